@@ -1,0 +1,28 @@
+"""plsc_mae: masked image modelling in PaddlePaddle. Names are loaded on first use, so that importing is instant."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from plsc_mae.config.resolve import load_config
+    from plsc_mae.models.registry import create_model, list_models
+
+_LAZY = {
+    "create_model": "plsc_mae.models.registry",
+    "list_models": "plsc_mae.models.registry",
+    "load_config": "plsc_mae.config.resolve",
+}
+_SUBMODULES = ("weights", "masking", "losses", "optim", "models", "data", "analysis")
+__all__ = ["__version__", "create_model", "list_models", "load_config"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _SUBMODULES:
+        return importlib.import_module(f"plsc_mae.{name}")
+    raise AttributeError(f"module 'plsc_mae' has no attribute {name!r}")

@@ -1,0 +1,7 @@
+"""`python -m plsc_mae` is `plsc-mae`."""
+
+import sys
+
+from plsc_mae.cli import main
+
+sys.exit(main())

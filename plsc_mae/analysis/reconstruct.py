@@ -1,0 +1,75 @@
+"""Redraw hidden patches with a masked autoencoder (facebookresearch/mae demo/mae_visualize.ipynb).
+
+A model trained with norm_pix_loss predicts each patch up to its mean and standard deviation, which it does not know.
+Pictures of such models take them from somewhere, and the label of every picture says where.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import paddle
+from paddle import Tensor
+
+from plsc_mae.losses import PATCH_VARIANCE_EPS
+from plsc_mae.models.mae import MaskedAutoencoder
+
+PatchStats = Literal["original", "visible"]
+_SOURCES = {
+    "original": "patch mean and std from the original",
+    "visible": "patch mean and std from visible neighbours",
+}
+
+
+def redraw(
+    model: MaskedAutoencoder, images: Tensor, noise: Tensor, mask_ratio: float, patch_stats: PatchStats = "original"
+) -> dict[str, Tensor]:
+    """Mask images and redraw them.
+
+    Args:
+        model: the autoencoder; it is used in evaluation mode and put back.
+        images: [B, C, H, W], normalized.
+        noise: [B, L] uniform draws that decide the masks.
+        mask_ratio: share of hidden patches.
+        patch_stats: norm-pix models only: "original" takes mean and std of hidden patches from the hidden original
+            (a leak, but what all published pictures do), "visible" estimates them from visible patches.
+
+    Returns:
+        {label: images [B, C, H, W], normalized}: original, masked (hidden patches at the mean colour),
+        reconstruction, reconstruction + visible.
+    """
+    training = model.training
+    model.eval()
+    out = model(images, noise, mask_ratio)
+    if training:
+        model.train()
+    patches, hidden = model.patchify(images), out.mask.astype("float32").unsqueeze(-1)
+    pred, label = out.pred.astype("float32"), "reconstruction"
+    if model.norm_pix_loss:
+        mean, std = _patch_statistics(patches)
+        if patch_stats == "visible":
+            mean, std = _from_visible(mean, std, out.mask, model.encoder.grid)
+        pred, label = pred * std + mean, f"reconstruction ({_SOURCES[patch_stats]})"
+    return {
+        "original": images,
+        "masked": model.unpatchify(patches * (1 - hidden)),
+        label: model.unpatchify(pred),
+        "reconstruction + visible": model.unpatchify(patches * (1 - hidden) + pred * hidden),
+    }
+
+
+def _patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [B, L, 1] that `normalize_patches` divides out."""
+    mean = patches.mean(axis=-1, keepdim=True)
+    variance = ((patches - mean) ** 2).sum(axis=-1, keepdim=True) / (patches.shape[-1] - 1)
+    return mean, paddle.sqrt(variance + PATCH_VARIANCE_EPS)
+
+
+def _from_visible(mean: Tensor, std: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Replace every patch's statistics by the average over visible patches, weighted by 1 / distance^4."""
+    rows, columns = paddle.meshgrid(paddle.arange(grid[0]), paddle.arange(grid[1]))
+    places = paddle.stack([rows.flatten(), columns.flatten()], axis=1).astype("float32")  # [L, 2]
+    squared = ((places.unsqueeze(1) - places.unsqueeze(0)) ** 2).sum(axis=-1)  # [L, L]
+    weights = 1.0 / (squared + 0.1) ** 2 * (1 - mask.astype("float32")).unsqueeze(1)  # [B, L, L]
+    weights = weights / weights.sum(axis=-1, keepdim=True)
+    return paddle.matmul(weights, mean), paddle.matmul(weights, std)

@@ -1,0 +1,112 @@
+"""`plsc-mae COMMAND [options]`: find the command, resolve its options, run it. Paddle is imported by the run only."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import plsc_mae
+from plsc_mae import runtime
+from plsc_mae.config import PRETRAIN
+from plsc_mae.config.resolve import parse
+from plsc_mae.config.schema import suggest
+from plsc_mae.config.tools import DemoDataConfig, DoctorConfig, PlotConfig, ReconstructConfig
+from plsc_mae.errors import ConfigError, UserError
+
+
+class Command(NamedTuple):
+    """A command: what it does, its options by method, its module and the option that may be a bare word."""
+
+    summary: str
+    configs: Mapping[str, type]
+    run: str
+    positional: str = ""
+
+
+COMMANDS = {
+    "pretrain": Command("pre-train an encoder on images without labels", PRETRAIN, "plsc_mae.commands.pretrain:run"),
+    "reconstruct": Command(
+        "redraw hidden patches with a pre-trained model",
+        {"": ReconstructConfig},
+        "plsc_mae.commands.reconstruct:run",
+    ),
+    "demo-data": Command(
+        "draw a small labelled image folder to try things on",
+        {"": DemoDataConfig},
+        "plsc_mae.commands.demo_data:run",
+        "path",
+    ),
+    "plot": Command("draw a run's loss curve as PNG", {"": PlotConfig}, "plsc_mae.commands.plot:run", "run_dir"),
+    "bench step": Command("measure training steps", PRETRAIN, "plsc_mae.commands.bench:run_step"),
+    "bench data": Command("measure the data path", PRETRAIN, "plsc_mae.commands.bench:run_data"),
+    "doctor": Command("show versions, settings and what is amiss", {"": DoctorConfig}, "plsc_mae.commands.doctor:run"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code.
+
+    The user's mistakes end in one sentence on stderr; ours keep their traceback.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    _log_to_console()
+    try:
+        name, rest = _find(argv)
+        if not name:
+            print(_overview())
+            return 0
+        command = COMMANDS[name]
+        config = parse(rest, command.configs, prog=f"plsc-mae {name}", positional=command.positional)
+        runtime.apply_cpu_settings()
+        warnings.filterwarnings("ignore", message="No ccache found")  # Paddle's advice to builders of C++ extensions
+        module, _, function = command.run.partition(":")
+        getattr(importlib.import_module(module), function)(config)
+    except UserError as error:
+        print(f"plsc-mae: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("plsc-mae: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _find(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """Split argv into the command's name and its words; an empty name asks for the overview."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        return "", []
+    if argv[0] == "--version":
+        print(plsc_mae.__version__)
+        raise SystemExit(0)
+    for words in (2, 1):
+        name = " ".join(argv[:words])
+        if name in COMMANDS:
+            return name, list(argv[words:])
+    raise ConfigError(f"unknown command '{argv[0]}'{suggest(argv[0], COMMANDS) or '; plsc-mae --help lists them'}")
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return (
+        f"plsc_mae {plsc_mae.__version__}: masked image modelling in PaddlePaddle\n\n"
+        "usage: plsc-mae COMMAND [options]\n\n" + "\n".join(lines) + "\n\nplsc-mae COMMAND --help lists the options."
+    )
+
+
+def _log_to_console() -> None:
+    """Log what matters to stdout, warnings to stderr; processes other than the first tell warnings only."""
+    rank = int(os.environ.get("PADDLE_TRAINER_ID", "0"))
+    handler = logging.StreamHandler(sys.stdout)
+    handler.addFilter(lambda record: record.levelno < logging.WARNING)
+    alarm = logging.StreamHandler(sys.stderr)
+    alarm.setLevel(logging.WARNING)
+    alarm.setFormatter(logging.Formatter("warning: %(message)s"))
+    log = logging.getLogger("plsc_mae")
+    log.handlers = [handler, alarm]
+    log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    log.propagate = False

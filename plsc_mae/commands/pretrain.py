@@ -1,0 +1,77 @@
+"""`plsc-mae pretrain`: train a method's network on unlabelled images."""
+
+from __future__ import annotations
+
+import logging
+
+import paddle
+
+from plsc_mae.config import PretrainConfig
+from plsc_mae.config.schema import to_yaml
+from plsc_mae.data.imagefolder import ImageDataset, find_images
+from plsc_mae.data.loader import BatchLoader, build_loader, collate
+from plsc_mae.data.randomness import SampleKey
+from plsc_mae.data.sampler import EpochBatchSampler
+from plsc_mae.errors import ConfigError
+from plsc_mae.methods import load_method
+from plsc_mae.methods.base import Batch, Method
+from plsc_mae.parallel.data import World
+from plsc_mae.runtime import available_cores, local_processes
+from plsc_mae.train.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+MAX_WORKERS = 10  # facebookresearch/mae's --num_workers
+PANEL_IMAGES = 8
+
+
+def run(config: PretrainConfig) -> None:
+    """Pre-train as the config says.
+
+    Raises:
+        UserError: anything about config, data, folders or checkpoints that the user can mend.
+    """
+    method = load_method(config.method)
+    dataset = build_dataset(config, method)
+    world = World(config.device)
+    if world.is_main:
+        logger.info("resolved options:\n%s", to_yaml(config).rstrip())
+    paddle.seed(config.seed)
+    task = method.build_task(config)
+    loader = training_loader(dataset, config, world)
+    panel = _panel(build_dataset(config, method, view=True)) if config.vis_freq and world.is_main else None
+    Trainer(task, loader, config, world, panel=panel).fit()
+
+
+def build_dataset(config: PretrainConfig, method: Method, *, view: bool = False) -> ImageDataset:
+    """The images of the config, transformed for training or, with `view`, for looking at.
+
+    Raises:
+        ConfigError: no data path.
+        DataError: nothing usable at it.
+    """
+    if not config.data_path:
+        raise ConfigError("--data_path is required: an image folder or a list file")
+    return ImageDataset(
+        find_images(config.data_path, "train"),
+        method.view_transform(config) if view else method.train_transform(config),
+        seed=config.seed,
+        backend=config.image_backend,
+        bad_image=config.bad_image,
+    )
+
+
+def training_loader(dataset: ImageDataset, config: PretrainConfig, world: World) -> BatchLoader:
+    """Batches of this process in shuffled order, decoded by as many workers as the config or the cores say."""
+    sampler = EpochBatchSampler(len(dataset), config.batch_size, world.rank, world.size, config.seed)
+    workers = config.num_workers
+    if workers is None:
+        workers = min(MAX_WORKERS, max(1, available_cores() // local_processes()))
+    return build_loader(dataset, sampler, num_workers=workers)
+
+
+def _panel(view: ImageDataset) -> Batch:
+    """A few images spread over the data set, always the same ones, without random crops."""
+    count = min(PANEL_IMAGES, len(view))
+    samples = [view[SampleKey(0, i * len(view) // count)] for i in range(count)]
+    return {name: paddle.to_tensor(value) for name, value in collate(samples).items() if name != "skipped"}

@@ -1,0 +1,159 @@
+"""From a command line to one resolved config: default < YAML < `-o key=value` < flag, the last flag winning."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from plsc_mae.config import PRETRAIN
+from plsc_mae.config.schema import (
+    FlagParser,
+    Value,
+    add_flags,
+    build,
+    options,
+    read_yaml,
+    split_override,
+    suggest,
+)
+from plsc_mae.config.sections import PretrainConfig
+from plsc_mae.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+def parse(argv: Sequence[str], configs: Mapping[str, type], *, prog: str, positional: str = "") -> Any:
+    """Resolve a command line into a config.
+
+    Args:
+        argv: the words after the command.
+        configs: the config class of every method the command knows; a command without methods has one entry.
+        prog: the command as the user typed it, for help and messages.
+        positional: the option that may also be given as a bare word.
+
+    Raises:
+        ConfigError: an unknown option, an option of another method, or a value that cannot be obeyed.
+    """
+    argv = [_underscored(word) for word in argv]
+    early, _ = _source_parser(prog, add_help=False).parse_known_args(argv)
+    file_values = read_yaml(early.config) if early.config else {}
+    overrides = dict(split_override(text) for text in early.overrides)
+    cls = _choose(early, {**file_values, **overrides}, configs)
+
+    parser = _parser(cls, prog, positional)
+    known, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise ConfigError(_unknown(unknown[0], unknown[0].lstrip("-").partition("=")[0], cls, configs))
+    flags = {name: Value(raw, f"--{name}") for name, raw in vars(known).items()}
+    for source in ("config", "overrides", "method"):
+        flags.pop(source, None)
+
+    values: dict[str, Value] = {}
+    for layer in (file_values, overrides, flags):
+        values.update(_live(layer, cls, configs))
+    return build(cls, values)
+
+
+def from_mapping(values: Mapping[str, Any], configs: Mapping[str, type], where: str) -> Any:
+    """Build a config from plain values, as stored in a checkpoint or a YAML file."""
+    raw = {name: Value(value, f"{where}: {name}") for name, value in values.items()}
+    cls = _choose(argparse.Namespace(model=None, method=None), raw, configs)
+    return build(cls, _live(raw, cls, configs))
+
+
+def load_config(path: str, **overrides: Any) -> PretrainConfig:
+    """Read a pre-training config from a YAML file.
+
+    Args:
+        path: the file.
+        overrides: options that replace the file's.
+
+    Raises:
+        ConfigError: the file cannot be read or an option in it cannot be obeyed.
+    """
+    values = {name: value.raw for name, value in read_yaml(path).items()}
+    return from_mapping(values | overrides, PRETRAIN, path)
+
+
+def _underscored(word: str) -> str:
+    """`--mask-ratio` is `--mask_ratio`; the value after `=` stays as it is."""
+    if not word.startswith("--"):
+        return word
+    flag, equals, value = word.partition("=")
+    return "--" + flag[2:].replace("-", "_") + equals + value
+
+
+def _source_parser(prog: str, *, add_help: bool) -> FlagParser:
+    """Where options come from and which method is meant; parsed first, because they decide the vocabulary."""
+    parser = FlagParser(
+        prog=prog, add_help=add_help, allow_abbrev=False, usage=f"{prog} [options]", argument_default=argparse.SUPPRESS
+    )
+    group = parser.add_argument_group("Sources: default < config file < -o < flag")
+    group.add_argument("-c", "--config", default="", metavar="FILE", help="YAML file of options")
+    group.add_argument(
+        "-o", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override one option"
+    )
+    group.add_argument("--method", default=None, metavar="NAME", help="pre-training method, if --model does not tell")
+    if not add_help:
+        parser.add_argument("--model", default=None)
+    return parser
+
+
+def _parser(cls: type, prog: str, positional: str) -> FlagParser:
+    parser = _source_parser(prog, add_help=True)
+    parser.description = cls.__doc__
+    if positional:
+        parser.usage = f"{prog} {positional.upper()} [options]"
+        parser.add_argument(positional, nargs="?")
+    add_flags(parser, cls)
+    hidden = dict.fromkeys(getattr(cls, "aliases", {}), True)
+    hidden.update({name: retired.takes_value for name, retired in getattr(cls, "retired", {}).items()})
+    for name, takes_value in hidden.items():
+        action: dict[str, Any] = {} if takes_value else {"action": "store_const", "const": True}
+        parser.add_argument(f"--{name}", dest=name, help=argparse.SUPPRESS, **action)
+    return parser
+
+
+def _choose(early: argparse.Namespace, values: Mapping[str, Value], configs: Mapping[str, type]) -> type:
+    """The config class of the method that the command line means; the first one when nothing tells."""
+    if len(configs) == 1 and "" in configs:
+        return configs[""]
+    method = early.method or (values["method"].raw if "method" in values else None)
+    if method is not None:
+        if method not in configs:
+            known = "; known: " + ", ".join(configs)
+            raise ConfigError(f"unknown method '{method}'{suggest(method, configs) or known}")
+        return configs[method]
+    model = early.model or (str(values["model"].raw) if "model" in values else "")
+    for cls in configs.values():
+        if model.startswith(cls.model_prefixes):  # type: ignore[attr-defined]
+            return cls
+    return next(iter(configs.values()))
+
+
+def _live(layer: Mapping[str, Value], cls: type, configs: Mapping[str, type]) -> dict[str, Value]:
+    """Apply aliases, drop and report retired options, refuse unknown ones."""
+    names = {option.name for option in options(cls)}
+    aliases, retired = getattr(cls, "aliases", {}), getattr(cls, "retired", {})
+    live = {}
+    for key, value in layer.items():
+        name = aliases.get(key, key)
+        if name in retired:
+            logger.warning("%s has no effect: %s", value.origin, retired[name].reason)
+        elif name in names:
+            live[name] = value
+        elif name != "method":
+            raise ConfigError(_unknown(value.origin, key, cls, configs))
+    return live
+
+
+def _unknown(where: str, name: str, cls: type, configs: Mapping[str, type]) -> str:
+    method = getattr(cls, "method", "")
+    for other in configs.values():
+        if other is not cls and name in {option.name for option in options(other)}:
+            return f"{where} belongs to method '{other.method}'; this run is '{method}'"  # type: ignore[attr-defined]
+    vocabulary = [option.name for option in options(cls)] + list(getattr(cls, "aliases", {}))
+    kind = "flag" if where.startswith("-") else "key"
+    return f"unknown {kind} {where!r}{suggest(name, vocabulary) or '; --help lists the options'}"

@@ -1,0 +1,117 @@
+"""The options every training run has, one class per part of the run, in the order of the data flow.
+
+Defaults are those of facebookresearch/mae unless a method or phase says otherwise (`redefault`). Names are the
+historical ones of facebookresearch/mae, PLSC and CAE, because people paste those commands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from plsc_mae.config.schema import Retired, option
+from plsc_mae.errors import ConfigError
+
+_LAUNCHER = "paddle.distributed.launch starts the processes and tells each its rank"
+_SUBMITIT = "it belongs to submitit's Slurm launcher; see docs/parallelism.md for the launch line"
+
+
+@dataclass(kw_only=True, frozen=True)
+class RunConfig:
+    """Run: where it writes, how it continues."""
+
+    output_dir: str = option("./output_dir", "folder for checkpoints, config.yaml, log.txt and train.jsonl")
+    log_dir: str | None = option(None, "folder for VisualDL records; the output folder when not given")
+    exp_name: str = option("", "prefix of the checkpoint names: {exp_name}_checkpoint-{epoch}.pd")
+    device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", "where to compute; auto: a GPU if there is one")
+    seed: int = option(0, "seed of the weights, the order, the crops and the masks", within="[0, inf)")
+    resume: str = option("", "checkpoint file to continue from")
+    auto_resume: bool = option(False, "continue from the newest valid checkpoint in the output folder, if there is one")
+    start_epoch: int = option(0, "first epoch of a run that resumes nothing", within="[0, inf)")
+    save_ckpt_freq: int = option(20, "epochs between checkpoints; the last epoch is always saved", within="[1, inf)")
+    save_ckpt_steps: int = option(
+        0, "also save checkpoint-latest.pd every so many optimizer steps; 0 does not", within="[0, inf)"
+    )
+    max_train_step: int | None = option(
+        None, "stop after so many optimizer steps and save; the schedule still spans --epochs", within="[1, inf)"
+    )
+    print_freq: int = option(20, "iterations between log lines", within="[1, inf)")
+    vis_freq: int = option(20, "epochs between pictures of a fixed panel in VisualDL; 0 draws none", within="[0, inf)")
+
+
+@dataclass(kw_only=True, frozen=True)
+class DataConfig:
+    """Data: which images, how they are read."""
+
+    data_path: str = option("", "image folder (DIR/train/CLASS/*.jpg, DIR/CLASS/*.jpg or DIR/*.jpg) or list file")
+    input_size: tuple[int, ...] = option((224,), "image side in pixels, or height and width", within="[1, inf)")
+    image_backend: Literal["pil", "opencv"] = option(
+        "pil", "decoder and resizer: pil equals the originals' pixels, opencv is faster"
+    )
+    bad_image: Literal["error", "skip"] = option("error", "what to do with an image that cannot be decoded")
+    num_workers: int | None = option(
+        None, "loader processes per training process; up to 10, by the cores at hand, when not given", within="[0, inf)"
+    )
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.input_size[0], self.input_size[-1]
+
+
+@dataclass(kw_only=True, frozen=True)
+class OptimConfig:
+    """Optimization: batch, learning rate, AdamW, mixed precision."""
+
+    batch_size: int = option(64, "images per process and iteration", within="[1, inf)")
+    accum_iter: int = option(1, "iterations whose gradients are accumulated into one optimizer step", within="[1, inf)")
+    epochs: int = option(400, "passes over the data", within="[1, inf)")
+    warmup_epochs: float = option(40.0, "epochs of linear warm-up from 0", within="[0, inf)")
+    blr: float = option(1e-3, "base learning rate per 256 images: lr = blr * effective batch / 256", within="[0, inf)")
+    lr: float | None = option(None, "absolute learning rate; replaces blr", within="[0, inf)")
+    min_lr: float = option(0.0, "learning rate at the end of the cosine", within="[0, inf)")
+    opt: Literal["adamw"] = option("adamw", "optimizer")
+    opt_betas: tuple[float, float] = option((0.9, 0.95), "AdamW betas", within="[0, 1)")
+    opt_eps: float = option(1e-8, "AdamW epsilon", within="(0, inf)")
+    weight_decay: float = option(0.05, "decoupled weight decay; 1-D parameters and biases have none", within="[0, inf)")
+    clip_grad: float | None = option(
+        None, "largest global L2 norm of the gradient; not clipped when not given", within="(0, inf)"
+    )
+    amp: bool = option(True, "mixed precision O1 on GPU")
+    amp_dtype: Literal["auto", "float16", "bfloat16"] = option(
+        "auto", "auto: bfloat16 where the GPU has it, else float16 with dynamic loss scaling"
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class PretrainConfig(OptimConfig, DataConfig, RunConfig):
+    """What every pre-training method shares; a method's own config extends it."""
+
+    method: ClassVar[str] = ""
+    model_prefixes: ClassVar[tuple[str, ...]] = ()
+    aliases: ClassVar[dict[str, str]] = {"update_freq": "accum_iter", "save_freq": "save_ckpt_freq"}
+    retired: ClassVar[dict[str, Retired]] = {
+        "world_size": Retired(_LAUNCHER),
+        "local_rank": Retired(_LAUNCHER),
+        "dist_url": Retired(_LAUNCHER),
+        "dist_on_itp": Retired(_LAUNCHER, takes_value=False),
+        "pin_mem": Retired("Paddle's loader decides about pinned memory itself", takes_value=False),
+        "no_pin_mem": Retired("Paddle's loader decides about pinned memory itself", takes_value=False),
+        "ngpus": Retired(_SUBMITIT),
+        "nodes": Retired(_SUBMITIT),
+        "timeout": Retired(_SUBMITIT),
+        "job_dir": Retired(_SUBMITIT),
+        "partition": Retired(_SUBMITIT),
+        "use_volta32": Retired(_SUBMITIT, takes_value=False),
+        "comment": Retired(_SUBMITIT),
+    }
+
+    model: str = option("", "registered model name; it decides the method")
+
+    def __post_init__(self) -> None:
+        if len(self.input_size) > 2:
+            raise ConfigError(f"input_size: expected one side or height and width, got {self.input_size}")
+        if self.warmup_epochs > self.epochs:
+            raise ConfigError(f"warmup_epochs ({self.warmup_epochs:g}) exceeds epochs ({self.epochs})")
+        if self.resume and self.auto_resume:
+            raise ConfigError("--resume and --auto_resume exclude each other; name the file or let the newest be found")

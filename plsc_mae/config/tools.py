@@ -1,0 +1,65 @@
+"""Options of the commands that do not train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from plsc_mae.config.schema import option
+from plsc_mae.errors import ConfigError
+
+
+@dataclass(kw_only=True, frozen=True)
+class ReconstructConfig:
+    """Reconstruct: redraw what a mask hides, with a pre-trained model."""
+
+    model_path: str = option("", "checkpoint with encoder and decoder")
+    img_path: str = option("", "an image, or a folder of images")
+    save_path: str = option("./reconstruction", "folder for one PNG panel per image")
+    model: str | None = option(None, "registered model name, when the file does not say which network it holds")
+    input_size: tuple[int, ...] | None = option(None, "image side, or height and width [the checkpoint's]")
+    mask_ratio: float | None = option(None, "share of hidden patches [the checkpoint's]", within="(0, 1)")
+    norm_pix_loss: bool | None = option(None, "whether targets were normalized [the checkpoint's]")
+    patch_stats: Literal["original", "visible"] | None = option(
+        None, "norm-pix models: mean and std of hidden patches from the original [this], or from visible neighbours"
+    )
+    max_images: int = option(64, "most images taken from a folder", within="[1, inf)")
+    seed: int = option(0, "seed of the masks", within="[0, inf)")
+    device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", "where to compute")
+
+    def __post_init__(self) -> None:
+        for name in ("model_path", "img_path"):
+            if not getattr(self, name):
+                raise ConfigError(f"--{name} is required")
+
+
+@dataclass(kw_only=True, frozen=True)
+class DemoDataConfig:
+    """Demo data: a small labelled JPEG folder whose classes are shapes."""
+
+    path: str = option("", "folder to make")
+    image_size: int = option(64, "image side in pixels", within="[16, 1024]")
+    train_per_class: int = option(400, "training images per class", within="[1, inf)")
+    val_per_class: int = option(80, "validation images per class", within="[1, inf)")
+    seed: int = option(0, "seed of the drawings", within="[0, inf)")
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ConfigError("name the folder to make: plsc-mae demo-data DIR")
+
+
+@dataclass(kw_only=True, frozen=True)
+class DoctorConfig:
+    """Doctor: what this machine and installation are, and what is amiss."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class PlotConfig:
+    """Plot: the loss curve of a run."""
+
+    run_dir: str = option("", "output folder of the run")
+    save_path: str | None = option(None, "PNG file to write [RUN_DIR/loss.png]")
+
+    def __post_init__(self) -> None:
+        if not self.run_dir:
+            raise ConfigError("name the run's output folder: plsc-mae plot RUN_DIR")

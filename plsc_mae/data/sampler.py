@@ -1,0 +1,84 @@
+"""Which samples make up which batch of which process, in an order that depends on the seed and the epoch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import paddle
+
+from plsc_mae.data.randomness import SampleKey, epoch_order
+from plsc_mae.errors import DataError
+
+
+class EpochBatchSampler(paddle.io.BatchSampler):
+    """Batches of SampleKeys for one process, from a position that can be set.
+
+    Batch i of all processes together is the i-th slice of `batch_size * world_size` entries of the epoch's order, and
+    each process takes its contiguous part of it. So 2 processes of batch 8 see exactly what 1 process of batch 16 sees.
+
+    Args:
+        length: samples in the data set.
+        batch_size: samples per batch and process.
+        rank: of this process, in [0, world_size).
+        world_size: number of processes that share the data.
+        seed: of the order.
+        shuffle: False keeps the data set's order, in every epoch.
+        drop_last: leave out what does not fill a batch of all processes. Otherwise the rest is shared as evenly as it
+            goes, and the last batch of a process may be smaller or absent.
+
+    Raises:
+        DataError: there is not a single batch.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        seed: int,
+        shuffle: bool = True,
+        drop_last: bool = True,
+    ) -> None:
+        super().__init__(sampler=paddle.io.SequenceSampler(range(length)), batch_size=batch_size, drop_last=drop_last)
+        self.length = length
+        self.rank = rank
+        self.world_size = world_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.global_batch_size = batch_size * world_size
+        self.epoch = 0
+        self.batches_done = 0
+        if length == 0 or (drop_last and length < self.global_batch_size):
+            raise DataError(
+                f"the data set has {length} images, fewer than one batch of {self.global_batch_size} "
+                f"({batch_size} on each of {world_size} processes); lower --batch_size or use fewer processes"
+            )
+
+    def set_position(self, epoch: int, batches_done: int = 0) -> None:
+        """Let the next iteration start in `epoch` (from 0) after its first `batches_done` batches.
+
+        Raises:
+            DataError: the epoch has fewer batches, as when the data changed between a run and its resumption.
+        """
+        if not 0 <= batches_done <= len(self):
+            raise DataError(
+                f"cannot go on after batch {batches_done} of epoch {epoch}: an epoch has {len(self)} batches; resume "
+                f"with the data set, --batch_size and number of processes of the first run"
+            )
+        self.epoch = epoch
+        self.batches_done = batches_done
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        epoch, first = self.epoch, self.batches_done
+        order = epoch_order(self.seed, epoch, self.length) if self.shuffle else np.arange(self.length)
+        for batch in range(first, len(self)):
+            everyones = order[batch * self.global_batch_size : (batch + 1) * self.global_batch_size]
+            share = np.array_split(everyones, self.world_size)[self.rank]
+            yield [SampleKey(epoch, int(index)) for index in share]
+
+    def __len__(self) -> int:
+        """Count the batches of a whole epoch for this process, whatever the position."""
+        full, rest = divmod(self.length, self.global_batch_size)
+        return full if self.drop_last else full + (self.rank < rest)

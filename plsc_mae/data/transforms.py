@@ -1,0 +1,133 @@
+"""Crops, flips and the two plain transforms; a transform maps (image, generator) to named arrays.
+
+Pixels stay uint8 [H, W, 3] here; `plsc_mae.data.device.Normalize` turns them to floats on the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from plsc_mae.data.decode import Box, Interpolation, Pixels, SourceImage
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+INCEPTION_MEAN = (0.5, 0.5, 0.5)
+INCEPTION_STD = (0.5, 0.5, 0.5)
+
+Sample = dict[str, npt.NDArray[Any]]
+Transform = Callable[[SourceImage, np.random.Generator], Sample]
+
+
+def random_resized_crop_box(
+    uniform: Callable[[], float],
+    height: int,
+    width: int,
+    scale: tuple[float, float] = (0.2, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Box:
+    """Draw a crop of random area and aspect ratio, as torchvision's RandomResizedCrop does.
+
+    Ten tries, then the largest centred crop whose aspect ratio is within `ratio`.
+
+    Args:
+        uniform: draws from [0, 1). Each try takes two, for area and log aspect ratio; an accepted crop takes two more,
+            for top and left.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        scale: range of the crop's share of the image area.
+        ratio: range of the crop's width / height.
+    """
+    log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
+    for _ in range(10):
+        area = height * width * _between(scale, uniform())
+        aspect = math.exp(_between(log_ratio, uniform()))
+        crop_width = round(math.sqrt(area * aspect))
+        crop_height = round(math.sqrt(area / aspect))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = int(uniform() * (height - crop_height + 1))
+            left = int(uniform() * (width - crop_width + 1))
+            return Box(top, left, crop_height, crop_width)
+    crop_height, crop_width = height, width
+    if width / height < ratio[0]:
+        crop_height = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        crop_width = round(height * ratio[1])
+    return Box((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width)
+
+
+def resize_shorter_side(height: int, width: int, size: int) -> tuple[int, int]:
+    """Return the (h, w) that makes the shorter side `size`, the longer one rounded down as in torchvision."""
+    if height <= width:
+        return size, int(size * width / height)
+    return int(size * height / width), size
+
+
+def centre_crop_box(height: int, width: int, size: tuple[int, int]) -> Box:
+    """Return the centred crop of `size` = (h, w), offsets rounded to even as in torchvision."""
+    if height < size[0] or width < size[1]:
+        raise ValueError(f"a centre crop of {size} does not fit into {height}x{width} pixels")
+    return Box(round((height - size[0]) / 2), round((width - size[1]) / 2), *size)
+
+
+def flip_horizontal(pixels: Pixels) -> Pixels:
+    """Mirror an image [H, W, 3] left to right."""
+    return np.ascontiguousarray(pixels[:, ::-1])
+
+
+@dataclass(frozen=True)
+class RandomCropFlip:
+    """Random resized crop, then a flip: the augmentation of MAE pre-training (He et al. 2022, appendix A.1).
+
+    Gives {"image": uint8 [h, w, 3]}.
+
+    Attributes:
+        size: of the output, (h, w).
+        scale: range of the crop's share of the image area.
+        hflip: probability of a horizontal flip.
+    """
+
+    size: tuple[int, int]
+    scale: tuple[float, float] = (0.2, 1.0)
+    hflip: float = 0.5
+    interpolation: Interpolation = "bicubic"
+
+    def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
+        """Draw a crop and a flip from `rng` and apply them."""
+        box = random_resized_crop_box(rng.random, image.height, image.width, self.scale)
+        flip = rng.random() < self.hflip
+        pixels = image.crop_resize(box, self.size, self.interpolation)
+        return {"image": flip_horizontal(pixels) if flip else pixels}
+
+
+@dataclass(frozen=True)
+class ResizeCentreCrop:
+    """The evaluation transform: resize the shorter side, then crop the centre; draws nothing.
+
+    Gives {"image": uint8 [h, w, 3]}.
+
+    Attributes:
+        size: of the output, (h, w).
+        shorter_side: length it is resized to before the crop, in pixels; 256 goes with 224.
+    """
+
+    size: tuple[int, int]
+    shorter_side: int
+    interpolation: Interpolation = "bicubic"
+
+    def __call__(self, image: SourceImage, _rng: np.random.Generator) -> Sample:
+        """Apply it; the generator is there because every transform takes one."""
+        height, width = resize_shorter_side(image.height, image.width, self.shorter_side)
+        pixels = image.resize((height, width), self.interpolation)
+        box = centre_crop_box(height, width, self.size)
+        crop = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
+        return {"image": np.ascontiguousarray(crop)}
+
+
+def _between(bounds: tuple[float, float], fraction: float) -> float:
+    return bounds[0] + (bounds[1] - bounds[0]) * fraction

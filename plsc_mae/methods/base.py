@@ -1,0 +1,77 @@
+"""The seam between the engine and the methods: what the Trainer may rely on, and nothing else.
+
+A method differs from another in its Task (network, target, loss), its transforms, its defaults (plsc_mae/config) and
+its parameter groups. To add one: write `methods/NAME.py` with a `METHOD`, its config class with `method = "NAME"`,
+list that class in `plsc_mae/config/__init__.py`, add a YAML and a test. If the engine needs an `if`, the seam is wrong.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from paddle import Tensor, nn
+
+from plsc_mae.config import PretrainConfig
+from plsc_mae.data.transforms import Transform
+from plsc_mae.optim import ParamGroup, weight_decay_groups
+
+Batch = dict[str, Tensor]
+Pictures = dict[str, npt.NDArray[np.uint8]]
+
+
+class StepOutput(NamedTuple):
+    """What one forward pass gives to the engine."""
+
+    loss: Tensor  # scalar, float32
+    logs: dict[str, Tensor]  # scalars to average and log; still on the device
+
+
+class Task(nn.Layer, ABC):
+    """One training objective: `forward(batch)` gives the loss and what to log.
+
+    The engine wraps the Task in DataParallel, so every trainable parameter must be a sub-layer of it.
+    """
+
+    model: nn.Layer  # what is saved and exported
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> StepOutput:
+        """Compute the loss of a batch."""
+
+    def param_groups(self, weight_decay: float) -> list[ParamGroup]:
+        """Group the trainable parameters for the optimizer, under the names they have in `model`."""
+        return weight_decay_groups(self.model.named_parameters(), weight_decay)
+
+    def after_step(self) -> None:
+        """Follow an optimizer step, as a moving average of the weights does."""
+
+    def pictures(self, batch: Batch) -> Pictures:
+        """Draw what the network makes of a batch: {label: uint8 [B, H, W, 3]}, in the order to show them."""
+        return {}
+
+
+class Method(ABC):
+    """What a pre-training method is made of."""
+
+    @abstractmethod
+    def build_task(self, config: Any) -> Task:
+        """Make the Task with fresh weights."""
+
+    @abstractmethod
+    def train_transform(self, config: Any) -> Transform:
+        """Make the transform that turns an image into a training sample."""
+
+    @abstractmethod
+    def view_transform(self, config: Any) -> Transform:
+        """Make the transform for looking at an image: no random crop, no flip; masks still come from the generator."""
+
+    @abstractmethod
+    def config_of(self, arguments: dict[str, Any]) -> PretrainConfig:
+        """Make a config from network arguments read off a foreign file."""
+
+    def macs_per_image(self, config: Any, task: Task) -> int:
+        """Multiply-accumulates of one image's forward pass; backward costs twice as much again."""
+        raise TypeError(f"{type(self).__name__} does not count its operations")

@@ -1,0 +1,238 @@
+"""The layers every network here is made of: linear, patch embedding, attention, MLP, block.
+
+B batch, N tokens, D width, H heads, P patch size, C channels. Linear weights are [in, out], as Paddle stores them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+LAYER_NORM_EPS = 1e-6
+FLASH_MIN_CAPABILITY = 8  # flash attention kernels exist from Ampere on
+FLASH_MAX_HEAD_DIM = 256
+
+
+class _CPULinear(paddle.autograd.PyLayer):
+    """`x @ weight + bias` for 2-D `x` with the bias gradient as a matrix product.
+
+    Paddle's CPU kernels add the bias in a second pass and sum its gradient element by element on one thread, which
+    together cost as much as a third of the two matrix products (docs/benchmarks).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.wanted = [not tensor.stop_gradient for tensor in (x, weight, bias)]
+        return paddle.addmm(bias, x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensor()
+        wants_x, wants_weight, wants_bias = ctx.wanted
+        ones = paddle.ones([1, grad.shape[0]], grad.dtype)
+        return (
+            paddle.matmul(grad, weight, transpose_y=True) if wants_x else None,
+            paddle.matmul(x, grad, transpose_x=True) if wants_weight else None,
+            paddle.matmul(ones, grad).reshape([-1]) if wants_bias else None,
+        )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Apply `x @ weight + bias` to the last axis: [..., in] -> [..., out]."""
+    if bias is None or not x.place.is_cpu_place():
+        return F.linear(x, weight, bias)
+    out = _CPULinear.apply(x.reshape([-1, x.shape[-1]]), weight, bias)
+    return out.reshape([*x.shape[:-1], weight.shape[1]])
+
+
+def xavier_uniform(fan_in: int, fan_out: int) -> nn.initializer.Initializer:
+    """U(-b, b), b = sqrt(6 / (fan_in + fan_out)); the fans are given because Paddle counts a kernel's otherwise."""
+    bound = math.sqrt(6.0 / (fan_in + fan_out))
+    return nn.initializer.Uniform(-bound, bound)
+
+
+class Linear(nn.Linear):
+    """A linear layer with xavier-uniform weights and zero bias (facebookresearch/mae `_init_weights`)."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        init = paddle.ParamAttr(initializer=xavier_uniform(in_features, out_features))
+        super().__init__(in_features, out_features, weight_attr=init)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        return linear(input, self.weight, self.bias)
+
+
+def layer_norm(dim: int) -> nn.LayerNorm:
+    """Layer normalization over the last axis with the eps all ViTs here share."""
+    return nn.LayerNorm(dim, epsilon=LAYER_NORM_EPS)
+
+
+def patchify(images: Tensor, patch_size: int) -> Tensor:
+    """Cut images into flattened patches in raster order, channel fastest: [B, C, H, W] -> [B, L, P*P*C]."""
+    batch, channels, height, width = images.shape
+    rows, columns = height // patch_size, width // patch_size
+    x = images.reshape([batch, channels, rows, patch_size, columns, patch_size])
+    x = x.transpose([0, 2, 4, 3, 5, 1])  # [B, rows, columns, P, P, C]
+    return x.reshape([batch, rows * columns, patch_size * patch_size * channels])
+
+
+def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
+    """Put patches back into images, the inverse of `patchify`: [B, L, P*P*C] -> [B, C, H, W]."""
+    batch, (rows, columns) = patches.shape[0], grid
+    x = patches.reshape([batch, rows, columns, patch_size, patch_size, -1])
+    x = x.transpose([0, 5, 1, 3, 2, 4])  # [B, C, rows, P, columns, P]
+    return x.reshape([batch, -1, rows * patch_size, columns * patch_size])
+
+
+class PatchEmbed(nn.Layer):
+    """The patch embedding as a matrix product, so that only the patches in use are embedded.
+
+    The kernel is kept in convolution shape [D, C, P, P], as every other code base stores it. Its initialization is
+    xavier-uniform of the [D, C*P*P] matrix and its bias PyTorch's convolution default (facebookresearch/mae).
+    """
+
+    def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:
+        super().__init__()
+        fan_in = in_chans * patch_size * patch_size
+        self.proj = nn.Conv2D(
+            in_chans,
+            embed_dim,
+            patch_size,
+            stride=patch_size,
+            weight_attr=paddle.ParamAttr(initializer=xavier_uniform(fan_in, embed_dim)),
+            bias_attr=paddle.ParamAttr(initializer=nn.initializer.Uniform(-(fan_in**-0.5), fan_in**-0.5)),
+        )
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Embed patches as `patchify` cuts them: [B, K, P*P*C] -> [B, K, D]."""
+        weight = self.proj.weight.transpose([2, 3, 1, 0])  # [P, P, C, D]
+        return linear(patches, weight.reshape([patches.shape[-1], -1]), self.proj.bias)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scaled dot-product attention over [B, H, N, D/H]; the kernel is chosen by device, dtype and head width.
+
+    Paddle 2.6 takes its flash kernel on any GPU without looking at dtype or generation, and 3.x decides before AMP
+    casts, so the choice is made here.
+    """
+    head_dim = q.shape[-1]
+    if head_dim <= FLASH_MAX_HEAD_DIM and _has_flash_kernel(q):
+        q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v).transpose([0, 2, 1, 3])
+    weights = F.softmax(paddle.matmul(q * head_dim**-0.5, k, transpose_y=True), axis=-1)
+    return paddle.matmul(weights, v)
+
+
+def _has_flash_kernel(x: Tensor) -> bool:
+    if not x.place.is_gpu_place() or x.dtype not in (paddle.float16, paddle.bfloat16):
+        return False
+    return paddle.device.cuda.get_device_capability()[0] >= FLASH_MIN_CAPABILITY
+
+
+class Attention(nn.Layer):
+    """Multi-head self-attention with one fused projection; rows of `qkv` are q, k, v, each head by head."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
+
+    def forward(self, x: Tensor, query: Tensor | None = None) -> Tensor:
+        """Attend from `query` [B, M, D] (all tokens when None) to `x` [B, N, D]; returns [B, M, D]."""
+        if query is None:
+            q, k, v = self._heads(self.qkv(x), 3)
+        else:
+            dim = x.shape[-1]
+            weight, bias = self.qkv.weight, self.qkv.bias
+            (q,) = self._heads(linear(query, weight[:, :dim], bias[:dim]), 1)
+            k, v = self._heads(linear(x, weight[:, dim:], bias[dim:]), 2)
+        out = attention(q, k, v).transpose([0, 2, 1, 3])  # [B, M, H, D/H]
+        return self.proj(out.reshape([0, 0, -1]))
+
+    def _heads(self, x: Tensor, parts: int) -> list[Tensor]:
+        """[B, N, parts*D] -> `parts` tensors [B, H, N, D/H]."""
+        batch, tokens, width = x.shape
+        x = x.reshape([batch, tokens, parts, self.num_heads, width // (parts * self.num_heads)])
+        return list(paddle.unbind(x.transpose([2, 0, 3, 1, 4]), axis=0))
+
+
+class Mlp(nn.Layer):
+    """Two linear layers with the exact (erf) GELU between them."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = Linear(dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class DropPath(nn.Layer):
+    """Stochastic depth: drop a residual branch of whole samples and scale up the rest (Huang et al. 2016)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
+        if self.rate == 0.0 or not self.training:
+            return x
+        keep = 1.0 - self.rate
+        kept = (paddle.rand([x.shape[0], 1, 1]) < keep).astype(x.dtype)
+        return x * kept / keep
+
+
+class Block(nn.Layer):
+    """A pre-norm transformer block: x += attention(norm1(x)); x += mlp(norm2(x))."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = layer_norm(dim)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = layer_norm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Transform all tokens, or only those whose output is wanted.
+
+        Args:
+            x: tokens [B, N, D].
+            rows: flat indices [B*M] into [B*N] of the tokens to compute; every one of the N is still attended to.
+
+        Returns:
+            [B, N, D], or [B, M, D] with `rows`; the values are the same ones.
+        """
+        normed = self.norm1(x)
+        if rows is None:
+            x = add_residual(x, self.drop_path(self.attn(normed)))
+        else:
+            x = add_residual(take_rows(x, rows), self.drop_path(self.attn(normed, take_rows(normed, rows))))
+        return add_residual(x, self.drop_path(self.mlp(self.norm2(x))))
+
+
+def add_residual(x: Tensor, branch: Tensor) -> Tensor:
+    """`x + branch` in the precision of `x`: the residual stream stays float32 under mixed precision."""
+    return x + (branch if branch.dtype == x.dtype else branch.astype(x.dtype))
+
+
+def take_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """Gather tokens by flat index: [B, N, D] and [B*M] -> [B, M, D]."""
+    batch, _, dim = x.shape
+    return paddle.gather(x.reshape([-1, dim]), rows).reshape([batch, -1, dim])
+
+
+def flat_rows(ids: Tensor, tokens: int) -> Tensor:
+    """Turn per-sample token indices [B, M] into flat indices [B*M] into [B*N], N = `tokens`."""
+    offsets = paddle.arange(ids.shape[0], dtype=ids.dtype).unsqueeze(1) * tokens
+    return (ids + offsets).reshape([-1])

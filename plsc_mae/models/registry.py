@@ -1,0 +1,82 @@
+"""Names of networks and what they stand for. Plain data: asking for a name does not import Paddle."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from plsc_mae.errors import ConfigError
+
+if TYPE_CHECKING:
+    from paddle import nn
+
+MAE = "plsc_mae.models.mae:MaskedAutoencoder"
+
+
+class Variant(NamedTuple):
+    """A network class, as `module:name`, and the arguments that make it this variant."""
+
+    network: str
+    arguments: Mapping[str, Any]
+
+
+def _mae(patch_size: int, embed_dim: int, depth: int, num_heads: int) -> Variant:
+    return Variant(MAE, {"patch_size": patch_size, "embed_dim": embed_dim, "depth": depth, "num_heads": num_heads})
+
+
+# facebookresearch/mae models_mae.py; tiny and small are ViT-Ti and ViT-S of DeiT with the same decoder.
+_MAE_VARIANTS = {
+    "mae_vit_tiny_patch16": _mae(16, 192, 12, 3),
+    "mae_vit_small_patch16": _mae(16, 384, 12, 6),
+    "mae_vit_base_patch16": _mae(16, 768, 12, 12),
+    "mae_vit_large_patch16": _mae(16, 1024, 24, 16),
+    "mae_vit_huge_patch14": _mae(14, 1280, 32, 16),
+}
+VARIANTS: dict[str, Variant] = _MAE_VARIANTS | {
+    f"{name}_dec512d8b": _MAE_VARIANTS[name]
+    for name in ("mae_vit_base_patch16", "mae_vit_large_patch16", "mae_vit_huge_patch14")
+}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the registered networks that match a shell pattern, sorted."""
+    return sorted(fnmatch.filter(VARIANTS, pattern))
+
+
+def find_variant(name: str) -> Variant:
+    """Look a network up.
+
+    Raises:
+        ConfigError: nothing of that name is registered; the message has the nearest names.
+    """
+    if name not in VARIANTS:
+        import difflib
+
+        near = difflib.get_close_matches(name, VARIANTS, n=3, cutoff=0.4) or list_models()
+        raise ConfigError(f"unknown model '{name}'; did you mean {', '.join(near)}?")
+    return VARIANTS[name]
+
+
+def create_model(name: str, **overrides: Any) -> nn.Layer:
+    """Build a registered network with fresh weights.
+
+    Args:
+        name: a registered name, see `list_models`.
+        overrides: constructor arguments that replace the variant's; None keeps the variant's own.
+
+    Raises:
+        ConfigError: an unknown name or argument, or sizes that do not fit together.
+    """
+    variant = find_variant(name)
+    module, _, attribute = variant.network.partition(":")
+    network = getattr(importlib.import_module(module), attribute)
+    given = {key: value for key, value in overrides.items() if value is not None}
+    known = network.__init__.__annotations__
+    for key in given:
+        if key not in known:
+            raise ConfigError(
+                f"{name} has no argument '{key}'; it takes {', '.join(k for k in known if k != 'return')}"
+            )
+    return network(**{**variant.arguments, **given})

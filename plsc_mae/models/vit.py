@@ -1,0 +1,126 @@
+"""The Vision Transformer that is MAE's encoder (Dosovitskiy et al. 2021; facebookresearch/mae).
+
+B batch, L patches, K visible patches, D width, P patch size, C channels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+
+from plsc_mae.errors import ConfigError
+from plsc_mae.models.layers import Block, PatchEmbed, flat_rows, layer_norm, patchify, take_rows
+from plsc_mae.models.pos_embed import sincos_2d
+
+TOKEN_STD = 0.02
+
+
+def pair(size: int | tuple[int, ...] | list[int]) -> tuple[int, int]:
+    """Height and width of a side, a 1-tuple or a pair."""
+    if isinstance(size, int):
+        return size, size
+    return size[0], size[-1]
+
+
+def patch_grid(img_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """Rows and columns of patches.
+
+    Raises:
+        ConfigError: the image cannot be cut into whole patches.
+    """
+    for side in img_size:
+        if side % patch_size:
+            lower = side // patch_size * patch_size
+            near = f"{lower} or {lower + patch_size}" if lower else str(patch_size)
+            raise ConfigError(f"input_size {side} is not a multiple of patch_size {patch_size}; use {near}")
+    return img_size[0] // patch_size, img_size[1] // patch_size
+
+
+def check_heads(name: str, dim: int, num_heads: int) -> None:
+    """Raise ConfigError unless the width divides into heads and into the four parts of the position table."""
+    if dim % num_heads or dim % 4:
+        raise ConfigError(f"{name} {dim} must be a multiple of 4 and of its number of heads ({num_heads})")
+
+
+def token_parameter(layer: nn.Layer, dim: int) -> Tensor:
+    """Make a learned token [1, 1, D], normal with std 0.02 and no truncation (facebookresearch/mae)."""
+    return layer.create_parameter([1, 1, dim], default_initializer=nn.initializer.Normal(std=TOKEN_STD))
+
+
+def fixed_table(dim: int, grid: tuple[int, int]) -> Tensor:
+    """The sin-cos table [1, 1 + L, D] as a tensor that is saved but never trained."""
+    return paddle.to_tensor(sincos_2d(dim, grid, class_token=True)[None].astype(np.float32))
+
+
+class VisionTransformer(nn.Layer):
+    """A ViT encoder with a class token and a fixed sin-cos position table.
+
+    Args:
+        img_size: image side, or height and width, in pixels.
+        patch_size: patch side in pixels.
+        in_chans: image channels.
+        embed_dim: width D.
+        depth: number of blocks.
+        num_heads: attention heads.
+        mlp_ratio: hidden width of the MLP over D.
+        drop_path: stochastic depth rate of the last block; it rises linearly from 0.
+
+    Raises:
+        ConfigError: the image is no whole number of patches, or the width no whole number of heads.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, ...] = 224,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_heads("embed_dim", embed_dim, num_heads)
+        self.img_size, self.patch_size, self.embed_dim = pair(img_size), patch_size, embed_dim
+        self.grid = patch_grid(self.img_size, patch_size)
+        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
+        self.cls_token = token_parameter(self, embed_dim)
+        self.register_buffer("pos_embed", fixed_table(embed_dim, self.grid))
+        rates = np.linspace(0.0, drop_path, depth)
+        self.blocks = nn.LayerList([Block(embed_dim, num_heads, mlp_ratio, float(rate)) for rate in rates])
+        self.norm = layer_norm(embed_dim)
+
+    @property
+    def num_patches(self) -> int:
+        """L, the patches of one image."""
+        return self.grid[0] * self.grid[1]
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Encode every patch; never masks. [B, C, H, W] -> [B, 1 + L, D], the class token first."""
+        return self.encode(patchify(images, self.patch_size))
+
+    def encode(self, patches: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+        """Encode patches, or the visible ones among them; the rest is not even embedded.
+
+        Args:
+            patches: [B, L, P*P*C] as `patchify` cuts them.
+            ids_keep: [B, K] patches to encode, in the order wanted; all of them when None.
+
+        Returns:
+            [B, 1 + K, D], the class token first, after the final norm.
+        """
+        batch = patches.shape[0]
+        table = self.pos_embed[:, 1:]
+        if ids_keep is None:
+            tokens = self.patch_embed(patches) + table
+        else:
+            visible = take_rows(patches, flat_rows(ids_keep, self.num_patches))
+            positions = paddle.gather(table[0], ids_keep.reshape([-1])).reshape([batch, -1, self.embed_dim])
+            tokens = self.patch_embed(visible) + positions
+        cls = (self.cls_token + self.pos_embed[:, :1]).expand([batch, 1, self.embed_dim])
+        x = paddle.concat([cls, tokens], axis=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)

@@ -1,0 +1,48 @@
+"""Running means that stay on the device until somebody looks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import paddle
+from paddle import Tensor
+
+from plsc_mae.parallel.data import World
+
+
+class Meters:
+    """Sums and counts of named scalars; `means` is the only point that waits for the device."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Add scalar tensors without looking at them."""
+        for name, value in values.items():
+            value = value.detach().astype("float32")
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def means(self, world: World) -> dict[str, float]:
+        """Means over what was added, by all processes, in one reduction and one transfer."""
+        if not self._sums:
+            return {}
+        counts = paddle.to_tensor([float(self._counts[name]) for name in self._sums])
+        totals = world.sum(paddle.concat([paddle.stack(list(self._sums.values())), counts])).tolist()
+        half = len(self._sums)
+        return {name: totals[i] / totals[half + i] for i, name in enumerate(self._sums)}
+
+    def clear(self) -> None:
+        """Start over."""
+        self._sums, self._counts = {}, {}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs to go on with the same means."""
+        return {name: {"sum": float(value), "count": self._counts[name]} for name, value in self._sums.items()}
+
+    def load(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Put back what `state` gave."""
+        self._sums = {name: paddle.to_tensor(entry["sum"]) for name, entry in state.items()}
+        self._counts = {name: int(entry["count"]) for name, entry in state.items()}

@@ -1,0 +1,113 @@
+"""One training iteration: forward, backward, and at the end of an accumulation group clip and update."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import paddle
+from paddle import Tensor, nn
+
+from plsc_mae.methods.base import Batch, StepOutput
+
+BFLOAT16_CAPABILITY = 8  # Ampere
+
+
+class Precision(NamedTuple):
+    """The arithmetic of a run and the sentence that says so."""
+
+    dtype: str | None  # AMP O1 dtype, None = float32
+    note: str
+
+
+FLOAT32 = Precision(None, "float32")
+
+
+def choose_precision(amp: bool, amp_dtype: str, is_gpu: bool) -> Precision:
+    """Decide on mixed precision; on CPU Paddle has no float16 or bfloat16 kernels and the run is float32."""
+    if not is_gpu:
+        return Precision(
+            None, "float32" + (" (Paddle has no mixed precision on CPU, --amp acts on GPU)" if amp else "")
+        )
+    if not amp:
+        return Precision(None, "float32 (--no_amp)")
+    capable = paddle.device.cuda.get_device_capability()[0] >= BFLOAT16_CAPABILITY
+    dtype = ("bfloat16" if capable else "float16") if amp_dtype == "auto" else amp_dtype
+    return Precision(dtype, f"mixed precision O1, {dtype}" + (", dynamic loss scale" if dtype == "float16" else ""))
+
+
+def global_norm(params: Iterable[Tensor]) -> Tensor:
+    """L2 norm of all gradients together, a scalar on the device."""
+    squares = [(p.grad * p.grad).sum() for p in params if p.grad is not None]
+    return paddle.sqrt(paddle.add_n(squares))
+
+
+def clip_by_global_norm(params: Iterable[Tensor], norm: Tensor, max_norm: float) -> None:
+    """Scale gradients by min(1, max_norm / (norm + 1e-6)), PyTorch's rule, in place."""
+    factor = paddle.clip(max_norm / (norm + 1e-6), max=1.0)
+    for param in params:
+        if param.grad is not None:
+            param.grad.set_value(param.grad * factor)
+
+
+class Stepper:
+    """Runs iterations of a Task under accumulation, clipping and mixed precision.
+
+    Args:
+        task: the Task, wrapped for data parallelism where there is one.
+        params: the trainable parameters.
+        optimizer: updates them.
+        clip_grad: largest global gradient norm, or None.
+        precision: of the forward pass.
+    """
+
+    def __init__(
+        self,
+        task: nn.Layer,
+        params: list[Tensor],
+        optimizer: paddle.optimizer.Optimizer,
+        *,
+        clip_grad: float | None = None,
+        precision: Precision = FLOAT32,
+    ) -> None:
+        self.task, self.params, self.optimizer = task, params, optimizer
+        self.clip_grad, self.precision = clip_grad, precision
+        self.scaler = paddle.amp.GradScaler(enable=precision.dtype == "float16", init_loss_scaling=2.0**16)
+
+    def __call__(self, batch: Batch, *, group_size: int, update: bool) -> tuple[StepOutput, Tensor | None]:
+        """Run one iteration.
+
+        Args:
+            batch: one micro-batch.
+            group_size: iterations in this accumulation group; a short group at the end of an epoch counts its own.
+            update: whether this iteration ends the group.
+
+        Returns:
+            The Task's output and, after an update, the gradient norm before clipping.
+        """
+        with self._gradients_kept_local(not update):
+            with self._autocast():
+                out = self.task(batch)
+            self.scaler.scale(out.loss / group_size if group_size > 1 else out.loss).backward()
+        if not update:
+            return out, None
+        self.scaler.unscale_(self.optimizer)
+        norm = global_norm(self.params)
+        if self.clip_grad is not None:
+            clip_by_global_norm(self.params, norm, self.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.clear_grad(set_to_zero=False)
+        return out, norm
+
+    def _autocast(self) -> contextlib.AbstractContextManager[None]:
+        if self.precision.dtype is None:
+            return contextlib.nullcontext()
+        return paddle.amp.auto_cast(level="O1", dtype=self.precision.dtype)
+
+    def _gradients_kept_local(self, local: bool) -> contextlib.AbstractContextManager[None]:
+        """No exchange between processes on the inner iterations of a group."""
+        if local and isinstance(self.task, paddle.DataParallel):
+            return self.task.no_sync()
+        return contextlib.nullcontext()

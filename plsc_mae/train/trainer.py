@@ -1,0 +1,320 @@
+"""The training loop. It knows the Task contract and no method."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+
+from plsc_mae.config import PretrainConfig
+from plsc_mae.config.schema import plain_values, to_yaml
+from plsc_mae.data.loader import BatchLoader
+from plsc_mae.errors import CheckpointError, ConfigError, DivergedError
+from plsc_mae.methods.base import Batch, Task
+from plsc_mae.optim import build_adamw, load_optimizer_state, lr_at, optimizer_state, scaled_lr
+from plsc_mae.parallel.data import World
+from plsc_mae.train import checkpoint
+from plsc_mae.train.logger import RunLogger, peak_memory_gib
+from plsc_mae.train.metrics import Meters
+from plsc_mae.train.step import Stepper, choose_precision
+from plsc_mae.weights.reader import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+LATEST = "latest"
+
+
+def device_seed(seed: int, epoch: int, iteration: int, rank: int) -> int:
+    """Seed of what is random on the device (drop path): position in the run and rank, so that a resume repeats it."""
+    return int(np.random.SeedSequence([seed, epoch, iteration, rank]).generate_state(1)[0] >> 1)
+
+
+class Stopwatch:
+    """Time of an interval, and the share of it spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.waited = 0.0
+        self.started = time.perf_counter()
+
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield batches, counting the wait for each."""
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def lap(self) -> tuple[float, float]:
+        """Seconds since the last lap and the share of them that waited for data; starts a new lap."""
+        now = time.perf_counter()
+        seconds, waited = now - self.started, self.waited
+        self.started, self.waited = now, 0.0
+        return seconds, waited / max(seconds, 1e-9)
+
+
+class Trainer:
+    """Trains a Task on a loader as a config says.
+
+    Args:
+        task: what to train.
+        loader: batches of an epoch, from the position its sampler is set to.
+        config: the run's options.
+        world: the processes of the run.
+        panel: a fixed batch to draw pictures of, or None.
+
+    Raises:
+        CheckpointError: the output folder or a checkpoint cannot be used.
+    """
+
+    def __init__(
+        self, task: Task, loader: BatchLoader, config: PretrainConfig, world: World, *, panel: Batch | None = None
+    ) -> None:
+        self.task, self.loader, self.config, self.world, self.panel = task, loader, config, world, panel
+        self.params = {name: p for name, p in task.model.named_parameters() if not p.stop_gradient}
+        self.optimizer = build_adamw(task.param_groups(config.weight_decay), betas=config.opt_betas, eps=config.opt_eps)
+        self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu)
+        self.stepper = Stepper(
+            world.wrap(task),
+            list(self.params.values()),
+            self.optimizer,
+            clip_grad=config.clip_grad,
+            precision=self.precision,
+        )
+        self.effective_batch = config.batch_size * world.size * config.accum_iter
+        self.lr = config.lr if config.lr is not None else scaled_lr(config.blr, self.effective_batch)
+        self.updates_per_epoch = math.ceil(len(loader) / config.accum_iter)
+        self.epoch, self.batches_done, self.step = config.start_epoch, 0, 0
+        self.epoch_meters = Meters()
+
+    def fit(self) -> None:
+        """Train to the end of the config, from the checkpoint it asks for.
+
+        Raises:
+            CheckpointError: a checkpoint or log cannot be read or written.
+            DivergedError: the loss is not finite.
+        """
+        config, world = self.config, self.world
+        if world.is_main:
+            _prepare_folder(config)
+        world.barrier()
+        self._resume()
+        self.log = RunLogger(config.output_dir, config.log_dir or config.output_dir, active=world.is_main)
+        self.log.start(self.step, self.epoch)
+        self._announce()
+        try:
+            while self.epoch < config.epochs and not self._finished():
+                self._train_epoch()
+        finally:
+            self.log.close()
+
+    def _finished(self) -> bool:
+        return self.config.max_train_step is not None and self.step >= self.config.max_train_step
+
+    def _train_epoch(self) -> None:
+        """Run an epoch from where the run stands; an accumulation group cut short by its end is an update too."""
+        config, epoch, total = self.config, self.epoch, len(self.loader)
+        self.loader.sampler.set_position(epoch, self.batches_done)
+        self.task.train()
+        self.log.start_epoch(epoch, total, self.batches_done)
+        watch, window, images = Stopwatch(), Meters(), 0
+        for batch in watch.timed(iter(self.loader)):
+            done = self._iterate(batch, total, window)
+            images += config.batch_size * self.world.size
+            self.log.tick()
+            if done % config.print_freq == 0 or done == total or self._finished():
+                self._report(watch, window, images)
+                images = 0
+            if done < total and done % config.accum_iter == 0 and (self._finished() or self._save_is_due()):
+                self._save(LATEST)
+            if self._finished():
+                break
+        self.log.end_epoch()
+        if self.batches_done == total:
+            self._end_epoch()
+
+    def _iterate(self, batch: Batch, total: int, window: Meters) -> int:
+        """Run one iteration and return how many of the epoch are done."""
+        config, i = self.config, self.batches_done
+        if i % config.accum_iter == 0:
+            self.optimizer.set_lr(self._lr(self.epoch + i / total))
+        paddle.seed(device_seed(config.seed, self.epoch, i, self.world.rank))
+        group = min(config.accum_iter, total - i // config.accum_iter * config.accum_iter)
+        update = (i + 1) % config.accum_iter == 0 or i + 1 == total
+        out, norm = self.stepper(batch, group_size=group, update=update)
+        if update:
+            self.step += 1
+            self.task.after_step()
+        values = out.logs if norm is None else {**out.logs, "grad_norm": norm}
+        window.add(values)
+        self.epoch_meters.add(values)
+        self.batches_done = i + 1
+        return self.batches_done
+
+    def _lr(self, epoch: float) -> float:
+        config = self.config
+        return lr_at(epoch, lr=self.lr, epochs=config.epochs, warmup_epochs=config.warmup_epochs, min_lr=config.min_lr)
+
+    def _save_is_due(self) -> bool:
+        return self.config.save_ckpt_steps > 0 and self.step % self.config.save_ckpt_steps == 0
+
+    def _report(self, watch: Stopwatch, window: Meters, images: int) -> None:
+        means = window.means(self.world)
+        window.clear()
+        seconds, data_share = watch.lap()
+        self._check_finite(means)
+        left = self.config.epochs * len(self.loader) - (self.epoch * len(self.loader) + self.batches_done)
+        iterations = images / (self.config.batch_size * self.world.size)
+        record = {
+            "epoch": self.epoch,
+            "iteration": self.batches_done,
+            "step": self.step,
+            **{name: value for name, value in means.items() if name != "grad_norm"},
+            "lr": self.optimizer.get_lr(),
+            "grad_norm": means.get("grad_norm", 0.0),
+            "images_per_second": images / seconds,
+            "data_share": data_share,
+            "memory_gib": peak_memory_gib(self.world.is_gpu),
+            "time": seconds,
+        }
+        self.log.line(record, total=len(self.loader), eta=left * seconds / iterations)
+
+    def _check_finite(self, means: dict[str, float]) -> None:
+        wrong = {name: value for name, value in means.items() if not math.isfinite(value)}
+        # A float16 step with infinite gradients is skipped by the loss scaler; only the loss is final.
+        if "grad_norm" in wrong and self.precision.dtype == "float16":
+            del wrong["grad_norm"]
+        if wrong:
+            name, value = next(iter(wrong.items()))
+            raise DivergedError(
+                f"{name} became {value} at or before step {self.step} (epoch {self.epoch}, learning rate "
+                f"{self.optimizer.get_lr():.3g}); nothing was saved since, go on from the last checkpoint with "
+                "--auto_resume and a lower --blr, a --clip_grad, or --no_amp"
+            )
+
+    def _end_epoch(self) -> None:
+        config, epoch, means = self.config, self.epoch, self.epoch_meters.means(self.world)
+        self._check_finite(means)
+        record = {"train_lr": self.optimizer.get_lr(), **{f"train_{name}": value for name, value in means.items()}}
+        self.log.epoch({**record, "epoch": epoch, "step": self.step, "skipped_images": self.loader.skipped})
+        self.epoch_meters.clear()
+        self.epoch, self.batches_done = epoch + 1, 0
+        last = self.epoch == config.epochs
+        if last or self.epoch % config.save_ckpt_freq == 0 or self._finished():
+            self._save(epoch)
+        if self.panel is not None and (last or self.epoch % config.vis_freq == 0):
+            if self.world.is_main:
+                self.log.pictures(self.task.pictures(self.panel), epoch)
+            self.world.barrier()
+
+    def _save(self, tag: int | str) -> None:
+        """Write a checkpoint from the main process; the others wait."""
+        self._check_finite(self.epoch_meters.means(self.world))
+        if self.world.is_main:
+            path = checkpoint.checkpoint_path(self.config.output_dir, self.config.exp_name, tag)
+            checkpoint.save(path, self._state(tag))
+            logger.info("saved %s", path)
+        self.world.barrier()
+
+    def _state(self, tag: int | str) -> dict[str, Any]:
+        scaler = {name: np.asarray(value).tolist() for name, value in self.stepper.scaler.state_dict().items()}
+        return {
+            "model": {name: tensor.numpy() for name, tensor in self.task.model.state_dict().items()},
+            "optimizer": optimizer_state(self.optimizer, self.params),
+            "scaler": scaler,
+            "epoch": self.epoch if tag == LATEST else tag,
+            "step": self.step,
+            "position": {"epoch": self.epoch, "images": self.batches_done * self.loader.sampler.global_batch_size},
+            "meters": self.epoch_meters.state(),
+            "method": self.config.method,
+            "args": plain_values(self.config),
+        }
+
+    def _resume(self) -> None:
+        config = self.config
+        path = Path(config.resume) if config.resume else None
+        if config.auto_resume:
+            path = checkpoint.find_newest(config.output_dir, config.exp_name)
+        if path is None:
+            return
+        stored = checkpoint.load(path)
+        if stored.meta.get("method") != config.method:
+            raise CheckpointError(f"{path} is of method '{stored.meta.get('method')}', this run is '{config.method}'")
+        self._restore(stored)
+        logger.info("resumed from %s: epoch %d, step %d", path, self.epoch, self.step)
+        current = plain_values(config)
+        changed = [name for name, value in stored.meta["args"].items() if current.get(name, value) != value]
+        for name in changed:
+            if name not in ("resume", "auto_resume", "output_dir", "log_dir", "max_train_step"):
+                logger.info("option changed since then: %s %s -> %s", name, stored.meta["args"][name], current[name])
+
+    def _restore(self, stored: Checkpoint) -> None:
+        """Put weights, optimizer, loss scale, position and running means back."""
+        for name, tensor in self.task.model.state_dict().items():
+            value = stored.model.get(name)
+            if value is None or list(value.shape) != list(tensor.shape):
+                found = "lacks it" if value is None else f"has shape {list(value.shape)}"
+                raise CheckpointError(
+                    f"{stored.path} does not fit this run: the network's {name} has shape {list(tensor.shape)}, the "
+                    f"file {found}; resume with the --model and sizes it was trained with"
+                )
+            tensor.set_value(value)
+        accumulators: dict[str, dict[str, Any]] = {}
+        for key, value in stored.tensors.items():
+            section, _, rest = key.partition("/")
+            if section == "optimizer":
+                name, _, accumulator = rest.rpartition("/")
+                accumulators.setdefault(name, {})[accumulator] = value
+        load_optimizer_state(self.optimizer, accumulators, self.params)
+        scaler = dict(stored.meta.get("scaler") or {})
+        if scaler and self.stepper.scaler.is_enable():
+            self.stepper.scaler.load_state_dict({**scaler, "scale": np.asarray(scaler["scale"], np.float32)})
+        self.epoch, self.step = stored.meta["position"]["epoch"], stored.meta["step"]
+        self.batches_done = self._batches(stored.meta["position"]["images"])
+        self.epoch_meters.load(stored.meta["meters"])
+
+    def _batches(self, images: int) -> int:
+        """Iterations of this epoch that are done, which must end an accumulation group."""
+        batch = self.loader.sampler.global_batch_size
+        if images % (batch * self.config.accum_iter):
+            raise ConfigError(
+                f"the checkpoint was saved {images} images into an epoch, which is no whole number of updates of "
+                f"{self.effective_batch} images; resume with the --batch_size, --accum_iter and processes of before"
+            )
+        return images // batch
+
+    def _announce(self) -> None:
+        config, world = self.config, self.world
+        if not world.is_main:
+            return
+        parameters = sum(p.size for p in self.params.values())
+        base = "" if config.lr is not None else f" (blr {config.blr:g} x {self.effective_batch} / 256)"
+        for line in (
+            f"{config.model}: {parameters / 1e6:.1f} M trainable parameters, {self.precision.note}",
+            f"batch {config.batch_size} x {world.size} processes x accum_iter {config.accum_iter} = "
+            f"{self.effective_batch} images per update; learning rate {self.lr:.4g}{base}",
+            f"{len(self.loader.dataset)} images, {self.updates_per_epoch} updates per epoch, {config.epochs} epochs, "
+            f"{self.updates_per_epoch * config.epochs} updates",
+        ):
+            logger.info(line)
+
+
+def _prepare_folder(config: PretrainConfig) -> None:
+    """Make the output folder, clean up after a killed run and write the resolved config."""
+    folder = Path(config.output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.remove_leftovers(config.output_dir, config.exp_name)
+        header = "# the resolved options of this run; feed them back with --config\n"
+        (folder / "config.yaml").write_text(to_yaml(config, header), encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write to the output folder {folder}: {error.strerror}; choose another --output_dir"
+        ) from None

@@ -1,0 +1,125 @@
+"""Load foreign weights into our networks and write ours under foreign names, with a report of what matched."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from paddle import nn
+
+from plsc_mae.errors import CheckpointError
+from plsc_mae.weights.dialects import detect, find_dialect
+from plsc_mae.weights.dialects.base import Array, Tensors
+from plsc_mae.weights.reader import Checkpoint, read_file
+
+Source = str | Path | Checkpoint | Mapping[str, Array]
+
+
+@dataclass
+class LoadReport:
+    """What happened to each tensor: ours by our names, theirs (unexpected) by theirs."""
+
+    dialect: str
+    matched: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.matched)} tensors matched ({self.dialect})"]
+        for kind in ("missing", "unexpected", "resized"):
+            names = getattr(self, kind)
+            if names:
+                parts.append(f"{len(names)} {kind} (first: {names[0]})")
+        return ", ".join(parts)
+
+
+def read(path: str | Path) -> Checkpoint:
+    """Read any weight file safely, without torch and without running anything in it, and name its dialect."""
+    checkpoint = read_file(path)
+    return dataclasses.replace(checkpoint, dialect=detect(checkpoint.model))
+
+
+def load(model: nn.Layer, source: Source, dialect: str | None = None) -> LoadReport:
+    """Load weights into a network, converting names and layouts.
+
+    A fixed position table of another grid size is not loaded: the network's own is exact at its size.
+
+    Args:
+        model: one of our networks.
+        source: a file, a read checkpoint, or {foreign name: array}.
+        dialect: whose names and layouts; recognized from the tensors when None.
+
+    Raises:
+        CheckpointError: an unknown dialect, a tensor of another shape, or nothing that matches.
+    """
+    tensors, where = _tensors(source)
+    rules = find_dialect(dialect or detect(tensors) or _unrecognized(tensors, where))
+    report, linear = LoadReport(rules.name), linear_weights(model)
+    remaining = set(tensors)
+    values = {}
+    for name, tensor in model.state_dict().items():
+        foreign = rules.foreign_name(name)
+        if foreign not in tensors:
+            report.missing.append(name)
+            continue
+        remaining.discard(foreign)
+        value = rules.convert(np.asarray(tensors[foreign]), is_linear_weight=name in linear)
+        if list(value.shape) == list(tensor.shape):
+            values[name] = value
+            report.matched.append(name)
+        elif tensor.stop_gradient and name.endswith("pos_embed"):
+            report.resized.append(name)
+        else:
+            raise CheckpointError(
+                f"{where}: '{foreign}' has shape {list(value.shape)} in our layout, but the network's {name} has "
+                f"{list(tensor.shape)}; it is another model or was made with other sizes"
+            )
+    report.unexpected = sorted(remaining)
+    if not values:
+        raise CheckpointError(f"{where}: no tensor matches the network in dialect '{rules.name}'")
+    for name, tensor in model.state_dict().items():
+        if name in values:
+            tensor.set_value(np.ascontiguousarray(values[name], dtype=np.float32))
+    return report
+
+
+def export(model: nn.Layer, dialect: str, values: Mapping[str, Array] | None = None) -> dict[str, Array]:
+    """Give a network's tensors under foreign names and in foreign layouts.
+
+    Args:
+        model: one of our networks.
+        dialect: whose names and layouts.
+        values: gradients or others to export instead of the weights, keyed by our parameter names.
+    """
+    rules, linear = find_dialect(dialect), linear_weights(model)
+    if values is None:
+        values = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    return {
+        rules.foreign_name(name): np.ascontiguousarray(
+            rules.convert(np.asarray(value), is_linear_weight=name in linear)
+        )
+        for name, value in values.items()
+    }
+
+
+def linear_weights(model: nn.Layer) -> set[str]:
+    """Names of the weights of linear layers: the ones other frameworks store transposed."""
+    layers = model.named_sublayers(include_self=True)
+    return {f"{name}.weight".lstrip(".") for name, layer in layers if isinstance(layer, nn.Linear)}
+
+
+def _tensors(source: Source) -> tuple[Tensors, str]:
+    if isinstance(source, (str, Path)):
+        source = read_file(source)
+    if isinstance(source, Checkpoint):
+        return source.model, str(source.path)
+    return source, "the given tensors"
+
+
+def _unrecognized(tensors: Tensors, where: str) -> str:
+    first = ", ".join(sorted(tensors)[:3])
+    raise CheckpointError(f"{where}: no known dialect has such names ({first}, ...); name it with dialect=")

@@ -1,0 +1,31 @@
+"""Dialects: one small file for each foreign naming. Recognized by names and shapes, never by a file's name."""
+
+from __future__ import annotations
+
+from plsc_mae.errors import ConfigError
+from plsc_mae.weights.dialects.base import Dialect, Tensors
+from plsc_mae.weights.dialects.facebook import FACEBOOK, PLSC
+
+NATIVE = Dialect(
+    "plsc_mae",
+    foreign_name=lambda name: name,
+    transposes_linear=False,
+    recognizes=lambda tensors: "encoder.patch_embed.proj.weight" in tensors and "decoder.embed.weight" in tensors,
+)
+DIALECTS = {dialect.name: dialect for dialect in (NATIVE, FACEBOOK, PLSC)}
+
+
+def find_dialect(name: str) -> Dialect:
+    """Look a dialect up by name.
+
+    Raises:
+        ConfigError: no such dialect.
+    """
+    if name not in DIALECTS:
+        raise ConfigError(f"unknown dialect '{name}'; known: {', '.join(DIALECTS)}")
+    return DIALECTS[name]
+
+
+def detect(tensors: Tensors) -> str:
+    """Name of the dialect that recognizes these tensors, or an empty string."""
+    return next((dialect.name for dialect in DIALECTS.values() if dialect.recognizes(tensors)), "")

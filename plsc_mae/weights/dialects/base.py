@@ -1,0 +1,33 @@
+"""What a dialect is: another code base's names and layouts for the tensors of our networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.generic]
+Tensors = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """Names and layout rules of one code base.
+
+    Attributes:
+        name: how commands and `dialect=` call it.
+        foreign_name: our parameter name -> theirs.
+        transposes_linear: whether they store linear weights as [out, in]; ours are [in, out].
+        recognizes: whether a file's tensors are of this dialect, judged by names and shapes.
+    """
+
+    name: str
+    foreign_name: Callable[[str], str]
+    transposes_linear: bool
+    recognizes: Callable[[Tensors], bool]
+
+    def convert(self, value: Array, *, is_linear_weight: bool) -> Array:
+        """Turn a tensor from their layout into ours, or back; the rule is its own inverse."""
+        return value.T if self.transposes_linear and is_linear_weight else value

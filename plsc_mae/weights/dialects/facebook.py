@@ -1,0 +1,73 @@
+"""facebookresearch/mae, and PLSC, which kept its names but stores linear weights as Paddle does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plsc_mae.errors import CheckpointError
+from plsc_mae.weights.dialects.base import Dialect, Tensors
+
+_DECODER = {
+    "mask_token": "mask_token",
+    "embed": "decoder_embed",
+    "pos_embed": "decoder_pos_embed",
+    "blocks": "decoder_blocks",
+    "norm": "decoder_norm",
+    "pred": "decoder_pred",
+}
+_QKV, _PATCH = "blocks.0.attn.qkv.weight", "patch_embed.proj.weight"
+# Heads cannot be read from shapes; these are the published widths, all others have heads of 64.
+_HEADS = {1280: 16}
+_DECODER_HEADS = 16
+
+
+def foreign_name(name: str) -> str:
+    """Translate `encoder.norm.weight` to `norm.weight` and `decoder.pred.bias` to `decoder_pred.bias`."""
+    part, _, rest = name.partition(".")
+    if part == "encoder":
+        return rest
+    if part == "decoder":
+        head, dot, tail = rest.partition(".")
+        return _DECODER[head] + dot + tail
+    return name
+
+
+def _has_rows(tensors: Tensors, *, out_first: bool) -> bool:
+    if _PATCH not in tensors or _QKV not in tensors:
+        return False
+    rows, columns = tensors[_QKV].shape
+    return rows == 3 * columns if out_first else columns == 3 * rows
+
+
+FACEBOOK = Dialect("facebook", foreign_name, True, lambda tensors: _has_rows(tensors, out_first=True))
+PLSC = Dialect("plsc", foreign_name, False, lambda tensors: _has_rows(tensors, out_first=False))
+
+
+def infer_arguments(tensors: Tensors, path: str) -> dict[str, Any]:
+    """Read the sizes of a full MAE (encoder and decoder) off its tensors, as `MaskedAutoencoder` arguments.
+
+    Raises:
+        CheckpointError: the file has no decoder.
+    """
+    if "decoder_embed.weight" not in tensors or "mask_token" not in tensors:
+        raise CheckpointError(
+            f"{path} holds an encoder only; redrawing needs the decoder too: take the file with the full autoencoder "
+            "(facebookresearch/mae calls it mae_visualize_* or mae_pretrain_*_full) or a checkpoint of pre-training"
+        )
+    embed_dim, in_chans, patch_size, _ = tensors[_PATCH].shape
+    rows = (tensors["pos_embed"].shape[1] - 1) ** 0.5
+    return {
+        "img_size": round(rows) * patch_size,
+        "patch_size": patch_size,
+        "in_chans": in_chans,
+        "embed_dim": embed_dim,
+        "depth": _count_blocks(tensors, "blocks."),
+        "num_heads": _HEADS.get(embed_dim, max(1, embed_dim // 64)),
+        "decoder_embed_dim": tensors["mask_token"].shape[-1],
+        "decoder_depth": _count_blocks(tensors, "decoder_blocks."),
+        "decoder_num_heads": _DECODER_HEADS,
+    }
+
+
+def _count_blocks(tensors: Tensors, prefix: str) -> int:
+    return 1 + max(int(name[len(prefix) :].partition(".")[0]) for name in tensors if name.startswith(prefix))

@@ -1,0 +1,50 @@
+"""Shared by all tests: golden arrays, made by running the original implementations (tests/golden/README.md)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from plsc_mae import runtime
+
+os.environ.setdefault("MKL_NUM_THREADS", "1")  # two test processes of one thread each beat the reverse, and repeat
+runtime.apply_cpu_settings()
+
+GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).parent.parent
+
+
+class Golden:
+    """One golden file: arrays by name, groups by prefix, and its notes."""
+
+    def __init__(self, path: Path) -> None:
+        self._arrays = np.load(path, allow_pickle=False)
+        self.meta: dict[str, Any] = json.loads(str(self._arrays["meta"]))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._arrays[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays.files
+
+    def group(self, prefix: str) -> dict[str, np.ndarray]:
+        """All arrays `prefix/name`, keyed by name."""
+        start = prefix + "/"
+        return {name[len(start) :]: self._arrays[name] for name in self._arrays.files if name.startswith(start)}
+
+
+@pytest.fixture
+def golden():
+    """Open a golden file by its path below tests/golden, without the suffix."""
+    return lambda name: Golden(GOLDEN / f"{name}.npz")
+
+
+@pytest.fixture
+def root() -> Path:
+    """The repository."""
+    return ROOT

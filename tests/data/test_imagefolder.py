@@ -1,0 +1,216 @@
+"""Finding images in every layout, and samples that survive or name a bad file."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plsc_mae.data.imagefolder import ImageDataset, PathTable, find_images
+from plsc_mae.data.randomness import SampleKey, sample_rng
+from plsc_mae.data.transforms import RandomCropFlip
+from plsc_mae.errors import DataError
+
+pytestmark = pytest.mark.compat
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def relative(images) -> list[str]:
+    return [images.paths[index] for index in range(len(images))]
+
+
+def test_split_with_classes(tmp_path):
+    touch(tmp_path / "train", "dog/b.PNG", "dog/a.jpg", "cat/sub/z.webp", "cat/y.jpeg", "cat/notes.txt", "Zebra/1.bmp")
+    touch(tmp_path / "val", "cat/other.jpg")
+    images = find_images(tmp_path, "train")
+    assert images.classes == ("Zebra", "cat", "dog")
+    assert relative(images) == ["Zebra/1.bmp", "cat/y.jpeg", "cat/sub/z.webp", "dog/a.jpg", "dog/b.PNG"]
+    assert images.labels.tolist() == [0, 1, 1, 2, 2]
+    assert images.labels.dtype == np.int64
+    assert images.path(0) == str(tmp_path / "train" / "Zebra" / "1.bmp")
+
+
+def test_order_is_torchvisions(tmp_path):
+    """torchvision sorts the walked folders, so `a/x/..` follows `a/z.jpg`, and 10 precedes 9."""
+    touch(tmp_path, "a/z.jpg", "a/x/1.jpg", "a/b.jpg", "a/x/y/0.jpg", "b/10.jpg", "b/9.jpg")
+    assert relative(find_images(tmp_path, "train")) == [
+        *("a/b.jpg", "a/z.jpg", "a/x/1.jpg", "a/x/y/0.jpg"),
+        *("b/10.jpg", "b/9.jpg"),
+    ]
+
+
+def test_classes_without_split_folder(tmp_path):
+    touch(tmp_path, "n01/a.jpg", "n02/b.jpg", ".cache/c.jpg")
+    images = find_images(str(tmp_path), "train")
+    assert images.classes == ("n01", "n02")
+    assert relative(images) == ["n01/a.jpg", "n02/b.jpg"]
+
+
+@pytest.mark.parametrize("below", ["", "train"])
+def test_flat_folder_has_no_labels(tmp_path, below):
+    touch(tmp_path / below, "b.jpg", "a.png", "notes.txt", ".hidden/c.txt")
+    images = find_images(tmp_path, "train")
+    assert relative(images) == ["a.png", "b.jpg"]
+    assert images.labels.tolist() == [-1, -1]
+    assert images.classes == ()
+
+
+def test_list_file_with_labels(tmp_path):
+    touch(tmp_path, "pics/one two.jpg", "pics/b.jpg")
+    (tmp_path / "train.txt").write_text("pics/one two.jpg 2\n\npics/b.jpg\t0\r\n")
+    images = find_images(tmp_path / "train.txt", "train")
+    assert relative(images) == ["pics/one two.jpg", "pics/b.jpg"]
+    assert images.labels.tolist() == [2, 0]
+    assert images.classes == ("0", "1", "2")
+    assert images.path(1) == str(tmp_path / "pics" / "b.jpg")
+
+
+def test_list_file_without_labels_and_with_absolute_paths(tmp_path):
+    touch(tmp_path / "elsewhere", "a 1.jpg")
+    (tmp_path / "list").write_text(f"\ufeff{tmp_path}/elsewhere/a 1.jpg\n", encoding="utf-8")
+    images = find_images(tmp_path / "list", "train")
+    assert images.labels.tolist() == [-1]
+    assert images.path(0) == f"{tmp_path}/elsewhere/a 1.jpg"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "names no image"),
+        (" \n\n", "names no image"),
+        ("a.jpg 0\nb.jpg\n", "line 2: .*got 'b.jpg'"),
+        ("a.jpg\nb.jpg 1\n", "line 2: .*got 'b.jpg 1'"),
+        ("a.jpg 1699999999\n", "line 1: .*labels"),
+        ("missing.jpg 0\n", "names missing.jpg, which is not in"),
+    ],
+)
+def test_malformed_list_files(tmp_path, text, message):
+    touch(tmp_path, "a.jpg")
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(DataError, match=message):
+        find_images(tmp_path / "list.txt", "train")
+
+
+def test_missing_and_empty_folders_name_the_layouts(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere does not exist; expected .*/train/<class>/\*\.jpg"):
+        find_images(tmp_path / "nowhere", "train")
+    with pytest.raises(DataError, match=r"no images in .*; expected .*/val/<class>/\*\.jpg"):
+        find_images(tmp_path, "val")
+    touch(tmp_path, "cat/notes.txt")
+    with pytest.raises(DataError, match="no images in"):
+        find_images(tmp_path, "val")
+
+
+def test_empty_class_is_named(tmp_path):
+    touch(tmp_path, "cat/a.jpg", "dog/notes.txt")
+    with pytest.raises(DataError, match=r"class folder .*dog holds no image"):
+        find_images(tmp_path, "train")
+
+
+def test_another_split_is_not_taken_for_a_class(tmp_path):
+    touch(tmp_path, "train/cat/a.jpg")
+    with pytest.raises(DataError, match="has no folder 'val', only train"):
+        find_images(tmp_path, "val")
+
+
+def test_unreadable_folder_is_named(tmp_path, monkeypatch):
+    """`os.walk` by itself passes over what it may not read, and a class would shrink unnoticed."""
+    scandir = os.scandir
+
+    def refuse_sub(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    touch(tmp_path, "cat/a.jpg", "cat/sub/b.jpg")
+    monkeypatch.setattr(os, "scandir", refuse_sub)
+    with pytest.raises(DataError, match=f"cannot read {tmp_path}/cat/sub: Permission denied"):
+        find_images(tmp_path, "train")
+
+
+def test_paths_are_packed():
+    names = ["a.jpg", "", "snö/ü.jpg", os.fsdecode(b"latin\xe9.jpg")]
+    table = PathTable(names)
+    assert list(table) == names
+    with pytest.raises(IndexError):
+        table[4]
+    assert len(PathTable([])) == 0
+
+
+def dataset(folder: Path, **options) -> ImageDataset:
+    return ImageDataset(find_images(folder, "train"), RandomCropFlip((16, 16)), seed=1, **options)
+
+
+@pytest.mark.parametrize("backend", ["pil", "opencv"])
+def test_samples_depend_on_their_key_alone(image_folder, backend):
+    first, second = dataset(image_folder, backend=backend), dataset(image_folder, backend=backend)
+    second[SampleKey(0, 3)]
+    a, b = first[SampleKey(2, 13)], second[SampleKey(2, 13)]
+    assert a.keys() == {"image", "index", "label", "skipped"}
+    np.testing.assert_array_equal(a["image"], b["image"])
+    assert (a["index"], a["label"], a["skipped"]) == (13, 1, 0)
+    assert a["label"].dtype == a["index"].dtype == np.int64
+    assert (a["image"] != first[SampleKey(3, 13)]["image"]).any()
+
+
+def test_bad_image_is_named(image_folder):
+    bad = image_folder / "train" / "cat" / "02.jpg"
+    bad.write_bytes(b"no image")
+    with pytest.raises(DataError, match=rf"cannot read image {bad}: .*--bad_image skip") as caught:
+        dataset(image_folder)[SampleKey(0, 2)]
+    assert "\n" not in str(caught.value)
+
+
+def test_skipped_image_is_replaced_logged_and_counted(image_folder, caplog):
+    good = dataset(image_folder)
+    expected = good.transform(_open(good, 4), sample_rng(1, 0, 2))["image"]
+    for name in ("02", "03"):
+        (image_folder / "train" / "cat" / f"{name}.jpg").write_bytes(b"no image")
+    with caplog.at_level(logging.WARNING):
+        sample = dataset(image_folder, bad_image="skip")[SampleKey(0, 2)]
+    assert (sample["index"], sample["label"], sample["skipped"]) == (4, 0, 2)
+    np.testing.assert_array_equal(sample["image"], expected)  # the draws are those of the key
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert str(image_folder / "train" / "cat" / "03.jpg") in caplog.text
+
+
+def _open(images: ImageDataset, index: int):
+    from plsc_mae.data.decode import open_image
+
+    return open_image(images.images.path(index))
+
+
+def test_skipping_goes_round_the_end(image_folder):
+    (image_folder / "train" / "dog" / "10.jpg").write_bytes(b"")
+    sample = dataset(image_folder, bad_image="skip")[SampleKey(0, 21)]
+    assert (sample["index"], sample["label"]) == (0, 0)
+
+
+def test_nothing_decodable_is_an_error_even_when_skipping(image_folder):
+    for path in image_folder.rglob("*.jpg"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"none of 22 files in a row .*cat/05\.jpg"):
+        dataset(image_folder, bad_image="skip")[SampleKey(0, 5)]
+
+
+def test_skipping_gives_up_after_a_hundred_files(tmp_path):
+    touch(tmp_path / "train", *(f"{index:03d}.jpg" for index in range(150)))
+    with pytest.raises(DataError, match="none of 100 files in a row"):
+        dataset(tmp_path, bad_image="skip")[SampleKey(0, 0)]
+
+
+def test_bugs_in_a_transform_are_not_bad_images(image_folder):
+    def broken(image, rng):
+        raise KeyError("a bug")
+
+    images = ImageDataset(find_images(image_folder, "train"), broken, seed=0, bad_image="skip")
+    with pytest.raises(KeyError):
+        images[SampleKey(0, 0)]

@@ -1,0 +1,142 @@
+"""Crop boxes, the plain transforms and normalisation against arrays recorded from torchvision."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import paddle
+import pytest
+
+from plsc_mae.data.decode import Box, open_image
+from plsc_mae.data.device import Normalize
+from plsc_mae.data.randomness import sample_rng
+from plsc_mae.data.transforms import (
+    RandomCropFlip,
+    ResizeCentreCrop,
+    centre_crop_box,
+    flip_horizontal,
+    random_resized_crop_box,
+    resize_shorter_side,
+)
+
+pytestmark = pytest.mark.compat
+
+
+@pytest.fixture
+def recorded(golden, tmp_path):
+    """The recorded arrays and, per image, its JPEG file and the levels by which this machine's decoder may differ."""
+    arrays = golden("mae/img_transforms")
+    files = []
+    for image in range(3):
+        path = tmp_path / f"{image}.jpg"
+        path.write_bytes(arrays[f"input/jpeg{image}"].tobytes())
+        source = open_image(path, "pil")
+        box = Box(0, 0, source.height, source.width)
+        decoded = source.crop_resize(box, (source.height, source.width))
+        same = (decoded.sum((0, 1), dtype=np.int64) == arrays[f"input/decoded_sum{image}"]).all()
+        files.append((path, 0 if same else 2))  # 0: the same libjpeg, so the same pixels; else what the record allows
+    return arrays, files
+
+
+def assert_pixels(actual: np.ndarray, expected: np.ndarray, tolerance: int) -> None:
+    assert actual.dtype == np.uint8
+    np.testing.assert_allclose(actual.astype(int), expected.astype(int), rtol=0, atol=tolerance)
+
+
+def normalized(pixels: np.ndarray) -> np.ndarray:
+    """Every 8th row and column, as recorded."""
+    return Normalize()(paddle.to_tensor(pixels[None])).numpy()[0, :, ::8, ::8]
+
+
+def test_crop_boxes_are_torchvisions(golden):
+    rows = json.loads(str(golden("mae/img_rrc_params")["rows"]))
+    assert len(rows) > 5
+    fallbacks = 0
+    for row in rows:
+        expected = row["torchvision"]
+        draws: Iterator[float] = iter(expected["u"])
+        box = random_resized_crop_box(lambda d=draws: next(d), row["h"], row["w"], row["scale"], row["ratio"])
+        assert list(box) == expected["box_top_left_h_w"], row
+        assert list(draws) == [], "every recorded draw is used"
+        fallbacks += len(expected["u"]) == 20 and box.top == (row["h"] - box.height) // 2
+    assert fallbacks > 0
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 100), (100, 1), (3, 1000), (500, 375)])
+def test_crop_boxes_lie_inside(height, width):
+    for index in range(200):
+        box = random_resized_crop_box(sample_rng(0, 0, index).random, height, width)
+        assert 0 <= box.top <= box.top + box.height <= height
+        assert 0 <= box.left <= box.left + box.width <= width
+        assert box.height > 0
+        assert box.width > 0
+
+
+def test_crops_and_flips_are_torchvisions(recorded):
+    arrays, files = recorded
+    crops = [case for case in arrays.meta["cases"] if "case" in case]
+    assert len(crops) == 6
+    for case in crops:
+        path, tolerance = files[case["image"]]
+        box = Box(case["top"], case["left"], case["height"], case["width"])
+        pixels = open_image(path, "pil").crop_resize(box, (224, 224), "bicubic")
+        pixels = flip_horizontal(pixels) if case["flip"] else pixels
+        name = f"output/crop{case['image']}_{case['case']}"
+        assert_pixels(pixels, arrays[f"{name}_u8"], tolerance)
+        # 1e-6: the record's own tolerance, a few float32 roundings of values up to 2.6
+        np.testing.assert_allclose(normalized(arrays[f"{name}_u8"]), arrays[f"{name}_norm"], rtol=0, atol=1e-6)
+
+
+def test_evaluation_transform_is_torchvisions(recorded):
+    arrays, files = recorded
+    sizes = [case["eval_resized_size_wh"] for case in arrays.meta["cases"] if "eval_resized_size_wh" in case]
+    transform = ResizeCentreCrop((224, 224), shorter_side=256)
+    for image, (path, tolerance) in enumerate(files):
+        source = open_image(path, "pil")
+        assert resize_shorter_side(source.height, source.width, 256) == tuple(sizes[image][::-1])
+        pixels = transform(source, sample_rng(0, 0, 0))["image"]
+        assert_pixels(pixels, arrays[f"output/eval{image}_u8"], tolerance)
+        expected = arrays[f"output/eval{image}_norm"]
+        np.testing.assert_allclose(normalized(arrays[f"output/eval{image}_u8"]), expected, rtol=0, atol=1e-6)
+
+
+def test_shorter_side_is_exact_and_longer_rounded_down():
+    assert resize_shorter_side(375, 500, 256) == (256, 341)
+    assert resize_shorter_side(500, 375, 256) == (341, 256)
+    assert resize_shorter_side(7, 7, 256) == (256, 256)
+
+
+def test_centre_crop_rounds_half_to_even():
+    assert centre_crop_box(257, 259, (224, 224)) == Box(16, 18, 224, 224)
+    assert centre_crop_box(10, 20, (10, 20)) == Box(0, 0, 10, 20)
+    with pytest.raises(ValueError, match="does not fit"):
+        centre_crop_box(223, 300, (224, 224))
+
+
+def test_random_crop_flip_takes_crop_then_flip_from_the_generator(recorded):
+    path = recorded[1][1][0]
+    source = open_image(path)
+    transform = RandomCropFlip((32, 48), scale=(0.5, 1.0))
+    flips = 0
+    for index in range(12):
+        actual = transform(source, sample_rng(1, 0, index))["image"]
+        rng = sample_rng(1, 0, index)
+        box = random_resized_crop_box(rng.random, source.height, source.width, (0.5, 1.0))
+        expected = source.crop_resize(box, (32, 48))
+        flip = rng.random() < 0.5
+        flips += flip
+        np.testing.assert_array_equal(actual, expected[:, ::-1] if flip else expected)
+        assert actual.flags.c_contiguous
+    assert 0 < flips < 12
+
+
+@pytest.mark.parametrize(("hflip", "flipped"), [(0.0, False), (1.0, True)])
+def test_flip_probability_reaches_its_ends(recorded, hflip, flipped):
+    source = open_image(recorded[1][1][0])
+    for index in range(5):
+        actual = RandomCropFlip((16, 16), hflip=hflip)(source, sample_rng(0, 0, index))["image"]
+        box = random_resized_crop_box(sample_rng(0, 0, index).random, source.height, source.width)
+        expected = source.crop_resize(box, (16, 16))
+        np.testing.assert_array_equal(actual, expected[:, ::-1] if flipped else expected)
