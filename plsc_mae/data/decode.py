@@ -2,7 +2,8 @@
 
 The size is read from the header, so a transform chooses its crop before anything is decoded. Two backends share one
 interface. `pil` gives what torchvision gives on PIL images: convert to RGB, crop, resize with antialiasing. `opencv`
-is the fast one: libjpeg decodes straight to 1/2, 1/4 or 1/8 size while the crop stays at least as large as the output.
+is the fast one, for JPEG: libjpeg decodes straight to 1/2, 1/4 or 1/8 size while the crop stays at least as large as
+the output, and OpenCV resizes.
 
 Either backend does this with what is not a plain 8-bit RGB file:
     grey                         repeated into three channels
@@ -14,7 +15,12 @@ Either backend does this with what is not a plain 8-bit RGB file:
     truncated or damaged         DataError; damage that libjpeg can bridge passes unnoticed
     more than 179 million pixels DataError (Pillow's guard against decompression bombs)
 
-MEASURED
+opencv against pil on random resized crops to 224x224 (Pillow 13; OpenCV 4.11 and 5.0 alike), in levels of 255, and
+images per second of reading, decoding, cropping and resizing on one thread of a busy machine (the ratio counts):
+                                       mean difference   largest   pil   opencv
+    photograph, 500x375, 80 kB                     0.9        32   167      263
+    photograph, 512x600, 88 kB                     1.0        56    97      183
+    synthetic 1/f noise, 1440x1080, 900 kB         1.7        23    22       48
 """
 
 from __future__ import annotations
@@ -106,8 +112,9 @@ class PilImage(SourceImage):
 class OpenCVImage(SourceImage):
     """The fast backend, for intact RGB and grey JPEG files.
 
-    Shrinking averages areas (INTER_AREA) whatever the interpolation; enlarging uses the interpolation asked for. A
-    decode is kept, and serves later calls that need no finer one.
+    From a full-size decode, shrinking averages areas (INTER_AREA) whatever the interpolation, and enlarging uses the
+    interpolation asked for; from a reduced decode, Pillow's filter does the rest. A decode is kept, and serves later
+    calls that need no finer one.
     """
 
     def __init__(self, path: str, header: Image.Image, data: bytes) -> None:
@@ -121,16 +128,14 @@ class OpenCVImage(SourceImage):
         decoded = self._decode(_reduction(box, size))
         if decoded is None:  # a JPEG variant OpenCV was not built for
             return self._pil.crop_resize(box, size, interpolation)
-        cv2 = _opencv()
         factor, pixels = decoded
-        height, width = round(box.height / factor), round(box.width / factor)
-        top = min(round(box.top / factor), pixels.shape[0] - height)
-        left = min(round(box.left / factor), pixels.shape[1] - width)
-        shrinks = height >= size[0] and width >= size[1]
+        if factor > 1:
+            return _resize_reduced(pixels, factor, box, size, interpolation)
+        cv2 = _opencv()
+        shrinks = box.height >= size[0] and box.width >= size[1]
         method = cv2.INTER_AREA if shrinks else getattr(cv2, _OPENCV_ENLARGING[interpolation])
-        crop = pixels[top : top + height, left : left + width]
-        resized = cv2.resize(crop, (size[1], size[0]), interpolation=method)
-        rgb: Pixels = cv2.cvtColor(resized, cv2.COLOR_BGR2RGB)
+        crop = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
+        rgb: Pixels = cv2.cvtColor(cv2.resize(crop, (size[1], size[0]), interpolation=method), cv2.COLOR_BGR2RGB)
         return rgb
 
     def _decode(self, factor: int) -> tuple[int, Pixels] | None:
@@ -190,6 +195,20 @@ def _reduction(box: Box, size: tuple[int, int]) -> int:
         if box.height // factor >= size[0] and box.width // factor >= size[1]:
             return factor
     return 1
+
+
+def _resize_reduced(
+    pixels: Pixels, factor: int, box: Box, size: tuple[int, int], interpolation: Interpolation
+) -> Pixels:
+    """Cut `box` of the full image out of BGR pixels reduced by `factor`, with Pillow's filter.
+
+    Box edges fall between reduced pixels. OpenCV would need whole ones, and the crop would shift by up to one.
+    """
+    image = Image.fromarray(_opencv().cvtColor(pixels, _opencv().COLOR_BGR2RGB))
+    right = min((box.left + box.width) / factor, image.width)
+    bottom = min((box.top + box.height) / factor, image.height)
+    edges = (box.left / factor, box.top / factor, right, bottom)
+    return np.array(image.resize((size[1], size[0]), _PIL_FILTERS[interpolation], box=edges))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

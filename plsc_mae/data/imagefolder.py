@@ -188,13 +188,11 @@ def _subfolders(folder: Path) -> list[str]:
 
 def _images_below(folder: Path, name: str) -> list[str]:
     """Return the images in `folder/name` and below it, relative to `folder`, in torchvision's order."""
-    walk = sorted(os.walk(folder / name, followlinks=True, onerror=_raise))
-    return [
-        os.path.relpath(os.path.join(at, file), folder)
-        for at, _, files in walk
-        for file in sorted(files)
-        if _is_image(file)
-    ]
+    images: list[str] = []
+    for at, _, files in sorted(os.walk(folder / name, followlinks=True, onerror=_raise)):
+        prefix = os.path.relpath(at, folder)
+        images += [os.path.join(prefix, file) for file in sorted(files) if _is_image(file)]
+    return images
 
 
 def _is_image(name: str) -> bool:

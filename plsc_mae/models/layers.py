@@ -111,8 +111,12 @@ class PatchEmbed(nn.Layer):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Embed patches as `patchify` cuts them: [B, K, P*P*C] -> [B, K, D]."""
-        weight = self.proj.weight.transpose([2, 3, 1, 0])  # [P, P, C, D]
-        return linear(patches, weight.reshape([patches.shape[-1], -1]), self.proj.bias)
+        dim, in_chans = self.proj.weight.shape[:2]
+        # The pixels are permuted and not the kernel: the gradient of a permuted kernel is a strided view, which
+        # Paddle's DataParallel averages as if it were contiguous (found with 3.3.1, tests/train/test_equality.py).
+        pixels = patches.reshape([*patches.shape[:2], -1, in_chans]).transpose([0, 1, 3, 2])  # [B, K, C, P*P]
+        out = paddle.matmul(pixels.flatten(2), self.proj.weight.reshape([dim, -1]), transpose_y=True)
+        return out + self.proj.bias.astype(out.dtype)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

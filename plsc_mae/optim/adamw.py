@@ -26,7 +26,11 @@ def build_adamw(
         beta1=betas[0],
         beta2=betas[1],
         epsilon=eps,
-        parameters=[{"params": group.params, "weight_decay": group.weight_decay} for group in groups],
+        # Paddle multiplies the rate that is set by a group's own "learning_rate".
+        parameters=[
+            {"params": group.params, "weight_decay": group.weight_decay, "learning_rate": group.lr_scale}
+            for group in groups
+        ],
         weight_decay=0.0,
     )
 

@@ -9,11 +9,12 @@ from paddle import Tensor
 
 
 class ParamGroup(NamedTuple):
-    """Parameters that share their weight decay."""
+    """Parameters that share their weight decay and learning rate."""
 
     names: list[str]
     params: list[Tensor]
     weight_decay: float
+    lr_scale: float = 1.0  # times the scheduled rate
 
 
 def weight_decay_groups(named_params: Iterable[tuple[str, Tensor]], weight_decay: float) -> list[ParamGroup]:

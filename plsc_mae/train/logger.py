@@ -47,10 +47,10 @@ class RunLogger:
         self._visualdl = _visualdl_writer(log_dir) if active else None
         self._bar: Any = None
 
-    def start(self, step: int, epoch: int) -> None:
-        """Begin at an optimizer step and epoch; records from beyond, left by a killed run, are dropped."""
+    def start(self, epoch: int, iteration: int) -> None:
+        """Begin after an iteration of an epoch; records from beyond, left by a killed run, are dropped."""
         if self.active:
-            _keep_lines(self._steps, lambda record: record["step"] <= step)
+            _keep_lines(self._steps, lambda record: (record["epoch"], record["iteration"]) <= (epoch, iteration))
             _keep_lines(self._epochs, lambda record: record["epoch"] < epoch)
 
     def start_epoch(self, epoch: int, total: int, done: int) -> None:

@@ -107,7 +107,7 @@ class Trainer:
         world.barrier()
         self._resume()
         self.log = RunLogger(config.output_dir, config.log_dir or config.output_dir, active=world.is_main)
-        self.log.start(self.step, self.epoch)
+        self.log.start(self.epoch, self.batches_done)
         self._announce()
         try:
             while self.epoch < config.epochs and not self._finished():
@@ -209,6 +209,8 @@ class Trainer:
         last = self.epoch == config.epochs
         if last or self.epoch % config.save_ckpt_freq == 0 or self._finished():
             self._save(epoch)
+        elif self._save_is_due():
+            self._save(LATEST)
         if self.panel is not None and (last or self.epoch % config.vis_freq == 0):
             if self.world.is_main:
                 self.log.pictures(self.task.pictures(self.panel), epoch)

@@ -141,7 +141,9 @@ class _Machine:
     # Containers
 
     def tuple_of(self, count: int) -> None:
-        self.push(tuple(reversed([self.pop() for _ in range(count)])))
+        if len(self.stack) < count:
+            raise UnpicklingError("the pickle uses a value that was never put")
+        self.stack[-count:] = [tuple(self.stack[-count:])]
 
     def append_items(self, items: list[Any]) -> None:
         target = self.top()

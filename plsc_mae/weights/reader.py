@@ -38,10 +38,10 @@ SAFETENSORS_DTYPES = {
     },
 }
 CHUNK = 1 << 20
-# Weights hardly compress: a file whose content would take more memory than 64 times its size, and more than 64 MiB
-# besides, is refused as a bomb.
+# Weights hardly compress: a file whose content would take more memory than 64 times its size and 16 MiB is refused as a
+# bomb.
 MAX_INFLATION = 64
-INFLATION_ALLOWANCE = 64 << 20
+INFLATION_ALLOWANCE = 16 << 20
 
 # What a damaged file makes the decoders below raise.
 DAMAGE = (
@@ -177,11 +177,12 @@ def _read_npz(archive: zipfile.ZipFile, size: int) -> Leaves:
 
 def _read_torch_zip(archive: zipfile.ZipFile, folder: str, size: int) -> Leaves:
     records = {info.filename.removeprefix(folder): info for info in archive.infolist()}
+    for info in archive.infolist():
+        if info.CRC == 0:  # torch writes zero when told not to compute checksums, and zipfile must not compare then
+            del info.CRC
 
     def read(name: str) -> Bytes:
         info = records[name]
-        if info.CRC == 0:  # torch writes zero if told not to compute checksums; zipfile then must not check them
-            del info.CRC
         with archive.open(info) as record:
             return _read_bytes(record, info.file_size)
 

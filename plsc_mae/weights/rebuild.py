@@ -251,14 +251,16 @@ def _sequence(items: Any = ()) -> Any:
     return type(items)(items) if isinstance(items, tuple | list) else Foreign("builtins.list")
 
 
-def _mapping(items: Any = (), *_rest: Any) -> dict[str, Any]:
-    """Build what an OrderedDict or defaultdict is called with: pairs, nothing, or a factory, which is ignored."""
-    pairs = items if isinstance(items, tuple | list) else ()
-    return {
-        pair[0]: pair[1]
-        for pair in pairs
-        if isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str)
-    }
+def _mapping(items: Any = (), *_rest: Any) -> dict[Any, Any]:
+    """Build what a dict's subclass is called with: a dict, pairs, nothing, or a default factory, which is ignored."""
+    if isinstance(items, dict):
+        return dict(items)
+    table: dict[Any, Any] = {}
+    for pair in items if isinstance(items, tuple | list) else ():
+        match pair:
+            case (str() as key, value):
+                table[key] = value
+    return table
 
 
 def _bytes(text: Any = b"", _encoding: Any = None, *_rest: Any) -> Any:
@@ -275,6 +277,7 @@ BUILDERS: Mapping[str, Callable[..., Any]] = {
     "builtins.eval": _paddle_dense_tensor,
     "_codecs.encode": _bytes,
     "collections.OrderedDict": _mapping,
+    "collections.Counter": _mapping,
     "collections.defaultdict": _mapping,
     "numpy.dtype": lambda *args: _DType("numpy.dtype", args),
     "numpy.core.multiarray._reconstruct": lambda *_: PickledArray("numpy.ndarray"),

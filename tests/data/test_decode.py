@@ -62,14 +62,14 @@ def test_pil_backend_is_convert_crop_resize(tmp_path, picture):
 @pytest.mark.parametrize(
     ("side", "box", "size"),
     [
-        (200, Box(10, 20, 150, 120), (64, 64)),  # half size, then averaged
+        (200, Box(10, 20, 150, 120), (64, 64)),  # a half
         (300, Box(0, 0, 300, 300), (35, 35)),  # an eighth
         (300, Box(201, 150, 99, 150), (24, 36)),  # a quarter, up to the corner
         (60, Box(5, 6, 40, 30), (64, 64)),  # enlarged
     ],
 )
 def test_opencv_is_close_to_pil(tmp_path, picture, side, box, size):
-    """They may differ by a shift of half a reduced pixel, here a hundredth of the picture, and by the kernel."""
+    """On smooth pictures decoders and filters differ by rounding, while a shift of half a pixel costs ten levels."""
     path = tmp_path / "a.jpg"
     picture(2, side, side).save(path, quality=95)
     fast = open_image(path, "opencv")
@@ -78,8 +78,8 @@ def test_opencv_is_close_to_pil(tmp_path, picture, side, box, size):
     assert pixels.shape == (*size, 3)
     assert pixels.dtype == np.uint8
     difference = np.abs(pixels.astype(int) - open_image(path, "pil").crop_resize(box, size))
-    assert difference.mean() < 4
-    assert difference.max() < 25
+    assert difference.mean() < 1
+    assert difference.max() <= 4
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,7 @@ def test_a_killed_worker_is_a_data_error(image_folder, worker_pids):
             list(batches)
     finally:
         signal.signal(signal.SIGCHLD, handler)
+    worker_pids.pop(0)  # what it was sending is freed when this process ends
 
 
 _CHILD = """

@@ -1,0 +1,98 @@
+"""Real runs on a real JPEG folder: one tiny command line per method, in this process or in others."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from plsc_mae.cli import main
+from plsc_mae.config import PRETRAIN
+from plsc_mae.data.demo import make_demo_data
+
+ROOT = Path(__file__).parents[2]
+# The smallest network and data of each method; drop path makes the device's random draws matter.
+TINY_RUNS = {
+    "mae": "--model mae_vit_tiny_patch16 --input_size 32 --patch_size 8 --embed_dim 32 --depth 2 --num_heads 4 "
+    "--decoder_embed_dim 16 --decoder_depth 1 --decoder_num_heads 4 --drop_path 0.2 --norm_pix_loss",
+}
+COMMON = "--epochs 4 --warmup_epochs 1 --blr 1e-2 --print_freq 1 --num_workers 0 --vis_freq 0 --save_ckpt_freq 100"
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory) -> Path:
+    """120 training images in 10 classes."""
+    root = tmp_path_factory.mktemp("images") / "demo"
+    make_demo_data(root, image_size=32, train_per_class=12, val_per_class=2)
+    return root
+
+
+@pytest.fixture(params=sorted(PRETRAIN))
+def run(request, images, tmp_path):
+    """Training runs of one method; every test using it runs once for each."""
+    return Runs(request.param, images, tmp_path)
+
+
+class Runs:
+    """Starts runs and reads what they left."""
+
+    def __init__(self, method: str, images: Path, folder: Path) -> None:
+        self.method, self.images, self.folder = method, images, folder
+
+    def arguments(self, name: str, flags: str) -> list[str]:
+        """The command line of the run `name`; its output goes to a folder of that name."""
+        sources = f"--data_path {self.images} --output_dir {self.folder / name}"
+        return f"{TINY_RUNS[self.method]} {COMMON} {sources} {flags}".split()
+
+    def here(self, name: str, flags: str = "") -> list[dict]:
+        """Run in this process and return its log records."""
+        assert main(["pretrain", *self.arguments(name, flags)]) == 0
+        return self.records(name)
+
+    def start(self, name: str, flags: str = "", processes: int = 1) -> subprocess.Popen[str]:
+        """Start a run in processes of its own."""
+        command = [sys.executable]
+        if processes > 1:
+            command += ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes)]
+            command += ["--log_dir", str(self.folder / f"{name}-workers")]
+        environ = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+        environ["PYTHONPATH"] = str(ROOT)
+        return subprocess.Popen(
+            [*command, str(ROOT / "main_pretrain.py"), *self.arguments(name, flags)],
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def elsewhere(self, name: str, flags: str = "", processes: int = 1) -> list[dict]:
+        """Run in processes of its own, to the end, and return its log records."""
+        process = self.start(name, flags, processes)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        return self.records(name)
+
+    def records(self, name: str) -> list[dict]:
+        """The lines of train.jsonl."""
+        path = self.folder / name / "train.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def kill_at(self, process: subprocess.Popen[str], name: str, step: int) -> None:
+        """SIGKILL a run once its log has come to `step`."""
+        deadline = time.monotonic() + 120
+        while not any(record["step"] >= step for record in self._complete_records(name)):
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+
+    def _complete_records(self, name: str) -> list[dict]:
+        path = self.folder / name / "train.jsonl"
+        text = path.read_text() if path.exists() else ""
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]

@@ -1,0 +1,109 @@
+"""Checkpoint files: whole or not at all, damage is noticed, the newest good one is found."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import paddle
+import pytest
+
+from plsc_mae.errors import CheckpointError
+from plsc_mae.train import checkpoint
+
+pytestmark = pytest.mark.compat
+
+
+def state(step: int) -> dict:
+    return {"model": {"w": np.full((64, 64), step, np.float32)}, "epoch": step // 10, "step": step, "args": {"seed": 0}}
+
+
+def saved(folder, tag, step):
+    path = checkpoint.checkpoint_path(str(folder), "", tag)
+    checkpoint.save(path, state(step))
+    return path
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    path = saved(tmp_path, 3, 40)
+    assert path.name == "checkpoint-3.pd"
+    assert checkpoint.checkpoint_path("d", "run", 3).name == "run_checkpoint-3.pd"
+    found = checkpoint.load(path)
+    np.testing.assert_array_equal(found.model["w"], state(40)["model"]["w"])
+    assert found.meta["step"] == 40
+    assert found.meta["args"] == {"seed": 0}
+    assert os.listdir(tmp_path) == ["checkpoint-3.pd"]
+
+
+def test_paddle_reads_it_too(tmp_path):
+    found = paddle.load(str(saved(tmp_path, 0, 7)))
+    np.testing.assert_array_equal(np.asarray(found["model"]["w"]), state(7)["model"]["w"])
+
+
+@pytest.mark.parametrize("position", [100, 9000, -1, -60])
+def test_one_changed_byte_is_noticed(tmp_path, position):
+    path = saved(tmp_path, 0, 7)
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"damaged|not a complete training checkpoint"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("kept", [0, 10, 5000, -1])
+def test_a_cut_file_is_noticed(tmp_path, kept):
+    path = saved(tmp_path, 0, 7)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match="not a complete training checkpoint"):
+        checkpoint.load(path)
+
+
+def test_the_newest_undamaged_one_is_found_by_its_step(tmp_path, caplog):
+    assert checkpoint.find_newest(str(tmp_path), "") is None
+    latest, old = saved(tmp_path, "latest", 15), saved(tmp_path, 0, 10)
+    saved(tmp_path, 1, 20).write_bytes(b"cut off")
+    damaged = saved(tmp_path, 2, 30)
+    content = bytearray(damaged.read_bytes())
+    content[500] ^= 1
+    damaged.write_bytes(content)
+    saved(tmp_path, "latest", 99).replace(tmp_path / "other_checkpoint-9.pd")
+    checkpoint.save(latest, state(15))
+    assert checkpoint.find_newest(str(tmp_path), "") == latest
+    latest.unlink()
+    assert checkpoint.find_newest(str(tmp_path), "") == old
+    assert checkpoint.find_newest(str(tmp_path), "other").name == "other_checkpoint-9.pd"
+
+
+def test_a_save_that_fails_leaves_the_old_file(tmp_path):
+    path = saved(tmp_path, "latest", 1)
+    before = path.read_bytes()
+    script = (
+        "import resource, signal, sys, numpy as np; from pathlib import Path\n"
+        "from plsc_mae.errors import CheckpointError; from plsc_mae.train import checkpoint\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n"
+        "try: checkpoint.save(Path(sys.argv[1]), {'model': {'w': np.ones([64, 64])}, 'epoch': 0, 'step': 2})\n"
+        "except CheckpointError as error: print(error); sys.exit(2)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "earlier checkpoints are untouched" in done.stdout
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_foreign_pickle_is_no_training_checkpoint(tmp_path):
+    path = tmp_path / "checkpoint-0.pd"
+    path.write_bytes(pickle.dumps({"model": {}}))
+    with pytest.raises(CheckpointError, match="weights from elsewhere can only start a new run"):
+        checkpoint.load(path)
+
+
+def test_leftovers_of_a_killed_save_are_removed(tmp_path):
+    (tmp_path / "checkpoint-3.pd.tmp").write_bytes(b"half")
+    (tmp_path / "other_checkpoint-3.pd.tmp").write_bytes(b"half")
+    checkpoint.remove_leftovers(str(tmp_path), "")
+    assert os.listdir(tmp_path) == ["other_checkpoint-3.pd.tmp"]

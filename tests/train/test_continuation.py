@@ -1,0 +1,74 @@
+"""A killed run goes on exactly: same weights, same optimizer, same log, bit for bit."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from plsc_mae.train.checkpoint import find_newest, load
+
+pytestmark = pytest.mark.compat
+
+
+def assert_same_checkpoint(one, two):
+    ours, theirs = load(one), load(two)
+    assert set(ours.tensors) == set(theirs.tensors)
+    assert any(key.startswith("optimizer/") for key in ours.tensors)
+    for key, value in ours.tensors.items():
+        np.testing.assert_array_equal(value, theirs.tensors[key], key)
+    for key in ("epoch", "step", "position", "meters"):
+        assert ours.meta[key] == theirs.meta[key]
+
+
+@pytest.mark.parametrize(
+    ("kill_step", "save_steps", "flags"),
+    [
+        (10, 5, "--batch_size 12 --max_train_step 20"),  # at the end of an epoch of 10
+        (13, 3, "--batch_size 12 --max_train_step 20 --num_workers 2"),  # in the middle of one
+        (
+            8,
+            2,
+            "--batch_size 8 --accum_iter 2 --max_train_step 18 --clip_grad 0.5",
+        ),  # 15 iterations an epoch
+    ],
+)
+def test_kill_and_go_on(run, kill_step, save_steps, flags):
+    whole = run.here("whole", flags)
+    flags += f" --save_ckpt_steps {save_steps}"
+    # A long run, so that it is killed while it trains and not when it is done.
+    process = run.start("cut", flags.replace("--max_train_step 20", "").replace("--max_train_step 18", ""))
+    run.kill_at(process, "cut", kill_step)
+    rest = run.here("cut", f"{flags} --auto_resume")
+
+    assert_same_checkpoint(*(find_newest(str(run.folder / name), "") for name in ("whole", "cut")))
+    assert [record["step"] for record in rest] == [record["step"] for record in whole]
+    assert [record["loss"] for record in rest] == [record["loss"] for record in whole]
+
+
+def test_epoch_means_survive_a_stop_in_the_epoch(run):
+    run.here("whole", "--batch_size 12 --epochs 2")
+    run.here("cut", "--batch_size 12 --epochs 2 --max_train_step 14")
+    run.here("cut", "--batch_size 12 --epochs 2 --auto_resume")
+    whole, cut = (
+        [json.loads(line) for line in (run.folder / name / "log.txt").read_text().splitlines()]
+        for name in ("whole", "cut")
+    )
+    assert [line["train_loss"] for line in cut] == [line["train_loss"] for line in whole]
+    assert [line["epoch"] for line in cut] == [0, 1]
+    assert_same_checkpoint(run.folder / "whole/checkpoint-1.pd", run.folder / "cut/checkpoint-1.pd")
+
+
+def test_resume_names_a_file(run):
+    run.here("first", "--batch_size 12 --epochs 2 --save_ckpt_freq 1 --exp_name try")
+    rest = run.here("second", f"--batch_size 12 --epochs 2 --resume {run.folder / 'first/try_checkpoint-0.pd'}")
+    assert [record["epoch"] for record in rest] == [1] * 10
+    assert_same_checkpoint(run.folder / "first/try_checkpoint-1.pd", run.folder / "second/checkpoint-1.pd")
+
+
+def test_a_finished_run_has_nothing_to_do(run):
+    run.here("done", "--batch_size 12 --epochs 1 --warmup_epochs 0")
+    before = (run.folder / "done/checkpoint-0.pd").stat().st_mtime_ns
+    assert len(run.here("done", "--batch_size 12 --epochs 1 --warmup_epochs 0 --auto_resume")) == 10
+    assert (run.folder / "done/checkpoint-0.pd").stat().st_mtime_ns == before

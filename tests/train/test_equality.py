@@ -1,0 +1,41 @@
+"""The same seed gives the same run, whatever decodes the images and however many processes share the batch."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.compat
+
+
+def losses(records: list[dict]) -> list[float]:
+    return [record["loss"] for record in records]
+
+
+def test_losses_do_not_depend_on_the_number_of_workers(run):
+    flags = "--batch_size 6 --max_train_step 20"
+    alone = losses(run.here("w0", flags))
+    assert len(alone) == 20
+    for workers in (2, 3):
+        assert losses(run.here(f"w{workers}", f"{flags} --num_workers {workers}")) == alone
+
+
+def test_two_processes_follow_one(run):
+    one = run.here("one", "--batch_size 16 --max_train_step 12 --drop_path 0")
+    two = run.elsewhere("two", "--batch_size 8 --max_train_step 12 --drop_path 0", processes=2)
+    assert len(one) == 12
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    norms = [record["grad_norm"] for record in one]
+    assert [record["grad_norm"] for record in two] == pytest.approx(norms, rel=1e-4)
+
+
+def test_accumulation_follows_the_large_batch(run):
+    large = run.here("large", "--batch_size 12 --max_train_step 10 --drop_path 0")
+    small = run.here("small", "--batch_size 6 --accum_iter 2 --max_train_step 10 --print_freq 2 --drop_path 0")
+    assert losses(small) == pytest.approx(losses(large), rel=1e-5)
+    assert [record["lr"] for record in small] == [record["lr"] for record in large]
+
+
+def test_the_loss_falls(run):
+    records = run.here("learn", "--batch_size 12 --epochs 12 --blr 3e-2 --drop_path 0")
+    first, last = losses(records)[:5], losses(records)[-5:]
+    assert sum(last) < 0.97 * sum(first)
