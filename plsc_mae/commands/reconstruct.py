@@ -19,9 +19,11 @@ from plsc_mae.data.loader import collate
 from plsc_mae.data.randomness import SampleKey
 from plsc_mae.errors import CheckpointError, ConfigError, DataError
 from plsc_mae.methods import load_method
-from plsc_mae.methods.base import Task
+from plsc_mae.methods.base import Pictures, Task
 from plsc_mae.parallel.data import World
 from plsc_mae.weights.dialects import facebook
+
+SHEET_ROWS = 10
 
 
 def run(config: ReconstructConfig) -> None:
@@ -47,9 +49,16 @@ def run(config: ReconstructConfig) -> None:
 
     images = _images(config.img_path)
     view = ImageDataset(images, method.view_transform(trained), seed=config.seed)
-    count = min(config.max_images, len(images))
+    count, folder = min(config.max_images, len(images)), Path(config.save_path)
+    drawn = []
     for i in range(count):
-        print(_save_panel(task, view, i * len(images) // count, Path(config.save_path)))
+        index = i * len(images) // count
+        drawn.append(_draw(task, view, index))
+        name = str(Path(images.paths[index]).with_suffix(".png")).replace("/", "_")
+        print(_save(drawn[-1], folder / name))
+    if count > 1:
+        rows = {label: np.concatenate([pictures[label] for pictures in drawn[:SHEET_ROWS]]) for label in drawn[0]}
+        print(_save(rows, folder / "sheet.png"))
 
 
 def _training_config(stored: weights.Checkpoint, config: ReconstructConfig) -> PretrainConfig:
@@ -57,7 +66,12 @@ def _training_config(stored: weights.Checkpoint, config: ReconstructConfig) -> P
     if "method" in stored.meta and "args" in stored.meta:
         trained = from_mapping(stored.meta["args"], PRETRAIN, config.model_path)
     elif stored.dialect in ("facebook", "plsc"):
-        trained = load_method("mae").config_of(facebook.infer_arguments(stored.model, config.model_path))
+        arguments = facebook.infer_arguments(stored.model, config.model_path)
+        for name in ("num_heads", "decoder_num_heads"):
+            arguments[name] = getattr(config, name) or arguments[name]
+            if arguments[name] is None:
+                raise ConfigError(f"{config.model_path} does not tell its number of heads; give it with --{name}")
+        trained = load_method("mae").config_of(arguments)
     else:
         raise CheckpointError(
             f"{config.model_path} does not tell what network it holds; expected a pre-training checkpoint of this "
@@ -77,13 +91,15 @@ def _images(img_path: str) -> ImageList:
     return find_images(path, "val")
 
 
-def _save_panel(task: Task, view: ImageDataset, index: int, folder: Path) -> Path:
+def _draw(task: Task, view: ImageDataset, index: int) -> Pictures:
     sample = collate([view[SampleKey(0, index)]])
-    batch = {name: paddle.to_tensor(value) for name, value in sample.items() if name != "skipped"}
-    path = folder / (view.images.paths[index].replace("/", "_").rpartition(".")[0] + ".png")
+    return task.pictures({name: paddle.to_tensor(value) for name, value in sample.items() if name != "skipped"})
+
+
+def _save(pictures: Pictures, path: Path) -> Path:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        compose(task.pictures(batch)).save(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        compose(pictures).save(path)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}; choose another --save_path") from None
     return path

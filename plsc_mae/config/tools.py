@@ -19,6 +19,8 @@ class ReconstructConfig:
     model: str | None = option(None, "registered model name, when the file does not say which network it holds")
     input_size: tuple[int, ...] | None = option(None, "image side, or height and width [the checkpoint's]")
     mask_ratio: float | None = option(None, "share of hidden patches [the checkpoint's]", within="(0, 1)")
+    num_heads: int | None = option(None, "encoder heads of a foreign file of unpublished width", within="[1, inf)")
+    decoder_num_heads: int | None = option(None, "its decoder heads", within="[1, inf)")
     norm_pix_loss: bool | None = option(None, "whether targets were normalized [the checkpoint's]")
     patch_stats: Literal["original", "visible"] | None = option(
         None, "norm-pix models: mean and std of hidden patches from the original [this], or from visible neighbours"

@@ -60,16 +60,6 @@ def tensor(source: bytes, shape=(6,), strides=(1,), offset=0) -> bytes:
 
 
 @pytest.fixture
-def saved(tmp_path):
-    def write(data: bytes):
-        path = tmp_path / "weights"
-        path.write_bytes(data)
-        return path
-
-    return write
-
-
-@pytest.fixture
 def torch_zip(tmp_path):
     """Write a torch zip file around a pickle and its storages."""
 

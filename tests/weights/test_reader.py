@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import random
 import tracemalloc
 import zipfile
 
@@ -38,23 +37,6 @@ TORCH_FILES = [
     "mp_pretrain.pth",
     "hf_vitmae_pytorch_model.bin",
 ]
-
-
-@pytest.fixture
-def checkpoints(root):
-    return root / "tests" / "golden" / "mae" / "checkpoints"
-
-
-@pytest.fixture
-def saved(tmp_path):
-    """Write bytes to a file without a telling suffix."""
-
-    def write(data: bytes):
-        path = tmp_path / "weights"
-        path.write_bytes(data)
-        return path
-
-    return write
 
 
 def assert_same(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
@@ -343,7 +325,7 @@ def test_duplicate_tensor_names_are_refused(saved):
         read_file(saved(pickle.dumps({"a/b": np.ones(1), "a": {"b": np.ones(1)}})))
 
 
-# Memory and robustness
+# Memory
 
 
 @pytest.mark.parametrize("file", ["a.npz", "a.safetensors", "flat.pdparams", "nested.pd"])
@@ -365,54 +347,3 @@ def test_a_large_file_is_held_in_memory_once(tmp_path, file):
     tracemalloc.stop()
     assert_same(checkpoint.model, arrays)
     assert peak < 1.2 * (32 << 20)  # the tensors, one piece of the file, and the structure
-
-
-MUTATED = ["dtypes.pth", "views_legacy_nonzip.pth", "malicious_exec_zip.pth", "malicious_system_legacy_nonzip.pth"]
-
-
-@pytest.mark.parametrize("name", [*MUTATED, "fb_full.safetensors", "fb_training_intstep.npz", "paddle"])
-def test_damage_of_any_kind_raises_only_checkpoint_errors(checkpoints, tmp_path, monkeypatch, saved, name):
-    marker = tmp_path / "marker"
-    monkeypatch.setenv("PWNED", str(marker))
-    if name == "paddle":
-        paddle.save({"model": paddle_layers()[0].state_dict(), "epoch": 1}, str(tmp_path / "p.pd"))
-    original = (tmp_path / "p.pd" if name == "paddle" else checkpoints / name).read_bytes()
-    rng = random.Random(name)
-    refused = 0
-    for _ in range(60):
-        path = saved(without_checksums(mutated(original, rng)))
-        try:
-            read_file(path)
-        except CheckpointError:
-            refused += 1
-    assert refused >= 20  # so the mutants did reach the decoders' checks
-    assert not marker.exists()
-
-
-def mutated(data: bytes, rng: random.Random) -> bytes:
-    """Overwrite, delete, insert, repeat or cut, mostly near the start, where the structure is."""
-    damaged = bytearray(data)
-    for _ in range(rng.choice([1, 2, 8])):
-        start = rng.randrange(min(len(damaged), rng.choice([2000, len(damaged)])))
-        length = rng.choice([1, 4, 16])
-        match rng.randrange(5):
-            case 0:
-                damaged[start] = rng.randrange(256)
-            case 1:
-                del damaged[start : start + length]
-            case 2:
-                damaged[start:start] = rng.randbytes(length)
-            case 3:
-                source = rng.randrange(len(damaged))
-                damaged[start : start + length] = damaged[source : source + length]
-            case _:
-                damaged = damaged[: max(start, 16)]
-    return bytes(damaged)
-
-
-def without_checksums(data: bytes) -> bytes:
-    """Zero the checksums of a zip, which would otherwise hide the damage from all that comes after."""
-    for signature, offset in ((b"PK\x03\x04", 14), (b"PK\x01\x02", 16)):
-        first, *rest = data.split(signature)
-        data = first + b"".join(signature + part[: offset - 4] + bytes(4) + part[offset:] for part in rest)
-    return data

@@ -16,9 +16,9 @@ _DECODER = {
     "pred": "decoder_pred",
 }
 _QKV, _PATCH = "blocks.0.attn.qkv.weight", "patch_embed.proj.weight"
-# Heads cannot be read from shapes; these are the published widths, all others have heads of 64.
-_HEADS = {1280: 16}
-_DECODER_HEADS = 16
+# Heads cannot be read off shapes; these are the published widths.
+_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
+_DECODER_HEADS = {512: 16}
 
 
 def foreign_name(name: str) -> str:
@@ -46,6 +46,8 @@ PLSC = Dialect("plsc", foreign_name, False, lambda tensors: _has_rows(tensors, o
 def infer_arguments(tensors: Tensors, path: str) -> dict[str, Any]:
     """Read the sizes of a full MAE (encoder and decoder) off its tensors, as `MaskedAutoencoder` arguments.
 
+    The numbers of heads, which no shape tells, are None for widths that were not published.
+
     Raises:
         CheckpointError: the file has no decoder.
     """
@@ -55,6 +57,7 @@ def infer_arguments(tensors: Tensors, path: str) -> dict[str, Any]:
             "(facebookresearch/mae calls it mae_visualize_* or mae_pretrain_*_full) or a checkpoint of pre-training"
         )
     embed_dim, in_chans, patch_size, _ = tensors[_PATCH].shape
+    decoder_dim = tensors["mask_token"].shape[-1]
     rows = (tensors["pos_embed"].shape[1] - 1) ** 0.5
     return {
         "img_size": round(rows) * patch_size,
@@ -62,10 +65,10 @@ def infer_arguments(tensors: Tensors, path: str) -> dict[str, Any]:
         "in_chans": in_chans,
         "embed_dim": embed_dim,
         "depth": _count_blocks(tensors, "blocks."),
-        "num_heads": _HEADS.get(embed_dim, max(1, embed_dim // 64)),
-        "decoder_embed_dim": tensors["mask_token"].shape[-1],
+        "num_heads": _HEADS.get(embed_dim),
+        "decoder_embed_dim": decoder_dim,
         "decoder_depth": _count_blocks(tensors, "decoder_blocks."),
-        "decoder_num_heads": _DECODER_HEADS,
+        "decoder_num_heads": _DECODER_HEADS.get(decoder_dim),
     }
 
 

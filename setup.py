@@ -1,0 +1,35 @@
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "plsc_mae/__init__.py").read_text()).group(1)
+
+setup(
+    name="plsc_mae",
+    version=VERSION,
+    description="Masked image modelling in PaddlePaddle: MAE and CAE, pre-trained, fine-tuned, probed and checked",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["plsc_mae", "plsc_mae.*"]),
+    python_requires=">=3.10",
+    install_requires=[
+        "numpy>=1.26",
+        "pillow>=10.1",
+        "pyyaml>=6",
+        "opencv-python>=4.8",
+        "visualdl>=2.5.3",
+        "tqdm>=4.60",
+        "safetensors>=0.4",
+        "matplotlib>=3.7",
+    ],
+    extras_require={
+        "cpu": ["paddlepaddle>=2.6.2,<4"],
+        "gpu": ["paddlepaddle-gpu>=2.6.2,<4"],
+        "dev": ["pytest==9.2.0", "ruff==0.17.6", "mypy==2.4.1", "types-PyYAML==6.0.12.20261113"],
+        "parity": ["torch>=2.4", "transformers>=4.45"],
+    },
+    entry_points={"console_scripts": ["plsc-mae = plsc_mae.cli:main"]},
+)
