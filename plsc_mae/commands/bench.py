@@ -75,7 +75,7 @@ def run_step(config: PretrainConfig) -> None:
     peak = matmul_gflops(world) * world.size
     if not world.is_main:
         return
-    print(f"{config.model}, {precision.note}, batch {config.batch_size} x {world.size} processes")
+    print(f"{config.model}, {precision.note}, batch {config.batch_size} x {world}")
     print(f"{images_per_second:.2f} images/s, {gflops:.0f} GFLOP/s of {peak:.0f} measured in a large matrix product")
     print(
         f"waiting for data {waited / sum(seconds):.0%}, peak memory {peak_memory_gib(world.is_gpu):.1f} GiB per process"
@@ -83,7 +83,7 @@ def run_step(config: PretrainConfig) -> None:
     print(
         json.dumps(
             {
-                "name": f"plsc_mae, {world.size} processes",
+                "name": f"plsc_mae, {world}",
                 "images_per_second": images_per_second,
                 "seconds_per_step": seconds,
                 "batch_size": config.batch_size * world.size,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 
 import paddle
 
 from plsc_mae.config import PretrainConfig
-from plsc_mae.config.schema import to_yaml
+from plsc_mae.config.schema import to_line
 from plsc_mae.data.imagefolder import ImageDataset, find_images
 from plsc_mae.data.loader import BatchLoader, build_loader, collate
 from plsc_mae.data.randomness import SampleKey
@@ -35,7 +36,7 @@ def run(config: PretrainConfig) -> None:
     dataset = build_dataset(config, method)
     world = World(config.device)
     if world.is_main:
-        logger.info("resolved options:\n%s", to_yaml(config).rstrip())
+        logger.info("options: %s", textwrap.fill(to_line(config), 120, subsequent_indent="  "))
     paddle.seed(config.seed)
     task = method.build_task(config)
     loader = training_loader(dataset, config, world)

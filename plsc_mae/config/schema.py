@@ -250,6 +250,11 @@ def plain_values(config: Any) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
+def to_line(config: Any) -> str:
+    """All options in one line of text, as `key=value`."""
+    return " ".join(f"{name}={value!r}" for name, value in plain_values(config).items())
+
+
 def to_yaml(config: Any, header: str = "") -> str:
     """Write a config as YAML that `read_yaml` takes back."""
     return header + yaml.safe_dump(plain_values(config), sort_keys=False, default_flow_style=None, allow_unicode=True)

@@ -6,9 +6,12 @@ a SystemError about a blocking queue, or with `num_workers=0` waits for ever.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import glob
+import itertools
 import logging
+import multiprocessing
 import os
 import shutil
 import signal
@@ -54,6 +57,7 @@ class BatchLoader:
         self.sampler = sampler
         self.num_workers = num_workers
         self.skipped = 0
+        self._stopping = multiprocessing.RawValue(ctypes.c_bool, False)  # seen by the workers
 
     def __len__(self) -> int:
         """Count the batches of a whole epoch."""
@@ -77,24 +81,30 @@ class BatchLoader:
             yield {name: paddle.to_tensor(x) if isinstance(x, np.ndarray) else x for name, x in batch.items()}
 
     def _from_workers(self) -> Iterator[dict[str, Any]]:
+        self._stopping.value = False
         batches = iter(self._paddle_loader)
         try:
             yield from batches
+        except GeneratorExit:
+            # The caller stops early, which Paddle does not expect: it would leave the workers until the process ends,
+            # or, told to end them, the shared memory of a batch under way for good. So receive what is under way.
+            self._stopping.value = True
+            for _ in batches:
+                pass
+            raise
         except SystemError as error:  # all Paddle says; what the data set raises takes another way
             raise DataError(
                 "a data worker died, as when the system kills it for lack of memory; "
                 "lower --num_workers or --batch_size, or free memory"
             ) from error
         finally:
-            # Paddle ends its workers after the last batch only; a caller who stops early would leave them, and their
-            # shared memory, until the process ends.
-            batches._try_shutdown_all()
+            batches._try_shutdown_all()  # Paddle does so after the last batch only, not when a worker has died
 
     @functools.cached_property
     def _paddle_loader(self) -> paddle.io.DataLoader:
         return paddle.io.DataLoader(
-            _FailuresAsData(self.dataset),
-            batch_sampler=self.sampler,
+            _WorkerDataset(self.dataset, self._stopping),
+            batch_sampler=_WorkerBatches(self.sampler, self._stopping),
             collate_fn=collate,
             num_workers=self.num_workers,
             prefetch_factor=_BATCHES_AHEAD,
@@ -143,16 +153,33 @@ def collate(samples: Sequence[Sample | Exception]) -> dict[str, Any]:
     return batch | {"skipped": int(batch["skipped"].sum())}
 
 
-class _FailuresAsData:
-    """A data set that returns what its samples raise, for `collate` to pass on."""
+class _WorkerBatches:
+    """The sampler's batches, until the loader is stopping."""
 
-    def __init__(self, dataset: KeyedDataset) -> None:
+    def __init__(self, sampler: EpochBatchSampler, stopping: ctypes.c_bool) -> None:
+        self._sampler = sampler
+        self._stopping = stopping
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        return itertools.takewhile(lambda _: not self._stopping.value, self._sampler)
+
+
+class _WorkerDataset:
+    """A data set that returns what its samples raise, for `collate` to pass on, and makes none when stopping."""
+
+    def __init__(self, dataset: KeyedDataset, stopping: ctypes.c_bool) -> None:
         self._dataset = dataset
+        self._stopping = stopping
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def __getitem__(self, key: SampleKey) -> Sample | Exception:
+        if self._stopping.value:
+            return InterruptedError("the caller wants no more batches")
         try:
             return self._dataset[key]
         except DataError as error:

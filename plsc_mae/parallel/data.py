@@ -27,6 +27,9 @@ class World:
         if self.size > 1:
             paddle.distributed.init_parallel_env()
 
+    def __str__(self) -> str:
+        return f"{self.size} process{'es' if self.size > 1 else ''}"
+
     @property
     def is_main(self) -> bool:
         """Whether this process writes the files and the log."""

@@ -6,10 +6,10 @@ import json
 import logging
 import resource
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paddle
 from tqdm import tqdm
 
@@ -101,8 +101,6 @@ class RunLogger:
         """Show pictures in VisualDL, one panel per image: every label's picture side by side."""
         if self._visualdl is None or not pictures:
             return
-        import numpy as np
-
         rows = np.concatenate(list(pictures.values()), axis=2)  # [B, H, labels*W, 3]
         for i, row in enumerate(rows):
             self._visualdl.add_image(f"{' | '.join(pictures)}/{i}", row, epoch)
@@ -152,4 +150,4 @@ def _visualdl_writer(log_dir: str) -> Any:
         logger.warning("visualdl is not installed: no VisualDL records, train.jsonl has the same numbers")
         return None
     # One name for all starts of a run: opening it again appends.
-    return LogWriter(logdir=log_dir, file_name=f"vdlrecords.{int(time.time())}.log")
+    return LogWriter(logdir=log_dir, file_name="vdlrecords.run.log")

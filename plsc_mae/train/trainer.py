@@ -240,10 +240,7 @@ class Trainer:
         }
 
     def _resume(self) -> None:
-        config = self.config
-        path = Path(config.resume) if config.resume else None
-        if config.auto_resume:
-            path = checkpoint.find_newest(config.output_dir, config.exp_name)
+        config, path = self.config, self._checkpoint_to_resume()
         if path is None:
             return
         stored = checkpoint.load(path)
@@ -256,6 +253,20 @@ class Trainer:
         for name in changed:
             if name not in ("resume", "auto_resume", "output_dir", "log_dir", "max_train_step"):
                 logger.info("option changed since then: %s %s -> %s", name, stored.meta["args"][name], current[name])
+
+    def _checkpoint_to_resume(self) -> Path | None:
+        config = self.config
+        if config.resume:
+            return Path(config.resume)
+        if config.auto_resume:
+            return checkpoint.find_newest(config.output_dir, config.exp_name)
+        if any(Path(config.output_dir).glob(checkpoint.checkpoint_path("", config.exp_name, "*").name)):
+            logger.warning(
+                "%s holds checkpoints of an earlier run and this one starts anew beside them; to go on with that run "
+                "stop this and pass --auto_resume, else choose another --output_dir",
+                config.output_dir,
+            )
+        return None
 
     def _restore(self, stored: Checkpoint) -> None:
         """Put weights, optimizer, loss scale, position and running means back."""
@@ -300,8 +311,8 @@ class Trainer:
         base = "" if config.lr is not None else f" (blr {config.blr:g} x {self.effective_batch} / 256)"
         for line in (
             f"{config.model}: {parameters / 1e6:.1f} M trainable parameters, {self.precision.note}",
-            f"batch {config.batch_size} x {world.size} processes x accum_iter {config.accum_iter} = "
-            f"{self.effective_batch} images per update; learning rate {self.lr:.4g}{base}",
+            f"batch {config.batch_size} x {world} x accum_iter {config.accum_iter} = {self.effective_batch} images per "
+            f"update; learning rate {self.lr:.4g}{base}",
             f"{len(self.loader.dataset)} images, {self.updates_per_epoch} updates per epoch, {config.epochs} epochs, "
             f"{self.updates_per_epoch * config.epochs} updates",
         ):

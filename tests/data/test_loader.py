@@ -142,6 +142,22 @@ def test_stopping_early_ends_the_workers(image_folder, num_workers, worker_pids)
     assert_same(arrays(batches), arrays(make_loader(image_folder, 0)))
 
 
+def test_stopping_early_receives_the_batch_under_way(image_folder, worker_pids):
+    """A batch finished while the workers are being ended used to stay in shared memory for good."""
+
+    def slow(image, rng):
+        time.sleep(0.1)
+        return {"image": np.zeros((64, 64), np.uint8)}
+
+    batches = iter(make_loader(image_folder, 2, batch_size=2, transform=slow))
+    next(batches)
+    start = time.monotonic()
+    batches.close()
+    assert time.monotonic() - start < 0.8, "11 batches of 0.2 s on 2 workers: the rest of the epoch is not made"
+    assert multiprocessing.active_children() == []
+    assert wait_until(lambda: not batches_in_shared_memory(worker_pids), seconds=2)
+
+
 def test_an_error_of_the_caller_ends_the_workers(image_folder):
     def step() -> None:
         for _ in make_loader(image_folder, 2):
