@@ -3,6 +3,8 @@
 Paddle's CPU wheel computes with Intel's MKL on one thread, and on AMD processors MKL takes its slow path. Measured on
 2 cores, fp32 matmul [788, 768] x [768, 3072]: AMD EPYC 35 -> 79 GFLOP/s with MKL_DEBUG_CPU_TYPE=5, 147 with two
 threads on top; Intel Xeon (AVX-512) 84 -> 150 with two threads, while MKL_DEBUG_CPU_TYPE=5 slows it from 69 to 50.
+Paddle's strided views, on by default, are copied element by element when a kernel needs them contiguous: a training
+step of a small MAE takes 0.58 instead of 0.86 s of one core without them. On GPU views are cheap and stay on.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 SWITCH = "PLSC_MAE_CPU_SETTINGS"
-SETTINGS = ("MKL_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")
+SETTINGS = ("MKL_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "FLAGS_use_stride_kernel")
 
 
 def available_cores() -> int:
@@ -33,13 +35,19 @@ def is_amd() -> bool:
         return False
 
 
-def cpu_settings(environ: Mapping[str, str], cores: int, amd: bool) -> dict[str, str]:
+def has_gpu() -> bool:
+    """Whether an NVIDIA driver is here, told without loading anything."""
+    return Path("/dev/nvidiactl").exists()
+
+
+def cpu_settings(environ: Mapping[str, str], cores: int, *, amd: bool, gpu: bool = False) -> dict[str, str]:
     """Environment variables to add: the cores are shared out among the processes of this node.
 
     Args:
         environ: the environment as it is; what the user has set stays.
         cores: cores at hand.
         amd: whether MKL has to be told to use the fast kernels.
+        gpu: whether a GPU is there, whose runs are to keep strided views.
     """
     if environ.get(SWITCH, "on").lower() in ("off", "0", "false", "no"):
         return {}
@@ -48,11 +56,13 @@ def cpu_settings(environ: Mapping[str, str], cores: int, amd: bool) -> dict[str,
     wanted = {"MKL_NUM_THREADS": str(max(1, cores // local_processes(environ)))}
     if amd:
         wanted["MKL_DEBUG_CPU_TYPE"] = "5"
+    if not gpu:
+        wanted["FLAGS_use_stride_kernel"] = "0"
     return {name: value for name, value in wanted.items() if name not in environ}
 
 
 def apply_cpu_settings() -> dict[str, str]:
     """Put the settings into this process's environment; returns what was added."""
-    added = cpu_settings(os.environ, available_cores(), is_amd())
+    added = cpu_settings(os.environ, available_cores(), amd=is_amd(), gpu=has_gpu())
     os.environ.update(added)
     return added

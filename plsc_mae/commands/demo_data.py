@@ -19,5 +19,6 @@ def run(config: DemoDataConfig) -> None:
         progress=sys.stderr.isatty(),
     )
     chance = 100 / len(CLASSES)
-    print(summary)
+    state = "drawn" if summary.created else "already there"
+    print(f"{summary.root}: {summary.num_train} training and {summary.num_val} validation images, {state}")
     print(f"k-NN (k=10) of raw pixels, train -> val: {raw_pixel_knn(config.path):.1f} %, chance {chance:.1f} %")

@@ -38,4 +38,6 @@ def run(config: PlotConfig) -> None:
         figure.savefig(path)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}; choose another --save_path") from None
+    except ValueError as error:  # the suffix decides the format
+        raise DataError(f"cannot write {path}: {error}; end --save_path in .png") from None
     print(path)

@@ -14,12 +14,12 @@ from plsc_mae.analysis.panel import compose
 from plsc_mae.config import PRETRAIN, PretrainConfig
 from plsc_mae.config.resolve import from_mapping
 from plsc_mae.config.tools import ReconstructConfig
-from plsc_mae.data.imagefolder import ImageDataset, ImageList, PathTable, find_images
-from plsc_mae.data.loader import collate
-from plsc_mae.data.randomness import SampleKey
+from plsc_mae.data.decode import open_image
+from plsc_mae.data.imagefolder import ImageList, PathTable, find_images
+from plsc_mae.data.randomness import sample_rng
 from plsc_mae.errors import CheckpointError, ConfigError, DataError
 from plsc_mae.methods import load_method
-from plsc_mae.methods.base import Pictures, Task
+from plsc_mae.methods.base import Pictures
 from plsc_mae.parallel.data import World
 from plsc_mae.weights.dialects import facebook
 
@@ -31,7 +31,7 @@ def run(config: ReconstructConfig) -> None:
 
     Raises:
         CheckpointError: the file cannot be read, or lacks the part that draws.
-        DataError: there is no image.
+        DataError: there is no image, or one that cannot be decoded.
     """
     World(config.device)
     stored = weights.read(config.model_path)
@@ -48,12 +48,13 @@ def run(config: ReconstructConfig) -> None:
         task.patch_stats = config.patch_stats
 
     images = _images(config.img_path)
-    view = ImageDataset(images, method.view_transform(trained), seed=config.seed)
+    view = method.view_transform(trained)
     count, folder = min(config.max_images, len(images)), Path(config.save_path)
     drawn = []
     for i in range(count):
         index = i * len(images) // count
-        drawn.append(_draw(task, view, index))
+        sample = view(open_image(images.path(index)), sample_rng(config.seed, 0, index))
+        drawn.append(task.pictures({name: paddle.to_tensor(value[None]) for name, value in sample.items()}))
         name = str(Path(images.paths[index]).with_suffix(".png")).replace("/", "_")
         print(_save(drawn[-1], folder / name))
     if count > 1:
@@ -89,11 +90,6 @@ def _images(img_path: str) -> ImageList:
     if not path.is_dir():
         raise DataError(f"--img_path {path} does not exist; expected an image or a folder of images")
     return find_images(path, "val")
-
-
-def _draw(task: Task, view: ImageDataset, index: int) -> Pictures:
-    sample = collate([view[SampleKey(0, index)]])
-    return task.pictures({name: paddle.to_tensor(value) for name, value in sample.items() if name != "skipped"})
 
 
 def _save(pictures: Pictures, path: Path) -> Path:

@@ -13,6 +13,7 @@ from plsc_mae.config.schema import (
     Value,
     add_flags,
     build,
+    coerce,
     options,
     read_yaml,
     split_override,
@@ -45,7 +46,7 @@ def parse(argv: Sequence[str], configs: Mapping[str, type], *, prog: str, positi
     parser = _parser(cls, prog, positional)
     known, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise ConfigError(_unknown(unknown[0], unknown[0].lstrip("-").partition("=")[0], cls, configs))
+        raise ConfigError(_surplus(unknown[0], cls, configs))
     flags = {name: Value(raw, f"--{name}") for name, raw in vars(known).items()}
     for source in ("config", "overrides", "method"):
         flags.pop(source, None)
@@ -120,8 +121,8 @@ def _choose(early: argparse.Namespace, values: Mapping[str, Value], configs: Map
     """The config class of the method that the command line means; the first one when nothing tells."""
     if len(configs) == 1 and "" in configs:
         return configs[""]
-    method = early.method or (values["method"].raw if "method" in values else None)
-    if method is not None:
+    method = early.method or coerce(values.get("method", Value("", "")), str)
+    if method:
         if method not in configs:
             known = "; known: " + ", ".join(configs)
             raise ConfigError(f"unknown method '{method}'{suggest(method, configs) or known}")
@@ -149,11 +150,17 @@ def _live(layer: Mapping[str, Value], cls: type, configs: Mapping[str, type]) ->
     return live
 
 
+def _surplus(word: str, cls: type, configs: Mapping[str, type]) -> str:
+    if word.startswith("-"):
+        return _unknown(word, word.lstrip("-").partition("=")[0], cls, configs)
+    return f"unexpected word '{word}'; options are written `--name value`, switches `--name` or `--no_name`"
+
+
 def _unknown(where: str, name: str, cls: type, configs: Mapping[str, type]) -> str:
     method = getattr(cls, "method", "")
     for other in configs.values():
         if other is not cls and name in {option.name for option in options(other)}:
             return f"{where} belongs to method '{other.method}'; this run is '{method}'"  # type: ignore[attr-defined]
     vocabulary = [option.name for option in options(cls)] + list(getattr(cls, "aliases", {}))
-    kind = "flag" if where.startswith("-") else "key"
+    kind = "flag" if where.startswith("-") and not where.startswith("-o ") else "key"
     return f"unknown {kind} {where!r}{suggest(name, vocabulary) or '; --help lists the options'}"

@@ -101,9 +101,9 @@ def _without_none(hint: Any) -> Any:
 
 def _coerce_tuple(value: Value, hint: Any) -> tuple[Any, ...]:
     raw, where = value
-    if isinstance(raw, str):
-        raw = raw.replace(",", " ").split()
-    items = list(raw) if isinstance(raw, Sequence) else [raw]
+    items: list[Any] = []
+    for item in raw if isinstance(raw, Sequence) and not isinstance(raw, str) else [raw]:
+        items += item.replace(",", " ").split() if isinstance(item, str) else [item]
     element, *rest = typing.get_args(hint)
     if rest and rest[0] is not Ellipsis and len(items) != 1 + len(rest):
         raise _wrong(value, f"{1 + len(rest)} values")
@@ -117,8 +117,8 @@ def _coerce_scalar(value: Value, hint: Any) -> Any:
     if hint is bool:
         if isinstance(raw, bool):
             return raw
-        if isinstance(raw, str) and raw.lower() in TRUE | FALSE:
-            return raw.lower() in TRUE
+        if isinstance(raw, (str, int)) and str(raw).lower() in TRUE | FALSE:
+            return str(raw).lower() in TRUE
         raise _wrong(value, "true or false")
     if hint is str:
         if raw is None:
@@ -182,7 +182,7 @@ def read_yaml(path: str) -> dict[str, Value]:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if content is None:
         return {}

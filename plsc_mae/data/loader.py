@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import glob
 import itertools
 import logging
 import multiprocessing
@@ -19,6 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from multiprocessing.util import Finalize
 from typing import Any, Protocol
 
 import numpy as np
@@ -189,14 +189,21 @@ class _WorkerDataset:
 
 
 def _start_worker(_worker_id: int) -> None:
-    """Leave Ctrl-C to the parent, and end with it even if it is killed."""
+    """Leave Ctrl-C to the parent; end with it, even if it is killed, whether idle or at work."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    parent = os.getppid()
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    Finalize(None, _end_if_orphaned, args=(parent,), exitpriority=-10)  # last: a queue's own finalizer has -5
 
 
 def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
+    while True:
+        _end_if_orphaned(parent)
         time.sleep(1)
-    for batch in glob.glob(f"{_SHARED_MEMORY}/paddle_{os.getpid()}_*"):  # nobody is left to receive these
-        os.unlink(batch)
-    os._exit(1)
+
+
+def _end_if_orphaned(parent: int) -> None:
+    if os.getppid() != parent:
+        # Nobody is left to receive, and so remove, the batches in shared memory. Exec ends this process's other threads
+        # at once, so that none of them adds another.
+        os.execlp("sh", "sh", "-c", f"rm -f {_SHARED_MEMORY}/paddle_{os.getpid()}_*")

@@ -13,6 +13,8 @@ from plsc_mae.config import MAEConfig
 from plsc_mae.data.decode import SourceImage
 from plsc_mae.data.device import Normalize
 from plsc_mae.data.transforms import RandomCropFlip, ResizeCentreCrop, Sample
+from plsc_mae.errors import ConfigError
+from plsc_mae.masking import num_visible
 from plsc_mae.methods.base import Batch, Method, Pictures, StepOutput, Task
 from plsc_mae.models.mae import MaskedAutoencoder
 from plsc_mae.models.registry import create_model, find_variant
@@ -87,6 +89,7 @@ class MAE(Method):
 
     def build_task(self, config: MAEConfig) -> MAETask:
         """Build the network that the config names, with its overrides."""
+        self._check_mask(config)
         overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS}
         model = create_model(config.model, img_size=config.image_size, **overrides)
         return MAETask(model, config.mask_ratio)
@@ -108,6 +111,15 @@ class MAE(Method):
     def macs_per_image(self, config: MAEConfig, task: Task) -> int:
         """Count for the visible share that this run encodes."""
         return task.model.forward_macs(config.mask_ratio)
+
+    def _check_mask(self, config: MAEConfig) -> None:
+        patches = self._num_patches(config)
+        visible = num_visible(patches, config.mask_ratio)
+        if not 0 < visible < patches:
+            raise ConfigError(
+                f"mask_ratio {config.mask_ratio} leaves {visible} of {patches} patches visible; at least one must be "
+                "visible and one hidden"
+            )
 
     @staticmethod
     def _num_patches(config: MAEConfig) -> int:

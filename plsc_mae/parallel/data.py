@@ -8,17 +8,25 @@ from typing import Any
 import paddle
 from paddle import Tensor, nn
 
+from plsc_mae.errors import ConfigError
+
 
 class World:
     """The processes that train one model together, each on its part of every batch.
 
     Made once per process, before anything else touches the device; started by `python -m paddle.distributed.launch`,
     or a single process when there is no launcher.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none.
     """
 
     def __init__(self, device: str) -> None:
         gpu_build = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
         wanted = "gpu" if device in ("gpu", "cuda") or (device == "auto" and gpu_build) else "cpu"
+        if wanted == "gpu" and not gpu_build:
+            build = "no GPU is visible to Paddle" if paddle.is_compiled_with_cuda() else "this is Paddle's CPU build"
+            raise ConfigError(f"--device {device}: {build}; use --device cpu, or see `plsc-mae doctor`")
         paddle.set_device(wanted)
         self.is_gpu = wanted == "gpu"
         self.size = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))

@@ -39,6 +39,9 @@ class RunLogger:
         output_dir: folder of train.jsonl and log.txt.
         log_dir: folder of VisualDL records.
         active: whether this is the main process.
+
+    Raises:
+        CheckpointError: the folder of VisualDL records cannot be written.
     """
 
     def __init__(self, output_dir: str, log_dir: str, *, active: bool) -> None:
@@ -138,9 +141,18 @@ def _keep_lines(path: Path, keep: Any) -> None:
             continue
         if keep(record):
             kept.append(line)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    temporary.replace(path)
+    replace_text(path, "".join(line + "\n" for line in kept))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file so that it is always either the old one or the new one."""
+    temporary = path.with_name(path.name + ".new")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _visualdl_writer(log_dir: str) -> Any:
@@ -149,5 +161,10 @@ def _visualdl_writer(log_dir: str) -> Any:
     except ImportError:
         logger.warning("visualdl is not installed: no VisualDL records, train.jsonl has the same numbers")
         return None
-    # One name for all starts of a run: opening it again appends.
-    return LogWriter(logdir=log_dir, file_name="vdlrecords.run.log")
+    try:
+        # One name for all starts of a run: opening it again appends.
+        return LogWriter(logdir=log_dir, file_name="vdlrecords.run.log")
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write VisualDL records to {log_dir}: {error.strerror}; choose another --log_dir"
+        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -20,7 +21,7 @@ from plsc_mae.methods.base import Batch, Task
 from plsc_mae.optim import build_adamw, load_optimizer_state, lr_at, optimizer_state, scaled_lr
 from plsc_mae.parallel.data import World
 from plsc_mae.train import checkpoint
-from plsc_mae.train.logger import RunLogger, peak_memory_gib
+from plsc_mae.train.logger import RunLogger, peak_memory_gib, replace_text
 from plsc_mae.train.metrics import Meters
 from plsc_mae.train.step import Stepper, choose_precision
 from plsc_mae.weights.reader import Checkpoint
@@ -102,10 +103,14 @@ class Trainer:
             DivergedError: the loss is not finite.
         """
         config, world = self.config, self.world
-        if world.is_main:
-            _prepare_folder(config)
-        world.barrier()
+        with _writing_to(config.output_dir):
+            Path(config.output_dir).mkdir(parents=True, exist_ok=True)
         self._resume()
+        if world.is_main:
+            with _writing_to(config.output_dir):
+                checkpoint.remove_leftovers(config.output_dir, config.exp_name)
+                header = "# the resolved options of this run; feed them back with --config\n"
+                replace_text(Path(config.output_dir) / "config.yaml", to_yaml(config, header))
         self.log = RunLogger(config.output_dir, config.log_dir or config.output_dir, active=world.is_main)
         self.log.start(self.epoch, self.batches_done)
         self._announce()
@@ -319,14 +324,11 @@ class Trainer:
             logger.info(line)
 
 
-def _prepare_folder(config: PretrainConfig) -> None:
-    """Make the output folder, clean up after a killed run and write the resolved config."""
-    folder = Path(config.output_dir)
+@contextlib.contextmanager
+def _writing_to(folder: str) -> Iterator[None]:
+    """Tell of an output folder that cannot be written."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.remove_leftovers(config.output_dir, config.exp_name)
-        header = "# the resolved options of this run; feed them back with --config\n"
-        (folder / "config.yaml").write_text(to_yaml(config, header), encoding="utf-8")
+        yield
     except OSError as error:
         raise CheckpointError(
             f"cannot write to the output folder {folder}: {error.strerror}; choose another --output_dir"

@@ -142,20 +142,33 @@ def test_stopping_early_ends_the_workers(image_folder, num_workers, worker_pids)
     assert_same(arrays(batches), arrays(make_loader(image_folder, 0)))
 
 
-def test_stopping_early_receives_the_batch_under_way(image_folder, worker_pids):
-    """A batch finished while the workers are being ended used to stay in shared memory for good."""
+def test_stopping_early_first_receives_what_is_under_way(image_folder, monkeypatch):
+    """Ending Paddle's workers before that lost, in one stop of fifty, a batch and its shared memory for good."""
+    reader = paddle.io.dataloader.dataloader_iter._DataLoaderIterMultiProcess
+    shut_down, under_way = reader._try_shutdown_all, []
 
+    def recording_shut_down(self, *timeout):
+        under_way.append(self._batches_outstanding)
+        shut_down(self, *timeout)
+
+    monkeypatch.setattr(reader, "_try_shutdown_all", recording_shut_down)
+    batches = iter(make_loader(image_folder, 2, batch_size=1))
+    next(batches)
+    batches.close()
+    assert under_way
+    assert set(under_way) == {0}
+
+
+def test_stopping_early_does_not_make_the_rest_of_the_epoch(image_folder):
     def slow(image, rng):
-        time.sleep(0.1)
-        return {"image": np.zeros((64, 64), np.uint8)}
+        time.sleep(0.3)
+        return {"image": np.zeros((4, 4), np.uint8)}
 
     batches = iter(make_loader(image_folder, 2, batch_size=2, transform=slow))
     next(batches)
     start = time.monotonic()
     batches.close()
-    assert time.monotonic() - start < 0.8, "11 batches of 0.2 s on 2 workers: the rest of the epoch is not made"
-    assert multiprocessing.active_children() == []
-    assert wait_until(lambda: not batches_in_shared_memory(worker_pids), seconds=2)
+    assert time.monotonic() - start < 2  # the other 10 batches of 0.6 s would take 2 workers 3 seconds
 
 
 def test_an_error_of_the_caller_ends_the_workers(image_folder):
@@ -289,4 +302,4 @@ def test_workers_end_with_a_killed_parent(image_folder, how):
         parent.send_signal(how)
         parent.wait(20)
     assert wait_until(lambda: not any(_alive(pid) for pid in workers))
-    assert not batches_in_shared_memory(workers)
+    assert wait_until(lambda: not batches_in_shared_memory(workers))

@@ -54,25 +54,24 @@ class Runs:
         assert main(["pretrain", *self.arguments(name, flags)]) == 0
         return self.records(name)
 
-    def start(self, name: str, flags: str = "", processes: int = 1) -> subprocess.Popen[str]:
-        """Start a run in processes of its own."""
+    def start(self, name: str, flags: str = "", processes: int = 1, **environ: str) -> subprocess.Popen[str]:
+        """Start a run in processes of its own, with additions to their environment."""
         command = [sys.executable]
         if processes > 1:
             command += ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes)]
             command += ["--log_dir", str(self.folder / f"{name}-workers")]
-        environ = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
-        environ["PYTHONPATH"] = str(ROOT)
+        inherited = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
         return subprocess.Popen(
             [*command, str(ROOT / "main_pretrain.py"), *self.arguments(name, flags)],
-            env=environ,
+            env={**inherited, "PYTHONPATH": str(ROOT), **environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
 
-    def elsewhere(self, name: str, flags: str = "", processes: int = 1) -> list[dict]:
+    def elsewhere(self, name: str, flags: str = "", processes: int = 1, **environ: str) -> list[dict]:
         """Run in processes of its own, to the end, and return its log records."""
-        process = self.start(name, flags, processes)
+        process = self.start(name, flags, processes, **environ)
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
         return self.records(name)

@@ -1,0 +1,52 @@
+"""The pre-training command of facebookresearch/mae and PLSC runs as it is, on a few pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+from plsc_mae.config.resolve import load_config
+from plsc_mae.train import checkpoint
+
+ROOT = Path(__file__).parents[2]
+# PRETRAIN.md of facebookresearch/mae, started as PLSC does.
+OFFICIAL = """main_pretrain.py \\
+    --accum_iter 1 \\
+    --batch_size 64 \\
+    --model mae_vit_base_patch16 \\
+    --norm_pix_loss \\
+    --mask_ratio 0.75 \\
+    --epochs 800 \\
+    --warmup_epochs 40 \\
+    --blr 1.5e-4 --weight_decay 0.05 \\
+    --data_path ${IMAGENET_DIR}"""
+
+
+def test_the_official_command_trains_vit_base(images, tmp_path):
+    words = OFFICIAL.replace("\\\n", "").replace("${IMAGENET_DIR}", str(images)).split()
+    program, *flags = words
+    done = subprocess.run(
+        [sys.executable, str(ROOT / program), *flags, "--batch_size", "2", "--max_train_step", "2"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mae_vit_base_patch16: 111." in done.stdout  # millions of trainable parameters
+
+    folder = tmp_path / "output_dir"  # where facebookresearch/mae writes
+    config = load_config(str(folder / "config.yaml"))
+    assert (config.batch_size, config.epochs, config.blr, config.norm_pix_loss) == (2, 800, 1.5e-4, True)
+    records = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    assert records[-1]["step"] == 2
+    # The second of 15 updates in an epoch, of 40 epochs of warm-up; the first one has learning rate 0.
+    assert math.isclose(records[-1]["lr"], 1.5e-4 * 2 / 256 / 40 / 15, rel_tol=1e-6)
+    assert 0.9 < records[-1]["loss"] < 3  # targets have unit variance, to which fresh predictions add their own
+    saved = folder / "checkpoint-latest.pd"
+    assert checkpoint.verify(saved)["step"] == 2
+    saved.unlink()  # more than a gigabyte

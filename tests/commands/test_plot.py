@@ -1,0 +1,50 @@
+"""The loss curve of a run as a picture."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from plsc_mae.cli import main
+
+pytestmark = pytest.mark.compat
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    records = [{"step": i, "loss": 2.0 - 0.01 * i, "lr": 1e-4 * i} for i in range(50)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return tmp_path
+
+
+def test_the_curve_of_a_real_run(trained, tmp_path, capsys):
+    assert main(["plot", str(trained()), "--save_path", str(tmp_path / "curve.png")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "curve.png")
+    with Image.open(tmp_path / "curve.png") as picture:
+        assert picture.size == (840, 480)
+        assert len(picture.convert("RGB").getcolors(100_000)) > 50
+
+
+def test_it_lands_beside_the_log(run_dir, capsys):
+    assert main(["plot", str(run_dir)]) == 0
+    assert (run_dir / "loss.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "name the run's output folder: plsc-mae plot RUN_DIR"),
+        (["RUN/none"], "none/train.jsonl does not exist; expected the output folder of a training run"),
+        (["RUN", "--save_path", "RUN/train.jsonl/x.png"], "choose another --save_path"),
+        (["RUN", "--save_path", "RUN/curve.foo"], "end --save_path in .png"),
+        (["RUN", "two"], "unexpected word 'two'"),
+    ],
+)
+def test_mistakes_are_sentences(run_dir, capsys, words, told):
+    assert main(["plot", *(word.replace("RUN", str(run_dir)) for word in words)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("plsc-mae: error: ")
+    assert told in err
+    assert err.count("\n") == 1

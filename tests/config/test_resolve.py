@@ -1,0 +1,292 @@
+"""One config out of defaults, YAML, overrides and flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+
+from plsc_mae.config import PRETRAIN, MAEConfig
+from plsc_mae.config.resolve import from_mapping, load_config, parse
+from plsc_mae.config.schema import option, redefault, to_yaml
+from plsc_mae.config.sections import PretrainConfig
+from plsc_mae.config.tools import PlotConfig
+from plsc_mae.errors import ConfigError
+
+pytestmark = pytest.mark.compat
+
+
+@dataclass(kw_only=True, frozen=True)
+class OtherConfig(PretrainConfig):
+    """A second method, to tell methods apart."""
+
+    method: ClassVar[str] = "other"
+    model_prefixes: ClassVar[tuple[str, ...]] = ("other_",)
+
+    model: str = redefault(PretrainConfig, "model", "other_base")
+    batch_size: int = redefault(PretrainConfig, "batch_size", 128)
+    num_mask_patches: int = option(75, "patches hidden by the block mask", within="[1, inf)")
+
+
+METHODS: dict[str, type] = {"mae": MAEConfig, "other": OtherConfig}
+
+
+@pytest.fixture
+def yaml_file(tmp_path):
+    """Write a config file and return its path."""
+
+    def write(text: str) -> str:
+        file = tmp_path / "my.yaml"
+        file.write_text(text)
+        return str(file)
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def heard(caplog, monkeypatch):
+    """The package's log, which the command line may have cut off from pytest's."""
+    monkeypatch.setattr(logging.getLogger("plsc_mae"), "propagate", True)
+    return caplog
+
+
+def resolved(*argv: str, configs=PRETRAIN):
+    return parse(argv, configs, prog="plsc-mae pretrain")
+
+
+def refused(*argv: str, configs=PRETRAIN) -> str:
+    with pytest.raises(ConfigError) as error:
+        resolved(*argv, configs=configs)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_nothing_given_gives_the_defaults():
+    assert resolved() == MAEConfig()
+    assert resolved().model == "mae_vit_large_patch16"
+
+
+def test_each_source_outranks_the_one_before(yaml_file):
+    file = yaml_file("blr: 1e-1\nepochs: 111\nbatch_size: 21\n")
+    assert resolved().blr == 1e-3
+    assert resolved("--config", file).blr == 0.1
+    assert resolved("--blr", "0.3", "-c", file, "-o", "blr=0.2").blr == 0.3
+    config = resolved("-o", "blr=0.2", "-c", file, "--batch_size", "31", "-o", "epochs=222")
+    assert (config.blr, config.epochs, config.batch_size) == (0.2, 222, 31)
+
+
+def test_the_last_flag_and_the_last_override_win():
+    assert resolved("--blr", "1", "--blr", "2").blr == 2
+    assert resolved("-o", "blr=1", "-o", "optim.blr=2").blr == 2
+    assert resolved("--amp", "--no_amp").amp is False
+    assert resolved("--no_amp", "--amp").amp is True
+
+
+def test_switches(yaml_file):
+    assert resolved("--norm_pix_loss").norm_pix_loss is True
+    assert resolved("-c", yaml_file("norm_pix_loss: true\n"), "--no_norm_pix_loss").norm_pix_loss is False
+    assert resolved("-o", "norm_pix_loss=yes").norm_pix_loss is True
+    assert resolved("--no-amp").amp is False
+
+
+def test_hyphens_and_equals_signs():
+    config = resolved("--mask-ratio=0.5", "--save-ckpt-freq", "3", "--data_path=/a-b/c=d", "--exp_name=--x-y")
+    assert (config.mask_ratio, config.save_ckpt_freq) == (0.5, 3)
+    assert config.data_path == "/a-b/c=d"
+    assert config.exp_name == "--x-y"
+
+
+def test_tuples_from_everywhere(yaml_file):
+    for argv in (
+        ["--opt_betas", "0.9", "0.999"],
+        ["--opt_betas", "0.9,0.999"],
+        ["--opt_betas=0.9,0.999"],
+        ["-o", "opt_betas=0.9 0.999"],
+        ["-c", yaml_file("opt_betas: [0.9, 0.999]\n")],
+    ):
+        assert resolved(*argv).opt_betas == (0.9, 0.999)
+    assert resolved("--input_size", "192", "256").image_size == (192, 256)
+    assert resolved("--input_size", "96").image_size == (96, 96)
+    assert refused("--opt_betas", "0.9") == "--opt_betas: expected 2 values, got '0.9'"
+    assert refused("--input_size", "1", "2", "3").startswith("input_size: expected one side or height and width")
+
+
+def test_numbers_that_yaml_reads_as_text(yaml_file):
+    config = resolved("-c", yaml_file("blr: 1e-3\nlr: 1e-4\nopt_eps: 1e-8\n"))
+    assert (config.blr, config.lr, config.opt_eps) == (1e-3, 1e-4, 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--mask_ratio", "1.5"], "--mask_ratio must lie in (0, 1), got 1.5"),
+        (["-o", "mask_ratio=0"], "-o mask_ratio must lie in (0, 1), got 0.0"),
+        (["--lr", "-1"], "--lr must lie in [0, inf), got -1.0"),
+        (["--blr", "nan"], "--blr must lie in [0, inf), got nan"),
+        (["--batch_size", "0"], "--batch_size must lie in [1, inf), got 0"),
+        (["--epochs", "ten"], "--epochs: expected a whole number, got 'ten'"),
+        (["--opt", "adam"], "--opt: expected one of adamw, got 'adam'; did you mean 'adamw'?"),
+        (["--warmup_epochs", "500"], "warmup_epochs (500) exceeds epochs (400)"),
+        (["--resume", "x.pd", "--auto_resume"], "--resume and --auto_resume exclude each other"),
+        (["--lr"], "--lr: expected one argument"),
+    ],
+)
+def test_values_that_cannot_be_obeyed(argv, told):
+    assert refused(*argv).startswith(told)
+
+
+def test_the_message_names_file_and_key(yaml_file):
+    file = yaml_file("mask_ratio: 1.5\n")
+    assert refused("-c", file) == f"{file}: mask_ratio must lie in (0, 1), got 1.5"
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--wieght_decay", "0.1"], "unknown flag '--wieght_decay'; did you mean 'weight_decay'?"),
+        (["--wieght-decay=0.1"], "unknown flag '--wieght_decay=0.1'; did you mean 'weight_decay'?"),
+        (["-o", "wieght_decay=0.1"], "unknown key '-o wieght_decay'; did you mean 'weight_decay'?"),
+        (["--update_frq", "2"], "unknown flag '--update_frq'; did you mean 'update_freq'?"),
+        (["--mask", "0.5"], "unknown flag '--mask'"),  # no abbreviations: a new option must not change old commands
+        (["--zzz"], "unknown flag '--zzz'; --help lists the options"),
+        (["-q"], "unknown flag '-q'; --help lists the options"),
+        (["--no_blr"], "unknown flag '--no_blr'"),
+        (["--norm_pix_loss", "true"], "unexpected word 'true'; options are written `--name value`, switches `--name`"),
+        (["somewhere"], "unexpected word 'somewhere'"),
+    ],
+)
+def test_unknown_options(argv, told):
+    assert refused(*argv).startswith(told)
+
+
+def test_unknown_key_in_a_file(yaml_file):
+    file = yaml_file("wieght_decay: 0.1\n")
+    assert refused("-c", file) == f"unknown key '{file}: wieght_decay'; did you mean 'weight_decay'?"
+
+
+def test_aliases_reach_the_option_from_every_source(yaml_file, heard):
+    assert resolved("--update_freq", "4", "--save-freq", "5").accum_iter == 4
+    assert resolved("--update_freq", "4", "--save-freq", "5").save_ckpt_freq == 5
+    assert resolved("-o", "update_freq=4").accum_iter == 4
+    file = yaml_file("update_freq: 4\n")
+    assert resolved("-c", file).accum_iter == 4
+    assert resolved("-c", file, "--accum_iter", "8").accum_iter == 8
+    assert resolved("-o", "accum_iter=4", "--update_freq", "8").accum_iter == 8
+    assert refused("--update_freq", "0") == "--update_freq must lie in [1, inf), got 0"
+    assert not heard.records
+
+
+def test_every_retired_flag_is_accepted_and_told_once(heard):
+    for name, retired in MAEConfig.retired.items():
+        heard.clear()
+        words = [f"--{name}", "7"] if retired.takes_value else [f"--{name}"]
+        assert resolved(*words) == MAEConfig()
+        assert [record.getMessage() for record in heard.records] == [f"--{name} has no effect: {retired.reason}"]
+        assert heard.records[0].levelname == "WARNING"
+
+
+def test_retired_keys_are_told_in_files_and_overrides_too(yaml_file, heard):
+    file = yaml_file("world_size: 8\n")
+    assert resolved("-c", file, "-o", "dist_url=env://") == MAEConfig()
+    assert [record.getMessage().partition(" has")[0] for record in heard.records] == [
+        f"{file}: world_size",
+        "-o dist_url",
+    ]
+
+
+def test_the_model_or_the_method_picks_the_vocabulary_and_its_defaults(yaml_file):
+    assert type(resolved(configs=METHODS)) is MAEConfig
+    for argv in (
+        ["--model", "other_base"],
+        ["--model=other_base"],
+        ["--method", "other"],
+        ["-o", "method=other"],
+        ["-c", yaml_file("model: other_base\n")],
+    ):
+        config = resolved(*argv, configs=METHODS)
+        assert type(config) is OtherConfig
+        assert config.batch_size == 128
+        assert config.model == "other_base"
+    assert resolved("--method", "other", "--num_mask_patches", "3", configs=METHODS).num_mask_patches == 3
+
+
+def test_an_option_of_another_method_says_whose_it_is(yaml_file):
+    told = "belongs to method 'other'; this run is 'mae'"
+    assert refused("--num_mask_patches", "3", configs=METHODS) == f"--num_mask_patches {told}"
+    assert refused("-o", "num_mask_patches=3", configs=METHODS) == f"-o num_mask_patches {told}"
+    file = yaml_file("model: other_base\nmask_ratio: 0.5\n")
+    assert refused("-c", file, configs=METHODS) == f"{file}: mask_ratio belongs to method 'mae'; this run is 'other'"
+
+
+@pytest.mark.parametrize(
+    ("argv", "content", "told"),
+    [
+        (["--method", "oter"], "", "unknown method 'oter'; did you mean 'other'?"),
+        (["--method", "zzz"], "", "unknown method 'zzz'; known: mae, other"),
+        ([], "method: 3\n", "unknown method '3'; known: mae, other"),
+        ([], "method: [mae]\n", "method: expected text"),
+    ],
+)
+def test_unknown_methods(yaml_file, argv, content, told):
+    assert told in refused(*argv, "-c", yaml_file(content), configs=METHODS)
+
+
+@pytest.mark.parametrize("content", ["a: [1\n", "optim:\n  lr: 1\n", "- 1\n"])
+def test_unusable_config_files(yaml_file, content):
+    file = yaml_file(content)
+    assert file in refused("-c", file)
+
+
+def test_a_missing_config_file():
+    assert refused("-c", "none.yaml") == "cannot read the config file none.yaml: No such file or directory"
+
+
+def test_the_resolved_config_can_be_fed_back(yaml_file):
+    argv = "--model mae_vit_tiny_patch16 --input_size 32 64 --blr 1.5e-4 --opt_betas 0.9 0.99 --norm_pix_loss --no_amp"
+    config = resolved(*argv.split(), "--exp_name", "null", "--lr", "1e-4", "--num_workers", "0")
+    file = yaml_file(to_yaml(config))
+    assert resolved("-c", file) == config
+    assert load_config(file) == config
+    assert load_config(file, mask_ratio=0.5, input_size=96) == dataclasses.replace(
+        config, mask_ratio=0.5, input_size=(96,)
+    )
+
+
+def test_load_config_refuses_what_the_command_line_refuses(yaml_file):
+    file = yaml_file("wieght_decay: 0.1\n")
+    with pytest.raises(ConfigError, match=r"wieght_decay'; did you mean 'weight_decay'\?"):
+        load_config(file)
+    with pytest.raises(ConfigError, match="unknown key"):
+        load_config(yaml_file(""), bls=1)
+
+
+def test_stored_options_become_a_config_again():
+    stored = {"method": "other", "num_mask_patches": 5, "opt_betas": [0.9, 0.98]}
+    config = from_mapping(stored, METHODS, "file.pd")
+    assert config == OtherConfig(num_mask_patches=5, opt_betas=(0.9, 0.98))
+    with pytest.raises(ConfigError, match=r"^file.pd: batch_size must lie in"):
+        from_mapping({"batch_size": 0}, METHODS, "file.pd")
+
+
+def test_a_bare_word_for_commands_that_take_one():
+    def plot(*argv: str) -> PlotConfig:
+        return parse(argv, {"": PlotConfig}, prog="plsc-mae plot", positional="run_dir")
+
+    assert plot("out") == plot("--run_dir", "out") == PlotConfig(run_dir="out")
+    assert plot("out", "--save_path", "x.png").save_path == "x.png"
+    with pytest.raises(ConfigError, match="unexpected word 'two'"):
+        plot("one", "two")
+
+
+def test_help_lists_every_option_and_no_retired_one(capsys):
+    with pytest.raises(SystemExit) as exit:
+        resolved("--help", configs=METHODS)
+    assert exit.value.code == 0
+    shown = capsys.readouterr().out
+    for item in dataclasses.fields(MAEConfig):
+        assert f"--{item.name}" in shown
+    for name in (*MAEConfig.retired, *MAEConfig.aliases, "num_mask_patches"):
+        assert f"--{name} " not in shown

@@ -1,0 +1,213 @@
+"""The command line as a user meets it: help, exit codes, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import plsc_mae
+from plsc_mae.cli import COMMANDS, main
+from plsc_mae.commands import doctor
+from plsc_mae.data.demo import make_demo_data
+from plsc_mae.train import checkpoint
+
+pytestmark = pytest.mark.compat
+
+ROOT = Path(__file__).parents[1]
+TINY = (
+    "pretrain --model mae_vit_tiny_patch16 --input_size 32 --patch_size 8 --embed_dim 32 --depth 1 --num_heads 2 "
+    "--decoder_embed_dim 16 --decoder_depth 1 --decoder_num_heads 2 --batch_size 12 --epochs 2 --warmup_epochs 1 "
+    "--lr 1e-3 --save_ckpt_freq 1 --num_workers 0 --vis_freq 0 --print_freq 1"
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A folder with `images` and `run`, the output folder of a finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    make_demo_data(folder / "images", image_size=32, train_per_class=3, val_per_class=1)
+    assert main(f"{TINY} --data_path {folder}/images --output_dir {folder}/run".split()) == 0
+    return folder
+
+
+@pytest.fixture
+def place(finished, tmp_path) -> Path:
+    """A copy of `finished` with things beside it that a user may name by mistake."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("not what you think\n")
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake/picture.jpg").write_text("not a picture\n")
+    (tmp_path / "typo.yaml").write_text("wieght_decay: 0.1\n")
+    return tmp_path
+
+
+def tell(captured: str) -> str:
+    """The error sentence, which must be all there is on stderr besides warnings of ours."""
+    *warnings, last = captured.splitlines()
+    assert all(line.startswith("warning: ") for line in warnings), captured
+    assert last.startswith("plsc-mae: error: ")
+    return last.removeprefix("plsc-mae: error: ")
+
+
+def checkpoints(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*checkpoint*")}
+
+
+RUN = f"{TINY} --data_path PLACE/images --output_dir PLACE/run"
+MISTAKES = {
+    "unknown command": ("pretrian", "unknown command 'pretrian'; did you mean 'pretrain'?"),
+    "unknown flag": (f"{RUN} --wieght_decay 0.1", "unknown flag '--wieght_decay'; did you mean 'weight_decay'?"),
+    "unknown key": (f"{RUN} -c PLACE/typo.yaml", "wieght_decay'; did you mean 'weight_decay'?"),
+    "no config file": (f"{RUN} -c PLACE/none.yaml", "cannot read the config file PLACE/none.yaml"),
+    "impossible value": (f"{RUN} --mask_ratio 1.5", "--mask_ratio must lie in (0, 1), got 1.5"),
+    "unknown model": (f"{RUN} --model mae_vit_bas_patch16", "did you mean mae_vit_base_patch16"),
+    "sizes at odds": (f"{RUN} --input_size 33", "input_size 33 is not a multiple of patch_size 8; use 32 or 40"),
+    "no data path": (f"{TINY} --output_dir PLACE/run", "--data_path is required"),
+    "no data folder": (f"{RUN} --data_path PLACE/none", "--data_path PLACE/none does not exist; expected"),
+    "empty folder": (f"{RUN} --data_path PLACE/empty", "no images in PLACE/empty; expected"),
+    "no image": (f"{RUN} --data_path PLACE/fake --batch_size 1", "cannot read image PLACE/fake/picture.jpg"),
+    "no image, 2 workers": (
+        f"{RUN} --data_path PLACE/fake --batch_size 1 --num_workers 2",
+        "cannot read image PLACE/fake/picture.jpg",
+    ),
+    "no image at all": (
+        f"{RUN} --data_path PLACE/fake --batch_size 1 --bad_image skip",
+        "none of 1 files in a row can be decoded",
+    ),
+    "output below a file": (f"{RUN} --output_dir PLACE/notes.txt/run", "cannot write to the output folder"),
+    "output is a file": (f"{RUN} --output_dir PLACE/notes.txt", "choose another --output_dir"),
+    "records below a file": (f"{RUN} --log_dir PLACE/notes.txt/log", "choose another --log_dir"),
+    "nothing to resume": (f"{RUN} --resume PLACE/none.pd", "cannot read the checkpoint PLACE/none.pd"),
+    "resume a text file": (f"{RUN} --resume PLACE/notes.txt", "PLACE/notes.txt is not a complete training checkpoint"),
+    "resume other sizes": (
+        f"{RUN} --resume PLACE/run/checkpoint-0.pd --embed_dim 64",
+        "PLACE/run/checkpoint-0.pd does not fit this run",
+    ),
+    "batch larger than the data": (f"{RUN} --batch_size 31", "the data set has 30 images, fewer than one batch of 31"),
+}
+
+
+@pytest.mark.parametrize(("line", "told"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_sentence_and_leaves_checkpoints_alone(place, capfd, line, told):
+    before = checkpoints(place / "run")
+    assert set(before) == {"checkpoint-0.pd", "checkpoint-1.pd"}
+    assert main(line.replace("PLACE", str(place)).split()) == 2
+    assert told.replace("PLACE", str(place)) in tell(capfd.readouterr().err)
+    assert checkpoints(place / "run") == before
+
+
+def test_divergence_has_its_own_exit_code(place, capfd):
+    before = checkpoints(place / "run")
+    assert main(f"{RUN} --lr 1e30 --warmup_epochs 0".replace("PLACE", str(place)).split()) == 3
+    assert "loss became nan" in tell(capfd.readouterr().err)
+    assert checkpoints(place / "run") == before
+
+
+@pytest.mark.parametrize("program", ["main_pretrain.py", "-m plsc_mae pretrain"])
+def test_programs_tell_a_mistake_without_a_traceback(place, program):
+    line = TINY.removeprefix("pretrain").split()
+    line += f"--data_path {place}/fake --output_dir {place}/run --batch_size 1 --num_workers 2".split()
+    done = subprocess.run(
+        [sys.executable, *program.split(), *line], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 2, done.stderr
+    assert "picture.jpg" in tell(done.stderr)
+    assert "Traceback" not in done.stdout
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 3 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_keeps_the_checkpoints_and_the_run_goes_on_with_more_space(finished, small_disk, capfd):
+    line = f"{TINY} --data_path {finished}/images --output_dir {small_disk}"
+    assert main(f"{line} --epochs 200".split()) == 2
+    told = tell(capfd.readouterr().err)
+    assert "No space left on device" in told
+    assert "checkpoints are untouched" in told
+    kept = sorted(small_disk.glob("*checkpoint*"), key=lambda path: path.stat().st_mtime)
+    assert len(kept) > 2
+    assert [path.name for path in kept] == [f"checkpoint-{epoch}.pd" for epoch in range(len(kept))]
+    assert [checkpoint.verify(path)["epoch"] for path in kept] == list(range(len(kept)))
+
+    kept[0].unlink()
+    assert main(f"{line} --epochs {len(kept) + 1} --auto_resume".split()) == 0
+    assert (small_disk / f"checkpoint-{len(kept)}.pd").exists()
+
+
+def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):
+    def fail(config):
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(doctor, "run", fail)
+    with pytest.raises(RuntimeError, match="ours"):
+        main(["doctor"])
+
+
+def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
+    def interrupt(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "run", interrupt)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "plsc-mae: interrupted\n"
+
+
+@pytest.mark.parametrize("words", [[], ["help"], ["-h"], ["--help"]])
+def test_the_overview_lists_the_commands(words, capsys):
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert name in shown
+        assert command.summary in shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([*name.split(), "--help"])
+    assert exit.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: plsc-mae {name} ")
+
+
+def test_help_and_mistakes_do_not_wait_for_paddle():
+    script = (
+        "import contextlib, io, sys\n"
+        "from plsc_mae.cli import COMMANDS, main\n"
+        "lines = [[], *([*name.split(), '--help'] for name in COMMANDS), ['pretrain', '--mask_ratio', '2']]\n"
+        "for line in lines:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "        main(line)\n"
+        "    loaded = {'paddle', 'torch', 'matplotlib', 'visualdl', 'cv2'} & set(sys.modules)\n"
+        "    assert not loaded, (line, loaded)\n"
+        "print('done')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "done\n", done.stderr
+
+
+def test_version():
+    command = [sys.executable, "-m", "plsc_mae", "--version"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{plsc_mae.__version__}\n", "")
+
+
+def test_only_the_first_process_tells_more_than_warnings(place, monkeypatch, capsys):
+    monkeypatch.setenv("PADDLE_TRAINER_ID", "1")
+    assert main(f"{RUN} --batch_size 31 --world_size 2".replace("PLACE", str(place)).split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("warning: --world_size has no effect")

@@ -1,0 +1,205 @@
+"""What the documents tell to type works: commands parse, links lead somewhere, the library example runs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from plsc_mae.cli import COMMANDS
+from plsc_mae.config.resolve import parse
+
+pytestmark = pytest.mark.compat
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted({*ROOT.glob("*.md"), *(p for d in ("docs", "weights", "tests") for p in (ROOT / d).rglob("*.md"))})
+SCRIPTS = sorted((ROOT / "scripts").rglob("*.sh"))
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+REDIRECTION = re.compile(r"\s\d?>>?\s*[&\w./-]+")
+PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9_]*")
+INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+LINK = re.compile(r"\]\(([^()\s]+)\)")
+# Our programs and the command each stands for; plsc_mae counts after `python -m` only.
+PROGRAMS = {"main_pretrain.py": ["pretrain"], "bench/step.py": ["bench", "step"], "plsc-mae": [], "plsc_mae": []}
+PROGRAM = re.compile(rf"(?:^|/)({'|'.join(map(re.escape, PROGRAMS))})$")
+ANYTHING = "1"  # stands for what a reader fills in; good for a path, a number and a name
+# A command may be mentioned without what it cannot do without.
+REQUIRED = {"reconstruct": "--model_path FILE --img_path DIR", "demo-data": "DIR", "plot": "DIR"}
+
+
+class CommandLine(NamedTuple):
+    """A command of ours as a document has it."""
+
+    words: list[str]  # after the name of the program
+    text: str
+    mention: bool  # in running text, where it need not be complete
+
+
+def shell_blocks(text: str) -> Iterator[str]:
+    """Fenced blocks of a Markdown file that a reader may paste into a shell."""
+    for language, block in FENCE.findall(text):
+        if language in ("", "bash", "sh", "shell", "console"):
+            yield block
+
+
+def substituted(text: str) -> str:
+    """Replace what a reader or the shell fills in: $(...), $NAME, ${NAME}, <name>, NAME=value of the same script."""
+    text = text.replace("\\\n", " ")
+    text = re.sub(r"\$\(\((?:[^()]|\([^()]*\))*\)\)|\$\((?:[^()]|\([^()]*\))*\)", ANYTHING, text)
+    for name, value in re.findall(r"(?:^|\s)(\w+)=([\w./-]+)(?=\s|$)", text):
+        text = re.sub(rf"\${name}\b|\${{{name}}}", value, text)
+    text = re.sub(r"\$\{[^}]*\}|\$\w+|\$[@*#]", ANYTHING, text)
+    return re.sub(r"<[\w -]+>", ANYTHING, text)
+
+
+def commands_of(line: str) -> Iterator[list[str]]:
+    """The words after our programs in one shell line, comments and redirections left out."""
+    lexer = shlex.shlex(REDIRECTION.sub("", line), posix=True, punctuation_chars="&|;<>")
+    lexer.whitespace_split = True
+    try:
+        words = list(lexer)
+    except ValueError:  # an apostrophe in prose
+        return
+    for is_operator, group in itertools.groupby(words, lambda word: bool(re.fullmatch("[&|;<>]+", word))):
+        segment = list(group)
+        if is_operator:
+            continue
+        for i, word in enumerate(segment):
+            match = PROGRAM.search(word)
+            if match is None or "=" in word or (match[1] == "plsc_mae" and segment[i - 1] != "-m"):
+                continue
+            yield PROGRAMS[match[1]] + [word.strip("[]") for word in segment[i + 1 :] if word not in ("...", "…")]
+            break
+
+
+def lines_in(path: Path) -> Iterator[CommandLine]:
+    """Every command line of ours in a Markdown file, a shell script or the comments of a YAML file."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        blocks, mentions = list(shell_blocks(text)), INLINE.findall(FENCE.sub("", text))
+    elif path.suffix == ".yaml":
+        comments = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
+        blocks, mentions = ["\n".join(comments)], []
+    else:
+        blocks, mentions = [text], []
+    for mention, part in [*((False, block) for block in blocks), *((True, span) for span in mentions)]:
+        for line in substituted(part).splitlines():
+            for words in commands_of(line):
+                yield CommandLine(words, line.strip(), mention)
+
+
+def found(paths: list[Path]) -> list[tuple[Path, CommandLine]]:
+    return [(path, line) for path in paths for line in lines_in(path)]
+
+
+def check(line: CommandLine, blank: Path) -> None:
+    """Send a command line through the parser of its command; files of the reader's own are taken to be empty."""
+    words = [word for word in line.words if word]
+    if not words or words[0] in ("COMMAND", "--help", "--version", "help"):
+        return
+    words = [ANYTHING if PLACEHOLDER.fullmatch(word) else word for word in words]
+    name = next((name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS), None)
+    assert name is not None, "no such command"
+    rest = words[len(name.split()) :]
+    for i, word in enumerate(rest[:-1]):
+        if word in ("-c", "--config") and not rest[i + 1].startswith("configs/"):
+            rest[i + 1] = str(blank)
+    if line.mention and (name == "reconstruct" or not rest):
+        rest = [*REQUIRED.get(name, "").split(), *rest]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):  # a command may show --help
+        parse(rest, COMMANDS[name].configs, prog=name, positional=COMMANDS[name].positional)
+
+
+@pytest.fixture
+def blank(tmp_path, monkeypatch) -> Path:
+    """An empty config file; the working directory is the repository's, where the documents stand."""
+    monkeypatch.chdir(ROOT)
+    file = tmp_path / "blank.yaml"
+    file.touch()
+    return file
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *SCRIPTS, *CONFIGS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_line_parses(path, blank):
+    for line in lines_in(path):
+        try:
+            check(line, blank)
+        except Exception as error:
+            pytest.fail(f"{path.relative_to(ROOT)}: {line.text}\n{type(error).__name__}: {error}")
+
+
+def test_the_command_lines_are_found():
+    whole = [line for _, line in found([ROOT / "README.md"]) if not line.mention]
+    assert {line.words[0] for line in whole} >= {"pretrain", "reconstruct", "plot", "bench", "doctor"}
+    assert len(whole) >= 6
+    (official,) = (line for line in whole if line.words[:2] == ["pretrain", "--accum_iter"])
+    assert official.words[-2:] == ["--data_path", "DIR"]
+    assert len(official.words) == 20
+    quickstart = found([ROOT / "scripts/quickstart.sh"])
+    assert [line.words[0] for _, line in quickstart] == ["demo-data", "pretrain", "reconstruct", "plot"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_config_is_headed_by_the_command_that_runs_it(path):
+    lines = [line.words for line in lines_in(path) if line.words[0] == "pretrain"]
+    assert lines
+    for words in lines:
+        assert str(path.relative_to(ROOT)) in words
+        assert "--data_path" in words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("CUDA=0 python -m plsc_mae plot out  # curve", [["plot", "out"]]),
+        ("plsc-mae: error: unknown key 'x'", []),
+        ("pip install plsc_mae", []),
+        ("x=bin/plsc-mae\npython scripts/bench/step.py --amp", [["bench", "step", "--amp"]]),
+        ("plsc-mae demo-data $D && bin/plsc-mae plot ${D:-x} >> a/log 2>&1", [["demo-data", "1"], ["plot", "1"]]),
+        ("plsc-mae plot out 2> err | tee log; plsc-mae doctor &", [["plot", "out"], ["doctor"]]),
+        ("a=b/c\nplsc-mae plot $a/d --save_path <file name>", [["plot", "b/c/d", "--save_path", "1"]]),
+        (
+            'main_pretrain.py \\\n  --data_path "$(ls -t $x | head -1)" [--amp]',
+            [["pretrain", "--data_path", "1", "--amp"]],
+        ),
+    ],
+)
+def test_extraction(text, expected):
+    assert [words for line in substituted(text).splitlines() for words in commands_of(line)] == expected
+
+
+def test_wrong_lines_are_noticed(blank):
+    for text in ("plsc-mae pretrian", "plsc-mae pretrain --wieght_decay 1", "main_pretrain.py -c configs/none.yaml"):
+        (words,) = commands_of(text)
+        with pytest.raises((AssertionError, ValueError)):
+            check(CommandLine(words, text, mention=False), blank)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files(path):
+    text = FENCE.sub("", path.read_text(encoding="utf-8"))
+    relative = [link for link in LINK.findall(text) if not re.match(r"\w+:|#", link)]
+    missing = [link for link in relative if not (path.parent / link.partition("#")[0]).exists()]
+    assert not missing
+
+
+def test_the_library_example_runs(capsys):
+    """As README has it, with ViT-Ti in place of ViT-B, which would take several times as long."""
+    (example,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert "mae_vit_base_patch16" in example
+    names: dict[str, object] = {}
+    exec(example.replace("mae_vit_base_patch16", "mae_vit_tiny_patch16"), names)
+    shown = capsys.readouterr().out
+    assert "mae_vit_tiny_patch16" in shown
+    assert list(names["features"].shape) == [2, 1 + 12 * 16, 192]
+    assert not names["report"].missing
+    assert not names["report"].unexpected

@@ -1,0 +1,78 @@
+"""CPU settings as a function of machine, launcher and what the user has set."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from plsc_mae import runtime
+from plsc_mae.runtime import SETTINGS, SWITCH, cpu_settings
+
+pytestmark = pytest.mark.compat
+
+ROOT = Path(__file__).parents[1]
+
+
+def settings(environ: dict[str, str] | None = None, cores: int = 8, *, amd: bool = False, gpu: bool = True):
+    return cpu_settings(environ or {}, cores, amd=amd, gpu=gpu)
+
+
+def test_intel_gets_its_cores_and_no_debug_type():
+    assert settings() == {"MKL_NUM_THREADS": "8"}
+
+
+def test_amd_is_told_to_take_the_fast_kernels():
+    assert settings(cores=2, amd=True) == {"MKL_NUM_THREADS": "2", "MKL_DEBUG_CPU_TYPE": "5"}
+
+
+def test_views_are_switched_off_where_only_a_cpu_computes():
+    assert settings(gpu=False) == {"MKL_NUM_THREADS": "8", "FLAGS_use_stride_kernel": "0"}
+    assert set(settings(amd=True, gpu=False)) == set(SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "threads"), [(8, 1, "8"), (8, 2, "4"), (8, 3, "2"), (2, 2, "1"), (2, 8, "1")]
+)
+def test_processes_of_a_node_share_its_cores(cores, processes, threads):
+    assert settings({"PADDLE_LOCAL_SIZE": str(processes)}, cores) == {"MKL_NUM_THREADS": threads}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_the_user_has_set_stays(name):
+    assert set(settings({name: "3"}, amd=True, gpu=False)) == set(SETTINGS) - {name}
+    assert settings(dict.fromkeys(SETTINGS, "3"), amd=True, gpu=False) == {}
+
+
+def test_the_launchers_single_omp_thread_does_not_count():
+    assert settings({"OMP_NUM_THREADS": "1"}) == {"MKL_NUM_THREADS": "8"}
+
+
+def test_switched_off():
+    for word in ("off", "OFF", "0", "false", "no"):
+        assert settings({SWITCH: word}, amd=True, gpu=False) == {}
+    assert settings({SWITCH: "on"}) == settings()
+
+
+def test_the_settings_are_in_place_when_paddle_is_imported():
+    script = (
+        "import os, sys\n"
+        "from plsc_mae import runtime\n"
+        "print(runtime.apply_cpu_settings() == runtime.apply_cpu_settings() or 'added once')\n"
+        "print(os.environ['MKL_NUM_THREADS'], 'paddle' in sys.modules)\n"
+    )
+    environ = {name: value for name, value in os.environ.items() if name not in (*SETTINGS, SWITCH)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == f"added once\n{runtime.available_cores()} False\n", done.stderr
+
+
+def test_what_the_machine_tells():
+    assert runtime.available_cores() >= 1
+    assert runtime.local_processes({}) == 1
+    assert runtime.local_processes({"PADDLE_LOCAL_SIZE": "4"}) == 4
+    assert runtime.is_amd() in (True, False)
