@@ -24,7 +24,8 @@ PACKAGES = (
 LAUNCH_TRAPS = {
     "CUDA_VISIBLE_DEVICES": "without a GPU, paddle.distributed.launch stops on it: unset it for the launch",
     "PADDLE_TRAINER_ENDPOINTS": "it makes the launcher believe in another job: unset it",
-    "http_proxy": "processes of a distributed run cannot find each other through a proxy: unset it for the launch",
+    "HTTP_PROXY": "machines of a distributed run cannot find each other through a proxy: unset it for the launch",
+    "ALL_PROXY": "machines of a distributed run cannot find each other through a proxy: unset it for the launch",
 }
 SHARED_MEMORY = "/dev/shm"
 SHARED_MEMORY_MB = 1024

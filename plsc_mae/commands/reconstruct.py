@@ -78,7 +78,7 @@ def _training_config(stored: weights.Checkpoint, config: ReconstructConfig) -> P
             f"{config.model_path} does not tell what network it holds; expected a pre-training checkpoint of this "
             "suite, facebookresearch/mae or PLSC"
         )
-    names = ("model", "input_size", "mask_ratio", "norm_pix_loss")
+    names = ("input_size", "mask_ratio", "norm_pix_loss")
     given: dict[str, Any] = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     return dataclasses.replace(trained, resume="", auto_resume=False, **given)
 

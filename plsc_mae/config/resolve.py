@@ -38,7 +38,7 @@ def parse(argv: Sequence[str], configs: Mapping[str, type], *, prog: str, positi
         ConfigError: an unknown option, an option of another method, or a value that cannot be obeyed.
     """
     argv = [_underscored(word) for word in argv]
-    early, _ = _source_parser(prog, add_help=False).parse_known_args(argv)
+    early, _ = _source_parser(prog, add_help=False, methods="" not in configs).parse_known_args(argv)
     file_values = read_yaml(early.config) if early.config else {}
     overrides = dict(split_override(text) for text in early.overrides)
     cls = _choose(early, {**file_values, **overrides}, configs)
@@ -86,7 +86,7 @@ def _underscored(word: str) -> str:
     return "--" + flag[2:].replace("-", "_") + equals + value
 
 
-def _source_parser(prog: str, *, add_help: bool) -> FlagParser:
+def _source_parser(prog: str, *, add_help: bool, methods: bool) -> FlagParser:
     """Where options come from and which method is meant; parsed first, because they decide the vocabulary."""
     parser = FlagParser(
         prog=prog, add_help=add_help, allow_abbrev=False, usage=f"{prog} [options]", argument_default=argparse.SUPPRESS
@@ -96,14 +96,17 @@ def _source_parser(prog: str, *, add_help: bool) -> FlagParser:
     group.add_argument(
         "-o", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override one option"
     )
-    group.add_argument("--method", default=None, metavar="NAME", help="pre-training method, if --model does not tell")
-    if not add_help:
+    if methods:
+        group.add_argument(
+            "--method", default=None, metavar="NAME", help="pre-training method, if --model does not tell"
+        )
+    if methods and not add_help:
         parser.add_argument("--model", default=None)
     return parser
 
 
 def _parser(cls: type, prog: str, positional: str) -> FlagParser:
-    parser = _source_parser(prog, add_help=True)
+    parser = _source_parser(prog, add_help=True, methods=bool(getattr(cls, "method", "")))
     parser.description = cls.__doc__
     if positional:
         parser.usage = f"{prog} {positional.upper()} [options]"

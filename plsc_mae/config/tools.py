@@ -16,7 +16,6 @@ class ReconstructConfig:
     model_path: str = option("", "checkpoint with encoder and decoder")
     img_path: str = option("", "an image, or a folder of images")
     save_path: str = option("./reconstruction", "folder for one PNG panel per image")
-    model: str | None = option(None, "registered model name, when the file does not say which network it holds")
     input_size: tuple[int, ...] | None = option(None, "image side, or height and width [the checkpoint's]")
     mask_ratio: float | None = option(None, "share of hidden patches [the checkpoint's]", within="(0, 1)")
     num_heads: int | None = option(None, "encoder heads of a foreign file of unpublished width", within="[1, inf)")

@@ -53,6 +53,15 @@ class World:
             paddle.distributed.all_reduce(values)
         return values
 
+    def agree(self, numbers: list[int]) -> bool:
+        """Whether all processes hold the same numbers; all of them must call."""
+        if self.size == 1:
+            return True
+        extremes = paddle.to_tensor([*numbers, *(-number for number in numbers)], dtype="int64")
+        paddle.distributed.all_reduce(extremes, op=paddle.distributed.ReduceOp.MAX)
+        largest, smallest = extremes[: len(numbers)], -extremes[len(numbers) :]
+        return bool((largest == smallest).all())
+
     def barrier(self) -> None:
         """Wait for all processes, however long one of them takes.
 

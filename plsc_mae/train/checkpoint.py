@@ -106,8 +106,8 @@ def read_footer(path: Path) -> dict[str, Any]:
     except ValueError:
         pass  # damaged JSON: the sentence below tells
     raise CheckpointError(
-        f"{path} is not a complete training checkpoint of plsc_mae; --resume needs one, "
-        "weights from elsewhere can only start a new run"
+        f"{path} is not a complete training checkpoint of plsc_mae; expected a checkpoint-*.pd that a run has finished "
+        "writing"
     )
 
 

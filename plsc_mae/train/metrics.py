@@ -27,10 +27,7 @@ class Meters:
 
     def means(self, world: World) -> dict[str, float]:
         """Means over what was added, by all processes, in one reduction and one transfer."""
-        if not self._sums:
-            return {}
-        counts = paddle.to_tensor([float(self._counts[name]) for name in self._sums])
-        totals = world.sum(paddle.concat([paddle.stack(list(self._sums.values())), counts])).tolist()
+        totals = self._totals(world)
         half = len(self._sums)
         return {name: totals[i] / totals[half + i] for i, name in enumerate(self._sums)}
 
@@ -38,11 +35,20 @@ class Meters:
         """Start over."""
         self._sums, self._counts = {}, {}
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint needs to go on with the same means."""
-        return {name: {"sum": float(value), "count": self._counts[name]} for name, value in self._sums.items()}
+    def state(self, world: World) -> dict[str, Any]:
+        """What a checkpoint needs to go on with the same means: sums and counts over all processes."""
+        totals = self._totals(world)
+        half = len(self._sums)
+        return {name: {"sum": totals[i], "count": totals[half + i]} for i, name in enumerate(self._sums)}
 
-    def load(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Put back what `state` gave."""
-        self._sums = {name: paddle.to_tensor(entry["sum"]) for name, entry in state.items()}
-        self._counts = {name: int(entry["count"]) for name, entry in state.items()}
+    def load(self, state: Mapping[str, Mapping[str, Any]], world: World) -> None:
+        """Put back what `state` gave: the main process goes on with the sums, the others from zero."""
+        share = 1 if world.is_main else 0
+        self._sums = {name: paddle.to_tensor(share * float(entry["sum"])) for name, entry in state.items()}
+        self._counts = {name: share * int(entry["count"]) for name, entry in state.items()}
+
+    def _totals(self, world: World) -> list[float]:
+        if not self._sums:
+            return []
+        counts = paddle.to_tensor([float(self._counts[name]) for name in self._sums])
+        return world.sum(paddle.concat([paddle.stack(list(self._sums.values())), counts])).tolist()

@@ -94,6 +94,7 @@ class Trainer:
         self.updates_per_epoch = math.ceil(len(loader) / config.accum_iter)
         self.epoch, self.batches_done, self.step = config.start_epoch, 0, 0
         self.epoch_meters = Meters()
+        self.skipped_before = 0
 
     def fit(self) -> None:
         """Train to the end of the config, from the checkpoint it asks for.
@@ -106,6 +107,11 @@ class Trainer:
         with _writing_to(config.output_dir):
             Path(config.output_dir).mkdir(parents=True, exist_ok=True)
         self._resume()
+        if not world.agree([self.epoch, self.batches_done, self.step]):
+            raise CheckpointError(
+                f"the processes do not resume from the same point, this one from epoch {self.epoch}, step {self.step}; "
+                f"--output_dir {config.output_dir} must be one folder that all machines see"
+            )
         if world.is_main:
             with _writing_to(config.output_dir):
                 checkpoint.remove_leftovers(config.output_dir, config.exp_name)
@@ -208,7 +214,9 @@ class Trainer:
         config, epoch, means = self.config, self.epoch, self.epoch_meters.means(self.world)
         self._check_finite(means)
         record = {"train_lr": self.optimizer.get_lr(), **{f"train_{name}": value for name, value in means.items()}}
-        self.log.epoch({**record, "epoch": epoch, "step": self.step, "skipped_images": self.loader.skipped})
+        skipped = int(self.world.sum(paddle.to_tensor(float(self.loader.skipped - self.skipped_before))))
+        self.skipped_before = self.loader.skipped
+        self.log.epoch({**record, "epoch": epoch, "step": self.step, "skipped_images": skipped})
         self.epoch_meters.clear()
         self.epoch, self.batches_done = epoch + 1, 0
         last = self.epoch == config.epochs
@@ -224,9 +232,10 @@ class Trainer:
     def _save(self, tag: int | str) -> None:
         """Write a checkpoint from the main process; the others wait."""
         self._check_finite(self.epoch_meters.means(self.world))
+        meters = self.epoch_meters.state(self.world)
         if self.world.is_main:
             path = checkpoint.checkpoint_path(self.config.output_dir, self.config.exp_name, tag)
-            checkpoint.save(path, self._state(tag))
+            checkpoint.save(path, {**self._state(tag), "meters": meters})
             logger.info("saved %s", path)
         self.world.barrier()
 
@@ -239,7 +248,6 @@ class Trainer:
             "epoch": self.epoch if tag == LATEST else tag,
             "step": self.step,
             "position": {"epoch": self.epoch, "images": self.batches_done * self.loader.sampler.global_batch_size},
-            "meters": self.epoch_meters.state(),
             "method": self.config.method,
             "args": plain_values(self.config),
         }
@@ -296,7 +304,7 @@ class Trainer:
             self.stepper.scaler.load_state_dict({**scaler, "scale": np.asarray(scaler["scale"], np.float32)})
         self.epoch, self.step = stored.meta["position"]["epoch"], stored.meta["step"]
         self.batches_done = self._batches(stored.meta["position"]["images"])
-        self.epoch_meters.load(stored.meta["meters"])
+        self.epoch_meters.load(stored.meta["meters"], self.world)
 
     def _batches(self, images: int) -> int:
         """Iterations of this epoch that are done, which must end an accumulation group."""

@@ -20,7 +20,10 @@ Source = str | Path | Checkpoint | Mapping[str, Array]
 
 @dataclass
 class LoadReport:
-    """What happened to each tensor: ours by our names, theirs (unexpected) by theirs."""
+    """What happened to each tensor: ours by our names, theirs (unexpected) by theirs.
+
+    `resized` names fixed position tables that the file holds for another grid; the network keeps its own.
+    """
 
     dialect: str
     matched: list[str] = field(default_factory=list)
@@ -54,7 +57,8 @@ def load(model: nn.Layer, source: Source, dialect: str | None = None) -> LoadRep
         dialect: whose names and layouts; recognized from the tensors when None.
 
     Raises:
-        CheckpointError: an unknown dialect, a tensor of another shape, or nothing that matches.
+        ConfigError: an unknown dialect.
+        CheckpointError: no dialect recognizes the tensors, one has another shape, or nothing matches.
     """
     tensors, where = _tensors(source)
     rules = find_dialect(dialect or detect(tensors) or _unrecognized(tensors, where))

@@ -16,6 +16,7 @@ _DECODER = {
     "pred": "decoder_pred",
 }
 _QKV, _PATCH = "blocks.0.attn.qkv.weight", "patch_embed.proj.weight"
+_QKV_BIAS = "blocks.0.attn.qkv.bias"  # BEiT-style files have q_bias and v_bias instead
 # Heads cannot be read off shapes; these are the published widths.
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 _DECODER_HEADS = {512: 16}
@@ -33,7 +34,7 @@ def foreign_name(name: str) -> str:
 
 
 def _has_rows(tensors: Tensors, *, out_first: bool) -> bool:
-    if _PATCH not in tensors or _QKV not in tensors:
+    if not {_PATCH, _QKV, _QKV_BIAS} <= set(tensors):
         return False
     rows, columns = tensors[_QKV].shape
     return rows == 3 * columns if out_first else columns == 3 * rows
