@@ -69,7 +69,7 @@ class Trainer:
         loader: batches of an epoch, from the position its sampler is set to.
         config: the run's options.
         world: the processes of the run.
-        panel: a fixed batch to draw pictures of, or None.
+        panel: a fixed batch to draw pictures of; only the main process needs one.
 
     Raises:
         CheckpointError: the output folder or a checkpoint cannot be used.
@@ -224,8 +224,8 @@ class Trainer:
             self._save(epoch)
         elif self._save_is_due():
             self._save(LATEST)
-        if self.panel is not None and (last or self.epoch % config.vis_freq == 0):
-            if self.world.is_main:
+        if config.vis_freq and (last or self.epoch % config.vis_freq == 0):
+            if self.panel is not None:
                 self.log.pictures(self.task.pictures(self.panel), epoch)
             self.world.barrier()
 
