@@ -11,9 +11,10 @@ from plsc_mae.config.sections import PretrainConfig
 
 @dataclass(kw_only=True, frozen=True)
 class MAEOptions:
-    """MAE: mask, target, and sizes that override the named model's."""
+    """MAE: mask, crop, target, and sizes that override the named model's."""
 
     mask_ratio: float = option(0.75, "share of the patches hidden from the encoder", within="(0, 1)")
+    crop_scale: tuple[float, float] = option((0.2, 1.0), "shares of the image area a crop may take", within="(0, 1]")
     norm_pix_loss: bool = option(False, "normalize every target patch by its own mean and variance")
     patch_size: int | None = option(None, "patch side in pixels", within="[1, inf)")
     embed_dim: int | None = option(None, "encoder width", within="[1, inf)")

@@ -95,8 +95,8 @@ class MAE(Method):
         return MAETask(model, config.mask_ratio)
 
     def train_transform(self, config: MAEConfig) -> WithNoise:
-        """Random resized crop of 0.2 to 1 of the area, bicubic, flipped half the time."""
-        return WithNoise(RandomCropFlip(config.image_size, scale=(0.2, 1.0)), self._num_patches(config))
+        """Random resized crop, bicubic, flipped half the time."""
+        return WithNoise(RandomCropFlip(config.image_size, scale=config.crop_scale), self._num_patches(config))
 
     def view_transform(self, config: MAEConfig) -> WithNoise:
         """Shorter side to the input size, then the centre."""
