@@ -113,5 +113,7 @@ class PretrainConfig(OptimConfig, DataConfig, RunConfig):
             raise ConfigError(f"input_size: expected one side or height and width, got {self.input_size}")
         if self.warmup_epochs > self.epochs:
             raise ConfigError(f"warmup_epochs ({self.warmup_epochs:g}) exceeds epochs ({self.epochs})")
+        if self.start_epoch >= self.epochs:
+            raise ConfigError(f"start_epoch ({self.start_epoch}) leaves nothing of {self.epochs} epochs to train")
         if self.resume and self.auto_resume:
             raise ConfigError("--resume and --auto_resume exclude each other; name the file or let the newest be found")

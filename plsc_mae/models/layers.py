@@ -26,12 +26,14 @@ class _CPULinear(paddle.autograd.PyLayer):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """[N, in] -> [N, out]."""
         ctx.save_for_backward(x, weight)
         ctx.wanted = [not tensor.stop_gradient for tensor in (x, weight, bias)]
         return paddle.addmm(bias, x, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight and bias; None for what is frozen, as Paddle demands."""
         x, weight = ctx.saved_tensor()
         wants_x, wants_weight, wants_bias = ctx.wanted
         ones = paddle.ones([1, grad.shape[0]], grad.dtype)

@@ -146,6 +146,7 @@ class _Machine:
         self.stack[-count:] = [tuple(self.stack[-count:])]
 
     def append_items(self, items: list[Any]) -> None:
+        """Extend the list on top of the stack, or the inert stand-in for one."""
         target = self.top()
         if isinstance(target, Foreign):
             target = target.elements
@@ -154,6 +155,7 @@ class _Machine:
         target.extend(items)
 
     def set_items(self, items: list[Any]) -> None:
+        """Update the mapping on top of the stack with alternating keys and values."""
         target = self.top()
         if isinstance(target, Foreign):
             target = target.entries
