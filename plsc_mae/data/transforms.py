@@ -30,6 +30,7 @@ def random_resized_crop_box(
     width: int,
     scale: tuple[float, float] = (0.2, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    below: Callable[[int], int] | None = None,
 ) -> Box:
     """Draw a crop of random area and aspect ratio, as torchvision's RandomResizedCrop does.
 
@@ -42,7 +43,9 @@ def random_resized_crop_box(
         width: of the image, in pixels.
         scale: range of the crop's share of the image area.
         ratio: range of the crop's width / height.
+        below: draws an integer from [0, n), for top and left; by default it scales a draw of `uniform`.
     """
+    below = below or (lambda n: int(uniform() * n))
     log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
     for _ in range(10):
         area = height * width * _between(scale, uniform())
@@ -50,8 +53,8 @@ def random_resized_crop_box(
         crop_width = round(math.sqrt(area * aspect))
         crop_height = round(math.sqrt(area / aspect))
         if 0 < crop_width <= width and 0 < crop_height <= height:
-            top = int(uniform() * (height - crop_height + 1))
-            left = int(uniform() * (width - crop_width + 1))
+            top = below(height - crop_height + 1)
+            left = below(width - crop_width + 1)
             return Box(top, left, crop_height, crop_width)
     crop_height, crop_width = height, width
     if width / height < ratio[0]:
