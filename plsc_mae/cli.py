@@ -15,7 +15,7 @@ from plsc_mae import runtime
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.resolve import parse
 from plsc_mae.config.schema import suggest
-from plsc_mae.config.tools import DemoDataConfig, DoctorConfig, PlotConfig, ReconstructConfig
+from plsc_mae.config.tools import DemoDataConfig, DoctorConfig, PlotConfig, RandomTokenizerConfig, ReconstructConfig
 from plsc_mae.errors import ConfigError, UserError
 
 
@@ -39,6 +39,12 @@ COMMANDS = {
         "draw a small labelled image folder to try things on",
         {"": DemoDataConfig},
         "plsc_mae.commands.demo_data:run",
+        "path",
+    ),
+    "random-tokenizer": Command(
+        "write a dVAE of random weights to try CAE on",
+        {"": RandomTokenizerConfig},
+        "plsc_mae.commands.random_tokenizer:run",
         "path",
     ),
     "plot": Command("draw a run's loss curve as PNG", {"": PlotConfig}, "plsc_mae.commands.plot:run", "run_dir"),

@@ -50,6 +50,22 @@ class DemoDataConfig:
 
 
 @dataclass(kw_only=True, frozen=True)
+class RandomTokenizerConfig:
+    """Random tokenizer: a dVAE of random weights, whose tokens mean nothing."""
+
+    path: str = option("", "folder to write encoder_weight.pd and decoder_weight.pd to")
+    seed: int = option(0, "seed of the weights", within="[0, inf)")
+    n_hid: int = option(256, "width of the first group of blocks, a multiple of 4", within="[4, inf)")
+    vocab_size: int = option(8192, "number of tokens", within="[2, inf)")
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ConfigError("name the folder to write to: plsc-mae random-tokenizer DIR")
+        if self.n_hid % 4:
+            raise ConfigError(f"--n_hid must be a multiple of 4, got {self.n_hid}")
+
+
+@dataclass(kw_only=True, frozen=True)
 class DoctorConfig:
     """Doctor: what this machine and installation are, and what is amiss."""
 
