@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import paddle
+import paddle.nn.functional as F
 from paddle import Tensor
 
 PATCH_VARIANCE_EPS = 1e-6
@@ -24,3 +27,46 @@ def squared_error(pred: Tensor, target: Tensor) -> Tensor:
     """Mean squared error in float32 over patches [B, M, P*P*C]; every image hides the same number."""
     error = pred.astype("float32") - target.astype("float32")
     return (error * error).mean()
+
+
+def alignment_loss(pred: Tensor, target: Tensor, kind: Literal["mse", "kld"] = "mse") -> Tensor:
+    """How far predicted representations [..., D] are from their target, in float32, averaged over all elements.
+
+    Args:
+        pred: what the regressor predicts.
+        target: what the encoder makes of the patches.
+        kind: squared error (Atten4Vis/CAE), or KL(softmax(target) || softmax(pred)) over D (PLSC), which is averaged
+            over elements and not over representations.
+    """
+    if kind == "mse":
+        return squared_error(pred, target)
+    log_pred = F.log_softmax(pred.astype("float32"), axis=-1)
+    log_target = F.log_softmax(target.astype("float32"), axis=-1)
+    return (paddle.exp(log_target) * (log_target - log_pred)).mean()
+
+
+PixelNorm = Literal["none", "layernorm", "patch", "channel"]
+
+
+def normalize_pixels(patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> Tensor:
+    """Normalize pixel targets [..., P*P*C], channel fastest (PLSC task/ssl/cae engine_pretrain.py).
+
+    Args:
+        patches: pixels.
+        kind: "none"; by patch with biased ("layernorm") or unbiased ("patch") variance and eps inside the root; or
+            "channel", every channel of a patch by its own mean and unbiased std plus eps, which gives [..., C*P*P] with
+            the channel slowest.
+        in_chans: channels C.
+    """
+    if kind == "none":
+        return patches
+    if kind == "layernorm":
+        return F.layer_norm(patches, patches.shape[-1:], epsilon=PATCH_VARIANCE_EPS)
+    if kind == "patch":
+        return normalize_patches(patches)
+    channels = patches.reshape([*patches.shape[:-1], -1, in_chans])  # [..., P*P, C]
+    centred = channels - channels.mean(axis=-2, keepdim=True)
+    variance = (centred * centred).sum(axis=-2, keepdim=True) / (channels.shape[-2] - 1)
+    normal = centred / (paddle.sqrt(variance) + PATCH_VARIANCE_EPS)
+    order = [*range(normal.ndim - 2), normal.ndim - 1, normal.ndim - 2]
+    return normal.transpose(order).flatten(-2)

@@ -59,24 +59,33 @@ def run_step(config: PretrainConfig) -> None:
     task.train()
 
     steps = config.max_train_step or DEFAULT_STEPS
-    seconds, waited = [], 0.0
+    seconds, preparing, waited = [], [], 0.0
     batches = _batches(config, world)
     for i in range(WARMUP_STEPS + steps):
         started = time.perf_counter()
         batch = next(batches)
         ready = time.perf_counter()
+        batch = task.prepare(batch)
+        _synchronize(world)
+        prepared = time.perf_counter()
         stepper(batch, group_size=1, update=True)
         _synchronize(world)
         if i >= WARMUP_STEPS:
             seconds.append(time.perf_counter() - started)
+            preparing.append(prepared - ready)
             waited += ready - started
     images_per_second = config.batch_size * world.size / statistics.median(seconds)
-    gflops = 6 * method.macs_per_image(config, task) * images_per_second / 1e9
+    network = statistics.median(total - part for total, part in zip(seconds, preparing, strict=True))
+    gflops = 2 * method.training_macs(config, task) * config.batch_size * world.size / network / 1e9
     peak = matmul_gflops(world) * world.size
     if not world.is_main:
         return
     print(f"{config.model}, {precision.note}, batch {config.batch_size} x {world}")
-    print(f"{images_per_second:.2f} images/s, {gflops:.0f} GFLOP/s of {peak:.0f} measured in a large matrix product")
+    print(f"{images_per_second:.2f} images/s, {statistics.median(seconds):.3g} s per step")
+    print(
+        f"network {network:.3g} s, {gflops:.0f} GFLOP/s of {peak:.0f} measured in a large matrix product; "
+        f"preparing targets {statistics.median(preparing):.3g} s"
+    )
     print(
         f"waiting for data {waited / sum(seconds):.0%}, peak memory {peak_memory_gib(world.is_gpu):.1f} GiB per process"
     )
@@ -86,6 +95,7 @@ def run_step(config: PretrainConfig) -> None:
                 "name": f"plsc_mae, {world}",
                 "images_per_second": images_per_second,
                 "seconds_per_step": seconds,
+                "seconds_preparing": preparing,
                 "batch_size": config.batch_size * world.size,
                 "processes": world.size,
                 "gflops": gflops,

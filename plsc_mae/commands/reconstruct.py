@@ -21,9 +21,11 @@ from plsc_mae.errors import CheckpointError, ConfigError, DataError
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Pictures
 from plsc_mae.parallel.data import World
-from plsc_mae.weights.dialects import facebook
 
 SHEET_ROWS = 10
+BATCH = 16
+# Options of reconstruct that replace the checkpoint's of the same name.
+OVERRIDES = ("input_size", "mask_ratio", "norm_pix_loss", "num_mask_patches", "discrete_vae_weight_path")
 
 
 def run(config: ReconstructConfig) -> None:
@@ -39,26 +41,26 @@ def run(config: ReconstructConfig) -> None:
     method = load_method(trained.method)
     task = method.build_task(trained)
     report = weights.load(task.model, stored)
-    if report.missing:
-        raise CheckpointError(f"{config.model_path} lacks {len(report.missing)} tensors, the first {report.missing[0]}")
+    weights_of_it = {name for name, _ in task.model.named_parameters()}  # fixed tables need not be in the file
+    missing = [name for name in report.missing if name in weights_of_it]
+    if missing:
+        raise CheckpointError(f"{config.model_path} lacks {len(missing)} tensors, the first {missing[0]}")
     print(f"{config.model_path}: {report}")
-    if config.patch_stats is not None:
-        if not getattr(task.model, "norm_pix_loss", False):
-            raise ConfigError("--patch_stats is for models trained with norm_pix_loss; this one predicts pixels")
-        task.patch_stats = config.patch_stats
-
     images = _images(config.img_path)
     view = method.view_transform(trained)
     count, folder = min(config.max_images, len(images)), Path(config.save_path)
-    drawn = []
-    for i in range(count):
-        index = i * len(images) // count
-        sample = view(open_image(images.path(index)), sample_rng(config.seed, 0, index))
-        drawn.append(task.pictures({name: paddle.to_tensor(value[None]) for name, value in sample.items()}))
-        name = str(Path(images.paths[index]).with_suffix(".png")).replace("/", "_")
-        print(_save(drawn[-1], folder / name))
+    sheet: list[Pictures] = []
+    for start in range(0, count, BATCH):
+        indices = [i * len(images) // count for i in range(start, min(start + BATCH, count))]
+        samples = [view(open_image(images.path(index)), sample_rng(config.seed, 0, index)) for index in indices]
+        batch = {name: paddle.to_tensor(np.stack([sample[name] for sample in samples])) for name in samples[0]}
+        drawn = task.pictures(batch, config.patch_stats)
+        sheet.append(drawn)
+        for row, index in enumerate(indices):
+            name = str(Path(images.paths[index]).with_suffix(".png")).replace("/", "_")
+            print(_save({label: stack[row : row + 1] for label, stack in drawn.items()}, folder / name))
     if count > 1:
-        rows = {label: np.concatenate([pictures[label] for pictures in drawn[:SHEET_ROWS]]) for label in drawn[0]}
+        rows = {label: np.concatenate([part[label] for part in sheet])[:SHEET_ROWS] for label in sheet[0]}
         print(_save(rows, folder / "sheet.png"))
 
 
@@ -66,21 +68,31 @@ def _training_config(stored: weights.Checkpoint, config: ReconstructConfig) -> P
     """The options the checkpoint was trained with, as far as it tells, under those of the command line."""
     if "method" in stored.meta and "args" in stored.meta:
         trained = from_mapping(stored.meta["args"], PRETRAIN, config.model_path)
-    elif stored.dialect in ("facebook", "plsc"):
-        arguments = facebook.infer_arguments(stored.model, config.model_path)
-        for name in ("num_heads", "decoder_num_heads"):
-            arguments[name] = getattr(config, name) or arguments[name]
-            if arguments[name] is None:
-                raise ConfigError(f"{config.model_path} does not tell its number of heads; give it with --{name}")
-        trained = load_method("mae").config_of(arguments)
     else:
-        raise CheckpointError(
-            f"{config.model_path} does not tell what network it holds; expected a pre-training checkpoint of this "
-            "suite, facebookresearch/mae or PLSC"
-        )
-    names = ("input_size", "mask_ratio", "norm_pix_loss")
-    given: dict[str, Any] = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+        trained = _read_off(stored, config)
+    known = {field.name for field in dataclasses.fields(trained)}
+    given: dict[str, Any] = {name: getattr(config, name) for name in OVERRIDES if getattr(config, name) is not None}
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"--{name} is no option of method '{trained.method}', which {config.model_path} is of")
     return dataclasses.replace(trained, resume="", auto_resume=False, **given)
+
+
+def _read_off(stored: weights.Checkpoint, config: ReconstructConfig) -> PretrainConfig:
+    """The options of a foreign file, by the shapes of its tensors."""
+    for name in PRETRAIN:
+        method = load_method(name)
+        if stored.dialect in method.foreign:
+            arguments = method.foreign[stored.dialect](stored.model, config.model_path)
+            for heads in ("num_heads", "decoder_num_heads"):
+                arguments[heads] = getattr(config, heads) or arguments[heads]
+                if arguments[heads] is None:
+                    raise ConfigError(f"{config.model_path} does not tell its number of heads; give it with --{heads}")
+            return method.config_of(arguments)
+    raise CheckpointError(
+        f"{config.model_path} does not tell what network it holds; expected a pre-training checkpoint of this "
+        "suite, facebookresearch/mae, Atten4Vis/CAE or PLSC"
+    )
 
 
 def _images(img_path: str) -> ImageList:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from plsc_mae.config.cae import CAEConfig
 from plsc_mae.config.mae import MAEConfig
 from plsc_mae.config.sections import PretrainConfig
 
-PRETRAIN: dict[str, type[PretrainConfig]] = {cls.method: cls for cls in (MAEConfig,)}
+PRETRAIN: dict[str, type[PretrainConfig]] = {cls.method: cls for cls in (MAEConfig, CAEConfig)}
 
-__all__ = ["PRETRAIN", "MAEConfig", "PretrainConfig"]
+__all__ = ["PRETRAIN", "CAEConfig", "MAEConfig", "PretrainConfig"]

@@ -26,7 +26,9 @@ class RunConfig:
     device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", "where to compute; auto: a GPU if there is one")
     seed: int = option(0, "seed of the weights, the order, the crops and the masks", within="[0, inf)")
     resume: str = option("", "checkpoint file to continue from")
-    auto_resume: bool = option(False, "continue from the newest valid checkpoint in the output folder, if there is one")
+    auto_resume: bool = option(
+        False, "continue from the newest valid checkpoint in the output folder, if there is one; --resume goes first"
+    )
     start_epoch: int = option(0, "first epoch of a run that resumes nothing", within="[0, inf)")
     save_ckpt_freq: int = option(20, "epochs between checkpoints; the last epoch is always saved", within="[1, inf)")
     save_ckpt_steps: int = option(
@@ -67,7 +69,9 @@ class OptimConfig:
     accum_iter: int = option(1, "iterations whose gradients are accumulated into one optimizer step", within="[1, inf)")
     epochs: int = option(400, "passes over the data", within="[1, inf)")
     warmup_epochs: float = option(40.0, "epochs of linear warm-up from 0", within="[0, inf)")
-    blr: float = option(1e-3, "base learning rate per 256 images: lr = blr * effective batch / 256", within="[0, inf)")
+    blr: float | None = option(
+        1e-3, "base learning rate per 256 images: lr = blr * effective batch / 256", within="[0, inf)"
+    )
     lr: float | None = option(None, "absolute learning rate; replaces blr", within="[0, inf)")
     min_lr: float = option(0.0, "learning rate at the end of the cosine", within="[0, inf)")
     opt: Literal["adamw"] = option("adamw", "optimizer")
@@ -113,7 +117,7 @@ class PretrainConfig(OptimConfig, DataConfig, RunConfig):
             raise ConfigError(f"input_size: expected one side or height and width, got {self.input_size}")
         if self.warmup_epochs > self.epochs:
             raise ConfigError(f"warmup_epochs ({self.warmup_epochs:g}) exceeds epochs ({self.epochs})")
+        if self.lr is None and self.blr is None:
+            raise ConfigError("a learning rate is needed: --lr, or --blr for one that scales with the batch")
         if self.start_epoch >= self.epochs:
             raise ConfigError(f"start_epoch ({self.start_epoch}) leaves nothing of {self.epochs} epochs to train")
-        if self.resume and self.auto_resume:
-            raise ConfigError("--resume and --auto_resume exclude each other; name the file or let the newest be found")

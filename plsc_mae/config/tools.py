@@ -17,12 +17,18 @@ class ReconstructConfig:
     img_path: str = option("", "an image, or a folder of images")
     save_path: str = option("./reconstruction", "folder for one PNG panel per image")
     input_size: tuple[int, ...] | None = option(None, "image side, or height and width [the checkpoint's]")
-    mask_ratio: float | None = option(None, "share of hidden patches [the checkpoint's]", within="(0, 1)")
+    mask_ratio: float | None = option(None, "MAE: share of hidden patches [the checkpoint's]", within="(0, 1)")
+    num_mask_patches: int | None = option(
+        None, "CAE: patches hidden by block masks [the checkpoint's]", within="[1, inf)"
+    )
+    discrete_vae_weight_path: str | None = option(
+        None, "CAE: folder or file of the DALL-E dVAE's weights [the checkpoint's]"
+    )
     num_heads: int | None = option(None, "encoder heads of a foreign file of unpublished width", within="[1, inf)")
     decoder_num_heads: int | None = option(None, "its decoder heads", within="[1, inf)")
-    norm_pix_loss: bool | None = option(None, "whether targets were normalized [the checkpoint's]")
+    norm_pix_loss: bool | None = option(None, "MAE: whether targets were normalized [the checkpoint's]")
     patch_stats: Literal["original", "visible"] | None = option(
-        None, "norm-pix models: mean and std of hidden patches from the original [this], or from visible neighbours"
+        None, "norm-pix MAE: mean and std of hidden patches from the original [this], or from visible neighbours"
     )
     max_images: int = option(64, "most images taken from a folder", within="[1, inf)")
     seed: int = option(0, "seed of the masks", within="[0, inf)")

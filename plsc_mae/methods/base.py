@@ -8,18 +8,23 @@ list that class in `plsc_mae/config/__init__.py`, add a YAML and a test. If the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from paddle import Tensor, nn
 
+from plsc_mae.analysis.reconstruct import PatchStats
 from plsc_mae.config import PretrainConfig
 from plsc_mae.data.transforms import Transform
-from plsc_mae.optim import ParamGroup, weight_decay_groups
+from plsc_mae.optim import ParamGroup, Rates, lr_at, weight_decay_groups
+from plsc_mae.weights.dialects.base import Tensors
 
 Batch = dict[str, Tensor]
 Pictures = dict[str, npt.NDArray[np.uint8]]
+Schedule = Callable[[float, int], Rates]  # of the epochs, with fraction, and of the updates that are done
 
 
 class StepOutput(NamedTuple):
@@ -39,7 +44,20 @@ class Task(nn.Layer, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> StepOutput:
-        """Compute the loss of a batch."""
+        """Compute the loss of a batch that `prepare` has seen."""
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Add what no gradient goes through, as a frozen network's targets; the engine calls it before `forward`."""
+        return batch
+
+    def schedule(self, config: PretrainConfig, lr: float, updates_per_epoch: int) -> Schedule:
+        """Make the schedule of a run whose peak learning rate is `lr`."""
+
+        def rates(epoch: float, _update: int) -> Rates:
+            span = {"epochs": config.epochs, "warmup_epochs": config.warmup_epochs, "min_lr": config.min_lr}
+            return Rates(lr_at(epoch, lr=lr, **span), config.weight_decay)
+
+        return rates
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
         """Group the trainable parameters for the optimizer, under the names they have in `model`."""
@@ -48,13 +66,28 @@ class Task(nn.Layer, ABC):
     def after_step(self) -> None:
         """Follow an optimizer step, as a moving average of the weights does."""
 
-    def pictures(self, batch: Batch) -> Pictures:
-        """Draw what the network makes of a batch: {label: uint8 [B, H, W, 3]}, in the order to show them."""
+    def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
+        """Draw what the network makes of a batch: {label: uint8 [B, H, W, 3]}, in the order to show them.
+
+        Args:
+            batch: what the view transform gives, as a batch.
+            patch_stats: for networks that predict normalized pixels, where mean and std of patches come from.
+
+        Raises:
+            ConfigError: `patch_stats` is given and the network predicts something else.
+        """
         return {}
 
 
 class Method(ABC):
-    """What a pre-training method is made of."""
+    """What a pre-training method is made of.
+
+    Attributes:
+        foreign: dialects of other code bases' files of this method, and what reads network arguments off their
+            tensors, given the file's name for messages.
+    """
+
+    foreign: Mapping[str, Callable[[Tensors, str], dict[str, Any]]] = MappingProxyType({})
 
     @abstractmethod
     def build_task(self, config: Any) -> Task:
@@ -72,6 +105,6 @@ class Method(ABC):
     def config_of(self, arguments: dict[str, Any]) -> PretrainConfig:
         """Make a config from network arguments read off a foreign file."""
 
-    def macs_per_image(self, config: Any, task: Task) -> int:
-        """Multiply-accumulates of one image's forward pass; backward costs twice as much again."""
+    def training_macs(self, config: Any, task: Task) -> int:
+        """Multiply-accumulates that one image costs in training: forward and, at twice the price, backward."""
         raise TypeError(f"{type(self).__name__} does not count its operations")

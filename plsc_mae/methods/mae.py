@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from plsc_mae.methods.base import Batch, Method, Pictures, StepOutput, Task
 from plsc_mae.models.mae import MaskedAutoencoder
 from plsc_mae.models.registry import create_model, find_variant
 from plsc_mae.models.vit import patch_grid
+from plsc_mae.weights.dialects import facebook
 
 NETWORK_OPTIONS = (
     "patch_size",
@@ -40,15 +42,13 @@ class MAETask(Task):
     Args:
         model: the autoencoder.
         mask_ratio: share of hidden patches.
-        patch_stats: where pictures of norm-pix models take the mean and std of hidden patches from.
     """
 
-    def __init__(self, model: MaskedAutoencoder, mask_ratio: float, patch_stats: PatchStats = "original") -> None:
+    def __init__(self, model: MaskedAutoencoder, mask_ratio: float) -> None:
         super().__init__()
         self.model = model
         self.normalize = Normalize()
         self.mask_ratio = mask_ratio
-        self.patch_stats: PatchStats = patch_stats
 
     def forward(self, batch: Batch) -> StepOutput:
         """Loss of a batch of {"image": uint8 [B, H, W, 3], "noise": float32 [B, L]}."""
@@ -56,11 +56,13 @@ class MAETask(Task):
         out = self.model(images, batch["noise"], self.mask_ratio, loss_only=True)
         return StepOutput(out.loss, {"loss": out.loss.detach()})
 
-    def pictures(self, batch: Batch) -> Pictures:
+    def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
         """Original, masked, reconstruction, and reconstruction with the visible patches put back."""
+        if patch_stats is not None and not self.model.norm_pix_loss:
+            raise ConfigError("--patch_stats is for models trained with norm_pix_loss; this one predicts pixels")
         with paddle.no_grad():
             images = self.normalize(batch["image"])
-            drawn = redraw(self.model, images, batch["noise"], self.mask_ratio, self.patch_stats)
+            drawn = redraw(self.model, images, batch["noise"], self.mask_ratio, patch_stats or "original")
             return {
                 label: (self.normalize.denormalize(x).clip(0, 1) * 255)
                 .round()
@@ -87,6 +89,8 @@ class WithNoise:
 class MAE(Method):
     """The masked autoencoder."""
 
+    foreign = MappingProxyType(dict.fromkeys(("facebook", "plsc"), facebook.infer_arguments))
+
     def build_task(self, config: MAEConfig) -> MAETask:
         """Build the network that the config names, with its overrides."""
         self._check_mask(config)
@@ -108,9 +112,9 @@ class MAE(Method):
         sizes = {name: value for name, value in arguments.items() if name in NETWORK_OPTIONS}
         return MAEConfig(model="mae_vit_base_patch16", input_size=(side, side), **sizes)
 
-    def macs_per_image(self, config: MAEConfig, task: Task) -> int:
+    def training_macs(self, config: MAEConfig, task: Task) -> int:
         """Count for the visible share that this run encodes."""
-        return task.model.forward_macs(config.mask_ratio)
+        return 3 * task.model.forward_macs(config.mask_ratio)
 
     def _check_mask(self, config: MAEConfig) -> None:
         patches = self._num_patches(config)

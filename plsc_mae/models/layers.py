@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
@@ -61,9 +62,9 @@ def xavier_uniform(fan_in: int, fan_out: int) -> nn.initializer.Initializer:
 class Linear(nn.Linear):
     """A linear layer with xavier-uniform weights and zero bias (facebookresearch/mae `_init_weights`)."""
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
         init = paddle.ParamAttr(initializer=xavier_uniform(in_features, out_features))
-        super().__init__(in_features, out_features, weight_attr=init)
+        super().__init__(in_features, out_features, weight_attr=init, bias_attr=None if bias else False)
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
@@ -73,6 +74,11 @@ class Linear(nn.Linear):
 def layer_norm(dim: int) -> nn.LayerNorm:
     """Layer normalization over the last axis with the eps all ViTs here share."""
     return nn.LayerNorm(dim, epsilon=LAYER_NORM_EPS)
+
+
+def constant_parameter(layer: nn.Layer, dim: int, value: float) -> Tensor:
+    """Make a trainable vector [D] of one value."""
+    return layer.create_parameter([dim], default_initializer=nn.initializer.Constant(value))
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
@@ -141,26 +147,45 @@ def _has_flash_kernel(x: Tensor) -> bool:
     return paddle.device.cuda.get_device_capability()[0] >= FLASH_MIN_CAPABILITY
 
 
-class Attention(nn.Layer):
-    """Multi-head self-attention with one fused projection; rows of `qkv` are q, k, v, each head by head."""
+def merge_heads(x: Tensor) -> Tensor:
+    """[B, H, N, D/H] -> [B, N, D]."""
+    return x.transpose([0, 2, 1, 3]).flatten(2)
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+
+class Attention(nn.Layer):
+    """Multi-head self-attention with one fused projection; columns of `qkv` are q, k, v, each head by head.
+
+    Args:
+        dim: width D.
+        num_heads: heads H. Where H does not divide D, heads are D // H wide and the projections H * (D // H).
+        k_bias: whether keys have a bias. Without it (BEiT, CAE) `q_bias` and `v_bias` stand beside a bias-free `qkv`.
+            It changes no output, because softmax ignores what is added to all keys.
+    """
+
+    def __init__(self, dim: int, num_heads: int, *, k_bias: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = Linear(dim, 3 * dim)
-        self.proj = Linear(dim, dim)
+        inner = num_heads * (dim // num_heads)
+        self.qkv = Linear(dim, 3 * inner, bias=k_bias)
+        self.q_bias = None if k_bias else constant_parameter(self, inner, 0.0)
+        self.v_bias = None if k_bias else constant_parameter(self, inner, 0.0)
+        self.proj = Linear(inner, dim)
 
     def forward(self, x: Tensor, query: Tensor | None = None) -> Tensor:
         """Attend from `query` [B, M, D] (all tokens when None) to `x` [B, N, D]; returns [B, M, D]."""
+        weight, bias = self.qkv.weight, self._bias()
         if query is None:
-            q, k, v = self._heads(self.qkv(x), 3)
+            q, k, v = self._heads(linear(x, weight, bias), 3)
         else:
-            dim = x.shape[-1]
-            weight, bias = self.qkv.weight, self.qkv.bias
-            (q,) = self._heads(linear(query, weight[:, :dim], bias[:dim]), 1)
-            k, v = self._heads(linear(x, weight[:, dim:], bias[dim:]), 2)
-        out = attention(q, k, v).transpose([0, 2, 1, 3])  # [B, M, H, D/H]
-        return self.proj(out.reshape([0, 0, -1]))
+            inner = weight.shape[1] // 3
+            (q,) = self._heads(linear(query, weight[:, :inner], bias[:inner]), 1)
+            k, v = self._heads(linear(x, weight[:, inner:], bias[inner:]), 2)
+        return self.proj(merge_heads(attention(q, k, v)))
+
+    def _bias(self) -> Tensor:
+        if self.q_bias is None:
+            return self.qkv.bias
+        return paddle.concat([self.q_bias, paddle.zeros_like(self.q_bias), self.v_bias])
 
     def _heads(self, x: Tensor, parts: int) -> list[Tensor]:
         """[B, N, parts*D] -> `parts` tensors [B, H, N, D/H]."""
@@ -199,15 +224,35 @@ class DropPath(nn.Layer):
 
 
 class Block(nn.Layer):
-    """A pre-norm transformer block: x += attention(norm1(x)); x += mlp(norm2(x))."""
+    """A pre-norm transformer block: x += gamma_1 * attention(norm1(x)); x += gamma_2 * mlp(norm2(x)).
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
+    Args:
+        dim: width D.
+        num_heads: attention heads.
+        mlp_ratio: hidden width of the MLP over D.
+        drop_path: stochastic depth rate.
+        layer_scale: initial value of the gammas (Touvron et al. 2021); without them when not positive.
+        k_bias: whether keys have a bias.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        *,
+        layer_scale: float = 0.0,
+        k_bias: bool = True,
+    ) -> None:
         super().__init__()
         self.norm1 = layer_norm(dim)
-        self.attn = Attention(dim, num_heads)
+        self.attn = Attention(dim, num_heads, k_bias=k_bias)
         self.norm2 = layer_norm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
+        self.gamma_1 = constant_parameter(self, dim, layer_scale) if layer_scale > 0 else None
+        self.gamma_2 = constant_parameter(self, dim, layer_scale) if layer_scale > 0 else None
 
     def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Transform all tokens, or only those whose output is wanted.
@@ -221,10 +266,31 @@ class Block(nn.Layer):
         """
         normed = self.norm1(x)
         if rows is None:
-            x = add_residual(x, self.drop_path(self.attn(normed)))
+            x = add_residual(x, self.drop_path(scaled(self.attn(normed), self.gamma_1)))
         else:
-            x = add_residual(take_rows(x, rows), self.drop_path(self.attn(normed, take_rows(normed, rows))))
-        return add_residual(x, self.drop_path(self.mlp(self.norm2(x))))
+            attended = self.attn(normed, take_rows(normed, rows))
+            x = add_residual(take_rows(x, rows), self.drop_path(scaled(attended, self.gamma_1)))
+        return add_residual(x, self.drop_path(scaled(self.mlp(self.norm2(x)), self.gamma_2)))
+
+    def macs(self, tokens: int) -> int:
+        """Multiply-accumulates of a forward pass over one image's tokens: linear layers and attention products."""
+        linears = (self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2)
+        return tokens * sum(layer.weight.size for layer in linears) + attention_macs(self.attn, tokens, tokens)
+
+
+def attention_macs(attn: nn.Layer, queries: int, keys: int) -> int:
+    """Multiply-accumulates of the two products of attention, for one image."""
+    return int(2 * queries * keys * attn.proj.weight.shape[0])
+
+
+def drop_path_rates(last: float, depth: int) -> list[float]:
+    """Stochastic depth rates of a stack's blocks: linear from 0 to the last one's."""
+    return [float(rate) for rate in np.linspace(0.0, last, depth)]
+
+
+def scaled(branch: Tensor, gamma: Tensor | None) -> Tensor:
+    """A residual branch times its layer scale, where there is one."""
+    return branch if gamma is None else branch * gamma
 
 
 def add_residual(x: Tensor, branch: Tensor) -> Tensor:

@@ -174,14 +174,7 @@ class MaskedAutoencoder(nn.Layer):
         patches = self.encoder.num_patches
         visible = num_visible(patches, mask_ratio)
         encoder, decoder = self.encoder, self.decoder
-        macs = patches * encoder.patch_embed.proj.weight.size
-        macs += sum(_block_macs(block, visible + 1) for block in encoder.blocks)
+        macs = encoder.forward_macs(visible + 1)
         macs += (visible + 1) * decoder.embed.weight.size
-        macs += sum(_block_macs(block, patches + 1) for block in decoder.blocks)
+        macs += sum(block.macs(patches + 1) for block in decoder.blocks)
         return int(macs + (patches + 1) * decoder.pred.weight.size)
-
-
-def _block_macs(block: Block, tokens: int) -> int:
-    dim = block.attn.proj.weight.shape[0]
-    linears = (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2)
-    return tokens * sum(layer.weight.size for layer in linears) + 2 * tokens * tokens * dim

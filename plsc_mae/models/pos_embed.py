@@ -1,4 +1,4 @@
-"""Fixed 2-D sin-cos position tables and their resizing (facebookresearch/mae util/pos_embed.py)."""
+"""Fixed 2-D sin-cos position tables and their resizing (facebookresearch/mae util/pos_embed.py; Atten4Vis/CAE)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import paddle.nn.functional as F
 FloatArray = npt.NDArray[np.floating]
 
 
-def sincos_2d(dim: int, grid: tuple[int, int], *, class_token: bool = False) -> FloatArray:
-    """Make the 2-D sin-cos table of MAE: [L, D] or, with a leading row of zeros, [1 + L, D], float64.
+def sincos_2d(dim: int, grid: tuple[int, int], *, class_token: bool = False, row_first: bool = False) -> FloatArray:
+    """Make the 2-D sin-cos table: [L, D] or, with a leading row of zeros, [1 + L, D], float64.
 
-    The first half of a row encodes the column and the second half the row of the patch, sines before cosines; the
-    order looks like a slip in the original but released weights depend on it.
+    MAE: the first half of a vector encodes the column and the second half the row of the patch, sines before cosines;
+    the order looks like a slip in the original but released weights depend on it. CAE has the halves the other way.
 
     Args:
         dim: width D, a multiple of 4.
         grid: rows and columns of patches.
         class_token: whether to lead with the class token's zeros.
+        row_first: whether the first half encodes the row (Atten4Vis/CAE).
 
     Raises:
         ValueError: `dim` is not a multiple of 4.
@@ -28,7 +29,8 @@ def sincos_2d(dim: int, grid: tuple[int, int], *, class_token: bool = False) -> 
         raise ValueError(f"a 2-D sin-cos table needs a width that is a multiple of 4, got {dim}")
     rows, columns = (np.arange(side, dtype=np.float64) for side in grid)
     row, column = (axis.reshape(-1) for axis in np.meshgrid(rows, columns, indexing="ij"))
-    table = np.concatenate([_sincos_1d(dim // 2, column), _sincos_1d(dim // 2, row)], axis=1)
+    first, second = (row, column) if row_first else (column, row)
+    table = np.concatenate([_sincos_1d(dim // 2, first), _sincos_1d(dim // 2, second)], axis=1)
     return np.concatenate([np.zeros([1, dim]), table]) if class_token else table
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from paddle import nn
 
 MAE = "plsc_mae.models.mae:MaskedAutoencoder"
+CAE = "plsc_mae.models.cae:ContextAutoencoder"
 
 
 class Variant(NamedTuple):
@@ -37,6 +38,19 @@ _MAE_VARIANTS = {
 VARIANTS: dict[str, Variant] = _MAE_VARIANTS | {
     f"{name}_dec512d8b": _MAE_VARIANTS[name]
     for name in ("mae_vit_base_patch16", "mae_vit_large_patch16", "mae_vit_huge_patch14")
+}
+
+
+def _cae(embed_dim: int, depth: int, num_heads: int) -> Variant:
+    return Variant(CAE, {"patch_size": 16, "embed_dim": embed_dim, "depth": depth, "num_heads": num_heads})
+
+
+# Atten4Vis/CAE models/modeling_cae.py; regressor and decoder are 768 wide unless decoder_embed_dim says otherwise.
+VARIANTS |= {
+    "cae_tiny_patch16_224_8k_vocab": _cae(192, 12, 12),
+    "cae_small_patch16_224_8k_vocab": _cae(384, 12, 12),
+    "cae_base_patch16_224_8k_vocab": _cae(768, 12, 12),
+    "cae_large_patch16_224_8k_vocab": _cae(1024, 24, 16),
 }
 
 

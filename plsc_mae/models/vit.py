@@ -1,19 +1,22 @@
-"""The Vision Transformer that is MAE's encoder (Dosovitskiy et al. 2021; facebookresearch/mae).
+"""The Vision Transformer that every method here encodes with (Dosovitskiy et al. 2021).
 
 B batch, L patches, K visible patches, D width, P patch size, C channels.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError
-from plsc_mae.models.layers import Block, PatchEmbed, flat_rows, layer_norm, patchify, take_rows
+from plsc_mae.models.layers import Block, PatchEmbed, drop_path_rates, flat_rows, layer_norm, patchify, take_rows
 from plsc_mae.models.pos_embed import sincos_2d
 
 TOKEN_STD = 0.02
+Positions = Literal["column first", "row first", "learned"]
 
 
 def pair(size: int | tuple[int, ...] | list[int]) -> tuple[int, int]:
@@ -43,18 +46,18 @@ def check_heads(name: str, dim: int, num_heads: int) -> None:
         raise ConfigError(f"{name} {dim} must be a multiple of 4 and of its number of heads ({num_heads})")
 
 
-def token_parameter(layer: nn.Layer, dim: int) -> Tensor:
-    """Make a learned token [1, 1, D], normal with std 0.02 and no truncation (facebookresearch/mae)."""
-    return layer.create_parameter([1, 1, dim], default_initializer=nn.initializer.Normal(std=TOKEN_STD))
+def token_parameter(layer: nn.Layer, dim: int, count: int = 1) -> Tensor:
+    """Make learned tokens [1, count, D], normal with std 0.02 and no truncation (facebookresearch/mae)."""
+    return layer.create_parameter([1, count, dim], default_initializer=nn.initializer.Normal(std=TOKEN_STD))
 
 
-def fixed_table(dim: int, grid: tuple[int, int]) -> Tensor:
+def fixed_table(dim: int, grid: tuple[int, int], *, row_first: bool = False) -> Tensor:
     """The sin-cos table [1, 1 + L, D] as a tensor that is saved but never trained."""
-    return paddle.to_tensor(sincos_2d(dim, grid, class_token=True)[None].astype(np.float32))
+    return paddle.to_tensor(sincos_2d(dim, grid, class_token=True, row_first=row_first)[None].astype(np.float32))
 
 
 class VisionTransformer(nn.Layer):
-    """A ViT encoder with a class token and a fixed sin-cos position table.
+    """A ViT encoder with a class token.
 
     Args:
         img_size: image side, or height and width, in pixels.
@@ -65,6 +68,9 @@ class VisionTransformer(nn.Layer):
         num_heads: attention heads.
         mlp_ratio: hidden width of the MLP over D.
         drop_path: stochastic depth rate of the last block; it rises linearly from 0.
+        layer_scale: initial value of the layer scales; none when not positive.
+        k_bias: whether keys have a bias; MAE has one, BEiT and CAE have none.
+        positions: sin-cos table that encodes the column first (MAE) or the row first (CAE), or a learned one.
 
     Raises:
         ConfigError: the image is no whole number of patches, or the width no whole number of heads.
@@ -80,6 +86,10 @@ class VisionTransformer(nn.Layer):
         num_heads: int = 12,
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
+        *,
+        layer_scale: float = 0.0,
+        k_bias: bool = True,
+        positions: Positions = "column first",
     ) -> None:
         super().__init__()
         check_heads("embed_dim", embed_dim, num_heads)
@@ -87,9 +97,16 @@ class VisionTransformer(nn.Layer):
         self.grid = patch_grid(self.img_size, patch_size)
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
         self.cls_token = token_parameter(self, embed_dim)
-        self.register_buffer("pos_embed", fixed_table(embed_dim, self.grid))
-        rates = np.linspace(0.0, drop_path, depth)
-        self.blocks = nn.LayerList([Block(embed_dim, num_heads, mlp_ratio, float(rate)) for rate in rates])
+        if positions == "learned":
+            self.pos_embed = token_parameter(self, embed_dim, 1 + self.num_patches)
+        else:
+            self.register_buffer("pos_embed", fixed_table(embed_dim, self.grid, row_first=positions == "row first"))
+        self.blocks = nn.LayerList(
+            [
+                Block(embed_dim, num_heads, mlp_ratio, rate, layer_scale=layer_scale, k_bias=k_bias)
+                for rate in drop_path_rates(drop_path, depth)
+            ]
+        )
         self.norm = layer_norm(embed_dim)
 
     @property
@@ -124,3 +141,7 @@ class VisionTransformer(nn.Layer):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+    def forward_macs(self, tokens: int) -> int:
+        """Multiply-accumulates of encoding one image's tokens, the class token counted, with all patches embedded."""
+        return int(self.num_patches * self.patch_embed.proj.weight.size + sum(b.macs(tokens) for b in self.blocks))

@@ -35,6 +35,13 @@ def build_adamw(
     )
 
 
+def set_weight_decay(optimizer: paddle.optimizer.Optimizer, groups: Sequence[ParamGroup], weight_decay: float) -> None:
+    """Change the weight decay of those of the optimizer's groups that have one."""
+    for group, paddle_group in zip(groups, optimizer._param_groups, strict=True):
+        if group.weight_decay > 0:
+            paddle_group["weight_decay"] = weight_decay
+
+
 def optimizer_state(optimizer: paddle.optimizer.Optimizer, named_params: Mapping[str, Tensor]) -> State:
     """The accumulators by our parameter names: {"encoder.norm.weight": {"moment1_0": array, ...}}.
 

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
+
+
+class Rates(NamedTuple):
+    """What a schedule sets before an update."""
+
+    lr: float
+    weight_decay: float
 
 
 def scaled_lr(blr: float, effective_batch: int) -> float:
@@ -24,3 +32,21 @@ def lr_at(epoch: float, *, lr: float, epochs: float, warmup_epochs: float = 0.0,
         return lr * epoch / warmup_epochs
     progress = (epoch - warmup_epochs) / (epochs - warmup_epochs)
     return min_lr + (lr - min_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def cosine_at(update: int, *, base: float, final: float, updates: int, warmup_updates: int = 0) -> float:
+    """Linear warm-up from 0, then half a cosine to `final`, by updates (Atten4Vis/CAE furnace/utils.py).
+
+    The warm-up ends one update early: its last value and the first of the cosine are both `base`.
+
+    Args:
+        update: number of the update, from 0.
+        base: peak value.
+        final: value that the cosine would reach one update after the last.
+        updates: length of the run.
+        warmup_updates: length of the warm-up.
+    """
+    if update < warmup_updates:
+        return base * update / max(warmup_updates - 1, 1)
+    progress = (update - warmup_updates) / (updates - warmup_updates)
+    return final + 0.5 * (base - final) * (1.0 + math.cos(math.pi * progress))

@@ -80,8 +80,10 @@ class RunLogger:
         fields = [f"{name} {_number(record[name])}" for name in record if name not in _FIXED]
         text = (
             f"epoch {record['epoch']} [{record['iteration']:>{width}}/{total}] {' '.join(fields)} "
-            f"lr {record['lr']:.2e} grad {_number(record['grad_norm'])} img/s {record['images_per_second']:.1f} "
-            f"data {record['data_share']:.0%} mem {record['memory_gib']:.1f}G eta {duration(eta)}"
+            f"lr {record['lr']:.2e} min_lr {record['min_lr']:.2e} wd {record['weight_decay']:.3g} "
+            f"scale {record['loss_scale']:g} grad {_number(record['grad_norm'])} "
+            f"img/s {record['images_per_second']:.1f} data {record['data_share']:.0%} "
+            f"mem {record['memory_gib']:.1f}G eta {duration(eta)}"
         )
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
@@ -115,7 +117,10 @@ class RunLogger:
             self._visualdl.close()
 
 
-_FIXED = ("epoch", "iteration", "step", "lr", "grad_norm", "images_per_second", "data_share", "memory_gib", "time")
+_FIXED = (
+    *("epoch", "iteration", "step", "lr", "min_lr", "weight_decay", "loss_scale", "grad_norm"),
+    *("images_per_second", "data_share", "memory_gib", "time"),
+)
 
 
 def _number(value: float) -> str:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
 import paddle
 from paddle import Tensor, nn
 
@@ -100,6 +101,11 @@ class Stepper:
         self.scaler.update()
         self.optimizer.clear_grad(set_to_zero=False)
         return out, norm
+
+    @property
+    def loss_scale(self) -> float:
+        """What the loss is multiplied with before the backward pass; asking waits for the device."""
+        return float(np.asarray(self.scaler.state_dict()["scale"]).item()) if self.scaler.is_enable() else 1.0
 
     def _autocast(self) -> contextlib.AbstractContextManager[None]:
         if self.precision.dtype is None:

@@ -18,7 +18,7 @@ from plsc_mae.config.schema import plain_values, to_yaml
 from plsc_mae.data.loader import BatchLoader
 from plsc_mae.errors import CheckpointError, ConfigError, DivergedError
 from plsc_mae.methods.base import Batch, Task
-from plsc_mae.optim import build_adamw, load_optimizer_state, lr_at, optimizer_state, scaled_lr
+from plsc_mae.optim import build_adamw, load_optimizer_state, optimizer_state, scaled_lr, set_weight_decay
 from plsc_mae.parallel.data import World
 from plsc_mae.train import checkpoint
 from plsc_mae.train.logger import RunLogger, peak_memory_gib, replace_text
@@ -34,6 +34,14 @@ LATEST = "latest"
 def device_seed(seed: int, epoch: int, iteration: int, rank: int) -> int:
     """Seed of what is random on the device (drop path): position in the run and rank, so that a resume repeats it."""
     return int(np.random.SeedSequence([seed, epoch, iteration, rank]).generate_state(1)[0] >> 1)
+
+
+def peak_lr(config: PretrainConfig, effective_batch: int) -> float:
+    """The absolute rate of a config, or its base rate scaled to the batch; a config has one of them."""
+    if config.lr is not None:
+        return config.lr
+    assert config.blr is not None
+    return scaled_lr(config.blr, effective_batch)
 
 
 class Stopwatch:
@@ -80,7 +88,9 @@ class Trainer:
     ) -> None:
         self.task, self.loader, self.config, self.world, self.panel = task, loader, config, world, panel
         self.params = {name: p for name, p in task.model.named_parameters() if not p.stop_gradient}
-        self.optimizer = build_adamw(task.param_groups(config.weight_decay), betas=config.opt_betas, eps=config.opt_eps)
+        self.n_parameters = sum(p.size for p in self.params.values())
+        self.groups = task.param_groups(config.weight_decay)
+        self.optimizer = build_adamw(self.groups, betas=config.opt_betas, eps=config.opt_eps)
         self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu)
         self.stepper = Stepper(
             world.wrap(task),
@@ -90,8 +100,10 @@ class Trainer:
             precision=self.precision,
         )
         self.effective_batch = config.batch_size * world.size * config.accum_iter
-        self.lr = config.lr if config.lr is not None else scaled_lr(config.blr, self.effective_batch)
+        self.lr = peak_lr(config, self.effective_batch)
         self.updates_per_epoch = math.ceil(len(loader) / config.accum_iter)
+        self.schedule = task.schedule(config, self.lr, self.updates_per_epoch)
+        self.weight_decay = config.weight_decay
         self.epoch, self.batches_done, self.step = config.start_epoch, 0, 0
         self.epoch_meters = Meters()
         self.skipped_before = 0
@@ -155,11 +167,11 @@ class Trainer:
         """Run one iteration and return how many of the epoch are done."""
         config, i = self.config, self.batches_done
         if i % config.accum_iter == 0:
-            self.optimizer.set_lr(self._lr(self.epoch + i / total))
+            self._set_rates(self.epoch + i / total, self.epoch * self.updates_per_epoch + i // config.accum_iter)
         paddle.seed(device_seed(config.seed, self.epoch, i, self.world.rank))
         group = min(config.accum_iter, total - i // config.accum_iter * config.accum_iter)
         update = (i + 1) % config.accum_iter == 0 or i + 1 == total
-        out, norm = self.stepper(batch, group_size=group, update=update)
+        out, norm = self.stepper(self.task.prepare(batch), group_size=group, update=update)
         if update:
             self.step += 1
             self.task.after_step()
@@ -169,9 +181,20 @@ class Trainer:
         self.batches_done = i + 1
         return self.batches_done
 
-    def _lr(self, epoch: float) -> float:
-        config = self.config
-        return lr_at(epoch, lr=self.lr, epochs=config.epochs, warmup_epochs=config.warmup_epochs, min_lr=config.min_lr)
+    def _set_rates(self, epoch: float, update: int) -> None:
+        lr, self.weight_decay = self.schedule(epoch, update)
+        self.optimizer.set_lr(lr)
+        set_weight_decay(self.optimizer, self.groups, self.weight_decay)
+
+    def _settings(self) -> dict[str, float]:
+        """What the update was made with: the largest and smallest rate of a group, weight decay, loss scale."""
+        lr, scales = self.optimizer.get_lr(), [group.lr_scale for group in self.groups]
+        return {
+            "lr": lr * max(scales),
+            "min_lr": lr * min(scales),
+            "weight_decay": self.weight_decay,
+            "loss_scale": self.stepper.loss_scale,
+        }
 
     def _save_is_due(self) -> bool:
         return self.config.save_ckpt_steps > 0 and self.step % self.config.save_ckpt_steps == 0
@@ -188,7 +211,7 @@ class Trainer:
             "iteration": self.batches_done,
             "step": self.step,
             **{name: value for name, value in means.items() if name != "grad_norm"},
-            "lr": self.optimizer.get_lr(),
+            **self._settings(),
             "grad_norm": means.get("grad_norm", 0.0),
             "images_per_second": images / seconds,
             "data_share": data_share,
@@ -213,10 +236,11 @@ class Trainer:
     def _end_epoch(self) -> None:
         config, epoch, means = self.config, self.epoch, self.epoch_meters.means(self.world)
         self._check_finite(means)
-        record = {"train_lr": self.optimizer.get_lr(), **{f"train_{name}": value for name, value in means.items()}}
+        record = {f"train_{name}": value for name, value in {**self._settings(), **means}.items()}
         skipped = int(self.world.sum(paddle.to_tensor(float(self.loader.skipped - self.skipped_before))))
         self.skipped_before = self.loader.skipped
-        self.log.epoch({**record, "epoch": epoch, "step": self.step, "skipped_images": skipped})
+        position = {"epoch": epoch, "step": self.step, "skipped_images": skipped}
+        self.log.epoch({**record, **position, "n_parameters": self.n_parameters})
         self.epoch_meters.clear()
         self.epoch, self.batches_done = epoch + 1, 0
         last = self.epoch == config.epochs
@@ -320,10 +344,9 @@ class Trainer:
         config, world = self.config, self.world
         if not world.is_main:
             return
-        parameters = sum(p.size for p in self.params.values())
         base = "" if config.lr is not None else f" (blr {config.blr:g} x {self.effective_batch} / 256)"
         for line in (
-            f"{config.model}: {parameters / 1e6:.1f} M trainable parameters, {self.precision.note}",
+            f"{config.model}: {self.n_parameters / 1e6:.1f} M trainable parameters, {self.precision.note}",
             f"batch {config.batch_size} x {world} x accum_iter {config.accum_iter} = {self.effective_batch} images per "
             f"update; learning rate {self.lr:.4g}{base}",
             f"{len(self.loader.dataset)} images, {self.updates_per_epoch} updates per epoch, {config.epochs} epochs, "

@@ -130,7 +130,7 @@ def test_numbers_that_yaml_reads_as_text(yaml_file):
         (["--epochs", "ten"], "--epochs: expected a whole number, got 'ten'"),
         (["--opt", "adam"], "--opt: expected one of adamw, got 'adam'; did you mean 'adamw'?"),
         (["--warmup_epochs", "500"], "warmup_epochs (500) exceeds epochs (400)"),
-        (["--resume", "x.pd", "--auto_resume"], "--resume and --auto_resume exclude each other"),
+        (["--lr", "none", "--blr", "none"], "a learning rate is needed"),
         (["--lr"], "--lr: expected one argument"),
     ],
 )

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from plsc_mae.errors import ConfigError
 from plsc_mae.weights.dialects.base import Dialect, Tensors
+from plsc_mae.weights.dialects.cae import CAE, PLSC_CAE
 from plsc_mae.weights.dialects.facebook import FACEBOOK, PLSC
 
 NATIVE = Dialect(
     "plsc_mae",
     foreign_name=lambda name: name,
     transposes_linear=False,
-    recognizes=lambda tensors: "encoder.patch_embed.proj.weight" in tensors and "decoder.embed.weight" in tensors,
+    recognizes=lambda tensors: (
+        "encoder.patch_embed.proj.weight" in tensors
+        and ("decoder.embed.weight" in tensors or "regressor.norm.weight" in tensors)
+    ),
 )
-DIALECTS = {dialect.name: dialect for dialect in (NATIVE, FACEBOOK, PLSC)}
+DIALECTS = {dialect.name: dialect for dialect in (NATIVE, FACEBOOK, PLSC, CAE, PLSC_CAE)}
 
 
 def find_dialect(name: str) -> Dialect:

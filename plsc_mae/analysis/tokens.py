@@ -1,0 +1,72 @@
+"""Pictures of discrete tokens: through the tokenizer's decoder, or by the mean patch of each token.
+
+B batch, L patches of an h x w grid, P patch size, C channels, H x W image in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor
+
+from plsc_mae.masking import split_mask
+from plsc_mae.models.cae import ContextAutoencoder
+from plsc_mae.models.dalle import DalleDecoder
+from plsc_mae.models.layers import patchify, unpatchify
+
+DrawTokens = Callable[[Tensor], Tensor]  # int64 [B, L] -> pixels [B, C, H, W] in [0, 1]
+
+
+def predict_tokens(model: ContextAutoencoder, images: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
+    """Replace the tokens of hidden patches by the model's predictions.
+
+    Args:
+        model: predicts in evaluation mode, and is put back.
+        images: [B, C, H, W], normalized.
+        mask: bool [B, L], True = hidden.
+        tokens: int64 [B, L] of the tokenizer.
+    """
+    training = model.training
+    model.eval()
+    logits = model(images, mask).logits
+    if training:
+        model.train()
+    _, ids_masked = split_mask(mask)
+    return paddle.put_along_axis(tokens, ids_masked, logits.argmax(axis=-1).reshape(ids_masked.shape), 1)
+
+
+def decoder_drawing(decoder: DalleDecoder, grid: tuple[int, int], size: tuple[int, int]) -> DrawTokens:
+    """Draw by a dVAE's decoder, enlarged to `size` pixels."""
+
+    def draw(tokens: Tensor) -> Tensor:
+        pixels = decoder.decode(tokens.reshape([-1, *grid]))
+        return F.interpolate(pixels, size=list(size), mode="bicubic", align_corners=False).clip(0, 1)
+
+    return draw
+
+
+def mean_patch_drawing(
+    pixels: Tensor, tokens: Tensor, num_classes: int, grid: tuple[int, int], patch_size: int
+) -> DrawTokens:
+    """Draw each token as the mean of the patches that carry it, and in mid-grey if none does.
+
+    Args:
+        pixels: [B, C, H, W] in [0, 1], the images to take patches from.
+        tokens: int64 [B, L] of these images.
+        num_classes: size of the vocabulary.
+        grid: rows and columns of patches.
+        patch_size: P.
+    """
+    patches = patchify(pixels, patch_size).flatten(0, 1)
+    index = tokens.reshape([-1, 1])
+    sums = paddle.scatter_nd_add(paddle.zeros([num_classes, patches.shape[1]]), index, patches)
+    counts = paddle.scatter_nd_add(paddle.zeros([num_classes, 1]), index, paddle.ones([len(patches), 1]))
+    table = paddle.where(counts > 0, sums / counts.clip(min=1.0), paddle.full_like(sums, 0.5))
+
+    def draw(tokens: Tensor) -> Tensor:
+        drawn = paddle.gather(table, tokens.flatten()).reshape([*tokens.shape, -1])
+        return unpatchify(drawn, grid, patch_size)
+
+    return draw

@@ -1,0 +1,249 @@
+"""Context autoencoder pre-training (Chen et al. 2022; Atten4Vis/CAE tools/run_pretraining.py)."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any, cast
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+from plsc_mae.analysis.reconstruct import PatchStats
+from plsc_mae.analysis.tokens import DrawTokens, decoder_drawing, mean_patch_drawing, predict_tokens
+from plsc_mae.config import CAEConfig, PretrainConfig
+from plsc_mae.data.decode import SourceImage
+from plsc_mae.data.device import Normalize
+from plsc_mae.data.transforms import IMAGENET_MEAN, IMAGENET_STD, INCEPTION_MEAN, INCEPTION_STD, Sample, Transform
+from plsc_mae.data.views import TwoViewCentreCrop, TwoViewCropFlip
+from plsc_mae.errors import ConfigError
+from plsc_mae.losses import alignment_loss
+from plsc_mae.masking import BlockMaskGenerator, RandomMaskGenerator, split_mask
+from plsc_mae.methods.base import Batch, Method, Pictures, Schedule, StepOutput, Task
+from plsc_mae.methods.targets import ClassTarget, Target, build_target, load_decoder
+from plsc_mae.models.cae import ContextAutoencoder
+from plsc_mae.models.dalle import STRIDE
+from plsc_mae.models.layers import patchify, unpatchify
+from plsc_mae.models.registry import create_model, find_variant
+from plsc_mae.models.vit import patch_grid
+from plsc_mae.optim import Rates, cosine_at
+from plsc_mae.weights.dialects import cae
+
+logger = logging.getLogger(__name__)
+
+NETWORK_OPTIONS = (
+    "patch_size",
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "mlp_ratio",
+    "drop_path",
+    "layer_scale_init_value",
+    "abs_pos_emb",
+    "decoder_embed_dim",
+    "regressor_depth",
+    "num_decoder_self_attention",
+    "decoder_num_heads",
+    "decoder_layer_scale_init_value",
+    "dual_path_ema",
+    "rescale_init",
+)
+MaskDraw = Callable[[np.random.Generator], np.ndarray]
+
+
+class CAETask(Task):
+    """Predict the targets of hidden patches, and their representations.
+
+    Args:
+        model: the autoencoder.
+        target: makes what is predicted; frozen.
+        normalize: turns the network's view to floats.
+        num_masked: hidden patches of every image.
+        config: loss weight and kind, schedule, where a decoder of tokens may be.
+    """
+
+    def __init__(
+        self, model: ContextAutoencoder, target: Target, normalize: Normalize, num_masked: int, config: CAEConfig
+    ) -> None:
+        super().__init__()
+        self.model, self.target, self.normalize = model, target, normalize
+        self.num_masked, self.config = num_masked, config
+
+    @paddle.no_grad()
+    def prepare(self, batch: Batch) -> Batch:
+        """Add "target": what is predicted of hidden patches, [B*M] classes or [B*M, K] vectors."""
+        target = self.target(batch)
+        _, ids = split_mask(batch["mask"], self.num_masked)
+        rows = paddle.stack([paddle.arange(ids.shape[0]).unsqueeze(1).expand_as(ids), ids], axis=-1)
+        return {**batch, "target": paddle.gather_nd(target, rows).flatten(0, 1)}
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Loss of a batch of {"image": uint8 [B, H, W, 3], "mask": bool [B, L], "target": see `prepare`}."""
+        config = self.config
+        out = self.model(self.normalize(batch["image"]), batch["mask"], self.num_masked)
+        main, logs = self.target.loss(out.logits, batch["target"])
+        align = config.dual_loss_weight * alignment_loss(out.latent, out.latent_target, config.dual_loss_type)
+        loss = main + align
+        losses = {"loss": loss.detach(), "loss_main": main.detach(), "loss_align": align.detach()}
+        return StepOutput(loss, {**logs, **losses})
+
+    def after_step(self) -> None:
+        """Move the averaged encoder, where there is one."""
+        self.model.update_alignment()
+
+    def schedule(self, config: CAEConfig, lr: float, updates_per_epoch: int) -> Schedule:  # type: ignore[override]
+        """Learning rate and weight decay by updates, each on its own cosine."""
+        updates = config.epochs * updates_per_epoch
+        warmup = config.warmup_steps if config.warmup_steps > 0 else int(config.warmup_epochs * updates_per_epoch)
+        if warmup >= updates:
+            raise ConfigError(f"a warm-up of {warmup} updates leaves nothing of the run's {updates}")
+        decay = config.weight_decay
+        decay_end = decay if config.weight_decay_end is None else config.weight_decay_end
+
+        def rates(_epoch: float, update: int) -> Rates:
+            return Rates(
+                cosine_at(update, base=lr, final=config.min_lr, updates=updates, warmup_updates=warmup),
+                cosine_at(update, base=decay, final=decay_end, updates=updates),
+            )
+
+        return rates
+
+    @paddle.no_grad()
+    def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
+        """Original, masked, what the tokens of the tokenizer look like, and those with the predicted ones."""
+        if patch_stats is not None:
+            raise ConfigError("--patch_stats is for models that predict normalized pixels; CAE predicts tokens")
+        images, mask = self.normalize(batch["image"]), batch["mask"]
+        pixels = self.normalize.denormalize(images)
+        hidden = mask.astype("float32").unsqueeze(-1)
+        grid, patch_size = self.model.encoder.grid, self.model.patch_size
+        patches = patchify(pixels, patch_size)
+        drawn = {
+            "original": pixels,
+            "masked": unpatchify(patches * (1 - hidden) + 0.5 * hidden, grid, patch_size),
+        }
+        if isinstance(self.target, ClassTarget):
+            tokens = self.target(batch)
+            draw, how = self._token_drawing(pixels, tokens)
+            drawn[f"its tokens, {how}"] = draw(tokens)
+            predicted = predict_tokens(self.model, images, mask, tokens)
+            drawn[f"hidden tokens predicted, {how}"] = draw(predicted)
+        return {label: _to_uint8(picture) for label, picture in drawn.items()}
+
+    def _token_drawing(self, pixels: Tensor, tokens: Tensor) -> tuple[DrawTokens, str]:
+        """How to draw tokens: by the dVAE's decoder if it is at hand, else by mean patches."""
+        model, decoder = self.model, load_decoder(self.config)
+        if decoder is not None:
+            return decoder_drawing(decoder, model.encoder.grid, model.encoder.img_size), "decoded by the dVAE"
+        draw = mean_patch_drawing(pixels, tokens, self.target.num_classes, model.encoder.grid, model.patch_size)
+        return draw, "each as its mean patch in these images"
+
+
+class WithMask:
+    """A transform that adds a mask, bool [L], to what another transform makes."""
+
+    def __init__(self, transform: Transform, draw_mask: MaskDraw) -> None:
+        self.transform, self.draw_mask = transform, draw_mask
+
+    def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
+        """Draw what the transform draws first, then the mask."""
+        sample = self.transform(image, rng)
+        return {**sample, "mask": self.draw_mask(rng).reshape(-1)}
+
+
+class CAE(Method):
+    """The context autoencoder."""
+
+    foreign = MappingProxyType(dict.fromkeys(("cae", "plsc_cae"), cae.infer_arguments))
+
+    def build_task(self, config: CAEConfig) -> CAETask:
+        """Build the network that the config names, with its overrides, and its target."""
+        self._tokenizer_size(config)
+        mean, std = (
+            (IMAGENET_MEAN, IMAGENET_STD) if config.imagenet_default_mean_and_std else (INCEPTION_MEAN, INCEPTION_STD)
+        )
+        normalize = Normalize(mean, std)
+        target = build_target(config, normalize, self._patch_size(config))
+        overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS}
+        model = create_model(
+            config.model, img_size=config.image_size, decoder_num_classes=target.num_classes, **overrides
+        )
+        _, num_masked = self._masks(config)
+        if config.discrete_vae_type == "random_init" and config.target_mode == "clusterID":
+            logger.warning(
+                "the tokenizer is RANDOM (--discrete_vae_type random_init): good for trying out, its tokens mean "
+                "nothing and no published result can be reached with them"
+            )
+        return CAETask(model, target, normalize, num_masked, config)
+
+    def train_transform(self, config: CAEConfig) -> WithMask:
+        """One random crop at two sizes, flipped half the time; then the mask."""
+        views = TwoViewCropFlip(
+            config.image_size,
+            self._tokenizer_size(config),
+            scale=(config.crop_min_size, config.crop_max_size),
+            color_jitter=config.color_jitter,
+            interpolation=config.train_interpolation,
+            tokenizer_interpolation=config.second_interpolation,
+        )
+        return WithMask(views, self._masks(config)[0])
+
+    def view_transform(self, config: CAEConfig) -> WithMask:
+        """The largest centred crop at two sizes; then the mask."""
+        views = TwoViewCentreCrop(
+            config.image_size, self._tokenizer_size(config), tokenizer_interpolation=config.second_interpolation
+        )
+        return WithMask(views, self._masks(config)[0])
+
+    def config_of(self, arguments: dict[str, Any]) -> CAEConfig:
+        """Make a config from `ContextAutoencoder` arguments."""
+        sizes = {name: value for name, value in arguments.items() if name in NETWORK_OPTIONS}
+        return CAEConfig(input_size=(arguments["img_size"],), **sizes)
+
+    def training_macs(self, config: PretrainConfig, task: Task) -> int:
+        """Forward and backward of the student, forward of the alignment target; the tokenizer is apart."""
+        task = cast(CAETask, task)
+        student, alignment = task.model.forward_macs(task.num_masked)
+        return 3 * student + alignment
+
+    def _masks(self, config: CAEConfig) -> tuple[MaskDraw, int]:
+        """How a mask [rows, columns] is drawn and the number of patches it hides."""
+        grid = self._grid(config)
+        if config.mask_generator == "random":
+            share = cast(float, config.ratio_mask_patches)
+            return RandomMaskGenerator(grid, share), int(share * grid[0] * grid[1])
+        generator = BlockMaskGenerator(
+            grid, config.num_mask_patches, config.min_mask_patches_per_block, config.max_mask_patches_per_block
+        )
+        # The generator draws as the original does, from Python's random; its state comes from the sample's generator.
+        return lambda rng: generator(random.Random(int(rng.integers(2**63)))), config.num_mask_patches
+
+    def _grid(self, config: CAEConfig) -> tuple[int, int]:
+        return patch_grid(config.image_size, self._patch_size(config))
+
+    @staticmethod
+    def _patch_size(config: CAEConfig) -> int:
+        return config.patch_size or int(find_variant(config.model).arguments["patch_size"])
+
+    def _tokenizer_size(self, config: CAEConfig) -> tuple[int, int]:
+        """Height and width of the tokenizer's view, which must give one token per patch."""
+        rows, columns = self._grid(config)
+        wanted = (rows * STRIDE, columns * STRIDE)
+        given = config.second_input_size
+        if given is not None and (given[0], given[-1]) != wanted:
+            raise ConfigError(
+                f"second_input_size {given} does not give one token to each of {rows} x {columns} patches; the dVAE "
+                f"makes one of {STRIDE} x {STRIDE} pixels, so it must be {wanted[0]} x {wanted[1]}"
+            )
+        return wanted
+
+
+def _to_uint8(pixels: Tensor) -> np.ndarray:
+    """[B, C, H, W] in [0, 1] -> uint8 [B, H, W, C]."""
+    return (pixels.clip(0, 1) * 255).round().astype("uint8").numpy().transpose(0, 2, 3, 1)
+
+
+METHOD = CAE()

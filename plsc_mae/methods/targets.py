@@ -1,0 +1,173 @@
+"""What CAE predicts of hidden patches: tokens of a dVAE, the nearest of random vectors, or pixels.
+
+A target turns a batch into one class or one vector per patch, and says how far predictions are from it. B batch,
+L patches, M hidden patches, P patch size, C channels, K classes.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from plsc_mae import weights
+from plsc_mae.config import CAEConfig
+from plsc_mae.data.device import Normalize
+from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.losses import PixelNorm, normalize_pixels, squared_error
+from plsc_mae.methods.base import Batch
+from plsc_mae.models.dalle import DalleDecoder, DalleEncoder, random_init
+from plsc_mae.models.layers import patchify
+from plsc_mae.weights.dalle import has_dalle, infer_sizes, read_dalle
+
+VOCABULARY = 8192
+IN_CHANS = 3
+
+
+class Target(nn.Layer):
+    """What is predicted of each patch.
+
+    Attributes:
+        num_classes: length K of a prediction.
+    """
+
+    num_classes: int
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Tensor:
+        """Make the targets of all patches: classes int64 [B, L] or vectors [B, L, K]; no gradient goes through."""
+
+    @abstractmethod
+    def loss(self, pred: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compare predictions [B*M, K] with the targets of hidden patches, [B*M] or [B*M, K]: loss, and what to log."""
+
+
+class ClassTarget(Target):
+    """A target that is one of K classes."""
+
+    def loss(self, pred: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross entropy in float32, accuracy, and the share of the most frequent class, which guessing would reach."""
+        pred = pred.astype("float32")
+        counts = paddle.scatter_nd_add(
+            paddle.zeros([self.num_classes]), target.unsqueeze(-1), paddle.ones(target.shape)
+        )
+        return F.cross_entropy(pred, target), {
+            "mlm_acc": (pred.detach().argmax(axis=-1) == target).astype("float32").mean(),
+            "top_token_share": counts.max() / target.shape[0],
+        }
+
+
+class TokenTarget(ClassTarget):
+    """Tokens that a frozen dVAE gives to the batch's "tokenizer_image"."""
+
+    def __init__(self, tokenizer: DalleEncoder, num_classes: int) -> None:
+        super().__init__()
+        self.tokenizer, self.num_classes = tokenizer, num_classes
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Classes int64 [B, L]."""
+        return self.tokenizer.tokenize(batch["tokenizer_image"])
+
+
+class PixelTarget(Target):
+    """Pixels of the patch, normalized (target_mode rgb of PLSC)."""
+
+    def __init__(self, normalize: Normalize, patch_size: int, kind: PixelNorm, *, denorm: bool) -> None:
+        super().__init__()
+        self.normalize, self.patch_size, self.kind, self.denorm = normalize, patch_size, kind, denorm
+        self.num_classes = patch_size * patch_size * IN_CHANS
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Vectors [B, L, P*P*C], channel fastest unless they are normalized by channel."""
+        images = self.normalize(batch["image"])
+        if self.denorm:
+            images = self.normalize.denormalize(images)
+        return normalize_pixels(patchify(images, self.patch_size), self.kind, IN_CHANS)
+
+    def loss(self, pred: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean squared error in float32."""
+        return squared_error(pred, target), {}
+
+
+class VectorTarget(ClassTarget):
+    """The nearest, by dot product, of fixed random vectors to the patch's pixels (target_mode random of VIMER)."""
+
+    def __init__(self, pixels: PixelTarget, vectors: np.ndarray) -> None:
+        super().__init__()
+        self.pixels = pixels
+        self.register_buffer("vectors", paddle.to_tensor(vectors.astype(np.float32)), persistable=False)
+        self.num_classes = vectors.shape[1]
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Classes int64 [B, L]."""
+        return paddle.matmul(self.pixels(batch), self.vectors).argmax(axis=-1)
+
+
+def build_target(config: CAEConfig, normalize: Normalize, patch_size: int) -> Target:
+    """Make the target that a config names.
+
+    Raises:
+        ConfigError: no tokenizer is named, or another number of classes than the target has is asked for.
+        CheckpointError: the tokenizer's or the vectors' file cannot be used.
+    """
+    if config.target_mode == "clusterID":
+        target: Target = _token_target(config)
+    else:
+        target = pixels = PixelTarget(normalize, patch_size, config.normalized_pixel, denorm=config.denorm)
+        if config.target_mode == "random":
+            target = VectorTarget(pixels, _random_vectors(config, pixels.num_classes))
+    if config.decoder_num_classes not in (None, target.num_classes):
+        raise ConfigError(
+            f"decoder_num_classes is {config.decoder_num_classes}, but the target ({config.target_mode}) has "
+            f"{target.num_classes}; leave the option out"
+        )
+    return target
+
+
+def load_decoder(config: CAEConfig) -> DalleDecoder | None:
+    """Load the decoder that lies beside the tokenizer of a config; it is wanted for pictures only and may be missing.
+
+    Raises:
+        CheckpointError: it is there and cannot be used.
+    """
+    folder = config.discrete_vae_weight_path
+    if config.discrete_vae_type != "dall-e" or not folder or not has_dalle(folder, "decoder"):
+        return None
+    tensors = read_dalle(folder, "decoder")
+    sizes = infer_sizes(tensors)
+    return DalleDecoder.from_arrays(tensors, sizes, compute_dtype=config.discrete_vae_dtype, origin=folder)
+
+
+def _token_target(config: CAEConfig) -> TokenTarget:
+    if config.discrete_vae_type == "random_init":
+        classes = config.decoder_num_classes or VOCABULARY
+        tokenizer = DalleEncoder(config.discrete_vae_hidden, classes, compute_dtype=config.discrete_vae_dtype)
+        random_init(tokenizer, config.discrete_vae_seed)
+        return TokenTarget(tokenizer, classes)
+    path = config.discrete_vae_weight_path
+    if not path:
+        raise ConfigError(
+            "--discrete_vae_weight_path is required: the folder with DALL-E's encoder.pkl or PLSC's encoder_weight.pd "
+            "(docs/cae.md says where to get them); to try CAE out without, --discrete_vae_type random_init"
+        )
+    tensors = read_dalle(path, "encoder")
+    sizes = infer_sizes(tensors)
+    tokenizer = DalleEncoder.from_arrays(tensors, sizes, compute_dtype=config.discrete_vae_dtype, origin=path)
+    return TokenTarget(tokenizer, sizes["vocab_size"])
+
+
+def _random_vectors(config: CAEConfig, length: int) -> np.ndarray:
+    if config.target_path is None:
+        shape = (length, config.decoder_num_classes or VOCABULARY)
+        return np.random.default_rng(config.discrete_vae_seed).standard_normal(shape, np.float32)
+    arrays = list(weights.read(config.target_path).tensors.values())
+    if len(arrays) != 1 or arrays[0].ndim != 2 or arrays[0].shape[0] != length:
+        found = ", ".join(str(list(array.shape)) for array in arrays[:3])
+        raise CheckpointError(
+            f"--target_path {config.target_path} holds {len(arrays)} arrays ({found}); expected one of shape "
+            f"[{length}, classes], a vector for each class"
+        )
+    return arrays[0]

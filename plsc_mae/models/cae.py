@@ -1,0 +1,359 @@
+"""The context autoencoder (Chen et al. 2022), exactly as Atten4Vis/CAE computes it.
+
+B batch, L patches, V visible, M hidden (L = V + M), C encoder width, D width of regressor and decoder, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from plsc_mae.errors import ConfigError
+from plsc_mae.masking import split_mask
+from plsc_mae.models.layers import (
+    LAYER_NORM_EPS,
+    Block,
+    DropPath,
+    Linear,
+    Mlp,
+    add_residual,
+    attention,
+    attention_macs,
+    constant_parameter,
+    drop_path_rates,
+    layer_norm,
+    linear,
+    merge_heads,
+    patchify,
+    scaled,
+)
+from plsc_mae.models.vit import VisionTransformer, fixed_table, token_parameter
+
+INIT_STD = 0.02
+
+
+class CAEOutput(NamedTuple):
+    """What a forward pass of `ContextAutoencoder` gives; hidden patches are in raster order, image by image."""
+
+    logits: Tensor  # [B*M, K], the order of `tokens[mask]`
+    latent: Tensor  # [B, M, D] representations of hidden patches, predicted from the visible ones
+    latent_target: Tensor  # [B, M, D] what the encoder makes of the hidden patches; without gradient
+
+
+class Context(NamedTuple):
+    """What all regressor blocks share: visible patches standardized once, without any block's scale and shift."""
+
+    keys: Tensor  # [B, V, D], of the tokens with their positions
+    values: Tensor  # [B, V, D], of the tokens
+
+
+def standardize(x: Tensor) -> Tensor:
+    """Layer normalization without scale and shift."""
+    return F.layer_norm(x, x.shape[-1:], epsilon=LAYER_NORM_EPS)
+
+
+def after_norm(x: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`norm`, then a linear layer, of tokens that are already standardized: norm's scale and shift go into the weights.
+
+    One standardized tensor then serves every norm that reads it, and scaling weights costs less than scaling tokens.
+    """
+    shift = paddle.matmul(norm.bias, weight)
+    return linear(x, norm.weight.unsqueeze(1) * weight, shift if bias is None else shift + bias)
+
+
+class CrossAttention(nn.Layer):
+    """Multi-head attention with separate projections and no bias on keys.
+
+    Where the heads do not divide the width they are D // H wide, as in the original.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        inner = num_heads * (dim // num_heads)
+        self.q, self.k, self.v = (Linear(dim, inner, bias=False) for _ in range(3))
+        self.q_bias, self.v_bias = constant_parameter(self, inner, 0.0), constant_parameter(self, inner, 0.0)
+        self.proj = Linear(inner, dim)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend from projected q [B, M, I] to projected k, v [B, N, I]; returns [B, M, D]."""
+        q, k, v = (x.reshape([*x.shape[:2], self.num_heads, -1]).transpose([0, 2, 1, 3]) for x in (q, k, v))
+        return self.proj(merge_heads(attention(q, k, v)))
+
+
+class RegressorBlock(nn.Layer):
+    """Cross-attention from hidden to all patches, then an MLP.
+
+    No plain pre-norm block: after the attention the normalized stream replaces the stream.
+    """
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float, layer_scale: float) -> None:
+        super().__init__()
+        self.norm_q, self.norm_k, self.norm_v = (layer_norm(dim) for _ in range(3))
+        self.cross_attn = CrossAttention(dim, num_heads)
+        self.norm2 = layer_norm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+        self.gamma_1 = constant_parameter(self, dim, layer_scale if layer_scale > 0 else 1.0)
+        self.gamma_2 = constant_parameter(self, dim, layer_scale if layer_scale > 0 else 1.0)
+        # The original keeps frozen ones here where other blocks have no layer scale.
+        self.gamma_1.stop_gradient = self.gamma_2.stop_gradient = layer_scale <= 0
+
+    def forward(self, x: Tensor, positions: Tensor, context: Context) -> Tensor:
+        """Refine predictions x [B, M, D] at `positions` [B, M, D]."""
+        attn, placed = self.cross_attn, standardize(x + positions)
+        keys = paddle.concat([context.keys, placed], axis=1)
+        values = paddle.concat([context.values, standardize(x)], axis=1)
+        attended = attn(
+            after_norm(placed, self.norm_q, attn.q.weight, attn.q_bias),
+            after_norm(keys, self.norm_k, attn.k.weight),
+            after_norm(values, self.norm_v, attn.v.weight, attn.v_bias),
+        )
+        x = self.norm2(add_residual(x, self.drop_path(scaled(attended, self.gamma_1))))
+        return add_residual(x, self.drop_path(scaled(self.mlp(x), self.gamma_2)))
+
+    def macs(self, hidden: int, patches: int) -> int:
+        """Multiply-accumulates of a forward pass over one image: linear layers and attention products."""
+        attn = self.cross_attn
+        per_query = (attn.q, attn.proj, self.mlp.fc1, self.mlp.fc2)
+        macs = hidden * sum(layer.weight.size for layer in per_query)
+        macs += patches * (attn.k.weight.size + attn.v.weight.size)
+        return int(macs + attention_macs(attn, hidden, patches))
+
+
+class Regressor(nn.Layer):
+    """Predicts the representations of hidden patches from those of visible ones."""
+
+    def __init__(
+        self, dim: int, depth: int, num_heads: int, mlp_ratio: float, drop_path: float, layer_scale: float
+    ) -> None:
+        super().__init__()
+        rates = drop_path_rates(drop_path, depth)
+        self.blocks = nn.LayerList([RegressorBlock(dim, num_heads, mlp_ratio, rate, layer_scale) for rate in rates])
+        self.norm = layer_norm(dim)
+
+    def forward(self, x: Tensor, positions: Tensor, visible: Tensor, visible_positions: Tensor) -> Tensor:
+        """Turn queries x [B, M, D] into predictions [B, M, D], given `visible` [B, V, D]."""
+        context = Context(standardize(visible + visible_positions), standardize(visible))
+        for block in self.blocks:
+            x = block(x, positions, context)
+        return self.norm(x)
+
+
+class TokenDecoder(nn.Layer):
+    """Classifies hidden patches from their predicted representations; they see each other and nothing else."""
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float,
+        drop_path: float,
+        layer_scale: float,
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.LayerList(
+            [
+                Block(dim, num_heads, mlp_ratio, rate, layer_scale=layer_scale, k_bias=False)
+                for rate in drop_path_rates(drop_path, depth)
+            ]
+        )
+        self.norm = layer_norm(dim) if depth else None
+        self.head = Linear(dim, num_classes)
+
+    def forward(self, latent: Tensor, positions: Tensor) -> Tensor:
+        """[B, M, D] and positions [B, M, D] -> [B, M, K]; without blocks the head alone (PLSC)."""
+        if self.norm is None:
+            return self.head(latent)
+        x = latent + positions
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+
+class ContextAutoencoder(nn.Layer):
+    """CAE: encode the visible patches, regress the representations of the hidden ones, classify those.
+
+    The alignment target is what the encoder itself, without gradient, makes of the hidden patches: the original's
+    alignment encoder shares the encoder's storage. With `dual_path_ema` > 0 it is a moving average instead.
+
+    Args:
+        img_size: image side, or height and width, in pixels.
+        patch_size: patch side in pixels.
+        in_chans: image channels.
+        embed_dim: encoder width C.
+        depth: encoder blocks.
+        num_heads: encoder heads.
+        mlp_ratio: hidden width of all MLPs over the width of their block.
+        drop_path: stochastic depth rate of the last block of each of the three stacks.
+        layer_scale_init_value: initial layer scale of the encoder; none when not positive.
+        abs_pos_emb: learn the position table; else it is the fixed sin-cos one.
+        decoder_embed_dim: width D of regressor and decoder; bridged to by a linear layer and a norm where it is not C.
+        regressor_depth: regressor blocks.
+        num_decoder_self_attention: decoder blocks.
+        decoder_num_heads: heads of regressor and decoder.
+        decoder_num_classes: size K of the prediction, the tokenizer's vocabulary.
+        decoder_layer_scale_init_value: initial layer scale of regressor and decoder.
+        dual_path_ema: decay of the moving average that makes the alignment target; 0 is the encoder itself.
+        rescale_init: keep the normal initialization with rescaled residual branches, which the original computes and
+            then, without this, overwrites with xavier-uniform in every linear layer.
+
+    Raises:
+        ConfigError: sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, ...] = 224,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        layer_scale_init_value: float = 0.1,
+        abs_pos_emb: bool = False,
+        decoder_embed_dim: int = 768,
+        regressor_depth: int = 4,
+        num_decoder_self_attention: int = 4,
+        decoder_num_heads: int = 12,
+        decoder_num_classes: int = 8192,
+        decoder_layer_scale_init_value: float = 0.1,
+        dual_path_ema: float = 0.0,
+        rescale_init: bool = False,
+    ) -> None:
+        super().__init__()
+        if decoder_embed_dim % 4 or decoder_embed_dim < decoder_num_heads:
+            raise ConfigError(
+                f"decoder_embed_dim {decoder_embed_dim} must be a multiple of 4 and no less than decoder_num_heads "
+                f"({decoder_num_heads})"
+            )
+
+        def encoder() -> VisionTransformer:
+            return VisionTransformer(
+                *(img_size, patch_size, in_chans, embed_dim, depth, num_heads, mlp_ratio, drop_path),
+                layer_scale=layer_scale_init_value,
+                k_bias=False,
+                positions="learned" if abs_pos_emb else "row first",
+            )
+
+        bridged = decoder_embed_dim != embed_dim
+        stack = (decoder_num_heads, mlp_ratio, drop_path, decoder_layer_scale_init_value)
+        self.patch_size = patch_size
+        self.encoder = encoder()
+        self.bridge = Linear(embed_dim, decoder_embed_dim) if bridged else None
+        self.bridge_norm = layer_norm(decoder_embed_dim) if bridged else None
+        self.mask_token = token_parameter(self, decoder_embed_dim)
+        self.rd_pos_embed: Tensor | None
+        if abs_pos_emb and not bridged:
+            self.rd_pos_embed = None  # regressor and decoder use the encoder's learned table (PLSC)
+        else:
+            self.register_buffer("rd_pos_embed", fixed_table(decoder_embed_dim, self.encoder.grid, row_first=True))
+        self.regressor = Regressor(decoder_embed_dim, regressor_depth, *stack)
+        self.decoder = TokenDecoder(decoder_embed_dim, num_decoder_self_attention, *stack, decoder_num_classes)
+        self._initialize(rescale_init)
+
+        self.dual_path_ema = dual_path_ema
+        self.alignment_encoder: VisionTransformer | None = None
+        if dual_path_ema > 0:
+            self.alignment_encoder = encoder()
+            self.alignment_encoder.set_state_dict(self.encoder.state_dict())
+            for param in self.alignment_encoder.parameters():
+                param.stop_gradient = True
+
+    def forward(self, images: Tensor, mask: Tensor, num_masked: int | None = None) -> CAEOutput:
+        """Predict what the mask hides.
+
+        Args:
+            images: [B, C, H, W], normalized.
+            mask: bool [B, L], True = hidden; every image hides the same number.
+            num_masked: that number, if the caller knows it; else it is read from the mask, which waits for the device.
+
+        Raises:
+            ValueError: the images hide different numbers of patches.
+        """
+        ids_keep, ids_masked = split_mask(mask, num_masked)
+        patches = patchify(images, self.patch_size)
+        visible = self._bridged(self.encoder.encode(patches, ids_keep)[:, 1:])
+        table = self.encoder.pos_embed if self.rd_pos_embed is None else self.rd_pos_embed
+        positions, visible_positions = _table_rows(table, ids_masked), _table_rows(table, ids_keep)
+        queries = self.mask_token.expand([*ids_masked.shape, self.mask_token.shape[-1]])
+        latent = self.regressor(queries, positions, visible, visible_positions)
+        logits = self.decoder(latent, positions)
+        return CAEOutput(logits.flatten(0, 1), latent, self._alignment_target(patches, ids_masked))
+
+    @paddle.no_grad()
+    def update_alignment(self) -> None:
+        """Move the averaged encoder towards the encoder: t = m t + (1 - m) s; call it after every optimizer step."""
+        if self.alignment_encoder is not None:
+            decay = self.dual_path_ema
+            for target, source in zip(self.alignment_encoder.parameters(), self.encoder.parameters(), strict=True):
+                target.set_value(target * decay + source * (1.0 - decay))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Encode whole images; never masks. [B, C, H, W] -> [B, 1 + L, C]."""
+        return self.encoder.forward_features(images)
+
+    def forward_macs(self, num_masked: int) -> tuple[int, int]:
+        """Multiply-accumulates of one image's forward pass: the student's part and that of the alignment target."""
+        patches = self.encoder.num_patches
+        student = self.encoder.forward_macs(patches - num_masked + 1)
+        alignment = self.encoder.forward_macs(num_masked + 1)
+        if self.bridge is not None:
+            student += (patches - num_masked) * self.bridge.weight.size
+            alignment += num_masked * self.bridge.weight.size
+        student += sum(block.macs(num_masked, patches) for block in self.regressor.blocks)
+        student += sum(block.macs(num_masked) for block in self.decoder.blocks)
+        return int(student + num_masked * self.decoder.head.weight.size), int(alignment)
+
+    def _bridged(self, x: Tensor) -> Tensor:
+        return x if self.bridge is None or self.bridge_norm is None else self.bridge_norm(self.bridge(x))
+
+    @paddle.no_grad()
+    def _alignment_target(self, patches: Tensor, ids_masked: Tensor) -> Tensor:
+        """Encode the hidden patches. Drop path stays active in training, with draws of its own, as in the original."""
+        encoder = self.encoder if self.alignment_encoder is None else self.alignment_encoder
+        return self._bridged(encoder.encode(patches, ids_masked)[:, 1:])
+
+    @paddle.no_grad()
+    def _initialize(self, rescale_init: bool) -> None:
+        """Initialize as the original ends up doing; linear layers are xavier-uniform from their construction."""
+        truncated_normal(self.encoder.patch_embed.proj.weight)
+        self.encoder.patch_embed.proj.bias.zero_()
+        truncated_normal(self.encoder.cls_token)
+        truncated_normal(self.mask_token)
+        if not self.encoder.pos_embed.stop_gradient:
+            truncated_normal(self.encoder.pos_embed)
+        if not rescale_init:
+            return
+        for layer in self.sublayers():
+            if isinstance(layer, Linear):
+                truncated_normal(layer.weight)
+        if self.bridge is not None:  # PyTorch's default; the original initializes its three stacks only
+            bound = self.bridge.weight.shape[0] ** -0.5
+            self.bridge.weight.uniform_(-bound, bound)
+            self.bridge.bias.uniform_(-bound, bound)
+        for blocks in (self.encoder.blocks, self.regressor.blocks, self.decoder.blocks):
+            for i, block in enumerate(blocks):
+                attn = block.attn if isinstance(block, Block) else block.cross_attn
+                for weight in (attn.proj.weight, block.mlp.fc2.weight):
+                    weight.set_value(weight / math.sqrt(2.0 * (i + 1)))
+
+
+def truncated_normal(param: Tensor, std: float = INIT_STD) -> None:
+    """Fill with N(0, std^2) cut at one standard deviation, by the inverse distribution function (Atten4Vis/CAE)."""
+    edge = math.erf(math.sqrt(0.5))  # twice the probability of (0, std)
+    param.set_value(paddle.erfinv(paddle.uniform(param.shape, param.dtype, -edge, edge)) * (std * math.sqrt(2.0)))
+
+
+def _table_rows(table: Tensor, ids: Tensor) -> Tensor:
+    """Positions [B, K, D] of the patches [B, K], from a table [1, 1 + L, D] that leads with the class token."""
+    batch, count = ids.shape
+    return paddle.gather(table[0], ids.reshape([-1]) + 1).reshape([batch, count, -1])

@@ -1,0 +1,113 @@
+"""Atten4Vis/CAE, and its ports PLSC and VIMER, which share one naming and store linear weights as Paddle does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plsc_mae.errors import CheckpointError
+from plsc_mae.weights.dialects.base import Dialect, Tensors
+
+# Our prefix of a layer -> theirs. Longer prefixes come first, "#" stands for a block's number.
+_OFFICIAL = {
+    "bridge_norm": "encoder_to_regresser_norm",
+    "bridge": "encoder_to_regresser",
+    "regressor.blocks.#.gamma_1": "regresser.regressor_blocks.#.gamma_1_cross",
+    "regressor.blocks.#.gamma_2": "regresser.regressor_blocks.#.gamma_2_cross",
+    "regressor.blocks.#.norm_q": "regresser.regressor_blocks.#.norm1_q",
+    "regressor.blocks.#.norm_k": "regresser.regressor_blocks.#.norm1_k",
+    "regressor.blocks.#.norm_v": "regresser.regressor_blocks.#.norm1_v",
+    "regressor.blocks.#.norm2": "regresser.regressor_blocks.#.norm2_cross",
+    "regressor.blocks.#.mlp": "regresser.regressor_blocks.#.mlp_cross",
+    "regressor.blocks": "regresser.regressor_blocks",
+    "regressor": "regresser",
+    "decoder.blocks": "decoder.decoder_blocks",
+}
+_PORTS = {
+    "alignment_encoder": "teacher_network",
+    "bridge_norm": "encoder_to_decoder_norm",
+    "bridge": "encoder_to_decoder",
+    "regressor.blocks.#.gamma_1": "regressor_and_decoder.blocks.#.gamma_1_cross",
+    "regressor.blocks.#.gamma_2": "regressor_and_decoder.blocks.#.gamma_2_cross",
+    "regressor.blocks.#.norm_q": "regressor_and_decoder.blocks.#.norm1_q_cross",
+    "regressor.blocks.#.norm_k": "regressor_and_decoder.blocks.#.norm1_k_cross",
+    "regressor.blocks.#.norm_v": "regressor_and_decoder.blocks.#.norm1_v_cross",
+    "regressor.blocks.#.norm2": "regressor_and_decoder.blocks.#.norm2_cross",
+    "regressor.blocks.#.mlp": "regressor_and_decoder.blocks.#.mlp_cross",
+    "regressor": "regressor_and_decoder",
+    "decoder.blocks": "regressor_and_decoder.self_att_blocks",
+    "decoder.norm": "regressor_and_decoder.norm2",
+    "decoder": "regressor_and_decoder",
+}
+
+
+def _renamed(name: str, prefixes: dict[str, str]) -> str:
+    number = next((part for part in name.split(".") if part.isdigit()), "")
+    for ours, theirs in prefixes.items():
+        prefix = ours.replace("#", number)
+        if name == prefix or name.startswith(prefix + "."):
+            return theirs.replace("#", number) + name[len(prefix) :]
+    return name
+
+
+def _has(tensors: Tensors, *names: str) -> bool:
+    return "encoder.patch_embed.proj.weight" in tensors and all(name in tensors for name in names)
+
+
+CAE = Dialect(
+    "cae",
+    foreign_name=lambda name: _renamed(name, _OFFICIAL),
+    transposes_linear=True,
+    recognizes=lambda tensors: _has(tensors, "regresser.norm.weight"),
+)
+PLSC_CAE = Dialect(
+    "plsc_cae",
+    foreign_name=lambda name: _renamed(name, _PORTS),
+    transposes_linear=False,
+    recognizes=lambda tensors: _has(tensors, "regressor_and_decoder.norm.weight"),
+)
+
+
+# Heads cannot be read off shapes; these are the published widths. Regressor and decoder have 12 in every release, of
+# 85 each where 1020 is what projects a width of 1024.
+_HEADS = {192: 12, 384: 12, 768: 12, 1024: 16}
+_DECODER_HEADS = {768: 12, 1020: 12, 1024: 16}
+
+
+def infer_arguments(tensors: Tensors, path: str) -> dict[str, Any]:
+    """Read the sizes of a pre-trained CAE off its tensors, as `ContextAutoencoder` arguments.
+
+    The numbers of heads, which no shape tells, are None for widths that were not published.
+
+    Raises:
+        CheckpointError: the file lacks the mask token, and so the part that predicts.
+    """
+    if "mask_token" not in tensors:
+        raise CheckpointError(f"{path} holds a CAE without its mask token; expected a checkpoint of pre-training")
+    ported = "regressor_and_decoder.norm.weight" in tensors
+    regressor, decoder = (
+        ("regressor_and_decoder.blocks.", "regressor_and_decoder.self_att_blocks.")
+        if ported
+        else ("regresser.regressor_blocks.", "decoder.decoder_blocks.")
+    )
+    embed_dim, in_chans, patch_size, _ = tensors["encoder.patch_embed.proj.weight"].shape
+    inner = tensors[f"{regressor}0.cross_attn.q_bias"].shape[0] if _count(tensors, regressor) else 0
+    rows = (tensors["encoder.pos_embed"].shape[1] - 1) ** 0.5
+    return {
+        "img_size": round(rows) * patch_size,
+        "patch_size": patch_size,
+        "in_chans": in_chans,
+        "embed_dim": embed_dim,
+        "depth": _count(tensors, "encoder.blocks."),
+        "num_heads": _HEADS.get(embed_dim),
+        "layer_scale_init_value": 0.1 if "encoder.blocks.0.gamma_1" in tensors else 0.0,
+        "decoder_embed_dim": tensors["mask_token"].shape[-1],
+        "regressor_depth": _count(tensors, regressor),
+        "num_decoder_self_attention": _count(tensors, decoder),
+        "decoder_num_heads": _DECODER_HEADS.get(inner),
+        "decoder_layer_scale_init_value": 0.1 if f"{decoder}0.gamma_1" in tensors else 0.0,
+    }
+
+
+def _count(tensors: Tensors, prefix: str) -> int:
+    numbers = {int(name[len(prefix) :].partition(".")[0]) for name in tensors if name.startswith(prefix)}
+    return len(numbers)
