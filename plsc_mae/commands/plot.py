@@ -1,19 +1,24 @@
-"""`plsc-mae plot`: the loss curve of a run as a picture, drawn from its train.jsonl."""
+"""`plsc-mae plot`: curves of a run as a picture, drawn from its train.jsonl."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
+from plsc_mae.config.schema import suggest
 from plsc_mae.config.tools import PlotConfig
-from plsc_mae.errors import DataError
+from plsc_mae.errors import ConfigError, DataError
+
+COLOURS = ("tab:blue", "tab:green", "tab:red", "tab:purple")  # the learning rate is orange
 
 
 def run(config: PlotConfig) -> None:
-    """Draw loss over optimizer steps, with the learning rate behind it.
+    """Draw the loss, or other metrics, over optimizer steps, with the learning rate behind it.
 
     Raises:
         DataError: the folder has no log of a run, or the picture cannot be written.
+        ConfigError: the log has no such metric.
     """
     import matplotlib
 
@@ -24,15 +29,23 @@ def run(config: PlotConfig) -> None:
     if not log.is_file():
         raise DataError(f"{log} does not exist; expected the output folder of a training run")
     records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    steps = [record["step"] for record in records]
+    steps, names = [record["step"] for record in records], config.metrics
+    for name in names:
+        if any(name not in record for record in records):
+            known = ", ".join(records[-1])
+            raise ConfigError(f"--metrics {name} is not in {log}{suggest(name, records[-1])}; it has {known}")
     figure, axes = plt.subplots(figsize=(7, 4), dpi=120)
-    axes.plot(steps, [record["loss"] for record in records], color="tab:blue")
-    axes.set(xlabel="optimizer step", ylabel="loss", title=Path(config.run_dir).name, ylim=(0, None))
+    for name, colour in zip(names, itertools.cycle(COLOURS)):
+        axes.plot(steps, [record[name] for record in records], color=colour, label=name)
+    axes.set(xlabel="optimizer step", ylabel=names[0], title=Path(config.run_dir).name, ylim=(0, None))
+    if len(names) > 1:
+        axes.legend()
+        axes.set_ylabel("")
     axes.grid(alpha=0.3)
     rates = axes.twinx()
     rates.plot(steps, [record["lr"] for record in records], color="tab:orange", alpha=0.5)
     rates.set_ylabel("learning rate", color="tab:orange")
-    path = Path(config.save_path) if config.save_path else Path(config.run_dir) / "loss.png"
+    path = Path(config.save_path) if config.save_path else Path(config.run_dir) / f"{names[0]}.png"
     figure.tight_layout()
     try:
         figure.savefig(path)

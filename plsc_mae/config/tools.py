@@ -78,10 +78,11 @@ class DoctorConfig:
 
 @dataclass(kw_only=True, frozen=True)
 class PlotConfig:
-    """Plot: the loss curve of a run."""
+    """Plot: curves of a run."""
 
     run_dir: str = option("", "output folder of the run")
-    save_path: str | None = option(None, "PNG file to write [RUN_DIR/loss.png]")
+    metrics: tuple[str, ...] = option(("loss",), "names in train.jsonl to draw, in one picture")
+    save_path: str | None = option(None, "PNG file to write [RUN_DIR/METRIC.png, by the first one's name]")
 
     def __post_init__(self) -> None:
         if not self.run_dir:

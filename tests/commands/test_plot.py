@@ -32,6 +32,17 @@ def test_it_lands_beside_the_log(run_dir, capsys):
     assert (run_dir / "loss.png").stat().st_size > 1000
 
 
+def test_several_metrics_share_a_picture(trained, tmp_path):
+    curves = {}
+    for metrics in (["grad_norm"], ["grad_norm", "loss"]):
+        path = tmp_path / f"{len(metrics)}.png"
+        assert main(["plot", str(trained()), "--metrics", *metrics, "--save_path", str(path)]) == 0
+        with Image.open(path) as picture:
+            colours = {colour for _, colour in picture.convert("RGB").getcolors(100_000)}
+        curves[len(metrics)] = (44, 160, 44) in colours  # the second curve's green
+    assert curves == {1: False, 2: True}
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -40,6 +51,7 @@ def test_it_lands_beside_the_log(run_dir, capsys):
         (["RUN", "--save_path", "RUN/train.jsonl/x.png"], "choose another --save_path"),
         (["RUN", "--save_path", "RUN/curve.foo"], "end --save_path in .png"),
         (["RUN", "two"], "unexpected word 'two'"),
+        (["RUN", "--metrics", "los"], "train.jsonl; did you mean 'loss'?; it has "),
     ],
 )
 def test_mistakes_are_sentences(run_dir, capsys, words, told):
