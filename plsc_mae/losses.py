@@ -64,9 +64,35 @@ def normalize_pixels(patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> Ten
         return F.layer_norm(patches, patches.shape[-1:], epsilon=PATCH_VARIANCE_EPS)
     if kind == "patch":
         return normalize_patches(patches)
-    channels = patches.reshape([*patches.shape[:-1], -1, in_chans])  # [..., P*P, C]
-    centred = channels - channels.mean(axis=-2, keepdim=True)
-    variance = (centred * centred).sum(axis=-2, keepdim=True) / (channels.shape[-2] - 1)
-    normal = centred / (paddle.sqrt(variance) + PATCH_VARIANCE_EPS)
-    order = [*range(normal.ndim - 2), normal.ndim - 1, normal.ndim - 2]
-    return normal.transpose(order).flatten(-2)
+    channels = _channels_first(patches, in_chans)
+    mean, std = _mean_and_std(channels)
+    return ((channels - mean) / (std + PATCH_VARIANCE_EPS)).flatten(-2)
+
+
+def denormalize_pixels(pred: Tensor, patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> Tensor:
+    """Undo `normalize_pixels` of predictions [..., K], with the statistics of `patches` [..., P*P*C]."""
+    if kind == "none":
+        return pred
+    if kind == "channel":
+        mean, std = _mean_and_std(_channels_first(patches, in_chans))
+        pixels = pred.reshape([*pred.shape[:-1], in_chans, -1]) * (std + PATCH_VARIANCE_EPS) + mean
+        return _swapped(pixels).flatten(-2)
+    mean, std = _mean_and_std(patches, biased=kind == "layernorm")
+    return pred * paddle.sqrt(std * std + PATCH_VARIANCE_EPS) + mean
+
+
+def _mean_and_std(x: Tensor, *, biased: bool = False) -> tuple[Tensor, Tensor]:
+    """Over the last axis, which is kept."""
+    mean = x.mean(axis=-1, keepdim=True)
+    count = x.shape[-1] - (0 if biased else 1)
+    return mean, paddle.sqrt(((x - mean) ** 2).sum(axis=-1, keepdim=True) / count)
+
+
+def _channels_first(patches: Tensor, in_chans: int) -> Tensor:
+    """[..., P*P*C] -> [..., C, P*P]."""
+    return _swapped(patches.reshape([*patches.shape[:-1], -1, in_chans]))
+
+
+def _swapped(x: Tensor) -> Tensor:
+    """Exchange the last two axes."""
+    return x.transpose([*range(x.ndim - 2), x.ndim - 1, x.ndim - 2])

@@ -25,7 +25,14 @@ from plsc_mae.parallel.data import World
 SHEET_ROWS = 10
 BATCH = 16
 # Options of reconstruct that replace the checkpoint's of the same name.
-OVERRIDES = ("input_size", "mask_ratio", "norm_pix_loss", "num_mask_patches", "discrete_vae_weight_path")
+OVERRIDES = (
+    "input_size",
+    "mask_ratio",
+    "norm_pix_loss",
+    "num_mask_patches",
+    "second_input_size",
+    "discrete_vae_weight_path",
+)
 
 
 def run(config: ReconstructConfig) -> None:

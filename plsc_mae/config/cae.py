@@ -22,7 +22,9 @@ class CAEMaskOptions:
     """CAE masks: which patches are hidden."""
 
     mask_generator: Literal["block", "random"] = option("block", "hide rectangles (BEiT), or patches at random")
-    num_mask_patches: int = option(98, "hidden patches of the block generator, exactly", within="[1, inf)")
+    num_mask_patches: int | None = option(
+        None, "hidden patches of the block generator, exactly [98]", within="[1, inf)"
+    )
     min_mask_patches_per_block: int = option(16, "smallest rectangle, in patches", within="[1, inf)")
     max_mask_patches_per_block: int | None = option(
         None, "largest rectangle, in patches; --num_mask_patches when not given", within="[1, inf)"
@@ -97,7 +99,7 @@ class CAENetworkOptions:
     )
     sincos_pos_emb: bool = option(True, "fixed sin-cos positions")
     abs_pos_emb: bool = option(False, "learned positions, in place of the sin-cos ones")
-    regressor_depth: int = option(4, "regressor blocks", within="[0, inf)")
+    regressor_depth: int = option(4, "regressor blocks", within="[1, inf)")
     num_decoder_self_attention: int = option(4, "decoder blocks", within="[0, inf)")
     decoder_embed_dim: int = option(768, "width of regressor and decoder", within="[1, inf)")
     decoder_num_heads: int = option(12, "attention heads of regressor and decoder", within="[1, inf)")
@@ -172,10 +174,14 @@ class CAEConfig(
             raise ConfigError(f"crop_min_size ({self.crop_min_size:g}) exceeds crop_max_size ({self.crop_max_size:g})")
         if not (self.sincos_pos_emb or self.abs_pos_emb):
             raise ConfigError("positions are needed: leave --sincos_pos_emb on, or give --abs_pos_emb")
-        if (self.mask_generator == "random") != (self.ratio_mask_patches is not None):
+        is_random = self.mask_generator == "random"
+        if is_random != (self.ratio_mask_patches is not None) or (is_random and self.num_mask_patches is not None):
             raise ConfigError(
-                "--ratio_mask_patches and --mask_generator random go together; block masks take --num_mask_patches"
+                "--mask_generator random takes --ratio_mask_patches and nothing else does; block masks take "
+                "--num_mask_patches"
             )
+        if self.weight_decay_end is not None and self.weight_decay == 0:
+            raise ConfigError("weight_decay_end needs a --weight_decay to start from; it is 0")
         if self.discrete_vae_type == "to_tensor" and self.target_mode == "clusterID":
             raise ConfigError(
                 "--discrete_vae_type to_tensor has no tokens for --target_mode clusterID; use rgb or random, or a dVAE"

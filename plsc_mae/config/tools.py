@@ -21,6 +21,7 @@ class ReconstructConfig:
     num_mask_patches: int | None = option(
         None, "CAE: patches hidden by block masks [the checkpoint's]", within="[1, inf)"
     )
+    second_input_size: tuple[int, ...] | None = option(None, "CAE: side of the tokenizer's view [the checkpoint's]")
     discrete_vae_weight_path: str | None = option(
         None, "CAE: folder or file of the DALL-E dVAE's weights [the checkpoint's]"
     )

@@ -12,8 +12,8 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
+from plsc_mae.analysis.predictions import DrawTokens, decoder_drawing, mean_patch_drawing, predict_hidden, replace_rows
 from plsc_mae.analysis.reconstruct import PatchStats
-from plsc_mae.analysis.tokens import DrawTokens, decoder_drawing, mean_patch_drawing, predict_tokens
 from plsc_mae.config import CAEConfig, PretrainConfig
 from plsc_mae.data.decode import SourceImage
 from plsc_mae.data.device import Normalize
@@ -23,7 +23,7 @@ from plsc_mae.errors import ConfigError
 from plsc_mae.losses import alignment_loss
 from plsc_mae.masking import BlockMaskGenerator, RandomMaskGenerator, split_mask
 from plsc_mae.methods.base import Batch, Method, Pictures, Schedule, StepOutput, Task
-from plsc_mae.methods.targets import ClassTarget, Target, build_target, load_decoder
+from plsc_mae.methods.targets import PixelTarget, Target, build_target, load_decoder
 from plsc_mae.models.cae import ContextAutoencoder
 from plsc_mae.models.dalle import STRIDE
 from plsc_mae.models.layers import patchify, unpatchify
@@ -51,6 +51,7 @@ NETWORK_OPTIONS = (
     "dual_path_ema",
     "rescale_init",
 )
+DEFAULT_MASK_PATCHES = 98
 MaskDraw = Callable[[np.random.Generator], np.ndarray]
 
 
@@ -117,20 +118,20 @@ class CAETask(Task):
         if patch_stats is not None:
             raise ConfigError("--patch_stats is for models that predict normalized pixels; CAE predicts tokens")
         images, mask = self.normalize(batch["image"]), batch["mask"]
-        pixels = self.normalize.denormalize(images)
+        pixels, grid = self.normalize.denormalize(images), self.model.encoder.grid
         hidden = mask.astype("float32").unsqueeze(-1)
-        grid, patch_size = self.model.encoder.grid, self.model.patch_size
-        patches = patchify(pixels, patch_size)
-        drawn = {
-            "original": pixels,
-            "masked": unpatchify(patches * (1 - hidden) + 0.5 * hidden, grid, patch_size),
-        }
-        if isinstance(self.target, ClassTarget):
-            tokens = self.target(batch)
-            draw, how = self._token_drawing(pixels, tokens)
-            drawn[f"its tokens, {how}"] = draw(tokens)
-            predicted = predict_tokens(self.model, images, mask, tokens)
-            drawn[f"hidden tokens predicted, {how}"] = draw(predicted)
+        patches = patchify(pixels, self.model.patch_size)
+        masked = unpatchify(patches * (1 - hidden) + 0.5 * hidden, grid, self.model.patch_size)
+        pred, rows = predict_hidden(self.model, images, mask)
+        target = self.target(batch)
+        if isinstance(self.target, PixelTarget):
+            pred = replace_rows(target, rows, pred.flatten(0, 1))
+            drawn = {"hidden pixels predicted, with their patches' statistics": self.target.draw(pred, images)}
+        else:
+            draw, how = self._token_drawing(pixels, target)
+            tokens = replace_rows(target, rows, pred.argmax(axis=-1).flatten())
+            drawn = {f"its tokens, {how}": draw(target), f"hidden tokens predicted, {how}": draw(tokens)}
+        drawn = {"original": pixels, "masked": masked, **drawn}
         return {label: _to_uint8(picture) for label, picture in drawn.items()}
 
     def _token_drawing(self, pixels: Tensor, tokens: Tensor) -> tuple[DrawTokens, str]:
@@ -201,7 +202,8 @@ class CAE(Method):
     def config_of(self, arguments: dict[str, Any]) -> CAEConfig:
         """Make a config from `ContextAutoencoder` arguments."""
         sizes = {name: value for name, value in arguments.items() if name in NETWORK_OPTIONS}
-        return CAEConfig(input_size=(arguments["img_size"],), **sizes)
+        # Every published recipe normalizes by ImageNet's statistics, although no default does.
+        return CAEConfig(input_size=(arguments["img_size"],), imagenet_default_mean_and_std=True, **sizes)
 
     def training_macs(self, config: PretrainConfig, task: Task) -> int:
         """Forward and backward of the student, forward of the alignment target; the tokenizer is apart."""
@@ -215,11 +217,12 @@ class CAE(Method):
         if config.mask_generator == "random":
             share = cast(float, config.ratio_mask_patches)
             return RandomMaskGenerator(grid, share), int(share * grid[0] * grid[1])
+        count = config.num_mask_patches or DEFAULT_MASK_PATCHES
         generator = BlockMaskGenerator(
-            grid, config.num_mask_patches, config.min_mask_patches_per_block, config.max_mask_patches_per_block
+            grid, count, config.min_mask_patches_per_block, config.max_mask_patches_per_block
         )
         # The generator draws as the original does, from Python's random; its state comes from the sample's generator.
-        return lambda rng: generator(random.Random(int(rng.integers(2**63)))), config.num_mask_patches
+        return lambda rng: generator(random.Random(int(rng.integers(2**63)))), count
 
     def _grid(self, config: CAEConfig) -> tuple[int, int]:
         return patch_grid(config.image_size, self._patch_size(config))

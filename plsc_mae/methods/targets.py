@@ -17,10 +17,10 @@ from plsc_mae import weights
 from plsc_mae.config import CAEConfig
 from plsc_mae.data.device import Normalize
 from plsc_mae.errors import CheckpointError, ConfigError
-from plsc_mae.losses import PixelNorm, normalize_pixels, squared_error
+from plsc_mae.losses import PixelNorm, denormalize_pixels, normalize_pixels, squared_error
 from plsc_mae.methods.base import Batch
 from plsc_mae.models.dalle import DalleDecoder, DalleEncoder, random_init
-from plsc_mae.models.layers import patchify
+from plsc_mae.models.layers import patchify, unpatchify
 from plsc_mae.weights.dalle import has_dalle, infer_sizes, read_dalle
 
 VOCABULARY = 8192
@@ -91,6 +91,22 @@ class PixelTarget(Target):
         """Mean squared error in float32."""
         return squared_error(pred, target), {}
 
+    def draw(self, pred: Tensor, images: Tensor) -> Tensor:
+        """Turn predictions of all patches into pixels, with the statistics of the patches of the images themselves.
+
+        Args:
+            pred: [B, L, K].
+            images: [B, C, H, W], normalized.
+
+        Returns:
+            [B, C, H, W] in [0, 1], beyond it where the network made them so.
+        """
+        source = self.normalize.denormalize(images) if self.denorm else images
+        pixels = denormalize_pixels(pred, patchify(source, self.patch_size), self.kind, IN_CHANS)
+        grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
+        drawn = unpatchify(pixels, grid, self.patch_size)
+        return drawn if self.denorm else self.normalize.denormalize(drawn)
+
 
 class VectorTarget(ClassTarget):
     """The nearest, by dot product, of fixed random vectors to the patch's pixels (target_mode random of VIMER)."""
@@ -134,7 +150,9 @@ def load_decoder(config: CAEConfig) -> DalleDecoder | None:
         CheckpointError: it is there and cannot be used.
     """
     folder = config.discrete_vae_weight_path
-    if config.discrete_vae_type != "dall-e" or not folder or not has_dalle(folder, "decoder"):
+    if config.target_mode != "clusterID" or config.discrete_vae_type != "dall-e":
+        return None
+    if not folder or not has_dalle(folder, "decoder"):
         return None
     tensors = read_dalle(folder, "decoder")
     sizes = infer_sizes(tensors)

@@ -302,13 +302,13 @@ class ContextAutoencoder(nn.Layer):
         return self.encoder.forward_features(images)
 
     def forward_macs(self, num_masked: int) -> tuple[int, int]:
-        """Multiply-accumulates of one image's forward pass: the student's part and that of the alignment target."""
+        """Multiply-accumulates of one image's forward pass, as the original computes it: student, alignment target."""
         patches = self.encoder.num_patches
         student = self.encoder.forward_macs(patches - num_masked + 1)
         alignment = self.encoder.forward_macs(num_masked + 1)
         if self.bridge is not None:
-            student += (patches - num_masked) * self.bridge.weight.size
-            alignment += num_masked * self.bridge.weight.size
+            student += (patches - num_masked + 1) * self.bridge.weight.size
+            alignment += (num_masked + 1) * self.bridge.weight.size
         student += sum(block.macs(num_masked, patches) for block in self.regressor.blocks)
         student += sum(block.macs(num_masked) for block in self.decoder.blocks)
         return int(student + num_masked * self.decoder.head.weight.size), int(alignment)

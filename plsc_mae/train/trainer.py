@@ -230,7 +230,7 @@ class Trainer:
             raise DivergedError(
                 f"{name} became {value} at or before step {self.step} (epoch {self.epoch}, learning rate "
                 f"{self.optimizer.get_lr():.3g}); nothing was saved since, go on from the last checkpoint with "
-                "--auto_resume and a lower --blr, a --clip_grad, or --no_amp"
+                "--auto_resume and a lower --lr or --blr, a --clip_grad, or --no_amp"
             )
 
     def _end_epoch(self) -> None:

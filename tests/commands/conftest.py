@@ -13,6 +13,12 @@ TINY = (
     "--model mae_vit_tiny_patch16 --input_size 32 --patch_size 8 --embed_dim 32 --depth 1 --num_heads 2 "
     "--decoder_embed_dim 16 --decoder_depth 1 --decoder_num_heads 2 --batch_size 10"
 )
+TINY_CAE = (
+    "--model cae_tiny_patch16_224_8k_vocab --input_size 32 --patch_size 8 --embed_dim 32 --depth 1 --num_heads 4 "
+    "--decoder_embed_dim 24 --regressor_depth 1 --num_decoder_self_attention 1 --decoder_num_heads 4 "
+    "--num_mask_patches 8 --min_mask_patches_per_block 2 --batch_size 10 --no_auto_resume"
+)
+RANDOM_TOKENIZER = "--discrete_vae_type random_init --discrete_vae_hidden 8 --decoder_num_classes 32"
 SHORT = "--epochs 2 --warmup_epochs 1 --lr 1e-3 --num_workers 0 --vis_freq 1 --print_freq 1"
 
 
@@ -20,6 +26,12 @@ SHORT = "--epochs 2 --warmup_epochs 1 --lr 1e-3 --num_workers 0 --vis_freq 1 --p
 def tiny() -> list[str]:
     """Options of a tiny network."""
     return TINY.split()
+
+
+@pytest.fixture(scope="session")
+def tiny_cae() -> list[str]:
+    """Options of a tiny CAE with a random tokenizer."""
+    return f"{TINY_CAE} {RANDOM_TOKENIZER}".split()
 
 
 @pytest.fixture(scope="session")
@@ -42,5 +54,30 @@ def trained(images, tmp_path_factory):
             assert main(line.split()) == 0
             folders[flags] = folder
         return folders[flags]
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory) -> Path:
+    """A folder with encoder and decoder of a dVAE of 32 random tokens."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    assert main(f"random-tokenizer {folder} --n_hid 8 --vocab_size 32".split()) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_cae(images, tmp_path_factory):
+    """Checkpoint of a short run of CAE, with this tokenizer or a random one; the same file for the same arguments."""
+    files: dict[str, Path] = {}
+
+    def train(tokenizer: Path | None = None, flags: str = "") -> Path:
+        named = RANDOM_TOKENIZER if tokenizer is None else f"--discrete_vae_weight_path {tokenizer}"
+        line = f"pretrain {TINY_CAE} {named} {SHORT} {flags} --data_path {images}"
+        if line not in files:
+            folder = tmp_path_factory.mktemp("cae")
+            assert main([*line.split(), "--output_dir", str(folder)]) == 0
+            files[line] = folder / "checkpoint-1.pd"
+        return files[line]
 
     return train

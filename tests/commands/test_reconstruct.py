@@ -12,6 +12,8 @@ from PIL import Image
 from plsc_mae import weights
 from plsc_mae.cli import main
 from plsc_mae.commands import reconstruct
+from plsc_mae.config import PRETRAIN
+from plsc_mae.config.resolve import from_mapping
 from plsc_mae.methods import load_method
 
 pytestmark = pytest.mark.compat
@@ -165,3 +167,104 @@ def test_mistakes_are_sentences(trained, images, draw, tmp_path):
         assert told in err
         assert err.count("\n") == 1
         assert "bad_image" not in err  # an option of training
+
+
+TOKENS, PREDICTED = "its tokens, {}", "hidden tokens predicted, {}"
+DECODED, MEAN_PATCH = "decoded by the dVAE", "each as its mean patch in these images"
+
+
+def test_cae_draws_tokens(trained_cae, tokenizer, images, draw, tmp_path, labels):
+    """By the decoder beside the tokenizer; a random tokenizer has none."""
+    for how, model in ((MEAN_PATCH, trained_cae()), (DECODED, trained_cae(tokenizer))):
+        code, out, err = draw(model, images, "--max_images 3")
+        assert code == 0, err
+        assert f"{model}: " in out
+        assert labels[-1] == ["original", "masked", TOKENS.format(how), PREDICTED.format(how)]
+        with Image.open(tmp_path / "panels/sheet.png") as sheet:
+            assert sheet.width > COLUMNS * 224
+    assert len(list((tmp_path / "panels").iterdir())) == 4
+
+
+def test_a_random_tokenizer_is_told_again(trained_cae, images, draw):
+    _, _, err = draw(trained_cae(), images, "--max_images 1")
+    assert err.startswith("warning: the tokenizer is RANDOM")
+
+
+def test_cae_hides_as_many_patches_as_asked(trained_cae, images, draw, monkeypatch):
+    drawn, masks = [], []
+    compose = reconstruct.compose
+    monkeypatch.setattr(reconstruct, "compose", lambda pictures: drawn.append(pictures) or compose(pictures))
+    for flags, hidden in (("", 8), ("--num_mask_patches 5", 5), ("--num_mask_patches 5 --seed 1", 5)):
+        assert draw(trained_cae(), images, f"--max_images 4 {flags}")[0] == 0
+        masks.append((drawn[-1]["masked"] == 128).all(axis=-1))  # the sheet comes last; hidden patches are grey
+        assert masks[-1].mean() == pytest.approx(hidden / 16, abs=0.005)
+    assert (masks[1] != masks[2]).any()
+
+
+@pytest.fixture
+def large_cae(trained_cae, tokenizer) -> Path:
+    """A checkpoint of 8x8 patches whose masks are what foreign files do not tell: blocks of at least 16 patches."""
+    masks = "--num_mask_patches 24 --min_mask_patches_per_block 16"
+    return trained_cae(tokenizer, f"--input_size 64 --imagenet_default_mean_and_std {masks}")
+
+
+@pytest.fixture
+def exported(large_cae, tmp_path):
+    """The network of that checkpoint as an .npz file of another code base, and its number of tensors."""
+
+    def write(dialect: str) -> tuple[Path, int]:
+        stored, file = weights.read(large_cae), tmp_path / f"{dialect}.npz"
+        model = load_method("cae").build_task(from_mapping(stored.meta["args"], PRETRAIN, "args")).model
+        weights.load(model, stored)
+        tensors = weights.export(model, dialect)
+        np.savez(file, **tensors)
+        return file, len(tensors)
+
+    return write
+
+
+@pytest.mark.parametrize("dialect", ["cae", "plsc_cae"])
+def test_foreign_files_draw_what_ours_draw(exported, large_cae, tokenizer, images, draw, tmp_path, dialect):
+    """From the same weights, the same images and the same masks: the same panels."""
+    assert draw(large_cae, images, "--max_images 3")[0] == 0
+    ours = (tmp_path / "panels/sheet.png").read_bytes()
+    file, count = exported(dialect)
+    flags = f"--num_heads 4 --decoder_num_heads 4 --discrete_vae_weight_path {tokenizer} --max_images 3"
+    code, out, err = draw(file, images, f"{flags} --num_mask_patches 24")
+    assert code == 0, err
+    assert f"{count} tensors matched ({dialect})" in out
+    assert (tmp_path / "panels/sheet.png").read_bytes() == ours
+    assert draw(file, images, f"{flags} --num_mask_patches 30")[0] == 0
+    assert (tmp_path / "panels/sheet.png").read_bytes() != ours
+
+
+def test_what_a_foreign_cae_needs(exported, images, draw, tokenizer):
+    file, _ = exported("cae")
+    heads = "--num_heads 4 --decoder_num_heads 4"
+    for flags, told in (
+        ("", f"{file} does not tell its number of heads; give it with --num_heads"),
+        ("--num_heads 4", f"{file} does not tell its number of heads; give it with --decoder_num_heads"),
+        (f"{heads} --num_mask_patches 24", "--discrete_vae_weight_path is required: the folder with DALL-E's encoder"),
+        (f"{heads} --discrete_vae_weight_path {tokenizer} --num_mask_patches 64", "--num_mask_patches 64 hides 64 of"),
+    ):
+        code, _, err = draw(file, images, flags)
+        assert code == 2
+        assert err.startswith(f"plsc-mae: error: {told}")
+        assert err.count("\n") == 1
+
+
+def test_options_of_the_other_method_are_refused(trained, trained_cae, images, draw):
+    ours, theirs = trained() / "checkpoint-1.pd", trained_cae()
+    for model, method, flags in (
+        (ours, "mae", "--num_mask_patches 8"),
+        (ours, "mae", "--discrete_vae_weight_path x"),
+        (theirs, "cae", "--mask_ratio 0.5"),
+        (theirs, "cae", "--norm_pix_loss"),
+    ):
+        code, _, err = draw(model, images, flags)
+        assert code == 2
+        option = flags.split()[0]
+        assert err == f"plsc-mae: error: {option} is no option of method '{method}', which {model} is of\n"
+    code, _, err = draw(theirs, images, "--patch_stats visible")
+    assert code == 2
+    assert err.endswith("--patch_stats is for models that predict normalized pixels; CAE predicts tokens\n")

@@ -25,13 +25,13 @@ from plsc_mae.config.schema import (
     to_line,
     to_yaml,
 )
-from plsc_mae.config.tools import DemoDataConfig, DoctorConfig, PlotConfig, ReconstructConfig
+from plsc_mae.config.tools import DemoDataConfig, DoctorConfig, PlotConfig, RandomTokenizerConfig, ReconstructConfig
 from plsc_mae.errors import ConfigError
 from plsc_mae.models.registry import list_models
 
 pytestmark = pytest.mark.compat
 
-CONFIGS = [*PRETRAIN.values(), DemoDataConfig, DoctorConfig, PlotConfig, ReconstructConfig]
+CONFIGS = [*PRETRAIN.values(), DemoDataConfig, DoctorConfig, PlotConfig, RandomTokenizerConfig, ReconstructConfig]
 Pair = tuple[float, float]
 Sides = tuple[int, ...]
 
@@ -194,7 +194,8 @@ def test_the_published_configs_parse(root):
 
 @pytest.mark.parametrize("method", sorted(PRETRAIN))
 def test_yaml_leads_with_the_method_and_comes_back_equal(method, tmp_path):
-    config = dataclasses.replace(PRETRAIN[method](), input_size=(192, 256), blr=1.5e-4, clip_grad=None, exp_name="7")
+    rates = {"lr": None, "blr": 1.5e-4}
+    config = dataclasses.replace(PRETRAIN[method](), input_size=(192, 256), clip_grad=None, exp_name="7", **rates)
     text = to_yaml(config, "# header\n")
     assert text.startswith(f"# header\nmethod: {method}\n")
     file = tmp_path / "config.yaml"

@@ -20,10 +20,10 @@ ROOT = Path(__file__).parents[2]
 TINY_RUNS = {
     "mae": "--model mae_vit_tiny_patch16 --input_size 32 --patch_size 8 --embed_dim 32 --depth 2 --num_heads 4 "
     "--decoder_embed_dim 16 --decoder_depth 1 --decoder_num_heads 4 --drop_path 0.2 --norm_pix_loss",
-    "cae": "--model cae_tiny_patch16_224_8k_vocab --input_size 32 --patch_size 8 --embed_dim 32 --depth 2 --num_heads 4 "
-    "--decoder_embed_dim 24 --regressor_depth 1 --num_decoder_self_attention 1 --decoder_num_heads 4 --drop_path 0.2 "
-    "--num_mask_patches 8 --min_mask_patches_per_block 2 --discrete_vae_type random_init --discrete_vae_hidden 8 "
-    "--decoder_num_classes 32 --no_auto_resume --weight_decay_end 0.1",
+    "cae": "--model cae_tiny_patch16_224_8k_vocab --input_size 32 --patch_size 8 --embed_dim 32 --depth 2 "
+    "--num_heads 4 --decoder_embed_dim 24 --regressor_depth 1 --num_decoder_self_attention 1 --decoder_num_heads 4 "
+    "--drop_path 0.2 --num_mask_patches 8 --min_mask_patches_per_block 2 --discrete_vae_type random_init "
+    "--discrete_vae_hidden 8 --decoder_num_classes 32 --no_auto_resume --weight_decay_end 0.1",
 }
 COMMON = (
     "--epochs 4 --warmup_epochs 1 --lr none --blr 1e-2 --print_freq 1 --num_workers 0 --vis_freq 0 --save_ckpt_freq 100"

@@ -72,3 +72,18 @@ def test_a_finished_run_has_nothing_to_do(run):
     before = (run.folder / "done/checkpoint-0.pd").stat().st_mtime_ns
     assert len(run.here("done", "--batch_size 12 --epochs 1 --warmup_epochs 0 --auto_resume")) == 10
     assert (run.folder / "done/checkpoint-0.pd").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("run", ["cae"], indirect=True)
+def test_an_averaged_encoder_goes_on_where_it_was(run):
+    """It is no function of the weights at the stop, so it must come from the checkpoint itself."""
+    flags = "--batch_size 12 --dual_path_ema 0.9"
+    whole = run.here("whole", f"{flags} --max_train_step 14")
+    run.here("cut", f"{flags} --max_train_step 6")
+    rest = run.here("cut", f"{flags} --max_train_step 14 --auto_resume")
+    assert [record["loss"] for record in rest] == [record["loss"] for record in whole]
+    paths = [find_newest(str(run.folder / name), "") for name in ("whole", "cut")]
+    assert_same_checkpoint(*paths)
+    stored = load(paths[0]).model
+    name = "encoder.blocks.0.mlp.fc1.weight"
+    assert np.abs(stored[f"alignment_{name}"] - stored[name]).max() > 1e-4

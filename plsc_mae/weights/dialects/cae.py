@@ -99,6 +99,8 @@ def infer_arguments(tensors: Tensors, path: str) -> dict[str, Any]:
         "embed_dim": embed_dim,
         "depth": _count(tensors, "encoder.blocks."),
         "num_heads": _HEADS.get(embed_dim),
+        # The sin-cos table has zeros for the class token.
+        "abs_pos_emb": bool(tensors["encoder.pos_embed"][:, 0].any()),
         "layer_scale_init_value": 0.1 if "encoder.blocks.0.gamma_1" in tensors else 0.0,
         "decoder_embed_dim": tensors["mask_token"].shape[-1],
         "regressor_depth": _count(tensors, regressor),

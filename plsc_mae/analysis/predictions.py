@@ -1,4 +1,4 @@
-"""Pictures of discrete tokens: through the tokenizer's decoder, or by the mean patch of each token.
+"""Pictures of what CAE predicts. Tokens are drawn by the tokenizer's decoder, or each as its mean patch.
 
 B batch, L patches of an h x w grid, P patch size, C channels, H x W image in pixels.
 """
@@ -14,27 +14,34 @@ from paddle import Tensor
 from plsc_mae.masking import split_mask
 from plsc_mae.models.cae import ContextAutoencoder
 from plsc_mae.models.dalle import DalleDecoder
-from plsc_mae.models.layers import patchify, unpatchify
+from plsc_mae.models.layers import flat_rows, patchify, unpatchify
 
 DrawTokens = Callable[[Tensor], Tensor]  # int64 [B, L] -> pixels [B, C, H, W] in [0, 1]
 
 
-def predict_tokens(model: ContextAutoencoder, images: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
-    """Replace the tokens of hidden patches by the model's predictions.
+def predict_hidden(model: ContextAutoencoder, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Predict hidden patches in evaluation mode, which is put back.
 
     Args:
-        model: predicts in evaluation mode, and is put back.
+        model: the autoencoder.
         images: [B, C, H, W], normalized.
         mask: bool [B, L], True = hidden.
-        tokens: int64 [B, L] of the tokenizer.
+
+    Returns:
+        Predictions [B, M, K], and the flat places [B*M] of these patches in [B*L].
     """
     training = model.training
     model.eval()
     logits = model(images, mask).logits
     if training:
         model.train()
-    _, ids_masked = split_mask(mask)
-    return paddle.put_along_axis(tokens, ids_masked, logits.argmax(axis=-1).reshape(ids_masked.shape), 1)
+    _, ids = split_mask(mask)
+    return logits.reshape([*ids.shape, -1]), flat_rows(ids, mask.shape[1])
+
+
+def replace_rows(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """Put values [B*M, ...] into the flat places `rows` of x [B, L, ...]."""
+    return paddle.scatter(x.flatten(0, 1), rows, values).reshape(x.shape)
 
 
 def decoder_drawing(decoder: DalleDecoder, grid: tuple[int, int], size: tuple[int, int]) -> DrawTokens:
