@@ -19,6 +19,7 @@ from paddle import Tensor, nn
 from plsc_mae.analysis.reconstruct import PatchStats
 from plsc_mae.config import PretrainConfig
 from plsc_mae.data.transforms import Transform
+from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.optim import ParamGroup, Rates, lr_at, weight_decay_groups
 from plsc_mae.weights.dialects.base import Tensors
 
@@ -92,6 +93,10 @@ class Method(ABC):
     @abstractmethod
     def build_task(self, config: Any) -> Task:
         """Make the Task with fresh weights."""
+
+    @abstractmethod
+    def build_encoder(self, config: Any) -> VisionTransformer:
+        """Make the encoder alone, with fresh weights."""
 
     @abstractmethod
     def train_transform(self, config: Any) -> Transform:

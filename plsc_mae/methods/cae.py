@@ -24,23 +24,19 @@ from plsc_mae.losses import alignment_loss
 from plsc_mae.masking import BlockMaskGenerator, RandomMaskGenerator, split_mask
 from plsc_mae.methods.base import Batch, Method, Pictures, Schedule, StepOutput, Task
 from plsc_mae.methods.targets import PixelTarget, Target, build_target, load_decoder
-from plsc_mae.models.cae import ContextAutoencoder
+from plsc_mae.models.cae import ContextAutoencoder, cae_encoder
 from plsc_mae.models.dalle import STRIDE
 from plsc_mae.models.layers import patchify, unpatchify
-from plsc_mae.models.registry import create_model, find_variant
-from plsc_mae.models.vit import patch_grid
+from plsc_mae.models.registry import arguments_of, create_model, find_variant
+from plsc_mae.models.vit import VisionTransformer, patch_grid
 from plsc_mae.optim import Rates, cosine_at
 from plsc_mae.weights.dialects import cae
 
 logger = logging.getLogger(__name__)
 
+ENCODER_OPTIONS = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "drop_path")
 NETWORK_OPTIONS = (
-    "patch_size",
-    "embed_dim",
-    "depth",
-    "num_heads",
-    "mlp_ratio",
-    "drop_path",
+    *ENCODER_OPTIONS,
     "layer_scale_init_value",
     "abs_pos_emb",
     "decoder_embed_dim",
@@ -180,6 +176,11 @@ class CAE(Method):
             )
         return CAETask(model, target, normalize, num_masked, config)
 
+    def build_encoder(self, config: CAEConfig) -> VisionTransformer:
+        """Build the encoder of the network that the config names."""
+        sizes = arguments_of(config.model, **{name: getattr(config, name) for name in ENCODER_OPTIONS})
+        return cae_encoder(config.image_size, config.layer_scale_init_value, config.abs_pos_emb, **sizes)
+
     def train_transform(self, config: CAEConfig) -> WithMask:
         """One random crop at two sizes, flipped half the time; then the mask."""
         views = TwoViewCropFlip(
@@ -201,7 +202,7 @@ class CAE(Method):
 
     def config_of(self, arguments: dict[str, Any]) -> CAEConfig:
         """Make a config from `ContextAutoencoder` arguments."""
-        sizes = {name: value for name, value in arguments.items() if name in NETWORK_OPTIONS}
+        sizes = {name: value for name, value in arguments.items() if name in NETWORK_OPTIONS and value is not None}
         # Every published recipe normalizes by ImageNet's statistics, although no default does.
         return CAEConfig(input_size=(arguments["img_size"],), imagenet_default_mean_and_std=True, **sizes)
 

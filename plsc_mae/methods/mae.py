@@ -18,17 +18,13 @@ from plsc_mae.errors import ConfigError
 from plsc_mae.masking import num_visible
 from plsc_mae.methods.base import Batch, Method, Pictures, StepOutput, Task
 from plsc_mae.models.mae import MaskedAutoencoder
-from plsc_mae.models.registry import create_model, find_variant
-from plsc_mae.models.vit import patch_grid
+from plsc_mae.models.registry import arguments_of, create_model, find_variant
+from plsc_mae.models.vit import VisionTransformer, patch_grid
 from plsc_mae.weights.dialects import facebook
 
+ENCODER_OPTIONS = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "drop_path")
 NETWORK_OPTIONS = (
-    "patch_size",
-    "embed_dim",
-    "depth",
-    "num_heads",
-    "mlp_ratio",
-    "drop_path",
+    *ENCODER_OPTIONS,
     "decoder_embed_dim",
     "decoder_depth",
     "decoder_num_heads",
@@ -98,6 +94,11 @@ class MAE(Method):
         model = create_model(config.model, img_size=config.image_size, **overrides)
         return MAETask(model, config.mask_ratio)
 
+    def build_encoder(self, config: MAEConfig) -> VisionTransformer:
+        """Build the encoder of the network that the config names."""
+        sizes = arguments_of(config.model, **{name: getattr(config, name) for name in ENCODER_OPTIONS})
+        return VisionTransformer(config.image_size, **sizes)
+
     def train_transform(self, config: MAEConfig) -> WithNoise:
         """Random resized crop, bicubic, flipped half the time."""
         return WithNoise(RandomCropFlip(config.image_size, scale=config.crop_scale), self._num_patches(config))
@@ -109,7 +110,7 @@ class MAE(Method):
     def config_of(self, arguments: dict[str, Any]) -> MAEConfig:
         """Make a config from `MaskedAutoencoder` arguments."""
         side = arguments["img_size"]
-        sizes = {name: value for name, value in arguments.items() if name in NETWORK_OPTIONS}
+        sizes = {name: value for name, value in arguments.items() if name in NETWORK_OPTIONS and value is not None}
         return MAEConfig(model="mae_vit_base_patch16", input_size=(side, side), **sizes)
 
     def training_macs(self, config: MAEConfig, task: Task) -> int:

@@ -6,7 +6,7 @@ B batch, L patches, V visible, M hidden (L = V + M), C encoder width, D width of
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import paddle
 import paddle.nn.functional as F
@@ -177,6 +177,19 @@ class TokenDecoder(nn.Layer):
         return self.head(self.norm(x))
 
 
+def cae_encoder(
+    img_size: int | tuple[int, ...], layer_scale_init_value: float, abs_pos_emb: bool, **sizes: Any
+) -> VisionTransformer:
+    """Make CAE's encoder: keys without bias, layer scale, row-first positions; the other arguments are a ViT's."""
+    return VisionTransformer(
+        img_size,
+        layer_scale=layer_scale_init_value,
+        k_bias=False,
+        positions="learned" if abs_pos_emb else "row first",
+        **sizes,
+    )
+
+
 class ContextAutoencoder(nn.Layer):
     """CAE: encode the visible patches, regress the representations of the hidden ones, classify those.
 
@@ -236,18 +249,12 @@ class ContextAutoencoder(nn.Layer):
                 f"({decoder_num_heads})"
             )
 
-        def encoder() -> VisionTransformer:
-            return VisionTransformer(
-                *(img_size, patch_size, in_chans, embed_dim, depth, num_heads, mlp_ratio, drop_path),
-                layer_scale=layer_scale_init_value,
-                k_bias=False,
-                positions="learned" if abs_pos_emb else "row first",
-            )
-
+        sizes: dict[str, Any] = {"patch_size": patch_size, "in_chans": in_chans, "embed_dim": embed_dim, "depth": depth}
+        sizes |= {"num_heads": num_heads, "mlp_ratio": mlp_ratio, "drop_path": drop_path}
         bridged = decoder_embed_dim != embed_dim
         stack = (decoder_num_heads, mlp_ratio, drop_path, decoder_layer_scale_init_value)
         self.patch_size = patch_size
-        self.encoder = encoder()
+        self.encoder = cae_encoder(img_size, layer_scale_init_value, abs_pos_emb, **sizes)
         self.bridge = Linear(embed_dim, decoder_embed_dim) if bridged else None
         self.bridge_norm = layer_norm(decoder_embed_dim) if bridged else None
         self.mask_token = token_parameter(self, decoder_embed_dim)
@@ -263,7 +270,7 @@ class ContextAutoencoder(nn.Layer):
         self.dual_path_ema = dual_path_ema
         self.alignment_encoder: VisionTransformer | None = None
         if dual_path_ema > 0:
-            self.alignment_encoder = encoder()
+            self.alignment_encoder = cae_encoder(img_size, layer_scale_init_value, abs_pos_emb, **sizes)
             self.alignment_encoder.set_state_dict(self.encoder.state_dict())
             for param in self.alignment_encoder.parameters():
                 param.stop_gradient = True

@@ -73,6 +73,15 @@ def find_variant(name: str) -> Variant:
     return VARIANTS[name]
 
 
+def arguments_of(name: str, **overrides: Any) -> dict[str, Any]:
+    """Constructor arguments of a registered network, with overrides that are not None.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    return {**find_variant(name).arguments, **{key: value for key, value in overrides.items() if value is not None}}
+
+
 def create_model(name: str, **overrides: Any) -> nn.Layer:
     """Build a registered network with fresh weights.
 

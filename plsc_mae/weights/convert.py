@@ -46,7 +46,7 @@ def read(path: str | Path) -> Checkpoint:
     return dataclasses.replace(checkpoint, dialect=detect(checkpoint.model))
 
 
-def load(model: nn.Layer, source: Source, dialect: str | None = None) -> LoadReport:
+def load(model: nn.Layer, source: Source, dialect: str | None = None, *, prefix: str = "") -> LoadReport:
     """Load weights into a network, converting names and layouts.
 
     A fixed position table of another grid size is not loaded: the network's own is exact at its size.
@@ -55,6 +55,7 @@ def load(model: nn.Layer, source: Source, dialect: str | None = None) -> LoadRep
         model: one of our networks.
         source: a file, a read checkpoint, or {foreign name: array}.
         dialect: whose names and layouts; recognized from the tensors when None.
+        prefix: of the network's names within the one that the file holds, as "encoder." for an encoder alone.
 
     Raises:
         ConfigError: an unknown dialect.
@@ -66,7 +67,7 @@ def load(model: nn.Layer, source: Source, dialect: str | None = None) -> LoadRep
     remaining = set(tensors)
     values = {}
     for name, tensor in model.state_dict().items():
-        foreign = rules.foreign_name(name)
+        foreign = rules.foreign_name(prefix + name)
         if foreign not in tensors:
             report.missing.append(name)
             continue

@@ -15,6 +15,7 @@ from plsc_mae.commands import reconstruct
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.resolve import from_mapping
 from plsc_mae.methods import load_method
+from plsc_mae.methods.pretrained import training_config
 
 pytestmark = pytest.mark.compat
 
@@ -133,15 +134,8 @@ def test_the_foreign_autoencoder_is_the_originals(facebook, golden):
     """The network that the command builds predicts what the original predicted: rtol 1e-4, atol 2e-5 as recorded
     with the file, whose float32 noise is below 1e-6; other numbers of heads are off by more than 0.5."""
     case = golden("mae/checkpoints/fb_released_full")
-    config = reconstruct.ReconstructConfig(
-        model_path=str(facebook / "fb_released_full.pth"),
-        img_path="unused",
-        num_heads=2,
-        decoder_num_heads=2,
-        norm_pix_loss=True,
-    )
-    stored = weights.read(config.model_path)
-    options = reconstruct._training_config(stored, config)
+    stored = weights.read(facebook / "fb_released_full.pth")
+    options = training_config(stored, {"num_heads": 2, "decoder_num_heads": 2}, norm_pix_loss=True)
     model = load_method(options.method).build_task(options).model
     assert not weights.load(model, stored).missing
     out = model(paddle.to_tensor(case["input/images"]), paddle.to_tensor(case["input/noise"]))
