@@ -336,8 +336,9 @@ class ContextAutoencoder(nn.Layer):
         self.encoder.patch_embed.proj.bias.zero_()
         truncated_normal(self.encoder.cls_token)
         truncated_normal(self.mask_token)
-        if not self.encoder.pos_embed.stop_gradient:
-            truncated_normal(self.encoder.pos_embed)
+        table = self.encoder.pos_embed
+        if table is not None and not table.stop_gradient:
+            truncated_normal(table)
         if not rescale_init:
             return
         for layer in self.sublayers():

@@ -6,6 +6,9 @@ B batch, N tokens, D width, H heads, P patch size, C channels. Linear weights ar
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -13,9 +16,12 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from plsc_mae.models.rel_pos_bias import RelativePositionBias
+
 LAYER_NORM_EPS = 1e-6
 FLASH_MIN_CAPABILITY = 8  # flash attention kernels exist from Ampere on
 FLASH_MAX_HEAD_DIM = 256
+_recording: ContextVar[list[Tensor] | None] = ContextVar("recording", default=None)
 
 
 class _CPULinear(paddle.autograd.PyLayer):
@@ -127,17 +133,31 @@ class PatchEmbed(nn.Layer):
         return out + self.proj.bias.astype(out.dtype)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+@contextmanager
+def record_attention() -> Iterator[list[Tensor]]:
+    """Collect the softmax weights [B, H, M, N] of every attention computed inside, in order; they stay in the graph."""
+    weights: list[Tensor] = []
+    outer = _recording.set(weights)
+    try:
+        yield weights
+    finally:
+        _recording.reset(outer)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention over [B, H, N, D/H]; the kernel is chosen by device, dtype and head width.
 
     Paddle 2.6 takes its flash kernel on any GPU without looking at dtype or generation, and 3.x decides before AMP
-    casts, so the choice is made here.
+    casts, so the choice is made here. `bias` [H, M, N] is added to the logits, which the flash kernel cannot do.
     """
-    head_dim = q.shape[-1]
-    if head_dim <= FLASH_MAX_HEAD_DIM and _has_flash_kernel(q):
+    head_dim, recorded = q.shape[-1], _recording.get()
+    if recorded is None and bias is None and head_dim <= FLASH_MAX_HEAD_DIM and _has_flash_kernel(q):
         q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v).transpose([0, 2, 1, 3])
-    weights = F.softmax(paddle.matmul(q * head_dim**-0.5, k, transpose_y=True), axis=-1)
+    logits = paddle.matmul(q * head_dim**-0.5, k, transpose_y=True)
+    weights = F.softmax(logits if bias is None else logits + bias, axis=-1)
+    if recorded is not None:
+        recorded.append(weights)
     return paddle.matmul(weights, v)
 
 
@@ -160,10 +180,12 @@ class Attention(nn.Layer):
         num_heads: heads H. Where H does not divide D, heads are D // H wide and the projections H * (D // H).
         k_bias: whether keys have a bias. Without it (BEiT, CAE) `q_bias` and `v_bias` stand beside a bias-free `qkv`.
             It changes no output, because softmax ignores what is added to all keys.
+        grid: rows and columns of patches for a relative position bias; none without.
     """
 
-    def __init__(self, dim: int, num_heads: int, *, k_bias: bool = True) -> None:
+    def __init__(self, dim: int, num_heads: int, *, k_bias: bool = True, grid: tuple[int, int] | None = None) -> None:
         super().__init__()
+        self.rel_pos_bias = RelativePositionBias(grid, num_heads) if grid else None
         self.num_heads = num_heads
         inner = num_heads * (dim // num_heads)
         self.qkv = Linear(dim, 3 * inner, bias=k_bias)
@@ -171,18 +193,23 @@ class Attention(nn.Layer):
         self.v_bias = None if k_bias else constant_parameter(self, inner, 0.0)
         self.proj = Linear(inner, dim)
 
-    def forward(self, x: Tensor, query: Tensor | None = None) -> Tensor:
-        """Attend from `query` [B, M, D] (all tokens when None) to `x` [B, N, D]; returns [B, M, D]."""
-        weight, bias = self.qkv.weight, self._bias()
+    def forward(self, x: Tensor, query: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Attend from `query` [B, M, D] (all tokens when None) to `x` [B, N, D]; returns [B, M, D].
+
+        `bias` [H, M, N] is added to the logits; attention with a bias of its own uses that.
+        """
+        if self.rel_pos_bias is not None:
+            bias = self.rel_pos_bias()
+        weight, shift = self.qkv.weight, self._qkv_bias()
         if query is None:
-            q, k, v = self._heads(linear(x, weight, bias), 3)
+            q, k, v = self._heads(linear(x, weight, shift), 3)
         else:
             inner = weight.shape[1] // 3
-            (q,) = self._heads(linear(query, weight[:, :inner], bias[:inner]), 1)
-            k, v = self._heads(linear(x, weight[:, inner:], bias[inner:]), 2)
-        return self.proj(merge_heads(attention(q, k, v)))
+            (q,) = self._heads(linear(query, weight[:, :inner], shift[:inner]), 1)
+            k, v = self._heads(linear(x, weight[:, inner:], shift[inner:]), 2)
+        return self.proj(merge_heads(attention(q, k, v, bias)))
 
-    def _bias(self) -> Tensor:
+    def _qkv_bias(self) -> Tensor:
         if self.q_bias is None:
             return self.qkv.bias
         return paddle.concat([self.q_bias, paddle.zeros_like(self.q_bias), self.v_bias])
@@ -233,6 +260,7 @@ class Block(nn.Layer):
         drop_path: stochastic depth rate.
         layer_scale: initial value of the gammas (Touvron et al. 2021); without them when not positive.
         k_bias: whether keys have a bias.
+        grid: rows and columns of patches for a relative position bias of its own; none without.
     """
 
     def __init__(
@@ -244,31 +272,33 @@ class Block(nn.Layer):
         *,
         layer_scale: float = 0.0,
         k_bias: bool = True,
+        grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.norm1 = layer_norm(dim)
-        self.attn = Attention(dim, num_heads, k_bias=k_bias)
+        self.attn = Attention(dim, num_heads, k_bias=k_bias, grid=grid)
         self.norm2 = layer_norm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
         self.gamma_1 = constant_parameter(self, dim, layer_scale) if layer_scale > 0 else None
         self.gamma_2 = constant_parameter(self, dim, layer_scale) if layer_scale > 0 else None
 
-    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, rows: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Transform all tokens, or only those whose output is wanted.
 
         Args:
             x: tokens [B, N, D].
             rows: flat indices [B*M] into [B*N] of the tokens to compute; every one of the N is still attended to.
+            bias: [H, N, N] or, with `rows`, [H, M, N], added to the logits of attention.
 
         Returns:
             [B, N, D], or [B, M, D] with `rows`; the values are the same ones.
         """
         normed = self.norm1(x)
         if rows is None:
-            x = add_residual(x, self.drop_path(scaled(self.attn(normed), self.gamma_1)))
+            x = add_residual(x, self.drop_path(scaled(self.attn(normed, bias=bias), self.gamma_1)))
         else:
-            attended = self.attn(normed, take_rows(normed, rows))
+            attended = self.attn(normed, take_rows(normed, rows), bias)
             x = add_residual(take_rows(x, rows), self.drop_path(scaled(attended, self.gamma_1)))
         return add_residual(x, self.drop_path(scaled(self.mlp(self.norm2(x)), self.gamma_2)))
 

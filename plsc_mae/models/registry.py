@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MAE = "plsc_mae.models.mae:MaskedAutoencoder"
 CAE = "plsc_mae.models.cae:ContextAutoencoder"
+CLASSIFIER = "plsc_mae.models.classifier:ImageClassifier"
 
 
 class Variant(NamedTuple):
@@ -51,6 +52,36 @@ VARIANTS |= {
     "cae_small_patch16_224_8k_vocab": _cae(384, 12, 12),
     "cae_base_patch16_224_8k_vocab": _cae(768, 12, 12),
     "cae_large_patch16_224_8k_vocab": _cae(1024, 24, 16),
+}
+
+
+def _vit(patch_size: int, embed_dim: int, depth: int, num_heads: int) -> Variant:
+    sizes = {"patch_size": patch_size, "embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
+    return Variant(CLASSIFIER, {**sizes, "positions": "learned"})
+
+
+def _cae_vit(img_size: int, embed_dim: int, depth: int, num_heads: int, layer_scale: float = 0.1) -> Variant:
+    sizes = {"img_size": img_size, "patch_size": 16, "embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
+    options = {"k_bias": False, "positions": "row first", "relative_positions": "per block", "layer_scale": layer_scale}
+    return Variant(CLASSIFIER, {**sizes, **options, "init_scale": 0.001, "rescale_init": True})
+
+
+# facebookresearch/mae models_vit.py, with PLSC's second names.
+_VIT_VARIANTS = {
+    "base_patch16": _vit(16, 768, 12, 12),
+    "large_patch16": _vit(16, 1024, 24, 16),
+    "huge_patch14": _vit(14, 1280, 32, 16),
+}
+VARIANTS |= {f"{family}_{name}": v for name, v in _VIT_VARIANTS.items() for family in ("vit", "maevit")}
+# Atten4Vis/CAE models/modeling_finetune.py, with the relative positions that fine-tuning has on by default.
+VARIANTS |= {
+    "cae_tiny_patch16_224": _cae_vit(224, 192, 12, 12),
+    "cae_small_patch16_224": _cae_vit(224, 384, 12, 12),
+    "cae_base_patch16_224": _cae_vit(224, 768, 12, 12),
+    "cae_base_patch16_384": _cae_vit(384, 768, 12, 12),
+    "cae_large_patch16_224": _cae_vit(224, 1024, 24, 16),
+    "cae_large_patch16_384": _cae_vit(384, 1024, 24, 16),
+    "cae_large_patch16_512": _cae_vit(512, 1024, 24, 16),
 }
 
 
@@ -96,7 +127,7 @@ def create_model(name: str, **overrides: Any) -> nn.Layer:
     module, _, attribute = variant.network.partition(":")
     network = getattr(importlib.import_module(module), attribute)
     given = {key: value for key, value in overrides.items() if value is not None}
-    known = network.__init__.__annotations__
+    known = network.__init__.__annotations__ | getattr(network, "forwarded_arguments", {})
     for key in given:
         if key not in known:
             raise ConfigError(

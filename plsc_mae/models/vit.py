@@ -5,7 +5,7 @@ B batch, L patches, K visible patches, D width, P patch size, C channels.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import paddle
@@ -14,9 +14,11 @@ from paddle import Tensor, nn
 from plsc_mae.errors import ConfigError
 from plsc_mae.models.layers import Block, PatchEmbed, drop_path_rates, flat_rows, layer_norm, patchify, take_rows
 from plsc_mae.models.pos_embed import sincos_2d
+from plsc_mae.models.rel_pos_bias import RelativePositionBias
 
 TOKEN_STD = 0.02
-Positions = Literal["column first", "row first", "learned"]
+Positions = Literal["column first", "row first", "learned", "none"]
+RelativePositions = Literal["none", "per block", "shared"]
 
 
 def pair(size: int | tuple[int, ...] | list[int]) -> tuple[int, int]:
@@ -70,7 +72,9 @@ class VisionTransformer(nn.Layer):
         drop_path: stochastic depth rate of the last block; it rises linearly from 0.
         layer_scale: initial value of the layer scales; none when not positive.
         k_bias: whether keys have a bias; MAE has one, BEiT and CAE have none.
-        positions: sin-cos table that encodes the column first (MAE) or the row first (CAE), or a learned one.
+        positions: sin-cos table that encodes the column first (MAE) or the row first (CAE), or a learned one, or none.
+        relative_positions: a relative position bias for each block, one for all, or none; whole images only.
+        final_norm: whether a layer norm follows the blocks.
 
     Raises:
         ConfigError: the image is no whole number of patches, or the width no whole number of heads.
@@ -90,6 +94,8 @@ class VisionTransformer(nn.Layer):
         layer_scale: float = 0.0,
         k_bias: bool = True,
         positions: Positions = "column first",
+        relative_positions: RelativePositions = "none",
+        final_norm: bool = True,
     ) -> None:
         super().__init__()
         check_heads("embed_dim", embed_dim, num_heads)
@@ -97,17 +103,20 @@ class VisionTransformer(nn.Layer):
         self.grid = patch_grid(self.img_size, patch_size)
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
         self.cls_token = token_parameter(self, embed_dim)
-        if positions == "learned":
+        self.pos_embed: Tensor | None
+        if positions == "none":
+            self.pos_embed = None
+        elif positions == "learned":
             self.pos_embed = token_parameter(self, embed_dim, 1 + self.num_patches)
         else:
             self.register_buffer("pos_embed", fixed_table(embed_dim, self.grid, row_first=positions == "row first"))
+        self.rel_pos_bias = RelativePositionBias(self.grid, num_heads) if relative_positions == "shared" else None
+        options: dict[str, Any] = {"layer_scale": layer_scale, "k_bias": k_bias}
+        options["grid"] = self.grid if relative_positions == "per block" else None
         self.blocks = nn.LayerList(
-            [
-                Block(embed_dim, num_heads, mlp_ratio, rate, layer_scale=layer_scale, k_bias=k_bias)
-                for rate in drop_path_rates(drop_path, depth)
-            ]
+            [Block(embed_dim, num_heads, mlp_ratio, rate, **options) for rate in drop_path_rates(drop_path, depth)]
         )
-        self.norm = layer_norm(embed_dim)
+        self.norm = layer_norm(embed_dim) if final_norm else nn.Identity()
 
     @property
     def num_patches(self) -> int:
@@ -117,6 +126,14 @@ class VisionTransformer(nn.Layer):
     def forward_features(self, images: Tensor) -> Tensor:
         """Encode every patch; never masks. [B, C, H, W] -> [B, 1 + L, D], the class token first."""
         return self.encode(patchify(images, self.patch_size))
+
+    def forward_layers(self, images: Tensor) -> list[Tensor]:
+        """Tokens [B, 1 + L, D] after the embedding and after each block: depth + 1 of them, without the final norm."""
+        states = [self._tokens(patchify(images, self.patch_size), None)]
+        bias = None if self.rel_pos_bias is None else self.rel_pos_bias()
+        for block in self.blocks:
+            states.append(block(states[-1], bias=bias))
+        return states
 
     def encode(self, patches: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         """Encode patches, or the visible ones among them; the rest is not even embedded.
@@ -128,19 +145,24 @@ class VisionTransformer(nn.Layer):
         Returns:
             [B, 1 + K, D], the class token first, after the final norm.
         """
-        batch = patches.shape[0]
-        table = self.pos_embed[:, 1:]
-        if ids_keep is None:
-            tokens = self.patch_embed(patches) + table
-        else:
-            visible = take_rows(patches, flat_rows(ids_keep, self.num_patches))
-            positions = paddle.gather(table[0], ids_keep.reshape([-1])).reshape([batch, -1, self.embed_dim])
-            tokens = self.patch_embed(visible) + positions
-        cls = (self.cls_token + self.pos_embed[:, :1]).expand([batch, 1, self.embed_dim])
-        x = paddle.concat([cls, tokens], axis=1)
+        x = self._tokens(patches, ids_keep)
+        bias = None if self.rel_pos_bias is None else self.rel_pos_bias()
         for block in self.blocks:
-            x = block(x)
+            x = block(x, bias=bias)
         return self.norm(x)
+
+    def _tokens(self, patches: Tensor, ids_keep: Tensor | None) -> Tensor:
+        """Class token and embedded patches with their positions, [B, 1 + K, D]."""
+        batch = patches.shape[0]
+        if ids_keep is not None:
+            patches = take_rows(patches, flat_rows(ids_keep, self.num_patches))
+        tokens, cls = self.patch_embed(patches), self.cls_token
+        if self.pos_embed is not None:
+            cls, table = cls + self.pos_embed[:, :1], self.pos_embed[:, 1:]
+            if ids_keep is not None:
+                table = paddle.gather(table[0], ids_keep.reshape([-1])).reshape([batch, -1, self.embed_dim])
+            tokens = tokens + table
+        return paddle.concat([cls.expand([batch, 1, self.embed_dim]), tokens], axis=1)
 
     def forward_macs(self, tokens: int) -> int:
         """Multiply-accumulates of encoding one image's tokens, the class token counted, with all patches embedded."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from plsc_mae.errors import ConfigError
 from plsc_mae.weights.dialects.base import Dialect, Tensors
+from plsc_mae.weights.dialects.beit import BEIT, PLSC_BEIT
 from plsc_mae.weights.dialects.cae import CAE, PLSC_CAE
 from plsc_mae.weights.dialects.facebook import FACEBOOK, PLSC
 
@@ -16,7 +17,7 @@ NATIVE = Dialect(
         and ("decoder.embed.weight" in tensors or "regressor.norm.weight" in tensors)
     ),
 )
-DIALECTS = {dialect.name: dialect for dialect in (NATIVE, FACEBOOK, PLSC, CAE, PLSC_CAE)}
+DIALECTS = {dialect.name: dialect for dialect in (NATIVE, FACEBOOK, PLSC, CAE, PLSC_CAE, BEIT, PLSC_BEIT)}
 
 
 def find_dialect(name: str) -> Dialect:

@@ -1,0 +1,26 @@
+"""BEiT's naming of a ViT classifier, which Atten4Vis/CAE fine-tunes and probes under, and PLSC's port of it.
+
+Names are those of facebookresearch/mae, but q and v have biases of their own and attention may have a table of
+relative positions.
+"""
+
+from __future__ import annotations
+
+from plsc_mae.weights.dialects.base import Dialect, Tensors
+from plsc_mae.weights.dialects.facebook import foreign_name as facebook_name
+
+
+def foreign_name(name: str) -> str:
+    """Translate `encoder.blocks.0.attn.rel_pos_bias.relative_position_bias_table` and the like."""
+    return facebook_name(name).replace(".attn.rel_pos_bias.", ".attn.")
+
+
+def _has_rows(tensors: Tensors, *, out_first: bool) -> bool:
+    if not {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.attn.q_bias"} <= set(tensors):
+        return False
+    rows, columns = tensors["blocks.0.attn.qkv.weight"].shape
+    return rows > columns if out_first else columns > rows
+
+
+BEIT = Dialect("beit", foreign_name, True, lambda tensors: _has_rows(tensors, out_first=True))
+PLSC_BEIT = Dialect("plsc_beit", foreign_name, False, lambda tensors: _has_rows(tensors, out_first=False))

@@ -1,0 +1,201 @@
+"""Classifiers against facebookresearch/mae and Atten4Vis/CAE: forward, loss, every gradient, batch norm statistics.
+
+Tolerances are those recorded with the golden data: outputs rtol 1e-4 and atol 2e-5, losses 1e-5, gradients 1e-3 and
+1e-5 (CAE) or 1e-4 of the tensor's maximum (MAE); full size 1e-3.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+
+import plsc_mae
+from plsc_mae import weights
+from plsc_mae.models.classifier import ImageClassifier
+
+pytestmark = pytest.mark.compat
+SIZES = ("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "num_classes")
+# Not weights of ours: computed, or a counter that nothing reads.
+COMPUTED = ("relative_position_index", "num_batches_tracked")
+
+
+def gradients(model, dialect: str) -> dict[str, np.ndarray]:
+    values = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    return weights.export(model, dialect, values=values)
+
+
+def loaded(model, params: dict[str, np.ndarray], dialect: str):
+    report = weights.load(model, params, dialect=dialect)
+    assert not report.missing
+    assert all(name.endswith(COMPUTED) for name in report.unexpected), report.unexpected
+    return model
+
+
+@pytest.mark.parametrize("name", ["cls", "gap"])
+def test_mae_fine_tuning(golden, name):
+    case = golden(f"mae/fb_vit_tiny_{name}")
+    sizes = {key: case.meta["ctor"][key] for key in SIZES}
+    model = ImageClassifier(**sizes, global_pool=case.meta["ctor"]["global_pool"], positions="learned")
+    loaded(model, case.group("param"), "facebook")
+    images, labels = paddle.to_tensor(case["input/images"]), paddle.to_tensor(case["input/labels"].astype(np.int64))
+    np.testing.assert_allclose(model.pooled(images).numpy(), case["output/features"], rtol=1e-4, atol=2e-5)
+    logits = model(images)
+    np.testing.assert_allclose(logits.numpy(), case["output/logits"], rtol=1e-4, atol=2e-5)
+    loss = F.cross_entropy(logits, labels)
+    assert float(loss) == pytest.approx(float(case["output/loss_ce"]), rel=1e-5)
+    loss.backward()
+    expected, found = case.group("grad"), gradients(model, "facebook")
+    assert set(found) == set(expected)
+    for key, grad in expected.items():
+        ours = found[key]
+        if key.endswith("qkv.bias"):  # the part of k is zero in exact arithmetic
+            third = len(grad) // 3
+            ours, grad = np.delete(ours, slice(third, 2 * third)), np.delete(grad, slice(third, 2 * third))
+        np.testing.assert_allclose(ours, grad, rtol=1e-3, atol=1e-4 * np.abs(grad).max(), err_msg=key)
+
+
+CAE = {
+    "finetune_meanpool_relpos_sincos": {"relative_positions": "per block"},
+    "finetune_cls_sincos": {"global_pool": False},
+    "finetune_sharedrelpos_nopos_nolayerscale": {
+        "relative_positions": "shared",
+        "positions": "none",
+        "layer_scale": 0.0,
+    },
+    "linear_standard_cls": {"global_pool": False, "probe": "standard"},
+    # With mean pooling left on, the original's probe takes the class token without any norm.
+    "linear_standard_meanpool_flag": {"global_pool": False, "probe": "standard", "final_norm": False},
+    "attentive_cls": {"probe": "attentive", "relative_positions": "per block"},
+}
+
+
+def cae(case, **options) -> ImageClassifier:
+    sizes = {key: value for key, value in case.meta["constructor"].items() if key in SIZES}
+    return ImageClassifier(**{"k_bias": False, "layer_scale": 0.1, "positions": "row first", **sizes, **options})
+
+
+@pytest.mark.parametrize("name", sorted(CAE))
+def test_cae_fine_tuning_and_probing(golden, name):
+    case = golden(f"cae/cae_vit_tiny_{name}")
+    model = loaded(cae(case, **CAE[name]), case.group("param"), "beit")
+    images, labels = paddle.to_tensor(case["input/x"]), paddle.to_tensor(case["input/target"].astype(np.int64))
+    model.train()
+    logits = model(images)
+    np.testing.assert_allclose(logits.numpy(), case["output/train/logits"], rtol=1e-4, atol=2e-5)
+    loss = F.cross_entropy(logits, labels)
+    assert float(loss) == pytest.approx(float(case["output/train/loss_ce"]), rel=1e-5, abs=1e-6)
+    loss.backward()
+    expected, found = case.group("grad"), gradients(model, "beit")
+    assert set(found) == set(expected)
+    for key, grad in expected.items():
+        if not key.endswith("norm_k.bias"):  # zero in exact arithmetic
+            np.testing.assert_allclose(found[key], grad, rtol=1e-3, atol=1e-5, err_msg=key)
+
+    state = weights.export(model, "beit")
+    for key, value in case.group("output/buffer_after_train_forward").items():
+        if not key.endswith("num_batches_tracked"):
+            np.testing.assert_allclose(state[key], value, rtol=1e-5, atol=1e-6, err_msg=key)
+    model.eval()
+    expected_eval = "output/eval_is_train_False/logits" if name == "attentive_cls" else "output/eval/logits"
+    np.testing.assert_allclose(model(images).numpy(), case[expected_eval], rtol=1e-4, atol=2e-5)
+    after = weights.export(model, "beit")
+    for key, value in state.items():
+        np.testing.assert_array_equal(after[key], value, err_msg=f"evaluation moved {key}")
+
+
+def test_probes_train_nothing_else(golden):
+    for name in ("linear_standard_cls", "attentive_cls"):
+        case = golden(f"cae/cae_vit_tiny_{name}")
+        model = cae(case, **CAE[name])
+        trained = {key: np.zeros(1) for key, p in model.named_parameters() if not p.stop_gradient}
+        assert set(weights.export(model, "beit", values=trained)) == set(case.meta["trainable"])
+
+
+def test_mae_linear_probe_head(golden):
+    """Logits, gradients and running statistics of three steps, before LARS moves the head."""
+    case, trunk = golden("mae/fb_linprobe_tiny"), golden("mae/fb_vit_tiny_cls")
+    sizes = {key: case.meta["ctor"][key] for key in SIZES}
+    model = ImageClassifier(**sizes, global_pool=False, probe="standard", positions="learned")
+    params = {key.replace("head.", "head.1."): value for key, value in trunk.group("param").items()}
+    dim = sizes["embed_dim"]
+    params |= {"head.0.running_mean": np.zeros(dim, np.float32), "head.0.running_var": np.ones(dim, np.float32)}
+    loaded(model, params, "facebook").train()
+    images, labels = paddle.to_tensor(case["input/images0"]), paddle.to_tensor(case["input/labels0"].astype(np.int64))
+    logits = model(images)
+    np.testing.assert_allclose(logits.numpy(), case["output/logits0"], rtol=1e-4, atol=2e-5)
+    F.cross_entropy(logits, labels).backward()
+    found = gradients(model, "facebook")
+    assert set(found) == {"head.1.weight", "head.1.bias"}
+    for key, grad in found.items():
+        np.testing.assert_allclose(grad, case[f"grad0/{key}"], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(model.head[0].running_mean.numpy(), case["output/running_mean0"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.head[0].running_var.numpy(), case["output/running_var0"], rtol=1e-5, atol=1e-6)
+
+
+def drawn(name: str, shape: list[int], *, gammas: bool) -> np.ndarray:
+    """The recipe of the golden data for weights too large to store: normal draws seeded by the tensor's name."""
+    value = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, np.float32) * np.float32(0.02)
+    *_, parent, last = ["", *name.split(".")]
+    value += np.float32(last == "weight" and "norm" in parent)
+    return value + np.float32(0.5) * (gammas and last.startswith("gamma_"))
+
+
+@pytest.mark.parametrize("name", ["cls", "gap"])
+def test_mae_base(golden, name):
+    case = golden(f"mae/fb_vit_base_{name}")
+    shapes = dict(zip(case["names"].tolist(), json.loads(str(case["shapes"])), strict=True))
+    model = plsc_mae.create_model("vit_base_patch16", global_pool=case.meta["global_pool"])
+    loaded(model, {key: drawn(key, shape, gammas=False) for key, shape in shapes.items()}, "facebook")
+    assert sum(p.size for p in model.parameters()) == case.meta["n_params"]
+    seed = zlib.crc32(b"input/images")
+    images = np.random.default_rng(seed).standard_normal((2, 3, 224, 224), np.float32)
+    model.eval()
+    with paddle.no_grad():
+        features, logits = model.pooled(paddle.to_tensor(images)), model(paddle.to_tensor(images))
+    np.testing.assert_allclose(features.numpy(), case["output/features"], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(logits.numpy(), case["output/logits"], rtol=1e-3, atol=1e-4)
+
+
+def test_cae_base(golden):
+    case = golden("cae/cae_vit_base_finetune")
+    model = plsc_mae.create_model("cae_base_patch16_224")
+    shapes = dict(zip(case.meta["names"], case.meta["shapes"], strict=True))
+    params = {key: drawn(key, shape, gammas=True) for key, shape in shapes.items() if key != "pos_embed"}
+    report = weights.load(model, params, dialect="beit")
+    assert report.missing == ["encoder.pos_embed"]
+    for key, norm in zip(case.meta["names"], case["output/param_norm"], strict=True):
+        if key in params:
+            assert np.linalg.norm(params[key]) == pytest.approx(norm, rel=1e-5), key
+    images = paddle.to_tensor(np.random.default_rng(7200).standard_normal((2, 3, 224, 224), np.float32))
+    logits = model(images)
+    np.testing.assert_allclose(logits.numpy(), case["output/logits"], rtol=1e-3, atol=2e-4)
+    loss = F.cross_entropy(logits, paddle.to_tensor(case["input/target"].astype(np.int64)))
+    assert float(loss) == pytest.approx(float(case["output/loss_ce"]), rel=1e-4)
+    loss.backward()
+    found = gradients(model, "beit")
+    norms = dict(zip(case.meta["names"], case["output/grad_norm"], strict=True))
+    assert set(found) == {key for key, norm in norms.items() if norm >= 0}
+    for key, grad in found.items():
+        assert np.linalg.norm(grad) == pytest.approx(norms[key], rel=2e-3, abs=1e-6), key
+
+
+def test_cae_base_probe(golden):
+    case = golden("cae/cae_vit_base_linear")
+    model = plsc_mae.create_model(
+        "cae_base_patch16_224", relative_positions="none", global_pool=False, probe="standard"
+    )
+    shapes = dict(zip(case.meta["names"], case.meta["shapes"], strict=True))
+    params = {key: drawn(key, shape, gammas=True) for key, shape in shapes.items() if key != "pos_embed"}
+    weights.load(model, {key.replace("head.", "head.1."): value for key, value in params.items()}, dialect="beit")
+    images = paddle.to_tensor(np.random.default_rng(7200).standard_normal((2, 3, 224, 224), np.float32))
+    model.eval()
+    with paddle.no_grad():
+        np.testing.assert_allclose(model(images).numpy(), case["output/eval/logits"], rtol=1e-3, atol=2e-4)
+    model.train()
+    # Batch statistics of two images magnify rounding; the recording says 5e-2.
+    np.testing.assert_allclose(model(images).numpy(), case["output/train/logits"], rtol=5e-2, atol=5e-2)
