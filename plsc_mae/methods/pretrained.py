@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from plsc_mae import weights
 from plsc_mae.config import PRETRAIN, PretrainConfig
 from plsc_mae.config.resolve import from_mapping
 from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.methods import load_method
+from plsc_mae.models.classifier import ImageClassifier
+from plsc_mae.models.pos_embed import resize_pos_embed
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.weights import Checkpoint, LoadReport
 
@@ -59,6 +64,41 @@ def load_encoder(path: str, num_heads: int | None = None, **replaced: Any) -> tu
     require_weights(encoder, report, path)
     encoder.eval()
     return encoder, report
+
+
+def load_into_classifier(model: ImageClassifier, path: str, *, norm_into_fc_norm: bool) -> LoadReport:
+    """Start a classifier from the encoder that a checkpoint of pre-training holds; the head stays as it is.
+
+    A learned position table is resized to the classifier's grid. Relative positions, which pre-training lacks, stay at
+    zero.
+
+    Args:
+        model: the classifier.
+        path: the file.
+        norm_into_fc_norm: whether the norm behind mean pooling starts from the encoder's final norm, as Atten4Vis/CAE
+            has it; facebookresearch/mae starts afresh.
+
+    Raises:
+        CheckpointError: the file cannot be read, is of another size, or lacks a part of the encoder.
+    """
+    stored = weights.read(path)
+    report = weights.load(model.encoder, stored, prefix="encoder.", resize=_resize_positions)
+    fresh = ".rel_pos_bias.relative_position_bias_table"
+    report.missing = [name for name in report.missing if not f".{name}".endswith(fresh)]
+    require_weights(model.encoder, report, path)
+    if model.mean_pooled and norm_into_fc_norm:
+        weights.load(model.fc_norm, stored, prefix="encoder.norm.")
+    return report
+
+
+def _resize_positions(name: str, value: np.ndarray, shape: list[int]) -> np.ndarray | None:
+    """A learned table [1, 1 + L, D] of a square grid for another square one."""
+    if not name.endswith("pos_embed") or value.shape[2] != shape[2]:
+        return None
+    old, new = (math.isqrt(count - 1) for count in (value.shape[1], shape[1]))
+    if (old * old, new * new) != (value.shape[1] - 1, shape[1] - 1):
+        return None
+    return np.asarray(resize_pos_embed(value, (old, old), (new, new)))
 
 
 def require_weights(model: Any, report: LoadReport, path: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from plsc_mae.weights.dialects import detect, find_dialect
 from plsc_mae.weights.dialects.base import Array, Tensors
 from plsc_mae.weights.reader import Checkpoint, read_file
 
+Resize = Callable[[str, Array, list[int]], Array | None]
 Source = str | Path | Checkpoint | Mapping[str, Array]
 
 
@@ -22,7 +23,8 @@ Source = str | Path | Checkpoint | Mapping[str, Array]
 class LoadReport:
     """What happened to each tensor: ours by our names, theirs (unexpected) by theirs.
 
-    `resized` names fixed position tables that the file holds for another grid; the network keeps its own.
+    `resized` names position tables that the file holds for another grid: the network keeps its own fixed ones, and
+    learned ones are resized.
     """
 
     dialect: str
@@ -46,7 +48,14 @@ def read(path: str | Path) -> Checkpoint:
     return dataclasses.replace(checkpoint, dialect=detect(checkpoint.model))
 
 
-def load(model: nn.Layer, source: Source, dialect: str | None = None, *, prefix: str = "") -> LoadReport:
+def load(
+    model: nn.Layer,
+    source: Source,
+    dialect: str | None = None,
+    *,
+    prefix: str = "",
+    resize: Resize | None = None,
+) -> LoadReport:
     """Load weights into a network, converting names and layouts.
 
     A fixed position table of another grid size is not loaded: the network's own is exact at its size.
@@ -56,6 +65,8 @@ def load(model: nn.Layer, source: Source, dialect: str | None = None, *, prefix:
         source: a file, a read checkpoint, or {foreign name: array}.
         dialect: whose names and layouts; recognized from the tensors when None.
         prefix: of the network's names within the one that the file holds, as "encoder." for an encoder alone.
+        resize: what may make a tensor of another shape fit: (our name, value in our layout, wanted shape) -> value, or
+            None where it cannot.
 
     Raises:
         ConfigError: an unknown dialect.
@@ -77,6 +88,9 @@ def load(model: nn.Layer, source: Source, dialect: str | None = None, *, prefix:
             values[name] = value
             report.matched.append(name)
         elif tensor.stop_gradient and name.endswith("pos_embed"):
+            report.resized.append(name)
+        elif resize is not None and (resized := resize(name, value, list(tensor.shape))) is not None:
+            values[name] = resized
             report.resized.append(name)
         else:
             raise CheckpointError(
