@@ -24,10 +24,11 @@ from plsc_mae.losses import alignment_loss
 from plsc_mae.masking import BlockMaskGenerator, RandomMaskGenerator, split_mask
 from plsc_mae.methods.base import Batch, Method, Pictures, Schedule, StepOutput, Task
 from plsc_mae.methods.targets import PixelTarget, Target, build_target, load_decoder
+from plsc_mae.models import registry
 from plsc_mae.models.cae import ContextAutoencoder, cae_encoder
 from plsc_mae.models.dalle import STRIDE
 from plsc_mae.models.layers import patchify, unpatchify
-from plsc_mae.models.registry import arguments_of, create_model, find_variant
+from plsc_mae.models.registry import arguments_of, create_model, find_variant, require_network
 from plsc_mae.models.vit import VisionTransformer, patch_grid
 from plsc_mae.optim import Rates, cosine_at
 from plsc_mae.weights.dialects import cae
@@ -158,6 +159,7 @@ class CAE(Method):
 
     def build_task(self, config: CAEConfig) -> CAETask:
         """Build the network that the config names, with its overrides, and its target."""
+        require_network(config.model, registry.CAE)
         self._tokenizer_size(config)
         mean, std = (
             (IMAGENET_MEAN, IMAGENET_STD) if config.imagenet_default_mean_and_std else (INCEPTION_MEAN, INCEPTION_STD)

@@ -17,8 +17,9 @@ from plsc_mae.data.transforms import RandomCropFlip, ResizeCentreCrop, Sample
 from plsc_mae.errors import ConfigError
 from plsc_mae.masking import num_visible
 from plsc_mae.methods.base import Batch, Method, Pictures, StepOutput, Task
+from plsc_mae.models import registry
 from plsc_mae.models.mae import MaskedAutoencoder
-from plsc_mae.models.registry import arguments_of, create_model, find_variant
+from plsc_mae.models.registry import arguments_of, create_model, find_variant, require_network
 from plsc_mae.models.vit import VisionTransformer, patch_grid
 from plsc_mae.weights.dialects import facebook
 
@@ -89,6 +90,7 @@ class MAE(Method):
 
     def build_task(self, config: MAEConfig) -> MAETask:
         """Build the network that the config names, with its overrides."""
+        require_network(config.model, registry.MAE)
         self._check_mask(config)
         overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS}
         model = create_model(config.model, img_size=config.image_size, **overrides)

@@ -104,6 +104,17 @@ def find_variant(name: str) -> Variant:
     return VARIANTS[name]
 
 
+def require_network(name: str, network: str) -> None:
+    """Check that a name stands for a network class, given as `module:name`.
+
+    Raises:
+        ConfigError: nothing of that name is registered, or it is another network; the message has those that are.
+    """
+    if find_variant(name).network != network:
+        fitting = ", ".join(other for other in list_models() if VARIANTS[other].network == network)
+        raise ConfigError(f"model {name} is for another purpose; here it must be one of {fitting}")
+
+
 def arguments_of(name: str, **overrides: Any) -> dict[str, Any]:
     """Constructor arguments of a registered network, with overrides that are not None.
 

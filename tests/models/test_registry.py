@@ -1,0 +1,29 @@
+"""Names of networks."""
+
+from __future__ import annotations
+
+import pytest
+
+from plsc_mae.errors import ConfigError
+from plsc_mae.models import registry
+
+pytestmark = pytest.mark.compat
+
+
+def test_a_network_for_another_purpose_is_told():
+    registry.require_network("cae_tiny_patch16_224_8k_vocab", registry.CAE)
+    with pytest.raises(
+        ConfigError, match="model cae_base_patch16_224 is for another purpose; here it must be one of"
+    ):
+        registry.require_network("cae_base_patch16_224", registry.CAE)
+    with pytest.raises(ConfigError, match="unknown model 'cae_base_patch16_223'; did you mean cae_base_patch16_224"):
+        registry.require_network("cae_base_patch16_223", registry.CAE)
+
+
+def test_arguments_are_the_variants_with_overrides():
+    assert registry.arguments_of("mae_vit_base_patch16", depth=2, num_heads=None) == {
+        "patch_size": 16,
+        "embed_dim": 768,
+        "depth": 2,
+        "num_heads": 12,
+    }
