@@ -1,20 +1,39 @@
-"""Optimization: schedules, parameter groups, optimizers."""
+"""Optimization: schedules, parameter groups, optimizers, averaged weights."""
 
 from __future__ import annotations
 
-from plsc_mae.optim.adamw import build_adamw, load_optimizer_state, optimizer_state, set_weight_decay
-from plsc_mae.optim.param_groups import ParamGroup, weight_decay_groups
+from plsc_mae.optim.adamw import build_adamw
+from plsc_mae.optim.ema import WeightAverage
+from plsc_mae.optim.lars import LARS, build_lars
+from plsc_mae.optim.param_groups import (
+    VIT_NO_DECAY,
+    ParamGroup,
+    layer_decay_groups,
+    set_weight_decay,
+    vit_layer,
+    weight_decay_groups,
+)
 from plsc_mae.optim.schedule import Rates, cosine_at, lr_at, scaled_lr
+from plsc_mae.optim.sgd import SGD, build_sgd
+from plsc_mae.optim.state import load_optimizer_state, optimizer_state
 
 __all__ = [
+    "LARS",
+    "SGD",
+    "VIT_NO_DECAY",
     "ParamGroup",
     "Rates",
+    "WeightAverage",
     "build_adamw",
+    "build_lars",
+    "build_sgd",
     "cosine_at",
+    "layer_decay_groups",
     "load_optimizer_state",
     "lr_at",
     "optimizer_state",
     "scaled_lr",
     "set_weight_decay",
+    "vit_layer",
     "weight_decay_groups",
 ]

@@ -17,7 +17,7 @@ from plsc_mae.errors import ConfigError
 from plsc_mae.methods.cae import CAETask
 from plsc_mae.methods.targets import ClassTarget
 from plsc_mae.models.cae import ContextAutoencoder
-from plsc_mae.optim import ParamGroup, build_adamw, cosine_at, set_weight_decay
+from plsc_mae.optim import ParamGroup, build_adamw, cosine_at, lr_at, set_weight_decay
 from plsc_mae.train.step import Stepper
 
 pytestmark = pytest.mark.compat
@@ -28,7 +28,7 @@ def test_schedules(golden):
     compared = 0
     for name, setting in case.meta["settings"].items():
         if setting.get("start_warmup_value", 1) != 0:
-            continue  # a linear probe's, or one that starts its warm-up elsewhere, which no recipe does
+            continue  # a linear probe's, compared below, or one that starts its warm-up elsewhere, as no recipe does
         updates = setting["epochs"] * setting["niter_per_ep"]
         warmup = setting["warmup_steps"]
         if warmup <= 0:
@@ -39,6 +39,16 @@ def test_schedules(golden):
         np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-14, err_msg=name)
         compared += 1
     assert compared == 6
+
+
+def test_schedules_of_linear_probes(golden):
+    case = golden("cae/schedules")
+    for name in ("linprobe", "short"):
+        setting = dict(case.meta["settings"][f"linear_{name}"])
+        per_epoch = setting.pop("iters_per_epoch")
+        found = [lr_at(i / per_epoch, **setting) for i in range(setting["epochs"] * per_epoch)]
+        expected = case[f"output/linear_adjust_learning_rate/{name}"]
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-14, err_msg=name)
 
 
 def schedule(updates_per_epoch: int, **options):

@@ -1,0 +1,81 @@
+"""A moving average of the weights, kept beside a network in training and swapped in for evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+
+from plsc_mae.errors import CheckpointError
+
+
+class WeightAverage:
+    """Exponential moving average of everything in a network's state, in float32 (timm 0.3.2 `ModelEma`).
+
+    It starts as a copy of the network. Buffers are averaged like parameters; entries that are not floating-point
+    cannot be and follow the network.
+
+    Args:
+        model: the network; its weights are only replaced within `applied`.
+        decay: share of the average that an update keeps.
+    """
+
+    def __init__(self, model: nn.Layer, decay: float) -> None:
+        self.decay = decay
+        self._model = model
+        self._average = {name: _float32_copy(tensor) for name, tensor in model.state_dict().items()}
+
+    @paddle.no_grad()
+    def update(self) -> None:
+        """Follow the network after an optimizer step: average = decay * average + (1 - decay) * weights."""
+        for name, tensor in self._model.state_dict().items():
+            average = self._average[name]
+            if tensor.is_floating_point():
+                average.scale_(self.decay)
+                average.add_(tensor.astype("float32") * (1.0 - self.decay))
+            else:
+                average.set_value(tensor)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Put the average into the network, and its own weights back, bit for bit, at the end."""
+        tensors = self._model.state_dict()
+        own = {name: tensor.clone().detach() for name, tensor in tensors.items()}
+        try:
+            _assign(tensors, self._average)
+            yield
+        finally:
+            _assign(tensors, own)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The average as arrays by the network's names."""
+        return {name: average.numpy() for name, average in self._average.items()}
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Put back what `state` gave.
+
+        Raises:
+            CheckpointError: an entry is missing or has another shape.
+        """
+        for name, average in self._average.items():
+            found = f"has shape {list(state[name].shape)}" if name in state else "is missing"
+            if name not in state or list(state[name].shape) != list(average.shape):
+                raise CheckpointError(
+                    f"the averaged weights do not fit this network: {name} {found}, expected shape "
+                    f"{list(average.shape)}; resume with the model and options they were made with"
+                )
+        for name, average in self._average.items():
+            average.set_value(paddle.to_tensor(state[name]).astype(average.dtype))
+
+
+def _float32_copy(tensor: Tensor) -> Tensor:
+    copy = tensor.detach().clone()
+    return copy.astype("float32") if copy.is_floating_point() else copy
+
+
+def _assign(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        tensor.set_value(values[name].astype(tensor.dtype))
