@@ -1,4 +1,4 @@
-"""Losses and targets of the pretext tasks."""
+"""Losses and targets of the pretext tasks, and the cross entropies of classification."""
 
 from __future__ import annotations
 
@@ -43,6 +43,24 @@ def alignment_loss(pred: Tensor, target: Tensor, kind: Literal["mse", "kld"] = "
     log_pred = F.log_softmax(pred.astype("float32"), axis=-1)
     log_target = F.log_softmax(target.astype("float32"), axis=-1)
     return (paddle.exp(log_target) * (log_target - log_pred)).mean()
+
+
+def soft_target_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy of logits [B, K] with a distribution per row, float [B, K], in float32; mean over the batch."""
+    log_p = F.log_softmax(logits.astype("float32"), axis=-1)
+    return -(targets.astype("float32") * log_p).sum(axis=-1).mean()
+
+
+def label_smoothing_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
+    """Cross entropy in float32 with labels of which a share is spread over all classes (Szegedy et al. 2016).
+
+    Args:
+        logits: [B, K].
+        labels: class numbers [B].
+        smoothing: that share; 0 gives the plain cross entropy.
+    """
+    log_p = F.log_softmax(logits.astype("float32"), axis=-1)
+    return (1 - smoothing) * F.nll_loss(log_p, labels) - smoothing * log_p.mean()
 
 
 PixelNorm = Literal["none", "layernorm", "patch", "channel"]

@@ -9,7 +9,15 @@ import numpy as np
 import paddle
 import pytest
 
-from plsc_mae.losses import alignment_loss, denormalize_pixels, normalize_patches, normalize_pixels, squared_error
+from plsc_mae.losses import (
+    alignment_loss,
+    denormalize_pixels,
+    label_smoothing_cross_entropy,
+    normalize_patches,
+    normalize_pixels,
+    soft_target_cross_entropy,
+    squared_error,
+)
 from plsc_mae.models.layers import patchify
 
 pytestmark = pytest.mark.compat
@@ -124,3 +132,31 @@ def test_a_patch_is_row_column_channel():
     channels = normalize_pixels(patchify(paddle.to_tensor(image), 4), "channel").numpy()[0, 0].reshape(3, 16)
     assert not channels[[0, 2]].any()
     assert (np.diff(channels[1]) > 0).all()
+
+
+@pytest.mark.parametrize("name", ["soft_target_ce", "label_smoothing_ce", "ce"])
+def test_cross_entropies_and_their_gradients_are_timms(golden, name):
+    recorded = golden("mae/mixup_losses")
+    labels = paddle.to_tensor(recorded["input/target"])
+    targets = paddle.to_tensor(recorded["output/mixup_target_0"])
+    logits = paddle.to_tensor(recorded["input/logits"], stop_gradient=False)
+    loss = {
+        "soft_target_ce": lambda: soft_target_cross_entropy(logits, targets),
+        "label_smoothing_ce": lambda: label_smoothing_cross_entropy(logits, labels, recorded.meta["smoothing"]),
+        "ce": lambda: label_smoothing_cross_entropy(logits, labels, smoothing=0.0),
+    }[name]()
+    assert loss.shape == []
+    loss.backward()
+    np.testing.assert_allclose(loss.item(), recorded[f"output/{name}"], rtol=1e-5)
+    np.testing.assert_allclose(logits.grad.numpy(), recorded[f"grad/{name}"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_label_smoothing_is_a_soft_target(smoothing):
+    rng = np.random.default_rng(0)
+    logits, labels = rng.standard_normal((5, 7)), rng.integers(0, 7, 5)
+    soft = np.eye(7)[labels] * (1 - smoothing) + smoothing / 7
+    expected = -(soft * np.log(softmax(logits))).sum(axis=-1).mean()
+    actual = label_smoothing_cross_entropy(tensors(logits)[0], paddle.to_tensor(labels), smoothing)
+    np.testing.assert_allclose(actual.item(), expected, rtol=1e-5)
+    np.testing.assert_allclose(soft_target_cross_entropy(*tensors(logits, soft)).item(), expected, rtol=1e-5)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ INCEPTION_STD = (0.5, 0.5, 0.5)
 
 Sample = dict[str, npt.NDArray[Any]]
 Transform = Callable[[SourceImage, np.random.Generator], Sample]
+InterpolationChoice: TypeAlias = Interpolation | Literal["random"]
 
 
 def random_resized_crop_box(
@@ -46,12 +47,8 @@ def random_resized_crop_box(
         below: draws an integer from [0, n), for top and left; by default it scales a draw of `uniform`.
     """
     below = below or (lambda n: int(uniform() * n))
-    log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
     for _ in range(10):
-        area = height * width * _between(scale, uniform())
-        aspect = math.exp(_between(log_ratio, uniform()))
-        crop_width = round(math.sqrt(area * aspect))
-        crop_height = round(math.sqrt(area / aspect))
+        crop_height, crop_width = _draw_sides(uniform, height, width, scale, ratio)
         if 0 < crop_width <= width and 0 < crop_height <= height:
             top = below(height - crop_height + 1)
             left = below(width - crop_width + 1)
@@ -62,6 +59,31 @@ def random_resized_crop_box(
     elif width / height > ratio[1]:
         crop_width = round(height * ratio[1])
     return Box((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width)
+
+
+def clamped_crop_box(
+    uniform: Callable[[], float],
+    height: int,
+    width: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Box:
+    """Draw a crop as `random_resized_crop_box` does, but once: what is too large is clamped to the image.
+
+    The crop of linear probing (facebookresearch/mae util/crop.py, after BYOL). Takes four draws.
+    """
+    crop_height, crop_width = _draw_sides(uniform, height, width, scale, ratio)
+    crop_height, crop_width = min(max(crop_height, 1), height), min(max(crop_width, 1), width)
+    top = int(uniform() * (height - crop_height + 1))
+    left = int(uniform() * (width - crop_width + 1))
+    return Box(top, left, crop_height, crop_width)
+
+
+def draw_interpolation(choice: InterpolationChoice, rng: np.random.Generator) -> Interpolation:
+    """Return the interpolation, or for "random" bilinear or bicubic; only that draws."""
+    if choice == "random":
+        return "bilinear" if rng.random() < 0.5 else "bicubic"
+    return choice
 
 
 def resize_shorter_side(height: int, width: int, size: int) -> tuple[int, int]:
@@ -85,7 +107,7 @@ def flip_horizontal(pixels: Pixels) -> Pixels:
 
 @dataclass(frozen=True)
 class RandomCropFlip:
-    """Random resized crop, then a flip: the augmentation of MAE pre-training (He et al. 2022, appendix A.1).
+    """Random crop, then a flip: the augmentation of MAE pre-training (He et al. 2022, appendix A.1) and of probing.
 
     Gives {"image": uint8 [h, w, 3]}.
 
@@ -93,16 +115,19 @@ class RandomCropFlip:
         size: of the output, (h, w).
         scale: range of the crop's share of the image area.
         hflip: probability of a horizontal flip.
+        interpolation: of the crop.
+        draw_box: `random_resized_crop_box`, or `clamped_crop_box`.
     """
 
     size: tuple[int, int]
     scale: tuple[float, float] = (0.2, 1.0)
     hflip: float = 0.5
     interpolation: Interpolation = "bicubic"
+    draw_box: Callable[[Callable[[], float], int, int, tuple[float, float]], Box] = random_resized_crop_box
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
         """Draw a crop and a flip from `rng` and apply them."""
-        box = random_resized_crop_box(rng.random, image.height, image.width, self.scale)
+        box = self.draw_box(rng.random, image.height, image.width, self.scale)
         flip = rng.random() < self.hflip
         pixels = image.crop_resize(box, self.size, self.interpolation)
         return {"image": flip_horizontal(pixels) if flip else pixels}
@@ -130,6 +155,14 @@ class ResizeCentreCrop:
         box = centre_crop_box(height, width, self.size)
         crop = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
         return {"image": np.ascontiguousarray(crop)}
+
+
+def _draw_sides(
+    uniform: Callable[[], float], height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int]:
+    area = height * width * _between(scale, uniform())
+    aspect = math.exp(_between((math.log(ratio[0]), math.log(ratio[1])), uniform()))
+    return round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
 
 
 def _between(bounds: tuple[float, float], fraction: float) -> float:

@@ -7,15 +7,19 @@ both are resized from one box. They give uint8 pixels, as all transforms do.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
 from plsc_mae.data.decode import Box, Interpolation, PilImage, SourceImage
-from plsc_mae.data.transforms import Sample, centre_crop_box, flip_horizontal, random_resized_crop_box
-
-TrainInterpolation = Literal["bicubic", "bilinear", "random"]
+from plsc_mae.data.transforms import (
+    InterpolationChoice,
+    Sample,
+    centre_crop_box,
+    draw_interpolation,
+    flip_horizontal,
+    random_resized_crop_box,
+)
 
 _ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
@@ -59,7 +63,7 @@ class TwoViewCropFlip:
     scale: tuple[float, float] = (0.08, 1.0)
     hflip: float = 0.5
     color_jitter: float = 0.0
-    interpolation: TrainInterpolation = "bicubic"
+    interpolation: InterpolationChoice = "bicubic"
     tokenizer_interpolation: Interpolation = "lanczos"
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
@@ -68,18 +72,13 @@ class TwoViewCropFlip:
             image = color_jitter(image, self.color_jitter, rng)
         flip = rng.random() < self.hflip
         box = random_resized_crop_box(rng.random, image.height, image.width, self.scale)
-        interpolation = self._choose_interpolation(rng)
+        interpolation = draw_interpolation(self.interpolation, rng)
         if not flip:
             return self._views(image, box, interpolation)
         # The box was drawn on the flipped image. Resizing is symmetric, so its mirror image, flipped, is that crop.
         mirrored = box._replace(left=image.width - box.left - box.width)
         views = self._views(image, mirrored, interpolation)
         return {name: flip_horizontal(pixels) for name, pixels in views.items()}
-
-    def _choose_interpolation(self, rng: np.random.Generator) -> Interpolation:
-        if self.interpolation == "random":
-            return "bilinear" if rng.random() < 0.5 else "bicubic"
-        return self.interpolation
 
     def _views(self, image: SourceImage, box: Box, interpolation: Interpolation) -> Sample:
         return {

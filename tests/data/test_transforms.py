@@ -16,6 +16,8 @@ from plsc_mae.data.transforms import (
     RandomCropFlip,
     ResizeCentreCrop,
     centre_crop_box,
+    clamped_crop_box,
+    draw_interpolation,
     flip_horizontal,
     random_resized_crop_box,
     resize_shorter_side,
@@ -64,10 +66,25 @@ def test_crop_boxes_are_torchvisions(golden):
     assert fallbacks > 0
 
 
+def test_crop_boxes_of_fine_tuning_and_linear_probing_are_timms_and_facebooks(golden):
+    rows = json.loads(str(golden("mae/img_rrc_params")["rows"]))
+    clamped = 0
+    for row in rows:
+        for name, draw_box in (("timm", random_resized_crop_box), ("fb_linprobe", clamped_crop_box)):
+            expected = row[name]
+            draws: Iterator[float] = iter(expected["u"])
+            box = draw_box(lambda d=draws: next(d), row["h"], row["w"], row["scale"], row["ratio"])
+            assert list(box) == expected["box_top_left_h_w"], (name, row)
+            assert list(draws) == [], "every recorded draw is used"
+        clamped += box.height == row["h"] or box.width == row["w"]
+    assert clamped > 0
+
+
+@pytest.mark.parametrize("draw_box", [random_resized_crop_box, clamped_crop_box])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 100), (100, 1), (3, 1000), (500, 375)])
-def test_crop_boxes_lie_inside(height, width):
+def test_crop_boxes_lie_inside(height, width, draw_box):
     for index in range(200):
-        box = random_resized_crop_box(sample_rng(0, 0, index).random, height, width)
+        box = draw_box(sample_rng(0, 0, index).random, height, width)
         assert 0 <= box.top <= box.top + box.height <= height
         assert 0 <= box.left <= box.left + box.width <= width
         assert box.height > 0
@@ -140,3 +157,11 @@ def test_flip_probability_reaches_its_ends(recorded, hflip, flipped):
         box = random_resized_crop_box(sample_rng(0, 0, index).random, source.height, source.width)
         expected = source.crop_resize(box, (16, 16))
         np.testing.assert_array_equal(actual, expected[:, ::-1] if flipped else expected)
+
+
+def test_only_a_random_interpolation_is_drawn():
+    rng = sample_rng(0, 0, 0)
+    assert draw_interpolation("lanczos", rng) == "lanczos"
+    assert rng.random() == sample_rng(0, 0, 0).random()
+    drawn = [draw_interpolation("random", rng) for _ in range(40)]
+    assert set(drawn) == {"bilinear", "bicubic"}

@@ -1,0 +1,142 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) from local files, in the binary version: labels and pixels, byte by byte.
+
+The version for Python is a pickle of pickles, which this package does not open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from plsc_mae.data.decode import PilImage, Pixels
+from plsc_mae.data.randomness import SampleKey, sample_rng
+from plsc_mae.data.transforms import Sample, Transform
+from plsc_mae.errors import DataError
+
+SIDE = 32
+_PIXEL_BYTES = 3 * SIDE * SIDE  # red plane, green plane, blue plane
+
+
+class _Layout(NamedTuple):
+    """What is in the folder of one of the two data sets."""
+
+    folder: str
+    names: str  # file with a class name per line
+    labels: int  # bytes before the pixels; the last one is the class, one before it the coarse class
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+
+
+_LAYOUTS = (
+    _Layout(
+        "cifar-10-batches-bin",
+        "batches.meta.txt",
+        1,
+        tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+        ("test_batch.bin",),
+    ),
+    _Layout("cifar-100-binary", "fine_label_names.txt", 2, ("train.bin",), ("test.bin",)),
+)
+
+
+@dataclass(frozen=True)
+class CifarImages:
+    """Labelled images in memory.
+
+    Attributes:
+        pixels: uint8 [n, 32, 32, 3].
+        labels: class numbers [n].
+        classes: names in the order of their numbers.
+        source: folder and split, for messages.
+    """
+
+    pixels: Pixels
+    labels: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def read_cifar(data_path: str | Path, split: str) -> CifarImages:
+    """Read one split, "train" or anything else for the test images.
+
+    Args:
+        data_path: folder `cifar-10-batches-bin` or `cifar-100-binary`, or one that holds one of them.
+        split: which images.
+
+    Raises:
+        DataError: the folder or one of its files is missing or damaged.
+    """
+    folder, layout = _find(Path(data_path))
+    classes = tuple(_read(folder / layout.names).decode("utf-8", "replace").split())
+    files = layout.train if split == "train" else layout.val
+    records = np.concatenate([_read_records(folder / name, layout.labels, len(classes)) for name in files])
+    planes = records[:, layout.labels :].reshape(-1, 3, SIDE, SIDE)
+    pixels = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))  # [n, 3, H, W] -> [n, H, W, 3]
+    return CifarImages(pixels, records[:, layout.labels - 1].astype(np.int64), classes, f"{folder} ({split})")
+
+
+class CifarDataset:
+    """Samples of CifarImages: what the transform makes of an image, its "index" and "label", and 0 "skipped" files.
+
+    Args:
+        images: in memory; forked workers share them.
+        transform: maps a SourceImage and the sample's generator to named arrays.
+        seed: of the generators, together with epoch and index.
+    """
+
+    def __init__(self, images: CifarImages, transform: Transform, *, seed: int) -> None:
+        self.images = images
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        place = f"{key.index} of {self.images.source}"
+        image = PilImage(place, Image.fromarray(self.images.pixels[key.index]))
+        sample = self.transform(image, sample_rng(self.seed, key.epoch, key.index))
+        numbers = {"index": key.index, "label": self.images.labels[key.index], "skipped": 0}
+        return sample | {name: np.asarray(number, np.int64) for name, number in numbers.items()}
+
+
+def _find(data_path: Path) -> tuple[Path, _Layout]:
+    for layout in _LAYOUTS:
+        for folder in (data_path, data_path / layout.folder):
+            if folder.name == layout.folder and folder.is_dir():
+                return folder, layout
+        if (data_path / layout.train[0]).is_file():  # the folder was given another name
+            return data_path, layout
+    folders = " or ".join(layout.folder for layout in _LAYOUTS)
+    raise DataError(
+        f"--data_path {data_path} holds no {folders}; unpack the 'binary version' of CIFAR there, "
+        f"as the version for Python is not read"
+    )
+
+
+def _read_records(file: Path, label_bytes: int, num_classes: int) -> npt.NDArray[np.uint8]:
+    data = np.frombuffer(_read(file), np.uint8)
+    if data.size == 0 or data.size % (label_bytes + _PIXEL_BYTES):
+        raise DataError(
+            f"{file} has {data.size} bytes, not a multiple of {label_bytes + _PIXEL_BYTES}, so it is cut short or no "
+            f"CIFAR file; unpack it again"
+        )
+    records = data.reshape(-1, label_bytes + _PIXEL_BYTES)
+    if records[:, label_bytes - 1].max() >= num_classes:
+        raise DataError(f"{file} has labels beyond its {num_classes} classes, so it is damaged; unpack it again")
+    return records
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}; unpack CIFAR's binary version again") from error

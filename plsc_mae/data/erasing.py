@@ -1,0 +1,123 @@
+"""Random erasing (Zhong et al. 2020) as timm 0.3.2 has it: boxes of a normalised image become noise.
+
+The worker draws boxes and noise from the sample's generator; the device fills them in after normalising, for N(0, 1)
+noise does not fit into uint8 pixels. Noise is sent for the boxes alone, a third of the image at most, and as float16,
+whose 11 bits are finer than the image's 8. Sending a seed instead would need less memory, but to draw from it the
+process that trains would wait for the device at every step, and then do the workers' work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+from plsc_mae.data.boxes import inside_boxes
+from plsc_mae.data.decode import Box
+from plsc_mae.data.transforms import Sample
+
+_AREA = (0.02, 1 / 3)  # shares of the image area, of all boxes together
+_LOG_ASPECT = (math.log(0.3), math.log(1 / 0.3))
+_ATTEMPTS = 10
+
+
+def random_erasing_box(
+    uniform: Callable[[], float],
+    height: int,
+    width: int,
+    count: int = 1,
+    below: Callable[[int], int] | None = None,
+) -> Box | None:
+    """Draw a box of random area and aspect ratio, smaller than the image on both sides; None after ten failures.
+
+    Args:
+        uniform: draws from [0, 1). Each try takes two, for area and log aspect ratio.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        count: boxes that share the area.
+        below: draws an integer from [0, n), for top and left; by default it scales a draw of `uniform`.
+    """
+    below = below or (lambda n: int(uniform() * n))
+    for _ in range(_ATTEMPTS):
+        area = (_AREA[0] + (_AREA[1] - _AREA[0]) * uniform()) * height * width / count
+        aspect = math.exp(_LOG_ASPECT[0] + (_LOG_ASPECT[1] - _LOG_ASPECT[0]) * uniform())
+        box_height, box_width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if box_height < height and box_width < width:
+            return Box(below(height - box_height + 1), below(width - box_width + 1), box_height, box_width)
+    return None
+
+
+@dataclass(frozen=True)
+class RandomErasing:
+    """What the worker draws, once per sample.
+
+    Attributes:
+        prob: probability that a sample is erased at all.
+        mode: noise per pixel, one random colour per box, or zeros, which is the mean colour.
+        max_count: boxes are 1 to this many.
+    """
+
+    prob: float = 0.25
+    mode: Literal["pixel", "rand", "const"] = "pixel"
+    max_count: int = 1
+
+    def __call__(self, size: tuple[int, int], rng: np.random.Generator) -> Sample:
+        """Draw boxes and their noise for an image of `size` = (h, w).
+
+        Returns:
+            Arrays of fixed shape: "erase_boxes" int32 [max_count, 4], without height where there is none, and
+            "erase_noise" float16 [max_count, 3, N], a row of pixels after the other; N is 1 if a box has one colour.
+        """
+        boxes = np.zeros((self.max_count, 4), np.int32)
+        noise = np.zeros((self.max_count, 3, self._noise_pixels(size)), np.float16)
+        if rng.random() < self.prob:
+            count = int(rng.integers(1, self.max_count, endpoint=True))
+            for i in range(count):
+                box = random_erasing_box(rng.random, *size, count)
+                if box is not None:
+                    boxes[i] = box
+                    self._draw_noise(noise[i], box, rng)
+        return {"erase_boxes": boxes, "erase_noise": noise}
+
+    def _noise_pixels(self, size: tuple[int, int]) -> int:
+        if self.mode != "pixel":
+            return 1
+        height, width = size
+        rounding = (height + width) // 2 + 2  # each side is rounded up by half a pixel at most
+        return int(height * width * _AREA[1]) + rounding
+
+    def _draw_noise(self, noise: np.ndarray, box: Box, rng: np.random.Generator) -> None:
+        if self.mode != "const":
+            pixels = box.height * box.width if self.mode == "pixel" else 1
+            noise[:, :pixels] = rng.standard_normal((3, pixels), dtype=np.float32)
+
+
+def erase(images: Tensor, boxes: Tensor, noise: Tensor) -> Tensor:
+    """Fill boxes with noise, on the device; where boxes overlap, the last one counts.
+
+    Args:
+        images: float [B, 3, H, W], normalised.
+        boxes: integers [B, K, 4] of (top, left, height, width), no larger than the images.
+        noise: [B, K, 3, N], the noise of each box row by row, or one value for all of it (N = 1).
+
+    Returns:
+        float [B, 3, H, W].
+    """
+    batch, _, height, width = images.shape
+    with paddle.amp.auto_cast(enable=False):
+        for box, values in zip(boxes.astype("int64").unbind(1), noise.astype(images.dtype).unbind(1), strict=True):
+            inside = inside_boxes(box, height, width)  # [B, 1, H, W]
+            spread = values.unsqueeze(-1)  # [B, 3, 1, 1], one colour
+            if values.shape[-1] > 1:
+                top, left, _, box_width = box.reshape([-1, 4, 1, 1]).unbind(1)  # [B, 1, 1] each
+                row, column = paddle.arange(height).reshape([-1, 1]) - top, paddle.arange(width) - left
+                place = (row * box_width + column) * inside.squeeze(1).astype("int64")  # [B, H, W] into [0, N)
+                place = place.reshape([batch, 1, -1]).expand([batch, values.shape[1], height * width])
+                spread = paddle.take_along_axis(values, place, axis=2).reshape(images.shape)
+            images = paddle.where(inside.expand(images.shape), spread.expand(images.shape), images)
+    return images

@@ -1,0 +1,262 @@
+"""RandAugment (Cubuk et al. 2020) with the operations and the string grammar of timm 0.3.2.
+
+Acts on the cropped and flipped picture, in the worker. Every draw comes from the sample's generator.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from plsc_mae.data.transforms import IMAGENET_MEAN, InterpolationChoice, draw_interpolation
+from plsc_mae.errors import ConfigError
+
+MAX_LEVEL = 10  # of the scale on which magnitudes are given
+_APPLY_PROBABILITY = 0.5
+_UNIFORM_ABOVE = 100  # an "mstd" above it makes the magnitude uniform in [0, m]
+
+# Table 0 of the grammar's "w": how often each operation is chosen. The others of timm's list have weight 0.
+CHOICE_WEIGHTS = {
+    "Rotate": 0.3,
+    "ShearX": 0.2,
+    "ShearY": 0.2,
+    "TranslateXRel": 0.1,
+    "TranslateYRel": 0.1,
+    "Color": 0.025,
+    "Sharpness": 0.025,
+    "AutoContrast": 0.025,
+    "Solarize": 0.005,
+    "SolarizeAdd": 0.005,
+    "Contrast": 0.005,
+    "Brightness": 0.005,
+    "Equalize": 0.005,
+}
+
+
+class Resampling(NamedTuple):
+    """How pictures are moved: Pillow's filter, and the colour of what comes in from outside."""
+
+    resample: Image.Resampling
+    fillcolor: tuple[int, ...]
+
+
+class Operation(NamedTuple):
+    """One kind of change to a picture.
+
+    Attributes:
+        argument: maps a level in [0, 10] and a sign, 1 or -1, to what `apply` takes.
+        apply: changes a picture by that argument.
+    """
+
+    argument: Callable[[float, int], Any]
+    apply: Callable[[Image.Image, Any, Resampling], Image.Image]
+
+
+@functools.cache
+def operations(*, increasing: bool) -> dict[str, Operation]:
+    """Return the fifteen operations by name.
+
+    Args:
+        increasing: whether Posterize, Solarize and the enhancements get stronger with the level, up or down from no
+            change. Otherwise a level of 0 is the strongest for the first two, and enhancements go from 0.1 to 1.9.
+    """
+    bits, threshold, factor = (
+        (_few_bits, _low_threshold, _away_from_one) if increasing else (_bits, _threshold, _factor)
+    )
+    return {
+        "AutoContrast": Operation(_nothing, lambda image, _value, _how: ImageOps.autocontrast(image)),
+        "Equalize": Operation(_nothing, lambda image, _value, _how: ImageOps.equalize(image)),
+        "Invert": Operation(_nothing, lambda image, _value, _how: ImageOps.invert(image)),
+        "Rotate": Operation(_degrees, lambda image, degrees, how: image.rotate(degrees, **how._asdict())),
+        "Posterize": Operation(bits, _posterize),
+        "Solarize": Operation(threshold, lambda image, threshold, _how: ImageOps.solarize(image, threshold)),
+        "SolarizeAdd": Operation(_addend, _solarize_add),
+        "Color": Operation(factor, lambda image, factor, _how: ImageEnhance.Color(image).enhance(factor)),
+        "Contrast": Operation(factor, lambda image, factor, _how: ImageEnhance.Contrast(image).enhance(factor)),
+        "Brightness": Operation(factor, lambda image, factor, _how: ImageEnhance.Brightness(image).enhance(factor)),
+        "Sharpness": Operation(factor, lambda image, factor, _how: ImageEnhance.Sharpness(image).enhance(factor)),
+        "ShearX": Operation(_slope, lambda image, slope, how: _affine(image, (1, slope, 0, 0, 1, 0), how)),
+        "ShearY": Operation(_slope, lambda image, slope, how: _affine(image, (1, 0, 0, slope, 1, 0), how)),
+        "TranslateXRel": Operation(
+            _shift, lambda image, shift, how: _affine(image, (1, 0, shift * image.width, 0, 1, 0), how)
+        ),
+        "TranslateYRel": Operation(
+            _shift, lambda image, shift, how: _affine(image, (1, 0, 0, 0, 1, shift * image.height), how)
+        ),
+    }
+
+
+@dataclass(frozen=True)
+class RandAugment:
+    """A few random operations on a picture, each skipped half the time.
+
+    Attributes:
+        magnitude: mean level of the operations.
+        num_layers: operations chosen per picture.
+        magnitude_std: standard deviation of the level; infinite for a level uniform in [0, magnitude].
+        magnitude_max: levels are clipped to [0, magnitude_max]; beyond 10, operations exceed their usual range.
+        increasing: see `operations`.
+        weighted: choose by CHOICE_WEIGHTS, each operation at most once; otherwise all alike and with replacement.
+        fill: colour of what comes in from outside a picture.
+        interpolation: of moved pictures; random chooses for each operation.
+    """
+
+    magnitude: int = 10
+    num_layers: int = 2
+    magnitude_std: float = 0.0
+    magnitude_max: int = MAX_LEVEL
+    increasing: bool = False
+    weighted: bool = False
+    fill: tuple[int, ...] = (124, 116, 104)
+    interpolation: InterpolationChoice = "bicubic"
+
+    @classmethod
+    def parse(
+        cls, text: str, mean: Sequence[float] = IMAGENET_MEAN, interpolation: InterpolationChoice = "bicubic"
+    ) -> RandAugment:
+        """Make one from timm's notation, such as rand-m9-mstd0.5-inc1.
+
+        After "rand", in any order, all optional: m, magnitude; n, operations per picture; mstd, standard deviation of
+        the magnitude, over 100 for a uniform one; mmax, largest magnitude; inc, increasing operations, whatever its
+        number; w0, weighted choice.
+
+        Args:
+            text: sections separated by dashes.
+            mean: of normalisation; moved pictures are filled with its colour.
+            interpolation: of moved pictures.
+
+        Raises:
+            ConfigError: a section is none of these or has a wrong value.
+        """
+        head, *sections = text.split("-")
+        if head != "rand":
+            raise _bad_notation(text, f"it starts with '{head}'")
+        settings = dict(_parse_section(text, section) for section in sections)
+        fill = tuple(min(255, round(255 * channel)) for channel in mean)
+        augment = cls(**settings, fill=fill, interpolation=interpolation)
+        if augment.weighted and augment.num_layers > len(CHOICE_WEIGHTS):
+            raise _bad_notation(text, f"a weighted choice is of at most {len(CHOICE_WEIGHTS)} operations")
+        return augment
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """Change an RGB picture by what is drawn from `rng`: the operations, then whether, how and how much of each."""
+        for name in self._choose(rng):
+            if rng.random() > _APPLY_PROBABILITY:
+                continue
+            operation = operations(increasing=self.increasing)[name]
+            argument = operation.argument(self._draw_level(rng), 1 if rng.random() > 0.5 else -1)
+            resample = Image.Resampling[draw_interpolation(self.interpolation, rng).upper()]
+            image = operation.apply(image, argument, Resampling(resample, self.fill))
+        return image
+
+    def _choose(self, rng: np.random.Generator) -> list[str]:
+        if not self.weighted:
+            names = list(operations(increasing=self.increasing))
+            return [names[choice] for choice in rng.integers(len(names), size=self.num_layers)]
+        weights = np.array(list(CHOICE_WEIGHTS.values()))
+        chosen = rng.choice(len(weights), self.num_layers, replace=False, p=weights / weights.sum())
+        return [list(CHOICE_WEIGHTS)[choice] for choice in chosen]
+
+    def _draw_level(self, rng: np.random.Generator) -> float:
+        if math.isinf(self.magnitude_std):
+            level = rng.uniform(0, self.magnitude)
+        else:
+            level = rng.normal(self.magnitude, self.magnitude_std)
+        return min(max(level, 0.0), float(self.magnitude_max))
+
+
+def _parse_section(text: str, section: str) -> tuple[str, Any]:
+    parsed = re.fullmatch(r"([a-z]+)([0-9.]+|inf)", section)
+    key, value = parsed.groups() if parsed else (section, "")
+    try:
+        if key == "inc" and value:
+            return "increasing", True
+        if key == "mstd":
+            std = float(value)
+            return "magnitude_std", math.inf if std > _UNIFORM_ABOVE else std
+        if key == "w" and int(value) == 0:
+            return "weighted", True
+        if key in ("m", "mmax") or (key == "n" and int(value) > 0):
+            return {"m": "magnitude", "mmax": "magnitude_max", "n": "num_layers"}[key], int(value)
+    except ValueError as error:
+        raise _bad_notation(text, f"'{section}' has a wrong number") from error
+    raise _bad_notation(text, f"'{section}' is no section of it")
+
+
+def _bad_notation(text: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"--aa '{text}' is not understood: {why}; expected rand with m, n, mmax (integers), mstd (number), inc1 or w0, "
+        f"as in rand-m9-mstd0.5-inc1"
+    )
+
+
+# Arguments, by level and sign. Limits matter to levels above 10 only.
+
+
+def _nothing(_level: float, _sign: int) -> None:
+    return None
+
+
+def _degrees(level: float, sign: int) -> float:
+    return sign * (level / MAX_LEVEL * 30)
+
+
+def _bits(level: float, _sign: int) -> int:
+    return min(8, int(level / MAX_LEVEL * 4))
+
+
+def _few_bits(level: float, sign: int) -> int:
+    return max(0, 4 - _bits(level, sign))
+
+
+def _threshold(level: float, _sign: int) -> int:
+    return min(256, int(level / MAX_LEVEL * 256))
+
+
+def _low_threshold(level: float, sign: int) -> int:
+    return 256 - _threshold(level, sign)
+
+
+def _addend(level: float, _sign: int) -> int:
+    return min(128, int(level / MAX_LEVEL * 110))
+
+
+def _factor(level: float, _sign: int) -> float:
+    return level / MAX_LEVEL * 1.8 + 0.1
+
+
+def _away_from_one(level: float, sign: int) -> float:
+    return max(0.1, 1 + sign * (level / MAX_LEVEL * 0.9))
+
+
+def _slope(level: float, sign: int) -> float:
+    return sign * (level / MAX_LEVEL * 0.3)
+
+
+def _shift(level: float, sign: int) -> float:
+    return sign * (level / MAX_LEVEL * 0.45)
+
+
+# Changes that Pillow has no, or no fitting, function for
+
+
+def _posterize(image: Image.Image, bits: int, _how: Resampling) -> Image.Image:
+    # Not Pillow's function, which used to turn 0 bits into black, as here, and now refuses them. Level 10 asks for 0.
+    dropped = 2 ** (8 - bits) - 1
+    return image.point([value & ~dropped for value in range(256)] * 3)
+
+
+def _solarize_add(image: Image.Image, addend: int, _how: Resampling) -> Image.Image:
+    table = [min(255, value + addend) if value < 128 else value for value in range(256)]
+    return image.point(table * 3)
+
+
+def _affine(image: Image.Image, matrix: tuple[float, ...], how: Resampling) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, **how._asdict())
