@@ -50,14 +50,18 @@ def split_mask(mask: Tensor, num_masked: int | None = None) -> tuple[Tensor, Ten
         num_masked: that number M; read from the mask, which waits for the device, when None.
 
     Raises:
-        ValueError: the images hide different numbers of patches.
+        ValueError: the images hide different numbers of patches, or all, or none; the mask has another shape.
     """
+    if mask.ndim != 2:
+        raise ValueError(f"a mask is [images, patches], got shape {list(mask.shape)}")
     patches = mask.shape[1]
     if num_masked is None:
         counts = mask.astype("int64").sum(axis=1)
         num_masked = int(counts[0])
         if bool((counts != num_masked).any()):
             raise ValueError(f"every image of a batch must hide the same number of patches, got {counts.tolist()}")
+    if not 0 < num_masked < patches:
+        raise ValueError(f"at least one patch must be hidden and one visible, got {num_masked} hidden of {patches}")
     order = paddle.argsort(mask.astype("int64") * patches + paddle.arange(patches, dtype="int64"), axis=1)
     return order[:, : patches - num_masked], order[:, patches - num_masked :]
 
@@ -88,12 +92,11 @@ class BlockMaskGenerator:
 
     def __post_init__(self) -> None:
         _require_hidden_and_visible(self.grid, self.num_mask_patches, f"--num_mask_patches {self.num_mask_patches}")
-        smallest, largest = self.min_mask_patches_per_block, self._max_patches
-        flag = f"--min_mask_patches_per_block {smallest}"
-        if not 0 < smallest <= self.num_mask_patches:
-            raise ConfigError(f"{flag} must be at least 1 and at most --num_mask_patches {self.num_mask_patches}")
-        if largest < smallest:
-            raise ConfigError(f"--max_mask_patches_per_block {largest} must not be less than {flag}")
+        flag = f"--min_mask_patches_per_block {self.min_mask_patches_per_block}"
+        if min(self.min_mask_patches_per_block, self._max_patches) < 1:
+            raise ConfigError(f"{flag} and --max_mask_patches_per_block {self._max_patches} must be at least 1")
+        # Areas lie between the two, whichever is larger; what counts is whether the smallest of them fits.
+        smallest = min(self.min_mask_patches_per_block, self.num_mask_patches, self._max_patches)
         rows, columns = self.grid
         # Sides are rounded and must come out below the grid's, which bounds the aspect ratio from both ends.
         flattest, steepest = smallest / (columns - 0.5) ** 2, (rows - 0.5) ** 2 / smallest

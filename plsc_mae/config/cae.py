@@ -182,6 +182,11 @@ class CAEConfig(
             )
         if self.weight_decay_end is not None and self.weight_decay == 0:
             raise ConfigError("weight_decay_end needs a --weight_decay to start from; it is 0")
+        if self.discrete_vae_type == "random_init" and self.discrete_vae_weight_path:
+            raise ConfigError(
+                "--discrete_vae_weight_path and --discrete_vae_type random_init exclude each other; for the weights of "
+                "the file take --discrete_vae_type dall-e"
+            )
         if self.discrete_vae_type == "to_tensor" and self.target_mode == "clusterID":
             raise ConfigError(
                 "--discrete_vae_type to_tensor has no tokens for --target_mode clusterID; use rgb or random, or a dVAE"

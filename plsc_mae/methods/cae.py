@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import random
 from collections.abc import Callable
@@ -133,7 +134,7 @@ class CAETask(Task):
 
     def _token_drawing(self, pixels: Tensor, tokens: Tensor) -> tuple[DrawTokens, str]:
         """How to draw tokens: by the dVAE's decoder if it is at hand, else by mean patches."""
-        model, decoder = self.model, load_decoder(self.config)
+        model, decoder = self.model, load_decoder(self.config, self.target.num_classes)
         if decoder is not None:
             return decoder_drawing(decoder, model.encoder.grid, model.encoder.img_size), "decoded by the dVAE"
         draw = mean_patch_drawing(pixels, tokens, self.target.num_classes, model.encoder.grid, model.patch_size)
@@ -176,6 +177,9 @@ class CAE(Method):
                 "the tokenizer is RANDOM (--discrete_vae_type random_init): good for trying out, its tokens mean "
                 "nothing and no published result can be reached with them"
             )
+        if config.vis_freq:
+            load_decoder(config, target.num_classes)  # what is wrong with it is told now, not when it is to draw
+        _warn_of_idle_options(config)
         return CAETask(model, target, normalize, num_masked, config)
 
     def build_encoder(self, config: CAEConfig) -> VisionTransformer:
@@ -245,6 +249,28 @@ class CAE(Method):
                 f"makes one of {STRIDE} x {STRIDE} pixels, so it must be {wanted[0]} x {wanted[1]}"
             )
         return wanted
+
+
+def _warn_of_idle_options(config: CAEConfig) -> None:
+    """Tell of options that were set and have nothing to act on."""
+    tokens, is_random = config.target_mode == "clusterID", config.discrete_vae_type == "random_init"
+    idle = {
+        "discrete_vae_weight_path": not tokens,
+        "discrete_vae_hidden": not (tokens and is_random),
+        "discrete_vae_seed": not ((tokens and is_random) or config.target_mode == "random"),
+        "target_path": config.target_mode != "random",
+        "normalized_pixel": tokens,
+        "denorm": tokens,
+        "min_mask_patches_per_block": config.mask_generator == "random",
+        "max_mask_patches_per_block": config.mask_generator == "random",
+    }
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if idle.get(field.name) and value != field.default:
+            logger.warning(
+                "--%s %s has no effect with target_mode %s, discrete_vae_type %s, mask_generator %s",
+                *(field.name, value, config.target_mode, config.discrete_vae_type, config.mask_generator),
+            )
 
 
 def _to_uint8(pixels: Tensor) -> np.ndarray:

@@ -143,11 +143,11 @@ def build_target(config: CAEConfig, normalize: Normalize, patch_size: int) -> Ta
     return target
 
 
-def load_decoder(config: CAEConfig) -> DalleDecoder | None:
+def load_decoder(config: CAEConfig, vocabulary: int) -> DalleDecoder | None:
     """Load the decoder that lies beside the tokenizer of a config; it is wanted for pictures only and may be missing.
 
     Raises:
-        CheckpointError: it is there and cannot be used.
+        CheckpointError: it is there and cannot be used, or is of another vocabulary.
     """
     folder = config.discrete_vae_weight_path
     if config.target_mode != "clusterID" or config.discrete_vae_type != "dall-e":
@@ -156,6 +156,11 @@ def load_decoder(config: CAEConfig) -> DalleDecoder | None:
         return None
     tensors = read_dalle(folder, "decoder")
     sizes = infer_sizes(tensors)
+    if sizes["vocab_size"] != vocabulary:
+        raise CheckpointError(
+            f"the decoder in {folder} draws {sizes['vocab_size']} tokens, but the encoder has {vocabulary}; take both "
+            "of one source, or remove the decoder, which only pictures need"
+        )
     return DalleDecoder.from_arrays(tensors, sizes, compute_dtype=config.discrete_vae_dtype, origin=folder)
 
 

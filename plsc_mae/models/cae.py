@@ -284,10 +284,12 @@ class ContextAutoencoder(nn.Layer):
             num_masked: that number, if the caller knows it; else it is read from the mask, which waits for the device.
 
         Raises:
-            ValueError: the images hide different numbers of patches.
+            ValueError: the images hide different numbers of patches, or all, or none; sizes that do not fit.
         """
-        ids_keep, ids_masked = split_mask(mask, num_masked)
         patches = patchify(images, self.patch_size)
+        if list(mask.shape) != list(patches.shape[:2]):
+            raise ValueError(f"the mask has shape {list(mask.shape)}, the images {list(patches.shape[:2])} patches")
+        ids_keep, ids_masked = split_mask(mask, num_masked)
         visible = self._bridged(self.encoder.encode(patches, ids_keep)[:, 1:])
         table = self.encoder.pos_embed if self.rd_pos_embed is None else self.rd_pos_embed
         positions, visible_positions = _table_rows(table, ids_masked), _table_rows(table, ids_keep)

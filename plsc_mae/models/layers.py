@@ -88,8 +88,14 @@ def constant_parameter(layer: nn.Layer, dim: int, value: float) -> Tensor:
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """Cut images into flattened patches in raster order, channel fastest: [B, C, H, W] -> [B, L, P*P*C]."""
+    """Cut images into flattened patches in raster order, channel fastest: [B, C, H, W] -> [B, L, P*P*C].
+
+    Raises:
+        ValueError: the sides are no multiples of the patch size.
+    """
     batch, channels, height, width = images.shape
+    if height % patch_size or width % patch_size:
+        raise ValueError(f"images of {height}x{width} pixels cannot be cut into patches of {patch_size}")
     rows, columns = height // patch_size, width // patch_size
     x = images.reshape([batch, channels, rows, patch_size, columns, patch_size])
     x = x.transpose([0, 2, 4, 3, 5, 1])  # [B, rows, columns, P, P, C]

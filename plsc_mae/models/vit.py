@@ -144,7 +144,15 @@ class VisionTransformer(nn.Layer):
 
         Returns:
             [B, 1 + K, D], the class token first, after the final norm.
+
+        Raises:
+            ValueError: another number of patches than the network is made for.
         """
+        if patches.shape[1] != self.num_patches:
+            raise ValueError(
+                f"the network is made for {self.img_size[0]}x{self.img_size[1]} pixels, {self.num_patches} patches, "
+                f"and got {patches.shape[1]} patches; give img_size for other images"
+            )
         x = self._tokens(patches, ids_keep)
         bias = None if self.rel_pos_bias is None else self.rel_pos_bias()
         for block in self.blocks:

@@ -97,7 +97,7 @@ def load(
                 f"{where}: '{foreign}' has shape {list(value.shape)} in our layout, but the network's {name} has "
                 f"{list(tensor.shape)}; it is another model or was made with other sizes"
             )
-    report.unexpected = sorted(remaining)
+    report.unexpected = sorted(name for name in remaining if not name.startswith(tuple(rules.copies)))
     if not values:
         raise CheckpointError(f"{where}: no tensor matches the network in dialect '{rules.name}'")
     for name, tensor in model.state_dict().items():
@@ -115,14 +115,19 @@ def export(model: nn.Layer, dialect: str, values: Mapping[str, Array] | None = N
         values: gradients or others to export instead of the weights, keyed by our parameter names.
     """
     rules, linear = find_dialect(dialect), linear_weights(model)
+    whole = values is None
     if values is None:
         values = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    return {
+    arrays = {
         rules.foreign_name(name): np.ascontiguousarray(
             rules.convert(np.asarray(value), is_linear_weight=name in linear)
         )
         for name, value in values.items()
     }
+    for copy, original in rules.copies.items() if whole else ():
+        copied = {copy + name[len(original) :]: value for name, value in arrays.items() if name.startswith(original)}
+        arrays = copied | arrays
+    return arrays
 
 
 def linear_weights(model: nn.Layer) -> set[str]:

@@ -198,8 +198,6 @@ def test_another_size_of_the_tokenizers_view_is_refused(config):
     ("options", "told"),
     [
         ({"num_mask_patches": 16}, "--num_mask_patches 16 hides 16 of 4x4 patches; at least 1 and at most 15"),
-        ({"min_mask_patches_per_block": 7}, "--min_mask_patches_per_block 7 must be at least 1 and at most"),
-        ({"max_mask_patches_per_block": 1}, "--max_mask_patches_per_block 1 must not be less than"),
         ({**RANDOM_MASKS, "ratio_mask_patches": 0.05}, "--ratio_mask_patches 0.05 hides 0 of 4x4"),
         ({"discrete_vae_dtype": "float16"}, "the tokenizer computes in float16 on GPU only"),
     ],

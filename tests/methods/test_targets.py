@@ -11,6 +11,7 @@ from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.losses import normalize_pixels
 from plsc_mae.methods.targets import PixelTarget, TokenTarget, VectorTarget, build_target, load_decoder
 from plsc_mae.models.dalle import DalleEncoder, random_init
+from plsc_mae.weights.dalle import infer_sizes, read_dalle
 
 pytestmark = pytest.mark.compat
 
@@ -160,10 +161,13 @@ def test_vectors_of_another_length_are_refused(target, vectors, tmp_path):
 
 def test_the_decoder_is_loaded_where_there_is_one(config, tokenizer):
     folder, _ = tokenizer()
-    assert load_decoder(config(discrete_vae_weight_path=folder)) is None
-    assert load_decoder(config(discrete_vae_weight_path=f"{folder}/encoder_weight.pd")) is None
-    assert load_decoder(config()) is None
+    vocabulary = infer_sizes(read_dalle(folder, "encoder"))["vocab_size"]
+    assert load_decoder(config(discrete_vae_weight_path=folder), vocabulary) is None
+    assert load_decoder(config(discrete_vae_weight_path=f"{folder}/encoder_weight.pd"), vocabulary) is None
+    assert load_decoder(config(), vocabulary) is None
     tokenizer(decoder=True)
-    decoder = load_decoder(config(discrete_vae_weight_path=folder))
+    with pytest.raises(CheckpointError, match="take both of one source"):
+        load_decoder(config(discrete_vae_weight_path=folder), vocabulary + 1)
+    decoder = load_decoder(config(discrete_vae_weight_path=folder), vocabulary)
     assert decoder is not None
     assert list(decoder.decode(paddle.zeros([1, 4, 4], "int64")).shape) == [1, 3, 32, 32]

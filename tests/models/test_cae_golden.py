@@ -18,7 +18,9 @@ import pytest
 import plsc_mae
 from plsc_mae import weights
 from plsc_mae.losses import alignment_loss
+from plsc_mae.masking import split_mask
 from plsc_mae.models.cae import CAEOutput, ContextAutoencoder
+from plsc_mae.models.layers import patchify
 from plsc_mae.optim import weight_decay_groups
 
 RENAMED = {"decoder_depth": "num_decoder_self_attention"}
@@ -43,10 +45,10 @@ def gradients(model) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.compat
-@pytest.mark.parametrize("name", ["tiny", "tiny_proj", "tiny_nolayerscale"])
+@pytest.mark.parametrize("name", ["tiny", "tiny_proj", "tiny_nolayerscale", "tiny_align_differs"])
 def test_tiny_forward_losses_and_every_gradient(golden, name):
     case = golden(f"cae/cae_pretrain_{name}")
-    model = tiny(case)
+    model = tiny(case, dual_path_ema=0.5 if name == "tiny_align_differs" else 0.0)
     report = weights.load(model, case.group("param"), dialect="cae")
     assert not report.missing
     assert not report.unexpected
@@ -65,6 +67,13 @@ def test_tiny_forward_losses_and_every_gradient(golden, name):
         np.testing.assert_allclose(ours.numpy(), case[f"output/{theirs}"], rtol=1e-4, atol=2e-5, err_msg=theirs)
     assert float(main) == pytest.approx(float(case["output/loss_main"]), rel=1e-5)
     assert float(align) == pytest.approx(float(case["output/loss_align_weighted"]), rel=1e-5)
+    assert float(main + align) == pytest.approx(float(case["output/loss_total"]), rel=1e-5)
+    accuracy = (out.logits.numpy().argmax(-1) == labels).mean()
+    assert accuracy == pytest.approx(float(case["output/mlm_acc"]))
+    if name != "tiny_align_differs":
+        ids, _ = split_mask(mask)
+        encoded = model.encoder.encode(patchify(images, model.patch_size), ids)
+        np.testing.assert_allclose(encoded.numpy(), case["output/encoder_unmasked"], rtol=1e-4, atol=2e-5)
 
     expected, found = case.group("grad"), gradients(model)
     assert set(found) == set(expected)
@@ -86,9 +95,15 @@ def test_the_target_of_another_alignment_encoder_and_of_the_encoder(golden):
 
     shared = tiny(case)
     report = weights.load(shared, case.group("param"), dialect="cae")
-    assert all(name.startswith("alignment_encoder.") for name in report.unexpected)
+    assert not report.missing
+    assert not report.unexpected
+    out = shared(images, mask)
     expected = case["output/second_forward/latent_target"]
-    np.testing.assert_allclose(shared(images, mask).latent_target.numpy(), expected, rtol=1e-4, atol=2e-5)
+    np.testing.assert_allclose(out.latent_target.numpy(), expected, rtol=1e-4, atol=2e-5)
+    main, align = losses(out, case["output/labels"], case.meta["align_loss_weight"])
+    for ours, theirs in ((main, "loss_main"), (align, "loss_align_weighted")):
+        if f"output/second_forward/{theirs}" in case:
+            assert float(ours) == pytest.approx(float(case[f"output/second_forward/{theirs}"]), rel=1e-5)
 
 
 def phased(name: str, shape: list[int]) -> np.ndarray:
@@ -181,11 +196,16 @@ def test_full_size(golden, name):
     main, align = losses(out, case["input/tokens"][mask], case.meta["align_loss_weight"])
     logits = out.logits.numpy()
     np.testing.assert_allclose(logits[:4, :64], case["output/logits_slice"], rtol=1e-3, atol=2e-4)
+    np.testing.assert_allclose(logits[-1, -64:], case["output/logits_last_row_slice"], rtol=1e-3, atol=2e-4)
     np.testing.assert_allclose(np.linalg.norm(logits, axis=-1), case["output/logits_row_norm"], rtol=1e-3)
+    sums = paddle.logsumexp(out.logits, axis=-1).numpy()
+    np.testing.assert_allclose(sums, case["output/logits_row_logsumexp"], rtol=1e-5)
     for ours, theirs in ((out.latent, "latent_predict"), (out.latent_target, "latent_target")):
         np.testing.assert_allclose(
             ours.numpy()[:, :2, :64], case[f"output/{theirs}_slice"], rtol=1e-3, atol=2e-4, err_msg=theirs
         )
+        norms = np.linalg.norm(ours.numpy(), axis=-1)
+        np.testing.assert_allclose(norms, case[f"output/{theirs}_token_norm"], rtol=1e-3, err_msg=theirs)
     certain = case["output/logits_row_top2_margin"] > 1e-3
     np.testing.assert_array_equal(logits.argmax(-1)[certain], case["output/logits_row_argmax"][certain])
     assert float(main) == pytest.approx(float(case["output/loss_main"]), rel=1e-4)
@@ -193,6 +213,8 @@ def test_full_size(golden, name):
 
     (main + align).backward()
     found, slices = gradients(model), case.group("output/grad_slice")
+    total = np.sqrt(sum(float(np.square(grad, dtype=np.float64).sum()) for grad in found.values()))
+    assert total == pytest.approx(float(case["output/global_grad_norm"]), rel=1e-4)
     norms = dict(zip(case.meta["names"], case["output/grad_norm"], strict=True))
     assert set(found) == {n for n, norm in norms.items() if norm >= 0}
     for grad_name, grad in found.items():

@@ -12,9 +12,7 @@ pytestmark = pytest.mark.compat
 
 def test_a_network_for_another_purpose_is_told():
     registry.require_network("cae_tiny_patch16_224_8k_vocab", registry.CAE)
-    with pytest.raises(
-        ConfigError, match="model cae_base_patch16_224 is for another purpose; here it must be one of"
-    ):
+    with pytest.raises(ConfigError, match="model cae_base_patch16_224 is for another purpose; here it must be one of"):
         registry.require_network("cae_base_patch16_224", registry.CAE)
     with pytest.raises(ConfigError, match="unknown model 'cae_base_patch16_223'; did you mean cae_base_patch16_224"):
         registry.require_network("cae_base_patch16_223", registry.CAE)

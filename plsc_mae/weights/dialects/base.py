@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ class Dialect:
         name: how commands and `dialect=` call it.
         foreign_name: our parameter name -> theirs.
         transposes_linear: whether they store linear weights as [out, in]; ours are [in, out].
+        copies: prefixes of tensors that their files hold twice -> prefix of what they are copies of. They are written,
+            so that a strict reader finds them, and are not expected when read.
         recognizes: whether a file's tensors are of this dialect, judged by names and shapes.
     """
 
@@ -27,6 +29,7 @@ class Dialect:
     foreign_name: Callable[[str], str]
     transposes_linear: bool
     recognizes: Callable[[Tensors], bool]
+    copies: Mapping[str, str] = field(default_factory=dict)
 
     def convert(self, value: Array, *, is_linear_weight: bool) -> Array:
         """Turn a tensor from their layout into ours, or back; the rule is its own inverse."""

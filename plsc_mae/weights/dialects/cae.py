@@ -58,6 +58,7 @@ CAE = Dialect(
     foreign_name=lambda name: _renamed(name, _OFFICIAL),
     transposes_linear=True,
     recognizes=lambda tensors: _has(tensors, "regresser.norm.weight"),
+    copies={"alignment_encoder.": "encoder."},
 )
 PLSC_CAE = Dialect(
     "plsc_cae",

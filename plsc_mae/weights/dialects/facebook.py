@@ -29,7 +29,7 @@ def foreign_name(name: str) -> str:
         return rest
     if part == "decoder":
         head, dot, tail = rest.partition(".")
-        return _DECODER[head] + dot + tail
+        return _DECODER.get(head, f"decoder.{head}") + dot + tail
     return name
 
 
