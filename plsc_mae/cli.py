@@ -15,7 +15,16 @@ from plsc_mae import runtime
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.resolve import parse
 from plsc_mae.config.schema import suggest
-from plsc_mae.config.tools import DemoDataConfig, DoctorConfig, PlotConfig, RandomTokenizerConfig, ReconstructConfig
+from plsc_mae.config.tools import (
+    DemoDataConfig,
+    DoctorConfig,
+    ExplainConfig,
+    ExtractConfig,
+    KNNConfig,
+    PlotConfig,
+    RandomTokenizerConfig,
+    ReconstructConfig,
+)
 from plsc_mae.errors import ConfigError, UserError
 
 
@@ -35,6 +44,9 @@ COMMANDS = {
         {"": ReconstructConfig},
         "plsc_mae.commands.reconstruct:run",
     ),
+    "knn": Command("classify by nearest neighbours of features", {"": KNNConfig}, "plsc_mae.commands.knn:run"),
+    "explain": Command("draw what an encoder attends to", {"": ExplainConfig}, "plsc_mae.commands.explain:run"),
+    "extract": Command("write features of images to a file", {"": ExtractConfig}, "plsc_mae.commands.extract:run"),
     "demo-data": Command(
         "draw a small labelled image folder to try things on",
         {"": DemoDataConfig},

@@ -65,10 +65,12 @@ def build_dataset(config: PretrainConfig, method: Method, *, view: bool = False)
 def training_loader(dataset: ImageDataset, config: PretrainConfig, world: World) -> BatchLoader:
     """Batches of this process in shuffled order, decoded by as many workers as the config or the cores say."""
     sampler = EpochBatchSampler(len(dataset), config.batch_size, world.rank, world.size, config.seed)
-    workers = config.num_workers
-    if workers is None:
-        workers = min(MAX_WORKERS, max(1, available_cores() // local_processes()))
-    return build_loader(dataset, sampler, num_workers=workers)
+    return build_loader(dataset, sampler, num_workers=count_workers(config.num_workers))
+
+
+def count_workers(wanted: int | None) -> int:
+    """Processes that decode for this one: those wanted, or this process's share of the cores."""
+    return min(MAX_WORKERS, max(1, available_cores() // local_processes())) if wanted is None else wanted
 
 
 def _panel(view: ImageDataset) -> Batch:

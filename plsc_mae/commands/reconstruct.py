@@ -9,17 +9,15 @@ import paddle
 
 from plsc_mae import weights
 from plsc_mae.analysis.panel import compose
+from plsc_mae.commands.pictures import SHEET_ROWS, find_pictures, panel_name, save_picture, spread
 from plsc_mae.config.tools import ReconstructConfig
 from plsc_mae.data.decode import open_image
-from plsc_mae.data.imagefolder import ImageList, PathTable, find_images
 from plsc_mae.data.randomness import sample_rng
-from plsc_mae.errors import DataError
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Pictures
 from plsc_mae.methods.pretrained import require_weights, training_config
 from plsc_mae.parallel.data import World
 
-SHEET_ROWS = 10
 BATCH = 16
 # Options of reconstruct that replace the checkpoint's of the same name.
 OVERRIDES = (
@@ -49,37 +47,20 @@ def run(config: ReconstructConfig) -> None:
     report = weights.load(task.model, stored)
     require_weights(task.model, report, config.model_path)
     print(f"{config.model_path}: {report}")
-    images = _images(config.img_path)
+    images = find_pictures(config.img_path)
     view = method.view_transform(trained)
-    count, folder = min(config.max_images, len(images)), Path(config.save_path)
+    folder = Path(config.save_path)
+    chosen = spread(len(images), config.max_images)
     sheet: list[Pictures] = []
-    for start in range(0, count, BATCH):
-        indices = [i * len(images) // count for i in range(start, min(start + BATCH, count))]
+    for start in range(0, len(chosen), BATCH):
+        indices = chosen[start : start + BATCH]
         samples = [view(open_image(images.path(index)), sample_rng(config.seed, 0, index)) for index in indices]
         batch = {name: paddle.to_tensor(np.stack([sample[name] for sample in samples])) for name in samples[0]}
         drawn = task.pictures(batch, config.patch_stats)
         sheet.append(drawn)
         for row, index in enumerate(indices):
-            name = str(Path(images.paths[index]).with_suffix(".png")).replace("/", "_")
-            print(_save({label: stack[row : row + 1] for label, stack in drawn.items()}, folder / name))
-    if count > 1:
+            panel = compose({label: stack[row : row + 1] for label, stack in drawn.items()})
+            print(save_picture(panel, folder / panel_name(images, index)))
+    if len(chosen) > 1:
         rows = {label: np.concatenate([part[label] for part in sheet])[:SHEET_ROWS] for label in sheet[0]}
-        print(_save(rows, folder / "sheet.png"))
-
-
-def _images(img_path: str) -> ImageList:
-    path = Path(img_path)
-    if path.is_file():
-        return ImageList(PathTable([path.name]), np.full(1, -1, np.int64), (), str(path.parent))
-    if not path.is_dir():
-        raise DataError(f"--img_path {path} does not exist; expected an image or a folder of images")
-    return find_images(path, "val")
-
-
-def _save(pictures: Pictures, path: Path) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        compose(pictures).save(path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}; choose another --save_path") from None
-    return path
+        print(save_picture(compose(rows), folder / "sheet.png"))

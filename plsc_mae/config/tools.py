@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from plsc_mae.config.schema import option
+from plsc_mae.config.schema import option, redefault
 from plsc_mae.errors import ConfigError
 
 
@@ -88,3 +88,111 @@ class PlotConfig:
     def __post_init__(self) -> None:
         if not self.run_dir:
             raise ConfigError("name the run's output folder: plsc-mae plot RUN_DIR")
+
+
+@dataclass(kw_only=True, frozen=True)
+class EncoderConfig:
+    """Encoder: whose features or attention are looked at."""
+
+    model_path: str = option("", "checkpoint of pre-training")
+    input_size: tuple[int, ...] | None = option(
+        None, "image side, or height and width [the checkpoint's]", within="[1, inf)"
+    )
+    num_heads: int | None = option(None, "heads of a foreign file of unpublished width", within="[1, inf)")
+    random_weights: bool = option(False, "take the checkpoint's sizes only: what the network gives without training")
+    seed: int = option(0, "seed of random weights", within="[0, inf)")
+    device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", "where to compute")
+
+    def __post_init__(self) -> None:
+        if not self.model_path:
+            raise ConfigError("--model_path is required")
+
+
+@dataclass(kw_only=True, frozen=True)
+class FeatureConfig(EncoderConfig):
+    """Features: of which images, from where in the encoder."""
+
+    data_path: str = option("", "image folder or list file")
+    norm: bool = option(False, "apply the encoder's final norm to the tokens")
+    crop_pct: float = option(
+        0.875, "input size over the shorter side before the centre crop; 0.875 is 224 of 256", within="(0, 1]"
+    )
+    interpolation: Literal["bilinear", "bicubic", "lanczos"] = option("bilinear", "filter of the resize")
+    batch_size: int = option(64, "images per process and batch", within="[1, inf)")
+    num_workers: int | None = option(
+        None, "loader processes per process; up to 10, by the cores at hand, when not given", within="[0, inf)"
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class KNNConfig(FeatureConfig):
+    """k-NN: classify validation images by their nearest neighbours among the training images."""
+
+    aliases: ClassVar[dict[str, str]] = {"finetune": "model_path"}
+
+    data_path: str = option("", "folder with train/ (the bank) and val/ (the queries), or a list file of the bank")
+    eval_data_path: str = option("", "folder or list file of the queries [DATA_PATH/val]")
+    nb_knn: tuple[int, ...] = option((10, 20, 100, 200), "numbers of neighbours", within="[1, inf)")
+    temperature: float = option(0.07, "T of the votes exp(cosine / T)", within="(0, inf)")
+    pool: Literal["mean", "cls"] = option("mean", "mean of the patch tokens, or the class token")
+    pixels: bool = option(False, "compare raw pixels at --input_size instead of features; takes no --model_path")
+    save_path: str = option("", "folder to keep the features in, and to append the accuracies to output.txt")
+    load_path: str = option("", "folder of an earlier --save_path: use its features, compute none")
+
+    def __post_init__(self) -> None:
+        if self.load_path:
+            for name in ("model_path", "data_path", "eval_data_path", "pixels", "random_weights"):
+                if getattr(self, name):
+                    raise ConfigError(f"--load_path has its features already; leave --{name} out")
+            return
+        if not self.data_path:
+            raise ConfigError("--data_path is required: a folder with train/ and val/")
+        if not self.pixels:
+            super().__post_init__()
+        elif self.model_path or self.random_weights:
+            raise ConfigError("--pixels uses no network; leave --model_path and --random_weights out")
+        elif self.input_size is None:
+            raise ConfigError("--pixels needs --input_size, the side that all pictures are brought to")
+
+
+@dataclass(kw_only=True, frozen=True)
+class ExtractConfig(FeatureConfig):
+    """Extract: write the features of images to a file."""
+
+    data_path: str = option("", "image folder, of which val/ if there is one, or list file")
+    split: str = option("val", "subfolder of the image folder to take, if it is there")
+    layers: tuple[int, ...] = option((-1,), "blocks after which to take tokens; 0 before the first, -1 the last")
+    tokens: tuple[Literal["cls", "mean", "patch"], ...] = option(
+        ("cls", "mean"), "class token, mean of the patch tokens, or all patch tokens: any of cls mean patch"
+    )
+    norm: bool = redefault(FeatureConfig, "norm", True)
+    interpolation: Literal["bilinear", "bicubic", "lanczos"] = redefault(FeatureConfig, "interpolation", "bicubic")
+    save_path: str = option("", "file to write, .npz or .safetensors")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("data_path", "save_path"):
+            if not getattr(self, name):
+                raise ConfigError(f"--{name} is required")
+        if not self.save_path.endswith((".npz", ".safetensors")):
+            raise ConfigError(f"--save_path {self.save_path}: expected a file that ends in .npz or .safetensors")
+
+
+@dataclass(kw_only=True, frozen=True)
+class ExplainConfig(EncoderConfig):
+    """Explain: draw which patches an encoder attends to."""
+
+    img_path: str = option("", "an image, or a folder of images")
+    save_path: str = option("./attention", "folder for one PNG panel per image")
+    head_fusion: Literal["mean", "max", "min"] = option("max", "how the heads of a layer become one map")
+    discard_ratio: float = option(0.9, "share of each layer's smallest weights set to 0", within="[0, 1)")
+    layer_index: int | None = option(None, "roll out this layer alone, from 0; -1 is the last [all layers]")
+    pool: Literal["cls", "mean"] = option("cls", "whose attention: the class token's, or the patch tokens' on average")
+    heads: bool = option(False, "also draw every head of the last layer")
+    literal: bool = option(False, "MAE-priv's numbers, which divide columns by the sums of rows")
+    max_images: int = option(64, "most images taken from a folder", within="[1, inf)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.img_path:
+            raise ConfigError("--img_path is required")

@@ -1,0 +1,137 @@
+"""Features of every image of a data set by an encoder, in batches and by any number of processes; and their files.
+
+n images, B batch, L patches, D width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import paddle
+from paddle import Tensor
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+from tqdm import tqdm
+
+from plsc_mae.data.device import Normalize
+from plsc_mae.data.imagefolder import ImageDataset, ImageList
+from plsc_mae.data.loader import build_loader
+from plsc_mae.data.randomness import SampleKey
+from plsc_mae.data.sampler import EpochBatchSampler
+from plsc_mae.data.transforms import Transform
+from plsc_mae.errors import DataError
+from plsc_mae.models.vit import VisionTransformer
+from plsc_mae.parallel.data import World
+
+TokenKind = Literal["cls", "mean", "patch"]
+Arrays = dict[str, npt.NDArray[Any]]
+Encode = Callable[[Tensor], dict[str, Tensor]]  # uint8 [B, H, W, 3] -> {name: [B, ...]}
+
+
+@dataclass(frozen=True)
+class TokenFeatures:
+    """What chosen layers of an encoder make of images, as {"layer12/cls": [B, D], "layer12/patch": [B, L, D], ...}.
+
+    Attributes:
+        encoder: the network, in evaluation mode.
+        normalize: turns uint8 images to the floats it was trained on.
+        layers: blocks after which tokens are taken; 0 is before the first.
+        kinds: the class token, the mean of the patch tokens, or the patch tokens themselves.
+        norm: whether the encoder's final norm is applied; MAE-priv's k-NN goes without.
+    """
+
+    encoder: VisionTransformer
+    normalize: Normalize
+    layers: Sequence[int]
+    kinds: Sequence[TokenKind]
+    norm: bool
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Encode uint8 images [B, H, W, 3]."""
+        states = self.encoder.forward_layers(self.normalize(images))
+        features = {}
+        for layer in self.layers:
+            tokens = self.encoder.norm(states[layer]) if self.norm else states[layer]
+            for kind in self.kinds:
+                features[f"layer{layer}/{kind}"] = select_tokens(tokens, kind)
+        return features
+
+
+def select_tokens(tokens: Tensor, kind: TokenKind) -> Tensor:
+    """[B, 1 + L, D] -> the class token or the mean of the patch tokens [B, D], or the patch tokens [B, L, D]."""
+    if kind == "cls":
+        return tokens[:, 0]
+    return tokens[:, 1:].mean(axis=1) if kind == "mean" else tokens[:, 1:]
+
+
+def pixel_features(images: Tensor) -> dict[str, Tensor]:
+    """The pixels themselves, in [0, 1], as {"pixels": [B, H*W*3]}: what learned features have to beat."""
+    return {"pixels": images.flatten(1).astype("float32") / 255}
+
+
+@paddle.no_grad()
+def encode_images(
+    encode: Encode, images: ImageList, transform: Transform, world: World, *, batch_size: int, num_workers: int
+) -> Arrays:
+    """Encode every image of a list once.
+
+    Args:
+        encode: gives the features of a batch.
+        images: the list.
+        transform: draws nothing and gives "image", uint8 [H, W, 3].
+        world: the processes that share the work; all of them must call.
+        batch_size: images per batch and process.
+        num_workers: processes that decode, per process.
+
+    Returns:
+        {name: [n, ...]} in the order of the list, in the first process; nothing in others.
+    """
+    dataset = ImageDataset(images, transform, seed=0)
+    sampler = EpochBatchSampler(len(images), batch_size, world.rank, world.size, seed=0, shuffle=False, drop_last=False)
+    # Shapes come from one image, as a process may be left without any batch.
+    first = encode(paddle.to_tensor(dataset[SampleKey(0, 0)]["image"][None]))
+    whole = {name: np.empty((len(images), *x.shape[1:]), np.float32) for name, x in first.items()}
+    batches = iter(build_loader(dataset, sampler, num_workers=num_workers))
+    hidden = None if world.is_main else True  # None: drawn on a terminal only
+    for start in tqdm(range(0, len(images), sampler.global_batch_size), images.root, disable=hidden):
+        stop = min(start + sampler.global_batch_size, len(images))
+        batch = next(batches, None)
+        encoded = None if batch is None else encode(batch["image"])
+        for name, array in whole.items():
+            part = np.zeros((stop - start, *array.shape[1:]), np.float32)
+            if batch is not None and encoded is not None:
+                part[batch["index"].numpy() - start] = encoded[name].numpy()
+            if world.size > 1:
+                part = world.sum(paddle.to_tensor(part)).numpy()
+            if world.is_main:
+                array[start:stop] = part
+    return whole if world.is_main else {}
+
+
+def save_arrays(path: str | Path, arrays: Arrays, texts: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
+    """Write arrays, and lists of text beside them, by the suffix of `path`.
+
+    In an .npz file texts are arrays of strings; in .safetensors they are metadata, each a JSON list.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".safetensors":
+            metadata = {name: json.dumps(list(text)) for name, text in texts.items()}
+            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata)
+        else:
+            content: Arrays = {name: np.array(list(text), dtype=np.str_) for name, text in texts.items()}
+            np.savez(path, **{**arrays, **content})  # type: ignore[arg-type]  # NumPy's stub means allow_pickle
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot write {path}: {reason}; choose another --save_path") from None

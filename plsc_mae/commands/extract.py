@@ -1,0 +1,62 @@
+"""`plsc-mae extract`: write what chosen layers of an encoder make of images to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from plsc_mae.analysis.features import TokenFeatures, encode_images, save_arrays
+from plsc_mae.commands.knn import centre_crop
+from plsc_mae.commands.pretrain import count_workers
+from plsc_mae.config.tools import ExtractConfig
+from plsc_mae.data.imagefolder import find_images
+from plsc_mae.errors import ConfigError
+from plsc_mae.methods.frozen import load_frozen
+from plsc_mae.parallel.data import World
+
+
+def run(config: ExtractConfig) -> None:
+    """Compute the features and write them, with labels, paths and class names.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        DataError: there is no image, one that cannot be decoded, or the file cannot be written.
+        ConfigError: the encoder has no such layer.
+    """
+    world = World(config.device)
+    images = find_images(config.data_path, config.split)
+    network, normalize, origin = load_frozen(
+        config.model_path,
+        num_heads=config.num_heads,
+        input_size=config.input_size,
+        random_weights=config.random_weights,
+        seed=config.seed,
+    )
+    layers = _resolve(config.layers, len(network.blocks))
+    arrays = encode_images(
+        TokenFeatures(network, normalize, layers, tuple(dict.fromkeys(config.tokens)), config.norm),
+        images,
+        centre_crop(config, network.img_size),
+        world,
+        batch_size=config.batch_size,
+        num_workers=count_workers(config.num_workers),
+    )
+    if not world.is_main:
+        return
+    print(origin)
+    for name, array in arrays.items():
+        print(f"{name} {list(array.shape)}")
+    texts = {"paths": [images.paths[i] for i in range(len(images))]}
+    if images.classes:
+        arrays["labels"], texts["classes"] = images.labels, list(images.classes)
+    save_arrays(config.save_path, arrays, texts)
+    print(config.save_path)
+
+
+def _resolve(layers: Sequence[int], depth: int) -> list[int]:
+    """Layers counted from 0, each once."""
+    for layer in layers:
+        if not -depth - 1 <= layer <= depth:
+            raise ConfigError(
+                f"--layers {layer}: the encoder has {depth} blocks; expected 0 to {depth}, or -1 for the last"
+            )
+    return list(dict.fromkeys(layer % (depth + 1) for layer in layers))

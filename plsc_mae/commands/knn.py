@@ -1,0 +1,132 @@
+"""`plsc-mae knn`: how well nearest neighbours of features classify, without training anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from plsc_mae import weights
+from plsc_mae.analysis.features import Encode, TokenFeatures, encode_images, pixel_features, save_arrays
+from plsc_mae.analysis.knn import KNNAccuracy, knn_accuracy
+from plsc_mae.commands.pretrain import count_workers
+from plsc_mae.config.tools import FeatureConfig, KNNConfig
+from plsc_mae.data.imagefolder import ImageList, find_images
+from plsc_mae.data.transforms import ResizeCentreCrop
+from plsc_mae.errors import ConfigError, DataError
+from plsc_mae.methods.frozen import load_frozen
+from plsc_mae.parallel.data import World
+
+BANK, QUERIES = "train.npz", "val.npz"
+
+
+class Labelled(NamedTuple):
+    """Features [n, D] and class numbers [n]."""
+
+    features: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+
+def run(config: KNNConfig) -> None:
+    """Compute or load the features of both sets and print the accuracies.
+
+    Raises:
+        CheckpointError: the checkpoint or the kept features cannot be read.
+        DataError: a set is missing, without labels, or has other classes than the other.
+        ConfigError: more neighbours are asked for than there are.
+    """
+    world = World(config.device)
+    name, parts = _loaded(config) if config.load_path else _computed(config, world)
+    if not world.is_main:
+        return
+    bank, queries = parts
+    if config.save_path:
+        for file, part in ((BANK, bank), (QUERIES, queries)):
+            save_arrays(Path(config.save_path) / file, {"features": part.features, "labels": part.labels})
+    classes = len(np.unique(queries.labels))
+    print(
+        f"{len(bank.labels)} images in the bank, {len(queries.labels)} queries, {bank.features.shape[1]} features, "
+        f"{classes} classes: chance {100 / classes:.1f} %"
+    )
+    accuracies = knn_accuracy(*bank, *queries, config.nb_knn, config.temperature)
+    print("    k   top-1   top-5")
+    for k, top1, top5 in accuracies:
+        print(f"{k:5d}  {top1:6.2f}  {top5:6.2f}")
+    if config.save_path:
+        _append(Path(config.save_path) / "output.txt", name, accuracies)
+
+
+def centre_crop(config: FeatureConfig, size: tuple[int, int]) -> ResizeCentreCrop:
+    """The evaluation transform to `size` = (h, w)."""
+    return ResizeCentreCrop(size, int(max(size) / config.crop_pct), config.interpolation)
+
+
+def _computed(config: KNNConfig, world: World) -> tuple[str, list[Labelled]]:
+    """What was compared, and bank and queries in the first process; nothing in others."""
+    lists = _image_lists(config)
+    encode: Encode
+    if config.input_size is not None and config.pixels:
+        size, name, encode = (config.input_size[0], config.input_size[-1]), "raw pixels", pixel_features
+    else:
+        network, normalize, name = load_frozen(
+            config.model_path,
+            num_heads=config.num_heads,
+            input_size=config.input_size,
+            random_weights=config.random_weights,
+            seed=config.seed,
+        )
+        size = network.img_size
+        encode = TokenFeatures(network, normalize, [len(network.blocks)], [config.pool], config.norm)
+    if world.is_main:
+        print(name)
+    options = {"batch_size": config.batch_size, "num_workers": count_workers(config.num_workers)}
+    parts = []
+    for images in lists:
+        arrays = encode_images(encode, images, centre_crop(config, size), world, **options)
+        parts += [Labelled(features, images.labels) for features in arrays.values()]
+    if config.pixels and world.is_main:  # without it all pictures resemble each other: pixels are never negative
+        mean = parts[0].features.mean(axis=0)
+        parts = [Labelled(features - mean, labels) for features, labels in parts]
+    return name, parts
+
+
+def _image_lists(config: KNNConfig) -> tuple[ImageList, ImageList]:
+    source = Path(config.data_path)
+    if (
+        not config.eval_data_path
+        and source.exists()
+        and not ((source / "train").is_dir() and (source / "val").is_dir())
+    ):
+        raise DataError(f"{source} has no folders train/ and val/; name the queries with --eval_data_path")
+    bank, queries = find_images(source, "train"), find_images(config.eval_data_path or source, "val")
+    for images in (bank, queries):
+        if not images.classes:
+            raise DataError(f"the images of {images.root} have no classes; expected a folder per class or a list")
+    if bank.classes != queries.classes:
+        raise DataError(
+            f"{bank.root} and {queries.root} have different classes ({len(bank.classes)} and {len(queries.classes)}); "
+            "expected the same class folders in both"
+        )
+    return bank, queries
+
+
+def _loaded(config: KNNConfig) -> tuple[str, list[Labelled]]:
+    parts = []
+    for file in (BANK, QUERIES):
+        path = Path(config.load_path) / file
+        arrays = weights.read(path).tensors
+        if not {"features", "labels"} <= set(arrays):
+            raise DataError(f"{path} holds no features and labels; expected a folder of `plsc-mae knn --save_path`")
+        parts.append(Labelled(arrays["features"], arrays["labels"]))
+    if parts[0].features.shape[1:] != parts[1].features.shape[1:]:
+        raise ConfigError(f"--load_path {config.load_path}: {BANK} and {QUERIES} are of different networks")
+    return config.load_path, parts
+
+
+def _append(path: Path, name: str, accuracies: list[KNNAccuracy]) -> None:
+    """Add the accuracies to a file as MAE-priv writes them."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f">> {name}\n")
+        file.writelines(f"{k}\t{top1}\t{top5}\n" for k, top1, top5 in accuracies)

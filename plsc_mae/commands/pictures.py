@@ -1,0 +1,52 @@
+"""Pictures in and out, for the commands that draw panels: which images are shown and what the files are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from plsc_mae.data.imagefolder import ImageList, PathTable, find_images
+from plsc_mae.errors import DataError
+
+SHEET_ROWS = 10  # of the sheet with the first panels
+
+
+def find_pictures(img_path: str) -> ImageList:
+    """List one image, or those of a folder.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = Path(img_path)
+    if path.is_file():
+        return ImageList(PathTable([path.name]), np.full(1, -1, np.int64), (), str(path.parent))
+    if not path.is_dir():
+        raise DataError(f"--img_path {path} does not exist; expected an image or a folder of images")
+    return find_images(path, "val")
+
+
+def spread(length: int, most: int) -> list[int]:
+    """At most `most` indices, spread evenly over [0, length)."""
+    count = min(most, length)
+    return [i * length // count for i in range(count)]
+
+
+def panel_name(images: ImageList, index: int) -> str:
+    """The file name of an image's panel: its path below the folder, flattened."""
+    return str(Path(images.paths[index]).with_suffix(".png")).replace("/", "_")
+
+
+def save_picture(picture: Image.Image, path: Path) -> Path:
+    """Write a picture and return its path.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}; choose another --save_path") from None
+    return path

@@ -1,0 +1,121 @@
+"""Features of a data set: what the tokens are, order, batches, processes, files."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+from safetensors import safe_open
+
+from plsc_mae.analysis.features import TokenFeatures, encode_images, pixel_features, save_arrays, select_tokens
+from plsc_mae.data.device import Normalize
+from plsc_mae.data.imagefolder import find_images
+from plsc_mae.data.transforms import ResizeCentreCrop
+from plsc_mae.errors import DataError
+from plsc_mae.models.vit import VisionTransformer
+from plsc_mae.parallel.data import World
+
+pytestmark = pytest.mark.compat
+VIEW = ResizeCentreCrop((16, 16), 16)
+
+
+@pytest.fixture
+def encoder() -> VisionTransformer:
+    paddle.seed(0)
+    network = VisionTransformer(16, patch_size=8, embed_dim=16, depth=2, num_heads=2)
+    network.eval()
+    return network
+
+
+@pytest.fixture
+def images(tmp_path):
+    """11 images in 2 classes; the first pixel of image i is i in all channels."""
+    for i in range(11):
+        folder = tmp_path / "images" / ("cat" if i < 6 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((16, 16, 3), i, np.uint8)).save(folder / f"{i:02d}.png")
+    return find_images(tmp_path / "images", "val")
+
+
+def test_tokens_are_those_of_the_encoder(encoder):
+    pixels = paddle.to_tensor(np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8))
+    normalize = Normalize()
+    tokens = encoder.forward_features(normalize(pixels)).numpy()
+    features = TokenFeatures(encoder, normalize, [2, 0], ["cls", "mean", "patch"], norm=True)(pixels)
+    assert list(features) == [f"layer{i}/{kind}" for i in (2, 0) for kind in ("cls", "mean", "patch")]
+    np.testing.assert_array_equal(features["layer2/cls"].numpy(), tokens[:, 0])
+    np.testing.assert_array_equal(features["layer2/patch"].numpy(), tokens[:, 1:])
+    np.testing.assert_allclose(features["layer2/mean"].numpy(), tokens[:, 1:].mean(axis=1), rtol=1e-5, atol=1e-6)
+    bare = TokenFeatures(encoder, normalize, [2], ["patch"], norm=False)(pixels)["layer2/patch"]
+    np.testing.assert_array_equal(encoder.norm(bare).numpy(), tokens[:, 1:])
+    assert np.abs(bare.numpy() - tokens[:, 1:]).max() > 0.01
+
+
+def test_layers_build_on_each_other(encoder):
+    images = paddle.to_tensor(np.random.default_rng(0).standard_normal((2, 3, 16, 16), np.float32))
+    states = encoder.forward_layers(images)
+    assert len(states) == 3
+    for block, before, after in zip(encoder.blocks, states, states[1:], strict=False):
+        np.testing.assert_array_equal(block(before).numpy(), after.numpy())
+
+
+def test_mean_pooling_leaves_the_class_token_out():
+    tokens = paddle.to_tensor(np.array([[[100.0], [1.0], [3.0]]], np.float32))
+    assert select_tokens(tokens, "mean").item() == 2.0
+    assert select_tokens(tokens, "cls").item() == 100.0
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (4, 0), (4, 2), (64, 0)])
+def test_every_image_once_in_the_order_of_the_list(images, batch_size, workers):
+    world = World("cpu")
+    arrays = encode_images(pixel_features, images, VIEW, world, batch_size=batch_size, num_workers=workers)
+    assert arrays["pixels"].shape == (11, 16 * 16 * 3)
+    np.testing.assert_array_equal((arrays["pixels"] * 255).round(), np.arange(11)[:, None].repeat(768, 1))
+
+
+class Ranks:
+    """Stands for the processes of a run, one after the other: what `sum` adds up is kept for the next one."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.rank, self.parts, self.turn = size, 0, {}, 0
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: paddle.Tensor) -> paddle.Tensor:
+        self.parts[self.turn] = self.parts.get(self.turn, 0) + values
+        self.turn += 1
+        return self.parts[self.turn - 1]
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(2, 4), (3, 2), (3, 5), (16, 1)])
+def test_processes_share_the_images(images, size, batch_size):
+    """The parts of all processes add up; the first one comes last here, so that it sees them all."""
+    world = Ranks(size)
+    for world.rank in reversed(range(size)):
+        world.turn = 0
+        arrays = encode_images(pixel_features, images, VIEW, world, batch_size=batch_size, num_workers=0)
+        assert bool(arrays) == world.is_main
+    np.testing.assert_array_equal((arrays["pixels"][:, 0] * 255).round(), np.arange(11))
+
+
+def test_files_hold_arrays_and_texts(tmp_path):
+    arrays = {"layer1/cls": np.arange(6, dtype=np.float32).reshape(2, 3)[:, ::-1], "labels": np.array([3, 4])}
+    texts = {"paths": ["a/ä.jpg", "b.jpg"]}
+    save_arrays(tmp_path / "new/x.npz", arrays, texts)
+    with np.load(tmp_path / "new/x.npz", allow_pickle=False) as file:
+        assert sorted(file.files) == ["labels", "layer1/cls", "paths"]
+        assert list(file["paths"]) == texts["paths"]
+        np.testing.assert_array_equal(file["layer1/cls"], arrays["layer1/cls"])
+    save_arrays(tmp_path / "x.safetensors", arrays, texts)
+    with safe_open(tmp_path / "x.safetensors", framework="np") as file:
+        assert json.loads(file.metadata()["paths"]) == texts["paths"]
+        np.testing.assert_array_equal(file.get_tensor("layer1/cls"), arrays["layer1/cls"])
+        np.testing.assert_array_equal(file.get_tensor("labels"), arrays["labels"])
+    for name in ("new/x.npz/y.npz", "new/x.npz/y.safetensors"):
+        with pytest.raises(DataError, match=r"cannot write .*; choose another --save_path"):
+            save_arrays(tmp_path / name, arrays)

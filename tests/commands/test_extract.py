@@ -1,0 +1,87 @@
+"""Files of features: which tokens of which layers, in which order."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import paddle
+import pytest
+from safetensors import safe_open
+
+from plsc_mae.cli import main
+from plsc_mae.data.decode import open_image
+from plsc_mae.data.device import Normalize
+from plsc_mae.data.imagefolder import find_images
+from plsc_mae.data.randomness import sample_rng
+from plsc_mae.data.transforms import ResizeCentreCrop
+from plsc_mae.methods.pretrained import load_encoder
+
+pytestmark = pytest.mark.compat
+
+
+@pytest.fixture
+def extract(trained, images, tmp_path, capfd):
+    """Run the command on the validation images; gives the exit code, stdout and stderr."""
+
+    model = trained() / "checkpoint-1.pd"
+    capfd.readouterr()
+
+    def run(flags: str) -> tuple[int, str, str]:
+        line = f"extract --model_path {model} --data_path {images} --num_workers 0 --batch_size 4 {flags}"
+        code = main(line.replace("PLACE", str(tmp_path)).split())
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def test_the_file_has_what_the_encoder_gives(trained, images, extract, tmp_path):
+    code, out, err = extract("--save_path PLACE/x.npz --tokens cls mean patch")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[1:] == [
+        "layer1/cls [10, 32]",
+        "layer1/mean [10, 32]",
+        "layer1/patch [10, 16, 32]",
+        f"{tmp_path}/x.npz",
+    ]
+    found = find_images(images, "val")
+    view = ResizeCentreCrop((32, 32), 36, "bicubic")  # 36 = int(32 / 0.875)
+    pixels = np.stack([view(open_image(found.path(i)), sample_rng(0, 0, i))["image"] for i in range(len(found))])
+    encoder, _ = load_encoder(str(trained() / "checkpoint-1.pd"))
+    with paddle.no_grad():
+        tokens = encoder.forward_features(Normalize()(paddle.to_tensor(pixels))).numpy()
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as file:
+        # 1e-5: batches of another size are multiplied in another order
+        np.testing.assert_allclose(file["layer1/cls"], tokens[:, 0], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(file["layer1/patch"], tokens[:, 1:], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(file["layer1/mean"], tokens[:, 1:].mean(axis=1), rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(file["labels"], np.arange(10))
+        assert list(file["paths"]) == [found.paths[i] for i in range(10)]
+        assert list(file["classes"]) == list(found.classes)
+
+
+def test_layers_of_a_split_as_safetensors(extract, tmp_path):
+    code, _, err = extract("--save_path PLACE/x.safetensors --layers 0 -1 1 --tokens mean --split train --no_norm")
+    assert (code, err) == (0, "")
+    with safe_open(tmp_path / "x.safetensors", framework="np") as file:
+        assert sorted(file.keys()) == ["labels", "layer0/mean", "layer1/mean"]
+        assert file.get_tensor("layer1/mean").shape == (30, 32)
+        assert len(json.loads(file.metadata()["paths"])) == 30
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("", "--save_path is required"),
+        ("--save_path PLACE/x.pt", "x.pt: expected a file that ends in .npz or .safetensors"),
+        ("--save_path PLACE/x.npz --layers 2", "--layers 2: the encoder has 1 blocks; expected 0 to 1, or -1"),
+        ("--save_path PLACE/x.npz --tokens all", "expected one of cls, mean, patch"),
+    ],
+)
+def test_mistakes_are_sentences(extract, tmp_path, flags, told):
+    code, _, err = extract(flags)
+    assert code == 2
+    assert err.startswith("plsc-mae: error: ")
+    assert told in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,166 @@
+"""k-NN accuracies of features, of random weights and of raw pixels; kept features; processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plsc_mae.cli import main
+
+pytestmark = pytest.mark.compat
+
+ROOT = Path(__file__).parents[2]
+FEW = "--nb_knn 1 10 --num_workers 0"  # the bank has 30 images
+
+
+@pytest.fixture
+def classify(capfd):
+    """Run the command; gives the exit code, stdout and stderr."""
+
+    def run(flags: str) -> tuple[int, str, str]:
+        code = main(["knn", *flags.split()])
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def table(out: str) -> list[list[float]]:
+    """The rows `k top1 top5` that were printed."""
+    return [[float(x) for x in line.split()] for line in out.split("top-5\n")[1].splitlines()]
+
+
+def test_accuracies_are_printed_and_kept(trained, images, classify, tmp_path, capfd):
+    model = trained() / "checkpoint-1.pd"
+    capfd.readouterr()
+    code, out, err = classify(f"--model_path {model} --data_path {images} {FEW} --save_path {tmp_path}/knn")
+    assert (code, err) == (0, "")
+    first, second = out.splitlines()[:2]
+    assert first.startswith(f"{model}: ")
+    assert second == "30 images in the bank, 10 queries, 32 features, 10 classes: chance 10.0 %"
+    rows = table(out)
+    assert [row[0] for row in rows] == [1, 10]
+    assert rows[0][1] == rows[0][2]  # one neighbour names one class
+    with np.load(tmp_path / "knn/train.npz") as bank:
+        assert bank["features"].shape == (30, 32)
+        np.testing.assert_array_equal(bank["labels"], np.repeat(np.arange(10), 3))
+    code, again, _ = classify(f"--load_path {tmp_path}/knn {FEW} --save_path {tmp_path}/knn")
+    assert code == 0
+    assert table(again) == rows
+    lines = (tmp_path / "knn/output.txt").read_text().splitlines()
+    assert [line for line in lines if line.startswith(">>")] == [f">> {first}", f">> {tmp_path}/knn"]
+    assert [float(x) for x in lines[1].split("\t")] == rows[0]
+
+
+def test_options_choose_the_features(trained, images, classify, tmp_path):
+    """Each gives features of its own; the seed of random weights decides about them."""
+    model = f"--model_path {trained() / 'checkpoint-1.pd'} --data_path {images} {FEW}"
+    seen = []
+    for flags in ("", "--pool cls", "--norm", "--crop_pct 1", "--interpolation bicubic", "--random_weights",
+                  "--random_weights --seed 1"):  # fmt: skip
+        assert classify(f"{model} {flags} --save_path {tmp_path}/knn")[0] == 0
+        with np.load(tmp_path / "knn/val.npz") as queries:
+            seen.append(queries["features"].tobytes())
+    assert len(set(seen)) == len(seen)
+
+
+def test_images_are_their_own_nearest_neighbours(trained, images, classify):
+    model = trained() / "checkpoint-1.pd"
+    code, out, _ = classify(
+        f"--finetune {model} --data_path {images}/train --eval_data_path {images}/train --nb_knn 1 --num_workers 0"
+    )
+    assert code == 0
+    assert table(out) == [[1, 100.0, 100.0]]
+
+
+def test_raw_pixels_need_no_network(images, classify):
+    code, out, err = classify(f"--pixels --input_size 16 --data_path {images} {FEW}")
+    assert (code, err) == (0, "")
+    assert out.startswith("raw pixels\n30 images in the bank, 10 queries, 768 features, ")
+
+
+def test_a_cae_is_normalized_as_it_was_trained(trained_cae, images, classify, tmp_path):
+    seen = []
+    for flags in ("", "--imagenet_default_mean_and_std"):
+        model = trained_cae(flags=flags)
+        code, out, _ = classify(
+            f"--model_path {model} --random_weights --data_path {images} {FEW} --save_path {tmp_path}/knn"
+        )
+        assert code == 0
+        assert "random weights, seed 0" in out
+        with np.load(tmp_path / "knn/val.npz") as queries:
+            seen.append(queries["features"])
+    assert np.abs(seen[0] - seen[1]).max() > 1e-3
+
+
+def test_two_processes_give_what_one_gives(trained, images, classify, tmp_path):
+    """Features to 1e-5: batches of other sizes are multiplied in another order."""
+    flags = f"--model_path {trained() / 'checkpoint-1.pd'} --data_path {images} {FEW} --batch_size 4"
+    assert classify(f"{flags} --save_path {tmp_path}/one")[0] == 0
+    program = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", "logs"]
+    command = [*program, str(ROOT / "plsc_mae/__main__.py"), "knn", *flags.split(), "--save_path", "two"]
+    environ = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("train.npz", "val.npz"):
+        with np.load(tmp_path / "one" / name) as one, np.load(tmp_path / "two" / name) as two:
+            np.testing.assert_array_equal(one["labels"], two["labels"])
+            np.testing.assert_allclose(two["features"], one["features"], rtol=1e-5, atol=1e-5)
+    one, two = (
+        [line for line in (tmp_path / name / "output.txt").read_text().splitlines() if line[0] != ">"]
+        for name in ("one", "two")
+    )
+    assert one == two
+
+
+@pytest.fixture
+def place(images, trained, tmp_path):
+    """A folder with things that a user may name by mistake, and MODEL for a checkpoint."""
+    (tmp_path / "flat").mkdir()
+    for i in range(3):
+        shutil.copy(next((images / "val/ring").iterdir()), tmp_path / f"flat/{i}.jpg")
+    shutil.copytree(images / "val", tmp_path / "fewer")
+    shutil.rmtree(tmp_path / "fewer/ring")
+    np.savez(tmp_path / "train.npz", something=np.zeros(3))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--data_path DATA", "--model_path is required"),
+        ("--model_path MODEL", "--data_path is required: a folder with train/ and val/"),
+        ("--model_path MODEL --data_path DATA/val", "val has no folders train/ and val/; name the queries with"),
+        ("--model_path MODEL --data_path PLACE/none", "none does not exist; expected"),
+        ("--model_path MODEL --data_path DATA --eval_data_path PLACE/flat", "flat have no classes; expected a folder"),
+        ("--model_path MODEL --data_path DATA --eval_data_path PLACE/fewer", "have different classes (10 and 9)"),
+        ("--model_path MODEL --data_path DATA --num_workers 0", "--nb_knn 200 asks for more neighbours than the 30"),
+        ("--model_path MODEL --data_path DATA --input_size 33", "input_size 33 is not a multiple of patch_size 8"),
+        ("--model_path PLACE/none.pd --data_path DATA", "none.pd cannot be opened"),
+        ("--pixels --data_path DATA", "--pixels needs --input_size"),
+        ("--pixels --input_size 32 --data_path DATA --model_path MODEL", "--pixels uses no network; leave"),
+        ("--load_path PLACE --model_path MODEL", "--load_path has its features already; leave --model_path out"),
+        ("--load_path PLACE", "train.npz holds no features and labels"),
+        ("--load_path PLACE/none", "none/train.npz cannot be opened"),
+    ],
+)
+def test_mistakes_are_sentences(trained, images, place, classify, flags, told):
+    line = flags.replace("MODEL", str(trained() / "checkpoint-1.pd")).replace("DATA", str(images))
+    code, _, err = classify(line.replace("PLACE", str(place)))
+    assert code == 2
+    assert err.startswith("plsc-mae: error: ")
+    assert told in err
+    assert err.count("\n") == 1
