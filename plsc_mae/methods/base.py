@@ -18,6 +18,7 @@ from paddle import Tensor, nn
 
 from plsc_mae.analysis.reconstruct import PatchStats
 from plsc_mae.config import PretrainConfig
+from plsc_mae.data.device import Normalize
 from plsc_mae.data.transforms import Transform
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.optim import ParamGroup, Rates, lr_at, weight_decay_groups
@@ -97,6 +98,10 @@ class Method(ABC):
     @abstractmethod
     def build_encoder(self, config: Any) -> VisionTransformer:
         """Make the encoder alone, with fresh weights."""
+
+    def normalize(self, config: Any) -> Normalize:
+        """Make what turns uint8 images into the network's floats; ImageNet's statistics unless a method differs."""
+        return Normalize()
 
     @abstractmethod
     def train_transform(self, config: Any) -> Transform:

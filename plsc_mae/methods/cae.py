@@ -18,7 +18,7 @@ from plsc_mae.analysis.reconstruct import PatchStats
 from plsc_mae.config import CAEConfig, PretrainConfig
 from plsc_mae.data.decode import SourceImage
 from plsc_mae.data.device import Normalize
-from plsc_mae.data.transforms import IMAGENET_MEAN, IMAGENET_STD, INCEPTION_MEAN, INCEPTION_STD, Sample, Transform
+from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD, Sample, Transform
 from plsc_mae.data.views import TwoViewCentreCrop, TwoViewCropFlip
 from plsc_mae.errors import ConfigError
 from plsc_mae.losses import alignment_loss
@@ -162,10 +162,7 @@ class CAE(Method):
         """Build the network that the config names, with its overrides, and its target."""
         require_network(config.model, registry.CAE)
         self._tokenizer_size(config)
-        mean, std = (
-            (IMAGENET_MEAN, IMAGENET_STD) if config.imagenet_default_mean_and_std else (INCEPTION_MEAN, INCEPTION_STD)
-        )
-        normalize = Normalize(mean, std)
+        normalize = self.normalize(config)
         target = build_target(config, normalize, self._patch_size(config))
         overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS}
         model = create_model(
@@ -181,6 +178,10 @@ class CAE(Method):
             load_decoder(config, target.num_classes)  # what is wrong with it is told now, not when it is to draw
         _warn_of_idle_options(config)
         return CAETask(model, target, normalize, num_masked, config)
+
+    def normalize(self, config: CAEConfig) -> Normalize:
+        """ImageNet's statistics on demand, else 0.5 and 0.5."""
+        return Normalize() if config.imagenet_default_mean_and_std else Normalize(INCEPTION_MEAN, INCEPTION_STD)
 
     def build_encoder(self, config: CAEConfig) -> VisionTransformer:
         """Build the encoder of the network that the config names."""

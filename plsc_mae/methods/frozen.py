@@ -7,9 +7,7 @@ from typing import NamedTuple
 import paddle
 
 from plsc_mae import weights
-from plsc_mae.config import CAEConfig, PretrainConfig
 from plsc_mae.data.device import Normalize
-from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD
 from plsc_mae.methods import load_method
 from plsc_mae.methods.pretrained import require_weights, training_config
 from plsc_mae.models.vit import VisionTransformer
@@ -47,7 +45,8 @@ def load_frozen(
     stored = weights.read(path)
     config = training_config(stored, {"num_heads": num_heads}, input_size=input_size)
     paddle.seed(seed)
-    network = load_method(config.method).build_encoder(config)
+    method = load_method(config.method)
+    network = method.build_encoder(config)
     if random_weights:
         origin = f"{path}: its sizes with random weights, seed {seed}"
     else:
@@ -55,10 +54,4 @@ def load_frozen(
         require_weights(network, report, path)
         origin = f"{path}: {len(report.matched)} tensors of the encoder ({report.dialect})"
     network.eval()
-    return FrozenEncoder(network, _normalization(config), origin)
-
-
-def _normalization(config: PretrainConfig) -> Normalize:
-    if isinstance(config, CAEConfig) and not config.imagenet_default_mean_and_std:
-        return Normalize(INCEPTION_MEAN, INCEPTION_STD)
-    return Normalize()
+    return FrozenEncoder(network, method.normalize(config), origin)

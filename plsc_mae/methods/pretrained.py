@@ -16,7 +16,6 @@ from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.methods import load_method
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.pos_embed import resize_pos_embed
-from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.weights import Checkpoint, LoadReport
 
 
@@ -43,27 +42,6 @@ def training_config(stored: Checkpoint, heads: Mapping[str, int | None], **repla
         if name not in known:
             raise ConfigError(f"--{name} is no option of method '{trained.method}', which {stored.path} is of")
     return dataclasses.replace(trained, resume="", auto_resume=False, **given)
-
-
-def load_encoder(path: str, num_heads: int | None = None, **replaced: Any) -> tuple[VisionTransformer, LoadReport]:
-    """Build the encoder that a checkpoint of pre-training holds and load it, in evaluation mode.
-
-    Args:
-        path: the file.
-        num_heads: attention heads, for a foreign file of unpublished width.
-        replaced: see `training_config`.
-
-    Raises:
-        CheckpointError: the file cannot be read, or lacks a part of the encoder.
-        ConfigError: see `training_config`.
-    """
-    stored = weights.read(path)
-    config = training_config(stored, {"num_heads": num_heads}, **replaced)
-    encoder = load_method(config.method).build_encoder(config)
-    report = weights.load(encoder, stored, prefix="encoder.")
-    require_weights(encoder, report, path)
-    encoder.eval()
-    return encoder, report
 
 
 def load_into_classifier(model: ImageClassifier, path: str, *, norm_into_fc_norm: bool) -> LoadReport:
@@ -119,6 +97,12 @@ def _read_off(stored: Checkpoint, heads: Mapping[str, int | None]) -> PretrainCo
         method = load_method(name)
         if stored.dialect in method.foreign:
             arguments = method.foreign[stored.dialect](stored.model, str(stored.path))
+            if "decoder_num_heads" in heads and arguments["decoder_embed_dim"] is None:
+                raise CheckpointError(
+                    f"{stored.path} holds an encoder only; redrawing needs the decoder too: take the file with the "
+                    "full autoencoder (facebookresearch/mae calls it mae_visualize_* or mae_pretrain_*_full) or a "
+                    "checkpoint of pre-training"
+                )
             for key in heads:
                 arguments[key] = heads[key] or arguments[key]
                 if arguments[key] is None:

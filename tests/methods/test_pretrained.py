@@ -8,7 +8,8 @@ import pytest
 
 from plsc_mae import weights
 from plsc_mae.errors import CheckpointError, ConfigError
-from plsc_mae.methods.pretrained import load_encoder, load_into_classifier
+from plsc_mae.methods.frozen import load_frozen
+from plsc_mae.methods.pretrained import load_into_classifier, training_config
 from plsc_mae.models.cae import ContextAutoencoder
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.mae import MaskedAutoencoder
@@ -28,8 +29,7 @@ NETWORKS = {
 def test_the_encoder_of_a_foreign_file(dialect, tmp_path):
     model = NETWORKS[dialect]()
     np.savez(tmp_path / "file.npz", **weights.export(model, dialect))
-    encoder, report = load_encoder(str(tmp_path / "file.npz"), num_heads=4)
-    assert report.dialect == dialect
+    encoder = load_frozen(str(tmp_path / "file.npz"), num_heads=4).network
     images = paddle.to_tensor(np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32))
     assert not encoder.training
     model.eval()
@@ -41,16 +41,24 @@ def test_what_cannot_be_loaded(tmp_path):
     arrays = weights.export(NETWORKS["cae"](), "cae")
     np.savez(path, **arrays)
     with pytest.raises(ConfigError, match="does not tell its number of heads; give it with --num_heads"):
-        load_encoder(path)
+        load_frozen(path)
     with pytest.raises(ConfigError, match="--mask_ratio is no option of method 'cae'"):
-        load_encoder(path, 4, mask_ratio=0.5)
+        training_config(weights.read(path), {"num_heads": 4}, mask_ratio=0.5)
     del arrays["encoder.norm.bias"]
     np.savez(path, **arrays)
     with pytest.raises(CheckpointError, match=r"lacks 1 tensors, the first norm\.bias"):
-        load_encoder(path, 4)
+        load_frozen(path, num_heads=4)
     np.savez(path, something=np.zeros(3))
     with pytest.raises(CheckpointError, match="does not tell what network it holds"):
-        load_encoder(path, 4)
+        load_frozen(path, num_heads=4)
+
+
+def test_an_encoder_without_its_decoder(root):
+    path = str(root / "tests/golden/mae/checkpoints/fb_released_encoder.pth")
+    encoder = load_frozen(path, num_heads=2).network
+    np.testing.assert_array_equal(encoder.norm.weight.numpy(), weights.read(path).model["norm.weight"])
+    with pytest.raises(CheckpointError, match="holds an encoder only; redrawing needs the decoder too"):
+        training_config(weights.read(path), {"num_heads": 2, "decoder_num_heads": 2})
 
 
 CLASSIFIERS = {

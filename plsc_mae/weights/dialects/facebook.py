@@ -45,20 +45,19 @@ PLSC = Dialect("plsc", foreign_name, False, lambda tensors: _has_rows(tensors, o
 
 
 def infer_arguments(tensors: Tensors, path: str) -> dict[str, Any]:
-    """Read the sizes of a full MAE (encoder and decoder) off its tensors, as `MaskedAutoencoder` arguments.
+    """Read the sizes of an MAE off its tensors, as `MaskedAutoencoder` arguments.
 
-    The numbers of heads, which no shape tells, are None for widths that were not published.
+    The numbers of heads, which no shape tells, are None for widths that were not published, and those of the decoder
+    are None for a file of an encoder alone.
 
     Raises:
-        CheckpointError: the file has no decoder.
+        CheckpointError: the file has no position table, which tells the image size.
     """
-    if "decoder_embed.weight" not in tensors or "mask_token" not in tensors:
-        raise CheckpointError(
-            f"{path} holds an encoder only; redrawing needs the decoder too: take the file with the full autoencoder "
-            "(facebookresearch/mae calls it mae_visualize_* or mae_pretrain_*_full) or a checkpoint of pre-training"
-        )
+    if "pos_embed" not in tensors:
+        raise CheckpointError(f"{path} has no pos_embed, which tells the image size; expected a whole encoder")
+    has_decoder = "decoder_embed.weight" in tensors and "mask_token" in tensors
     embed_dim, in_chans, patch_size, _ = tensors[_PATCH].shape
-    decoder_dim = tensors["mask_token"].shape[-1]
+    decoder_dim: Any = tensors["mask_token"].shape[-1] if has_decoder else None
     rows = (tensors["pos_embed"].shape[1] - 1) ** 0.5
     return {
         "img_size": round(rows) * patch_size,
@@ -68,8 +67,8 @@ def infer_arguments(tensors: Tensors, path: str) -> dict[str, Any]:
         "depth": _count_blocks(tensors, "blocks."),
         "num_heads": _HEADS.get(embed_dim),
         "decoder_embed_dim": decoder_dim,
-        "decoder_depth": _count_blocks(tensors, "decoder_blocks."),
-        "decoder_num_heads": _DECODER_HEADS.get(decoder_dim),
+        "decoder_depth": _count_blocks(tensors, "decoder_blocks.") if has_decoder else None,
+        "decoder_num_heads": _DECODER_HEADS.get(decoder_dim) if has_decoder else None,
     }
 
 
