@@ -334,3 +334,34 @@ def test_a_damaged_decoder_is_told(task, tokenizer, batch, tmp_path):
     (tmp_path / "decoder_weight.pd").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match=r"decoder_weight\.pd is not a weight file"):
         built.pictures(batch)
+
+
+@pytest.mark.parametrize(
+    ("options", "idle"),
+    [
+        ({}, []),
+        ({"denorm": True, "normalized_pixel": "none"}, ["normalized_pixel", "denorm"]),
+        ({"target_mode": "rgb", "discrete_vae_weight_path": "nowhere"}, ["discrete_vae_weight_path"]),
+        ({"target_mode": "rgb", "discrete_vae_seed": 3}, ["discrete_vae_seed"]),
+        ({"target_mode": "random", "discrete_vae_seed": 3, "decoder_num_classes": 32}, []),
+        ({**RANDOM_MASKS, "ratio_mask_patches": 0.4}, ["min_mask_patches_per_block"]),  # 2 in the tiny config
+    ],
+)
+def test_options_with_nothing_to_act_on_are_told(task, caplog, options, idle):
+    task(**options)
+    told = [record.getMessage() for record in caplog.records if "has no effect" in record.getMessage()]
+    assert [message.split()[0] for message in told] == [f"--{name}" for name in idle]
+
+
+def test_a_decoder_that_cannot_draw_is_told_before_training(task, tokenizer):
+    """Pictures come epochs later, maybe before the first checkpoint."""
+    folder, _ = tokenizer(decoder=True)
+    task(discrete_vae_weight_path=folder)
+    path = f"{folder}/decoder_weight.pd"
+    with open(path, "rb") as file:
+        content = file.read()
+    with open(path, "wb") as file:
+        file.write(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="decoder_weight"):
+        task(discrete_vae_weight_path=folder)
+    task(discrete_vae_weight_path=folder, vis_freq=0)

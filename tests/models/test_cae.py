@@ -120,6 +120,28 @@ def test_masks_must_hide_equally_many_patches():
         model(images, paddle.to_tensor(uneven))
 
 
+@pytest.mark.parametrize("hidden", [0, 16])
+def test_something_must_be_hidden_and_something_visible(hidden):
+    model, (images, _) = ContextAutoencoder(**TINY), batch()
+    mask = paddle.to_tensor(np.full([2, model.encoder.num_patches], hidden > 0))
+    with pytest.raises(ValueError, match="at least one patch must be hidden and one visible"):
+        model(images, mask)
+
+
+def test_other_sizes_are_told():
+    model, (images, mask) = ContextAutoencoder(**TINY), batch()
+    with pytest.raises(ValueError, match=r"the mask has shape \[2, 9\], the images \[2, 16\] patches"):
+        model(images, mask[:, :9])
+    side = images.shape[2] + 8
+    larger = paddle.zeros([2, 3, side, side])
+    patches = (side // model.patch_size) ** 2
+    wide = paddle.to_tensor(np.arange(patches)[None].repeat(2, 0) < 6)
+    with pytest.raises(ValueError, match=rf"16 patches, and got {patches} patches; give img_size"):
+        model(larger, wide)
+    with pytest.raises(ValueError, match="cannot be cut into patches"):
+        model(paddle.zeros([2, 3, side + 1, side]), wide)
+
+
 @pytest.mark.parametrize("sizes", [TINY, EQUAL_WIDTHS], ids=["bridged", "equal widths"])
 def test_telling_the_number_of_hidden_patches_changes_nothing(sizes):
     model, (images, mask) = ContextAutoencoder(**sizes), batch()
