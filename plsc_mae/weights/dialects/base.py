@@ -34,3 +34,8 @@ class Dialect:
     def convert(self, value: Array, *, is_linear_weight: bool) -> Array:
         """Turn a tensor from their layout into ours, or back; the rule is its own inverse."""
         return value.T if self.transposes_linear and is_linear_weight else value
+
+
+def count_blocks(tensors: Tensors, prefix: str) -> int:
+    """Count the blocks of a stack whose tensors are called `{prefix}{number}.NAME`."""
+    return len({name[len(prefix) :].partition(".")[0] for name in tensors if name.startswith(prefix)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from plsc_mae.errors import CheckpointError
-from plsc_mae.weights.dialects.base import Dialect, Tensors
+from plsc_mae.weights.dialects.base import Dialect, Tensors, count_blocks
 
 # Our prefix of a layer -> theirs. Longer prefixes come first, "#" stands for a block's number.
 _OFFICIAL = {
@@ -91,26 +91,21 @@ def infer_arguments(tensors: Tensors, path: str) -> dict[str, Any]:
         else ("regresser.regressor_blocks.", "decoder.decoder_blocks.")
     )
     embed_dim, in_chans, patch_size, _ = tensors["encoder.patch_embed.proj.weight"].shape
-    inner = tensors[f"{regressor}0.cross_attn.q_bias"].shape[0] if _count(tensors, regressor) else 0
+    inner = tensors[f"{regressor}0.cross_attn.q_bias"].shape[0] if count_blocks(tensors, regressor) else 0
     rows = (tensors["encoder.pos_embed"].shape[1] - 1) ** 0.5
     return {
         "img_size": round(rows) * patch_size,
         "patch_size": patch_size,
         "in_chans": in_chans,
         "embed_dim": embed_dim,
-        "depth": _count(tensors, "encoder.blocks."),
+        "depth": count_blocks(tensors, "encoder.blocks."),
         "num_heads": _HEADS.get(embed_dim),
         # The sin-cos table has zeros for the class token.
         "abs_pos_emb": bool(tensors["encoder.pos_embed"][:, 0].any()),
         "layer_scale_init_value": 0.1 if "encoder.blocks.0.gamma_1" in tensors else 0.0,
         "decoder_embed_dim": tensors["mask_token"].shape[-1],
-        "regressor_depth": _count(tensors, regressor),
-        "num_decoder_self_attention": _count(tensors, decoder),
+        "regressor_depth": count_blocks(tensors, regressor),
+        "num_decoder_self_attention": count_blocks(tensors, decoder),
         "decoder_num_heads": _DECODER_HEADS.get(inner),
         "decoder_layer_scale_init_value": 0.1 if f"{decoder}0.gamma_1" in tensors else 0.0,
     }
-
-
-def _count(tensors: Tensors, prefix: str) -> int:
-    numbers = {int(name[len(prefix) :].partition(".")[0]) for name in tensors if name.startswith(prefix)}
-    return len(numbers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from plsc_mae.errors import CheckpointError
-from plsc_mae.weights.dialects.base import Dialect, Tensors
+from plsc_mae.weights.dialects.base import Dialect, Tensors, count_blocks
 
 _DECODER = {
     "mask_token": "mask_token",
@@ -64,13 +64,9 @@ def infer_arguments(tensors: Tensors, path: str) -> dict[str, Any]:
         "patch_size": patch_size,
         "in_chans": in_chans,
         "embed_dim": embed_dim,
-        "depth": _count_blocks(tensors, "blocks."),
+        "depth": count_blocks(tensors, "blocks."),
         "num_heads": _HEADS.get(embed_dim),
         "decoder_embed_dim": decoder_dim,
-        "decoder_depth": _count_blocks(tensors, "decoder_blocks.") if has_decoder else None,
+        "decoder_depth": count_blocks(tensors, "decoder_blocks.") if has_decoder else None,
         "decoder_num_heads": _DECODER_HEADS.get(decoder_dim) if has_decoder else None,
     }
-
-
-def _count_blocks(tensors: Tensors, prefix: str) -> int:
-    return 1 + max(int(name[len(prefix) :].partition(".")[0]) for name in tensors if name.startswith(prefix))
