@@ -18,6 +18,7 @@ from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch, Method
 from plsc_mae.parallel.data import World
 from plsc_mae.runtime import available_cores, local_processes
+from plsc_mae.train.observe import PicturePanel
 from plsc_mae.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -40,8 +41,11 @@ def run(config: PretrainConfig) -> None:
     paddle.seed(config.seed)
     task = method.build_task(config)
     loader = training_loader(dataset, config, world)
-    panel = _panel(build_dataset(config, method, view=True)) if config.vis_freq and world.is_main else None
-    Trainer(task, loader, config, world, panel=panel).fit()
+    observers = []
+    if config.vis_freq:
+        panel = _panel(build_dataset(config, method, view=True)) if world.is_main else None
+        observers.append(PicturePanel(task, panel, config.vis_freq, world))
+    Trainer(task, loader, config, world, observers=observers).fit()
 
 
 def build_dataset(config: PretrainConfig, method: Method, *, view: bool = False) -> ImageDataset:

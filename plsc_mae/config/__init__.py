@@ -3,9 +3,38 @@
 from __future__ import annotations
 
 from plsc_mae.config.cae import CAEConfig
+from plsc_mae.config.classify import (
+    CAEFinetuneConfig,
+    CAELinprobeConfig,
+    ClassifyConfig,
+    FinetuneConfig,
+    LinprobeConfig,
+    MAEFinetuneConfig,
+    MAELinprobeConfig,
+    MAEPrivFinetuneConfig,
+    MAEPrivLinprobeConfig,
+    MAEPytorchFinetuneConfig,
+)
 from plsc_mae.config.mae import MAEConfig
-from plsc_mae.config.sections import PretrainConfig
+from plsc_mae.config.sections import PretrainConfig, TrainingConfig
 
 PRETRAIN: dict[str, type[PretrainConfig]] = {cls.method: cls for cls in (MAEConfig, CAEConfig)}
+FINETUNE: dict[str, type[FinetuneConfig]] = {
+    cls.method: cls for cls in (MAEFinetuneConfig, CAEFinetuneConfig, MAEPytorchFinetuneConfig, MAEPrivFinetuneConfig)
+}
+LINPROBE: dict[str, type[LinprobeConfig]] = {
+    cls.method: cls for cls in (MAELinprobeConfig, CAELinprobeConfig, MAEPrivLinprobeConfig)
+}
 
-__all__ = ["PRETRAIN", "CAEConfig", "MAEConfig", "PretrainConfig"]
+__all__ = [
+    "FINETUNE",
+    "LINPROBE",
+    "PRETRAIN",
+    "CAEConfig",
+    "ClassifyConfig",
+    "FinetuneConfig",
+    "LinprobeConfig",
+    "MAEConfig",
+    "PretrainConfig",
+    "TrainingConfig",
+]

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from plsc_mae.config.schema import Retired, option, redefault
-from plsc_mae.config.sections import PretrainConfig
+from plsc_mae.config.sections import EncoderSizeOptions, PretrainConfig, UpdateScheduleOptions
 from plsc_mae.errors import ConfigError
 
 _CAE_V2 = "it belongs to CAE v2, which is not in this suite"
-_UNREAD = "no implementation reads it"
 _NO_BIAS_TABLE = "the pre-training network has no relative position bias; fine-tuning may"
 
 
@@ -84,15 +83,10 @@ class CAETargetOptions:
 
 
 @dataclass(kw_only=True, frozen=True)
-class CAENetworkOptions:
+class CAENetworkOptions(EncoderSizeOptions):
     """CAE network: sizes and initialization; unset encoder sizes are the named model's."""
 
     model_type: Literal["cae"] = option("cae", "generation of CAE")
-    patch_size: int | None = option(None, "patch side in pixels", within="[1, inf)")
-    embed_dim: int | None = option(None, "encoder width", within="[1, inf)")
-    depth: int | None = option(None, "encoder blocks", within="[1, inf)")
-    num_heads: int | None = option(None, "encoder attention heads", within="[1, inf)")
-    mlp_ratio: float | None = option(None, "hidden width of the MLPs over the width of their block", within="(0, inf)")
     drop_path: float = option(0.0, "stochastic depth rate of the last block of each stack", within="[0, 1)")
     layer_scale_init_value: float = option(
         0.1, "initial layer scale of the encoder; 1e-5 for large, 0 for none", within="[0, inf)"
@@ -115,23 +109,13 @@ class CAENetworkOptions:
 
 
 @dataclass(kw_only=True, frozen=True)
-class CAEScheduleOptions:
-    """CAE schedule."""
-
-    warmup_steps: int = option(-1, "updates of linear warm-up; replaces --warmup_epochs when positive")
-    weight_decay_end: float | None = option(
-        None, "weight decay at the end of a cosine from --weight_decay; constant when not given", within="[0, inf)"
-    )
-
-
-@dataclass(kw_only=True, frozen=True)
 class CAEConfig(
-    CAEMaskOptions, CAEViewOptions, CAETargetOptions, CAENetworkOptions, CAEScheduleOptions, PretrainConfig
+    CAEMaskOptions, CAEViewOptions, CAETargetOptions, CAENetworkOptions, UpdateScheduleOptions, PretrainConfig
 ):
     """Context autoencoder pre-training."""
 
     method: ClassVar[str] = "cae"
-    model_prefixes: ClassVar[tuple[str, ...]] = ("cae_",)
+    models: ClassVar[tuple[str, ...]] = ("cae_*",)
     aliases: ClassVar[dict[str, str]] = {
         **PretrainConfig.aliases,
         "align_loss_weight": "dual_loss_weight",
@@ -142,11 +126,7 @@ class CAEConfig(
         **PretrainConfig.retired,
         "rel_pos_bias": Retired(_NO_BIAS_TABLE, takes_value=False),
         "disable_rel_pos_bias": Retired(_NO_BIAS_TABLE, takes_value=False),
-        "momentum": Retired("AdamW is the only optimizer of pre-training"),
-        "warmup_lr": Retired("the warm-up starts from 0 in every implementation"),
         "save_ckpt_toBPFS_freq": Retired("it copies to a file system of the authors"),
-        "debug": Retired(_UNREAD, takes_value=False),
-        "enable_multi_print": Retired("the launcher writes a log for every process", takes_value=False),
         "dvae_num_layers": Retired("the depth of the DALL-E tokenizer is fixed"),
         "num_out_dim": Retired(_CAE_V2),
         "latent_alignment_loss_weight": Retired(_CAE_V2),
@@ -165,11 +145,6 @@ class CAEConfig(
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.lr is not None and self.blr is not None:
-            raise ConfigError(
-                f"--blr has no effect beside --lr ({self.lr:g}): CAE's learning rate is absolute; give --lr alone, or "
-                "--lr none --blr to scale it with the batch"
-            )
         if self.crop_min_size > self.crop_max_size:
             raise ConfigError(f"crop_min_size ({self.crop_min_size:g}) exceeds crop_max_size ({self.crop_max_size:g})")
         if not (self.sincos_pos_emb or self.abs_pos_emb):
@@ -180,8 +155,6 @@ class CAEConfig(
                 "--mask_generator random takes --ratio_mask_patches and nothing else does; block masks take "
                 "--num_mask_patches"
             )
-        if self.weight_decay_end is not None and self.weight_decay == 0:
-            raise ConfigError("weight_decay_end needs a --weight_decay to start from; it is 0")
         if self.discrete_vae_type == "random_init" and self.discrete_vae_weight_path:
             raise ConfigError(
                 "--discrete_vae_weight_path and --discrete_vae_type random_init exclude each other; for the weights of "

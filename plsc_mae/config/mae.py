@@ -6,21 +6,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from plsc_mae.config.schema import option, redefault
-from plsc_mae.config.sections import PretrainConfig
+from plsc_mae.config.sections import EncoderSizeOptions, PretrainConfig
 
 
 @dataclass(kw_only=True, frozen=True)
-class MAEOptions:
-    """MAE: mask, crop, target, and sizes that override the named model's."""
+class MAEOptions(EncoderSizeOptions):
+    """MAE: mask, crop, target, decoder sizes."""
 
     mask_ratio: float = option(0.75, "share of the patches hidden from the encoder", within="(0, 1)")
     crop_scale: tuple[float, float] = option((0.2, 1.0), "shares of the image area a crop may take", within="(0, 1]")
     norm_pix_loss: bool = option(False, "normalize every target patch by its own mean and variance")
-    patch_size: int | None = option(None, "patch side in pixels", within="[1, inf)")
-    embed_dim: int | None = option(None, "encoder width", within="[1, inf)")
-    depth: int | None = option(None, "encoder blocks", within="[1, inf)")
-    num_heads: int | None = option(None, "encoder attention heads", within="[1, inf)")
-    mlp_ratio: float | None = option(None, "hidden width of the MLPs over the width of their block", within="(0, inf)")
     drop_path: float | None = option(None, "stochastic depth rate of the last encoder block", within="[0, 1)")
     decoder_embed_dim: int | None = option(None, "decoder width", within="[1, inf)")
     decoder_depth: int | None = option(None, "decoder blocks", within="[1, inf)")
@@ -32,6 +27,6 @@ class MAEConfig(MAEOptions, PretrainConfig):
     """Masked autoencoder pre-training."""
 
     method: ClassVar[str] = "mae"
-    model_prefixes: ClassVar[tuple[str, ...]] = ("mae_",)
+    models: ClassVar[tuple[str, ...]] = ("mae_*",)
 
     model: str = redefault(PretrainConfig, "model", "mae_vit_large_patch16")

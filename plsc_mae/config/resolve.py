@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import logging
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -98,7 +100,7 @@ def _source_parser(prog: str, *, add_help: bool, methods: bool) -> FlagParser:
     )
     if methods:
         group.add_argument(
-            "--method", default=None, metavar="NAME", help="pre-training method, if --model does not tell"
+            "--method", default=None, metavar="NAME", help="method whose recipe is meant, if --model does not tell"
         )
     if methods and not add_help:
         parser.add_argument("--model", default=None)
@@ -112,12 +114,23 @@ def _parser(cls: type, prog: str, positional: str) -> FlagParser:
         parser.usage = f"{prog} {positional.upper()} [options]"
         parser.add_argument(positional, nargs="?")
     add_flags(parser, cls)
-    hidden = dict.fromkeys(getattr(cls, "aliases", {}), True)
-    hidden.update({name: retired.takes_value for name, retired in getattr(cls, "retired", {}).items()})
-    for name, takes_value in hidden.items():
-        action: dict[str, Any] = {} if takes_value else {"action": "store_const", "const": True}
-        parser.add_argument(f"--{name}", dest=name, help=argparse.SUPPRESS, **action)
+    _add_hidden_flags(parser, cls)
     return parser
+
+
+def _add_hidden_flags(parser: FlagParser, cls: type) -> None:
+    """Second names, switches that turn an option off, and flags without effect: accepted, not listed by --help."""
+    hints = typing.get_type_hints(cls)
+    for name, target in getattr(cls, "aliases", {}).items():
+        many = "?" if hints[target] is bool else "+" if typing.get_origin(hints[target]) is tuple else None
+        const = True if many == "?" else None
+        parser.add_argument(f"--{name}", dest=name, nargs=many, const=const, help=argparse.SUPPRESS)
+    switches = [name for name, retired in getattr(cls, "retired", {}).items() if not retired.takes_value]
+    for name in (*switches, *getattr(cls, "negations", {})):
+        parser.add_argument(f"--{name}", dest=name, action="store_const", const=True, help=argparse.SUPPRESS)
+    for name, retired in getattr(cls, "retired", {}).items():
+        if retired.takes_value:
+            parser.add_argument(f"--{name}", dest=name, help=argparse.SUPPRESS)
 
 
 def _choose(early: argparse.Namespace, values: Mapping[str, Value], configs: Mapping[str, type]) -> type:
@@ -132,7 +145,7 @@ def _choose(early: argparse.Namespace, values: Mapping[str, Value], configs: Map
         return configs[method]
     model = early.model or (str(values["model"].raw) if "model" in values else "")
     for cls in configs.values():
-        if model.startswith(cls.model_prefixes):  # type: ignore[attr-defined]
+        if any(fnmatch.fnmatchcase(model, pattern) for pattern in cls.models):  # type: ignore[attr-defined]
             return cls
     return next(iter(configs.values()))
 
@@ -141,6 +154,7 @@ def _live(layer: Mapping[str, Value], cls: type, configs: Mapping[str, type]) ->
     """Apply aliases, drop and report retired options, refuse unknown ones."""
     names = {option.name for option in options(cls)}
     aliases, retired = getattr(cls, "aliases", {}), getattr(cls, "retired", {})
+    negations = getattr(cls, "negations", {})
     live = {}
     for key, value in layer.items():
         name = aliases.get(key, key)
@@ -148,6 +162,8 @@ def _live(layer: Mapping[str, Value], cls: type, configs: Mapping[str, type]) ->
             logger.warning("%s has no effect: %s", value.origin, retired[name].reason)
         elif name in names:
             live[name] = value
+        elif name in negations:
+            live[negations[name]] = Value(not coerce(value, bool), value.origin)
         elif name != "method":
             raise ConfigError(_unknown(value.origin, key, cls, configs))
     return live
@@ -164,6 +180,7 @@ def _unknown(where: str, name: str, cls: type, configs: Mapping[str, type]) -> s
     for other in configs.values():
         if other is not cls and name in {option.name for option in options(other)}:
             return f"{where} belongs to method '{other.method}'; this run is '{method}'"  # type: ignore[attr-defined]
-    vocabulary = [option.name for option in options(cls)] + list(getattr(cls, "aliases", {}))
+    vocabulary = [option.name for option in options(cls)]
+    vocabulary += [*getattr(cls, "aliases", {}), *getattr(cls, "negations", {})]
     kind = "flag" if where.startswith("-") and not where.startswith("-o ") else "key"
     return f"unknown {kind} {where!r}{suggest(name, vocabulary) or '; --help lists the options'}"

@@ -37,8 +37,8 @@ class RunConfig:
     max_train_step: int | None = option(
         None, "stop after so many optimizer steps and save; the schedule still spans --epochs", within="[1, inf)"
     )
+    save_ckpt: bool = option(True, "write checkpoints")
     print_freq: int = option(20, "iterations between log lines", within="[1, inf)")
-    vis_freq: int = option(20, "epochs between pictures of a fixed panel in VisualDL; 0 draws none", within="[0, inf)")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -63,7 +63,7 @@ class DataConfig:
 
 @dataclass(kw_only=True, frozen=True)
 class OptimConfig:
-    """Optimization: batch, learning rate, AdamW, mixed precision."""
+    """Optimization: batch, learning rate, optimizer, mixed precision."""
 
     batch_size: int = option(64, "images per process and iteration", within="[1, inf)")
     accum_iter: int = option(1, "iterations whose gradients are accumulated into one optimizer step", within="[1, inf)")
@@ -74,10 +74,13 @@ class OptimConfig:
     )
     lr: float | None = option(None, "absolute learning rate; replaces blr", within="[0, inf)")
     min_lr: float = option(0.0, "learning rate at the end of the cosine", within="[0, inf)")
-    opt: Literal["adamw"] = option("adamw", "optimizer")
+    opt: Literal["adamw", "sgd", "lars", "lars_priv"] = option(
+        "adamw", "optimizer; sgd: with Nesterov momentum; lars_priv: LARS as BUPT-PRIV/MAE-priv has it"
+    )
     opt_betas: tuple[float, float] = option((0.9, 0.95), "AdamW betas", within="[0, 1)")
     opt_eps: float = option(1e-8, "AdamW epsilon", within="(0, inf)")
-    weight_decay: float = option(0.05, "decoupled weight decay; 1-D parameters and biases have none", within="[0, inf)")
+    momentum: float = option(0.9, "momentum of sgd and lars", within="[0, 1)")
+    weight_decay: float = option(0.05, "weight decay; 1-D parameters and biases have none", within="[0, inf)")
     clip_grad: float | None = option(
         None, "largest global L2 norm of the gradient; not clipped when not given", within="(0, inf)"
     )
@@ -88,12 +91,43 @@ class OptimConfig:
 
 
 @dataclass(kw_only=True, frozen=True)
-class PretrainConfig(OptimConfig, DataConfig, RunConfig):
-    """What every pre-training method shares; a method's own config extends it."""
+class EncoderSizeOptions:
+    """Encoder sizes that replace the named model's."""
+
+    patch_size: int | None = option(None, "patch side in pixels", within="[1, inf)")
+    embed_dim: int | None = option(None, "encoder width", within="[1, inf)")
+    depth: int | None = option(None, "encoder blocks", within="[1, inf)")
+    num_heads: int | None = option(None, "encoder attention heads", within="[1, inf)")
+    mlp_ratio: float | None = option(None, "hidden width of the MLPs over the width of their block", within="(0, inf)")
+
+
+@dataclass(kw_only=True, frozen=True)
+class UpdateScheduleOptions:
+    """Schedule by updates (Atten4Vis/CAE, BUPT-PRIV/MAE-priv, MAE-pytorch)."""
+
+    warmup_steps: int = option(-1, "updates of linear warm-up; replaces --warmup_epochs when positive")
+    weight_decay_end: float | None = option(
+        None, "weight decay at the end of a cosine from --weight_decay; constant when not given", within="[0, inf)"
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class TrainingConfig(OptimConfig, DataConfig, RunConfig):
+    """What every training run has; a method's config for a phase extends it.
+
+    Attributes:
+        method: whose recipe it is.
+        phase: the kind of training.
+        models: shell patterns of the model names that mean this method.
+        lr_per_256: whether `lr` is a rate per 256 images that scales with the batch, as `blr` does.
+    """
 
     method: ClassVar[str] = ""
-    model_prefixes: ClassVar[tuple[str, ...]] = ()
+    phase: ClassVar[str] = ""
+    models: ClassVar[tuple[str, ...]] = ()
+    lr_per_256: ClassVar[bool] = False
     aliases: ClassVar[dict[str, str]] = {"update_freq": "accum_iter", "save_freq": "save_ckpt_freq"}
+    negations: ClassVar[dict[str, str]] = {}
     retired: ClassVar[dict[str, Retired]] = {
         "world_size": Retired(_LAUNCHER),
         "local_rank": Retired(_LAUNCHER),
@@ -108,6 +142,9 @@ class PretrainConfig(OptimConfig, DataConfig, RunConfig):
         "partition": Retired(_SUBMITIT),
         "use_volta32": Retired(_SUBMITIT, takes_value=False),
         "comment": Retired(_SUBMITIT),
+        "warmup_lr": Retired("the warm-up starts from 0 in every implementation"),
+        "enable_multi_print": Retired("the launcher writes a log for every process", takes_value=False),
+        "debug": Retired("no implementation reads it", takes_value=False),
     }
 
     model: str = option("", "registered model name; it decides the method")
@@ -119,5 +156,22 @@ class PretrainConfig(OptimConfig, DataConfig, RunConfig):
             raise ConfigError(f"warmup_epochs ({self.warmup_epochs:g}) exceeds epochs ({self.epochs})")
         if self.lr is None and self.blr is None:
             raise ConfigError("a learning rate is needed: --lr, or --blr for one that scales with the batch")
+        if self.lr is not None and self.blr is not None and type(self).blr is None:
+            kind = "is per 256 images" if self.lr_per_256 else "is absolute"
+            raise ConfigError(
+                f"--blr has no effect beside --lr ({self.lr:g}): the learning rate of method '{self.method}' {kind}; "
+                "give --lr alone, or --lr none --blr to scale it with the batch"
+            )
         if self.start_epoch >= self.epochs:
             raise ConfigError(f"start_epoch ({self.start_epoch}) leaves nothing of {self.epochs} epochs to train")
+        if getattr(self, "weight_decay_end", None) is not None and self.weight_decay == 0:
+            raise ConfigError("weight_decay_end needs a --weight_decay to start from; it is 0")
+
+
+@dataclass(kw_only=True, frozen=True)
+class PretrainConfig(TrainingConfig):
+    """What every pre-training method shares."""
+
+    phase: ClassVar[str] = "pretrain"
+
+    vis_freq: int = option(20, "epochs between pictures of a fixed panel in VisualDL; 0 draws none", within="[0, inf)")

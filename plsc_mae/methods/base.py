@@ -10,23 +10,24 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from paddle import Tensor, nn
 
 from plsc_mae.analysis.reconstruct import PatchStats
-from plsc_mae.config import PretrainConfig
+from plsc_mae.config import PretrainConfig, TrainingConfig
+from plsc_mae.config.sections import UpdateScheduleOptions
 from plsc_mae.data.device import Normalize
 from plsc_mae.data.transforms import Transform
 from plsc_mae.models.vit import VisionTransformer
-from plsc_mae.optim import ParamGroup, Rates, lr_at, weight_decay_groups
+from plsc_mae.optim import ParamGroup, Schedule, by_epochs, by_updates, weight_decay_groups
 from plsc_mae.weights.dialects.base import Tensors
+from plsc_mae.weights.reader import Checkpoint
 
 Batch = dict[str, Tensor]
 Pictures = dict[str, npt.NDArray[np.uint8]]
-Schedule = Callable[[float, int], Rates]  # of the epochs, with fraction, and of the updates that are done
 
 
 class StepOutput(NamedTuple):
@@ -43,6 +44,7 @@ class Task(nn.Layer, ABC):
     """
 
     model: nn.Layer  # what is saved and exported
+    score_names: ClassVar[tuple[str, ...]] = ()  # of `scores`
 
     @abstractmethod
     def forward(self, batch: Batch) -> StepOutput:
@@ -52,14 +54,20 @@ class Task(nn.Layer, ABC):
         """Add what no gradient goes through, as a frozen network's targets; the engine calls it before `forward`."""
         return batch
 
-    def schedule(self, config: PretrainConfig, lr: float, updates_per_epoch: int) -> Schedule:
-        """Make the schedule of a run whose peak learning rate is `lr`."""
+    def schedule(self, config: TrainingConfig, lr: float, updates_per_epoch: int) -> Schedule:
+        """Make the schedule of a run whose peak learning rate is `lr`.
 
-        def rates(epoch: float, _update: int) -> Rates:
-            span = {"epochs": config.epochs, "warmup_epochs": config.warmup_epochs, "min_lr": config.min_lr}
-            return Rates(lr_at(epoch, lr=lr, **span), config.weight_decay)
+        By updates where the options have a warm-up in updates, else by epochs.
 
-        return rates
+        Raises:
+            ConfigError: the warm-up leaves nothing of the run.
+        """
+        common: dict[str, float] = {"lr": lr, "min_lr": config.min_lr, "weight_decay": config.weight_decay}
+        if not isinstance(config, UpdateScheduleOptions):
+            return by_epochs(epochs=config.epochs, warmup_epochs=config.warmup_epochs, **common)
+        warmup = config.warmup_steps if config.warmup_steps > 0 else int(config.warmup_epochs * updates_per_epoch)
+        updates = config.epochs * updates_per_epoch
+        return by_updates(updates=updates, warmup_updates=warmup, weight_decay_end=config.weight_decay_end, **common)
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
         """Group the trainable parameters for the optimizer, under the names they have in `model`."""
@@ -67,6 +75,21 @@ class Task(nn.Layer, ABC):
 
     def after_step(self) -> None:
         """Follow an optimizer step, as a moving average of the weights does."""
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a checkpoint needs besides the model, as dictionaries of arrays under names of their own."""
+        return {}
+
+    def load_extra_state(self, stored: Checkpoint) -> None:
+        """Put back what `extra_state` gave.
+
+        Raises:
+            CheckpointError: the checkpoint lacks it.
+        """
+
+    def scores(self, batch: Batch) -> dict[str, Tensor]:
+        """Score every image of a validation batch: {name: float [B]} for `score_names`, of which means are taken."""
+        raise TypeError(f"{type(self).__name__} has nothing to validate")
 
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
         """Draw what the network makes of a batch: {label: uint8 [B, H, W, 3]}, in the order to show them.

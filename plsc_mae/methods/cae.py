@@ -23,7 +23,7 @@ from plsc_mae.data.views import TwoViewCentreCrop, TwoViewCropFlip
 from plsc_mae.errors import ConfigError
 from plsc_mae.losses import alignment_loss
 from plsc_mae.masking import BlockMaskGenerator, RandomMaskGenerator, split_mask
-from plsc_mae.methods.base import Batch, Method, Pictures, Schedule, StepOutput, Task
+from plsc_mae.methods.base import Batch, Method, Pictures, StepOutput, Task
 from plsc_mae.methods.targets import PixelTarget, Target, build_target, load_decoder
 from plsc_mae.models import registry
 from plsc_mae.models.cae import ContextAutoencoder, cae_encoder
@@ -31,7 +31,6 @@ from plsc_mae.models.dalle import STRIDE
 from plsc_mae.models.layers import patchify, unpatchify
 from plsc_mae.models.registry import arguments_of, create_model, find_variant, require_network
 from plsc_mae.models.vit import VisionTransformer, patch_grid
-from plsc_mae.optim import Rates, cosine_at
 from plsc_mae.weights.dialects import cae
 
 logger = logging.getLogger(__name__)
@@ -92,23 +91,6 @@ class CAETask(Task):
     def after_step(self) -> None:
         """Move the averaged encoder, where there is one."""
         self.model.update_alignment()
-
-    def schedule(self, config: CAEConfig, lr: float, updates_per_epoch: int) -> Schedule:  # type: ignore[override]
-        """Learning rate and weight decay by updates, each on its own cosine."""
-        updates = config.epochs * updates_per_epoch
-        warmup = config.warmup_steps if config.warmup_steps > 0 else int(config.warmup_epochs * updates_per_epoch)
-        if warmup >= updates:
-            raise ConfigError(f"a warm-up of {warmup} updates leaves nothing of the run's {updates}")
-        decay = config.weight_decay
-        decay_end = decay if config.weight_decay_end is None else config.weight_decay_end
-
-        def rates(_epoch: float, update: int) -> Rates:
-            return Rates(
-                cosine_at(update, base=lr, final=config.min_lr, updates=updates, warmup_updates=warmup),
-                cosine_at(update, base=decay, final=decay_end, updates=updates),
-            )
-
-        return rates
 
     @paddle.no_grad()
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:

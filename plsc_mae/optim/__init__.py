@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from plsc_mae.optim.adamw import build_adamw
+from plsc_mae.optim.build import build_optimizer
 from plsc_mae.optim.ema import WeightAverage
 from plsc_mae.optim.lars import LARS, build_lars
 from plsc_mae.optim.param_groups import (
@@ -13,7 +14,7 @@ from plsc_mae.optim.param_groups import (
     vit_layer,
     weight_decay_groups,
 )
-from plsc_mae.optim.schedule import Rates, cosine_at, lr_at, scaled_lr
+from plsc_mae.optim.schedule import Rates, Schedule, by_epochs, by_updates, cosine_at, lr_at, scaled_lr
 from plsc_mae.optim.sgd import SGD, build_sgd
 from plsc_mae.optim.state import load_optimizer_state, optimizer_state
 
@@ -23,10 +24,14 @@ __all__ = [
     "VIT_NO_DECAY",
     "ParamGroup",
     "Rates",
+    "Schedule",
     "WeightAverage",
     "build_adamw",
     "build_lars",
+    "build_optimizer",
     "build_sgd",
+    "by_epochs",
+    "by_updates",
     "cosine_at",
     "layer_decay_groups",
     "load_optimizer_state",

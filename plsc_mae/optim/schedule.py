@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
+
+from plsc_mae.errors import ConfigError
 
 
 class Rates(NamedTuple):
@@ -11,6 +14,9 @@ class Rates(NamedTuple):
 
     lr: float
     weight_decay: float
+
+
+Schedule = Callable[[float, int], Rates]  # of the epochs, with fraction, and of the updates that are done
 
 
 def scaled_lr(blr: float, effective_batch: int) -> float:
@@ -50,3 +56,39 @@ def cosine_at(update: int, *, base: float, final: float, updates: int, warmup_up
         return base * update / max(warmup_updates - 1, 1)
     progress = (update - warmup_updates) / (updates - warmup_updates)
     return final + 0.5 * (base - final) * (1.0 + math.cos(math.pi * progress))
+
+
+def by_epochs(*, lr: float, epochs: float, warmup_epochs: float, min_lr: float, weight_decay: float) -> Schedule:
+    """Make the schedule of `lr_at`, with constant weight decay."""
+
+    def rates(epoch: float, _update: int) -> Rates:
+        return Rates(lr_at(epoch, lr=lr, epochs=epochs, warmup_epochs=warmup_epochs, min_lr=min_lr), weight_decay)
+
+    return rates
+
+
+def by_updates(
+    *,
+    lr: float,
+    updates: int,
+    warmup_updates: int,
+    min_lr: float,
+    weight_decay: float,
+    weight_decay_end: float | None = None,
+) -> Schedule:
+    """Make the schedule of `cosine_at`, with a cosine of its own from `weight_decay` to its end if there is one.
+
+    Raises:
+        ConfigError: the warm-up leaves nothing of the run.
+    """
+    if warmup_updates >= updates:
+        raise ConfigError(f"a warm-up of {warmup_updates} updates leaves nothing of the run's {updates}")
+    decay_end = weight_decay if weight_decay_end is None else weight_decay_end
+
+    def rates(_epoch: float, update: int) -> Rates:
+        return Rates(
+            cosine_at(update, base=lr, final=min_lr, updates=updates, warmup_updates=warmup_updates),
+            cosine_at(update, base=weight_decay, final=decay_end, updates=updates),
+        )
+
+    return rates

@@ -6,6 +6,7 @@ import json
 import logging
 import resource
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +94,19 @@ class RunLogger:
                 if name not in ("epoch", "iteration", "step"):
                     self._visualdl.add_scalar(f"train/{name}", value, record["step"])
 
-    def epoch(self, record: dict[str, Any]) -> None:
-        """Tell of a finished epoch: a line of log.txt and VisualDL scalars."""
-        if self.active:
-            _append(self._epochs, record)
-            if self._visualdl is not None:
-                for name, value in record.items():
-                    if name.startswith("train_"):
-                        self._visualdl.add_scalar(f"epoch/{name[6:]}", value, record["epoch"])
+    def epoch(self, record: dict[str, Any], observed: Mapping[str, float]) -> None:
+        """Tell of a finished epoch and of what was observed after it: a line of log.txt, VisualDL scalars."""
+        if not self.active:
+            return
+        _append(self._epochs, {**record, **observed})
+        if observed:
+            numbers = " ".join(f"{name} {_number(value)}" for name, value in observed.items())
+            tqdm.write(f"epoch {record['epoch']} done: {numbers}", file=sys.stdout)
+            sys.stdout.flush()
+        if self._visualdl is not None:
+            trained = {f"epoch/{name[6:]}": value for name, value in record.items() if name.startswith("train_")}
+            for name, value in (trained | {f"perf/{name}": value for name, value in observed.items()}).items():
+                self._visualdl.add_scalar(name, value, record["epoch"])
 
     def pictures(self, pictures: Pictures, epoch: int) -> None:
         """Show pictures in VisualDL, one panel per image: every label's picture side by side."""

@@ -38,6 +38,13 @@ def choose_precision(amp: bool, amp_dtype: str, is_gpu: bool) -> Precision:
     return Precision(dtype, f"mixed precision O1, {dtype}" + (", dynamic loss scale" if dtype == "float16" else ""))
 
 
+def autocast(precision: Precision) -> contextlib.AbstractContextManager[None]:
+    """The context in which forward passes have a precision."""
+    if precision.dtype is None:
+        return contextlib.nullcontext()
+    return paddle.amp.auto_cast(level="O1", dtype=precision.dtype)
+
+
 def global_norm(params: Iterable[Tensor]) -> Tensor:
     """L2 norm of all gradients together, a scalar on the device."""
     squares = [(p.grad * p.grad).sum() for p in params if p.grad is not None]
@@ -88,7 +95,7 @@ class Stepper:
             The Task's output and, after an update, the gradient norm before clipping.
         """
         with self._gradients_kept_local(not update):
-            with self._autocast():
+            with autocast(self.precision):
                 out = self.task(batch)
             self.scaler.scale(out.loss / group_size if group_size > 1 else out.loss).backward()
         if not update:
@@ -106,11 +113,6 @@ class Stepper:
     def loss_scale(self) -> float:
         """What the loss is multiplied with before the backward pass; asking waits for the device."""
         return float(np.asarray(self.scaler.state_dict()["scale"]).item()) if self.scaler.is_enable() else 1.0
-
-    def _autocast(self) -> contextlib.AbstractContextManager[None]:
-        if self.precision.dtype is None:
-            return contextlib.nullcontext()
-        return paddle.amp.auto_cast(level="O1", dtype=self.precision.dtype)
 
     def _gradients_kept_local(self, local: bool) -> contextlib.AbstractContextManager[None]:
         """No exchange between processes on the inner iterations of a group."""

@@ -6,29 +6,30 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle
 
-from plsc_mae.config import PretrainConfig
+from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import plain_values, to_yaml
 from plsc_mae.data.loader import BatchLoader
 from plsc_mae.errors import CheckpointError, ConfigError, DivergedError
 from plsc_mae.methods.base import Batch, Task
-from plsc_mae.optim import build_adamw, load_optimizer_state, optimizer_state, scaled_lr, set_weight_decay
+from plsc_mae.optim import build_optimizer, load_optimizer_state, optimizer_state, scaled_lr, set_weight_decay
 from plsc_mae.parallel.data import World
 from plsc_mae.train import checkpoint
 from plsc_mae.train.logger import RunLogger, peak_memory_gib, replace_text
 from plsc_mae.train.metrics import Meters
+from plsc_mae.train.observe import Observer
 from plsc_mae.train.step import Stepper, choose_precision
 from plsc_mae.weights.reader import Checkpoint
 
 logger = logging.getLogger(__name__)
 
-LATEST = "latest"
+LATEST, BEST = "latest", "best"
 
 
 def device_seed(seed: int, epoch: int, iteration: int, rank: int) -> int:
@@ -36,12 +37,13 @@ def device_seed(seed: int, epoch: int, iteration: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, iteration, rank]).generate_state(1)[0] >> 1)
 
 
-def peak_lr(config: PretrainConfig, effective_batch: int) -> float:
+def peak_lr(config: TrainingConfig, effective_batch: int) -> float:
     """The absolute rate of a config, or its base rate scaled to the batch; a config has one of them."""
-    if config.lr is not None:
+    if config.lr is not None and not config.lr_per_256:
         return config.lr
-    assert config.blr is not None
-    return scaled_lr(config.blr, effective_batch)
+    base = config.blr if config.lr is None else config.lr
+    assert base is not None
+    return scaled_lr(base, effective_batch)
 
 
 class Stopwatch:
@@ -77,20 +79,31 @@ class Trainer:
         loader: batches of an epoch, from the position its sampler is set to.
         config: the run's options.
         world: the processes of the run.
-        panel: a fixed batch to draw pictures of; only the main process needs one.
+        observers: what looks at the network between epochs.
+        keep_best: metric of an observer; the checkpoint with the largest is kept as checkpoint-best.pd.
 
     Raises:
         CheckpointError: the output folder or a checkpoint cannot be used.
     """
 
     def __init__(
-        self, task: Task, loader: BatchLoader, config: PretrainConfig, world: World, *, panel: Batch | None = None
+        self,
+        task: Task,
+        loader: BatchLoader,
+        config: TrainingConfig,
+        world: World,
+        *,
+        observers: Sequence[Observer] = (),
+        keep_best: str = "",
     ) -> None:
-        self.task, self.loader, self.config, self.world, self.panel = task, loader, config, world, panel
+        self.task, self.loader, self.config, self.world = task, loader, config, world
+        self.observers, self.keep_best = observers, keep_best
         self.params = {name: p for name, p in task.model.named_parameters() if not p.stop_gradient}
         self.n_parameters = sum(p.size for p in self.params.values())
         self.groups = task.param_groups(config.weight_decay)
-        self.optimizer = build_adamw(self.groups, betas=config.opt_betas, eps=config.opt_eps)
+        self.optimizer = build_optimizer(
+            config.opt, self.groups, betas=config.opt_betas, eps=config.opt_eps, momentum=config.momentum
+        )
         self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu)
         self.stepper = Stepper(
             world.wrap(task),
@@ -105,6 +118,7 @@ class Trainer:
         self.schedule = task.schedule(config, self.lr, self.updates_per_epoch)
         self.weight_decay = config.weight_decay
         self.epoch, self.batches_done, self.step = config.start_epoch, 0, 0
+        self.best = -math.inf
         self.epoch_meters = Meters()
         self.skipped_before = 0
 
@@ -239,22 +253,37 @@ class Trainer:
         record = {f"train_{name}": value for name, value in {**self._settings(), **means}.items()}
         skipped = int(self.world.sum(paddle.to_tensor(float(self.loader.skipped - self.skipped_before))))
         self.skipped_before = self.loader.skipped
-        position = {"epoch": epoch, "step": self.step, "skipped_images": skipped}
-        self.log.epoch({**record, **position, "n_parameters": self.n_parameters})
         self.epoch_meters.clear()
         self.epoch, self.batches_done = epoch + 1, 0
-        last = self.epoch == config.epochs
-        if last or self.epoch % config.save_ckpt_freq == 0 or self._finished():
+        metrics = self._observe(epoch)
+        position = {"epoch": epoch, "step": self.step, "skipped_images": skipped}
+        self.log.epoch({**record, **position, "n_parameters": self.n_parameters}, metrics)
+        is_best = metrics.get(self.keep_best, -math.inf) > self.best
+        self.best = max(self.best, metrics.get(self.keep_best, self.best))
+        if self._is_last() or self.epoch % config.save_ckpt_freq == 0 or self._finished():
             self._save(epoch)
         elif self._save_is_due():
             self._save(LATEST)
-        if config.vis_freq and (last or self.epoch % config.vis_freq == 0):
-            if self.panel is not None:
-                self.log.pictures(self.task.pictures(self.panel), epoch)
-            self.world.barrier()
+        if is_best:
+            self._save(BEST)
+
+    def _is_last(self) -> bool:
+        return self.epoch == self.config.epochs
+
+    def _observe(self, epoch: int) -> dict[str, float]:
+        """Let those look whose turn it is after an epoch, and return what they have measured."""
+        metrics: dict[str, float] = {}
+        for observer in self.observers:
+            if self._is_last() or self.epoch % observer.every == 0:
+                seen = observer()
+                metrics |= seen.metrics
+                self.log.pictures(seen.pictures, epoch)
+        return metrics
 
     def _save(self, tag: int | str) -> None:
         """Write a checkpoint from the main process; the others wait."""
+        if not self.config.save_ckpt:
+            return
         self._check_finite(self.epoch_meters.means(self.world))
         meters = self.epoch_meters.state(self.world)
         if self.world.is_main:
@@ -265,14 +294,18 @@ class Trainer:
 
     def _state(self, tag: int | str) -> dict[str, Any]:
         scaler = {name: np.asarray(value).tolist() for name, value in self.stepper.scaler.state_dict().items()}
+        epochs = {LATEST: self.epoch, BEST: self.epoch - 1}  # the epoch that goes on, and the one that is done
         return {
+            **self.task.extra_state(),
             "model": {name: tensor.numpy() for name, tensor in self.task.model.state_dict().items()},
             "optimizer": optimizer_state(self.optimizer, self.params),
             "scaler": scaler,
-            "epoch": self.epoch if tag == LATEST else tag,
+            "epoch": epochs[tag] if isinstance(tag, str) else tag,
             "step": self.step,
             "position": {"epoch": self.epoch, "images": self.batches_done * self.loader.sampler.global_batch_size},
+            "best": self.best,
             "method": self.config.method,
+            "phase": self.config.phase,
             "args": plain_values(self.config),
         }
 
@@ -281,8 +314,7 @@ class Trainer:
         if path is None:
             return
         stored = checkpoint.load(path)
-        if stored.meta.get("method") != config.method:
-            raise CheckpointError(f"{path} is of method '{stored.meta.get('method')}', this run is '{config.method}'")
+        self._check_kind(stored)
         self._restore(stored)
         logger.info("resumed from %s: epoch %d, step %d", path, self.epoch, self.step)
         current = plain_values(config)
@@ -290,6 +322,19 @@ class Trainer:
         for name in changed:
             if name not in ("resume", "auto_resume", "output_dir", "log_dir", "max_train_step"):
                 logger.info("option changed since then: %s %s -> %s", name, stored.meta["args"][name], current[name])
+
+    def _check_kind(self, stored: Checkpoint) -> None:
+        """Refuse a checkpoint of another kind of run."""
+        config, meta = self.config, stored.meta
+        kinds = (
+            ("method", meta.get("method"), config.method),
+            ("phase", meta.get("phase", "pretrain"), config.phase),
+            ("opt", meta["args"].get("opt"), config.opt),
+        )
+        for kind, found, wanted in kinds:
+            if found != wanted:
+                remedy = "; resume with the --opt it was saved with" if kind == "opt" else ""
+                raise CheckpointError(f"{stored.path} is of {kind} '{found}', this run is '{wanted}'{remedy}")
 
     def _checkpoint_to_resume(self) -> Path | None:
         config = self.config
@@ -328,7 +373,9 @@ class Trainer:
             self.stepper.scaler.load_state_dict({**scaler, "scale": np.asarray(scaler["scale"], np.float32)})
         self.epoch, self.step = stored.meta["position"]["epoch"], stored.meta["step"]
         self.batches_done = self._batches(stored.meta["position"]["images"])
+        self.best = stored.meta.get("best", self.best)
         self.epoch_meters.load(stored.meta["meters"], self.world)
+        self.task.load_extra_state(stored)
 
     def _batches(self, images: int) -> int:
         """Iterations of this epoch that are done, which must end an accumulation group."""
@@ -344,7 +391,9 @@ class Trainer:
         config, world = self.config, self.world
         if not world.is_main:
             return
-        base = "" if config.lr is not None else f" (blr {config.blr:g} x {self.effective_batch} / 256)"
+        rate = config.blr if config.lr is None else config.lr
+        scales = config.lr is None or config.lr_per_256
+        base = f" ({rate:g} x {self.effective_batch} / 256)" if scales else ""
         for line in (
             f"{config.model}: {self.n_parameters / 1e6:.1f} M trainable parameters, {self.precision.note}",
             f"batch {config.batch_size} x {world} x accum_iter {config.accum_iter} = {self.effective_batch} images per "

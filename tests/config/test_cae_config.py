@@ -86,7 +86,7 @@ ALIASES = {
 }
 RETIRED_SWITCHES = ["rel_pos_bias", "disable_rel_pos_bias", "pin_mem", "no_pin_mem", "dist_on_itp"]
 RETIRED_SWITCHES += ["debug", "enable_multi_print"]
-RETIRED_VALUES = ["save_ckpt_toBPFS_freq", "momentum", "warmup_lr", "world_size", "local_rank", "dist_url"]
+RETIRED_VALUES = ["save_ckpt_toBPFS_freq", "warmup_lr", "world_size", "local_rank", "dist_url"]
 RETIRED_VALUES += ["dvae_num_layers", "num_out_dim", "latent_alignment_loss_weight"]
 # PLSC task/ssl/cae README.md, with the variables of its first lines.
 PUBLISHED = """main_pretrain.py \\
@@ -228,7 +228,7 @@ def test_the_published_command_means_what_it_says(heard):
     [
         (
             "--blr 1e-3",
-            "--blr has no effect beside --lr (0.0005): CAE's learning rate is absolute; give --lr alone, or",
+            "--blr has no effect beside --lr (0.0005): the learning rate of method 'cae' is absolute; give",
         ),
         ("--lr none", "a learning rate is needed: --lr, or --blr"),
         ("--crop_min_size 0.5 --crop_max_size 0.4", "crop_min_size (0.5) exceeds crop_max_size (0.4)"),

@@ -24,7 +24,7 @@ class OtherConfig(PretrainConfig):
     """A second method, to tell methods apart."""
 
     method: ClassVar[str] = "other"
-    model_prefixes: ClassVar[tuple[str, ...]] = ("other_",)
+    models: ClassVar[tuple[str, ...]] = ("other_*",)
 
     model: str = redefault(PretrainConfig, "model", "other_base")
     batch_size: int = redefault(PretrainConfig, "batch_size", 128)
@@ -128,7 +128,7 @@ def test_numbers_that_yaml_reads_as_text(yaml_file):
         (["--blr", "nan"], "--blr must lie in [0, inf), got nan"),
         (["--batch_size", "0"], "--batch_size must lie in [1, inf), got 0"),
         (["--epochs", "ten"], "--epochs: expected a whole number, got 'ten'"),
-        (["--opt", "adam"], "--opt: expected one of adamw, got 'adam'; did you mean 'adamw'?"),
+        (["--opt", "adam"], "--opt: expected one of adamw, sgd, lars, lars_priv, got 'adam'; did you mean 'adamw'?"),
         (["--warmup_epochs", "500"], "warmup_epochs (500) exceeds epochs (400)"),
         (["--lr", "none", "--blr", "none"], "a learning rate is needed"),
         (["--lr"], "--lr: expected one argument"),
