@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import plsc_mae
 from plsc_mae import runtime
-from plsc_mae.config import PRETRAIN
+from plsc_mae.config import FINETUNE, LINPROBE, PRETRAIN
 from plsc_mae.config.resolve import parse
 from plsc_mae.config.schema import suggest
 from plsc_mae.config.tools import (
@@ -22,6 +22,7 @@ from plsc_mae.config.tools import (
     ExtractConfig,
     KNNConfig,
     PlotConfig,
+    PredictConfig,
     RandomTokenizerConfig,
     ReconstructConfig,
 )
@@ -39,10 +40,15 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "pretrain": Command("pre-train an encoder on images without labels", PRETRAIN, "plsc_mae.commands.pretrain:run"),
+    "finetune": Command("train a classifier from a pre-trained encoder", FINETUNE, "plsc_mae.commands.classify:run"),
+    "linprobe": Command("train a linear classifier on frozen features", LINPROBE, "plsc_mae.commands.classify:run"),
     "reconstruct": Command(
         "redraw hidden patches with a pre-trained model",
         {"": ReconstructConfig},
         "plsc_mae.commands.reconstruct:run",
+    ),
+    "predict": Command(
+        "tell the classes of images by a trained classifier", {"": PredictConfig}, "plsc_mae.commands.predict:run"
     ),
     "knn": Command("classify by nearest neighbours of features", {"": KNNConfig}, "plsc_mae.commands.knn:run"),
     "explain": Command("draw what an encoder attends to", {"": ExplainConfig}, "plsc_mae.commands.explain:run"),

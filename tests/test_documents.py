@@ -29,7 +29,11 @@ PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9_]*")
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 # Our programs and the command each stands for; plsc_mae counts after `python -m` only.
-PROGRAMS = {"main_pretrain.py": ["pretrain"], "bench/step.py": ["bench", "step"], "plsc-mae": [], "plsc_mae": []}
+PROGRAMS = {
+    **{f"main_{name}.py": [name] for name in ("pretrain", "finetune", "linprobe")},
+    **{f"scripts/{name}.sh": [name] for name in ("pretrain", "finetune", "linprobe", "knn")},
+    **{"bench/step.py": ["bench", "step"], "plsc-mae": [], "plsc_mae": []},
+}
 PROGRAM = re.compile(rf"(?:^|/)({'|'.join(map(re.escape, PROGRAMS))})$")
 ANYTHING = "1"  # stands for what a reader fills in; good for a path, a number and a name
 # A command may be mentioned without what it cannot do without.
@@ -53,7 +57,7 @@ def shell_blocks(text: str) -> Iterator[str]:
 
 def substituted(text: str) -> str:
     """Replace what a reader or the shell fills in: $(...), $NAME, ${NAME}, <name>, NAME=value of the same script."""
-    text = text.replace("\\\n", " ")
+    text = text.replace("\\\n", " ").replace(' "$@"', "")
     text = re.sub(r"\$\(\((?:[^()]|\([^()]*\))*\)\)|\$\((?:[^()]|\([^()]*\))*\)", ANYTHING, text)
     for name, value in re.findall(r"(?:^|\s)(\w+)=([\w./-]+)(?=\s|$)", text):
         text = re.sub(rf"\${name}\b|\${{{name}}}", value, text)
@@ -150,7 +154,7 @@ def test_the_command_lines_are_found():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_config_is_headed_by_the_command_that_runs_it(path):
-    lines = [line.words for line in lines_in(path) if line.words[0] == "pretrain"]
+    lines = [line.words for line in lines_in(path) if line.words[0] in ("pretrain", "finetune", "linprobe")]
     assert lines
     for words in lines:
         assert str(path.relative_to(ROOT)) in words

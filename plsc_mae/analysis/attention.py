@@ -8,15 +8,18 @@ are divided by their sums, as the paper means it. N tokens, the class token firs
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import paddle
+import paddle.nn.functional as F
 from paddle import Tensor
 
+from plsc_mae.errors import ConfigError
+from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.layers import record_attention
-from plsc_mae.models.vit import VisionTransformer
+from plsc_mae.models.vit import NO_CLASS_TOKEN, VisionTransformer
 
 HeadFusion = Literal["mean", "max", "min"]
 Pool = Literal["cls", "mean"]
@@ -29,6 +32,62 @@ def attention_maps(encoder: VisionTransformer, images: Tensor) -> list[npt.NDArr
     with record_attention() as weights:
         encoder.forward_features(images)
     return [layer.numpy() for layer in weights]
+
+
+class CategoryAttention(NamedTuple):
+    """What the logit of one category for one image has to do with the attentions.
+
+    Attributes:
+        category: its number.
+        probability: of the category, by softmax of the logits.
+        attentions: softmax weights [H, N, N] of each layer of the encoder, first layer first.
+        gradients: of the logit with respect to each of them.
+    """
+
+    category: int
+    probability: float
+    attentions: list[npt.NDArray[np.float32]]
+    gradients: list[npt.NDArray[np.float32]]
+
+
+def category_attention(network: ImageClassifier, image: Tensor, category: int | None = None) -> CategoryAttention:
+    """Classify an image and go back from one logit to the attentions.
+
+    Parameters that are trained get gradients too, which takes time; freeze them where that is not wanted.
+
+    Args:
+        network: the classifier, in evaluation mode.
+        image: [1, C, H, W], normalized.
+        category: its number; None for the one of the largest logit.
+    """
+    image = image.detach()
+    image.stop_gradient = False  # a probe's frozen encoder has a graph by this alone
+    with record_attention() as recorded:
+        logits = network(image)[0]
+    layers = recorded[: len(network.encoder.blocks)]  # those of an attentive probe follow
+    for layer in layers:
+        layer.retain_grads()
+    chosen = int(logits.argmax()) if category is None else category
+    logits[chosen].backward()  # paddle.grad fails where a PyLayer is on the way to inputs that are not leaves
+    return CategoryAttention(
+        chosen,
+        float(F.softmax(logits, axis=-1)[chosen]),
+        [layer.numpy()[0] for layer in layers],
+        [layer.grad.numpy()[0] for layer in layers],
+    )
+
+
+def literal_gradients(attentions: Sequence[Floats], gradients: Sequence[Floats]) -> list[Floats]:
+    """Gradients as MAE-priv pairs them with attentions: of the softmax inputs, last layer first.
+
+    Its backward hooks run in the reverse order of layers, on what has become of a dropout of rate 0.
+
+    Args:
+        attentions: softmax weights [..., N, N] of each layer, first layer first.
+        gradients: with respect to each of them.
+    """
+    pairs = zip(attentions, gradients, strict=True)
+    return [a * (g - (g * a).sum(axis=-1, keepdims=True)) for a, g in pairs][::-1]
 
 
 def rollout(
@@ -57,18 +116,25 @@ def rollout(
 
 
 def gradient_rollout(
-    attentions: Sequence[Floats], gradients: Sequence[Floats], *, discard_ratio: float = 0.9, literal: bool = False
+    attentions: Sequence[Floats],
+    gradients: Sequence[Floats],
+    *,
+    discard_ratio: float = 0.9,
+    literal: bool = False,
+    residual: bool = True,
 ) -> npt.NDArray[np.float64]:
     """Roll attentions out weighted by the gradients of one category's logit, for one image.
 
     The original pairs each layer with the gradient of the softmax input of the layer as far from the other end; its
-    pictures need that pairing from the caller besides `literal`.
+    pictures need the gradients of `literal_gradients` besides `literal`.
 
     Args:
         attentions: softmax weights [H, N, N] of each layer, first layer first.
         gradients: of the logit with respect to each of them.
         discard_ratio: share of each layer's smallest products that is set to 0.
         literal: divide columns, see above.
+        residual: whether a token also has what reaches it by no attention, itself. Gradients are small beside that, so
+            that a mean over rows is all but even with it; the class token's row of patches is the same either way.
 
     Returns:
         [N, N], as `rollout`.
@@ -77,7 +143,11 @@ def gradient_rollout(
     for attention, gradient in zip(attentions, gradients, strict=True):
         fused = (attention.astype(np.float64) * gradient).mean(axis=0)
         layers.append(_discard(np.maximum(fused, 0.0), discard_ratio, keep_first=False))
-    return _accumulate(layers, literal)
+    rolled = _accumulate(layers, literal)
+    if not residual:
+        sums = [layer.sum(axis=-1) + 1 for layer in layers]  # of twice the rows, with the identity
+        rolled = np.maximum(rolled - np.diag(np.prod(1 / np.asarray(sums), axis=0)), 0.0)  # but for rounding
+    return rolled
 
 
 def patch_relevance(weights: Floats, grid: tuple[int, int], pool: Pool = "cls") -> npt.NDArray[np.float64]:
@@ -90,10 +160,15 @@ def patch_relevance(weights: Floats, grid: tuple[int, int], pool: Pool = "cls") 
 
     Returns:
         [..., rows, columns], the largest value of each map 1; a map without any weight is all 0.
+
+    Raises:
+        ConfigError: the class token's row is asked of a network that has none.
     """
     first = weights.shape[-1] - grid[0] * grid[1]  # 1 with a class token
-    if first not in (0, 1) or (first == 0 and pool == "cls"):
-        raise ValueError(f"{weights.shape[-1]} tokens do not go with {grid[0]} x {grid[1]} patches and pool '{pool}'")
+    if first not in (0, 1):
+        raise ValueError(f"{weights.shape[-1]} tokens do not go with {grid[0]} x {grid[1]} patches")
+    if first == 0 and pool == "cls":
+        raise ConfigError(NO_CLASS_TOKEN)
     rows = weights[..., 0, :] if pool == "cls" else weights[..., first:, :].mean(axis=-2)
     maps = rows[..., first:].reshape(*weights.shape[:-2], *grid).astype(np.float64)
     largest = maps.max(axis=(-2, -1), keepdims=True)

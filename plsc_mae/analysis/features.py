@@ -20,14 +20,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
+from plsc_mae.data.decode import Backend
 from plsc_mae.data.device import Normalize
 from plsc_mae.data.imagefolder import ImageDataset, ImageList
-from plsc_mae.data.loader import build_loader
+from plsc_mae.data.loader import KeyedDataset, build_loader
 from plsc_mae.data.randomness import SampleKey
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.transforms import Transform
-from plsc_mae.errors import DataError
-from plsc_mae.models.vit import VisionTransformer
+from plsc_mae.errors import ConfigError, DataError
+from plsc_mae.models.vit import NO_CLASS_TOKEN, VisionTransformer
 from plsc_mae.parallel.data import World
 
 TokenKind = Literal["cls", "mean", "patch"]
@@ -45,6 +46,9 @@ class TokenFeatures:
         layers: blocks after which tokens are taken; 0 is before the first.
         kinds: the class token, the mean of the patch tokens, or the patch tokens themselves.
         norm: whether the encoder's final norm is applied; MAE-priv's k-NN goes without.
+
+    Raises:
+        ConfigError: the class token is asked of an encoder that has none.
     """
 
     encoder: VisionTransformer
@@ -53,6 +57,10 @@ class TokenFeatures:
     kinds: Sequence[TokenKind]
     norm: bool
 
+    def __post_init__(self) -> None:
+        if "cls" in self.kinds and self.encoder.cls_token is None:
+            raise ConfigError(NO_CLASS_TOKEN)
+
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """Encode uint8 images [B, H, W, 3]."""
         states = self.encoder.forward_layers(self.normalize(images))
@@ -60,15 +68,22 @@ class TokenFeatures:
         for layer in self.layers:
             tokens = self.encoder.norm(states[layer]) if self.norm else states[layer]
             for kind in self.kinds:
-                features[f"layer{layer}/{kind}"] = select_tokens(tokens, kind)
+                features[f"layer{layer}/{kind}"] = select_tokens(tokens, kind, self.encoder.num_prefix_tokens)
         return features
 
 
-def select_tokens(tokens: Tensor, kind: TokenKind) -> Tensor:
-    """[B, 1 + L, D] -> the class token or the mean of the patch tokens [B, D], or the patch tokens [B, L, D]."""
+def select_tokens(tokens: Tensor, kind: TokenKind, num_prefix_tokens: int = 1) -> Tensor:
+    """Take the class token or the mean of the patch tokens [B, D], or the patch tokens [B, L, D].
+
+    Args:
+        tokens: [B, T + L, D], of which the T = `num_prefix_tokens` first belong to no patch.
+        kind: what is taken.
+        num_prefix_tokens: 1 with a class token, 0 without one.
+    """
     if kind == "cls":
         return tokens[:, 0]
-    return tokens[:, 1:].mean(axis=1) if kind == "mean" else tokens[:, 1:]
+    patches = tokens[:, num_prefix_tokens:]
+    return patches.mean(axis=1) if kind == "mean" else patches
 
 
 def pixel_features(images: Tensor) -> dict[str, Tensor]:
@@ -76,11 +91,18 @@ def pixel_features(images: Tensor) -> dict[str, Tensor]:
     return {"pixels": images.flatten(1).astype("float32") / 255}
 
 
-@paddle.no_grad()
 def encode_images(
-    encode: Encode, images: ImageList, transform: Transform, world: World, *, batch_size: int, num_workers: int
+    encode: Encode,
+    images: ImageList,
+    transform: Transform,
+    world: World,
+    *,
+    batch_size: int,
+    num_workers: int,
+    backend: Backend = "pil",
+    bad_image: Literal["error", "skip"] = "error",
 ) -> Arrays:
-    """Encode every image of a list once.
+    """Encode every image of a list once, see `encode_dataset`.
 
     Args:
         encode: gives the features of a batch.
@@ -89,25 +111,45 @@ def encode_images(
         world: the processes that share the work; all of them must call.
         batch_size: images per batch and process.
         num_workers: processes that decode, per process.
+        backend: of decoding.
+        bad_image: see `ImageDataset`; with "skip" the place of a bad image is filled with its stand-in's features.
+    """
+    dataset = ImageDataset(images, transform, seed=0, backend=backend, bad_image=bad_image)
+    return encode_dataset(encode, dataset, world, batch_size=batch_size, num_workers=num_workers, title=images.root)
+
+
+@paddle.no_grad()
+def encode_dataset(
+    encode: Encode, dataset: KeyedDataset, world: World, *, batch_size: int, num_workers: int, title: str
+) -> Arrays:
+    """Encode every sample of a data set once, that of epoch 0.
+
+    Args:
+        encode: gives the features of a batch of "image", uint8 [B, H, W, 3].
+        dataset: the samples.
+        world: the processes that share the work; all of them must call.
+        batch_size: images per batch and process.
+        num_workers: processes that decode, per process.
+        title: of the progress bar.
 
     Returns:
-        {name: [n, ...]} in the order of the list, in the first process; nothing in others.
+        {name: [n, ...]} in the order of the data set, in the first process; nothing in others.
     """
-    dataset = ImageDataset(images, transform, seed=0)
-    sampler = EpochBatchSampler(len(images), batch_size, world.rank, world.size, seed=0, shuffle=False, drop_last=False)
+    count = len(dataset)
+    sampler = EpochBatchSampler(count, batch_size, world.rank, world.size, seed=0, shuffle=False, drop_last=False)
     # Shapes come from one image, as a process may be left without any batch.
     first = encode(paddle.to_tensor(dataset[SampleKey(0, 0)]["image"][None]))
-    whole = {name: np.empty((len(images), *x.shape[1:]), np.float32) for name, x in first.items()}
+    whole = {name: np.empty((count, *x.shape[1:]), np.float32) for name, x in first.items()}
     batches = iter(build_loader(dataset, sampler, num_workers=num_workers))
     hidden = None if world.is_main else True  # None: drawn on a terminal only
-    for start in tqdm(range(0, len(images), sampler.global_batch_size), images.root, disable=hidden):
-        stop = min(start + sampler.global_batch_size, len(images))
+    for start in tqdm(range(0, count, sampler.global_batch_size), title, disable=hidden):
+        stop = min(start + sampler.global_batch_size, count)
         batch = next(batches, None)
         encoded = None if batch is None else encode(batch["image"])
         for name, array in whole.items():
             part = np.zeros((stop - start, *array.shape[1:]), np.float32)
             if batch is not None and encoded is not None:
-                part[batch["index"].numpy() - start] = encoded[name].numpy()
+                part[np.array_split(np.arange(stop - start), world.size)[world.rank]] = encoded[name].numpy()
             if world.size > 1:
                 part = world.sum(paddle.to_tensor(part)).numpy()
             if world.is_main:

@@ -87,12 +87,12 @@ def nearest_neighbours(bank: Features, queries: Features, k: int) -> tuple[Featu
     Raises:
         DataError: a feature is not finite.
     """
-    queries = _unit_rows(queries)
+    queries = unit_rows(queries)
     similarities = np.empty((len(queries), k), np.float32)
     places = np.empty((len(queries), k), np.int64)
     step = max(BANK_BLOCK, k)
     for start in range(0, len(bank), step):
-        block = _unit_rows(bank[start : start + step])
+        block = unit_rows(bank[start : start + step])
         for first in range(0, len(queries), QUERY_BLOCK):
             rows = slice(first, first + QUERY_BLOCK)
             found = queries[rows] @ block.T
@@ -123,8 +123,12 @@ def class_scores(
     return scores
 
 
-def _unit_rows(features: Features) -> Features:
-    """Divide rows by their length; a row of zeros stays."""
+def unit_rows(features: Features) -> Features:
+    """Divide the rows of [N, D] by their length; a row of zeros stays.
+
+    Raises:
+        DataError: a feature is not finite.
+    """
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     if not np.isfinite(lengths).all():
         bad = int((~np.isfinite(lengths)).sum())

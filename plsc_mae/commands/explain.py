@@ -1,82 +1,177 @@
-"""`plsc-mae explain`: one labelled panel per image of the patches that an encoder attends to."""
+"""`plsc-mae explain`: one labelled panel per image of what an encoder attends to, or a category goes by."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import paddle
+from paddle import Tensor
 
-from plsc_mae.analysis.attention import attention_maps, patch_relevance, rollout
+from plsc_mae.analysis.attention import (
+    Floats,
+    Pool,
+    attention_maps,
+    category_attention,
+    gradient_rollout,
+    literal_gradients,
+    patch_relevance,
+    rollout,
+)
 from plsc_mae.analysis.heatmap import overlay
 from plsc_mae.analysis.panel import compose
 from plsc_mae.commands.pictures import SHEET_ROWS, find_pictures, panel_name, save_picture, spread
+from plsc_mae.commands.predict import open_trained
+from plsc_mae.config.schema import suggest
 from plsc_mae.config.tools import ExplainConfig
 from plsc_mae.data.decode import open_image
+from plsc_mae.data.device import Normalize
 from plsc_mae.data.randomness import sample_rng
 from plsc_mae.data.transforms import ResizeCentreCrop
 from plsc_mae.errors import ConfigError
 from plsc_mae.methods.base import Pictures
 from plsc_mae.methods.frozen import load_frozen
+from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.parallel.data import World
+
+PREDICTED = "predicted"
+
+
+class Maps(NamedTuple):
+    """Weights [N, N] of tokens for an image by what they are of, and what is to be told of this image besides.
+
+    Attributes:
+        weights: the labels are the same for all images, as those of a sheet are.
+        captions: labels for the image's own panel, by the general ones.
+    """
+
+    weights: Mapping[str, Floats]
+    captions: Mapping[str, str]
 
 
 def run(config: ExplainConfig) -> None:
     """Draw and save the panels.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read.
+        CheckpointError: the checkpoint cannot be read, or holds no classifier where a category is asked for.
         DataError: there is no image, or one that cannot be decoded.
-        ConfigError: the encoder has no such layer.
+        ConfigError: the encoder has no such layer, or the classifier no such class.
     """
     World(config.device)
-    network, normalize, origin = load_frozen(
-        config.model_path,
-        num_heads=config.num_heads,
-        input_size=config.input_size,
-        random_weights=config.random_weights,
-        seed=config.seed,
-    )
-    depth, layer = len(network.blocks), config.layer_index
-    if layer is not None and not -depth <= layer < depth:
-        raise ConfigError(f"--layer_index {layer}: the encoder has {depth} layers; expected 0 to {depth - 1}")
-    print(origin)
+    explainer = Explainer(config)
+    print(explainer.origin)
     images = find_pictures(config.img_path)
-    view = ResizeCentreCrop(network.img_size, max(network.img_size))
+    view = ResizeCentreCrop(explainer.encoder.img_size, max(explainer.encoder.img_size))
     folder = Path(config.save_path)
     sheet: list[Pictures] = []
     for index in spread(len(images), config.max_images):
         pixels = view(open_image(images.path(index)), sample_rng(0, 0, index))["image"]
-        maps = attention_maps(network, normalize(paddle.to_tensor(pixels[None])))
-        panel = _panel(pixels, [weights[0] for weights in maps], network.grid, config)
-        print(save_picture(compose(panel), folder / panel_name(images, index)))
+        maps = explainer(paddle.to_tensor(pixels[None]))
+        panel = {"image": pixels[None]}
+        for label, weights in maps.weights.items():
+            relevance = patch_relevance(weights, explainer.encoder.grid, explainer.pool)
+            panel[label] = overlay(pixels, relevance)[None]
+        own = {maps.captions.get(label, label): picture for label, picture in panel.items()}
+        print(save_picture(compose(own), folder / panel_name(images, index)))
         sheet += [panel] if len(sheet) < SHEET_ROWS else []
     if len(sheet) > 1:
         rows = {label: np.concatenate([panel[label] for panel in sheet]) for label in sheet[0]}
         print(save_picture(compose(rows), folder / "sheet.png"))
 
 
-def _panel(
-    pixels: npt.NDArray[np.uint8],
-    attentions: list[npt.NDArray[np.float32]],
-    grid: tuple[int, int],
-    config: ExplainConfig,
-) -> Pictures:
-    """The image, and it under the rollout and under the last layer's attention, each uint8 [1, H, W, 3]."""
-    rolled = rollout(
-        attentions,
-        head_fusion=config.head_fusion,
-        discard_ratio=config.discard_ratio,
-        layer_index=config.layer_index,
-        literal=config.literal,
+class Explainer:
+    """Gives the maps of an image that the options ask for.
+
+    Attributes:
+        encoder: whose attention it is.
+        pool: whose rows of the maps are drawn.
+        origin: says where the weights are from.
+
+    Raises:
+        ConfigError: the encoder has no such layer, or the classifier no such class.
+    """
+
+    encoder: VisionTransformer
+    normalize: Normalize
+    origin: str
+
+    def __init__(self, config: ExplainConfig) -> None:
+        self.config, self.trained = config, open_trained(config) if config.category_index else None
+        self.category: int | None = None
+        pools_mean = False
+        if self.trained is None:
+            self.encoder, self.normalize, self.origin = load_frozen(
+                config.model_path,
+                num_heads=config.num_heads,
+                input_size=config.input_size,
+                random_weights=config.random_weights,
+                seed=config.seed,
+            )
+        else:
+            network, self.normalize, _, classes, self.origin = self.trained
+            self.encoder, pools_mean = network.encoder, network.mean_pooled
+            self.category = find_category(config.category_index, classes)
+        self.pool: Pool = config.pool or ("mean" if pools_mean else "cls")
+        depth, layer = len(self.encoder.blocks), config.layer_index
+        if layer is not None and not -depth <= layer < depth:
+            raise ConfigError(f"--layer_index {layer}: the encoder has {depth} layers; expected 0 to {depth - 1}")
+
+    def __call__(self, pixels: Tensor) -> Maps:
+        """Explain an image, uint8 [1, H, W, 3]."""
+        image = self.normalize(pixels)
+        if self.trained is None:
+            return Maps(self._attention([layer[0] for layer in attention_maps(self.encoder, image)]), {})
+        config, (network, _, _, classes, _) = self.config, self.trained
+        chosen, probability, attentions, gradients = category_attention(network, image, self.category)
+        if config.literal:
+            gradients = literal_gradients(attentions, gradients)
+        pairs = list(zip(attentions, gradients, strict=True))
+        layers = pairs if config.layer_index is None else [pairs[config.layer_index]]
+        rolled = gradient_rollout(
+            *zip(*layers, strict=True), discard_ratio=config.discard_ratio, literal=config.literal, residual=False
+        )
+        where = f"discard {config.discard_ratio:g}{self._layer()}"
+        name = "the predicted class" if self.category is None else f"'{classes[chosen]}'"
+        label = f"gradient rollout of {name} ({where})"
+        caption = f"gradient rollout of '{classes[chosen]}', {100 * probability:.1f} % ({where})"
+        return Maps({label: rolled, **self._attention(attentions)}, {label: caption})
+
+    def _attention(self, attentions: Sequence[Floats]) -> dict[str, Floats]:
+        """The rollout and the last layer's attention, whatever is classified."""
+        config = self.config
+        rolled = rollout(
+            attentions,
+            head_fusion=config.head_fusion,
+            discard_ratio=config.discard_ratio,
+            layer_index=config.layer_index,
+            literal=config.literal,
+        )
+        maps = {
+            f"rollout ({config.head_fusion} of heads, discard {config.discard_ratio:g}{self._layer()})": rolled,
+            "last layer, mean of heads": attentions[-1].mean(axis=0),
+        }
+        heads = {f"last layer, head {i}": head for i, head in enumerate(attentions[-1])} if config.heads else {}
+        return {**maps, **heads}
+
+    def _layer(self) -> str:
+        return "" if self.config.layer_index is None else f", layer {self.config.layer_index}"
+
+
+def find_category(text: str, classes: Sequence[str]) -> int | None:
+    """The number of a class that is given by number or name; None for the predicted one.
+
+    Raises:
+        ConfigError: there is no such class.
+    """
+    if text == PREDICTED:
+        return None
+    if text.isdecimal() and int(text) < len(classes):
+        return int(text)
+    if text in classes:
+        return classes.index(text)
+    raise ConfigError(
+        f"--category_index {text}: the classifier has no such class{suggest(text, classes)}; expected a number from 0 "
+        f"to {len(classes) - 1}, a name or '{PREDICTED}'"
     )
-    where = "" if config.layer_index is None else f", layer {config.layer_index}"
-    weights = {
-        f"rollout ({config.head_fusion} of heads, discard {config.discard_ratio:g}{where})": rolled,
-        "last layer, mean of heads": attentions[-1].mean(axis=0),
-    }
-    if config.heads:
-        weights |= {f"last layer, head {i}": head for i, head in enumerate(attentions[-1])}
-    drawn = {label: overlay(pixels, patch_relevance(w, grid, config.pool))[None] for label, w in weights.items()}
-    return {"image": pixels[None], **drawn}

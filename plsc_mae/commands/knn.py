@@ -13,7 +13,7 @@ from plsc_mae.analysis.features import Encode, TokenFeatures, encode_images, pix
 from plsc_mae.analysis.knn import KNNAccuracy, knn_accuracy
 from plsc_mae.commands.pretrain import count_workers
 from plsc_mae.config.tools import FeatureConfig, KNNConfig
-from plsc_mae.data.imagefolder import ImageList, find_images
+from plsc_mae.data.imagefolder import find_images, find_validation
 from plsc_mae.data.transforms import ResizeCentreCrop
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.methods.frozen import load_frozen
@@ -65,7 +65,8 @@ def centre_crop(config: FeatureConfig, size: tuple[int, int]) -> ResizeCentreCro
 
 def _computed(config: KNNConfig, world: World) -> tuple[str, list[Labelled]]:
     """What was compared, and bank and queries in the first process; nothing in others."""
-    lists = _image_lists(config)
+    bank = find_images(config.data_path, "train")
+    lists = (bank, find_validation(bank, config.data_path, config.eval_data_path))
     encode: Encode
     if config.input_size is not None and config.pixels:
         size, name, encode = (config.input_size[0], config.input_size[-1]), "raw pixels", pixel_features
@@ -81,35 +82,16 @@ def _computed(config: KNNConfig, world: World) -> tuple[str, list[Labelled]]:
         encode = TokenFeatures(network, normalize, [len(network.blocks)], [config.pool], config.norm)
     if world.is_main:
         print(name)
-    options = {"batch_size": config.batch_size, "num_workers": count_workers(config.num_workers)}
+    workers = count_workers(config.num_workers)
     parts = []
     for images in lists:
-        arrays = encode_images(encode, images, centre_crop(config, size), world, **options)
+        crop = centre_crop(config, size)
+        arrays = encode_images(encode, images, crop, world, batch_size=config.batch_size, num_workers=workers)
         parts += [Labelled(features, images.labels) for features in arrays.values()]
     if config.pixels and world.is_main:  # without it all pictures resemble each other: pixels are never negative
         mean = parts[0].features.mean(axis=0)
         parts = [Labelled(features - mean, labels) for features, labels in parts]
     return name, parts
-
-
-def _image_lists(config: KNNConfig) -> tuple[ImageList, ImageList]:
-    source = Path(config.data_path)
-    if (
-        not config.eval_data_path
-        and source.exists()
-        and not ((source / "train").is_dir() and (source / "val").is_dir())
-    ):
-        raise DataError(f"{source} has no folders train/ and val/; name the queries with --eval_data_path")
-    bank, queries = find_images(source, "train"), find_images(config.eval_data_path or source, "val")
-    for images in (bank, queries):
-        if not images.classes:
-            raise DataError(f"the images of {images.root} have no classes; expected a folder per class or a list")
-    if bank.classes != queries.classes:
-        raise DataError(
-            f"{bank.root} and {queries.root} have different classes ({len(bank.classes)} and {len(queries.classes)}); "
-            "expected the same class folders in both"
-        )
-    return bank, queries
 
 
 def _loaded(config: KNNConfig) -> tuple[str, list[Labelled]]:

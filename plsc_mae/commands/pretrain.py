@@ -9,17 +9,26 @@ import paddle
 
 from plsc_mae.config import PretrainConfig
 from plsc_mae.config.schema import to_line
-from plsc_mae.data.imagefolder import ImageDataset, find_images
+from plsc_mae.data.imagefolder import (
+    ImageDataset,
+    ImageList,
+    evenly_from_classes,
+    find_images,
+    find_validation,
+    require_classes,
+)
 from plsc_mae.data.loader import BatchLoader, build_loader, collate
 from plsc_mae.data.randomness import SampleKey
 from plsc_mae.data.sampler import EpochBatchSampler
-from plsc_mae.errors import ConfigError
+from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch, Method
 from plsc_mae.parallel.data import World
 from plsc_mae.runtime import available_cores, local_processes
-from plsc_mae.train.observe import PicturePanel
+from plsc_mae.train.observe import Observer, PicturePanel
+from plsc_mae.train.online_probe import OnlineProbe
 from plsc_mae.train.trainer import Trainer
+from plsc_mae.train.watch import FeatureWatch
 
 logger = logging.getLogger(__name__)
 
@@ -35,17 +44,27 @@ def run(config: PretrainConfig) -> None:
     """
     method = load_method(config.method)
     dataset = build_dataset(config, method)
+    watched = find_watched(config, dataset.images) if config.knn_freq else None
+    if config.online_probe:
+        require_classes(dataset.images, "--online_probe")
     world = World(config.device)
     if world.is_main:
         logger.info("options: %s", textwrap.fill(to_line(config), 120, subsequent_indent="  "))
     paddle.seed(config.seed)
     task = method.build_task(config)
     loader = training_loader(dataset, config, world)
-    observers = []
+    observers: list[Observer] = []
     if config.vis_freq:
         panel = _panel(build_dataset(config, method, view=True)) if world.is_main else None
         observers.append(PicturePanel(task, panel, config.vis_freq, world))
-    Trainer(task, loader, config, world, observers=observers).fit()
+    if watched is not None:
+        workers = count_workers(config.num_workers)
+        observers.append(FeatureWatch(task, method.normalize(config), *watched, config, world, num_workers=workers))
+    probe = None
+    if config.online_probe:
+        classes = len(dataset.images.classes)
+        probe = OnlineProbe(task.model.encoder.embed_dim, classes, config.online_probe_lr, world)
+    Trainer(task, loader, config, world, observers=observers, probe=probe).fit()
 
 
 def build_dataset(config: PretrainConfig, method: Method, *, view: bool = False) -> ImageDataset:
@@ -64,6 +83,26 @@ def build_dataset(config: PretrainConfig, method: Method, *, view: bool = False)
         backend=config.image_backend,
         bad_image=config.bad_image,
     )
+
+
+def find_watched(config: PretrainConfig, train: ImageList) -> tuple[ImageList, ImageList]:
+    """Choose the training and validation images that --knn_freq compares.
+
+    Raises:
+        ConfigError: fewer images are to be compared than there are classes or neighbours.
+        DataError: images are missing or without labels, or the two sets have other classes.
+    """
+    val = find_validation(train, config.data_path, config.eval_data_path)
+    if config.knn_max_images < len(train.classes):
+        raise ConfigError(
+            f"--knn_max_images {config.knn_max_images} is fewer than the {len(train.classes)} classes of {train.root}"
+        )
+    bank, queries = (evenly_from_classes(images, config.knn_max_images) for images in (train, val))
+    if len(queries) < 2:
+        raise DataError(f"{val.root} has 1 image; --knn_freq needs two or more to compare")
+    if config.knn_k > len(bank):
+        raise ConfigError(f"--knn_k {config.knn_k} asks for more neighbours than the {len(bank)} images of the bank")
+    return bank, queries
 
 
 def training_loader(dataset: ImageDataset, config: PretrainConfig, world: World) -> BatchLoader:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from plsc_mae.config.cae import CAEConfig
 from plsc_mae.config.classify import (
     CAEFinetuneConfig,
@@ -25,10 +27,16 @@ FINETUNE: dict[str, type[FinetuneConfig]] = {
 LINPROBE: dict[str, type[LinprobeConfig]] = {
     cls.method: cls for cls in (MAELinprobeConfig, CAELinprobeConfig, MAEPrivLinprobeConfig)
 }
+PHASES: dict[str, Mapping[str, type[TrainingConfig]]] = {
+    "pretrain": PRETRAIN,
+    "finetune": FINETUNE,
+    "linprobe": LINPROBE,
+}
 
 __all__ = [
     "FINETUNE",
     "LINPROBE",
+    "PHASES",
     "PRETRAIN",
     "CAEConfig",
     "ClassifyConfig",

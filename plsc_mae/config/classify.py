@@ -21,7 +21,7 @@ _RETIRED = {
     "resplit": Retired("no implementation acts on it", takes_value=False),
     "clip_norm": Retired("no implementation reads it; --clip_grad clips"),
     "model_ema_force_cpu": Retired("the averaged weights stay on the training device", takes_value=False),
-    "imagenet_default_mean_and_std": Retired("ImageNet's statistics are the default of classifiers", False),
+    "imagenet_default_mean_and_std": Retired("ImageNet's statistics are the default", False, granted=True),
 }
 
 
@@ -30,14 +30,10 @@ class ClassifierOptions(EncoderSizeOptions):
     """Classifier: its encoder, where that starts from, its head."""
 
     finetune: str = option("", "checkpoint of pre-training to start from; random weights when not given")
-    model_key: str | None = option(
-        None, "key of its weights, as model_ema; several with | between [found by its content]"
-    )
+    model_key: str = option("", "key of its weights, as model_ema; several with | between [found by its content]")
     model_prefix: str = option("", "what its names begin with beside the encoder's own")
     nb_classes: int | None = option(None, "classes [those of the data]", within="[1, inf)")
-    global_pool: bool = option(
-        True, "classify the mean of the patch tokens; else, with --no_global_pool, a class token"
-    )
+    global_pool: bool = option(True, "classify the mean of the patch tokens; else the class token")
     drop_path: float = option(0.1, "stochastic depth rate of the last block", within="[0, 1)")
 
 
@@ -105,6 +101,20 @@ class ProbeOptions:
 
 
 @dataclass(kw_only=True, frozen=True)
+class FrozenFeatureOptions:
+    """Frozen features: what need not be computed twice."""
+
+    cache_features: bool = option(
+        False, "encode every image once, by the evaluation crop, and train on that: fast, but without augmentation"
+    )
+    lr_sweep: tuple[float, ...] | None = option(
+        None,
+        "train a linear layer for each of these rates, in the units of --blr or --lr, in one run",
+        within="(0, inf)",
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
 class RegularizationOptions:
     """Dropout (Atten4Vis/CAE, BUPT-PRIV/MAE-priv, MAE-pytorch)."""
 
@@ -166,13 +176,13 @@ class FinetuneConfig(FinetuneOptions, AugmentationOptions, ClassifyConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class LinprobeConfig(ProbeOptions, ClassifyConfig):
+class LinprobeConfig(FrozenFeatureOptions, ProbeOptions, ClassifyConfig):
     """Probing of frozen features."""
 
     phase: ClassVar[str] = "linprobe"
     retired: ClassVar[dict[str, Retired]] = {
         **_RETIRED,
-        "enable_linear_eval": Retired("probing is all that this command does", takes_value=False),
+        "enable_linear_eval": Retired("probing is all that this command does", takes_value=False, granted=True),
     }
 
     batch_size: int = redefault(TrainingConfig, "batch_size", 512)
@@ -188,6 +198,21 @@ class LinprobeConfig(ProbeOptions, ClassifyConfig):
     def probe(self) -> str:
         """The kind of probe."""
         return self.linear_type
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("cache_features", "lr_sweep"):
+            if getattr(self, name) and self.linear_type == "attentive":
+                raise ConfigError(
+                    f"--{name} needs features that do not change; --linear_type attentive trains the pooling"
+                )
+        if self.lr_sweep and (self.clip_grad is not None or self.eval):
+            other = "--eval" if self.eval else "--clip_grad"
+            raise ConfigError(
+                f"--lr_sweep and {other} exclude each other: the sweep trains several classifiers at once"
+            )
+        if self.lr_sweep and (self.blr if self.lr is None else self.lr) == 0:
+            raise ConfigError("--lr_sweep multiplies the schedule of --blr or --lr, which is 0")
 
 
 # ---------------------------------------------------------------------------------------------------- presets

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from plsc_mae.config import PRETRAIN
+from plsc_mae.config import PHASES, TrainingConfig
 from plsc_mae.config.schema import (
     FlagParser,
     Value,
@@ -20,8 +20,8 @@ from plsc_mae.config.schema import (
     read_yaml,
     split_override,
     suggest,
+    vocabulary,
 )
-from plsc_mae.config.sections import PretrainConfig
 from plsc_mae.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -66,8 +66,8 @@ def from_mapping(values: Mapping[str, Any], configs: Mapping[str, type], where: 
     return build(cls, _live(raw, cls, configs))
 
 
-def load_config(path: str, **overrides: Any) -> PretrainConfig:
-    """Read a pre-training config from a YAML file.
+def load_config(path: str, **overrides: Any) -> TrainingConfig:
+    """Read a training config from a YAML file; its key `phase` says of what kind, pretrain when it is not there.
 
     Args:
         path: the file.
@@ -76,8 +76,11 @@ def load_config(path: str, **overrides: Any) -> PretrainConfig:
     Raises:
         ConfigError: the file cannot be read or an option in it cannot be obeyed.
     """
-    values = {name: value.raw for name, value in read_yaml(path).items()}
-    return from_mapping(values | overrides, PRETRAIN, path)
+    values = {name: value.raw for name, value in read_yaml(path).items()} | overrides
+    phase = values.get("phase", "pretrain")
+    if phase not in PHASES:
+        raise ConfigError(f"{path}: phase: expected one of {', '.join(PHASES)}, got {phase!r}")
+    return from_mapping(values, PHASES[phase], path)
 
 
 def _underscored(word: str) -> str:
@@ -159,14 +162,24 @@ def _live(layer: Mapping[str, Value], cls: type, configs: Mapping[str, type]) ->
     for key, value in layer.items():
         name = aliases.get(key, key)
         if name in retired:
-            logger.warning("%s has no effect: %s", value.origin, retired[name].reason)
+            if not retired[name].granted:
+                logger.warning("%s has no effect: %s", value.origin, retired[name].reason)
         elif name in names:
             live[name] = value
         elif name in negations:
             live[negations[name]] = Value(not coerce(value, bool), value.origin)
-        elif name != "method":
+        elif name == "phase":
+            _check_phase(value, cls)
+        elif name != "method" and name not in getattr(cls, "passed_over", ()):
             raise ConfigError(_unknown(value.origin, key, cls, configs))
     return live
+
+
+def _check_phase(value: Value, cls: type) -> None:
+    """Refuse a file of another kind of training."""
+    phase = getattr(cls, "phase", "")
+    if phase and value.raw != phase:
+        raise ConfigError(f"{value.origin}: these are options of '{value.raw}', and this is '{phase}'")
 
 
 def _surplus(word: str, cls: type, configs: Mapping[str, type]) -> str:
@@ -180,7 +193,5 @@ def _unknown(where: str, name: str, cls: type, configs: Mapping[str, type]) -> s
     for other in configs.values():
         if other is not cls and name in {option.name for option in options(other)}:
             return f"{where} belongs to method '{other.method}'; this run is '{method}'"  # type: ignore[attr-defined]
-    vocabulary = [option.name for option in options(cls)]
-    vocabulary += [*getattr(cls, "aliases", {}), *getattr(cls, "negations", {})]
     kind = "flag" if where.startswith("-") and not where.startswith("-o ") else "key"
-    return f"unknown {kind} {where!r}{suggest(name, vocabulary) or '; --help lists the options'}"
+    return f"unknown {kind} {where!r}{suggest(name, sorted(vocabulary(cls))) or '; --help lists the options'}"

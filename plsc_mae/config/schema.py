@@ -33,10 +33,17 @@ class Value(NamedTuple):
 
 
 class Retired(NamedTuple):
-    """A historical flag that is accepted and warned about, because it has nothing to act on here."""
+    """A historical flag that is accepted although it has nothing to act on here.
+
+    Attributes:
+        reason: why it has no effect; told as a warning.
+        takes_value: whether a value follows.
+        granted: whether it asks for what is done anyway, which needs no warning.
+    """
 
     reason: str
     takes_value: bool = True
+    granted: bool = False
 
 
 def option(default: Any, help: str, *, within: str = "") -> Any:
@@ -59,6 +66,12 @@ def redefault(base: type, name: str, default: Any) -> Any:
 def options(cls: Any) -> list[dataclasses.Field[Any]]:
     """The options a config class declares or inherits."""
     return [f for f in dataclasses.fields(cls) if "help" in f.metadata]
+
+
+def vocabulary(cls: Any) -> frozenset[str]:
+    """Every name that a config class understands: its options, their second names and opposites."""
+    names = {item.name for item in options(cls)}
+    return frozenset(names.union(getattr(cls, "aliases", {}), getattr(cls, "negations", {})))
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -244,8 +257,8 @@ def _add_flag(group: Any, item: dataclasses.Field[Any], hint: Any) -> None:
 
 
 def plain_values(config: Any) -> dict[str, Any]:
-    """Every option of a config as plain data, in declaration order, led by the method if there is one."""
-    values = {"method": config.method} if getattr(config, "method", "") else {}
+    """Every option of a config as plain data, in declaration order, led by method and phase if it has them."""
+    values = {kind: getattr(config, kind) for kind in ("method", "phase") if getattr(config, kind, "")}
     values |= {item.name: getattr(config, item.name) for item in options(type(config))}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 

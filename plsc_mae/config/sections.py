@@ -175,3 +175,20 @@ class PretrainConfig(TrainingConfig):
     phase: ClassVar[str] = "pretrain"
 
     vis_freq: int = option(20, "epochs between pictures of a fixed panel in VisualDL; 0 draws none", within="[0, inf)")
+    online_probe: bool = option(
+        False, "train a linear classifier on the features of every step, without touching the network; needs labels"
+    )
+    online_probe_lr: float = option(1e-3, "learning rate of the online probe (AdamW)", within="(0, inf)")
+    knn_freq: int = option(
+        0, "epochs between k-NN accuracies and measures of the features; 0: none; needs labels", within="[0, inf)"
+    )
+    knn_k: int = option(20, "neighbours that vote in it", within="[1, inf)")
+    knn_max_images: int = option(
+        20000, "most images of each set that are compared in it, chosen evenly from the classes", within="[1, inf)"
+    )
+    eval_data_path: str = option("", "its validation images: folder or list file [DATA_PATH/val]")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eval_data_path and not self.knn_freq:
+            raise ConfigError("--eval_data_path has no effect without --knn_freq: pre-training evaluates nothing else")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from plsc_mae.config.schema import option, redefault
+from plsc_mae.config.classify import MAEPrivFinetuneConfig
+from plsc_mae.config.schema import option, redefault, vocabulary
 from plsc_mae.errors import ConfigError
 
 
@@ -129,6 +130,8 @@ class KNNConfig(FeatureConfig):
     """k-NN: classify validation images by their nearest neighbours among the training images."""
 
     aliases: ClassVar[dict[str, str]] = {"finetune": "model_path"}
+    # A fine-tuning config may be given, as to MAE-priv's k-NN, which takes what it knows of it.
+    passed_over: ClassVar[frozenset[str]] = vocabulary(MAEPrivFinetuneConfig)
 
     data_path: str = option("", "folder with train/ (the bank) and val/ (the queries), or a list file of the bank")
     eval_data_path: str = option("", "folder or list file of the queries [DATA_PATH/val]")
@@ -179,15 +182,31 @@ class ExtractConfig(FeatureConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class ExplainConfig(EncoderConfig):
+class TrainedClassifierOptions:
+    """Trained classifier: what its checkpoint does not tell."""
+
+    model_key: str = option("", "key of the weights in it, as model_ema [found by its content]")
+    classes: str = option("", "text file with the name of a class on every line [the checkpoint's names, or numbers]")
+    global_pool: bool | None = option(
+        None, "whether the mean of the patch tokens is classified, or else the class token [as the file tells]"
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class ExplainConfig(TrainedClassifierOptions, EncoderConfig):
     """Explain: draw which patches an encoder attends to."""
 
     img_path: str = option("", "an image, or a folder of images")
     save_path: str = option("./attention", "folder for one PNG panel per image")
+    category_index: str = option(
+        "", "of a trained classifier: number or name of the class whose evidence is drawn, or predicted"
+    )
     head_fusion: Literal["mean", "max", "min"] = option("max", "how the heads of a layer become one map")
     discard_ratio: float = option(0.9, "share of each layer's smallest weights set to 0", within="[0, 1)")
     layer_index: int | None = option(None, "roll out this layer alone, from 0; -1 is the last [all layers]")
-    pool: Literal["cls", "mean"] = option("cls", "whose attention: the class token's, or the patch tokens' on average")
+    pool: Literal["cls", "mean"] | None = option(
+        None, "attention of the class token, or of the patch tokens on average [what --category_index pools, else cls]"
+    )
     heads: bool = option(False, "also draw every head of the last layer")
     literal: bool = option(False, "MAE-priv's numbers, which divide columns by the sums of rows")
     max_images: int = option(64, "most images taken from a folder", within="[1, inf)")
@@ -196,3 +215,34 @@ class ExplainConfig(EncoderConfig):
         super().__post_init__()
         if not self.img_path:
             raise ConfigError("--img_path is required")
+        if self.category_index and self.random_weights:
+            raise ConfigError("--category_index needs a trained classifier; leave --random_weights out")
+        for name in ("model_key", "classes", "global_pool"):
+            if not self.category_index and getattr(self, name) not in ("", None):
+                raise ConfigError(f"--{name} has no effect without --category_index: attention alone needs no classes")
+
+
+@dataclass(kw_only=True, frozen=True)
+class PredictConfig(TrainedClassifierOptions):
+    """Predict: classify images by a trained classifier."""
+
+    model_path: str = option("", "checkpoint of fine-tuning or probing")
+    img_path: str = option("", "an image, or a folder of images")
+    topk: int = option(5, "most probable classes that are told", within="[1, inf)")
+    save_path: str = option("", "also write them to this file: .jsonl (a line per image), .json (a list) or .csv")
+    input_size: tuple[int, ...] | None = option(
+        None, "image side, or height and width [the checkpoint's]", within="[1, inf)"
+    )
+    num_heads: int | None = option(None, "heads of a foreign file of unpublished width", within="[1, inf)")
+    batch_size: int = option(64, "images per process and batch", within="[1, inf)")
+    num_workers: int | None = option(
+        None, "loader processes per process; up to 10, by the cores at hand, when not given", within="[0, inf)"
+    )
+    device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", "where to compute")
+
+    def __post_init__(self) -> None:
+        for name in ("model_path", "img_path"):
+            if not getattr(self, name):
+                raise ConfigError(f"--{name} is required")
+        if self.save_path and not self.save_path.endswith((".jsonl", ".json", ".csv")):
+            raise ConfigError(f"--save_path {self.save_path}: expected a file that ends in .jsonl, .json or .csv")

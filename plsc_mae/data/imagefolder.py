@@ -1,6 +1,7 @@
 """Image data sets on disk: what files there are, and the samples made of them.
 
-`find_images` lists the files of a folder or list file; `ImageDataset` decodes and transforms one of them per key.
+`find_images` lists the files of a folder or list file, `find_validation` those that go with them, `evenly_from_classes`
+picks some; `ImageDataset` decodes and transforms one per key.
 """
 
 from __future__ import annotations
@@ -93,6 +94,55 @@ def find_images(data_path: str | Path, split: str) -> ImageList:
     if images is None:
         raise DataError(f"no images in {folder}; expected {_layouts(source, split)}")
     return images
+
+
+def require_classes(images: ImageList, use: str) -> None:
+    """Raise DataError for images without labels, naming the use they are needed for."""
+    if not images.classes:
+        raise DataError(
+            f"the images of {images.root} have no classes; expected a folder per class, or labels in a list, for {use}"
+        )
+
+
+def find_validation(train: ImageList, data_path: str, eval_data_path: str = "") -> ImageList:
+    """List the labelled validation images that go with labelled training images.
+
+    Args:
+        train: the training images.
+        data_path: where these were found.
+        eval_data_path: where the validation images are, if not in the folder val/ of `data_path`.
+
+    Raises:
+        DataError: there are none, one of the two is without labels, or their classes differ.
+    """
+    source = Path(data_path)
+    if not eval_data_path and not ((source / "train").is_dir() and (source / "val").is_dir()):
+        raise DataError(f"{source} has no folders train/ and val/; name the validation images with --eval_data_path")
+    val = find_images(eval_data_path or source, "val")
+    for images in (train, val):
+        require_classes(images, "validation")
+    if train.classes != val.classes:
+        raise DataError(
+            f"{train.root} and {val.root} have different classes ({len(train.classes)} and {len(val.classes)}); "
+            "expected the same class folders in both"
+        )
+    return val
+
+
+def evenly_from_classes(images: ImageList, limit: int) -> ImageList:
+    """Choose at most `limit` labelled images: all if they are no more, else as many of each class.
+
+    Every class gives limit // classes images, evenly spaced in the order of the list, or all it has if they are fewer.
+    """
+    if len(images) <= limit:
+        return images
+    ends = np.cumsum(np.bincount(images.labels, minlength=len(images.classes)))
+    members = np.split(np.argsort(images.labels, kind="stable"), ends[:-1])
+    counts = [min(len(rows), limit // len(images.classes)) for rows in members]
+    spaced = [rows[np.arange(count) * len(rows) // max(count, 1)] for rows, count in zip(members, counts, strict=True)]
+    chosen = np.concatenate(spaced)
+    paths = PathTable(images.paths[int(row)] for row in chosen)
+    return ImageList(paths, images.labels[chosen], images.classes, images.root)
 
 
 class ImageDataset:

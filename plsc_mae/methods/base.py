@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,9 @@ from paddle import Tensor, nn
 from plsc_mae.analysis.reconstruct import PatchStats
 from plsc_mae.config import PretrainConfig, TrainingConfig
 from plsc_mae.config.sections import UpdateScheduleOptions
+from plsc_mae.data.decode import Box
 from plsc_mae.data.device import Normalize
-from plsc_mae.data.transforms import Transform
+from plsc_mae.data.transforms import Transform, clamped_crop_box
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.optim import ParamGroup, Schedule, by_epochs, by_updates, weight_decay_groups
 from plsc_mae.weights.dialects.base import Tensors
@@ -35,16 +36,23 @@ class StepOutput(NamedTuple):
 
     loss: Tensor  # scalar, float32
     logs: dict[str, Tensor]  # scalars to average and log; still on the device
+    features: Tensor | None = None  # float32 [B, D], without gradient, see `Task.gives_features`
 
 
 class Task(nn.Layer, ABC):
     """One training objective: `forward(batch)` gives the loss and what to log.
 
     The engine wraps the Task in DataParallel, so every trainable parameter must be a sub-layer of it.
+
+    Attributes:
+        model: what is saved and exported.
+        gives_features: asks `forward` for one vector per image, of what the encoder has made of its visible part.
+        score_names: names of `scores`.
     """
 
-    model: nn.Layer  # what is saved and exported
-    score_names: ClassVar[tuple[str, ...]] = ()  # of `scores`
+    model: nn.Layer
+    gives_features: bool = False
+    score_names: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, batch: Batch) -> StepOutput:
@@ -77,7 +85,7 @@ class Task(nn.Layer, ABC):
         """Follow an optimizer step, as a moving average of the weights does."""
 
     def extra_state(self) -> dict[str, Any]:
-        """What a checkpoint needs besides the model, as dictionaries of arrays under names of their own."""
+        """What a checkpoint has besides the model, under names of its own: plain values and dictionaries of arrays."""
         return {}
 
     def load_extra_state(self, stored: Checkpoint) -> None:
@@ -102,6 +110,11 @@ class Task(nn.Layer, ABC):
             ConfigError: `patch_stats` is given and the network predicts something else.
         """
         return {}
+
+
+def visible_mean(encoded: Tensor) -> Tensor:
+    """Features of a step: the mean of the encoded patches behind the class token, [B, 1 + K, D] -> float32 [B, D]."""
+    return encoded.detach().astype("float32")[:, 1:].mean(axis=1)
 
 
 class Method(ABC):
@@ -141,3 +154,19 @@ class Method(ABC):
     def training_macs(self, config: Any, task: Task) -> int:
         """Multiply-accumulates that one image costs in training: forward and, at twice the price, backward."""
         raise TypeError(f"{type(self).__name__} does not count its operations")
+
+
+class ClassifierRecipe(NamedTuple):
+    """How a code base makes a classifier of a pre-trained encoder.
+
+    Attributes:
+        arguments: arguments of `ImageClassifier` by its options, beside the sizes.
+        norm_into_fc_norm: whether the norm behind mean pooling starts from the encoder's final norm.
+        head_std: of the head's weights when fine-tuning starts from a checkpoint; None leaves the network's own.
+        probe_crop: how probing draws its crops.
+    """
+
+    arguments: Callable[[Any], dict[str, Any]]
+    norm_into_fc_norm: bool = False
+    head_std: float | None = None
+    probe_crop: Callable[[Callable[[], float], int, int, tuple[float, float]], Box] = clamped_crop_box

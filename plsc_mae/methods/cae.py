@@ -23,7 +23,7 @@ from plsc_mae.data.views import TwoViewCentreCrop, TwoViewCropFlip
 from plsc_mae.errors import ConfigError
 from plsc_mae.losses import alignment_loss
 from plsc_mae.masking import BlockMaskGenerator, RandomMaskGenerator, split_mask
-from plsc_mae.methods.base import Batch, Method, Pictures, StepOutput, Task
+from plsc_mae.methods.base import Batch, ClassifierRecipe, Method, Pictures, StepOutput, Task, visible_mean
 from plsc_mae.methods.targets import PixelTarget, Target, build_target, load_decoder
 from plsc_mae.models import registry
 from plsc_mae.models.cae import ContextAutoencoder, cae_encoder
@@ -86,7 +86,8 @@ class CAETask(Task):
         align = config.dual_loss_weight * alignment_loss(out.latent, out.latent_target, config.dual_loss_type)
         loss = main + align
         losses = {"loss": loss.detach(), "loss_main": main.detach(), "loss_align": align.detach()}
-        return StepOutput(loss, {**logs, **losses})
+        features = visible_mean(out.encoded) if self.gives_features else None
+        return StepOutput(loss, {**logs, **losses}, features)
 
     def after_step(self) -> None:
         """Move the averaged encoder, where there is one."""
@@ -261,4 +262,18 @@ def _to_uint8(pixels: Tensor) -> np.ndarray:
     return (pixels.clip(0, 1) * 255).round().astype("uint8").numpy().transpose(0, 2, 3, 1)
 
 
+def _classifier_arguments(config: Any) -> dict[str, Any]:
+    fixed = "row first" if config.sin_pos_emb else "none"
+    return {
+        "global_pool": config.global_pool,
+        "positions": "learned" if config.abs_pos_emb else fixed,
+        "relative_positions": "per block" if config.rel_pos_bias else "none",
+        "layer_scale": config.layer_scale_init_value,
+        "init_scale": config.init_scale,
+        "drop_rate": config.drop,
+        "attn_drop_rate": config.attn_drop_rate,
+    }
+
+
 METHOD = CAE()
+CLASSIFIER = ClassifierRecipe(_classifier_arguments, norm_into_fc_norm=True)

@@ -16,7 +16,7 @@ from plsc_mae.data.device import Normalize
 from plsc_mae.data.transforms import RandomCropFlip, ResizeCentreCrop, Sample
 from plsc_mae.errors import ConfigError
 from plsc_mae.masking import num_visible
-from plsc_mae.methods.base import Batch, Method, Pictures, StepOutput, Task
+from plsc_mae.methods.base import Batch, ClassifierRecipe, Method, Pictures, StepOutput, Task, visible_mean
 from plsc_mae.models import registry
 from plsc_mae.models.mae import MaskedAutoencoder
 from plsc_mae.models.registry import arguments_of, create_model, find_variant, require_network
@@ -51,7 +51,8 @@ class MAETask(Task):
         """Loss of a batch of {"image": uint8 [B, H, W, 3], "noise": float32 [B, L]}."""
         images = self.normalize(batch["image"])
         out = self.model(images, batch["noise"], self.mask_ratio, loss_only=True)
-        return StepOutput(out.loss, {"loss": out.loss.detach()})
+        features = visible_mean(out.latent) if self.gives_features else None
+        return StepOutput(out.loss, {"loss": out.loss.detach()}, features)
 
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
         """Original, masked, reconstruction, and reconstruction with the visible patches put back."""
@@ -136,3 +137,5 @@ class MAE(Method):
 
 
 METHOD = MAE()
+# Fine-tuning draws the head's weights close to 0 after loading (facebookresearch/mae main_finetune.py).
+CLASSIFIER = ClassifierRecipe(lambda config: {"global_pool": config.global_pool}, head_std=2e-5)

@@ -30,6 +30,7 @@ from plsc_mae.models.layers import (
     merge_heads,
     patchify,
     scaled,
+    split_heads,
 )
 from plsc_mae.models.vit import VisionTransformer, fixed_table, token_parameter
 
@@ -42,6 +43,7 @@ class CAEOutput(NamedTuple):
     logits: Tensor  # [B*M, K], the order of `tokens[mask]`
     latent: Tensor  # [B, M, D] representations of hidden patches, predicted from the visible ones
     latent_target: Tensor  # [B, M, D] what the encoder makes of the hidden patches; without gradient
+    encoded: Tensor  # [B, 1 + V, C] what the encoder makes of the visible ones, class token first
 
 
 class Context(NamedTuple):
@@ -81,7 +83,7 @@ class CrossAttention(nn.Layer):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend from projected q [B, M, I] to projected k, v [B, N, I]; returns [B, M, D]."""
-        q, k, v = (x.reshape([*x.shape[:2], self.num_heads, -1]).transpose([0, 2, 1, 3]) for x in (q, k, v))
+        q, k, v = (split_heads(x, self.num_heads) for x in (q, k, v))
         return self.proj(merge_heads(attention(q, k, v)))
 
 
@@ -262,7 +264,9 @@ class ContextAutoencoder(nn.Layer):
         if abs_pos_emb and not bridged:
             self.rd_pos_embed = None  # regressor and decoder use the encoder's learned table (PLSC)
         else:
-            self.register_buffer("rd_pos_embed", fixed_table(decoder_embed_dim, self.encoder.grid, row_first=True))
+            self.register_buffer(
+                "rd_pos_embed", fixed_table(decoder_embed_dim, self.encoder.grid, positions="row first")
+            )
         self.regressor = Regressor(decoder_embed_dim, regressor_depth, *stack)
         self.decoder = TokenDecoder(decoder_embed_dim, num_decoder_self_attention, *stack, decoder_num_classes)
         self._initialize(rescale_init)
@@ -290,13 +294,14 @@ class ContextAutoencoder(nn.Layer):
         if list(mask.shape) != list(patches.shape[:2]):
             raise ValueError(f"the mask has shape {list(mask.shape)}, the images {list(patches.shape[:2])} patches")
         ids_keep, ids_masked = split_mask(mask, num_masked)
-        visible = self._bridged(self.encoder.encode(patches, ids_keep)[:, 1:])
+        encoded = self.encoder.encode(patches, ids_keep)
+        visible = self._bridged(encoded[:, 1:])
         table = self.encoder.pos_embed if self.rd_pos_embed is None else self.rd_pos_embed
         positions, visible_positions = _table_rows(table, ids_masked), _table_rows(table, ids_keep)
         queries = self.mask_token.expand([*ids_masked.shape, self.mask_token.shape[-1]])
         latent = self.regressor(queries, positions, visible, visible_positions)
         logits = self.decoder(latent, positions)
-        return CAEOutput(logits.flatten(0, 1), latent, self._alignment_target(patches, ids_masked))
+        return CAEOutput(logits.flatten(0, 1), latent, self._alignment_target(patches, ids_masked), encoded)
 
     @paddle.no_grad()
     def update_alignment(self) -> None:

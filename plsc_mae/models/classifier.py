@@ -1,7 +1,7 @@
 """A ViT with a classification head, for fine-tuning and for probing frozen features.
 
-B batch, L patches, D width, K classes. Originals: facebookresearch/mae models_vit.py and Atten4Vis/CAE
-models/modeling_finetune.py.
+B batch, L patches, D width, K classes. Originals: facebookresearch/mae models_vit.py; modeling_finetune.py of
+Atten4Vis/CAE, BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from typing import Any, Literal
 import paddle
 from paddle import Tensor, nn
 
+from plsc_mae.errors import ConfigError
 from plsc_mae.models.cae import CrossAttention
-from plsc_mae.models.layers import Linear, layer_norm, linear
+from plsc_mae.models.layers import Linear, attention, layer_norm, linear, merge_heads, split_heads
 from plsc_mae.models.vit import VisionTransformer
 
-Probe = Literal["none", "standard", "attentive"]
+Probe = Literal["none", "standard", "raw", "attentive", "attentive_no_parameter"]
+POOLED_BATCH_NORM_EPS = 1e-5  # of the batch norm in the place of `fc_norm`; the one in the standard head has 1e-6
 BATCH_NORM_MOMENTUM = 0.1  # weight of the new batch, PyTorch's default
 INIT_STD = 0.02
 
@@ -65,20 +67,46 @@ class AttentiveBlock(nn.Layer):
         )
 
 
+class ParallelHeads(nn.Layer):
+    """Copies of a head's linear layer behind its batch norm, to be trained apart.
+
+    Args:
+        head: of a probe: a linear layer, behind a batch norm or not.
+        count: how many copies.
+    """
+
+    def __init__(self, head: nn.Layer, count: int) -> None:
+        super().__init__()
+        self.norm, last = (head[0], head[1]) if isinstance(head, nn.Sequential) else (nn.Identity(), head)
+        self.linears = nn.LayerList([Linear(*last.weight.shape) for _ in range(count)])
+        for copy in self.linears:
+            copy.set_state_dict(last.state_dict())
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """[B, D] -> `count` times logits [B, K]."""
+        x = self.norm(x)
+        return [layer(x) for layer in self.linears]
+
+
 class ImageClassifier(nn.Layer):
     """An encoder over whole images, pooling, and a linear head.
 
     Args:
         num_classes: K.
-        global_pool: average the patch tokens and normalize the mean; else take the normalized class token.
-        probe: "standard" puts a batch norm before the linear layer and freezes everything else; "attentive" pools
-            all tokens with a learned query and freezes the encoder.
+        global_pool: average the patch tokens and normalize the mean; else take the first normalized token, which is
+            the class token where there is one.
+        probe: how to classify by a frozen encoder. "standard" has a batch norm in the head; "raw" has it in place of
+            every layer norm behind the blocks (MAE-priv); "attentive" pools all normalized tokens with a learned query
+            and "attentive_no_parameter" with the first of them, both before a batch norm.
         init_scale: factor of the fresh head's weights (BEiT).
         rescale_init: divide the fresh residual projections of block i by sqrt(2 (i + 1)) (BEiT).
+        linear_depth: attentive blocks, which the query goes through one after the other.
+        fc_norm: whether the layer norm comes behind the pooling instead of before; None: where patches are averaged.
+            MAE-priv has it there for the class token too.
         encoder: arguments of `VisionTransformer`.
 
     Raises:
-        ConfigError: sizes that do not fit together.
+        ConfigError: sizes that do not fit together; `fc_norm` for a probe that has a batch norm there.
     """
 
     forwarded_arguments = VisionTransformer.__init__.__annotations__
@@ -90,21 +118,28 @@ class ImageClassifier(nn.Layer):
         probe: Probe = "none",
         init_scale: float = 1.0,
         rescale_init: bool = False,
+        linear_depth: int = 1,
+        fc_norm: bool | None = None,
         **encoder: Any,
     ) -> None:
         super().__init__()
-        mean_pooled = global_pool and probe != "attentive"
-        self.encoder = VisionTransformer(**{"final_norm": not mean_pooled, **encoder})
-        dim, heads = self.encoder.embed_dim, self.encoder.blocks[0].attn.num_heads
-        self.probe = probe
-        self.mean_pooled = mean_pooled
-        self.fc_norm: nn.Layer | None = layer_norm(dim) if mean_pooled else None
+        attentive = probe in ("attentive", "attentive_no_parameter")
+        if fc_norm is not None and (attentive or probe == "raw"):
+            raise ConfigError(f"fc_norm is no choice with probe '{probe}', which has a batch norm in its place")
+        self.probe, self.num_classes = probe, num_classes
+        self.mean_pooled = global_pool and not attentive
+        norm_pooled = self.mean_pooled if fc_norm is None else fc_norm
+        norm_tokens = attentive or not (norm_pooled or probe == "raw")
+        self.encoder = VisionTransformer(**{"final_norm": norm_tokens, **encoder})
+        dim, self.num_heads = self.encoder.embed_dim, self.encoder.blocks[0].attn.num_heads
+        self.fc_norm: nn.Layer | None = layer_norm(dim) if norm_pooled else None
         self.head: nn.Layer = Linear(dim, num_classes)
-        self._initialize(init_scale, rescale_init)
         if probe == "attentive":
             self.query_token = self.create_parameter([1, 1, dim], default_initializer=nn.initializer.Constant(0.0))
-            self.attentive_blocks = nn.LayerList([AttentiveBlock(dim, heads)])
-            self.fc_norm = BatchNorm(dim, 1e-5)
+            self.attentive_blocks = nn.LayerList([AttentiveBlock(dim, self.num_heads) for _ in range(linear_depth)])
+        self._initialize(init_scale, rescale_init)
+        if attentive or probe == "raw":
+            self.fc_norm = BatchNorm(dim, POOLED_BATCH_NORM_EPS)
         elif probe == "standard":
             self.head = nn.Sequential(BatchNorm(dim, 1e-6), self.head)
         if probe != "none":
@@ -112,21 +147,48 @@ class ImageClassifier(nn.Layer):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, K] of images [B, C, H, W]."""
-        return self.head(self.pooled(images))
+        return self.classify(self.pool(images))
+
+    def pool(self, images: Tensor) -> Tensor:
+        """Pooled tokens [B, D]; in all probes but the attentive one nothing that is trained comes before."""
+        return self._pool(self.encoder.forward_features(images))
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Logits of pooled tokens [B, D]."""
+        return self.head(self._normed(pooled))
 
     def pooled(self, images: Tensor) -> Tensor:
         """What the head gets, [B, D]; the batch norm of the standard probe belongs to the head."""
-        x = self.encoder.forward_features(images)
-        if self.probe == "attentive":
-            query = self.query_token.expand([x.shape[0], 1, x.shape[2]])
-            return self.fc_norm(self.attentive_blocks[0](query, x)[:, 0])  # type: ignore[misc]
-        if self.fc_norm is None:
-            return x[:, 0]
-        return self.fc_norm(x[:, 1:].mean(axis=1))
+        return self._normed(self.pool(images))
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Tokens [B, 1 + L, D] of the encoder."""
+        """Tokens [B, 1 + L, D] of the encoder, or [B, L, D] without a class token."""
         return self.encoder.forward_features(images)
+
+    @paddle.no_grad()
+    def reset_head(self, std: float) -> None:
+        """Draw the head's linear layer anew: weights normal with `std`, bias 0.
+
+        Some originals do so after a checkpoint is loaded, with 0.01 for probes and 2e-5 for fine-tuning.
+        """
+        head = self.head[1] if isinstance(self.head, nn.Sequential) else self.head
+        nn.initializer.Normal(std=std)(head.weight)
+        head.bias.zero_()
+
+    def _normed(self, pooled: Tensor) -> Tensor:
+        return pooled if self.fc_norm is None else self.fc_norm(pooled)
+
+    def _pool(self, x: Tensor) -> Tensor:
+        """Tokens [B, N, D] -> [B, D]."""
+        if self.probe == "attentive":
+            query = self.query_token.expand([x.shape[0], 1, x.shape[2]])
+            for block in self.attentive_blocks:
+                query = block(query, x)
+            return query[:, 0]
+        if self.probe == "attentive_no_parameter":
+            q, kv = split_heads(x[:, :1], self.num_heads), split_heads(x, self.num_heads)
+            return merge_heads(attention(q, kv, kv))[:, 0]
+        return x[:, self.encoder.num_prefix_tokens :].mean(axis=1) if self.mean_pooled else x[:, 0]
 
     def _freeze(self) -> None:
         trained = ("head.", "query_token", "attentive_blocks.")
@@ -135,7 +197,7 @@ class ImageClassifier(nn.Layer):
 
     @paddle.no_grad()
     def _initialize(self, init_scale: float, rescale_init: bool) -> None:
-        """Fresh weights; they only matter where no checkpoint is loaded."""
+        """Fresh weights of all linear layers; those of the encoder only matter where no checkpoint is loaded."""
         normal = nn.initializer.Normal(std=INIT_STD)
         for layer in self.sublayers():
             if isinstance(layer, Linear):

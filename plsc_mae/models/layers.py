@@ -150,27 +150,39 @@ def record_attention() -> Iterator[list[Tensor]]:
         _recording.reset(outer)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, drop_rate: float = 0.0) -> Tensor:
     """Scaled dot-product attention over [B, H, N, D/H]; the kernel is chosen by device, dtype and head width.
 
     Paddle 2.6 takes its flash kernel on any GPU without looking at dtype or generation, and 3.x decides before AMP
-    casts, so the choice is made here. `bias` [H, M, N] is added to the logits, which the flash kernel cannot do.
+    casts, so the choice is made here. `bias` [H, M, N] is added to the logits and a share `drop_rate` of the softmax
+    weights is dropped, for both of which the plain form is taken.
     """
     head_dim, recorded = q.shape[-1], _recording.get()
-    if recorded is None and bias is None and head_dim <= FLASH_MAX_HEAD_DIM and _has_flash_kernel(q):
+    plain = recorded is not None or bias is not None or drop_rate > 0
+    if not plain and head_dim <= FLASH_MAX_HEAD_DIM and _has_flash_kernel(q):
         q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v).transpose([0, 2, 1, 3])
     logits = paddle.matmul(q * head_dim**-0.5, k, transpose_y=True)
     weights = F.softmax(logits if bias is None else logits + bias, axis=-1)
     if recorded is not None:
         recorded.append(weights)
-    return paddle.matmul(weights, v)
+    return paddle.matmul(dropout(weights, drop_rate), v)
+
+
+def dropout(x: Tensor, rate: float) -> Tensor:
+    """Set a share of the elements to zero and scale up the rest (Srivastava et al. 2014)."""
+    return F.dropout(x, rate) if rate > 0 else x
 
 
 def _has_flash_kernel(x: Tensor) -> bool:
     if not x.place.is_gpu_place() or x.dtype not in (paddle.float16, paddle.bfloat16):
         return False
     return paddle.device.cuda.get_device_capability()[0] >= FLASH_MIN_CAPABILITY
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """[B, N, D] -> [B, H, N, D/H]."""
+    return x.reshape([*x.shape[:2], num_heads, -1]).transpose([0, 2, 1, 3])
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -187,10 +199,22 @@ class Attention(nn.Layer):
         k_bias: whether keys have a bias. Without it (BEiT, CAE) `q_bias` and `v_bias` stand beside a bias-free `qkv`.
             It changes no output, because softmax ignores what is added to all keys.
         grid: rows and columns of patches for a relative position bias; none without.
+        drop_rate: share of the outputs that is dropped.
+        attn_drop_rate: share of the softmax weights that is dropped.
     """
 
-    def __init__(self, dim: int, num_heads: int, *, k_bias: bool = True, grid: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        k_bias: bool = True,
+        grid: tuple[int, int] | None = None,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.drop_rate, self.attn_drop_rate = drop_rate, attn_drop_rate
         self.rel_pos_bias = RelativePositionBias(grid, num_heads) if grid else None
         self.num_heads = num_heads
         inner = num_heads * (dim // num_heads)
@@ -213,7 +237,8 @@ class Attention(nn.Layer):
             inner = weight.shape[1] // 3
             (q,) = self._heads(linear(query, weight[:, :inner], shift[:inner]), 1)
             k, v = self._heads(linear(x, weight[:, inner:], shift[inner:]), 2)
-        return self.proj(merge_heads(attention(q, k, v, bias)))
+        attn_drop, drop = (self.attn_drop_rate, self.drop_rate) if self.training else (0.0, 0.0)
+        return dropout(self.proj(merge_heads(attention(q, k, v, bias, attn_drop))), drop)
 
     def _qkv_bias(self) -> Tensor:
         if self.q_bias is None:
@@ -228,16 +253,17 @@ class Attention(nn.Layer):
 
 
 class Mlp(nn.Layer):
-    """Two linear layers with the exact (erf) GELU between them."""
+    """Two linear layers with the exact (erf) GELU between them; a share `drop_rate` of the outputs is dropped."""
 
-    def __init__(self, dim: int, hidden_dim: int) -> None:
+    def __init__(self, dim: int, hidden_dim: int, drop_rate: float = 0.0) -> None:
         super().__init__()
+        self.drop_rate = drop_rate
         self.fc1 = Linear(dim, hidden_dim)
         self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        return dropout(self.fc2(F.gelu(self.fc1(x))), self.drop_rate if self.training else 0.0)
 
 
 class DropPath(nn.Layer):
@@ -267,6 +293,8 @@ class Block(nn.Layer):
         layer_scale: initial value of the gammas (Touvron et al. 2021); without them when not positive.
         k_bias: whether keys have a bias.
         grid: rows and columns of patches for a relative position bias of its own; none without.
+        drop_rate: share of what attention and MLP give that is dropped.
+        attn_drop_rate: share of the softmax weights that is dropped.
     """
 
     def __init__(
@@ -279,12 +307,15 @@ class Block(nn.Layer):
         layer_scale: float = 0.0,
         k_bias: bool = True,
         grid: tuple[int, int] | None = None,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm1 = layer_norm(dim)
-        self.attn = Attention(dim, num_heads, k_bias=k_bias, grid=grid)
+        dropouts = {"drop_rate": drop_rate, "attn_drop_rate": attn_drop_rate}
+        self.attn = Attention(dim, num_heads, k_bias=k_bias, grid=grid, **dropouts)
         self.norm2 = layer_norm(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop_rate)
         self.drop_path = DropPath(drop_path)
         self.gamma_1 = constant_parameter(self, dim, layer_scale) if layer_scale > 0 else None
         self.gamma_2 = constant_parameter(self, dim, layer_scale) if layer_scale > 0 else None

@@ -1,4 +1,4 @@
-"""Fixed 2-D sin-cos position tables and their resizing (facebookresearch/mae util/pos_embed.py; Atten4Vis/CAE)."""
+"""Fixed position tables and their resizing (facebookresearch/mae util/pos_embed.py; Atten4Vis/CAE; MAE-pytorch)."""
 
 from __future__ import annotations
 
@@ -31,6 +31,17 @@ def sincos_2d(dim: int, grid: tuple[int, int], *, class_token: bool = False, row
     row, column = (axis.reshape(-1) for axis in np.meshgrid(rows, columns, indexing="ij"))
     first, second = (row, column) if row_first else (column, row)
     table = np.concatenate([_sincos_1d(dim // 2, first), _sincos_1d(dim // 2, second)], axis=1)
+    return np.concatenate([np.zeros([1, dim]), table]) if class_token else table
+
+
+def sinusoid_1d(dim: int, count: int, *, class_token: bool = False) -> FloatArray:
+    """Make the table [L, D] of Vaswani et al. 2017 over the raster index (pengzhiliang/MAE-pytorch), float64.
+
+    Sines and cosines alternate. With `class_token` a row of zeros leads.
+    """
+    channel = np.arange(dim)
+    angles = np.arange(count)[:, None] / 10000.0 ** (2 * (channel // 2) / dim)
+    table = np.where(channel % 2, np.cos(angles), np.sin(angles))
     return np.concatenate([np.zeros([1, dim]), table]) if class_token else table
 
 

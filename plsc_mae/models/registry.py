@@ -66,6 +66,12 @@ def _cae_vit(img_size: int, embed_dim: int, depth: int, num_heads: int, layer_sc
     return Variant(CLASSIFIER, {**sizes, **options, "init_scale": 0.001, "rescale_init": True})
 
 
+def _bare_vit(img_size: int, embed_dim: int, depth: int, num_heads: int) -> Variant:
+    sizes = {"img_size": img_size, "patch_size": 16, "embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
+    options = {"k_bias": False, "positions": "sinusoid", "class_token": False, "init_scale": 0.001}
+    return Variant(CLASSIFIER, {**sizes, **options})
+
+
 # facebookresearch/mae models_vit.py, with PLSC's second names.
 _VIT_VARIANTS = {
     "base_patch16": _vit(16, 768, 12, 12),
@@ -82,6 +88,18 @@ VARIANTS |= {
     "cae_large_patch16_224": _cae_vit(224, 1024, 24, 16),
     "cae_large_patch16_384": _cae_vit(384, 1024, 24, 16),
     "cae_large_patch16_512": _cae_vit(512, 1024, 24, 16),
+}
+
+# modeling_finetune.py of pengzhiliang/MAE-pytorch and BUPT-PRIV/MAE-priv, which share these names. The arguments are
+# the former's; the latter's are positions="row first", fc_norm=True and, for its CLS models, class_token=True with
+# global_pool=False.
+VARIANTS |= {
+    "vit_small_patch16_224": _bare_vit(224, 384, 12, 6),
+    "vit_base_patch16_224": _bare_vit(224, 768, 12, 12),
+    "vit_base_patch16_384": _bare_vit(384, 768, 12, 12),
+    "vit_large_patch16_224": _bare_vit(224, 1024, 24, 16),
+    "vit_large_patch16_384": _bare_vit(384, 1024, 24, 16),
+    "vit_large_patch16_512": _bare_vit(512, 1024, 24, 16),
 }
 
 

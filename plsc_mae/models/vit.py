@@ -12,12 +12,22 @@ import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError
-from plsc_mae.models.layers import Block, PatchEmbed, drop_path_rates, flat_rows, layer_norm, patchify, take_rows
-from plsc_mae.models.pos_embed import sincos_2d
+from plsc_mae.models.layers import (
+    Block,
+    PatchEmbed,
+    drop_path_rates,
+    dropout,
+    flat_rows,
+    layer_norm,
+    patchify,
+    take_rows,
+)
+from plsc_mae.models.pos_embed import sincos_2d, sinusoid_1d
 from plsc_mae.models.rel_pos_bias import RelativePositionBias
 
 TOKEN_STD = 0.02
-Positions = Literal["column first", "row first", "learned", "none"]
+NO_CLASS_TOKEN = "the network has no class token; take the mean of its patches (mean instead of cls)"
+Positions = Literal["column first", "row first", "sinusoid", "learned", "none"]
 RelativePositions = Literal["none", "per block", "shared"]
 
 
@@ -53,13 +63,19 @@ def token_parameter(layer: nn.Layer, dim: int, count: int = 1) -> Tensor:
     return layer.create_parameter([1, count, dim], default_initializer=nn.initializer.Normal(std=TOKEN_STD))
 
 
-def fixed_table(dim: int, grid: tuple[int, int], *, row_first: bool = False) -> Tensor:
-    """The sin-cos table [1, 1 + L, D] as a tensor that is saved but never trained."""
-    return paddle.to_tensor(sincos_2d(dim, grid, class_token=True, row_first=row_first)[None].astype(np.float32))
+def fixed_table(
+    dim: int, grid: tuple[int, int], *, positions: Positions = "column first", class_token: bool = True
+) -> Tensor:
+    """A computed table [1, 1 + L, D], or [1, L, D] without a class token, as a tensor that is never trained."""
+    if positions == "sinusoid":
+        table = sinusoid_1d(dim, grid[0] * grid[1], class_token=class_token)
+    else:
+        table = sincos_2d(dim, grid, class_token=class_token, row_first=positions == "row first")
+    return paddle.to_tensor(table[None].astype(np.float32))
 
 
 class VisionTransformer(nn.Layer):
-    """A ViT encoder with a class token.
+    """A ViT encoder.
 
     Args:
         img_size: image side, or height and width, in pixels.
@@ -72,12 +88,17 @@ class VisionTransformer(nn.Layer):
         drop_path: stochastic depth rate of the last block; it rises linearly from 0.
         layer_scale: initial value of the layer scales; none when not positive.
         k_bias: whether keys have a bias; MAE has one, BEiT and CAE have none.
-        positions: sin-cos table that encodes the column first (MAE) or the row first (CAE), or a learned one, or none.
+        positions: sin-cos table that encodes the column first (MAE) or the row first (CAE, MAE-priv), or the
+            one-dimensional sinusoid (MAE-pytorch, not saved), or a learned one, or none.
         relative_positions: a relative position bias for each block, one for all, or none; whole images only.
         final_norm: whether a layer norm follows the blocks.
+        class_token: whether a class token leads the patches.
+        drop_rate: dropout of embedded tokens and of what attention and MLP give.
+        attn_drop_rate: dropout of softmax weights.
 
     Raises:
-        ConfigError: the image is no whole number of patches, or the width no whole number of heads.
+        ConfigError: the image is no whole number of patches, or the width no whole number of heads; relative positions
+            without a class token.
     """
 
     def __init__(
@@ -96,22 +117,31 @@ class VisionTransformer(nn.Layer):
         positions: Positions = "column first",
         relative_positions: RelativePositions = "none",
         final_norm: bool = True,
+        class_token: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
         check_heads("embed_dim", embed_dim, num_heads)
+        if relative_positions != "none" and not class_token:
+            raise ConfigError(f"relative_positions '{relative_positions}' needs a class token")
         self.img_size, self.patch_size, self.embed_dim = pair(img_size), patch_size, embed_dim
         self.grid = patch_grid(self.img_size, patch_size)
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
-        self.cls_token = token_parameter(self, embed_dim)
+        self.num_prefix_tokens = int(class_token)
+        self.cls_token = token_parameter(self, embed_dim) if class_token else None
+        self.positions, self.drop_rate = positions, drop_rate
         self.pos_embed: Tensor | None
         if positions == "none":
             self.pos_embed = None
         elif positions == "learned":
-            self.pos_embed = token_parameter(self, embed_dim, 1 + self.num_patches)
+            self.pos_embed = token_parameter(self, embed_dim, self.num_prefix_tokens + self.num_patches)
         else:
-            self.register_buffer("pos_embed", fixed_table(embed_dim, self.grid, row_first=positions == "row first"))
+            table = fixed_table(embed_dim, self.grid, positions=positions, class_token=class_token)
+            self.register_buffer("pos_embed", table, persistable=positions != "sinusoid")
         self.rel_pos_bias = RelativePositionBias(self.grid, num_heads) if relative_positions == "shared" else None
         options: dict[str, Any] = {"layer_scale": layer_scale, "k_bias": k_bias}
+        options |= {"drop_rate": drop_rate, "attn_drop_rate": attn_drop_rate}
         options["grid"] = self.grid if relative_positions == "per block" else None
         self.blocks = nn.LayerList(
             [Block(embed_dim, num_heads, mlp_ratio, rate, **options) for rate in drop_path_rates(drop_path, depth)]
@@ -124,7 +154,7 @@ class VisionTransformer(nn.Layer):
         return self.grid[0] * self.grid[1]
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Encode every patch; never masks. [B, C, H, W] -> [B, 1 + L, D], the class token first."""
+        """Encode every patch; never masks. [B, C, H, W] -> [B, 1 + L, D], the class token first, where there is one."""
         return self.encode(patchify(images, self.patch_size))
 
     def forward_layers(self, images: Tensor) -> list[Tensor]:
@@ -143,7 +173,7 @@ class VisionTransformer(nn.Layer):
             ids_keep: [B, K] patches to encode, in the order wanted; all of them when None.
 
         Returns:
-            [B, 1 + K, D], the class token first, after the final norm.
+            [B, 1 + K, D], the class token first, or [B, K, D] without one; after the final norm.
 
         Raises:
             ValueError: another number of patches than the network is made for.
@@ -160,17 +190,20 @@ class VisionTransformer(nn.Layer):
         return self.norm(x)
 
     def _tokens(self, patches: Tensor, ids_keep: Tensor | None) -> Tensor:
-        """Class token and embedded patches with their positions, [B, 1 + K, D]."""
-        batch = patches.shape[0]
+        """Class token, where there is one, and embedded patches with their positions, [B, 1 + K, D]."""
+        batch, first = patches.shape[0], self.num_prefix_tokens
         if ids_keep is not None:
             patches = take_rows(patches, flat_rows(ids_keep, self.num_patches))
         tokens, cls = self.patch_embed(patches), self.cls_token
         if self.pos_embed is not None:
-            cls, table = cls + self.pos_embed[:, :1], self.pos_embed[:, 1:]
+            cls = None if cls is None else cls + self.pos_embed[:, :1]
+            table = self.pos_embed[:, first:]
             if ids_keep is not None:
                 table = paddle.gather(table[0], ids_keep.reshape([-1])).reshape([batch, -1, self.embed_dim])
             tokens = tokens + table
-        return paddle.concat([cls.expand([batch, 1, self.embed_dim]), tokens], axis=1)
+        if cls is not None:
+            tokens = paddle.concat([cls.expand([batch, 1, self.embed_dim]), tokens], axis=1)
+        return dropout(tokens, self.drop_rate if self.training else 0.0)
 
     def forward_macs(self, tokens: int) -> int:
         """Multiply-accumulates of encoding one image's tokens, the class token counted, with all patches embedded."""

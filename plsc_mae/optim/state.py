@@ -25,6 +25,16 @@ def optimizer_state(optimizer: paddle.optimizer.Optimizer, named_params: Mapping
     return {name: accumulators for name, accumulators in state.items() if accumulators}
 
 
+def stored_optimizer_state(tensors: Mapping[str, np.ndarray], section: str) -> State:
+    """What `optimizer_state` gave, out of a checkpoint that has it below `section`."""
+    state: State = {}
+    for key, value in tensors.items():
+        if key.startswith(section + "/"):
+            name, _, accumulator = key[len(section) + 1 :].rpartition("/")
+            state.setdefault(name, {})[accumulator] = value
+    return state
+
+
 def load_optimizer_state(
     optimizer: paddle.optimizer.Optimizer, state: Mapping[str, Mapping[str, Any]], named_params: Mapping[str, Tensor]
 ) -> None:

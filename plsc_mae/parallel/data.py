@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import paddle
@@ -38,6 +40,12 @@ class World:
     def __str__(self) -> str:
         return f"{self.size} process{'es' if self.size > 1 else ''}"
 
+    def alone(self) -> World:
+        """This process as a world of its own, once the others have nothing to do any more."""
+        single = copy.copy(self)
+        single.size, single.rank = 1, 0
+        return single
+
     @property
     def is_main(self) -> bool:
         """Whether this process writes the files and the log."""
@@ -52,6 +60,12 @@ class World:
         if self.size > 1:
             paddle.distributed.all_reduce(values)
         return values
+
+    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Give tensors the main process's values everywhere; all of them must call."""
+        if self.size > 1:
+            for tensor in tensors:
+                paddle.distributed.broadcast(tensor, src=0)
 
     def agree(self, numbers: list[int]) -> bool:
         """Whether all processes hold the same numbers; all of them must call."""

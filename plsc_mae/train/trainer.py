@@ -18,12 +18,20 @@ from plsc_mae.config.schema import plain_values, to_yaml
 from plsc_mae.data.loader import BatchLoader
 from plsc_mae.errors import CheckpointError, ConfigError, DivergedError
 from plsc_mae.methods.base import Batch, Task
-from plsc_mae.optim import build_optimizer, load_optimizer_state, optimizer_state, scaled_lr, set_weight_decay
+from plsc_mae.optim import (
+    build_optimizer,
+    load_optimizer_state,
+    optimizer_state,
+    scaled_lr,
+    set_weight_decay,
+    stored_optimizer_state,
+)
 from plsc_mae.parallel.data import World
 from plsc_mae.train import checkpoint
 from plsc_mae.train.logger import RunLogger, peak_memory_gib, replace_text
 from plsc_mae.train.metrics import Meters
 from plsc_mae.train.observe import Observer
+from plsc_mae.train.online_probe import OnlineProbe
 from plsc_mae.train.step import Stepper, choose_precision
 from plsc_mae.weights.reader import Checkpoint
 
@@ -81,6 +89,10 @@ class Trainer:
         world: the processes of the run.
         observers: what looks at the network between epochs.
         keep_best: metric of an observer; the checkpoint with the largest is kept as checkpoint-best.pd.
+        probe: learns from the features of every step.
+
+    Attributes:
+        metrics: what the observers have measured after the last epoch of this process's run.
 
     Raises:
         CheckpointError: the output folder or a checkpoint cannot be used.
@@ -95,9 +107,11 @@ class Trainer:
         *,
         observers: Sequence[Observer] = (),
         keep_best: str = "",
+        probe: OnlineProbe | None = None,
     ) -> None:
         self.task, self.loader, self.config, self.world = task, loader, config, world
-        self.observers, self.keep_best = observers, keep_best
+        self.observers, self.keep_best, self.probe = observers, keep_best, probe
+        task.gives_features = probe is not None
         self.params = {name: p for name, p in task.model.named_parameters() if not p.stop_gradient}
         self.n_parameters = sum(p.size for p in self.params.values())
         self.groups = task.param_groups(config.weight_decay)
@@ -118,7 +132,7 @@ class Trainer:
         self.schedule = task.schedule(config, self.lr, self.updates_per_epoch)
         self.weight_decay = config.weight_decay
         self.epoch, self.batches_done, self.step = config.start_epoch, 0, 0
-        self.best = -math.inf
+        self.best, self.metrics = -math.inf, dict[str, float]()
         self.epoch_meters = Meters()
         self.skipped_before = 0
 
@@ -190,6 +204,9 @@ class Trainer:
             self.step += 1
             self.task.after_step()
         values = out.logs if norm is None else {**out.logs, "grad_norm": norm}
+        if self.probe is not None:
+            assert out.features is not None
+            values = {**values, **self.probe(out.features, batch["label"])}
         window.add(values)
         self.epoch_meters.add(values)
         self.batches_done = i + 1
@@ -255,7 +272,7 @@ class Trainer:
         self.skipped_before = self.loader.skipped
         self.epoch_meters.clear()
         self.epoch, self.batches_done = epoch + 1, 0
-        metrics = self._observe(epoch)
+        self.metrics = metrics = self._observe(epoch)
         position = {"epoch": epoch, "step": self.step, "skipped_images": skipped}
         self.log.epoch({**record, **position, "n_parameters": self.n_parameters}, metrics)
         is_best = metrics.get(self.keep_best, -math.inf) > self.best
@@ -271,7 +288,12 @@ class Trainer:
         return self.epoch == self.config.epochs
 
     def _observe(self, epoch: int) -> dict[str, float]:
-        """Let those look whose turn it is after an epoch, and return what they have measured."""
+        """Let those look whose turn it is after an epoch, and return what they have measured.
+
+        Running statistics of batch norms, of which every process has those of its own batches, become the main
+        process's before, as PyTorch's data parallelism has it.
+        """
+        self.world.copy_from_main(self.task.model.buffers())
         metrics: dict[str, float] = {}
         for observer in self.observers:
             if self._is_last() or self.epoch % observer.every == 0:
@@ -297,6 +319,7 @@ class Trainer:
         epochs = {LATEST: self.epoch, BEST: self.epoch - 1}  # the epoch that goes on, and the one that is done
         return {
             **self.task.extra_state(),
+            **({} if self.probe is None else self.probe.extra_state()),
             "model": {name: tensor.numpy() for name, tensor in self.task.model.state_dict().items()},
             "optimizer": optimizer_state(self.optimizer, self.params),
             "scaler": scaler,
@@ -361,13 +384,7 @@ class Trainer:
                     f"file {found}; resume with the --model and sizes it was trained with"
                 )
             tensor.set_value(value)
-        accumulators: dict[str, dict[str, Any]] = {}
-        for key, value in stored.tensors.items():
-            section, _, rest = key.partition("/")
-            if section == "optimizer":
-                name, _, accumulator = rest.rpartition("/")
-                accumulators.setdefault(name, {})[accumulator] = value
-        load_optimizer_state(self.optimizer, accumulators, self.params)
+        load_optimizer_state(self.optimizer, stored_optimizer_state(stored.tensors, "optimizer"), self.params)
         scaler = dict(stored.meta.get("scaler") or {})
         if scaler and self.stepper.scaler.is_enable():
             self.stepper.scaler.load_state_dict({**scaler, "scale": np.asarray(scaler["scale"], np.float32)})
@@ -376,6 +393,8 @@ class Trainer:
         self.best = stored.meta.get("best", self.best)
         self.epoch_meters.load(stored.meta["meters"], self.world)
         self.task.load_extra_state(stored)
+        if self.probe is not None and not self.probe.load(stored):
+            logger.info("%s has no online probe: it starts anew", stored.path)
 
     def _batches(self, images: int) -> int:
         """Iterations of this epoch that are done, which must end an accumulation group."""

@@ -12,7 +12,7 @@ from paddle import nn
 
 from plsc_mae.errors import CheckpointError
 from plsc_mae.weights.dialects import detect, find_dialect
-from plsc_mae.weights.dialects.base import Array, Tensors
+from plsc_mae.weights.dialects.base import Array, Dialect, Tensors
 from plsc_mae.weights.reader import Checkpoint, read_file
 
 Resize = Callable[[str, Array, list[int]], Array | None]
@@ -48,6 +48,43 @@ def read(path: str | Path) -> Checkpoint:
     return dataclasses.replace(checkpoint, dialect=detect(checkpoint.model))
 
 
+def select(checkpoint: Checkpoint, model_key: str = "", model_prefix: str = "") -> Checkpoint:
+    """Take another part of a file as the network than the one found by content.
+
+    Args:
+        checkpoint: the file as read.
+        model_key: keys of the file, separated by "|", of which the first that is there is taken, as "model_ema|model";
+            a file without keys is taken whole. Empty: what was found by content.
+        model_prefix: what the network's names start with in there; it is taken off and other tensors are left out.
+
+    Raises:
+        CheckpointError: the file has none of the keys, or no name with the prefix.
+    """
+    tensors = checkpoint.model
+    present = list(dict.fromkeys(name.partition("/")[0] for name in checkpoint.tensors if "/" in name))
+    if model_key and present:
+        key = next((key for key in model_key.split("|") if key in present), None)
+        if key is None:
+            raise CheckpointError(
+                f"{checkpoint.path} has no tensors under '{model_key}'; it has some under {', '.join(present)}"
+            )
+        tensors = _below(checkpoint.tensors, f"{key}/")
+        if all(name.startswith("module.") for name in tensors):  # as the reader does
+            tensors = _below(tensors, "module.")
+    if model_prefix and not _below(tensors, model_prefix):
+        first = next(iter(tensors), "none")
+        raise CheckpointError(
+            f"{checkpoint.path} has no tensor whose name starts with '{model_prefix}'; the first is {first}"
+        )
+    tensors = _below(tensors, model_prefix)
+    return dataclasses.replace(checkpoint, model=tensors, dialect=detect(tensors))
+
+
+def _below(tensors: Tensors, prefix: str) -> dict[str, Array]:
+    """The tensors whose names start with a prefix, without it."""
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+
+
 def load(
     model: nn.Layer,
     source: Source,
@@ -73,10 +110,29 @@ def load(
         CheckpointError: no dialect recognizes the tensors, one has another shape, or nothing matches.
     """
     tensors, where = _tensors(source)
-    rules = find_dialect(dialect or detect(tensors) or _unrecognized(tensors, where))
+    rules = find_dialect(dialect) if dialect else recognize(tensors, where)
+    report, values, misfits = _match(model, tensors, rules, prefix, resize)
+    if misfits:
+        raise CheckpointError(
+            f"{where}: {misfits[0]}; it is another model or was made with other sizes ({len(misfits)} tensors are of "
+            f"other shapes, {report})"
+        )
+    if not values:
+        raise CheckpointError(f"{where}: no tensor matches the network in dialect '{rules.name}'")
+    for name, tensor in model.state_dict().items():
+        if name in values:
+            tensor.set_value(np.ascontiguousarray(values[name], dtype=np.float32))
+    return report
+
+
+def _match(
+    model: nn.Layer, tensors: Tensors, rules: Dialect, prefix: str, resize: Resize | None
+) -> tuple[LoadReport, dict[str, Array], list[str]]:
+    """Find the network's tensors in a file: the report, values by our names, and what has another shape."""
     report, linear = LoadReport(rules.name), linear_weights(model)
+    fixed = {name for name, _ in model.named_buffers() if name.endswith("pos_embed")}
     remaining = set(tensors)
-    values = {}
+    values, misfits = {}, []
     for name, tensor in model.state_dict().items():
         foreign = rules.foreign_name(prefix + name)
         if foreign not in tensors:
@@ -87,23 +143,18 @@ def load(
         if list(value.shape) == list(tensor.shape):
             values[name] = value
             report.matched.append(name)
-        elif tensor.stop_gradient and name.endswith("pos_embed"):
+        elif name in fixed:
             report.resized.append(name)
         elif resize is not None and (resized := resize(name, value, list(tensor.shape))) is not None:
             values[name] = resized
             report.resized.append(name)
         else:
-            raise CheckpointError(
-                f"{where}: '{foreign}' has shape {list(value.shape)} in our layout, but the network's {name} has "
-                f"{list(tensor.shape)}; it is another model or was made with other sizes"
+            misfits.append(
+                f"'{foreign}' has shape {list(value.shape)} in our layout, but the network's {name} has "
+                f"{list(tensor.shape)}"
             )
     report.unexpected = sorted(name for name in remaining if not name.startswith(tuple(rules.copies)))
-    if not values:
-        raise CheckpointError(f"{where}: no tensor matches the network in dialect '{rules.name}'")
-    for name, tensor in model.state_dict().items():
-        if name in values:
-            tensor.set_value(np.ascontiguousarray(values[name], dtype=np.float32))
-    return report
+    return report, values, misfits
 
 
 def export(model: nn.Layer, dialect: str, values: Mapping[str, Array] | None = None) -> dict[str, Array]:
@@ -144,6 +195,13 @@ def _tensors(source: Source) -> tuple[Tensors, str]:
     return source, "the given tensors"
 
 
-def _unrecognized(tensors: Tensors, where: str) -> str:
+def recognize(tensors: Tensors, where: str) -> Dialect:
+    """Find the dialect of tensors.
+
+    Raises:
+        CheckpointError: no dialect has such names.
+    """
+    if name := detect(tensors):
+        return find_dialect(name)
     first = ", ".join(sorted(tensors)[:3])
     raise CheckpointError(f"{where}: no known dialect has such names ({first}, ...); name it with dialect=")

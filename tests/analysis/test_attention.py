@@ -10,8 +10,17 @@ import pytest
 from paddle import nn
 
 from plsc_mae import weights
-from plsc_mae.analysis.attention import attention_maps, gradient_rollout, patch_relevance, rollout
+from plsc_mae.analysis.attention import (
+    attention_maps,
+    category_attention,
+    gradient_rollout,
+    literal_gradients,
+    patch_relevance,
+    rollout,
+)
 from plsc_mae.analysis.heatmap import overlay, resize_map
+from plsc_mae.errors import ConfigError
+from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.layers import layer_norm, record_attention
 from plsc_mae.models.vit import VisionTransformer
 
@@ -86,6 +95,70 @@ def test_recorded_weights_have_the_originals_gradients(case, classifier, categor
         np.testing.assert_allclose(layer.grad.numpy(), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("category", [0, 3])
+def test_literal_gradients_are_those_of_the_originals_hooks(case, layers, category):
+    """As the other gradients, 1e-3 and 1e-4: they are made from the recorded true ones, which are rounded."""
+    true = [case[f"input/truegrad_cat{category}_{i}"][0] for i in range(DEPTH)]
+    for i, gradient in enumerate(literal_gradients(layers, true)):
+        expected = case[f"input/hookgrad_cat{category}_{i}"][0]
+        np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.fixture
+def whole(case, classifier) -> ImageClassifier:
+    """The recorded network in one piece."""
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": DEPTH, "num_heads": 4, "mlp_ratio": 2.0}
+    options = {"k_bias": False, "positions": "learned", "global_pool": False, "fc_norm": True, "num_classes": 7}
+    model = ImageClassifier(**sizes, **options)
+    model.encoder.set_state_dict(classifier[0].state_dict())
+    params = case.group("param")
+    model.fc_norm.set_state_dict({name: params[f"fc_norm.{name}"] for name in ("weight", "bias")})
+    model.head.set_state_dict({"weight": params["head.weight"].T, "bias": params["head.bias"]})
+    model.eval()
+    return model
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_pictures_of_a_category_are_the_originals(case, whole, frozen):
+    """From image to map, also where no parameter is trained. 1e-3 of the map's largest value, as gradients have."""
+    for parameter in whole.parameters():
+        parameter.stop_gradient = frozen
+    image = paddle.to_tensor(case["input/images"][:1])
+    for category in (0, 3):
+        found = category_attention(whole, image, category)
+        gradients = literal_gradients(found.attentions, found.gradients)
+        rolled = gradient_rollout(found.attentions, gradients, literal=True)
+        expected = np.nan_to_num(case[f"output/gradrollout_cat{category}_0.9"])
+        np.testing.assert_allclose(patch_relevance(rolled, GRID), expected, atol=1e-3)
+    with paddle.no_grad():
+        probabilities = nn.functional.softmax(whole(image))[0].numpy()
+    best = category_attention(whole, image)
+    assert best.category == probabilities.argmax()
+    np.testing.assert_allclose(best.probability, probabilities.max(), rtol=1e-5)
+    assert image.stop_gradient
+
+
+@pytest.mark.parametrize("probe", ["standard", "attentive"])
+def test_gradients_of_probes_are_differences(probe, monkeypatch):
+    """The change of a logit by 1e-2 more of an attention weight, within 1 %: the rest of the network is not linear."""
+    paddle.seed(0)
+    model = ImageClassifier(3, img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2, probe=probe)
+    for parameter in model.parameters():
+        parameter.set_value(paddle.randn(parameter.shape) * 0.3)
+    model.eval()
+    image = paddle.randn([1, 3, 16, 16])
+    found = category_attention(model, image, 1)
+    assert [layer.shape for layer in found.gradients] == [(2, 5, 5)] * 2
+    softmax, logits = nn.functional.softmax, []
+    for amount in (1e-2, -1e-2):
+        shift = paddle.zeros([1, 2, 5, 5])
+        shift[0, 1, 2, 3] = amount
+        shifts = iter([shift])
+        monkeypatch.setattr(nn.functional, "softmax", lambda x, axis, s=shifts: softmax(x, axis=axis) + next(s, 0.0))
+        logits.append(float(model(image)[0, 1]))
+    np.testing.assert_allclose((logits[0] - logits[1]) / 2e-2, found.gradients[0][1, 2, 3], rtol=0.01)
+
+
 def test_recording_changes_nothing_and_ends(case, classifier):
     images = paddle.to_tensor(case["input/images"])
     plain = classifier[0].forward_features(images).numpy()
@@ -104,6 +177,21 @@ def test_rows_of_the_corrected_rollout_sum_to_one(layers):
         np.testing.assert_allclose(rolled.sum(axis=1), 1.0, rtol=1e-12)
     gradients = [np.random.default_rng(i).standard_normal(layer.shape) for i, layer in enumerate(layers)]
     np.testing.assert_allclose(gradient_rollout(layers, gradients).sum(axis=1), 1.0, rtol=1e-12)
+
+
+def test_without_the_residual_path_rows_have_what_came_by_attention(layers):
+    """The class token's row of patches stays; a patch's share of itself by residual paths alone goes."""
+    gradients = [np.random.default_rng(i).standard_normal(layer.shape) * 1e-3 for i, layer in enumerate(layers)]
+    for literal in (False, True):
+        options = {"discard_ratio": 0.5, "literal": literal}
+        whole = gradient_rollout(layers, gradients, **options)
+        rolled = gradient_rollout(layers, gradients, **options, residual=False)
+        np.testing.assert_array_equal(patch_relevance(rolled, GRID), patch_relevance(whole, GRID))
+        np.testing.assert_array_equal((whole - rolled) * (1 - np.eye(17)), 0.0)
+        assert patch_relevance(whole, GRID, "mean").min() > 0.99  # all but even
+        assert patch_relevance(rolled, GRID, "mean").min() < 0.9
+    silent = gradient_rollout(layers, [-np.ones_like(layer) for layer in layers], residual=False)
+    np.testing.assert_array_equal(silent, np.zeros((17, 17)))
 
 
 def test_the_corrected_rollout_is_the_product_of_its_layers(layers):
@@ -127,9 +215,10 @@ def test_maps_of_class_token_heads_and_of_mean_pooled_networks():
     bare = patch_relevance(attention[0, 1:, 1:], (2, 3), "mean")  # a network without a class token
     np.testing.assert_allclose(bare, pooled)
     np.testing.assert_array_equal(patch_relevance(np.zeros((7, 7)), (2, 3)), np.zeros((2, 3)))
-    for weights_, pool in ((attention[0, 1:, 1:], "cls"), (np.ones((9, 9)), "mean")):
-        with pytest.raises(ValueError, match="do not go with 2 x 3 patches"):
-            patch_relevance(weights_, (2, 3), pool)
+    with pytest.raises(ConfigError, match="the network has no class token; take the mean"):
+        patch_relevance(attention[0, 1:, 1:], (2, 3), "cls")
+    with pytest.raises(ValueError, match="do not go with 2 x 3 patches"):
+        patch_relevance(np.ones((9, 9)), (2, 3), "mean")
 
 
 def test_the_overlay_is_the_originals(case):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -14,7 +15,7 @@ from plsc_mae.analysis.features import TokenFeatures, encode_images, pixel_featu
 from plsc_mae.data.device import Normalize
 from plsc_mae.data.imagefolder import find_images
 from plsc_mae.data.transforms import ResizeCentreCrop
-from plsc_mae.errors import DataError
+from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.parallel.data import World
 
@@ -68,12 +69,33 @@ def test_mean_pooling_leaves_the_class_token_out():
     assert select_tokens(tokens, "cls").item() == 100.0
 
 
+def test_without_a_class_token_the_mean_takes_all():
+    encoder = VisionTransformer(16, patch_size=8, embed_dim=16, depth=1, num_heads=2, class_token=False)
+    encoder.eval()
+    pixels = paddle.to_tensor(np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8))
+    features = TokenFeatures(encoder, Normalize(), [1], ["mean", "patch"], norm=True)(pixels)
+    tokens = encoder.forward_features(Normalize()(pixels)).numpy()
+    np.testing.assert_array_equal(features["layer1/patch"].numpy(), tokens)
+    np.testing.assert_allclose(features["layer1/mean"].numpy(), tokens.mean(axis=1), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ConfigError, match="the network has no class token; take the mean of its patches"):
+        TokenFeatures(encoder, Normalize(), [1], ["cls"], norm=True)
+
+
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (4, 0), (4, 2), (64, 0)])
 def test_every_image_once_in_the_order_of_the_list(images, batch_size, workers):
     world = World("cpu")
     arrays = encode_images(pixel_features, images, VIEW, world, batch_size=batch_size, num_workers=workers)
     assert arrays["pixels"].shape == (11, 16 * 16 * 3)
     np.testing.assert_array_equal((arrays["pixels"] * 255).round(), np.arange(11)[:, None].repeat(768, 1))
+
+
+def test_a_bad_image_has_the_place_of_its_own(images):
+    """The next image stands in for it, and no other one moves."""
+    for place in (4, 10):
+        Path(images.path(place)).write_bytes(b"no image")
+    arrays = encode_images(pixel_features, images, VIEW, World("cpu"), batch_size=4, num_workers=0, bad_image="skip")
+    first = (arrays["pixels"][:, 0] * 255).round().astype(int)
+    assert first.tolist() == [0, 1, 2, 3, 5, 5, 6, 7, 8, 9, 0]
 
 
 class Ranks:

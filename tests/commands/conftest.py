@@ -18,6 +18,10 @@ TINY_CAE = (
     "--decoder_embed_dim 24 --regressor_depth 1 --num_decoder_self_attention 1 --decoder_num_heads 4 "
     "--num_mask_patches 8 --min_mask_patches_per_block 2 --batch_size 10 --no_auto_resume"
 )
+TINY_CLASSIFIER = (
+    "--model vit_base_patch16 --input_size 32 --patch_size 8 --embed_dim 32 --depth 2 --num_heads 2 --batch_size 10 "
+    "--layer_decay 1.0 --drop_path 0 --model_ema --model_ema_decay 0.5 --disable_eval_during_finetuning"
+)
 RANDOM_TOKENIZER = "--discrete_vae_type random_init --discrete_vae_hidden 8 --decoder_num_classes 32"
 SHORT = "--epochs 2 --warmup_epochs 1 --lr 1e-3 --num_workers 0 --vis_freq 1 --print_freq 1"
 
@@ -56,6 +60,15 @@ def trained(images, tmp_path_factory):
         return folders[flags]
 
     return train
+
+
+@pytest.fixture(scope="session")
+def classifier(images, tmp_path_factory) -> Path:
+    """Checkpoint of a short fine-tuning of all weights, from random ones, of a mean-pooled classifier; with averages."""
+    folder = tmp_path_factory.mktemp("classifier")
+    line = f"finetune {TINY_CLASSIFIER} {SHORT} --blr none --data_path {images} --output_dir {folder}"
+    assert main(line.replace("--vis_freq 1", "").replace("--lr 1e-3", "--lr 1e-2").split()) == 0
+    return folder / "checkpoint-1.pd"
 
 
 @pytest.fixture(scope="session")

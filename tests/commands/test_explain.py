@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import paddle
 import pytest
 from PIL import Image
 
+from plsc_mae.analysis.attention import category_attention, gradient_rollout, literal_gradients, patch_relevance
+from plsc_mae.analysis.heatmap import overlay
 from plsc_mae.cli import main
 from plsc_mae.commands import explain
+from plsc_mae.methods.trained import load_trained
 
 pytestmark = pytest.mark.compat
 
@@ -16,8 +20,8 @@ pytestmark = pytest.mark.compat
 def draw(trained, images, tmp_path, capfd):
     """Run the command into `panels`; gives the exit code, stdout and stderr."""
 
-    def run(flags: str = "", img_path=None) -> tuple[int, str, str]:
-        model = trained() / "checkpoint-1.pd"
+    def run(flags: str = "", img_path=None, model=None) -> tuple[int, str, str]:
+        model = model or trained() / "checkpoint-1.pd"
         line = f"explain --model_path {model} --img_path {img_path or images} --save_path {tmp_path}/panels {flags}"
         code = main(line.split())
         return code, *capfd.readouterr()
@@ -80,6 +84,91 @@ def test_a_cae(trained_cae, images, tmp_path, capfd):
     assert main(line.split()) == 0
     assert capfd.readouterr().err == ""
     assert [path.name for path in (tmp_path / "panels").iterdir()] == [f"{image.stem}.png"]
+
+
+def by_hand(model, image, category, *, literal=False, layer=None, pool="mean") -> np.ndarray:
+    """The gradient rollout of a category over an image of the network's size."""
+    trained = load_trained(str(model))
+    with Image.open(image) as opened:
+        pixels = np.asarray(opened)
+    found = category_attention(trained.network, trained.normalize(paddle.to_tensor(pixels[None])), category)
+    gradients = literal_gradients(found.attentions, found.gradients) if literal else found.gradients
+    chosen = slice(None) if layer is None else slice(layer, layer + 1)
+    options = {"discard_ratio": 0.5, "literal": literal, "residual": False}
+    rolled = gradient_rollout(found.attentions[chosen], gradients[chosen], **options)
+    return overlay(pixels, patch_relevance(rolled, trained.network.encoder.grid, pool))
+
+
+def test_what_speaks_for_a_category(draw, panels, classifier, images):
+    """By default as the classifier pools, here the mean of patches; all options change the picture."""
+    image, drawn = images / "val/ring/00000.jpg", []
+    for flags, options in {
+        "--category_index 3": {"category": 3},
+        "--category_index ring": {"category": 5},
+        "--category_index 3 --layer_index 0": {"category": 3, "layer": 0},
+        "--category_index 3 --pool cls": {"category": 3, "pool": "cls"},
+        "--category_index 3 --literal": {"category": 3, "literal": True},
+        "--category_index 3 --literal --layer_index 1": {"category": 3, "literal": True, "layer": 1},
+    }.items():
+        code, _, err = draw(f"{flags} --discard_ratio 0.5", image, classifier)
+        assert (code, err) == (0, "")
+        picture = list(panels[-1].values())[1][0]
+        np.testing.assert_array_equal(picture, by_hand(classifier, image, **options), err_msg=flags)
+        drawn.append(picture.tobytes())
+    assert len(set(drawn)) == len(drawn)
+    assert draw("--category_index 3 --model_key model_ema --discard_ratio 0.5", image, classifier)[0] == 0
+    assert list(panels[-1].values())[1].tobytes() not in drawn
+
+
+def test_labels_say_which_category(draw, panels, classifier, images, tmp_path):
+    """A panel has the image's own, a sheet what holds for all its rows."""
+    names = [path.name for path in sorted((images / "val").iterdir())]
+    assert draw("--category_index predicted --max_images 2", None, classifier)[0] == 0
+    *own, sheet = panels
+    trained, told = load_trained(str(classifier)), []
+    for name in (names[0], names[5]):
+        with Image.open(images / f"val/{name}/00000.jpg") as opened:
+            found = category_attention(trained.network, trained.normalize(paddle.to_tensor(np.asarray(opened)[None])))
+        told.append(f"gradient rollout of '{names[found.category]}', {100 * found.probability:.1f} % (discard 0.9)")
+    assert [list(panel)[1] for panel in own] == told
+    assert list(sheet)[1] == "gradient rollout of the predicted class (discard 0.9)"
+    assert list(sheet)[2:] == ["rollout (max of heads, discard 0.9)", "last layer, mean of heads"]
+    np.testing.assert_array_equal(list(sheet.values())[1], np.concatenate([list(p.values())[1] for p in own]))
+    (tmp_path / "names.txt").write_text("".join(f"a {name}\n" for name in names))
+    flags = f"--category_index 1 --max_images 2 --layer_index -1 --classes {tmp_path}/names.txt"
+    assert draw(flags, None, classifier)[0] == 0
+    assert list(panels[-1])[1] == "gradient rollout of 'a circle' (discard 0.9, layer -1)"
+
+
+def test_a_classifier_without_a_class_token(draw, root, images):
+    model = root / "tests/golden/mae/checkpoints/priv_finetune_ema.pth"
+    assert draw("--category_index predicted --num_heads 2 --max_images 1", None, model)[0] == 0
+    code, _, err = draw("--category_index predicted --num_heads 2 --pool cls", None, model)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "the network has no class token" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--category_index 10", "--category_index 10: the classifier has no such class; expected a number from 0 to 9"),
+        ("--category_index rign", "has no such class; did you mean 'ring'?; expected"),
+        ("--category_index 1 --random_weights", "--category_index needs a trained classifier; leave --random_weights"),
+        ("--category_index 1 --layer_index 2", "--layer_index 2: the encoder has 2 layers; expected 0 to 1"),
+        ("--model_key model_ema", "--model_key has no effect without --category_index"),
+        ("--no_global_pool", "--global_pool has no effect without --category_index"),
+    ],
+)
+def test_mistakes_about_categories(draw, classifier, flags, told):
+    code, _, err = draw(flags, None, classifier)
+    assert (code, err.count("\n")) == (2, 1)
+    assert told in err
+
+
+def test_an_autoencoder_knows_no_category(draw):
+    code, _, err = draw("--category_index 1")
+    assert code == 2
+    assert "checkpoint-1.pd holds no classifier: it has no head; expected a checkpoint of `plsc-mae finetune`" in err
 
 
 @pytest.mark.parametrize(

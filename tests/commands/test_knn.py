@@ -143,7 +143,10 @@ def place(images, trained, tmp_path):
     [
         ("--data_path DATA", "--model_path is required"),
         ("--model_path MODEL", "--data_path is required: a folder with train/ and val/"),
-        ("--model_path MODEL --data_path DATA/val", "val has no folders train/ and val/; name the queries with"),
+        (
+            "--model_path MODEL --data_path DATA/val",
+            "val has no folders train/ and val/; name the validation images with",
+        ),
         ("--model_path MODEL --data_path PLACE/none", "none does not exist; expected"),
         ("--model_path MODEL --data_path DATA --eval_data_path PLACE/flat", "flat have no classes; expected a folder"),
         ("--model_path MODEL --data_path DATA --eval_data_path PLACE/fewer", "have different classes (10 and 9)"),

@@ -1,4 +1,4 @@
-"""PLSC's command for CAE runs as its README prints it, with the launcher, on a few pictures and a random tokenizer."""
+"""PLSC's commands for CAE run as its README prints them: launcher, a few pictures, a random tokenizer."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ import pytest
 
 from plsc_mae.cli import main
 from plsc_mae.config.resolve import load_config
+from plsc_mae.data.demo import make_demo_data
 from plsc_mae.train import checkpoint
 
 ROOT = Path(__file__).parents[2]
-PLSC = r"""
+VARIABLES = r"""
 # unset PADDLE_TRAINER_ENDPOINTS
 # export PADDLE_NNODES=4
 # export PADDLE_MASTER="xxx.xxx.xxx.xxx:12538"
 # export CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7
 # export PADDLE_JOB_ID=CAE
 
-tmp_my_name=ep800_fp16o1
+tmp_my_name=NAME
 my_name=${tmp_my_name%.*}
 OUTPUT_DIR='./output/'$my_name
 echo $OUTPUT_DIR
 DATA_PATH='./dataset/ILSVRC2012/'
 TOKENIZER_PATH=dalle-weights
+MODEL_PATH='output/ep800_fp16o1/ep800_fp16o1_checkpoint-799.pd'
 FLAGS_cudnn_exhaustive_search=True
 export FLAGS_gemm_use_half_precision_compute_type=False
 
@@ -36,7 +38,10 @@ python -m paddle.distributed.launch  \
   --nnodes=$PADDLE_NNODES \
   --master=$PADDLE_MASTER \
   --devices=$CUDA_VISIBLE_DEVICES \
-  main_pretrain.py \
+"""
+PRETRAIN = (
+    VARIABLES.replace("NAME", "ep800_fp16o1")
+    + r"""  main_pretrain.py \
   --data_path ${DATA_PATH} \
   --output_dir ${OUTPUT_DIR} \
   --model cae_base_patch16_224_8k_vocab --discrete_vae_weight_path ${TOKENIZER_PATH} \
@@ -58,26 +63,74 @@ python -m paddle.distributed.launch  \
   --num_decoder_self_attention 4 \
   --dual_loss_weight 2 \
   --dual_path_ema 0"""
+)
+FINETUNE = (
+    VARIABLES.replace("NAME", "finetune_ep100_fp16o1")
+    + r"""  main_finetune.py \
+  --data_path ${DATA_PATH} \
+  --output_dir ${OUTPUT_DIR} \
+  --model cae_base_patch16_224 \
+  --finetune $MODEL_PATH \
+  --nb_classes 1000 \
+  --batch_size 128 \
+  --lr 8e-3 \
+  --accum_iter 1 \
+  --warmup_epochs 5 \
+  --epochs 100 \
+  --layer_decay 0.65 \
+  --drop_path 0.1 \
+  --weight_decay 0.05 \
+  --mixup 0.8 \
+  --cutmix 1.0 \
+  --sin_pos_emb \
+  --dist_eval \
+  --no_auto_resume \
+  --exp_name $my_name"""
+)
+LINPROBE = (
+    VARIABLES.replace("NAME", "linprobe_ep90_fp16o1")
+    + r"""  main_linprobe.py \
+  --data_path ${DATA_PATH} \
+  --output_dir ${OUTPUT_DIR} \
+  --model cae_base_patch16_224 \
+  --finetune $MODEL_PATH \
+  --nb_classes 1000 \
+  --batch_size 512 \
+  --epochs 90 \
+  --blr 0.1 \
+  --weight_decay 0.0 \
+  --dist_eval \
+  --log_dir $OUTPUT_DIR \
+  --enable_linear_eval \
+  --use_cls \
+  --save_freq 50 \
+  --disable_rel_pos_bias \
+  --linear_type standard \
+  --exp_name $my_name"""
+)
 
 
-@pytest.fixture
-def checkout(images, tmp_path):
-    """What the command expects to find around it."""
-    (tmp_path / "main_pretrain.py").symlink_to(ROOT / "main_pretrain.py")
-    (tmp_path / "dataset").mkdir()
-    (tmp_path / "dataset" / "ILSVRC2012").symlink_to(images)
-    assert main(["random-tokenizer", str(tmp_path / "dalle-weights")]) == 0
-    yield tmp_path
-    for large in [*tmp_path.glob("dalle-weights/*"), *tmp_path.glob("output/*/*.pd")]:  # more than two gigabytes
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """What the commands expect to find around them."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for program in ("main_pretrain.py", "main_finetune.py", "main_linprobe.py"):
+        (folder / program).symlink_to(ROOT / program)
+    (folder / "dataset").mkdir()
+    make_demo_data(folder / "dataset" / "ILSVRC2012", image_size=32, train_per_class=1, val_per_class=1)
+    assert main(["random-tokenizer", str(folder / "dalle-weights")]) == 0
+    yield folder
+    for large in [*folder.glob("dalle-weights/*"), *folder.glob("output/*/*.pd")]:  # more than two gigabytes
         large.unlink()
 
 
-def test_the_command_of_plsc_trains_cae_base(checkout):
+def run(command: str, folder: Path) -> str:
+    """Paste a command into a shell there; its output."""
     inherited = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     path = f"{Path(sys.executable).parent}:{inherited['PATH']}"
     done = subprocess.run(
-        ["bash", "-c", PLSC + " --batch_size 2 --max_train_step 2"],
-        cwd=checkout,
+        ["bash", "-c", command],
+        cwd=folder,
         env={**inherited, "PATH": path, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -85,24 +138,68 @@ def test_the_command_of_plsc_trains_cae_base(checkout):
         timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "cae_base_patch16_224_8k_vocab: 148.7 M trainable parameters" in done.stdout
     assert "has no effect" not in done.stdout + done.stderr
+    return done.stdout
 
+
+@pytest.fixture(scope="module")
+def pretrained(checkout) -> str:
+    """The output of pre-training, whose checkpoint bears the name that it has after 800 epochs."""
+    output = run(PRETRAIN + " --batch_size 2 --max_train_step 2", checkout)
+    folder = checkout / "output" / "ep800_fp16o1"
+    assert checkpoint.verify(folder / "ep800_fp16o1_checkpoint-latest.pd")["step"] == 2
+    (folder / "ep800_fp16o1_checkpoint-latest.pd").rename(folder / "ep800_fp16o1_checkpoint-799.pd")
+    return output
+
+
+def test_pretraining(checkout, pretrained):
+    assert "cae_base_patch16_224_8k_vocab: 148.7 M trainable parameters" in pretrained
     folder = checkout / "output" / "ep800_fp16o1"
     config = load_config(str(folder / "config.yaml"))
     assert (config.batch_size, config.epochs, config.num_mask_patches, config.clip_grad) == (2, 800, 75, 3.0)
     (record,) = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
     assert record["step"] == 2
     # The second update of a warm-up of 10 epochs.
-    updates = 10 * record_updates(done.stdout)
+    updates = 10 * updates_per_epoch(pretrained)
     assert math.isclose(record["lr"], 1.5e-3 / (updates - 1), rel_tol=1e-6)
     assert math.log(8192) - 1 < record["loss_main"] < math.log(8192) + 3  # nothing learned yet
     assert math.isclose(record["loss"], record["loss_main"] + record["loss_align"], rel_tol=1e-5)
     assert any((checkout / "vdl").iterdir())
-    assert checkpoint.verify(folder / "ep800_fp16o1_checkpoint-latest.pd")["step"] == 2
 
 
-def record_updates(output: str) -> int:
+def test_finetuning(checkout, pretrained):
+    """An epoch of one update and the evaluation after it."""
+    output = run(FINETUNE + " --batch_size 10 --max_train_step 1", checkout)
+    assert "ep800_fp16o1_checkpoint-799.pd (plsc_mae): 186 tensors loaded, new here: encoder, head" in output
+    assert "cae_base_patch16_224: 86.5 M trainable parameters" in output
+    folder = checkout / "output" / "finetune_ep100_fp16o1"
+    (epoch,) = [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
+    assert math.isclose(epoch["train_loss"], math.log(1000), rel_tol=0.05)  # the fresh head is close to 0
+    assert 0 <= epoch["test_acc1"] <= 100
+    assert math.isclose(epoch["test_loss"], math.log(1000), rel_tol=0.05)
+    config = load_config(str(folder / "config.yaml"))
+    assert (config.phase, config.layer_decay, config.lr, config.exp_name) == (
+        "finetune",
+        0.65,
+        8e-3,
+        "finetune_ep100_fp16o1",
+    )
+    assert checkpoint.verify(folder / "finetune_ep100_fp16o1_checkpoint-best.pd")["step"] == 1
+
+
+def test_linear_probing(checkout, pretrained):
+    output = run(LINPROBE + " --batch_size 10 --max_train_step 1", checkout)
+    assert "cae_base_patch16_224: 0.8 M trainable parameters" in output
+    assert "learning rate 0.003906 (0.1 x 10 / 256)" in output
+    folder = checkout / "output" / "linprobe_ep90_fp16o1"
+    (epoch,) = [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
+    assert epoch["n_parameters"] == 769000
+    assert math.isclose(epoch["train_loss"], math.log(1000), rel_tol=0.05)
+    stored = checkpoint.load(folder / "linprobe_ep90_fp16o1_checkpoint-0.pd").model
+    assert {"head.0.running_mean", "head.0.running_var", "head.1.weight", "head.1.bias"} <= set(stored)
+
+
+def updates_per_epoch(output: str) -> int:
     """Updates of an epoch, as the run announces them."""
     line = next(line for line in output.splitlines() if "updates per epoch" in line)
     return int(line.split(" updates per epoch")[0].split()[-1])

@@ -132,10 +132,23 @@ def test_numbers_that_yaml_reads_as_text(yaml_file):
         (["--warmup_epochs", "500"], "warmup_epochs (500) exceeds epochs (400)"),
         (["--lr", "none", "--blr", "none"], "a learning rate is needed"),
         (["--lr"], "--lr: expected one argument"),
+        (["--online_probe_lr", "0"], "--online_probe_lr must lie in (0, inf), got 0.0"),
+        (["--knn_freq", "-1"], "--knn_freq must lie in [0, inf), got -1"),
+        (["--knn_k", "0"], "--knn_k must lie in [1, inf), got 0"),
+        (["--eval_data_path", "x"], "--eval_data_path has no effect without --knn_freq"),
     ],
 )
 def test_values_that_cannot_be_obeyed(argv, told):
     assert refused(*argv).startswith(told)
+
+
+@pytest.mark.parametrize("method", PRETRAIN)
+def test_what_is_seen_while_training_is_chosen_for_every_method(method):
+    plain = resolved("--method", method)
+    assert (plain.online_probe, plain.knn_freq) == (False, 0)
+    flags = "--online_probe --online_probe_lr 1e-2 --knn_freq 5 --knn_k 10 --knn_max_images 100 --eval_data_path val"
+    chosen = {"online_probe_lr": 0.01, "knn_freq": 5, "knn_k": 10, "knn_max_images": 100, "eval_data_path": "val"}
+    assert resolved("--method", method, *flags.split()) == dataclasses.replace(plain, online_probe=True, **chosen)
 
 
 def test_the_message_names_file_and_key(yaml_file):

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 import yaml
 
-from plsc_mae.config import PRETRAIN
+from plsc_mae.config import PHASES
 from plsc_mae.config.resolve import load_config
 from plsc_mae.config.schema import (
     Value,
@@ -31,7 +31,8 @@ from plsc_mae.models.registry import list_models
 
 pytestmark = pytest.mark.compat
 
-CONFIGS = [*PRETRAIN.values(), DemoDataConfig, DoctorConfig, PlotConfig, RandomTokenizerConfig, ReconstructConfig]
+TRAINING = [cls for configs in PHASES.values() for cls in configs.values()]
+CONFIGS = [*TRAINING, DemoDataConfig, DoctorConfig, PlotConfig, RandomTokenizerConfig, ReconstructConfig]
 Pair = tuple[float, float]
 Sides = tuple[int, ...]
 
@@ -175,7 +176,7 @@ def test_every_option_is_explained_and_its_default_obeys_it(cls):
 
 
 def test_retired_options_and_aliases_do_not_shadow_live_ones():
-    for cls in PRETRAIN.values():
+    for cls in TRAINING:
         live = {item.name for item in options(cls)}
         assert not live & set(cls.retired)
         assert not live & set(cls.aliases)
@@ -192,12 +193,12 @@ def test_the_published_configs_parse(root):
         assert "model" in read_yaml(str(file)), f"{file} must say which network it trains"
 
 
-@pytest.mark.parametrize("method", sorted(PRETRAIN))
-def test_yaml_leads_with_the_method_and_comes_back_equal(method, tmp_path):
+@pytest.mark.parametrize(("phase", "method"), [(phase, method) for phase in PHASES for method in PHASES[phase]])
+def test_yaml_leads_with_method_and_phase_and_comes_back_equal(phase, method, tmp_path):
     rates = {"lr": None, "blr": 1.5e-4}
-    config = dataclasses.replace(PRETRAIN[method](), input_size=(192, 256), clip_grad=None, exp_name="7", **rates)
+    config = dataclasses.replace(PHASES[phase][method](), input_size=(192, 256), clip_grad=None, exp_name="7", **rates)
     text = to_yaml(config, "# header\n")
-    assert text.startswith(f"# header\nmethod: {method}\n")
+    assert text.startswith(f"# header\nmethod: {method}\nphase: {phase}\n")
     file = tmp_path / "config.yaml"
     file.write_text(text)
     again = load_config(str(file))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plsc_mae.data.imagefolder import ImageDataset, PathTable, find_images
+from plsc_mae.data.imagefolder import ImageDataset, ImageList, PathTable, evenly_from_classes, find_images
 from plsc_mae.data.randomness import SampleKey, sample_rng
 from plsc_mae.data.transforms import RandomCropFlip
 from plsc_mae.errors import DataError
@@ -134,6 +134,33 @@ def test_unreadable_folder_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse_sub)
     with pytest.raises(DataError, match=f"cannot read {tmp_path}/cat/sub: Permission denied"):
         find_images(tmp_path, "train")
+
+
+def labelled(*labels: int) -> ImageList:
+    """Images named by their places."""
+    paths = PathTable(str(i) for i in range(len(labels)))
+    return ImageList(paths, np.array(labels, np.int64), ("a", "b", "c"), "root")
+
+
+@pytest.mark.parametrize(
+    ("limit", "chosen"),
+    [
+        (9, "0 1 2 3 4 5 6 7 8"),  # all, in their own order
+        (8, "3 6 1 0 5"),  # two of each: 3 6 are all of class 0, 1 of class 1; of 0 2 4 5 7 8 the first and the fourth
+        (3, "3 1 0"),
+    ],
+)
+def test_few_images_are_chosen_evenly(limit, chosen):
+    images = evenly_from_classes(labelled(2, 1, 2, 0, 2, 2, 0, 2, 2), limit)
+    assert " ".join(images.paths[i] for i in range(len(images))) == chosen
+    assert (images.classes, images.root) == (("a", "b", "c"), "root")
+    of_all = [2, 1, 2, 0, 2, 2, 0, 2, 2]
+    assert [of_all[int(name)] for name in chosen.split()] == images.labels.tolist()
+
+
+def test_a_class_without_images_gives_none():
+    images = evenly_from_classes(labelled(0, 2, 2, 2), 3)
+    assert images.labels.tolist() == [0, 2]
 
 
 def test_paths_are_packed():

@@ -1,4 +1,4 @@
-"""Classifiers against facebookresearch/mae and Atten4Vis/CAE: forward, loss, every gradient, batch norm statistics.
+"""Classifiers against the four originals: forward, loss, every gradient, batch norm statistics, steps of a probe.
 
 Tolerances are those recorded with the golden data: outputs rtol 1e-4 and atol 2e-5, losses 1e-5, gradients 1e-3 and
 1e-5 (CAE) or 1e-4 of the tensor's maximum (MAE); full size 1e-3.
@@ -17,6 +17,7 @@ import pytest
 import plsc_mae
 from plsc_mae import weights
 from plsc_mae.models.classifier import ImageClassifier
+from plsc_mae.optim import LARS
 
 pytestmark = pytest.mark.compat
 SIZES = ("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "num_classes")
@@ -116,8 +117,11 @@ def test_probes_train_nothing_else(golden):
         assert set(weights.export(model, "beit", values=trained)) == set(case.meta["trainable"])
 
 
-def test_mae_linear_probe_head(golden):
-    """Logits, gradients and running statistics of three steps, before LARS moves the head."""
+def test_mae_linear_probe(golden):
+    """Three LARS steps from start to end: logits, losses, gradients, running statistics, weights, evaluation.
+
+    rtol 1e-4 and atol 2e-5 as recorded; the frozen encoder stays as it is bit for bit.
+    """
     case, trunk = golden("mae/fb_linprobe_tiny"), golden("mae/fb_vit_tiny_cls")
     sizes = {key: case.meta["ctor"][key] for key in SIZES}
     model = ImageClassifier(**sizes, global_pool=False, probe="standard", positions="learned")
@@ -125,16 +129,87 @@ def test_mae_linear_probe_head(golden):
     dim = sizes["embed_dim"]
     params |= {"head.0.running_mean": np.zeros(dim, np.float32), "head.0.running_var": np.ones(dim, np.float32)}
     loaded(model, params, "facebook").train()
-    images, labels = paddle.to_tensor(case["input/images0"]), paddle.to_tensor(case["input/labels0"].astype(np.int64))
+    before = {name: tensor.numpy() for name, tensor in model.encoder.state_dict().items()}
+    optimizer = LARS(float(case["input/lr"]), [p for p in model.parameters() if not p.stop_gradient])
+    for step in range(3):
+        images, labels = (paddle.to_tensor(case[f"input/{name}{step}"]) for name in ("images", "labels"))
+        logits = model(images)
+        np.testing.assert_allclose(logits.numpy(), case[f"output/logits{step}"], rtol=1e-4, atol=2e-5)
+        loss = F.cross_entropy(logits, labels.astype("int64"))
+        assert float(loss) == pytest.approx(float(case[f"output/loss{step}"]), rel=1e-5)
+        loss.backward()
+        found = gradients(model, "facebook")
+        assert set(found) == set(case.meta["trainable"])
+        for key, grad in found.items():
+            np.testing.assert_allclose(grad, case[f"grad{step}/{key}"], rtol=1e-3, atol=1e-5)
+        for name, running in (("mean", model.head[0].running_mean), ("var", model.head[0].running_var)):
+            np.testing.assert_allclose(running.numpy(), case[f"output/running_{name}{step}"], rtol=1e-5, atol=1e-6)
+        optimizer.step()
+        optimizer.clear_grad()
+    state = weights.export(model, "facebook")
+    for key in case.meta["trainable"]:
+        np.testing.assert_allclose(state[key], case[f"output/final_{key}"], rtol=1e-4, atol=2e-5, err_msg=key)
+    for name, tensor in model.encoder.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), before[name], err_msg=name)
+    model.eval()
+    logits = model(paddle.to_tensor(case["input/images0"])).numpy()
+    np.testing.assert_allclose(logits, case["output/eval_logits"], rtol=1e-4, atol=2e-5)
+
+
+PRIV = {"k_bias": False, "positions": "row first", "fc_norm": True}
+MP = {"k_bias": False, "positions": "sinusoid", "class_token": False}
+OTHERS = {
+    "priv_vit_tiny_cls": {**PRIV, "global_pool": False},
+    "priv_vit_tiny_gap": {**PRIV, "class_token": False},
+    "priv_vit_tiny_gap_layerscale": {**PRIV, "class_token": False, "layer_scale": 0.1},
+    "mp_vit_tiny_mean": MP,
+    "mp_vit_tiny_first": {**MP, "global_pool": False},
+}
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_mae_priv_and_mae_pytorch(golden, name):
+    """Gradients are recorded whole or, where a file says so, by their norms; those to 1e-4."""
+    case = golden(f"mae/{name}")
+    sizes = {key: case.meta["ctor"][key] for key in SIZES}
+    model = loaded(ImageClassifier(**sizes, **OTHERS[name]), case.group("param"), "beit")
+    assert set(weights.export(model, "beit")) == set(case.group("param"))
+    images, labels = paddle.to_tensor(case["input/images"]), paddle.to_tensor(case["input/labels"].astype(np.int64))
+    np.testing.assert_allclose(model.pooled(images).numpy(), case["output/features"], rtol=1e-4, atol=2e-5)
     logits = model(images)
-    np.testing.assert_allclose(logits.numpy(), case["output/logits0"], rtol=1e-4, atol=2e-5)
-    F.cross_entropy(logits, labels).backward()
-    found = gradients(model, "facebook")
-    assert set(found) == {"head.1.weight", "head.1.bias"}
-    for key, grad in found.items():
-        np.testing.assert_allclose(grad, case[f"grad0/{key}"], rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(model.head[0].running_mean.numpy(), case["output/running_mean0"], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(model.head[0].running_var.numpy(), case["output/running_var0"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(logits.numpy(), case["output/logits"], rtol=1e-4, atol=2e-5)
+    loss = F.cross_entropy(logits, labels)
+    assert float(loss) == pytest.approx(float(case["output/loss_ce"]), rel=1e-5)
+    loss.backward()
+    expected, found = case.group("grad"), gradients(model, "beit")
+    assert set(found) == set(expected)
+    for key, grad in expected.items():
+        if grad.ndim:
+            np.testing.assert_allclose(found[key], grad, rtol=1e-3, atol=1e-4 * np.abs(grad).max(), err_msg=key)
+        else:
+            assert np.linalg.norm(found[key]) == pytest.approx(float(grad), rel=1e-4), key
+
+
+def test_mae_priv_linear_probe(golden):
+    case = golden("mae/priv_vit_tiny_cls_linprobe")
+    sizes = {key: case.meta["ctor"][key] for key in SIZES}
+    model = ImageClassifier(**sizes, global_pool=False, probe="raw", k_bias=False, positions="row first")
+    params = case.group("param")
+    loaded(model, params, "beit")
+    assert set(weights.export(model, "beit")) == {name for name in params if not name.endswith(COMPUTED)}
+    images = paddle.to_tensor(case["input/images"])
+    model.eval()
+    np.testing.assert_allclose(model.pooled(images).numpy(), case["output/features"], rtol=1e-4, atol=2e-5)
+    np.testing.assert_allclose(model(images).numpy(), case["output/logits"], rtol=1e-4, atol=2e-5)
+    model.train()
+    logits = model(images)
+    np.testing.assert_allclose(logits.numpy(), case["output/logits_train"], rtol=1e-4, atol=2e-5)
+    state = weights.export(model, "beit")
+    for part in ("mean", "var"):
+        expected = case[f"output/running_{part}_after"]
+        np.testing.assert_allclose(state[f"fc_norm.running_{part}"], expected, rtol=1e-5, atol=1e-6)
+    logits.sum().backward()
+    assert set(gradients(model, "beit")) == {"head.weight", "head.bias"}
 
 
 def drawn(name: str, shape: list[int], *, gammas: bool) -> np.ndarray:
@@ -156,7 +231,8 @@ def test_mae_base(golden, name):
     images = np.random.default_rng(seed).standard_normal((2, 3, 224, 224), np.float32)
     model.eval()
     with paddle.no_grad():
-        features, logits = model.pooled(paddle.to_tensor(images)), model(paddle.to_tensor(images))
+        features = model.pooled(paddle.to_tensor(images))
+        logits = model.head(features)
     np.testing.assert_allclose(features.numpy(), case["output/features"], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(logits.numpy(), case["output/logits"], rtol=1e-3, atol=1e-4)
 
@@ -199,3 +275,23 @@ def test_cae_base_probe(golden):
     model.train()
     # Batch statistics of two images magnify rounding; the recording says 5e-2.
     np.testing.assert_allclose(model(images).numpy(), case["output/train/logits"], rtol=5e-2, atol=5e-2)
+
+
+def test_cae_base_attentive_probe(golden):
+    """The running statistics are fresh, as in the recording."""
+    case = golden("cae/cae_vit_base_attentive")
+    model = plsc_mae.create_model("cae_base_patch16_224", probe="attentive")
+    shapes = dict(zip(case.meta["names"], case.meta["shapes"], strict=True))
+    params = {key: drawn(key, shape, gammas=True) for key, shape in shapes.items() if key != "pos_embed"}
+    report = weights.load(model, params, dialect="beit")
+    assert report.missing == ["encoder.pos_embed", "fc_norm.running_mean", "fc_norm.running_var"]
+    assert sum(p.size for p in model.parameters()) == case.meta["num_params"] - model.encoder.pos_embed.size
+    trained = {name for name, p in model.named_parameters() if not p.stop_gradient}
+    assert trained == set(case.meta["trainable"])
+    images = paddle.to_tensor(np.random.default_rng(7200).standard_normal((2, 3, 224, 224), np.float32))
+    model.eval()
+    with paddle.no_grad():
+        features = model.pooled(images)
+        logits = model.head(features).numpy()
+    np.testing.assert_allclose(features.numpy(), case["output/head_input"], rtol=1e-3, atol=2e-4)
+    np.testing.assert_allclose(logits, case["output/eval_is_train_False/logits"], rtol=1e-3, atol=2e-4)

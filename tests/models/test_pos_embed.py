@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from plsc_mae.models.pos_embed import resize_pos_embed, sincos_2d
+from plsc_mae.models.pos_embed import resize_pos_embed, sincos_2d, sinusoid_1d
 
 pytestmark = pytest.mark.compat
 
@@ -32,6 +32,24 @@ def test_column_first_on_a_rectangle():
     rows, columns = np.divmod(np.arange(6), 3)
     np.testing.assert_allclose(table[:, 0], np.sin(columns))
     np.testing.assert_allclose(table[:, 4], np.sin(rows))
+
+
+@pytest.mark.parametrize(("side", "dim"), [(8, 48), (14, 64)])
+def test_row_first_is_mae_privs(golden, side, dim):
+    """Its tables are computed in float32; 2e-6 as recorded."""
+    expected = golden("mae/priv_pos_embed")[f"output/priv2d_{side}x{side}_{dim}"]
+    np.testing.assert_allclose(sincos_2d(dim, (side, side), row_first=True), expected, atol=2e-6)
+
+
+def test_the_sinusoid_is_mae_pytorchs(golden):
+    """Recorded in float32."""
+    case = golden("mae/priv_pos_embed")
+    for count, dim in ((64, 48), (17, 10)):
+        np.testing.assert_allclose(sinusoid_1d(dim, count), case[f"output/sinusoid1d_{count}_{dim}"], atol=1e-6)
+    base = sinusoid_1d(768, 196)
+    np.testing.assert_allclose(base[:, ::23], case["output/sinusoid1d_196_768_cols"], atol=1e-6)
+    with_token = sinusoid_1d(10, 17, class_token=True)
+    np.testing.assert_array_equal(with_token, np.concatenate([np.zeros((1, 10)), sinusoid_1d(10, 17)]))
 
 
 def test_width_must_divide_by_four():

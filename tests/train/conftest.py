@@ -25,9 +25,14 @@ TINY_RUNS = {
     "--drop_path 0.2 --num_mask_patches 8 --min_mask_patches_per_block 2 --discrete_vae_type random_init "
     "--discrete_vae_hidden 8 --decoder_num_classes 32 --no_auto_resume --weight_decay_end 0.1",
 }
-COMMON = (
-    "--epochs 4 --warmup_epochs 1 --lr none --blr 1e-2 --print_freq 1 --num_workers 0 --vis_freq 0 --save_ckpt_freq 100"
-)
+# Classifiers start from the small MAE; everything that draws at random is on.
+_ENCODER = "--input_size 32 --patch_size 8 --embed_dim 32 --depth 2 --num_heads 4"
+TINY_CLASSIFIERS = {
+    "finetune": f"--model vit_base_patch16 {_ENCODER} --drop_path 0.2 --mixup 0.8 --cutmix 1.0 --model_ema "
+    "--model_ema_decay 0.9 --layer_decay 0.75",
+    "linprobe": f"--model vit_base_patch16 {_ENCODER}",
+}
+COMMON = "--epochs 4 --warmup_epochs 1 --lr none --blr 1e-2 --print_freq 1 --num_workers 0 --save_ckpt_freq 100"
 
 
 @pytest.fixture(scope="session")
@@ -38,26 +43,42 @@ def images(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def pretrained(images, tmp_path_factory) -> Path:
+    """A checkpoint of the small MAE, from real pre-training."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    flags = f"{TINY_RUNS['mae']} {COMMON} --vis_freq 0 --batch_size 12 --max_train_step 3"
+    assert main(["pretrain", *f"{flags} --data_path {images} --output_dir {folder}".split()]) == 0
+    return folder / "checkpoint-latest.pd"
+
+
+@pytest.fixture(params=sorted(TINY_CLASSIFIERS))
+def classifier(request, images, pretrained, tmp_path):
+    """Runs of one kind of training on the small MAE's encoder."""
+    flags = f"{TINY_CLASSIFIERS[request.param]} --finetune {pretrained}"
+    return Runs(request.param, flags, images, tmp_path)
+
+
 @pytest.fixture(params=sorted(PRETRAIN))
 def run(request, images, tmp_path):
     """Training runs of one method; every test using it runs once for each."""
-    return Runs(request.param, images, tmp_path)
+    return Runs("pretrain", f"{TINY_RUNS[request.param]} --vis_freq 0", images, tmp_path)
 
 
 class Runs:
     """Starts runs and reads what they left."""
 
-    def __init__(self, method: str, images: Path, folder: Path) -> None:
-        self.method, self.images, self.folder = method, images, folder
+    def __init__(self, command: str, flags: str, images: Path, folder: Path) -> None:
+        self.command, self.flags, self.images, self.folder = command, flags, images, folder
 
     def arguments(self, name: str, flags: str) -> list[str]:
         """The command line of the run `name`; its output goes to a folder of that name."""
         sources = f"--data_path {self.images} --output_dir {self.folder / name}"
-        return f"{TINY_RUNS[self.method]} {COMMON} {sources} {flags}".split()
+        return f"{self.flags} {COMMON} {sources} {flags}".split()
 
     def here(self, name: str, flags: str = "") -> list[dict]:
         """Run in this process and return its log records."""
-        assert main(["pretrain", *self.arguments(name, flags)]) == 0
+        assert main([self.command, *self.arguments(name, flags)]) == 0
         return self.records(name)
 
     def start(self, name: str, flags: str = "", processes: int = 1, **environ: str) -> subprocess.Popen[str]:
@@ -68,7 +89,7 @@ class Runs:
             command += ["--log_dir", str(self.folder / f"{name}-workers")]
         inherited = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
         return subprocess.Popen(
-            [*command, str(ROOT / "main_pretrain.py"), *self.arguments(name, flags)],
+            [*command, str(ROOT / f"main_{self.command}.py"), *self.arguments(name, flags)],
             env={**inherited, "PYTHONPATH": str(ROOT), **environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

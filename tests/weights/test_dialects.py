@@ -1,4 +1,4 @@
-"""CAE under the names of Atten4Vis/CAE and of its ports: every tensor, the official files, what shapes tell.
+"""Names of other code bases: CAE's and its ports' every tensor, official files, classifiers, what shapes tell.
 
 Outputs of the official files are compared as recorded with them: rtol 1e-4, atol 2e-5, losses 1e-5.
 """
@@ -16,10 +16,12 @@ from plsc_mae import weights
 from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.losses import squared_error
 from plsc_mae.models.cae import ContextAutoencoder
+from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.mae import MaskedAutoencoder
 from plsc_mae.models.registry import find_variant
 from plsc_mae.weights.dialects import DIALECTS, detect
 from plsc_mae.weights.dialects.cae import infer_arguments
+from plsc_mae.weights.dialects.encoder import infer_encoder
 
 pytestmark = pytest.mark.compat
 
@@ -268,6 +270,87 @@ def test_networks_and_code_bases_are_told_apart():
     )
     for model, dialects in ((mae, ("plsc_mae", "facebook", "plsc")), (tiny(), ("plsc_mae", "cae", "plsc_cae"))):
         assert [detect(weights.export(model, dialect)) for dialect in dialects] == list(dialects)
+
+
+BEIT = {"k_bias": False, "num_classes": 3}
+CLASSIFIERS = {
+    "facebook": {"num_classes": 3},
+    "plsc": {"num_classes": 3, "probe": "standard"},
+    "beit": BEIT,
+    "plsc_beit": {**BEIT, "probe": "raw"},
+    "plsc_mae": {**BEIT, "probe": "standard"},
+    "plsc_mae, attentive": {**BEIT, "probe": "attentive"},
+    "beit, priv": {**BEIT, "fc_norm": True, "global_pool": False, "positions": "row first"},
+    "beit, mp": {**BEIT, "class_token": False, "positions": "sinusoid"},
+}
+
+
+@pytest.mark.parametrize("name", sorted(CLASSIFIERS))
+def test_classifiers_are_told_apart(name):
+    dialect = name.partition(",")[0]
+    sizes = {key: SIZES[key] for key in ("img_size", "patch_size", "embed_dim", "depth", "num_heads")}
+    ours, other = (ImageClassifier(**sizes, **CLASSIFIERS[name]) for _ in range(2))
+    exported = weights.export(ours, dialect)
+    assert len(exported) == len(ours.state_dict())
+    assert detect(exported) == dialect
+    report = weights.load(other, exported)
+    assert (report.missing, report.unexpected) == ([], [])
+    for key, tensor in ours.state_dict().items():
+        np.testing.assert_array_equal(other.state_dict()[key].numpy(), tensor.numpy(), err_msg=key)
+
+
+@pytest.mark.parametrize(
+    ("name", "dialect"),
+    [
+        ("mae/checkpoints/priv_pretrain_cls", "mae_priv"),
+        ("mae/checkpoints/priv_pretrain_gap", "mae_priv"),
+        ("mae/checkpoints/mp_pretrain", "mae_pytorch"),
+        ("mae/checkpoints/priv_finetune_ema", "beit"),
+        ("mae/checkpoints/fb_finetuned_gap", "facebook"),
+        ("mae/checkpoints/fb_released_encoder", "facebook"),
+        ("mae/checkpoints/fb_training_legacy_nonzip", "facebook"),
+        ("cae/checkpoints/cae_pretrain_legacy_modelonly", "cae"),
+        ("cae/checkpoints/cae_finetune_checkpoint-3", "beit"),
+        ("cae/checkpoints/cae_linear_checkpoint-3", "beit"),
+        ("cae/checkpoints/cae_attentive_checkpoint-3", "beit"),
+    ],
+)
+def test_the_dialect_of_recorded_files(root, name, dialect):
+    """Exactly one dialect takes each."""
+    tensors = weights.read(root / f"tests/golden/{name}.pth").model
+    assert [rules.name for rules in DIALECTS.values() if rules.recognizes(tensors)] == [dialect]
+
+
+def test_the_running_statistics_of_plsc():
+    """Its batch norm is Paddle's own, and so are their names."""
+    rename = DIALECTS["plsc"].foreign_name
+    assert rename("head.0.running_mean") == "head.0._mean"
+    assert DIALECTS["plsc_beit"].foreign_name("fc_norm.running_var") == "fc_norm._variance"
+    assert DIALECTS["facebook"].foreign_name("head.0.running_var") == "head.0.running_var"
+
+
+def test_sizes_of_encoders_are_read_off():
+    model = ImageClassifier(
+        **{"img_size": 24, "patch_size": 4, "embed_dim": 48, "depth": 3, "num_heads": 6, "mlp_ratio": 2.0},
+        **{"k_bias": False, "relative_positions": "shared", "positions": "none", "layer_scale": 0.1, "in_chans": 1},
+    )
+    for dialect in ("beit", "plsc_beit", "plsc_mae"):
+        sizes = infer_encoder(weights.export(model, dialect), DIALECTS[dialect], "FILE")
+        assert sizes == {
+            **{"img_size": 24, "patch_size": 4, "in_chans": 1, "embed_dim": 48, "depth": 3, "num_heads": 6},
+            **{"mlp_ratio": 2.0, "class_token": True, "layer_scale": 0.1, "k_bias": False},
+            **{"relative_positions": "shared", "final_norm": False},
+        }
+    exported = weights.export(model, "beit")
+    del exported["rel_pos_bias.relative_position_bias_table"]
+    sizes = infer_encoder(exported, DIALECTS["beit"], "FILE")
+    assert (sizes["img_size"], sizes["num_heads"], sizes["relative_positions"]) == (None, None, "none")
+    for patches, side in ((7, None), (25, 20)):
+        exported["pos_embed"] = np.zeros((1, 1 + patches, 48))
+        assert infer_encoder(exported, DIALECTS["beit"], "FILE")["img_size"] == side
+    del exported["patch_embed.proj.weight"]
+    with pytest.raises(CheckpointError, match=r"^FILE holds no encoder"):
+        infer_encoder(exported, DIALECTS["beit"], "FILE")
 
 
 def test_another_size_is_told():

@@ -7,17 +7,20 @@ from plsc_mae.weights.dialects.base import Dialect, Tensors
 from plsc_mae.weights.dialects.beit import BEIT, PLSC_BEIT
 from plsc_mae.weights.dialects.cae import CAE, PLSC_CAE
 from plsc_mae.weights.dialects.facebook import FACEBOOK, PLSC
+from plsc_mae.weights.dialects.mae_priv import MAE_PRIV, MAE_PYTORCH
 
+# What our networks have besides an encoder: MAE, CAE, a classifier, a probe with its batch norm in the head.
+_BEYOND_THE_ENCODER = {"decoder.embed.weight", "regressor.norm.weight", "head.weight", "head.1.weight"}
 NATIVE = Dialect(
     "plsc_mae",
     foreign_name=lambda name: name,
     transposes_linear=False,
     recognizes=lambda tensors: (
-        "encoder.patch_embed.proj.weight" in tensors
-        and ("decoder.embed.weight" in tensors or "regressor.norm.weight" in tensors)
+        "encoder.patch_embed.proj.weight" in tensors and not _BEYOND_THE_ENCODER.isdisjoint(tensors)
     ),
 )
-DIALECTS = {dialect.name: dialect for dialect in (NATIVE, FACEBOOK, PLSC, CAE, PLSC_CAE, BEIT, PLSC_BEIT)}
+_ALL = (NATIVE, FACEBOOK, PLSC, CAE, PLSC_CAE, BEIT, PLSC_BEIT, MAE_PRIV, MAE_PYTORCH)
+DIALECTS = {dialect.name: dialect for dialect in _ALL}
 
 
 def find_dialect(name: str) -> Dialect:

@@ -1,4 +1,6 @@
-"""BEiT's naming of a ViT classifier, which Atten4Vis/CAE fine-tunes and probes under, and PLSC's port of it.
+"""BEiT's naming of a ViT classifier, and PLSC's port of it.
+
+Atten4Vis/CAE, BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch fine-tune and probe under it.
 
 Names are those of facebookresearch/mae, but q and v have biases of their own and attention may have a table of
 relative positions.
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 from plsc_mae.weights.dialects.base import Dialect, Tensors
 from plsc_mae.weights.dialects.facebook import foreign_name as facebook_name
+from plsc_mae.weights.dialects.facebook import paddle_name
 
 
 def foreign_name(name: str) -> str:
@@ -23,4 +26,9 @@ def _has_rows(tensors: Tensors, *, out_first: bool) -> bool:
 
 
 BEIT = Dialect("beit", foreign_name, True, lambda tensors: _has_rows(tensors, out_first=True))
-PLSC_BEIT = Dialect("plsc_beit", foreign_name, False, lambda tensors: _has_rows(tensors, out_first=False))
+PLSC_BEIT = Dialect(
+    "plsc_beit",
+    lambda name: paddle_name(foreign_name(name)),
+    False,
+    lambda tensors: _has_rows(tensors, out_first=False),
+)

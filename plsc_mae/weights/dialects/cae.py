@@ -70,7 +70,7 @@ PLSC_CAE = Dialect(
 
 # Heads cannot be read off shapes; these are the published widths. Regressor and decoder have 12 in every release, of
 # 85 each where 1020 is what projects a width of 1024.
-_HEADS = {192: 12, 384: 12, 768: 12, 1024: 16}
+HEADS = {192: 12, 384: 12, 768: 12, 1024: 16}
 _DECODER_HEADS = {768: 12, 1020: 12, 1024: 16}
 
 
@@ -99,7 +99,7 @@ def infer_arguments(tensors: Tensors, path: str) -> dict[str, Any]:
         "in_chans": in_chans,
         "embed_dim": embed_dim,
         "depth": count_blocks(tensors, "encoder.blocks."),
-        "num_heads": _HEADS.get(embed_dim),
+        "num_heads": HEADS.get(embed_dim),
         # The sin-cos table has zeros for the class token.
         "abs_pos_emb": bool(tensors["encoder.pos_embed"][:, 0].any()),
         "layer_scale_init_value": 0.1 if "encoder.blocks.0.gamma_1" in tensors else 0.0,

@@ -17,8 +17,8 @@ _DECODER = {
 }
 _QKV, _PATCH = "blocks.0.attn.qkv.weight", "patch_embed.proj.weight"
 _QKV_BIAS = "blocks.0.attn.qkv.bias"  # BEiT-style files have q_bias and v_bias instead
-# Heads cannot be read off shapes; these are the published widths.
-_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
+# Heads cannot be read off shapes; these are the published widths, those of BUPT-PRIV/MAE-priv too.
+HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1664: 16}
 _DECODER_HEADS = {512: 16}
 
 
@@ -33,6 +33,11 @@ def foreign_name(name: str) -> str:
     return name
 
 
+def paddle_name(name: str) -> str:
+    """Call running statistics as Paddle's own batch norm does; the rest keeps its name."""
+    return name.replace(".running_mean", "._mean").replace(".running_var", "._variance")
+
+
 def _has_rows(tensors: Tensors, *, out_first: bool) -> bool:
     if not {_PATCH, _QKV, _QKV_BIAS} <= set(tensors):
         return False
@@ -41,7 +46,9 @@ def _has_rows(tensors: Tensors, *, out_first: bool) -> bool:
 
 
 FACEBOOK = Dialect("facebook", foreign_name, True, lambda tensors: _has_rows(tensors, out_first=True))
-PLSC = Dialect("plsc", foreign_name, False, lambda tensors: _has_rows(tensors, out_first=False))
+PLSC = Dialect(
+    "plsc", lambda name: paddle_name(foreign_name(name)), False, lambda tensors: _has_rows(tensors, out_first=False)
+)
 
 
 def infer_arguments(tensors: Tensors, path: str) -> dict[str, Any]:
@@ -65,7 +72,7 @@ def infer_arguments(tensors: Tensors, path: str) -> dict[str, Any]:
         "in_chans": in_chans,
         "embed_dim": embed_dim,
         "depth": count_blocks(tensors, "blocks."),
-        "num_heads": _HEADS.get(embed_dim),
+        "num_heads": HEADS.get(embed_dim),
         "decoder_embed_dim": decoder_dim,
         "decoder_depth": count_blocks(tensors, "decoder_blocks.") if has_decoder else None,
         "decoder_num_heads": _DECODER_HEADS.get(decoder_dim) if has_decoder else None,

@@ -1,0 +1,249 @@
+"""`plsc-mae finetune` and `plsc-mae linprobe`: train a classifier on labelled images, or evaluate one."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import textwrap
+from typing import NamedTuple
+
+import numpy as np
+import paddle
+
+from plsc_mae.analysis.features import encode_dataset
+from plsc_mae.commands.pretrain import count_workers
+from plsc_mae.config import ClassifyConfig, LinprobeConfig
+from plsc_mae.config.schema import to_line
+from plsc_mae.data.cifar import CifarDataset, CifarImages, read_cifar
+from plsc_mae.data.imagefolder import ImageDataset, ImageList, find_images, find_validation, require_classes
+from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
+from plsc_mae.data.rows import FeatureRows
+from plsc_mae.data.sampler import EpochBatchSampler
+from plsc_mae.data.transforms import Transform
+from plsc_mae.errors import ConfigError
+from plsc_mae.methods.classify import (
+    ClassifyTask,
+    build_classifier,
+    build_normalize,
+    start_from_pretraining,
+    train_transform,
+    validation_transform,
+)
+from plsc_mae.methods.pretrained import load_classifier_weights
+from plsc_mae.methods.sweep import SweepTask
+from plsc_mae.models.classifier import ImageClassifier
+from plsc_mae.parallel.data import World
+from plsc_mae.train.observe import Evaluation
+from plsc_mae.train.step import choose_precision
+from plsc_mae.train.trainer import Trainer
+from plsc_mae.weights import LoadReport
+
+logger = logging.getLogger(__name__)
+
+BEST_METRIC = "test_acc1"
+LabelledImages = ImageList | CifarImages
+
+
+class Images(NamedTuple):
+    """Labelled images to train on, unless a classifier is only evaluated, and to validate with, if wanted."""
+
+    train: LabelledImages | None
+    val: LabelledImages | None
+    num_classes: int
+    classes: tuple[str, ...]
+
+
+class Datasets(NamedTuple):
+    """Samples of them."""
+
+    train: KeyedDataset | None
+    val: KeyedDataset | None
+
+
+def run(config: ClassifyConfig) -> None:
+    """Train a classifier as the config says, or evaluate one.
+
+    Raises:
+        UserError: anything about config, data, folders or checkpoints that the user can mend.
+    """
+    images = find_labelled(config)
+    world = World(config.device)
+    if world.is_main:
+        logger.info("options: %s", textwrap.fill(to_line(config), 120, subsequent_indent="  "))
+    paddle.seed(config.seed)
+    model = build_classifier(config, images.num_classes)
+    _load(model, config)
+    datasets = _datasets(config, images)
+    if isinstance(config, LinprobeConfig) and config.cache_features:
+        datasets = _cached(model, config, images, world)
+        if not world.is_main:
+            return
+        world = world.alone()
+    task = _task(model, config, images)
+    evaluations = _evaluations(task, config, datasets.val, world)
+    if config.eval:
+        _tell(evaluations[0], world)
+        return
+    assert datasets.train is not None
+    sampler = EpochBatchSampler(len(datasets.train), config.batch_size, world.rank, world.size, config.seed)
+    loader = build_loader(datasets.train, sampler, num_workers=_workers(config, datasets.train))
+    trainer = Trainer(task, loader, config, world, observers=evaluations, keep_best=BEST_METRIC)
+    trainer.fit()
+    if isinstance(task, SweepTask) and world.is_main:
+        _tell_sweep(task, trainer.metrics)
+
+
+# --------------------------------------------------------------------------------------------------- images
+
+
+def find_labelled(config: ClassifyConfig) -> Images:
+    """List the images that a config needs.
+
+    Raises:
+        ConfigError: no data path, or fewer --nb_classes than the data has.
+        DataError: images are missing or without labels, or validation images have other classes.
+    """
+    if not config.data_path:
+        raise ConfigError("--data_path is required: a folder with train/CLASS/*.jpg and val/CLASS/*.jpg")
+    train: LabelledImages | None
+    val: LabelledImages | None
+    if config.data_set == "CIFAR":
+        train = None if config.eval else read_cifar(config.data_path, "train")
+        val = None if config.disable_eval_during_finetuning else read_cifar(config.data_path, "val")
+    else:
+        train, val = _labelled_folders(config)
+    known = train if train is not None else val
+    assert known is not None
+    num_classes = config.nb_classes or len(known.classes)
+    if num_classes < len(known.classes):
+        source = known.root if isinstance(known, ImageList) else known.source
+        raise ConfigError(f"--nb_classes {num_classes} is fewer than the {len(known.classes)} of {source}")
+    return Images(train, val, num_classes, known.classes)
+
+
+def _labelled_folders(config: ClassifyConfig) -> tuple[ImageList | None, ImageList | None]:
+    if config.eval:
+        val = find_images(config.eval_data_path or config.data_path, "val")
+        require_classes(val, "evaluation")
+        return None, val
+    train = find_images(config.data_path, "train")
+    require_classes(train, "training")
+    if config.disable_eval_during_finetuning:
+        return train, None
+    return train, find_validation(train, config.data_path, config.eval_data_path)
+
+
+def _datasets(config: ClassifyConfig, images: Images) -> Datasets:
+    train = None if images.train is None else build_dataset(config, images.train, train_transform(config))
+    val = None if images.val is None else build_dataset(config, images.val, validation_transform(config))
+    return Datasets(train, val)
+
+
+def build_dataset(config: ClassifyConfig, images: LabelledImages, transform: Transform) -> KeyedDataset:
+    """Samples of images by a transform."""
+    if isinstance(images, CifarImages):
+        return CifarDataset(images, transform, seed=config.seed)
+    return ImageDataset(images, transform, seed=config.seed, backend=config.image_backend, bad_image=config.bad_image)
+
+
+def _cached(model: ImageClassifier, config: ClassifyConfig, images: Images, world: World) -> Datasets:
+    """Encode every image once by the evaluation crop, in all processes; the first one gets the features."""
+    model.eval()
+    normalize = build_normalize(config)
+    parts: list[FeatureRows | None] = []
+    for name, split in (("train", images.train), ("val", images.val)):
+        if split is None:
+            parts.append(None)
+            continue
+        arrays = encode_dataset(
+            lambda batch: {"features": model.pool(normalize(batch))},
+            build_dataset(config, split, validation_transform(config)),
+            world,
+            batch_size=config.batch_size,
+            num_workers=count_workers(config.num_workers),
+            title=f"encoding {name}",
+        )
+        parts.append(FeatureRows(arrays["features"], np.asarray(split.labels)) if arrays else None)
+    if world.is_main:
+        logger.info(
+            "--cache_features: every image is encoded once, by the evaluation crop, which approximates the recipe"
+        )
+    return Datasets(*parts)
+
+
+def _workers(config: ClassifyConfig, dataset: KeyedDataset) -> int:
+    """Cached features need no other process."""
+    return 0 if isinstance(dataset, FeatureRows) else count_workers(config.num_workers)
+
+
+# ------------------------------------------------------------------------------------------------- network
+
+
+def _load(model: ImageClassifier, config: ClassifyConfig) -> None:
+    """Put the weights in that the run starts from, and say which."""
+    if config.eval:
+        source = config.resume or config.finetune
+        report = load_classifier_weights(model, source, model_key=config.model_key, model_prefix=config.model_prefix)
+        logger.info("%s: %s", source, report)
+    elif config.finetune:
+        _tell_start(config.finetune, start_from_pretraining(model, config))
+    else:
+        logger.warning("no --finetune: the encoder starts from random weights")
+
+
+def _task(model: ImageClassifier, config: ClassifyConfig, images: Images) -> ClassifyTask:
+    parts = build_normalize(config), config, images.num_classes, images.classes
+    if isinstance(config, LinprobeConfig) and config.lr_sweep:
+        return SweepTask(model, *parts)  # type: ignore[arg-type]
+    return ClassifyTask(model, *parts)
+
+
+def _tell_start(path: str, report: LoadReport) -> None:
+    fresh = sorted({re.sub(r"\.\d+\.", ".*.", name).rpartition(".")[0] for name in report.missing})
+    resized = f", resized: {', '.join(report.resized)}" if report.resized else ""
+    logger.info(
+        "%s (%s): %d tensors loaded, new here: %s, %d of the file not used%s",
+        *(path, report.dialect, len(report.matched), ", ".join(fresh) or "nothing", len(report.unexpected), resized),
+    )
+
+
+# ---------------------------------------------------------------------------------------------- evaluation
+
+
+def _evaluations(
+    task: ClassifyTask, config: ClassifyConfig, dataset: KeyedDataset | None, world: World
+) -> list[Evaluation]:
+    """Evaluation of the weights and, if there is one, of their average."""
+    if dataset is None:
+        return []
+    loader = validation_loader(dataset, config, world)
+    precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu)
+    evaluate = functools.partial(Evaluation, task, loader, world, shared=config.dist_eval, precision=precision)
+    if task.average is None:
+        return [evaluate()]
+    return [evaluate(), evaluate(prefix="ema_test_", weights=task.average.applied)]
+
+
+def validation_loader(dataset: KeyedDataset, config: ClassifyConfig, world: World) -> BatchLoader:
+    """Every image once: in this process, or by --dist_eval in all processes together."""
+    rank, size = (world.rank, world.size) if config.dist_eval else (0, 1)
+    sampler = EpochBatchSampler(
+        len(dataset), config.batch_size, rank, size, config.seed, shuffle=False, drop_last=False
+    )
+    return build_loader(dataset, sampler, num_workers=_workers(config, dataset))
+
+
+def _tell(evaluation: Evaluation, world: World) -> None:
+    metrics = evaluation().metrics
+    if world.is_main:
+        top1, top5, loss = (metrics[f"test_{name}"] for name in ("acc1", "acc5", "loss"))
+        print(f"* Acc@1 {top1:.3f} Acc@5 {top5:.3f} loss {loss:.3f}, {len(evaluation.loader.dataset)} images")
+
+
+def _tell_sweep(task: SweepTask, metrics: dict[str, float]) -> None:
+    if not metrics:
+        return
+    print("     rate  test_acc1  test_loss")
+    for rate, name in zip(task.rates, task.names, strict=True):
+        print(f"{rate:9.4g}  {metrics[f'test_acc1_{name}']:9.2f}  {metrics[f'test_loss_{name}']:9.4f}")

@@ -1,0 +1,133 @@
+"""`plsc-mae predict`: the most probable classes of images by a trained classifier, as text and as a file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import paddle.nn.functional as F
+from paddle import Tensor
+
+from plsc_mae.analysis.features import encode_dataset
+from plsc_mae.commands.pictures import find_pictures
+from plsc_mae.commands.pretrain import count_workers
+from plsc_mae.config.tools import ExplainConfig, PredictConfig
+from plsc_mae.data.decode import open_image
+from plsc_mae.data.imagefolder import ImageList
+from plsc_mae.data.randomness import SampleKey, sample_rng
+from plsc_mae.data.transforms import Sample, Transform
+from plsc_mae.errors import DataError
+from plsc_mae.methods.trained import TrainedClassifier, load_trained
+from plsc_mae.parallel.data import World
+
+
+class Prediction(NamedTuple):
+    """The most probable classes of an image, the best first; the names are those of the columns and keys of files."""
+
+    image: str
+    classes: list[str]
+    indices: list[int]
+    probabilities: list[float]
+
+
+class Views:
+    """Images as a transform that draws nothing shows them. None stands in for another, as each has its own answer."""
+
+    def __init__(self, images: ImageList, transform: Transform) -> None:
+        self.images, self.transform = images, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        sample = self.transform(open_image(self.images.path(key.index)), sample_rng(0, 0, key.index))
+        return {"image": sample["image"], "skipped": np.asarray(0, np.int64)}
+
+
+def run(config: PredictConfig) -> None:
+    """Classify the images, print the classes and write them.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or holds no classifier.
+        DataError: there is no image, one that cannot be decoded, or the file cannot be written.
+    """
+    world = World(config.device)
+    images = find_pictures(config.img_path)
+    trained = open_trained(config)
+    if world.is_main:
+        print(trained.origin)
+    predictions = predict(trained, images, world, config)
+    for prediction in predictions:
+        print(prediction.image)
+        for name, probability in zip(prediction.classes, prediction.probabilities, strict=True):
+            print(f"  {100 * probability:6.2f} %  {name}")
+    if config.save_path and world.is_main:
+        save_predictions(Path(config.save_path), predictions)
+        print(config.save_path)
+
+
+def open_trained(config: PredictConfig | ExplainConfig) -> TrainedClassifier:
+    """Open the classifier that the options of a command mean; raises as `load_trained`."""
+    return load_trained(
+        config.model_path,
+        model_key=config.model_key,
+        classes=config.classes,
+        num_heads=config.num_heads,
+        input_size=config.input_size,
+        global_pool=config.global_pool,
+    )
+
+
+def predict(trained: TrainedClassifier, images: ImageList, world: World, config: PredictConfig) -> list[Prediction]:
+    """Classify every image, in the order of the list; nothing is returned in processes other than the first."""
+    topk = min(config.topk, len(trained.classes))
+
+    def best(pixels: Tensor) -> dict[str, Tensor]:
+        probabilities, indices = F.softmax(trained.network(trained.normalize(pixels)), axis=-1).topk(topk)
+        return {"probabilities": probabilities, "indices": indices.astype("float32")}  # exact up to 2 ** 24
+
+    arrays = encode_dataset(
+        best,
+        Views(images, trained.transform),
+        world,
+        batch_size=config.batch_size,
+        num_workers=0 if len(images) <= config.batch_size else count_workers(config.num_workers),
+        title=images.root,
+    )
+    if not arrays:
+        return []
+    rows = zip(arrays["indices"].astype(np.int64).tolist(), arrays["probabilities"].tolist(), strict=True)
+    return [
+        Prediction(images.paths[i], [trained.classes[index] for index in indices], indices, probabilities)
+        for i, (indices, probabilities) in enumerate(rows)
+    ]
+
+
+def save_predictions(path: Path, predictions: list[Prediction]) -> None:
+    """Write predictions by the suffix of `path`.
+
+    A .jsonl file has an object per image and line, .json a list of the same; .csv a row per image and class.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8", newline="") as file:
+            if path.suffix == ".csv":
+                writer = csv.writer(file)
+                writer.writerow(["image", "rank", "class", "index", "probability"])
+                for image, *columns in predictions:
+                    rows = enumerate(zip(*columns, strict=True), start=1)
+                    writer.writerows([image, rank, *row] for rank, row in rows)
+                return
+            lines = [json.dumps(prediction._asdict(), ensure_ascii=False) for prediction in predictions]
+            if path.suffix == ".json":
+                file.write("[\n" + ",\n".join(lines) + "\n]\n")
+            else:
+                file.writelines(f"{line}\n" for line in lines)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}; choose another --save_path") from None

@@ -1,0 +1,236 @@
+"""Supervised training of a classifier: fine-tuning of all weights, or a probe on frozen features.
+
+The code bases differ in the network and in how it starts (`ClassifierRecipe`, one per method), in options
+(plsc_mae/config/classify.py), and in nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor
+
+from plsc_mae.config import ClassifyConfig, FinetuneConfig, LinprobeConfig
+from plsc_mae.data.classify import FinetuneAugment, evaluation_transform
+from plsc_mae.data.decode import SourceImage
+from plsc_mae.data.device import Normalize
+from plsc_mae.data.erasing import RandomErasing, erase
+from plsc_mae.data.mixup import Mixup
+from plsc_mae.data.randaugment import RandAugment
+from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD, RandomCropFlip, Sample, Transform
+from plsc_mae.errors import CheckpointError
+from plsc_mae.losses import label_smoothing_cross_entropy, soft_target_cross_entropy
+from plsc_mae.methods import load_recipe
+from plsc_mae.methods.base import Batch, ClassifierRecipe, StepOutput, Task
+from plsc_mae.methods.pretrained import load_into_classifier
+from plsc_mae.models import registry
+from plsc_mae.models.classifier import ImageClassifier
+from plsc_mae.models.registry import create_model, require_network
+from plsc_mae.optim import (
+    VIT_NO_DECAY,
+    ParamGroup,
+    WeightAverage,
+    layer_decay_groups,
+    vit_layer,
+    weight_decay_groups,
+)
+from plsc_mae.weights import LoadReport
+from plsc_mae.weights.reader import Checkpoint
+
+SIZE_OPTIONS = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "drop_path")
+CROP_SCALE = (0.08, 1.0)
+PROBE_HEAD_STD = 0.01
+AVERAGE = "model_ema"
+
+
+class ClassifyTask(Task):
+    """Classify images; what the worker has drawn for erasing and mixing comes with the samples.
+
+    Args:
+        model: the classifier.
+        normalize: turns uint8 images into its floats.
+        config: augmentation of the loss, layer-wise rates, averaged weights.
+        num_classes: K.
+        classes: their names, which checkpoints keep for prediction.
+    """
+
+    score_names: tuple[str, ...] = ("loss", "acc1", "acc5")
+
+    def __init__(
+        self,
+        model: ImageClassifier,
+        normalize: Normalize,
+        config: ClassifyConfig,
+        num_classes: int,
+        classes: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.model, self.normalize, self.config, self.classes = model, normalize, config, classes
+        self.mixup = build_mixup(config, num_classes)
+        self.smoothing = config.smoothing if isinstance(config, FinetuneConfig) else 0.0
+        averaged = isinstance(config, FinetuneConfig) and config.model_ema
+        self.average = WeightAverage(model, config.model_ema_decay) if averaged else None  # type: ignore[attr-defined]
+
+    @paddle.no_grad()
+    def prepare(self, batch: Batch) -> Batch:
+        """Normalize, erase and mix: {"image": float [B, 3, H, W], "target": class numbers [B] or float [B, K]}.
+
+        Batches of cached features stay as they are: {"features": float [B, D], "target": class numbers [B]}.
+        """
+        if "features" in batch:
+            return {"features": batch["features"], "target": batch["label"]}
+        images, target = self.normalize(batch["image"]), batch["label"]
+        if "erase_boxes" in batch:
+            images = erase(images, batch["erase_boxes"], batch["erase_noise"])
+        if self.mixup is not None and "mix_seed" in batch:
+            rng = np.random.default_rng(int(batch["mix_seed"][0]))
+            images, target = self.mixup(images, target, rng)
+        return {"image": images, "target": target}
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Cross entropy with the target."""
+        return self.loss(self.logits(batch), batch["target"])
+
+    def logits(self, batch: Batch) -> Any:
+        """What the model makes of a batch that `prepare` has seen."""
+        return self.model.classify(batch["features"]) if "features" in batch else self.model(batch["image"])
+
+    def loss(self, logits: Tensor, target: Tensor) -> StepOutput:
+        """Cross entropy of logits [B, K] with class numbers [B], smoothed, or with a distribution [B, K]."""
+        if target.ndim == 2:
+            loss = soft_target_cross_entropy(logits, target)
+        else:
+            loss = label_smoothing_cross_entropy(logits, target, self.smoothing)
+        return StepOutput(loss, {"loss": loss.detach()})
+
+    def scores(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross entropy, and 0 or 100 for top-1 and top-5."""
+        return classification_scores(self.logits(self.prepare(batch)), batch["label"])
+
+    def param_groups(self, weight_decay: float) -> list[ParamGroup]:
+        """One rate per layer in fine-tuning; tokens, positions, vectors and biases are not decayed."""
+        named = list(self.model.named_parameters())
+        if not isinstance(self.config, FinetuneConfig):
+            return weight_decay_groups(named, weight_decay)
+        depth, no_decay = len(self.model.encoder.blocks), set(VIT_NO_DECAY)
+        if getattr(self.config, "disable_weight_decay_on_rel_pos_bias", False):
+            no_decay |= {name for name, _ in named if name.endswith("relative_position_bias_table")}
+        layer_of = functools.partial(vit_layer, depth=depth)
+        return layer_decay_groups(named, weight_decay, self.config.layer_decay, layer_of, depth + 2, no_decay)
+
+    def after_step(self) -> None:
+        """Let the average follow."""
+        if self.average is not None:
+            self.average.update()
+
+    def extra_state(self) -> dict[str, Any]:
+        """The names of the classes and the averaged weights."""
+        average = {} if self.average is None else {AVERAGE: self.average.state()}
+        return {"classes": list(self.classes), **average}
+
+    def load_extra_state(self, stored: Checkpoint) -> None:
+        """Put the averaged weights back."""
+        if self.average is None:
+            return
+        prefix = AVERAGE + "/"
+        state = {name[len(prefix) :]: x for name, x in stored.tensors.items() if name.startswith(prefix)}
+        if not state:
+            raise CheckpointError(f"{stored.path} has no averaged weights; resume without --model_ema")
+        self.average.load(state)
+
+
+def classification_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Score logits [B, K] against class numbers [B]: {"loss", "acc1", "acc5"}, float32 [B], accuracies 0 or 100."""
+    logits = logits.astype("float32")
+    best = logits.topk(min(5, logits.shape[1]), axis=1)[1]
+    hit = (best == labels.unsqueeze(1)).astype("float32") * 100
+    return {"loss": F.cross_entropy(logits, labels, reduction="none"), "acc1": hit[:, 0], "acc5": hit.max(axis=1)}
+
+
+def build_mixup(config: ClassifyConfig, num_classes: int) -> Mixup | None:
+    """Make what mixes batches, or None where nothing is mixed."""
+    if not isinstance(config, FinetuneConfig) or not (config.mixup or config.cutmix or config.cutmix_minmax):
+        return None
+    return Mixup(
+        num_classes,
+        config.mixup,
+        config.cutmix,
+        config.cutmix_minmax,
+        config.mixup_prob,
+        config.mixup_switch_prob,
+        config.mixup_mode,
+        config.smoothing,
+    )
+
+
+class WithMixSeed:
+    """A transform that adds a seed, drawn last, for mixing the batch whose first sample this is."""
+
+    def __init__(self, transform: Transform) -> None:
+        self.transform = transform
+
+    def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
+        """Transform an image and draw the seed."""
+        return {**self.transform(image, rng), "mix_seed": np.asarray(rng.integers(2**62), np.int64)}
+
+
+def train_transform(config: ClassifyConfig) -> Transform:
+    """Make the augmentation of training images."""
+    size = config.image_size
+    if not isinstance(config, FinetuneConfig):
+        return RandomCropFlip(size, CROP_SCALE, draw_box=load_recipe(config.method).probe_crop)
+    augment = FinetuneAugment(
+        size,
+        CROP_SCALE,
+        interpolation=config.train_interpolation,
+        rand_augment=RandAugment.parse(config.rand_augment) if config.rand_augment else None,
+        color_jitter=config.color_jitter or 0.0,
+        erasing=RandomErasing(config.reprob, config.remode, config.recount) if config.reprob else None,
+    )
+    return WithMixSeed(augment) if config.mixup or config.cutmix or config.cutmix_minmax else augment
+
+
+def validation_transform(config: ClassifyConfig) -> Transform:
+    """Make the transform of validation images."""
+    return evaluation_transform(config.image_size, config.crop_pct)
+
+
+def build_normalize(config: ClassifyConfig) -> Normalize:
+    """Make what turns uint8 images into the classifier's floats."""
+    return Normalize(INCEPTION_MEAN, INCEPTION_STD) if config.imagenet_inception_mean_and_std else Normalize()
+
+
+def build_classifier(config: ClassifyConfig, num_classes: int) -> ImageClassifier:
+    """Make the network that the config names, with fresh weights."""
+    require_network(config.model, registry.CLASSIFIER)
+    arguments = {name: getattr(config, name) for name in SIZE_OPTIONS}
+    if isinstance(config, LinprobeConfig) or config.probe != "none":
+        arguments |= {"probe": config.probe, "linear_depth": config.linear_depth}  # type: ignore[attr-defined]
+    arguments |= load_recipe(config.method).arguments(config)
+    model = create_model(config.model, img_size=config.image_size, num_classes=num_classes, **arguments)
+    return cast(ImageClassifier, model)
+
+
+def start_from_pretraining(model: ImageClassifier, config: ClassifyConfig) -> LoadReport:
+    """Load the encoder of `config.finetune` and draw the head that goes with it.
+
+    Raises:
+        CheckpointError: the file does not have that encoder.
+    """
+    recipe: ClassifierRecipe = load_recipe(config.method)
+    report = load_into_classifier(
+        model,
+        config.finetune,
+        norm_into_fc_norm=recipe.norm_into_fc_norm,
+        model_key=config.model_key,
+        model_prefix=config.model_prefix,
+    )
+    std = recipe.head_std if config.probe == "none" else PROBE_HEAD_STD
+    if std is not None and "head.weight" not in report.matched:
+        model.reset_head(std)
+    return report

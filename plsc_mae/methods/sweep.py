@@ -1,0 +1,75 @@
+"""Many linear probes at once: a linear layer per learning rate, on the same frozen features in the same pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import paddle
+from paddle import Tensor
+
+from plsc_mae.config import LinprobeConfig
+from plsc_mae.data.device import Normalize
+from plsc_mae.methods.base import Batch, StepOutput
+from plsc_mae.methods.classify import ClassifyTask, classification_scores
+from plsc_mae.models.classifier import ImageClassifier, ParallelHeads
+from plsc_mae.optim import ParamGroup
+
+
+class SweepTask(ClassifyTask):
+    """Train a linear layer for each rate of `config.lr_sweep`, all from the same start.
+
+    The layers share nothing that is trained, and the optimizers of probes look at one parameter at a time, so each
+    learns what it would learn alone.
+
+    Args:
+        model: a probe; its head is replaced by one with a linear layer per rate.
+        normalize: turns uint8 images into the classifier's floats.
+        config: the run's options.
+        num_classes: K.
+        classes: their names.
+    """
+
+    def __init__(
+        self,
+        model: ImageClassifier,
+        normalize: Normalize,
+        config: LinprobeConfig,
+        num_classes: int,
+        classes: Sequence[str] = (),
+    ) -> None:
+        super().__init__(model, normalize, config, num_classes, classes)
+        assert config.lr_sweep
+        self.rates = config.lr_sweep
+        self.peak = config.blr if config.lr is None else config.lr
+        self.heads = model.head = ParallelHeads(model.head, len(self.rates))
+        self.score_names = tuple(f"{score}_{name}" for name in self.names for score in ("loss", "acc1"))
+
+    @property
+    def names(self) -> list[str]:
+        """What each rate is called in the logs."""
+        return [f"lr{rate:g}" for rate in self.rates]
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Sum of the cross entropies of all layers; each is logged."""
+        losses = [self.loss(logits, batch["target"]).loss for logits in self.logits(batch)]
+        logs = {f"loss_{name}": loss.detach() for name, loss in zip(self.names, losses, strict=True)}
+        return StepOutput(paddle.add_n(losses), logs)
+
+    def scores(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross entropy and top-1 of every layer."""
+        scores: dict[str, Tensor] = {}
+        for name, logits in zip(self.names, self.logits(self.prepare(batch)), strict=True):
+            found = classification_scores(logits, batch["label"])
+            scores |= {f"{score}_{name}": found[score] for score in ("loss", "acc1")}
+        return scores
+
+    def param_groups(self, weight_decay: float) -> list[ParamGroup]:
+        """A group per rate, which multiplies the scheduled one."""
+        assert self.peak
+        groups = []
+        for i, rate in enumerate(self.rates):
+            named = {f"head.linears.{i}.{name}": p for name, p in self.heads.linears[i].named_parameters()}
+            for decay, dims in ((weight_decay, 2), (0.0, 1)):
+                part = {name: p for name, p in named.items() if p.ndim == dims}
+                groups.append(ParamGroup(list(part), list(part.values()), decay, rate / self.peak))
+        return groups

@@ -1,0 +1,70 @@
+"""What the tensors of any dialect tell of the encoder among them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from plsc_mae.errors import CheckpointError
+from plsc_mae.weights.dialects.base import Array, Dialect, Tensors, count_blocks
+from plsc_mae.weights.dialects.cae import HEADS as CAE_HEADS
+from plsc_mae.weights.dialects.facebook import HEADS as MAE_HEADS
+
+RELATIVE_TABLE = "relative_position_bias_table"
+
+
+def position_side(count: int, prefix: int) -> int | None:
+    """Side of the square grid of a table of `count` places, `prefix` of them of the class token; None if not square."""
+    side = math.isqrt(max(count - prefix, 0))
+    return side if side * side == count - prefix else None
+
+
+def relative_side(count: int) -> int | None:
+    """Side of the square grid of a table of relative positions with `count` rows; None if it is not square."""
+    side = position_side(count, 3)
+    return None if side is None or side % 2 == 0 else (side + 1) // 2
+
+
+def infer_encoder(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, Any]:
+    """Read an encoder off its tensors, as `VisionTransformer` arguments without `positions`.
+
+    `num_heads` is None where neither a table of relative positions nor a published width tells it, `img_size` where
+    there is no table of positions of a square grid.
+
+    Raises:
+        CheckpointError: there is no encoder.
+    """
+
+    def find(name: str) -> Array | None:
+        return tensors.get(dialect.foreign_name(f"encoder.{name}"))
+
+    kernel, hidden = find("patch_embed.proj.weight"), find("blocks.0.mlp.fc1.bias")
+    if kernel is None or hidden is None:
+        raise CheckpointError(f"{path} holds no encoder; expected patch_embed and blocks")
+    embed_dim, in_chans, patch_size, _ = kernel.shape
+    own, shared = find(f"blocks.0.attn.rel_pos_bias.{RELATIVE_TABLE}"), find(f"rel_pos_bias.{RELATIVE_TABLE}")
+    relative = own if own is not None else shared
+    class_token, layer_scale = find("cls_token") is not None, find("blocks.0.gamma_1") is not None
+    table, side = find("pos_embed"), None if relative is None else relative_side(len(relative))
+    if table is not None:
+        side = position_side(table.shape[1], int(class_token))
+    heads = (CAE_HEADS if layer_scale else MAE_HEADS).get(embed_dim) if relative is None else relative.shape[1]
+    return {
+        "img_size": None if side is None else side * patch_size,
+        "patch_size": patch_size,
+        "in_chans": in_chans,
+        "embed_dim": embed_dim,
+        "depth": block_count(tensors, dialect),
+        "num_heads": heads,
+        "mlp_ratio": len(hidden) / embed_dim,
+        "class_token": class_token,
+        "layer_scale": 0.1 if layer_scale else 0.0,
+        "k_bias": find("blocks.0.attn.q_bias") is None,
+        "relative_positions": "per block" if own is not None else "none" if shared is None else "shared",
+        "final_norm": find("norm.weight") is not None,
+    }
+
+
+def block_count(tensors: Tensors, dialect: Dialect) -> int:
+    """Number of the encoder's blocks."""
+    return count_blocks(tensors, dialect.foreign_name("encoder.blocks."))

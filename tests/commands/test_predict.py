@@ -1,0 +1,138 @@
+"""Classes of images by a trained classifier: what is printed, what files hold."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+from plsc_mae.cli import main
+from plsc_mae.methods.trained import load_trained
+
+pytestmark = pytest.mark.compat
+SHAPES = ["arrow", "circle", "crescent", "cross", "heart", "ring", "square", "star", "stripes", "triangle"]
+
+
+@pytest.fixture
+def predict(classifier, images, capfd):
+    """Run the command; gives the exit code, stdout and stderr."""
+
+    def run(flags: str = "", model_path=classifier, img_path=images) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = main(f"predict --model_path {model_path} --img_path {img_path} --num_workers 0 {flags}".split())
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def probabilities_of(model_path, image, **options) -> np.ndarray:
+    """Softmax of the logits, in float64, of an image of the network's size."""
+    trained = load_trained(str(model_path), **options)
+    with Image.open(image) as opened:
+        pixels = paddle.to_tensor(np.asarray(opened)[None])
+    logits = trained.network(trained.normalize(pixels))[0].numpy().astype(np.float64)
+    exponents = np.exp(logits - logits.max())
+    return exponents / exponents.sum()
+
+
+def test_predictions_are_the_networks(predict, classifier, images, tmp_path):
+    """Also in batches that do not divide the images, with names and order of the training data."""
+    path = tmp_path / "out/predictions.jsonl"
+    code, out, err = predict(f"--topk 3 --batch_size 4 --save_path {path}")
+    assert (code, err) == (0, "")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [record["image"] for record in records] == [f"{shape}/00000.jpg" for shape in SHAPES]
+    for record in records:
+        expected = probabilities_of(classifier, images / "val" / record["image"])
+        best = np.argsort(-expected)[:3]
+        assert record["indices"] == best.tolist()
+        assert record["classes"] == [SHAPES[index] for index in best]
+        np.testing.assert_allclose(record["probabilities"], expected[best], rtol=1e-5)  # of float32
+    lines = out.splitlines()
+    assert lines[0] == f"{classifier}: 32 tensors matched (plsc_mae), 10 classes"
+    assert lines[-1] == str(path)
+    assert len(lines) == 2 + 10 * 4
+    first = records[0]
+    assert lines[1:3] == ["arrow/00000.jpg", f"  {100 * first['probabilities'][0]:6.2f} %  {first['classes'][0]}"]
+
+
+def test_files_of_all_kinds_hold_the_same(predict, images, tmp_path):
+    image = images / "val/ring/00000.jpg"
+    for suffix in ("jsonl", "json", "csv"):
+        assert predict(f"--topk 20 --save_path {tmp_path}/found.{suffix}", img_path=image)[0] == 0
+    (record,) = json.loads((tmp_path / "found.json").read_text())
+    assert record == json.loads((tmp_path / "found.jsonl").read_text())
+    assert len(record["classes"]) == 10
+    np.testing.assert_allclose(sum(record["probabilities"]), 1.0, rtol=1e-5)
+    with (tmp_path / "found.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["image", "rank", "class", "index", "probability"]
+    assert [int(row["rank"]) for row in rows] == list(range(1, 11))
+    assert {row["image"] for row in rows} == {"00000.jpg"}
+    assert [row["class"] for row in rows] == record["classes"]
+    assert [int(row["index"]) for row in rows] == record["indices"]
+    assert [float(row["probability"]) for row in rows] == record["probabilities"]
+
+
+def test_averaged_weights_and_other_names(predict, classifier, images, tmp_path):
+    image, names = images / "val/ring/00000.jpg", tmp_path / "names.txt"
+    names.write_text("".join(f"a, {shape}\n" for shape in SHAPES))
+    code, _, _ = predict(f"--model_key model_ema --classes {names} --save_path {tmp_path}/ema.json", img_path=image)
+    assert code == 0
+    (record,) = json.loads((tmp_path / "ema.json").read_text())
+    averaged = probabilities_of(classifier, image, model_key="model_ema")
+    assert np.abs(averaged - probabilities_of(classifier, image)).max() > 1e-4
+    np.testing.assert_allclose(record["probabilities"], np.sort(averaged)[:-6:-1], rtol=1e-5)
+    assert record["classes"] == [f"a, {SHAPES[index]}" for index in np.argsort(-averaged)[:5]]
+
+
+def test_a_foreign_classifier(predict, images, root):
+    path = root / "tests/golden/mae/checkpoints/fb_finetuned_gap.pth"
+    code, out, err = predict("--num_heads 2 --topk 2", path)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == f"{path}: 32 tensors matched (facebook), 10 classes"
+    assert re.fullmatch(r" {2,4}\d+\.\d\d %  \d", out.splitlines()[2])
+    code, _, err = predict("", path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "fb_finetuned_gap.pth does not tell its number of heads; give it with --num_heads" in err
+
+
+def test_workers_give_the_same(predict, tmp_path):
+    for workers in (0, 1):
+        assert predict(f"--batch_size 4 --num_workers {workers} --save_path {tmp_path}/{workers}.csv")[0] == 0
+    assert (tmp_path / "0.csv").read_bytes() == (tmp_path / "1.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--img_path PLACE/none", "none does not exist; expected an image or a folder of images"),
+        ("--img_path PLACE/bad.jpg", "bad.jpg"),
+        ("--img_path ", "--img_path is required"),
+        ("--topk 0", "--topk must lie in [1, inf), got 0"),
+        ("--save_path PLACE/found.txt", "found.txt: expected a file that ends in .jsonl, .json or .csv"),
+        ("--save_path PLACE/bad.jpg/found.csv", "choose another --save_path"),
+        ("--classes PLACE/none.txt", "cannot read the class names of "),
+        (
+            "--model_path PRETRAINED",
+            "holds no classifier: it has no head; expected a checkpoint of `plsc-mae finetune`",
+        ),
+        ("--model_path PLACE/bad.jpg", "is not a weight file"),
+        ("--model_key ema", "has no tensors under 'ema'"),
+    ],
+)
+def test_mistakes_are_sentences(predict, trained, tmp_path, flags, told):
+    (tmp_path / "bad.jpg").write_text("no image")
+    pretrained = trained() / "checkpoint-1.pd" if "PRETRAINED" in flags else ""
+    flags = flags.replace("PLACE", str(tmp_path)).replace("PRETRAINED", str(pretrained))
+    code, _, err = predict(flags if flags.split()[1:] else "--img_path=")
+    assert code == 2
+    assert err.startswith("plsc-mae: error: ")
+    assert told in err
+    assert "bad_image" not in err  # no other image can stand in
+    assert err.count("\n") == 1
