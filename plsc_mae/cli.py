@@ -16,6 +16,7 @@ from plsc_mae.config import FINETUNE, LINPROBE, PRETRAIN
 from plsc_mae.config.resolve import parse
 from plsc_mae.config.schema import suggest
 from plsc_mae.config.tools import (
+    CompareConfig,
     DemoDataConfig,
     DoctorConfig,
     ExplainConfig,
@@ -51,6 +52,11 @@ COMMANDS = {
         "tell the classes of images by a trained classifier", {"": PredictConfig}, "plsc_mae.commands.predict:run"
     ),
     "knn": Command("classify by nearest neighbours of features", {"": KNNConfig}, "plsc_mae.commands.knn:run"),
+    "compare": Command(
+        "classify by features of several encoders, random weights and raw pixels, in one table",
+        {"": CompareConfig},
+        "plsc_mae.commands.compare:run",
+    ),
     "explain": Command("draw what an encoder attends to", {"": ExplainConfig}, "plsc_mae.commands.explain:run"),
     "extract": Command("write features of images to a file", {"": ExtractConfig}, "plsc_mae.commands.extract:run"),
     "demo-data": Command(

@@ -16,13 +16,16 @@ elif [ $# -gt 0 ]; then
     both=no
 fi
 
+# A process per core, a file of tests at a time in each: most tests use one core.
+parallel=(-n auto --maxprocesses 4 --dist loadfile)
+
 make_environment .venv -e '.[dev]' paddlepaddle==3.3.1
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/python -m pytest "${selection[@]}" --durations 5 "$@"
+.venv/bin/python -m pytest "${parallel[@]}" "${selection[@]}" --durations 5 "$@"
 if [ $both = yes ]; then
-    make_environment .venv-paddle2.6 -e . paddlepaddle==2.6.2 'numpy<2' pytest==9.2.0
+    make_environment .venv-paddle2.6 -e . paddlepaddle==2.6.2 'numpy<2' pytest==9.2.0 pytest-xdist==3.8.0
     echo "Paddle 2.6.2:"
-    .venv-paddle2.6/bin/python -m pytest -m "compat and not slow"
+    .venv-paddle2.6/bin/python -m pytest "${parallel[@]}" -m "compat and not slow"
 fi

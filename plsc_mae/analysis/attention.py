@@ -7,14 +7,15 @@ are divided by their sums, as the paper means it. N tokens, the class token firs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import paddle
 import paddle.nn.functional as F
-from paddle import Tensor
+from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError
 from plsc_mae.models.classifier import ImageClassifier
@@ -50,6 +51,24 @@ class CategoryAttention(NamedTuple):
     gradients: list[npt.NDArray[np.float32]]
 
 
+@contextmanager
+def _trainable_norms(network: nn.Layer) -> Iterator[None]:
+    """Let the scales of layer norms have gradients for a while.
+
+    Where a scale is frozen, Paddle's CPU kernel (2.6 and 3.3) gives another gradient to what goes into the norm.
+    """
+    scales = [layer.weight for layer in network.sublayers() if isinstance(layer, nn.LayerNorm)]
+    frozen = [scale for scale in scales if scale.stop_gradient]
+    for scale in frozen:
+        scale.stop_gradient = False
+    try:
+        yield
+    finally:
+        for scale in frozen:
+            scale.stop_gradient = True
+            scale.clear_gradient(False)
+
+
 def category_attention(network: ImageClassifier, image: Tensor, category: int | None = None) -> CategoryAttention:
     """Classify an image and go back from one logit to the attentions.
 
@@ -60,15 +79,14 @@ def category_attention(network: ImageClassifier, image: Tensor, category: int | 
         image: [1, C, H, W], normalized.
         category: its number; None for the one of the largest logit.
     """
-    image = image.detach()
-    image.stop_gradient = False  # a probe's frozen encoder has a graph by this alone
-    with record_attention() as recorded:
-        logits = network(image)[0]
-    layers = recorded[: len(network.encoder.blocks)]  # those of an attentive probe follow
-    for layer in layers:
-        layer.retain_grads()
-    chosen = int(logits.argmax()) if category is None else category
-    logits[chosen].backward()  # paddle.grad fails where a PyLayer is on the way to inputs that are not leaves
+    with _trainable_norms(network):  # which also gives frozen networks a graph
+        with record_attention() as recorded:
+            logits = network(image)[0]
+        layers = recorded[: len(network.encoder.blocks)]  # those of an attentive probe follow
+        for layer in layers:
+            layer.retain_grads()
+        chosen = int(logits.argmax()) if category is None else category
+        logits[chosen].backward()  # paddle.grad fails where a PyLayer is on the way to inputs that are not leaves
     return CategoryAttention(
         chosen,
         float(F.softmax(logits, axis=-1)[chosen]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +13,8 @@ from plsc_mae import weights
 from plsc_mae.analysis.features import Encode, TokenFeatures, encode_images, pixel_features, save_arrays
 from plsc_mae.analysis.knn import KNNAccuracy, knn_accuracy
 from plsc_mae.commands.pretrain import count_workers
-from plsc_mae.config.tools import FeatureConfig, KNNConfig
-from plsc_mae.data.imagefolder import find_images, find_validation
+from plsc_mae.config.tools import KNNConfig, ViewConfig
+from plsc_mae.data.imagefolder import ImageList, find_images, find_validation
 from plsc_mae.data.transforms import ResizeCentreCrop
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.methods.frozen import load_frozen
@@ -58,9 +59,25 @@ def run(config: KNNConfig) -> None:
         _append(Path(config.save_path) / "output.txt", name, accuracies)
 
 
-def centre_crop(config: FeatureConfig, size: tuple[int, int]) -> ResizeCentreCrop:
+def centre_crop(config: ViewConfig, size: tuple[int, int]) -> ResizeCentreCrop:
     """The evaluation transform to `size` = (h, w)."""
     return ResizeCentreCrop(size, int(max(size) / config.crop_pct), config.interpolation)
+
+
+def encode_labelled(
+    encode: Encode, lists: Iterable[ImageList], size: tuple[int, int], config: ViewConfig, world: World
+) -> list[Labelled]:
+    """The one kind of features that `encode` gives, of labelled images brought to `size` = (h, w).
+
+    Returns:
+        One set per list in the first process; nothing in others.
+    """
+    transform, workers = centre_crop(config, size), count_workers(config.num_workers)
+    parts = []
+    for images in lists:
+        arrays = encode_images(encode, images, transform, world, batch_size=config.batch_size, num_workers=workers)
+        parts += [Labelled(features, images.labels) for features in arrays.values()]
+    return parts
 
 
 def _computed(config: KNNConfig, world: World) -> tuple[str, list[Labelled]]:
@@ -82,12 +99,7 @@ def _computed(config: KNNConfig, world: World) -> tuple[str, list[Labelled]]:
         encode = TokenFeatures(network, normalize, [len(network.blocks)], [config.pool], config.norm)
     if world.is_main:
         print(name)
-    workers = count_workers(config.num_workers)
-    parts = []
-    for images in lists:
-        crop = centre_crop(config, size)
-        arrays = encode_images(encode, images, crop, world, batch_size=config.batch_size, num_workers=workers)
-        parts += [Labelled(features, images.labels) for features in arrays.values()]
+    parts = encode_labelled(encode, lists, size, config, world)
     if config.pixels and world.is_main:  # without it all pictures resemble each other: pixels are never negative
         mean = parts[0].features.mean(axis=0)
         parts = [Labelled(features - mean, labels) for features, labels in parts]

@@ -110,11 +110,9 @@ class EncoderConfig:
 
 
 @dataclass(kw_only=True, frozen=True)
-class FeatureConfig(EncoderConfig):
-    """Features: of which images, from where in the encoder."""
+class ViewConfig:
+    """Views: how images are brought to the size of the network, and in what batches."""
 
-    data_path: str = option("", "image folder or list file")
-    norm: bool = option(False, "apply the encoder's final norm to the tokens")
     crop_pct: float = option(
         0.875, "input size over the shorter side before the centre crop; 0.875 is 224 of 256", within="(0, 1]"
     )
@@ -123,6 +121,14 @@ class FeatureConfig(EncoderConfig):
     num_workers: int | None = option(
         None, "loader processes per process; up to 10, by the cores at hand, when not given", within="[0, inf)"
     )
+
+
+@dataclass(kw_only=True, frozen=True)
+class FeatureConfig(ViewConfig, EncoderConfig):
+    """Features: of which images, from where in the encoder."""
+
+    data_path: str = option("", "image folder or list file")
+    norm: bool = option(False, "apply the encoder's final norm to the tokens")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -156,6 +162,35 @@ class KNNConfig(FeatureConfig):
             raise ConfigError("--pixels uses no network; leave --model_path and --random_weights out")
         elif self.input_size is None:
             raise ConfigError("--pixels needs --input_size, the side that all pictures are brought to")
+
+
+@dataclass(kw_only=True, frozen=True)
+class CompareConfig(ViewConfig):
+    """Compare: k-NN and linear accuracy of the features of several encoders, random weights and raw pixels."""
+
+    model_path: tuple[str, ...] = option((), "checkpoints of pre-training")
+    data_path: str = option("", "folder with train/ and val/, or a list file of the training images")
+    eval_data_path: str = option("", "folder or list file of the validation images [DATA_PATH/val]")
+    pixels: int | None = option(
+        None, "also compare raw pixels of pictures brought to this side, in pixels", within="[1, inf)"
+    )
+    random_weights: bool = option(False, "also compare encoders of random weights, of every checkpoint's sizes")
+    seeds: tuple[int, ...] = option((0,), "seeds of the random weights; of several, mean and range", within="[0, inf)")
+    nb_knn: int = option(10, "number of neighbours", within="[1, inf)")
+    pool: Literal["mean", "cls"] = option("mean", "mean of the patch tokens, or the class token")
+    norm: bool = option(False, "apply the encoder's final norm to the tokens")
+    save_path: str = option("", "file to write the table to: .md, or .json with every seed's number")
+    device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", "where to compute")
+
+    def __post_init__(self) -> None:
+        if not self.data_path:
+            raise ConfigError("--data_path is required: a folder with train/ and val/")
+        if not self.model_path and not self.pixels:
+            raise ConfigError("nothing to compare; name checkpoints with --model_path, or --pixels SIDE")
+        if not self.model_path and self.random_weights:
+            raise ConfigError("--random_weights takes its sizes from checkpoints; name them with --model_path")
+        if self.save_path and not self.save_path.endswith((".md", ".json")):
+            raise ConfigError(f"--save_path {self.save_path}: expected a file that ends in .md or .json")
 
 
 @dataclass(kw_only=True, frozen=True)

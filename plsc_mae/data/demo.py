@@ -1,8 +1,9 @@
 """A small labelled image folder drawn by the program, so that everything can be tried without a download.
 
-ROOT/{train,val}/<class>/<index>.jpg, ten geometric shapes in random colours, places, sizes and angles on softly lit
-grounds. Colours say nothing about the class and raw pixels little, so whatever a network scores above
-`raw_pixel_knn` it has learnt. The pictures are large, clean shapes: a quarter of their patches tells the rest.
+ROOT/{train,val}/<class>/<index>.jpg, ten geometric shapes. A picture shows up to four copies of one shape, all of one
+size and turned alike, at any places, in ink on paper or in paper on ink. Where the copies lie says nothing about the
+class, so raw pixels say little; and what is hidden of one copy can be told from the others, so a network that learns to
+redraw hidden patches learns the shapes. Whatever it scores above `raw_pixel_knn` it has learnt.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from plsc_mae.errors import ConfigError, DataError
 
 Floats = NDArray[np.float32]
 
-DRAWING_VERSION = 1  # raise it when the same parameters would draw other pictures
+DRAWING_VERSION = 2  # raise it when the same parameters would draw other pictures
 SPLITS = ("train", "val")
 SUPERSAMPLING = 4  # shapes are drawn this many times larger and shrunk: smooth edges
-RADIUS = (0.28, 0.43)  # of the shape's enclosing circle, as a fraction of the image side
-LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in JPEG
-MIN_CONTRAST = 90.0  # difference in luma between shape and ground, of 255
+RADIUS = (0.156, 0.234)  # of a shape's enclosing circle, as a fraction of the image side
+COPIES = 4  # at most; fewer where there is no room
+PLACES = 100  # places that are tried for them
+SPACING = 2.05  # least distance of two copies' centres, in radii
+INK_AND_PAPER = np.array([(20.0, 35.0, 80.0), (245.0, 240.0, 225.0)])  # RGB
 LIGHTING = 14.0  # half range of the soft light over the picture, of 255
 NOISE_STD = 1.5  # grain, of 255: below the lighting, so that flat patches stay predictable
 MIN_IMAGE_SIZE = 16  # smaller shapes cannot be told apart
@@ -175,7 +178,7 @@ def draw_demo_image(split: str, class_name: str, index: int, *, image_size: int 
         ValueError: unknown split or class.
     """
     rng = np.random.default_rng((SPLITS.index(split), CLASSES.index(class_name), index, seed))
-    colour, ground = _contrasting_colours(rng)
+    colour, ground = INK_AND_PAPER[:: rng.choice((-1, 1))]
     coverage = _draw_coverage(SHAPES[class_name], image_size, rng)[..., None]  # [S, S, 1]
     pixels = coverage * colour + (1.0 - coverage) * ground + _draw_lighting(image_size, rng)[..., None]  # [S, S, 3]
     pixels += rng.normal(0.0, NOISE_STD, pixels.shape)
@@ -258,27 +261,27 @@ def _pictures(parameters: DemoParameters) -> Iterator[tuple[str, str, int]]:
                 yield split, class_name, index
 
 
-def _contrasting_colours(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw shape and ground colours [2, 3] in 0..255 that clearly differ in brightness, either one the lighter."""
-    while True:
-        colours = rng.uniform(0.0, 255.0, (2, 3))
-        light, dark = colours @ LUMA
-        if abs(light - dark) >= MIN_CONTRAST:
-            return colours
-
-
 def _draw_coverage(shape: tuple[Layer, ...], image_size: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw the shape with random size, place and angle; return what part of each pixel it covers [S, S], in 0..1."""
+    """Draw copies of the shape, random in size, places and angle; return what they cover of each pixel [S, S], 0..1."""
     radius = rng.uniform(*RADIUS)
-    centre = rng.uniform(radius, 1.0 - radius, 2)  # the whole shape stays within the picture
     angle = rng.uniform(0.0, 2 * np.pi)
     rotation = np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
     canvas = Image.new("L", (image_size * SUPERSAMPLING,) * 2)
     pen = ImageDraw.Draw(canvas)
-    for points, hole in shape:
-        corners = (centre + radius * points @ rotation) * canvas.width
-        pen.polygon([tuple(corner) for corner in corners.tolist()], fill=0 if hole else 255)
+    for centre in _draw_centres(radius, rng):
+        for points, hole in shape:
+            corners = (centre + radius * points @ rotation) * canvas.width
+            pen.polygon([tuple(corner) for corner in corners.tolist()], fill=0 if hole else 255)
     return np.asarray(canvas.reduce(SUPERSAMPLING), np.float64) / 255.0
+
+
+def _draw_centres(radius: float, rng: np.random.Generator) -> list[NDArray[np.float64]]:
+    """Draw places for copies that do not touch, anywhere in the picture [0, 1] x [0, 1]; the borders may cut them."""
+    centres: list[NDArray[np.float64]] = []
+    for place in rng.uniform(0.0, 1.0, (PLACES, 2)):
+        if len(centres) < COPIES and all(np.hypot(*(place - other)) > SPACING * radius for other in centres):
+            centres.append(place)
+    return centres
 
 
 def _draw_lighting(image_size: int, rng: np.random.Generator) -> NDArray[np.float64]:

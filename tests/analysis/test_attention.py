@@ -135,7 +135,8 @@ def test_pictures_of_a_category_are_the_originals(case, whole, frozen):
     best = category_attention(whole, image)
     assert best.category == probabilities.argmax()
     np.testing.assert_allclose(best.probability, probabilities.max(), rtol=1e-5)
-    assert image.stop_gradient
+    assert all(parameter.stop_gradient == frozen for parameter in whole.parameters())
+    assert all(parameter.grad is None for parameter in whole.parameters() if frozen)
 
 
 @pytest.mark.parametrize("probe", ["standard", "attentive"])

@@ -64,7 +64,7 @@ def trained(images, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def classifier(images, tmp_path_factory) -> Path:
-    """Checkpoint of a short fine-tuning of all weights, from random ones, of a mean-pooled classifier; with averages."""
+    """Checkpoint of a short fine-tuning of a mean-pooled classifier, from random weights; with averages."""
     folder = tmp_path_factory.mktemp("classifier")
     line = f"finetune {TINY_CLASSIFIER} {SHORT} --blr none --data_path {images} --output_dir {folder}"
     assert main(line.replace("--vis_freq 1", "").replace("--lr 1e-3", "--lr 1e-2").split()) == 0

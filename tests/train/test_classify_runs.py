@@ -156,3 +156,22 @@ def test_the_loss_falls(classifier):
     )
     losses = [record["loss"] for record in classifier.here("learn", f"{flags} --layer_decay 1.0 --weight_decay 0")]
     assert sum(losses[-10:]) < 0.93 * sum(losses[:10])
+
+
+@pytest.mark.parametrize("classifier", ["finetune"], indirect=True)
+def test_other_data_and_other_sizes(classifier, tmp_path):
+    """CIFAR's binary files, and an input of 48 pixels for an encoder of 32, whose positions are interpolated."""
+    folder, pixels = tmp_path / "cifar-10-batches-bin", np.random.default_rng(0)
+    folder.mkdir()
+    for file, count in [*((f"data_batch_{i}.bin", 6) for i in range(1, 6)), ("test_batch.bin", 7)]:
+        records = pixels.integers(0, 256, (count, 1 + 3 * 32 * 32), np.uint8)
+        records[:, 0] %= 10
+        (folder / file).write_bytes(records.tobytes())
+    (folder / "batches.meta.txt").write_text("\n".join(f"class{i}" for i in range(10)))
+    records = classifier.here("cifar", f"--data_set CIFAR --data_path {tmp_path} --batch_size 10 --max_train_step 3")
+    assert [record["step"] for record in records] == [1, 2, 3]
+    assert load(classifier.folder / "cifar/checkpoint-0.pd").meta["classes"][9] == "class9"
+    assert epochs(classifier, "cifar")[0]["test_acc5"] % (100 / 7) == pytest.approx(0, abs=1e-3)
+
+    classifier.here("larger", "--input_size 48 --batch_size 12 --max_train_step 1")
+    assert load(classifier.folder / "larger/checkpoint-latest.pd").model["encoder.pos_embed"].shape == (1, 1 + 36, 32)

@@ -1,0 +1,103 @@
+"""`plsc-mae compare`: one table of how well frozen features classify: raw pixels, random weights, checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from plsc_mae.analysis.features import Encode, TokenFeatures, pixel_features
+from plsc_mae.analysis.knn import knn_accuracy
+from plsc_mae.analysis.linear import linear_accuracy, standardize
+from plsc_mae.commands.knn import Labelled, encode_labelled
+from plsc_mae.config.tools import CompareConfig
+from plsc_mae.data.imagefolder import find_images, find_validation
+from plsc_mae.errors import DataError
+from plsc_mae.methods.frozen import load_frozen
+from plsc_mae.parallel.data import World
+
+Source = tuple[Encode, tuple[int, int]]  # what makes features, and the (h, w) of its images
+
+
+@dataclass(frozen=True)
+class Row:
+    """Top-1 accuracies in percent of one kind of features, one per seed of random weights."""
+
+    features: str
+    knn: list[float] = field(default_factory=list)
+    linear: list[float] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"| {self.features} | {_cell(self.knn)} | {_cell(self.linear)} |"
+
+
+def run(config: CompareConfig) -> None:
+    """Print the table row by row, and write it if asked to.
+
+    Raises:
+        CheckpointError: a checkpoint cannot be read.
+        DataError: a set is missing, without labels, or has other classes than the other; the file cannot be written.
+        ConfigError: more neighbours are asked for than there are.
+    """
+    world = World(config.device)
+    bank = find_images(config.data_path, "train")
+    lists = (bank, find_validation(bank, config.data_path, config.eval_data_path))
+    lines = [f"| features | k-NN (k = {config.nb_knn}) | linear |", "|---|--:|--:|"]
+    if world.is_main:
+        print("\n".join(lines), flush=True)
+    rows = []
+    for name, sources in _kinds(config):
+        row = Row(name)
+        for encode, size in sources:
+            parts = encode_labelled(encode, lists, size, config, world)
+            if world.is_main:
+                _score(row, parts, config.nb_knn)
+            world.barrier()  # the first process may take longer than the others would wait for its next batch
+        rows.append(row)
+        if world.is_main:
+            print(row, flush=True)
+    if world.is_main and config.save_path:
+        _write(Path(config.save_path), [*lines, *map(str, rows)], rows)
+
+
+def _kinds(config: CompareConfig) -> Iterator[tuple[str, Iterator[Source]]]:
+    """Name every kind of features and tell how to make them; networks are built when their turn comes."""
+    if config.pixels:
+        yield f"raw pixels, {config.pixels} x {config.pixels}", iter([(pixel_features, (config.pixels, config.pixels))])
+    for path in config.model_path if config.random_weights else ():
+        yield f"random weights, sizes of {path}", (_encoder(path, config, seed) for seed in config.seeds)
+    for path in config.model_path:
+        yield path, (_encoder(path, config, seed) for seed in (None,))
+
+
+def _encoder(path: str, config: CompareConfig, seed: int | None) -> Source:
+    """The encoder of a checkpoint or, with a seed, one like it of random weights."""
+    network, normalize, _ = load_frozen(path, random_weights=seed is not None, seed=seed or 0)
+    return TokenFeatures(network, normalize, [len(network.blocks)], [config.pool], config.norm), network.img_size
+
+
+def _score(row: Row, parts: list[Labelled], k: int) -> None:
+    """Add the accuracies of features to a row; neighbours, too, are sought among standardized features."""
+    bank, queries = parts
+    labels = bank.labels, queries.labels
+    near, far = standardize(bank.features, queries.features)
+    row.knn.append(knn_accuracy(near, labels[0], far, labels[1], [k])[0].top1)
+    row.linear.append(linear_accuracy(bank.features, labels[0], queries.features, labels[1]).top1)
+
+
+def _cell(values: list[float]) -> str:
+    """The mean, and the range where there are several values."""
+    spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{spread}"
+
+
+def _write(path: Path, lines: list[str], rows: list[Row]) -> None:
+    text = json.dumps([asdict(row) for row in rows], indent=1) if path.suffix == ".json" else "\n".join(lines)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}; choose another --save_path") from None

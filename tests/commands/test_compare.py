@@ -1,0 +1,102 @@
+"""The table of raw pixels, random weights and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from plsc_mae.cli import main
+
+pytestmark = pytest.mark.compat
+
+ROOT = Path(__file__).parents[2]
+FEW = "--nb_knn 5 --num_workers 0"  # the bank has 30 images
+
+
+@pytest.fixture
+def compare(capfd):
+    """Run the command; gives the exit code, the lines of stdout, and stderr."""
+
+    def run(flags: str) -> tuple[int, list[str], str]:
+        capfd.readouterr()
+        code = main(["compare", *flags.split()])
+        out, err = capfd.readouterr()
+        return code, out.splitlines(), err
+
+    return run
+
+
+def test_a_row_for_everything_that_is_compared(trained, trained_cae, images, compare, tmp_path):
+    mae, cae = trained() / "checkpoint-1.pd", trained_cae()
+    flags = f"--data_path {images} --model_path {mae} {cae} {FEW}"
+    code, lines, err = compare(f"{flags} --pixels 16 --random_weights --seeds 0 1 --save_path {tmp_path}/new/table.md")
+    assert (code, err) == (0, "")
+    assert lines[:2] == ["| features | k-NN (k = 5) | linear |", "|---|--:|--:|"]
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        "| raw pixels, 16 x 16",
+        f"| random weights, sizes of {mae}",
+        f"| random weights, sizes of {cae}",
+        f"| {mae}",
+        f"| {cae}",
+    ]
+    assert [line.count(" to ") for line in lines[2:]] == [0, 2, 2, 0, 0]  # two seeds have a range
+    assert (tmp_path / "new/table.md").read_text().splitlines() == lines
+    # The same numbers alone, and in a file for programs.
+    assert compare(f"{flags} --save_path {tmp_path}/table.json")[1] == [*lines[:2], *lines[5:]]
+    rows = json.loads((tmp_path / "table.json").read_text())
+    for row, line in zip(rows, lines[5:], strict=True):
+        assert line == f"| {row['features']} | {row['knn'][0]:.1f} | {row['linear'][0]:.1f} |"
+
+
+def test_accuracies_of_the_bank_itself(trained, images, compare):
+    """Each image is its own nearest neighbour; and what knn says of validation images is said here."""
+    model = trained() / "checkpoint-1.pd"
+    same = f"--model_path {model} --data_path {images}/train --eval_data_path {images}/train --nb_knn 1 --num_workers 0"
+    code, lines, _ = compare(same)
+    assert code == 0
+    assert lines[2].startswith(f"| {model} | 100.0 | ")
+
+
+def test_two_processes_give_what_one_gives(trained, images, compare, tmp_path):
+    flags = f"--model_path {trained() / 'checkpoint-1.pd'} --data_path {images} --pixels 16 {FEW}"
+    code, one, _ = compare(flags)
+    assert code == 0
+    program = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", "logs"]
+    command = [*program, str(ROOT / "plsc_mae/__main__.py"), "compare", *flags.split(), "--save_path", "two.md"]
+    environ = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "two.md").read_text().splitlines() == one
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--pixels 16", "--data_path is required: a folder with train/ and val/"),
+        ("--data_path DATA", "nothing to compare; name checkpoints with --model_path, or --pixels SIDE"),
+        ("--data_path DATA --pixels 16 --random_weights", "--random_weights takes its sizes from checkpoints"),
+        ("--data_path DATA --pixels 16 --save_path table.txt", "expected a file that ends in .md or .json"),
+        ("--data_path DATA --pixels 16 --nb_knn 31 --num_workers 0", "more neighbours than the 30 images of the bank"),
+        ("--data_path DATA/val --pixels 16", "val has no folders train/ and val/"),
+        ("--data_path DATA --pixels 16 --nb_knn 5 --num_workers 0 --save_path DATA/demo.json/x.md", "cannot write"),
+    ],
+)
+def test_mistakes_are_sentences(images, compare, flags, told):
+    code, _, err = compare(flags.replace("DATA", str(images)))
+    assert code == 2
+    assert err.startswith("plsc-mae: error: ")
+    assert told in err
+    assert err.count("\n") == 1
