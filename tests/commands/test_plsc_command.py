@@ -170,7 +170,8 @@ def test_pretraining(checkout, pretrained):
 def test_finetuning(checkout, pretrained):
     """An epoch of one update and the evaluation after it."""
     output = run(FINETUNE + " --batch_size 10 --max_train_step 1", checkout)
-    assert "ep800_fp16o1_checkpoint-799.pd (plsc_mae): 186 tensors loaded, new here: encoder.blocks.*.attn.rel_pos_bias, head" in output
+    assert "checkpoint-799.pd (plsc_mae): 186 tensors loaded" in output
+    assert "new here: encoder.blocks.*.attn.rel_pos_bias, head, " in output
     assert "cae_base_patch16_224: 86.5 M trainable parameters" in output
     folder = checkout / "output" / "finetune_ep100_fp16o1"
     (epoch,) = [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
