@@ -153,6 +153,10 @@ class ClassifyConfig(EvaluationOptions, ClassifierOptions, TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if getattr(self, "linear_depth", 1) != 1 and self.probe != "attentive":
+            raise ConfigError(
+                "--linear_depth counts the blocks of --linear_type attentive, which is not what is trained"
+            )
         if self.eval and not (self.resume or self.finetune):
             raise ConfigError("--eval needs a classifier to evaluate: --resume FILE")
         if self.eval and self.disable_eval_during_finetuning:
@@ -263,6 +267,11 @@ class CAEFinetuneConfig(CAEClassifierOptions, ProbeOptions, UpdateScheduleOption
     save_ckpt_freq: int = redefault(TrainingConfig, "save_ckpt_freq", 5)
     auto_resume: bool = redefault(TrainingConfig, "auto_resume", True)
     enable_linear_eval: bool = option(False, "train a probe of --linear_type on frozen features instead")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.linear_type != "standard" and not self.enable_linear_eval:
+            raise ConfigError(f"--linear_type {self.linear_type} is for probes; give --enable_linear_eval with it")
 
     @property
     def probe(self) -> str:

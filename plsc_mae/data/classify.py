@@ -15,6 +15,7 @@ from plsc_mae.data.decode import Interpolation, PilImage, Pixels, SourceImage
 from plsc_mae.data.erasing import RandomErasing
 from plsc_mae.data.randaugment import RandAugment
 from plsc_mae.data.transforms import (
+    DrawBox,
     InterpolationChoice,
     RandomCropFlip,
     ResizeCentreCrop,
@@ -76,9 +77,14 @@ class FinetuneAugment:
         return image.crop_resize(box, self.size, draw_interpolation(self.interpolation, rng))
 
 
-def linear_probe_augment(size: tuple[int, int], scale: tuple[float, float] = (0.08, 1.0)) -> RandomCropFlip:
-    """Return the augmentation of linear probing: one clamped crop, then a flip (facebookresearch/mae util/crop.py)."""
-    return RandomCropFlip(size, scale, draw_box=clamped_crop_box)
+def linear_probe_augment(
+    size: tuple[int, int], scale: tuple[float, float] = (0.08, 1.0), draw_box: DrawBox = clamped_crop_box
+) -> RandomCropFlip:
+    """Return the augmentation of linear probing: a crop, then a flip.
+
+    The crop is drawn once and clamped, as in facebookresearch/mae util/crop.py, unless `draw_box` draws it otherwise.
+    """
+    return RandomCropFlip(size, scale, draw_box=draw_box)
 
 
 def evaluation_transform(

@@ -23,6 +23,7 @@ INCEPTION_STD = (0.5, 0.5, 0.5)
 Sample = dict[str, npt.NDArray[Any]]
 Transform = Callable[[SourceImage, np.random.Generator], Sample]
 InterpolationChoice: TypeAlias = Interpolation | Literal["random"]
+DrawBox = Callable[[Callable[[], float], int, int, tuple[float, float]], Box]  # of uniform, height, width, scale
 
 
 def random_resized_crop_box(
@@ -123,7 +124,7 @@ class RandomCropFlip:
     scale: tuple[float, float] = (0.2, 1.0)
     hflip: float = 0.5
     interpolation: Interpolation = "bicubic"
-    draw_box: Callable[[Callable[[], float], int, int, tuple[float, float]], Box] = random_resized_crop_box
+    draw_box: DrawBox = random_resized_crop_box
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
         """Draw a crop and a flip from `rng` and apply them."""

@@ -19,9 +19,8 @@ from paddle import Tensor, nn
 from plsc_mae.analysis.reconstruct import PatchStats
 from plsc_mae.config import PretrainConfig, TrainingConfig
 from plsc_mae.config.sections import UpdateScheduleOptions
-from plsc_mae.data.decode import Box
 from plsc_mae.data.device import Normalize
-from plsc_mae.data.transforms import Transform, clamped_crop_box
+from plsc_mae.data.transforms import DrawBox, Transform, clamped_crop_box
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.optim import ParamGroup, Schedule, by_epochs, by_updates, weight_decay_groups
 from plsc_mae.weights.dialects.base import Tensors
@@ -169,4 +168,4 @@ class ClassifierRecipe(NamedTuple):
     arguments: Callable[[Any], dict[str, Any]]
     norm_into_fc_norm: bool = False
     head_std: float | None = None
-    probe_crop: Callable[[Callable[[], float], int, int, tuple[float, float]], Box] = clamped_crop_box
+    probe_crop: DrawBox = clamped_crop_box

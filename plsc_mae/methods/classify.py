@@ -16,13 +16,13 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from plsc_mae.config import ClassifyConfig, FinetuneConfig, LinprobeConfig
-from plsc_mae.data.classify import FinetuneAugment, evaluation_transform
+from plsc_mae.data.classify import FinetuneAugment, evaluation_transform, linear_probe_augment
 from plsc_mae.data.decode import SourceImage
 from plsc_mae.data.device import Normalize
 from plsc_mae.data.erasing import RandomErasing, erase
 from plsc_mae.data.mixup import Mixup
 from plsc_mae.data.randaugment import RandAugment
-from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD, RandomCropFlip, Sample, Transform
+from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD, Sample, Transform
 from plsc_mae.errors import CheckpointError
 from plsc_mae.losses import label_smoothing_cross_entropy, soft_target_cross_entropy
 from plsc_mae.methods import load_recipe
@@ -183,7 +183,7 @@ def train_transform(config: ClassifyConfig) -> Transform:
     """Make the augmentation of training images."""
     size = config.image_size
     if not isinstance(config, FinetuneConfig):
-        return RandomCropFlip(size, CROP_SCALE, draw_box=load_recipe(config.method).probe_crop)
+        return linear_probe_augment(size, CROP_SCALE, load_recipe(config.method).probe_crop)
     augment = FinetuneAugment(
         size,
         CROP_SCALE,

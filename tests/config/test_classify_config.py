@@ -143,6 +143,8 @@ def test_a_probe_through_the_fine_tuning_command_has_no_rand_augment_by_default(
         (FINETUNE, "--method mae_pytorch --blr 1e-3", "the learning rate of method 'mae_pytorch' is per 256 images"),
         (FINETUNE, "--model cae_base_patch16_224 --blr 1e-3", "the learning rate of method 'cae' is absolute"),
         (FINETUNE, "--linear_type standard", "belongs to method 'cae'; this run is 'mae'"),
+        (FINETUNE, "--model cae_base_patch16_224 --linear_type attentive", "give --enable_linear_eval with it"),
+        (LINPROBE, "--linear_depth 2", "--linear_depth counts the blocks of --linear_type attentive"),
         (LINPROBE, "--mixup 0.8", "unknown flag '--mixup'"),
         (LINPROBE, "--method mae_pytorch", "unknown method 'mae_pytorch'"),
     ],
