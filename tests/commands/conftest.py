@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from plsc_mae.cli import main
 from plsc_mae.data.demo import make_demo_data
 
+ROOT = Path(__file__).parents[2]
 TINY = (
     "--model mae_vit_tiny_patch16 --input_size 32 --patch_size 8 --embed_dim 32 --depth 1 --num_heads 2 "
     "--decoder_embed_dim 16 --decoder_depth 1 --decoder_num_heads 2 --batch_size 10"
@@ -24,6 +28,27 @@ TINY_CLASSIFIER = (
 )
 RANDOM_TOKENIZER = "--discrete_vae_type random_init --discrete_vae_hidden 8 --decoder_num_classes 32"
 SHORT = "--epochs 2 --warmup_epochs 1 --lr 1e-3 --num_workers 0 --vis_freq 1 --print_freq 1"
+
+
+@pytest.fixture
+def by_two(tmp_path):
+    """Run a command in two processes of a folder of the test's own."""
+
+    def run(line: str) -> None:
+        program = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", "logs"]
+        environ = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+        done = subprocess.run(
+            [*program, str(ROOT / "plsc_mae/__main__.py"), *line.split()],
+            cwd=tmp_path,
+            env={**environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -62,23 +59,11 @@ def test_accuracies_of_the_bank_itself(trained, images, compare):
     assert lines[2].startswith(f"| {model} | 100.0 | ")
 
 
-def test_two_processes_give_what_one_gives(trained, images, compare, tmp_path):
+def test_two_processes_give_what_one_gives(trained, images, compare, by_two, tmp_path):
     flags = f"--model_path {trained() / 'checkpoint-1.pd'} --data_path {images} --pixels 16 {FEW}"
     code, one, _ = compare(flags)
     assert code == 0
-    program = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", "logs"]
-    command = [*program, str(ROOT / "plsc_mae/__main__.py"), "compare", *flags.split(), "--save_path", "two.md"]
-    environ = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env={**environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    by_two(f"compare {flags} --save_path two.md")
     assert (tmp_path / "two.md").read_text().splitlines() == one
 
 

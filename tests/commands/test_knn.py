@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -98,23 +95,11 @@ def test_a_cae_is_normalized_as_it_was_trained(trained_cae, images, classify, tm
     assert np.abs(seen[0] - seen[1]).max() > 1e-3
 
 
-def test_two_processes_give_what_one_gives(trained, images, classify, tmp_path):
+def test_two_processes_give_what_one_gives(trained, images, classify, by_two, tmp_path):
     """Features to 1e-5: batches of other sizes are multiplied in another order."""
     flags = f"--model_path {trained() / 'checkpoint-1.pd'} --data_path {images} {FEW} --batch_size 4"
     assert classify(f"{flags} --save_path {tmp_path}/one")[0] == 0
-    program = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", "logs"]
-    command = [*program, str(ROOT / "plsc_mae/__main__.py"), "knn", *flags.split(), "--save_path", "two"]
-    environ = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env={**environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    by_two(f"knn {flags} --save_path two")
     for name in ("train.npz", "val.npz"):
         with np.load(tmp_path / "one" / name) as one, np.load(tmp_path / "two" / name) as two:
             np.testing.assert_array_equal(one["labels"], two["labels"])
