@@ -66,14 +66,34 @@ def label_smoothing_cross_entropy(logits: Tensor, labels: Tensor, smoothing: flo
 PixelNorm = Literal["none", "layernorm", "patch", "channel"]
 
 
-def normalize_pixels(patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> Tensor:
-    """Normalize pixel targets [..., P*P*C], channel fastest (PLSC task/ssl/cae engine_pretrain.py).
+def patch_statistics(patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> tuple[Tensor, Tensor]:
+    """Mean and scale that normalize patches [..., P*P*C], channel fastest: `(patches - mean) / scale`.
 
     Args:
         patches: pixels.
         kind: "none"; by patch with biased ("layernorm") or unbiased ("patch") variance and eps inside the root; or
-            "channel", every channel of a patch by its own mean and unbiased std plus eps, which gives [..., C*P*P] with
-            the channel slowest.
+            "channel", every channel of a patch by its own mean and unbiased std plus eps.
+        in_chans: channels C.
+
+    Returns:
+        Two tensors of shape [..., 1], or, for "channel", of the patches' own shape.
+    """
+    if kind == "none":
+        return paddle.zeros([1]), paddle.ones([1])
+    if kind == "channel":
+        channels = _swapped(patches.reshape([*patches.shape[:-1], -1, in_chans]))
+        mean, std = (channels_last(x.expand(channels.shape).flatten(-2), in_chans) for x in _mean_and_std(channels))
+        return mean, std + PATCH_VARIANCE_EPS
+    mean, std = _mean_and_std(patches, biased=kind == "layernorm")
+    return mean, paddle.sqrt(std * std + PATCH_VARIANCE_EPS)
+
+
+def normalize_pixels(patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> Tensor:
+    """Normalize pixel targets [..., P*P*C] by their own statistics (PLSC task/ssl/cae engine_pretrain.py).
+
+    Args:
+        patches: pixels, channel fastest.
+        kind: see `patch_statistics`; "channel" gives [..., C*P*P] with the channel slowest.
         in_chans: channels C.
     """
     if kind == "none":
@@ -82,21 +102,24 @@ def normalize_pixels(patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> Ten
         return F.layer_norm(patches, patches.shape[-1:], epsilon=PATCH_VARIANCE_EPS)
     if kind == "patch":
         return normalize_patches(patches)
-    channels = _channels_first(patches, in_chans)
-    mean, std = _mean_and_std(channels)
-    return ((channels - mean) / (std + PATCH_VARIANCE_EPS)).flatten(-2)
+    mean, scale = patch_statistics(patches, kind, in_chans)
+    return channels_first((patches - mean) / scale, in_chans)
 
 
 def denormalize_pixels(pred: Tensor, patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> Tensor:
     """Undo `normalize_pixels` of predictions [..., K], with the statistics of `patches` [..., P*P*C]."""
-    if kind == "none":
-        return pred
-    if kind == "channel":
-        mean, std = _mean_and_std(_channels_first(patches, in_chans))
-        pixels = pred.reshape([*pred.shape[:-1], in_chans, -1]) * (std + PATCH_VARIANCE_EPS) + mean
-        return _swapped(pixels).flatten(-2)
-    mean, std = _mean_and_std(patches, biased=kind == "layernorm")
-    return pred * paddle.sqrt(std * std + PATCH_VARIANCE_EPS) + mean
+    mean, scale = patch_statistics(patches, kind, in_chans)
+    return (channels_last(pred, in_chans) if kind == "channel" else pred) * scale + mean
+
+
+def channels_first(patches: Tensor, in_chans: int = 3) -> Tensor:
+    """Let the channel be the slowest in a patch: [..., P*P*C] -> [..., C*P*P]."""
+    return _swapped(patches.reshape([*patches.shape[:-1], -1, in_chans])).flatten(-2)
+
+
+def channels_last(patches: Tensor, in_chans: int = 3) -> Tensor:
+    """Undo `channels_first`: [..., C*P*P] -> [..., P*P*C]."""
+    return _swapped(patches.reshape([*patches.shape[:-1], in_chans, -1])).flatten(-2)
 
 
 def _mean_and_std(x: Tensor, *, biased: bool = False) -> tuple[Tensor, Tensor]:
@@ -104,11 +127,6 @@ def _mean_and_std(x: Tensor, *, biased: bool = False) -> tuple[Tensor, Tensor]:
     mean = x.mean(axis=-1, keepdim=True)
     count = x.shape[-1] - (0 if biased else 1)
     return mean, paddle.sqrt(((x - mean) ** 2).sum(axis=-1, keepdim=True) / count)
-
-
-def _channels_first(patches: Tensor, in_chans: int) -> Tensor:
-    """[..., P*P*C] -> [..., C, P*P]."""
-    return _swapped(patches.reshape([*patches.shape[:-1], -1, in_chans]))
 
 
 def _swapped(x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,22 +24,45 @@ class Mask(NamedTuple):
     ids_restore: Tensor  # int64 [B, L]: place of each patch in concat(ids_keep, ids_masked)
 
 
-def num_visible(num_patches: int, mask_ratio: float) -> int:
-    """Visible patches of L: `int(L * (1 - mask_ratio))`, cut off in double precision (facebookresearch/mae)."""
+Rounding = Literal["visible", "hidden"]
+
+
+def num_visible(num_patches: int, mask_ratio: float, round_down: Rounding = "visible") -> int:
+    """Visible patches of L, by products in double precision that are cut off.
+
+    Args:
+        num_patches: L.
+        mask_ratio: share of hidden patches.
+        round_down: which of the two is cut off: "visible" is `int(L * (1 - mask_ratio))` (facebookresearch/mae),
+            "hidden" is `L - int(L * mask_ratio)` (BUPT-PRIV/MAE-priv, MAE-pytorch).
+    """
+    if round_down == "hidden":
+        return num_patches - int(mask_ratio * num_patches)
     return int(num_patches * (1 - mask_ratio))
 
 
-def random_masking(noise: Tensor, mask_ratio: float) -> Mask:
+def random_masking(noise: Tensor, mask_ratio: float, round_down: Rounding = "visible") -> Mask:
     """Hide the patches with the largest noise, each image by its own (He et al. 2022, section 3).
 
     Args:
         noise: uniform draws [B, L]; an argument, so that a mask can be fixed and belongs to its sample.
         mask_ratio: share of hidden patches in [0, 1).
+        round_down: see `num_visible`.
     """
-    keep = num_visible(noise.shape[1], mask_ratio)
+    keep = num_visible(noise.shape[1], mask_ratio, round_down)
     ids_shuffle = paddle.argsort(noise, axis=1)
     ids_restore = paddle.argsort(ids_shuffle, axis=1)
     return Mask(ids_restore >= keep, ids_shuffle[:, :keep], ids_shuffle[:, keep:], ids_restore)
+
+
+def given_mask(mask: Tensor) -> Mask:
+    """Take a mask that is drawn already, bool [B, L]; visible and hidden patches are then in raster order.
+
+    Raises:
+        ValueError: as `split_mask`.
+    """
+    ids_keep, ids_masked = split_mask(mask)
+    return Mask(mask, ids_keep, ids_masked, paddle.argsort(paddle.concat([ids_keep, ids_masked], axis=1), axis=1))
 
 
 def split_mask(mask: Tensor, num_masked: int | None = None) -> tuple[Tensor, Tensor]:

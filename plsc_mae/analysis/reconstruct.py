@@ -11,7 +11,6 @@ from typing import Literal
 import paddle
 from paddle import Tensor
 
-from plsc_mae.losses import PATCH_VARIANCE_EPS
 from plsc_mae.models.mae import MaskedAutoencoder
 
 PatchStats = Literal["original", "visible"]
@@ -45,24 +44,18 @@ def redraw(
         model.train()
     patches, hidden = model.patchify(images), out.mask.astype("float32").unsqueeze(-1)
     pred, label = out.pred.astype("float32"), "reconstruction"
-    if model.norm_pix_loss:
-        mean, std = _patch_statistics(patches)
+    statistics = model.statistics(patches)
+    if statistics is not None:
         if patch_stats == "visible":
-            mean, std = _from_visible(mean, std, out.mask, model.encoder.grid)
-        pred, label = pred * std + mean, f"reconstruction ({_SOURCES[patch_stats]})"
+            statistics = _from_visible(*statistics, out.mask, model.encoder.grid)
+        label = f"reconstruction ({_SOURCES[patch_stats]})"
+    pred = model.drawn(pred, statistics)
     return {
         "original": images,
         "masked": model.unpatchify(patches * (1 - hidden)),
         label: model.unpatchify(pred),
         "reconstruction + visible": model.unpatchify(patches * (1 - hidden) + pred * hidden),
     }
-
-
-def _patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [B, L, 1] that `normalize_patches` divides out."""
-    mean = patches.mean(axis=-1, keepdim=True)
-    variance = ((patches - mean) ** 2).sum(axis=-1, keepdim=True) / (patches.shape[-1] - 1)
-    return mean, paddle.sqrt(variance + PATCH_VARIANCE_EPS)
 
 
 def _from_visible(mean: Tensor, std: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -17,10 +17,12 @@ from plsc_mae.config.classify import (
     MAEPrivLinprobeConfig,
     MAEPytorchFinetuneConfig,
 )
-from plsc_mae.config.mae import MAEConfig
+from plsc_mae.config.mae import MAEConfig, MAEPrivConfig, MAEPytorchConfig
 from plsc_mae.config.sections import PretrainConfig, TrainingConfig
 
-PRETRAIN: dict[str, type[PretrainConfig]] = {cls.method: cls for cls in (MAEConfig, CAEConfig)}
+PRETRAIN: dict[str, type[PretrainConfig]] = {
+    cls.method: cls for cls in (MAEConfig, CAEConfig, MAEPrivConfig, MAEPytorchConfig)
+}
 FINETUNE: dict[str, type[FinetuneConfig]] = {
     cls.method: cls for cls in (MAEFinetuneConfig, CAEFinetuneConfig, MAEPytorchFinetuneConfig, MAEPrivFinetuneConfig)
 }

@@ -10,12 +10,17 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from plsc_mae.config.schema import Retired, option, redefault
-from plsc_mae.config.sections import EncoderSizeOptions, TrainingConfig, UpdateScheduleOptions
+from plsc_mae.config.sections import (
+    DEEPSPEED,
+    WANDB,
+    EncoderSizeOptions,
+    NormOptions,
+    TrainingConfig,
+    UpdateScheduleOptions,
+)
 from plsc_mae.errors import ConfigError
 
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
-_WANDB = "Weights & Biases is not used; log.txt, train.jsonl and VisualDL have the numbers"
-_DEEPSPEED = "DeepSpeed is PyTorch's"
 _RETIRED = {
     **TrainingConfig.retired,
     "resplit": Retired("no implementation acts on it", takes_value=False),
@@ -223,7 +228,7 @@ class LinprobeConfig(FrozenFeatureOptions, ProbeOptions, ClassifyConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class MAEFinetuneConfig(FinetuneConfig):
+class MAEFinetuneConfig(NormOptions, FinetuneConfig):
     """Fine-tuning as facebookresearch/mae does it."""
 
     method: ClassVar[str] = "mae"
@@ -233,7 +238,7 @@ class MAEFinetuneConfig(FinetuneConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class MAELinprobeConfig(LinprobeConfig):
+class MAELinprobeConfig(NormOptions, LinprobeConfig):
     """Linear probing as facebookresearch/mae does it."""
 
     method: ClassVar[str] = "mae"
@@ -256,7 +261,7 @@ class CAEFinetuneConfig(CAEClassifierOptions, ProbeOptions, UpdateScheduleOption
     method: ClassVar[str] = "cae"
     models: ClassVar[tuple[str, ...]] = ("cae_*",)
     negations: ClassVar[dict[str, str]] = _CAE_NEGATIONS
-    retired: ClassVar[dict[str, Retired]] = {**_RETIRED, "enable_deepspeed": Retired(_DEEPSPEED, takes_value=False)}
+    retired: ClassVar[dict[str, Retired]] = {**_RETIRED, **DEEPSPEED}
 
     model: str = redefault(TrainingConfig, "model", "cae_base_patch16_224")
     epochs: int = redefault(TrainingConfig, "epochs", 30)
@@ -297,14 +302,7 @@ class CAELinprobeConfig(CAEClassifierOptions, LinprobeConfig):
     save_ckpt_freq: int = redefault(TrainingConfig, "save_ckpt_freq", 50)
 
 
-_BEIT_RETIRED = {
-    **_RETIRED,
-    "enable_deepspeed": Retired(_DEEPSPEED, takes_value=False),
-    "log_wandb": Retired(_WANDB, takes_value=False),
-    "no_log_wandb": Retired(_WANDB, takes_value=False),
-    "wandb_project": Retired(_WANDB),
-    "wandb_entity": Retired(_WANDB),
-}
+_BEIT_RETIRED = {**_RETIRED, **DEEPSPEED, **WANDB}
 # Its networks have a class token where one is classified, and else none.
 _PRIV_NEGATIONS = {**ClassifyConfig.negations, "use_cls_token": "global_pool"}
 

@@ -13,7 +13,17 @@ from plsc_mae.config.schema import Retired, option
 from plsc_mae.errors import ConfigError
 
 _LAUNCHER = "paddle.distributed.launch starts the processes and tells each its rank"
+_WANDB = "Weights & Biases is not used; log.txt, train.jsonl and VisualDL have the numbers"
 _SUBMITIT = "it belongs to submitit's Slurm launcher; see docs/parallelism.md for the launch line"
+
+# Flags of BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch for services that are not used here.
+DEEPSPEED = {"enable_deepspeed": Retired("DeepSpeed is PyTorch's", takes_value=False)}
+WANDB = {
+    "log_wandb": Retired(_WANDB, takes_value=False),
+    "no_log_wandb": Retired(_WANDB, takes_value=False),
+    "wandb_project": Retired(_WANDB),
+    "wandb_entity": Retired(_WANDB),
+}
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -99,6 +109,15 @@ class EncoderSizeOptions:
     depth: int | None = option(None, "encoder blocks", within="[1, inf)")
     num_heads: int | None = option(None, "encoder attention heads", within="[1, inf)")
     mlp_ratio: float | None = option(None, "hidden width of the MLPs over the width of their block", within="(0, inf)")
+
+
+@dataclass(kw_only=True, frozen=True)
+class NormOptions:
+    """Layer norms that differ from those of the named model."""
+
+    norm_eps: float | None = option(
+        None, "eps of the blocks' layer norms [1e-6]; 1e-5 for weights trained by LiBai", within="(0, 1)"
+    )
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -5,14 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from plsc_mae.config.cae import CAEConfig
 from plsc_mae.config.classify import MAEPrivFinetuneConfig
+from plsc_mae.config.mae import MAEConfig, MAEPrivConfig, MAEPytorchConfig
 from plsc_mae.config.schema import option, redefault, vocabulary
 from plsc_mae.errors import ConfigError
+
+_PRETRAIN = (MAEConfig, CAEConfig, MAEPrivConfig, MAEPytorchConfig)
 
 
 @dataclass(kw_only=True, frozen=True)
 class ReconstructConfig:
     """Reconstruct: redraw what a mask hides, with a pre-trained model."""
+
+    aliases: ClassVar[dict[str, str]] = {"normlize_target": "norm_pix_loss"}
+    # A config of pre-training may be given, as to MAE-priv's pictures, which take what they know of it.
+    passed_over: ClassVar[frozenset[str]] = frozenset().union(*map(vocabulary, _PRETRAIN))
 
     model_path: str = option("", "checkpoint with encoder and decoder")
     img_path: str = option("", "an image, or a folder of images")
@@ -230,6 +238,9 @@ class TrainedClassifierOptions:
 @dataclass(kw_only=True, frozen=True)
 class ExplainConfig(TrainedClassifierOptions, EncoderConfig):
     """Explain: draw which patches an encoder attends to."""
+
+    aliases: ClassVar[dict[str, str]] = {"finetune": "model_path", "image_path": "img_path"}
+    passed_over: ClassVar[frozenset[str]] = vocabulary(MAEPrivFinetuneConfig)
 
     img_path: str = option("", "an image, or a folder of images")
     save_path: str = option("./attention", "folder for one PNG panel per image")

@@ -23,7 +23,7 @@ from plsc_mae.data.device import Normalize
 from plsc_mae.data.transforms import DrawBox, Transform, clamped_crop_box
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.optim import ParamGroup, Schedule, by_epochs, by_updates, weight_decay_groups
-from plsc_mae.weights.dialects.base import Tensors
+from plsc_mae.weights.dialects.base import Dialect, Tensors
 from plsc_mae.weights.reader import Checkpoint
 
 Batch = dict[str, Tensor]
@@ -112,8 +112,8 @@ class Task(nn.Layer, ABC):
 
 
 def visible_mean(encoded: Tensor) -> Tensor:
-    """Features of a step: the mean of the encoded patches behind the class token, [B, 1 + K, D] -> float32 [B, D]."""
-    return encoded.detach().astype("float32")[:, 1:].mean(axis=1)
+    """Features of a step: the mean of the encoded patches, [B, K, D] -> float32 [B, D]."""
+    return encoded.detach().astype("float32").mean(axis=1)
 
 
 class Method(ABC):
@@ -121,10 +121,10 @@ class Method(ABC):
 
     Attributes:
         foreign: dialects of other code bases' files of this method, and what reads network arguments off their
-            tensors, given the file's name for messages.
+            tensors, given the dialect, and the file's name for messages.
     """
 
-    foreign: Mapping[str, Callable[[Tensors, str], dict[str, Any]]] = MappingProxyType({})
+    foreign: Mapping[str, Callable[[Tensors, Dialect, str], dict[str, Any]]] = MappingProxyType({})
 
     @abstractmethod
     def build_task(self, config: Any) -> Task:

@@ -86,7 +86,7 @@ class CAETask(Task):
         align = config.dual_loss_weight * alignment_loss(out.latent, out.latent_target, config.dual_loss_type)
         loss = main + align
         losses = {"loss": loss.detach(), "loss_main": main.detach(), "loss_align": align.detach()}
-        features = visible_mean(out.encoded) if self.gives_features else None
+        features = visible_mean(out.encoded[:, 1:]) if self.gives_features else None
         return StepOutput(loss, {**logs, **losses}, features)
 
     def after_step(self) -> None:
@@ -139,7 +139,7 @@ class WithMask:
 class CAE(Method):
     """The context autoencoder."""
 
-    foreign = MappingProxyType(dict.fromkeys(("cae", "plsc_cae"), cae.infer_arguments))
+    foreign = MappingProxyType(dict.fromkeys(("cae", "cae_old", "plsc_cae"), cae.infer_arguments))
 
     def build_task(self, config: CAEConfig) -> CAETask:
         """Build the network that the config names, with its overrides, and its target."""

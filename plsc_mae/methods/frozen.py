@@ -17,14 +17,13 @@ from plsc_mae.methods.pretrained import require_weights, resize_to, training_con
 from plsc_mae.models.registry import VARIANTS
 from plsc_mae.models.vit import Positions, VisionTransformer, fixed_table, pair, patch_grid
 from plsc_mae.weights import Checkpoint
-from plsc_mae.weights.convert import recognize
+from plsc_mae.weights.convert import decoded, recognize
 from plsc_mae.weights.dialects import NATIVE
 from plsc_mae.weights.dialects.base import Array
 from plsc_mae.weights.dialects.encoder import infer_encoder
 
 DEFAULT_SIZE = 224  # of images, where neither a table of positions nor stored options tell it
 _HEADS = {"head.weight", "head.1.weight"}  # of classifiers and of probes, in every dialect
-_ENCODER_DIALECTS = ("mae_priv", "mae_pytorch")  # known by their encoders; no method here trains them
 
 
 class FrozenEncoder(NamedTuple):
@@ -59,8 +58,9 @@ def load_frozen(
     """
     stored = weights.read(path)
     paddle.seed(seed)
-    if stored.dialect in _ENCODER_DIALECTS or not _HEADS.isdisjoint(stored.model):
-        network, normalize = VisionTransformer(**read_off(stored, num_heads, input_size)), normalization(stored)
+    sized = decoded(stored, num_heads)
+    if not _HEADS.isdisjoint(sized.model):
+        network, normalize = VisionTransformer(**read_off(sized, num_heads, input_size)), normalization(sized)
     else:
         config = training_config(stored, {"num_heads": num_heads}, input_size=input_size)
         method = load_method(config.method)

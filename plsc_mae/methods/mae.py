@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Collection
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import paddle
 
 from plsc_mae.analysis.reconstruct import PatchStats, redraw
-from plsc_mae.config import MAEConfig
-from plsc_mae.data.decode import SourceImage
+from plsc_mae.config import PRETRAIN, PretrainConfig
+from plsc_mae.data.decode import Interpolation, SourceImage
 from plsc_mae.data.device import Normalize
 from plsc_mae.data.transforms import RandomCropFlip, ResizeCentreCrop, Sample
 from plsc_mae.errors import ConfigError
@@ -20,8 +21,9 @@ from plsc_mae.methods.base import Batch, ClassifierRecipe, Method, Pictures, Ste
 from plsc_mae.models import registry
 from plsc_mae.models.mae import MaskedAutoencoder
 from plsc_mae.models.registry import arguments_of, create_model, find_variant, require_network
-from plsc_mae.models.vit import VisionTransformer, patch_grid
-from plsc_mae.weights.dialects import facebook
+from plsc_mae.models.vit import VisionTransformer, pair, patch_grid
+from plsc_mae.optim import ParamGroup, weight_decay_groups
+from plsc_mae.weights.dialects import autoencoder
 
 ENCODER_OPTIONS = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "drop_path")
 NETWORK_OPTIONS = (
@@ -33,26 +35,47 @@ NETWORK_OPTIONS = (
 )
 
 
+DEFAULT_SIZE = 224  # of images, where neither a table of positions nor stored options tell it
+
+
 class MAETask(Task):
     """Redraw hidden patches; the mask comes with the sample as noise.
 
     Args:
         model: the autoencoder.
         mask_ratio: share of hidden patches.
+        normalize: what makes the network's floats of images.
+        shared_mask: hide the same patches in all images of a batch, by the noise of the first.
+        no_decay: names of parameters without weight decay beside the usual ones.
     """
 
-    def __init__(self, model: MaskedAutoencoder, mask_ratio: float) -> None:
+    def __init__(
+        self,
+        model: MaskedAutoencoder,
+        mask_ratio: float,
+        normalize: Normalize | None = None,
+        *,
+        shared_mask: bool = False,
+        no_decay: Collection[str] = (),
+    ) -> None:
         super().__init__()
         self.model = model
-        self.normalize = Normalize()
-        self.mask_ratio = mask_ratio
+        self.normalize = normalize or Normalize()
+        self.mask_ratio, self.shared_mask, self.no_decay = mask_ratio, shared_mask, no_decay
 
     def forward(self, batch: Batch) -> StepOutput:
         """Loss of a batch of {"image": uint8 [B, H, W, 3], "noise": float32 [B, L]}."""
-        images = self.normalize(batch["image"])
-        out = self.model(images, batch["noise"], self.mask_ratio, loss_only=True)
-        features = visible_mean(out.latent) if self.gives_features else None
+        images, noise = self.normalize(batch["image"]), batch["noise"]
+        if self.shared_mask:
+            noise = noise[:1].expand(noise.shape)
+        out = self.model(images, noise, self.mask_ratio, loss_only=True)
+        first = self.model.encoder.num_prefix_tokens
+        features = visible_mean(out.latent[:, first:]) if self.gives_features else None
         return StepOutput(out.loss, {"loss": out.loss.detach()}, features)
+
+    def param_groups(self, weight_decay: float) -> list[ParamGroup]:
+        """Spare `no_decay` too."""
+        return weight_decay_groups(self.model.named_parameters(), weight_decay, self.no_decay)
 
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
         """Original, masked, reconstruction, and reconstruction with the visible patches put back."""
@@ -85,44 +108,78 @@ class WithNoise:
 
 
 class MAE(Method):
-    """The masked autoencoder."""
+    """The masked autoencoder. Its successors are subclasses.
 
-    foreign = MappingProxyType(dict.fromkeys(("facebook", "plsc"), facebook.infer_arguments))
+    Attributes:
+        dialect: whose network is meant by names that several code bases have.
+        default_model: that files of this method start from; their sizes replace its.
+        interpolation: of crops and resizes.
+        no_decay: names of parameters without weight decay beside the usual ones.
+    """
 
-    def build_task(self, config: MAEConfig) -> MAETask:
+    foreign = MappingProxyType(dict.fromkeys(("facebook", "plsc"), autoencoder.infer_arguments))
+    dialect = ""
+    default_model = "mae_vit_base_patch16"
+    interpolation: Interpolation = "bicubic"
+    no_decay: Collection[str] = ()
+
+    def build_task(self, config: Any) -> MAETask:
         """Build the network that the config names, with its overrides."""
         require_network(config.model, registry.MAE)
         self._check_mask(config)
-        overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS}
-        model = create_model(config.model, img_size=config.image_size, **overrides)
-        return MAETask(model, config.mask_ratio)
+        overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS} | self.switches(config)
+        model = create_model(config.model, dialect=self.dialect, img_size=config.image_size, **overrides)
+        shared_mask = getattr(config, "batched_shuffle", False)
+        return MAETask(
+            cast(MaskedAutoencoder, model),
+            config.mask_ratio,
+            self.normalize(config),
+            shared_mask=shared_mask,
+            no_decay=self.no_decay,
+        )
 
-    def build_encoder(self, config: MAEConfig) -> VisionTransformer:
+    def build_encoder(self, config: Any) -> VisionTransformer:
         """Build the encoder of the network that the config names."""
-        sizes = arguments_of(config.model, **{name: getattr(config, name) for name in ENCODER_OPTIONS})
-        return VisionTransformer(config.image_size, **sizes)
+        overrides = {name: getattr(config, name) for name in ENCODER_OPTIONS} | self.switches(config)
+        arguments = arguments_of(config.model, self.dialect, **overrides)
+        if arguments.pop("train_positions", False):
+            arguments["positions"] = "learned"
+        known = VisionTransformer.__init__.__annotations__
+        return VisionTransformer(config.image_size, **{name: arguments[name] for name in arguments if name in known})
 
-    def train_transform(self, config: MAEConfig) -> WithNoise:
-        """Random resized crop, bicubic, flipped half the time."""
-        return WithNoise(RandomCropFlip(config.image_size, scale=config.crop_scale), self._num_patches(config))
+    def switches(self, config: Any) -> dict[str, Any]:
+        """Arguments of the network by options that only this method has."""
+        return {"norm_eps": config.norm_eps, "train_positions": config.train_positions}
 
-    def view_transform(self, config: MAEConfig) -> WithNoise:
+    def hflip(self, config: Any) -> float:
+        """Probability of a horizontal flip."""
+        return 0.5
+
+    def train_transform(self, config: Any) -> WithNoise:
+        """Random resized crop, flipped now and then."""
+        crop = RandomCropFlip(config.image_size, config.crop_scale, self.hflip(config), self.interpolation)
+        return WithNoise(crop, self._num_patches(config))
+
+    def view_transform(self, config: Any) -> WithNoise:
         """Shorter side to the input size, then the centre."""
-        return WithNoise(ResizeCentreCrop(config.image_size, max(config.image_size)), self._num_patches(config))
+        centre = ResizeCentreCrop(config.image_size, max(config.image_size), self.interpolation)
+        return WithNoise(centre, self._num_patches(config))
 
-    def config_of(self, arguments: dict[str, Any]) -> MAEConfig:
-        """Make a config from `MaskedAutoencoder` arguments."""
-        side = arguments["img_size"]
-        sizes = {name: value for name, value in arguments.items() if name in NETWORK_OPTIONS and value is not None}
-        return MAEConfig(model="mae_vit_base_patch16", input_size=(side, side), **sizes)
+    def config_of(self, arguments: dict[str, Any]) -> PretrainConfig:
+        """Make a config from `MaskedAutoencoder` arguments and options that were stored with them."""
+        cls = PRETRAIN[self.dialect or "mae"]
+        known = {field.name for field in dataclasses.fields(cls)}
+        options = {name: value for name, value in arguments.items() if name in known and value is not None}
+        return cls(**{"model": self.default_model, **options}, input_size=pair(arguments["img_size"] or DEFAULT_SIZE))
 
-    def training_macs(self, config: MAEConfig, task: Task) -> int:
+    def training_macs(self, config: Any, task: Task) -> int:
         """Count for the visible share that this run encodes."""
         return 3 * task.model.forward_macs(config.mask_ratio)
 
-    def _check_mask(self, config: MAEConfig) -> None:
+    def _check_mask(self, config: Any) -> None:
         patches = self._num_patches(config)
-        visible = num_visible(patches, config.mask_ratio)
+        rounding = arguments_of(config.model, self.dialect).get("round_down", "visible")
+        visible = num_visible(patches, config.mask_ratio, rounding)
         if not 0 < visible < patches:
             raise ConfigError(
                 f"mask_ratio {config.mask_ratio} leaves {visible} of {patches} patches visible; at least one must be "
@@ -130,7 +187,7 @@ class MAE(Method):
             )
 
     @staticmethod
-    def _num_patches(config: MAEConfig) -> int:
+    def _num_patches(config: Any) -> int:
         patch_size = config.patch_size or find_variant(config.model).arguments["patch_size"]
         rows, columns = patch_grid(config.image_size, patch_size)
         return rows * columns
@@ -138,4 +195,6 @@ class MAE(Method):
 
 METHOD = MAE()
 # Fine-tuning draws the head's weights close to 0 after loading (facebookresearch/mae main_finetune.py).
-CLASSIFIER = ClassifierRecipe(lambda config: {"global_pool": config.global_pool}, head_std=2e-5)
+CLASSIFIER = ClassifierRecipe(
+    lambda config: {"global_pool": config.global_pool, "norm_eps": config.norm_eps}, head_std=2e-5
+)

@@ -1,12 +1,39 @@
-"""BUPT-PRIV/MAE-priv: classifiers on fixed positions, with a class token where one is classified."""
+"""BUPT-PRIV/MAE-priv: pre-training with a class token by choice, classifiers with one where it is classified."""
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
-from plsc_mae.data.transforms import random_resized_crop_box
+from plsc_mae.data.decode import Interpolation
+from plsc_mae.data.device import Normalize
+from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD, random_resized_crop_box
 from plsc_mae.errors import ConfigError
 from plsc_mae.methods.base import ClassifierRecipe
+from plsc_mae.methods.mae import MAE
+from plsc_mae.weights.dialects import autoencoder
+
+
+class MAEPriv(MAE):
+    """Its pre-training (tools/run_pretraining.py): one mask for a batch by default, bilinear crops."""
+
+    foreign = MappingProxyType({"mae_priv": autoencoder.infer_arguments})
+    dialect = "mae_priv"
+    default_model = "pretrain_mae_base_patch16_224"
+    interpolation: Interpolation = "bilinear"
+    no_decay = ("decoder.mask_token",)
+
+    def switches(self, config: Any) -> dict[str, Any]:
+        """The class token."""
+        return {"class_token": config.use_cls_token}
+
+    def hflip(self, config: Any) -> float:
+        """Probability of a horizontal flip."""
+        return float(config.hflip)
+
+    def normalize(self, config: Any) -> Normalize:
+        """ImageNet's statistics, or 0.5 and 0.5."""
+        return Normalize(INCEPTION_MEAN, INCEPTION_STD) if config.imagenet_inception_mean_and_std else Normalize()
 
 
 def _classifier_arguments(config: Any) -> dict[str, Any]:
@@ -28,4 +55,5 @@ def _classifier_arguments(config: Any) -> dict[str, Any]:
     return arguments | {"probe": "raw"}
 
 
+METHOD = MAEPriv()
 CLASSIFIER = ClassifierRecipe(_classifier_arguments, probe_crop=random_resized_crop_box)

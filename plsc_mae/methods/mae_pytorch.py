@@ -1,11 +1,33 @@
-"""pengzhiliang/MAE-pytorch: classifiers without a class token on fixed one-dimensional positions."""
+"""pengzhiliang/MAE-pytorch: pre-training and classifiers without a class token on one-dimensional positions."""
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
+from plsc_mae.data.decode import Interpolation
 from plsc_mae.data.transforms import random_resized_crop_box
 from plsc_mae.methods.base import ClassifierRecipe
+from plsc_mae.methods.mae import MAE
+from plsc_mae.weights.dialects import autoencoder
+
+
+class MAEPytorch(MAE):
+    """Its pre-training (run_mae_pretraining.py): targets normalized by channel, bilinear crops, no flip."""
+
+    foreign = MappingProxyType({"mae_pytorch": autoencoder.infer_arguments})
+    dialect = "mae_pytorch"
+    default_model = "pretrain_mae_base_patch16_224"
+    interpolation: Interpolation = "bilinear"
+    no_decay = ("decoder.mask_token",)
+
+    def switches(self, config: Any) -> dict[str, Any]:
+        """It has none."""
+        return {}
+
+    def hflip(self, config: Any) -> float:
+        """Images are not flipped."""
+        return 0.0
 
 
 def _classifier_arguments(config: Any) -> dict[str, Any]:
@@ -17,4 +39,5 @@ def _classifier_arguments(config: Any) -> dict[str, Any]:
     }
 
 
+METHOD = MAEPytorch()
 CLASSIFIER = ClassifierRecipe(_classifier_arguments, probe_crop=random_resized_crop_box)

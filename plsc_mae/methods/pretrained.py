@@ -20,7 +20,8 @@ from plsc_mae.models.pos_embed import resize_pos_embed
 from plsc_mae.models.rel_pos_bias import MIN_RESIZED_SIDE, resize_relative_positions
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.weights import Checkpoint, LoadReport
-from plsc_mae.weights.convert import recognize, select
+from plsc_mae.weights.convert import decoded, recognize, select
+from plsc_mae.weights.dialects import find_dialect
 from plsc_mae.weights.dialects.base import Array, Dialect
 from plsc_mae.weights.dialects.encoder import RELATIVE_TABLE, block_count, position_side, relative_side
 
@@ -51,7 +52,7 @@ def training_config(stored: Checkpoint, heads: Mapping[str, int | None], **repla
     if "method" in stored.meta and "args" in stored.meta:
         trained = from_mapping(stored.meta["args"], PRETRAIN, str(stored.path))
     else:
-        trained = _read_off(stored, heads)
+        trained = _read_off(decoded(stored, heads.get("num_heads"), heads.get("decoder_num_heads")), heads)
     known = {field.name for field in dataclasses.fields(trained)}
     given = {name: value for name, value in replaced.items() if value is not None}
     for name in given:
@@ -173,6 +174,7 @@ def _opened(
     stored = source if isinstance(source, Checkpoint) else weights.read(source)
     if model_key or model_prefix:
         stored = select(stored, model_key or "", model_prefix or "")
+    stored = decoded(stored)
     return stored, recognize(stored.model, str(stored.path))
 
 
@@ -251,7 +253,8 @@ def _read_off(stored: Checkpoint, heads: Mapping[str, int | None]) -> PretrainCo
     for name in PRETRAIN:
         method = load_method(name)
         if stored.dialect in method.foreign:
-            arguments = method.foreign[stored.dialect](stored.model, str(stored.path))
+            rules = find_dialect(stored.dialect)
+            arguments = method.foreign[stored.dialect](stored.model, rules, str(stored.path))
             if "decoder_num_heads" in heads and arguments["decoder_embed_dim"] is None:
                 raise CheckpointError(
                     f"{stored.path} holds an encoder only; redrawing needs the decoder too: take the file with the "
@@ -262,8 +265,27 @@ def _read_off(stored: Checkpoint, heads: Mapping[str, int | None]) -> PretrainCo
                 arguments[key] = heads[key] or arguments[key]
                 if arguments[key] is None:
                     raise ConfigError(f"{stored.path} does not tell its number of heads; give it with --{key}")
-            return method.config_of(arguments)
+            return method.config_of(arguments | _told(stored, arguments))
     raise CheckpointError(
         f"{stored.path} does not tell what network it holds; expected a pre-training checkpoint of this "
-        "suite, facebookresearch/mae, Atten4Vis/CAE or PLSC"
+        "suite or of another that `plsc-mae weights list` names"
     )
+
+
+# What others call options that tensors do not tell.
+_TOLD = {"norm_pix_loss": ("norm_pix_loss", "normlize_target"), "mask_ratio": ("mask_ratio",)}
+
+
+def _told(stored: Checkpoint, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a run that another code base stored beside its weights: an argparse.Namespace, read as plain data.
+
+    The image size among them counts only where the tensors do not tell it.
+    """
+    options = stored.meta.get("args")
+    if not isinstance(options, dict):
+        return {}
+    found = {ours: next((options[name] for name in names if name in options), None) for ours, names in _TOLD.items()}
+    told = {name: value for name, value in found.items() if value is not None}
+    if arguments["img_size"] is None and options.get("input_size"):
+        told["img_size"] = options["input_size"]
+    return told

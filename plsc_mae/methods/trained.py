@@ -19,7 +19,7 @@ from plsc_mae.methods.frozen import normalization, read_off
 from plsc_mae.methods.pretrained import load_classifier_weights
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.weights import Checkpoint
-from plsc_mae.weights.convert import recognize, select
+from plsc_mae.weights.convert import decoded, recognize, select
 from plsc_mae.weights.dialects.base import count_blocks
 
 _BIASES = ("head.bias", "head.1.bias")  # of classifiers and of probes, in every dialect
@@ -63,6 +63,7 @@ def load_trained(
     stored = weights.read(path)
     if model_key:
         stored = select(stored, model_key)
+    stored = decoded(stored, num_heads)
     num_classes = _count_classes(stored)
     given = {"num_heads": num_heads, "input_size": input_size, "global_pool": global_pool}
     if stored.meta.get("phase") in PHASES and "args" in stored.meta:

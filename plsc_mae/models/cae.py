@@ -31,10 +31,9 @@ from plsc_mae.models.layers import (
     patchify,
     scaled,
     split_heads,
+    truncated_normal,
 )
 from plsc_mae.models.vit import VisionTransformer, fixed_table, token_parameter
-
-INIT_STD = 0.02
 
 
 class CAEOutput(NamedTuple):
@@ -360,12 +359,6 @@ class ContextAutoencoder(nn.Layer):
                 attn = block.attn if isinstance(block, Block) else block.cross_attn
                 for weight in (attn.proj.weight, block.mlp.fc2.weight):
                     weight.set_value(weight / math.sqrt(2.0 * (i + 1)))
-
-
-def truncated_normal(param: Tensor, std: float = INIT_STD) -> None:
-    """Fill with N(0, std^2) cut at one standard deviation, by the inverse distribution function (Atten4Vis/CAE)."""
-    edge = math.erf(math.sqrt(0.5))  # twice the probability of (0, std)
-    param.set_value(paddle.erfinv(paddle.uniform(param.shape, param.dtype, -edge, edge)) * (std * math.sqrt(2.0)))
 
 
 def _table_rows(table: Tensor, ids: Tensor) -> Tensor:

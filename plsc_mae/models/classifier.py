@@ -14,13 +14,21 @@ from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError
 from plsc_mae.models.cae import CrossAttention
-from plsc_mae.models.layers import Linear, attention, layer_norm, linear, merge_heads, split_heads
+from plsc_mae.models.layers import (
+    INIT_STD,
+    LAYER_NORM_EPS,
+    Linear,
+    attention,
+    layer_norm,
+    linear,
+    merge_heads,
+    split_heads,
+)
 from plsc_mae.models.vit import VisionTransformer
 
 Probe = Literal["none", "standard", "raw", "attentive", "attentive_no_parameter"]
 POOLED_BATCH_NORM_EPS = 1e-5  # of the batch norm in the place of `fc_norm`; the one in the standard head has 1e-6
 BATCH_NORM_MOMENTUM = 0.1  # weight of the new batch, PyTorch's default
-INIT_STD = 0.02
 
 
 class BatchNorm(nn.Layer):
@@ -132,7 +140,8 @@ class ImageClassifier(nn.Layer):
         norm_tokens = attentive or not (norm_pooled or probe == "raw")
         self.encoder = VisionTransformer(**{"final_norm": norm_tokens, **encoder})
         dim, self.num_heads = self.encoder.embed_dim, self.encoder.blocks[0].attn.num_heads
-        self.fc_norm: nn.Layer | None = layer_norm(dim) if norm_pooled else None
+        norm_eps = encoder.get("norm_eps", LAYER_NORM_EPS)
+        self.fc_norm: nn.Layer | None = layer_norm(dim, norm_eps) if norm_pooled else None
         self.head: nn.Layer = Linear(dim, num_classes)
         if probe == "attentive":
             self.query_token = self.create_parameter([1, 1, dim], default_initializer=nn.initializer.Constant(0.0))

@@ -19,6 +19,7 @@ from paddle import Tensor, nn
 from plsc_mae.models.rel_pos_bias import RelativePositionBias
 
 LAYER_NORM_EPS = 1e-6
+INIT_STD = 0.02
 FLASH_MIN_CAPABILITY = 8  # flash attention kernels exist from Ampere on
 FLASH_MAX_HEAD_DIM = 256
 _recording: ContextVar[list[Tensor] | None] = ContextVar("recording", default=None)
@@ -77,14 +78,23 @@ class Linear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
-def layer_norm(dim: int) -> nn.LayerNorm:
-    """Layer normalization over the last axis with the eps all ViTs here share."""
-    return nn.LayerNorm(dim, epsilon=LAYER_NORM_EPS)
+def layer_norm(dim: int, eps: float = LAYER_NORM_EPS) -> nn.LayerNorm:
+    """Layer normalization over the last axis, by default with the eps that nearly all ViTs here share."""
+    return nn.LayerNorm(dim, epsilon=eps)
 
 
 def constant_parameter(layer: nn.Layer, dim: int, value: float) -> Tensor:
     """Make a trainable vector [D] of one value."""
     return layer.create_parameter([dim], default_initializer=nn.initializer.Constant(value))
+
+
+def truncated_normal(param: Tensor, std: float = INIT_STD) -> None:
+    """Fill with N(0, std^2) cut at one standard deviation, by the inverse distribution function.
+
+    As Atten4Vis/CAE, BUPT-PRIV/MAE-priv and MAE-pytorch initialize, whose limits are -std and std.
+    """
+    edge = math.erf(math.sqrt(0.5))  # twice the probability of (0, std)
+    param.set_value(paddle.erfinv(paddle.uniform(param.shape, param.dtype, -edge, edge)) * (std * math.sqrt(2.0)))
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
@@ -295,6 +305,7 @@ class Block(nn.Layer):
         grid: rows and columns of patches for a relative position bias of its own; none without.
         drop_rate: share of what attention and MLP give that is dropped.
         attn_drop_rate: share of the softmax weights that is dropped.
+        norm_eps: eps of the layer norms.
     """
 
     def __init__(
@@ -309,12 +320,13 @@ class Block(nn.Layer):
         grid: tuple[int, int] | None = None,
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
+        norm_eps: float = LAYER_NORM_EPS,
     ) -> None:
         super().__init__()
-        self.norm1 = layer_norm(dim)
+        self.norm1 = layer_norm(dim, norm_eps)
         dropouts = {"drop_rate": drop_rate, "attn_drop_rate": attn_drop_rate}
         self.attn = Attention(dim, num_heads, k_bias=k_bias, grid=grid, **dropouts)
-        self.norm2 = layer_norm(dim)
+        self.norm2 = layer_norm(dim, norm_eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop_rate)
         self.drop_path = DropPath(drop_path)
         self.gamma_1 = constant_parameter(self, dim, layer_scale) if layer_scale > 0 else None

@@ -1,19 +1,47 @@
-"""The masked autoencoder (He et al. 2022), exactly as facebookresearch/mae computes it.
+"""The masked autoencoder (He et al. 2022), exactly as facebookresearch/mae computes it, or as its successors do.
 
 B batch, L patches, K visible, M hidden (L = K + M), D encoder width, P patch size, C channels.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import paddle
 from paddle import Tensor, nn
 
-from plsc_mae.losses import normalize_patches, squared_error
-from plsc_mae.masking import Mask, num_visible, random_masking
-from plsc_mae.models.layers import Block, Linear, flat_rows, layer_norm, patchify, take_rows, unpatchify
-from plsc_mae.models.vit import VisionTransformer, check_heads, fixed_table, token_parameter
+from plsc_mae.errors import ConfigError
+from plsc_mae.losses import (
+    PixelNorm,
+    channels_first,
+    channels_last,
+    normalize_patches,
+    patch_statistics,
+    squared_error,
+)
+from plsc_mae.masking import Mask, Rounding, given_mask, num_visible, random_masking
+from plsc_mae.models.layers import (
+    LAYER_NORM_EPS,
+    Block,
+    Linear,
+    flat_rows,
+    layer_norm,
+    patchify,
+    take_rows,
+    truncated_normal,
+    unpatchify,
+)
+from plsc_mae.models.vit import (
+    Positions,
+    VisionTransformer,
+    check_heads,
+    set_positions,
+    token_parameter,
+    train_tables,
+)
+
+HEAD_DIM = 64  # of MAE-priv's decoders
 
 
 class MAEOutput(NamedTuple):
@@ -22,12 +50,26 @@ class MAEOutput(NamedTuple):
     loss: Tensor  # scalar: mean squared error over hidden patches
     pred: Tensor | None  # [B, L, P*P*C] in raster order, in the space of the targets; None when only the loss is asked
     mask: Tensor  # bool [B, L], True = hidden
-    latent: Tensor  # [B, 1 + K, D] encoder output, class token first, patches in the order of rising noise
+    latent: Tensor  # [B, 1 + K, D], class token first where there is one, patches in the order of rising noise
     ids_restore: Tensor  # int64 [B, L]
 
 
 class MAEDecoder(nn.Layer):
-    """The light transformer that predicts pixels from the encoder's tokens and mask tokens."""
+    """The light transformer that predicts pixels from the encoder's tokens and mask tokens.
+
+    Args:
+        encoder_dim: width of the encoder.
+        grid: rows and columns of patches.
+        patch_dim: values predicted per patch.
+        embed_dim: width.
+        depth: blocks.
+        num_heads: attention heads.
+        mlp_ratio: hidden width of the MLPs over the width.
+        class_token: whether the encoder's class token is decoded with the patches, or left out.
+        positions: kind of the position table.
+        bridge_bias: whether the projection from the encoder has a bias.
+        block: further arguments of the blocks.
+    """
 
     def __init__(
         self,
@@ -38,13 +80,19 @@ class MAEDecoder(nn.Layer):
         depth: int = 8,
         num_heads: int = 16,
         mlp_ratio: float = 4.0,
+        *,
+        class_token: bool = True,
+        positions: Positions = "column first",
+        bridge_bias: bool = True,
+        **block: Any,
     ) -> None:
         super().__init__()
         check_heads("decoder_embed_dim", embed_dim, num_heads)
-        self.embed = Linear(encoder_dim, embed_dim)
+        self.num_prefix_tokens = int(class_token)
+        self.embed = Linear(encoder_dim, embed_dim, bias=bridge_bias)
         self.mask_token = token_parameter(self, embed_dim)
-        self.register_buffer("pos_embed", fixed_table(embed_dim, grid))
-        self.blocks = nn.LayerList([Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth)])
+        set_positions(self, embed_dim, grid, positions, self.num_prefix_tokens)
+        self.blocks = nn.LayerList([Block(embed_dim, num_heads, mlp_ratio, **block) for _ in range(depth)])
         self.norm = layer_norm(embed_dim)
         self.pred = Linear(embed_dim, patch_dim)
 
@@ -52,7 +100,7 @@ class MAEDecoder(nn.Layer):
         """Predict patches.
 
         Args:
-            latent: encoder output [B, 1 + K, D].
+            latent: encoder output [B, K, D], or [B, 1 + K, D] where the class token is decoded too.
             mask: which patches the encoder saw.
             only_masked: let the last block and the head work on hidden patches only, in the order of `ids_masked`;
                 the values are the same, at less cost.
@@ -60,27 +108,29 @@ class MAEDecoder(nn.Layer):
         Returns:
             [B, L, P*P*C] in raster order, or [B, M, P*P*C].
         """
-        x = self._tokens(latent, mask.ids_restore)
+        x, first = self._tokens(latent, mask.ids_restore), self.num_prefix_tokens
         for block in self.blocks[:-1]:
             x = block(x)
         if only_masked:
-            x = self.blocks[-1](x, flat_rows(mask.ids_masked + 1, x.shape[1]))
+            x = self.blocks[-1](x, flat_rows(mask.ids_masked + first, x.shape[1]))
         else:
-            x = self.blocks[-1](x)[:, 1:]
+            x = self.blocks[-1](x)[:, first:]
         return self.pred(self.norm(x))
 
     def _tokens(self, latent: Tensor, ids_restore: Tensor) -> Tensor:
-        """Class token, then visible and mask tokens in raster order, with their positions: [B, 1 + L, D]."""
-        batch, patches = ids_restore.shape
+        """Class token, where there is one, then visible and mask tokens in raster order, with positions."""
+        (batch, patches), first = ids_restore.shape, self.num_prefix_tokens
         x = self.embed(latent)
-        hidden = self.mask_token.astype(x.dtype).expand([batch, patches + 1 - x.shape[1], x.shape[2]])
-        shuffled = paddle.concat([x[:, 1:], hidden], axis=1)
+        hidden = self.mask_token.astype(x.dtype).expand([batch, patches + first - x.shape[1], x.shape[2]])
+        shuffled = paddle.concat([x[:, first:], hidden], axis=1)
         raster = take_rows(shuffled, flat_rows(ids_restore, patches))
-        return paddle.concat([x[:, :1], raster], axis=1) + self.pos_embed
+        return (paddle.concat([x[:, :first], raster], axis=1) if first else raster) + self.pos_embed
 
 
 class MaskedAutoencoder(nn.Layer):
     """MAE: a ViT encodes the visible patches, a light decoder redraws the hidden ones.
+
+    The switches make it the network of other implementations; docs/mae.md has the table.
 
     Args:
         img_size: image side, or height and width, in pixels.
@@ -93,11 +143,26 @@ class MaskedAutoencoder(nn.Layer):
         drop_path: stochastic depth rate of the last encoder block.
         decoder_embed_dim: decoder width.
         decoder_depth: decoder blocks.
-        decoder_num_heads: decoder heads.
-        norm_pix_loss: normalize every target patch by its own mean and unbiased variance.
+        decoder_num_heads: decoder heads; None for heads 64 wide (MAE-priv).
+        norm_pix_loss: normalize every target patch by its own statistics.
+        class_token: whether the encoder has a class token.
+        decoder_class_token: whether the decoder sees it.
+        positions: kind of both position tables, see `VisionTransformer`.
+        train_positions: start from the tables and train them (LiBai).
+        k_bias: whether keys have a bias.
+        bridge_bias: whether the projection from encoder to decoder has a bias.
+        norm_eps: eps of the blocks' layer norms; the two final norms keep 1e-6.
+        pixel_norm: how `norm_pix_loss` normalizes, see `losses.patch_statistics`.
+        channels_first: whether the channel is the slowest in a predicted patch.
+        round_down: which number of patches is cut off, see `masking.num_visible`.
+        pixel_mean: with `pixel_std`, of each channel: targets are images * std + mean, as pixels were before they were
+            normalized. None for targets in the images' own space.
+        pixel_std: see there.
+        torch_init: leave patch embedding and bridge to PyTorch's default, and cut the tokens' normal distribution at
+            one standard deviation (MAE-priv, MAE-pytorch); else as facebookresearch/mae.
 
     Raises:
-        ConfigError: sizes that do not fit together.
+        ConfigError: sizes that do not fit together; a decoder with a class token that the encoder lacks.
     """
 
     def __init__(
@@ -112,27 +177,58 @@ class MaskedAutoencoder(nn.Layer):
         drop_path: float = 0.0,
         decoder_embed_dim: int = 512,
         decoder_depth: int = 8,
-        decoder_num_heads: int = 16,
+        decoder_num_heads: int | None = 16,
         norm_pix_loss: bool = False,
+        *,
+        class_token: bool = True,
+        decoder_class_token: bool = True,
+        positions: Positions = "column first",
+        train_positions: bool = False,
+        k_bias: bool = True,
+        bridge_bias: bool = True,
+        norm_eps: float = LAYER_NORM_EPS,
+        pixel_norm: PixelNorm = "patch",
+        channels_first: bool = False,
+        round_down: Rounding = "visible",
+        pixel_mean: tuple[float, ...] | None = None,
+        pixel_std: tuple[float, ...] | None = None,
+        torch_init: bool = False,
     ) -> None:
         super().__init__()
-        self.norm_pix_loss = norm_pix_loss
+        if decoder_class_token and not class_token:
+            raise ConfigError("decoder_class_token needs a class_token in the encoder")
+        self.norm_pix_loss, self.pixel_norm = norm_pix_loss, pixel_norm
         self.patch_size, self.in_chans = patch_size, in_chans
-        self.encoder = VisionTransformer(
-            img_size, patch_size, in_chans, embed_dim, depth, num_heads, mlp_ratio, drop_path
-        )
+        self.channels_first, self.round_down = channels_first, round_down
+        self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
+        sizes = (img_size, patch_size, in_chans, embed_dim, depth, num_heads, mlp_ratio, drop_path)
+        shared: dict[str, Any] = {"positions": positions, "k_bias": k_bias, "norm_eps": norm_eps}
+        self.encoder = VisionTransformer(*sizes, class_token=class_token, **shared)
         self.decoder = MAEDecoder(
             embed_dim,
             self.encoder.grid,
             patch_size * patch_size * in_chans,
             decoder_embed_dim,
             decoder_depth,
-            decoder_num_heads,
+            decoder_num_heads or max(decoder_embed_dim // HEAD_DIM, 1),
             mlp_ratio,
+            class_token=decoder_class_token,
+            bridge_bias=bridge_bias,
+            **shared,
         )
+        if train_positions:
+            train_tables(self.encoder, self.decoder)
+        if torch_init:
+            self._initialize_as_torch()
 
     def forward(
-        self, images: Tensor, noise: Tensor | None = None, mask_ratio: float = 0.75, *, loss_only: bool = False
+        self,
+        images: Tensor,
+        noise: Tensor | None = None,
+        mask_ratio: float = 0.75,
+        *,
+        mask: Tensor | None = None,
+        loss_only: bool = False,
     ) -> MAEOutput:
         """Hide patches, encode the rest, predict and compare.
 
@@ -140,25 +236,71 @@ class MaskedAutoencoder(nn.Layer):
             images: [B, C, H, W], normalized.
             noise: [B, L] uniform draws that decide the mask; drawn here when None.
             mask_ratio: share of hidden patches.
+            mask: bool [B, L], True = hidden, in place of noise and ratio; every image hides the same number.
             loss_only: predict hidden patches only; `pred` is then None and the loss the same.
         """
-        if noise is None:
-            noise = paddle.rand([images.shape[0], self.encoder.num_patches])
-        mask = random_masking(noise, mask_ratio)
+        hidden = self._masks(images.shape[0], noise, mask_ratio) if mask is None else given_mask(mask)
         patches = patchify(images, self.patch_size)
-        latent = self.encoder.encode(patches, mask.ids_keep)
-        masked_rows = flat_rows(mask.ids_masked, self.encoder.num_patches)
-        pred = self.decoder(latent, mask, only_masked=loss_only)
+        latent = self.encoder.encode(patches, hidden.ids_keep)
+        masked_rows = flat_rows(hidden.ids_masked, self.encoder.num_patches)
+        decoded = latent[:, self.encoder.num_prefix_tokens - self.decoder.num_prefix_tokens :]
+        pred = self.decoder(decoded, hidden, only_masked=loss_only)
         pred_masked = pred if loss_only else take_rows(pred, masked_rows)
         loss = squared_error(pred_masked, self.target(take_rows(patches, masked_rows)))
-        return MAEOutput(loss, None if loss_only else pred, mask.mask, latent, mask.ids_restore)
+        return MAEOutput(loss, None if loss_only else pred, hidden.mask, latent, hidden.ids_restore)
 
     def target(self, patches: Tensor) -> Tensor:
-        """What the decoder is to predict for patches [..., P*P*C]: their pixels, normalized with norm_pix_loss."""
-        return normalize_patches(patches) if self.norm_pix_loss else patches
+        """What the decoder is to predict for patches [..., P*P*C] of normalized images, in its layout."""
+        pixels = self._pixels(patches)
+        if self.norm_pix_loss and self.pixel_norm == "patch":
+            pixels = normalize_patches(pixels)
+        elif self.norm_pix_loss:
+            mean, scale = patch_statistics(pixels, self.pixel_norm, self.in_chans)
+            pixels = (pixels - mean) / scale
+        return channels_first(pixels, self.in_chans) if self.channels_first else pixels
+
+    def statistics(self, patches: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Mean and scale that `target` divides out of patches [..., P*P*C], or None if it does not."""
+        return patch_statistics(self._pixels(patches), self.pixel_norm, self.in_chans) if self.norm_pix_loss else None
+
+    def drawn(self, pred: Tensor, statistics: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Turn predictions [..., K] into patches [..., P*P*C] of normalized images, the inverse of `target`."""
+        pixels = channels_last(pred, self.in_chans) if self.channels_first else pred
+        if statistics is not None:
+            pixels = pixels * statistics[1] + statistics[0]
+        if self.pixel_mean is None or self.pixel_std is None:
+            return pixels
+        return (pixels - self._per_value(self.pixel_mean)) / self._per_value(self.pixel_std)
+
+    def _pixels(self, patches: Tensor) -> Tensor:
+        """Patches in the space of the targets."""
+        if self.pixel_mean is None or self.pixel_std is None:
+            return patches
+        return patches * self._per_value(self.pixel_std) + self._per_value(self.pixel_mean)
+
+    def _per_value(self, channels: tuple[float, ...]) -> Tensor:
+        """A number for each channel -> one for each value of a patch, [P*P*C]."""
+        return paddle.to_tensor(channels * (self.patch_size * self.patch_size), dtype="float32")
+
+    def _masks(self, batch: int, noise: Tensor | None, mask_ratio: float) -> Mask:
+        if noise is None:
+            noise = paddle.rand([batch, self.encoder.num_patches])
+        return random_masking(noise, mask_ratio, self.round_down)
+
+    @paddle.no_grad()
+    def _initialize_as_torch(self) -> None:
+        """What the other implementations leave to PyTorch: U(-b, b) with b = 1 / sqrt(inputs), for biases too."""
+        proj, bridge = self.encoder.patch_embed.proj, self.decoder.embed
+        for layer, inputs in ((proj, math.prod(proj.weight.shape[1:])), (bridge, bridge.weight.shape[0])):
+            for parameter in (layer.weight, layer.bias):
+                if parameter is not None:
+                    parameter.uniform_(-(inputs**-0.5), inputs**-0.5)
+        for token in (self.encoder.cls_token, self.decoder.mask_token):
+            if token is not None:
+                truncated_normal(token)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Encode whole images; never masks. [B, C, H, W] -> [B, 1 + L, D]."""
+        """Encode whole images; never masks. [B, C, H, W] -> [B, 1 + L, D], or [B, L, D] without a class token."""
         return self.encoder.forward_features(images)
 
     def patchify(self, images: Tensor) -> Tensor:
@@ -171,10 +313,9 @@ class MaskedAutoencoder(nn.Layer):
 
     def forward_macs(self, mask_ratio: float = 0.75) -> int:
         """Multiply-accumulates of one image's forward pass: embedding, linear layers and attention products."""
-        patches = self.encoder.num_patches
-        visible = num_visible(patches, mask_ratio)
         encoder, decoder = self.encoder, self.decoder
-        macs = encoder.forward_macs(visible + 1)
-        macs += (visible + 1) * decoder.embed.weight.size
-        macs += sum(block.macs(patches + 1) for block in decoder.blocks)
-        return int(macs + (patches + 1) * decoder.pred.weight.size)
+        visible = num_visible(encoder.num_patches, mask_ratio, self.round_down)
+        seen, decoded = visible + decoder.num_prefix_tokens, encoder.num_patches + decoder.num_prefix_tokens
+        macs = encoder.forward_macs(visible + encoder.num_prefix_tokens) + seen * decoder.embed.weight.size
+        macs += sum(block.macs(decoded) for block in decoder.blocks)
+        return int(macs + decoded * decoder.pred.weight.size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plsc_mae.errors import ConfigError
@@ -18,10 +19,29 @@ CLASSIFIER = "plsc_mae.models.classifier:ImageClassifier"
 
 
 class Variant(NamedTuple):
-    """A network class, as `module:name`, and the arguments that make it this variant."""
+    """A network class, as `module:name`, and the arguments that make it this variant.
+
+    A name that several code bases give to different networks has the arguments of each under `dialects`; the first one
+    is meant where none is named.
+    """
 
     network: str
     arguments: Mapping[str, Any]
+    dialects: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+
+    def arguments_in(self, dialect: str = "") -> dict[str, Any]:
+        """Constructor arguments in a dialect.
+
+        Raises:
+            ConfigError: the name means nothing in that dialect.
+        """
+        if not self.dialects and not dialect:
+            return dict(self.arguments)
+        chosen = dialect or next(iter(self.dialects))
+        if chosen not in self.dialects:
+            known = ", ".join(self.dialects) or "none, its name means one network"
+            raise ConfigError(f"unknown dialect '{dialect}' of this model; known: {known}")
+        return {**self.arguments, **self.dialects[chosen]}
 
 
 def _mae(patch_size: int, embed_dim: int, depth: int, num_heads: int) -> Variant:
@@ -39,6 +59,50 @@ _MAE_VARIANTS = {
 VARIANTS: dict[str, Variant] = _MAE_VARIANTS | {
     f"{name}_dec512d8b": _MAE_VARIANTS[name]
     for name in ("mae_vit_base_patch16", "mae_vit_large_patch16", "mae_vit_huge_patch14")
+}
+
+
+# What BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch share, and what each has besides (modeling_pretrain.py). The
+# former's class token is on by default.
+_BARE_MAE: dict[str, Any] = {
+    "norm_pix_loss": True,
+    "decoder_class_token": False,
+    "k_bias": False,
+    "round_down": "hidden",
+    "torch_init": True,
+}
+_MAE_PRIV = {**_BARE_MAE, "positions": "row first", "pixel_norm": "layernorm", "channels_first": True}
+_MAE_PYTORCH = {
+    **_BARE_MAE,
+    "positions": "sinusoid",
+    "class_token": False,
+    "bridge_bias": False,
+    "pixel_norm": "channel",
+    "pixel_mean": (0.485, 0.456, 0.406),
+    "pixel_std": (0.229, 0.224, 0.225),
+}
+_PRIV_DECODER = {"decoder_embed_dim": 512, "decoder_depth": 8, "decoder_num_heads": None}
+
+
+def _bare_mae(
+    patch_size: int, embed_dim: int, depth: int, num_heads: int, decoder: tuple[int, int, int] | None = None
+) -> Variant:
+    """A network of MAE-priv and, where it has a `decoder` (width, depth, heads) there, of MAE-pytorch first."""
+    sizes = {"patch_size": patch_size, "embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
+    dialects = {"mae_priv": {**_MAE_PRIV, **_PRIV_DECODER}}
+    if decoder is not None:
+        names = ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")
+        dialects = {"mae_pytorch": {**_MAE_PYTORCH, **dict(zip(names, decoder, strict=True))}, **dialects}
+    return Variant(MAE, sizes, MappingProxyType(dialects))
+
+
+VARIANTS |= {
+    "pretrain_mae_tiny_patch16_224": _bare_mae(16, 192, 12, 3),
+    "pretrain_mae_small_patch16_224": _bare_mae(16, 384, 12, 6, (192, 4, 3)),
+    "pretrain_mae_base_patch16_224": _bare_mae(16, 768, 12, 12, (384, 4, 6)),
+    "pretrain_mae_large_patch16_224": _bare_mae(16, 1024, 24, 16, (512, 8, 8)),
+    "pretrain_mae_huge_patch14_224": _bare_mae(14, 1280, 32, 16),
+    "pretrain_mae_giant_patch14_224": _bare_mae(14, 1664, 48, 16),
 }
 
 
@@ -68,8 +132,10 @@ def _cae_vit(img_size: int, embed_dim: int, depth: int, num_heads: int, layer_sc
 
 def _bare_vit(img_size: int, embed_dim: int, depth: int, num_heads: int) -> Variant:
     sizes = {"img_size": img_size, "patch_size": 16, "embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
-    options = {"k_bias": False, "positions": "sinusoid", "class_token": False, "init_scale": 0.001}
-    return Variant(CLASSIFIER, {**sizes, **options})
+    options = {"k_bias": False, "class_token": False, "init_scale": 0.001}
+    dialects: dict[str, Mapping[str, Any]] = {"mae_pytorch": {"positions": "sinusoid"}}
+    dialects["mae_priv"] = {"positions": "row first", "fc_norm": True}
+    return Variant(CLASSIFIER, {**sizes, **options}, MappingProxyType(dialects))
 
 
 # facebookresearch/mae models_vit.py, with PLSC's second names.
@@ -90,9 +156,8 @@ VARIANTS |= {
     "cae_large_patch16_512": _cae_vit(512, 1024, 24, 16),
 }
 
-# modeling_finetune.py of pengzhiliang/MAE-pytorch and BUPT-PRIV/MAE-priv, which share these names. The arguments are
-# the former's; the latter's are positions="row first", fc_norm=True and, for its CLS models, class_token=True with
-# global_pool=False.
+# modeling_finetune.py of pengzhiliang/MAE-pytorch and BUPT-PRIV/MAE-priv, which share these names; the latter's CLS
+# models have class_token=True and global_pool=False besides.
 VARIANTS |= {
     "vit_small_patch16_224": _bare_vit(224, 384, 12, 6),
     "vit_base_patch16_224": _bare_vit(224, 768, 12, 12),
@@ -133,24 +198,27 @@ def require_network(name: str, network: str) -> None:
         raise ConfigError(f"model {name} is for another purpose; here it must be one of {fitting}")
 
 
-def arguments_of(name: str, **overrides: Any) -> dict[str, Any]:
+def arguments_of(name: str, dialect: str = "", **overrides: Any) -> dict[str, Any]:
     """Constructor arguments of a registered network, with overrides that are not None.
 
     Raises:
-        ConfigError: an unknown name.
+        ConfigError: an unknown name, or one that means nothing in the dialect.
     """
-    return {**find_variant(name).arguments, **{key: value for key, value in overrides.items() if value is not None}}
+    given = {key: value for key, value in overrides.items() if value is not None}
+    return {**find_variant(name).arguments_in(dialect), **given}
 
 
-def create_model(name: str, **overrides: Any) -> nn.Layer:
+def create_model(name: str, *, dialect: str = "", **overrides: Any) -> nn.Layer:
     """Build a registered network with fresh weights.
 
     Args:
         name: a registered name, see `list_models`.
+        dialect: the code base whose network is meant, for names that several have: `pretrain_mae_*` and
+            `vit_*_patch16_224` are those of "mae_pytorch" or of "mae_priv".
         overrides: constructor arguments that replace the variant's; None keeps the variant's own.
 
     Raises:
-        ConfigError: an unknown name or argument, or sizes that do not fit together.
+        ConfigError: an unknown name, dialect or argument, or sizes that do not fit together.
     """
     variant = find_variant(name)
     module, _, attribute = variant.network.partition(":")
@@ -162,4 +230,4 @@ def create_model(name: str, **overrides: Any) -> nn.Layer:
             raise ConfigError(
                 f"{name} has no argument '{key}'; it takes {', '.join(k for k in known if k != 'return')}"
             )
-    return network(**{**variant.arguments, **given})
+    return network(**{**variant.arguments_in(dialect), **given})

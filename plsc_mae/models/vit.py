@@ -13,6 +13,8 @@ from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError
 from plsc_mae.models.layers import (
+    INIT_STD,
+    LAYER_NORM_EPS,
     Block,
     PatchEmbed,
     drop_path_rates,
@@ -25,7 +27,6 @@ from plsc_mae.models.layers import (
 from plsc_mae.models.pos_embed import sincos_2d, sinusoid_1d
 from plsc_mae.models.rel_pos_bias import RelativePositionBias
 
-TOKEN_STD = 0.02
 NO_CLASS_TOKEN = "the network has no class token; take the mean of its patches (mean instead of cls)"
 Positions = Literal["column first", "row first", "sinusoid", "learned", "none"]
 RelativePositions = Literal["none", "per block", "shared"]
@@ -60,7 +61,7 @@ def check_heads(name: str, dim: int, num_heads: int) -> None:
 
 def token_parameter(layer: nn.Layer, dim: int, count: int = 1) -> Tensor:
     """Make learned tokens [1, count, D], normal with std 0.02 and no truncation (facebookresearch/mae)."""
-    return layer.create_parameter([1, count, dim], default_initializer=nn.initializer.Normal(std=TOKEN_STD))
+    return layer.create_parameter([1, count, dim], default_initializer=nn.initializer.Normal(std=INIT_STD))
 
 
 def fixed_table(
@@ -72,6 +73,28 @@ def fixed_table(
     else:
         table = sincos_2d(dim, grid, class_token=class_token, row_first=positions == "row first")
     return paddle.to_tensor(table[None].astype(np.float32))
+
+
+def set_positions(
+    layer: nn.Layer, dim: int, grid: tuple[int, int], positions: Positions, num_prefix_tokens: int
+) -> None:
+    """Give a network its `pos_embed`, a parameter or a buffer [1, prefix + L, D], or None."""
+    if positions == "none":
+        layer.pos_embed = None
+    elif positions == "learned":
+        layer.pos_embed = token_parameter(layer, dim, num_prefix_tokens + grid[0] * grid[1])
+    else:
+        table = fixed_table(dim, grid, positions=positions, class_token=bool(num_prefix_tokens))
+        layer.register_buffer("pos_embed", table, persistable=positions != "sinusoid")
+
+
+def train_tables(*layers: nn.Layer) -> None:
+    """Let the computed tables of networks be parameters that start from them (LiBai)."""
+    for layer in layers:
+        table = layer.pos_embed
+        del layer.pos_embed
+        init = nn.initializer.Assign(table.numpy())
+        layer.pos_embed = layer.create_parameter(table.shape, default_initializer=init)
 
 
 class VisionTransformer(nn.Layer):
@@ -95,6 +118,7 @@ class VisionTransformer(nn.Layer):
         class_token: whether a class token leads the patches.
         drop_rate: dropout of embedded tokens and of what attention and MLP give.
         attn_drop_rate: dropout of softmax weights.
+        norm_eps: eps of the blocks' layer norms (LiBai: 1e-5); the final norm keeps 1e-6.
 
     Raises:
         ConfigError: the image is no whole number of patches, or the width no whole number of heads; relative positions
@@ -120,6 +144,7 @@ class VisionTransformer(nn.Layer):
         class_token: bool = True,
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
+        norm_eps: float = LAYER_NORM_EPS,
     ) -> None:
         super().__init__()
         check_heads("embed_dim", embed_dim, num_heads)
@@ -131,17 +156,10 @@ class VisionTransformer(nn.Layer):
         self.num_prefix_tokens = int(class_token)
         self.cls_token = token_parameter(self, embed_dim) if class_token else None
         self.positions, self.drop_rate = positions, drop_rate
-        self.pos_embed: Tensor | None
-        if positions == "none":
-            self.pos_embed = None
-        elif positions == "learned":
-            self.pos_embed = token_parameter(self, embed_dim, self.num_prefix_tokens + self.num_patches)
-        else:
-            table = fixed_table(embed_dim, self.grid, positions=positions, class_token=class_token)
-            self.register_buffer("pos_embed", table, persistable=positions != "sinusoid")
+        set_positions(self, embed_dim, self.grid, positions, self.num_prefix_tokens)
         self.rel_pos_bias = RelativePositionBias(self.grid, num_heads) if relative_positions == "shared" else None
         options: dict[str, Any] = {"layer_scale": layer_scale, "k_bias": k_bias}
-        options |= {"drop_rate": drop_rate, "attn_drop_rate": attn_drop_rate}
+        options |= {"drop_rate": drop_rate, "attn_drop_rate": attn_drop_rate, "norm_eps": norm_eps}
         options["grid"] = self.grid if relative_positions == "per block" else None
         self.blocks = nn.LayerList(
             [Block(embed_dim, num_heads, mlp_ratio, rate, **options) for rate in drop_path_rates(drop_path, depth)]

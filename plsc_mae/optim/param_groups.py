@@ -25,16 +25,18 @@ class ParamGroup(NamedTuple):
     lr_scale: float = 1.0  # times the scheduled rate
 
 
-def weight_decay_groups(named_params: Iterable[tuple[str, Tensor]], weight_decay: float) -> list[ParamGroup]:
+def weight_decay_groups(
+    named_params: Iterable[tuple[str, Tensor]], weight_decay: float, no_decay: Collection[str] = ()
+) -> list[ParamGroup]:
     """Split trainable parameters into an undecayed and a decayed group (timm 0.3.2 `add_weight_decay`).
 
-    One-dimensional parameters and biases are not decayed. Class and mask tokens have three dimensions and are: that
-    is the published recipe of facebookresearch/mae.
+    One-dimensional parameters, biases and `no_decay` are not decayed. Class and mask tokens have three dimensions and
+    are, unless they are named: that is the published recipe of facebookresearch/mae.
     """
     groups = ParamGroup([], [], 0.0), ParamGroup([], [], weight_decay)
     for name, param in named_params:
         if not param.stop_gradient:
-            group = groups[_is_decayed(name, param)]
+            group = groups[_is_decayed(name, param) and name not in no_decay]
             group.names.append(name)
             group.params.append(param)
     return [group for group in groups if group.params]

@@ -40,8 +40,12 @@ def lr_at(epoch: float, *, lr: float, epochs: float, warmup_epochs: float = 0.0,
     return min_lr + (lr - min_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def cosine_at(update: int, *, base: float, final: float, updates: int, warmup_updates: int = 0) -> float:
-    """Linear warm-up from 0, then half a cosine to `final`, by updates (Atten4Vis/CAE furnace/utils.py).
+def cosine_at(
+    update: int, *, base: float, final: float, updates: int, warmup_updates: int = 0, start: float = 0.0
+) -> float:
+    """Linear warm-up, then half a cosine to `final`, by updates.
+
+    `cosine_scheduler` of Atten4Vis/CAE furnace/utils.py and of BUPT-PRIV/MAE-priv and MAE-pytorch.
 
     The warm-up ends one update early: its last value and the first of the cosine are both `base`.
 
@@ -51,9 +55,10 @@ def cosine_at(update: int, *, base: float, final: float, updates: int, warmup_up
         final: value that the cosine would reach one update after the last.
         updates: length of the run.
         warmup_updates: length of the warm-up.
+        start: value that the warm-up starts from; 0 in every recipe.
     """
     if update < warmup_updates:
-        return base * update / max(warmup_updates - 1, 1)
+        return start + (base - start) * update / max(warmup_updates - 1, 1)
     progress = (update - warmup_updates) / (updates - warmup_updates)
     return final + 0.5 * (base - final) * (1.0 + math.cos(math.pi * progress))
 

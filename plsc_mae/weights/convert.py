@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 from paddle import nn
 
-from plsc_mae.errors import CheckpointError
-from plsc_mae.weights.dialects import detect, find_dialect
-from plsc_mae.weights.dialects.base import Array, Dialect, Tensors
+from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.weights.dialects import DIALECTS, detect, find_dialect
+from plsc_mae.weights.dialects.base import Array, Dialect, NumHeads, Tensors
+from plsc_mae.weights.dialects.facebook import published_heads
 from plsc_mae.weights.reader import Checkpoint, read_file
+from plsc_mae.weights.write import write_file
 
 Resize = Callable[[str, Array, list[int]], Array | None]
 Source = str | Path | Checkpoint | Mapping[str, Array]
@@ -111,6 +113,8 @@ def load(
     """
     tensors, where = _tensors(source)
     rules = find_dialect(dialect) if dialect else recognize(tensors, where)
+    if rules.decode is not None:
+        tensors = rules.decode(tensors, _heads_of(model, rules, prefix))
     report, values, misfits = _match(model, tensors, rules, prefix, resize)
     if misfits:
         raise CheckpointError(
@@ -157,28 +161,99 @@ def _match(
     return report, values, misfits
 
 
-def export(model: nn.Layer, dialect: str, values: Mapping[str, Array] | None = None) -> dict[str, Array]:
+def decoded(stored: Checkpoint, num_heads: int | None = None, decoder_num_heads: int | None = None) -> Checkpoint:
+    """Bring a file's network into the base naming of its dialect, of which sizes and options can be read off.
+
+    Args:
+        stored: the file as read.
+        num_heads: of the encoder, where its width is not a published one and the order of rows depends on it.
+        decoder_num_heads: likewise, of the decoder.
+
+    Raises:
+        ConfigError: the number of heads is needed and not known.
+    """
+    name = detect(stored.model)
+    rules = find_dialect(name) if name else None
+    if rules is None or rules.decode is None:
+        return stored
+
+    def heads(attention: str, width: int) -> int | None:
+        given = decoder_num_heads if attention.startswith("decoder_") else num_heads
+        return given or published_heads(attention, width)
+
+    tensors = rules.decode(stored.model, heads)
+    return dataclasses.replace(stored, model=tensors, dialect=detect(tensors))
+
+
+def export(
+    model: nn.Layer, dialect: str, values: Mapping[str, Array] | None = None, *, prefix: str = ""
+) -> dict[str, Array]:
     """Give a network's tensors under foreign names and in foreign layouts.
 
     Args:
         model: one of our networks.
         dialect: whose names and layouts.
         values: gradients or others to export instead of the weights, keyed by our parameter names.
+        prefix: of the network's names within the one that the dialect's files hold, as "encoder." for an encoder alone.
+
+    Raises:
+        ConfigError: an unknown dialect, or one that is read only.
     """
     rules, linear = find_dialect(dialect), linear_weights(model)
+    if rules.decode is not None and rules.encode is None:
+        raise ConfigError(f"dialect '{dialect}' is of old files, which are read and not written")
     whole = values is None
     if values is None:
         values = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     arrays = {
-        rules.foreign_name(name): np.ascontiguousarray(
-            rules.convert(np.asarray(value), is_linear_weight=name in linear)
-        )
+        rules.foreign_name(prefix + name): rules.convert(np.asarray(value), is_linear_weight=name in linear)
         for name, value in values.items()
     }
+    if rules.encode is not None:
+        arrays = rules.encode(arrays, _heads_of(model, rules, prefix))
+    arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     for copy, original in rules.copies.items() if whole else ():
         copied = {copy + name[len(original) :]: value for name, value in arrays.items() if name.startswith(original)}
         arrays = copied | arrays
     return arrays
+
+
+def save(model: nn.Layer, path: str | Path, dialect: str = "plsc_mae") -> None:
+    """Write a network's weights into a file that another code base loads.
+
+    Args:
+        model: one of our networks; a bare encoder is written as the encoder of a whole network.
+        path: the suffix tells the format, see `weights.write`.
+        dialect: whose names and layouts. Its files hold the tensors under its key, as "model".
+
+    Raises:
+        ConfigError: an unknown dialect or suffix, or one that has no place for a part of this network.
+        CheckpointError: the file cannot be written.
+    """
+    rules = find_dialect(dialect)
+    prefix = "encoder." if "patch_embed.proj.weight" in model.state_dict() else ""
+    if not _fits(model, rules, prefix):
+        writable = [other for other in DIALECTS.values() if other.decode is None or other.encode is not None]
+        names = ", ".join(other.name for other in writable if _fits(model, other, prefix)) or "none that is known"
+        raise ConfigError(f"dialect '{dialect}' has no place for all tensors of this network; these have: {names}")
+    write_file(path, export(model, dialect, prefix=prefix), rules.key, {"format": "pt"})
+
+
+def _fits(model: nn.Layer, rules: Dialect, prefix: str) -> bool:
+    """Whether a dialect's networks have the tensors of ours."""
+    names = [rules.foreign_name(prefix + name) for name in model.state_dict()]
+    return rules.holds(names) and rules.recognizes(export(model, rules.name, prefix=prefix))
+
+
+def _heads_of(model: nn.Layer, rules: Dialect, prefix: str) -> NumHeads:
+    """The heads of a network's attentions by the names of their projections in the base naming."""
+    heads = {
+        rules.foreign_name(f"{prefix}{name}.qkv.{kind}"): layer.num_heads
+        for name, layer in model.named_sublayers()
+        if hasattr(layer, "qkv")
+        for kind in ("weight", "bias")
+    }
+    return lambda name, width: heads.get(name) or published_heads(name, width)
 
 
 def linear_weights(model: nn.Layer) -> set[str]:

@@ -18,6 +18,7 @@ from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.losses import alignment_loss
 from plsc_mae.methods import load_method
 from plsc_mae.methods.targets import Target
+from plsc_mae.weights.dialects import find_dialect
 
 pytestmark = pytest.mark.compat
 
@@ -318,7 +319,7 @@ def test_patch_stats_belong_to_networks_that_predict_normalized_pixels(task, bat
 def test_a_network_read_off_its_tensors_is_the_same_network(task):
     built = task(layer_scale_init_value=0.0, depth=2, regressor_depth=2)
     for dialect in ("cae", "plsc_cae"):
-        arguments = CAE.foreign[dialect](weights.export(built.model, dialect), "file")
+        arguments = CAE.foreign[dialect](weights.export(built.model, dialect), find_dialect(dialect), "file")
         arguments |= {"num_heads": 4, "decoder_num_heads": 4}  # of an unpublished width
         config = CAE.config_of(arguments)
         names = ("patch_size", "embed_dim", "depth", "num_heads", "decoder_embed_dim", "regressor_depth")

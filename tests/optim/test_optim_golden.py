@@ -14,7 +14,7 @@ import plsc_mae
 from plsc_mae import weights
 from plsc_mae.methods.base import StepOutput, Task
 from plsc_mae.models.mae import MaskedAutoencoder
-from plsc_mae.optim import ParamGroup, build_adamw, lr_at, optimizer_state, scaled_lr, weight_decay_groups
+from plsc_mae.optim import ParamGroup, build_adamw, cosine_at, lr_at, optimizer_state, scaled_lr, weight_decay_groups
 from plsc_mae.train.step import Stepper
 
 pytestmark = pytest.mark.compat
@@ -25,6 +25,17 @@ def test_schedule(golden):
     for i, setting in enumerate(case.meta["settings"]):
         found = [lr_at(epoch, **setting) for epoch in case[f"input/epochs{i}"]]
         np.testing.assert_allclose(found, case[f"output/lr{i}"], rtol=1e-12)
+
+
+def test_schedule_of_mae_priv_and_mae_pytorch(golden):
+    case = golden("mae/priv_cosine_schedule")
+    for i, setting in enumerate(case.meta["settings"]):
+        per_epoch = setting["niter_per_ep"]
+        warmup = setting.get("warmup_steps", setting["warmup_epochs"] * per_epoch)
+        span = {"base": setting["base_value"], "final": setting["final_value"], "warmup_updates": warmup}
+        span |= {"updates": setting["epochs"] * per_epoch, "start": setting.get("start_warmup_value", 0.0)}
+        found = [cosine_at(update, **span) for update in range(setting["epochs"] * per_epoch)]
+        np.testing.assert_allclose(found, case[f"output/schedule{i}"], rtol=1e-12)
 
 
 def test_base_rate_scales_with_the_batch():

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from plsc_mae.cli import main
-from plsc_mae.config import PRETRAIN
 from plsc_mae.data.demo import make_demo_data
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +58,7 @@ def classifier(request, images, pretrained, tmp_path):
     return Runs(request.param, flags, images, tmp_path)
 
 
-@pytest.fixture(params=sorted(PRETRAIN))
+@pytest.fixture(params=sorted(TINY_RUNS))
 def run(request, images, tmp_path):
     """Training runs of one method; every test using it runs once for each."""
     return Runs("pretrain", f"{TINY_RUNS[request.param]} --vis_freq 0", images, tmp_path)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from plsc_mae.errors import ConfigError
 from plsc_mae.weights.dialects.base import Dialect, Tensors
 from plsc_mae.weights.dialects.beit import BEIT, PLSC_BEIT
-from plsc_mae.weights.dialects.cae import CAE, PLSC_CAE
-from plsc_mae.weights.dialects.facebook import FACEBOOK, PLSC
+from plsc_mae.weights.dialects.cae import CAE, CAE_BETWEEN, CAE_OLD, PLSC_CAE
+from plsc_mae.weights.dialects.facebook import FACEBOOK, PLSC, TIMM
+from plsc_mae.weights.dialects.huggingface import HUGGINGFACE
+from plsc_mae.weights.dialects.libai import LIBAI
 from plsc_mae.weights.dialects.mae_priv import MAE_PRIV, MAE_PYTORCH
+from plsc_mae.weights.dialects.mmpretrain import MMPRETRAIN
 
 # What our networks have besides an encoder: MAE, CAE, a classifier, a probe with its batch norm in the head.
 _BEYOND_THE_ENCODER = {"decoder.embed.weight", "regressor.norm.weight", "head.weight", "head.1.weight"}
@@ -19,7 +22,8 @@ NATIVE = Dialect(
         "encoder.patch_embed.proj.weight" in tensors and not _BEYOND_THE_ENCODER.isdisjoint(tensors)
     ),
 )
-_ALL = (NATIVE, FACEBOOK, PLSC, CAE, PLSC_CAE, BEIT, PLSC_BEIT, MAE_PRIV, MAE_PYTORCH)
+_CAES = (CAE_BETWEEN, CAE, CAE_OLD, PLSC_CAE)
+_ALL = (NATIVE, FACEBOOK, PLSC, TIMM, HUGGINGFACE, MMPRETRAIN, LIBAI, *_CAES, BEIT, PLSC_BEIT, MAE_PRIV, MAE_PYTORCH)
 DIALECTS = {dialect.name: dialect for dialect in _ALL}
 
 

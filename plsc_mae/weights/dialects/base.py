@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,10 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.generic]
 Tensors = Mapping[str, Array]
+# Heads of the attention whose projection has this name in the base naming and makes tokens of this width; None where
+# that is not known.
+NumHeads = Callable[[str, int], int | None]
+Rewrite = Callable[[Tensors, NumHeads], dict[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,11 @@ class Dialect:
         copies: prefixes of tensors that their files hold twice -> prefix of what they are copies of. They are written,
             so that a strict reader finds them, and are not expected when read.
         recognizes: whether a file's tensors are of this dialect, judged by names and shapes.
+        holds: whether its networks have all these tensors, by names in the base naming; asked before writing.
+        key: under which files hold the network; a file is the flat table itself where it is empty.
+        decode: for namings that are further off, what rewrites their tensors into those that `foreign_name` speaks of
+            ("the base naming"), as where query, key and value are apart. None where nothing is to be rewritten.
+        encode: its inverse; a naming that is decoded and has none is not written.
     """
 
     name: str
@@ -30,6 +39,10 @@ class Dialect:
     transposes_linear: bool
     recognizes: Callable[[Tensors], bool]
     copies: Mapping[str, str] = field(default_factory=dict)
+    holds: Callable[[Collection[str]], bool] = lambda _names: True
+    key: str = "model"
+    decode: Rewrite | None = None
+    encode: Rewrite | None = None
 
     def convert(self, value: Array, *, is_linear_weight: bool) -> Array:
         """Turn a tensor from their layout into ours, or back; the rule is its own inverse."""
@@ -39,3 +52,27 @@ class Dialect:
 def count_blocks(tensors: Tensors, prefix: str) -> int:
     """Count the blocks of a stack whose tensors are called `{prefix}{number}.NAME`."""
     return len({name[len(prefix) :].partition(".")[0] for name in tensors if name.startswith(prefix)})
+
+
+def renamed(name: str, network: Mapping[str, str], block: Mapping[str, str]) -> str:
+    """Replace the beginnings of a name.
+
+    Args:
+        name: `STACK.NUMBER.REST` for a tensor of a block.
+        network: of whole names and of stacks of blocks.
+        block: of what follows a block's number.
+    """
+    for old, new in network.items():
+        if name == old or name.startswith(f"{old}."):
+            number, _, rest = name[len(old) + 1 :].partition(".")
+            if number.isdigit():
+                return f"{new}.{number}.{_replaced(rest, block)}"
+            return new + name[len(old) :]
+    return name
+
+
+def _replaced(name: str, table: Mapping[str, str]) -> str:
+    for old, new in table.items():
+        if name == old or name.startswith(f"{old}."):
+            return new + name[len(old) :]
+    return name

@@ -8,6 +8,8 @@ relative positions.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from plsc_mae.weights.dialects.base import Dialect, Tensors
 from plsc_mae.weights.dialects.facebook import foreign_name as facebook_name
 from plsc_mae.weights.dialects.facebook import paddle_name
@@ -25,10 +27,15 @@ def _has_rows(tensors: Tensors, *, out_first: bool) -> bool:
     return rows > columns if out_first else columns > rows
 
 
-BEIT = Dialect("beit", foreign_name, True, lambda tensors: _has_rows(tensors, out_first=True))
+def _holds(names: Collection[str]) -> bool:
+    return "mask_token" not in names and "blocks.0.attn.q_bias" in names
+
+
+BEIT = Dialect("beit", foreign_name, True, lambda tensors: _has_rows(tensors, out_first=True), holds=_holds)
 PLSC_BEIT = Dialect(
     "plsc_beit",
     lambda name: paddle_name(foreign_name(name)),
     False,
     lambda tensors: _has_rows(tensors, out_first=False),
+    holds=_holds,
 )

@@ -1,11 +1,16 @@
-"""Atten4Vis/CAE, and its ports PLSC and VIMER, which share one naming and store linear weights as Paddle does."""
+"""Atten4Vis/CAE, old files of it, and its ports PLSC and VIMER, which store linear weights as Paddle does.
+
+The ports took over the official names of their day; files from then have those, with a `teacher` for the alignment
+encoder. Files of the time between have some names of both.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from plsc_mae.errors import CheckpointError
-from plsc_mae.weights.dialects.base import Dialect, Tensors, count_blocks
+from plsc_mae.weights.dialects.base import Array, Dialect, NumHeads, Tensors, count_blocks
 
 # Our prefix of a layer -> theirs. Longer prefixes come first, "#" stands for a block's number.
 _OFFICIAL = {
@@ -49,8 +54,28 @@ def _renamed(name: str, prefixes: dict[str, str]) -> str:
     return name
 
 
-def _has(tensors: Tensors, *names: str) -> bool:
-    return "encoder.patch_embed.proj.weight" in tensors and all(name in tensors for name in names)
+def _has(tensors: Tensors, *names: str, out_first: bool | None = None) -> bool:
+    """Whether all names are there and, where `out_first` is given, linear weights are [out, in] or [in, out]."""
+    if not {"encoder.patch_embed.proj.weight", "encoder.blocks.0.mlp.fc1.weight", *names} <= set(tensors):
+        return False
+    rows, columns = tensors["encoder.blocks.0.mlp.fc1.weight"].shape
+    return out_first is None or out_first == (rows > columns)
+
+
+_BETWEEN = {
+    "teacher": "alignment_encoder",
+    "encoder_to_decoder_norm": "encoder_to_regresser_norm",
+    "encoder_to_decoder": "encoder_to_regresser",
+}
+
+
+def _is_between(tensors: Tensors) -> bool:
+    old = tuple(f"{name}." for name in _BETWEEN)
+    return _has(tensors, "regresser.norm.weight") and any(name.startswith(old) for name in tensors)
+
+
+def _decode(tensors: Tensors, _heads: NumHeads) -> dict[str, Array]:
+    return {_renamed(name, _BETWEEN): value for name, value in tensors.items()}
 
 
 CAE = Dialect(
@@ -64,8 +89,15 @@ PLSC_CAE = Dialect(
     "plsc_cae",
     foreign_name=lambda name: _renamed(name, _PORTS),
     transposes_linear=False,
-    recognizes=lambda tensors: _has(tensors, "regressor_and_decoder.norm.weight"),
+    recognizes=lambda tensors: _has(tensors, "regressor_and_decoder.norm.weight", out_first=False),
 )
+CAE_OLD = Dialect(
+    "cae_old",
+    foreign_name=lambda name: _renamed(name, _PORTS | {"alignment_encoder": "teacher"}),
+    transposes_linear=True,
+    recognizes=lambda tensors: _has(tensors, "regressor_and_decoder.norm.weight", out_first=True),
+)
+CAE_BETWEEN = replace(CAE, name="cae_between", recognizes=_is_between, decode=_decode)
 
 
 # Heads cannot be read off shapes; these are the published widths. Regressor and decoder have 12 in every release, of
@@ -74,7 +106,7 @@ HEADS = {192: 12, 384: 12, 768: 12, 1024: 16}
 _DECODER_HEADS = {768: 12, 1020: 12, 1024: 16}
 
 
-def infer_arguments(tensors: Tensors, path: str) -> dict[str, Any]:
+def infer_arguments(tensors: Tensors, _dialect: Dialect, path: str) -> dict[str, Any]:
     """Read the sizes of a pre-trained CAE off its tensors, as `ContextAutoencoder` arguments.
 
     The numbers of heads, which no shape tells, are None for widths that were not published.

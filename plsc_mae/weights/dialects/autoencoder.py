@@ -1,0 +1,36 @@
+"""What the tensors of any dialect tell of the masked autoencoder that they make up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plsc_mae.weights.dialects.base import Dialect, Tensors, count_blocks
+from plsc_mae.weights.dialects.encoder import infer_encoder
+from plsc_mae.weights.dialects.facebook import DECODER_HEADS
+from plsc_mae.weights.dialects.mae_priv import HEAD_DIM
+
+_OPTIONS = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
+
+
+def infer_arguments(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, Any]:
+    """Read the sizes of a masked autoencoder off its tensors, as `MaskedAutoencoder` arguments.
+
+    `use_cls_token` is MAE-priv's name of the class token. The numbers of heads, which no shape tells, are None for
+    widths that were not published, the decoder's sizes for a file of an encoder alone, and `img_size` where there is no
+    table of positions of a square grid, as in MAE-pytorch's files.
+
+    Raises:
+        CheckpointError: there is no encoder.
+    """
+    encoder = infer_encoder(tensors, dialect, path)
+    token = tensors.get(dialect.foreign_name("decoder.mask_token"))
+    has_decoder = token is not None and dialect.foreign_name("decoder.embed.weight") in tensors
+    width: Any = token.shape[-1] if has_decoder and token is not None else None
+    heads = DECODER_HEADS.get(width) if encoder["k_bias"] else width and max(width // HEAD_DIM, 1)
+    return {
+        **{name: encoder[name] for name in _OPTIONS},
+        "use_cls_token": encoder["class_token"],
+        "decoder_embed_dim": width,
+        "decoder_depth": count_blocks(tensors, dialect.foreign_name("decoder.blocks.")) if has_decoder else None,
+        "decoder_num_heads": heads,
+    }

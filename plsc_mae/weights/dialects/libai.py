@@ -1,0 +1,70 @@
+"""LiBai (projects/MAE, on OneFlow): pre-training, and its ViT.
+
+The base naming is facebookresearch/mae's. The rows of the attention projection go head by head, [heads, 3, D / heads],
+where the base has all of q, all of k, all of v. Its blocks' layer norms have an eps of 1e-5 (`--norm_eps 1e-5`), and
+what follows mean pooling is called `norm`, so that a classifier's `fc_norm` is written, and read, under that name; one
+that classifies its class token is not written.
+Follows utils/weight_convert.py of the project; its directories of OneFlow files are not read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from plsc_mae.errors import ConfigError
+from plsc_mae.weights.dialects.base import Array, NumHeads, Tensors, renamed
+from plsc_mae.weights.dialects.facebook import FACEBOOK
+
+_NETWORK = {"blocks": "blocks", "decoder_blocks": "decoder_blocks"}
+_BLOCK = {
+    "self_attention.query_key_value": "attn.qkv",
+    "self_attention.dense": "attn.proj",
+    "input_layernorm": "norm1",
+    "post_attention_layernorm": "norm2",
+    "mlp.dense_h_to_4h": "mlp.fc1",
+    "mlp.dense_4h_to_h": "mlp.fc2",
+}
+
+
+def _decode(tensors: Tensors, heads: NumHeads) -> dict[str, Array]:
+    decoded = {renamed(name, _NETWORK, _BLOCK): value for name, value in tensors.items()}
+    if "head.weight" in decoded:
+        decoded = {
+            name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: value
+            for name, value in decoded.items()
+        }
+    return {name: _regrouped(name, value, heads, by_head=True) for name, value in decoded.items()}
+
+
+def _encode(arrays: Tensors, heads: NumHeads) -> dict[str, Array]:
+    block = {ours: theirs for theirs, ours in _BLOCK.items()}
+    grouped = {name: _regrouped(name, value, heads, by_head=False) for name, value in arrays.items()}
+    named = {name.replace("fc_norm.", "norm."): value for name, value in grouped.items()}
+    return {renamed(name, _NETWORK, block): value for name, value in named.items()}
+
+
+def _regrouped(name: str, value: Array, heads: NumHeads, *, by_head: bool) -> Array:
+    """Reorder the rows of an attention projection from head by head, or back."""
+    if ".attn.qkv." not in name:
+        return value
+    count = heads(name, len(value) // 3)
+    if count is None:
+        raise ConfigError(
+            f"the number of heads of {name}, {len(value) // 3} wide, is needed to order LiBai's rows, and no published "
+            "network has this width; load the file into a network of that size"
+        )
+    groups = (count, 3) if by_head else (3, count)
+    return np.swapaxes(value.reshape(*groups, -1, *value.shape[1:]), 0, 1).reshape(value.shape)
+
+
+LIBAI = replace(
+    FACEBOOK,
+    name="libai",
+    recognizes=lambda tensors: (
+        {"patch_embed.proj.weight", "blocks.0.self_attention.query_key_value.weight"} <= set(tensors)
+    ),
+    decode=_decode,
+    encode=_encode,
+)

@@ -1,0 +1,135 @@
+"""`plsc-mae weights convert`: there and back, parts, what is refused, and Hugging Face itself reading the result."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import numpy as np
+import paddle
+import pytest
+
+from plsc_mae import weights
+from plsc_mae.cli import main
+from plsc_mae.models.mae import MaskedAutoencoder
+
+pytestmark = pytest.mark.compat
+HEADS = ["--num_heads", "2", "--decoder_num_heads", "2"]
+
+
+@pytest.fixture
+def files(root):
+    return root / "tests/golden"
+
+
+@pytest.mark.parametrize(
+    ("file", "dialect", "suffix", "back"),
+    [
+        ("mae/checkpoints/fb_training.pth", "huggingface", ".safetensors", "facebook"),
+        ("mae/checkpoints/fb_training_legacy_nonzip.pth", "plsc", ".pd", "facebook"),
+        ("mae/checkpoints/fb_released_full.pth", "libai", ".pth", "facebook"),
+        ("mae/checkpoints/fb_finetuned_gap.pth", "mmpretrain", ".pth", "facebook"),
+        ("mae/checkpoints/hf_vitmae_v5names.safetensors", "facebook", ".pth", "huggingface"),
+        ("mae/checkpoints/priv_pretrain_gap.pth", "mae_priv", ".npz", "mae_priv"),
+        ("cae/checkpoints/cae_pretrain_checkpoint-1.pth", "plsc_cae", ".pdparams", "cae"),
+        ("cae/checkpoints/cae_finetune_checkpoint-3.pth", "plsc_beit", ".pd", "beit"),
+    ],
+)
+def test_there_and_back_is_bit_exact(files, tmp_path, capsys, file, dialect, suffix, back):
+    there, again = tmp_path / f"there{suffix}", tmp_path / "again.pth"
+    heads = ["--num_heads", "3", "--decoder_num_heads", "3"] if file.startswith("cae") else HEADS
+    assert main(["weights", "convert", str(files / file), str(there), "--dialect", dialect, *heads]) == 0
+    assert main(["weights", "convert", str(there), str(again), "--dialect", back, *heads]) == 0
+    assert f"tensors of {there} ({dialect}) as {back}" in capsys.readouterr().out
+    original, found = weights.read(files / file), weights.read(again)
+    if file.endswith("v5names.safetensors"):  # the same tensors under the names of the Hub
+        original = weights.read(files / "mae/checkpoints/hf_vitmae_pytorch_model.bin")
+        original.model.update(
+            {
+                name.replace("decoder_encoder.layer", "decoder_layers"): original.model.pop(name)
+                for name in list(original.model)
+                if "decoder_encoder" in name
+            }
+        )
+    kept = {name for name in original.model if not name.endswith(("relative_position_index", "rd_pos_embed"))}
+    assert kept <= set(found.model)
+    for name in kept:
+        np.testing.assert_array_equal(found.model[name], original.model[name], err_msg=name)
+
+
+def test_the_encoder_alone(files, tmp_path, capsys):
+    source, out = files / "mae/checkpoints/fb_training.pth", tmp_path / "encoder.pth"
+    assert main(["weights", "convert", str(source), str(out), "--dialect", "timm", "--encoder"]) == 0
+    told = capsys.readouterr().out
+    assert "30 tensors" in told
+    assert "20 tensors of the network are not written from the file: decoder_blocks.0.attn.proj.bias" in told
+    assert "of model, optimizer the network alone is converted" in told
+    found, original = weights.read(out).model, weights.read(source).model
+    assert set(found) == {name for name in original if not name.startswith(("decoder_", "mask_token"))}
+    assert all(np.array_equal(found[name], original[name]) for name in found)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "name what to convert: plsc-mae weights convert IN OUT --dialect NAME"),
+        (["FULL", "OUT.pth"], "name what to convert"),
+        (["FULL", "OUT.pth", "--dialect", "facebok"], "unknown dialect 'facebok'; known: plsc_mae, facebook"),
+        (["FULL", "OUT.onnx", "--dialect", "facebook"], "the suffix tells the format"),
+        (["FULL", "OUT.pth", "--dialect", "cae"], "dialect 'cae' has no place for all tensors of this network"),
+        (["FULL", "OUT.pth", "--dialect", "libai"], "does not tell its number of heads; give it with --num_heads"),
+        (["FULL", "OUT", "--dialect", "huggingface"], "does not tell its number of heads; give it with --num_heads"),
+        (["HTML", "OUT.pth", "--dialect", "facebook"], "holds a web page instead of weights"),
+    ],
+)
+def test_refusals_write_nothing(files, tmp_path, capsys, words, told):
+    names = {"FULL": str(files / "mae/checkpoints/fb_released_full.pth"), "OUT": str(tmp_path / "out")}
+    names["HTML"] = str(files / "mae/checkpoints/bad_html.pth")
+    for short, name in names.items():
+        words = [word.replace(short, name) for word in words]
+    assert main(["weights", "convert", *words]) != 0
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hugging_face_folder_tells_the_sizes(files, tmp_path):
+    source = str(files / "mae/checkpoints/fb_training.pth")
+    assert main(["weights", "convert", source, str(tmp_path / "hf"), "--dialect", "huggingface", *HEADS]) == 0
+    settings = json.loads((tmp_path / "hf/config.json").read_text())
+    recorded = json.loads((files / "mae/checkpoints/hf_vitmae_config.json").read_text())
+    differing = {name for name in recorded if settings.get(name) != recorded[name]}
+    assert differing <= {"layer_norm_eps", "mask_ratio", "norm_pix_loss"}
+    assert settings["layer_norm_eps"] == 1e-6
+
+
+@pytest.mark.skipif("PARITY_PYTHON" not in os.environ, reason="needs PARITY_PYTHON, an interpreter that has torch")
+def test_hugging_face_reads_the_folder(files, tmp_path):
+    """Nothing is missing or left over, and its loss on the same noise is ours to 1e-5."""
+    source = files / "mae/checkpoints/fb_training.pth"
+    assert main(["weights", "convert", str(source), str(tmp_path / "hf"), "--dialect", "huggingface", *HEADS]) == 0
+    rng = np.random.default_rng(0)
+    settings = json.loads((tmp_path / "hf/config.json").read_text())
+    side, patch = settings["image_size"], settings["patch_size"]
+    images = rng.standard_normal((2, 3, side, side), np.float32)
+    noise = rng.random((2, (side // patch) ** 2), np.float32)
+    np.savez(tmp_path / "input.npz", images=images, noise=noise)
+    script = """
+import sys, numpy, torch
+from transformers import ViTMAEForPreTraining
+model, told = ViTMAEForPreTraining.from_pretrained(sys.argv[1], output_loading_info=True)
+assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"], told
+data = numpy.load(sys.argv[2])
+images, noise = (torch.from_numpy(data[name]) for name in ("images", "noise"))
+with torch.no_grad():
+    print("loss", float(model.eval()(pixel_values=images, noise=noise).loss))
+"""
+    command = [os.environ["PARITY_PYTHON"], "-c", script, str(tmp_path / "hf"), str(tmp_path / "input.npz")]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    sizes = {"img_size": side, "patch_size": patch, "embed_dim": settings["hidden_size"], "num_heads": 2}
+    sizes |= {"depth": settings["num_hidden_layers"], "decoder_embed_dim": settings["decoder_hidden_size"]}
+    sizes |= {"decoder_depth": settings["decoder_num_hidden_layers"], "decoder_num_heads": 2}
+    model = MaskedAutoencoder(**sizes, norm_pix_loss=settings["norm_pix_loss"]).eval()
+    weights.load(model, source)
+    ours = float(model(paddle.to_tensor(images), paddle.to_tensor(noise)).loss)
+    assert float(told.split("loss ")[1].split()[0]) == pytest.approx(ours, abs=1e-5)
