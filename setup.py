@@ -14,6 +14,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["plsc_mae", "plsc_mae.*"]),
+    package_data={"plsc_mae.weights": ["manifest.yaml"]},
     python_requires=">=3.10",
     install_requires=[
         "numpy>=1.26",

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import plsc_mae
 from plsc_mae import runtime
 from plsc_mae.config import FINETUNE, LINPROBE, PRETRAIN
+from plsc_mae.config.parity import ParityConfig
 from plsc_mae.config.resolve import parse
 from plsc_mae.config.schema import suggest
 from plsc_mae.config.tools import (
@@ -27,11 +28,21 @@ from plsc_mae.config.tools import (
     RandomTokenizerConfig,
     ReconstructConfig,
 )
+from plsc_mae.config.weights import (
+    WeightsConvertConfig,
+    WeightsDiffConfig,
+    WeightsFetchConfig,
+    WeightsInspectConfig,
+    WeightsListConfig,
+)
 from plsc_mae.errors import ConfigError, UserError
 
 
 class Command(NamedTuple):
-    """A command: what it does, its options by method, its module and the option that may be a bare word."""
+    """A command: what it does, its options by method, its function and the options that may be bare words.
+
+    The function may return an exit code.
+    """
 
     summary: str
     configs: Mapping[str, type]
@@ -47,6 +58,7 @@ COMMANDS = {
         "redraw hidden patches with a pre-trained model",
         {"": ReconstructConfig},
         "plsc_mae.commands.reconstruct:run",
+        "img_path save_path model_path",
     ),
     "predict": Command(
         "tell the classes of images by a trained classifier", {"": PredictConfig}, "plsc_mae.commands.predict:run"
@@ -59,6 +71,11 @@ COMMANDS = {
     ),
     "explain": Command("draw what an encoder attends to", {"": ExplainConfig}, "plsc_mae.commands.explain:run"),
     "extract": Command("write features of images to a file", {"": ExtractConfig}, "plsc_mae.commands.extract:run"),
+    "parity": Command(
+        "compare a network with an oracle and with the originals' code, layer by layer",
+        {"": ParityConfig},
+        "plsc_mae.commands.parity:run",
+    ),
     "demo-data": Command(
         "draw a small labelled image folder to try things on",
         {"": DemoDataConfig},
@@ -70,6 +87,30 @@ COMMANDS = {
         {"": RandomTokenizerConfig},
         "plsc_mae.commands.random_tokenizer:run",
         "path",
+    ),
+    "weights inspect": Command(
+        "tell what a weight file holds and is good for",
+        {"": WeightsInspectConfig},
+        "plsc_mae.commands.weights:run_inspect",
+        "path",
+    ),
+    "weights convert": Command(
+        "write a weight file for another code base",
+        {"": WeightsConvertConfig},
+        "plsc_mae.commands.convert:run",
+        "path out",
+    ),
+    "weights list": Command(
+        "list published weight files", {"": WeightsListConfig}, "plsc_mae.commands.weights:run_list", "pattern"
+    ),
+    "weights fetch": Command(
+        "download a published weight file", {"": WeightsFetchConfig}, "plsc_mae.commands.weights:run_fetch", "name"
+    ),
+    "weights diff": Command(
+        "compare two weight files tensor by tensor",
+        {"": WeightsDiffConfig},
+        "plsc_mae.commands.weights:run_diff",
+        "a b",
     ),
     "plot": Command("draw a run's loss curve as PNG", {"": PlotConfig}, "plsc_mae.commands.plot:run", "run_dir"),
     "bench step": Command("measure training steps", PRETRAIN, "plsc_mae.commands.bench:run_step"),
@@ -95,14 +136,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         runtime.apply_cpu_settings()
         warnings.filterwarnings("ignore", message="No ccache found")  # Paddle's advice to builders of C++ extensions
         module, _, function = command.run.partition(":")
-        getattr(importlib.import_module(module), function)(config)
+        code = getattr(importlib.import_module(module), function)(config)
     except UserError as error:
         print(f"plsc-mae: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("plsc-mae: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 def _find(argv: Sequence[str]) -> tuple[str, list[str]]:

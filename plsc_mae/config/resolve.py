@@ -34,7 +34,7 @@ def parse(argv: Sequence[str], configs: Mapping[str, type], *, prog: str, positi
         argv: the words after the command.
         configs: the config class of every method the command knows; a command without methods has one entry.
         prog: the command as the user typed it, for help and messages.
-        positional: the option that may also be given as a bare word.
+        positional: the option that may also be given as a bare word; several in their order, with a space between.
 
     Raises:
         ConfigError: an unknown option, an option of another method, or a value that cannot be obeyed.
@@ -115,7 +115,8 @@ def _parser(cls: type, prog: str, positional: str) -> FlagParser:
     parser.description = cls.__doc__
     if positional:
         parser.usage = f"{prog} {positional.upper()} [options]"
-        parser.add_argument(positional, nargs="?")
+        for name in positional.split():
+            parser.add_argument(name, nargs="?")
     add_flags(parser, cls)
     _add_hidden_flags(parser, cls)
     return parser

@@ -17,6 +17,13 @@ from typing import IO, Any, TypeAlias
 
 Builders: TypeAlias = Mapping[str, Callable[..., Any]]
 SCALARS = (str, bytes, int, float, complex, type(None))  # bool is an int
+VALUE_BYTES = 64  # what a plain value takes in memory, roughly
+MAX_NAME = 1000  # characters of a global's dotted name
+MAX_STEPS = 4_000_000  # opcodes of a pickle: weight files have thousands, as their bulk is in few long ones
+# Weights hardly compress: a file whose content would take more memory than 64 times its size and 16 MiB is refused as a
+# bomb.
+MAX_INFLATION = 64
+INFLATION_ALLOWANCE = 16 << 20
 
 # Python 2 and NumPy 2 spell these modules differently; allow-lists use the names on the right.
 SYNONYMS = {
@@ -24,6 +31,27 @@ SYNONYMS = {
     "numpy._core.multiarray": "numpy.core.multiarray",
     "numpy._core.numeric": "numpy.core.numeric",
 }
+
+
+class Budget:
+    """What the content of a file may take in memory; spent while reading, as a few bytes can ask for any amount.
+
+    Attributes:
+        left: bytes not spent yet.
+    """
+
+    def __init__(self, file_size: int) -> None:
+        self.left = file_size * MAX_INFLATION + INFLATION_ALLOWANCE
+
+    def spend(self, nbytes: int) -> None:
+        """Take `nbytes` out.
+
+        Raises:
+            UnpicklingError: there are not so many left.
+        """
+        self.left -= nbytes
+        if self.left < 0:
+            raise UnpicklingError("its content would take far more memory than the file")
 
 
 @dataclass(frozen=True)
@@ -61,12 +89,15 @@ class Foreign:
         return f"{self.path}({', '.join(shown)})"
 
 
-def decode(stream: IO[bytes], builders: Builders, persistent: Callable[[Any], Any] | None = None) -> Any:
+def decode(
+    stream: IO[bytes], builders: Builders, budget: Budget, persistent: Callable[[Any], Any] | None = None
+) -> Any:
     """Decode one pickle and leave the stream just behind it.
 
     Args:
         stream: where the pickle starts; whatever follows it is not read.
         builders: dotted global name -> function called in its place.
+        budget: of the whole file; calls are charged for what they are given, since a builder may copy it.
         persistent: resolves persistent ids, which torch uses for storages.
 
     Returns:
@@ -76,8 +107,10 @@ def decode(stream: IO[bytes], builders: Builders, persistent: Callable[[Any], An
         UnpicklingError: the pickle is malformed or uses an opcode that has no place in a weight file.
         ValueError: the argument of an opcode is malformed or cut short.
     """
-    machine = _Machine(builders, persistent)
-    for opcode, arg, _ in pickletools.genops(stream):
+    machine = _Machine(builders, budget, persistent)
+    for step, (opcode, arg, _) in enumerate(pickletools.genops(stream)):
+        if step == MAX_STEPS:
+            raise UnpicklingError(f"the pickle has more than {MAX_STEPS} opcodes")
         name = opcode.name
         if name in _LITERALS:
             machine.stack.append(arg)
@@ -93,8 +126,9 @@ def decode(stream: IO[bytes], builders: Builders, persistent: Callable[[Any], An
 class _Machine:
     """The pickle virtual machine: a stack, the stacks set aside by MARK, and the memo."""
 
-    def __init__(self, builders: Builders, persistent: Callable[[Any], Any] | None) -> None:
+    def __init__(self, builders: Builders, budget: Budget, persistent: Callable[[Any], Any] | None) -> None:
         self.builders = builders
+        self.budget = budget
         self.persistent = persistent
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
@@ -168,6 +202,8 @@ class _Machine:
     def push_symbol(self, module: Any, name: Any) -> None:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise UnpicklingError("the pickle names a global by something that is not a string")
+        if len(module) + len(name) > MAX_NAME:
+            raise UnpicklingError(f"the pickle names a global by {len(module) + len(name)} characters")
         self.push(Symbol(f"{SYNONYMS.get(module, module)}.{name}"))
 
     def push_named_symbol(self) -> None:
@@ -177,8 +213,19 @@ class _Machine:
     def call(self, function: Any, args: Any) -> None:
         if not (isinstance(function, Symbol | Foreign) and isinstance(args, tuple | list)):
             raise UnpicklingError("the pickle calls something that is not a function")
+        self.charge(args)
         builder = self.builders.get(function.path) if isinstance(function, Symbol) else None
-        self.push(builder(*args) if builder else Foreign(function.path, args))
+        try:
+            self.push(builder(*args) if builder else Foreign(function.path, args))
+        except TypeError as error:
+            raise UnpicklingError(f"the pickle calls {function.path} with other arguments than it takes") from error
+
+    def charge(self, args: Iterable[Any]) -> None:
+        """Spend what a new object and a copy of each of its arguments would take."""
+        self.budget.spend(4 * VALUE_BYTES)
+        for arg in args:
+            held = len(arg) if isinstance(arg, (str, bytes, bytearray, list, tuple, dict)) else 0
+            self.budget.spend(VALUE_BYTES + (held if isinstance(arg, (str, bytes, bytearray)) else VALUE_BYTES * held))
 
     def reduce(self) -> None:
         args = self.pop()
@@ -201,6 +248,7 @@ class _Machine:
         state = self.pop()
         target = self.top()
         if isinstance(target, Foreign):
+            self.charge(state if isinstance(state, tuple) else ())
             target.build(state)  # plain containers carry no state that matters, such as a state dict's `_metadata`
 
     def load_persistent(self, reference: Any) -> None:
@@ -210,14 +258,21 @@ class _Machine:
 
 
 def _pairs(items: list[Any]) -> list[tuple[Any, Any]]:
-    """Group keys with values, refusing keys whose hash could recurse without bound."""
+    """Group keys with values."""
     if len(items) % 2:
         raise UnpicklingError("the pickle sets a key without a value")
-    for key in items[::2]:
-        parts = key if isinstance(key, tuple) else (key,)
-        if not all(isinstance(part, (*SCALARS, Symbol, Foreign)) for part in parts):
-            raise UnpicklingError(f"the pickle uses a {type(key).__name__} as a key")
-    return list(zip(items[::2], items[1::2], strict=True))
+    return [(_key(key), value) for key, value in zip(items[::2], items[1::2], strict=True)]
+
+
+def _key(key: Any) -> Any:
+    """Refuse keys whose hash could recurse without bound, or be made equal for many of them to slow a dict down."""
+    if isinstance(key, tuple) and all(isinstance(part, SCALARS) for part in key):
+        return str(key)
+    if not isinstance(key, (str, bytes, int, float, type(None), Symbol, Foreign)):
+        raise UnpicklingError(f"the pickle uses a {type(key).__name__} as a key")
+    if isinstance(key, int) and key.bit_length() > 64:
+        raise UnpicklingError(f"the pickle uses a number of {key.bit_length()} bits as a key")
+    return key
 
 
 # Opcodes whose argument is the value itself: numbers, text and bytes, but no globals, memo indices or extensions.

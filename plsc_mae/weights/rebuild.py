@@ -1,7 +1,8 @@
 """The allow-list of the pickle decoder: how pickled NumPy, torch and Paddle tensors become arrays.
 
 A torch tensor stays a `TorchTensor`, which knows its storage by key, until the storage has been read; a NumPy array is
-a view of the bytes in the pickle. Arrays are read-only views wherever possible, so a file is held in memory once.
+a view of the bytes in the pickle. Arrays are read-only views wherever possible, so a file is held in memory at most
+once.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pickle import UnpicklingError
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +82,12 @@ class Storage:
     itemsize: int
     nbytes: int
     data: Bytes | None = None
+
+
+def missing(storage: Storage, held: int | None = None) -> NoReturn:
+    """Refuse a file without a storage, or with `held` bytes of it."""
+    lack = "is missing" if held is None else f"has {held} of {storage.nbytes} bytes"
+    raise UnpicklingError(f"storage {storage.key} {lack}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,14 +198,19 @@ def _array(
     if dtype is None:
         return None
     buffer = data.encode("latin1") if isinstance(data, str) else data  # Python 2 wrote bytes as text
-    shape = _counts(shape)
+    shape = counts(shape)
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if size != len(buffer):
         raise UnpicklingError(f"an array of shape {list(shape)} needs {size} bytes, the file holds {len(buffer)}")
     return view(buffer, dtype, shape) if order == "C" else view(buffer, dtype, shape[::-1]).T
 
 
-def _counts(values: Any) -> tuple[int, ...]:
+def counts(values: Any) -> tuple[int, ...]:
+    """Check that values are a short sequence of numbers from 0 on, as shapes and strides are.
+
+    Raises:
+        UnpicklingError: they are not.
+    """
     if not isinstance(values, tuple | list) or len(values) > MAX_DIMENSIONS:
         raise UnpicklingError("a tensor's shape is not a short list of numbers")
     if not all(isinstance(value, int) and value >= 0 for value in values):
@@ -218,25 +230,32 @@ def _numpy_from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> Any:
     return array
 
 
-def _torch_tensor(source: Any, offset: Any, shape: Any, strides: Any, *_rest: Any) -> TorchTensor:
+def _torch_tensor(
+    source: Any, offset: Any, shape: Any, strides: Any, _grad: Any = None, _hooks: Any = None, marks: Any = None
+) -> TorchTensor:
     if not isinstance(source, TypedStorage):
         raise UnpicklingError("a tensor comes without a storage")
-    (offset,), shape, strides = _counts((offset,)), _counts(shape), _counts(strides)
+    if isinstance(marks, dict) and any(
+        marks.values()
+    ):  # "neg" or "conj": the storage holds other values than the tensor
+        raise UnpicklingError("a tensor is stored negated or conjugated, which is not supported")
+    (offset,), shape, strides = counts((offset,)), counts(shape), counts(strides)
     if len(shape) != len(strides):
         raise UnpicklingError(f"a tensor of shape {list(shape)} has strides {list(strides)}")
     return TorchTensor(source, source.dtype, offset, shape, strides)
 
 
 def _torch_tensor_v3(
-    source: Any, offset: Any, shape: Any, strides: Any, _grad: Any, _hooks: Any, dtype: Any, *_rest: Any
+    source: Any, offset: Any, shape: Any, strides: Any, _grad: Any, _hooks: Any, dtype: Any, marks: Any = None
 ) -> TorchTensor:
-    tensor = _torch_tensor(source, offset, shape, strides)
+    tensor = _torch_tensor(source, offset, shape, strides, marks=marks)
     name = dtype.path.rpartition(".")[2] if isinstance(dtype, Symbol) else "unknown"
     return TorchTensor(tensor.source, name, tensor.offset, tensor.shape, tensor.strides)
 
 
 def _torch_subclass(function: Any, _type: Any, args: Any, _state: Any) -> Any:
-    builder = BUILDERS.get(function.path) if isinstance(function, Symbol) else None
+    known = isinstance(function, Symbol) and function.path.startswith("torch._utils._rebuild_tensor")
+    builder = BUILDERS.get(function.path) if known else None
     return builder(*args) if builder and isinstance(args, tuple) else Foreign("torch.Tensor")
 
 

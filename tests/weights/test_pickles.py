@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 
 from plsc_mae.errors import CheckpointError
-from plsc_mae.weights.pickles import Foreign, Symbol, decode
+from plsc_mae.weights.pickles import Budget, Foreign, Symbol, decode
 from plsc_mae.weights.reader import read_file
+from plsc_mae.weights.rebuild import BUILDERS
 
 pytestmark = pytest.mark.compat
 
+AMPLE = Budget(1 << 30)
 BIG = 1 << 22  # elements of a float32 tensor of 16 MiB
 
 
@@ -137,6 +139,25 @@ def test_tied_bfloat16_and_bytes_that_are_no_booleans(torch_zip):
         assert tensors[name].dtype == np.float32
         np.testing.assert_array_equal(tensors[name], [1, -2.5])
     np.testing.assert_array_equal(tensors["flags"].view(np.uint8), [0, 1, 1])
+
+
+@pytest.mark.parametrize("mark", ["neg", "conj"])
+def test_tensors_whose_storage_holds_other_values_are_refused(torch_zip, mark):
+    plain_part = storage() + plain(0) + plain((6,)) + plain((1,)) + b"\x89" + plain({})
+    for value, trouble in ((True, "negated or conjugated"), (False, None)):
+        body = table(w=call("torch._utils._rebuild_tensor_v2", plain_part, plain({mark: value})))
+        path = torch_zip(body, {"data/0": SIX.tobytes()})
+        if trouble is None:
+            np.testing.assert_array_equal(read_file(path).tensors["w"], SIX)
+            continue
+        with pytest.raises(CheckpointError, match=trouble):
+            read_file(path)
+
+
+def test_torchscript_is_refused(torch_zip):
+    path = torch_zip(table(w=tensor(storage())), {"data/0": SIX.tobytes(), "code/__torch__.py": b""})
+    with pytest.raises(CheckpointError, match=r"TorchScript program.*save its state dict"):
+        read_file(path)
 
 
 def test_untyped_storage_with_a_type_of_its_own(torch_zip):
@@ -257,15 +278,33 @@ def test_state_reaches_no_real_object():
     # pickle itself would set these attributes on the function that rebuilds tensors, and keep them for the process.
     state = plain((None, {"__defaults__": (1,), "__code__": None}))
     before = decode.__defaults__
-    value = decode(io.BytesIO(program(symbol("plsc_mae.weights.pickles.decode") + state + b"b")), {})
+    value = decode(io.BytesIO(program(symbol("plsc_mae.weights.pickles.decode") + state + b"b")), {}, AMPLE)
     assert value == Symbol("plsc_mae.weights.pickles.decode")
     assert decode.__defaults__ == before
 
 
+def test_a_tensor_subclass_is_made_by_what_makes_tensors_only():
+    # Any other builder would get arguments that nobody has counted.
+    function, args = symbol("builtins.list"), b"(" + plain([1, 2]) + b"t"
+    body = call("torch._tensor._rebuild_from_type_v2", function, symbol("torch.Tensor"), args, plain({}))
+    value = decode(io.BytesIO(program(body)), BUILDERS, AMPLE)
+    assert isinstance(value, Foreign)
+
+
+def test_a_pickle_of_too_many_steps_is_refused(monkeypatch, saved):
+    monkeypatch.setattr("plsc_mae.weights.pickles.MAX_STEPS", 1000)
+    with pytest.raises(CheckpointError, match="more than 1000 opcodes"):
+        read_file(saved(program(b"]" * 2000)))
+
+
+def test_tuples_as_keys_read_as_text(saved):
+    assert read_file(saved(pickle.dumps({("a", 1): 2}))).meta == {"('a', 1)": 2}
+
+
 def test_decode_leaves_the_stream_behind_the_pickle():
     stream = io.BytesIO(pickle.dumps([1, "a"]) + pickle.dumps({2: (3.5, None)}) + b"rest")
-    assert decode(stream, {}) == [1, "a"]
-    assert decode(stream, {}) == {2: (3.5, None)}
+    assert decode(stream, {}, AMPLE) == [1, "a"]
+    assert decode(stream, {}, AMPLE) == {2: (3.5, None)}
     assert stream.read() == b"rest"
 
 
@@ -279,13 +318,13 @@ def test_every_pickle_protocol_decodes(protocol):
         "flags": (True, False, None),
     }
     value |= {"nested": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), [], {}], 7: {"again": "text"}}
-    assert decode(io.BytesIO(pickle.dumps(value, protocol)), {}) == value
+    assert decode(io.BytesIO(pickle.dumps(value, protocol)), {}, AMPLE) == value
 
 
 @pytest.mark.parametrize("protocol", range(4, 6))
 def test_bytes_and_sets_decode(protocol):
     value = {"b": b"xy", "a": bytearray(b"z"), "set": {1}, "frozen": frozenset([2])}
-    assert decode(io.BytesIO(pickle.dumps(value, protocol)), {"builtins.bytearray": bytearray}) == {
+    assert decode(io.BytesIO(pickle.dumps(value, protocol)), {"builtins.bytearray": bytearray}, AMPLE) == {
         "b": b"xy",
         "a": bytearray(b"z"),
         "set": [1],
@@ -294,7 +333,7 @@ def test_bytes_and_sets_decode(protocol):
 
 
 def test_a_stand_in_names_its_arguments():
-    foreign = decode(io.BytesIO(program(call("torch.device", plain("cuda"), plain(0), plain([])))), {})
+    foreign = decode(io.BytesIO(program(call("torch.device", plain("cuda"), plain(0), plain([])))), {}, AMPLE)
     assert isinstance(foreign, Foreign)
     assert foreign.describe() == "torch.device('cuda', 0, ...)"
 
@@ -317,10 +356,40 @@ BOUNDLESS = {
     "namespace in itself": symbol("argparse.Namespace") + b")\x81q\x00}" + plain("a") + b"h\x00sb",
     "module in itself": ROUND_MODULE + b"}" + plain("a") + b"h\x00sub",
     "module twice in itself": ROUND_MODULE + b"}(" + plain("a") + b"h\x00" + plain("b") + b"h\x00uub",
+    "module with a long name, many times": table(_parameters=b"}" + plain("k" * 100_000) + plain(1) + b"s")
+    + b"q\x05"
+    + ROUND_MODULE
+    + b"}("
+    + b"".join(plain(i) + symbol("torch.nn.Module") + b")\x81h\x05b" for i in range(3000))
+    + b"uub",
     "deep list": b"]" * 1000 + b"a" * 999,
     "deep tuple": b")" + b"\x85" * 1000,
     "billion values": shared_levels(9, plain(1)),
     "billion lists": shared_levels(9, b"]"),
+    "bytes made again and again": plain("k" * 100_000)
+    + b"q\x00"
+    + symbol("_codecs.encode")
+    + b"q\x01]("
+    + b"h\x01h\x00\x85R" * 3000
+    + b"e",
+    "list copied again and again": b"]("
+    + b"N" * 50_000
+    + b"eq\x00]("
+    + (symbol("builtins.list") + b"h\x00\x85R") * 3000
+    + b"e",
+    "bytearray, many times": b"\x96"
+    + struct.pack("<Q", 100_000)
+    + b"k" * 100_000
+    + b"q\x00]("
+    + b"h\x00" * 9000
+    + b"e",
+    "text, many times": plain("k" * 100_000) + b"q\x00](" + b"h\x00" * 9000 + b"e",
+    "booleans made again and again": call("numpy.dtype", plain("b1"))
+    + b"q\x00"
+    + plain("k" * 100_000)
+    + b"q\x01]("
+    + (call("numpy.core.multiarray._reconstruct") + b"(K\x01" + plain((100_000,)) + b"h\x00\x89h\x01tb") * 1000
+    + b"e",
     "long key, many times": b"}" + plain("k" * 100_000) + shared_levels(5, plain(1)) + b"s",
 }
 
@@ -354,6 +423,11 @@ def test_nested_tuples_are_no_keys(saved):
         (plain(("storage", 1)) + b"Q", "outside itself"),
         (plain(1) + b"\x8e" + b"\xff" * 7 + b"\x7f", "too large|MemoryError"),
         (plain(1) + b"\x00", "unknown"),
+        (b"c" + b"m" * 600 + b"\n" + b"n" * 600 + b"\n", "names a global by 1200 characters"),
+        (call("torch._utils._rebuild_tensor_v2"), "other arguments than it takes"),
+        # Python hashes these alike, so that a dict of 50,000 takes half a minute.
+        (b"}" + plain((1 << 61) - 1) + b"N" + b"s}" + plain(((1 << 61) - 1) << 4) + b"Ns", "65 bits as a key"),
+        (table(number=plain(1 << 5000)), "a number of 5001 bits"),
     ],
 )
 def test_malformed_pickles_are_refused(saved, body, trouble):

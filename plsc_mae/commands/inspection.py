@@ -1,0 +1,399 @@
+"""What a weight file is: its network and sizes, what it was trained for, and which commands it is good for.
+
+Everything about networks is asked of `methods.pretrained`, `methods.frozen` and `methods.trained`, as the commands do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plsc_mae import weights
+from plsc_mae.commands import purposes
+from plsc_mae.config import PretrainConfig
+from plsc_mae.errors import CheckpointError, ConfigError, UserError
+from plsc_mae.methods.frozen import read_off
+from plsc_mae.methods.pretrained import training_config
+from plsc_mae.methods.trained import load_trained
+from plsc_mae.models.registry import find_variant
+from plsc_mae.train.checkpoint import read_footer
+from plsc_mae.weights import Checkpoint
+from plsc_mae.weights.convert import decoded
+from plsc_mae.weights.dalle import Part, infer_sizes, read_dalle
+from plsc_mae.weights.dialects import find_dialect
+from plsc_mae.weights.dialects.base import count_blocks
+from plsc_mae.weights.dialects.mae_priv import HEAD_DIM
+from plsc_mae.weights.reader import NETWORK_KEYS, TORCH_STREAM_MAGIC
+
+TOKENIZER, CLASSIFIER, MAE, CAE, ENCODER, UNKNOWN = "tokenizer", "classifier", "mae", "cae", "encoder", "unknown"
+HEADS = ("head.weight", "head.1.weight")  # of classifiers and of probes, in every base naming
+NORMALIZED = ("norm_pix_loss", "normlize_target")  # what the originals call it
+
+
+@dataclass
+class Inspection:
+    """What is known of a weight file.
+
+    Attributes:
+        path: the file.
+        format: how it is written.
+        bytes: its size.
+        dialect: naming of its tensors, empty if it is none that is known.
+        kind: tokenizer, classifier, mae, cae, encoder or unknown.
+        holds: the same in words.
+        sizes: of its parts: {part: {name: value}}.
+        target: what it was trained to predict.
+        tensors: number of tensors of the network.
+        values: how many numbers they hold.
+        dtypes: tensors of the network by type.
+        not_finite: {tensor: values that are no numbers or infinite}.
+        beside: number of tensors by the keys beside the network, as of the optimizer.
+        phase: of training that wrote it, where it tells.
+        epoch: of a checkpoint.
+        options: that are stored in it.
+        unknown: what it does not tell.
+        uses: {command: a line of it that takes the file}.
+        misfits: {command: why it does not take the file}.
+    """
+
+    path: str
+    format: str
+    bytes: int
+    dialect: str
+    kind: str
+    holds: str = "no network that is known here"
+    sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    target: str = ""
+    tensors: int = 0
+    values: int = 0
+    dtypes: dict[str, int] = field(default_factory=dict)
+    not_finite: dict[str, int] = field(default_factory=dict)
+    beside: dict[str, int] = field(default_factory=dict)
+    phase: str = ""
+    epoch: Any = None
+    options: dict[str, Any] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    uses: dict[str, str] = field(default_factory=dict)
+    misfits: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TensorLine:
+    """One tensor of a file; mean and std are of what is finite, and None where nothing is."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    mean: float | None
+    std: float | None
+    nan: int
+
+
+def base_of(stored: Checkpoint, num_heads: int | None = None, decoder_num_heads: int | None = None) -> Checkpoint:
+    """Bring a network into the base naming of its dialect; rows may be in another order where heads are not known."""
+    try:
+        return decoded(stored, num_heads, decoder_num_heads)
+    except ConfigError:
+        return decoded(stored, num_heads or 1, decoder_num_heads or 1)
+
+
+def kind_of(base: Checkpoint) -> str:
+    """Tell what kind of network a file holds, by its names in the base naming; see `Inspection.kind`."""
+    if any(name.endswith("blocks.input.w") for name in base.model):
+        return TOKENIZER
+    if not base.dialect:
+        return UNKNOWN
+    foreign_name = find_dialect(base.dialect).foreign_name
+
+    def has(*names: str) -> bool:
+        return all(foreign_name(name) in base.model for name in names)
+
+    if any(name in HEADS or name.startswith("head.linears.") for name in base.model):
+        return CLASSIFIER
+    if has("decoder.mask_token", "decoder.embed.weight"):
+        return MAE
+    return CAE if has("regressor.norm.weight", "mask_token") else ENCODER
+
+
+def inspect_file(path: str, num_heads: int | None = None, decoder_num_heads: int | None = None) -> Inspection:
+    """Read a weight file and tell what is known of it.
+
+    Args:
+        path: the file.
+        num_heads: of a foreign encoder of unpublished width.
+        decoder_num_heads: of its decoder.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    stored, problems = weights.read(path), []
+    try:
+        base = base_of(stored, num_heads)
+    except ConfigError as error:
+        base = dataclasses.replace(stored, dialect="")
+        problems.append(str(error))
+    options = stored.meta.get("args")
+    found = Inspection(
+        path=path,
+        format=_format(Path(path)),
+        bytes=sum(file.stat().st_size for file in (Path(path), *Path(path).rglob("*")) if file.is_file()),
+        dialect=stored.dialect,
+        kind=kind_of(base),
+        tensors=len(stored.model),
+        values=sum(value.size for value in stored.model.values()),
+        dtypes=dict(Counter(str(value.dtype) for value in stored.model.values())),
+        not_finite=_not_finite(stored),
+        beside=_beside(stored),
+        phase=str(stored.meta.get("phase", "")),
+        epoch=stored.meta.get("epoch"),
+        options=options if isinstance(options, dict) else {},
+        unknown=problems,
+    )
+    if found.kind == TOKENIZER:
+        _add_tokenizer(found)
+    elif found.kind == UNKNOWN:
+        _add_names(found, stored)
+    else:
+        try:
+            _add_network(found, base)
+        except UserError as error:
+            found.unknown.append(str(error))
+        _add_resume(found)
+    _settle_heads(found, {"encoder": ("num_heads", num_heads), "decoder": ("decoder_num_heads", decoder_num_heads)})
+    return found
+
+
+def tensor_lines(stored: Checkpoint) -> Iterator[TensorLine]:
+    """Describe every tensor of a file."""
+    for name, value in stored.tensors.items():
+        is_number = value.dtype.kind in "iufb" and value.size > 0
+        finite = value[np.isfinite(value)].astype(np.float64) if is_number else np.empty(0)
+        mean, std = (float(finite.mean()), float(finite.std())) if finite.size else (None, None)
+        nan = int(np.isnan(value).sum()) if value.dtype.kind in "fc" else 0
+        yield TensorLine(name, value.shape, str(value.dtype), mean, std, nan)
+
+
+# ------------------------------------------------------------------------------------------------ the file
+
+
+def _format(path: Path) -> str:
+    """Name the format of a file that the reader has accepted."""
+    if path.is_dir():
+        return "OneFlow folder"
+    with path.open("rb") as file:
+        head = file.read(32)
+    if head[8:9] == b"{":
+        return "safetensors"
+    if head[:2] == b"PK":
+        with zipfile.ZipFile(path) as archive:
+            return "NumPy npz" if all(name.endswith(".npy") for name in archive.namelist()) else "torch, zip"
+    if TORCH_STREAM_MAGIC.to_bytes(10, "little") in head:
+        return "torch, before 1.6"
+    try:
+        read_footer(path)
+    except CheckpointError:
+        return "pickle of arrays, as paddle.save writes"
+    return "checkpoint of plsc_mae, with checksum"
+
+
+def _not_finite(stored: Checkpoint) -> dict[str, int]:
+    counts = {
+        name: int(value.size - np.isfinite(value).sum())
+        for name, value in stored.model.items()
+        if value.dtype.kind in "fc"
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def _beside(stored: Checkpoint) -> dict[str, int]:
+    """Tensors by the first part of their path, without those of the network, and tables that have none."""
+    counts = Counter(path.partition("/")[0] for path in stored.tensors if "/" in path)
+    network = next((key for key in NETWORK_KEYS if key in counts), "")
+    tables = {key: 0 for key, value in stored.meta.items() if isinstance(value, dict) and key != "args"}
+    return {key: count for key, count in (tables | counts).items() if key != network}
+
+
+# ------------------------------------------------------------------------------------------------ the network
+
+
+def _add_tokenizer(found: Inspection) -> None:
+    """Fill in a DALL-E dVAE, or a part of it."""
+    parts: tuple[Part, ...] = ("encoder", "decoder")
+    for part in parts:
+        try:
+            found.sizes[part] = infer_sizes(read_dalle(found.path, part))
+        except CheckpointError as error:
+            found.misfits["pretrain"] = str(error)
+    if not found.sizes:
+        return
+    found.misfits, found.dialect = {}, "dall_e"
+    found.holds = " and ".join(found.sizes) + " of a DALL-E discrete VAE, the tokenizer of CAE"
+    if "encoder" in found.sizes:
+        found.uses |= purposes.tokenization(found.path)
+    else:
+        found.misfits["pretrain"] = "pre-training needs the encoder; this part only draws pictures of tokens"
+
+
+def _add_names(found: Inspection, stored: Checkpoint) -> None:
+    if not found.dialect:
+        found.unknown.append("what the tensors belong to: no known dialect has their names")
+    names = ", ".join(list(stored.model)[:3])
+    if names:
+        found.holds += f"; its tensors are called {names}{', ...' if len(stored.model) > 3 else ''}"
+
+
+def _add_network(found: Inspection, base: Checkpoint) -> None:
+    """Fill in what a network of a known dialect is; its encoder first, which all have."""
+    _add_encoder(found, base)
+    {CLASSIFIER: _add_classifier, MAE: _add_mae, CAE: _add_cae, ENCODER: _add_encoder_only}[found.kind](found, base)
+
+
+def _add_encoder(found: Inspection, base: Checkpoint) -> None:
+    """Fill in the sizes of the encoder; where its heads are not told, the rest is told without them."""
+    try:
+        sizes = read_off(base, None, None)
+    except ConfigError as error:
+        if "--num_heads" not in str(error):
+            raise
+        sizes = {**read_off(base, 1, None), "num_heads": None}
+    if sizes["positions"] in ("none", "sinusoid") and "input_size" not in found.options:
+        found.unknown.append(f"the size of its images: {sizes['img_size'][0]} is assumed")
+    sizes["layer_scale"] = bool(sizes["layer_scale"])  # a file tells that it has one, not where it started
+    found.sizes["encoder"] = sizes
+    side = sizes["img_size"] if isinstance(sizes["img_size"], tuple) else (sizes["img_size"],) * 2
+    sizes["grid"] = tuple(length // sizes["patch_size"] for length in side)
+
+
+def _add_mae(found: Inspection, base: Checkpoint) -> None:
+    config, name = _config(found, base), find_dialect(base.dialect).foreign_name
+    width = base.model[name("decoder.mask_token")].shape[-1]
+    found.holds = "masked autoencoder: encoder and decoder"
+    found.sizes["decoder"] = {
+        "embed_dim": width,
+        "depth": count_blocks(base.model, name("decoder.blocks.")),
+        "num_heads": _decoder_heads(found, config, width),
+    }
+    told = next((found.options[key] for key in NORMALIZED if key in found.options), None)
+    assumed = bool(getattr(config, "norm_pix_loss", False))
+    flag = "--no_norm_pix_loss" if assumed else "--norm_pix_loss"
+    if told is None:
+        found.target = "pixels of hidden patches"
+        found.unknown.append(
+            f"whether these were normalized patch by patch: reconstruct takes it that they were"
+            f"{'' if assumed else ' not'}, unless it gets {flag}"
+        )
+    else:
+        found.target = f"pixels of hidden patches, {'normalized patch by patch' if told else 'as they are'}"
+    if config is not None:
+        found.uses |= purposes.reconstruction(
+            found.path, found.sizes, f" {flag}" if told not in (None, assumed) else ""
+        )
+    _add_uses(found, config)
+
+
+def _add_cae(found: Inspection, base: Checkpoint) -> None:
+    config, name = _config(found, base), find_dialect(base.dialect).foreign_name
+    found.holds = "context autoencoder: encoder, regressor and decoder"
+    bias = base.model.get(name("decoder.head.bias"))
+    outputs = None if bias is None else len(bias)
+    width = base.model[name("mask_token")].shape[-1]
+    found.sizes["decoder"] = {
+        "embed_dim": width,
+        "regressor_depth": count_blocks(base.model, name("regressor.blocks.")),
+        "depth": count_blocks(base.model, name("decoder.blocks.")),
+        "num_heads": _decoder_heads(found, config, width),
+        "outputs": outputs,
+    }
+    mode = found.options.get("target_mode", "clusterID")
+    found.target = f"tokens of hidden patches, one of {outputs}" if mode == "clusterID" else f"--target_mode {mode}"
+    if config is not None:
+        tokenizer = "" if found.phase else " --discrete_vae_weight_path DIR"  # our checkpoints name theirs
+        found.uses |= purposes.reconstruction(found.path, found.sizes, tokenizer)
+    _add_uses(found, config)
+
+
+def _add_encoder_only(found: Inspection, base: Checkpoint) -> None:
+    found.holds = "encoder without a decoder"
+    found.misfits["reconstruct"] = (
+        "it has no decoder; facebookresearch/mae publishes whole autoencoders as mae_visualize_vit_large"
+    )
+    _add_uses(found, _config(found, base))
+
+
+def _add_classifier(found: Inspection, base: Checkpoint) -> None:
+    found.misfits["reconstruct"] = "it is a classifier: the decoder is gone"
+    heads = found.sizes["encoder"]["num_heads"] or 1  # they do not change what is told here
+    try:
+        trained = load_trained(found.path, num_heads=heads)
+    except UserError as error:
+        found.holds = "classifier"
+        found.misfits["predict"] = str(error)
+        return
+    network = trained.network
+    pooled = "the mean of the patch tokens" if network.mean_pooled else "the class token"
+    kinds = {"none": "classifier", "standard": "linear probe", "raw": "linear probe"}
+    found.holds = f"{kinds.get(network.probe, 'attentive probe')} of {network.num_classes} classes"
+    found.sizes["head"] = {"classes": network.num_classes, "probe": network.probe, "pooled": pooled}
+    if network.probe.startswith("attentive"):
+        found.sizes["head"]["pooled"] = "all tokens by attention"
+    found.target = f"classes of images, one of {network.num_classes}"
+    encoder = found.sizes["encoder"]
+    found.uses |= purposes.prediction(found.path, encoder, has_average="model_ema" in found.beside)
+    found.uses |= purposes.looking(found.path, encoder)
+
+
+def _config(found: Inspection, base: Checkpoint) -> PretrainConfig | None:
+    """The options of pre-training as far as the file tells them; what forbids it is noted."""
+    try:
+        return training_config(base, {})
+    except UserError as error:
+        found.misfits["reconstruct"] = str(error)
+        return None
+
+
+def _add_uses(found: Inspection, config: PretrainConfig | None) -> None:
+    """Fill in what a pre-trained encoder is good for."""
+    encoder = found.sizes["encoder"]
+    if config is not None or encoder["k_bias"]:  # others' encoders are as facebookresearch/mae's, or of no known family
+        found.uses |= purposes.training(found.path, config.method if config is not None else "mae", encoder)
+    found.uses |= purposes.looking(found.path, encoder)
+
+
+def _add_resume(found: Inspection) -> None:
+    """Fill in whether a run can go on from the file."""
+    if found.phase and found.format.startswith("checkpoint of plsc_mae"):
+        found.uses |= purposes.resumption(found.path, found.phase)
+    elif "optimizer" in found.beside:
+        found.misfits["resume"] = "its optimizer is another program's; start a run from its weights with --finetune"
+
+
+def _decoder_heads(found: Inspection, config: PretrainConfig | None, width: int) -> int | None:
+    """The heads of a decoder, if the file tells them; our own checkpoints do, as they tell the network."""
+    heads: int | None = getattr(config, "decoder_num_heads", None)
+    if heads is not None or config is None or not found.phase:
+        return heads
+    variant = find_variant(config.model)
+    module, _, attribute = variant.network.partition(":")
+    default = inspect.signature(getattr(importlib.import_module(module), attribute)).parameters["decoder_num_heads"]
+    return variant.arguments.get("decoder_num_heads", default.default) or max(width // HEAD_DIM, 1)
+
+
+def _settle_heads(found: Inspection, given: Mapping[str, tuple[str, int | None]]) -> None:
+    """Take heads that the file does not tell from the user, or else say that they are not known."""
+    for part, (flag, heads) in given.items():
+        if found.sizes.get(part, {}).get("num_heads", 0) is not None:
+            continue
+        if heads is None:
+            found.unknown.append(f"the heads of the {part}: give them with --{flag}")
+            continue
+        found.sizes[part]["num_heads"] = heads
+        found.uses = {use: line.replace(f" --{flag} N", f" --{flag} {heads}") for use, line in found.uses.items()}

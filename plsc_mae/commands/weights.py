@@ -1,0 +1,253 @@
+"""`plsc-mae weights ...`: what weight files there are, what one holds, how two differ, and where to get them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from plsc_mae import weights
+from plsc_mae.commands.inspection import (
+    CAE,
+    CLASSIFIER,
+    ENCODER,
+    MAE,
+    Inspection,
+    TensorLine,
+    base_of,
+    inspect_file,
+    kind_of,
+    tensor_lines,
+)
+from plsc_mae.commands.networks import our_tensors
+from plsc_mae.config.weights import WeightsDiffConfig, WeightsFetchConfig, WeightsInspectConfig, WeightsListConfig
+from plsc_mae.errors import ConfigError
+from plsc_mae.weights.difference import Difference, compare
+from plsc_mae.weights.fetch import fetch
+from plsc_mae.weights.manifest import Checksum, Entry, file_name, find_entry, matching, read_manifest
+
+WIDTH = 120
+
+# --------------------------------------------------------------------------------------------------- list and fetch
+
+
+def run_list(config: WeightsListConfig) -> None:
+    """Print the published files that match.
+
+    Raises:
+        ConfigError: none does.
+    """
+    entries = matching(read_manifest(), config.pattern)
+    here = [_is_here(entry, config.output_dir) for entry in entries]
+    if config.json:
+        listed = [dataclasses.asdict(entry) for entry in entries]
+        for values, entry, state in zip(listed, entries, here, strict=True):
+            values |= {"checksum": str(entry.checksum or ""), "here": state, "path": str(entry.path(config.output_dir))}
+        _print_json(listed)
+        return
+    titles = ("name", "here", "size", "dialect", "licence", "accuracy", "good for")
+    rows = [
+        (e.name, state, _size(e.bytes), e.dialect, e.licence, e.accuracy or "-", e.good_for)
+        for e, state in zip(entries, here, strict=True)
+    ]
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    for row in (titles, *rows):
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    if len(entries) == 1:
+        (entry,) = entries
+        print(f"\n{entry.network}, of {entry.source}: {entry.page}")
+        for line in (entry.note, entry.by_hand and f"cannot be fetched by a program: {entry.by_hand}"):
+            if line:
+                print(line)
+
+
+def run_fetch(config: WeightsFetchConfig) -> None:
+    """Download a file, unless it is there, and tell what it was checked by.
+
+    Raises:
+        ConfigError: there is no file of that name, or none that a program can fetch.
+        CheckpointError: it cannot be had, or is not what it should be.
+    """
+    checksum, size = Checksum.parse(config.checksum) if config.checksum else None, None
+    if "://" in config.name:
+        url, path = config.name, Path(config.output_dir) / file_name(config.name)
+    else:
+        entry = find_entry(read_manifest(), config.name)
+        url, path = entry.url, entry.path(config.output_dir)
+        if not url:
+            raise ConfigError(
+                f"{entry.name} cannot be fetched by a program: {entry.by_hand}; get it at {entry.page} and save it as "
+                f"{path}"
+            )
+        print(f"{entry.name}: {entry.network}, licence {entry.licence}, {entry.page}", flush=True)
+        checksum, size = checksum or entry.checksum, entry.bytes
+    done = fetch(url, path, checksum=checksum, size=size, retries=config.retries, timeout=config.timeout)
+    print(f"{done.path} {'has arrived' if done.downloaded else 'is already here'}: {done.verdict}")
+
+
+def _is_here(entry: Entry, folder: str) -> str:
+    path = entry.path(folder)
+    if path.exists():
+        return "yes"
+    return "partly" if path.with_name(f"{path.name}.partial").exists() else "no"
+
+
+def _size(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e6:.1f} MB"
+
+
+# --------------------------------------------------------------------------------------------------- inspect
+
+
+def run_inspect(config: WeightsInspectConfig) -> None:
+    """Print what a file holds, in words or as JSON.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    found = inspect_file(config.path, config.num_heads, config.decoder_num_heads)
+    lines = list(tensor_lines(weights.read(config.path))) if config.tensors else []
+    if config.json:
+        content = dataclasses.asdict(found)
+        if config.tensors:
+            content["table"] = [dataclasses.asdict(line) for line in lines]
+        _print_json(content)
+        return
+    print("\n".join(_described(found)))
+    if lines:
+        print("\n" + "\n".join(_tabulated(lines)))
+
+
+def _described(found: Inspection) -> list[str]:
+    """The inspection as text."""
+    dialect = f", dialect {found.dialect}" if found.dialect else ""
+    types = ", ".join(f"{count} {name}" for name, count in found.dtypes.items())
+    facts = {
+        "holds": found.holds,
+        **{part: _sizes(sizes) for part, sizes in found.sizes.items()},
+        "trained for": found.target,
+        "network": f"{found.tensors} tensors ({types}), {found.values:,} values" if found.tensors else "no tensors",
+        "not finite": ", ".join(f"{count} values of {name}" for name, count in found.not_finite.items()),
+        "beside it": ", ".join(f"{key} ({count} tensors)" if count else key for key, count in found.beside.items()),
+        "epoch": "" if found.epoch is None else str(found.epoch),
+        "options": ", ".join(f"{key}={value}" for key, value in found.options.items()),
+        "not told": "; ".join(found.unknown),
+    }
+    lines = [f"{found.path}: {found.format}, {_size(found.bytes)}{dialect}"]
+    for title, text in facts.items():
+        if text:
+            lines += textwrap.wrap(f"  {title:<12}{text}", WIDTH, subsequent_indent=" " * 14)
+    for title, told in {"good for": found.uses, "not for": found.misfits}.items():
+        room = max(map(len, told), default=0)
+        lines += [f"  {title}"] * bool(told) + [f"    {use:<{room}}  {text}" for use, text in told.items()]
+    return lines
+
+
+def _sizes(sizes: Mapping[str, Any]) -> str:
+    """Sizes of a part in words."""
+    words = {
+        "embed_dim": "width",
+        "patch_size": "patch",
+        "num_heads": "heads",
+        "img_size": "images",
+        "in_chans": "channels",
+    }
+    shown = []
+    for name, value in sizes.items():
+        word = words.get(name, name.replace("_", " "))
+        if value is None:
+            shown.append(f"{word} not told")
+        elif isinstance(value, tuple):
+            shown.append(f"{word} {' x '.join(map(str, value))}")
+        elif isinstance(value, bool):
+            shown.append(word if value else f"no {word}")
+        else:
+            shown.append(f"{word} {value}")
+    return ", ".join(shown)
+
+
+def _tabulated(lines: list[TensorLine]) -> list[str]:
+    """Tensors as a table."""
+    width = max(len(line.name) for line in lines)
+    shapes = [" x ".join(map(str, line.shape)) or "scalar" for line in lines]
+    room = max(map(len, shapes))
+    table = [f"{'tensor':<{width}}  {'shape':<{room}}  type      {'mean':>11}  {'std':>11}  NaN"]
+    for line, shape in zip(lines, shapes, strict=True):
+        mean, std = ("-" if value is None else f"{value:.4g}" for value in (line.mean, line.std))
+        table.append(f"{line.name:<{width}}  {shape:<{room}}  {line.dtype:<8}  {mean:>11}  {std:>11}  {line.nan}")
+    return table
+
+
+# --------------------------------------------------------------------------------------------------- diff
+
+
+def run_diff(config: WeightsDiffConfig) -> int:
+    """Compare two files and print how they differ; the exit code is 1 if they do.
+
+    Raises:
+        CheckpointError: one cannot be read, or their networks cannot be compared.
+        ConfigError: their heads are needed and not known.
+    """
+    a, b = weights.read(config.a), weights.read(config.b)
+    if config.everything:
+        tables, how = (a.tensors, b.tensors), "all tensors"
+    elif a.dialect == b.dialect or not (a.dialect and b.dialect):
+        tables, how = (
+            (a.model, b.model),
+            f"tensors of the networks as stored ({a.dialect or b.dialect or 'no dialect'})",
+        )
+    else:
+        kinds = {kind_of(base_of(stored)) for stored in (a, b)}
+        kind = kinds.pop() if len(kinds) == 1 else ENCODER
+        heads = (config.num_heads, config.decoder_num_heads)
+        tables = our_tensors(a, kind, *heads), our_tensors(b, kind, *heads)
+        what = {MAE: "autoencoders", CAE: "autoencoders", CLASSIFIER: "classifiers"}.get(kind, "encoders")
+        how = f"tensors of the {what} in the names of plsc_mae ({a.dialect} and {b.dialect})"
+    found = compare(*tables)
+    same = found.within(config.tolerance)
+    if config.json:
+        _print_json({"a": config.a, "b": config.b, "how": how, "same": same, **dataclasses.asdict(found)})
+    else:
+        print("\n".join(_told(found, config, how, same=same)))
+    return 0 if same else 1
+
+
+def _told(found: Difference, config: WeightsDiffConfig, how: str, *, same: bool) -> list[str]:
+    """A difference as text."""
+    count = len(found.identical) + len(found.compared)
+    lines = [f"{how}: {len(found.identical)} of {count} with one name and shape are bit-identical"]
+    kinds = {
+        f"only in {config.a}": found.only_a,
+        f"only in {config.b}": found.only_b,
+        "of other shapes": [f"{name}: {list(x)} and {list(y)}" for name, (x, y) in found.other_shapes.items()],
+        "not bit-identical, with their largest difference": [
+            f"{each.name}: {each.max_abs:.3g} (relative {each.relative:.2g}), {each.differing} of {each.size} values"
+            for each in found.compared
+        ],
+    }
+    for title, told in kinds.items():
+        if told:
+            lines += [f"{len(told)} {title}", *(f"  {line}" for line in told[: config.max_lines])]
+            if len(told) > config.max_lines:
+                lines.append(f"  and {len(told) - config.max_lines} more")
+    within = f" within {config.tolerance:g}" if config.tolerance else ""
+    return [*lines, f"the same{within}" if same else f"not the same{within}"]
+
+
+def _print_json(content: Any) -> None:
+    """Print plain data as JSON, which has no infinities: numbers without a value are text in it."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(key): plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return str(value)
+        return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+    print(json.dumps(plain(content), indent=1))

@@ -1,0 +1,91 @@
+"""Compares two tables of tensors, name by name: what is only in one, what differs, and by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class TensorDifference:
+    """How far two tensors of one shape are apart.
+
+    Attributes:
+        name: of the tensor.
+        max_abs: largest difference of two values; infinite where only one of them is a number.
+        relative: the same over the largest value of both tensors.
+        differing: number of values that differ.
+        size: number of values.
+    """
+
+    name: str
+    max_abs: float
+    relative: float
+    differing: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What two tables of tensors have in common and what not.
+
+    Attributes:
+        only_a: names that the second table lacks.
+        only_b: names that the first table lacks.
+        other_shapes: the shapes of tensors that have different ones.
+        identical: names of tensors with the same type and the same bits.
+        compared: all other tensors, the largest difference first; it is 0 where only types or signs of zeros differ.
+    """
+
+    only_a: list[str]
+    only_b: list[str]
+    other_shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    identical: list[str]
+    compared: list[TensorDifference]
+
+    def within(self, tolerance: float) -> bool:
+        """Whether both have the same tensors and no value differs by more than the tolerance."""
+        same_tensors = not (self.only_a or self.only_b or self.other_shapes)
+        return same_tensors and all(each.max_abs <= tolerance for each in self.compared)
+
+
+def compare(a: Mapping[str, NDArray[Any]], b: Mapping[str, NDArray[Any]]) -> Difference:
+    """Compare the tensors of two tables that have the same name."""
+    shared = [name for name in a if name in b]
+    fitting = [name for name in shared if a[name].shape == b[name].shape]
+    identical = [name for name in fitting if _is_identical(a[name], b[name])]
+    alike = set(identical)
+    compared = [_compare_tensors(name, a[name], b[name]) for name in fitting if name not in alike]
+    return Difference(
+        only_a=sorted(set(a) - set(b)),
+        only_b=sorted(set(b) - set(a)),
+        other_shapes={name: (a[name].shape, b[name].shape) for name in shared if a[name].shape != b[name].shape},
+        identical=identical,
+        compared=sorted(compared, key=lambda each: -each.max_abs),
+    )
+
+
+def _is_identical(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    if a.dtype != b.dtype:
+        return False
+    bits = np.dtype(f"V{a.dtype.itemsize}")
+    return bool(np.array_equal(np.ascontiguousarray(a).view(bits), np.ascontiguousarray(b).view(bits)))
+
+
+def _compare_tensors(name: str, a: NDArray[Any], b: NDArray[Any]) -> TensorDifference:
+    """Values that are equal, or no numbers in both, do not differ; others are compared in double precision."""
+    wide = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
+    differs = (a != b) & ~((a != a) & (b != b))
+    x, y = a[differs].astype(wide), b[differs].astype(wide)
+    with np.errstate(invalid="ignore", over="ignore"):
+        gaps = np.abs(x - y)
+    gaps[np.isnan(gaps)] = np.inf
+    max_abs = float(gaps.max(initial=0.0))
+    values = np.concatenate([np.abs(part.astype(wide)).reshape(-1) for part in (a, b)])
+    largest = float(np.max(values, initial=0.0, where=np.isfinite(values)))
+    relative = max_abs / largest if largest else max_abs
+    return TensorDifference(name, max_abs, relative, int(differs.sum()), a.size)
