@@ -28,6 +28,7 @@ LAYERS = (
     {"analysis", "models", "data", "masking", "losses", "optim", "weights", "parallel"},
     {"methods"},
     {"train"},
+    {"parity"},
     {"commands"},
     {"cli"},
     {"__main__", "program"},
@@ -153,7 +154,8 @@ def test_paddle_is_imported_by_what_computes_only():
 
 @pytest.mark.parametrize("path", FILES, ids=place)
 def test_no_unsafe_readers(path):
-    assert "torch" not in {name.partition(".")[0] for name in imports(path)}
+    # What runs the originals' code does so in a process of its own, and reads .npz files only.
+    assert "references" in path.parts or "torch" not in {name.partition(".")[0] for name in imports(path)}
     forbidden = {
         "paddle.load",
         "pickle.load",

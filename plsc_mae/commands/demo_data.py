@@ -1,15 +1,15 @@
-"""`plsc-mae demo-data`: draw the demo data set and say how far its raw pixels get."""
+"""`plsc-mae demo-data`: draw the demo data set."""
 
 from __future__ import annotations
 
 import sys
 
 from plsc_mae.config.tools import DemoDataConfig
-from plsc_mae.data.demo import CLASSES, make_demo_data, raw_pixel_knn
+from plsc_mae.data.demo import CLASSES, make_demo_data
 
 
 def run(config: DemoDataConfig) -> None:
-    """Draw the data set, or find it there already, and print the k-NN accuracy of raw pixels."""
+    """Draw the data set, or find it there already."""
     summary = make_demo_data(
         config.path,
         image_size=config.image_size,
@@ -18,7 +18,6 @@ def run(config: DemoDataConfig) -> None:
         seed=config.seed,
         progress=sys.stderr.isatty(),
     )
-    chance = 100 / len(CLASSES)
     state = "drawn" if summary.created else "already there"
-    print(f"{summary.root}: {summary.num_train} training and {summary.num_val} validation images, {state}")
-    print(f"k-NN (k=10) of raw pixels, train -> val: {raw_pixel_knn(config.path):.1f} %, chance {chance:.1f} %")
+    counts = f"{summary.num_train} training and {summary.num_val} validation images of {len(CLASSES)} classes"
+    print(f"{summary.root}: {counts}, {state}")

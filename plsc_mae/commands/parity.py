@@ -1,0 +1,91 @@
+"""`plsc-mae parity`: is what a network computes what the papers and the originals compute?"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+import plsc_mae
+from plsc_mae.config.parity import ParityConfig
+from plsc_mae.config.schema import options
+from plsc_mae.errors import ConfigError
+from plsc_mae.parallel.data import World
+from plsc_mae.parity.checks import against_oracle, against_original
+from plsc_mae.parity.compare import Comparison, ParityError
+from plsc_mae.parity.opening import open_cases
+from plsc_mae.parity.originals import ORIGINALS, find_original, obstacle
+from plsc_mae.parity.report import Report, comparison_lines
+from plsc_mae.train.step import Precision, choose_precision
+
+
+def run(config: ParityConfig) -> None:
+    """Compare, print as it goes, and write the report if asked to.
+
+    Raises:
+        ParityError: something is beyond tolerance.
+        CheckpointError: the checkpoint cannot be used.
+        ConfigError: an unknown network or original; an original that has none of the networks, or does not run.
+        DataError: the report cannot be written.
+    """
+    world = World(config.device)
+    precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu)
+    comparisons = []
+    for comparison in _comparisons(config, precision):
+        print("\n".join(comparison_lines(comparison)), flush=True)
+        comparisons.append(comparison)
+    ran = {comparison.reference for comparison in comparisons if comparison.sections}
+    absent = [original.title for original in ORIGINALS if original.title not in ran]
+    report = Report(_circumstances(config, precision, world), comparisons, absent)
+    for file in report.save(Path(config.save_path)) if config.save_path else ():
+        print(file)
+    if failures := report.failures():
+        raise ParityError("; ".join(failures))
+    print("parity: all within tolerance")
+
+
+def _comparisons(config: ParityConfig, precision: Precision) -> Iterator[Comparison]:
+    """Of every network, that with the oracle and then that with the original; the latter changes its weights."""
+    original = find_original(config.reference) if config.reference else None
+    for case in open_cases(config, precision):
+        reason = obstacle(original, case) if original else ""
+        if reason and (config.checkpoint or len(config.model) == 1):
+            raise ConfigError(f"--reference {config.reference}: {reason}")
+        yield against_oracle(case, config.steps, config.tolerance, config.random or 0)
+        if original is not None and reason:
+            yield Comparison(case.name, original.title, remark=f"not compared: {reason}")
+        elif original is not None:
+            yield against_original(case, original, config.steps, config.tolerance, config.reference, config.python)
+
+
+def _circumstances(config: ParityConfig, precision: Precision, world: World) -> dict[str, str]:
+    device = paddle.device.cuda.get_device_name() if world.is_gpu else f"CPU, {platform.machine()}"
+    weights = f"of {config.checkpoint}" if config.checkpoint else f"random, seed {config.random or 0}"
+    return {
+        "command": f"`{command_line(config)}`",
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "weights": weights,
+        "images": f"{config.batch_size}, of normal noise, seed {config.random or 0}",
+        "device": device,
+        "arithmetic": precision.note,
+        "plsc_mae": plsc_mae.__version__,
+        "Paddle": str(paddle.__version__),
+        "NumPy": np.__version__,
+        "Python": platform.python_version(),
+    }
+
+
+def command_line(config: ParityConfig) -> str:
+    """The command that gives this report: every option that is not at its default."""
+    words = ["plsc-mae", "parity"]
+    for item in options(ParityConfig):
+        value = getattr(config, item.name)
+        if value != item.default:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{item.name}", *([] if value is True else map(str, values))]
+    return shlex.join(words)

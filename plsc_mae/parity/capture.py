@@ -1,0 +1,72 @@
+"""What goes on inside a network while it runs, and random weights that exercise every part of it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from paddle import Tensor, nn
+
+NOISE_STD = 0.02
+_BLOCK = re.compile(r"(encoder|alignment_encoder|regressor|decoder)\.blocks\.\d+")
+_EMBEDDED = ("encoder", "alignment", "decoder")  # stacks whose first block's input is a layer of its own
+
+
+@contextlib.contextmanager
+def recorded_blocks(model: nn.Layer) -> Iterator[dict[str, Tensor]]:
+    """Collect what enters the stacks and what leaves every block inside, as {"encoder.blocks.0": tokens}.
+
+    The second pass through an encoder, and any through an alignment encoder, is called "alignment".
+    """
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str, tokens: Tensor) -> None:
+        again = name.replace("encoder.", "alignment.")
+        found[again if name in found else name] = tokens
+
+    def hooks(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
+        stack = name.partition(".")[0]
+        embed = f"{stack}.embed" if stack in _EMBEDDED and name.endswith(".blocks.0") else ""
+
+        def before(_layer: nn.Layer, inputs: tuple[Tensor, ...]) -> None:
+            if embed:
+                keep(embed, inputs[0])
+
+        def after(_layer: nn.Layer, _inputs: Any, output: Tensor) -> None:
+            keep(name, output)
+
+        return before, after
+
+    handles = []
+    for name, layer in model.named_sublayers():
+        if _BLOCK.fullmatch(name):
+            before, after = hooks(name.replace("alignment_encoder", "alignment"))
+            handles += [layer.register_forward_pre_hook(before), layer.register_forward_post_hook(after)]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def randomize(model: nn.Layer, seed: int) -> None:
+    """Give every parameter its own random values, the same ones on every device; fixed position tables stay.
+
+    Matrices are normal with the variance of xavier-uniform ones. Vectors that start as a constant, as biases, scales of
+    norms and layer scales do, keep it and get noise on top; tokens are noise. So nothing is zero or one that a network
+    might leave out.
+    """
+    for name, param in model.named_parameters():
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        noise = rng.standard_normal(param.shape, np.float32)
+        if param.ndim in (2, 4):
+            fans = param.shape[0] + int(np.prod(param.shape[1:]))
+            param.set_value(noise * np.float32(np.sqrt(2.0 / fans)))
+        else:
+            start = param.numpy()
+            constant = start.flat[0] if np.ptp(start) == 0 else np.float32(0)
+            param.set_value(constant + np.float32(NOISE_STD) * noise)

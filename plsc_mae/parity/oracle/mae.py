@@ -1,0 +1,194 @@
+"""The masked autoencoder (He et al. 2022) and its relatives, from images and noise to the loss.
+
+B batch, L patches, K visible patches, D width of the encoder, E width of the decoder, P patch size, C channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from plsc_mae.parity.oracle.layers import (
+    Array,
+    Parameters,
+    Positions,
+    below,
+    block,
+    embed_patches,
+    layer_norm,
+    linear,
+    patchify,
+    position_table,
+    stack,
+    take,
+)
+
+FINAL_NORM_EPS = 1e-6
+PIXEL_EPS = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAEOptions:
+    """What the relatives differ by. The defaults are facebookresearch/mae's.
+
+    Attributes:
+        num_heads: of the encoder.
+        decoder_num_heads: of the decoder.
+        mask_ratio: share of hidden patches.
+        pixel_norm: targets are pixels, or those of every patch normalized: by unbiased variance ("patch", MAE), biased
+            variance ("layernorm", MAE-priv) or channel by channel, eps outside the root ("channel", MAE-pytorch).
+        pixel_mean: of each channel; with `pixel_std` it is undone, so that targets are pixels in [0, 1] (MAE-pytorch).
+        pixel_std: see there.
+        channels_first: patches of predictions and targets run by channel, row, column (MAE-priv).
+        class_token: whether the encoder has one.
+        decoder_class_token: whether the decoder sees it; else it is dropped before the encoder's final norm.
+        positions: kind of the position tables; "given" takes those among the parameters, as a trained one.
+        k_bias: whether keys have a bias.
+        bridge_bias: whether the linear layer from encoder to decoder has a bias.
+        norm_eps: of the norms in blocks; the final ones have 1e-6 everywhere.
+        visible: K is L (1 - mask_ratio) cut off, or L minus the hidden patches cut off ("ceil").
+    """
+
+    num_heads: int
+    decoder_num_heads: int
+    mask_ratio: float = 0.75
+    pixel_norm: Literal["none", "patch", "layernorm", "channel"] = "none"
+    pixel_mean: tuple[float, ...] | None = None
+    pixel_std: tuple[float, ...] | None = None
+    channels_first: bool = False
+    class_token: bool = True
+    decoder_class_token: bool = True
+    positions: Positions = "column first"
+    k_bias: bool = True
+    bridge_bias: bool = True
+    norm_eps: float = 1e-6
+    visible: Literal["floor", "ceil"] = "floor"
+
+
+# What the networks of three code bases are, by the names that the suite has for their methods. BUPT-PRIV/MAE-priv
+# leaves the class token to an option; both successors normalize targets unless told otherwise.
+_SUCCESSOR: dict[str, Any] = {"k_bias": False, "decoder_class_token": False, "visible": "ceil"}
+RELATIVES: dict[str, dict[str, Any]] = {
+    "mae": {"pixel_norm": "patch"},
+    "mae_priv": {**_SUCCESSOR, "positions": "row first", "pixel_norm": "layernorm", "channels_first": True},
+    "mae_pytorch": {
+        **_SUCCESSOR,
+        "class_token": False,
+        "positions": "sinusoid",
+        "bridge_bias": False,
+        "pixel_norm": "channel",
+        "pixel_mean": (0.485, 0.456, 0.406),  # ImageNet's
+        "pixel_std": (0.229, 0.224, 0.225),
+    },
+}
+
+
+def forward(parameters: Parameters, images: Array, noise: Array, options: MAEOptions) -> dict[str, Array]:
+    """Hide patches, encode the rest, predict all of them, compare the hidden ones.
+
+    Args:
+        parameters: of the network.
+        images: [B, C, H, W], normalized.
+        noise: [B, L]; the patches with the least noise stay visible. A mask of zeros and ones is noise, too.
+        options: which relative it is.
+
+    Returns:
+        What the network computes, in its order: "encoder.embed", "encoder.blocks.0" ..., "latent", "decoder.embed",
+        "decoder.blocks.0" ..., "pred" and "target" [B, L, P*P*C], "mask" [B, L] with 1 for hidden, and the "loss".
+    """
+    patches = noise.shape[1]
+    shuffle = np.argsort(noise, axis=1, kind="stable")
+    restore = np.argsort(shuffle, axis=1)
+    keep = count_visible(patches, options)
+    grid = tuple(side // parameters["encoder.patch_embed.proj.weight"].shape[-1] for side in images.shape[2:])
+
+    layers = encode(below(parameters, "encoder"), images, shuffle[:, :keep], grid, options)
+    layers |= decode(below(parameters, "decoder"), layers["latent"], restore, grid, options)
+    layers["target"] = pixel_target(images, parameters["encoder.patch_embed.proj.weight"].shape[-1], options)
+    layers["mask"] = (restore >= keep).astype(np.float64)
+    error = np.square(layers["pred"] - layers["target"]).mean(axis=-1)
+    layers["loss"] = (error * layers["mask"]).sum() / layers["mask"].sum()
+    return layers
+
+
+def count_visible(patches: int, options: MAEOptions) -> int:
+    """K of L patches; the two ways of cutting off differ where the share of a float is no whole number."""
+    if options.visible == "floor":
+        return int(patches * (1 - options.mask_ratio))
+    return patches - int(options.mask_ratio * patches)
+
+
+def encode(
+    parameters: Parameters, images: Array, visible: npt.NDArray[np.int64], grid: tuple[int, ...], options: MAEOptions
+) -> dict[str, Array]:
+    """A ViT over the visible patches [B, K]; the class token leads and has no position."""
+    tokens = embed_patches(images, below(parameters, "patch_embed.proj"))
+    leading = int(options.class_token)
+    table = _table(parameters, tokens.shape[-1], grid, leading, options)
+    x = take(tokens + table[leading:], visible)
+    if options.class_token:
+        cls = parameters["cls_token"] + table[:1]
+        x = np.concatenate([np.broadcast_to(cls, (len(x), 1, x.shape[-1])), x], axis=1)
+
+    layers = {"encoder.embed": x}
+    for i, weights in enumerate(stack(parameters, "blocks")):
+        x = block(x, weights, options.num_heads, k_bias=options.k_bias, eps=options.norm_eps)
+        layers[f"encoder.blocks.{i}"] = x
+    if options.class_token and not options.decoder_class_token:
+        x = x[:, 1:]
+    layers["latent"] = layer_norm(x, below(parameters, "norm"), FINAL_NORM_EPS)
+    return layers
+
+
+def decode(
+    parameters: Parameters, latent: Array, restore: npt.NDArray[np.int64], grid: tuple[int, ...], options: MAEOptions
+) -> dict[str, Array]:
+    """Mask tokens fill the gaps, everything goes back to its place [B, L], and a light transformer predicts pixels."""
+    seen = linear(latent, below(parameters, "embed"), bias=options.bridge_bias)
+    leading = int(options.class_token and options.decoder_class_token)
+    cls, visible = seen[:, :leading], seen[:, leading:]
+    batch, patches = restore.shape
+    hidden = np.broadcast_to(parameters["mask_token"], (batch, patches - visible.shape[1], seen.shape[-1]))
+    raster = take(np.concatenate([visible, hidden], axis=1), restore)
+    x = np.concatenate([cls, raster], axis=1) + _table(parameters, seen.shape[-1], grid, leading, options)
+
+    layers = {"decoder.embed": x}
+    for i, weights in enumerate(stack(parameters, "blocks")):
+        x = block(x, weights, options.decoder_num_heads, k_bias=options.k_bias, eps=options.norm_eps)
+        layers[f"decoder.blocks.{i}"] = x
+    normed = layer_norm(x, below(parameters, "norm"), FINAL_NORM_EPS)
+    layers["pred"] = linear(normed, below(parameters, "pred"))[:, leading:]
+    return layers
+
+
+def pixel_target(images: Array, patch_size: int, options: MAEOptions) -> Array:
+    """What is to be predicted of every patch, [B, L, P*P*C]."""
+    if options.pixel_mean is not None and options.pixel_std is not None:
+        images = images * np.reshape(options.pixel_std, (-1, 1, 1)) + np.reshape(options.pixel_mean, (-1, 1, 1))
+    patches = patchify(images, patch_size, channels_first=options.channels_first)
+    if options.pixel_norm == "none":
+        return patches
+    pixels = patch_size * patch_size
+    shape = (*patches.shape[:2], -1, pixels) if options.channels_first else (*patches.shape[:2], pixels, -1)
+    by_channel = patches.reshape(shape)
+    over: tuple[int, ...] = (2, 3)
+    if options.pixel_norm == "channel":
+        over = (3,) if options.channels_first else (2,)
+    mean = by_channel.mean(axis=over, keepdims=True)
+    variance = by_channel.var(axis=over, keepdims=True, ddof=0 if options.pixel_norm == "layernorm" else 1)
+    if options.pixel_norm == "channel":
+        deviation = np.sqrt(variance) + PIXEL_EPS
+    else:
+        deviation = np.sqrt(variance + PIXEL_EPS)
+    return ((by_channel - mean) / deviation).reshape(patches.shape)
+
+
+def _table(parameters: Parameters, dim: int, grid: tuple[int, ...], leading: int, options: MAEOptions) -> Array:
+    """Positions [leading + L, D], with zeros for a class token."""
+    if options.positions == "given":
+        return parameters["pos_embed"][0]
+    table = position_table(options.positions, dim, (grid[0], grid[1]))
+    return np.concatenate([np.zeros((leading, dim)), table])

@@ -1,0 +1,70 @@
+"""AdamW and the schedules of the learning rate in float64, from their definitions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from plsc_mae.parity.oracle.layers import Array
+
+# What is not decayed beside one-dimensional parameters and biases, by the suite's names of methods.
+UNDECAYED = {"mae_priv": ("decoder.mask_token",), "mae_pytorch": ("decoder.mask_token",)}
+
+
+@dataclass
+class AdamW:
+    """AdamW with decoupled weight decay (Loshchilov & Hutter 2019), PyTorch's order: decay, then the update.
+
+    One-dimensional parameters and biases are not decayed.
+
+    Attributes:
+        parameters: float64 arrays by name; `step` replaces them.
+        undecayed: names of others that are not decayed.
+        betas: decays of the first and second moment.
+        eps: added to the root of the second moment.
+        weight_decay: of the decayed parameters.
+        updates: how many there were.
+        first: decaying mean of the gradients, by name.
+        second: decaying mean of their squares.
+    """
+
+    parameters: dict[str, Array]
+    undecayed: Collection[str] = ()
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.05
+    updates: int = 0
+    first: dict[str, Array] = field(default_factory=dict)
+    second: dict[str, Array] = field(default_factory=dict)
+
+    def step(self, gradients: dict[str, Array], lr: float) -> None:
+        """Update the parameters that have a gradient."""
+        self.updates += 1
+        beta1, beta2 = self.betas
+        for name, g in gradients.items():
+            p = self.parameters[name]
+            m = beta1 * self.first.get(name, np.zeros_like(p)) + (1 - beta1) * g
+            v = beta2 * self.second.get(name, np.zeros_like(p)) + (1 - beta2) * g * g
+            spared = p.ndim == 1 or name.endswith(".bias") or name in self.undecayed
+            decay = 0.0 if spared else self.weight_decay
+            unbiased = m / (1 - beta1**self.updates), v / (1 - beta2**self.updates)
+            self.parameters[name] = p - lr * (decay * p + unbiased[0] / (np.sqrt(unbiased[1]) + self.eps))
+            self.first[name], self.second[name] = m, v
+
+
+def rate_by_epochs(update: int, *, peak: float, updates: int, warmup: int, floor: float) -> float:
+    """Linear from 0 over the warm-up, then half a cosine to `floor` (facebookresearch/mae util/lr_sched.py)."""
+    if update < warmup:
+        return peak * update / warmup
+    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * (update - warmup) / (updates - warmup)))
+
+
+def rate_by_updates(update: int, *, peak: float, updates: int, warmup: int, floor: float) -> float:
+    """The same with the peak taken twice, as last update of the warm-up and first of the cosine (Atten4Vis/CAE)."""
+    ramp = np.linspace(0.0, peak, warmup)
+    rest = updates - warmup
+    cosine = [floor + 0.5 * (peak - floor) * (1 + math.cos(math.pi * i / rest)) for i in range(rest)]
+    return float([*ramp, *cosine][update])

@@ -1,0 +1,52 @@
+"""Hugging Face transformers: ViTMAEForPreTraining."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from plsc_mae.parity.references.exchange import Message
+from plsc_mae.parity.references.measure import Outputs, Subject, batch_tensors, blocks, load_strictly, main
+
+# What the modules of transformers 5 call what files of the Hub call so.
+MODULES = (
+    (r"^vit\.encoder\.layer\.", "vit.layers."),
+    (r"\.attention\.attention\.(query|key|value)\.", lambda match: f".attention.{match[1][0]}_proj."),
+    (r"\.attention\.output\.dense\.", ".attention.o_proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+)
+
+
+def build(message: Message, _checkout: str) -> Subject:
+    """Make the network of the request's sizes, from a config object; nothing is downloaded."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import transformers
+
+    config = transformers.ViTMAEConfig(**message.settings["config"])
+    model = transformers.ViTMAEForPreTraining(config)
+    known = set(model.state_dict())
+    names = {name: name if name in known else module_name(name) for name in message.groups["weights"]}
+    load_strictly(model, message.groups["weights"], names)
+    images, noise = batch_tensors(message)
+
+    def run() -> Outputs:
+        out = model(pixel_values=images, noise=noise)
+        return {"pred": out.logits, "mask": out.mask, "loss": out.loss}
+
+    encoder = model.vit.layers if hasattr(model.vit, "layers") else model.vit.encoder.layer
+    decoder = model.decoder.decoder_layers
+    left = {**blocks("encoder", encoder), "latent": model.vit.layernorm, **blocks("decoder", decoder)}
+    entered = {"encoder.embed": encoder[0], "decoder.embed": decoder[0]}
+    return Subject(model, run, entered, left, names, {"transformers": transformers.__version__})
+
+
+def module_name(name: str) -> str:
+    """The name of a tensor among the modules of transformers 5."""
+    for pattern, replacement in MODULES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+if __name__ == "__main__":
+    main(build)
