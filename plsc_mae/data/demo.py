@@ -1,9 +1,10 @@
 """A small labelled image folder drawn by the program, so that everything can be tried without a download.
 
 ROOT/{train,val}/<class>/<index>.jpg, ten geometric shapes. A picture shows up to four copies of one shape, all of one
-size and turned alike, at any places, in ink on paper or in paper on ink. Where the copies lie says nothing about the
-class, so raw pixels say little; and what is hidden of one copy can be told from the others, so a network that learns to
-redraw hidden patches learns the shapes. Whatever it scores above `raw_pixel_knn` it has learnt.
+size and turned alike, at any places, light on dark or dark on light, behind a mosaic of random colours. Places and
+colours say nothing about the class, so raw pixels and random features say little. What is hidden of one copy can be
+told from the others, and what is hidden of the mosaic from nothing: a network that learns to redraw hidden patches
+learns the shapes.
 """
 
 from __future__ import annotations
@@ -22,20 +23,19 @@ from tqdm import tqdm
 
 from plsc_mae.errors import ConfigError, DataError
 
-Floats = NDArray[np.float32]
-
-DRAWING_VERSION = 2  # raise it when the same parameters would draw other pictures
+DRAWING_VERSION = 3  # raise it when the same parameters would draw other pictures
 SPLITS = ("train", "val")
 SUPERSAMPLING = 4  # shapes are drawn this many times larger and shrunk: smooth edges
 RADIUS = (0.156, 0.234)  # of a shape's enclosing circle, as a fraction of the image side
 COPIES = 4  # at most; fewer where there is no room
 PLACES = 100  # places that are tried for them
 SPACING = 2.05  # least distance of two copies' centres, in radii
-INK_AND_PAPER = np.array([(20.0, 35.0, 80.0), (245.0, 240.0, 225.0)])  # RGB
-LIGHTING = 14.0  # half range of the soft light over the picture, of 255
-NOISE_STD = 1.5  # grain, of 255: below the lighting, so that flat patches stay predictable
+DARK_AND_LIGHT = (70.0, 190.0)  # brightness of shape and ground, of 255
+TILE = 5 / 64  # side of the mosaic's tiles, as a fraction of the image side
+COLOUR = 130.0  # half range of a tile's red, green and blue before their brightness is taken off, of 255
+LUMA = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue in brightness (ITU-R BT.601)
+NOISE_STD = 1.5  # grain, of 255
 MIN_IMAGE_SIZE = 16  # smaller shapes cannot be told apart
-KNN_BLOCK = 256  # queries compared at once: bounds the similarity matrix
 FINISHED, UNFINISHED = "demo.json", "demo.json.partial"  # the second marks a folder as ours from the start
 
 
@@ -178,39 +178,11 @@ def draw_demo_image(split: str, class_name: str, index: int, *, image_size: int 
         ValueError: unknown split or class.
     """
     rng = np.random.default_rng((SPLITS.index(split), CLASSES.index(class_name), index, seed))
-    colour, ground = INK_AND_PAPER[:: rng.choice((-1, 1))]
+    shape, ground = DARK_AND_LIGHT[:: rng.choice((-1, 1))]
     coverage = _draw_coverage(SHAPES[class_name], image_size, rng)[..., None]  # [S, S, 1]
-    pixels = coverage * colour + (1.0 - coverage) * ground + _draw_lighting(image_size, rng)[..., None]  # [S, S, 3]
+    pixels = coverage * shape + (1.0 - coverage) * ground + _draw_mosaic(image_size, rng)  # [S, S, 3]
     pixels += rng.normal(0.0, NOISE_STD, pixels.shape)
     return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
-
-
-def raw_pixel_knn(root: str | os.PathLike[str], k: int = 10) -> float:
-    """Classify val/ by its nearest neighbours in train/ on raw pixels: the score that learnt features must beat.
-
-    Cosine similarity of pixels less their mean over train/; majority vote, ties go to the larger summed similarity.
-
-    Args:
-        root: folder with train/<class>/* and val/<class>/*, all images of one size.
-        k: number of neighbours that vote.
-
-    Returns:
-        Top-1 accuracy in percent.
-
-    Raises:
-        ConfigError: k is below 1 or above the number of training images.
-        DataError: images are missing, unreadable or of different sizes.
-    """
-    files = {split: _labelled_files(Path(root) / split) for split in SPLITS}
-    classes, train_labels = np.unique([label for _, label in files["train"]], return_inverse=True)
-    if not 1 <= k <= len(train_labels):
-        raise ConfigError(f"k must lie between 1 and the {len(train_labels)} training images of {root}, got {k}")
-    train, val = (_read_pixels([path for path, _ in files[split]]) for split in SPLITS)
-    if train.shape[1] != val.shape[1]:
-        raise DataError(f"train/ and val/ of {root} differ in image size; raw pixels can only be compared at one size")
-    mean = train.mean(axis=0)
-    predicted = _vote(_unit_rows(train - mean), train_labels, _unit_rows(val - mean), k)
-    return 100.0 * float(np.mean(classes[predicted] == np.array([label for _, label in files["val"]])))
 
 
 def _is_finished(root: Path, parameters: DemoParameters) -> bool:
@@ -284,56 +256,10 @@ def _draw_centres(radius: float, rng: np.random.Generator) -> list[NDArray[np.fl
     return centres
 
 
-def _draw_lighting(image_size: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw soft light and shade [S, S] in about -LIGHTING..LIGHTING: nine random levels, smoothly joined."""
-    levels = Image.fromarray(rng.uniform(-LIGHTING, LIGHTING, (3, 3)).astype(np.float32))
-    return np.asarray(levels.resize((image_size, image_size), Image.Resampling.BICUBIC), np.float64)
-
-
-def _labelled_files(folder: Path) -> list[tuple[Path, str]]:
-    """List (file, class) of ROOT/<split>/<class>/*.jpg, in order."""
-    files = [(path, path.parent.name) for path in sorted(folder.glob("*/*.jpg"))]
-    if not files:
-        raise DataError(f"no images at {folder}/<class>/*.jpg; draw the demo data there first")
-    return files
-
-
-def _read_pixels(paths: list[Path]) -> Floats:
-    """Read RGB images of one size into rows [N, S*S*3]."""
-    first = _read_image(paths[0])
-    rows = np.empty((len(paths), first.size), np.float32)
-    for row, path in zip(rows, paths, strict=True):
-        image = _read_image(path)
-        if image.shape != first.shape:
-            raise DataError(
-                f"{path} is {image.shape[1]}x{image.shape[0]} pixels but {paths[0]} is "
-                f"{first.shape[1]}x{first.shape[0]}; raw pixels can only be compared at one size"
-            )
-        row[:] = image.ravel()
-    return rows
-
-
-def _read_image(path: Path) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error}; remove the folder and draw the demo data again") from error
-
-
-def _unit_rows(rows: Floats) -> Floats:
-    unit: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return unit
-
-
-def _vote(train: Floats, labels: NDArray[np.intp], queries: Floats, k: int) -> NDArray[np.intp]:
-    """Return the class [Q] most common among the k most similar of the unit rows `train`."""
-    one_hot = np.eye(labels.max() + 1, dtype=np.float32)
-    predicted = []
-    for block in np.array_split(queries, range(KNN_BLOCK, len(queries), KNN_BLOCK)):
-        similarity = block @ train.T  # [block, N]
-        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        # Half a vote shared by all k similarities can settle a tie, but never outvote a neighbour.
-        weight = 1.0 + np.take_along_axis(similarity, nearest, axis=1) / (2 * k)
-        predicted.append((one_hot[labels[nearest]] * weight[..., None]).sum(axis=1).argmax(axis=1))
-    return np.concatenate(predicted)
+def _draw_mosaic(image_size: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw tiles of random colours without brightness [S, S, 3]; the grid of tiles begins anywhere."""
+    tile = max(1, round(TILE * image_size))
+    tiles = rng.uniform(-COLOUR, COLOUR, (image_size // tile + 2,) * 2 + (3,))
+    tiles -= (tiles @ LUMA)[..., None]
+    top, left = rng.integers(0, tile, 2)
+    return tiles.repeat(tile, axis=0).repeat(tile, axis=1)[top : top + image_size, left : left + image_size]

@@ -31,6 +31,28 @@ SHORT = "--epochs 2 --warmup_epochs 1 --lr 1e-3 --num_workers 0 --vis_freq 1 --p
 
 
 @pytest.fixture
+def by_script():
+    """Run a script or a program of the repository in one process of a folder; its output, in which nothing is idle."""
+
+    def run(program: str, words: list[str], folder: Path) -> str:
+        shell = ["bash"] if program.endswith(".sh") else [sys.executable]
+        done = subprocess.run(
+            [*shell, str(ROOT / program), *words],
+            cwd=folder,
+            env={**os.environ, "PYTHON": sys.executable, "NPROC_PER_NODE": "1", "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "has no effect" not in done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
 def by_two(tmp_path):
     """Run a command in two processes of a folder of the test's own."""
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -55,23 +52,16 @@ MAE_PRIV = """{script}
 SMALL = "--input_size 16 --patch_size 4 --embed_dim 8 --depth 2 --num_heads 2 --num_workers 0 --batch_size 10"
 
 
-def run(command: str, flags: str, images: Path, start: Path, folder: Path) -> str:
-    """Run a command of a README with more flags in one process; its output."""
-    program, *words = f"{command} {flags}".split()
-    words = [word.replace("${IMAGENET_DIR}", str(images)).replace("${PRETRAIN_CHKPT}", str(start)) for word in words]
-    shell = ["bash"] if program.endswith(".sh") else [sys.executable]
-    done = subprocess.run(
-        [*shell, str(ROOT / program), *words],
-        cwd=folder,
-        env={**os.environ, "PYTHON": sys.executable, "NPROC_PER_NODE": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "has no effect" not in done.stdout + done.stderr
-    return done.stdout
+@pytest.fixture
+def run(by_script):
+    """Run a command of a README with more flags; its output."""
+
+    def run(command: str, flags: str, images: Path, start: Path, folder: Path) -> str:
+        program, *words = f"{command} {flags}".split()
+        given = {"${IMAGENET_DIR}": str(images), "${PRETRAIN_CHKPT}": str(start)}
+        return by_script(program, [given.get(word, word) for word in words], folder)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +75,7 @@ def pretrained(images, tmp_path_factory):
     (folder / "checkpoint-latest.pd").unlink()
 
 
-def test_the_official_fine_tuning_of_vit_base(images, pretrained, tmp_path):
+def test_the_official_fine_tuning_of_vit_base(run, images, pretrained, tmp_path):
     run(MAE_FINETUNE, "--batch_size 2 --accum_iter 2 --max_train_step 2 --no_save_ckpt", images, pretrained, tmp_path)
     (record,) = [json.loads(line) for line in (tmp_path / "output_dir/train.jsonl").read_text().splitlines()]
     assert math.isclose(record["loss"], math.log(10), rel_tol=0.02)  # the fresh head is close to 0
@@ -94,7 +84,7 @@ def test_the_official_fine_tuning_of_vit_base(images, pretrained, tmp_path):
     assert math.isclose(record["min_lr"] / record["lr"], 0.65**13, rel_tol=1e-6)
 
 
-def test_the_official_probing_of_vit_base(images, pretrained, tmp_path):
+def test_the_official_probing_of_vit_base(run, images, pretrained, tmp_path):
     output = run(MAE_LINPROBE, "--batch_size 10 --max_train_step 1", images, pretrained, tmp_path)
     assert "learning rate 0.003906 (0.1 x 10 / 256)" in output
     stored = checkpoint.load(tmp_path / "output_dir/checkpoint-latest.pd").model
@@ -112,7 +102,7 @@ def test_the_official_probing_of_vit_base(images, pretrained, tmp_path):
         (MAE_PRIV.format(script="scripts/linprobe.sh", config="ViT-S_LARS_GAP"), "priv_pretrain_gap.pth"),
     ],
 )
-def test_other_code_bases_by_our_scripts(command, start, images, tmp_path):
+def test_other_code_bases_by_our_scripts(run, command, start, images, tmp_path):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     output = run(command, f"{SMALL} --max_train_step 3", images, CHECKPOINTS / start, tmp_path)
     assert "tensors loaded, new here: " in output
@@ -122,7 +112,7 @@ def test_other_code_bases_by_our_scripts(command, start, images, tmp_path):
     assert 0 <= epoch["test_acc1"] <= 100
 
 
-def test_the_k_nn_of_mae_priv(images, tmp_path):
+def test_the_k_nn_of_mae_priv(run, images, tmp_path):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     command = MAE_PRIV.format(script="scripts/knn.sh", config="ViT-S_50E_GAP") + " --save_path result"
     flags = "--nb_knn 5 --num_heads 2 --num_workers 0"

@@ -129,7 +129,7 @@ with torch.no_grad():
     sizes = {"img_size": side, "patch_size": patch, "embed_dim": settings["hidden_size"], "num_heads": 2}
     sizes |= {"depth": settings["num_hidden_layers"], "decoder_embed_dim": settings["decoder_hidden_size"]}
     sizes |= {"decoder_depth": settings["decoder_num_hidden_layers"], "decoder_num_heads": 2}
-    model = MaskedAutoencoder(**sizes, norm_pix_loss=settings["norm_pix_loss"]).eval()
+    model = MaskedAutoencoder(**sizes, norm_pix_loss=settings["norm_pix_loss"])
     weights.load(model, source)
     ours = float(model(paddle.to_tensor(images), paddle.to_tensor(noise)).loss)
     assert float(told.split("loss ")[1].split()[0]) == pytest.approx(ours, abs=1e-5)

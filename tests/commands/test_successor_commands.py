@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,21 +34,15 @@ SIZES = "--input_size 32 --patch_size 8 --embed_dim 32 --depth 1 --num_heads 2 -
 SMALL = f"{SIZES} --decoder_embed_dim 64 --decoder_depth 1 --max_train_step 2 --vis_freq 0"
 
 
-def pretrain(command: str, flags: str, images: Path, folder: Path) -> str:
-    """Run scripts/pretrain.sh in one process; its output."""
-    text = f"{command} {flags}".replace("${DATA_PATH}", str(images)).replace("${OUTPUT_DIR}", str(folder))
-    done = subprocess.run(
-        ["bash", str(ROOT / "scripts/pretrain.sh"), *text.split()],
-        cwd=ROOT,
-        env={**os.environ, "PYTHON": sys.executable, "NPROC_PER_NODE": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "has no effect" not in done.stdout + done.stderr
-    return done.stdout
+@pytest.fixture
+def pretrain(by_script):
+    """Run scripts/pretrain.sh."""
+
+    def run(command: str, flags: str, images: Path, folder: Path) -> None:
+        text = f"{command} {flags}".replace("${DATA_PATH}", str(images)).replace("${OUTPUT_DIR}", str(folder))
+        by_script("scripts/pretrain.sh", text.split(), ROOT)
+
+    return run
 
 
 def command(line: str) -> None:
@@ -60,7 +51,7 @@ def command(line: str) -> None:
 
 @pytest.mark.compat
 @pytest.mark.parametrize("kind", ["GAP", "CLS-Token"])
-def test_mae_priv_from_pretraining_to_pictures(images, tmp_path, kind):
+def test_mae_priv_from_pretraining_to_pictures(images, pretrain, tmp_path, kind):
     out, (picture, *_) = tmp_path / "out", sorted((images / "val").rglob("*.jpg"))
     pretrain(MAE_PRIV.format(config=f"ViT-S_100E_Norm_{kind}"), SMALL, images, out)
     config = load_config(str(out / "config.yaml"))
@@ -87,7 +78,7 @@ def test_mae_priv_from_pretraining_to_pictures(images, tmp_path, kind):
 
 
 @pytest.mark.compat
-def test_mae_pytorch_from_pretraining_to_pictures(images, tmp_path):
+def test_mae_pytorch_from_pretraining_to_pictures(images, pretrain, tmp_path):
     out, (picture, *_) = tmp_path / "out", sorted((images / "val").rglob("*.jpg"))
     pretrain(MAE_PYTORCH, f"{SMALL} --decoder_num_heads 2", images / "train", out)
     config = load_config(str(out / "config.yaml"))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plsc_mae.data.demo import CLASSES, SPLITS, draw_demo_image, make_demo_data, raw_pixel_knn
+from plsc_mae.analysis.knn import knn_accuracy
+from plsc_mae.data.demo import CLASSES, SPLITS, draw_demo_image, make_demo_data
 from plsc_mae.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.compat
@@ -146,17 +147,24 @@ def test_folder_that_cannot_be_written_is_a_data_error(tmp_path):
 
 def test_raw_pixels_are_above_chance_and_poor(demo):
     # Chance is 10 % with a standard deviation of 2.1 % over 200 images.
-    assert CHANCE + 4.0 < raw_pixel_knn(demo) < 60.0
+    (train, labels), (val, expected) = pixels(demo / "train"), pixels(demo / "val")
+    mean = train.mean(axis=0)
+    (accuracy,) = knn_accuracy(train - mean, labels, val - mean, expected, (10,))
+    assert CHANCE + 4.0 < accuracy.top1 < 40.0
 
 
-def mean_colours(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def pixels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images as rows [N, S*S*3], and their classes [N]."""
     paths = sorted(folder.glob("*/*.jpg"))
-    colours = np.array([np.asarray(Image.open(path), np.float64).mean(axis=(0, 1)) for path in paths])
-    return colours, np.array([CLASSES.index(path.parent.name) for path in paths])
+    rows = np.stack([np.asarray(Image.open(path), np.float32).ravel() for path in paths])
+    return rows, np.array([CLASSES.index(path.parent.name) for path in paths])
 
 
 def test_average_colour_tells_little(demo):
-    (train, labels), (val, expected) = mean_colours(demo / "train"), mean_colours(demo / "val")
+    (train, labels), (val, expected) = (
+        (rows.reshape(len(rows), -1, 3).mean(axis=1), classes)
+        for rows, classes in (pixels(demo / split) for split in ("train", "val"))
+    )
     nearest = np.linalg.norm(val[:, None] - train, axis=-1).argsort(axis=1)[:, :10]
     predicted = np.eye(len(CLASSES))[labels[nearest]].sum(axis=1).argmax(axis=1)
     accuracy = 100.0 * np.mean(predicted == expected)
@@ -167,38 +175,4 @@ def test_shape_and_ground_contrast_in_every_picture(demo):
     for path in (demo / "val").rglob("*.jpg"):
         with Image.open(path) as image:
             low, high = np.percentile(np.asarray(image.convert("L")), [5, 95])
-        assert high - low > 80.0, path  # drawn at least 90 apart; light and grain may take or add some
-
-
-def write_flat(path: Path, colour: tuple[int, int, int], side: int = 16) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (side, side), colour).save(path)
-
-
-def test_raw_pixel_knn_counts_votes(tmp_path):
-    for index in range(3):
-        write_flat(tmp_path / "train" / "red" / f"{index}.jpg", (250, 10, 10 + index))
-        write_flat(tmp_path / "train" / "blue" / f"{index}.jpg", (10, 10 + index, 250))
-    write_flat(tmp_path / "val" / "red" / "0.jpg", (200, 20, 20))
-    write_flat(tmp_path / "val" / "blue" / "0.jpg", (20, 20, 200))
-    write_flat(tmp_path / "val" / "blue" / "1.jpg", (30, 10, 180))
-    write_flat(tmp_path / "val" / "blue" / "2.jpg", (180, 10, 30))  # labelled blue, looks red
-    assert raw_pixel_knn(tmp_path, k=3) == 75.0
-    assert raw_pixel_knn(tmp_path, k=6) == 75.0  # three against three: similarity settles the tie
-
-
-def test_raw_pixel_knn_names_what_it_cannot_use(tmp_path):
-    with pytest.raises(DataError, match="no images"):
-        raw_pixel_knn(tmp_path)
-    write_flat(tmp_path / "train" / "red" / "0.jpg", (250, 0, 0))
-    write_flat(tmp_path / "val" / "red" / "0.jpg", (250, 0, 0), side=8)
-    with pytest.raises(ConfigError, match="k must lie between 1 and the 1 training images"):
-        raw_pixel_knn(tmp_path, k=2)
-    with pytest.raises(DataError, match="differ in image size"):
-        raw_pixel_knn(tmp_path, k=1)
-    (tmp_path / "val" / "red" / "0.jpg").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="cannot read"):
-        raw_pixel_knn(tmp_path, k=1)
-    write_flat(tmp_path / "train" / "red" / "1.jpg", (250, 0, 0), side=8)
-    with pytest.raises(DataError, match="8x8 pixels"):
-        raw_pixel_knn(tmp_path, k=1)
+        assert high - low > 80.0, path  # drawn 120 apart; clipped colours take some

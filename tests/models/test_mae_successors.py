@@ -142,7 +142,8 @@ def filled(model, dialect: str, count: int):
     report = weights.load(model, tensors, dialect)
     assert not report.unexpected
     assert {name.rpartition(".")[2] for name in report.missing} <= {"pos_embed"}
-    return model.eval()
+    model.eval()
+    return model
 
 
 def close(found, expected) -> None:

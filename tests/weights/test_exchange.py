@@ -198,7 +198,7 @@ def test_hugging_face(golden, root, name):
     case = golden("mae/checkpoints/hf_vitmae_pytorch_model")
     task, _ = opened(root, name)
     images, noise = (paddle.to_tensor(case[f"input/{part}"]) for part in ("images", "noise"))
-    out = task.model.eval()(images, noise)
+    out = task.model(images, noise)
     np.testing.assert_array_equal(out.mask.numpy(), case["output/mask"].astype(bool))
     np.testing.assert_allclose(out.latent.numpy(), case["output/latent"], rtol=1e-4, atol=2e-5)
     np.testing.assert_allclose(out.pred.numpy(), case["output/logits"], rtol=1e-4, atol=2e-5)
@@ -213,7 +213,7 @@ def test_mae_priv(golden, root, kind):
     task, config = opened(root, f"priv_pretrain_{kind}.pth")
     assert (config.method, config.use_cls_token, config.norm_pix_loss) == ("mae_priv", kind == "cls", True)
     noise = paddle.to_tensor(case["input/noise"])
-    out = task.model.eval()(paddle.to_tensor(case["input/images"]), noise[:1].expand(noise.shape))
+    out = task.model(paddle.to_tensor(case["input/images"]), noise[:1].expand(noise.shape))
     np.testing.assert_allclose(out.pred.numpy(), case["output/decoded"], rtol=1e-4, atol=2e-5)
     assert float(out.loss) == pytest.approx(float(case["output/loss"]), rel=1e-5)
 
@@ -224,7 +224,7 @@ def test_mae_pytorch(golden, root):
     heads = {"num_heads": 2, "decoder_num_heads": 2}
     config = training_config(stored, heads, input_size=(16, 16))  # no tensor of its files tells it
     assert (config.method, config.norm_pix_loss) == ("mae_pytorch", True)
-    model = load_method("mae_pytorch").build_task(config).model.eval()
+    model = load_method("mae_pytorch").build_task(config).model
     require_weights(model, weights.load(model, stored), "mp_pretrain.pth")
     mask = case["input/mask"]
     out = model(paddle.to_tensor(case["input/images"]), mask=paddle.to_tensor(mask))
