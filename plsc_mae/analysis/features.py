@@ -30,6 +30,7 @@ from plsc_mae.data.transforms import Transform
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.models.vit import NO_CLASS_TOKEN, VisionTransformer
 from plsc_mae.parallel.data import World
+from plsc_mae.weights.write import replacing
 
 TokenKind = Literal["cls", "mean", "patch"]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -167,13 +168,14 @@ def save_arrays(path: str | Path, arrays: Arrays, texts: Mapping[str, Sequence[s
     """
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".safetensors":
-            metadata = {name: json.dumps(list(text)) for name, text in texts.items()}
-            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata)
-        else:
-            content: Arrays = {name: np.array(list(text), dtype=np.str_) for name, text in texts.items()}
-            np.savez(path, **{**arrays, **content})  # type: ignore[arg-type]  # NumPy's stub means allow_pickle
+        with replacing(path) as partial:
+            if path.suffix == ".safetensors":
+                metadata = {name: json.dumps(list(text)) for name, text in texts.items()}
+                save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial, metadata)
+            else:
+                content: Arrays = {name: np.array(list(text), dtype=np.str_) for name, text in texts.items()}
+                with partial.open("wb") as stream:
+                    np.savez(stream, **{**arrays, **content})  # type: ignore[arg-type]  # means allow_pickle
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot write {path}: {reason}; choose another --save_path") from None

@@ -12,10 +12,14 @@ from plsc_mae import weights
 from plsc_mae.commands.inspection import ENCODER, base_of, kind_of
 from plsc_mae.commands.networks import holding_network, open_network
 from plsc_mae.config.weights import WeightsConvertConfig
+from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.mae import MaskedAutoencoder
 from plsc_mae.models.vit import VisionTransformer
+from plsc_mae.weights import Checkpoint, LoadReport
 from plsc_mae.weights.dialects import find_dialect
 from plsc_mae.weights.dialects.huggingface import config_of
+from plsc_mae.weights.write import SUFFIXES
 
 HEADED = ("libai",)  # dialects whose order of rows depends on the number of heads
 
@@ -28,30 +32,59 @@ def run(config: WeightsConvertConfig) -> None:
         ConfigError: the dialect has no place for the network; heads are needed and not known.
     """
     find_dialect(config.dialect)
+    out = Path(config.out)
+    with_settings = config.dialect == "huggingface" and out.suffix not in SUFFIXES
+    file = out / "model.safetensors" if with_settings else out
+    if file.exists() and not config.overwrite:
+        raise ConfigError(f"{file} exists; name another file, or give --overwrite")
     stored = weights.read(config.path)
     kind = ENCODER if config.encoder else kind_of(base_of(stored))
-    out = Path(config.out)
-    with_settings = config.dialect == "huggingface" and not out.suffix
     build = open_network if with_settings or config.dialect in HEADED else holding_network
     network = build(stored, kind, config.num_heads, config.decoder_num_heads)
-    out = out / "model.safetensors" if with_settings else out
-    weights.save(network, out, config.dialect)
-    if with_settings:
-        out.with_name("config.json").write_text(json.dumps(_settings(network), indent=2) + "\n")
-    report = weights.load(network, stored, prefix="encoder." if kind == ENCODER else "")
-    print(f"{out}: {len(report.matched)} tensors of {config.path} ({stored.dialect}) as {config.dialect}")
-    beside = sorted({name.partition("/")[0] for name in stored.tensors if "/" in name})
-    for what, names in (("of the network", report.unexpected), ("computed by the network", report.missing)):
+    report = _checked(network, stored, kind)
+    settings = _settings(network, config.path) if with_settings else None
+    weights.save(network, file, config.dialect)
+    if settings is not None:
+        file.with_name("config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    print(f"{file}: {len(report.matched)} tensors of {config.path} ({stored.dialect}) as {config.dialect}")
+    told = {"left out": report.unexpected, "not in the file, written as computed": report.missing}
+    for what, names in told.items():
         if names:
-            print(f"{len(names)} tensors {what} are not written from the file: {', '.join(names[:3])} ...")
+            print(f"{what}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}")
+    beside = sorted({name.partition("/")[0] for name in stored.tensors if "/" in name})
     if len(beside) > 1:
         print(f"of {', '.join(beside)} the network alone is converted")
 
 
-def _settings(network: nn.Layer) -> dict[str, Any]:
-    """The config.json of a Hugging Face folder."""
+def _checked(network: nn.Layer, stored: Checkpoint, kind: str) -> LoadReport:
+    """Load once more, which tells what of the file the network has; refuse a file whose positions it has not.
+
+    Raises:
+        CheckpointError: its tables are of another grid than the network that was read off it.
+    """
+    report = weights.load(network, stored, prefix="encoder." if kind == ENCODER else "")
+    if report.resized:
+        raise CheckpointError(
+            f"{stored.path} holds positions of another grid than square images of its size have "
+            f"({', '.join(report.resized)}); such files cannot be converted"
+        )
+    return report
+
+
+def _settings(network: nn.Layer, path: str) -> dict[str, Any]:
+    """The config.json of a Hugging Face folder.
+
+    Raises:
+        ConfigError: the network is a classifier, or not for square images.
+    """
+    if isinstance(network, ImageClassifier):
+        raise ConfigError(
+            f"{path} holds a classifier, and a Hugging Face folder is written of autoencoders and encoders; give "
+            "--encoder, or name a file with a suffix"
+        )
     encoder: VisionTransformer = getattr(network, "encoder", network)
     sizes: dict[str, Any] = {
+        "layer_norm_eps": encoder.blocks[0].norm1._epsilon,
         "image_size": encoder.img_size[0],
         "patch_size": encoder.patch_size,
         "num_channels": encoder.patch_embed.proj.weight.shape[1],

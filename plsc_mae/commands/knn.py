@@ -96,7 +96,7 @@ def _computed(config: KNNConfig, world: World) -> tuple[str, list[Labelled]]:
             seed=config.seed,
         )
         size = network.img_size
-        encode = TokenFeatures(network, normalize, [len(network.blocks)], [config.pool], config.norm)
+        encode = TokenFeatures(network, normalize, [len(network.blocks)], [config.pooled], config.norm)
     if world.is_main:
         print(name)
     parts = encode_labelled(encode, lists, size, config, world)

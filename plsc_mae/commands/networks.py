@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 
 from paddle import nn
@@ -19,10 +18,8 @@ from plsc_mae.models.cae import ContextAutoencoder
 from plsc_mae.models.registry import create_model
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.convert import decoded
-from plsc_mae.weights.dialects import NATIVE, find_dialect
+from plsc_mae.weights.dialects import find_dialect
 from plsc_mae.weights.dialects.base import Array
-
-PORTS = {MAE: "plsc", CAE: "plsc_cae"}  # other namings of tensors in our layout
 
 
 def our_tensors(
@@ -74,11 +71,6 @@ def open_network(
         reason = "a tokenizer, whose tensors have one naming only" if kind == TOKENIZER else "no network known here"
         raise CheckpointError(f"{path} holds {reason}")
     base = base_of(stored, num_heads, decoder_num_heads)
-    if base.dialect == NATIVE.name and "args" not in base.meta:  # a file of weights alone: as a port's, it tells sizes
-        name = find_dialect(PORTS[kind]).foreign_name
-        base = dataclasses.replace(
-            base, dialect=PORTS[kind], model={name(ours): value for ours, value in base.model.items()}
-        )
     config = training_config(base, {"num_heads": num_heads, "decoder_num_heads": decoder_num_heads})
     if kind == MAE:
         network = load_method(config.method).build_task(config).model

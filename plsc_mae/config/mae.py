@@ -77,7 +77,11 @@ class MAEPrivConfig(_SuccessorConfig):
         "pretrain_mae_giant_patch14_224",
     )
 
-    use_cls_token: bool = option(True, "give the encoder a class token; the decoder never sees it")
+    aliases: ClassVar[dict[str, str]] = {**_SuccessorConfig.aliases, "use_cls_token": "class_token"}
+
+    class_token: bool = option(
+        True, "give the encoder a class token (MAE-priv: use_cls_token); the decoder never sees it"
+    )
     batched_shuffle: bool = option(True, "hide the same patches in all images of a process's batch")
     hflip: float = option(0.5, "probability of a horizontal flip", within="[0, 1]")
     imagenet_inception_mean_and_std: bool = option(

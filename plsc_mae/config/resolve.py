@@ -130,8 +130,10 @@ def _add_hidden_flags(parser: FlagParser, cls: type) -> None:
         const = True if many == "?" else None
         parser.add_argument(f"--{name}", dest=name, nargs=many, const=const, help=argparse.SUPPRESS)
     switches = [name for name, retired in getattr(cls, "retired", {}).items() if not retired.takes_value]
-    for name in (*switches, *getattr(cls, "negations", {})):
+    for name in switches:
         parser.add_argument(f"--{name}", dest=name, action="store_const", const=True, help=argparse.SUPPRESS)
+    for name in getattr(cls, "negations", {}):  # MAE-priv's are followed by a word: --use_cls_token False
+        parser.add_argument(f"--{name}", dest=name, nargs="?", const=True, help=argparse.SUPPRESS)
     for name, retired in getattr(cls, "retired", {}).items():
         if retired.takes_value:
             parser.add_argument(f"--{name}", dest=name, help=argparse.SUPPRESS)

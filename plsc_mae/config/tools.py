@@ -151,12 +151,20 @@ class KNNConfig(FeatureConfig):
     eval_data_path: str = option("", "folder or list file of the queries [DATA_PATH/val]")
     nb_knn: tuple[int, ...] = option((10, 20, 100, 200), "numbers of neighbours", within="[1, inf)")
     temperature: float = option(0.07, "T of the votes exp(cosine / T)", within="(0, inf)")
-    pool: Literal["mean", "cls"] = option("mean", "mean of the patch tokens, or the class token")
+    pool: Literal["mean", "cls"] | None = option(None, "mean of the patch tokens, or the class token [mean]")
+    use_cls_token: bool | None = option(None, "MAE-priv's name of --pool cls, or, when false, of --pool mean")
     pixels: bool = option(False, "compare raw pixels at --input_size instead of features; takes no --model_path")
     save_path: str = option("", "folder to keep the features in, and to append the accuracies to output.txt")
     load_path: str = option("", "folder of an earlier --save_path: use its features, compute none")
 
+    @property
+    def pooled(self) -> Literal["mean", "cls"]:
+        """What is compared: "mean" or "cls"."""
+        return self.pool or ("cls" if self.use_cls_token else "mean")
+
     def __post_init__(self) -> None:
+        if self.pool and self.use_cls_token not in (None, self.pool == "cls"):
+            raise ConfigError(f"--pool {self.pool} and --use_cls_token {self.use_cls_token} contradict each other")
         if self.load_path:
             for name in ("model_path", "data_path", "eval_data_path", "pixels", "random_weights"):
                 if getattr(self, name):

@@ -63,6 +63,7 @@ class WeightsConvertConfig(HeadsOptions):
     out: str = option("", "file to write, whose suffix tells its format; for huggingface also a folder")
     dialect: str = option("", "names and layouts to write, as facebook, plsc, huggingface; docs/weights.md lists them")
     encoder: bool = option(False, "write the encoder alone")
+    overwrite: bool = option(False, "replace OUT if it is there")
 
     def __post_init__(self) -> None:
         if not (self.path and self.out and self.dialect):

@@ -11,9 +11,9 @@ import paddle
 from plsc_mae import weights
 from plsc_mae.data.device import Normalize
 from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD
-from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.errors import CheckpointError, ConfigError, UserError
 from plsc_mae.methods import load_method
-from plsc_mae.methods.pretrained import require_weights, resize_to, training_config
+from plsc_mae.methods.pretrained import require_weights, resize_to, trained_eps, training_config
 from plsc_mae.models.registry import VARIANTS
 from plsc_mae.models.vit import Positions, VisionTransformer, fixed_table, pair, patch_grid
 from plsc_mae.weights import Checkpoint
@@ -23,6 +23,7 @@ from plsc_mae.weights.dialects.base import Array
 from plsc_mae.weights.dialects.encoder import infer_encoder
 
 DEFAULT_SIZE = 224  # of images, where neither a table of positions nor stored options tell it
+_CLASSIFIERS = ("beit", "plsc_beit")  # no pre-training has these names, but encoders alone may be written in them
 _HEADS = {"head.weight", "head.1.weight"}  # of classifiers and of probes, in every dialect
 
 
@@ -58,9 +59,12 @@ def load_frozen(
     """
     stored = weights.read(path)
     paddle.seed(seed)
-    sized = decoded(stored, num_heads)
-    if not _HEADS.isdisjoint(sized.model):
-        network, normalize = VisionTransformer(**read_off(sized, num_heads, input_size)), normalization(sized)
+    sized = decoded(stored, num_heads, 1)  # the decoder's order of rows is of no matter here
+    if not _HEADS.isdisjoint(sized.model) or sized.dialect in _CLASSIFIERS:
+        arguments = read_off(sized, num_heads, input_size)
+        if eps := trained_eps(stored):
+            arguments["norm_eps"] = eps
+        network, normalize = VisionTransformer(**arguments), normalization(sized)
     else:
         config = training_config(stored, {"num_heads": num_heads}, input_size=input_size)
         method = load_method(config.method)
@@ -88,7 +92,12 @@ def read_off(stored: Checkpoint, num_heads: int | None, input_size: tuple[int, .
         ConfigError: unknown heads.
     """
     rules = recognize(stored.model, str(stored.path))
-    sizes = infer_encoder(stored.model, rules, str(stored.path))
+    try:
+        sizes = infer_encoder(stored.model, rules, str(stored.path))
+    except UserError:
+        raise
+    except (ValueError, IndexError) as error:
+        raise CheckpointError(f"{stored.path}: a tensor has a shape that no network gives it: {error}") from None
     options = _options(stored)
     table = stored.model.get(rules.foreign_name("encoder.pos_embed"))
     sizes["num_heads"] = num_heads or _trained_heads(options, sizes["embed_dim"]) or sizes["num_heads"]

@@ -33,8 +33,6 @@ NETWORK_OPTIONS = (
     "decoder_num_heads",
     "norm_pix_loss",
 )
-
-
 DEFAULT_SIZE = 224  # of images, where neither a table of positions nor stored options tell it
 
 
@@ -129,12 +127,11 @@ class MAE(Method):
         self._check_mask(config)
         overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS} | self.switches(config)
         model = create_model(config.model, dialect=self.dialect, img_size=config.image_size, **overrides)
-        shared_mask = getattr(config, "batched_shuffle", False)
         return MAETask(
             cast(MaskedAutoencoder, model),
             config.mask_ratio,
             self.normalize(config),
-            shared_mask=shared_mask,
+            shared_mask=self.shared_mask(config),
             no_decay=self.no_decay,
         )
 
@@ -154,6 +151,10 @@ class MAE(Method):
     def hflip(self, config: Any) -> float:
         """Probability of a horizontal flip."""
         return 0.5
+
+    def shared_mask(self, config: Any) -> bool:
+        """Whether all images of a batch have one mask."""
+        return False
 
     def train_transform(self, config: Any) -> WithNoise:
         """Random resized crop, flipped now and then."""

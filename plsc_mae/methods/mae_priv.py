@@ -25,7 +25,11 @@ class MAEPriv(MAE):
 
     def switches(self, config: Any) -> dict[str, Any]:
         """The class token."""
-        return {"class_token": config.use_cls_token}
+        return {"class_token": config.class_token}
+
+    def shared_mask(self, config: Any) -> bool:
+        """One for the batch unless it is told otherwise."""
+        return bool(config.batched_shuffle)
 
     def hflip(self, config: Any) -> float:
         """Probability of a horizontal flip."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,22 @@ from paddle import nn
 from plsc_mae import weights
 from plsc_mae.config import PRETRAIN, PretrainConfig
 from plsc_mae.config.resolve import from_mapping
-from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.errors import CheckpointError, ConfigError, UserError
 from plsc_mae.methods import load_method
+from plsc_mae.methods.base import Method
 from plsc_mae.models.classifier import ImageClassifier
+from plsc_mae.models.layers import LAYER_NORM_EPS
 from plsc_mae.models.pos_embed import resize_pos_embed
 from plsc_mae.models.rel_pos_bias import MIN_RESIZED_SIDE, resize_relative_positions
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.weights import Checkpoint, LoadReport
 from plsc_mae.weights.convert import decoded, recognize, select
-from plsc_mae.weights.dialects import find_dialect
+from plsc_mae.weights.dialects import NATIVE, detect, find_dialect
 from plsc_mae.weights.dialects.base import Array, Dialect
+from plsc_mae.weights.dialects.cae import PLSC_CAE
 from plsc_mae.weights.dialects.encoder import RELATIVE_TABLE, block_count, position_side, relative_side
+
+logger = logging.getLogger(__name__)
 
 # What only a probe has, in the names of all dialects.
 _PROBE = (
@@ -52,7 +58,9 @@ def training_config(stored: Checkpoint, heads: Mapping[str, int | None], **repla
     if "method" in stored.meta and "args" in stored.meta:
         trained = from_mapping(stored.meta["args"], PRETRAIN, str(stored.path))
     else:
-        trained = _read_off(decoded(stored, heads.get("num_heads"), heads.get("decoder_num_heads")), heads)
+        decoder_num_heads = heads.get("decoder_num_heads", 1)  # of no matter where it is not asked for
+        sized = decoded(stored, heads.get("num_heads"), decoder_num_heads)
+        trained = _read_off(sized, heads, trained_eps(stored))
     known = {field.name for field in dataclasses.fields(trained)}
     given = {name: value for name, value in replaced.items() if value is not None}
     for name in given:
@@ -89,7 +97,8 @@ def load_into_classifier(
         CheckpointError: the file cannot be read, is of another size, lacks a part of the encoder or has one that the
             classifier has no place for, or holds a probe.
     """
-    stored, rules = _opened(source, model_key, model_prefix)
+    _warn_of_eps(model, source)
+    stored, rules = _opened(source, model_key, model_prefix, model.num_heads)
     if probe := [name for name in _PROBE if name in stored.model]:
         raise CheckpointError(
             f"{stored.path} holds a probe ({probe[0]}) with its encoder; expected the checkpoint of pre-training that "
@@ -122,7 +131,7 @@ def load_classifier_weights(
     Raises:
         CheckpointError: the file cannot be read, lacks a tensor or has one too many, or one of another size.
     """
-    stored, rules = _opened(source, model_key, model_prefix)
+    stored, rules = _opened(source, model_key, model_prefix, model.num_heads)
     report = weights.load(model, stored, rules.name, resize=resize_to(model.encoder) if resize else None)
     _check_positions(model.encoder, stored, rules)
     surplus = [name for name in report.unexpected if not _is_idle(name, stored.model[name])]
@@ -169,13 +178,33 @@ def require_weights(model: nn.Layer, report: LoadReport, path: str) -> None:
 
 
 def _opened(
-    source: str | Path | Checkpoint, model_key: str | None, model_prefix: str | None
+    source: str | Path | Checkpoint, model_key: str | None, model_prefix: str | None, num_heads: int
 ) -> tuple[Checkpoint, Dialect]:
+    """A file's network in the base naming of its dialect; the order of rows may depend on the classifier's heads."""
     stored = source if isinstance(source, Checkpoint) else weights.read(source)
     if model_key or model_prefix:
         stored = select(stored, model_key or "", model_prefix or "")
-    stored = decoded(stored)
+    stored = decoded(stored, num_heads, 1)  # the order of a decoder's rows is of no matter
     return stored, recognize(stored.model, str(stored.path))
+
+
+def trained_eps(stored: Checkpoint) -> float | None:
+    """The eps of the blocks' layer norms that a file was trained with, where it is another than 1e-6 and told."""
+    options, name = stored.meta.get("args"), detect(stored.model)
+    if isinstance(options, dict) and options.get("norm_eps"):
+        return float(options["norm_eps"])
+    return find_dialect(name).norm_eps if name else None
+
+
+def _warn_of_eps(model: ImageClassifier, source: str | Path | Checkpoint) -> None:
+    """Tell that weights were trained with another eps than the classifier has."""
+    stored = source if isinstance(source, Checkpoint) else weights.read(source)
+    trained, own = trained_eps(stored) or LAYER_NORM_EPS, model.encoder.blocks[0].norm1._epsilon
+    if trained != own:
+        logger.warning(
+            "%s was trained with layer norms of eps %g, and the classifier has %g; give --norm_eps %g to keep it",
+            *(stored.path, trained, own, trained),
+        )
 
 
 def _fitted(
@@ -225,13 +254,14 @@ def _check_positions(encoder: VisionTransformer, stored: Checkpoint, rules: Dial
     has_table = rules.foreign_name("encoder.pos_embed") in stored.model
     if has_table and encoder.positions == "sinusoid":
         raise CheckpointError(
-            f"{stored.path} has a table of positions, but the network has MAE-pytorch's, which is in no file; give it "
-            "positions 'row first' for MAE-priv"
+            f"{stored.path} has a table of positions, but the network has MAE-pytorch's, which is in no file; for "
+            "MAE-priv's give --method mae_priv (positions 'row first' of the network)"
         )
     fixed = encoder.positions in ("column first", "row first")
     if not has_table and fixed and encoder.cls_token is None:
         raise CheckpointError(
-            f"{stored.path} has no table of positions, as MAE-pytorch writes it; give the network positions 'sinusoid'"
+            f"{stored.path} has no table of positions, as MAE-pytorch writes it; give --method mae_pytorch "
+            "(positions 'sinusoid' of the network)"
         )
 
 
@@ -248,13 +278,13 @@ def _counts(report: LoadReport, missing: Sequence[str], unexpected: Sequence[str
     return str(LoadReport(report.dialect, report.matched, list(missing), list(unexpected), report.resized))
 
 
-def _read_off(stored: Checkpoint, heads: Mapping[str, int | None]) -> PretrainConfig:
-    """The options of a foreign file, by the shapes of its tensors."""
+def _read_off(stored: Checkpoint, heads: Mapping[str, int | None], norm_eps: float | None) -> PretrainConfig:
+    """The options of a file of weights alone, or of another code base, by the shapes of its tensors."""
+    stored, method_of_ours = _weights_alone(stored)
     for name in PRETRAIN:
         method = load_method(name)
-        if stored.dialect in method.foreign:
-            rules = find_dialect(stored.dialect)
-            arguments = method.foreign[stored.dialect](stored.model, rules, str(stored.path))
+        if name == method_of_ours or stored.dialect in method.foreign:
+            arguments = _arguments(method, stored)
             if "decoder_num_heads" in heads and arguments["decoder_embed_dim"] is None:
                 raise CheckpointError(
                     f"{stored.path} holds an encoder only; redrawing needs the decoder too: take the file with the "
@@ -265,11 +295,41 @@ def _read_off(stored: Checkpoint, heads: Mapping[str, int | None]) -> PretrainCo
                 arguments[key] = heads[key] or arguments[key]
                 if arguments[key] is None:
                     raise ConfigError(f"{stored.path} does not tell its number of heads; give it with --{key}")
-            return method.config_of(arguments | _told(stored, arguments))
+            return method.config_of(arguments | _told(stored, arguments) | {"norm_eps": norm_eps})
     raise CheckpointError(
         f"{stored.path} does not tell what network it holds; expected a pre-training checkpoint of this "
         "suite or of another that `plsc-mae weights list` names"
     )
+
+
+def _weights_alone(stored: Checkpoint) -> tuple[Checkpoint, str]:
+    """For weights in our own names without options beside them: the file, and the method whose network they make up.
+
+    CAE's come back under PLSC's names, which are of our layouts too.
+    """
+    if stored.dialect != NATIVE.name:
+        return stored, ""
+    if "regressor.norm.weight" in stored.model:
+        renamed = {PLSC_CAE.foreign_name(name): value for name, value in stored.model.items()}
+        return dataclasses.replace(stored, model=renamed, dialect=PLSC_CAE.name), ""
+    if "encoder.blocks.0.attn.q_bias" not in stored.model:
+        return stored, "mae"
+    return stored, "mae_priv" if "decoder.embed.bias" in stored.model else "mae_pytorch"
+
+
+def _arguments(method: Method, stored: Checkpoint) -> dict[str, Any]:
+    """Read a network's arguments off its tensors.
+
+    Raises:
+        CheckpointError: a part is missing, or a tensor has a shape that no network gives it.
+    """
+    infer = method.foreign.get(stored.dialect) or next(iter(method.foreign.values()))
+    try:
+        return infer(stored.model, find_dialect(stored.dialect), str(stored.path))
+    except UserError:
+        raise
+    except (ValueError, IndexError) as error:
+        raise CheckpointError(f"{stored.path}: a tensor has a shape that no network gives it: {error}") from None
 
 
 # What others call options that tensors do not tell.

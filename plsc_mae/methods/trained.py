@@ -16,7 +16,7 @@ from plsc_mae.data.transforms import Transform
 from plsc_mae.errors import CheckpointError, DataError
 from plsc_mae.methods.classify import build_classifier, build_normalize, validation_transform
 from plsc_mae.methods.frozen import normalization, read_off
-from plsc_mae.methods.pretrained import load_classifier_weights
+from plsc_mae.methods.pretrained import load_classifier_weights, trained_eps
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.convert import decoded, recognize, select
@@ -63,13 +63,15 @@ def load_trained(
     stored = weights.read(path)
     if model_key:
         stored = select(stored, model_key)
-    stored = decoded(stored, num_heads)
+    eps = trained_eps(stored)
+    stored = decoded(stored, num_heads, 1)  # the order of a decoder's rows is of no matter
     num_classes = _count_classes(stored)
     given = {"num_heads": num_heads, "input_size": input_size, "global_pool": global_pool}
     if stored.meta.get("phase") in PHASES and "args" in stored.meta:
         network, normalize, transform = _by_options(stored, num_classes, given)
     else:
-        network = ImageClassifier(num_classes=num_classes, **_arguments(stored, num_heads, input_size, global_pool))
+        arguments = _arguments(stored, num_heads, input_size, global_pool) | ({"norm_eps": eps} if eps else {})
+        network = ImageClassifier(num_classes=num_classes, **arguments)
         normalize, transform = normalization(stored), evaluation_transform(network.encoder.img_size)
     report = load_classifier_weights(network, stored, resize=input_size is not None)
     network.eval()

@@ -147,8 +147,8 @@ class MAECase(Case):
         switches = dict(mae_oracle.RELATIVES[config.method])
         if not config.norm_pix_loss:
             switches["pixel_norm"] = "none"
-        if hasattr(config, "use_cls_token"):
-            switches["class_token"] = config.use_cls_token
+        if hasattr(config, "class_token"):
+            switches["class_token"] = config.class_token
         if getattr(config, "train_positions", False):
             switches["positions"] = "given"
         return mae_oracle.MAEOptions(

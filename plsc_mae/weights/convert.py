@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from paddle import nn
 
-from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.errors import CheckpointError, ConfigError, UserError
 from plsc_mae.weights.dialects import DIALECTS, detect, find_dialect
 from plsc_mae.weights.dialects.base import Array, Dialect, NumHeads, Tensors
 from plsc_mae.weights.dialects.facebook import published_heads
@@ -113,8 +113,7 @@ def load(
     """
     tensors, where = _tensors(source)
     rules = find_dialect(dialect) if dialect else recognize(tensors, where)
-    if rules.decode is not None:
-        tensors = rules.decode(tensors, _heads_of(model, rules, prefix))
+    tensors = _decode(rules, tensors, _heads_of(model, rules, prefix), where)
     report, values, misfits = _match(model, tensors, rules, prefix, resize)
     if misfits:
         raise CheckpointError(
@@ -181,8 +180,26 @@ def decoded(stored: Checkpoint, num_heads: int | None = None, decoder_num_heads:
         given = decoder_num_heads if attention.startswith("decoder_") else num_heads
         return given or published_heads(attention, width)
 
-    tensors = rules.decode(stored.model, heads)
+    tensors = dict(_decode(rules, stored.model, heads, str(stored.path)))
     return dataclasses.replace(stored, model=tensors, dialect=detect(tensors))
+
+
+def _decode(rules: Dialect, tensors: Tensors, heads: NumHeads, where: str) -> Tensors:
+    """Rewrite tensors into the base naming.
+
+    Raises:
+        CheckpointError: their shapes do not go together.
+    """
+    if rules.decode is None:
+        return tensors
+    try:
+        return rules.decode(tensors, heads)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(
+            f"{where}: its tensors have shapes that no network of '{rules.name}' has: {error}"
+        ) from None
 
 
 def export(
@@ -253,7 +270,8 @@ def _heads_of(model: nn.Layer, rules: Dialect, prefix: str) -> NumHeads:
         if hasattr(layer, "qkv")
         for kind in ("weight", "bias")
     }
-    return lambda name, width: heads.get(name) or published_heads(name, width)
+    # The order of rows is of no matter in tensors that the network does not have.
+    return lambda name, _width: heads.get(name, 1)
 
 
 def linear_weights(model: nn.Layer) -> set[str]:

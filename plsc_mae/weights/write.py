@@ -10,7 +10,8 @@ import os
 import pickle
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import (
     BININT,
@@ -65,29 +66,40 @@ def write_file(path: str | Path, arrays: Tensors, key: str = "", metadata: Mappi
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path}: the suffix tells the format; expected one of {', '.join(SUFFIXES)}")
-    partial = path.with_name(f".{path.name}.partial")
     contiguous = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in arrays.items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            if path.suffix == ".safetensors":
+                save_file(contiguous, partial, dict(metadata or {}))
+            elif path.suffix == ".npz":
+                with partial.open("wb") as stream:
+                    np.savez(stream, **contiguous)  # type: ignore[arg-type]
+            elif path.suffix in PADDLE:
+                with partial.open("wb") as stream:
+                    pickle.dump({key: contiguous} if key else contiguous, stream, protocol=PICKLE_PROTOCOL)
+            else:
+                _write_torch(partial, contiguous, key)
     except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error.strerror}; choose another place") from error
+        reason = error.strerror or error
+        raise CheckpointError(f"cannot write {path}: {reason}; free some space or choose another place") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a name to write under; what was written there takes the place of `path` when all has gone well.
+
+    A file that is read stays mapped, and writing into it would change, or cut off, the arrays that were read.
+
+    Raises:
+        OSError: the folder cannot be made, or the file not be put in its place.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        if path.suffix == ".safetensors":
-            save_file(contiguous, partial, dict(metadata or {}))
-        elif path.suffix == ".npz":
-            with partial.open("wb") as stream:
-                np.savez(stream, **contiguous)  # type: ignore[arg-type]
-        elif path.suffix in PADDLE:
-            with partial.open("wb") as stream:
-                pickle.dump({key: contiguous} if key else contiguous, stream, protocol=PICKLE_PROTOCOL)
-        else:
-            _write_torch(partial, contiguous, key)
+        yield partial
         os.replace(partial, path)
-    except OSError as error:
+    finally:
         partial.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"cannot write {path}: {error.strerror or error}; free some space or choose another place"
-        ) from error
 
 
 def _write_torch(path: Path, arrays: Tensors, key: str) -> None:

@@ -63,7 +63,8 @@ def test_the_encoder_alone(files, tmp_path, capsys):
     assert main(["weights", "convert", str(source), str(out), "--dialect", "timm", "--encoder"]) == 0
     told = capsys.readouterr().out
     assert "30 tensors" in told
-    assert "20 tensors of the network are not written from the file: decoder_blocks.0.attn.proj.bias" in told
+    assert "left out: decoder_blocks.0.attn.proj.bias, decoder_blocks.0.attn.proj.weight, " in told
+    assert "and 17 more" in told
     assert "of model, optimizer the network alone is converted" in told
     found, original = weights.read(out).model, weights.read(source).model
     assert set(found) == {name for name in original if not name.startswith(("decoder_", "mask_token"))}
@@ -91,6 +92,44 @@ def test_refusals_write_nothing(files, tmp_path, capsys, words, told):
     assert main(["weights", "convert", *words]) != 0
     assert told in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten_unless_asked(files, tmp_path, capsys):
+    target = tmp_path / "w.pth"
+    target.write_bytes((files / "mae/checkpoints/fb_training.pth").read_bytes())
+    before = target.read_bytes()
+    words = ["weights", "convert", str(target), str(target), "--dialect", "facebook"]
+    assert main(words) == 2
+    assert "w.pth exists; name another file, or give --overwrite" in capsys.readouterr().err
+    assert target.read_bytes() == before
+    assert main([*words, "--overwrite"]) == 0
+    assert len(weights.read(target).tensors) == len(weights.read(files / "mae/checkpoints/fb_released_full.pth").model)
+
+
+def test_positions_of_another_grid_are_not_replaced(tmp_path, capsys):
+    sizes = {"img_size": (16, 32), "patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2}
+    model = MaskedAutoencoder(**sizes, decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2)
+    weights.save(model, tmp_path / "wide.pth", "facebook")
+    words = ["weights", "convert", str(tmp_path / "wide.pth"), str(tmp_path / "out.pth"), "--dialect", "facebook"]
+    assert main(words) != 0
+    assert "holds positions of another grid than square images" in capsys.readouterr().err
+    assert not (tmp_path / "out.pth").exists()
+
+
+@pytest.mark.parametrize("kind", ["priv_pretrain_cls.pth", "priv_pretrain_gap.pth", "mp_pretrain.pth"])
+def test_by_our_names_and_back(files, tmp_path, kind):
+    source, dialect = files / "mae/checkpoints" / kind, "mae_pytorch" if kind.startswith("mp") else "mae_priv"
+    assert main(["weights", "convert", str(source), str(tmp_path / "a.pth"), "--dialect", "plsc_mae"]) == 0
+    assert main(["weights", "convert", str(tmp_path / "a.pth"), str(tmp_path / "b.pth"), "--dialect", dialect]) == 0
+    found, original = weights.read(tmp_path / "b.pth").model, weights.read(source).model
+    assert set(found) == set(original)
+    assert all(np.array_equal(found[name], original[name]) for name in original)
+
+
+def test_a_classifier_is_no_hugging_face_folder(files, tmp_path, capsys):
+    source = str(files / "mae/checkpoints/fb_finetuned_gap.pth")
+    assert main(["weights", "convert", source, str(tmp_path / "hf-v1.0"), "--dialect", "huggingface", *HEADS]) != 0
+    assert "a Hugging Face folder is written of autoencoders and encoders" in capsys.readouterr().err
 
 
 def test_a_hugging_face_folder_tells_the_sizes(files, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from plsc_mae import weights
 from plsc_mae.cli import main
-from plsc_mae.config import PRETRAIN
+from plsc_mae.config import FINETUNE, PRETRAIN
 from plsc_mae.config.resolve import load_config, parse
 from plsc_mae.data.randomness import sample_rng
 from plsc_mae.methods import load_method
@@ -55,7 +55,7 @@ def test_mae_priv_from_pretraining_to_pictures(images, pretrain, tmp_path, kind)
     out, (picture, *_) = tmp_path / "out", sorted((images / "val").rglob("*.jpg"))
     pretrain(MAE_PRIV.format(config=f"ViT-S_100E_Norm_{kind}"), SMALL, images, out)
     config = load_config(str(out / "config.yaml"))
-    assert (config.method, config.use_cls_token, config.batched_shuffle) == ("mae_priv", kind != "GAP", True)
+    assert (config.method, config.class_token, config.batched_shuffle) == ("mae_priv", kind != "GAP", True)
     records = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
     assert 0.5 < records[-1]["loss"] < 3  # targets have unit variance
     saved = out / "checkpoint-latest.pd"
@@ -102,6 +102,12 @@ def test_rates_follow_the_number_of_images():
     giant = parse(["--model", "pretrain_mae_giant_patch14_224", "--decoder_dim", "256"], PRETRAIN, prog="t")
     assert (giant.method, giant.decoder_embed_dim, giant.lr_per_256) == ("mae_priv", 256, True)
     assert parse([*line, "--normlize_target", "False"], PRETRAIN, prog="t").norm_pix_loss is False
+    private = [*line, "--method", "mae_priv"]
+    for words, expected in (([], True), (["--use_cls_token", "False"], False), (["--use_cls_token", "True"], True)):
+        assert parse([*private, *words], PRETRAIN, prog="t").class_token is expected
+    ours = ["--model", "vit_small_patch16_224", "--method", "mae_priv"]
+    for words, pooled in ((["--use_cls_token", "False"], True), (["--use_cls_token"], False)):
+        assert parse([*ours, *words], FINETUNE, prog="t").global_pool is pooled
 
 
 def test_crops_are_the_originals(images):

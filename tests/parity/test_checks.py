@@ -34,7 +34,7 @@ KINDS = [
     {**MAE, "norm_eps": 1e-5, "train_positions": True},
     {**PRIV, "method": "mae_pytorch"},
     PRIV,
-    {**PRIV, "use_cls_token": False, "norm_pix_loss": False},
+    {**PRIV, "class_token": False, "norm_pix_loss": False},
     CAE,
     {"model": "cae_base_patch16_224_8k_vocab", "dual_loss_weight": 1.0},
     {**CAE, "abs_pos_emb": True, "sincos_pos_emb": False, "dual_path_ema": 0.9},

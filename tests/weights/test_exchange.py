@@ -15,13 +15,14 @@ from plsc_mae import weights
 from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.methods import load_method
 from plsc_mae.methods.frozen import load_frozen
-from plsc_mae.methods.pretrained import require_weights, training_config
+from plsc_mae.methods.pretrained import load_into_classifier, require_weights, training_config
 from plsc_mae.methods.trained import load_trained
 from plsc_mae.models.cae import ContextAutoencoder
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.mae import MaskedAutoencoder
 from plsc_mae.models.registry import arguments_of
 from plsc_mae.models.vit import VisionTransformer
+from plsc_mae.weights.dialects import DIALECTS
 from plsc_mae.weights.write import SUFFIXES, write_file
 
 pytestmark = pytest.mark.compat
@@ -137,6 +138,39 @@ def test_networks_are_not_written_where_they_have_no_place(tmp_path, network, di
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("network", sorted(WRITABLE))
+def test_every_other_dialect_refuses(tmp_path, network):
+    for dialect in set(DIALECTS) - set(WRITABLE[network]) - {"plsc_mae"}:
+        with pytest.raises(ConfigError, match=r"has no place for all tensors|read and not written"):
+            weights.save(NETWORKS[network](), tmp_path / "w.pth", dialect)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("network", ["mae", "mae_priv cls", "mae_priv gap", "mae_pytorch", "cae"])
+def test_weights_alone_in_our_names_tell_their_network(tmp_path, network):
+    model = filled(NETWORKS[network]())
+    weights.save(model, tmp_path / "w.pth", "plsc_mae")
+    stored = weights.read(tmp_path / "w.pth")
+    config = training_config(stored, {"num_heads": 2, "decoder_num_heads": 2}, input_size=(16, 16))
+    assert config.method == network.split()[0]
+    if network != "cae":  # whose task needs a tokenizer
+        twin = load_method(config.method).build_task(config).model
+        assert weights.load(twin, stored).missing == []
+        twin.norm_pix_loss = model.norm_pix_loss
+        images, noise = paddle.ones([2, 3, 16, 16]), paddle.rand([2, 16])
+        assert float(twin(images, noise).loss) == float(model(images, noise).loss)
+    encoder = load_frozen(str(tmp_path / "w.pth"), num_heads=2, input_size=(16, 16)).network
+    for name, value in state(encoder).items():
+        np.testing.assert_array_equal(value, state(model.encoder)[name], err_msg=name)
+
+
+def test_an_encoder_alone_in_the_names_of_a_classifier(tmp_path):
+    model = filled(NETWORKS["mae_priv cls"]().encoder)
+    weights.save(model, tmp_path / "w.pth", "beit")
+    encoder = load_frozen(str(tmp_path / "w.pth"), num_heads=2).network
+    np.testing.assert_array_equal(encoder.norm.weight.numpy(), model.norm.weight.numpy())
+
+
 def test_old_names_of_cae_are_read_only(tmp_path):
     model, twin = filled(NETWORKS["cae"]()), NETWORKS["cae"]()
     old = {"alignment_encoder.": "teacher.", "encoder_to_regresser": "encoder_to_decoder"}
@@ -161,6 +195,58 @@ def test_rows_of_libai_go_head_by_head():
         for part in range(3):
             rows = slice((head * 3 + part) * 4, (head * 3 + part + 1) * 4)
             np.testing.assert_array_equal(theirs[rows], ours[part * 8 + head * 4 : part * 8 + head * 4 + 4])
+
+
+def test_rows_of_libai_are_ordered_by_the_heads_of_the_classifier(tmp_path, caplog):
+    """Also where the width is published with other heads: 192 has 3 there and 6 here."""
+    sizes = {**SIZES, "embed_dim": 192, "num_heads": 6}
+    written = filled(MaskedAutoencoder(**sizes, **DECODER))
+    weights.save(written, tmp_path / "w.pth", "libai")
+    model = ImageClassifier(num_classes=3, positions="learned", **sizes)
+    load_into_classifier(model, tmp_path / "w.pth", norm_into_fc_norm=False)
+    found, expected = (part.blocks[0].attn.qkv.weight.numpy() for part in (model.encoder, written.encoder))
+    np.testing.assert_array_equal(found, expected)
+    assert "was trained with layer norms of eps 1e-05, and the classifier has 1e-06" in caplog.text
+    stored = weights.read(tmp_path / "w.pth")
+    assert training_config(stored, {"num_heads": 6}).norm_eps == 1e-5  # no decoder is asked for
+    plain = weights.export(written, "facebook")
+    twin = MaskedAutoencoder(**sizes, **DECODER)
+    weights.load(twin, plain, dialect="libai")  # names of facebookresearch/mae have its order of rows
+    np.testing.assert_array_equal(twin.encoder.blocks[0].attn.qkv.weight.numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("network", "dialect", "name", "shape"),
+    [
+        ("mae", "facebook", "blocks.0.attn.qkv.weight", (192,)),
+        ("mae", "facebook", "pos_embed", (17,)),
+        ("mae", "facebook", "patch_embed.proj.weight", (8, 48)),
+        ("mae", "facebook", "mask_token", ()),
+        ("mae", "huggingface", "vit.encoder.layer.0.attention.attention.key.weight", (8, 9)),
+        ("mae", "libai", "blocks.0.self_attention.query_key_value.weight", (50, 8)),
+        ("mae_priv cls", "mae_priv", "encoder.pos_embed", (17,)),
+        ("cae", "cae", "encoder.blocks.0.mlp.fc1.weight", (256,)),
+    ],
+)
+def test_impossible_shapes_are_one_sentence(tmp_path, network, dialect, name, shape):
+    weights.save(NETWORKS[network](), tmp_path / "w.pth", dialect)
+    tensors = {**weights.read(tmp_path / "w.pth").model, name: np.zeros(shape, np.float32)}
+    write_file(tmp_path / "damaged.pth", tensors, DIALECTS[dialect].key)
+    stored = weights.read(tmp_path / "damaged.pth")
+    said = "that no network|of shape|has shape|shapes|does not tell what network"
+    with pytest.raises(CheckpointError, match=said):
+        training_config(stored, {"num_heads": 2, "decoder_num_heads": 2})
+    with pytest.raises(CheckpointError, match=f"{said}|no known dialect"):
+        load_frozen(str(tmp_path / "damaged.pth"), num_heads=2)
+
+
+def test_a_missing_key_of_hugging_face_is_told(tmp_path):
+    arrays = weights.export(NETWORKS["mae"](), "huggingface")
+    name = "vit.encoder.layer.0.attention.attention.{}.weight"
+    del arrays[name.format("key")]
+    report = weights.load(NETWORKS["mae"](), arrays)
+    assert report.missing == ["encoder.blocks.0.attn.qkv.weight"]
+    assert report.unexpected == ["blocks.0.attn.qkv.query.weight", "blocks.0.attn.qkv.value.weight"]
 
 
 def test_heads_that_are_not_known_are_asked_for(tmp_path):
@@ -211,7 +297,7 @@ def test_hugging_face(golden, root, name):
 def test_mae_priv(golden, root, kind):
     case = golden(f"mae/checkpoints/priv_pretrain_{kind}")
     task, config = opened(root, f"priv_pretrain_{kind}.pth")
-    assert (config.method, config.use_cls_token, config.norm_pix_loss) == ("mae_priv", kind == "cls", True)
+    assert (config.method, config.class_token, config.norm_pix_loss) == ("mae_priv", kind == "cls", True)
     noise = paddle.to_tensor(case["input/noise"])
     out = task.model(paddle.to_tensor(case["input/images"]), noise[:1].expand(noise.shape))
     np.testing.assert_allclose(out.pred.numpy(), case["output/decoded"], rtol=1e-4, atol=2e-5)

@@ -15,7 +15,7 @@ _OPTIONS = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ra
 def infer_arguments(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, Any]:
     """Read the sizes of a masked autoencoder off its tensors, as `MaskedAutoencoder` arguments.
 
-    `use_cls_token` is MAE-priv's name of the class token. The numbers of heads, which no shape tells, are None for
+    The numbers of heads, which no shape tells, are None for
     widths that were not published, the decoder's sizes for a file of an encoder alone, and `img_size` where there is no
     table of positions of a square grid, as in MAE-pytorch's files.
 
@@ -29,7 +29,7 @@ def infer_arguments(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, 
     heads = DECODER_HEADS.get(width) if encoder["k_bias"] else width and max(width // HEAD_DIM, 1)
     return {
         **{name: encoder[name] for name in _OPTIONS},
-        "use_cls_token": encoder["class_token"],
+        "class_token": encoder["class_token"],
         "decoder_embed_dim": width,
         "decoder_depth": count_blocks(tensors, dialect.foreign_name("decoder.blocks.")) if has_decoder else None,
         "decoder_num_heads": heads,

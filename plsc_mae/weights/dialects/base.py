@@ -28,6 +28,7 @@ class Dialect:
             so that a strict reader finds them, and are not expected when read.
         recognizes: whether a file's tensors are of this dialect, judged by names and shapes.
         holds: whether its networks have all these tensors, by names in the base naming; asked before writing.
+        norm_eps: of its blocks' layer norms where it is not the 1e-6 of the others.
         key: under which files hold the network; a file is the flat table itself where it is empty.
         decode: for namings that are further off, what rewrites their tensors into those that `foreign_name` speaks of
             ("the base naming"), as where query, key and value are apart. None where nothing is to be rewritten.
@@ -40,6 +41,7 @@ class Dialect:
     recognizes: Callable[[Tensors], bool]
     copies: Mapping[str, str] = field(default_factory=dict)
     holds: Callable[[Collection[str]], bool] = lambda _names: True
+    norm_eps: float | None = None
     key: str = "model"
     decode: Rewrite | None = None
     encode: Rewrite | None = None

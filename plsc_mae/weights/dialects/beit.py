@@ -23,6 +23,8 @@ def foreign_name(name: str) -> str:
 def _has_rows(tensors: Tensors, *, out_first: bool) -> bool:
     if not {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.attn.q_bias"} <= set(tensors):
         return False
+    if tensors["blocks.0.attn.qkv.weight"].ndim != 2:
+        return False
     rows, columns = tensors["blocks.0.attn.qkv.weight"].shape
     return rows > columns if out_first else columns > rows
 

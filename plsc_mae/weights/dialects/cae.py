@@ -58,6 +58,8 @@ def _has(tensors: Tensors, *names: str, out_first: bool | None = None) -> bool:
     """Whether all names are there and, where `out_first` is given, linear weights are [out, in] or [in, out]."""
     if not {"encoder.patch_embed.proj.weight", "encoder.blocks.0.mlp.fc1.weight", *names} <= set(tensors):
         return False
+    if tensors["encoder.blocks.0.mlp.fc1.weight"].ndim != 2:
+        return False
     rows, columns = tensors["encoder.blocks.0.mlp.fc1.weight"].shape
     return out_first is None or out_first == (rows > columns)
 

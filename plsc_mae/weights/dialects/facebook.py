@@ -17,7 +17,6 @@ _DECODER = {
 }
 _QKV, _PATCH = "blocks.0.attn.qkv.weight", "patch_embed.proj.weight"
 _QKV_BIAS = "blocks.0.attn.qkv.bias"  # BEiT-style files have q_bias and v_bias instead
-_BEIT_PARTS = (".q_bias", ".gamma_", "relative_position")  # which a timm ViT lacks
 # Heads cannot be read off shapes; these are the published widths, those of BUPT-PRIV/MAE-priv too.
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1664: 16}
 DECODER_HEADS = {512: 16}
@@ -40,26 +39,32 @@ def paddle_name(name: str) -> str:
 
 
 def _has_rows(tensors: Tensors, *, out_first: bool) -> bool:
-    if not {_PATCH, _QKV, _QKV_BIAS} <= set(tensors):
+    if not {_PATCH, _QKV, _QKV_BIAS} <= set(tensors) or tensors[_QKV].ndim != 2:
         return False
     rows, columns = tensors[_QKV].shape
     return rows == 3 * columns if out_first else columns == 3 * rows
 
 
-def _holds(names: Collection[str]) -> bool:
-    return "cls_token" in names and not any(part in name for name in names for part in _BEIT_PARTS)
+def lacks(names: Collection[str], *parts: str) -> bool:
+    """Whether no name has any of these parts."""
+    return not any(part in name for name in names for part in parts)
 
 
-FACEBOOK = Dialect("facebook", foreign_name, True, lambda tensors: _has_rows(tensors, out_first=True), holds=_holds)
+def holds(names: Collection[str]) -> bool:
+    """Whether a ViT of timm has these tensors: a class token, and nothing of BEiT's."""
+    return "cls_token" in names and lacks(names, ".q_bias", ".gamma_", "relative_position")
+
+
+FACEBOOK = Dialect("facebook", foreign_name, True, lambda tensors: _has_rows(tensors, out_first=True), holds=holds)
 PLSC = Dialect(
     "plsc",
     lambda name: paddle_name(foreign_name(name)),
     False,
     lambda tensors: _has_rows(tensors, out_first=False),
-    holds=_holds,
+    holds=holds,
 )
 # timm's ViTs have the names of facebookresearch/mae, which is built on it; such files are read as the latter's.
-TIMM = replace(FACEBOOK, name="timm", key="")
+TIMM = replace(FACEBOOK, name="timm", key="", holds=lambda names: holds(names) and lacks(names, "head.0.", "head.1."))
 
 
 def published_heads(name: str, width: int) -> int | None:

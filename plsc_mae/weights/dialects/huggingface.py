@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from plsc_mae.weights.dialects.base import Array, NumHeads, Tensors, renamed
-from plsc_mae.weights.dialects.facebook import FACEBOOK
+from plsc_mae.weights.dialects.facebook import FACEBOOK, holds, lacks
 
-LAYER_NORM_EPS = 1e-6  # of facebookresearch/mae and of this suite
 _PARTS = ("query", "key", "value")
 # Names of a block and of the network, theirs -> the base naming's; the first that matches a name's beginning.
 _NETWORK = {
@@ -80,6 +79,9 @@ def _decode(tensors: Tensors, _heads: NumHeads) -> dict[str, Array]:
     for name, found in parts.items():
         if len(found) == len(_PARTS):
             decoded[name] = np.concatenate([found[part] for part in _PARTS])
+        else:  # the report is to name what is there
+            stem, _, kind = name.rpartition(".")
+            decoded |= {f"{stem}.{part}.{kind}": value for part, value in found.items()}
     return decoded
 
 
@@ -96,11 +98,19 @@ def _encode(arrays: Tensors, _heads: NumHeads) -> dict[str, Array]:
     return encoded
 
 
-HUGGINGFACE = replace(FACEBOOK, name="huggingface", recognizes=_recognizes, key="", decode=_decode, encode=_encode)
+HUGGINGFACE = replace(
+    FACEBOOK,
+    name="huggingface",
+    recognizes=_recognizes,
+    holds=lambda names: holds(names) and lacks(names, "fc_norm.", "head.0.", "head.1."),
+    key="",
+    decode=_decode,
+    encode=_encode,
+)
 
 
 def config_of(sizes: Mapping[str, Any], has_decoder: bool) -> dict[str, Any]:
-    """What config.json tells of an autoencoder, or of an encoder: its sizes, and the eps of ours."""
+    """What config.json tells of an autoencoder, or of an encoder: its sizes and the eps of its layer norms."""
     architecture = "ViTMAEForPreTraining" if has_decoder else "ViTMAEModel"
-    fixed = {"model_type": "vit_mae", "hidden_act": "gelu", "qkv_bias": True, "layer_norm_eps": LAYER_NORM_EPS}
+    fixed = {"model_type": "vit_mae", "hidden_act": "gelu", "qkv_bias": True}
     return {"architectures": [architecture], **fixed, **sizes}

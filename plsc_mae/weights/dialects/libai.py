@@ -4,18 +4,19 @@ The base naming is facebookresearch/mae's. The rows of the attention projection 
 where the base has all of q, all of k, all of v. Its blocks' layer norms have an eps of 1e-5 (`--norm_eps 1e-5`), and
 what follows mean pooling is called `norm`, so that a classifier's `fc_norm` is written, and read, under that name; one
 that classifies its class token is not written.
-Follows utils/weight_convert.py of the project; its directories of OneFlow files are not read.
+Follows utils/weight_convert.py of the project; its folders of OneFlow files are read as they are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
 
 from plsc_mae.errors import ConfigError
 from plsc_mae.weights.dialects.base import Array, NumHeads, Tensors, renamed
-from plsc_mae.weights.dialects.facebook import FACEBOOK
+from plsc_mae.weights.dialects.facebook import FACEBOOK, holds, lacks
 
 _NETWORK = {"blocks": "blocks", "decoder_blocks": "decoder_blocks"}
 _BLOCK = {
@@ -29,13 +30,18 @@ _BLOCK = {
 
 
 def _decode(tensors: Tensors, heads: NumHeads) -> dict[str, Array]:
-    decoded = {renamed(name, _NETWORK, _BLOCK): value for name, value in tensors.items()}
-    if "head.weight" in decoded:
-        decoded = {
-            name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: value
-            for name, value in decoded.items()
-        }
-    return {name: _regrouped(name, value, heads, by_head=True) for name, value in decoded.items()}
+    decoded: dict[str, Array] = {}
+    for name, value in tensors.items():
+        ours = renamed(name, _NETWORK, _BLOCK)
+        if "head.weight" in tensors and ours.startswith("norm."):
+            ours = f"fc_{ours}"
+        decoded[ours] = value if ours == name else _regrouped(ours, value, heads, by_head=True)
+    return decoded
+
+
+def _holds(names: Collection[str]) -> bool:
+    class_token_classified = "head.weight" in names and "norm.weight" in names
+    return holds(names) and lacks(names, "head.0.", "head.1.") and not class_token_classified
 
 
 def _encode(arrays: Tensors, heads: NumHeads) -> dict[str, Array]:
@@ -65,6 +71,8 @@ LIBAI = replace(
     recognizes=lambda tensors: (
         {"patch_embed.proj.weight", "blocks.0.self_attention.query_key_value.weight"} <= set(tensors)
     ),
+    holds=_holds,
+    norm_eps=1e-5,
     decode=_decode,
     encode=_encode,
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from plsc_mae.weights.dialects.base import Array, NumHeads, Tensors, renamed
-from plsc_mae.weights.dialects.facebook import FACEBOOK
+from plsc_mae.weights.dialects.facebook import FACEBOOK, holds, lacks
 
 _NETWORK = {
     "backbone.patch_embed.projection": "patch_embed.proj",
@@ -45,6 +45,7 @@ MMPRETRAIN = replace(
     recognizes=lambda tensors: (
         {"backbone.patch_embed.projection.weight", "backbone.layers.0.ln1.weight"} <= set(tensors)
     ),
+    holds=lambda names: holds(names) and lacks(names, "head.0.", "head.1."),
     key="state_dict",
     decode=_decode,
     encode=_encode,
