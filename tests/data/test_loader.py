@@ -267,9 +267,10 @@ def test_a_killed_worker_is_a_data_error(image_folder, worker_pids):
 
 
 _CHILD = """
-import multiprocessing, sys, time
+import multiprocessing, signal, sys, time
 from pathlib import Path
 sys.path[:0] = {path!r}
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background shells start children without it
 from plsc_mae.data.imagefolder import ImageDataset, find_images
 from plsc_mae.data.loader import build_loader
 from plsc_mae.data.sampler import EpochBatchSampler
