@@ -30,7 +30,7 @@ from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.convert import decoded
 from plsc_mae.weights.dalle import Part, infer_sizes, read_dalle
 from plsc_mae.weights.dialects import find_dialect
-from plsc_mae.weights.dialects.base import count_blocks
+from plsc_mae.weights.dialects.base import count_blocks, of_rank
 from plsc_mae.weights.dialects.mae_priv import HEAD_DIM
 from plsc_mae.weights.reader import NETWORK_KEYS, TORCH_STREAM_MAGIC
 
@@ -275,7 +275,8 @@ def _add_encoder(found: Inspection, base: Checkpoint) -> None:
 
 def _add_mae(found: Inspection, base: Checkpoint) -> None:
     config, name = _config(found, base), find_dialect(base.dialect).foreign_name
-    width = base.model[name("decoder.mask_token")].shape[-1]
+    token = of_rank(base.model, name("decoder.mask_token"), 3, found.path)
+    width = 0 if token is None else token.shape[-1]
     found.holds = "masked autoencoder: encoder and decoder"
     found.sizes["decoder"] = {
         "embed_dim": width,
@@ -303,9 +304,10 @@ def _add_mae(found: Inspection, base: Checkpoint) -> None:
 def _add_cae(found: Inspection, base: Checkpoint) -> None:
     config, name = _config(found, base), find_dialect(base.dialect).foreign_name
     found.holds = "context autoencoder: encoder, regressor and decoder"
-    bias = base.model.get(name("decoder.head.bias"))
+    bias = of_rank(base.model, name("decoder.head.bias"), 1, found.path)
     outputs = None if bias is None else len(bias)
-    width = base.model[name("mask_token")].shape[-1]
+    token = of_rank(base.model, name("mask_token"), 3, found.path)
+    width = 0 if token is None else token.shape[-1]
     found.sizes["decoder"] = {
         "embed_dim": width,
         "regressor_depth": count_blocks(base.model, name("regressor.blocks.")),

@@ -11,11 +11,11 @@ import paddle
 from plsc_mae import weights
 from plsc_mae.data.device import Normalize
 from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD
-from plsc_mae.errors import CheckpointError, ConfigError, UserError
+from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.methods import load_method
 from plsc_mae.methods.pretrained import require_weights, resize_to, trained_eps, training_config
 from plsc_mae.models.registry import VARIANTS
-from plsc_mae.models.vit import Positions, VisionTransformer, fixed_table, pair, patch_grid
+from plsc_mae.models.vit import Positions, VisionTransformer, check_heads, fixed_table, pair, patch_grid
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.convert import decoded, recognize
 from plsc_mae.weights.dialects import NATIVE
@@ -92,12 +92,7 @@ def read_off(stored: Checkpoint, num_heads: int | None, input_size: tuple[int, .
         ConfigError: unknown heads.
     """
     rules = recognize(stored.model, str(stored.path))
-    try:
-        sizes = infer_encoder(stored.model, rules, str(stored.path))
-    except UserError:
-        raise
-    except (ValueError, IndexError) as error:
-        raise CheckpointError(f"{stored.path}: a tensor has a shape that no network gives it: {error}") from None
+    sizes = infer_encoder(stored.model, rules, str(stored.path))
     options = _options(stored)
     table = stored.model.get(rules.foreign_name("encoder.pos_embed"))
     sizes["num_heads"] = num_heads or _trained_heads(options, sizes["embed_dim"]) or sizes["num_heads"]
@@ -109,6 +104,7 @@ def read_off(stored: Checkpoint, num_heads: int | None, input_size: tuple[int, .
         raise CheckpointError(f"{stored.path} does not tell its image size: its positions are of no square grid")
     trained = pair(trained or options.get("input_size") or DEFAULT_SIZE)
     grid = patch_grid(trained, sizes["patch_size"])
+    check_heads("embed_dim", sizes["embed_dim"], sizes["num_heads"])
     positions = _positions(table, grid, sizes["embed_dim"], class_token=sizes["class_token"])
     return {**sizes, "img_size": input_size or trained, "positions": positions}
 

@@ -14,7 +14,7 @@ from paddle import nn
 from plsc_mae import weights
 from plsc_mae.config import PRETRAIN, PretrainConfig
 from plsc_mae.config.resolve import from_mapping
-from plsc_mae.errors import CheckpointError, ConfigError, UserError
+from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Method
 from plsc_mae.models.classifier import ImageClassifier
@@ -149,7 +149,7 @@ def resize_to(encoder: VisionTransformer) -> Callable[[str, Array, list[int]], A
 
     def resize(name: str, value: Array, shape: list[int]) -> Array | None:
         table = value.astype(np.float32)
-        if table.shape[-1] != shape[-1]:
+        if table.ndim != len(shape) or table.shape[-1] != shape[-1]:
             return None
         if name.endswith("pos_embed"):
             side = position_side(table.shape[1], encoder.num_prefix_tokens)
@@ -324,12 +324,7 @@ def _arguments(method: Method, stored: Checkpoint) -> dict[str, Any]:
         CheckpointError: a part is missing, or a tensor has a shape that no network gives it.
     """
     infer = method.foreign.get(stored.dialect) or next(iter(method.foreign.values()))
-    try:
-        return infer(stored.model, find_dialect(stored.dialect), str(stored.path))
-    except UserError:
-        raise
-    except (ValueError, IndexError) as error:
-        raise CheckpointError(f"{stored.path}: a tensor has a shape that no network gives it: {error}") from None
+    return infer(stored.model, find_dialect(stored.dialect), str(stored.path))
 
 
 # What others call options that tensors do not tell.

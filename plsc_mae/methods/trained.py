@@ -20,7 +20,7 @@ from plsc_mae.methods.pretrained import load_classifier_weights, trained_eps
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.convert import decoded, recognize, select
-from plsc_mae.weights.dialects.base import count_blocks
+from plsc_mae.weights.dialects.base import count_blocks, of_rank
 
 _BIASES = ("head.bias", "head.1.bias")  # of classifiers and of probes, in every dialect
 _SWEEP = "head.linears."
@@ -83,7 +83,8 @@ def load_trained(
 
 def _count_classes(stored: Checkpoint) -> int:
     """The length of the head's bias."""
-    head = next((stored.model[name] for name in _BIASES if name in stored.model), None)
+    found = (of_rank(stored.model, name, 1, str(stored.path)) for name in _BIASES if name in stored.model)
+    head = next(found, None)
     if head is not None:
         return len(head)
     if any(name.startswith(_SWEEP) for name in stored.model):

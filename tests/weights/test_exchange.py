@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickletools
 import subprocess
@@ -12,6 +13,7 @@ import paddle
 import pytest
 
 from plsc_mae import weights
+from plsc_mae.commands.inspection import inspect_file
 from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.methods import load_method
 from plsc_mae.methods.frozen import load_frozen
@@ -238,6 +240,8 @@ def test_impossible_shapes_are_one_sentence(tmp_path, network, dialect, name, sh
         training_config(stored, {"num_heads": 2, "decoder_num_heads": 2})
     with pytest.raises(CheckpointError, match=f"{said}|no known dialect"):
         load_frozen(str(tmp_path / "damaged.pth"), num_heads=2)
+    with contextlib.suppress(CheckpointError):  # it describes what it can, or says this too
+        inspect_file(str(tmp_path / "damaged.pth"))
 
 
 def test_a_missing_key_of_hugging_face_is_told(tmp_path):

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from plsc_mae.errors import CheckpointError
+
 Array = npt.NDArray[np.generic]
 Tensors = Mapping[str, Array]
 # Heads of the attention whose projection has this name in the base naming and makes tokens of this width; None where
@@ -54,6 +56,20 @@ class Dialect:
 def count_blocks(tensors: Tensors, prefix: str) -> int:
     """Count the blocks of a stack whose tensors are called `{prefix}{number}.NAME`."""
     return len({name[len(prefix) :].partition(".")[0] for name in tensors if name.startswith(prefix)})
+
+
+def of_rank(tensors: Tensors, name: str, ndim: int, path: str) -> Array | None:
+    """Look a tensor up that sizes are read off; None if it is not there.
+
+    Raises:
+        CheckpointError: it has another number of dimensions, or is empty.
+    """
+    value = tensors.get(name)
+    if value is not None and (value.ndim != ndim or value.size == 0):
+        raise CheckpointError(
+            f"{path}: '{name}' has shape {list(value.shape)}, which no network gives it; expected {ndim} dimensions"
+        )
+    return value
 
 
 def renamed(name: str, network: Mapping[str, str], block: Mapping[str, str]) -> str:

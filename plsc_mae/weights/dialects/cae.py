@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from plsc_mae.errors import CheckpointError
-from plsc_mae.weights.dialects.base import Array, Dialect, NumHeads, Tensors, count_blocks
+from plsc_mae.weights.dialects.base import Array, Dialect, NumHeads, Tensors, count_blocks, of_rank
 
 # Our prefix of a layer -> theirs. Longer prefixes come first, "#" stands for a block's number.
 _OFFICIAL = {
@@ -124,9 +124,17 @@ def infer_arguments(tensors: Tensors, _dialect: Dialect, path: str) -> dict[str,
         if ported
         else ("regresser.regressor_blocks.", "decoder.decoder_blocks.")
     )
-    embed_dim, in_chans, patch_size, _ = tensors["encoder.patch_embed.proj.weight"].shape
-    inner = tensors[f"{regressor}0.cross_attn.q_bias"].shape[0] if count_blocks(tensors, regressor) else 0
-    rows = (tensors["encoder.pos_embed"].shape[1] - 1) ** 0.5
+
+    def find(name: str, ndim: int) -> Array:
+        value = of_rank(tensors, name, ndim, path)
+        if value is None:
+            raise CheckpointError(f"{path} lacks '{name}'; expected a checkpoint of CAE's pre-training")
+        return value
+
+    embed_dim, in_chans, patch_size, _ = find("encoder.patch_embed.proj.weight", 4).shape
+    inner = len(find(f"{regressor}0.cross_attn.q_bias", 1)) if count_blocks(tensors, regressor) else 0
+    table = find("encoder.pos_embed", 3)
+    rows = max(table.shape[1] - 1, 0) ** 0.5
     return {
         "img_size": round(rows) * patch_size,
         "patch_size": patch_size,
@@ -135,9 +143,9 @@ def infer_arguments(tensors: Tensors, _dialect: Dialect, path: str) -> dict[str,
         "depth": count_blocks(tensors, "encoder.blocks."),
         "num_heads": HEADS.get(embed_dim),
         # The sin-cos table has zeros for the class token.
-        "abs_pos_emb": bool(tensors["encoder.pos_embed"][:, 0].any()),
+        "abs_pos_emb": bool(table[:, 0].any()),
         "layer_scale_init_value": 0.1 if "encoder.blocks.0.gamma_1" in tensors else 0.0,
-        "decoder_embed_dim": tensors["mask_token"].shape[-1],
+        "decoder_embed_dim": find("mask_token", 3).shape[-1],
         "regressor_depth": count_blocks(tensors, regressor),
         "num_decoder_self_attention": count_blocks(tensors, decoder),
         "decoder_num_heads": _DECODER_HEADS.get(inner),

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from plsc_mae.errors import CheckpointError
-from plsc_mae.weights.dialects.base import Array, Dialect, Tensors, count_blocks
+from plsc_mae.weights.dialects.base import Array, Dialect, Tensors, count_blocks, of_rank
 from plsc_mae.weights.dialects.cae import HEADS as CAE_HEADS
 from plsc_mae.weights.dialects.facebook import HEADS as MAE_HEADS
 
@@ -35,17 +35,17 @@ def infer_encoder(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, An
         CheckpointError: there is no encoder.
     """
 
-    def find(name: str) -> Array | None:
-        return tensors.get(dialect.foreign_name(f"encoder.{name}"))
+    def find(name: str, ndim: int) -> Array | None:
+        return of_rank(tensors, dialect.foreign_name(f"encoder.{name}"), ndim, path)
 
-    kernel, hidden = find("patch_embed.proj.weight"), find("blocks.0.mlp.fc1.bias")
+    kernel, hidden = find("patch_embed.proj.weight", 4), find("blocks.0.mlp.fc1.bias", 1)
     if kernel is None or hidden is None:
         raise CheckpointError(f"{path} holds no encoder; expected patch_embed and blocks")
     embed_dim, in_chans, patch_size, _ = kernel.shape
-    own, shared = find(f"blocks.0.attn.rel_pos_bias.{RELATIVE_TABLE}"), find(f"rel_pos_bias.{RELATIVE_TABLE}")
+    own, shared = (find(f"{where}rel_pos_bias.{RELATIVE_TABLE}", 2) for where in ("blocks.0.attn.", ""))
     relative = own if own is not None else shared
-    class_token, layer_scale = find("cls_token") is not None, find("blocks.0.gamma_1") is not None
-    table, side = find("pos_embed"), None if relative is None else relative_side(len(relative))
+    class_token, layer_scale = find("cls_token", 3) is not None, find("blocks.0.gamma_1", 1) is not None
+    table, side = find("pos_embed", 3), None if relative is None else relative_side(len(relative))
     if table is not None:
         side = position_side(table.shape[1], int(class_token))
     heads = (CAE_HEADS if layer_scale else MAE_HEADS).get(embed_dim) if relative is None else relative.shape[1]
@@ -59,9 +59,9 @@ def infer_encoder(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, An
         "mlp_ratio": len(hidden) / embed_dim,
         "class_token": class_token,
         "layer_scale": 0.1 if layer_scale else 0.0,
-        "k_bias": find("blocks.0.attn.q_bias") is None,
+        "k_bias": find("blocks.0.attn.q_bias", 1) is None,
         "relative_positions": "per block" if own is not None else "none" if shared is None else "shared",
-        "final_norm": find("norm.weight") is not None,
+        "final_norm": find("norm.weight", 1) is not None,
     }
 
 
