@@ -26,6 +26,7 @@ from plsc_mae.optim import ParamGroup, Schedule, by_epochs, by_updates, weight_d
 from plsc_mae.weights.dialects.base import Dialect, Tensors
 from plsc_mae.weights.reader import Checkpoint
 
+DEFAULT_SIZE = 224  # of images, where neither a table of positions nor stored options tell it
 Batch = dict[str, Tensor]
 Pictures = dict[str, npt.NDArray[np.uint8]]
 

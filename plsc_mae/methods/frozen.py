@@ -13,6 +13,7 @@ from plsc_mae.data.device import Normalize
 from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD
 from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.methods import load_method
+from plsc_mae.methods.base import DEFAULT_SIZE
 from plsc_mae.methods.pretrained import require_weights, resize_to, trained_eps, training_config
 from plsc_mae.models.registry import VARIANTS
 from plsc_mae.models.vit import Positions, VisionTransformer, check_heads, fixed_table, pair, patch_grid
@@ -22,7 +23,6 @@ from plsc_mae.weights.dialects import NATIVE
 from plsc_mae.weights.dialects.base import Array
 from plsc_mae.weights.dialects.encoder import infer_encoder
 
-DEFAULT_SIZE = 224  # of images, where neither a table of positions nor stored options tell it
 _CLASSIFIERS = ("beit", "plsc_beit")  # no pre-training has these names, but encoders alone may be written in them
 _HEADS = {"head.weight", "head.1.weight"}  # of classifiers and of probes, in every dialect
 

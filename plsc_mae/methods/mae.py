@@ -17,7 +17,16 @@ from plsc_mae.data.device import Normalize
 from plsc_mae.data.transforms import RandomCropFlip, ResizeCentreCrop, Sample
 from plsc_mae.errors import ConfigError
 from plsc_mae.masking import num_visible
-from plsc_mae.methods.base import Batch, ClassifierRecipe, Method, Pictures, StepOutput, Task, visible_mean
+from plsc_mae.methods.base import (
+    DEFAULT_SIZE,
+    Batch,
+    ClassifierRecipe,
+    Method,
+    Pictures,
+    StepOutput,
+    Task,
+    visible_mean,
+)
 from plsc_mae.models import registry
 from plsc_mae.models.mae import MaskedAutoencoder
 from plsc_mae.models.registry import arguments_of, create_model, find_variant, require_network
@@ -33,7 +42,6 @@ NETWORK_OPTIONS = (
     "decoder_num_heads",
     "norm_pix_loss",
 )
-DEFAULT_SIZE = 224  # of images, where neither a table of positions nor stored options tell it
 
 
 class MAETask(Task):
@@ -192,6 +200,14 @@ class MAE(Method):
         patch_size = config.patch_size or find_variant(config.model).arguments["patch_size"]
         rows, columns = patch_grid(config.image_size, patch_size)
         return rows * columns
+
+
+class Successor(MAE):
+    """What pre-training of MAE-priv and of MAE-pytorch share: bilinear crops, a mask token without weight decay."""
+
+    default_model = "pretrain_mae_base_patch16_224"
+    interpolation: Interpolation = "bilinear"
+    no_decay = ("decoder.mask_token",)
 
 
 METHOD = MAE()

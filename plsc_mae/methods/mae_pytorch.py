@@ -5,21 +5,17 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
-from plsc_mae.data.decode import Interpolation
 from plsc_mae.data.transforms import random_resized_crop_box
 from plsc_mae.methods.base import ClassifierRecipe
-from plsc_mae.methods.mae import MAE
+from plsc_mae.methods.mae import Successor
 from plsc_mae.weights.dialects import autoencoder
 
 
-class MAEPytorch(MAE):
+class MAEPytorch(Successor):
     """Its pre-training (run_mae_pretraining.py): targets normalized by channel, bilinear crops, no flip."""
 
     foreign = MappingProxyType({"mae_pytorch": autoencoder.infer_arguments})
     dialect = "mae_pytorch"
-    default_model = "pretrain_mae_base_patch16_224"
-    interpolation: Interpolation = "bilinear"
-    no_decay = ("decoder.mask_token",)
 
     def switches(self, config: Any) -> dict[str, Any]:
         """It has none."""

@@ -97,6 +97,7 @@ def load_into_classifier(
         CheckpointError: the file cannot be read, is of another size, lacks a part of the encoder or has one that the
             classifier has no place for, or holds a probe.
     """
+    source = source if isinstance(source, Checkpoint) else weights.read(source)
     _warn_of_eps(model, source)
     stored, rules = _opened(source, model_key, model_prefix, model.num_heads)
     if probe := [name for name in _PROBE if name in stored.model]:
@@ -196,9 +197,8 @@ def trained_eps(stored: Checkpoint) -> float | None:
     return find_dialect(name).norm_eps if name else None
 
 
-def _warn_of_eps(model: ImageClassifier, source: str | Path | Checkpoint) -> None:
+def _warn_of_eps(model: ImageClassifier, stored: Checkpoint) -> None:
     """Tell that weights were trained with another eps than the classifier has."""
-    stored = source if isinstance(source, Checkpoint) else weights.read(source)
     trained, own = trained_eps(stored) or LAYER_NORM_EPS, model.encoder.blocks[0].norm1._epsilon
     if trained != own:
         logger.warning(
