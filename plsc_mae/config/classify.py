@@ -142,7 +142,17 @@ class CAEClassifierOptions(RegularizationOptions):
 
 
 @dataclass(kw_only=True, frozen=True)
-class ClassifyConfig(EvaluationOptions, ClassifierOptions, TrainingConfig):
+class PipelineOptions:
+    """Pipeline: how processes share the blocks of a classifier."""
+
+    pipeline_parallel: int = option(1, "stages of blocks, each in processes of its own", within="[1, inf)")
+    micro_batches: int | None = option(
+        None, "parts of a batch that follow each other through the pipeline [2 per stage]", within="[1, inf)"
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class ClassifyConfig(EvaluationOptions, PipelineOptions, ClassifierOptions, TrainingConfig):
     """What fine-tuning and probing share."""
 
     aliases: ClassVar[dict[str, str]] = {**TrainingConfig.aliases, "use_mean_pooling": "global_pool"}

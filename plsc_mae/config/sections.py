@@ -48,6 +48,14 @@ class RunConfig:
         None, "stop after so many optimizer steps and save; the schedule still spans --epochs", within="[1, inf)"
     )
     save_ckpt: bool = option(True, "write checkpoints")
+    keep_last: int = option(
+        0, "keep so many of the newest numbered checkpoints and remove older ones; 0 keeps all", within="[0, inf)"
+    )
+    nan_policy: Literal["stop", "skip", "rollback"] = option(
+        "stop",
+        "when loss or gradients are not finite: stop; skip that update; or rollback: take the weights of the newest "
+        "checkpoint and leave out the images since",
+    )
     print_freq: int = option(20, "iterations between log lines", within="[1, inf)")
 
 
@@ -94,9 +102,31 @@ class OptimConfig:
     clip_grad: float | None = option(
         None, "largest global L2 norm of the gradient; not clipped when not given", within="(0, inf)"
     )
-    amp: bool = option(True, "mixed precision O1 on GPU")
+    amp: bool = option(True, "mixed precision on GPU")
+    amp_level: Literal["O1", "O2"] = option(
+        "O1", "O1: weights in float32; O2: weights in 16 bits, with float32 copies in the optimizer"
+    )
     amp_dtype: Literal["auto", "float16", "bfloat16"] = option(
         "auto", "auto: bfloat16 where the GPU has it, else float16 with dynamic loss scaling"
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class ParallelOptions:
+    """Parallelism: how the processes share the network, and what is computed twice to save memory."""
+
+    tensor_parallel: int = option(
+        1,
+        "processes that share the heads and hidden columns of every block; the others share the data",
+        within="[1, inf)",
+    )
+    sharding_stage: int = option(
+        0,
+        "ZeRO: what the processes share out: 1 optimizer state, 2 gradients too, 3 weights too; 0 nothing",
+        within="[0, 3]",
+    )
+    recompute: bool = option(
+        False, "compute the blocks' activations again in the backward pass instead of keeping them"
     )
 
 
@@ -131,7 +161,7 @@ class UpdateScheduleOptions:
 
 
 @dataclass(kw_only=True, frozen=True)
-class TrainingConfig(OptimConfig, DataConfig, RunConfig):
+class TrainingConfig(ParallelOptions, OptimConfig, DataConfig, RunConfig):
     """What every training run has; a method's config for a phase extends it.
 
     Attributes:
