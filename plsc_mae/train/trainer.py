@@ -8,36 +8,26 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import paddle
 
 from plsc_mae.config import TrainingConfig
-from plsc_mae.config.schema import plain_values, to_yaml
+from plsc_mae.config.schema import to_yaml
 from plsc_mae.data.loader import BatchLoader
-from plsc_mae.errors import CheckpointError, ConfigError, DivergedError
+from plsc_mae.errors import CheckpointError, DivergedError
 from plsc_mae.methods.base import Batch, Task
-from plsc_mae.optim import (
-    build_optimizer,
-    load_optimizer_state,
-    optimizer_state,
-    scaled_lr,
-    set_weight_decay,
-    stored_optimizer_state,
-)
+from plsc_mae.optim import build_optimizer, scaled_lr, set_weight_decay
 from plsc_mae.parallel.data import World
 from plsc_mae.train import checkpoint
 from plsc_mae.train.logger import RunLogger, peak_memory_gib, replace_text
 from plsc_mae.train.metrics import Meters
 from plsc_mae.train.observe import Observer
 from plsc_mae.train.online_probe import OnlineProbe
+from plsc_mae.train.state import BEST, LATEST, Progress, RunState, checkpoint_to_resume
 from plsc_mae.train.step import Stepper, choose_precision
-from plsc_mae.weights.reader import Checkpoint
 
 logger = logging.getLogger(__name__)
-
-LATEST, BEST = "latest", "best"
 
 
 def device_seed(seed: int, epoch: int, iteration: int, rank: int) -> int:
@@ -131,9 +121,12 @@ class Trainer:
         self.updates_per_epoch = math.ceil(len(loader) / config.accum_iter)
         self.schedule = task.schedule(config, self.lr, self.updates_per_epoch)
         self.weight_decay = config.weight_decay
-        self.epoch, self.batches_done, self.step = config.start_epoch, 0, 0
-        self.best, self.metrics = -math.inf, dict[str, float]()
+        self.progress = Progress(config.start_epoch)
+        self.metrics: dict[str, float] = {}
         self.epoch_meters = Meters()
+        self.state = RunState(
+            task, self.optimizer, self.params, self.stepper.scaler, self.epoch_meters, probe, world, config
+        )
         self.skipped_before = 0
 
     def fit(self) -> None:
@@ -146,10 +139,13 @@ class Trainer:
         config, world = self.config, self.world
         with _writing_to(config.output_dir):
             Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-        self._resume()
-        if not world.agree([self.epoch, self.batches_done, self.step]):
+        path = checkpoint_to_resume(config)
+        if path is not None:
+            self.progress = self.state.resume(path)
+        at = self.progress
+        if not world.agree([at.epoch, at.batches_done, at.step]):
             raise CheckpointError(
-                f"the processes do not resume from the same point, this one from epoch {self.epoch}, step {self.step}; "
+                f"the processes do not resume from the same point, this one from epoch {at.epoch}, step {at.step}; "
                 f"--output_dir {config.output_dir} must be one folder that all machines see"
             )
         if world.is_main:
@@ -158,23 +154,23 @@ class Trainer:
                 header = "# the resolved options of this run; feed them back with --config\n"
                 replace_text(Path(config.output_dir) / "config.yaml", to_yaml(config, header))
         self.log = RunLogger(config.output_dir, config.log_dir or config.output_dir, active=world.is_main)
-        self.log.start(self.epoch, self.batches_done)
+        self.log.start(self.progress.epoch, self.progress.batches_done)
         self._announce()
         try:
-            while self.epoch < config.epochs and not self._finished():
+            while self.progress.epoch < config.epochs and not self._finished():
                 self._train_epoch()
         finally:
             self.log.close()
 
     def _finished(self) -> bool:
-        return self.config.max_train_step is not None and self.step >= self.config.max_train_step
+        return self.config.max_train_step is not None and self.progress.step >= self.config.max_train_step
 
     def _train_epoch(self) -> None:
         """Run an epoch from where the run stands; an accumulation group cut short by its end is an update too."""
-        config, epoch, total = self.config, self.epoch, len(self.loader)
-        self.loader.sampler.set_position(epoch, self.batches_done)
+        config, epoch, total = self.config, self.progress.epoch, len(self.loader)
+        self.loader.sampler.set_position(epoch, self.progress.batches_done)
         self.task.train()
-        self.log.start_epoch(epoch, total, self.batches_done)
+        self.log.start_epoch(epoch, total, self.progress.batches_done)
         watch, window, images = Stopwatch(), Meters(), 0
         for batch in watch.timed(iter(self.loader)):
             done = self._iterate(batch, total, window)
@@ -188,20 +184,22 @@ class Trainer:
             if self._finished():
                 break
         self.log.end_epoch()
-        if self.batches_done == total:
+        if self.progress.batches_done == total:
             self._end_epoch()
 
     def _iterate(self, batch: Batch, total: int, window: Meters) -> int:
         """Run one iteration and return how many of the epoch are done."""
-        config, i = self.config, self.batches_done
+        config, i = self.config, self.progress.batches_done
         if i % config.accum_iter == 0:
-            self._set_rates(self.epoch + i / total, self.epoch * self.updates_per_epoch + i // config.accum_iter)
-        paddle.seed(device_seed(config.seed, self.epoch, i, self.world.rank))
+            self._set_rates(
+                self.progress.epoch + i / total, self.progress.epoch * self.updates_per_epoch + i // config.accum_iter
+            )
+        paddle.seed(device_seed(config.seed, self.progress.epoch, i, self.world.rank))
         group = min(config.accum_iter, total - i // config.accum_iter * config.accum_iter)
         update = (i + 1) % config.accum_iter == 0 or i + 1 == total
         out, norm = self.stepper(self.task.prepare(batch), group_size=group, update=update)
         if update:
-            self.step += 1
+            self.progress.step += 1
             self.task.after_step()
         values = out.logs if norm is None else {**out.logs, "grad_norm": norm}
         if self.probe is not None:
@@ -209,8 +207,8 @@ class Trainer:
             values = {**values, **self.probe(out.features, batch["label"])}
         window.add(values)
         self.epoch_meters.add(values)
-        self.batches_done = i + 1
-        return self.batches_done
+        self.progress.batches_done = i + 1
+        return self.progress.batches_done
 
     def _set_rates(self, epoch: float, update: int) -> None:
         lr, self.weight_decay = self.schedule(epoch, update)
@@ -228,19 +226,21 @@ class Trainer:
         }
 
     def _save_is_due(self) -> bool:
-        return self.config.save_ckpt_steps > 0 and self.step % self.config.save_ckpt_steps == 0
+        return self.config.save_ckpt_steps > 0 and self.progress.step % self.config.save_ckpt_steps == 0
 
     def _report(self, watch: Stopwatch, window: Meters, images: int) -> None:
         means = window.means(self.world)
         window.clear()
         seconds, data_share = watch.lap()
         self._check_finite(means)
-        left = self.config.epochs * len(self.loader) - (self.epoch * len(self.loader) + self.batches_done)
+        left = self.config.epochs * len(self.loader) - (
+            self.progress.epoch * len(self.loader) + self.progress.batches_done
+        )
         iterations = images / (self.config.batch_size * self.world.size)
         record = {
-            "epoch": self.epoch,
-            "iteration": self.batches_done,
-            "step": self.step,
+            "epoch": self.progress.epoch,
+            "iteration": self.progress.batches_done,
+            "step": self.progress.step,
             **{name: value for name, value in means.items() if name != "grad_norm"},
             **self._settings(),
             "grad_norm": means.get("grad_norm", 0.0),
@@ -259,25 +259,25 @@ class Trainer:
         if wrong:
             name, value = next(iter(wrong.items()))
             raise DivergedError(
-                f"{name} became {value} at or before step {self.step} (epoch {self.epoch}, learning rate "
-                f"{self.optimizer.get_lr():.3g}); nothing was saved since, go on from the last checkpoint with "
+                f"{name} became {value} at or before step {self.progress.step} (epoch {self.progress.epoch}, learning "
+                f"rate {self.optimizer.get_lr():.3g}); nothing was saved since, go on from the last checkpoint with "
                 "--auto_resume and a lower --lr or --blr, a --clip_grad, or --no_amp"
             )
 
     def _end_epoch(self) -> None:
-        config, epoch, means = self.config, self.epoch, self.epoch_meters.means(self.world)
+        config, epoch, means = self.config, self.progress.epoch, self.epoch_meters.means(self.world)
         self._check_finite(means)
         record = {f"train_{name}": value for name, value in {**self._settings(), **means}.items()}
         skipped = int(self.world.sum(paddle.to_tensor(float(self.loader.skipped - self.skipped_before))))
         self.skipped_before = self.loader.skipped
         self.epoch_meters.clear()
-        self.epoch, self.batches_done = epoch + 1, 0
+        self.progress.epoch, self.progress.batches_done = epoch + 1, 0
         self.metrics = metrics = self._observe(epoch)
-        position = {"epoch": epoch, "step": self.step, "skipped_images": skipped}
+        position = {"epoch": epoch, "step": self.progress.step, "skipped_images": skipped}
         self.log.epoch({**record, **position, "n_parameters": self.n_parameters}, metrics)
-        is_best = metrics.get(self.keep_best, -math.inf) > self.best
-        self.best = max(self.best, metrics.get(self.keep_best, self.best))
-        if self._is_last() or self.epoch % config.save_ckpt_freq == 0 or self._finished():
+        is_best = metrics.get(self.keep_best, -math.inf) > self.progress.best
+        self.progress.best = max(self.progress.best, metrics.get(self.keep_best, self.progress.best))
+        if self._is_last() or self.progress.epoch % config.save_ckpt_freq == 0 or self._finished():
             self._save(epoch)
         elif self._save_is_due():
             self._save(LATEST)
@@ -285,7 +285,7 @@ class Trainer:
             self._save(BEST)
 
     def _is_last(self) -> bool:
-        return self.epoch == self.config.epochs
+        return self.progress.epoch == self.config.epochs
 
     def _observe(self, epoch: int) -> dict[str, float]:
         """Let those look whose turn it is after an epoch, and return what they have measured.
@@ -296,7 +296,7 @@ class Trainer:
         self.world.copy_from_main(self.task.model.buffers())
         metrics: dict[str, float] = {}
         for observer in self.observers:
-            if self._is_last() or self.epoch % observer.every == 0:
+            if self._is_last() or self.progress.epoch % observer.every == 0:
                 seen = observer()
                 metrics |= seen.metrics
                 self.log.pictures(seen.pictures, epoch)
@@ -307,104 +307,12 @@ class Trainer:
         if not self.config.save_ckpt:
             return
         self._check_finite(self.epoch_meters.means(self.world))
-        meters = self.epoch_meters.state(self.world)
+        content = self.state.content(self.progress, tag)
         if self.world.is_main:
             path = checkpoint.checkpoint_path(self.config.output_dir, self.config.exp_name, tag)
-            checkpoint.save(path, {**self._state(tag), "meters": meters})
+            checkpoint.save(path, content)
             logger.info("saved %s", path)
         self.world.barrier()
-
-    def _state(self, tag: int | str) -> dict[str, Any]:
-        scaler = {name: np.asarray(value).tolist() for name, value in self.stepper.scaler.state_dict().items()}
-        epochs = {LATEST: self.epoch, BEST: self.epoch - 1}  # the epoch that goes on, and the one that is done
-        return {
-            **self.task.extra_state(),
-            **({} if self.probe is None else self.probe.extra_state()),
-            "model": {name: tensor.numpy() for name, tensor in self.task.model.state_dict().items()},
-            "optimizer": optimizer_state(self.optimizer, self.params),
-            "scaler": scaler,
-            "epoch": epochs[tag] if isinstance(tag, str) else tag,
-            "step": self.step,
-            "position": {"epoch": self.epoch, "images": self.batches_done * self.loader.sampler.global_batch_size},
-            "best": self.best,
-            "method": self.config.method,
-            "phase": self.config.phase,
-            "args": plain_values(self.config),
-        }
-
-    def _resume(self) -> None:
-        config, path = self.config, self._checkpoint_to_resume()
-        if path is None:
-            return
-        stored = checkpoint.load(path)
-        self._check_kind(stored)
-        self._restore(stored)
-        logger.info("resumed from %s: epoch %d, step %d", path, self.epoch, self.step)
-        current = plain_values(config)
-        changed = [name for name, value in stored.meta["args"].items() if current.get(name, value) != value]
-        for name in changed:
-            if name not in ("resume", "auto_resume", "output_dir", "log_dir", "max_train_step"):
-                logger.info("option changed since then: %s %s -> %s", name, stored.meta["args"][name], current[name])
-
-    def _check_kind(self, stored: Checkpoint) -> None:
-        """Refuse a checkpoint of another kind of run."""
-        config, meta = self.config, stored.meta
-        kinds = (
-            ("method", meta.get("method"), config.method),
-            ("phase", meta.get("phase", "pretrain"), config.phase),
-            ("opt", meta["args"].get("opt"), config.opt),
-        )
-        for kind, found, wanted in kinds:
-            if found != wanted:
-                remedy = "; resume with the --opt it was saved with" if kind == "opt" else ""
-                raise CheckpointError(f"{stored.path} is of {kind} '{found}', this run is '{wanted}'{remedy}")
-
-    def _checkpoint_to_resume(self) -> Path | None:
-        config = self.config
-        if config.resume:
-            return Path(config.resume)
-        if config.auto_resume:
-            return checkpoint.find_newest(config.output_dir, config.exp_name)
-        if any(Path(config.output_dir).glob(checkpoint.checkpoint_path("", config.exp_name, "*").name)):
-            logger.warning(
-                "%s holds checkpoints of an earlier run and this one starts anew beside them; to go on with that run "
-                "stop this and pass --auto_resume, else choose another --output_dir",
-                config.output_dir,
-            )
-        return None
-
-    def _restore(self, stored: Checkpoint) -> None:
-        """Put weights, optimizer, loss scale, position and running means back."""
-        for name, tensor in self.task.model.state_dict().items():
-            value = stored.model.get(name)
-            if value is None or list(value.shape) != list(tensor.shape):
-                found = "lacks it" if value is None else f"has shape {list(value.shape)}"
-                raise CheckpointError(
-                    f"{stored.path} does not fit this run: the network's {name} has shape {list(tensor.shape)}, the "
-                    f"file {found}; resume with the --model and sizes it was trained with"
-                )
-            tensor.set_value(value)
-        load_optimizer_state(self.optimizer, stored_optimizer_state(stored.tensors, "optimizer"), self.params)
-        scaler = dict(stored.meta.get("scaler") or {})
-        if scaler and self.stepper.scaler.is_enable():
-            self.stepper.scaler.load_state_dict({**scaler, "scale": np.asarray(scaler["scale"], np.float32)})
-        self.epoch, self.step = stored.meta["position"]["epoch"], stored.meta["step"]
-        self.batches_done = self._batches(stored.meta["position"]["images"])
-        self.best = stored.meta.get("best", self.best)
-        self.epoch_meters.load(stored.meta["meters"], self.world)
-        self.task.load_extra_state(stored)
-        if self.probe is not None and not self.probe.load(stored):
-            logger.info("%s has no online probe: it starts anew", stored.path)
-
-    def _batches(self, images: int) -> int:
-        """Iterations of this epoch that are done, which must end an accumulation group."""
-        batch = self.loader.sampler.global_batch_size
-        if images % (batch * self.config.accum_iter):
-            raise ConfigError(
-                f"the checkpoint was saved {images} images into an epoch, which is no whole number of updates of "
-                f"{self.effective_batch} images; resume with the --batch_size, --accum_iter and processes of before"
-            )
-        return images // batch
 
     def _announce(self) -> None:
         config, world = self.config, self.world

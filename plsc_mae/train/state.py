@@ -1,0 +1,191 @@
+"""What a checkpoint holds of a run, and how a run goes on from one."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+from plsc_mae.config import TrainingConfig
+from plsc_mae.config.schema import plain_values
+from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.methods.base import Task
+from plsc_mae.optim import load_optimizer_state, optimizer_state, stored_optimizer_state
+from plsc_mae.parallel.data import World
+from plsc_mae.train import checkpoint
+from plsc_mae.train.metrics import Meters
+from plsc_mae.train.online_probe import OnlineProbe
+from plsc_mae.weights.reader import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+LATEST, BEST = "latest", "best"
+PLACES = ("resume", "auto_resume", "output_dir", "log_dir", "max_train_step")  # options that may change in silence
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        epoch: the one that goes on, from 0.
+        batches_done: iterations of it that are done.
+        step: updates of the whole run.
+        best: largest value of the metric that decides about checkpoint-best.pd.
+    """
+
+    epoch: int
+    batches_done: int = 0
+    step: int = 0
+    best: float = -math.inf
+
+
+class RunState:
+    """The parts of a run that have a state.
+
+    Args:
+        task: its model is saved.
+        optimizer: updates `params`.
+        params: the trainable parameters by name.
+        scaler: of the loss.
+        meters: running means of the epoch.
+        probe: learns beside the network, if there is one.
+        world: the processes of the run.
+        config: its options.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        optimizer: paddle.optimizer.Optimizer,
+        params: Mapping[str, Tensor],
+        scaler: paddle.amp.GradScaler,
+        meters: Meters,
+        probe: OnlineProbe | None,
+        world: World,
+        config: TrainingConfig,
+    ) -> None:
+        self.task, self.optimizer, self.params, self.scaler = task, optimizer, params, scaler
+        self.meters, self.probe, self.world, self.config = meters, probe, world, config
+
+    @property
+    def images_per_iteration(self) -> int:
+        """Images of all processes in one iteration."""
+        return self.config.batch_size * self.world.size
+
+    def content(self, progress: Progress, tag: int | str) -> dict[str, Any]:
+        """What the checkpoint `tag` is to hold; all processes must call."""
+        meters = self.meters.state(self.world)
+        if not self.world.is_main:
+            return {}
+        # The epoch that goes on, and the one that is done.
+        epochs = {LATEST: progress.epoch, BEST: progress.epoch - 1}
+        return {
+            **self.task.extra_state(),
+            **({} if self.probe is None else self.probe.extra_state()),
+            "model": {name: tensor.numpy() for name, tensor in self.task.model.state_dict().items()},
+            "optimizer": optimizer_state(self.optimizer, self.params),
+            "scaler": {name: np.asarray(value).tolist() for name, value in self.scaler.state_dict().items()},
+            "epoch": epochs[tag] if isinstance(tag, str) else tag,
+            "step": progress.step,
+            "position": {"epoch": progress.epoch, "images": progress.batches_done * self.images_per_iteration},
+            "best": progress.best,
+            "method": self.config.method,
+            "phase": self.config.phase,
+            "args": plain_values(self.config),
+            "meters": meters,
+        }
+
+    def resume(self, path: Path) -> Progress:
+        """Go on from a checkpoint; tells where it stood and which options have changed since.
+
+        Raises:
+            CheckpointError: it is damaged or of another kind of run.
+            ConfigError: its position is none of this run's.
+        """
+        stored = checkpoint.load(path)
+        self._check_kind(stored)
+        progress = self.restore(stored)
+        logger.info("resumed from %s: epoch %d, step %d", path, progress.epoch, progress.step)
+        current = plain_values(self.config)
+        for name, before in stored.meta["args"].items():
+            now = current.get(name, before)
+            if now != before and name not in PLACES:
+                logger.info("option changed since then: %s %s -> %s", name, before, now)
+        return progress
+
+    def restore(self, stored: Checkpoint) -> Progress:
+        """Put weights, optimizer, loss scale and running means back; returns where the run stood."""
+        self._load_weights(stored)
+        load_optimizer_state(self.optimizer, stored_optimizer_state(stored.tensors, "optimizer"), self.params)
+        scaler = dict(stored.meta.get("scaler") or {})
+        if scaler and self.scaler.is_enable():
+            self.scaler.load_state_dict({**scaler, "scale": np.asarray(scaler["scale"], np.float32)})
+        self.meters.load(stored.meta["meters"], self.world)
+        self.task.load_extra_state(stored)
+        if self.probe is not None and not self.probe.load(stored):
+            logger.info("%s has no online probe: it starts anew", stored.path)
+        position = stored.meta["position"]
+        return Progress(
+            position["epoch"],
+            self._batches(position["images"]),
+            stored.meta["step"],
+            stored.meta.get("best", -math.inf),
+        )
+
+    def _load_weights(self, stored: Checkpoint) -> None:
+        for name, tensor in self.task.model.state_dict().items():
+            value = stored.model.get(name)
+            if value is None or list(value.shape) != list(tensor.shape):
+                found = "lacks it" if value is None else f"has shape {list(value.shape)}"
+                raise CheckpointError(
+                    f"{stored.path} does not fit this run: the network's {name} has shape {list(tensor.shape)}, the "
+                    f"file {found}; resume with the --model and sizes it was trained with"
+                )
+            tensor.set_value(value)
+
+    def _check_kind(self, stored: Checkpoint) -> None:
+        """Refuse a checkpoint of another kind of run."""
+        config, meta = self.config, stored.meta
+        kinds = (
+            ("method", meta.get("method"), config.method),
+            ("phase", meta.get("phase", "pretrain"), config.phase),
+            ("opt", meta["args"].get("opt"), config.opt),
+        )
+        for kind, found, wanted in kinds:
+            if found != wanted:
+                remedy = "; resume with the --opt it was saved with" if kind == "opt" else ""
+                raise CheckpointError(f"{stored.path} is of {kind} '{found}', this run is '{wanted}'{remedy}")
+
+    def _batches(self, images: int) -> int:
+        """Iterations of this epoch that are done, which must end an accumulation group."""
+        batch = self.images_per_iteration
+        if images % (batch * self.config.accum_iter):
+            raise ConfigError(
+                f"the checkpoint was saved {images} images into an epoch, which is no whole number of updates of "
+                f"{batch * self.config.accum_iter} images; resume with the --batch_size, --accum_iter and processes of "
+                "before"
+            )
+        return images // batch
+
+
+def checkpoint_to_resume(config: TrainingConfig) -> Path | None:
+    """Which checkpoint a run goes on from, if any; warns of those that it passes by."""
+    if config.resume:
+        return Path(config.resume)
+    if config.auto_resume:
+        return checkpoint.find_newest(config.output_dir, config.exp_name)
+    if any(Path(config.output_dir).glob(checkpoint.checkpoint_path("", config.exp_name, "*").name)):
+        logger.warning(
+            "%s holds checkpoints of an earlier run and this one starts anew beside them; to go on with that run "
+            "stop this and pass --auto_resume, else choose another --output_dir",
+            config.output_dir,
+        )
+    return None
