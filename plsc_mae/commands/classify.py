@@ -34,6 +34,7 @@ from plsc_mae.methods.pretrained import load_classifier_weights
 from plsc_mae.methods.sweep import SweepTask
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.parallel.data import World
+from plsc_mae.parallel.tensor import share_blocks
 from plsc_mae.train.observe import Evaluation
 from plsc_mae.train.step import choose_precision
 from plsc_mae.train.trainer import Trainer
@@ -68,12 +69,13 @@ def run(config: ClassifyConfig) -> None:
         UserError: anything about config, data, folders or checkpoints that the user can mend.
     """
     images = find_labelled(config)
-    world = World(config.device)
+    world = World(config.device, tensor_parallel=config.tensor_parallel)
     if world.is_main:
         logger.info("options: %s", textwrap.fill(to_line(config), 120, subsequent_indent="  "))
     paddle.seed(config.seed)
     model = build_classifier(config, images.num_classes)
     _load(model, config)
+    share_blocks(model, world.tensor)
     datasets = _datasets(config, images)
     if isinstance(config, LinprobeConfig) and config.cache_features:
         datasets = _cached(model, config, images, world)

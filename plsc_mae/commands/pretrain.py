@@ -24,6 +24,7 @@ from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch, Method
 from plsc_mae.parallel.data import World
+from plsc_mae.parallel.tensor import share_blocks
 from plsc_mae.runtime import available_cores, local_processes
 from plsc_mae.train.observe import Observer, PicturePanel
 from plsc_mae.train.online_probe import OnlineProbe
@@ -47,11 +48,12 @@ def run(config: PretrainConfig) -> None:
     watched = find_watched(config, dataset.images) if config.knn_freq else None
     if config.online_probe:
         require_classes(dataset.images, "--online_probe")
-    world = World(config.device)
+    world = World(config.device, tensor_parallel=config.tensor_parallel)
     if world.is_main:
         logger.info("options: %s", textwrap.fill(to_line(config), 120, subsequent_indent="  "))
     paddle.seed(config.seed)
     task = method.build_task(config)
+    share_blocks(task.model, world.tensor)
     loader = training_loader(dataset, config, world)
     observers: list[Observer] = []
     if config.vis_freq:

@@ -18,6 +18,7 @@ from plsc_mae.models.layers import (
     LAYER_NORM_EPS,
     Block,
     DropPath,
+    Exchange,
     Linear,
     Mlp,
     add_residual,
@@ -31,6 +32,7 @@ from plsc_mae.models.layers import (
     patchify,
     scaled,
     split_heads,
+    spread,
     truncated_normal,
 )
 from plsc_mae.models.vit import VisionTransformer, fixed_table, token_parameter
@@ -57,20 +59,29 @@ def standardize(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], epsilon=LAYER_NORM_EPS)
 
 
-def after_norm(x: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def after_norm(
+    x: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor | None = None, exchange: Exchange | None = None
+) -> Tensor:
     """`norm`, then a linear layer, of tokens that are already standardized: norm's scale and shift go into the weights.
 
     One standardized tensor then serves every norm that reads it, and scaling weights costs less than scaling tokens.
+    `exchange` is with the processes that have the other columns of the weights.
     """
-    shift = paddle.matmul(norm.bias, weight)
-    return linear(x, norm.weight.unsqueeze(1) * weight, shift if bias is None else shift + bias)
+    x, scale, shift = (spread(exchange, tensor) for tensor in (x, norm.weight, norm.bias))
+    shift = paddle.matmul(shift, weight)
+    return linear(x, scale.unsqueeze(1) * weight, shift if bias is None else shift + bias)
 
 
 class CrossAttention(nn.Layer):
     """Multi-head attention with separate projections and no bias on keys.
 
     Where the heads do not divide the width they are D // H wide, as in the original.
+
+    Attributes:
+        exchange: with other processes that have the other heads; None where all are here. Who projects spreads.
     """
+
+    exchange: Exchange | None = None
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -110,9 +121,9 @@ class RegressorBlock(nn.Layer):
         keys = paddle.concat([context.keys, placed], axis=1)
         values = paddle.concat([context.values, standardize(x)], axis=1)
         attended = attn(
-            after_norm(placed, self.norm_q, attn.q.weight, attn.q_bias),
-            after_norm(keys, self.norm_k, attn.k.weight),
-            after_norm(values, self.norm_v, attn.v.weight, attn.v_bias),
+            after_norm(placed, self.norm_q, attn.q.weight, attn.q_bias, attn.exchange),
+            after_norm(keys, self.norm_k, attn.k.weight, None, attn.exchange),
+            after_norm(values, self.norm_v, attn.v.weight, attn.v_bias, attn.exchange),
         )
         x = self.norm2(add_residual(x, self.drop_path(scaled(attended, self.gamma_1))))
         return add_residual(x, self.drop_path(scaled(self.mlp(x), self.gamma_2)))

@@ -23,6 +23,7 @@ from plsc_mae.models.layers import (
     linear,
     merge_heads,
     split_heads,
+    spread,
 )
 from plsc_mae.models.vit import VisionTransformer
 
@@ -69,9 +70,9 @@ class AttentiveBlock(nn.Layer):
         """[B, M, D] and [B, N, D] -> [B, M, D]."""
         attn = self.cross_attn
         return attn(
-            linear(self.norm_q(query), attn.q.weight, attn.q_bias),
-            linear(self.norm_k(x), attn.k.weight, None),
-            linear(self.norm_v(x), attn.v.weight, attn.v_bias),
+            linear(spread(attn.exchange, self.norm_q(query)), attn.q.weight, attn.q_bias),
+            linear(spread(attn.exchange, self.norm_k(x)), attn.k.weight, None),
+            linear(spread(attn.exchange, self.norm_v(x)), attn.v.weight, attn.v_bias),
         )
 
 

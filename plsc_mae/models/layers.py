@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import paddle
@@ -66,8 +66,31 @@ def xavier_uniform(fan_in: int, fan_out: int) -> nn.initializer.Initializer:
     return nn.initializer.Uniform(-bound, bound)
 
 
+class Exchange(Protocol):
+    """Between processes of which each has some of a layer's heads or hidden columns (Shoeybi et al. 2019)."""
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Take a tensor that all have to where each goes on alone: the same values; gradients are summed."""
+        ...
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Sum what each has made; gradients pass."""
+        ...
+
+
+def spread(exchange: Exchange | None, x: Tensor) -> Tensor:
+    """`Exchange.spread`, or nothing where a layer is whole."""
+    return x if exchange is None else exchange.spread(x)
+
+
 class Linear(nn.Linear):
-    """A linear layer with xavier-uniform weights and zero bias (facebookresearch/mae `_init_weights`)."""
+    """A linear layer with xavier-uniform weights and zero bias (facebookresearch/mae `_init_weights`).
+
+    Attributes:
+        exchange: with other processes that have the other rows of the weights; None where all are here.
+    """
+
+    exchange: Exchange | None = None
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
         init = paddle.ParamAttr(initializer=xavier_uniform(in_features, out_features))
@@ -75,7 +98,9 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        return linear(input, self.weight, self.bias)
+        if self.exchange is None:
+            return linear(input, self.weight, self.bias)
+        return self.exchange.gather(linear(input, self.weight, None)) + self.bias
 
 
 def layer_norm(dim: int, eps: float = LAYER_NORM_EPS) -> nn.LayerNorm:
@@ -211,7 +236,12 @@ class Attention(nn.Layer):
         grid: rows and columns of patches for a relative position bias; none without.
         drop_rate: share of the outputs that is dropped.
         attn_drop_rate: share of the softmax weights that is dropped.
+
+    Attributes:
+        exchange: with other processes that have the other heads; None where all are here.
     """
+
+    exchange: Exchange | None = None
 
     def __init__(
         self,
@@ -240,6 +270,7 @@ class Attention(nn.Layer):
         """
         if self.rel_pos_bias is not None:
             bias = self.rel_pos_bias()
+        x, query = spread(self.exchange, x), None if query is None else spread(self.exchange, query)
         weight, shift = self.qkv.weight, self._qkv_bias()
         if query is None:
             q, k, v = self._heads(linear(x, weight, shift), 3)
@@ -263,7 +294,13 @@ class Attention(nn.Layer):
 
 
 class Mlp(nn.Layer):
-    """Two linear layers with the exact (erf) GELU between them; a share `drop_rate` of the outputs is dropped."""
+    """Two linear layers with the exact (erf) GELU between them; a share `drop_rate` of the outputs is dropped.
+
+    Attributes:
+        exchange: with other processes that have the other hidden columns; None where all are here.
+    """
+
+    exchange: Exchange | None = None
 
     def __init__(self, dim: int, hidden_dim: int, drop_rate: float = 0.0) -> None:
         super().__init__()
@@ -273,7 +310,7 @@ class Mlp(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
-        return dropout(self.fc2(F.gelu(self.fc1(x))), self.drop_rate if self.training else 0.0)
+        return dropout(self.fc2(F.gelu(self.fc1(spread(self.exchange, x)))), self.drop_rate if self.training else 0.0)
 
 
 class DropPath(nn.Layer):

@@ -10,6 +10,7 @@ from paddle import Tensor
 
 from plsc_mae.optim.param_groups import ParamGroup, paddle_groups
 from plsc_mae.optim.sgd import SGD
+from plsc_mae.parallel.tensor import shard_of
 
 Rule = Literal["facebook", "mae_priv"]
 MAE_PRIV_EPS = 1e-8
@@ -49,15 +50,25 @@ class LARS(SGD):
         if self._rule == "mae_priv":
             if weight_decay == 0:
                 return grad
-            size, slope = l2_norm(param), l2_norm(grad)
+            size, slope = self._norms(param, grad)
             ratio = self._trust * size / (slope + weight_decay * size + MAE_PRIV_EPS)
         else:
             if param.ndim <= 1:
                 return grad
             grad = super()._direction(param, grad, weight_decay)
-            size, slope = l2_norm(param), l2_norm(grad)
+            size, slope = self._norms(param, grad)
             ratio = self._trust * size / slope
         return grad * paddle.where((size > 0) & (slope > 0), ratio, paddle.ones_like(ratio))
+
+    @staticmethod
+    def _norms(param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Norms of a parameter and of its gradient, over all processes that have a part of it."""
+        shard = shard_of(param)
+        if shard is None:
+            return l2_norm(param), l2_norm(grad)
+        squares = shard.group.sum(paddle.stack([(param * param).sum(), (grad * grad).sum()]))
+        size, slope = paddle.unbind(paddle.sqrt(squares))
+        return size, slope
 
 
 def l2_norm(x: Tensor) -> Tensor:

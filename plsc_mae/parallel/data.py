@@ -1,75 +1,137 @@
-"""Data parallelism on paddle.distributed: who am I, sums over processes, waiting without a time-out."""
+"""The processes of a run: who am I, who shares what with me, sums and waiting without a time-out."""
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError
+from plsc_mae.parallel.group import Group
 
 
 class World:
-    """The processes that train one model together, each on its part of every batch.
+    """The processes that train one model together.
+
+    Each group of `tensor_parallel` processes shares the heads and hidden columns of every block, each line of
+    `pipeline_parallel` such groups shares the blocks, and the rest share the data: each takes its part of every batch.
+    Neighbours share blocks, then data, then stages, so that the busiest connections are the shortest. The last stage
+    comes first: it knows loss and logits, and process 0 writes the files.
 
     Made once per process, before anything else touches the device; started by `python -m paddle.distributed.launch`,
     or a single process when there is no launcher.
 
+    Args:
+        device: "auto", "cpu", "gpu" or "cuda".
+        tensor_parallel: processes that share every block.
+        pipeline_parallel: stages.
+
+    Attributes:
+        size: into how many parts a batch is shared out.
+        rank: which of them is this process's.
+        processes: how many there are altogether.
+        process: which of them this is.
+        data: processes with the same part of the network and different data.
+        tensor: processes with the same data and different parts of the same blocks.
+        pipeline: processes with the same data and different blocks; the last stage is its first.
+
     Raises:
-        ConfigError: a GPU is asked for and there is none.
+        ConfigError: a GPU is asked for and there is none; the processes do not divide into such groups.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, *, tensor_parallel: int = 1, pipeline_parallel: int = 1) -> None:
         gpu_build = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
         wanted = "gpu" if device in ("gpu", "cuda") or (device == "auto" and gpu_build) else "cpu"
         if wanted == "gpu" and not gpu_build:
             build = "no GPU is visible to Paddle" if paddle.is_compiled_with_cuda() else "this is Paddle's CPU build"
             raise ConfigError(f"--device {device}: {build}; use --device cpu, or see `plsc-mae doctor`")
+        self.processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+        self.process = int(os.environ.get("PADDLE_TRAINER_ID", "0"))
+        shared = tensor_parallel * pipeline_parallel
+        if self.processes % shared:
+            raise ConfigError(
+                f"{self.processes} process{'es' if self.processes > 1 else ''} cannot form groups of "
+                f"--tensor_parallel {tensor_parallel} x --pipeline_parallel {pipeline_parallel}; start a multiple of "
+                f"{shared} with paddle.distributed.launch"
+            )
         paddle.set_device(wanted)
         self.is_gpu = wanted == "gpu"
-        self.size = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
-        self.rank = int(os.environ.get("PADDLE_TRAINER_ID", "0"))
         self._barriers = 0
-        if self.size > 1:
+        if self.processes > 1:
             paddle.distributed.init_parallel_env()
+        self._form_groups(tensor_parallel, self.processes // shared, pipeline_parallel)
+        self.rank, self.size = self.data.rank, self.data.size
+
+    def _form_groups(self, tensor: int, data: int, pipeline: int) -> None:
+        """Divide the processes, numbered [stage from the last, data, tensor]."""
+        numbers = [[[(s * data + d) * tensor + t for t in range(tensor)] for d in range(data)] for s in range(pipeline)]
+        stages, parts, shares = range(pipeline), range(data), range(tensor)
+        self.tensor = self._group([numbers[s][d] for s in stages for d in parts])
+        self.data = self._group([[numbers[s][d][t] for d in parts] for s in stages for t in shares])
+        self.pipeline = self._group([[numbers[s][d][t] for s in stages] for d in parts for t in shares])
+
+    def _group(self, all_of_them: Sequence[list[int]]) -> Group:
+        """Make all groups of one kind, which every process must do in the same order; returns this process's."""
+        groups = [Group.of(ranks, self.process, self.processes) for ranks in all_of_them]
+        return next(group for group in groups if self.process in group.ranks)
 
     def __str__(self) -> str:
-        return f"{self.size} process{'es' if self.size > 1 else ''}"
+        text = f"{self.processes} process{'es' if self.processes > 1 else ''}"
+        kinds = (("data", self.data), ("tensor", self.tensor), ("pipeline", self.pipeline))
+        split = [f"{name} {group.size}" for name, group in kinds if group.size > 1]
+        return f"{text} ({' x '.join(split)})" if self.tensor.size * self.pipeline.size > 1 else text
 
     def alone(self) -> World:
         """This process as a world of its own, once the others have nothing to do any more."""
         single = copy.copy(self)
+        single.processes, single.process = 1, 0
+        single.data = single.tensor = single.pipeline = Group.alone()
         single.size, single.rank = 1, 0
         return single
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes the files and the log."""
-        return self.rank == 0
+        return self.process == 0
 
     def wrap(self, layer: nn.Layer) -> nn.Layer:
-        """Share out a layer: same weights everywhere, gradients averaged in the last backward pass of an update."""
-        return paddle.DataParallel(layer) if self.size > 1 else layer
+        """Share out the data of a layer: gradients are averaged in the last backward pass of an update.
+
+        Parameters must be equal in all processes that share the data.
+        """
+        if self.size == 1:
+            return layer
+        # Paddle gives every process the values of process 0, whatever the group, also where they are other columns.
+        own = [param.clone().detach() for param in layer.parameters()] if self.tensor.size > 1 else []
+        wrapped = paddle.DataParallel(layer, group=self.data.handle)
+        for param, value in zip(layer.parameters(), own, strict=False):
+            param.set_value(value)
+        return wrapped
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum a tensor over all processes; all of them must call."""
-        if self.size > 1:
-            paddle.distributed.all_reduce(values)
-        return values
+        """Sum a tensor over the processes that share the data; all of them must call."""
+        return self.data.sum(values)
 
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
-        """Give tensors the main process's values everywhere; all of them must call."""
-        if self.size > 1:
-            for tensor in tensors:
-                paddle.distributed.broadcast(tensor, src=0)
+        """Give tensors the values of the first process that shares the data everywhere; all of them must call."""
+        for tensor in tensors:
+            self.data.broadcast(tensor, 0)
+
+    def largest(self, values: Sequence[float]) -> list[float]:
+        """The largest of each value among all processes; all of them must call. Values must be finite."""
+        if self.processes == 1:
+            return list(values)
+        tensor = paddle.to_tensor(list(values), dtype="float32")
+        paddle.distributed.all_reduce(tensor, op=paddle.distributed.ReduceOp.MAX)
+        return [float(value) for value in tensor.tolist()]
 
     def agree(self, numbers: list[int]) -> bool:
         """Whether all processes hold the same numbers; all of them must call."""
-        if self.size == 1:
+        if self.processes == 1:
             return True
         extremes = paddle.to_tensor([*numbers, *(-number for number in numbers)], dtype="int64")
         paddle.distributed.all_reduce(extremes, op=paddle.distributed.ReduceOp.MAX)
@@ -82,14 +144,14 @@ class World:
         Gloo gives up after 30 seconds, which saving a large checkpoint on rank 0 can take, so the processes meet at
         the launcher's key-value store instead.
         """
-        if self.size == 1:
+        if self.processes == 1:
             return
         if self.is_gpu:
             paddle.distributed.barrier()
             return
         self._barriers += 1
         store, key = _store(), f"plsc_mae/barrier/{self._barriers}"
-        if store.add(key, 1) == self.size:
+        if store.add(key, 1) == self.processes:
             store.set(key + "/done", b"1")
         store.wait(key + "/done")
 

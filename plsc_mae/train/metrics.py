@@ -42,8 +42,8 @@ class Meters:
         return {name: {"sum": totals[i], "count": totals[half + i]} for i, name in enumerate(self._sums)}
 
     def load(self, state: Mapping[str, Mapping[str, Any]], world: World) -> None:
-        """Put back what `state` gave: the main process goes on with the sums, the others from zero."""
-        share = 1 if world.is_main else 0
+        """Put back what `state` gave: the first part of the data goes on with the sums, the others from zero."""
+        share = 1 if world.rank == 0 else 0
         self._sums = {name: paddle.to_tensor(share * float(entry["sum"])) for name, entry in state.items()}
         self._counts = {name: share * int(entry["count"]) for name, entry in state.items()}
 

@@ -11,6 +11,8 @@ import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.methods.base import Batch, StepOutput
+from plsc_mae.parallel.data import World
+from plsc_mae.parallel.tensor import shard_of
 
 BFLOAT16_CAPABILITY = 8  # Ampere
 
@@ -45,10 +47,24 @@ def autocast(precision: Precision) -> contextlib.AbstractContextManager[None]:
     return paddle.amp.auto_cast(level="O1", dtype=precision.dtype)
 
 
-def global_norm(params: Iterable[Tensor]) -> Tensor:
-    """L2 norm of all gradients together, a scalar on the device."""
-    squares = [(p.grad * p.grad).sum() for p in params if p.grad is not None]
-    return paddle.sqrt(paddle.add_n(squares))
+def global_norm(params: Iterable[Tensor], world: World | None = None) -> Tensor:
+    """L2 norm of all gradients together, a scalar on the device.
+
+    Args:
+        params: the parameters of this process.
+        world: where the processes that share the network are found; all of them must call.
+    """
+    whole: list[Tensor] = []
+    shared: list[Tensor] = []
+    for param in params:
+        if param.grad is not None:
+            (whole if shard_of(param) is None else shared).append((param.grad * param.grad).sum())
+    square = paddle.add_n(whole) if whole else paddle.zeros([])
+    if world is not None:
+        if world.tensor.size > 1:
+            square = square + world.tensor.sum(paddle.add_n(shared) if shared else paddle.zeros([]))
+        world.pipeline.sum(square)
+    return paddle.sqrt(square)
 
 
 def clip_by_global_norm(params: Iterable[Tensor], norm: Tensor, max_norm: float) -> None:
@@ -62,12 +78,15 @@ def clip_by_global_norm(params: Iterable[Tensor], norm: Tensor, max_norm: float)
 class Stepper:
     """Runs iterations of a Task under accumulation, clipping and mixed precision.
 
+    An update is `backward` for every iteration of a group, then `gradient_norm`, then `update`.
+
     Args:
         task: the Task, wrapped for data parallelism where there is one.
         params: the trainable parameters.
         optimizer: updates them.
         clip_grad: largest global gradient norm, or None.
         precision: of the forward pass.
+        world: the processes that share the network.
     """
 
     def __init__(
@@ -78,36 +97,47 @@ class Stepper:
         *,
         clip_grad: float | None = None,
         precision: Precision = FLOAT32,
+        world: World | None = None,
     ) -> None:
         self.task, self.params, self.optimizer = task, params, optimizer
-        self.clip_grad, self.precision = clip_grad, precision
+        self.clip_grad, self.precision, self.world = clip_grad, precision, world
         self.scaler = paddle.amp.GradScaler(enable=precision.dtype == "float16", init_loss_scaling=2.0**16)
 
-    def __call__(self, batch: Batch, *, group_size: int, update: bool) -> tuple[StepOutput, Tensor | None]:
-        """Run one iteration.
-
-        Args:
-            batch: one micro-batch.
-            group_size: iterations in this accumulation group; a short group at the end of an epoch counts its own.
-            update: whether this iteration ends the group.
-
-        Returns:
-            The Task's output and, after an update, the gradient norm before clipping.
-        """
-        with self._gradients_kept_local(not update):
-            with autocast(self.precision):
-                out = self.task(batch)
-            self.scaler.scale(out.loss / group_size if group_size > 1 else out.loss).backward()
+    def __call__(self, batch: Batch, *, group_size: int = 1, update: bool = True) -> tuple[StepOutput, Tensor | None]:
+        """Run one iteration; returns the Task's output and, after an update, the gradient's norm before clipping."""
+        out = self.backward(batch, group_size=group_size, last=update)
         if not update:
             return out, None
+        norm = self.gradient_norm()
+        self.update(norm)
+        return out, norm
+
+    def backward(self, batch: Batch, *, group_size: int = 1, last: bool = True) -> StepOutput:
+        """Run a micro-batch forward and backward.
+
+        Args:
+            batch: what `Task.prepare` has made.
+            group_size: iterations in this accumulation group; a short group at the end of an epoch counts its own.
+            last: whether this is the group's last, after which the processes exchange gradients.
+        """
+        with self._gradients_kept_local(not last):
+            with autocast(self.precision):
+                out: StepOutput = self.task(batch)
+            self.scaler.scale(out.loss / group_size if group_size > 1 else out.loss).backward()
+        return out
+
+    def gradient_norm(self) -> Tensor:
+        """The gradient's norm, free of the loss scale; call it once before an update."""
         self.scaler.unscale_(self.optimizer)
-        norm = global_norm(self.params)
+        return global_norm(self.params, self.world)
+
+    def update(self, norm: Tensor) -> None:
+        """Clip by the gradient's norm and update the parameters."""
         if self.clip_grad is not None:
             clip_by_global_norm(self.params, norm, self.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.clear_grad(set_to_zero=False)
-        return out, norm
 
     @property
     def loss_scale(self) -> float:

@@ -115,6 +115,7 @@ class Trainer:
             self.optimizer,
             clip_grad=config.clip_grad,
             precision=self.precision,
+            world=world,
         )
         self.effective_batch = config.batch_size * world.size * config.accum_iter
         self.lr = peak_lr(config, self.effective_batch)
@@ -197,11 +198,13 @@ class Trainer:
         paddle.seed(device_seed(config.seed, self.progress.epoch, i, self.world.rank))
         group = min(config.accum_iter, total - i // config.accum_iter * config.accum_iter)
         update = (i + 1) % config.accum_iter == 0 or i + 1 == total
-        out, norm = self.stepper(self.task.prepare(batch), group_size=group, update=update)
+        out = self.stepper.backward(self.task.prepare(batch), group_size=group, last=update)
+        values = dict(out.logs)
         if update:
+            values["grad_norm"] = norm = self.stepper.gradient_norm()
+            self.stepper.update(norm)
             self.progress.step += 1
             self.task.after_step()
-        values = out.logs if norm is None else {**out.logs, "grad_norm": norm}
         if self.probe is not None:
             assert out.features is not None
             values = {**values, **self.probe(out.features, batch["label"])}
