@@ -310,11 +310,11 @@ class Trainer:
         if not self.config.save_ckpt:
             return
         self._check_finite(self.epoch_meters.means(self.world))
-        content = self.state.content(self.progress, tag)
-        if self.world.is_main:
-            path = checkpoint.checkpoint_path(self.config.output_dir, self.config.exp_name, tag)
-            checkpoint.save(path, content)
-            logger.info("saved %s", path)
+        with self.state.content(self.progress, tag) as content:
+            if self.world.is_main:
+                path = checkpoint.checkpoint_path(self.config.output_dir, self.config.exp_name, tag)
+                checkpoint.save(path, content)
+                logger.info("saved %s", path)
         self.world.barrier()
 
     def _announce(self) -> None:
