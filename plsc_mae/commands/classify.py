@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 
 from plsc_mae.analysis.features import encode_dataset
-from plsc_mae.commands.pretrain import count_workers
+from plsc_mae.commands.pretrain import count_workers, share_network, training_world
 from plsc_mae.config import ClassifyConfig, LinprobeConfig
 from plsc_mae.config.schema import to_line
 from plsc_mae.data.cifar import CifarDataset, CifarImages, read_cifar
@@ -34,7 +34,6 @@ from plsc_mae.methods.pretrained import load_classifier_weights
 from plsc_mae.methods.sweep import SweepTask
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.parallel.data import World
-from plsc_mae.parallel.tensor import share_blocks
 from plsc_mae.train.observe import Evaluation
 from plsc_mae.train.step import choose_precision
 from plsc_mae.train.trainer import Trainer
@@ -69,13 +68,13 @@ def run(config: ClassifyConfig) -> None:
         UserError: anything about config, data, folders or checkpoints that the user can mend.
     """
     images = find_labelled(config)
-    world = World(config.device, tensor_parallel=config.tensor_parallel)
+    world = training_world(config)
     if world.is_main:
         logger.info("options: %s", textwrap.fill(to_line(config), 120, subsequent_indent="  "))
     paddle.seed(config.seed)
     model = build_classifier(config, images.num_classes)
     _load(model, config)
-    share_blocks(model, world.tensor)
+    share_network(model, config, world)
     datasets = _datasets(config, images)
     if isinstance(config, LinprobeConfig) and config.cache_features:
         datasets = _cached(model, config, images, world)

@@ -71,23 +71,30 @@ class Collection:
         self.parts = {key: [part for _, part in sorted(parts.items())] for key, parts in found.items()}
 
     def items(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Every whole tensor, in process 0."""
+        """Every whole tensor, in process 0; the others must call `serve`."""
         for key, parts in self.parts.items():
-            arrays = [self._fetch(key, part) for part in parts]
+            arrays = [self._exchanged(key, part).numpy() for part in parts]
             shard = parts[0].shard
             yield key, arrays[0] if shard is None else shard.join(arrays)
 
     def serve(self) -> None:
-        """Send what this process is the source of, in the order in which process 0 asks."""
+        """Give what this process is the source of, in the order in which process 0 asks."""
         for key, parts in self.parts.items():
-            if any(part.process == self.world.process for part in parts):
-                tensor = self.mine.tensors[key].contiguous()
-                # Some accumulators are kept in host memory also where the device is a GPU.
-                paddle.distributed.send(tensor.cuda() if self.world.is_gpu else tensor, dst=0)
+            for part in parts:
+                self._exchanged(key, part)
 
-    def _fetch(self, key: str, part: Part) -> np.ndarray:
-        if part.process == self.world.process:
-            return self.mine.tensors[key].numpy()
-        tensor = paddle.empty(part.shape, dtype=part.dtype)
-        paddle.distributed.recv(tensor, src=part.process)
-        return tensor.numpy()
+    def _exchanged(self, key: str, part: Part) -> Tensor:
+        """A part that process 0 has, or that its source tells all.
+
+        Not sent to process 0 alone: gloo numbers the messages of a group, and processes that are left out would lose
+        count (Paddle 3.3.1).
+        """
+        here = part.process == self.world.process
+        tensor = self.mine.tensors[key] if here else paddle.empty(part.shape, dtype=part.dtype)
+        if part.process == 0:
+            return tensor
+        tensor = tensor.contiguous()
+        # Some accumulators are in host memory also where the device is a GPU.
+        tensor = tensor.cuda() if self.world.is_gpu else tensor
+        paddle.distributed.broadcast(tensor, src=part.process)
+        return tensor

@@ -76,7 +76,11 @@ class World:
 
     def _group(self, all_of_them: Sequence[list[int]]) -> Group:
         """Make all groups of one kind, which every process must do in the same order; returns this process's."""
-        groups = [Group.of(ranks, self.process, self.processes) for ranks in all_of_them]
+        groups = []
+        for ranks in all_of_them:
+            groups.append(Group.of(ranks, self.process, self.processes))
+            if len(ranks) > 1 and not self.is_gpu:
+                self._meet()  # gloo's connections of two groups that form at once get in each other's way
         return next(group for group in groups if self.process in group.ranks)
 
     def __str__(self) -> str:
@@ -148,7 +152,11 @@ class World:
             return
         if self.is_gpu:
             paddle.distributed.barrier()
-            return
+        else:
+            self._meet()
+
+    def _meet(self) -> None:
+        """Wait for all processes at the launcher's key-value store."""
         self._barriers += 1
         store, key = _store(), f"plsc_mae/barrier/{self._barriers}"
         if store.add(key, 1) == self.processes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -87,6 +87,7 @@ class Stepper:
         clip_grad: largest global gradient norm, or None.
         precision: of the forward pass.
         world: the processes that share the network.
+        publish: gives the other processes the parameters that this one has updated, where each updates some.
     """
 
     def __init__(
@@ -98,8 +99,9 @@ class Stepper:
         clip_grad: float | None = None,
         precision: Precision = FLOAT32,
         world: World | None = None,
+        publish: Callable[[], None] | None = None,
     ) -> None:
-        self.task, self.params, self.optimizer = task, params, optimizer
+        self.task, self.params, self.optimizer, self.publish = task, params, optimizer, publish
         self.clip_grad, self.precision, self.world = clip_grad, precision, world
         self.scaler = paddle.amp.GradScaler(enable=precision.dtype == "float16", init_loss_scaling=2.0**16)
 
@@ -137,7 +139,10 @@ class Stepper:
             clip_by_global_norm(self.params, norm, self.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.clear_grad(set_to_zero=False)
+        if self.publish is not None:
+            self.publish()
+        for param in self.params:
+            param.clear_gradient(False)
 
     @property
     def loss_scale(self) -> float:

@@ -19,6 +19,7 @@ from plsc_mae.errors import CheckpointError, DivergedError
 from plsc_mae.methods.base import Batch, Task
 from plsc_mae.optim import build_optimizer, scaled_lr, set_weight_decay
 from plsc_mae.parallel.data import World
+from plsc_mae.parallel.sharding import UpdateSharing
 from plsc_mae.train import checkpoint
 from plsc_mae.train.logger import RunLogger, peak_memory_gib, replace_text
 from plsc_mae.train.metrics import Meters
@@ -105,8 +106,10 @@ class Trainer:
         self.params = {name: p for name, p in task.model.named_parameters() if not p.stop_gradient}
         self.n_parameters = sum(p.size for p in self.params.values())
         self.groups = task.param_groups(config.weight_decay)
+        sharing = UpdateSharing(self.groups, world.data) if config.sharding_stage == 1 and world.size > 1 else None
+        self.updated = self.groups if sharing is None else sharing.mine
         self.optimizer = build_optimizer(
-            config.opt, self.groups, betas=config.opt_betas, eps=config.opt_eps, momentum=config.momentum
+            config.opt, self.updated, betas=config.opt_betas, eps=config.opt_eps, momentum=config.momentum
         )
         self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu)
         self.stepper = Stepper(
@@ -116,6 +119,7 @@ class Trainer:
             clip_grad=config.clip_grad,
             precision=self.precision,
             world=world,
+            publish=None if sharing is None else sharing.publish,
         )
         self.effective_batch = config.batch_size * world.size * config.accum_iter
         self.lr = peak_lr(config, self.effective_batch)
@@ -216,7 +220,7 @@ class Trainer:
     def _set_rates(self, epoch: float, update: int) -> None:
         lr, self.weight_decay = self.schedule(epoch, update)
         self.optimizer.set_lr(lr)
-        set_weight_decay(self.optimizer, self.groups, self.weight_decay)
+        set_weight_decay(self.optimizer, self.updated, self.weight_decay)
 
     def _settings(self) -> dict[str, float]:
         """What the update was made with: the largest and smallest rate of a group, weight decay, loss scale."""
