@@ -30,10 +30,12 @@ from plsc_mae.methods.classify import (
     train_transform,
     validation_transform,
 )
+from plsc_mae.methods.pipelined import BatchSizes, PipelinedTask, keep_stage, stages_by_cost
 from plsc_mae.methods.pretrained import load_classifier_weights
 from plsc_mae.methods.sweep import SweepTask
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.parallel.data import World
+from plsc_mae.parallel.pipeline import Line
 from plsc_mae.train.observe import Evaluation
 from plsc_mae.train.step import choose_precision
 from plsc_mae.train.trainer import Trainer
@@ -75,13 +77,15 @@ def run(config: ClassifyConfig) -> None:
     model = build_classifier(config, images.num_classes)
     _load(model, config)
     share_network(model, config, world)
-    datasets = _datasets(config, images)
+    if world.pipeline.size > 1:
+        _keep_stage(model, config, world)
+    datasets = _datasets(config, images, world)
     if isinstance(config, LinprobeConfig) and config.cache_features:
         datasets = _cached(model, config, images, world)
         if not world.is_main:
             return
         world = world.alone()
-    task = _task(model, config, images)
+    task = _task(model, config, images, world)
     evaluations = _evaluations(task, config, datasets.val, world)
     if config.eval:
         _tell(evaluations[0], world)
@@ -135,7 +139,9 @@ def _labelled_folders(config: ClassifyConfig) -> tuple[ImageList | None, ImageLi
     return train, find_validation(train, config.data_path, config.eval_data_path)
 
 
-def _datasets(config: ClassifyConfig, images: Images) -> Datasets:
+def _datasets(config: ClassifyConfig, images: Images, world: World) -> Datasets:
+    if world.previous is not None:  # a stage behind the first
+        return Datasets(*(None if split is None else BatchSizes(len(split)) for split in (images.train, images.val)))
     train = None if images.train is None else build_dataset(config, images.train, train_transform(config))
     val = None if images.val is None else build_dataset(config, images.val, validation_transform(config))
     return Datasets(train, val)
@@ -174,8 +180,8 @@ def _cached(model: ImageClassifier, config: ClassifyConfig, images: Images, worl
 
 
 def _workers(config: ClassifyConfig, dataset: KeyedDataset) -> int:
-    """Cached features need no other process."""
-    return 0 if isinstance(dataset, FeatureRows) else count_workers(config.num_workers)
+    """Cached features, or none, need no other process."""
+    return 0 if isinstance(dataset, (FeatureRows, BatchSizes)) else count_workers(config.num_workers)
 
 
 # ------------------------------------------------------------------------------------------------- network
@@ -193,11 +199,24 @@ def _load(model: ImageClassifier, config: ClassifyConfig) -> None:
         logger.warning("no --finetune: the encoder starts from random weights")
 
 
-def _task(model: ImageClassifier, config: ClassifyConfig, images: Images) -> ClassifyTask:
+def _task(model: ImageClassifier, config: ClassifyConfig, images: Images, world: World) -> ClassifyTask | PipelinedTask:
     parts = build_normalize(config), config, images.num_classes, images.classes
     if isinstance(config, LinprobeConfig) and config.lr_sweep:
         return SweepTask(model, *parts)  # type: ignore[arg-type]
-    return ClassifyTask(model, *parts)
+    task = ClassifyTask(model, *parts)
+    if world.pipeline.size == 1:
+        return task
+    return PipelinedTask(task, world, config.micro_batches, frozen=config.probe != "none")
+
+
+def _keep_stage(model: ImageClassifier, config: ClassifyConfig, world: World) -> None:
+    """Cut the network down to this process's stage, and say how it is divided."""
+    for name in ("cache_features", "lr_sweep"):
+        if getattr(config, name, None):
+            raise ConfigError(f"--{name} and --pipeline_parallel exclude each other; use --tensor_parallel or neither")
+    stages = stages_by_cost(model, world)
+    keep_stage(model, Line.of(world), stages[world.stage])
+    logger.info("blocks by stage: %s", ", ".join(f"{blocks[0]}-{blocks[-1]}" for blocks in stages))
 
 
 def _tell_start(path: str, report: LoadReport) -> None:
@@ -213,7 +232,7 @@ def _tell_start(path: str, report: LoadReport) -> None:
 
 
 def _evaluations(
-    task: ClassifyTask, config: ClassifyConfig, dataset: KeyedDataset | None, world: World
+    task: ClassifyTask | PipelinedTask, config: ClassifyConfig, dataset: KeyedDataset | None, world: World
 ) -> list[Evaluation]:
     """Evaluation of the weights and, if there is one, of their average."""
     if dataset is None:
@@ -221,9 +240,10 @@ def _evaluations(
     loader = validation_loader(dataset, config, world)
     precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu)
     evaluate = functools.partial(Evaluation, task, loader, world, shared=config.dist_eval, precision=precision)
-    if task.average is None:
+    average = task.task.average if isinstance(task, PipelinedTask) else task.average
+    if average is None:
         return [evaluate()]
-    return [evaluate(), evaluate(prefix="ema_test_", weights=task.average.applied)]
+    return [evaluate(), evaluate(prefix="ema_test_", weights=average.applied)]
 
 
 def validation_loader(dataset: KeyedDataset, config: ClassifyConfig, world: World) -> BatchLoader:

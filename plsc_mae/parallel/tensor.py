@@ -10,7 +10,7 @@ from a whole network's; the exchanges here are plain collectives of paddle.distr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from plsc_mae.errors import ConfigError
 from plsc_mae.models.cae import CrossAttention
 from plsc_mae.models.layers import Attention, Linear, Mlp
 from plsc_mae.models.rel_pos_bias import RelativePositionBias
+from plsc_mae.parallel.data import World
 from plsc_mae.parallel.group import Group
 
 COLUMNS, ROWS = 1, 0
@@ -68,6 +69,12 @@ def shards_of(model: nn.Layer) -> dict[str, Shard]:
     """Which parts of a network's parameters are here, for those that are not whole."""
     shards = {name: shard_of(param) for name, param in model.named_parameters()}
     return {name: shard for name, shard in shards.items() if shard is not None}
+
+
+def count_parameters(params: Iterable[Tensor], world: World) -> int:
+    """Elements of parameters, of which this process has some or parts, in all processes together."""
+    ours = sum(param.size if (shard := shard_of(param)) is None else param.size * shard.group.size for param in params)
+    return int(world.pipeline.sum(paddle.to_tensor(ours, dtype="int64")))
 
 
 def my_part(whole: np.ndarray, shard: Shard | None, shape: Sequence[int]) -> np.ndarray | None:

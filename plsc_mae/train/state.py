@@ -111,9 +111,9 @@ class RunState:
         epochs = {LATEST: progress.epoch, BEST: progress.epoch - 1}
         try:
             yield {
-                **extra,
+                **sections,  # in the order in which the others serve them
+                **{name: value for name, value in extra.items() if name not in sections},
                 **({} if self.probe is None else self.probe.extra_state()),
-                **sections,
                 "scaler": {name: np.asarray(value).tolist() for name, value in self.scaler.state_dict().items()},
                 "epoch": epochs[tag] if isinstance(tag, str) else tag,
                 "step": progress.step,

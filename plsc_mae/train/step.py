@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.methods.base import Batch, StepOutput
+from plsc_mae.methods.pipelined import PipelinedTask
 from plsc_mae.parallel.data import World
 from plsc_mae.parallel.tensor import shard_of
 
@@ -154,3 +156,16 @@ class Stepper:
         if local and isinstance(self.task, paddle.DataParallel):
             return self.task.no_sync()
         return contextlib.nullcontext()
+
+
+class PipelineStepper(Stepper):
+    """Runs iterations of a stage of a pipeline, whose task has a schedule of its own."""
+
+    task: PipelinedTask
+
+    def backward(self, batch: Batch, *, group_size: int = 1, last: bool = True) -> StepOutput:
+        """See `Stepper.backward`."""
+        out = self.task.run(batch, self.loss_scale / group_size, functools.partial(autocast, self.precision))
+        if last and self.world is not None:
+            self.world.average_gradients(self.params)
+        return out
