@@ -16,11 +16,10 @@ from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import to_yaml
 from plsc_mae.data.loader import BatchLoader
 from plsc_mae.errors import CheckpointError, DivergedError
-from plsc_mae.methods.base import Batch, Task
-from plsc_mae.methods.pipelined import PipelinedTask
+from plsc_mae.methods.base import Batch, StagedTask, Task
 from plsc_mae.optim import build_optimizer, scaled_lr, set_weight_decay
+from plsc_mae.optim.sharding import UpdateSharing
 from plsc_mae.parallel.data import World
-from plsc_mae.parallel.sharding import UpdateSharing
 from plsc_mae.parallel.tensor import count_parameters
 from plsc_mae.train import checkpoint
 from plsc_mae.train.logger import RunLogger, peak_memory_gib, replace_text
@@ -117,9 +116,9 @@ class Trainer:
             config.opt, self.updated, betas=config.opt_betas, eps=config.opt_eps, momentum=config.momentum
         )
         self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu)
-        pipelined = isinstance(task, PipelinedTask)
-        self.stepper = (PipelineStepper if pipelined else Stepper)(
-            task if pipelined else world.wrap(task),
+        staged = isinstance(task, StagedTask)
+        self.stepper = (PipelineStepper if staged else Stepper)(
+            task if staged else world.wrap(task),
             list(self.params.values()),
             self.optimizer,
             clip_grad=config.clip_grad,
