@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, NoReturn
 from plsc_mae.errors import ConfigError
 
 KEY = "plsc_mae/peers"
-GRACE = 2.0  # seconds in which the main thread may come to an end by itself
+GRACE, SHORT_GRACE = 2.0, 0.5  # seconds in which the main thread may come to an end by itself
 JOIN_TIMEOUT = 30.0
 MAX_LINE = 1 << 16
 # A machine that vanishes is noticed after 25 seconds, before gloo gives up.
@@ -173,7 +173,7 @@ class Watch:
         self._told.set()
         if not end.in_words:
             self.announce(end)
-        if not self._leaving.wait(GRACE):
+        if not self._leaving.wait(GRACE if end.in_words else SHORT_GRACE):
             self.announce(end)
             leave(end.code)
 
