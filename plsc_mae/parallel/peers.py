@@ -214,6 +214,12 @@ class Hub(Watch):
         self.port: int = self.listener.getsockname()[1]
         self._selector = selectors.DefaultSelector()
         self._selector.register(self.listener, selectors.EVENT_READ)
+        self._complete = threading.Event()
+
+    def start(self) -> None:
+        """Begin to listen, and wait for the others, to whom a farewell before they came would say nothing."""
+        super().start()
+        self._complete.wait(JOIN_TIMEOUT)
 
     def _forget(self) -> None:
         super()._forget()
@@ -252,6 +258,7 @@ class Hub(Watch):
         if not self.missing:
             self._selector.unregister(self.listener)
             self.listener.close()
+            self._complete.set()
 
     def _has_ended(self, peer: Peer) -> bool:
         """Hear what a process has to say; whether it was the last word of the run."""
