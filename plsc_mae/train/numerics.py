@@ -13,13 +13,14 @@ import paddle
 from paddle import Tensor
 
 from plsc_mae.data.loader import BatchLoader
-from plsc_mae.errors import DivergedError, UserError
+from plsc_mae.errors import CheckpointError, DivergedError, UserError
 from plsc_mae.train import checkpoint
 from plsc_mae.train.agreement import agree
 from plsc_mae.train.diagnosis import Diagnosis
 from plsc_mae.train.spikes import SpikeReport
 from plsc_mae.train.state import Progress, RunState
 from plsc_mae.train.step import Stepper
+from plsc_mae.weights.reader import Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class Numerics:
 
     def counts(self, progress: Progress) -> dict[str, int]:
         """Numbers for the logs, of a run that goes on after a bad update."""
-        counts = {"skip": {"skipped_updates": progress.skipped}, "rollback": {"rollbacks": progress.rollbacks}}
+        counts = {"skip": {"skipped_updates": progress.skipped_updates}, "rollback": {"rollbacks": progress.rollbacks}}
         return counts.get(self.config.nan_policy, {})
 
     def allow(self, norm: Tensor, progress: Progress) -> bool:
@@ -88,6 +89,7 @@ class Numerics:
 
         Raises:
             DivergedError: the run is to end.
+            CheckpointError: a rollback finds its checkpoints damaged.
         """
         loss = self._losses[0] if len(self._losses) == 1 else paddle.add_n(self._losses) / len(self._losses)
         numbers = agree(self.world, loss, norm)
@@ -112,7 +114,7 @@ class Numerics:
 
     def _skip(self, story: str, progress: Progress) -> None:
         """Leave everything as if the group had not been there."""
-        progress.skipped += 1
+        progress.skipped_updates += 1
         progress.skipped_in_a_row += 1
         if progress.skipped_in_a_row >= MOST_SKIPPED:
             raise DivergedError(f"{story}, the {MOST_SKIPPED}th update in a row to be skipped; {REMEDY}")
@@ -137,15 +139,19 @@ class Numerics:
         logger.warning("%s; weights and optimizer are those of %s again (--nan_policy rollback)", story, path)
 
     def _go_back(self) -> Path:
-        """Restore the newest checkpoint that can be read."""
-        while True:
-            path = self._restorable[-1]
-            try:
-                self.state.restore(checkpoint.load(path))
-            except UserError as error:
-                if len(self._restorable) == 1:
-                    raise
-                logger.warning("passed over: %s", error)
-                self._restorable.pop()
-                continue
-            return path
+        """Restore the newest checkpoint that all processes can read."""
+        for path in reversed(self._restorable):
+            stored = self._read(path)
+            self.world.barrier()  # reading may take longer than the others would wait in a reduction
+            unread = self.world.largest([float(stored is None)])[0]
+            if stored is not None and not unread:
+                self.state.restore(stored)
+                return path
+        raise CheckpointError("no checkpoint of this run can be read any more for --nan_policy rollback")
+
+    def _read(self, path: Path) -> Checkpoint | None:
+        try:
+            return checkpoint.load(path)
+        except UserError as error:
+            logger.warning("passed over: %s", error)
+            return None

@@ -40,7 +40,7 @@ class Progress:
         batches_done: iterations of it that are done.
         step: updates of the whole run.
         best: largest value of the metric that decides about checkpoint-best.pd.
-        skipped: updates left out because of numbers that were not finite.
+        skipped_updates: left out because of numbers that were not finite.
         skipped_in_a_row: those just now.
         rollbacks: to an earlier checkpoint, for the same reason.
         rollbacks_in_a_row: those since the last checkpoint with new updates.
@@ -50,7 +50,7 @@ class Progress:
     batches_done: int = 0
     step: int = 0
     best: float = -math.inf
-    skipped: int = 0
+    skipped_updates: int = 0
     skipped_in_a_row: int = 0
     rollbacks: int = 0
     rollbacks_in_a_row: int = 0
@@ -58,9 +58,8 @@ class Progress:
     @property
     def bad_updates(self) -> dict[str, int]:
         """The counts of what was not finite."""
-        return {
-            name: getattr(self, name) for name in ("skipped", "skipped_in_a_row", "rollbacks", "rollbacks_in_a_row")
-        }
+        names = ("skipped_updates", "skipped_in_a_row", "rollbacks", "rollbacks_in_a_row")
+        return {name: getattr(self, name) for name in names}
 
 
 class RunState:

@@ -148,18 +148,22 @@ class Stepper:
             scale_gradients(self.params, factor)
         self.optimizer.step()
         self.scaler.update(good=True)
-        self.optimizer.clear_grad(set_to_zero=False)
+        self._forget_gradients()
 
     def drop(self, *, overflow: bool = False) -> None:
         """Forget the gradients instead of updating; after an overflow, which is float16's, the loss scale is halved."""
         if overflow:
             self.scaler.update(good=False)
-        self.optimizer.clear_grad(set_to_zero=False)
+        self._forget_gradients()
 
     @property
     def loss_scale(self) -> float:
         """What the loss is multiplied with before the backward pass."""
         return self.scaler.value
+
+    def _forget_gradients(self) -> None:
+        for param in self.params:
+            param.clear_gradient(False)
 
     def _gradients_kept_local(self, local: bool) -> contextlib.AbstractContextManager[None]:
         """No exchange between processes on the inner iterations of a group."""

@@ -19,9 +19,10 @@ import pytest
 import plsc_mae.train.trainer as trainer
 from plsc_mae.cli import main
 from plsc_mae.data.randomness import epoch_order
+from plsc_mae.errors import CheckpointError
 from plsc_mae.methods.classify import ClassifyTask
 from plsc_mae.methods.mae import MAETask
-from plsc_mae.train import spikes, step
+from plsc_mae.train import numerics, spikes, step
 from plsc_mae.train.checkpoint import find_newest, load
 from plsc_mae.train.loss_scale import LossScale
 from plsc_mae.train.step import Precision
@@ -38,7 +39,8 @@ only_mae = pytest.mark.parametrize("run", ["mae"], indirect=True)
 
 def image_of(update: int, place: int = 0) -> int:
     """Number of an image that the update of this number sees, the first being 1; place 6 is the second process's."""
-    return int(epoch_order(0, 0, IMAGES)[(update - 1) * BATCH + place])
+    epoch, iteration = divmod(update - 1, IMAGES // BATCH)
+    return int(epoch_order(0, epoch, IMAGES)[iteration * BATCH + place])
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def assert_same_state(one, two):
         np.testing.assert_array_equal(value, two.tensors[key], key)
 
 
-def numbers(records):
+def lines(records):
     """What of the log must repeat."""
     timed = ("images_per_second", "data_share", "memory_gib", "time")
     return [{name: value for name, value in record.items() if name not in timed} for record in records]
@@ -126,7 +128,7 @@ def test_a_skipped_update_changes_nothing_and_the_run_goes_on(run, poison, capfd
     assert all(np.isfinite([record["loss"], record["online_loss"]]).all() for record in whole[4:])
     # Ended and gone on behind the bad update.
     rest = run.here("bad", f"{FLAGS} --max_train_step 8 --online_probe --nan_policy skip --auto_resume")
-    assert numbers(rest) == numbers(whole)
+    assert lines(rest) == lines(whole)
     assert_same_state(newest(run, "bad"), newest(run, "whole"))
     assert newest(run, "bad").meta["bad_updates"] == newest(run, "whole").meta["bad_updates"]
 
@@ -143,7 +145,7 @@ def test_running_statistics_do_not_see_a_skipped_batch(classifier, monkeypatch):
     classifier.here("good", f"{flags} --max_train_step 1")
     classifier.here("bad", f"{flags} --max_train_step 2")
     good, bad = newest(classifier, "good"), newest(classifier, "bad")
-    assert bad.meta["bad_updates"]["skipped"] == 1
+    assert bad.meta["bad_updates"]["skipped_updates"] == 1
     assert any("_mean" in name for name in bad.model)
     assert_same_state(good, bad)
 
@@ -184,8 +186,26 @@ def test_a_rollback_happens_again_after_a_stop(run, poison):
     whole = run.here("whole", f"{flags} --max_train_step 12")
     run.here("cut", f"{flags} --max_train_step 5")  # what a run killed between 5 and 10 leaves
     rest = run.here("cut", f"{flags} --max_train_step 12 --auto_resume")
-    assert numbers(rest) == numbers(whole)
+    assert lines(rest) == lines(whole)
     assert_same_state(newest(run, "cut"), newest(run, "whole"))
+
+
+@only_mae
+def test_a_rollback_passes_damaged_checkpoints_over(run, poison, monkeypatch, capfd):
+    run.here("bad", f"{FLAGS} --max_train_step 10")
+
+    def load_but_latest(path):
+        if path.name == "checkpoint-latest.pd":
+            raise CheckpointError(f"{path} is damaged")
+        return load(path)
+
+    monkeypatch.setattr(numerics.checkpoint, "load", load_but_latest)
+    poison(LAYER, 14)
+    first = run.folder / "bad/checkpoint-0.pd"
+    run.here("bad", f"{FLAGS} --max_train_step 14 --nan_policy rollback --save_ckpt_steps 6 --resume {first}")
+    assert "passed over: " in capfd.readouterr().err
+    assert newest(run, "bad").meta["step"] == 14
+    assert_same_state(newest(run, "bad"), load(first))
 
 
 @only_mae
@@ -267,7 +287,7 @@ def test_an_overflow_halves_the_loss_scale_and_is_no_fault(run, poison, float16,
     assert [record["loss_scale"] for record in records] == [65536.0] * 3 + [32768.0] * 3
     run.here("cut", f"{FLAGS} --max_train_step 4")
     rest = run.here("cut", f"{FLAGS} --max_train_step 6 --auto_resume")
-    assert numbers(rest) == numbers(records)
+    assert lines(rest) == lines(records)
     assert_same_state(newest(run, "cut"), newest(run, "bad"))
     assert newest(run, "cut").meta["scaler"] == newest(run, "bad").meta["scaler"]
 
@@ -289,8 +309,8 @@ def test_a_spike_is_written_down_with_its_images(run, poison, monkeypatch, capfd
     assert not (run.folder / "plain/spikes.jsonl").exists()
     poison("1000", 7)
     run.here("bad", f"{FLAGS} --max_train_step 8")
-    lines = [json.loads(line) for line in (run.folder / "bad/spikes.jsonl").read_text().splitlines()]
-    first = {line["what"]: line for line in lines if line["step"] == 7}
+    written = [json.loads(line) for line in (run.folder / "bad/spikes.jsonl").read_text().splitlines()]
+    first = {line["what"]: line for line in written if line["step"] == 7}
     assert set(first) == {"loss", "grad_norm"}
     assert first["loss"]["value"] == pytest.approx(1000 * plain[6]["loss"], rel=1e-3)
     assert first["loss"]["usual"] == pytest.approx(plain[3]["loss"], rel=0.1)
