@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 
 from plsc_mae.analysis.features import encode_dataset
-from plsc_mae.commands.pretrain import count_workers
+from plsc_mae.commands.pretrain import count_workers, share_network, training_world
 from plsc_mae.config import ClassifyConfig, LinprobeConfig
 from plsc_mae.config.schema import to_line
 from plsc_mae.data.cifar import CifarDataset, CifarImages, read_cifar
@@ -30,11 +30,12 @@ from plsc_mae.methods.classify import (
     train_transform,
     validation_transform,
 )
+from plsc_mae.methods.pipelined import BatchSizes, PipelinedTask, keep_stage, stages_by_cost
 from plsc_mae.methods.pretrained import load_classifier_weights
 from plsc_mae.methods.sweep import SweepTask
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.parallel.data import World
-from plsc_mae.parallel.tensor import share_blocks
+from plsc_mae.parallel.pipeline import Line
 from plsc_mae.train.observe import Evaluation
 from plsc_mae.train.step import choose_precision
 from plsc_mae.train.trainer import Trainer
@@ -69,27 +70,34 @@ def run(config: ClassifyConfig) -> None:
         UserError: anything about config, data, folders or checkpoints that the user can mend.
     """
     images = find_labelled(config)
-    world = World(config.device, tensor_parallel=config.tensor_parallel)
+    world = training_world(config)
     if world.is_main:
         logger.info("options: %s", textwrap.fill(to_line(config), 120, subsequent_indent="  "))
     paddle.seed(config.seed)
     model = build_classifier(config, images.num_classes)
     _load(model, config)
-    share_blocks(model, world.tensor)
-    datasets = _datasets(config, images)
+    share_network(model, config, world)
+    if world.pipeline.size > 1:
+        _keep_stage(model, config, world)
+    datasets = _datasets(config, images, world)
     if isinstance(config, LinprobeConfig) and config.cache_features:
         datasets = _cached(model, config, images, world)
         if not world.is_main:
             return
         world = world.alone()
-    task = _task(model, config, images)
+    task = _task(model, config, images, world)
     evaluations = _evaluations(task, config, datasets.val, world)
     if config.eval:
         _tell(evaluations[0], world)
         return
     assert datasets.train is not None
     sampler = EpochBatchSampler(len(datasets.train), config.batch_size, world.rank, world.size, config.seed)
-    loader = build_loader(datasets.train, sampler, num_workers=_workers(config, datasets.train))
+    loader = build_loader(
+        datasets.train,
+        sampler,
+        num_workers=_workers(config, datasets.train),
+        worker_timeout=config.worker_timeout,
+    )
     trainer = Trainer(task, loader, config, world, observers=evaluations, keep_best=BEST_METRIC)
     trainer.fit()
     if isinstance(task, SweepTask) and world.is_main:
@@ -136,7 +144,9 @@ def _labelled_folders(config: ClassifyConfig) -> tuple[ImageList | None, ImageLi
     return train, find_validation(train, config.data_path, config.eval_data_path)
 
 
-def _datasets(config: ClassifyConfig, images: Images) -> Datasets:
+def _datasets(config: ClassifyConfig, images: Images, world: World) -> Datasets:
+    if world.previous is not None:  # a stage behind the first
+        return Datasets(*(None if split is None else BatchSizes(len(split)) for split in (images.train, images.val)))
     train = None if images.train is None else build_dataset(config, images.train, train_transform(config))
     val = None if images.val is None else build_dataset(config, images.val, validation_transform(config))
     return Datasets(train, val)
@@ -175,8 +185,8 @@ def _cached(model: ImageClassifier, config: ClassifyConfig, images: Images, worl
 
 
 def _workers(config: ClassifyConfig, dataset: KeyedDataset) -> int:
-    """Cached features need no other process."""
-    return 0 if isinstance(dataset, FeatureRows) else count_workers(config.num_workers)
+    """Cached features, or none, need no other process."""
+    return 0 if isinstance(dataset, (FeatureRows, BatchSizes)) else count_workers(config.num_workers)
 
 
 # ------------------------------------------------------------------------------------------------- network
@@ -194,11 +204,24 @@ def _load(model: ImageClassifier, config: ClassifyConfig) -> None:
         logger.warning("no --finetune: the encoder starts from random weights")
 
 
-def _task(model: ImageClassifier, config: ClassifyConfig, images: Images) -> ClassifyTask:
+def _task(model: ImageClassifier, config: ClassifyConfig, images: Images, world: World) -> ClassifyTask | PipelinedTask:
     parts = build_normalize(config), config, images.num_classes, images.classes
     if isinstance(config, LinprobeConfig) and config.lr_sweep:
         return SweepTask(model, *parts)  # type: ignore[arg-type]
-    return ClassifyTask(model, *parts)
+    task = ClassifyTask(model, *parts)
+    if world.pipeline.size == 1:
+        return task
+    return PipelinedTask(task, world, config.micro_batches, frozen=config.probe != "none")
+
+
+def _keep_stage(model: ImageClassifier, config: ClassifyConfig, world: World) -> None:
+    """Cut the network down to this process's stage, and say how it is divided."""
+    for name in ("cache_features", "lr_sweep"):
+        if getattr(config, name, None):
+            raise ConfigError(f"--{name} and --pipeline_parallel exclude each other; use --tensor_parallel or neither")
+    stages = stages_by_cost(model, world)
+    keep_stage(model, Line.of(world), stages[world.stage])
+    logger.info("blocks by stage: %s", ", ".join(f"{blocks[0]}-{blocks[-1]}" for blocks in stages))
 
 
 def _tell_start(path: str, report: LoadReport) -> None:
@@ -214,7 +237,7 @@ def _tell_start(path: str, report: LoadReport) -> None:
 
 
 def _evaluations(
-    task: ClassifyTask, config: ClassifyConfig, dataset: KeyedDataset | None, world: World
+    task: ClassifyTask | PipelinedTask, config: ClassifyConfig, dataset: KeyedDataset | None, world: World
 ) -> list[Evaluation]:
     """Evaluation of the weights and, if there is one, of their average."""
     if dataset is None:
@@ -222,9 +245,10 @@ def _evaluations(
     loader = validation_loader(dataset, config, world)
     precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu)
     evaluate = functools.partial(Evaluation, task, loader, world, shared=config.dist_eval, precision=precision)
-    if task.average is None:
+    average = task.task.average if isinstance(task, PipelinedTask) else task.average
+    if average is None:
         return [evaluate()]
-    return [evaluate(), evaluate(prefix="ema_test_", weights=task.average.applied)]
+    return [evaluate(), evaluate(prefix="ema_test_", weights=average.applied)]
 
 
 def validation_loader(dataset: KeyedDataset, config: ClassifyConfig, world: World) -> BatchLoader:
@@ -233,7 +257,8 @@ def validation_loader(dataset: KeyedDataset, config: ClassifyConfig, world: Worl
     sampler = EpochBatchSampler(
         len(dataset), config.batch_size, rank, size, config.seed, shuffle=False, drop_last=False
     )
-    return build_loader(dataset, sampler, num_workers=_workers(config, dataset))
+    workers = _workers(config, dataset)
+    return build_loader(dataset, sampler, num_workers=workers, worker_timeout=config.worker_timeout)
 
 
 def _tell(evaluation: Evaluation, world: World) -> None:

@@ -6,8 +6,9 @@ import logging
 import textwrap
 
 import paddle
+from paddle import nn
 
-from plsc_mae.config import PretrainConfig
+from plsc_mae.config import PretrainConfig, TrainingConfig
 from plsc_mae.config.schema import to_line
 from plsc_mae.data.imagefolder import (
     ImageDataset,
@@ -23,7 +24,9 @@ from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch, Method
+from plsc_mae.models.layers import keep_no_activations
 from plsc_mae.parallel.data import World
+from plsc_mae.parallel.sharding import check_stage
 from plsc_mae.parallel.tensor import share_blocks
 from plsc_mae.runtime import available_cores, local_processes
 from plsc_mae.train.observe import Observer, PicturePanel
@@ -48,12 +51,12 @@ def run(config: PretrainConfig) -> None:
     watched = find_watched(config, dataset.images) if config.knn_freq else None
     if config.online_probe:
         require_classes(dataset.images, "--online_probe")
-    world = World(config.device, tensor_parallel=config.tensor_parallel)
+    world = training_world(config)
     if world.is_main:
         logger.info("options: %s", textwrap.fill(to_line(config), 120, subsequent_indent="  "))
     paddle.seed(config.seed)
     task = method.build_task(config)
-    share_blocks(task.model, world.tensor)
+    share_network(task.model, config, world)
     loader = training_loader(dataset, config, world)
     observers: list[Observer] = []
     if config.vis_freq:
@@ -67,6 +70,28 @@ def run(config: PretrainConfig) -> None:
         classes = len(dataset.images.classes)
         probe = OnlineProbe(task.model.encoder.embed_dim, classes, config.online_probe_lr, world)
     Trainer(task, loader, config, world, observers=observers, probe=probe).fit()
+
+
+def training_world(config: TrainingConfig) -> World:
+    """The processes of a training run, in the layout that its options ask for.
+
+    Raises:
+        ConfigError: a layout that the processes or the device do not allow.
+    """
+    stages = getattr(config, "pipeline_parallel", 1)
+    world = World(config.device, tensor_parallel=config.tensor_parallel, pipeline_parallel=stages)
+    shares_network = world.tensor.size * world.pipeline.size > 1
+    check_stage(config.sharding_stage, is_gpu=world.is_gpu, shares_network=shares_network)
+    if config.recompute and not world.is_gpu and paddle.__version__.startswith("2."):
+        raise ConfigError(f"--recompute on the CPU needs Paddle 3; this is {paddle.__version__}")
+    return world
+
+
+def share_network(model: nn.Layer, config: TrainingConfig, world: World) -> None:
+    """Keep this process's part of a network, with the activations that are asked for."""
+    share_blocks(model, world.tensor)
+    if config.recompute:
+        keep_no_activations(model)
 
 
 def build_dataset(config: PretrainConfig, method: Method, *, view: bool = False) -> ImageDataset:
@@ -110,7 +135,8 @@ def find_watched(config: PretrainConfig, train: ImageList) -> tuple[ImageList, I
 def training_loader(dataset: ImageDataset, config: PretrainConfig, world: World) -> BatchLoader:
     """Batches of this process in shuffled order, decoded by as many workers as the config or the cores say."""
     sampler = EpochBatchSampler(len(dataset), config.batch_size, world.rank, world.size, config.seed)
-    return build_loader(dataset, sampler, num_workers=count_workers(config.num_workers))
+    workers = count_workers(config.num_workers)
+    return build_loader(dataset, sampler, num_workers=workers, worker_timeout=config.worker_timeout)
 
 
 def count_workers(wanted: int | None) -> int:
@@ -122,4 +148,4 @@ def _panel(view: ImageDataset) -> Batch:
     """A few images spread over the data set, always the same ones, without random crops."""
     count = min(PANEL_IMAGES, len(view))
     samples = [view[SampleKey(0, i * len(view) // count)] for i in range(count)]
-    return {name: paddle.to_tensor(value) for name, value in collate(samples).items() if name != "skipped"}
+    return {name: paddle.to_tensor(value) for name, value in collate(samples).arrays.items()}

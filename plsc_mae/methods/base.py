@@ -85,7 +85,10 @@ class Task(nn.Layer, ABC):
         """Follow an optimizer step, as a moving average of the weights does."""
 
     def extra_state(self) -> dict[str, Any]:
-        """What a checkpoint has besides the model, under names of its own: plain values and dictionaries of arrays."""
+        """What a checkpoint has besides the model, under names of its own.
+
+        Plain values, and dictionaries of tensors by the names of the model's, with the same parts of shared ones.
+        """
         return {}
 
     def load_extra_state(self, stored: Checkpoint) -> None:

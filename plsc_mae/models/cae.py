@@ -21,6 +21,7 @@ from plsc_mae.models.layers import (
     Exchange,
     Linear,
     Mlp,
+    Recomputable,
     add_residual,
     attention,
     attention_macs,
@@ -97,7 +98,7 @@ class CrossAttention(nn.Layer):
         return self.proj(merge_heads(attention(q, k, v)))
 
 
-class RegressorBlock(nn.Layer):
+class RegressorBlock(Recomputable):
     """Cross-attention from hidden to all patches, then an MLP.
 
     No plain pre-norm block: after the attention the normalized stream replaces the stream.

@@ -163,6 +163,10 @@ class ImageClassifier(nn.Layer):
         """Pooled tokens [B, D]; in all probes but the attentive one nothing that is trained comes before."""
         return self._pool(self.encoder.forward_features(images))
 
+    def finish(self, tokens: Tensor) -> Tensor:
+        """Logits of what the last block gives, [B, N, D]."""
+        return self.classify(self._pool(self.encoder.norm(tokens)))
+
     def classify(self, pooled: Tensor) -> Tensor:
         """Logits of pooled tokens [B, D]."""
         return self.head(self._normed(pooled))

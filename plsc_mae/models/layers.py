@@ -15,6 +15,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
+from paddle.distributed.fleet.utils import recompute
 
 from plsc_mae.models.rel_pos_bias import RelativePositionBias
 
@@ -35,7 +36,8 @@ class _CPULinear(paddle.autograd.PyLayer):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """[N, in] -> [N, out]."""
-        ctx.save_for_backward(x, weight)
+        # What recompute keeps of a strided view, as a slice of a weight may be, has lost its strides (3.3.1).
+        ctx.save_for_backward(x.contiguous(), weight.contiguous())
         ctx.wanted = [not tensor.stop_gradient for tensor in (x, weight, bias)]
         return paddle.addmm(bias, x, weight)
 
@@ -329,7 +331,33 @@ class DropPath(nn.Layer):
         return x * kept / keep
 
 
-class Block(nn.Layer):
+class Recomputable(nn.Layer):
+    """A layer whose activations may be computed again in the backward pass instead of being kept (Chen et al. 2016).
+
+    Gradients are the same bit for bit, also with what is drawn at random.
+
+    Attributes:
+        recompute: whether to.
+    """
+
+    recompute: bool = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call `forward`."""
+        if self.recompute and self.training and paddle.is_grad_enabled():
+            # Paddle's default, the reentrant kind, loses gradients where an input needs none.
+            return recompute(super().__call__, *args, use_reentrant=False, **kwargs)
+        return super().__call__(*args, **kwargs)
+
+
+def keep_no_activations(model: nn.Layer) -> None:
+    """Let every block of a network that is trained be computed again in the backward pass."""
+    for layer in model.sublayers():
+        if isinstance(layer, Recomputable):
+            layer.recompute = any(not param.stop_gradient for param in layer.parameters())
+
+
+class Block(Recomputable):
     """A pre-norm transformer block: x += gamma_1 * attention(norm1(x)); x += gamma_2 * mlp(norm2(x)).
 
     Args:

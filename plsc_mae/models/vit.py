@@ -177,7 +177,7 @@ class VisionTransformer(nn.Layer):
 
     def forward_layers(self, images: Tensor) -> list[Tensor]:
         """Tokens [B, 1 + L, D] after the embedding and after each block: depth + 1 of them, without the final norm."""
-        states = [self._tokens(patchify(images, self.patch_size), None)]
+        states = [self.embed(images)]
         bias = None if self.rel_pos_bias is None else self.rel_pos_bias()
         for block in self.blocks:
             states.append(block(states[-1], bias=bias))
@@ -201,11 +201,18 @@ class VisionTransformer(nn.Layer):
                 f"the network is made for {self.img_size[0]}x{self.img_size[1]} pixels, {self.num_patches} patches, "
                 f"and got {patches.shape[1]} patches; give img_size for other images"
             )
-        x = self._tokens(patches, ids_keep)
+        return self.norm(self.transform(self._tokens(patches, ids_keep)))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """What the first block gets of whole images: [B, C, H, W] -> [B, 1 + L, D]."""
+        return self._tokens(patchify(images, self.patch_size), None)
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Send tokens [B, N, D] through the blocks, without the final norm."""
         bias = None if self.rel_pos_bias is None else self.rel_pos_bias()
         for block in self.blocks:
             x = block(x, bias=bias)
-        return self.norm(x)
+        return x
 
     def _tokens(self, patches: Tensor, ids_keep: Tensor | None) -> Tensor:
         """Class token, where there is one, and embedded patches with their positions, [B, 1 + K, D]."""

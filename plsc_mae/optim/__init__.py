@@ -16,7 +16,7 @@ from plsc_mae.optim.param_groups import (
 )
 from plsc_mae.optim.schedule import Rates, Schedule, by_epochs, by_updates, cosine_at, lr_at, scaled_lr
 from plsc_mae.optim.sgd import SGD, build_sgd
-from plsc_mae.optim.state import load_optimizer_state, optimizer_state, stored_optimizer_state
+from plsc_mae.optim.state import load_optimizer_state, optimizer_state, optimizer_tensors, stored_optimizer_state
 
 __all__ = [
     "LARS",
@@ -37,6 +37,7 @@ __all__ = [
     "load_optimizer_state",
     "lr_at",
     "optimizer_state",
+    "optimizer_tensors",
     "scaled_lr",
     "set_weight_decay",
     "stored_optimizer_state",

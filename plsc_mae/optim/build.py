@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import paddle
 
@@ -12,6 +13,32 @@ from plsc_mae.optim.param_groups import ParamGroup
 from plsc_mae.optim.sgd import build_sgd
 
 
+class NothingToTrain:
+    """Stands for an optimizer where a process has no trainable parameter, as a frozen stage of a pipeline."""
+
+    def __init__(self) -> None:
+        self._param_groups: list[dict[str, Any]] = []
+        self._lr = 0.0
+
+    def set_lr(self, value: float) -> None:
+        """Keep the rate."""
+        self._lr = value
+
+    def get_lr(self) -> float:
+        """The rate."""
+        return self._lr
+
+    def step(self) -> None:
+        """Update nothing."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def set_state_dict(self, _state: dict[str, Any]) -> None:
+        """Put nothing back."""
+
+
 def build_optimizer(
     name: str, groups: Sequence[ParamGroup], *, betas: tuple[float, float], eps: float, momentum: float
 ) -> paddle.optimizer.Optimizer:
@@ -19,11 +46,13 @@ def build_optimizer(
 
     Args:
         name: "adamw"; "sgd", which has Nesterov momentum; "lars"; or "lars_priv", MAE-priv's.
-        groups: parameters with their weight decay and factor of the rate.
+        groups: parameters with their weight decay and factor of the rate; none where there is nothing to train.
         betas: of AdamW.
         eps: of AdamW.
         momentum: of the others.
     """
+    if not groups:
+        return NothingToTrain()
     if name == "adamw":
         return build_adamw(groups, betas=betas, eps=eps)
     if name == "sgd":

@@ -10,6 +10,7 @@ import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.errors import CheckpointError
+from plsc_mae.parallel.tensor import my_part, shards_of
 
 
 class WeightAverage:
@@ -50,25 +51,29 @@ class WeightAverage:
         finally:
             _assign(tensors, own)
 
-    def state(self) -> dict[str, np.ndarray]:
-        """The average as arrays by the network's names."""
-        return {name: average.numpy() for name, average in self._average.items()}
+    def state(self) -> dict[str, Tensor]:
+        """The average by the network's names; of shared parameters this process's part."""
+        return dict(self._average)
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Put back what `state` gave.
+        """Put back an average of whole parameters.
 
         Raises:
             CheckpointError: an entry is missing or has another shape.
         """
+        shards = shards_of(self._model)
+        parts: dict[str, np.ndarray] = {}
         for name, average in self._average.items():
-            found = f"has shape {list(state[name].shape)}" if name in state else "is missing"
-            if name not in state or list(state[name].shape) != list(average.shape):
+            part = my_part(state[name], shards.get(name), average.shape) if name in state else None
+            if part is None:
+                found = f"has shape {list(state[name].shape)}" if name in state else "is missing"
                 raise CheckpointError(
                     f"the averaged weights do not fit this network: {name} {found}, expected shape "
                     f"{list(average.shape)}; resume with the model and options they were made with"
                 )
+            parts[name] = part
         for name, average in self._average.items():
-            average.set_value(paddle.to_tensor(state[name]).astype(average.dtype))
+            average.set_value(paddle.to_tensor(parts[name]).astype(average.dtype))
 
 
 def _float32_copy(tensor: Tensor) -> Tensor:

@@ -9,20 +9,30 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
+from plsc_mae.parallel.tensor import my_part, shard_of
+
 State = dict[str, dict[str, np.ndarray]]
 
 
-def optimizer_state(optimizer: paddle.optimizer.Optimizer, named_params: Mapping[str, Tensor]) -> State:
-    """The accumulators by our parameter names: {"encoder.norm.weight": {"moment1_0": array, ...}}.
+def optimizer_tensors(
+    optimizer: paddle.optimizer.Optimizer, named_params: Mapping[str, Tensor]
+) -> dict[str, dict[str, Tensor]]:
+    """The accumulators by our parameter names: {"encoder.norm.weight": {"moment1_0": tensor, ...}}.
 
     Paddle keys them by names that count up with every layer a process makes, useless in another process.
     """
     stored = {key: value for key, value in optimizer.state_dict().items() if isinstance(value, paddle.Tensor)}
-    state: State = {}
+    state = {}
     for name, param in named_params.items():
         prefix = param.name + "_"
-        state[name] = {key[len(prefix) :]: value.numpy() for key, value in stored.items() if key.startswith(prefix)}
+        state[name] = {key[len(prefix) :]: value for key, value in stored.items() if key.startswith(prefix)}
     return {name: accumulators for name, accumulators in state.items() if accumulators}
+
+
+def optimizer_state(optimizer: paddle.optimizer.Optimizer, named_params: Mapping[str, Tensor]) -> State:
+    """The same as arrays."""
+    tensors = optimizer_tensors(optimizer, named_params)
+    return {name: {key: value.numpy() for key, value in entry.items()} for name, entry in tensors.items()}
 
 
 def stored_optimizer_state(tensors: Mapping[str, np.ndarray], section: str) -> State:
@@ -38,10 +48,11 @@ def stored_optimizer_state(tensors: Mapping[str, np.ndarray], section: str) -> S
 def load_optimizer_state(
     optimizer: paddle.optimizer.Optimizer, state: Mapping[str, Mapping[str, Any]], named_params: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_state` gave."""
-    flat = {
-        f"{named_params[name].name}_{key}": paddle.to_tensor(value)
-        for name, accumulators in state.items()
-        for key, value in accumulators.items()
-    }
+    """Put back what `optimizer_state` gave of these parameters, or of the wholes of which they are parts."""
+    flat = {}
+    for name, param in named_params.items():
+        shard = shard_of(param)
+        for key, value in state.get(name, {}).items():
+            part = my_part(value, shard, param.shape)  # numbers beside the moments are whole everywhere
+            flat[f"{param.name}_{key}"] = paddle.to_tensor(value if part is None else part)
     optimizer.set_state_dict(flat)

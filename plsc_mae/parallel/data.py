@@ -14,6 +14,8 @@ from plsc_mae.errors import ConfigError
 from plsc_mae.parallel import peers
 from plsc_mae.parallel.group import Group
 
+BUCKET_ELEMENTS = 1 << 23  # 32 MB of float32
+
 
 class World:
     """The processes that train one model together.
@@ -39,6 +41,9 @@ class World:
         data: processes with the same part of the network and different data.
         tensor: processes with the same data and different parts of the same blocks.
         pipeline: processes with the same data and different blocks; the last stage is its first.
+        stage: which of the stages this process is in, from 0 at the images.
+        previous: a group with the process of the stage before, its second member; None in the first stage.
+        following: a group with the process of the next stage, its first member; None in the last stage.
 
     Raises:
         ConfigError: a GPU is asked for and there is none; the processes do not divide into such groups.
@@ -72,14 +77,32 @@ class World:
         """Divide the processes, numbered [stage from the last, data, tensor]."""
         numbers = [[[(s * data + d) * tensor + t for t in range(tensor)] for d in range(data)] for s in range(pipeline)]
         stages, parts, shares = range(pipeline), range(data), range(tensor)
-        self.tensor = self._group([numbers[s][d] for s in stages for d in parts])
-        self.data = self._group([[numbers[s][d][t] for d in parts] for s in stages for t in shares])
-        self.pipeline = self._group([[numbers[s][d][t] for s in stages] for d in parts for t in shares])
+        self.tensor = self._own_group([numbers[s][d] for s in stages for d in parts])
+        self.data = self._own_group([[numbers[s][d][t] for d in parts] for s in stages for t in shares])
+        self.pipeline = self._own_group([[numbers[s][d][t] for s in stages] for d in parts for t in shares])
+        self.stage = pipeline - 1 - self.pipeline.rank
+        self.previous = self.following = None
+        for s in range(pipeline - 1):  # gloo numbers the messages of a group, so those of pairs need groups of pairs
+            pair = self._group([[numbers[s][d][t], numbers[s + 1][d][t]] for d in parts for t in shares])
+            if pair is not None and pair.rank == 0:
+                self.previous = pair
+            elif pair is not None:
+                self.following = pair
 
-    def _group(self, all_of_them: Sequence[list[int]]) -> Group:
-        """Make all groups of one kind, which every process must do in the same order; returns this process's."""
-        groups = [Group.of(ranks, self.process, self.processes) for ranks in all_of_them]
-        return next(group for group in groups if self.process in group.ranks)
+    def _group(self, all_of_them: Sequence[list[int]]) -> Group | None:
+        """Make all groups of one kind, as every process must in the same order; returns this process's, if any."""
+        groups = []
+        for ranks in all_of_them:
+            groups.append(Group.of(ranks, self.process, self.processes))
+            if len(ranks) > 1 and not self.is_gpu:
+                self._meet()  # gloo's connections of two groups that form at once get in each other's way
+        return next((group for group in groups if self.process in group.ranks), None)
+
+    def _own_group(self, all_of_them: Sequence[list[int]]) -> Group:
+        """Make groups of which every process is in one."""
+        group = self._group(all_of_them)
+        assert group is not None
+        return group
 
     def __str__(self) -> str:
         text = f"{self.processes} process{'es' if self.processes > 1 else ''}"
@@ -92,6 +115,7 @@ class World:
         single = copy.copy(self)
         single.processes, single.process = 1, 0
         single.data = single.tensor = single.pipeline = Group.alone()
+        single.previous = single.following = None
         single.size, single.rank = 1, 0
         return single
 
@@ -113,6 +137,23 @@ class World:
         for param, value in zip(layer.parameters(), own, strict=False):
             param.set_value(value)
         return wrapped
+
+    @property
+    def stream(self) -> int:
+        """A number that differs where draws of the device must: between parts of the data and between stages."""
+        return self.stage * self.size + self.rank if self.pipeline.size > 1 else self.rank
+
+    def average_gradients(self, params: Sequence[Tensor]) -> None:
+        """Average gradients over the processes that share the data, many at a time, where `wrap` cannot."""
+        if self.size == 1:
+            return
+        pending = [param for param in params if param.grad is not None]
+        while pending:
+            bucket, pending = _first_bucket(pending)
+            flat = self.sum(paddle.concat([param.grad.flatten() for param in bucket])) / self.size
+            parts = paddle.split(flat, [param.size for param in bucket])
+            for param, part in zip(bucket, parts, strict=True):
+                param.grad.set_value(part.reshape(param.shape))
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum a tensor over the processes that share the data; all of them must call."""
@@ -150,12 +191,26 @@ class World:
             return
         if self.is_gpu:
             paddle.distributed.barrier()
-            return
+        else:
+            self._meet()
+
+    def _meet(self) -> None:
+        """Wait for all processes at the launcher's key-value store."""
         self._barriers += 1
         store, key = _store(), f"plsc_mae/barrier/{self._barriers}"
         if store.add(key, 1) == self.processes:
             store.set(key + "/done", b"1")
         store.wait(key + "/done")
+
+
+def _first_bucket(params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The first parameters of one type, up to the size of a bucket, and the rest."""
+    count, elements = 0, 0
+    for param in params:
+        if count and (elements + param.size > BUCKET_ELEMENTS or param.grad.dtype != params[0].grad.dtype):
+            break
+        count, elements = count + 1, elements + param.size
+    return params[:count], params[count:]
 
 
 def _store() -> Any:

@@ -10,6 +10,7 @@ from a whole network's; the exchanges here are plain collectives of paddle.distr
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from plsc_mae.errors import ConfigError
 from plsc_mae.models.cae import CrossAttention
 from plsc_mae.models.layers import Attention, Linear, Mlp
 from plsc_mae.models.rel_pos_bias import RelativePositionBias
+from plsc_mae.parallel.data import World
 from plsc_mae.parallel.group import Group
 
 COLUMNS, ROWS = 1, 0
@@ -38,12 +40,14 @@ class Shard(NamedTuple):
     parts: int
     group: Group
 
-    def cut(self, whole: np.ndarray, rank: int | None = None) -> np.ndarray:
-        """The part of a whole array that this process, or another member, has."""
-        member = self.group.rank if rank is None else rank
+    def whole_shape(self, shape: Sequence[int]) -> list[int]:
+        """Shape of the whole of a part."""
+        return [side * self.group.size if axis == self.axis else side for axis, side in enumerate(shape)]
+
+    def cut(self, whole: np.ndarray) -> np.ndarray:
+        """The part of a whole array that this process has."""
         pieces = np.split(whole, self.parts, axis=self.axis)
-        width = pieces[0].shape[self.axis] // self.group.size
-        chosen = [piece.take(range(member * width, (member + 1) * width), axis=self.axis) for piece in pieces]
+        chosen = [np.split(piece, self.group.size, axis=self.axis)[self.group.rank] for piece in pieces]
         return np.ascontiguousarray(np.concatenate(chosen, axis=self.axis))
 
     def join(self, members: list[np.ndarray]) -> np.ndarray:
@@ -51,10 +55,34 @@ class Shard(NamedTuple):
         pieces = [np.split(part, self.parts, axis=self.axis) for part in members]
         return np.concatenate([piece[i] for i in range(self.parts) for piece in pieces], axis=self.axis)
 
+    def without_group(self) -> Shard:
+        """The same for another process, which has groups of its own."""
+        return self._replace(group=Group.alone())
+
 
 def shard_of(param: Tensor) -> Shard | None:
     """Which part of a parameter is here; None where it is whole."""
     return getattr(param, "shard", None)
+
+
+def shards_of(model: nn.Layer) -> dict[str, Shard]:
+    """Which parts of a network's parameters are here, for those that are not whole."""
+    shards = {name: shard_of(param) for name, param in model.named_parameters()}
+    return {name: shard for name, shard in shards.items() if shard is not None}
+
+
+def count_parameters(params: Iterable[Tensor], world: World) -> int:
+    """Elements of parameters, of which this process has some or parts, in all processes together."""
+    ours = sum(param.size if (shard := shard_of(param)) is None else param.size * shard.group.size for param in params)
+    return int(world.pipeline.sum(paddle.to_tensor(ours, dtype="int64")))
+
+
+def my_part(whole: np.ndarray, shard: Shard | None, shape: Sequence[int]) -> np.ndarray | None:
+    """This process's part, of `shape`, of a stored whole array; None where the array is of another shape."""
+    wanted = list(shape) if shard is None else shard.whole_shape(shape)
+    if list(whole.shape) != wanted:
+        return None
+    return whole if shard is None else shard.cut(whole)
 
 
 class _Spread(paddle.autograd.PyLayer):

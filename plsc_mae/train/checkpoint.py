@@ -11,18 +11,17 @@ import hashlib
 import json
 import logging
 import os
-import pickle
 import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from plsc_mae.errors import CheckpointError
+from plsc_mae.train.streaming import dump
 from plsc_mae.weights.reader import Checkpoint, read_file
 
 logger = logging.getLogger(__name__)
 
 MAGIC = b"PLSCMAE1"
-PICKLE_PROTOCOL = 4  # what paddle.save writes; readable by Paddle 2 and 3
 CHUNK = 1 << 22
 
 
@@ -59,7 +58,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     try:
         with open(temporary, "wb") as file:
             hashing = _HashingFile(file)
-            pickle.dump(state, hashing, protocol=PICKLE_PROTOCOL)
+            dump(state, hashing)
             footer = {"sha256": hashing.sha256.hexdigest(), "bytes": hashing.size}
             footer |= {"epoch": state["epoch"], "step": state["step"]}
             encoded = json.dumps(footer).encode()

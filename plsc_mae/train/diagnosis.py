@@ -114,7 +114,7 @@ class Diagnosis:
 
     def _forward(self, batch: Batch, epoch: int, iteration: int) -> None:
         """Repeat the forward pass of an iteration of this process, without the other processes that share the data."""
-        paddle.seed(device_seed(self.config.seed, epoch, iteration, self.world.rank))
+        paddle.seed(device_seed(self.config.seed, epoch, iteration, self.world.stream))
         with autocast(self.stepper.precision):
             self.task(self.task.prepare(batch))
 

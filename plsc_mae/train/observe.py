@@ -107,5 +107,6 @@ class Evaluation:
                 totals += paddle.stack([*(column.sum() for column in columns), paddle.ones_like(columns[0]).sum()])
         if self.shared:
             totals = self.world.sum(totals)
+        self.world.pipeline.broadcast(totals, 0)  # the last stage, which comes first, knows scores
         *sums, count = totals.tolist()
         return Observation({self.prefix + name: value / count for name, value in zip(names, sums, strict=True)})

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import functools
+import itertools
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +21,15 @@ from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import plain_values
 from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.methods.base import Task
-from plsc_mae.optim import load_optimizer_state, optimizer_state, stored_optimizer_state
+from plsc_mae.optim import load_optimizer_state, optimizer_tensors, stored_optimizer_state
+from plsc_mae.parallel.collect import Collection, Holdings
 from plsc_mae.parallel.data import World
+from plsc_mae.parallel.tensor import my_part, shard_of, shards_of
 from plsc_mae.train import checkpoint
 from plsc_mae.train.loss_scale import LossScale
 from plsc_mae.train.metrics import Meters
 from plsc_mae.train.online_probe import OnlineProbe
+from plsc_mae.train.streaming import Streamed
 from plsc_mae.weights.reader import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -95,29 +102,67 @@ class RunState:
         """Images of all processes in one iteration."""
         return self.config.batch_size * self.world.size
 
-    def content(self, progress: Progress, tag: int | str) -> dict[str, Any]:
-        """What the checkpoint `tag` is to hold; all processes must call."""
-        meters = self.meters.state(self.world)
+    @contextlib.contextmanager
+    def content(self, progress: Progress, tag: int | str) -> Iterator[dict[str, Any]]:
+        """Give what the checkpoint `tag` is to hold while it is written; all processes must enter.
+
+        In the main process tensors come one after the other, each when it is written, from the processes that have
+        them; the others serve them and get nothing to write.
+        """
+        meters, extra = self.meters.state(self.world), self.task.extra_state()
+        sources = {
+            "model": self._collection(self.task.model.state_dict()),
+            "optimizer": self._optimizer_collection(),
+            **{name: self._collection(value) for name, value in extra.items() if _has_tensors(value)},
+        }
         if not self.world.is_main:
-            return {}
+            for collection in sources.values():
+                collection.serve()
+            yield {}
+            return
+        streams = {name: iter(collection.items()) for name, collection in sources.items()}
+        sections = {name: Streamed(functools.partial(_entries, stream)) for name, stream in streams.items()}
         # The epoch that goes on, and the one that is done.
         epochs = {LATEST: progress.epoch, BEST: progress.epoch - 1}
-        return {
-            **self.task.extra_state(),
-            **({} if self.probe is None else self.probe.extra_state()),
-            "model": {name: tensor.numpy() for name, tensor in self.task.model.state_dict().items()},
-            "optimizer": optimizer_state(self.optimizer, self.params),
-            "scaler": {name: np.asarray(value).tolist() for name, value in self.scaler.state_dict().items()},
-            "epoch": epochs[tag] if isinstance(tag, str) else tag,
-            "step": progress.step,
-            "position": {"epoch": progress.epoch, "images": progress.batches_done * self.images_per_iteration},
-            "best": progress.best,
-            "method": self.config.method,
-            "phase": self.config.phase,
-            "args": plain_values(self.config),
-            "meters": meters,
-            "bad_updates": progress.bad_updates,
-        }
+        try:
+            yield {
+                **sections,  # in the order in which the others serve them
+                **{name: value for name, value in extra.items() if name not in sections},
+                **({} if self.probe is None else self.probe.extra_state()),
+                "scaler": {name: np.asarray(value).tolist() for name, value in self.scaler.state_dict().items()},
+                "epoch": epochs[tag] if isinstance(tag, str) else tag,
+                "step": progress.step,
+                "position": {"epoch": progress.epoch, "images": progress.batches_done * self.images_per_iteration},
+                "best": progress.best,
+                "method": self.config.method,
+                "phase": self.config.phase,
+                "args": plain_values(self.config),
+                "meters": meters,
+                "bad_updates": progress.bad_updates,
+            }
+        finally:
+            for stream in streams.values():  # where writing has failed, the others are still to get rid of theirs
+                collections.deque(stream, maxlen=0)
+
+    def _collection(self, tensors: Mapping[str, Tensor]) -> Collection:
+        shards = shards_of(self.task.model)
+        return Collection(Holdings(tensors, shards), self.world, scattered=self.scattered)
+
+    def _optimizer_collection(self) -> Collection:
+        """Accumulators as name/accumulator; moments are shared as their parameter is."""
+        tensors, shards = {}, {}
+        for name, accumulators in optimizer_tensors(self.optimizer, self.params).items():
+            shard = shard_of(self.params[name])
+            for key, tensor in accumulators.items():
+                tensors[f"{name}/{key}"] = tensor
+                if shard is not None and tensor.shape == self.params[name].shape:
+                    shards[f"{name}/{key}"] = shard
+        return Collection(Holdings(tensors, shards), self.world, scattered=self.scattered)
+
+    @property
+    def scattered(self) -> bool:
+        """Whether the main process lacks parts of the run's tensors."""
+        return self.world.tensor.size * self.world.pipeline.size > 1 or self.config.sharding_stage > 0
 
     def resume(self, path: Path) -> Progress:
         """Go on from a checkpoint; tells where it stood and which options have changed since.
@@ -158,15 +203,18 @@ class RunState:
         )
 
     def _load_weights(self, stored: Checkpoint) -> None:
+        shards = shards_of(self.task.model)
         for name, tensor in self.task.model.state_dict().items():
-            value = stored.model.get(name)
-            if value is None or list(value.shape) != list(tensor.shape):
+            value, shard = stored.model.get(name), shards.get(name)
+            part = None if value is None else my_part(value, shard, tensor.shape)
+            if part is None:
                 found = "lacks it" if value is None else f"has shape {list(value.shape)}"
+                shape = list(tensor.shape) if shard is None else shard.whole_shape(tensor.shape)
                 raise CheckpointError(
-                    f"{stored.path} does not fit this run: the network's {name} has shape {list(tensor.shape)}, the "
-                    f"file {found}; resume with the --model and sizes it was trained with"
+                    f"{stored.path} does not fit this run: the network's {name} has shape {shape}, the file {found}; "
+                    "resume with the --model and sizes it was trained with"
                 )
-            tensor.set_value(value)
+            tensor.set_value(part)
 
     def _check_kind(self, stored: Checkpoint) -> None:
         """Refuse a checkpoint of another kind of run."""
@@ -206,3 +254,14 @@ def checkpoint_to_resume(config: TrainingConfig) -> Path | None:
             config.output_dir,
         )
     return None
+
+
+def _has_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(item, Tensor) for item in value.values())
+
+
+def _entries(arrays: Iterator[tuple[str, np.ndarray]]) -> Iterator[tuple[str, Any]]:
+    """Entries of a section: arrays by name, or where keys are name/accumulator, dictionaries of arrays by name."""
+    for name, entry in itertools.groupby(arrays, lambda item: item[0].partition("/")[0]):
+        parts = {key.partition("/")[2]: array for key, array in entry}
+        yield name, parts.get("", parts)

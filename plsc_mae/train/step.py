@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.methods.base import Batch, StepOutput
+from plsc_mae.methods.pipelined import PipelinedTask
 from plsc_mae.parallel.data import World
 from plsc_mae.parallel.tensor import shard_of
 from plsc_mae.train.loss_scale import LossScale
@@ -92,6 +94,7 @@ class Stepper:
         clip_grad: largest global gradient norm, or None.
         precision: of the forward pass.
         world: the processes that share the network.
+        publish: gives the other processes the parameters that this one has updated, where each updates some.
     """
 
     def __init__(
@@ -103,8 +106,9 @@ class Stepper:
         clip_grad: float | None = None,
         precision: Precision = FLOAT32,
         world: World | None = None,
+        publish: Callable[[], None] | None = None,
     ) -> None:
-        self.task, self.params, self.optimizer = task, params, optimizer
+        self.task, self.params, self.optimizer, self.publish = task, params, optimizer, publish
         self.clip_grad, self.precision, self.world = clip_grad, precision, world
         self.scaler = LossScale(precision.dtype == "float16")
 
@@ -148,6 +152,8 @@ class Stepper:
             scale_gradients(self.params, factor)
         self.optimizer.step()
         self.scaler.update(good=True)
+        if self.publish is not None:
+            self.publish()
         self._forget_gradients()
 
     def drop(self, *, overflow: bool = False) -> None:
@@ -170,3 +176,16 @@ class Stepper:
         if local and isinstance(self.task, paddle.DataParallel):
             return self.task.no_sync()
         return contextlib.nullcontext()
+
+
+class PipelineStepper(Stepper):
+    """Runs iterations of a stage of a pipeline, whose task has a schedule of its own."""
+
+    task: PipelinedTask
+
+    def backward(self, batch: Batch, *, group_size: int = 1, last: bool = True) -> StepOutput:
+        """See `Stepper.backward`."""
+        out = self.task.run(batch, self.loss_scale / group_size, functools.partial(autocast, self.precision))
+        if last and self.world is not None:
+            self.world.average_gradients(self.params)
+        return out

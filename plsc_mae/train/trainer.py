@@ -17,8 +17,11 @@ from plsc_mae.config.schema import to_yaml
 from plsc_mae.data.loader import BatchLoader
 from plsc_mae.errors import CheckpointError
 from plsc_mae.methods.base import Batch, Task
+from plsc_mae.methods.pipelined import PipelinedTask
 from plsc_mae.optim import build_optimizer, scaled_lr, set_weight_decay
 from plsc_mae.parallel.data import World
+from plsc_mae.parallel.sharding import UpdateSharing
+from plsc_mae.parallel.tensor import count_parameters
 from plsc_mae.train import checkpoint
 from plsc_mae.train.logger import RunLogger, peak_memory_gib, replace_text
 from plsc_mae.train.metrics import Meters
@@ -27,7 +30,7 @@ from plsc_mae.train.observe import Observer
 from plsc_mae.train.online_probe import OnlineProbe
 from plsc_mae.train.samples import device_seed
 from plsc_mae.train.state import BEST, LATEST, Progress, RunState, checkpoint_to_resume
-from plsc_mae.train.step import Stepper, choose_precision
+from plsc_mae.train.step import PipelineStepper, Stepper, choose_precision
 
 logger = logging.getLogger(__name__)
 
@@ -100,19 +103,26 @@ class Trainer:
         self.observers, self.keep_best, self.probe = observers, keep_best, probe
         task.gives_features = probe is not None
         self.params = {name: p for name, p in task.model.named_parameters() if not p.stop_gradient}
-        self.n_parameters = sum(p.size for p in self.params.values())
+        self.n_parameters = count_parameters(self.params.values(), world)
         self.groups = task.param_groups(config.weight_decay)
+        sharing = UpdateSharing(self.groups, world.data) if config.sharding_stage == 1 and world.size > 1 else None
+        scales = [group.lr_scale for group in self.groups]
+        largest, negative = world.largest([max(scales, default=0.0), -min(scales, default=math.inf)])
+        self.scales = largest, -negative
+        self.updated = self.groups if sharing is None else sharing.mine
         self.optimizer = build_optimizer(
-            config.opt, self.groups, betas=config.opt_betas, eps=config.opt_eps, momentum=config.momentum
+            config.opt, self.updated, betas=config.opt_betas, eps=config.opt_eps, momentum=config.momentum
         )
         self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu)
-        self.stepper = Stepper(
-            world.wrap(task),
+        pipelined = isinstance(task, PipelinedTask)
+        self.stepper = (PipelineStepper if pipelined else Stepper)(
+            task if pipelined else world.wrap(task),
             list(self.params.values()),
             self.optimizer,
             clip_grad=config.clip_grad,
             precision=self.precision,
             world=world,
+            publish=None if sharing is None else sharing.publish,
         )
         self.effective_batch = config.batch_size * world.size * config.accum_iter
         self.lr = peak_lr(config, self.effective_batch)
@@ -196,7 +206,7 @@ class Trainer:
                 self.progress.epoch + i / total, self.progress.epoch * self.updates_per_epoch + i // config.accum_iter
             )
             self.numerics.start_group()
-        paddle.seed(device_seed(config.seed, self.progress.epoch, i, self.world.rank))
+        paddle.seed(device_seed(config.seed, self.progress.epoch, i, self.world.stream))
         group = min(config.accum_iter, total - i // config.accum_iter * config.accum_iter)
         update = (i + 1) % config.accum_iter == 0 or i + 1 == total
         out = self.stepper.backward(self.task.prepare(batch), group_size=group, last=update)
@@ -232,14 +242,14 @@ class Trainer:
     def _set_rates(self, epoch: float, update: int) -> None:
         lr, self.weight_decay = self.schedule(epoch, update)
         self.optimizer.set_lr(lr)
-        set_weight_decay(self.optimizer, self.groups, self.weight_decay)
+        set_weight_decay(self.optimizer, self.updated, self.weight_decay)
 
     def _settings(self) -> dict[str, float]:
         """What the update was made with: the largest and smallest rate of a group, weight decay, loss scale."""
-        lr, scales = self.optimizer.get_lr(), [group.lr_scale for group in self.groups]
+        lr, (largest, smallest) = self.optimizer.get_lr(), self.scales
         return {
-            "lr": lr * max(scales),
-            "min_lr": lr * min(scales),
+            "lr": lr * largest,
+            "min_lr": lr * smallest,
             "weight_decay": self.weight_decay,
             "loss_scale": self.stepper.loss_scale,
             **self.numerics.counts(self.progress),
@@ -316,10 +326,10 @@ class Trainer:
             return
         path = checkpoint.checkpoint_path(self.config.output_dir, self.config.exp_name, tag)
         self.numerics.before_save(path, self.progress)
-        content = self.state.content(self.progress, tag)
-        if self.world.is_main:
-            checkpoint.save(path, content)
-            logger.info("saved %s", path)
+        with self.state.content(self.progress, tag) as content:
+            if self.world.is_main:
+                checkpoint.save(path, content)
+                logger.info("saved %s", path)
         self.world.barrier()
 
     def _announce(self) -> None:
