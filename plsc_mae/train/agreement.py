@@ -18,7 +18,7 @@ class UpdateNumbers(NamedTuple):
     """The numbers of an update, the same in all processes.
 
     Attributes:
-        losses: of every process, means over its iterations of the group.
+        losses: of every process, means over its iterations of the group; of pipelines the last stages know it.
         norm: of the gradient, before clipping.
     """
 

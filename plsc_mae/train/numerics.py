@@ -95,7 +95,8 @@ class Numerics:
         numbers = agree(self.world, loss, norm)
         if numbers.finite:
             progress.skipped_in_a_row, self._has_learnt = 0, True
-            values = {"loss": sum(numbers.losses) / len(numbers.losses), "grad_norm": numbers.norm}
+            known = numbers.losses[: self.world.processes // self.world.pipeline.size]  # last stages come first
+            values = {"loss": sum(known) / len(known), "grad_norm": numbers.norm}
             self.spikes.follow(progress.step + 1, values, lambda: self.diagnosis.suspects(numbers, progress))
             return True
         scaler = self.stepper.scaler

@@ -234,18 +234,28 @@ def launch(run, name: str, what: str, index: int, flags: str) -> tuple[int, list
 
 
 @only_mae
-def test_all_processes_stop_for_one_of_them(run):
-    code, logs = launch(run, "two", LAYER, image_of(3, place=6), f"--batch_size {BATCH // 2}")
+@pytest.mark.parametrize(
+    ("flags", "told", "reports"),
+    [
+        (f"--batch_size {BATCH // 2}", "process 1", [1]),
+        (f"--batch_size {BATCH} --tensor_parallel 2", "processes 0, 1", [0, 1]),  # which look for the layer together
+    ],
+    ids=["data", "tensor"],
+)
+def test_all_processes_stop_for_one_of_them(run, flags, told, reports):
+    code, logs = launch(run, "two", LAYER, image_of(3, place=6), flags)
     assert code == 3, logs
     for log in logs:
-        assert "error: loss became nan in process 1 at step 3" in log
+        assert f"error: loss became nan in {told} at step 3" in log
         assert "Traceback" not in log
-    assert not (run.folder / "two/nonfinite-3-rank0.json").exists()
-    told = json.loads((run.folder / "two/nonfinite-3-rank1.json").read_text())
-    assert told["layer"] == LAYER
-    assert [sample["index"] for sample in told["samples"]] == [image_of(3, place) for place in range(6, 12)]
-    assert told["losses"][1] == "nan"
-    assert isinstance(told["losses"][0], float)
+    found = sorted((run.folder / "two").glob("nonfinite-*.json"))
+    assert [path.name for path in found] == [f"nonfinite-3-rank{process}.json" for process in reports]
+    for path in found:
+        report = json.loads(path.read_text())
+        assert report["layer"] == LAYER
+        assert image_of(3, place=6) in [sample["index"] for sample in report["samples"]]
+        assert len(report["samples"]) == BATCH // (3 - len(reports))
+        assert report["losses"][1] == "nan"
     assert not list((run.folder / "two").glob("*.pd"))
 
 
