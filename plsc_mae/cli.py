@@ -36,6 +36,7 @@ from plsc_mae.config.weights import (
     WeightsListConfig,
 )
 from plsc_mae.errors import ConfigError, UserError
+from plsc_mae.parallel import peers
 
 
 class Command(NamedTuple):
@@ -139,10 +140,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = getattr(importlib.import_module(module), function)(config)
     except UserError as error:
         print(f"plsc-mae: error: {error}", file=sys.stderr)
-        return error.exit_code
+        return peers.end(str(error), error.exit_code)
     except KeyboardInterrupt:
         print("plsc-mae: interrupted", file=sys.stderr)
-        return 130
+        return peers.end("interrupted", 130)
+    except Exception as error:
+        peers.end_by(error)
+    peers.farewell()
     return code or 0
 
 

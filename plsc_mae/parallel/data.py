@@ -11,6 +11,7 @@ import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError
+from plsc_mae.parallel import peers
 from plsc_mae.parallel.group import Group
 
 BUCKET_ELEMENTS = 1 << 23  # 32 MB of float32
@@ -68,6 +69,7 @@ class World:
         self._barriers = 0
         if self.processes > 1:
             paddle.distributed.init_parallel_env()
+            peers.join(self.process, self.processes, _store())
         self._form_groups(tensor_parallel, self.processes // shared, pipeline_parallel)
         self.rank, self.size = self.data.rank, self.data.size
 
@@ -162,11 +164,11 @@ class World:
         for tensor in tensors:
             self.data.broadcast(tensor, 0)
 
-    def largest(self, values: Sequence[float]) -> list[float]:
+    def largest(self, values: Sequence[float] | Tensor) -> list[float]:
         """The largest of each value among all processes; all of them must call. Values must be finite."""
         if self.processes == 1:
-            return list(values)
-        tensor = paddle.to_tensor(list(values), dtype="float32")
+            return [float(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]
+        tensor = values if isinstance(values, Tensor) else paddle.to_tensor(list(values), dtype="float32")
         paddle.distributed.all_reduce(tensor, op=paddle.distributed.ReduceOp.MAX)
         return [float(value) for value in tensor.tolist()]
 

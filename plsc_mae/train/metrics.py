@@ -12,43 +12,58 @@ from plsc_mae.parallel.data import World
 
 
 class Meters:
-    """Sums and counts of named scalars; `means` is the only point that waits for the device."""
+    """Sums and counts of the finite values of named scalars; `means` is the only point that waits for the device.
+
+    Attributes:
+        left_out: how many values of a name were not finite, when `means` last looked; only those that had some.
+    """
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self.left_out: dict[str, int] = {}
+        self.clear()
 
     def add(self, values: Mapping[str, Tensor]) -> None:
         """Add scalar tensors without looking at them."""
         for name, value in values.items():
             value = value.detach().astype("float32")
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._counts[name] = self._counts.get(name, 0) + 1
+            finite = paddle.isfinite(value)
+            count, value = finite.astype("float32"), paddle.where(finite, value, paddle.zeros_like(value))
+            if name in self._sums:
+                value, count = self._sums[name] + value, self._counts[name] + count
+            self._sums[name], self._counts[name] = value, count
+            self._added[name] = self._added.get(name, 0.0) + 1.0
 
     def means(self, world: World) -> dict[str, float]:
-        """Means over what was added, by all processes, in one reduction and one transfer."""
+        """Means over what was added, by all processes, in one reduction and one transfer.
+
+        A name without any finite value is not there.
+        """
         totals = self._totals(world)
-        half = len(self._sums)
-        return {name: totals[i] / totals[half + i] for i, name in enumerate(self._sums)}
+        self.left_out = {name: round(added - count) for name, (_, count, added) in totals.items() if added > count}
+        return {name: total / count for name, (total, count, _) in totals.items() if count}
 
     def clear(self) -> None:
         """Start over."""
-        self._sums, self._counts = {}, {}
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor] = {}
+        self._added: dict[str, float] = {}
 
     def state(self, world: World) -> dict[str, Any]:
         """What a checkpoint needs to go on with the same means: sums and counts over all processes."""
-        totals = self._totals(world)
-        half = len(self._sums)
-        return {name: {"sum": totals[i], "count": totals[half + i]} for i, name in enumerate(self._sums)}
+        return {name: {"sum": total, "count": count} for name, (total, count, _) in self._totals(world).items()}
 
     def load(self, state: Mapping[str, Mapping[str, Any]], world: World) -> None:
         """Put back what `state` gave: the first part of the data goes on with the sums, the others from zero."""
-        share = 1 if world.rank == 0 else 0
+        share = 1.0 if world.rank == 0 else 0.0
         self._sums = {name: paddle.to_tensor(share * float(entry["sum"])) for name, entry in state.items()}
-        self._counts = {name: share * int(entry["count"]) for name, entry in state.items()}
+        self._counts = {name: paddle.to_tensor(share * float(entry["count"])) for name, entry in state.items()}
+        self._added = {name: share * float(entry["count"]) for name, entry in state.items()}
 
-    def _totals(self, world: World) -> list[float]:
+    def _totals(self, world: World) -> dict[str, tuple[float, float, float]]:
+        """Sum, count of finite values and of all values by name, over the processes that share the data."""
         if not self._sums:
-            return []
-        counts = paddle.to_tensor([float(self._counts[name]) for name in self._sums])
-        return world.sum(paddle.concat([paddle.stack(list(self._sums.values())), counts])).tolist()
+            return {}
+        added = paddle.to_tensor(list(self._added.values()))
+        parts = [paddle.stack(list(self._sums.values())), paddle.stack(list(self._counts.values())), added]
+        numbers, n = world.sum(paddle.concat(parts)).tolist(), len(self._sums)
+        return dict(zip(self._sums, zip(numbers[:n], numbers[n : 2 * n], numbers[2 * n :], strict=True), strict=True))

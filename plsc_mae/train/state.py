@@ -26,6 +26,7 @@ from plsc_mae.parallel.collect import Collection, Holdings
 from plsc_mae.parallel.data import World
 from plsc_mae.parallel.tensor import my_part, shard_of, shards_of
 from plsc_mae.train import checkpoint
+from plsc_mae.train.loss_scale import LossScale
 from plsc_mae.train.metrics import Meters
 from plsc_mae.train.online_probe import OnlineProbe
 from plsc_mae.train.streaming import Streamed
@@ -46,12 +47,26 @@ class Progress:
         batches_done: iterations of it that are done.
         step: updates of the whole run.
         best: largest value of the metric that decides about checkpoint-best.pd.
+        skipped_updates: left out because of numbers that were not finite.
+        skipped_in_a_row: those just now.
+        rollbacks: to an earlier checkpoint, for the same reason.
+        rollbacks_in_a_row: those since the last checkpoint with new updates.
     """
 
     epoch: int
     batches_done: int = 0
     step: int = 0
     best: float = -math.inf
+    skipped_updates: int = 0
+    skipped_in_a_row: int = 0
+    rollbacks: int = 0
+    rollbacks_in_a_row: int = 0
+
+    @property
+    def bad_updates(self) -> dict[str, int]:
+        """The counts of what was not finite."""
+        names = ("skipped_updates", "skipped_in_a_row", "rollbacks", "rollbacks_in_a_row")
+        return {name: getattr(self, name) for name in names}
 
 
 class RunState:
@@ -73,7 +88,7 @@ class RunState:
         task: Task,
         optimizer: paddle.optimizer.Optimizer,
         params: Mapping[str, Tensor],
-        scaler: paddle.amp.GradScaler,
+        scaler: LossScale,
         meters: Meters,
         probe: OnlineProbe | None,
         world: World,
@@ -123,6 +138,7 @@ class RunState:
                 "phase": self.config.phase,
                 "args": plain_values(self.config),
                 "meters": meters,
+                "bad_updates": progress.bad_updates,
             }
         finally:
             for stream in streams.values():  # where writing has failed, the others are still to get rid of theirs
@@ -183,6 +199,7 @@ class RunState:
             self._batches(position["images"]),
             stored.meta["step"],
             stored.meta.get("best", -math.inf),
+            **stored.meta.get("bad_updates", {}),
         )
 
     def _load_weights(self, stored: Checkpoint) -> None:

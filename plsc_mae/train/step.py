@@ -7,13 +7,13 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-import numpy as np
 import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.methods.base import Batch, StagedTask, StepOutput
 from plsc_mae.parallel.data import World
 from plsc_mae.parallel.tensor import shard_of
+from plsc_mae.train.loss_scale import LossScale
 
 BFLOAT16_CAPABILITY = 8  # Ampere
 
@@ -68,9 +68,13 @@ def global_norm(params: Iterable[Tensor], world: World | None = None) -> Tensor:
     return paddle.sqrt(square)
 
 
-def clip_by_global_norm(params: Iterable[Tensor], norm: Tensor, max_norm: float) -> None:
-    """Scale gradients by min(1, max_norm / (norm + 1e-6)), PyTorch's rule, in place."""
-    factor = paddle.clip(max_norm / (norm + 1e-6), max=1.0)
+def clip_factor(norm: Tensor, max_norm: float) -> Tensor:
+    """What brings gradients of a norm down to the largest one: min(1, max_norm / (norm + 1e-6)), PyTorch's rule."""
+    return paddle.clip(max_norm / (norm + 1e-6), max=1.0)
+
+
+def scale_gradients(params: Iterable[Tensor], factor: Tensor | float) -> None:
+    """Multiply gradients in place."""
     for param in params:
         if param.grad is not None:
             param.grad.set_value(param.grad * factor)
@@ -79,7 +83,8 @@ def clip_by_global_norm(params: Iterable[Tensor], norm: Tensor, max_norm: float)
 class Stepper:
     """Runs iterations of a Task under accumulation, clipping and mixed precision.
 
-    An update is `backward` for every iteration of a group, then `gradient_norm`, then `update`.
+    An update is `backward` for every iteration of a group, then `gradient_norm`, then `update`, or `drop` where loss or
+    norm are not finite.
 
     Args:
         task: the Task, wrapped for data parallelism where there is one.
@@ -104,7 +109,7 @@ class Stepper:
     ) -> None:
         self.task, self.params, self.optimizer, self.publish = task, params, optimizer, publish
         self.clip_grad, self.precision, self.world = clip_grad, precision, world
-        self.scaler = paddle.amp.GradScaler(enable=precision.dtype == "float16", init_loss_scaling=2.0**16)
+        self.scaler = LossScale(precision.dtype == "float16")
 
     def __call__(self, batch: Batch, *, group_size: int = 1, update: bool = True) -> tuple[StepOutput, Tensor | None]:
         """Run one iteration; returns the Task's output and, after an update, the gradient's norm before clipping."""
@@ -112,7 +117,10 @@ class Stepper:
         if not update:
             return out, None
         norm = self.gradient_norm()
-        self.update(norm)
+        if self.scaler.is_enable() and not bool(paddle.isfinite(norm)):
+            self.drop(overflow=True)
+        else:
+            self.update(norm)
         return out, norm
 
     def backward(self, batch: Batch, *, group_size: int = 1, last: bool = True) -> StepOutput:
@@ -130,25 +138,37 @@ class Stepper:
         return out
 
     def gradient_norm(self) -> Tensor:
-        """The gradient's norm, free of the loss scale; call it once before an update."""
-        self.scaler.unscale_(self.optimizer)
-        return global_norm(self.params, self.world)
+        """The gradient's norm, free of the loss scale."""
+        norm = global_norm(self.params, self.world)
+        return norm / self.scaler.value if self.scaler.is_enable() else norm
 
     def update(self, norm: Tensor) -> None:
-        """Clip by the gradient's norm and update the parameters."""
-        if self.clip_grad is not None:
-            clip_by_global_norm(self.params, norm, self.clip_grad)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        """Take the loss scale out of the gradients, clip them by their norm and update the parameters."""
+        factor = None if self.clip_grad is None else clip_factor(norm, self.clip_grad)
+        if self.scaler.is_enable():
+            factor = (1.0 if factor is None else factor) / self.scaler.value
+        if factor is not None:
+            scale_gradients(self.params, factor)
+        self.optimizer.step()
+        self.scaler.update(good=True)
         if self.publish is not None:
             self.publish()
-        for param in self.params:
-            param.clear_gradient(False)
+        self._forget_gradients()
+
+    def drop(self, *, overflow: bool = False) -> None:
+        """Forget the gradients instead of updating; after an overflow, which is float16's, the loss scale is halved."""
+        if overflow:
+            self.scaler.update(good=False)
+        self._forget_gradients()
 
     @property
     def loss_scale(self) -> float:
-        """What the loss is multiplied with before the backward pass; asking waits for the device."""
-        return float(np.asarray(self.scaler.state_dict()["scale"]).item()) if self.scaler.is_enable() else 1.0
+        """What the loss is multiplied with before the backward pass."""
+        return self.scaler.value
+
+    def _forget_gradients(self) -> None:
+        for param in self.params:
+            param.clear_gradient(False)
 
     def _gradients_kept_local(self, local: bool) -> contextlib.AbstractContextManager[None]:
         """No exchange between processes on the inner iterations of a group."""

@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import paddle
+from paddle import Tensor
 
 from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import to_yaml
 from plsc_mae.data.loader import BatchLoader
-from plsc_mae.errors import CheckpointError, DivergedError
+from plsc_mae.errors import CheckpointError
 from plsc_mae.methods.base import Batch, StagedTask, Task
 from plsc_mae.optim import build_optimizer, scaled_lr, set_weight_decay
 from plsc_mae.optim.sharding import UpdateSharing
@@ -24,17 +24,14 @@ from plsc_mae.parallel.tensor import count_parameters
 from plsc_mae.train import checkpoint
 from plsc_mae.train.logger import RunLogger, peak_memory_gib, replace_text
 from plsc_mae.train.metrics import Meters
+from plsc_mae.train.numerics import Numerics
 from plsc_mae.train.observe import Observer
 from plsc_mae.train.online_probe import OnlineProbe
+from plsc_mae.train.samples import device_seed
 from plsc_mae.train.state import BEST, LATEST, Progress, RunState, checkpoint_to_resume
 from plsc_mae.train.step import PipelineStepper, Stepper, choose_precision
 
 logger = logging.getLogger(__name__)
-
-
-def device_seed(seed: int, epoch: int, iteration: int, rank: int) -> int:
-    """Seed of what is random on the device (drop path): position in the run and rank, so that a resume repeats it."""
-    return int(np.random.SeedSequence([seed, epoch, iteration, rank]).generate_state(1)[0] >> 1)
 
 
 def peak_lr(config: TrainingConfig, effective_batch: int) -> float:
@@ -137,14 +134,16 @@ class Trainer:
         self.state = RunState(
             task, self.optimizer, self.params, self.stepper.scaler, self.epoch_meters, probe, world, config
         )
+        self.numerics = Numerics(self.state, self.stepper, loader)
         self.skipped_before = 0
+        self._to_probe: list[tuple[Tensor, Tensor]] = []
 
     def fit(self) -> None:
         """Train to the end of the config, from the checkpoint it asks for.
 
         Raises:
             CheckpointError: a checkpoint or log cannot be read or written.
-            DivergedError: the loss is not finite.
+            DivergedError: loss or gradients are not finite, and --nan_policy does not go on.
         """
         config, world = self.config, self.world
         with _writing_to(config.output_dir):
@@ -163,6 +162,7 @@ class Trainer:
                 checkpoint.remove_leftovers(config.output_dir, config.exp_name)
                 header = "# the resolved options of this run; feed them back with --config\n"
                 replace_text(Path(config.output_dir) / "config.yaml", to_yaml(config, header))
+        self.numerics.start(path, self.progress)
         self.log = RunLogger(config.output_dir, config.log_dir or config.output_dir, active=world.is_main)
         self.log.start(self.progress.epoch, self.progress.batches_done)
         self._announce()
@@ -204,23 +204,39 @@ class Trainer:
             self._set_rates(
                 self.progress.epoch + i / total, self.progress.epoch * self.updates_per_epoch + i // config.accum_iter
             )
+            self.numerics.start_group()
         paddle.seed(device_seed(config.seed, self.progress.epoch, i, self.world.stream))
         group = min(config.accum_iter, total - i // config.accum_iter * config.accum_iter)
         update = (i + 1) % config.accum_iter == 0 or i + 1 == total
         out = self.stepper.backward(self.task.prepare(batch), group_size=group, last=update)
-        values = dict(out.logs)
-        if update:
-            values["grad_norm"] = norm = self.stepper.gradient_norm()
-            self.stepper.update(norm)
-            self.progress.step += 1
-            self.task.after_step()
+        self.numerics.add(out.loss)
         if self.probe is not None:
             assert out.features is not None
-            values = {**values, **self.probe(out.features, batch["label"])}
-        window.add(values)
-        self.epoch_meters.add(values)
+            self._to_probe.append((out.features, batch["label"]))
+        updated = self._update() if update else {}
+        if updated is not None:
+            self._add({**out.logs, **updated}, window)
+        if updated and self.probe is not None:
+            for features, labels in self._to_probe:
+                self._add(self.probe(features, labels), window)
+        if update:
+            self._to_probe = []
         self.progress.batches_done = i + 1
         return self.progress.batches_done
+
+    def _update(self) -> dict[str, Tensor] | None:
+        """End an accumulation group; returns what to log, or None where the update was not made."""
+        norm = self.stepper.gradient_norm()
+        allowed = self.numerics.allow(norm, self.progress)
+        if allowed:
+            self.stepper.update(norm)
+            self.task.after_step()
+        self.progress.step += 1
+        return {"grad_norm": norm} if allowed else None
+
+    def _add(self, values: dict[str, Tensor], window: Meters) -> None:
+        window.add(values)
+        self.epoch_meters.add(values)
 
     def _set_rates(self, epoch: float, update: int) -> None:
         lr, self.weight_decay = self.schedule(epoch, update)
@@ -235,6 +251,7 @@ class Trainer:
             "min_lr": lr * smallest,
             "weight_decay": self.weight_decay,
             "loss_scale": self.stepper.loss_scale,
+            **self.numerics.counts(self.progress),
         }
 
     def _save_is_due(self) -> bool:
@@ -242,9 +259,11 @@ class Trainer:
 
     def _report(self, watch: Stopwatch, window: Meters, images: int) -> None:
         means = window.means(self.world)
+        if self.world.is_main:
+            for name, count in window.left_out.items():
+                logger.warning("%d values of %s were not finite and are left out of its mean", count, name)
         window.clear()
         seconds, data_share = watch.lap()
-        self._check_finite(means)
         left = self.config.epochs * len(self.loader) - (
             self.progress.epoch * len(self.loader) + self.progress.batches_done
         )
@@ -263,22 +282,8 @@ class Trainer:
         }
         self.log.line(record, total=len(self.loader), eta=left * seconds / iterations)
 
-    def _check_finite(self, means: dict[str, float]) -> None:
-        wrong = {name: value for name, value in means.items() if not math.isfinite(value)}
-        # A float16 step with infinite gradients is skipped by the loss scaler; only the loss is final.
-        if "grad_norm" in wrong and self.precision.dtype == "float16":
-            del wrong["grad_norm"]
-        if wrong:
-            name, value = next(iter(wrong.items()))
-            raise DivergedError(
-                f"{name} became {value} at or before step {self.progress.step} (epoch {self.progress.epoch}, learning "
-                f"rate {self.optimizer.get_lr():.3g}); nothing was saved since, go on from the last checkpoint with "
-                "--auto_resume and a lower --lr or --blr, a --clip_grad, or --no_amp"
-            )
-
     def _end_epoch(self) -> None:
         config, epoch, means = self.config, self.progress.epoch, self.epoch_meters.means(self.world)
-        self._check_finite(means)
         record = {f"train_{name}": value for name, value in {**self._settings(), **means}.items()}
         skipped = int(self.world.sum(paddle.to_tensor(float(self.loader.skipped - self.skipped_before))))
         self.skipped_before = self.loader.skipped
@@ -318,10 +323,10 @@ class Trainer:
         """Write a checkpoint from the main process; the others wait."""
         if not self.config.save_ckpt:
             return
-        self._check_finite(self.epoch_meters.means(self.world))
+        path = checkpoint.checkpoint_path(self.config.output_dir, self.config.exp_name, tag)
+        self.numerics.before_save(path, self.progress)
         with self.state.content(self.progress, tag) as content:
             if self.world.is_main:
-                path = checkpoint.checkpoint_path(self.config.output_dir, self.config.exp_name, tag)
                 checkpoint.save(path, content)
                 logger.info("saved %s", path)
         self.world.barrier()
