@@ -35,7 +35,7 @@ from plsc_mae.config.weights import (
     WeightsInspectConfig,
     WeightsListConfig,
 )
-from plsc_mae.errors import ConfigError, UserError
+from plsc_mae.errors import ConfigError, Stopped, UserError
 
 
 class Command(NamedTuple):
@@ -140,6 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"plsc-mae: error: {error}", file=sys.stderr)
         return error.exit_code
+    except Stopped as stop:
+        print(f"plsc-mae: {stop}", file=sys.stderr)
+        return stop.exit_code
     except KeyboardInterrupt:
         print("plsc-mae: interrupted", file=sys.stderr)
         return 130

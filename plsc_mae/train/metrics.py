@@ -12,7 +12,11 @@ from plsc_mae.parallel.data import World
 
 
 class Meters:
-    """Sums and counts of named scalars; `means` is the only point that waits for the device."""
+    """Sums and counts of named scalars; `means` is the only point that waits for the device.
+
+    In float64 the order of a sum does not show, so the means of a run that was stopped and goes on are those of one
+    that was not, also where several processes have parts of them.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -21,7 +25,7 @@ class Meters:
     def add(self, values: Mapping[str, Tensor]) -> None:
         """Add scalar tensors without looking at them."""
         for name, value in values.items():
-            value = value.detach().astype("float32")
+            value = value.detach().astype("float64")
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._counts[name] = self._counts.get(name, 0) + 1
 
@@ -44,11 +48,13 @@ class Meters:
     def load(self, state: Mapping[str, Mapping[str, Any]], world: World) -> None:
         """Put back what `state` gave: the first part of the data goes on with the sums, the others from zero."""
         share = 1 if world.rank == 0 else 0
-        self._sums = {name: paddle.to_tensor(share * float(entry["sum"])) for name, entry in state.items()}
+        self._sums = {
+            name: paddle.to_tensor(share * float(entry["sum"]), dtype="float64") for name, entry in state.items()
+        }
         self._counts = {name: share * int(entry["count"]) for name, entry in state.items()}
 
     def _totals(self, world: World) -> list[float]:
         if not self._sums:
             return []
-        counts = paddle.to_tensor([float(self._counts[name]) for name in self._sums])
+        counts = paddle.to_tensor([float(self._counts[name]) for name in self._sums], dtype="float64")
         return world.sum(paddle.concat([paddle.stack(list(self._sums.values())), counts])).tolist()

@@ -26,7 +26,7 @@ from plsc_mae.weights.reader import Checkpoint
 
 logger = logging.getLogger(__name__)
 
-LATEST, BEST = "latest", "best"
+LATEST, PREVIOUS, BEST = "latest", "previous", "best"
 PLACES = ("resume", "auto_resume", "output_dir", "log_dir", "max_train_step")  # options that may change in silence
 
 
@@ -39,12 +39,25 @@ class Progress:
         batches_done: iterations of it that are done.
         step: updates of the whole run.
         best: largest value of the metric that decides about checkpoint-best.pd.
+        best_step: updates when it was reached.
+        ended: whether all updates of the epoch are done and what follows them is not.
+        skipped: images of the epoch that were passed over, in all processes.
+        iteration: `batches_done` as the run counted them that saved; another batch size counts otherwise.
     """
 
     epoch: int
     batches_done: int = 0
     step: int = 0
     best: float = -math.inf
+    best_step: int = -1
+    ended: bool = False
+    skipped: int = 0
+    iteration: int = 0
+
+    @property
+    def place(self) -> tuple[int, ...]:
+        """What tells positions apart."""
+        return self.step, self.epoch, self.batches_done, self.ended
 
 
 class RunState:
@@ -56,6 +69,7 @@ class RunState:
         params: the trainable parameters by name.
         scaler: of the loss.
         meters: running means of the epoch.
+        window: running means since the last log line.
         probe: learns beside the network, if there is one.
         world: the processes of the run.
         config: its options.
@@ -68,12 +82,13 @@ class RunState:
         params: Mapping[str, Tensor],
         scaler: paddle.amp.GradScaler,
         meters: Meters,
+        window: Meters,
         probe: OnlineProbe | None,
         world: World,
         config: TrainingConfig,
     ) -> None:
         self.task, self.optimizer, self.params, self.scaler = task, optimizer, params, scaler
-        self.meters, self.probe, self.world, self.config = meters, probe, world, config
+        self.meters, self.window, self.probe, self.world, self.config = meters, window, probe, world, config
 
     @property
     def images_per_iteration(self) -> int:
@@ -82,7 +97,7 @@ class RunState:
 
     def content(self, progress: Progress, tag: int | str) -> dict[str, Any]:
         """What the checkpoint `tag` is to hold; all processes must call."""
-        meters = self.meters.state(self.world)
+        meters, window = self.meters.state(self.world), self.window.state(self.world)
         if not self.world.is_main:
             return {}
         # The epoch that goes on, and the one that is done.
@@ -95,12 +110,20 @@ class RunState:
             "scaler": {name: np.asarray(value).tolist() for name, value in self.scaler.state_dict().items()},
             "epoch": epochs[tag] if isinstance(tag, str) else tag,
             "step": progress.step,
-            "position": {"epoch": progress.epoch, "images": progress.batches_done * self.images_per_iteration},
+            "position": {
+                "epoch": progress.epoch,
+                "images": progress.batches_done * self.images_per_iteration,
+                "iteration": progress.batches_done,
+                "ended": progress.ended,
+                "skipped": progress.skipped,
+            },
             "best": progress.best,
+            "best_step": progress.best_step,
             "method": self.config.method,
             "phase": self.config.phase,
             "args": plain_values(self.config),
             "meters": meters,
+            "window": window,
         }
 
     def resume(self, path: Path) -> Progress:
@@ -129,15 +152,22 @@ class RunState:
         if scaler and self.scaler.is_enable():
             self.scaler.load_state_dict({**scaler, "scale": np.asarray(scaler["scale"], np.float32)})
         self.meters.load(stored.meta["meters"], self.world)
+        self.window.load(stored.meta.get("window", {}), self.world)
         self.task.load_extra_state(stored)
         if self.probe is not None and not self.probe.load(stored):
             logger.info("%s has no online probe: it starts anew", stored.path)
         position = stored.meta["position"]
+        ended = position.get("ended", False)
+        done = 0 if ended else self._batches(position["images"])
         return Progress(
             position["epoch"],
-            self._batches(position["images"]),
+            done,
             stored.meta["step"],
             stored.meta.get("best", -math.inf),
+            best_step=stored.meta.get("best_step", -1),
+            ended=ended,
+            skipped=position.get("skipped", 0),
+            iteration=position.get("iteration", done),
         )
 
     def _load_weights(self, stored: Checkpoint) -> None:
