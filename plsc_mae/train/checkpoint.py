@@ -168,11 +168,11 @@ def read_footer(path: Path) -> dict[str, Any]:
                     file.seek(end - tail - size)
                     footer = json.loads(file.read(size))
                     # Files of earlier versions have no crc.
-                    if footer.keys() >= FOOTER and footer.pop("crc", None) in (None, _crc(footer)):
+                    if footer.pop("crc", None) in (None, _crc(footer)) and footer.keys() == FOOTER:
                         return footer
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from None
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):
         pass  # damaged JSON: the sentence below tells
     raise CheckpointError(
         f"{path} is not a complete training checkpoint of plsc_mae; expected a checkpoint-*.pd that a run has finished "

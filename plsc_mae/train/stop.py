@@ -54,13 +54,13 @@ class StopRequest:
                 signal.signal(number, before[number] or signal.SIG_DFL)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         if not self.signal:
             self.signal, self._noted = number, time.monotonic()
             told = f"plsc-mae: {signal.Signals(number).name}: the run will save and stop\n"
             with contextlib.suppress(OSError):
                 os.write(2, told.encode())  # print could be interrupted by itself
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def agreed(self) -> int:
         """The signal that any process was stopped by, 0 without one; all processes must call."""

@@ -171,7 +171,9 @@ class Trainer:
     def _resume(self, path: Path) -> None:
         self.progress = at = self.state.resume(path)
         if at.ended:
-            at.batches_done = len(self.loader)
+            at.batches_done = total = len(self.loader)
+            last = (total - 1) // self.config.accum_iter
+            self._set_rates(at.epoch + last * self.config.accum_iter / total, at.epoch * self.updates_per_epoch + last)
         if self.world.rank == 0:
             self.skipped_before = -at.skipped
 
