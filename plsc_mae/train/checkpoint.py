@@ -209,7 +209,7 @@ def load(path: Path) -> Checkpoint:
 def find_newest(output_dir: str, exp_name: str) -> Path | None:
     """The undamaged checkpoint of a run that has come furthest, or None; damaged ones are warned about."""
     candidates = []
-    for path in _all_of(output_dir, exp_name):
+    for path in all_of(output_dir, exp_name):
         try:
             candidates.append((read_footer(path)["step"], path.stat().st_mtime, path))
         except (CheckpointError, OSError) as error:
@@ -237,7 +237,7 @@ def remove_older(output_dir: str, exp_name: str, epoch: int, keep: int) -> None:
     Damaged ones do not count, so that the others are as many as were asked for.
     """
     numbered = []
-    for path in _all_of(output_dir, exp_name):
+    for path in all_of(output_dir, exp_name):
         number = path.stem.rpartition("-")[2]
         if number.isdecimal() and int(number) <= epoch:
             with contextlib.suppress(CheckpointError):
@@ -252,10 +252,11 @@ def remove_older(output_dir: str, exp_name: str, epoch: int, keep: int) -> None:
 
 def remove_leftovers(output_dir: str, exp_name: str) -> None:
     """Delete half-written files of a run that was killed while saving."""
-    for path in _all_of(output_dir, exp_name, TEMPORARY):
+    for path in all_of(output_dir, exp_name, TEMPORARY):
         path.unlink()
 
 
-def _all_of(output_dir: str, exp_name: str, suffix: str = "") -> list[Path]:
+def all_of(output_dir: str, exp_name: str, suffix: str = "") -> list[Path]:
+    """The checkpoint files of a run, damaged ones too, or those with a suffix behind their names."""
     name = checkpoint_path("", glob.escape(exp_name), "*").name
     return list(Path(output_dir).glob(name + suffix))

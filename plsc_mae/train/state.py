@@ -207,12 +207,23 @@ class RunState:
 
 
 def checkpoint_to_resume(config: TrainingConfig) -> Path | None:
-    """Which checkpoint a run goes on from, if any; warns of those that it passes by."""
+    """Which checkpoint a run goes on from, if any; warns of those that it passes by.
+
+    Raises:
+        CheckpointError: there are checkpoints to go on from and all of them are damaged.
+    """
     if config.resume:
         return Path(config.resume)
+    files = checkpoint.all_of(config.output_dir, config.exp_name)
     if config.auto_resume:
-        return checkpoint.find_newest(config.output_dir, config.exp_name)
-    if any(Path(config.output_dir).glob(checkpoint.checkpoint_path("", config.exp_name, "*").name)):
+        newest = checkpoint.find_newest(config.output_dir, config.exp_name)
+        if files and newest is None:
+            raise CheckpointError(
+                f"none of the {len(files)} checkpoints in {config.output_dir} can be used, see the warnings; bring one "
+                "back, or start anew in another --output_dir"
+            )
+        return newest
+    if files:
         logger.warning(
             "%s holds checkpoints of an earlier run and this one starts anew beside them; to go on with that run "
             "stop this and pass --auto_resume, else choose another --output_dir",
