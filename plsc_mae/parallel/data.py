@@ -91,11 +91,7 @@ class World:
 
     def _group(self, all_of_them: Sequence[list[int]]) -> Group | None:
         """Make all groups of one kind, as every process must in the same order; returns this process's, if any."""
-        groups = []
-        for ranks in all_of_them:
-            groups.append(Group.of(ranks, self.process, self.processes))
-            if len(ranks) > 1 and not self.is_gpu:
-                self._meet()  # gloo's connections of two groups that form at once get in each other's way
+        groups = [Group.of(ranks, self.process, self.processes, on_gloo=not self.is_gpu) for ranks in all_of_them]
         return next((group for group in groups if self.process in group.ranks), None)
 
     def _own_group(self, all_of_them: Sequence[list[int]]) -> Group:

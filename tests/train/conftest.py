@@ -80,12 +80,14 @@ class Runs:
         assert main([self.command, *self.arguments(name, flags)]) == 0
         return self.records(name)
 
-    def start(self, name: str, flags: str = "", processes: int = 1, **environ: str) -> subprocess.Popen[str]:
-        """Start a run in processes of its own, with additions to their environment."""
+    def start(
+        self, name: str, flags: str = "", processes: int = 1, workers: str = "workers", **environ: str
+    ) -> subprocess.Popen[str]:
+        """Start a run in processes of its own, with logs in NAME-`workers` and additions to their environment."""
         command = [sys.executable]
         if processes > 1:
             command += ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes)]
-            command += ["--log_dir", str(self.folder / f"{name}-workers")]
+            command += ["--log_dir", str(self.folder / f"{name}-{workers}")]
         inherited = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
         return subprocess.Popen(
             [*command, str(ROOT / f"main_{self.command}.py"), *self.arguments(name, flags)],
@@ -95,9 +97,9 @@ class Runs:
             text=True,
         )
 
-    def elsewhere(self, name: str, flags: str = "", processes: int = 1, **environ: str) -> list[dict]:
+    def elsewhere(self, name: str, flags: str = "", processes: int = 1, **options: str) -> list[dict]:
         """Run in processes of its own, to the end, and return its log records."""
-        process = self.start(name, flags, processes, **environ)
+        process = self.start(name, flags, processes, **options)
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
         return self.records(name)
