@@ -89,7 +89,12 @@ def run(config: ClassifyConfig) -> None:
         return
     assert datasets.train is not None
     sampler = EpochBatchSampler(len(datasets.train), config.batch_size, world.rank, world.size, config.seed)
-    loader = build_loader(datasets.train, sampler, num_workers=_workers(config, datasets.train))
+    loader = build_loader(
+        datasets.train,
+        sampler,
+        num_workers=_workers(config, datasets.train),
+        worker_timeout=config.worker_timeout,
+    )
     trainer = Trainer(task, loader, config, world, observers=evaluations, keep_best=BEST_METRIC)
     trainer.fit()
     if isinstance(task, SweepTask) and world.is_main:
@@ -233,7 +238,8 @@ def validation_loader(dataset: KeyedDataset, config: ClassifyConfig, world: Worl
     sampler = EpochBatchSampler(
         len(dataset), config.batch_size, rank, size, config.seed, shuffle=False, drop_last=False
     )
-    return build_loader(dataset, sampler, num_workers=_workers(config, dataset))
+    workers = _workers(config, dataset)
+    return build_loader(dataset, sampler, num_workers=workers, worker_timeout=config.worker_timeout)
 
 
 def _tell(evaluation: Evaluation, world: World) -> None:

@@ -1,71 +1,99 @@
-"""`plsc-mae doctor`: versions, devices and settings, and what is known to go wrong with them."""
+"""`plsc-mae doctor`: versions, devices, data and processes, and what is known to go wrong with them."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from plsc_mae import runtime
+from plsc_mae.commands import doctor_gpu, doctor_machine
+from plsc_mae.commands.doctor_data import examine_data
+from plsc_mae.commands.doctor_findings import Finding, grave
 from plsc_mae.config.tools import DoctorConfig
 
-PACKAGES = (
-    "plsc_mae",
-    "paddlepaddle",
-    "paddlepaddle-gpu",
-    "numpy",
-    "pillow",
-    "opencv-python",
-    "visualdl",
-    "safetensors",
-)
-LAUNCH_TRAPS = {
-    "CUDA_VISIBLE_DEVICES": "without a GPU, paddle.distributed.launch stops on it: unset it for the launch",
-    "PADDLE_TRAINER_ENDPOINTS": "it makes the launcher believe in another job: unset it",
-    "HTTP_PROXY": "machines of a distributed run cannot find each other through a proxy: unset it for the launch",
-    "ALL_PROXY": "machines of a distributed run cannot find each other through a proxy: unset it for the launch",
-}
-SHARED_MEMORY = "/dev/shm"
-SHARED_MEMORY_MB = 1024
+
+def run(config: DoctorConfig) -> int:
+    """Print what is here, then what is amiss: `!` ends runs or spoils them, `?` matters to some.
+
+    Returns:
+        1 if there is a `!`, else 0; processes of one launch agree on it.
+    """
+    findings = _tell(_examine_installation())
+    works = not any(finding.stops for finding in findings)
+    if works:
+        findings += _tell(_examine_machine(config))
+    if config.data_path:
+        findings += _tell(examine_data(config.data_path))
+    if config.distributed and works:
+        findings += _tell(_examine_launch(findings))
+    for finding in sorted(findings, key=lambda found: not found.stops):
+        print(finding, flush=True)
+    if not findings:
+        print("nothing amiss", flush=True)
+    return int(any(finding.stops for finding in findings))
 
 
-def run(config: DoctorConfig) -> None:
-    """Print what is here, then what is amiss."""
-    added = runtime.apply_cpu_settings() or {name: os.environ[name] for name in runtime.SETTINGS if name in os.environ}
-    print(f"Python {platform.python_version()} on {platform.platform()}")
-    for name in PACKAGES:
-        print(f"  {name:<18} {_version(name) or '-'}")
+def _tell(items: Iterable[str | Finding]) -> list[Finding]:
+    """Print the descriptions at once and return the findings for later."""
+    findings = []
+    for item in items:
+        if isinstance(item, Finding):
+            findings.append(item)
+        else:
+            print(item, flush=True)
+    return findings
+
+
+def _examine_installation() -> Iterator[str | Finding]:
+    yield f"Python {platform.python_version()} on {platform.platform()}"
+    for name in doctor_machine.PACKAGES:
+        yield f"  {name:<22} {doctor_machine.version(name) or '-'}"
+    yield from doctor_machine.examine_packages()
+    try:
+        import paddle  # noqa: F401
+    except Exception as error:  # whatever a broken wheel or its dependencies raise
+        yield grave(f"Paddle cannot be imported: {' '.join(str(error).split())[:300]}; reinstall it")
+
+
+def _examine_machine(config: DoctorConfig) -> Iterator[str | Finding]:
     import paddle
 
     gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
-    print(f"devices: {runtime.available_cores()} CPU cores, {gpus} GPUs visible to Paddle")
-    settings = " ".join(f"{name}={value}" for name, value in added.items()) or "none"
-    print(f"CPU settings: {settings} (switch off with {runtime.SWITCH}=off)")
-    if os.path.isdir(SHARED_MEMORY):
-        print(f"{SHARED_MEMORY}: {shutil.disk_usage(SHARED_MEMORY).free // 2**20} MB free")
-    troubles = list(_troubles(gpus))
-    print("\n".join(f"! {trouble}" for trouble in troubles) or "nothing amiss")
+    yield f"devices: {runtime.available_cores()} CPU cores, {gpus} GPUs visible to Paddle"
+    driver = doctor_gpu.read_driver()
+    if isinstance(driver, doctor_gpu.Driver):
+        yield f"{driver}; its wheel: {doctor_gpu.fitting_wheel(driver)}"
+    wheel = doctor_gpu.Wheel(paddle.__version__, doctor_gpu.parse_version(paddle.version.cuda()), gpus)
+    yield from doctor_gpu.examine_gpus(driver, wheel)
+    settings = {name: os.environ[name] for name in runtime.SETTINGS if name in os.environ}
+    told = " ".join(f"{name}={value}" for name, value in settings.items()) or "none"
+    yield f"CPU settings: {told} (switch off with {runtime.SWITCH}=off)"
+    if os.path.isdir(doctor_machine.SHARED_MEMORY):
+        yield f"{doctor_machine.SHARED_MEMORY}: {shutil.disk_usage(doctor_machine.SHARED_MEMORY).free // 2**20} MB free"
+    yield doctor_machine.tell_place_in_launch()
+    yield from doctor_machine.examine_optional_modules()
+    yield from doctor_machine.examine_environment(gpus)
+    yield from doctor_machine.examine_limits(gpus)
+    if config.output_dir:
+        yield from doctor_machine.examine_output(config.output_dir)
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+def _examine_launch(before: list[Finding]) -> Iterator[str | Finding]:
+    """Examine the processes together; what is grave in any of them is so in all."""
+    import paddle
 
+    from plsc_mae.commands.doctor_processes import examine_processes
+    from plsc_mae.parallel.data import World
 
-def _troubles(gpus: int) -> Iterator[str]:
-    if _version("paddlepaddle") and _version("paddlepaddle-gpu"):
-        yield "paddlepaddle and paddlepaddle-gpu are both installed and overwrite each other: keep one"
-    paddle_version = _version("paddlepaddle") or _version("paddlepaddle-gpu")
-    if paddle_version.startswith("2.") and not _version("numpy").startswith("1."):
-        yield f"Paddle {paddle_version} needs numpy<2, found {_version('numpy')}: pip install 'numpy<2'"
-    if _version("paddlepaddle") and shutil.which("nvidia-smi"):
-        yield "this machine has an NVIDIA driver but Paddle's CPU wheel: install a GPU wheel, see README"
-    for name, remedy in LAUNCH_TRAPS.items():
-        if name in os.environ and not (name == "CUDA_VISIBLE_DEVICES" and gpus):
-            yield f"{name} is set; {remedy}"
-    if os.path.isdir(SHARED_MEMORY) and shutil.disk_usage(SHARED_MEMORY).free < SHARED_MEMORY_MB * 2**20:
-        yield f"{SHARED_MEMORY} is small, data workers will use pipes: docker run --shm-size=8g"
+    world = World("auto")
+    own = list(before)
+    for item in examine_processes(world):
+        if isinstance(item, Finding):
+            own.append(item)
+        yield item
+    stops = any(finding.stops for finding in own)
+    stopped = int(world.sum(paddle.to_tensor([int(stops)], dtype="int64")).item())
+    if stopped and not stops:
+        yield grave(f"{stopped} of {world.size} processes found something that ends runs: see their logs in --log_dir")

@@ -110,7 +110,8 @@ def find_watched(config: PretrainConfig, train: ImageList) -> tuple[ImageList, I
 def training_loader(dataset: ImageDataset, config: PretrainConfig, world: World) -> BatchLoader:
     """Batches of this process in shuffled order, decoded by as many workers as the config or the cores say."""
     sampler = EpochBatchSampler(len(dataset), config.batch_size, world.rank, world.size, config.seed)
-    return build_loader(dataset, sampler, num_workers=count_workers(config.num_workers))
+    workers = count_workers(config.num_workers)
+    return build_loader(dataset, sampler, num_workers=workers, worker_timeout=config.worker_timeout)
 
 
 def count_workers(wanted: int | None) -> int:
@@ -122,4 +123,4 @@ def _panel(view: ImageDataset) -> Batch:
     """A few images spread over the data set, always the same ones, without random crops."""
     count = min(PANEL_IMAGES, len(view))
     samples = [view[SampleKey(0, i * len(view) // count)] for i in range(count)]
-    return {name: paddle.to_tensor(value) for name, value in collate(samples).items() if name != "skipped"}
+    return {name: paddle.to_tensor(value) for name, value in collate(samples).arrays.items()}

@@ -72,6 +72,9 @@ class DataConfig:
     num_workers: int | None = option(
         None, "loader processes per training process; up to 10, by the cores at hand, when not given", within="[0, inf)"
     )
+    worker_timeout: float = option(
+        300.0, "seconds a loader process may take to read one image; 0: any time", within="[0, inf)"
+    )
 
     @property
     def image_size(self) -> tuple[int, int]:

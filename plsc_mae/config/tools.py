@@ -85,6 +85,10 @@ class RandomTokenizerConfig:
 class DoctorConfig:
     """Doctor: what this machine and installation are, and what is amiss."""
 
+    data_path: str = option("", "image folder or list file to look at too")
+    output_dir: str = option("", "output folder to try to write to")
+    distributed: bool = option(False, "look at the processes of paddle.distributed.launch too")
+
 
 @dataclass(kw_only=True, frozen=True)
 class PlotConfig:

@@ -14,6 +14,7 @@ Either backend does this with what is not a plain 8-bit RGB file:
     EXIF orientation             ignored, as torchvision's loader does
     truncated or damaged         DataError; damage that libjpeg can bridge passes unnoticed
     more than 179 million pixels DataError (Pillow's guard against decompression bombs)
+    pipe, device, folder         DataError, at once
 
 opencv against pil on random resized crops to 224x224 (Pillow 13; OpenCV 4.11 and 5.0 alike), in levels of 255, and
 images per second of reading, decoding, cropping and resizing on one thread of a busy machine (the ratio counts):
@@ -27,6 +28,8 @@ from __future__ import annotations
 
 import functools
 import io
+import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +55,7 @@ _PIL_FILTERS = {
 _OPENCV_ENLARGING = {"bicubic": "INTER_CUBIC", "bilinear": "INTER_LINEAR", "lanczos": "INTER_LANCZOS4"}
 # A strip of 1 x 10000 pixels resized by its shorter side would ask for gigabytes; the limit is that for decoding.
 _MAX_RESIZED_PIXELS = 2 * 89_478_485
+_MAX_FILE_BYTES = 8 * _MAX_RESIZED_PIXELS  # of 16-bit RGBA, not compressed
 
 
 class Box(NamedTuple):
@@ -161,12 +165,26 @@ def open_image(path: str | Path, backend: Backend = "pil") -> SourceImage:
     path = str(path)
     require_backend(backend)
     with _blaming(path):
-        data = Path(path).read_bytes()
-        if not data:
-            raise ValueError("the file is empty")
+        data = _read(path)
         header = Image.open(io.BytesIO(data))
     fast = header.format == "JPEG" and header.mode in ("RGB", "L") and data.endswith(b"\xff\xd9")
     return OpenCVImage(path, header, data) if backend == "opencv" and fast else PilImage(path, header)
+
+
+def _read(path: str) -> bytes:
+    """Return what a file holds, if it is one of a size that an image can have.
+
+    A pipe would keep the reader waiting, a device may have no end, and a file beyond that would fill the memory.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is a pipe, socket or device, not a file")
+        if not status.st_size:
+            raise ValueError("the file is empty")
+        if status.st_size > _MAX_FILE_BYTES:
+            raise ValueError(f"the file has {status.st_size / 1e9:.1f} GB, more than any image that would be decoded")
+        return file.read()
 
 
 def require_backend(backend: Backend) -> None:
@@ -235,4 +253,4 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # its own text names a memory address, not the file
         return "it is not an image of a known format"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
+    return " ".join(text.split()).rstrip(".") or type(error).__name__

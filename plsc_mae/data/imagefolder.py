@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from plsc_mae.data.bookmark import Bookmark
 from plsc_mae.data.decode import Backend, open_image, require_backend
 from plsc_mae.data.randomness import SampleKey, sample_rng
 from plsc_mae.data.transforms import Sample, Transform
@@ -158,6 +159,9 @@ class ImageDataset:
         seed: of the generators, together with epoch and index.
         backend: of decoding.
         bad_image: what a file that cannot be decoded does: stop with a DataError, or be skipped with a warning.
+
+    Attributes:
+        bookmark: where the number of the file that is about to be read is noted, if anywhere.
     """
 
     def __init__(
@@ -175,6 +179,8 @@ class ImageDataset:
         self.seed = seed
         self.backend = backend
         self.bad_image = bad_image
+        self.bookmark: Bookmark | None = None
+        self._passed_over: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -196,7 +202,21 @@ class ImageDataset:
             f"check the data set"
         )
 
+    def name(self, index: int) -> str:
+        """Return the path of a file."""
+        return self.images.path(index)
+
+    def pass_over(self, index: int, reason: str) -> bool:
+        """Skip a file from now on, for a reason that names it, if bad images are skipped; returns whether they are."""
+        if self.bad_image == "skip":
+            self._passed_over[index] = reason
+        return self.bad_image == "skip"
+
     def _transformed(self, index: int, rng: np.random.Generator) -> Sample:
+        if index in self._passed_over:
+            raise DataError(self._passed_over[index])
+        if self.bookmark is not None:
+            self.bookmark.set(index)
         return self.transform(open_image(self.images.path(index), self.backend), rng)
 
 
@@ -239,18 +259,38 @@ def _subfolders(folder: Path) -> list[str]:
 def _images_below(folder: Path, name: str) -> list[str]:
     """Return the images in `folder/name` and below it, relative to `folder`, in torchvision's order."""
     images: list[str] = []
-    for at, _, files in sorted(os.walk(folder / name, followlinks=True, onerror=_raise)):
+    for at, files in sorted(_walk(str(folder / name), (_identity(folder),))):
         prefix = os.path.relpath(at, folder)
         images += [os.path.join(prefix, file) for file in sorted(files) if _is_image(file)]
     return images
 
 
+def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, list[str]]]:
+    """Yield every folder below and its files, following links; `above` are the identities on the way down to it."""
+    identity = _identity(folder)
+    if identity in above:
+        raise DataError(f"{folder} is a link back to a folder that holds it, so there is no end to it; remove the link")
+    with os.scandir(folder) as entries:
+        kinds = {entry.name: _is_folder(entry) for entry in entries}
+    yield folder, [name for name, is_folder in kinds.items() if not is_folder]
+    for name in sorted(name for name, is_folder in kinds.items() if is_folder):
+        yield from _walk(os.path.join(folder, name), (*above, identity))
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: taken for a file, and reading it tells what is wrong
+        return False
+
+
 def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _read_list(file: Path) -> ImageList:

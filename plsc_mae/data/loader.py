@@ -1,48 +1,45 @@
 """Batches as Paddle tensors, decoded by worker processes; the data path's interface to training.
 
-Failures travel from the workers as data, because Paddle (2.6 and 3.3 alike) does not hand them over: the caller gets
-a SystemError about a blocking queue, or with `num_workers=0` waits for ever.
+Workers that die are replaced and go on where they were: a batch depends on seed, epoch and keys alone, so the batches
+are those of an undisturbed run.
 """
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import itertools
+import copy
 import logging
-import multiprocessing
-import os
-import shutil
 import signal
 import threading
-import time
-import traceback
-from collections.abc import Iterator, Sequence
-from multiprocessing.util import Finalize
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
-import numpy as np
 import paddle
 from paddle import Tensor
 
-from plsc_mae.data.randomness import SampleKey
+from plsc_mae.data.bookmark import Bookmark, Reading
 from plsc_mae.data.sampler import EpochBatchSampler
-from plsc_mae.data.transforms import Sample
+from plsc_mae.data.workers import (
+    CollatedBatch,
+    KeyedDataset,
+    ReadsFiles,
+    Worker,
+    WorkerDiedError,
+    WorkerHangsError,
+    collate,
+    read_batch,
+)
 from plsc_mae.errors import DataError
 
-_BATCHES_AHEAD = 2  # per worker: one ready while the next is made
-_BATCHES_ON_THE_WAY = 3  # two in Paddle's reader buffer, one in use
-_SHARED_MEMORY = "/dev/shm"
+__all__ = ["WORKER_TIMEOUT", "BatchLoader", "KeyedDataset", "build_loader", "collate"]
+
+WORKER_TIMEOUT = 300.0  # seconds
+_MAX_RESTARTS = 3  # in a row, without a batch in between
+_CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL")
+
+Taken = TypeVar("Taken")
 
 logger = logging.getLogger(__name__)
-
-
-class KeyedDataset(Protocol):
-    """A data set whose samples are asked for by key and count the files "skipped" for them."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, key: SampleKey) -> Sample: ...
 
 
 class BatchLoader:
@@ -52,12 +49,14 @@ class BatchLoader:
         skipped: files passed over so far because they could not be decoded.
     """
 
-    def __init__(self, dataset: KeyedDataset, sampler: EpochBatchSampler, num_workers: int) -> None:
+    def __init__(
+        self, dataset: KeyedDataset, sampler: EpochBatchSampler, num_workers: int, worker_timeout: float
+    ) -> None:
         self.dataset = dataset
         self.sampler = sampler
         self.num_workers = num_workers
+        self.worker_timeout = worker_timeout
         self.skipped = 0
-        self._stopping = multiprocessing.RawValue(ctypes.c_bool, False)  # seen by the workers
 
     def __len__(self) -> int:
         """Count the batches of a whole epoch."""
@@ -67,143 +66,156 @@ class BatchLoader:
         """Yield batches of tensors, the sample's arrays stacked along a new first axis.
 
         Raises:
-            DataError: a file could not be decoded, or whatever else the data set complains of.
+            DataError: a file cannot be decoded or takes too long, workers keep dying, or whatever else the data set
+                complains of.
         """
-        for batch in self._from_workers() if self.num_workers else self._in_process():
-            if failure := batch.pop("failure", None):
-                raise failure
-            self.skipped += batch.pop("skipped")
-            yield batch
+        return self._from_workers() if self.num_workers else self._in_process()
 
-    def _in_process(self) -> Iterator[dict[str, Any]]:
-        for keys in self.sampler:
-            batch = collate([self.dataset[key] for key in keys])
-            yield {name: paddle.to_tensor(x) if isinstance(x, np.ndarray) else x for name, x in batch.items()}
+    def _in_process(self) -> Iterator[dict[str, Tensor]]:
+        bookmark = Bookmark()
+        with _warning_of_hangs(bookmark, self.worker_timeout, self.dataset):
+            for keys in self.sampler:
+                yield self._tensors(read_batch(self.dataset, keys, bookmark))
 
-    def _from_workers(self) -> Iterator[dict[str, Any]]:
-        self._stopping.value = False
-        batches = iter(self._paddle_loader)
+    def _from_workers(self) -> Iterator[dict[str, Tensor]]:
+        crew = _Crew(self.dataset, copy.copy(self.sampler), self.num_workers, self.worker_timeout)
         try:
-            yield from batches
-        except GeneratorExit:
-            # The caller stops early, which Paddle does not expect: it would leave the workers until the process ends,
-            # or, told to end them, the shared memory of a batch under way for good. So receive what is under way.
-            self._stopping.value = True
-            for _ in batches:
-                pass
-            raise
-        except SystemError as error:  # all Paddle says; what the data set raises takes another way
-            raise DataError(
-                "a data worker died, as when the system kills it for lack of memory; "
-                "lower --num_workers or --batch_size, or free memory"
-            ) from error
+            yield from crew.batches(self._tensors)
         finally:
-            batches._try_shutdown_all()  # Paddle does so after the last batch only, not when a worker has died
+            crew.end()
 
-    @functools.cached_property
-    def _paddle_loader(self) -> paddle.io.DataLoader:
-        return paddle.io.DataLoader(
-            _WorkerDataset(self.dataset, self._stopping),
-            batch_sampler=_WorkerBatches(self.sampler, self._stopping),
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            prefetch_factor=_BATCHES_AHEAD,
-            use_shared_memory=self._shared_memory_suffices(),
-            worker_init_fn=_start_worker,
-        )
-
-    def _shared_memory_suffices(self) -> bool:
-        keys = next(iter(self.sampler), None)
-        if keys is None:
-            return True
-        sample = self.dataset[keys[0]]
-        batches = self.num_workers * _BATCHES_AHEAD + _BATCHES_ON_THE_WAY
-        processes = int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))  # of this node, set by paddle.distributed.launch
-        needed = sum(array.nbytes for array in sample.values()) * self.sampler.batch_size * batches * processes
-        free = shutil.disk_usage(_SHARED_MEMORY).free if os.path.isdir(_SHARED_MEMORY) else 0
-        if free < needed:
-            logger.warning(
-                "%s has %d MB free but the data workers need %d MB, so batches go through pipes, which is slower; "
-                "enlarge it (docker run --shm-size) or lower --num_workers",
-                *(_SHARED_MEMORY, free // 2**20, -(-needed // 2**20)),
-            )
-        return free >= needed
+    def _tensors(self, batch: CollatedBatch) -> dict[str, Tensor]:
+        self.skipped += batch.skipped
+        return {name: paddle.to_tensor(array) for name, array in batch.arrays.items()}
 
 
-def build_loader(dataset: KeyedDataset, sampler: EpochBatchSampler, *, num_workers: int) -> BatchLoader:
+def build_loader(
+    dataset: KeyedDataset,
+    sampler: EpochBatchSampler,
+    *,
+    num_workers: int,
+    worker_timeout: float = WORKER_TIMEOUT,
+) -> BatchLoader:
     """Return the batches that `sampler` asks of `dataset`, the same ones for any `num_workers`.
 
     Args:
         dataset: maps SampleKeys to named arrays of fixed shape.
         sampler: decides on order and position; set its position before each epoch.
         num_workers: processes that decode; 0 decodes in the caller's own, between the steps.
+        worker_timeout: seconds that reading one sample may take; 0 for any time.
     """
-    return BatchLoader(dataset, sampler, num_workers)
+    return BatchLoader(dataset, sampler, num_workers, worker_timeout)
 
 
-def collate(samples: Sequence[Sample | Exception]) -> dict[str, Any]:
-    """Stack samples name by name; "skipped" becomes one plain number, "failure" holds what a sample raised."""
-    arrays: list[Sample] = []
-    for sample in samples:
-        if isinstance(sample, Exception):
-            # Paddle takes a batch without any array for the end of the data.
-            return {"failure": sample, "array": np.zeros(1, np.uint8)}
-        arrays.append(sample)
-    batch: dict[str, Any] = {name: np.stack([sample[name] for sample in arrays]) for name in arrays[0]}
-    return batch | {"skipped": int(batch["skipped"].sum())}
+class _Crew:
+    """The workers of one pass over the data: each makes every n-th batch, and when it dies another one goes on.
+
+    Args:
+        dataset: of the samples.
+        sampler: at the position to start from; nobody may move it any more.
+        num_workers: how many.
+        timeout: seconds that one sample may take; 0 for any time.
+    """
+
+    def __init__(self, dataset: KeyedDataset, sampler: EpochBatchSampler, num_workers: int, timeout: float) -> None:
+        self.dataset, self.sampler, self.timeout = dataset, sampler, timeout
+        self.first = sampler.batches_done
+        self.count = min(num_workers, len(sampler) - self.first)
+        self.workers: list[Worker] = []
+
+    def batches(self, take: Callable[[CollatedBatch], Taken]) -> Iterator[Taken]:
+        """Yield what `take` makes of the batches, in order; the arrays it gets are valid for as long as it runs."""
+        for place in range(self.count):
+            self.workers.append(self._start(self.first + place))
+        for number in range(self.first, len(self.sampler)):
+            place = (number - self.first) % self.count
+            taken = take(self._receive(place, number))
+            self.workers[place].release()
+            yield taken
+
+    def end(self) -> None:
+        """Kill the workers."""
+        for worker in self.workers:
+            worker.end()
+
+    def _start(self, number: int) -> Worker:
+        return Worker(self.dataset, self.sampler.from_batch(number, step=self.count), self.timeout)
+
+    def _receive(self, place: int, number: int) -> CollatedBatch:
+        lost = 0
+        while True:
+            try:
+                return self.workers[place].receive()
+            except WorkerDiedError as loss:
+                lost += 1
+                self._bear(loss, lost)
+            self.workers.pop(place).end()
+            self.workers.insert(place, self._start(number))
+
+    def _bear(self, loss: WorkerDiedError, lost: int) -> None:
+        """Warn of the loss of a worker, the `lost`-th in a row, and take the file that is to blame for a bad one.
+
+        Raises:
+            DataError: a successor would do no better.
+        """
+        story, index = _story(loss, self.dataset), loss.reading.index
+        files_fault = index is not None and (isinstance(loss, WorkerHangsError) or _signal_name(loss) in _CRASHES)
+        passed_over = files_fault and isinstance(self.dataset, ReadsFiles) and self.dataset.pass_over(index or 0, story)
+        if lost > _MAX_RESTARTS or (isinstance(loss, WorkerHangsError) and files_fault and not passed_over):
+            others = f", after {lost - 1} others came to an end at the same batch" if lost > 1 else ""
+            raise DataError(f"{story}{others}; {_remedy(loss, files_fault)}") from loss
+        logger.warning("%s; another one takes its place", story)
 
 
-class _WorkerBatches:
-    """The sampler's batches, until the loader is stopping."""
-
-    def __init__(self, sampler: EpochBatchSampler, stopping: ctypes.c_bool) -> None:
-        self._sampler = sampler
-        self._stopping = stopping
-
-    def __len__(self) -> int:
-        return len(self._sampler)
-
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        return itertools.takewhile(lambda _: not self._stopping.value, self._sampler)
+def _story(loss: WorkerDiedError, dataset: KeyedDataset) -> str:
+    if isinstance(loss, WorkerHangsError):
+        return f"data worker {loss.pid} {_occupation(loss.reading, dataset)} (--worker_timeout)"
+    during = "" if loss.reading.index is None else f" while reading {_name(loss.reading.index, dataset)}"
+    return f"data worker {loss.pid} was ended by {_signal_name(loss)}{during}"
 
 
-class _WorkerDataset:
-    """A data set that returns what its samples raise, for `collate` to pass on, and makes none when stopping."""
-
-    def __init__(self, dataset: KeyedDataset, stopping: ctypes.c_bool) -> None:
-        self._dataset = dataset
-        self._stopping = stopping
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, key: SampleKey) -> Sample | Exception:
-        if self._stopping.value:
-            return InterruptedError("the caller wants no more batches")
-        try:
-            return self._dataset[key]
-        except DataError as error:
-            return DataError(str(error))
-        except Exception:  # a bug: its traceback would be lost on the way to the caller
-            return RuntimeError(f"in a data worker:\n{traceback.format_exc()}")
+def _remedy(loss: WorkerDiedError, files_fault: bool) -> str:
+    if isinstance(loss, WorkerHangsError):
+        return (
+            "check the file and the disk it is on, remove it, pass --bad_image skip to go on without it, or raise "
+            "--worker_timeout"
+        )
+    if files_fault:
+        return "mend or remove the file, or pass --bad_image skip"
+    return "the system does that for lack of memory: lower --num_workers or --batch_size, or free memory"
 
 
-def _start_worker(_worker_id: int) -> None:
-    """Leave Ctrl-C to the parent; end with it, even if it is killed, whether idle or at work."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
-    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
-    Finalize(None, _end_if_orphaned, args=(parent,), exitpriority=-10)  # last: a queue's own finalizer has -5
+def _occupation(reading: Reading, dataset: KeyedDataset) -> str:
+    if reading.index is None:
+        return f"has not come forward for {reading.seconds:.0f} s"
+    return f"has been reading {_name(reading.index, dataset)} for {reading.seconds:.0f} s"
 
 
-def _end_with_parent(parent: int) -> None:
-    while True:
-        _end_if_orphaned(parent)
-        time.sleep(1)
+def _name(index: int, dataset: KeyedDataset) -> str:
+    return dataset.name(index) if isinstance(dataset, ReadsFiles) else f"sample {index}"
 
 
-def _end_if_orphaned(parent: int) -> None:
-    if os.getppid() != parent:
-        # Nobody is left to receive, and so remove, the batches in shared memory. Exec ends this process's other threads
-        # at once, so that none of them adds another.
-        os.execlp("sh", "sh", "-c", f"rm -f {_SHARED_MEMORY}/paddle_{os.getpid()}_*")
+def _signal_name(loss: WorkerDiedError) -> str:
+    return signal.Signals(-loss.exit_code).name if loss.exit_code < 0 else f"exit code {loss.exit_code}"
+
+
+@contextmanager
+def _warning_of_hangs(bookmark: Bookmark, timeout: float, dataset: KeyedDataset) -> Iterator[None]:
+    """Let a thread warn of what is not read in time; nothing can break off the reading in the same process."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        warned: int | None = None
+        while not ended.wait(timeout / 4):
+            reading = bookmark.look()
+            if reading.index not in (None, warned) and reading.seconds > timeout:
+                warned = reading.index
+                told = _occupation(reading, dataset)
+                logger.warning("the process %s; if it does not end, stop it and pass --num_workers 1", told)
+
+    if timeout:
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()

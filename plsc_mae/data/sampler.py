@@ -71,9 +71,13 @@ class EpochBatchSampler(paddle.io.BatchSampler):
         self.batches_done = batches_done
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        epoch, first = self.epoch, self.batches_done
+        return self.from_batch(self.batches_done)
+
+    def from_batch(self, first: int, step: int = 1) -> Iterator[list[SampleKey]]:
+        """Iterate over every `step`-th batch of the epoch, starting with number `first`."""
+        epoch = self.epoch
         order = epoch_order(self.seed, epoch, self.length) if self.shuffle else np.arange(self.length)
-        for batch in range(first, len(self)):
+        for batch in range(first, len(self), step):
             everyones = order[batch * self.global_batch_size : (batch + 1) * self.global_batch_size]
             share = np.array_split(everyones, self.world_size)[self.rank]
             yield [SampleKey(epoch, int(index)) for index in share]

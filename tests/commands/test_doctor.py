@@ -1,9 +1,12 @@
-"""What the doctor sees and what it warns of."""
+"""What the doctor tells of a machine, and its exit code."""
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
+import sys
+import tempfile
 from types import SimpleNamespace
 
 import paddle
@@ -11,7 +14,7 @@ import pytest
 
 from plsc_mae import runtime
 from plsc_mae.cli import main
-from plsc_mae.commands import doctor
+from plsc_mae.commands import doctor_gpu, doctor_machine
 
 pytestmark = pytest.mark.compat
 
@@ -20,12 +23,12 @@ pytestmark = pytest.mark.compat
 def seen(monkeypatch, capsys):
     """Run the doctor on a machine without the traps of this one, under given environment variables."""
 
-    def run(**environ: str) -> str:
-        for name in doctor.LAUNCH_TRAPS:
+    def run(*flags: str, code: int = 0, **environ: str) -> str:
+        for name in (*doctor_machine.LAUNCH_TRAPS, "PADDLE_TRAINER_ID", "PADDLE_MASTER"):
             monkeypatch.delenv(name, raising=False)
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
-        assert main(["doctor"]) == 0
+        assert main(["doctor", *flags]) == code
         return capsys.readouterr().out
 
     return run
@@ -37,9 +40,14 @@ def packages(monkeypatch):
 
     def pretend(**versions: str) -> None:
         named = {name.replace("_", "-"): version for name, version in versions.items()}
-        monkeypatch.setattr(doctor, "_version", lambda package: named.get(package, ""))
+        monkeypatch.setattr(doctor_machine, "version", lambda package: named.get(package, ""))
 
     return pretend
+
+
+@pytest.fixture
+def no_driver(monkeypatch):
+    monkeypatch.setattr(doctor_gpu, "read_driver", lambda: None)
 
 
 def test_it_tells_versions_cores_and_settings(seen):
@@ -51,16 +59,25 @@ def test_it_tells_versions_cores_and_settings(seen):
     assert runtime.SWITCH in out
 
 
-def test_a_sound_machine_has_nothing_amiss(seen, packages, monkeypatch):
+def test_a_sound_machine_has_nothing_amiss(seen, packages, no_driver):
     packages(paddlepaddle="3.3.1", numpy="2.4.0")
-    monkeypatch.setattr(doctor.shutil, "which", lambda *_: None)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda *_: SimpleNamespace(free=2**34))
     assert seen().splitlines()[-1] == "nothing amiss"
 
 
-@pytest.mark.parametrize("name", doctor.LAUNCH_TRAPS)
+@pytest.mark.parametrize("name", doctor_machine.LAUNCH_TRAPS)
 def test_variables_that_stop_the_launcher(seen, name):
-    assert f"! {name} is set; " in seen(**{name: "0"})
+    assert f"? {name} is set; " in seen(**{name: "0"})
+
+
+def test_variables_of_the_launcher_itself_are_told_and_no_traps(seen):
+    out = seen(PADDLE_TRAINER_ID="1", PADDLE_TRAINER_ENDPOINTS="10.0.0.1:70", PADDLE_MASTER="node:70")
+    assert "PADDLE_MASTER=node:70 PADDLE_TRAINER_ID=1" in out
+    assert "is set;" not in out
+
+
+def test_a_master_must_be_an_address(seen):
+    assert "PADDLE_MASTER names node-0.mae, for which" in seen(PADDLE_MASTER="node-0.mae:29761")
+    assert "PADDLE_MASTER names" not in seen(PADDLE_MASTER="10.0.0.1:29761")
 
 
 @pytest.mark.parametrize(
@@ -68,21 +85,73 @@ def test_variables_that_stop_the_launcher(seen, name):
     [
         ({"paddlepaddle": "3.3.1", "paddlepaddle_gpu": "2.6.2"}, "overwrite each other: keep one"),
         ({"paddlepaddle": "2.6.2", "numpy": "2.4.0"}, "Paddle 2.6.2 needs numpy<2, found 2.4.0"),
+        ({"numpy": "2.4.0"}, "Paddle is not installed"),
     ],
 )
-def test_packages_at_odds(seen, packages, versions, told):
+def test_packages_at_odds_are_grave(seen, packages, versions, told):
     packages(**versions)
-    assert told in seen()
+    last = seen(code=1).splitlines()[-1]
+    assert last.startswith("! ")
+    assert told in last
 
 
-def test_a_cpu_wheel_beside_a_gpu(seen, packages, monkeypatch):
+def test_a_paddle_that_cannot_be_imported_is_grave(seen, monkeypatch):
+    monkeypatch.setitem(sys.modules, "paddle", None)
+    assert "! Paddle cannot be imported: " in seen("--distributed", code=1)
+
+
+def test_optional_packages_that_cannot_be_imported(seen, monkeypatch):
+    """A protobuf that visualdl was not made for raises a TypeError, which would end a run; OpenCV lacks libGL."""
+
+    def refuse(name: str) -> None:
+        if name == "visualdl":
+            raise TypeError("Descriptors cannot be\ncreated directly")
+        raise ImportError("libGL.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(doctor_machine.importlib, "import_module", refuse)
+    found = list(doctor_machine.examine_optional_modules())
+    assert [finding.stops for finding in found] == [False, True]
+    assert "cv2 is installed but cannot be imported (libGL.so.1" in found[0].text
+    assert "visualdl is installed but cannot be imported (Descriptors cannot be created directly)" in found[1].text
+
+
+def test_limits_of_the_system(monkeypatch):
+    monkeypatch.setattr(doctor_machine.shutil, "disk_usage", lambda *_: SimpleNamespace(free=2**26))
+    monkeypatch.setattr(doctor_machine.resource, "getrlimit", lambda *_: (256, 256))
+    monkeypatch.setattr(doctor_machine.os.path, "isdir", lambda *_: True)
+    assert [found.text.rpartition(": ")[2] for found in doctor_machine.examine_limits(gpus=8)] == [
+        "ulimit -n 4096",
+        "docker run --shm-size=2g",
+    ]
+    assert len(list(doctor_machine.examine_limits(gpus=1))) == 1  # only NCCL needs /dev/shm
+
+
+def test_an_output_folder_that_can_be_written(seen, tmp_path, packages, no_driver):
     packages(paddlepaddle="3.3.1", numpy="2.4.0")
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert "install a GPU wheel" in seen()
+    out = seen("--output_dir", str(tmp_path / "not" / "yet"))
+    assert "cannot write" not in out
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_little_shared_memory(seen, monkeypatch):
-    if not os.path.isdir(doctor.SHARED_MEMORY):
-        pytest.skip("this system has none")
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda *_: SimpleNamespace(free=2**26))
-    assert "docker run --shm-size=8g" in seen()
+def test_an_output_folder_that_cannot_be_written_is_grave(seen, tmp_path, monkeypatch):
+    def full(**_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    out = seen("--output_dir", str(tmp_path), code=1)
+    assert f"! --output_dir {tmp_path}: cannot write to {tmp_path}: Read-only file system" in out
+
+
+def test_little_room_for_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor_machine.shutil, "disk_usage", lambda *_: SimpleNamespace(free=10**9))
+    (found,) = doctor_machine.examine_output(str(tmp_path))
+    assert "1.0 GB are free" in found.text
+    assert not found.stops
+
+
+def test_distributed_without_a_launcher_is_grave(seen):
+    assert "! --distributed looks at the processes of a launch, and this one is alone" in seen("--distributed", code=1)
+
+
+def test_data_are_part_of_it(seen, tmp_path):
+    assert f"! --data_path {tmp_path}/none does not exist" in seen("--data_path", str(tmp_path / "none"), code=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import sys
 import zlib
@@ -211,6 +212,46 @@ def test_what_is_no_image_is_named_with_its_path(tmp_path, backend, content, rea
     with pytest.raises(DataError, match=rf"^cannot read image {path}: .*{reason}") as caught:
         open_image(path, backend)
     assert "BytesIO" not in str(caught.value)
+
+
+def _link(target: str):
+    return lambda path: path.symlink_to(target)
+
+
+def _sparse(path: Path) -> None:
+    with open(path, "wb") as file:
+        file.truncate(2**36)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (os.mkfifo, "it is a pipe, socket or device, not a file"),  # a plain open waits for a writer
+        (_link("/dev/zero"), "it is a pipe, socket or device, not a file"),  # a plain read has no end
+        (_sparse, "the file has 68.7 GB, more than any image that would be decoded"),
+        (_link("bad.jpg"), "Too many levels of symbolic links"),
+        (_link("nowhere"), "No such file or directory"),
+        (Path.mkdir, "Is a directory"),
+    ],
+)
+def test_what_could_hang_or_fill_the_memory_is_refused_at_once(tmp_path, backend, make, reason):
+    path = tmp_path / "bad.jpg"
+    make(path)
+    with pytest.raises(DataError, match=f"^cannot read image {path}: {reason}$"):
+        open_image(path, backend)
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path, picture):
+    path = tmp_path / "secret.jpg"
+    picture(0).save(path)
+    path.chmod(0)
+    if os.geteuid() == 0:
+        os.seteuid(65534)  # root may read everything
+    try:
+        with pytest.raises(DataError, match=f"cannot read image {path}: Permission denied"):
+            open_image(path)
+    finally:
+        os.seteuid(os.getuid())
 
 
 def test_decompression_bomb_is_an_error(tmp_path, backend, monkeypatch):

@@ -136,6 +136,34 @@ def test_unreadable_folder_is_named(tmp_path, monkeypatch):
         find_images(tmp_path, "train")
 
 
+@pytest.mark.parametrize("target", [".", "..", "../.."])
+def test_a_link_back_is_named_instead_of_followed_for_ever(tmp_path, target):
+    touch(tmp_path, "train/cat/a.jpg", "train/cat/sub/b.jpg")
+    (tmp_path / "train" / "cat" / "sub" / "up").symlink_to(target)
+    with pytest.raises(DataError, match=r"sub/up(/cat)? is a link back to a folder that holds it, .*; remove the link"):
+        find_images(tmp_path, "train")
+
+
+def test_two_links_to_one_folder_are_no_loop(tmp_path):
+    touch(tmp_path, "other/a.jpg", "train/cat/b.jpg")
+    for name in ("one", "two"):
+        (tmp_path / "train" / "cat" / name).symlink_to(tmp_path / "other")
+    images = find_images(tmp_path, "train")
+    assert [images.paths[i] for i in range(3)] == ["cat/b.jpg", "cat/one/a.jpg", "cat/two/a.jpg"]
+
+
+def test_listing_opens_nothing(tmp_path):
+    """Pipes, devices and links to nowhere or themselves are listed as the files their names promise, and not opened."""
+    touch(tmp_path, "train/cat/a.jpg", "train/cat/folder.jpg/b.jpg")
+    cat = tmp_path / "train" / "cat"
+    os.mkfifo(cat / "fifo.jpg")
+    for name, target in {"loop": "loop.jpg", "nowhere": "none", "zero": "/dev/zero"}.items():
+        (cat / f"{name}.jpg").symlink_to(target)
+    images = find_images(tmp_path, "train")
+    names = [images.paths[i] for i in range(len(images))]
+    assert names == [f"cat/{name}.jpg" for name in ("a", "fifo", "loop", "nowhere", "zero")] + ["cat/folder.jpg/b.jpg"]
+
+
 def labelled(*labels: int) -> ImageList:
     """Images named by their places."""
     paths = PathTable(str(i) for i in range(len(labels)))

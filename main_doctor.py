@@ -1,0 +1,8 @@
+"""`plsc-mae doctor` as a file, for paddle.distributed.launch."""
+
+import sys
+
+from plsc_mae.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["doctor", *sys.argv[1:]]))

@@ -1,0 +1,124 @@
+"""The doctor's look at a data set: layout, classes and their order, and whether a sample of the files can be read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from plsc_mae.commands.doctor_findings import Finding, grave, slight
+from plsc_mae.data.decode import open_image
+from plsc_mae.data.imagefolder import ImageList, find_images
+from plsc_mae.errors import DataError
+
+SAMPLED_FILES = 64  # of each split
+_IMAGENET_CLASSES = 1000
+_DEEPEST = 3
+_NAMES_SHOWN = 3
+
+
+def examine_data(data_path: str) -> Iterator[str | Finding]:
+    """Describe the training and validation images below a folder or in a list, and what is amiss with them."""
+    nested = None if Path(data_path).is_file() else _folder_of_splits(Path(data_path))
+    if nested is not None:
+        yield grave(f"--data_path {data_path} has its train/ and val/ further down: pass --data_path {nested}")
+        return
+    try:
+        train = find_images(data_path, "train")
+    except DataError as error:
+        yield grave(str(error))
+        return
+    yield from _examine_split("train", train)
+    if not (Path(data_path) / "val").is_dir():
+        return
+    try:
+        val = find_images(data_path, "val")
+    except DataError as error:
+        yield slight(f"{error}; pre-training does without")
+        return
+    yield from _examine_split("val", val)
+    yield from _compare(train, val)
+
+
+def _folder_of_splits(folder: Path) -> Path | None:
+    """Find a folder below that looks more like what was meant, as in an unpacked archive with folders of its own."""
+    if any((folder / split).is_dir() for split in ("train", "val")):
+        inner = folder / "train"
+        return inner if (inner / "train").is_dir() and (inner / "val").is_dir() else None
+    for depth in range(1, _DEEPEST + 1):
+        for found in sorted(folder.glob("*/" * depth + "train")):
+            if found.is_dir():
+                return found.parent
+    return None
+
+
+def _examine_split(split: str, images: ImageList) -> Iterator[str | Finding]:
+    yield f"{split}: {len(images)} images in {len(images.classes) or 'no'} classes, {images.root}"
+    if images.classes:
+        yield from _examine_classes(images)
+    elif split == "val":
+        yield slight(
+            f"{images.root} has no class folders, so nothing can be evaluated on it: move every image to the folder of "
+            "its class, named as in train/ (for ImageNet, by its script valprep.sh)"
+        )
+    chosen = sorted({i * (len(images) - 1) // (SAMPLED_FILES - 1) for i in range(SAMPLED_FILES)})
+    failures = [failure for index in chosen if (failure := _failure(images.path(index)))]
+    if failures:
+        yield grave(
+            f"{len(failures)} of {len(chosen)} images of {images.root} that were read on trial cannot be used: "
+            f"{failures[0]}; mend or remove such files, or pass --bad_image skip"
+        )
+    else:
+        yield f"  {len(chosen)} images read on trial, all well"
+
+
+def _examine_classes(images: ImageList) -> Iterator[str | Finding]:
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    numbered = [f"{index} {name}" for index, name in enumerate(images.classes)]
+    shown = (
+        numbered if len(numbered) <= 2 * _NAMES_SHOWN else [*numbered[:_NAMES_SHOWN], "...", *numbered[-_NAMES_SHOWN:]]
+    )
+    yield f"  {', '.join(shown)}; {counts.min()} to {counts.max()} images each"
+    synsets = sum(re.fullmatch(r"n\d{8}", name) is not None for name in images.classes)
+    if synsets == len(images.classes) == _IMAGENET_CLASSES:
+        yield "  ImageNet-1k: classes are numbered as in torchvision and in published classifiers"
+    elif synsets > _IMAGENET_CLASSES // 2:
+        yield slight(
+            f"{images.root} looks like ImageNet-1k but has {len(images.classes)} classes, {synsets} of them with names "
+            f"like n01440764, not {_IMAGENET_CLASSES}: published classifiers number them differently"
+        )
+    if len(images.classes) == 1:
+        yield slight(f"{images.root} has a single class, {images.classes[0]}: is it a folder of folders too many?")
+    in_order = sorted(images.classes, key=lambda name: (len(name), name))
+    if all(name.isdigit() for name in images.classes) and in_order != list(images.classes):
+        wrong = next(index for index, name in enumerate(images.classes) if name != in_order[index])
+        yield slight(
+            f"the classes of {images.root} are numbers but sorted as names, so folder {images.classes[wrong]} is class "
+            f"{wrong}: pad them with zeros if the numbers matter"
+        )
+
+
+def _failure(path: str) -> str:
+    try:
+        image = open_image(path)
+        image.resize((min(image.height, 32), min(image.width, 32)))
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def _compare(train: ImageList, val: ImageList) -> Iterator[str | Finding]:
+    if train.classes == val.classes or not (train.classes and val.classes):
+        return
+    parts = []
+    for here, there in ((train, val), (val, train)):
+        lacking = sorted(set(there.classes) - set(here.classes))
+        if lacking:
+            more = f" and {len(lacking) - _NAMES_SHOWN} more" if len(lacking) > _NAMES_SHOWN else ""
+            parts.append(f"{here.root} lacks {', '.join(lacking[:_NAMES_SHOWN])}{more}")
+    yield grave(
+        f"training and validation images have different classes: {'; '.join(parts)}; a class must have the same folder "
+        "in both"
+    )

@@ -1,0 +1,131 @@
+"""The doctor's look at GPUs: the driver's own tool tells what is there and which wheel of Paddle fits."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from plsc_mae.commands.doctor_findings import Finding, grave, slight
+
+PADDLE = "3.3.0"
+INDEX = "https://www.paddlepaddle.org.cn/packages/stable"
+_TIMEOUT = 30  # seconds
+_HOPPER, _BLACKWELL = 9.0, 10.0
+
+Version = tuple[int, int]
+
+
+class Driver(NamedTuple):
+    """An NVIDIA driver.
+
+    Attributes:
+        version: its own.
+        cuda: the newest CUDA it serves, (major, minor).
+        gpus: names of the devices.
+        capability: the largest compute capability among them; 0 if an old driver does not tell.
+    """
+
+    version: str
+    cuda: Version
+    gpus: tuple[str, ...]
+    capability: float
+
+    def __str__(self) -> str:
+        counts = [f"{self.gpus.count(name)} x {name}" for name in dict.fromkeys(self.gpus)]
+        return f"NVIDIA driver {self.version} for CUDA up to {_dotted(self.cuda)}: {', '.join(counts) or 'no GPU'}"
+
+
+class Wheel(NamedTuple):
+    """The installed Paddle.
+
+    Attributes:
+        version: such as "3.3.1".
+        cuda: which it was built for; None of the CPU wheel.
+        visible: GPUs that it sees.
+    """
+
+    version: str
+    cuda: Version | None
+    visible: int
+
+
+def read_driver() -> Driver | str | None:
+    """Ask nvidia-smi; None if there is none, a sentence if it fails."""
+    try:
+        banner = _nvidia_smi()
+        listed = _nvidia_smi("--query-gpu=name,compute_cap", "--format=csv,noheader", check=False)
+        if "compute_cap" in listed:  # a driver of before 2021 complains of it
+            listed = _nvidia_smi("--query-gpu=name", "--format=csv,noheader")
+    except FileNotFoundError:
+        return None
+    except subprocess.TimeoutExpired:
+        return f"nvidia-smi does not answer within {_TIMEOUT} s"
+    except subprocess.CalledProcessError as error:
+        said = " ".join(f"{error.stdout} {error.stderr}".split())
+        return f"nvidia-smi fails: {said or error.returncode}"
+    version = re.search(r"(?:Driver|KMD) Version:\s*([\d.]+)", banner)
+    cuda = re.search(r"CUDA[^:|]* Version:\s*(\d+)\.(\d+)", banner)
+    if version is None or cuda is None:
+        return "nvidia-smi tells no driver and CUDA version"
+    rows = [line.rpartition(",") if "," in line else (line, "", "0") for line in listed.splitlines() if line.strip()]
+    names = tuple(name.strip() for name, _, _ in rows)
+    return Driver(version[1], (int(cuda[1]), int(cuda[2])), names, max((_number(row[2]) for row in rows), default=0.0))
+
+
+def parse_version(text: str) -> Version | None:
+    """Return the first two numbers of a version, None of anything else, such as the CPU wheel's "False"."""
+    found = re.match(r"(\d+)\.(\d+)", str(text))
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def fitting_wheel(driver: Driver) -> str:
+    """Return the line that installs the wheel for a driver, or what to do before.
+
+    Wheels of one CUDA major version run on every driver of that major version; Hopper needs CUDA 12, Blackwell 12.9.
+    """
+    needed = (12, 9) if driver.capability >= _BLACKWELL else (12, 0) if driver.capability >= _HOPPER else (11, 0)
+    if driver.cuda < needed:
+        return f"update the driver first: these GPUs need one for CUDA {_dotted(needed)} or newer"
+    wheel = "cu129" if needed == (12, 9) else "cu126" if driver.cuda >= (12, 0) else "cu118"
+    return f"pip install paddlepaddle-gpu=={PADDLE} -i {INDEX}/{wheel}/"
+
+
+def examine_gpus(driver: Driver | str | None, wheel: Wheel) -> Iterator[Finding]:
+    """Compare driver and wheel."""
+    if isinstance(driver, str):
+        yield slight(f"{driver}; mend or reinstall the driver to compute on GPU")
+        return
+    if driver is None or not driver.gpus:
+        if wheel.cuda is not None:
+            yield slight("Paddle's GPU wheel is installed but there is no GPU or no driver: runs compute on the CPU")
+        return
+    remedy = fitting_wheel(driver)
+    if wheel.cuda is None:
+        yield slight(f"this machine has a GPU but Paddle's CPU wheel: pip uninstall paddlepaddle; {remedy}")
+    elif wheel.cuda[0] > driver.cuda[0]:
+        yield grave(
+            f"Paddle's wheel is for CUDA {_dotted(wheel.cuda)}, the driver serves CUDA up to {_dotted(driver.cuda)}: "
+            f"{remedy}"
+        )
+    elif driver.capability >= _HOPPER and wheel.version.startswith("2."):
+        yield grave(
+            f"Paddle {wheel.version} has no kernels for compute capability {driver.capability:g} "
+            f"({driver.gpus[0]}): {remedy}"
+        )
+    elif wheel.visible == 0:
+        yield slight("Paddle sees none of the GPUs, runs compute on the CPU: check CUDA_VISIBLE_DEVICES")
+
+
+def _nvidia_smi(*arguments: str, check: bool = True) -> str:
+    command = ["nvidia-smi", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=check).stdout
+
+
+def _number(text: str) -> float:
+    return float(text) if re.fullmatch(r"\s*\d+(\.\d+)?\s*", text) else 0.0
+
+
+def _dotted(version: Version) -> str:
+    return ".".join(map(str, version))

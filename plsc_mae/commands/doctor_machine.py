@@ -1,0 +1,136 @@
+"""The doctor's look at this machine and installation: packages, settings, memory, folders, the launcher's variables."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import resource
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from plsc_mae.commands.doctor_findings import Finding, grave, slight
+
+PACKAGES = (
+    "plsc_mae",
+    "paddlepaddle",
+    "paddlepaddle-gpu",
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+    "opencv-python",
+    "visualdl",
+    "protobuf",
+    "safetensors",
+)
+_UNSET = "unset it for the launch"
+LAUNCH_TRAPS = {
+    "CUDA_VISIBLE_DEVICES": f"without a GPU, paddle.distributed.launch stops on it: {_UNSET}",
+    "PADDLE_TRAINER_ENDPOINTS": f"it makes the launcher believe in another job: {_UNSET}",
+    "HTTP_PROXY": f"machines of a distributed run cannot find each other through a proxy: {_UNSET}",
+    "ALL_PROXY": f"machines of a distributed run cannot find each other through a proxy: {_UNSET}",
+}
+LAUNCH_VARIABLES = (
+    "PADDLE_NNODES",
+    "PADDLE_MASTER",
+    "PADDLE_TRAINERS_NUM",
+    "PADDLE_LOCAL_SIZE",
+    "PADDLE_TRAINER_ID",
+    "PADDLE_CURRENT_ENDPOINT",
+    "PADDLE_DISTRI_BACKEND",
+)
+OPTIONAL_MODULES = {
+    "cv2": "pip install opencv-python-headless, for --image_backend opencv",
+    "visualdl": "install another visualdl or protobuf, or none",
+}
+SHARED_MEMORY = "/dev/shm"
+SHARED_MEMORY_MB = 512  # for NCCL between the GPUs of a machine
+FEW_FILES = 512
+FULL_DISK_GB = 5
+
+
+def version(package: str) -> str:
+    """Return the version of an installed package, or nothing."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def examine_packages() -> Iterator[Finding]:
+    """Look for packages that are known not to go together, before any of them is imported."""
+    if version("paddlepaddle") and version("paddlepaddle-gpu"):
+        yield grave("paddlepaddle and paddlepaddle-gpu are both installed and overwrite each other: keep one")
+    paddle = version("paddlepaddle") or version("paddlepaddle-gpu")
+    if not paddle:
+        yield grave("Paddle is not installed: pip install paddlepaddle, or a GPU wheel, see the README")
+    if paddle.startswith("2.") and not version("numpy").startswith("1."):
+        yield grave(f"Paddle {paddle} needs numpy<2, found {version('numpy')}: pip install 'numpy<2'")
+
+
+def examine_optional_modules() -> Iterator[Finding]:
+    """Import what is optional and often installed without what it needs itself."""
+    for name, remedy in OPTIONAL_MODULES.items():
+        if importlib.util.find_spec(name) is None:
+            continue
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # protobuf's mismatches are TypeErrors, missing system libraries ImportErrors
+            reason = " ".join(str(error).split())[:200]
+            stops = name == "visualdl" and not isinstance(error, ImportError)  # a missing one, runs do without
+            yield Finding(f"{name} is installed but cannot be imported ({reason}): {remedy}", stops)
+
+
+def examine_environment(gpus: int, environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
+    """Look at variables that mislead the launcher; in a process that it started they are its own."""
+    if "PADDLE_TRAINER_ID" in environ:
+        return
+    for name, remedy in LAUNCH_TRAPS.items():
+        if name in environ and not (name == "CUDA_VISIBLE_DEVICES" and gpus):
+            yield slight(f"{name} is set; {remedy}")
+    host = environ.get("PADDLE_MASTER", "").rpartition(":")[0]
+    if host and not host.replace(".", "").isdigit():
+        yield slight(f"PADDLE_MASTER names {host}, for which the launcher waits for ever: use the IP address")
+
+
+def examine_limits(gpus: int) -> Iterator[Finding]:
+    """Look at what the system allows a process."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if 0 <= files < FEW_FILES:
+        yield slight(f"a process may open {files} files only, too few for many data workers: ulimit -n 4096")
+    if gpus > 1 and os.path.isdir(SHARED_MEMORY) and shutil.disk_usage(SHARED_MEMORY).free < SHARED_MEMORY_MB * 2**20:
+        yield slight(f"{SHARED_MEMORY} is small, and NCCL may fail between {gpus} GPUs: docker run --shm-size=2g")
+
+
+def examine_output(folder: str) -> Iterator[Finding]:
+    """Try to write to an output folder, or where it will be made, and see how much room there is."""
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        yield grave(f"--output_dir {folder}: cannot write to {place}: {error.strerror}; choose another folder")
+        return
+    free = shutil.disk_usage(place).free / 1e9
+    if free < FULL_DISK_GB:
+        yield slight(f"--output_dir {folder}: {free:.1f} GB are free; a checkpoint of ViT-L in training has 4 GB")
+
+
+def tell_place_in_launch(environ: Mapping[str, str] = os.environ) -> str:
+    """Name this host, its address and the launcher's variables that are set."""
+    set_here = " ".join(f"{name}={environ[name]}" for name in LAUNCH_VARIABLES if name in environ)
+    host = socket.gethostname()
+    try:
+        address = environ.get("POD_IP") or socket.gethostbyname(host)
+    except OSError:
+        address = "unknown"
+    others = " (where other machines do not find it: POD_IP=ADDRESS changes that)" if address.startswith("127.") else ""
+    return f"host: {host}, address {address}{others}; launcher: {set_here or 'none'}"

@@ -1,0 +1,136 @@
+"""The doctor's look at the processes of a run: who they are, whether their sums are right, and how fast."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import socket
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+import plsc_mae
+from plsc_mae.commands.doctor_findings import Finding, grave, slight
+from plsc_mae.parallel.data import World
+
+SIZES = (2**12, 2**20, 2**24, 2**26)  # bytes
+_TEXT_BYTES = 256
+_SECONDS_PER_SIZE = 0.5
+_MATRIX = 512
+_SLOW = 1.5
+
+LAUNCH = (
+    "--distributed looks at the processes of a launch, and this one is alone: python -m paddle.distributed.launch "
+    "--nproc_per_node 2 main_doctor.py --distributed"
+)
+
+
+def examine_processes(world: World) -> Iterator[str | Finding]:
+    """Exchange numbers between all processes and judge what arrives; all of them must iterate to the end."""
+    if world.size == 1:
+        yield grave(LAUNCH)
+        return
+    yield from _introduce(world)
+    yield from _check_sums(world)
+    for size in SIZES:
+        seconds = _time_sum(world, size)
+        yield f"  all-reduce of {_told(size)}: {seconds * 1e3:.3g} ms, {size / seconds / 1e6:.0f} MB/s"
+    world.barrier()
+
+
+def _introduce(world: World) -> Iterator[str | Finding]:
+    versions = f"Paddle {paddle.__version__}, numpy {np.__version__}, plsc_mae {plsc_mae.__version__}"
+    system = f"Python {platform.python_version()}, {versions}"
+    hosts = _gather_text(world, f"{socket.gethostname()} process {os.getpid()}")
+    systems = _gather_text(world, system)
+    own = [0.0] * world.size
+    own[world.rank] = _time_product()
+    world.barrier()
+    seconds = world.sum(paddle.to_tensor(own, dtype="float64")).tolist()
+    for rank, (host, time_taken) in enumerate(zip(hosts, seconds, strict=True)):
+        yield f"  rank {rank}: {host}, {2 * _MATRIX**3 / time_taken / 1e9:.0f} GFLOP/s"
+    slowest = int(np.argmax(seconds))
+    if seconds[slowest] > _SLOW * float(np.median(seconds)):
+        yield slight(
+            f"rank {slowest} on {hosts[slowest]} is the slowest, {seconds[slowest] / np.median(seconds):.1f} times as "
+            "slow as the median, and the others wait for it: see what else runs there"
+        )
+    others = [rank for rank, found in enumerate(systems) if found != systems[0]]
+    if others:
+        yield grave(
+            f"rank {others[0]} on {hosts[others[0]]} has {systems[others[0]]}, rank 0 has {systems[0]}: install the "
+            "same everywhere"
+        )
+
+
+def _check_sums(world: World) -> Iterator[str | Finding]:
+    """Sum numbers that are exact in their type and differ by rank and place, and compare with the closed form.
+
+    float16 is left out: gloo sums it wrongly, and no run sums it.
+    """
+    total = world.size * (world.size + 1) // 2
+    places = np.arange(1000)
+    cases = {
+        "float32": places.astype(np.float32) / 8,
+        "int64": places.astype(np.int64) + 2**40,  # beyond what a float32 holds
+    }
+    for dtype, pattern in cases.items():
+        summed = world.sum(paddle.to_tensor(pattern * (world.rank + 1), dtype=dtype)).numpy()
+        wrong = int((summed != (pattern * total).astype(pattern.dtype)).sum())
+        wrong = int(world.sum(paddle.to_tensor([wrong], dtype="int64")).item())
+        if wrong:
+            yield grave(
+                f"sums of {dtype} over the processes come out wrong ({wrong} of {pattern.size * world.size}): training "
+                "would go wrong unnoticed; check that all processes have the same wheel, then NCCL and the network"
+            )
+        else:
+            yield f"  sums of {dtype} over {world.size} processes are exact"
+
+
+def _time_sum(world: World, size: int) -> float:
+    """Seconds of an all-reduce of `size` bytes; the same in all processes."""
+    values = paddle.zeros([size // 4], dtype="float32")
+    _finish(world.sum(values))
+    started = time.perf_counter()
+    _finish(world.sum(values))
+    longest = world.sum(paddle.to_tensor([time.perf_counter() - started], dtype="float64")).item() / world.size
+    repeats = max(1, min(100, math.ceil(_SECONDS_PER_SIZE / longest)))
+    world.barrier()
+    started = time.perf_counter()
+    for _ in range(repeats):
+        values = world.sum(values)
+    _finish(values)
+    mean = paddle.to_tensor([(time.perf_counter() - started) / repeats], dtype="float64")
+    return float(world.sum(mean).item()) / world.size
+
+
+def _time_product() -> float:
+    a, b = paddle.ones([_MATRIX, _MATRIX]), paddle.ones([_MATRIX, _MATRIX])
+    times = []
+    for _ in range(6):
+        started = time.perf_counter()
+        _finish(paddle.matmul(a, b))
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
+
+
+def _gather_text(world: World, text: str) -> Sequence[str]:
+    """One text of every process, as sums are the only exchange that is examined here."""
+    letters = np.zeros([world.size, _TEXT_BYTES], np.int64)
+    encoded = text.encode()[:_TEXT_BYTES]
+    letters[world.rank, : len(encoded)] = np.frombuffer(encoded, np.uint8)
+    rows = world.sum(paddle.to_tensor(letters)).numpy().astype(np.uint8)
+    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows]
+
+
+def _finish(values: Tensor) -> None:
+    """Wait for a device that computes in the background."""
+    float(values.flatten()[0].item())
+
+
+def _told(size: int) -> str:
+    return f"{size // 2**20} MiB" if size >= 2**20 else f"{size // 2**10} KiB"

@@ -1,0 +1,118 @@
+"""What the doctor says of data sets, good and bad."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from plsc_mae.commands.doctor_data import examine_data
+from plsc_mae.commands.doctor_findings import Finding
+
+pytestmark = pytest.mark.compat
+
+
+def fill(root: Path, *names: str) -> Path:
+    """Make images of these names."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (9, 9, 9)).save(root / name)
+    return root
+
+
+def examine(path: Path) -> tuple[str, list[Finding]]:
+    items = list(examine_data(str(path)))
+    findings = [item for item in items if isinstance(item, Finding)]
+    return "\n".join(item for item in items if not isinstance(item, Finding)), findings
+
+
+def only(findings: list[Finding]) -> str:
+    (found,) = findings
+    return str(found)
+
+
+def test_a_sound_folder(tmp_path):
+    classes = ("ant", "bee", "cat", "dog", "eel", "fly", "gnu")
+    names = [f"{split}/{name}/0.png" for split in ("train", "val") for name in classes]
+    told, findings = examine(fill(tmp_path, *names, "train/ant/1.png"))
+    assert findings == []
+    assert f"train: 8 images in 7 classes, {tmp_path}/train" in told
+    assert "  0 ant, 1 bee, 2 cat, ..., 4 eel, 5 fly, 6 gnu; 1 to 2 images each" in told
+    assert "val: 7 images in 7 classes" in told
+    assert "  8 images read on trial, all well" in told
+
+
+def test_imagenet_is_recognised(tmp_path):
+    (tmp_path / "train").mkdir()
+    picture = fill(tmp_path, "a.png") / "a.png"
+    for index in range(1000):
+        folder = tmp_path / "train" / f"n{index:08d}"
+        folder.mkdir()
+        (folder / "a.png").symlink_to(picture)
+    told, findings = examine(tmp_path)
+    assert findings == []
+    assert "1000 images in 1000 classes" in told
+    assert "0 n00000000, 1 n00000001, 2 n00000002, ..., 997 n00000997, 998 n00000998, 999 n00000999" in told
+    assert "ImageNet-1k: classes are numbered as in torchvision" in told
+    (tmp_path / "train" / "extra").symlink_to(tmp_path / "train" / "n00000000")
+    told, findings = examine(tmp_path)
+    assert "ImageNet-1k:" not in told
+    assert "has 1001 classes, 1000 of them with names like n01440764, not 1000" in only(findings)
+
+
+@pytest.mark.parametrize("nesting", ["data", "ILSVRC/Data/CLS-LOC", "train"])
+def test_a_folder_too_far_up(tmp_path, nesting):
+    root = fill(tmp_path / nesting, "train/a/0.png", "train/b/0.png", "val/a/0.png", "val/b/0.png")
+    _, findings = examine(tmp_path)
+    assert only(findings) == (f"! --data_path {tmp_path} has its train/ and val/ further down: pass --data_path {root}")
+
+
+def test_validation_images_in_one_heap(tmp_path):
+    """As ImageNet's archive has them."""
+    _, findings = examine(fill(tmp_path, "train/a/0.png", "train/b/0.png", "val/ILSVRC2012_val_00000001.png"))
+    assert only(findings).startswith(f"? {tmp_path}/val has no class folders")
+    assert "valprep.sh" in only(findings)
+
+
+def test_classes_that_differ(tmp_path):
+    names = [f"train/{i}x/0.png" for i in range(9)] + ["val/0x/0.png", "val/other/0.png"]
+    _, findings = examine(fill(tmp_path, *names))
+    assert only(findings).startswith(
+        "! training and validation images have different classes: "
+        f"{tmp_path}/train lacks other; {tmp_path}/val lacks 1x, 2x, 3x and 5 more; "
+    )
+
+
+def test_numbers_are_sorted_as_names(tmp_path):
+    _, findings = examine(fill(tmp_path, *(f"train/{i}/0.png" for i in range(11))))
+    assert "so folder 10 is class 2: pad them with zeros" in only(findings)
+    assert not findings[0].stops
+
+
+def test_a_single_class(tmp_path):
+    _, findings = examine(fill(tmp_path, "train/all/0.png"))
+    assert "has a single class, all: is it a folder of folders too many?" in only(findings)
+
+
+def test_unreadable_images(tmp_path):
+    fill(tmp_path, *(f"train/{name}/{i}.png" for name in "ab" for i in range(3)))
+    for name in ("a/2", "b/0"):
+        (tmp_path / f"train/{name}.png").write_bytes(b"<html>")
+    _, findings = examine(tmp_path)
+    assert only(findings).startswith(
+        f"! 2 of 6 images of {tmp_path}/train that were read on trial cannot be used: cannot read image "
+        f"{tmp_path}/train/a/2.png: it is not an image of a known format; mend"
+    )
+
+
+def test_one_image_and_lists(tmp_path):
+    fill(tmp_path, "x/0.png", "x/1.png")
+    (tmp_path / "list.txt").write_text("x/0.png 0\nx/1.png 1\n")
+    told, findings = examine(tmp_path / "list.txt")
+    assert findings == []
+    assert "train: 2 images in 2 classes" in told
+    told, findings = examine(fill(tmp_path / "flat", "0.png"))
+    assert findings == []
+    assert "train: 1 images in no classes" in told
+    assert "  1 images read on trial" in told
