@@ -18,6 +18,8 @@ class NothingToTrain:
 
     def __init__(self) -> None:
         self._param_groups: list[dict[str, Any]] = []
+        self._accumulators: dict[str, Any] = {}
+        self._accumulators_holder: dict[str, Any] = {}
         self._lr = 0.0
 
     def set_lr(self, value: float) -> None:

@@ -21,7 +21,10 @@ def optimizer_tensors(
 
     Paddle keys them by names that count up with every layer a process makes, useless in another process.
     """
-    stored = {key: value for key, value in optimizer.state_dict().items() if isinstance(value, paddle.Tensor)}
+    # Paddle 2 does not tell of what was loaded until the first update.
+    loaded = {} if optimizer._accumulators else optimizer._accumulators_holder
+    entries = {**loaded, **optimizer.state_dict()}
+    stored = {key: value for key, value in entries.items() if isinstance(value, paddle.Tensor)}
     state = {}
     for name, param in named_params.items():
         prefix = param.name + "_"

@@ -96,7 +96,7 @@ class RunLogger:
             self._visualdl.sync()
         for log in (self._steps, self._epochs):
             if not log.sync():
-                raise CheckpointError(f"cannot write the log {log.path}, which has to be on the disk first")
+                raise CheckpointError(f"no checkpoint is saved while the log {log.path} cannot be written")
 
     def start_epoch(self, epoch: int, total: int, done: int) -> None:
         """Open the bar of an epoch, on a terminal only."""
