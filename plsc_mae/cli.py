@@ -35,7 +35,7 @@ from plsc_mae.config.weights import (
     WeightsInspectConfig,
     WeightsListConfig,
 )
-from plsc_mae.errors import ConfigError, UserError
+from plsc_mae.errors import ConfigError, Stopped, UserError
 from plsc_mae.parallel import peers
 
 
@@ -141,6 +141,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"plsc-mae: error: {error}", file=sys.stderr)
         return peers.end(str(error), error.exit_code)
+    except Stopped as stop:
+        print(f"plsc-mae: {stop}", file=sys.stderr)
+        peers.farewell()
+        return stop.exit_code
     except KeyboardInterrupt:
         print("plsc-mae: interrupted", file=sys.stderr)
         return peers.end("interrupted", 130)

@@ -13,7 +13,6 @@ import plsc_mae
 from plsc_mae.cli import COMMANDS, main
 from plsc_mae.commands import doctor
 from plsc_mae.data.demo import make_demo_data
-from plsc_mae.train import checkpoint
 
 pytestmark = pytest.mark.compat
 
@@ -119,34 +118,6 @@ def test_programs_tell_a_mistake_without_a_traceback(place, program):
     assert done.returncode == 2, done.stderr
     assert "picture.jpg" in tell(done.stderr)
     assert "Traceback" not in done.stdout
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 3 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def test_a_full_disk_keeps_the_checkpoints_and_the_run_goes_on_with_more_space(finished, small_disk, capfd):
-    line = f"{TINY} --data_path {finished}/images --output_dir {small_disk}"
-    assert main(f"{line} --epochs 200".split()) == 2
-    told = tell(capfd.readouterr().err)
-    assert "No space left on device" in told
-    assert "checkpoints are untouched" in told
-    kept = sorted(small_disk.glob("*checkpoint*"), key=lambda path: path.stat().st_mtime)
-    assert len(kept) > 2
-    assert [path.name for path in kept] == [f"checkpoint-{epoch}.pd" for epoch in range(len(kept))]
-    assert [checkpoint.verify(path)["epoch"] for path in kept] == list(range(len(kept)))
-
-    kept[0].unlink()
-    assert main(f"{line} --epochs {len(kept) + 1} --auto_resume".split()) == 0
-    assert (small_disk / f"checkpoint-{len(kept)}.pd").exists()
 
 
 def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):

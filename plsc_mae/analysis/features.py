@@ -102,6 +102,7 @@ def encode_images(
     num_workers: int,
     backend: Backend = "pil",
     bad_image: Literal["error", "skip"] = "error",
+    on_batch: Callable[[], None] | None = None,
 ) -> Arrays:
     """Encode every image of a list once, see `encode_dataset`.
 
@@ -114,14 +115,28 @@ def encode_images(
         num_workers: processes that decode, per process.
         backend: of decoding.
         bad_image: see `ImageDataset`; with "skip" the place of a bad image is filled with its stand-in's features.
+        on_batch: see `encode_dataset`.
     """
     dataset = ImageDataset(images, transform, seed=0, backend=backend, bad_image=bad_image)
-    return encode_dataset(encode, dataset, world, batch_size=batch_size, num_workers=num_workers, title=images.root)
+    return encode_dataset(
+        *(encode, dataset, world),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        title=images.root,
+        on_batch=on_batch,
+    )
 
 
 @paddle.no_grad()
 def encode_dataset(
-    encode: Encode, dataset: KeyedDataset, world: World, *, batch_size: int, num_workers: int, title: str
+    encode: Encode,
+    dataset: KeyedDataset,
+    world: World,
+    *,
+    batch_size: int,
+    num_workers: int,
+    title: str,
+    on_batch: Callable[[], None] | None = None,
 ) -> Arrays:
     """Encode every sample of a data set once, that of epoch 0.
 
@@ -132,6 +147,7 @@ def encode_dataset(
         batch_size: images per batch and process.
         num_workers: processes that decode, per process.
         title: of the progress bar.
+        on_batch: called after every batch, by all processes; what it raises ends the encoding.
 
     Returns:
         {name: [n, ...]} in the order of the data set, in the first process; nothing in others.
@@ -155,6 +171,8 @@ def encode_dataset(
                 part = world.sum(paddle.to_tensor(part)).numpy()
             if world.is_main:
                 array[start:stop] = part
+        if on_batch is not None:
+            on_batch()
     return whole if world.is_main else {}
 
 

@@ -24,9 +24,9 @@ from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch, Method
-from plsc_mae.models.layers import keep_no_activations
+from plsc_mae.models.recompute import keep_no_activations
+from plsc_mae.optim.sharding import check_stage
 from plsc_mae.parallel.data import World
-from plsc_mae.parallel.sharding import check_stage
 from plsc_mae.parallel.tensor import share_blocks
 from plsc_mae.runtime import available_cores, local_processes
 from plsc_mae.train.observe import Observer, PicturePanel

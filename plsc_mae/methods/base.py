@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -113,6 +114,29 @@ class Task(nn.Layer, ABC):
             ConfigError: `patch_stats` is given and the network predicts something else.
         """
         return {}
+
+
+class StagedTask(Task):
+    """A Task of which this process has one stage: it runs forward and backward by a schedule with the others'."""
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Not what a stage does; see `run`."""
+        raise TypeError("a stage of a pipeline runs by its schedule")
+
+    @abstractmethod
+    def run(
+        self, batch: Batch, factor: float | Tensor, precision: Callable[[], AbstractContextManager[Any]]
+    ) -> StepOutput:
+        """Run a prepared batch forward and backward.
+
+        Args:
+            batch: what `prepare` gives.
+            factor: times which the loss is minimized.
+            precision: the context of forward passes.
+
+        Returns:
+            The mean loss of the batch, and logs in the last stage.
+        """
 
 
 def visible_mean(encoded: Tensor) -> Tensor:

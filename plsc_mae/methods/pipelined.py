@@ -17,7 +17,7 @@ import paddle
 from paddle import Tensor
 
 from plsc_mae.errors import ConfigError
-from plsc_mae.methods.base import Batch, StepOutput, Task
+from plsc_mae.methods.base import Batch, StagedTask, StepOutput
 from plsc_mae.methods.classify import ClassifyTask, classification_scores
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.optim import ParamGroup
@@ -93,7 +93,7 @@ def _block_seconds(model: ImageClassifier) -> list[float]:
     return blocks
 
 
-class PipelinedTask(Task):
+class PipelinedTask(StagedTask):
     """One stage of a classification task.
 
     The first stage reads and prepares images and tells the others the targets; the last one knows loss and scores. A
@@ -114,10 +114,6 @@ class PipelinedTask(Task):
         encoder = task.model.encoder
         self.token_shape = [encoder.num_patches + encoder.num_prefix_tokens, encoder.embed_dim]
 
-    def forward(self, batch: Batch) -> StepOutput:
-        """Not what a stage does; see `run`."""
-        raise TypeError("a stage of a pipeline runs by its schedule")
-
     @paddle.no_grad()
     def prepare(self, batch: Batch) -> Batch:
         """Let every stage know the targets: {"target", and in the first stage "image"}."""
@@ -126,16 +122,7 @@ class PipelinedTask(Task):
         return {**batch, "target": self._from_first(batch.get("target"), len(next(iter(batch.values()))))}
 
     def run(self, batch: Batch, factor: float | Tensor, precision: Precision) -> StepOutput:
-        """Run a prepared batch forward and backward.
-
-        Args:
-            batch: what `prepare` gives.
-            factor: times which the loss is minimized.
-            precision: the context of forward passes.
-
-        Returns:
-            The mean loss of the batch, and logs in the last stage.
-        """
+        """See `StagedTask.run`."""
         if self.frozen:
             return self._run_frozen(batch, factor, precision)
         bounds, losses = self._bounds(batch), []

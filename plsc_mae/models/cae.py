@@ -21,7 +21,6 @@ from plsc_mae.models.layers import (
     Exchange,
     Linear,
     Mlp,
-    Recomputable,
     add_residual,
     attention,
     attention_macs,
@@ -36,6 +35,7 @@ from plsc_mae.models.layers import (
     spread,
     truncated_normal,
 )
+from plsc_mae.models.recompute import Recomputable
 from plsc_mae.models.vit import VisionTransformer, fixed_table, token_parameter
 
 

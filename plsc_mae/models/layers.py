@@ -15,8 +15,8 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
-from paddle.distributed.fleet.utils import recompute
 
+from plsc_mae.models.recompute import Recomputable
 from plsc_mae.models.rel_pos_bias import RelativePositionBias
 
 LAYER_NORM_EPS = 1e-6
@@ -329,32 +329,6 @@ class DropPath(nn.Layer):
         keep = 1.0 - self.rate
         kept = (paddle.rand([x.shape[0], 1, 1]) < keep).astype(x.dtype)
         return x * kept / keep
-
-
-class Recomputable(nn.Layer):
-    """A layer whose activations may be computed again in the backward pass instead of being kept (Chen et al. 2016).
-
-    Gradients are the same bit for bit, also with what is drawn at random.
-
-    Attributes:
-        recompute: whether to.
-    """
-
-    recompute: bool = False
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call `forward`."""
-        if self.recompute and self.training and paddle.is_grad_enabled():
-            # Paddle's default, the reentrant kind, loses gradients where an input needs none.
-            return recompute(super().__call__, *args, use_reentrant=False, **kwargs)
-        return super().__call__(*args, **kwargs)
-
-
-def keep_no_activations(model: nn.Layer) -> None:
-    """Let every block of a network that is trained be computed again in the backward pass."""
-    for layer in model.sublayers():
-        if isinstance(layer, Recomputable):
-            layer.recompute = any(not param.stop_gradient for param in layer.parameters())
 
 
 class Block(Recomputable):

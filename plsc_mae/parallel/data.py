@@ -56,7 +56,7 @@ class World:
             build = "no GPU is visible to Paddle" if paddle.is_compiled_with_cuda() else "this is Paddle's CPU build"
             raise ConfigError(f"--device {device}: {build}; use --device cpu, or see `plsc-mae doctor`")
         self.processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
-        self.process = int(os.environ.get("PADDLE_TRAINER_ID", "0"))
+        self.process = int(os.environ.get("PADDLE_TRAINER_ID", "0")) % self.processes
         shared = tensor_parallel * pipeline_parallel
         if self.processes % shared:
             raise ConfigError(

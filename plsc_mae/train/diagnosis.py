@@ -17,8 +17,8 @@ from plsc_mae.data.randomness import SampleKey
 from plsc_mae.errors import UserError
 from plsc_mae.methods.base import Batch
 from plsc_mae.train.agreement import UpdateNumbers
+from plsc_mae.train.appended import replace_content
 from plsc_mae.train.culprit import bad_gradients, first_layer, is_finite
-from plsc_mae.train.logger import replace_text
 from plsc_mae.train.samples import batch_of, described, device_seed, keys_of
 from plsc_mae.train.state import Progress, RunState
 from plsc_mae.train.step import Stepper, autocast
@@ -130,7 +130,7 @@ def _place(details: dict[str, Any]) -> str:
 def _write(path: Path, record: dict[str, Any]) -> str:
     """Write a report; returns the end of a sentence that points to it."""
     try:
-        replace_text(path, json.dumps(record, indent=1) + "\n")
+        replace_content(path, (json.dumps(record, indent=1) + "\n").encode())
     except OSError as error:
         logger.warning("cannot write %s: %s", path, error.strerror)
         return ""

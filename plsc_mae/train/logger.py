@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import resource
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from plsc_mae.errors import CheckpointError
 from plsc_mae.methods.base import Pictures
+from plsc_mae.train.appended import JsonLines, VisualDLRecords
 
 logger = logging.getLogger(__name__)
 
@@ -42,20 +43,60 @@ class RunLogger:
         active: whether this is the main process.
 
     Raises:
-        CheckpointError: the folder of VisualDL records cannot be written.
+        CheckpointError: a log cannot be written.
     """
 
     def __init__(self, output_dir: str, log_dir: str, *, active: bool) -> None:
         self.active = active
-        self._steps, self._epochs = Path(output_dir) / "train.jsonl", Path(output_dir) / "log.txt"
-        self._visualdl = _visualdl_writer(log_dir) if active else None
         self._bar: Any = None
+        self._visualdl: VisualDLRecords | None = None
+        if active:
+            self._steps = JsonLines(Path(output_dir) / "train.jsonl")
+            self._epochs = JsonLines(Path(output_dir) / "log.txt")
+            self._visualdl = _visualdl_records(log_dir)
 
-    def start(self, epoch: int, iteration: int) -> None:
-        """Begin after an iteration of an epoch; records from beyond, left by a killed run, are dropped."""
-        if self.active:
-            _keep_lines(self._steps, lambda record: (record["epoch"], record["iteration"]) <= (epoch, iteration))
-            _keep_lines(self._epochs, lambda record: record["epoch"] < epoch)
+    def start(self, step: int, epoch: int, iteration: int) -> None:
+        """Begin after an update and an iteration of an epoch; records from beyond, left by a stopped run, are dropped.
+
+        Args:
+            step: updates done.
+            epoch: the one that goes on.
+            iteration: of it, as the lines count them.
+
+        Raises:
+            CheckpointError: a log cannot be written.
+        """
+        if not self.active:
+            return
+
+        def place(record: dict[str, Any]) -> tuple[int, ...]:
+            return tuple(record.get(name, 0) for name in ("step", "epoch", "iteration"))
+
+        try:
+            lines = self._steps.keep(lambda record: place(record) <= (step, epoch, iteration))
+            self._epochs.keep(lambda record: record.get("epoch", 0) < epoch and record.get("step", 0) <= step)
+            if self._visualdl is not None:
+                # VisualDL does not know iterations: as many records of the last step stay as there are lines.
+                self._visualdl.keep(_UpTo(step, epoch, sum(line.get("step") == step for line in lines)))
+        except OSError as error:
+            raise CheckpointError(f"cannot shorten the log {error.filename}: {error.strerror}") from None
+
+    @property
+    def pending(self) -> bool:
+        """Whether lines wait in memory for a disk that takes them; VisualDL's do not count."""
+        return self.active and bool(self._steps.pending or self._epochs.pending)
+
+    def sync(self) -> None:
+        """Flush all records to the disk, so that none from before a checkpoint can be lost.
+
+        Raises:
+            CheckpointError: train.jsonl or log.txt cannot be written.
+        """
+        if self._visualdl is not None:
+            self._visualdl.sync()
+        for log in (self._steps, self._epochs):
+            if not log.sync():
+                raise CheckpointError(f"cannot write the log {log.path}, which has to be on the disk first")
 
     def start_epoch(self, epoch: int, total: int, done: int) -> None:
         """Open the bar of an epoch, on a terminal only."""
@@ -88,39 +129,31 @@ class RunLogger:
         )
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
-        _append(self._steps, record)
+        self._steps.add(record)
         if self._visualdl is not None:
-            for name, value in record.items():
-                if name not in ("epoch", "iteration", "step"):
-                    self._visualdl.add_scalar(f"train/{name}", value, record["step"])
+            values = {f"train/{name}": x for name, x in record.items() if name not in ("epoch", "iteration", "step")}
+            self._visualdl.add_scalars(values, record["step"])
 
     def epoch(self, record: dict[str, Any], observed: Mapping[str, float]) -> None:
         """Tell of a finished epoch and of what was observed after it: a line of log.txt, VisualDL scalars."""
         if not self.active:
             return
-        _append(self._epochs, {**record, **observed})
+        self._epochs.add({**record, **observed})
         if observed:
             numbers = " ".join(f"{name} {_number(value)}" for name, value in observed.items())
             tqdm.write(f"epoch {record['epoch']} done: {numbers}", file=sys.stdout)
             sys.stdout.flush()
         if self._visualdl is not None:
             trained = {f"epoch/{name[6:]}": value for name, value in record.items() if name.startswith("train_")}
-            for name, value in (trained | {f"perf/{name}": value for name, value in observed.items()}).items():
-                self._visualdl.add_scalar(name, value, record["epoch"])
+            seen = {f"perf/{name}": value for name, value in observed.items()}
+            self._visualdl.add_scalars(trained | seen, record["epoch"])
 
     def pictures(self, pictures: Pictures, epoch: int) -> None:
         """Show pictures in VisualDL, one panel per image: every label's picture side by side."""
         if self._visualdl is None or not pictures:
             return
         rows = np.concatenate(list(pictures.values()), axis=2)  # [B, H, labels*W, 3]
-        for i, row in enumerate(rows):
-            self._visualdl.add_image(f"{' | '.join(pictures)}/{i}", row, epoch)
-
-    def close(self) -> None:
-        """Flush and end."""
-        self.end_epoch()
-        if self._visualdl is not None:
-            self._visualdl.close()
+        self._visualdl.add_images({f"{' | '.join(pictures)}/{i}": row for i, row in enumerate(rows)}, epoch)
 
 
 _FIXED = (
@@ -133,49 +166,32 @@ def _number(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.3e}"
 
 
-def _append(path: Path, record: dict[str, Any]) -> None:
+class _UpTo:
+    """Tells VisualDL records up to a position from those beyond it: train/* has updates for its steps, the rest epochs.
+
+    Args:
+        step: updates done.
+        epoch: the one that goes on.
+        lines: how many lines there are with that step.
+    """
+
+    def __init__(self, step: int, epoch: int, lines: int) -> None:
+        self.step, self.epoch, self.lines = step, epoch if step else 0, lines
+        self._seen: Counter[str] = Counter()
+
+    def __call__(self, tag: str, step: int) -> bool:
+        """Whether the next record of a tag is to stay."""
+        if not tag.startswith("train/"):
+            return step < self.epoch
+        if step == self.step:
+            self._seen[tag] += 1
+            return self._seen[tag] <= self.lines
+        return step < self.step
+
+
+def _visualdl_records(log_dir: str) -> VisualDLRecords | None:
     try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-    except OSError as error:
-        raise CheckpointError(f"cannot write the log {path}: {error.strerror}; checkpoints are untouched") from None
-
-
-def _keep_lines(path: Path, keep: Any) -> None:
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:  # the last line of a killed run may be cut off
-            continue
-        if keep(record):
-            kept.append(line)
-    replace_text(path, "".join(line + "\n" for line in kept))
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file so that it is always either the old one or the new one."""
-    temporary = path.with_name(path.name + ".new")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _visualdl_writer(log_dir: str) -> Any:
-    try:
-        from visualdl import LogWriter
+        return VisualDLRecords(Path(log_dir))
     except ImportError:
         logger.warning("visualdl is not installed: no VisualDL records, train.jsonl has the same numbers")
         return None
-    try:
-        # One name for all starts of a run: opening it again appends.
-        return LogWriter(logdir=log_dir, file_name="vdlrecords.run.log")
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write VisualDL records to {log_dir}: {error.strerror}; choose another --log_dir"
-        ) from None

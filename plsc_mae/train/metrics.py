@@ -14,6 +14,9 @@ from plsc_mae.parallel.data import World
 class Meters:
     """Sums and counts of the finite values of named scalars; `means` is the only point that waits for the device.
 
+    In float64 the order of a sum does not show, so the means of a run that was stopped and goes on are those of one
+    that was not, also where several processes have parts of them.
+
     Attributes:
         left_out: how many values of a name were not finite, when `means` last looked; only those that had some.
     """
@@ -25,9 +28,9 @@ class Meters:
     def add(self, values: Mapping[str, Tensor]) -> None:
         """Add scalar tensors without looking at them."""
         for name, value in values.items():
-            value = value.detach().astype("float32")
+            value = value.detach().astype("float64")
             finite = paddle.isfinite(value)
-            count, value = finite.astype("float32"), paddle.where(finite, value, paddle.zeros_like(value))
+            count, value = finite.astype("float64"), paddle.where(finite, value, paddle.zeros_like(value))
             if name in self._sums:
                 value, count = self._sums[name] + value, self._counts[name] + count
             self._sums[name], self._counts[name] = value, count
@@ -55,15 +58,19 @@ class Meters:
     def load(self, state: Mapping[str, Mapping[str, Any]], world: World) -> None:
         """Put back what `state` gave: the first part of the data goes on with the sums, the others from zero."""
         share = 1.0 if world.rank == 0 else 0.0
-        self._sums = {name: paddle.to_tensor(share * float(entry["sum"])) for name, entry in state.items()}
-        self._counts = {name: paddle.to_tensor(share * float(entry["count"])) for name, entry in state.items()}
+        self._sums = {name: _float64(share * float(entry["sum"])) for name, entry in state.items()}
+        self._counts = {name: _float64(share * float(entry["count"])) for name, entry in state.items()}
         self._added = {name: share * float(entry["count"]) for name, entry in state.items()}
 
     def _totals(self, world: World) -> dict[str, tuple[float, float, float]]:
         """Sum, count of finite values and of all values by name, over the processes that share the data."""
         if not self._sums:
             return {}
-        added = paddle.to_tensor(list(self._added.values()))
+        added = paddle.to_tensor(list(self._added.values()), dtype="float64")
         parts = [paddle.stack(list(self._sums.values())), paddle.stack(list(self._counts.values())), added]
         numbers, n = world.sum(paddle.concat(parts)).tolist(), len(self._sums)
         return dict(zip(self._sums, zip(numbers[:n], numbers[n : 2 * n], numbers[2 * n :], strict=True), strict=True))
+
+
+def _float64(value: float) -> Tensor:
+    return paddle.to_tensor(value, dtype="float64")

@@ -14,6 +14,7 @@ from plsc_mae.data.loader import BatchLoader
 from plsc_mae.methods.base import Batch, Pictures, Task
 from plsc_mae.parallel.data import World
 from plsc_mae.train.step import Precision, autocast
+from plsc_mae.train.stop import StopRequest
 
 
 class Observation(NamedTuple):
@@ -37,8 +38,12 @@ class Observer(Protocol):
 
     every: int
 
-    def __call__(self) -> Observation:
-        """Look, in all processes."""
+    def __call__(self, stop: StopRequest | None = None) -> Observation:
+        """Look, in all processes.
+
+        Raises:
+            Stopped: `stop` was asked for meanwhile, and all processes have left off.
+        """
         ...
 
 
@@ -55,7 +60,7 @@ class PicturePanel:
     def __init__(self, task: Task, panel: Batch | None, every: int, world: World) -> None:
         self.task, self.panel, self.every, self.world = task, panel, every, world
 
-    def __call__(self) -> Observation:
+    def __call__(self, stop: StopRequest | None = None) -> Observation:
         """Draw in the main process; the others wait."""
         self.task.eval()
         pictures = {} if self.panel is None else self.task.pictures(self.panel)
@@ -93,7 +98,7 @@ class Evaluation:
         self.precision, self.prefix, self.weights = precision, prefix, weights
 
     @paddle.no_grad()
-    def __call__(self) -> Observation:
+    def __call__(self, stop: StopRequest | None = None) -> Observation:
         """Score every image and take the means, in one reduction."""
         self.task.eval()
         names = self.task.score_names
@@ -101,10 +106,15 @@ class Evaluation:
         self.loader.sampler.set_position(0)
         with self.weights():
             for batch in self.loader:
+                if stop is not None and stop.signal:
+                    break
                 with autocast(self.precision):
                     scores = self.task.scores(batch)
                 columns = [scores[name].astype("float64") for name in names]
                 totals += paddle.stack([*(column.sum() for column in columns), paddle.ones_like(columns[0]).sum()])
+        if stop is not None:
+            self.world.barrier()  # one that leaves off waits longer for the others than a reduction would
+            stop.check()
         if self.shared:
             totals = self.world.sum(totals)
         self.world.pipeline.broadcast(totals, 0)  # the last stage, which comes first, knows scores

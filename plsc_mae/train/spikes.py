@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from plsc_mae.train.logger import replace_text
+from plsc_mae.train.appended import replace_content
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class SpikeReport:
         """Begin after an update; lines from beyond, left by a killed run, are dropped."""
         if self.active and self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines()
-            replace_text(self.path, "".join(f"{line}\n" for line in lines if _step(line) <= step))
+            replace_content(self.path, "".join(f"{line}\n" for line in lines if _step(line) <= step).encode())
 
     def follow(self, step: int, values: Mapping[str, float], describe: Callable[[], dict[str, Any]]) -> None:
         """Look at the numbers of an update.

@@ -34,7 +34,7 @@ from plsc_mae.weights.reader import Checkpoint
 
 logger = logging.getLogger(__name__)
 
-LATEST, BEST = "latest", "best"
+LATEST, PREVIOUS, BEST = "latest", "previous", "best"
 PLACES = ("resume", "auto_resume", "output_dir", "log_dir", "max_train_step")  # options that may change in silence
 
 
@@ -51,6 +51,10 @@ class Progress:
         skipped_in_a_row: those just now.
         rollbacks: to an earlier checkpoint, for the same reason.
         rollbacks_in_a_row: those since the last checkpoint with new updates.
+        best_step: updates when it was reached.
+        ended: whether all updates of the epoch are done and what follows them is not.
+        skipped: images of the epoch that were passed over, in all processes.
+        iteration: `batches_done` as the run counted them that saved; another batch size counts otherwise.
     """
 
     epoch: int
@@ -61,12 +65,21 @@ class Progress:
     skipped_in_a_row: int = 0
     rollbacks: int = 0
     rollbacks_in_a_row: int = 0
+    best_step: int = -1
+    ended: bool = False
+    skipped: int = 0
+    iteration: int = 0
 
     @property
     def bad_updates(self) -> dict[str, int]:
         """The counts of what was not finite."""
         names = ("skipped_updates", "skipped_in_a_row", "rollbacks", "rollbacks_in_a_row")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def place(self) -> tuple[int, ...]:
+        """What tells positions apart."""
+        return self.step, self.epoch, self.batches_done, self.ended
 
 
 class RunState:
@@ -78,6 +91,7 @@ class RunState:
         params: the trainable parameters by name.
         scaler: of the loss.
         meters: running means of the epoch.
+        window: running means since the last log line.
         probe: learns beside the network, if there is one.
         world: the processes of the run.
         config: its options.
@@ -90,12 +104,13 @@ class RunState:
         params: Mapping[str, Tensor],
         scaler: LossScale,
         meters: Meters,
+        window: Meters,
         probe: OnlineProbe | None,
         world: World,
         config: TrainingConfig,
     ) -> None:
         self.task, self.optimizer, self.params, self.scaler = task, optimizer, params, scaler
-        self.meters, self.probe, self.world, self.config = meters, probe, world, config
+        self.meters, self.window, self.probe, self.world, self.config = meters, window, probe, world, config
 
     @property
     def images_per_iteration(self) -> int:
@@ -109,7 +124,8 @@ class RunState:
         In the main process tensors come one after the other, each when it is written, from the processes that have
         them; the others serve them and get nothing to write.
         """
-        meters, extra = self.meters.state(self.world), self.task.extra_state()
+        meters, window = self.meters.state(self.world), self.window.state(self.world)
+        extra = self.task.extra_state()
         sources = {
             "model": self._collection(self.task.model.state_dict()),
             "optimizer": self._optimizer_collection(),
@@ -132,12 +148,20 @@ class RunState:
                 "scaler": {name: np.asarray(value).tolist() for name, value in self.scaler.state_dict().items()},
                 "epoch": epochs[tag] if isinstance(tag, str) else tag,
                 "step": progress.step,
-                "position": {"epoch": progress.epoch, "images": progress.batches_done * self.images_per_iteration},
+                "position": {
+                    "epoch": progress.epoch,
+                    "images": progress.batches_done * self.images_per_iteration,
+                    "iteration": progress.batches_done,
+                    "ended": progress.ended,
+                    "skipped": progress.skipped,
+                },
                 "best": progress.best,
+                "best_step": progress.best_step,
                 "method": self.config.method,
                 "phase": self.config.phase,
                 "args": plain_values(self.config),
                 "meters": meters,
+                "window": window,
                 "bad_updates": progress.bad_updates,
             }
         finally:
@@ -190,16 +214,23 @@ class RunState:
         if scaler and self.scaler.is_enable():
             self.scaler.load_state_dict({**scaler, "scale": np.asarray(scaler["scale"], np.float32)})
         self.meters.load(stored.meta["meters"], self.world)
+        self.window.load(stored.meta.get("window", {}), self.world)
         self.task.load_extra_state(stored)
         if self.probe is not None and not self.probe.load(stored):
             logger.info("%s has no online probe: it starts anew", stored.path)
         position = stored.meta["position"]
+        ended = position.get("ended", False)
+        done = 0 if ended else self._batches(position["images"])
         return Progress(
             position["epoch"],
-            self._batches(position["images"]),
+            done,
             stored.meta["step"],
             stored.meta.get("best", -math.inf),
             **stored.meta.get("bad_updates", {}),
+            best_step=stored.meta.get("best_step", -1),
+            ended=ended,
+            skipped=position.get("skipped", 0),
+            iteration=position.get("iteration", done),
         )
 
     def _load_weights(self, stored: Checkpoint) -> None:
@@ -242,12 +273,23 @@ class RunState:
 
 
 def checkpoint_to_resume(config: TrainingConfig) -> Path | None:
-    """Which checkpoint a run goes on from, if any; warns of those that it passes by."""
+    """Which checkpoint a run goes on from, if any; warns of those that it passes by.
+
+    Raises:
+        CheckpointError: there are checkpoints to go on from and all of them are damaged.
+    """
     if config.resume:
         return Path(config.resume)
+    files = checkpoint.all_of(config.output_dir, config.exp_name)
     if config.auto_resume:
-        return checkpoint.find_newest(config.output_dir, config.exp_name)
-    if any(Path(config.output_dir).glob(checkpoint.checkpoint_path("", config.exp_name, "*").name)):
+        newest = checkpoint.find_newest(config.output_dir, config.exp_name)
+        if files and newest is None:
+            raise CheckpointError(
+                f"none of the {len(files)} checkpoints in {config.output_dir} can be used, see the warnings; bring one "
+                "back, or start anew in another --output_dir"
+            )
+        return newest
+    if files:
         logger.warning(
             "%s holds checkpoints of an earlier run and this one starts anew beside them; to go on with that run "
             "stop this and pass --auto_resume, else choose another --output_dir",

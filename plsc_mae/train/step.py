@@ -10,8 +10,7 @@ from typing import NamedTuple
 import paddle
 from paddle import Tensor, nn
 
-from plsc_mae.methods.base import Batch, StepOutput
-from plsc_mae.methods.pipelined import PipelinedTask
+from plsc_mae.methods.base import Batch, StagedTask, StepOutput
 from plsc_mae.parallel.data import World
 from plsc_mae.parallel.tensor import shard_of
 from plsc_mae.train.loss_scale import LossScale
@@ -181,7 +180,7 @@ class Stepper:
 class PipelineStepper(Stepper):
     """Runs iterations of a stage of a pipeline, whose task has a schedule of its own."""
 
-    task: PipelinedTask
+    task: StagedTask
 
     def backward(self, batch: Batch, *, group_size: int = 1, last: bool = True) -> StepOutput:
         """See `Stepper.backward`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 import time
@@ -15,22 +16,24 @@ from paddle import Tensor
 from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import to_yaml
 from plsc_mae.data.loader import BatchLoader
-from plsc_mae.errors import CheckpointError
-from plsc_mae.methods.base import Batch, Task
-from plsc_mae.methods.pipelined import PipelinedTask
+from plsc_mae.errors import CheckpointError, Stopped
+from plsc_mae.methods.base import Batch, StagedTask, Task
 from plsc_mae.optim import build_optimizer, scaled_lr, set_weight_decay
+from plsc_mae.optim.sharding import UpdateSharing
 from plsc_mae.parallel.data import World
-from plsc_mae.parallel.sharding import UpdateSharing
 from plsc_mae.parallel.tensor import count_parameters
 from plsc_mae.train import checkpoint
-from plsc_mae.train.logger import RunLogger, peak_memory_gib, replace_text
+from plsc_mae.train.appended import replace_content
+from plsc_mae.train.logger import RunLogger, peak_memory_gib
 from plsc_mae.train.metrics import Meters
 from plsc_mae.train.numerics import Numerics
 from plsc_mae.train.observe import Observer
 from plsc_mae.train.online_probe import OnlineProbe
 from plsc_mae.train.samples import device_seed
+from plsc_mae.train.saving import Saver
 from plsc_mae.train.state import BEST, LATEST, Progress, RunState, checkpoint_to_resume
 from plsc_mae.train.step import PipelineStepper, Stepper, choose_precision
+from plsc_mae.train.stop import StopRequest
 
 logger = logging.getLogger(__name__)
 
@@ -114,9 +117,9 @@ class Trainer:
             config.opt, self.updated, betas=config.opt_betas, eps=config.opt_eps, momentum=config.momentum
         )
         self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu)
-        pipelined = isinstance(task, PipelinedTask)
-        self.stepper = (PipelineStepper if pipelined else Stepper)(
-            task if pipelined else world.wrap(task),
+        staged = isinstance(task, StagedTask)
+        self.stepper = (PipelineStepper if staged else Stepper)(
+            task if staged else world.wrap(task),
             list(self.params.values()),
             self.optimizer,
             clip_grad=config.clip_grad,
@@ -131,13 +134,15 @@ class Trainer:
         self.weight_decay = config.weight_decay
         self.progress = Progress(config.start_epoch)
         self.metrics: dict[str, float] = {}
-        self.epoch_meters = Meters()
+        self.epoch_meters, self.window = Meters(), Meters()
         self.state = RunState(
-            task, self.optimizer, self.params, self.stepper.scaler, self.epoch_meters, probe, world, config
+            task, self.optimizer, self.params, self.stepper.scaler, self.epoch_meters, self.window, probe, world, config
         )
         self.numerics = Numerics(self.state, self.stepper, loader)
         self.skipped_before = 0
         self._to_probe: list[tuple[Tensor, Tensor]] = []
+        self.stop = StopRequest(world)
+        self.stopped_by = 0
 
     def fit(self) -> None:
         """Train to the end of the config, from the checkpoint it asks for.
@@ -145,13 +150,14 @@ class Trainer:
         Raises:
             CheckpointError: a checkpoint or log cannot be read or written.
             DivergedError: loss or gradients are not finite, and --nan_policy does not go on.
+            Stopped: SIGTERM or Ctrl-C has asked for it; the run is saved.
         """
         config, world = self.config, self.world
         with _writing_to(config.output_dir):
             Path(config.output_dir).mkdir(parents=True, exist_ok=True)
         path = checkpoint_to_resume(config)
         if path is not None:
-            self.progress = self.state.resume(path)
+            self._resume(path)
         at = self.progress
         if not world.agree([at.epoch, at.batches_done, at.step]):
             raise CheckpointError(
@@ -162,16 +168,58 @@ class Trainer:
             with _writing_to(config.output_dir):
                 checkpoint.remove_leftovers(config.output_dir, config.exp_name)
                 header = "# the resolved options of this run; feed them back with --config\n"
-                replace_text(Path(config.output_dir) / "config.yaml", to_yaml(config, header))
+                replace_content(Path(config.output_dir) / "config.yaml", to_yaml(config, header).encode())
         self.numerics.start(path, self.progress)
         self.log = RunLogger(config.output_dir, config.log_dir or config.output_dir, active=world.is_main)
-        self.log.start(self.progress.epoch, self.progress.batches_done)
+        self.log.start(at.step, at.epoch, at.iteration)
+        self.saver = Saver(self.state, self.log, config, world, before=self.numerics.before_save)
         self._announce()
+        with self.stop.listening():
+            self._run(went_on=path is not None and path.parent == Path(config.output_dir))
+
+    def _resume(self, path: Path) -> None:
+        self.progress = at = self.state.resume(path)
+        if at.ended:
+            at.batches_done = total = len(self.loader)
+            last = (total - 1) // self.config.accum_iter
+            self._set_rates(at.epoch + last * self.config.accum_iter / total, at.epoch * self.updates_per_epoch + last)
+        if self.world.rank == 0:
+            self.skipped_before = -at.skipped
+
+    def _run(self, *, went_on: bool) -> None:
+        """Train from where the run stands until it is finished or asked to stop.
+
+        Args:
+            went_on: whether it goes on in the folder that it has saved to before.
+        """
+        start = self.progress.place
         try:
-            while self.progress.epoch < config.epochs and not self._finished():
-                self._train_epoch()
+            if went_on and self.progress.batches_done == 0:
+                self.saver.save_missing(self.progress, self._tags_due())
+            while self.progress.ended or not self._is_over():
+                if self._agreed_to_stop():
+                    break
+                if self.progress.ended:
+                    self._end_epoch()
+                else:
+                    self._train_epoch()
+            if self.stopped_by and self.progress.place not in (start, self.saver.place):
+                self._save(LATEST)
+            self.saver.finish(self.progress, self.stop)
         finally:
-            self.log.close()
+            self.log.end_epoch()
+        if self.stopped_by:
+            raise Stopped(self.stopped_by, self._tell_place())
+
+    def _tell_place(self) -> str:
+        at = self.progress
+        saved = "go on with --auto_resume" if self.config.save_ckpt else "nothing is saved, as --no_save_ckpt asks"
+        return f"epoch {at.epoch}, {at.batches_done} of {len(self.loader)} iterations, step {at.step}; {saved}"
+
+    def _agreed_to_stop(self) -> bool:
+        """Whether any process was asked to stop; all of them must call."""
+        self.stopped_by = self.stopped_by or self.stop.agreed()
+        return self.stopped_by > 0
 
     def _finished(self) -> bool:
         return self.config.max_train_step is not None and self.progress.step >= self.config.max_train_step
@@ -182,21 +230,25 @@ class Trainer:
         self.loader.sampler.set_position(epoch, self.progress.batches_done)
         self.task.train()
         self.log.start_epoch(epoch, total, self.progress.batches_done)
-        watch, window, images = Stopwatch(), Meters(), 0
+        watch, images = Stopwatch(), 0
         for batch in watch.timed(iter(self.loader)):
-            done = self._iterate(batch, total, window)
+            done = self._iterate(batch, total, self.window)
             images += config.batch_size * self.world.size
             self.log.tick()
             if done % config.print_freq == 0 or done == total or self._finished():
-                self._report(watch, window, images)
+                self._report(watch, self.window, images)
                 images = 0
-            if done < total and done % config.accum_iter == 0 and (self._finished() or self._save_is_due()):
+            if done == total or done % config.accum_iter:
+                continue
+            if self._agreed_to_stop():
+                return
+            if self._finished() or self._save_is_due():
                 self._save(LATEST)
+            self.saver.retry(self.progress)
             if self._finished():
-                break
+                return
         self.log.end_epoch()
-        if self.progress.batches_done == total:
-            self._end_epoch()
+        self.progress.ended = True
 
     def _iterate(self, batch: Batch, total: int, window: Meters) -> int:
         """Run one iteration and return how many of the epoch are done."""
@@ -284,26 +336,42 @@ class Trainer:
         self.log.line(record, total=len(self.loader), eta=left * seconds / iterations)
 
     def _end_epoch(self) -> None:
-        config, epoch, means = self.config, self.progress.epoch, self.epoch_meters.means(self.world)
+        """Look, log and save after an epoch; nothing is done where the run is asked to stop meanwhile."""
+        epoch, means = self.progress.epoch, self.epoch_meters.means(self.world)
         record = {f"train_{name}": value for name, value in {**self._settings(), **means}.items()}
-        skipped = int(self.world.sum(paddle.to_tensor(float(self.loader.skipped - self.skipped_before))))
-        self.skipped_before = self.loader.skipped
-        self.epoch_meters.clear()
-        self.progress.epoch, self.progress.batches_done = epoch + 1, 0
-        self.metrics = metrics = self._observe(epoch)
-        position = {"epoch": epoch, "step": self.progress.step, "skipped_images": skipped}
+        position = {"epoch": epoch, "step": self.progress.step, "skipped_images": self._count_skipped()}
+        try:
+            metrics = self._observe(epoch)
+        except Stopped as stop:
+            self.stopped_by = stop.number
+            return
         self.log.epoch({**record, **position, "n_parameters": self.n_parameters}, metrics)
-        is_best = metrics.get(self.keep_best, -math.inf) > self.progress.best
-        self.progress.best = max(self.progress.best, metrics.get(self.keep_best, self.progress.best))
-        if self._is_last() or self.progress.epoch % config.save_ckpt_freq == 0 or self._finished():
-            self._save(epoch)
-        elif self._save_is_due():
-            self._save(LATEST)
-        if is_best:
-            self._save(BEST)
+        self.metrics, self.skipped_before = metrics, self.loader.skipped
+        self.epoch_meters.clear()
+        self.progress = at = dataclasses.replace(self.progress, epoch=epoch + 1, batches_done=0, ended=False)
+        before = at.best, at.best_step
+        if metrics.get(self.keep_best, -math.inf) > at.best:
+            at.best, at.best_step = metrics[self.keep_best], at.step
+        self._save(*self._tags_due())
+        if BEST in self.saver.lacking and not self._is_over():
+            at.best, at.best_step = before  # that of the file that there is
 
-    def _is_last(self) -> bool:
-        return self.progress.epoch == self.config.epochs
+    def _tags_due(self) -> list[int | str]:
+        """The checkpoints that are to be written where an epoch has ended."""
+        at = self.progress
+        tags: list[int | str] = []
+        if at.step and (self._is_over() or at.epoch % self.config.save_ckpt_freq == 0):
+            tags.append(at.epoch - 1)
+        elif at.step and self._save_is_due():
+            tags.append(LATEST)
+        return [*tags, BEST] if at.best_step == at.step else tags
+
+    def _count_skipped(self) -> int:
+        """Images of the epoch that were passed over, in all processes."""
+        return int(self.world.sum(paddle.to_tensor(float(self.loader.skipped - self.skipped_before))))
+
+    def _is_over(self) -> bool:
+        return self.progress.epoch >= self.config.epochs or self._finished()
 
     def _observe(self, epoch: int) -> dict[str, float]:
         """Let those look whose turn it is after an epoch, and return what they have measured.
@@ -314,23 +382,17 @@ class Trainer:
         self.world.copy_from_main(self.task.model.buffers())
         metrics: dict[str, float] = {}
         for observer in self.observers:
-            if self._is_last() or self.progress.epoch % observer.every == 0:
-                seen = observer()
+            if epoch + 1 == self.config.epochs or (epoch + 1) % observer.every == 0:
+                seen = observer(self.stop)
                 metrics |= seen.metrics
                 self.log.pictures(seen.pictures, epoch)
         return metrics
 
-    def _save(self, tag: int | str) -> None:
-        """Write a checkpoint from the main process; the others wait."""
-        if not self.config.save_ckpt:
-            return
-        path = checkpoint.checkpoint_path(self.config.output_dir, self.config.exp_name, tag)
-        self.numerics.before_save(path, self.progress)
-        with self.state.content(self.progress, tag) as content:
-            if self.world.is_main:
-                checkpoint.save(path, content)
-                logger.info("saved %s", path)
-        self.world.barrier()
+    def _save(self, *tags: int | str) -> None:
+        """Write checkpoints of where the run stands."""
+        if self.config.save_ckpt and tags:
+            self.progress.skipped = self._count_skipped()
+            self.saver.save(self.progress, *tags)
 
     def _announce(self) -> None:
         config, world = self.config, self.world

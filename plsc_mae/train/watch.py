@@ -19,6 +19,7 @@ from plsc_mae.methods.base import Task
 from plsc_mae.parallel.data import World
 from plsc_mae.train.observe import Observation
 from plsc_mae.train.step import autocast, choose_precision
+from plsc_mae.train.stop import StopRequest
 
 MEAN = "mean"
 HEALTH_IMAGES = 4096  # pairs and singular values cost more than their number
@@ -55,17 +56,17 @@ class FeatureWatch:
         self.every = config.knn_freq
         self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu)
 
-    def __call__(self) -> Observation:
+    def __call__(self, stop: StopRequest | None = None) -> Observation:
         """Encode in all processes, compare in the main one."""
         self.task.eval()
-        bank, queries = self._features(self.bank), self._features(self.queries)
+        bank, queries = self._features(self.bank, stop), self._features(self.queries, stop)
         metrics: dict[str, float] = {}
         if self.world.is_main:
             metrics = self._measured(bank[MEAN], queries[MEAN])
         self.world.barrier()  # the search may take longer than the others would wait in a reduction
         return Observation(metrics)
 
-    def _features(self, images: ImageList) -> Arrays:
+    def _features(self, images: ImageList, stop: StopRequest | None) -> Arrays:
         config = self.config
         return encode_images(
             self._encode,
@@ -76,6 +77,7 @@ class FeatureWatch:
             num_workers=self.num_workers,
             backend=config.image_backend,
             bad_image=config.bad_image,
+            on_batch=None if stop is None else stop.check,
         )
 
     def _encode(self, images: Tensor) -> dict[str, Tensor]:

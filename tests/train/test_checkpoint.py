@@ -107,3 +107,73 @@ def test_leftovers_of_a_killed_save_are_removed(tmp_path):
     (tmp_path / "other_checkpoint-3.pd.tmp").write_bytes(b"half")
     checkpoint.remove_leftovers(str(tmp_path), "")
     assert os.listdir(tmp_path) == ["other_checkpoint-3.pd.tmp"]
+
+
+def test_the_one_before_the_latest_is_kept(tmp_path, monkeypatch):
+    latest, previous = (checkpoint.checkpoint_path(str(tmp_path), "", tag) for tag in ("latest", "previous"))
+    for step in (1, 2, 3):
+        checkpoint.save(latest, state(step), predecessor=previous)
+    assert [checkpoint.verify(path)["step"] for path in (latest, previous)] == [3, 2]
+    latest.write_bytes(latest.read_bytes()[:-1])
+    assert checkpoint.find_newest(str(tmp_path), "") == previous
+
+    def refuse(*_):
+        raise PermissionError(1, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    checkpoint.save(latest, state(4), predecessor=previous)
+    checkpoint.save(latest, state(5), predecessor=previous)
+    assert [checkpoint.verify(path)["step"] for path in (latest, previous)] == [5, 4]
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint-latest.pd", "checkpoint-previous.pd"]
+
+
+def test_what_is_read_back_otherwise_than_written_gets_no_name(tmp_path, monkeypatch):
+    path = saved(tmp_path, "latest", 1)
+    write = checkpoint._write
+
+    def write_on_a_bad_disk(temporary, content):
+        write(temporary, content)
+        with open(temporary, "r+b") as file:
+            file.seek(300)
+            file.write(b"\xff\x00\xff")
+
+    monkeypatch.setattr(checkpoint, "_write", write_on_a_bad_disk)
+    with pytest.raises(CheckpointError, match="what was read back is not what was written"):
+        saved(tmp_path, "latest", 2)
+    assert checkpoint.verify(path)["step"] == 1
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_as_many_numbered_checkpoints_stay_as_asked_for(tmp_path):
+    for number in range(6):
+        saved(tmp_path, number, 10 * number)
+    for tag in ("latest", "previous", "best"):
+        saved(tmp_path, tag, 1)
+    (tmp_path / "checkpoint-3.pd").write_bytes(b"damaged")
+    checkpoint.remove_older(str(tmp_path), "", 4, 2)  # 5 is of a run that had come further
+    assert sorted(path.stem.rpartition("-")[2] for path in tmp_path.iterdir()) == sorted(
+        ["2", "3", "4", "5", "latest", "previous", "best"]
+    )
+
+
+def test_any_damage_to_the_newest_falls_back(tmp_path):
+    """Every byte of the footer and some before, lost ends, nothing left, no file at all."""
+    old, newest = saved(tmp_path, 0, 10), saved(tmp_path, 1, 20)
+    whole = newest.read_bytes()
+    for position in [*range(0, len(whole) - 400, 997), *range(len(whole) - 230, len(whole))]:
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        newest.write_bytes(damaged)
+        assert checkpoint.find_newest(str(tmp_path), "") == old, position
+    for size in (0, 1, 16, 17, len(whole) // 2, len(whole) - 1):
+        newest.write_bytes(whole[:size])
+        assert checkpoint.find_newest(str(tmp_path), "") == old
+    newest.unlink()
+    newest.mkdir()  # like a file without permission, and so also for root
+    assert checkpoint.find_newest(str(tmp_path), "") == old
+
+
+def test_a_name_with_brackets_is_no_pattern(tmp_path):
+    path = checkpoint.checkpoint_path(str(tmp_path), "run[1]", 0)
+    checkpoint.save(path, state(1))
+    assert checkpoint.find_newest(str(tmp_path), "run[1]") == path

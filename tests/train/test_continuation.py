@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from plsc_mae.cli import main
 from plsc_mae.train.checkpoint import find_newest, load
 
 pytestmark = pytest.mark.compat
@@ -65,6 +66,26 @@ def test_resume_names_a_file(run):
     rest = run.here("second", f"--batch_size 12 --epochs 2 --resume {run.folder / 'first/try_checkpoint-0.pd'}")
     assert [record["epoch"] for record in rest] == [1] * 10
     assert_same_checkpoint(run.folder / "first/try_checkpoint-1.pd", run.folder / "second/checkpoint-1.pd")
+
+
+@pytest.mark.parametrize("run", ["mae"], indirect=True)
+def test_damaged_checkpoints_are_passed_over_but_not_all_of_them(run, capsys):
+    flags = "--batch_size 12 --save_ckpt_steps 3"
+    whole = run.here("cut", f"{flags} --max_train_step 9")
+    folder = run.folder / "cut"
+    command = ["pretrain", *run.arguments("cut", f"{flags} --max_train_step 9 --auto_resume")]
+    (folder / "checkpoint-latest.pd").write_bytes(b"")
+    assert main(command) == 0
+    told = capsys.readouterr()
+    assert "passed over" in told.err
+    assert "checkpoint-previous.pd: epoch 0, step 6" in told.out
+    assert [record["loss"] for record in run.records("cut")] == [record["loss"] for record in whole]
+
+    for path in folder.glob("*.pd"):
+        path.write_bytes(b"")
+    assert main(command) == 2
+    assert "none of the 2 checkpoints in" in capsys.readouterr().err
+    assert len(run.records("cut")) == 9
 
 
 def test_a_finished_run_has_nothing_to_do(run):
