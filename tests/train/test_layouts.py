@@ -16,11 +16,11 @@ from plsc_mae.train.checkpoint import find_newest, load
 
 STEPS = "--max_train_step 10"
 # Sums over processes are rounded in another order, which AdamW turns into relative differences of single weights.
-LOSSES, NORMS, WEIGHTS = 1e-5, 1e-4, 1e-5
+LOSSES, NORMS, WEIGHTS, PROBE_LOSSES = 1e-5, 1e-4, 1e-5, 1e-3
 
 
 def trained(key, value):
-    """Leave out what is added to all keys: it changes no attention, and AdamW makes full steps of its rounding noise."""
+    """Leave out what AdamW makes full steps of rounding noise of: what is added to all keys changes no attention."""
     if key.endswith("qkv.bias"):
         return np.delete(value.reshape(3, -1), 1, axis=0)
     return np.zeros(0) if key.endswith("norm_k.bias") else value
@@ -34,7 +34,15 @@ def assert_follows(run, name, reference="one", *, exactly=False):
     """Compare records and last checkpoint of a run with those of another."""
     ours, theirs = run.records(name), run.records(reference)
     assert len(ours) == len(theirs) > 0
-    for key, tolerance in (("loss", LOSSES), ("grad_norm", NORMS), ("lr", 0), ("min_lr", 0), ("step", 0)):
+    names = (
+        ("loss", LOSSES),
+        ("grad_norm", NORMS),
+        ("lr", 0),
+        ("min_lr", 0),
+        ("step", 0),
+        ("online_loss", PROBE_LOSSES),
+    )
+    for key, tolerance in (name for name in names if name[0] in theirs[0]):
         wanted = [record[key] for record in theirs]
         assert [record[key] for record in ours] == pytest.approx(wanted, rel=0 if exactly else tolerance), key
     one, two = newest(run, name), newest(run, reference)
@@ -44,7 +52,7 @@ def assert_follows(run, name, reference="one", *, exactly=False):
         assert one.tensors[key].dtype == value.dtype, key
         if exactly:
             np.testing.assert_array_equal(one.tensors[key], value, key)
-        elif key.startswith("optimizer/"):
+        elif key.startswith(("optimizer/", "online_probe/")):  # a young probe's gradients nearly cancel out
             assert one.tensors[key].shape == value.shape, key
         else:
             found, wanted = trained(key, one.tensors[key]), trained(key, value)
