@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import plsc_mae
 from plsc_mae import runtime
-from plsc_mae.config import FINETUNE, LINPROBE, PRETRAIN
+from plsc_mae.config import FINETUNE, LINPROBE, PHASES, PRETRAIN
 from plsc_mae.config.parity import ParityConfig
+from plsc_mae.config.plan import planned
 from plsc_mae.config.resolve import parse
 from plsc_mae.config.schema import suggest
 from plsc_mae.config.tools import (
@@ -116,6 +117,10 @@ COMMANDS = {
     "plot": Command("draw a run's loss curve as PNG", {"": PlotConfig}, "plsc_mae.commands.plot:run", "run_dir"),
     "bench step": Command("measure training steps", PRETRAIN, "plsc_mae.commands.bench:run_step"),
     "bench data": Command("measure the data path", PRETRAIN, "plsc_mae.commands.bench:run_data"),
+    **{
+        f"plan {phase}": Command(f"tell what a {phase} run would cost", planned(configs), "plsc_mae.commands.plan:run")
+        for phase, configs in PHASES.items()
+    },
     "doctor": Command("show versions, settings and what is amiss", {"": DoctorConfig}, "plsc_mae.commands.doctor:run"),
 }
 
@@ -165,7 +170,9 @@ def _find(argv: Sequence[str]) -> tuple[str, list[str]]:
         name = " ".join(argv[:words])
         if name in COMMANDS:
             return name, list(argv[words:])
-    raise ConfigError(f"unknown command '{argv[0]}'{suggest(argv[0], COMMANDS) or '; plsc-mae --help lists them'}")
+    family = [name for name in COMMANDS if name.startswith(f"{argv[0]} ")]
+    hint = f"; did you mean '{family[0]}'?" if family else suggest(argv[0], COMMANDS)
+    raise ConfigError(f"unknown command '{argv[0]}'{hint or '; plsc-mae --help lists them'}")
 
 
 def _overview() -> str:

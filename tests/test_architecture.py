@@ -28,7 +28,7 @@ LAYERS = (
     {"analysis", "models", "data", "masking", "losses", "optim", "weights", "parallel"},
     {"methods"},
     {"train"},
-    {"parity"},
+    {"parity", "plan"},
     {"commands"},
     {"cli"},
     {"__main__", "program"},

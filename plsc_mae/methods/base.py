@@ -158,6 +158,10 @@ class Method(ABC):
     def build_task(self, config: Any) -> Task:
         """Make the Task with fresh weights."""
 
+    def sketch_task(self, config: Any) -> Task:
+        """Make the Task for counting, without a file; called under `paddle.LazyGuard`, so that it has no weights."""
+        return self.build_task(config)
+
     @abstractmethod
     def build_encoder(self, config: Any) -> VisionTransformer:
         """Make the encoder alone, with fresh weights."""

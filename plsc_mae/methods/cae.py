@@ -145,13 +145,8 @@ class CAE(Method):
         """Build the network that the config names, with its overrides, and its target."""
         require_network(config.model, registry.CAE)
         self._tokenizer_size(config)
-        normalize = self.normalize(config)
-        target = build_target(config, normalize, self._patch_size(config))
-        overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS}
-        model = create_model(
-            config.model, img_size=config.image_size, decoder_num_classes=target.num_classes, **overrides
-        )
-        _, num_masked = self._masks(config)
+        target = build_target(config, self.normalize(config), self._patch_size(config))
+        task = self._task(config, target)
         if config.discrete_vae_type == "random_init" and config.target_mode == "clusterID":
             logger.warning(
                 "the tokenizer is RANDOM (--discrete_vae_type random_init): good for trying out, its tokens mean "
@@ -160,7 +155,22 @@ class CAE(Method):
         if config.vis_freq:
             load_decoder(config, target.num_classes)  # what is wrong with it is told now, not when it is to draw
         _warn_of_idle_options(config)
-        return CAETask(model, target, normalize, num_masked, config)
+        return task
+
+    def sketch_task(self, config: CAEConfig) -> CAETask:
+        """With a tokenizer of the published sizes in place of one that is read."""
+        named = dataclasses.replace(
+            config, discrete_vae_type="random_init", discrete_vae_dtype="auto", target_path=None
+        )
+        return self._task(config, build_target(named, self.normalize(config), self._patch_size(config)))
+
+    def _task(self, config: CAEConfig, target: Target) -> CAETask:
+        overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS}
+        model = create_model(
+            config.model, img_size=config.image_size, decoder_num_classes=target.num_classes, **overrides
+        )
+        _, num_masked = self._masks(config)
+        return CAETask(cast(ContextAutoencoder, model), target, self.normalize(config), num_masked, config)
 
     def normalize(self, config: CAEConfig) -> Normalize:
         """ImageNet's statistics on demand, else 0.5 and 0.5."""

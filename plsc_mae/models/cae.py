@@ -26,6 +26,7 @@ from plsc_mae.models.layers import (
     attention_macs,
     constant_parameter,
     drop_path_rates,
+    initializes,
     layer_norm,
     linear,
     merge_heads,
@@ -286,7 +287,7 @@ class ContextAutoencoder(nn.Layer):
         self.alignment_encoder: VisionTransformer | None = None
         if dual_path_ema > 0:
             self.alignment_encoder = cae_encoder(img_size, layer_scale_init_value, abs_pos_emb, **sizes)
-            self.alignment_encoder.set_state_dict(self.encoder.state_dict())
+            self._copy_encoder(self.alignment_encoder)
             for param in self.alignment_encoder.parameters():
                 param.stop_gradient = True
 
@@ -338,6 +339,10 @@ class ContextAutoencoder(nn.Layer):
         student += sum(block.macs(num_masked) for block in self.decoder.blocks)
         return int(student + num_masked * self.decoder.head.weight.size), int(alignment)
 
+    @initializes
+    def _copy_encoder(self, copy: VisionTransformer) -> None:
+        copy.set_state_dict(self.encoder.state_dict())
+
     def _bridged(self, x: Tensor) -> Tensor:
         return x if self.bridge is None or self.bridge_norm is None else self.bridge_norm(self.bridge(x))
 
@@ -347,7 +352,7 @@ class ContextAutoencoder(nn.Layer):
         encoder = self.encoder if self.alignment_encoder is None else self.alignment_encoder
         return self._bridged(encoder.encode(patches, ids_masked)[:, 1:])
 
-    @paddle.no_grad()
+    @initializes
     def _initialize(self, rescale_init: bool) -> None:
         """Initialize as the original ends up doing; linear layers are xavier-uniform from their construction."""
         truncated_normal(self.encoder.patch_embed.proj.weight)

@@ -19,6 +19,8 @@ from plsc_mae.models.layers import (
     LAYER_NORM_EPS,
     Linear,
     attention,
+    attention_macs,
+    initializes,
     layer_norm,
     linear,
     merge_heads,
@@ -88,8 +90,12 @@ class ParallelHeads(nn.Layer):
         super().__init__()
         self.norm, last = (head[0], head[1]) if isinstance(head, nn.Sequential) else (nn.Identity(), head)
         self.linears = nn.LayerList([Linear(*last.weight.shape) for _ in range(count)])
+        self._start_from(last)
+
+    @initializes
+    def _start_from(self, layer: nn.Layer) -> None:
         for copy in self.linears:
-            copy.set_state_dict(last.state_dict())
+            copy.set_state_dict(layer.state_dict())
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[B, D] -> `count` times logits [B, K]."""
@@ -179,6 +185,16 @@ class ImageClassifier(nn.Layer):
         """Tokens [B, 1 + L, D] of the encoder, or [B, L, D] without a class token."""
         return self.encoder.forward_features(images)
 
+    def forward_macs(self) -> tuple[int, int]:
+        """Multiply-accumulates of one image's forward pass: of the encoder, and of what stands behind it."""
+        tokens = self.encoder.num_patches + self.encoder.num_prefix_tokens
+        behind = self.encoder.embed_dim * self.num_classes
+        for block in getattr(self, "attentive_blocks", ()):
+            attn = block.cross_attn
+            behind += attn.q.weight.size + attn.proj.weight.size + attention_macs(attn, 1, tokens)
+            behind += tokens * (attn.k.weight.size + attn.v.weight.size)
+        return self.encoder.forward_macs(tokens), int(behind)
+
     @paddle.no_grad()
     def reset_head(self, std: float) -> None:
         """Draw the head's linear layer anew: weights normal with `std`, bias 0.
@@ -209,7 +225,7 @@ class ImageClassifier(nn.Layer):
         for name, param in self.named_parameters():
             param.stop_gradient = not name.startswith(trained)
 
-    @paddle.no_grad()
+    @initializes
     def _initialize(self, init_scale: float, rescale_init: bool) -> None:
         """Fresh weights of all linear layers; those of the encoder only matter where no checkpoint is loaded."""
         normal = nn.initializer.Normal(std=INIT_STD)

@@ -17,6 +17,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.models.layers import only_declared
 
 GROUPS = 4
 STRIDE = 8  # pixels per token: the resolution is halved between groups
@@ -284,6 +285,8 @@ def random_init(network: DalleEncoder | DalleDecoder, seed: int) -> None:
     Kernels are normal with variance 1 / fan-in, less the mean of each output channel; biases are zero. Apart from the
     means this is how openai/DALL-E starts training.
     """
+    if only_declared(network):
+        return
     rng = np.random.default_rng(seed)
     for name, parameter in network.named_parameters():
         value = np.zeros(parameter.shape, np.float32)

@@ -5,8 +5,9 @@ B batch, N tokens, D width, H heads, P patch size, C channels. Linear weights ar
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -108,6 +109,23 @@ class Linear(nn.Linear):
 def layer_norm(dim: int, eps: float = LAYER_NORM_EPS) -> nn.LayerNorm:
     """Layer normalization over the last axis, by default with the eps that nearly all ViTs here share."""
     return nn.LayerNorm(dim, epsilon=eps)
+
+
+def only_declared(layer: nn.Layer) -> bool:
+    """Whether a network has shapes and no values, as `paddle.LazyGuard` makes it."""
+    return any(not param._is_initialized() for param in layer.parameters())
+
+
+def initializes(method: Callable[..., None]) -> Callable[..., None]:
+    """Let a method of a network fill its parameters: without gradients, and not where they are only declared."""
+
+    @functools.wraps(method)
+    def fill(network: nn.Layer, *arguments: Any) -> None:
+        if not only_declared(network):
+            with paddle.no_grad():
+                method(network, *arguments)
+
+    return fill
 
 
 def constant_parameter(layer: nn.Layer, dim: int, value: float) -> Tensor:

@@ -26,6 +26,7 @@ from plsc_mae.models.layers import (
     Block,
     Linear,
     flat_rows,
+    initializes,
     layer_norm,
     patchify,
     take_rows,
@@ -287,7 +288,7 @@ class MaskedAutoencoder(nn.Layer):
             noise = paddle.rand([batch, self.encoder.num_patches])
         return random_masking(noise, mask_ratio, self.round_down)
 
-    @paddle.no_grad()
+    @initializes
     def _initialize_as_torch(self) -> None:
         """What the other implementations leave to PyTorch: U(-b, b) with b = 1 / sqrt(inputs), for biases too."""
         proj, bridge = self.encoder.patch_embed.proj, self.decoder.embed

@@ -1,0 +1,114 @@
+"""Layouts, traffic, precision and advice of a plan."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from plsc_mae.errors import ConfigError
+from plsc_mae.plan.advice import candidates, remedy
+from plsc_mae.plan.estimate import Layout, estimate
+from plsc_mae.plan.sketch import sketch
+
+pytestmark = pytest.mark.compat
+
+PRETRAIN = "pretrain --model mae_vit_base_patch16 --batch_size 64"
+FINETUNE = "finetune --model vit_base_patch16 --batch_size 32"
+GIB = 2**30
+
+
+@pytest.fixture
+def estimated(config_of):
+    """Estimate the step of a line on so many devices."""
+
+    def make(line: str, devices: int = 1, **options):
+        config = config_of(line)
+        return estimate(sketch(config), config, devices, **options)
+
+    return make
+
+
+def test_layouts(config_of):
+    config = config_of(f"{FINETUNE} --tensor_parallel 2 --pipeline_parallel 4")
+    assert Layout.of(config, 16) == Layout(data=2, tensor=2, pipeline=4, micro_batches=8)
+    assert Layout.of(config_of(PRETRAIN), 16) == Layout(data=16)
+    with pytest.raises(ConfigError, match=r"--devices 12 cannot form groups .* multiple of 8"):
+        Layout.of(config, 12)
+
+
+def test_gradients_go_round_a_ring(estimated):
+    trained = 111_655_680
+    assert not any(estimated(PRETRAIN).traffic)
+    assert estimated(PRETRAIN, 8).traffic.gradients == pytest.approx(2 * 7 / 8 * 4 * trained)
+    assert estimated(f"{PRETRAIN} --amp_level O2", 8).traffic.gradients == pytest.approx(2 * 7 / 8 * 2 * trained)
+    sharded = [estimated(f"{PRETRAIN} --sharding_stage {stage}", 8).traffic for stage in (1, 2, 3)]
+    once = 7 / 8 * 4 * trained
+    assert [t.gradients / once for t in sharded] == pytest.approx([2, 1, 1])
+    assert [t.sharding / once for t in sharded] == pytest.approx([1, 1, 2])
+
+
+def test_tensor_parallelism_sums_tokens_four_times_a_block(estimated):
+    """Of 12 blocks of 197 tokens and 768 columns in 16 bits; twice forward and twice backward, over a ring of 2."""
+    tokens = 32 * 197 * 768 * 2
+    wide = estimated(f"{FINETUNE} --tensor_parallel 2", 2)
+    assert wide.traffic.tensor == pytest.approx(12 * 4 * tokens)
+    assert wide.traffic.gradients == 0
+    assert estimated(f"{FINETUNE} --tensor_parallel 2 --recompute", 2).traffic.tensor == pytest.approx(12 * 6 * tokens)
+    assert estimated(f"{FINETUNE} --tensor_parallel 2 --accum_iter 3", 2).traffic.tensor == 3 * wide.traffic.tensor
+    with pytest.raises(ConfigError, match="--tensor_parallel 8 does not divide the 12 attention heads"):
+        estimated(f"{FINETUNE} --tensor_parallel 8", 8)
+
+
+def test_a_pipeline_holds_a_part_of_the_network(estimated):
+    whole, half = estimated(FINETUNE), estimated(f"{FINETUNE} --pipeline_parallel 2", 2)
+    assert 0.4 < half.usage.weights / whole.usage.weights < 0.6
+    assert half.traffic.pipeline == 2 * 32 * 197 * 768 * 4
+    assert half.usage.total < whole.usage.total
+
+
+@pytest.mark.parametrize("line", [PRETRAIN, FINETUNE, "pretrain --model cae_base_patch16_224_8k_vocab"])
+def test_what_saves_memory(estimated, line):
+    plain = estimated(line, 8).usage
+    for options in ("--recompute", "--sharding_stage 1", "--tensor_parallel 2", "--batch_size 16 --accum_iter 4"):
+        assert estimated(f"{line} {options}", 8).usage.total < 0.95 * plain.total, options
+    for options in ("--no_amp", "--device cpu"):
+        assert estimated(f"{line} {options}", 8).usage.total > 1.2 * plain.total, options
+    assert estimated(line, 8, flash=False).usage.total > plain.total
+    assert estimated(f"{line} --accum_iter 2", 8).usage.total >= plain.total
+
+
+def test_recompute_keeps_one_float32_tensor_per_block(estimated):
+    """ViT-B fine-tuning: 12 inputs of blocks, what a block keeps, and what stands around the blocks."""
+    inputs = 12 * 32 * 197 * 768 * 4
+    found = estimated(f"{FINETUNE} --recompute", 1).usage
+    assert inputs < found.activations + found.working < 3 * inputs
+    assert found.activations + found.working < 0.3 * estimated(FINETUNE).usage.activations
+
+
+def test_the_least_change_comes_first(config_of):
+    config = config_of(f"{PRETRAIN} --batch_size 4")
+    first = list(candidates(config, 8))[:5]
+    assert first == [
+        {"recompute": True},
+        {"sharding_stage": 1},
+        {"batch_size": 2, "accum_iter": 2},
+        {"batch_size": 1, "accum_iter": 4},
+        {"recompute": True, "sharding_stage": 1},
+    ]
+    assert {"sharding_stage": 1} not in list(candidates(config, 1))
+    assert {"recompute": True} not in list(candidates(dataclasses.replace(config, recompute=True), 8))
+
+
+def test_advice_keeps_the_images_of_an_update_and_fits(config_of):
+    config = config_of(f"{PRETRAIN} --batch_size 512")
+    drawn = sketch(config)
+    needed = estimate(drawn, config, 8).usage.total
+    limits = [0.9 * needed, 0.3 * needed, 0.1 * needed]
+    found = [remedy(drawn, config, 8, limit) for limit in limits]
+    assert found[0].changes == {"recompute": True}
+    for better, limit in zip(found, limits, strict=True):
+        changed = dataclasses.replace(config, **better.changes)
+        assert better.estimate.usage.total <= limit
+        assert changed.batch_size * changed.accum_iter * Layout.of(changed, 8).data == 512 * 8
+    assert remedy(drawn, config, 8, 0.1 * GIB) is None
