@@ -51,7 +51,7 @@ def run_step(config: PretrainConfig) -> None:
     method = load_method(config.method)
     paddle.seed(config.seed)
     task = method.build_task(config)
-    precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu)
+    precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)
     params = [p for p in task.parameters() if not p.stop_gradient]
     optimizer = build_adamw(task.param_groups(config.weight_decay), betas=config.opt_betas, eps=config.opt_eps)
     optimizer.set_lr(1e-4)

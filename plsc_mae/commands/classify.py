@@ -243,7 +243,7 @@ def _evaluations(
     if dataset is None:
         return []
     loader = validation_loader(dataset, config, world)
-    precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu)
+    precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)
     evaluate = functools.partial(Evaluation, task, loader, world, shared=config.dist_eval, precision=precision)
     average = task.task.average if isinstance(task, PipelinedTask) else task.average
     if average is None:

@@ -52,7 +52,7 @@ def _train(config: Any, world: World) -> None:
     groups = task.param_groups(config.weight_decay)
     optimizer = build_optimizer(config.opt, groups, betas=betas, eps=config.opt_eps, momentum=momentum)
     optimizer.set_lr(1e-4)
-    precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu)
+    precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)
     stepper = Stepper(task, params, optimizer, clip_grad=config.clip_grad, precision=precision)
     task.train()
     for i in range(UPDATES * config.accum_iter):

@@ -81,7 +81,10 @@ def training_world(config: TrainingConfig) -> World:
     stages = getattr(config, "pipeline_parallel", 1)
     world = World(config.device, tensor_parallel=config.tensor_parallel, pipeline_parallel=stages)
     shares_network = world.tensor.size * world.pipeline.size > 1
-    check_stage(config.sharding_stage, is_gpu=world.is_gpu, shares_network=shares_network)
+    clips = config.clip_grad is not None
+    check_stage(config.sharding_stage, is_gpu=world.is_gpu, shares_network=shares_network, clips=clips)
+    if config.amp_level == "O2" and config.opt != "adamw":
+        raise ConfigError(f"--amp_level O2 keeps float32 copies of the weights in AdamW; --opt {config.opt} has none")
     if config.recompute and not world.is_gpu and paddle.__version__.startswith("2."):
         raise ConfigError(f"--recompute on the CPU needs Paddle 3; this is {paddle.__version__}")
     return world

@@ -16,7 +16,13 @@ from plsc_mae.optim.param_groups import (
 )
 from plsc_mae.optim.schedule import Rates, Schedule, by_epochs, by_updates, cosine_at, lr_at, scaled_lr
 from plsc_mae.optim.sgd import SGD, build_sgd
-from plsc_mae.optim.state import load_optimizer_state, optimizer_state, optimizer_tensors, stored_optimizer_state
+from plsc_mae.optim.state import (
+    load_optimizer_state,
+    master_weights,
+    optimizer_state,
+    optimizer_tensors,
+    stored_optimizer_state,
+)
 
 __all__ = [
     "LARS",
@@ -36,6 +42,7 @@ __all__ = [
     "layer_decay_groups",
     "load_optimizer_state",
     "lr_at",
+    "master_weights",
     "optimizer_state",
     "optimizer_tensors",
     "scaled_lr",

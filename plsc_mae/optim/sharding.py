@@ -7,8 +7,8 @@ gradients and weights, are Paddle's, which has them for GPUs only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import paddle
 from paddle import Tensor, nn
@@ -68,8 +68,10 @@ def _only(group: ParamGroup, own: set[int]) -> ParamGroup:
     return group._replace(names=[name for name, _ in kept], params=[param for _, param in kept])
 
 
-def check_stage(stage: int, *, is_gpu: bool, shares_network: bool) -> None:
+def check_stage(stage: int, *, is_gpu: bool, shares_network: bool, clips: bool) -> None:
     """Raise ConfigError unless Paddle can do a stage here."""
+    if stage == 3 and clips:
+        raise ConfigError("--sharding_stage 3 and --clip_grad exclude each other: nobody has the gradient's norm there")
     if stage in PADDLE_LEVELS and not is_gpu:
         raise ConfigError(
             f"--sharding_stage {stage} needs GPUs: Paddle shares out gradients and weights there only; use "
@@ -82,11 +84,26 @@ def check_stage(stage: int, *, is_gpu: bool, shares_network: bool) -> None:
         )
 
 
-def share_gradients(
-    task: nn.Layer, optimizer: paddle.optimizer.Optimizer, stage: int, members: Group
-) -> tuple[nn.Layer, Any]:
-    """Let Paddle share out gradients, and in stage 3 weights too; returns what to train instead (GPU only)."""
+class Sharded(NamedTuple):
+    """What is trained instead of a task and its optimizer.
+
+    Attributes:
+        layer: the task.
+        optimizer: its optimizer.
+        collect: makes the weights whole in every process; None where they are.
+    """
+
+    layer: nn.Layer
+    optimizer: Any
+    collect: Callable[[], Any] | None
+
+
+def share_gradients(task: nn.Layer, optimizer: paddle.optimizer.Optimizer, stage: int, members: Group) -> Sharded:
+    """Let Paddle share out gradients, and in stage 3 weights too, among the processes that share the data (GPU only).
+
+    What a checkpoint of stage 3 holds of the optimizer is process 0's part.
+    """
     layer, sharded, _ = paddle.distributed.sharding.group_sharded_parallel(
         task, optimizer, PADDLE_LEVELS[stage], group=members.handle
     )
-    return layer, sharded
+    return Sharded(layer, sharded, layer.get_all_parameters if stage == 3 else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,11 @@ from paddle import Tensor
 from plsc_mae.parallel.tensor import my_part, shard_of
 
 State = dict[str, dict[str, np.ndarray]]
+
+
+def master_weights(optimizer: paddle.optimizer.Optimizer) -> Mapping[str, Tensor]:
+    """Float32 copies of weights in 16 bits, by Paddle's names of those."""
+    return getattr(optimizer, "_master_weights", {})
 
 
 def optimizer_tensors(
@@ -27,7 +33,7 @@ def optimizer_tensors(
     stored = {key: value for key, value in entries.items() if isinstance(value, paddle.Tensor)}
     state = {}
     for name, param in named_params.items():
-        prefix = param.name + "_"
+        prefix = master_weights(optimizer).get(param.name, param).name + "_"
         state[name] = {key[len(prefix) :]: value for key, value in stored.items() if key.startswith(prefix)}
     return {name: accumulators for name, accumulators in state.items() if accumulators}
 
@@ -49,13 +55,28 @@ def stored_optimizer_state(tensors: Mapping[str, np.ndarray], section: str) -> S
 
 
 def load_optimizer_state(
-    optimizer: paddle.optimizer.Optimizer, state: Mapping[str, Mapping[str, Any]], named_params: Mapping[str, Tensor]
+    optimizer: paddle.optimizer.Optimizer,
+    state: Mapping[str, Mapping[str, Any]],
+    named_params: Mapping[str, Tensor],
+    copies: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> None:
-    """Put back what `optimizer_state` gave of these parameters, or of the wholes of which they are parts."""
-    flat = {}
+    """Put back what `optimizer_state` gave of these parameters, or of the wholes of which they are parts.
+
+    Args:
+        optimizer: of the parameters.
+        state: accumulators by our names of the parameters.
+        named_params: the parameters.
+        copies: float32 values of those that have 16 bits.
+    """
+    flat: dict[str, Any] = {}
+    masters = dict(master_weights(optimizer))
     for name, param in named_params.items():
         shard = shard_of(param)
+        if name in copies and name in state:
+            masters[param.name] = masters.get(param.name, paddle.zeros(param.shape, "float32"))
+            masters[param.name].set_value(copies[name])
+        prefix = masters.get(param.name, param).name
         for key, value in state.get(name, {}).items():
             part = my_part(value, shard, param.shape)  # numbers beside the moments are whole everywhere
-            flat[f"{param.name}_{key}"] = paddle.to_tensor(value if part is None else part)
-    optimizer.set_state_dict(flat)
+            flat[f"{prefix}_{key}"] = paddle.to_tensor(value if part is None else part)
+    optimizer.set_state_dict({**flat, "master_weights": masters} if masters else flat)

@@ -83,8 +83,9 @@ def estimate(sketch: Sketch, config: TrainingConfig, devices: int, *, flash: boo
     conditions = Conditions(batch, low, flash and low == HALF, views=gpu, tensor_parallel=layout.tensor)
     anatomy, states = dissect(sketch.task, config, conditions), states_of(config, layout)
     found = []
-    for parts in stages(anatomy.parts, layout.pipeline):
-        usage = peak(anatomy._replace(parts=parts), states, recompute=config.recompute, in_flight=layout.micro_batches)
+    for stage, parts in enumerate(stages(anatomy.parts, layout.pipeline)):
+        in_flight = min(layout.micro_batches, layout.pipeline - stage)  # one forward, one backward
+        usage = peak(anatomy._replace(parts=parts), states, recompute=config.recompute, in_flight=in_flight)
         found.append(Estimate(layout, usage, _traffic(anatomy, parts, states, config, layout)))
     return max(found, key=lambda stage: stage.usage.total)
 

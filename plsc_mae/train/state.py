@@ -8,7 +8,7 @@ import functools
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import plain_values
 from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.methods.base import Task
-from plsc_mae.optim import load_optimizer_state, optimizer_tensors, stored_optimizer_state
+from plsc_mae.optim import load_optimizer_state, master_weights, optimizer_tensors, stored_optimizer_state
 from plsc_mae.parallel.collect import Collection, Holdings
 from plsc_mae.parallel.data import World
 from plsc_mae.parallel.tensor import my_part, shard_of, shards_of
@@ -35,6 +35,7 @@ from plsc_mae.weights.reader import Checkpoint
 logger = logging.getLogger(__name__)
 
 LATEST, PREVIOUS, BEST = "latest", "previous", "best"
+HALVES = (paddle.float16, paddle.bfloat16)
 PLACES = ("resume", "auto_resume", "output_dir", "log_dir", "max_train_step")  # options that may change in silence
 
 
@@ -95,6 +96,9 @@ class RunState:
         probe: learns beside the network, if there is one.
         world: the processes of the run.
         config: its options.
+
+    Attributes:
+        collect_weights: makes the weights whole in every process; None where they are.
     """
 
     def __init__(
@@ -111,6 +115,7 @@ class RunState:
     ) -> None:
         self.task, self.optimizer, self.params, self.scaler = task, optimizer, params, scaler
         self.meters, self.window, self.probe, self.world, self.config = meters, window, probe, world, config
+        self.collect_weights: Callable[[], Any] | None = None
 
     @property
     def images_per_iteration(self) -> int:
@@ -125,9 +130,11 @@ class RunState:
         them; the others serve them and get nothing to write.
         """
         meters, window = self.meters.state(self.world), self.window.state(self.world)
+        if self.collect_weights is not None:
+            self.collect_weights()
         extra = self.task.extra_state()
         sources = {
-            "model": self._collection(self.task.model.state_dict()),
+            "model": self._collection(self._weights()),
             "optimizer": self._optimizer_collection(),
             **{name: self._collection(value) for name, value in extra.items() if _has_tensors(value)},
         }
@@ -167,6 +174,16 @@ class RunState:
         finally:
             for stream in streams.values():  # where writing has failed, the others are still to get rid of theirs
                 collections.deque(stream, maxlen=0)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """The network, with float32 copies of weights in 16 bits from the processes whose optimizer has them."""
+        tensors, copies = dict(self.task.model.state_dict()), master_weights(self.optimizer)
+        for name, param in self.params.items():
+            if param.name in copies:
+                tensors[name] = copies[param.name]
+            elif param.dtype in HALVES and self.scattered:
+                del tensors[name]
+        return tensors
 
     def _collection(self, tensors: Mapping[str, Tensor]) -> Collection:
         shards = shards_of(self.task.model)
@@ -208,8 +225,9 @@ class RunState:
 
     def restore(self, stored: Checkpoint) -> Progress:
         """Put weights, optimizer, loss scale and running means back; returns where the run stood."""
-        self._load_weights(stored)
-        load_optimizer_state(self.optimizer, stored_optimizer_state(stored.tensors, "optimizer"), self.params)
+        copies = self._load_weights(stored)
+        state = stored_optimizer_state(stored.tensors, "optimizer")
+        load_optimizer_state(self.optimizer, state, self.params, copies)
         scaler = dict(stored.meta.get("scaler") or {})
         if scaler and self.scaler.is_enable():
             self.scaler.load_state_dict({**scaler, "scale": np.asarray(scaler["scale"], np.float32)})
@@ -233,8 +251,9 @@ class RunState:
             iteration=position.get("iteration", done),
         )
 
-    def _load_weights(self, stored: Checkpoint) -> None:
-        shards = shards_of(self.task.model)
+    def _load_weights(self, stored: Checkpoint) -> dict[str, np.ndarray]:
+        """Put the weights back; returns those of trained parameters that have 16 bits, as they are stored."""
+        shards, copies = shards_of(self.task.model), {}
         for name, tensor in self.task.model.state_dict().items():
             value, shard = stored.model.get(name), shards.get(name)
             part = None if value is None else my_part(value, shard, tensor.shape)
@@ -245,7 +264,10 @@ class RunState:
                     f"{stored.path} does not fit this run: the network's {name} has shape {shape}, the file {found}; "
                     "resume with the --model and sizes it was trained with"
                 )
-            tensor.set_value(part)
+            if tensor.dtype in HALVES and name in self.params:
+                copies[name] = part
+            tensor.set_value(paddle.to_tensor(part).astype(tensor.dtype))
+        return copies
 
     def _check_kind(self, stored: Checkpoint) -> None:
         """Refuse a checkpoint of another kind of run."""

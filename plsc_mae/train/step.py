@@ -21,15 +21,23 @@ BFLOAT16_CAPABILITY = 8  # Ampere
 class Precision(NamedTuple):
     """The arithmetic of a run and the sentence that says so."""
 
-    dtype: str | None  # AMP O1 dtype, None = float32
+    dtype: str | None  # of mixed precision, None = float32
     note: str
+    level: str = "O1"
 
 
 FLOAT32 = Precision(None, "float32")
 
 
-def choose_precision(amp: bool, amp_dtype: str, is_gpu: bool) -> Precision:
-    """Decide on mixed precision; on CPU Paddle has no float16 or bfloat16 kernels and the run is float32."""
+def choose_precision(amp: bool, amp_dtype: str, is_gpu: bool, level: str = "O1") -> Precision:
+    """Decide on mixed precision; on CPU Paddle has no float16 or bfloat16 kernels and the run is float32.
+
+    Args:
+        amp: whether mixed precision is wanted at all.
+        amp_dtype: "float16", "bfloat16", or "auto" for what the GPU is made for.
+        is_gpu: whether there is one.
+        level: "O1" casts in front of kernels that gain by it; "O2" keeps the weights in 16 bits, see `lower_weights`.
+    """
     if not is_gpu:
         return Precision(
             None, "float32" + (" (Paddle has no mixed precision on CPU, --amp acts on GPU)" if amp else "")
@@ -38,22 +46,30 @@ def choose_precision(amp: bool, amp_dtype: str, is_gpu: bool) -> Precision:
         return Precision(None, "float32 (--no_amp)")
     capable = paddle.device.cuda.get_device_capability()[0] >= BFLOAT16_CAPABILITY
     dtype = ("bfloat16" if capable else "float16") if amp_dtype == "auto" else amp_dtype
-    return Precision(dtype, f"mixed precision O1, {dtype}" + (", dynamic loss scale" if dtype == "float16" else ""))
+    scale = ", dynamic loss scale" if dtype == "float16" else ""
+    return Precision(dtype, f"mixed precision {level}, {dtype}{scale}", level)
 
 
 def autocast(precision: Precision) -> contextlib.AbstractContextManager[None]:
     """The context in which forward passes have a precision."""
     if precision.dtype is None:
         return contextlib.nullcontext()
-    return paddle.amp.auto_cast(level="O1", dtype=precision.dtype)
+    return paddle.amp.auto_cast(level=precision.level, dtype=precision.dtype)
 
 
-def global_norm(params: Iterable[Tensor], world: World | None = None) -> Tensor:
+def lower_weights(task: nn.Layer, optimizer: paddle.optimizer.Optimizer, precision: Precision) -> None:
+    """Turn the weights to 16 bits where a precision wants that, with float32 copies in the optimizer."""
+    if precision.dtype is not None and precision.level == "O2":
+        paddle.amp.decorate(task, optimizer, level="O2", dtype=precision.dtype, master_weight=True)
+
+
+def global_norm(params: Iterable[Tensor], world: World | None = None, *, sharded: bool = False) -> Tensor:
     """L2 norm of all gradients together, a scalar on the device.
 
     Args:
         params: the parameters of this process.
         world: where the processes that share the network are found; all of them must call.
+        sharded: whether those that share the data have shared out the gradients too.
     """
     whole: list[Tensor] = []
     shared: list[Tensor] = []
@@ -65,6 +81,8 @@ def global_norm(params: Iterable[Tensor], world: World | None = None) -> Tensor:
         if world.tensor.size > 1:
             square = square + world.tensor.sum(paddle.add_n(shared) if shared else paddle.zeros([]))
         world.pipeline.sum(square)
+        if sharded:
+            world.data.sum(square)
     return paddle.sqrt(square)
 
 
@@ -94,6 +112,7 @@ class Stepper:
         precision: of the forward pass.
         world: the processes that share the network.
         publish: gives the other processes the parameters that this one has updated, where each updates some.
+        sharded: whether the processes that share the data have shared out the gradients.
     """
 
     def __init__(
@@ -106,7 +125,9 @@ class Stepper:
         precision: Precision = FLOAT32,
         world: World | None = None,
         publish: Callable[[], None] | None = None,
+        sharded: bool = False,
     ) -> None:
+        self.sharded = sharded
         self.task, self.params, self.optimizer, self.publish = task, params, optimizer, publish
         self.clip_grad, self.precision, self.world = clip_grad, precision, world
         self.scaler = LossScale(precision.dtype == "float16")
@@ -139,7 +160,7 @@ class Stepper:
 
     def gradient_norm(self) -> Tensor:
         """The gradient's norm, free of the loss scale."""
-        norm = global_norm(self.params, self.world)
+        norm = global_norm(self.params, self.world, sharded=self.sharded)
         return norm / self.scaler.value if self.scaler.is_enable() else norm
 
     def update(self, norm: Tensor) -> None:

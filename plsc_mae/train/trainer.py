@@ -19,7 +19,7 @@ from plsc_mae.data.loader import BatchLoader
 from plsc_mae.errors import CheckpointError, Stopped
 from plsc_mae.methods.base import Batch, StagedTask, Task
 from plsc_mae.optim import build_optimizer, scaled_lr, set_weight_decay
-from plsc_mae.optim.sharding import UpdateSharing
+from plsc_mae.optim.sharding import Sharded, UpdateSharing, share_gradients
 from plsc_mae.parallel.data import World
 from plsc_mae.parallel.tensor import count_parameters
 from plsc_mae.train import checkpoint
@@ -32,7 +32,7 @@ from plsc_mae.train.online_probe import OnlineProbe
 from plsc_mae.train.samples import device_seed
 from plsc_mae.train.saving import Saver
 from plsc_mae.train.state import BEST, LATEST, Progress, RunState, checkpoint_to_resume
-from plsc_mae.train.step import PipelineStepper, Stepper, choose_precision
+from plsc_mae.train.step import PipelineStepper, Stepper, choose_precision, lower_weights
 from plsc_mae.train.stop import StopRequest
 
 logger = logging.getLogger(__name__)
@@ -116,16 +116,19 @@ class Trainer:
         self.optimizer = build_optimizer(
             config.opt, self.updated, betas=config.opt_betas, eps=config.opt_eps, momentum=config.momentum
         )
-        self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu)
+        self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)
+        lower_weights(task, self.optimizer, self.precision)
         staged = isinstance(task, StagedTask)
+        trained = self._distributed(staged)
         self.stepper = (PipelineStepper if staged else Stepper)(
-            task if staged else world.wrap(task),
+            trained.layer,
             list(self.params.values()),
-            self.optimizer,
+            trained.optimizer,
             clip_grad=config.clip_grad,
             precision=self.precision,
             world=world,
             publish=None if sharing is None else sharing.publish,
+            sharded=config.sharding_stage > 1,
         )
         self.effective_batch = config.batch_size * world.size * config.accum_iter
         self.lr = peak_lr(config, self.effective_batch)
@@ -138,11 +141,19 @@ class Trainer:
         self.state = RunState(
             task, self.optimizer, self.params, self.stepper.scaler, self.epoch_meters, self.window, probe, world, config
         )
+        self.state.collect_weights = trained.collect
         self.numerics = Numerics(self.state, self.stepper, loader)
         self.skipped_before = 0
         self._to_probe: list[tuple[Tensor, Tensor]] = []
         self.stop = StopRequest(world)
         self.stopped_by = 0
+
+    def _distributed(self, staged: bool) -> Sharded:
+        """The task and its optimizer as they exchange gradients with other processes."""
+        stage, world = self.config.sharding_stage, self.world
+        if stage > 1 and world.size > 1:
+            return share_gradients(self.task, self.optimizer, stage, world.data)
+        return Sharded(self.task if staged else world.wrap(self.task), self.optimizer, None)
 
     def fit(self) -> None:
         """Train to the end of the config, from the checkpoint it asks for.

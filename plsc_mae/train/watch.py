@@ -54,7 +54,7 @@ class FeatureWatch:
         self.task, self.normalize, self.bank, self.queries = task, normalize, bank, queries
         self.config, self.world, self.num_workers = config, world, num_workers
         self.every = config.knn_freq
-        self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu)
+        self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)
 
     def __call__(self, stop: StopRequest | None = None) -> Observation:
         """Encode in all processes, compare in the main one."""
