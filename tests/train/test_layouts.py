@@ -121,6 +121,20 @@ def test_tensor_parallel_classifiers(classifier):
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["--tensor_parallel 2", "--pipeline_parallel 2"])
+@pytest.mark.parametrize("classifier", ["finetune", "linprobe"], indirect=True)
+def test_cae_classifiers(classifier, layout):
+    """Keys without bias, relative positions in every block, layer scales, an attentive probe."""
+    sizes = "--input_size 32 --patch_size 8 --embed_dim 32 --depth 2 --num_heads 4 --drop_path 0 --no_auto_resume"
+    classifier.flags = f"--model cae_base_patch16_224 {sizes}"
+    probe = "" if classifier.command == "finetune" else "--linear_type attentive --opt sgd"
+    flags = f"{STEPS} --batch_size 12 --epochs 1 --warmup_epochs 0 {probe}"
+    classifier.here("one", flags)
+    classifier.elsewhere("shared", f"{flags} {layout}", 2)
+    assert_follows(classifier, "shared")
+
+
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
 def test_a_run_goes_on_in_other_layouts(run):
     """1 -> 2 -> tensor parallel 2 -> 1 processes follows the uninterrupted curve."""
