@@ -106,7 +106,7 @@ class Evaluation:
         self.loader.sampler.set_position(0)
         with self.weights():
             for batch in self.loader:
-                if stop is not None and stop.signal:
+                if stop is not None and stop.heard():
                     break
                 with autocast(self.precision):
                     scores = self.task.scores(batch)

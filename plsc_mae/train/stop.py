@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
+import paddle
+
 from plsc_mae.errors import Stopped
 from plsc_mae.parallel.data import World
 
@@ -65,6 +67,16 @@ class StopRequest:
     def agreed(self) -> int:
         """The signal that any process was stopped by, 0 without one; all processes must call."""
         return int(self.world.largest([float(self.signal)])[0])
+
+    def heard(self) -> bool:
+        """Whether to leave off what is under way here.
+
+        Processes that share the network cannot do it one by one: they all must call, and hear what any of them hears.
+        """
+        if self.world.tensor.size * self.world.pipeline.size == 1:
+            return self.signal > 0
+        heard = paddle.to_tensor(float(self.signal > 0))
+        return bool(self.world.pipeline.sum(self.world.tensor.sum(heard)) > 0)
 
     def check(self) -> None:
         """End what is under way in all processes if any of them was asked to stop; all must call.

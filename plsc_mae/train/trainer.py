@@ -194,7 +194,7 @@ class Trainer:
             at.batches_done = total = len(self.loader)
             last = (total - 1) // self.config.accum_iter
             self._set_rates(at.epoch + last * self.config.accum_iter / total, at.epoch * self.updates_per_epoch + last)
-        if self.world.rank == 0:
+        if self.world.rank == 0 and self.world.previous is None:
             self.skipped_before = -at.skipped
 
     def _run(self, *, went_on: bool) -> None:
@@ -378,8 +378,9 @@ class Trainer:
         return [*tags, BEST] if at.best_step == at.step else tags
 
     def _count_skipped(self) -> int:
-        """Images of the epoch that were passed over, in all processes."""
-        return int(self.world.sum(paddle.to_tensor(float(self.loader.skipped - self.skipped_before))))
+        """Images of the epoch that were passed over, in all processes; of pipelines the first stages read them."""
+        skipped = self.world.sum(paddle.to_tensor(float(self.loader.skipped - self.skipped_before)))
+        return int(self.world.pipeline.sum(skipped))
 
     def _is_over(self) -> bool:
         return self.progress.epoch >= self.config.epochs or self._finished()
