@@ -13,10 +13,11 @@ from plsc_mae.commands.bench import RandomImage
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch, Task
 from plsc_mae.methods.classify import ClassifyTask, build_classifier, build_normalize, train_transform
+from plsc_mae.models.recompute import keep_no_activations
 from plsc_mae.optim import build_optimizer
 from plsc_mae.parallel.data import World
 from plsc_mae.plan.sketch import IMAGENET_CLASSES
-from plsc_mae.train.step import Stepper, choose_precision
+from plsc_mae.train.step import Stepper, choose_precision, lower_weights
 
 UPDATES = 2  # the first makes the optimizer state
 
@@ -47,12 +48,15 @@ def _resident_bytes() -> int:
 
 def _train(config: Any, world: World) -> None:
     batch, task = _random_batch(config), _build_task(config)
+    if config.recompute:
+        keep_no_activations(task.model)
     params = [p for p in task.parameters() if not p.stop_gradient]
     betas, momentum = config.opt_betas, config.momentum
     groups = task.param_groups(config.weight_decay)
     optimizer = build_optimizer(config.opt, groups, betas=betas, eps=config.opt_eps, momentum=momentum)
     optimizer.set_lr(1e-4)
     precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)
+    lower_weights(task, optimizer, precision)
     stepper = Stepper(task, params, optimizer, clip_grad=config.clip_grad, precision=precision)
     task.train()
     for i in range(UPDATES * config.accum_iter):
