@@ -413,9 +413,10 @@ class Trainer:
         rate = config.blr if config.lr is None else config.lr
         scales = config.lr is None or config.lr_per_256
         base = f" ({rate:g} x {self.effective_batch} / 256)" if scales else ""
+        parts = f"{world}" if world.size == world.processes else f"{world.size} in {world}"
         for line in (
             f"{config.model}: {self.n_parameters / 1e6:.1f} M trainable parameters, {self.precision.note}",
-            f"batch {config.batch_size} x {world} x accum_iter {config.accum_iter} = {self.effective_batch} images per "
+            f"batch {config.batch_size} x {parts} x accum_iter {config.accum_iter} = {self.effective_batch} images per "
             f"update; learning rate {self.lr:.4g}{base}",
             f"{len(self.loader.dataset)} images, {self.updates_per_epoch} updates per epoch, {config.epochs} epochs, "
             f"{self.updates_per_epoch * config.epochs} updates",
