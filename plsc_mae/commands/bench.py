@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import paddle
 
-from plsc_mae.commands.pretrain import build_dataset, training_loader
+from plsc_mae.commands.pretrain import build_dataset, share_network, training_loader, training_world
 from plsc_mae.config import PretrainConfig
 from plsc_mae.data.decode import Box, Interpolation, Pixels, SourceImage
 from plsc_mae.errors import ConfigError
@@ -24,7 +24,7 @@ from plsc_mae.methods.base import Batch
 from plsc_mae.optim import build_adamw
 from plsc_mae.parallel.data import World
 from plsc_mae.train.logger import peak_memory_gib
-from plsc_mae.train.step import Stepper, choose_precision
+from plsc_mae.train.step import Stepper, choose_precision, lower_weights
 
 WARMUP_STEPS = 2
 DEFAULT_STEPS = 10
@@ -47,15 +47,17 @@ def run_step(config: PretrainConfig) -> None:
 
     `--max_train_step` is the number of timed steps. The last line is JSON.
     """
-    world = World(config.device)
+    world = training_world(config)
     method = load_method(config.method)
     paddle.seed(config.seed)
     task = method.build_task(config)
+    share_network(task.model, config, world)
     precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)
     params = [p for p in task.parameters() if not p.stop_gradient]
     optimizer = build_adamw(task.param_groups(config.weight_decay), betas=config.opt_betas, eps=config.opt_eps)
     optimizer.set_lr(1e-4)
-    stepper = Stepper(world.wrap(task), params, optimizer, clip_grad=config.clip_grad, precision=precision)
+    lower_weights(task, optimizer, precision)
+    stepper = Stepper(world.wrap(task), params, optimizer, clip_grad=config.clip_grad, precision=precision, world=world)
     task.train()
 
     steps = config.max_train_step or DEFAULT_STEPS
