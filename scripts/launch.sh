@@ -1,6 +1,7 @@
 # Sourced by pretrain.sh, finetune.sh, linprobe.sh and knn.sh: `launch PROGRAM OPTION...` starts one process per GPU of
 # this machine, or per core without a GPU.
 #   NPROC_PER_NODE   another number of processes
+#   LOG_DIR          folder of the launcher's logs, workerlog.N of each process [log]
 #   NNODES, MASTER   number of machines and IP:PORT of the first; start the same command on each
 #   PYTHON           interpreter with Paddle [.venv/bin/python if it is there, else python]
 
@@ -22,5 +23,5 @@ launch() {
         exec "$python" "$program" "$@"
     fi
     exec "$python" -m paddle.distributed.launch --nproc_per_node "$count" ${NNODES:+--nnodes "$NNODES"} \
-        ${MASTER:+--master "$MASTER"} "$program" "$@"
+        ${MASTER:+--master "$MASTER"} ${LOG_DIR:+--log_dir "$LOG_DIR"} "$program" "$@"
 }

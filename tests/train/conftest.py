@@ -81,12 +81,21 @@ class Runs:
         return self.records(name)
 
     def start(
-        self, name: str, flags: str = "", processes: int = 1, workers: str = "workers", **environ: str
+        self,
+        name: str,
+        flags: str = "",
+        processes: int = 1,
+        workers: str = "workers",
+        launcher: str = "",
+        **environ: str,
     ) -> subprocess.Popen[str]:
-        """Start a run in processes of its own, with logs in NAME-`workers` and additions to their environment."""
+        """Start a run in processes of its own, with logs in NAME-`workers` and additions to their environment.
+
+        One process needs no launcher; with options of it, it gets one.
+        """
         command = [sys.executable]
-        if processes > 1:
-            command += ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes)]
+        if processes > 1 or launcher:
+            command += ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes), *launcher.split()]
             command += ["--log_dir", str(self.folder / f"{name}-{workers}")]
         inherited = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
         return subprocess.Popen(

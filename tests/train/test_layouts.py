@@ -7,6 +7,7 @@ others draw by part of the data or by stage.
 from __future__ import annotations
 
 import json
+import socket
 
 import numpy as np
 import pytest
@@ -87,6 +88,29 @@ def test_shared_updates_and_recompute_change_no_bit(run):
     run.elsewhere("dp2", flags, 2)
     run.elsewhere("sharded", f"{flags} --sharding_stage 1 --recompute", 2)
     assert_follows(run, "sharded", "dp2", exactly=True)
+
+
+@pytest.mark.parametrize("layout", ["--batch_size 6", "--batch_size 12 --tensor_parallel 2"])
+@pytest.mark.parametrize("run", ["mae"], indirect=True)
+@pytest.mark.slow
+def test_two_launchers_as_on_two_machines(run, layout):
+    run.here("one", f"{STEPS} --batch_size 12 --drop_path 0")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        master = f"127.0.0.1:{listener.getsockname()[1]}"
+    launchers = [
+        run.start(
+            "two",
+            f"{STEPS} {layout} --drop_path 0",
+            workers=f"machine{rank}",
+            launcher=f"--nnodes 2 --rank {rank} --master {master}",
+            POD_IP="127.0.0.1",
+        )
+        for rank in range(2)
+    ]
+    for launcher in launchers:
+        output, _ = launcher.communicate(timeout=300)
+        assert launcher.returncode == 0, output
+    assert_follows(run, "two")
 
 
 @pytest.mark.parametrize("classifier", ["finetune", "linprobe"], indirect=True)
