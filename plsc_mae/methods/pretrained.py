@@ -109,7 +109,7 @@ def load_into_classifier(
     fitted = dataclasses.replace(stored, model=tensors)
     report = weights.load(model, fitted, rules.name, resize=resize_to(model.encoder))
     _require_encoder(model, report, stored, rules)
-    return report
+    return dataclasses.replace(report, dialect=detect(source.model) or report.dialect)
 
 
 def load_classifier_weights(
