@@ -9,10 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from plsc_mae.cli import main
 from plsc_mae.data.demo import make_demo_data
+from plsc_mae.train.checkpoint import find_newest, load
 
 ROOT = Path(__file__).parents[2]
 # The smallest network and data of each method; drop path makes the device's random draws matter.
@@ -32,6 +34,7 @@ TINY_CLASSIFIERS = {
     "linprobe": f"--model vit_base_patch16 {_ENCODER}",
 }
 COMMON = "--epochs 4 --warmup_epochs 1 --lr none --blr 1e-2 --print_freq 1 --num_workers 0 --save_ckpt_freq 100"
+MEASURED = {"images_per_second", "data_share", "memory_gib", "time"}  # by a clock, so never twice the same
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +65,18 @@ def classifier(request, images, pretrained, tmp_path):
 def run(request, images, tmp_path):
     """Training runs of one method; every test using it runs once for each."""
     return Runs("pretrain", f"{TINY_RUNS[request.param]} --vis_freq 0", images, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def new_runs(pretrained):
+    """Make runs of a method's pre-training, or of a kind of training on the small MAE's encoder."""
+
+    def make(kind: str, flags: str, images: Path, folder: Path) -> Runs:
+        if kind in TINY_CLASSIFIERS:
+            return Runs(kind, f"{TINY_CLASSIFIERS[kind]} --finetune {pretrained} {flags}", images, folder)
+        return Runs("pretrain", f"{TINY_RUNS[kind]} --vis_freq 0 {flags}", images, folder)
+
+    return make
 
 
 class Runs:
@@ -121,14 +136,45 @@ class Runs:
     def kill_at(self, process: subprocess.Popen[str], name: str, step: int) -> None:
         """SIGKILL a run once its log has come to `step`."""
         deadline = time.monotonic() + 120
-        while not any(record["step"] >= step for record in self._complete_records(name)):
+        while not any(record["step"] >= step for record in self.complete_records(name)):
             assert process.poll() is None, process.stdout.read()
             assert time.monotonic() < deadline
             time.sleep(0.02)
         process.kill()
         process.wait()
 
-    def _complete_records(self, name: str) -> list[dict]:
+    def complete_records(self, name: str) -> list[dict]:
+        """The lines of train.jsonl that are written to their end."""
         path = self.folder / name / "train.jsonl"
         text = path.read_text() if path.exists() else ""
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    def assert_same(self, one: str, two: str, *files: str) -> None:
+        """Equal bits in the newest checkpoint and in `files`, and equal logs but for what a clock measured."""
+        folders = [self.folder / name for name in (one, two)]
+        pairs = [[find_newest(str(folder), "") for folder in folders], *([x / file for x in folders] for file in files)]
+        for ours, theirs in ([load(path) for path in pair] for pair in pairs):
+            assert set(ours.tensors) == set(theirs.tensors)
+            for key, value in ours.tensors.items():
+                np.testing.assert_array_equal(value, theirs.tensors[key], key)
+            for key in ("epoch", "step", "position", "meters", "window", "best", "best_step"):
+                assert ours.meta[key] == theirs.meta[key], key
+        for name in ("train.jsonl", "log.txt"):
+            ours, theirs = (
+                [
+                    {key: value for key, value in json.loads(line).items() if key not in MEASURED}
+                    for line in (folder / name).read_text().splitlines()
+                ]
+                for folder in folders
+            )
+            assert ours == theirs, name
+        curves = [_curves(folder) for folder in folders]
+        assert curves[0] == curves[1]
+        assert len(curves[0]) > 5
+
+
+def _curves(folder: Path) -> dict[str, list]:
+    """Steps and values by tag of all VisualDL curves."""
+    reader = pytest.importorskip("visualdl").LogReader(file_path=str(folder / "vdlrecords.run.log"))
+    tags = [tag for tag in reader.get_tags()["scalar"] if tag.rpartition("/")[2] not in MEASURED]
+    return {tag: [(entry.id, entry.value) for entry in reader.get_data("scalar", tag)] for tag in tags}

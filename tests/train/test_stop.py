@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -10,19 +9,17 @@ import sys
 import threading
 import time
 
-import numpy as np
 import pytest
 
 from plsc_mae.cli import main
 from plsc_mae.methods.classify import ClassifyTask
 from plsc_mae.train import checkpoint
-from plsc_mae.train.checkpoint import find_newest, load
+from plsc_mae.train.checkpoint import load
 from plsc_mae.train.stop import StopRequest
 from plsc_mae.train.trainer import Trainer
 from plsc_mae.train.watch import FeatureWatch
 
 pytestmark = pytest.mark.compat
-MEASURED = {"images_per_second", "data_share", "memory_gib", "time"}
 
 
 def ask(number: int = signal.SIGTERM) -> None:
@@ -48,37 +45,6 @@ def stopped(run, name: str, flags: str, code: int = 143) -> None:
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
-def assert_same_runs(run, one: str, two: str, *files: str) -> None:
-    """Equal bits in the newest checkpoint and in `files`, and equal logs but for what a clock measured."""
-    folders = [run.folder / name for name in (one, two)]
-    pairs = [[find_newest(str(folder), "") for folder in folders], *([x / file for x in folders] for file in files)]
-    for ours, theirs in ([load(path) for path in pair] for pair in pairs):
-        assert set(ours.tensors) == set(theirs.tensors)
-        for key, value in ours.tensors.items():
-            np.testing.assert_array_equal(value, theirs.tensors[key], key)
-        for key in ("epoch", "step", "position", "meters", "window", "best", "best_step"):
-            assert ours.meta[key] == theirs.meta[key], key
-    for name in ("train.jsonl", "log.txt"):
-        ours, theirs = (
-            [
-                {key: value for key, value in json.loads(line).items() if key not in MEASURED}
-                for line in (folder / name).read_text().splitlines()
-            ]
-            for folder in folders
-        )
-        assert ours == theirs, name
-    curves = [records(folder) for folder in folders]
-    assert curves[0] == curves[1]
-    assert len(curves[0]) > 5
-
-
-def records(folder) -> dict[str, list]:
-    """Steps and values by tag of all VisualDL curves."""
-    reader = pytest.importorskip("visualdl").LogReader(file_path=str(folder / "vdlrecords.run.log"))
-    tags = [tag for tag in reader.get_tags()["scalar"] if tag.rpartition("/")[2] not in MEASURED]
-    return {tag: [(entry.id, entry.value) for entry in reader.get_data("scalar", tag)] for tag in tags}
-
-
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
 def test_any_moment_will_do(run, monkeypatch, capsys):
     """In the first update, within a log interval, at the end of an epoch and of the run, while saving."""
@@ -96,7 +62,7 @@ def test_any_moment_will_do(run, monkeypatch, capsys):
         last = capsys.readouterr().err.splitlines()[-1]
         assert last.startswith("plsc-mae: stopped by SIGTERM: epoch"), last
     run.here("cut", f"{flags} --auto_resume")
-    assert_same_runs(run, "whole", "cut")
+    run.assert_same("whole", "cut")
 
 
 @pytest.mark.parametrize("classifier", ["finetune"], indirect=True)
@@ -114,7 +80,7 @@ def test_an_evaluation_that_is_left_off_is_made_again(classifier, monkeypatch):
         lines = (classifier.folder / "cut/log.txt").read_text().splitlines()
         assert len(lines) == step // 10 - 1
     classifier.here("cut", f"{flags} --auto_resume")
-    assert_same_runs(classifier, "whole", "cut", "checkpoint-best.pd", "checkpoint-1.pd")
+    classifier.assert_same("whole", "cut", "checkpoint-best.pd", "checkpoint-1.pd")
 
 
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
@@ -125,7 +91,7 @@ def test_a_look_at_the_features_is_made_again(run, monkeypatch):
         patch.setattr(FeatureWatch, "_encode", after(3, ask, FeatureWatch._encode))
         stopped(run, "cut", f"{flags} --auto_resume")
     run.here("cut", f"{flags} --auto_resume")
-    assert_same_runs(run, "whole", "cut", "checkpoint-0.pd")
+    run.assert_same("whole", "cut", "checkpoint-0.pd")
 
 
 class Killed(BaseException):
@@ -151,7 +117,7 @@ def test_a_kill_between_two_files_leaves_none_out(classifier, monkeypatch):
             with pytest.raises(Killed):
                 main(["linprobe", *classifier.arguments(name, flags)])
         classifier.here(name, f"{flags} --auto_resume")
-        assert_same_runs(classifier, "whole", name, *files)
+        classifier.assert_same("whole", name, *files)
 
 
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
@@ -166,7 +132,7 @@ def test_sigterm_to_a_process(run):
     assert output.splitlines()[-1].startswith("plsc-mae: stopped by SIGTERM: epoch "), output
     assert 3 <= len(run.records("cut")) < len(whole)
     run.here("cut", f"{flags} --auto_resume")
-    assert_same_runs(run, "whole", "cut")
+    run.assert_same("whole", "cut")
 
 
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
@@ -181,12 +147,12 @@ def test_sigterm_to_the_launcher_of_two_processes(run):
     assert len(list(run.folder.glob("cut/*.pd"))) == 1
     for name in ("whole", "cut"):
         run.elsewhere(name, f"{flags} --auto_resume", processes=2)
-    assert_same_runs(run, "whole", "cut")
+    run.assert_same("whole", "cut")
 
 
 def wait_for_step(run, process, name: str, step: int) -> None:
     deadline = time.monotonic() + 120
-    while not any(record["step"] >= step for record in run._complete_records(name)):
+    while not any(record["step"] >= step for record in run.complete_records(name)):
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
