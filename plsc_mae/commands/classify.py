@@ -81,6 +81,8 @@ def run(config: ClassifyConfig) -> None:
         _keep_stage(model, config, world)
     datasets = _datasets(config, images, world)
     if isinstance(config, LinprobeConfig) and config.cache_features:
+        if world.tensor.size > 1:
+            raise ConfigError("--cache_features and --tensor_parallel exclude each other; leave one of them out")
         datasets = _cached(model, config, images, world)
         if not world.is_main:
             return
@@ -218,7 +220,7 @@ def _keep_stage(model: ImageClassifier, config: ClassifyConfig, world: World) ->
     """Cut the network down to this process's stage, and say how it is divided."""
     for name in ("cache_features", "lr_sweep"):
         if getattr(config, name, None):
-            raise ConfigError(f"--{name} and --pipeline_parallel exclude each other; use --tensor_parallel or neither")
+            raise ConfigError(f"--{name} and --pipeline_parallel exclude each other; leave one of them out")
     stages = stages_by_cost(model, world)
     keep_stage(model, Line.of(world), stages[world.stage])
     logger.info("blocks by stage: %s", ", ".join(f"{blocks[0]}-{blocks[-1]}" for blocks in stages))

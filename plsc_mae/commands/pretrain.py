@@ -60,7 +60,7 @@ def run(config: PretrainConfig) -> None:
     loader = training_loader(dataset, config, world)
     observers: list[Observer] = []
     if config.vis_freq:
-        panel = _panel(build_dataset(config, method, view=True)) if world.is_main else None
+        panel = _panel(build_dataset(config, method, view=True)) if world.rank == 0 else None
         observers.append(PicturePanel(task, panel, config.vis_freq, world))
     if watched is not None:
         workers = count_workers(config.num_workers)
@@ -81,10 +81,7 @@ def training_world(config: TrainingConfig) -> World:
     stages = getattr(config, "pipeline_parallel", 1)
     world = World(config.device, tensor_parallel=config.tensor_parallel, pipeline_parallel=stages)
     shares_network = world.tensor.size * world.pipeline.size > 1
-    clips = config.clip_grad is not None
-    check_stage(config.sharding_stage, is_gpu=world.is_gpu, shares_network=shares_network, clips=clips)
-    if config.amp_level == "O2" and config.opt != "adamw":
-        raise ConfigError(f"--amp_level O2 keeps float32 copies of the weights in AdamW; --opt {config.opt} has none")
+    check_stage(config.sharding_stage, is_gpu=world.is_gpu, shares_network=shares_network)
     if config.recompute and not world.is_gpu and paddle.__version__.startswith("2."):
         raise ConfigError(f"--recompute on the CPU needs Paddle 3; this is {paddle.__version__}")
     return world

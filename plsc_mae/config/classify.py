@@ -172,6 +172,8 @@ class ClassifyConfig(EvaluationOptions, PipelineOptions, ClassifierOptions, Trai
             raise ConfigError(
                 "--linear_depth counts the blocks of --linear_type attentive, which is not what is trained"
             )
+        if self.micro_batches is not None and self.pipeline_parallel == 1:
+            raise ConfigError("--micro_batches are parts of a batch in a pipeline; give --pipeline_parallel with it")
         if self.eval and not (self.resume or self.finetune):
             raise ConfigError("--eval needs a classifier to evaluate: --resume FILE")
         if self.eval and self.disable_eval_during_finetuning:

@@ -51,19 +51,25 @@ def keep_stage(model: ImageClassifier, line: Line, blocks: range) -> None:
             model.query_token, model.attentive_blocks = None, Elsewhere()
 
 
+def check_stages(stages: int, depth: int) -> None:
+    """Raise ConfigError unless every stage gets a block."""
+    if stages > depth:
+        raise ConfigError(f"--pipeline_parallel {stages} needs as many blocks; the network has {depth}")
+
+
 def stages_by_cost(model: ImageClassifier, world: World) -> list[range]:
-    """Divide the blocks into stages by the seconds that each takes here, with what comes before and after them.
+    """Divide the blocks into stages by the seconds that one takes here, and what comes before and after them.
 
     All processes measure at once and take the measurement of the main one.
 
     Raises:
         ConfigError: there are more stages than blocks.
     """
-    depth, stages = len(model.encoder.blocks), world.pipeline.size
-    if stages > depth:
-        raise ConfigError(f"--pipeline_parallel {stages} needs as many blocks; the network has {depth}")
+    stages = world.pipeline.size
+    check_stages(stages, len(model.encoder.blocks))
     costs = paddle.to_tensor(_block_seconds(model), dtype="float64")
     if world.processes > 1:
+        world.barrier()  # reading weights may have taken one of them longer than the others wait in a broadcast
         paddle.distributed.broadcast(costs, src=0)
     return balanced_stages(costs.tolist(), stages)
 
@@ -87,7 +93,9 @@ def _block_seconds(model: ImageClassifier) -> list[float]:
         x = y
     for param in model.parameters():
         param.clear_gradient(False)
-    first, *blocks, end = seconds
+    first, *measured, end = seconds
+    # Blocks of one shape cost the same; what they seem to differ by would cut the network anew at every start.
+    blocks = [float(np.median(measured))] * len(measured)
     blocks[0] += first
     blocks[-1] += end
     return blocks

@@ -68,10 +68,8 @@ def _only(group: ParamGroup, own: set[int]) -> ParamGroup:
     return group._replace(names=[name for name, _ in kept], params=[param for _, param in kept])
 
 
-def check_stage(stage: int, *, is_gpu: bool, shares_network: bool, clips: bool) -> None:
+def check_stage(stage: int, *, is_gpu: bool, shares_network: bool) -> None:
     """Raise ConfigError unless Paddle can do a stage here."""
-    if stage == 3 and clips:
-        raise ConfigError("--sharding_stage 3 and --clip_grad exclude each other: nobody has the gradient's norm there")
     if stage in PADDLE_LEVELS and not is_gpu:
         raise ConfigError(
             f"--sharding_stage {stage} needs GPUs: Paddle shares out gradients and weights there only; use "

@@ -93,6 +93,8 @@ class Collection:
         tensor = self.mine.tensors[key] if here else paddle.empty(part.shape, dtype=part.dtype)
         if part.process == 0:
             return tensor
+        if not self.world.is_gpu:
+            self.world.barrier()  # process 0 may still be writing the one before, longer than gloo waits
         tensor = tensor.contiguous()
         # Some accumulators are in host memory also where the device is a GPU.
         tensor = tensor.cuda() if self.world.is_gpu else tensor

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from plsc_mae.config import ClassifyConfig, FinetuneConfig, TrainingConfig
 from plsc_mae.errors import ConfigError
+from plsc_mae.methods.pipelined import check_stages
+from plsc_mae.optim.sharding import check_stage
 from plsc_mae.plan.memory import States, Usage, peak, stages
 from plsc_mae.plan.networks import Anatomy, dissect
 from plsc_mae.plan.parts import FLOAT32, Conditions, Part
@@ -78,8 +80,11 @@ def estimate(sketch: Sketch, config: TrainingConfig, devices: int, *, flash: boo
     """
     layout, low = Layout.of(config, devices), precision_bytes(config)
     check_sharing(sketch.task.model, layout.tensor)
-    batch = -(-config.batch_size // layout.micro_batches)
     gpu = config.device != "cpu"
+    check_stage(config.sharding_stage, is_gpu=gpu, shares_network=layout.tensor * layout.pipeline > 1)
+    if layout.pipeline > 1:
+        check_stages(layout.pipeline, len(sketch.task.model.encoder.blocks))
+    batch = -(-config.batch_size // layout.micro_batches)
     conditions = Conditions(batch, low, flash and low == HALF, views=gpu, tensor_parallel=layout.tensor)
     anatomy, states = dissect(sketch.task, config, conditions), states_of(config, layout)
     found = []

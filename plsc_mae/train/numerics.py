@@ -132,7 +132,10 @@ class Numerics:
         if not self._restorable:
             raise DivergedError(f"{story}, and there is no checkpoint yet for --nan_policy rollback; {REMEDY}")
         if progress.rollbacks_in_a_row == MOST_ROLLBACKS:
-            raise DivergedError(f"{story}, after {MOST_ROLLBACKS} rollbacks without a new checkpoint; {REMEDY}")
+            raise DivergedError(
+                f"{story}, after {MOST_ROLLBACKS} rollbacks without a checkpoint of weights that have learnt since; "
+                f"{REMEDY}"
+            )
         path = self._go_back()
         progress.rollbacks += 1
         progress.rollbacks_in_a_row += 1

@@ -112,11 +112,13 @@ class Evaluation:
                     scores = self.task.scores(batch)
                 columns = [scores[name].astype("float64") for name in names]
                 totals += paddle.stack([*(column.sum() for column in columns), paddle.ones_like(columns[0]).sum()])
+        self.world.barrier()  # the others may need, and one that leaves off waits, longer than a reduction would
         if stop is not None:
-            self.world.barrier()  # one that leaves off waits longer for the others than a reduction would
             stop.check()
         if self.shared:
             totals = self.world.sum(totals)
+        else:
+            self.world.data.broadcast(totals, 0)  # processes of other machines may have rounded otherwise
         self.world.pipeline.broadcast(totals, 0)  # the last stage, which comes first, knows scores
         *sums, count = totals.tolist()
         return Observation({self.prefix + name: value / count for name, value in zip(names, sums, strict=True)})

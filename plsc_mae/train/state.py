@@ -203,7 +203,9 @@ class RunState:
     @property
     def scattered(self) -> bool:
         """Whether the main process lacks parts of the run's tensors."""
-        return self.world.tensor.size * self.world.pipeline.size > 1 or self.config.sharding_stage > 0
+        return self.world.tensor.size * self.world.pipeline.size > 1 or (
+            self.config.sharding_stage > 0 and self.world.size > 1
+        )
 
     def resume(self, path: Path) -> Progress:
         """Go on from a checkpoint; tells where it stood and which options have changed since.

@@ -47,6 +47,7 @@ class StopRequest:
         heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
         for number in heard:
             signal.signal(number, self._note)
+            signal.siginterrupt(number, False)  # Paddle's store takes a system call that was interrupted for an error
         try:
             yield
         finally:

@@ -108,7 +108,8 @@ class Trainer:
         self.params = {name: p for name, p in task.model.named_parameters() if not p.stop_gradient}
         self.n_parameters = count_parameters(self.params.values(), world)
         self.groups = task.param_groups(config.weight_decay)
-        sharing = UpdateSharing(self.groups, world.data) if config.sharding_stage == 1 and world.size > 1 else None
+        shares = config.sharding_stage == 1 and world.size > 1 and bool(self.groups)
+        sharing = UpdateSharing(self.groups, world.data) if shares else None
         scales = [group.lr_scale for group in self.groups]
         largest, negative = world.largest([max(scales, default=0.0), -min(scales, default=math.inf)])
         self.scales = largest, -negative
@@ -170,6 +171,7 @@ class Trainer:
         if path is not None:
             self._resume(path)
         at = self.progress
+        world.barrier()  # reading a checkpoint may take one of them longer than the others wait in a reduction
         if not world.agree([at.epoch, at.batches_done, at.step]):
             raise CheckpointError(
                 f"the processes do not resume from the same point, this one from epoch {at.epoch}, step {at.step}; "

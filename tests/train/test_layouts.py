@@ -68,8 +68,9 @@ def test_three_processes_share_data_that_they_do_not_divide(run):
 
 
 def test_tensor_parallel(run):
-    run.here("one", f"{STEPS} --batch_size 12 --clip_grad 0.2")
-    run.elsewhere("tp2", f"{STEPS} --batch_size 12 --clip_grad 0.2 --tensor_parallel 2", 2)
+    flags = f"{STEPS} --batch_size 12 --clip_grad 0.2 --epochs 1 --warmup_epochs 0 --vis_freq 1"
+    run.here("one", flags)
+    run.elsewhere("tp2", f"{flags} --tensor_parallel 2", 2)
     assert_follows(run, "tp2")
 
 
@@ -179,9 +180,18 @@ def metrics(run, name):
     return {key: value for key, value in record.items() if "test_" in key}
 
 
+@pytest.mark.parametrize("run", ["mae"], indirect=True)
+def test_a_process_alone_shares_with_nobody(run):
+    run.here("one", "--max_train_step 3 --batch_size 12")
+    run.here("sharded", "--max_train_step 3 --batch_size 12 --sharding_stage 1")
+    assert_follows(run, "sharded", exactly=True)
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
+        ("--sharding_stage 3 --clip_grad 1", "--sharding_stage 3 and --clip_grad exclude each other"),
+        ("--amp_level O2 --opt sgd", "--amp_level O2 keeps float32 copies of the weights in AdamW"),
         ("--tensor_parallel 2", "1 process cannot form groups of --tensor_parallel 2 x --pipeline_parallel 1"),
         ("--sharding_stage 2", "--sharding_stage 2 needs GPUs"),
         ("--sharding_stage 3", "--sharding_stage 3 needs GPUs"),
