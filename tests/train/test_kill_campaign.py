@@ -44,7 +44,7 @@ class Scenario:
     moments: tuple[str, ...] = MOMENTS
 
 
-SUCCESSOR = f"{LOOKING} --batch_size 12 --model pretrain_mae_tiny_patch16_224 --method"
+SUCCESSOR = f"{LOOKING} --batch_size 12 --model pretrain_mae"
 SCENARIOS = {
     "mae": Scenario("mae", "pretrain", "mae", f"{LOOKING} --batch_size 12"),
     "mae-accumulation": Scenario(
@@ -57,11 +57,11 @@ SCENARIOS = {
     "cae": Scenario("cae", "pretrain", "cae", f"{LOOKING} --batch_size 12"),
     "cae-averaged": Scenario("cae", "pretrain", "cae", f"{LOOKING} --batch_size 12 --dual_path_ema 0.9"),
     "cae-2": Scenario("cae", "pretrain", "cae", f"{LOOKING} --batch_size 6", 2, MOMENTS[:2]),
-    "mae_priv": Scenario("mae_priv", "pretrain", "mae", f"{SUCCESSOR} mae_priv"),
+    "mae_priv": Scenario("mae_priv", "pretrain", "mae", f"{SUCCESSOR}_tiny_patch16_224 --method mae_priv"),
     "mae_priv-accumulation": Scenario(
-        "mae_priv", "pretrain", "mae", f"{SUCCESSOR} mae_priv --batch_size 6 --accum_iter 2"
+        "mae_priv", "pretrain", "mae", f"{SUCCESSOR}_tiny_patch16_224 --method mae_priv --batch_size 6 --accum_iter 2"
     ),
-    "mae_pytorch": Scenario("mae_pytorch", "pretrain", "mae", f"{SUCCESSOR} mae_pytorch"),
+    "mae_pytorch": Scenario("mae_pytorch", "pretrain", "mae", f"{SUCCESSOR}_small_patch16_224 --method mae_pytorch"),
     "finetune": Scenario("mae", "finetune", "finetune", "--batch_size 12"),
     "finetune-accumulation": Scenario("mae", "finetune", "finetune", "--batch_size 6 --accum_iter 2"),
     "finetune-2": Scenario("mae", "finetune", "finetune", "--batch_size 6", 2),
