@@ -219,9 +219,7 @@ class TrainingConfig(ParallelOptions, OptimConfig, DataConfig, RunConfig):
         if self.amp_level == "O2" and self.opt != "adamw":
             raise ConfigError(f"--amp_level O2 keeps float32 copies of the weights in AdamW; --opt {self.opt} has none")
         if self.sharding_stage == 3 and self.clip_grad is not None:
-            raise ConfigError(
-                "--sharding_stage 3 and --clip_grad exclude each other: nobody knows the norm there"
-            )
+            raise ConfigError("--sharding_stage 3 and --clip_grad exclude each other: nobody knows the norm there")
         if getattr(self, "weight_decay_end", None) is not None and self.weight_decay == 0:
             raise ConfigError("weight_decay_end needs a --weight_decay to start from; it is 0")
 
