@@ -19,7 +19,11 @@ def test_losses_do_not_depend_on_the_number_of_workers(run):
         assert losses(run.here(f"w{workers}", f"{flags} --num_workers {workers}")) == alone
 
 
-@pytest.mark.parametrize("strided_views", ["0", "1"])
+@pytest.mark.parametrize(
+    ("run", "strided_views"),
+    [("mae", "0"), ("mae", "1"), ("cae", "0"), pytest.param("cae", "1", marks=pytest.mark.slow)],
+    indirect=["run"],
+)
 def test_two_processes_follow_one(run, strided_views):
     """With strided views on, as on GPU, a strided gradient would be averaged wrongly by Paddle 3.3.1."""
     one = run.here("one", "--batch_size 16 --max_train_step 12 --drop_path 0 --vis_freq 1")

@@ -134,7 +134,7 @@ def test_pipeline_and_data_parallel(classifier):
     assert_follows(classifier, "pp2dp2", "dp2")
 
 
-@pytest.mark.parametrize("classifier", ["finetune", "linprobe"], indirect=True)
+@pytest.mark.parametrize("classifier", ["finetune", pytest.param("linprobe", marks=pytest.mark.slow)], indirect=True)
 def test_tensor_parallel_classifiers(classifier):
     """LARS' norms are those of whole parameters; evaluation and averaged weights are those of one process."""
     opt = "--opt lars --blr 1" if classifier.command == "finetune" else "--linear_type attentive"
