@@ -160,6 +160,7 @@ def wait_for_step(run, process, name: str, step: int) -> None:
 
 def test_a_second_interrupt_ends_at_once():
     script = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in backgrounds of shells
         "import time; from plsc_mae.parallel.data import World; from plsc_mae.train.stop import StopRequest\n"
         "with StopRequest(World('cpu')).listening():\n"
         "    print('ready', flush=True)\n"
