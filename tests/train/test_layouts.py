@@ -125,7 +125,8 @@ def test_pipeline(classifier):
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
-@pytest.mark.parametrize("classifier", ["finetune", pytest.param("linprobe", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("classifier", ["finetune", "linprobe"], indirect=True)
 def test_pipeline_and_data_parallel(classifier):
     """Mixing partners and batch norm are each process's own, so the reference has two processes too."""
     flags = f"{STEPS} --batch_size 6 --drop_path 0 --clip_grad 1"
