@@ -164,7 +164,7 @@ class World:
         """The largest of each value among all processes; all of them must call. Values must be finite."""
         if self.processes == 1:
             return [float(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]
-        tensor = values if isinstance(values, Tensor) else paddle.to_tensor(list(values), dtype="float32")
+        tensor = values if isinstance(values, Tensor) else paddle.to_tensor(list(values), dtype="float64")
         paddle.distributed.all_reduce(tensor, op=paddle.distributed.ReduceOp.MAX)
         return [float(value) for value in tensor.tolist()]
 
