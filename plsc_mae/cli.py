@@ -37,7 +37,7 @@ from plsc_mae.config.weights import (
     WeightsListConfig,
 )
 from plsc_mae.errors import ConfigError, Stopped, UserError
-from plsc_mae.parallel import peers
+from plsc_mae.parallel import failure_detector
 
 
 class Command(NamedTuple):
@@ -145,17 +145,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = getattr(importlib.import_module(module), function)(config)
     except UserError as error:
         print(f"plsc-mae: error: {error}", file=sys.stderr)
-        return peers.end(str(error), error.exit_code)
+        return failure_detector.end(str(error), error.exit_code)
     except Stopped as stop:
         print(f"plsc-mae: {stop}", file=sys.stderr)
-        peers.farewell()
+        failure_detector.farewell()
         return stop.exit_code
     except KeyboardInterrupt:
         print("plsc-mae: interrupted", file=sys.stderr)
-        return peers.end("interrupted", 130)
+        return failure_detector.end("interrupted", 130)
     except Exception as error:
-        peers.end_by(error)
-    peers.farewell()
+        failure_detector.end_by(error)
+    failure_detector.farewell()
     return code or 0
 
 

@@ -55,7 +55,7 @@ def random_masking(noise: Tensor, mask_ratio: float, round_down: Rounding = "vis
     return Mask(ids_restore >= keep, ids_shuffle[:, :keep], ids_shuffle[:, keep:], ids_restore)
 
 
-def given_mask(mask: Tensor) -> Mask:
+def mask_from_bool(mask: Tensor) -> Mask:
     """Take a mask that is drawn already, bool [B, L]; visible and hidden patches are then in raster order.
 
     Raises:

@@ -15,28 +15,27 @@ from plsc_mae.analysis.features import encode_dataset
 from plsc_mae.commands.pretrain import count_workers, share_network, training_world
 from plsc_mae.config import ClassifyConfig, LinprobeConfig
 from plsc_mae.config.schema import to_line
+from plsc_mae.data.cached_features import FeatureRows
 from plsc_mae.data.cifar import CifarDataset, CifarImages, read_cifar
 from plsc_mae.data.imagefolder import ImageDataset, ImageList, find_images, find_validation, require_classes
 from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
-from plsc_mae.data.rows import FeatureRows
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.transforms import Transform
 from plsc_mae.errors import ConfigError
+from plsc_mae.loading.classifier_weights import load_classifier_weights, start_from_pretraining
 from plsc_mae.methods.classify import (
     ClassifyTask,
     build_classifier,
     build_normalize,
-    start_from_pretraining,
     train_transform,
     validation_transform,
 )
 from plsc_mae.methods.pipelined import BatchSizes, PipelinedTask, keep_stage, stages_by_cost
-from plsc_mae.methods.pretrained import load_classifier_weights
 from plsc_mae.methods.sweep import SweepTask
 from plsc_mae.models.classifier import ImageClassifier
-from plsc_mae.parallel.data import World
 from plsc_mae.parallel.pipeline import Line
-from plsc_mae.train.observe import Evaluation
+from plsc_mae.parallel.world import World
+from plsc_mae.train.observers.base import Evaluation
 from plsc_mae.train.step import choose_precision
 from plsc_mae.train.trainer import Trainer
 from plsc_mae.weights import LoadReport

@@ -16,8 +16,8 @@ from plsc_mae.commands.knn import Labelled, encode_labelled
 from plsc_mae.config.tools import CompareConfig
 from plsc_mae.data.imagefolder import find_images, find_validation
 from plsc_mae.errors import DataError
-from plsc_mae.methods.frozen import load_frozen
-from plsc_mae.parallel.data import World
+from plsc_mae.loading.encoder import load_encoder
+from plsc_mae.parallel.world import World
 
 Source = tuple[Encode, tuple[int, int]]  # what makes features, and the (h, w) of its images
 
@@ -75,7 +75,7 @@ def _kinds(config: CompareConfig) -> Iterator[tuple[str, Iterator[Source]]]:
 
 def _encoder(path: str, config: CompareConfig, seed: int | None) -> Source:
     """The encoder of a checkpoint or, with a seed, one like it of random weights."""
-    network, normalize, _ = load_frozen(path, random_weights=seed is not None, seed=seed or 0)
+    network, normalize, _ = load_encoder(path, random_weights=seed is not None, seed=seed or 0)
     return TokenFeatures(network, normalize, [len(network.blocks)], [config.pool], config.norm), network.img_size
 
 

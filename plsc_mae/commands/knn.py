@@ -17,8 +17,8 @@ from plsc_mae.config.tools import KNNConfig, ViewConfig
 from plsc_mae.data.imagefolder import ImageList, find_images, find_validation
 from plsc_mae.data.transforms import ResizeCentreCrop
 from plsc_mae.errors import ConfigError, DataError
-from plsc_mae.methods.frozen import load_frozen
-from plsc_mae.parallel.data import World
+from plsc_mae.loading.encoder import load_encoder
+from plsc_mae.parallel.world import World
 
 BANK, QUERIES = "train.npz", "val.npz"
 
@@ -88,7 +88,7 @@ def _computed(config: KNNConfig, world: World) -> tuple[str, list[Labelled]]:
     if config.input_size is not None and config.pixels:
         size, name, encode = (config.input_size[0], config.input_size[-1]), "raw pixels", pixel_features
     else:
-        network, normalize, name = load_frozen(
+        network, normalize, name = load_encoder(
             config.model_path,
             num_heads=config.num_heads,
             input_size=config.input_size,

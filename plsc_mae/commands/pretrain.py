@@ -13,26 +13,26 @@ from plsc_mae.config.schema import to_line
 from plsc_mae.data.imagefolder import (
     ImageDataset,
     ImageList,
-    evenly_from_classes,
+    balanced_subset,
     find_images,
     find_validation,
     require_classes,
 )
 from plsc_mae.data.loader import BatchLoader, build_loader, collate
-from plsc_mae.data.randomness import SampleKey
 from plsc_mae.data.sampler import EpochBatchSampler
+from plsc_mae.data.seeding import SampleKey
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch, Method
 from plsc_mae.models.recompute import keep_no_activations
 from plsc_mae.optim.sharding import check_stage
-from plsc_mae.parallel.data import World
 from plsc_mae.parallel.tensor import share_blocks
+from plsc_mae.parallel.world import World
 from plsc_mae.runtime import available_cores, local_processes
-from plsc_mae.train.observe import Observer, PicturePanel
-from plsc_mae.train.online_probe import OnlineProbe
+from plsc_mae.train.observers.base import Observer, PicturePanel
+from plsc_mae.train.observers.features import FeatureWatch
+from plsc_mae.train.observers.online_probe import OnlineProbe
 from plsc_mae.train.trainer import Trainer
-from plsc_mae.train.watch import FeatureWatch
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def find_watched(config: PretrainConfig, train: ImageList) -> tuple[ImageList, I
         raise ConfigError(
             f"--knn_max_images {config.knn_max_images} is fewer than the {len(train.classes)} classes of {train.root}"
         )
-    bank, queries = (evenly_from_classes(images, config.knn_max_images) for images in (train, val))
+    bank, queries = (balanced_subset(images, config.knn_max_images) for images in (train, val))
     if len(queries) < 2:
         raise DataError(f"{val.root} has 1 image; --knn_freq needs two or more to compare")
     if config.knn_k > len(bank):

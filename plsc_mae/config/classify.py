@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from plsc_mae.config.schema import Retired, option, redefault
-from plsc_mae.config.sections import (
+from plsc_mae.config.training import (
     DEEPSPEED,
     WANDB,
     EncoderSizeOptions,

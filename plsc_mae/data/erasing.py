@@ -17,7 +17,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from plsc_mae.data.boxes import inside_boxes
+from plsc_mae.data.box_mask import inside_boxes
 from plsc_mae.data.decode import Box
 from plsc_mae.data.transforms import Sample
 

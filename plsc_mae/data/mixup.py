@@ -15,7 +15,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from plsc_mae.data.boxes import inside_boxes
+from plsc_mae.data.box_mask import inside_boxes
 from plsc_mae.data.decode import Box
 
 _NOWHERE = Box(0, 0, 0, 0)

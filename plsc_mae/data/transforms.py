@@ -1,6 +1,6 @@
 """Crops, flips and the two plain transforms; a transform maps (image, generator) to named arrays.
 
-Pixels stay uint8 [H, W, 3] here; `plsc_mae.data.device.Normalize` turns them to floats on the device.
+Pixels stay uint8 [H, W, 3] here; `plsc_mae.data.normalize.Normalize` turns them to floats on the device.
 """
 
 from __future__ import annotations

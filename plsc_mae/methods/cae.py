@@ -17,7 +17,7 @@ from plsc_mae.analysis.predictions import DrawTokens, decoder_drawing, mean_patc
 from plsc_mae.analysis.reconstruct import PatchStats
 from plsc_mae.config import CAEConfig, PretrainConfig
 from plsc_mae.data.decode import SourceImage
-from plsc_mae.data.device import Normalize
+from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD, Sample, Transform
 from plsc_mae.data.views import TwoViewCentreCrop, TwoViewCropFlip
 from plsc_mae.errors import ConfigError

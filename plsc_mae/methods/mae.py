@@ -13,7 +13,7 @@ import paddle
 from plsc_mae.analysis.reconstruct import PatchStats, redraw
 from plsc_mae.config import PRETRAIN, PretrainConfig
 from plsc_mae.data.decode import Interpolation, SourceImage
-from plsc_mae.data.device import Normalize
+from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import RandomCropFlip, ResizeCentreCrop, Sample
 from plsc_mae.errors import ConfigError
 from plsc_mae.masking import num_visible
@@ -202,7 +202,7 @@ class MAE(Method):
         return rows * columns
 
 
-class Successor(MAE):
+class BeitStyleMAE(MAE):
     """What pre-training of MAE-priv and of MAE-pytorch share: bilinear crops, a mask token without weight decay."""
 
     default_model = "pretrain_mae_base_patch16_224"

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import paddle
 from paddle import Tensor, nn
 
-from plsc_mae.parallel.data import World
 from plsc_mae.parallel.group import Group
+from plsc_mae.parallel.world import World
 
 LATER, EARLIER = 0, 1  # members of a pair of neighbours
 
 
-class Elsewhere(nn.Layer):
+class RemoteLayer(nn.Layer):
     """Stands for layers that are in another process."""
 
     def forward(self, x: Tensor, **_options: Any) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from plsc_mae.plan.activation_memory import FLOAT32, Part
 from plsc_mae.plan.networks import Anatomy
-from plsc_mae.plan.parts import FLOAT32, Part
 
 
 class States(NamedTuple):

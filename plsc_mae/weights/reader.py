@@ -1,7 +1,7 @@
 """Reads weight files of torch, Paddle, NumPy, safetensors and OneFlow without any of them and without running code.
 
 The first step of everything that takes weights in: the format is recognised by content, pickles go through
-`plsc_mae.weights.pickles`, and the file is split into tensors by path and the plain values around them.
+`plsc_mae.weights.safe_pickle`, and the file is split into tensors by path and the plain values around them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 from plsc_mae.errors import CheckpointError
-from plsc_mae.weights.archives import read_zip
 from plsc_mae.weights.files import WeightFile
-from plsc_mae.weights.leaves import Leaves
+from plsc_mae.weights.flatten import Leaves
 from plsc_mae.weights.oneflow import is_oneflow, read_oneflow
-from plsc_mae.weights.pickles import decode
-from plsc_mae.weights.rebuild import (
+from plsc_mae.weights.safe_pickle import decode
+from plsc_mae.weights.tensor_builders import (
     BUILDERS,
     Array,
     Bytes,
@@ -36,6 +35,7 @@ from plsc_mae.weights.rebuild import (
     view,
     widen_bfloat16,
 )
+from plsc_mae.weights.zip_reader import read_zip
 
 NETWORK_KEYS = ("model", "module", "state_dict")
 TORCH_STREAM_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a file in torch's format before 1.6

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from plsc_mae.cli import main
-from plsc_mae.train import checkpoint
+from plsc_mae.train.checkpoint import file as checkpoint_file
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINTS = ROOT / "tests/golden/mae/checkpoints"
@@ -87,7 +87,7 @@ def test_the_official_fine_tuning_of_vit_base(run, images, pretrained, tmp_path)
 def test_the_official_probing_of_vit_base(run, images, pretrained, tmp_path):
     output = run(MAE_LINPROBE, "--batch_size 10 --max_train_step 1", images, pretrained, tmp_path)
     assert "learning rate 0.003906 (0.1 x 10 / 256)" in output
-    stored = checkpoint.load(tmp_path / "output_dir/checkpoint-latest.pd").model
+    stored = checkpoint_file.load(tmp_path / "output_dir/checkpoint-latest.pd").model
     assert stored["head.1.weight"].shape == (768, 10)
     assert sum(value.size for name, value in stored.items() if name.startswith("head.1.")) == 7690
 

@@ -14,7 +14,7 @@ import pytest
 from plsc_mae.cli import main
 from plsc_mae.config.resolve import load_config
 from plsc_mae.data.demo import make_demo_data
-from plsc_mae.train import checkpoint
+from plsc_mae.train.checkpoint import file as checkpoint_file
 
 ROOT = Path(__file__).parents[2]
 VARIABLES = r"""
@@ -147,7 +147,7 @@ def pretrained(checkout) -> str:
     """The output of pre-training, whose checkpoint bears the name that it has after 800 epochs."""
     output = run(PRETRAIN + " --batch_size 2 --max_train_step 2", checkout)
     folder = checkout / "output" / "ep800_fp16o1"
-    assert checkpoint.verify(folder / "ep800_fp16o1_checkpoint-latest.pd")["step"] == 2
+    assert checkpoint_file.verify(folder / "ep800_fp16o1_checkpoint-latest.pd")["step"] == 2
     (folder / "ep800_fp16o1_checkpoint-latest.pd").rename(folder / "ep800_fp16o1_checkpoint-799.pd")
     return output
 
@@ -185,7 +185,7 @@ def test_finetuning(checkout, pretrained):
         8e-3,
         "finetune_ep100_fp16o1",
     )
-    assert checkpoint.verify(folder / "finetune_ep100_fp16o1_checkpoint-best.pd")["step"] == 1
+    assert checkpoint_file.verify(folder / "finetune_ep100_fp16o1_checkpoint-best.pd")["step"] == 1
 
 
 def test_linear_probing(checkout, pretrained):
@@ -196,7 +196,7 @@ def test_linear_probing(checkout, pretrained):
     (epoch,) = [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
     assert epoch["n_parameters"] == 769000
     assert math.isclose(epoch["train_loss"], math.log(1000), rel_tol=0.05)
-    stored = checkpoint.load(folder / "linprobe_ep90_fp16o1_checkpoint-0.pd").model
+    stored = checkpoint_file.load(folder / "linprobe_ep90_fp16o1_checkpoint-0.pd").model
     assert {"head.0.running_mean", "head.0.running_var", "head.1.weight", "head.1.bias"} <= set(stored)
 
 

@@ -14,8 +14,8 @@ from plsc_mae.cli import main
 from plsc_mae.commands import reconstruct
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.resolve import from_mapping
+from plsc_mae.loading.training_config import training_config
 from plsc_mae.methods import load_method
-from plsc_mae.methods.pretrained import training_config
 
 pytestmark = pytest.mark.compat
 

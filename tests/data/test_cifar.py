@@ -9,7 +9,7 @@ import pytest
 
 from plsc_mae.data.cifar import CifarDataset, read_cifar
 from plsc_mae.data.classify import FinetuneAugment, evaluation_transform
-from plsc_mae.data.randomness import SampleKey
+from plsc_mae.data.seeding import SampleKey
 from plsc_mae.errors import DataError
 
 pytestmark = pytest.mark.compat

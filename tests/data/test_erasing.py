@@ -10,7 +10,7 @@ import paddle
 import pytest
 
 from plsc_mae.data.erasing import RandomErasing, erase, random_erasing_box
-from plsc_mae.data.randomness import sample_rng
+from plsc_mae.data.seeding import sample_rng
 
 pytestmark = pytest.mark.compat
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from plsc_mae.data import randaugment
 from plsc_mae.data.randaugment import CHOICE_WEIGHTS, Operation, RandAugment, Resampling, operations
-from plsc_mae.data.randomness import sample_rng
+from plsc_mae.data.seeding import sample_rng
 from plsc_mae.errors import ConfigError
 
 pytestmark = pytest.mark.compat

@@ -10,8 +10,8 @@ import paddle
 import pytest
 
 from plsc_mae.data.decode import Box, open_image
-from plsc_mae.data.device import Normalize
-from plsc_mae.data.randomness import sample_rng
+from plsc_mae.data.normalize import Normalize
+from plsc_mae.data.seeding import sample_rng
 from plsc_mae.data.transforms import (
     RandomCropFlip,
     ResizeCentreCrop,

@@ -11,8 +11,8 @@ from PIL import Image
 
 from plsc_mae.data import views
 from plsc_mae.data.decode import Box, PilImage, open_image
-from plsc_mae.data.device import Normalize
-from plsc_mae.data.randomness import sample_rng
+from plsc_mae.data.normalize import Normalize
+from plsc_mae.data.seeding import sample_rng
 from plsc_mae.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,

@@ -17,10 +17,10 @@ from plsc_mae.commands.bench import RandomImage
 from plsc_mae.methods import load_method
 from plsc_mae.methods.classify import ClassifyTask, build_classifier, build_normalize
 from plsc_mae.optim import build_optimizer
+from plsc_mae.plan.activation_memory import Conditions, Part, Step
 from plsc_mae.plan.estimate import estimate
 from plsc_mae.plan.memory import States, Usage, moments, peak, stages
 from plsc_mae.plan.networks import Anatomy, dissect
-from plsc_mae.plan.parts import Conditions, Part, Step
 from plsc_mae.plan.sketch import sketch
 from plsc_mae.train.step import Stepper
 

@@ -14,7 +14,7 @@ import pytest
 
 from plsc_mae.cli import main
 from plsc_mae.data.demo import make_demo_data
-from plsc_mae.train.checkpoint import find_newest, load
+from plsc_mae.train.checkpoint.file import find_newest, load
 
 ROOT = Path(__file__).parents[2]
 # The smallest network and data of each method; drop path makes the device's random draws matter.

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from plsc_mae.cli import main
-from plsc_mae.train.checkpoint import load
-from plsc_mae.train.logger import RunLogger
+from plsc_mae.train.checkpoint.file import load
+from plsc_mae.train.log.run_logger import RunLogger
 
 pytestmark = [pytest.mark.compat, pytest.mark.parametrize("run", ["cae"], indirect=True)]
 

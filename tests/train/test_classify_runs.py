@@ -10,7 +10,7 @@ import pytest
 
 from plsc_mae import weights
 from plsc_mae.cli import main
-from plsc_mae.train.checkpoint import find_newest, load
+from plsc_mae.train.checkpoint.file import find_newest, load
 
 pytestmark = pytest.mark.compat
 FLAGS = "--batch_size 12 --max_train_step 14"  # 10 updates an epoch, so it stops within the second

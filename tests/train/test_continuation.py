@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from plsc_mae.cli import main
-from plsc_mae.train.checkpoint import find_newest, load
+from plsc_mae.train.checkpoint.file import find_newest, load
 
 pytestmark = pytest.mark.compat
 

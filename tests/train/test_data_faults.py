@@ -12,7 +12,7 @@ import pytest
 from plsc_mae.cli import main
 from plsc_mae.data.decode import PilImage
 from plsc_mae.data.workers import Worker
-from plsc_mae.train.checkpoint import find_newest, load
+from plsc_mae.train.checkpoint.file import find_newest, load
 
 pytestmark = pytest.mark.compat
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from plsc_mae.cli import main
-from plsc_mae.train.checkpoint import find_newest, load
+from plsc_mae.train.checkpoint.file import find_newest, load
 
 STEPS = "--max_train_step 10"
 # Sums over processes are rounded in another order, which AdamW turns into relative differences of single weights.
