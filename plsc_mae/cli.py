@@ -65,7 +65,7 @@ COMMANDS = {
     "predict": Command(
         "tell the classes of images by a trained classifier", {"": PredictConfig}, "plsc_mae.commands.predict:run"
     ),
-    "knn": Command("classify by nearest neighbours of features", {"": KNNConfig}, "plsc_mae.commands.knn:run"),
+    "knn": Command("classify by nearest neighbors of features", {"": KNNConfig}, "plsc_mae.commands.knn:run"),
     "compare": Command(
         "classify by features of several encoders, random weights and raw pixels, in one table",
         {"": CompareConfig},
@@ -79,7 +79,7 @@ COMMANDS = {
         "plsc_mae.commands.parity:run",
     ),
     "demo-data": Command(
-        "draw a small labelled image folder to try things on",
+        "draw a small labeled image folder to try things on",
         {"": DemoDataConfig},
         "plsc_mae.commands.demo_data:run",
         "path",
@@ -179,7 +179,7 @@ def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return (
-        f"plsc_mae {plsc_mae.__version__}: masked image modelling in PaddlePaddle\n\n"
+        f"plsc_mae {plsc_mae.__version__}: masked image modeling in PaddlePaddle\n\n"
         "usage: plsc-mae COMMAND [options]\n\n" + "\n".join(lines) + "\n\nplsc-mae COMMAND --help lists the options."
     )
 

@@ -94,7 +94,7 @@ class BlockMaskGenerator:
     """Hides rectangles of random area and shape until exactly the wanted number of patches is hidden.
 
     The block masks of BEiT (Bao et al. 2021, algorithm 1) as CAE uses them. Blocks are smaller than the grid in both
-    directions and may overlap, so the centre is hidden far more often than the edges.
+    directions and may overlap, so the center is hidden far more often than the edges.
 
     Attributes:
         grid: patches of an image, (rows, columns).

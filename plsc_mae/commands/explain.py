@@ -1,4 +1,4 @@
-"""`plsc-mae explain`: one labelled panel per image of what an encoder attends to, or a category goes by."""
+"""`plsc-mae explain`: one labeled panel per image of what an encoder attends to, or a category goes by."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from plsc_mae.config.tools import ExplainConfig
 from plsc_mae.data.decode import open_image
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.seeding import sample_rng
-from plsc_mae.data.transforms import ResizeCentreCrop
+from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import ConfigError
 from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.methods.base import Pictures
@@ -63,7 +63,7 @@ def run(config: ExplainConfig) -> None:
     explainer = Explainer(config)
     print(explainer.origin)
     images = find_pictures(config.img_path)
-    view = ResizeCentreCrop(explainer.encoder.img_size, max(explainer.encoder.img_size))
+    view = ResizeCenterCrop(explainer.encoder.img_size, max(explainer.encoder.img_size))
     folder = Path(config.save_path)
     sheet: list[Pictures] = []
     for index in spread(len(images), config.max_images):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plsc_mae.analysis.features import TokenFeatures, encode_images, save_arrays
-from plsc_mae.commands.knn import centre_crop
+from plsc_mae.commands.knn import center_crop
 from plsc_mae.commands.pretrain import count_workers
 from plsc_mae.config.tools import ExtractConfig
 from plsc_mae.data.imagefolder import find_images
@@ -35,7 +35,7 @@ def run(config: ExtractConfig) -> None:
     arrays = encode_images(
         TokenFeatures(network, normalize, layers, tuple(dict.fromkeys(config.tokens)), config.norm),
         images,
-        centre_crop(config, network.img_size),
+        center_crop(config, network.img_size),
         world,
         batch_size=config.batch_size,
         num_workers=count_workers(config.num_workers),

@@ -1,4 +1,4 @@
-"""`plsc-mae pretrain`: train a method's network on unlabelled images."""
+"""`plsc-mae pretrain`: train a method's network on unlabeled images."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def find_watched(config: PretrainConfig, train: ImageList) -> tuple[ImageList, I
     """Choose the training and validation images that --knn_freq compares.
 
     Raises:
-        ConfigError: fewer images are to be compared than there are classes or neighbours.
+        ConfigError: fewer images are to be compared than there are classes or neighbors.
         DataError: images are missing or without labels, or the two sets have other classes.
     """
     val = find_validation(train, config.data_path, config.eval_data_path)
@@ -128,7 +128,7 @@ def find_watched(config: PretrainConfig, train: ImageList) -> tuple[ImageList, I
     if len(queries) < 2:
         raise DataError(f"{val.root} has 1 image; --knn_freq needs two or more to compare")
     if config.knn_k > len(bank):
-        raise ConfigError(f"--knn_k {config.knn_k} asks for more neighbours than the {len(bank)} images of the bank")
+        raise ConfigError(f"--knn_k {config.knn_k} asks for more neighbors than the {len(bank)} images of the bank")
     return bank, queries
 
 

@@ -1,4 +1,4 @@
-"""`plsc-mae reconstruct`: one labelled panel per image of what a pre-trained model redraws."""
+"""`plsc-mae reconstruct`: one labeled panel per image of what a pre-trained model redraws."""
 
 from __future__ import annotations
 

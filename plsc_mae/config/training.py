@@ -238,7 +238,7 @@ class PretrainConfig(TrainingConfig):
     knn_freq: int = option(
         0, "epochs between k-NN accuracies and measures of the features; 0: none; needs labels", within="[0, inf)"
     )
-    knn_k: int = option(20, "neighbours that vote in it", within="[1, inf)")
+    knn_k: int = option(20, "neighbors that vote in it", within="[1, inf)")
     knn_max_images: int = option(
         20000, "most images of each set that are compared in it, chosen evenly from the classes", within="[1, inf)"
     )

@@ -46,7 +46,7 @@ _LAYOUTS = (
 
 @dataclass(frozen=True)
 class CifarImages:
-    """Labelled images in memory.
+    """Labeled images in memory.
 
     Attributes:
         pixels: uint8 [n, 32, 32, 3].

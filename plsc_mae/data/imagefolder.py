@@ -106,7 +106,7 @@ def require_classes(images: ImageList, use: str) -> None:
 
 
 def find_validation(train: ImageList, data_path: str, eval_data_path: str = "") -> ImageList:
-    """List the labelled validation images that go with labelled training images.
+    """List the labeled validation images that go with labeled training images.
 
     Args:
         train: the training images.
@@ -131,7 +131,7 @@ def find_validation(train: ImageList, data_path: str, eval_data_path: str = "") 
 
 
 def balanced_subset(images: ImageList, limit: int) -> ImageList:
-    """Choose at most `limit` labelled images: all if they are no more, else as many of each class.
+    """Choose at most `limit` labeled images: all if they are no more, else as many of each class.
 
     Every class gives limit // classes images, evenly spaced in the order of the list, or all it has if they are fewer.
     """
@@ -319,8 +319,8 @@ def _read_list(file: Path) -> ImageList:
 
 
 def _parse_entry(line: str) -> tuple[str, int]:
-    labelled = re.fullmatch(r"(.*\S)\s+(\d+)", line)
-    return (labelled[1], int(labelled[2])) if labelled else (line, -1)
+    labeled = re.fullmatch(r"(.*\S)\s+(\d+)", line)
+    return (labeled[1], int(labeled[2])) if labeled else (line, -1)
 
 
 def _layouts(source: Path, split: str) -> str:

@@ -1,4 +1,4 @@
-"""The last stage of the data path, run on the device: uint8 batches to normalised floats and back."""
+"""The last stage of the data path, run on the device: uint8 batches to normalized floats and back."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Normalize(nn.Layer):
         self.register_buffer("std", _per_channel(std), persistable=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise uint8 [B, H, W, 3] to float32 [B, 3, H, W], in float32 under mixed precision too."""
+        """Normalize uint8 [B, H, W, 3] to float32 [B, 3, H, W], in float32 under mixed precision too."""
         with paddle.amp.auto_cast(enable=False):
             pixels = images.transpose([0, 3, 1, 2]).astype("float32")  # [B, H, W, 3] -> [B, 3, H, W]
             return (pixels / 255 - self.mean) / self.std
 
     def denormalize(self, images: Tensor) -> Tensor:
-        """Undo the normalisation of [B, 3, H, W]: pixels in [0, 1], beyond it where a network made them so."""
+        """Undo the normalization of [B, 3, H, W]: pixels in [0, 1], beyond it where a network made them so."""
         with paddle.amp.auto_cast(enable=False):
             return images.astype("float32") * self.std + self.mean
 

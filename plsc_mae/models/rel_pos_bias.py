@@ -72,7 +72,7 @@ def _resampling(old: int, new: int) -> npt.NDArray[np.float64]:
     if old == new:
         return np.eye(len(wanted))
     low, high = 1.01, 1.5
-    while high - low > 1e-6:  # BEiT's bounds and tolerance for the ratio of neighbouring distances
+    while high - low > 1e-6:  # BEiT's bounds and tolerance for the ratio of neighboring distances
         ratio = (low + high) / 2
         low, high = (low, ratio) if np.sum(ratio ** np.arange(old - 1)) > new - 1 else (ratio, high)
     distances = np.cumsum(ratio ** np.arange(old - 1))

@@ -22,7 +22,7 @@ class World:
 
     Each group of `tensor_parallel` processes shares the heads and hidden columns of every block, each line of
     `pipeline_parallel` such groups shares the blocks, and the rest share the data: each takes its part of every batch.
-    Neighbours share blocks, then data, then stages, so that the busiest connections are the shortest. The last stage
+    Neighbors share blocks, then data, then stages, so that the busiest connections are the shortest. The last stage
     comes first: it knows loss and logits, and process 0 writes the files.
 
     Made once per process, before anything else touches the device; started by `python -m paddle.distributed.launch`,

@@ -124,7 +124,7 @@ def _shared(states: States, stage: int, total: int) -> int:
 
 
 def stages(parts: Sequence[Part], count: int) -> list[tuple[Part, ...]]:
-    """Cut parts into pipeline stages whose blocks cost about the same; what is no block stays with its neighbour."""
+    """Cut parts into pipeline stages whose blocks cost about the same; what is no block stays with its neighbor."""
     total, spent = sum(part.macs for part in parts), 0
     found: list[tuple[Part, ...]] = []
     current: list[Part] = []

@@ -223,7 +223,7 @@ def test_maps_of_class_token_heads_and_of_mean_pooled_networks():
 
 
 def test_the_overlay_is_the_originals(case):
-    """Resizing to 1e-5; colours to 1 level, as recorded with the file."""
+    """Resizing to 1e-5; colors to 1 level, as recorded with the file."""
     relevance = case["output/rollout_mean_0.9"]
     resized = resize_map(relevance, (40, 48))
     np.testing.assert_allclose(resized, case["output/rollout_mean_0.9_resized"], atol=1e-5)

@@ -76,7 +76,7 @@ def test_two_clusters():
 
 
 def test_effective_rank_is_the_entropy_of_singular_values():
-    """Centred columns of lengths 4, 2, 2 at right angles: shares 1/2, 1/4, 1/4, entropy 1.5 ln 2."""
+    """Centered columns of lengths 4, 2, 2 at right angles: shares 1/2, 1/4, 1/4, entropy 1.5 ln 2."""
     hadamard = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], np.float32)
     assert effective_rank(hadamard * [2, 1, 1]) == pytest.approx(2**1.5, rel=1e-12)
     assert effective_rank(hadamard * [2, 1, 1] + 7) == pytest.approx(2**1.5, rel=1e-12)  # wherever it lies

@@ -14,11 +14,11 @@ CLASSES = 3
 
 
 def blobs(count: int, spread: float, width: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Points around one centre per class, in columns of very different size and far from 0."""
+    """Points around one center per class, in columns of very different size and far from 0."""
     rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(7).normal(size=(CLASSES, width))
+    centers = np.random.default_rng(7).normal(size=(CLASSES, width))
     labels = np.arange(count) % CLASSES
-    points = centres[labels] + spread * rng.normal(size=(count, width))
+    points = centers[labels] + spread * rng.normal(size=(count, width))
     return (points * 10.0 ** np.arange(width) / 100 + 3).astype(np.float32), labels
 
 

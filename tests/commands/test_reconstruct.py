@@ -96,7 +96,7 @@ def test_labels_of_norm_pix_models_say_where_the_statistics_come_from(trained, i
     for flags, source in (
         ("", "the original"),
         ("--patch_stats original", "the original"),
-        ("--patch_stats visible", "visible neighbours"),
+        ("--patch_stats visible", "visible neighbors"),
     ):
         assert draw(model, image, flags)[0] == 0
         assert labels[-1][2] == f"reconstruction (patch mean and std from {source})"
@@ -190,7 +190,7 @@ def test_cae_hides_as_many_patches_as_asked(trained_cae, images, draw, monkeypat
     monkeypatch.setattr(reconstruct, "compose", lambda pictures: drawn.append(pictures) or compose(pictures))
     for flags, hidden in (("", 8), ("--num_mask_patches 5", 5), ("--num_mask_patches 5 --seed 1", 5)):
         assert draw(trained_cae(), images, f"--max_images 4 {flags}")[0] == 0
-        masks.append((drawn[-1]["masked"] == 128).all(axis=-1))  # the sheet comes last; hidden patches are grey
+        masks.append((drawn[-1]["masked"] == 128).all(axis=-1))  # the sheet comes last; hidden patches are gray
         assert masks[-1].mean() == pytest.approx(hidden / 16, abs=0.005)
     assert (masks[1] != masks[2]).any()
 

@@ -73,7 +73,7 @@ def test_cifar100_takes_the_fine_labels(cifar100, pixels):
     assert train.classes[99] == "fine99"
 
 
-def test_a_renamed_folder_is_recognised(cifar100, tmp_path):
+def test_a_renamed_folder_is_recognized(cifar100, tmp_path):
     assert len(read_cifar(cifar100.rename(tmp_path / "mine"), "train")) == 10
 
 

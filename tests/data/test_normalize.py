@@ -1,4 +1,4 @@
-"""Normalising on the device; its values against torchvision are in test_transforms."""
+"""Normalizing on the device; its values against torchvision are in test_transforms."""
 
 from __future__ import annotations
 

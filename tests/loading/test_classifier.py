@@ -10,7 +10,7 @@ import paddle
 import pytest
 
 from plsc_mae import weights
-from plsc_mae.data.transforms import ResizeCentreCrop
+from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import CheckpointError, ConfigError, DataError
 from plsc_mae.loading.classifier import load_classifier
 from plsc_mae.models.classifier import ImageClassifier, ParallelHeads
@@ -104,7 +104,7 @@ def test_files_of_the_maes(golden, root, name, key, expected):
     trained = load_classifier(str(path), num_heads=2, model_key=key)
     found = logits_of(trained.network, case["input/images"])
     np.testing.assert_allclose(found, case[f"output/{expected}"], rtol=1e-4, atol=2e-5)
-    assert trained.transform == ResizeCentreCrop((16, 16), 16)
+    assert trained.transform == ResizeCenterCrop((16, 16), 16)
 
 
 def test_a_class_token_behind_a_norm_is_told_by_options(save, images):

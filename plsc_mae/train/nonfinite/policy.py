@@ -25,7 +25,7 @@ from plsc_mae.weights.reader import Checkpoint
 logger = logging.getLogger(__name__)
 
 MOST_SKIPPED = 10  # in a row
-MOST_ROLLBACKS = 3  # without a checkpoint of weights that have learnt since
+MOST_ROLLBACKS = 3  # without a checkpoint of weights that have learned since
 REMEDY = (
     "nothing was saved since the last checkpoint, go on from it with --auto_resume and a lower --lr or --blr, a "
     "--clip_grad, --no_amp, or another --nan_policy"
@@ -49,7 +49,7 @@ class NonFinitePolicy:
         self._losses: list[Tensor] = []
         self._buffers: list[tuple[Tensor, Tensor]] = []
         self._restorable: list[Path] = []
-        self._has_learnt = False  # since the last rollback
+        self._has_learned = False  # since the last rollback
 
     def start(self, path: Path | None, progress: Progress) -> None:
         """Begin at a position, resumed from `path` if there is one."""
@@ -59,7 +59,7 @@ class NonFinitePolicy:
     def before_save(self, path: Path, progress: Progress) -> None:
         """Learn that there is going to be a checkpoint, to which the run may go back."""
         self._restorable = [*(known for known in self._restorable if known != path), path]
-        if self._has_learnt:
+        if self._has_learned:
             progress.rollbacks_in_a_row = 0
 
     def start_group(self) -> None:
@@ -94,7 +94,7 @@ class NonFinitePolicy:
         loss = self._losses[0] if len(self._losses) == 1 else paddle.add_n(self._losses) / len(self._losses)
         numbers = agree(self.world, loss, norm)
         if numbers.finite:
-            progress.skipped_in_a_row, self._has_learnt = 0, True
+            progress.skipped_in_a_row, self._has_learned = 0, True
             known = numbers.losses[: self.world.processes // self.world.pipeline.size]  # last stages come first
             values = {"loss": sum(known) / len(known), "grad_norm": numbers.norm}
             self.spikes.follow(progress.step + 1, values, lambda: self.diagnosis.suspects(numbers, progress))
@@ -133,13 +133,13 @@ class NonFinitePolicy:
             raise DivergedError(f"{story}, and there is no checkpoint yet for --nan_policy rollback; {REMEDY}")
         if progress.rollbacks_in_a_row == MOST_ROLLBACKS:
             raise DivergedError(
-                f"{story}, after {MOST_ROLLBACKS} rollbacks without a checkpoint of weights that have learnt since; "
+                f"{story}, after {MOST_ROLLBACKS} rollbacks without a checkpoint of weights that have learned since; "
                 f"{REMEDY}"
             )
         path = self._go_back()
         progress.rollbacks += 1
         progress.rollbacks_in_a_row += 1
-        self._has_learnt = False
+        self._has_learned = False
         logger.warning("%s; weights and optimizer are those of %s again (--nan_policy rollback)", story, path)
 
     def _go_back(self) -> Path:

@@ -26,7 +26,7 @@ HEALTH_IMAGES = 4096  # pairs and singular values cost more than their number
 
 
 class FeatureWatch:
-    """Encodes two labelled sets, classifies the second by its neighbours in the first, and measures its shape.
+    """Encodes two labeled sets, classifies the second by its neighbors in the first, and measures its shape.
 
     Features are the means of an image's patch tokens behind the final norm, of the whole image without a mask.
 
@@ -35,7 +35,7 @@ class FeatureWatch:
         normalize: turns uint8 images into its floats.
         bank: training images.
         queries: validation images of the same classes, at least two.
-        config: how often, how many neighbours, how images are read.
+        config: how often, how many neighbors, how images are read.
         world: the processes of the run; they share the images.
         num_workers: processes that decode, per process.
     """

@@ -21,12 +21,12 @@ LOGGED = ("online_loss", "online_acc1")
 
 
 def batches(count: int, size: int = 32, classes: int = 4, dim: int = 12, seed: int = 0):
-    """Features of classes around centres of their own, in dimensions of very different places and scales."""
+    """Features of classes around centers of their own, in dimensions of very different places and scales."""
     rng = np.random.default_rng(seed)
-    centres, scale, place = rng.standard_normal((classes, dim)), 10.0 ** rng.uniform(-3, 1, dim), 5 * rng.random(dim)
+    centers, scale, place = rng.standard_normal((classes, dim)), 10.0 ** rng.uniform(-3, 1, dim), 5 * rng.random(dim)
     for _ in range(count):
         labels = rng.integers(0, classes, size)
-        features = place + scale * (centres[labels] + 0.3 * rng.standard_normal((size, dim)))
+        features = place + scale * (centers[labels] + 0.3 * rng.standard_normal((size, dim)))
         yield paddle.to_tensor(features.astype(np.float32)), paddle.to_tensor(labels)
 
 
@@ -100,7 +100,7 @@ def test_the_network_does_not_notice(run):
 
 
 def test_it_learns_from_a_real_run_and_a_resume_changes_nothing(run, shades):
-    """Black and white can be told apart by a network that has learnt nothing."""
+    """Black and white can be told apart by a network that has learned nothing."""
     flags = f"--batch_size 6 --online_probe --online_probe_lr 0.01 --drop_path 0 --data_path {shades}"
     whole = run.here("whole", f"{flags} --max_train_step 14")
     assert whole[0]["online_loss"] == pytest.approx(math.log(2), rel=1e-5)
