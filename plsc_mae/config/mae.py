@@ -29,7 +29,12 @@ class AutoencoderOptions(EncoderSizeOptions):
 
 
 @dataclass(kw_only=True, frozen=True)
-class MAEConfig(NormOptions, AutoencoderOptions, PretrainConfig):
+class AutoencoderConfig(AutoencoderOptions, PretrainConfig):
+    """Pre-training of a masked autoencoder, of any code base."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class MAEConfig(NormOptions, AutoencoderConfig):
     """Masked autoencoder pre-training."""
 
     method: ClassVar[str] = "mae"
@@ -40,8 +45,8 @@ class MAEConfig(NormOptions, AutoencoderOptions, PretrainConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class _SuccessorConfig(UpdateScheduleOptions, AutoencoderOptions, PretrainConfig):
-    """What pre-training of MAE-priv and of MAE-pytorch share."""
+class SuccessorConfig(UpdateScheduleOptions, AutoencoderConfig):
+    """Pre-training of MAE-priv and of MAE-pytorch: shared options and defaults."""
 
     lr_per_256: ClassVar[bool] = True
     aliases: ClassVar[dict[str, str]] = {
@@ -66,7 +71,7 @@ class _SuccessorConfig(UpdateScheduleOptions, AutoencoderOptions, PretrainConfig
 
 
 @dataclass(kw_only=True, frozen=True)
-class MAEPrivConfig(_SuccessorConfig):
+class MAEPrivConfig(SuccessorConfig):
     """Pre-training as BUPT-PRIV/MAE-priv does it: learning rate per 256 images, class token by choice."""
 
     method: ClassVar[str] = "mae_priv"
@@ -77,7 +82,7 @@ class MAEPrivConfig(_SuccessorConfig):
         "pretrain_mae_giant_patch14_224",
     )
 
-    aliases: ClassVar[dict[str, str]] = {**_SuccessorConfig.aliases, "use_cls_token": "class_token"}
+    aliases: ClassVar[dict[str, str]] = {**SuccessorConfig.aliases, "use_cls_token": "class_token"}
 
     class_token: bool = option(
         True, "give the encoder a class token (MAE-priv: use_cls_token); the decoder never sees it"
@@ -90,13 +95,13 @@ class MAEPrivConfig(_SuccessorConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class MAEPytorchConfig(_SuccessorConfig):
+class MAEPytorchConfig(SuccessorConfig):
     """Pre-training as pengzhiliang/MAE-pytorch does it: no class token, 1-D positions, learning rate per 256 images."""
 
     method: ClassVar[str] = "mae_pytorch"
     models: ClassVar[tuple[str, ...]] = ("pretrain_mae_*",)
     retired: ClassVar[dict[str, Retired]] = {
-        **_SuccessorConfig.retired,
+        **SuccessorConfig.retired,
         "color_jitter": Retired("no implementation applies it in pre-training"),
         "imagenet_default_mean_and_std": Retired("it is always on", takes_value=False, granted=True),
     }

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from plsc_mae.config.cae import CAEConfig
+from plsc_mae.config import PRETRAIN
 from plsc_mae.config.classify import MAEPrivFinetuneConfig
-from plsc_mae.config.mae import MAEConfig, MAEPrivConfig, MAEPytorchConfig
 from plsc_mae.config.schema import option, redefault, vocabulary
 from plsc_mae.errors import ConfigError
-
-_PRETRAIN = (MAEConfig, CAEConfig, MAEPrivConfig, MAEPytorchConfig)
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -20,7 +17,7 @@ class ReconstructConfig:
 
     aliases: ClassVar[dict[str, str]] = {"normlize_target": "norm_pix_loss"}
     # A config of pre-training may be given, as to MAE-priv's pictures, which take what they know of it.
-    passed_over: ClassVar[frozenset[str]] = frozenset().union(*map(vocabulary, _PRETRAIN))
+    passed_over: ClassVar[frozenset[str]] = frozenset().union(*map(vocabulary, PRETRAIN.values()))
 
     model_path: str = option("", "checkpoint with encoder and decoder")
     img_path: str = option("", "an image, or a folder of images")

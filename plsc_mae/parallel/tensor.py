@@ -18,8 +18,7 @@ import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError
-from plsc_mae.models.cae import CrossAttention
-from plsc_mae.models.layers import Attention, Linear, Mlp
+from plsc_mae.models.layers import Attention, CrossAttention, Linear, Mlp
 from plsc_mae.models.rel_pos_bias import RelativePositionBias
 from plsc_mae.parallel.group import Group
 from plsc_mae.parallel.world import World
@@ -120,11 +119,11 @@ class GroupExchange:
     def __init__(self, group: Group) -> None:
         self.group = group
 
-    def spread(self, x: Tensor) -> Tensor:
+    def copy_to_group(self, x: Tensor) -> Tensor:
         """The same values; gradients are summed over the group."""
         return x if x.stop_gradient else _Spread.apply(x, self.group)
 
-    def gather(self, x: Tensor) -> Tensor:
+    def reduce_from_group(self, x: Tensor) -> Tensor:
         """The sum over the group; gradients pass."""
         return _Gather.apply(x, self.group)
 
