@@ -1,4 +1,4 @@
-"""Which patches are hidden. In the whole repository `mask[B, L]` is bool and True means hidden from the encoder."""
+"""Masks of patches. In the whole repository `mask[B, L]` is bool and True means hidden from the encoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from plsc_mae.errors import ConfigError
 
 
 class Mask(NamedTuple):
-    """A random mask and the index forms that models need; K visible and M hidden patches, L = K + M."""
+    """A mask in the index forms that networks need; K visible and M hidden patches, L = K + M."""
 
     mask: Tensor  # bool [B, L]
     ids_keep: Tensor  # int64 [B, K], in the order of rising noise
@@ -28,13 +28,13 @@ Rounding = Literal["visible", "hidden"]
 
 
 def num_visible(num_patches: int, mask_ratio: float, round_down: Rounding = "visible") -> int:
-    """Visible patches of L, by products in double precision that are cut off.
+    """Return the number of visible patches, truncated as each reference does, in double precision.
 
     Args:
         num_patches: L.
         mask_ratio: share of hidden patches.
-        round_down: which of the two is cut off: "visible" is `int(L * (1 - mask_ratio))` (facebookresearch/mae),
-            "hidden" is `L - int(L * mask_ratio)` (BUPT-PRIV/MAE-priv, MAE-pytorch).
+        round_down: the truncated count: "visible" is `int(L * (1 - mask_ratio))` (facebookresearch/mae), "hidden" is
+            `L - int(L * mask_ratio)` (BUPT-PRIV/MAE-priv, MAE-pytorch).
     """
     if round_down == "hidden":
         return num_patches - int(mask_ratio * num_patches)
@@ -42,10 +42,10 @@ def num_visible(num_patches: int, mask_ratio: float, round_down: Rounding = "vis
 
 
 def random_masking(noise: Tensor, mask_ratio: float, round_down: Rounding = "visible") -> Mask:
-    """Hide the patches with the largest noise, each image by its own (He et al. 2022, section 3).
+    """Hide the patches of each image with the largest noise (He et al. 2022, section 3).
 
     Args:
-        noise: uniform draws [B, L]; an argument, so that a mask can be fixed and belongs to its sample.
+        noise: uniform draws [B, L], given by the caller so that a mask can be fixed and belongs to its sample.
         mask_ratio: share of hidden patches in [0, 1).
         round_down: see `num_visible`.
     """
@@ -56,21 +56,21 @@ def random_masking(noise: Tensor, mask_ratio: float, round_down: Rounding = "vis
 
 
 def mask_from_bool(mask: Tensor) -> Mask:
-    """Take a mask that is drawn already, bool [B, L]; visible and hidden patches are then in raster order.
+    """Make the index forms of a given mask, bool [B, L], with visible and hidden patches in raster order.
 
     Raises:
-        ValueError: as `split_mask`.
+        ValueError: see `split_mask`.
     """
     ids_keep, ids_masked = split_mask(mask)
     return Mask(mask, ids_keep, ids_masked, paddle.argsort(paddle.concat([ids_keep, ids_masked], axis=1), axis=1))
 
 
 def split_mask(mask: Tensor, num_masked: int | None = None) -> tuple[Tensor, Tensor]:
-    """Indices of visible and of hidden patches in raster order: bool [B, L] -> int64 [B, V] and [B, M].
+    """Return the visible and the hidden patches in raster order: bool [B, L] -> int64 [B, V] and [B, M].
 
     Args:
         mask: True = hidden; every image hides the same number.
-        num_masked: that number M; read from the mask, which waits for the device, when None.
+        num_masked: that number M. None reads it from the mask, which waits for the device.
 
     Raises:
         ValueError: the images hide different numbers of patches, or all, or none; the mask has another shape.
@@ -91,7 +91,7 @@ def split_mask(mask: Tensor, num_masked: int | None = None) -> tuple[Tensor, Ten
 
 @dataclass(frozen=True)
 class BlockMaskGenerator:
-    """Hides rectangles of random area and shape until exactly the wanted number of patches is hidden.
+    """A generator of masks out of rectangles of random area and shape, with an exact number of hidden patches.
 
     The block masks of BEiT (Bao et al. 2021, algorithm 1) as CAE uses them. Blocks are smaller than the grid in both
     directions and may overlap, so the center is hidden far more often than the edges.
@@ -99,8 +99,8 @@ class BlockMaskGenerator:
     Attributes:
         grid: patches of an image, (rows, columns).
         num_mask_patches: patches to hide.
-        min_mask_patches_per_block: smallest area drawn for a block, while so many patches remain to be hidden.
-        max_mask_patches_per_block: the most patches a block may add; None for `num_mask_patches`.
+        min_mask_patches_per_block: smallest area drawn for a block; the last block may be smaller.
+        max_mask_patches_per_block: largest number of patches that a block adds; None for `num_mask_patches`.
         aspect: range of a block's height / width.
 
     Raises:
@@ -118,15 +118,15 @@ class BlockMaskGenerator:
         flag = f"--min_mask_patches_per_block {self.min_mask_patches_per_block}"
         if min(self.min_mask_patches_per_block, self._max_patches) < 1:
             raise ConfigError(f"{flag} and --max_mask_patches_per_block {self._max_patches} must be at least 1")
-        # Areas lie between the two, whichever is larger; what counts is whether the smallest of them fits.
+        # Areas lie between the two bounds, in either order; the smallest area must fit.
         smallest = min(self.min_mask_patches_per_block, self.num_mask_patches, self._max_patches)
         rows, columns = self.grid
-        # Sides are rounded and must come out below the grid's, which bounds the aspect ratio from both ends.
+        # Rounded sides must be smaller than the grid's, which bounds the aspect ratio from both ends.
         flattest, steepest = smallest / (columns - 0.5) ** 2, (rows - 0.5) ** 2 / smallest
         if max(flattest, self.aspect[0]) >= min(steepest, self.aspect[1]):
             raise ConfigError(
-                f"{flag} is too much for {rows}x{columns} patches: a block must be smaller than the grid in both "
-                "directions; give less"
+                f"{flag} is too large for {rows}x{columns} patches: a block must be smaller than the grid in both "
+                "directions; give a smaller number"
             )
 
     def __call__(self, rng: random.Random) -> npt.NDArray[np.bool_]:
@@ -137,7 +137,7 @@ class BlockMaskGenerator:
         remaining = self.num_mask_patches
         while remaining > 0:
             most = min(remaining, self._max_patches)
-            area = rng.uniform(self.min_mask_patches_per_block, most)  # also from the larger to the smaller
+            area = rng.uniform(self.min_mask_patches_per_block, most)  # works with the bounds in either order
             aspect = math.exp(rng.uniform(*log_aspect))
             height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if height >= rows or width >= columns:
@@ -157,14 +157,14 @@ class BlockMaskGenerator:
 
 @dataclass(frozen=True)
 class RandomMaskGenerator:
-    """Hides a fixed number of patches anywhere, all of them equally likely.
+    """A generator of masks with a fixed number of hidden patches, all places equally likely.
 
     Attributes:
         grid: patches of an image, (rows, columns).
-        ratio: share to hide, as `--ratio_mask_patches` gives it; the number is cut off, `int(ratio * patches)`.
+        ratio: share of hidden patches; `int(ratio * patches)` are hidden.
 
     Raises:
-        ConfigError: nothing would be hidden, or everything.
+        ConfigError: no patch would be hidden, or every one.
     """
 
     grid: tuple[int, int]

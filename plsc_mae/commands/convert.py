@@ -24,11 +24,11 @@ HEADED = ("libai",)  # dialects whose order of rows depends on the number of hea
 
 
 def run(config: WeightsConvertConfig) -> None:
-    """Read a file, write its network in another dialect and tell what was left out.
+    """Read a file, write its network in another dialect, and report what was left out.
 
     Raises:
         CheckpointError: the file cannot be read, lacks a tensor, or the new one cannot be written.
-        ConfigError: the dialect has no place for the network; heads are needed and not known.
+        ConfigError: the dialect has no place for the network; the number of heads is needed and unknown.
     """
     find_dialect(config.dialect)
     out = Path(config.out)
@@ -46,39 +46,39 @@ def run(config: WeightsConvertConfig) -> None:
     if settings is not None:
         file.with_name("config.json").write_text(json.dumps(settings, indent=2) + "\n")
     print(f"{file}: {len(report.matched)} tensors of {config.path} ({stored.dialect}) as {config.dialect}")
-    told = {"left out": report.unexpected, "not in the file, written as computed": report.missing}
-    for what, names in told.items():
+    differing = {"left out": report.unexpected, "not in the file, written as computed": report.missing}
+    for what, names in differing.items():
         if names:
             print(f"{what}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}")
     beside = sorted({name.partition("/")[0] for name in stored.tensors if "/" in name})
     if len(beside) > 1:
-        print(f"of {', '.join(beside)} the network alone is converted")
+        print(f"only the network is converted, out of {', '.join(beside)}")
 
 
 def _checked(network: nn.Layer, stored: Checkpoint, kind: str) -> LoadReport:
-    """Load once more, which tells what of the file the network has; refuse a file whose positions it has not.
+    """Load again for the report of matched tensors, and check the positions.
 
     Raises:
-        CheckpointError: its tables are of another grid than the network that was read off it.
+        CheckpointError: the position tables are of another grid than the inferred network's.
     """
     report = weights.load(network, stored, prefix="encoder." if kind == ENCODER else "")
     if report.resized:
         raise CheckpointError(
-            f"{stored.path} holds positions of another grid than square images of its size have "
-            f"({', '.join(report.resized)}); such files cannot be converted"
+            f"{stored.path} holds positions of a grid that is not square ({', '.join(report.resized)}); expected those "
+            "of square images: such files cannot be converted"
         )
     return report
 
 
 def _settings(network: nn.Layer, kind: str, path: str) -> dict[str, Any]:
-    """The config.json of a Hugging Face folder.
+    """Return the config.json of a Hugging Face folder.
 
     Raises:
-        ConfigError: the network is a classifier, or not for square images.
+        ConfigError: the network is a classifier.
     """
     if isinstance(network, ImageClassifier):
         raise ConfigError(
-            f"{path} holds a classifier, and a Hugging Face folder is written of autoencoders and encoders; give "
+            f"{path} holds a classifier, but a Hugging Face folder can hold autoencoders and encoders only; give "
             "--encoder, or name a file with a suffix"
         )
     encoder: VisionTransformer = getattr(network, "encoder", network)

@@ -1,6 +1,6 @@
-"""What a weight file is: its network and sizes, what it was trained for, and which commands it is good for.
+"""The content of a weight file: its network, sizes and training target, and the commands that accept it.
 
-Everything about networks is asked of `methods.pretrained`, `methods.frozen` and `methods.trained`, as the commands do.
+A pre-training network describes itself, see `methods.contract.Method.describe`; the rest comes from `loading`.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from plsc_mae.weights.reader import NETWORK_KEYS, TORCH_STREAM_MAGIC
 
 @dataclass
 class Inspection:
-    """What is known of a weight file.
+    """The known facts about a weight file.
 
     Attributes:
         path: the file.
-        format: how it is written.
+        format: its file format.
         bytes: its size.
-        dialect: naming of its tensors, empty if it is none that is known.
-        kind: tokenizer, classifier, mae, cae, encoder or unknown.
+        dialect: naming of its tensors; empty if unknown.
+        kind: "tokenizer", "classifier", "encoder", "unknown", or the `network` of a method.
         holds: the same in words.
-        sizes: of its parts: {part: {name: value}}.
-        target: what it was trained to predict.
+        sizes: sizes of its parts, {part: {name: value}}.
+        target: the prediction target of its training.
         tensors: number of tensors of the network.
-        values: how many numbers they hold.
-        dtypes: tensors of the network by type.
-        not_finite: {tensor: values that are no numbers or infinite}.
-        beside: number of tensors by the keys beside the network, as of the optimizer.
-        phase: of training that wrote it, where it tells.
+        values: number of elements of these tensors.
+        dtypes: number of tensors of the network by type.
+        not_finite: {tensor: number of NaN and infinite values}.
+        beside: number of tensors by the keys beside the network, such as the optimizer's.
+        phase: the training phase that wrote it; empty if not stored.
         epoch: of a checkpoint.
-        options: that are stored in it.
-        unknown: what it does not tell.
-        uses: {command: a line of it that takes the file}.
-        misfits: {command: why it does not take the file}.
+        options: stored options.
+        unknown: a sentence for every property that the file does not store.
+        uses: {command: a command line that accepts the file}.
+        misfits: {command: why it does not accept the file}.
     """
 
     path: str
@@ -61,7 +61,7 @@ class Inspection:
     bytes: int
     dialect: str
     kind: str
-    holds: str = "no network that is known here"
+    holds: str = "no known network"
     sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
     target: str = ""
     tensors: int = 0
@@ -79,7 +79,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class TensorLine:
-    """One tensor of a file; mean and std are of what is finite, and None where nothing is."""
+    """One tensor of a file; mean and std cover the finite values, None if there are none."""
 
     name: str
     shape: tuple[int, ...]
@@ -90,7 +90,7 @@ class TensorLine:
 
 
 def inspect_file(path: str, num_heads: int | None = None, decoder_num_heads: int | None = None) -> Inspection:
-    """Read a weight file and tell what is known of it.
+    """Read a weight file and describe its content.
 
     Args:
         path: the file.
@@ -180,7 +180,7 @@ def _not_finite(stored: Checkpoint) -> dict[str, int]:
 
 
 def _beside(stored: Checkpoint) -> dict[str, int]:
-    """Tensors by the first part of their path, without those of the network, and tables that have none."""
+    """Count tensors by the first part of their path, without the network's; empty tables count 0."""
     counts = Counter(path.partition("/")[0] for path in stored.tensors if "/" in path)
     network = next((key for key in NETWORK_KEYS if key in counts), "")
     tables = {key: 0 for key, value in stored.meta.items() if isinstance(value, dict) and key != "args"}
@@ -205,19 +205,21 @@ def _add_tokenizer(found: Inspection) -> None:
     if "encoder" in found.sizes:
         found.uses |= usage_lines.tokenization(found.path)
     else:
-        found.misfits["pretrain"] = "pre-training needs the encoder; this part only draws pictures of tokens"
+        found.misfits["pretrain"] = (
+            "pre-training needs the tokenizer's encoder; this part only draws pictures of tokens"
+        )
 
 
 def _add_names(found: Inspection, stored: Checkpoint) -> None:
     if not found.dialect:
-        found.unknown.append("what the tensors belong to: no known dialect has their names")
+        found.unknown.append("the network of these tensors: no known dialect has their names")
     names = ", ".join(list(stored.model)[:3])
     if names:
         found.holds += f"; its tensors are called {names}{', ...' if len(stored.model) > 3 else ''}"
 
 
 def _add_network(found: Inspection, base: Checkpoint) -> None:
-    """Fill in what a network of a known dialect is; its encoder first, which all have."""
+    """Fill in a network of a known dialect: its encoder, then its other parts."""
     _add_encoder(found, base)
     if found.kind == CLASSIFIER:
         _add_classifier(found, base)
@@ -228,7 +230,7 @@ def _add_network(found: Inspection, base: Checkpoint) -> None:
 
 
 def _add_encoder(found: Inspection, base: Checkpoint) -> None:
-    """Fill in the sizes of the encoder; where its heads are not told, the rest is told without them."""
+    """Fill in the sizes of the encoder; an unknown number of heads is None."""
     try:
         sizes = infer_encoder_arguments(base, None, None)
     except ConfigError as error:
@@ -237,7 +239,7 @@ def _add_encoder(found: Inspection, base: Checkpoint) -> None:
         sizes = {**infer_encoder_arguments(base, 1, None), "num_heads": None}
     if sizes["positions"] in ("none", "sinusoid") and "input_size" not in found.options:
         found.unknown.append(f"the size of its images: {sizes['img_size'][0]} is assumed")
-    sizes["layer_scale"] = bool(sizes["layer_scale"])  # a file tells that it has one, not where it started
+    sizes["layer_scale"] = bool(sizes["layer_scale"])  # a file does not store its initial value
     found.sizes["encoder"] = sizes
     side = sizes["img_size"] if isinstance(sizes["img_size"], tuple) else (sizes["img_size"],) * 2
     sizes["grid"] = tuple(length // sizes["patch_size"] for length in side)
@@ -267,7 +269,7 @@ def _add_encoder_only(found: Inspection, base: Checkpoint) -> None:
 
 def _add_classifier(found: Inspection, base: Checkpoint) -> None:
     found.misfits["reconstruct"] = "it is a classifier: the decoder is gone"
-    heads = found.sizes["encoder"]["num_heads"] or 1  # they do not change what is told here
+    heads = found.sizes["encoder"]["num_heads"] or 1  # the description does not depend on them
     try:
         trained = load_classifier(found.path, num_heads=heads)
     except UserError as error:
@@ -288,7 +290,7 @@ def _add_classifier(found: Inspection, base: Checkpoint) -> None:
 
 
 def _config(found: Inspection, base: Checkpoint) -> PretrainConfig | None:
-    """The options of pre-training as far as the file tells them; what forbids it is noted."""
+    """Infer the options of pre-training; on failure note the reason and return None."""
     try:
         return training_config(base, {})
     except UserError as error:
@@ -297,7 +299,7 @@ def _config(found: Inspection, base: Checkpoint) -> PretrainConfig | None:
 
 
 def _add_uses(found: Inspection, config: PretrainConfig | None) -> None:
-    """Fill in what a pre-trained encoder is good for."""
+    """Fill in the commands that accept a pre-trained encoder."""
     encoder = found.sizes["encoder"]
     if config is not None:
         found.uses |= usage_lines.training(found.path, config.method, encoder)
@@ -307,20 +309,22 @@ def _add_uses(found: Inspection, config: PretrainConfig | None) -> None:
 
 
 def _add_resume(found: Inspection) -> None:
-    """Fill in whether a run can go on from the file."""
+    """Fill in whether a run can resume from the file."""
     if found.phase and found.format.startswith("checkpoint of plsc_mae"):
         found.uses |= usage_lines.resumption(found.path, found.phase)
     elif "optimizer" in found.beside:
-        found.misfits["resume"] = "its optimizer is another program's; start a run from its weights with --finetune"
+        found.misfits["resume"] = (
+            "its optimizer state is another program's; start a run from its weights with --finetune"
+        )
 
 
 def _settle_heads(found: Inspection, given: Mapping[str, tuple[str, int | None]]) -> None:
-    """Take heads that the file does not tell from the user, or else say that they are not known."""
+    """Fill in numbers of heads that the file does not store: the user's, or a note that they are unknown."""
     for part, (flag, heads) in given.items():
         if found.sizes.get(part, {}).get("num_heads", 0) is not None:
             continue
         if heads is None:
-            found.unknown.append(f"the heads of the {part}: give them with --{flag}")
+            found.unknown.append(f"the number of heads of the {part}: give it with --{flag}")
             continue
         found.sizes[part]["num_heads"] = heads
         found.uses = {use: line.replace(f" --{flag} N", f" --{flag} {heads}") for use, line in found.uses.items()}

@@ -1,4 +1,4 @@
-"""`plsc-mae parity`: is what a network computes what the papers and the originals compute?"""
+"""`plsc-mae parity`: compare a network's computation with a float64 oracle and with the originals' code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(config: ParityConfig) -> None:
     """Compare, print as it goes, and write the report if asked to.
 
     Raises:
-        ParityError: something is beyond tolerance.
+        ParityError: a difference is beyond tolerance.
         CheckpointError: the checkpoint cannot be used.
         ConfigError: an unknown network or original; an original that has none of the networks, or does not run.
         DataError: the report cannot be written.
@@ -51,7 +51,7 @@ def run(config: ParityConfig) -> None:
 
 
 def _comparisons(config: ParityConfig, precision: Precision) -> Iterator[Comparison]:
-    """Of every network, that with the oracle and then that with the original; the latter changes its weights."""
+    """Compare every network with the oracle, then with the original, which changes the network's weights."""
     original = find_original(config.reference, originals()) if config.reference else None
     for case in open_cases(config, precision):
         reason = obstacle(original, case) if original else ""
@@ -82,7 +82,7 @@ def _circumstances(config: ParityConfig, precision: Precision, world: World) -> 
 
 
 def command_line(config: ParityConfig) -> str:
-    """The command that gives this report: every option that is not at its default."""
+    """Return the command that repeats this report: every option that is not at its default."""
     words = ["plsc-mae", "parity"]
     for item in options(ParityConfig):
         value = getattr(config, item.name)

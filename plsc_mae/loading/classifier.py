@@ -1,4 +1,4 @@
-"""A trained classifier as tools use it: in evaluation mode, frozen, with what its images and classes need."""
+"""Trained classifiers for the tools: in evaluation mode, frozen, with transform and class names."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _SWEEP = "head.linears."
 
 
 class LoadedClassifier(NamedTuple):
-    """A classifier, what its images go through, its classes, and one line that says where its weights are from."""
+    """A classifier, its transform and normalization, the names of its classes, and a line on its origin."""
 
     network: ImageClassifier
     normalize: Normalize
-    transform: Transform  # of validation images; draws nothing
+    transform: Transform  # of validation images; not random
     classes: tuple[str, ...]
     origin: str
 
@@ -50,22 +50,22 @@ def load_classifier(
 
     Args:
         path: the checkpoint, of this suite or of another.
-        model_key: key of the weights in it, as "model_ema"; found by content when empty.
+        model_key: key of the weights in it, such as "model_ema"; found by content when empty.
         classes: text file with the name of a class on every line, in place of the checkpoint's names.
         num_heads: attention heads, for a foreign file of unpublished width.
         input_size: image side, or height and width, in place of the checkpoint's; positions are resized.
-        global_pool: whether patch tokens are averaged, where a foreign file tells it wrongly.
+        global_pool: whether patch tokens are averaged, if a foreign file suggests otherwise.
 
     Raises:
         CheckpointError: the file cannot be read, or holds no classifier or one that does not fit its own options.
-        ConfigError: unknown heads, or an image size that does not fit.
-        DataError: the file of names cannot be read, or has another number of them.
+        ConfigError: the number of heads is unknown, or an image size does not fit.
+        DataError: the file of names cannot be read, or has another number of names.
     """
     stored = weights.read(path)
     if model_key:
         stored = select(stored, model_key)
     eps = trained_eps(stored)
-    stored = decoded(stored, num_heads, 1)  # the order of a decoder's rows is of no matter
+    stored = decoded(stored, num_heads, 1)  # classifiers have no decoder
     num_classes = _count_classes(stored)
     given = {"num_heads": num_heads, "input_size": input_size, "global_pool": global_pool}
     if stored.meta.get("phase") in PHASES and "args" in stored.meta:
@@ -83,14 +83,14 @@ def load_classifier(
 
 
 def _count_classes(stored: Checkpoint) -> int:
-    """The length of the head's bias."""
+    """Return the length of the head's bias."""
     found = (of_rank(stored.model, name, 1, str(stored.path)) for name in _BIASES if name in stored.model)
     head = next(found, None)
     if head is not None:
         return len(head)
     if any(name.startswith(_SWEEP) for name in stored.model):
         raise CheckpointError(
-            f"{stored.path} holds the classifiers of --lr_sweep, one for each rate; train the best rate's alone"
+            f"{stored.path} holds the classifiers of --lr_sweep, one for each rate; train the best rate alone"
         )
     raise CheckpointError(
         f"{stored.path} holds no classifier: it has no head; expected a checkpoint of `plsc-mae finetune` or "
@@ -102,7 +102,7 @@ def _count_classes(stored: Checkpoint) -> int:
 def _by_options(
     stored: Checkpoint, num_classes: int, given: Mapping[str, Any]
 ) -> tuple[ImageClassifier, Normalize, Transform]:
-    """What the options stored by this suite make."""
+    """Build network, normalization and transform by the options that this suite stored."""
     config = from_mapping(stored.meta["args"], PHASES[stored.meta["phase"]], str(stored.path))
     config = dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
     return build_classifier(config, num_classes), build_normalize(config), validation_transform(config)
@@ -111,10 +111,10 @@ def _by_options(
 def _arguments(
     stored: Checkpoint, num_heads: int | None, input_size: tuple[int, ...] | None, global_pool: bool | None
 ) -> dict[str, Any]:
-    """Arguments of `ImageClassifier` by the tensors of another code base.
+    """Return `ImageClassifier` arguments from the tensors of another code base.
 
-    What is pooled is told by the norm behind it, which all but MAE-priv have for mean pooling only. MAE-priv has a
-    class token where it classifies one, and says so in the options stored beside the weights.
+    A norm behind the pooling means mean pooling, except for MAE-priv: its networks have a class token if they classify
+    it, and its stored options say so.
     """
     rules, options = recognize(stored.model, str(stored.path)), stored.meta.get("args")
     encoder = infer_encoder_arguments(stored, num_heads, input_size)
@@ -124,8 +124,8 @@ def _arguments(
 
     norm_pooled, batch_norm = has("fc_norm.weight"), has("fc_norm.running_mean")
     raw = batch_norm and not encoder["final_norm"]
-    told = isinstance(options, dict) and bool(options.get("use_cls_token"))
-    mean_pooled = not encoder["class_token"] if raw else norm_pooled and not (told and encoder["class_token"])
+    token_pooled = isinstance(options, dict) and bool(options.get("use_cls_token")) and encoder["class_token"]
+    mean_pooled = not encoder["class_token"] if raw else norm_pooled and not token_pooled
     pooling: dict[str, Any] = {"global_pool": mean_pooled if global_pool is None else global_pool}
     if has("query_token"):
         pooling |= {"probe": "attentive", "linear_depth": count_blocks(stored.model, "attentive_blocks.")}
@@ -137,7 +137,7 @@ def _arguments(
 
 
 def _stored_names(stored: Checkpoint, count: int) -> tuple[str, ...]:
-    """The checkpoint's names; classes without one are called by their number."""
+    """Return the checkpoint's names; a class without a name gets its number."""
     names = [str(name) for name in stored.meta.get("classes") or ()][:count]
     return (*names, *(str(number) for number in range(len(names), count)))
 
@@ -146,8 +146,10 @@ def _read_names(path: str, count: int) -> tuple[str, ...]:
     try:
         names = Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise DataError(f"cannot read the class names of {path}: {reason}") from None
     if len(names) != count:
-        raise DataError(f"--classes {path} has {len(names)} names, and the classifier {count} classes; one a line")
+        raise DataError(
+            f"--classes {path} has {len(names)} names; expected {count}, one per line for each class of the classifier"
+        )
     return tuple(name.strip() for name in names)

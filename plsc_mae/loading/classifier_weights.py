@@ -32,18 +32,18 @@ logger = logging.getLogger(__name__)
 PROBE_HEAD_STD = 0.01
 
 
-# What only a probe has, in the names of all dialects.
+# Tensors of probes alone, in the names of all dialects.
 _PROBE = (
     *("head.0.running_mean", "head.0._mean", "head.1.weight"),
     *("fc_norm.running_mean", "fc_norm._mean", "query_token"),
 )
 
 
-# Not weights: computed, or counters that nothing reads.
+# Tensors that are no weights: computed tables, and counters that no code reads.
 _COMPUTED = ("relative_position_index", "num_batches_tracked")
 
 
-# PLSC's probes have a batch norm with a scale and a shift that are not trained.
+# PLSC's probes have a batch norm with an untrained scale and shift.
 _UNTRAINED = {"head.0.weight": 1.0, "head.0.bias": 0.0}
 
 
@@ -57,14 +57,14 @@ def load_into_classifier(
 ) -> LoadReport:
     """Start a classifier from a checkpoint of pre-training, or from another classifier's.
 
-    The head is taken where it has the same size and stays as it is otherwise. Learned positions and tables of relative
-    positions are resized to the classifier's grid; relative positions, which pre-training lacks, stay at zero.
+    A head of the same size is loaded, another one is not. Learned positions and tables of relative positions are
+    resized to the classifier's grid; relative positions that the file lacks stay at zero.
 
     Args:
         model: the classifier.
-        source: the file, or what has been read of it.
-        norm_into_fc_norm: whether the norm behind mean pooling starts from the encoder's final norm, as Atten4Vis/CAE
-            has it; the MAEs start afresh.
+        source: the file, or its content.
+        norm_into_fc_norm: whether the norm behind mean pooling starts from the encoder's final norm (Atten4Vis/CAE);
+            the MAEs keep fresh weights.
         model_key: see `weights.convert.select`.
         model_prefix: see there.
 
@@ -72,8 +72,8 @@ def load_into_classifier(
         The report, in the classifier's names.
 
     Raises:
-        CheckpointError: the file cannot be read, is of another size, lacks a part of the encoder or has one that the
-            classifier has no place for, or holds a probe.
+        CheckpointError: the file cannot be read, is of another size, lacks a part of the encoder, has a part that the
+            classifier lacks, or holds a probe.
     """
     source = source if isinstance(source, Checkpoint) else weights.read(source)
     _warn_of_eps(model, source)
@@ -102,13 +102,13 @@ def load_classifier_weights(
 
     Args:
         model: the classifier, as it was trained.
-        source: the file, or what has been read of it.
+        source: the file, or its content.
         model_key: see `weights.convert.select`.
         model_prefix: see there.
-        resize: let learned and relative positions of another grid fit, as for images of another size.
+        resize: resize learned and relative positions of another grid, for images of another size.
 
     Raises:
-        CheckpointError: the file cannot be read, lacks a tensor or has one too many, or one of another size.
+        CheckpointError: the file cannot be read, or has a tensor missing, too many or of another size.
     """
     stored, rules = _opened(source, model_key, model_prefix, model.num_heads)
     report = weights.load(model, stored, rules.name, resize=resize_to(model.encoder) if resize else None)
@@ -124,7 +124,7 @@ def load_classifier_weights(
 
 
 def resize_to(encoder: VisionTransformer) -> Callable[[str, Array, list[int]], Array | None]:
-    """What makes learned positions and relative positions of a square grid fit an encoder, for `weights.load`."""
+    """Return the resizing, for `weights.load`, of learned and relative positions of a square grid to an encoder's."""
 
     def resize(name: str, value: Array, shape: list[int]) -> Array | None:
         table = value.astype(np.float32)
@@ -142,10 +142,10 @@ def resize_to(encoder: VisionTransformer) -> Callable[[str, Array, list[int]], A
 
 
 def require_weights(model: nn.Layer, report: LoadReport, path: str) -> None:
-    """Check that a file had every weight of a network; fixed tables need not be in it.
+    """Check that a file had every weight of a network; fixed tables may be missing.
 
     Raises:
-        CheckpointError: it had not.
+        CheckpointError: a weight is missing.
     """
     trainable = {name for name, _ in model.named_parameters()}
     missing = [name for name in report.missing if name in trainable]
@@ -159,20 +159,20 @@ def require_weights(model: nn.Layer, report: LoadReport, path: str) -> None:
 def _opened(
     source: str | Path | Checkpoint, model_key: str | None, model_prefix: str | None, num_heads: int
 ) -> tuple[Checkpoint, Dialect]:
-    """A file's network in the base naming of its dialect; the order of rows may depend on the classifier's heads."""
+    """Read a file's network in the base naming of its dialect, its rows ordered by the classifier's heads."""
     stored = source if isinstance(source, Checkpoint) else weights.read(source)
     if model_key or model_prefix:
         stored = select(stored, model_key or "", model_prefix or "")
-    stored = decoded(stored, num_heads, 1)  # the order of a decoder's rows is of no matter
+    stored = decoded(stored, num_heads, 1)  # a classifier needs no decoder
     return stored, recognize(stored.model, str(stored.path))
 
 
 def _warn_of_eps(model: ImageClassifier, stored: Checkpoint) -> None:
-    """Tell that weights were trained with another eps than the classifier has."""
+    """Warn if the weights were trained with another eps than the classifier's."""
     trained, own = trained_eps(stored) or LAYER_NORM_EPS, model.encoder.blocks[0].norm1._epsilon
     if trained != own:
         logger.warning(
-            "%s was trained with layer norms of eps %g, and the classifier has %g; give --norm_eps %g to keep it",
+            "%s was trained with layer norms of eps %g, but the classifier has %g; give --norm_eps %g to keep it",
             *(stored.path, trained, own, trained),
         )
 
@@ -180,9 +180,9 @@ def _warn_of_eps(model: ImageClassifier, stored: Checkpoint) -> None:
 def _fitted(
     model: ImageClassifier, tensors: Mapping[str, Array], rules: Dialect, norm_into_fc_norm: bool
 ) -> dict[str, Array]:
-    """The file's tensors as they fit the classifier.
+    """Return the file's tensors in the classifier's places.
 
-    A head of another size goes, norms and shared relative positions are copied to where the classifier has them.
+    A head of another size is dropped; norms and shared relative positions are copied to the classifier's own.
     """
     fitted = dict(tensors)
     if "head.bias" in fitted and len(fitted["head.bias"]) != model.num_classes:
@@ -203,7 +203,7 @@ def _fitted(
 
 
 def _require_encoder(model: ImageClassifier, report: LoadReport, stored: Checkpoint, rules: Dialect) -> None:
-    """Check that file and classifier have the same encoder; norms behind it may be left out, tables may be fresh."""
+    """Check that file and classifier have the same encoder; norms behind it may be missing, tables may be fresh."""
     found, depth = block_count(stored.model, rules), len(model.encoder.blocks)
     has_tables = any(name.endswith(RELATIVE_TABLE) for name in stored.model)
     wanted = {f"encoder.{name}" for name, _ in model.encoder.named_parameters()}
@@ -220,17 +220,17 @@ def _require_encoder(model: ImageClassifier, report: LoadReport, stored: Checkpo
 
 
 def _check_positions(encoder: VisionTransformer, stored: Checkpoint, rules: Dialect) -> None:
-    """Check what the shapes of a fixed table do not: MAE-pytorch's is in no file, MAE-priv's is another."""
+    """Check the kind of fixed position table, which no shape shows: MAE-pytorch's files have none, MAE-priv's do."""
     has_table = rules.foreign_name("encoder.pos_embed") in stored.model
     if has_table and encoder.positions == "sinusoid":
         raise CheckpointError(
-            f"{stored.path} has a table of positions, but the network has MAE-pytorch's, which is in no file; for "
+            f"{stored.path} has a position table, but the network has MAE-pytorch's, which no file stores; for "
             "MAE-priv's give --method mae_priv (positions 'row first' of the network)"
         )
     fixed = encoder.positions in ("column first", "row first")
     if not has_table and fixed and encoder.cls_token is None:
         raise CheckpointError(
-            f"{stored.path} has no table of positions, as MAE-pytorch writes it; give --method mae_pytorch "
+            f"{stored.path} has no position table, like files of MAE-pytorch; give --method mae_pytorch "
             "(positions 'sinusoid' of the network)"
         )
 
@@ -244,12 +244,12 @@ def _is_idle(name: str, value: Array) -> bool:
 
 
 def _counts(report: LoadReport, missing: Sequence[str], unexpected: Sequence[str]) -> str:
-    """What matched and what did not, with the first names."""
+    """Count matched, missing and unexpected tensors, with the first names."""
     return str(LoadReport(report.dialect, report.matched, list(missing), list(unexpected), report.resized))
 
 
 def start_from_pretraining(model: ImageClassifier, config: ClassifyConfig) -> LoadReport:
-    """Load the encoder of `config.finetune` and draw the head that goes with it.
+    """Load the encoder of `config.finetune`, and initialize the head as the method's recipe does.
 
     Raises:
         CheckpointError: the file does not have that encoder.

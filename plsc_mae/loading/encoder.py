@@ -1,4 +1,4 @@
-"""The encoder of a checkpoint as tools use it: in evaluation mode, with the normalization it was trained with."""
+"""Encoders of checkpoints for the tools: in evaluation mode, with the normalization of their training."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from plsc_mae.weights.dialects import NATIVE
 from plsc_mae.weights.dialects.base import Array
 from plsc_mae.weights.dialects.encoder import infer_encoder
 
-_CLASSIFIERS = ("beit", "plsc_beit")  # no pre-training has these names, but encoders alone may be written in them
+_CLASSIFIERS = ("beit", "plsc_beit")  # no pre-training has these names, but an encoder alone may be stored in them
 _HEADS = {"head.weight", "head.1.weight"}  # of classifiers and of probes, in every dialect
 
 
 class LoadedEncoder(NamedTuple):
-    """An encoder, what its images are normalized by, and one line that says where its weights are from."""
+    """An encoder, the normalization of its images, and a line on its origin."""
 
     network: VisionTransformer
     normalize: Normalize
@@ -48,19 +48,19 @@ def load_encoder(
 
     Args:
         path: the checkpoint, of this suite or of another. A classifier's images are normalized by ImageNet's
-            statistics, and the norm behind its pooling is no part of the encoder.
+            statistics, and the norm behind its pooling is not part of the encoder.
         num_heads: attention heads, for a foreign file of unpublished width.
         input_size: image side, or height and width, in place of the checkpoint's; learned positions are resized.
-        random_weights: take the sizes from the file and fresh weights, to see what training has given.
-        seed: of the fresh weights.
+        random_weights: take only the sizes from the file, for comparison with an untrained encoder.
+        seed: of the random weights.
 
     Raises:
         CheckpointError: the file cannot be read, or lacks a part of the encoder.
-        ConfigError: unknown heads, or an image size that does not fit.
+        ConfigError: the number of heads is unknown, or the image size does not fit.
     """
     stored = weights.read(path)
     paddle.seed(seed)
-    sized = decoded(stored, num_heads, 1)  # the decoder's order of rows is of no matter here
+    sized = decoded(stored, num_heads, 1)  # the order of the decoder's rows is irrelevant here
     if not _HEADS.isdisjoint(sized.model) or sized.dialect in _CLASSIFIERS:
         arguments = infer_encoder_arguments(sized, num_heads, input_size)
         if eps := trained_eps(stored):
@@ -83,16 +83,16 @@ def load_encoder(
 def infer_encoder_arguments(
     stored: Checkpoint, num_heads: int | None, input_size: tuple[int, ...] | None
 ) -> dict[str, Any]:
-    """Arguments of the encoder whose sizes the tensors tell, and of what they do not tell, the options beside them.
+    """Return `VisionTransformer` arguments from the shapes of tensors, and from stored options for the rest.
 
     Args:
-        stored: the file.
-        num_heads: where the file does not tell it.
-        input_size: in place of the file's.
+        stored: the file, in the base naming of its dialect.
+        num_heads: attention heads, for a foreign file of unpublished width.
+        input_size: image side, or height and width, in place of the file's.
 
     Raises:
-        CheckpointError: there is no encoder, or its positions are of no square grid.
-        ConfigError: unknown heads.
+        CheckpointError: there is no encoder, or its positions are not of a square grid.
+        ConfigError: the number of heads is unknown.
     """
     rules = recognize(stored.model, str(stored.path))
     sizes = infer_encoder(stored.model, rules, str(stored.path))
@@ -101,10 +101,13 @@ def infer_encoder_arguments(
     sizes["num_heads"] = num_heads or _trained_heads(options, sizes["embed_dim"]) or sizes["num_heads"]
     if sizes["num_heads"] is None:
         raise ConfigError(f"{stored.path} does not store its number of heads; give it with --num_heads")
-    told = options.get("input_size") if rules is NATIVE else None  # others' files need not be of the size they name
-    trained = told or sizes["img_size"]
+    # Other code bases store options that need not be those of the tensors.
+    trained = (options.get("input_size") if rules is NATIVE else None) or sizes["img_size"]
     if trained is None and table is not None:
-        raise CheckpointError(f"{stored.path} does not tell its image size: its positions are of no square grid")
+        raise CheckpointError(
+            f"{stored.path} does not store its image size, and its positions are not of a square grid; expected square "
+            "images"
+        )
     trained = pair(trained or options.get("input_size") or DEFAULT_SIZE)
     grid = patch_grid(trained, sizes["patch_size"])
     check_heads("embed_dim", sizes["embed_dim"], sizes["num_heads"])
@@ -113,7 +116,7 @@ def infer_encoder_arguments(
 
 
 def normalization(stored: Checkpoint) -> Normalize:
-    """ImageNet's statistics, which all but classifiers of this suite with other options have."""
+    """Return ImageNet's statistics, or 0.5 and 0.5 if a classifier of this suite was trained with them."""
     if _options(stored).get("imagenet_inception_mean_and_std"):
         return Normalize(INCEPTION_MEAN, INCEPTION_STD)
     return Normalize()
@@ -125,7 +128,7 @@ def _options(stored: Checkpoint) -> Mapping[str, Any]:
 
 
 def _trained_heads(options: Mapping[str, Any], embed_dim: int) -> int | None:
-    """The heads that the options name, or those of the registered network they name, if that is of this width."""
+    """Return the heads in stored options, or those of the registered network they name if its width is the same."""
     if options.get("num_heads"):
         return int(options["num_heads"])
     variant = VARIANTS.get(str(options.get("model")))
@@ -133,7 +136,7 @@ def _trained_heads(options: Mapping[str, Any], embed_dim: int) -> int | None:
 
 
 def _positions(table: Array | None, grid: tuple[int, int], dim: int, *, class_token: bool) -> Positions:
-    """The kind of a table [1, T + L, D]; without one, MAE-pytorch's networks have the sinusoid and CAE's none."""
+    """Return the kind of a table [1, T + L, D]; files without one are MAE-pytorch's (sinusoid) or CAE's (none)."""
     if table is None:
         return "none" if class_token else "sinusoid"
     kinds: tuple[Positions, ...] = ("column first", "row first")

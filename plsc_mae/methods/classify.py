@@ -1,7 +1,7 @@
 """Supervised training of a classifier: fine-tuning of all weights, or a probe on frozen features.
 
-The code bases differ in the network and in how it starts (`ClassifierRecipe`, one per method), in options
-(plsc_mae/config/classify.py), and in nothing else.
+The code bases differ in the network and its initial weights (`ClassifierRecipe`, one per method) and in options
+(plsc_mae/config/classify.py).
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ AVERAGE = "model_ema"
 
 
 class ClassifyTask(Task):
-    """Classify images; what the worker has drawn for erasing and mixing comes with the samples.
+    """Classification of images; the samples bring the workers' random draws for erasing and mixing.
 
     Args:
         model: the classifier.
-        normalize: turns uint8 images into its floats.
-        config: augmentation of the loss, layer-wise rates, averaged weights.
+        normalize: converts uint8 images to its floats.
+        config: label smoothing and mixing, layer-wise rates, averaged weights.
         num_classes: K.
-        classes: their names, which checkpoints keep for prediction.
+        classes: names of the classes, stored in checkpoints for prediction.
     """
 
     score_names: tuple[str, ...] = ("loss", "acc1", "acc5")
@@ -89,15 +89,15 @@ class ClassifyTask(Task):
         return {"image": images, "target": target}
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Cross entropy with the target."""
+        """Compute the cross entropy of a batch from `prepare`."""
         return self.loss(self.logits(batch), batch["target"])
 
     def logits(self, batch: Batch) -> Any:
-        """What the model makes of a batch that `prepare` has seen."""
+        """Return the model's output for a batch from `prepare`: logits [B, K], or a list of them in a sweep."""
         return self.model.classify(batch["features"]) if "features" in batch else self.model(batch["image"])
 
     def loss(self, logits: Tensor, target: Tensor) -> StepOutput:
-        """Cross entropy of logits [B, K] with class numbers [B], smoothed, or with a distribution [B, K]."""
+        """Return the cross entropy of logits [B, K] with smoothed class numbers [B], or a distribution [B, K]."""
         if target.ndim == 2:
             loss = soft_target_cross_entropy(logits, target)
         else:
@@ -105,11 +105,11 @@ class ClassifyTask(Task):
         return StepOutput(loss, {"loss": loss.detach()})
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        """Cross entropy, and 0 or 100 for top-1 and top-5."""
+        """Score every image: cross entropy, and 0 or 100 for top-1 and top-5."""
         return classification_scores(self.logits(self.prepare(batch)), batch["label"])
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
-        """One rate per layer in fine-tuning; tokens, positions, vectors and biases are not decayed."""
+        """Group the parameters, by layer in fine-tuning; tokens, positions, vectors and biases have no decay."""
         named = list(self.model.named_parameters())
         if not isinstance(self.config, FinetuneConfig):
             return weight_decay_groups(named, weight_decay)
@@ -120,17 +120,17 @@ class ClassifyTask(Task):
         return layer_decay_groups(named, weight_decay, self.config.layer_decay, layer_of, depth + 2, no_decay)
 
     def after_step(self) -> None:
-        """Let the average follow."""
+        """Update the averaged weights."""
         if self.average is not None:
             self.average.update()
 
     def extra_state(self) -> dict[str, Any]:
-        """The names of the classes and the averaged weights."""
+        """Return the names of the classes and the averaged weights."""
         average = {} if self.average is None else {AVERAGE: self.average.state()}
         return {"classes": list(self.classes), **average}
 
     def load_extra_state(self, stored: Checkpoint) -> None:
-        """Put the averaged weights back."""
+        """Restore the averaged weights."""
         if self.average is None:
             return
         prefix = AVERAGE + "/"
@@ -149,7 +149,7 @@ def classification_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def build_mixup(config: ClassifyConfig, num_classes: int) -> Mixup | None:
-    """Make what mixes batches, or None where nothing is mixed."""
+    """Return the mixing of batches; None if the options ask for none."""
     if not isinstance(config, FinetuneConfig) or not (config.mixup or config.cutmix or config.cutmix_minmax):
         return None
     return Mixup(
@@ -165,7 +165,7 @@ def build_mixup(config: ClassifyConfig, num_classes: int) -> Mixup | None:
 
 
 class WithMixSeed:
-    """A transform that adds a seed, drawn last, for mixing the batch whose first sample this is."""
+    """A transform that adds "mix_seed", drawn last: the first sample's seed mixes the whole batch."""
 
     def __init__(self, transform: Transform) -> None:
         self.transform = transform
@@ -176,7 +176,7 @@ class WithMixSeed:
 
 
 def train_transform(config: ClassifyConfig) -> Transform:
-    """Make the augmentation of training images."""
+    """Return the augmentation of training images."""
     size = config.image_size
     if not isinstance(config, FinetuneConfig):
         return linear_probe_augment(size, CROP_SCALE, load_recipe(config.method).probe_crop)
@@ -192,17 +192,17 @@ def train_transform(config: ClassifyConfig) -> Transform:
 
 
 def validation_transform(config: ClassifyConfig) -> Transform:
-    """Make the transform of validation images."""
+    """Return the transform of validation images."""
     return evaluation_transform(config.image_size, config.crop_pct)
 
 
 def build_normalize(config: ClassifyConfig) -> Normalize:
-    """Make what turns uint8 images into the classifier's floats."""
+    """Return the conversion of uint8 images to the classifier's floats."""
     return Normalize(INCEPTION_MEAN, INCEPTION_STD) if config.imagenet_inception_mean_and_std else Normalize()
 
 
 def build_classifier(config: ClassifyConfig, num_classes: int) -> ImageClassifier:
-    """Make the network that the config names, with fresh weights."""
+    """Build the named network with fresh weights."""
     require_network(config.model, registry.CLASSIFIER)
     arguments = {name: getattr(config, name) for name in ENCODER_OPTIONS}
     if isinstance(config, LinprobeConfig) or config.probe != "none":

@@ -147,7 +147,7 @@ class Method(ABC, Generic[ConfigT]):
 
         Args:
             stored: a file for which `has_network` is true.
-            config: its options; None if they cannot be inferred.
+            config: its options, or None if they cannot be inferred.
         """
 
     def huggingface_settings(self, network: nn.Layer) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Many linear probes at once: a linear layer per learning rate, on the same frozen features in the same pass."""
+"""A sweep of linear probes: one linear layer per learning rate, trained at once on the same frozen features."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from plsc_mae.optim import ParamGroup
 
 
 class SweepTask(ClassifyTask):
-    """Train a linear layer for each rate of `config.lr_sweep`, all from the same start.
+    """A linear layer for each rate of `config.lr_sweep`, all from the same initial weights.
 
-    The layers share nothing that is trained, and the optimizers of probes look at one parameter at a time, so each
-    learns what it would learn alone.
+    The layers share no trained parameter and the optimizers of probes treat every parameter alone, so each layer ends
+    up as in a run of its own.
 
     Args:
         model: a probe; its head is replaced by one with a linear layer per rate.
-        normalize: turns uint8 images into the classifier's floats.
+        normalize: converts uint8 images to the classifier's floats.
         config: the run's options.
         num_classes: K.
-        classes: their names.
+        classes: names of the classes.
     """
 
     def __init__(
@@ -46,17 +46,17 @@ class SweepTask(ClassifyTask):
 
     @property
     def names(self) -> list[str]:
-        """What each rate is called in the logs."""
+        """Names of the rates in the logs."""
         return [f"lr{rate:g}" for rate in self.rates]
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Sum of the cross entropies of all layers; each is logged."""
+        """Compute the sum of the layers' cross entropies; log every one."""
         losses = [self.loss(logits, batch["target"]).loss for logits in self.logits(batch)]
         logs = {f"loss_{name}": loss.detach() for name, loss in zip(self.names, losses, strict=True)}
         return StepOutput(paddle.add_n(losses), logs)
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        """Cross entropy and top-1 of every layer."""
+        """Score every image by every layer: cross entropy and top-1."""
         scores: dict[str, Tensor] = {}
         for name, logits in zip(self.names, self.logits(self.prepare(batch)), strict=True):
             found = classification_scores(logits, batch["label"])
@@ -64,7 +64,7 @@ class SweepTask(ClassifyTask):
         return scores
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
-        """A group per rate, which multiplies the scheduled one."""
+        """Group the parameters by rate, as multiples of the scheduled rate."""
         assert self.peak
         groups = []
         for i, rate in enumerate(self.rates):

@@ -1,7 +1,7 @@
-"""What CAE predicts of hidden patches: tokens of a dVAE, the nearest of random vectors, or pixels.
+"""CAE's prediction targets of hidden patches: tokens of a dVAE, the nearest of random vectors, or pixels.
 
-A target turns a batch into one class or one vector per patch, and says how far predictions are from it. B batch,
-L patches, M hidden patches, P patch size, C channels, K classes.
+A target turns a batch into one class or one vector per patch and has the loss for it. B batch, L patches, M hidden
+patches, P patch size, C channels, K classes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ IN_CHANS = 3
 
 
 class Target(nn.Layer):
-    """What is predicted of each patch.
+    """A prediction target of every patch, and its loss.
 
     Attributes:
         num_classes: length K of a prediction.
@@ -38,18 +38,18 @@ class Target(nn.Layer):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
-        """Make the targets of all patches: classes int64 [B, L] or vectors [B, L, K]; no gradient goes through."""
+        """Compute the targets of all patches, without gradient: classes int64 [B, L] or vectors [B, L, K]."""
 
     @abstractmethod
     def loss(self, pred: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compare predictions [B*M, K] with the targets of hidden patches, [B*M] or [B*M, K]: loss, and what to log."""
+        """Return the loss of predictions [B*M, K] for hidden targets, [B*M] or [B*M, K], and the values to log."""
 
 
 class ClassTarget(Target):
-    """A target that is one of K classes."""
+    """A target of one class out of K."""
 
     def loss(self, pred: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross entropy in float32, accuracy, and the share of the most frequent class, which guessing would reach."""
+        """Return the cross entropy in float32; log the accuracy and that of always guessing the most frequent class."""
         pred = pred.astype("float32")
         counts = paddle.scatter_nd_add(
             paddle.zeros([self.num_classes]), target.unsqueeze(-1), paddle.ones(target.shape)
@@ -61,19 +61,19 @@ class ClassTarget(Target):
 
 
 class TokenTarget(ClassTarget):
-    """Tokens that a frozen dVAE gives to the batch's "tokenizer_image"."""
+    """Tokens of the batch's "tokenizer_image" by a frozen dVAE."""
 
     def __init__(self, tokenizer: DalleEncoder, num_classes: int) -> None:
         super().__init__()
         self.tokenizer, self.num_classes = tokenizer, num_classes
 
     def forward(self, batch: Batch) -> Tensor:
-        """Classes int64 [B, L]."""
+        """Return the tokens, int64 [B, L]."""
         return self.tokenizer.tokenize(batch["tokenizer_image"])
 
 
 class PixelTarget(Target):
-    """Pixels of the patch, normalized (target_mode rgb of PLSC)."""
+    """Normalized pixels of the patch (target_mode rgb of PLSC)."""
 
     def __init__(self, normalize: Normalize, patch_size: int, kind: PixelNorm, *, denorm: bool) -> None:
         super().__init__()
@@ -81,14 +81,14 @@ class PixelTarget(Target):
         self.num_classes = patch_size * patch_size * IN_CHANS
 
     def forward(self, batch: Batch) -> Tensor:
-        """Vectors [B, L, P*P*C], channel fastest unless they are normalized by channel."""
+        """Return pixels [B, L, P*P*C], channel fastest unless they are normalized by channel."""
         images = self.normalize(batch["image"])
         if self.denorm:
             images = self.normalize.denormalize(images)
         return normalize_pixels(patchify(images, self.patch_size), self.kind, IN_CHANS)
 
     def loss(self, pred: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean squared error in float32."""
+        """Return the mean squared error in float32."""
         return squared_error(pred, target), {}
 
     def draw(self, pred: Tensor, images: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class PixelTarget(Target):
             images: [B, C, H, W], normalized.
 
         Returns:
-            [B, C, H, W] in [0, 1], beyond it where the network made them so.
+            [B, C, H, W] in [0, 1], or beyond where the network predicts so.
         """
         source = self.normalize.denormalize(images) if self.denorm else images
         pixels = denormalize_pixels(pred, patchify(source, self.patch_size), self.kind, IN_CHANS)
@@ -118,15 +118,15 @@ class VectorTarget(ClassTarget):
         self.num_classes = vectors.shape[1]
 
     def forward(self, batch: Batch) -> Tensor:
-        """Classes int64 [B, L]."""
+        """Return the numbers of the nearest vectors, int64 [B, L]."""
         return paddle.matmul(self.pixels(batch), self.vectors).argmax(axis=-1)
 
 
 def build_target(config: CAEConfig, normalize: Normalize, patch_size: int) -> Target:
-    """Make the target that a config names.
+    """Build the target that the options name.
 
     Raises:
-        ConfigError: no tokenizer is named, or another number of classes than the target has is asked for.
+        ConfigError: no tokenizer is named, or `decoder_num_classes` differs from the target's.
         CheckpointError: the tokenizer's or the vectors' file cannot be used.
     """
     if config.target_mode == "clusterID":
@@ -137,17 +137,17 @@ def build_target(config: CAEConfig, normalize: Normalize, patch_size: int) -> Ta
             target = VectorTarget(pixels, _random_vectors(config, pixels.num_classes))
     if config.decoder_num_classes not in (None, target.num_classes):
         raise ConfigError(
-            f"decoder_num_classes is {config.decoder_num_classes}, but the target ({config.target_mode}) has "
-            f"{target.num_classes}; leave the option out"
+            f"--decoder_num_classes {config.decoder_num_classes}: the target ({config.target_mode}) has "
+            f"{target.num_classes} classes; leave the option out"
         )
     return target
 
 
 def load_decoder(config: CAEConfig, vocabulary: int) -> DalleDecoder | None:
-    """Load the decoder that lies beside the tokenizer of a config; it is wanted for pictures only and may be missing.
+    """Load the decoder in the tokenizer's folder; None without one, because only pictures need it.
 
     Raises:
-        CheckpointError: it is there and cannot be used, or is of another vocabulary.
+        CheckpointError: the file cannot be used, or has another vocabulary.
     """
     folder = config.discrete_vae_weight_path
     if config.target_mode != "clusterID" or config.discrete_vae_type != "dall-e":
@@ -158,8 +158,8 @@ def load_decoder(config: CAEConfig, vocabulary: int) -> DalleDecoder | None:
     sizes = infer_sizes(tensors)
     if sizes["vocab_size"] != vocabulary:
         raise CheckpointError(
-            f"the decoder in {folder} draws {sizes['vocab_size']} tokens, but the encoder has {vocabulary}; take both "
-            "of one source, or remove the decoder, which only pictures need"
+            f"the decoder in {folder} has {sizes['vocab_size']} tokens, but the encoder has {vocabulary}; take both "
+            "from one source, or remove the decoder, which only pictures need"
         )
     return DalleDecoder.from_arrays(tensors, sizes, compute_dtype=config.discrete_vae_dtype, origin=folder)
 
@@ -174,7 +174,7 @@ def _token_target(config: CAEConfig) -> TokenTarget:
     if not path:
         raise ConfigError(
             "--discrete_vae_weight_path is required: the folder with DALL-E's encoder.pkl or PLSC's encoder_weight.pd "
-            "(docs/cae.md says where to get them); to try CAE out without, --discrete_vae_type random_init"
+            "(see docs/cae.md for downloads); to try CAE out without one, give --discrete_vae_type random_init"
         )
     tensors = read_dalle(path, "encoder")
     sizes = infer_sizes(tensors)
@@ -190,7 +190,7 @@ def _random_vectors(config: CAEConfig, length: int) -> np.ndarray:
     if len(arrays) != 1 or arrays[0].ndim != 2 or arrays[0].shape[0] != length:
         found = ", ".join(str(list(array.shape)) for array in arrays[:3])
         raise CheckpointError(
-            f"--target_path {config.target_path} holds {len(arrays)} arrays ({found}); expected one of shape "
-            f"[{length}, classes], a vector for each class"
+            f"--target_path {config.target_path} holds {len(arrays)} arrays ({found}); expected one array of shape "
+            f"[{length}, classes], a vector per class"
         )
     return arrays[0]

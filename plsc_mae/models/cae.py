@@ -39,33 +39,33 @@ from plsc_mae.models.vit import VisionTransformer, fixed_table, token_parameter
 
 
 class CAEOutput(NamedTuple):
-    """What a forward pass of `ContextAutoencoder` gives; hidden patches are in raster order, image by image."""
+    """The result of a forward pass of `ContextAutoencoder`; hidden patches are in raster order, image by image."""
 
     logits: Tensor  # [B*M, K], the order of `tokens[mask]`
     latent: Tensor  # [B, M, D] representations of hidden patches, predicted from the visible ones
-    latent_target: Tensor  # [B, M, D] what the encoder makes of the hidden patches; without gradient
-    encoded: Tensor  # [B, 1 + V, C] what the encoder makes of the visible ones, class token first
+    latent_target: Tensor  # [B, M, D] the encoder's representations of the hidden patches; without gradient
+    encoded: Tensor  # [B, 1 + V, C] the encoder's representations of the visible patches, class token first
 
 
 class Context(NamedTuple):
-    """What all regressor blocks share: visible patches standardized once, without any block's scale and shift."""
+    """The shared input of all regressor blocks: visible patches standardized once, without scale and shift."""
 
     keys: Tensor  # [B, V, D], of the tokens with their positions
     values: Tensor  # [B, V, D], of the tokens
 
 
 def standardize(x: Tensor) -> Tensor:
-    """Layer normalization without scale and shift."""
+    """Normalize the last axis as a layer norm without scale and shift does."""
     return F.layer_norm(x, x.shape[-1:], epsilon=LAYER_NORM_EPS)
 
 
 def after_norm(
     x: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor | None = None, exchange: Exchange | None = None
 ) -> Tensor:
-    """`norm`, then a linear layer, of tokens that are already standardized: norm's scale and shift go into the weights.
+    """Apply `norm` and a linear layer to standardized tokens, with the norm's scale and shift folded into the weights.
 
     One standardized tensor then serves every norm that reads it, and scaling weights costs less than scaling tokens.
-    `exchange` is with the processes that have the other columns of the weights.
+    `exchange` connects the processes that have the other columns of the weights.
     """
     x, scale, shift = (copy_to_group(exchange, tensor) for tensor in (x, norm.weight, norm.bias))
     shift = paddle.matmul(shift, weight)
@@ -75,7 +75,7 @@ def after_norm(
 class RegressorBlock(Recomputable):
     """Cross-attention from hidden to all patches, then an MLP.
 
-    No plain pre-norm block: after the attention the normalized stream replaces the stream.
+    Unlike in a pre-norm block, the normalized stream replaces the stream after the attention.
     """
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float, layer_scale: float) -> None:
@@ -87,7 +87,7 @@ class RegressorBlock(Recomputable):
         self.drop_path = DropPath(drop_path)
         self.gamma_1 = constant_parameter(self, dim, layer_scale if layer_scale > 0 else 1.0)
         self.gamma_2 = constant_parameter(self, dim, layer_scale if layer_scale > 0 else 1.0)
-        # The original keeps frozen ones here where other blocks have no layer scale.
+        # Without layer scale the original keeps frozen ones here.
         self.gamma_1.stop_gradient = self.gamma_2.stop_gradient = layer_scale <= 0
 
     def forward(self, x: Tensor, positions: Tensor, context: Context) -> Tensor:
@@ -104,7 +104,7 @@ class RegressorBlock(Recomputable):
         return add_residual(x, self.drop_path(scaled(self.mlp(x), self.gamma_2)))
 
     def macs(self, hidden: int, patches: int) -> int:
-        """Multiply-accumulates of a forward pass over one image: linear layers and attention products."""
+        """Count the multiply-accumulates of one image's forward pass: linear layers and attention products."""
         attn = self.cross_attn
         per_query = (attn.q, attn.proj, self.mlp.fc1, self.mlp.fc2)
         macs = hidden * sum(layer.weight.size for layer in per_query)
@@ -113,7 +113,7 @@ class RegressorBlock(Recomputable):
 
 
 class Regressor(nn.Layer):
-    """Predicts the representations of hidden patches from those of visible ones."""
+    """A stack of blocks that predicts the representations of hidden patches from those of visible ones."""
 
     def __init__(
         self, dim: int, depth: int, num_heads: int, mlp_ratio: float, drop_path: float, layer_scale: float
@@ -132,7 +132,7 @@ class Regressor(nn.Layer):
 
 
 class TokenDecoder(nn.Layer):
-    """Classifies hidden patches from their predicted representations; they see each other and nothing else."""
+    """A classifier of hidden patches by their predicted representations, which attend to each other alone."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class TokenDecoder(nn.Layer):
         self.head = Linear(dim, num_classes)
 
     def forward(self, latent: Tensor, positions: Tensor) -> Tensor:
-        """[B, M, D] and positions [B, M, D] -> [B, M, K]; without blocks the head alone (PLSC)."""
+        """Classify [B, M, D] at positions [B, M, D] -> [B, M, K]; without blocks the head alone (PLSC)."""
         if self.norm is None:
             return self.head(latent)
         x = latent + positions
@@ -167,7 +167,7 @@ class TokenDecoder(nn.Layer):
 def cae_encoder(
     img_size: int | tuple[int, ...], layer_scale_init_value: float, abs_pos_emb: bool, **sizes: Any
 ) -> VisionTransformer:
-    """Make CAE's encoder: keys without bias, layer scale, row-first positions; the other arguments are a ViT's."""
+    """Build CAE's encoder: keys without bias, layer scale, row-first positions; the other arguments are a ViT's."""
     return VisionTransformer(
         img_size,
         layer_scale=layer_scale_init_value,
@@ -180,8 +180,8 @@ def cae_encoder(
 class ContextAutoencoder(nn.Layer):
     """CAE: encode the visible patches, regress the representations of the hidden ones, classify those.
 
-    The alignment target is what the encoder itself, without gradient, makes of the hidden patches: the original's
-    alignment encoder shares the encoder's storage. With `dual_path_ema` > 0 it is a moving average instead.
+    The alignment target is the encoder's own representation of the hidden patches, without gradient: the original's
+    alignment encoder shares the encoder's storage. With `dual_path_ema` > 0 a moving average of the encoder makes it.
 
     Args:
         img_size: image side, or height and width, in pixels.
@@ -247,7 +247,7 @@ class ContextAutoencoder(nn.Layer):
         self.mask_token = token_parameter(self, decoder_embed_dim)
         self.rd_pos_embed: Tensor | None
         if abs_pos_emb and not bridged:
-            self.rd_pos_embed = None  # regressor and decoder use the encoder's learned table (PLSC)
+            self.rd_pos_embed = None  # regressor and decoder read the encoder's learned table (PLSC)
         else:
             self.register_buffer(
                 "rd_pos_embed", fixed_table(decoder_embed_dim, self.encoder.grid, positions="row first")
@@ -270,7 +270,7 @@ class ContextAutoencoder(nn.Layer):
         Args:
             images: [B, C, H, W], normalized.
             mask: bool [B, L], True = hidden; every image hides the same number.
-            num_masked: that number, if the caller knows it; else it is read from the mask, which waits for the device.
+            num_masked: that number. None reads it from the mask, which waits for the device.
 
         Raises:
             ValueError: the images hide different numbers of patches, or all, or none; sizes that do not fit.
@@ -290,7 +290,7 @@ class ContextAutoencoder(nn.Layer):
 
     @paddle.no_grad()
     def update_alignment(self) -> None:
-        """Move the averaged encoder towards the encoder: t = m t + (1 - m) s; call it after every optimizer step."""
+        """Update the averaged encoder, t = m t + (1 - m) s; call it after every optimizer step."""
         if self.alignment_encoder is not None:
             decay = self.dual_path_ema
             for target, source in zip(self.alignment_encoder.parameters(), self.encoder.parameters(), strict=True):
@@ -301,7 +301,7 @@ class ContextAutoencoder(nn.Layer):
         return self.encoder.forward_features(images)
 
     def forward_macs(self, num_masked: int) -> tuple[int, int]:
-        """Multiply-accumulates of one image's forward pass, as the original computes it: student, alignment target."""
+        """Count the multiply-accumulates of one image's forward pass in the original: student, alignment target."""
         patches = self.encoder.num_patches
         student = self.encoder.forward_macs(patches - num_masked + 1)
         alignment = self.encoder.forward_macs(num_masked + 1)
@@ -321,13 +321,13 @@ class ContextAutoencoder(nn.Layer):
 
     @paddle.no_grad()
     def _alignment_target(self, patches: Tensor, ids_masked: Tensor) -> Tensor:
-        """Encode the hidden patches. Drop path stays active in training, with draws of its own, as in the original."""
+        """Encode the hidden patches; in training with drop path by draws of its own, as in the original."""
         encoder = self.encoder if self.alignment_encoder is None else self.alignment_encoder
         return self._bridged(encoder.encode(patches, ids_masked)[:, 1:])
 
     @initializes
     def _initialize(self, rescale_init: bool) -> None:
-        """Initialize as the original ends up doing; linear layers are xavier-uniform from their construction."""
+        """Initialize with the original's final values; linear layers are xavier-uniform from their construction."""
         truncated_normal(self.encoder.patch_embed.proj.weight)
         self.encoder.patch_embed.proj.bias.zero_()
         truncated_normal(self.encoder.cls_token)
@@ -352,6 +352,6 @@ class ContextAutoencoder(nn.Layer):
 
 
 def _table_rows(table: Tensor, ids: Tensor) -> Tensor:
-    """Positions [B, K, D] of the patches [B, K], from a table [1, 1 + L, D] that leads with the class token."""
+    """Return positions [B, K, D] of the patches [B, K]; the table [1, 1 + L, D] starts with the class token."""
     batch, count = ids.shape
     return paddle.gather(table[0], ids.reshape([-1]) + 1).reshape([batch, count, -1])

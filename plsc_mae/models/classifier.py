@@ -79,11 +79,11 @@ class AttentiveBlock(nn.Layer):
 
 
 class ParallelHeads(nn.Layer):
-    """Copies of a head's linear layer behind its batch norm, to be trained apart.
+    """Copies of a head's linear layer behind one batch norm, for a sweep of learning rates.
 
     Args:
-        head: of a probe: a linear layer, behind a batch norm or not.
-        count: how many copies.
+        head: a probe's head: a linear layer, with or without a batch norm before it.
+        count: number of copies.
     """
 
     def __init__(self, head: nn.Layer, count: int) -> None:
@@ -98,7 +98,7 @@ class ParallelHeads(nn.Layer):
             copy.set_state_dict(layer.state_dict())
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """[B, D] -> `count` times logits [B, K]."""
+        """Return `count` times logits [B, K] for [B, D]."""
         x = self.norm(x)
         return [layer(x) for layer in self.linears]
 
@@ -110,18 +110,18 @@ class ImageClassifier(nn.Layer):
         num_classes: K.
         global_pool: average the patch tokens and normalize the mean; else take the first normalized token, which is
             the class token where there is one.
-        probe: how to classify by a frozen encoder. "standard" has a batch norm in the head; "raw" has it in place of
+        probe: kind of classifier on a frozen encoder. "standard" has a batch norm in the head; "raw" has it in place of
             every layer norm behind the blocks (MAE-priv); "attentive" pools all normalized tokens with a learned query
-            and "attentive_no_parameter" with the first of them, both before a batch norm.
-        init_scale: factor of the fresh head's weights (BEiT).
-        rescale_init: divide the fresh residual projections of block i by sqrt(2 (i + 1)) (BEiT).
-        linear_depth: attentive blocks, which the query goes through one after the other.
-        fc_norm: whether the layer norm comes behind the pooling instead of before; None: where patches are averaged.
-            MAE-priv has it there for the class token too.
+            and "attentive_no_parameter" with the first token, both before a batch norm.
+        init_scale: factor of the head's initial weights (BEiT).
+        rescale_init: divide the initial residual projections of block i by sqrt(2 (i + 1)) (BEiT).
+        linear_depth: number of attentive blocks, applied to the query in turn.
+        fc_norm: whether the layer norm follows the pooling instead of preceding it; None: if patches are averaged.
+            In MAE-priv it follows the class token too.
         encoder: arguments of `VisionTransformer`.
 
     Raises:
-        ConfigError: sizes that do not fit together; `fc_norm` for a probe that has a batch norm there.
+        ConfigError: sizes that do not fit together; `fc_norm` for a probe that has a batch norm in its place.
     """
 
     forwarded_arguments = VisionTransformer.__init__.__annotations__
@@ -140,7 +140,7 @@ class ImageClassifier(nn.Layer):
         super().__init__()
         attentive = probe in ("attentive", "attentive_no_parameter")
         if fc_norm is not None and (attentive or probe == "raw"):
-            raise ConfigError(f"fc_norm is no choice with probe '{probe}', which has a batch norm in its place")
+            raise ConfigError(f"fc_norm has no effect with probe '{probe}', which has a batch norm there; leave it out")
         self.probe, self.num_classes = probe, num_classes
         self.mean_pooled = global_pool and not attentive
         norm_pooled = self.mean_pooled if fc_norm is None else fc_norm
@@ -162,31 +162,31 @@ class ImageClassifier(nn.Layer):
             self._freeze()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, K] of images [B, C, H, W]."""
+        """Return logits [B, K] for images [B, C, H, W]."""
         return self.classify(self.pool(images))
 
     def pool(self, images: Tensor) -> Tensor:
-        """Pooled tokens [B, D]; in all probes but the attentive one nothing that is trained comes before."""
+        """Return pooled tokens [B, D]; only the attentive probe trains parameters before this point."""
         return self._pool(self.encoder.forward_features(images))
 
     def finish(self, tokens: Tensor) -> Tensor:
-        """Logits of what the last block gives, [B, N, D]."""
+        """Return logits for the last block's output, [B, N, D]."""
         return self.classify(self._pool(self.encoder.norm(tokens)))
 
     def classify(self, pooled: Tensor) -> Tensor:
-        """Logits of pooled tokens [B, D]."""
+        """Return logits for pooled tokens [B, D]."""
         return self.head(self._normed(pooled))
 
     def pooled(self, images: Tensor) -> Tensor:
-        """What the head gets, [B, D]; the batch norm of the standard probe belongs to the head."""
+        """Return the head's input, [B, D]; the batch norm of the standard probe belongs to the head."""
         return self._normed(self.pool(images))
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Tokens [B, 1 + L, D] of the encoder, or [B, L, D] without a class token."""
+        """Return the encoder's tokens [B, 1 + L, D], or [B, L, D] without a class token."""
         return self.encoder.forward_features(images)
 
     def forward_macs(self) -> tuple[int, int]:
-        """Multiply-accumulates of one image's forward pass: of the encoder, and of what stands behind it."""
+        """Count the multiply-accumulates of one image's forward pass: of the encoder, and of pooling and head."""
         tokens = self.encoder.num_patches + self.encoder.num_prefix_tokens
         behind = self.encoder.embed_dim * self.num_classes
         for block in getattr(self, "attentive_blocks", ()):
@@ -197,9 +197,9 @@ class ImageClassifier(nn.Layer):
 
     @paddle.no_grad()
     def reset_head(self, std: float) -> None:
-        """Draw the head's linear layer anew: weights normal with `std`, bias 0.
+        """Initialize the head's linear layer again: weights normal with `std`, bias 0.
 
-        Some originals do so after a checkpoint is loaded, with 0.01 for probes and 2e-5 for fine-tuning.
+        Some originals do this after loading a checkpoint, with 0.01 for probes and 2e-5 for fine-tuning.
         """
         head = self.head[1] if isinstance(self.head, nn.Sequential) else self.head
         nn.initializer.Normal(std=std)(head.weight)
@@ -209,7 +209,7 @@ class ImageClassifier(nn.Layer):
         return pooled if self.fc_norm is None else self.fc_norm(pooled)
 
     def _pool(self, x: Tensor) -> Tensor:
-        """Tokens [B, N, D] -> [B, D]."""
+        """Pool tokens: [B, N, D] -> [B, D]."""
         if self.probe == "attentive":
             query = self.query_token.expand([x.shape[0], 1, x.shape[2]])
             for block in self.attentive_blocks:
@@ -227,7 +227,7 @@ class ImageClassifier(nn.Layer):
 
     @initializes
     def _initialize(self, init_scale: float, rescale_init: bool) -> None:
-        """Fresh weights of all linear layers; those of the encoder only matter where no checkpoint is loaded."""
+        """Initialize all linear layers; a checkpoint replaces the encoder's."""
         normal = nn.initializer.Normal(std=INIT_STD)
         for layer in self.sublayers():
             if isinstance(layer, Linear):

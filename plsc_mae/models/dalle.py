@@ -28,17 +28,17 @@ Network = TypeVar("Network", bound="_DalleNetwork")
 
 
 def map_pixels(pixels: Tensor) -> Tensor:
-    """[0, 1] -> [0.1, 0.9], the range the networks work in."""
+    """Map [0, 1] to [0.1, 0.9], the input range of the networks."""
     return (1 - 2 * PIXEL_EPS) * pixels + PIXEL_EPS
 
 
 def unmap_pixels(pixels: Tensor) -> Tensor:
-    """[0.1, 0.9] -> [0, 1], cut off beyond."""
+    """Map [0.1, 0.9] back to [0, 1], and clip."""
     return paddle.clip((pixels - PIXEL_EPS) / (1 - 2 * PIXEL_EPS), 0, 1)
 
 
 class Conv2D(nn.Layer):
-    """A frozen convolution of stride 1 that keeps the image size; weights are zero until they are given."""
+    """A frozen convolution of stride 1 that keeps the image size; weights are zero until they are loaded."""
 
     def __init__(self, in_chans: int, out_chans: int, kernel_size: int, dtype: str) -> None:
         super().__init__()
@@ -54,8 +54,8 @@ class Conv2D(nn.Layer):
         out_chans, in_chans, size, _ = w.shape
         pixels = x.shape[2] * x.shape[3]
         if x.place.is_cpu_place() and size > 1 and in_chans > out_chans and pixels > out_chans:
-            # The same sum as a transposed convolution. On CPU a convolution copies size*size shifted inputs and a
-            # transposed one adds up as many shifted outputs, which are fewer here: up to 3 times as fast.
+            # The same sum as a transposed convolution. On CPU a convolution copies size*size shifted inputs, a
+            # transposed one adds size*size shifted outputs, which have fewer channels here: up to 3 times faster.
             w = w[:, :, ::-1, ::-1].transpose([1, 0, 2, 3])
             return F.conv2d_transpose(x, w, b, padding=size // 2)
         return F.conv2d(x, w, b, padding=size // 2)
@@ -86,7 +86,7 @@ class Block(nn.Layer):
 def _make_blocks(
     first: Conv2D, last: Conv2D, widths: Sequence[int], kernels: Sequence[int], blocks_per_group: int, dtype: str
 ) -> nn.Sequential:
-    """What encoder and decoder are made of: a convolution, four groups of residual blocks, a convolution."""
+    """Build the layers of encoder or decoder: a convolution, four groups of residual blocks, a convolution."""
     gain = 1 / (GROUPS * blocks_per_group) ** 2
 
     def group(before: int, after: int) -> nn.Sequential:
@@ -103,7 +103,7 @@ def _make_blocks(
 
 
 class _DalleNetwork(nn.Layer):
-    """What encoder and decoder share; they differ in sizes and in how they resize between groups."""
+    """The common part of encoder and decoder, which differ in sizes and in the resizing between groups."""
 
     blocks: nn.Sequential
 
@@ -120,9 +120,9 @@ class _DalleNetwork(nn.Layer):
 
         Args:
             tensors: every parameter by its name, such as `blocks.input.w`.
-            sizes: the constructor's sizes that go with them.
+            sizes: the constructor's arguments for these shapes.
             compute_dtype: see the constructor.
-            origin: where the tensors come from, for messages.
+            origin: name of their file in messages.
 
         Raises:
             CheckpointError: a tensor is missing, too many or of another shape.
@@ -142,7 +142,7 @@ class _DalleNetwork(nn.Layer):
         return network
 
     def _groups_and_output(self, x: Tensor, resize: Callable[[Tensor], Tensor]) -> Tensor:
-        """All that follows the input convolution."""
+        """Run everything behind the input convolution."""
         for i in range(1, GROUPS + 1):
             x = self.blocks[f"group_{i}"](x)
             if i < GROUPS:
@@ -151,7 +151,7 @@ class _DalleNetwork(nn.Layer):
 
 
 class DalleEncoder(_DalleNetwork):
-    """Turns images into logits over the vocabulary, one distribution for every 8x8 pixels.
+    """The encoder: images to logits over the vocabulary, one distribution for every 8x8 pixels.
 
     Args:
         n_hid: width of the first group; it doubles from group to group.
@@ -188,7 +188,7 @@ class DalleEncoder(_DalleNetwork):
         """Compute logits.
 
         Args:
-            images: float32 [B, C, H, W] in [0.1, 0.9], as `map_pixels` gives them.
+            images: float32 [B, C, H, W] in [0.1, 0.9], see `map_pixels`.
 
         Returns:
             Logits [B, V, h, w] in float32.
@@ -197,7 +197,7 @@ class DalleEncoder(_DalleNetwork):
 
     @paddle.no_grad()
     def tokenize(self, images: Tensor) -> Tensor:
-        """Turn images into tokens, the most likely one at each place.
+        """Return the most likely token at each place of images.
 
         Args:
             images: uint8 [B, H, W, C].
@@ -215,7 +215,7 @@ class DalleEncoder(_DalleNetwork):
 
 
 class DalleDecoder(_DalleNetwork):
-    """Turns tokens back into images.
+    """The decoder: tokens to images.
 
     Args:
         n_init: width behind the input convolution.
@@ -223,7 +223,7 @@ class DalleDecoder(_DalleNetwork):
         vocab_size: number of tokens.
         out_chans: color channels.
         blocks_per_group: residual blocks in each of the four groups.
-        compute_dtype: as for the encoder; here the first convolution is the one in float32.
+        compute_dtype: see the encoder; here the first convolution is in float32.
 
     Raises:
         ConfigError: float16 without a GPU.
@@ -308,5 +308,5 @@ def _resolve_dtype(compute_dtype: ComputeDtype) -> str:
 
 
 def _chunks(batch: Tensor) -> list[Tensor]:
-    """The batch in parts that are fastest: whole on GPU, single samples on CPU, whose activations stay in its cache."""
+    """Split a batch for speed: whole on GPU, single samples on CPU, where activations then stay in the cache."""
     return batch.split(batch.shape[0]) if batch.place.is_cpu_place() else [batch]

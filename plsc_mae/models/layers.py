@@ -1,4 +1,4 @@
-"""The layers every network here is made of: linear, patch embedding, attention, MLP, block.
+"""The layers of all networks: linear, patch embedding, attention, MLP, block.
 
 B batch, N tokens, D width, H heads, P patch size, C channels. Linear weights are [in, out], as Paddle stores them.
 """
@@ -30,21 +30,21 @@ _recording: ContextVar[list[Tensor] | None] = ContextVar("recording", default=No
 class _CPULinear(paddle.autograd.PyLayer):
     """`x @ weight + bias` for 2-D `x` with the bias gradient as a matrix product.
 
-    Paddle's CPU kernels add the bias in a second pass and sum its gradient element by element on one thread, which
-    together cost as much as a third of the two matrix products (docs/benchmarks).
+    Paddle's CPU kernels add the bias in a second pass and sum its gradient element by element on one thread. Together
+    they cost a third of the two matrix products (docs/benchmarks).
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """[N, in] -> [N, out]."""
-        # What recompute keeps of a strided view, as a slice of a weight may be, has lost its strides (3.3.1).
+        # Paddle 3.3.1: recompute drops the strides of saved views, so save contiguous copies.
         ctx.save_for_backward(x.contiguous(), weight.contiguous())
         ctx.wanted = [not tensor.stop_gradient for tensor in (x, weight, bias)]
         return paddle.addmm(bias, x, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of x, weight and bias; None for what is frozen, as Paddle demands."""
+        """Return the gradients of x, weight and bias; Paddle demands None for frozen ones."""
         x, weight = ctx.saved_tensor()
         wants_x, wants_weight, wants_bias = ctx.wanted
         ones = paddle.ones([1, grad.shape[0]], grad.dtype)
@@ -64,7 +64,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def xavier_uniform(fan_in: int, fan_out: int) -> nn.initializer.Initializer:
-    """U(-b, b), b = sqrt(6 / (fan_in + fan_out)); the fans are given because Paddle counts a kernel's otherwise."""
+    """Return U(-b, b), b = sqrt(6 / (fan_in + fan_out)), with given fans: Paddle counts a kernel's differently."""
     bound = math.sqrt(6.0 / (fan_in + fan_out))
     return nn.initializer.Uniform(-bound, bound)
 
@@ -90,7 +90,7 @@ class Linear(nn.Linear):
     """A linear layer with xavier-uniform weights and zero bias (facebookresearch/mae `_init_weights`).
 
     Attributes:
-        exchange: with other processes that have the other rows of the weights; None where all are here.
+        exchange: connects the processes that have the other rows of the weights; None if all are here.
     """
 
     exchange: Exchange | None = None
@@ -107,17 +107,17 @@ class Linear(nn.Linear):
 
 
 def layer_norm(dim: int, eps: float = LAYER_NORM_EPS) -> nn.LayerNorm:
-    """Layer normalization over the last axis, by default with the eps that nearly all ViTs here share."""
+    """Return a layer norm over the last axis, by default with the eps of nearly all ViTs here."""
     return nn.LayerNorm(dim, epsilon=eps)
 
 
 def only_declared(layer: nn.Layer) -> bool:
-    """Whether a network has shapes and no values, as `paddle.LazyGuard` makes it."""
+    """Return whether a network has shapes but no values, as built under `paddle.LazyGuard`."""
     return any(not param._is_initialized() for param in layer.parameters())
 
 
 def initializes(method: Callable[..., None]) -> Callable[..., None]:
-    """Let a method of a network fill its parameters: without gradients, and not where they are only declared."""
+    """Decorate a network's method that fills parameters: no gradients; a no-op if they have no values yet."""
 
     @functools.wraps(method)
     def fill(network: nn.Layer, *arguments: Any) -> None:
@@ -129,14 +129,14 @@ def initializes(method: Callable[..., None]) -> Callable[..., None]:
 
 
 def constant_parameter(layer: nn.Layer, dim: int, value: float) -> Tensor:
-    """Make a trainable vector [D] of one value."""
+    """Create a trainable vector [D] filled with one value."""
     return layer.create_parameter([dim], default_initializer=nn.initializer.Constant(value))
 
 
 def truncated_normal(param: Tensor, std: float = INIT_STD) -> None:
     """Fill with N(0, std^2) cut at one standard deviation, by the inverse distribution function.
 
-    As Atten4Vis/CAE, BUPT-PRIV/MAE-priv and MAE-pytorch initialize, whose limits are -std and std.
+    Atten4Vis/CAE, BUPT-PRIV/MAE-priv and MAE-pytorch initialize so, with limits -std and std.
     """
     edge = math.erf(math.sqrt(0.5))  # twice the probability of (0, std)
     param.set_value(paddle.erfinv(paddle.uniform(param.shape, param.dtype, -edge, edge)) * (std * math.sqrt(2.0)))
@@ -146,7 +146,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
     """Cut images into flattened patches in raster order, channel fastest: [B, C, H, W] -> [B, L, P*P*C].
 
     Raises:
-        ValueError: the sides are no multiples of the patch size.
+        ValueError: a side is not a multiple of the patch size.
     """
     batch, channels, height, width = images.shape
     if height % patch_size or width % patch_size:
@@ -166,10 +166,10 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tenso
 
 
 class PatchEmbed(nn.Layer):
-    """The patch embedding as a matrix product, so that only the patches in use are embedded.
+    """The patch embedding as a matrix product, which embeds only the patches in use.
 
-    The kernel is kept in convolution shape [D, C, P, P], as every other code base stores it. Its initialization is
-    xavier-uniform of the [D, C*P*P] matrix and its bias PyTorch's convolution default (facebookresearch/mae).
+    The kernel has the shape of a convolution, [D, C, P, P], as in every other code base. It starts xavier-uniform as
+    a [D, C*P*P] matrix, the bias with PyTorch's default for convolutions (facebookresearch/mae).
     """
 
     def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:
@@ -187,8 +187,8 @@ class PatchEmbed(nn.Layer):
     def forward(self, patches: Tensor) -> Tensor:
         """Embed patches as `patchify` cuts them: [B, K, P*P*C] -> [B, K, D]."""
         dim, in_chans = self.proj.weight.shape[:2]
-        # The pixels are permuted and not the kernel: the gradient of a permuted kernel is a strided view, which
-        # Paddle's DataParallel averages as if it were contiguous (found with 3.3.1, tests/train/test_equality.py).
+        # Permute the pixels, not the kernel: the gradient of a permuted kernel is a strided view, which Paddle's
+        # DataParallel averages as if it were contiguous (3.3.1, tests/train/test_equality.py).
         pixels = patches.reshape([*patches.shape[:2], -1, in_chans]).transpose([0, 1, 3, 2])  # [B, K, C, P*P]
         out = paddle.matmul(pixels.flatten(2), self.proj.weight.reshape([dim, -1]), transpose_y=True)
         return out + self.proj.bias.astype(out.dtype)
@@ -196,7 +196,7 @@ class PatchEmbed(nn.Layer):
 
 @contextmanager
 def record_attention() -> Iterator[list[Tensor]]:
-    """Collect the softmax weights [B, H, M, N] of every attention computed inside, in order; they stay in the graph."""
+    """Collect the softmax weights [B, H, M, N] of every attention inside the context, in order and with gradient."""
     weights: list[Tensor] = []
     outer = _recording.set(weights)
     try:
@@ -206,11 +206,11 @@ def record_attention() -> Iterator[list[Tensor]]:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, drop_rate: float = 0.0) -> Tensor:
-    """Scaled dot-product attention over [B, H, N, D/H]; the kernel is chosen by device, dtype and head width.
+    """Compute scaled dot-product attention over [B, H, N, D/H], with the kernel for device, dtype and head width.
 
-    Paddle 2.6 takes its flash kernel on any GPU without looking at dtype or generation, and 3.x decides before AMP
-    casts, so the choice is made here. `bias` [H, M, N] is added to the logits and a share `drop_rate` of the softmax
-    weights is dropped, for both of which the plain form is taken.
+    Paddle 2.6 takes its flash kernel on any GPU, whatever the dtype or generation, and 3.x decides before AMP casts, so
+    this function decides. `bias` [H, M, N] is added to the logits, and a share `drop_rate` of the softmax weights is
+    dropped; both need the plain form.
     """
     head_dim, recorded = q.shape[-1], _recording.get()
     plain = recorded is not None or bias is not None or drop_rate > 0
@@ -251,14 +251,14 @@ class Attention(nn.Layer):
     Args:
         dim: width D.
         num_heads: heads H. Where H does not divide D, heads are D // H wide and the projections H * (D // H).
-        k_bias: whether keys have a bias. Without it (BEiT, CAE) `q_bias` and `v_bias` stand beside a bias-free `qkv`.
-            It changes no output, because softmax ignores what is added to all keys.
+        k_bias: whether keys have a bias. Without it (BEiT, CAE) `q_bias` and `v_bias` are parameters beside a
+            bias-free `qkv`. The outputs are the same: softmax ignores a constant in all logits.
         grid: rows and columns of patches for a relative position bias; none without.
-        drop_rate: share of the outputs that is dropped.
-        attn_drop_rate: share of the softmax weights that is dropped.
+        drop_rate: dropout rate of the outputs.
+        attn_drop_rate: dropout rate of the softmax weights.
 
     Attributes:
-        exchange: with other processes that have the other heads; None where all are here.
+        exchange: connects the processes that have the other heads; None if all are here.
     """
 
     exchange: Exchange | None = None
@@ -286,7 +286,7 @@ class Attention(nn.Layer):
     def forward(self, x: Tensor, query: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Attend from `query` [B, M, D] (all tokens when None) to `x` [B, N, D]; returns [B, M, D].
 
-        `bias` [H, M, N] is added to the logits; attention with a bias of its own uses that.
+        `bias` [H, M, N] is added to the logits; a relative position bias of this layer replaces it.
         """
         if self.rel_pos_bias is not None:
             bias = self.rel_pos_bias()
@@ -319,8 +319,8 @@ class CrossAttention(nn.Layer):
     If the heads do not divide the width D they are D // H wide, as in the original.
 
     Attributes:
-        exchange: with other processes that have the other heads; None if all are here. The caller, which projects,
-            applies `copy_to_group`.
+        exchange: connects the processes that have the other heads; None if all are here. The caller projects q, k and
+            v and applies `copy_to_group` before.
     """
 
     exchange: Exchange | None = None
@@ -340,10 +340,10 @@ class CrossAttention(nn.Layer):
 
 
 class Mlp(nn.Layer):
-    """Two linear layers with the exact (erf) GELU between them; a share `drop_rate` of the outputs is dropped.
+    """Two linear layers with the exact (erf) GELU between them, and dropout of the outputs.
 
     Attributes:
-        exchange: with other processes that have the other hidden columns; None where all are here.
+        exchange: connects the processes that have the other hidden columns; None if all are here.
     """
 
     exchange: Exchange | None = None
@@ -362,7 +362,7 @@ class Mlp(nn.Layer):
 
 
 class DropPath(nn.Layer):
-    """Stochastic depth: drop a residual branch of whole samples and scale up the rest (Huang et al. 2016)."""
+    """Stochastic depth: drops a residual branch of whole samples and scales up the rest (Huang et al. 2016)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -385,11 +385,11 @@ class Block(Recomputable):
         num_heads: attention heads.
         mlp_ratio: hidden width of the MLP over D.
         drop_path: stochastic depth rate.
-        layer_scale: initial value of the gammas (Touvron et al. 2021); without them when not positive.
+        layer_scale: initial value of the gammas (Touvron et al. 2021); 0 leaves them out.
         k_bias: whether keys have a bias.
         grid: rows and columns of patches for a relative position bias of its own; none without.
-        drop_rate: share of what attention and MLP give that is dropped.
-        attn_drop_rate: share of the softmax weights that is dropped.
+        drop_rate: dropout rate of the outputs of attention and MLP.
+        attn_drop_rate: dropout rate of the softmax weights.
         norm_eps: eps of the layer norms.
     """
 
@@ -437,28 +437,28 @@ class Block(Recomputable):
         return add_residual(x, self.drop_path(scaled(self.mlp(self.norm2(x)), self.gamma_2)))
 
     def macs(self, tokens: int) -> int:
-        """Multiply-accumulates of a forward pass over one image's tokens: linear layers and attention products."""
+        """Count the multiply-accumulates of one image's tokens: linear layers and attention products."""
         linears = (self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2)
         return tokens * sum(layer.weight.size for layer in linears) + attention_macs(self.attn, tokens, tokens)
 
 
 def attention_macs(attn: nn.Layer, queries: int, keys: int) -> int:
-    """Multiply-accumulates of the two products of attention, for one image."""
+    """Count the multiply-accumulates of the two products of attention, for one image."""
     return int(2 * queries * keys * attn.proj.weight.shape[0])
 
 
 def drop_path_rates(last: float, depth: int) -> list[float]:
-    """Stochastic depth rates of a stack's blocks: linear from 0 to the last one's."""
+    """Return the stochastic depth rates of a stack's blocks: linear from 0 to `last`."""
     return [float(rate) for rate in np.linspace(0.0, last, depth)]
 
 
 def scaled(branch: Tensor, gamma: Tensor | None) -> Tensor:
-    """A residual branch times its layer scale, where there is one."""
+    """Multiply a residual branch by its layer scale, if it has one."""
     return branch if gamma is None else branch * gamma
 
 
 def add_residual(x: Tensor, branch: Tensor) -> Tensor:
-    """`x + branch` in the precision of `x`: the residual stream stays float32 under mixed precision."""
+    """Add a branch in the precision of `x`: the residual stream stays float32 under mixed precision."""
     return x + (branch if branch.dtype == x.dtype else branch.astype(x.dtype))
 
 

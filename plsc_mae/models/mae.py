@@ -1,4 +1,4 @@
-"""The masked autoencoder (He et al. 2022), exactly as facebookresearch/mae computes it, or as its successors do.
+"""The masked autoencoder (He et al. 2022), exactly as in facebookresearch/mae or one of its successors.
 
 B batch, L patches, K visible, M hidden (L = K + M), D encoder width, P patch size, C channels.
 """
@@ -83,7 +83,7 @@ class MAEDecoder(nn.Layer):
         depth: blocks.
         num_heads: attention heads.
         mlp_ratio: hidden width of the MLPs over the width.
-        class_token: whether the encoder's class token is decoded with the patches, or left out.
+        class_token: whether the encoder's class token is decoded with the patches.
         positions: kind of the position table.
         bridge_bias: whether the projection from the encoder has a bias.
         block: further arguments of the blocks.
@@ -120,8 +120,8 @@ class MAEDecoder(nn.Layer):
         Args:
             latent: encoder output [B, K, D], or [B, 1 + K, D] where the class token is decoded too.
             masks: visible and hidden patches.
-            only_masked: let the last block and the head work on hidden patches only, in the order of `ids_masked`;
-                the values are the same, at less cost.
+            only_masked: run the last block and the head on hidden patches only, in the order of `ids_masked`; the
+                values are the same, at less cost.
 
         Returns:
             [B, L, P*P*C] in raster order, or [B, M, P*P*C].
@@ -146,9 +146,9 @@ class MAEDecoder(nn.Layer):
 
 
 class MaskedAutoencoder(nn.Layer):
-    """MAE: a ViT encodes the visible patches, a light decoder redraws the hidden ones.
+    """MAE: a ViT encodes the visible patches, a light decoder predicts the pixels of the hidden ones.
 
-    The switches make it the network of other implementations; docs/mae.md has the table.
+    The switches after `norm_pix_loss` select other implementations; docs/mae.md has the table.
 
     Args:
         img_size: image side, or height and width, in pixels.
@@ -170,14 +170,14 @@ class MaskedAutoencoder(nn.Layer):
         k_bias: whether keys have a bias.
         bridge_bias: whether the projection from encoder to decoder has a bias.
         norm_eps: eps of the blocks' layer norms; the two final norms keep 1e-6.
-        pixel_norm: how `norm_pix_loss` normalizes, see `losses.patch_statistics`.
+        pixel_norm: the kind of normalization, see `losses.normalize_patches`.
         channels_first: whether the channel is the slowest in a predicted patch.
-        round_down: which number of patches is cut off, see `masking.num_visible`.
-        pixel_mean: with `pixel_std`, of each channel: targets are images * std + mean, as pixels were before they were
-            normalized. None for targets in the images' own space.
-        pixel_std: see there.
-        torch_init: leave patch embedding and bridge to PyTorch's default, and cut the tokens' normal distribution at
-            one standard deviation (MAE-priv, MAE-pytorch); else as facebookresearch/mae.
+        round_down: the truncated number of patches, see `masking.num_visible`.
+        pixel_mean: mean of each channel; targets are then images * std + mean, pixels before normalization. None for
+            targets in the space of the normalized images.
+        pixel_std: standard deviation of each channel, given with `pixel_mean`.
+        torch_init: initialize patch embedding and bridge by PyTorch's default, and tokens by a normal distribution cut
+            at one standard deviation (MAE-priv, MAE-pytorch); else as facebookresearch/mae.
 
     Raises:
         ConfigError: sizes that do not fit together; a decoder with a class token that the encoder lacks.
@@ -248,11 +248,11 @@ class MaskedAutoencoder(nn.Layer):
         mask: Tensor | None = None,
         loss_only: bool = False,
     ) -> MAEOutput:
-        """Hide patches, encode the rest, predict and compare.
+        """Hide patches, encode the visible ones, predict all, and compute the loss of the hidden ones.
 
         Args:
             images: [B, C, H, W], normalized.
-            noise: [B, L] uniform draws that decide the mask; drawn here when None.
+            noise: [B, L] uniform draws that determine the mask; None draws them here.
             mask_ratio: share of hidden patches.
             mask: bool [B, L], True = hidden, in place of noise and ratio; every image hides the same number.
             loss_only: predict hidden patches only; `pred` is then None and the loss the same.
@@ -356,7 +356,7 @@ class MaskedAutoencoder(nn.Layer):
         return num_visible(self.encoder.num_patches, mask_ratio, self.round_down)
 
     def forward_macs(self, mask_ratio: float = 0.75) -> int:
-        """Multiply-accumulates of one image's forward pass: embedding, linear layers and attention products."""
+        """Count the multiply-accumulates of one image's forward pass: embedding, linear layers, attention products."""
         encoder, decoder = self.encoder, self.decoder
         visible = self.num_visible(mask_ratio)
         seen, decoded = visible + decoder.num_prefix_tokens, encoder.num_patches + decoder.num_prefix_tokens

@@ -1,4 +1,4 @@
-"""Names of networks and what they stand for. Plain data: asking for a name does not import Paddle."""
+"""The registered networks by name. Plain data: looking a name up does not import Paddle."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ ENCODER_OPTIONS = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio",
 class Variant(NamedTuple):
     """A network class, as `module:name`, and the arguments that make it this variant.
 
-    A name that several code bases give to different networks has the arguments of each under `dialects`; the first one
-    is meant where none is named.
+    If several code bases give one name to different networks, `dialects` has the arguments of each; the first is the
+    default.
     """
 
     network: str
@@ -32,16 +32,16 @@ class Variant(NamedTuple):
     dialects: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
     def arguments_in(self, dialect: str = "") -> dict[str, Any]:
-        """Constructor arguments in a dialect.
+        """Return the constructor arguments in a dialect.
 
         Raises:
-            ConfigError: the name means nothing in that dialect.
+            ConfigError: the dialect has no such network.
         """
         if not self.dialects and not dialect:
             return dict(self.arguments)
         chosen = dialect or next(iter(self.dialects))
         if chosen not in self.dialects:
-            known = ", ".join(self.dialects) or "none, its name means one network"
+            known = ", ".join(self.dialects) or "none: leave it out"
             raise ConfigError(f"unknown dialect '{dialect}' of this model; known: {known}")
         return {**self.arguments, **self.dialects[chosen]}
 
@@ -64,8 +64,8 @@ VARIANTS: dict[str, Variant] = _MAE_VARIANTS | {
 }
 
 
-# What BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch share, and what each has besides (modeling_pretrain.py). The
-# former's class token is on by default.
+# BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch: shared arguments, then each one's own (modeling_pretrain.py).
+# MAE-priv's class token is on by default.
 _BARE_MAE: dict[str, Any] = {
     "norm_pix_loss": True,
     "decoder_class_token": False,
@@ -89,7 +89,7 @@ _PRIV_DECODER = {"decoder_embed_dim": 512, "decoder_depth": 8, "decoder_num_head
 def _bare_mae(
     patch_size: int, embed_dim: int, depth: int, num_heads: int, decoder: tuple[int, int, int] | None = None
 ) -> Variant:
-    """A network of MAE-priv and, where it has a `decoder` (width, depth, heads) there, of MAE-pytorch first."""
+    """Return a network of MAE-priv, and of MAE-pytorch if a `decoder` (width, depth, heads) of it is given."""
     sizes = {"patch_size": patch_size, "embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
     dialects = {"mae_priv": {**_MAE_PRIV, **_PRIV_DECODER}}
     if decoder is not None:
@@ -171,15 +171,15 @@ VARIANTS |= {
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the registered networks that match a shell pattern, sorted."""
+    """Return the sorted names of registered networks that match a shell pattern."""
     return sorted(fnmatch.filter(VARIANTS, pattern))
 
 
 def find_variant(name: str) -> Variant:
-    """Look a network up.
+    """Look a network up by name.
 
     Raises:
-        ConfigError: nothing of that name is registered; the message has the nearest names.
+        ConfigError: the name is not registered; the message has the nearest names.
     """
     if name not in VARIANTS:
         import difflib
@@ -190,10 +190,10 @@ def find_variant(name: str) -> Variant:
 
 
 def require_network(name: str, network: str) -> None:
-    """Check that a name stands for a network class, given as `module:name`.
+    """Check that a name belongs to a network class, given as `module:name`.
 
     Raises:
-        ConfigError: nothing of that name is registered, or it is another network; the message has those that are.
+        ConfigError: the name is not registered, or belongs to another class; the message lists the fitting names.
     """
     if find_variant(name).network != network:
         fitting = ", ".join(other for other in list_models() if VARIANTS[other].network == network)
@@ -201,10 +201,10 @@ def require_network(name: str, network: str) -> None:
 
 
 def arguments_of(name: str, dialect: str = "", **overrides: Any) -> dict[str, Any]:
-    """Constructor arguments of a registered network, with overrides that are not None.
+    """Return the constructor arguments of a registered network, with overrides that are not None.
 
     Raises:
-        ConfigError: an unknown name, or one that means nothing in the dialect.
+        ConfigError: an unknown name, or one that the dialect does not have.
     """
     given = {key: value for key, value in overrides.items() if value is not None}
     return {**find_variant(name).arguments_in(dialect), **given}
@@ -215,8 +215,8 @@ def create_model(name: str, *, dialect: str = "", **overrides: Any) -> nn.Layer:
 
     Args:
         name: a registered name, see `list_models`.
-        dialect: the code base whose network is meant, for names that several have: `pretrain_mae_*` and
-            `vit_*_patch16_224` are those of "mae_pytorch" or of "mae_priv".
+        dialect: the code base, for names that several have: `pretrain_mae_*` and `vit_*_patch16_224` exist in
+            "mae_pytorch" and in "mae_priv".
         overrides: constructor arguments that replace the variant's; None keeps the variant's own.
 
     Raises:

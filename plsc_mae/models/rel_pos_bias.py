@@ -13,9 +13,10 @@ FloatArray = npt.NDArray[np.floating]
 
 
 def relative_position_index(grid: tuple[int, int]) -> npt.NDArray[np.int64]:
-    """Row of the table for every pair of tokens, [1 + L, 1 + L]; the class token comes first.
+    """Return the table row of every pair of tokens, [1 + L, 1 + L], the class token first.
 
-    Patches look up their difference in rows and columns; pairs with the class token have the table's last three rows.
+    Pairs of patches share a row if they have the same difference in rows and columns; pairs with the class token have
+    the table's last three rows.
     """
     rows, columns = grid
     entries = (2 * rows - 1) * (2 * columns - 1)
@@ -27,7 +28,7 @@ def relative_position_index(grid: tuple[int, int]) -> npt.NDArray[np.int64]:
 
 
 class RelativePositionBias(nn.Layer):
-    """A learned bias for each head and difference of places; it starts at zero."""
+    """A learned bias for each head and relative position; it starts at zero."""
 
     def __init__(self, grid: tuple[int, int], num_heads: int) -> None:
         super().__init__()
@@ -39,7 +40,7 @@ class RelativePositionBias(nn.Layer):
         self.register_buffer("index", index, persistable=False)
 
     def forward(self) -> Tensor:
-        """Bias [H, 1 + L, 1 + L], to be added to the logits of attention."""
+        """Return the bias [H, 1 + L, 1 + L] to add to the logits of attention."""
         rows = paddle.gather(self.relative_position_bias_table, self.index.flatten())
         return rows.reshape([*self.index.shape, -1]).transpose([2, 0, 1])
 

@@ -1,4 +1,4 @@
-"""The Vision Transformer that every method here encodes with (Dosovitskiy et al. 2021).
+"""The Vision Transformer, the encoder of every method (Dosovitskiy et al. 2021).
 
 B batch, L patches, K visible patches, D width, P patch size, C channels.
 """
@@ -32,17 +32,17 @@ RelativePositions = Literal["none", "per block", "shared"]
 
 
 def pair(size: int | tuple[int, ...] | list[int]) -> tuple[int, int]:
-    """Height and width of a side, a 1-tuple or a pair."""
+    """Return height and width for a side, a 1-tuple or a pair."""
     if isinstance(size, int):
         return size, size
     return size[0], size[-1]
 
 
 def patch_grid(img_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """Rows and columns of patches.
+    """Return rows and columns of patches.
 
     Raises:
-        ConfigError: the image cannot be cut into whole patches.
+        ConfigError: a side is not a multiple of the patch size.
     """
     for side in img_size:
         if side % patch_size:
@@ -59,14 +59,14 @@ def check_heads(name: str, dim: int, num_heads: int) -> None:
 
 
 def token_parameter(layer: nn.Layer, dim: int, count: int = 1) -> Tensor:
-    """Make learned tokens [1, count, D], normal with std 0.02 and no truncation (facebookresearch/mae)."""
+    """Create learned tokens [1, count, D], normal with std 0.02 and no truncation (facebookresearch/mae)."""
     return layer.create_parameter([1, count, dim], default_initializer=nn.initializer.Normal(std=INIT_STD))
 
 
 def fixed_table(
     dim: int, grid: tuple[int, int], *, positions: Positions = "column first", class_token: bool = True
 ) -> Tensor:
-    """A computed table [1, 1 + L, D], or [1, L, D] without a class token, as a tensor that is never trained."""
+    """Compute a position table [1, 1 + L, D], or [1, L, D] without a class token, that is not trained."""
     if positions == "sinusoid":
         table = sinusoid_1d(dim, grid[0] * grid[1], class_token=class_token)
     else:
@@ -77,7 +77,7 @@ def fixed_table(
 def set_positions(
     layer: nn.Layer, dim: int, grid: tuple[int, int], positions: Positions, num_prefix_tokens: int
 ) -> None:
-    """Give a network its `pos_embed`, a parameter or a buffer [1, prefix + L, D], or None."""
+    """Set a network's `pos_embed`: a parameter or a buffer [1, prefix + L, D], or None."""
     if positions == "none":
         layer.pos_embed = None
     elif positions == "learned":
@@ -88,7 +88,7 @@ def set_positions(
 
 
 def train_tables(*layers: nn.Layer) -> None:
-    """Let the computed tables of networks be parameters that start from them (LiBai)."""
+    """Replace computed position tables by parameters that start from them (LiBai)."""
     for layer in layers:
         table = layer.pos_embed
         del layer.pos_embed
@@ -108,20 +108,20 @@ class VisionTransformer(nn.Layer):
         num_heads: attention heads.
         mlp_ratio: hidden width of the MLP over D.
         drop_path: stochastic depth rate of the last block; it rises linearly from 0.
-        layer_scale: initial value of the layer scales; none when not positive.
+        layer_scale: initial value of the layer scales; 0 leaves them out.
         k_bias: whether keys have a bias; MAE has one, BEiT and CAE have none.
-        positions: sin-cos table that encodes the column first (MAE) or the row first (CAE, MAE-priv), or the
-            one-dimensional sinusoid (MAE-pytorch, not saved), or a learned one, or none.
-        relative_positions: a relative position bias for each block, one for all, or none; whole images only.
+        positions: kind of position table: sin-cos with the column first (MAE) or the row first (CAE, MAE-priv), the
+            one-dimensional sinusoid (MAE-pytorch, not saved), learned, or none.
+        relative_positions: relative position biases: one per block, one for all, or none; whole images only.
         final_norm: whether a layer norm follows the blocks.
-        class_token: whether a class token leads the patches.
-        drop_rate: dropout of embedded tokens and of what attention and MLP give.
-        attn_drop_rate: dropout of softmax weights.
+        class_token: whether a class token precedes the patches.
+        drop_rate: dropout rate of embedded tokens and of the outputs of attention and MLP.
+        attn_drop_rate: dropout rate of the softmax weights.
         norm_eps: eps of the blocks' layer norms (LiBai: 1e-5); the final norm keeps 1e-6.
 
     Raises:
-        ConfigError: the image is no whole number of patches, or the width no whole number of heads; relative positions
-            without a class token.
+        ConfigError: a side is not a multiple of the patch size, or the width not a multiple of the heads; relative
+            positions without a class token.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class VisionTransformer(nn.Layer):
         return self.encode(patchify(images, self.patch_size))
 
     def forward_layers(self, images: Tensor) -> list[Tensor]:
-        """Tokens [B, 1 + L, D] after the embedding and after each block: depth + 1 of them, without the final norm."""
+        """Return the tokens [B, 1 + L, D] after the embedding and after each block, without the final norm."""
         states = [self.embed(images)]
         bias = None if self.rel_pos_bias is None else self.rel_pos_bias()
         for block in self.blocks:
@@ -183,38 +183,38 @@ class VisionTransformer(nn.Layer):
         return states
 
     def encode(self, patches: Tensor, ids_keep: Tensor | None = None) -> Tensor:
-        """Encode patches, or the visible ones among them; the rest is not even embedded.
+        """Encode patches, or the visible ones alone.
 
         Args:
             patches: [B, L, P*P*C] as `patchify` cuts them.
-            ids_keep: [B, K] patches to encode, in the order wanted; all of them when None.
+            ids_keep: [B, K] patches to encode, in this order; None for all. Other patches are not even embedded.
 
         Returns:
             [B, 1 + K, D], the class token first, or [B, K, D] without one; after the final norm.
 
         Raises:
-            ValueError: another number of patches than the network is made for.
+            ValueError: the number of patches is not the network's.
         """
         if patches.shape[1] != self.num_patches:
             raise ValueError(
                 f"the network is made for {self.img_size[0]}x{self.img_size[1]} pixels, {self.num_patches} patches, "
-                f"and got {patches.shape[1]} patches; give img_size for other images"
+                f"and got {patches.shape[1]} patches; build it with another img_size"
             )
         return self.norm(self.transform(self._tokens(patches, ids_keep)))
 
     def embed(self, images: Tensor) -> Tensor:
-        """What the first block gets of whole images: [B, C, H, W] -> [B, 1 + L, D]."""
+        """Embed whole images as the input of the first block: [B, C, H, W] -> [B, 1 + L, D]."""
         return self._tokens(patchify(images, self.patch_size), None)
 
     def transform(self, x: Tensor) -> Tensor:
-        """Send tokens [B, N, D] through the blocks, without the final norm."""
+        """Run the blocks on tokens [B, N, D], without the final norm."""
         bias = None if self.rel_pos_bias is None else self.rel_pos_bias()
         for block in self.blocks:
             x = block(x, bias=bias)
         return x
 
     def _tokens(self, patches: Tensor, ids_keep: Tensor | None) -> Tensor:
-        """Class token, where there is one, and embedded patches with their positions, [B, 1 + K, D]."""
+        """Return the class token, if any, and embedded patches with their positions, [B, 1 + K, D]."""
         batch, first = patches.shape[0], self.num_prefix_tokens
         if ids_keep is not None:
             patches = gather_tokens(patches, ids_keep)
@@ -230,5 +230,5 @@ class VisionTransformer(nn.Layer):
         return dropout(tokens, self.drop_rate if self.training else 0.0)
 
     def forward_macs(self, tokens: int) -> int:
-        """Multiply-accumulates of encoding one image's tokens, the class token counted, with all patches embedded."""
+        """Count the multiply-accumulates of one image's tokens, class token included, with all patches embedded."""
         return int(self.num_patches * self.patch_embed.proj.weight.size + sum(b.macs(tokens) for b in self.blocks))

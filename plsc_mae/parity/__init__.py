@@ -1,6 +1,5 @@
-"""Does a network compute what it should? Ours beside an oracle in NumPy and beside the originals' own code.
+"""Comparison of our networks with an oracle in NumPy and with the originals' own code.
 
-`oracle` and `references` share no code with the networks; `references` runs in an interpreter that has PyTorch and
-need not have Paddle. `cases` puts our networks, weights and batches side by side with them, `compare` measures,
-`report` tells.
+`oracle` and `references` share no code with the networks; `references` runs in an interpreter with PyTorch, which need
+not have Paddle. `cases` and `networks` have our side, `compare` measures the differences, `report` writes them.
 """

@@ -1,4 +1,4 @@
-"""What goes on inside a network while it runs, and random weights that exercise every part of it."""
+"""Recording of a network's layers, and random weights that exercise every part of it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _EMBEDDED = ("encoder", "alignment", "decoder")  # stacks whose first block's in
 
 @contextlib.contextmanager
 def recorded_blocks(model: nn.Layer) -> Iterator[dict[str, Tensor]]:
-    """Collect what enters the stacks and what leaves every block inside, as {"encoder.blocks.0": tokens}.
+    """Collect the input of every stack and the output of every block: {"encoder.blocks.0": tokens}.
 
-    The second pass through an encoder, and any through an alignment encoder, is called "alignment".
+    The second pass through an encoder, and every pass through an alignment encoder, is named "alignment".
     """
     found: dict[str, Tensor] = {}
 
@@ -54,11 +54,11 @@ def recorded_blocks(model: nn.Layer) -> Iterator[dict[str, Tensor]]:
 
 
 def randomize(model: nn.Layer, seed: int) -> None:
-    """Give every parameter its own random values, the same ones on every device; fixed position tables stay.
+    """Give every parameter its own random values, the same on every device; fixed position tables stay.
 
-    Matrices are normal with the variance of xavier-uniform ones. Vectors that start as a constant, as biases, scales of
-    norms and layer scales do, keep it and get noise on top; tokens are noise. So nothing is zero or one that a network
-    might leave out.
+    Matrices are normal with the variance of xavier-uniform ones. Vectors that start as a constant (biases, scales of
+    norms, layer scales) keep it plus noise; tokens are noise. So no parameter is zero or one, and a network that omits
+    one differs.
     """
     for name, param in model.named_parameters():
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])

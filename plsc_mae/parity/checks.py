@@ -22,7 +22,7 @@ MOVEMENT_FACTOR = 100
 
 
 def against_oracle(case: AnyCase, steps: int, tolerance: float, seed: int) -> Comparison:
-    """Compare layers of the network itself, gradients and updates of a small one like it."""
+    """Compare the layers of the network itself, and gradients and updates of a small one with its options."""
     layers = differences(case.layers(), case.oracle(case.parameters()), tolerance)
     note = f"Outputs of every layer and the loss, for {len(case.batch['images'])} images."
     small = small_case(case.config, seed)
@@ -37,7 +37,7 @@ def against_oracle(case: AnyCase, steps: int, tolerance: float, seed: int) -> Co
 def against_original(
     case: AnyCase, original: Original, steps: int, tolerance: float, reference: str, python: str
 ) -> Comparison:
-    """Compare layers, all gradients and updates with the original's own code; the case's network is trained by it.
+    """Compare layers, all gradients and updates with the original's own code; this trains the case's network.
 
     Raises:
         ConfigError: the original's code does not run.
@@ -65,7 +65,7 @@ def against_original(
 
 
 def _gradients(ours: Arrays, answer: Message, tolerance: float) -> list[Row]:
-    """Every parameter that either of the two trains; what only one trains has a gradient of zero in the other."""
+    """Compare the gradients of parameters that either side trains; a missing gradient counts as zero."""
     theirs = answer.groups["gradients"]
     largest = _largest(theirs)
     rows = []
@@ -78,7 +78,7 @@ def _gradients(ours: Arrays, answer: Message, tolerance: float) -> list[Row]:
 
 
 def _updates(start: Arrays, trained: Arrays, losses: np.ndarray, answer: Message, tolerance: float) -> Section:
-    """The losses on the way, and how far weights moved apart, as a share of how far they moved."""
+    """Compare the losses, and the distance of the weights as a share of their movement."""
     theirs, gradients = answer.groups["trained"], answer.groups["gradients"]
     least = ZERO * _largest(gradients)
     rows = [difference("losses", losses, answer.groups["losses"]["losses"], tolerance)]

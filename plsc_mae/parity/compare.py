@@ -1,4 +1,4 @@
-"""How far two computations of the same thing are apart, tensor by tensor."""
+"""Differences of two computations of the same network, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class ParityError(UserError):
-    """A network does not compute what it should."""
+    """A difference beyond tolerance."""
 
     exit_code = 1
 
@@ -28,8 +28,8 @@ class Row:
         name: of the layer or parameter.
         largest: largest absolute difference of two elements.
         mean: mean absolute difference.
-        scale: what `largest` is held against, as a rule the largest absolute value of the tensor.
-        tolerance: the most that `largest` / `scale` may be.
+        scale: divides `largest`; by default the largest absolute value of the tensor.
+        tolerance: upper limit of `largest` / `scale`.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Row:
 
     @property
     def ok(self) -> bool:
-        """Whether it is within tolerance; what is no number never is."""
+        """True within tolerance; NaN never is."""
         return bool(self.relative <= self.tolerance)
 
     def __str__(self) -> str:
@@ -57,10 +57,10 @@ class Section:
     """Rows of one kind.
 
     Attributes:
-        title: what is compared.
-        note: how its rows are to be read.
-        rows: see there.
-        in_order: whether they follow the computation, so that the first one beyond tolerance tells where it goes wrong.
+        title: the compared quantity.
+        note: explanation of the rows.
+        rows: one per tensor.
+        in_order: whether they follow the computation, so that the first row beyond tolerance shows the faulty layer.
     """
 
     title: str
@@ -80,10 +80,10 @@ class Comparison:
 
     Attributes:
         network: its name.
-        reference: what it is compared with.
-        sections: what was compared; nothing if there is a remark.
-        versions: of the code that the reference is made of.
-        remark: why nothing was compared.
+        reference: name of the reference.
+        sections: the compared quantities; empty with a remark.
+        versions: versions of the reference's code.
+        remark: the reason for no comparison.
     """
 
     network: str
@@ -93,7 +93,7 @@ class Comparison:
     remark: str = ""
 
     def failures(self) -> list[str]:
-        """One sentence for each section that is beyond tolerance, naming the first such row of it."""
+        """Return a sentence for each section beyond tolerance, with its first such row."""
         first = ((section, next((row for row in section.rows if not row.ok), None)) for section in self.sections)
         return [f"{self.network} against {self.reference}, {s.title}: {row}" for s, row in first if row is not None]
 
@@ -101,12 +101,12 @@ class Comparison:
 def difference(
     name: str, ours: npt.NDArray[Any], theirs: npt.NDArray[Any], tolerance: float, scale: float | None = None
 ) -> Row:
-    """Measure one tensor; one of another shape is infinitely far away.
+    """Measure one tensor; another shape counts as an infinite difference.
 
     Args:
         name: see `Row`.
-        ours: any numbers.
-        theirs: what they should be.
+        ours: our tensor.
+        theirs: the reference's.
         tolerance: see `Row`.
         scale: see `Row`; the largest absolute value of `theirs` when None.
     """

@@ -1,4 +1,4 @@
-"""Our gradients against differences of the oracle's loss, which knows no gradients."""
+"""Our gradients against finite differences of the oracle's loss."""
 
 from __future__ import annotations
 

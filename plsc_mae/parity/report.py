@@ -55,11 +55,11 @@ float16 or bfloat16. The exit code is 1 if anything is beyond tolerance.
 
 @dataclass(frozen=True)
 class Report:
-    """What was compared, by what, and the outcome.
+    """The comparisons of one call and their circumstances.
 
     Attributes:
         circumstances: command, date, versions, device and so on, by name.
-        comparisons: see there.
+        comparisons: one per network and reference.
         absent: originals whose code was not run.
     """
 
@@ -68,11 +68,11 @@ class Report:
     absent: Sequence[str] = ()
 
     def failures(self) -> list[str]:
-        """A sentence for everything that is beyond tolerance."""
+        """Return a sentence for every section beyond tolerance."""
         return [sentence for comparison in self.comparisons for sentence in comparison.failures()]
 
     def markdown(self) -> str:
-        """The whole page."""
+        """Return the whole page."""
         circumstances = [f"| {name} | {value} |" for name, value in self.circumstances.items()]
         lines = ["## This report", "", "| | |", "|---|---|", *circumstances, ""]
         lines += [
@@ -88,7 +88,7 @@ class Report:
         return "\n".join([HEAD, *lines, "", *details]).rstrip() + "\n"
 
     def json(self) -> str:
-        """Everything, every row included, as JSON."""
+        """Return everything, every row included, as JSON."""
         return json.dumps(
             {
                 "ok": not self.failures(),
@@ -117,11 +117,11 @@ class Report:
 
 
 def comparison_lines(comparison: Comparison) -> Iterator[str]:
-    """One comparison in Markdown: a table per section."""
+    """Write one comparison in Markdown: a table per section."""
     yield from (f"## {comparison.network} against {comparison.reference}", "")
-    for told in (comparison.versions, comparison.remark):
-        if told:
-            yield from (f"{told[0].upper()}{told[1:]}.", "")
+    for text in (comparison.versions, comparison.remark):
+        if text:
+            yield from (f"{text[0].upper()}{text[1:]}.", "")
     for section in comparison.sections:
         yield from (f"### {section.title}", "", section.note, "")
         yield from ("| | largest difference | mean | scale | relative | tolerance | |", "|---|--:|--:|--:|--:|--:|---|")
@@ -133,7 +133,7 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
 
 
 def _farthest(rows: Sequence[Row]) -> list[Row]:
-    """Those that are nearest to their tolerance or beyond it."""
+    """Return the rows nearest to their tolerance or beyond it."""
     return sorted(rows, key=lambda row: (row.ok, -row.relative / row.tolerance))[:WORST]
 
 

@@ -1,4 +1,4 @@
-"""Several optimizer updates of our network, and the same by the oracle's optimizer and schedule."""
+"""Optimizer updates of our network against those of the oracle's optimizer and schedule."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def update_section(case: AnyCase, steps: int, tolerance: float) -> Section:
 
 
 def our_rates(case: AnyCase, steps: int) -> list[float]:
-    """Learning rates that our schedule gives to a run of so many updates, one per epoch."""
+    """Return our schedule's learning rates for a run of `steps` updates, one per epoch."""
     run: dict[str, Any] = {"epochs": steps + WARMUP, "warmup_epochs": float(WARMUP)}
     if isinstance(case.config, UpdateScheduleOptions):
         run["warmup_steps"] = -1
@@ -51,7 +51,7 @@ def our_rates(case: AnyCase, steps: int) -> list[float]:
 
 
 def oracle_rate(case: AnyCase, update: int, steps: int) -> float:
-    """The same by the oracle."""
+    """Return the oracle's learning rate for an update of the same run."""
     rate = rate_by_updates if isinstance(case.config, UpdateScheduleOptions) else rate_by_epochs
     return rate(update, updates=steps + WARMUP, warmup=WARMUP, peak=PEAK_RATE, floor=case.config.min_lr)
 
@@ -60,9 +60,9 @@ def train(case: AnyCase, rates: Sequence[float], watch: Callable[[int, Arrays], 
     """Update the network once per rate, by AdamW with the recipe's decay; returns the losses before the updates.
 
     Args:
-        case: what is trained.
+        case: the network to train.
         rates: learning rates.
-        watch: told the number and the gradients of every update.
+        watch: called with the number and the gradients of every update.
     """
     config = case.config
     groups = case.task.param_groups(config.weight_decay)

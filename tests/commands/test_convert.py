@@ -65,7 +65,7 @@ def test_the_encoder_alone(files, tmp_path, capsys):
     assert "30 tensors" in told
     assert "left out: decoder_blocks.0.attn.proj.bias, decoder_blocks.0.attn.proj.weight, " in told
     assert "and 17 more" in told
-    assert "of model, optimizer the network alone is converted" in told
+    assert "only the network is converted, out of model, optimizer" in told
     found, original = weights.read(out).model, weights.read(source).model
     assert set(found) == {name for name in original if not name.startswith(("decoder_", "mask_token"))}
     assert all(np.array_equal(found[name], original[name]) for name in found)
@@ -112,7 +112,7 @@ def test_positions_of_another_grid_are_not_replaced(tmp_path, capsys):
     weights.save(model, tmp_path / "wide.pth", "facebook")
     words = ["weights", "convert", str(tmp_path / "wide.pth"), str(tmp_path / "out.pth"), "--dialect", "facebook"]
     assert main(words) != 0
-    assert "holds positions of another grid than square images" in capsys.readouterr().err
+    assert "holds positions of a grid that is not square" in capsys.readouterr().err
     assert not (tmp_path / "out.pth").exists()
 
 
@@ -129,7 +129,7 @@ def test_by_our_names_and_back(files, tmp_path, kind):
 def test_a_classifier_is_no_hugging_face_folder(files, tmp_path, capsys):
     source = str(files / "mae/checkpoints/fb_finetuned_gap.pth")
     assert main(["weights", "convert", source, str(tmp_path / "hf-v1.0"), "--dialect", "huggingface", *HEADS]) != 0
-    assert "a Hugging Face folder is written of autoencoders and encoders" in capsys.readouterr().err
+    assert "a Hugging Face folder can hold autoencoders and encoders" in capsys.readouterr().err
 
 
 def test_a_hugging_face_folder_tells_the_sizes(files, tmp_path):

@@ -156,10 +156,10 @@ def test_names_of_classes(save, tmp_path):
     trained = load_classifier(path, num_heads=4, classes=str(names))
     assert trained.classes == ("a cat, Felis catus", "ein Hündchen", "owl")
     names.write_text("cat\ndog\n")
-    with pytest.raises(DataError, match=r"names\.txt has 2 names, and the classifier 3 classes"):
+    with pytest.raises(DataError, match=r"names\.txt has 2 names; expected 3"):
         load_classifier(path, num_heads=4, classes=str(names))
     names.write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(DataError, match="it is no text in UTF-8"):
+    with pytest.raises(DataError, match="not UTF-8 text"):
         load_classifier(path, num_heads=4, classes=str(names))
     with pytest.raises(DataError, match=r"cannot read the class names of .*none\.txt: No such file"):
         load_classifier(path, num_heads=4, classes=str(tmp_path / "none.txt"))

@@ -118,7 +118,7 @@ def test_files_without_options(tmp_path):
     assert (network.img_size, network.blocks[0].attn.num_heads) == ((224, 224), 2)
     np.testing.assert_allclose(normalize.mean.numpy().flatten(), IMAGENET_MEAN, rtol=1e-6)
     np.savez(tmp_path / "file.npz", **state, **{"encoder.pos_embed": np.zeros((1, 8, 32))})
-    with pytest.raises(CheckpointError, match="does not tell its image size: its positions are of no square grid"):
+    with pytest.raises(CheckpointError, match="does not store its image size"):
         load_encoder(str(tmp_path / "file.npz"), num_heads=2)
 
 

@@ -131,7 +131,7 @@ def test_class_loss(target):
     ("options", "told"),
     [
         ({"discrete_vae_type": "dall-e"}, r"^--discrete_vae_weight_path is required: the folder with DALL-E's encoder"),
-        ({"target_mode": "rgb", "decoder_num_classes": 768}, r"is 768, but the target \(rgb\) has 192; leave the"),
+        ({"target_mode": "rgb", "decoder_num_classes": 768}, r"768: the target \(rgb\) has 192 classes; leave the"),
     ],
 )
 def test_options_that_cannot_be_obeyed(target, options, told):
@@ -142,7 +142,7 @@ def test_options_that_cannot_be_obeyed(target, options, told):
 def test_another_number_of_classes_than_the_dvaes(target, tokenizer):
     folder, _ = tokenizer(vocab_size=24)
     assert target(discrete_vae_weight_path=folder, decoder_num_classes=24).num_classes == 24
-    with pytest.raises(ConfigError, match=r"decoder_num_classes is 8192, but the target \(clusterID\) has 24"):
+    with pytest.raises(ConfigError, match=r"--decoder_num_classes 8192: the target \(clusterID\) has 24"):
         target(discrete_vae_weight_path=folder, decoder_num_classes=8192)
 
 
@@ -155,7 +155,7 @@ def test_vectors_of_another_length_are_refused(target, vectors, tmp_path):
     np.savez(tmp_path / "short.npz", vectors=vectors[:100])
     np.savez(tmp_path / "two.npz", a=vectors, b=vectors)
     for name, told in (("short", r"1 arrays \(\[100, 5\]\)"), ("two", r"2 arrays \(\[192, 5\], \[192, 5\]\)")):
-        with pytest.raises(CheckpointError, match=rf"{name}.npz holds {told}; expected one of shape \[192, classes\]"):
+        with pytest.raises(CheckpointError, match=rf"{name}.npz holds {told}; .* \[192, classes\]"):
             target(target_mode="random", target_path=str(tmp_path / f"{name}.npz"))
 
 
@@ -166,7 +166,7 @@ def test_the_decoder_is_loaded_where_there_is_one(config, tokenizer):
     assert load_decoder(config(discrete_vae_weight_path=f"{folder}/encoder_weight.pd"), vocabulary) is None
     assert load_decoder(config(), vocabulary) is None
     tokenizer(decoder=True)
-    with pytest.raises(CheckpointError, match="take both of one source"):
+    with pytest.raises(CheckpointError, match="take both from one source"):
         load_decoder(config(discrete_vae_weight_path=folder), vocabulary + 1)
     decoder = load_decoder(config(discrete_vae_weight_path=folder), vocabulary)
     assert decoder is not None

@@ -221,7 +221,7 @@ def test_where_the_norm_is():
     before, after = ({f"{norm}.weight", f"{norm}.bias"} for norm in ("encoder.norm", "fc_norm"))
     batch = {"fc_norm.running_mean", "fc_norm.running_var"}
     assert names == {"mean": after, "token": before, "token, after": after, "mean, before": before, "raw": batch}
-    with pytest.raises(ConfigError, match="fc_norm is no choice with probe 'raw'"):
+    with pytest.raises(ConfigError, match="fc_norm has no effect with probe 'raw'"):
         ImageClassifier(**TINY, probe="raw", fc_norm=True)
 
 

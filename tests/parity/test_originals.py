@@ -19,10 +19,10 @@ from plsc_mae.config import PRETRAIN
 from plsc_mae.config.resolve import from_mapping
 from plsc_mae.errors import ConfigError
 from plsc_mae.models.registry import Variant
-from plsc_mae.parity import originals
 from plsc_mae.parity.build_cases import small_case
 from plsc_mae.parity.cases import Case
 from plsc_mae.parity.checks import against_original
+from plsc_mae.parity.networks import cae as cae_network
 from plsc_mae.parity.networks import originals as all_originals
 from plsc_mae.parity.originals import Original, ask, find_original, obstacle
 from plsc_mae.parity.references.exchange import Message
@@ -179,9 +179,9 @@ def test_the_programs_load_nothing_of_paddle():
 def test_a_published_cae_is_the_originals(monkeypatch):
     """With what is published made as small as the case, which saves building a network of 70 M parameters."""
     sizes = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
-    monkeypatch.setattr(originals, "find_variant", lambda _name: Variant("", sizes))
+    monkeypatch.setattr(cae_network, "find_variant", lambda _name: Variant("", sizes))
     fixed = {"img_size": (32, 32), "decoder_num_heads": 4, "decoder_num_classes": 32}
-    monkeypatch.setattr(originals, "CAE_FIXED", fixed)
+    monkeypatch.setattr(cae_network, "CAE_FIXED", fixed)
     assert obstacle(CAE_ORIGINAL, small(CAE)) == ""
-    monkeypatch.setattr(originals, "CAE_FIXED", {**fixed, "decoder_num_heads": 12})
+    monkeypatch.setattr(cae_network, "CAE_FIXED", {**fixed, "decoder_num_heads": 12})
     assert "decoder_num_heads is not 12" in obstacle(CAE_ORIGINAL, small(CAE))

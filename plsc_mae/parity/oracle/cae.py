@@ -30,7 +30,7 @@ from plsc_mae.parity.oracle.layers import (
 
 @dataclass(frozen=True, kw_only=True)
 class CAEOptions:
-    """What the parameters do not tell.
+    """The options of a network that its parameters do not show.
 
     Attributes:
         num_heads: of the encoder.
@@ -55,16 +55,16 @@ def forward(
     options: CAEOptions,
     target: Array | None = None,
 ) -> dict[str, Array]:
-    """Encode what is visible, regress what is hidden, classify it, and compare it with its own encoding.
+    """Encode the visible patches, regress and classify the hidden ones, and compare them with their own encoding.
 
     Args:
         parameters: of the network.
         images: [B, C, H, W], normalized.
-        mask: [B, L], True = hidden; every image hides as many.
+        mask: [B, L], True = hidden; every image hides the same number.
         labels: classes [B*M] of the hidden patches, in raster order, image by image.
         options: see there.
-        target: what the predicted representations are compared with, if not what these parameters make of the hidden
-            patches: no gradient goes through it, so that differences of the loss have to hold it.
+        target: the alignment target; None computes it from these parameters. It has no gradient, so finite differences
+            of the loss must hold it constant.
 
     Returns:
         What the network computes, in its order: "encoder.embed", "encoder.blocks.0" ..., "encoder.norm",
@@ -84,7 +84,7 @@ def forward(
     layers |= regress(below(parameters, "regressor"), queries, here, context, there, options)
     layers |= decode(below(parameters, "decoder"), layers["latent"], here, options)
 
-    if target is None:  # what the encoder itself or, where there is one, its moving average makes of hidden patches
+    if target is None:  # by the moving average of the encoder if there is one, else by the encoder
         aligned = encode(below(parameters, "alignment_encoder") or encoder, images, hidden, grid, options)
         layers |= {name.replace("encoder.", "alignment."): value for name, value in aligned.items()}
         target = bridge(parameters, layers.pop("alignment.norm")[:, 1:], options)
@@ -100,7 +100,7 @@ def forward(
 def encode(
     parameters: Parameters, images: Array, chosen: npt.NDArray[np.int64], grid: tuple[int, ...], options: CAEOptions
 ) -> dict[str, Array]:
-    """A ViT over the chosen patches [B, N]; the class token leads and has no position unless positions are trained."""
+    """Run a ViT over the chosen patches [B, N]; the class token comes first, with a position only if it is trained."""
     tokens = embed_patches(images, below(parameters, "patch_embed.proj"))
     table = _table(parameters, "pos_embed", tokens.shape[-1], grid, options)
     cls = parameters["cls_token"] + table[:1]
@@ -116,7 +116,7 @@ def encode(
 
 
 def bridge(parameters: Parameters, x: Array, options: CAEOptions) -> Array:
-    """From the encoder's width to the regressor's, where they differ: a linear layer and a norm."""
+    """Map the encoder's width to the regressor's by a linear layer and a norm, if they differ."""
     if "bridge.weight" not in parameters:
         return x
     return layer_norm(linear(x, below(parameters, "bridge")), below(parameters, "bridge_norm"), options.norm_eps)
@@ -180,13 +180,13 @@ def decode(parameters: Parameters, latent: Array, here: Array, options: CAEOptio
 
 
 def _table(parameters: Parameters, name: str, dim: int, grid: tuple[int, ...], options: CAEOptions) -> Array:
-    """Positions [1 + L, D], with zeros for the class token."""
+    """Return positions [1 + L, D], with zeros for the class token."""
     if options.positions == "given":
         return parameters[name][0]
     return np.concatenate([np.zeros((1, dim)), position_table(options.positions, dim, (grid[0], grid[1]))])
 
 
 def _decoder_table(parameters: Parameters, dim: int, grid: tuple[int, ...], options: CAEOptions) -> Array:
-    """Positions [L, D] for regressor and decoder, which share the encoder's where they have none of their own."""
+    """Return positions [L, D] for regressor and decoder: their own, or else the encoder's."""
     name = "rd_pos_embed" if "rd_pos_embed" in parameters else "encoder.pos_embed"
     return _table(parameters, name, dim, grid, options)[1:]

@@ -18,13 +18,13 @@ Positions = Literal["column first", "row first", "sinusoid", "given"]
 
 
 def below(parameters: Parameters, prefix: str) -> dict[str, Array]:
-    """The parameters of a part: those whose names start with `prefix` and a dot, without these."""
+    """Return the parameters of a part, whose names start with `prefix` and a dot, without both."""
     start = f"{prefix}."
     return {name[len(start) :]: value for name, value in parameters.items() if name.startswith(start)}
 
 
 def stack(parameters: Parameters, prefix: str) -> list[dict[str, Array]]:
-    """The parameters of `prefix.0`, `prefix.1` and so on, as long as there are any."""
+    """Return the parameters of `prefix.0`, `prefix.1` and so on up to the last block."""
     blocks: list[dict[str, Array]] = []
     while block := below(parameters, f"{prefix}.{len(blocks)}"):
         blocks.append(block)
@@ -32,7 +32,7 @@ def stack(parameters: Parameters, prefix: str) -> list[dict[str, Array]]:
 
 
 def linear(x: Array, parameters: Parameters, *, bias: bool = True) -> Array:
-    """X W + b."""
+    """Return X W + b."""
     y = x @ parameters["weight"]
     return y + parameters["bias"] if bias else y
 
@@ -45,24 +45,24 @@ def layer_norm(x: Array, parameters: Parameters, eps: float) -> Array:
 
 
 def erf(x: Array) -> Array:
-    """The error function by the C library's, within a unit in the last place of float64."""
+    """Compute the error function by the C library, within a unit in the last place of float64."""
     values = np.fromiter(map(math.erf, x.ravel().tolist()), np.float64, x.size)
     return values.reshape(x.shape)
 
 
 def gelu(x: Array) -> Array:
-    """X times the normal distribution function of x, exactly (Hendrycks & Gimpel 2016)."""
+    """Return x times the normal distribution function of x, exactly (Hendrycks & Gimpel 2016)."""
     return 0.5 * x * (1.0 + erf(x / math.sqrt(2.0)))
 
 
 def softmax(x: Array) -> Array:
-    """Softmax over the last axis."""
+    """Return the softmax over the last axis."""
     powers = np.exp(x - x.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def cross_entropy(logits: Array, labels: npt.NDArray[np.int64]) -> Array:
-    """Mean of -log softmax(logits)[label] over rows [N, K]."""
+    """Return the mean of -log softmax(logits)[label] over rows [N, K]."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return -log_p[np.arange(len(labels)), labels].mean()
@@ -93,12 +93,12 @@ def self_attention(x: Array, parameters: Parameters, num_heads: int, *, k_bias: 
 
 
 def mlp(x: Array, parameters: Parameters) -> Array:
-    """Two linear layers with a GELU between them."""
+    """Apply two linear layers with a GELU between them."""
     return linear(gelu(linear(x, below(parameters, "fc1"))), below(parameters, "fc2"))
 
 
 def block(x: Array, parameters: Parameters, num_heads: int, *, k_bias: bool, eps: float) -> Array:
-    """A pre-norm block, with layer scale where it has one: x += attention(norm1(x)); x += mlp(norm2(x))."""
+    """Apply a pre-norm block, with layer scale if it has one: x += attention(norm1(x)); x += mlp(norm2(x))."""
     normed = layer_norm(x, below(parameters, "norm1"), eps)
     attended = self_attention(normed, below(parameters, "attn"), num_heads, k_bias=k_bias)
     x = x + parameters.get("gamma_1", np.ones(1)) * attended
@@ -119,7 +119,7 @@ def patchify(images: Array, patch_size: int, *, channels_first: bool = False) ->
 
 
 def embed_patches(images: Array, parameters: Parameters) -> Array:
-    """The convolution whose stride is its kernel, as one product per patch: [B, C, H, W] -> [B, L, D]."""
+    """Apply a convolution with stride = kernel size, as one product per patch: [B, C, H, W] -> [B, L, D]."""
     kernel = parameters["weight"]
     pixels = patchify(images, kernel.shape[-1], channels_first=True)
     return pixels @ kernel.reshape(len(kernel), -1).T + parameters["bias"]
@@ -131,7 +131,7 @@ def take(x: Array, ids: npt.NDArray[np.int64]) -> Array:
 
 
 def position_table(kind: Positions, dim: int, grid: tuple[int, int]) -> Array:
-    """A table [L, D] of fixed positions, rounded to float32 as every implementation stores it.
+    """Return a table [L, D] of fixed positions, rounded to float32 as every implementation stores it.
 
     Two-dimensional tables give half of the channels to the row and half to the column, each half sines, then cosines,
     of position * 10000^-(i / (D/4)); "sinusoid" alternates sine and cosine of the raster index (Vaswani et al. 2017).

@@ -32,7 +32,7 @@ PIXEL_EPS = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class MAEOptions:
-    """What the relatives differ by. The defaults are facebookresearch/mae's.
+    """The differences of the implementations. The defaults are facebookresearch/mae's.
 
     Attributes:
         num_heads: of the encoder.
@@ -68,8 +68,8 @@ class MAEOptions:
     visible: Literal["floor", "ceil"] = "floor"
 
 
-# What the networks of three code bases are, by the names that the suite has for their methods. BUPT-PRIV/MAE-priv
-# leaves the class token to an option; both successors normalize targets unless told otherwise.
+# The switches of three code bases, by the suite's names of their methods. In BUPT-PRIV/MAE-priv the class token is an
+# option; both successors normalize targets by default.
 _SUCCESSOR: dict[str, Any] = {"k_bias": False, "decoder_class_token": False, "visible": "ceil"}
 RELATIVES: dict[str, dict[str, Any]] = {
     "mae": {"pixel_norm": "patch"},
@@ -117,7 +117,7 @@ def forward(parameters: Parameters, images: Array, noise: Array, options: MAEOpt
 
 
 def count_visible(patches: int, options: MAEOptions) -> int:
-    """K of L patches; the two ways of cutting off differ where the share of a float is no whole number."""
+    """Return K of L patches; the two truncations differ if the share is not a whole number in floating point."""
     if options.visible == "floor":
         return int(patches * (1 - options.mask_ratio))
     return patches - int(options.mask_ratio * patches)
@@ -126,7 +126,7 @@ def count_visible(patches: int, options: MAEOptions) -> int:
 def encode(
     parameters: Parameters, images: Array, visible: npt.NDArray[np.int64], grid: tuple[int, ...], options: MAEOptions
 ) -> dict[str, Array]:
-    """A ViT over the visible patches [B, K]; the class token leads and has no position."""
+    """Run a ViT over the visible patches [B, K]; the class token comes first and has no position."""
     tokens = embed_patches(images, below(parameters, "patch_embed.proj"))
     leading = int(options.class_token)
     table = _table(parameters, tokens.shape[-1], grid, leading, options)
@@ -148,7 +148,7 @@ def encode(
 def decode(
     parameters: Parameters, latent: Array, restore: npt.NDArray[np.int64], grid: tuple[int, ...], options: MAEOptions
 ) -> dict[str, Array]:
-    """Mask tokens fill the gaps, everything goes back to its place [B, L], and a light transformer predicts pixels."""
+    """Fill the gaps with mask tokens, restore the order [B, L], and predict pixels by a light transformer."""
     seen = linear(latent, below(parameters, "embed"), bias=options.bridge_bias)
     leading = int(options.class_token and options.decoder_class_token)
     cls, visible = seen[:, :leading], seen[:, leading:]
@@ -167,7 +167,7 @@ def decode(
 
 
 def pixel_target(images: Array, patch_size: int, options: MAEOptions) -> Array:
-    """What is to be predicted of every patch, [B, L, P*P*C]."""
+    """Return the prediction targets of every patch, [B, L, P*P*C]."""
     if options.pixel_mean is not None and options.pixel_std is not None:
         images = images * np.reshape(options.pixel_std, (-1, 1, 1)) + np.reshape(options.pixel_mean, (-1, 1, 1))
     patches = patchify(images, patch_size, channels_first=options.channels_first)
@@ -189,7 +189,7 @@ def pixel_target(images: Array, patch_size: int, options: MAEOptions) -> Array:
 
 
 def _table(parameters: Parameters, dim: int, grid: tuple[int, ...], leading: int, options: MAEOptions) -> Array:
-    """Positions [leading + L, D], with zeros for a class token."""
+    """Return positions [leading + L, D], with zeros for a class token."""
     if options.positions == "given":
         return parameters["pos_embed"][0]
     table = position_table(options.positions, dim, (grid[0], grid[1]))

@@ -19,11 +19,11 @@ class AdamW:
 
     Attributes:
         parameters: float64 arrays by name; `step` replaces them.
-        undecayed: names of others that are not decayed.
+        undecayed: names of further parameters without decay.
         betas: decays of the first and second moment.
         eps: added to the root of the second moment.
         weight_decay: of the decayed parameters.
-        updates: how many there were.
+        updates: number of updates so far.
         first: decaying mean of the gradients, by name.
         second: decaying mean of their squares.
     """
@@ -53,14 +53,14 @@ class AdamW:
 
 
 def rate_by_epochs(update: int, *, peak: float, updates: int, warmup: int, floor: float) -> float:
-    """Linear from 0 over the warm-up, then half a cosine to `floor` (facebookresearch/mae util/lr_sched.py)."""
+    """Return a rate linear from 0 over the warm-up, then half a cosine to `floor` (facebookresearch/mae)."""
     if update < warmup:
         return peak * update / warmup
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * (update - warmup) / (updates - warmup)))
 
 
 def rate_by_updates(update: int, *, peak: float, updates: int, warmup: int, floor: float) -> float:
-    """The same with the peak taken twice, as last update of the warm-up and first of the cosine (Atten4Vis/CAE)."""
+    """Return the same with the peak twice, as last update of the warm-up and first of the cosine (Atten4Vis/CAE)."""
     ramp = np.linspace(0.0, peak, warmup)
     rest = updates - warmup
     cosine = [floor + 0.5 * (peak - floor) * (1 + math.cos(math.pi * i / rest)) for i in range(rest)]

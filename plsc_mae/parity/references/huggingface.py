@@ -8,7 +8,7 @@ import re
 from plsc_mae.parity.references.exchange import Message
 from plsc_mae.parity.references.measure import Outputs, Subject, batch_tensors, blocks, load_strictly, main
 
-# What the modules of transformers 5 call what files of the Hub call so.
+# Names in files of the Hub -> names of the modules of transformers 5.
 MODULES = (
     (r"^vit\.encoder\.layer\.", "vit.layers."),
     (r"\.attention\.attention\.(query|key|value)\.", lambda match: f".attention.{match[1][0]}_proj."),
@@ -42,7 +42,7 @@ def build(message: Message, _checkout: str) -> Subject:
 
 
 def module_name(name: str) -> str:
-    """The name of a tensor among the modules of transformers 5."""
+    """Return the name of a tensor among the modules of transformers 5."""
     for pattern, replacement in MODULES:
         name = re.sub(pattern, replacement, name)
     return name

@@ -1,4 +1,4 @@
-"""What every reference is asked: its layers, its gradients and some updates, in float64."""
+"""Measurement of a reference: its layers, gradients and some updates, in float64."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def load_strictly(model: Any, weights: Arrays, names: dict[str, str]) -> None:
 
 
 def batch_tensors(message: Message) -> list[Any]:
-    """The batch as tensors, floats in float64."""
+    """Return the batch as tensors, floats in float64."""
     tensors = [torch.from_numpy(value) for value in message.groups["batch"].values()]
     return [tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors]
 
@@ -84,7 +84,7 @@ def measure(subject: Subject, message: Message) -> Message:
 
 
 def _train(subject: Subject, parameters: list[Any], settings: dict[str, Any]) -> list[float]:
-    """AdamW as the originals set it up: no decay of one-dimensional parameters, which biases are, too."""
+    """Train with AdamW as the originals do: no decay of one-dimensional parameters, biases included."""
     groups = [
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings["weight_decay"]},
@@ -104,7 +104,7 @@ def _train(subject: Subject, parameters: list[Any], settings: dict[str, Any]) ->
 
 @contextlib.contextmanager
 def _recorded(subject: Subject) -> Iterator[dict[str, Any]]:
-    """Collect what enters and leaves the modules of a subject; of a tuple, its first tensor."""
+    """Collect inputs and outputs of a subject's modules; the first tensor of a tuple."""
     found: dict[str, Any] = {}
 
     def keep(name: str, value: Any) -> None:
@@ -126,5 +126,5 @@ def _recorded(subject: Subject) -> Iterator[dict[str, Any]]:
 
 
 def blocks(prefix: str, modules: Any) -> dict[str, Any]:
-    """The blocks of a stack by the names of their layers."""
+    """Return the blocks of a stack by the names of their layers."""
     return {f"{prefix}.blocks.{i}": module for i, module in enumerate(modules)}

@@ -1,4 +1,4 @@
-"""What code of 2020 and 2021 expects of PyTorch, NumPy and timm, and finds no more."""
+"""Names that code of 2020 and 2021 imports from PyTorch, NumPy and timm and that later versions removed."""
 
 from __future__ import annotations
 
