@@ -148,7 +148,7 @@ class TrainingConfig:
 
     batch_size: int = _optimization(64, "images per process and iteration", within="[1, inf)")
     accum_iter: int = _optimization(1, "iterations whose gradients form one optimizer step", within="[1, inf)")
-    epochs: int = _optimization(400, "passes over the data", within="[1, inf)")
+    epochs: int = _optimization(400, "epochs to train", within="[1, inf)")
     warmup_epochs: float = _optimization(40.0, "epochs of linear warm-up from 0", within="[0, inf)", metavar="N")
     blr: float | None = _optimization(
         1e-3, "base learning rate per 256 images: lr = blr * effective batch / 256", within="[0, inf)", metavar="RATE"
