@@ -19,7 +19,6 @@ from plsc_mae import weights
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.optim import LARS
 
-pytestmark = pytest.mark.compat
 SIZES = ("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "num_classes")
 # Not weights of ours: computed, or a counter that nothing reads.
 COMPUTED = ("relative_position_index", "num_batches_tracked")
@@ -37,6 +36,7 @@ def loaded(model, params: dict[str, np.ndarray], dialect: str):
     return model
 
 
+@pytest.mark.compat
 @pytest.mark.parametrize("name", ["cls", "gap"])
 def test_mae_fine_tuning(golden, name):
     case = golden(f"mae/fb_vit_tiny_{name}")
@@ -80,6 +80,7 @@ def cae(case, **options) -> ImageClassifier:
     return ImageClassifier(**{"k_bias": False, "layer_scale": 0.1, "positions": "row first", **sizes, **options})
 
 
+@pytest.mark.compat
 @pytest.mark.parametrize("name", sorted(CAE))
 def test_cae_fine_tuning_and_probing(golden, name):
     case = golden(f"cae/cae_vit_tiny_{name}")
@@ -109,6 +110,7 @@ def test_cae_fine_tuning_and_probing(golden, name):
         np.testing.assert_array_equal(after[key], value, err_msg=f"evaluation moved {key}")
 
 
+@pytest.mark.compat
 def test_probes_train_nothing_else(golden):
     for name in ("linear_standard_cls", "attentive_cls"):
         case = golden(f"cae/cae_vit_tiny_{name}")
@@ -117,6 +119,7 @@ def test_probes_train_nothing_else(golden):
         assert set(weights.export(model, "beit", values=trained)) == set(case.meta["trainable"])
 
 
+@pytest.mark.compat
 def test_mae_linear_probe(golden):
     """Three LARS steps from start to end: logits, losses, gradients, running statistics, weights, evaluation.
 
@@ -167,6 +170,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.compat
 @pytest.mark.parametrize("name", sorted(OTHERS))
 def test_mae_priv_and_mae_pytorch(golden, name):
     """Gradients are recorded whole or, where a file says so, by their norms; those to 1e-4."""
@@ -190,6 +194,7 @@ def test_mae_priv_and_mae_pytorch(golden, name):
             assert np.linalg.norm(found[key]) == pytest.approx(float(grad), rel=1e-4), key
 
 
+@pytest.mark.compat
 def test_mae_priv_linear_probe(golden):
     case = golden("mae/priv_vit_tiny_cls_linprobe")
     sizes = {key: case.meta["ctor"][key] for key in SIZES}

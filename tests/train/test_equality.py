@@ -21,7 +21,12 @@ def test_losses_do_not_depend_on_the_number_of_workers(run):
 
 @pytest.mark.parametrize(
     ("run", "strided_views"),
-    [("mae", "0"), ("mae", "1"), ("cae", "0"), pytest.param("cae", "1", marks=pytest.mark.slow)],
+    [
+        pytest.param("mae", "0", marks=pytest.mark.slow),
+        ("mae", "1"),
+        ("cae", "0"),
+        pytest.param("cae", "1", marks=pytest.mark.slow),
+    ],
     indirect=["run"],
 )
 def test_two_processes_follow_one(run, strided_views):
