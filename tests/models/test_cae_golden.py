@@ -161,13 +161,13 @@ def test_measured_values(width, logits, sums, ce, align, norms):
     (main + weighted).backward()
 
     np.testing.assert_allclose(out.logits.numpy()[0, :4], logits, atol=2e-5)
-    assert float(out.logits.abs().sum()) == pytest.approx(sums[0], rel=1e-5)
-    assert float(out.latent.abs().sum()) == pytest.approx(sums[1], rel=1e-5)
+    assert np.abs(out.logits.numpy()).sum(dtype=np.float64) == pytest.approx(sums[0], rel=1e-5)
+    assert np.abs(out.latent.numpy()).sum(dtype=np.float64) == pytest.approx(sums[1], rel=1e-5)
     assert float(main) == pytest.approx(ce, rel=1e-5)
     assert float(weighted) == pytest.approx(align, rel=1e-5)
     found = gradients(model)
     for name, norm in norms.items():
-        assert np.linalg.norm(found[name]) == pytest.approx(norm, rel=1e-3), name
+        assert np.linalg.norm(found[name].astype(np.float64)) == pytest.approx(norm, rel=1e-3), name
 
 
 def name_seeded(name: str, shape: list[int]) -> np.ndarray:
@@ -187,7 +187,7 @@ def test_full_size(golden, name):
     assert sum(p.size for p in model.parameters()) == case.meta["num_params_requires_grad"]
     for foreign, norm in zip(case.meta["names"], case["output/param_norm"], strict=True):
         if foreign in drawn:
-            assert np.linalg.norm(drawn[foreign]) == pytest.approx(norm, rel=1e-5), foreign
+            assert np.linalg.norm(drawn[foreign].astype(np.float64)) == pytest.approx(norm, rel=1e-5), foreign
 
     seed = int(re.search(r"default_rng\((\d+)\)", case.meta["input_rule"])[1])
     images = np.random.default_rng(seed).standard_normal((2, 3, 224, 224), np.float32)
@@ -197,14 +197,16 @@ def test_full_size(golden, name):
     logits = out.logits.numpy()
     np.testing.assert_allclose(logits[:4, :64], case["output/logits_slice"], rtol=1e-3, atol=2e-4)
     np.testing.assert_allclose(logits[-1, -64:], case["output/logits_last_row_slice"], rtol=1e-3, atol=2e-4)
-    np.testing.assert_allclose(np.linalg.norm(logits, axis=-1), case["output/logits_row_norm"], rtol=1e-3)
+    np.testing.assert_allclose(
+        np.linalg.norm(logits.astype(np.float64), axis=-1), case["output/logits_row_norm"], rtol=1e-3
+    )
     sums = paddle.logsumexp(out.logits, axis=-1).numpy()
     np.testing.assert_allclose(sums, case["output/logits_row_logsumexp"], rtol=1e-5)
     for ours, theirs in ((out.latent, "latent_predict"), (out.latent_target, "latent_target")):
         np.testing.assert_allclose(
             ours.numpy()[:, :2, :64], case[f"output/{theirs}_slice"], rtol=1e-3, atol=2e-4, err_msg=theirs
         )
-        norms = np.linalg.norm(ours.numpy(), axis=-1)
+        norms = np.linalg.norm(ours.numpy().astype(np.float64), axis=-1)
         np.testing.assert_allclose(norms, case[f"output/{theirs}_token_norm"], rtol=1e-3, err_msg=theirs)
     certain = case["output/logits_row_top2_margin"] > 1e-3
     np.testing.assert_array_equal(logits.argmax(-1)[certain], case["output/logits_row_argmax"][certain])
@@ -220,7 +222,7 @@ def test_full_size(golden, name):
     for grad_name, grad in found.items():
         if NOISE.search(grad_name):
             continue
-        assert np.linalg.norm(grad) == pytest.approx(norms[grad_name], rel=2e-3, abs=1e-6), grad_name
+        assert np.linalg.norm(grad.astype(np.float64)) == pytest.approx(norms[grad_name], rel=2e-3, abs=1e-6), grad_name
         if grad_name in slices:
             start, largest = slices[grad_name], np.abs(grad).max()
             np.testing.assert_allclose(
