@@ -19,7 +19,7 @@ from plsc_mae.data.randomness import SampleKey
 from plsc_mae.data.workers import SharedBuffer, Worker, WorkerDiedError
 from plsc_mae.errors import DataError
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.long]
 
 
 class Numbers:

@@ -179,6 +179,7 @@ def name_seeded(name: str, shape: list[int]) -> np.ndarray:
     return value + np.float32(last == "weight" and "norm" in parent) + np.float32(0.5 * last.startswith("gamma_"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["base", pytest.param("large", marks=pytest.mark.slow)])
 def test_full_size(golden, name):
     case = golden(f"cae/cae_pretrain_full_{name}")
@@ -232,6 +233,7 @@ def test_full_size(golden, name):
             )
 
 
+@pytest.mark.long
 def test_shapes_and_counts(root):
     """Names, shapes and counts of every published size, at the decoder width of the encoder and at 768."""
     cases = json.loads((root / "tests/golden/cae/cae_pretrain_shapes.json").read_text())

@@ -220,6 +220,7 @@ def drawn(name: str, shape: list[int], *, gammas: bool) -> np.ndarray:
     return value + np.float32(0.5) * (gammas and last.startswith("gamma_"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["cls", "gap"])
 def test_mae_base(golden, name):
     case = golden(f"mae/fb_vit_base_{name}")
@@ -237,6 +238,7 @@ def test_mae_base(golden, name):
     np.testing.assert_allclose(logits.numpy(), case["output/logits"], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.long
 def test_cae_base(golden):
     case = golden("cae/cae_vit_base_finetune")
     model = plsc_mae.create_model("cae_base_patch16_224")
@@ -260,6 +262,7 @@ def test_cae_base(golden):
         assert np.linalg.norm(grad.astype(np.float64)) == pytest.approx(norms[key], rel=2e-3, abs=1e-6), key
 
 
+@pytest.mark.long
 def test_cae_base_probe(golden):
     case = golden("cae/cae_vit_base_linear")
     model = plsc_mae.create_model(
@@ -277,6 +280,7 @@ def test_cae_base_probe(golden):
     np.testing.assert_allclose(model(images).numpy(), case["output/train/logits"], rtol=5e-2, atol=5e-2)
 
 
+@pytest.mark.long
 def test_cae_base_attentive_probe(golden):
     """The running statistics are fresh, as in the recording."""
     case = golden("cae/cae_vit_base_attentive")

@@ -163,6 +163,7 @@ def full_size(case, part: str, network) -> dict[str, np.ndarray]:
     return values
 
 
+@pytest.mark.long
 def test_full_size_encoder(golden):
     case = golden("cae/dalle_full")
     encoder = DalleEncoder.from_arrays(full_size(case, "encoder", DalleEncoder()), {})
@@ -184,6 +185,7 @@ def test_full_size_encoder(golden):
     assert logits.numpy().std(dtype=np.float64) == pytest.approx(float(case["output/logits_std"]), rel=1e-4)
 
 
+@pytest.mark.long
 def test_full_size_decoder(golden):
     case = golden("cae/dalle_full")
     decoder = DalleDecoder.from_arrays(full_size(case, "decoder", DalleDecoder()), {})

@@ -92,6 +92,7 @@ FULL = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FULL)
 def test_full_size(golden, name):
     case = golden(f"mae/fb_pretrain_full_{name}")

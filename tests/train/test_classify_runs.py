@@ -12,7 +12,7 @@ from plsc_mae import weights
 from plsc_mae.cli import main
 from plsc_mae.train.checkpoint import find_newest, load
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.long]
 FLAGS = "--batch_size 12 --max_train_step 14"  # 10 updates an epoch, so it stops within the second
 
 

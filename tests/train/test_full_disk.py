@@ -17,6 +17,8 @@ from plsc_mae.cli import main
 from plsc_mae.train import checkpoint, saving
 from plsc_mae.train.trainer import Trainer
 
+pytestmark = pytest.mark.long
+
 FLAGS = "--batch_size 12 --epochs 2 --save_ckpt_steps 3"
 
 

@@ -15,6 +15,8 @@ import pytest
 from plsc_mae.cli import main
 from plsc_mae.train.checkpoint import find_newest, load
 
+pytestmark = pytest.mark.long
+
 STEPS = "--max_train_step 10"
 # Sums over processes are rounded in another order, which AdamW turns into relative differences of single weights.
 LOSSES, NORMS, WEIGHTS, PROBE_LOSSES = 1e-5, 1e-4, 1e-5, 1e-3

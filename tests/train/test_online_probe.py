@@ -99,6 +99,7 @@ def test_the_network_does_not_notice(run):
         np.testing.assert_array_equal(ours[name], value, name)
 
 
+@pytest.mark.long
 def test_it_learns_from_a_real_run_and_a_resume_changes_nothing(run, black_and_white):
     """Black and white can be told apart by a network that has learnt nothing."""
     flags = f"--batch_size 6 --online_probe --online_probe_lr 0.01 --drop_path 0 --data_path {black_and_white}"
@@ -124,6 +125,7 @@ def test_a_run_may_take_it_up_later(run):
     assert rest[3]["online_loss"] == pytest.approx(math.log(10), rel=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
 def test_two_processes_share_one_probe(run, shades):
     """Two processes follow one, and resuming both from the first one's checkpoint repeats them.

@@ -19,7 +19,7 @@ from plsc_mae.train.stop import StopRequest
 from plsc_mae.train.trainer import Trainer
 from plsc_mae.train.watch import FeatureWatch
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.long]
 
 
 def ask(number: int = signal.SIGTERM) -> None:
