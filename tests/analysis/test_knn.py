@@ -34,7 +34,7 @@ def test_scores_and_accuracies_are_the_originals(case, blocks, request):
     ks = (1, 5, 10, 20)
     similarities, places = nearest_neighbours(bank, queries, max(ks) + 1)
     for k in ks:
-        assert (similarities[:, k - 1] - similarities[:, k]).min() > 3e-6  # so rounding changes no neighbour
+        assert (similarities[:, k - 1] - similarities[:, k]).min() > 3e-6  # so rounding changes no neighbor
         scores = class_scores(similarities[:, :k], labels[places[:, :k]], 10)
         np.testing.assert_allclose(scores, case[f"output/scores_k{k}"], rtol=1e-5, atol=1e-3)  # of scores to 3e7
         best = np.sort(scores, axis=1)[:, -2:]
