@@ -26,6 +26,8 @@ setup(
         "safetensors>=0.4",
         "matplotlib>=3.7",
         "scipy>=1.11.3",
+        "requests>=2.32",
+        "urllib3>=2.2",
     ],
     extras_require={
         "cpu": ["paddlepaddle>=2.6.2,<4"],
