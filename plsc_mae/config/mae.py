@@ -31,7 +31,12 @@ class AutoencoderOptions:
 
 
 @dataclass(kw_only=True, frozen=True)
-class MAEConfig(NormOptions, AutoencoderOptions, PretrainConfig):
+class AutoencoderConfig(AutoencoderOptions, PretrainConfig):
+    """Options of pre-training a masked autoencoder, in any code base."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class MAEConfig(NormOptions, AutoencoderConfig):
     """Pre-training of facebookresearch/mae (main_pretrain.py)."""
 
     method: ClassVar[str] = "mae"

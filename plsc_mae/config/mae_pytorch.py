@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from plsc_mae.config.classify import FinetuneConfig, RegularizationOptions
-from plsc_mae.config.mae import AutoencoderOptions
+from plsc_mae.config.mae import AutoencoderConfig
 from plsc_mae.config.schema import Retired
 from plsc_mae.config.training import DEEPSPEED, WANDB, PretrainConfig, UpdateScheduleOptions
 
 
 @dataclass(kw_only=True, frozen=True)
-class BeitStylePretrainConfig(AutoencoderOptions, UpdateScheduleOptions, PretrainConfig):
+class BeitStylePretrainConfig(UpdateScheduleOptions, AutoencoderConfig):
     """Pre-training options common to MAE-pytorch and MAE-priv, both derived from BEiT's code."""
 
     lr_per_256: ClassVar[bool] = True

@@ -11,8 +11,6 @@ from plsc_mae.config import PHASES, CAEConfig, MAEConfig
 from plsc_mae.config.help import describe, names_of
 from plsc_mae.config.schema import options
 
-pytestmark = pytest.mark.compat
-
 
 def shown(capsys, words: str) -> str:
     with pytest.raises(SystemExit) as exit:

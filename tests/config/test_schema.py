@@ -28,8 +28,6 @@ from plsc_mae.config.schema import (
 from plsc_mae.errors import ConfigError
 from plsc_mae.models.registry import list_models
 
-pytestmark = pytest.mark.compat
-
 ALL_CONFIGS = [cls for command in COMMANDS.values() for cls in command.configs.values()]
 Pair = tuple[float, float]
 Sides = tuple[int, ...]
