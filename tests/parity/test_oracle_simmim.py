@@ -50,7 +50,7 @@ def block_shapes(prefix: str) -> dict[str, tuple[int, ...]]:
 
 
 def network(depth: int = 2, seed: int = 0) -> dict[str, np.ndarray]:
-    """Draw every parameter of a small network, none of them near zero on average."""
+    """Draw every parameter of a small network with a shared table."""
     pixels = CHANNELS * PATCH * PATCH
     shapes = {
         "encoder.cls_token": (1, 1, DIM),
@@ -88,7 +88,7 @@ def test_bias_of_a_row_of_two_patches():
 
 
 def test_bias_of_a_square_of_four_patches():
-    """Query minus key: rows count five entries of three columns each, and every diagonal is the center, entry 4."""
+    """Query minus key: a row difference counts three entries, and the diagonal is the center, entry 4."""
     bias = relative_bias(np.arange(12.0)[:, None], (2, 2))
     patches = [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
     np.testing.assert_array_equal(bias[0, 1:, 1:], patches)
@@ -254,7 +254,7 @@ def test_loss_averages_over_the_pixels_of_the_batch_and_not_over_images():
 
 @pytest.mark.parametrize("name", sorted(network(depth=1)))
 def test_loss_is_smooth_in_every_parameter(batch, name):
-    """Central differences of two steps agree, and no parameter but for the last class entries is without effect."""
+    """Central differences with two step sizes agree, and every parameter tensor changes the loss."""
     parameters = network(depth=1)
     signs = np.random.default_rng(4).choice([-1.0, 1.0], parameters[name].shape)
 
