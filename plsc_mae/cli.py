@@ -37,7 +37,7 @@ from plsc_mae.config.weights import (
     WeightsListConfig,
 )
 from plsc_mae.errors import ConfigError, Stopped, UserError
-from plsc_mae.parallel import peers
+from plsc_mae.parallel import failure_detector
 
 
 class Command(NamedTuple):
@@ -65,7 +65,7 @@ COMMANDS = {
     "predict": Command(
         "tell the classes of images by a trained classifier", {"": PredictConfig}, "plsc_mae.commands.predict:run"
     ),
-    "knn": Command("classify by nearest neighbours of features", {"": KNNConfig}, "plsc_mae.commands.knn:run"),
+    "knn": Command("classify by nearest neighbors of features", {"": KNNConfig}, "plsc_mae.commands.knn:run"),
     "compare": Command(
         "classify by features of several encoders, random weights and raw pixels, in one table",
         {"": CompareConfig},
@@ -79,7 +79,7 @@ COMMANDS = {
         "plsc_mae.commands.parity:run",
     ),
     "demo-data": Command(
-        "draw a small labelled image folder to try things on",
+        "draw a small labeled image folder to try things on",
         {"": DemoDataConfig},
         "plsc_mae.commands.demo_data:run",
         "path",
@@ -145,17 +145,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = getattr(importlib.import_module(module), function)(config)
     except UserError as error:
         print(f"plsc-mae: error: {error}", file=sys.stderr)
-        return peers.end(str(error), error.exit_code)
+        return failure_detector.end(str(error), error.exit_code)
     except Stopped as stop:
         print(f"plsc-mae: {stop}", file=sys.stderr)
-        peers.farewell()
+        failure_detector.farewell()
         return stop.exit_code
     except KeyboardInterrupt:
         print("plsc-mae: interrupted", file=sys.stderr)
-        return peers.end("interrupted", 130)
+        return failure_detector.end("interrupted", 130)
     except Exception as error:
-        peers.end_by(error)
-    peers.farewell()
+        failure_detector.end_by(error)
+    failure_detector.farewell()
     return code or 0
 
 
@@ -179,7 +179,7 @@ def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return (
-        f"plsc_mae {plsc_mae.__version__}: masked image modelling in PaddlePaddle\n\n"
+        f"plsc_mae {plsc_mae.__version__}: masked image modeling in PaddlePaddle\n\n"
         "usage: plsc-mae COMMAND [options]\n\n" + "\n".join(lines) + "\n\nplsc-mae COMMAND --help lists the options."
     )
 

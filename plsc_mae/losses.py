@@ -18,9 +18,9 @@ def normalize_patches(patches: Tensor, eps: float = PATCH_VARIANCE_EPS) -> Tenso
         patches: [..., P*P*C] pixels of all channels.
         eps: added to the variance.
     """
-    centred = patches - patches.mean(axis=-1, keepdim=True)
-    variance = (centred * centred).sum(axis=-1, keepdim=True) / (patches.shape[-1] - 1)
-    return centred / paddle.sqrt(variance + eps)
+    centered = patches - patches.mean(axis=-1, keepdim=True)
+    variance = (centered * centered).sum(axis=-1, keepdim=True) / (patches.shape[-1] - 1)
+    return centered / paddle.sqrt(variance + eps)
 
 
 def squared_error(pred: Tensor, target: Tensor) -> Tensor:

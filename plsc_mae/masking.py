@@ -55,7 +55,7 @@ def random_masking(noise: Tensor, mask_ratio: float, round_down: Rounding = "vis
     return Mask(ids_restore >= keep, ids_shuffle[:, :keep], ids_shuffle[:, keep:], ids_restore)
 
 
-def given_mask(mask: Tensor) -> Mask:
+def mask_from_bool(mask: Tensor) -> Mask:
     """Take a mask that is drawn already, bool [B, L]; visible and hidden patches are then in raster order.
 
     Raises:
@@ -94,7 +94,7 @@ class BlockMaskGenerator:
     """Hides rectangles of random area and shape until exactly the wanted number of patches is hidden.
 
     The block masks of BEiT (Bao et al. 2021, algorithm 1) as CAE uses them. Blocks are smaller than the grid in both
-    directions and may overlap, so the centre is hidden far more often than the edges.
+    directions and may overlap, so the center is hidden far more often than the edges.
 
     Attributes:
         grid: patches of an image, (rows, columns).

@@ -101,13 +101,13 @@ def test_block_masks_are_distributed_as_the_originals(cae_masks, setting):
 
 
 @pytest.mark.parametrize(
-    ("patches", "corner", "edge", "centre"), [(98, 0.061, 0.277, 0.858), (75, 0.047, 0.192, 0.723)]
+    ("patches", "corner", "edge", "center"), [(98, 0.061, 0.277, 0.858), (75, 0.047, 0.192, 0.723)]
 )
-def test_block_masks_prefer_the_centre(patches, corner, edge, centre):
+def test_block_masks_prefer_the_center(patches, corner, edge, center):
     generator, rng = BlockMaskGenerator((14, 14), patches), random.Random(1)
     shares = np.mean([generator(rng) for _ in range(3000)], axis=0)
     # the frequencies of the same 3000 masks of the original, to the three digits recorded
-    np.testing.assert_allclose([shares[0, 0], shares[0, 7], shares[7, 7]], [corner, edge, centre], rtol=0, atol=5e-4)
+    np.testing.assert_allclose([shares[0, 0], shares[0, 7], shares[7, 7]], [corner, edge, center], rtol=0, atol=5e-4)
 
 
 def test_block_masks_of_every_valid_setting_end():

@@ -21,15 +21,15 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from plsc_mae.data.decode import Backend
-from plsc_mae.data.device import Normalize
 from plsc_mae.data.imagefolder import ImageDataset, ImageList
 from plsc_mae.data.loader import KeyedDataset, build_loader
-from plsc_mae.data.randomness import SampleKey
+from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.sampler import EpochBatchSampler
+from plsc_mae.data.seeding import SampleKey
 from plsc_mae.data.transforms import Transform
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.models.vit import NO_CLASS_TOKEN, VisionTransformer
-from plsc_mae.parallel.data import World
+from plsc_mae.parallel.world import World
 from plsc_mae.weights.write import replacing
 
 TokenKind = Literal["cls", "mean", "patch"]

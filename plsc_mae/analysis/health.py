@@ -28,7 +28,7 @@ def effective_rank(features: Features) -> float:
     """Count the directions that features really use: exp of the entropy of their singular values.
 
     Roy and Vetterli 2007, "The effective rank: a measure of effective dimensionality": the singular values of the
-    centred features, divided by their sum, are taken as a distribution. Directions whose extent is no more than the
+    centered features, divided by their sum, are taken as a distribution. Directions whose extent is no more than the
     rounding of float32 do not count.
 
     Args:

@@ -1,4 +1,4 @@
-"""A map of numbers laid over a picture in colours."""
+"""A map of numbers laid over a picture in colors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def resize_map(relevance: npt.NDArray[np.floating[Any]], size: tuple[int, int]) 
 
 
 def overlay(image: npt.NDArray[np.uint8], relevance: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.uint8]:
-    """Add a map in the JET colours, blue 0 and red 1, to a picture (BUPT-PRIV/MAE-priv tools/vit_explain.py).
+    """Add a map in the JET colors, blue 0 and red 1, to a picture (BUPT-PRIV/MAE-priv tools/vit_explain.py).
 
     Args:
         image: RGB [H, W, 3].
@@ -25,6 +25,6 @@ def overlay(image: npt.NDArray[np.uint8], relevance: npt.NDArray[np.floating[Any
         RGB [H, W, 3], the brightest value 255.
     """
     levels = (255 * resize_map(relevance, image.shape[:2])).astype(np.uint8)
-    colours = cv2.applyColorMap(levels, cv2.COLORMAP_JET)[:, :, ::-1]  # OpenCV's are BGR
-    total = colours.astype(np.float32) / 255 + image.astype(np.float32) / 255
+    colors = cv2.applyColorMap(levels, cv2.COLORMAP_JET)[:, :, ::-1]  # OpenCV's are BGR
+    total = colors.astype(np.float32) / 255 + image.astype(np.float32) / 255
     return (255 * (total / total.max())).astype(np.uint8)

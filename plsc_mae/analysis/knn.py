@@ -1,8 +1,8 @@
-"""Weighted k-nearest-neighbour classification of features, as BUPT-PRIV/MAE-priv tools/run_knn.py does (after DINO).
+"""Weighted k-nearest-neighbor classification of features, as BUPT-PRIV/MAE-priv tools/run_knn.py does (after DINO).
 
-Q queries, N bank features, D width, k neighbours, C classes. Similarities exist for one block of queries and of the
+Q queries, N bank features, D width, k neighbors, C classes. Similarities exist for one block of queries and of the
 bank at a time, so memory goes to the features themselves: an ImageNet bank of 1.28 M x 768 takes 3.9 GB, its 50 000
-queries 0.2 GB, their 200 neighbours 0.1 GB and the work on a block 0.2 GB.
+queries 0.2 GB, their 200 neighbors 0.1 GB and the work on a block 0.2 GB.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Indices = npt.NDArray[np.int64]
 
 
 class KNNAccuracy(NamedTuple):
-    """Accuracies in percent of a vote of `k` neighbours."""
+    """Accuracies in percent of a vote of `k` neighbors."""
 
     k: int
     top1: float
@@ -38,9 +38,9 @@ def knn_accuracy(
     ks: Sequence[int] = (10, 20, 100, 200),
     temperature: float = TEMPERATURE,
 ) -> list[KNNAccuracy]:
-    """Classify queries by a weighted vote of their nearest neighbours in the bank.
+    """Classify queries by a weighted vote of their nearest neighbors in the bank.
 
-    As in the original, top-5 counts the best min(5, k) classes, and a class that no neighbour voted for can be among
+    As in the original, top-5 counts the best min(5, k) classes, and a class that no neighbor voted for can be among
     them, lower numbers first.
 
     Args:
@@ -48,7 +48,7 @@ def knn_accuracy(
         bank_labels: class numbers [N].
         queries: [Q, D].
         query_labels: class numbers [Q].
-        ks: numbers of neighbours.
+        ks: numbers of neighbors.
         temperature: T of the votes exp(similarity / T).
 
     Raises:
@@ -56,15 +56,15 @@ def knn_accuracy(
         DataError: a feature is not finite.
     """
     if max(ks) > len(bank):
-        raise ConfigError(f"--nb_knn {max(ks)} asks for more neighbours than the {len(bank)} images of the bank")
-    similarities, neighbours = nearest_neighbours(bank, queries, max(ks))
+        raise ConfigError(f"--nb_knn {max(ks)} asks for more neighbors than the {len(bank)} images of the bank")
+    similarities, neighbors = nearest_neighbors(bank, queries, max(ks))
     num_classes = int(max(bank_labels.max(), query_labels.max())) + 1
     accuracies = []
     for k in ks:
         hits = np.zeros(2)
         for start in range(0, len(queries), QUERY_BLOCK):
             block = slice(start, start + QUERY_BLOCK)
-            votes = bank_labels[neighbours[block, :k]]
+            votes = bank_labels[neighbors[block, :k]]
             scores = class_scores(similarities[block, :k], votes, num_classes, temperature)
             ranked = np.argsort(-scores, axis=1, kind="stable")[:, : min(5, k)]
             hit = ranked == query_labels[block, None]
@@ -73,13 +73,13 @@ def knn_accuracy(
     return accuracies
 
 
-def nearest_neighbours(bank: Features, queries: Features, k: int) -> tuple[Features, Indices]:
+def nearest_neighbors(bank: Features, queries: Features, k: int) -> tuple[Features, Indices]:
     """Find the k features of the bank that are most similar to each query by the cosine.
 
     Args:
         bank: [N, D], N >= k.
         queries: [Q, D].
-        k: number of neighbours.
+        k: number of neighbors.
 
     Returns:
         Similarities [Q, k] in falling order, and places in the bank [Q, k]; among equals the lower place comes first.
@@ -107,11 +107,11 @@ def nearest_neighbours(bank: Features, queries: Features, k: int) -> tuple[Featu
 def class_scores(
     similarities: Features, votes: Indices, num_classes: int, temperature: float = TEMPERATURE
 ) -> npt.NDArray[np.float64]:
-    """Sum exp(similarity / T) of the neighbours class by class.
+    """Sum exp(similarity / T) of the neighbors class by class.
 
     Args:
         similarities: [Q, k].
-        votes: the neighbours' class numbers [Q, k].
+        votes: the neighbors' class numbers [Q, k].
         num_classes: C.
         temperature: T.
 

@@ -1,4 +1,4 @@
-"""Labelled rows of pictures as one image for people to look at."""
+"""Labeled rows of pictures as one image for people to look at."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MIN_SIDE = 224  # smaller pictures are enlarged to this, pixel by pixel, so that
 
 
 def compose(pictures: Mapping[str, npt.NDArray[np.uint8]]) -> Image.Image:
-    """Draw one row per image and one labelled column per picture of it.
+    """Draw one row per image and one labeled column per picture of it.
 
     Args:
         pictures: {label: uint8 [B, H, W, 3]}, all of one size.

@@ -57,7 +57,7 @@ def decoder_drawing(decoder: DalleDecoder, grid: tuple[int, int], size: tuple[in
 def mean_patch_drawing(
     pixels: Tensor, tokens: Tensor, num_classes: int, grid: tuple[int, int], patch_size: int
 ) -> DrawTokens:
-    """Draw each token as the mean of the patches that carry it, and in mid-grey if none does.
+    """Draw each token as the mean of the patches that carry it, and in mid-gray if none does.
 
     Args:
         pixels: [B, C, H, W] in [0, 1], the images to take patches from.

@@ -16,7 +16,7 @@ from plsc_mae.models.mae import MaskedAutoencoder
 PatchStats = Literal["original", "visible"]
 _SOURCES = {
     "original": "patch mean and std from the original",
-    "visible": "patch mean and std from visible neighbours",
+    "visible": "patch mean and std from visible neighbors",
 }
 
 
@@ -34,7 +34,7 @@ def redraw(
             (a leak, but what all published pictures do), "visible" estimates them from visible patches.
 
     Returns:
-        {label: images [B, C, H, W], normalized}: original, masked (hidden patches at the mean colour),
+        {label: images [B, C, H, W], normalized}: original, masked (hidden patches at the mean color),
         reconstruction, reconstruction + visible.
     """
     training = model.training

@@ -22,8 +22,8 @@ from plsc_mae.errors import ConfigError
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch
 from plsc_mae.optim import build_adamw
-from plsc_mae.parallel.data import World
-from plsc_mae.train.logger import peak_memory_gib
+from plsc_mae.parallel.world import World
+from plsc_mae.train.log.run_logger import peak_memory_gib
 from plsc_mae.train.step import Stepper, choose_precision, lower_weights
 
 WARMUP_STEPS = 2

@@ -1,4 +1,4 @@
-"""`plsc-mae finetune` and `plsc-mae linprobe`: train a classifier on labelled images, or evaluate one."""
+"""`plsc-mae finetune` and `plsc-mae linprobe`: train a classifier on labeled images, or evaluate one."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ from plsc_mae.analysis.features import encode_dataset
 from plsc_mae.commands.pretrain import count_workers, share_network, training_world
 from plsc_mae.config import ClassifyConfig, LinprobeConfig
 from plsc_mae.config.schema import to_line
+from plsc_mae.data.cached_features import FeatureRows
 from plsc_mae.data.cifar import CifarDataset, CifarImages, read_cifar
 from plsc_mae.data.imagefolder import ImageDataset, ImageList, find_images, find_validation, require_classes
 from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
-from plsc_mae.data.rows import FeatureRows
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.transforms import Transform
 from plsc_mae.errors import ConfigError
+from plsc_mae.loading.classifier_weights import load_classifier_weights, start_from_pretraining
 from plsc_mae.methods.classify import (
     ClassifyTask,
     build_classifier,
     build_normalize,
-    start_from_pretraining,
     train_transform,
     validation_transform,
 )
 from plsc_mae.methods.pipelined import BatchSizes, PipelinedTask, keep_stage, stages_by_cost
-from plsc_mae.methods.pretrained import load_classifier_weights
 from plsc_mae.methods.sweep import SweepTask
 from plsc_mae.models.classifier import ImageClassifier
-from plsc_mae.parallel.data import World
 from plsc_mae.parallel.pipeline import Line
-from plsc_mae.train.observe import Evaluation
+from plsc_mae.parallel.world import World
+from plsc_mae.train.observers.base import Evaluation
 from plsc_mae.train.step import choose_precision
 from plsc_mae.train.trainer import Trainer
 from plsc_mae.weights import LoadReport
@@ -44,14 +43,14 @@ from plsc_mae.weights import LoadReport
 logger = logging.getLogger(__name__)
 
 BEST_METRIC = "test_acc1"
-LabelledImages = ImageList | CifarImages
+LabeledImages = ImageList | CifarImages
 
 
 class Images(NamedTuple):
-    """Labelled images to train on, unless a classifier is only evaluated, and to validate with, if wanted."""
+    """Labeled images to train on, unless a classifier is only evaluated, and to validate with, if wanted."""
 
-    train: LabelledImages | None
-    val: LabelledImages | None
+    train: LabeledImages | None
+    val: LabeledImages | None
     num_classes: int
     classes: tuple[str, ...]
 
@@ -69,7 +68,7 @@ def run(config: ClassifyConfig) -> None:
     Raises:
         UserError: anything about config, data, folders or checkpoints that the user can mend.
     """
-    images = find_labelled(config)
+    images = find_labeled(config)
     world = training_world(config)
     if world.is_main:
         logger.info("options: %s", textwrap.fill(to_line(config), 120, subsequent_indent="  "))
@@ -109,7 +108,7 @@ def run(config: ClassifyConfig) -> None:
 # --------------------------------------------------------------------------------------------------- images
 
 
-def find_labelled(config: ClassifyConfig) -> Images:
+def find_labeled(config: ClassifyConfig) -> Images:
     """List the images that a config needs.
 
     Raises:
@@ -118,13 +117,13 @@ def find_labelled(config: ClassifyConfig) -> Images:
     """
     if not config.data_path:
         raise ConfigError("--data_path is required: a folder with train/CLASS/*.jpg and val/CLASS/*.jpg")
-    train: LabelledImages | None
-    val: LabelledImages | None
+    train: LabeledImages | None
+    val: LabeledImages | None
     if config.data_set == "CIFAR":
         train = None if config.eval else read_cifar(config.data_path, "train")
         val = None if config.disable_eval_during_finetuning else read_cifar(config.data_path, "val")
     else:
-        train, val = _labelled_folders(config)
+        train, val = _labeled_folders(config)
     known = train if train is not None else val
     assert known is not None
     num_classes = config.nb_classes or len(known.classes)
@@ -134,7 +133,7 @@ def find_labelled(config: ClassifyConfig) -> Images:
     return Images(train, val, num_classes, known.classes)
 
 
-def _labelled_folders(config: ClassifyConfig) -> tuple[ImageList | None, ImageList | None]:
+def _labeled_folders(config: ClassifyConfig) -> tuple[ImageList | None, ImageList | None]:
     if config.eval:
         val = find_images(config.eval_data_path or config.data_path, "val")
         require_classes(val, "evaluation")
@@ -154,7 +153,7 @@ def _datasets(config: ClassifyConfig, images: Images, world: World) -> Datasets:
     return Datasets(train, val)
 
 
-def build_dataset(config: ClassifyConfig, images: LabelledImages, transform: Transform) -> KeyedDataset:
+def build_dataset(config: ClassifyConfig, images: LabeledImages, transform: Transform) -> KeyedDataset:
     """Samples of images by a transform."""
     if isinstance(images, CifarImages):
         return CifarDataset(images, transform, seed=config.seed)

@@ -12,12 +12,12 @@ import numpy as np
 from plsc_mae.analysis.features import Encode, TokenFeatures, pixel_features
 from plsc_mae.analysis.knn import knn_accuracy
 from plsc_mae.analysis.linear import linear_accuracy, standardize
-from plsc_mae.commands.knn import Labelled, encode_labelled
+from plsc_mae.commands.knn import Labeled, encode_labeled
 from plsc_mae.config.tools import CompareConfig
 from plsc_mae.data.imagefolder import find_images, find_validation
 from plsc_mae.errors import DataError
-from plsc_mae.methods.frozen import load_frozen
-from plsc_mae.parallel.data import World
+from plsc_mae.loading.encoder import load_encoder
+from plsc_mae.parallel.world import World
 
 Source = tuple[Encode, tuple[int, int]]  # what makes features, and the (h, w) of its images
 
@@ -40,7 +40,7 @@ def run(config: CompareConfig) -> None:
     Raises:
         CheckpointError: a checkpoint cannot be read.
         DataError: a set is missing, without labels, or has other classes than the other; the file cannot be written.
-        ConfigError: more neighbours are asked for than there are.
+        ConfigError: more neighbors are asked for than there are.
     """
     world = World(config.device)
     bank = find_images(config.data_path, "train")
@@ -52,7 +52,7 @@ def run(config: CompareConfig) -> None:
     for name, sources in _kinds(config):
         row = Row(name)
         for encode, size in sources:
-            parts = encode_labelled(encode, lists, size, config, world)
+            parts = encode_labeled(encode, lists, size, config, world)
             if world.is_main:
                 _score(row, parts, config.nb_knn)
             world.barrier()  # the first process may take longer than the others would wait for its next batch
@@ -75,12 +75,12 @@ def _kinds(config: CompareConfig) -> Iterator[tuple[str, Iterator[Source]]]:
 
 def _encoder(path: str, config: CompareConfig, seed: int | None) -> Source:
     """The encoder of a checkpoint or, with a seed, one like it of random weights."""
-    network, normalize, _ = load_frozen(path, random_weights=seed is not None, seed=seed or 0)
+    network, normalize, _ = load_encoder(path, random_weights=seed is not None, seed=seed or 0)
     return TokenFeatures(network, normalize, [len(network.blocks)], [config.pool], config.norm), network.img_size
 
 
-def _score(row: Row, parts: list[Labelled], k: int) -> None:
-    """Add the accuracies of features to a row; neighbours, too, are sought among standardized features."""
+def _score(row: Row, parts: list[Labeled], k: int) -> None:
+    """Add the accuracies of features to a row; neighbors, too, are sought among standardized features."""
     bank, queries = parts
     labels = bank.labels, queries.labels
     near, far = standardize(bank.features, queries.features)

@@ -9,10 +9,10 @@ from typing import Any
 from paddle import nn
 
 from plsc_mae import weights
-from plsc_mae.commands.inspection import ENCODER, base_of, kind_of
-from plsc_mae.commands.networks import holding_network, open_network
 from plsc_mae.config.weights import WeightsConvertConfig
 from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.loading.contents import ENCODER, base_of, kind_of
+from plsc_mae.loading.networks import holding_network, open_network
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.mae import MaskedAutoencoder
 from plsc_mae.models.vit import VisionTransformer

@@ -85,7 +85,7 @@ def _examine_launch(before: list[Finding]) -> Iterator[str | Finding]:
     import paddle
 
     from plsc_mae.commands.doctor_processes import examine_processes
-    from plsc_mae.parallel.data import World
+    from plsc_mae.parallel.world import World
 
     world = World("auto")
     own = list(before)

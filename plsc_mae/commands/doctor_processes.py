@@ -15,7 +15,7 @@ from paddle import Tensor
 
 import plsc_mae
 from plsc_mae.commands.doctor_findings import Finding, grave, slight
-from plsc_mae.parallel.data import World
+from plsc_mae.parallel.world import World
 
 SIZES = (2**12, 2**20, 2**24, 2**26)  # bytes
 _TEXT_BYTES = 256

@@ -1,4 +1,4 @@
-"""`plsc-mae explain`: one labelled panel per image of what an encoder attends to, or a category goes by."""
+"""`plsc-mae explain`: one labeled panel per image of what an encoder attends to, or a category goes by."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from plsc_mae.commands.predict import open_trained
 from plsc_mae.config.schema import suggest
 from plsc_mae.config.tools import ExplainConfig
 from plsc_mae.data.decode import open_image
-from plsc_mae.data.device import Normalize
-from plsc_mae.data.randomness import sample_rng
-from plsc_mae.data.transforms import ResizeCentreCrop
+from plsc_mae.data.normalize import Normalize
+from plsc_mae.data.seeding import sample_rng
+from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import ConfigError
+from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.methods.base import Pictures
-from plsc_mae.methods.frozen import load_frozen
 from plsc_mae.models.vit import VisionTransformer
-from plsc_mae.parallel.data import World
+from plsc_mae.parallel.world import World
 
 PREDICTED = "predicted"
 
@@ -63,7 +63,7 @@ def run(config: ExplainConfig) -> None:
     explainer = Explainer(config)
     print(explainer.origin)
     images = find_pictures(config.img_path)
-    view = ResizeCentreCrop(explainer.encoder.img_size, max(explainer.encoder.img_size))
+    view = ResizeCenterCrop(explainer.encoder.img_size, max(explainer.encoder.img_size))
     folder = Path(config.save_path)
     sheet: list[Pictures] = []
     for index in spread(len(images), config.max_images):
@@ -102,7 +102,7 @@ class Explainer:
         self.category: int | None = None
         pools_mean = False
         if self.trained is None:
-            self.encoder, self.normalize, self.origin = load_frozen(
+            self.encoder, self.normalize, self.origin = load_encoder(
                 config.model_path,
                 num_heads=config.num_heads,
                 input_size=config.input_size,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plsc_mae.analysis.features import TokenFeatures, encode_images, save_arrays
-from plsc_mae.commands.knn import centre_crop
+from plsc_mae.commands.knn import center_crop
 from plsc_mae.commands.pretrain import count_workers
 from plsc_mae.config.tools import ExtractConfig
 from plsc_mae.data.imagefolder import find_images
 from plsc_mae.errors import ConfigError
-from plsc_mae.methods.frozen import load_frozen
-from plsc_mae.parallel.data import World
+from plsc_mae.loading.encoder import load_encoder
+from plsc_mae.parallel.world import World
 
 
 def run(config: ExtractConfig) -> None:
@@ -24,7 +24,7 @@ def run(config: ExtractConfig) -> None:
     """
     world = World(config.device)
     images = find_images(config.data_path, config.split)
-    network, normalize, origin = load_frozen(
+    network, normalize, origin = load_encoder(
         config.model_path,
         num_heads=config.num_heads,
         input_size=config.input_size,
@@ -35,7 +35,7 @@ def run(config: ExtractConfig) -> None:
     arrays = encode_images(
         TokenFeatures(network, normalize, layers, tuple(dict.fromkeys(config.tokens)), config.norm),
         images,
-        centre_crop(config, network.img_size),
+        center_crop(config, network.img_size),
         world,
         batch_size=config.batch_size,
         num_workers=count_workers(config.num_workers),

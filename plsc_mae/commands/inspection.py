@@ -18,24 +18,22 @@ from typing import Any
 import numpy as np
 
 from plsc_mae import weights
-from plsc_mae.commands import purposes
+from plsc_mae.commands import usage_lines
 from plsc_mae.config import PretrainConfig
 from plsc_mae.errors import CheckpointError, ConfigError, UserError
-from plsc_mae.methods.frozen import read_off
-from plsc_mae.methods.pretrained import training_config
-from plsc_mae.methods.trained import load_trained
+from plsc_mae.loading.classifier import load_classifier
+from plsc_mae.loading.contents import CAE, CLASSIFIER, ENCODER, MAE, TOKENIZER, UNKNOWN, base_of, kind_of
+from plsc_mae.loading.encoder import read_off
+from plsc_mae.loading.training_config import training_config
 from plsc_mae.models.registry import find_variant
-from plsc_mae.train.checkpoint import read_footer
+from plsc_mae.train.checkpoint.file import read_footer
 from plsc_mae.weights import Checkpoint
-from plsc_mae.weights.convert import decoded
 from plsc_mae.weights.dalle import Part, infer_sizes, read_dalle
 from plsc_mae.weights.dialects import find_dialect
 from plsc_mae.weights.dialects.base import count_blocks, of_rank
 from plsc_mae.weights.dialects.mae_priv import HEAD_DIM
 from plsc_mae.weights.reader import NETWORK_KEYS, TORCH_STREAM_MAGIC
 
-TOKENIZER, CLASSIFIER, MAE, CAE, ENCODER, UNKNOWN = "tokenizer", "classifier", "mae", "cae", "encoder", "unknown"
-HEADS = ("head.weight", "head.1.weight")  # of classifiers and of probes, in every base naming
 NORMALIZED = ("norm_pix_loss", "normlize_target")  # what the originals call it
 
 
@@ -96,32 +94,6 @@ class TensorLine:
     mean: float | None
     std: float | None
     nan: int
-
-
-def base_of(stored: Checkpoint, num_heads: int | None = None, decoder_num_heads: int | None = None) -> Checkpoint:
-    """Bring a network into the base naming of its dialect; rows may be in another order where heads are not known."""
-    try:
-        return decoded(stored, num_heads, decoder_num_heads)
-    except ConfigError:
-        return decoded(stored, num_heads or 1, decoder_num_heads or 1)
-
-
-def kind_of(base: Checkpoint) -> str:
-    """Tell what kind of network a file holds, by its names in the base naming; see `Inspection.kind`."""
-    if any(name.endswith("blocks.input.w") for name in base.model):
-        return TOKENIZER
-    if not base.dialect:
-        return UNKNOWN
-    foreign_name = find_dialect(base.dialect).foreign_name
-
-    def has(*names: str) -> bool:
-        return all(foreign_name(name) in base.model for name in names)
-
-    if any(name in HEADS or name.startswith("head.linears.") for name in base.model):
-        return CLASSIFIER
-    if has("decoder.mask_token", "decoder.embed.weight"):
-        return MAE
-    return CAE if has("regressor.norm.weight", "mask_token") else ENCODER
 
 
 def inspect_file(path: str, num_heads: int | None = None, decoder_num_heads: int | None = None) -> Inspection:
@@ -238,7 +210,7 @@ def _add_tokenizer(found: Inspection) -> None:
     found.misfits, found.dialect = {}, "dall_e"
     found.holds = " and ".join(found.sizes) + " of a DALL-E discrete VAE, the tokenizer of CAE"
     if "encoder" in found.sizes:
-        found.uses |= purposes.tokenization(found.path)
+        found.uses |= usage_lines.tokenization(found.path)
     else:
         found.misfits["pretrain"] = "pre-training needs the encoder; this part only draws pictures of tokens"
 
@@ -295,7 +267,7 @@ def _add_mae(found: Inspection, base: Checkpoint) -> None:
     else:
         found.target = f"pixels of hidden patches, {'normalized patch by patch' if told else 'as they are'}"
     if config is not None:
-        found.uses |= purposes.reconstruction(
+        found.uses |= usage_lines.reconstruction(
             found.path, found.sizes, f" {flag}" if told not in (None, assumed) else ""
         )
     _add_uses(found, config)
@@ -319,7 +291,7 @@ def _add_cae(found: Inspection, base: Checkpoint) -> None:
     found.target = f"tokens of hidden patches, one of {outputs}" if mode == "clusterID" else f"--target_mode {mode}"
     if config is not None:
         tokenizer = "" if found.phase else " --discrete_vae_weight_path DIR"  # our checkpoints name theirs
-        found.uses |= purposes.reconstruction(found.path, found.sizes, tokenizer)
+        found.uses |= usage_lines.reconstruction(found.path, found.sizes, tokenizer)
     _add_uses(found, config)
 
 
@@ -335,7 +307,7 @@ def _add_classifier(found: Inspection, base: Checkpoint) -> None:
     found.misfits["reconstruct"] = "it is a classifier: the decoder is gone"
     heads = found.sizes["encoder"]["num_heads"] or 1  # they do not change what is told here
     try:
-        trained = load_trained(found.path, num_heads=heads)
+        trained = load_classifier(found.path, num_heads=heads)
     except UserError as error:
         found.holds = "classifier"
         found.misfits["predict"] = str(error)
@@ -349,8 +321,8 @@ def _add_classifier(found: Inspection, base: Checkpoint) -> None:
         found.sizes["head"]["pooled"] = "all tokens by attention"
     found.target = f"classes of images, one of {network.num_classes}"
     encoder = found.sizes["encoder"]
-    found.uses |= purposes.prediction(found.path, encoder, has_average="model_ema" in found.beside)
-    found.uses |= purposes.looking(found.path, encoder)
+    found.uses |= usage_lines.prediction(found.path, encoder, has_average="model_ema" in found.beside)
+    found.uses |= usage_lines.looking(found.path, encoder)
 
 
 def _config(found: Inspection, base: Checkpoint) -> PretrainConfig | None:
@@ -366,14 +338,14 @@ def _add_uses(found: Inspection, config: PretrainConfig | None) -> None:
     """Fill in what a pre-trained encoder is good for."""
     encoder = found.sizes["encoder"]
     if config is not None or encoder["k_bias"]:  # others' encoders are as facebookresearch/mae's, or of no known family
-        found.uses |= purposes.training(found.path, config.method if config is not None else "mae", encoder)
-    found.uses |= purposes.looking(found.path, encoder)
+        found.uses |= usage_lines.training(found.path, config.method if config is not None else "mae", encoder)
+    found.uses |= usage_lines.looking(found.path, encoder)
 
 
 def _add_resume(found: Inspection) -> None:
     """Fill in whether a run can go on from the file."""
     if found.phase and found.format.startswith("checkpoint of plsc_mae"):
-        found.uses |= purposes.resumption(found.path, found.phase)
+        found.uses |= usage_lines.resumption(found.path, found.phase)
     elif "optimizer" in found.beside:
         found.misfits["resume"] = "its optimizer is another program's; start a run from its weights with --finetune"
 

@@ -1,4 +1,4 @@
-"""`plsc-mae knn`: how well nearest neighbours of features classify, without training anything."""
+"""`plsc-mae knn`: how well nearest neighbors of features classify, without training anything."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from plsc_mae.analysis.knn import KNNAccuracy, knn_accuracy
 from plsc_mae.commands.pretrain import count_workers
 from plsc_mae.config.tools import KNNConfig, ViewConfig
 from plsc_mae.data.imagefolder import ImageList, find_images, find_validation
-from plsc_mae.data.transforms import ResizeCentreCrop
+from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import ConfigError, DataError
-from plsc_mae.methods.frozen import load_frozen
-from plsc_mae.parallel.data import World
+from plsc_mae.loading.encoder import load_encoder
+from plsc_mae.parallel.world import World
 
 BANK, QUERIES = "train.npz", "val.npz"
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """Features [n, D] and class numbers [n]."""
 
     features: npt.NDArray[np.float32]
@@ -36,7 +36,7 @@ def run(config: KNNConfig) -> None:
     Raises:
         CheckpointError: the checkpoint or the kept features cannot be read.
         DataError: a set is missing, without labels, or has other classes than the other.
-        ConfigError: more neighbours are asked for than there are.
+        ConfigError: more neighbors are asked for than there are.
     """
     world = World(config.device)
     name, parts = _loaded(config) if config.load_path else _computed(config, world)
@@ -59,28 +59,28 @@ def run(config: KNNConfig) -> None:
         _append(Path(config.save_path) / "output.txt", name, accuracies)
 
 
-def centre_crop(config: ViewConfig, size: tuple[int, int]) -> ResizeCentreCrop:
+def center_crop(config: ViewConfig, size: tuple[int, int]) -> ResizeCenterCrop:
     """The evaluation transform to `size` = (h, w)."""
-    return ResizeCentreCrop(size, int(max(size) / config.crop_pct), config.interpolation)
+    return ResizeCenterCrop(size, int(max(size) / config.crop_pct), config.interpolation)
 
 
-def encode_labelled(
+def encode_labeled(
     encode: Encode, lists: Iterable[ImageList], size: tuple[int, int], config: ViewConfig, world: World
-) -> list[Labelled]:
-    """The one kind of features that `encode` gives, of labelled images brought to `size` = (h, w).
+) -> list[Labeled]:
+    """The one kind of features that `encode` gives, of labeled images brought to `size` = (h, w).
 
     Returns:
         One set per list in the first process; nothing in others.
     """
-    transform, workers = centre_crop(config, size), count_workers(config.num_workers)
+    transform, workers = center_crop(config, size), count_workers(config.num_workers)
     parts = []
     for images in lists:
         arrays = encode_images(encode, images, transform, world, batch_size=config.batch_size, num_workers=workers)
-        parts += [Labelled(features, images.labels) for features in arrays.values()]
+        parts += [Labeled(features, images.labels) for features in arrays.values()]
     return parts
 
 
-def _computed(config: KNNConfig, world: World) -> tuple[str, list[Labelled]]:
+def _computed(config: KNNConfig, world: World) -> tuple[str, list[Labeled]]:
     """What was compared, and bank and queries in the first process; nothing in others."""
     bank = find_images(config.data_path, "train")
     lists = (bank, find_validation(bank, config.data_path, config.eval_data_path))
@@ -88,7 +88,7 @@ def _computed(config: KNNConfig, world: World) -> tuple[str, list[Labelled]]:
     if config.input_size is not None and config.pixels:
         size, name, encode = (config.input_size[0], config.input_size[-1]), "raw pixels", pixel_features
     else:
-        network, normalize, name = load_frozen(
+        network, normalize, name = load_encoder(
             config.model_path,
             num_heads=config.num_heads,
             input_size=config.input_size,
@@ -99,21 +99,21 @@ def _computed(config: KNNConfig, world: World) -> tuple[str, list[Labelled]]:
         encode = TokenFeatures(network, normalize, [len(network.blocks)], [config.pooled], config.norm)
     if world.is_main:
         print(name)
-    parts = encode_labelled(encode, lists, size, config, world)
+    parts = encode_labeled(encode, lists, size, config, world)
     if config.pixels and world.is_main:  # without it all pictures resemble each other: pixels are never negative
         mean = parts[0].features.mean(axis=0)
-        parts = [Labelled(features - mean, labels) for features, labels in parts]
+        parts = [Labeled(features - mean, labels) for features, labels in parts]
     return name, parts
 
 
-def _loaded(config: KNNConfig) -> tuple[str, list[Labelled]]:
+def _loaded(config: KNNConfig) -> tuple[str, list[Labeled]]:
     parts = []
     for file in (BANK, QUERIES):
         path = Path(config.load_path) / file
         arrays = weights.read(path).tensors
         if not {"features", "labels"} <= set(arrays):
             raise DataError(f"{path} holds no features and labels; expected a folder of `plsc-mae knn --save_path`")
-        parts.append(Labelled(arrays["features"], arrays["labels"]))
+        parts.append(Labeled(arrays["features"], arrays["labels"]))
     if parts[0].features.shape[1:] != parts[1].features.shape[1:]:
         raise ConfigError(f"--load_path {config.load_path}: {BANK} and {QUERIES} are of different networks")
     return config.load_path, parts

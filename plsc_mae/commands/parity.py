@@ -15,10 +15,10 @@ import plsc_mae
 from plsc_mae.config.parity import ParityConfig
 from plsc_mae.config.schema import options
 from plsc_mae.errors import ConfigError
-from plsc_mae.parallel.data import World
+from plsc_mae.parallel.world import World
+from plsc_mae.parity.build_cases import open_cases
 from plsc_mae.parity.checks import against_oracle, against_original
 from plsc_mae.parity.compare import Comparison, ParityError
-from plsc_mae.parity.opening import open_cases
 from plsc_mae.parity.originals import ORIGINALS, find_original, obstacle
 from plsc_mae.parity.report import Report, comparison_lines
 from plsc_mae.train.step import Precision, choose_precision

@@ -9,10 +9,10 @@ from plsc_mae.commands.plan_measure import Measured, measure
 from plsc_mae.config import LinprobeConfig
 from plsc_mae.data.imagefolder import find_images
 from plsc_mae.errors import ConfigError
+from plsc_mae.plan.activation_memory import Conditions
 from plsc_mae.plan.advice import Changes, remedy
 from plsc_mae.plan.estimate import HALF, Estimate, estimate, precision_bytes
 from plsc_mae.plan.networks import dissect
-from plsc_mae.plan.parts import Conditions
 from plsc_mae.plan.sketch import Sketch, sketch
 
 IMAGENET_IMAGES = 1281167

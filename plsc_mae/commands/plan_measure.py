@@ -15,7 +15,7 @@ from plsc_mae.methods.base import Batch, Task
 from plsc_mae.methods.classify import ClassifyTask, build_classifier, build_normalize, train_transform
 from plsc_mae.models.recompute import keep_no_activations
 from plsc_mae.optim import build_optimizer
-from plsc_mae.parallel.data import World
+from plsc_mae.parallel.world import World
 from plsc_mae.plan.sketch import IMAGENET_CLASSES
 from plsc_mae.train.step import Stepper, choose_precision, lower_weights
 

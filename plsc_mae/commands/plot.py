@@ -10,7 +10,7 @@ from plsc_mae.config.schema import suggest
 from plsc_mae.config.tools import PlotConfig
 from plsc_mae.errors import ConfigError, DataError
 
-COLOURS = ("tab:blue", "tab:green", "tab:red", "tab:purple")  # the learning rate is orange
+COLORS = ("tab:blue", "tab:green", "tab:red", "tab:purple")  # the learning rate is orange
 
 
 def run(config: PlotConfig) -> None:
@@ -35,8 +35,8 @@ def run(config: PlotConfig) -> None:
             known = ", ".join(records[-1])
             raise ConfigError(f"--metrics {name} is not in {log}{suggest(name, records[-1])}; it has {known}")
     figure, axes = plt.subplots(figsize=(7, 4), dpi=120)
-    for name, colour in zip(names, itertools.cycle(COLOURS)):
-        axes.plot(steps, [record[name] for record in records], color=colour, label=name)
+    for name, color in zip(names, itertools.cycle(COLORS)):
+        axes.plot(steps, [record[name] for record in records], color=color, label=name)
     axes.set(xlabel="optimizer step", ylabel=names[0], title=Path(config.run_dir).name, ylim=(0, None))
     if len(names) > 1:
         axes.legend()

@@ -17,11 +17,11 @@ from plsc_mae.commands.pretrain import count_workers
 from plsc_mae.config.tools import ExplainConfig, PredictConfig
 from plsc_mae.data.decode import open_image
 from plsc_mae.data.imagefolder import ImageList
-from plsc_mae.data.randomness import SampleKey, sample_rng
+from plsc_mae.data.seeding import SampleKey, sample_rng
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import DataError
-from plsc_mae.methods.trained import TrainedClassifier, load_trained
-from plsc_mae.parallel.data import World
+from plsc_mae.loading.classifier import LoadedClassifier, load_classifier
+from plsc_mae.parallel.world import World
 
 
 class Prediction(NamedTuple):
@@ -69,9 +69,9 @@ def run(config: PredictConfig) -> None:
         print(config.save_path)
 
 
-def open_trained(config: PredictConfig | ExplainConfig) -> TrainedClassifier:
-    """Open the classifier that the options of a command mean; raises as `load_trained`."""
-    return load_trained(
+def open_trained(config: PredictConfig | ExplainConfig) -> LoadedClassifier:
+    """Open the classifier that the options of a command mean; raises as `load_classifier`."""
+    return load_classifier(
         config.model_path,
         model_key=config.model_key,
         classes=config.classes,
@@ -81,7 +81,7 @@ def open_trained(config: PredictConfig | ExplainConfig) -> TrainedClassifier:
     )
 
 
-def predict(trained: TrainedClassifier, images: ImageList, world: World, config: PredictConfig) -> list[Prediction]:
+def predict(trained: LoadedClassifier, images: ImageList, world: World, config: PredictConfig) -> list[Prediction]:
     """Classify every image, in the order of the list; nothing is returned in processes other than the first."""
     topk = min(config.topk, len(trained.classes))
 

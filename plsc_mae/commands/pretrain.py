@@ -1,4 +1,4 @@
-"""`plsc-mae pretrain`: train a method's network on unlabelled images."""
+"""`plsc-mae pretrain`: train a method's network on unlabeled images."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from plsc_mae.config.schema import to_line
 from plsc_mae.data.imagefolder import (
     ImageDataset,
     ImageList,
-    evenly_from_classes,
+    balanced_subset,
     find_images,
     find_validation,
     require_classes,
 )
 from plsc_mae.data.loader import BatchLoader, build_loader, collate
-from plsc_mae.data.randomness import SampleKey
 from plsc_mae.data.sampler import EpochBatchSampler
+from plsc_mae.data.seeding import SampleKey
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch, Method
 from plsc_mae.models.recompute import keep_no_activations
 from plsc_mae.optim.sharding import check_stage
-from plsc_mae.parallel.data import World
 from plsc_mae.parallel.tensor import share_blocks
+from plsc_mae.parallel.world import World
 from plsc_mae.runtime import available_cores, local_processes
-from plsc_mae.train.observe import Observer, PicturePanel
-from plsc_mae.train.online_probe import OnlineProbe
+from plsc_mae.train.observers.base import Observer, PicturePanel
+from plsc_mae.train.observers.features import FeatureWatch
+from plsc_mae.train.observers.online_probe import OnlineProbe
 from plsc_mae.train.trainer import Trainer
-from plsc_mae.train.watch import FeatureWatch
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def find_watched(config: PretrainConfig, train: ImageList) -> tuple[ImageList, I
     """Choose the training and validation images that --knn_freq compares.
 
     Raises:
-        ConfigError: fewer images are to be compared than there are classes or neighbours.
+        ConfigError: fewer images are to be compared than there are classes or neighbors.
         DataError: images are missing or without labels, or the two sets have other classes.
     """
     val = find_validation(train, config.data_path, config.eval_data_path)
@@ -124,11 +124,11 @@ def find_watched(config: PretrainConfig, train: ImageList) -> tuple[ImageList, I
         raise ConfigError(
             f"--knn_max_images {config.knn_max_images} is fewer than the {len(train.classes)} classes of {train.root}"
         )
-    bank, queries = (evenly_from_classes(images, config.knn_max_images) for images in (train, val))
+    bank, queries = (balanced_subset(images, config.knn_max_images) for images in (train, val))
     if len(queries) < 2:
         raise DataError(f"{val.root} has 1 image; --knn_freq needs two or more to compare")
     if config.knn_k > len(bank):
-        raise ConfigError(f"--knn_k {config.knn_k} asks for more neighbours than the {len(bank)} images of the bank")
+        raise ConfigError(f"--knn_k {config.knn_k} asks for more neighbors than the {len(bank)} images of the bank")
     return bank, queries
 
 

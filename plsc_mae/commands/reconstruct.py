@@ -1,4 +1,4 @@
-"""`plsc-mae reconstruct`: one labelled panel per image of what a pre-trained model redraws."""
+"""`plsc-mae reconstruct`: one labeled panel per image of what a pre-trained model redraws."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from plsc_mae.analysis.panel import compose
 from plsc_mae.commands.pictures import SHEET_ROWS, find_pictures, panel_name, save_picture, spread
 from plsc_mae.config.tools import ReconstructConfig
 from plsc_mae.data.decode import open_image
-from plsc_mae.data.randomness import sample_rng
+from plsc_mae.data.seeding import sample_rng
+from plsc_mae.loading.classifier_weights import require_weights
+from plsc_mae.loading.training_config import training_config
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Pictures
-from plsc_mae.methods.pretrained import require_weights, training_config
-from plsc_mae.parallel.data import World
+from plsc_mae.parallel.world import World
 
 BATCH = 16
 # Options of reconstruct that replace the checkpoint's of the same name.

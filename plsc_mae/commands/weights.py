@@ -11,21 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from plsc_mae import weights
-from plsc_mae.commands.inspection import (
-    CAE,
-    CLASSIFIER,
-    ENCODER,
-    MAE,
-    Inspection,
-    TensorLine,
-    base_of,
-    inspect_file,
-    kind_of,
-    tensor_lines,
-)
-from plsc_mae.commands.networks import our_tensors
+from plsc_mae.commands.inspection import Inspection, TensorLine, inspect_file, tensor_lines
 from plsc_mae.config.weights import WeightsDiffConfig, WeightsFetchConfig, WeightsInspectConfig, WeightsListConfig
 from plsc_mae.errors import ConfigError
+from plsc_mae.loading.contents import CAE, CLASSIFIER, ENCODER, MAE, base_of, kind_of
+from plsc_mae.loading.networks import our_tensors
 from plsc_mae.weights.difference import Difference, compare
 from plsc_mae.weights.fetch import fetch
 from plsc_mae.weights.manifest import Checksum, Entry, file_name, find_entry, matching, read_manifest

@@ -18,7 +18,7 @@ from plsc_mae.config.classify import (
     MAEPytorchFinetuneConfig,
 )
 from plsc_mae.config.mae import MAEConfig, MAEPrivConfig, MAEPytorchConfig
-from plsc_mae.config.sections import PretrainConfig, TrainingConfig
+from plsc_mae.config.training import PretrainConfig, TrainingConfig
 
 PRETRAIN: dict[str, type[PretrainConfig]] = {
     cls.method: cls for cls in (MAEConfig, CAEConfig, MAEPrivConfig, MAEPytorchConfig)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from plsc_mae.config.schema import Retired, option, redefault
-from plsc_mae.config.sections import EncoderSizeOptions, PretrainConfig, UpdateScheduleOptions
+from plsc_mae.config.training import EncoderSizeOptions, PretrainConfig, UpdateScheduleOptions
 from plsc_mae.errors import ConfigError
 
 _CAE_V2 = "it belongs to CAE v2, which is not in this suite"

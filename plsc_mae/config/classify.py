@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from plsc_mae.config.schema import Retired, option, redefault
-from plsc_mae.config.sections import (
+from plsc_mae.config.training import (
     DEEPSPEED,
     WANDB,
     EncoderSizeOptions,
@@ -56,7 +56,7 @@ class EvaluationOptions:
     )
     disable_eval_during_finetuning: bool = option(False, "train without looking at validation images")
     crop_pct: float | None = option(
-        None, "input size over the shorter side before the centre crop [224/256 up to 224, else 1]", within="(0, 1]"
+        None, "input size over the shorter side before the center crop [224/256 up to 224, else 1]", within="(0, 1]"
     )
     imagenet_inception_mean_and_std: bool = option(False, "normalize by 0.5 and 0.5 instead of ImageNet's statistics")
 
@@ -66,7 +66,7 @@ class AugmentationOptions:
     """Augmentation of fine-tuning."""
 
     color_jitter: float | None = option(
-        None, "strength of colour jitter, where there is no --aa; none when not given", within="[0, inf)"
+        None, "strength of color jitter, where there is no --aa; none when not given", within="[0, inf)"
     )
     aa: str | None = option(RAND_AUGMENT, "RandAugment, as rand-m9-mstd0.5-inc1; --aa none for none")
     train_interpolation: Literal["bicubic", "bilinear", "random"] = option(
@@ -74,7 +74,7 @@ class AugmentationOptions:
     )
     smoothing: float = option(0.1, "label smoothing", within="[0, 1)")
     reprob: float = option(0.25, "probability of random erasing", within="[0, 1]")
-    remode: Literal["pixel", "rand", "const"] = option("pixel", "fill of erased boxes: noise, one colour, zeros")
+    remode: Literal["pixel", "rand", "const"] = option("pixel", "fill of erased boxes: noise, one color, zeros")
     recount: int = option(1, "most boxes that are erased", within="[1, inf)")
     mixup: float = option(0.0, "alpha of mixup; 0 for none", within="[0, inf)")
     cutmix: float = option(0.0, "alpha of CutMix; 0 for none", within="[0, inf)")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from plsc_mae.config.schema import Retired, option, redefault
-from plsc_mae.config.sections import (
+from plsc_mae.config.training import (
     WANDB,
     EncoderSizeOptions,
     NormOptions,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from plsc_mae.config.schema import option
-from plsc_mae.config.sections import TrainingConfig
+from plsc_mae.config.training import TrainingConfig
 
 
 @dataclass(kw_only=True, frozen=True)

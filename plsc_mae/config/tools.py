@@ -38,7 +38,7 @@ class ReconstructConfig:
     decoder_num_heads: int | None = option(None, "its decoder heads", within="[1, inf)")
     norm_pix_loss: bool | None = option(None, "MAE: whether targets were normalized [the checkpoint's]")
     patch_stats: Literal["original", "visible"] | None = option(
-        None, "norm-pix MAE: mean and std of hidden patches from the original [this], or from visible neighbours"
+        None, "norm-pix MAE: mean and std of hidden patches from the original [this], or from visible neighbors"
     )
     max_images: int = option(64, "most images taken from a folder", within="[1, inf)")
     seed: int = option(0, "seed of the masks", within="[0, inf)")
@@ -52,7 +52,7 @@ class ReconstructConfig:
 
 @dataclass(kw_only=True, frozen=True)
 class DemoDataConfig:
-    """Demo data: a small labelled JPEG folder whose classes are shapes."""
+    """Demo data: a small labeled JPEG folder whose classes are shapes."""
 
     path: str = option("", "folder to make")
     image_size: int = option(64, "image side in pixels", within="[16, 1024]")
@@ -126,7 +126,7 @@ class ViewConfig:
     """Views: how images are brought to the size of the network, and in what batches."""
 
     crop_pct: float = option(
-        0.875, "input size over the shorter side before the centre crop; 0.875 is 224 of 256", within="(0, 1]"
+        0.875, "input size over the shorter side before the center crop; 0.875 is 224 of 256", within="(0, 1]"
     )
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = option("bilinear", "filter of the resize")
     batch_size: int = option(64, "images per process and batch", within="[1, inf)")
@@ -145,7 +145,7 @@ class FeatureConfig(ViewConfig, EncoderConfig):
 
 @dataclass(kw_only=True, frozen=True)
 class KNNConfig(FeatureConfig):
-    """k-NN: classify validation images by their nearest neighbours among the training images."""
+    """k-NN: classify validation images by their nearest neighbors among the training images."""
 
     aliases: ClassVar[dict[str, str]] = {"finetune": "model_path"}
     # A fine-tuning config may be given, as to MAE-priv's k-NN, which takes what it knows of it.
@@ -153,7 +153,7 @@ class KNNConfig(FeatureConfig):
 
     data_path: str = option("", "folder with train/ (the bank) and val/ (the queries), or a list file of the bank")
     eval_data_path: str = option("", "folder or list file of the queries [DATA_PATH/val]")
-    nb_knn: tuple[int, ...] = option((10, 20, 100, 200), "numbers of neighbours", within="[1, inf)")
+    nb_knn: tuple[int, ...] = option((10, 20, 100, 200), "numbers of neighbors", within="[1, inf)")
     temperature: float = option(0.07, "T of the votes exp(cosine / T)", within="(0, inf)")
     pool: Literal["mean", "cls"] | None = option(None, "mean of the patch tokens, or the class token [mean]")
     use_cls_token: bool | None = option(None, "MAE-priv's name of --pool cls, or, when false, of --pool mean")
@@ -196,7 +196,7 @@ class CompareConfig(ViewConfig):
     )
     random_weights: bool = option(False, "also compare encoders of random weights, of every checkpoint's sizes")
     seeds: tuple[int, ...] = option((0,), "seeds of the random weights; of several, mean and range", within="[0, inf)")
-    nb_knn: int = option(10, "number of neighbours", within="[1, inf)")
+    nb_knn: int = option(10, "number of neighbors", within="[1, inf)")
     pool: Literal["mean", "cls"] = option("mean", "mean of the patch tokens, or the class token")
     norm: bool = option(False, "apply the encoder's final norm to the tokens")
     save_path: str = option("", "file to write the table to: .md, or .json with every seed's number")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from plsc_mae.data.decode import PilImage, Pixels
-from plsc_mae.data.randomness import SampleKey, sample_rng
+from plsc_mae.data.seeding import SampleKey, sample_rng
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import DataError
 
@@ -46,7 +46,7 @@ _LAYOUTS = (
 
 @dataclass(frozen=True)
 class CifarImages:
-    """Labelled images in memory.
+    """Labeled images in memory.
 
     Attributes:
         pixels: uint8 [n, 32, 32, 3].

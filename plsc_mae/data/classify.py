@@ -1,7 +1,7 @@
 """Transforms of supervised training: fine-tuning, linear and attentive probing, and evaluation of all of them.
 
 They give uint8 pixels, as all transforms do. What random erasing draws goes along, for `plsc_mae.data.erasing.erase`
-to apply after normalising; Mixup is drawn per batch.
+to apply after normalizing; Mixup is drawn per batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from plsc_mae.data.transforms import (
     DrawBox,
     InterpolationChoice,
     RandomCropFlip,
-    ResizeCentreCrop,
+    ResizeCenterCrop,
     Sample,
     clamped_crop_box,
     draw_interpolation,
@@ -34,7 +34,7 @@ _TINY_PADDING = 4
 
 @dataclass(frozen=True)
 class FinetuneAugment:
-    """Crop, flip, RandAugment or colour jitter, erasing: the augmentation of fine-tuning (timm 0.3.2).
+    """Crop, flip, RandAugment or color jitter, erasing: the augmentation of fine-tuning (timm 0.3.2).
 
     Gives {"image": uint8 [h, w, 3]} and, with erasing, what `RandomErasing` gives. Images for inputs of up to 32 pixels
     are padded by 4 black ones and cropped, not resized (BUPT-PRIV/MAE-priv).
@@ -89,7 +89,7 @@ def linear_probe_augment(
 
 def evaluation_transform(
     size: tuple[int, int], crop_pct: float | None = None, interpolation: Interpolation = "bicubic"
-) -> ResizeCentreCrop:
+) -> ResizeCenterCrop:
     """Return the transform of validation images (facebookresearch/mae util/datasets.py).
 
     Args:
@@ -101,7 +101,7 @@ def evaluation_transform(
     side = max(size)
     if crop_pct is None:
         crop_pct = 224 / 256 if TINY_SIDE < side <= 224 else 1.0
-    return ResizeCentreCrop(size, int(side / crop_pct), interpolation)
+    return ResizeCenterCrop(size, int(side / crop_pct), interpolation)
 
 
 def padded_crop(image: SourceImage, size: tuple[int, int], rng: np.random.Generator) -> Pixels:

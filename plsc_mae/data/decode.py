@@ -6,10 +6,10 @@ is the fast one, for JPEG: libjpeg decodes straight to 1/2, 1/4 or 1/8 size whil
 the output, and OpenCV resizes.
 
 Either backend does this with what is not a plain 8-bit RGB file:
-    grey                         repeated into three channels
+    gray                         repeated into three channels
     palette, alpha               converted to RGB, alpha dropped (not blended)
-    CMYK                         converted by Pillow, without its colour profile
-    16-bit                       divided by 256; torchvision clips grey images at 255 instead
+    CMYK                         converted by Pillow, without its color profile
+    16-bit                       divided by 256; torchvision clips gray images at 255 instead
     32-bit integer or float      DataError, as no range is agreed
     EXIF orientation             ignored, as torchvision's loader does
     truncated or damaged         DataError; damage that libjpeg can bridge passes unnoticed
@@ -114,7 +114,7 @@ class PilImage(SourceImage):
 
 
 class OpenCVImage(SourceImage):
-    """The fast backend, for intact RGB and grey JPEG files.
+    """The fast backend, for intact RGB and gray JPEG files.
 
     From a full-size decode, shrinking averages areas (INTER_AREA) whatever the interpolation, and enlarging uses the
     interpolation asked for; from a reduced decode, Pillow's filter does the rest. A decode is kept, and serves later
@@ -156,7 +156,7 @@ def open_image(path: str | Path, backend: Backend = "pil") -> SourceImage:
     """Read a file and its header; its pixels are decoded later.
 
     The opencv backend leaves to Pillow what it would decode differently or not at all: other formats than JPEG, CMYK,
-    and JPEGs without an end marker, which OpenCV would fill with grey instead of refusing.
+    and JPEGs without an end marker, which OpenCV would fill with gray instead of refusing.
 
     Raises:
         DataError: the file cannot be read or is not an image.

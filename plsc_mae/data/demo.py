@@ -1,8 +1,8 @@
-"""A small labelled image folder drawn by the program, so that everything can be tried without a download.
+"""A small labeled image folder drawn by the program, so that everything can be tried without a download.
 
 ROOT/{train,val}/<class>/<index>.jpg, ten geometric shapes. A picture shows up to four copies of one shape, all of one
-size and turned alike, at any places, light on dark or dark on light, behind a mosaic of random colours. Places and
-colours say nothing about the class, so raw pixels and random features say little. What is hidden of one copy can be
+size and turned alike, at any places, light on dark or dark on light, behind a mosaic of random colors. Places and
+colors say nothing about the class, so raw pixels and random features say little. What is hidden of one copy can be
 told from the others, and what is hidden of the mosaic from nothing: a network that learns to redraw hidden patches
 learns the shapes.
 """
@@ -29,10 +29,10 @@ SUPERSAMPLING = 4  # shapes are drawn this many times larger and shrunk: smooth 
 RADIUS = (0.156, 0.234)  # of a shape's enclosing circle, as a fraction of the image side
 COPIES = 4  # at most; fewer where there is no room
 PLACES = 100  # places that are tried for them
-SPACING = 2.05  # least distance of two copies' centres, in radii
+SPACING = 2.05  # least distance of two copies' centers, in radii
 DARK_AND_LIGHT = (70.0, 190.0)  # brightness of shape and ground, of 255
 TILE = 5 / 64  # side of the mosaic's tiles, as a fraction of the image side
-COLOUR = 130.0  # half range of a tile's red, green and blue before their brightness is taken off, of 255
+COLOR = 130.0  # half range of a tile's red, green and blue before their brightness is taken off, of 255
 LUMA = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue in brightness (ITU-R BT.601)
 NOISE_STD = 1.5  # grain, of 255
 MIN_IMAGE_SIZE = 16  # smaller shapes cannot be told apart
@@ -46,8 +46,8 @@ class Layer(NamedTuple):
     hole: bool = False
 
 
-def _disc(radius: float = 1.0, centre_x: float = 0.0) -> NDArray[np.float64]:
-    return np.add(_spokes([radius] * 96), (centre_x, 0.0), dtype=np.float64)
+def _disc(radius: float = 1.0, center_x: float = 0.0) -> NDArray[np.float64]:
+    return np.add(_spokes([radius] * 96), (center_x, 0.0), dtype=np.float64)
 
 
 def _spokes(radii: list[float]) -> NDArray[np.float64]:
@@ -64,7 +64,7 @@ def _bar(top: float, bottom: float, half_width: float) -> NDArray[np.float64]:
 def _heart() -> NDArray[np.float64]:
     t = np.linspace(0.0, 2 * np.pi, 96, endpoint=False)
     y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return np.stack([16 * np.sin(t) ** 3, -y - 2.5], axis=1) / 17.0  # 2.5: centres its 29 units of height
+    return np.stack([16 * np.sin(t) ** 3, -y - 2.5], axis=1) / 17.0  # 2.5: centers its 29 units of height
 
 
 _ARROW = np.array([(0, -1), (0.75, -0.1), (0.28, -0.1), (0.28, 0.95), (-0.28, 0.95), (-0.28, -0.1), (-0.75, -0.1)])
@@ -72,7 +72,7 @@ _ARROW = np.array([(0, -1), (0.75, -0.1), (0.28, -0.1), (0.28, 0.95), (-0.28, 0.
 SHAPES: dict[str, tuple[Layer, ...]] = {
     "arrow": (Layer(_ARROW),),
     "circle": (Layer(_disc()),),
-    "crescent": (Layer(_disc()), Layer(_disc(0.8, centre_x=0.45), hole=True)),
+    "crescent": (Layer(_disc()), Layer(_disc(0.8, center_x=0.45), hole=True)),
     "cross": (Layer(_bar(-0.95, 0.95, 0.28)), Layer(_bar(-0.28, 0.28, 0.95))),
     "heart": (Layer(_heart()),),
     "ring": (Layer(_disc()), Layer(_disc(0.58), hole=True)),
@@ -240,26 +240,26 @@ def _draw_coverage(shape: tuple[Layer, ...], image_size: int, rng: np.random.Gen
     rotation = np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
     canvas = Image.new("L", (image_size * SUPERSAMPLING,) * 2)
     pen = ImageDraw.Draw(canvas)
-    for centre in _draw_centres(radius, rng):
+    for center in _draw_centers(radius, rng):
         for points, hole in shape:
-            corners = (centre + radius * points @ rotation) * canvas.width
+            corners = (center + radius * points @ rotation) * canvas.width
             pen.polygon([tuple(corner) for corner in corners.tolist()], fill=0 if hole else 255)
     return np.asarray(canvas.reduce(SUPERSAMPLING), np.float64) / 255.0
 
 
-def _draw_centres(radius: float, rng: np.random.Generator) -> list[NDArray[np.float64]]:
+def _draw_centers(radius: float, rng: np.random.Generator) -> list[NDArray[np.float64]]:
     """Draw places for copies that do not touch, anywhere in the picture [0, 1] x [0, 1]; the borders may cut them."""
-    centres: list[NDArray[np.float64]] = []
+    centers: list[NDArray[np.float64]] = []
     for place in rng.uniform(0.0, 1.0, (PLACES, 2)):
-        if len(centres) < COPIES and all(np.hypot(*(place - other)) > SPACING * radius for other in centres):
-            centres.append(place)
-    return centres
+        if len(centers) < COPIES and all(np.hypot(*(place - other)) > SPACING * radius for other in centers):
+            centers.append(place)
+    return centers
 
 
 def _draw_mosaic(image_size: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw tiles of random colours without brightness [S, S, 3]; the grid of tiles begins anywhere."""
+    """Draw tiles of random colors without brightness [S, S, 3]; the grid of tiles begins anywhere."""
     tile = max(1, round(TILE * image_size))
-    tiles = rng.uniform(-COLOUR, COLOUR, (image_size // tile + 2,) * 2 + (3,))
+    tiles = rng.uniform(-COLOR, COLOR, (image_size // tile + 2,) * 2 + (3,))
     tiles -= (tiles @ LUMA)[..., None]
     top, left = rng.integers(0, tile, 2)
     return tiles.repeat(tile, axis=0).repeat(tile, axis=1)[top : top + image_size, left : left + image_size]

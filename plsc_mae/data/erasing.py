@@ -1,6 +1,6 @@
-"""Random erasing (Zhong et al. 2020) as timm 0.3.2 has it: boxes of a normalised image become noise.
+"""Random erasing (Zhong et al. 2020) as timm 0.3.2 has it: boxes of a normalized image become noise.
 
-The worker draws boxes and noise from the sample's generator; the device fills them in after normalising, for N(0, 1)
+The worker draws boxes and noise from the sample's generator; the device fills them in after normalizing, for N(0, 1)
 noise does not fit into uint8 pixels. Noise is sent for the boxes alone, a third of the image at most, and as float16,
 whose 11 bits are finer than the image's 8. Sending a seed instead would need less memory, but to draw from it the
 process that trains would wait for the device at every step, and then do the workers' work.
@@ -17,7 +17,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from plsc_mae.data.boxes import inside_boxes
+from plsc_mae.data.box_mask import inside_boxes
 from plsc_mae.data.decode import Box
 from plsc_mae.data.transforms import Sample
 
@@ -58,7 +58,7 @@ class RandomErasing:
 
     Attributes:
         prob: probability that a sample is erased at all.
-        mode: noise per pixel, one random colour per box, or zeros, which is the mean colour.
+        mode: noise per pixel, one random color per box, or zeros, which is the mean color.
         max_count: boxes are 1 to this many.
     """
 
@@ -71,7 +71,7 @@ class RandomErasing:
 
         Returns:
             Arrays of fixed shape: "erase_boxes" int32 [max_count, 4], without height where there is none, and
-            "erase_noise" float16 [max_count, 3, N], a row of pixels after the other; N is 1 if a box has one colour.
+            "erase_noise" float16 [max_count, 3, N], a row of pixels after the other; N is 1 if a box has one color.
         """
         boxes = np.zeros((self.max_count, 4), np.int32)
         noise = np.zeros((self.max_count, 3, self._noise_pixels(size)), np.float16)
@@ -101,7 +101,7 @@ def erase(images: Tensor, boxes: Tensor, noise: Tensor) -> Tensor:
     """Fill boxes with noise, on the device; where boxes overlap, the last one counts.
 
     Args:
-        images: float [B, 3, H, W], normalised.
+        images: float [B, 3, H, W], normalized.
         boxes: integers [B, K, 4] of (top, left, height, width), no larger than the images.
         noise: [B, K, 3, N], the noise of each box row by row, or one value for all of it (N = 1).
 
@@ -112,7 +112,7 @@ def erase(images: Tensor, boxes: Tensor, noise: Tensor) -> Tensor:
     with paddle.amp.auto_cast(enable=False):
         for box, values in zip(boxes.astype("int64").unbind(1), noise.astype(images.dtype).unbind(1), strict=True):
             inside = inside_boxes(box, height, width)  # [B, 1, H, W]
-            spread = values.unsqueeze(-1)  # [B, 3, 1, 1], one colour
+            spread = values.unsqueeze(-1)  # [B, 3, 1, 1], one color
             if values.shape[-1] > 1:
                 top, left, _, box_width = box.reshape([-1, 4, 1, 1]).unbind(1)  # [B, 1, 1] each
                 row, column = paddle.arange(height).reshape([-1, 1]) - top, paddle.arange(width) - left

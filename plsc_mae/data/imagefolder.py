@@ -1,6 +1,6 @@
 """Image data sets on disk: what files there are, and the samples made of them.
 
-`find_images` lists the files of a folder or list file, `find_validation` those that go with them, `evenly_from_classes`
+`find_images` lists the files of a folder or list file, `find_validation` those that go with them, `balanced_subset`
 picks some; `ImageDataset` decodes and transforms one per key.
 """
 
@@ -17,10 +17,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from plsc_mae.data.bookmark import Bookmark
 from plsc_mae.data.decode import Backend, open_image, require_backend
-from plsc_mae.data.randomness import SampleKey, sample_rng
+from plsc_mae.data.seeding import SampleKey, sample_rng
 from plsc_mae.data.transforms import Sample, Transform
+from plsc_mae.data.workers import Bookmark
 from plsc_mae.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
@@ -106,7 +106,7 @@ def require_classes(images: ImageList, use: str) -> None:
 
 
 def find_validation(train: ImageList, data_path: str, eval_data_path: str = "") -> ImageList:
-    """List the labelled validation images that go with labelled training images.
+    """List the labeled validation images that go with labeled training images.
 
     Args:
         train: the training images.
@@ -130,8 +130,8 @@ def find_validation(train: ImageList, data_path: str, eval_data_path: str = "") 
     return val
 
 
-def evenly_from_classes(images: ImageList, limit: int) -> ImageList:
-    """Choose at most `limit` labelled images: all if they are no more, else as many of each class.
+def balanced_subset(images: ImageList, limit: int) -> ImageList:
+    """Choose at most `limit` labeled images: all if they are no more, else as many of each class.
 
     Every class gives limit // classes images, evenly spaced in the order of the list, or all it has if they are fewer.
     """
@@ -319,8 +319,8 @@ def _read_list(file: Path) -> ImageList:
 
 
 def _parse_entry(line: str) -> tuple[str, int]:
-    labelled = re.fullmatch(r"(.*\S)\s+(\d+)", line)
-    return (labelled[1], int(labelled[2])) if labelled else (line, -1)
+    labeled = re.fullmatch(r"(.*\S)\s+(\d+)", line)
+    return (labeled[1], int(labeled[2])) if labeled else (line, -1)
 
 
 def _layouts(source: Path, split: str) -> str:

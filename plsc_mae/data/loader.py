@@ -17,11 +17,12 @@ from typing import TypeVar
 import paddle
 from paddle import Tensor
 
-from plsc_mae.data.bookmark import Bookmark, Reading
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.workers import (
+    Bookmark,
     CollatedBatch,
     KeyedDataset,
+    Reading,
     ReadsFiles,
     Worker,
     WorkerDiedError,
@@ -78,7 +79,7 @@ class BatchLoader:
                 yield self._tensors(read_batch(self.dataset, keys, bookmark))
 
     def _from_workers(self) -> Iterator[dict[str, Tensor]]:
-        crew = _Crew(self.dataset, copy.copy(self.sampler), self.num_workers, self.worker_timeout)
+        crew = WorkerPool(self.dataset, copy.copy(self.sampler), self.num_workers, self.worker_timeout)
         try:
             yield from crew.batches(self._tensors)
         finally:
@@ -107,7 +108,7 @@ def build_loader(
     return BatchLoader(dataset, sampler, num_workers, worker_timeout)
 
 
-class _Crew:
+class WorkerPool:
     """The workers of one pass over the data: each makes every n-th batch, and when it dies another one goes on.
 
     Args:

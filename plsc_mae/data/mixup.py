@@ -1,4 +1,4 @@
-"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) of a normalised batch on the device, as in timm 0.3.2.
+"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) of a normalized batch on the device, as in timm 0.3.2.
 
 The partner of an image is its mirror in the batch: the first is mixed with the last. The one in the middle of an odd
 batch is its own partner.
@@ -15,7 +15,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from plsc_mae.data.boxes import inside_boxes
+from plsc_mae.data.box_mask import inside_boxes
 from plsc_mae.data.decode import Box
 
 _NOWHERE = Box(0, 0, 0, 0)
@@ -35,14 +35,14 @@ class Mixing(NamedTuple):
     lam: npt.NDArray[np.float64]
 
 
-def cutmix_box(lam: float, centre: tuple[int, int], size: tuple[int, int]) -> Box:
-    """Return a box of the share 1 - lam of an image of `size` = (h, w) around `centre`, clipped at the borders.
+def cutmix_box(lam: float, center: tuple[int, int], size: tuple[int, int]) -> Box:
+    """Return a box of the share 1 - lam of an image of `size` = (h, w) around `center`, clipped at the borders.
 
     Sides are cut to even numbers of pixels, as in timm 0.3.2.
     """
     half = [int(side * np.sqrt(1 - lam)) // 2 for side in size]
-    low = [max(0, middle - reach) for middle, reach in zip(centre, half, strict=True)]
-    high = [min(side, middle + reach) for side, middle, reach in zip(size, centre, half, strict=True)]
+    low = [max(0, middle - reach) for middle, reach in zip(center, half, strict=True)]
+    high = [min(side, middle + reach) for side, middle, reach in zip(size, center, half, strict=True)]
     return Box(low[0], low[1], high[0] - low[0], high[1] - low[1])
 
 

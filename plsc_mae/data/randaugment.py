@@ -41,7 +41,7 @@ CHOICE_WEIGHTS = {
 
 
 class Resampling(NamedTuple):
-    """How pictures are moved: Pillow's filter, and the colour of what comes in from outside."""
+    """How pictures are moved: Pillow's filter, and the color of what comes in from outside."""
 
     resample: Image.Resampling
     fillcolor: tuple[int, ...]
@@ -104,7 +104,7 @@ class RandAugment:
         magnitude_max: levels are clipped to [0, magnitude_max]; beyond 10, operations exceed their usual range.
         increasing: see `operations`.
         weighted: choose by CHOICE_WEIGHTS, each operation at most once; otherwise all alike and with replacement.
-        fill: colour of what comes in from outside a picture.
+        fill: color of what comes in from outside a picture.
         interpolation: of moved pictures; random chooses for each operation.
     """
 
@@ -129,7 +129,7 @@ class RandAugment:
 
         Args:
             text: sections separated by dashes.
-            mean: of normalisation; moved pictures are filled with its colour.
+            mean: of normalization; moved pictures are filled with its color.
             interpolation: of moved pictures.
 
         Raises:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import paddle
 
-from plsc_mae.data.randomness import SampleKey, epoch_order
+from plsc_mae.data.seeding import SampleKey, epoch_order
 from plsc_mae.errors import DataError
 
 

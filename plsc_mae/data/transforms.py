@@ -1,6 +1,6 @@
 """Crops, flips and the two plain transforms; a transform maps (image, generator) to named arrays.
 
-Pixels stay uint8 [H, W, 3] here; `plsc_mae.data.device.Normalize` turns them to floats on the device.
+Pixels stay uint8 [H, W, 3] here; `plsc_mae.data.normalize.Normalize` turns them to floats on the device.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def random_resized_crop_box(
 ) -> Box:
     """Draw a crop of random area and aspect ratio, as torchvision's RandomResizedCrop does.
 
-    Ten tries, then the largest centred crop whose aspect ratio is within `ratio`.
+    Ten tries, then the largest centered crop whose aspect ratio is within `ratio`.
 
     Args:
         uniform: draws from [0, 1). Each try takes two, for area and log aspect ratio; an accepted crop takes two more,
@@ -94,10 +94,10 @@ def resize_shorter_side(height: int, width: int, size: int) -> tuple[int, int]:
     return int(size * height / width), size
 
 
-def centre_crop_box(height: int, width: int, size: tuple[int, int]) -> Box:
-    """Return the centred crop of `size` = (h, w), offsets rounded to even as in torchvision."""
+def center_crop_box(height: int, width: int, size: tuple[int, int]) -> Box:
+    """Return the centered crop of `size` = (h, w), offsets rounded to even as in torchvision."""
     if height < size[0] or width < size[1]:
-        raise ValueError(f"a centre crop of {size} does not fit into {height}x{width} pixels")
+        raise ValueError(f"a center crop of {size} does not fit into {height}x{width} pixels")
     return Box(round((height - size[0]) / 2), round((width - size[1]) / 2), *size)
 
 
@@ -135,8 +135,8 @@ class RandomCropFlip:
 
 
 @dataclass(frozen=True)
-class ResizeCentreCrop:
-    """The evaluation transform: resize the shorter side, then crop the centre; draws nothing.
+class ResizeCenterCrop:
+    """The evaluation transform: resize the shorter side, then crop the center; draws nothing.
 
     Gives {"image": uint8 [h, w, 3]}.
 
@@ -153,7 +153,7 @@ class ResizeCentreCrop:
         """Apply it; the generator is there because every transform takes one."""
         height, width = resize_shorter_side(image.height, image.width, self.shorter_side)
         pixels = image.resize((height, width), self.interpolation)
-        box = centre_crop_box(height, width, self.size)
+        box = center_crop_box(height, width, self.size)
         crop = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
         return {"image": np.ascontiguousarray(crop)}
 

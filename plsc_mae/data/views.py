@@ -15,7 +15,7 @@ from plsc_mae.data.decode import Box, Interpolation, PilImage, SourceImage
 from plsc_mae.data.transforms import (
     InterpolationChoice,
     Sample,
-    centre_crop_box,
+    center_crop_box,
     draw_interpolation,
     flip_horizontal,
     random_resized_crop_box,
@@ -88,8 +88,8 @@ class TwoViewCropFlip:
 
 
 @dataclass(frozen=True)
-class TwoViewCentreCrop:
-    """The largest centred crop in two sizes, to look at a model's work; draws nothing.
+class TwoViewCenterCrop:
+    """The largest centered crop in two sizes, to look at a model's work; draws nothing.
 
     Gives the arrays of `TwoViewCropFlip`. The crop has the shape of `size`: a square one spans the shorter side.
 
@@ -109,7 +109,7 @@ class TwoViewCentreCrop:
         """Apply it; the generator is there because every transform takes one."""
         pixels_per_pixel = min(image.height / self.size[0], image.width / self.size[1])
         height, width = (max(1, round(side * pixels_per_pixel)) for side in self.size)
-        box = centre_crop_box(image.height, image.width, (height, width))
+        box = center_crop_box(image.height, image.width, (height, width))
         return {
             "image": image.crop_resize(box, self.size, self.interpolation),
             "tokenizer_image": image.crop_resize(box, self.tokenizer_size, self.tokenizer_interpolation),

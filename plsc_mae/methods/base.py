@@ -19,8 +19,8 @@ from paddle import Tensor, nn
 
 from plsc_mae.analysis.reconstruct import PatchStats
 from plsc_mae.config import PretrainConfig, TrainingConfig
-from plsc_mae.config.sections import UpdateScheduleOptions
-from plsc_mae.data.device import Normalize
+from plsc_mae.config.training import UpdateScheduleOptions
+from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import DrawBox, Transform, clamped_crop_box
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.optim import ParamGroup, Schedule, by_epochs, by_updates, weight_decay_groups

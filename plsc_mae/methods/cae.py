@@ -17,9 +17,9 @@ from plsc_mae.analysis.predictions import DrawTokens, decoder_drawing, mean_patc
 from plsc_mae.analysis.reconstruct import PatchStats
 from plsc_mae.config import CAEConfig, PretrainConfig
 from plsc_mae.data.decode import SourceImage
-from plsc_mae.data.device import Normalize
+from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD, Sample, Transform
-from plsc_mae.data.views import TwoViewCentreCrop, TwoViewCropFlip
+from plsc_mae.data.views import TwoViewCenterCrop, TwoViewCropFlip
 from plsc_mae.errors import ConfigError
 from plsc_mae.losses import alignment_loss
 from plsc_mae.masking import BlockMaskGenerator, RandomMaskGenerator, split_mask
@@ -194,8 +194,8 @@ class CAE(Method):
         return WithMask(views, self._masks(config)[0])
 
     def view_transform(self, config: CAEConfig) -> WithMask:
-        """The largest centred crop at two sizes; then the mask."""
-        views = TwoViewCentreCrop(
+        """The largest centered crop at two sizes; then the mask."""
+        views = TwoViewCenterCrop(
             config.image_size, self._tokenizer_size(config), tokenizer_interpolation=config.second_interpolation
         )
         return WithMask(views, self._masks(config)[0])

@@ -18,16 +18,15 @@ from paddle import Tensor
 from plsc_mae.config import ClassifyConfig, FinetuneConfig, LinprobeConfig
 from plsc_mae.data.classify import FinetuneAugment, evaluation_transform, linear_probe_augment
 from plsc_mae.data.decode import SourceImage
-from plsc_mae.data.device import Normalize
 from plsc_mae.data.erasing import RandomErasing, erase
 from plsc_mae.data.mixup import Mixup
+from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.randaugment import RandAugment
 from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD, Sample, Transform
 from plsc_mae.errors import CheckpointError
 from plsc_mae.losses import label_smoothing_cross_entropy, soft_target_cross_entropy
 from plsc_mae.methods import load_recipe
-from plsc_mae.methods.base import Batch, ClassifierRecipe, StepOutput, Task
-from plsc_mae.methods.pretrained import load_into_classifier
+from plsc_mae.methods.base import Batch, StepOutput, Task
 from plsc_mae.models import registry
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.registry import create_model, require_network
@@ -39,12 +38,10 @@ from plsc_mae.optim import (
     vit_layer,
     weight_decay_groups,
 )
-from plsc_mae.weights import LoadReport
 from plsc_mae.weights.reader import Checkpoint
 
 SIZE_OPTIONS = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "drop_path")
 CROP_SCALE = (0.08, 1.0)
-PROBE_HEAD_STD = 0.01
 AVERAGE = "model_ema"
 
 
@@ -214,23 +211,3 @@ def build_classifier(config: ClassifyConfig, num_classes: int) -> ImageClassifie
     arguments |= load_recipe(config.method).arguments(config)
     model = create_model(config.model, img_size=config.image_size, num_classes=num_classes, **arguments)
     return cast(ImageClassifier, model)
-
-
-def start_from_pretraining(model: ImageClassifier, config: ClassifyConfig) -> LoadReport:
-    """Load the encoder of `config.finetune` and draw the head that goes with it.
-
-    Raises:
-        CheckpointError: the file does not have that encoder.
-    """
-    recipe: ClassifierRecipe = load_recipe(config.method)
-    report = load_into_classifier(
-        model,
-        config.finetune,
-        norm_into_fc_norm=recipe.norm_into_fc_norm,
-        model_key=config.model_key,
-        model_prefix=config.model_prefix,
-    )
-    std = recipe.head_std if config.probe == "none" else PROBE_HEAD_STD
-    if std is not None and "head.weight" not in report.matched:
-        model.reset_head(std)
-    return report

@@ -13,8 +13,8 @@ import paddle
 from plsc_mae.analysis.reconstruct import PatchStats, redraw
 from plsc_mae.config import PRETRAIN, PretrainConfig
 from plsc_mae.data.decode import Interpolation, SourceImage
-from plsc_mae.data.device import Normalize
-from plsc_mae.data.transforms import RandomCropFlip, ResizeCentreCrop, Sample
+from plsc_mae.data.normalize import Normalize
+from plsc_mae.data.transforms import RandomCropFlip, ResizeCenterCrop, Sample
 from plsc_mae.errors import ConfigError
 from plsc_mae.masking import num_visible
 from plsc_mae.methods.base import (
@@ -170,9 +170,9 @@ class MAE(Method):
         return WithNoise(crop, self._num_patches(config))
 
     def view_transform(self, config: Any) -> WithNoise:
-        """Shorter side to the input size, then the centre."""
-        centre = ResizeCentreCrop(config.image_size, max(config.image_size), self.interpolation)
-        return WithNoise(centre, self._num_patches(config))
+        """Shorter side to the input size, then the center."""
+        center = ResizeCenterCrop(config.image_size, max(config.image_size), self.interpolation)
+        return WithNoise(center, self._num_patches(config))
 
     def config_of(self, arguments: dict[str, Any]) -> PretrainConfig:
         """Make a config from `MaskedAutoencoder` arguments and options that were stored with them."""
@@ -202,7 +202,7 @@ class MAE(Method):
         return rows * columns
 
 
-class Successor(MAE):
+class BeitStyleMAE(MAE):
     """What pre-training of MAE-priv and of MAE-pytorch share: bilinear crops, a mask token without weight decay."""
 
     default_model = "pretrain_mae_base_patch16_224"

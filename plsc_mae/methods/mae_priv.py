@@ -5,15 +5,15 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
-from plsc_mae.data.device import Normalize
+from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD, random_resized_crop_box
 from plsc_mae.errors import ConfigError
 from plsc_mae.methods.base import ClassifierRecipe
-from plsc_mae.methods.mae import Successor
+from plsc_mae.methods.mae import BeitStyleMAE
 from plsc_mae.weights.dialects import autoencoder
 
 
-class MAEPriv(Successor):
+class MAEPriv(BeitStyleMAE):
     """Its pre-training (tools/run_pretraining.py): one mask for a batch by default, bilinear crops."""
 
     foreign = MappingProxyType({"mae_priv": autoencoder.infer_arguments})

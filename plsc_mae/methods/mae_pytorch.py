@@ -7,11 +7,11 @@ from typing import Any
 
 from plsc_mae.data.transforms import random_resized_crop_box
 from plsc_mae.methods.base import ClassifierRecipe
-from plsc_mae.methods.mae import Successor
+from plsc_mae.methods.mae import BeitStyleMAE
 from plsc_mae.weights.dialects import autoencoder
 
 
-class MAEPytorch(Successor):
+class MAEPytorch(BeitStyleMAE):
     """Its pre-training (run_mae_pretraining.py): targets normalized by channel, bilinear crops, no flip."""
 
     foreign = MappingProxyType({"mae_pytorch": autoencoder.infer_arguments})

@@ -21,8 +21,8 @@ from plsc_mae.methods.base import Batch, StagedTask, StepOutput
 from plsc_mae.methods.classify import ClassifyTask, classification_scores
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.optim import ParamGroup
-from plsc_mae.parallel.data import World
-from plsc_mae.parallel.pipeline import Elsewhere, Line, Schedule, balanced_stages, pass_forward
+from plsc_mae.parallel.pipeline import Line, RemoteLayer, Schedule, balanced_stages, pass_forward
+from plsc_mae.parallel.world import World
 from plsc_mae.weights.reader import Checkpoint
 
 MICRO_BATCHES_PER_STAGE = 2
@@ -42,13 +42,13 @@ def keep_stage(model: ImageClassifier, line: Line, blocks: range) -> None:
         raise ConfigError("--pipeline_parallel cannot share out blocks with one relative position bias for all")
     for i in range(len(encoder.blocks)):
         if i not in blocks:
-            encoder.blocks[i] = Elsewhere()
+            encoder.blocks[i] = RemoteLayer()
     if not line.is_first:
-        encoder.patch_embed, encoder.cls_token, encoder.pos_embed = Elsewhere(), None, None
+        encoder.patch_embed, encoder.cls_token, encoder.pos_embed = RemoteLayer(), None, None
     if not line.is_last:
-        encoder.norm, model.head, model.fc_norm = Elsewhere(), Elsewhere(), None
+        encoder.norm, model.head, model.fc_norm = RemoteLayer(), RemoteLayer(), None
         if model.probe == "attentive":
-            model.query_token, model.attentive_blocks = None, Elsewhere()
+            model.query_token, model.attentive_blocks = None, RemoteLayer()
 
 
 def check_stages(stages: int, depth: int) -> None:

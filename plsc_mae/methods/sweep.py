@@ -8,7 +8,7 @@ import paddle
 from paddle import Tensor
 
 from plsc_mae.config import LinprobeConfig
-from plsc_mae.data.device import Normalize
+from plsc_mae.data.normalize import Normalize
 from plsc_mae.methods.base import Batch, StepOutput
 from plsc_mae.methods.classify import ClassifyTask, classification_scores
 from plsc_mae.models.classifier import ImageClassifier, ParallelHeads

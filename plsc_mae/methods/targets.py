@@ -15,7 +15,7 @@ from paddle import Tensor, nn
 
 from plsc_mae import weights
 from plsc_mae.config import CAEConfig
-from plsc_mae.data.device import Normalize
+from plsc_mae.data.normalize import Normalize
 from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.losses import PixelNorm, denormalize_pixels, normalize_pixels, squared_error
 from plsc_mae.methods.base import Batch

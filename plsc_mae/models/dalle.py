@@ -156,7 +156,7 @@ class DalleEncoder(_DalleNetwork):
     Args:
         n_hid: width of the first group; it doubles from group to group.
         vocab_size: number of tokens.
-        in_chans: colour channels.
+        in_chans: color channels.
         blocks_per_group: residual blocks in each of the four groups.
         compute_dtype: type of all convolutions but the last, which is float32; auto is the original's rule, float16
             on GPU and float32 on CPU.
@@ -221,7 +221,7 @@ class DalleDecoder(_DalleNetwork):
         n_init: width behind the input convolution.
         n_hid: width of the last group; the first has eight times as many channels.
         vocab_size: number of tokens.
-        out_chans: colour channels.
+        out_chans: color channels.
         blocks_per_group: residual blocks in each of the four groups.
         compute_dtype: as for the encoder; here the first convolution is the one in float32.
 
@@ -292,7 +292,7 @@ def random_init(network: DalleEncoder | DalleDecoder, seed: int) -> None:
         value = np.zeros(parameter.shape, np.float32)
         if name.endswith(".w"):
             value = rng.standard_normal(parameter.shape, np.float32) / np.float32(value[0].size ** 0.5)
-            # What comes out of a ReLU is never negative. Its large mean, the same everywhere, would favour the same
+            # What comes out of a ReLU is never negative. Its large mean, the same everywhere, would favor the same
             # few tokens everywhere; kernels that sum up to zero do not see it.
             value -= value.mean(axis=(1, 2, 3), keepdims=True)
         parameter.set_value(value)

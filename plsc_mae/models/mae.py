@@ -20,7 +20,7 @@ from plsc_mae.losses import (
     patch_statistics,
     squared_error,
 )
-from plsc_mae.masking import Mask, Rounding, given_mask, num_visible, random_masking
+from plsc_mae.masking import Mask, Rounding, mask_from_bool, num_visible, random_masking
 from plsc_mae.models.layers import (
     LAYER_NORM_EPS,
     Block,
@@ -240,7 +240,7 @@ class MaskedAutoencoder(nn.Layer):
             mask: bool [B, L], True = hidden, in place of noise and ratio; every image hides the same number.
             loss_only: predict hidden patches only; `pred` is then None and the loss the same.
         """
-        hidden = self._masks(images.shape[0], noise, mask_ratio) if mask is None else given_mask(mask)
+        hidden = self._masks(images.shape[0], noise, mask_ratio) if mask is None else mask_from_bool(mask)
         patches = patchify(images, self.patch_size)
         latent = self.encoder.encode(patches, hidden.ids_keep)
         masked_rows = flat_rows(hidden.ids_masked, self.encoder.num_patches)

@@ -54,7 +54,7 @@ def _sincos_1d(dim: int, positions: npt.NDArray[np.float64]) -> npt.NDArray[np.f
 def resize_pos_embed(table: FloatArray, old: tuple[int, int], new: tuple[int, int]) -> FloatArray:
     """Resize the patch rows of a table [1, T + L, D] to another grid; the T leading token rows are kept.
 
-    Bicubic (a = -0.75), half-pixel centres, no antialiasing, by target size, as the original does.
+    Bicubic (a = -0.75), half-pixel centers, no antialiasing, by target size, as the original does.
     """
     if old == new:
         return table

@@ -13,7 +13,7 @@ from plsc_mae.optim.param_groups import ParamGroup
 from plsc_mae.optim.sgd import build_sgd
 
 
-class NothingToTrain:
+class NullOptimizer:
     """Stands for an optimizer where a process has no trainable parameter, as a frozen stage of a pipeline."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ def build_optimizer(
         momentum: of the others.
     """
     if not groups:
-        return NothingToTrain()
+        return NullOptimizer()
     if name == "adamw":
         return build_adamw(groups, betas=betas, eps=eps)
     if name == "sgd":

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import paddle
 from paddle import Tensor, nn
 
-from plsc_mae.parallel.data import World
 from plsc_mae.parallel.group import Group
+from plsc_mae.parallel.world import World
 
-LATER, EARLIER = 0, 1  # members of a pair of neighbours
+LATER, EARLIER = 0, 1  # members of a pair of neighbors
 
 
-class Elsewhere(nn.Layer):
+class RemoteLayer(nn.Layer):
     """Stands for layers that are in another process."""
 
     def forward(self, x: Tensor, **_options: Any) -> Tensor:
@@ -112,7 +112,7 @@ def pass_forward(
 class Schedule:
     """One forward, one backward: each process alternates as soon as the parts before have filled the line.
 
-    Neighbours exchange tokens against gradients in one go, the earlier one sending first, so that also messages that
+    Neighbors exchange tokens against gradients in one go, the earlier one sending first, so that also messages that
     wait for their receiver, as gloo's, cannot block each other.
 
     Args:

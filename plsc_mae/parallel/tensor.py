@@ -21,8 +21,8 @@ from plsc_mae.errors import ConfigError
 from plsc_mae.models.cae import CrossAttention
 from plsc_mae.models.layers import Attention, Linear, Mlp
 from plsc_mae.models.rel_pos_bias import RelativePositionBias
-from plsc_mae.parallel.data import World
 from plsc_mae.parallel.group import Group
+from plsc_mae.parallel.world import World
 
 COLUMNS, ROWS = 1, 0
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from plsc_mae import weights
+from plsc_mae.parity.build_cases import small_case
 from plsc_mae.parity.cases import Case
 from plsc_mae.parity.compare import Arrays, Comparison, Row, Section, difference, differences
 from plsc_mae.parity.gradients import gradient_section
-from plsc_mae.parity.opening import small_case
 from plsc_mae.parity.originals import Original, ask
 from plsc_mae.parity.references.exchange import Message
 from plsc_mae.parity.updates import WARMUP, our_rates, train, update_section

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from plsc_mae.config.sections import UpdateScheduleOptions
+from plsc_mae.config.training import UpdateScheduleOptions
 from plsc_mae.optim import build_optimizer
 from plsc_mae.parity.cases import Case
 from plsc_mae.parity.compare import Arrays, Section, difference, differences

@@ -8,9 +8,9 @@ from plsc_mae.config import ClassifyConfig, FinetuneConfig, TrainingConfig
 from plsc_mae.errors import ConfigError
 from plsc_mae.methods.pipelined import check_stages
 from plsc_mae.optim.sharding import check_stage
+from plsc_mae.plan.activation_memory import FLOAT32, Conditions, Part
 from plsc_mae.plan.memory import States, Usage, peak, stages
 from plsc_mae.plan.networks import Anatomy, dissect
-from plsc_mae.plan.parts import FLOAT32, Conditions, Part
 from plsc_mae.plan.sketch import Sketch, check_sharing
 
 HALF = 2  # bytes of a float16 or bfloat16

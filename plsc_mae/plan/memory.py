@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from plsc_mae.plan.activation_memory import FLOAT32, Part
 from plsc_mae.plan.networks import Anatomy
-from plsc_mae.plan.parts import FLOAT32, Part
 
 
 class States(NamedTuple):
@@ -124,7 +124,7 @@ def _shared(states: States, stage: int, total: int) -> int:
 
 
 def stages(parts: Sequence[Part], count: int) -> list[tuple[Part, ...]]:
-    """Cut parts into pipeline stages whose blocks cost about the same; what is no block stays with its neighbour."""
+    """Cut parts into pipeline stages whose blocks cost about the same; what is no block stays with its neighbor."""
     total, spent = sum(part.macs for part in parts), 0
     found: list[tuple[Part, ...]] = []
     current: list[Part] = []

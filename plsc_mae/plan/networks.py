@@ -22,7 +22,7 @@ from plsc_mae.models.dalle import STRIDE, DalleEncoder
 from plsc_mae.models.layers import Linear
 from plsc_mae.models.mae import MaskedAutoencoder
 from plsc_mae.models.vit import VisionTransformer
-from plsc_mae.plan.parts import FLOAT32, Conditions, Part, Step, block_part, count, held_of, regressor_part
+from plsc_mae.plan.activation_memory import FLOAT32, Conditions, Part, Step, block_part, count, held_of, regressor_part
 
 
 class Anatomy(NamedTuple):

@@ -16,24 +16,24 @@ from paddle import Tensor
 from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import to_yaml
 from plsc_mae.data.loader import BatchLoader
+from plsc_mae.data.seeding import device_seed
 from plsc_mae.errors import CheckpointError, Stopped
 from plsc_mae.methods.base import Batch, StagedTask, Task
 from plsc_mae.optim import build_optimizer, scaled_lr, set_weight_decay
 from plsc_mae.optim.sharding import Sharded, UpdateSharing, share_gradients
-from plsc_mae.parallel.data import World
 from plsc_mae.parallel.tensor import count_parameters
-from plsc_mae.train import checkpoint
-from plsc_mae.train.appended import replace_content
-from plsc_mae.train.logger import RunLogger, peak_memory_gib
-from plsc_mae.train.metrics import Meters
-from plsc_mae.train.numerics import Numerics
-from plsc_mae.train.observe import Observer
-from plsc_mae.train.online_probe import OnlineProbe
-from plsc_mae.train.samples import device_seed
-from plsc_mae.train.saving import Saver
-from plsc_mae.train.state import BEST, LATEST, Progress, RunState, checkpoint_to_resume
+from plsc_mae.parallel.world import World
+from plsc_mae.train.checkpoint import file as checkpoint_file
+from plsc_mae.train.checkpoint.saver import Saver
+from plsc_mae.train.checkpoint.state import BEST, LATEST, Progress, RunState, checkpoint_to_resume
+from plsc_mae.train.log.append_file import replace_content
+from plsc_mae.train.log.meters import Meters
+from plsc_mae.train.log.run_logger import RunLogger, peak_memory_gib
+from plsc_mae.train.nonfinite.policy import NonFinitePolicy
+from plsc_mae.train.observers.base import Observer
+from plsc_mae.train.observers.online_probe import OnlineProbe
+from plsc_mae.train.signals import StopRequest
 from plsc_mae.train.step import PipelineStepper, Stepper, choose_precision, lower_weights
-from plsc_mae.train.stop import StopRequest
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class Trainer:
             task, self.optimizer, self.params, self.stepper.scaler, self.epoch_meters, self.window, probe, world, config
         )
         self.state.collect_weights = trained.collect
-        self.numerics = Numerics(self.state, self.stepper, loader)
+        self.numerics = NonFinitePolicy(self.state, self.stepper, loader)
         self.skipped_before = 0
         self._to_probe: list[tuple[Tensor, Tensor]] = []
         self.stop = StopRequest(world)
@@ -179,7 +179,7 @@ class Trainer:
             )
         if world.is_main:
             with _writing_to(config.output_dir):
-                checkpoint.remove_leftovers(config.output_dir, config.exp_name)
+                checkpoint_file.remove_leftovers(config.output_dir, config.exp_name)
                 header = "# the resolved options of this run; feed them back with --config\n"
                 replace_content(Path(config.output_dir) / "config.yaml", to_yaml(config, header).encode())
         self.numerics.start(path, self.progress)

@@ -118,5 +118,5 @@ def _part_of(tensors: Mapping[str, Array], part: Part) -> dict[str, Array]:
 
 
 def _part_by_shape(tensors: Mapping[str, npt.NDArray[Any]]) -> Part:
-    """The encoder begins with a 7x7 kernel over colours, the decoder with a 1x1 kernel over the vocabulary."""
+    """The encoder begins with a 7x7 kernel over colors, the decoder with a 1x1 kernel over the vocabulary."""
     return "decoder" if tensors["blocks.input.w"].shape[2:] == (1, 1) else "encoder"

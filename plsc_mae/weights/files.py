@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from plsc_mae.weights.pickles import Budget
-from plsc_mae.weights.rebuild import Bytes
+from plsc_mae.weights.safe_pickle import Budget
+from plsc_mae.weights.tensor_builders import Bytes
 
 CHUNK = 1 << 20
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from plsc_mae.weights.leaves import Leaves
-from plsc_mae.weights.pickles import Budget, decode
-from plsc_mae.weights.rebuild import BUILDERS, Array, PickledArray, dtype_named, missing, view
+from plsc_mae.weights.flatten import Leaves
+from plsc_mae.weights.safe_pickle import Budget, decode
+from plsc_mae.weights.tensor_builders import BUILDERS, Array, PickledArray, dtype_named, missing, view
 
 PICKLE, META, VALUES = "pickled_data", "meta", "out"
 META_FORM = re.compile(r"shape \{\s*((?:dim: [0-9]{1,18}\s+){0,32})\}\s*data_type: (k[A-Za-z0-9]+)\s*")

@@ -1,7 +1,7 @@
 """Reads weight files of torch, Paddle, NumPy, safetensors and OneFlow without any of them and without running code.
 
-The first step of everything that takes weights in: the format is recognised by content, pickles go through
-`plsc_mae.weights.pickles`, and the file is split into tensors by path and the plain values around them.
+The first step of everything that takes weights in: the format is recognized by content, pickles go through
+`plsc_mae.weights.safe_pickle`, and the file is split into tensors by path and the plain values around them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 from plsc_mae.errors import CheckpointError
-from plsc_mae.weights.archives import read_zip
 from plsc_mae.weights.files import WeightFile
-from plsc_mae.weights.leaves import Leaves
+from plsc_mae.weights.flatten import Leaves
 from plsc_mae.weights.oneflow import is_oneflow, read_oneflow
-from plsc_mae.weights.pickles import decode
-from plsc_mae.weights.rebuild import (
+from plsc_mae.weights.safe_pickle import decode
+from plsc_mae.weights.tensor_builders import (
     BUILDERS,
     Array,
     Bytes,
@@ -36,6 +35,7 @@ from plsc_mae.weights.rebuild import (
     view,
     widen_bfloat16,
 )
+from plsc_mae.weights.zip_reader import read_zip
 
 NETWORK_KEYS = ("model", "module", "state_dict")
 TORCH_STREAM_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a file in torch's format before 1.6
@@ -91,7 +91,7 @@ class Checkpoint:
             all of a file that is one flat table. A "module." which all names start with is removed.
         meta: the structure around the tensors as plain data: tuples and sets read as lists, an argparse.Namespace as a
             dict, objects of other programs as a description, and a tensor inside a list as None.
-        dialect: the naming the tensors follow, where it has been recognised.
+        dialect: the naming the tensors follow, where it has been recognized.
     """
 
     path: Path
@@ -122,7 +122,7 @@ def read_file(path: str | Path) -> Checkpoint:
         leaves = _sound(path, "OneFlow", lambda: _read_folder(path))
     else:
         with _opened(path) as stream:
-            name, reader = _recognise(path, stream.read(64))
+            name, reader = _recognize(path, stream.read(64))
             stream.seek(0)
             leaves = _sound(path, name, lambda: reader(WeightFile(stream)))
     return Checkpoint(path, leaves.tensors, _network(leaves), leaves.meta)
@@ -157,7 +157,7 @@ def _sound(path: Path, name: str, read: Callable[[], Leaves]) -> Leaves:
         ) from error
 
 
-def _recognise(path: Path, head: bytes) -> tuple[str, Callable[[WeightFile], Leaves]]:
+def _recognize(path: Path, head: bytes) -> tuple[str, Callable[[WeightFile], Leaves]]:
     """Tell the format from the first bytes."""
     if not head:
         raise CheckpointError(f"{path} is empty, as an interrupted download or save leaves it; fetch or save it again")

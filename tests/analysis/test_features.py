@@ -12,15 +12,15 @@ from PIL import Image
 from safetensors import safe_open
 
 from plsc_mae.analysis.features import TokenFeatures, encode_images, pixel_features, save_arrays, select_tokens
-from plsc_mae.data.device import Normalize
 from plsc_mae.data.imagefolder import find_images
-from plsc_mae.data.transforms import ResizeCentreCrop
+from plsc_mae.data.normalize import Normalize
+from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.models.vit import VisionTransformer
-from plsc_mae.parallel.data import World
+from plsc_mae.parallel.world import World
 
 pytestmark = pytest.mark.compat
-VIEW = ResizeCentreCrop((16, 16), 16)
+VIEW = ResizeCenterCrop((16, 16), 16)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from plsc_mae.analysis import knn
-from plsc_mae.analysis.knn import class_scores, knn_accuracy, nearest_neighbours
+from plsc_mae.analysis.knn import class_scores, knn_accuracy, nearest_neighbors
 from plsc_mae.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.compat
@@ -19,7 +19,7 @@ def case(golden):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Blocks that neither divide the sets nor hold the neighbours of a query."""
+    """Blocks that neither divide the sets nor hold the neighbors of a query."""
     monkeypatch.setattr(knn, "QUERY_BLOCK", 7)
     monkeypatch.setattr(knn, "BANK_BLOCK", 33)
 
@@ -32,10 +32,13 @@ def test_scores_and_accuracies_are_the_originals(case, blocks, request):
     bank, labels = case["input/train_features"], case["input/train_labels"]
     queries, truth = case["input/test_features"], case["input/test_labels"]
     ks = (1, 5, 10, 20)
-    similarities, places = nearest_neighbours(bank, queries, max(ks))
+    similarities, places = nearest_neighbors(bank, queries, max(ks) + 1)
     for k in ks:
+        assert (similarities[:, k - 1] - similarities[:, k]).min() > 3e-6  # so rounding changes no neighbor
         scores = class_scores(similarities[:, :k], labels[places[:, :k]], 10)
         np.testing.assert_allclose(scores, case[f"output/scores_k{k}"], rtol=1e-5, atol=1e-3)  # of scores to 3e7
+        best = np.sort(scores, axis=1)[:, -2:]
+        assert (best[:, 0] / best[:, 1]).max() < 0.999  # nor a vote
         np.testing.assert_array_equal(scores.argmax(axis=1), case[f"output/pred_k{k}"])
     for k, top1, top5 in knn_accuracy(bank, labels, queries, truth, ks):
         assert top1 == pytest.approx(float(case[f"output/top1_k{k}"]), rel=1e-12)
@@ -46,7 +49,7 @@ def test_blocks_do_not_matter_and_equals_keep_their_order(small_blocks):
     """Features of few whole numbers have many equal cosines, computed alike in any block."""
     rng = np.random.default_rng(0)
     bank, queries = (rng.choice([-1.0, 1.0], (n, 4)).astype(np.float32) for n in (200, 40))
-    similarities, places = nearest_neighbours(bank, queries, 50)
+    similarities, places = nearest_neighbors(bank, queries, 50)
     whole = (queries / 2) @ (bank / 2).T
     order = np.argsort(-whole, axis=1, kind="stable")[:, :50]
     np.testing.assert_array_equal(places, order)
@@ -55,22 +58,22 @@ def test_blocks_do_not_matter_and_equals_keep_their_order(small_blocks):
 
 def test_few_queries_few_classes_and_lengths_that_do_not_matter():
     rng = np.random.default_rng(1)
-    centres = rng.standard_normal((3, 8))
+    centers = rng.standard_normal((3, 8))
     labels = np.arange(60) % 3
-    bank = (centres[labels] + 0.1 * rng.standard_normal((60, 8))).astype(np.float32)
-    queries = (centres * [[1], [100], [0.01]]).astype(np.float32)
+    bank = (centers[labels] + 0.1 * rng.standard_normal((60, 8))).astype(np.float32)
+    queries = (centers * [[1], [100], [0.01]]).astype(np.float32)
     assert knn_accuracy(bank, labels, queries, np.arange(3), [1, 20]) == [(1, 100.0, 100.0), (20, 100.0, 100.0)]
     assert knn_accuracy(bank, labels, queries, np.array([1, 2, 0]), [1, 20]) == [(1, 0.0, 0.0), (20, 0.0, 100.0)]
 
 
 def test_features_of_zeros_are_unlike_all():
-    similarities, _ = nearest_neighbours(np.eye(3, dtype=np.float32), np.zeros((1, 3), np.float32), 2)
+    similarities, _ = nearest_neighbors(np.eye(3, dtype=np.float32), np.zeros((1, 3), np.float32), 2)
     np.testing.assert_array_equal(similarities, [[0.0, 0.0]])
 
 
 def test_mistakes_are_sentences():
     features, labels = np.ones((5, 2), np.float32), np.zeros(5, np.int64)
-    with pytest.raises(ConfigError, match="--nb_knn 6 asks for more neighbours than the 5 images of the bank"):
+    with pytest.raises(ConfigError, match="--nb_knn 6 asks for more neighbors than the 5 images of the bank"):
         knn_accuracy(features, labels, features, labels, [1, 6])
     broken = features.copy()
     broken[2] = np.nan

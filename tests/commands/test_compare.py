@@ -28,6 +28,7 @@ def compare(capfd):
     return run
 
 
+@pytest.mark.long
 def test_a_row_for_everything_that_is_compared(trained, trained_cae, images, compare, tmp_path):
     mae, cae = trained() / "checkpoint-1.pd", trained_cae()
     flags = f"--data_path {images} --model_path {mae} {cae} {FEW}"
@@ -51,7 +52,7 @@ def test_a_row_for_everything_that_is_compared(trained, trained_cae, images, com
 
 
 def test_accuracies_of_the_bank_itself(trained, images, compare):
-    """Each image is its own nearest neighbour; and what knn says of validation images is said here."""
+    """Each image is its own nearest neighbor; and what knn says of validation images is said here."""
     model = trained() / "checkpoint-1.pd"
     same = f"--model_path {model} --data_path {images}/train --eval_data_path {images}/train --nb_knn 1 --num_workers 0"
     code, lines, _ = compare(same)
@@ -59,6 +60,7 @@ def test_accuracies_of_the_bank_itself(trained, images, compare):
     assert lines[2].startswith(f"| {model} | 100.0 | ")
 
 
+@pytest.mark.long
 def test_two_processes_give_what_one_gives(trained, images, compare, by_two, tmp_path):
     flags = f"--model_path {trained() / 'checkpoint-1.pd'} --data_path {images} --pixels 16 {FEW}"
     code, one, _ = compare(flags)
@@ -74,7 +76,7 @@ def test_two_processes_give_what_one_gives(trained, images, compare, by_two, tmp
         ("--data_path DATA", "nothing to compare; name checkpoints with --model_path, or --pixels SIDE"),
         ("--data_path DATA --pixels 16 --random_weights", "--random_weights takes its sizes from checkpoints"),
         ("--data_path DATA --pixels 16 --save_path table.txt", "expected a file that ends in .md or .json"),
-        ("--data_path DATA --pixels 16 --nb_knn 31 --num_workers 0", "more neighbours than the 30 images of the bank"),
+        ("--data_path DATA --pixels 16 --nb_knn 31 --num_workers 0", "more neighbors than the 30 images of the bank"),
         ("--data_path DATA/val --pixels 16", "val has no folders train/ and val/"),
         ("--data_path DATA --pixels 16 --nb_knn 5 --num_workers 0 --save_path DATA/demo.json/x.md", "cannot write"),
     ],

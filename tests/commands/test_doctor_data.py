@@ -43,7 +43,7 @@ def test_a_sound_folder(tmp_path):
     assert "  8 images read on trial, all well" in told
 
 
-def test_imagenet_is_recognised(tmp_path):
+def test_imagenet_is_recognized(tmp_path):
     (tmp_path / "train").mkdir()
     picture = fill(tmp_path, "a.png") / "a.png"
     for index in range(1000):

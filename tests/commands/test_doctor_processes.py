@@ -16,7 +16,6 @@ import pytest
 from plsc_mae.commands import doctor, doctor_processes
 from plsc_mae.commands.doctor_findings import Finding, grave
 from plsc_mae.commands.doctor_processes import examine_processes
-from plsc_mae.parallel import data
 
 pytestmark = pytest.mark.compat
 ROOT = Path(__file__).parents[2]
@@ -112,7 +111,7 @@ def test_different_installations_are_found(monkeypatch):
 @pytest.mark.parametrize("others", [0, 1])
 def test_what_is_grave_in_one_process_is_so_in_all(monkeypatch, others):
     world = SimpleNamespace(size=2, sum=lambda values: values + others)
-    monkeypatch.setattr(data, "World", lambda _: world)
+    monkeypatch.setattr("plsc_mae.parallel.world.World", lambda _: world)
     monkeypatch.setattr(doctor_processes, "examine_processes", lambda _: iter(["a line"]))
     told = list(doctor._examine_launch([]))
     assert told[0] == "a line"
@@ -120,6 +119,7 @@ def test_what_is_grave_in_one_process_is_so_in_all(monkeypatch, others):
     assert list(doctor._examine_launch([grave("own")])) == ["a line"]  # it has told already
 
 
+@pytest.mark.long
 def test_a_real_launch(tmp_path):
     environ = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", str(tmp_path)]

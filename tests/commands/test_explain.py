@@ -11,7 +11,7 @@ from plsc_mae.analysis.attention import category_attention, gradient_rollout, li
 from plsc_mae.analysis.heatmap import overlay
 from plsc_mae.cli import main
 from plsc_mae.commands import explain
-from plsc_mae.methods.trained import load_trained
+from plsc_mae.loading.classifier import load_classifier
 
 pytestmark = pytest.mark.compat
 
@@ -88,7 +88,7 @@ def test_a_cae(trained_cae, images, tmp_path, capfd):
 
 def by_hand(model, image, category, *, literal=False, layer=None, pool="mean") -> np.ndarray:
     """The gradient rollout of a category over an image of the network's size."""
-    trained = load_trained(str(model))
+    trained = load_classifier(str(model))
     with Image.open(image) as opened:
         pixels = np.asarray(opened)
     found = category_attention(trained.network, trained.normalize(paddle.to_tensor(pixels[None])), category)
@@ -125,7 +125,7 @@ def test_labels_say_which_category(draw, panels, classifier, images, tmp_path):
     names = [path.name for path in sorted((images / "val").iterdir())]
     assert draw("--category_index predicted --max_images 2", None, classifier)[0] == 0
     *own, sheet = panels
-    trained, told = load_trained(str(classifier)), []
+    trained, told = load_classifier(str(classifier)), []
     for name in (names[0], names[5]):
         with Image.open(images / f"val/{name}/00000.jpg") as opened:
             found = category_attention(trained.network, trained.normalize(paddle.to_tensor(np.asarray(opened)[None])))

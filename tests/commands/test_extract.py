@@ -11,11 +11,11 @@ from safetensors import safe_open
 
 from plsc_mae.cli import main
 from plsc_mae.data.decode import open_image
-from plsc_mae.data.device import Normalize
 from plsc_mae.data.imagefolder import find_images
-from plsc_mae.data.randomness import sample_rng
-from plsc_mae.data.transforms import ResizeCentreCrop
-from plsc_mae.methods.frozen import load_frozen
+from plsc_mae.data.normalize import Normalize
+from plsc_mae.data.seeding import sample_rng
+from plsc_mae.data.transforms import ResizeCenterCrop
+from plsc_mae.loading.encoder import load_encoder
 
 pytestmark = pytest.mark.compat
 
@@ -45,9 +45,9 @@ def test_the_file_has_what_the_encoder_gives(trained, images, extract, tmp_path)
         f"{tmp_path}/x.npz",
     ]
     found = find_images(images, "val")
-    view = ResizeCentreCrop((32, 32), 36, "bicubic")  # 36 = int(32 / 0.875)
+    view = ResizeCenterCrop((32, 32), 36, "bicubic")  # 36 = int(32 / 0.875)
     pixels = np.stack([view(open_image(found.path(i)), sample_rng(0, 0, i))["image"] for i in range(len(found))])
-    encoder = load_frozen(str(trained() / "checkpoint-1.pd")).network
+    encoder = load_encoder(str(trained() / "checkpoint-1.pd")).network
     with paddle.no_grad():
         tokens = encoder.forward_features(Normalize()(paddle.to_tensor(pixels))).numpy()
     with np.load(tmp_path / "x.npz", allow_pickle=False) as file:

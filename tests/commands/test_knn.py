@@ -42,7 +42,7 @@ def test_accuracies_are_printed_and_kept(trained, images, classify, tmp_path, ca
     assert second == "30 images in the bank, 10 queries, 32 features, 10 classes: chance 10.0 %"
     rows = table(out)
     assert [row[0] for row in rows] == [1, 10]
-    assert rows[0][1] == rows[0][2]  # one neighbour names one class
+    assert rows[0][1] == rows[0][2]  # one neighbor names one class
     with np.load(tmp_path / "knn/train.npz") as bank:
         assert bank["features"].shape == (30, 32)
         np.testing.assert_array_equal(bank["labels"], np.repeat(np.arange(10), 3))
@@ -66,7 +66,7 @@ def test_options_choose_the_features(trained, images, classify, tmp_path):
     assert len(set(seen)) == len(seen)
 
 
-def test_images_are_their_own_nearest_neighbours(trained, images, classify):
+def test_images_are_their_own_nearest_neighbors(trained, images, classify):
     model = trained() / "checkpoint-1.pd"
     code, out, _ = classify(
         f"--finetune {model} --data_path {images}/train --eval_data_path {images}/train --nb_knn 1 --num_workers 0"
@@ -95,6 +95,7 @@ def test_a_cae_is_normalized_as_it_was_trained(trained_cae, images, classify, tm
     assert np.abs(seen[0] - seen[1]).max() > 1e-3
 
 
+@pytest.mark.long
 def test_two_processes_give_what_one_gives(trained, images, classify, by_two, tmp_path):
     """Features to 1e-5: batches of other sizes are multiplied in another order."""
     flags = f"--model_path {trained() / 'checkpoint-1.pd'} --data_path {images} {FEW} --batch_size 4"
@@ -135,7 +136,7 @@ def place(images, trained, tmp_path):
         ("--model_path MODEL --data_path PLACE/none", "none does not exist; expected"),
         ("--model_path MODEL --data_path DATA --eval_data_path PLACE/flat", "flat have no classes; expected a folder"),
         ("--model_path MODEL --data_path DATA --eval_data_path PLACE/fewer", "have different classes (10 and 9)"),
-        ("--model_path MODEL --data_path DATA --num_workers 0", "--nb_knn 200 asks for more neighbours than the 30"),
+        ("--model_path MODEL --data_path DATA --num_workers 0", "--nb_knn 200 asks for more neighbors than the 30"),
         ("--model_path MODEL --data_path DATA --input_size 33", "input_size 33 is not a multiple of patch_size 8"),
         ("--model_path PLACE/none.pd --data_path DATA", "none.pd cannot be opened"),
         ("--pixels --data_path DATA", "--pixels needs --input_size"),

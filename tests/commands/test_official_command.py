@@ -8,8 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from plsc_mae.config.resolve import load_config
-from plsc_mae.train import checkpoint
+from plsc_mae.train.checkpoint import file as checkpoint_file
+
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
 # PRETRAIN.md of facebookresearch/mae, started as PLSC does.
@@ -48,5 +52,5 @@ def test_the_official_command_trains_vit_base(images, tmp_path):
     assert math.isclose(records[-1]["lr"], 1.5e-4 * 2 / 256 / 40 / 15, rel_tol=1e-6)
     assert 0.9 < records[-1]["loss"] < 3  # targets have unit variance, to which fresh predictions add their own
     saved = folder / "checkpoint-latest.pd"
-    assert checkpoint.verify(saved)["step"] == 2
+    assert checkpoint_file.verify(saved)["step"] == 2
     saved.unlink()  # more than a gigabyte

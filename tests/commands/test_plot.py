@@ -9,8 +9,6 @@ from PIL import Image
 
 from plsc_mae.cli import main
 
-pytestmark = pytest.mark.compat
-
 
 @pytest.fixture
 def run_dir(tmp_path):
@@ -38,8 +36,8 @@ def test_several_metrics_share_a_picture(trained, tmp_path):
         path = tmp_path / f"{len(metrics)}.png"
         assert main(["plot", str(trained()), "--metrics", *metrics, "--save_path", str(path)]) == 0
         with Image.open(path) as picture:
-            colours = {colour for _, colour in picture.convert("RGB").getcolors(100_000)}
-        curves[len(metrics)] = (44, 160, 44) in colours  # the second curve's green
+            colors = {color for _, color in picture.convert("RGB").getcolors(100_000)}
+        curves[len(metrics)] = (44, 160, 44) in colors  # the second curve's green
     assert curves == {1: False, 2: True}
 
 

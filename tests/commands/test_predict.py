@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from plsc_mae.cli import main
-from plsc_mae.methods.trained import load_trained
+from plsc_mae.loading.classifier import load_classifier
 
 pytestmark = pytest.mark.compat
 SHAPES = ["arrow", "circle", "crescent", "cross", "heart", "ring", "square", "star", "stripes", "triangle"]
@@ -32,7 +32,7 @@ def predict(classifier, images, capfd):
 
 def probabilities_of(model_path, image, **options) -> np.ndarray:
     """Softmax of the logits, in float64, of an image of the network's size."""
-    trained = load_trained(str(model_path), **options)
+    trained = load_classifier(str(model_path), **options)
     with Image.open(image) as opened:
         pixels = paddle.to_tensor(np.asarray(opened)[None])
     logits = trained.network(trained.normalize(pixels))[0].numpy().astype(np.float64)

@@ -14,8 +14,8 @@ from plsc_mae.cli import main
 from plsc_mae.commands import reconstruct
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.resolve import from_mapping
+from plsc_mae.loading.training_config import training_config
 from plsc_mae.methods import load_method
-from plsc_mae.methods.pretrained import training_config
 
 pytestmark = pytest.mark.compat
 
@@ -96,7 +96,7 @@ def test_labels_of_norm_pix_models_say_where_the_statistics_come_from(trained, i
     for flags, source in (
         ("", "the original"),
         ("--patch_stats original", "the original"),
-        ("--patch_stats visible", "visible neighbours"),
+        ("--patch_stats visible", "visible neighbors"),
     ):
         assert draw(model, image, flags)[0] == 0
         assert labels[-1][2] == f"reconstruction (patch mean and std from {source})"
@@ -167,6 +167,7 @@ TOKENS, PREDICTED = "its tokens, {}", "hidden tokens predicted, {}"
 DECODED, MEAN_PATCH = "decoded by the dVAE", "each as its mean patch in these images"
 
 
+@pytest.mark.long
 def test_cae_draws_tokens(trained_cae, tokenizer, images, draw, tmp_path, labels):
     """By the decoder beside the tokenizer; a random tokenizer has none."""
     for how, model in ((MEAN_PATCH, trained_cae()), (DECODED, trained_cae(tokenizer))):
@@ -190,7 +191,7 @@ def test_cae_hides_as_many_patches_as_asked(trained_cae, images, draw, monkeypat
     monkeypatch.setattr(reconstruct, "compose", lambda pictures: drawn.append(pictures) or compose(pictures))
     for flags, hidden in (("", 8), ("--num_mask_patches 5", 5), ("--num_mask_patches 5 --seed 1", 5)):
         assert draw(trained_cae(), images, f"--max_images 4 {flags}")[0] == 0
-        masks.append((drawn[-1]["masked"] == 128).all(axis=-1))  # the sheet comes last; hidden patches are grey
+        masks.append((drawn[-1]["masked"] == 128).all(axis=-1))  # the sheet comes last; hidden patches are gray
         assert masks[-1].mean() == pytest.approx(hidden / 16, abs=0.005)
     assert (masks[1] != masks[2]).any()
 
@@ -217,6 +218,7 @@ def exported(large_cae, tmp_path):
     return write
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dialect", ["cae", "plsc_cae"])
 def test_foreign_files_draw_what_ours_draw(exported, large_cae, tokenizer, images, draw, tmp_path, dialect):
     """From the same weights, the same images and the same masks: the same panels."""

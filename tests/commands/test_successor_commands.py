@@ -13,8 +13,10 @@ from plsc_mae import weights
 from plsc_mae.cli import main
 from plsc_mae.config import FINETUNE, PRETRAIN
 from plsc_mae.config.resolve import load_config, parse
-from plsc_mae.data.randomness import sample_rng
+from plsc_mae.data.seeding import sample_rng
 from plsc_mae.methods import load_method
+
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
 # README of pengzhiliang/MAE-pytorch, behind its launcher.

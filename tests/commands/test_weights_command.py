@@ -18,10 +18,10 @@ from safetensors.numpy import load_file, save_file
 import plsc_mae
 from plsc_mae import weights
 from plsc_mae.cli import COMMANDS, main
-from plsc_mae.commands import purposes
+from plsc_mae.commands import usage_lines
 from plsc_mae.commands.classify import build_classifier
 from plsc_mae.config.resolve import parse
-from plsc_mae.methods.pretrained import load_into_classifier
+from plsc_mae.loading.classifier_weights import load_into_classifier
 from plsc_mae.weights.fetch import MIRROR
 from plsc_mae.weights.manifest import read_manifest
 
@@ -284,7 +284,7 @@ PUBLISHED = {"patch_size": 16, "embed_dim": 1024, "depth": 24, "num_heads": 16, 
     ],
 )
 def test_classifiers_of_published_sizes_are_named(method, changes, flags):
-    lines = purposes.training("w.pth", method, PUBLISHED | changes)
+    lines = usage_lines.training("w.pth", method, PUBLISHED | changes)
     assert lines["finetune"] == f"plsc-mae finetune {flags} --finetune w.pth --data_path DIR"
     assert ("linprobe" in lines) == (method != "mae_pytorch")
 

@@ -12,8 +12,8 @@ import pytest
 from plsc_mae.config import PRETRAIN, MAEConfig
 from plsc_mae.config.resolve import from_mapping, load_config, parse
 from plsc_mae.config.schema import option, redefault, to_yaml
-from plsc_mae.config.sections import PretrainConfig
 from plsc_mae.config.tools import PlotConfig
+from plsc_mae.config.training import PretrainConfig
 from plsc_mae.errors import ConfigError
 
 pytestmark = pytest.mark.compat

@@ -9,7 +9,7 @@ import pytest
 
 from plsc_mae.data.cifar import CifarDataset, read_cifar
 from plsc_mae.data.classify import FinetuneAugment, evaluation_transform
-from plsc_mae.data.randomness import SampleKey
+from plsc_mae.data.seeding import SampleKey
 from plsc_mae.errors import DataError
 
 pytestmark = pytest.mark.compat
@@ -73,7 +73,7 @@ def test_cifar100_takes_the_fine_labels(cifar100, pixels):
     assert train.classes[99] == "fine99"
 
 
-def test_a_renamed_folder_is_recognised(cifar100, tmp_path):
+def test_a_renamed_folder_is_recognized(cifar100, tmp_path):
     assert len(read_cifar(cifar100.rename(tmp_path / "mine"), "train")) == 10
 
 

@@ -10,7 +10,7 @@ from plsc_mae.data.classify import FinetuneAugment, evaluation_transform, linear
 from plsc_mae.data.decode import PilImage, open_image
 from plsc_mae.data.erasing import RandomErasing
 from plsc_mae.data.randaugment import RandAugment
-from plsc_mae.data.randomness import sample_rng
+from plsc_mae.data.seeding import sample_rng
 from plsc_mae.data.transforms import RandomCropFlip, clamped_crop_box, flip_horizontal, random_resized_crop_box
 from plsc_mae.data.views import color_jitter
 from plsc_mae.errors import DataError

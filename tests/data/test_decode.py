@@ -111,8 +111,8 @@ def test_a_finer_decode_serves_a_coarser_request(tmp_path, picture):
     np.testing.assert_array_equal(again.crop_resize(box, (256, 256)), large)  # a coarse decode is not reused
 
 
-def test_grey_is_repeated(tmp_path, backend, picture):
-    path = tmp_path / "grey.jpg"
+def test_gray_is_repeated(tmp_path, backend, picture):
+    path = tmp_path / "gray.jpg"
     picture(4).convert("L").save(path)
     pixels = whole(path, backend)
     assert (pixels == pixels[..., :1]).all()
@@ -138,7 +138,7 @@ def test_alpha_is_dropped_and_palettes_are_looked_up(tmp_path, backend, picture,
         np.testing.assert_array_equal(expected, np.asarray(picture(6)))
 
 
-def test_16_bit_grey_is_divided_by_256(tmp_path, backend):
+def test_16_bit_gray_is_divided_by_256(tmp_path, backend):
     values = np.linspace(0, 65535, 48).astype(np.uint16).reshape(6, 8)
     for suffix in ("png", "tif", "pgm"):
         path = tmp_path / f"deep.{suffix}"
@@ -177,7 +177,7 @@ def test_one_pixel(tmp_path, backend):
     Image.new("RGB", (1, 1), (200, 100, 50)).save(path, quality=100, subsampling=0)
     pixels = open_image(path, backend).crop_resize(Box(0, 0, 1, 1), (8, 8))
     assert pixels.shape == (8, 8, 3)
-    assert np.abs(pixels.astype(int) - (200, 100, 50)).max() <= 2  # JPEG's colour transform rounds
+    assert np.abs(pixels.astype(int) - (200, 100, 50)).max() <= 2  # JPEG's color transform rounds
 
 
 @pytest.mark.parametrize("kept", [0.5, 0.99])

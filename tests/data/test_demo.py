@@ -160,7 +160,7 @@ def pixels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return rows, np.array([CLASSES.index(path.parent.name) for path in paths])
 
 
-def test_average_colour_tells_little(demo):
+def test_average_color_tells_little(demo):
     (train, labels), (val, expected) = (
         (rows.reshape(len(rows), -1, 3).mean(axis=1), classes)
         for rows, classes in (pixels(demo / split) for split in ("train", "val"))
@@ -175,4 +175,4 @@ def test_shape_and_ground_contrast_in_every_picture(demo):
     for path in (demo / "val").rglob("*.jpg"):
         with Image.open(path) as image:
             low, high = np.percentile(np.asarray(image.convert("L")), [5, 95])
-        assert high - low > 80.0, path  # drawn 120 apart; clipped colours take some
+        assert high - low > 80.0, path  # drawn 120 apart; clipped colors take some

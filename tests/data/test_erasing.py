@@ -10,7 +10,7 @@ import paddle
 import pytest
 
 from plsc_mae.data.erasing import RandomErasing, erase, random_erasing_box
-from plsc_mae.data.randomness import sample_rng
+from plsc_mae.data.seeding import sample_rng
 
 pytestmark = pytest.mark.compat
 
@@ -138,7 +138,7 @@ def test_noise_is_normal_and_new_for_every_pixel_and_channel():
     assert abs((noise[:, 1:] * noise[:, :-1]).mean()) < limit
 
 
-def test_modes_fill_with_noise_a_colour_or_zeros():
+def test_modes_fill_with_noise_a_color_or_zeros():
     images = paddle.full([1, 3, 32, 32], 9.0)
     distinct = {}
     for mode in ("pixel", "rand", "const"):

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plsc_mae.data.imagefolder import ImageDataset, ImageList, PathTable, evenly_from_classes, find_images
-from plsc_mae.data.randomness import SampleKey, sample_rng
+from plsc_mae.data.imagefolder import ImageDataset, ImageList, PathTable, balanced_subset, find_images
+from plsc_mae.data.seeding import SampleKey, sample_rng
 from plsc_mae.data.transforms import RandomCropFlip
 from plsc_mae.errors import DataError
 
@@ -164,7 +164,7 @@ def test_listing_opens_nothing(tmp_path):
     assert names == [f"cat/{name}.jpg" for name in ("a", "fifo", "loop", "nowhere", "zero")] + ["cat/folder.jpg/b.jpg"]
 
 
-def labelled(*labels: int) -> ImageList:
+def labeled(*labels: int) -> ImageList:
     """Images named by their places."""
     paths = PathTable(str(i) for i in range(len(labels)))
     return ImageList(paths, np.array(labels, np.int64), ("a", "b", "c"), "root")
@@ -179,7 +179,7 @@ def labelled(*labels: int) -> ImageList:
     ],
 )
 def test_few_images_are_chosen_evenly(limit, chosen):
-    images = evenly_from_classes(labelled(2, 1, 2, 0, 2, 2, 0, 2, 2), limit)
+    images = balanced_subset(labeled(2, 1, 2, 0, 2, 2, 0, 2, 2), limit)
     assert " ".join(images.paths[i] for i in range(len(images))) == chosen
     assert (images.classes, images.root) == (("a", "b", "c"), "root")
     of_all = [2, 1, 2, 0, 2, 2, 0, 2, 2]
@@ -187,7 +187,7 @@ def test_few_images_are_chosen_evenly(limit, chosen):
 
 
 def test_a_class_without_images_gives_none():
-    images = evenly_from_classes(labelled(0, 2, 2, 2), 3)
+    images = balanced_subset(labeled(0, 2, 2, 2), 3)
     assert images.labels.tolist() == [0, 2]
 
 

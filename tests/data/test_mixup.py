@@ -56,9 +56,9 @@ def test_targets_are_timms(recorded, case, smooth):
 def test_own_draws_for_images_and_pairs_are_timms(recorded, mode, rows):
     lam = recorded[f"input/{mode}_lam"].astype(np.float64)
     cutmix = recorded[f"input/{mode}_use_cutmix"]
-    centres = iter(recorded[f"input/{mode}_centres_cy_cx_in_order"].tolist())
+    centers = iter(recorded[f"input/{mode}_centres_cy_cx_in_order"].tolist())
     boxes = [
-        cutmix_box(lam[i], (next(centres), next(centres)), SIZE) if cutmix[i] else NOWHERE for i in range(len(lam))
+        cutmix_box(lam[i], (next(centers), next(centers)), SIZE) if cutmix[i] else NOWHERE for i in range(len(lam))
     ]
     mixing = make_mixing(lam, cutmix, boxes, SIZE)
     assert_mixed(recorded, Mixing(*(drawn[rows] for drawn in mixing)), f"{mode}_{{}}")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from plsc_mae.data import randaugment
 from plsc_mae.data.randaugment import CHOICE_WEIGHTS, Operation, RandAugment, Resampling, operations
-from plsc_mae.data.randomness import sample_rng
+from plsc_mae.data.seeding import sample_rng
 from plsc_mae.errors import ConfigError
 
 pytestmark = pytest.mark.compat
@@ -61,7 +61,7 @@ def test_pictures_are_timms(recorded):
         np.testing.assert_allclose(actual.astype(int), expected.astype(int), rtol=0, atol=tolerance, err_msg=case)
 
 
-def test_fill_is_the_mean_colour():
+def test_fill_is_the_mean_color():
     assert RandAugment.parse(RECIPE).fill == (124, 116, 104)
     assert RandAugment.parse(RECIPE, mean=(0.5, 0.5, 0.5)).fill == (128, 128, 128)
 

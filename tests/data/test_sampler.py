@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from plsc_mae.data.randomness import SampleKey, epoch_order
 from plsc_mae.data.sampler import EpochBatchSampler
+from plsc_mae.data.seeding import SampleKey, epoch_order
 from plsc_mae.errors import DataError
 
 pytestmark = pytest.mark.compat

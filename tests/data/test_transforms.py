@@ -1,4 +1,4 @@
-"""Crop boxes, the plain transforms and normalisation against arrays recorded from torchvision."""
+"""Crop boxes, the plain transforms and normalization against arrays recorded from torchvision."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import paddle
 import pytest
 
 from plsc_mae.data.decode import Box, open_image
-from plsc_mae.data.device import Normalize
-from plsc_mae.data.randomness import sample_rng
+from plsc_mae.data.normalize import Normalize
+from plsc_mae.data.seeding import sample_rng
 from plsc_mae.data.transforms import (
     RandomCropFlip,
-    ResizeCentreCrop,
-    centre_crop_box,
+    ResizeCenterCrop,
+    center_crop_box,
     clamped_crop_box,
     draw_interpolation,
     flip_horizontal,
@@ -109,7 +109,7 @@ def test_crops_and_flips_are_torchvisions(recorded):
 def test_evaluation_transform_is_torchvisions(recorded):
     arrays, files = recorded
     sizes = [case["eval_resized_size_wh"] for case in arrays.meta["cases"] if "eval_resized_size_wh" in case]
-    transform = ResizeCentreCrop((224, 224), shorter_side=256)
+    transform = ResizeCenterCrop((224, 224), shorter_side=256)
     for image, (path, tolerance) in enumerate(files):
         source = open_image(path, "pil")
         assert resize_shorter_side(source.height, source.width, 256) == tuple(sizes[image][::-1])
@@ -125,11 +125,11 @@ def test_shorter_side_is_exact_and_longer_rounded_down():
     assert resize_shorter_side(7, 7, 256) == (256, 256)
 
 
-def test_centre_crop_rounds_half_to_even():
-    assert centre_crop_box(257, 259, (224, 224)) == Box(16, 18, 224, 224)
-    assert centre_crop_box(10, 20, (10, 20)) == Box(0, 0, 10, 20)
+def test_center_crop_rounds_half_to_even():
+    assert center_crop_box(257, 259, (224, 224)) == Box(16, 18, 224, 224)
+    assert center_crop_box(10, 20, (10, 20)) == Box(0, 0, 10, 20)
     with pytest.raises(ValueError, match="does not fit"):
-        centre_crop_box(223, 300, (224, 224))
+        center_crop_box(223, 300, (224, 224))
 
 
 def test_random_crop_flip_takes_crop_then_flip_from_the_generator(recorded):

@@ -1,4 +1,4 @@
-"""Both views of CAE pre-training: against arrays recorded from Atten4Vis/CAE, and its steps spelt out."""
+"""Both views of CAE pre-training: against arrays recorded from Atten4Vis/CAE, and its steps spelled out."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from PIL import Image
 
 from plsc_mae.data import views
 from plsc_mae.data.decode import Box, PilImage, open_image
-from plsc_mae.data.device import Normalize
-from plsc_mae.data.randomness import sample_rng
+from plsc_mae.data.normalize import Normalize
+from plsc_mae.data.seeding import sample_rng
 from plsc_mae.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -21,12 +21,12 @@ from plsc_mae.data.transforms import (
     flip_horizontal,
     random_resized_crop_box,
 )
-from plsc_mae.data.views import TwoViewCentreCrop, TwoViewCropFlip, color_jitter
+from plsc_mae.data.views import TwoViewCenterCrop, TwoViewCropFlip, color_jitter
 
 pytestmark = pytest.mark.compat
 
-TOKENIZER_MEAN, TOKENIZER_STD = (-0.125,) * 3, (1.25,) * 3  # 0.8 x + 0.1 written as a normalisation
-# Where the recorded 16 x 16 corners of the normalised crops were cut out.
+TOKENIZER_MEAN, TOKENIZER_STD = (-0.125,) * 3, (1.25,) * 3  # 0.8 x + 0.1 written as a normalization
+# Where the recorded 16 x 16 corners of the normalized crops were cut out.
 SLICES = {"image": (slice(100, 116),) * 2, "tokenizer_image": (slice(50, 66),) * 2}
 NORMALIZED = {
     "patches_imagenet_slice": ("image", IMAGENET_MEAN, IMAGENET_STD),
@@ -142,7 +142,7 @@ def test_a_sample_depends_on_its_generator_alone(photograph):
 
 @pytest.mark.parametrize("backend", ["pil", "opencv"])
 @pytest.mark.parametrize(
-    "transform", [TwoViewCropFlip((64, 64), (32, 32), color_jitter=0.2), TwoViewCentreCrop((64, 64), (32, 32))]
+    "transform", [TwoViewCropFlip((64, 64), (32, 32), color_jitter=0.2), TwoViewCenterCrop((64, 64), (32, 32))]
 )
 def test_both_views_show_the_same_place(tmp_path, picture, backend, transform):
     """The large view made small is the small one but for filters, while a shift by a pixel costs more than a level."""
@@ -159,11 +159,11 @@ def test_both_views_show_the_same_place(tmp_path, picture, backend, transform):
 
 
 def test_jitter_is_torchvisions(photograph):
-    """Each change blends the image with black, its mean grey or its greys, then cuts off to 0..255."""
+    """Each change blends the image with black, its mean gray or its grays, then cuts off to 0..255."""
 
     def changed(pixels: np.ndarray, choice: int, factor: float) -> np.ndarray:
-        grey = (pixels @ np.array([0.299, 0.587, 0.114]))[..., None]
-        degenerate = [0.0, round(grey.mean()), grey][choice]
+        gray = (pixels @ np.array([0.299, 0.587, 0.114]))[..., None]
+        degenerate = [0.0, round(gray.mean()), gray][choice]
         return np.clip(degenerate + factor * (pixels - degenerate), 0, 255)
 
     orders = set()
@@ -176,7 +176,7 @@ def test_jitter_is_torchvisions(photograph):
         for choice in order:
             factor = rng.uniform(max(0, 1 - strength), 1 + strength)
             expected = changed(expected, choice, factor)
-            # Pixels and greys are whole numbers: up to 1 level is lost, and blending adds at most |1 - f| for greys.
+            # Pixels and grays are whole numbers: up to 1 level is lost, and blending adds at most |1 - f| for grays.
             bound = bound * (factor + abs(1 - factor)) + 1 + abs(1 - factor)
         assert np.abs(actual - expected).max() <= bound
         orders.add(tuple(order))
@@ -184,7 +184,7 @@ def test_jitter_is_torchvisions(photograph):
 
 
 def test_jitter_measures_contrast_on_the_whole_image(tmp_path):
-    """Half black, half white: the mean is 128 wherever a crop lies, so a black crop turns grey."""
+    """Half black, half white: the mean is 128 wherever a crop lies, so a black crop turns gray."""
     pixels = np.zeros((40, 80, 3), np.uint8)
     pixels[:, 40:] = 255
     image = PilImage("a", Image.fromarray(pixels))
@@ -195,8 +195,8 @@ def test_jitter_measures_contrast_on_the_whole_image(tmp_path):
     assert max(lifted) > 30
 
 
-def test_centre_crop_spans_the_shorter_side(photograph):
-    sample = TwoViewCentreCrop((64, 64), (32, 32))(photograph, sample_rng(0, 0, 0))
+def test_center_crop_spans_the_shorter_side(photograph):
+    sample = TwoViewCenterCrop((64, 64), (32, 32))(photograph, sample_rng(0, 0, 0))
     box = Box(0, (photograph.width - photograph.height) // 2, photograph.height, photograph.height)
     assert photograph.width > photograph.height
     np.testing.assert_array_equal(sample["image"], photograph.crop_resize(box, (64, 64), "bicubic"))
@@ -204,8 +204,8 @@ def test_centre_crop_spans_the_shorter_side(photograph):
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 300), (300, 1), (37, 53), (1000, 3)])
-def test_centre_crop_fits_any_image(height, width):
+def test_center_crop_fits_any_image(height, width):
     image = PilImage("a", Image.new("RGB", (width, height)))
     for size in ((224, 224), (64, 96), (96, 64)):
-        sample = TwoViewCentreCrop(size, (size[0] // 2, size[1] // 2))(image, sample_rng(0, 0, 0))
+        sample = TwoViewCenterCrop(size, (size[0] // 2, size[1] // 2))(image, sample_rng(0, 0, 0))
         assert sample["image"].shape == (*size, 3)

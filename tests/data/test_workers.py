@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plsc_mae.data.bookmark import Bookmark
-from plsc_mae.data.randomness import SampleKey
-from plsc_mae.data.workers import SharedBuffer, Worker, WorkerDiedError
+from plsc_mae.data.seeding import SampleKey
+from plsc_mae.data.workers import Bookmark, SharedBuffer, Worker, WorkerDiedError
 from plsc_mae.errors import DataError
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.long]
 
 
 class Numbers:
@@ -128,7 +127,7 @@ _PARENT = """
 import signal, sys, time
 sys.path[:0] = {path!r}
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background shells start children without it
-from plsc_mae.data.randomness import SampleKey
+from plsc_mae.data.seeding import SampleKey
 from plsc_mae.data.workers import Worker
 import numpy as np
 

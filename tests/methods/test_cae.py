@@ -13,7 +13,7 @@ from PIL import Image
 from plsc_mae import weights
 from plsc_mae.config import MAEConfig
 from plsc_mae.data.decode import open_image
-from plsc_mae.data.randomness import sample_rng
+from plsc_mae.data.seeding import sample_rng
 from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.losses import alignment_loss
 from plsc_mae.methods import load_method

@@ -11,14 +11,14 @@ import pytest
 
 from plsc_mae.config import FINETUNE, LINPROBE
 from plsc_mae.data.decode import PilImage
-from plsc_mae.data.device import Normalize
+from plsc_mae.data.normalize import Normalize
 from plsc_mae.errors import ConfigError
+from plsc_mae.loading.classifier_weights import start_from_pretraining
 from plsc_mae.methods.classify import (
     ClassifyTask,
     build_classifier,
     build_normalize,
     classification_scores,
-    start_from_pretraining,
     train_transform,
     validation_transform,
 )

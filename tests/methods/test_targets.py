@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from plsc_mae.data.device import Normalize
+from plsc_mae.data.normalize import Normalize
 from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.losses import normalize_pixels
 from plsc_mae.methods.targets import PixelTarget, TokenTarget, VectorTarget, build_target, load_decoder

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from plsc_mae.parallel import peers
+from plsc_mae.parallel import failure_detector
 
 
 class FolderStore:
@@ -43,7 +43,7 @@ def fork() -> None:
 
 def refuse(store: FolderStore) -> None:
     """Let a stranger without the token try to take the last process's place."""
-    port = int(store.get(peers.KEY).split()[0])
+    port = int(store.get(failure_detector.KEY).split()[0])
     with socket.create_connection(("127.0.0.1", port)) as stranger:
         stranger.sendall(b'{"token": "guess", "process": 2, "host": "elsewhere"}\n')
         assert stranger.recv(100) == b""
@@ -54,7 +54,7 @@ def main(folder: str, port: str, process: str, processes: str, *deeds: str) -> i
     store = FolderStore(folder)
     if "late" in deeds:
         time.sleep(1)
-    peers.join(int(process), int(processes), store, {"PADDLE_MASTER": f"127.0.0.1:{port}"})
+    failure_detector.join(int(process), int(processes), store, {"PADDLE_MASTER": f"127.0.0.1:{port}"})
     for deed in deeds:
         if deed == "sleep":
             time.sleep(20)
@@ -67,13 +67,13 @@ def main(folder: str, port: str, process: str, processes: str, *deeds: str) -> i
         elif deed == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         elif deed == "mistake":
-            return peers.end("no such picture", 2)
+            return failure_detector.end("no such picture", 2)
         elif deed == "bug":
-            peers.end_by(KeyError("bug"))
+            failure_detector.end_by(KeyError("bug"))
         elif deed == "raise":
             raise KeyError("bug")
         elif deed == "done":
-            peers.farewell()
+            failure_detector.farewell()
     return 0
 
 

@@ -13,11 +13,11 @@ from plsc_mae.config import PRETRAIN
 from plsc_mae.config.resolve import from_mapping
 from plsc_mae.models import layers
 from plsc_mae.parity import updates
+from plsc_mae.parity.build_cases import small_case
 from plsc_mae.parity.cases import Case
 from plsc_mae.parity.checks import against_oracle
 from plsc_mae.parity.compare import Comparison, Row, Section, difference, differences
 from plsc_mae.parity.gradients import gradient_section
-from plsc_mae.parity.opening import small_case
 from plsc_mae.parity.updates import update_section
 
 pytestmark = pytest.mark.compat

@@ -20,9 +20,9 @@ from plsc_mae.config.resolve import from_mapping
 from plsc_mae.errors import ConfigError
 from plsc_mae.models.registry import Variant
 from plsc_mae.parity import originals
+from plsc_mae.parity.build_cases import small_case
 from plsc_mae.parity.cases import Case
 from plsc_mae.parity.checks import against_original
-from plsc_mae.parity.opening import small_case
 from plsc_mae.parity.originals import ORIGINALS, Original, ask, find_original, obstacle
 from plsc_mae.parity.references.exchange import Message
 

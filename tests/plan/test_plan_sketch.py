@@ -11,8 +11,8 @@ from plsc_mae.methods.classify import ClassifyTask, build_classifier, build_norm
 from plsc_mae.methods.sweep import SweepTask
 from plsc_mae.parallel.group import Group
 from plsc_mae.parallel.tensor import share_blocks
+from plsc_mae.plan.activation_memory import Conditions
 from plsc_mae.plan.networks import dissect
-from plsc_mae.plan.parts import Conditions
 from plsc_mae.plan.sketch import check_sharing, sketch
 
 pytestmark = pytest.mark.compat

@@ -15,10 +15,11 @@ import pytest
 from plsc_mae import weights
 from plsc_mae.commands.inspection import inspect_file
 from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.loading.classifier import load_classifier
+from plsc_mae.loading.classifier_weights import load_into_classifier, require_weights
+from plsc_mae.loading.encoder import load_encoder
+from plsc_mae.loading.training_config import training_config
 from plsc_mae.methods import load_method
-from plsc_mae.methods.frozen import load_frozen
-from plsc_mae.methods.pretrained import load_into_classifier, require_weights, training_config
-from plsc_mae.methods.trained import load_trained
 from plsc_mae.models.cae import ContextAutoencoder
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.mae import MaskedAutoencoder
@@ -161,7 +162,7 @@ def test_weights_alone_in_our_names_tell_their_network(tmp_path, network):
         twin.norm_pix_loss = model.norm_pix_loss
         images, noise = paddle.ones([2, 3, 16, 16]), paddle.rand([2, 16])
         assert float(twin(images, noise).loss) == float(model(images, noise).loss)
-    encoder = load_frozen(str(tmp_path / "w.pth"), num_heads=2, input_size=(16, 16)).network
+    encoder = load_encoder(str(tmp_path / "w.pth"), num_heads=2, input_size=(16, 16)).network
     for name, value in state(encoder).items():
         np.testing.assert_array_equal(value, state(model.encoder)[name], err_msg=name)
 
@@ -169,7 +170,7 @@ def test_weights_alone_in_our_names_tell_their_network(tmp_path, network):
 def test_an_encoder_alone_in_the_names_of_a_classifier(tmp_path):
     model = filled(NETWORKS["mae_priv cls"]().encoder)
     weights.save(model, tmp_path / "w.pth", "beit")
-    encoder = load_frozen(str(tmp_path / "w.pth"), num_heads=2).network
+    encoder = load_encoder(str(tmp_path / "w.pth"), num_heads=2).network
     np.testing.assert_array_equal(encoder.norm.weight.numpy(), model.norm.weight.numpy())
 
 
@@ -239,7 +240,7 @@ def test_impossible_shapes_are_one_sentence(tmp_path, network, dialect, name, sh
     with pytest.raises(CheckpointError, match=said):
         training_config(stored, {"num_heads": 2, "decoder_num_heads": 2})
     with pytest.raises(CheckpointError, match=f"{said}|no known dialect"):
-        load_frozen(str(tmp_path / "damaged.pth"), num_heads=2)
+        load_encoder(str(tmp_path / "damaged.pth"), num_heads=2)
     with contextlib.suppress(CheckpointError):  # it describes what it can, or says this too
         inspect_file(str(tmp_path / "damaged.pth"))
 
@@ -262,8 +263,8 @@ def test_heads_that_are_not_known_are_asked_for(tmp_path):
     write_file(tmp_path / "libai.pth", renamed, "model")
     assert weights.read(tmp_path / "libai.pth").dialect == "libai"
     with pytest.raises(ConfigError, match=r"number of heads of blocks\.0\.attn.qkv.weight, 8 wide, is needed"):
-        load_frozen(str(tmp_path / "libai.pth"))
-    assert load_frozen(str(tmp_path / "libai.pth"), num_heads=2).network.embed_dim == 8
+        load_encoder(str(tmp_path / "libai.pth"))
+    assert load_encoder(str(tmp_path / "libai.pth"), num_heads=2).network.embed_dim == 8
 
 
 # ------------------------------------------------------------------------------------------------ their files
@@ -326,7 +327,7 @@ def test_fine_tuned_by_mae_priv(golden, root):
     case = golden("mae/checkpoints/priv_finetune_ema")
     path = str(root / "tests/golden/mae/checkpoints/priv_finetune_ema.pth")
     for key, output in (("model", "logits"), ("model_ema", "logits_ema")):
-        network = load_trained(path, model_key=key, num_heads=2).network
+        network = load_classifier(path, model_key=key, num_heads=2).network
         found = network(paddle.to_tensor(case["input/images"])).numpy()
         np.testing.assert_allclose(found, case[f"output/{output}"], rtol=1e-4, atol=2e-5)
 

@@ -39,9 +39,9 @@ def linear(x: Array, parameters: Parameters, *, bias: bool = True) -> Array:
 
 def layer_norm(x: Array, parameters: Parameters, eps: float) -> Array:
     """Standardize the last axis by its biased variance, eps inside the root; then scale and shift."""
-    centred = x - x.mean(axis=-1, keepdims=True)
-    variance = np.square(centred).mean(axis=-1, keepdims=True)
-    return centred / np.sqrt(variance + eps) * parameters["weight"] + parameters["bias"]
+    centered = x - x.mean(axis=-1, keepdims=True)
+    variance = np.square(centered).mean(axis=-1, keepdims=True)
+    return centered / np.sqrt(variance + eps) * parameters["weight"] + parameters["bias"]
 
 
 def erf(x: Array) -> Array:

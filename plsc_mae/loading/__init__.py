@@ -1,0 +1,1 @@
+"""Opening checkpoints: options, encoders, classifiers and whole networks, of this suite and of others."""

@@ -1,0 +1,142 @@
+"""The encoder of a checkpoint as tools use it: in evaluation mode, with the normalization it was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import paddle
+
+from plsc_mae import weights
+from plsc_mae.data.normalize import Normalize
+from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD
+from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.loading.classifier_weights import require_weights, resize_to
+from plsc_mae.loading.training_config import trained_eps, training_config
+from plsc_mae.methods import load_method
+from plsc_mae.methods.base import DEFAULT_SIZE
+from plsc_mae.models.registry import VARIANTS
+from plsc_mae.models.vit import Positions, VisionTransformer, check_heads, fixed_table, pair, patch_grid
+from plsc_mae.weights import Checkpoint
+from plsc_mae.weights.convert import decoded, recognize
+from plsc_mae.weights.dialects import NATIVE
+from plsc_mae.weights.dialects.base import Array
+from plsc_mae.weights.dialects.encoder import infer_encoder
+
+_CLASSIFIERS = ("beit", "plsc_beit")  # no pre-training has these names, but encoders alone may be written in them
+_HEADS = {"head.weight", "head.1.weight"}  # of classifiers and of probes, in every dialect
+
+
+class LoadedEncoder(NamedTuple):
+    """An encoder, what its images are normalized by, and one line that says where its weights are from."""
+
+    network: VisionTransformer
+    normalize: Normalize
+    origin: str
+
+
+def load_encoder(
+    path: str,
+    *,
+    num_heads: int | None = None,
+    input_size: tuple[int, ...] | None = None,
+    random_weights: bool = False,
+    seed: int = 0,
+) -> LoadedEncoder:
+    """Build the encoder of a checkpoint of pre-training, of a classifier or of a probe.
+
+    Args:
+        path: the checkpoint, of this suite or of another. A classifier's images are normalized by ImageNet's
+            statistics, and the norm behind its pooling is no part of the encoder.
+        num_heads: attention heads, for a foreign file of unpublished width.
+        input_size: image side, or height and width, in place of the checkpoint's; learned positions are resized.
+        random_weights: take the sizes from the file and fresh weights, to see what training has given.
+        seed: of the fresh weights.
+
+    Raises:
+        CheckpointError: the file cannot be read, or lacks a part of the encoder.
+        ConfigError: unknown heads, or an image size that does not fit.
+    """
+    stored = weights.read(path)
+    paddle.seed(seed)
+    sized = decoded(stored, num_heads, 1)  # the decoder's order of rows is of no matter here
+    if not _HEADS.isdisjoint(sized.model) or sized.dialect in _CLASSIFIERS:
+        arguments = read_off(sized, num_heads, input_size)
+        if eps := trained_eps(stored):
+            arguments["norm_eps"] = eps
+        network, normalize = VisionTransformer(**arguments), normalization(sized)
+    else:
+        config = training_config(stored, {"num_heads": num_heads}, input_size=input_size)
+        method = load_method(config.method)
+        network, normalize = method.build_encoder(config), method.normalize(config)
+    if random_weights:
+        origin = f"{path}: its sizes with random weights, seed {seed}"
+    else:
+        report = weights.load(network, stored, prefix="encoder.", resize=resize_to(network))
+        require_weights(network, report, path)
+        origin = f"{path}: {len(report.matched) + len(report.resized)} tensors of the encoder ({report.dialect})"
+    network.eval()
+    return LoadedEncoder(network, normalize, origin)
+
+
+def read_off(stored: Checkpoint, num_heads: int | None, input_size: tuple[int, ...] | None) -> dict[str, Any]:
+    """Arguments of the encoder whose sizes the tensors tell, and of what they do not tell, the options beside them.
+
+    Args:
+        stored: the file.
+        num_heads: where the file does not tell it.
+        input_size: in place of the file's.
+
+    Raises:
+        CheckpointError: there is no encoder, or its positions are of no square grid.
+        ConfigError: unknown heads.
+    """
+    rules = recognize(stored.model, str(stored.path))
+    sizes = infer_encoder(stored.model, rules, str(stored.path))
+    options = _options(stored)
+    table = stored.model.get(rules.foreign_name("encoder.pos_embed"))
+    sizes["num_heads"] = num_heads or _trained_heads(options, sizes["embed_dim"]) or sizes["num_heads"]
+    if sizes["num_heads"] is None:
+        raise ConfigError(f"{stored.path} does not tell its number of heads; give it with --num_heads")
+    told = options.get("input_size") if rules is NATIVE else None  # others' files need not be of the size they name
+    trained = told or sizes["img_size"]
+    if trained is None and table is not None:
+        raise CheckpointError(f"{stored.path} does not tell its image size: its positions are of no square grid")
+    trained = pair(trained or options.get("input_size") or DEFAULT_SIZE)
+    grid = patch_grid(trained, sizes["patch_size"])
+    check_heads("embed_dim", sizes["embed_dim"], sizes["num_heads"])
+    positions = _positions(table, grid, sizes["embed_dim"], class_token=sizes["class_token"])
+    return {**sizes, "img_size": input_size or trained, "positions": positions}
+
+
+def normalization(stored: Checkpoint) -> Normalize:
+    """ImageNet's statistics, which all but classifiers of this suite with other options have."""
+    if _options(stored).get("imagenet_inception_mean_and_std"):
+        return Normalize(INCEPTION_MEAN, INCEPTION_STD)
+    return Normalize()
+
+
+def _options(stored: Checkpoint) -> Mapping[str, Any]:
+    options = stored.meta.get("args")
+    return options if isinstance(options, dict) else {}
+
+
+def _trained_heads(options: Mapping[str, Any], embed_dim: int) -> int | None:
+    """The heads that the options name, or those of the registered network they name, if that is of this width."""
+    if options.get("num_heads"):
+        return int(options["num_heads"])
+    variant = VARIANTS.get(str(options.get("model")))
+    return variant.arguments["num_heads"] if variant and variant.arguments["embed_dim"] == embed_dim else None
+
+
+def _positions(table: Array | None, grid: tuple[int, int], dim: int, *, class_token: bool) -> Positions:
+    """The kind of a table [1, T + L, D]; without one, MAE-pytorch's networks have the sinusoid and CAE's none."""
+    if table is None:
+        return "none" if class_token else "sinusoid"
+    kinds: tuple[Positions, ...] = ("column first", "row first")
+    for kind in kinds:
+        computed = fixed_table(dim, grid, positions=kind, class_token=class_token).numpy()
+        if computed.shape == table.shape and np.allclose(table, computed, atol=1e-5):
+            return kind
+    return "learned"

@@ -1,0 +1,213 @@
+"""The processes of a run: who am I, who shares what with me, sums and waiting without a time-out."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import paddle
+from paddle import Tensor, nn
+
+from plsc_mae.errors import ConfigError
+from plsc_mae.parallel import failure_detector
+from plsc_mae.parallel.group import Group
+
+BUCKET_ELEMENTS = 1 << 23  # 32 MB of float32
+
+
+class World:
+    """The processes that train one model together.
+
+    Each group of `tensor_parallel` processes shares the heads and hidden columns of every block, each line of
+    `pipeline_parallel` such groups shares the blocks, and the rest share the data: each takes its part of every batch.
+    Neighbors share blocks, then data, then stages, so that the busiest connections are the shortest. The last stage
+    comes first: it knows loss and logits, and process 0 writes the files.
+
+    Made once per process, before anything else touches the device; started by `python -m paddle.distributed.launch`,
+    or a single process when there is no launcher.
+
+    Args:
+        device: "auto", "cpu", "gpu" or "cuda".
+        tensor_parallel: processes that share every block.
+        pipeline_parallel: stages.
+
+    Attributes:
+        size: into how many parts a batch is shared out.
+        rank: which of them is this process's.
+        processes: how many there are altogether.
+        process: which of them this is.
+        data: processes with the same part of the network and different data.
+        tensor: processes with the same data and different parts of the same blocks.
+        pipeline: processes with the same data and different blocks; the last stage is its first.
+        stage: which of the stages this process is in, from 0 at the images.
+        previous: a group with the process of the stage before, its second member; None in the first stage.
+        following: a group with the process of the next stage, its first member; None in the last stage.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none; the processes do not divide into such groups.
+    """
+
+    def __init__(self, device: str, *, tensor_parallel: int = 1, pipeline_parallel: int = 1) -> None:
+        gpu_build = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+        wanted = "gpu" if device in ("gpu", "cuda") or (device == "auto" and gpu_build) else "cpu"
+        if wanted == "gpu" and not gpu_build:
+            build = "no GPU is visible to Paddle" if paddle.is_compiled_with_cuda() else "this is Paddle's CPU build"
+            raise ConfigError(f"--device {device}: {build}; use --device cpu, or see `plsc-mae doctor`")
+        self.processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+        self.process = int(os.environ.get("PADDLE_TRAINER_ID", "0")) % self.processes
+        shared = tensor_parallel * pipeline_parallel
+        if self.processes % shared:
+            raise ConfigError(
+                f"{self.processes} process{'es' if self.processes > 1 else ''} cannot form groups of "
+                f"--tensor_parallel {tensor_parallel} x --pipeline_parallel {pipeline_parallel}; start a multiple of "
+                f"{shared} with paddle.distributed.launch"
+            )
+        paddle.set_device(wanted)
+        self.is_gpu = wanted == "gpu"
+        self._barriers = 0
+        if self.processes > 1:
+            paddle.distributed.init_parallel_env()
+            failure_detector.join(self.process, self.processes, _store())
+        self._form_groups(tensor_parallel, self.processes // shared, pipeline_parallel)
+        self.rank, self.size = self.data.rank, self.data.size
+
+    def _form_groups(self, tensor: int, data: int, pipeline: int) -> None:
+        """Divide the processes, numbered [stage from the last, data, tensor]."""
+        numbers = [[[(s * data + d) * tensor + t for t in range(tensor)] for d in range(data)] for s in range(pipeline)]
+        stages, parts, shares = range(pipeline), range(data), range(tensor)
+        self.tensor = self._own_group([numbers[s][d] for s in stages for d in parts])
+        self.data = self._own_group([[numbers[s][d][t] for d in parts] for s in stages for t in shares])
+        self.pipeline = self._own_group([[numbers[s][d][t] for s in stages] for d in parts for t in shares])
+        self.stage = pipeline - 1 - self.pipeline.rank
+        self.previous = self.following = None
+        for s in range(pipeline - 1):  # gloo numbers the messages of a group, so those of pairs need groups of pairs
+            pair = self._group([[numbers[s][d][t], numbers[s + 1][d][t]] for d in parts for t in shares])
+            if pair is not None and pair.rank == 0:
+                self.previous = pair
+            elif pair is not None:
+                self.following = pair
+
+    def _group(self, all_of_them: Sequence[list[int]]) -> Group | None:
+        """Make all groups of one kind, as every process must in the same order; returns this process's, if any."""
+        groups = [Group.of(ranks, self.process, self.processes, on_gloo=not self.is_gpu) for ranks in all_of_them]
+        return next((group for group in groups if self.process in group.ranks), None)
+
+    def _own_group(self, all_of_them: Sequence[list[int]]) -> Group:
+        """Make groups of which every process is in one."""
+        group = self._group(all_of_them)
+        assert group is not None
+        return group
+
+    def __str__(self) -> str:
+        text = f"{self.processes} process{'es' if self.processes > 1 else ''}"
+        kinds = (("data", self.data), ("tensor", self.tensor), ("pipeline", self.pipeline))
+        split = [f"{name} {group.size}" for name, group in kinds if group.size > 1]
+        return f"{text} ({' x '.join(split)})" if self.tensor.size * self.pipeline.size > 1 else text
+
+    def alone(self) -> World:
+        """This process as a world of its own, once the others have nothing to do any more."""
+        single = copy.copy(self)
+        single.processes, single.process = 1, 0
+        single.data = single.tensor = single.pipeline = Group.alone()
+        single.previous = single.following = None
+        single.size, single.rank = 1, 0
+        return single
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files and the log."""
+        return self.process == 0
+
+    def wrap(self, layer: nn.Layer) -> nn.Layer:
+        """Share out the data of a layer: gradients are averaged in the last backward pass of an update.
+
+        Parameters must be equal in all processes that share the data.
+        """
+        if self.size == 1:
+            return layer
+        # Paddle gives every process the values of process 0, whatever the group, also where they are other columns.
+        own = [param.clone().detach() for param in layer.parameters()] if self.tensor.size > 1 else []
+        wrapped = paddle.DataParallel(layer, group=self.data.handle)
+        for param, value in zip(layer.parameters(), own, strict=False):
+            param.set_value(value)
+        return wrapped
+
+    @property
+    def stream(self) -> int:
+        """A number that differs where draws of the device must: between parts of the data and between stages."""
+        return self.stage * self.size + self.rank if self.pipeline.size > 1 else self.rank
+
+    def average_gradients(self, params: Sequence[Tensor]) -> None:
+        """Average gradients over the processes that share the data, many at a time, where `wrap` cannot."""
+        if self.size == 1:
+            return
+        pending = [param for param in params if param.grad is not None]
+        while pending:
+            bucket, pending = _first_bucket(pending)
+            flat = self.sum(paddle.concat([param.grad.flatten() for param in bucket])) / self.size
+            parts = paddle.split(flat, [param.size for param in bucket])
+            for param, part in zip(bucket, parts, strict=True):
+                param.grad.set_value(part.reshape(param.shape))
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum a tensor over the processes that share the data; all of them must call."""
+        return self.data.sum(values)
+
+    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Give tensors the values of the first process that shares the data everywhere; all of them must call."""
+        for tensor in tensors:
+            self.data.broadcast(tensor, 0)
+
+    def largest(self, values: Sequence[float] | Tensor) -> list[float]:
+        """The largest of each value among all processes; all of them must call. Values must be finite."""
+        if self.processes == 1:
+            return [float(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]
+        tensor = values if isinstance(values, Tensor) else paddle.to_tensor(list(values), dtype="float64")
+        paddle.distributed.all_reduce(tensor, op=paddle.distributed.ReduceOp.MAX)
+        return [float(value) for value in tensor.tolist()]
+
+    def agree(self, numbers: list[int]) -> bool:
+        """Whether all processes hold the same numbers; all of them must call."""
+        if self.processes == 1:
+            return True
+        extremes = paddle.to_tensor([*numbers, *(-number for number in numbers)], dtype="int64")
+        paddle.distributed.all_reduce(extremes, op=paddle.distributed.ReduceOp.MAX)
+        largest, smallest = extremes[: len(numbers)], -extremes[len(numbers) :]
+        return bool((largest == smallest).all())
+
+    def barrier(self) -> None:
+        """Wait for all processes, however long one of them takes.
+
+        Gloo gives up after 30 seconds, which saving a large checkpoint on rank 0 can take, so the processes meet at
+        the launcher's key-value store instead.
+        """
+        if self.processes == 1:
+            return
+        if self.is_gpu:
+            paddle.distributed.barrier()
+        else:
+            self._meet()
+
+    def _meet(self) -> None:
+        """Wait for all processes at the launcher's key-value store."""
+        self._barriers += 1
+        store, key = _store(), f"plsc_mae/barrier/{self._barriers}"
+        if store.add(key, 1) == self.processes:
+            store.set(key + "/done", b"1")
+        store.wait(key + "/done")
+
+
+def _first_bucket(params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The first parameters of one type, up to the size of a bucket, and the rest."""
+    count, elements = 0, 0
+    for param in params:
+        if count and (elements + param.size > BUCKET_ELEMENTS or param.grad.dtype != params[0].grad.dtype):
+            break
+        count, elements = count + 1, elements + param.size
+    return params[:count], params[count:]
+
+
+def _store() -> Any:
+    return paddle.base.core.create_or_get_global_tcp_store()

@@ -1,0 +1,1 @@
+"""Checkpoints: file format, content, schedule of saves."""

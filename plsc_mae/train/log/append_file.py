@@ -1,0 +1,195 @@
+"""Files that grow at their end: whole records or none, kept in memory while the disk takes none."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from plsc_mae.errors import CheckpointError
+from plsc_mae.train.checkpoint.file import sync_folder
+
+logger = logging.getLogger(__name__)
+
+LENGTH = struct.Struct("<Q")  # of a VisualDL record, before it
+
+
+class AppendedFile:
+    """A file that only grows.
+
+    Args:
+        path: the file; it is made if it is missing.
+        option: that says where it is, for the message when it cannot be written.
+
+    Raises:
+        CheckpointError: it cannot be written at all.
+    """
+
+    def __init__(self, path: Path, option: str = "--output_dir") -> None:
+        self.path = path
+        self.pending = b""
+        self._warned = False
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as error:
+            raise CheckpointError(f"cannot write the log {path}: {error.strerror}; choose another {option}") from None
+
+    def append(self, record: bytes) -> None:
+        """Add a record, now or when the disk takes it; the first refusal is warned about."""
+        self.pending += record
+        self._write_pending()
+
+    def sync(self) -> bool:
+        """Flush everything to the disk, and tell whether that has succeeded."""
+        if not self._write_pending():
+            return False
+        try:
+            with open(self.path, "ab") as file:
+                os.fsync(file.fileno())
+            sync_folder(self.path.parent)
+        except OSError as error:
+            self._warn(error)
+            return False
+        return True
+
+    def _write_pending(self) -> bool:
+        if not self.pending:
+            return True
+        try:
+            with open(self.path, "ab", buffering=0) as file:
+                _append_whole(file.fileno(), self.pending)
+        except OSError as error:
+            self._warn(error)
+            return False
+        self.pending = b""
+        if self._warned:
+            logger.warning("%s can be written again, and nothing is missing", self.path)
+            self._warned = False
+        return True
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            logger.warning("cannot write %s: %s; its lines wait in memory", self.path, error.strerror)
+            self._warned = True
+
+
+def _append_whole(descriptor: int, data: bytes) -> None:
+    size = os.fstat(descriptor).st_size
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    except OSError:
+        os.ftruncate(descriptor, size)  # no half records
+        raise
+
+
+class JsonLines(AppendedFile):
+    """A JSON object per line."""
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Append one."""
+        self.append(json.dumps(record).encode() + b"\n")
+
+    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+        """Drop all records but those wanted, and what is none, as a last line cut off by a kill; returns those kept."""
+        content = self.path.read_bytes()
+        kept, lines = [], []
+        for line in content.splitlines(keepends=True):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if line.endswith(b"\n") and isinstance(record, dict) and wanted(record):
+                kept.append(record)
+                lines.append(line)
+        _replace_content(self.path, content, b"".join(lines))
+        return kept
+
+
+class VisualDLRecords(AppendedFile):
+    """VisualDL's file of records, written here in the format of `visualdl.LogWriter`.
+
+    LogWriter (2.5.3) cannot replace this class. It never removes records, so a resumed run would show the steps beyond
+    the checkpoint twice. VisualDL shows only the newest file of a folder, so a file per start would hide the earlier
+    part of a curve. A kill loses the records that wait in LogWriter's thread. A full disk leaves part of a record, and
+    the file cannot be read beyond it.
+
+    Args:
+        log_dir: folder of the file; its name is the same for all starts of a run.
+
+    Raises:
+        CheckpointError: it cannot be written.
+        ImportError: visualdl is not installed.
+    """
+
+    def __init__(self, log_dir: Path) -> None:
+        from visualdl.component import base_component
+        from visualdl.proto import record_pb2
+
+        self._make, self._record = base_component, record_pb2.Record
+        super().__init__(log_dir / "vdlrecords.run.log", "--log_dir")
+
+    def add_scalars(self, values: dict[str, float], step: int) -> None:
+        """Append the value of each tag at a step."""
+        now = round(time.time() * 1000)
+        self._add(self._make.scalar(tag=tag, value=value, step=step, walltime=now) for tag, value in values.items())
+
+    def add_images(self, images: dict[str, Any], step: int) -> None:
+        """Append the image of each tag, uint8 [H, W, 3], at a step."""
+        now = round(time.time() * 1000)
+        self._add(self._make.image(tag=tag, image_array=x, step=step, walltime=now) for tag, x in images.items())
+
+    def keep(self, wanted: Callable[[str, int], bool]) -> None:
+        """Drop records, told by tag and step, but those wanted, and a last one that was cut off."""
+        content = self.path.read_bytes()
+        kept = []
+        for framed in _framed_records(content):
+            values = self._record.FromString(framed[LENGTH.size :]).values
+            if values and (values[0].HasField("meta_data") or wanted(values[0].tag, values[0].id)):
+                kept.append(framed)
+        _replace_content(self.path, content, b"".join(kept))
+        if not kept:  # VisualDL wants this one first
+            self._add(iter([self._make.meta_data(display_name="", walltime=round(time.time() * 1000))]))
+
+    def _add(self, records: Iterator[Any]) -> None:
+        encoded = [record.SerializeToString() for record in records]
+        self.append(b"".join(LENGTH.pack(len(data)) + data for data in encoded))
+
+
+def _framed_records(content: bytes) -> Iterator[bytes]:
+    """The records with their lengths before them; the first that is not whole ends them."""
+    start = 0
+    while start + LENGTH.size <= len(content):
+        end = start + LENGTH.size + LENGTH.unpack_from(content, start)[0]
+        if not start + LENGTH.size < end <= len(content):
+            return
+        yield content[start:end]
+        start = end
+
+
+def _replace_content(path: Path, before: bytes, after: bytes) -> None:
+    """Give a file other content; dropping its end needs no space on the disk."""
+    if before == after:
+        return
+    if before.startswith(after):
+        os.truncate(path, len(after))
+    else:
+        replace_content(path, after)
+
+
+def replace_content(path: Path, content: bytes) -> None:
+    """Write a small file so that it is always either the old one or the new one."""
+    temporary = path.with_name(path.name + ".new")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

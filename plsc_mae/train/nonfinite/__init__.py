@@ -1,0 +1,1 @@
+"""Handling of losses and gradients that are not finite."""

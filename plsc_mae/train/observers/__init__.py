@@ -1,0 +1,1 @@
+"""Observers: evaluations and pictures between epochs, and the online probe."""

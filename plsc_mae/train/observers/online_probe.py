@@ -1,0 +1,122 @@
+"""A linear classifier that learns beside the network from its features of every step, without touching it.
+
+It lives outside of the Task, and so of its data parallelism, mixed precision and optimizer. All processes have the same
+one: they share statistics and gradients. B batch, D width, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from plsc_mae.errors import CheckpointError
+from plsc_mae.optim import (
+    ParamGroup,
+    build_adamw,
+    load_optimizer_state,
+    optimizer_state,
+    stored_optimizer_state,
+)
+from plsc_mae.parallel.world import World
+from plsc_mae.weights.reader import Checkpoint
+
+SECTION = "online_probe"  # of a checkpoint
+STATISTICS_SHARE = 0.1  # of a batch in the running statistics, as in batch normalization
+EPS = 1e-6
+
+
+class OnlineProbe:
+    """Linear classification of standardized features, trained by AdamW at a constant rate, one update per iteration.
+
+    Every dimension is standardized by its running mean and variance, as linear probes put a batch normalization without
+    scale and shift before their head (He et al. 2022, appendix A.1). The first batches count equally. The weights start
+    from zero, the objective being convex, so that no random number is drawn.
+
+    Args:
+        num_features: D.
+        num_classes: K.
+        lr: learning rate.
+        world: the processes of the run.
+    """
+
+    def __init__(self, num_features: int, num_classes: int, lr: float, world: World) -> None:
+        self.world = world
+        zero = nn.initializer.Constant(0.0)
+        self.head = nn.Linear(
+            num_features,
+            num_classes,
+            weight_attr=paddle.ParamAttr(initializer=zero),
+            bias_attr=paddle.ParamAttr(initializer=zero),
+        )
+        self.params = dict(self.head.named_parameters())
+        self.optimizer = build_adamw([ParamGroup(list(self.params), list(self.params.values()), 0.0)])
+        self.optimizer.set_lr(lr)
+        self.mean, self.variance = paddle.zeros([num_features]), paddle.zeros([num_features])
+        self.updates = 0
+
+    def __call__(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Classify a batch, then learn from it.
+
+        Args:
+            features: float32 [B, D], without gradient.
+            labels: class numbers [B].
+
+        Returns:
+            Cross entropy and top-1 accuracy in percent before the update, scalars of this process's batch.
+        """
+        logits = self.head(self._standardized(features))
+        loss = F.cross_entropy(logits, labels)
+        (loss / self.world.size).backward()
+        for param in self.params.values():
+            self.world.sum(param.grad)
+        self.optimizer.step()
+        self.optimizer.clear_grad(set_to_zero=False)
+        self.updates += 1
+        accuracy = (logits.detach().argmax(axis=1) == labels).astype("float32").mean() * 100
+        return {"online_loss": loss.detach(), "online_acc1": accuracy}
+
+    @paddle.no_grad()
+    def _standardized(self, features: Tensor) -> Tensor:
+        """Let the running statistics take in the batch of all processes, and apply them to this one's part."""
+        if self.updates == 0:  # from afar, the squares below would be rounded by more than the variance
+            self.mean = self.world.sum(features.mean(axis=0)) / self.world.size
+        away = features - self.mean
+        moments = self.world.sum(paddle.concat([away.mean(axis=0), (away * away).mean(axis=0)])) / self.world.size
+        shift, square = paddle.split(moments, 2)
+        share = max(1 / (self.updates + 1), STATISTICS_SHARE)
+        self.mean = self.mean + share * shift
+        self.variance = (1 - share) * self.variance + share * (square - share * shift * shift)
+        return (features - self.mean) / paddle.sqrt(self.variance + EPS)
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a checkpoint needs to go on with the same probe."""
+        arrays = {name: param.numpy() for name, param in self.params.items()}
+        arrays |= {"mean": self.mean.numpy(), "variance": self.variance.numpy(), "updates": np.asarray(self.updates)}
+        return {SECTION: {**arrays, "optimizer": optimizer_state(self.optimizer, self.params)}}
+
+    def load(self, stored: Checkpoint) -> bool:
+        """Put back what `extra_state` gave, and tell whether the checkpoint has it.
+
+        Raises:
+            CheckpointError: it has a probe for other features or classes.
+        """
+        start = SECTION + "/"
+        arrays = {name[len(start) :]: x for name, x in stored.tensors.items() if name.startswith(start)}
+        if not arrays:
+            return False
+        found, wanted = arrays["weight"].shape, tuple(self.head.weight.shape)
+        if found != wanted:
+            raise CheckpointError(
+                f"the online probe in {stored.path} is for {found[1]} classes by {found[0]} features, this run has "
+                f"{wanted[1]} and {wanted[0]}; resume with the data of before or without --online_probe"
+            )
+        for name, param in self.params.items():
+            param.set_value(arrays[name])
+        self.mean, self.variance = paddle.to_tensor(arrays["mean"]), paddle.to_tensor(arrays["variance"])
+        self.updates = int(arrays["updates"])
+        load_optimizer_state(self.optimizer, stored_optimizer_state(arrays, "optimizer"), self.params)
+        return True

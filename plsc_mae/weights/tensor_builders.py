@@ -1,0 +1,312 @@
+"""The allow-list of the pickle decoder: how pickled NumPy, torch and Paddle tensors become arrays.
+
+A torch tensor stays a `TorchTensor`, which knows its storage by key, until the storage has been read; a NumPy array is
+a view of the bytes in the pickle. Arrays are read-only views wherever possible, so a file is held in memory at most
+once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pickle import UnpicklingError
+from typing import Any, NoReturn, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plsc_mae.weights.safe_pickle import Foreign, Symbol
+
+Array: TypeAlias = NDArray[Any]
+Bytes: TypeAlias = NDArray[np.uint8]
+
+MAX_DIMENSIONS = 32  # what NumPy 1 can hold
+DTYPES: Mapping[str, np.dtype[Any]] = {
+    **{name: np.dtype(name) for name in ("bool", "float16", "float32", "float64", "complex64", "complex128")},
+    **{f"{sign}int{bits}": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    "bfloat16": np.dtype("uint16"),  # the bits, which `widen_bfloat16` turns into float32
+}
+NUMPY_CODES = frozenset(dtype.str[1:] for dtype in DTYPES.values())
+STORAGES = {
+    "HalfStorage": "float16",
+    "FloatStorage": "float32",
+    "DoubleStorage": "float64",
+    "BFloat16Storage": "bfloat16",
+    "CharStorage": "int8",
+    "ShortStorage": "int16",
+    "IntStorage": "int32",
+    "LongStorage": "int64",
+    "ByteStorage": "uint8",
+    "UntypedStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+}
+
+
+def dtype_named(name: str) -> np.dtype[Any]:
+    """Look up the NumPy type that holds a torch dtype; bfloat16 is held as its bits.
+
+    Raises:
+        UnpicklingError: there is none.
+    """
+    if name not in DTYPES:
+        raise UnpicklingError(f"it holds tensors of type {name}, which NumPy cannot hold")
+    return DTYPES[name]
+
+
+def widen_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Widen bfloat16, given as its bits, to the float32 of the same value."""
+    wide = np.empty(bits.shape, np.uint32)
+    np.left_shift(bits, 16, out=wide, dtype=np.uint32)
+    return wide.view(np.float32)
+
+
+def view(
+    data: Any, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int = 0, strides: tuple[int, ...] | None = None
+) -> Array:
+    """View a buffer as a read-only array, `offset` and `strides` in bytes; NumPy checks the bounds."""
+    array: Array = np.ndarray(shape, dtype, data, offset, strides)
+    if dtype == np.bool_:
+        array = np.asarray(array.view(np.uint8) != 0)  # NumPy relies on booleans being 0 or 1, a file need not obey
+    array.flags.writeable = False
+    return array
+
+
+@dataclass(eq=False)
+class Storage:
+    """Bytes that torch tensors share. `data` is filled when the first tensor asks for it."""
+
+    key: str
+    itemsize: int
+    nbytes: int
+    data: Bytes | None = None
+
+
+def missing(storage: Storage, held: int | None = None) -> NoReturn:
+    """Refuse a file without a storage, or with `held` bytes of it."""
+    lack = "is missing" if held is None else f"has {held} of {storage.nbytes} bytes"
+    raise UnpicklingError(f"storage {storage.key} {lack}")
+
+
+@dataclass(frozen=True, eq=False)
+class TypedStorage:
+    """A stretch of a storage with the type of its elements; `start` and `nbytes` in bytes."""
+
+    storage: Storage
+    dtype: str
+    start: int
+    nbytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class TorchTensor:
+    """A torch tensor before its storage is read; `offset`, `shape` and `strides` count elements."""
+
+    source: TypedStorage
+    dtype_name: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type the elements are stored in, bfloat16 as its bits."""
+        return dtype_named(self.dtype_name)
+
+    def array(self, load: Callable[[Storage], Bytes]) -> Array:
+        """View the tensor in its storage, which `load` provides; bfloat16 is widened to float32.
+
+        Raises:
+            UnpicklingError: the tensor reaches beyond its storage.
+        """
+        dtype, widen = self.dtype, self.dtype_name == "bfloat16"
+        if 0 in self.shape:
+            return np.empty(self.shape, np.float32 if widen else dtype)
+        last = self.offset + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        if (last + 1) * dtype.itemsize > self.source.nbytes:
+            held = self.source.nbytes // dtype.itemsize
+            raise UnpicklingError(
+                f"a tensor of shape {list(self.shape)} reaches element {last} of a storage that holds {held}"
+            )
+        start = self.source.start + self.offset * dtype.itemsize
+        strides = tuple(stride * dtype.itemsize for stride in self.strides)
+        array = view(load(self.source.storage), dtype, self.shape, start, strides)
+        if not widen:
+            return array
+        self.source.storage.data = None  # the widened copy does not need it
+        return widen_bfloat16(array)
+
+
+class TorchStorages:
+    """Resolves torch's persistent ids, remembering each storage by its key."""
+
+    def __init__(self) -> None:
+        self.by_key: dict[str, Storage] = {}
+
+    def __call__(self, reference: Any) -> Symbol | TypedStorage:
+        """Turn `("storage", type, key, location, length, ...)` or `("module", class, ...)` into what it stands for."""
+        match reference:
+            case ("module", Symbol() as symbol, *_):
+                return symbol
+            case ("storage", Symbol(path=path), str(key), _, int(length), *view_of) if length >= 0:
+                return self._typed(path.rpartition(".")[2], key, length, view_of[0] if view_of else None)
+        raise UnpicklingError("it refers to data in a way that torch does not")
+
+    def _typed(self, kind: str, key: str, length: int, view_of: Any) -> TypedStorage:
+        dtype = STORAGES.get(kind, kind)
+        itemsize = dtype_named(dtype).itemsize
+        storage = self.by_key.setdefault(key, Storage(key, itemsize, length * itemsize))
+        match view_of:  # files of torch 0.3 and older hold storages which are parts of others
+            case None:
+                return TypedStorage(storage, dtype, 0, length * itemsize)
+            case (_, int(offset), int(size)) if 0 <= offset <= offset + size <= length:
+                return TypedStorage(storage, dtype, offset * itemsize, size * itemsize)
+        raise UnpicklingError(f"the view of storage {key} lies outside it")
+
+
+class _DType(Foreign):
+    """A pickled numpy.dtype: its code comes with the call, its byte order with the state."""
+
+    def resolve(self) -> np.dtype[Any] | None:
+        """Return the type if it is a number or text type, else None."""
+        order = self.state[1] if isinstance(self.state, tuple) and len(self.state) > 1 else "|"
+        if order == ">":
+            raise UnpicklingError("it holds big-endian arrays, which are not supported")
+        code = self.args[0] if self.args else None
+        plain = isinstance(code, str) and (code in NUMPY_CODES or re.fullmatch(r"[SU][1-9][0-9]{0,5}", code))
+        return np.dtype(code) if plain else None
+
+
+class PickledArray(Foreign):
+    """A pickled numpy.ndarray; `value` is there once its state is, unless it holds Python objects."""
+
+    value: Array | None = None
+
+    def build(self, state: Any) -> None:
+        """Make the array from (version, shape, dtype, is_fortran, data)."""
+        super().build(state)
+        match state:
+            case (_, tuple(shape), _DType() as pickled, fortran, (bytes() | bytearray() | str()) as data):
+                self.value = _array(data, pickled.resolve(), shape, "F" if fortran else "C")
+
+
+def _array(
+    data: bytes | bytearray | str, dtype: np.dtype[Any] | None, shape: tuple[int, ...], order: str
+) -> Array | None:
+    if dtype is None:
+        return None
+    buffer = data.encode("latin1") if isinstance(data, str) else data  # Python 2 wrote bytes as text
+    shape = counts(shape)
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if size != len(buffer):
+        raise UnpicklingError(f"an array of shape {list(shape)} needs {size} bytes, the file holds {len(buffer)}")
+    return view(buffer, dtype, shape) if order == "C" else view(buffer, dtype, shape[::-1]).T
+
+
+def counts(values: Any) -> tuple[int, ...]:
+    """Check that values are a short sequence of numbers from 0 on, as shapes and strides are.
+
+    Raises:
+        UnpicklingError: they are not.
+    """
+    if not isinstance(values, tuple | list) or len(values) > MAX_DIMENSIONS:
+        raise UnpicklingError("a tensor's shape is not a short list of numbers")
+    if not all(isinstance(value, int) and value >= 0 for value in values):
+        raise UnpicklingError(f"a tensor's shape or strides are not counts: {list(values)}")
+    return tuple(values)
+
+
+def _numpy_scalar(dtype: Any = None, data: Any = b"") -> Any:
+    resolved = dtype.resolve() if isinstance(dtype, _DType) else None
+    array = _array(data, resolved, (), "C") if isinstance(data, bytes | str) else None
+    return Foreign("numpy.core.multiarray.scalar") if array is None else array.item()
+
+
+def _numpy_from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> Any:
+    array = PickledArray("numpy.ndarray")
+    array.build((1, shape, dtype, order == "F", data))
+    return array
+
+
+def _torch_tensor(
+    source: Any, offset: Any, shape: Any, strides: Any, _grad: Any = None, _hooks: Any = None, marks: Any = None
+) -> TorchTensor:
+    if not isinstance(source, TypedStorage):
+        raise UnpicklingError("a tensor comes without a storage")
+    if isinstance(marks, dict) and any(
+        marks.values()
+    ):  # "neg" or "conj": the storage holds other values than the tensor
+        raise UnpicklingError("a tensor is stored negated or conjugated, which is not supported")
+    (offset,), shape, strides = counts((offset,)), counts(shape), counts(strides)
+    if len(shape) != len(strides):
+        raise UnpicklingError(f"a tensor of shape {list(shape)} has strides {list(strides)}")
+    return TorchTensor(source, source.dtype, offset, shape, strides)
+
+
+def _torch_tensor_v3(
+    source: Any, offset: Any, shape: Any, strides: Any, _grad: Any, _hooks: Any, dtype: Any, marks: Any = None
+) -> TorchTensor:
+    tensor = _torch_tensor(source, offset, shape, strides, marks=marks)
+    name = dtype.path.rpartition(".")[2] if isinstance(dtype, Symbol) else "unknown"
+    return TorchTensor(tensor.source, name, tensor.offset, tensor.shape, tensor.strides)
+
+
+def _torch_subclass(function: Any, _type: Any, args: Any, _state: Any) -> Any:
+    known = isinstance(function, Symbol) and function.path.startswith("torch._utils._rebuild_tensor")
+    builder = BUILDERS.get(function.path) if known else None
+    return builder(*args) if builder and isinstance(args, tuple) else Foreign("torch.Tensor")
+
+
+def _paddle_dense_tensor(source: Any, scope: Any = None) -> Any:
+    """Paddle pickles a DenseTensor as `eval("data", {"data": array})`; only exactly that is understood."""
+    if source == "data" and isinstance(scope, dict) and isinstance(scope.get("data"), PickledArray):
+        return scope["data"]
+    return Foreign("builtins.eval", (source,))
+
+
+def _sequence(items: Any = ()) -> Any:
+    return type(items)(items) if isinstance(items, tuple | list) else Foreign("builtins.list")
+
+
+def _mapping(items: Any = (), *_rest: Any) -> dict[Any, Any]:
+    """Build what a dict's subclass is called with: a dict, pairs, nothing, or a default factory, which is ignored."""
+    if isinstance(items, dict):
+        return dict(items)
+    table: dict[Any, Any] = {}
+    for pair in items if isinstance(items, tuple | list) else ():
+        match pair:
+            case (str() as key, value):
+                table[key] = value
+    return table
+
+
+def _bytes(text: Any = b"", _encoding: Any = None, *_rest: Any) -> Any:
+    return text.encode("latin1") if isinstance(text, str) else text
+
+
+BUILDERS: Mapping[str, Callable[..., Any]] = {
+    "builtins.tuple": _sequence,
+    "builtins.list": _sequence,
+    "builtins.set": _sequence,
+    "builtins.frozenset": _sequence,
+    "builtins.bytes": _bytes,
+    "builtins.bytearray": _bytes,
+    "builtins.eval": _paddle_dense_tensor,
+    "_codecs.encode": _bytes,
+    "collections.OrderedDict": _mapping,
+    "collections.Counter": _mapping,
+    "collections.defaultdict": _mapping,
+    "numpy.dtype": lambda *args: _DType("numpy.dtype", args),
+    "numpy.core.multiarray._reconstruct": lambda *_: PickledArray("numpy.ndarray"),
+    "numpy.core.multiarray.scalar": _numpy_scalar,
+    "numpy.core.numeric._frombuffer": _numpy_from_buffer,
+    "torch.Size": _sequence,
+    "torch._utils._rebuild_tensor": _torch_tensor,
+    "torch._utils._rebuild_tensor_v2": _torch_tensor,
+    "torch._utils._rebuild_tensor_v3": _torch_tensor_v3,
+    "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+    "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
+    "torch._tensor._rebuild_from_type_v2": _torch_subclass,
+}

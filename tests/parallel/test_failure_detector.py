@@ -1,0 +1,214 @@
+"""No process outlives the run it belongs to, whatever it is doing, and the first cause is told."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from plsc_mae.data.demo import make_demo_data
+
+pytestmark = [pytest.mark.compat, pytest.mark.long]
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = Path(__file__).with_name("peer_program.py")
+WITHOUT_A_WORD = "ended without a word, as when it is killed or the system lacks memory; this process ends too"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run processes that do the given deeds; returns exit codes, errors and the seconds each took."""
+
+    def start(*deeds: str) -> list[tuple[int, str, float]]:
+        common = [sys.executable, str(PROGRAM), str(tmp_path), "0"]
+        started = time.monotonic()
+        errors = [tmp_path / f"error{number}" for number in range(len(deeds))]
+        processes = []
+        for number, deed in enumerate(deeds):
+            command, environ = [*common, str(number), str(len(deeds)), *deed.split()], {"PYTHONPATH": str(ROOT)}
+            with open(errors[number], "w") as error:
+                processes.append(subprocess.Popen(command, env=os.environ | environ, stderr=error))
+        codes = [process.wait(timeout=30) for process in processes]
+        seconds = time.monotonic() - started
+        return [(code, error.read_text(), seconds) for code, error in zip(codes, errors, strict=True)]
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("deeds", "culprit"),
+    [
+        (("sleep", "wait die", "sleep"), 1),
+        (("wait die", "sleep", "sleep"), 0),
+        (("sleep", "fork wait die"), 1),  # a child of the dead process, as data workers are, lives on
+        (("fork wait die", "sleep"), 0),
+        (("sleep", "done", "wait die"), 2),
+    ],
+)
+def test_a_killed_process_ends_the_others(run, deeds, culprit):
+    for number, (code, error, seconds) in enumerate(run(*deeds)):
+        assert seconds < 10  # nobody sleeps to the end
+        if number == culprit:
+            assert code == -9
+        elif "done" not in deeds[number]:
+            assert code == 1
+            assert f"process {culprit} on " in error
+            assert error.endswith(f"{WITHOUT_A_WORD}\n")
+
+
+def test_a_mistake_of_one_process_is_told_by_all_with_its_exit_code(run):
+    first, second, third = run("sleep", "wait mistake", "sleep")
+    assert [code for code, _, _ in (first, second, third)] == [2, 2, 2]
+    for _, error, seconds in (first, third):
+        assert seconds < 10
+        assert error.startswith("plsc-mae: error: process 1 on ")
+        assert error.endswith(": no such picture; this process ends too\n")
+
+
+@pytest.mark.parametrize("deed", ["bug", "raise"])
+def test_a_bug_keeps_its_traceback_and_ends_the_others(run, deed):
+    first, second = run("sleep", f"wait {deed}")
+    assert (first[0], second[0]) == (1, 1)
+    assert "process 1 on " in first[1]
+    assert "KeyError: 'bug'; this process ends too" in first[1]
+    assert "KeyError: 'bug'" in second[1]
+
+
+def test_an_exception_that_follows_from_a_death_is_not_taken_for_the_cause(run):
+    first, _ = run("wait wait bug", "wait die")
+    assert first[0] == 1
+    assert "Traceback" not in first[1]
+    assert first[1].endswith(f"{WITHOUT_A_WORD}\n")
+
+
+@pytest.mark.parametrize("deeds", [("wait wait", "done wait", "late"), ("done", "wait wait", "wait"), ("", "", "")])
+def test_an_end_without_fault_ends_nobody(run, deeds):
+    assert [code for code, _, _ in run(*deeds)] == [0, 0, 0]
+
+
+def test_strangers_are_not_let_in(run):
+    assert [(code, error) for code, error, _ in run("wait wait wait wait", "refuse", "late")] == [(0, "")] * 3
+
+
+# ----------------------------------------------------------------------------------------------- training runs
+
+
+def environ_of(pid: int) -> dict[str, str]:
+    """Environment of a process; empty when it has gone."""
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return {}
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry)
+
+
+class Nodes:
+    """Launchers that stand for the nodes of a run, found again by a mark in their environment."""
+
+    def __init__(self, folder: Path, command: list[str]) -> None:
+        self.folder, self.mark = folder, uuid.uuid4().hex
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        inherited = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+        environ = {**inherited, "PYTHONPATH": str(ROOT), "PEERS_TEST": self.mark}
+        launch = [sys.executable, "-m", "paddle.distributed.launch", "--nnodes", "2", "--nproc_per_node", "1"]
+        launch += ["--master", f"127.0.0.1:{port}"]
+        self.launchers = [
+            subprocess.Popen(
+                [*launch, "--rank", str(rank), "--log_dir", str(folder / f"node{rank}"), *command],
+                env=environ,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            for rank in range(2)
+        ]
+
+    def alive(self) -> dict[int, str]:
+        """Rank of every process of the run by its id; launchers have none."""
+        found = {int(entry.name): environ_of(int(entry.name)) for entry in Path("/proc").glob("[0-9]*")}
+        return {
+            pid: env.get("PADDLE_TRAINER_ID", "") for pid, env in found.items() if env.get("PEERS_TEST") == self.mark
+        }
+
+    def trainer(self, rank: int) -> int:
+        """The training process; its data workers came later."""
+        return min(pid for pid, known in self.alive().items() if known == str(rank))
+
+    def log(self, rank: int) -> str:
+        """What the training process has printed."""
+        path = self.folder / f"node{rank}/workerlog.0"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def wait_for(self, condition) -> float:
+        """Wait until something is so; returns the seconds it took."""
+        started = time.monotonic()
+        while not condition():
+            assert time.monotonic() - started < 60, self.log(0) + self.log(1)
+            time.sleep(0.05)
+        return time.monotonic() - started
+
+    def end(self) -> None:
+        """Leave nothing behind, whatever a test found."""
+        for pid in self.alive():
+            os.kill(pid, 9)
+        for launcher in self.launchers:
+            launcher.wait()
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start two launchers."""
+    started: list[Nodes] = []
+
+    def launch(*command: str) -> Nodes:
+        started.append(Nodes(tmp_path, list(command)))
+        return started[-1]
+
+    yield launch
+    for nodes in started:
+        nodes.end()
+
+
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_a_training_run_on_two_nodes_ends_when_a_process_is_killed(start, tmp_path, victim):
+    make_demo_data(tmp_path / "images", image_size=32, train_per_class=4, val_per_class=1)
+    shared_memory = set(os.listdir("/dev/shm"))
+    flags = "--model mae_vit_tiny_patch16 --input_size 32 --patch_size 8 --embed_dim 32 --depth 1 --num_heads 4 "
+    flags += "--decoder_embed_dim 16 --decoder_depth 1 --decoder_num_heads 4 --vis_freq 0 --epochs 4000 --batch_size 4 "
+    flags += "--print_freq 1 --num_workers 1 --no_save_ckpt "
+    command = f"{ROOT}/main_pretrain.py {flags} --data_path {tmp_path}/images --output_dir {tmp_path}/run"
+    nodes = start(*command.split())
+    nodes.wait_for(lambda: "epoch 1 [" in nodes.log(0))
+    other = nodes.launchers[1 - victim]
+    os.kill(nodes.trainer(victim), 9)
+    assert nodes.wait_for(lambda: other.poll() is not None) < 30
+    assert other.returncode not in (0, None)
+    assert f"process {victim} on " in nodes.log(1 - victim)
+    assert WITHOUT_A_WORD in nodes.log(1 - victim)
+    left = set(os.listdir("/dev/shm")) - shared_memory
+    nodes.wait_for(lambda: not nodes.alive())
+    nodes.wait_for(lambda: not left & set(os.listdir("/dev/shm")))
+
+
+def test_waiting_at_a_barrier_ends_too(start, tmp_path):
+    """The launcher's store, where the processes meet, would wait for ever."""
+    program = tmp_path / "waits.py"
+    program.write_text(
+        "import os, time\n"
+        "from plsc_mae.parallel.world import World\n"
+        "world = World('cpu')\n"
+        "print('waiting', flush=True)\n"
+        "world.barrier() if world.is_main else time.sleep(100)\n"
+    )
+    nodes = start(str(program))
+    nodes.wait_for(lambda: "waiting" in nodes.log(0) and "waiting" in nodes.log(1))
+    os.kill(nodes.trainer(1), 9)
+    assert nodes.wait_for(lambda: nodes.launchers[0].poll() is not None) < 30
+    assert nodes.launchers[0].returncode == 1
+    assert WITHOUT_A_WORD in nodes.log(0)

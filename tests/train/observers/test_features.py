@@ -1,0 +1,100 @@
+"""What is seen of the representation between epochs is what the evaluation commands see of the checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from plsc_mae.analysis.health import feature_health
+from plsc_mae.analysis.knn import knn_accuracy
+from plsc_mae.cli import main
+
+pytestmark = pytest.mark.compat
+SEEN = {"knn_acc1", "feature_rank", "feature_std", "feature_uniformity", "feature_cosine"}
+
+
+def epochs(run, name: str) -> list[dict]:
+    return [json.loads(line) for line in (run.folder / name / "log.txt").read_text().splitlines()]
+
+
+@pytest.fixture
+def lists(shades, tmp_path):
+    """Write list files of 40 training and all 20 validation images; return the options that name them."""
+    for split in ("train", "val"):
+        classes = sorted((shades / split).iterdir())
+        rows = [f"{path} {label}" for label, folder in enumerate(classes) for path in sorted(folder.iterdir())[:20]]
+        (tmp_path / f"{split}.txt").write_text("\n".join(rows))
+    return f"--data_path {tmp_path}/train.txt --eval_data_path {tmp_path}/val.txt"
+
+
+@pytest.mark.long
+def test_it_sees_what_the_knn_command_sees(run, lists):
+    """Of the final checkpoint, with the options that give the same features: equal but for the order of sums."""
+    flags = f"--batch_size 10 --epochs 3 {lists} --knn_k 5"
+    plain = run.here("plain", f"{flags} --knn_freq 4")
+    watched = run.here("watched", f"{flags} --knn_freq 2")
+    assert [record["loss"] for record in watched] == [record["loss"] for record in plain]
+    assert [set(line) >= SEEN for line in epochs(run, "plain")] == [False, False, True]
+    lines = epochs(run, "watched")
+    assert [set(line) >= SEEN for line in lines] == [False, True, True]  # every second epoch and the last one
+    model = f"--model_path {run.folder}/watched/checkpoint-2.pd {lists} --num_workers 0"
+    same = "--norm --interpolation bicubic --crop_pct 1 --nb_knn 5"
+    assert main(["knn", *f"{model} {same} --save_path {run.folder}/knn".split()]) == 0
+    with np.load(run.folder / "knn/train.npz") as bank, np.load(run.folder / "knn/val.npz") as val:
+        accuracy = knn_accuracy(bank["features"], bank["labels"], val["features"], val["labels"], [5])[0].top1
+        expected = {"knn_acc1": accuracy, **feature_health(val["features"])}
+    assert set(expected) == SEEN
+    assert accuracy == 80.0  # of each class, 2 of 10 images lie in the wrong folder
+    assert {name: lines[-1][name] for name in SEEN} == pytest.approx(expected, rel=1e-4)
+    assert lines[1]["feature_rank"] != lines[2]["feature_rank"]
+
+
+@pytest.mark.parametrize("run", ["mae"], indirect=True)
+def test_a_broken_image_does_not_end_a_run_that_skips_such(run, tmp_path):
+    for split in ("train", "val"):
+        shutil.copytree(run.images / split, tmp_path / "data" / split)
+        next((tmp_path / "data" / split / "ring").iterdir()).write_bytes(b"no image")
+    run.here("skip", f"--batch_size 30 --epochs 1 --warmup_epochs 0 --knn_freq 1 --knn_k 5 --bad_image skip "
+             f"--data_path {tmp_path}/data")  # fmt: skip
+    assert set(epochs(run, "skip")[0]) >= SEEN
+
+
+@pytest.fixture
+def place(run, tmp_path):
+    """Folders that do not do: `flat` has no classes, `fewer` has nine of ten, `single` one image."""
+    shutil.copytree(run.images / "val", tmp_path / "fewer")
+    shutil.move(tmp_path / "fewer/ring", tmp_path / "flat")
+    for split in ("train", "val"):
+        (tmp_path / "single" / split / "ring").mkdir(parents=True)
+        shutil.copy(next((run.images / split / "ring").iterdir()), tmp_path / "single" / split / "ring")
+    return tmp_path
+
+
+@pytest.mark.parametrize("run", ["mae"], indirect=True)
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (
+            "--data_path DATA/train",
+            "train has no folders train/ and val/; name the validation images with --eval_data_path",
+        ),
+        ("--eval_data_path PLACE/flat", "flat have no classes; expected a folder per class, or labels in a list, for"),
+        ("--data_path PLACE/flat --eval_data_path DATA/val", "flat have no classes; expected a folder per class, or"),
+        ("--eval_data_path PLACE/fewer", "have different classes (10 and 9)"),
+        ("--knn_max_images 9", "--knn_max_images 9 is fewer than the 10 classes of "),
+        ("--knn_k 121", "--knn_k 121 asks for more neighbors than the 120 images of the bank"),
+        ("--knn_max_images 40", "--knn_k 50 asks for more neighbors than the 40 images of the bank"),
+        ("--data_path PLACE/single", "val has 1 image; --knn_freq needs two or more"),
+        ("--knn_freq 0 --eval_data_path DATA/val", "--eval_data_path has no effect without --knn_freq"),
+    ],
+)
+def test_mistakes_are_told_before_training(run, place, flags, told, capsys):
+    flags = flags.replace("DATA", str(run.images)).replace("PLACE", str(place))
+    assert main(["pretrain", *run.arguments("wrong", f"--batch_size 1 --knn_freq 1 --knn_k 50 {flags}")]) == 2
+    err = capsys.readouterr().err
+    assert told in err
+    assert err.count("\n") == 1
+    assert not (run.folder / "wrong").exists()
