@@ -1,4 +1,4 @@
-"""`plsc-mae parity`: is what a network computes what the papers and the originals compute?"""
+"""`plsc-mae parity`: compares a network with an independent oracle and with the original code."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from plsc_mae.train.step import Precision, choose_precision
 
 
 def run(config: ParityConfig) -> None:
-    """Compare, print as it goes, and write the report if asked to.
+    """Run the comparisons, print each when it is done and, with --save_path, write the report.
 
     Raises:
-        ParityError: something is beyond tolerance.
+        ParityError: a difference exceeds the tolerance.
         CheckpointError: the checkpoint cannot be used.
-        ConfigError: an unknown network or original; an original that has none of the networks, or does not run.
+        ConfigError: a network or the original is unknown, or the original lacks the network or does not run.
         DataError: the report cannot be written.
     """
     world = World(config.device)
@@ -50,7 +50,7 @@ def run(config: ParityConfig) -> None:
 
 
 def _comparisons(config: ParityConfig, precision: Precision) -> Iterator[Comparison]:
-    """Of every network, that with the oracle and then that with the original; the latter changes its weights."""
+    """Yield the comparisons of every network: with the oracle, then with the original, which changes the weights."""
     original = find_original(config.reference) if config.reference else None
     for case in open_cases(config, precision):
         reason = obstacle(original, case) if original else ""
@@ -81,7 +81,7 @@ def _circumstances(config: ParityConfig, precision: Precision, world: World) -> 
 
 
 def command_line(config: ParityConfig) -> str:
-    """The command that gives this report: every option that is not at its default."""
+    """Return the command that produces this report, with every option that differs from its default."""
     words = ["plsc-mae", "parity"]
     for item in options(ParityConfig):
         value = getattr(config, item.name)

@@ -1,4 +1,4 @@
-"""`plsc-mae reconstruct`: one labeled panel per image of what a pre-trained model redraws."""
+"""`plsc-mae reconstruct`: one labeled panel per image with the reconstruction of a pre-trained model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from plsc_mae.methods.base import Pictures
 from plsc_mae.parallel.world import World
 
 BATCH = 16
-# Options of reconstruct that replace the checkpoint's of the same name.
+# Options that replace the option of the same name in the checkpoint.
 OVERRIDES = (
     "input_size",
     "mask_ratio",
@@ -35,8 +35,8 @@ def run(config: ReconstructConfig) -> None:
     """Draw and save the panels.
 
     Raises:
-        CheckpointError: the file cannot be read, or lacks the part that draws.
-        DataError: there is no image, or one that cannot be decoded.
+        CheckpointError: the file cannot be read, or lacks the decoder.
+        DataError: there are no images, or one cannot be decoded.
     """
     World(config.device)
     stored = weights.read(config.model_path)
