@@ -37,6 +37,7 @@ from plsc_mae.models.layers import (
     truncated_normal,
 )
 from plsc_mae.models.recompute import Recomputable
+from plsc_mae.models.tensor_split import HEADS, TensorSplit
 from plsc_mae.models.vit import VisionTransformer, fixed_table, token_parameter
 
 
@@ -84,6 +85,9 @@ class CrossAttention(nn.Layer):
     """
 
     exchange: Exchange | None = None
+    tensor_split = TensorSplit(
+        HEADS, {"q.weight": 1, "k.weight": 1, "v.weight": 1, "q_bias": 1, "v_bias": 1}, rows="proj"
+    )
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
