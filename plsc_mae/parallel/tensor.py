@@ -116,11 +116,11 @@ class GroupExchange:
     def __init__(self, group: Group) -> None:
         self.group = group
 
-    def spread(self, x: Tensor) -> Tensor:
+    def copy_to_group(self, x: Tensor) -> Tensor:
         """The same values; gradients are summed over the group."""
         return x if x.stop_gradient else _Spread.apply(x, self.group)
 
-    def gather(self, x: Tensor) -> Tensor:
+    def reduce_from_group(self, x: Tensor) -> Tensor:
         """The sum over the group; gradients pass."""
         return _Gather.apply(x, self.group)
 
