@@ -19,7 +19,8 @@ from plsc_mae.parallel.world import World
 from plsc_mae.parity.build_cases import open_cases
 from plsc_mae.parity.checks import against_oracle, against_original
 from plsc_mae.parity.compare import Comparison, ParityError
-from plsc_mae.parity.originals import ORIGINALS, find_original, obstacle
+from plsc_mae.parity.networks import originals
+from plsc_mae.parity.originals import find_original, obstacle
 from plsc_mae.parity.report import Report, comparison_lines
 from plsc_mae.train.step import Precision, choose_precision
 
@@ -40,7 +41,7 @@ def run(config: ParityConfig) -> None:
         print("\n".join(comparison_lines(comparison)), flush=True)
         comparisons.append(comparison)
     ran = {comparison.reference for comparison in comparisons if comparison.sections}
-    absent = [original.title for original in ORIGINALS if original.title not in ran]
+    absent = [original.title for original in originals() if original.title not in ran]
     report = Report(_circumstances(config, precision, world), comparisons, absent)
     for file in report.save(Path(config.save_path)) if config.save_path else ():
         print(file)
@@ -51,7 +52,7 @@ def run(config: ParityConfig) -> None:
 
 def _comparisons(config: ParityConfig, precision: Precision) -> Iterator[Comparison]:
     """Yield the comparisons of every network: with the oracle, then with the original, which changes the weights."""
-    original = find_original(config.reference) if config.reference else None
+    original = find_original(config.reference, originals()) if config.reference else None
     for case in open_cases(config, precision):
         reason = obstacle(original, case) if original else ""
         if reason and (config.checkpoint or len(config.model) == 1):
