@@ -195,7 +195,8 @@ def _overview(prefix: str = "") -> str:
         f"plsc_mae {plsc_mae.__version__}: masked image modeling in PaddlePaddle\n\n"
         "usage: plsc-mae COMMAND [options]\n\n"
         + "\n".join(lines)
-        + "\n\nplsc-mae COMMAND --help shows the most frequent options of a command,\nplsc-mae COMMAND --help all shows all of them."
+        + "\n\nplsc-mae COMMAND --help shows the most frequent options of a command,\n"
+        "plsc-mae COMMAND --help all shows all of them."
     )
 
 
