@@ -15,8 +15,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from plsc_mae.data.box_mask import inside_boxes
 from plsc_mae.data.decode import Box
+from plsc_mae.data.erasing import inside_boxes
 
 _NOWHERE = Box(0, 0, 0, 0)
 
