@@ -26,7 +26,7 @@ from plsc_mae.data.loader import KeyedDataset, build_loader
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.seeding import SampleKey
-from plsc_mae.data.transforms import Transform
+from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.models.vit import NO_CLASS_TOKEN, VisionTransformer
 from plsc_mae.parallel.world import World
@@ -174,6 +174,27 @@ def encode_dataset(
         if on_batch is not None:
             on_batch()
     return whole if world.is_main else {}
+
+
+class FeatureDataset:
+    """Data set of precomputed features, for probes that train on cached features.
+
+    A sample is {"features": [D], "label", "index", "skipped"} with "skipped" 0; it is the same in every epoch.
+
+    Args:
+        features: float32 [n, D].
+        labels: class numbers [n].
+    """
+
+    def __init__(self, features: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> None:
+        self.features, self.labels = features, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        numbers = {"label": self.labels[key.index], "index": key.index, "skipped": 0}
+        return {"features": self.features[key.index]} | {name: np.asarray(number, np.int64) for name, number in numbers.items()}
 
 
 def save_arrays(path: str | Path, arrays: Arrays, texts: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
