@@ -28,9 +28,9 @@ from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.seeding import SampleKey
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import ConfigError, DataError
+from plsc_mae.files import atomic_replacement
 from plsc_mae.models.vit import NO_CLASS_TOKEN, VisionTransformer
 from plsc_mae.parallel.world import World
-from plsc_mae.weights.write import replacing
 
 TokenKind = Literal["cls", "mean", "patch"]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -194,7 +194,9 @@ class FeatureDataset:
 
     def __getitem__(self, key: SampleKey) -> Sample:
         numbers = {"label": self.labels[key.index], "index": key.index, "skipped": 0}
-        return {"features": self.features[key.index]} | {name: np.asarray(number, np.int64) for name, number in numbers.items()}
+        return {"features": self.features[key.index]} | {
+            name: np.asarray(number, np.int64) for name, number in numbers.items()
+        }
 
 
 def save_arrays(path: str | Path, arrays: Arrays, texts: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
@@ -207,13 +209,13 @@ def save_arrays(path: str | Path, arrays: Arrays, texts: Mapping[str, Sequence[s
     """
     path = Path(path)
     try:
-        with replacing(path) as partial:
+        with atomic_replacement(path) as temporary:
             if path.suffix == ".safetensors":
                 metadata = {name: json.dumps(list(text)) for name, text in texts.items()}
-                save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial, metadata)
+                save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary, metadata)
             else:
                 content: Arrays = {name: np.array(list(text), dtype=np.str_) for name, text in texts.items()}
-                with partial.open("wb") as stream:
+                with temporary.open("wb") as stream:
                     np.savez(stream, **{**arrays, **content})  # type: ignore[arg-type]  # means allow_pickle
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
