@@ -1,4 +1,4 @@
-"""Random erasing: boxes and pixels recorded from timm 0.3.2, what a worker draws, what the device makes of it."""
+"""Random erasing: boxes and pixels recorded from timm 0.3.2, the draws of a worker, and erasing on the device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def recorded(golden):
 
 
 def noise_rows(noise: np.ndarray, height: int, width: int) -> np.ndarray:
-    """[3, H, W] -> [1, 1, 3, h * w + 2] of its first rows and columns: one image, one box, and room to spare."""
+    """Flatten the first rows and columns of [3, H, W] to [1, 1, 3, h * w + 2]: one image, one box, and padding."""
     flat = noise[:, :height, :width].reshape(1, 1, 3, -1)
     return np.pad(flat, ((0, 0), (0, 0), (0, 0), (0, 2)), constant_values=99)
 
