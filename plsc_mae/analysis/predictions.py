@@ -1,6 +1,7 @@
-"""Pictures of what CAE predicts. Tokens are drawn by the tokenizer's decoder, or each as its mean patch.
+"""Pictures of CAE's predictions; tokens are drawn by the tokenizer's decoder or as mean patches.
 
-B batch, L patches of an h x w grid, P patch size, C channels, H x W image in pixels.
+Notation: B batch, L patches of an h x w grid, M masked patches, K outputs per patch, P patch size, C channels, H x W
+image in pixels.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ DrawTokens = Callable[[Tensor], Tensor]  # int64 [B, L] -> pixels [B, C, H, W] i
 
 
 def predict_hidden(model: ContextAutoencoder, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Predict hidden patches in evaluation mode, which is put back.
+    """Predict the masked patches in evaluation mode, and restore the mode.
 
     Args:
         model: the autoencoder.
-        images: [B, C, H, W], normalized.
-        mask: bool [B, L], True = hidden.
+        images: normalized images [B, C, H, W].
+        mask: bool [B, L], True for masked patches.
 
     Returns:
-        Predictions [B, M, K], and the flat places [B*M] of these patches in [B*L].
+        Predictions [B, M, K], and the flat indices [B*M] of these patches in [B*L].
     """
     training = model.training
     model.eval()
@@ -40,12 +41,12 @@ def predict_hidden(model: ContextAutoencoder, images: Tensor, mask: Tensor) -> t
 
 
 def replace_rows(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """Put values [B*M, ...] into the flat places `rows` of x [B, L, ...]."""
+    """Return x [B, L, ...] with the entries at the flat indices `rows` replaced by values [B*M, ...]."""
     return paddle.scatter(x.flatten(0, 1), rows, values).reshape(x.shape)
 
 
 def decoder_drawing(decoder: DalleDecoder, grid: tuple[int, int], size: tuple[int, int]) -> DrawTokens:
-    """Draw by a dVAE's decoder, enlarged to `size` pixels."""
+    """Return a function that draws tokens with a dVAE's decoder, resized to `size` = (H, W) pixels."""
 
     def draw(tokens: Tensor) -> Tensor:
         pixels = decoder.decode(tokens.reshape([-1, *grid]))
@@ -57,11 +58,11 @@ def decoder_drawing(decoder: DalleDecoder, grid: tuple[int, int], size: tuple[in
 def mean_patch_drawing(
     pixels: Tensor, tokens: Tensor, num_classes: int, grid: tuple[int, int], patch_size: int
 ) -> DrawTokens:
-    """Draw each token as the mean of the patches that carry it, and in mid-gray if none does.
+    """Return a function that draws each token as the mean of its patches, or mid-gray if it has no patch.
 
     Args:
-        pixels: [B, C, H, W] in [0, 1], the images to take patches from.
-        tokens: int64 [B, L] of these images.
+        pixels: images [B, C, H, W] in [0, 1] that provide the patches.
+        tokens: tokens int64 [B, L] of these images.
         num_classes: size of the vocabulary.
         grid: rows and columns of patches.
         patch_size: P.

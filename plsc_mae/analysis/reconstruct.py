@@ -1,7 +1,7 @@
-"""Redraw hidden patches with a masked autoencoder (facebookresearch/mae demo/mae_visualize.ipynb).
+"""Reconstruction of images with a masked autoencoder (facebookresearch/mae demo/mae_visualize.ipynb).
 
-A model trained with norm_pix_loss predicts each patch up to its mean and standard deviation, which it does not know.
-Pictures of such models take them from somewhere, and the label of every picture says where.
+A model trained with norm_pix_loss does not predict the mean and the standard deviation of a patch. Pictures of such
+models take these statistics from another source, which the label of the picture states.
 """
 
 from __future__ import annotations
@@ -23,27 +23,30 @@ _SOURCES = {
 def redraw(
     model: MaskedAutoencoder, images: Tensor, noise: Tensor, mask_ratio: float, patch_stats: PatchStats = "original"
 ) -> dict[str, Tensor]:
-    """Mask images and redraw them.
+    """Mask images and reconstruct them.
 
     Args:
-        model: the autoencoder; it is used in evaluation mode and put back.
-        images: [B, C, H, W], normalized.
-        noise: [B, L] uniform draws that decide the masks.
-        mask_ratio: share of hidden patches.
-        patch_stats: norm-pix models only: "original" takes mean and std of hidden patches from the hidden original
-            (a leak, but what all published pictures do), "visible" estimates them from visible patches.
+        model: the autoencoder; it is switched to evaluation mode for the call.
+        images: normalized images [B, C, H, W].
+        noise: uniform random numbers [B, L] that determine the masks.
+        mask_ratio: fraction of masked patches.
+        patch_stats: source of the mean and std of masked patches, for models with norm_pix_loss only: "original" uses
+            the original image (information that the model does not have, but the practice of all published pictures),
+            "visible" estimates them from visible patches.
 
     Returns:
-        {label: images [B, C, H, W], normalized}: original, masked (hidden patches at the mean color),
-        reconstruction, reconstruction + visible.
+        {label: normalized images [B, C, H, W]}: original, masked (masked patches in the mean color), reconstruction,
+        reconstruction + visible.
     """
     training = model.training
     model.eval()
     out = model(images, noise, mask_ratio)
     if training:
         model.train()
-    patches, hidden = model.patchify(images), out.mask.astype("float32").unsqueeze(-1)
-    pred, label = out.pred.astype("float32"), "reconstruction"
+    patches = model.patchify(images)
+    hidden = out.mask.astype("float32").unsqueeze(-1)
+    pred = out.pred.astype("float32")
+    label = "reconstruction"
     statistics = model.statistics(patches)
     if statistics is not None:
         if patch_stats == "visible":
@@ -59,10 +62,10 @@ def redraw(
 
 
 def _from_visible(mean: Tensor, std: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Replace every patch's statistics by the average over visible patches, weighted by 1 / distance^4."""
+    """Estimate every patch's mean and std as the average of visible patches, weighted by about 1 / distance^4."""
     rows, columns = paddle.meshgrid(paddle.arange(grid[0]), paddle.arange(grid[1]))
-    places = paddle.stack([rows.flatten(), columns.flatten()], axis=1).astype("float32")  # [L, 2]
-    squared = ((places.unsqueeze(1) - places.unsqueeze(0)) ** 2).sum(axis=-1)  # [L, L]
-    weights = 1.0 / (squared + 0.1) ** 2 * (1 - mask.astype("float32")).unsqueeze(1)  # [B, L, L]
+    positions = paddle.stack([rows.flatten(), columns.flatten()], axis=1).astype("float32")  # [L, 2]
+    squared_distance = ((positions.unsqueeze(1) - positions.unsqueeze(0)) ** 2).sum(axis=-1)  # [L, L]
+    weights = 1.0 / (squared_distance + 0.1) ** 2 * (1 - mask.astype("float32")).unsqueeze(1)  # [B, L, L]
     weights = weights / weights.sum(axis=-1, keepdim=True)
     return paddle.matmul(weights, mean), paddle.matmul(weights, std)
