@@ -17,7 +17,7 @@ from plsc_mae.analysis.predictions import DrawTokens, decoder_drawing, mean_patc
 from plsc_mae.analysis.reconstruct import PatchStats
 from plsc_mae.config import CAEConfig, PretrainConfig
 from plsc_mae.data.decode import SourceImage
-from plsc_mae.data.normalize import Normalize
+from plsc_mae.data.normalize import Normalize, to_uint8
 from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD, Sample, Transform
 from plsc_mae.data.views import TwoViewCenterCrop, TwoViewCropFlip
 from plsc_mae.errors import ConfigError
@@ -113,7 +113,7 @@ class CAETask(Task):
             tokens = replace_rows(target, rows, pred.argmax(axis=-1).flatten())
             drawn = {f"its tokens, {how}": draw(target), f"hidden tokens predicted, {how}": draw(tokens)}
         drawn = {"original": pixels, "masked": masked, **drawn}
-        return {label: _to_uint8(picture) for label, picture in drawn.items()}
+        return {label: to_uint8(picture) for label, picture in drawn.items()}
 
     def _token_drawing(self, pixels: Tensor, tokens: Tensor) -> tuple[DrawTokens, str]:
         """How to draw tokens: by the dVAE's decoder if it is at hand, else by mean patches."""
@@ -265,11 +265,6 @@ def _warn_of_idle_options(config: CAEConfig) -> None:
                 "--%s %s has no effect with target_mode %s, discrete_vae_type %s, mask_generator %s",
                 *(field.name, value, config.target_mode, config.discrete_vae_type, config.mask_generator),
             )
-
-
-def _to_uint8(pixels: Tensor) -> np.ndarray:
-    """[B, C, H, W] in [0, 1] -> uint8 [B, H, W, C]."""
-    return (pixels.clip(0, 1) * 255).round().astype("uint8").numpy().transpose(0, 2, 3, 1)
 
 
 def _classifier_arguments(config: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import paddle
 from plsc_mae.analysis.reconstruct import PatchStats, redraw
 from plsc_mae.config import PRETRAIN, PretrainConfig
 from plsc_mae.data.decode import Interpolation, SourceImage
-from plsc_mae.data.normalize import Normalize
+from plsc_mae.data.normalize import Normalize, to_uint8
 from plsc_mae.data.transforms import RandomCropFlip, ResizeCenterCrop, Sample
 from plsc_mae.errors import ConfigError
 from plsc_mae.masking import num_visible
@@ -90,14 +90,7 @@ class MAETask(Task):
         with paddle.no_grad():
             images = self.normalize(batch["image"])
             drawn = redraw(self.model, images, batch["noise"], self.mask_ratio, patch_stats or "original")
-            return {
-                label: (self.normalize.denormalize(x).clip(0, 1) * 255)
-                .round()
-                .astype("uint8")
-                .numpy()
-                .transpose(0, 2, 3, 1)
-                for label, x in drawn.items()
-            }
+            return {label: to_uint8(self.normalize.denormalize(picture)) for label, picture in drawn.items()}
 
 
 class WithNoise:
