@@ -39,15 +39,15 @@ PASSING = {408, 429, 500, 502, 503, 504}
 
 
 class _Interrupted(Exception):
-    """The connection failed or ended early; another try may go on from there."""
+    """Raised when a connection failed or ended early; another attempt may resume the download."""
 
 
 @dataclass(frozen=True)
 class _Version:
-    """Which version of which file a partial file belongs to."""
+    """Version of the remote file that a partial file belongs to."""
 
     url: str
-    validator: str  # strong ETag, or date of last change; empty where the server tells neither
+    validator: str  # strong ETag or Last-Modified date; empty if the server sends neither
 
 
 @dataclass(frozen=True)
@@ -149,12 +149,13 @@ def mirrored(url: str, mirror: str) -> str:
 
 
 def _download(url: str, partial: Path, retries: int, timeout: float, pause: Callable[[float], None]) -> None:
-    """Try until everything is there; trying is given up when `retries` tries in a row have brought nothing new.
+    """Download a file, with several attempts if necessary.
 
     Raises:
-        CheckpointError: the server refuses, or every try has failed.
+        CheckpointError: the server refuses, or more than `retries` attempts in a row have brought no new data.
     """
-    most, failures = _size(partial), 0
+    most = _size(partial)
+    failures = 0
     while True:
         try:
             _attempt(url, partial, timeout)
@@ -165,11 +166,13 @@ def _download(url: str, partial: Path, retries: int, timeout: float, pause: Call
             most = max(most, arrived)
             if failures > retries:
                 raise CheckpointError(
-                    f"cannot fetch {url}: {error}; gave up after {failures} failures in a row; the same command "
-                    "goes on with what has arrived"
+                    f"cannot fetch {url}: {error}; gave up after {failures} failures in a row; run the same command "
+                    "again to resume"
                 ) from None
             seconds = min(2.0 ** (failures - 1), MAX_PAUSE)
-            logger.info("%s after %d bytes: %s; try %d of %d in %g s", url, arrived, error, failures, retries, seconds)
+            logger.info(
+                "%s after %d bytes: %s; retry %d of %d in %g s", url, arrived, error, failures, retries, seconds
+            )
             pause(seconds)
 
 
@@ -180,35 +183,38 @@ def _attempt(url: str, partial: Path, timeout: float) -> None:
         CheckpointError: the server refuses.
         _Interrupted: the connection failed, or ended early.
     """
-    have, version = _size(partial), _remembered(partial)
+    have = _size(partial)
+    version = _remembered(partial)
     continued = have if version.url == url and version.validator else 0
     response = _get(url, continued, version, timeout)
     if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and continued:
         response.close()
         if response.headers.get("Content-Range") == f"bytes */{have}":
-            return  # all of it had arrived
+            return  # the partial file is complete
         _discard(partial)
-        raise _Interrupted("the file has another length now, so it starts again")
+        raise _Interrupted("the length of the file has changed, so the download starts from the beginning")
     answer = _answer(url, response, continued, version)
     if answer is None:  # a part of another version, or another part
         response.close()
         answer = _answer(url, _get(url, 0, version, timeout), 0, version)
     if answer is None:
-        raise _Interrupted("the server sends a part of the file that was not asked for")
+        raise _Interrupted("the server sends another part of the file than requested")
     with answer.response:
         if have and not answer.start:
-            logger.info("%s starts again: the file has changed, or the server sends whole files only", url)
+            logger.info(
+                "%s: downloading from the beginning, because the file has changed or the server cannot resume", url
+            )
         _receive(answer, partial)
 
 
 def _get(url: str, have: int, version: _Version, timeout: float) -> requests.Response:
-    """Request a file from a byte on, and return the response with its body unread.
+    """Request a file from byte `have`, and return the response with its body unread.
 
     Raises:
         CheckpointError: a redirection leads to an address that cannot be fetched.
-        _Interrupted: there is no answer.
+        _Interrupted: there is no response.
     """
-    # A connection that stays open would hide that a body has ended early until the timeout.
+    # With a connection that stays open, a body that ends early would go unnoticed until the timeout.
     headers = {"User-Agent": "plsc-mae", "Accept-Encoding": "identity", "Connection": "close"}
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": version.validator}
@@ -221,11 +227,11 @@ def _get(url: str, have: int, version: _Version, timeout: float) -> requests.Res
 
 
 def _answer(url: str, response: requests.Response, have: int, version: _Version) -> _Answer | None:
-    """Return what a response announces, or None if it is a part that does not continue the partial file.
+    """Return the response with its offset and length, or None if it does not continue the partial file.
 
     Raises:
         CheckpointError: the server refuses.
-        _Interrupted: the server cannot answer at the moment.
+        _Interrupted: the server reports a temporary error.
     """
     status, headers = response.status_code, response.headers
     if status >= HTTPStatus.BAD_REQUEST:
@@ -246,11 +252,11 @@ def _answer(url: str, response: requests.Response, have: int, version: _Version)
 
 
 def _receive(answer: _Answer, partial: Path) -> None:
-    """Write what arrives behind what is there, or from the beginning.
+    """Append the body of a response to the partial file, or overwrite the file if the body starts at byte 0.
 
     Raises:
-        _Interrupted: less arrived than was announced.
-        OSError: it cannot be written.
+        _Interrupted: the body is shorter than announced.
+        OSError: the file cannot be written.
     """
     arrived = answer.start
     with open(partial, "ab" if answer.start else "wb") as file:
@@ -271,11 +277,11 @@ def _receive(answer: _Answer, partial: Path) -> None:
 
 
 def _chunks(body: Any) -> Iterator[bytes]:
-    """Yield the bytes of a urllib3 response as they arrive, so that a cut connection loses none.
+    """Yield the bytes of a urllib3 response as they arrive, so that none are lost if the connection breaks.
 
-    `Response.iter_content` would wait for a whole chunk, and drop what it holds of one when the connection ends.
+    `Response.iter_content` would wait for a whole chunk, and drop an incomplete one when the connection ends.
     """
-    body.enforce_content_length = False  # `_receive` compares the length and reports the place
+    body.enforce_content_length = False  # `_receive` compares the length and reports the offset
     while True:
         try:
             chunk = body.read1(CHUNK)
@@ -287,7 +293,7 @@ def _chunks(body: Any) -> Iterator[bytes]:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the innermost cause of a failed connection in words."""
+    """Return the innermost cause of a failed connection as text."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -227,7 +227,7 @@ def _read_safetensors(file: WeightFile) -> Leaves:
     """Read the header, a JSON table of types, shapes and extents, and map the tensors, which must lie end to end."""
     length = int.from_bytes(file.stream.read(8), "little")
     if length > min(MAX_SAFETENSORS_HEADER, file.size - 8):
-        raise UnpicklingError(f"its header is said to have {length} bytes, more than the file or the format has")
+        raise UnpicklingError(f"the length of its header, {length} bytes, exceeds the file or the limit of the format")
     header = json.loads(file.stream.read(length).decode(), object_pairs_hook=_table)
     meta = header.pop("__metadata__", {})
     places: dict[str, tuple[tuple[int, int], str, tuple[int, ...]]] = {}
@@ -236,25 +236,25 @@ def _read_safetensors(file: WeightFile) -> Leaves:
             case {"dtype": str(kind), "shape": list(sizes), "data_offsets": [int(start), int(end)]}:
                 places[name] = (start, end), SAFETENSORS_DTYPES.get(kind, kind), counts(sizes)
             case _:
-                raise UnpicklingError(f"its header does not tell type, shape and place of tensor {name}")
+                raise UnpicklingError(f"its header lacks the type, shape or offsets of tensor {name}")
     arrays: dict[str, Array] = {}
     reached = 0
     for name, ((start, end), dtype, shape) in sorted(places.items(), key=lambda item: item[1][0]):
         if start != reached or end - start != prod(shape) * dtype_named(dtype).itemsize:
-            raise UnpicklingError(f"bytes {start} to {end} of tensor {name} are not those of its shape and place")
+            raise UnpicklingError(f"bytes {start} to {end} of tensor {name} do not match its shape and offset")
         array = view(file.mapped(8 + length + start, end - start), dtype_named(dtype), shape)
         arrays[name] = widen_bfloat16(array) if dtype == "bfloat16" else array
         reached = end
     if 8 + length + reached < file.size:
-        raise UnpicklingError(f"{file.size - 8 - length - reached} of its bytes belong to no tensor")
+        raise UnpicklingError(f"{file.size - 8 - length - reached} bytes at its end belong to no tensor")
     leaves = Leaves(arrays, missing, file.budget)
     leaves.meta = meta if isinstance(meta, dict) else {}
     return leaves
 
 
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object of JSON, whose keys the decoder itself would let overwrite each other."""
+    """Convert a JSON object to a dict, and reject duplicate keys, which the JSON decoder accepts."""
     table = dict(pairs)
     if len(table) < len(pairs):
-        raise UnpicklingError("its header has two entries of one name")
+        raise UnpicklingError("its header has two entries with the same name")
     return table

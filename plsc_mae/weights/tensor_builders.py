@@ -191,7 +191,7 @@ class _DType(Foreign):
 
 
 class PickledArray(Foreign):
-    """Pickled numpy.ndarray; `value` is None until `build` is called, and stays None for Python objects."""
+    """Pickled numpy.ndarray; `build` sets `value`, except for arrays of Python objects, which keep None."""
 
     value: Array | None = None
 

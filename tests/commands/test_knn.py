@@ -136,7 +136,7 @@ def place(images, trained, tmp_path):
         ("--model_path MODEL --data_path PLACE/none", "none does not exist; expected"),
         ("--model_path MODEL --data_path DATA --eval_data_path PLACE/flat", "flat have no classes; expected a folder"),
         ("--model_path MODEL --data_path DATA --eval_data_path PLACE/fewer", "have different classes (10 and 9)"),
-        ("--model_path MODEL --data_path DATA --num_workers 0", "--nb_knn 200 asks for more neighbors than the 30"),
+        ("--model_path MODEL --data_path DATA --num_workers 0", "--nb_knn 200 exceeds the 30 images"),
         ("--model_path MODEL --data_path DATA --input_size 33", "input_size 33 is not a multiple of patch_size 8"),
         ("--model_path PLACE/none.pd --data_path DATA", "none.pd cannot be opened"),
         ("--pixels --data_path DATA", "--pixels needs --input_size"),

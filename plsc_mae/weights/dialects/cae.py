@@ -117,7 +117,7 @@ _DECODER_HEADS = {768: 12, 1020: 12, 1024: 16}
 def infer_arguments(tensors: Tensors, _dialect: Dialect, path: str) -> dict[str, Any]:
     """Infer the `ContextAutoencoder` arguments of a pre-trained CAE from its tensors.
 
-    Numbers of heads are None for unpublished widths, because shapes do not determine them.
+    Numbers of heads become None for unpublished widths, because shapes do not determine them.
 
     Raises:
         CheckpointError: the file has no mask token, and therefore no regressor and decoder, or lacks another tensor.

@@ -33,8 +33,8 @@ def relative_side(count: int) -> int | None:
 def infer_encoder(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, Any]:
     """Infer the `VisionTransformer` arguments of an encoder, except `positions`, from its tensors.
 
-    `num_heads` is None unless there is a table of relative positions or the width is a published one. `img_size` is
-    None unless there is a position table of a square grid.
+    `num_heads` becomes None unless there is a table of relative positions or the width is a published one. `img_size`
+    becomes None unless there is a position table of a square grid.
 
     Raises:
         CheckpointError: the tensors contain no encoder.

@@ -52,7 +52,7 @@ def lacks(names: Collection[str], *parts: str) -> bool:
 
 
 def holds(names: Collection[str]) -> bool:
-    """Return True if a ViT of timm has these tensors: a class token, and none that only BEiT has."""
+    """Return True if a ViT of timm has these tensors: a class token, and no tensor that only BEiT has."""
     return "cls_token" in names and lacks(names, ".q_bias", ".gamma_", "relative_position")
 
 
