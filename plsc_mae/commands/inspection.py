@@ -30,7 +30,7 @@ from plsc_mae.train.checkpoint.file import read_footer
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.dalle import Part, infer_sizes, read_dalle
 from plsc_mae.weights.dialects import find_dialect
-from plsc_mae.weights.dialects.base import count_blocks, of_rank
+from plsc_mae.weights.dialects.base import count_blocks, tensor_of_rank
 from plsc_mae.weights.dialects.mae_priv import HEAD_DIM
 from plsc_mae.weights.reader import NETWORK_KEYS, TORCH_STREAM_MAGIC
 
@@ -247,7 +247,7 @@ def _add_encoder(found: Inspection, base: Checkpoint) -> None:
 
 def _add_mae(found: Inspection, base: Checkpoint) -> None:
     config, name = _config(found, base), find_dialect(base.dialect).foreign_name
-    token = of_rank(base.model, name("decoder.mask_token"), 3, found.path)
+    token = tensor_of_rank(base.model, name("decoder.mask_token"), 3, found.path)
     width = 0 if token is None else token.shape[-1]
     found.holds = "masked autoencoder: encoder and decoder"
     found.sizes["decoder"] = {
@@ -276,9 +276,9 @@ def _add_mae(found: Inspection, base: Checkpoint) -> None:
 def _add_cae(found: Inspection, base: Checkpoint) -> None:
     config, name = _config(found, base), find_dialect(base.dialect).foreign_name
     found.holds = "context autoencoder: encoder, regressor and decoder"
-    bias = of_rank(base.model, name("decoder.head.bias"), 1, found.path)
+    bias = tensor_of_rank(base.model, name("decoder.head.bias"), 1, found.path)
     outputs = None if bias is None else len(bias)
-    token = of_rank(base.model, name("mask_token"), 3, found.path)
+    token = tensor_of_rank(base.model, name("mask_token"), 3, found.path)
     width = 0 if token is None else token.shape[-1]
     found.sizes["decoder"] = {
         "embed_dim": width,

@@ -20,7 +20,7 @@ from plsc_mae.models.registry import create_model
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.convert import decoded
 from plsc_mae.weights.dialects import find_dialect
-from plsc_mae.weights.dialects.base import Array, of_rank
+from plsc_mae.weights.dialects.base import Array, tensor_of_rank
 
 
 def our_tensors(
@@ -78,7 +78,7 @@ def open_network(
     else:  # a task of CAE has a tokenizer as well, which is not in the file
         taken = inspect.signature(ContextAutoencoder).parameters
         sizes = {name: value for name, value in plain_values(config).items() if name in taken}
-        bias = of_rank(base.model, find_dialect(base.dialect).foreign_name("decoder.head.bias"), 1, path)
+        bias = tensor_of_rank(base.model, find_dialect(base.dialect).foreign_name("decoder.head.bias"), 1, path)
         sizes["decoder_num_classes"] = None if bias is None else len(bias)
         network = create_model(config.model, **sizes, img_size=config.image_size)
     require_weights(network, weights.load(network, stored), path)

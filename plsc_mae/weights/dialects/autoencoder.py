@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from plsc_mae.weights.dialects.base import Dialect, Tensors, count_blocks, of_rank
+from plsc_mae.weights.dialects.base import Dialect, Tensors, count_blocks, tensor_of_rank
 from plsc_mae.weights.dialects.encoder import infer_encoder
 from plsc_mae.weights.dialects.facebook import DECODER_HEADS
 from plsc_mae.weights.dialects.mae_priv import HEAD_DIM
@@ -22,7 +22,7 @@ def infer_arguments(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, 
         CheckpointError: the tensors contain no encoder.
     """
     encoder = infer_encoder(tensors, dialect, path)
-    token = of_rank(tensors, dialect.foreign_name("decoder.mask_token"), 3, path)
+    token = tensor_of_rank(tensors, dialect.foreign_name("decoder.mask_token"), 3, path)
     has_decoder = token is not None and dialect.foreign_name("decoder.embed.weight") in tensors
     width: Any = token.shape[-1] if has_decoder and token is not None else None
     heads = DECODER_HEADS.get(width) if encoder["k_bias"] else width and max(width // HEAD_DIM, 1)

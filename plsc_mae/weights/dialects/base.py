@@ -61,7 +61,7 @@ def count_blocks(tensors: Tensors, prefix: str) -> int:
     return len({name[len(prefix) :].partition(".")[0] for name in tensors if name.startswith(prefix)})
 
 
-def of_rank(tensors: Tensors, name: str, ndim: int, path: str) -> Array | None:
+def tensor_of_rank(tensors: Tensors, name: str, ndim: int, path: str) -> Array | None:
     """Return the tensor `name`, or None if it is missing.
 
     Raises:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from plsc_mae.errors import CheckpointError
-from plsc_mae.weights.dialects.base import Array, Dialect, NumHeads, Tensors, count_blocks, of_rank
+from plsc_mae.weights.dialects.base import Array, Dialect, NumHeads, Tensors, count_blocks, tensor_of_rank
 
 # Our prefix -> theirs. Longer prefixes come first; "#" is replaced by the number of a block.
 _OFFICIAL = {
@@ -132,7 +132,7 @@ def infer_arguments(tensors: Tensors, _dialect: Dialect, path: str) -> dict[str,
     )
 
     def find(name: str, ndim: int) -> Array:
-        value = of_rank(tensors, name, ndim, path)
+        value = tensor_of_rank(tensors, name, ndim, path)
         if value is None:
             raise CheckpointError(f"{path} lacks '{name}'; expected a checkpoint of CAE's pre-training")
         return value

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from plsc_mae.errors import CheckpointError
-from plsc_mae.weights.dialects.base import Array, Dialect, Tensors, count_blocks, of_rank
+from plsc_mae.weights.dialects.base import Array, Dialect, Tensors, count_blocks, tensor_of_rank
 from plsc_mae.weights.dialects.cae import HEADS as CAE_HEADS
 from plsc_mae.weights.dialects.facebook import HEADS as MAE_HEADS
 
@@ -41,7 +41,7 @@ def infer_encoder(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, An
     """
 
     def find(name: str, ndim: int) -> Array | None:
-        return of_rank(tensors, dialect.foreign_name(f"encoder.{name}"), ndim, path)
+        return tensor_of_rank(tensors, dialect.foreign_name(f"encoder.{name}"), ndim, path)
 
     kernel = find("patch_embed.proj.weight", 4)
     hidden = find("blocks.0.mlp.fc1.bias", 1)
