@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 
 from plsc_mae import weights
-from plsc_mae.analysis.panel import compose
+from plsc_mae.analysis.pictures import compose
 from plsc_mae.commands.pictures import SHEET_ROWS, find_pictures, panel_name, save_picture, spread
 from plsc_mae.config.tools import ReconstructConfig
 from plsc_mae.data.decode import open_image

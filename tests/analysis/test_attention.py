@@ -18,7 +18,7 @@ from plsc_mae.analysis.attention import (
     patch_relevance,
     rollout,
 )
-from plsc_mae.analysis.heatmap import overlay, resize_map
+from plsc_mae.analysis.pictures import overlay, resize_map
 from plsc_mae.errors import ConfigError
 from plsc_mae.models.classifier import BatchNorm, ImageClassifier
 from plsc_mae.models.layers import layer_norm, record_attention
