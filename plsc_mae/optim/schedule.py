@@ -89,7 +89,7 @@ def by_updates(
 ) -> Schedule:
     """Return a schedule with the learning rate of `cosine_at`.
 
-    The weight decay follows a cosine from `weight_decay` to `weight_decay_end`, or is constant without `weight_decay_end`.
+    The weight decay follows a cosine from `weight_decay` to `weight_decay_end`, or is constant without that.
 
     Raises:
         ConfigError: the warm-up is as long as the run or longer.

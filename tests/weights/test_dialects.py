@@ -257,7 +257,7 @@ def test_files_without_what_predicts_are_refused():
         infer_arguments(exported, find_dialect("cae"), "FILE")
     encoder = {name: value for name, value in exported.items() if name.startswith("encoder.")}
     assert detect(encoder) == ""
-    with pytest.raises(CheckpointError, match="no known dialect has such names"):
+    with pytest.raises(CheckpointError, match="no known dialect has these names"):
         weights.load(tiny(), encoder)
 
 

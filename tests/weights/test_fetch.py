@@ -184,7 +184,7 @@ def test_a_cut_connection_goes_on_where_it_was(server, target, told):
     assert [wanted for _, wanted in server.asked] == [None, "bytes=100000-", "bytes=100000-", "bytes=250000-"]
     assert pauses == [1.0, 2.0, 1.0]  # an attempt with new data resets the count
     assert len(told()) == 3
-    assert f"the connection ended at 100000 of {len(DATA)} bytes; try 1 of 5 in 1 s" in told()[0]
+    assert f"the connection ended at 100000 of {len(DATA)} bytes; retry 1 of 5 in 1 s" in told()[0]
 
 
 def test_a_later_call_goes_on_too(server, target, told):
@@ -210,7 +210,7 @@ def test_without_a_version_it_starts_again(server, target, told, etag):
     cut(server, target, 70_000)
     get(server, target)
     assert server.asked[-1][1] is None
-    assert any("starts again" in line for line in told())
+    assert any("from the beginning" in line for line in told())
 
 
 def test_an_unknown_partial_file_is_not_continued(server, target):
@@ -229,7 +229,7 @@ def test_a_server_without_ranges_sends_all_of_it(server, target, told):
     server.cuts = [100_000, 50_000]
     _, pauses = get(server, target, checksum=Checksum("md5", MD5))
     assert pauses == [1.0, 2.0]
-    assert sum("starts again" in line for line in told()) == 2
+    assert sum("from the beginning" in line for line in told()) == 2
 
 
 @pytest.mark.parametrize("if_range", [True, False], ids=["obeys If-Range", "ignores If-Range"])
@@ -238,7 +238,7 @@ def test_a_file_that_changes_starts_again(server, target, told, if_range):
     cut(server, target, 100_000)
     server.data, server.etag = OTHER, '"two"'
     get(server, target)
-    assert any("starts again" in line for line in told())
+    assert any("from the beginning" in line for line in told())
 
 
 def test_a_file_that_becomes_shorter_starts_again(server, target):
@@ -308,7 +308,7 @@ def test_a_failing_server_is_asked_again(server, target, told):
     server.errors = [500, 503, 429]
     _, pauses = get(server, target)
     assert pauses == [1.0, 2.0, 4.0]
-    assert "the server answers 503 Service Unavailable; try 2 of 5 in 2 s" in told()[1]
+    assert "the server answers 503 Service Unavailable; retry 2 of 5 in 2 s" in told()[1]
     server.status = 500
     with pytest.raises(CheckpointError, match="answers 500 Internal Server Error; gave up after 3 failures"):
         fetch(server.url, target.with_name("other"), retries=2, pause=lambda _: None)
@@ -336,7 +336,7 @@ def test_a_web_page_is_refused(server, target):
     for checksum in (None, Checksum("md5", MD5[:6])):
         with pytest.raises(CheckpointError, match="web page instead of weights") as caught:
             fetch(server.url, target, checksum=checksum)
-        assert str(caught.value).startswith(server.url)
+        assert server.url in str(caught.value)
         assert list(target.parent.iterdir()) == []
 
 
