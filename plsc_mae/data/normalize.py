@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import paddle
 from paddle import Tensor, nn
 
-from plsc_mae.data.decode import Pixels
 from plsc_mae.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -34,12 +33,6 @@ class Normalize(nn.Layer):
         """
         with paddle.amp.auto_cast(enable=False):
             return images.astype("float32") * self.std + self.mean
-
-
-def to_uint8(images: Tensor) -> Pixels:
-    """Convert images [B, C, H, W] in [0, 1] to uint8 pixels [B, H, W, C]; values outside that range are clipped."""
-    pixels: Pixels = (images.clip(0, 1) * 255).round().astype("uint8").numpy().transpose(0, 2, 3, 1)
-    return pixels
 
 
 def _per_channel(values: Sequence[float]) -> Tensor:

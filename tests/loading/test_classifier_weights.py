@@ -240,7 +240,7 @@ def test_incomplete_and_foreign_files_are_refused(save, mae_files):
         CheckpointError, match=r"27 tensors matched \(facebook\), 1 missing \(first: encoder\.blocks\.1"
     ):
         load_into_classifier(classifier(), save(arrays), norm_into_fc_norm=False)
-    with pytest.raises(CheckpointError, match="no known dialect has such names"):
+    with pytest.raises(CheckpointError, match="no known dialect has these names"):
         load_into_classifier(classifier(), save({"weight": np.zeros(3)}), norm_into_fc_norm=False)
     # MAE-priv's GAP classifiers and MAE-pytorch's differ in nothing but their positions.
     with pytest.raises(CheckpointError, match=r"mp_pretrain\.pth has no table of positions, as MAE-pytorch writes it"):

@@ -114,7 +114,7 @@ HEADS = {192: 12, 384: 12, 768: 12, 1024: 16}
 _DECODER_HEADS = {768: 12, 1020: 12, 1024: 16}
 
 
-def infer_arguments(tensors: Tensors, _dialect: Dialect, path: str) -> dict[str, Any]:
+def infer_arguments(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, Any]:
     """Infer the `ContextAutoencoder` arguments of a pre-trained CAE from its tensors.
 
     Numbers of heads become None for unpublished widths, because shapes do not determine them.
@@ -124,12 +124,7 @@ def infer_arguments(tensors: Tensors, _dialect: Dialect, path: str) -> dict[str,
     """
     if "mask_token" not in tensors:
         raise CheckpointError(f"{path} has a CAE without mask token; expected a checkpoint of pre-training")
-    ported = "regressor_and_decoder.norm.weight" in tensors
-    regressor, decoder = (
-        ("regressor_and_decoder.blocks.", "regressor_and_decoder.self_att_blocks.")
-        if ported
-        else ("regresser.regressor_blocks.", "decoder.decoder_blocks.")
-    )
+    regressor, decoder = (dialect.foreign_name(stack) + "." for stack in ("regressor.blocks", "decoder.blocks"))
 
     def find(name: str, ndim: int) -> Array:
         value = tensor_of_rank(tensors, name, ndim, path)

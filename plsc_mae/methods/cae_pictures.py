@@ -1,7 +1,6 @@
 """Pictures of CAE's predictions; tokens are drawn by the tokenizer's decoder or as mean patches.
 
-Notation: B batch, L patches of an h x w grid, M masked patches, K outputs per patch, P patch size, C channels, H x W
-image in pixels.
+B batch, L patches of an h x w grid, P patch size, C channels, H x W image in pixels.
 """
 
 from __future__ import annotations
@@ -15,21 +14,21 @@ from paddle import Tensor
 from plsc_mae.masking import split_mask
 from plsc_mae.models.cae import ContextAutoencoder
 from plsc_mae.models.dalle import DalleDecoder
-from plsc_mae.models.layers import flat_rows, patchify, unpatchify
+from plsc_mae.models.layers import flat_ids, patchify, unpatchify
 
 DrawTokens = Callable[[Tensor], Tensor]  # int64 [B, L] -> pixels [B, C, H, W] in [0, 1]
 
 
 def predict_hidden(model: ContextAutoencoder, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Predict the masked patches in evaluation mode, and restore the mode.
+    """Predict the masked patches in evaluation mode; the network's own mode is restored.
 
     Args:
         model: the autoencoder.
-        images: normalized images [B, C, H, W].
-        mask: bool [B, L], True for masked patches.
+        images: [B, C, H, W], normalized.
+        mask: bool [B, L], True = hidden.
 
     Returns:
-        Predictions [B, M, K], and the flat indices [B*M] of these patches in [B*L].
+        Predictions [B, M, K], and int64 [B, M] the hidden patches in raster order.
     """
     training = model.training
     model.eval()
@@ -37,12 +36,12 @@ def predict_hidden(model: ContextAutoencoder, images: Tensor, mask: Tensor) -> t
     if training:
         model.train()
     _, ids = split_mask(mask)
-    return logits.reshape([*ids.shape, -1]), flat_rows(ids, mask.shape[1])
+    return logits.reshape([*ids.shape, -1]), ids
 
 
-def replace_rows(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """Return x [B, L, ...] with the entries at the flat indices `rows` replaced by values [B*M, ...]."""
-    return paddle.scatter(x.flatten(0, 1), rows, values).reshape(x.shape)
+def replace_tokens(x: Tensor, ids: Tensor, values: Tensor) -> Tensor:
+    """Replace the tokens `ids` [B, M] of every sample of x [B, L, ...] by values [B, M, ...]."""
+    return paddle.scatter(x.flatten(0, 1), flat_ids(ids, x.shape[1]), values.flatten(0, 1)).reshape(x.shape)
 
 
 def decoder_drawing(decoder: DalleDecoder, grid: tuple[int, int], size: tuple[int, int]) -> DrawTokens:
@@ -61,8 +60,8 @@ def mean_patch_drawing(
     """Return a function that draws each token as the mean of its patches, or mid-gray if it has no patch.
 
     Args:
-        pixels: images [B, C, H, W] in [0, 1] that provide the patches.
-        tokens: tokens int64 [B, L] of these images.
+        pixels: [B, C, H, W] in [0, 1], the images to take patches from.
+        tokens: int64 [B, L] of these images.
         num_classes: size of the vocabulary.
         grid: rows and columns of patches.
         patch_size: P.

@@ -1,19 +1,17 @@
 """Reconstruction of images with a masked autoencoder (facebookresearch/mae demo/mae_visualize.ipynb).
 
 A model trained with norm_pix_loss does not predict the mean and the standard deviation of a patch. Pictures of such
-models take these statistics from another source, which the label of the picture states.
+models take both from another source, which the label of the picture names.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 import paddle
 from paddle import Tensor
 
+from plsc_mae.methods.base import PatchStats
 from plsc_mae.models.mae import MaskedAutoencoder
 
-PatchStats = Literal["original", "visible"]
 _SOURCES = {
     "original": "patch mean and std from the original",
     "visible": "patch mean and std from visible neighbors",
@@ -26,7 +24,7 @@ def redraw(
     """Mask images and reconstruct them.
 
     Args:
-        model: the autoencoder; it is switched to evaluation mode for the call.
+        model: the autoencoder; it runs in evaluation mode, and its own mode is restored.
         images: normalized images [B, C, H, W].
         noise: uniform random numbers [B, L] that determine the masks.
         mask_ratio: fraction of masked patches.
@@ -43,10 +41,8 @@ def redraw(
     out = model(images, noise, mask_ratio)
     if training:
         model.train()
-    patches = model.patchify(images)
-    hidden = out.mask.astype("float32").unsqueeze(-1)
-    pred = out.pred.astype("float32")
-    label = "reconstruction"
+    patches, hidden = model.patchify(images), out.mask.astype("float32").unsqueeze(-1)
+    pred, label = out.pred.astype("float32"), "reconstruction"
     statistics = model.statistics(patches)
     if statistics is not None:
         if patch_stats == "visible":
@@ -64,8 +60,8 @@ def redraw(
 def _from_visible(mean: Tensor, std: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Estimate every patch's mean and std as the average of visible patches, weighted by about 1 / distance^4."""
     rows, columns = paddle.meshgrid(paddle.arange(grid[0]), paddle.arange(grid[1]))
-    positions = paddle.stack([rows.flatten(), columns.flatten()], axis=1).astype("float32")  # [L, 2]
-    squared_distance = ((positions.unsqueeze(1) - positions.unsqueeze(0)) ** 2).sum(axis=-1)  # [L, L]
-    weights = 1.0 / (squared_distance + 0.1) ** 2 * (1 - mask.astype("float32")).unsqueeze(1)  # [B, L, L]
+    places = paddle.stack([rows.flatten(), columns.flatten()], axis=1).astype("float32")  # [L, 2]
+    squared = ((places.unsqueeze(1) - places.unsqueeze(0)) ** 2).sum(axis=-1)  # [L, L]
+    weights = 1.0 / (squared + 0.1) ** 2 * (1 - mask.astype("float32")).unsqueeze(1)  # [B, L, L]
     weights = weights / weights.sum(axis=-1, keepdim=True)
     return paddle.matmul(weights, mean), paddle.matmul(weights, std)
