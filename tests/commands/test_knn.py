@@ -131,10 +131,10 @@ def place(images, trained, tmp_path):
         ("--model_path MODEL", "--data_path is required: a folder with train/ and val/"),
         (
             "--model_path MODEL --data_path DATA/val",
-            "val has no folders train/ and val/; name the validation images with",
+            "val has no folders train/ and val/; set --eval_data_path",
         ),
         ("--model_path MODEL --data_path PLACE/none", "none does not exist; expected"),
-        ("--model_path MODEL --data_path DATA --eval_data_path PLACE/flat", "flat have no classes; expected a folder"),
+        ("--model_path MODEL --data_path DATA --eval_data_path PLACE/flat", "flat have no classes"),
         ("--model_path MODEL --data_path DATA --eval_data_path PLACE/fewer", "have different classes (10 and 9)"),
         ("--model_path MODEL --data_path DATA --num_workers 0", "--nb_knn 200 exceeds the 30 images"),
         ("--model_path MODEL --data_path DATA --input_size 33", "input_size 33 is not a multiple of patch_size 8"),

@@ -188,7 +188,7 @@ def test_parts_and_prefixes_of_files(golden, mae_files, save):
         other, flat, norm_into_fc_norm=False, model_key="model|module", model_prefix="backbone."
     )
     assert (report.missing, report.unexpected) == ([], [])
-    with pytest.raises(CheckpointError, match=r"no tensor whose name starts with 'trunk\.'; the first is backbone\."):
+    with pytest.raises(CheckpointError, match=r"starts with 'trunk\.'; the first name is backbone\."):
         load_into_classifier(other, flat, norm_into_fc_norm=False, model_prefix="trunk.")
 
 

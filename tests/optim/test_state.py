@@ -42,7 +42,7 @@ def train(model, optimizer, batches):
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_training_goes_on_as_if_nothing_happened(name):
+def test_training_continues_exactly(name):
     batches = np.random.default_rng(0).standard_normal((6, 3, 4), dtype=np.float32)
     model, named, optimizer = start(BUILDERS[name])
     train(model, optimizer, batches[:3])

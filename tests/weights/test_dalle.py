@@ -131,12 +131,12 @@ SOURCES = ("https://cdn.openai.com/dall-e/encoder.pkl", "CAE/encoder_weight.pd",
 
 
 @pytest.mark.parametrize("where", ["none", "empty"])
-def test_nothing_found_tells_names_and_sources(tmp_path, where):
+def test_nothing_found_names_files_and_sources(tmp_path, where):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError) as caught:
         read_dalle(tmp_path / where, "decoder")
-    for told in (str(tmp_path / where), "decoder_weight.pd or decoder.pkl", *SOURCES):
-        assert told in str(caught.value)
+    for text in (str(tmp_path / where), "decoder_weight.pd or decoder.pkl", *SOURCES):
+        assert text in str(caught.value)
 
 
 def refusal(path: Path, part) -> str:

@@ -150,7 +150,7 @@ def test_every_other_dialect_refuses(tmp_path, network):
 
 
 @pytest.mark.parametrize("network", ["mae", "mae_priv cls", "mae_priv gap", "mae_pytorch", "cae"])
-def test_weights_alone_in_our_names_tell_their_network(tmp_path, network):
+def test_weights_alone_in_our_names_determine_their_network(tmp_path, network):
     model = filled(NETWORKS[network]())
     weights.save(model, tmp_path / "w.pth", "plsc_mae")
     stored = weights.read(tmp_path / "w.pth")

@@ -126,7 +126,7 @@ def server(monkeypatch) -> Iterator[Server]:
 
 
 @pytest.fixture
-def told(caplog, monkeypatch):
+def logged(caplog, monkeypatch):
     """Return a function that lists the log messages so far."""
     monkeypatch.setattr(logging.getLogger("plsc_mae"), "propagate", True)
     caplog.set_level(logging.INFO, "plsc_mae.weights.fetch")
@@ -177,17 +177,17 @@ def test_a_good_file_arrives_and_is_not_fetched_twice(server, target, checksum, 
     assert len(server.asked) == 1
 
 
-def test_a_cut_connection_goes_on_where_it_was(server, target, told):
+def test_a_cut_connection_is_resumed(server, target, logged):
     server.cuts = [100_000, 0, 150_000]
     done, pauses = get(server, target, checksum=Checksum("md5", MD5))
     assert done.downloaded
     assert [wanted for _, wanted in server.asked] == [None, "bytes=100000-", "bytes=100000-", "bytes=250000-"]
     assert pauses == [1.0, 2.0, 1.0]  # an attempt with new data resets the count
-    assert len(told()) == 3
-    assert f"the connection ended at 100000 of {len(DATA)} bytes; retry 1 of 5 in 1 s" in told()[0]
+    assert len(logged()) == 3
+    assert f"the connection ended at 100000 of {len(DATA)} bytes; retry 1 of 5 in 1 s" in logged()[0]
 
 
-def test_a_later_call_goes_on_too(server, target, told):
+def test_a_later_call_resumes_too(server, target, logged):
     cut(server, target, 70_000)
     assert partial(target).stat().st_size == 70_000
     get(server, target, checksum=Checksum("md5", MD5))
@@ -204,13 +204,13 @@ def test_a_date_does_where_there_is_no_etag(server, target):
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"weak"'])
-def test_without_a_version_it_starts_again(server, target, told, etag):
+def test_without_a_version_the_download_starts_again(server, target, logged, etag):
     """Without a known checksum, two halves of different files would go unnoticed."""
     server.etag = etag
     cut(server, target, 70_000)
     get(server, target)
     assert server.asked[-1][1] is None
-    assert any("from the beginning" in line for line in told())
+    assert any("from the beginning" in line for line in logged())
 
 
 def test_an_unknown_partial_file_is_not_continued(server, target):
@@ -224,21 +224,21 @@ def test_an_unknown_partial_file_is_not_continued(server, target):
     assert [wanted for _, wanted in server.asked] == [None, None]
 
 
-def test_a_server_without_ranges_sends_all_of_it(server, target, told):
+def test_a_server_without_ranges_sends_all_of_it(server, target, logged):
     server.ranges = False
     server.cuts = [100_000, 50_000]
     _, pauses = get(server, target, checksum=Checksum("md5", MD5))
     assert pauses == [1.0, 2.0]
-    assert sum("from the beginning" in line for line in told()) == 2
+    assert sum("from the beginning" in line for line in logged()) == 2
 
 
 @pytest.mark.parametrize("if_range", [True, False], ids=["obeys If-Range", "ignores If-Range"])
-def test_a_file_that_changes_starts_again(server, target, told, if_range):
+def test_a_file_that_changes_starts_again(server, target, logged, if_range):
     server.if_range = if_range
     cut(server, target, 100_000)
     server.data, server.etag = OTHER, '"two"'
     get(server, target)
-    assert any("from the beginning" in line for line in told())
+    assert any("from the beginning" in line for line in logged())
 
 
 def test_a_file_that_becomes_shorter_starts_again(server, target):
@@ -304,11 +304,11 @@ def test_a_refusal_is_final(server, target):
     assert len(server.asked) == 1
 
 
-def test_a_failing_server_is_asked_again(server, target, told):
+def test_a_failing_server_is_asked_again(server, target, logged):
     server.errors = [500, 503, 429]
     _, pauses = get(server, target)
     assert pauses == [1.0, 2.0, 4.0]
-    assert "the server answers 503 Service Unavailable; retry 2 of 5 in 2 s" in told()[1]
+    assert "the server answers 503 Service Unavailable; retry 2 of 5 in 2 s" in logged()[1]
     server.status = 500
     with pytest.raises(CheckpointError, match="answers 500 Internal Server Error; gave up after 3 failures"):
         fetch(server.url, target.with_name("other"), retries=2, pause=lambda _: None)
@@ -341,27 +341,27 @@ def test_a_web_page_is_refused(server, target):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"checksum": Checksum("md5", "000000")}, f"md5:{MD5}, expected md5:000000"),
         ({"checksum": Checksum("sha256", "f" * 64)}, f"sha256:{SHA256}, expected sha256:ffff"),
         ({"size": 7}, f"has {len(DATA)} bytes, expected 7"),
     ],
 )
-def test_another_file_than_the_known_one_is_refused(server, target, options, told):
+def test_another_file_than_the_known_one_is_refused(server, target, options, message):
     with pytest.raises(CheckpointError, match="was deleted") as caught:
         fetch(server.url, target, **options)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert list(target.parent.iterdir()) == []
     target.write_bytes(DATA)  # an existing file is not overwritten
     with pytest.raises(CheckpointError, match="remove it to fetch it again") as caught:
         fetch(server.url, target, **options)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert target.read_bytes() == DATA
     assert len(server.asked) == 1
 
 
-def test_an_interruption_keeps_what_has_arrived(server, target, told, monkeypatch):
+def test_an_interruption_keeps_what_has_arrived(server, target, logged, monkeypatch):
     class Impatient(module.tqdm):
         def update(self, n: float = 1) -> None:
             raise KeyboardInterrupt
@@ -371,7 +371,7 @@ def test_an_interruption_keeps_what_has_arrived(server, target, told, monkeypatc
         fetch(server.url, target)
     arrived = partial(target).stat().st_size
     assert 0 < arrived < len(DATA)
-    assert "same command again" in told()[-1]
+    assert "same command again" in logged()[-1]
     monkeypatch.undo()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     get(server, target)

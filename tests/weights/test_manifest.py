@@ -106,7 +106,7 @@ def test_an_entry_is_completed(manifest):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "excerpt"),
     [
         ({"ulr": "x"}, "unknown key 'ulr'"),
         ({"licence": "MIT"}, "unknown key 'licence'"),
@@ -123,17 +123,17 @@ def test_an_entry_is_completed(manifest):
         ({"file": "../a.pth"}, "file: expected a name without folders, got '../a.pth'"),
     ],
 )
-def test_a_wrong_entry_is_refused(manifest, changes, told):
+def test_a_wrong_entry_is_refused(manifest, changes, excerpt):
     with pytest.raises(ConfigError) as caught:
         manifest(**changes)
     message = str(caught.value)
-    assert told in message
+    assert excerpt in message
     assert "manifest.yaml: small" in message
     assert "\n" not in message
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "excerpt"),
     [
         ("files: [", "is not valid YAML"),
         ("files: {}", "`sources` and `files`"),
@@ -142,12 +142,12 @@ def test_a_wrong_entry_is_refused(manifest, changes, told):
         ("{sources: [], files: {}}", "sources: expected a table of tables"),
     ],
 )
-def test_no_manifest_at_all_is_refused(tmp_path, text, told):
+def test_no_manifest_at_all_is_refused(tmp_path, text, excerpt):
     path = tmp_path / "manifest.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"manifest\.yaml") as caught:
         read_manifest(path)
-    assert told in str(caught.value)
+    assert excerpt in str(caught.value)
     with pytest.raises(ConfigError, match="cannot read the manifest"):
         read_manifest(tmp_path / "none.yaml")
 

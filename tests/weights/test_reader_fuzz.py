@@ -58,9 +58,9 @@ def test_faults_are_noticed(fuzzer, tmp_path, monkeypatch, fault):
     monkeypatch.setattr(fuzzer, "read_file", reading)
     monkeypatch.setattr(fuzzer, "MAX_SECONDS", 0.1 if fault == "seconds" else 60)
     monkeypatch.setattr(fuzzer, "MAX_BYTES", -1 if fault == "MiB" else 1 << 40)
-    outcome, told = fuzzer.fault_of(tmp_path / "weights", fuzzer.watch)
+    outcome, message = fuzzer.fault_of(tmp_path / "weights", fuzzer.watch)
     assert outcome == ("refused" if isinstance(FAULTS[fault], str) else "read")
-    assert re.search(fault, told)
+    assert re.search(fault, message)
 
 
 @pytest.mark.parametrize("name", ["views.pth", "views_legacy_nonzip.pth", "hf_vitmae_model.safetensors", "npz"])

@@ -22,8 +22,8 @@ from plsc_mae.weights.reader import read_file
 pytestmark = pytest.mark.compat
 
 TENSORS = 10
-# Reads every file it is told of in a fork of its own, whose peak starts at what it has. Tells resident memory before,
-# its peaks after reading and after using all; not ru_maxrss, which starts at what the process that launched it had.
+# Reads each file in a separate fork, and prints its resident memory before, its peak after reading and its peak after
+# using all values. The peak is VmHWM and not ru_maxrss, which starts at the peak of the launching process.
 MEASURE = """
 import os, sys
 from plsc_mae.weights.reader import read_file
