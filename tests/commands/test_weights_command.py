@@ -454,7 +454,7 @@ def test_digits_of_the_manifest_are_checked(run, mirror, tmp_path):
     serve(mirror, "mae/pretrain/mae_pretrain_vit_base.pth")
     code, _, err = run("fetch", "mae_pretrain_vit_base", "--output_dir", tmp_path / "w")
     assert code == 2
-    assert "instead of md5:8cad7c" in err
+    assert "expected md5:8cad7c" in err
     assert err.count("\n") == 1
     assert list((tmp_path / "w").iterdir()) == []
     own = f"md5:{hashlib.md5(FACEBOOK.read_bytes()).hexdigest()[:8]}"
