@@ -20,8 +20,7 @@ from plsc_mae.analysis.attention import (
     patch_relevance,
     rollout,
 )
-from plsc_mae.analysis.heatmap import overlay
-from plsc_mae.analysis.panel import compose
+from plsc_mae.analysis.pictures import compose, overlay
 from plsc_mae.commands.pictures import SHEET_ROWS, find_pictures, panel_name, save_picture, spread
 from plsc_mae.commands.predict import open_trained
 from plsc_mae.config.schema import suggest

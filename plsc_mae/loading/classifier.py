@@ -21,7 +21,7 @@ from plsc_mae.methods.classify import build_classifier, build_normalize, validat
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.convert import decoded, recognize, select
-from plsc_mae.weights.dialects.base import count_blocks, of_rank
+from plsc_mae.weights.dialects.base import count_blocks, tensor_of_rank
 
 _BIASES = ("head.bias", "head.1.bias")  # of classifiers and of probes, in every dialect
 _SWEEP = "head.linears."
@@ -84,7 +84,7 @@ def load_classifier(
 
 def _count_classes(stored: Checkpoint) -> int:
     """The length of the head's bias."""
-    found = (of_rank(stored.model, name, 1, str(stored.path)) for name in _BIASES if name in stored.model)
+    found = (tensor_of_rank(stored.model, name, 1, str(stored.path)) for name in _BIASES if name in stored.model)
     head = next(found, None)
     if head is not None:
         return len(head)
