@@ -27,6 +27,7 @@ LAYERS = (
     {"config"},
     {"analysis", "models", "data", "masking", "losses", "optim", "weights", "parallel"},
     {"methods"},
+    {"pipeline"},
     {"loading"},
     {"train"},
     {"parity", "plan"},

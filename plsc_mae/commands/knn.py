@@ -12,13 +12,13 @@ import numpy.typing as npt
 from plsc_mae import weights
 from plsc_mae.analysis.features import Encode, TokenFeatures, encode_images, pixel_features, save_arrays
 from plsc_mae.analysis.knn import KNNAccuracy, knn_accuracy
-from plsc_mae.commands.pretrain import count_workers
 from plsc_mae.config.tools import KNNConfig, ViewConfig
 from plsc_mae.data.imagefolder import ImageList, find_images, find_validation
 from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.parallel.world import World
+from plsc_mae.runtime import count_workers
 
 BANK, QUERIES = "train.npz", "val.npz"
 

@@ -13,7 +13,6 @@ from paddle import Tensor
 
 from plsc_mae.analysis.features import encode_dataset
 from plsc_mae.commands.pictures import find_pictures
-from plsc_mae.commands.pretrain import count_workers
 from plsc_mae.config.tools import ExplainConfig, PredictConfig
 from plsc_mae.data.decode import open_image
 from plsc_mae.data.imagefolder import ImageList
@@ -22,6 +21,7 @@ from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import DataError
 from plsc_mae.loading.classifier import LoadedClassifier, load_classifier
 from plsc_mae.parallel.world import World
+from plsc_mae.runtime import count_workers
 
 
 class Prediction(NamedTuple):

@@ -17,7 +17,7 @@ from plsc_mae.models.cae import ContextAutoencoder
 from plsc_mae.models.registry import arguments_of
 from plsc_mae.parity.capture import randomize
 from plsc_mae.parity.cases import CAECase, Case, MAECase
-from plsc_mae.train.step import FLOAT32, Precision
+from plsc_mae.train.precision import FLOAT32, Precision
 from plsc_mae.weights.convert import recognize
 
 _SMALL: dict[str, Any] = {"input_size": (32, 32), "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}

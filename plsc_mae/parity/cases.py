@@ -20,7 +20,7 @@ from plsc_mae.parity.capture import recorded_blocks
 from plsc_mae.parity.oracle import cae as cae_oracle
 from plsc_mae.parity.oracle import mae as mae_oracle
 from plsc_mae.parity.oracle.layers import Array
-from plsc_mae.train.step import FLOAT32, Precision, autocast
+from plsc_mae.train.precision import FLOAT32, Precision, autocast
 
 NumPy = npt.NDArray[Any]
 NORM_EPS = 1e-6  # of every implementation but LiBai

@@ -171,7 +171,7 @@ def test_finetuning(checkout, pretrained):
     """An epoch of one update and the evaluation after it."""
     output = run(FINETUNE + " --batch_size 10 --max_train_step 1", checkout)
     assert "checkpoint-799.pd (plsc_mae): 186 tensors loaded" in output
-    assert "new here: encoder.blocks.*.attn.rel_pos_bias, head, " in output
+    assert "new layers: encoder.blocks.*.attn.rel_pos_bias, head, " in output
     assert "cae_base_patch16_224: 86.5 M trainable parameters" in output
     folder = checkout / "output" / "finetune_ep100_fp16o1"
     (epoch,) = [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
