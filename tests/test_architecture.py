@@ -12,8 +12,6 @@ import pytest
 
 from plsc_mae.config import PRETRAIN
 
-pytestmark = pytest.mark.compat
-
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "plsc_mae"
 FILES = sorted(PACKAGE.rglob("*.py"))

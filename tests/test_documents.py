@@ -16,8 +16,6 @@ import pytest
 from plsc_mae.cli import COMMANDS
 from plsc_mae.config.resolve import parse
 
-pytestmark = pytest.mark.compat
-
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted({*ROOT.glob("*.md"), *(p for d in ("docs", "weights", "tests") for p in (ROOT / d).rglob("*.md"))})
 SCRIPTS = sorted((ROOT / "scripts").rglob("*.sh"))

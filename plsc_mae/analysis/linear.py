@@ -1,31 +1,31 @@
-"""Linear classification of frozen features: logistic regression, solved to its optimum instead of trained.
+"""Linear classification of frozen features by logistic regression, minimized to its optimum by SciPy's L-BFGS-B.
 
-Nothing is drawn at random and nothing depends on a learning rate or a number of epochs: the same features always give
-the same accuracy. Everything is in memory, and the second moments are D x D (or n x n, if that is smaller), so this is
-for thousands of images and of features. n training features, Q queries, D width, R rank, C classes.
+Nothing is drawn at random, and there is no learning rate or number of epochs: the same features always give the same
+accuracy. Features and their second moments, D x D or n x n, whichever is smaller, are held in memory, so this is for
+thousands of images and features. n training features, Q queries, D width, R rank, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import scipy.optimize
+from scipy.special import log_softmax
 
 from plsc_mae.errors import DataError
 
 Features = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
-Objective = Callable[[Doubles], tuple[float, Doubles]]
 
 PENALTIES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-HELD_OUT = 10  # every so many-th training feature judges the penalties
+HELD_OUT = 10  # every tenth training feature is held out to choose the penalty
 RANK_TOLERANCE = 1e-7  # of the largest mean square along an axis; below it is what rounding leaves of dependent columns
-MEMORY, MAX_STEPS = 20, 500  # of L-BFGS
-TOLERANCE = 1e-5  # largest partial derivative at the optimum
-SUFFICIENT = 1e-4  # share of the decrease promised by the slope that a step must bring (Armijo)
+# The gradient alone ends L-BFGS-B: a limit on the decrease of the value (ftol) would stop flat problems early.
+LBFGS_OPTIONS = {"maxcor": 20, "maxiter": 500, "gtol": 1e-5, "ftol": 0.0}
 
 
 class LinearAccuracy(NamedTuple):
@@ -44,9 +44,7 @@ class LinearClassifier(NamedTuple):
 
     def log_probabilities(self, features: Features) -> Doubles:
         """Log-softmax of the scores of features [n, R], [n, C]."""
-        scores = features @ self.weight.astype(np.float32) + self.bias
-        scores -= scores.max(axis=1, keepdims=True)
-        return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+        return log_softmax(features @ self.weight.astype(np.float32) + self.bias, axis=1)
 
 
 def linear_accuracy(
@@ -125,14 +123,14 @@ def fit_on_axes(
     """Minimize the mean cross entropy + l2 / 2 * |weight|^2; biases are free.
 
     The Hessian of a weight on an axis lies below variance / 2 + l2 (Boehning 1992, "Multinomial logistic regression
-    algorithm"). In units of one over its root all axes are about equally steep, which L-BFGS needs to get there soon.
+    algorithm"). In units of one over its root all axes are about equally steep, so L-BFGS-B converges in few steps.
 
     Args:
         features: [n, R], coordinates on principal axes.
         labels: class numbers [n].
         num_classes: C.
         l2: the penalty.
-        variance: mean square of the coordinates [R]; it decides about speed only.
+        variance: mean square of the coordinates [R]; it affects the speed only.
     """
     unit = 1 / np.sqrt(variance / 2 + l2)[:, None]
     scaled = features * unit.T.astype(np.float32)
@@ -147,48 +145,6 @@ def fit_on_axes(
         loss = -(one_hot * logs).sum() / len(labels) + (shrinkage * weight).sum() / 2
         return float(loss), np.concatenate([error.sum(axis=0), slope.ravel()])
 
-    found = minimize(objective, np.zeros((1 + len(unit)) * num_classes))
+    start = np.zeros((1 + len(unit)) * num_classes)
+    found = scipy.optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options=LBFGS_OPTIONS).x
     return LinearClassifier(unit * found[num_classes:].reshape(-1, num_classes), found[:num_classes])
-
-
-def minimize(objective: Objective, start: Doubles) -> Doubles:
-    """Find the minimum of a smooth convex function by L-BFGS (Nocedal 1980) with backtracking.
-
-    Args:
-        objective: gives value and gradient at a point.
-        start: the first point [P].
-    """
-    point = start
-    value, slope = objective(point)
-    history: list[tuple[Doubles, Doubles]] = []
-    for _ in range(MAX_STEPS):
-        if np.abs(slope).max() < TOLERANCE:
-            break
-        direction = -_times_inverse_hessian(history, slope)
-        promised, length = float(direction @ slope), 1.0
-        new_value, new_slope = objective(point + direction)
-        while new_value > value + SUFFICIENT * length * promised:
-            length /= 2
-            if length < 1e-9:  # the value is flat within rounding
-                return point
-            new_value, new_slope = objective(point + length * direction)
-        step, change = length * direction, new_slope - slope
-        if step @ change > 0:
-            history = [*history, (step, change)][-MEMORY:]
-        point, value, slope = point + step, new_value, new_slope
-    return point
-
-
-def _times_inverse_hessian(history: Sequence[tuple[Doubles, Doubles]], slope: Doubles) -> Doubles:
-    """Multiply by the inverse Hessian that past steps and changes of the gradient suggest: the two-loop recursion."""
-    result = slope.copy()
-    shares = []
-    for step, change in reversed(history):
-        shares.append(float(step @ result) / float(step @ change))
-        result -= shares[-1] * change
-    if history:
-        step, change = history[-1]
-        result *= float(step @ change) / float(change @ change)
-    for (step, change), share in zip(history, reversed(shares), strict=True):
-        result += (share - float(change @ result) / float(step @ change)) * step
-    return result

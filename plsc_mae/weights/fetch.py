@@ -8,20 +8,21 @@ be read as weights and has the size and the checksum that are known of it.
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
 import logging
 import os
 import re
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit, urlunsplit
 
+import requests
+import urllib3
+from requests.exceptions import InvalidSchema, InvalidURL, TooManyRedirects
 from tqdm import tqdm
 
 from plsc_mae.errors import CheckpointError, ConfigError
@@ -51,9 +52,9 @@ class _Version:
 
 @dataclass(frozen=True)
 class _Answer:
-    """An open response: where its bytes belong, how long the whole file is, if that is told, and of what version."""
+    """An open response: the offset of its first byte, the length of the whole file if announced, and its version."""
 
-    body: http.client.HTTPResponse
+    response: requests.Response
     start: int
     total: int | None
     version: _Version
@@ -161,59 +162,75 @@ def _download(url: str, partial: Path, retries: int, timeout: float, pause: Call
 
 
 def _attempt(url: str, partial: Path, timeout: float) -> None:
-    """Ask for what is missing and append it, or for everything if what is there cannot be continued."""
+    """Request the missing bytes and append them, or all of them if the partial file cannot be continued.
+
+    Raises:
+        CheckpointError: the server refuses.
+        _Interrupted: the connection failed, or ended early.
+    """
     have, version = _size(partial), _remembered(partial)
     continued = have if version.url == url and version.validator else 0
-    try:
-        answer = _ask(url, continued, version, timeout)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and continued:
-            if error.headers.get("Content-Range") == f"bytes */{have}":
-                return  # all of it had arrived
-            _discard(partial)
-            raise _Interrupted("the file has another length now, so it starts again") from None
-        reason = f"the server answers {error.code} {error.reason}"
-        if error.code in PASSING:
-            raise _Interrupted(reason) from None
-        raise CheckpointError(f"cannot fetch {url}: {reason}") from None
-    with answer.body:
+    response = _get(url, continued, version, timeout)
+    if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and continued:
+        response.close()
+        if response.headers.get("Content-Range") == f"bytes */{have}":
+            return  # all of it had arrived
+        _discard(partial)
+        raise _Interrupted("the file has another length now, so it starts again")
+    answer = _answer(url, response, continued, version)
+    if answer is None:  # a part of another version, or another part
+        response.close()
+        answer = _answer(url, _get(url, 0, version, timeout), 0, version)
+    if answer is None:
+        raise _Interrupted("the server sends a part of the file that was not asked for")
+    with answer.response:
         if have and not answer.start:
             logger.info("%s starts again: the file has changed, or the server sends whole files only", url)
         _receive(answer, partial)
 
 
-def _ask(url: str, have: int, version: _Version, timeout: float) -> _Answer:
-    """Open the connection.
+def _get(url: str, have: int, version: _Version, timeout: float) -> requests.Response:
+    """Request a file from a byte on, and return the response with its body unread.
 
     Raises:
-        HTTPError: the server answers with an error.
-        _Interrupted: there is no answer, or none that fits the question.
+        CheckpointError: a redirection leads to an address that cannot be fetched.
+        _Interrupted: there is no answer.
     """
-    request = urllib.request.Request(url, headers={"User-Agent": "plsc-mae", "Accept-Encoding": "identity"})
+    # A connection that stays open would hide that a body has ended early until the timeout.
+    headers = {"User-Agent": "plsc-mae", "Accept-Encoding": "identity", "Connection": "close"}
     if have:
-        request.add_header("Range", f"bytes={have}-")
-        request.add_header("If-Range", version.validator)
+        headers |= {"Range": f"bytes={have}-", "If-Range": version.validator}
     try:
-        body = urllib.request.build_opener().open(request, timeout=timeout)
-    except urllib.error.HTTPError:
-        raise
-    except (OSError, http.client.HTTPException) as error:
+        return requests.get(url, headers=headers, stream=True, timeout=timeout)
+    except (InvalidSchema, InvalidURL, TooManyRedirects) as error:
+        raise CheckpointError(f"cannot fetch {url}: {error}") from None
+    except requests.RequestException as error:
         raise _Interrupted(_reason(error)) from None
-    if not isinstance(body, http.client.HTTPResponse):
-        raise CheckpointError(f"cannot fetch {url}: it leads to an address that is neither http nor https")
-    tag = body.headers.get("ETag", "")
-    validator = tag if tag.startswith('"') else body.headers.get("Last-Modified", "")
-    if body.status != http.HTTPStatus.PARTIAL_CONTENT:
-        length = body.headers.get("Content-Length", "")
-        return _Answer(body, 0, int(length) if length.isdecimal() else None, _Version(url, validator))
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", body.headers.get("Content-Range", ""))
+
+
+def _answer(url: str, response: requests.Response, have: int, version: _Version) -> _Answer | None:
+    """Return what a response announces, or None if it is a part that does not continue the partial file.
+
+    Raises:
+        CheckpointError: the server refuses.
+        _Interrupted: the server cannot answer at the moment.
+    """
+    status, headers = response.status_code, response.headers
+    if status >= HTTPStatus.BAD_REQUEST:
+        response.close()
+        reason = f"the server answers {status} {response.reason}"
+        if status in PASSING:
+            raise _Interrupted(reason)
+        raise CheckpointError(f"cannot fetch {url}: {reason}")
+    tag = headers.get("ETag", "")
+    validator = tag if tag.startswith('"') else headers.get("Last-Modified", "")
+    if status != HTTPStatus.PARTIAL_CONTENT:
+        length = headers.get("Content-Length", "")
+        return _Answer(response, 0, int(length) if length.isdecimal() else None, _Version(url, validator))
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
     if match is None or int(match[1]) != have or validator not in ("", version.validator):
-        body.close()
-        if not have:
-            raise _Interrupted("the server sends a part of the file that was not asked for")
-        return _ask(url, 0, version, timeout)
-    return _Answer(body, have, None if match[2] == "*" else int(match[2]), version)
+        return None
+    return _Answer(response, have, None if match[2] == "*" else int(match[2]), version)
 
 
 def _receive(answer: _Answer, partial: Path) -> None:
@@ -231,7 +248,7 @@ def _receive(answer: _Answer, partial: Path) -> None:
         with tqdm(
             total=answer.total, initial=arrived, desc=name, unit="B", unit_scale=True, unit_divisor=1024, disable=None
         ) as bar:
-            for chunk in _chunks(answer.body):
+            for chunk in _chunks(answer.response.raw):
                 file.write(chunk)
                 arrived += len(chunk)
                 bar.update(len(chunk))
@@ -241,22 +258,27 @@ def _receive(answer: _Answer, partial: Path) -> None:
         raise _Interrupted(f"the connection ended at {arrived} of {answer.total} bytes")
 
 
-def _chunks(body: http.client.HTTPResponse) -> Iterator[bytes]:
-    """What arrives, as it arrives, so that a cut connection loses nothing."""
+def _chunks(body: Any) -> Iterator[bytes]:
+    """Yield the bytes of a urllib3 response as they arrive, so that a cut connection loses none.
+
+    `Response.iter_content` would wait for a whole chunk, and drop what it holds of one when the connection ends.
+    """
+    body.enforce_content_length = False  # `_receive` compares the length and reports the place
     while True:
         try:
             chunk = body.read1(CHUNK)
-        except (OSError, http.client.HTTPException) as error:
+        except urllib3.exceptions.HTTPError as error:
             raise _Interrupted(_reason(error)) from None
         if not chunk:
             return
         yield chunk
 
 
-def _reason(error: Exception) -> str:
-    """A failed connection in words."""
-    cause = getattr(error, "reason", error)
-    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+def _reason(error: BaseException) -> str:
+    """Return the innermost cause of a failed connection in words."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 # ------------------------------------------------------------------------------------------------ the files

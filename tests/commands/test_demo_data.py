@@ -7,8 +7,6 @@ import pytest
 from plsc_mae.cli import main
 from plsc_mae.data.imagefolder import find_images
 
-pytestmark = pytest.mark.compat
-
 
 def test_it_draws_once_and_tells(tmp_path, capsys):
     words = f"demo-data {tmp_path}/demo --image_size 16 --train_per_class 2 --val_per_class 1".split()

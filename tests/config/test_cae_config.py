@@ -13,8 +13,6 @@ from plsc_mae.config.resolve import from_mapping, parse
 from plsc_mae.config.schema import options, plain_values
 from plsc_mae.errors import ConfigError
 
-pytestmark = pytest.mark.compat
-
 # Flag, a value other than the default, what the option is then, the default. "=": the value as it is written.
 LIVE = """
 batch_size                      32          =            64

@@ -10,8 +10,6 @@ from plsc_mae.config import FINETUNE, LINPROBE
 from plsc_mae.config.resolve import load_config, parse
 from plsc_mae.errors import ConfigError
 
-pytestmark = pytest.mark.compat
-
 # PLSC task/ssl/cae README.md.
 CAE_FINETUNE = """--data_path d --output_dir o --model cae_base_patch16_224 --finetune f --nb_classes 1000
   --batch_size 128 --lr 8e-3 --accum_iter 1 --warmup_epochs 5 --epochs 100 --layer_decay 0.65 --drop_path 0.1

@@ -29,8 +29,6 @@ from plsc_mae.config.tools import DemoDataConfig, DoctorConfig, PlotConfig, Rand
 from plsc_mae.errors import ConfigError
 from plsc_mae.models.registry import list_models
 
-pytestmark = pytest.mark.compat
-
 TRAINING = [cls for configs in PHASES.values() for cls in configs.values()]
 CONFIGS = [*TRAINING, DemoDataConfig, DoctorConfig, PlotConfig, RandomTokenizerConfig, ReconstructConfig]
 Pair = tuple[float, float]

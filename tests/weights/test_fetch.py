@@ -20,8 +20,6 @@ from plsc_mae.weights import fetch as module
 from plsc_mae.weights.fetch import fetch, mirrored
 from plsc_mae.weights.manifest import Checksum
 
-pytestmark = pytest.mark.compat
-
 LARGE = 300_000
 
 

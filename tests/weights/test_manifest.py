@@ -13,8 +13,6 @@ import yaml
 from plsc_mae.errors import ConfigError
 from plsc_mae.weights.manifest import DIGITS, Checksum, Entry, file_name, find_entry, matching, read_manifest
 
-pytestmark = pytest.mark.compat
-
 RIGHT = {
     "sources": {"somebody": {"licence": "not stated", "page": "https://example.org"}},
     "files": {

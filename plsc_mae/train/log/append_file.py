@@ -117,7 +117,12 @@ class JsonLines(AppendedFile):
 
 
 class VisualDLRecords(AppendedFile):
-    """File in the format of VisualDL's writer, which itself would lose buffered records when a run is killed.
+    """VisualDL records of a run, written here in the format of `visualdl.LogWriter`.
+
+    LogWriter (2.5.3) cannot replace this class. It never removes records, so a resumed run would show the steps beyond
+    the checkpoint twice. VisualDL shows only the newest file of a folder, so a file per start would hide the earlier
+    part of a curve. A kill loses the records that wait in LogWriter's thread. A full disk leaves part of a record, and
+    the file cannot be read beyond it.
 
     Args:
         log_dir: folder of the file, which has the same name for all starts of a run.
