@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from plsc_mae.cli import COMMANDS
 from plsc_mae.config import PRETRAIN
 
 ROOT = Path(__file__).parents[1]
@@ -132,6 +133,16 @@ def test_concrete_methods_are_loaded_by_name():
         if unit(path) in ("commands", "train", "loading", "cli", "program"):
             for name in own_imports(path):
                 assert name.split(".")[:2] not in [["methods", method] for method in PRETRAIN], place(path)
+
+
+def test_commands_do_not_import_each_other():
+    """Their shared code lives below; what has no entry in the table, such as `pictures`, is no command."""
+    modules = {command.run.partition(":")[0].removeprefix("plsc_mae.") for command in COMMANDS.values()}
+    users = [path for path in FILES if unit(path) == "commands"]
+    assert len(users) > len(modules) > 10
+    for path in users:
+        for name in own_imports(path):
+            assert not {name, name.rpartition(".")[0]} & modules, f"{place(path)} imports plsc_mae.{name}"
 
 
 def test_weight_files_are_read_without_paddle_or_torch():

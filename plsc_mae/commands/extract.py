@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plsc_mae.analysis.features import TokenFeatures, encode_images, save_arrays
-from plsc_mae.commands.knn import center_crop
+from plsc_mae.analysis.labeled import center_crop
 from plsc_mae.config.tools import ExtractConfig
 from plsc_mae.data.imagefolder import find_images
 from plsc_mae.errors import ConfigError

@@ -89,9 +89,7 @@ def test_a_run_outlives_a_full_disk(run, small_disk, impatient, monkeypatch, cap
     at_iterations(monkeypatch, {5: lambda: fill(small_disk), 16: look})
     run.here("disk", FLAGS)
     # The log comes first; whether its next line fits into what is left of a page is the disk's affair.
-    assert re.search(
-        r"(earlier checkpoints are untouched|cannot be written); the run cont", capfd.readouterr().err
-    )
+    assert re.search(r"(earlier checkpoints are untouched|cannot be written); the run cont", capfd.readouterr().err)
     assert held["step"] == 3
     assert [name for name in held["files"] if name.startswith("checkpoint")] == ["checkpoint-latest.pd"]
     assert steps(small_disk) == list(range(1, 21))
