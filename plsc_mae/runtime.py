@@ -1,4 +1,4 @@
-"""Settings that must be in place before Paddle is imported, and nothing that needs Paddle.
+"""Settings that must be made before Paddle is imported; this module does not import Paddle.
 
 Paddle's CPU wheel computes with Intel's MKL on one thread, and on AMD processors MKL takes its slow path. Measured on
 2 cores, fp32 matmul [788, 768] x [768, 3072]: AMD EPYC 35 -> 79 GFLOP/s with MKL_DEBUG_CPU_TYPE=5, 147 with two
@@ -19,12 +19,12 @@ SETTINGS = ("MKL_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "FLAGS_use_stride_kernel")
 
 
 def available_cores() -> int:
-    """Cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def local_processes(environ: Mapping[str, str] = os.environ) -> int:
-    """Training processes on this node, as the launcher tells."""
+    """Return the number of training processes on this node, from the launcher's environment."""
     return int(environ.get("PADDLE_LOCAL_SIZE", "1"))
 
 
@@ -34,7 +34,7 @@ def count_workers(wanted: int | None) -> int:
 
 
 def is_amd() -> bool:
-    """Whether the processor is AMD's, as /proc/cpuinfo tells."""
+    """Return whether /proc/cpuinfo names an AMD processor."""
     try:
         return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -42,18 +42,18 @@ def is_amd() -> bool:
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA driver is here, told without loading anything."""
+    """Return whether an NVIDIA driver is installed, without loading it."""
     return Path("/dev/nvidiactl").exists()
 
 
 def cpu_settings(environ: Mapping[str, str], cores: int, *, amd: bool, gpu: bool = False) -> dict[str, str]:
-    """Environment variables to add: the cores are shared out among the processes of this node.
+    """Return the environment variables to add; the processes of this node share its cores equally.
 
     Args:
-        environ: the environment as it is; what the user has set stays.
-        cores: cores at hand.
-        amd: whether MKL has to be told to use the fast kernels.
-        gpu: whether a GPU is there, whose runs are to keep strided views.
+        environ: current environment; variables that the user has set are kept.
+        cores: available cores.
+        amd: whether the processor is AMD's, on which MKL must be switched to its fast kernels.
+        gpu: whether there is a GPU, where strided views stay on.
     """
     if environ.get(SWITCH, "on").lower() in ("off", "0", "false", "no"):
         return {}
@@ -68,7 +68,7 @@ def cpu_settings(environ: Mapping[str, str], cores: int, *, amd: bool, gpu: bool
 
 
 def apply_cpu_settings() -> dict[str, str]:
-    """Put the settings into this process's environment; returns what was added."""
+    """Add the settings to this process's environment and return the added variables."""
     added = cpu_settings(os.environ, available_cores(), amd=is_amd(), gpu=has_gpu())
     os.environ.update(added)
     return added

@@ -43,7 +43,7 @@ NOTHING_BUT = {
     "weights": {"errors"},
     "program": {"cli"},
 }
-MAX_FUNCTION_LINES, MAX_FILE_LINES = 80, 450
+MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 450
 
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 

@@ -47,7 +47,7 @@ LabeledImages = ImageList | CifarImages
 
 
 class Images(NamedTuple):
-    """Labeled images; `train` is None when a classifier is only evaluated, `val` when it is not evaluated."""
+    """Labeled images; without `train` the classifier is only evaluated, without `val` it is only trained."""
 
     train: LabeledImages | None
     val: LabeledImages | None

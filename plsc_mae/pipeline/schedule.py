@@ -1,7 +1,7 @@
 """Pipeline schedule: processes in a line, each with some of a network's blocks, pass on parts of a batch.
 
-The schedule is one forward, one backward (Narayanan et al. 2019, PipeDream-flush): a stage keeps the activations of at
-most as many parts as there are stages from it to the end. Paddle's own pipeline (fleet's PipelineLayer) does not run on
+The schedule is one forward, one backward (Narayanan et al. 2019, PipeDream-flush): a stage keeps the activations of one
+part for itself and one for each later stage. Paddle's own pipeline (fleet's PipelineLayer) does not run on
 CPU and requires networks written for it. Here a stage is the whole network without the blocks of the other stages,
 under the same names, and messages are plain ones of paddle.distributed.
 """

@@ -12,7 +12,7 @@ from paddle import nn
 
 BFLOAT16_CAPABILITY = 8  # Ampere
 INITIAL_LOSS_SCALE = 2.0**16
-SMALLEST_LOSS_SCALE = 1.0  # below it, gradients that overflow are too large by themselves
+SMALLEST_LOSS_SCALE = 1.0  # gradients that overflow at scale 1 overflow without scaling, too
 
 
 class Precision(NamedTuple):

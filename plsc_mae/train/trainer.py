@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import paddle
 from paddle import Tensor
 
-from plsc_mae.config.schema import to_yaml
 from plsc_mae.data.loader import BatchLoader
 from plsc_mae.data.seeding import device_seed
 from plsc_mae.errors import CheckpointError, Stopped
 from plsc_mae.methods.base import Batch
 from plsc_mae.optim import ParamGroup, Schedule
 from plsc_mae.parallel.world import World
-from plsc_mae.train.checkpoint import file as checkpoint_file
+from plsc_mae.train.checkpoint.cadence import due_tags, is_over, reached_last_step, step_save_is_due
+from plsc_mae.train.checkpoint.folder import checkpoint_to_resume, create_folder, prepare_folder
 from plsc_mae.train.checkpoint.saver import Saver
-from plsc_mae.train.checkpoint.state import BEST, LATEST, Progress, RunState, checkpoint_to_resume
-from plsc_mae.train.log.append_file import replace_content
+from plsc_mae.train.checkpoint.state import BEST, LATEST, Progress, RunState
 from plsc_mae.train.log.meters import Stopwatch
 from plsc_mae.train.log.run_logger import RunLogger, peak_memory_gib
 from plsc_mae.train.nonfinite.policy import NonFinitePolicy
@@ -90,7 +88,7 @@ class Trainer:
         """
         path = self._resume()
         if self.world.is_main:
-            self._prepare_folder()
+            prepare_folder(self.config)
         at = self.progress
         self.policy.start(path, at)
         self.log.start(at.step, at.epoch, at.iteration)
@@ -100,8 +98,7 @@ class Trainer:
     def _resume(self) -> Path | None:
         """Resume from a checkpoint if there is one, in all processes from the same, and return its path."""
         config = self.config
-        with _writing_to(config.output_dir):
-            Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+        create_folder(config)
         path = checkpoint_to_resume(config)
         if path is not None:
             self._restore(path)
@@ -122,14 +119,6 @@ class Trainer:
         if self.world.rank == 0 and self.world.previous is None:
             self.skipped_before = -at.skipped
 
-    def _prepare_folder(self) -> None:
-        """Remove half-written files from the output folder and write config.yaml."""
-        config = self.config
-        with _writing_to(config.output_dir):
-            checkpoint_file.remove_leftovers(config.output_dir, config.exp_name)
-            header = "# all options of this run; repeat it with --config\n"
-            replace_content(Path(config.output_dir) / "config.yaml", to_yaml(config, header).encode())
-
     def _run(self, *, in_same_folder: bool) -> None:
         """Train until the run is finished or asked to stop.
 
@@ -139,8 +128,8 @@ class Trainer:
         start = self.progress.position_key
         try:
             if in_same_folder and self.progress.batches_done == 0:
-                self.saver.save_absent(self.progress, self._due_tags())
-            while self.progress.ended or not self._is_over():
+                self.saver.save_absent(self.progress, due_tags(self.config, self.progress))
+            while self.progress.ended or not is_over(self.config, self.progress):
                 if self._agreed_to_stop():
                     break
                 if self.progress.ended:
@@ -165,40 +154,34 @@ class Trainer:
         self.stopped_by = self.stopped_by or self.stop.agreed()
         return self.stopped_by > 0
 
-    def _reached_last_step(self) -> bool:
-        return self.config.max_train_step is not None and self.progress.step >= self.config.max_train_step
-
-    def _is_over(self) -> bool:
-        return self.progress.epoch >= self.config.epochs or self._reached_last_step()
-
     # ------------------------------------------------------------------------------------------------- updates
 
     def _train_epoch(self) -> None:
         """Run the rest of an epoch; stop early between two updates at a request to stop or at the last step."""
-        config, epoch, total = self.config, self.progress.epoch, len(self.loader)
-        self.loader.sampler.set_position(epoch, self.progress.batches_done)
+        config, at, total = self.config, self.progress, len(self.loader)
+        self.loader.sampler.set_position(at.epoch, at.batches_done)
         self.task.train()
-        self.log.start_epoch(epoch, total, self.progress.batches_done)
+        self.log.start_epoch(at.epoch, total, at.batches_done)
         watch, images = Stopwatch(), 0
         for batch in watch.timed(iter(self.loader)):
             self.iterate(batch)
-            done = self.progress.batches_done
+            done = at.batches_done
             images += self.state.images_per_iteration
             self.log.tick()
-            if done % config.print_freq == 0 or done == total or self._reached_last_step():
+            if done % config.print_freq == 0 or done == total or reached_last_step(config, at):
                 self._report(watch, images)
                 images = 0
             if done == total or not self.accumulation.is_start(done):
                 continue
             if self._agreed_to_stop():
                 return
-            if self._reached_last_step() or self._step_save_is_due():
+            if reached_last_step(config, at) or step_save_is_due(config, at):
                 self._save(LATEST)
-            self.saver.retry(self.progress)
-            if self._reached_last_step():
+            self.saver.retry(at)
+            if reached_last_step(config, at):
                 return
         self.log.end_epoch()
-        self.progress.ended = True
+        at.ended = True
 
     def iterate(self, batch: Batch) -> None:
         """Run one iteration, and at the end of an accumulation group the update."""
@@ -298,8 +281,8 @@ class Trainer:
         before = at.best, at.best_step
         if metrics.get(self.keep_best, -math.inf) > at.best:
             at.best, at.best_step = metrics[self.keep_best], at.step
-        self._save(*self._due_tags())
-        if BEST in self.saver.missing and not self._is_over():
+        self._save(*due_tags(self.config, self.progress))
+        if BEST in self.saver.missing and not is_over(self.config, self.progress):
             at.best, at.best_step = before  # checkpoint-best.pd still holds the earlier one
 
     def _observe(self, epoch: int) -> dict[str, float]:
@@ -317,19 +300,6 @@ class Trainer:
                 self.log.pictures(seen.pictures, epoch)
         return metrics
 
-    def _step_save_is_due(self) -> bool:
-        return self.config.save_ckpt_steps > 0 and self.progress.step % self.config.save_ckpt_steps == 0
-
-    def _due_tags(self) -> list[int | str]:
-        """Return the checkpoints to write at the end of an epoch."""
-        at = self.progress
-        tags: list[int | str] = []
-        if at.step and (self._is_over() or at.epoch % self.config.save_ckpt_freq == 0):
-            tags.append(at.epoch - 1)
-        elif at.step and self._step_save_is_due():
-            tags.append(LATEST)
-        return [*tags, BEST] if at.best_step == at.step else tags
-
     def _save(self, *tags: int | str) -> None:
         """Write checkpoints of the current position."""
         if self.config.save_ckpt and tags:
@@ -342,14 +312,3 @@ def _extreme_lr_scales(groups: Sequence[ParamGroup], world: World) -> tuple[floa
     scales = [group.lr_scale for group in groups]
     largest, negative = world.largest([max(scales, default=0.0), -min(scales, default=math.inf)])
     return largest, -negative
-
-
-@contextlib.contextmanager
-def _writing_to(folder: str) -> Iterator[None]:
-    """Turn an OSError into a CheckpointError about the output folder."""
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write to the output folder {folder}: {error.strerror}; choose another --output_dir"
-        ) from None

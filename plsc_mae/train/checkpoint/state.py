@@ -300,32 +300,6 @@ class RunState:
         return iterations
 
 
-def checkpoint_to_resume(config: TrainingConfig) -> Path | None:
-    """Return the checkpoint that a run resumes from, if any; warn if the output folder holds unused checkpoints.
-
-    Raises:
-        CheckpointError: all checkpoints of the run are damaged.
-    """
-    if config.resume:
-        return Path(config.resume)
-    files = checkpoint_file.all_of(config.output_dir, config.exp_name)
-    if config.auto_resume:
-        newest = checkpoint_file.find_newest(config.output_dir, config.exp_name)
-        if files and newest is None:
-            raise CheckpointError(
-                f"none of the {len(files)} checkpoints in {config.output_dir} can be used, see the warnings; restore "
-                "one from a backup, or start in another --output_dir"
-            )
-        return newest
-    if files:
-        logger.warning(
-            "%s holds checkpoints of an earlier run, and this run starts from the beginning; to continue the earlier "
-            "run stop this one and pass --auto_resume, else choose another --output_dir",
-            config.output_dir,
-        )
-    return None
-
-
 def _has_tensors(value: Any) -> bool:
     return isinstance(value, dict) and any(isinstance(item, Tensor) for item in value.values())
 

@@ -41,7 +41,7 @@ def peak_memory_gib(is_gpu: bool) -> float:
 
 
 class LogFiles(NamedTuple):
-    """Open log files of a run; `visualdl` is None if the package is not installed."""
+    """Open log files of a run; `visualdl` is None without the package."""
 
     steps: JsonLines
     epochs: JsonLines
@@ -85,7 +85,7 @@ class RunLogger:
             lines = files.steps.keep(lambda record: position(record) <= (step, epoch, iteration))
             files.epochs.keep(lambda record: record.get("epoch", 0) < epoch and record.get("step", 0) <= step)
             if files.visualdl is not None:
-                # VisualDL records have no iteration: keep as many of the last step as there are lines of it.
+                # VisualDL records have no iteration: keep one record of the last step per line of that step.
                 files.visualdl.keep(_UpTo(step, epoch, sum(line.get("step") == step for line in lines)))
         except OSError as error:
             raise CheckpointError(
