@@ -30,7 +30,7 @@ from plsc_mae.methods.classify import (
     train_transform,
     validation_transform,
 )
-from plsc_mae.methods.pipelined import BatchSizes, PipelinedTask, keep_stage, stages_by_cost
+from plsc_mae.methods.pipelined import BatchSizes, PipelinedTask, check_pipeline_options, keep_stage, stages_by_cost
 from plsc_mae.methods.sweep import SweepTask
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.parallel.pipeline import Line
@@ -217,9 +217,7 @@ def _task(model: ImageClassifier, config: ClassifyConfig, images: Images, world:
 
 def _keep_stage(model: ImageClassifier, config: ClassifyConfig, world: World) -> None:
     """Cut the network down to this process's stage, and say how it is divided."""
-    for name in ("cache_features", "lr_sweep"):
-        if getattr(config, name, None):
-            raise ConfigError(f"--{name} and --pipeline_parallel exclude each other; leave one of them out")
+    check_pipeline_options(config)
     stages = stages_by_cost(model, world)
     keep_stage(model, Line.of(world), stages[world.stage])
     logger.info("blocks by stage: %s", ", ".join(f"{blocks[0]}-{blocks[-1]}" for blocks in stages))

@@ -22,6 +22,7 @@ from plsc_mae.config import PretrainConfig, TrainingConfig
 from plsc_mae.config.training import UpdateScheduleOptions
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import DrawBox, Transform, clamped_crop_box
+from plsc_mae.methods.memory_outline import MemoryOutline
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.optim import ParamGroup, Schedule, by_epochs, by_updates, weight_decay_groups
 from plsc_mae.weights.dialects.base import Dialect, Tensors
@@ -115,6 +116,10 @@ class Task(nn.Layer, ABC):
         """
         return {}
 
+    def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
+        """Outline a training pass over `batch_size` images for `plsc-mae plan`; parameters may be declared only."""
+        raise TypeError(f"{type(self).__name__} cannot be planned: it does not implement memory_outline")
+
 
 class StagedTask(Task):
     """A Task of which this process has one stage: it runs forward and backward by a schedule with the others'."""
@@ -181,6 +186,10 @@ class Method(ABC):
     @abstractmethod
     def config_of(self, arguments: dict[str, Any]) -> PretrainConfig:
         """Make a config from network arguments read off a foreign file."""
+
+    def forward_macs(self, config: Any, task: Task) -> int:
+        """Count the multiply-accumulates of one image's forward pass in training, without a tokenizer's."""
+        raise TypeError(f"{type(self).__name__} does not count its operations")
 
     def training_macs(self, config: Any, task: Task) -> int:
         """Multiply-accumulates that one image costs in training: forward and, at twice the price, backward."""

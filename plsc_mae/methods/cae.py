@@ -24,6 +24,7 @@ from plsc_mae.errors import ConfigError
 from plsc_mae.losses import alignment_loss
 from plsc_mae.masking import BlockMaskGenerator, RandomMaskGenerator, split_mask
 from plsc_mae.methods.base import Batch, ClassifierRecipe, Method, Pictures, StepOutput, Task, visible_mean
+from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline, Stack
 from plsc_mae.methods.targets import PixelTarget, Target, build_target, load_decoder
 from plsc_mae.models import registry
 from plsc_mae.models.cae import ContextAutoencoder, cae_encoder
@@ -92,6 +93,32 @@ class CAETask(Task):
     def after_step(self) -> None:
         """Move the averaged encoder, where there is one."""
         self.model.update_alignment()
+
+    def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
+        """Outline encoder, regressor and decoder, and the alignment target, which has no backward pass."""
+        model, encoder, hidden = self.model, self.model.encoder, self.num_masked
+        patches, visible = encoder.num_patches, encoder.num_patches - hidden
+        width, classes = model.decoder.head.weight.shape
+        alignment = encoder if model.alignment_encoder is None else model.alignment_encoder
+        # inputs of final norms and of the layers after them; the regressor's context; representations and their targets
+        kept = 2 * (visible + 1) * encoder.embed_dim + (2 * visible + 4 * hidden) * width
+        logits, pixels = hidden * classes, 3 * encoder.img_size[0] * encoder.img_size[1]
+        context = (2 * hidden + 3 * visible) * width
+        tokenizer = getattr(self.target, "tokenizer", None)
+        return MemoryOutline(
+            stacks=(
+                Stack(encoder.blocks, visible + 1, visible + 1),
+                Stack(model.regressor.blocks, hidden, patches),
+                Stack(model.decoder.blocks, hidden, hidden),
+                Stack(alignment.blocks, hidden + 1, hidden + 1, gradient=False),
+            ),
+            batch=batch_size * pixels * (2 if tokenizer else 1 + FLOAT32),  # uint8 views, or one and float targets
+            prepare=3 * FLOAT32 * batch_size * pixels
+            if tokenizer is None
+            else tokenizer.working_bytes(batch_size, encoder.grid, gpu=gpu),
+            kept=FLOAT32 * batch_size * (kept + logits),
+            working=FLOAT32 * batch_size * max(2 * pixels + context, logits),
+        )
 
     @paddle.no_grad()
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
@@ -205,6 +232,11 @@ class CAE(Method):
         sizes = {name: value for name, value in arguments.items() if name in NETWORK_OPTIONS and value is not None}
         # Every published recipe normalizes by ImageNet's statistics, although no default does.
         return CAEConfig(input_size=(arguments["img_size"],), imagenet_default_mean_and_std=True, **sizes)
+
+    def forward_macs(self, config: PretrainConfig, task: Task) -> int:
+        """Count student and alignment target."""
+        task = cast(CAETask, task)
+        return sum(task.model.forward_macs(task.num_masked))
 
     def training_macs(self, config: PretrainConfig, task: Task) -> int:
         """Forward and backward of the student, forward of the alignment target; the tokenizer is apart."""

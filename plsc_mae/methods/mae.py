@@ -27,6 +27,7 @@ from plsc_mae.methods.base import (
     Task,
     visible_mean,
 )
+from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline, Stack
 from plsc_mae.models import registry
 from plsc_mae.models.mae import MaskedAutoencoder
 from plsc_mae.models.registry import arguments_of, create_model, find_variant, require_network
@@ -98,6 +99,27 @@ class MAETask(Task):
                 .transpose(0, 2, 3, 1)
                 for label, x in drawn.items()
             }
+
+    def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
+        """Outline an encoder over visible patches and a decoder whose last block computes hidden patches only."""
+        encoder, decoder = self.model.encoder, self.model.decoder
+        patches, (width, pixels) = encoder.num_patches, decoder.pred.weight.shape
+        visible = num_visible(patches, self.mask_ratio, self.model.round_down)
+        hidden, decoded = patches - visible, patches + decoder.num_prefix_tokens
+        encoded = visible + encoder.num_prefix_tokens
+        # inputs of the patch embedding, of both final norms and of the linear layers after them, and predictions
+        kept = visible * pixels + 2 * encoded * encoder.embed_dim + 2 * hidden * width + hidden * pixels
+        return MemoryOutline(
+            stacks=(
+                Stack(encoder.blocks, encoded, encoded),
+                Stack(decoder.blocks[:-1], decoded, decoded),
+                Stack(decoder.blocks[-1:], hidden, decoded),
+            ),
+            batch=batch_size * patches * (pixels + FLOAT32),  # uint8 images, and the noise behind the masks
+            kept=FLOAT32 * batch_size * kept,
+            # normalized images and their patches; targets, differences and their gradients
+            working=FLOAT32 * batch_size * (2 * patches + 3 * hidden) * pixels,
+        )
 
 
 class WithNoise:
@@ -181,9 +203,13 @@ class MAE(Method):
         options = {name: value for name, value in arguments.items() if name in known and value is not None}
         return cls(**{"model": self.default_model, **options}, input_size=pair(arguments["img_size"] or DEFAULT_SIZE))
 
+    def forward_macs(self, config: Any, task: Task) -> int:
+        """Count for the visible share of patches that this run encodes."""
+        return int(task.model.forward_macs(config.mask_ratio))
+
     def training_macs(self, config: Any, task: Task) -> int:
-        """Count for the visible share that this run encodes."""
-        return 3 * task.model.forward_macs(config.mask_ratio)
+        """Count the forward pass and, at twice the price, the backward pass."""
+        return 3 * self.forward_macs(config, task)
 
     def _check_mask(self, config: Any) -> None:
         patches = self._num_patches(config)

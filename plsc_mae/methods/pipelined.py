@@ -57,6 +57,13 @@ def check_stages(stages: int, depth: int) -> None:
         raise ConfigError(f"--pipeline_parallel {stages} needs as many blocks; the network has {depth}")
 
 
+def check_pipeline_options(config: Any) -> None:
+    """Raise ConfigError if the options include one that pipelines lack."""
+    for name in ("cache_features", "lr_sweep"):
+        if getattr(config, name, None):
+            raise ConfigError(f"--{name} and --pipeline_parallel cannot be combined; leave one of them out")
+
+
 def stages_by_cost(model: ImageClassifier, world: World) -> list[range]:
     """Divide the blocks into stages by the seconds that one takes here, and what comes before and after them.
 
@@ -72,6 +79,22 @@ def stages_by_cost(model: ImageClassifier, world: World) -> list[range]:
         world.barrier()  # reading weights may have taken one of them longer than the others wait in a broadcast
         paddle.distributed.broadcast(costs, src=0)
     return balanced_stages(costs.tolist(), stages)
+
+
+def stages_by_operations(model: ImageClassifier, stages: int) -> list[range]:
+    """Divide the blocks into stages by multiply-accumulates, for a plan, which cannot measure as `stages_by_cost` does.
+
+    Raises:
+        ConfigError: there are more stages than blocks.
+    """
+    encoder = model.encoder
+    check_stages(stages, len(encoder.blocks))
+    tokens = encoder.num_patches + encoder.num_prefix_tokens
+    costs = [block.macs(tokens) for block in encoder.blocks]
+    whole, head = model.forward_macs()
+    costs[0] += whole - sum(costs)
+    costs[-1] += head
+    return balanced_stages(costs, stages)
 
 
 def _block_seconds(model: ImageClassifier) -> list[float]:
