@@ -15,7 +15,7 @@ from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import Transform
 from plsc_mae.errors import CheckpointError, DataError
 from plsc_mae.loading.classifier_weights import load_classifier_weights
-from plsc_mae.loading.encoder import normalization, read_off
+from plsc_mae.loading.encoder import infer_encoder_arguments, normalization
 from plsc_mae.loading.training_config import trained_eps
 from plsc_mae.methods.classify import build_classifier, build_normalize, validation_transform
 from plsc_mae.models.classifier import ImageClassifier
@@ -117,7 +117,7 @@ def _arguments(
     class token where it classifies one, and says so in the options stored beside the weights.
     """
     rules, options = recognize(stored.model, str(stored.path)), stored.meta.get("args")
-    encoder = read_off(stored, num_heads, input_size)
+    encoder = infer_encoder_arguments(stored, num_heads, input_size)
 
     def has(name: str) -> bool:
         return rules.foreign_name(name) in stored.model

@@ -7,6 +7,8 @@ import numpy.typing as npt
 import paddle
 from paddle import Tensor, nn
 
+from plsc_mae.models.tensor_split import HEADS, TensorSplit
+
 TOKEN_ENTRIES = 3  # class token to patch, patch to class token, class token to itself
 MIN_RESIZED_SIDE = 3  # patches; fewer have too few differences for a cubic spline
 FloatArray = npt.NDArray[np.floating]
@@ -29,8 +31,11 @@ def relative_position_index(grid: tuple[int, int]) -> npt.NDArray[np.int64]:
 class RelativePositionBias(nn.Layer):
     """A learned bias for each head and difference of places; it starts at zero."""
 
+    tensor_split = TensorSplit(HEADS, {"relative_position_bias_table": 1})
+
     def __init__(self, grid: tuple[int, int], num_heads: int) -> None:
         super().__init__()
+        self.num_heads = num_heads
         entries = (2 * grid[0] - 1) * (2 * grid[1] - 1) + TOKEN_ENTRIES
         self.relative_position_bias_table = self.create_parameter(
             [entries, num_heads], default_initializer=nn.initializer.Constant(0.0)

@@ -6,7 +6,7 @@ import numpy as np
 
 from plsc_mae import weights
 from plsc_mae.parity.build_cases import small_case
-from plsc_mae.parity.cases import Case
+from plsc_mae.parity.cases import AnyCase
 from plsc_mae.parity.compare import Arrays, Comparison, Row, Section, difference, differences
 from plsc_mae.parity.gradients import gradient_section
 from plsc_mae.parity.originals import Original, ask
@@ -22,7 +22,7 @@ ZERO = 1e-12
 MOVEMENT_FACTOR = 100
 
 
-def against_oracle(case: Case, steps: int, tolerance: float, seed: int) -> Comparison:
+def against_oracle(case: AnyCase, steps: int, tolerance: float, seed: int) -> Comparison:
     """Compare the layers of the network itself, and gradients and updates of a small network with the same options.
 
     Args:
@@ -43,7 +43,7 @@ def against_oracle(case: Case, steps: int, tolerance: float, seed: int) -> Compa
 
 
 def against_original(
-    case: Case, original: Original, steps: int, tolerance: float, reference: str, python: str
+    case: AnyCase, original: Original, steps: int, tolerance: float, reference: str, python: str
 ) -> Comparison:
     """Compare layers, all gradients and updates with those of the original code; this changes the case's weights.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from plsc_mae.parity.cases import Case
+from plsc_mae.parity.cases import AnyCase
 from plsc_mae.parity.compare import Row, Section
 
 DIRECTIONS = 2
@@ -12,7 +12,7 @@ STEP = 1e-5  # truncation error of order STEP^2, rounding error of order 1e-16 /
 FLOOR = 1e-3  # differences are divided by the gradient's norm, or by this fraction of the largest norm if that is more
 
 
-def gradient_section(case: Case, tolerance: float, seed: int) -> Section:
+def gradient_section(case: AnyCase, tolerance: float, seed: int) -> Section:
     """Compare directional derivatives of the loss, along random directions in each parameter tensor.
 
     A direction moves every element of a tensor by plus or minus STEP. The derivative is therefore the product of the

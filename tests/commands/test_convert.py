@@ -79,8 +79,8 @@ def test_the_encoder_alone(files, tmp_path, capsys):
         (["FULL", "OUT.pth", "--dialect", "facebok"], "unknown dialect 'facebok'; known: plsc_mae, facebook"),
         (["FULL", "OUT.onnx", "--dialect", "facebook"], "the suffix tells the format"),
         (["FULL", "OUT.pth", "--dialect", "cae"], "dialect 'cae' has no place for all tensors of this network"),
-        (["FULL", "OUT.pth", "--dialect", "libai"], "does not tell its number of heads; give it with --num_heads"),
-        (["FULL", "OUT", "--dialect", "huggingface"], "does not tell its number of heads; give it with --num_heads"),
+        (["FULL", "OUT.pth", "--dialect", "libai"], "does not store its number of heads; give it with --num_heads"),
+        (["FULL", "OUT", "--dialect", "huggingface"], "does not store its number of heads; give it with --num_heads"),
         (["HTML", "OUT.pth", "--dialect", "facebook"], "holds a web page instead of weights"),
     ],
 )

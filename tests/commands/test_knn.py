@@ -142,7 +142,7 @@ def place(images, trained, tmp_path):
         ("--pixels --data_path DATA", "--pixels needs --input_size"),
         ("--pixels --input_size 32 --data_path DATA --model_path MODEL", "--pixels uses no network; leave"),
         ("--load_path PLACE --model_path MODEL", "--load_path has its features already; leave --model_path out"),
-        ("--load_path PLACE", "train.npz holds no features and labels"),
+        ("--load_path PLACE", "train.npz has no features and labels"),
         ("--load_path PLACE/none", "none/train.npz cannot be opened"),
     ],
 )

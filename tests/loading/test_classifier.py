@@ -139,7 +139,7 @@ def test_what_is_no_classifier(save, tmp_path):
         load_classifier(save(autoencoder, "facebook"), num_heads=4)
     with pytest.raises(CheckpointError, match="has no tensors under 'model_ema'; it has some under model"):
         load_classifier(save(network(**MAE), "facebook"), num_heads=4, model_key="model_ema")
-    with pytest.raises(ConfigError, match="does not tell its number of heads; give it with --num_heads"):
+    with pytest.raises(ConfigError, match="does not store its number of heads; give it with --num_heads"):
         load_classifier(save(network(**MAE), "facebook"))
     swept = network(**MAE, probe="standard")
     swept.head = ParallelHeads(swept.head, 2)

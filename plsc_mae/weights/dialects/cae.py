@@ -108,7 +108,7 @@ HEADS = {192: 12, 384: 12, 768: 12, 1024: 16}
 _DECODER_HEADS = {768: 12, 1020: 12, 1024: 16}
 
 
-def infer_arguments(tensors: Tensors, _dialect: Dialect, path: str) -> dict[str, Any]:
+def infer_arguments(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, Any]:
     """Read the sizes of a pre-trained CAE off its tensors, as `ContextAutoencoder` arguments.
 
     The numbers of heads, which no shape tells, are None for widths that were not published.
@@ -118,12 +118,7 @@ def infer_arguments(tensors: Tensors, _dialect: Dialect, path: str) -> dict[str,
     """
     if "mask_token" not in tensors:
         raise CheckpointError(f"{path} holds a CAE without its mask token; expected a checkpoint of pre-training")
-    ported = "regressor_and_decoder.norm.weight" in tensors
-    regressor, decoder = (
-        ("regressor_and_decoder.blocks.", "regressor_and_decoder.self_att_blocks.")
-        if ported
-        else ("regresser.regressor_blocks.", "decoder.decoder_blocks.")
-    )
+    regressor, decoder = (dialect.foreign_name(stack) + "." for stack in ("regressor.blocks", "decoder.blocks"))
 
     def find(name: str, ndim: int) -> Array:
         value = of_rank(tensors, name, ndim, path)

@@ -1,19 +1,17 @@
 """Redraw hidden patches with a masked autoencoder (facebookresearch/mae demo/mae_visualize.ipynb).
 
-A model trained with norm_pix_loss predicts each patch up to its mean and standard deviation, which it does not know.
-Pictures of such models take them from somewhere, and the label of every picture says where.
+A model trained with norm_pix_loss predicts every patch up to its mean and standard deviation. Pictures of such models
+take both from elsewhere, and their labels name the source.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 import paddle
 from paddle import Tensor
 
+from plsc_mae.methods.base import PatchStats
 from plsc_mae.models.mae import MaskedAutoencoder
 
-PatchStats = Literal["original", "visible"]
 _SOURCES = {
     "original": "patch mean and std from the original",
     "visible": "patch mean and std from visible neighbors",
@@ -26,12 +24,12 @@ def redraw(
     """Mask images and redraw them.
 
     Args:
-        model: the autoencoder; it is used in evaluation mode and put back.
+        model: the autoencoder; it runs in evaluation mode, and its own mode is restored.
         images: [B, C, H, W], normalized.
         noise: [B, L] uniform draws that decide the masks.
         mask_ratio: share of hidden patches.
         patch_stats: norm-pix models only: "original" takes mean and std of hidden patches from the hidden original
-            (a leak, but what all published pictures do), "visible" estimates them from visible patches.
+            (a leak, as in all published pictures), "visible" estimates them from visible patches.
 
     Returns:
         {label: images [B, C, H, W], normalized}: original, masked (hidden patches at the mean color),
