@@ -1,4 +1,4 @@
-"""Our gradients against differences of the oracle's loss, which knows no gradients."""
+"""Comparison of our gradients with finite differences of the oracle's loss; the oracle has no backward pass."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from plsc_mae.parity.cases import AnyCase
 from plsc_mae.parity.compare import Row, Section
 
 DIRECTIONS = 2
-STEP = 1e-5  # error of the quotient: of order STEP^2, and float64's 1e-16 / STEP
-FLOOR = 1e-3  # a gradient is held against its own norm, or against this share of the largest one where that is more
+STEP = 1e-5  # truncation error of order STEP^2, rounding error of order 1e-16 / STEP in float64
+FLOOR = 1e-3  # differences are divided by the gradient's norm, or by this fraction of the largest norm if that is more
 
 
 def gradient_section(case: AnyCase, tolerance: float, seed: int) -> Section:
-    """Compare slopes along random directions in each parameter tensor.
+    """Compare directional derivatives of the loss, along random directions in each parameter tensor.
 
-    All elements of a tensor move by the same amount up or down, so the slope is the gradient's product with a vector of
-    signs: its size is that of the gradient's norm, and an error anywhere in the tensor shows.
+    A direction moves every element of a tensor by plus or minus STEP. The derivative is therefore the product of the
+    gradient and a vector of random signs. It has the magnitude of the gradient's norm, and an error in any element
+    changes it.
+
+    Args:
+        case: a small network; the oracle runs 2 * DIRECTIONS times per tensor.
+        tolerance: upper limit of the relative difference.
+        seed: seed of the directions.
     """
     rng = np.random.default_rng(seed)
     case.backward()
@@ -35,7 +41,8 @@ def gradient_section(case: AnyCase, tolerance: float, seed: int) -> Section:
         norm = float(np.linalg.norm(gradient))
         rows.append(Row(name, max(errors), float(np.mean(errors)), max(norm, floor), tolerance))
     note = (
-        f"On a small network of this kind ({len(rows)} tensors): slopes along {DIRECTIONS} random directions of signs, "
-        f"by central differences of the oracle's loss with step {STEP:g}, against our gradient; relative to its norm."
+        f"Gradients of a small network with the same options ({len(rows)} tensors). Each tensor is checked along "
+        f"{DIRECTIONS} random directions of signs: our derivative against central differences of the oracle's loss "
+        f"(step {STEP:g}). Differences are relative to the norm of the gradient."
     )
     return Section("gradients", note, rows)

@@ -105,7 +105,7 @@ def test_the_page_in_docs_is_this_commands_and_says_ok(root):
     rows = re.findall(r"^\| (\S+) .*\| (\S+) \| (\S+) \| (\S+) \|$", page[page.index("### forward") :], re.MULTILINE)
     assert len(rows) > 100
     for name, found, tolerance, verdict in rows:
-        if name.isdigit():  # "43 more, nearer"
+        if name.isdigit():  # "43 more with smaller differences"
             continue
         assert verdict == "ok", name
         assert float(found) <= float(tolerance), name
