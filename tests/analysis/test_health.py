@@ -93,8 +93,8 @@ def test_length_does_not_matter_to_directions():
 def test_pairs_are_compared_one_by_one(monkeypatch):
     """Against the definition, and whatever the size of a block."""
     features = gaussian(23, 5) + 0.5
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    pairs = list(itertools.combinations(unit.astype(np.float64), 2))
+    doubles = features.astype(np.float64)
+    pairs = list(itertools.combinations(doubles / np.linalg.norm(doubles, axis=1, keepdims=True), 2))
     potential = np.log(np.mean([np.exp(-3 * ((x - y) ** 2).sum()) for x, y in pairs]))
     for block in (4, 23, 1024):
         monkeypatch.setattr(health, "PAIR_BLOCK", block)

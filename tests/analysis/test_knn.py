@@ -32,10 +32,13 @@ def test_scores_and_accuracies_are_the_originals(case, blocks, request):
     bank, labels = case["input/train_features"], case["input/train_labels"]
     queries, truth = case["input/test_features"], case["input/test_labels"]
     ks = (1, 5, 10, 20)
-    similarities, places = nearest_neighbors(bank, queries, max(ks))
+    similarities, places = nearest_neighbors(bank, queries, max(ks) + 1)
     for k in ks:
+        assert (similarities[:, k - 1] - similarities[:, k]).min() > 3e-6  # so rounding changes no neighbor
         scores = class_scores(similarities[:, :k], labels[places[:, :k]], 10)
         np.testing.assert_allclose(scores, case[f"output/scores_k{k}"], rtol=1e-5, atol=1e-3)  # of scores to 3e7
+        best = np.sort(scores, axis=1)[:, -2:]
+        assert (best[:, 0] / best[:, 1]).max() < 0.999  # nor a vote
         np.testing.assert_array_equal(scores.argmax(axis=1), case[f"output/pred_k{k}"])
     for k, top1, top5 in knn_accuracy(bank, labels, queries, truth, ks):
         assert top1 == pytest.approx(float(case[f"output/top1_k{k}"]), rel=1e-12)

@@ -11,6 +11,8 @@ import pytest
 from plsc_mae.cli import main
 from plsc_mae.train.checkpoint import file as checkpoint_file
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 CHECKPOINTS = ROOT / "tests/golden/mae/checkpoints"
 # FINETUNE.md of facebookresearch/mae, started as PLSC does.

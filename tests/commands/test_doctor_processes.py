@@ -119,6 +119,7 @@ def test_what_is_grave_in_one_process_is_so_in_all(monkeypatch, others):
     assert list(doctor._examine_launch([grave("own")])) == ["a line"]  # it has told already
 
 
+@pytest.mark.long
 def test_a_real_launch(tmp_path):
     environ = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", str(tmp_path)]

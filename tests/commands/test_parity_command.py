@@ -39,6 +39,7 @@ def test_checkpoint_of_this_suite(trained, tmp_path, capsys):
     assert page.count("| ok |") > 15
 
 
+@pytest.mark.long
 def test_beyond_tolerance_is_exit_code_1_and_names_the_first_layer(trained_cae, tmp_path, capsys):
     file = tmp_path / "report.json"
     line = ["parity", "--checkpoint", str(trained_cae()), "--tolerance", "1e-12", "--save_path", str(file)]
@@ -56,6 +57,7 @@ def test_a_network_that_the_reference_has_not_is_told_first(trained_cae, capsys)
     assert "|" not in shown.out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["mae/checkpoints/priv_pretrain_cls", "cae/checkpoints/cae_pretrain_checkpoint-1"])
 def test_checkpoint_of_another_implementation(root, name, capsys):
     file = root / f"tests/golden/{name}.pth"

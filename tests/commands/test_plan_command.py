@@ -43,6 +43,7 @@ def test_it_takes_every_option_of_every_run():
             assert {item.name for item in options(cls)} == own | new
 
 
+@pytest.mark.long
 def test_what_fits_and_what_does_not(told):
     base = "finetune --model vit_huge_patch14 --devices 8 --batch_size 16"
     assert re.search(r"^fits: [\d.]+ of 36.0 GiB, which are 40 less 10% of headroom", told(f"{base}"), re.MULTILINE)
@@ -97,6 +98,7 @@ def test_the_example_in_the_document_is_what_is_printed(told):
     assert told(command.replace("\\\n", " ")) == output
 
 
+@pytest.mark.long
 def test_the_tables_in_the_document_are_what_is_computed(told):
     rows = re.findall(r"^\| `([^`]+\.yaml[^`]*)` \|(.*)\|$", PAGE.read_text(), re.MULTILINE)
     assert len(rows) >= 10

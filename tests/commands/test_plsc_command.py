@@ -20,6 +20,8 @@ from plsc_mae.config.resolve import load_config
 from plsc_mae.data.demo import make_demo_data
 from plsc_mae.train.checkpoint import file as checkpoint_file
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 VARIABLES = r"""
 # unset PADDLE_TRAINER_ENDPOINTS

@@ -21,7 +21,7 @@ from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.transforms import RandomCropFlip
 from plsc_mae.errors import DataError
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.long]
 
 
 def make_loader(

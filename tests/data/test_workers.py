@@ -18,7 +18,7 @@ from plsc_mae.data.seeding import SampleKey
 from plsc_mae.data.workers import Bookmark, SharedBuffer, Worker, WorkerDiedError
 from plsc_mae.errors import DataError
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.long]
 
 
 class Numbers:

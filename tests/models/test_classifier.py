@@ -20,6 +20,7 @@ TABLE, KINDS = "rel_pos_bias.relative_position_bias_table", ("weight", "bias")
 TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 5}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "overrides", "count"),
     [
@@ -48,6 +49,7 @@ def extrapolated_size(name: str, **overrides) -> int:
 PRIV = {"positions": "row first", "fc_norm": True}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "overrides", "count"),
     [

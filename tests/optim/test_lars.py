@@ -94,7 +94,7 @@ def test_rate_and_decay_of_a_group(params_of, step):
     step(optimizer, params, grads)
     for value, grad, param, decay, scale in zip(values, grads, params, (0.0, 0.5), (1.0, 0.25), strict=True):
         direction = grad + decay * value
-        ratio = 0.001 * np.linalg.norm(value) / np.linalg.norm(direction)
+        ratio = 0.001 * np.linalg.norm(value.astype(np.float64)) / np.linalg.norm(direction.astype(np.float64))
         np.testing.assert_allclose(param.numpy(), value - 2.0 * scale * ratio * direction, rtol=1e-6, atol=1e-7)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from plsc_mae.data.demo import make_demo_data
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.long]
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("peer_program.py")

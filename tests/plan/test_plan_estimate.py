@@ -67,6 +67,7 @@ def test_a_pipeline_holds_a_part_of_the_network(estimated):
     assert half.usage.total < whole.usage.total
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("line", [PRETRAIN, FINETUNE, "pretrain --model cae_base_patch16_224_8k_vocab"])
 def test_what_saves_memory(estimated, line):
     plain = estimated(line, 8).usage

@@ -72,6 +72,7 @@ def test_kept_activations_are_what_the_allocator_counts(config):
     assert out.loss is not None
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     not hasattr(paddle.base.core, "host_memory_stat_reset_peak_value"), reason="Paddle 2.6 cannot reset the peak"
 )
@@ -102,6 +103,7 @@ PEAKS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("line", PEAKS, ids=lambda line: " ".join(line.split()[:3]))
 def test_peaks_of_steps_are_planned(line):
     """Of what Paddle's allocator counts; what the process has besides differs from run to run (docs/plan.md)."""

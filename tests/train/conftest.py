@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from plsc_mae.cli import main
 from plsc_mae.data.demo import make_demo_data
@@ -42,6 +43,23 @@ def images(tmp_path_factory) -> Path:
     """120 training images in 10 classes."""
     root = tmp_path_factory.mktemp("images") / "demo"
     make_demo_data(root, image_size=32, train_per_class=12, val_per_class=2)
+    return root
+
+
+@pytest.fixture(scope="session")
+def shades(tmp_path_factory) -> Path:
+    """60 training and 10 validation images of noise in a dark and a bright class, 2 of each in the wrong folder.
+
+    The shades lie so far apart that no rounding changes a predicted class, and accuracies can be compared exactly.
+    """
+    root, rng = tmp_path_factory.mktemp("images") / "shades", np.random.default_rng(0)
+    for split, count in (("train", 60), ("val", 10)):
+        for name, other, lowest in (("dark", "bright", 0), ("bright", "dark", 192)):
+            for i in range(count):
+                folder = root / split / (other if i < 2 else name)
+                folder.mkdir(parents=True, exist_ok=True)
+                pixels = rng.integers(lowest, lowest + 64, (32, 32, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / f"{name}{i}.png")
     return root
 
 

@@ -10,7 +10,7 @@ import pytest
 from plsc_mae.cli import main
 from plsc_mae.train.checkpoint.file import find_newest, load
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.long]
 
 
 def assert_same_checkpoint(one, two):

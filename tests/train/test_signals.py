@@ -19,7 +19,7 @@ from plsc_mae.train.observers.features import FeatureWatch
 from plsc_mae.train.signals import StopRequest
 from plsc_mae.train.trainer import Trainer
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.long]
 
 
 def ask(number: int = signal.SIGTERM) -> None:

@@ -165,7 +165,7 @@ def test_the_official_files(golden, root, name):
     assert set(exported) == set(stored.model)  # also the alignment encoder, without which the original would not resume
     for key, norm in zip(case.meta["model_keys"], case["output/param_norm"], strict=True):
         if key in exported:
-            assert np.linalg.norm(exported[key]) == pytest.approx(norm, rel=1e-6), key
+            assert np.linalg.norm(exported[key].astype(np.float64)) == pytest.approx(norm, rel=1e-6), key
 
     model.eval()
     mask = case["input/bool_masked_pos"].astype(bool)

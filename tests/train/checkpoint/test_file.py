@@ -77,6 +77,7 @@ def test_the_newest_undamaged_one_is_found_by_its_step(tmp_path, caplog):
     assert checkpoint_file.find_newest(str(tmp_path), "other").name == "other_checkpoint-9.pd"
 
 
+@pytest.mark.long
 def test_a_save_that_fails_leaves_the_old_file(tmp_path):
     path = saved(tmp_path, "latest", 1)
     before = path.read_bytes()

@@ -18,6 +18,8 @@ from plsc_mae.train.checkpoint import file as checkpoint_file
 from plsc_mae.train.checkpoint import saver
 from plsc_mae.train.trainer import Trainer
 
+pytestmark = pytest.mark.long
+
 FLAGS = "--batch_size 12 --epochs 2 --save_ckpt_steps 3"
 
 

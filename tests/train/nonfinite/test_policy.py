@@ -233,6 +233,7 @@ def launch(run, name: str, what: str, index: int, flags: str) -> tuple[int, list
     return done.returncode, [(logs / f"workerlog.{rank}").read_text() for rank in range(2)]
 
 
+@pytest.mark.long
 @only_mae
 @pytest.mark.parametrize(
     ("flags", "told", "reports"),
@@ -259,6 +260,7 @@ def test_all_processes_stop_for_one_of_them(run, flags, told, reports):
     assert not list((run.folder / "two").glob("*.pd"))
 
 
+@pytest.mark.long
 @only_mae
 @pytest.mark.parametrize("policy", ["skip", "rollback"])
 def test_two_processes_go_on_as_one_does(run, poison, policy):
