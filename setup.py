@@ -25,6 +25,9 @@ setup(
         "tqdm>=4.60",
         "safetensors>=0.4",
         "matplotlib>=3.7",
+        "scipy>=1.11.3",
+        "requests>=2.32",
+        "urllib3>=2.2",
     ],
     extras_require={
         "cpu": ["paddlepaddle>=2.6.2,<4"],

@@ -1,4 +1,4 @@
-"""Losses and targets of the pretext tasks, and the cross entropies of classification."""
+"""Losses and pixel targets of pre-training, and the cross entropies of classification."""
 
 from __future__ import annotations
 
@@ -9,34 +9,27 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 PATCH_VARIANCE_EPS = 1e-6
-
-
-def normalize_patches(patches: Tensor, eps: float = PATCH_VARIANCE_EPS) -> Tensor:
-    """Normalize each patch by its own mean and unbiased variance, eps inside the root (facebookresearch/mae).
-
-    Args:
-        patches: [..., P*P*C] pixels of all channels.
-        eps: added to the variance.
-    """
-    centered = patches - patches.mean(axis=-1, keepdim=True)
-    variance = (centered * centered).sum(axis=-1, keepdim=True) / (patches.shape[-1] - 1)
-    return centered / paddle.sqrt(variance + eps)
+PixelNorm = Literal["none", "layernorm", "patch", "channel"]
 
 
 def squared_error(pred: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error in float32 over patches [B, M, P*P*C]; every image hides the same number."""
+    """Return the mean squared error of two tensors of one shape, in float32.
+
+    MAE (`models.mae.hidden_patch_loss`), CAE's alignment and CAE's pixel targets share it: change one of them where it
+    calls this function, not here.
+    """
     error = pred.astype("float32") - target.astype("float32")
     return (error * error).mean()
 
 
 def alignment_loss(pred: Tensor, target: Tensor, kind: Literal["mse", "kld"] = "mse") -> Tensor:
-    """How far predicted representations [..., D] are from their target, in float32, averaged over all elements.
+    """Return the distance of predicted representations [..., D] from their targets, in float32.
 
     Args:
-        pred: what the regressor predicts.
-        target: what the encoder makes of the patches.
-        kind: squared error (Atten4Vis/CAE), or KL(softmax(target) || softmax(pred)) over D (PLSC), which is averaged
-            over elements and not over representations.
+        pred: prediction of the regressor.
+        target: representation of the same patches by the encoder.
+        kind: mean squared error (Atten4Vis/CAE), or KL(softmax(target) || softmax(pred)) over D (PLSC), averaged over
+            all elements and not over representations.
     """
     if kind == "mse":
         return squared_error(pred, target)
@@ -46,64 +39,79 @@ def alignment_loss(pred: Tensor, target: Tensor, kind: Literal["mse", "kld"] = "
 
 
 def soft_target_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy of logits [B, K] with a distribution per row, float [B, K], in float32; mean over the batch."""
+    """Return the mean cross entropy of logits [B, K] with a distribution per row, float [B, K], in float32."""
     log_p = F.log_softmax(logits.astype("float32"), axis=-1)
     return -(targets.astype("float32") * log_p).sum(axis=-1).mean()
 
 
 def label_smoothing_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
-    """Cross entropy in float32 with labels of which a share is spread over all classes (Szegedy et al. 2016).
+    """Return the cross entropy in float32 with smoothed labels (Szegedy et al. 2016).
 
     Args:
         logits: [B, K].
         labels: class numbers [B].
-        smoothing: that share; 0 gives the plain cross entropy.
+        smoothing: share of every label that is spread evenly over all classes; 0 gives the plain cross entropy.
     """
     log_p = F.log_softmax(logits.astype("float32"), axis=-1)
     return (1 - smoothing) * F.nll_loss(log_p, labels) - smoothing * log_p.mean()
 
 
-PixelNorm = Literal["none", "layernorm", "patch", "channel"]
-
-
-def patch_statistics(patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> tuple[Tensor, Tensor]:
-    """Mean and scale that normalize patches [..., P*P*C], channel fastest: `(patches - mean) / scale`.
-
-    Args:
-        patches: pixels.
-        kind: "none"; by patch with biased ("layernorm") or unbiased ("patch") variance and eps inside the root; or
-            "channel", every channel of a patch by its own mean and unbiased std plus eps.
-        in_chans: channels C.
-
-    Returns:
-        Two tensors of shape [..., 1], or, for "channel", of the patches' own shape.
-    """
-    if kind == "none":
-        return paddle.zeros([1]), paddle.ones([1])
-    if kind == "channel":
-        channels = _swapped(patches.reshape([*patches.shape[:-1], -1, in_chans]))
-        mean, std = (channels_last(x.expand(channels.shape).flatten(-2), in_chans) for x in _mean_and_std(channels))
-        return mean, std + PATCH_VARIANCE_EPS
-    mean, std = _mean_and_std(patches, biased=kind == "layernorm")
-    return mean, paddle.sqrt(std * std + PATCH_VARIANCE_EPS)
-
-
-def normalize_pixels(patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> Tensor:
-    """Normalize pixel targets [..., P*P*C] by their own statistics (PLSC task/ssl/cae engine_pretrain.py).
+def normalize_patches(patches: Tensor, kind: PixelNorm = "patch", in_chans: int = 3) -> Tensor:
+    """Normalize the pixels of every patch by their own statistics; the shape [..., P*P*C] and its order stay.
 
     Args:
         patches: pixels, channel fastest.
-        kind: see `patch_statistics`; "channel" gives [..., C*P*P] with the channel slowest.
+        kind: "none" leaves the pixels alone; "patch" divides by the unbiased variance of all channels, eps inside the
+            root (facebookresearch/mae); "layernorm" by the biased one, eps inside the root (PLSC task/ssl/cae,
+            BUPT-PRIV/MAE-priv); "channel" takes mean and unbiased standard deviation of every channel, plus eps
+            (pengzhiliang/MAE-pytorch, PLSC).
         in_chans: channels C.
     """
     if kind == "none":
         return patches
     if kind == "layernorm":
         return F.layer_norm(patches, patches.shape[-1:], epsilon=PATCH_VARIANCE_EPS)
-    if kind == "patch":
-        return normalize_patches(patches)
     mean, scale = patch_statistics(patches, kind, in_chans)
-    return channels_first((patches - mean) / scale, in_chans)
+    return (patches - mean) / scale
+
+
+def patch_statistics(patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> tuple[Tensor, Tensor]:
+    """Return mean and scale of `normalize_patches`: `normalized = (patches - mean) / scale`.
+
+    Args:
+        patches: pixels [..., P*P*C], channel fastest.
+        kind: see `normalize_patches`.
+        in_chans: channels C.
+
+    Returns:
+        Two tensors of shape [..., 1] or, for "channel", of the patches' own shape; [1] for "none".
+    """
+    if kind == "none":
+        return paddle.zeros([1]), paddle.ones([1])
+    # Paddle rounds `x**2` and `x * x` differently; each kind keeps the form that its losses have always had.
+    if kind == "channel":
+        channels = _swapped(patches.reshape([*patches.shape[:-1], -1, in_chans]))
+        mean = channels.mean(axis=-1, keepdim=True)
+        variance = ((channels - mean) ** 2).sum(axis=-1, keepdim=True) / (channels.shape[-1] - 1)
+        scale = paddle.sqrt(variance) + PATCH_VARIANCE_EPS
+        mean, scale = (channels_last(x.expand(channels.shape).flatten(-2), in_chans) for x in (mean, scale))
+        return mean, scale
+    mean = patches.mean(axis=-1, keepdim=True)
+    centered = patches - mean
+    count = patches.shape[-1] - (1 if kind == "patch" else 0)
+    return mean, paddle.sqrt((centered * centered).sum(axis=-1, keepdim=True) / count + PATCH_VARIANCE_EPS)
+
+
+def normalize_pixels(patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> Tensor:
+    """Return CAE's pixel targets (PLSC task/ssl/cae engine_pretrain.py).
+
+    Args:
+        patches: pixels [..., P*P*C], channel fastest.
+        kind: see `normalize_patches`; for "channel" the result is [..., C*P*P] with the channel slowest.
+        in_chans: channels C.
+    """
+    normalized = normalize_patches(patches, kind, in_chans)
+    return channels_first(normalized, in_chans) if kind == "channel" else normalized
 
 
 def denormalize_pixels(pred: Tensor, patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> Tensor:
@@ -113,7 +121,7 @@ def denormalize_pixels(pred: Tensor, patches: Tensor, kind: PixelNorm, in_chans:
 
 
 def channels_first(patches: Tensor, in_chans: int = 3) -> Tensor:
-    """Let the channel be the slowest in a patch: [..., P*P*C] -> [..., C*P*P]."""
+    """Reorder the pixels of a patch so that the channel changes slowest: [..., P*P*C] -> [..., C*P*P]."""
     return _swapped(patches.reshape([*patches.shape[:-1], -1, in_chans])).flatten(-2)
 
 
@@ -122,13 +130,6 @@ def channels_last(patches: Tensor, in_chans: int = 3) -> Tensor:
     return _swapped(patches.reshape([*patches.shape[:-1], in_chans, -1])).flatten(-2)
 
 
-def _mean_and_std(x: Tensor, *, biased: bool = False) -> tuple[Tensor, Tensor]:
-    """Over the last axis, which is kept."""
-    mean = x.mean(axis=-1, keepdim=True)
-    count = x.shape[-1] - (0 if biased else 1)
-    return mean, paddle.sqrt(((x - mean) ** 2).sum(axis=-1, keepdim=True) / count)
-
-
 def _swapped(x: Tensor) -> Tensor:
-    """Exchange the last two axes."""
+    """Swap the last two axes."""
     return x.transpose([*range(x.ndim - 2), x.ndim - 1, x.ndim - 2])

@@ -11,11 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
-from plsc_mae.analysis.features import encode_dataset
+from plsc_mae.analysis.features import FeatureDataset, encode_dataset
 from plsc_mae.commands.pretrain import count_workers, share_network, training_world
 from plsc_mae.config import ClassifyConfig, LinprobeConfig
 from plsc_mae.config.schema import to_line
-from plsc_mae.data.cached_features import FeatureRows
 from plsc_mae.data.cifar import CifarDataset, CifarImages, read_cifar
 from plsc_mae.data.imagefolder import ImageDataset, ImageList, find_images, find_validation, require_classes
 from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
@@ -164,7 +163,7 @@ def _cached(model: ImageClassifier, config: ClassifyConfig, images: Images, worl
     """Encode every image once by the evaluation crop, in all processes; the first one gets the features."""
     model.eval()
     normalize = build_normalize(config)
-    parts: list[FeatureRows | None] = []
+    parts: list[FeatureDataset | None] = []
     for name, split in (("train", images.train), ("val", images.val)):
         if split is None:
             parts.append(None)
@@ -177,7 +176,7 @@ def _cached(model: ImageClassifier, config: ClassifyConfig, images: Images, worl
             num_workers=count_workers(config.num_workers),
             title=f"encoding {name}",
         )
-        parts.append(FeatureRows(arrays["features"], np.asarray(split.labels)) if arrays else None)
+        parts.append(FeatureDataset(arrays["features"], np.asarray(split.labels)) if arrays else None)
     if world.is_main:
         logger.info(
             "--cache_features: every image is encoded once, by the evaluation crop, which approximates the recipe"
@@ -187,7 +186,7 @@ def _cached(model: ImageClassifier, config: ClassifyConfig, images: Images, worl
 
 def _workers(config: ClassifyConfig, dataset: KeyedDataset) -> int:
     """Cached features, or none, need no other process."""
-    return 0 if isinstance(dataset, (FeatureRows, BatchSizes)) else count_workers(config.num_workers)
+    return 0 if isinstance(dataset, (FeatureDataset, BatchSizes)) else count_workers(config.num_workers)
 
 
 # ------------------------------------------------------------------------------------------------- network

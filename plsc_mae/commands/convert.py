@@ -11,10 +11,9 @@ from paddle import nn
 from plsc_mae import weights
 from plsc_mae.config.weights import WeightsConvertConfig
 from plsc_mae.errors import CheckpointError, ConfigError
-from plsc_mae.loading.contents import ENCODER, base_of, kind_of
+from plsc_mae.loading.contents import ENCODER, base_of, kind_of, method_of_kind
 from plsc_mae.loading.networks import holding_network, open_network
 from plsc_mae.models.classifier import ImageClassifier
-from plsc_mae.models.mae import MaskedAutoencoder
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.weights import Checkpoint, LoadReport
 from plsc_mae.weights.dialects import find_dialect
@@ -42,7 +41,7 @@ def run(config: WeightsConvertConfig) -> None:
     build = open_network if with_settings or config.dialect in HEADED else holding_network
     network = build(stored, kind, config.num_heads, config.decoder_num_heads)
     report = _checked(network, stored, kind)
-    settings = _settings(network, config.path) if with_settings else None
+    settings = _settings(network, kind, config.path) if with_settings else None
     weights.save(network, file, config.dialect)
     if settings is not None:
         file.with_name("config.json").write_text(json.dumps(settings, indent=2) + "\n")
@@ -71,7 +70,7 @@ def _checked(network: nn.Layer, stored: Checkpoint, kind: str) -> LoadReport:
     return report
 
 
-def _settings(network: nn.Layer, path: str) -> dict[str, Any]:
+def _settings(network: nn.Layer, kind: str, path: str) -> dict[str, Any]:
     """The config.json of a Hugging Face folder.
 
     Raises:
@@ -93,13 +92,6 @@ def _settings(network: nn.Layer, path: str) -> dict[str, Any]:
         "num_attention_heads": encoder.blocks[0].attn.num_heads,
         "intermediate_size": encoder.blocks[0].mlp.fc1.weight.shape[1],
     }
-    if isinstance(network, MaskedAutoencoder):
-        decoder = network.decoder
-        sizes |= {
-            "decoder_hidden_size": decoder.embed.weight.shape[1],
-            "decoder_num_hidden_layers": len(decoder.blocks),
-            "decoder_num_attention_heads": decoder.blocks[0].attn.num_heads,
-            "decoder_intermediate_size": decoder.blocks[0].mlp.fc1.weight.shape[1],
-            "norm_pix_loss": network.norm_pix_loss,
-        }
-    return config_of(sizes, isinstance(network, MaskedAutoencoder))
+    method = method_of_kind(kind)
+    decoder = {} if method is None else method.huggingface_settings(network)
+    return config_of(sizes | decoder, bool(decoder))

@@ -1,4 +1,4 @@
-"""`plsc-mae demo-data`: draw the demo data set."""
+"""`plsc-mae demo-data`: draws the demo data set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from plsc_mae.data.demo import CLASSES, make_demo_data
 
 
 def run(config: DemoDataConfig) -> None:
-    """Draw the data set, or find it there already."""
+    """Draw the data set unless it exists, and print its size."""
     summary = make_demo_data(
         config.path,
         image_size=config.image_size,

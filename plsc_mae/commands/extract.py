@@ -1,4 +1,4 @@
-"""`plsc-mae extract`: write what chosen layers of an encoder make of images to a file."""
+"""`plsc-mae extract`: writes the features of images at chosen layers of an encoder to a file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from plsc_mae.parallel.world import World
 
 
 def run(config: ExtractConfig) -> None:
-    """Compute the features and write them, with labels, paths and class names.
+    """Compute the features and write them with labels, paths and class names.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
-        DataError: there is no image, one that cannot be decoded, or the file cannot be written.
-        ConfigError: the encoder has no such layer.
+        DataError: there are no images, one cannot be decoded, or the file cannot be written.
+        ConfigError: the encoder lacks a layer of --layers.
     """
     world = World(config.device)
     images = find_images(config.data_path, config.split)
@@ -53,7 +53,7 @@ def run(config: ExtractConfig) -> None:
 
 
 def _resolve(layers: Sequence[int], depth: int) -> list[int]:
-    """Layers counted from 0, each once."""
+    """Return layers counted from 0, without duplicates."""
     for layer in layers:
         if not -depth - 1 <= layer <= depth:
             raise ConfigError(

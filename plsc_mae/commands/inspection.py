@@ -6,8 +6,6 @@ Everything about networks is asked of `methods.pretrained`, `methods.frozen` and
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import inspect
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,22 +17,17 @@ import numpy as np
 
 from plsc_mae import weights
 from plsc_mae.commands import usage_lines
-from plsc_mae.config import PretrainConfig
+from plsc_mae.config import FINETUNE, PretrainConfig
 from plsc_mae.errors import CheckpointError, ConfigError, UserError
 from plsc_mae.loading.classifier import load_classifier
-from plsc_mae.loading.contents import CAE, CLASSIFIER, ENCODER, MAE, TOKENIZER, UNKNOWN, base_of, kind_of
-from plsc_mae.loading.encoder import read_off
+from plsc_mae.loading.contents import CLASSIFIER, ENCODER, TOKENIZER, UNKNOWN, base_of, kind_of, method_of_kind
+from plsc_mae.loading.encoder import infer_encoder_arguments
 from plsc_mae.loading.training_config import training_config
-from plsc_mae.models.registry import find_variant
+from plsc_mae.methods import load_method
 from plsc_mae.train.checkpoint.file import read_footer
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.dalle import Part, infer_sizes, read_dalle
-from plsc_mae.weights.dialects import find_dialect
-from plsc_mae.weights.dialects.base import count_blocks, of_rank
-from plsc_mae.weights.dialects.mae_priv import HEAD_DIM
 from plsc_mae.weights.reader import NETWORK_KEYS, TORCH_STREAM_MAGIC
-
-NORMALIZED = ("norm_pix_loss", "normlize_target")  # what the originals call it
 
 
 @dataclass
@@ -226,17 +219,22 @@ def _add_names(found: Inspection, stored: Checkpoint) -> None:
 def _add_network(found: Inspection, base: Checkpoint) -> None:
     """Fill in what a network of a known dialect is; its encoder first, which all have."""
     _add_encoder(found, base)
-    {CLASSIFIER: _add_classifier, MAE: _add_mae, CAE: _add_cae, ENCODER: _add_encoder_only}[found.kind](found, base)
+    if found.kind == CLASSIFIER:
+        _add_classifier(found, base)
+    elif found.kind == ENCODER:
+        _add_encoder_only(found, base)
+    else:
+        _add_pretrained(found, base)
 
 
 def _add_encoder(found: Inspection, base: Checkpoint) -> None:
     """Fill in the sizes of the encoder; where its heads are not told, the rest is told without them."""
     try:
-        sizes = read_off(base, None, None)
+        sizes = infer_encoder_arguments(base, None, None)
     except ConfigError as error:
         if "--num_heads" not in str(error):
             raise
-        sizes = {**read_off(base, 1, None), "num_heads": None}
+        sizes = {**infer_encoder_arguments(base, 1, None), "num_heads": None}
     if sizes["positions"] in ("none", "sinusoid") and "input_size" not in found.options:
         found.unknown.append(f"the size of its images: {sizes['img_size'][0]} is assumed")
     sizes["layer_scale"] = bool(sizes["layer_scale"])  # a file tells that it has one, not where it started
@@ -245,53 +243,17 @@ def _add_encoder(found: Inspection, base: Checkpoint) -> None:
     sizes["grid"] = tuple(length // sizes["patch_size"] for length in side)
 
 
-def _add_mae(found: Inspection, base: Checkpoint) -> None:
-    config, name = _config(found, base), find_dialect(base.dialect).foreign_name
-    token = of_rank(base.model, name("decoder.mask_token"), 3, found.path)
-    width = 0 if token is None else token.shape[-1]
-    found.holds = "masked autoencoder: encoder and decoder"
-    found.sizes["decoder"] = {
-        "embed_dim": width,
-        "depth": count_blocks(base.model, name("decoder.blocks.")),
-        "num_heads": _decoder_heads(found, config, width),
-    }
-    told = next((found.options[key] for key in NORMALIZED if key in found.options), None)
-    assumed = bool(getattr(config, "norm_pix_loss", False))
-    flag = "--no_norm_pix_loss" if assumed else "--norm_pix_loss"
-    if told is None:
-        found.target = "pixels of hidden patches"
-        found.unknown.append(
-            f"whether these were normalized patch by patch: reconstruct takes it that they were"
-            f"{'' if assumed else ' not'}, unless it gets {flag}"
-        )
-    else:
-        found.target = f"pixels of hidden patches, {'normalized patch by patch' if told else 'as they are'}"
+def _add_pretrained(found: Inspection, base: Checkpoint) -> None:
+    """Fill in the network of a pre-training method, which describes itself."""
+    config = _config(found, base)
+    method = method_of_kind(found.kind) if config is None else load_method(config.method)
+    assert method is not None, found.kind
+    described = method.describe(base, config)
+    found.holds, found.target = described.holds, described.target
+    found.sizes |= described.parts
+    found.unknown += described.unknown
     if config is not None:
-        found.uses |= usage_lines.reconstruction(
-            found.path, found.sizes, f" {flag}" if told not in (None, assumed) else ""
-        )
-    _add_uses(found, config)
-
-
-def _add_cae(found: Inspection, base: Checkpoint) -> None:
-    config, name = _config(found, base), find_dialect(base.dialect).foreign_name
-    found.holds = "context autoencoder: encoder, regressor and decoder"
-    bias = of_rank(base.model, name("decoder.head.bias"), 1, found.path)
-    outputs = None if bias is None else len(bias)
-    token = of_rank(base.model, name("mask_token"), 3, found.path)
-    width = 0 if token is None else token.shape[-1]
-    found.sizes["decoder"] = {
-        "embed_dim": width,
-        "regressor_depth": count_blocks(base.model, name("regressor.blocks.")),
-        "depth": count_blocks(base.model, name("decoder.blocks.")),
-        "num_heads": _decoder_heads(found, config, width),
-        "outputs": outputs,
-    }
-    mode = found.options.get("target_mode", "clusterID")
-    found.target = f"tokens of hidden patches, one of {outputs}" if mode == "clusterID" else f"--target_mode {mode}"
-    if config is not None:
-        tokenizer = "" if found.phase else " --discrete_vae_weight_path DIR"  # our checkpoints name theirs
-        found.uses |= usage_lines.reconstruction(found.path, found.sizes, tokenizer)
+        found.uses |= usage_lines.reconstruction(found.path, found.sizes, described.reconstruct_flags)
     _add_uses(found, config)
 
 
@@ -322,7 +284,7 @@ def _add_classifier(found: Inspection, base: Checkpoint) -> None:
     found.target = f"classes of images, one of {network.num_classes}"
     encoder = found.sizes["encoder"]
     found.uses |= usage_lines.prediction(found.path, encoder, has_average="model_ema" in found.beside)
-    found.uses |= usage_lines.looking(found.path, encoder)
+    found.uses |= usage_lines.evaluation(found.path, encoder)
 
 
 def _config(found: Inspection, base: Checkpoint) -> PretrainConfig | None:
@@ -337,9 +299,11 @@ def _config(found: Inspection, base: Checkpoint) -> PretrainConfig | None:
 def _add_uses(found: Inspection, config: PretrainConfig | None) -> None:
     """Fill in what a pre-trained encoder is good for."""
     encoder = found.sizes["encoder"]
-    if config is not None or encoder["k_bias"]:  # others' encoders are as facebookresearch/mae's, or of no known family
-        found.uses |= usage_lines.training(found.path, config.method if config is not None else "mae", encoder)
-    found.uses |= usage_lines.looking(found.path, encoder)
+    if config is not None:
+        found.uses |= usage_lines.training(found.path, config.method, encoder)
+    elif encoder["k_bias"]:  # a plain ViT, as the first method's
+        found.uses |= usage_lines.training(found.path, next(iter(FINETUNE)), encoder)
+    found.uses |= usage_lines.evaluation(found.path, encoder)
 
 
 def _add_resume(found: Inspection) -> None:
@@ -348,17 +312,6 @@ def _add_resume(found: Inspection) -> None:
         found.uses |= usage_lines.resumption(found.path, found.phase)
     elif "optimizer" in found.beside:
         found.misfits["resume"] = "its optimizer is another program's; start a run from its weights with --finetune"
-
-
-def _decoder_heads(found: Inspection, config: PretrainConfig | None, width: int) -> int | None:
-    """The heads of a decoder, if the file tells them; our own checkpoints do, as they tell the network."""
-    heads: int | None = getattr(config, "decoder_num_heads", None)
-    if heads is not None or config is None or not found.phase:
-        return heads
-    variant = find_variant(config.model)
-    module, _, attribute = variant.network.partition(":")
-    default = inspect.signature(getattr(importlib.import_module(module), attribute)).parameters["decoder_num_heads"]
-    return variant.arguments.get("decoder_num_heads", default.default) or max(width // HEAD_DIM, 1)
 
 
 def _settle_heads(found: Inspection, given: Mapping[str, tuple[str, int | None]]) -> None:

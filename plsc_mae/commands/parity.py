@@ -1,4 +1,4 @@
-"""`plsc-mae parity`: is what a network computes what the papers and the originals compute?"""
+"""`plsc-mae parity`: compares a network with an independent oracle and with the original code."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from plsc_mae.parallel.world import World
 from plsc_mae.parity.build_cases import open_cases
 from plsc_mae.parity.checks import against_oracle, against_original
 from plsc_mae.parity.compare import Comparison, ParityError
-from plsc_mae.parity.originals import ORIGINALS, find_original, obstacle
+from plsc_mae.parity.networks import originals
+from plsc_mae.parity.originals import find_original, obstacle
 from plsc_mae.parity.report import Report, comparison_lines
 from plsc_mae.train.step import Precision, choose_precision
 
 
 def run(config: ParityConfig) -> None:
-    """Compare, print as it goes, and write the report if asked to.
+    """Run the comparisons, print each when it is done and, with --save_path, write the report.
 
     Raises:
-        ParityError: something is beyond tolerance.
+        ParityError: a difference exceeds the tolerance.
         CheckpointError: the checkpoint cannot be used.
-        ConfigError: an unknown network or original; an original that has none of the networks, or does not run.
+        ConfigError: a network or the original is unknown, or the original lacks the network or does not run.
         DataError: the report cannot be written.
     """
     world = World(config.device)
@@ -40,7 +41,7 @@ def run(config: ParityConfig) -> None:
         print("\n".join(comparison_lines(comparison)), flush=True)
         comparisons.append(comparison)
     ran = {comparison.reference for comparison in comparisons if comparison.sections}
-    absent = [original.title for original in ORIGINALS if original.title not in ran]
+    absent = [original.title for original in originals() if original.title not in ran]
     report = Report(_circumstances(config, precision, world), comparisons, absent)
     for file in report.save(Path(config.save_path)) if config.save_path else ():
         print(file)
@@ -50,8 +51,8 @@ def run(config: ParityConfig) -> None:
 
 
 def _comparisons(config: ParityConfig, precision: Precision) -> Iterator[Comparison]:
-    """Of every network, that with the oracle and then that with the original; the latter changes its weights."""
-    original = find_original(config.reference) if config.reference else None
+    """Yield the comparisons of every network: with the oracle, then with the original, which changes the weights."""
+    original = find_original(config.reference, originals()) if config.reference else None
     for case in open_cases(config, precision):
         reason = obstacle(original, case) if original else ""
         if reason and (config.checkpoint or len(config.model) == 1):
@@ -81,7 +82,7 @@ def _circumstances(config: ParityConfig, precision: Precision, world: World) -> 
 
 
 def command_line(config: ParityConfig) -> str:
-    """The command that gives this report: every option that is not at its default."""
+    """Return the command that produces this report, with every option that differs from its default."""
     words = ["plsc-mae", "parity"]
     for item in options(ParityConfig):
         value = getattr(config, item.name)

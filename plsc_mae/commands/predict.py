@@ -1,4 +1,4 @@
-"""`plsc-mae predict`: the most probable classes of images by a trained classifier, as text and as a file."""
+"""`plsc-mae predict`: prints and saves the most probable classes of images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from plsc_mae.parallel.world import World
 
 
 class Prediction(NamedTuple):
-    """The most probable classes of an image, the best first; the names are those of the columns and keys of files."""
+    """The most probable classes of an image, the best first. The field names are the keys in .json and .jsonl files."""
 
     image: str
     classes: list[str]
@@ -34,7 +34,7 @@ class Prediction(NamedTuple):
 
 
 class Views:
-    """Images as a transform that draws nothing shows them. None stands in for another, as each has its own answer."""
+    """A data set of transformed images. An unreadable image is an error, because every image needs its own answer."""
 
     def __init__(self, images: ImageList, transform: Transform) -> None:
         self.images, self.transform = images, transform
@@ -51,8 +51,8 @@ def run(config: PredictConfig) -> None:
     """Classify the images, print the classes and write them.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read, or holds no classifier.
-        DataError: there is no image, one that cannot be decoded, or the file cannot be written.
+        CheckpointError: the checkpoint cannot be read, or has no classifier.
+        DataError: there are no images, one cannot be decoded, or the file cannot be written.
     """
     world = World(config.device)
     images = find_pictures(config.img_path)
@@ -70,7 +70,7 @@ def run(config: PredictConfig) -> None:
 
 
 def open_trained(config: PredictConfig | ExplainConfig) -> LoadedClassifier:
-    """Open the classifier that the options of a command mean; raises as `load_classifier`."""
+    """Load the classifier that the options name. Raises the errors of `load_classifier`."""
     return load_classifier(
         config.model_path,
         model_key=config.model_key,
@@ -82,7 +82,7 @@ def open_trained(config: PredictConfig | ExplainConfig) -> LoadedClassifier:
 
 
 def predict(trained: LoadedClassifier, images: ImageList, world: World, config: PredictConfig) -> list[Prediction]:
-    """Classify every image, in the order of the list; nothing is returned in processes other than the first."""
+    """Classify every image in the order of the list. Processes other than the first return an empty list."""
     topk = min(config.topk, len(trained.classes))
 
     def best(pixels: Tensor) -> dict[str, Tensor]:
@@ -107,9 +107,9 @@ def predict(trained: LoadedClassifier, images: ImageList, world: World, config: 
 
 
 def save_predictions(path: Path, predictions: list[Prediction]) -> None:
-    """Write predictions by the suffix of `path`.
+    """Write predictions in the format of the suffix of `path`.
 
-    A .jsonl file has an object per image and line, .json a list of the same; .csv a row per image and class.
+    .jsonl has one object per line and image, .json a list of these objects, .csv one row per image and class.
 
     Raises:
         DataError: the file cannot be written.

@@ -23,7 +23,8 @@ from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.seeding import SampleKey
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.methods import load_method
-from plsc_mae.methods.base import Batch, Method
+from plsc_mae.methods.base import Batch
+from plsc_mae.methods.contract import Method
 from plsc_mae.models.recompute import keep_no_activations
 from plsc_mae.optim.sharding import check_stage
 from plsc_mae.parallel.tensor import share_blocks
@@ -94,7 +95,7 @@ def share_network(model: nn.Layer, config: TrainingConfig, world: World) -> None
         keep_no_activations(model)
 
 
-def build_dataset(config: PretrainConfig, method: Method, *, view: bool = False) -> ImageDataset:
+def build_dataset(config: PretrainConfig, method: Method[PretrainConfig], *, view: bool = False) -> ImageDataset:
     """The images of the config, transformed for training or, with `view`, for looking at.
 
     Raises:

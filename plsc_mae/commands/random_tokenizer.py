@@ -1,4 +1,4 @@
-"""`plsc-mae random-tokenizer`: write a dVAE of random weights, to try pre-training out without the published one."""
+"""`plsc-mae random-tokenizer`: writes a dVAE with random weights, to try pre-training without the published dVAE."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from plsc_mae.models.dalle import DalleDecoder, DalleEncoder, random_init
 
 
 def run(config: RandomTokenizerConfig) -> None:
-    """Write encoder_weight.pd and decoder_weight.pd, in PLSC's format, into a folder.
+    """Write encoder_weight.pd and decoder_weight.pd in PLSC's format to a folder.
 
     Raises:
-        CheckpointError: one of them is already there, or the folder cannot be written.
+        CheckpointError: one of the files exists, or the folder cannot be written.
     """
     folder = Path(config.path)
     networks = {
@@ -24,7 +24,7 @@ def run(config: RandomTokenizerConfig) -> None:
     }
     for path in networks:
         if path.exists():
-            raise CheckpointError(f"{path} is already there and is not overwritten; remove it or name another folder")
+            raise CheckpointError(f"{path} exists and is not overwritten; remove it or name another folder")
     for path, network in networks.items():
         random_init(network, config.seed)
         try:
@@ -33,6 +33,6 @@ def run(config: RandomTokenizerConfig) -> None:
             raise CheckpointError(f"cannot write {path}: {error.strerror}; choose a writable folder") from None
         print(path)
     print(
-        f"RANDOM TOKENIZER, seed {config.seed}: its tokens mean nothing, and neither do results of training on them. "
-        "It is for trying things out"
+        f"RANDOM TOKENIZER, seed {config.seed}: its tokens have no meaning, so results of training on them have none. "
+        "Use it for trials only"
     )

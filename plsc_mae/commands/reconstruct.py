@@ -1,15 +1,18 @@
-"""`plsc-mae reconstruct`: one labeled panel per image of what a pre-trained model redraws."""
+"""`plsc-mae reconstruct`: one labeled panel per image with the reconstruction of a pre-trained model."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
 
 from plsc_mae import weights
-from plsc_mae.analysis.panel import compose
+from plsc_mae.analysis.pictures import compose
 from plsc_mae.commands.pictures import SHEET_ROWS, find_pictures, panel_name, save_picture, spread
+from plsc_mae.config import PRETRAIN
+from plsc_mae.config.schema import options
 from plsc_mae.config.tools import ReconstructConfig
 from plsc_mae.data.decode import open_image
 from plsc_mae.data.seeding import sample_rng
@@ -20,29 +23,19 @@ from plsc_mae.methods.base import Pictures
 from plsc_mae.parallel.world import World
 
 BATCH = 16
-# Options of reconstruct that replace the checkpoint's of the same name.
-OVERRIDES = (
-    "input_size",
-    "mask_ratio",
-    "norm_pix_loss",
-    "num_mask_patches",
-    "second_input_size",
-    "discrete_vae_weight_path",
-)
 
 
 def run(config: ReconstructConfig) -> None:
     """Draw and save the panels.
 
     Raises:
-        CheckpointError: the file cannot be read, or lacks the part that draws.
-        DataError: there is no image, or one that cannot be decoded.
+        CheckpointError: the file cannot be read, or lacks the decoder.
+        DataError: there are no images, or one cannot be decoded.
     """
     World(config.device)
     stored = weights.read(config.model_path)
-    replaced = {name: getattr(config, name) for name in OVERRIDES}
     heads = {"num_heads": config.num_heads, "decoder_num_heads": config.decoder_num_heads}
-    trained = training_config(stored, heads, **replaced)
+    trained = training_config(stored, heads, **_replaced(config))
     method = load_method(trained.method)
     task = method.build_task(trained)
     report = weights.load(task.model, stored)
@@ -65,3 +58,13 @@ def run(config: ReconstructConfig) -> None:
     if len(chosen) > 1:
         rows = {label: np.concatenate([part[label] for part in sheet])[:SHEET_ROWS] for label in sheet[0]}
         print(save_picture(compose(rows), folder / "sheet.png"))
+
+
+def _replaced(config: ReconstructConfig) -> dict[str, Any]:
+    """Return the given options that replace the checkpoint's: options of a pre-training method, None by default."""
+    trained = {item.name for cls in PRETRAIN.values() for item in options(cls)} - {"num_heads", "decoder_num_heads"}
+    return {
+        item.name: getattr(config, item.name)
+        for item in options(config)
+        if item.name in trained and item.default is None
+    }

@@ -14,7 +14,7 @@ from plsc_mae import weights
 from plsc_mae.commands.inspection import Inspection, TensorLine, inspect_file, tensor_lines
 from plsc_mae.config.weights import WeightsDiffConfig, WeightsFetchConfig, WeightsInspectConfig, WeightsListConfig
 from plsc_mae.errors import ConfigError
-from plsc_mae.loading.contents import CAE, CLASSIFIER, ENCODER, MAE, base_of, kind_of
+from plsc_mae.loading.contents import CLASSIFIER, ENCODER, base_of, kind_of
 from plsc_mae.loading.networks import our_tensors
 from plsc_mae.weights.difference import Difference, compare
 from plsc_mae.weights.fetch import fetch
@@ -195,7 +195,7 @@ def run_diff(config: WeightsDiffConfig) -> int:
         kind = kinds.pop() if len(kinds) == 1 else ENCODER
         heads = (config.num_heads, config.decoder_num_heads)
         tables = our_tensors(a, kind, *heads), our_tensors(b, kind, *heads)
-        what = {MAE: "autoencoders", CAE: "autoencoders", CLASSIFIER: "classifiers"}.get(kind, "encoders")
+        what = {ENCODER: "encoders", CLASSIFIER: "classifiers"}.get(kind, "autoencoders")
         how = f"tensors of the {what} in the names of plsc_mae ({a.dialect} and {b.dialect})"
     found = compare(*tables)
     same = found.within(config.tolerance)

@@ -1,34 +1,27 @@
-"""The vocabulary of the suite: every option, its default and its meaning. Imports nothing but the errors."""
+"""The config class of every phase and method. This package declares all options; it imports only `errors`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from plsc_mae.config import cae, mae, mae_priv, mae_pytorch
 from plsc_mae.config.cae import CAEConfig
-from plsc_mae.config.classify import (
-    CAEFinetuneConfig,
-    CAELinprobeConfig,
-    ClassifyConfig,
-    FinetuneConfig,
-    LinprobeConfig,
-    MAEFinetuneConfig,
-    MAELinprobeConfig,
-    MAEPrivFinetuneConfig,
-    MAEPrivLinprobeConfig,
-    MAEPytorchFinetuneConfig,
-)
-from plsc_mae.config.mae import MAEConfig, MAEPrivConfig, MAEPytorchConfig
+from plsc_mae.config.classify import ClassifyConfig, FinetuneConfig, LinprobeConfig
+from plsc_mae.config.mae import MAEConfig
 from plsc_mae.config.training import PretrainConfig, TrainingConfig
 
-PRETRAIN: dict[str, type[PretrainConfig]] = {
-    cls.method: cls for cls in (MAEConfig, CAEConfig, MAEPrivConfig, MAEPytorchConfig)
-}
-FINETUNE: dict[str, type[FinetuneConfig]] = {
-    cls.method: cls for cls in (MAEFinetuneConfig, CAEFinetuneConfig, MAEPytorchFinetuneConfig, MAEPrivFinetuneConfig)
-}
-LINPROBE: dict[str, type[LinprobeConfig]] = {
-    cls.method: cls for cls in (MAELinprobeConfig, CAELinprobeConfig, MAEPrivLinprobeConfig)
-}
+# A new method adds its CONFIGS here. The first method is the default; where a model name matches several methods, the
+# first of them is chosen.
+CONFIGS: tuple[type[TrainingConfig], ...] = (
+    *mae.CONFIGS,
+    *cae.CONFIGS,
+    *mae_priv.CONFIGS,
+    *mae_pytorch.CONFIGS,
+)
+
+PRETRAIN = {cls.method: cls for cls in CONFIGS if issubclass(cls, PretrainConfig)}
+FINETUNE = {cls.method: cls for cls in CONFIGS if issubclass(cls, FinetuneConfig)}
+LINPROBE = {cls.method: cls for cls in CONFIGS if issubclass(cls, LinprobeConfig)}
 PHASES: dict[str, Mapping[str, type[TrainingConfig]]] = {
     "pretrain": PRETRAIN,
     "finetune": FINETUNE,

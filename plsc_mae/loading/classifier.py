@@ -15,13 +15,13 @@ from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import Transform
 from plsc_mae.errors import CheckpointError, DataError
 from plsc_mae.loading.classifier_weights import load_classifier_weights
-from plsc_mae.loading.encoder import normalization, read_off
+from plsc_mae.loading.encoder import infer_encoder_arguments, normalization
 from plsc_mae.loading.training_config import trained_eps
 from plsc_mae.methods.classify import build_classifier, build_normalize, validation_transform
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.convert import decoded, recognize, select
-from plsc_mae.weights.dialects.base import count_blocks, of_rank
+from plsc_mae.weights.dialects.base import count_blocks, tensor_of_rank
 
 _BIASES = ("head.bias", "head.1.bias")  # of classifiers and of probes, in every dialect
 _SWEEP = "head.linears."
@@ -84,7 +84,7 @@ def load_classifier(
 
 def _count_classes(stored: Checkpoint) -> int:
     """The length of the head's bias."""
-    found = (of_rank(stored.model, name, 1, str(stored.path)) for name in _BIASES if name in stored.model)
+    found = (tensor_of_rank(stored.model, name, 1, str(stored.path)) for name in _BIASES if name in stored.model)
     head = next(found, None)
     if head is not None:
         return len(head)
@@ -117,7 +117,7 @@ def _arguments(
     class token where it classifies one, and says so in the options stored beside the weights.
     """
     rules, options = recognize(stored.model, str(stored.path)), stored.meta.get("args")
-    encoder = read_off(stored, num_heads, input_size)
+    encoder = infer_encoder_arguments(stored, num_heads, input_size)
 
     def has(name: str) -> bool:
         return rules.foreign_name(name) in stored.model

@@ -15,7 +15,6 @@ from plsc_mae.config import ClassifyConfig
 from plsc_mae.errors import CheckpointError
 from plsc_mae.loading.training_config import trained_eps
 from plsc_mae.methods import load_recipe
-from plsc_mae.methods.base import ClassifierRecipe
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.layers import LAYER_NORM_EPS
 from plsc_mae.models.pos_embed import resize_pos_embed
@@ -255,7 +254,7 @@ def start_from_pretraining(model: ImageClassifier, config: ClassifyConfig) -> Lo
     Raises:
         CheckpointError: the file does not have that encoder.
     """
-    recipe: ClassifierRecipe = load_recipe(config.method)
+    recipe = load_recipe(config.method)
     report = load_into_classifier(
         model,
         config.finetune,

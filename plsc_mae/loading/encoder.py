@@ -15,7 +15,7 @@ from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.loading.classifier_weights import require_weights, resize_to
 from plsc_mae.loading.training_config import trained_eps, training_config
 from plsc_mae.methods import load_method
-from plsc_mae.methods.base import DEFAULT_SIZE
+from plsc_mae.methods.contract import DEFAULT_SIZE
 from plsc_mae.models.registry import VARIANTS
 from plsc_mae.models.vit import Positions, VisionTransformer, check_heads, fixed_table, pair, patch_grid
 from plsc_mae.weights import Checkpoint
@@ -62,7 +62,7 @@ def load_encoder(
     paddle.seed(seed)
     sized = decoded(stored, num_heads, 1)  # the decoder's order of rows is of no matter here
     if not _HEADS.isdisjoint(sized.model) or sized.dialect in _CLASSIFIERS:
-        arguments = read_off(sized, num_heads, input_size)
+        arguments = infer_encoder_arguments(sized, num_heads, input_size)
         if eps := trained_eps(stored):
             arguments["norm_eps"] = eps
         network, normalize = VisionTransformer(**arguments), normalization(sized)
@@ -80,7 +80,9 @@ def load_encoder(
     return LoadedEncoder(network, normalize, origin)
 
 
-def read_off(stored: Checkpoint, num_heads: int | None, input_size: tuple[int, ...] | None) -> dict[str, Any]:
+def infer_encoder_arguments(
+    stored: Checkpoint, num_heads: int | None, input_size: tuple[int, ...] | None
+) -> dict[str, Any]:
     """Arguments of the encoder whose sizes the tensors tell, and of what they do not tell, the options beside them.
 
     Args:
@@ -98,7 +100,7 @@ def read_off(stored: Checkpoint, num_heads: int | None, input_size: tuple[int, .
     table = stored.model.get(rules.foreign_name("encoder.pos_embed"))
     sizes["num_heads"] = num_heads or _trained_heads(options, sizes["embed_dim"]) or sizes["num_heads"]
     if sizes["num_heads"] is None:
-        raise ConfigError(f"{stored.path} does not tell its number of heads; give it with --num_heads")
+        raise ConfigError(f"{stored.path} does not store its number of heads; give it with --num_heads")
     told = options.get("input_size") if rules is NATIVE else None  # others' files need not be of the size they name
     trained = told or sizes["img_size"]
     if trained is None and table is not None:

@@ -1,8 +1,7 @@
-"""The seam between the engine and the methods: what the Trainer may rely on, and nothing else.
+"""The contract between the training loop and a method: a Task, its batches and its outputs.
 
-A method differs from another in its Task (network, target, loss), its transforms, its defaults (plsc_mae/config) and
-its parameter groups. To add one: write `methods/NAME.py` with a `METHOD`, its config class with `method = "NAME"`,
-list that class in `plsc_mae/config/__init__.py`, add a YAML and a test. If the engine needs an `if`, the seam is wrong.
+Methods differ in their Task (network, target, loss), transforms, defaults (plsc_mae/config) and parameter groups. The
+training loop relies on this module alone and never branches on a method; `contract.py` has the rest of a method.
 """
 
 from __future__ import annotations
@@ -10,30 +9,26 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from paddle import Tensor, nn
 
-from plsc_mae.analysis.reconstruct import PatchStats
-from plsc_mae.config import PretrainConfig, TrainingConfig
 from plsc_mae.config.training import UpdateScheduleOptions
-from plsc_mae.data.normalize import Normalize
-from plsc_mae.data.transforms import DrawBox, Transform, clamped_crop_box
-from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.optim import ParamGroup, Schedule, by_epochs, by_updates, weight_decay_groups
-from plsc_mae.weights.dialects.base import Dialect, Tensors
-from plsc_mae.weights.reader import Checkpoint
 
-DEFAULT_SIZE = 224  # of images, where neither a table of positions nor stored options tell it
+if TYPE_CHECKING:
+    from plsc_mae.config import TrainingConfig
+    from plsc_mae.weights.reader import Checkpoint
+
 Batch = dict[str, Tensor]
 Pictures = dict[str, npt.NDArray[np.uint8]]
+PatchStats = Literal["original", "visible"]
 
 
 class StepOutput(NamedTuple):
-    """What one forward pass gives to the engine."""
+    """The result of one forward pass."""
 
     loss: Tensor  # scalar, float32
     logs: dict[str, Tensor]  # scalars to average and log; still on the device
@@ -41,13 +36,13 @@ class StepOutput(NamedTuple):
 
 
 class Task(nn.Layer, ABC):
-    """One training objective: `forward(batch)` gives the loss and what to log.
+    """One training objective: `forward(batch)` returns the loss and the values to log.
 
-    The engine wraps the Task in DataParallel, so every trainable parameter must be a sub-layer of it.
+    The training loop wraps the Task in DataParallel, so every trainable parameter must be in a sub-layer of it.
 
     Attributes:
-        model: what is saved and exported.
-        gives_features: asks `forward` for one vector per image, of what the encoder has made of its visible part.
+        model: the network that checkpoints save and export.
+        gives_features: whether `forward` also returns the mean visible-patch feature of every image.
         score_names: names of `scores`.
     """
 
@@ -57,19 +52,19 @@ class Task(nn.Layer, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> StepOutput:
-        """Compute the loss of a batch that `prepare` has seen."""
+        """Compute the loss of a batch from `prepare`."""
 
     def prepare(self, batch: Batch) -> Batch:
-        """Add what no gradient goes through, as a frozen network's targets; the engine calls it before `forward`."""
+        """Add what needs no gradient, such as the targets of a frozen network; runs before `forward`."""
         return batch
 
     def schedule(self, config: TrainingConfig, lr: float, updates_per_epoch: int) -> Schedule:
-        """Make the schedule of a run whose peak learning rate is `lr`.
+        """Return the schedule of a run whose peak learning rate is `lr`.
 
-        By updates where the options have a warm-up in updates, else by epochs.
+        It steps by updates if the options have a warm-up in updates, else by epochs.
 
         Raises:
-            ConfigError: the warm-up leaves nothing of the run.
+            ConfigError: the warm-up is as long as the run.
         """
         common: dict[str, float] = {"lr": lr, "min_lr": config.min_lr, "weight_decay": config.weight_decay}
         if not isinstance(config, UpdateScheduleOptions):
@@ -79,39 +74,41 @@ class Task(nn.Layer, ABC):
         return by_updates(updates=updates, warmup_updates=warmup, weight_decay_end=config.weight_decay_end, **common)
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
-        """Group the trainable parameters for the optimizer, under the names they have in `model`."""
+        """Group the trainable parameters for the optimizer, under their names in `model`."""
         return weight_decay_groups(self.model.named_parameters(), weight_decay)
 
     def after_step(self) -> None:
-        """Follow an optimizer step, as a moving average of the weights does."""
+        """Run after every optimizer step, for example to update a moving average of the weights."""
 
     def extra_state(self) -> dict[str, Any]:
-        """What a checkpoint has besides the model, under names of its own.
+        """Return what a checkpoint stores besides the model, under names of its own.
 
-        Plain values, and dictionaries of tensors by the names of the model's, with the same parts of shared ones.
+        Values are plain, or dictionaries of tensors keyed by parameter names of the model. Under tensor parallelism
+        these tensors are sharded as the parameters are.
         """
         return {}
 
     def load_extra_state(self, stored: Checkpoint) -> None:
-        """Put back what `extra_state` gave.
+        """Restore the result of `extra_state`.
 
         Raises:
             CheckpointError: the checkpoint lacks it.
         """
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        """Score every image of a validation batch: {name: float [B]} for `score_names`, of which means are taken."""
+        """Score every image of a validation batch: {name: float [B]} for `score_names`; the loop averages them."""
         raise TypeError(f"{type(self).__name__} has nothing to validate")
 
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
-        """Draw what the network makes of a batch: {label: uint8 [B, H, W, 3]}, in the order to show them.
+        """Draw the network's predictions for a batch: {label: uint8 [B, H, W, 3]}, in display order.
 
         Args:
-            batch: what the view transform gives, as a batch.
-            patch_stats: for networks that predict normalized pixels, where mean and std of patches come from.
+            batch: a batch of samples from `Method.view_transform`.
+            patch_stats: source of the mean and standard deviation of hidden patches, for networks that predict
+                normalized pixels: the original image, or visible neighbors.
 
         Raises:
-            ConfigError: `patch_stats` is given and the network predicts something else.
+            ConfigError: `patch_stats` is given for a network that predicts something else.
         """
         return {}
 
@@ -140,64 +137,13 @@ class StagedTask(Task):
 
 
 def visible_mean(encoded: Tensor) -> Tensor:
-    """Features of a step: the mean of the encoded patches, [B, K, D] -> float32 [B, D]."""
+    """Return the mean feature of the encoded patches, without gradient: [B, K, D] -> float32 [B, D]."""
     return encoded.detach().astype("float32").mean(axis=1)
 
 
-class Method(ABC):
-    """What a pre-training method is made of.
-
-    Attributes:
-        foreign: dialects of other code bases' files of this method, and what reads network arguments off their
-            tensors, given the dialect, and the file's name for messages.
-    """
-
-    foreign: Mapping[str, Callable[[Tensors, Dialect, str], dict[str, Any]]] = MappingProxyType({})
-
-    @abstractmethod
-    def build_task(self, config: Any) -> Task:
-        """Make the Task with fresh weights."""
-
-    def sketch_task(self, config: Any) -> Task:
-        """Make the Task for counting, without a file; called under `paddle.LazyGuard`, so that it has no weights."""
-        return self.build_task(config)
-
-    @abstractmethod
-    def build_encoder(self, config: Any) -> VisionTransformer:
-        """Make the encoder alone, with fresh weights."""
-
-    def normalize(self, config: Any) -> Normalize:
-        """Make what turns uint8 images into the network's floats; ImageNet's statistics unless a method differs."""
-        return Normalize()
-
-    @abstractmethod
-    def train_transform(self, config: Any) -> Transform:
-        """Make the transform that turns an image into a training sample."""
-
-    @abstractmethod
-    def view_transform(self, config: Any) -> Transform:
-        """Make the transform for looking at an image: no random crop, no flip; masks still come from the generator."""
-
-    @abstractmethod
-    def config_of(self, arguments: dict[str, Any]) -> PretrainConfig:
-        """Make a config from network arguments read off a foreign file."""
-
-    def training_macs(self, config: Any, task: Task) -> int:
-        """Multiply-accumulates that one image costs in training: forward and, at twice the price, backward."""
-        raise TypeError(f"{type(self).__name__} does not count its operations")
-
-
-class ClassifierRecipe(NamedTuple):
-    """How a code base makes a classifier of a pre-trained encoder.
-
-    Attributes:
-        arguments: arguments of `ImageClassifier` by its options, beside the sizes.
-        norm_into_fc_norm: whether the norm behind mean pooling starts from the encoder's final norm.
-        head_std: of the head's weights when fine-tuning starts from a checkpoint; None leaves the network's own.
-        probe_crop: how probing draws its crops.
-    """
-
-    arguments: Callable[[Any], dict[str, Any]]
-    norm_into_fc_norm: bool = False
-    head_std: float | None = None
-    probe_crop: DrawBox = clamped_crop_box
+def to_pictures(drawn: Mapping[str, Tensor]) -> Pictures:
+    """Turn pixels [B, C, H, W] in [0, 1] into uint8 [B, H, W, C]; values beyond the interval are clipped."""
+    return {
+        label: (pixels.clip(0, 1) * 255).round().astype("uint8").numpy().transpose(0, 2, 3, 1)
+        for label, pixels in drawn.items()
+    }

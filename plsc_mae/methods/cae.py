@@ -5,37 +5,43 @@ from __future__ import annotations
 import dataclasses
 import logging
 import random
-from collections.abc import Callable
-from types import MappingProxyType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import paddle
 from paddle import Tensor
 
-from plsc_mae.analysis.predictions import DrawTokens, decoder_drawing, mean_patch_drawing, predict_hidden, replace_rows
-from plsc_mae.analysis.reconstruct import PatchStats
-from plsc_mae.config import CAEConfig, PretrainConfig
-from plsc_mae.data.decode import SourceImage
+from plsc_mae.config.cae import CAEConfig, CAEFinetuneConfig, CAELinprobeConfig
 from plsc_mae.data.normalize import Normalize
-from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD, Sample, Transform
+from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD
 from plsc_mae.data.views import TwoViewCenterCrop, TwoViewCropFlip
 from plsc_mae.errors import ConfigError
 from plsc_mae.losses import alignment_loss
 from plsc_mae.masking import BlockMaskGenerator, RandomMaskGenerator, split_mask
-from plsc_mae.methods.base import Batch, ClassifierRecipe, Method, Pictures, StepOutput, Task, visible_mean
+from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task, to_pictures, visible_mean
+from plsc_mae.methods.cae_pictures import (
+    DrawTokens,
+    decoder_drawing,
+    mean_patch_drawing,
+    predict_hidden,
+    replace_tokens,
+)
+from plsc_mae.methods.contract import ClassifierRecipe, Description, Method
+from plsc_mae.methods.masks import MaskDraw, WithMask
 from plsc_mae.methods.targets import PixelTarget, Target, build_target, load_decoder
 from plsc_mae.models import registry
 from plsc_mae.models.cae import ContextAutoencoder, cae_encoder
 from plsc_mae.models.dalle import STRIDE
 from plsc_mae.models.layers import patchify, unpatchify
-from plsc_mae.models.registry import arguments_of, create_model, find_variant, require_network
+from plsc_mae.models.registry import ENCODER_OPTIONS, arguments_of, create_model, find_variant, require_network
 from plsc_mae.models.vit import VisionTransformer, patch_grid
-from plsc_mae.weights.dialects import cae
+from plsc_mae.weights.dialects import cae, find_dialect
+from plsc_mae.weights.dialects.base import count_blocks, tensor_of_rank
+
+if TYPE_CHECKING:
+    from plsc_mae.weights import Checkpoint
 
 logger = logging.getLogger(__name__)
 
-ENCODER_OPTIONS = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "drop_path")
 NETWORK_OPTIONS = (
     *ENCODER_OPTIONS,
     "layer_scale_init_value",
@@ -49,19 +55,20 @@ NETWORK_OPTIONS = (
     "rescale_init",
 )
 DEFAULT_MASK_PATCHES = 98
-MaskDraw = Callable[[np.random.Generator], np.ndarray]
 
 
 class CAETask(Task):
-    """Predict the targets of hidden patches, and their representations.
+    """Prediction of the targets of hidden patches and of their representations.
 
     Args:
         model: the autoencoder.
-        target: makes what is predicted; frozen.
-        normalize: turns the network's view to floats.
-        num_masked: hidden patches of every image.
-        config: loss weight and kind, schedule, where a decoder of tokens may be.
+        target: computes the prediction targets; frozen.
+        normalize: converts the network's view to floats.
+        num_masked: M, the hidden patches of an image.
+        config: loss weight and kind, schedule, folder of a decoder of tokens.
     """
+
+    model: ContextAutoencoder
 
     def __init__(
         self, model: ContextAutoencoder, target: Target, normalize: Normalize, num_masked: int, config: CAEConfig
@@ -72,14 +79,14 @@ class CAETask(Task):
 
     @paddle.no_grad()
     def prepare(self, batch: Batch) -> Batch:
-        """Add "target": what is predicted of hidden patches, [B*M] classes or [B*M, K] vectors."""
+        """Add "target", the targets of hidden patches: [B*M] classes or [B*M, K] vectors."""
         target = self.target(batch)
         _, ids = split_mask(batch["mask"], self.num_masked)
-        rows = paddle.stack([paddle.arange(ids.shape[0]).unsqueeze(1).expand_as(ids), ids], axis=-1)
-        return {**batch, "target": paddle.gather_nd(target, rows).flatten(0, 1)}
+        places = paddle.stack([paddle.arange(ids.shape[0]).unsqueeze(1).expand_as(ids), ids], axis=-1)
+        return {**batch, "target": paddle.gather_nd(target, places).flatten(0, 1)}
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Loss of a batch of {"image": uint8 [B, H, W, 3], "mask": bool [B, L], "target": see `prepare`}."""
+        """Compute the loss of {"image": uint8 [B, H, W, 3], "mask": bool [B, L], "target": see `prepare`}."""
         config = self.config
         out = self.model(self.normalize(batch["image"]), batch["mask"], self.num_masked)
         main, logs = self.target.loss(out.logits, batch["target"])
@@ -90,12 +97,12 @@ class CAETask(Task):
         return StepOutput(loss, {**logs, **losses}, features)
 
     def after_step(self) -> None:
-        """Move the averaged encoder, where there is one."""
+        """Update the averaged encoder, if there is one."""
         self.model.update_alignment()
 
     @paddle.no_grad()
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
-        """Original, masked, what the tokens of the tokenizer look like, and those with the predicted ones."""
+        """Draw original, masked image, the targets, and the targets with the predictions in hidden places."""
         if patch_stats is not None:
             raise ConfigError("--patch_stats is for models that predict normalized pixels; CAE predicts tokens")
         images, mask = self.normalize(batch["image"]), batch["mask"]
@@ -103,20 +110,19 @@ class CAETask(Task):
         hidden = mask.astype("float32").unsqueeze(-1)
         patches = patchify(pixels, self.model.patch_size)
         masked = unpatchify(patches * (1 - hidden) + 0.5 * hidden, grid, self.model.patch_size)
-        pred, rows = predict_hidden(self.model, images, mask)
+        pred, ids = predict_hidden(self.model, images, mask)
         target = self.target(batch)
         if isinstance(self.target, PixelTarget):
-            pred = replace_rows(target, rows, pred.flatten(0, 1))
+            pred = replace_tokens(target, ids, pred)
             drawn = {"hidden pixels predicted, with their patches' statistics": self.target.draw(pred, images)}
         else:
             draw, how = self._token_drawing(pixels, target)
-            tokens = replace_rows(target, rows, pred.argmax(axis=-1).flatten())
+            tokens = replace_tokens(target, ids, pred.argmax(axis=-1))
             drawn = {f"its tokens, {how}": draw(target), f"hidden tokens predicted, {how}": draw(tokens)}
-        drawn = {"original": pixels, "masked": masked, **drawn}
-        return {label: _to_uint8(picture) for label, picture in drawn.items()}
+        return to_pictures({"original": pixels, "masked": masked, **drawn})
 
     def _token_drawing(self, pixels: Tensor, tokens: Tensor) -> tuple[DrawTokens, str]:
-        """How to draw tokens: by the dVAE's decoder if it is at hand, else by mean patches."""
+        """Return the drawing of tokens and its name: by the dVAE's decoder if its file exists, else by mean patches."""
         model, decoder = self.model, load_decoder(self.config, self.target.num_classes)
         if decoder is not None:
             return decoder_drawing(decoder, model.encoder.grid, model.encoder.img_size), "decoded by the dVAE"
@@ -124,65 +130,60 @@ class CAETask(Task):
         return draw, "each as its mean patch in these images"
 
 
-class WithMask:
-    """A transform that adds a mask, bool [L], to what another transform makes."""
-
-    def __init__(self, transform: Transform, draw_mask: MaskDraw) -> None:
-        self.transform, self.draw_mask = transform, draw_mask
-
-    def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
-        """Draw what the transform draws first, then the mask."""
-        sample = self.transform(image, rng)
-        return {**sample, "mask": self.draw_mask(rng).reshape(-1)}
-
-
-class CAE(Method):
+class CAE(Method[CAEConfig]):
     """The context autoencoder."""
 
-    foreign = MappingProxyType(dict.fromkeys(("cae", "cae_old", "plsc_cae"), cae.infer_arguments))
+    config_class = CAEConfig
+    network = "cae"
+    network_tensors = ("regressor.norm.weight", "mask_token")
+    dialects = frozenset({"cae", "cae_old", "plsc_cae"})
+    tokenizer_option = "discrete_vae_weight_path"
+    parity = "cae"
 
     def build_task(self, config: CAEConfig) -> CAETask:
-        """Build the network that the config names, with its overrides, and its target."""
+        """Build the named network with its overrides, and its target."""
         require_network(config.model, registry.CAE)
         self._tokenizer_size(config)
         target = build_target(config, self.normalize(config), self._patch_size(config))
         task = self._task(config, target)
         if config.discrete_vae_type == "random_init" and config.target_mode == "clusterID":
             logger.warning(
-                "the tokenizer is RANDOM (--discrete_vae_type random_init): good for trying out, its tokens mean "
-                "nothing and no published result can be reached with them"
+                "the tokenizer is RANDOM (--discrete_vae_type random_init): use it to try CAE out; its tokens carry no "
+                "meaning and no published result can be reached with them"
             )
         if config.vis_freq:
-            load_decoder(config, target.num_classes)  # what is wrong with it is told now, not when it is to draw
+            load_decoder(config, target.num_classes)  # report a bad file now, not at the first picture
         _warn_of_idle_options(config)
         return task
 
     def sketch_task(self, config: CAEConfig) -> CAETask:
-        """With a tokenizer of the published sizes in place of one that is read."""
+        """Build the task with a tokenizer of the published sizes instead of a file's."""
         named = dataclasses.replace(
             config, discrete_vae_type="random_init", discrete_vae_dtype="auto", target_path=None
         )
         return self._task(config, build_target(named, self.normalize(config), self._patch_size(config)))
 
     def _task(self, config: CAEConfig, target: Target) -> CAETask:
+        model = self._model(config, target.num_classes)
+        return CAETask(model, target, self.normalize(config), self._masks(config)[1], config)
+
+    @staticmethod
+    def _model(config: CAEConfig, num_classes: int | None) -> ContextAutoencoder:
         overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS}
-        model = create_model(
-            config.model, img_size=config.image_size, decoder_num_classes=target.num_classes, **overrides
-        )
-        _, num_masked = self._masks(config)
-        return CAETask(cast(ContextAutoencoder, model), target, self.normalize(config), num_masked, config)
+        model = create_model(config.model, img_size=config.image_size, decoder_num_classes=num_classes, **overrides)
+        return cast(ContextAutoencoder, model)
 
     def normalize(self, config: CAEConfig) -> Normalize:
-        """ImageNet's statistics on demand, else 0.5 and 0.5."""
+        """Return 0.5 and 0.5, or ImageNet's statistics if the option asks for them."""
         return Normalize() if config.imagenet_default_mean_and_std else Normalize(INCEPTION_MEAN, INCEPTION_STD)
 
     def build_encoder(self, config: CAEConfig) -> VisionTransformer:
-        """Build the encoder of the network that the config names."""
+        """Build the encoder of the named network."""
         sizes = arguments_of(config.model, **{name: getattr(config, name) for name in ENCODER_OPTIONS})
         return cae_encoder(config.image_size, config.layer_scale_init_value, config.abs_pos_emb, **sizes)
 
     def train_transform(self, config: CAEConfig) -> WithMask:
-        """One random crop at two sizes, flipped half the time; then the mask."""
+        """Return one random crop at two sizes, flipped half the time, and the mask."""
         views = TwoViewCropFlip(
             config.image_size,
             self._tokenizer_size(config),
@@ -194,26 +195,67 @@ class CAE(Method):
         return WithMask(views, self._masks(config)[0])
 
     def view_transform(self, config: CAEConfig) -> WithMask:
-        """The largest centered crop at two sizes; then the mask."""
+        """Return the largest centered crop at two sizes, and the mask."""
         views = TwoViewCenterCrop(
             config.image_size, self._tokenizer_size(config), tokenizer_interpolation=config.second_interpolation
         )
         return WithMask(views, self._masks(config)[0])
 
+    def forward_macs(self, config: CAEConfig, task: Task) -> int:
+        """Count the student and the alignment target; the tokenizer is not counted."""
+        return sum(self._student_and_alignment(task))
+
+    def training_macs(self, config: CAEConfig, task: Task) -> int:
+        """Count forward and backward pass of the student, and the forward pass of the alignment target."""
+        student, alignment = self._student_and_alignment(task)
+        return 3 * student + alignment
+
+    @staticmethod
+    def _student_and_alignment(task: Task) -> tuple[int, int]:
+        task = cast(CAETask, task)
+        return task.model.forward_macs(task.num_masked)
+
+    def infer_arguments(self, stored: Checkpoint) -> dict[str, Any]:
+        """Read `ContextAutoencoder` arguments off the tensors."""
+        return cae.infer_arguments(stored.model, find_dialect(stored.dialect), str(stored.path))
+
     def config_of(self, arguments: dict[str, Any]) -> CAEConfig:
-        """Make a config from `ContextAutoencoder` arguments."""
+        """Make the options for `ContextAutoencoder` arguments."""
         sizes = {name: value for name, value in arguments.items() if name in NETWORK_OPTIONS and value is not None}
         # Every published recipe normalizes by ImageNet's statistics, although no default does.
         return CAEConfig(input_size=(arguments["img_size"],), imagenet_default_mean_and_std=True, **sizes)
 
-    def training_macs(self, config: PretrainConfig, task: Task) -> int:
-        """Forward and backward of the student, forward of the alignment target; the tokenizer is apart."""
-        task = cast(CAETask, task)
-        student, alignment = task.model.forward_macs(task.num_masked)
-        return 3 * student + alignment
+    def build_network(self, config: CAEConfig, stored: Checkpoint) -> ContextAutoencoder:
+        """Build the network without its target: a tokenizer is not in the file."""
+        return self._model(config, self._num_classes(stored))
+
+    def describe(self, stored: Checkpoint, config: CAEConfig | None) -> Description:
+        """Describe regressor and decoder, and the target that stored options name."""
+        foreign_name = find_dialect(stored.dialect).foreign_name
+        token = tensor_of_rank(stored.model, foreign_name("mask_token"), 3, str(stored.path))
+        num_classes = self._num_classes(stored)
+        decoder = {
+            "embed_dim": 0 if token is None else token.shape[-1],
+            "regressor_depth": count_blocks(stored.model, foreign_name("regressor.blocks.")),
+            "depth": count_blocks(stored.model, foreign_name("decoder.blocks.")),
+            "num_heads": None if config is None else config.decoder_num_heads,
+            "outputs": num_classes,
+        }
+        options = stored.meta.get("args")
+        mode = options.get("target_mode", "clusterID") if isinstance(options, dict) else "clusterID"
+        target = f"tokens of hidden patches, one of {num_classes}" if mode == "clusterID" else f"--target_mode {mode}"
+        # A checkpoint of this suite names its tokenizer.
+        flags = "" if stored.meta.get("phase") else f" --{self.tokenizer_option} DIR"
+        return Description("context autoencoder: encoder, regressor and decoder", {"decoder": decoder}, target, flags)
+
+    @staticmethod
+    def _num_classes(stored: Checkpoint) -> int | None:
+        bias = find_dialect(stored.dialect).foreign_name("decoder.head.bias")
+        found = tensor_of_rank(stored.model, bias, 1, str(stored.path))
+        return None if found is None else len(found)
 
     def _masks(self, config: CAEConfig) -> tuple[MaskDraw, int]:
-        """How a mask [rows, columns] is drawn and the number of patches it hides."""
+        """Return the draw of a mask [rows, columns] and the number of patches it hides."""
         grid = self._grid(config)
         if config.mask_generator == "random":
             share = cast(float, config.ratio_mask_patches)
@@ -233,20 +275,20 @@ class CAE(Method):
         return config.patch_size or int(find_variant(config.model).arguments["patch_size"])
 
     def _tokenizer_size(self, config: CAEConfig) -> tuple[int, int]:
-        """Height and width of the tokenizer's view, which must give one token per patch."""
+        """Return height and width of the tokenizer's view, which must give one token per patch."""
         rows, columns = self._grid(config)
         wanted = (rows * STRIDE, columns * STRIDE)
         given = config.second_input_size
         if given is not None and (given[0], given[-1]) != wanted:
             raise ConfigError(
-                f"second_input_size {given} does not give one token to each of {rows} x {columns} patches; the dVAE "
-                f"makes one of {STRIDE} x {STRIDE} pixels, so it must be {wanted[0]} x {wanted[1]}"
+                f"second_input_size {given} does not give one token to each of {rows} x {columns} patches: the dVAE "
+                f"makes a token of {STRIDE} x {STRIDE} pixels; give {wanted[0]} x {wanted[1]}, or leave it out"
             )
         return wanted
 
 
 def _warn_of_idle_options(config: CAEConfig) -> None:
-    """Tell of options that were set and have nothing to act on."""
+    """Warn of options that are set but have no effect beside the others."""
     tokens, is_random = config.target_mode == "clusterID", config.discrete_vae_type == "random_init"
     idle = {
         "discrete_vae_weight_path": not tokens,
@@ -267,12 +309,7 @@ def _warn_of_idle_options(config: CAEConfig) -> None:
             )
 
 
-def _to_uint8(pixels: Tensor) -> np.ndarray:
-    """[B, C, H, W] in [0, 1] -> uint8 [B, H, W, C]."""
-    return (pixels.clip(0, 1) * 255).round().astype("uint8").numpy().transpose(0, 2, 3, 1)
-
-
-def _classifier_arguments(config: Any) -> dict[str, Any]:
+def _classifier_arguments(config: CAEFinetuneConfig | CAELinprobeConfig) -> dict[str, Any]:
     fixed = "row first" if config.sin_pos_emb else "none"
     return {
         "global_pool": config.global_pool,
@@ -286,4 +323,6 @@ def _classifier_arguments(config: Any) -> dict[str, Any]:
 
 
 METHOD = CAE()
-CLASSIFIER = ClassifierRecipe(_classifier_arguments, norm_into_fc_norm=True)
+CLASSIFIER = ClassifierRecipe(
+    _classifier_arguments, models="cae_*_224", base_model="cae_base_patch16_224", norm_into_fc_norm=True
+)

@@ -29,7 +29,7 @@ from plsc_mae.methods import load_recipe
 from plsc_mae.methods.base import Batch, StepOutput, Task
 from plsc_mae.models import registry
 from plsc_mae.models.classifier import ImageClassifier
-from plsc_mae.models.registry import create_model, require_network
+from plsc_mae.models.registry import ENCODER_OPTIONS, create_model, require_network
 from plsc_mae.optim import (
     VIT_NO_DECAY,
     ParamGroup,
@@ -40,7 +40,6 @@ from plsc_mae.optim import (
 )
 from plsc_mae.weights.reader import Checkpoint
 
-SIZE_OPTIONS = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "drop_path")
 CROP_SCALE = (0.08, 1.0)
 AVERAGE = "model_ema"
 
@@ -205,7 +204,7 @@ def build_normalize(config: ClassifyConfig) -> Normalize:
 def build_classifier(config: ClassifyConfig, num_classes: int) -> ImageClassifier:
     """Make the network that the config names, with fresh weights."""
     require_network(config.model, registry.CLASSIFIER)
-    arguments = {name: getattr(config, name) for name in SIZE_OPTIONS}
+    arguments = {name: getattr(config, name) for name in ENCODER_OPTIONS}
     if isinstance(config, LinprobeConfig) or config.probe != "none":
         arguments |= {"probe": config.probe, "linear_depth": config.linear_depth}  # type: ignore[attr-defined]
     arguments |= load_recipe(config.method).arguments(config)

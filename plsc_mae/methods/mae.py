@@ -3,57 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+import inspect
+from collections.abc import Collection
 from types import MappingProxyType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import numpy as np
 import paddle
+from paddle import nn
 
-from plsc_mae.analysis.reconstruct import PatchStats, redraw
-from plsc_mae.config import PRETRAIN, PretrainConfig
-from plsc_mae.data.decode import Interpolation, SourceImage
+from plsc_mae.config.mae import AutoencoderConfig, MAEConfig, MAEFinetuneConfig, MAELinprobeConfig
+from plsc_mae.config.mae_pytorch import BeitStylePretrainConfig
 from plsc_mae.data.normalize import Normalize
-from plsc_mae.data.transforms import RandomCropFlip, ResizeCenterCrop, Sample
+from plsc_mae.data.transforms import RandomCropFlip, ResizeCenterCrop
 from plsc_mae.errors import ConfigError
 from plsc_mae.masking import num_visible
-from plsc_mae.methods.base import (
-    DEFAULT_SIZE,
-    Batch,
-    ClassifierRecipe,
-    Method,
-    Pictures,
-    StepOutput,
-    Task,
-    visible_mean,
-)
+from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task, to_pictures, visible_mean
+from plsc_mae.methods.contract import DEFAULT_SIZE, ClassifierRecipe, Description, Method
+from plsc_mae.methods.mae_pictures import redraw
+from plsc_mae.methods.masks import WithNoise
 from plsc_mae.models import registry
-from plsc_mae.models.mae import MaskedAutoencoder
-from plsc_mae.models.registry import arguments_of, create_model, find_variant, require_network
+from plsc_mae.models.mae import MaskedAutoencoder, hidden_patch_loss
+from plsc_mae.models.registry import ENCODER_OPTIONS, arguments_of, create_model, find_variant, require_network
 from plsc_mae.models.vit import VisionTransformer, pair, patch_grid
 from plsc_mae.optim import ParamGroup, weight_decay_groups
-from plsc_mae.weights.dialects import autoencoder
+from plsc_mae.weights.dialects import autoencoder, find_dialect
+from plsc_mae.weights.dialects.base import count_blocks, tensor_of_rank
+from plsc_mae.weights.dialects.mae_priv import HEAD_DIM
 
-ENCODER_OPTIONS = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "drop_path")
-NETWORK_OPTIONS = (
-    *ENCODER_OPTIONS,
-    "decoder_embed_dim",
-    "decoder_depth",
-    "decoder_num_heads",
-    "norm_pix_loss",
-)
+if TYPE_CHECKING:
+    from plsc_mae.data.decode import Interpolation
+    from plsc_mae.weights import Checkpoint
+
+DECODER_OPTIONS = ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")
+NETWORK_OPTIONS = (*ENCODER_OPTIONS, *DECODER_OPTIONS, "norm_pix_loss")
+NO_KEY_BIAS = "encoder.blocks.0.attn.q_bias"  # a parameter of networks whose keys have no bias
+AutoencoderT = TypeVar("AutoencoderT", bound=AutoencoderConfig)
+SuccessorT = TypeVar("SuccessorT", bound=BeitStylePretrainConfig)
 
 
 class MAETask(Task):
-    """Redraw hidden patches; the mask comes with the sample as noise.
+    """Prediction of hidden patches; the sample brings the noise that decides its mask.
 
     Args:
         model: the autoencoder.
         mask_ratio: share of hidden patches.
-        normalize: what makes the network's floats of images.
+        normalize: converts images to the network's floats.
         shared_mask: hide the same patches in all images of a batch, by the noise of the first.
-        no_decay: names of parameters without weight decay beside the usual ones.
+        no_decay: names of parameters without weight decay besides vectors and biases.
     """
+
+    model: MaskedAutoencoder
 
     def __init__(
         self,
@@ -69,68 +68,73 @@ class MAETask(Task):
         self.normalize = normalize or Normalize()
         self.mask_ratio, self.shared_mask, self.no_decay = mask_ratio, shared_mask, no_decay
 
+    @property
+    def num_masked(self) -> int:
+        """M, the hidden patches of an image."""
+        return self.model.encoder.num_patches - self.model.num_visible(self.mask_ratio)
+
     def forward(self, batch: Batch) -> StepOutput:
-        """Loss of a batch of {"image": uint8 [B, H, W, 3], "noise": float32 [B, L]}."""
+        """Compute the loss of a batch of {"image": uint8 [B, H, W, 3], "noise": float32 [B, L]}."""
         images, noise = self.normalize(batch["image"]), batch["noise"]
         if self.shared_mask:
             noise = noise[:1].expand(noise.shape)
-        out = self.model(images, noise, self.mask_ratio, loss_only=True)
+        hidden = self.model.predict_hidden(images, self.model.random_masks(noise, self.mask_ratio))
+        loss = hidden_patch_loss(hidden.pred, hidden.target)
         first = self.model.encoder.num_prefix_tokens
-        features = visible_mean(out.latent[:, first:]) if self.gives_features else None
-        return StepOutput(out.loss, {"loss": out.loss.detach()}, features)
+        features = visible_mean(hidden.latent[:, first:]) if self.gives_features else None
+        return StepOutput(loss, {"loss": loss.detach()}, features)
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
-        """Spare `no_decay` too."""
+        """Group the parameters; those of `no_decay` have no weight decay either."""
         return weight_decay_groups(self.model.named_parameters(), weight_decay, self.no_decay)
 
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
-        """Original, masked, reconstruction, and reconstruction with the visible patches put back."""
+        """Draw original, masked image, reconstruction, and reconstruction with the visible patches put back."""
         if patch_stats is not None and not self.model.norm_pix_loss:
             raise ConfigError("--patch_stats is for models trained with norm_pix_loss; this one predicts pixels")
         with paddle.no_grad():
             images = self.normalize(batch["image"])
             drawn = redraw(self.model, images, batch["noise"], self.mask_ratio, patch_stats or "original")
-            return {
-                label: (self.normalize.denormalize(x).clip(0, 1) * 255)
-                .round()
-                .astype("uint8")
-                .numpy()
-                .transpose(0, 2, 3, 1)
-                for label, x in drawn.items()
-            }
+            return to_pictures({label: self.normalize.denormalize(x) for label, x in drawn.items()})
 
 
-class WithNoise:
-    """A transform that adds the noise [L] behind the sample's mask to what another transform makes."""
-
-    def __init__(self, transform: Callable[[SourceImage, np.random.Generator], Sample], num_patches: int) -> None:
-        self.transform = transform
-        self.num_patches = num_patches
-
-    def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
-        """Draw crop and flip first, then the noise."""
-        sample = self.transform(image, rng)
-        return {**sample, "noise": rng.random(self.num_patches, dtype=np.float32)}
-
-
-class MAE(Method):
-    """The masked autoencoder. Its successors are subclasses.
+class AutoencoderMethod(Method[AutoencoderT]):
+    """A method that trains `MaskedAutoencoder`: MAE and its successors.
 
     Attributes:
-        dialect: whose network is meant by names that several code bases have.
-        default_model: that files of this method start from; their sizes replace its.
-        interpolation: of crops and resizes.
-        no_decay: names of parameters without weight decay beside the usual ones.
+        dialect: the code base whose network a name means if several have it; empty for facebookresearch/mae.
+        default_model: the registered network of files without options; their sizes replace its own.
+        interpolation: filter of crops and resizes.
+        no_decay: names of parameters without weight decay besides vectors and biases.
     """
 
-    foreign = MappingProxyType(dict.fromkeys(("facebook", "plsc"), autoencoder.infer_arguments))
+    network = "mae"
+    network_tensors = ("decoder.mask_token", "decoder.embed.weight")
+    stored_options = MappingProxyType(
+        {"norm_pix_loss": ("norm_pix_loss", "normlize_target"), "mask_ratio": ("mask_ratio",)}
+    )
+    parity = "mae"
     dialect = ""
     default_model = "mae_vit_base_patch16"
     interpolation: Interpolation = "bicubic"
     no_decay: Collection[str] = ()
 
-    def build_task(self, config: Any) -> MAETask:
-        """Build the network that the config names, with its overrides."""
+    # What a subclass changes: four options that only some of the code bases have.
+
+    def switches(self, config: AutoencoderT) -> dict[str, Any]:
+        """Return network arguments for the options of this method alone."""
+        return {}
+
+    def hflip(self, config: AutoencoderT) -> float:
+        """Return the probability of a horizontal flip."""
+        return 0.5
+
+    def shared_mask(self, config: AutoencoderT) -> bool:
+        """Return whether all images of a batch have the same mask."""
+        return False
+
+    def build_task(self, config: AutoencoderT) -> MAETask:
+        """Build the named network with its overrides."""
         require_network(config.model, registry.MAE)
         self._check_mask(config)
         overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS} | self.switches(config)
@@ -143,8 +147,8 @@ class MAE(Method):
             no_decay=self.no_decay,
         )
 
-    def build_encoder(self, config: Any) -> VisionTransformer:
-        """Build the encoder of the network that the config names."""
+    def build_encoder(self, config: AutoencoderT) -> VisionTransformer:
+        """Build the encoder of the named network."""
         overrides = {name: getattr(config, name) for name in ENCODER_OPTIONS} | self.switches(config)
         arguments = arguments_of(config.model, self.dialect, **overrides)
         if arguments.pop("train_positions", False):
@@ -152,40 +156,81 @@ class MAE(Method):
         known = VisionTransformer.__init__.__annotations__
         return VisionTransformer(config.image_size, **{name: arguments[name] for name in arguments if name in known})
 
-    def switches(self, config: Any) -> dict[str, Any]:
-        """Arguments of the network by options that only this method has."""
-        return {"norm_eps": config.norm_eps, "train_positions": config.train_positions}
-
-    def hflip(self, config: Any) -> float:
-        """Probability of a horizontal flip."""
-        return 0.5
-
-    def shared_mask(self, config: Any) -> bool:
-        """Whether all images of a batch have one mask."""
-        return False
-
-    def train_transform(self, config: Any) -> WithNoise:
-        """Random resized crop, flipped now and then."""
+    def train_transform(self, config: AutoencoderT) -> WithNoise:
+        """Return a random resized crop with a random flip, and the noise of the mask."""
         crop = RandomCropFlip(config.image_size, config.crop_scale, self.hflip(config), self.interpolation)
         return WithNoise(crop, self._num_patches(config))
 
-    def view_transform(self, config: Any) -> WithNoise:
-        """Shorter side to the input size, then the center."""
+    def view_transform(self, config: AutoencoderT) -> WithNoise:
+        """Return a resize of the shorter side with a center crop, and the noise of the mask."""
         center = ResizeCenterCrop(config.image_size, max(config.image_size), self.interpolation)
         return WithNoise(center, self._num_patches(config))
 
-    def config_of(self, arguments: dict[str, Any]) -> PretrainConfig:
-        """Make a config from `MaskedAutoencoder` arguments and options that were stored with them."""
-        cls = PRETRAIN[self.dialect or "mae"]
-        known = {field.name for field in dataclasses.fields(cls)}
-        options = {name: value for name, value in arguments.items() if name in known and value is not None}
-        return cls(**{"model": self.default_model, **options}, input_size=pair(arguments["img_size"] or DEFAULT_SIZE))
+    def forward_macs(self, config: AutoencoderT, task: Task) -> int:
+        """Count with the visible share that this run encodes."""
+        return cast(MAETask, task).model.forward_macs(config.mask_ratio)
 
-    def training_macs(self, config: Any, task: Task) -> int:
-        """Count for the visible share that this run encodes."""
-        return 3 * task.model.forward_macs(config.mask_ratio)
+    def training_macs(self, config: AutoencoderT, task: Task) -> int:
+        """Count the forward pass three times."""
+        return 3 * self.forward_macs(config, task)
 
-    def _check_mask(self, config: Any) -> None:
+    def infer_arguments(self, stored: Checkpoint) -> dict[str, Any]:
+        """Read `MaskedAutoencoder` arguments off the tensors; the decoder's are None for an encoder alone."""
+        return autoencoder.infer_arguments(stored.model, find_dialect(stored.dialect), str(stored.path))
+
+    def config_of(self, arguments: dict[str, Any]) -> AutoencoderT:
+        """Make the options for `MaskedAutoencoder` arguments and options that a file stores beside them."""
+        known = {field.name for field in dataclasses.fields(self.config_class)}
+        given = {name: value for name, value in arguments.items() if name in known and value is not None}
+        size = pair(arguments["img_size"] or DEFAULT_SIZE)
+        return self.config_class(**{"model": self.default_model, **given}, input_size=size)
+
+    def describe(self, stored: Checkpoint, config: AutoencoderT | None) -> Description:
+        """Describe the decoder, and the normalization of the targets as far as stored options say."""
+        foreign_name = find_dialect(stored.dialect).foreign_name
+        token = tensor_of_rank(stored.model, foreign_name("decoder.mask_token"), 3, str(stored.path))
+        decoder = {
+            "embed_dim": 0 if token is None else token.shape[-1],
+            "depth": count_blocks(stored.model, foreign_name("decoder.blocks.")),
+        }
+        decoder["num_heads"] = None if config is None else self._decoder_heads(stored, config, decoder["embed_dim"])
+        options = stored.meta.get("args")
+        names = self.stored_options["norm_pix_loss"]
+        found = [options[name] for name in names if name in options] if isinstance(options, dict) else []
+        assumed = config is not None and config.norm_pix_loss
+        flag = "--no_norm_pix_loss" if assumed else "--norm_pix_loss"
+        target, flags = "pixels of hidden patches", ""
+        unknown: tuple[str, ...] = ()
+        if found:
+            target += ", normalized patch by patch" if found[0] else ", as they are"
+            flags = f" {flag}" if found[0] != assumed else ""
+        else:
+            unknown = (
+                f"whether these were normalized patch by patch: reconstruct assumes that they were"
+                f"{'' if assumed else ' not'}, unless it gets {flag}",
+            )
+        return Description("masked autoencoder: encoder and decoder", {"decoder": decoder}, target, flags, unknown)
+
+    def huggingface_settings(self, network: nn.Layer) -> dict[str, Any]:
+        """Return the decoder's entries of Transformers' ViTMAEConfig."""
+        decoder = network.decoder
+        return {
+            "decoder_hidden_size": decoder.embed.weight.shape[1],
+            "decoder_num_hidden_layers": len(decoder.blocks),
+            "decoder_num_attention_heads": decoder.blocks[0].attn.num_heads,
+            "decoder_intermediate_size": decoder.blocks[0].mlp.fc1.weight.shape[1],
+            "norm_pix_loss": network.norm_pix_loss,
+        }
+
+    def _decoder_heads(self, stored: Checkpoint, config: AutoencoderT, width: int) -> int | None:
+        """Return the decoder's heads; a checkpoint of this suite names its network, which has them."""
+        if config.decoder_num_heads is not None or not stored.meta.get("phase"):
+            return config.decoder_num_heads
+        default = inspect.signature(MaskedAutoencoder).parameters["decoder_num_heads"].default
+        heads = arguments_of(config.model, self.dialect).get("decoder_num_heads", default)
+        return cast(int, heads or max(width // HEAD_DIM, 1))
+
+    def _check_mask(self, config: AutoencoderT) -> None:
         patches = self._num_patches(config)
         rounding = arguments_of(config.model, self.dialect).get("round_down", "visible")
         visible = num_visible(patches, config.mask_ratio, rounding)
@@ -196,22 +241,51 @@ class MAE(Method):
             )
 
     @staticmethod
-    def _num_patches(config: Any) -> int:
+    def _num_patches(config: AutoencoderConfig) -> int:
         patch_size = config.patch_size or find_variant(config.model).arguments["patch_size"]
         rows, columns = patch_grid(config.image_size, patch_size)
         return rows * columns
 
 
-class BeitStyleMAE(MAE):
-    """What pre-training of MAE-priv and of MAE-pytorch share: bilinear crops, a mask token without weight decay."""
+class MAE(AutoencoderMethod[MAEConfig]):
+    """The masked autoencoder of facebookresearch/mae, PLSC and LiBai."""
+
+    config_class = MAEConfig
+    dialects = frozenset({"facebook", "plsc"})
+
+    def recognizes(self, stored: Checkpoint) -> bool:
+        """Return whether keys have a bias, which the successors lack."""
+        return super().recognizes(stored) and NO_KEY_BIAS not in stored.model
+
+    def switches(self, config: MAEConfig) -> dict[str, Any]:
+        """Return LiBai's eps and trained positions."""
+        return {"norm_eps": config.norm_eps, "train_positions": config.train_positions}
+
+
+class BeitStyleMAE(AutoencoderMethod[SuccessorT]):
+    """The shared part of MAE-priv and MAE-pytorch: bilinear crops, a mask token without weight decay."""
 
     default_model = "pretrain_mae_base_patch16_224"
     interpolation: Interpolation = "bilinear"
     no_decay = ("decoder.mask_token",)
+    bridge_bias: bool  # whether the projection from encoder to decoder has a bias
+
+    def recognizes(self, stored: Checkpoint) -> bool:
+        """Return whether a file is of the dialect, or has this network's biases under our names."""
+        has_bias = "decoder.embed.bias" in stored.model
+        return stored.dialect in self.dialects or (
+            super().recognizes(stored) and NO_KEY_BIAS in stored.model and has_bias == self.bridge_bias
+        )
+
+
+def _classifier_arguments(config: MAEFinetuneConfig | MAELinprobeConfig) -> dict[str, Any]:
+    return {"global_pool": config.global_pool, "norm_eps": config.norm_eps}
 
 
 METHOD = MAE()
-# Fine-tuning draws the head's weights close to 0 after loading (facebookresearch/mae main_finetune.py).
 CLASSIFIER = ClassifierRecipe(
-    lambda config: {"global_pool": config.global_pool, "norm_eps": config.norm_eps}, head_std=2e-5
+    _classifier_arguments,
+    models="vit_*_patch1[46]",
+    base_model="vit_base_patch16",
+    head_std=2e-5,  # fine-tuning redraws the head close to 0 after loading (facebookresearch/mae main_finetune.py)
 )

@@ -1,42 +1,43 @@
-"""BUPT-PRIV/MAE-priv: pre-training with a class token by choice, classifiers with one where it is classified."""
+"""BUPT-PRIV/MAE-priv: pre-training with an optional class token; classifiers have one if it is what they classify."""
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import Any
 
+from plsc_mae.config.mae_priv import MAEPrivConfig, MAEPrivFinetuneConfig, MAEPrivLinprobeConfig
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD, random_resized_crop_box
 from plsc_mae.errors import ConfigError
-from plsc_mae.methods.base import ClassifierRecipe
+from plsc_mae.methods.contract import ClassifierRecipe, Sizes
 from plsc_mae.methods.mae import BeitStyleMAE
-from plsc_mae.weights.dialects import autoencoder
 
 
-class MAEPriv(BeitStyleMAE):
-    """Its pre-training (tools/run_pretraining.py): one mask for a batch by default, bilinear crops."""
+class MAEPriv(BeitStyleMAE[MAEPrivConfig]):
+    """Pre-training as in tools/run_pretraining.py: by default one mask per batch, bilinear crops."""
 
-    foreign = MappingProxyType({"mae_priv": autoencoder.infer_arguments})
+    config_class = MAEPrivConfig
+    dialects = frozenset({"mae_priv"})
     dialect = "mae_priv"
+    bridge_bias = True
 
-    def switches(self, config: Any) -> dict[str, Any]:
-        """The class token."""
+    def switches(self, config: MAEPrivConfig) -> dict[str, Any]:
+        """Return the class token."""
         return {"class_token": config.class_token}
 
-    def shared_mask(self, config: Any) -> bool:
-        """One for the batch unless it is told otherwise."""
-        return bool(config.batched_shuffle)
+    def shared_mask(self, config: MAEPrivConfig) -> bool:
+        """Return whether all images of a batch have the same mask."""
+        return config.batched_shuffle
 
-    def hflip(self, config: Any) -> float:
-        """Probability of a horizontal flip."""
-        return float(config.hflip)
+    def hflip(self, config: MAEPrivConfig) -> float:
+        """Return the probability of a horizontal flip."""
+        return config.hflip
 
-    def normalize(self, config: Any) -> Normalize:
-        """ImageNet's statistics, or 0.5 and 0.5."""
+    def normalize(self, config: MAEPrivConfig) -> Normalize:
+        """Return ImageNet's statistics, or 0.5 and 0.5."""
         return Normalize(INCEPTION_MEAN, INCEPTION_STD) if config.imagenet_inception_mean_and_std else Normalize()
 
 
-def _classifier_arguments(config: Any) -> dict[str, Any]:
+def _classifier_arguments(config: MAEPrivFinetuneConfig | MAEPrivLinprobeConfig) -> dict[str, Any]:
     arguments = {
         "global_pool": config.global_pool,
         "class_token": not config.global_pool,
@@ -49,11 +50,21 @@ def _classifier_arguments(config: Any) -> dict[str, Any]:
         return arguments | {"fc_norm": True}
     if config.probe != "standard":
         raise ConfigError(
-            f"--linear_type {config.probe}: MAE-priv probes by a batch norm in the place of the final norm only; leave "
-            "it out, or take --method cae or mae"
+            f"--linear_type {config.probe}: MAE-priv has one kind of probe, a batch norm in place of the final norm; "
+            "leave --linear_type out, or take --method cae or mae"
         )
     return arguments | {"probe": "raw"}
 
 
+def _classifier_flags(encoder: Sizes) -> str:
+    return " --use_cls_token" if encoder["class_token"] else " --global_pool"
+
+
 METHOD = MAEPriv()
-CLASSIFIER = ClassifierRecipe(_classifier_arguments, probe_crop=random_resized_crop_box)
+CLASSIFIER = ClassifierRecipe(
+    _classifier_arguments,
+    models="vit_*_224",
+    base_model="vit_base_patch16_224",
+    flags=_classifier_flags,
+    probe_crop=random_resized_crop_box,
+)

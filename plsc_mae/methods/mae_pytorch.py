@@ -1,32 +1,29 @@
-"""pengzhiliang/MAE-pytorch: pre-training and classifiers without a class token on one-dimensional positions."""
+"""pengzhiliang/MAE-pytorch: pre-training and classifiers without a class token, on one-dimensional positions."""
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import Any
 
+from plsc_mae.config.mae_pytorch import MAEPytorchConfig, MAEPytorchFinetuneConfig
 from plsc_mae.data.transforms import random_resized_crop_box
-from plsc_mae.methods.base import ClassifierRecipe
+from plsc_mae.methods.contract import ClassifierRecipe
 from plsc_mae.methods.mae import BeitStyleMAE
-from plsc_mae.weights.dialects import autoencoder
 
 
-class MAEPytorch(BeitStyleMAE):
-    """Its pre-training (run_mae_pretraining.py): targets normalized by channel, bilinear crops, no flip."""
+class MAEPytorch(BeitStyleMAE[MAEPytorchConfig]):
+    """Pre-training as in run_mae_pretraining.py: targets normalized by channel, bilinear crops, no flip."""
 
-    foreign = MappingProxyType({"mae_pytorch": autoencoder.infer_arguments})
+    config_class = MAEPytorchConfig
+    dialects = frozenset({"mae_pytorch"})
     dialect = "mae_pytorch"
+    bridge_bias = False
 
-    def switches(self, config: Any) -> dict[str, Any]:
-        """It has none."""
-        return {}
-
-    def hflip(self, config: Any) -> float:
-        """Images are not flipped."""
+    def hflip(self, config: MAEPytorchConfig) -> float:
+        """Return 0: images are not flipped."""
         return 0.0
 
 
-def _classifier_arguments(config: Any) -> dict[str, Any]:
+def _classifier_arguments(config: MAEPytorchFinetuneConfig) -> dict[str, Any]:
     return {
         "global_pool": config.global_pool,
         "init_scale": config.init_scale,
@@ -36,4 +33,6 @@ def _classifier_arguments(config: Any) -> dict[str, Any]:
 
 
 METHOD = MAEPytorch()
-CLASSIFIER = ClassifierRecipe(_classifier_arguments, probe_crop=random_resized_crop_box)
+CLASSIFIER = ClassifierRecipe(
+    _classifier_arguments, models="vit_*_224", base_model="vit_base_patch16_224", probe_crop=random_resized_crop_box
+)

@@ -17,23 +17,21 @@ from plsc_mae.masking import split_mask
 from plsc_mae.models.layers import (
     LAYER_NORM_EPS,
     Block,
+    CrossAttention,
     DropPath,
     Exchange,
     Linear,
     Mlp,
     add_residual,
-    attention,
     attention_macs,
     constant_parameter,
+    copy_to_group,
     drop_path_rates,
     initializes,
     layer_norm,
     linear,
-    merge_heads,
     patchify,
     scaled,
-    split_heads,
-    spread,
     truncated_normal,
 )
 from plsc_mae.models.recompute import Recomputable
@@ -69,34 +67,9 @@ def after_norm(
     One standardized tensor then serves every norm that reads it, and scaling weights costs less than scaling tokens.
     `exchange` is with the processes that have the other columns of the weights.
     """
-    x, scale, shift = (spread(exchange, tensor) for tensor in (x, norm.weight, norm.bias))
+    x, scale, shift = (copy_to_group(exchange, tensor) for tensor in (x, norm.weight, norm.bias))
     shift = paddle.matmul(shift, weight)
     return linear(x, scale.unsqueeze(1) * weight, shift if bias is None else shift + bias)
-
-
-class CrossAttention(nn.Layer):
-    """Multi-head attention with separate projections and no bias on keys.
-
-    Where the heads do not divide the width they are D // H wide, as in the original.
-
-    Attributes:
-        exchange: with other processes that have the other heads; None where all are here. Who projects spreads.
-    """
-
-    exchange: Exchange | None = None
-
-    def __init__(self, dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        inner = num_heads * (dim // num_heads)
-        self.q, self.k, self.v = (Linear(dim, inner, bias=False) for _ in range(3))
-        self.q_bias, self.v_bias = constant_parameter(self, inner, 0.0), constant_parameter(self, inner, 0.0)
-        self.proj = Linear(inner, dim)
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend from projected q [B, M, I] to projected k, v [B, N, I]; returns [B, M, D]."""
-        q, k, v = (split_heads(x, self.num_heads) for x in (q, k, v))
-        return self.proj(merge_heads(attention(q, k, v)))
 
 
 class RegressorBlock(Recomputable):

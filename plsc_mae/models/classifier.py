@@ -13,19 +13,19 @@ import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError
-from plsc_mae.models.cae import CrossAttention
 from plsc_mae.models.layers import (
     INIT_STD,
     LAYER_NORM_EPS,
+    CrossAttention,
     Linear,
     attention,
     attention_macs,
+    copy_to_group,
     initializes,
     layer_norm,
     linear,
     merge_heads,
     split_heads,
-    spread,
 )
 from plsc_mae.models.vit import VisionTransformer
 
@@ -72,9 +72,9 @@ class AttentiveBlock(nn.Layer):
         """[B, M, D] and [B, N, D] -> [B, M, D]."""
         attn = self.cross_attn
         return attn(
-            linear(spread(attn.exchange, self.norm_q(query)), attn.q.weight, attn.q_bias),
-            linear(spread(attn.exchange, self.norm_k(x)), attn.k.weight, None),
-            linear(spread(attn.exchange, self.norm_v(x)), attn.v.weight, attn.v_bias),
+            linear(copy_to_group(attn.exchange, self.norm_q(query)), attn.q.weight, attn.q_bias),
+            linear(copy_to_group(attn.exchange, self.norm_k(x)), attn.k.weight, None),
+            linear(copy_to_group(attn.exchange, self.norm_v(x)), attn.v.weight, attn.v_bias),
         )
 
 

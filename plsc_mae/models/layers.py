@@ -19,6 +19,7 @@ from paddle import Tensor, nn
 
 from plsc_mae.models.recompute import Recomputable
 from plsc_mae.models.rel_pos_bias import RelativePositionBias
+from plsc_mae.models.tensor_split import HEADS, HIDDEN, TensorSplit
 
 LAYER_NORM_EPS = 1e-6
 INIT_STD = 0.02
@@ -70,20 +71,20 @@ def xavier_uniform(fan_in: int, fan_out: int) -> nn.initializer.Initializer:
 
 
 class Exchange(Protocol):
-    """Between processes of which each has some of a layer's heads or hidden columns (Shoeybi et al. 2019)."""
+    """Collectives of the processes that share a layer's heads or hidden columns (Shoeybi et al. 2019)."""
 
-    def spread(self, x: Tensor) -> Tensor:
-        """Take a tensor that all have to where each goes on alone: the same values; gradients are summed."""
+    def copy_to_group(self, x: Tensor) -> Tensor:
+        """Return x; the backward pass sums its gradient over the processes (Megatron's f)."""
         ...
 
-    def gather(self, x: Tensor) -> Tensor:
-        """Sum what each has made; gradients pass."""
+    def reduce_from_group(self, x: Tensor) -> Tensor:
+        """Sum x over the processes; the backward pass leaves the gradient as it is (Megatron's g)."""
         ...
 
 
-def spread(exchange: Exchange | None, x: Tensor) -> Tensor:
-    """`Exchange.spread`, or nothing where a layer is whole."""
-    return x if exchange is None else exchange.spread(x)
+def copy_to_group(exchange: Exchange | None, x: Tensor) -> Tensor:
+    """Apply `Exchange.copy_to_group`; without an exchange, return x."""
+    return x if exchange is None else exchange.copy_to_group(x)
 
 
 class Linear(nn.Linear):
@@ -103,7 +104,7 @@ class Linear(nn.Linear):
         """[..., in] -> [..., out]."""
         if self.exchange is None:
             return linear(input, self.weight, self.bias)
-        return self.exchange.gather(linear(input, self.weight, None)) + self.bias
+        return self.exchange.reduce_from_group(linear(input, self.weight, None)) + self.bias
 
 
 def layer_norm(dim: int, eps: float = LAYER_NORM_EPS) -> nn.LayerNorm:
@@ -262,6 +263,7 @@ class Attention(nn.Layer):
     """
 
     exchange: Exchange | None = None
+    tensor_split = TensorSplit(HEADS, {"qkv.weight": 3, "qkv.bias": 3, "q_bias": 1, "v_bias": 1}, rows="proj")
 
     def __init__(
         self,
@@ -290,7 +292,7 @@ class Attention(nn.Layer):
         """
         if self.rel_pos_bias is not None:
             bias = self.rel_pos_bias()
-        x, query = spread(self.exchange, x), None if query is None else spread(self.exchange, query)
+        x, query = copy_to_group(self.exchange, x), None if query is None else copy_to_group(self.exchange, query)
         weight, shift = self.qkv.weight, self._qkv_bias()
         if query is None:
             q, k, v = self._heads(linear(x, weight, shift), 3)
@@ -313,6 +315,35 @@ class Attention(nn.Layer):
         return list(paddle.unbind(x.transpose([2, 0, 3, 1, 4]), axis=0))
 
 
+class CrossAttention(nn.Layer):
+    """Multi-head attention with separate projections and no bias on keys (Atten4Vis/CAE).
+
+    If the heads do not divide the width D they are D // H wide, as in the original.
+
+    Attributes:
+        exchange: with other processes that have the other heads; None if all are here. The caller, which projects,
+            applies `copy_to_group`.
+    """
+
+    exchange: Exchange | None = None
+    tensor_split = TensorSplit(
+        HEADS, {"q.weight": 1, "k.weight": 1, "v.weight": 1, "q_bias": 1, "v_bias": 1}, rows="proj"
+    )
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        inner = num_heads * (dim // num_heads)
+        self.q, self.k, self.v = (Linear(dim, inner, bias=False) for _ in range(3))
+        self.q_bias, self.v_bias = constant_parameter(self, inner, 0.0), constant_parameter(self, inner, 0.0)
+        self.proj = Linear(inner, dim)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend from projected q [B, M, I] to projected k, v [B, N, I]; returns [B, M, D]."""
+        q, k, v = (split_heads(x, self.num_heads) for x in (q, k, v))
+        return self.proj(merge_heads(attention(q, k, v)))
+
+
 class Mlp(nn.Layer):
     """Two linear layers with the exact (erf) GELU between them; a share `drop_rate` of the outputs is dropped.
 
@@ -321,16 +352,19 @@ class Mlp(nn.Layer):
     """
 
     exchange: Exchange | None = None
+    tensor_split = TensorSplit(HIDDEN, {"fc1.weight": 1, "fc1.bias": 1}, rows="fc2")
 
     def __init__(self, dim: int, hidden_dim: int, drop_rate: float = 0.0) -> None:
         super().__init__()
-        self.drop_rate = drop_rate
+        self.hidden_dim, self.drop_rate = hidden_dim, drop_rate
         self.fc1 = Linear(dim, hidden_dim)
         self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
-        return dropout(self.fc2(F.gelu(self.fc1(spread(self.exchange, x)))), self.drop_rate if self.training else 0.0)
+        return dropout(
+            self.fc2(F.gelu(self.fc1(copy_to_group(self.exchange, x)))), self.drop_rate if self.training else 0.0
+        )
 
 
 class DropPath(nn.Layer):
@@ -389,23 +423,23 @@ class Block(Recomputable):
         self.gamma_1 = constant_parameter(self, dim, layer_scale) if layer_scale > 0 else None
         self.gamma_2 = constant_parameter(self, dim, layer_scale) if layer_scale > 0 else None
 
-    def forward(self, x: Tensor, rows: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """Transform all tokens, or only those whose output is wanted.
+    def forward(self, x: Tensor, ids: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Transform all tokens, or a subset of them.
 
         Args:
             x: tokens [B, N, D].
-            rows: flat indices [B*M] into [B*N] of the tokens to compute; every one of the N is still attended to.
-            bias: [H, N, N] or, with `rows`, [H, M, N], added to the logits of attention.
+            ids: int64 [B, M], the tokens of each sample to compute; they attend to all N.
+            bias: [H, N, N] or, with `ids`, [H, M, N], added to the logits of attention.
 
         Returns:
-            [B, N, D], or [B, M, D] with `rows`; the values are the same ones.
+            [B, N, D], or with `ids` the same values of these tokens, [B, M, D].
         """
         normed = self.norm1(x)
-        if rows is None:
+        if ids is None:
             x = add_residual(x, self.drop_path(scaled(self.attn(normed, bias=bias), self.gamma_1)))
         else:
-            attended = self.attn(normed, take_rows(normed, rows), bias)
-            x = add_residual(take_rows(x, rows), self.drop_path(scaled(attended, self.gamma_1)))
+            attended = self.attn(normed, gather_tokens(normed, ids), bias)
+            x = add_residual(gather_tokens(x, ids), self.drop_path(scaled(attended, self.gamma_1)))
         return add_residual(x, self.drop_path(scaled(self.mlp(self.norm2(x)), self.gamma_2)))
 
     def macs(self, tokens: int) -> int:
@@ -434,13 +468,13 @@ def add_residual(x: Tensor, branch: Tensor) -> Tensor:
     return x + (branch if branch.dtype == x.dtype else branch.astype(x.dtype))
 
 
-def take_rows(x: Tensor, rows: Tensor) -> Tensor:
-    """Gather tokens by flat index: [B, N, D] and [B*M] -> [B, M, D]."""
-    batch, _, dim = x.shape
-    return paddle.gather(x.reshape([-1, dim]), rows).reshape([batch, -1, dim])
+def gather_tokens(x: Tensor, ids: Tensor) -> Tensor:
+    """Gather tokens of every sample: x [B, N, D] and int64 ids [B, M] into N -> [B, M, D]."""
+    batch, tokens, dim = x.shape
+    return paddle.gather(x.reshape([-1, dim]), flat_ids(ids, tokens)).reshape([batch, -1, dim])
 
 
-def flat_rows(ids: Tensor, tokens: int) -> Tensor:
-    """Turn per-sample token indices [B, M] into flat indices [B*M] into [B*N], N = `tokens`."""
+def flat_ids(ids: Tensor, tokens: int) -> Tensor:
+    """Turn token indices of every sample, [B, M], into flat indices [B*M] into [B*N] with N = `tokens`."""
     offsets = paddle.arange(ids.shape[0], dtype=ids.dtype).unsqueeze(1) * tokens
     return (ids + offsets).reshape([-1])

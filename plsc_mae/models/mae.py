@@ -25,11 +25,10 @@ from plsc_mae.models.layers import (
     LAYER_NORM_EPS,
     Block,
     Linear,
-    flat_rows,
+    gather_tokens,
     initializes,
     layer_norm,
     patchify,
-    take_rows,
     truncated_normal,
     unpatchify,
 )
@@ -46,13 +45,31 @@ HEAD_DIM = 64  # of MAE-priv's decoders
 
 
 class MAEOutput(NamedTuple):
-    """What a forward pass of `MaskedAutoencoder` gives."""
+    """The result of a forward pass of `MaskedAutoencoder`."""
 
     loss: Tensor  # scalar: mean squared error over hidden patches
-    pred: Tensor | None  # [B, L, P*P*C] in raster order, in the space of the targets; None when only the loss is asked
+    pred: Tensor | None  # [B, L, P*P*C] in raster order, in the space of the targets; None with `loss_only`
     mask: Tensor  # bool [B, L], True = hidden
     latent: Tensor  # [B, 1 + K, D], class token first where there is one, patches in the order of rising noise
     ids_restore: Tensor  # int64 [B, L]
+
+
+class HiddenPatches(NamedTuple):
+    """The predictions for hidden patches and their targets, in the order of `Mask.ids_masked`."""
+
+    pred: Tensor  # [B, M, P*P*C]
+    target: Tensor  # [B, M, P*P*C]
+    latent: Tensor  # see `MAEOutput`
+
+
+def hidden_patch_loss(pred: Tensor, target: Tensor) -> Tensor:
+    """Return MAE's loss, the mean squared error over the pixels of hidden patches, in float32.
+
+    Args:
+        pred: [B, M, P*P*C].
+        target: [B, M, P*P*C], see `MaskedAutoencoder.target`.
+    """
+    return squared_error(pred, target)
 
 
 class MAEDecoder(nn.Layer):
@@ -97,34 +114,34 @@ class MAEDecoder(nn.Layer):
         self.norm = layer_norm(embed_dim)
         self.pred = Linear(embed_dim, patch_dim)
 
-    def forward(self, latent: Tensor, mask: Mask, *, only_masked: bool = False) -> Tensor:
+    def forward(self, latent: Tensor, masks: Mask, *, only_masked: bool = False) -> Tensor:
         """Predict patches.
 
         Args:
             latent: encoder output [B, K, D], or [B, 1 + K, D] where the class token is decoded too.
-            mask: which patches the encoder saw.
+            masks: visible and hidden patches.
             only_masked: let the last block and the head work on hidden patches only, in the order of `ids_masked`;
                 the values are the same, at less cost.
 
         Returns:
             [B, L, P*P*C] in raster order, or [B, M, P*P*C].
         """
-        x, first = self._tokens(latent, mask.ids_restore), self.num_prefix_tokens
+        x, first = self._tokens(latent, masks.ids_restore), self.num_prefix_tokens
         for block in self.blocks[:-1]:
             x = block(x)
         if only_masked:
-            x = self.blocks[-1](x, flat_rows(mask.ids_masked + first, x.shape[1]))
+            x = self.blocks[-1](x, masks.ids_masked + first)
         else:
             x = self.blocks[-1](x)[:, first:]
         return self.pred(self.norm(x))
 
     def _tokens(self, latent: Tensor, ids_restore: Tensor) -> Tensor:
-        """Class token, where there is one, then visible and mask tokens in raster order, with positions."""
+        """Return the class token, if decoded, and visible and mask tokens in raster order, with positions."""
         (batch, patches), first = ids_restore.shape, self.num_prefix_tokens
         x = self.embed(latent)
         hidden = self.mask_token.astype(x.dtype).expand([batch, patches + first - x.shape[1], x.shape[2]])
         shuffled = paddle.concat([x[:, first:], hidden], axis=1)
-        raster = take_rows(shuffled, flat_rows(ids_restore, patches))
+        raster = gather_tokens(shuffled, ids_restore)
         return (paddle.concat([x[:, :first], raster], axis=1) if first else raster) + self.pos_embed
 
 
@@ -240,29 +257,49 @@ class MaskedAutoencoder(nn.Layer):
             mask: bool [B, L], True = hidden, in place of noise and ratio; every image hides the same number.
             loss_only: predict hidden patches only; `pred` is then None and the loss the same.
         """
-        hidden = self._masks(images.shape[0], noise, mask_ratio) if mask is None else mask_from_bool(mask)
+        if mask is not None:
+            masks = mask_from_bool(mask)
+        else:
+            noise = paddle.rand([images.shape[0], self.encoder.num_patches]) if noise is None else noise
+            masks = self.random_masks(noise, mask_ratio)
+        if loss_only:
+            hidden, pred = self.predict_hidden(images, masks), None
+        else:
+            patches = patchify(images, self.patch_size)
+            latent = self.encoder.encode(patches, masks.ids_keep)
+            pred = self.decoder(self._decoder_input(latent), masks)
+            hidden = self._hidden(gather_tokens(pred, masks.ids_masked), patches, masks, latent)
+        loss = hidden_patch_loss(hidden.pred, hidden.target)
+        return MAEOutput(loss, pred, masks.mask, hidden.latent, masks.ids_restore)
+
+    def random_masks(self, noise: Tensor, mask_ratio: float) -> Mask:
+        """Hide the patches with the largest noise [B, L], rounding as this network's code base does."""
+        return random_masking(noise, mask_ratio, self.round_down)
+
+    def predict_hidden(self, images: Tensor, masks: Mask) -> HiddenPatches:
+        """Encode the visible patches and predict the hidden ones alone, as training does.
+
+        Args:
+            images: [B, C, H, W], normalized.
+            masks: visible and hidden patches.
+        """
         patches = patchify(images, self.patch_size)
-        latent = self.encoder.encode(patches, hidden.ids_keep)
-        masked_rows = flat_rows(hidden.ids_masked, self.encoder.num_patches)
-        decoded = latent[:, self.encoder.num_prefix_tokens - self.decoder.num_prefix_tokens :]
-        pred = self.decoder(decoded, hidden, only_masked=loss_only)
-        pred_masked = pred if loss_only else take_rows(pred, masked_rows)
-        loss = squared_error(pred_masked, self.target(take_rows(patches, masked_rows)))
-        return MAEOutput(loss, None if loss_only else pred, hidden.mask, latent, hidden.ids_restore)
+        latent = self.encoder.encode(patches, masks.ids_keep)
+        pred = self.decoder(self._decoder_input(latent), masks, only_masked=True)
+        return self._hidden(pred, patches, masks, latent)
 
     def target(self, patches: Tensor) -> Tensor:
-        """What the decoder is to predict for patches [..., P*P*C] of normalized images, in its layout."""
-        pixels = self._pixels(patches)
-        if self.norm_pix_loss and self.pixel_norm == "patch":
-            pixels = normalize_patches(pixels)
-        elif self.norm_pix_loss:
-            mean, scale = patch_statistics(pixels, self.pixel_norm, self.in_chans)
-            pixels = (pixels - mean) / scale
+        """Return the prediction targets of patches [..., P*P*C] of normalized images, in the decoder's layout."""
+        pixels = self._target_space(patches)
+        if self.norm_pix_loss:
+            pixels = normalize_patches(pixels, self.pixel_norm, self.in_chans)
         return channels_first(pixels, self.in_chans) if self.channels_first else pixels
 
     def statistics(self, patches: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Mean and scale that `target` divides out of patches [..., P*P*C], or None if it does not."""
-        return patch_statistics(self._pixels(patches), self.pixel_norm, self.in_chans) if self.norm_pix_loss else None
+        """Return mean and scale that `target` divides out of patches [..., P*P*C]; None without normalization."""
+        if not self.norm_pix_loss:
+            return None
+        return patch_statistics(self._target_space(patches), self.pixel_norm, self.in_chans)
 
     def drawn(self, pred: Tensor, statistics: tuple[Tensor, Tensor] | None) -> Tensor:
         """Turn predictions [..., K] into patches [..., P*P*C] of normalized images, the inverse of `target`."""
@@ -273,24 +310,26 @@ class MaskedAutoencoder(nn.Layer):
             return pixels
         return (pixels - self._per_value(self.pixel_mean)) / self._per_value(self.pixel_std)
 
-    def _pixels(self, patches: Tensor) -> Tensor:
-        """Patches in the space of the targets."""
+    def _decoder_input(self, latent: Tensor) -> Tensor:
+        """Drop the class token where the decoder has none."""
+        return latent[:, self.encoder.num_prefix_tokens - self.decoder.num_prefix_tokens :]
+
+    def _hidden(self, pred: Tensor, patches: Tensor, masks: Mask, latent: Tensor) -> HiddenPatches:
+        return HiddenPatches(pred, self.target(gather_tokens(patches, masks.ids_masked)), latent)
+
+    def _target_space(self, patches: Tensor) -> Tensor:
+        """Undo the normalization of the images where the targets are pixels in [0, 1]."""
         if self.pixel_mean is None or self.pixel_std is None:
             return patches
         return patches * self._per_value(self.pixel_std) + self._per_value(self.pixel_mean)
 
     def _per_value(self, channels: tuple[float, ...]) -> Tensor:
-        """A number for each channel -> one for each value of a patch, [P*P*C]."""
+        """Repeat a number per channel for every value of a patch: [P*P*C]."""
         return paddle.to_tensor(channels * (self.patch_size * self.patch_size), dtype="float32")
-
-    def _masks(self, batch: int, noise: Tensor | None, mask_ratio: float) -> Mask:
-        if noise is None:
-            noise = paddle.rand([batch, self.encoder.num_patches])
-        return random_masking(noise, mask_ratio, self.round_down)
 
     @initializes
     def _initialize_as_torch(self) -> None:
-        """What the other implementations leave to PyTorch: U(-b, b) with b = 1 / sqrt(inputs), for biases too."""
+        """Draw from U(-b, b), b = 1 / sqrt(inputs), biases too: PyTorch's default, which the successors keep."""
         proj, bridge = self.encoder.patch_embed.proj, self.decoder.embed
         for layer, inputs in ((proj, math.prod(proj.weight.shape[1:])), (bridge, bridge.weight.shape[0])):
             for parameter in (layer.weight, layer.bias):
@@ -305,17 +344,21 @@ class MaskedAutoencoder(nn.Layer):
         return self.encoder.forward_features(images)
 
     def patchify(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, L, P*P*C]."""
+        """Cut images into patches: [B, C, H, W] -> [B, L, P*P*C]."""
         return patchify(images, self.patch_size)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
-        """[B, L, P*P*C] -> [B, C, H, W]."""
+        """Put patches together into images: [B, L, P*P*C] -> [B, C, H, W]."""
         return unpatchify(patches, self.encoder.grid, self.patch_size)
+
+    def num_visible(self, mask_ratio: float) -> int:
+        """Return the number of patches that the encoder sees."""
+        return num_visible(self.encoder.num_patches, mask_ratio, self.round_down)
 
     def forward_macs(self, mask_ratio: float = 0.75) -> int:
         """Multiply-accumulates of one image's forward pass: embedding, linear layers and attention products."""
         encoder, decoder = self.encoder, self.decoder
-        visible = num_visible(encoder.num_patches, mask_ratio, self.round_down)
+        visible = self.num_visible(mask_ratio)
         seen, decoded = visible + decoder.num_prefix_tokens, encoder.num_patches + decoder.num_prefix_tokens
         macs = encoder.forward_macs(visible + encoder.num_prefix_tokens) + seen * decoder.embed.weight.size
         macs += sum(block.macs(decoded) for block in decoder.blocks)

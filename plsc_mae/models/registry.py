@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MAE = "plsc_mae.models.mae:MaskedAutoencoder"
 CAE = "plsc_mae.models.cae:ContextAutoencoder"
 CLASSIFIER = "plsc_mae.models.classifier:ImageClassifier"
+# Arguments of an encoder that options may override, in every network.
+ENCODER_OPTIONS = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "drop_path")
 
 
 class Variant(NamedTuple):

@@ -19,10 +19,9 @@ from plsc_mae.models.layers import (
     PatchEmbed,
     drop_path_rates,
     dropout,
-    flat_rows,
+    gather_tokens,
     layer_norm,
     patchify,
-    take_rows,
 )
 from plsc_mae.models.pos_embed import sincos_2d, sinusoid_1d
 from plsc_mae.models.rel_pos_bias import RelativePositionBias
@@ -218,7 +217,7 @@ class VisionTransformer(nn.Layer):
         """Class token, where there is one, and embedded patches with their positions, [B, 1 + K, D]."""
         batch, first = patches.shape[0], self.num_prefix_tokens
         if ids_keep is not None:
-            patches = take_rows(patches, flat_rows(ids_keep, self.num_patches))
+            patches = gather_tokens(patches, ids_keep)
         tokens, cls = self.patch_embed(patches), self.cls_token
         if self.pos_embed is not None:
             cls = None if cls is None else cls + self.pos_embed[:, :1]

@@ -6,7 +6,7 @@ import numpy as np
 
 from plsc_mae import weights
 from plsc_mae.parity.build_cases import small_case
-from plsc_mae.parity.cases import Case
+from plsc_mae.parity.cases import AnyCase
 from plsc_mae.parity.compare import Arrays, Comparison, Row, Section, difference, differences
 from plsc_mae.parity.gradients import gradient_section
 from plsc_mae.parity.originals import Original, ask
@@ -21,7 +21,7 @@ ZERO = 1e-12
 MOVEMENT_FACTOR = 100
 
 
-def against_oracle(case: Case, steps: int, tolerance: float, seed: int) -> Comparison:
+def against_oracle(case: AnyCase, steps: int, tolerance: float, seed: int) -> Comparison:
     """Compare layers of the network itself, gradients and updates of a small one like it."""
     layers = differences(case.layers(), case.oracle(case.parameters()), tolerance)
     note = f"Outputs of every layer and the loss, for {len(case.batch['images'])} images."
@@ -35,7 +35,7 @@ def against_oracle(case: Case, steps: int, tolerance: float, seed: int) -> Compa
 
 
 def against_original(
-    case: Case, original: Original, steps: int, tolerance: float, reference: str, python: str
+    case: AnyCase, original: Original, steps: int, tolerance: float, reference: str, python: str
 ) -> Comparison:
     """Compare layers, all gradients and updates with the original's own code; the case's network is trained by it.
 

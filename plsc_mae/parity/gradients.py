@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from plsc_mae.parity.cases import Case
+from plsc_mae.parity.cases import AnyCase
 from plsc_mae.parity.compare import Row, Section
 
 DIRECTIONS = 2
@@ -12,7 +12,7 @@ STEP = 1e-5  # error of the quotient: of order STEP^2, and float64's 1e-16 / STE
 FLOOR = 1e-3  # a gradient is held against its own norm, or against this share of the largest one where that is more
 
 
-def gradient_section(case: Case, tolerance: float, seed: int) -> Section:
+def gradient_section(case: AnyCase, tolerance: float, seed: int) -> Section:
     """Compare slopes along random directions in each parameter tensor.
 
     All elements of a tensor move by the same amount up or down, so the slope is the gradient's product with a vector of

@@ -10,19 +10,19 @@ import numpy as np
 
 from plsc_mae.config.training import UpdateScheduleOptions
 from plsc_mae.optim import build_optimizer
-from plsc_mae.parity.cases import Case
+from plsc_mae.parity.cases import AnyCase
 from plsc_mae.parity.compare import Arrays, Section, difference, differences
-from plsc_mae.parity.oracle.training import UNDECAYED, AdamW, rate_by_epochs, rate_by_updates
+from plsc_mae.parity.oracle.training import AdamW, rate_by_epochs, rate_by_updates
 
 PEAK_RATE = 1e-3
 WARMUP = 1  # of the updates; the first one then has rate 0 and only fills the moments
 
 
-def update_section(case: Case, steps: int, tolerance: float) -> Section:
+def update_section(case: AnyCase, steps: int, tolerance: float) -> Section:
     """Train a small network, and give its gradients to the oracle's AdamW; compare rates, weights and the last loss."""
     rates, expected = our_rates(case, steps), [oracle_rate(case, update, steps) for update in range(steps)]
     config = case.config
-    spared = UNDECAYED.get(config.method, ())
+    spared = case.undecayed.get(config.method, ())
     optimizer = AdamW(case.parameters(), spared, config.opt_betas, config.opt_eps, config.weight_decay)
 
     def follow(update: int, gradients: Arrays) -> None:
@@ -41,7 +41,7 @@ def update_section(case: Case, steps: int, tolerance: float) -> Section:
     return Section("updates", note, rows)
 
 
-def our_rates(case: Case, steps: int) -> list[float]:
+def our_rates(case: AnyCase, steps: int) -> list[float]:
     """Learning rates that our schedule gives to a run of so many updates, one per epoch."""
     run: dict[str, Any] = {"epochs": steps + WARMUP, "warmup_epochs": float(WARMUP)}
     if isinstance(case.config, UpdateScheduleOptions):
@@ -50,14 +50,13 @@ def our_rates(case: Case, steps: int) -> list[float]:
     return [schedule(float(update), update).lr for update in range(steps)]
 
 
-def oracle_rate(case: Case, update: int, steps: int) -> float:
+def oracle_rate(case: AnyCase, update: int, steps: int) -> float:
     """The same by the oracle."""
     rate = rate_by_updates if isinstance(case.config, UpdateScheduleOptions) else rate_by_epochs
-    run = {"updates": steps + WARMUP, "warmup": WARMUP, "floor": case.config.min_lr}
-    return rate(update, peak=PEAK_RATE, **run)
+    return rate(update, updates=steps + WARMUP, warmup=WARMUP, peak=PEAK_RATE, floor=case.config.min_lr)
 
 
-def train(case: Case, rates: Sequence[float], watch: Callable[[int, Arrays], None] | None = None) -> list[float]:
+def train(case: AnyCase, rates: Sequence[float], watch: Callable[[int, Arrays], None] | None = None) -> list[float]:
     """Update the network once per rate, by AdamW with the recipe's decay; returns the losses before the updates.
 
     Args:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from paddle import Tensor, nn
 
-from plsc_mae.models.cae import CrossAttention, RegressorBlock
-from plsc_mae.models.layers import Attention, Block, Linear, Mlp
+from plsc_mae.models.cae import RegressorBlock
+from plsc_mae.models.layers import Attention, Block, CrossAttention, Linear, Mlp
 from plsc_mae.models.rel_pos_bias import RelativePositionBias
 
 FLOAT32, INDEX = 4, 8  # bytes of a number, of an index

@@ -15,8 +15,8 @@ from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Task
 from plsc_mae.methods.classify import ClassifyTask, build_classifier, build_normalize
 from plsc_mae.methods.sweep import SweepTask
-from plsc_mae.models.cae import ContextAutoencoder, CrossAttention
-from plsc_mae.models.layers import Attention, Mlp
+from plsc_mae.models.cae import ContextAutoencoder
+from plsc_mae.models.layers import Attention, CrossAttention, Mlp
 from plsc_mae.plan.networks import num_hidden
 
 IMAGENET_CLASSES = 1000

@@ -70,7 +70,7 @@ def test_checkpoint_of_another_implementation(root, name, capsys):
     [
         ("--checkpoint x --model mae_vit_base_patch16", "leave --model out"),
         ("--checkpoint x --dialect mae_priv", "leave --dialect out"),
-        ("--python python3", "name that, too"),
+        ("--python python3", "give --reference too"),
         ("--model vit_base_patch16", "model vit_base_patch16"),
         ("--model mae_vit_bose_patch16", "did you mean mae_vit_base_patch16"),
         ("--model mae_vit_tiny_patch16 --reference .", "is no checkout of facebookresearch/mae"),

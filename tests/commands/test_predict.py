@@ -99,7 +99,7 @@ def test_a_foreign_classifier(predict, images, root):
     assert re.fullmatch(r" {2,4}\d+\.\d\d %  \d", out.splitlines()[2])
     code, _, err = predict("", path)
     assert (code, err.count("\n")) == (2, 1)
-    assert "fb_finetuned_gap.pth does not tell its number of heads; give it with --num_heads" in err
+    assert "fb_finetuned_gap.pth does not store its number of heads; give it with --num_heads" in err
 
 
 def test_workers_give_the_same(predict, tmp_path):

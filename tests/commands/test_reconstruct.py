@@ -115,7 +115,7 @@ def test_an_encoder_alone_cannot_redraw(facebook, images, draw):
     code, _, err = draw(facebook / "fb_released_encoder.pth", images)
     assert code == 2
     assert err.startswith("plsc-mae: error: ")
-    assert "fb_released_encoder.pth holds an encoder only; redrawing needs the decoder too" in err
+    assert "fb_released_encoder.pth holds an encoder only; expected the decoder too" in err
     assert err.count("\n") == 1
 
 
@@ -123,7 +123,7 @@ def test_a_foreign_autoencoder_needs_its_numbers_of_heads(facebook, images, draw
     model = facebook / "fb_released_full.pth"
     code, _, err = draw(model, images)
     assert code == 2
-    assert err == f"plsc-mae: error: {model} does not tell its number of heads; give it with --num_heads\n"
+    assert err == f"plsc-mae: error: {model} does not store its number of heads; give it with --num_heads\n"
     code, out, _ = draw(model, images, "--num_heads 2 --decoder_num_heads 2 --norm_pix_loss --max_images 3")
     assert code == 0
     assert "50 tensors matched (facebook)" in out
@@ -238,8 +238,8 @@ def test_what_a_foreign_cae_needs(exported, images, draw, tokenizer):
     file, _ = exported("cae")
     heads = "--num_heads 4 --decoder_num_heads 4"
     for flags, told in (
-        ("", f"{file} does not tell its number of heads; give it with --num_heads"),
-        ("--num_heads 4", f"{file} does not tell its number of heads; give it with --decoder_num_heads"),
+        ("", f"{file} does not store its number of heads; give it with --num_heads"),
+        ("--num_heads 4", f"{file} does not store its number of heads; give it with --decoder_num_heads"),
         (f"{heads} --num_mask_patches 24", "--discrete_vae_weight_path is required: the folder with DALL-E's encoder"),
         (f"{heads} --discrete_vae_weight_path {tokenizer} --num_mask_patches 64", "--num_mask_patches 64 hides 64 of"),
     ):
@@ -260,7 +260,9 @@ def test_options_of_the_other_method_are_refused(trained, trained_cae, images, d
         code, _, err = draw(model, images, flags)
         assert code == 2
         option = flags.split()[0]
-        assert err == f"plsc-mae: error: {option} is no option of method '{method}', which {model} is of\n"
+        assert err == (
+            f"plsc-mae: error: {option} is no option of method '{method}', which trained {model}; leave it out\n"
+        )
     code, _, err = draw(theirs, images, "--patch_stats visible")
     assert code == 2
     assert err.endswith("--patch_stats is for models that predict normalized pixels; CAE predicts tokens\n")

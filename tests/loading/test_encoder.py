@@ -41,7 +41,7 @@ def test_what_cannot_be_loaded(tmp_path):
     path = str(tmp_path / "file.npz")
     arrays = weights.export(NETWORKS["cae"](), "cae")
     np.savez(path, **arrays)
-    with pytest.raises(ConfigError, match="does not tell its number of heads; give it with --num_heads"):
+    with pytest.raises(ConfigError, match="does not store its number of heads; give it with --num_heads"):
         load_encoder(path)
     with pytest.raises(ConfigError, match="--mask_ratio is no option of method 'cae'"):
         training_config(weights.read(path), {"num_heads": 4}, mask_ratio=0.5)
@@ -50,7 +50,7 @@ def test_what_cannot_be_loaded(tmp_path):
     with pytest.raises(CheckpointError, match=r"lacks 1 tensors, the first norm\.bias"):
         load_encoder(path, num_heads=4)
     np.savez(path, something=np.zeros(3))
-    with pytest.raises(CheckpointError, match="does not tell what network it holds"):
+    with pytest.raises(CheckpointError, match="holds no known network of pre-training"):
         load_encoder(path, num_heads=4)
 
 
@@ -58,7 +58,7 @@ def test_an_encoder_without_its_decoder(root):
     path = str(root / "tests/golden/mae/checkpoints/fb_released_encoder.pth")
     encoder = load_encoder(path, num_heads=2).network
     np.testing.assert_array_equal(encoder.norm.weight.numpy(), weights.read(path).model["norm.weight"])
-    with pytest.raises(CheckpointError, match="holds an encoder only; redrawing needs the decoder too"):
+    with pytest.raises(CheckpointError, match="holds an encoder only; expected the decoder too"):
         training_config(weights.read(path), {"num_heads": 2, "decoder_num_heads": 2})
 
 
@@ -142,7 +142,7 @@ def test_pretraining_of_mae_priv_and_mae_pytorch(root, name):
     stored = weights.read(path).model
     np.testing.assert_array_equal(encoder.blocks[1].attn.v_bias.numpy(), stored["encoder.blocks.1.attn.v_bias"])
     np.testing.assert_array_equal(encoder.norm.bias.numpy(), stored["encoder.norm.bias"])
-    with pytest.raises(ConfigError, match="does not tell its number of heads; give it with --num_heads"):
+    with pytest.raises(ConfigError, match="does not store its number of heads; give it with --num_heads"):
         load_encoder(str(path))
 
 

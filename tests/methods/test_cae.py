@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,6 @@ from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.losses import alignment_loss
 from plsc_mae.methods import load_method
 from plsc_mae.methods.targets import Target
-from plsc_mae.weights.dialects import find_dialect
 
 pytestmark = pytest.mark.compat
 
@@ -189,7 +189,7 @@ def test_both_views_have_the_sizes_of_one_token_per_patch(config, image):
 
 def test_another_size_of_the_tokenizers_view_is_refused(config):
     assert CAE.build_task(config(second_input_size=(32,))).num_masked == 6
-    told = r"second_input_size \(40,\) does not give one token to each of 4 x 4 patches; .* it must be 32 x 32"
+    told = r"second_input_size \(40,\) .* 4 x 4 patches.* 32 x 32"
     for use in (CAE.build_task, CAE.train_transform, CAE.view_transform):
         with pytest.raises(ConfigError, match=told):
             use(config(second_input_size=(40,)))
@@ -319,7 +319,8 @@ def test_patch_stats_belong_to_networks_that_predict_normalized_pixels(task, bat
 def test_a_network_read_off_its_tensors_is_the_same_network(task):
     built = task(layer_scale_init_value=0.0, depth=2, regressor_depth=2)
     for dialect in ("cae", "plsc_cae"):
-        arguments = CAE.foreign[dialect](weights.export(built.model, dialect), find_dialect(dialect), "file")
+        arrays = weights.export(built.model, dialect)
+        arguments = CAE.infer_arguments(weights.Checkpoint(Path("file"), arrays, arrays, {}, dialect))
         arguments |= {"num_heads": 4, "decoder_num_heads": 4}  # of an unpublished width
         config = CAE.config_of(arguments)
         names = ("patch_size", "embed_dim", "depth", "num_heads", "decoder_embed_dim", "regressor_depth")

@@ -12,7 +12,8 @@ import pytest
 import plsc_mae
 from plsc_mae import weights
 from plsc_mae.errors import ConfigError
-from plsc_mae.models.cae import ContextAutoencoder, CrossAttention
+from plsc_mae.models.cae import ContextAutoencoder
+from plsc_mae.models.layers import CrossAttention
 from plsc_mae.models.pos_embed import sincos_2d
 from plsc_mae.optim import weight_decay_groups
 

@@ -77,7 +77,7 @@ def test_adamw_equals_pytorch(golden):
 
 
 class FloatTask(Task):
-    """MAE on float images, as the golden trajectories have them."""
+    """MAE task on float images, as in the golden trajectories."""
 
     def __init__(self, model):
         super().__init__()
@@ -113,7 +113,7 @@ def test_twenty_updates_of_the_official_loop(golden, name):
 
     final = weights.export(model, "facebook")
     for foreign, norm in zip(case["names"].tolist(), case["output/final_param_l2"], strict=True):
-        if not foreign.endswith("qkv.bias"):  # its k part is noise, see the golden README
+        if not foreign.endswith("qkv.bias"):  # the k part is noise, see the golden README
             assert np.linalg.norm(final[foreign].astype(np.float64)) == pytest.approx(norm, rel=1e-3), foreign
     for foreign, value in case.group("output/final").items():
         if not foreign.endswith("qkv.bias"):

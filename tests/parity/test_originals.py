@@ -23,12 +23,14 @@ from plsc_mae.parity import originals
 from plsc_mae.parity.build_cases import small_case
 from plsc_mae.parity.cases import Case
 from plsc_mae.parity.checks import against_original
-from plsc_mae.parity.originals import ORIGINALS, Original, ask, find_original, obstacle
+from plsc_mae.parity.networks import originals as all_originals
+from plsc_mae.parity.originals import Original, ask, find_original, obstacle
 from plsc_mae.parity.references.exchange import Message
 
 MAE = {"model": "mae_vit_tiny_patch16"}
 CAE = {"model": "cae_tiny_patch16_224_8k_vocab"}
 PYTHON = os.environ.get("PARITY_PYTHON", "")
+ORIGINALS = all_originals()
 HUGGINGFACE, FACEBOOK, CAE_ORIGINAL = ORIGINALS
 
 _spec = importlib.util.spec_from_file_location("standins", Path(__file__).with_name("standins.py"))
@@ -79,7 +81,7 @@ def test_hugging_face_computes_the_same(norm_pix_loss):
 @needs_torch
 @pytest.mark.parametrize("options", [MAE, {**MAE, "norm_pix_loss": True, "mask_ratio": 0.6}])
 def test_a_checkout_of_facebook_is_run(checkout, options):
-    assert find_original(str(checkout)) is FACEBOOK
+    assert find_original(str(checkout), ORIGINALS) is FACEBOOK
     comparison = compare(options, FACEBOOK, str(checkout))
     assert comparison.failures() == []
     assert "timm" in comparison.versions
@@ -133,11 +135,11 @@ def test_an_interpreter_without_torch_is_told(tmp_path):
 
 def test_a_folder_that_is_no_checkout_is_told(tmp_path):
     with pytest.raises(ConfigError, match=r"is no checkout of facebookresearch/mae \(models_mae.py\), Atten4Vis/CAE"):
-        find_original(str(tmp_path))
+        find_original(str(tmp_path), ORIGINALS)
     (tmp_path / "models").mkdir()
     (tmp_path / "models/modeling_cae.py").touch()
-    assert find_original(str(tmp_path)) is CAE_ORIGINAL
-    assert find_original("huggingface") is HUGGINGFACE
+    assert find_original(str(tmp_path), ORIGINALS) is CAE_ORIGINAL
+    assert find_original("huggingface", ORIGINALS) is HUGGINGFACE
 
 
 @pytest.mark.parametrize(

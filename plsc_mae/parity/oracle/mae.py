@@ -84,6 +84,8 @@ RELATIVES: dict[str, dict[str, Any]] = {
         "pixel_std": (0.229, 0.224, 0.225),
     },
 }
+# Parameters without weight decay besides one-dimensional ones and biases.
+UNDECAYED = {"mae_priv": ("decoder.mask_token",), "mae_pytorch": ("decoder.mask_token",)}
 
 
 def forward(parameters: Parameters, images: Array, noise: Array, options: MAEOptions) -> dict[str, Array]:

@@ -10,9 +10,6 @@ import numpy as np
 
 from plsc_mae.parity.oracle.layers import Array
 
-# What is not decayed beside one-dimensional parameters and biases, by the suite's names of methods.
-UNDECAYED = {"mae_priv": ("decoder.mask_token",), "mae_pytorch": ("decoder.mask_token",)}
-
 
 @dataclass
 class AdamW:

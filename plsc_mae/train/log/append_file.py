@@ -114,7 +114,12 @@ class JsonLines(AppendedFile):
 
 
 class VisualDLRecords(AppendedFile):
-    """VisualDL's file of records, in the format of its own writer, which loses what it holds when a run is killed.
+    """VisualDL's file of records, written here in the format of `visualdl.LogWriter`.
+
+    LogWriter (2.5.3) cannot replace this class. It never removes records, so a resumed run would show the steps beyond
+    the checkpoint twice. VisualDL shows only the newest file of a folder, so a file per start would hide the earlier
+    part of a curve. A kill loses the records that wait in LogWriter's thread. A full disk leaves part of a record, and
+    the file cannot be read beyond it.
 
     Args:
         log_dir: folder of the file; its name is the same for all starts of a run.

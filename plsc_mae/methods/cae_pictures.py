@@ -1,4 +1,4 @@
-"""Pictures of what CAE predicts. Tokens are drawn by the tokenizer's decoder, or each as its mean patch.
+"""Pictures of CAE's predictions; tokens are drawn by the tokenizer's decoder or as mean patches.
 
 B batch, L patches of an h x w grid, P patch size, C channels, H x W image in pixels.
 """
@@ -14,13 +14,13 @@ from paddle import Tensor
 from plsc_mae.masking import split_mask
 from plsc_mae.models.cae import ContextAutoencoder
 from plsc_mae.models.dalle import DalleDecoder
-from plsc_mae.models.layers import flat_rows, patchify, unpatchify
+from plsc_mae.models.layers import flat_ids, patchify, unpatchify
 
 DrawTokens = Callable[[Tensor], Tensor]  # int64 [B, L] -> pixels [B, C, H, W] in [0, 1]
 
 
 def predict_hidden(model: ContextAutoencoder, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Predict hidden patches in evaluation mode, which is put back.
+    """Predict the masked patches in evaluation mode; the network's own mode is restored.
 
     Args:
         model: the autoencoder.
@@ -28,7 +28,7 @@ def predict_hidden(model: ContextAutoencoder, images: Tensor, mask: Tensor) -> t
         mask: bool [B, L], True = hidden.
 
     Returns:
-        Predictions [B, M, K], and the flat places [B*M] of these patches in [B*L].
+        Predictions [B, M, K], and int64 [B, M] the hidden patches in raster order.
     """
     training = model.training
     model.eval()
@@ -36,16 +36,16 @@ def predict_hidden(model: ContextAutoencoder, images: Tensor, mask: Tensor) -> t
     if training:
         model.train()
     _, ids = split_mask(mask)
-    return logits.reshape([*ids.shape, -1]), flat_rows(ids, mask.shape[1])
+    return logits.reshape([*ids.shape, -1]), ids
 
 
-def replace_rows(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """Put values [B*M, ...] into the flat places `rows` of x [B, L, ...]."""
-    return paddle.scatter(x.flatten(0, 1), rows, values).reshape(x.shape)
+def replace_tokens(x: Tensor, ids: Tensor, values: Tensor) -> Tensor:
+    """Replace the tokens `ids` [B, M] of every sample of x [B, L, ...] by values [B, M, ...]."""
+    return paddle.scatter(x.flatten(0, 1), flat_ids(ids, x.shape[1]), values.flatten(0, 1)).reshape(x.shape)
 
 
 def decoder_drawing(decoder: DalleDecoder, grid: tuple[int, int], size: tuple[int, int]) -> DrawTokens:
-    """Draw by a dVAE's decoder, enlarged to `size` pixels."""
+    """Return a function that draws tokens with a dVAE's decoder, resized to `size` = (H, W) pixels."""
 
     def draw(tokens: Tensor) -> Tensor:
         pixels = decoder.decode(tokens.reshape([-1, *grid]))
@@ -57,7 +57,7 @@ def decoder_drawing(decoder: DalleDecoder, grid: tuple[int, int], size: tuple[in
 def mean_patch_drawing(
     pixels: Tensor, tokens: Tensor, num_classes: int, grid: tuple[int, int], patch_size: int
 ) -> DrawTokens:
-    """Draw each token as the mean of the patches that carry it, and in mid-gray if none does.
+    """Return a function that draws each token as the mean of its patches, or mid-gray if it has no patch.
 
     Args:
         pixels: [B, C, H, W] in [0, 1], the images to take patches from.

@@ -1,19 +1,17 @@
-"""Redraw hidden patches with a masked autoencoder (facebookresearch/mae demo/mae_visualize.ipynb).
+"""Reconstruction of images with a masked autoencoder (facebookresearch/mae demo/mae_visualize.ipynb).
 
-A model trained with norm_pix_loss predicts each patch up to its mean and standard deviation, which it does not know.
-Pictures of such models take them from somewhere, and the label of every picture says where.
+A model trained with norm_pix_loss does not predict the mean and the standard deviation of a patch. Pictures of such
+models take both from another source, which the label of the picture names.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 import paddle
 from paddle import Tensor
 
+from plsc_mae.methods.base import PatchStats
 from plsc_mae.models.mae import MaskedAutoencoder
 
-PatchStats = Literal["original", "visible"]
 _SOURCES = {
     "original": "patch mean and std from the original",
     "visible": "patch mean and std from visible neighbors",
@@ -23,19 +21,20 @@ _SOURCES = {
 def redraw(
     model: MaskedAutoencoder, images: Tensor, noise: Tensor, mask_ratio: float, patch_stats: PatchStats = "original"
 ) -> dict[str, Tensor]:
-    """Mask images and redraw them.
+    """Mask images and reconstruct them.
 
     Args:
-        model: the autoencoder; it is used in evaluation mode and put back.
-        images: [B, C, H, W], normalized.
-        noise: [B, L] uniform draws that decide the masks.
-        mask_ratio: share of hidden patches.
-        patch_stats: norm-pix models only: "original" takes mean and std of hidden patches from the hidden original
-            (a leak, but what all published pictures do), "visible" estimates them from visible patches.
+        model: the autoencoder; it runs in evaluation mode, and its own mode is restored.
+        images: normalized images [B, C, H, W].
+        noise: uniform random numbers [B, L] that determine the masks.
+        mask_ratio: fraction of masked patches.
+        patch_stats: source of the mean and std of masked patches, for models with norm_pix_loss only: "original" uses
+            the original image (information that the model does not have, but the practice of all published pictures),
+            "visible" estimates them from visible patches.
 
     Returns:
-        {label: images [B, C, H, W], normalized}: original, masked (hidden patches at the mean color),
-        reconstruction, reconstruction + visible.
+        {label: normalized images [B, C, H, W]}: original, masked (masked patches in the mean color), reconstruction,
+        reconstruction + visible.
     """
     training = model.training
     model.eval()
@@ -59,7 +58,7 @@ def redraw(
 
 
 def _from_visible(mean: Tensor, std: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Replace every patch's statistics by the average over visible patches, weighted by 1 / distance^4."""
+    """Estimate every patch's mean and std as the average of visible patches, weighted by about 1 / distance^4."""
     rows, columns = paddle.meshgrid(paddle.arange(grid[0]), paddle.arange(grid[1]))
     places = paddle.stack([rows.flatten(), columns.flatten()], axis=1).astype("float32")  # [L, 2]
     squared = ((places.unsqueeze(1) - places.unsqueeze(0)) ** 2).sum(axis=-1)  # [L, L]

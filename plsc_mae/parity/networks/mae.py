@@ -1,0 +1,148 @@
+"""Masked autoencoders beside their oracle, and beside Hugging Face's and facebookresearch/mae's code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from paddle import Tensor
+
+from plsc_mae.config.mae import AutoencoderConfig
+from plsc_mae.models.mae import hidden_patch_loss
+from plsc_mae.parity.cases import NORM_EPS, Case, NumPy, Objective
+from plsc_mae.parity.oracle import mae as mae_oracle
+from plsc_mae.parity.oracle.layers import Array
+from plsc_mae.parity.originals import HUGGINGFACE, Original
+
+
+class MAECase(Case[AutoencoderConfig]):
+    """A masked autoencoder of any implementation.
+
+    The small one has a decoder of one block, 16 wide.
+    """
+
+    undecayed = mae_oracle.UNDECAYED
+
+    @classmethod
+    def small(cls, _trained: AutoencoderConfig) -> dict[str, Any]:
+        """Return the sizes of the decoder."""
+        return {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2}
+
+    def outputs(self) -> dict[str, Tensor]:
+        """Run the network on whole images."""
+        model, (images, noise) = self.model, self.tensors()
+        out = model(images, noise, self.config.mask_ratio)
+        target = model.target(model.patchify(images))
+        # As in the originals, the oracle drops a class token before the final norm if it is not decoded.
+        decoded = out.latent[:, model.encoder.num_prefix_tokens - model.decoder.num_prefix_tokens :]
+        return {"latent": decoded, "pred": out.pred, "target": target, "mask": out.mask, "loss": out.loss}
+
+    def loss(self) -> Tensor:
+        """Predict hidden patches only."""
+        images, noise = self.tensors()
+        hidden = self.model.predict_hidden(images, self.model.random_masks(noise, self.config.mask_ratio))
+        return hidden_patch_loss(hidden.pred, hidden.target)
+
+    def oracle(self, parameters: dict[str, Array]) -> dict[str, Array]:
+        """Run `oracle.mae.forward`."""
+        images, noise = self.arrays()
+        return mae_oracle.forward(parameters, images, noise, self.options())
+
+    def objective(self) -> Objective:
+        """Return the oracle's loss; every value has a gradient or does not depend on the parameters."""
+        return lambda parameters: float(self.oracle(parameters)["loss"])
+
+    def options(self) -> mae_oracle.MAEOptions:
+        """Return the oracle's switches for this implementation.
+
+        They come from the options and not from the network, so that a wrong switch of the network shows.
+        """
+        config = self.config
+        switches = dict(mae_oracle.RELATIVES[config.method])
+        if not config.norm_pix_loss:
+            switches["pixel_norm"] = "none"
+        if hasattr(config, "class_token"):
+            switches["class_token"] = config.class_token
+        if getattr(config, "train_positions", False):
+            switches["positions"] = "given"
+        return mae_oracle.MAEOptions(
+            num_heads=self.model.encoder.blocks[0].attn.num_heads,
+            decoder_num_heads=self.model.decoder.blocks[0].attn.num_heads,
+            mask_ratio=config.mask_ratio,
+            norm_eps=getattr(config, "norm_eps", None) or NORM_EPS,
+            **switches,
+        )
+
+    def _draw_batch(self, batch_size: int, rng: np.random.Generator) -> dict[str, NumPy]:
+        noise = rng.random((batch_size, self.model.encoder.num_patches), np.float32)
+        return {"images": self._draw_images(batch_size, rng), "noise": noise}
+
+
+def _mae_sizes(case: MAECase) -> dict[str, Any]:
+    """Return constructor arguments of `MaskedAutoencoderViT`."""
+    encoder, decoder = case.model.encoder, case.model.decoder
+    kernel = encoder.patch_embed.proj.weight
+    return {
+        "img_size": encoder.img_size[0],
+        "patch_size": kernel.shape[-1],
+        "in_chans": kernel.shape[1],
+        "embed_dim": kernel.shape[0],
+        "depth": len(encoder.blocks),
+        "num_heads": encoder.blocks[0].attn.num_heads,
+        "decoder_embed_dim": decoder.embed.weight.shape[1],
+        "decoder_depth": len(decoder.blocks),
+        "decoder_num_heads": decoder.blocks[0].attn.num_heads,
+        "mlp_ratio": encoder.blocks[0].mlp.fc1.weight.shape[1] / kernel.shape[0],
+        "norm_pix_loss": case.model.norm_pix_loss,
+    }
+
+
+def _facebook_settings(case: MAECase) -> dict[str, Any]:
+    return {"sizes": _mae_sizes(case), "mask_ratio": case.config.mask_ratio}
+
+
+def _huggingface_settings(case: MAECase) -> dict[str, Any]:
+    sizes = _mae_sizes(case)
+    config = {
+        "image_size": sizes["img_size"],
+        "patch_size": sizes["patch_size"],
+        "num_channels": sizes["in_chans"],
+        "hidden_size": sizes["embed_dim"],
+        "num_hidden_layers": sizes["depth"],
+        "num_attention_heads": sizes["num_heads"],
+        "intermediate_size": round(sizes["embed_dim"] * sizes["mlp_ratio"]),
+        "decoder_hidden_size": sizes["decoder_embed_dim"],
+        "decoder_num_hidden_layers": sizes["decoder_depth"],
+        "decoder_num_attention_heads": sizes["decoder_num_heads"],
+        "decoder_intermediate_size": round(sizes["decoder_embed_dim"] * sizes["mlp_ratio"]),
+        "mask_ratio": case.config.mask_ratio,
+        "norm_pix_loss": sizes["norm_pix_loss"],
+        "layer_norm_eps": NORM_EPS,
+    }
+    return {"config": config}
+
+
+def _other_relative(case: MAECase) -> str:
+    """Return why facebookresearch/mae has no such network; empty if it has."""
+    options = case.options()
+    official = mae_oracle.MAEOptions(
+        num_heads=options.num_heads,
+        decoder_num_heads=options.decoder_num_heads,
+        mask_ratio=options.mask_ratio,
+        pixel_norm="patch" if case.config.norm_pix_loss else "none",
+    )
+    height, width = case.model.encoder.img_size
+    if options != official or height != width:
+        return "is no network of facebookresearch/mae: it differs in more than its sizes, or its images are not square"
+    return ""
+
+
+CASE = MAECase
+ORIGINALS = (
+    Original(
+        "Hugging Face transformers", HUGGINGFACE, "huggingface", "", MAECase, _huggingface_settings, _other_relative
+    ),
+    Original(
+        "facebookresearch/mae", "facebook", "facebook", "models_mae.py", MAECase, _facebook_settings, _other_relative
+    ),
+)
