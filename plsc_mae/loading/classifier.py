@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from plsc_mae import weights
 from plsc_mae.config import PHASES
 from plsc_mae.config.resolve import from_mapping
+from plsc_mae.config.tools import ExplainConfig, PredictConfig
 from plsc_mae.data.classify import evaluation_transform
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import Transform
@@ -80,6 +81,18 @@ def load_classifier(
         parameter.stop_gradient = True
     names = _read_names(classes, num_classes) if classes else _stored_names(stored, num_classes)
     return LoadedClassifier(network, normalize, transform, names, f"{path}: {report}, {num_classes} classes")
+
+
+def open_classifier(config: PredictConfig | ExplainConfig) -> LoadedClassifier:
+    """Load the classifier that a command's options name; raises as `load_classifier`."""
+    return load_classifier(
+        config.model_path,
+        model_key=config.model_key,
+        classes=config.classes,
+        num_heads=config.num_heads,
+        input_size=config.input_size,
+        global_pool=config.global_pool,
+    )
 
 
 def _count_classes(stored: Checkpoint) -> int:

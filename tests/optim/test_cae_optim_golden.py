@@ -18,7 +18,8 @@ from plsc_mae.methods.cae import CAETask
 from plsc_mae.methods.targets import ClassTarget
 from plsc_mae.models.cae import ContextAutoencoder
 from plsc_mae.optim import ParamGroup, build_adamw, cosine_at, lr_at, set_weight_decay
-from plsc_mae.train.step import Stepper
+from plsc_mae.parallel.world import World
+from plsc_mae.train.setup import build_stepper
 
 pytestmark = pytest.mark.compat
 
@@ -143,27 +144,24 @@ def task(golden) -> CAETask:
 
 def test_twelve_updates_of_the_official_loop(golden, task):
     case, config, model = golden("cae/cae_trajectory"), task.config, task.model
-    groups = task.param_groups(config.weight_decay)
-    optimizer = build_adamw(groups, betas=config.opt_betas, eps=config.opt_eps)
-    stepper = Stepper(task, model.parameters(), optimizer, clip_grad=config.clip_grad)
+    stepper = build_stepper(task, config, World("cpu"))
     rates, images = task.schedule(config, config.lr, case.meta["iters_per_epoch"]), case["input/x_int8"]
     task.train()
     recorded = {name: case[f"output/{name}"] for name in ("loss", "loss_main", "mlm_acc")}
     recorded["loss_align"] = case["output/loss_align_weighted"]
     losses = []
     for update in range(case.meta["steps"]):
-        lr, decay = rates(update / case.meta["iters_per_epoch"], update)
-        assert lr == pytest.approx(case["output/lr_applied"][update], rel=1e-10)
-        assert decay == pytest.approx(case["output/weight_decay_applied"][update], rel=1e-10)
-        optimizer.set_lr(lr)
-        set_weight_decay(optimizer, groups, decay)
+        applied = rates(update / case.meta["iters_per_epoch"], update)
+        assert applied.lr == pytest.approx(case["output/lr_applied"][update], rel=1e-10)
+        assert applied.weight_decay == pytest.approx(case["output/weight_decay_applied"][update], rel=1e-10)
+        stepper.set_rates(applied)
         batch = {
             "image": paddle.to_tensor(images[update].astype(np.float32) / 64),
             "mask": paddle.to_tensor(case["input/bool_masked_pos"][update]),
             "tokens": paddle.to_tensor(case["input/tokens"][update]),
         }
-        out, norm = stepper(task.prepare(batch), group_size=1, update=True)
-        task.after_step()
+        out = stepper.micro_batch(task.prepare(batch))
+        norm = stepper.finish().norm
         for name, values in recorded.items():
             assert float(out.logs[name]) == pytest.approx(values[update], rel=1e-4), f"{name} {update}"
         assert float(norm) == pytest.approx(case["output/grad_norm_preclip"][update], rel=1e-3), update

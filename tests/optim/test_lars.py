@@ -10,7 +10,7 @@ import paddle
 import pytest
 from paddle import nn
 
-from plsc_mae.methods.base import StepOutput
+from plsc_mae.methods.base import StepOutput, Task
 from plsc_mae.optim import LARS, SGD, ParamGroup, build_lars, optimizer_state, set_weight_decay
 from plsc_mae.optim.lars import l2_norm
 from plsc_mae.train.step import Stepper
@@ -104,32 +104,33 @@ def test_norms_of_large_tensors():
     assert float(l2_norm(paddle.to_tensor(x))) == pytest.approx(np.linalg.norm(x.astype(np.float64)), rel=1e-6)
 
 
-class Regression(nn.Layer):
+class Regression(Task):
     """Frozen trunk with a trainable head, like a linear probe."""
 
     def __init__(self):
         super().__init__()
-        self.trunk, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
-        for param in self.trunk.parameters():
+        self.model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+        for param in self.model[0].parameters():
             param.stop_gradient = True
 
     def forward(self, batch):
-        return StepOutput(self.head(self.trunk(batch["x"])).square().mean(), {})
+        return StepOutput(self.model(batch["x"]).square().mean(), {})
 
 
 @pytest.mark.parametrize("optimizer_class", [LARS, SGD])
 def test_stepper_trains_what_is_not_frozen(optimizer_class):
     paddle.seed(0)
     task = Regression()
-    start = {name: tensor.numpy() for name, tensor in task.state_dict().items()}
+    start = {name: tensor.numpy() for name, tensor in task.model.state_dict().items()}
     optimizer = optimizer_class(0.05, task.parameters())
-    stepper = Stepper(task, task.head.parameters(), optimizer)
-    batch = {"x": paddle.rand([8, 3])}
-    losses = [float(stepper(batch, group_size=1, update=True)[0].loss) for _ in range(5)]
+    stepper, batch, losses = Stepper(task, optimizer, []), {"x": paddle.rand([8, 3])}, []
+    for _ in range(5):
+        losses.append(float(stepper.micro_batch(batch).loss))
+        assert stepper.finish().applied
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < losses[0]
-    changed = {name for name, tensor in task.state_dict().items() if (tensor.numpy() != start[name]).any()}
-    assert changed == {"head.weight", "head.bias"}
+    changed = {name for name, tensor in task.model.state_dict().items() if (tensor.numpy() != start[name]).any()}
+    assert changed == {"1.weight", "1.bias"}
 
 
 @pytest.mark.parametrize("optimizer_class", [LARS, SGD])
