@@ -8,8 +8,7 @@ from plsc_mae import weights
 from plsc_mae.parity.build_cases import small_case
 from plsc_mae.parity.cases import AnyCase
 from plsc_mae.parity.compare import Arrays, Comparison, Row, Section, difference, differences
-from plsc_mae.parity.gradients import gradient_section
-from plsc_mae.parity.originals import Original, ask
+from plsc_mae.parity.originals import Original, run_original
 from plsc_mae.parity.references.exchange import Message
 from plsc_mae.parity.updates import WARMUP, our_rates, train, update_section
 
@@ -20,6 +19,10 @@ ZERO = 1e-12
 # Factor on the tolerance of updated weights: AdamW moves a weight by the full rate even if its gradient is as small as
 # its rounding error, in either direction.
 MOVEMENT_FACTOR = 100
+DIRECTIONS = 2
+DIFFERENCE_STEP = 1e-5  # central differences: truncation error about 1e-10, rounding error about 1e-11 in float64
+# Errors of a gradient are relative to its norm, or to this fraction of the largest norm if that is more.
+NORM_FLOOR = 1e-3
 
 
 def against_oracle(case: AnyCase, steps: int, tolerance: float, seed: int) -> Comparison:
@@ -42,6 +45,42 @@ def against_oracle(case: AnyCase, steps: int, tolerance: float, seed: int) -> Co
     return Comparison(case.name, ORACLE, sections)
 
 
+def gradient_section(case: AnyCase, tolerance: float, seed: int) -> Section:
+    """Compare directional derivatives of the loss, along random directions in each parameter tensor.
+
+    A direction moves every element of a tensor by plus or minus DIFFERENCE_STEP. The derivative is therefore the
+    product of the gradient and a vector of random signs. It has the magnitude of the gradient's norm, and an error in
+    any element changes it.
+
+    Args:
+        case: a small network; the oracle runs 2 * DIRECTIONS times per tensor.
+        tolerance: upper limit of the relative difference.
+        seed: seed of the directions.
+    """
+    rng = np.random.default_rng(seed)
+    case.backward()
+    gradients = case.gradients()
+    parameters, objective = case.parameters(), case.objective()
+    floor = NORM_FLOOR * max(float(np.linalg.norm(gradient)) for gradient in gradients.values())
+    rows = []
+    for name, gradient in gradients.items():
+        errors = []
+        for _ in range(DIRECTIONS):
+            signs = rng.choice([-1.0, 1.0], gradient.shape)
+            ahead = objective({**parameters, name: parameters[name] + DIFFERENCE_STEP * signs})
+            behind = objective({**parameters, name: parameters[name] - DIFFERENCE_STEP * signs})
+            slope = (ahead - behind) / (2 * DIFFERENCE_STEP)
+            errors.append(abs(slope - float((gradient.astype(np.float64) * signs).sum())))
+        norm = float(np.linalg.norm(gradient))
+        rows.append(Row(name, max(errors), float(np.mean(errors)), max(norm, floor), tolerance))
+    note = (
+        f"Gradients of a small network with the same options ({len(rows)} tensors). Each tensor is checked along "
+        f"{DIRECTIONS} random directions of signs: our derivative against central differences of the oracle's loss "
+        f"(step {DIFFERENCE_STEP:g}). Differences are relative to the norm of the gradient."
+    )
+    return Section("gradients", note, rows)
+
+
 def against_original(
     case: AnyCase, original: Original, steps: int, tolerance: float, reference: str, python: str
 ) -> Comparison:
@@ -59,7 +98,7 @@ def against_original(
         ConfigError: the original code does not run.
     """
     rates = our_rates(case, steps)
-    answer = ask(original, case, rates, reference, python)
+    answer = run_original(original, case, rates, reference, python)
     ours = case.layers()
     theirs = {name: value for name, value in answer.groups["layers"].items() if name in ours}
     case.backward()

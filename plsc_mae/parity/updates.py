@@ -22,8 +22,8 @@ def update_section(case: AnyCase, steps: int, tolerance: float) -> Section:
     """Train a small network and pass its gradients to the oracle's AdamW; compare rates, weights and the final loss."""
     rates, expected = our_rates(case, steps), [oracle_rate(case, update, steps) for update in range(steps)]
     config = case.config
-    spared = case.undecayed.get(config.method, ())
-    optimizer = AdamW(case.parameters(), spared, config.opt_betas, config.opt_eps, config.weight_decay)
+    undecayed = case.undecayed.get(config.method, ())
+    optimizer = AdamW(case.parameters(), undecayed, config.opt_betas, config.opt_eps, config.weight_decay)
 
     def update_oracle(update: int, gradients: Arrays) -> None:
         optimizer.step({name: g.astype(np.float64) for name, g in gradients.items()}, expected[update])

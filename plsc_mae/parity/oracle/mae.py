@@ -73,12 +73,12 @@ class MAEOptions:
 
 # Options of each implementation, by the name of its method in this suite. In BUPT-PRIV/MAE-priv the class token is an
 # option. MAE-priv and MAE-pytorch normalize targets by default.
-_SUCCESSOR: dict[str, Any] = {"k_bias": False, "decoder_class_token": False, "visible": "ceil"}
-RELATIVES: dict[str, dict[str, Any]] = {
+_BEIT_STYLE: dict[str, Any] = {"k_bias": False, "decoder_class_token": False, "visible": "ceil"}
+IMPLEMENTATIONS: dict[str, dict[str, Any]] = {
     "mae": {"pixel_norm": "patch"},
-    "mae_priv": {**_SUCCESSOR, "positions": "row first", "pixel_norm": "layernorm", "channels_first": True},
+    "mae_priv": {**_BEIT_STYLE, "positions": "row first", "pixel_norm": "layernorm", "channels_first": True},
     "mae_pytorch": {
-        **_SUCCESSOR,
+        **_BEIT_STYLE,
         "class_token": False,
         "positions": "sinusoid",
         "bridge_bias": False,
