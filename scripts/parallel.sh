@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# LiBai's commands and more on demo data: pre-training, fine-tuning, probing and evaluation with the data, the heads or
-# the blocks shared out, from checkpoints of three kinds; a small network, minutes on 2 CPU cores.
-# Every fine-tuning sees the same batches, so all of them must come to the same accuracy; the table at the end shows it.
+# Runs LiBai's commands and more on demo data: pre-training, fine-tuning, probing and evaluation with data, tensor and
+# pipeline parallelism, from checkpoints of three kinds. The network is small; 2 CPU cores take minutes.
+# All fine-tuning runs see the same batches, so they must reach the same accuracy; the table at the end shows it.
 #   bash scripts/parallel.sh [FOLDER]    [parallel]; PYTHON=... for an environment of your own
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -77,7 +77,7 @@ run tp "fine-tuning" 4 "tensor 2 x pipeline 2" $finetune --finetune "$file" --ba
     --pipeline_parallel 2 --output_dir "$out/tp"
 
 # A checkpoint of facebookresearch/mae and one of LiBai, both as PyTorch writes them.
-# The first does not tell the eps of its norms, hence a warning; it is the config's here.
+# The first does not store the eps of its norms, so the command warns and takes the eps of the config.
 "$PYTHON" -m plsc_mae weights convert "$file" "$out/facebook.pth" --dialect facebook --num_heads 4 --decoder_num_heads 4
 "$PYTHON" -m plsc_mae weights convert "$file" "$out/libai.pth" --dialect libai --num_heads 4 --decoder_num_heads 4
 run facebook "fine-tuning from facebook.pth" 2 "data 2" $finetune --finetune "$out/facebook.pth" --batch_size 16 \

@@ -9,8 +9,8 @@
 #                PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu pip takes the smaller build without CUDA)
 # PADDLE_PYTHON  interpreter with Paddle; default: .venv/bin/python
 #
-# The contestants run in turns. The load average shown before a turn still holds the turns before it; only the
-# first one tells what else the machine is doing. Linux only.
+# The contestants run in turns. The load average printed before a turn includes earlier turns, so only the first
+# value shows other activity of the machine. Linux only.
 set -euo pipefail
 
 readonly batch_size=16

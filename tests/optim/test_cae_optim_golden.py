@@ -96,7 +96,7 @@ def test_weight_decay_follows_a_cosine_of_its_own(golden):
 
 def test_a_warmup_as_long_as_the_run_is_refused():
     for options in ({"warmup_epochs": 4}, {"warmup_steps": 40}, {"warmup_steps": 41}):
-        with pytest.raises(ConfigError, match="leaves nothing of the run's 40"):
+        with pytest.raises(ConfigError, match=r"warm-?up.*\b40\b"):
             schedule(10, **{"epochs": 4, "warmup_epochs": 1, **options})
     assert schedule(10, epochs=4, warmup_epochs=1, warmup_steps=39)(0.0, 39).lr == pytest.approx(5e-4)
 
