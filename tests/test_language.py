@@ -1,4 +1,4 @@
-"""Rules for the prose of the package: docstrings open with a verb or a noun phrase, and no phrase needs two readings."""
+"""Rules for the prose of the package: docstrings open with a verb or a noun phrase, and phrases read once."""
 
 from __future__ import annotations
 
