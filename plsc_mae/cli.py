@@ -87,13 +87,13 @@ COMMANDS = {
     "demo-data": Command(
         "draw a small labeled image folder for trials",
         {"": DemoDataConfig},
-        "plsc_mae.commands.demo_data:run",
+        "plsc_mae.commands.trial_inputs:run_demo_data",
         "path",
     ),
     "random-tokenizer": Command(
         "write a dVAE with random weights, for trials of CAE",
         {"": RandomTokenizerConfig},
-        "plsc_mae.commands.random_tokenizer:run",
+        "plsc_mae.commands.trial_inputs:run_random_tokenizer",
         "path",
     ),
     "weights inspect": Command(
@@ -159,14 +159,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return failure_detector.end(str(error), error.exit_code)
     except Stopped as stop:
         print(f"plsc-mae: {stop}", file=sys.stderr)
-        failure_detector.farewell()
+        failure_detector.report_success()
         return stop.exit_code
     except KeyboardInterrupt:
         print("plsc-mae: interrupted", file=sys.stderr)
         return failure_detector.end("interrupted", 130)
     except Exception as error:
         failure_detector.end_by(error)
-    failure_detector.farewell()
+    failure_detector.report_success()
     return code or 0
 
 
@@ -191,11 +191,14 @@ def _find(argv: Sequence[str]) -> tuple[str, list[str]]:
 def _overview(prefix: str = "") -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {c.summary}" for name, c in COMMANDS.items() if name.startswith(prefix)]
-    return (
-        f"plsc_mae {plsc_mae.__version__}: masked image modeling in PaddlePaddle\n\n"
-        "usage: plsc-mae COMMAND [options]\n\n"
-        + "\n".join(lines)
-        + "\n\nplsc-mae COMMAND --help shows the most frequent options of a command,\nplsc-mae COMMAND --help all shows all of them."
+    return "\n".join(
+        [
+            f"plsc_mae {plsc_mae.__version__}: masked image modeling in PaddlePaddle\n",
+            "usage: plsc-mae COMMAND [options]\n",
+            *lines,
+            "\nplsc-mae COMMAND --help shows the most frequent options of a command,",
+            "plsc-mae COMMAND --help all shows all of them.",
+        ]
     )
 
 

@@ -18,7 +18,7 @@ from plsc_mae.config import PretrainConfig
 from plsc_mae.methods.base import Task
 from plsc_mae.parity.capture import recorded_blocks
 from plsc_mae.parity.oracle.layers import Array
-from plsc_mae.train.step import FLOAT32, Precision, autocast
+from plsc_mae.train.precision import FLOAT32, Precision, autocast
 from plsc_mae.weights import Checkpoint
 
 NumPy = npt.NDArray[Any]

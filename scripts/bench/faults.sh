@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Kills runs at random moments, injects faults into disks, data, numbers and processes, and prints a table of the
-# outcomes. The exit code is not 0 if an outcome differs from the expected one.
+# Kills runs at random moments, injects faults into disks, data, numbers and processes, and prints tables of the outcomes.
+# The exit code is not 0 if any outcome differs from the expected one.
 #   bash scripts/bench/faults.sh            everything
-#   bash scripts/bench/faults.sh -k mae     further arguments are passed to pytest
+#   bash scripts/bench/faults.sh -k mae     further words go to pytest
 #
 # PYTHON          interpreter with Paddle and pytest [.venv, made on the first run]
-# CAMPAIGN_SEED   seed of the random kills [0]
-# RESULTS         folder for pytest's results [a temporary one]; results of earlier calls in it are counted, too
+# CAMPAIGN_SEED   another campaign of kills [0]
+# RESULTS         folder for pytest's results [a temporary one]; results of earlier calls in it count too
 #
-# The tests of full disks need root and are reported as skipped without it.
+# The tests of full disks need root; without root they are reported as skipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . scripts/environment.sh
