@@ -1,4 +1,4 @@
-"""plsc_mae: masked image modeling in PaddlePaddle. Names are loaded on first use, so that importing is instant."""
+"""plsc_mae: masked image modeling in PaddlePaddle. Names are loaded on first use, so importing the package is fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m plsc_mae` is `plsc-mae`."""
+"""Entry point of `python -m plsc_mae`, which is `plsc-mae`."""
 
 import sys
 

@@ -1,10 +1,11 @@
-"""`plsc-mae COMMAND [options]`: find the command, resolve its options, run it. Paddle is imported by the run only."""
+"""`plsc-mae COMMAND [options]`: finds the command, resolves its options and runs it. Only the run imports Paddle."""
 
 from __future__ import annotations
 
 import importlib
 import logging
 import os
+import select
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -41,9 +42,13 @@ from plsc_mae.parallel import failure_detector
 
 
 class Command(NamedTuple):
-    """A command: what it does, its options by method, its function and the options that may be bare words.
+    """A command of `plsc-mae`.
 
-    The function may return an exit code.
+    Attributes:
+        summary: one line for the help.
+        configs: config classes by method; a command without methods has one entry, "".
+        run: function to run, "module:name". It receives the config and may return an exit code.
+        positional: options that may be given as bare words, separated by spaces.
     """
 
     summary: str
@@ -57,47 +62,49 @@ COMMANDS = {
     "finetune": Command("train a classifier from a pre-trained encoder", FINETUNE, "plsc_mae.commands.classify:run"),
     "linprobe": Command("train a linear classifier on frozen features", LINPROBE, "plsc_mae.commands.classify:run"),
     "reconstruct": Command(
-        "redraw hidden patches with a pre-trained model",
+        "reconstruct hidden patches with a pre-trained model",
         {"": ReconstructConfig},
         "plsc_mae.commands.reconstruct:run",
         "img_path save_path model_path",
     ),
     "predict": Command(
-        "tell the classes of images by a trained classifier", {"": PredictConfig}, "plsc_mae.commands.predict:run"
+        "classify images with a trained classifier", {"": PredictConfig}, "plsc_mae.commands.predict:run"
     ),
-    "knn": Command("classify by nearest neighbors of features", {"": KNNConfig}, "plsc_mae.commands.knn:run"),
+    "knn": Command("evaluate an encoder's features by k-NN", {"": KNNConfig}, "plsc_mae.commands.knn:run"),
     "compare": Command(
-        "classify by features of several encoders, random weights and raw pixels, in one table",
+        "compare the features of several encoders in one table",
         {"": CompareConfig},
         "plsc_mae.commands.compare:run",
     ),
-    "explain": Command("draw what an encoder attends to", {"": ExplainConfig}, "plsc_mae.commands.explain:run"),
+    "explain": Command(
+        "draw the attention of an encoder over images", {"": ExplainConfig}, "plsc_mae.commands.explain:run"
+    ),
     "extract": Command("write features of images to a file", {"": ExtractConfig}, "plsc_mae.commands.extract:run"),
     "parity": Command(
-        "compare a network with an oracle and with the originals' code, layer by layer",
+        "compare a network with an oracle and with the original code",
         {"": ParityConfig},
         "plsc_mae.commands.parity:run",
     ),
     "demo-data": Command(
-        "draw a small labeled image folder to try things on",
+        "draw a small labeled image folder for trials",
         {"": DemoDataConfig},
-        "plsc_mae.commands.demo_data:run",
+        "plsc_mae.commands.trial_inputs:run_demo_data",
         "path",
     ),
     "random-tokenizer": Command(
-        "write a dVAE of random weights to try CAE on",
+        "write a dVAE with random weights, for trials of CAE",
         {"": RandomTokenizerConfig},
-        "plsc_mae.commands.random_tokenizer:run",
+        "plsc_mae.commands.trial_inputs:run_random_tokenizer",
         "path",
     ),
     "weights inspect": Command(
-        "tell what a weight file holds and is good for",
+        "describe a weight file and the commands that can use it",
         {"": WeightsInspectConfig},
         "plsc_mae.commands.weights:run_inspect",
         "path",
     ),
     "weights convert": Command(
-        "write a weight file for another code base",
+        "convert a weight file for another code base",
         {"": WeightsConvertConfig},
         "plsc_mae.commands.convert:run",
         "path out",
@@ -114,31 +121,51 @@ COMMANDS = {
         "plsc_mae.commands.weights:run_diff",
         "a b",
     ),
-    "plot": Command("draw a run's loss curve as PNG", {"": PlotConfig}, "plsc_mae.commands.plot:run", "run_dir"),
-    "bench step": Command("measure training steps", PRETRAIN, "plsc_mae.commands.bench:run_step"),
-    "bench data": Command("measure the data path", PRETRAIN, "plsc_mae.commands.bench:run_data"),
+    "plot": Command("draw the loss curve of a run as PNG", {"": PlotConfig}, "plsc_mae.commands.plot:run", "run_dir"),
+    "bench step": Command("measure the speed of training steps", PRETRAIN, "plsc_mae.commands.bench:run_step"),
+    "bench data": Command("measure the speed of data loading", PRETRAIN, "plsc_mae.commands.bench:run_data"),
     **{
-        f"plan {phase}": Command(f"tell what a {phase} run would cost", planned(configs), "plsc_mae.commands.plan:run")
+        f"plan {phase}": Command(
+            f"estimate memory and time of `{phase}`", planned(configs), "plsc_mae.commands.plan:run"
+        )
         for phase, configs in PHASES.items()
     },
-    "doctor": Command("show versions, settings and what is amiss", {"": DoctorConfig}, "plsc_mae.commands.doctor:run"),
+    "doctor": Command(
+        "show versions and settings, and report known problems", {"": DoctorConfig}, "plsc_mae.commands.doctor:run"
+    ),
 }
+
+
+BROKEN_PIPE = 128 + 13  # exit code of a program that SIGPIPE ends
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code.
 
-    The user's mistakes end in one sentence on stderr; ours keep their traceback.
+    A mistake of the user ends in one sentence on stderr; a bug of the suite keeps its traceback. If the reader of
+    standard output has gone, as in `plsc-mae ... | head -1`, the program ends silently.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _output_is_closed():
+            raise
+        return BROKEN_PIPE
+
+
+def _run(argv: list[str]) -> int:
     _log_to_console()
     try:
         name, rest = _find(argv)
         if not name:
-            print(_overview())
+            print(_overview(*rest))
             return 0
         command = COMMANDS[name]
-        config = parse(rest, command.configs, prog=f"plsc-mae {name}", positional=command.positional)
+        prog = f"plsc-mae {name}"
+        config = parse(rest, command.configs, prog=prog, positional=command.positional, summary=command.summary)
         runtime.apply_cpu_settings()
         warnings.filterwarnings("ignore", message="No ccache found")  # Paddle's advice to builders of C++ extensions
         module, _, function = command.run.partition(":")
@@ -148,19 +175,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return failure_detector.end(str(error), error.exit_code)
     except Stopped as stop:
         print(f"plsc-mae: {stop}", file=sys.stderr)
-        failure_detector.farewell()
+        failure_detector.report_success()
         return stop.exit_code
     except KeyboardInterrupt:
         print("plsc-mae: interrupted", file=sys.stderr)
         return failure_detector.end("interrupted", 130)
     except Exception as error:
         failure_detector.end_by(error)
-    failure_detector.farewell()
+    failure_detector.report_success()
     return code or 0
 
 
+def _output_is_closed() -> bool:
+    """Return whether the reader of standard output has gone; if so, discard the rest of the output."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit succeeds
+    return closed
+
+
 def _find(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """Split argv into the command's name and its words; an empty name asks for the overview."""
+    """Split argv into the command's name and its words; for an overview, into "" and the prefix of its commands."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         return "", []
     if argv[0] == "--version":
@@ -171,21 +208,28 @@ def _find(argv: Sequence[str]) -> tuple[str, list[str]]:
         if name in COMMANDS:
             return name, list(argv[words:])
     family = [name for name in COMMANDS if name.startswith(f"{argv[0]} ")]
+    if family and argv[1:2] in (["-h"], ["--help"]):
+        return "", [f"{argv[0]} "]
     hint = f"; did you mean '{family[0]}'?" if family else suggest(argv[0], COMMANDS)
     raise ConfigError(f"unknown command '{argv[0]}'{hint or '; plsc-mae --help lists them'}")
 
 
-def _overview() -> str:
+def _overview(prefix: str = "") -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    return (
-        f"plsc_mae {plsc_mae.__version__}: masked image modeling in PaddlePaddle\n\n"
-        "usage: plsc-mae COMMAND [options]\n\n" + "\n".join(lines) + "\n\nplsc-mae COMMAND --help lists the options."
+    lines = [f"  {name:<{width}}  {c.summary}" for name, c in COMMANDS.items() if name.startswith(prefix)]
+    return "\n".join(
+        [
+            f"plsc_mae {plsc_mae.__version__}: masked image modeling in PaddlePaddle\n",
+            "usage: plsc-mae COMMAND [options]\n",
+            *lines,
+            "\nplsc-mae COMMAND --help shows the most frequent options of a command,",
+            "plsc-mae COMMAND --help all shows all of them.",
+        ]
     )
 
 
 def _log_to_console() -> None:
-    """Log what matters to stdout, warnings to stderr; processes other than the first tell warnings only."""
+    """Send the log to stdout and warnings to stderr; processes other than the first log warnings only."""
     rank = int(os.environ.get("PADDLE_TRAINER_ID", "0"))
     handler = logging.StreamHandler(sys.stdout)
     handler.addFilter(lambda record: record.levelno < logging.WARNING)

@@ -1,7 +1,7 @@
-"""The user's mistakes and the world's faults, each told in one sentence.
+"""Errors reported as one sentence, without a traceback.
 
-The command line prints these without a traceback and exits with `exit_code`; anything else is a bug of ours
-and keeps its full traceback.
+The command line prints the sentence and exits with the error's `exit_code`. Any other exception is a bug of the suite
+and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import signal
 
 
 class UserError(Exception):
-    """Something the user can mend. The message says what, where, what was expected, and the remedy."""
+    """An error that the user can correct. The message has the value, its place, the expectation and the remedy."""
 
     exit_code = 2
 
 
 class ConfigError(UserError, ValueError):
-    """A flag, YAML key or value that cannot be obeyed."""
+    """An unknown flag or YAML key, or an invalid value."""
 
 
 class DataError(UserError):
@@ -34,15 +34,15 @@ class DivergedError(UserError):
 
 
 class Stopped(Exception):
-    """A run was asked to stop and has done so; the message says where it stands.
+    """The end of a run that a signal asked to stop.
 
     Args:
-        number: of the signal that asked.
-        where: the sentence that follows the signal's name.
+        number: number of the signal.
+        where: the state of the run, for the message.
 
     Attributes:
-        number: the same.
-        exit_code: what a shell gives to a process ended by that signal.
+        number: number of the signal.
+        exit_code: the exit code that a shell reports for a process ended by that signal.
     """
 
     def __init__(self, number: int, where: str = "") -> None:

@@ -1,10 +1,10 @@
-"""Settings that must be in place before Paddle is imported, and nothing that needs Paddle.
+"""Environment variables that must be set before Paddle is imported. This file does not import Paddle.
 
-Paddle's CPU wheel computes with Intel's MKL on one thread, and on AMD processors MKL takes its slow path. Measured on
+Paddle's CPU wheel uses Intel's MKL with one thread, and on AMD processors MKL uses slow kernels. Measured on
 2 cores, fp32 matmul [788, 768] x [768, 3072]: AMD EPYC 35 -> 79 GFLOP/s with MKL_DEBUG_CPU_TYPE=5, 147 with two
-threads on top; Intel Xeon (AVX-512) 84 -> 150 with two threads, while MKL_DEBUG_CPU_TYPE=5 slows it from 69 to 50.
-Paddle's strided views, on by default, are copied element by element when a kernel needs them contiguous: a training
-step of a small MAE takes 0.58 instead of 0.86 s of one core without them. On GPU views are cheap and stay on.
+threads as well; Intel Xeon (AVX-512) 84 -> 150 with two threads, while MKL_DEBUG_CPU_TYPE=5 slows it from 69 to 50.
+Paddle's strided views, on by default, are copied element by element if a kernel needs them contiguous. Without views, a
+training step of a small MAE takes 0.58 s instead of 0.86 s on one core. On GPU, views are cheap and stay on.
 """
 
 from __future__ import annotations
@@ -14,21 +14,27 @@ from collections.abc import Mapping
 from pathlib import Path
 
 SWITCH = "PLSC_MAE_CPU_SETTINGS"
+MAX_WORKERS = 10  # facebookresearch/mae's --num_workers
 SETTINGS = ("MKL_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "FLAGS_use_stride_kernel")
 
 
 def available_cores() -> int:
-    """Cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def local_processes(environ: Mapping[str, str] = os.environ) -> int:
-    """Training processes on this node, as the launcher tells."""
+    """Return the number of training processes on this node, from the launcher's variable PADDLE_LOCAL_SIZE."""
     return int(environ.get("PADDLE_LOCAL_SIZE", "1"))
 
 
+def count_workers(wanted: int | None) -> int:
+    """Return the number of loader processes: `wanted`, or this process's share of the cores, up to MAX_WORKERS."""
+    return min(MAX_WORKERS, max(1, available_cores() // local_processes())) if wanted is None else wanted
+
+
 def is_amd() -> bool:
-    """Whether the processor is AMD's, as /proc/cpuinfo tells."""
+    """Return True if /proc/cpuinfo names an AMD processor."""
     try:
         return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -36,23 +42,23 @@ def is_amd() -> bool:
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA driver is here, told without loading anything."""
+    """Return True if this machine has an NVIDIA driver, without loading it."""
     return Path("/dev/nvidiactl").exists()
 
 
 def cpu_settings(environ: Mapping[str, str], cores: int, *, amd: bool, gpu: bool = False) -> dict[str, str]:
-    """Environment variables to add: the cores are shared out among the processes of this node.
+    """Return the environment variables to add, which divide the cores among the processes of this node.
 
     Args:
-        environ: the environment as it is; what the user has set stays.
-        cores: cores at hand.
-        amd: whether MKL has to be told to use the fast kernels.
-        gpu: whether a GPU is there, whose runs are to keep strided views.
+        environ: the current environment; variables that the user has set are not changed.
+        cores: number of available cores.
+        amd: True on an AMD processor, where a variable makes MKL use its fast kernels.
+        gpu: True on a machine with a GPU, where strided views stay on.
     """
     if environ.get(SWITCH, "on").lower() in ("off", "0", "false", "no"):
         return {}
-    # MKL_NUM_THREADS and not OMP_NUM_THREADS: it wins over the OMP_NUM_THREADS=1 that Paddle's launcher passes on,
-    # and Paddle prints no warning about it.
+    # MKL_NUM_THREADS rather than OMP_NUM_THREADS: it takes precedence over the OMP_NUM_THREADS=1 that Paddle's launcher
+    # sets, and Paddle prints no warning about it.
     wanted = {"MKL_NUM_THREADS": str(max(1, cores // local_processes(environ)))}
     if amd:
         wanted["MKL_DEBUG_CPU_TYPE"] = "5"
@@ -62,7 +68,7 @@ def cpu_settings(environ: Mapping[str, str], cores: int, *, amd: bool, gpu: bool
 
 
 def apply_cpu_settings() -> dict[str, str]:
-    """Put the settings into this process's environment; returns what was added."""
+    """Add the settings to this process's environment and return the variables added."""
     added = cpu_settings(os.environ, available_cores(), amd=is_amd(), gpu=has_gpu())
     os.environ.update(added)
     return added

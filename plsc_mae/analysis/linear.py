@@ -1,31 +1,31 @@
-"""Linear classification of frozen features: logistic regression, solved to its optimum instead of trained.
+"""Linear classification of frozen features by logistic regression, solved to its optimum by SciPy's L-BFGS-B.
 
-Nothing is drawn at random and nothing depends on a learning rate or a number of epochs: the same features always give
-the same accuracy. Everything is in memory, and the second moments are D x D (or n x n, if that is smaller), so this is
-for thousands of images and of features. n training features, Q queries, D width, R rank, C classes.
+The result is deterministic and does not depend on a learning rate or a number of epochs. Features and their second
+moments (D x D or n x n, whichever is smaller) are held in memory, so the method suits thousands of images and features.
+Notation: n training features, Q queries, D width, R rank, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import scipy.optimize
+from scipy.special import log_softmax
 
 from plsc_mae.errors import DataError
 
 Features = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
-Objective = Callable[[Doubles], tuple[float, Doubles]]
 
 PENALTIES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-HELD_OUT = 10  # every so many-th training feature judges the penalties
-RANK_TOLERANCE = 1e-7  # of the largest mean square along an axis; below it is what rounding leaves of dependent columns
-MEMORY, MAX_STEPS = 20, 500  # of L-BFGS
-TOLERANCE = 1e-5  # largest partial derivative at the optimum
-SUFFICIENT = 1e-4  # share of the decrease promised by the slope that a step must bring (Armijo)
+HELD_OUT = 10  # every tenth training feature is held out to choose the penalty
+RANK_TOLERANCE = 1e-7  # times the largest mean square along an axis; axes below it exist only because of rounding
+# Only the gradient stops L-BFGS-B: a limit on the decrease of the value (ftol) would stop flat problems too early.
+LBFGS_OPTIONS = {"maxcor": 20, "maxiter": 500, "gtol": 1e-5, "ftol": 0.0}
 
 
 class LinearAccuracy(NamedTuple):
@@ -43,10 +43,8 @@ class LinearClassifier(NamedTuple):
     bias: Doubles
 
     def log_probabilities(self, features: Features) -> Doubles:
-        """Log-softmax of the scores of features [n, R], [n, C]."""
-        scores = features @ self.weight.astype(np.float32) + self.bias
-        scores -= scores.max(axis=1, keepdims=True)
-        return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+        """Return the log-softmax [n, C] of the scores of features [n, R]."""
+        return log_softmax(features @ self.weight.astype(np.float32) + self.bias, axis=1)
 
 
 def linear_accuracy(
@@ -56,15 +54,15 @@ def linear_accuracy(
     query_labels: Indices,
     penalties: Sequence[float] = PENALTIES,
 ) -> LinearAccuracy:
-    """Classify queries by multinomial logistic regression on standardized training features.
+    """Return the accuracy of multinomial logistic regression on standardized training features.
 
-    The penalty is the one with the smallest cross entropy on every tenth training feature when fitted to the others;
-    with it, all training features are fitted. Queries decide nothing.
+    The L2 penalty is the one with the smallest cross entropy on the held-out features (every tenth training feature)
+    when fitted to the others. The final fit uses all training features. Queries do not influence the fit.
 
     Args:
-        features: [n, D].
+        features: training features [n, D].
         labels: class numbers [n].
-        queries: [Q, D].
+        queries: features [Q, D].
         query_labels: class numbers [Q].
         penalties: L2 penalties to choose from.
 
@@ -88,25 +86,26 @@ def linear_accuracy(
 
 
 def standardize(features: Features, queries: Features) -> tuple[Features, Features]:
-    """Bring features [n, D] to mean 0 and variance 1 by column, and queries [Q, D] with the same numbers.
+    """Standardize features [n, D] to mean 0 and variance 1 per column, and queries [Q, D] with the same statistics.
 
-    Columns that do not vary become 0.
+    Constant columns become 0.
 
     Raises:
         DataError: a feature is not finite.
     """
-    mean, std = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
+    mean = features.mean(axis=0, dtype=np.float64)
+    std = features.std(axis=0, dtype=np.float64)
     if not (np.isfinite(std).all() and np.isfinite(queries).all()):
-        raise DataError("the features are not finite; the checkpoint is unusable")
-    varies = std > 1e-6 * np.abs(mean)  # a constant varies by rounding only
+        raise DataError("the features are not finite; choose an undamaged checkpoint")
+    varies = std > 1e-6 * np.abs(mean)  # the std of a constant column is not exactly 0 because of rounding
     scale = np.where(varies, 1 / np.where(varies, std, 1), 0)
     return ((features - mean) * scale).astype(np.float32), ((queries - mean) * scale).astype(np.float32)
 
 
 def principal_axes(features: Features) -> tuple[Features, Doubles]:
-    """Find orthonormal axes [D, R] that span features [n, D], R <= min(n, D), and the mean square along each [R].
+    """Return orthonormal axes [D, R] that span features [n, D], R <= min(n, D), and the mean square [R] along each.
 
-    A penalized solution lies within their span, so nothing is lost by leaving the other directions out.
+    The solution with an L2 penalty lies in this span, so the reduction to the axes is exact.
     """
     number, width = features.shape
     doubles = features.astype(np.float64)
@@ -122,17 +121,18 @@ def principal_axes(features: Features) -> tuple[Features, Doubles]:
 def fit_on_axes(
     features: Features, labels: Indices, num_classes: int, l2: float, variance: Doubles
 ) -> LinearClassifier:
-    """Minimize the mean cross entropy + l2 / 2 * |weight|^2; biases are free.
+    """Minimize the mean cross entropy + l2 / 2 * |weight|^2; biases are not penalized.
 
-    The Hessian of a weight on an axis lies below variance / 2 + l2 (Boehning 1992, "Multinomial logistic regression
-    algorithm"). In units of one over its root all axes are about equally steep, which L-BFGS needs to get there soon.
+    The Hessian with respect to a weight on an axis is at most variance / 2 + l2 (Boehning 1992, "Multinomial logistic
+    regression algorithm"). Scaling each axis by the inverse square root of this bound makes all axes about equally
+    steep, so L-BFGS-B converges in few steps.
 
     Args:
-        features: [n, R], coordinates on principal axes.
+        features: coordinates [n, R] on the principal axes.
         labels: class numbers [n].
         num_classes: C.
-        l2: the penalty.
-        variance: mean square of the coordinates [R]; it decides about speed only.
+        l2: L2 penalty.
+        variance: mean square [R] of the coordinates; it affects only the speed.
     """
     unit = 1 / np.sqrt(variance / 2 + l2)[:, None]
     scaled = features * unit.T.astype(np.float32)
@@ -147,48 +147,6 @@ def fit_on_axes(
         loss = -(one_hot * logs).sum() / len(labels) + (shrinkage * weight).sum() / 2
         return float(loss), np.concatenate([error.sum(axis=0), slope.ravel()])
 
-    found = minimize(objective, np.zeros((1 + len(unit)) * num_classes))
+    start = np.zeros((1 + len(unit)) * num_classes)
+    found = scipy.optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options=LBFGS_OPTIONS).x
     return LinearClassifier(unit * found[num_classes:].reshape(-1, num_classes), found[:num_classes])
-
-
-def minimize(objective: Objective, start: Doubles) -> Doubles:
-    """Find the minimum of a smooth convex function by L-BFGS (Nocedal 1980) with backtracking.
-
-    Args:
-        objective: gives value and gradient at a point.
-        start: the first point [P].
-    """
-    point = start
-    value, slope = objective(point)
-    history: list[tuple[Doubles, Doubles]] = []
-    for _ in range(MAX_STEPS):
-        if np.abs(slope).max() < TOLERANCE:
-            break
-        direction = -_times_inverse_hessian(history, slope)
-        promised, length = float(direction @ slope), 1.0
-        new_value, new_slope = objective(point + direction)
-        while new_value > value + SUFFICIENT * length * promised:
-            length /= 2
-            if length < 1e-9:  # the value is flat within rounding
-                return point
-            new_value, new_slope = objective(point + length * direction)
-        step, change = length * direction, new_slope - slope
-        if step @ change > 0:
-            history = [*history, (step, change)][-MEMORY:]
-        point, value, slope = point + step, new_value, new_slope
-    return point
-
-
-def _times_inverse_hessian(history: Sequence[tuple[Doubles, Doubles]], slope: Doubles) -> Doubles:
-    """Multiply by the inverse Hessian that past steps and changes of the gradient suggest: the two-loop recursion."""
-    result = slope.copy()
-    shares = []
-    for step, change in reversed(history):
-        shares.append(float(step @ result) / float(step @ change))
-        result -= shares[-1] * change
-    if history:
-        step, change = history[-1]
-        result *= float(step @ change) / float(change @ change)
-    for (step, change), share in zip(history, reversed(shares), strict=True):
-        result += (share - float(change @ result) / float(step @ change)) * step
-    return result

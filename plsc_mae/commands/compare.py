@@ -1,4 +1,4 @@
-"""`plsc-mae compare`: one table of how well frozen features classify: raw pixels, random weights, checkpoints."""
+"""`plsc-mae compare`: one table of the accuracies of frozen features: raw pixels, random weights, checkpoints."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 
 from plsc_mae.analysis.features import Encode, TokenFeatures, pixel_features
 from plsc_mae.analysis.knn import knn_accuracy
+from plsc_mae.analysis.labeled import LabeledFeatures, encode_labeled
 from plsc_mae.analysis.linear import linear_accuracy, standardize
-from plsc_mae.commands.knn import Labeled, encode_labeled
 from plsc_mae.config.tools import CompareConfig
 from plsc_mae.data.imagefolder import find_images, find_validation
 from plsc_mae.errors import DataError
 from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.parallel.world import World
 
-Source = tuple[Encode, tuple[int, int]]  # what makes features, and the (h, w) of its images
+Source = tuple[Encode, tuple[int, int]]  # an encoder, and the (h, w) of its images
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,13 @@ class Row:
 
 
 def run(config: CompareConfig) -> None:
-    """Print the table row by row, and write it if asked to.
+    """Print the table row by row and, with --save_path, write it to a file.
 
     Raises:
         CheckpointError: a checkpoint cannot be read.
-        DataError: a set is missing, without labels, or has other classes than the other; the file cannot be written.
-        ConfigError: more neighbors are asked for than there are.
+        DataError: a set of images is missing or has no labels, the classes of the sets differ, or the file cannot be
+            written.
+        ConfigError: --nb_knn exceeds the number of training images.
     """
     world = World(config.device)
     bank = find_images(config.data_path, "train")
@@ -55,7 +56,7 @@ def run(config: CompareConfig) -> None:
             parts = encode_labeled(encode, lists, size, config, world)
             if world.is_main:
                 _score(row, parts, config.nb_knn)
-            world.barrier()  # the first process may take longer than the others would wait for its next batch
+            world.barrier()  # scoring may take longer than the others would wait for the first process's next batch
         rows.append(row)
         if world.is_main:
             print(row, flush=True)
@@ -64,7 +65,7 @@ def run(config: CompareConfig) -> None:
 
 
 def _kinds(config: CompareConfig) -> Iterator[tuple[str, Iterator[Source]]]:
-    """Name every kind of features and tell how to make them; networks are built when their turn comes."""
+    """Yield the name of every kind of features and its sources. A network is built when its source is reached."""
     if config.pixels:
         yield f"raw pixels, {config.pixels} x {config.pixels}", iter([(pixel_features, (config.pixels, config.pixels))])
     for path in config.model_path if config.random_weights else ():
@@ -74,13 +75,13 @@ def _kinds(config: CompareConfig) -> Iterator[tuple[str, Iterator[Source]]]:
 
 
 def _encoder(path: str, config: CompareConfig, seed: int | None) -> Source:
-    """The encoder of a checkpoint or, with a seed, one like it of random weights."""
+    """Return the encoder of a checkpoint or, with a seed, a network of its sizes with random weights."""
     network, normalize, _ = load_encoder(path, random_weights=seed is not None, seed=seed or 0)
     return TokenFeatures(network, normalize, [len(network.blocks)], [config.pool], config.norm), network.img_size
 
 
-def _score(row: Row, parts: list[Labeled], k: int) -> None:
-    """Add the accuracies of features to a row; neighbors, too, are sought among standardized features."""
+def _score(row: Row, parts: list[LabeledFeatures], k: int) -> None:
+    """Add the accuracies of features to a row. Both classifiers use standardized features."""
     bank, queries = parts
     labels = bank.labels, queries.labels
     near, far = standardize(bank.features, queries.features)
@@ -89,7 +90,7 @@ def _score(row: Row, parts: list[Labeled], k: int) -> None:
 
 
 def _cell(values: list[float]) -> str:
-    """The mean, and the range where there are several values."""
+    """Return the mean and, of several values, their range."""
     spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
     return f"{np.mean(values):.1f}{spread}"
 

@@ -1,4 +1,4 @@
-"""`plsc-mae doctor`: versions, devices, data and processes, and what is known to go wrong with them."""
+"""`plsc-mae doctor`: shows versions, devices, data and processes, and reports known problems with them."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from collections.abc import Iterable, Iterator
 from plsc_mae import runtime
 from plsc_mae.commands import doctor_gpu, doctor_machine
 from plsc_mae.commands.doctor_data import examine_data
-from plsc_mae.commands.doctor_findings import Finding, grave
+from plsc_mae.commands.doctor_findings import Finding, error
 from plsc_mae.config.tools import DoctorConfig
 
 
 def run(config: DoctorConfig) -> int:
-    """Print what is here, then what is amiss: `!` ends runs or spoils them, `?` matters to some.
+    """Print the state of the machine, then the problems found: errors with `!`, warnings with `?`.
 
     Returns:
-        1 if there is a `!`, else 0; processes of one launch agree on it.
+        1 if there is an error, else 0; the same in all processes of a launch.
     """
-    findings = _tell(_examine_installation())
+    findings = _report(_examine_installation())
     works = not any(finding.stops for finding in findings)
     if works:
-        findings += _tell(_examine_machine(config))
+        findings += _report(_examine_machine(config))
     if config.data_path:
-        findings += _tell(examine_data(config.data_path))
+        findings += _report(examine_data(config.data_path))
     if config.distributed and works:
-        findings += _tell(_examine_launch(findings))
+        findings += _report(_examine_launch(findings))
     for finding in sorted(findings, key=lambda found: not found.stops):
         print(finding, flush=True)
     if not findings:
-        print("nothing amiss", flush=True)
+        print("no problems found", flush=True)
     return int(any(finding.stops for finding in findings))
 
 
-def _tell(items: Iterable[str | Finding]) -> list[Finding]:
-    """Print the descriptions at once and return the findings for later."""
+def _report(items: Iterable[str | Finding]) -> list[Finding]:
+    """Print the descriptions as they come and return the findings."""
     findings = []
     for item in items:
         if isinstance(item, Finding):
@@ -53,8 +53,8 @@ def _examine_installation() -> Iterator[str | Finding]:
     yield from doctor_machine.examine_packages()
     try:
         import paddle  # noqa: F401
-    except Exception as error:  # whatever a broken wheel or its dependencies raise
-        yield grave(f"Paddle cannot be imported: {' '.join(str(error).split())[:300]}; reinstall it")
+    except Exception as failure:  # a broken wheel or dependency raises exceptions of many types
+        yield error(f"Paddle cannot be imported: {' '.join(str(failure).split())[:300]}; reinstall it")
 
 
 def _examine_machine(config: DoctorConfig) -> Iterator[str | Finding]:
@@ -68,11 +68,11 @@ def _examine_machine(config: DoctorConfig) -> Iterator[str | Finding]:
     wheel = doctor_gpu.Wheel(paddle.__version__, doctor_gpu.parse_version(paddle.version.cuda()), gpus)
     yield from doctor_gpu.examine_gpus(driver, wheel)
     settings = {name: os.environ[name] for name in runtime.SETTINGS if name in os.environ}
-    told = " ".join(f"{name}={value}" for name, value in settings.items()) or "none"
-    yield f"CPU settings: {told} (switch off with {runtime.SWITCH}=off)"
+    listed = " ".join(f"{name}={value}" for name, value in settings.items()) or "none"
+    yield f"CPU settings: {listed} (switch off with {runtime.SWITCH}=off)"
     if os.path.isdir(doctor_machine.SHARED_MEMORY):
         yield f"{doctor_machine.SHARED_MEMORY}: {shutil.disk_usage(doctor_machine.SHARED_MEMORY).free // 2**20} MB free"
-    yield doctor_machine.tell_place_in_launch()
+    yield doctor_machine.describe_launch()
     yield from doctor_machine.examine_optional_modules()
     yield from doctor_machine.examine_environment(gpus)
     yield from doctor_machine.examine_limits(gpus)
@@ -81,7 +81,7 @@ def _examine_machine(config: DoctorConfig) -> Iterator[str | Finding]:
 
 
 def _examine_launch(before: list[Finding]) -> Iterator[str | Finding]:
-    """Examine the processes together; what is grave in any of them is so in all."""
+    """Examine the processes together; an error in one of them is an error in all."""
     import paddle
 
     from plsc_mae.commands.doctor_processes import examine_processes
@@ -96,4 +96,4 @@ def _examine_launch(before: list[Finding]) -> Iterator[str | Finding]:
     stops = any(finding.stops for finding in own)
     stopped = int(world.sum(paddle.to_tensor([int(stops)], dtype="int64")).item())
     if stopped and not stops:
-        yield grave(f"{stopped} of {world.size} processes found something that ends runs: see their logs in --log_dir")
+        yield error(f"{stopped} of {world.size} processes found an error: see their logs in the launcher's --log_dir")

@@ -1,4 +1,4 @@
-"""The doctor's look at a data set: layout, classes and their order, and whether a sample of the files can be read."""
+"""The doctor's checks of a data set: its layout, its classes and their order, and a sample of its files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plsc_mae.commands.doctor_findings import Finding, grave, slight
+from plsc_mae.commands.doctor_findings import Finding, error, warning
 from plsc_mae.data.decode import open_image
 from plsc_mae.data.imagefolder import ImageList, find_images
 from plsc_mae.errors import DataError
@@ -20,30 +20,30 @@ _NAMES_SHOWN = 3
 
 
 def examine_data(data_path: str) -> Iterator[str | Finding]:
-    """Describe the training and validation images below a folder or in a list, and what is amiss with them."""
+    """Describe the training and validation images of a folder or list file, and report problems with them."""
     nested = None if Path(data_path).is_file() else _folder_of_splits(Path(data_path))
     if nested is not None:
-        yield grave(f"--data_path {data_path} has its train/ and val/ further down: pass --data_path {nested}")
+        yield error(f"--data_path {data_path}: train/ and val/ are in a folder below it: pass --data_path {nested}")
         return
     try:
         train = find_images(data_path, "train")
-    except DataError as error:
-        yield grave(str(error))
+    except DataError as failure:
+        yield error(str(failure))
         return
     yield from _examine_split("train", train)
     if not (Path(data_path) / "val").is_dir():
         return
     try:
         val = find_images(data_path, "val")
-    except DataError as error:
-        yield slight(f"{error}; pre-training does without")
+    except DataError as failure:
+        yield warning(f"{failure}; pre-training does not need them")
         return
     yield from _examine_split("val", val)
     yield from _compare(train, val)
 
 
 def _folder_of_splits(folder: Path) -> Path | None:
-    """Find a folder below that looks more like what was meant, as in an unpacked archive with folders of its own."""
+    """Return a deeper folder that contains train/, as in an archive unpacked with its outer folders, or None."""
     if any((folder / split).is_dir() for split in ("train", "val")):
         inner = folder / "train"
         return inner if (inner / "train").is_dir() and (inner / "val").is_dir() else None
@@ -59,19 +59,19 @@ def _examine_split(split: str, images: ImageList) -> Iterator[str | Finding]:
     if images.classes:
         yield from _examine_classes(images)
     elif split == "val":
-        yield slight(
-            f"{images.root} has no class folders, so nothing can be evaluated on it: move every image to the folder of "
-            "its class, named as in train/ (for ImageNet, by its script valprep.sh)"
+        yield warning(
+            f"{images.root} has no class folders, so it cannot be used for evaluation: move every image to the folder "
+            "of its class, named as in train/ (for ImageNet with the script valprep.sh)"
         )
     chosen = sorted({i * (len(images) - 1) // (SAMPLED_FILES - 1) for i in range(SAMPLED_FILES)})
     failures = [failure for index in chosen if (failure := _failure(images.path(index)))]
     if failures:
-        yield grave(
-            f"{len(failures)} of {len(chosen)} images of {images.root} that were read on trial cannot be used: "
-            f"{failures[0]}; mend or remove such files, or pass --bad_image skip"
+        yield error(
+            f"{len(failures)} of {len(chosen)} sampled images of {images.root} cannot be used: {failures[0]}; repair "
+            "or remove such files, or pass --bad_image skip"
         )
     else:
-        yield f"  {len(chosen)} images read on trial, all well"
+        yield f"  {len(chosen)} sampled images can be read"
 
 
 def _examine_classes(images: ImageList) -> Iterator[str | Finding]:
@@ -85,18 +85,18 @@ def _examine_classes(images: ImageList) -> Iterator[str | Finding]:
     if synsets == len(images.classes) == _IMAGENET_CLASSES:
         yield "  ImageNet-1k: classes are numbered as in torchvision and in published classifiers"
     elif synsets > _IMAGENET_CLASSES // 2:
-        yield slight(
+        yield warning(
             f"{images.root} looks like ImageNet-1k but has {len(images.classes)} classes, {synsets} of them with names "
             f"like n01440764, not {_IMAGENET_CLASSES}: published classifiers number them differently"
         )
     if len(images.classes) == 1:
-        yield slight(f"{images.root} has a single class, {images.classes[0]}: is it a folder of folders too many?")
+        yield warning(f"{images.root} has a single class, {images.classes[0]}: is it the parent of the image folder?")
     in_order = sorted(images.classes, key=lambda name: (len(name), name))
     if all(name.isdigit() for name in images.classes) and in_order != list(images.classes):
         wrong = next(index for index, name in enumerate(images.classes) if name != in_order[index])
-        yield slight(
-            f"the classes of {images.root} are numbers but sorted as names, so folder {images.classes[wrong]} is class "
-            f"{wrong}: pad them with zeros if the numbers matter"
+        yield warning(
+            f"the classes of {images.root} are numbers but are sorted as text, so folder {images.classes[wrong]} is "
+            f"class {wrong}: pad the names with zeros if the numbers matter"
         )
 
 
@@ -104,8 +104,8 @@ def _failure(path: str) -> str:
     try:
         image = open_image(path)
         image.resize((min(image.height, 32), min(image.width, 32)))
-    except DataError as error:
-        return str(error)
+    except DataError as failure:
+        return str(failure)
     return ""
 
 
@@ -118,7 +118,7 @@ def _compare(train: ImageList, val: ImageList) -> Iterator[str | Finding]:
         if lacking:
             more = f" and {len(lacking) - _NAMES_SHOWN} more" if len(lacking) > _NAMES_SHOWN else ""
             parts.append(f"{here.root} lacks {', '.join(lacking[:_NAMES_SHOWN])}{more}")
-    yield grave(
+    yield error(
         f"training and validation images have different classes: {'; '.join(parts)}; a class must have the same folder "
         "in both"
     )

@@ -1,4 +1,4 @@
-"""What the doctor's examinations come to."""
+"""Findings of the doctor's checks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """Something amiss.
+    """A problem.
 
     Attributes:
-        text: what, where, and the remedy.
-        stops: whether it will end runs or spoil their results; else some runs, or speed.
+        text: the problem, its place and the remedy.
+        stops: True if it ends runs or invalidates their results; False if it affects some runs only, or their speed.
     """
 
     text: str
@@ -20,11 +20,11 @@ class Finding(NamedTuple):
         return f"{'!' if self.stops else '?'} {self.text}"
 
 
-def grave(text: str) -> Finding:
-    """Something that ends runs or spoils their results."""
+def error(text: str) -> Finding:
+    """Return a finding that ends runs or invalidates their results."""
     return Finding(text, stops=True)
 
 
-def slight(text: str) -> Finding:
-    """Something that matters to some runs only, or to their speed."""
+def warning(text: str) -> Finding:
+    """Return a finding that affects some runs only, or their speed."""
     return Finding(text, stops=False)

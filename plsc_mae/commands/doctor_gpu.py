@@ -1,4 +1,4 @@
-"""The doctor's look at GPUs: the driver's own tool tells what is there and which wheel of Paddle fits."""
+"""The doctor's checks of GPUs: the driver as nvidia-smi reports it, and the Paddle wheel that fits it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from plsc_mae.commands.doctor_findings import Finding, grave, slight
+from plsc_mae.commands.doctor_findings import Finding, error, warning
 
 PADDLE = "3.3.0"
 INDEX = "https://www.paddlepaddle.org.cn/packages/stable"
@@ -21,10 +21,10 @@ class Driver(NamedTuple):
     """An NVIDIA driver.
 
     Attributes:
-        version: its own.
-        cuda: the newest CUDA it serves, (major, minor).
+        version: version of the driver.
+        cuda: the newest CUDA version it supports, (major, minor).
         gpus: names of the devices.
-        capability: the largest compute capability among them; 0 if an old driver does not tell.
+        capability: their largest compute capability; 0 if an old driver does not report it.
     """
 
     version: str
@@ -38,12 +38,12 @@ class Driver(NamedTuple):
 
 
 class Wheel(NamedTuple):
-    """The installed Paddle.
+    """The installed Paddle wheel.
 
     Attributes:
         version: such as "3.3.1".
-        cuda: which it was built for; None of the CPU wheel.
-        visible: GPUs that it sees.
+        cuda: CUDA version it was built for; None for the CPU wheel.
+        visible: number of GPUs it can use.
     """
 
     version: str
@@ -52,36 +52,36 @@ class Wheel(NamedTuple):
 
 
 def read_driver() -> Driver | str | None:
-    """Ask nvidia-smi; None if there is none, a sentence if it fails."""
+    """Query nvidia-smi. Return None if it is not installed, and a description of the failure if it fails."""
     try:
         banner = _nvidia_smi()
         listed = _nvidia_smi("--query-gpu=name,compute_cap", "--format=csv,noheader", check=False)
-        if "compute_cap" in listed:  # a driver of before 2021 complains of it
+        if "compute_cap" in listed:  # a driver older than 2021 reports an error
             listed = _nvidia_smi("--query-gpu=name", "--format=csv,noheader")
     except FileNotFoundError:
         return None
     except subprocess.TimeoutExpired:
         return f"nvidia-smi does not answer within {_TIMEOUT} s"
-    except subprocess.CalledProcessError as error:
-        said = " ".join(f"{error.stdout} {error.stderr}".split())
-        return f"nvidia-smi fails: {said or error.returncode}"
+    except subprocess.CalledProcessError as failure:
+        output = " ".join(f"{failure.stdout} {failure.stderr}".split())
+        return f"nvidia-smi fails: {output or failure.returncode}"
     version = re.search(r"(?:Driver|KMD) Version:\s*([\d.]+)", banner)
     cuda = re.search(r"CUDA[^:|]* Version:\s*(\d+)\.(\d+)", banner)
     if version is None or cuda is None:
-        return "nvidia-smi tells no driver and CUDA version"
+        return "nvidia-smi prints no driver and CUDA version"
     rows = [line.rpartition(",") if "," in line else (line, "", "0") for line in listed.splitlines() if line.strip()]
     names = tuple(name.strip() for name, _, _ in rows)
     return Driver(version[1], (int(cuda[1]), int(cuda[2])), names, max((_number(row[2]) for row in rows), default=0.0))
 
 
 def parse_version(text: str) -> Version | None:
-    """Return the first two numbers of a version, None of anything else, such as the CPU wheel's "False"."""
+    """Return major and minor version; None if `text` is not a version, as the "False" of the CPU wheel."""
     found = re.match(r"(\d+)\.(\d+)", str(text))
     return (int(found[1]), int(found[2])) if found else None
 
 
 def fitting_wheel(driver: Driver) -> str:
-    """Return the line that installs the wheel for a driver, or what to do before.
+    """Return the command that installs the wheel for a driver, or the advice to update the driver.
 
     Wheels of one CUDA major version run on every driver of that major version; Hopper needs CUDA 12, Blackwell 12.9.
     """
@@ -93,29 +93,29 @@ def fitting_wheel(driver: Driver) -> str:
 
 
 def examine_gpus(driver: Driver | str | None, wheel: Wheel) -> Iterator[Finding]:
-    """Compare driver and wheel."""
+    """Report a driver and a wheel that do not fit each other."""
     if isinstance(driver, str):
-        yield slight(f"{driver}; mend or reinstall the driver to compute on GPU")
+        yield warning(f"{driver}; repair or reinstall the driver to compute on GPU")
         return
     if driver is None or not driver.gpus:
         if wheel.cuda is not None:
-            yield slight("Paddle's GPU wheel is installed but there is no GPU or no driver: runs compute on the CPU")
+            yield warning("Paddle's GPU wheel is installed but there is no GPU or no driver: runs use the CPU")
         return
     remedy = fitting_wheel(driver)
     if wheel.cuda is None:
-        yield slight(f"this machine has a GPU but Paddle's CPU wheel: pip uninstall paddlepaddle; {remedy}")
+        yield warning(f"this machine has a GPU but Paddle's CPU wheel: pip uninstall paddlepaddle; {remedy}")
     elif wheel.cuda[0] > driver.cuda[0]:
-        yield grave(
-            f"Paddle's wheel is for CUDA {_dotted(wheel.cuda)}, the driver serves CUDA up to {_dotted(driver.cuda)}: "
+        yield error(
+            f"Paddle's wheel is for CUDA {_dotted(wheel.cuda)}, the driver supports CUDA up to {_dotted(driver.cuda)}: "
             f"{remedy}"
         )
     elif driver.capability >= _HOPPER and wheel.version.startswith("2."):
-        yield grave(
+        yield error(
             f"Paddle {wheel.version} has no kernels for compute capability {driver.capability:g} "
             f"({driver.gpus[0]}): {remedy}"
         )
     elif wheel.visible == 0:
-        yield slight("Paddle sees none of the GPUs, runs compute on the CPU: check CUDA_VISIBLE_DEVICES")
+        yield warning("Paddle can use no GPU, so runs use the CPU: check CUDA_VISIBLE_DEVICES")
 
 
 def _nvidia_smi(*arguments: str, check: bool = True) -> str:

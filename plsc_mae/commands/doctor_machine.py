@@ -1,4 +1,4 @@
-"""The doctor's look at this machine and installation: packages, settings, memory, folders, the launcher's variables."""
+"""The doctor's checks of this machine: packages, settings, memory, folders and the launcher's variables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from plsc_mae.commands.doctor_findings import Finding, grave, slight
+from plsc_mae.commands.doctor_findings import Finding, error, warning
 
 PACKAGES = (
     "plsc_mae",
@@ -29,10 +29,10 @@ PACKAGES = (
 )
 _UNSET = "unset it for the launch"
 LAUNCH_TRAPS = {
-    "CUDA_VISIBLE_DEVICES": f"without a GPU, paddle.distributed.launch stops on it: {_UNSET}",
-    "PADDLE_TRAINER_ENDPOINTS": f"it makes the launcher believe in another job: {_UNSET}",
-    "HTTP_PROXY": f"machines of a distributed run cannot find each other through a proxy: {_UNSET}",
-    "ALL_PROXY": f"machines of a distributed run cannot find each other through a proxy: {_UNSET}",
+    "CUDA_VISIBLE_DEVICES": f"paddle.distributed.launch stops on it on a machine without GPU: {_UNSET}",
+    "PADDLE_TRAINER_ENDPOINTS": f"the launcher takes it for the settings of another job: {_UNSET}",
+    "HTTP_PROXY": f"machines of a distributed run cannot connect through a proxy: {_UNSET}",
+    "ALL_PROXY": f"machines of a distributed run cannot connect through a proxy: {_UNSET}",
 }
 LAUNCH_VARIABLES = (
     "PADDLE_NNODES",
@@ -54,7 +54,7 @@ FULL_DISK_GB = 5
 
 
 def version(package: str) -> str:
-    """Return the version of an installed package, or nothing."""
+    """Return the version of an installed package, or "" if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -62,52 +62,52 @@ def version(package: str) -> str:
 
 
 def examine_packages() -> Iterator[Finding]:
-    """Look for packages that are known not to go together, before any of them is imported."""
+    """Report packages that are known to be incompatible, without importing them."""
     if version("paddlepaddle") and version("paddlepaddle-gpu"):
-        yield grave("paddlepaddle and paddlepaddle-gpu are both installed and overwrite each other: keep one")
+        yield error("paddlepaddle and paddlepaddle-gpu are both installed and overwrite each other: keep one")
     paddle = version("paddlepaddle") or version("paddlepaddle-gpu")
     if not paddle:
-        yield grave("Paddle is not installed: pip install paddlepaddle, or a GPU wheel, see the README")
+        yield error("Paddle is not installed: pip install paddlepaddle, or a GPU wheel, see the README")
     if paddle.startswith("2.") and not version("numpy").startswith("1."):
-        yield grave(f"Paddle {paddle} needs numpy<2, found {version('numpy')}: pip install 'numpy<2'")
+        yield error(f"Paddle {paddle} needs numpy<2, found {version('numpy')}: pip install 'numpy<2'")
 
 
 def examine_optional_modules() -> Iterator[Finding]:
-    """Import what is optional and often installed without what it needs itself."""
+    """Import optional packages that are often installed without their own requirements."""
     for name, remedy in OPTIONAL_MODULES.items():
         if importlib.util.find_spec(name) is None:
             continue
         try:
             importlib.import_module(name)
-        except Exception as error:  # protobuf's mismatches are TypeErrors, missing system libraries ImportErrors
-            reason = " ".join(str(error).split())[:200]
-            stops = name == "visualdl" and not isinstance(error, ImportError)  # a missing one, runs do without
+        except Exception as failure:  # a protobuf mismatch is a TypeError, a missing system library an ImportError
+            reason = " ".join(str(failure).split())[:200]
+            stops = name == "visualdl" and not isinstance(failure, ImportError)  # runs handle an ImportError
             yield Finding(f"{name} is installed but cannot be imported ({reason}): {remedy}", stops)
 
 
 def examine_environment(gpus: int, environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-    """Look at variables that mislead the launcher; in a process that it started they are its own."""
+    """Report variables that mislead the launcher. A process of the launcher is skipped, because it sets them itself."""
     if "PADDLE_TRAINER_ID" in environ:
         return
     for name, remedy in LAUNCH_TRAPS.items():
         if name in environ and not (name == "CUDA_VISIBLE_DEVICES" and gpus):
-            yield slight(f"{name} is set; {remedy}")
+            yield warning(f"{name} is set; {remedy}")
     host = environ.get("PADDLE_MASTER", "").rpartition(":")[0]
     if host and not host.replace(".", "").isdigit():
-        yield slight(f"PADDLE_MASTER names {host}, for which the launcher waits for ever: use the IP address")
+        yield warning(f"PADDLE_MASTER names {host}, and the launcher waits forever for a host name: use the IP address")
 
 
 def examine_limits(gpus: int) -> Iterator[Finding]:
-    """Look at what the system allows a process."""
+    """Report limits of the system that are too low."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if 0 <= files < FEW_FILES:
-        yield slight(f"a process may open {files} files only, too few for many data workers: ulimit -n 4096")
+        yield warning(f"a process may open only {files} files, too few for many data workers: ulimit -n 4096")
     if gpus > 1 and os.path.isdir(SHARED_MEMORY) and shutil.disk_usage(SHARED_MEMORY).free < SHARED_MEMORY_MB * 2**20:
-        yield slight(f"{SHARED_MEMORY} is small, and NCCL may fail between {gpus} GPUs: docker run --shm-size=2g")
+        yield warning(f"{SHARED_MEMORY} is small, and NCCL may fail between {gpus} GPUs: docker run --shm-size=2g")
 
 
 def examine_output(folder: str) -> Iterator[Finding]:
-    """Try to write to an output folder, or where it will be made, and see how much room there is."""
+    """Check that an output folder, or its nearest existing parent, can be written to and has free space."""
     place = Path(folder).absolute()
     while not place.exists():
         place = place.parent
@@ -116,21 +116,21 @@ def examine_output(folder: str) -> Iterator[Finding]:
             file.write(bytes(4096))
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:
-        yield grave(f"--output_dir {folder}: cannot write to {place}: {error.strerror}; choose another folder")
+    except OSError as failure:
+        yield error(f"--output_dir {folder}: cannot write to {place}: {failure.strerror}; choose another folder")
         return
     free = shutil.disk_usage(place).free / 1e9
     if free < FULL_DISK_GB:
-        yield slight(f"--output_dir {folder}: {free:.1f} GB are free; a checkpoint of ViT-L in training has 4 GB")
+        yield warning(f"--output_dir {folder}: {free:.1f} GB are free; a training checkpoint of ViT-L takes 4 GB")
 
 
-def tell_place_in_launch(environ: Mapping[str, str] = os.environ) -> str:
-    """Name this host, its address and the launcher's variables that are set."""
+def describe_launch(environ: Mapping[str, str] = os.environ) -> str:
+    """Return this host's name and address and the launcher's variables that are set."""
     set_here = " ".join(f"{name}={environ[name]}" for name in LAUNCH_VARIABLES if name in environ)
     host = socket.gethostname()
     try:
         address = environ.get("POD_IP") or socket.gethostbyname(host)
     except OSError:
         address = "unknown"
-    others = " (where other machines do not find it: POD_IP=ADDRESS changes that)" if address.startswith("127.") else ""
+    others = " (other machines cannot reach it there: set POD_IP=ADDRESS)" if address.startswith("127.") else ""
     return f"host: {host}, address {address}{others}; launcher: {set_here or 'none'}"

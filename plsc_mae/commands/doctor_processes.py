@@ -1,4 +1,4 @@
-"""The doctor's look at the processes of a run: who they are, whether their sums are right, and how fast."""
+"""The doctor's checks of the processes of a launch: their versions, the correctness and the speed of their sums."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import paddle
 from paddle import Tensor
 
 import plsc_mae
-from plsc_mae.commands.doctor_findings import Finding, grave, slight
+from plsc_mae.commands.doctor_findings import Finding, error, warning
 from plsc_mae.parallel.world import World
 
 SIZES = (2**12, 2**20, 2**24, 2**26)  # bytes
@@ -24,21 +24,21 @@ _MATRIX = 512
 _SLOW = 1.5
 
 LAUNCH = (
-    "--distributed looks at the processes of a launch, and this one is alone: python -m paddle.distributed.launch "
-    "--nproc_per_node 2 main_doctor.py --distributed"
+    "--distributed checks the processes of a launch, and this process was not launched: python -m "
+    "paddle.distributed.launch --nproc_per_node 2 main_doctor.py --distributed"
 )
 
 
 def examine_processes(world: World) -> Iterator[str | Finding]:
-    """Exchange numbers between all processes and judge what arrives; all of them must iterate to the end."""
+    """Exchange numbers between all processes and check them. Every process must iterate to the end."""
     if world.size == 1:
-        yield grave(LAUNCH)
+        yield error(LAUNCH)
         return
     yield from _introduce(world)
     yield from _check_sums(world)
     for size in SIZES:
         seconds = _time_sum(world, size)
-        yield f"  all-reduce of {_told(size)}: {seconds * 1e3:.3g} ms, {size / seconds / 1e6:.0f} MB/s"
+        yield f"  all-reduce of {_size_text(size)}: {seconds * 1e3:.3g} ms, {size / seconds / 1e6:.0f} MB/s"
     world.barrier()
 
 
@@ -55,22 +55,22 @@ def _introduce(world: World) -> Iterator[str | Finding]:
         yield f"  rank {rank}: {host}, {2 * _MATRIX**3 / time_taken / 1e9:.0f} GFLOP/s"
     slowest = int(np.argmax(seconds))
     if seconds[slowest] > _SLOW * float(np.median(seconds)):
-        yield slight(
+        yield warning(
             f"rank {slowest} on {hosts[slowest]} is the slowest, {seconds[slowest] / np.median(seconds):.1f} times as "
-            "slow as the median, and the others wait for it: see what else runs there"
+            "slow as the median, and the others wait for it: check for other programs on that machine"
         )
     others = [rank for rank, found in enumerate(systems) if found != systems[0]]
     if others:
-        yield grave(
+        yield error(
             f"rank {others[0]} on {hosts[others[0]]} has {systems[others[0]]}, rank 0 has {systems[0]}: install the "
-            "same everywhere"
+            "same versions everywhere"
         )
 
 
 def _check_sums(world: World) -> Iterator[str | Finding]:
-    """Sum numbers that are exact in their type and differ by rank and place, and compare with the closed form.
+    """Sum numbers that are exact in their type and differ by rank and position, and compare with the closed form.
 
-    float16 is left out: gloo sums it wrongly, and no run sums it.
+    float16 is omitted: gloo sums it wrongly, and no run sums float16.
     """
     total = world.size * (world.size + 1) // 2
     places = np.arange(1000)
@@ -83,16 +83,17 @@ def _check_sums(world: World) -> Iterator[str | Finding]:
         wrong = int((summed != (pattern * total).astype(pattern.dtype)).sum())
         wrong = int(world.sum(paddle.to_tensor([wrong], dtype="int64")).item())
         if wrong:
-            yield grave(
-                f"sums of {dtype} over the processes come out wrong ({wrong} of {pattern.size * world.size}): training "
-                "would go wrong unnoticed; check that all processes have the same wheel, then NCCL and the network"
+            yield error(
+                f"sums of {dtype} over the processes are wrong ({wrong} of {pattern.size * world.size} numbers): "
+                "training would be wrong without an error; check that all processes have the same wheel, then "
+                "check NCCL and the network"
             )
         else:
             yield f"  sums of {dtype} over {world.size} processes are exact"
 
 
 def _time_sum(world: World, size: int) -> float:
-    """Seconds of an all-reduce of `size` bytes; the same in all processes."""
+    """Return the seconds of an all-reduce of `size` bytes; the same value in all processes."""
     values = paddle.zeros([size // 4], dtype="float32")
     _finish(world.sum(values))
     started = time.perf_counter()
@@ -119,7 +120,7 @@ def _time_product() -> float:
 
 
 def _gather_text(world: World, text: str) -> Sequence[str]:
-    """One text of every process, as sums are the only exchange that is examined here."""
+    """Return a text of every process. Sums transport it, as they are the exchange under test."""
     letters = np.zeros([world.size, _TEXT_BYTES], np.int64)
     encoded = text.encode()[:_TEXT_BYTES]
     letters[world.rank, : len(encoded)] = np.frombuffer(encoded, np.uint8)
@@ -128,9 +129,9 @@ def _gather_text(world: World, text: str) -> Sequence[str]:
 
 
 def _finish(values: Tensor) -> None:
-    """Wait for a device that computes in the background."""
+    """Wait until the device has computed `values`."""
     float(values.flatten()[0].item())
 
 
-def _told(size: int) -> str:
+def _size_text(size: int) -> str:
     return f"{size // 2**20} MiB" if size >= 2**20 else f"{size // 2**10} KiB"

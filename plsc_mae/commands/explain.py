@@ -1,4 +1,4 @@
-"""`plsc-mae explain`: one labeled panel per image of what an encoder attends to, or a category goes by."""
+"""`plsc-mae explain`: one labeled panel per image with an encoder's attention, or the evidence for a class."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ from plsc_mae.analysis.attention import (
     patch_relevance,
     rollout,
 )
-from plsc_mae.analysis.heatmap import overlay
-from plsc_mae.analysis.panel import compose
+from plsc_mae.analysis.pictures import compose, overlay
 from plsc_mae.commands.pictures import SHEET_ROWS, find_pictures, panel_name, save_picture, spread
-from plsc_mae.commands.predict import open_trained
 from plsc_mae.config.schema import suggest
 from plsc_mae.config.tools import ExplainConfig
 from plsc_mae.data.decode import open_image
@@ -31,6 +29,7 @@ from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.seeding import sample_rng
 from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import ConfigError
+from plsc_mae.loading.classifier import open_classifier
 from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.methods.base import Pictures
 from plsc_mae.models.vit import VisionTransformer
@@ -40,11 +39,11 @@ PREDICTED = "predicted"
 
 
 class Maps(NamedTuple):
-    """Weights [N, N] of tokens for an image by what they are of, and what is to be told of this image besides.
+    """Maps of one image.
 
     Attributes:
-        weights: the labels are the same for all images, as those of a sheet are.
-        captions: labels for the image's own panel, by the general ones.
+        weights: weights [N, N] of the N tokens by label. The labels are the same for all images, for the sheet.
+        captions: more specific labels for the image's own panel, by label.
     """
 
     weights: Mapping[str, Floats]
@@ -55,9 +54,9 @@ def run(config: ExplainConfig) -> None:
     """Draw and save the panels.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read, or holds no classifier where a category is asked for.
-        DataError: there is no image, or one that cannot be decoded.
-        ConfigError: the encoder has no such layer, or the classifier no such class.
+        CheckpointError: the checkpoint cannot be read, or has no classifier and --category_index needs one.
+        DataError: there are no images, or one cannot be decoded.
+        ConfigError: the encoder lacks --layer_index, or the classifier lacks --category_index.
     """
     World(config.device)
     explainer = Explainer(config)
@@ -82,15 +81,15 @@ def run(config: ExplainConfig) -> None:
 
 
 class Explainer:
-    """Gives the maps of an image that the options ask for.
+    """Computes the maps of an image.
 
     Attributes:
-        encoder: whose attention it is.
-        pool: whose rows of the maps are drawn.
-        origin: says where the weights are from.
+        encoder: the network.
+        pool: the rows of the maps to draw: "cls", or "mean" over the patch tokens.
+        origin: a description of the source of the weights.
 
     Raises:
-        ConfigError: the encoder has no such layer, or the classifier no such class.
+        ConfigError: the encoder lacks --layer_index, or the classifier lacks --category_index.
     """
 
     encoder: VisionTransformer
@@ -98,7 +97,7 @@ class Explainer:
     origin: str
 
     def __init__(self, config: ExplainConfig) -> None:
-        self.config, self.trained = config, open_trained(config) if config.category_index else None
+        self.config, self.trained = config, open_classifier(config) if config.category_index else None
         self.category: int | None = None
         pools_mean = False
         if self.trained is None:
@@ -119,7 +118,7 @@ class Explainer:
             raise ConfigError(f"--layer_index {layer}: the encoder has {depth} layers; expected 0 to {depth - 1}")
 
     def __call__(self, pixels: Tensor) -> Maps:
-        """Explain an image, uint8 [1, H, W, 3]."""
+        """Return the maps of an image, uint8 [1, H, W, 3]."""
         image = self.normalize(pixels)
         if self.trained is None:
             return Maps(self._attention([layer[0] for layer in attention_maps(self.encoder, image)]), {})
@@ -139,7 +138,7 @@ class Explainer:
         return Maps({label: rolled, **self._attention(attentions)}, {label: caption})
 
     def _attention(self, attentions: Sequence[Floats]) -> dict[str, Floats]:
-        """The rollout and the last layer's attention, whatever is classified."""
+        """Return the rollout and the attention of the last layer, which do not depend on a class."""
         config = self.config
         rolled = rollout(
             attentions,
@@ -160,10 +159,10 @@ class Explainer:
 
 
 def find_category(text: str, classes: Sequence[str]) -> int | None:
-    """The number of a class that is given by number or name; None for the predicted one.
+    """Return the number of a class given by number or name, or None for the predicted class.
 
     Raises:
-        ConfigError: there is no such class.
+        ConfigError: the class does not exist.
     """
     if text == PREDICTED:
         return None

@@ -1,26 +1,26 @@
-"""`plsc-mae extract`: write what chosen layers of an encoder make of images to a file."""
+"""`plsc-mae extract`: writes the features of images at chosen layers of an encoder to a file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from plsc_mae.analysis.features import TokenFeatures, encode_images, save_arrays
-from plsc_mae.commands.knn import center_crop
-from plsc_mae.commands.pretrain import count_workers
+from plsc_mae.analysis.labeled import center_crop
 from plsc_mae.config.tools import ExtractConfig
 from plsc_mae.data.imagefolder import find_images
 from plsc_mae.errors import ConfigError
 from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.parallel.world import World
+from plsc_mae.runtime import count_workers
 
 
 def run(config: ExtractConfig) -> None:
-    """Compute the features and write them, with labels, paths and class names.
+    """Compute the features and write them with labels, paths and class names.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
-        DataError: there is no image, one that cannot be decoded, or the file cannot be written.
-        ConfigError: the encoder has no such layer.
+        DataError: there are no images, one cannot be decoded, or the file cannot be written.
+        ConfigError: the encoder lacks a layer of --layers.
     """
     world = World(config.device)
     images = find_images(config.data_path, config.split)
@@ -53,7 +53,7 @@ def run(config: ExtractConfig) -> None:
 
 
 def _resolve(layers: Sequence[int], depth: int) -> list[int]:
-    """Layers counted from 0, each once."""
+    """Return layers counted from 0, without duplicates."""
     for layer in layers:
         if not -depth - 1 <= layer <= depth:
             raise ConfigError(

@@ -79,7 +79,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class TensorLine:
-    """One tensor of a file; mean and std cover the finite values, None if there are none."""
+    """One tensor of a file; mean and std cover the finite values; None without any."""
 
     name: str
     shape: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""`plsc-mae parity`: compare a network's computation with a float64 oracle and with the originals' code."""
+"""`plsc-mae parity`: compares a network with an independent oracle and with the original code."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from plsc_mae.parity.build_cases import open_cases
 from plsc_mae.parity.checks import against_oracle, against_original
 from plsc_mae.parity.compare import Comparison, ParityError
 from plsc_mae.parity.networks import originals
-from plsc_mae.parity.originals import find_original, obstacle
+from plsc_mae.parity.originals import find_original, unsupported_reason
 from plsc_mae.parity.report import Report, comparison_lines
-from plsc_mae.train.step import Precision, choose_precision
+from plsc_mae.train.precision import Precision, choose_precision
 
 
 def run(config: ParityConfig) -> None:
-    """Compare, print as it goes, and write the report if asked to.
+    """Run the comparisons, print each when it is done and, with --save_path, write the report.
 
     Raises:
-        ParityError: a difference is beyond tolerance.
+        ParityError: a difference exceeds the tolerance.
         CheckpointError: the checkpoint cannot be used.
-        ConfigError: an unknown network or original; an original that has none of the networks, or does not run.
+        ConfigError: a network or the original is unknown, or the original lacks the network or does not run.
         DataError: the report cannot be written.
     """
     world = World(config.device)
@@ -51,10 +51,10 @@ def run(config: ParityConfig) -> None:
 
 
 def _comparisons(config: ParityConfig, precision: Precision) -> Iterator[Comparison]:
-    """Compare every network with the oracle, then with the original, which changes the network's weights."""
+    """Yield the comparisons of every network: with the oracle, then with the original, which changes the weights."""
     original = find_original(config.reference, originals()) if config.reference else None
     for case in open_cases(config, precision):
-        reason = obstacle(original, case) if original else ""
+        reason = unsupported_reason(original, case) if original else ""
         if reason and (config.checkpoint or len(config.model) == 1):
             raise ConfigError(f"--reference {config.reference}: {reason}")
         yield against_oracle(case, config.steps, config.tolerance, config.random or 0)
@@ -82,7 +82,7 @@ def _circumstances(config: ParityConfig, precision: Precision, world: World) -> 
 
 
 def command_line(config: ParityConfig) -> str:
-    """Return the command that repeats this report: every option that is not at its default."""
+    """Return the command that produces this report, with every option that differs from its default."""
     words = ["plsc-mae", "parity"]
     for item in options(ParityConfig):
         value = getattr(config, item.name)

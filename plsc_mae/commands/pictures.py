@@ -1,4 +1,4 @@
-"""Pictures in and out, for the commands that draw panels: which images are shown and what the files are called."""
+"""Input images and output files of the commands that draw panels."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from PIL import Image
 from plsc_mae.data.imagefolder import ImageList, PathTable, find_images
 from plsc_mae.errors import DataError
 
-SHEET_ROWS = 10  # of the sheet with the first panels
+SHEET_ROWS = 10  # panels in the sheet
 
 
 def find_pictures(img_path: str) -> ImageList:
-    """List one image, or those of a folder.
+    """Return a list of one image, or of the images of a folder.
 
     Raises:
-        DataError: there is none.
+        DataError: there are no images.
     """
     path = Path(img_path)
     if path.is_file():
@@ -28,13 +28,13 @@ def find_pictures(img_path: str) -> ImageList:
 
 
 def spread(length: int, most: int) -> list[int]:
-    """At most `most` indices, spread evenly over [0, length)."""
+    """Return at most `most` indices, spaced evenly over [0, length)."""
     count = min(most, length)
     return [i * length // count for i in range(count)]
 
 
 def panel_name(images: ImageList, index: int) -> str:
-    """The file name of an image's panel: its path below the folder, flattened."""
+    """Return the file name of an image's panel: the image's path below the folder with "_" for "/"."""
     return str(Path(images.paths[index]).with_suffix(".png")).replace("/", "_")
 
 
@@ -42,7 +42,7 @@ def save_picture(picture: Image.Image, path: Path) -> Path:
     """Write a picture and return its path.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`plsc-mae plot`: curves of a run as a picture, drawn from its train.jsonl."""
+"""`plsc-mae plot`: draws curves of a run from its train.jsonl."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ COLORS = ("tab:blue", "tab:green", "tab:red", "tab:purple")  # the learning rate
 
 
 def run(config: PlotConfig) -> None:
-    """Draw the loss, or other metrics, over optimizer steps, with the learning rate behind it.
+    """Draw the loss or other metrics over optimizer steps, with the learning rate on a second axis.
 
     Raises:
-        DataError: the folder has no log of a run, or the picture cannot be written.
-        ConfigError: the log has no such metric.
+        DataError: the folder has no train.jsonl, or the picture cannot be written.
+        ConfigError: the log lacks a metric.
     """
     import matplotlib
 
@@ -51,6 +51,6 @@ def run(config: PlotConfig) -> None:
         figure.savefig(path)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}; choose another --save_path") from None
-    except ValueError as error:  # the suffix decides the format
+    except ValueError as error:  # the suffix selects the format
         raise DataError(f"cannot write {path}: {error}; end --save_path in .png") from None
     print(path)

@@ -1,4 +1,4 @@
-"""`plsc-mae predict`: the most probable classes of images by a trained classifier, as text and as a file."""
+"""`plsc-mae predict`: prints and saves the most probable classes of images."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from paddle import Tensor
 
 from plsc_mae.analysis.features import encode_dataset
 from plsc_mae.commands.pictures import find_pictures
-from plsc_mae.commands.pretrain import count_workers
-from plsc_mae.config.tools import ExplainConfig, PredictConfig
+from plsc_mae.config.tools import PredictConfig
 from plsc_mae.data.decode import open_image
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.seeding import SampleKey, sample_rng
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import DataError
-from plsc_mae.loading.classifier import LoadedClassifier, load_classifier
+from plsc_mae.loading.classifier import LoadedClassifier, open_classifier
 from plsc_mae.parallel.world import World
+from plsc_mae.runtime import count_workers
 
 
 class Prediction(NamedTuple):
-    """The most probable classes of an image, the best first; the names are those of the columns and keys of files."""
+    """The most probable classes of an image, the best first. The field names are the keys in .json and .jsonl files."""
 
     image: str
     classes: list[str]
@@ -34,7 +34,7 @@ class Prediction(NamedTuple):
 
 
 class Views:
-    """Images as a transform that draws nothing shows them. None stands in for another, as each has its own answer."""
+    """A data set of transformed images. An unreadable image is an error, because every image needs its own answer."""
 
     def __init__(self, images: ImageList, transform: Transform) -> None:
         self.images, self.transform = images, transform
@@ -51,12 +51,12 @@ def run(config: PredictConfig) -> None:
     """Classify the images, print the classes and write them.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read, or holds no classifier.
-        DataError: there is no image, one that cannot be decoded, or the file cannot be written.
+        CheckpointError: the checkpoint cannot be read, or has no classifier.
+        DataError: there are no images, one cannot be decoded, or the file cannot be written.
     """
     world = World(config.device)
     images = find_pictures(config.img_path)
-    trained = open_trained(config)
+    trained = open_classifier(config)
     if world.is_main:
         print(trained.origin)
     predictions = predict(trained, images, world, config)
@@ -69,20 +69,8 @@ def run(config: PredictConfig) -> None:
         print(config.save_path)
 
 
-def open_trained(config: PredictConfig | ExplainConfig) -> LoadedClassifier:
-    """Open the classifier that the options of a command mean; raises as `load_classifier`."""
-    return load_classifier(
-        config.model_path,
-        model_key=config.model_key,
-        classes=config.classes,
-        num_heads=config.num_heads,
-        input_size=config.input_size,
-        global_pool=config.global_pool,
-    )
-
-
 def predict(trained: LoadedClassifier, images: ImageList, world: World, config: PredictConfig) -> list[Prediction]:
-    """Classify every image, in the order of the list; nothing is returned in processes other than the first."""
+    """Classify every image in the order of the list. Processes other than the first return an empty list."""
     topk = min(config.topk, len(trained.classes))
 
     def best(pixels: Tensor) -> dict[str, Tensor]:
@@ -107,9 +95,9 @@ def predict(trained: LoadedClassifier, images: ImageList, world: World, config: 
 
 
 def save_predictions(path: Path, predictions: list[Prediction]) -> None:
-    """Write predictions by the suffix of `path`.
+    """Write predictions in the format of the suffix of `path`.
 
-    A .jsonl file has an object per image and line, .json a list of the same; .csv a row per image and class.
+    .jsonl has one object per line and image, .json a list of these objects, .csv one row per image and class.
 
     Raises:
         DataError: the file cannot be written.

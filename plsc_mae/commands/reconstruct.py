@@ -1,4 +1,4 @@
-"""`plsc-mae reconstruct`: one labeled panel per image of what a pre-trained model redraws."""
+"""`plsc-mae reconstruct`: one labeled panel per image with the reconstruction of a pre-trained model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 
 from plsc_mae import weights
-from plsc_mae.analysis.panel import compose
+from plsc_mae.analysis.pictures import compose
 from plsc_mae.commands.pictures import SHEET_ROWS, find_pictures, panel_name, save_picture, spread
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.schema import options
@@ -29,8 +29,8 @@ def run(config: ReconstructConfig) -> None:
     """Draw and save the panels.
 
     Raises:
-        CheckpointError: the file cannot be read, or lacks the part that draws.
-        DataError: there is no image, or one that cannot be decoded.
+        CheckpointError: the file cannot be read, or lacks the decoder.
+        DataError: there are no images, or one cannot be decoded.
     """
     World(config.device)
     stored = weights.read(config.model_path)

@@ -56,11 +56,11 @@ def run_list(config: WeightsListConfig) -> None:
 
 
 def run_fetch(config: WeightsFetchConfig) -> None:
-    """Download a file, unless it is there, and tell what it was checked by.
+    """Download a file unless it exists, and print the check it passed.
 
     Raises:
-        ConfigError: there is no file of that name, or none that a program can fetch.
-        CheckpointError: it cannot be had, or is not what it should be.
+        ConfigError: no file has that name, or a program cannot fetch it.
+        CheckpointError: the download fails, or its content differs from the checksum.
     """
     checksum, size = Checksum.parse(config.checksum) if config.checksum else None, None
     if "://" in config.name:
@@ -113,7 +113,7 @@ def run_inspect(config: WeightsInspectConfig) -> None:
 
 
 def _described(found: Inspection) -> list[str]:
-    """The inspection as text."""
+    """Describe an inspection in lines of text."""
     dialect = f", dialect {found.dialect}" if found.dialect else ""
     types = ", ".join(f"{count} {name}" for name, count in found.dtypes.items())
     facts = {
@@ -125,20 +125,20 @@ def _described(found: Inspection) -> list[str]:
         "beside it": ", ".join(f"{key} ({count} tensors)" if count else key for key, count in found.beside.items()),
         "epoch": "" if found.epoch is None else str(found.epoch),
         "options": ", ".join(f"{key}={value}" for key, value in found.options.items()),
-        "not told": "; ".join(found.unknown),
+        "not stored": "; ".join(found.unknown),
     }
     lines = [f"{found.path}: {found.format}, {_size(found.bytes)}{dialect}"]
     for title, text in facts.items():
         if text:
             lines += textwrap.wrap(f"  {title:<12}{text}", WIDTH, subsequent_indent=" " * 14)
-    for title, told in {"good for": found.uses, "not for": found.misfits}.items():
-        room = max(map(len, told), default=0)
-        lines += [f"  {title}"] * bool(told) + [f"    {use:<{room}}  {text}" for use, text in told.items()]
+    for title, commands in {"good for": found.uses, "not for": found.misfits}.items():
+        room = max(map(len, commands), default=0)
+        lines += [f"  {title}"] * bool(commands) + [f"    {use:<{room}}  {text}" for use, text in commands.items()]
     return lines
 
 
 def _sizes(sizes: Mapping[str, Any]) -> str:
-    """Sizes of a part in words."""
+    """Describe the sizes of a part in words."""
     words = {
         "embed_dim": "width",
         "patch_size": "patch",
@@ -150,7 +150,7 @@ def _sizes(sizes: Mapping[str, Any]) -> str:
     for name, value in sizes.items():
         word = words.get(name, name.replace("_", " "))
         if value is None:
-            shown.append(f"{word} not told")
+            shown.append(f"{word} not stored")
         elif isinstance(value, tuple):
             shown.append(f"{word} {' x '.join(map(str, value))}")
         elif isinstance(value, bool):
@@ -161,7 +161,7 @@ def _sizes(sizes: Mapping[str, Any]) -> str:
 
 
 def _tabulated(lines: list[TensorLine]) -> list[str]:
-    """Tensors as a table."""
+    """Format tensors as a table."""
     width = max(len(line.name) for line in lines)
     shapes = [" x ".join(map(str, line.shape)) or "scalar" for line in lines]
     room = max(map(len, shapes))
@@ -202,12 +202,12 @@ def run_diff(config: WeightsDiffConfig) -> int:
     if config.json:
         _print_json({"a": config.a, "b": config.b, "how": how, "same": same, **dataclasses.asdict(found)})
     else:
-        print("\n".join(_told(found, config, how, same=same)))
+        print("\n".join(_compared(found, config, how, same=same)))
     return 0 if same else 1
 
 
-def _told(found: Difference, config: WeightsDiffConfig, how: str, *, same: bool) -> list[str]:
-    """A difference as text."""
+def _compared(found: Difference, config: WeightsDiffConfig, how: str, *, same: bool) -> list[str]:
+    """Describe a difference in lines of text."""
     count = len(found.identical) + len(found.compared)
     lines = [f"{how}: {len(found.identical)} of {count} with one name and shape are bit-identical"]
     kinds = {
@@ -219,17 +219,17 @@ def _told(found: Difference, config: WeightsDiffConfig, how: str, *, same: bool)
             for each in found.compared
         ],
     }
-    for title, told in kinds.items():
-        if told:
-            lines += [f"{len(told)} {title}", *(f"  {line}" for line in told[: config.max_lines])]
-            if len(told) > config.max_lines:
-                lines.append(f"  and {len(told) - config.max_lines} more")
+    for title, names in kinds.items():
+        if names:
+            lines += [f"{len(names)} {title}", *(f"  {line}" for line in names[: config.max_lines])]
+            if len(names) > config.max_lines:
+                lines.append(f"  and {len(names) - config.max_lines} more")
     within = f" within {config.tolerance:g}" if config.tolerance else ""
     return [*lines, f"the same{within}" if same else f"not the same{within}"]
 
 
 def _print_json(content: Any) -> None:
-    """Print plain data as JSON, which has no infinities: numbers without a value are text in it."""
+    """Print plain data as JSON; infinities and NaN, which JSON lacks, become text."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):

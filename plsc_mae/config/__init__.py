@@ -1,36 +1,27 @@
-"""The vocabulary of the suite: every option, its default and its meaning. Imports nothing but the errors."""
+"""The config class of every phase and method. This package declares all options; it imports only `errors`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from plsc_mae.config import cae, mae, mae_priv, mae_pytorch
 from plsc_mae.config.cae import CAEConfig
-from plsc_mae.config.classify import (
-    CAEFinetuneConfig,
-    CAELinprobeConfig,
-    ClassifyConfig,
-    FinetuneConfig,
-    LinprobeConfig,
-    MAEFinetuneConfig,
-    MAELinprobeConfig,
-    MAEPrivFinetuneConfig,
-    MAEPrivLinprobeConfig,
-    MAEPytorchFinetuneConfig,
-)
-from plsc_mae.config.mae import MAEConfig, MAEPrivConfig, MAEPytorchConfig
+from plsc_mae.config.classify import ClassifyConfig, FinetuneConfig, LinprobeConfig
+from plsc_mae.config.mae import MAEConfig
 from plsc_mae.config.training import PretrainConfig, TrainingConfig
 
-# One row per method: its options for pre-training, fine-tuning and probing. A model's name means the first method
-# whose `models` match it.
-METHODS: tuple[tuple[type[PretrainConfig], type[FinetuneConfig] | None, type[LinprobeConfig] | None], ...] = (
-    (MAEConfig, MAEFinetuneConfig, MAELinprobeConfig),
-    (CAEConfig, CAEFinetuneConfig, CAELinprobeConfig),
-    (MAEPrivConfig, MAEPrivFinetuneConfig, MAEPrivLinprobeConfig),
-    (MAEPytorchConfig, MAEPytorchFinetuneConfig, None),
+# A new method adds its CONFIGS here. The first method is the default; where a model name matches several methods, the
+# first of them is chosen.
+CONFIGS: tuple[type[TrainingConfig], ...] = (
+    *mae.CONFIGS,
+    *cae.CONFIGS,
+    *mae_priv.CONFIGS,
+    *mae_pytorch.CONFIGS,
 )
-PRETRAIN: dict[str, type[PretrainConfig]] = {row[0].method: row[0] for row in METHODS}
-FINETUNE: dict[str, type[FinetuneConfig]] = {row[1].method: row[1] for row in METHODS if row[1]}
-LINPROBE: dict[str, type[LinprobeConfig]] = {row[2].method: row[2] for row in METHODS if row[2]}
+
+PRETRAIN = {cls.method: cls for cls in CONFIGS if issubclass(cls, PretrainConfig)}
+FINETUNE = {cls.method: cls for cls in CONFIGS if issubclass(cls, FinetuneConfig)}
+LINPROBE = {cls.method: cls for cls in CONFIGS if issubclass(cls, LinprobeConfig)}
 PHASES: dict[str, Mapping[str, type[TrainingConfig]]] = {
     "pretrain": PRETRAIN,
     "finetune": FINETUNE,
@@ -40,7 +31,6 @@ PHASES: dict[str, Mapping[str, type[TrainingConfig]]] = {
 __all__ = [
     "FINETUNE",
     "LINPROBE",
-    "METHODS",
     "PHASES",
     "PRETRAIN",
     "CAEConfig",

@@ -1,109 +1,87 @@
-"""Options of the masked autoencoders: He et al. 2022 (facebookresearch/mae main_pretrain.py) and two successors."""
+"""Options of the masked autoencoder (He et al. 2022; facebookresearch/mae), pre-training to probing."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from plsc_mae.config.schema import Retired, option, redefault
-from plsc_mae.config.training import (
-    WANDB,
-    EncoderSizeOptions,
-    NormOptions,
-    PretrainConfig,
-    UpdateScheduleOptions,
-)
+from plsc_mae.config.classify import FinetuneConfig, LinprobeConfig
+from plsc_mae.config.schema import in_group
+from plsc_mae.config.training import NormOptions, PretrainConfig
+
+_autoencoder = in_group("Masked autoencoder")
 
 
 @dataclass(kw_only=True, frozen=True)
-class AutoencoderOptions(EncoderSizeOptions):
-    """Masked autoencoder: mask, target, decoder sizes."""
+class AutoencoderOptions:
+    """Options of masked autoencoders: mask, crop, target and decoder."""
 
-    mask_ratio: float = option(0.75, "share of the patches hidden from the encoder", within="(0, 1)")
-    crop_scale: tuple[float, float] = option((0.2, 1.0), "shares of the image area a crop may take", within="(0, 1]")
-    norm_pix_loss: bool = option(False, "normalize every target patch by its own mean and variance")
-    drop_path: float | None = option(None, "stochastic depth rate of the last encoder block", within="[0, 1)")
-    decoder_embed_dim: int | None = option(None, "decoder width", within="[1, inf)")
-    decoder_depth: int | None = option(None, "decoder blocks", within="[1, inf)")
-    decoder_num_heads: int | None = option(None, "decoder attention heads", within="[1, inf)")
+    mask_ratio: float = _autoencoder(0.75, "fraction of patches hidden from the encoder", within="(0, 1)")
+    crop_scale: tuple[float, float] = _autoencoder(
+        (0.2, 1.0), "smallest and largest fraction of the image area in a crop", within="(0, 1]"
+    )
+    norm_pix_loss: bool = _autoencoder(False, "normalize every target patch by its own mean and variance")
+    drop_path: float | None = _autoencoder(
+        None, "stochastic depth rate of the last encoder block [0]", within="[0, 1)", metavar="RATE"
+    )
+    decoder_embed_dim: int | None = _autoencoder(None, "decoder width [that of --model]", within="[1, inf)")
+    decoder_depth: int | None = _autoencoder(None, "decoder blocks [those of --model]", within="[1, inf)")
+    decoder_num_heads: int | None = _autoencoder(None, "decoder attention heads [those of --model]", within="[1, inf)")
 
 
 @dataclass(kw_only=True, frozen=True)
 class AutoencoderConfig(AutoencoderOptions, PretrainConfig):
-    """Pre-training of a masked autoencoder, of any code base."""
+    """Options of pre-training a masked autoencoder, in any code base."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class MAEConfig(NormOptions, AutoencoderConfig):
-    """Masked autoencoder pre-training."""
+    """Pre-training of facebookresearch/mae (main_pretrain.py)."""
 
     method: ClassVar[str] = "mae"
     models: ClassVar[tuple[str, ...]] = ("mae_*",)
+    frequent: ClassVar[tuple[str, ...]] = (*PretrainConfig.frequent, "mask_ratio", "norm_pix_loss")
+    defaults: ClassVar[Mapping[str, Any]] = {"model": "mae_vit_large_patch16"}
 
-    model: str = redefault(PretrainConfig, "model", "mae_vit_large_patch16")
-    train_positions: bool = option(False, "train the position tables, from the computed ones, as LiBai does")
-
-
-@dataclass(kw_only=True, frozen=True)
-class SuccessorConfig(UpdateScheduleOptions, AutoencoderConfig):
-    """Pre-training of MAE-priv and of MAE-pytorch: shared options and defaults."""
-
-    lr_per_256: ClassVar[bool] = True
-    aliases: ClassVar[dict[str, str]] = {
-        **PretrainConfig.aliases,
-        "normlize_target": "norm_pix_loss",
-        "decoder_dim": "decoder_embed_dim",
-    }
-    retired: ClassVar[dict[str, Retired]] = {
-        **PretrainConfig.retired,
-        **WANDB,
-        "train_interpolation": Retired("crops are resized bilinearly, whatever it says in the original too"),
-    }
-
-    model: str = redefault(PretrainConfig, "model", "pretrain_mae_base_patch16_224")
-    epochs: int = redefault(PretrainConfig, "epochs", 300)
-    lr: float | None = redefault(PretrainConfig, "lr", 1.5e-4)
-    blr: float | None = redefault(PretrainConfig, "blr", None)
-    min_lr: float = redefault(PretrainConfig, "min_lr", 1e-5)
-    crop_scale: tuple[float, float] = redefault(AutoencoderOptions, "crop_scale", (0.08, 1.0))
-    norm_pix_loss: bool = redefault(AutoencoderOptions, "norm_pix_loss", True)
-    auto_resume: bool = redefault(PretrainConfig, "auto_resume", True)
-
-
-@dataclass(kw_only=True, frozen=True)
-class MAEPrivConfig(SuccessorConfig):
-    """Pre-training as BUPT-PRIV/MAE-priv does it: learning rate per 256 images, class token by choice."""
-
-    method: ClassVar[str] = "mae_priv"
-    # The sizes that MAE-pytorch lacks; the others need --method mae_priv or one of its configs.
-    models: ClassVar[tuple[str, ...]] = (
-        "pretrain_mae_tiny_patch16_224",
-        "pretrain_mae_huge_patch14_224",
-        "pretrain_mae_giant_patch14_224",
-    )
-
-    aliases: ClassVar[dict[str, str]] = {**SuccessorConfig.aliases, "use_cls_token": "class_token"}
-
-    class_token: bool = option(
-        True, "give the encoder a class token (MAE-priv: use_cls_token); the decoder never sees it"
-    )
-    batched_shuffle: bool = option(True, "hide the same patches in all images of a process's batch")
-    hflip: float = option(0.5, "probability of a horizontal flip", within="[0, 1]")
-    imagenet_inception_mean_and_std: bool = option(
-        False, "normalize images by mean and std 0.5 instead of ImageNet's statistics"
+    train_positions: bool = _autoencoder(
+        False, "train the position tables, starting from sin-cos values, as LiBai does"
     )
 
 
 @dataclass(kw_only=True, frozen=True)
-class MAEPytorchConfig(SuccessorConfig):
-    """Pre-training as pengzhiliang/MAE-pytorch does it: no class token, 1-D positions, learning rate per 256 images."""
+class MAEFinetuneConfig(NormOptions, FinetuneConfig):
+    """Fine-tuning of facebookresearch/mae (main_finetune.py)."""
 
-    method: ClassVar[str] = "mae_pytorch"
-    models: ClassVar[tuple[str, ...]] = ("pretrain_mae_*",)
-    retired: ClassVar[dict[str, Retired]] = {
-        **SuccessorConfig.retired,
-        "color_jitter": Retired("no implementation applies it in pre-training"),
-        "imagenet_default_mean_and_std": Retired("it is always on", takes_value=False, granted=True),
+    method: ClassVar[str] = "mae"
+    models: ClassVar[tuple[str, ...]] = ("vit_*_patch1[46]", "maevit_*")
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "model": "vit_large_patch16",
+        "epochs": 50,
+        "warmup_epochs": 5.0,
+        "min_lr": 1e-6,
+        "opt_betas": (0.9, 0.999),
     }
 
-    opt_betas: tuple[float, float] = redefault(PretrainConfig, "opt_betas", (0.9, 0.999))
+
+@dataclass(kw_only=True, frozen=True)
+class MAELinprobeConfig(NormOptions, LinprobeConfig):
+    """Linear probing of facebookresearch/mae (main_linprobe.py)."""
+
+    method: ClassVar[str] = "mae"
+    models: ClassVar[tuple[str, ...]] = MAEFinetuneConfig.models
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "model": "vit_large_patch16",
+        "batch_size": 512,
+        "epochs": 90,
+        "warmup_epochs": 10.0,
+        "opt": "lars",
+        "opt_betas": (0.9, 0.999),
+        "blr": 0.1,
+        "weight_decay": 0.0,
+        "global_pool": False,
+        "drop_path": 0.0,
+    }
+
+
+CONFIGS = (MAEConfig, MAEFinetuneConfig, MAELinprobeConfig)

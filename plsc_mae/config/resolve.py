@@ -1,58 +1,68 @@
-"""From a command line to one resolved config: default < YAML < `-o key=value` < flag, the last flag winning."""
+"""Resolution of a command line into one config: default < YAML file < `-o key=value` < flag; the last flag wins."""
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
 import logging
+import shutil
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 from plsc_mae.config import PHASES, TrainingConfig
-from plsc_mae.config.schema import (
-    FlagParser,
-    Value,
-    add_flags,
-    build,
-    coerce,
-    options,
-    read_yaml,
-    split_override,
-    suggest,
-    vocabulary,
-)
+from plsc_mae.config.help import Entry, Usage, render
+from plsc_mae.config.schema import Value, build, coerce, options, suggest, vocabulary, without_none
 from plsc_mae.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+_SOURCES = [
+    Entry("-c FILE, --config FILE", "YAML file of options"),
+    Entry("-o KEY=VALUE", "one option; may be repeated"),
+]
+_METHOD = Entry("--method NAME", "method, if --model does not determine it")
 
-def parse(argv: Sequence[str], configs: Mapping[str, type], *, prog: str, positional: str = "") -> Any:
+
+def parse(
+    argv: Sequence[str], configs: Mapping[str, type], *, prog: str, positional: str = "", summary: str = ""
+) -> Any:
     """Resolve a command line into a config.
 
     Args:
         argv: the words after the command.
-        configs: the config class of every method the command knows; a command without methods has one entry.
+        configs: the config class of every method of the command; a command without methods has one entry, "".
         prog: the command as the user typed it, for help and messages.
-        positional: the option that may also be given as a bare word; several in their order, with a space between.
+        positional: names of the options that may be given as bare words, in order, separated by spaces.
+        summary: one line about the command, for the help.
 
     Raises:
-        ConfigError: an unknown option, an option of another method, or a value that cannot be obeyed.
+        ConfigError: an option is unknown or belongs to another method, or a value is invalid.
+        SystemExit: with code 0 after `--help`.
     """
     argv = [_underscored(word) for word in argv]
-    early, _ = _source_parser(prog, add_help=False, methods="" not in configs).parse_known_args(argv)
-    file_values = read_yaml(early.config) if early.config else {}
+    early, _ = _source_parser(prog, configs, early=True).parse_known_args(argv)
+    file_values: Mapping[str, Value] = read_yaml(early.config) if early.config else {}
     overrides = dict(split_override(text) for text in early.overrides)
-    cls = _choose(early, {**file_values, **overrides}, configs)
+    named = _named_method(early, {**file_values, **overrides}, configs)
+    for i, word in enumerate(argv):
+        if word in ("-h", "--help", "--help=all"):
+            everything = word == "--help=all" or argv[i + 1 : i + 2] == ["all"]
+            _show_help(configs, Usage(prog, summary, positional), named, everything=everything)
+            raise SystemExit(0)
+    cls = configs[named or next(iter(configs))]
 
-    parser = _parser(cls, prog, positional)
-    known, unknown = parser.parse_known_args(argv)
+    known, unknown = _parser(cls, configs, prog, positional).parse_known_args(argv)
     if unknown:
         raise ConfigError(_surplus(unknown[0], cls, configs))
     flags = {name: Value(raw, f"--{name}") for name, raw in vars(known).items()}
     for source in ("config", "overrides", "method"):
         flags.pop(source, None)
 
+    file_values = _without_training_options(file_values, cls, early.config, prog)
     values: dict[str, Value] = {}
     for layer in (file_values, overrides, flags):
         values.update(_live(layer, cls, configs))
@@ -60,104 +70,190 @@ def parse(argv: Sequence[str], configs: Mapping[str, type], *, prog: str, positi
 
 
 def from_mapping(values: Mapping[str, Any], configs: Mapping[str, type], where: str) -> Any:
-    """Build a config from plain values, as stored in a checkpoint or a YAML file."""
+    """Build a config from plain values, for example those stored in a checkpoint.
+
+    Raises:
+        ConfigError: an option is unknown or belongs to another method, or a value is invalid.
+    """
     raw = {name: Value(value, f"{where}: {name}") for name, value in values.items()}
-    cls = _choose(argparse.Namespace(model=None, method=None), raw, configs)
+    cls = configs[_named_method(argparse.Namespace(model=None, method=None), raw, configs) or next(iter(configs))]
     return build(cls, _live(raw, cls, configs))
 
 
 def load_config(path: str, **overrides: Any) -> TrainingConfig:
-    """Read a training config from a YAML file; its key `phase` says of what kind, pretrain when it is not there.
+    """Read a training config from a YAML file. Its key `phase` selects the kind of training; the default is pretrain.
 
     Args:
         path: the file.
-        overrides: options that replace the file's.
+        overrides: options that replace those of the file.
 
     Raises:
-        ConfigError: the file cannot be read or an option in it cannot be obeyed.
+        ConfigError: the file cannot be read, an option is unknown, or a value is invalid.
     """
     values = {name: value.raw for name, value in read_yaml(path).items()} | overrides
     phase = values.get("phase", "pretrain")
+    return from_mapping(values, PHASES[_known_phase(phase, path)], path)
+
+
+# ------------------------------------------------------------------------------------------------ sources
+
+
+def read_yaml(path: str) -> dict[str, Value]:
+    """Read a flat mapping of options from a YAML file.
+
+    Raises:
+        ConfigError: the file does not exist, is not YAML, or is not a flat mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected lines of `option: value`, got {type(content).__name__}")
+    for key, value in content.items():
+        if isinstance(value, dict):
+            raise ConfigError(f"{path}: '{key}' has nested options; write one `option: value` per line")
+    return {str(key): Value(value, f"{path}: {key}") for key, value in content.items()}
+
+
+def split_override(text: str) -> tuple[str, Value]:
+    """Split `key=value` of one `-o`. Of a dotted key such as `optim.lr`, only the last part is used."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"-o {text}: expected key=value")
+    return key.split(".")[-1], Value(value, f"-o {key}")
+
+
+def _without_training_options(values: Mapping[str, Value], cls: type, path: str, prog: str) -> Mapping[str, Value]:
+    """Return the values of a config file without training options that this command does not have.
+
+    Commands whose class has a `training_file` accept a config file of training and use the options they share with
+    it, as the tools of MAE-priv do. The remaining options of that training are logged and removed.
+
+    Raises:
+        ConfigError: the file has a name that neither the command nor any method of that training knows.
+    """
+    phase = getattr(cls, "training_file", "")
+    if not phase:
+        return values
+    if "phase" in values:
+        phase = _known_phase(values["phase"].raw, path)
+    training: set[str] = {"phase", "method"}
+    for config in PHASES[phase].values():
+        training |= vocabulary(config) | config.retired.keys()
+    own = vocabulary(cls)
+    for name, value in values.items():
+        if name not in own | training:
+            raise ConfigError(f"unknown key {value.origin!r}{suggest(name, sorted(own | training))}")
+    ignored = [name for name in values if name in training - own]
+    if listed := [name for name in ignored if name not in ("phase", "method")]:
+        logger.info("%s: ignored options of training that %s does not use: %s", path, prog, ", ".join(listed))
+    return {name: value for name, value in values.items() if name not in ignored}
+
+
+def _known_phase(phase: Any, path: str) -> str:
     if phase not in PHASES:
         raise ConfigError(f"{path}: phase: expected one of {', '.join(PHASES)}, got {phase!r}")
-    return from_mapping(values, PHASES[phase], path)
+    return str(phase)
+
+
+# ------------------------------------------------------------------------------------------------ command line
+
+
+class FlagParser(argparse.ArgumentParser):
+    """An argument parser that raises ConfigError, where argparse prints its usage and exits."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        """Raise ConfigError with argparse's message."""
+        raise ConfigError(message.replace("argument ", "", 1))
 
 
 def _underscored(word: str) -> str:
-    """`--mask-ratio` is `--mask_ratio`; the value after `=` stays as it is."""
+    """Replace dashes in a flag by underscores: `--mask-ratio` is `--mask_ratio`. A value after `=` stays unchanged."""
     if not word.startswith("--"):
         return word
     flag, equals, value = word.partition("=")
     return "--" + flag[2:].replace("-", "_") + equals + value
 
 
-def _source_parser(prog: str, *, add_help: bool, methods: bool) -> FlagParser:
-    """Where options come from and which method is meant; parsed first, because they decide the vocabulary."""
-    parser = FlagParser(
-        prog=prog, add_help=add_help, allow_abbrev=False, usage=f"{prog} [options]", argument_default=argparse.SUPPRESS
-    )
-    group = parser.add_argument_group("Sources: default < config file < -o < flag")
-    group.add_argument("-c", "--config", default="", metavar="FILE", help="YAML file of options")
-    group.add_argument(
-        "-o", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override one option"
-    )
-    if methods:
-        group.add_argument(
-            "--method", default=None, metavar="NAME", help="method whose recipe is meant, if --model does not tell"
-        )
-    if methods and not add_help:
-        parser.add_argument("--model", default=None)
+def _source_parser(prog: str, configs: Mapping[str, type], *, early: bool) -> FlagParser:
+    """Return a parser of the sources of options and, if `early`, of the flags that select the method.
+
+    It runs before the parser of all flags, because the method decides which flags there are.
+    """
+    parser = FlagParser(prog=prog, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser.add_argument("-c", "--config", default="")
+    parser.add_argument("-o", dest="overrides", action="append", default=[])
+    if "" not in configs:
+        parser.add_argument("--method", default=None)
+        if early:
+            parser.add_argument("--model", default=None)
     return parser
 
 
-def _parser(cls: type, prog: str, positional: str) -> FlagParser:
-    parser = _source_parser(prog, add_help=True, methods=bool(getattr(cls, "method", "")))
-    parser.description = cls.__doc__
-    if positional:
-        parser.usage = f"{prog} {positional.upper()} [options]"
-        for name in positional.split():
-            parser.add_argument(name, nargs="?")
-    add_flags(parser, cls)
-    _add_hidden_flags(parser, cls)
-    return parser
-
-
-def _add_hidden_flags(parser: FlagParser, cls: type) -> None:
-    """Second names, switches that turn an option off, and flags without effect: accepted, not listed by --help."""
+def _parser(cls: type, configs: Mapping[str, type], prog: str, positional: str) -> FlagParser:
+    """Return a parser of every flag of a config class. Flags that are not given are absent from its result."""
+    parser = _source_parser(prog, configs, early=False)
+    for name in positional.split():
+        parser.add_argument(name, nargs="?")
     hints = typing.get_type_hints(cls)
+    for item in options(cls):
+        hint = without_none(hints[item.name])
+        if hint is bool:
+            parser.add_argument(f"--{item.name}", dest=item.name, action="store_const", const=True)
+            parser.add_argument(f"--no_{item.name}", dest=item.name, action="store_const", const=False)
+        else:
+            parser.add_argument(f"--{item.name}", nargs="+" if typing.get_origin(hint) is tuple else None)
+    _add_historical_flags(parser, cls, hints)
+    return parser
+
+
+def _add_historical_flags(parser: FlagParser, cls: type, hints: Mapping[str, Any]) -> None:
+    """Add the aliases, negations and retired flags of other code bases. The help does not list them."""
     for name, target in getattr(cls, "aliases", {}).items():
         many = "?" if hints[target] is bool else "+" if typing.get_origin(hints[target]) is tuple else None
-        const = True if many == "?" else None
-        parser.add_argument(f"--{name}", dest=name, nargs=many, const=const, help=argparse.SUPPRESS)
-    switches = [name for name, retired in getattr(cls, "retired", {}).items() if not retired.takes_value]
-    for name in switches:
-        parser.add_argument(f"--{name}", dest=name, action="store_const", const=True, help=argparse.SUPPRESS)
-    for name in getattr(cls, "negations", {}):  # MAE-priv's are followed by a word: --use_cls_token False
-        parser.add_argument(f"--{name}", dest=name, nargs="?", const=True, help=argparse.SUPPRESS)
+        parser.add_argument(f"--{name}", nargs=many, const=True if many == "?" else None)
+    for name in getattr(cls, "negations", {}):  # MAE-priv adds a word: --use_cls_token False
+        parser.add_argument(f"--{name}", nargs="?", const=True)
     for name, retired in getattr(cls, "retired", {}).items():
         if retired.takes_value:
-            parser.add_argument(f"--{name}", dest=name, help=argparse.SUPPRESS)
+            parser.add_argument(f"--{name}")
+        else:
+            parser.add_argument(f"--{name}", action="store_const", const=True)
 
 
-def _choose(early: argparse.Namespace, values: Mapping[str, Value], configs: Mapping[str, type]) -> type:
-    """The config class of the method that the command line means; the first one when nothing tells."""
-    if len(configs) == 1 and "" in configs:
-        return configs[""]
+def _show_help(configs: Mapping[str, type], usage: Usage, named: str, *, everything: bool) -> None:
+    sources = [*_SOURCES, _METHOD] if "" not in configs else _SOURCES
+    width = min(shutil.get_terminal_size().columns, 120)
+    print(render(usage, configs, sources, chosen=named, everything=everything, width=width))
+
+
+def _named_method(early: argparse.Namespace, values: Mapping[str, Value], configs: Mapping[str, type]) -> str:
+    """Return the method that `--method`, the key `method` or the model's name selects, or "" if none of them does."""
+    if "" in configs:
+        return ""
     method = early.method or coerce(values.get("method", Value("", "")), str)
     if method:
         if method not in configs:
             known = "; known: " + ", ".join(configs)
             raise ConfigError(f"unknown method '{method}'{suggest(method, configs) or known}")
-        return configs[method]
+        return str(method)
     model = early.model or (str(values["model"].raw) if "model" in values else "")
-    for cls in configs.values():
+    for name, cls in configs.items():
         if any(fnmatch.fnmatchcase(model, pattern) for pattern in cls.models):  # type: ignore[attr-defined]
-            return cls
-    return next(iter(configs.values()))
+            return name
+    return ""
+
+
+# ------------------------------------------------------------------------------------------------ names
 
 
 def _live(layer: Mapping[str, Value], cls: type, configs: Mapping[str, type]) -> dict[str, Value]:
-    """Apply aliases, drop and report retired options, refuse unknown ones."""
+    """Apply aliases and negations, report and drop retired options, and refuse unknown ones."""
     names = {option.name for option in options(cls)}
     aliases, retired = getattr(cls, "aliases", {}), getattr(cls, "retired", {})
     negations = getattr(cls, "negations", {})
@@ -171,9 +267,9 @@ def _live(layer: Mapping[str, Value], cls: type, configs: Mapping[str, type]) ->
             live[name] = value
         elif name in negations:
             live[negations[name]] = Value(not coerce(value, bool), value.origin)
-        elif name == "phase":
+        elif name == "phase" and "" not in configs:
             _check_phase(value, cls)
-        elif name != "method" and name not in getattr(cls, "passed_over", ()):
+        elif name != "method" or "" in configs:
             raise ConfigError(_unknown(value.origin, key, cls, configs))
     return live
 

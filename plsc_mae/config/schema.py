@@ -1,19 +1,18 @@
-"""How options are declared, read from YAML and flags, and checked. No option is named in this file.
+"""Declaration, coercion and validation of options. This file names no option.
 
-An option is one dataclass field made by `option`. Its name is the YAML key, the flag and the attribute. Values are
-coerced by the field's annotation, so that `1e-3`, which YAML reads as a string, is the number it looks like.
+An option is one dataclass field made by `option`. The field's name is also the YAML key and the flag. Raw values are
+converted to the type in the field's annotation: YAML reads `1e-3` as a string, and a `float` field makes it a number.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
+import functools
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import yaml
@@ -26,19 +25,19 @@ TRUE, FALSE, NONE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}, {""
 
 
 class Value(NamedTuple):
-    """A raw value and where it was written, for messages."""
+    """A raw value and, for messages, the place it comes from."""
 
     raw: Any
     origin: str
 
 
 class Retired(NamedTuple):
-    """A historical flag that is accepted although it has nothing to act on here.
+    """A flag of another code base that is accepted and has no effect.
 
     Attributes:
-        reason: why it has no effect; told as a warning.
-        takes_value: whether a value follows.
-        granted: whether it asks for what is done anyway, which needs no warning.
+        reason: the explanation in the warning.
+        takes_value: True if the flag is followed by a value.
+        granted: True if the flag asks for the behavior this suite always has; no warning is logged then.
     """
 
     reason: str
@@ -46,36 +45,58 @@ class Retired(NamedTuple):
     granted: bool = False
 
 
-def option(default: Any, help: str, *, within: str = "") -> Any:
+def option(default: Any, help: str, *, within: str = "", metavar: str = "", group: str = "") -> Any:
     """Declare one option.
 
     Args:
-        default: the value when nobody sets it.
-        help: one line, with the unit.
-        within: the allowed interval of a number, in mathematical notation such as "(0, 1)" or "[0, inf)".
+        default: the value of a run that does not set the option.
+        help: one line, with the unit. The default is appended; where the default is derived from other values, the
+            text ends with it in brackets: `validation images [DATA_PATH/val]`.
+        within: the allowed interval of a number in mathematical notation, for example "(0, 1)" or "[0, inf)".
+        metavar: the placeholder of the value in the help; derived from the type if empty.
+        group: the heading in the help.
     """
-    return field(default=default, metadata={"help": help, "within": within})
+    return field(default=default, metadata={"help": help, "within": within, "metavar": metavar, "group": group})
 
 
-def redefault(base: type, name: str, default: Any) -> Any:
-    """Re-declare an inherited option with another default: the preset of a method or phase."""
-    inherited = next(item for item in options(base) if item.name == name)
-    return field(default=default, metadata=inherited.metadata)
+def in_group(title: str) -> Callable[..., Any]:
+    """Return `option` for the options of one heading of the help."""
+    return functools.partial(option, group=title)
+
+
+def set_defaults(cls: type, defaults: Mapping[str, Any]) -> None:
+    """Give inherited options other defaults. Called for a class before `dataclass` collects its fields.
+
+    Raises:
+        TypeError: `defaults` names an option that `cls` does not inherit.
+    """
+    inherited = {
+        item.name: item
+        for base in reversed(cls.__mro__[1:])
+        if dataclasses.is_dataclass(base)
+        for item in options(base)
+    }
+    hints = typing.get_type_hints(cls)
+    for name, default in defaults.items():
+        if name not in inherited:
+            raise TypeError(f"{cls.__name__}.defaults: '{name}' is not an inherited option{suggest(name, inherited)}")
+        cls.__annotations__[name] = hints[name]
+        setattr(cls, name, field(default=default, metadata=inherited[name].metadata))
 
 
 def options(cls: Any) -> list[dataclasses.Field[Any]]:
-    """The options a config class declares or inherits."""
+    """Return the options that a config class declares or inherits."""
     return [f for f in dataclasses.fields(cls) if "help" in f.metadata]
 
 
 def vocabulary(cls: Any) -> frozenset[str]:
-    """Every name that a config class understands: its options, their second names and opposites."""
+    """Return every name that a config class accepts: its options, their aliases and their negations."""
     names = {item.name for item in options(cls)}
     return frozenset(names.union(getattr(cls, "aliases", {}), getattr(cls, "negations", {})))
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the closest known name, or nothing when none is close."""
+    """Return `; did you mean 'x'?` for the closest known name, or an empty string if no name is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
 
@@ -84,17 +105,17 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def coerce(value: Value, hint: Any) -> Any:
-    """Turn a raw value from YAML or the command line into the type of its annotation.
+    """Convert a raw value from YAML or the command line to the type of its annotation.
 
     Raises:
-        ConfigError: naming where the value stands, the value and the expected type.
+        ConfigError: the value does not have that type; the message has its origin, the value and the expected type.
     """
     raw, _ = value
     origin = typing.get_origin(hint)
     if origin in UNIONS:
         if raw is None or (isinstance(raw, str) and raw.lower() in NONE):
             return None
-        return coerce(value, _without_none(hint))
+        return coerce(value, without_none(hint))
     if origin is Literal:
         choices = typing.get_args(hint)
         if raw not in choices:
@@ -105,8 +126,8 @@ def coerce(value: Value, hint: Any) -> Any:
     return _coerce_scalar(value, hint)
 
 
-def _without_none(hint: Any) -> Any:
-    """`T` of `T | None`; any other annotation as it is."""
+def without_none(hint: Any) -> Any:
+    """Return `T` for `T | None`, and any other annotation unchanged."""
     if typing.get_origin(hint) in UNIONS:
         return next(member for member in typing.get_args(hint) if member is not type(None))
     return hint
@@ -165,10 +186,10 @@ def check_interval(value: Any, within: str, where: str) -> None:
 
 
 def build(cls: type[T], values: Mapping[str, Value]) -> T:
-    """Make a config of `cls` from raw values; names have been checked by the caller.
+    """Make a config of `cls` from raw values; the caller has checked the names.
 
     Raises:
-        ConfigError: a value of the wrong type, outside its interval, or at odds with another.
+        ConfigError: a value has the wrong type, lies outside its interval, or contradicts another value.
     """
     hints = typing.get_type_hints(cls)
     kwargs = {}
@@ -182,92 +203,21 @@ def build(cls: type[T], values: Mapping[str, Value]) -> T:
     return cls(**kwargs)
 
 
-# ------------------------------------------------------------------------------------------------ sources
+# ------------------------------------------------------------------------------------------------ output
 
 
-def read_yaml(path: str) -> dict[str, Value]:
-    """Read a flat mapping of options from a YAML file.
-
-    Raises:
-        ConfigError: no such file, not YAML, or not a flat mapping.
-    """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected lines of `option: value`, got {type(content).__name__}")
-    for key, value in content.items():
-        if isinstance(value, dict):
-            raise ConfigError(f"{path}: '{key}' holds nested options; write them flat, one `option: value` a line")
-    return {str(key): Value(value, f"{path}: {key}") for key, value in content.items()}
-
-
-def split_override(text: str) -> tuple[str, Value]:
-    """Split one `-o key=value`; a dotted key such as `optim.lr` counts by its last part."""
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"-o {text}: expected key=value")
-    return key.split(".")[-1], Value(value, f"-o {key}")
-
-
-class FlagParser(argparse.ArgumentParser):
-    """An argument parser that raises ConfigError where argparse would print its usage and exit."""
-
-    def error(self, message: str) -> typing.NoReturn:
-        """Raise ConfigError with argparse's message."""
-        raise ConfigError(message.replace("argument ", "", 1))
-
-
-def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
-    """Add one flag per option, grouped by the class that declares it. Absent flags stay absent."""
-    hints = typing.get_type_hints(cls)
-    groups: dict[str, Any] = {}
-    for item in options(cls):
-        owner = _declaring_class(cls, item.name)
-        if owner.__name__ not in groups:
-            title = (owner.__doc__ or "").strip().splitlines()[0].rstrip(".")
-            groups[owner.__name__] = parser.add_argument_group(title)
-        _add_flag(groups[owner.__name__], item, hints[item.name])
-
-
-def _declaring_class(cls: type, name: str) -> type:
-    return [base for base in cls.__mro__ if name in getattr(base, "__annotations__", {})][-1]
-
-
-def _add_flag(group: Any, item: dataclasses.Field[Any], hint: Any) -> None:
-    hint, default = _without_none(hint), item.default
-    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-    help = item.metadata["help"] + ("" if default in (None, "") else f" [{shown}]").replace("%", "%%")
-    flag = f"--{item.name}"
-    if hint is bool:
-        group.add_argument(flag, dest=item.name, action="store_const", const=True, help=help)
-        group.add_argument(
-            f"--no_{item.name}", dest=item.name, action="store_const", const=False, help=argparse.SUPPRESS
-        )
-        return
-    many = typing.get_origin(hint) is tuple
-    choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else None
-    metavar = "{" + ",".join(choices) + "}" if choices else item.name.rsplit("_", 1)[-1].upper()
-    group.add_argument(flag, dest=item.name, nargs="+" if many else None, metavar=metavar, help=help)
-
-
-def plain_values(config: Any) -> dict[str, Any]:
-    """Every option of a config as plain data, in declaration order, led by method and phase if it has them."""
+def plain_values(config: object) -> dict[str, Any]:
+    """Return every option of a config as plain data in declaration order, after `method` and `phase` if it has them."""
     values = {kind: getattr(config, kind) for kind in ("method", "phase") if getattr(config, kind, "")}
     values |= {item.name: getattr(config, item.name) for item in options(type(config))}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def to_line(config: Any) -> str:
-    """All options in one line of text, as `key=value`."""
+def to_line(config: object) -> str:
+    """Return all options as one line of `key=value` pairs."""
     return " ".join(f"{name}={value!r}" for name, value in plain_values(config).items())
 
 
-def to_yaml(config: Any, header: str = "") -> str:
-    """Write a config as YAML that `read_yaml` takes back."""
+def to_yaml(config: object, header: str = "") -> str:
+    """Return a config as YAML text that `read_yaml` reads back."""
     return header + yaml.safe_dump(plain_values(config), sort_keys=False, default_flow_style=None, allow_unicode=True)

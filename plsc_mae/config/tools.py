@@ -5,53 +5,59 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from plsc_mae.config import PRETRAIN
-from plsc_mae.config.classify import MAEPrivFinetuneConfig
-from plsc_mae.config.schema import option, redefault, vocabulary
+from plsc_mae.config.schema import in_group, option
 from plsc_mae.errors import ConfigError
+
+_encoder = in_group("Encoder")
+_images = in_group("Images")
+_classifier = in_group("Trained classifier")
+_DEVICE = "device; auto: a GPU if there is one"
+_SIZE = "image side in pixels, or height and width [the checkpoint's]"
+_HEADS = "encoder heads; needed for a foreign file of an unpublished width"
+_WORKERS = "loader processes per process [up to 10, limited by the CPU cores]"
+_IMAGES = "an image, or a folder of images"
 
 
 @dataclass(kw_only=True, frozen=True)
 class ReconstructConfig:
-    """Reconstruct: redraw what a mask hides, with a pre-trained model."""
+    """Options of `reconstruct`, which accepts a config file of pre-training too, as MAE-priv's tool does."""
 
+    training_file: ClassVar[str] = "pretrain"
     aliases: ClassVar[dict[str, str]] = {"normlize_target": "norm_pix_loss"}
-    # A config of pre-training may be given, as to MAE-priv's pictures, which take what they know of it.
-    passed_over: ClassVar[frozenset[str]] = frozenset().union(*map(vocabulary, PRETRAIN.values()))
 
-    model_path: str = option("", "checkpoint with encoder and decoder")
-    img_path: str = option("", "an image, or a folder of images")
-    save_path: str = option("./reconstruction", "folder for one PNG panel per image")
-    input_size: tuple[int, ...] | None = option(None, "image side, or height and width [the checkpoint's]")
-    mask_ratio: float | None = option(None, "MAE: share of hidden patches [the checkpoint's]", within="(0, 1)")
+    model_path: str = option("", "checkpoint with encoder and decoder", metavar="FILE")
+    img_path: str = option("", _IMAGES, metavar="PATH")
+    save_path: str = option("./reconstruction", "folder for one PNG panel per image", metavar="DIR")
+    input_size: tuple[int, ...] | None = option(None, _SIZE)
+    mask_ratio: float | None = option(None, "MAE: fraction of hidden patches [the checkpoint's]", within="(0, 1)")
     num_mask_patches: int | None = option(
         None, "CAE: patches hidden by block masks [the checkpoint's]", within="[1, inf)"
     )
     second_input_size: tuple[int, ...] | None = option(None, "CAE: side of the tokenizer's view [the checkpoint's]")
     discrete_vae_weight_path: str | None = option(
-        None, "CAE: folder or file of the DALL-E dVAE's weights [the checkpoint's]"
+        None, "CAE: folder or file of the DALL-E dVAE's weights [the checkpoint's]", metavar="PATH"
     )
-    num_heads: int | None = option(None, "encoder heads of a foreign file of unpublished width", within="[1, inf)")
-    decoder_num_heads: int | None = option(None, "its decoder heads", within="[1, inf)")
-    norm_pix_loss: bool | None = option(None, "MAE: whether targets were normalized [the checkpoint's]")
+    num_heads: int | None = option(None, _HEADS, within="[1, inf)")
+    decoder_num_heads: int | None = option(None, "decoder heads of such a file", within="[1, inf)")
+    norm_pix_loss: bool | None = option(None, "MAE: the targets were normalized [the checkpoint's]")
     patch_stats: Literal["original", "visible"] | None = option(
-        None, "norm-pix MAE: mean and std of hidden patches from the original [this], or from visible neighbors"
+        None,
+        "MAE with norm_pix_loss: take mean and std of hidden patches from the original image, or from visible "
+        "neighbors [original]",
     )
-    max_images: int = option(64, "most images taken from a folder", within="[1, inf)")
+    max_images: int = option(64, "most images to draw of a folder", within="[1, inf)")
     seed: int = option(0, "seed of the masks", within="[0, inf)")
-    device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", "where to compute")
+    device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", _DEVICE)
 
     def __post_init__(self) -> None:
-        for name in ("model_path", "img_path"):
-            if not getattr(self, name):
-                raise ConfigError(f"--{name} is required")
+        _require(self, "model_path", "img_path")
 
 
 @dataclass(kw_only=True, frozen=True)
 class DemoDataConfig:
-    """Demo data: a small labeled JPEG folder whose classes are shapes."""
+    """Options of `demo-data`, which draws a small labeled JPEG folder whose classes are shapes."""
 
-    path: str = option("", "folder to make")
+    path: str = option("", "folder to write to", metavar="DIR")
     image_size: int = option(64, "image side in pixels", within="[16, 1024]")
     train_per_class: int = option(400, "training images per class", within="[1, inf)")
     val_per_class: int = option(80, "validation images per class", within="[1, inf)")
@@ -59,14 +65,14 @@ class DemoDataConfig:
 
     def __post_init__(self) -> None:
         if not self.path:
-            raise ConfigError("name the folder to make: plsc-mae demo-data DIR")
+            raise ConfigError("name the folder to write to: plsc-mae demo-data DIR")
 
 
 @dataclass(kw_only=True, frozen=True)
 class RandomTokenizerConfig:
-    """Random tokenizer: a dVAE of random weights, whose tokens mean nothing."""
+    """Options of `random-tokenizer`, which writes a dVAE with random weights."""
 
-    path: str = option("", "folder to write encoder_weight.pd and decoder_weight.pd to")
+    path: str = option("", "folder to write encoder_weight.pd and decoder_weight.pd to", metavar="DIR")
     seed: int = option(0, "seed of the weights", within="[0, inf)")
     n_hid: int = option(256, "width of the first group of blocks, a multiple of 4", within="[4, inf)")
     vocab_size: int = option(8192, "number of tokens", within="[2, inf)")
@@ -80,20 +86,22 @@ class RandomTokenizerConfig:
 
 @dataclass(kw_only=True, frozen=True)
 class DoctorConfig:
-    """Doctor: what this machine and installation are, and what is amiss."""
+    """Options of `doctor`."""
 
-    data_path: str = option("", "image folder or list file to look at too")
-    output_dir: str = option("", "output folder to try to write to")
-    distributed: bool = option(False, "look at the processes of paddle.distributed.launch too")
+    data_path: str = option("", "image folder or list file to check too", metavar="PATH")
+    output_dir: str = option("", "output folder to check for write access")
+    distributed: bool = option(False, "check the processes of paddle.distributed.launch too")
 
 
 @dataclass(kw_only=True, frozen=True)
 class PlotConfig:
-    """Plot: curves of a run."""
+    """Options of `plot`."""
 
     run_dir: str = option("", "output folder of the run")
-    metrics: tuple[str, ...] = option(("loss",), "names in train.jsonl to draw, in one picture")
-    save_path: str | None = option(None, "PNG file to write [RUN_DIR/METRIC.png, by the first one's name]")
+    metrics: tuple[str, ...] = option(("loss",), "names in train.jsonl to draw in one picture", metavar="NAME")
+    save_path: str | None = option(
+        None, "PNG file to write [RUN_DIR/METRIC.png, after the first metric]", metavar="FILE"
+    )
 
     def __post_init__(self) -> None:
         if not self.run_dir:
@@ -102,70 +110,66 @@ class PlotConfig:
 
 @dataclass(kw_only=True, frozen=True)
 class EncoderConfig:
-    """Encoder: whose features or attention are looked at."""
+    """Options of the encoder to look at."""
 
-    model_path: str = option("", "checkpoint of pre-training")
-    input_size: tuple[int, ...] | None = option(
-        None, "image side, or height and width [the checkpoint's]", within="[1, inf)"
-    )
-    num_heads: int | None = option(None, "heads of a foreign file of unpublished width", within="[1, inf)")
-    random_weights: bool = option(False, "take the checkpoint's sizes only: what the network gives without training")
-    seed: int = option(0, "seed of random weights", within="[0, inf)")
-    device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", "where to compute")
+    model_path: str = _encoder("", "checkpoint of pre-training", metavar="FILE")
+    input_size: tuple[int, ...] | None = _encoder(None, _SIZE, within="[1, inf)")
+    num_heads: int | None = _encoder(None, _HEADS, within="[1, inf)")
+    random_weights: bool = _encoder(False, "use random weights in a network of the checkpoint's sizes, as a baseline")
+    seed: int = _encoder(0, "seed of the random weights", within="[0, inf)")
+    device: Literal["auto", "cpu", "gpu", "cuda"] = _encoder("auto", _DEVICE)
 
     def __post_init__(self) -> None:
-        if not self.model_path:
-            raise ConfigError("--model_path is required")
+        _require(self, "model_path")
 
 
 @dataclass(kw_only=True, frozen=True)
 class ViewConfig:
-    """Views: how images are brought to the size of the network, and in what batches."""
+    """Options of resizing, cropping and batching images."""
 
-    crop_pct: float = option(
+    crop_pct: float = _images(
         0.875, "input size over the shorter side before the center crop; 0.875 is 224 of 256", within="(0, 1]"
     )
-    interpolation: Literal["bilinear", "bicubic", "lanczos"] = option("bilinear", "filter of the resize")
-    batch_size: int = option(64, "images per process and batch", within="[1, inf)")
-    num_workers: int | None = option(
-        None, "loader processes per process; up to 10, by the cores at hand, when not given", within="[0, inf)"
-    )
+    interpolation: Literal["bilinear", "bicubic", "lanczos"] = _images("bilinear", "filter of the resize")
+    batch_size: int = _images(64, "images per process and batch", within="[1, inf)")
+    num_workers: int | None = _images(None, _WORKERS, within="[0, inf)")
 
 
 @dataclass(kw_only=True, frozen=True)
 class FeatureConfig(ViewConfig, EncoderConfig):
-    """Features: of which images, from where in the encoder."""
+    """Options of features of an encoder."""
 
-    data_path: str = option("", "image folder or list file")
-    norm: bool = option(False, "apply the encoder's final norm to the tokens")
+    data_path: str = option("", "image folder or list file", metavar="PATH")
+    norm: bool = _encoder(False, "apply the encoder's final norm to the tokens")
 
 
 @dataclass(kw_only=True, frozen=True)
 class KNNConfig(FeatureConfig):
-    """k-NN: classify validation images by their nearest neighbors among the training images."""
+    """Options of `knn`, which accepts a config file of fine-tuning too, as MAE-priv's tool does."""
 
+    training_file: ClassVar[str] = "finetune"
     aliases: ClassVar[dict[str, str]] = {"finetune": "model_path"}
-    # A fine-tuning config may be given, as to MAE-priv's k-NN, which takes what it knows of it.
-    passed_over: ClassVar[frozenset[str]] = vocabulary(MAEPrivFinetuneConfig)
 
-    data_path: str = option("", "folder with train/ (the bank) and val/ (the queries), or a list file of the bank")
-    eval_data_path: str = option("", "folder or list file of the queries [DATA_PATH/val]")
+    data_path: str = option(
+        "", "folder with train/ (the bank) and val/ (the queries), or a list file of the bank", metavar="PATH"
+    )
+    eval_data_path: str = option("", "folder or list file of the queries [DATA_PATH/val]", metavar="PATH")
     nb_knn: tuple[int, ...] = option((10, 20, 100, 200), "numbers of neighbors", within="[1, inf)")
-    temperature: float = option(0.07, "T of the votes exp(cosine / T)", within="(0, inf)")
-    pool: Literal["mean", "cls"] | None = option(None, "mean of the patch tokens, or the class token [mean]")
-    use_cls_token: bool | None = option(None, "MAE-priv's name of --pool cls, or, when false, of --pool mean")
-    pixels: bool = option(False, "compare raw pixels at --input_size instead of features; takes no --model_path")
-    save_path: str = option("", "folder to keep the features in, and to append the accuracies to output.txt")
-    load_path: str = option("", "folder of an earlier --save_path: use its features, compute none")
+    temperature: float = option(0.07, "temperature T of the votes exp(cosine / T)", within="(0, inf)")
+    pool: Literal["mean", "cls"] | None = option(None, "mean of the patch tokens, or class token [mean]")
+    use_cls_token: bool | None = option(None, "MAE-priv's name for --pool cls; its opposite is --pool mean")
+    pixels: bool = option(False, "compare raw pixels at --input_size instead of features, without --model_path")
+    save_path: str = option("", "folder to save the features to; accuracies are appended to output.txt", metavar="DIR")
+    load_path: str = option("", "folder of an earlier --save_path, to reuse its features", metavar="DIR")
 
     @property
     def pooled(self) -> Literal["mean", "cls"]:
-        """What is compared: "mean" or "cls"."""
+        """Pooling of the tokens: "mean" or "cls"."""
         return self.pool or ("cls" if self.use_cls_token else "mean")
 
     def __post_init__(self) -> None:
         if self.pool and self.use_cls_token not in (None, self.pool == "cls"):
-            raise ConfigError(f"--pool {self.pool} and --use_cls_token {self.use_cls_token} contradict each other")
+            raise ConfigError(f"--pool {self.pool} contradicts use_cls_token {self.use_cls_token}; give one of them")
         if self.load_path:
             for name in ("model_path", "data_path", "eval_data_path", "pixels", "random_weights"):
                 if getattr(self, name):
@@ -178,26 +182,28 @@ class KNNConfig(FeatureConfig):
         elif self.model_path or self.random_weights:
             raise ConfigError("--pixels uses no network; leave --model_path and --random_weights out")
         elif self.input_size is None:
-            raise ConfigError("--pixels needs --input_size, the side that all pictures are brought to")
+            raise ConfigError("--pixels needs --input_size, the side to which all images are resized")
 
 
 @dataclass(kw_only=True, frozen=True)
 class CompareConfig(ViewConfig):
-    """Compare: k-NN and linear accuracy of the features of several encoders, random weights and raw pixels."""
+    """Options of `compare`."""
 
-    model_path: tuple[str, ...] = option((), "checkpoints of pre-training")
-    data_path: str = option("", "folder with train/ and val/, or a list file of the training images")
-    eval_data_path: str = option("", "folder or list file of the validation images [DATA_PATH/val]")
+    model_path: tuple[str, ...] = option((), "checkpoints of pre-training", metavar="FILE")
+    data_path: str = option("", "folder with train/ and val/, or a list file of the training images", metavar="PATH")
+    eval_data_path: str = option("", "folder or list file of the validation images [DATA_PATH/val]", metavar="PATH")
     pixels: int | None = option(
-        None, "also compare raw pixels of pictures brought to this side, in pixels", within="[1, inf)"
+        None, "also compare raw pixels of images resized to this side, in pixels", within="[1, inf)", metavar="SIDE"
     )
-    random_weights: bool = option(False, "also compare encoders of random weights, of every checkpoint's sizes")
-    seeds: tuple[int, ...] = option((0,), "seeds of the random weights; of several, mean and range", within="[0, inf)")
+    random_weights: bool = option(False, "also compare encoders with random weights, of every checkpoint's sizes")
+    seeds: tuple[int, ...] = option(
+        (0,), "seeds of the random weights; several give mean and range", within="[0, inf)", metavar="SEED"
+    )
     nb_knn: int = option(10, "number of neighbors", within="[1, inf)")
-    pool: Literal["mean", "cls"] = option("mean", "mean of the patch tokens, or the class token")
+    pool: Literal["mean", "cls"] = option("mean", "mean of the patch tokens, or class token")
     norm: bool = option(False, "apply the encoder's final norm to the tokens")
-    save_path: str = option("", "file to write the table to: .md, or .json with every seed's number")
-    device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", "where to compute")
+    save_path: str = option("", "file of the table: .md, or .json with the numbers of every seed", metavar="FILE")
+    device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", _DEVICE)
 
     def __post_init__(self) -> None:
         if not self.data_path:
@@ -212,64 +218,71 @@ class CompareConfig(ViewConfig):
 
 @dataclass(kw_only=True, frozen=True)
 class ExtractConfig(FeatureConfig):
-    """Extract: write the features of images to a file."""
+    """Options of `extract`."""
 
-    data_path: str = option("", "image folder, of which val/ if there is one, or list file")
-    split: str = option("val", "subfolder of the image folder to take, if it is there")
-    layers: tuple[int, ...] = option((-1,), "blocks after which to take tokens; 0 before the first, -1 the last")
+    data_path: str = option("", "image folder (its val/, if there is one) or list file", metavar="PATH")
+    split: str = option("val", "subfolder of the image folder to use, if it exists", metavar="NAME")
+    layers: tuple[int, ...] = option((-1,), "blocks after which to take tokens; 0: before the first; -1: the last")
     tokens: tuple[Literal["cls", "mean", "patch"], ...] = option(
-        ("cls", "mean"), "class token, mean of the patch tokens, or all patch tokens: any of cls mean patch"
+        ("cls", "mean"), "cls: class token; mean: mean of the patch tokens; patch: all patch tokens"
     )
-    norm: bool = redefault(FeatureConfig, "norm", True)
-    interpolation: Literal["bilinear", "bicubic", "lanczos"] = redefault(FeatureConfig, "interpolation", "bicubic")
-    save_path: str = option("", "file to write, .npz or .safetensors")
+    norm: bool = _encoder(True, "apply the encoder's final norm to the tokens")
+    interpolation: Literal["bilinear", "bicubic", "lanczos"] = _images("bicubic", "filter of the resize")
+    save_path: str = option("", "file to write, .npz or .safetensors", metavar="FILE")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("data_path", "save_path"):
-            if not getattr(self, name):
-                raise ConfigError(f"--{name} is required")
+        _require(self, "data_path", "save_path")
         if not self.save_path.endswith((".npz", ".safetensors")):
             raise ConfigError(f"--save_path {self.save_path}: expected a file that ends in .npz or .safetensors")
 
 
 @dataclass(kw_only=True, frozen=True)
 class TrainedClassifierOptions:
-    """Trained classifier: what its checkpoint does not tell."""
+    """Options that complete the checkpoint of a trained classifier."""
 
-    model_key: str = option("", "key of the weights in it, as model_ema [found by its content]")
-    classes: str = option("", "text file with the name of a class on every line [the checkpoint's names, or numbers]")
-    global_pool: bool | None = option(
-        None, "whether the mean of the patch tokens is classified, or else the class token [as the file tells]"
+    model_key: str = _classifier(
+        "", "key of the weights in the checkpoint, for example model_ema [detected]", metavar="KEY"
+    )
+    classes: str = _classifier(
+        "", "text file with one class name per line [the checkpoint's names, or numbers]", metavar="FILE"
+    )
+    global_pool: bool | None = _classifier(
+        None, "classify the mean of the patch tokens; else the class token [as in the checkpoint]"
     )
 
 
 @dataclass(kw_only=True, frozen=True)
 class ExplainConfig(TrainedClassifierOptions, EncoderConfig):
-    """Explain: draw which patches an encoder attends to."""
+    """Options of `explain`, which accepts a config file of fine-tuning too, as MAE-priv's tool does."""
 
+    training_file: ClassVar[str] = "finetune"
     aliases: ClassVar[dict[str, str]] = {"finetune": "model_path", "image_path": "img_path"}
-    passed_over: ClassVar[frozenset[str]] = vocabulary(MAEPrivFinetuneConfig)
 
-    img_path: str = option("", "an image, or a folder of images")
-    save_path: str = option("./attention", "folder for one PNG panel per image")
+    img_path: str = option("", _IMAGES, metavar="PATH")
+    save_path: str = option("./attention", "folder for one PNG panel per image", metavar="DIR")
     category_index: str = option(
-        "", "of a trained classifier: number or name of the class whose evidence is drawn, or predicted"
+        "",
+        "also draw the evidence for a class: its number or name, or 'predicted'; needs a trained classifier",
+        metavar="CLASS",
     )
-    head_fusion: Literal["mean", "max", "min"] = option("max", "how the heads of a layer become one map")
-    discard_ratio: float = option(0.9, "share of each layer's smallest weights set to 0", within="[0, 1)")
-    layer_index: int | None = option(None, "roll out this layer alone, from 0; -1 is the last [all layers]")
+    head_fusion: Literal["mean", "max", "min"] = option("max", "reduction of a layer's heads to one map")
+    discard_ratio: float = option(
+        0.9, "fraction of each layer's smallest weights set to 0", within="[0, 1)", metavar="RATIO"
+    )
+    layer_index: int | None = option(None, "single layer to roll out, from 0; -1 is the last [all layers]")
     pool: Literal["cls", "mean"] | None = option(
-        None, "attention of the class token, or of the patch tokens on average [what --category_index pools, else cls]"
+        None,
+        "attention of the class token, or mean over the patch tokens [the classifier's pooling with "
+        "--category_index, else cls]",
     )
     heads: bool = option(False, "also draw every head of the last layer")
-    literal: bool = option(False, "MAE-priv's numbers, which divide columns by the sums of rows")
-    max_images: int = option(64, "most images taken from a folder", within="[1, inf)")
+    literal: bool = option(False, "reproduce MAE-priv's numbers, which divide columns by the sums of rows")
+    max_images: int = option(64, "most images to draw of a folder", within="[1, inf)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.img_path:
-            raise ConfigError("--img_path is required")
+        _require(self, "img_path")
         if self.category_index and self.random_weights:
             raise ConfigError("--category_index needs a trained classifier; leave --random_weights out")
         for name in ("model_key", "classes", "global_pool"):
@@ -279,25 +292,27 @@ class ExplainConfig(TrainedClassifierOptions, EncoderConfig):
 
 @dataclass(kw_only=True, frozen=True)
 class PredictConfig(TrainedClassifierOptions):
-    """Predict: classify images by a trained classifier."""
+    """Options of `predict`."""
 
-    model_path: str = option("", "checkpoint of fine-tuning or probing")
-    img_path: str = option("", "an image, or a folder of images")
-    topk: int = option(5, "most probable classes that are told", within="[1, inf)")
-    save_path: str = option("", "also write them to this file: .jsonl (a line per image), .json (a list) or .csv")
-    input_size: tuple[int, ...] | None = option(
-        None, "image side, or height and width [the checkpoint's]", within="[1, inf)"
+    model_path: str = option("", "checkpoint of fine-tuning or probing", metavar="FILE")
+    img_path: str = option("", _IMAGES, metavar="PATH")
+    topk: int = option(5, "number of most probable classes to show", within="[1, inf)")
+    save_path: str = option(
+        "", "also write the classes to this file: .jsonl (a line per image), .json (a list) or .csv", metavar="FILE"
     )
-    num_heads: int | None = option(None, "heads of a foreign file of unpublished width", within="[1, inf)")
+    input_size: tuple[int, ...] | None = option(None, _SIZE, within="[1, inf)")
+    num_heads: int | None = option(None, _HEADS, within="[1, inf)")
     batch_size: int = option(64, "images per process and batch", within="[1, inf)")
-    num_workers: int | None = option(
-        None, "loader processes per process; up to 10, by the cores at hand, when not given", within="[0, inf)"
-    )
-    device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", "where to compute")
+    num_workers: int | None = option(None, _WORKERS, within="[0, inf)")
+    device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", _DEVICE)
 
     def __post_init__(self) -> None:
-        for name in ("model_path", "img_path"):
-            if not getattr(self, name):
-                raise ConfigError(f"--{name} is required")
+        _require(self, "model_path", "img_path")
         if self.save_path and not self.save_path.endswith((".jsonl", ".json", ".csv")):
             raise ConfigError(f"--save_path {self.save_path}: expected a file that ends in .jsonl, .json or .csv")
+
+
+def _require(config: object, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name):
+            raise ConfigError(f"--{name} is required")

@@ -1,23 +1,25 @@
-"""The options every training run has, one class per part of the run, in the order of the data flow.
+"""Options of every training run, and of every pre-training run.
 
-Defaults are those of facebookresearch/mae unless a method or phase says otherwise (`redefault`). Names are the
-historical ones of facebookresearch/mae, PLSC and CAE, because people paste those commands.
+Each option is declared once, with the default of facebookresearch/mae's pre-training. The defaults of a method's phase
+that differ are the table `defaults` of its config class, for example in config/cae.py. Names are those of
+facebookresearch/mae, PLSC and CAE, so that their published commands work unchanged.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from plsc_mae.config.schema import Retired, option
+from plsc_mae.config.schema import Retired, in_group, set_defaults
 from plsc_mae.errors import ConfigError
 
-_LAUNCHER = "paddle.distributed.launch starts the processes and tells each its rank"
+_LAUNCHER = "paddle.distributed.launch starts the processes and sets the rank of each"
 _WANDB = "Weights & Biases is not used; log.txt, train.jsonl and VisualDL have the numbers"
 _SUBMITIT = "it belongs to submitit's Slurm launcher; see docs/parallelism.md for the launch line"
 
-# Flags of BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch for services that are not used here.
-DEEPSPEED = {"enable_deepspeed": Retired("DeepSpeed is PyTorch's", takes_value=False)}
+# Flags of BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch for services that this suite does not use.
+DEEPSPEED = {"enable_deepspeed": Retired("DeepSpeed needs PyTorch", takes_value=False)}
 WANDB = {
     "log_wandb": Retired(_WANDB, takes_value=False),
     "no_log_wandb": Retired(_WANDB, takes_value=False),
@@ -25,159 +27,49 @@ WANDB = {
     "wandb_entity": Retired(_WANDB),
 }
 
-
-@dataclass(kw_only=True, frozen=True)
-class RunConfig:
-    """Run: where it writes, how it continues."""
-
-    output_dir: str = option("./output_dir", "folder for checkpoints, config.yaml, log.txt and train.jsonl")
-    log_dir: str | None = option(None, "folder for VisualDL records; the output folder when not given")
-    exp_name: str = option("", "prefix of the checkpoint names: {exp_name}_checkpoint-{epoch}.pd")
-    device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", "where to compute; auto: a GPU if there is one")
-    seed: int = option(0, "seed of the weights, the order, the crops and the masks", within="[0, inf)")
-    resume: str = option("", "checkpoint file to continue from")
-    auto_resume: bool = option(
-        False, "continue from the newest valid checkpoint in the output folder, if there is one; --resume goes first"
-    )
-    start_epoch: int = option(0, "first epoch of a run that resumes nothing", within="[0, inf)")
-    save_ckpt_freq: int = option(20, "epochs between checkpoints; the last epoch is always saved", within="[1, inf)")
-    save_ckpt_steps: int = option(
-        0, "also save checkpoint-latest.pd every so many optimizer steps; 0 does not", within="[0, inf)"
-    )
-    max_train_step: int | None = option(
-        None, "stop after so many optimizer steps and save; the schedule still spans --epochs", within="[1, inf)"
-    )
-    save_ckpt: bool = option(True, "write checkpoints")
-    keep_last: int = option(
-        0, "keep so many of the newest numbered checkpoints and remove older ones; 0 keeps all", within="[0, inf)"
-    )
-    nan_policy: Literal["stop", "skip", "rollback"] = option(
-        "stop",
-        "when loss or gradients are not finite: stop; skip that update; or rollback: take the weights of the newest "
-        "checkpoint and leave out the images since",
-    )
-    print_freq: int = option(20, "iterations between log lines", within="[1, inf)")
+_run = in_group("Run")
+_checkpoints = in_group("Checkpoints and resuming")
+_data = in_group("Data")
+_network = in_group("Encoder sizes (default: those of --model)")
+_optimization = in_group("Optimization")
+_precision = in_group("Mixed precision")
+_parallelism = in_group("Parallelism and memory")
+_evaluation = in_group("Evaluation during pre-training")
 
 
 @dataclass(kw_only=True, frozen=True)
-class DataConfig:
-    """Data: which images, how they are read."""
-
-    data_path: str = option("", "image folder (DIR/train/CLASS/*.jpg, DIR/CLASS/*.jpg or DIR/*.jpg) or list file")
-    input_size: tuple[int, ...] = option((224,), "image side in pixels, or height and width", within="[1, inf)")
-    image_backend: Literal["pil", "opencv"] = option(
-        "pil", "decoder and resizer: pil equals the originals' pixels, opencv is faster"
-    )
-    bad_image: Literal["error", "skip"] = option("error", "what to do with an image that cannot be decoded")
-    num_workers: int | None = option(
-        None, "loader processes per training process; up to 10, by the cores at hand, when not given", within="[0, inf)"
-    )
-    worker_timeout: float = option(
-        300.0, "seconds a loader process may take to read one image; 0: any time", within="[0, inf)"
-    )
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.input_size[0], self.input_size[-1]
-
-
-@dataclass(kw_only=True, frozen=True)
-class OptimConfig:
-    """Optimization: batch, learning rate, optimizer, mixed precision."""
-
-    batch_size: int = option(64, "images per process and iteration", within="[1, inf)")
-    accum_iter: int = option(1, "iterations whose gradients are accumulated into one optimizer step", within="[1, inf)")
-    epochs: int = option(400, "passes over the data", within="[1, inf)")
-    warmup_epochs: float = option(40.0, "epochs of linear warm-up from 0", within="[0, inf)")
-    blr: float | None = option(
-        1e-3, "base learning rate per 256 images: lr = blr * effective batch / 256", within="[0, inf)"
-    )
-    lr: float | None = option(None, "absolute learning rate; replaces blr", within="[0, inf)")
-    min_lr: float = option(0.0, "learning rate at the end of the cosine", within="[0, inf)")
-    opt: Literal["adamw", "sgd", "lars", "lars_priv"] = option(
-        "adamw", "optimizer; sgd: with Nesterov momentum; lars_priv: LARS as BUPT-PRIV/MAE-priv has it"
-    )
-    opt_betas: tuple[float, float] = option((0.9, 0.95), "AdamW betas", within="[0, 1)")
-    opt_eps: float = option(1e-8, "AdamW epsilon", within="(0, inf)")
-    momentum: float = option(0.9, "momentum of sgd and lars", within="[0, 1)")
-    weight_decay: float = option(0.05, "weight decay; 1-D parameters and biases have none", within="[0, inf)")
-    clip_grad: float | None = option(
-        None, "largest global L2 norm of the gradient; not clipped when not given", within="(0, inf)"
-    )
-    amp: bool = option(True, "mixed precision on GPU")
-    amp_level: Literal["O1", "O2"] = option(
-        "O1", "O1: weights in float32; O2: weights in 16 bits, with float32 copies in the optimizer"
-    )
-    amp_dtype: Literal["auto", "float16", "bfloat16"] = option(
-        "auto", "auto: bfloat16 where the GPU has it, else float16 with dynamic loss scaling"
-    )
-
-
-@dataclass(kw_only=True, frozen=True)
-class ParallelOptions:
-    """Parallelism: how the processes share the network, and what is computed twice to save memory."""
-
-    tensor_parallel: int = option(
-        1,
-        "processes that share the heads and hidden columns of every block; the others share the data",
-        within="[1, inf)",
-    )
-    sharding_stage: int = option(
-        0,
-        "ZeRO: what the processes share out: 1 optimizer state, 2 gradients too, 3 weights too; 0 nothing",
-        within="[0, 3]",
-    )
-    recompute: bool = option(
-        False, "compute the blocks' activations again in the backward pass instead of keeping them"
-    )
-
-
-@dataclass(kw_only=True, frozen=True)
-class EncoderSizeOptions:
-    """Encoder sizes that replace the named model's."""
-
-    patch_size: int | None = option(None, "patch side in pixels", within="[1, inf)")
-    embed_dim: int | None = option(None, "encoder width", within="[1, inf)")
-    depth: int | None = option(None, "encoder blocks", within="[1, inf)")
-    num_heads: int | None = option(None, "encoder attention heads", within="[1, inf)")
-    mlp_ratio: float | None = option(None, "hidden width of the MLPs over the width of their block", within="(0, inf)")
-
-
-@dataclass(kw_only=True, frozen=True)
-class NormOptions:
-    """Layer norms that differ from those of the named model."""
-
-    norm_eps: float | None = option(
-        None, "eps of the blocks' layer norms [1e-6]; 1e-5 for weights trained by LiBai", within="(0, 1)"
-    )
-
-
-@dataclass(kw_only=True, frozen=True)
-class UpdateScheduleOptions:
-    """Schedule by updates (Atten4Vis/CAE, BUPT-PRIV/MAE-priv, MAE-pytorch)."""
-
-    warmup_steps: int = option(-1, "updates of linear warm-up; replaces --warmup_epochs when positive")
-    weight_decay_end: float | None = option(
-        None, "weight decay at the end of a cosine from --weight_decay; constant when not given", within="[0, inf)"
-    )
-
-
-@dataclass(kw_only=True, frozen=True)
-class TrainingConfig(ParallelOptions, OptimConfig, DataConfig, RunConfig):
-    """What every training run has; a method's config for a phase extends it.
+class TrainingConfig:
+    """Options of every training run. A subclass adds the options of a phase, and below it those of a method.
 
     Attributes:
-        method: whose recipe it is.
-        phase: the kind of training.
-        models: shell patterns of the model names that mean this method.
-        lr_per_256: whether `lr` is a rate per 256 images that scales with the batch, as `blr` does.
+        method: name of the method.
+        phase: kind of training: "pretrain", "finetune" or "linprobe".
+        models: shell patterns of the model names that select this method.
+        lr_per_256: True if `lr` is a rate per 256 images, multiplied by effective batch / 256 as `blr` is.
+        defaults: the options whose default differs from the declaration, with that default. Only classes of one
+            method and phase have a table, so it is the complete preset.
+        frequent: the options on the first screen of the help.
+        aliases: other names of options.
+        negations: switches of other code bases that set the named option to the opposite value.
+        retired: flags of other code bases that are accepted without effect.
     """
 
     method: ClassVar[str] = ""
     phase: ClassVar[str] = ""
     models: ClassVar[tuple[str, ...]] = ()
     lr_per_256: ClassVar[bool] = False
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    frequent: ClassVar[tuple[str, ...]] = (
+        "model",
+        "data_path",
+        "output_dir",
+        "epochs",
+        "batch_size",
+        "accum_iter",
+        "blr",
+        "lr",
+        "auto_resume",
+    )
     aliases: ClassVar[dict[str, str]] = {"update_freq": "accum_iter", "save_freq": "save_ckpt_freq"}
     negations: ClassVar[dict[str, str]] = {}
     retired: ClassVar[dict[str, Retired]] = {
@@ -185,8 +77,8 @@ class TrainingConfig(ParallelOptions, OptimConfig, DataConfig, RunConfig):
         "local_rank": Retired(_LAUNCHER),
         "dist_url": Retired(_LAUNCHER),
         "dist_on_itp": Retired(_LAUNCHER, takes_value=False),
-        "pin_mem": Retired("Paddle's loader decides about pinned memory itself", takes_value=False),
-        "no_pin_mem": Retired("Paddle's loader decides about pinned memory itself", takes_value=False),
+        "pin_mem": Retired("Paddle's loader decides about pinned memory", takes_value=False),
+        "no_pin_mem": Retired("Paddle's loader decides about pinned memory", takes_value=False),
         "ngpus": Retired(_SUBMITIT),
         "nodes": Retired(_SUBMITIT),
         "timeout": Retired(_SUBMITIT),
@@ -199,7 +91,117 @@ class TrainingConfig(ParallelOptions, OptimConfig, DataConfig, RunConfig):
         "debug": Retired("no implementation reads it", takes_value=False),
     }
 
-    model: str = option("", "registered model name; it decides the method")
+    model: str = _run("", "registered model name; selects the method too", metavar="NAME")
+    output_dir: str = _run("./output_dir", "folder of checkpoints, config.yaml, log.txt and train.jsonl")
+    log_dir: str | None = _run(None, "folder of VisualDL records [OUTPUT_DIR]")
+    exp_name: str = _run("", "prefix of checkpoint names: {exp_name}_checkpoint-{epoch}.pd", metavar="NAME")
+    device: Literal["auto", "cpu", "gpu", "cuda"] = _run("auto", "device; auto: a GPU if there is one")
+    seed: int = _run(0, "seed of weights, image order, crops and masks", within="[0, inf)")
+    print_freq: int = _run(20, "iterations between log lines", within="[1, inf)")
+
+    resume: str = _checkpoints("", "checkpoint to resume from", metavar="FILE")
+    auto_resume: bool = _checkpoints(
+        False, "resume from the newest valid checkpoint in OUTPUT_DIR, if there is one; --resume takes precedence"
+    )
+    start_epoch: int = _checkpoints(0, "first epoch of a run that does not resume", within="[0, inf)")
+    save_ckpt: bool = _checkpoints(True, "write checkpoints")
+    save_ckpt_freq: int = _checkpoints(
+        20, "epochs between checkpoints; the last epoch is always saved", within="[1, inf)"
+    )
+    save_ckpt_steps: int = _checkpoints(
+        0, "optimizer steps between updates of checkpoint-latest.pd; 0: none", within="[0, inf)"
+    )
+    keep_last: int = _checkpoints(
+        0, "numbered checkpoints to keep; older ones are removed; 0: keep all", within="[0, inf)"
+    )
+    max_train_step: int | None = _checkpoints(
+        None, "optimizer steps after which to stop and save; the schedule still spans --epochs", within="[1, inf)"
+    )
+    nan_policy: Literal["stop", "skip", "rollback"] = _checkpoints(
+        "stop",
+        "response to a loss or gradient that is not finite: stop; skip the update; or rollback: reload the newest "
+        "checkpoint and continue with the next images",
+    )
+
+    data_path: str = _data(
+        "", "image folder (DIR/train/CLASS/*.jpg, DIR/CLASS/*.jpg or DIR/*.jpg) or list file", metavar="PATH"
+    )
+    input_size: tuple[int, ...] = _data((224,), "image side in pixels, or height and width", within="[1, inf)")
+    image_backend: Literal["pil", "opencv"] = _data(
+        "pil", "decoder and resizer: pil gives the pixels of the original code, opencv is faster"
+    )
+    bad_image: Literal["error", "skip"] = _data("error", "response to an image that cannot be decoded")
+    num_workers: int | None = _data(
+        None, "loader processes per training process [up to 10, limited by the CPU cores]", within="[0, inf)"
+    )
+    worker_timeout: float = _data(
+        300.0, "seconds a loader process may take for one image; 0: unlimited", within="[0, inf)", metavar="SECONDS"
+    )
+
+    patch_size: int | None = _network(None, "patch side in pixels", within="[1, inf)")
+    embed_dim: int | None = _network(None, "encoder width", within="[1, inf)")
+    depth: int | None = _network(None, "encoder blocks", within="[1, inf)")
+    num_heads: int | None = _network(None, "encoder attention heads", within="[1, inf)")
+    mlp_ratio: float | None = _network(
+        None, "hidden width of each MLP divided by the width of its block", within="(0, inf)"
+    )
+
+    batch_size: int = _optimization(64, "images per process and iteration", within="[1, inf)")
+    accum_iter: int = _optimization(1, "iterations whose gradients form one optimizer step", within="[1, inf)")
+    epochs: int = _optimization(400, "epochs to train", within="[1, inf)")
+    warmup_epochs: float = _optimization(40.0, "epochs of linear warm-up from 0", within="[0, inf)", metavar="N")
+    blr: float | None = _optimization(
+        1e-3, "base learning rate per 256 images: lr = blr * effective batch / 256", within="[0, inf)", metavar="RATE"
+    )
+    lr: float | None = _optimization(
+        None,
+        "learning rate, absolute unless the method defines it per 256 images; replaces --blr",
+        within="[0, inf)",
+        metavar="RATE",
+    )
+    min_lr: float = _optimization(0.0, "learning rate at the end of the cosine", within="[0, inf)", metavar="RATE")
+    opt: Literal["adamw", "sgd", "lars", "lars_priv"] = _optimization(
+        "adamw", "optimizer; sgd has Nesterov momentum; lars_priv is the LARS of BUPT-PRIV/MAE-priv"
+    )
+    opt_betas: tuple[float, float] = _optimization((0.9, 0.95), "AdamW betas", within="[0, 1)", metavar="BETA")
+    opt_eps: float = _optimization(1e-8, "AdamW epsilon", within="(0, inf)")
+    momentum: float = _optimization(0.9, "momentum of sgd and lars", within="[0, 1)")
+    weight_decay: float = _optimization(
+        0.05, "weight decay; 1-D parameters and biases are not decayed", within="[0, inf)"
+    )
+    clip_grad: float | None = _optimization(
+        None, "largest global L2 norm of the gradient [no clipping]", within="(0, inf)", metavar="NORM"
+    )
+
+    amp: bool = _precision(True, "mixed precision on GPU")
+    amp_level: Literal["O1", "O2"] = _precision(
+        "O1", "O1: float32 weights; O2: 16-bit weights, with float32 copies in the optimizer"
+    )
+    amp_dtype: Literal["auto", "float16", "bfloat16"] = _precision(
+        "auto", "auto: bfloat16 if the GPU supports it, else float16 with dynamic loss scaling"
+    )
+
+    tensor_parallel: int = _parallelism(
+        1,
+        "processes that share the heads and hidden columns of every block; groups of this size are data parallel",
+        within="[1, inf)",
+    )
+    sharding_stage: int = _parallelism(
+        0,
+        "ZeRO stage: 1 shards the optimizer state, 2 also the gradients, 3 also the weights; 0 shards nothing",
+        within="[0, 3]",
+    )
+    recompute: bool = _parallelism(
+        False, "recompute the activations of the blocks in the backward pass instead of keeping them"
+    )
+
+    def __init_subclass__(cls) -> None:
+        set_defaults(cls, cls.__dict__.get("defaults", {}))
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.input_size[0], self.input_size[-1]
 
     def __post_init__(self) -> None:
         if len(self.input_size) > 2:
@@ -219,32 +221,63 @@ class TrainingConfig(ParallelOptions, OptimConfig, DataConfig, RunConfig):
         if self.amp_level == "O2" and self.opt != "adamw":
             raise ConfigError(f"--amp_level O2 keeps float32 copies of the weights in AdamW; --opt {self.opt} has none")
         if self.sharding_stage == 3 and self.clip_grad is not None:
-            raise ConfigError("--sharding_stage 3 and --clip_grad exclude each other: nobody knows the norm there")
-        if getattr(self, "weight_decay_end", None) is not None and self.weight_decay == 0:
+            raise ConfigError(
+                "--sharding_stage 3 and --clip_grad cannot be combined: with sharded gradients the global norm is "
+                "unavailable; use --sharding_stage 2"
+            )
+
+
+@dataclass(kw_only=True, frozen=True)
+class UpdateScheduleOptions(TrainingConfig):
+    """Options of a schedule that counts updates (Atten4Vis/CAE, BUPT-PRIV/MAE-priv, MAE-pytorch)."""
+
+    warmup_steps: int = _optimization(-1, "updates of linear warm-up; replaces --warmup_epochs when positive")
+    weight_decay_end: float | None = _optimization(
+        None, "weight decay at the end of a cosine from --weight_decay [constant]", within="[0, inf)"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weight_decay_end is not None and self.weight_decay == 0:
             raise ConfigError("weight_decay_end needs a --weight_decay to start from; it is 0")
 
 
 @dataclass(kw_only=True, frozen=True)
 class PretrainConfig(TrainingConfig):
-    """What every pre-training method shares."""
+    """Options of every pre-training run."""
 
     phase: ClassVar[str] = "pretrain"
 
-    vis_freq: int = option(20, "epochs between pictures of a fixed panel in VisualDL; 0 draws none", within="[0, inf)")
-    online_probe: bool = option(
-        False, "train a linear classifier on the features of every step, without touching the network; needs labels"
+    vis_freq: int = _evaluation(
+        20, "epochs between pictures of the same few images in VisualDL; 0: none", within="[0, inf)"
     )
-    online_probe_lr: float = option(1e-3, "learning rate of the online probe (AdamW)", within="(0, inf)")
-    knn_freq: int = option(
-        0, "epochs between k-NN accuracies and measures of the features; 0: none; needs labels", within="[0, inf)"
+    online_probe: bool = _evaluation(
+        False, "train a linear classifier on the features of every step, without changing the network; needs labels"
     )
-    knn_k: int = option(20, "neighbors that vote in it", within="[1, inf)")
-    knn_max_images: int = option(
-        20000, "most images of each set that are compared in it, chosen evenly from the classes", within="[1, inf)"
+    online_probe_lr: float = _evaluation(
+        1e-3, "learning rate of the online probe (AdamW)", within="(0, inf)", metavar="RATE"
     )
-    eval_data_path: str = option("", "its validation images: folder or list file [DATA_PATH/val]")
+    knn_freq: int = _evaluation(
+        0, "epochs between k-NN evaluations and feature statistics; 0: none; needs labels", within="[0, inf)"
+    )
+    knn_k: int = _evaluation(20, "k of the k-NN evaluation", within="[1, inf)")
+    knn_max_images: int = _evaluation(
+        20000, "most images of each set in the k-NN evaluation, balanced over the classes", within="[1, inf)"
+    )
+    eval_data_path: str = _evaluation(
+        "", "validation images of the k-NN evaluation: folder or list file [DATA_PATH/val]", metavar="PATH"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.eval_data_path and not self.knn_freq:
             raise ConfigError("--eval_data_path has no effect without --knn_freq: pre-training evaluates nothing else")
+
+
+@dataclass(kw_only=True, frozen=True)
+class NormOptions:
+    """Options of layer norms that differ from those of the named model."""
+
+    norm_eps: float | None = _network(
+        None, "epsilon of the layer norms of the blocks; weights trained by LiBai need 1e-5 [1e-6]", within="(0, 1)"
+    )

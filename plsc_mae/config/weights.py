@@ -4,30 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plsc_mae.config.schema import option
+from plsc_mae.config.schema import in_group, option
 from plsc_mae.errors import ConfigError
 
 FOLDER = "weights"
+_heads = in_group("Attention heads")
 
 
 @dataclass(kw_only=True, frozen=True)
 class WeightsListConfig:
-    """Weights list: the weight files that have been published."""
+    """Options of `weights list`."""
 
-    pattern: str = option("*", "shell pattern of names, sources or dialects that are shown")
-    output_dir: str = option(FOLDER, "folder where fetched files are looked for")
+    pattern: str = option("*", "shell pattern of the names, sources or dialects to list", metavar="PATTERN")
+    output_dir: str = option(FOLDER, "folder of fetched files, to mark those already there")
     json: bool = option(False, "print JSON")
 
 
 @dataclass(kw_only=True, frozen=True)
 class WeightsFetchConfig:
-    """Weights fetch: download a published file, or go on with a download."""
+    """Options of `weights fetch`."""
 
-    name: str = option("", "name as `plsc-mae weights list` shows it, or an address, https://...")
-    output_dir: str = option(FOLDER, "folder to put it in")
-    checksum: str = option("", "md5:DIGITS or sha256:DIGITS, all or the first ones [the manifest's]")
-    retries: int = option(5, "failures in a row after which it gives up", within="[0, inf)")
-    timeout: float = option(30.0, "seconds of silence that count as a failure", within="(0, inf)")
+    name: str = option("", "name in `plsc-mae weights list`, or a URL", metavar="NAME")
+    output_dir: str = option(FOLDER, "folder to write to")
+    checksum: str = option("", "md5:DIGITS or sha256:DIGITS; leading digits suffice [the manifest's]")
+    retries: int = option(5, "consecutive failures before giving up", within="[0, inf)")
+    timeout: float = option(30.0, "seconds without data that count as a failure", within="(0, inf)", metavar="SECONDS")
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -36,18 +37,22 @@ class WeightsFetchConfig:
 
 @dataclass(kw_only=True, frozen=True)
 class HeadsOptions:
-    """Heads: what no tensor tells."""
+    """Numbers of attention heads, which weight files do not contain."""
 
-    num_heads: int | None = option(None, "encoder heads of a foreign file of unpublished width", within="[1, inf)")
-    decoder_num_heads: int | None = option(None, "its decoder heads", within="[1, inf)")
+    num_heads: int | None = _heads(
+        None, "encoder heads; needed for a foreign file of an unpublished width", within="[1, inf)"
+    )
+    decoder_num_heads: int | None = _heads(None, "decoder heads of such a file", within="[1, inf)")
 
 
 @dataclass(kw_only=True, frozen=True)
 class WeightsInspectConfig(HeadsOptions):
-    """Weights inspect: what a weight file holds and what it can be used for."""
+    """Options of `weights inspect`."""
 
-    path: str = option("", "the file")
-    tensors: bool = option(False, "also list every tensor: shape, type, mean, standard deviation, what is no number")
+    path: str = option("", "the file", metavar="FILE")
+    tensors: bool = option(
+        False, "also list every tensor: shape, type, mean, standard deviation, number of non-finite values"
+    )
     json: bool = option(False, "print JSON")
 
     def __post_init__(self) -> None:
@@ -57,13 +62,17 @@ class WeightsInspectConfig(HeadsOptions):
 
 @dataclass(kw_only=True, frozen=True)
 class WeightsConvertConfig(HeadsOptions):
-    """Weights convert: write the network of a weight file for another code base."""
+    """Options of `weights convert`."""
 
-    path: str = option("", "the file")
-    out: str = option("", "file to write, whose suffix tells its format; for huggingface also a folder")
-    dialect: str = option("", "names and layouts to write, as facebook, plsc, huggingface; docs/weights.md lists them")
-    encoder: bool = option(False, "write the encoder alone")
-    overwrite: bool = option(False, "replace OUT if it is there")
+    path: str = option("", "the file", metavar="FILE")
+    out: str = option("", "file to write; the suffix selects the format; for huggingface also a folder", metavar="FILE")
+    dialect: str = option(
+        "",
+        "naming and layout to write, for example facebook, plsc or huggingface; docs/weights.md lists them",
+        metavar="NAME",
+    )
+    encoder: bool = option(False, "write the encoder only")
+    overwrite: bool = option(False, "replace OUT if it exists")
 
     def __post_init__(self) -> None:
         if not (self.path and self.out and self.dialect):
@@ -72,14 +81,14 @@ class WeightsConvertConfig(HeadsOptions):
 
 @dataclass(kw_only=True, frozen=True)
 class WeightsDiffConfig(HeadsOptions):
-    """Weights diff: compare two weight files tensor by tensor; exits with 1 if they differ."""
+    """Options of `weights diff`, which exits with code 1 if the files differ."""
 
-    a: str = option("", "a weight file")
-    b: str = option("", "another")
-    tolerance: float = option(0.0, "largest difference of two values that does not count", within="[0, inf)")
-    everything: bool = option(False, "compare all tensors, as of optimizers, by the names in the files")
-    max_lines: int = option(10, "most tensors that are told of each kind", within="[0, inf)")
-    json: bool = option(False, "print JSON, with all of them")
+    a: str = option("", "a weight file", metavar="FILE")
+    b: str = option("", "the weight file to compare with", metavar="FILE")
+    tolerance: float = option(0.0, "largest absolute difference that counts as equal", within="[0, inf)")
+    everything: bool = option(False, "compare all tensors, including optimizer state, by the names in the files")
+    max_lines: int = option(10, "most tensors to list of each kind", within="[0, inf)")
+    json: bool = option(False, "print JSON, with all tensors")
 
     def __post_init__(self) -> None:
         if not (self.a and self.b):

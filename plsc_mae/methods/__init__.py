@@ -1,4 +1,4 @@
-"""The methods, one module each, loaded by name: `plsc_mae.config.METHODS` lists them."""
+"""The methods, one module each, loaded by name: `plsc_mae.config.CONFIGS` lists their options."""
 
 from __future__ import annotations
 

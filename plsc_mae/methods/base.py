@@ -16,6 +16,7 @@ import numpy.typing as npt
 from paddle import Tensor, nn
 
 from plsc_mae.config.training import UpdateScheduleOptions
+from plsc_mae.methods.memory_outline import MemoryOutline
 from plsc_mae.optim import ParamGroup, Schedule, by_epochs, by_updates, weight_decay_groups
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 Batch = dict[str, Tensor]
 Pictures = dict[str, npt.NDArray[np.uint8]]
 PatchStats = Literal["original", "visible"]
+Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 class StepOutput(NamedTuple):
@@ -33,6 +35,30 @@ class StepOutput(NamedTuple):
     loss: Tensor  # scalar, float32
     logs: dict[str, Tensor]  # scalars to average and log; still on the device
     features: Tensor | None = None  # float32 [B, D], without gradient, see `Task.gives_features`
+
+
+class PassContext(NamedTuple):
+    """Settings of one forward and backward pass.
+
+    Attributes:
+        forward: the Task's `forward`, wrapped for data parallelism.
+        autocast: makes the context manager of a forward pass.
+        group_size: iterations of the update; divides the loss before the backward pass, as the originals do.
+        loss_scale: multiplies the loss after that; 1 unless float16.
+        last: whether this is the last pass of an update, after which the gradients must be averaged over the processes
+            that share the data; `forward` sees to that where it is called.
+    """
+
+    forward: Callable[[Batch], StepOutput]
+    autocast: Autocast
+    group_size: int
+    loss_scale: float
+    last: bool
+
+    @property
+    def loss_factor(self) -> float:
+        """Ratio of the minimized loss to the logged one."""
+        return self.loss_scale / self.group_size
 
 
 class Task(nn.Layer, ABC):
@@ -57,6 +83,14 @@ class Task(nn.Layer, ABC):
     def prepare(self, batch: Batch) -> Batch:
         """Add what needs no gradient, such as the targets of a frozen network; runs before `forward`."""
         return batch
+
+    def forward_backward(self, batch: Batch, context: PassContext) -> StepOutput:
+        """Run a prepared batch forward and backward; gradients accumulate in the parameters."""
+        with context.autocast():
+            out = context.forward(batch)
+        loss = out.loss if context.group_size == 1 else out.loss / context.group_size
+        (loss if context.loss_scale == 1.0 else loss * context.loss_scale).backward()
+        return out
 
     def schedule(self, config: TrainingConfig, lr: float, updates_per_epoch: int) -> Schedule:
         """Return the schedule of a run whose peak learning rate is `lr`.
@@ -112,28 +146,9 @@ class Task(nn.Layer, ABC):
         """
         return {}
 
-
-class StagedTask(Task):
-    """A Task of which this process has one stage: it runs forward and backward by a schedule with the others'."""
-
-    def forward(self, batch: Batch) -> StepOutput:
-        """Not what a stage does; see `run`."""
-        raise TypeError("a stage of a pipeline runs by its schedule")
-
-    @abstractmethod
-    def run(
-        self, batch: Batch, factor: float | Tensor, precision: Callable[[], AbstractContextManager[Any]]
-    ) -> StepOutput:
-        """Run a prepared batch forward and backward.
-
-        Args:
-            batch: what `prepare` gives.
-            factor: times which the loss is minimized.
-            precision: the context of forward passes.
-
-        Returns:
-            The mean loss of the batch, and logs in the last stage.
-        """
+    def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
+        """Outline one training update of `batch_size` images for `plsc-mae plan`; parameters may be declared only."""
+        raise TypeError(f"{type(self).__name__} cannot be planned: it does not implement memory_outline")
 
 
 def visible_mean(encoded: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import paddle
 from paddle import nn
 
-from plsc_mae.config.classify import MAEFinetuneConfig, MAELinprobeConfig
-from plsc_mae.config.mae import AutoencoderConfig, MAEConfig, SuccessorConfig
+from plsc_mae.config.mae import AutoencoderConfig, MAEConfig, MAEFinetuneConfig, MAELinprobeConfig
+from plsc_mae.config.mae_pytorch import BeitStylePretrainConfig
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import RandomCropFlip, ResizeCenterCrop
 from plsc_mae.errors import ConfigError
@@ -21,13 +21,14 @@ from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task,
 from plsc_mae.methods.contract import DEFAULT_SIZE, ClassifierRecipe, Description, Method
 from plsc_mae.methods.mae_pictures import redraw
 from plsc_mae.methods.masks import WithNoise
+from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline, Stack
 from plsc_mae.models import registry
 from plsc_mae.models.mae import MaskedAutoencoder, hidden_patch_loss
 from plsc_mae.models.registry import ENCODER_OPTIONS, arguments_of, create_model, find_variant, require_network
 from plsc_mae.models.vit import VisionTransformer, pair, patch_grid
 from plsc_mae.optim import ParamGroup, weight_decay_groups
 from plsc_mae.weights.dialects import autoencoder, find_dialect
-from plsc_mae.weights.dialects.base import count_blocks, of_rank
+from plsc_mae.weights.dialects.base import count_blocks, tensor_of_rank
 from plsc_mae.weights.dialects.mae_priv import HEAD_DIM
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ DECODER_OPTIONS = ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")
 NETWORK_OPTIONS = (*ENCODER_OPTIONS, *DECODER_OPTIONS, "norm_pix_loss")
 NO_KEY_BIAS = "encoder.blocks.0.attn.q_bias"  # a parameter of networks whose keys have no bias
 AutoencoderT = TypeVar("AutoencoderT", bound=AutoencoderConfig)
-SuccessorT = TypeVar("SuccessorT", bound=SuccessorConfig)
+SuccessorT = TypeVar("SuccessorT", bound=BeitStylePretrainConfig)
 
 
 class MAETask(Task):
@@ -96,6 +97,27 @@ class MAETask(Task):
             images = self.normalize(batch["image"])
             drawn = redraw(self.model, images, batch["noise"], self.mask_ratio, patch_stats or "original")
             return to_pictures({label: self.normalize.denormalize(x) for label, x in drawn.items()})
+
+    def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
+        """Outline an encoder over visible patches and a decoder whose last block computes hidden patches only."""
+        encoder, decoder = self.model.encoder, self.model.decoder
+        patches, (width, pixels) = encoder.num_patches, decoder.pred.weight.shape
+        visible = num_visible(patches, self.mask_ratio, self.model.round_down)
+        hidden, decoded = patches - visible, patches + decoder.num_prefix_tokens
+        encoded = visible + encoder.num_prefix_tokens
+        # inputs of the patch embedding, of both final norms and of the linear layers after them, and predictions
+        kept = visible * pixels + 2 * encoded * encoder.embed_dim + 2 * hidden * width + hidden * pixels
+        return MemoryOutline(
+            stacks=(
+                Stack(encoder.blocks, encoded, encoded),
+                Stack(decoder.blocks[:-1], decoded, decoded),
+                Stack(decoder.blocks[-1:], hidden, decoded),
+            ),
+            batch=batch_size * patches * (pixels + FLOAT32),  # uint8 images, and the noise behind the masks
+            kept=FLOAT32 * batch_size * kept,
+            # normalized images and their patches; targets, differences and their gradients
+            working=FLOAT32 * batch_size * (2 * patches + 3 * hidden) * pixels,
+        )
 
 
 class AutoencoderMethod(Method[AutoencoderT]):
@@ -188,7 +210,7 @@ class AutoencoderMethod(Method[AutoencoderT]):
     def describe(self, stored: Checkpoint, config: AutoencoderT | None) -> Description:
         """Describe the decoder, and the normalization of the targets as far as stored options say."""
         foreign_name = find_dialect(stored.dialect).foreign_name
-        token = of_rank(stored.model, foreign_name("decoder.mask_token"), 3, str(stored.path))
+        token = tensor_of_rank(stored.model, foreign_name("decoder.mask_token"), 3, str(stored.path))
         decoder = {
             "embed_dim": 0 if token is None else token.shape[-1],
             "depth": count_blocks(stored.model, foreign_name("decoder.blocks.")),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from plsc_mae.config.classify import MAEPrivFinetuneConfig, MAEPrivLinprobeConfig
-from plsc_mae.config.mae import MAEPrivConfig
+from plsc_mae.config.mae_priv import MAEPrivConfig, MAEPrivFinetuneConfig, MAEPrivLinprobeConfig
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD, random_resized_crop_box
 from plsc_mae.errors import ConfigError

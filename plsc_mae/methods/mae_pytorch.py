@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from plsc_mae.config.classify import MAEPytorchFinetuneConfig
-from plsc_mae.config.mae import MAEPytorchConfig
+from plsc_mae.config.mae_pytorch import MAEPytorchConfig, MAEPytorchFinetuneConfig
 from plsc_mae.data.transforms import random_resized_crop_box
 from plsc_mae.methods.contract import ClassifierRecipe
 from plsc_mae.methods.mae import BeitStyleMAE

@@ -19,6 +19,7 @@ from paddle import Tensor, nn
 
 from plsc_mae.models.recompute import Recomputable
 from plsc_mae.models.rel_pos_bias import RelativePositionBias
+from plsc_mae.models.tensor_split import HEADS, HIDDEN, TensorSplit
 
 LAYER_NORM_EPS = 1e-6
 INIT_STD = 0.02
@@ -262,6 +263,7 @@ class Attention(nn.Layer):
     """
 
     exchange: Exchange | None = None
+    tensor_split = TensorSplit(HEADS, {"qkv.weight": 3, "qkv.bias": 3, "q_bias": 1, "v_bias": 1}, rows="proj")
 
     def __init__(
         self,
@@ -324,6 +326,9 @@ class CrossAttention(nn.Layer):
     """
 
     exchange: Exchange | None = None
+    tensor_split = TensorSplit(
+        HEADS, {"q.weight": 1, "k.weight": 1, "v.weight": 1, "q_bias": 1, "v_bias": 1}, rows="proj"
+    )
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -347,10 +352,11 @@ class Mlp(nn.Layer):
     """
 
     exchange: Exchange | None = None
+    tensor_split = TensorSplit(HIDDEN, {"fc1.weight": 1, "fc1.bias": 1}, rows="fc2")
 
     def __init__(self, dim: int, hidden_dim: int, drop_rate: float = 0.0) -> None:
         super().__init__()
-        self.drop_rate = drop_rate
+        self.hidden_dim, self.drop_rate = hidden_dim, drop_rate
         self.fc1 = Linear(dim, hidden_dim)
         self.fc2 = Linear(hidden_dim, dim)
 

@@ -1,11 +1,11 @@
 """Tensor parallelism: processes share the heads and hidden columns of every block (Shoeybi et al. 2019, Megatron-LM).
 
-Each process has whole heads and the hidden columns of the MLPs that follow from its number; norms, embeddings, biases
-behind a sum, and heads of classification are everywhere. So a block costs two sums of its tokens over the processes
-forward and two backward.
+Each process holds some of the attention heads and some of the hidden columns of each MLP; every process holds all
+norms, embeddings, output biases and classification heads. A block sums its tokens over the processes twice in the
+forward pass and twice in the backward pass. The layers declare how they are divided (`models/tensor_split.py`).
 
-Paddle's own layers for this (fleet's mpu) need kernels that its CPU build does not have, and their checkpoints differ
-from a whole network's; the exchanges here are plain collectives of paddle.distributed, the same on CPU and GPU.
+Paddle's own layers for this (fleet's mpu) need kernels that its CPU build lacks, and their checkpoints differ from
+those of an undivided network. The exchanges here are collectives of paddle.distributed, the same on CPU and GPU.
 """
 
 from __future__ import annotations
@@ -18,21 +18,18 @@ import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError
-from plsc_mae.models.layers import Attention, CrossAttention, Linear, Mlp
-from plsc_mae.models.rel_pos_bias import RelativePositionBias
+from plsc_mae.models.tensor_split import SplitParameter, split_layers, split_parameters
 from plsc_mae.parallel.group import Group
 from plsc_mae.parallel.world import World
 
-COLUMNS, ROWS = 1, 0
-
 
 class Shard(NamedTuple):
-    """Which part of a parameter is here; parameters that have one carry it as `param.shard`.
+    """This process's share of a divided parameter, which carries it as `param.shard`.
 
     Attributes:
-        axis: along which it is cut.
-        parts: tensors that lie one behind the other along the axis and are cut each for itself, as q, k and v are.
-        group: the processes that have the parts.
+        axis: the divided axis.
+        parts: tensors concatenated along the axis, such as q, k and v, each of which is divided separately.
+        group: the processes that hold the shares.
     """
 
     axis: int
@@ -40,44 +37,44 @@ class Shard(NamedTuple):
     group: Group
 
     def whole_shape(self, shape: Sequence[int]) -> list[int]:
-        """Shape of the whole of a part."""
+        """Return the shape of the whole parameter, given that of a share."""
         return [side * self.group.size if axis == self.axis else side for axis, side in enumerate(shape)]
 
     def cut(self, whole: np.ndarray) -> np.ndarray:
-        """The part of a whole array that this process has."""
+        """Return this process's share of a whole array."""
         pieces = np.split(whole, self.parts, axis=self.axis)
         chosen = [np.split(piece, self.group.size, axis=self.axis)[self.group.rank] for piece in pieces]
         return np.ascontiguousarray(np.concatenate(chosen, axis=self.axis))
 
     def join(self, members: list[np.ndarray]) -> np.ndarray:
-        """The whole array of what the members have, in their order."""
+        """Return the whole array, given the shares of all members in order of rank."""
         pieces = [np.split(part, self.parts, axis=self.axis) for part in members]
         return np.concatenate([piece[i] for i in range(self.parts) for piece in pieces], axis=self.axis)
 
     def without_group(self) -> Shard:
-        """The same for another process, which has groups of its own."""
+        """Return the shard without its group, for use in another process."""
         return self._replace(group=Group.alone())
 
 
 def shard_of(param: Tensor) -> Shard | None:
-    """Which part of a parameter is here; None where it is whole."""
+    """Return the shard of a parameter; None if the parameter is whole."""
     return getattr(param, "shard", None)
 
 
 def shards_of(model: nn.Layer) -> dict[str, Shard]:
-    """Which parts of a network's parameters are here, for those that are not whole."""
+    """Return the shards of a network's divided parameters by name."""
     shards = {name: shard_of(param) for name, param in model.named_parameters()}
     return {name: shard for name, shard in shards.items() if shard is not None}
 
 
 def count_parameters(params: Iterable[Tensor], world: World) -> int:
-    """Elements of parameters, of which this process has some or parts, in all processes together."""
+    """Count the elements of parameters over all processes that share a network, each element once."""
     ours = sum(param.size if (shard := shard_of(param)) is None else param.size * shard.group.size for param in params)
     return int(world.pipeline.sum(paddle.to_tensor(ours, dtype="int64")))
 
 
 def my_part(whole: np.ndarray, shard: Shard | None, shape: Sequence[int]) -> np.ndarray | None:
-    """This process's part, of `shape`, of a stored whole array; None where the array is of another shape."""
+    """Return this process's share, of `shape`, of a stored whole array; None if the array has another shape."""
     wanted = list(shape) if shard is None else shard.whole_shape(shape)
     if list(whole.shape) != wanted:
         return None
@@ -120,91 +117,73 @@ class GroupExchange:
         self.group = group
 
     def copy_to_group(self, x: Tensor) -> Tensor:
-        """The same values; gradients are summed over the group."""
+        """Return x; the backward pass sums its gradient over the group."""
         return x if x.stop_gradient else _Spread.apply(x, self.group)
 
     def reduce_from_group(self, x: Tensor) -> Tensor:
-        """The sum over the group; gradients pass."""
+        """Sum x over the group; the backward pass leaves the gradient as it is."""
         return _Gather.apply(x, self.group)
 
 
 def share_blocks(model: nn.Layer, group: Group) -> None:
-    """Keep this process's heads and hidden columns of every attention and MLP of a network; drop the rest.
+    """Reduce every attention and MLP of a network to this process's heads and hidden columns.
 
-    Call it before anything refers to the parameters. All processes must have the same whole network.
+    Call it before anything holds references to the parameters. All processes must start from the same whole network.
 
     Raises:
-        ConfigError: a number of heads or hidden columns does not divide by the processes; dropout of attention, whose
-            draws would repeat from process to process.
+        ConfigError: see `check_divisible`.
     """
     if group.size == 1:
         return
+    check_divisible(model, group.size)
     exchange = GroupExchange(group)
-    for layer in model.sublayers(include_self=True):
-        if isinstance(layer, Attention):
-            _share_self_attention(layer, exchange)
-        elif isinstance(layer, CrossAttention):
-            _share_cross_attention(layer, exchange)
-        elif isinstance(layer, Mlp):
-            _check_divides(layer.fc1.weight.shape[1], "hidden columns", group)
-            layer.exchange = exchange
-            _share(layer.fc1, "weight", COLUMNS, group)
-            _share(layer.fc1, "bias", 0, group)
-            _share_output(layer.fc2, exchange)
-        elif isinstance(layer, RelativePositionBias):
-            _share(layer, "relative_position_bias_table", COLUMNS, group)
+    for layer, split in split_layers(model):
+        for entry in split_parameters(layer, split):
+            _keep_share(entry, group)
+        setattr(layer, split.unit.attribute, getattr(layer, split.unit.attribute) // group.size)
+        if split.rows:
+            layer.exchange = getattr(layer, split.rows).exchange = exchange
 
 
-def _share_self_attention(attn: Attention, exchange: GroupExchange) -> None:
-    group = exchange.group
-    if attn.attn_drop_rate:
-        raise ConfigError("--attn_drop_rate and --tensor_parallel exclude each other: its draws are not shared out")
-    _share_heads(attn, exchange)
-    _share(attn.qkv, "weight", COLUMNS, group, parts=3)
-    if attn.q_bias is None:
-        _share(attn.qkv, "bias", 0, group, parts=3)
-    else:
-        _share(attn, "q_bias", 0, group)
-        _share(attn, "v_bias", 0, group)
-    _share_output(attn.proj, exchange)
+def check_divisible(model: nn.Layer, ways: int) -> None:
+    """Check that `ways` processes can share the blocks of a network, whose parameters may be declared only.
+
+    Raises:
+        ConfigError: a number of heads or hidden columns is not divisible; attention has dropout, whose random draws
+            every process would repeat for its own heads.
+    """
+    if ways == 1:
+        return
+    for layer, split in split_layers(model):
+        if getattr(layer, "attn_drop_rate", 0):
+            raise ConfigError(
+                "--attn_drop_rate and --tensor_parallel cannot be combined: all processes would drop the same weights "
+                "of different heads; leave one of them out"
+            )
+        units = getattr(layer, split.unit.attribute)
+        if units % ways:
+            raise ConfigError(
+                f"--tensor_parallel {ways} does not divide the {units} {split.unit.words} of a block; choose a divisor"
+            )
 
 
-def _share_cross_attention(attn: CrossAttention, exchange: GroupExchange) -> None:
-    _share_heads(attn, exchange)
-    for linear in (attn.q, attn.k, attn.v):
-        _share(linear, "weight", COLUMNS, exchange.group)
-    _share(attn, "q_bias", 0, exchange.group)
-    _share(attn, "v_bias", 0, exchange.group)
-    _share_output(attn.proj, exchange)
+def share_sizes(model: nn.Layer, ways: int) -> dict[int, int]:
+    """Return the number of elements that one of `ways` processes holds of each parameter, by the parameter's id."""
+    sizes = {id(param): int(param.size) for param in model.parameters()}
+    for layer, split in split_layers(model):
+        for entry in split_parameters(layer, split):
+            sizes[id(entry.parameter)] //= ways
+    return sizes
 
 
-def _share_heads(attn: Attention | CrossAttention, exchange: GroupExchange) -> None:
-    _check_divides(attn.num_heads, "attention heads", exchange.group)
-    attn.exchange = exchange
-    attn.num_heads //= exchange.group.size
-
-
-def _share_output(linear: Linear, exchange: GroupExchange) -> None:
-    """A layer that takes what is shared and gives what all have: its rows are cut, its bias is added behind the sum."""
-    linear.exchange = exchange
-    _share(linear, "weight", ROWS, exchange.group)
-
-
-def _share(layer: nn.Layer, name: str, axis: int, group: Group, parts: int = 1) -> None:
-    """Replace a parameter by this process's part of it."""
-    whole, shard = getattr(layer, name), Shard(axis, parts, group)
+def _keep_share(entry: SplitParameter, group: Group) -> None:
+    """Replace a parameter by this process's share."""
+    whole, shard = entry.parameter, Shard(entry.axis, entry.parts, group)
     values = shard.cut(whole.numpy())
-    part = layer.create_parameter(
+    share = entry.owner.create_parameter(
         list(values.shape), dtype=whole.dtype, default_initializer=nn.initializer.Assign(values)
     )
-    part.stop_gradient = whole.stop_gradient
-    part.shard = shard
-    delattr(layer, name)
-    setattr(layer, name, part)
-
-
-def _check_divides(count: int, what: str, group: Group) -> None:
-    if count % group.size:
-        raise ConfigError(
-            f"--tensor_parallel {group.size} does not divide the {count} {what} of a block; choose a divisor"
-        )
+    share.stop_gradient = whole.stop_gradient
+    share.shard = shard
+    delattr(entry.owner, entry.name)
+    setattr(entry.owner, entry.name, share)

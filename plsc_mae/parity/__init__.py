@@ -1,5 +1,6 @@
-"""Comparison of our networks with an oracle in NumPy and with the originals' own code.
+"""Numerical comparison of this suite's networks with an oracle in NumPy and with the original implementations.
 
-`oracle` and `references` share no code with the networks; `references` runs in an interpreter with PyTorch, which need
-not have Paddle. `cases` and `networks` have our side, `compare` measures the differences, `report` writes them.
+`oracle` and `references` share no code with the networks. `references` runs in an interpreter that has PyTorch and
+needs no Paddle. `cases` holds a network with its weights and batch, `checks` compares it, `compare` measures
+differences, and `report` writes the result.
 """

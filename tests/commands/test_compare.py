@@ -28,6 +28,7 @@ def compare(capfd):
     return run
 
 
+@pytest.mark.long
 def test_a_row_for_everything_that_is_compared(trained, trained_cae, images, compare, tmp_path):
     mae, cae = trained() / "checkpoint-1.pd", trained_cae()
     flags = f"--data_path {images} --model_path {mae} {cae} {FEW}"
@@ -59,6 +60,7 @@ def test_accuracies_of_the_bank_itself(trained, images, compare):
     assert lines[2].startswith(f"| {model} | 100.0 | ")
 
 
+@pytest.mark.long
 def test_two_processes_give_what_one_gives(trained, images, compare, by_two, tmp_path):
     flags = f"--model_path {trained() / 'checkpoint-1.pd'} --data_path {images} --pixels 16 {FEW}"
     code, one, _ = compare(flags)

@@ -1,4 +1,4 @@
-"""Drivers as their tool tells them, and the wheel for each."""
+"""Drivers as nvidia-smi reports them, and the wheel for each."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_tool_that_fails(nvidia_smi):
 
 def test_a_tool_that_says_something_else(nvidia_smi):
     nvidia_smi("echo hello")
-    assert read_driver() == "nvidia-smi tells no driver and CUDA version"
+    assert read_driver() == "nvidia-smi prints no driver and CUDA version"
 
 
 def test_no_tool(monkeypatch, tmp_path: Path):
@@ -97,8 +97,13 @@ H100 = A100._replace(gpus=("H100",), capability=9.0)
     ("driver", "wheel", "told", "stops"),
     [
         (A100, Wheel("3.3.1", None, 0), "a GPU but Paddle's CPU wheel: pip uninstall paddlepaddle; pip install", False),
-        (A100, Wheel("3.3.1", (12, 6), 0), "Paddle sees none of the GPUs", False),
-        (A100._replace(cuda=(11, 4)), Wheel("3.3.1", (12, 6), 0), "serves CUDA up to 11.4: pip install .*cu118/", True),
+        (A100, Wheel("3.3.1", (12, 6), 0), "CUDA_VISIBLE_DEVICES", False),
+        (
+            A100._replace(cuda=(11, 4)),
+            Wheel("3.3.1", (12, 6), 0),
+            "supports CUDA up to 11.4: pip install .*cu118/",
+            True,
+        ),
         (H100, Wheel("2.6.2", (11, 8), 8), r"Paddle 2.6.2 has no kernels for compute capability 9 \(H100\)", True),
         (None, Wheel("3.3.1", (12, 6), 0), "no GPU or no driver", False),
     ],

@@ -14,7 +14,7 @@ import paddle
 import pytest
 
 from plsc_mae.commands import doctor, doctor_processes
-from plsc_mae.commands.doctor_findings import Finding, grave
+from plsc_mae.commands.doctor_findings import Finding, error
 from plsc_mae.commands.doctor_processes import examine_processes
 
 pytestmark = pytest.mark.compat
@@ -82,7 +82,7 @@ def test_sound_processes(size):
 def test_wrong_sums_are_found_by_all():
     for told in examine(WrongWorld, 2):
         (found,) = [item for item in told if isinstance(item, Finding)]
-        assert str(found).startswith("! sums of int64 over the processes come out wrong (2 of 2000): ")
+        assert str(found).startswith("! sums of int64 over the processes are wrong (2 of 2000 numbers): ")
 
 
 def test_the_slowest_is_named(monkeypatch):
@@ -105,20 +105,21 @@ def test_different_installations_are_found(monkeypatch):
     for told in examine(ThreadWorld, 2):
         (found,) = [item for item in told if isinstance(item, Finding)]
         assert found.stops
-        assert "install the same everywhere" in found.text
+        assert "install the same versions everywhere" in found.text
 
 
 @pytest.mark.parametrize("others", [0, 1])
-def test_what_is_grave_in_one_process_is_so_in_all(monkeypatch, others):
+def test_an_error_in_one_process_is_an_error_in_all(monkeypatch, others):
     world = SimpleNamespace(size=2, sum=lambda values: values + others)
     monkeypatch.setattr("plsc_mae.parallel.world.World", lambda _: world)
     monkeypatch.setattr(doctor_processes, "examine_processes", lambda _: iter(["a line"]))
     told = list(doctor._examine_launch([]))
     assert told[0] == "a line"
     assert [str(item)[:18] for item in told[1:]] == ["! 1 of 2 processes"] * others
-    assert list(doctor._examine_launch([grave("own")])) == ["a line"]  # it has told already
+    assert list(doctor._examine_launch([error("own")])) == ["a line"]  # it has reported already
 
 
+@pytest.mark.long
 def test_a_real_launch(tmp_path):
     environ = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", str(tmp_path)]

@@ -95,6 +95,7 @@ def test_a_cae_is_normalized_as_it_was_trained(trained_cae, images, classify, tm
     assert np.abs(seen[0] - seen[1]).max() > 1e-3
 
 
+@pytest.mark.long
 def test_two_processes_give_what_one_gives(trained, images, classify, by_two, tmp_path):
     """Features to 1e-5: batches of other sizes are multiplied in another order."""
     flags = f"--model_path {trained() / 'checkpoint-1.pd'} --data_path {images} {FEW} --batch_size 4"
@@ -130,18 +131,18 @@ def place(images, trained, tmp_path):
         ("--model_path MODEL", "--data_path is required: a folder with train/ and val/"),
         (
             "--model_path MODEL --data_path DATA/val",
-            "val has no folders train/ and val/; name the validation images with",
+            "val has no folders train/ and val/; set --eval_data_path",
         ),
         ("--model_path MODEL --data_path PLACE/none", "none does not exist; expected"),
-        ("--model_path MODEL --data_path DATA --eval_data_path PLACE/flat", "flat have no classes; expected a folder"),
+        ("--model_path MODEL --data_path DATA --eval_data_path PLACE/flat", "flat have no classes"),
         ("--model_path MODEL --data_path DATA --eval_data_path PLACE/fewer", "have different classes (10 and 9)"),
-        ("--model_path MODEL --data_path DATA --num_workers 0", "--nb_knn 200 asks for more neighbors than the 30"),
+        ("--model_path MODEL --data_path DATA --num_workers 0", "--nb_knn 200 exceeds the 30 images"),
         ("--model_path MODEL --data_path DATA --input_size 33", "input_size 33 is not a multiple of patch_size 8"),
         ("--model_path PLACE/none.pd --data_path DATA", "none.pd cannot be opened"),
         ("--pixels --data_path DATA", "--pixels needs --input_size"),
         ("--pixels --input_size 32 --data_path DATA --model_path MODEL", "--pixels uses no network; leave"),
         ("--load_path PLACE --model_path MODEL", "--load_path has its features already; leave --model_path out"),
-        ("--load_path PLACE", "train.npz holds no features and labels"),
+        ("--load_path PLACE", "train.npz has no features and labels"),
         ("--load_path PLACE/none", "none/train.npz cannot be opened"),
     ],
 )

@@ -8,8 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from plsc_mae.config.resolve import load_config
 from plsc_mae.train.checkpoint import file as checkpoint_file
+
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
 # PRETRAIN.md of facebookresearch/mae, started as PLSC does.

@@ -9,8 +9,6 @@ from PIL import Image
 
 from plsc_mae.cli import main
 
-pytestmark = pytest.mark.compat
-
 
 @pytest.fixture
 def run_dir(tmp_path):

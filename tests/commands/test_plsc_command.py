@@ -1,4 +1,7 @@
-"""PLSC's commands for CAE run as its README prints them: launcher, a few pictures, a random tokenizer."""
+"""PLSC's commands for CAE run as its README prints them: launcher, a few pictures, a random tokenizer.
+
+By default with small networks, which flags at the end of a command ask for; full size is slow.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -15,6 +19,8 @@ from plsc_mae.cli import main
 from plsc_mae.config.resolve import load_config
 from plsc_mae.data.demo import make_demo_data
 from plsc_mae.train.checkpoint import file as checkpoint_file
+
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
 VARIABLES = r"""
@@ -110,15 +116,39 @@ LINPROBE = (
 )
 
 
+class Size(NamedTuple):
+    """A size of the networks: the flags that ask for it, the encoder's width, and parameters as runs announce them."""
+
+    encoder: str
+    rest: str
+    tokenizer: str
+    width: int
+    announced: dict[str, str]
+
+
+SIZES = {
+    "small": Size(
+        "--embed_dim 48 --depth 2 --num_heads 4", "--decoder_embed_dim 48 --decoder_num_heads 4", "--n_hid 8", 48, {}
+    ),
+    "full": Size("", "", "", 768, {"pretrain": "148.7 M", "finetune": "86.5 M", "linprobe": "0.8 M"}),
+}
+
+
+@pytest.fixture(scope="module", params=["small", pytest.param("full", marks=pytest.mark.slow)])
+def size(request) -> Size:
+    """Return the size of the networks."""
+    return SIZES[request.param]
+
+
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    """What the commands expect to find around them."""
+def checkout(tmp_path_factory, size):
+    """Lay out what the commands expect to find around them."""
     folder = tmp_path_factory.mktemp("checkout")
     for program in ("main_pretrain.py", "main_finetune.py", "main_linprobe.py"):
         (folder / program).symlink_to(ROOT / program)
     (folder / "dataset").mkdir()
     make_demo_data(folder / "dataset" / "ILSVRC2012", image_size=32, train_per_class=1, val_per_class=1)
-    assert main(["random-tokenizer", str(folder / "dalle-weights")]) == 0
+    assert main(["random-tokenizer", str(folder / "dalle-weights"), *size.tokenizer.split()]) == 0
     yield folder
     for large in [*folder.glob("dalle-weights/*"), *folder.glob("output/*/*.pd")]:  # more than two gigabytes
         large.unlink()
@@ -143,17 +173,17 @@ def run(command: str, folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def pretrained(checkout) -> str:
-    """The output of pre-training, whose checkpoint bears the name that it has after 800 epochs."""
-    output = run(PRETRAIN + " --batch_size 2 --max_train_step 2", checkout)
+def pretrained(checkout, size) -> str:
+    """Return the output of pre-training, whose checkpoint bears the name that it has after 800 epochs."""
+    output = run(f"{PRETRAIN} --batch_size 2 --max_train_step 2 {size.encoder} {size.rest}", checkout)
     folder = checkout / "output" / "ep800_fp16o1"
     assert checkpoint_file.verify(folder / "ep800_fp16o1_checkpoint-latest.pd")["step"] == 2
     (folder / "ep800_fp16o1_checkpoint-latest.pd").rename(folder / "ep800_fp16o1_checkpoint-799.pd")
     return output
 
 
-def test_pretraining(checkout, pretrained):
-    assert "cae_base_patch16_224_8k_vocab: 148.7 M trainable parameters" in pretrained
+def test_pretraining(checkout, pretrained, size):
+    assert f"{size.announced.get('pretrain', '')} trainable parameters" in pretrained
     folder = checkout / "output" / "ep800_fp16o1"
     config = load_config(str(folder / "config.yaml"))
     assert (config.batch_size, config.epochs, config.num_mask_patches, config.clip_grad) == (2, 800, 75, 3.0)
@@ -167,12 +197,13 @@ def test_pretraining(checkout, pretrained):
     assert any((checkout / "vdl").iterdir())
 
 
-def test_finetuning(checkout, pretrained):
+def test_finetuning(checkout, pretrained, size):
     """An epoch of one update and the evaluation after it."""
-    output = run(FINETUNE + " --batch_size 10 --max_train_step 1", checkout)
-    assert "checkpoint-799.pd (plsc_mae): 186 tensors loaded" in output
-    assert "new here: encoder.blocks.*.attn.rel_pos_bias, head, " in output
-    assert "cae_base_patch16_224: 86.5 M trainable parameters" in output
+    output = run(f"{FINETUNE} --batch_size 10 --max_train_step 1 {size.encoder}", checkout)
+    blocks = 12 if size.width == 768 else 2
+    assert f"checkpoint-799.pd (plsc_mae): {6 + 15 * blocks} tensors loaded" in output
+    assert "new layers: encoder.blocks.*.attn.rel_pos_bias, head, " in output
+    assert f"{size.announced.get('finetune', '')} trainable parameters" in output
     folder = checkout / "output" / "finetune_ep100_fp16o1"
     (epoch,) = [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
     assert math.isclose(epoch["train_loss"], math.log(1000), rel_tol=0.05)  # the fresh head is close to 0
@@ -188,13 +219,13 @@ def test_finetuning(checkout, pretrained):
     assert checkpoint_file.verify(folder / "finetune_ep100_fp16o1_checkpoint-best.pd")["step"] == 1
 
 
-def test_linear_probing(checkout, pretrained):
-    output = run(LINPROBE + " --batch_size 10 --max_train_step 1", checkout)
-    assert "cae_base_patch16_224: 0.8 M trainable parameters" in output
+def test_linear_probing(checkout, pretrained, size):
+    output = run(f"{LINPROBE} --batch_size 10 --max_train_step 1 {size.encoder}", checkout)
+    assert f"{size.announced.get('linprobe', '')} trainable parameters" in output
     assert "learning rate 0.003906 (0.1 x 10 / 256)" in output
     folder = checkout / "output" / "linprobe_ep90_fp16o1"
     (epoch,) = [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
-    assert epoch["n_parameters"] == 769000
+    assert epoch["n_parameters"] == (size.width + 1) * 1000
     assert math.isclose(epoch["train_loss"], math.log(1000), rel_tol=0.05)
     stored = checkpoint_file.load(folder / "linprobe_ep90_fp16o1_checkpoint-0.pd").model
     assert {"head.0.running_mean", "head.0.running_var", "head.1.weight", "head.1.bias"} <= set(stored)

@@ -167,6 +167,7 @@ TOKENS, PREDICTED = "its tokens, {}", "hidden tokens predicted, {}"
 DECODED, MEAN_PATCH = "decoded by the dVAE", "each as its mean patch in these images"
 
 
+@pytest.mark.long
 def test_cae_draws_tokens(trained_cae, tokenizer, images, draw, tmp_path, labels):
     """By the decoder beside the tokenizer; a random tokenizer has none."""
     for how, model in ((MEAN_PATCH, trained_cae()), (DECODED, trained_cae(tokenizer))):
@@ -217,6 +218,7 @@ def exported(large_cae, tmp_path):
     return write
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dialect", ["cae", "plsc_cae"])
 def test_foreign_files_draw_what_ours_draw(exported, large_cae, tokenizer, images, draw, tmp_path, dialect):
     """From the same weights, the same images and the same masks: the same panels."""

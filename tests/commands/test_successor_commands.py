@@ -16,6 +16,8 @@ from plsc_mae.config.resolve import load_config, parse
 from plsc_mae.data.seeding import sample_rng
 from plsc_mae.methods import load_method
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 # README of pengzhiliang/MAE-pytorch, behind its launcher.
 MAE_PYTORCH = """

@@ -13,8 +13,6 @@ from plsc_mae.config.resolve import from_mapping, parse
 from plsc_mae.config.schema import options, plain_values
 from plsc_mae.errors import ConfigError
 
-pytestmark = pytest.mark.compat
-
 # Flag, a value other than the default, what the option is then, the default. "=": the value as it is written.
 LIVE = """
 batch_size                      32          =            64
@@ -233,11 +231,11 @@ def test_the_published_command_means_what_it_says(heard):
         ("--lr none", "a learning rate is needed: --lr, or --blr"),
         ("--crop_min_size 0.5 --crop_max_size 0.4", "crop_min_size (0.5) exceeds crop_max_size (0.4)"),
         ("--no_sincos_pos_emb", "positions are needed: leave --sincos_pos_emb on, or give --abs_pos_emb"),
-        ("--mask_generator random", "--mask_generator random takes --ratio_mask_patches and nothing else does"),
-        ("--ratio_mask_patches 0.5", "--mask_generator random takes --ratio_mask_patches and nothing else does"),
+        ("--mask_generator random", "--ratio_mask_patches belongs to --mask_generator random, which requires it"),
+        ("--ratio_mask_patches 0.5", "--ratio_mask_patches belongs to --mask_generator random, which requires it"),
         (
             "--mask_generator random --ratio_mask_patches 0.5 --num_mask_patches 75",
-            "--mask_generator random takes --ratio_mask_patches and nothing else does; block masks take --num_mask",
+            "--ratio_mask_patches belongs to --mask_generator random, which requires it",
         ),
         ("--weight_decay 0 --weight_decay_end 0.1", "weight_decay_end needs a --weight_decay to start from; it is 0"),
         ("--regressor_depth 0", "--regressor_depth must lie in [1, inf), got 0"),

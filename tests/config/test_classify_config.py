@@ -10,8 +10,6 @@ from plsc_mae.config import FINETUNE, LINPROBE
 from plsc_mae.config.resolve import load_config, parse
 from plsc_mae.errors import ConfigError
 
-pytestmark = pytest.mark.compat
-
 # PLSC task/ssl/cae README.md.
 CAE_FINETUNE = """--data_path d --output_dir o --model cae_base_patch16_224 --finetune f --nb_classes 1000
   --batch_size 128 --lr 8e-3 --accum_iter 1 --warmup_epochs 5 --epochs 100 --layer_decay 0.65 --drop_path 0.1
@@ -139,12 +137,12 @@ def test_a_probe_through_the_fine_tuning_command_has_no_rand_augment_by_default(
     ("configs", "flags", "told"),
     [
         (FINETUNE, "--eval", "--eval needs a classifier to evaluate: --resume FILE"),
-        (FINETUNE, "--eval --resume f --disable_eval_during_finetuning", "exclude each other"),
+        (FINETUNE, "--eval --resume f --disable_eval_during_finetuning", "cannot be combined"),
         (FINETUNE, "--method mae_pytorch --blr 1e-3", "the learning rate of method 'mae_pytorch' is per 256 images"),
         (FINETUNE, "--model cae_base_patch16_224 --blr 1e-3", "the learning rate of method 'cae' is absolute"),
         (FINETUNE, "--linear_type standard", "belongs to method 'cae'; this run is 'mae'"),
         (FINETUNE, "--model cae_base_patch16_224 --linear_type attentive", "give --enable_linear_eval with it"),
-        (LINPROBE, "--linear_depth 2", "--linear_depth counts the blocks of --linear_type attentive"),
+        (LINPROBE, "--linear_depth 2", "--linear_depth 2 counts the blocks of --linear_type attentive"),
         (LINPROBE, "--mixup 0.8", "unknown flag '--mixup'"),
         (LINPROBE, "--method mae_pytorch", "unknown method 'mae_pytorch'"),
     ],

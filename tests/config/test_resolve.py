@@ -11,8 +11,8 @@ import pytest
 
 from plsc_mae.config import PRETRAIN, MAEConfig
 from plsc_mae.config.resolve import from_mapping, load_config, parse
-from plsc_mae.config.schema import option, redefault, to_yaml
-from plsc_mae.config.tools import PlotConfig
+from plsc_mae.config.schema import option, to_yaml
+from plsc_mae.config.tools import ExplainConfig, KNNConfig, PlotConfig
 from plsc_mae.config.training import PretrainConfig
 from plsc_mae.errors import ConfigError
 
@@ -26,8 +26,8 @@ class OtherConfig(PretrainConfig):
     method: ClassVar[str] = "other"
     models: ClassVar[tuple[str, ...]] = ("other_*",)
 
-    model: str = redefault(PretrainConfig, "model", "other_base")
-    batch_size: int = redefault(PretrainConfig, "batch_size", 128)
+    defaults: ClassVar[dict[str, object]] = {"model": "other_base", "batch_size": 128}
+
     num_mask_patches: int = option(75, "patches hidden by the block mask", within="[1, inf)")
 
 
@@ -294,9 +294,45 @@ def test_a_bare_word_for_commands_that_take_one():
         plot("one", "two")
 
 
+@pytest.mark.parametrize(
+    ("config", "content", "given", "ignored"),
+    [
+        (
+            KNNConfig,
+            "method: mae_priv\nbatch_size: 8\nmixup: 0.8\nlog_wandb: true\n",
+            "--data_path d",
+            "mixup, log_wandb",
+        ),
+        (ExplainConfig, "seed: 3\nlayer_decay: 0.5\n", "--img_path i", "layer_decay"),
+    ],
+)
+def test_tools_take_a_training_file_and_say_what_they_ignore(config, content, given, ignored, yaml_file, heard):
+    """As MAE-priv's tools do. Of the file's training options those that the tool has are used."""
+    heard.set_level(logging.INFO, logger="plsc_mae")
+    words = ["--finetune", "f", *given.split()]
+    file = yaml_file("phase: finetune\n" + content)
+    resolved_config = parse(["-c", file, *words], {"": config}, prog="plsc-mae tool")
+    assert resolved_config.model_path == "f"
+    assert getattr(resolved_config, content.split(":")[0], None) in (8, 3, None)
+    (record,) = heard.records
+    assert record.getMessage().endswith(f"that plsc-mae tool does not use: {ignored}")
+    for wrong in ("drop_pth: 0.1\n", "phase: tuning\n"):
+        with pytest.raises(ConfigError, match=r"'drop_path'\?|phase: expected one of"):
+            parse(["-c", yaml_file(content + wrong), *words], {"": config}, prog="plsc-mae tool")
+    for words in (["-o", "mixup=1"], ["--mixup", "1"]):
+        with pytest.raises(ConfigError, match="unknown"):
+            parse(words, {"": config}, prog="plsc-mae tool")
+
+
+def test_other_commands_take_no_training_file(yaml_file):
+    for content in ("phase: pretrain\n", "method: mae\n", "epochs: 3\n"):
+        with pytest.raises(ConfigError, match="unknown key"):
+            parse(["run", "-c", yaml_file(content)], {"": PlotConfig}, prog="plsc-mae plot", positional="run_dir")
+
+
 def test_help_lists_every_option_and_no_retired_one(capsys):
     with pytest.raises(SystemExit) as exit:
-        resolved("--help", configs=METHODS)
+        resolved("--help", "all", "--method", "mae", configs=METHODS)
     assert exit.value.code == 0
     shown = capsys.readouterr().out
     for item in dataclasses.fields(MAEConfig):

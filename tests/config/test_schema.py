@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+import typing
+from typing import ClassVar, Literal
 
 import pytest
 import yaml
 
-from plsc_mae.config import PHASES
-from plsc_mae.config.resolve import load_config
+from plsc_mae.cli import COMMANDS
+from plsc_mae.config import CONFIGS, PHASES
+from plsc_mae.config.resolve import load_config, read_yaml, split_override
 from plsc_mae.config.schema import (
     Value,
     build,
@@ -18,21 +20,15 @@ from plsc_mae.config.schema import (
     option,
     options,
     plain_values,
-    read_yaml,
-    redefault,
-    split_override,
+    set_defaults,
     suggest,
     to_line,
     to_yaml,
 )
-from plsc_mae.config.tools import DemoDataConfig, DoctorConfig, PlotConfig, RandomTokenizerConfig, ReconstructConfig
 from plsc_mae.errors import ConfigError
 from plsc_mae.models.registry import list_models
 
-pytestmark = pytest.mark.compat
-
-TRAINING = [cls for configs in PHASES.values() for cls in configs.values()]
-CONFIGS = [*TRAINING, DemoDataConfig, DoctorConfig, PlotConfig, RandomTokenizerConfig, ReconstructConfig]
+ALL_CONFIGS = [cls for command in COMMANDS.values() for cls in command.configs.values()]
 Pair = tuple[float, float]
 Sides = tuple[int, ...]
 
@@ -40,6 +36,11 @@ Sides = tuple[int, ...]
 @dataclasses.dataclass(kw_only=True, frozen=True)
 class Base:
     """Options to test with."""
+
+    defaults: ClassVar[dict[str, object]] = {}
+
+    def __init_subclass__(cls) -> None:
+        set_defaults(cls, cls.__dict__.get("defaults", {}))
 
     rate: float = option(0.5, "a share", within="[0, 1)")
     sides: tuple[int, ...] = option((8,), "pixels", within="[1, inf)")
@@ -50,7 +51,7 @@ class Base:
 class Child(Base):
     """A preset of them."""
 
-    rate: float = redefault(Base, "rate", 0.25)
+    defaults: ClassVar[dict[str, object]] = {"rate": 0.25}
 
 
 @pytest.mark.parametrize(
@@ -163,20 +164,44 @@ def test_a_preset_keeps_help_and_interval():
     assert child.metadata == base.metadata
 
 
+def test_a_preset_names_inherited_options_only():
+    with pytest.raises(TypeError, match=r"defaults: 'rat' is not an inherited option; did you mean 'rate'\?"):
+
+        class Misspelled(Base):
+            defaults: ClassVar[dict[str, object]] = {"rat": 0.25}
+
+
 @pytest.mark.parametrize("cls", CONFIGS, ids=lambda cls: cls.__name__)
+def test_the_table_of_a_class_is_its_whole_preset(cls):
+    """Every default that differs from the option's declaration is in `defaults` of the class, and nothing else is."""
+    assert not any(base.__dict__.get("defaults") for base in cls.__mro__[1:])
+    for item in options(cls):
+        bases = [b for b in cls.__mro__[1:] if item.name in getattr(b, "__dataclass_fields__", {})]
+        original = bases[-1].__dataclass_fields__[item.name].default if bases else item.default
+        assert (item.default != original) == (item.name in cls.defaults), item.name
+
+
+@pytest.mark.parametrize("cls", ALL_CONFIGS, ids=lambda cls: cls.__name__)
+def test_config_classes_have_few_ancestors(cls):
+    assert len(cls.__mro__) - 1 <= 10  # without object
+
+
+@pytest.mark.parametrize("cls", ALL_CONFIGS, ids=lambda cls: cls.__name__)
 def test_every_option_is_explained_and_its_default_obeys_it(cls):
+    hints = typing.get_type_hints(cls)
     assert len(options(cls)) == len(dataclasses.fields(cls)), "a field that is no option cannot be set"
     for item in options(cls):
         help = item.metadata["help"]
         assert len(help) > 5, f"{item.name} needs a help text"
         assert "\n" not in help
         assert not help.endswith(".")
+        assert item.default == () or coerce(Value(item.default, item.name), hints[item.name]) == item.default
         if item.metadata["within"] and item.default is not None:
             check_interval(item.default, item.metadata["within"], item.name)
 
 
 def test_retired_options_and_aliases_do_not_shadow_live_ones():
-    for cls in TRAINING:
+    for cls in CONFIGS:
         live = {item.name for item in options(cls)}
         assert not live & set(cls.retired)
         assert not live & set(cls.aliases)
@@ -229,7 +254,7 @@ def test_read_yaml(tmp_path):
         (b"a: \x07\n", "is not valid YAML"),
         (b"- 1\n- 2\n", "expected lines of `option: value`, got list"),
         (b"just words\n", "expected lines of `option: value`, got str"),
-        (b"optim:\n  lr: 1e-3\n", "'optim' holds nested options; write them flat"),
+        (b"optim:\n  lr: 1e-3\n", "'optim' has nested options; write one `option: value` per line"),
     ],
 )
 def test_files_that_are_no_config(tmp_path, content, told):

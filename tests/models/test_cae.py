@@ -64,6 +64,7 @@ def test_names():
     ]
 
 
+@pytest.mark.long
 def test_initialization_has_the_originals_statistics(named, root):
     """Two samples of one distribution: means, standard deviations and extremes differ by what n numbers allow.
 

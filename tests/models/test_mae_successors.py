@@ -248,6 +248,7 @@ def test_analytic_classifiers(dialect, switches, count, logits):
 # ------------------------------------------------------------------------------------------------ names, sizes, errors
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "dialect", "overrides", "count"),
     [

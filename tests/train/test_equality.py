@@ -11,6 +11,7 @@ def losses(records: list[dict]) -> list[float]:
     return [record["loss"] for record in records]
 
 
+@pytest.mark.long
 def test_losses_do_not_depend_on_the_number_of_workers(run):
     flags = "--batch_size 6 --max_train_step 20"
     alone = losses(run.here("w0", flags))
@@ -19,9 +20,15 @@ def test_losses_do_not_depend_on_the_number_of_workers(run):
         assert losses(run.here(f"w{workers}", f"{flags} --num_workers {workers}")) == alone
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("run", "strided_views"),
-    [("mae", "0"), ("mae", "1"), ("cae", "0"), pytest.param("cae", "1", marks=pytest.mark.slow)],
+    [
+        pytest.param("mae", "0", marks=pytest.mark.slow),
+        ("mae", "1"),
+        ("cae", "0"),
+        pytest.param("cae", "1", marks=pytest.mark.slow),
+    ],
     indirect=["run"],
 )
 def test_two_processes_follow_one(run, strided_views):
@@ -43,6 +50,7 @@ def test_accumulation_follows_the_large_batch(run):
     assert [record["lr"] for record in small] == [record["lr"] for record in large]
 
 
+@pytest.mark.long
 def test_the_loss_falls(run):
     records = run.here("learn", "--batch_size 12 --epochs 12 --blr 3e-2 --drop_path 0")
     first, last = losses(records)[:5], losses(records)[-5:]

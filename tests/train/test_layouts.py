@@ -15,6 +15,8 @@ import pytest
 from plsc_mae.cli import main
 from plsc_mae.train.checkpoint.file import find_newest, load
 
+pytestmark = pytest.mark.long
+
 STEPS = "--max_train_step 10"
 # Sums over processes are rounded in another order, which AdamW turns into relative differences of single weights.
 LOSSES, NORMS, WEIGHTS, PROBE_LOSSES = 1e-5, 1e-4, 1e-5, 1e-3
@@ -121,7 +123,7 @@ def test_pipeline(classifier):
     classifier.here("one", flags)
     classifier.elsewhere("pp2", f"{flags} --pipeline_parallel 2", 2)
     assert_follows(classifier, "pp2")
-    ours, theirs = (metrics(classifier, name) for name in ("pp2", "one"))
+    ours, theirs = (evaluation_losses(classifier, name) for name in ("pp2", "one"))
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
@@ -143,7 +145,7 @@ def test_tensor_parallel_classifiers(classifier):
     classifier.here("one", flags)
     classifier.elsewhere("tp2", f"{flags} --tensor_parallel 2 --recompute", 2)
     assert_follows(classifier, "tp2")
-    ours, theirs = (metrics(classifier, name) for name in ("tp2", "one"))
+    ours, theirs = (evaluation_losses(classifier, name) for name in ("tp2", "one"))
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
@@ -175,10 +177,10 @@ def test_a_run_goes_on_in_other_layouts(run):
     assert_follows(run, "moved")
 
 
-def metrics(run, name):
-    """What was observed after the last epoch."""
+def evaluation_losses(run, name):
+    """Return the losses of the evaluation after the last epoch; rounding may change an accuracy by a whole image."""
     record = json.loads((run.folder / name / "log.txt").read_text().splitlines()[-1])
-    return {key: value for key, value in record.items() if "test_" in key}
+    return {key: value for key, value in record.items() if "test_loss" in key}
 
 
 @pytest.mark.parametrize("run", ["mae"], indirect=True)

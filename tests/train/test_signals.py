@@ -19,7 +19,7 @@ from plsc_mae.train.observers.features import FeatureWatch
 from plsc_mae.train.signals import StopRequest
 from plsc_mae.train.trainer import Trainer
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.long]
 
 
 def ask(number: int = signal.SIGTERM) -> None:
@@ -54,7 +54,7 @@ def test_any_moment_will_do(run, monkeypatch, capsys):
     for function, calls in (("iterate", 1), ("iterate", 5), ("iterate", 7), ("save", 1), ("iterate", 15)):
         with monkeypatch.context() as patch:
             if function == "iterate":
-                patch.setattr(Trainer, "_iterate", after(calls, ask, Trainer._iterate))
+                patch.setattr(Trainer, "iterate", after(calls, ask, Trainer.iterate))
                 stopped(run, "cut", f"{flags} --auto_resume")
             else:
                 patch.setattr(checkpoint_file, "save", after(calls, ask, checkpoint_file.save))

@@ -43,7 +43,7 @@ def stored(state) -> Checkpoint:
 
 
 @pytest.fixture
-def shades(tmp_path):
+def black_and_white(tmp_path):
     """Black and white images, 12 each."""
     for name, shade in (("black", 0), ("white", 255)):
         (tmp_path / "shades" / name).mkdir(parents=True)
@@ -99,9 +99,10 @@ def test_the_network_does_not_notice(run):
         np.testing.assert_array_equal(ours[name], value, name)
 
 
-def test_it_learns_from_a_real_run_and_a_resume_changes_nothing(run, shades):
+@pytest.mark.long
+def test_it_learns_from_a_real_run_and_a_resume_changes_nothing(run, black_and_white):
     """Black and white can be told apart by a network that has learned nothing."""
-    flags = f"--batch_size 6 --online_probe --online_probe_lr 0.01 --drop_path 0 --data_path {shades}"
+    flags = f"--batch_size 6 --online_probe --online_probe_lr 0.01 --drop_path 0 --data_path {black_and_white}"
     whole = run.here("whole", f"{flags} --max_train_step 14")
     assert whole[0]["online_loss"] == pytest.approx(math.log(2), rel=1e-5)
     assert {record["online_acc1"] for record in whole[-4:]} == {100.0}
@@ -124,16 +125,20 @@ def test_a_run_may_take_it_up_later(run):
     assert rest[3]["online_loss"] == pytest.approx(math.log(10), rel=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
-def test_two_processes_share_one_probe(run):
-    """They follow one process, and a resume of both repeats them: were their heads not equal, the second process,
-    which resumes from the first one's, would not."""
-    flags = "--epochs 2 --drop_path 0 --online_probe --knn_freq 1 --knn_k 5 --save_ckpt_freq 1"
+def test_two_processes_share_one_probe(run, shades):
+    """Two processes follow one, and resuming both from the first one's checkpoint repeats them.
+
+    If the two heads differed, the second process would not repeat its own losses.
+    """
+    flags = f"--epochs 2 --drop_path 0 --online_probe --knn_freq 1 --knn_k 5 --save_ckpt_freq 1 --data_path {shades}"
     one = run.here("one", f"--batch_size 12 {flags}")
     two = run.elsewhere("two", f"--batch_size 6 {flags}", 2, FLAGS_use_stride_kernel="1")
     for name in LOGGED:
         values = [record[name] for record in one]
         assert [record[name] for record in two] == pytest.approx(values, rel=1e-4, abs=1e-3)
+    assert len({record["online_acc1"] for record in one}) > 1
     first = run.folder / "two/checkpoint-0.pd"
     rest = run.elsewhere("rest", f"--batch_size 6 {flags} --resume {first}", 2, FLAGS_use_stride_kernel="1")
     assert [record["online_loss"] for record in rest] == [record["online_loss"] for record in two[10:]]
@@ -150,5 +155,5 @@ def test_images_without_labels_are_refused(run, capsys):
     words = run.arguments("none", f"--batch_size 2 --online_probe --data_path {run.images}/train/ring")
     assert main(["pretrain", *words]) == 2
     err = capsys.readouterr().err
-    assert "ring have no classes; expected a folder per class, or labels in a list, for --online_probe" in err
+    assert "ring have no classes, which are needed for --online_probe" in err
     assert err.count("\n") == 1

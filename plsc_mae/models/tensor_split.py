@@ -1,0 +1,89 @@
+"""The declaration, on a layer, of how tensor parallelism divides its parameters (Shoeybi et al. 2019, Megatron-LM).
+
+`parallel/tensor.py` divides real parameters by it, `plan` counts by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from paddle import Tensor, nn
+
+COLUMNS, ROWS = -1, 0  # axes of a weight [in, out]
+
+
+class Unit(NamedTuple):
+    """The unit that is not divided further.
+
+    Attributes:
+        attribute: name of the layer's attribute that counts its units.
+        words: the units in words, for messages.
+    """
+
+    attribute: str
+    words: str
+
+
+HEADS = Unit("num_heads", "attention heads")
+HIDDEN = Unit("hidden_dim", "hidden columns")
+
+
+class TensorSplit(NamedTuple):
+    """The division of one layer; a layer declares it as `tensor_split`.
+
+    Attributes:
+        unit: whole units go to each process.
+        columns: parameters divided along their last axis, with the number of tensors concatenated there, each of which
+            is divided separately (3 for fused q, k, v). Parameters that the layer lacks are ignored.
+        rows: the linear layer whose weight is divided along its input, and whose outputs are summed over the processes
+            before the bias is added; empty if no layer is.
+    """
+
+    unit: Unit
+    columns: Mapping[str, int]
+    rows: str = ""
+
+
+class SplitParameter(NamedTuple):
+    """A parameter that tensor parallelism divides.
+
+    Attributes:
+        owner: the layer that holds it.
+        name: its name there.
+        axis: the divided axis.
+        parts: tensors concatenated along the axis, each divided separately.
+    """
+
+    owner: nn.Layer
+    name: str
+    axis: int
+    parts: int
+
+    @property
+    def parameter(self) -> Tensor:
+        """The parameter itself."""
+        return getattr(self.owner, self.name)
+
+
+def split_layers(network: nn.Layer) -> Iterator[tuple[nn.Layer, TensorSplit]]:
+    """Yield every layer of a network that declares a `tensor_split`, with the declaration."""
+    for layer in network.sublayers(include_self=True):
+        split = getattr(layer, "tensor_split", None)
+        if split is not None:
+            yield layer, split
+
+
+def split_parameters(layer: nn.Layer, split: TensorSplit) -> list[SplitParameter]:
+    """Return the parameters of one layer that its declaration divides."""
+    declared = [(name, COLUMNS, parts) for name, parts in split.columns.items()]
+    if split.rows:
+        declared.append((f"{split.rows}.weight", ROWS, 1))
+    found = []
+    for path, axis, parts in declared:
+        below, _, name = path.rpartition(".")
+        owner = getattr(layer, below) if below else layer
+        parameter = getattr(owner, name, None)
+        if parameter is not None:
+            found.append(SplitParameter(owner, name, axis % parameter.ndim, parts))
+    return found
