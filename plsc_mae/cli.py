@@ -61,7 +61,7 @@ COMMANDS = {
     "finetune": Command("train a classifier from a pre-trained encoder", FINETUNE, "plsc_mae.commands.classify:run"),
     "linprobe": Command("train a linear classifier on frozen features", LINPROBE, "plsc_mae.commands.classify:run"),
     "reconstruct": Command(
-        "reconstruct hidden patches of images with a pre-trained model",
+        "reconstruct hidden patches with a pre-trained model",
         {"": ReconstructConfig},
         "plsc_mae.commands.reconstruct:run",
         "img_path save_path model_path",
@@ -71,7 +71,7 @@ COMMANDS = {
     ),
     "knn": Command("evaluate an encoder's features by k-NN", {"": KNNConfig}, "plsc_mae.commands.knn:run"),
     "compare": Command(
-        "compare k-NN and linear accuracy of several encoders, random weights and raw pixels in one table",
+        "compare the features of several encoders in one table",
         {"": CompareConfig},
         "plsc_mae.commands.compare:run",
     ),
@@ -80,20 +80,20 @@ COMMANDS = {
     ),
     "extract": Command("write features of images to a file", {"": ExtractConfig}, "plsc_mae.commands.extract:run"),
     "parity": Command(
-        "compare a network with a NumPy oracle and with the original code, layer by layer",
+        "compare a network with an oracle and with the original code",
         {"": ParityConfig},
         "plsc_mae.commands.parity:run",
     ),
     "demo-data": Command(
         "draw a small labeled image folder for trials",
         {"": DemoDataConfig},
-        "plsc_mae.commands.demo_data:run",
+        "plsc_mae.commands.trial_inputs:run_demo_data",
         "path",
     ),
     "random-tokenizer": Command(
-        "write a dVAE with random weights, to try CAE without the published one",
+        "write a dVAE with random weights, for trials of CAE",
         {"": RandomTokenizerConfig},
-        "plsc_mae.commands.random_tokenizer:run",
+        "plsc_mae.commands.trial_inputs:run_random_tokenizer",
         "path",
     ),
     "weights inspect": Command(
@@ -125,7 +125,7 @@ COMMANDS = {
     "bench data": Command("measure the speed of data loading", PRETRAIN, "plsc_mae.commands.bench:run_data"),
     **{
         f"plan {phase}": Command(
-            f"estimate memory and time of a {phase} run", planned(configs), "plsc_mae.commands.plan:run"
+            f"estimate memory and time of `{phase}`", planned(configs), "plsc_mae.commands.plan:run"
         )
         for phase, configs in PHASES.items()
     },
@@ -191,11 +191,14 @@ def _find(argv: Sequence[str]) -> tuple[str, list[str]]:
 def _overview(prefix: str = "") -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {c.summary}" for name, c in COMMANDS.items() if name.startswith(prefix)]
-    return (
-        f"plsc_mae {plsc_mae.__version__}: masked image modeling in PaddlePaddle\n\n"
-        "usage: plsc-mae COMMAND [options]\n\n"
-        + "\n".join(lines)
-        + "\n\nplsc-mae COMMAND --help shows the most frequent options of a command, --help all shows all of them."
+    return "\n".join(
+        [
+            f"plsc_mae {plsc_mae.__version__}: masked image modeling in PaddlePaddle\n",
+            "usage: plsc-mae COMMAND [options]\n",
+            *lines,
+            "\nplsc-mae COMMAND --help shows the most frequent options of a command,",
+            "plsc-mae COMMAND --help all shows all of them.",
+        ]
     )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 SWITCH = "PLSC_MAE_CPU_SETTINGS"
+MAX_WORKERS = 10  # facebookresearch/mae's --num_workers
 SETTINGS = ("MKL_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "FLAGS_use_stride_kernel")
 
 
@@ -25,6 +26,11 @@ def available_cores() -> int:
 def local_processes(environ: Mapping[str, str] = os.environ) -> int:
     """Return the number of training processes on this node, from the launcher's variable PADDLE_LOCAL_SIZE."""
     return int(environ.get("PADDLE_LOCAL_SIZE", "1"))
+
+
+def count_workers(wanted: int | None) -> int:
+    """Return the number of loader processes: `wanted`, or this process's share of the cores, up to MAX_WORKERS."""
+    return min(MAX_WORKERS, max(1, available_cores() // local_processes())) if wanted is None else wanted
 
 
 def is_amd() -> bool:

@@ -1,1 +1,1 @@
-"""Looking at what a network has learned."""
+"""Analysis of trained networks: attention maps, features, accuracies of frozen features, reconstructions."""

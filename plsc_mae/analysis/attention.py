@@ -1,8 +1,9 @@
-"""Which patches a network attends to: attention rollout (Abnar and Zuidema 2020), with gradients, or the last layer.
+"""Attention maps of a network: attention rollout (Abnar and Zuidema 2020), gradient rollout, and the last layer.
 
-The steps and the literal mode are those of BUPT-PRIV/MAE-priv utils/vit_explain (after jacobgil/vit-explain). The
-literal mode divides COLUMN j by the sum of row j, as the original does by an accident of broadcasting; by default rows
-are divided by their sums, as the paper means it. N tokens, the class token first, L patches, H heads.
+The computation and the literal mode follow BUPT-PRIV/MAE-priv utils/vit_explain (after jacobgil/vit-explain). The
+literal mode divides COLUMN j by the sum of row j, which the original does because of a broadcasting mistake. By
+default, rows are divided by their sums, as in the paper. Notation: N tokens with the class token first, L patches, H
+heads.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ Floats = npt.NDArray[np.floating[Any]]
 
 @paddle.no_grad()
 def attention_maps(encoder: VisionTransformer, images: Tensor) -> list[npt.NDArray[np.float32]]:
-    """Softmax weights [B, H, N, N] of every block for images [B, C, H, W], normalized."""
+    """Return the softmax weights [B, H, N, N] of every block for normalized images [B, C, H, W]."""
     with record_attention() as weights:
         encoder.forward_features(images)
     return [layer.numpy() for layer in weights]
 
 
 class CategoryAttention(NamedTuple):
-    """What the logit of one category for one image has to do with the attentions.
+    """Attention weights of an image and the gradients of one category's logit.
 
     Attributes:
-        category: its number.
-        probability: of the category, by softmax of the logits.
+        category: number of the category.
+        probability: softmax probability of the category.
         attentions: softmax weights [H, N, N] of each layer of the encoder, first layer first.
-        gradients: of the logit with respect to each of them.
+        gradients: gradients of the logit with respect to each of the attentions.
     """
 
     category: int
@@ -53,9 +54,9 @@ class CategoryAttention(NamedTuple):
 
 @contextmanager
 def _trainable_norms(network: nn.Layer) -> Iterator[None]:
-    """Let the scales of layer norms have gradients for a while.
+    """Make the scales of layer norms trainable within the context.
 
-    Where a scale is frozen, Paddle's CPU kernel (2.6 and 3.3) gives another gradient to what goes into the norm.
+    If a scale is frozen, Paddle's CPU kernel (2.6 and 3.3) computes a different gradient of the norm's input.
     """
     scales = [layer.weight for layer in network.sublayers() if isinstance(layer, nn.LayerNorm)]
     frozen = [scale for scale in scales if scale.stop_gradient]
@@ -70,23 +71,23 @@ def _trainable_norms(network: nn.Layer) -> Iterator[None]:
 
 
 def category_attention(network: ImageClassifier, image: Tensor, category: int | None = None) -> CategoryAttention:
-    """Classify an image and go back from one logit to the attentions.
+    """Classify an image and compute the gradients of one logit with respect to the attentions.
 
-    Parameters that are trained get gradients too, which takes time; freeze them where that is not wanted.
+    Trainable parameters receive gradients too, which takes time; freeze them to avoid that.
 
     Args:
         network: the classifier, in evaluation mode.
-        image: [1, C, H, W], normalized.
-        category: its number; None for the one of the largest logit.
+        image: normalized image [1, C, H, W].
+        category: number of the category; None selects the one with the largest logit.
     """
-    with _trainable_norms(network):  # which also gives frozen networks a graph
+    with _trainable_norms(network):  # also makes a frozen network record a graph
         with record_attention() as recorded:
             logits = network(image)[0]
-        layers = recorded[: len(network.encoder.blocks)]  # those of an attentive probe follow
+        layers = recorded[: len(network.encoder.blocks)]  # without the layers of an attentive probe, which follow
         for layer in layers:
             layer.retain_grads()
         chosen = int(logits.argmax()) if category is None else category
-        logits[chosen].backward()  # paddle.grad fails where a PyLayer is on the way to inputs that are not leaves
+        logits[chosen].backward()  # not paddle.grad, which fails for non-leaf inputs if a PyLayer is on the path
     return CategoryAttention(
         chosen,
         float(F.softmax(logits, axis=-1)[chosen]),
@@ -96,13 +97,14 @@ def category_attention(network: ImageClassifier, image: Tensor, category: int | 
 
 
 def literal_gradients(attentions: Sequence[Floats], gradients: Sequence[Floats]) -> list[Floats]:
-    """Gradients as MAE-priv pairs them with attentions: of the softmax inputs, last layer first.
+    """Return the gradients that MAE-priv pairs with the attentions: of the softmax inputs, last layer first.
 
-    Its backward hooks run in the reverse order of layers, on what has become of a dropout of rate 0.
+    MAE-priv records gradients with backward hooks on a dropout of rate 0. The hooks run in the reverse order of layers,
+    and they receive the gradients of the softmax inputs.
 
     Args:
         attentions: softmax weights [..., N, N] of each layer, first layer first.
-        gradients: with respect to each of them.
+        gradients: gradients with respect to each of the attentions.
     """
     pairs = zip(attentions, gradients, strict=True)
     return [a * (g - (g * a).sum(axis=-1, keepdims=True)) for a, g in pairs][::-1]
@@ -116,17 +118,18 @@ def rollout(
     layer_index: int | None = None,
     literal: bool = False,
 ) -> npt.NDArray[np.float64]:
-    """Multiply the attentions of all layers, each with its residual path, for one image.
+    """Compute the attention rollout of one image: the product of all layers, each with its residual connection.
 
     Args:
         attentions: softmax weights [H, N, N] of each layer, first layer first.
-        head_fusion: how heads become one matrix.
-        discard_ratio: share of each layer's smallest weights that is set to 0; the class token's own weight stays.
-        layer_index: use this layer alone.
-        literal: divide columns, see above.
+        head_fusion: reduction over heads.
+        discard_ratio: fraction of each layer's smallest weights that are set to 0, except the weight of the class token
+            to itself.
+        layer_index: use this layer only; None uses all layers.
+        literal: divide columns instead of rows, see the module.
 
     Returns:
-        [N, N]: how much each token (row) has of each input token (column).
+        Relevance [N, N] of each input token (column) for each output token (row).
     """
     chosen = attentions if layer_index is None else [attentions[layer_index]]
     fused = [getattr(layer.astype(np.float64), head_fusion)(axis=0) for layer in chosen]
@@ -141,21 +144,21 @@ def gradient_rollout(
     literal: bool = False,
     residual: bool = True,
 ) -> npt.NDArray[np.float64]:
-    """Roll attentions out weighted by the gradients of one category's logit, for one image.
+    """Compute the attention rollout of one image, with attentions weighted by the gradients of one category's logit.
 
-    The original pairs each layer with the gradient of the softmax input of the layer as far from the other end; its
-    pictures need the gradients of `literal_gradients` besides `literal`.
+    MAE-priv pairs the attentions with other gradients by mistake. To reproduce its pictures, pass the gradients of
+    `literal_gradients` and `literal=True`.
 
     Args:
         attentions: softmax weights [H, N, N] of each layer, first layer first.
-        gradients: of the logit with respect to each of them.
-        discard_ratio: share of each layer's smallest products that is set to 0.
-        literal: divide columns, see above.
-        residual: whether a token also has what reaches it by no attention, itself. Gradients are small beside that, so
-            that a mean over rows is all but even with it; the class token's row of patches is the same either way.
+        gradients: gradients of the logit with respect to each of the attentions.
+        discard_ratio: fraction of each layer's smallest products that are set to 0.
+        literal: divide columns instead of rows, see the module.
+        residual: True keeps the path through the residual connections alone. It dominates the small gradients, so a
+            mean over rows becomes almost uniform. The class token's relevance of patches is the same either way.
 
     Returns:
-        [N, N], as `rollout`.
+        Relevance [N, N], as in `rollout`.
     """
     layers = []
     for attention, gradient in zip(attentions, gradients, strict=True):
@@ -163,28 +166,30 @@ def gradient_rollout(
         layers.append(_discard(np.maximum(fused, 0.0), discard_ratio, keep_first=False))
     rolled = _accumulate(layers, literal)
     if not residual:
-        sums = [layer.sum(axis=-1) + 1 for layer in layers]  # of twice the rows, with the identity
-        rolled = np.maximum(rolled - np.diag(np.prod(1 / np.asarray(sums), axis=0)), 0.0)  # but for rounding
+        sums = [layer.sum(axis=-1) + 1 for layer in layers]  # row sums of layer + identity
+        path = np.diag(np.prod(1 / np.asarray(sums), axis=0))  # product of the normalized identities
+        rolled = np.maximum(rolled - path, 0.0)  # rounding can make the difference negative
     return rolled
 
 
 def patch_relevance(weights: Floats, grid: tuple[int, int], pool: Pool = "cls") -> npt.NDArray[np.float64]:
-    """What the pooled output takes from each patch, as a map.
+    """Return a map of the relevance of each patch for the pooled output.
 
     Args:
-        weights: [..., N, N] of rows that attend to columns; N = 1 + L, or L for networks without a class token.
+        weights: [..., N, N], in which rows attend to columns; N = 1 + L, or L for a network without class token.
         grid: rows and columns of patches.
-        pool: "cls" reads the class token's row, "mean" the mean of the patches' rows, for mean-pooled networks.
+        pool: "cls" uses the class token's row, "mean" the mean of the patches' rows (for mean-pooled networks).
 
     Returns:
-        [..., rows, columns], the largest value of each map 1; a map without any weight is all 0.
+        Maps [..., rows, columns], each scaled to a maximum of 1; a map of zeros stays zero.
 
     Raises:
-        ConfigError: the class token's row is asked of a network that has none.
+        ConfigError: `pool` is "cls" and the network has no class token.
+        ValueError: the number of tokens does not match the grid.
     """
     first = weights.shape[-1] - grid[0] * grid[1]  # 1 with a class token
     if first not in (0, 1):
-        raise ValueError(f"{weights.shape[-1]} tokens do not go with {grid[0]} x {grid[1]} patches")
+        raise ValueError(f"{weights.shape[-1]} tokens do not match a grid of {grid[0]} x {grid[1]} patches")
     if first == 0 and pool == "cls":
         raise ConfigError(NO_CLASS_TOKEN)
     rows = weights[..., 0, :] if pool == "cls" else weights[..., first:, :].mean(axis=-2)
@@ -194,7 +199,7 @@ def patch_relevance(weights: Floats, grid: tuple[int, int], pool: Pool = "cls") 
 
 
 def _discard(fused: npt.NDArray[np.float64], ratio: float, *, keep_first: bool) -> npt.NDArray[np.float64]:
-    """Set the smallest entries of [N, N] to 0, all but entry 0 if that is kept."""
+    """Set the fraction `ratio` of smallest entries of [N, N] to 0; `keep_first` protects entry [0, 0]."""
     flat = fused.flatten()
     smallest = np.argsort(flat, kind="stable")[: int(flat.size * ratio)]
     flat[smallest[smallest != 0] if keep_first else smallest] = 0.0
@@ -202,7 +207,7 @@ def _discard(fused: npt.NDArray[np.float64], ratio: float, *, keep_first: bool) 
 
 
 def _accumulate(layers: Sequence[npt.NDArray[np.float64]], literal: bool) -> npt.NDArray[np.float64]:
-    """Product of the layers, the last one leftmost, each averaged with the identity and normalized."""
+    """Multiply the layers, the last one leftmost, each averaged with the identity and normalized."""
     identity = np.eye(len(layers[0]))
     result = identity
     for layer in layers:

@@ -1,6 +1,6 @@
-"""Features of every image of a data set by an encoder, in batches and by any number of processes; and their files.
+"""Computes the features of a data set with an encoder, in batches and in any number of processes, and saves them.
 
-n images, B batch, L patches, D width.
+Notation: n images, B batch, L patches, D width.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from plsc_mae.data.loader import KeyedDataset, build_loader
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.seeding import SampleKey
-from plsc_mae.data.transforms import Transform
+from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import ConfigError, DataError
+from plsc_mae.files import atomic_replacement
 from plsc_mae.models.vit import NO_CLASS_TOKEN, VisionTransformer
 from plsc_mae.parallel.world import World
-from plsc_mae.weights.write import replacing
 
 TokenKind = Literal["cls", "mean", "patch"]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -39,17 +39,17 @@ Encode = Callable[[Tensor], dict[str, Tensor]]  # uint8 [B, H, W, 3] -> {name: [
 
 @dataclass(frozen=True)
 class TokenFeatures:
-    """What chosen layers of an encoder make of images, as {"layer12/cls": [B, D], "layer12/patch": [B, L, D], ...}.
+    """Extractor of token features: {"layer12/cls": [B, D], "layer12/patch": [B, L, D], ...}.
 
     Attributes:
         encoder: the network, in evaluation mode.
-        normalize: turns uint8 images to the floats it was trained on.
-        layers: blocks after which tokens are taken; 0 is before the first.
-        kinds: the class token, the mean of the patch tokens, or the patch tokens themselves.
-        norm: whether the encoder's final norm is applied; MAE-priv's k-NN goes without.
+        normalize: normalization of the images that the encoder was trained with.
+        layers: numbers of the blocks whose output tokens are used; 0 is the input of the first block.
+        kinds: "cls" for the class token, "mean" for the mean of the patch tokens, "patch" for all patch tokens.
+        norm: True applies the encoder's final norm; MAE-priv's k-NN evaluation does not.
 
     Raises:
-        ConfigError: the class token is asked of an encoder that has none.
+        ConfigError: `kinds` has "cls" and the encoder has no class token.
     """
 
     encoder: VisionTransformer
@@ -63,7 +63,7 @@ class TokenFeatures:
             raise ConfigError(NO_CLASS_TOKEN)
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Encode uint8 images [B, H, W, 3]."""
+        """Return the features of uint8 images [B, H, W, 3]."""
         states = self.encoder.forward_layers(self.normalize(images))
         features = {}
         for layer in self.layers:
@@ -74,12 +74,12 @@ class TokenFeatures:
 
 
 def select_tokens(tokens: Tensor, kind: TokenKind, num_prefix_tokens: int = 1) -> Tensor:
-    """Take the class token or the mean of the patch tokens [B, D], or the patch tokens [B, L, D].
+    """Return the class token [B, D], the mean of the patch tokens [B, D], or the patch tokens [B, L, D].
 
     Args:
-        tokens: [B, T + L, D], of which the T = `num_prefix_tokens` first belong to no patch.
-        kind: what is taken.
-        num_prefix_tokens: 1 with a class token, 0 without one.
+        tokens: [B, T + L, D], where the first T = `num_prefix_tokens` tokens are not patches.
+        kind: "cls", "mean" or "patch".
+        num_prefix_tokens: 1 with a class token, 0 without.
     """
     if kind == "cls":
         return tokens[:, 0]
@@ -88,7 +88,7 @@ def select_tokens(tokens: Tensor, kind: TokenKind, num_prefix_tokens: int = 1) -
 
 
 def pixel_features(images: Tensor) -> dict[str, Tensor]:
-    """The pixels themselves, in [0, 1], as {"pixels": [B, H*W*3]}: what learned features have to beat."""
+    """Return the pixels in [0, 1] as {"pixels": [B, H*W*3]}, a baseline for learned features."""
     return {"pixels": images.flatten(1).astype("float32") / 255}
 
 
@@ -104,22 +104,24 @@ def encode_images(
     bad_image: Literal["error", "skip"] = "error",
     on_batch: Callable[[], None] | None = None,
 ) -> Arrays:
-    """Encode every image of a list once, see `encode_dataset`.
+    """Compute the features of every image of a list once, see `encode_dataset`.
 
     Args:
-        encode: gives the features of a batch.
+        encode: returns the features of a batch.
         images: the list.
-        transform: draws nothing and gives "image", uint8 [H, W, 3].
-        world: the processes that share the work; all of them must call.
+        transform: deterministic transform that returns "image", uint8 [H, W, 3].
+        world: the processes that share the work; each of them must call this function.
         batch_size: images per batch and process.
-        num_workers: processes that decode, per process.
-        backend: of decoding.
-        bad_image: see `ImageDataset`; with "skip" the place of a bad image is filled with its stand-in's features.
+        num_workers: data workers per process.
+        backend: image decoder.
+        bad_image: see `ImageDataset`; with "skip", a bad image gets the features of the image that replaces it.
         on_batch: see `encode_dataset`.
     """
     dataset = ImageDataset(images, transform, seed=0, backend=backend, bad_image=bad_image)
     return encode_dataset(
-        *(encode, dataset, world),
+        encode,
+        dataset,
+        world,
         batch_size=batch_size,
         num_workers=num_workers,
         title=images.root,
@@ -138,28 +140,28 @@ def encode_dataset(
     title: str,
     on_batch: Callable[[], None] | None = None,
 ) -> Arrays:
-    """Encode every sample of a data set once, that of epoch 0.
+    """Compute the features of every sample of a data set once, with the random numbers of epoch 0.
 
     Args:
-        encode: gives the features of a batch of "image", uint8 [B, H, W, 3].
+        encode: returns the features of a batch of "image", uint8 [B, H, W, 3].
         dataset: the samples.
-        world: the processes that share the work; all of them must call.
+        world: the processes that share the work; each of them must call this function.
         batch_size: images per batch and process.
-        num_workers: processes that decode, per process.
-        title: of the progress bar.
-        on_batch: called after every batch, by all processes; what it raises ends the encoding.
+        num_workers: data workers per process.
+        title: title of the progress bar.
+        on_batch: called by all processes after every batch; an exception from it ends the encoding.
 
     Returns:
-        {name: [n, ...]} in the order of the data set, in the first process; nothing in others.
+        {name: float32 [n, ...]} in the order of the data set in the first process, an empty dict in the others.
     """
     count = len(dataset)
     sampler = EpochBatchSampler(count, batch_size, world.rank, world.size, seed=0, shuffle=False, drop_last=False)
-    # Shapes come from one image, as a process may be left without any batch.
+    # One image determines the shapes, because a process may have no batch at all.
     first = encode(paddle.to_tensor(dataset[SampleKey(0, 0)]["image"][None]))
     whole = {name: np.empty((count, *x.shape[1:]), np.float32) for name, x in first.items()}
     batches = iter(build_loader(dataset, sampler, num_workers=num_workers))
-    hidden = None if world.is_main else True  # None: drawn on a terminal only
-    for start in tqdm(range(0, count, sampler.global_batch_size), title, disable=hidden):
+    disable = None if world.is_main else True  # None shows the bar on a terminal only
+    for start in tqdm(range(0, count, sampler.global_batch_size), title, disable=disable):
         stop = min(start + sampler.global_batch_size, count)
         batch = next(batches, None)
         encoded = None if batch is None else encode(batch["image"])
@@ -176,23 +178,50 @@ def encode_dataset(
     return whole if world.is_main else {}
 
 
-def save_arrays(path: str | Path, arrays: Arrays, texts: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
-    """Write arrays, and lists of text beside them, by the suffix of `path`.
+class FeatureDataset:
+    """Data set of precomputed features, for probes that train on cached features.
 
-    In an .npz file texts are arrays of strings; in .safetensors they are metadata, each a JSON list.
+    A sample is {"features": [D], "label", "index", "skipped"} with "skipped" 0; it is the same in every epoch.
+
+    Args:
+        features: float32 [n, D].
+        labels: class numbers [n].
+    """
+
+    def __init__(self, features: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> None:
+        self.features, self.labels = features, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        numbers = {"label": self.labels[key.index], "index": key.index, "skipped": 0}
+        return {"features": self.features[key.index]} | {
+            name: np.asarray(number, np.int64) for name, number in numbers.items()
+        }
+
+
+def save_arrays(path: str | Path, arrays: Arrays, texts: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
+    """Write arrays and lists of text to a file.
+
+    Args:
+        path: destination; .safetensors stores texts as metadata (JSON lists), any other suffix writes an npz file with
+            texts as arrays of strings.
+        arrays: arrays by name.
+        texts: lists of text by name.
 
     Raises:
         DataError: the file cannot be written.
     """
     path = Path(path)
     try:
-        with replacing(path) as partial:
+        with atomic_replacement(path) as temporary:
             if path.suffix == ".safetensors":
                 metadata = {name: json.dumps(list(text)) for name, text in texts.items()}
-                save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial, metadata)
+                save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary, metadata)
             else:
                 content: Arrays = {name: np.array(list(text), dtype=np.str_) for name, text in texts.items()}
-                with partial.open("wb") as stream:
+                with temporary.open("wb") as stream:
                     np.savez(stream, **{**arrays, **content})  # type: ignore[arg-type]  # means allow_pickle
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error

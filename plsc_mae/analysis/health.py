@@ -1,6 +1,6 @@
-"""What shape a cloud of features has: whether it fills its space or has collapsed to a line, a point, a few clusters.
+"""Statistics of features that reveal a collapse to a line, a point or a few clusters.
 
-Numbers to watch while an encoder trains; none needs labels. n images, D width.
+They can be monitored while an encoder trains and need no labels. Notation: n images, D width.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PAIR_BLOCK = 1024
 
 
 def feature_health(features: Features) -> dict[str, float]:
-    """Measure features [n, D], n >= 2, by all functions of this module, under the names they have in the logs."""
+    """Return all statistics of features [n, D], n >= 2, under their names in the logs."""
     return {
         "feature_rank": effective_rank(features),
         "feature_std": unit_std(features),
@@ -25,17 +25,16 @@ def feature_health(features: Features) -> dict[str, float]:
 
 
 def effective_rank(features: Features) -> float:
-    """Count the directions that features really use: exp of the entropy of their singular values.
+    """Return the effective rank of the centered features: exp of the entropy of their normalized singular values.
 
-    Roy and Vetterli 2007, "The effective rank: a measure of effective dimensionality": the singular values of the
-    centered features, divided by their sum, are taken as a distribution. Directions whose extent is no more than the
-    rounding of float32 do not count.
+    Source: Roy and Vetterli 2007, "The effective rank: a measure of effective dimensionality". Singular values below
+    the rounding error of float32 are ignored.
 
     Args:
         features: [n, D].
 
     Returns:
-        From 1 (a line) to min(n - 1, D) (equally wide in every direction); 0 where all features are equal.
+        A value from 1 (a line) to min(n - 1, D) (the same extent in every direction); 0 if all features are equal.
     """
     wide = features.astype(np.float64)
     values = np.linalg.svd(wide - wide.mean(axis=0), compute_uv=False)
@@ -45,32 +44,34 @@ def effective_rank(features: Features) -> float:
 
 
 def unit_std(features: Features) -> float:
-    """Take the standard deviation of every dimension of features divided by their length, and its mean.
+    """Return the standard deviation of the unit-length features, averaged over dimensions.
 
-    Chen and He 2021, "Exploring simple Siamese representation learning", figure 2: 0 where all features point in one
-    direction, at most 1 / sqrt(D), which directions spread evenly over the sphere have.
+    Source: Chen and He 2021, "Exploring simple Siamese representation learning", figure 2.
 
     Args:
         features: [n, D].
+
+    Returns:
+        A value from 0 (all features have the same direction) to 1 / sqrt(D) (uniform on the sphere).
     """
     return float(_unit(features).std(axis=0).mean())
 
 
 def uniformity(features: Features, t: float = 2.0) -> float:
-    """Log of the mean Gaussian potential of all pairs of different images, log mean exp(-t |x - y|^2).
+    """Return the uniformity loss log mean exp(-t |x - y|^2) over all pairs of different images.
 
-    Wang and Isola 2020, "Understanding contrastive representation learning through alignment and uniformity on the
-    hypersphere": features are divided by their length. The lower, the more evenly they are spread.
+    x and y are the features divided by their lengths. Source: Wang and Isola 2020, "Understanding contrastive
+    representation learning through alignment and uniformity on the hypersphere".
 
     Args:
         features: [n, D], n >= 2.
-        t: sharpness of the potential.
+        t: sharpness of the Gaussian potential.
 
     Returns:
-        0 where all features point in one direction; about -2t for directions spread evenly over a sphere of many
-        dimensions.
+        0 if all features have the same direction; about -2t if they are uniform on a high-dimensional sphere.
     """
-    unit, total = _unit(features), 0.0
+    unit = _unit(features)
+    total = 0.0
     for start in range(0, len(unit), PAIR_BLOCK):
         rows = unit[start : start + PAIR_BLOCK]
         potentials = np.exp(2 * t * (rows @ unit.T - 1))  # |x - y|^2 = 2 - 2 cos
@@ -79,14 +80,17 @@ def uniformity(features: Features, t: float = 2.0) -> float:
 
 
 def mean_cosine(features: Features) -> float:
-    """Mean cosine of all pairs of different images: 1 where all features point in one direction, 0 where evenly spread.
+    """Return the mean cosine similarity of all pairs of different images.
 
     Args:
         features: [n, D], n >= 2.
+
+    Returns:
+        1 if all features have the same direction; about 0 if they are uniform on the sphere.
     """
     unit = _unit(features)
-    together = unit.sum(axis=0)
-    return float((together @ together - (unit * unit).sum()) / _pairs(unit))
+    total = unit.sum(axis=0)
+    return float((total @ total - (unit * unit).sum()) / _pairs(unit))
 
 
 def _unit(features: Features) -> Doubles:
@@ -95,5 +99,5 @@ def _unit(features: Features) -> Doubles:
 
 def _pairs(unit: Doubles) -> int:
     if len(unit) < 2:
-        raise ValueError(f"pairs of images are compared, and there is {len(unit)} image")
+        raise ValueError(f"expected features of at least 2 images, got {len(unit)}")
     return len(unit) * (len(unit) - 1)

@@ -1,8 +1,8 @@
-"""Weighted k-nearest-neighbor classification of features, as BUPT-PRIV/MAE-priv tools/run_knn.py does (after DINO).
+"""Weighted k-nearest-neighbor classification of features, as in BUPT-PRIV/MAE-priv tools/run_knn.py (after DINO).
 
-Q queries, N bank features, D width, k neighbors, C classes. Similarities exist for one block of queries and of the
-bank at a time, so memory goes to the features themselves: an ImageNet bank of 1.28 M x 768 takes 3.9 GB, its 50 000
-queries 0.2 GB, their 200 neighbors 0.1 GB and the work on a block 0.2 GB.
+Similarities are computed for one block of queries and one block of the bank at a time, so most memory is used by the
+features: for ImageNet, the bank of 1.28 M x 768 takes 3.9 GB, the 50 000 queries 0.2 GB, their 200 neighbors 0.1 GB,
+and one block 0.2 GB. Notation: Q queries, N bank features, D width, k neighbors, C classes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Indices = npt.NDArray[np.int64]
 
 
 class KNNAccuracy(NamedTuple):
-    """Accuracies in percent of a vote of `k` neighbors."""
+    """Accuracies in percent of the vote of `k` neighbors."""
 
     k: int
     top1: float
@@ -38,25 +38,25 @@ def knn_accuracy(
     ks: Sequence[int] = (10, 20, 100, 200),
     temperature: float = TEMPERATURE,
 ) -> list[KNNAccuracy]:
-    """Classify queries by a weighted vote of their nearest neighbors in the bank.
+    """Return the accuracies of a weighted vote of each query's nearest neighbors in the bank.
 
-    As in the original, top-5 counts the best min(5, k) classes, and a class that no neighbor voted for can be among
-    them, lower numbers first.
+    As in the original, top-5 uses the best min(5, k) classes. They can include classes without a vote, in the order of
+    their numbers.
 
     Args:
-        bank: [N, D].
+        bank: features [N, D].
         bank_labels: class numbers [N].
-        queries: [Q, D].
+        queries: features [Q, D].
         query_labels: class numbers [Q].
         ks: numbers of neighbors.
-        temperature: T of the votes exp(similarity / T).
+        temperature: T of the votes' weights exp(similarity / T).
 
     Raises:
         ConfigError: the bank has fewer features than the largest k.
         DataError: a feature is not finite.
     """
     if max(ks) > len(bank):
-        raise ConfigError(f"--nb_knn {max(ks)} asks for more neighbors than the {len(bank)} images of the bank")
+        raise ConfigError(f"--nb_knn {max(ks)} exceeds the {len(bank)} images of the bank; lower it or add images")
     similarities, neighbors = nearest_neighbors(bank, queries, max(ks))
     num_classes = int(max(bank_labels.max(), query_labels.max())) + 1
     accuracies = []
@@ -74,49 +74,51 @@ def knn_accuracy(
 
 
 def nearest_neighbors(bank: Features, queries: Features, k: int) -> tuple[Features, Indices]:
-    """Find the k features of the bank that are most similar to each query by the cosine.
+    """Find the k features of the bank with the largest cosine similarity to each query.
 
     Args:
-        bank: [N, D], N >= k.
-        queries: [Q, D].
+        bank: features [N, D], N >= k.
+        queries: features [Q, D].
         k: number of neighbors.
 
     Returns:
-        Similarities [Q, k] in falling order, and places in the bank [Q, k]; among equals the lower place comes first.
+        Similarities [Q, k] in descending order and indices in the bank [Q, k]; equal similarities are ordered by index.
 
     Raises:
         DataError: a feature is not finite.
     """
     queries = unit_rows(queries)
     similarities = np.empty((len(queries), k), np.float32)
-    places = np.empty((len(queries), k), np.int64)
+    indices = np.empty((len(queries), k), np.int64)
     step = max(BANK_BLOCK, k)
     for start in range(0, len(bank), step):
         block = unit_rows(bank[start : start + step])
         for first in range(0, len(queries), QUERY_BLOCK):
             rows = slice(first, first + QUERY_BLOCK)
-            found = queries[rows] @ block.T
+            candidates = queries[rows] @ block.T
             if start == 0:
-                known, floor = None, np.partition(found, -k, axis=1)[:, -k:][:, :1]
+                best = None
+                threshold = np.partition(candidates, -k, axis=1)[:, -k:][:, :1]
             else:
-                known, floor = (similarities[rows], places[rows]), similarities[rows, -1:]
-            similarities[rows], places[rows] = _merged(known, found, floor, start, k)
-    return similarities, places
+                best = (similarities[rows], indices[rows])
+                threshold = similarities[rows, -1:]
+            similarities[rows], indices[rows] = _merge_best(best, candidates, threshold, start, k)
+    return similarities, indices
 
 
 def class_scores(
     similarities: Features, votes: Indices, num_classes: int, temperature: float = TEMPERATURE
 ) -> npt.NDArray[np.float64]:
-    """Sum exp(similarity / T) of the neighbors class by class.
+    """Sum the neighbors' weights exp(similarity / T) by class.
 
     Args:
         similarities: [Q, k].
-        votes: the neighbors' class numbers [Q, k].
+        votes: class numbers [Q, k] of the neighbors.
         num_classes: C.
         temperature: T.
 
     Returns:
-        [Q, C].
+        Scores [Q, C].
     """
     scores = np.zeros((len(votes), num_classes))
     np.add.at(scores, (np.arange(len(votes))[:, None], votes), np.exp(similarities.astype(np.float64) / temperature))
@@ -124,7 +126,7 @@ def class_scores(
 
 
 def unit_rows(features: Features) -> Features:
-    """Divide the rows of [N, D] by their length; a row of zeros stays.
+    """Divide the rows of [N, D] by their lengths; rows of zeros stay zero.
 
     Raises:
         DataError: a feature is not finite.
@@ -132,21 +134,32 @@ def unit_rows(features: Features) -> Features:
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     if not np.isfinite(lengths).all():
         bad = int((~np.isfinite(lengths)).sum())
-        raise DataError(f"the features of {bad} of {len(features)} images are not finite; the checkpoint is unusable")
+        raise DataError(
+            f"the features of {bad} of {len(features)} images are not finite; choose an undamaged checkpoint"
+        )
     return features / np.maximum(lengths, np.finfo(np.float32).tiny)
 
 
-def _merged(
-    known: tuple[Features, Indices] | None, found: Features, floor: npt.NDArray[Any], start: int, k: int
+def _merge_best(
+    best: tuple[Features, Indices] | None, candidates: Features, threshold: npt.NDArray[Any], start: int, k: int
 ) -> tuple[Features, Indices]:
-    """The k best of each row among those known, which come first, and those found that reach the row's floor."""
-    rows, columns = np.nonzero(found >= floor)
-    values, places = found[rows, columns], columns + start
-    if known is not None:
-        rows = np.concatenate([np.repeat(np.arange(len(found)), k), rows])
-        values = np.concatenate([known[0].ravel(), values])
-        places = np.concatenate([known[1].ravel(), places])
-    order = np.lexsort((-values, rows))  # stable: equal values stay in the order of their places
-    starts = np.searchsorted(rows[order], np.arange(len(found)))
-    best = order[starts[:, None] + np.arange(k)]
-    return values[best], places[best]
+    """Return the k largest similarities of each row and their indices.
+
+    Args:
+        best: similarities and indices of the previous blocks, [rows, k] each; None for the first block.
+        candidates: similarities [rows, block] of the current block.
+        threshold: [rows, 1]; smaller candidates are ignored.
+        start: index of the first candidate in the bank.
+        k: number of neighbors.
+    """
+    rows, columns = np.nonzero(candidates >= threshold)
+    values = candidates[rows, columns]
+    indices = columns + start
+    if best is not None:
+        rows = np.concatenate([np.repeat(np.arange(len(candidates)), k), rows])
+        values = np.concatenate([best[0].ravel(), values])
+        indices = np.concatenate([best[1].ravel(), indices])
+    order = np.lexsort((-values, rows))  # stable: equal values stay in the order of their indices
+    starts = np.searchsorted(rows[order], np.arange(len(candidates)))
+    chosen = order[starts[:, None] + np.arange(k)]
+    return values[chosen], indices[chosen]

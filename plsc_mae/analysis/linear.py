@@ -1,8 +1,8 @@
-"""Linear classification of frozen features by logistic regression, minimized to its optimum by SciPy's L-BFGS-B.
+"""Linear classification of frozen features by logistic regression, solved to its optimum by SciPy's L-BFGS-B.
 
-Nothing is drawn at random, and there is no learning rate or number of epochs: the same features always give the same
-accuracy. Features and their second moments, D x D or n x n, whichever is smaller, are held in memory, so this is for
-thousands of images and features. n training features, Q queries, D width, R rank, C classes.
+The result is deterministic and does not depend on a learning rate or a number of epochs. Features and their second
+moments (D x D or n x n, whichever is smaller) are held in memory, so the method suits thousands of images and features.
+Notation: n training features, Q queries, D width, R rank, C classes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Doubles = npt.NDArray[np.float64]
 
 PENALTIES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 HELD_OUT = 10  # every tenth training feature is held out to choose the penalty
-RANK_TOLERANCE = 1e-7  # of the largest mean square along an axis; below it is what rounding leaves of dependent columns
-# The gradient alone ends L-BFGS-B: a limit on the decrease of the value (ftol) would stop flat problems early.
+RANK_TOLERANCE = 1e-7  # times the largest mean square along an axis; axes below it exist only because of rounding
+# Only the gradient stops L-BFGS-B: a limit on the decrease of the value (ftol) would stop flat problems too early.
 LBFGS_OPTIONS = {"maxcor": 20, "maxiter": 500, "gtol": 1e-5, "ftol": 0.0}
 
 
@@ -43,7 +43,7 @@ class LinearClassifier(NamedTuple):
     bias: Doubles
 
     def log_probabilities(self, features: Features) -> Doubles:
-        """Log-softmax of the scores of features [n, R], [n, C]."""
+        """Return the log-softmax [n, C] of the scores of features [n, R]."""
         return log_softmax(features @ self.weight.astype(np.float32) + self.bias, axis=1)
 
 
@@ -54,15 +54,15 @@ def linear_accuracy(
     query_labels: Indices,
     penalties: Sequence[float] = PENALTIES,
 ) -> LinearAccuracy:
-    """Classify queries by multinomial logistic regression on standardized training features.
+    """Return the accuracy of multinomial logistic regression on standardized training features.
 
-    The penalty is the one with the smallest cross entropy on every tenth training feature when fitted to the others;
-    with it, all training features are fitted. Queries decide nothing.
+    The L2 penalty is the one with the smallest cross entropy on the held-out features (every tenth training feature)
+    when fitted to the others. The final fit uses all training features. Queries do not influence the fit.
 
     Args:
-        features: [n, D].
+        features: training features [n, D].
         labels: class numbers [n].
-        queries: [Q, D].
+        queries: features [Q, D].
         query_labels: class numbers [Q].
         penalties: L2 penalties to choose from.
 
@@ -86,25 +86,26 @@ def linear_accuracy(
 
 
 def standardize(features: Features, queries: Features) -> tuple[Features, Features]:
-    """Bring features [n, D] to mean 0 and variance 1 by column, and queries [Q, D] with the same numbers.
+    """Standardize features [n, D] to mean 0 and variance 1 per column, and queries [Q, D] with the same statistics.
 
-    Columns that do not vary become 0.
+    Constant columns become 0.
 
     Raises:
         DataError: a feature is not finite.
     """
-    mean, std = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
+    mean = features.mean(axis=0, dtype=np.float64)
+    std = features.std(axis=0, dtype=np.float64)
     if not (np.isfinite(std).all() and np.isfinite(queries).all()):
-        raise DataError("the features are not finite; the checkpoint is unusable")
-    varies = std > 1e-6 * np.abs(mean)  # a constant varies by rounding only
+        raise DataError("the features are not finite; choose an undamaged checkpoint")
+    varies = std > 1e-6 * np.abs(mean)  # the std of a constant column is not exactly 0 because of rounding
     scale = np.where(varies, 1 / np.where(varies, std, 1), 0)
     return ((features - mean) * scale).astype(np.float32), ((queries - mean) * scale).astype(np.float32)
 
 
 def principal_axes(features: Features) -> tuple[Features, Doubles]:
-    """Find orthonormal axes [D, R] that span features [n, D], R <= min(n, D), and the mean square along each [R].
+    """Return orthonormal axes [D, R] that span features [n, D], R <= min(n, D), and the mean square [R] along each.
 
-    A penalized solution lies within their span, so nothing is lost by leaving the other directions out.
+    The solution with an L2 penalty lies in this span, so the reduction to the axes is exact.
     """
     number, width = features.shape
     doubles = features.astype(np.float64)
@@ -120,17 +121,18 @@ def principal_axes(features: Features) -> tuple[Features, Doubles]:
 def fit_on_axes(
     features: Features, labels: Indices, num_classes: int, l2: float, variance: Doubles
 ) -> LinearClassifier:
-    """Minimize the mean cross entropy + l2 / 2 * |weight|^2; biases are free.
+    """Minimize the mean cross entropy + l2 / 2 * |weight|^2; biases are not penalized.
 
-    The Hessian of a weight on an axis lies below variance / 2 + l2 (Boehning 1992, "Multinomial logistic regression
-    algorithm"). In units of one over its root all axes are about equally steep, so L-BFGS-B converges in few steps.
+    The Hessian with respect to a weight on an axis is at most variance / 2 + l2 (Boehning 1992, "Multinomial logistic
+    regression algorithm"). Scaling each axis by the inverse square root of this bound makes all axes about equally
+    steep, so L-BFGS-B converges in few steps.
 
     Args:
-        features: [n, R], coordinates on principal axes.
+        features: coordinates [n, R] on the principal axes.
         labels: class numbers [n].
         num_classes: C.
-        l2: the penalty.
-        variance: mean square of the coordinates [R]; it affects the speed only.
+        l2: L2 penalty.
+        variance: mean square [R] of the coordinates; it affects only the speed.
     """
     unit = 1 / np.sqrt(variance / 2 + l2)[:, None]
     scaled = features * unit.T.astype(np.float32)

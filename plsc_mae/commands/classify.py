@@ -5,17 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 import re
-import textwrap
 from typing import NamedTuple
 
 import numpy as np
 import paddle
 
-from plsc_mae.analysis.features import encode_dataset
-from plsc_mae.commands.pretrain import count_workers, share_network, training_world
+from plsc_mae.analysis.features import FeatureDataset, encode_dataset
 from plsc_mae.config import ClassifyConfig, LinprobeConfig
-from plsc_mae.config.schema import to_line
-from plsc_mae.data.cached_features import FeatureRows
 from plsc_mae.data.cifar import CifarDataset, CifarImages, read_cifar
 from plsc_mae.data.imagefolder import ImageDataset, ImageList, find_images, find_validation, require_classes
 from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
@@ -30,14 +26,17 @@ from plsc_mae.methods.classify import (
     train_transform,
     validation_transform,
 )
-from plsc_mae.methods.pipelined import BatchSizes, PipelinedTask, keep_stage, stages_by_cost
 from plsc_mae.methods.sweep import SweepTask
 from plsc_mae.models.classifier import ImageClassifier
-from plsc_mae.parallel.pipeline import Line
 from plsc_mae.parallel.world import World
+from plsc_mae.pipeline.data import SizeOnlyDataset
+from plsc_mae.pipeline.schedule import Line
+from plsc_mae.pipeline.stages import keep_stage, stages_by_cost
+from plsc_mae.pipeline.task import PipelinedTask
+from plsc_mae.runtime import count_workers
 from plsc_mae.train.observers.base import Evaluation
-from plsc_mae.train.step import choose_precision
-from plsc_mae.train.trainer import Trainer
+from plsc_mae.train.precision import choose_precision
+from plsc_mae.train.setup import build_trainer, log_options, share_network, training_loader, training_world
 from plsc_mae.weights import LoadReport
 
 logger = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ LabeledImages = ImageList | CifarImages
 
 
 class Images(NamedTuple):
-    """Labeled images to train on, unless a classifier is only evaluated, and to validate with, if wanted."""
+    """Labeled images; without `train` the classifier is only evaluated, without `val` it is only trained."""
 
     train: LabeledImages | None
     val: LabeledImages | None
@@ -56,7 +55,7 @@ class Images(NamedTuple):
 
 
 class Datasets(NamedTuple):
-    """Samples of them."""
+    """Samples of the training and validation images."""
 
     train: KeyedDataset | None
     val: KeyedDataset | None
@@ -66,12 +65,11 @@ def run(config: ClassifyConfig) -> None:
     """Train a classifier as the config says, or evaluate one.
 
     Raises:
-        UserError: anything about config, data, folders or checkpoints that the user can mend.
+        UserError: options, data, folders or checkpoints cannot be used; the message names the remedy.
     """
     images = find_labeled(config)
     world = training_world(config)
-    if world.is_main:
-        logger.info("options: %s", textwrap.fill(to_line(config), 120, subsequent_indent="  "))
+    log_options(config, world)
     paddle.seed(config.seed)
     model = build_classifier(config, images.num_classes)
     _load(model, config)
@@ -81,7 +79,7 @@ def run(config: ClassifyConfig) -> None:
     datasets = _datasets(config, images, world)
     if isinstance(config, LinprobeConfig) and config.cache_features:
         if world.tensor.size > 1:
-            raise ConfigError("--cache_features and --tensor_parallel exclude each other; leave one of them out")
+            raise ConfigError("--cache_features and --tensor_parallel cannot be combined; leave one of them out")
         datasets = _cached(model, config, images, world)
         if not world.is_main:
             return
@@ -89,31 +87,25 @@ def run(config: ClassifyConfig) -> None:
     task = _task(model, config, images, world)
     evaluations = _evaluations(task, config, datasets.val, world)
     if config.eval:
-        _tell(evaluations[0], world)
+        _print_accuracies(evaluations[0], world)
         return
     assert datasets.train is not None
-    sampler = EpochBatchSampler(len(datasets.train), config.batch_size, world.rank, world.size, config.seed)
-    loader = build_loader(
-        datasets.train,
-        sampler,
-        num_workers=_workers(config, datasets.train),
-        worker_timeout=config.worker_timeout,
-    )
-    trainer = Trainer(task, loader, config, world, observers=evaluations, keep_best=BEST_METRIC)
+    loader = training_loader(datasets.train, config, world, num_workers=_workers(config, datasets.train))
+    trainer = build_trainer(task, loader, config, world, observers=evaluations, keep_best=BEST_METRIC)
     trainer.fit()
     if isinstance(task, SweepTask) and world.is_main:
-        _tell_sweep(task, trainer.metrics)
+        _print_sweep(task, trainer.metrics)
 
 
 # --------------------------------------------------------------------------------------------------- images
 
 
 def find_labeled(config: ClassifyConfig) -> Images:
-    """List the images that a config needs.
+    """List the images that a run needs.
 
     Raises:
-        ConfigError: no data path, or fewer --nb_classes than the data has.
-        DataError: images are missing or without labels, or validation images have other classes.
+        ConfigError: there is no --data_path, or --nb_classes is smaller than the number of classes.
+        DataError: images or labels are missing, or validation images have other classes.
     """
     if not config.data_path:
         raise ConfigError("--data_path is required: a folder with train/CLASS/*.jpg and val/CLASS/*.jpg")
@@ -147,24 +139,26 @@ def _labeled_folders(config: ClassifyConfig) -> tuple[ImageList | None, ImageLis
 
 def _datasets(config: ClassifyConfig, images: Images, world: World) -> Datasets:
     if world.previous is not None:  # a stage behind the first
-        return Datasets(*(None if split is None else BatchSizes(len(split)) for split in (images.train, images.val)))
+        return Datasets(
+            *(None if split is None else SizeOnlyDataset(len(split)) for split in (images.train, images.val))
+        )
     train = None if images.train is None else build_dataset(config, images.train, train_transform(config))
     val = None if images.val is None else build_dataset(config, images.val, validation_transform(config))
     return Datasets(train, val)
 
 
 def build_dataset(config: ClassifyConfig, images: LabeledImages, transform: Transform) -> KeyedDataset:
-    """Samples of images by a transform."""
+    """Return the transformed samples of images."""
     if isinstance(images, CifarImages):
         return CifarDataset(images, transform, seed=config.seed)
     return ImageDataset(images, transform, seed=config.seed, backend=config.image_backend, bad_image=config.bad_image)
 
 
 def _cached(model: ImageClassifier, config: ClassifyConfig, images: Images, world: World) -> Datasets:
-    """Encode every image once by the evaluation crop, in all processes; the first one gets the features."""
+    """Encode the evaluation crop of every image once, in all processes; only the main process gets the features."""
     model.eval()
     normalize = build_normalize(config)
-    parts: list[FeatureRows | None] = []
+    parts: list[FeatureDataset | None] = []
     for name, split in (("train", images.train), ("val", images.val)):
         if split is None:
             parts.append(None)
@@ -177,32 +171,30 @@ def _cached(model: ImageClassifier, config: ClassifyConfig, images: Images, worl
             num_workers=count_workers(config.num_workers),
             title=f"encoding {name}",
         )
-        parts.append(FeatureRows(arrays["features"], np.asarray(split.labels)) if arrays else None)
+        parts.append(FeatureDataset(arrays["features"], np.asarray(split.labels)) if arrays else None)
     if world.is_main:
-        logger.info(
-            "--cache_features: every image is encoded once, by the evaluation crop, which approximates the recipe"
-        )
+        logger.info("--cache_features: encoded the evaluation crop of every image; the recipe itself uses random crops")
     return Datasets(*parts)
 
 
 def _workers(config: ClassifyConfig, dataset: KeyedDataset) -> int:
-    """Cached features, or none, need no other process."""
-    return 0 if isinstance(dataset, (FeatureRows, BatchSizes)) else count_workers(config.num_workers)
+    """Return the number of loader processes: 0 for data sets that read no files."""
+    return 0 if isinstance(dataset, (FeatureDataset, SizeOnlyDataset)) else count_workers(config.num_workers)
 
 
 # ------------------------------------------------------------------------------------------------- network
 
 
 def _load(model: ImageClassifier, config: ClassifyConfig) -> None:
-    """Put the weights in that the run starts from, and say which."""
+    """Load and log the weights that the run starts from."""
     if config.eval:
         source = config.resume or config.finetune
         report = load_classifier_weights(model, source, model_key=config.model_key, model_prefix=config.model_prefix)
         logger.info("%s: %s", source, report)
     elif config.finetune:
-        _tell_start(config.finetune, start_from_pretraining(model, config))
+        _log_start(config.finetune, start_from_pretraining(model, config))
     else:
-        logger.warning("no --finetune: the encoder starts from random weights")
+        logger.warning("without --finetune the encoder starts from random weights")
 
 
 def _task(model: ImageClassifier, config: ClassifyConfig, images: Images, world: World) -> ClassifyTask | PipelinedTask:
@@ -216,21 +208,26 @@ def _task(model: ImageClassifier, config: ClassifyConfig, images: Images, world:
 
 
 def _keep_stage(model: ImageClassifier, config: ClassifyConfig, world: World) -> None:
-    """Cut the network down to this process's stage, and say how it is divided."""
+    """Reduce the network to this process's stage, and log the stages."""
     for name in ("cache_features", "lr_sweep"):
         if getattr(config, name, None):
-            raise ConfigError(f"--{name} and --pipeline_parallel exclude each other; leave one of them out")
+            raise ConfigError(f"--{name} and --pipeline_parallel cannot be combined; leave one of them out")
     stages = stages_by_cost(model, world)
     keep_stage(model, Line.of(world), stages[world.stage])
     logger.info("blocks by stage: %s", ", ".join(f"{blocks[0]}-{blocks[-1]}" for blocks in stages))
 
 
-def _tell_start(path: str, report: LoadReport) -> None:
+def _log_start(path: str, report: LoadReport) -> None:
     fresh = sorted({re.sub(r"\.\d+\.", ".*.", name).rpartition(".")[0] for name in report.missing})
     resized = f", resized: {', '.join(report.resized)}" if report.resized else ""
     logger.info(
-        "%s (%s): %d tensors loaded, new here: %s, %d of the file not used%s",
-        *(path, report.dialect, len(report.matched), ", ".join(fresh) or "nothing", len(report.unexpected), resized),
+        "%s (%s): %d tensors loaded, new layers: %s, %d tensors of the file not used%s",
+        path,
+        report.dialect,
+        len(report.matched),
+        ", ".join(fresh) or "none",
+        len(report.unexpected),
+        resized,
     )
 
 
@@ -240,7 +237,7 @@ def _tell_start(path: str, report: LoadReport) -> None:
 def _evaluations(
     task: ClassifyTask | PipelinedTask, config: ClassifyConfig, dataset: KeyedDataset | None, world: World
 ) -> list[Evaluation]:
-    """Evaluation of the weights and, if there is one, of their average."""
+    """Return the evaluation of the weights and, with --model_ema, of their moving average."""
     if dataset is None:
         return []
     loader = validation_loader(dataset, config, world)
@@ -253,7 +250,7 @@ def _evaluations(
 
 
 def validation_loader(dataset: KeyedDataset, config: ClassifyConfig, world: World) -> BatchLoader:
-    """Every image once: in this process, or by --dist_eval in all processes together."""
+    """Return batches of every image once: in each process, or with --dist_eval in all processes together."""
     rank, size = (world.rank, world.size) if config.dist_eval else (0, 1)
     sampler = EpochBatchSampler(
         len(dataset), config.batch_size, rank, size, config.seed, shuffle=False, drop_last=False
@@ -262,14 +259,14 @@ def validation_loader(dataset: KeyedDataset, config: ClassifyConfig, world: Worl
     return build_loader(dataset, sampler, num_workers=workers, worker_timeout=config.worker_timeout)
 
 
-def _tell(evaluation: Evaluation, world: World) -> None:
+def _print_accuracies(evaluation: Evaluation, world: World) -> None:
     metrics = evaluation().metrics
     if world.is_main:
         top1, top5, loss = (metrics[f"test_{name}"] for name in ("acc1", "acc5", "loss"))
         print(f"* Acc@1 {top1:.3f} Acc@5 {top5:.3f} loss {loss:.3f}, {len(evaluation.loader.dataset)} images")
 
 
-def _tell_sweep(task: SweepTask, metrics: dict[str, float]) -> None:
+def _print_sweep(task: SweepTask, metrics: dict[str, float]) -> None:
     if not metrics:
         return
     print("     rate  test_acc1  test_loss")

@@ -11,8 +11,8 @@ import numpy as np
 
 from plsc_mae.analysis.features import Encode, TokenFeatures, pixel_features
 from plsc_mae.analysis.knn import knn_accuracy
+from plsc_mae.analysis.labeled import LabeledFeatures, encode_labeled
 from plsc_mae.analysis.linear import linear_accuracy, standardize
-from plsc_mae.commands.knn import Labeled, encode_labeled
 from plsc_mae.config.tools import CompareConfig
 from plsc_mae.data.imagefolder import find_images, find_validation
 from plsc_mae.errors import DataError
@@ -80,7 +80,7 @@ def _encoder(path: str, config: CompareConfig, seed: int | None) -> Source:
     return TokenFeatures(network, normalize, [len(network.blocks)], [config.pool], config.norm), network.img_size
 
 
-def _score(row: Row, parts: list[Labeled], k: int) -> None:
+def _score(row: Row, parts: list[LabeledFeatures], k: int) -> None:
     """Add the accuracies of features to a row. Both classifiers use standardized features."""
     bank, queries = parts
     labels = bank.labels, queries.labels

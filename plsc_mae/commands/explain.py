@@ -20,10 +20,8 @@ from plsc_mae.analysis.attention import (
     patch_relevance,
     rollout,
 )
-from plsc_mae.analysis.heatmap import overlay
-from plsc_mae.analysis.panel import compose
+from plsc_mae.analysis.pictures import compose, overlay
 from plsc_mae.commands.pictures import SHEET_ROWS, find_pictures, panel_name, save_picture, spread
-from plsc_mae.commands.predict import open_trained
 from plsc_mae.config.schema import suggest
 from plsc_mae.config.tools import ExplainConfig
 from plsc_mae.data.decode import open_image
@@ -31,6 +29,7 @@ from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.seeding import sample_rng
 from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import ConfigError
+from plsc_mae.loading.classifier import open_classifier
 from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.methods.base import Pictures
 from plsc_mae.models.vit import VisionTransformer
@@ -98,7 +97,7 @@ class Explainer:
     origin: str
 
     def __init__(self, config: ExplainConfig) -> None:
-        self.config, self.trained = config, open_trained(config) if config.category_index else None
+        self.config, self.trained = config, open_classifier(config) if config.category_index else None
         self.category: int | None = None
         pools_mean = False
         if self.trained is None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plsc_mae.analysis.features import TokenFeatures, encode_images, save_arrays
-from plsc_mae.commands.knn import center_crop
-from plsc_mae.commands.pretrain import count_workers
+from plsc_mae.analysis.labeled import center_crop
 from plsc_mae.config.tools import ExtractConfig
 from plsc_mae.data.imagefolder import find_images
 from plsc_mae.errors import ConfigError
 from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.parallel.world import World
+from plsc_mae.runtime import count_workers
 
 
 def run(config: ExtractConfig) -> None:

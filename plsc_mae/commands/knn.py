@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from plsc_mae import weights
-from plsc_mae.analysis.features import Encode, TokenFeatures, encode_images, pixel_features, save_arrays
+from plsc_mae.analysis.features import Encode, TokenFeatures, pixel_features, save_arrays
 from plsc_mae.analysis.knn import KNNAccuracy, knn_accuracy
-from plsc_mae.commands.pretrain import count_workers
-from plsc_mae.config.tools import KNNConfig, ViewConfig
-from plsc_mae.data.imagefolder import ImageList, find_images, find_validation
-from plsc_mae.data.transforms import ResizeCenterCrop
+from plsc_mae.analysis.labeled import LabeledFeatures, encode_labeled
+from plsc_mae.config.tools import KNNConfig
+from plsc_mae.data.imagefolder import find_images, find_validation
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.parallel.world import World
 
 BANK, QUERIES = "train.npz", "val.npz"
-
-
-class Labeled(NamedTuple):
-    """Features [n, D] and class numbers [n]."""
-
-    features: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
 
 
 def run(config: KNNConfig) -> None:
@@ -59,28 +48,7 @@ def run(config: KNNConfig) -> None:
         _append(Path(config.save_path) / "output.txt", name, accuracies)
 
 
-def center_crop(config: ViewConfig, size: tuple[int, int]) -> ResizeCenterCrop:
-    """Return the evaluation transform to `size` = (h, w)."""
-    return ResizeCenterCrop(size, int(max(size) / config.crop_pct), config.interpolation)
-
-
-def encode_labeled(
-    encode: Encode, lists: Iterable[ImageList], size: tuple[int, int], config: ViewConfig, world: World
-) -> list[Labeled]:
-    """Compute the features of labeled images, resized and cropped to `size` = (h, w).
-
-    Returns:
-        One set per list in the first process; an empty list in the others.
-    """
-    transform, workers = center_crop(config, size), count_workers(config.num_workers)
-    parts = []
-    for images in lists:
-        arrays = encode_images(encode, images, transform, world, batch_size=config.batch_size, num_workers=workers)
-        parts += [Labeled(features, images.labels) for features in arrays.values()]
-    return parts
-
-
-def _computed(config: KNNConfig, world: World) -> tuple[str, list[Labeled]]:
+def _computed(config: KNNConfig, world: World) -> tuple[str, list[LabeledFeatures]]:
     """Return the name of the features and, in the first process, bank and queries; an empty list in the others."""
     bank = find_images(config.data_path, "train")
     lists = (bank, find_validation(bank, config.data_path, config.eval_data_path))
@@ -102,18 +70,18 @@ def _computed(config: KNNConfig, world: World) -> tuple[str, list[Labeled]]:
     parts = encode_labeled(encode, lists, size, config, world)
     if config.pixels and world.is_main:  # pixels are never negative, so uncentered images are all similar by cosine
         mean = parts[0].features.mean(axis=0)
-        parts = [Labeled(features - mean, labels) for features, labels in parts]
+        parts = [LabeledFeatures(features - mean, labels) for features, labels in parts]
     return name, parts
 
 
-def _loaded(config: KNNConfig) -> tuple[str, list[Labeled]]:
+def _loaded(config: KNNConfig) -> tuple[str, list[LabeledFeatures]]:
     parts = []
     for file in (BANK, QUERIES):
         path = Path(config.load_path) / file
         arrays = weights.read(path).tensors
         if not {"features", "labels"} <= set(arrays):
             raise DataError(f"{path} has no features and labels; expected a folder of `plsc-mae knn --save_path`")
-        parts.append(Labeled(arrays["features"], arrays["labels"]))
+        parts.append(LabeledFeatures(arrays["features"], arrays["labels"]))
     if parts[0].features.shape[1:] != parts[1].features.shape[1:]:
         raise ConfigError(f"--load_path {config.load_path}: {BANK} and {QUERIES} are of different networks")
     return config.load_path, parts

@@ -22,7 +22,7 @@ from plsc_mae.parity.compare import Comparison, ParityError
 from plsc_mae.parity.networks import originals
 from plsc_mae.parity.originals import find_original, obstacle
 from plsc_mae.parity.report import Report, comparison_lines
-from plsc_mae.train.step import Precision, choose_precision
+from plsc_mae.train.precision import Precision, choose_precision
 
 
 def run(config: ParityConfig) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from plsc_mae.commands.plan_measure import Measured, measure
 from plsc_mae.config import LinprobeConfig
 from plsc_mae.data.imagefolder import find_images
 from plsc_mae.errors import ConfigError
 from plsc_mae.plan.activation_memory import Conditions
 from plsc_mae.plan.advice import Changes, remedy
 from plsc_mae.plan.estimate import HALF, Estimate, estimate, precision_bytes
+from plsc_mae.plan.measure import MemoryPeak, measure
 from plsc_mae.plan.networks import dissect
 from plsc_mae.plan.sketch import Sketch, sketch
 
@@ -150,7 +150,7 @@ def _verdict(drawn: Sketch, config: Any, found: Estimate) -> str:
     return f"{told}\nfits with {_options(better.changes)}: {better.estimate.usage.total / GIB:.1f} GiB"
 
 
-def _measured(measured: Measured, planned: int) -> str:
+def _measured(measured: MemoryPeak, planned: int) -> str:
     told = f"measured: {measured.allocated / MIB:.1f} MiB allocated at the fullest moment of two updates"
     if measured.resident is not None:
         told += f", {measured.resident / MIB:.1f} MiB in the process beside what it had before"

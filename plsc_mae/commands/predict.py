@@ -13,15 +13,15 @@ from paddle import Tensor
 
 from plsc_mae.analysis.features import encode_dataset
 from plsc_mae.commands.pictures import find_pictures
-from plsc_mae.commands.pretrain import count_workers
-from plsc_mae.config.tools import ExplainConfig, PredictConfig
+from plsc_mae.config.tools import PredictConfig
 from plsc_mae.data.decode import open_image
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.seeding import SampleKey, sample_rng
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import DataError
-from plsc_mae.loading.classifier import LoadedClassifier, load_classifier
+from plsc_mae.loading.classifier import LoadedClassifier, open_classifier
 from plsc_mae.parallel.world import World
+from plsc_mae.runtime import count_workers
 
 
 class Prediction(NamedTuple):
@@ -56,7 +56,7 @@ def run(config: PredictConfig) -> None:
     """
     world = World(config.device)
     images = find_pictures(config.img_path)
-    trained = open_trained(config)
+    trained = open_classifier(config)
     if world.is_main:
         print(trained.origin)
     predictions = predict(trained, images, world, config)
@@ -67,18 +67,6 @@ def run(config: PredictConfig) -> None:
     if config.save_path and world.is_main:
         save_predictions(Path(config.save_path), predictions)
         print(config.save_path)
-
-
-def open_trained(config: PredictConfig | ExplainConfig) -> LoadedClassifier:
-    """Load the classifier that the options name. Raises the errors of `load_classifier`."""
-    return load_classifier(
-        config.model_path,
-        model_key=config.model_key,
-        classes=config.classes,
-        num_heads=config.num_heads,
-        input_size=config.input_size,
-        global_pool=config.global_pool,
-    )
 
 
 def predict(trained: LoadedClassifier, images: ImageList, world: World, config: PredictConfig) -> list[Prediction]:

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 
 from plsc_mae import weights
-from plsc_mae.analysis.panel import compose
+from plsc_mae.analysis.pictures import compose
 from plsc_mae.commands.pictures import SHEET_ROWS, find_pictures, panel_name, save_picture, spread
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.schema import options

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plsc_mae.config.schema import option
+from plsc_mae.config.schema import in_group, option
 from plsc_mae.errors import ConfigError
 
 FOLDER = "weights"
+_heads = in_group("Attention heads")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -38,10 +39,10 @@ class WeightsFetchConfig:
 class HeadsOptions:
     """Numbers of attention heads, which weight files do not contain."""
 
-    num_heads: int | None = option(
+    num_heads: int | None = _heads(
         None, "encoder heads; needed for a foreign file of an unpublished width", within="[1, inf)"
     )
-    decoder_num_heads: int | None = option(None, "decoder heads of such a file", within="[1, inf)")
+    decoder_num_heads: int | None = _heads(None, "decoder heads of such a file", within="[1, inf)")
 
 
 @dataclass(kw_only=True, frozen=True)

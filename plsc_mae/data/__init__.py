@@ -1,1 +1,1 @@
-"""From files to batches on the device."""
+"""Data pipeline: image files to normalized batches on the device."""

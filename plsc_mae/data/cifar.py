@@ -1,6 +1,6 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) from local files, in the binary version: labels and pixels, byte by byte.
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), read from local files of the binary version.
 
-The version for Python is a pickle of pickles, which this package does not open.
+The Python version is not supported, because its files are pickles.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _PIXEL_BYTES = 3 * SIDE * SIDE  # red plane, green plane, blue plane
 
 
 class _Layout(NamedTuple):
-    """What is in the folder of one of the two data sets."""
+    """File names and record format of one of the two data sets."""
 
     folder: str
     names: str  # file with a class name per line
-    labels: int  # bytes before the pixels; the last one is the class, one before it the coarse class
+    labels: int  # label bytes per record; the last one is the class (CIFAR-100 puts the coarse class before it)
     train: tuple[str, ...]
     val: tuple[str, ...]
 
@@ -52,7 +52,7 @@ class CifarImages:
         pixels: uint8 [n, 32, 32, 3].
         labels: class numbers [n].
         classes: names in the order of their numbers.
-        source: folder and split, for messages.
+        source: folder and split, used in messages.
     """
 
     pixels: Pixels
@@ -65,11 +65,11 @@ class CifarImages:
 
 
 def read_cifar(data_path: str | Path, split: str) -> CifarImages:
-    """Read one split, "train" or anything else for the test images.
+    """Read the training or the test images.
 
     Args:
-        data_path: folder `cifar-10-batches-bin` or `cifar-100-binary`, or one that holds one of them.
-        split: which images.
+        data_path: folder `cifar-10-batches-bin` or `cifar-100-binary`, or a folder that contains one of them.
+        split: "train" for the training images; any other value reads the test images.
 
     Raises:
         DataError: the folder or one of its files is missing or damaged.
@@ -84,12 +84,14 @@ def read_cifar(data_path: str | Path, split: str) -> CifarImages:
 
 
 class CifarDataset:
-    """Samples of CifarImages: what the transform makes of an image, its "index" and "label", and 0 "skipped" files.
+    """Data set of transformed CIFAR images.
+
+    A sample is the transform's arrays plus "index", "label" and "skipped", which is always 0.
 
     Args:
-        images: in memory; forked workers share them.
+        images: images in memory; forked workers share them.
         transform: maps a SourceImage and the sample's generator to named arrays.
-        seed: of the generators, together with epoch and index.
+        seed: seeds the generators together with epoch and index.
     """
 
     def __init__(self, images: CifarImages, transform: Transform, *, seed: int) -> None:
@@ -101,8 +103,8 @@ class CifarDataset:
         return len(self.images)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        place = f"{key.index} of {self.images.source}"
-        image = PilImage(place, Image.fromarray(self.images.pixels[key.index]))
+        name = f"{key.index} of {self.images.source}"
+        image = PilImage(name, Image.fromarray(self.images.pixels[key.index]))
         sample = self.transform(image, sample_rng(self.seed, key.epoch, key.index))
         numbers = {"index": key.index, "label": self.images.labels[key.index], "skipped": 0}
         return sample | {name: np.asarray(number, np.int64) for name, number in numbers.items()}
@@ -117,8 +119,8 @@ def _find(data_path: Path) -> tuple[Path, _Layout]:
             return data_path, layout
     folders = " or ".join(layout.folder for layout in _LAYOUTS)
     raise DataError(
-        f"--data_path {data_path} holds no {folders}; unpack the 'binary version' of CIFAR there, "
-        f"as the version for Python is not read"
+        f"--data_path {data_path} contains no {folders}; unpack the 'binary version' of CIFAR there "
+        f"(the Python version is not supported)"
     )
 
 
@@ -126,12 +128,15 @@ def _read_records(file: Path, label_bytes: int, num_classes: int) -> npt.NDArray
     data = np.frombuffer(_read(file), np.uint8)
     if data.size == 0 or data.size % (label_bytes + _PIXEL_BYTES):
         raise DataError(
-            f"{file} has {data.size} bytes, not a multiple of {label_bytes + _PIXEL_BYTES}, so it is cut short or no "
-            f"CIFAR file; unpack it again"
+            f"{file} has {data.size} bytes, expected a multiple of {label_bytes + _PIXEL_BYTES}: it is truncated or "
+            f"not a CIFAR file; unpack it again"
         )
     records = data.reshape(-1, label_bytes + _PIXEL_BYTES)
     if records[:, label_bytes - 1].max() >= num_classes:
-        raise DataError(f"{file} has labels beyond its {num_classes} classes, so it is damaged; unpack it again")
+        raise DataError(
+            f"{file} is damaged: label {records[:, label_bytes - 1].max()} is out of range for {num_classes} classes; "
+            f"unpack it again"
+        )
     return records
 
 

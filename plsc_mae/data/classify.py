@@ -1,7 +1,7 @@
-"""Transforms of supervised training: fine-tuning, linear and attentive probing, and evaluation of all of them.
+"""Transforms for supervised training (fine-tuning, linear and attentive probing) and for evaluation.
 
-They give uint8 pixels, as all transforms do. What random erasing draws goes along, for `plsc_mae.data.erasing.erase`
-to apply after normalizing; Mixup is drawn per batch.
+Like all transforms, they return uint8 pixels. The boxes and noise of random erasing are returned with the image;
+`plsc_mae.data.erasing.erase` applies them after normalization. Mixup is drawn per batch, not here.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from plsc_mae.data.transforms import (
 from plsc_mae.data.views import color_jitter
 from plsc_mae.errors import DataError
 
-TINY_SIDE = 32  # up to here images are not resized, as their data sets come in this size
+TINY_SIDE = 32  # images for inputs up to this size are not resized, because such data sets come in this size
 _TINY_PADDING = 4
 
 
 @dataclass(frozen=True)
 class FinetuneAugment:
-    """Crop, flip, RandAugment or color jitter, erasing: the augmentation of fine-tuning (timm 0.3.2).
+    """Augmentation of fine-tuning (timm 0.3.2): crop, flip, RandAugment or color jitter, random erasing.
 
-    Gives {"image": uint8 [h, w, 3]} and, with erasing, what `RandomErasing` gives. Images for inputs of up to 32 pixels
-    are padded by 4 black ones and cropped, not resized (BUPT-PRIV/MAE-priv).
+    Returns {"image": uint8 [h, w, 3]} and, with erasing, the arrays of `RandomErasing`. For inputs of up to 32 pixels,
+    images are padded by 4 black pixels and cropped instead of resized (BUPT-PRIV/MAE-priv).
 
     Attributes:
-        size: of the output, (h, w).
-        scale: range of the crop's share of the image area.
+        size: output size (h, w).
+        scale: range of the crop's area as a fraction of the image area.
         hflip: probability of a horizontal flip.
-        interpolation: of the crop; random chooses bilinear or bicubic for each image.
-        rand_augment: None for none.
-        color_jitter: strength of the jitter of brightness, contrast and saturation; only where there is no RandAugment.
-        erasing: None for none.
+        interpolation: filter of the crop; "random" chooses bilinear or bicubic for each image.
+        rand_augment: None disables RandAugment.
+        color_jitter: strength of the brightness, contrast and saturation jitter; ignored if RandAugment is enabled.
+        erasing: None disables random erasing.
     """
 
     size: tuple[int, int]
@@ -58,7 +58,7 @@ class FinetuneAugment:
     erasing: RandomErasing | None = None
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
-        """Draw from `rng` and apply what was drawn, in the order above."""
+        """Augment an image; all draws come from `rng`, in the order above."""
         pixels = self._crop(image, rng)
         if rng.random() < self.hflip:
             pixels = flip_horizontal(pixels)
@@ -80,9 +80,10 @@ class FinetuneAugment:
 def linear_probe_augment(
     size: tuple[int, int], scale: tuple[float, float] = (0.08, 1.0), draw_box: DrawBox = clamped_crop_box
 ) -> RandomCropFlip:
-    """Return the augmentation of linear probing: a crop, then a flip.
+    """Return the augmentation of linear probing: a random crop, then a flip.
 
-    The crop is drawn once and clamped, as in facebookresearch/mae util/crop.py, unless `draw_box` draws it otherwise.
+    By default the crop is drawn once and clamped to the image, as in facebookresearch/mae util/crop.py; `draw_box`
+    replaces that rule.
     """
     return RandomCropFlip(size, scale, draw_box=draw_box)
 
@@ -93,10 +94,10 @@ def evaluation_transform(
     """Return the transform of validation images (facebookresearch/mae util/datasets.py).
 
     Args:
-        size: of the output, (h, w).
-        crop_pct: longer side of the output over the resized image's shorter side; by default 224 / 256 up to 224
-            pixels and 1 beyond. Inputs of up to 32 pixels default to 1 too, so images of that size stay as they are.
-        interpolation: k-NN evaluation uses bilinear.
+        size: output size (h, w).
+        crop_pct: ratio of the output's longer side to the shorter side of the resized image. Default: 224 / 256 for
+            outputs of 33 to 224 pixels, else 1. So images of up to 32 pixels are not resized.
+        interpolation: filter of the resize; k-NN evaluation uses bilinear.
     """
     side = max(size)
     if crop_pct is None:
@@ -105,7 +106,7 @@ def evaluation_transform(
 
 
 def padded_crop(image: SourceImage, size: tuple[int, int], rng: np.random.Generator) -> Pixels:
-    """Pad an image by 4 black pixels on all sides and crop `size` = (h, w) anywhere, as torchvision's RandomCrop.
+    """Pad an image by 4 black pixels on each side and take a random crop of `size` = (h, w) (torchvision's RandomCrop).
 
     Raises:
         DataError: the padded image is smaller than the crop.
@@ -114,9 +115,10 @@ def padded_crop(image: SourceImage, size: tuple[int, int], rng: np.random.Genera
     if min(free) < 0:
         raise DataError(
             f"image {image.path} of {image.height}x{image.width} pixels is too small for --input_size "
-            f"{size[0]}x{size[1]}, which does not enlarge images; enlarge or remove it"
+            f"{size[0]}x{size[1]}: inputs of up to {TINY_SIDE} pixels are cropped without resizing; enlarge or remove "
+            f"the image"
         )
     pixels = image.resize((image.height, image.width))
     padded = np.pad(pixels, ((_TINY_PADDING, _TINY_PADDING), (_TINY_PADDING, _TINY_PADDING), (0, 0)))
-    top, left = (int(rng.random() * (room + 1)) for room in free)
+    top, left = (int(rng.random() * (margin + 1)) for margin in free)
     return np.ascontiguousarray(padded[top : top + size[0], left : left + size[1]])

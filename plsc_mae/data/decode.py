@@ -1,23 +1,24 @@
-"""Image files to cropped and resized uint8 RGB arrays; the first stage of the data path.
+"""Decodes image files to cropped and resized uint8 RGB arrays: the first stage of the data pipeline.
 
-The size is read from the header, so a transform chooses its crop before anything is decoded. Two backends share one
-interface. `pil` gives what torchvision gives on PIL images: convert to RGB, crop, resize with antialiasing. `opencv`
-is the fast one, for JPEG: libjpeg decodes straight to 1/2, 1/4 or 1/8 size while the crop stays at least as large as
+The size is read from the header, so a transform chooses its crop before the file is decoded. Two backends share one
+interface. `pil` reproduces torchvision on PIL images: convert to RGB, crop, resize with antialiasing. `opencv` is
+faster on JPEG files: libjpeg decodes directly to 1/2, 1/4 or 1/8 size as long as the crop stays at least as large as
 the output, and OpenCV resizes.
 
-Either backend does this with what is not a plain 8-bit RGB file:
+Both backends treat files that are not plain 8-bit RGB as follows:
     gray                         repeated into three channels
     palette, alpha               converted to RGB, alpha dropped (not blended)
-    CMYK                         converted by Pillow, without its color profile
+    CMYK                         converted by Pillow, color profile ignored
     16-bit                       divided by 256; torchvision clips gray images at 255 instead
-    32-bit integer or float      DataError, as no range is agreed
-    EXIF orientation             ignored, as torchvision's loader does
-    truncated or damaged         DataError; damage that libjpeg can bridge passes unnoticed
+    32-bit integer or float      DataError, because there is no agreed value range
+    EXIF orientation             ignored, as in torchvision's loader
+    truncated or damaged         DataError; damage that libjpeg can conceal is not detected
     more than 179 million pixels DataError (Pillow's guard against decompression bombs)
-    pipe, device, folder         DataError, at once
+    pipe, device, folder         DataError, immediately
 
-opencv against pil on random resized crops to 224x224 (Pillow 13; OpenCV 4.11 and 5.0 alike), in levels of 255, and
-images per second of reading, decoding, cropping and resizing on one thread of a busy machine (the ratio counts):
+Difference of opencv from pil on random resized crops to 224x224, in levels of 255 (Pillow 13; the same with OpenCV
+4.11 and 5.0), and throughput of reading, decoding, cropping and resizing in images per second, on one thread of a busy
+machine (compare the ratio, not the absolute numbers):
                                        mean difference   largest   pil   opencv
     photograph, 500x375, 80 kB                     0.9        32   167      263
     photograph, 512x600, 88 kB                     1.0        56    97      183
@@ -52,14 +53,14 @@ _PIL_FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_OPENCV_ENLARGING = {"bicubic": "INTER_CUBIC", "bilinear": "INTER_LINEAR", "lanczos": "INTER_LANCZOS4"}
-# A strip of 1 x 10000 pixels resized by its shorter side would ask for gigabytes; the limit is that for decoding.
+_OPENCV_UPSCALING = {"bicubic": "INTER_CUBIC", "bilinear": "INTER_LINEAR", "lanczos": "INTER_LANCZOS4"}
+# Resizing a strip of 1 x 10000 pixels by its shorter side would need gigabytes. The limit equals Pillow's for decoding.
 _MAX_RESIZED_PIXELS = 2 * 89_478_485
-_MAX_FILE_BYTES = 8 * _MAX_RESIZED_PIXELS  # of 16-bit RGBA, not compressed
+_MAX_FILE_BYTES = 8 * _MAX_RESIZED_PIXELS  # uncompressed 16-bit RGBA
 
 
 class Box(NamedTuple):
-    """A rectangle of whole pixels."""
+    """Rectangle in whole pixels."""
 
     top: int
     left: int
@@ -68,7 +69,7 @@ class Box(NamedTuple):
 
 
 class SourceImage(ABC):
-    """One image file: its size is known, its pixels are decoded when first asked for."""
+    """Image file with known size; its pixels are decoded on first use."""
 
     def __init__(self, path: str, header: Image.Image) -> None:
         self.path = path
@@ -76,7 +77,7 @@ class SourceImage(ABC):
 
     @abstractmethod
     def crop_resize(self, box: Box, size: tuple[int, int], interpolation: Interpolation = "bicubic") -> Pixels:
-        """Cut out `box`, which must lie inside the image, and resize it to `size` = (h, w).
+        """Crop `box`, which must lie inside the image, and resize it to `size` = (h, w).
 
         Returns:
             RGB pixels [h, w, 3].
@@ -86,17 +87,24 @@ class SourceImage(ABC):
         """
 
     def resize(self, size: tuple[int, int], interpolation: Interpolation = "bicubic") -> Pixels:
-        """Resize the whole image to `size` = (h, w); returns and raises as `crop_resize`."""
+        """Resize the whole image to `size` = (h, w).
+
+        Returns:
+            RGB pixels [h, w, 3].
+
+        Raises:
+            DataError: the file cannot be decoded, or the result would exceed 179 million pixels.
+        """
         if size[0] * size[1] > _MAX_RESIZED_PIXELS:
             raise DataError(
                 f"image {self.path} of {self.height}x{self.width} pixels would be resized to {size[0]}x{size[1]}, "
-                f"more than {_MAX_RESIZED_PIXELS} pixels; crop it or remove it"
+                f"more than the limit of {_MAX_RESIZED_PIXELS} pixels; crop or remove the image"
             )
         return self.crop_resize(Box(0, 0, self.height, self.width), size, interpolation)
 
 
 class PilImage(SourceImage):
-    """The parity backend: torchvision's results, any format Pillow reads."""
+    """The pil backend: reproduces torchvision and reads every format that Pillow reads."""
 
     def __init__(self, path: str, header: Image.Image) -> None:
         super().__init__(path, header)
@@ -104,7 +112,7 @@ class PilImage(SourceImage):
 
     @functools.cached_property
     def _rgb(self) -> Image.Image:
-        with _blaming(self.path):
+        with _as_data_error(self.path):
             return _to_rgb(self._header)
 
     def crop_resize(self, box: Box, size: tuple[int, int], interpolation: Interpolation = "bicubic") -> Pixels:
@@ -114,11 +122,11 @@ class PilImage(SourceImage):
 
 
 class OpenCVImage(SourceImage):
-    """The fast backend, for intact RGB and gray JPEG files.
+    """The opencv backend, for intact RGB and gray JPEG files.
 
-    From a full-size decode, shrinking averages areas (INTER_AREA) whatever the interpolation, and enlarging uses the
-    interpolation asked for; from a reduced decode, Pillow's filter does the rest. A decode is kept, and serves later
-    calls that need no finer one.
+    After a full-size decode, downscaling always averages areas (INTER_AREA), and upscaling uses the requested
+    interpolation. After a reduced decode, Pillow's filter resizes to the final size. The decoded pixels are cached and
+    reused by later calls that need no higher resolution.
     """
 
     def __init__(self, path: str, header: Image.Image, data: bytes) -> None:
@@ -130,20 +138,20 @@ class OpenCVImage(SourceImage):
     def crop_resize(self, box: Box, size: tuple[int, int], interpolation: Interpolation = "bicubic") -> Pixels:
         """See `SourceImage.crop_resize`."""
         decoded = self._decode(_reduction(box, size))
-        if decoded is None:  # a JPEG variant OpenCV was not built for
+        if decoded is None:  # a JPEG variant that OpenCV cannot decode
             return self._pil.crop_resize(box, size, interpolation)
         factor, pixels = decoded
         if factor > 1:
             return _resize_reduced(pixels, factor, box, size, interpolation)
         cv2 = _opencv()
-        shrinks = box.height >= size[0] and box.width >= size[1]
-        method = cv2.INTER_AREA if shrinks else getattr(cv2, _OPENCV_ENLARGING[interpolation])
+        downscales = box.height >= size[0] and box.width >= size[1]
+        method = cv2.INTER_AREA if downscales else getattr(cv2, _OPENCV_UPSCALING[interpolation])
         crop = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
         rgb: Pixels = cv2.cvtColor(cv2.resize(crop, (size[1], size[0]), interpolation=method), cv2.COLOR_BGR2RGB)
         return rgb
 
     def _decode(self, factor: int) -> tuple[int, Pixels] | None:
-        """Return (reduction, BGR pixels [H, W, 3]) no coarser than `factor`."""
+        """Return (reduction factor, BGR pixels [H, W, 3]); the factor is at most `factor`."""
         if self._decoded is None or self._decoded[0] > factor:
             cv2 = _opencv()
             flag = cv2.IMREAD_COLOR if factor == 1 else getattr(cv2, f"IMREAD_REDUCED_COLOR_{factor}")
@@ -153,10 +161,10 @@ class OpenCVImage(SourceImage):
 
 
 def open_image(path: str | Path, backend: Backend = "pil") -> SourceImage:
-    """Read a file and its header; its pixels are decoded later.
+    """Read a file and parse its header; pixels are decoded later.
 
-    The opencv backend leaves to Pillow what it would decode differently or not at all: other formats than JPEG, CMYK,
-    and JPEGs without an end marker, which OpenCV would fill with gray instead of refusing.
+    The opencv backend falls back to Pillow for formats other than JPEG, for CMYK, and for JPEG files without an end
+    marker, which OpenCV would fill with gray instead of rejecting.
 
     Raises:
         DataError: the file cannot be read or is not an image.
@@ -164,7 +172,7 @@ def open_image(path: str | Path, backend: Backend = "pil") -> SourceImage:
     """
     path = str(path)
     require_backend(backend)
-    with _blaming(path):
+    with _as_data_error(path):
         data = _read(path)
         header = Image.open(io.BytesIO(data))
     fast = header.format == "JPEG" and header.mode in ("RGB", "L") and data.endswith(b"\xff\xd9")
@@ -172,18 +180,22 @@ def open_image(path: str | Path, backend: Backend = "pil") -> SourceImage:
 
 
 def _read(path: str) -> bytes:
-    """Return what a file holds, if it is one of a size that an image can have.
+    """Return the content of a regular file of plausible size.
 
-    A pipe would keep the reader waiting, a device may have no end, and a file beyond that would fill the memory.
+    Raises:
+        ValueError: the path is a pipe (which could block), a device (which may never end), an empty file, or a file
+            too large to be an image.
     """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is a pipe, socket or device, not a file")
+            raise ValueError("it is a pipe, socket or device, not a regular file")
         if not status.st_size:
             raise ValueError("the file is empty")
         if status.st_size > _MAX_FILE_BYTES:
-            raise ValueError(f"the file has {status.st_size / 1e9:.1f} GB, more than any image that would be decoded")
+            raise ValueError(
+                f"the file has {status.st_size / 1e9:.1f} GB, more than the limit of {_MAX_FILE_BYTES / 1e9:.1f} GB"
+            )
         return file.read()
 
 
@@ -195,20 +207,20 @@ def require_backend(backend: Backend) -> None:
 
 @functools.cache
 def _opencv() -> ModuleType:
-    """Import OpenCV on first use, as the pil backend does not need it."""
+    """Import OpenCV on first use; the pil backend does not need it."""
     try:
         import cv2
     except ImportError as error:
         raise ConfigError(
             "--image_backend opencv needs the package opencv-python-headless: install it, or pass --image_backend pil"
         ) from error
-    cv2.setNumThreads(0)  # workers are the parallelism; threads of their own would only fight for the same cores
+    cv2.setNumThreads(0)  # the workers already use all cores
     module: ModuleType = cv2
     return module
 
 
 def _reduction(box: Box, size: tuple[int, int]) -> int:
-    """Return the largest of libjpeg's factors 8, 4, 2, 1 that leaves the crop at least as large as the output."""
+    """Return the largest libjpeg reduction (8, 4, 2 or 1) that leaves the crop at least as large as the output."""
     for factor in (8, 4, 2):
         if box.height // factor >= size[0] and box.width // factor >= size[1]:
             return factor
@@ -218,9 +230,10 @@ def _reduction(box: Box, size: tuple[int, int]) -> int:
 def _resize_reduced(
     pixels: Pixels, factor: int, box: Box, size: tuple[int, int], interpolation: Interpolation
 ) -> Pixels:
-    """Cut `box` of the full image out of BGR pixels reduced by `factor`, with Pillow's filter.
+    """Crop `box`, in full-size coordinates, from BGR pixels reduced by `factor` and resize it with Pillow's filter.
 
-    Box edges fall between reduced pixels. OpenCV would need whole ones, and the crop would shift by up to one.
+    The edges of the box may fall between reduced pixels. Pillow accepts fractional edges; OpenCV would shift the crop
+    by up to one reduced pixel.
     """
     image = Image.fromarray(_opencv().cvtColor(pixels, _opencv().COLOR_BGR2RGB))
     right = min((box.left + box.width) / factor, image.width)
@@ -234,23 +247,21 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of 32 bits (mode {image.mode}) are not supported, convert it to 8 or 16 bits")
+        raise ValueError(f"32-bit pixels (mode {image.mode}) are not supported, convert the image to 8 or 16 bits")
     return image.convert("RGB")
 
 
 @contextmanager
-def _blaming(path: str) -> Iterator[None]:
-    """Turn whatever a decoder raises into a DataError that names the file."""
+def _as_data_error(path: str) -> Iterator[None]:
+    """Convert any exception of a decoder to a DataError that names the file."""
     try:
         yield
-    except (
-        Exception
-    ) as error:  # Pillow's plug-ins raise what their parsing runs into: OSError, SyntaxError, struct.error
+    except Exception as error:  # Pillow's plug-ins let OSError, SyntaxError, struct.error and others escape
         raise DataError(f"cannot read image {path}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # its own text names a memory address, not the file
+    if isinstance(error, UnidentifiedImageError):  # Pillow's text names a memory address, not the file
         return "it is not an image of a known format"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()).rstrip(".") or type(error).__name__

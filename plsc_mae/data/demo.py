@@ -1,10 +1,10 @@
-"""A small labeled image folder drawn by the program, so that everything can be tried without a download.
+"""Synthetic data set of labeled images, so that every command can be tried without a download.
 
-ROOT/{train,val}/<class>/<index>.jpg, ten geometric shapes. A picture shows up to four copies of one shape, all of one
-size and turned alike, at any places, light on dark or dark on light, behind a mosaic of random colors. Places and
-colors say nothing about the class, so raw pixels and random features say little. What is hidden of one copy can be
-told from the others, and what is hidden of the mosaic from nothing: a network that learns to redraw hidden patches
-learns the shapes.
+Layout: ROOT/{train,val}/<class>/<index>.jpg, with one class for each of ten geometric shapes. A picture shows up to
+four copies of one shape at random positions, with the same size and rotation, light on dark or dark on light, behind a
+mosaic of random colors. Positions and colors are independent of the class, so raw pixels and random features classify
+poorly. A masked part of one copy can be predicted from the other copies, but a masked part of the mosaic cannot be
+predicted at all. So a network that learns to reconstruct masked patches learns the shapes.
 """
 
 from __future__ import annotations
@@ -22,25 +22,27 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from plsc_mae.errors import ConfigError, DataError
+from plsc_mae.files import atomic_replacement
 
-DRAWING_VERSION = 3  # raise it when the same parameters would draw other pictures
+DRAWING_VERSION = 3  # increase it when the same parameters would draw different pictures
 SPLITS = ("train", "val")
-SUPERSAMPLING = 4  # shapes are drawn this many times larger and shrunk: smooth edges
-RADIUS = (0.156, 0.234)  # of a shape's enclosing circle, as a fraction of the image side
-COPIES = 4  # at most; fewer where there is no room
-PLACES = 100  # places that are tried for them
-SPACING = 2.05  # least distance of two copies' centers, in radii
-DARK_AND_LIGHT = (70.0, 190.0)  # brightness of shape and ground, of 255
-TILE = 5 / 64  # side of the mosaic's tiles, as a fraction of the image side
-COLOR = 130.0  # half range of a tile's red, green and blue before their brightness is taken off, of 255
+SUPERSAMPLING = 4  # shapes are drawn at 4 times the size and downscaled, for smooth edges
+RADIUS_RANGE = (0.156, 0.234)  # of a shape's enclosing circle, as a fraction of the image side
+MAX_COPIES = 4  # fewer are drawn if they do not fit
+MAX_ATTEMPTS = 100  # random positions that are tried for the copies
+SPACING = 2.05  # minimum distance between the centers of two copies, in radii
+DARK_AND_LIGHT = (70.0, 190.0)  # brightness of shape and background, of 255
+TILE_SIDE = 5 / 64  # of the mosaic, as a fraction of the image side
+COLOR_RANGE = 130.0  # tile colors are uniform in -130..130 of 255, before their brightness is subtracted
 LUMA = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue in brightness (ITU-R BT.601)
-NOISE_STD = 1.5  # grain, of 255
-MIN_IMAGE_SIZE = 16  # smaller shapes cannot be told apart
-FINISHED, UNFINISHED = "demo.json", "demo.json.partial"  # the second marks a folder as ours from the start
+NOISE_STD = 1.5  # of 255
+MIN_IMAGE_SIZE = 16  # smaller shapes are indistinguishable
+FINISHED = "demo.json"
+UNFINISHED = "demo.json.partial"  # written first, so that an interrupted call can be recognized and completed
 
 
 class Layer(NamedTuple):
-    """A polygon [N, 2] within the unit disc; it is added to the shape or, as a hole, cut out of it."""
+    """Polygon [N, 2] within the unit disc, added to the shape or, as a hole, cut out of it."""
 
     points: NDArray[np.float64]
     hole: bool = False
@@ -51,7 +53,7 @@ def _disc(radius: float = 1.0, center_x: float = 0.0) -> NDArray[np.float64]:
 
 
 def _spokes(radii: list[float]) -> NDArray[np.float64]:
-    """Place one corner per radius at equal angles around the origin, the first one up."""
+    """Return one corner per radius, at equal angles around the origin, the first one at the top."""
     angles = np.arange(len(radii)) * 2 * np.pi / len(radii)
     corners: NDArray[np.float64] = np.stack([np.sin(angles), -np.cos(angles)], axis=1) * np.array(radii)[:, None]
     return corners
@@ -86,7 +88,7 @@ CLASSES = tuple(SHAPES)
 
 @dataclass(frozen=True, kw_only=True)
 class DemoParameters:
-    """All that decides which pictures a demo data set holds; kept in its demo.json."""
+    """Parameters that determine the pictures of a demo data set; saved in its demo.json."""
 
     image_size: int = 64
     train_per_class: int = 400
@@ -95,19 +97,25 @@ class DemoParameters:
     drawing_version: int = DRAWING_VERSION
 
     def __post_init__(self) -> None:
-        lowest = {"image_size": MIN_IMAGE_SIZE, "train_per_class": 1, "val_per_class": 1, "seed": 0}
-        for name, least in lowest.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} of the demo data must be at least {least}, got {getattr(self, name)}")
+        minima = {"image_size": MIN_IMAGE_SIZE, "train_per_class": 1, "val_per_class": 1, "seed": 0}
+        for name, minimum in minima.items():
+            if getattr(self, name) < minimum:
+                raise ConfigError(f"{name} of the demo data must be at least {minimum}, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
 class DemoSummary:
-    """What `make_demo_data` left on the disk."""
+    """Location and parameters of a demo data set.
+
+    Attributes:
+        root: folder of the data set.
+        parameters: parameters it was drawn with.
+        created: False if a complete data set was already there.
+    """
 
     root: Path
     parameters: DemoParameters
-    created: bool  # False: it was already there
+    created: bool
 
     @property
     def num_train(self) -> int:
@@ -129,24 +137,21 @@ def make_demo_data(
     seed: int = 0,
     progress: bool = False,
 ) -> DemoSummary:
-    """Draw the demo data set into a new or empty folder; finish it if a former run was interrupted.
+    """Draw the demo data set into a new or empty folder, or complete one that was interrupted.
 
-    ROOT/demo.json is written last. Where it is already present with the same parameters, nothing is done.
+    ROOT/demo.json is written last. If it exists with the same parameters, the function draws nothing.
 
     Args:
-        root: folder to hold train/<class>/*.jpg and val/<class>/*.jpg.
+        root: folder for train/<class>/*.jpg and val/<class>/*.jpg.
         image_size: side of the square images in pixels, at least 16.
-        train_per_class: images per class below train/; there are ten classes.
-        val_per_class: images per class below val/.
-        seed: another seed draws other images.
+        train_per_class: training images per class; there are ten classes.
+        val_per_class: validation images per class.
+        seed: random seed of the pictures.
         progress: show a progress bar.
-
-    Returns:
-        Where the data set lies, its parameters, and whether this call drew it.
 
     Raises:
         ConfigError: a parameter is too small.
-        DataError: the folder holds something else, or cannot be written.
+        DataError: the folder contains other files or other demo data, or cannot be written.
     """
     parameters = DemoParameters(
         image_size=image_size, train_per_class=train_per_class, val_per_class=val_per_class, seed=seed
@@ -162,43 +167,47 @@ def make_demo_data(
 
 
 def draw_demo_image(split: str, class_name: str, index: int, *, image_size: int = 64, seed: int = 0) -> Image.Image:
-    """Draw one picture of the demo data set; the same arguments always give the same pixels.
+    """Draw one picture of the demo data set; the pixels depend on the arguments alone.
 
     Args:
         split: "train" or "val".
         class_name: one of `CLASSES`.
         index: number of the picture within its split and class, from 0.
         image_size: side in pixels.
-        seed: seed of the data set.
+        seed: random seed of the data set.
 
     Returns:
-        An RGB image of that side.
+        RGB image of `image_size` x `image_size` pixels.
 
     Raises:
         ValueError: unknown split or class.
     """
     rng = np.random.default_rng((SPLITS.index(split), CLASSES.index(class_name), index, seed))
-    shape, ground = DARK_AND_LIGHT[:: rng.choice((-1, 1))]
+    shape, background = DARK_AND_LIGHT[:: rng.choice((-1, 1))]
     coverage = _draw_coverage(SHAPES[class_name], image_size, rng)[..., None]  # [S, S, 1]
-    pixels = coverage * shape + (1.0 - coverage) * ground + _draw_mosaic(image_size, rng)  # [S, S, 3]
+    pixels = coverage * shape + (1.0 - coverage) * background + _draw_mosaic(image_size, rng)  # [S, S, 3]
     pixels += rng.normal(0.0, NOISE_STD, pixels.shape)
     return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
 
 
 def _is_finished(root: Path, parameters: DemoParameters) -> bool:
-    """Tell whether `root` already holds exactly this data set; refuse a folder that holds anything else."""
+    """Return True if `root` holds exactly this data set, False if it is missing, empty or unfinished.
+
+    Raises:
+        DataError: `root` is a file, or contains other files or other demo data.
+    """
     if root.exists() and not root.is_dir():
-        raise DataError(f"{root} is a file; name a new or empty folder for the demo data")
+        raise DataError(f"{root} is a file; choose a new or empty folder for the demo data")
     for marker in (root / FINISHED, root / UNFINISHED):
         if marker.is_file():
             if _read_marker(marker) != asdict(parameters):
                 raise DataError(
-                    f"{root} holds demo data made with other parameters ({marker.read_text().strip()}); "
-                    "repeat those, remove the folder, or choose another one"
+                    f"{root} contains demo data with other parameters ({marker.read_text().strip()}); "
+                    "use the same parameters, remove the folder, or choose another one"
                 )
             return marker.name == FINISHED
     if root.is_dir() and any(root.iterdir()):
-        raise DataError(f"{root} is not empty and holds no demo data; name a new or empty folder")
+        raise DataError(f"{root} is not empty and contains no demo data; choose a new or empty folder")
     return False
 
 
@@ -206,11 +215,11 @@ def _read_marker(marker: Path) -> object:
     try:
         return json.loads(marker.read_text())
     except ValueError as error:
-        raise DataError(f"{marker} is damaged ({error}); remove the folder and draw the demo data again") from error
+        raise DataError(f"{marker} is damaged ({error}); remove its folder and draw the demo data again") from error
 
 
 def _draw_all(root: Path, parameters: DemoParameters, progress: bool) -> None:
-    """Draw every picture that is not there yet; a picture appears under its name only when it is complete."""
+    """Draw every missing picture; a file gets its final name only when it is complete."""
     for split in SPLITS:
         for class_name in CLASSES:
             (root / split / class_name).mkdir(parents=True, exist_ok=True)
@@ -219,14 +228,13 @@ def _draw_all(root: Path, parameters: DemoParameters, progress: bool) -> None:
         path = root / split / class_name / f"{index:05d}.jpg"
         if not path.exists():
             image = draw_demo_image(split, class_name, index, image_size=parameters.image_size, seed=parameters.seed)
-            partial = path.with_suffix(".partial")
-            image.save(partial, format="JPEG", quality=95, subsampling=0)
-            partial.replace(path)
+            with atomic_replacement(path) as temporary:
+                image.save(temporary, format="JPEG", quality=95, subsampling=0)
     (root / UNFINISHED).replace(root / FINISHED)
 
 
 def _pictures(parameters: DemoParameters) -> Iterator[tuple[str, str, int]]:
-    """List (split, class, index) of all pictures."""
+    """Yield (split, class, index) of every picture."""
     for split, count in zip(SPLITS, (parameters.train_per_class, parameters.val_per_class), strict=True):
         for class_name in CLASSES:
             for index in range(count):
@@ -234,8 +242,8 @@ def _pictures(parameters: DemoParameters) -> Iterator[tuple[str, str, int]]:
 
 
 def _draw_coverage(shape: tuple[Layer, ...], image_size: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw copies of the shape, random in size, places and angle; return what they cover of each pixel [S, S], 0..1."""
-    radius = rng.uniform(*RADIUS)
+    """Draw copies of the shape with a random size, angle and positions; return each pixel's coverage [S, S] in 0..1."""
+    radius = rng.uniform(*RADIUS_RANGE)
     angle = rng.uniform(0.0, 2 * np.pi)
     rotation = np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
     canvas = Image.new("L", (image_size * SUPERSAMPLING,) * 2)
@@ -248,18 +256,18 @@ def _draw_coverage(shape: tuple[Layer, ...], image_size: int, rng: np.random.Gen
 
 
 def _draw_centers(radius: float, rng: np.random.Generator) -> list[NDArray[np.float64]]:
-    """Draw places for copies that do not touch, anywhere in the picture [0, 1] x [0, 1]; the borders may cut them."""
+    """Draw centers of copies that do not touch, in the picture [0, 1] x [0, 1]; copies may cross the border."""
     centers: list[NDArray[np.float64]] = []
-    for place in rng.uniform(0.0, 1.0, (PLACES, 2)):
-        if len(centers) < COPIES and all(np.hypot(*(place - other)) > SPACING * radius for other in centers):
-            centers.append(place)
+    for center in rng.uniform(0.0, 1.0, (MAX_ATTEMPTS, 2)):
+        if len(centers) < MAX_COPIES and all(np.hypot(*(center - other)) > SPACING * radius for other in centers):
+            centers.append(center)
     return centers
 
 
 def _draw_mosaic(image_size: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw tiles of random colors without brightness [S, S, 3]; the grid of tiles begins anywhere."""
-    tile = max(1, round(TILE * image_size))
-    tiles = rng.uniform(-COLOR, COLOR, (image_size // tile + 2,) * 2 + (3,))
+    """Draw a mosaic [S, S, 3] of random colors with zero brightness; the offset of its grid is random."""
+    tile = max(1, round(TILE_SIDE * image_size))
+    tiles = rng.uniform(-COLOR_RANGE, COLOR_RANGE, (image_size // tile + 2,) * 2 + (3,))
     tiles -= (tiles @ LUMA)[..., None]
     top, left = rng.integers(0, tile, 2)
     return tiles.repeat(tile, axis=0).repeat(tile, axis=1)[top : top + image_size, left : left + image_size]

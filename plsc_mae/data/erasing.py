@@ -1,9 +1,9 @@
-"""Random erasing (Zhong et al. 2020) as timm 0.3.2 has it: boxes of a normalized image become noise.
+"""Random erasing (Zhong et al. 2020) as in timm 0.3.2: fills boxes of a normalized image with noise.
 
-The worker draws boxes and noise from the sample's generator; the device fills them in after normalizing, for N(0, 1)
-noise does not fit into uint8 pixels. Noise is sent for the boxes alone, a third of the image at most, and as float16,
-whose 11 bits are finer than the image's 8. Sending a seed instead would need less memory, but to draw from it the
-process that trains would wait for the device at every step, and then do the workers' work.
+The worker draws boxes and noise from the sample's generator. The device applies them after normalization, because
+N(0, 1) noise does not fit into uint8 pixels. The worker sends noise for the boxes only (at most a third of the image),
+as float16, whose 11 significant bits are finer than the image's 8. Sending a seed instead would need less memory, but
+the training process would have to draw the noise and wait for the device at every step.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from plsc_mae.data.box_mask import inside_boxes
 from plsc_mae.data.decode import Box
 from plsc_mae.data.transforms import Sample
 
-_AREA = (0.02, 1 / 3)  # shares of the image area, of all boxes together
+_AREA = (0.02, 1 / 3)  # total area of the boxes, as a fraction of the image area
 _LOG_ASPECT = (math.log(0.3), math.log(1 / 0.3))
 _ATTEMPTS = 10
 
@@ -33,14 +32,17 @@ def random_erasing_box(
     count: int = 1,
     below: Callable[[int], int] | None = None,
 ) -> Box | None:
-    """Draw a box of random area and aspect ratio, smaller than the image on both sides; None after ten failures.
+    """Draw a box of random area and aspect ratio, smaller than the image on both sides.
 
     Args:
-        uniform: draws from [0, 1). Each try takes two, for area and log aspect ratio.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        count: boxes that share the area.
+        uniform: draws from [0, 1). Each attempt takes two draws, for area and log aspect ratio.
+        height: image height in pixels.
+        width: image width in pixels.
+        count: number of boxes that share the area.
         below: draws an integer from [0, n), for top and left; by default it scales a draw of `uniform`.
+
+    Returns:
+        The box, or None if ten attempts failed.
     """
     below = below or (lambda n: int(uniform() * n))
     for _ in range(_ATTEMPTS):
@@ -54,12 +56,13 @@ def random_erasing_box(
 
 @dataclass(frozen=True)
 class RandomErasing:
-    """What the worker draws, once per sample.
+    """Draws boxes and their noise; called by the worker once per sample.
 
     Attributes:
-        prob: probability that a sample is erased at all.
-        mode: noise per pixel, one random color per box, or zeros, which is the mean color.
-        max_count: boxes are 1 to this many.
+        prob: probability that a sample is erased.
+        mode: "pixel" fills with noise per pixel, "rand" with one random color per box, "const" with zeros, which is
+            the mean color.
+        max_count: largest number of boxes; the number is uniform from 1.
     """
 
     prob: float = 0.25
@@ -70,8 +73,9 @@ class RandomErasing:
         """Draw boxes and their noise for an image of `size` = (h, w).
 
         Returns:
-            Arrays of fixed shape: "erase_boxes" int32 [max_count, 4], without height where there is none, and
-            "erase_noise" float16 [max_count, 3, N], a row of pixels after the other; N is 1 if a box has one color.
+            Arrays of fixed shape: "erase_boxes" int32 [max_count, 4] of (top, left, height, width), where an unused
+            box has height 0, and "erase_noise" float16 [max_count, 3, N], the pixels of a box row by row, with N = 1
+            if a box has one color.
         """
         boxes = np.zeros((self.max_count, 4), np.int32)
         noise = np.zeros((self.max_count, 3, self._noise_pixels(size)), np.float16)
@@ -88,7 +92,7 @@ class RandomErasing:
         if self.mode != "pixel":
             return 1
         height, width = size
-        rounding = (height + width) // 2 + 2  # each side is rounded up by half a pixel at most
+        rounding = (height + width) // 2 + 2  # each side is rounded up by at most half a pixel
         return int(height * width * _AREA[1]) + rounding
 
     def _draw_noise(self, noise: np.ndarray, box: Box, rng: np.random.Generator) -> None:
@@ -97,13 +101,29 @@ class RandomErasing:
             noise[:, :pixels] = rng.standard_normal((3, pixels), dtype=np.float32)
 
 
+def inside_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Return a mask bool [N, 1, H, W] that is True inside each image's box; runs on the device.
+
+    Args:
+        boxes: integers [N, 4] of (top, left, height, width); a box of height or width 0 is empty.
+        height: image height H in pixels.
+        width: image width W in pixels.
+    """
+    top, left, box_height, box_width = boxes.reshape([-1, 4, 1, 1, 1]).unbind(1)  # [N, 1, 1, 1] each
+    row = paddle.arange(height, dtype=boxes.dtype).reshape([1, 1, -1, 1])
+    column = paddle.arange(width, dtype=boxes.dtype).reshape([1, 1, 1, -1])
+    rows = paddle.logical_and(row >= top, row < top + box_height)
+    columns = paddle.logical_and(column >= left, column < left + box_width)
+    return paddle.logical_and(rows, columns)
+
+
 def erase(images: Tensor, boxes: Tensor, noise: Tensor) -> Tensor:
-    """Fill boxes with noise, on the device; where boxes overlap, the last one counts.
+    """Fill boxes with noise on the device; where boxes overlap, the last one wins.
 
     Args:
         images: float [B, 3, H, W], normalized.
         boxes: integers [B, K, 4] of (top, left, height, width), no larger than the images.
-        noise: [B, K, 3, N], the noise of each box row by row, or one value for all of it (N = 1).
+        noise: [B, K, 3, N]: the noise of each box row by row, or one value for the whole box (N = 1).
 
     Returns:
         float [B, 3, H, W].
@@ -112,12 +132,13 @@ def erase(images: Tensor, boxes: Tensor, noise: Tensor) -> Tensor:
     with paddle.amp.auto_cast(enable=False):
         for box, values in zip(boxes.astype("int64").unbind(1), noise.astype(images.dtype).unbind(1), strict=True):
             inside = inside_boxes(box, height, width)  # [B, 1, H, W]
-            spread = values.unsqueeze(-1)  # [B, 3, 1, 1], one color
+            fill = values.unsqueeze(-1)  # [B, 3, 1, 1], one color
             if values.shape[-1] > 1:
                 top, left, _, box_width = box.reshape([-1, 4, 1, 1]).unbind(1)  # [B, 1, 1] each
-                row, column = paddle.arange(height).reshape([-1, 1]) - top, paddle.arange(width) - left
-                place = (row * box_width + column) * inside.squeeze(1).astype("int64")  # [B, H, W] into [0, N)
-                place = place.reshape([batch, 1, -1]).expand([batch, values.shape[1], height * width])
-                spread = paddle.take_along_axis(values, place, axis=2).reshape(images.shape)
-            images = paddle.where(inside.expand(images.shape), spread.expand(images.shape), images)
+                row = paddle.arange(height).reshape([-1, 1]) - top
+                column = paddle.arange(width) - left
+                index = (row * box_width + column) * inside.squeeze(1).astype("int64")  # [B, H, W] into [0, N)
+                index = index.reshape([batch, 1, -1]).expand([batch, values.shape[1], height * width])
+                fill = paddle.take_along_axis(values, index, axis=2).reshape(images.shape)
+            images = paddle.where(inside.expand(images.shape), fill.expand(images.shape), images)
     return images

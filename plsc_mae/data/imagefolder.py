@@ -1,7 +1,7 @@
-"""Image data sets on disk: what files there are, and the samples made of them.
+"""Image data sets on disk.
 
-`find_images` lists the files of a folder or list file, `find_validation` those that go with them, `balanced_subset`
-picks some; `ImageDataset` decodes and transforms one per key.
+`find_images` lists the files of a folder or list file, `find_validation` lists the matching validation images,
+`balanced_subset` selects some of the files, and `ImageDataset` decodes and transforms them.
 """
 
 from __future__ import annotations
@@ -20,19 +20,23 @@ import numpy.typing as npt
 from plsc_mae.data.decode import Backend, open_image, require_backend
 from plsc_mae.data.seeding import SampleKey, sample_rng
 from plsc_mae.data.transforms import Sample, Transform
-from plsc_mae.data.workers import Bookmark
+from plsc_mae.data.workers import CurrentRead
 from plsc_mae.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 _SPLIT_NAMES = {"train", "val", "valid", "validation", "test"}
 _MAX_CONSECUTIVE_BAD = 100
-_MAX_CLASSES = 1_000_000  # beyond it, the last number of a line in a list file is no label
+_MAX_CLASSES = 1_000_000  # a larger number at the end of a line in a list file is not a label
 
 logger = logging.getLogger(__name__)
 
 
 class PathTable:
-    """Paths packed into one bytes object: less memory than a list, and forked workers do not copy it page by page."""
+    """Sequence of paths packed into one bytes object.
+
+    It needs less memory than a list, and forked workers share it. (Reading a list changes the reference counts of its
+    strings, which makes the kernel copy every page.)
+    """
 
     def __init__(self, paths: Iterable[str]) -> None:
         encoded = [os.fsencode(path) for path in paths]
@@ -50,13 +54,13 @@ class PathTable:
 
 @dataclass(frozen=True)
 class ImageList:
-    """The files of a data set.
+    """Files and labels of a data set.
 
     Attributes:
-        paths: relative to `root`.
-        labels: class numbers [n], -1 where there are none.
-        classes: names in the order of their numbers.
-        root: folder that the paths start from.
+        paths: n paths relative to `root`.
+        labels: class numbers [n], -1 for unlabeled images.
+        classes: class names in the order of their numbers; empty for unlabeled images.
+        root: base folder of the paths.
     """
 
     paths: PathTable
@@ -75,12 +79,16 @@ class ImageList:
 def find_images(data_path: str | Path, split: str) -> ImageList:
     """List the images of a data set, in an order that depends on their names alone.
 
-    In this order of preference `data_path` is a text file with a `path [label]` per line, paths relative to the file;
-    or a folder that holds the folder `split`, else is itself such a folder: with a folder per class, else with images.
-    Classes are numbered and files are chosen as by torchvision's ImageFolder, but hidden folders are not classes.
+    `data_path` may be:
+    - a text file with a `path [label]` per line, with paths relative to the file;
+    - a folder with a sub-folder `split`, which is then used in place of `data_path`;
+    - a folder with one sub-folder of images per class;
+    - a folder of unlabeled images.
+    Classes are numbered and files are selected as in torchvision's ImageFolder, except that hidden folders are not
+    classes.
 
     Raises:
-        DataError: there is nothing of the kind, a class folder without images, or a malformed list file.
+        DataError: no images were found, a class folder has no images, or the list file is malformed.
     """
     source = Path(data_path)
     try:
@@ -98,27 +106,28 @@ def find_images(data_path: str | Path, split: str) -> ImageList:
 
 
 def require_classes(images: ImageList, use: str) -> None:
-    """Raise DataError for images without labels, naming the use they are needed for."""
+    """Raise DataError if the images are unlabeled; `use` names the purpose of the labels in the message."""
     if not images.classes:
         raise DataError(
-            f"the images of {images.root} have no classes; expected a folder per class, or labels in a list, for {use}"
+            f"the images of {images.root} have no classes, which are needed for {use}; expected a folder per class, or "
+            f"a list file with labels"
         )
 
 
 def find_validation(train: ImageList, data_path: str, eval_data_path: str = "") -> ImageList:
-    """List the labeled validation images that go with labeled training images.
+    """List the labeled validation images that belong to labeled training images.
 
     Args:
         train: the training images.
-        data_path: where these were found.
-        eval_data_path: where the validation images are, if not in the folder val/ of `data_path`.
+        data_path: folder or list file of the training images.
+        eval_data_path: folder or list file of the validation images; by default the folder val/ of `data_path`.
 
     Raises:
-        DataError: there are none, one of the two is without labels, or their classes differ.
+        DataError: there are no validation images, one of the two sets is unlabeled, or their classes differ.
     """
     source = Path(data_path)
     if not eval_data_path and not ((source / "train").is_dir() and (source / "val").is_dir()):
-        raise DataError(f"{source} has no folders train/ and val/; name the validation images with --eval_data_path")
+        raise DataError(f"{source} has no folders train/ and val/; set --eval_data_path to the validation images")
     val = find_images(eval_data_path or source, "val")
     for images in (train, val):
         require_classes(images, "validation")
@@ -131,9 +140,10 @@ def find_validation(train: ImageList, data_path: str, eval_data_path: str = "") 
 
 
 def balanced_subset(images: ImageList, limit: int) -> ImageList:
-    """Choose at most `limit` labeled images: all if they are no more, else as many of each class.
+    """Select at most `limit` labeled images with equal numbers per class.
 
-    Every class gives limit // classes images, evenly spaced in the order of the list, or all it has if they are fewer.
+    Returns all images if there are no more than `limit`. Otherwise each class contributes `limit // len(classes)`
+    images, evenly spaced in list order, or all of its images if it has fewer.
     """
     if len(images) <= limit:
         return images
@@ -147,21 +157,21 @@ def balanced_subset(images: ImageList, limit: int) -> ImageList:
 
 
 class ImageDataset:
-    """Samples of an ImageList: what the transform makes of an image, its "index" and its "label".
+    """Data set of transformed images.
 
-    Every sample also counts, as "skipped", the files that were passed over before one could be decoded. With
-    `bad_image="skip"` the next decodable file of the list stands in, label and all, and is cropped with the draws that
-    the bad one would have had.
+    A sample is the transform's arrays plus "index", "label" and "skipped". With `bad_image="skip"`, a file that cannot
+    be decoded is replaced by the next decodable file of the list with that file's label, transformed with the random
+    numbers of the bad file. "skipped" counts the bad files before it.
 
     Args:
-        images: the files.
+        images: files and labels.
         transform: maps a SourceImage and the sample's generator to named arrays.
-        seed: of the generators, together with epoch and index.
-        backend: of decoding.
-        bad_image: what a file that cannot be decoded does: stop with a DataError, or be skipped with a warning.
+        seed: seeds the generators together with epoch and index.
+        backend: image decoder.
+        bad_image: "error" raises DataError for a file that cannot be decoded; "skip" logs a warning and skips it.
 
     Attributes:
-        bookmark: where the number of the file that is about to be read is noted, if anywhere.
+        current_read: records the number of the file that is about to be read; None records nothing.
     """
 
     def __init__(
@@ -179,8 +189,8 @@ class ImageDataset:
         self.seed = seed
         self.backend = backend
         self.bad_image = bad_image
-        self.bookmark: Bookmark | None = None
-        self._passed_over: dict[int, str] = {}
+        self.current_read: CurrentRead | None = None
+        self._known_bad: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -192,13 +202,13 @@ class ImageDataset:
                 sample = self._transformed(index, sample_rng(self.seed, key.epoch, key.index))
             except DataError as error:
                 if self.bad_image == "error":
-                    raise DataError(f"{error}; mend or remove the file, or pass --bad_image skip") from error
-                logger.warning("%s; the next image stands in", error)
+                    raise DataError(f"{error}; repair or remove the file, or pass --bad_image skip") from error
+                logger.warning("%s; using the next image instead", error)
                 continue
             numbers = {"index": index, "label": self.images.labels[index], "skipped": skipped}
             return sample | {name: np.asarray(number, np.int64) for name, number in numbers.items()}
         raise DataError(
-            f"none of {skipped + 1} files in a row can be decoded, starting with {self.images.path(key.index)}; "
+            f"{skipped + 1} files in a row cannot be decoded, starting with {self.images.path(key.index)}; "
             f"check the data set"
         )
 
@@ -206,17 +216,22 @@ class ImageDataset:
         """Return the path of a file."""
         return self.images.path(index)
 
-    def pass_over(self, index: int, reason: str) -> bool:
-        """Skip a file from now on, for a reason that names it, if bad images are skipped; returns whether they are."""
+    def mark_bad(self, index: int, reason: str) -> bool:
+        """Skip a file from now on if `bad_image` is "skip"; otherwise return False.
+
+        Args:
+            index: number of the file.
+            reason: message to log whenever the file is skipped; names the file.
+        """
         if self.bad_image == "skip":
-            self._passed_over[index] = reason
+            self._known_bad[index] = reason
         return self.bad_image == "skip"
 
     def _transformed(self, index: int, rng: np.random.Generator) -> Sample:
-        if index in self._passed_over:
-            raise DataError(self._passed_over[index])
-        if self.bookmark is not None:
-            self.bookmark.set(index)
+        if index in self._known_bad:
+            raise DataError(self._known_bad[index])
+        if self.current_read is not None:
+            self.current_read.set(index)
         return self.transform(open_image(self.images.path(index), self.backend), rng)
 
 
@@ -224,9 +239,9 @@ def _split_folder(source: Path, split: str) -> Path:
     if (source / split).is_dir():
         return source / split
     folders = _subfolders(source)
-    if folders and set(folders) <= _SPLIT_NAMES:  # else these would pass for the classes
+    if folders and set(folders) <= _SPLIT_NAMES:  # otherwise the splits would be taken for classes
         raise DataError(
-            f"{source} has no folder '{split}', only {', '.join(folders)}; add it or give another --data_path"
+            f"{source} has no folder '{split}', only {', '.join(folders)}; add it or choose another --data_path"
         )
     return source
 
@@ -238,7 +253,9 @@ def _class_folders(folder: Path) -> ImageList | None:
         return None
     for name, found in zip(classes, files, strict=True):
         if not found:
-            raise DataError(f"class folder {folder / name} holds no image ({' '.join(EXTENSIONS)}); fill or remove it")
+            raise DataError(
+                f"class folder {folder / name} contains no image ({' '.join(EXTENSIONS)}); add images or remove it"
+            )
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(found) for found in files])
     return ImageList(PathTable(path for found in files for path in found), labels, tuple(classes), str(folder))
 
@@ -257,24 +274,28 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _images_below(folder: Path, name: str) -> list[str]:
-    """Return the images in `folder/name` and below it, relative to `folder`, in torchvision's order."""
+    """Return the images in `folder/name` and its sub-folders, relative to `folder`, in torchvision's order."""
     images: list[str] = []
-    for at, files in sorted(_walk(str(folder / name), (_identity(folder),))):
-        prefix = os.path.relpath(at, folder)
+    for subfolder, files in sorted(_walk(str(folder / name), (_identity(folder),))):
+        prefix = os.path.relpath(subfolder, folder)
         images += [os.path.join(prefix, file) for file in sorted(files) if _is_image(file)]
     return images
 
 
-def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, list[str]]]:
-    """Yield every folder below and its files, following links; `above` are the identities on the way down to it."""
+def _walk(folder: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, list[str]]]:
+    """Yield (folder, file names) for a folder and its sub-folders, following links.
+
+    Raises:
+        DataError: a link leads back to one of the `ancestors` (device and inode numbers) or to a folder below them.
+    """
     identity = _identity(folder)
-    if identity in above:
-        raise DataError(f"{folder} is a link back to a folder that holds it, so there is no end to it; remove the link")
+    if identity in ancestors:
+        raise DataError(f"{folder} is a link to one of its parent folders, which would never end; remove the link")
     with os.scandir(folder) as entries:
         kinds = {entry.name: _is_folder(entry) for entry in entries}
     yield folder, [name for name, is_folder in kinds.items() if not is_folder]
     for name in sorted(name for name, is_folder in kinds.items() if is_folder):
-        yield from _walk(os.path.join(folder, name), (*above, identity))
+        yield from _walk(os.path.join(folder, name), (*ancestors, identity))
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:
@@ -285,7 +306,7 @@ def _identity(folder: str | Path) -> tuple[int, int]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself: taken for a file, and reading it tells what is wrong
+    except OSError:  # a link to itself: treat it as a file, and reading it raises the error
         return False
 
 
@@ -312,7 +333,7 @@ def _read_list(file: Path) -> ImageList:
         raise DataError(f"list file {file} names no image; expected 'path' or 'path label' on every line")
     if not (file.parent / paths[0]).exists():
         raise DataError(
-            f"list file {file} names {paths[0]}, which is not in {file.parent}; paths start from the list file"
+            f"list file {file} names {paths[0]}, which is not in {file.parent}; write paths relative to the list file"
         )
     classes = tuple(str(label) for label in range(max(labels) + 1))
     return ImageList(PathTable(paths), np.array(labels, np.int64), classes, str(file.parent))

@@ -1,7 +1,7 @@
-"""Batches as Paddle tensors, decoded by worker processes; the data path's interface to training.
+"""Loads batches as Paddle tensors with worker processes.
 
-Workers that die are replaced and go on where they were: a batch depends on seed, epoch and keys alone, so the batches
-are those of an undisturbed run.
+A worker that dies is replaced by a new one that continues at the same batch. A batch depends on the seed, the epoch and
+the sample numbers alone, so the batches equal those of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from paddle import Tensor
 
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.workers import (
-    Bookmark,
     CollatedBatch,
+    CurrentRead,
     KeyedDataset,
     Reading,
     ReadsFiles,
     Worker,
     WorkerDiedError,
-    WorkerHangsError,
+    WorkerTimeoutError,
     collate,
     read_batch,
 )
@@ -35,7 +35,7 @@ from plsc_mae.errors import DataError
 __all__ = ["WORKER_TIMEOUT", "BatchLoader", "KeyedDataset", "build_loader", "collate"]
 
 WORKER_TIMEOUT = 300.0  # seconds
-_MAX_RESTARTS = 3  # in a row, without a batch in between
+_MAX_RESTARTS = 3  # consecutive restarts without a batch in between
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL")
 
 Taken = TypeVar("Taken")
@@ -44,10 +44,10 @@ logger = logging.getLogger(__name__)
 
 
 class BatchLoader:
-    """The batches of an epoch, from the sampler's position on; each iteration starts workers and ends them.
+    """Iterable over the batches of an epoch from the sampler's position; each iteration has its own workers.
 
     Attributes:
-        skipped: files passed over so far because they could not be decoded.
+        skipped: number of undecodable files skipped so far.
     """
 
     def __init__(
@@ -64,26 +64,25 @@ class BatchLoader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Yield batches of tensors, the sample's arrays stacked along a new first axis.
+        """Yield batches of tensors: the arrays of the samples stacked along a new first axis.
 
         Raises:
-            DataError: a file cannot be decoded or takes too long, workers keep dying, or whatever else the data set
-                complains of.
+            DataError: a file cannot be decoded or takes too long, workers keep dying, or the data set raised it.
         """
         return self._from_workers() if self.num_workers else self._in_process()
 
     def _in_process(self) -> Iterator[dict[str, Tensor]]:
-        bookmark = Bookmark()
-        with _warning_of_hangs(bookmark, self.worker_timeout, self.dataset):
+        current_read = CurrentRead()
+        with _warning_about_slow_reads(current_read, self.worker_timeout, self.dataset):
             for keys in self.sampler:
-                yield self._tensors(read_batch(self.dataset, keys, bookmark))
+                yield self._tensors(read_batch(self.dataset, keys, current_read))
 
     def _from_workers(self) -> Iterator[dict[str, Tensor]]:
-        crew = WorkerPool(self.dataset, copy.copy(self.sampler), self.num_workers, self.worker_timeout)
+        pool = WorkerPool(self.dataset, copy.copy(self.sampler), self.num_workers, self.worker_timeout)
         try:
-            yield from crew.batches(self._tensors)
+            yield from pool.batches(self._tensors)
         finally:
-            crew.end()
+            pool.end()
 
     def _tensors(self, batch: CollatedBatch) -> dict[str, Tensor]:
         self.skipped += batch.skipped
@@ -97,25 +96,25 @@ def build_loader(
     num_workers: int,
     worker_timeout: float = WORKER_TIMEOUT,
 ) -> BatchLoader:
-    """Return the batches that `sampler` asks of `dataset`, the same ones for any `num_workers`.
+    """Return a loader of `dataset`; its batches do not depend on `num_workers`.
 
     Args:
         dataset: maps SampleKeys to named arrays of fixed shape.
-        sampler: decides on order and position; set its position before each epoch.
-        num_workers: processes that decode; 0 decodes in the caller's own, between the steps.
-        worker_timeout: seconds that reading one sample may take; 0 for any time.
+        sampler: determines the order and the position; set its position before each epoch.
+        num_workers: number of worker processes; 0 decodes in the calling process, between the training steps.
+        worker_timeout: limit in seconds for reading one sample; 0 disables it.
     """
     return BatchLoader(dataset, sampler, num_workers, worker_timeout)
 
 
 class WorkerPool:
-    """The workers of one pass over the data: each makes every n-th batch, and when it dies another one goes on.
+    """Worker processes of one iteration over the data; each of n workers makes every n-th batch.
 
     Args:
-        dataset: of the samples.
-        sampler: at the position to start from; nobody may move it any more.
-        num_workers: how many.
-        timeout: seconds that one sample may take; 0 for any time.
+        dataset: data set of the samples.
+        sampler: sampler at the position to start from; its position must not change afterwards.
+        num_workers: n, reduced to the number of batches if there are fewer.
+        timeout: limit in seconds for reading one sample; 0 disables it.
     """
 
     def __init__(self, dataset: KeyedDataset, sampler: EpochBatchSampler, num_workers: int, timeout: float) -> None:
@@ -125,13 +124,13 @@ class WorkerPool:
         self.workers: list[Worker] = []
 
     def batches(self, take: Callable[[CollatedBatch], Taken]) -> Iterator[Taken]:
-        """Yield what `take` makes of the batches, in order; the arrays it gets are valid for as long as it runs."""
-        for place in range(self.count):
-            self.workers.append(self._start(self.first + place))
+        """Yield `take(batch)` for each batch in order; the batch's arrays are valid only during that call."""
+        for slot in range(self.count):
+            self.workers.append(self._start(self.first + slot))
         for number in range(self.first, len(self.sampler)):
-            place = (number - self.first) % self.count
-            taken = take(self._receive(place, number))
-            self.workers[place].release()
+            slot = (number - self.first) % self.count
+            taken = take(self._receive(slot, number))
+            self.workers[slot].release()
             yield taken
 
     def end(self) -> None:
@@ -142,53 +141,58 @@ class WorkerPool:
     def _start(self, number: int) -> Worker:
         return Worker(self.dataset, self.sampler.from_batch(number, step=self.count), self.timeout)
 
-    def _receive(self, place: int, number: int) -> CollatedBatch:
-        lost = 0
+    def _receive(self, slot: int, number: int) -> CollatedBatch:
+        consecutive = 0
         while True:
             try:
-                return self.workers[place].receive()
-            except WorkerDiedError as loss:
-                lost += 1
-                self._bear(loss, lost)
-            self.workers.pop(place).end()
-            self.workers.insert(place, self._start(number))
+                return self.workers[slot].receive()
+            except WorkerDiedError as death:
+                consecutive += 1
+                self._handle_death(death, consecutive)
+            self.workers.pop(slot).end()  # not left in the list, because `_start` may raise and `end` runs once
+            self.workers.insert(slot, self._start(number))
 
-    def _bear(self, loss: WorkerDiedError, lost: int) -> None:
-        """Warn of the loss of a worker, the `lost`-th in a row, and take the file that is to blame for a bad one.
+    def _handle_death(self, death: WorkerDiedError, consecutive: int) -> None:
+        """Log the death of a worker, and mark the file that caused it as bad.
+
+        Args:
+            death: of the worker.
+            consecutive: number of deaths in a row at this batch, including this one.
 
         Raises:
-            DataError: a successor would do no better.
+            DataError: a replacement would fail again.
         """
-        story, index = _story(loss, self.dataset), loss.reading.index
-        files_fault = index is not None and (isinstance(loss, WorkerHangsError) or _signal_name(loss) in _CRASHES)
-        passed_over = files_fault and isinstance(self.dataset, ReadsFiles) and self.dataset.pass_over(index or 0, story)
-        if lost > _MAX_RESTARTS or (isinstance(loss, WorkerHangsError) and files_fault and not passed_over):
-            others = f", after {lost - 1} others came to an end at the same batch" if lost > 1 else ""
-            raise DataError(f"{story}{others}; {_remedy(loss, files_fault)}") from loss
-        logger.warning("%s; another one takes its place", story)
+        description = _describe_death(death, self.dataset)
+        index = death.reading.index
+        timed_out = isinstance(death, WorkerTimeoutError)
+        caused_by_file = index is not None and (timed_out or _exit_cause(death) in _CRASHES)
+        skips_file = False
+        if caused_by_file and isinstance(self.dataset, ReadsFiles):
+            skips_file = self.dataset.mark_bad(index or 0, description)
+        if consecutive > _MAX_RESTARTS or (timed_out and caused_by_file and not skips_file):
+            others = f", after {consecutive - 1} others died at the same batch" if consecutive > 1 else ""
+            raise DataError(f"{description}{others}; {_remedy(death, caused_by_file)}") from death
+        logger.warning("%s; starting a replacement", description)
 
 
-def _story(loss: WorkerDiedError, dataset: KeyedDataset) -> str:
-    if isinstance(loss, WorkerHangsError):
-        return f"data worker {loss.pid} {_occupation(loss.reading, dataset)} (--worker_timeout)"
-    during = "" if loss.reading.index is None else f" while reading {_name(loss.reading.index, dataset)}"
-    return f"data worker {loss.pid} was ended by {_signal_name(loss)}{during}"
+def _describe_death(death: WorkerDiedError, dataset: KeyedDataset) -> str:
+    if isinstance(death, WorkerTimeoutError):
+        return f"data worker {death.pid} {_describe_read(death.reading, dataset)} (--worker_timeout)"
+    during = "" if death.reading.index is None else f" while reading {_name(death.reading.index, dataset)}"
+    return f"data worker {death.pid} died of {_exit_cause(death)}{during}"
 
 
-def _remedy(loss: WorkerDiedError, files_fault: bool) -> str:
-    if isinstance(loss, WorkerHangsError):
-        return (
-            "check the file and the disk it is on, remove it, pass --bad_image skip to go on without it, or raise "
-            "--worker_timeout"
-        )
-    if files_fault:
-        return "mend or remove the file, or pass --bad_image skip"
-    return "the system does that for lack of memory: lower --num_workers or --batch_size, or free memory"
+def _remedy(death: WorkerDiedError, caused_by_file: bool) -> str:
+    if isinstance(death, WorkerTimeoutError):
+        return "check the file and its disk, remove the file, pass --bad_image skip, or raise --worker_timeout"
+    if caused_by_file:
+        return "repair or remove the file, or pass --bad_image skip"
+    return "the system may have run out of memory: lower --num_workers or --batch_size, or free memory"
 
 
-def _occupation(reading: Reading, dataset: KeyedDataset) -> str:
+def _describe_read(reading: Reading, dataset: KeyedDataset) -> str:
     if reading.index is None:
-        return f"has not come forward for {reading.seconds:.0f} s"
+        return f"has not responded for {reading.seconds:.0f} s"
     return f"has been reading {_name(reading.index, dataset)} for {reading.seconds:.0f} s"
 
 
@@ -196,23 +200,27 @@ def _name(index: int, dataset: KeyedDataset) -> str:
     return dataset.name(index) if isinstance(dataset, ReadsFiles) else f"sample {index}"
 
 
-def _signal_name(loss: WorkerDiedError) -> str:
-    return signal.Signals(-loss.exit_code).name if loss.exit_code < 0 else f"exit code {loss.exit_code}"
+def _exit_cause(death: WorkerDiedError) -> str:
+    return signal.Signals(-death.exit_code).name if death.exit_code < 0 else f"exit code {death.exit_code}"
 
 
 @contextmanager
-def _warning_of_hangs(bookmark: Bookmark, timeout: float, dataset: KeyedDataset) -> Iterator[None]:
-    """Let a thread warn of what is not read in time; nothing can break off the reading in the same process."""
+def _warning_about_slow_reads(current_read: CurrentRead, timeout: float, dataset: KeyedDataset) -> Iterator[None]:
+    """Log a warning from a thread when a read exceeds the timeout; a read in the same process cannot be aborted."""
     ended = threading.Event()
 
     def watch() -> None:
         warned: int | None = None
         while not ended.wait(timeout / 4):
-            reading = bookmark.look()
+            reading = current_read.get()
             if reading.index not in (None, warned) and reading.seconds > timeout:
                 warned = reading.index
-                told = _occupation(reading, dataset)
-                logger.warning("the process %s; if it does not end, stop it and pass --num_workers 1", told)
+                description = _describe_read(reading, dataset)
+                logger.warning(
+                    "this process %s (--worker_timeout %g); if it hangs, stop it and pass --num_workers 1",
+                    description,
+                    timeout,
+                )
 
     if timeout:
         threading.Thread(target=watch, daemon=True).start()

@@ -1,7 +1,6 @@
 """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) of a normalized batch on the device, as in timm 0.3.2.
 
-The partner of an image is its mirror in the batch: the first is mixed with the last. The one in the middle of an odd
-batch is its own partner.
+Image i of a batch of B is mixed with its partner, image B - 1 - i. The middle image of an odd batch is its own partner.
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from plsc_mae.data.box_mask import inside_boxes
 from plsc_mae.data.decode import Box
+from plsc_mae.data.erasing import inside_boxes
 
-_NOWHERE = Box(0, 0, 0, 0)
+_EMPTY_BOX = Box(0, 0, 0, 0)
 
 
 class Mixing(NamedTuple):
-    """How a batch is mixed: one entry for all its images, or one for each.
+    """Mixing parameters of a batch: one entry for the whole batch (n = 1) or one per image.
 
     Attributes:
-        keep: weight [n] of an image outside its box, 1 for CutMix; its partner has the rest.
+        keep: weight [n] of the image's own pixels outside its box, 1 for CutMix; the partner has weight 1 - keep.
         boxes: [n, 4] of (top, left, height, width), where CutMix takes the partner's pixels.
-        lam: weight [n] of an image's label.
+        lam: weight [n] of the image's own label.
     """
 
     keep: npt.NDArray[np.float64]
@@ -36,26 +35,26 @@ class Mixing(NamedTuple):
 
 
 def cutmix_box(lam: float, center: tuple[int, int], size: tuple[int, int]) -> Box:
-    """Return a box of the share 1 - lam of an image of `size` = (h, w) around `center`, clipped at the borders.
+    """Return the box around `center` that covers 1 - lam of an image of `size` = (h, w), clipped at the borders.
 
-    Sides are cut to even numbers of pixels, as in timm 0.3.2.
+    Sides are rounded down to even numbers of pixels, as in timm 0.3.2.
     """
-    half = [int(side * np.sqrt(1 - lam)) // 2 for side in size]
-    low = [max(0, middle - reach) for middle, reach in zip(center, half, strict=True)]
-    high = [min(side, middle + reach) for side, middle, reach in zip(size, center, half, strict=True)]
+    half_sides = [int(side * np.sqrt(1 - lam)) // 2 for side in size]
+    low = [max(0, middle - half) for middle, half in zip(center, half_sides, strict=True)]
+    high = [min(side, middle + half) for side, middle, half in zip(size, center, half_sides, strict=True)]
     return Box(low[0], low[1], high[0] - low[0], high[1] - low[1])
 
 
 def make_mixing(
     lam: npt.NDArray[np.float64], cutmix: npt.NDArray[np.bool_], boxes: list[Box], size: tuple[int, int]
 ) -> Mixing:
-    """Combine what was drawn; CutMix's lam is corrected to the share of the image outside its box.
+    """Combine drawn values into mixing parameters; CutMix's lam becomes the exact area fraction outside the box.
 
     Args:
-        lam: weights [n].
-        cutmix: bool [n], else mixup.
-        boxes: n of them, of which mixup has no use.
-        size: of the images, (h, w).
+        lam: drawn weights [n].
+        cutmix: bool [n]; True selects CutMix, False mixup.
+        boxes: n boxes; ignored for mixup.
+        size: image size (h, w).
     """
     drawn = np.where(cutmix[:, None], np.array(boxes, np.int64).reshape(-1, 4), 0)
     outside = 1 - drawn[:, 2] * drawn[:, 3] / (size[0] * size[1])
@@ -63,7 +62,7 @@ def make_mixing(
 
 
 def mix_images(images: Tensor, mixing: Mixing) -> Tensor:
-    """Mix float images [B, 3, H, W], one entry of `mixing` for all or one for each."""
+    """Mix float images [B, 3, H, W] with their partners; `mixing` has one entry for the batch or one per image."""
     if (mixing.lam == 1).all():
         return images
     with paddle.amp.auto_cast(enable=False):
@@ -75,13 +74,13 @@ def mix_images(images: Tensor, mixing: Mixing) -> Tensor:
 
 
 def mix_labels(labels: Tensor, mixing: Mixing, num_classes: int, label_smoothing: float = 0.0) -> Tensor:
-    """Turn class numbers [B] into soft targets float32 [B, K], rows of which sum to 1.
+    """Convert class numbers [B] to soft targets float32 [B, K] whose rows sum to 1.
 
     Args:
         labels: class numbers.
-        mixing: one entry for all or one for each.
+        mixing: one entry for the batch or one per image.
         num_classes: K.
-        label_smoothing: share of a label that is spread evenly over all classes.
+        label_smoothing: fraction of a label that is spread evenly over all classes.
     """
     with paddle.amp.auto_cast(enable=False):
         own = F.one_hot(labels, num_classes) * (1 - label_smoothing) + label_smoothing / num_classes
@@ -91,18 +90,18 @@ def mix_labels(labels: Tensor, mixing: Mixing, num_classes: int, label_smoothing
 
 @dataclass(frozen=True)
 class Mixup:
-    """Draws how to mix a batch, and mixes it.
+    """Random mixup and CutMix of a batch, with label smoothing.
 
     Attributes:
         num_classes: K.
-        mixup_alpha: of Beta(alpha, alpha), from which mixup's lam is drawn; 0 for no mixup.
-        cutmix_alpha: the same for CutMix; with both 0, labels are smoothed and images left alone.
-        cutmix_minmax: smallest and largest side of CutMix's boxes, as a share of the image's; then there is CutMix
-            whatever its alpha is.
-        prob: probability of mixing at all.
-        switch_prob: probability of CutMix where there is mixup too.
-        mode: draw once per batch, per pair of partners, or per image.
-        label_smoothing: share of a label that is spread evenly over all classes.
+        mixup_alpha: mixup draws lam from Beta(alpha, alpha); 0 disables mixup.
+        cutmix_alpha: the same for CutMix. If both are 0, labels are smoothed and images stay unchanged.
+        cutmix_minmax: range of the sides of CutMix's boxes, as fractions of the image's sides. It enables CutMix even
+            if cutmix_alpha is 0.
+        prob: probability that mixing is applied.
+        switch_prob: probability of CutMix instead of mixup if both are enabled.
+        mode: draw once per batch, per pair of partners, or per image ("elem").
+        label_smoothing: fraction of a label that is spread evenly over all classes.
     """
 
     num_classes: int
@@ -115,17 +114,17 @@ class Mixup:
     label_smoothing: float = 0.1
 
     def __call__(self, images: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Mix images float [B, 3, H, W] and labels [B] by what is drawn from `rng`.
+        """Mix images float [B, 3, H, W] and labels [B] with parameters drawn from `rng`.
 
         Returns:
-            Images like those given, and soft targets float32 [B, K].
+            Mixed images of the same shape, and soft targets float32 [B, K].
         """
         batch, _, height, width = images.shape
         mixing = self.draw(batch, (height, width), rng)
         return mix_images(images, mixing), mix_labels(labels, mixing, self.num_classes, self.label_smoothing)
 
     def draw(self, batch_size: int, size: tuple[int, int], rng: np.random.Generator) -> Mixing:
-        """Draw how to mix a batch of images of `size` = (h, w); the labels play no part."""
+        """Draw the mixing parameters of a batch of images of `size` = (h, w)."""
         pairs = (batch_size + 1) // 2
         count = {"batch": 1, "pair": pairs, "elem": batch_size}[self.mode]
         cutmix = rng.random(count) < self._cutmix_probability
@@ -134,7 +133,7 @@ class Mixup:
             if alpha > 0:
                 lam = np.where(chosen, rng.beta(alpha, alpha, count), lam)
         lam = np.where(rng.random(count) < self.prob, lam, 1.0)
-        boxes = [self._draw_box(lam[i], size, rng) if cutmix[i] and lam[i] < 1 else _NOWHERE for i in range(count)]
+        boxes = [self._draw_box(lam[i], size, rng) if cutmix[i] and lam[i] < 1 else _EMPTY_BOX for i in range(count)]
         mixing = make_mixing(lam, cutmix, boxes, size)
         if self.mode != "pair":
             return mixing

@@ -1,4 +1,4 @@
-"""The last stage of the data path, run on the device: uint8 batches to normalized floats and back."""
+"""Normalization on the device, the last stage of the data pipeline: uint8 batches to floats and back."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ from plsc_mae.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Normalize(nn.Layer):
-    """Turn uint8 images [B, H, W, 3] into float32 [B, 3, H, W] of (x / 255 - mean) / std."""
+    """Layer that maps uint8 images [B, H, W, 3] to float32 [B, 3, H, W] with (x / 255 - mean) / std."""
 
     def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
         super().__init__()
-        # Constants of the run's config, not weights: they stay out of the state dict.
+        # Constants from the options, not weights, so they are kept out of the state dict.
         self.register_buffer("mean", _per_channel(mean), persistable=False)
         self.register_buffer("std", _per_channel(std), persistable=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalize uint8 [B, H, W, 3] to float32 [B, 3, H, W], in float32 under mixed precision too."""
+        """Normalize uint8 [B, H, W, 3] to float32 [B, 3, H, W]; computes in float32 under mixed precision too."""
         with paddle.amp.auto_cast(enable=False):
             pixels = images.transpose([0, 3, 1, 2]).astype("float32")  # [B, H, W, 3] -> [B, 3, H, W]
             return (pixels / 255 - self.mean) / self.std
 
     def denormalize(self, images: Tensor) -> Tensor:
-        """Undo the normalization of [B, 3, H, W]: pixels in [0, 1], beyond it where a network made them so."""
+        """Undo the normalization of [B, 3, H, W].
+
+        Returns:
+            Pixels float32 [B, 3, H, W], in [0, 1] for images; a network's predictions may exceed that range.
+        """
         with paddle.amp.auto_cast(enable=False):
             return images.astype("float32") * self.std + self.mean
 

@@ -1,6 +1,6 @@
-"""RandAugment (Cubuk et al. 2020) with the operations and the string grammar of timm 0.3.2.
+"""RandAugment (Cubuk et al. 2020) with the operations and the string notation of timm 0.3.2.
 
-Acts on the cropped and flipped picture, in the worker. Every draw comes from the sample's generator.
+It runs in the worker on the cropped and flipped image. Every draw comes from the sample's generator.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from PIL import Image, ImageEnhance, ImageOps
 from plsc_mae.data.transforms import IMAGENET_MEAN, InterpolationChoice, draw_interpolation
 from plsc_mae.errors import ConfigError
 
-MAX_LEVEL = 10  # of the scale on which magnitudes are given
+MAX_LEVEL = 10  # end of the scale of magnitudes
 _APPLY_PROBABILITY = 0.5
-_UNIFORM_ABOVE = 100  # an "mstd" above it makes the magnitude uniform in [0, m]
+_UNIFORM_ABOVE = 100  # a larger "mstd" makes the magnitude uniform in [0, m]
 
-# Table 0 of the grammar's "w": how often each operation is chosen. The others of timm's list have weight 0.
+# Probabilities of the operations with "w0"; operations that are not listed have weight 0.
 CHOICE_WEIGHTS = {
     "Rotate": 0.3,
     "ShearX": 0.2,
@@ -41,18 +41,18 @@ CHOICE_WEIGHTS = {
 
 
 class Resampling(NamedTuple):
-    """How pictures are moved: Pillow's filter, and the color of what comes in from outside."""
+    """Options of geometric operations: Pillow's filter, and the color of pixels from outside the image."""
 
     resample: Image.Resampling
     fillcolor: tuple[int, ...]
 
 
 class Operation(NamedTuple):
-    """One kind of change to a picture.
+    """Image operation with its strength.
 
     Attributes:
-        argument: maps a level in [0, 10] and a sign, 1 or -1, to what `apply` takes.
-        apply: changes a picture by that argument.
+        argument: maps a level in [0, 10] and a sign, 1 or -1, to the argument of `apply`.
+        apply: returns the changed image.
     """
 
     argument: Callable[[float, int], Any]
@@ -64,16 +64,17 @@ def operations(*, increasing: bool) -> dict[str, Operation]:
     """Return the fifteen operations by name.
 
     Args:
-        increasing: whether Posterize, Solarize and the enhancements get stronger with the level, up or down from no
-            change. Otherwise a level of 0 is the strongest for the first two, and enhancements go from 0.1 to 1.9.
+        increasing: if True, Posterize, Solarize and the enhancements get stronger with the level, and an enhancement
+            factor moves up or down from 1. If False, the first two are strongest at level 0, and enhancement factors
+            rise from 0.1 to 1.9.
     """
-    bits, threshold, factor = (
-        (_few_bits, _low_threshold, _away_from_one) if increasing else (_bits, _threshold, _factor)
-    )
+    bits = _increasing_bits if increasing else _bits
+    threshold = _increasing_threshold if increasing else _threshold
+    factor = _increasing_factor if increasing else _factor
     return {
-        "AutoContrast": Operation(_nothing, lambda image, _value, _how: ImageOps.autocontrast(image)),
-        "Equalize": Operation(_nothing, lambda image, _value, _how: ImageOps.equalize(image)),
-        "Invert": Operation(_nothing, lambda image, _value, _how: ImageOps.invert(image)),
+        "AutoContrast": Operation(_no_argument, lambda image, _value, _how: ImageOps.autocontrast(image)),
+        "Equalize": Operation(_no_argument, lambda image, _value, _how: ImageOps.equalize(image)),
+        "Invert": Operation(_no_argument, lambda image, _value, _how: ImageOps.invert(image)),
         "Rotate": Operation(_degrees, lambda image, degrees, how: image.rotate(degrees, **how._asdict())),
         "Posterize": Operation(bits, _posterize),
         "Solarize": Operation(threshold, lambda image, threshold, _how: ImageOps.solarize(image, threshold)),
@@ -95,17 +96,17 @@ def operations(*, increasing: bool) -> dict[str, Operation]:
 
 @dataclass(frozen=True)
 class RandAugment:
-    """A few random operations on a picture, each skipped half the time.
+    """Augmentation that applies randomly chosen operations, each with probability 0.5.
 
     Attributes:
         magnitude: mean level of the operations.
-        num_layers: operations chosen per picture.
-        magnitude_std: standard deviation of the level; infinite for a level uniform in [0, magnitude].
-        magnitude_max: levels are clipped to [0, magnitude_max]; beyond 10, operations exceed their usual range.
+        num_layers: number of operations chosen per image.
+        magnitude_std: standard deviation of the level; infinity draws the level uniformly from [0, magnitude].
+        magnitude_max: levels are clipped to [0, magnitude_max]; above 10, operations exceed their usual range.
         increasing: see `operations`.
-        weighted: choose by CHOICE_WEIGHTS, each operation at most once; otherwise all alike and with replacement.
-        fill: color of what comes in from outside a picture.
-        interpolation: of moved pictures; random chooses for each operation.
+        weighted: True chooses by CHOICE_WEIGHTS without replacement; False chooses uniformly with replacement.
+        fill: color of pixels from outside the image.
+        interpolation: filter of geometric operations; "random" chooses for each operation.
     """
 
     magnitude: int = 10
@@ -121,32 +122,37 @@ class RandAugment:
     def parse(
         cls, text: str, mean: Sequence[float] = IMAGENET_MEAN, interpolation: InterpolationChoice = "bicubic"
     ) -> RandAugment:
-        """Make one from timm's notation, such as rand-m9-mstd0.5-inc1.
+        """Create a RandAugment from timm's notation, such as rand-m9-mstd0.5-inc1.
 
-        After "rand", in any order, all optional: m, magnitude; n, operations per picture; mstd, standard deviation of
-        the magnitude, over 100 for a uniform one; mmax, largest magnitude; inc, increasing operations, whatever its
-        number; w0, weighted choice.
+        After "rand" come sections in any order, all optional: m, the magnitude; n, the number of operations per image;
+        mstd, the standard deviation of the magnitude (above 100: a uniform magnitude); mmax, the largest magnitude;
+        inc with any number, increasing operations; w0, weighted choice.
 
         Args:
             text: sections separated by dashes.
-            mean: of normalization; moved pictures are filled with its color.
-            interpolation: of moved pictures.
+            mean: mean of the normalization; its color fills pixels from outside the image.
+            interpolation: filter of geometric operations.
 
         Raises:
-            ConfigError: a section is none of these or has a wrong value.
+            ConfigError: a section is unknown or has an invalid value.
         """
         head, *sections = text.split("-")
         if head != "rand":
-            raise _bad_notation(text, f"it starts with '{head}'")
+            raise _bad_notation(text, f"it starts with '{head}' instead of 'rand'")
         settings = dict(_parse_section(text, section) for section in sections)
         fill = tuple(min(255, round(255 * channel)) for channel in mean)
         augment = cls(**settings, fill=fill, interpolation=interpolation)
         if augment.weighted and augment.num_layers > len(CHOICE_WEIGHTS):
-            raise _bad_notation(text, f"a weighted choice is of at most {len(CHOICE_WEIGHTS)} operations")
+            raise _bad_notation(
+                text, f"w0 chooses from {len(CHOICE_WEIGHTS)} operations, fewer than n{augment.num_layers}"
+            )
         return augment
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """Change an RGB picture by what is drawn from `rng`: the operations, then whether, how and how much of each."""
+        """Augment an RGB image.
+
+        Draws from `rng` the operations, and then for each one its application, level, sign and interpolation.
+        """
         for name in self._choose(rng):
             if rng.random() > _APPLY_PROBABILITY:
                 continue
@@ -186,21 +192,21 @@ def _parse_section(text: str, section: str) -> tuple[str, Any]:
         if key in ("m", "mmax") or (key == "n" and int(value) > 0):
             return {"m": "magnitude", "mmax": "magnitude_max", "n": "num_layers"}[key], int(value)
     except ValueError as error:
-        raise _bad_notation(text, f"'{section}' has a wrong number") from error
-    raise _bad_notation(text, f"'{section}' is no section of it")
+        raise _bad_notation(text, f"'{section}' has an invalid number") from error
+    raise _bad_notation(text, f"'{section}' is not a known section")
 
 
-def _bad_notation(text: str, why: str) -> ConfigError:
+def _bad_notation(text: str, reason: str) -> ConfigError:
     return ConfigError(
-        f"--aa '{text}' is not understood: {why}; expected rand with m, n, mmax (integers), mstd (number), inc1 or w0, "
+        f"--aa '{text}' is invalid: {reason}; expected rand with m, n, mmax (integers), mstd (number), inc1 or w0, "
         f"as in rand-m9-mstd0.5-inc1"
     )
 
 
-# Arguments, by level and sign. Limits matter to levels above 10 only.
+# Arguments of the operations by level and sign. The limits take effect only for levels above 10.
 
 
-def _nothing(_level: float, _sign: int) -> None:
+def _no_argument(_level: float, _sign: int) -> None:
     return None
 
 
@@ -212,7 +218,7 @@ def _bits(level: float, _sign: int) -> int:
     return min(8, int(level / MAX_LEVEL * 4))
 
 
-def _few_bits(level: float, sign: int) -> int:
+def _increasing_bits(level: float, sign: int) -> int:
     return max(0, 4 - _bits(level, sign))
 
 
@@ -220,7 +226,7 @@ def _threshold(level: float, _sign: int) -> int:
     return min(256, int(level / MAX_LEVEL * 256))
 
 
-def _low_threshold(level: float, sign: int) -> int:
+def _increasing_threshold(level: float, sign: int) -> int:
     return 256 - _threshold(level, sign)
 
 
@@ -232,7 +238,7 @@ def _factor(level: float, _sign: int) -> float:
     return level / MAX_LEVEL * 1.8 + 0.1
 
 
-def _away_from_one(level: float, sign: int) -> float:
+def _increasing_factor(level: float, sign: int) -> float:
     return max(0.1, 1 + sign * (level / MAX_LEVEL * 0.9))
 
 
@@ -244,11 +250,12 @@ def _shift(level: float, sign: int) -> float:
     return sign * (level / MAX_LEVEL * 0.45)
 
 
-# Changes that Pillow has no, or no fitting, function for
+# Operations without a suitable function in Pillow
 
 
 def _posterize(image: Image.Image, bits: int, _how: Resampling) -> Image.Image:
-    # Not Pillow's function, which used to turn 0 bits into black, as here, and now refuses them. Level 10 asks for 0.
+    # With increasing operations, level 10 asks for 0 bits. Old versions of Pillow's posterize then returned a black
+    # image, as this does; newer ones raise.
     dropped = 2 ** (8 - bits) - 1
     return image.point([value & ~dropped for value in range(256)] * 3)
 

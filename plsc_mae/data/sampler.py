@@ -1,4 +1,4 @@
-"""Which samples make up which batch of which process, in an order that depends on the seed and the epoch alone."""
+"""Assigns samples to batches and processes, in an order that depends on the seed and the epoch alone."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from plsc_mae.errors import DataError
 
 
 class EpochBatchSampler(paddle.io.BatchSampler):
-    """Batches of SampleKeys for one process, from a position that can be set.
+    """Sampler of one process's batches of SampleKeys, with a settable position.
 
-    Batch i of all processes together is the i-th slice of `batch_size * world_size` entries of the epoch's order, and
-    each process takes its contiguous part of it. So 2 processes of batch 8 see exactly what 1 process of batch 16 sees.
+    The i-th global batch is the i-th slice of `batch_size * world_size` entries of the epoch's order, and each process
+    takes its contiguous part of the slice. So 2 processes of batch size 8 see the same samples as 1 process of 16.
 
     Args:
-        length: samples in the data set.
+        length: number of samples in the data set.
         batch_size: samples per batch and process.
-        rank: of this process, in [0, world_size).
+        rank: rank of this process, in [0, world_size).
         world_size: number of processes that share the data.
-        seed: of the order.
-        shuffle: False keeps the data set's order, in every epoch.
-        drop_last: leave out what does not fill a batch of all processes. Otherwise the rest is shared as evenly as it
-            goes, and the last batch of a process may be smaller or absent.
+        seed: random seed of the order.
+        shuffle: False keeps the data set's order in every epoch.
+        drop_last: drop the samples that do not fill a global batch. Otherwise they are shared as evenly as possible,
+            and the last batch of a process may be smaller or missing.
 
     Raises:
-        DataError: there is not a single batch.
+        DataError: the data set does not fill a single batch.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class EpochBatchSampler(paddle.io.BatchSampler):
             )
 
     def set_position(self, epoch: int, batches_done: int = 0) -> None:
-        """Let the next iteration start in `epoch` (from 0) after its first `batches_done` batches.
+        """Start the next iteration in `epoch` (from 0) after its first `batches_done` batches.
 
         Raises:
-            DataError: the epoch has fewer batches, as when the data changed between a run and its resumption.
+            DataError: the epoch has fewer batches, for instance because the data set changed before a run was resumed.
         """
         if not 0 <= batches_done <= len(self):
             raise DataError(
-                f"cannot go on after batch {batches_done} of epoch {epoch}: an epoch has {len(self)} batches; resume "
+                f"cannot resume after batch {batches_done} of epoch {epoch}: an epoch has {len(self)} batches; resume "
                 f"with the data set, --batch_size and number of processes of the first run"
             )
         self.epoch = epoch
@@ -74,15 +74,15 @@ class EpochBatchSampler(paddle.io.BatchSampler):
         return self.from_batch(self.batches_done)
 
     def from_batch(self, first: int, step: int = 1) -> Iterator[list[SampleKey]]:
-        """Iterate over every `step`-th batch of the epoch, starting with number `first`."""
+        """Yield every `step`-th batch of the epoch, starting with batch `first`."""
         epoch = self.epoch
         order = epoch_order(self.seed, epoch, self.length) if self.shuffle else np.arange(self.length)
         for batch in range(first, len(self), step):
-            everyones = order[batch * self.global_batch_size : (batch + 1) * self.global_batch_size]
-            share = np.array_split(everyones, self.world_size)[self.rank]
+            global_batch = order[batch * self.global_batch_size : (batch + 1) * self.global_batch_size]
+            share = np.array_split(global_batch, self.world_size)[self.rank]
             yield [SampleKey(epoch, int(index)) for index in share]
 
     def __len__(self) -> int:
-        """Count the batches of a whole epoch for this process, whatever the position."""
+        """Count the batches of a whole epoch for this process, regardless of the position."""
         full, rest = divmod(self.length, self.global_batch_size)
         return full if self.drop_last else full + (self.rank < rest)

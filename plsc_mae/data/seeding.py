@@ -1,8 +1,8 @@
-"""Where every random choice about a sample comes from.
+"""Random generators and seeds.
 
-Randomness belongs to the sample: a crop, a flip or a mask is drawn from a generator seeded by the run's seed, the
-epoch and the sample's index, and by nothing else. So the same seed gives the same samples for any number of workers
-or processes and after any resume.
+Every random choice about a sample (crop, flip, mask) comes from a generator that is seeded with the run's seed, the
+epoch and the sample's index only. So the same seed gives the same samples with any number of workers or processes and
+after a resume.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-# Arbitrary constants that keep the two kinds of draws apart; changing one changes every run.
+# Arbitrary constants that make the two kinds of generators independent; changing one changes every run.
 _SAMPLE_STREAM = 0x53414D50
 _ORDER_STREAM = 0x4F524452
 
 
 class SampleKey(NamedTuple):
-    """What a sampler hands to a data set: which image, and in which epoch it is seen."""
+    """Key of a sample: its epoch and its index in the data set."""
 
     epoch: int
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a key
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is not used
 
 
 def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """Return the generator of every random choice about one sample in one epoch; all three must be >= 0."""
+    """Return the generator of all random choices about one sample in one epoch; the arguments must be >= 0."""
     return np.random.default_rng([_SAMPLE_STREAM, seed, epoch, index])
 
 
@@ -35,5 +35,8 @@ def epoch_order(seed: int, epoch: int, length: int) -> npt.NDArray[np.int64]:
 
 
 def device_seed(seed: int, epoch: int, iteration: int, rank: int) -> int:
-    """Seed of what is random on the device (drop path): position in the run and rank, so that a resume repeats it."""
+    """Return the seed of random operations on the device (drop path) at one position of the run on one rank.
+
+    Because the seed depends on the position alone, a resumed run repeats the draws of an uninterrupted one.
+    """
     return int(np.random.SeedSequence([seed, epoch, iteration, rank]).generate_state(1)[0] >> 1)

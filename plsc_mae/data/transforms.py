@@ -1,6 +1,6 @@
-"""Crops, flips and the two plain transforms; a transform maps (image, generator) to named arrays.
+"""Crops, flips and the basic transforms; a transform maps (image, generator) to named arrays.
 
-Pixels stay uint8 [H, W, 3] here; `plsc_mae.data.normalize.Normalize` turns them to floats on the device.
+Pixels stay uint8 [H, W, 3]; `plsc_mae.data.normalize.Normalize` converts them to floats on the device.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ INCEPTION_STD = (0.5, 0.5, 0.5)
 Sample = dict[str, npt.NDArray[Any]]
 Transform = Callable[[SourceImage, np.random.Generator], Sample]
 InterpolationChoice: TypeAlias = Interpolation | Literal["random"]
-DrawBox = Callable[[Callable[[], float], int, int, tuple[float, float]], Box]  # of uniform, height, width, scale
+DrawBox = Callable[[Callable[[], float], int, int, tuple[float, float]], Box]  # (uniform, height, width, scale) -> box
 
 
 def random_resized_crop_box(
@@ -36,14 +36,14 @@ def random_resized_crop_box(
 ) -> Box:
     """Draw a crop of random area and aspect ratio, as torchvision's RandomResizedCrop does.
 
-    Ten tries, then the largest centered crop whose aspect ratio is within `ratio`.
+    After ten failed attempts, the crop is the largest centered one with an aspect ratio within `ratio`.
 
     Args:
-        uniform: draws from [0, 1). Each try takes two, for area and log aspect ratio; an accepted crop takes two more,
-            for top and left.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        scale: range of the crop's share of the image area.
+        uniform: draws from [0, 1). Each attempt takes two draws, for area and log aspect ratio; an accepted crop takes
+            two more, for top and left.
+        height: image height in pixels.
+        width: image width in pixels.
+        scale: range of the crop's area as a fraction of the image area.
         ratio: range of the crop's width / height.
         below: draws an integer from [0, n), for top and left; by default it scales a draw of `uniform`.
     """
@@ -69,55 +69,60 @@ def clamped_crop_box(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Box:
-    """Draw a crop as `random_resized_crop_box` does, but once: what is too large is clamped to the image.
+    """Draw a crop as `random_resized_crop_box` does, but with one attempt, clamped to the image size.
 
-    The crop of linear probing (facebookresearch/mae util/crop.py, after BYOL). Takes four draws.
+    This is the crop of linear probing (facebookresearch/mae util/crop.py, after BYOL). It takes four draws.
     """
     crop_height, crop_width = _draw_sides(uniform, height, width, scale, ratio)
-    crop_height, crop_width = min(max(crop_height, 1), height), min(max(crop_width, 1), width)
+    crop_height = min(max(crop_height, 1), height)
+    crop_width = min(max(crop_width, 1), width)
     top = int(uniform() * (height - crop_height + 1))
     left = int(uniform() * (width - crop_width + 1))
     return Box(top, left, crop_height, crop_width)
 
 
 def draw_interpolation(choice: InterpolationChoice, rng: np.random.Generator) -> Interpolation:
-    """Return the interpolation, or for "random" bilinear or bicubic; only that draws."""
+    """Return `choice`, or for "random" draw bilinear or bicubic from `rng`."""
     if choice == "random":
         return "bilinear" if rng.random() < 0.5 else "bicubic"
     return choice
 
 
 def resize_shorter_side(height: int, width: int, size: int) -> tuple[int, int]:
-    """Return the (h, w) that makes the shorter side `size`, the longer one rounded down as in torchvision."""
+    """Return the (h, w) whose shorter side is `size`; the longer one is rounded down as in torchvision."""
     if height <= width:
         return size, int(size * width / height)
     return int(size * height / width), size
 
 
 def center_crop_box(height: int, width: int, size: tuple[int, int]) -> Box:
-    """Return the centered crop of `size` = (h, w), offsets rounded to even as in torchvision."""
+    """Return the centered crop of `size` = (h, w); offsets are rounded half to even as in torchvision.
+
+    Raises:
+        ValueError: the crop is larger than the image.
+    """
     if height < size[0] or width < size[1]:
-        raise ValueError(f"a center crop of {size} does not fit into {height}x{width} pixels")
+        raise ValueError(f"a center crop of {size[0]}x{size[1]} does not fit into {height}x{width} pixels")
     return Box(round((height - size[0]) / 2), round((width - size[1]) / 2), *size)
 
 
 def flip_horizontal(pixels: Pixels) -> Pixels:
-    """Mirror an image [H, W, 3] left to right."""
+    """Mirror an image [H, W, 3] horizontally."""
     return np.ascontiguousarray(pixels[:, ::-1])
 
 
 @dataclass(frozen=True)
 class RandomCropFlip:
-    """Random crop, then a flip: the augmentation of MAE pre-training (He et al. 2022, appendix A.1) and of probing.
+    """Augmentation of MAE pre-training (He et al. 2022, appendix A.1) and of probing: a random crop, then a flip.
 
-    Gives {"image": uint8 [h, w, 3]}.
+    Returns {"image": uint8 [h, w, 3]}.
 
     Attributes:
-        size: of the output, (h, w).
-        scale: range of the crop's share of the image area.
+        size: output size (h, w).
+        scale: range of the crop's area as a fraction of the image area.
         hflip: probability of a horizontal flip.
-        interpolation: of the crop.
-        draw_box: `random_resized_crop_box`, or `clamped_crop_box`.
+        interpolation: filter of the crop.
+        draw_box: `random_resized_crop_box` or `clamped_crop_box`.
     """
 
     size: tuple[int, int]
@@ -127,7 +132,7 @@ class RandomCropFlip:
     draw_box: DrawBox = random_resized_crop_box
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
-        """Draw a crop and a flip from `rng` and apply them."""
+        """Crop and flip an image; both are drawn from `rng`."""
         box = self.draw_box(rng.random, image.height, image.width, self.scale)
         flip = rng.random() < self.hflip
         pixels = image.crop_resize(box, self.size, self.interpolation)
@@ -136,13 +141,14 @@ class RandomCropFlip:
 
 @dataclass(frozen=True)
 class ResizeCenterCrop:
-    """The evaluation transform: resize the shorter side, then crop the center; draws nothing.
+    """Deterministic evaluation transform: resize the shorter side, then crop the center.
 
-    Gives {"image": uint8 [h, w, 3]}.
+    Returns {"image": uint8 [h, w, 3]}.
 
     Attributes:
-        size: of the output, (h, w).
-        shorter_side: length it is resized to before the crop, in pixels; 256 goes with 224.
+        size: output size (h, w).
+        shorter_side: length in pixels of the image's shorter side after the resize; usually 256 for an output of 224.
+        interpolation: filter of the resize.
     """
 
     size: tuple[int, int]
@@ -150,7 +156,7 @@ class ResizeCenterCrop:
     interpolation: Interpolation = "bicubic"
 
     def __call__(self, image: SourceImage, _rng: np.random.Generator) -> Sample:
-        """Apply it; the generator is there because every transform takes one."""
+        """Resize and crop an image; the generator is unused."""
         height, width = resize_shorter_side(image.height, image.width, self.shorter_side)
         pixels = image.resize((height, width), self.interpolation)
         box = center_crop_box(height, width, self.size)

@@ -1,7 +1,7 @@
-"""Transforms that show one crop twice: large for the network, small for the tokenizer that names its patches.
+"""Transforms that return two views of one crop: one for the network and a smaller one for the tokenizer.
 
-CAE pre-training predicts, for every hidden patch of the first view, the token of the same place in the second, so
-both are resized from one box. They give uint8 pixels, as all transforms do.
+CAE pre-training predicts, for every masked patch of the first view, the token at the same position of the second view,
+so both views are resized from the same box. Like all transforms, they return uint8 pixels.
 """
 
 from __future__ import annotations
@@ -25,15 +25,14 @@ _ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color
 
 
 def color_jitter(image: SourceImage, strength: float, rng: np.random.Generator) -> SourceImage:
-    """Change brightness, contrast and saturation, in random order, as torchvision's ColorJitter does to PIL images.
+    """Jitter brightness, contrast and saturation in random order, as torchvision's ColorJitter does on PIL images.
 
-    Decodes the whole image, since contrast is measured against its mean; what is returned is cropped by the pil
-    backend. Draws the order, then one factor per change as it is applied.
+    The whole image is decoded, because contrast is relative to its mean. The returned image uses the pil backend.
 
     Args:
-        image: left unchanged.
-        strength: v > 0; factors are uniform in [max(0, 1 - v), 1 + v], and a factor of 1 changes nothing.
-        rng: the sample's generator.
+        image: source image; it is not modified.
+        strength: v > 0; factors are uniform in [max(0, 1 - v), 1 + v], where 1 means no change.
+        rng: generator of the sample; the order is drawn first, then one factor per change.
     """
     pixels = Image.fromarray(image.resize((image.height, image.width)))
     for choice in rng.permutation(len(_ENHANCERS)):
@@ -43,19 +42,19 @@ def color_jitter(image: SourceImage, strength: float, rng: np.random.Generator) 
 
 @dataclass(frozen=True)
 class TwoViewCropFlip:
-    """Jitter, flip, then one random resized crop in two sizes: the augmentation of CAE pre-training (Atten4Vis/CAE).
+    """Augmentation of CAE pre-training (Atten4Vis/CAE): color jitter, flip, then one random resized crop in two sizes.
 
-    Gives {"image": uint8 [h, w, 3], "tokenizer_image": uint8 [h2, w2, 3]}. Draws, in this order: the jitter, if there
-    is any; the flip; the box; the interpolation, if it is random.
+    Returns {"image": uint8 [h, w, 3], "tokenizer_image": uint8 [h2, w2, 3]}. The order of draws is: jitter (if
+    enabled), flip, box, interpolation (if random).
 
     Attributes:
-        size: of the network's view, (h, w).
-        tokenizer_size: of the tokenizer's view, (h2, w2).
-        scale: range of the crop's share of the image area.
+        size: size (h, w) of the network's view.
+        tokenizer_size: size (h2, w2) of the tokenizer's view.
+        scale: range of the crop's area as a fraction of the image area.
         hflip: probability of a horizontal flip.
-        color_jitter: strength of the jitter of brightness, contrast and saturation; 0 for none.
-        interpolation: of the network's view; random chooses bilinear or bicubic for each image.
-        tokenizer_interpolation: of the tokenizer's view.
+        color_jitter: strength of the brightness, contrast and saturation jitter; 0 disables it.
+        interpolation: filter of the network's view; "random" chooses bilinear or bicubic for each image.
+        tokenizer_interpolation: filter of the tokenizer's view.
     """
 
     size: tuple[int, int]
@@ -67,7 +66,7 @@ class TwoViewCropFlip:
     tokenizer_interpolation: Interpolation = "lanczos"
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
-        """Draw from `rng` and apply what was drawn."""
+        """Augment an image; all draws come from `rng`."""
         if self.color_jitter > 0:
             image = color_jitter(image, self.color_jitter, rng)
         flip = rng.random() < self.hflip
@@ -75,7 +74,8 @@ class TwoViewCropFlip:
         interpolation = draw_interpolation(self.interpolation, rng)
         if not flip:
             return self._views(image, box, interpolation)
-        # The box was drawn on the flipped image. Resizing is symmetric, so its mirror image, flipped, is that crop.
+        # The box refers to the flipped image. Resizing is symmetric, so cropping the mirrored box of the original image
+        # and flipping the result gives the same pixels.
         mirrored = box._replace(left=image.width - box.left - box.width)
         views = self._views(image, mirrored, interpolation)
         return {name: flip_horizontal(pixels) for name, pixels in views.items()}
@@ -89,15 +89,16 @@ class TwoViewCropFlip:
 
 @dataclass(frozen=True)
 class TwoViewCenterCrop:
-    """The largest centered crop in two sizes, to look at a model's work; draws nothing.
+    """Deterministic transform for visualization: the largest centered crop in two sizes.
 
-    Gives the arrays of `TwoViewCropFlip`. The crop has the shape of `size`: a square one spans the shorter side.
+    Returns the arrays of `TwoViewCropFlip`. The crop has the aspect ratio of `size`; a square one spans the shorter
+    side of the image.
 
     Attributes:
-        size: of the network's view, (h, w).
-        tokenizer_size: of the tokenizer's view, (h2, w2), of the same shape.
-        interpolation: of the network's view.
-        tokenizer_interpolation: of the tokenizer's view.
+        size: size (h, w) of the network's view.
+        tokenizer_size: size (h2, w2) of the tokenizer's view, with the same aspect ratio.
+        interpolation: filter of the network's view.
+        tokenizer_interpolation: filter of the tokenizer's view.
     """
 
     size: tuple[int, int]
@@ -106,9 +107,9 @@ class TwoViewCenterCrop:
     tokenizer_interpolation: Interpolation = "lanczos"
 
     def __call__(self, image: SourceImage, _rng: np.random.Generator) -> Sample:
-        """Apply it; the generator is there because every transform takes one."""
-        pixels_per_pixel = min(image.height / self.size[0], image.width / self.size[1])
-        height, width = (max(1, round(side * pixels_per_pixel)) for side in self.size)
+        """Crop and resize an image; the generator is unused."""
+        factor = min(image.height / self.size[0], image.width / self.size[1])
+        height, width = (max(1, round(side * factor)) for side in self.size)
         box = center_crop_box(image.height, image.width, (height, width))
         return {
             "image": image.crop_resize(box, self.size, self.interpolation),

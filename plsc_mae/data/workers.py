@@ -1,9 +1,10 @@
-"""Processes that make batches: what travels between them and the training process, and how they end.
+"""Worker processes that make batches and hand them to the training process.
 
-Paddle's own loader processes are not used. A killed one ends the run, from a signal handler that raises wherever the
-training happens to be; it leaves files in /dev/shm for good; and when /dev/shm fills up they die. Here every worker has
-a pipe and memory of its own, without a name in any file system, so any of them can be killed at any time and replaced:
-nothing is shared that could be left locked or half-written, and the kernel frees the memory with its last user.
+Paddle's own loader processes are not used, for three reasons. When one is killed, a signal handler raises at an
+arbitrary point of the training. A killed process leaves files in /dev/shm. And when /dev/shm is full, they die.
+
+Here every worker has its own pipe and its own anonymous memory, so a worker can be killed at any time and replaced: no
+shared object can be left locked or half-written, and the kernel frees the memory with its last user.
 """
 
 from __future__ import annotations
@@ -31,19 +32,19 @@ from plsc_mae.data.seeding import SampleKey
 from plsc_mae.data.transforms import Sample
 from plsc_mae.errors import DataError
 
-_BATCHES_AHEAD = 2  # per worker: one ready while the next is made
-_ALIGNMENT = 64
-_LOOK_SECONDS = 0.5
+_BATCHES_AHEAD = 2  # per worker: one is ready while the next one is made
+_ALIGNMENT = 64  # bytes
+_POLL_SECONDS = 0.5
 _KILL_SECONDS = 10.0
-# Slurm and the like send these to every process of a job. The training process decides what they mean.
-_PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-_FORK = multiprocessing.get_context("fork")  # the data set is inherited, not copied
+# Job schedulers such as Slurm send these to every process of a job; only the training process handles them.
+_PARENT_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_FORK = multiprocessing.get_context("fork")  # workers inherit the data set without copying it
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 
 class KeyedDataset(Protocol):
-    """A data set whose samples are asked for by key and count the files "skipped" for them."""
+    """Data set indexed by SampleKey; a sample's "skipped" counts the undecodable files skipped for it."""
 
     def __len__(self) -> int: ...
 
@@ -52,72 +53,74 @@ class KeyedDataset(Protocol):
 
 @runtime_checkable
 class ReadsFiles(Protocol):
-    """A data set with a file per sample.
+    """Data set with one file per sample.
 
     Attributes:
-        bookmark: where it notes the number of the file that it is about to read.
+        current_read: records the number of the file that is about to be read.
     """
 
-    bookmark: Bookmark | None
+    current_read: CurrentRead | None
 
     def name(self, index: int) -> str:
         """Return the path of a file."""
         ...
 
-    def pass_over(self, index: int, reason: str) -> bool:
-        """Take a file for one that cannot be decoded from now on; False where such files are errors."""
+    def mark_bad(self, index: int, reason: str) -> bool:
+        """Skip a file from now on, as if it could not be decoded; return False if such files are errors."""
         ...
 
 
 class CollatedBatch(NamedTuple):
-    """Samples stacked name by name, and how many files were passed over for them."""
+    """Samples stacked by name, and the number of files skipped for them."""
 
     arrays: Arrays
     skipped: int
 
 
 class WorkerDiedError(Exception):
-    """A worker ended before its last batch.
+    """Raised when a worker exits before its last batch.
 
     Attributes:
-        pid: of the worker.
-        reading: what it was reading.
-        exit_code: as of multiprocessing: a negative one is a signal's number.
+        pid: process id of the worker.
+        reading: sample it was reading.
+        exit_code: exit code as in multiprocessing: a negative one is a signal's number.
     """
 
     def __init__(self, pid: int, reading: Reading, exit_code: int) -> None:
         super().__init__(pid, reading, exit_code)
-        self.pid, self.reading, self.exit_code = pid, reading, exit_code
+        self.pid = pid
+        self.reading = reading
+        self.exit_code = exit_code
 
 
-class WorkerHangsError(WorkerDiedError):
-    """A worker was killed, as it did not come forward for too long."""
+class WorkerTimeoutError(WorkerDiedError):
+    """Raised when a worker was killed because it made no progress within the timeout."""
 
 
 class Worker:
-    """A forked process that makes batches one after the other, two ahead of their use.
+    """Forked process that makes batches in sequence, up to two ahead of their use.
 
     Args:
-        dataset: of the samples.
+        dataset: data set of the samples.
         batches: keys of the samples of each batch; iterated over in the worker.
-        timeout: seconds that one sample may take; 0 for any time.
+        timeout: limit in seconds for reading one sample; 0 disables it.
 
     Attributes:
-        pid: of the process.
+        pid: process id.
 
     Raises:
-        DataError: the system does not allow for another process.
+        DataError: the system refuses to start another process.
     """
 
     def __init__(self, dataset: KeyedDataset, batches: Iterable[list[SampleKey]], timeout: float) -> None:
         self.timeout = timeout
-        self._bookmark = Bookmark()
+        self._current_read = CurrentRead()
         try:
             self._buffers = [SharedBuffer() for _ in range(_BATCHES_AHEAD)]
-            self._pipe, theirs = multiprocessing.Pipe()
-            arguments = (dataset, batches, theirs, self._buffers, self._bookmark, os.getpid())
+            self._pipe, worker_end = multiprocessing.Pipe()
+            arguments = (dataset, batches, worker_end, self._buffers, self._current_read, os.getpid())
             self._process = _FORK.Process(target=_work, args=arguments, daemon=True)
-            with _leaving_signals_to_the_parent():
+            with _parent_signals_blocked():
                 self._process.start()
         except OSError as error:
             raise DataError(
@@ -125,52 +128,52 @@ class Worker:
                 "of open files and processes (ulimit -n, ulimit -u)"
             ) from error
         self.pid = self._process.pid or 0
-        theirs.close()  # so that the pipe ends with the worker
-        # Before multiprocessing's own clean-up at exit, whose SIGTERM a worker does not see.
+        worker_end.close()  # so that the pipe is closed when the worker exits
+        # Runs before multiprocessing's own clean-up at exit, which sends SIGTERM, a signal that workers block.
         self._kill = Finalize(None, _kill, args=(self._process,), exitpriority=10)
 
     def receive(self) -> CollatedBatch:
         """Wait for the next batch; its arrays are valid until `release`.
 
         Raises:
-            WorkerDiedError: there will be none.
-            DataError: as the data set says.
-            RuntimeError: a bug in the data set, with its traceback.
+            WorkerDiedError: the worker exited or timed out.
+            DataError: raised by the data set.
+            RuntimeError: a bug in the data set; the message has its traceback.
         """
-        waited = 0.0  # counted, not measured: a job that was suspended for an hour has not waited
-        while not self._pipe.poll(_LOOK_SECONDS):
-            waited += _LOOK_SECONDS
-            if self.timeout and min(waited, self._bookmark.look().seconds) > self.timeout:
-                raise self._post_mortem(WorkerHangsError)
+        waited = 0.0  # counts polls, so that the time a job is suspended does not count as waiting
+        while not self._pipe.poll(_POLL_SECONDS):
+            waited += _POLL_SECONDS
+            if self.timeout and min(waited, self._current_read.get().seconds) > self.timeout:
+                raise self._post_mortem(WorkerTimeoutError)
         try:
             message = self._pipe.recv()
         except (EOFError, OSError):
             raise self._post_mortem(WorkerDiedError) from None
         if isinstance(message, Exception):
             raise message
-        self._in_use, places, skipped = message
-        return CollatedBatch(self._buffers[self._in_use].read(places), skipped)
+        self._in_use, layouts, skipped = message
+        return CollatedBatch(self._buffers[self._in_use].read(layouts), skipped)
 
     def release(self) -> None:
-        """Let the worker write the next batch over the one received last."""
-        with contextlib.suppress(OSError):  # it is dead or done: `receive` will tell, if there is more to come
+        """Allow the worker to overwrite the batch received last."""
+        with contextlib.suppress(OSError):  # the worker has exited; if batches are missing, `receive` raises
             self._pipe.send(self._in_use)
 
     def end(self) -> None:
-        """Kill the process, whatever it does, and free what it shared."""
+        """Kill the process and free the shared memory."""
         self._kill()
         self._pipe.close()
         for buffer in self._buffers:
             buffer.close()
 
     def _post_mortem(self, kind: type[WorkerDiedError]) -> WorkerDiedError:
-        reading = self._bookmark.look()
-        self._process.join(_LOOK_SECONDS if kind is WorkerDiedError else 0)
+        reading = self._current_read.get()
+        self._process.join(_POLL_SECONDS if kind is WorkerDiedError else 0)
         self._kill()
         return kind(self.pid, reading, self._process.exitcode or 0)
 
 
-class _Place(NamedTuple):
+class _ArrayLayout(NamedTuple):
     name: str
     dtype: str
     shape: tuple[int, ...]
@@ -178,64 +181,65 @@ class _Place(NamedTuple):
 
 
 class SharedBuffer:
-    """Memory that this process and those forked later see, of any size, in which arrays are handed over."""
+    """Growing memory for arrays, shared by this process and the processes forked from it."""
 
     def __init__(self) -> None:
         self._file = os.memfd_create("plsc_mae batch")
         self._memory: mmap.mmap | None = None
 
-    def write(self, arrays: Arrays) -> list[_Place]:
-        """Copy arrays in; returns where they are.
+    def write(self, arrays: Arrays) -> list[_ArrayLayout]:
+        """Copy arrays into the buffer, over its former content, and return their layouts.
 
         Raises:
             DataError: there is not enough memory.
         """
-        places, end = [], 0
+        layouts = []
+        end = 0
         for name, array in arrays.items():
-            places.append(_Place(name, array.dtype.str, array.shape, end))
+            layouts.append(_ArrayLayout(name, array.dtype.str, array.shape, end))
             end += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
         try:
-            os.posix_fallocate(self._file, 0, end)  # else the lack of memory would kill at the first access
+            os.posix_fallocate(self._file, 0, end)  # otherwise missing memory kills the process at the first access
         except OSError as error:
             raise DataError(
-                f"no memory to hand over a batch of {end / 2**20:.1f} MB ({error.strerror}); "
+                f"not enough memory for a batch of {end / 2**20:.1f} MB ({error.strerror}); "
                 "lower --num_workers or --batch_size, or free memory"
             ) from error
-        for place, view in zip(places, self.read(places).values(), strict=True):
-            view[...] = arrays[place.name]
-        return places
+        for layout, view in zip(layouts, self.read(layouts).values(), strict=True):
+            view[...] = arrays[layout.name]
+        return layouts
 
-    def read(self, places: Sequence[_Place]) -> Arrays:
-        """Return the arrays at `places`, not copied."""
+    def read(self, layouts: Sequence[_ArrayLayout]) -> Arrays:
+        """Return the arrays without copying them."""
         size = os.fstat(self._file).st_size
         if self._memory is None or len(self._memory) < size:
             self._memory = mmap.mmap(self._file, size)
         return {
-            place.name: np.ndarray(place.shape, place.dtype, buffer=self._memory, offset=place.offset)
-            for place in places
+            layout.name: np.ndarray(layout.shape, layout.dtype, buffer=self._memory, offset=layout.offset)
+            for layout in layouts
         }
 
     def close(self) -> None:
-        """Give up the memory once the arrays read from it are gone."""
+        """Release the memory; it is freed when no array that was read from it is left."""
         os.close(self._file)
         self._memory = None
 
 
 def collate(samples: Sequence[Sample]) -> CollatedBatch:
-    """Stack samples name by name; "skipped" becomes one plain number."""
+    """Stack samples by name and sum their "skipped" counts."""
     arrays = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
     return CollatedBatch(arrays, int(arrays.pop("skipped").sum()))
 
 
-def read_batch(dataset: KeyedDataset, keys: Sequence[SampleKey], bookmark: Bookmark) -> CollatedBatch:
-    """Make a batch in this process, noting in the bookmark what is being read."""
+def read_batch(dataset: KeyedDataset, keys: Sequence[SampleKey], current_read: CurrentRead) -> CollatedBatch:
+    """Make a batch in this process and record in `current_read` each sample that is being read."""
     if isinstance(dataset, ReadsFiles):
-        dataset.bookmark = bookmark
+        dataset.current_read = current_read
     samples = []
     for key in keys:
-        bookmark.set(key.index)
+        current_read.set(key.index)
         samples.append(dataset[key])
-    bookmark.clear()
+    current_read.clear()
     return collate(samples)
 
 
@@ -244,52 +248,52 @@ def _work(
     batches: Iterable[list[SampleKey]],
     pipe: Connection,
     buffers: Sequence[SharedBuffer],
-    bookmark: Bookmark,
+    current_read: CurrentRead,
     parent: int,
 ) -> None:
-    """Make the batches, each into a buffer that is free; runs in the worker."""
-    _settle(parent)
+    """Run the worker: make each batch and write it to a free buffer."""
+    _set_up_worker(parent)
     free = list(range(len(buffers)))
-    with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent has exited
         for keys in batches:
             number = free.pop() if free else pipe.recv()
-            pipe.send(_make(dataset, keys, number, buffers[number], bookmark))
+            pipe.send(_make(dataset, keys, number, buffers[number], current_read))
 
 
 def _make(
-    dataset: KeyedDataset, keys: Sequence[SampleKey], number: int, buffer: SharedBuffer, bookmark: Bookmark
-) -> tuple[int, list[_Place], int] | Exception:
+    dataset: KeyedDataset, keys: Sequence[SampleKey], number: int, buffer: SharedBuffer, current_read: CurrentRead
+) -> tuple[int, list[_ArrayLayout], int] | Exception:
     try:
-        batch = read_batch(dataset, keys, bookmark)
+        batch = read_batch(dataset, keys, current_read)
         return number, buffer.write(batch.arrays), batch.skipped
     except DataError as error:
         return DataError(str(error))
-    except Exception:  # a bug: its traceback would be lost on the way to the parent
+    except Exception:  # a bug; pickling the exception would lose its traceback
         return RuntimeError(f"in a data worker:\n{traceback.format_exc()}")
 
 
 @contextlib.contextmanager
-def _leaving_signals_to_the_parent() -> Iterator[None]:
-    """Block signals while a process is forked: it inherits that, and never sees them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_SIGNALS)
+def _parent_signals_blocked() -> Iterator[None]:
+    """Block signals while a worker is forked; the worker inherits the mask and never receives them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENT_SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _settle(parent: int) -> None:
-    """End with the parent even if it is killed, and die before it when memory is short."""
-    gc.freeze()  # the parent's tensors: freeing one here could wait for a lock that a thread of the parent held
+def _set_up_worker(parent: int) -> None:
+    """Make the worker exit with its parent, and let the kernel kill the worker first when memory runs out."""
+    gc.freeze()  # freeing a tensor of the parent here could wait for a lock that a thread of the parent held
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
-    with contextlib.suppress(OSError):  # a system without it chooses by its own lights
+    with contextlib.suppress(OSError):  # not available on every system
         score = Path("/proc/self/oom_score_adj")
         score.write_text(str(max(500, int(score.read_text()))))
 
 
 def _end_with_parent(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     os._exit(1)
 
 
@@ -302,29 +306,34 @@ _NOTHING = -1
 
 
 class Reading(NamedTuple):
-    """A glance at a bookmark: number of the sample, None between two, and seconds since it was set."""
+    """State of a `CurrentRead`.
+
+    Attributes:
+        index: number of the sample that is being read, None between two samples.
+        seconds: time since `index` was set.
+    """
 
     index: int | None  # type: ignore[assignment]  # hides tuple.index
     seconds: float
 
 
-class Bookmark:
-    """One place in memory that is shared with the processes forked after it was made; one of them writes."""
+class CurrentRead:
+    """Number of the sample that is being read, in memory shared with processes forked later; only one may write."""
 
     def __init__(self) -> None:
         self._cells = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), np.float64)  # index, time; a double holds 2**53
         self.clear()
 
     def set(self, index: int) -> None:
-        """Note that sample `index` is being read from now on."""
-        self._cells[1] = time.monotonic()  # before the index: a new one must never be seen with an old time
+        """Record that reading of sample `index` starts now."""
+        self._cells[1] = time.monotonic()  # before the index, so that a new index is never seen with an old time
         self._cells[0] = index
 
     def clear(self) -> None:
-        """Note that nothing is being read."""
+        """Record that no sample is being read."""
         self.set(_NOTHING)
 
-    def look(self) -> Reading:
-        """Tell what is being read and for how long."""
+    def get(self) -> Reading:
+        """Return the sample that is being read and the time since its start."""
         index = int(self._cells[0])
         return Reading(None if index == _NOTHING else index, time.monotonic() - float(self._cells[1]))

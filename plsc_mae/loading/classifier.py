@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from plsc_mae import weights
 from plsc_mae.config import PHASES
 from plsc_mae.config.resolve import from_mapping
+from plsc_mae.config.tools import ExplainConfig, PredictConfig
 from plsc_mae.data.classify import evaluation_transform
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import Transform
@@ -21,7 +22,7 @@ from plsc_mae.methods.classify import build_classifier, build_normalize, validat
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.convert import decoded, recognize, select
-from plsc_mae.weights.dialects.base import count_blocks, of_rank
+from plsc_mae.weights.dialects.base import count_blocks, tensor_of_rank
 
 _BIASES = ("head.bias", "head.1.bias")  # of classifiers and of probes, in every dialect
 _SWEEP = "head.linears."
@@ -82,9 +83,21 @@ def load_classifier(
     return LoadedClassifier(network, normalize, transform, names, f"{path}: {report}, {num_classes} classes")
 
 
+def open_classifier(config: PredictConfig | ExplainConfig) -> LoadedClassifier:
+    """Load the classifier that a command's options name; raises as `load_classifier`."""
+    return load_classifier(
+        config.model_path,
+        model_key=config.model_key,
+        classes=config.classes,
+        num_heads=config.num_heads,
+        input_size=config.input_size,
+        global_pool=config.global_pool,
+    )
+
+
 def _count_classes(stored: Checkpoint) -> int:
     """The length of the head's bias."""
-    found = (of_rank(stored.model, name, 1, str(stored.path)) for name in _BIASES if name in stored.model)
+    found = (tensor_of_rank(stored.model, name, 1, str(stored.path)) for name in _BIASES if name in stored.model)
     head = next(found, None)
     if head is not None:
         return len(head)

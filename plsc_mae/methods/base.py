@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Batch = dict[str, Tensor]
 Pictures = dict[str, npt.NDArray[np.uint8]]
 PatchStats = Literal["original", "visible"]
+Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 class StepOutput(NamedTuple):
@@ -33,6 +34,23 @@ class StepOutput(NamedTuple):
     loss: Tensor  # scalar, float32
     logs: dict[str, Tensor]  # scalars to average and log; still on the device
     features: Tensor | None = None  # float32 [B, D], without gradient, see `Task.gives_features`
+
+
+class PassContext(NamedTuple):
+    """Settings of one forward and backward pass.
+
+    Attributes:
+        forward: the Task's `forward`, wrapped for data parallelism.
+        autocast: makes the context manager of a forward pass.
+        loss_factor: multiplies the loss before the backward pass.
+        last: whether this is the last pass of an update, after which the gradients must be averaged over the processes
+            that share the data; `forward` sees to that where it is called.
+    """
+
+    forward: Callable[[Batch], StepOutput]
+    autocast: Autocast
+    loss_factor: float
+    last: bool
 
 
 class Task(nn.Layer, ABC):
@@ -57,6 +75,13 @@ class Task(nn.Layer, ABC):
     def prepare(self, batch: Batch) -> Batch:
         """Add what needs no gradient, such as the targets of a frozen network; runs before `forward`."""
         return batch
+
+    def forward_backward(self, batch: Batch, context: PassContext) -> StepOutput:
+        """Run a prepared batch forward and backward; gradients accumulate in the parameters."""
+        with context.autocast():
+            out = context.forward(batch)
+        (out.loss if context.loss_factor == 1.0 else out.loss * context.loss_factor).backward()
+        return out
 
     def schedule(self, config: TrainingConfig, lr: float, updates_per_epoch: int) -> Schedule:
         """Return the schedule of a run whose peak learning rate is `lr`.
@@ -111,29 +136,6 @@ class Task(nn.Layer, ABC):
             ConfigError: `patch_stats` is given for a network that predicts something else.
         """
         return {}
-
-
-class StagedTask(Task):
-    """A Task of which this process has one stage: it runs forward and backward by a schedule with the others'."""
-
-    def forward(self, batch: Batch) -> StepOutput:
-        """Not what a stage does; see `run`."""
-        raise TypeError("a stage of a pipeline runs by its schedule")
-
-    @abstractmethod
-    def run(
-        self, batch: Batch, factor: float | Tensor, precision: Callable[[], AbstractContextManager[Any]]
-    ) -> StepOutput:
-        """Run a prepared batch forward and backward.
-
-        Args:
-            batch: what `prepare` gives.
-            factor: times which the loss is minimized.
-            precision: the context of forward passes.
-
-        Returns:
-            The mean loss of the batch, and logs in the last stage.
-        """
 
 
 def visible_mean(encoded: Tensor) -> Tensor:

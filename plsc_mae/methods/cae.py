@@ -35,7 +35,7 @@ from plsc_mae.models.layers import patchify, unpatchify
 from plsc_mae.models.registry import ENCODER_OPTIONS, arguments_of, create_model, find_variant, require_network
 from plsc_mae.models.vit import VisionTransformer, patch_grid
 from plsc_mae.weights.dialects import cae, find_dialect
-from plsc_mae.weights.dialects.base import count_blocks, of_rank
+from plsc_mae.weights.dialects.base import count_blocks, tensor_of_rank
 
 if TYPE_CHECKING:
     from plsc_mae.weights import Checkpoint
@@ -232,7 +232,7 @@ class CAE(Method[CAEConfig]):
     def describe(self, stored: Checkpoint, config: CAEConfig | None) -> Description:
         """Describe regressor and decoder, and the target that stored options name."""
         foreign_name = find_dialect(stored.dialect).foreign_name
-        token = of_rank(stored.model, foreign_name("mask_token"), 3, str(stored.path))
+        token = tensor_of_rank(stored.model, foreign_name("mask_token"), 3, str(stored.path))
         num_classes = self._num_classes(stored)
         decoder = {
             "embed_dim": 0 if token is None else token.shape[-1],
@@ -251,7 +251,7 @@ class CAE(Method[CAEConfig]):
     @staticmethod
     def _num_classes(stored: Checkpoint) -> int | None:
         bias = find_dialect(stored.dialect).foreign_name("decoder.head.bias")
-        found = of_rank(stored.model, bias, 1, str(stored.path))
+        found = tensor_of_rank(stored.model, bias, 1, str(stored.path))
         return None if found is None else len(found)
 
     def _masks(self, config: CAEConfig) -> tuple[MaskDraw, int]:

@@ -1,4 +1,4 @@
-"""Pictures of CAE's predictions. Tokens are drawn by the tokenizer's decoder, or each as its mean patch.
+"""Pictures of CAE's predictions; tokens are drawn by the tokenizer's decoder or as mean patches.
 
 B batch, L patches of an h x w grid, P patch size, C channels, H x W image in pixels.
 """
@@ -20,7 +20,7 @@ DrawTokens = Callable[[Tensor], Tensor]  # int64 [B, L] -> pixels [B, C, H, W] i
 
 
 def predict_hidden(model: ContextAutoencoder, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Predict hidden patches in evaluation mode; the network's own mode is restored.
+    """Predict the masked patches in evaluation mode; the network's own mode is restored.
 
     Args:
         model: the autoencoder.
@@ -45,7 +45,7 @@ def replace_tokens(x: Tensor, ids: Tensor, values: Tensor) -> Tensor:
 
 
 def decoder_drawing(decoder: DalleDecoder, grid: tuple[int, int], size: tuple[int, int]) -> DrawTokens:
-    """Return a drawing by a dVAE's decoder, enlarged to `size` pixels (height, width)."""
+    """Return a function that draws tokens with a dVAE's decoder, resized to `size` = (H, W) pixels."""
 
     def draw(tokens: Tensor) -> Tensor:
         pixels = decoder.decode(tokens.reshape([-1, *grid]))
@@ -57,7 +57,7 @@ def decoder_drawing(decoder: DalleDecoder, grid: tuple[int, int], size: tuple[in
 def mean_patch_drawing(
     pixels: Tensor, tokens: Tensor, num_classes: int, grid: tuple[int, int], patch_size: int
 ) -> DrawTokens:
-    """Return a drawing of every token as the mean of the patches that carry it, mid-gray if none does.
+    """Return a function that draws each token as the mean of its patches, or mid-gray if it has no patch.
 
     Args:
         pixels: [B, C, H, W] in [0, 1], the images to take patches from.

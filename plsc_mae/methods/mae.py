@@ -27,7 +27,7 @@ from plsc_mae.models.registry import ENCODER_OPTIONS, arguments_of, create_model
 from plsc_mae.models.vit import VisionTransformer, pair, patch_grid
 from plsc_mae.optim import ParamGroup, weight_decay_groups
 from plsc_mae.weights.dialects import autoencoder, find_dialect
-from plsc_mae.weights.dialects.base import count_blocks, of_rank
+from plsc_mae.weights.dialects.base import count_blocks, tensor_of_rank
 from plsc_mae.weights.dialects.mae_priv import HEAD_DIM
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class AutoencoderMethod(Method[AutoencoderT]):
     def describe(self, stored: Checkpoint, config: AutoencoderT | None) -> Description:
         """Describe the decoder, and the normalization of the targets as far as stored options say."""
         foreign_name = find_dialect(stored.dialect).foreign_name
-        token = of_rank(stored.model, foreign_name("decoder.mask_token"), 3, str(stored.path))
+        token = tensor_of_rank(stored.model, foreign_name("decoder.mask_token"), 3, str(stored.path))
         decoder = {
             "embed_dim": 0 if token is None else token.shape[-1],
             "depth": count_blocks(stored.model, foreign_name("decoder.blocks.")),

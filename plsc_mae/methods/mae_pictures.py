@@ -1,7 +1,7 @@
-"""Redraw hidden patches with a masked autoencoder (facebookresearch/mae demo/mae_visualize.ipynb).
+"""Reconstruction of images with a masked autoencoder (facebookresearch/mae demo/mae_visualize.ipynb).
 
-A model trained with norm_pix_loss predicts every patch up to its mean and standard deviation. Pictures of such models
-take both from elsewhere, and their labels name the source.
+A model trained with norm_pix_loss does not predict the mean and the standard deviation of a patch. Pictures of such
+models take both from another source, which the label of the picture names.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ _SOURCES = {
 def redraw(
     model: MaskedAutoencoder, images: Tensor, noise: Tensor, mask_ratio: float, patch_stats: PatchStats = "original"
 ) -> dict[str, Tensor]:
-    """Mask images and redraw them.
+    """Mask images and reconstruct them.
 
     Args:
         model: the autoencoder; it runs in evaluation mode, and its own mode is restored.
-        images: [B, C, H, W], normalized.
-        noise: [B, L] uniform draws that decide the masks.
-        mask_ratio: share of hidden patches.
-        patch_stats: norm-pix models only: "original" takes mean and std of hidden patches from the hidden original
-            (a leak, as in all published pictures), "visible" estimates them from visible patches.
+        images: normalized images [B, C, H, W].
+        noise: uniform random numbers [B, L] that determine the masks.
+        mask_ratio: fraction of masked patches.
+        patch_stats: source of the mean and std of masked patches, for models with norm_pix_loss only: "original" uses
+            the original image (information that the model does not have, but the practice of all published pictures),
+            "visible" estimates them from visible patches.
 
     Returns:
-        {label: images [B, C, H, W], normalized}: original, masked (hidden patches at the mean color),
-        reconstruction, reconstruction + visible.
+        {label: normalized images [B, C, H, W]}: original, masked (masked patches in the mean color), reconstruction,
+        reconstruction + visible.
     """
     training = model.training
     model.eval()
@@ -57,7 +58,7 @@ def redraw(
 
 
 def _from_visible(mean: Tensor, std: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Replace every patch's statistics by the average over visible patches, weighted by 1 / distance^4."""
+    """Estimate every patch's mean and std as the average of visible patches, weighted by about 1 / distance^4."""
     rows, columns = paddle.meshgrid(paddle.arange(grid[0]), paddle.arange(grid[1]))
     places = paddle.stack([rows.flatten(), columns.flatten()], axis=1).astype("float32")  # [L, 2]
     squared = ((places.unsqueeze(1) - places.unsqueeze(0)) ** 2).sum(axis=-1)  # [L, L]

@@ -1,9 +1,8 @@
-"""Optimization: schedules, parameter groups, optimizers, averaged weights."""
+"""Optimization: schedules, parameter groups, optimizers and weight averaging."""
 
 from __future__ import annotations
 
-from plsc_mae.optim.adamw import build_adamw
-from plsc_mae.optim.build import build_optimizer
+from plsc_mae.optim.build import build_adamw, build_optimizer
 from plsc_mae.optim.ema import WeightAverage
 from plsc_mae.optim.lars import LARS, build_lars
 from plsc_mae.optim.param_groups import (

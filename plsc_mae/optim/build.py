@@ -1,4 +1,4 @@
-"""The optimizers by the names that options give them."""
+"""Builds optimizers by the names that the options give them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from typing import Any
 
 import paddle
 
-from plsc_mae.optim.adamw import build_adamw
 from plsc_mae.optim.lars import build_lars
-from plsc_mae.optim.param_groups import ParamGroup
+from plsc_mae.optim.param_groups import ParamGroup, paddle_groups
 from plsc_mae.optim.sgd import build_sgd
 
 
 class NullOptimizer:
-    """Stands for an optimizer where a process has no trainable parameter, as a frozen stage of a pipeline."""
+    """Optimizer of a process without trainable parameters, such as a frozen stage of a pipeline; it does nothing."""
 
     def __init__(self) -> None:
         self._param_groups: list[dict[str, Any]] = []
@@ -23,35 +22,53 @@ class NullOptimizer:
         self._lr = 0.0
 
     def set_lr(self, value: float) -> None:
-        """Keep the rate."""
+        """Store the learning rate."""
         self._lr = value
 
     def get_lr(self) -> float:
-        """The rate."""
+        """Return the learning rate."""
         return self._lr
 
     def step(self) -> None:
-        """Update nothing."""
+        """Do nothing."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
+        """Return an empty state."""
         return {}
 
     def set_state_dict(self, _state: dict[str, Any]) -> None:
-        """Put nothing back."""
+        """Do nothing."""
+
+
+def build_adamw(
+    groups: Sequence[ParamGroup], *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+) -> paddle.optimizer.AdamW:
+    """Build Paddle's AdamW with decoupled weight decay per group; call `set_lr` before every step.
+
+    The update equals PyTorch's AdamW: first the decay with the current learning rate, then the bias-corrected step.
+    """
+    return paddle.optimizer.AdamW(
+        learning_rate=0.0,
+        beta1=betas[0],
+        beta2=betas[1],
+        epsilon=eps,
+        parameters=paddle_groups(groups),
+        weight_decay=0.0,
+    )
 
 
 def build_optimizer(
     name: str, groups: Sequence[ParamGroup], *, betas: tuple[float, float], eps: float, momentum: float
 ) -> paddle.optimizer.Optimizer:
-    """Make the optimizer `name` for groups; the rate is set before every step with `set_lr`.
+    """Build an optimizer by name; call `set_lr` before every step.
 
     Args:
-        name: "adamw"; "sgd", which has Nesterov momentum; "lars"; or "lars_priv", MAE-priv's.
-        groups: parameters with their weight decay and factor of the rate; none where there is nothing to train.
-        betas: of AdamW.
-        eps: of AdamW.
-        momentum: of the others.
+        name: "adamw", "sgd" (with Nesterov momentum), "lars", or "lars_priv" (MAE-priv's rule).
+        groups: trainable parameters with their weight decay and learning rate scale; an empty sequence gives a
+            `NullOptimizer`.
+        betas: decay rates of AdamW's moments.
+        eps: epsilon of AdamW.
+        momentum: momentum of SGD and LARS.
     """
     if not groups:
         return NullOptimizer()

@@ -1,4 +1,4 @@
-"""A moving average of the weights, kept beside a network in training and swapped in for evaluation."""
+"""Exponential moving average of a network's weights, which can replace the weights during evaluation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from plsc_mae.parallel.tensor import my_part, shards_of
 
 
 class WeightAverage:
-    """Exponential moving average of everything in a network's state, in float32 (timm 0.3.2 `ModelEma`).
+    """Exponential moving average of a network's state in float32 (timm 0.3.2 `ModelEma`).
 
-    It starts as a copy of the network. Buffers are averaged like parameters; entries that are not floating-point
-    cannot be and follow the network.
+    It starts as a copy of the network. Buffers are averaged like parameters. Entries that are not floating-point are
+    copied from the network.
 
     Args:
-        model: the network; its weights are only replaced within `applied`.
-        decay: share of the average that an update keeps.
+        model: the network; its weights are modified only within `applied`.
+        decay: weight of the previous average in an update.
     """
 
     def __init__(self, model: nn.Layer, decay: float) -> None:
@@ -31,7 +31,7 @@ class WeightAverage:
 
     @paddle.no_grad()
     def update(self) -> None:
-        """Follow the network after an optimizer step: average = decay * average + (1 - decay) * weights."""
+        """Update the average after an optimizer step: average = decay * average + (1 - decay) * weights."""
         for name, tensor in self._model.state_dict().items():
             average = self._average[name]
             if tensor.is_floating_point():
@@ -42,21 +42,21 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Put the average into the network, and its own weights back, bit for bit, at the end."""
+        """Replace the network's weights by the average within the context; restore them bit for bit at its end."""
         tensors = self._model.state_dict()
-        own = {name: tensor.clone().detach() for name, tensor in tensors.items()}
+        weights = {name: tensor.clone().detach() for name, tensor in tensors.items()}
         try:
             _assign(tensors, self._average)
             yield
         finally:
-            _assign(tensors, own)
+            _assign(tensors, weights)
 
     def state(self) -> dict[str, Tensor]:
-        """The average by the network's names; of shared parameters this process's part."""
+        """Return the average by the network's names; a sharded parameter has only this process's part."""
         return dict(self._average)
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Put back an average of whole parameters.
+        """Restore the average from unsharded parameters.
 
         Raises:
             CheckpointError: an entry is missing or has another shape.
@@ -69,7 +69,7 @@ class WeightAverage:
                 found = f"has shape {list(state[name].shape)}" if name in state else "is missing"
                 raise CheckpointError(
                     f"the averaged weights do not fit this network: {name} {found}, expected shape "
-                    f"{list(average.shape)}; resume with the model and options they were made with"
+                    f"{list(average.shape)}; resume with the model and options of the first run"
                 )
             parts[name] = part
         for name, average in self._average.items():

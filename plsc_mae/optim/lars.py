@@ -1,4 +1,4 @@
-"""LARS (You et al. 2017), the optimizer of linear probes."""
+"""LARS (You et al. 2017), used for linear probing."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ MAE_PRIV_EPS = 1e-8
 
 
 class LARS(SGD):
-    """SGD with momentum whose gradients are scaled to the norm of their parameters.
+    """SGD with momentum that scales each gradient to the norm of its parameter.
 
-    A gradient becomes `trust_coefficient * |param| / |grad| * grad`, and stays as it is where either norm is 0. The
-    rate stays outside of the velocity.
+    A gradient is replaced by `trust_coefficient * |param| / |grad| * grad`, unless one of the norms is 0. The learning
+    rate is not part of the velocity.
 
     Args:
-        learning_rate: the rate, or a Paddle scheduler.
-        parameters: tensors, or groups of them as `SGD` takes them.
-        weight_decay: of groups without their own.
-        momentum: share of the velocity that is kept.
-        trust_coefficient: norm of a scaled gradient over that of its parameter.
-        rule: "facebook" (facebookresearch/mae, Atten4Vis/CAE) adds the decay to the gradient and then scales it, and
-            does neither to one-dimensional parameters. "mae_priv" (BUPT-PRIV/MAE-priv) scales where the weight decay
-            is not 0 and lets the decay only lower the scale: its gradients are never decayed.
+        learning_rate: learning rate, or a Paddle scheduler.
+        parameters: tensors or groups, as in `SGD`.
+        weight_decay: weight decay of groups without their own.
+        momentum: factor of the previous velocity.
+        trust_coefficient: ratio of the scaled gradient's norm to the parameter's norm.
+        rule: "facebook" (facebookresearch/mae, Atten4Vis/CAE) adds the decay to the gradient and then scales the sum;
+            one-dimensional parameters are neither decayed nor scaled. "mae_priv" (BUPT-PRIV/MAE-priv) scales only
+            groups with non-zero weight decay. Its decay enters only the denominator of the scale; it is never added to
+            the gradient.
     """
 
     def __init__(
@@ -44,38 +45,39 @@ class LARS(SGD):
         rule: Rule = "facebook",
     ) -> None:
         super().__init__(learning_rate, parameters, weight_decay, momentum)
-        self._trust, self._rule = trust_coefficient, rule
+        self._trust_coefficient = trust_coefficient
+        self._rule = rule
 
     def _direction(self, param: Tensor, grad: Tensor, weight_decay: float) -> Tensor:
         if self._rule == "mae_priv":
             if weight_decay == 0:
                 return grad
-            size, slope = self._norms(param, grad)
-            ratio = self._trust * size / (slope + weight_decay * size + MAE_PRIV_EPS)
+            param_norm, grad_norm = self._norms(param, grad)
+            ratio = self._trust_coefficient * param_norm / (grad_norm + weight_decay * param_norm + MAE_PRIV_EPS)
         else:
             if param.ndim <= 1:
                 return grad
             grad = super()._direction(param, grad, weight_decay)
-            size, slope = self._norms(param, grad)
-            ratio = self._trust * size / slope
-        return grad * paddle.where((size > 0) & (slope > 0), ratio, paddle.ones_like(ratio))
+            param_norm, grad_norm = self._norms(param, grad)
+            ratio = self._trust_coefficient * param_norm / grad_norm
+        return grad * paddle.where((param_norm > 0) & (grad_norm > 0), ratio, paddle.ones_like(ratio))
 
     @staticmethod
     def _norms(param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Norms of a parameter and of its gradient, over all processes that have a part of it."""
+        """Return the norms of a parameter and its gradient; a sharded one is summed over all processes."""
         shard = shard_of(param)
         if shard is None:
             return l2_norm(param), l2_norm(grad)
         squares = shard.group.sum(paddle.stack([(param * param).sum(), (grad * grad).sum()]))
-        size, slope = paddle.unbind(paddle.sqrt(squares))
-        return size, slope
+        param_norm, grad_norm = paddle.unbind(paddle.sqrt(squares))
+        return param_norm, grad_norm
 
 
 def l2_norm(x: Tensor) -> Tensor:
-    """L2 norm of all elements, on the device.
+    """Return the L2 norm of all elements as a tensor on the device.
 
-    On CPU `paddle.linalg.norm` (3.3) and `paddle.dot` add up one by one in float32: 6e-4 off at 2 million elements,
-    and `norm` four times as slow.
+    `paddle.linalg.norm` (3.3) and `paddle.dot` are not used, because on CPU they accumulate sequentially in float32:
+    with 2 million elements the relative error is 6e-4, and `norm` takes four times as long.
     """
     return paddle.sqrt((x * x).sum())
 
@@ -87,5 +89,5 @@ def build_lars(
     trust_coefficient: float = 0.001,
     rule: Rule = "facebook",
 ) -> LARS:
-    """Make LARS for groups; the rate is set before every step with `set_lr`."""
+    """Build LARS for parameter groups; call `set_lr` before every step."""
     return LARS(0.0, paddle_groups(groups), momentum=momentum, trust_coefficient=trust_coefficient, rule=rule)

@@ -1,4 +1,4 @@
-"""Which parameters are decayed, and which learn more slowly than others."""
+"""Parameter groups with their weight decay and learning rate scale."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import paddle
 from paddle import Tensor
 
-# Tokens and learned positions of a classifier (facebookresearch/mae, Atten4Vis/CAE), bare or inside an `encoder`.
+# Class token and learned positions (facebookresearch/mae, Atten4Vis/CAE), of a bare encoder and of a classifier.
 VIT_NO_DECAY = frozenset({"cls_token", "pos_embed", "encoder.cls_token", "encoder.pos_embed"})
 
 _EMBEDDING = re.compile(r"(encoder\.)?(cls_token|mask_token|pos_embed|patch_embed\..*)")
@@ -17,23 +17,30 @@ _BLOCK = re.compile(r"(encoder\.)?blocks\.(?P<index>\d+)\..*")
 
 
 class ParamGroup(NamedTuple):
-    """Parameters that share their weight decay and learning rate."""
+    """Parameters with the same weight decay and learning rate scale.
+
+    Attributes:
+        names: names of the parameters.
+        params: the parameters.
+        weight_decay: weight decay.
+        lr_scale: factor of the scheduled learning rate.
+    """
 
     names: list[str]
     params: list[Tensor]
     weight_decay: float
-    lr_scale: float = 1.0  # times the scheduled rate
+    lr_scale: float = 1.0
 
 
 def weight_decay_groups(
     named_params: Iterable[tuple[str, Tensor]], weight_decay: float, no_decay: Collection[str] = ()
 ) -> list[ParamGroup]:
-    """Split trainable parameters into an undecayed and a decayed group (timm 0.3.2 `add_weight_decay`).
+    """Split trainable parameters into a group without and a group with decay (timm 0.3.2 `add_weight_decay`).
 
-    One-dimensional parameters, biases and `no_decay` are not decayed. Class and mask tokens have three dimensions and
-    are, unless they are named: that is the published recipe of facebookresearch/mae.
+    One-dimensional parameters, biases and parameters named in `no_decay` are not decayed. Class and mask tokens have
+    three dimensions, so they are decayed unless they are named; facebookresearch/mae decays them.
     """
-    groups = ParamGroup([], [], 0.0), ParamGroup([], [], weight_decay)
+    groups = (ParamGroup([], [], 0.0), ParamGroup([], [], weight_decay))
     for name, param in named_params:
         if not param.stop_gradient:
             group = groups[_is_decayed(name, param) and name not in no_decay]
@@ -50,17 +57,17 @@ def layer_decay_groups(
     num_layers: int,
     no_decay: Collection[str] = VIT_NO_DECAY,
 ) -> list[ParamGroup]:
-    """Group trainable parameters so that every layer learns `layer_decay` times as fast as the one above it.
+    """Group trainable parameters for layer-wise learning rate decay.
 
-    The rule of facebookresearch/mae util/lr_decay.py and Atten4Vis/CAE furnace/optim_factory.py: the rate of layer i is
-    multiplied by layer_decay^(num_layers - 1 - i). Groups come in the order in which their first parameter does.
+    The learning rate of layer i is multiplied by layer_decay^(num_layers - 1 - i), as in facebookresearch/mae
+    util/lr_decay.py and Atten4Vis/CAE furnace/optim_factory.py. Groups are in the order of their first parameters.
 
     Args:
-        named_params: parameters and their names.
-        weight_decay: of all parameters but the one-dimensional ones, biases and `no_decay`.
-        layer_decay: rate of a layer over the rate of the next; 1.0 for the same rate everywhere.
-        layer_of: gives a parameter's layer, from 0 at the input to `num_layers` - 1 at the output.
-        num_layers: how many layers there are; a ViT has depth + 2, see `vit_layer`.
+        named_params: parameters with their names.
+        weight_decay: weight decay of all parameters except one-dimensional ones, biases and `no_decay`.
+        layer_decay: ratio of a layer's learning rate to that of the next layer; 1.0 for equal rates.
+        layer_of: returns the layer of a parameter by name, from 0 at the input to `num_layers` - 1 at the output.
+        num_layers: number of layers; depth + 2 for a ViT, see `vit_layer`.
         no_decay: exact names of parameters that are not decayed.
     """
     groups: dict[tuple[float, float], ParamGroup] = {}
@@ -76,7 +83,7 @@ def layer_decay_groups(
 
 
 def vit_layer(name: str, depth: int) -> int:
-    """Layer of a ViT classifier's parameter: embeddings 0, block i i + 1, what comes after the blocks `depth` + 1."""
+    """Return the layer of a ViT classifier's parameter: 0 for embeddings, i + 1 for block i, else `depth` + 1."""
     if _EMBEDDING.fullmatch(name):
         return 0
     block = _BLOCK.fullmatch(name)
@@ -88,7 +95,7 @@ def _is_decayed(name: str, param: Tensor, no_decay: Collection[str] = ()) -> boo
 
 
 def paddle_groups(groups: Iterable[ParamGroup]) -> list[dict[str, Any]]:
-    """Write groups as Paddle's optimizers take them; the "learning_rate" there multiplies the rate that is set."""
+    """Convert groups to the format of Paddle's optimizers, in which "learning_rate" is a factor."""
     return [
         {"params": group.params, "weight_decay": group.weight_decay, "learning_rate": group.lr_scale}
         for group in groups
@@ -96,7 +103,13 @@ def paddle_groups(groups: Iterable[ParamGroup]) -> list[dict[str, Any]]:
 
 
 def set_weight_decay(optimizer: paddle.optimizer.Optimizer, groups: Sequence[ParamGroup], weight_decay: float) -> None:
-    """Change the weight decay of those of the optimizer's groups that have one."""
+    """Set the weight decay of the optimizer's groups, except groups without decay.
+
+    Args:
+        optimizer: optimizer that was built for `groups`.
+        groups: parameter groups in the optimizer's order.
+        weight_decay: new value.
+    """
     for group, paddle_group in zip(groups, optimizer._param_groups, strict=True):
         if group.weight_decay > 0:
             paddle_group["weight_decay"] = weight_decay

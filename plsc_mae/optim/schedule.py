@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of how far the run has come."""
+"""Learning rate and weight decay as pure functions of the training progress."""
 
 from __future__ import annotations
 
@@ -10,29 +10,36 @@ from plsc_mae.errors import ConfigError
 
 
 class Rates(NamedTuple):
-    """What a schedule sets before an update."""
+    """Learning rate and weight decay of an update."""
 
     lr: float
     weight_decay: float
 
 
-Schedule = Callable[[float, int], Rates]  # of the epochs, with fraction, and of the updates that are done
+Schedule = Callable[[float, int], Rates]  # (completed epochs as a fraction, completed updates) -> rates
 
 
 def scaled_lr(blr: float, effective_batch: int) -> float:
-    """Scale a base rate linearly with the images per update: lr = blr * effective_batch / 256 (Goyal et al. 2017)."""
+    """Return the learning rate blr * effective_batch / 256 (linear scaling, Goyal et al. 2017).
+
+    Args:
+        blr: base learning rate.
+        effective_batch: images per update.
+    """
     return blr * effective_batch / 256
 
 
 def lr_at(epoch: float, *, lr: float, epochs: float, warmup_epochs: float = 0.0, min_lr: float = 0.0) -> float:
-    """Linear warm-up from 0, then half a cosine down to `min_lr` (facebookresearch/mae util/lr_sched.py).
+    """Return the learning rate: linear warm-up from 0, then half a cosine to `min_lr`.
+
+    This is the schedule of facebookresearch/mae util/lr_sched.py.
 
     Args:
-        epoch: epochs done so far, with the fraction of the current one; the very first iteration has rate 0.
-        lr: peak rate, reached at the end of warm-up.
+        epoch: completed epochs, including the fraction of the current one; the first iteration has learning rate 0.
+        lr: peak learning rate, reached at the end of the warm-up.
         epochs: length of the run.
         warmup_epochs: length of the warm-up.
-        min_lr: rate at the end.
+        min_lr: learning rate at the end of the run.
     """
     if epoch < warmup_epochs:
         return lr * epoch / warmup_epochs
@@ -43,19 +50,18 @@ def lr_at(epoch: float, *, lr: float, epochs: float, warmup_epochs: float = 0.0,
 def cosine_at(
     update: int, *, base: float, final: float, updates: int, warmup_updates: int = 0, start: float = 0.0
 ) -> float:
-    """Linear warm-up, then half a cosine to `final`, by updates.
+    """Return a scheduled value by updates: linear warm-up, then half a cosine to `final`.
 
-    `cosine_scheduler` of Atten4Vis/CAE furnace/utils.py and of BUPT-PRIV/MAE-priv and MAE-pytorch.
-
-    The warm-up ends one update early: its last value and the first of the cosine are both `base`.
+    This is `cosine_scheduler` of Atten4Vis/CAE furnace/utils.py, BUPT-PRIV/MAE-priv and MAE-pytorch. The last value of
+    the warm-up and the first value of the cosine are both `base`.
 
     Args:
         update: number of the update, from 0.
         base: peak value.
         final: value that the cosine would reach one update after the last.
-        updates: length of the run.
-        warmup_updates: length of the warm-up.
-        start: value that the warm-up starts from; 0 in every recipe.
+        updates: number of updates of the run.
+        warmup_updates: number of updates of the warm-up.
+        start: first value of the warm-up; 0 in every recipe.
     """
     if update < warmup_updates:
         return start + (base - start) * update / max(warmup_updates - 1, 1)
@@ -64,7 +70,7 @@ def cosine_at(
 
 
 def by_epochs(*, lr: float, epochs: float, warmup_epochs: float, min_lr: float, weight_decay: float) -> Schedule:
-    """Make the schedule of `lr_at`, with constant weight decay."""
+    """Return a schedule with the learning rate of `lr_at` and constant weight decay."""
 
     def rates(epoch: float, _update: int) -> Rates:
         return Rates(lr_at(epoch, lr=lr, epochs=epochs, warmup_epochs=warmup_epochs, min_lr=min_lr), weight_decay)
@@ -81,13 +87,18 @@ def by_updates(
     weight_decay: float,
     weight_decay_end: float | None = None,
 ) -> Schedule:
-    """Make the schedule of `cosine_at`, with a cosine of its own from `weight_decay` to its end if there is one.
+    """Return a schedule with the learning rate of `cosine_at`.
+
+    The weight decay follows a cosine from `weight_decay` to `weight_decay_end`, or is constant without that.
 
     Raises:
-        ConfigError: the warm-up leaves nothing of the run.
+        ConfigError: the warm-up is as long as the run or longer.
     """
     if warmup_updates >= updates:
-        raise ConfigError(f"a warm-up of {warmup_updates} updates leaves nothing of the run's {updates}")
+        raise ConfigError(
+            f"a warm-up of {warmup_updates} updates is not shorter than the run of {updates}; lower --warmup_epochs or "
+            "--warmup_steps, or train for more epochs"
+        )
     decay_end = weight_decay if weight_decay_end is None else weight_decay_end
 
     def rates(_epoch: float, update: int) -> Rates:

@@ -1,4 +1,4 @@
-"""SGD with momentum as PyTorch computes it; LARS builds on it."""
+"""SGD with momentum as in PyTorch; base of LARS."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from plsc_mae.optim.param_groups import ParamGroup, paddle_groups
 
 
 class SGD(paddle.optimizer.Momentum):
-    """`velocity = momentum * velocity + grad; param -= lr * velocity`, the velocity from zero.
+    """SGD with momentum: `velocity = momentum * velocity + grad; param -= lr * velocity`, with velocity 0 at the start.
 
-    The update is Paddle's, whose weight decay is fixed when it is made: a scheduled one would have no effect. Here a
-    group's "weight_decay" is read at every step.
+    Paddle's Momentum computes the update, but it fixes the weight decay when it is constructed. This class reads a
+    group's "weight_decay" at every step, so that the weight decay can be scheduled.
 
     Args:
-        learning_rate: the rate, or a Paddle scheduler.
-        parameters: tensors, or groups of them as Paddle has them: dicts with "params" and, where a group differs,
-            "weight_decay" and "learning_rate", which multiplies the rate.
-        weight_decay: times the parameter is added to its gradient.
-        momentum: share of the velocity that is kept.
-        nesterov: whether to step by `grad + momentum * velocity` instead.
+        learning_rate: learning rate, or a Paddle scheduler.
+        parameters: tensors, or Paddle's parameter groups: dicts with "params" and optionally "weight_decay" and
+            "learning_rate", which is a factor of the learning rate.
+        weight_decay: weight decay of groups without their own; weight_decay * param is added to the gradient.
+        momentum: factor of the previous velocity.
+        nesterov: True steps by `grad + momentum * velocity` instead.
     """
 
     def __init__(
@@ -43,16 +43,16 @@ class SGD(paddle.optimizer.Momentum):
             own["weight_decay"] = group.get("weight_decay", weight_decay)
 
     def _direction(self, param: Tensor, grad: Tensor, weight_decay: float) -> Tensor:
-        """What goes into the velocity."""
+        """Return the gradient with weight decay, which is added to the velocity."""
         return grad + weight_decay * param if weight_decay else grad
 
     def _append_optimize_op(self, block: Any, param_and_grad: dict[str, Any]) -> None:
-        """Update one parameter of a group; the base class calls it in `step`."""
+        """Update one parameter of a group; called by `step` of the base class."""
         param, grad = param_and_grad["params"]
         direction = self._direction(param, grad, param_and_grad["weight_decay"])
         super()._append_optimize_op(block, (param, direction))
 
 
 def build_sgd(groups: Sequence[ParamGroup], *, momentum: float = 0.9, nesterov: bool = True) -> SGD:
-    """Make SGD with Nesterov momentum (attentive probe of Atten4Vis/CAE); the rate is set with `set_lr`."""
+    """Build SGD with Nesterov momentum (attentive probe of Atten4Vis/CAE); call `set_lr` before every step."""
     return SGD(0.0, paddle_groups(groups), momentum=momentum, nesterov=nesterov)

@@ -1,8 +1,8 @@
-"""ZeRO: processes that share the data also share out what they would all keep alike (Rajbhandari et al. 2020).
+"""ZeRO (Rajbhandari et al. 2020): data-parallel processes shard state that they would otherwise replicate.
 
-Stage 1 is here: every process keeps the optimizer's state of some parameters, updates those and tells the others.
-Gradients are averaged as without it, so the weights are the same bit for bit. Stages 2 and 3, which also share out
-gradients and weights, are Paddle's, which has them for GPUs only.
+Stage 1 is implemented here. Each process holds the optimizer state of some parameters, updates these parameters and
+broadcasts them. Gradients are averaged as without sharding, so the weights are bit-identical. Stages 2 and 3, which
+also shard gradients and weights, use Paddle's implementation, which supports GPUs only.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ PADDLE_LEVELS = {2: "os_g", 3: "p_g_os"}
 
 
 class UpdateSharing:
-    """Which member of a group updates which parameters.
+    """Assignment of parameters to the processes that update them (ZeRO stage 1).
 
     Args:
         groups: the optimizer's parameter groups.
-        members: the processes that share the data.
+        members: the data-parallel processes.
 
     Attributes:
-        mine: the groups with this process's parameters alone.
+        mine: the groups, reduced to the parameters that this process updates.
 
     Raises:
         ConfigError: there are more processes than parameters.
@@ -38,22 +38,22 @@ class UpdateSharing:
         self._members = members
         self._shares: list[list[Tensor]] = [[] for _ in range(members.size)]
         sizes = [0] * members.size
-        # The largest first, each to whom has least: parameters stay whole, and the shares come out nearly equal.
+        # Greedy: the largest parameter goes to the process with the fewest elements. Parameters are not split.
         for param in sorted((param for group in groups for param in group.params), key=lambda p: -p.size):
             owner = sizes.index(min(sizes))
             self._shares[owner].append(param)
             sizes[owner] += param.size
         if not all(self._shares):
             raise ConfigError(
-                f"--sharding_stage 1 cannot share {sum(map(len, self._shares))} parameters among {members.size} "
-                "processes; leave it out"
+                f"--sharding_stage 1 cannot distribute {sum(map(len, self._shares))} parameters over {members.size} "
+                "processes; remove it or use fewer processes"
             )
         own = {id(param) for param in self._shares[members.rank]}
         self.mine = [group for group in (_only(group, own) for group in groups) if group.params]
 
     @paddle.no_grad()
     def publish(self) -> None:
-        """Give all members the parameters that each has updated; all must call."""
+        """Broadcast the updated parameters of each process to all; every process must call this."""
         for owner, share in enumerate(self._shares):
             for dtype in {param.dtype: None for param in share}:
                 params = [param for param in share if param.dtype == dtype]
@@ -69,26 +69,32 @@ def _only(group: ParamGroup, own: set[int]) -> ParamGroup:
 
 
 def check_stage(stage: int, *, is_gpu: bool, shares_network: bool) -> None:
-    """Raise ConfigError unless Paddle can do a stage here."""
+    """Raise ConfigError if a ZeRO stage is not supported.
+
+    Args:
+        stage: the stage.
+        is_gpu: True if the run is on GPUs.
+        shares_network: True if tensor or pipeline parallelism is enabled.
+    """
     if stage in PADDLE_LEVELS and not is_gpu:
         raise ConfigError(
-            f"--sharding_stage {stage} needs GPUs: Paddle shares out gradients and weights there only; use "
+            f"--sharding_stage {stage} needs GPUs, because Paddle shards gradients and weights on GPUs only; use "
             "--sharding_stage 1 or --tensor_parallel on the CPU"
         )
     if stage in PADDLE_LEVELS and shares_network:
         raise ConfigError(
-            f"--sharding_stage {stage} and --tensor_parallel or --pipeline_parallel exclude each other; use "
-            "--sharding_stage 1 with them"
+            f"--sharding_stage {stage} cannot be combined with --tensor_parallel or --pipeline_parallel; use "
+            "--sharding_stage 1"
         )
 
 
 class Sharded(NamedTuple):
-    """What is trained instead of a task and its optimizer.
+    """Task and optimizer wrapped by Paddle's sharding.
 
     Attributes:
-        layer: the task.
-        optimizer: its optimizer.
-        collect: makes the weights whole in every process; None where they are.
+        layer: the wrapped task.
+        optimizer: the wrapped optimizer.
+        collect: gathers the whole weights in every process; None if the weights are not sharded.
     """
 
     layer: nn.Layer
@@ -97,9 +103,9 @@ class Sharded(NamedTuple):
 
 
 def share_gradients(task: nn.Layer, optimizer: paddle.optimizer.Optimizer, stage: int, members: Group) -> Sharded:
-    """Let Paddle share out gradients, and in stage 3 weights too, among the processes that share the data (GPU only).
+    """Shard gradients, and in stage 3 also weights, over the data-parallel processes with Paddle (GPU only).
 
-    What a checkpoint of stage 3 holds of the optimizer is process 0's part.
+    A checkpoint of stage 3 contains only process 0's part of the optimizer state.
     """
     layer, sharded, _ = paddle.distributed.sharding.group_sharded_parallel(
         task, optimizer, PADDLE_LEVELS[stage], group=members.handle

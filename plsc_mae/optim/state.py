@@ -1,4 +1,4 @@
-"""An optimizer's state under our parameters' names, for checkpoints."""
+"""Converts an optimizer's state between Paddle's names and our parameter names, for checkpoints."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ State = dict[str, dict[str, np.ndarray]]
 
 
 def master_weights(optimizer: paddle.optimizer.Optimizer) -> Mapping[str, Tensor]:
-    """Float32 copies of weights in 16 bits, by Paddle's names of those."""
+    """Return the float32 copies of 16-bit weights, by Paddle's names of the weights."""
     return getattr(optimizer, "_master_weights", {})
 
 
 def optimizer_tensors(
     optimizer: paddle.optimizer.Optimizer, named_params: Mapping[str, Tensor]
 ) -> dict[str, dict[str, Tensor]]:
-    """The accumulators by our parameter names: {"encoder.norm.weight": {"moment1_0": tensor, ...}}.
+    """Return the accumulators by our parameter names: {"encoder.norm.weight": {"moment1_0": tensor, ...}}.
 
-    Paddle keys them by names that count up with every layer a process makes, useless in another process.
+    Paddle's own names contain a counter of all layers that a process has created, so another process cannot use them.
     """
-    # Paddle 2 does not tell of what was loaded until the first update.
+    # In Paddle 2, `state_dict` does not contain loaded values until the first update.
     loaded = {} if optimizer._accumulators else optimizer._accumulators_holder
     entries = {**loaded, **optimizer.state_dict()}
     stored = {key: value for key, value in entries.items() if isinstance(value, paddle.Tensor)}
@@ -39,13 +39,18 @@ def optimizer_tensors(
 
 
 def optimizer_state(optimizer: paddle.optimizer.Optimizer, named_params: Mapping[str, Tensor]) -> State:
-    """The same as arrays."""
+    """Return the accumulators by our parameter names, as NumPy arrays."""
     tensors = optimizer_tensors(optimizer, named_params)
     return {name: {key: value.numpy() for key, value in entry.items()} for name, entry in tensors.items()}
 
 
 def stored_optimizer_state(tensors: Mapping[str, np.ndarray], section: str) -> State:
-    """What `optimizer_state` gave, out of a checkpoint that has it below `section`."""
+    """Extract an `optimizer_state` from a checkpoint's tensors.
+
+    Args:
+        tensors: the checkpoint's tensors by path.
+        section: first key of the paths of the optimizer state.
+    """
     state: State = {}
     for key, value in tensors.items():
         if key.startswith(section + "/"):
@@ -60,13 +65,13 @@ def load_optimizer_state(
     named_params: Mapping[str, Tensor],
     copies: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> None:
-    """Put back what `optimizer_state` gave of these parameters, or of the wholes of which they are parts.
+    """Restore the state of an optimizer; a sharded parameter takes its part of the whole accumulators.
 
     Args:
-        optimizer: of the parameters.
-        state: accumulators by our names of the parameters.
-        named_params: the parameters.
-        copies: float32 values of those that have 16 bits.
+        optimizer: optimizer of the parameters.
+        state: accumulators by our parameter names, as returned by `optimizer_state`.
+        named_params: the parameters by our names.
+        copies: float32 values of 16-bit parameters by our names.
     """
     flat: dict[str, Any] = {}
     masters = dict(master_weights(optimizer))
@@ -77,6 +82,6 @@ def load_optimizer_state(
             masters[param.name].set_value(copies[name])
         prefix = masters.get(param.name, param).name
         for key, value in state.get(name, {}).items():
-            part = my_part(value, shard, param.shape)  # numbers beside the moments are whole everywhere
+            part = my_part(value, shard, param.shape)  # None for scalars such as beta1_pow, which are not sharded
             flat[f"{prefix}_{key}"] = paddle.to_tensor(value if part is None else part)
     optimizer.set_state_dict({**flat, "master_weights": masters} if masters else flat)

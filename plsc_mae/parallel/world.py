@@ -121,11 +121,12 @@ class World:
         return self.process == 0
 
     def wrap(self, layer: nn.Layer) -> nn.Layer:
-        """Share out the data of a layer: gradients are averaged in the last backward pass of an update.
+        """Wrap a layer for data parallelism: the last backward pass of an update averages the gradients.
 
-        Parameters must be equal in all processes that share the data.
+        Parameters must be equal in all processes that share the data. Stages of a pipeline stay as they are; their task
+        calls `average_gradients`.
         """
-        if self.size == 1:
+        if self.size == 1 or self.pipeline.size > 1:
             return layer
         # Paddle gives every process the values of process 0, whatever the group, also where they are other columns.
         own = [param.clone().detach() for param in layer.parameters()] if self.tensor.size > 1 else []

@@ -16,7 +16,7 @@ from plsc_mae.methods import load_method
 from plsc_mae.parity.capture import randomize
 from plsc_mae.parity.cases import AnyCase
 from plsc_mae.parity.networks import case_class
-from plsc_mae.train.step import FLOAT32, Precision
+from plsc_mae.train.precision import FLOAT32, Precision
 
 _SMALL: dict[str, Any] = {"input_size": (32, 32), "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
 

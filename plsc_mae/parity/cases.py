@@ -20,7 +20,7 @@ from plsc_mae.methods.base import Task
 from plsc_mae.parity.capture import recorded_blocks
 from plsc_mae.parity.oracle.layers import Array
 from plsc_mae.parity.oracle.training import rate_by_epochs, rate_by_updates
-from plsc_mae.train.step import FLOAT32, Precision, autocast
+from plsc_mae.train.precision import FLOAT32, Precision, autocast
 from plsc_mae.weights import Checkpoint
 
 NumPy = npt.NDArray[Any]

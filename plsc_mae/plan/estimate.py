@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from plsc_mae.config import ClassifyConfig, FinetuneConfig, TrainingConfig
 from plsc_mae.errors import ConfigError
-from plsc_mae.methods.pipelined import check_stages
 from plsc_mae.optim.sharding import check_stage
+from plsc_mae.pipeline.stages import check_stages
 from plsc_mae.plan.activation_memory import FLOAT32, Conditions, Part
 from plsc_mae.plan.memory import States, Usage, peak, stages
 from plsc_mae.plan.networks import Anatomy, dissect

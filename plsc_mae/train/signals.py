@@ -1,4 +1,4 @@
-"""A run asked to stop, by SIGTERM or Ctrl-C, comes to the next point where it can save, in all its processes."""
+"""SIGTERM and Ctrl-C: the run stops, in all its processes, at the next point where it can save."""
 
 from __future__ import annotations
 
@@ -15,75 +15,71 @@ import paddle
 from plsc_mae.errors import Stopped
 from plsc_mae.parallel.world import World
 
-REPEATS = 1.0  # seconds; paddle.distributed.launch sends SIGTERM three times within half a second
+REPEAT_SECONDS = 1.0  # paddle.distributed.launch sends SIGTERM three times within half a second
 
 
 class StopRequest:
-    """Notes the signals that ask this process to stop, and agrees with the other processes.
+    """Requests to stop, received by any process of a run.
 
     Args:
-        world: the processes of the run.
+        world: processes of the run.
 
     Attributes:
-        signal: number of the first signal noted, 0 without one.
+        signal: number of the first signal that this process received; 0 before that.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.signal = 0
-        self._noted = 0.0
+        self._received_at = 0.0
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Note SIGTERM and the first Ctrl-C instead of ending; a second Ctrl-C ends the process at once.
+        """Record SIGTERM and the first Ctrl-C instead of exiting; a second Ctrl-C ends the process at once.
 
-        Signals that are ignored stay so, as Ctrl-C in the background of a shell. Python lets only the main thread
-        listen; in others this does nothing.
+        Ignored signals stay ignored, such as Ctrl-C in the background of a shell. Python allows handlers in the main
+        thread only; in other threads this does nothing.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
-        for number in heard:
-            signal.signal(number, self._note)
-            signal.siginterrupt(number, False)  # Paddle's store takes a system call that was interrupted for an error
+        handled = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+        for number in handled:
+            signal.signal(number, self._receive)
+            signal.siginterrupt(number, False)  # Paddle's store treats an interrupted system call as an error
         try:
             yield
         finally:
             if self.signal == signal.SIGTERM:
-                time.sleep(max(0.0, self._noted + REPEATS - time.monotonic()))
-            for number in heard:
+                time.sleep(max(0.0, self._received_at + REPEAT_SECONDS - time.monotonic()))
+            for number in handled:
                 signal.signal(number, before[number] or signal.SIG_DFL)
 
-    def _note(self, number: int, _frame: FrameType | None) -> None:
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         if not self.signal:
-            self.signal, self._noted = number, time.monotonic()
-            told = f"plsc-mae: {signal.Signals(number).name}: the run will save and stop\n"
+            self.signal, self._received_at = number, time.monotonic()
+            message = f"plsc-mae: {signal.Signals(number).name}: the run will save and stop\n"
             with contextlib.suppress(OSError):
-                os.write(2, told.encode())  # print could be interrupted by itself
+                os.write(2, message.encode())  # print is not reentrant
 
     def agreed(self) -> int:
-        """The signal that any process was stopped by, 0 without one; all processes must call."""
+        """Return the signal that any process received, or 0; all processes must call."""
         return int(self.world.largest([float(self.signal)])[0])
 
-    def heard(self) -> bool:
-        """Whether to leave off what is under way here.
+    def is_requested(self) -> bool:
+        """Return whether this process, or one that shares the network with it, received a signal.
 
-        Processes that share the network cannot do it one by one: they all must call, and hear what any of them hears.
+        Processes that share the network must leave a loop together, so all of them must call.
         """
         if self.world.tensor.size * self.world.pipeline.size == 1:
             return self.signal > 0
-        heard = paddle.to_tensor(float(self.signal > 0))
-        return bool(self.world.pipeline.sum(self.world.tensor.sum(heard)) > 0)
+        requests = paddle.to_tensor(float(self.signal > 0))
+        return bool(self.world.pipeline.sum(self.world.tensor.sum(requests)) > 0)
 
     def check(self) -> None:
-        """End what is under way in all processes if any of them was asked to stop; all must call.
-
-        Raises:
-            Stopped: one was.
-        """
+        """Raise Stopped in all processes if any of them received a signal; all processes must call."""
         if number := self.agreed():
             raise Stopped(number)

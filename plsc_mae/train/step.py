@@ -1,75 +1,216 @@
-"""One training iteration: forward, backward, and at the end of an accumulation group clip and update."""
+"""One update: forward and backward passes of an accumulation group, the gradient norm, clipping, the optimizer step."""
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from plsc_mae.methods.base import Batch, StagedTask, StepOutput
+from plsc_mae.methods.base import Batch, PassContext, StepOutput, Task
+from plsc_mae.optim import ParamGroup, Rates, set_weight_decay
 from plsc_mae.parallel.tensor import shard_of
 from plsc_mae.parallel.world import World
-
-BFLOAT16_CAPABILITY = 8  # Ampere
-
-
-class Precision(NamedTuple):
-    """The arithmetic of a run and the sentence that says so."""
-
-    dtype: str | None  # of mixed precision, None = float32
-    note: str
-    level: str = "O1"
+from plsc_mae.train.precision import FLOAT32, LossScale, Precision, autocast
 
 
-FLOAT32 = Precision(None, "float32")
+class AccumulationGroup(NamedTuple):
+    """Consecutive iterations whose gradients make one update.
+
+    Attributes:
+        number: number of the update in its epoch, from 0.
+        start: first iteration of the epoch that belongs to the group.
+        size: number of iterations.
+    """
+
+    number: int
+    start: int
+    size: int
+
+    @property
+    def last(self) -> int:
+        """Last iteration of the group."""
+        return self.start + self.size - 1
 
 
-def choose_precision(amp: bool, amp_dtype: str, is_gpu: bool, level: str = "O1") -> Precision:
-    """Decide on mixed precision; on CPU Paddle has no float16 or bfloat16 kernels and the run is float32.
+class Accumulation(NamedTuple):
+    """Division of an epoch's iterations into accumulation groups; the last group may be shorter.
+
+    Attributes:
+        iterations: iterations per epoch.
+        accum_iter: iterations per update.
+    """
+
+    iterations: int
+    accum_iter: int
+
+    @property
+    def updates(self) -> int:
+        """Updates per epoch."""
+        return -(-self.iterations // self.accum_iter)
+
+    def is_start(self, iteration: int) -> bool:
+        """Return whether a group starts at an iteration of the epoch."""
+        return iteration % self.accum_iter == 0
+
+    def group(self, iteration: int) -> AccumulationGroup:
+        """Return the group of an iteration of the epoch."""
+        number = iteration // self.accum_iter
+        start = number * self.accum_iter
+        return AccumulationGroup(number, start, min(self.accum_iter, self.iterations - start))
+
+
+class Verdict(enum.Enum):
+    """Decision about an update.
+
+    Attributes:
+        APPLY: update the parameters.
+        DISCARD: discard the gradients.
+        OVERFLOW: discard the gradients and halve the loss scale.
+    """
+
+    APPLY = enum.auto()
+    DISCARD = enum.auto()
+    OVERFLOW = enum.auto()
+
+
+class UpdateResult(NamedTuple):
+    """Outcome of an update.
+
+    Attributes:
+        applied: whether the parameters were updated.
+        norm: global gradient norm before clipping, a scalar on the device.
+    """
+
+    applied: bool
+    norm: Tensor
+
+
+class Stepper:
+    """Runs updates of a Task: accumulation, mixed precision, clipping, optimizer step.
+
+    An update is one `micro_batch` per iteration of its group, then one `finish`. `train.setup.build_stepper` makes the
+    Stepper that a run's options describe.
 
     Args:
-        amp: whether mixed precision is wanted at all.
-        amp_dtype: "float16", "bfloat16", or "auto" for what the GPU is made for.
-        is_gpu: whether there is one.
-        level: "O1" casts in front of kernels that gain by it; "O2" keeps the weights in 16 bits, see `lower_weights`.
+        task: the Task to train.
+        optimizer: updates the parameters in `groups`.
+        groups: parameter groups of the optimizer.
+        params: trainable parameters by name; those of `task.model` when not given.
+        layer: the Task wrapped for data parallelism; the Task itself when not given.
+        clip_grad: largest global gradient norm; None does not clip.
+        precision: of forward passes.
+        world: processes that share the network; None for a single process.
+        publish: sends the parameters that this process has updated to the others, under ZeRO stage 1.
+        sharded: whether the processes that share the data also divide the gradients (ZeRO stages 2 and 3).
+        gather_weights: makes the weights whole in every process, under ZeRO stage 3.
     """
-    if not is_gpu:
-        return Precision(
-            None, "float32" + (" (Paddle has no mixed precision on CPU, --amp acts on GPU)" if amp else "")
+
+    def __init__(
+        self,
+        task: Task,
+        optimizer: paddle.optimizer.Optimizer,
+        groups: Sequence[ParamGroup],
+        *,
+        params: Mapping[str, Tensor] | None = None,
+        layer: nn.Layer | None = None,
+        clip_grad: float | None = None,
+        precision: Precision = FLOAT32,
+        world: World | None = None,
+        publish: Callable[[], None] | None = None,
+        sharded: bool = False,
+        gather_weights: Callable[[], Any] | None = None,
+    ) -> None:
+        self.task = task
+        self.layer = task if layer is None else layer
+        self.optimizer, self.groups = optimizer, groups
+        self.params = trainable_parameters(task.model) if params is None else params
+        self.clip_grad, self.precision, self.world = clip_grad, precision, world
+        self.publish, self.sharded, self.gather_weights = publish, sharded, gather_weights
+        self.scaler = LossScale(precision.initial_loss_scale)
+        self.weight_decay = 0.0
+
+    def set_rates(self, rates: Rates) -> None:
+        """Set learning rate and weight decay of the next updates."""
+        self.optimizer.set_lr(rates.lr)
+        set_weight_decay(self.optimizer, self.groups, rates.weight_decay)
+        self.weight_decay = rates.weight_decay
+
+    def micro_batch(self, batch: Batch, *, group_size: int = 1, last: bool = True) -> StepOutput:
+        """Run one iteration forward and backward.
+
+        Args:
+            batch: result of `Task.prepare`.
+            group_size: iterations in this accumulation group.
+            last: whether this is the last iteration of the group, after which the processes exchange gradients.
+        """
+        context = PassContext(
+            self.layer, functools.partial(autocast, self.precision), self.scaler.value / group_size, last
         )
-    if not amp:
-        return Precision(None, "float32 (--no_amp)")
-    capable = paddle.device.cuda.get_device_capability()[0] >= BFLOAT16_CAPABILITY
-    dtype = ("bfloat16" if capable else "float16") if amp_dtype == "auto" else amp_dtype
-    scale = ", dynamic loss scale" if dtype == "float16" else ""
-    return Precision(dtype, f"mixed precision {level}, {dtype}{scale}", level)
+        with self._without_exchange() if not last else contextlib.nullcontext():
+            return self.task.forward_backward(batch, context)
+
+    def finish(self, judge: Callable[[Tensor], Verdict] | None = None) -> UpdateResult:
+        """End an accumulation group: update the parameters or discard the gradients.
+
+        Args:
+            judge: decides by the gradient norm, while the gradients are still there; by default every update is
+                applied unless float16 gradients overflowed.
+        """
+        norm = self._gradient_norm()
+        verdict = (judge or self._judge_overflow)(norm)
+        if verdict is Verdict.APPLY:
+            self._update(norm)
+        elif verdict is Verdict.OVERFLOW:
+            self.scaler.update(good=False)
+        for param in self.params.values():
+            param.clear_gradient(False)
+        if verdict is Verdict.APPLY:
+            self.task.after_step()
+        return UpdateResult(verdict is Verdict.APPLY, norm)
+
+    def _judge_overflow(self, norm: Tensor) -> Verdict:
+        overflowed = self.scaler.enabled and not bool(paddle.isfinite(norm))
+        return Verdict.OVERFLOW if overflowed else Verdict.APPLY
+
+    def _gradient_norm(self) -> Tensor:
+        """Return the global gradient norm without the loss scale."""
+        norm = global_norm(self.params.values(), self.world, sharded=self.sharded)
+        return norm / self.scaler.value if self.scaler.enabled else norm
+
+    def _update(self, norm: Tensor) -> None:
+        """Divide the gradients by the loss scale, clip them and update the parameters."""
+        factor = None if self.clip_grad is None else clip_factor(norm, self.clip_grad)
+        if self.scaler.enabled:
+            factor = (1.0 if factor is None else factor) / self.scaler.value
+        if factor is not None:
+            scale_gradients(self.params.values(), factor)
+        self.optimizer.step()
+        self.scaler.update(good=True)
+        if self.publish is not None:
+            self.publish()
+
+    def _without_exchange(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which backward passes leave the gradients local to each process."""
+        return self.layer.no_sync() if isinstance(self.layer, paddle.DataParallel) else contextlib.nullcontext()
 
 
-def autocast(precision: Precision) -> contextlib.AbstractContextManager[None]:
-    """The context in which forward passes have a precision."""
-    if precision.dtype is None:
-        return contextlib.nullcontext()
-    return paddle.amp.auto_cast(level=precision.level, dtype=precision.dtype)
-
-
-def lower_weights(task: nn.Layer, optimizer: paddle.optimizer.Optimizer, precision: Precision) -> None:
-    """Turn the weights to 16 bits where a precision wants that, with float32 copies in the optimizer."""
-    if precision.dtype is not None and precision.level == "O2":
-        paddle.amp.decorate(task, optimizer, level="O2", dtype=precision.dtype, master_weight=True)
+def trainable_parameters(model: nn.Layer) -> dict[str, Tensor]:
+    """Return the parameters of a model that are not frozen, by name."""
+    return {name: param for name, param in model.named_parameters() if not param.stop_gradient}
 
 
 def global_norm(params: Iterable[Tensor], world: World | None = None, *, sharded: bool = False) -> Tensor:
-    """L2 norm of all gradients together, a scalar on the device.
+    """Return the L2 norm of all gradients together, a scalar on the device.
 
     Args:
-        params: the parameters of this process.
-        world: where the processes that share the network are found; all of them must call.
-        sharded: whether those that share the data have shared out the gradients too.
+        params: parameters of this process.
+        world: processes that share the network; all of them must call.
+        sharded: whether the processes that share the data also divide the gradients.
     """
     whole: list[Tensor] = []
     shared: list[Tensor] = []
@@ -87,7 +228,10 @@ def global_norm(params: Iterable[Tensor], world: World | None = None, *, sharded
 
 
 def clip_factor(norm: Tensor, max_norm: float) -> Tensor:
-    """What brings gradients of a norm down to the largest one: min(1, max_norm / (norm + 1e-6)), PyTorch's rule."""
+    """Return the factor that limits gradients of a norm to `max_norm`.
+
+    min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_.
+    """
     return paddle.clip(max_norm / (norm + 1e-6), max=1.0)
 
 
@@ -96,186 +240,3 @@ def scale_gradients(params: Iterable[Tensor], factor: Tensor | float) -> None:
     for param in params:
         if param.grad is not None:
             param.grad.set_value(param.grad * factor)
-
-
-class Stepper:
-    """Runs iterations of a Task under accumulation, clipping and mixed precision.
-
-    An update is `backward` for every iteration of a group, then `gradient_norm`, then `update`, or `drop` where loss or
-    norm are not finite.
-
-    Args:
-        task: the Task, wrapped for data parallelism where there is one.
-        params: the trainable parameters.
-        optimizer: updates them.
-        clip_grad: largest global gradient norm, or None.
-        precision: of the forward pass.
-        world: the processes that share the network.
-        publish: gives the other processes the parameters that this one has updated, where each updates some.
-        sharded: whether the processes that share the data have shared out the gradients.
-    """
-
-    def __init__(
-        self,
-        task: nn.Layer,
-        params: list[Tensor],
-        optimizer: paddle.optimizer.Optimizer,
-        *,
-        clip_grad: float | None = None,
-        precision: Precision = FLOAT32,
-        world: World | None = None,
-        publish: Callable[[], None] | None = None,
-        sharded: bool = False,
-    ) -> None:
-        self.sharded = sharded
-        self.task, self.params, self.optimizer, self.publish = task, params, optimizer, publish
-        self.clip_grad, self.precision, self.world = clip_grad, precision, world
-        self.scaler = LossScale(precision.dtype == "float16")
-
-    def __call__(self, batch: Batch, *, group_size: int = 1, update: bool = True) -> tuple[StepOutput, Tensor | None]:
-        """Run one iteration; returns the Task's output and, after an update, the gradient's norm before clipping."""
-        out = self.backward(batch, group_size=group_size, last=update)
-        if not update:
-            return out, None
-        norm = self.gradient_norm()
-        if self.scaler.is_enable() and not bool(paddle.isfinite(norm)):
-            self.drop(overflow=True)
-        else:
-            self.update(norm)
-        return out, norm
-
-    def backward(self, batch: Batch, *, group_size: int = 1, last: bool = True) -> StepOutput:
-        """Run a micro-batch forward and backward.
-
-        Args:
-            batch: what `Task.prepare` has made.
-            group_size: iterations in this accumulation group; a short group at the end of an epoch counts its own.
-            last: whether this is the group's last, after which the processes exchange gradients.
-        """
-        with self._gradients_kept_local(not last):
-            with autocast(self.precision):
-                out: StepOutput = self.task(batch)
-            self.scaler.scale(out.loss / group_size if group_size > 1 else out.loss).backward()
-        return out
-
-    def gradient_norm(self) -> Tensor:
-        """The gradient's norm, free of the loss scale."""
-        norm = global_norm(self.params, self.world, sharded=self.sharded)
-        return norm / self.scaler.value if self.scaler.is_enable() else norm
-
-    def update(self, norm: Tensor) -> None:
-        """Take the loss scale out of the gradients, clip them by their norm and update the parameters."""
-        factor = None if self.clip_grad is None else clip_factor(norm, self.clip_grad)
-        if self.scaler.is_enable():
-            factor = (1.0 if factor is None else factor) / self.scaler.value
-        if factor is not None:
-            scale_gradients(self.params, factor)
-        self.optimizer.step()
-        self.scaler.update(good=True)
-        if self.publish is not None:
-            self.publish()
-        self._forget_gradients()
-
-    def drop(self, *, overflow: bool = False) -> None:
-        """Forget the gradients instead of updating; after an overflow, which is float16's, the loss scale is halved."""
-        if overflow:
-            self.scaler.update(good=False)
-        self._forget_gradients()
-
-    @property
-    def loss_scale(self) -> float:
-        """What the loss is multiplied with before the backward pass."""
-        return self.scaler.value
-
-    def _forget_gradients(self) -> None:
-        for param in self.params:
-            param.clear_gradient(False)
-
-    def _gradients_kept_local(self, local: bool) -> contextlib.AbstractContextManager[None]:
-        """No exchange between processes on the inner iterations of a group."""
-        if local and isinstance(self.task, paddle.DataParallel):
-            return self.task.no_sync()
-        return contextlib.nullcontext()
-
-
-class PipelineStepper(Stepper):
-    """Runs iterations of a stage of a pipeline, whose task has a schedule of its own."""
-
-    task: StagedTask
-
-    def backward(self, batch: Batch, *, group_size: int = 1, last: bool = True) -> StepOutput:
-        """See `Stepper.backward`."""
-        out = self.task.run(batch, self.loss_scale / group_size, functools.partial(autocast, self.precision))
-        if last and self.world is not None:
-            self.world.average_gradients(self.params)
-        return out
-
-
-INITIAL = 2.0**16
-FLOOR = 1.0  # gradients that overflow without being lifted are too large by themselves
-
-
-class LossScale:
-    """Doubles after `incr_every_n_steps` good updates in a row, halves after a bad one, down to FLOOR.
-
-    Args:
-        enable: whether losses are scaled at all.
-        initial: scale to begin with.
-        incr_every_n_steps: good updates before it doubles.
-
-    Attributes:
-        value: what losses are multiplied with.
-    """
-
-    def __init__(self, enable: bool, *, initial: float = INITIAL, incr_every_n_steps: int = 2000) -> None:
-        self.enable = enable
-        self.value = initial if enable else 1.0
-        self.incr_ratio, self.decr_ratio = 2.0, 0.5
-        self.incr_every_n_steps, self.incr_count = incr_every_n_steps, 0
-
-    def is_enable(self) -> bool:
-        """Whether losses are scaled."""
-        return self.enable
-
-    @property
-    def at_floor(self) -> bool:
-        """Whether halving is no remedy any more."""
-        return self.value <= FLOOR
-
-    def scale(self, loss: Tensor) -> Tensor:
-        """Multiply a loss before its backward pass."""
-        return loss * self.value if self.enable else loss
-
-    def update(self, *, good: bool) -> None:
-        """Follow an update that was made, or not because gradients were not finite."""
-        if not self.enable:
-            return
-        if not good:
-            self.value, self.incr_count = max(self.value * self.decr_ratio, FLOOR), 0
-            return
-        self.incr_count += 1
-        if self.incr_count == self.incr_every_n_steps:
-            self.value, self.incr_count = self.value * self.incr_ratio, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """The fields of Paddle's GradScaler; nothing where losses are not scaled."""
-        if not self.enable:
-            return {}
-        return {
-            "scale": np.asarray([self.value], np.float32),
-            "incr_ratio": self.incr_ratio,
-            "decr_ratio": self.decr_ratio,
-            "incr_every_n_steps": self.incr_every_n_steps,
-            "decr_every_n_nan_or_inf": 1,
-            "incr_count": self.incr_count,
-            "decr_count": 0,
-            "use_dynamic_loss_scaling": True,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state_dict` gave, here or in Paddle."""
-        if not self.enable:
-            return
-        self.value = float(np.asarray(state["scale"]).reshape(-1)[0])
-        self.incr_ratio, self.decr_ratio = float(state["incr_ratio"]), float(state["decr_ratio"])
-        self.incr_every_n_steps, self.incr_count = int(state["incr_every_n_steps"]), int(state["incr_count"])

@@ -1,343 +1,251 @@
-"""The training loop. It knows the Task contract and no method."""
+"""The training loop. It depends on the Task contract and on no particular method."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import logging
 import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import paddle
 from paddle import Tensor
 
-from plsc_mae.config import TrainingConfig
-from plsc_mae.config.schema import to_yaml
 from plsc_mae.data.loader import BatchLoader
 from plsc_mae.data.seeding import device_seed
 from plsc_mae.errors import CheckpointError, Stopped
-from plsc_mae.methods.base import Batch, StagedTask, Task
-from plsc_mae.optim import build_optimizer, scaled_lr, set_weight_decay
-from plsc_mae.optim.sharding import Sharded, UpdateSharing, share_gradients
-from plsc_mae.parallel.tensor import count_parameters
+from plsc_mae.methods.base import Batch
+from plsc_mae.optim import ParamGroup, Schedule
 from plsc_mae.parallel.world import World
-from plsc_mae.train.checkpoint import file as checkpoint_file
+from plsc_mae.train.checkpoint.cadence import due_tags, is_over, reached_last_step, step_save_is_due
+from plsc_mae.train.checkpoint.folder import checkpoint_to_resume, create_folder, prepare_folder
 from plsc_mae.train.checkpoint.saver import Saver
-from plsc_mae.train.checkpoint.state import BEST, LATEST, Progress, RunState, checkpoint_to_resume
-from plsc_mae.train.log.append_file import replace_content
-from plsc_mae.train.log.meters import Meters
+from plsc_mae.train.checkpoint.state import BEST, LATEST, Progress, RunState
+from plsc_mae.train.log.meters import Stopwatch
 from plsc_mae.train.log.run_logger import RunLogger, peak_memory_gib
 from plsc_mae.train.nonfinite.policy import NonFinitePolicy
 from plsc_mae.train.observers.base import Observer
-from plsc_mae.train.observers.online_probe import OnlineProbe
 from plsc_mae.train.signals import StopRequest
-from plsc_mae.train.step import PipelineStepper, Stepper, choose_precision, lower_weights
+from plsc_mae.train.step import AccumulationGroup
 
 logger = logging.getLogger(__name__)
 
 
-def peak_lr(config: TrainingConfig, effective_batch: int) -> float:
-    """The absolute rate of a config, or its base rate scaled to the batch; a config has one of them."""
-    if config.lr is not None and not config.lr_per_256:
-        return config.lr
-    base = config.blr if config.lr is None else config.lr
-    assert base is not None
-    return scaled_lr(base, effective_batch)
-
-
-class Stopwatch:
-    """Time of an interval, and the share of it spent waiting for data."""
-
-    def __init__(self) -> None:
-        self.waited = 0.0
-        self.started = time.perf_counter()
-
-    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield batches, counting the wait for each."""
-        while True:
-            asked = time.perf_counter()
-            batch = next(batches, None)
-            self.waited += time.perf_counter() - asked
-            if batch is None:
-                return
-            yield batch
-
-    def lap(self) -> tuple[float, float]:
-        """Seconds since the last lap and the share of them that waited for data; starts a new lap."""
-        now = time.perf_counter()
-        seconds, waited = now - self.started, self.waited
-        self.started, self.waited = now, 0.0
-        return seconds, waited / max(seconds, 1e-9)
-
-
 class Trainer:
-    """Trains a Task on a loader as a config says.
+    """Trains a Task over the epochs of a run; `train.setup.build_trainer` makes it from the options.
 
     Args:
-        task: what to train.
-        loader: batches of an epoch, from the position its sampler is set to.
-        config: the run's options.
-        world: the processes of the run.
-        observers: what looks at the network between epochs.
-        keep_best: metric of an observer; the checkpoint with the largest is kept as checkpoint-best.pd.
-        probe: learns from the features of every step.
+        state: everything that a checkpoint stores.
+        loader: batches of an epoch, from the position of its sampler on.
+        schedule: learning rate and weight decay of an update.
+        policy: decides about updates with non-finite numbers.
+        log: log files and console.
+        saver: writes checkpoints.
+        n_parameters: trainable parameters of all processes, for the log.
+        observers: evaluations and pictures between epochs.
+        keep_best: metric of an observer; the checkpoint with its largest value is kept as checkpoint-best.pd.
 
     Attributes:
-        metrics: what the observers have measured after the last epoch of this process's run.
-
-    Raises:
-        CheckpointError: the output folder or a checkpoint cannot be used.
+        progress: position of the run.
+        metrics: results of the observers after the last epoch.
     """
 
     def __init__(
         self,
-        task: Task,
+        state: RunState,
         loader: BatchLoader,
-        config: TrainingConfig,
-        world: World,
+        schedule: Schedule,
+        policy: NonFinitePolicy,
+        log: RunLogger,
+        saver: Saver,
         *,
+        n_parameters: int,
         observers: Sequence[Observer] = (),
         keep_best: str = "",
-        probe: OnlineProbe | None = None,
     ) -> None:
-        self.task, self.loader, self.config, self.world = task, loader, config, world
-        self.observers, self.keep_best, self.probe = observers, keep_best, probe
-        task.gives_features = probe is not None
-        self.params = {name: p for name, p in task.model.named_parameters() if not p.stop_gradient}
-        self.n_parameters = count_parameters(self.params.values(), world)
-        self.groups = task.param_groups(config.weight_decay)
-        shares = config.sharding_stage == 1 and world.size > 1 and bool(self.groups)
-        sharing = UpdateSharing(self.groups, world.data) if shares else None
-        scales = [group.lr_scale for group in self.groups]
-        largest, negative = world.largest([max(scales, default=0.0), -min(scales, default=math.inf)])
-        self.scales = largest, -negative
-        self.updated = self.groups if sharing is None else sharing.mine
-        self.optimizer = build_optimizer(
-            config.opt, self.updated, betas=config.opt_betas, eps=config.opt_eps, momentum=config.momentum
-        )
-        self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)
-        lower_weights(task, self.optimizer, self.precision)
-        staged = isinstance(task, StagedTask)
-        trained = self._distributed(staged)
-        self.stepper = (PipelineStepper if staged else Stepper)(
-            trained.layer,
-            list(self.params.values()),
-            trained.optimizer,
-            clip_grad=config.clip_grad,
-            precision=self.precision,
-            world=world,
-            publish=None if sharing is None else sharing.publish,
-            sharded=config.sharding_stage > 1,
-        )
-        self.effective_batch = config.batch_size * world.size * config.accum_iter
-        self.lr = peak_lr(config, self.effective_batch)
-        self.updates_per_epoch = math.ceil(len(loader) / config.accum_iter)
-        self.schedule = task.schedule(config, self.lr, self.updates_per_epoch)
-        self.weight_decay = config.weight_decay
-        self.progress = Progress(config.start_epoch)
+        self.state, self.loader, self.schedule = state, loader, schedule
+        self.policy, self.log, self.saver = policy, log, saver
+        self.n_parameters, self.observers, self.keep_best = n_parameters, observers, keep_best
+        self.config, self.world, self.stepper = state.config, state.world, state.stepper
+        self.task, self.probe, self.accumulation = state.task, state.probe, state.accumulation
+        self.lr_scales = _extreme_lr_scales(self.stepper.groups, self.world)
+        self.stop = StopRequest(self.world)
+        self.progress = Progress(self.config.start_epoch)
         self.metrics: dict[str, float] = {}
-        self.epoch_meters, self.window = Meters(), Meters()
-        self.state = RunState(
-            task, self.optimizer, self.params, self.stepper.scaler, self.epoch_meters, self.window, probe, world, config
-        )
-        self.state.collect_weights = trained.collect
-        self.numerics = NonFinitePolicy(self.state, self.stepper, loader)
-        self.skipped_before = 0
-        self._to_probe: list[tuple[Tensor, Tensor]] = []
-        self.stop = StopRequest(world)
-        self.stopped_by = 0
+        self.stopped_by = 0  # number of the signal
+        self.skipped_before = 0  # unreadable images of this process before the current epoch
 
-    def _distributed(self, staged: bool) -> Sharded:
-        """The task and its optimizer as they exchange gradients with other processes."""
-        stage, world = self.config.sharding_stage, self.world
-        if stage > 1 and world.size > 1:
-            return share_gradients(self.task, self.optimizer, stage, world.data)
-        return Sharded(self.task if staged else world.wrap(self.task), self.optimizer, None)
+    # ------------------------------------------------------------------------------------------- start and end
 
     def fit(self) -> None:
-        """Train to the end of the config, from the checkpoint it asks for.
+        """Train to the end of the run, from the checkpoint that the options ask for.
 
         Raises:
             CheckpointError: a checkpoint or log cannot be read or written.
-            DivergedError: loss or gradients are not finite, and --nan_policy does not go on.
-            Stopped: SIGTERM or Ctrl-C has asked for it; the run is saved.
+            DivergedError: loss or gradients are not finite, and --nan_policy stops the run.
+            Stopped: the run was stopped by SIGTERM or Ctrl-C and has been saved.
         """
-        config, world = self.config, self.world
-        with _writing_to(config.output_dir):
-            Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+        path = self._resume()
+        if self.world.is_main:
+            prepare_folder(self.config)
+        at = self.progress
+        self.policy.start(path, at)
+        self.log.start(at.step, at.epoch, at.iteration)
+        with self.stop.listening():
+            self._run(in_same_folder=path is not None and path.parent == Path(self.config.output_dir))
+
+    def _resume(self) -> Path | None:
+        """Resume from a checkpoint if there is one, in all processes from the same, and return its path."""
+        config = self.config
+        create_folder(config)
         path = checkpoint_to_resume(config)
         if path is not None:
-            self._resume(path)
+            self._restore(path)
         at = self.progress
-        world.barrier()  # reading a checkpoint may take one of them longer than the others wait in a reduction
-        if not world.agree([at.epoch, at.batches_done, at.step]):
+        self.world.barrier()  # reading a checkpoint can take one process longer than the timeout of a reduction
+        if not self.world.agree([at.epoch, at.batches_done, at.step]):
             raise CheckpointError(
-                f"the processes do not resume from the same point, this one from epoch {at.epoch}, step {at.step}; "
-                f"--output_dir {config.output_dir} must be one folder that all machines see"
+                f"the processes resume from different points, this one from epoch {at.epoch}, step {at.step}; "
+                f"make --output_dir {config.output_dir} one folder that all machines share"
             )
-        if world.is_main:
-            with _writing_to(config.output_dir):
-                checkpoint_file.remove_leftovers(config.output_dir, config.exp_name)
-                header = "# the resolved options of this run; feed them back with --config\n"
-                replace_content(Path(config.output_dir) / "config.yaml", to_yaml(config, header).encode())
-        self.numerics.start(path, self.progress)
-        self.log = RunLogger(config.output_dir, config.log_dir or config.output_dir, active=world.is_main)
-        self.log.start(at.step, at.epoch, at.iteration)
-        self.saver = Saver(self.state, self.log, config, world, before=self.numerics.before_save)
-        self._announce()
-        with self.stop.listening():
-            self._run(went_on=path is not None and path.parent == Path(config.output_dir))
+        return path
 
-    def _resume(self, path: Path) -> None:
+    def _restore(self, path: Path) -> None:
         self.progress = at = self.state.resume(path)
         if at.ended:
-            at.batches_done = total = len(self.loader)
-            last = (total - 1) // self.config.accum_iter
-            self._set_rates(at.epoch + last * self.config.accum_iter / total, at.epoch * self.updates_per_epoch + last)
+            at.batches_done = len(self.loader)
+            self._set_rates(self.accumulation.group(at.batches_done - 1))
         if self.world.rank == 0 and self.world.previous is None:
             self.skipped_before = -at.skipped
 
-    def _run(self, *, went_on: bool) -> None:
-        """Train from where the run stands until it is finished or asked to stop.
+    def _run(self, *, in_same_folder: bool) -> None:
+        """Train until the run is finished or asked to stop.
 
         Args:
-            went_on: whether it goes on in the folder that it has saved to before.
+            in_same_folder: whether the run resumes from its own output folder, where a kill may have left out files.
         """
-        start = self.progress.place
+        start = self.progress.position_key
         try:
-            if went_on and self.progress.batches_done == 0:
-                self.saver.save_missing(self.progress, self._tags_due())
-            while self.progress.ended or not self._is_over():
+            if in_same_folder and self.progress.batches_done == 0:
+                self.saver.save_absent(self.progress, due_tags(self.config, self.progress))
+            while self.progress.ended or not is_over(self.config, self.progress):
                 if self._agreed_to_stop():
                     break
                 if self.progress.ended:
                     self._end_epoch()
                 else:
                     self._train_epoch()
-            if self.stopped_by and self.progress.place not in (start, self.saver.place):
+            if self.stopped_by and self.progress.position_key not in (start, self.saver.saved_position):
                 self._save(LATEST)
             self.saver.finish(self.progress, self.stop)
         finally:
             self.log.end_epoch()
         if self.stopped_by:
-            raise Stopped(self.stopped_by, self._tell_place())
+            raise Stopped(self.stopped_by, self._describe_position())
 
-    def _tell_place(self) -> str:
+    def _describe_position(self) -> str:
         at = self.progress
-        saved = "go on with --auto_resume" if self.config.save_ckpt else "nothing is saved, as --no_save_ckpt asks"
+        saved = "resume with --auto_resume" if self.config.save_ckpt else "nothing is saved because of --no_save_ckpt"
         return f"epoch {at.epoch}, {at.batches_done} of {len(self.loader)} iterations, step {at.step}; {saved}"
 
     def _agreed_to_stop(self) -> bool:
-        """Whether any process was asked to stop; all of them must call."""
+        """Return whether any process was asked to stop; all processes must call."""
         self.stopped_by = self.stopped_by or self.stop.agreed()
         return self.stopped_by > 0
 
-    def _finished(self) -> bool:
-        return self.config.max_train_step is not None and self.progress.step >= self.config.max_train_step
+    # ------------------------------------------------------------------------------------------------- updates
 
     def _train_epoch(self) -> None:
-        """Run an epoch from where the run stands; an accumulation group cut short by its end is an update too."""
-        config, epoch, total = self.config, self.progress.epoch, len(self.loader)
-        self.loader.sampler.set_position(epoch, self.progress.batches_done)
+        """Run the rest of an epoch; stop early between two updates at a request to stop or at the last step."""
+        config, at, total = self.config, self.progress, len(self.loader)
+        self.loader.sampler.set_position(at.epoch, at.batches_done)
         self.task.train()
-        self.log.start_epoch(epoch, total, self.progress.batches_done)
+        self.log.start_epoch(at.epoch, total, at.batches_done)
         watch, images = Stopwatch(), 0
         for batch in watch.timed(iter(self.loader)):
-            done = self._iterate(batch, total, self.window)
-            images += config.batch_size * self.world.size
+            self.iterate(batch)
+            done = at.batches_done
+            images += self.state.images_per_iteration
             self.log.tick()
-            if done % config.print_freq == 0 or done == total or self._finished():
-                self._report(watch, self.window, images)
+            if done % config.print_freq == 0 or done == total or reached_last_step(config, at):
+                self._report(watch, images)
                 images = 0
-            if done == total or done % config.accum_iter:
+            if done == total or not self.accumulation.is_start(done):
                 continue
             if self._agreed_to_stop():
                 return
-            if self._finished() or self._save_is_due():
+            if reached_last_step(config, at) or step_save_is_due(config, at):
                 self._save(LATEST)
-            self.saver.retry(self.progress)
-            if self._finished():
+            self.saver.retry(at)
+            if reached_last_step(config, at):
                 return
         self.log.end_epoch()
-        self.progress.ended = True
+        at.ended = True
 
-    def _iterate(self, batch: Batch, total: int, window: Meters) -> int:
-        """Run one iteration and return how many of the epoch are done."""
-        config, i = self.config, self.progress.batches_done
-        if i % config.accum_iter == 0:
-            self._set_rates(
-                self.progress.epoch + i / total, self.progress.epoch * self.updates_per_epoch + i // config.accum_iter
-            )
-            self.numerics.start_group()
-        paddle.seed(device_seed(config.seed, self.progress.epoch, i, self.world.stream))
-        group = min(config.accum_iter, total - i // config.accum_iter * config.accum_iter)
-        update = (i + 1) % config.accum_iter == 0 or i + 1 == total
-        out = self.stepper.backward(self.task.prepare(batch), group_size=group, last=update)
-        self.numerics.add(out.loss)
+    def iterate(self, batch: Batch) -> None:
+        """Run one iteration, and at the end of an accumulation group the update."""
+        at, i = self.progress, self.progress.batches_done
+        group = self.accumulation.group(i)
+        if i == group.start:
+            self._set_rates(group)
+            self.policy.start_group()
+        paddle.seed(device_seed(self.config.seed, at.epoch, i, self.world.stream))
+        out = self.stepper.micro_batch(self.task.prepare(batch), group_size=group.size, last=i == group.last)
+        self.policy.add(out.loss)
         if self.probe is not None:
             assert out.features is not None
-            self._to_probe.append((out.features, batch["label"]))
-        updated = self._update() if update else {}
-        if updated is not None:
-            self._add({**out.logs, **updated}, window)
-        if updated and self.probe is not None:
-            for features, labels in self._to_probe:
-                self._add(self.probe(features, labels), window)
-        if update:
-            self._to_probe = []
-        self.progress.batches_done = i + 1
-        return self.progress.batches_done
+            self.probe.remember(out.features, batch["label"])
+        if i == group.last:
+            self._update(out.logs)
+        else:
+            self.state.add_metrics(out.logs)
+        at.batches_done = i + 1
 
-    def _update(self) -> dict[str, Tensor] | None:
-        """End an accumulation group; returns what to log, or None where the update was not made."""
-        norm = self.stepper.gradient_norm()
-        allowed = self.numerics.allow(norm, self.progress)
-        if allowed:
-            self.stepper.update(norm)
-            self.task.after_step()
+    def _update(self, logs: dict[str, Tensor]) -> None:
+        """End an accumulation group; values of the last iteration are logged if the update is applied."""
+        result = self.stepper.finish(functools.partial(self.policy.judge, progress=self.progress))
         self.progress.step += 1
-        return {"grad_norm": norm} if allowed else None
+        if result.applied:
+            self.state.add_metrics({**logs, "grad_norm": result.norm})
+        if self.probe is not None and result.applied:
+            for values in self.probe.learn():
+                self.state.add_metrics(values)
+        elif self.probe is not None:
+            self.probe.forget()
 
-    def _add(self, values: dict[str, Tensor], window: Meters) -> None:
-        window.add(values)
-        self.epoch_meters.add(values)
+    def _set_rates(self, group: AccumulationGroup) -> None:
+        """Set the rates of the current epoch's update."""
+        epoch = self.progress.epoch
+        done = epoch + group.start / len(self.loader)
+        self.stepper.set_rates(self.schedule(done, epoch * self.accumulation.updates + group.number))
 
-    def _set_rates(self, epoch: float, update: int) -> None:
-        lr, self.weight_decay = self.schedule(epoch, update)
-        self.optimizer.set_lr(lr)
-        set_weight_decay(self.optimizer, self.updated, self.weight_decay)
+    # ---------------------------------------------------------------------------------------------------- logs
 
     def _settings(self) -> dict[str, float]:
-        """What the update was made with: the largest and smallest rate of a group, weight decay, loss scale."""
-        lr, (largest, smallest) = self.optimizer.get_lr(), self.scales
+        """Return largest and smallest learning rate of a group, weight decay, loss scale and counts."""
+        lr, (largest, smallest) = self.stepper.optimizer.get_lr(), self.lr_scales
         return {
             "lr": lr * largest,
             "min_lr": lr * smallest,
-            "weight_decay": self.weight_decay,
-            "loss_scale": self.stepper.loss_scale,
-            **self.numerics.counts(self.progress),
+            "weight_decay": self.stepper.weight_decay,
+            "loss_scale": self.stepper.scaler.value,
+            **self.policy.counts(self.progress),
         }
 
-    def _save_is_due(self) -> bool:
-        return self.config.save_ckpt_steps > 0 and self.progress.step % self.config.save_ckpt_steps == 0
-
-    def _report(self, watch: Stopwatch, window: Meters, images: int) -> None:
+    def _report(self, watch: Stopwatch, images: int) -> None:
+        """Log the means since the last line, which covers `images` images of all processes."""
+        window, at, total = self.state.window, self.progress, len(self.loader)
         means = window.means(self.world)
         if self.world.is_main:
             for name, count in window.left_out.items():
-                logger.warning("%d values of %s were not finite and are left out of its mean", count, name)
+                logger.warning("%d non-finite values of %s are left out of its mean", count, name)
         window.clear()
         seconds, data_share = watch.lap()
-        left = self.config.epochs * len(self.loader) - (
-            self.progress.epoch * len(self.loader) + self.progress.batches_done
-        )
-        iterations = images / (self.config.batch_size * self.world.size)
         record = {
-            "epoch": self.progress.epoch,
-            "iteration": self.progress.batches_done,
-            "step": self.progress.step,
+            "epoch": at.epoch,
+            "iteration": at.batches_done,
+            "step": at.step,
             **{name: value for name, value in means.items() if name != "grad_norm"},
             **self._settings(),
             "grad_norm": means.get("grad_norm", 0.0),
@@ -346,11 +254,19 @@ class Trainer:
             "memory_gib": peak_memory_gib(self.world.is_gpu),
             "time": seconds,
         }
-        self.log.line(record, total=len(self.loader), eta=left * seconds / iterations)
+        left = (self.config.epochs - at.epoch) * total - at.batches_done
+        self.log.line(record, total=total, eta=left * seconds * self.state.images_per_iteration / images)
+
+    def _count_skipped(self) -> int:
+        """Return the unreadable images of the epoch over all processes; all processes must call."""
+        skipped = self.world.sum(paddle.to_tensor(float(self.loader.skipped - self.skipped_before)))
+        return int(self.world.pipeline.sum(skipped))  # only the first stages read images
+
+    # --------------------------------------------------------------------------------- evaluation, checkpoints
 
     def _end_epoch(self) -> None:
-        """Look, log and save after an epoch; nothing is done where the run is asked to stop meanwhile."""
-        epoch, means = self.progress.epoch, self.epoch_meters.means(self.world)
+        """Observe, log and save after an epoch; on a request to stop during observation leave the epoch open."""
+        epoch, means = self.progress.epoch, self.state.epoch_meters.means(self.world)
         record = {f"train_{name}": value for name, value in {**self._settings(), **means}.items()}
         position = {"epoch": epoch, "step": self.progress.step, "skipped_images": self._count_skipped()}
         try:
@@ -360,38 +276,20 @@ class Trainer:
             return
         self.log.epoch({**record, **position, "n_parameters": self.n_parameters}, metrics)
         self.metrics, self.skipped_before = metrics, self.loader.skipped
-        self.epoch_meters.clear()
+        self.state.epoch_meters.clear()
         self.progress = at = dataclasses.replace(self.progress, epoch=epoch + 1, batches_done=0, ended=False)
         before = at.best, at.best_step
         if metrics.get(self.keep_best, -math.inf) > at.best:
             at.best, at.best_step = metrics[self.keep_best], at.step
-        self._save(*self._tags_due())
-        if BEST in self.saver.lacking and not self._is_over():
-            at.best, at.best_step = before  # that of the file that there is
-
-    def _tags_due(self) -> list[int | str]:
-        """The checkpoints that are to be written where an epoch has ended."""
-        at = self.progress
-        tags: list[int | str] = []
-        if at.step and (self._is_over() or at.epoch % self.config.save_ckpt_freq == 0):
-            tags.append(at.epoch - 1)
-        elif at.step and self._save_is_due():
-            tags.append(LATEST)
-        return [*tags, BEST] if at.best_step == at.step else tags
-
-    def _count_skipped(self) -> int:
-        """Images of the epoch that were passed over, in all processes; of pipelines the first stages read them."""
-        skipped = self.world.sum(paddle.to_tensor(float(self.loader.skipped - self.skipped_before)))
-        return int(self.world.pipeline.sum(skipped))
-
-    def _is_over(self) -> bool:
-        return self.progress.epoch >= self.config.epochs or self._finished()
+        self._save(*due_tags(self.config, self.progress))
+        if BEST in self.saver.missing and not is_over(self.config, self.progress):
+            at.best, at.best_step = before  # checkpoint-best.pd still holds the earlier one
 
     def _observe(self, epoch: int) -> dict[str, float]:
-        """Let those look whose turn it is after an epoch, and return what they have measured.
+        """Run the observers that are due after an epoch and return their metrics.
 
-        Running statistics of batch norms, of which every process has those of its own batches, become the main
-        process's before, as PyTorch's data parallelism has it.
+        Batch norms have running statistics of each process's own batches. The main process's are used everywhere, as
+        in PyTorch's data parallelism.
         """
         self.world.copy_from_main(self.task.model.buffers())
         metrics: dict[str, float] = {}
@@ -403,35 +301,14 @@ class Trainer:
         return metrics
 
     def _save(self, *tags: int | str) -> None:
-        """Write checkpoints of where the run stands."""
+        """Write checkpoints of the current position."""
         if self.config.save_ckpt and tags:
             self.progress.skipped = self._count_skipped()
             self.saver.save(self.progress, *tags)
 
-    def _announce(self) -> None:
-        config, world = self.config, self.world
-        if not world.is_main:
-            return
-        rate = config.blr if config.lr is None else config.lr
-        scales = config.lr is None or config.lr_per_256
-        base = f" ({rate:g} x {self.effective_batch} / 256)" if scales else ""
-        parts = f"{world}" if world.size == world.processes else f"{world.size} in {world}"
-        for line in (
-            f"{config.model}: {self.n_parameters / 1e6:.1f} M trainable parameters, {self.precision.note}",
-            f"batch {config.batch_size} x {parts} x accum_iter {config.accum_iter} = {self.effective_batch} images per "
-            f"update; learning rate {self.lr:.4g}{base}",
-            f"{len(self.loader.dataset)} images, {self.updates_per_epoch} updates per epoch, {config.epochs} epochs, "
-            f"{self.updates_per_epoch * config.epochs} updates",
-        ):
-            logger.info(line)
 
-
-@contextlib.contextmanager
-def _writing_to(folder: str) -> Iterator[None]:
-    """Tell of an output folder that cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write to the output folder {folder}: {error.strerror}; choose another --output_dir"
-        ) from None
+def _extreme_lr_scales(groups: Sequence[ParamGroup], world: World) -> tuple[float, float]:
+    """Return the largest and smallest factor of the learning rate over all groups of all processes."""
+    scales = [group.lr_scale for group in groups]
+    largest, negative = world.largest([max(scales, default=0.0), -min(scales, default=math.inf)])
+    return largest, -negative

@@ -1,4 +1,4 @@
-"""Weights of every implementation: read safely, converted by dialect, with a report."""
+"""Reads, converts and writes the weights of all supported implementations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load foreign weights into our networks and write ours under foreign names, with a report of what matched."""
+"""Loads foreign weights into our networks, and exports our weights under foreign names."""
 
 from __future__ import annotations
 
@@ -23,10 +23,15 @@ Source = str | Path | Checkpoint | Mapping[str, Array]
 
 @dataclass
 class LoadReport:
-    """What happened to each tensor: ours by our names, theirs (unexpected) by theirs.
+    """Result of loading weights.
 
-    `resized` names position tables that the file holds for another grid: the network keeps its own fixed ones, and
-    learned ones are resized.
+    Attributes:
+        dialect: naming of the file.
+        matched: names of our tensors that were loaded.
+        missing: names of our tensors that the file does not contain.
+        unexpected: names, in the file's naming, of tensors that the network does not have.
+        resized: names of our position tables that the file has for another grid: learned tables were resized, and for
+            fixed tables the network kept its own.
     """
 
     dialect: str
@@ -45,19 +50,23 @@ class LoadReport:
 
 
 def read(path: str | Path) -> Checkpoint:
-    """Read any weight file safely, without torch and without running anything in it, and name its dialect."""
+    """Read a weight file and detect its dialect, without torch and without running code from the file.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
     checkpoint = read_file(path)
     return dataclasses.replace(checkpoint, dialect=detect(checkpoint.model))
 
 
 def select(checkpoint: Checkpoint, model_key: str = "", model_prefix: str = "") -> Checkpoint:
-    """Take another part of a file as the network than the one found by content.
+    """Return the checkpoint with another part of the file as its `model`.
 
     Args:
         checkpoint: the file as read.
-        model_key: keys of the file, separated by "|", of which the first that is there is taken, as "model_ema|model";
-            a file without keys is taken whole. Empty: what was found by content.
-        model_prefix: what the network's names start with in there; it is taken off and other tensors are left out.
+        model_key: top-level keys separated by "|", such as "model_ema|model"; the first one that the file has is used.
+            A file without keys is used as a whole. Empty keeps the automatically detected part.
+        model_prefix: prefix of the network's tensor names. It is removed, and tensors without it are ignored.
 
     Raises:
         CheckpointError: the file has none of the keys, or no name with the prefix.
@@ -68,22 +77,22 @@ def select(checkpoint: Checkpoint, model_key: str = "", model_prefix: str = "") 
         key = next((key for key in model_key.split("|") if key in present), None)
         if key is None:
             raise CheckpointError(
-                f"{checkpoint.path} has no tensors under '{model_key}'; it has some under {', '.join(present)}"
+                f"{checkpoint.path} has no tensors under '{model_key}'; it has tensors under {', '.join(present)}"
             )
-        tensors = _below(checkpoint.tensors, f"{key}/")
+        tensors = _with_prefix(checkpoint.tensors, f"{key}/")
         if all(name.startswith("module.") for name in tensors):  # as the reader does
-            tensors = _below(tensors, "module.")
-    if model_prefix and not _below(tensors, model_prefix):
+            tensors = _with_prefix(tensors, "module.")
+    if model_prefix and not _with_prefix(tensors, model_prefix):
         first = next(iter(tensors), "none")
         raise CheckpointError(
-            f"{checkpoint.path} has no tensor whose name starts with '{model_prefix}'; the first is {first}"
+            f"{checkpoint.path} has no tensor name that starts with '{model_prefix}'; the first name is {first}"
         )
-    tensors = _below(tensors, model_prefix)
+    tensors = _with_prefix(tensors, model_prefix)
     return dataclasses.replace(checkpoint, model=tensors, dialect=detect(tensors))
 
 
-def _below(tensors: Tensors, prefix: str) -> dict[str, Array]:
-    """The tensors whose names start with a prefix, without it."""
+def _with_prefix(tensors: Tensors, prefix: str) -> dict[str, Array]:
+    """Return the tensors whose names start with a prefix, with the prefix removed."""
     return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
 
 
@@ -95,21 +104,21 @@ def load(
     prefix: str = "",
     resize: Resize | None = None,
 ) -> LoadReport:
-    """Load weights into a network, converting names and layouts.
+    """Load weights into a network and convert their names and layouts.
 
-    A fixed position table of another grid size is not loaded: the network's own is exact at its size.
+    A fixed position table for another grid size is not loaded, because the network's own table is exact for its grid.
 
     Args:
         model: one of our networks.
-        source: a file, a read checkpoint, or {foreign name: array}.
-        dialect: whose names and layouts; recognized from the tensors when None.
-        prefix: of the network's names within the one that the file holds, as "encoder." for an encoder alone.
-        resize: what may make a tensor of another shape fit: (our name, value in our layout, wanted shape) -> value, or
-            None where it cannot.
+        source: a file, a checkpoint that was read, or {foreign name: array}.
+        dialect: naming and layout of the source; None detects it from the tensors.
+        prefix: position of `model` within the network of the file, such as "encoder." to load an encoder alone.
+        resize: adapts a tensor of another shape: (our name, value in our layout, required shape) -> value, or None if
+            that is impossible.
 
     Raises:
-        ConfigError: an unknown dialect.
-        CheckpointError: no dialect recognizes the tensors, one has another shape, or nothing matches.
+        ConfigError: the dialect is unknown.
+        CheckpointError: no dialect recognizes the tensors, a tensor has another shape, or no tensor matches.
     """
     tensors, where = _tensors(source)
     rules = find_dialect(dialect) if dialect else recognize(tensors, where)
@@ -117,11 +126,13 @@ def load(
     report, values, misfits = _match(model, tensors, rules, prefix, resize)
     if misfits:
         raise CheckpointError(
-            f"{where}: {misfits[0]}; it is another model or was made with other sizes ({len(misfits)} tensors are of "
-            f"other shapes, {report})"
+            f"{where}: {misfits[0]}; choose the model and sizes that the file was made with ({len(misfits)} tensors "
+            f"have other shapes, {report})"
         )
     if not values:
-        raise CheckpointError(f"{where}: no tensor matches the network in dialect '{rules.name}'")
+        raise CheckpointError(
+            f"{where}: no tensor matches the network in dialect '{rules.name}'; check the file and the model"
+        )
     for name, tensor in model.state_dict().items():
         if name in values:
             tensor.set_value(np.ascontiguousarray(values[name], dtype=np.float32))
@@ -131,11 +142,17 @@ def load(
 def _match(
     model: nn.Layer, tensors: Tensors, rules: Dialect, prefix: str, resize: Resize | None
 ) -> tuple[LoadReport, dict[str, Array], list[str]]:
-    """Find the network's tensors in a file: the report, values by our names, and what has another shape."""
-    report, linear = LoadReport(rules.name), linear_weights(model)
+    """Match the network's tensors with those of a file.
+
+    Returns:
+        The report, the values by our names, and one description per tensor of another shape.
+    """
+    report = LoadReport(rules.name)
+    linear = linear_weights(model)
     fixed = {name for name, _ in model.named_buffers() if name.endswith("pos_embed")}
     remaining = set(tensors)
-    values, misfits = {}, []
+    values = {}
+    misfits = []
     for name, tensor in model.state_dict().items():
         foreign = rules.foreign_name(prefix + name)
         if foreign not in tensors:
@@ -161,15 +178,16 @@ def _match(
 
 
 def decoded(stored: Checkpoint, num_heads: int | None = None, decoder_num_heads: int | None = None) -> Checkpoint:
-    """Bring a file's network into the base naming of its dialect, of which sizes and options can be read off.
+    """Rewrite the network of a file into the base naming of its dialect, from which sizes can be inferred.
 
     Args:
         stored: the file as read.
-        num_heads: of the encoder, where its width is not a published one and the order of rows depends on it.
-        decoder_num_heads: likewise, of the decoder.
+        num_heads: number of heads of the encoder; needed only if its width is not a published one and the order of
+            rows depends on the heads.
+        decoder_num_heads: the same for the decoder.
 
     Raises:
-        ConfigError: the number of heads is needed and not known.
+        ConfigError: the number of heads is needed but unknown.
     """
     name = detect(stored.model)
     rules = find_dialect(name) if name else None
@@ -188,7 +206,7 @@ def _decode(rules: Dialect, tensors: Tensors, heads: NumHeads, where: str) -> Te
     """Rewrite tensors into the base naming.
 
     Raises:
-        CheckpointError: their shapes do not go together.
+        CheckpointError: their shapes are inconsistent.
     """
     if rules.decode is None:
         return tensors
@@ -198,27 +216,28 @@ def _decode(rules: Dialect, tensors: Tensors, heads: NumHeads, where: str) -> Te
         raise
     except ValueError as error:
         raise CheckpointError(
-            f"{where}: its tensors have shapes that no network of '{rules.name}' has: {error}"
+            f"{where}: the shapes of its tensors fit no network of dialect '{rules.name}': {error}"
         ) from None
 
 
 def export(
     model: nn.Layer, dialect: str, values: Mapping[str, Array] | None = None, *, prefix: str = ""
 ) -> dict[str, Array]:
-    """Give a network's tensors under foreign names and in foreign layouts.
+    """Return a network's tensors under foreign names and in foreign layouts.
 
     Args:
         model: one of our networks.
-        dialect: whose names and layouts.
-        values: gradients or others to export instead of the weights, keyed by our parameter names.
-        prefix: of the network's names within the one that the dialect's files hold, as "encoder." for an encoder alone.
+        dialect: naming and layout of the result.
+        values: arrays to export instead of the weights, such as gradients, by our parameter names.
+        prefix: position of `model` within the network of the dialect's files, such as "encoder." for an encoder alone.
 
     Raises:
-        ConfigError: an unknown dialect, or one that is read only.
+        ConfigError: the dialect is unknown or read-only.
     """
-    rules, linear = find_dialect(dialect), linear_weights(model)
+    rules = find_dialect(dialect)
+    linear = linear_weights(model)
     if rules.decode is not None and rules.encode is None:
-        raise ConfigError(f"dialect '{dialect}' is of old files, which are read and not written")
+        raise ConfigError(f"dialect '{dialect}' can be read but not written; choose another one")
     whole = values is None
     if values is None:
         values = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
@@ -236,46 +255,48 @@ def export(
 
 
 def save(model: nn.Layer, path: str | Path, dialect: str = "plsc_mae") -> None:
-    """Write a network's weights into a file that another code base loads.
+    """Write a network's weights to a file that another code base can load.
 
     Args:
-        model: one of our networks; a bare encoder is written as the encoder of a whole network.
-        path: the suffix tells the format, see `weights.write`.
-        dialect: whose names and layouts. Its files hold the tensors under its key, as "model".
+        model: one of our networks; an encoder alone is written as the encoder of a whole network.
+        path: destination; its suffix determines the format, see `weights.write`.
+        dialect: naming and layout; the tensors are stored under the dialect's key, such as "model".
 
     Raises:
-        ConfigError: an unknown dialect or suffix, or one that has no place for a part of this network.
+        ConfigError: the dialect or suffix is unknown, or the dialect cannot represent a part of this network.
         CheckpointError: the file cannot be written.
     """
     rules = find_dialect(dialect)
     prefix = "encoder." if "patch_embed.proj.weight" in model.state_dict() else ""
     if not _fits(model, rules, prefix):
         writable = [other for other in DIALECTS.values() if other.decode is None or other.encode is not None]
-        names = ", ".join(other.name for other in writable if _fits(model, other, prefix)) or "none that is known"
-        raise ConfigError(f"dialect '{dialect}' has no place for all tensors of this network; these have: {names}")
+        names = ", ".join(other.name for other in writable if _fits(model, other, prefix)) or "none"
+        raise ConfigError(
+            f"dialect '{dialect}' cannot represent all tensors of this network; dialects that can: {names}"
+        )
     write_file(path, export(model, dialect, prefix=prefix), rules.key, {"format": "pt"})
 
 
 def _fits(model: nn.Layer, rules: Dialect, prefix: str) -> bool:
-    """Whether a dialect's networks have the tensors of ours."""
+    """Return True if the networks of a dialect have all tensors of ours."""
     names = [rules.foreign_name(prefix + name) for name in model.state_dict()]
     return rules.holds(names) and rules.recognizes(export(model, rules.name, prefix=prefix))
 
 
 def _heads_of(model: nn.Layer, rules: Dialect, prefix: str) -> NumHeads:
-    """The heads of a network's attentions by the names of their projections in the base naming."""
+    """Return a lookup of the number of heads by the name of the attention's projection in the base naming."""
     heads = {
         rules.foreign_name(f"{prefix}{name}.qkv.{kind}"): layer.num_heads
         for name, layer in model.named_sublayers()
         if hasattr(layer, "qkv")
         for kind in ("weight", "bias")
     }
-    # The order of rows is of no matter in tensors that the network does not have.
+    # Tensors that the network does not have are not loaded, so the order of their rows is irrelevant.
     return lambda name, _width: heads.get(name, 1)
 
 
 def linear_weights(model: nn.Layer) -> set[str]:
-    """Names of the weights of linear layers: the ones other frameworks store transposed."""
+    """Return the names of the weights of linear layers, which other frameworks store transposed."""
     layers = model.named_sublayers(include_self=True)
     return {f"{name}.weight".lstrip(".") for name, layer in layers if isinstance(layer, nn.Linear)}
 
@@ -289,12 +310,18 @@ def _tensors(source: Source) -> tuple[Tensors, str]:
 
 
 def recognize(tensors: Tensors, where: str) -> Dialect:
-    """Find the dialect of tensors.
+    """Return the dialect of the tensors.
+
+    Args:
+        tensors: arrays by their foreign names.
+        where: source of the tensors, for the message.
 
     Raises:
-        CheckpointError: no dialect has such names.
+        CheckpointError: no dialect recognizes the names.
     """
     if name := detect(tensors):
         return find_dialect(name)
     first = ", ".join(sorted(tensors)[:3])
-    raise CheckpointError(f"{where}: no known dialect has such names ({first}, ...); name it with dialect=")
+    raise CheckpointError(
+        f"{where}: no known dialect has these names ({first}, ...); pass dialect= or choose another file"
+    )

@@ -1,7 +1,7 @@
-"""Finds and reads DALL-E's published encoder and decoder in every form they are passed around in.
+"""Finds and reads DALL-E's published encoder and decoder.
 
-A form is OpenAI's pickled modules, torch state dicts, PLSC's Paddle state dicts or safetensors; all go through the safe
-reader. What comes out has the names of openai/DALL-E and fits the networks of `plsc_mae.models.dalle`.
+Supported are OpenAI's pickled modules, torch state dicts, PLSC's Paddle state dicts and safetensors files, all read by
+the safe reader. The result has the tensor names of openai/DALL-E and fits the networks of `plsc_mae.models.dalle`.
 """
 
 from __future__ import annotations
@@ -23,65 +23,65 @@ Part = Literal["encoder", "decoder"]
 SUFFIXES = (".pd", ".pkl", ".pth", ".pt", ".pdparams", ".safetensors")
 SOURCES = (
     "OpenAI publishes https://cdn.openai.com/dall-e/encoder.pkl and decoder.pkl, PLSC "
-    "https://vimer.bj.bcebos.com/CAE/encoder_weight.pd and decoder_weight.pd; --discrete_vae_type random_init needs no "
-    "file, for trying out"
+    "https://vimer.bj.bcebos.com/CAE/encoder_weight.pd and decoder_weight.pd; for a test without a file, pass "
+    "--discrete_vae_type random_init"
 )
 KERNELS = ("blocks.input.w", "blocks.group_1.block_1.res_path.conv_1.w", "blocks.output.conv.w")
 BLOCK = re.compile(r"blocks\.group_1\.block_(\d+)\.")
 
 
 def read_dalle(path: str | Path, part: Part) -> dict[str, Array]:
-    """Read the tensors of one part of the discrete VAE.
+    """Read the tensors of the encoder or the decoder of the discrete VAE.
 
     Args:
-        path: its file, or a folder that holds it, such as one with encoder_weight.pd and decoder_weight.pd.
-        part: which of the two networks.
+        path: the file, or a folder that contains it, such as one with encoder_weight.pd and decoder_weight.pd.
+        part: "encoder" or "decoder".
 
     Returns:
-        Arrays by the names of openai/DALL-E, `blocks.input.w` and so on; kernels are [out, in, k, k].
+        Arrays by the names of openai/DALL-E, such as `blocks.input.w`; kernels are [out, in, k, k].
 
     Raises:
-        CheckpointError: nothing is found, more than one file could be meant, the file cannot be read, or it holds
-            something else, such as the other part.
+        CheckpointError: no file or more than one file matches, the file cannot be read, or it contains something else,
+            such as the other part.
     """
     file = find_dalle(path, part)
     tensors = _part_of(read_file(file).model, part)
     if any(name not in tensors or tensors[name].ndim != 4 for name in KERNELS):
-        raise CheckpointError(f"{file} holds no DALL-E {part} (no kernels {', '.join(KERNELS)}); {SOURCES}")
+        raise CheckpointError(f"{file} contains no DALL-E {part} (no kernels {', '.join(KERNELS)}); {SOURCES}")
     found = _part_by_shape(tensors)
     if found != part:
-        raise CheckpointError(f"{file} holds a DALL-E {found}, but the {part} is wanted; name the {part}'s file")
+        raise CheckpointError(f"{file} contains DALL-E's {found}, expected the {part}; choose the {part}'s file")
     return tensors
 
 
 def find_dalle(path: str | Path, part: Part) -> Path:
-    """Find the file of one part: `path` itself, or the file in that folder whose own name tells.
+    """Return the file of one part: `path` itself, or the file of that folder whose name contains the part.
 
     Raises:
-        CheckpointError: nothing is there, or more than one file could be meant.
+        CheckpointError: no file or more than one file matches.
     """
     path = Path(path)
     if path.is_file():
         return path
-    expected = " or ".join(_published(part))
+    expected = " or ".join(_published_names(part))
     if not path.is_dir():
         raise CheckpointError(f"{path} does not exist; expected a folder with {expected}; {SOURCES}")
-    files = _named(path, part)
+    files = _candidates(path, part)
     if len(files) > 1:
         names = ", ".join(file.name for file in files)
-        raise CheckpointError(f"{path} has more than one {part}: {names}; name the file instead of the folder")
+        raise CheckpointError(f"{path} has more than one {part}: {names}; give the file instead of the folder")
     if not files:
         raise CheckpointError(f"no {part} in {path}; expected {expected}; {SOURCES}")
     return files[0]
 
 
 def has_dalle(path: str | Path, part: Part) -> bool:
-    """Whether one file of that part is there, told by its name; nothing is read."""
-    return len(_named(Path(path), part)) == 1
+    """Return True if exactly one file matches the part by its name; no file is read."""
+    return len(_candidates(Path(path), part)) == 1
 
 
 def infer_sizes(tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, int]:
-    """Read the constructor's sizes of `DalleEncoder` or `DalleDecoder` off the tensors that `read_dalle` returns."""
+    """Infer the constructor's sizes of `DalleEncoder` or `DalleDecoder` from the tensors that `read_dalle` returns."""
     first, last = tensors["blocks.input.w"].shape, tensors["blocks.output.conv.w"].shape
     blocks = {match[1] for match in map(BLOCK.match, tensors) if match}
     if _part_by_shape(tensors) == "encoder":
@@ -91,15 +91,15 @@ def infer_sizes(tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, int]:
     return sizes | {"blocks_per_group": len(blocks)}
 
 
-def _published(part: Part) -> list[str]:
-    """PLSC's name and OpenAI's."""
+def _published_names(part: Part) -> list[str]:
+    """Return the file names of PLSC and of OpenAI."""
     return [f"{part}_weight.pd", f"{part}.pkl"]
 
 
-def _named(path: Path, part: Part) -> list[Path]:
-    """Files that may hold a part, by their own names and not their folder's; a published name beats all others."""
+def _candidates(path: Path, part: Part) -> list[Path]:
+    """Return the files whose own names, without the folder, contain the part; a published name takes precedence."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    for name in _published(part):
+    for name in _published_names(part):
         if path / name in files:
             return [path / name]
     word = re.compile(rf"(?<![a-z]){part}(?![a-z])", re.IGNORECASE)
@@ -107,7 +107,7 @@ def _named(path: Path, part: Part) -> list[Path]:
 
 
 def _part_of(tensors: Mapping[str, Array], part: Part) -> dict[str, Array]:
-    """Cut names down to `blocks...`; of a file with both parts take the wanted one's."""
+    """Remove everything before `blocks.` from the names; from a file with both parts, keep the requested one."""
     found: dict[Any, dict[str, Array]] = {}
     for name, array in tensors.items():
         prefix, blocks, rest = name.rpartition("blocks.")
@@ -118,5 +118,5 @@ def _part_of(tensors: Mapping[str, Array], part: Part) -> dict[str, Array]:
 
 
 def _part_by_shape(tensors: Mapping[str, npt.NDArray[Any]]) -> Part:
-    """The encoder begins with a 7x7 kernel over colors, the decoder with a 1x1 kernel over the vocabulary."""
+    """Return the part: the encoder starts with a 7x7 kernel over colors, the decoder with a 1x1 one over tokens."""
     return "decoder" if tensors["blocks.input.w"].shape[2:] == (1, 1) else "encoder"

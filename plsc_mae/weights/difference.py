@@ -1,4 +1,4 @@
-"""Compares two tables of tensors, name by name: what is only in one, what differs, and by how much."""
+"""Compares two tables of tensors by name."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class TensorDifference:
-    """How far two tensors of one shape are apart.
+    """Difference of two tensors of the same shape.
 
     Attributes:
-        name: of the tensor.
-        max_abs: largest difference of two values; infinite where only one of them is a number.
-        relative: the same over the largest value of both tensors.
+        name: name of the tensor.
+        max_abs: largest absolute difference of two values; infinite if a value is NaN in one tensor only.
+        relative: `max_abs` divided by the largest absolute value of both tensors.
         differing: number of values that differ.
         size: number of values.
     """
@@ -31,14 +31,15 @@ class TensorDifference:
 
 @dataclass(frozen=True)
 class Difference:
-    """What two tables of tensors have in common and what not.
+    """Result of comparing two tables of tensors.
 
     Attributes:
-        only_a: names that the second table lacks.
-        only_b: names that the first table lacks.
-        other_shapes: the shapes of tensors that have different ones.
+        only_a: names that are missing in the second table.
+        only_b: names that are missing in the first table.
+        other_shapes: both shapes of each tensor whose shapes differ.
         identical: names of tensors with the same type and the same bits.
-        compared: all other tensors, the largest difference first; it is 0 where only types or signs of zeros differ.
+        compared: all other tensors, the largest difference first; a difference of 0 means that only the types or the
+            signs of zeros differ.
     """
 
     only_a: list[str]
@@ -48,18 +49,18 @@ class Difference:
     compared: list[TensorDifference]
 
     def within(self, tolerance: float) -> bool:
-        """Whether both have the same tensors and no value differs by more than the tolerance."""
+        """Return True if both tables have the same tensors and no value differs by more than the tolerance."""
         same_tensors = not (self.only_a or self.only_b or self.other_shapes)
         return same_tensors and all(each.max_abs <= tolerance for each in self.compared)
 
 
 def compare(a: Mapping[str, NDArray[Any]], b: Mapping[str, NDArray[Any]]) -> Difference:
-    """Compare the tensors of two tables that have the same name."""
+    """Compare two tables of tensors by name."""
     shared = [name for name in a if name in b]
-    fitting = [name for name in shared if a[name].shape == b[name].shape]
-    identical = [name for name in fitting if _is_identical(a[name], b[name])]
-    alike = set(identical)
-    compared = [_compare_tensors(name, a[name], b[name]) for name in fitting if name not in alike]
+    same_shape = [name for name in shared if a[name].shape == b[name].shape]
+    identical = [name for name in same_shape if _is_identical(a[name], b[name])]
+    unchanged = set(identical)
+    compared = [_compare_tensors(name, a[name], b[name]) for name in same_shape if name not in unchanged]
     return Difference(
         only_a=sorted(set(a) - set(b)),
         only_b=sorted(set(b) - set(a)),
@@ -77,7 +78,7 @@ def _is_identical(a: NDArray[Any], b: NDArray[Any]) -> bool:
 
 
 def _compare_tensors(name: str, a: NDArray[Any], b: NDArray[Any]) -> TensorDifference:
-    """Values that are equal, or no numbers in both, do not differ; others are compared in double precision."""
+    """Compare two tensors in double precision; values that are NaN in both count as equal."""
     wide = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
     differs = (a != b) & ~((a != a) & (b != b))
     x, y = a[differs].astype(wide), b[differs].astype(wide)

@@ -1,8 +1,8 @@
-"""Downloads weight files: goes on where it stopped, checks before use, and leaves either a good file or a partial one.
+"""Downloads weight files, resumes interrupted downloads, and verifies files before use.
 
-Bytes arrive in NAME.partial. Beside it, NAME.partial.json remembers which version of the file they belong to, so that a
-later request asks for the rest of that version only (RFC 9110, Range and If-Range). The file gets its name when it can
-be read as weights and has the size and the checksum that are known of it.
+Data are written to NAME.partial. NAME.partial.json records the version of the file that they belong to, so that a later
+request asks only for the rest of the same version (RFC 9110, Range and If-Range). The file gets its final name after it
+could be read as weights and its size and checksum match the known ones.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from plsc_mae.weights.reader import read_file
 
 logger = logging.getLogger(__name__)
 
-MIRROR = "PLSC_MAE_MIRROR"  # environment variable with what replaces https://HOST of every address
+MIRROR = "PLSC_MAE_MIRROR"  # environment variable with the address that replaces https://HOST of every URL
 CHUNK = 1 << 20
 MAX_PAUSE = 30.0  # seconds
-# Servers that may answer another time: timeout, too many requests, and their own failures.
+# Temporary errors: timeout, too many requests, and failures of the server.
 PASSING = {408, 429, 500, 502, 503, 504}
 
 
 class _Interrupted(Exception):
-    """The connection failed or ended early; another try may go on from there."""
+    """Raised when a connection failed or ended early; another attempt may resume the download."""
 
 
 @dataclass(frozen=True)
 class _Version:
-    """Which version of which file a partial file belongs to."""
+    """Version of the remote file that a partial file belongs to."""
 
     url: str
-    validator: str  # strong ETag, or date of last change; empty where the server tells neither
+    validator: str  # strong ETag or Last-Modified date; empty if the server sends neither
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,19 @@ class _Answer:
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file that is there and good."""
+    """Verified weight file.
+
+    Attributes:
+        path: location of the file.
+        downloaded: False if the file had already been there.
+        sha256: checksum of the file, in hexadecimal.
+        verdict: result of the checksum verification, as text.
+    """
 
     path: Path
-    downloaded: bool  # False: it had been there
+    downloaded: bool
     sha256: str
-    verdict: str  # what it was checked by, in words
+    verdict: str
 
 
 def fetch(
@@ -80,53 +87,58 @@ def fetch(
     timeout: float = 30.0,
     pause: Callable[[float], None] = time.sleep,
 ) -> Fetched:
-    """Download a weight file, unless it is there; a download that was interrupted goes on.
+    """Download a weight file unless it exists; resume an interrupted download.
 
-    Proxies are those of the environment (https_proxy, http_proxy, no_proxy).
+    Proxies are taken from the environment (https_proxy, http_proxy, no_proxy).
 
     Args:
-        url: http or https.
-        path: where to put it.
-        checksum: as far as it is known.
-        size: in bytes, if it is known.
-        retries: how often in a row a connection may fail without bringing anything new.
-        timeout: of a silent connection, in seconds.
-        pause: sleeps between tries.
+        url: http or https address.
+        path: destination.
+        checksum: expected checksum, or its first digits; None if unknown.
+        size: expected size in bytes; None if unknown.
+        retries: number of consecutive failures without new data after which the download is given up.
+        timeout: seconds without data after which a connection counts as failed.
+        pause: sleeps between attempts.
 
     Raises:
-        ConfigError: no such address can be fetched.
-        CheckpointError: the file cannot be had, cannot be written, or is not what it should be.
+        ConfigError: the address is not http or https.
+        CheckpointError: the file cannot be downloaded or written, or fails the verification.
     """
     path = Path(path)
     if path.exists():
         return _checked(path, path, checksum, size, downloaded=False)
     url = mirrored(url, os.environ.get(MIRROR, ""))
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise ConfigError(f"cannot fetch {url}: expected an address that starts with https:// or http://")
+        raise ConfigError(f"cannot fetch {url}: expected a URL that starts with https:// or http://")
     partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _download(url, partial, retries, timeout, pause)
     except OSError as error:
         raise CheckpointError(
-            f"cannot write {partial}: {error.strerror}; free some space or choose another --output_dir; what has "
-            "arrived is kept"
+            f"cannot write {partial}: {error.strerror}; free some space or choose another --output_dir; the downloaded "
+            "part is kept"
         ) from None
     except KeyboardInterrupt:
-        logger.info("%s keeps what has arrived; the same command goes on from there", partial)
+        logger.info("the downloaded part is kept in %s; run the same command again to resume", partial)
         raise
     try:
         done = _checked(partial, path, checksum, size, downloaded=True)
     except CheckpointError as error:
         _discard(partial)
-        raise CheckpointError(f"{url} is not what was asked for and was not kept: {error}") from None
+        raise CheckpointError(f"the file downloaded from {url} is invalid and was deleted: {error}") from None
     os.replace(partial, path)
     _notes(partial).unlink(missing_ok=True)
     return done
 
 
 def mirrored(url: str, mirror: str) -> str:
-    """Replace scheme and host of an address by those of a mirror, before whose path its own begins, if there is one."""
+    """Replace the scheme and host of a URL by those of a mirror and prepend the mirror's path.
+
+    Args:
+        url: original address.
+        mirror: base address of the mirror; empty returns `url`.
+    """
     if not mirror:
         return url
     base, parts = urlsplit(mirror), urlsplit(url)
@@ -137,12 +149,13 @@ def mirrored(url: str, mirror: str) -> str:
 
 
 def _download(url: str, partial: Path, retries: int, timeout: float, pause: Callable[[float], None]) -> None:
-    """Try until everything is there; trying is given up when `retries` tries in a row have brought nothing new.
+    """Download a file, with several attempts if necessary.
 
     Raises:
-        CheckpointError: the server refuses, or every try has failed.
+        CheckpointError: the server refuses, or more than `retries` attempts in a row have brought no new data.
     """
-    most, failures = _size(partial), 0
+    most = _size(partial)
+    failures = 0
     while True:
         try:
             _attempt(url, partial, timeout)
@@ -153,11 +166,13 @@ def _download(url: str, partial: Path, retries: int, timeout: float, pause: Call
             most = max(most, arrived)
             if failures > retries:
                 raise CheckpointError(
-                    f"cannot fetch {url}: {error}; gave up after {failures} failures in a row; the same command "
-                    "goes on with what has arrived"
+                    f"cannot fetch {url}: {error}; gave up after {failures} failures in a row; run the same command "
+                    "again to resume"
                 ) from None
             seconds = min(2.0 ** (failures - 1), MAX_PAUSE)
-            logger.info("%s after %d bytes: %s; try %d of %d in %g s", url, arrived, error, failures, retries, seconds)
+            logger.info(
+                "%s after %d bytes: %s; retry %d of %d in %g s", url, arrived, error, failures, retries, seconds
+            )
             pause(seconds)
 
 
@@ -168,35 +183,38 @@ def _attempt(url: str, partial: Path, timeout: float) -> None:
         CheckpointError: the server refuses.
         _Interrupted: the connection failed, or ended early.
     """
-    have, version = _size(partial), _remembered(partial)
+    have = _size(partial)
+    version = _remembered(partial)
     continued = have if version.url == url and version.validator else 0
     response = _get(url, continued, version, timeout)
     if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and continued:
         response.close()
         if response.headers.get("Content-Range") == f"bytes */{have}":
-            return  # all of it had arrived
+            return  # the partial file is complete
         _discard(partial)
-        raise _Interrupted("the file has another length now, so it starts again")
+        raise _Interrupted("the length of the file has changed, so the download starts from the beginning")
     answer = _answer(url, response, continued, version)
     if answer is None:  # a part of another version, or another part
         response.close()
         answer = _answer(url, _get(url, 0, version, timeout), 0, version)
     if answer is None:
-        raise _Interrupted("the server sends a part of the file that was not asked for")
+        raise _Interrupted("the server sends another part of the file than requested")
     with answer.response:
         if have and not answer.start:
-            logger.info("%s starts again: the file has changed, or the server sends whole files only", url)
+            logger.info(
+                "%s: downloading from the beginning, because the file has changed or the server cannot resume", url
+            )
         _receive(answer, partial)
 
 
 def _get(url: str, have: int, version: _Version, timeout: float) -> requests.Response:
-    """Request a file from a byte on, and return the response with its body unread.
+    """Request a file from byte `have`, and return the response with its body unread.
 
     Raises:
         CheckpointError: a redirection leads to an address that cannot be fetched.
-        _Interrupted: there is no answer.
+        _Interrupted: there is no response.
     """
-    # A connection that stays open would hide that a body has ended early until the timeout.
+    # With a connection that stays open, a body that ends early would go unnoticed until the timeout.
     headers = {"User-Agent": "plsc-mae", "Accept-Encoding": "identity", "Connection": "close"}
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": version.validator}
@@ -209,11 +227,11 @@ def _get(url: str, have: int, version: _Version, timeout: float) -> requests.Res
 
 
 def _answer(url: str, response: requests.Response, have: int, version: _Version) -> _Answer | None:
-    """Return what a response announces, or None if it is a part that does not continue the partial file.
+    """Return the response with its offset and length, or None if it does not continue the partial file.
 
     Raises:
         CheckpointError: the server refuses.
-        _Interrupted: the server cannot answer at the moment.
+        _Interrupted: the server reports a temporary error.
     """
     status, headers = response.status_code, response.headers
     if status >= HTTPStatus.BAD_REQUEST:
@@ -234,11 +252,11 @@ def _answer(url: str, response: requests.Response, have: int, version: _Version)
 
 
 def _receive(answer: _Answer, partial: Path) -> None:
-    """Write what arrives behind what is there, or from the beginning.
+    """Append the body of a response to the partial file, or overwrite the file if the body starts at byte 0.
 
     Raises:
-        _Interrupted: less arrived than was announced.
-        OSError: it cannot be written.
+        _Interrupted: the body is shorter than announced.
+        OSError: the file cannot be written.
     """
     arrived = answer.start
     with open(partial, "ab" if answer.start else "wb") as file:
@@ -259,11 +277,11 @@ def _receive(answer: _Answer, partial: Path) -> None:
 
 
 def _chunks(body: Any) -> Iterator[bytes]:
-    """Yield the bytes of a urllib3 response as they arrive, so that a cut connection loses none.
+    """Yield the bytes of a urllib3 response as they arrive, so that none are lost if the connection breaks.
 
-    `Response.iter_content` would wait for a whole chunk, and drop what it holds of one when the connection ends.
+    `Response.iter_content` would wait for a whole chunk, and drop an incomplete one when the connection ends.
     """
-    body.enforce_content_length = False  # `_receive` compares the length and reports the place
+    body.enforce_content_length = False  # `_receive` compares the length and reports the offset
     while True:
         try:
             chunk = body.read1(CHUNK)
@@ -275,7 +293,7 @@ def _chunks(body: Any) -> Iterator[bytes]:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the innermost cause of a failed connection in words."""
+    """Return the innermost cause of a failed connection as text."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -289,7 +307,7 @@ def _notes(partial: Path) -> Path:
 
 
 def _remembered(partial: Path) -> _Version:
-    """The version that a partial file belongs to; one of no address where that is not known."""
+    """Return the version that a partial file belongs to; its URL is empty if unknown."""
     try:
         notes: Any = json.loads(_notes(partial).read_text(encoding="utf-8"))
         return _Version(str(notes["url"]), str(notes["validator"]))
@@ -307,32 +325,32 @@ def _size(path: Path) -> int:
 
 
 def _checked(file: Path, path: Path, checksum: Checksum | None, size: int | None, *, downloaded: bool) -> Fetched:
-    """Check a file: that it holds weights, its size, its checksum.
+    """Verify that a file contains weights and has the expected size and checksum.
 
     Raises:
-        CheckpointError: it is not what it should be.
+        CheckpointError: one of them is wrong.
     """
     remedy = "" if downloaded else "; remove it to fetch it again"
     read_file(file)
     if size is not None and _size(file) != size:
-        raise CheckpointError(f"{file} has {_size(file)} bytes instead of {size}{remedy}")
+        raise CheckpointError(f"{file} has {_size(file)} bytes, expected {size}{remedy}")
     algorithms = {"sha256", checksum.algorithm if checksum else "sha256"}
     found = digests(file, algorithms)
     if checksum is None:
-        verdict = "no checksum of it is known; its own is sha256:" + found["sha256"]
+        verdict = "not verified, because no checksum is known; computed sha256:" + found["sha256"]
         return Fetched(path, downloaded, found["sha256"], verdict)
     digest = found[checksum.algorithm]
     if not digest.startswith(checksum.digits):
-        raise CheckpointError(f"{file} has the checksum {checksum.algorithm}:{digest} instead of {checksum}{remedy}")
-    known = "its checksum is right" if checksum.is_whole else "its checksum begins with the digits that are known"
+        raise CheckpointError(f"{file} has the checksum {checksum.algorithm}:{digest}, expected {checksum}{remedy}")
+    known = "checksum verified" if checksum.is_whole else "known digits of the checksum verified"
     return Fetched(path, downloaded, found["sha256"], f"{known}, {checksum}")
 
 
 def digests(path: Path, algorithms: set[str]) -> dict[str, str]:
-    """Checksums of a file: {algorithm: hexadecimal digits}.
+    """Return the checksums of a file as {algorithm: hexadecimal digits}.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the file cannot be read.
     """
     hashes = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
     try:

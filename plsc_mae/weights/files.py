@@ -1,6 +1,7 @@
-"""An open weight file, what every reader reads: as a stream where it has structure, mapped where it has tensors.
+"""Open weight file, the input of every reader.
 
-Mapped bytes take memory only as they are used, and the system can drop them again.
+Readers parse the structure from the stream and memory-map the tensors. Mapped bytes occupy memory only when they are
+used, and the system can evict them.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ CHUNK = 1 << 20
 
 
 class WeightFile:
-    """A file opened for reading.
+    """Weight file opened for reading.
 
     Attributes:
-        stream: the open file. Arrays made from it stay valid when it is closed.
-        size: of the file, in bytes.
-        budget: what its content may take in memory.
+        stream: the open file; arrays made from it stay valid after it is closed.
+        size: file size in bytes.
+        budget: memory that the content may take.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -37,10 +38,10 @@ class WeightFile:
         return np.frombuffer(mmap.mmap(self.stream.fileno(), self.size, access=mmap.ACCESS_READ), np.uint8)
 
     def mapped(self, start: int, count: int) -> Bytes:
-        """Map `count` bytes from `start` on, read-only.
+        """Map `count` bytes from offset `start`, read-only.
 
         Raises:
-            EOFError: the file does not have them.
+            EOFError: the file ends before them.
         """
         if start + count > self.size:
             raise EOFError(f"it ends {start + count - self.size} bytes early")

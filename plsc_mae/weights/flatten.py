@@ -1,6 +1,6 @@
-"""Splits the decoded content of a weight file into its tensors, by path, and the plain values around them.
+"""Separates the decoded content of a weight file into tensors by path and the remaining plain values.
 
-Stands between the decoders and `reader.read_file`. Whole pickled torch modules are read as their state dict.
+It runs between the decoders and `reader.read_file`. A pickled torch module is converted to its state dict.
 """
 
 from __future__ import annotations
@@ -24,95 +24,97 @@ from plsc_mae.weights.tensor_builders import (
 )
 
 MAX_DEPTH = 100
-MAX_BITS = 4096  # of a number; Python will not print the longest ones
-# Helper entries of paddle.save: tensor names by parameter, and arrays cut in pieces for pickle protocols below 4.
+MAX_BITS = 4096  # of an integer; Python refuses to print very long ones
+# Extra entries of paddle.save: tensor names by parameter, and arrays that are split for pickle protocols below 4.
 PADDLE_NAMES = "StructuredToParameterName@@"
 PADDLE_PIECES = "UnpackBigParamInfor@@"
 
-_TENSOR = object()  # what remains of a tensor, or of a container of nothing else, among the plain values
+_TENSOR = object()  # placeholder among the plain values for a tensor, or for a container of tensors only
 
 
 class Leaves:
-    """Collects the tensors of a file while reducing the rest to plain data.
+    """Tensors of a file by path, and the rest of its content as plain data.
 
     Attributes:
-        tensors: arrays by path, keys joined with "/".
-        meta: the plain rest of the outermost table.
-        flat: whether every tensor lies in the outermost table.
+        tensors: arrays by path; the keys of a path are joined with "/".
+        meta: plain values of the outermost table.
+        flat: True if every tensor is in the outermost table.
     """
 
     def __init__(self, root: Any, load: Callable[[Storage], Bytes], budget: Budget) -> None:
-        """Walk the content.
+        """Traverse the content.
 
         Args:
-            root: what a decoder returned. What is no table is filed under the key "data".
+            root: result of a decoder; a value that is not a table is stored under the key "data".
             load: reads the bytes of a torch storage.
-            budget: of the file. Values count each time they are met, as a file can repeat one value, or a container of
-                containers, without end.
+            budget: memory budget of the file. A value is charged each time it is visited, because a file can refer to
+                the same value, or to nested containers, any number of times.
 
         Raises:
-            UnpicklingError: a tensor cannot be built, or the structure is no sensible one.
+            UnpicklingError: a tensor cannot be built, or the structure is invalid.
         """
         self.tensors: dict[str, Array] = {}
         self.flat = True
         self._load = load
         self._budget = budget
-        root = self._opened(root)
-        rest = self._sift(root if isinstance(root, dict) else {"data": root}, "", 0)
+        root = self._unwrap(root)
+        rest = self._separate(root if isinstance(root, dict) else {"data": root}, "", 0)
         self.meta: dict[str, Any] = {} if rest is _TENSOR else rest
 
-    def _sift(self, value: Any, path: str, depth: int) -> Any:
-        """Keep the tensors below `path` and return what else is there as plain data."""
+    def _separate(self, value: Any, path: str, depth: int) -> Any:
+        """Collect the tensors below `path` and return the rest as plain data."""
         held = len(value) if isinstance(value, str | bytes | bytearray) else 0
         self._spend(VALUE_BYTES + len(path) + held, depth)
         match value:
             case (str(), PickledArray() as array) if isinstance(value, tuple):  # Paddle's tensor with its name
-                return self._keep(array, path, depth, by_paddle=True)
+                return self._add_tensor(array, path, depth, by_paddle=True)
             case TorchTensor() | PickledArray() | np.ndarray():
-                return self._keep(value, path, depth)
+                return self._add_tensor(value, path, depth)
             case dict():
-                return self._sift_dict(value, path, depth)
+                return self._separate_dict(value, path, depth)
             case list() | tuple():
-                return self._sift_list(value, path, depth)
+                return self._separate_list(value, path, depth)
             case Foreign():
-                opened = self._opened(value)
-                return self._described(opened) if isinstance(opened, str) else self._sift(opened, path, depth + 1)
+                content = self._unwrap(value)
+                return self._charged(content) if isinstance(content, str) else self._separate(content, path, depth + 1)
             case Symbol():
                 return value.path
             case bytearray():
                 return bytes(value)
         if not isinstance(value, SCALARS):
-            raise UnpicklingError(f"it holds a stray {type(value).__name__}")
+            raise UnpicklingError(f"it contains an unexpected {type(value).__name__}")
         if isinstance(value, int) and value.bit_length() > MAX_BITS:
-            raise UnpicklingError(f"it holds a number of {value.bit_length()} bits")
+            raise UnpicklingError(f"it contains an integer of {value.bit_length()} bits, the limit is {MAX_BITS}")
         return value
 
-    def _sift_dict(self, table: dict[Any, Any], path: str, depth: int) -> Any:
+    def _separate_dict(self, table: dict[Any, Any], path: str, depth: int) -> Any:
         if PADDLE_PIECES in table:
-            table = self._joined(table)
+            table = self._join_pieces(table)
         names = table.get(PADDLE_NAMES)
         rest: dict[Any, Any] = {}
         for key, value in table.items():
-            below = f"{path}/{_plain(key)}" if path else str(_plain(key))
+            item_path = f"{path}/{_plain_key(key)}" if path else str(_plain_key(key))
             if isinstance(names, dict) and key in names and isinstance(value, PickledArray | np.ndarray):
-                remainder = self._keep(value, below, depth + 1, by_paddle=True)
+                remainder = self._add_tensor(value, item_path, depth + 1, by_paddle=True)
             else:
-                remainder = self._sift(value, below, depth + 1)
+                remainder = self._separate(value, item_path, depth + 1)
             if remainder is not _TENSOR:
-                rest[_plain(key)] = remainder
+                rest[_plain_key(key)] = remainder
         return _TENSOR if table and not rest else rest
 
-    def _sift_list(self, items: Iterable[Any], path: str, depth: int) -> Any:
-        rest = [self._sift(item, f"{path}/{index}", depth + 1) for index, item in enumerate(items)]
+    def _separate_list(self, items: Iterable[Any], path: str, depth: int) -> Any:
+        rest = [self._separate(item, f"{path}/{index}", depth + 1) for index, item in enumerate(items)]
         if rest and all(item is _TENSOR for item in rest):
             return _TENSOR
         return [None if item is _TENSOR else item for item in rest]
 
-    def _keep(self, tensor: TorchTensor | PickledArray | Array, path: str, depth: int, by_paddle: bool = False) -> Any:
-        """File a tensor under its path; an array of text or of objects becomes plain data instead."""
+    def _add_tensor(
+        self, tensor: TorchTensor | PickledArray | Array, path: str, depth: int, by_paddle: bool = False
+    ) -> Any:
+        """Store a tensor under its path; return an array of text or of objects as plain data instead."""
         if isinstance(tensor, PickledArray):
             if tensor.value is None:
-                return self._described(tensor.describe())
+                return self._charged(tensor.describe())
             tensor = tensor.value
         itemsize = 2 * VALUE_BYTES if tensor.dtype.kind in "SU" else max(tensor.dtype.itemsize, 4)
         self._spend(prod(tensor.shape) * itemsize, depth)
@@ -120,18 +122,18 @@ class Leaves:
         if array.dtype.kind in "SU":
             return array.tolist()
         if array.dtype.str[1:] not in NUMPY_CODES or array.dtype.byteorder == ">":
-            raise UnpicklingError(f"it holds an array of type {array.dtype.str}, which is not supported")
+            raise UnpicklingError(f"it contains an array of type {array.dtype.str}, which is not supported")
         if by_paddle and array.dtype == np.uint16:
-            array = widen_bfloat16(array)  # Paddle has no uint16: it hands bfloat16 to NumPy under that name
+            array = widen_bfloat16(array)  # Paddle has no uint16 type; it stores bfloat16 in NumPy's uint16
         if path in self.tensors:
-            raise UnpicklingError(f"two of its tensors are called {path}")
+            raise UnpicklingError(f"two of its tensors have the name {path}")
         array.flags.writeable = False
         self.tensors[path] = array
         self.flat &= depth == 1
         return _TENSOR
 
-    def _opened(self, value: Any) -> Any:
-        """See a stand-in as the plain container it amounts to, or else as its description."""
+    def _unwrap(self, value: Any) -> Any:
+        """Convert a foreign object to its content, a plain container, or to its description if it has none."""
         if not isinstance(value, Foreign) or isinstance(value, PickledArray):
             return value
         if isinstance(value.state, dict):
@@ -142,7 +144,7 @@ class Leaves:
         return value.entries or value.elements or value.describe()
 
     def _state_dict(self, module: dict[str, Any], prefix: str, depth: int) -> dict[str, Any]:
-        """Name the parameters and buffers of a pickled torch.nn.Module as its `state_dict()` would."""
+        """Return the parameters and buffers of a pickled torch.nn.Module under the names of its `state_dict()`."""
         tables = [module.get(name) for name in ("_parameters", "_buffers", "_modules")]
         own, buffers, children = [table if isinstance(table, dict) else {} for table in tables]
         self._spend(sum(VALUE_BYTES + len(prefix) + len(str(name)) for name in (*own, *buffers, *children)), depth)
@@ -155,17 +157,17 @@ class Leaves:
                 found.update(self._state_dict(child.state, f"{prefix}{name}.", depth + 1))
         return found
 
-    def _described(self, text: str) -> str:
+    def _charged(self, text: str) -> str:
         self._budget.spend(len(text))
         return text
 
     def _spend(self, nbytes: int, depth: int) -> None:
         self._budget.spend(nbytes)
         if depth > MAX_DEPTH:
-            raise UnpicklingError("its structure contains itself or is nested beyond reason")
+            raise UnpicklingError(f"its structure contains itself or is nested more than {MAX_DEPTH} levels deep")
 
-    def _joined(self, table: dict[Any, Any]) -> dict[Any, Any]:
-        """Put arrays together again which Paddle has cut in pieces."""
+    def _join_pieces(self, table: dict[Any, Any]) -> dict[Any, Any]:
+        """Join arrays that Paddle has split into pieces."""
         plans = table[PADDLE_PIECES]
         table = {key: value for key, value in table.items() if key != PADDLE_PIECES}
         for name, plan in plans.items() if isinstance(plans, dict) else ():
@@ -187,8 +189,8 @@ class Leaves:
         return storage.data
 
 
-def _plain(key: Any) -> Any:
-    """Keep a scalar key, describe any other."""
+def _plain_key(key: Any) -> Any:
+    """Return a scalar key unchanged and any other key as text."""
     if isinstance(key, Symbol):
         return key.path
     if isinstance(key, Foreign):

@@ -1,7 +1,7 @@
-"""The manifest of published weight files: what there is, whose it is, what it is good for and where it is.
+"""Manifest of published weight files: their content, source, use and download address.
 
-`plsc-mae weights list` shows it and `plsc-mae weights fetch` downloads by it. The data, manifest.yaml, lies in the
-package so that an installed one has it too.
+`plsc-mae weights list` prints the manifest, and `plsc-mae weights fetch` downloads files from it. The data are in
+manifest.yaml, which is part of the installed package.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ DIGITS = {"md5": 32, "sha256": 64}
 
 @dataclass(frozen=True)
 class Checksum:
-    """A checksum, or the first hexadecimal digits of one where no more has been published."""
+    """Checksum, or its first hexadecimal digits if only these were published."""
 
     algorithm: str
     digits: str
 
     @classmethod
     def parse(cls, text: str) -> Checksum:
-        """Read "md5:DIGITS", "sha256:DIGITS", or all digits of either.
+        """Parse "md5:DIGITS", "sha256:DIGITS", or all digits without the name of the algorithm.
 
         Raises:
-            ConfigError: it is none of these.
+            ConfigError: the text has another form.
         """
         algorithm, _, digits = text.strip().lower().rpartition(":")
         if not algorithm:
             algorithm = next((name for name, length in DIGITS.items() if length == len(digits)), "")
         if not re.fullmatch("[0-9a-f]+", digits) or len(digits) > DIGITS.get(algorithm, 0):
             raise ConfigError(
-                f"checksum '{text}': expected md5: or sha256: and hexadecimal digits, all of them or the first ones"
+                f"checksum '{text}' is invalid: expected md5: or sha256: and all or the first hexadecimal digits"
             )
         return cls(algorithm, digits)
 
     @property
     def is_whole(self) -> bool:
-        """Whether all digits are known."""
+        """True if all digits are known."""
         return len(self.digits) == DIGITS[self.algorithm]
 
     def __str__(self) -> str:
@@ -57,23 +57,23 @@ class Checksum:
 
 @dataclass(frozen=True)
 class Entry:
-    """A published file. Empty is what is not known.
+    """Published weight file; an empty value is unknown.
 
     Attributes:
-        name: how commands call it.
-        source: whose file it is.
-        licence: of that project, "not stated" where no statement is known.
-        network: what it holds.
+        name: name in commands.
+        source: project that published it.
+        licence: license of that project, "not stated" if none is known.
+        network: network that the weights belong to.
         dialect: naming of its tensors.
-        good_for: what it can be used for.
-        accuracy: what its source reports for ImageNet-1k, top-1 in percent.
-        url: where a program can get it.
-        by_hand: why no program can; this or `url` is given.
-        page: where a person can read about it, or get it.
-        file: its name here.
-        checksum: as far as it has been published.
-        bytes: its size.
-        note: what else one should know.
+        good_for: commands and options that can use it.
+        accuracy: ImageNet-1k top-1 accuracy in percent, as reported by the source.
+        url: download address.
+        by_hand: reason why the file must be downloaded manually; given instead of `url`.
+        page: web page about the file.
+        file: local file name.
+        checksum: published checksum.
+        bytes: size in bytes.
+        note: further remarks.
     """
 
     name: str
@@ -92,15 +92,15 @@ class Entry:
     note: str = ""
 
     def path(self, folder: str | Path) -> Path:
-        """Where the file lies once it is fetched into a folder."""
+        """Return the path of the file after it was fetched into a folder."""
         return Path(folder) / self.file
 
 
 def read_manifest(path: Path = MANIFEST) -> dict[str, Entry]:
-    """Read and check a manifest: {name: entry} in its order.
+    """Read and validate a manifest; return {name: entry} in the order of the file.
 
     Raises:
-        ConfigError: it cannot be read, or an entry is not as it must be.
+        ConfigError: the file cannot be read, or an entry is invalid.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -109,7 +109,7 @@ def read_manifest(path: Path = MANIFEST) -> dict[str, Entry]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or set(content) != {"sources", "files"}:
-        raise ConfigError(f"{path}: expected `sources` and `files`")
+        raise ConfigError(f"{path}: expected the keys `sources` and `files`")
     for part, table in content.items():
         if not isinstance(table, dict) or not all(isinstance(values, dict) for values in table.values()):
             raise ConfigError(f"{path}: {part}: expected a table of tables")
@@ -117,23 +117,23 @@ def read_manifest(path: Path = MANIFEST) -> dict[str, Entry]:
 
 
 def find_entry(entries: Mapping[str, Entry], name: str) -> Entry:
-    """Look an entry up.
+    """Return the entry of that name.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: no entry has that name.
     """
     if name not in entries:
         near = difflib.get_close_matches(name, entries, n=1, cutoff=0.6)
         hint = f"; did you mean '{near[0]}'?" if near else "; `plsc-mae weights list` shows the names"
-        raise ConfigError(f"no published file is called '{name}'{hint}")
+        raise ConfigError(f"no published file has the name '{name}'{hint}")
     return entries[name]
 
 
 def matching(entries: Mapping[str, Entry], pattern: str) -> list[Entry]:
-    """Entries whose name, source or dialect matches a shell pattern, in the order of the manifest.
+    """Return the entries whose name, source or dialect matches a shell pattern, in the order of the manifest.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no entry matches.
     """
     found = [
         entry
@@ -146,19 +146,19 @@ def matching(entries: Mapping[str, Entry], pattern: str) -> list[Entry]:
 
 
 def file_name(url: str) -> str:
-    """The name of the file that an address ends with.
+    """Return the file name at the end of a URL.
 
     Raises:
-        ConfigError: it does not end with one.
+        ConfigError: the URL does not end with a file name.
     """
     name = unquote(urlsplit(url).path.rpartition("/")[2])
     if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise ConfigError(f"{url} does not end with the name of a file")
+        raise ConfigError(f"{url} does not end with a file name; expected a URL such as https://HOST/FOLDER/NAME.pth")
     return name
 
 
 def _entry(name: str, values: Mapping[str, Any], sources: Mapping[str, Mapping[str, str]], path: Path) -> Entry:
-    """Check the values of one entry and build it."""
+    """Validate the values of one entry and create it."""
     where = f"{path}: {name}"
     known = {field.name for field in fields(Entry)} - {"name", "licence"}
     for key, value in values.items():
@@ -177,7 +177,7 @@ def _entry(name: str, values: Mapping[str, Any], sources: Mapping[str, Mapping[s
         raise ConfigError(f"{where}: url: expected https://..., got {values['url']}")
     source = sources.get(values["source"], {})
     if set(source) != {"licence", "page"}:
-        raise ConfigError(f"{where}: source '{values['source']}' is not among the sources, with licence and page")
+        raise ConfigError(f"{where}: source '{values['source']}' has no entry with licence and page under `sources`")
     try:
         file = values.get("file") or (file_name(values["url"]) if "url" in values else f"{name}.pth")
         checksum = Checksum.parse(values["checksum"]) if "checksum" in values else None

@@ -1,7 +1,8 @@
-"""Reads what oneflow.save writes, such as LiBai's checkpoints: folders with a pickle and a folder for every tensor.
+"""Reads checkpoints of oneflow.save, such as LiBai's.
 
-The pickle refers to tensors by the name of their folder, in which `meta` tells shape and type and `out` holds the
-values. A LiBai checkpoint is a folder of such folders: model, optimizer, lr_scheduler.
+Such a checkpoint is a folder with a pickle and one sub-folder per tensor. The pickle refers to a tensor by the name of
+its folder, which has the shape and type in `meta` and the values in `out`. A LiBai checkpoint is a folder of such
+folders: model, optimizer, lr_scheduler.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ DTYPES = {
     "kFloat": "float32",
     "kDouble": "float64",
     "kFloat16": "float16",
-    "kBFloat16": "float32",  # OneFlow 0.9 writes them so
+    "kBFloat16": "float32",  # OneFlow 0.9 writes bfloat16 tensors as float32
     "kInt8": "int8",
     "kInt32": "int32",
     "kInt64": "int64",
@@ -35,15 +36,15 @@ TENSORS = ("oneflow.Tensor", "oneflow.nn.Parameter")
 
 
 def is_oneflow(folder: Path) -> bool:
-    """Tell whether oneflow.save has written the folder, or folders in it."""
+    """Return True if oneflow.save has written the folder or its sub-folders."""
     return bool(_parts(folder))
 
 
 def read_oneflow(folder: Path) -> Leaves:
-    """Read a folder that oneflow.save has written, or the ones in it, each under its name.
+    """Read a folder that oneflow.save has written, or its sub-folders, each under its name.
 
     Raises:
-        UnpicklingError, OSError and others: a file is missing, damaged or not a plain one.
+        UnpicklingError, OSError and others: a file is missing, damaged or not a regular file.
     """
     parts = _parts(folder)
     sizes = [_size(path) for part in parts.values() for path in (part / PICKLE, *part.glob(f"*/{VALUES}"))]
@@ -53,7 +54,7 @@ def read_oneflow(folder: Path) -> Leaves:
 
 
 def _parts(folder: Path) -> dict[str, Path]:
-    """The folders with a pickle, by name: the folder itself without one, or those in it."""
+    """Return the folders with a pickle by name: the folder itself with an empty name, or its sub-folders."""
     if (folder / PICKLE).is_file():
         return {"": folder}
     return {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{PICKLE}")) if path.is_file()}
@@ -75,40 +76,41 @@ def _read_part(folder: Path, budget: Budget) -> Any:
     match root:
         case {"protocol_version": 1, "data": data}:
             return data
-    raise UnpicklingError(f"{folder.name}/{PICKLE} is not of protocol version 1, the only one known")
+    raise UnpicklingError(f"{folder.name}/{PICKLE} does not have protocol version 1, the only one that is supported")
 
 
 class _FiledTensor(PickledArray):
-    """A pickled tensor, whose state tells the folder that its values are in."""
+    """Pickled tensor whose state names the folder with its values."""
 
     def __init__(self, path: str, load: Callable[[str], Array]) -> None:
         super().__init__(path)
         self._load = load
 
     def build(self, state: Any) -> None:
-        """Read the tensor from its folder, which must lie in that of the pickle."""
+        """Read the tensor from its folder, which must be a sub-folder of the pickle's."""
         match state:
             case {"path": str(name)} if re.fullmatch(r"\w+", name, re.ASCII):
                 self.value = self._load(name)
             case _:
-                raise UnpicklingError("it has a tensor without a folder of its own")
+                raise UnpicklingError("one of its tensors names no sub-folder")
 
 
 def _read_tensor(folder: Path) -> Array:
     meta, values = folder / META, folder / VALUES
     form = META_FORM.fullmatch(meta.read_text()) if _size(meta) < MAX_META else None
     if form is None:
-        raise UnpicklingError(f"{folder.name}/{META} does not tell a tensor's shape and type")
-    shape, kind = tuple(int(size) for size in re.findall("[0-9]+", form[1])), form[2]
+        raise UnpicklingError(f"{folder.name}/{META} does not contain a tensor's shape and type")
+    shape = tuple(int(size) for size in re.findall("[0-9]+", form[1]))
+    kind = form[2]
     dtype = dtype_named(DTYPES.get(kind, kind))
     size, expected = _size(values), prod(shape) * dtype.itemsize
     if size != expected:
-        raise UnpicklingError(f"{folder.name}/{VALUES} has {size} of {expected} bytes")
+        raise UnpicklingError(f"{folder.name}/{VALUES} has {size} bytes, expected {expected}")
     return view(values.read_bytes(), dtype, shape)
 
 
 def _size(path: Path) -> int:
-    """Size of an ordinary file; opening anything else could wait for ever."""
+    """Return the size of a regular file; opening anything else could block forever."""
     if not path.is_file():
         raise UnpicklingError(f"{path.parent.name}/{path.name} is missing")
     return path.stat().st_size

@@ -1,7 +1,7 @@
-"""Reads weight files of torch, Paddle, NumPy, safetensors and OneFlow without any of them and without running code.
+"""Reads weight files of torch, Paddle, NumPy, safetensors and OneFlow without running code from them.
 
-The first step of everything that takes weights in: the format is recognized by content, pickles go through
-`plsc_mae.weights.safe_pickle`, and the file is split into tensors by path and the plain values around them.
+All weights enter the package through this module. The format is detected from the content, pickles are decoded by
+`plsc_mae.weights.safe_pickle`, and the content is separated into tensors by path and the remaining plain values.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ SAFETENSORS_DTYPES = {
         f"{letter}{bits}": f"{name}{bits}" for letter, name in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)
     },
 }
-MAX_SAFETENSORS_HEADER = 100_000_000  # bytes, by the format
-# Beginnings of what is often found under the name of weights; spaces and a byte order mark before them do not count.
+MAX_SAFETENSORS_HEADER = 100_000_000  # bytes, as defined by the format
+# First bytes of other files that are often mistaken for weights; leading spaces and a byte order mark are ignored.
 MISTAKEN = {
     b"<": "a web page instead of weights; download the file itself",
-    b"version https://git-lfs": "the pointer of Git LFS instead of weights; fetch the file itself with `git lfs pull`",
+    b"version https://git-lfs": "a Git LFS pointer instead of weights; fetch the file itself with `git lfs pull`",
 }
-MAX_REASON = 300  # characters of a library's or a file's own words in a message
+MAX_REASON = 300  # characters of a message that are quoted from a library or a file
 
-# What a damaged file makes the decoders below raise.
+# Exceptions that the decoders below raise for a damaged file.
 DAMAGE = (
     UnpicklingError,
     ValueError,
@@ -77,21 +77,21 @@ DAMAGE = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of a weight file.
+    """Content of a weight file.
 
-    Arrays are read-only, may share memory and need not be aligned to their type. Those of a torch, safetensors or
-    uncompressed npz file are mapped: their values are taken from the file when they are used, and it stays open as long
-    as one of them lives. So it may be renamed, deleted, or replaced by renaming another to its name, but not be written
-    to or cut: values would change, and where there are none any more the system ends the process.
+    Arrays are read-only, may share memory, and may be unaligned. Arrays of a torch, safetensors or uncompressed npz
+    file are memory-mapped: values are read from the file on use, and the file stays open as long as one of the arrays
+    exists. The file may be renamed, deleted, or replaced by renaming another file to its name. It must not be modified
+    or truncated: values would change, and an access beyond the end would kill the process.
 
     Attributes:
         path: the file, or the folder of a OneFlow checkpoint.
         tensors: every tensor as stored, by its keys joined with "/"; bfloat16 is widened to float32.
         model: the network's own tensors by name: those under the key "model", else "module", else "state_dict", else
-            all of a file that is one flat table. A "module." which all names start with is removed.
-        meta: the structure around the tensors as plain data: tuples and sets read as lists, an argparse.Namespace as a
-            dict, objects of other programs as a description, and a tensor inside a list as None.
-        dialect: the naming the tensors follow, where it has been recognized.
+            all tensors of a file that is one flat table. A prefix "module." of all names is removed.
+        meta: the structure around the tensors as plain data. Tuples and sets become lists, an argparse.Namespace a
+            dict, objects of other programs a description, and a tensor inside a list None.
+        dialect: naming of the tensors; empty if it was not detected.
     """
 
     path: Path
@@ -102,20 +102,21 @@ class Checkpoint:
 
 
 def read_file(path: str | Path) -> Checkpoint:
-    """Read a weight file: torch (zip or stream), a pickle of arrays as paddle.save writes, npz, safetensors or OneFlow.
+    """Read a weight file: torch (zip or stream), a pickle of arrays as in paddle.save, npz, safetensors or OneFlow.
 
-    Bytes that follow a pickle are left alone. Nothing in the file is executed or imported. Checksums of zip entries are
-    compared here; a program that writes to `path` afterwards must put the new file in the place of the old one by
-    renaming, as `Checkpoint` explains.
+    Nothing in the file is executed or imported. Bytes after a pickle are ignored. Checksums of zip entries are verified
+    here only. A program that writes to `path` later must replace the file by renaming a new one, because arrays may be
+    memory-mapped (see `Checkpoint`).
 
     Args:
-        path: the file, whose suffix does not matter, or the folder of a OneFlow checkpoint.
+        path: the file (its suffix is ignored), or the folder of a OneFlow checkpoint.
 
     Returns:
-        The content. What could not be mapped is in memory once.
+        The content. Tensors that cannot be mapped are held in memory once.
 
     Raises:
-        CheckpointError: the file is missing, of no known format, damaged, or would unpack beyond all proportion.
+        CheckpointError: the file is missing or damaged, has an unknown format, or would take far more memory than its
+            size.
     """
     path = Path(path)
     if os.path.isdir(path):
@@ -130,15 +131,15 @@ def read_file(path: str | Path) -> Checkpoint:
 
 def _read_folder(path: Path) -> Leaves:
     if not is_oneflow(path):
-        raise CheckpointError(f"{path} is a folder, and not one of OneFlow's; name the weight file inside it")
+        raise CheckpointError(f"{path} is a folder but not a OneFlow checkpoint; give the weight file inside it")
     return read_oneflow(path)
 
 
 def _opened(path: Path) -> BinaryIO:
-    """Open an ordinary file; to open a pipe would be to wait for somebody who writes to it."""
+    """Open a regular file; opening a pipe would block until another process writes to it."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise CheckpointError(f"{path} is a device or pipe; name a file")
+            raise CheckpointError(f"{path} is a device or pipe; expected a regular file")
         return path.open("rb")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -146,7 +147,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _sound(path: Path, name: str, read: Callable[[], Leaves]) -> Leaves:
-    """Read, and tell of damage in one sentence."""
+    """Call `read` and convert the errors of a damaged file to a CheckpointError."""
     try:
         return read()
     except DAMAGE as error:
@@ -158,9 +159,9 @@ def _sound(path: Path, name: str, read: Callable[[], Leaves]) -> Leaves:
 
 
 def _recognize(path: Path, head: bytes) -> tuple[str, Callable[[WeightFile], Leaves]]:
-    """Tell the format from the first bytes."""
+    """Return the format and its reader, detected from the first bytes."""
     if not head:
-        raise CheckpointError(f"{path} is empty, as an interrupted download or save leaves it; fetch or save it again")
+        raise CheckpointError(f"{path} is empty, perhaps after an interrupted download or save; fetch or save it again")
     if head[:2] == b"PK":
         return "torch or NumPy zip", read_zip
     if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5") and head[2:3] != b"\0":
@@ -169,12 +170,12 @@ def _recognize(path: Path, head: bytes) -> tuple[str, Callable[[WeightFile], Lea
         return "safetensors", _read_safetensors
     for beginning, content in MISTAKEN.items():
         if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(beginning):
-            raise CheckpointError(f"{path} holds {content}")
+            raise CheckpointError(f"{path} contains {content}")
     raise CheckpointError(f"{path} is not a weight file: expected torch, a Paddle or NumPy pickle, npz or safetensors")
 
 
 def _network(leaves: Leaves) -> dict[str, Array]:
-    """Pick the network's own tensors and take a common "module." off their names."""
+    """Return the network's own tensors, with a common prefix "module." removed from their names."""
     found = leaves.tensors if leaves.flat else {}
     for key in NETWORK_KEYS:
         part = {path[len(key) + 1 :]: array for path, array in leaves.tensors.items() if path.startswith(f"{key}/")}
@@ -193,7 +194,7 @@ def _read_pickle(file: WeightFile) -> Leaves:
 
 
 def _read_torch_stream(file: WeightFile) -> Leaves:
-    """Read torch's format before 1.6 from behind its magic number: four pickles, then the storages in a given order."""
+    """Read torch's format before 1.6 after its magic number: four pickles, then the storages in the order given."""
     stream, budget = file.stream, file.budget
     _version, system = decode(stream, {}, budget), decode(stream, {}, budget)
     if isinstance(system, dict) and system.get("little_endian") is False:
@@ -201,7 +202,7 @@ def _read_torch_stream(file: WeightFile) -> Leaves:
     storages = TorchStorages()
     root, order = decode(stream, BUILDERS, budget, storages), decode(stream, {}, budget)
     if not isinstance(order, list):
-        raise UnpicklingError("it does not tell the order of its storages")
+        raise UnpicklingError("the order of its storages is missing")
     places: dict[str, tuple[int, int]] = {}
     for key in order:
         storage = storages.by_key.get(key)
@@ -226,7 +227,7 @@ def _read_safetensors(file: WeightFile) -> Leaves:
     """Read the header, a JSON table of types, shapes and extents, and map the tensors, which must lie end to end."""
     length = int.from_bytes(file.stream.read(8), "little")
     if length > min(MAX_SAFETENSORS_HEADER, file.size - 8):
-        raise UnpicklingError(f"its header is said to have {length} bytes, more than the file or the format has")
+        raise UnpicklingError(f"the length of its header, {length} bytes, exceeds the file or the limit of the format")
     header = json.loads(file.stream.read(length).decode(), object_pairs_hook=_table)
     meta = header.pop("__metadata__", {})
     places: dict[str, tuple[tuple[int, int], str, tuple[int, ...]]] = {}
@@ -235,25 +236,25 @@ def _read_safetensors(file: WeightFile) -> Leaves:
             case {"dtype": str(kind), "shape": list(sizes), "data_offsets": [int(start), int(end)]}:
                 places[name] = (start, end), SAFETENSORS_DTYPES.get(kind, kind), counts(sizes)
             case _:
-                raise UnpicklingError(f"its header does not tell type, shape and place of tensor {name}")
+                raise UnpicklingError(f"its header lacks the type, shape or offsets of tensor {name}")
     arrays: dict[str, Array] = {}
     reached = 0
     for name, ((start, end), dtype, shape) in sorted(places.items(), key=lambda item: item[1][0]):
         if start != reached or end - start != prod(shape) * dtype_named(dtype).itemsize:
-            raise UnpicklingError(f"bytes {start} to {end} of tensor {name} are not those of its shape and place")
+            raise UnpicklingError(f"bytes {start} to {end} of tensor {name} do not match its shape and offset")
         array = view(file.mapped(8 + length + start, end - start), dtype_named(dtype), shape)
         arrays[name] = widen_bfloat16(array) if dtype == "bfloat16" else array
         reached = end
     if 8 + length + reached < file.size:
-        raise UnpicklingError(f"{file.size - 8 - length - reached} of its bytes belong to no tensor")
+        raise UnpicklingError(f"{file.size - 8 - length - reached} bytes at its end belong to no tensor")
     leaves = Leaves(arrays, missing, file.budget)
     leaves.meta = meta if isinstance(meta, dict) else {}
     return leaves
 
 
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object of JSON, whose keys the decoder itself would let overwrite each other."""
+    """Convert a JSON object to a dict, and reject duplicate keys, which the JSON decoder accepts."""
     table = dict(pairs)
     if len(table) < len(pairs):
-        raise UnpicklingError("its header has two entries of one name")
+        raise UnpicklingError("its header has two entries with the same name")
     return table

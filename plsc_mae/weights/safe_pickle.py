@@ -1,9 +1,9 @@
-"""Decodes a pickle without running any of it; every pickle the project reads passes through here.
+"""Decodes pickles without executing them; every pickle that the package reads is decoded here.
 
-The opcodes are interpreted one by one. Containers and plain values are built; a global becomes a `Symbol`, and an
-object made from it a `Foreign` stand-in that merely keeps its arguments and state, unless the caller's allow-list has a
-builder for it. Nothing is imported and no attribute of a real object is set, so a file can neither run code nor alter
-the process.
+The opcodes are interpreted one by one. Containers and plain values are built. A global becomes a `Symbol`. An object
+made from it becomes an inert `Foreign` object that only stores its arguments and state, unless the caller's allow-list
+has a builder for it. Nothing is imported and no attribute of a real object is set, so a file can neither run code nor
+modify the process.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import IO, Any, TypeAlias
 
 Builders: TypeAlias = Mapping[str, Callable[..., Any]]
 SCALARS = (str, bytes, int, float, complex, type(None))  # bool is an int
-VALUE_BYTES = 64  # what a plain value takes in memory, roughly
+VALUE_BYTES = 64  # approximate memory of a plain value
 MAX_NAME = 1000  # characters of a global's dotted name
-MAX_STEPS = 4_000_000  # opcodes of a pickle: weight files have thousands, as their bulk is in few long ones
-# Weights hardly compress: a file whose content would take more memory than 64 times its size and 16 MiB is refused as a
-# bomb.
+MAX_STEPS = 4_000_000  # opcodes of a pickle; weight files have thousands, because few long opcodes hold most bytes
+# Weights hardly compress. A file whose content would take more memory than 64 times its size plus 16 MiB is rejected
+# as a decompression bomb.
 MAX_INFLATION = 64
 INFLATION_ALLOWANCE = 16 << 20
 
-# Python 2 and NumPy 2 spell these modules differently; allow-lists use the names on the right.
+# Python 2 and NumPy 2 have other names for these modules; allow-lists use the names on the right.
 SYNONYMS = {
     "__builtin__": "builtins",
     "numpy._core.multiarray": "numpy.core.multiarray",
@@ -34,20 +34,22 @@ SYNONYMS = {
 
 
 class Budget:
-    """What the content of a file may take in memory; spent while reading, as a few bytes can ask for any amount.
+    """Memory budget for the content of a file.
+
+    It is charged while reading, because a few bytes of a file can request any amount of memory.
 
     Attributes:
-        left: bytes not spent yet.
+        left: remaining bytes.
     """
 
     def __init__(self, file_size: int) -> None:
         self.left = file_size * MAX_INFLATION + INFLATION_ALLOWANCE
 
     def spend(self, nbytes: int) -> None:
-        """Take `nbytes` out.
+        """Charge `nbytes`.
 
         Raises:
-            UnpicklingError: there are not so many left.
+            UnpicklingError: the budget is exceeded.
         """
         self.left -= nbytes
         if self.left < 0:
@@ -56,20 +58,20 @@ class Budget:
 
 @dataclass(frozen=True)
 class Symbol:
-    """A class, function or constant named by the file; never imported."""
+    """Name of a class, function or constant in the file; it is never imported."""
 
     path: str
 
 
 class Foreign:
-    """Stand-in for an object of another program: built, filled and given state, it does nothing.
+    """Inert replacement of an object of another program; it only records what the pickle does with the object.
 
     Attributes:
-        path: dotted name of the class or function it was made with.
+        path: dotted name of the class or function that creates it.
         args: positional arguments of that call.
-        state: what the file asked to be its `__dict__`, if anything.
-        entries: items set on it, as on a dict subclass.
-        elements: items appended to it, as on a list subclass.
+        state: state passed to it (its `__dict__`), or None.
+        entries: items set on it, as on a subclass of dict.
+        elements: items appended to it, as on a subclass of list.
     """
 
     def __init__(self, path: str, args: Iterable[Any] = ()) -> None:
@@ -80,11 +82,11 @@ class Foreign:
         self.elements: list[Any] = []
 
     def build(self, state: Any) -> None:
-        """Keep the state."""
+        """Store the state."""
         self.state = state
 
     def describe(self) -> str:
-        """Name the object and its plain arguments, such as `torch.device('cuda', 0)`."""
+        """Return the object as text with its plain arguments, such as `torch.device('cuda', 0)`."""
         shown = [reprlib.repr(arg) if isinstance(arg, str | int | float) else "..." for arg in self.args[:4]]
         return f"{self.path}({', '.join(shown)})"
 
@@ -92,20 +94,20 @@ class Foreign:
 def decode(
     stream: IO[bytes], builders: Builders, budget: Budget, persistent: Callable[[Any], Any] | None = None
 ) -> Any:
-    """Decode one pickle and leave the stream just behind it.
+    """Decode one pickle and leave the stream positioned after it.
 
     Args:
-        stream: where the pickle starts; whatever follows it is not read.
-        builders: dotted global name -> function called in its place.
-        budget: of the whole file; calls are charged for what they are given, since a builder may copy it.
+        stream: stream positioned at the pickle; bytes after the pickle are not read.
+        builders: dotted name of a global -> function that is called instead of it.
+        budget: budget of the whole file; a call is charged for its arguments, because a builder may copy them.
         persistent: resolves persistent ids, which torch uses for storages.
 
     Returns:
-        Plain containers and scalars (a set reads as a list), `Symbol`s, `Foreign`s and what the builders return.
+        Plain containers and scalars (sets become lists), `Symbol` and `Foreign` objects, and results of the builders.
 
     Raises:
-        UnpicklingError: the pickle is malformed or uses an opcode that has no place in a weight file.
-        ValueError: the argument of an opcode is malformed or cut short.
+        UnpicklingError: the pickle is malformed or uses an opcode that is not allowed in a weight file.
+        ValueError: the argument of an opcode is malformed or truncated.
     """
     machine = _Machine(builders, budget, persistent)
     for step, (opcode, arg, _) in enumerate(pickletools.genops(stream)):
@@ -118,13 +120,13 @@ def decode(
             _ACTIONS[name](machine)
         elif name in _ACTIONS_WITH_ARGUMENT:
             _ACTIONS_WITH_ARGUMENT[name](machine, arg)
-        elif name not in _MARGINALIA:
-            raise UnpicklingError(f"pickle opcode {name} has no place in a weight file")
+        elif name not in _IGNORED:
+            raise UnpicklingError(f"the pickle opcode {name} is not allowed in a weight file")
     return machine.pop()
 
 
 class _Machine:
-    """The pickle virtual machine: a stack, the stacks set aside by MARK, and the memo."""
+    """Pickle virtual machine: the stack, the stacks saved by MARK, and the memo."""
 
     def __init__(self, builders: Builders, budget: Budget, persistent: Callable[[Any], Any] | None) -> None:
         self.builders = builders
@@ -143,7 +145,7 @@ class _Machine:
 
     def top(self) -> Any:
         if not self.stack:
-            raise UnpicklingError("the pickle uses a value that was never put")
+            raise UnpicklingError("the pickle reads from an empty stack")
         return self.stack[-1]
 
     # Groups and memo
@@ -154,7 +156,7 @@ class _Machine:
 
     def pop_mark(self) -> list[Any]:
         if not self.marked:
-            raise UnpicklingError("the pickle closes a group that was never opened")
+            raise UnpicklingError("the pickle closes a group that it never opened")
         items, self.stack = self.stack, self.marked.pop()
         return items
 
@@ -169,18 +171,18 @@ class _Machine:
 
     def get(self, index: int) -> None:
         if index not in self.memo:
-            raise UnpicklingError(f"the pickle recalls value {index}, which was never stored")
+            raise UnpicklingError(f"the pickle reads memo entry {index}, which it never stored")
         self.push(self.memo[index])
 
     # Containers
 
     def tuple_of(self, count: int) -> None:
         if len(self.stack) < count:
-            raise UnpicklingError("the pickle uses a value that was never put")
+            raise UnpicklingError("the pickle reads from an empty stack")
         self.stack[-count:] = [tuple(self.stack[-count:])]
 
     def append_items(self, items: list[Any]) -> None:
-        """Extend the list on top of the stack, or the inert stand-in for one."""
+        """Extend the list, or the `Foreign` object, on top of the stack."""
         target = self.top()
         if isinstance(target, Foreign):
             target = target.elements
@@ -189,7 +191,7 @@ class _Machine:
         target.extend(items)
 
     def set_items(self, items: list[Any]) -> None:
-        """Update the mapping on top of the stack with alternating keys and values."""
+        """Update the dict, or the `Foreign` object, on top of the stack with alternating keys and values."""
         target = self.top()
         if isinstance(target, Foreign):
             target = target.entries
@@ -201,9 +203,11 @@ class _Machine:
 
     def push_symbol(self, module: Any, name: Any) -> None:
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise UnpicklingError("the pickle names a global by something that is not a string")
+            raise UnpicklingError("the name of a global in the pickle is not a string")
         if len(module) + len(name) > MAX_NAME:
-            raise UnpicklingError(f"the pickle names a global by {len(module) + len(name)} characters")
+            raise UnpicklingError(
+                f"the name of a global in the pickle has {len(module) + len(name)} characters, the limit is {MAX_NAME}"
+            )
         self.push(Symbol(f"{SYNONYMS.get(module, module)}.{name}"))
 
     def push_named_symbol(self) -> None:
@@ -218,10 +222,10 @@ class _Machine:
         try:
             self.push(builder(*args) if builder else Foreign(function.path, args))
         except TypeError as error:
-            raise UnpicklingError(f"the pickle calls {function.path} with other arguments than it takes") from error
+            raise UnpicklingError(f"the pickle calls {function.path} with wrong arguments") from error
 
     def charge(self, args: Iterable[Any]) -> None:
-        """Spend what a new object and a copy of each of its arguments would take."""
+        """Charge the budget for a new object and a copy of each of its arguments."""
         self.budget.spend(4 * VALUE_BYTES)
         for arg in args:
             held = len(arg) if isinstance(arg, (str, bytes, bytearray, list, tuple, dict)) else 0
@@ -232,7 +236,7 @@ class _Machine:
         self.call(self.pop(), args)
 
     def new_with_keywords(self) -> None:
-        self.pop()  # only foreign classes take keywords, and a stand-in has no use for them
+        self.pop()  # only foreign classes take keywords, and `Foreign` does not store them
         self.reduce()
 
     def instance(self, name: str) -> None:
@@ -249,39 +253,44 @@ class _Machine:
         target = self.top()
         if isinstance(target, Foreign):
             self.charge(state if isinstance(state, tuple) else ())
-            target.build(state)  # plain containers carry no state that matters, such as a state dict's `_metadata`
+            target.build(state)  # the state of plain containers, such as a state dict's `_metadata`, is not needed
 
     def load_persistent(self, reference: Any) -> None:
         if self.persistent is None:
-            raise UnpicklingError("the pickle refers to data outside itself")
+            raise UnpicklingError("the pickle refers to data outside of it")
         self.push(self.persistent(reference))
 
 
 def _pairs(items: list[Any]) -> list[tuple[Any, Any]]:
-    """Group keys with values."""
+    """Pair keys with values."""
     if len(items) % 2:
         raise UnpicklingError("the pickle sets a key without a value")
     return [(_key(key), value) for key, value in zip(items[::2], items[1::2], strict=True)]
 
 
 def _key(key: Any) -> Any:
-    """Refuse keys whose hash could recurse without bound, or be made equal for many of them to slow a dict down."""
+    """Return a safe key for a dict.
+
+    Raises:
+        UnpicklingError: the hash of the key could recurse without bound, or could be chosen to collide with those of
+            other keys, which makes a dict slow.
+    """
     if isinstance(key, tuple) and all(isinstance(part, SCALARS) for part in key):
         return str(key)
     if not isinstance(key, (str, bytes, int, float, type(None), Symbol, Foreign)):
         raise UnpicklingError(f"the pickle uses a {type(key).__name__} as a key")
     if isinstance(key, int) and key.bit_length() > 64:
-        raise UnpicklingError(f"the pickle uses a number of {key.bit_length()} bits as a key")
+        raise UnpicklingError(f"the pickle uses an integer of {key.bit_length()} bits as a key, the limit is 64")
     return key
 
 
-# Opcodes whose argument is the value itself: numbers, text and bytes, but no globals, memo indices or extensions.
+# Opcodes whose argument is the value itself: numbers, text and bytes, but not globals, memo indices or extensions.
 _LITERALS = frozenset(
     opcode.name
     for opcode in pickletools.opcodes
     if opcode.arg and not opcode.stack_before and opcode.stack_after not in ([], [pickletools.anyobject])
 )
-_MARGINALIA = frozenset(("PROTO", "FRAME", "STOP"))
+_IGNORED = frozenset(("PROTO", "FRAME", "STOP"))
 _ACTIONS: Mapping[str, Callable[[_Machine], Any]] = {
     "NONE": lambda m: m.push(None),
     "NEWTRUE": lambda m: m.push(True),

@@ -1,8 +1,7 @@
-"""The allow-list of the pickle decoder: how pickled NumPy, torch and Paddle tensors become arrays.
+"""Allow-list of the pickle decoder: builds arrays from pickled NumPy, torch and Paddle tensors.
 
-A torch tensor stays a `TorchTensor`, which knows its storage by key, until the storage has been read; a NumPy array is
-a view of the bytes in the pickle. Arrays are read-only views wherever possible, so a file is held in memory at most
-once.
+A torch tensor becomes a `TorchTensor` that refers to its storage by key until the storage is read. A NumPy array is a
+view of the bytes in the pickle. Arrays are read-only views where possible, so a file is held in memory at most once.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from plsc_mae.weights.safe_pickle import Foreign, Symbol
 Array: TypeAlias = NDArray[Any]
 Bytes: TypeAlias = NDArray[np.uint8]
 
-MAX_DIMENSIONS = 32  # what NumPy 1 can hold
+MAX_DIMENSIONS = 32  # limit of NumPy 1
 DTYPES: Mapping[str, np.dtype[Any]] = {
     **{name: np.dtype(name) for name in ("bool", "float16", "float32", "float64", "complex64", "complex128")},
     **{f"{sign}int{bits}": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
-    "bfloat16": np.dtype("uint16"),  # the bits, which `widen_bfloat16` turns into float32
+    "bfloat16": np.dtype("uint16"),  # the bits, which `widen_bfloat16` converts to float32
 }
 NUMPY_CODES = frozenset(dtype.str[1:] for dtype in DTYPES.values())
 STORAGES = {
@@ -46,18 +45,18 @@ STORAGES = {
 
 
 def dtype_named(name: str) -> np.dtype[Any]:
-    """Look up the NumPy type that holds a torch dtype; bfloat16 is held as its bits.
+    """Return the NumPy type that represents a torch dtype; bfloat16 is represented by its bits (uint16).
 
     Raises:
-        UnpicklingError: there is none.
+        UnpicklingError: no NumPy type represents it.
     """
     if name not in DTYPES:
-        raise UnpicklingError(f"it holds tensors of type {name}, which NumPy cannot hold")
+        raise UnpicklingError(f"it contains tensors of type {name}, which is not supported")
     return DTYPES[name]
 
 
 def widen_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Widen bfloat16, given as its bits, to the float32 of the same value."""
+    """Convert bfloat16, given as its bits, to float32 without loss."""
     wide = np.empty(bits.shape, np.uint32)
     np.left_shift(bits, 16, out=wide, dtype=np.uint32)
     return wide.view(np.float32)
@@ -66,17 +65,17 @@ def widen_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
 def view(
     data: Any, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int = 0, strides: tuple[int, ...] | None = None
 ) -> Array:
-    """View a buffer as a read-only array, `offset` and `strides` in bytes; NumPy checks the bounds."""
+    """Return a read-only array view of a buffer; `offset` and `strides` are in bytes, and NumPy checks the bounds."""
     array: Array = np.ndarray(shape, dtype, data, offset, strides)
     if dtype == np.bool_:
-        array = np.asarray(array.view(np.uint8) != 0)  # NumPy relies on booleans being 0 or 1, a file need not obey
+        array = np.asarray(array.view(np.uint8) != 0)  # NumPy requires 0 or 1, but a file may contain other bytes
     array.flags.writeable = False
     return array
 
 
 @dataclass(eq=False)
 class Storage:
-    """Bytes that torch tensors share. `data` is filled when the first tensor asks for it."""
+    """Bytes shared by torch tensors; `data` is loaded when the first tensor needs it."""
 
     key: str
     itemsize: int
@@ -85,14 +84,14 @@ class Storage:
 
 
 def missing(storage: Storage, held: int | None = None) -> NoReturn:
-    """Refuse a file without a storage, or with `held` bytes of it."""
+    """Raise UnpicklingError for a storage that is missing, or of which the file has only `held` bytes."""
     lack = "is missing" if held is None else f"has {held} of {storage.nbytes} bytes"
     raise UnpicklingError(f"storage {storage.key} {lack}")
 
 
 @dataclass(frozen=True, eq=False)
 class TypedStorage:
-    """A stretch of a storage with the type of its elements; `start` and `nbytes` in bytes."""
+    """Range of a storage with an element type; `start` and `nbytes` are in bytes."""
 
     storage: Storage
     dtype: str
@@ -102,7 +101,7 @@ class TypedStorage:
 
 @dataclass(frozen=True, eq=False)
 class TorchTensor:
-    """A torch tensor before its storage is read; `offset`, `shape` and `strides` count elements."""
+    """Torch tensor whose storage has not been read; `offset`, `shape` and `strides` are in elements."""
 
     source: TypedStorage
     dtype_name: str
@@ -112,80 +111,92 @@ class TorchTensor:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type the elements are stored in, bfloat16 as its bits."""
+        """NumPy type of the stored elements; uint16 for bfloat16."""
         return dtype_named(self.dtype_name)
 
     def array(self, load: Callable[[Storage], Bytes]) -> Array:
-        """View the tensor in its storage, which `load` provides; bfloat16 is widened to float32.
+        """Return the tensor as a view of its storage; bfloat16 is copied to float32.
+
+        Args:
+            load: reads the bytes of a storage.
 
         Raises:
-            UnpicklingError: the tensor reaches beyond its storage.
+            UnpicklingError: the tensor exceeds its storage.
         """
-        dtype, widen = self.dtype, self.dtype_name == "bfloat16"
+        dtype = self.dtype
+        widen = self.dtype_name == "bfloat16"
         if 0 in self.shape:
             return np.empty(self.shape, np.float32 if widen else dtype)
         last = self.offset + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
         if (last + 1) * dtype.itemsize > self.source.nbytes:
             held = self.source.nbytes // dtype.itemsize
             raise UnpicklingError(
-                f"a tensor of shape {list(self.shape)} reaches element {last} of a storage that holds {held}"
+                f"a tensor of shape {list(self.shape)} needs element {last} of a storage with {held} elements"
             )
         start = self.source.start + self.offset * dtype.itemsize
         strides = tuple(stride * dtype.itemsize for stride in self.strides)
         array = view(load(self.source.storage), dtype, self.shape, start, strides)
         if not widen:
             return array
-        self.source.storage.data = None  # the widened copy does not need it
+        self.source.storage.data = None  # the float32 copy does not need it
         return widen_bfloat16(array)
 
 
 class TorchStorages:
-    """Resolves torch's persistent ids, remembering each storage by its key."""
+    """Resolver of torch's persistent ids; collects the storages by key."""
 
     def __init__(self) -> None:
         self.by_key: dict[str, Storage] = {}
 
     def __call__(self, reference: Any) -> Symbol | TypedStorage:
-        """Turn `("storage", type, key, location, length, ...)` or `("module", class, ...)` into what it stands for."""
+        """Resolve `("storage", type, key, location, length, ...)` or `("module", class, ...)`.
+
+        Raises:
+            UnpicklingError: the reference has another form.
+        """
         match reference:
             case ("module", Symbol() as symbol, *_):
                 return symbol
             case ("storage", Symbol(path=path), str(key), _, int(length), *view_of) if length >= 0:
                 return self._typed(path.rpartition(".")[2], key, length, view_of[0] if view_of else None)
-        raise UnpicklingError("it refers to data in a way that torch does not")
+        raise UnpicklingError("it refers to a storage in an unknown form")
 
     def _typed(self, kind: str, key: str, length: int, view_of: Any) -> TypedStorage:
         dtype = STORAGES.get(kind, kind)
         itemsize = dtype_named(dtype).itemsize
         storage = self.by_key.setdefault(key, Storage(key, itemsize, length * itemsize))
-        match view_of:  # files of torch 0.3 and older hold storages which are parts of others
+        match view_of:  # files of torch 0.3 and older have storages that are parts of others
             case None:
                 return TypedStorage(storage, dtype, 0, length * itemsize)
             case (_, int(offset), int(size)) if 0 <= offset <= offset + size <= length:
                 return TypedStorage(storage, dtype, offset * itemsize, size * itemsize)
-        raise UnpicklingError(f"the view of storage {key} lies outside it")
+        raise UnpicklingError(f"a view of storage {key} exceeds the storage")
 
 
 class _DType(Foreign):
-    """A pickled numpy.dtype: its code comes with the call, its byte order with the state."""
+    """Pickled numpy.dtype; its code is an argument of the call, its byte order is in the state."""
 
     def resolve(self) -> np.dtype[Any] | None:
-        """Return the type if it is a number or text type, else None."""
+        """Return the type if it is a number or text type, else None.
+
+        Raises:
+            UnpicklingError: the type is big-endian.
+        """
         order = self.state[1] if isinstance(self.state, tuple) and len(self.state) > 1 else "|"
         if order == ">":
-            raise UnpicklingError("it holds big-endian arrays, which are not supported")
+            raise UnpicklingError("it contains big-endian arrays, which are not supported")
         code = self.args[0] if self.args else None
         plain = isinstance(code, str) and (code in NUMPY_CODES or re.fullmatch(r"[SU][1-9][0-9]{0,5}", code))
         return np.dtype(code) if plain else None
 
 
 class PickledArray(Foreign):
-    """A pickled numpy.ndarray; `value` is there once its state is, unless it holds Python objects."""
+    """Pickled numpy.ndarray; `build` sets `value`, except for arrays of Python objects, which keep None."""
 
     value: Array | None = None
 
     def build(self, state: Any) -> None:
-        """Make the array from (version, shape, dtype, is_fortran, data)."""
+        """Create the array from (version, shape, dtype, is_fortran, data)."""
         super().build(state)
         match state:
             case (_, tuple(shape), _DType() as pickled, fortran, (bytes() | bytearray() | str()) as data):
@@ -201,20 +212,20 @@ def _array(
     shape = counts(shape)
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if size != len(buffer):
-        raise UnpicklingError(f"an array of shape {list(shape)} needs {size} bytes, the file holds {len(buffer)}")
+        raise UnpicklingError(f"an array of shape {list(shape)} needs {size} bytes, the file has {len(buffer)}")
     return view(buffer, dtype, shape) if order == "C" else view(buffer, dtype, shape[::-1]).T
 
 
 def counts(values: Any) -> tuple[int, ...]:
-    """Check that values are a short sequence of numbers from 0 on, as shapes and strides are.
+    """Validate a shape, strides or an offset, and return it as a tuple.
 
     Raises:
-        UnpicklingError: they are not.
+        UnpicklingError: it is not a sequence of at most 32 non-negative integers.
     """
     if not isinstance(values, tuple | list) or len(values) > MAX_DIMENSIONS:
-        raise UnpicklingError("a tensor's shape is not a short list of numbers")
+        raise UnpicklingError(f"a tensor's shape is not a list of at most {MAX_DIMENSIONS} numbers")
     if not all(isinstance(value, int) and value >= 0 for value in values):
-        raise UnpicklingError(f"a tensor's shape or strides are not counts: {list(values)}")
+        raise UnpicklingError(f"a tensor's shape or strides are not non-negative integers: {list(values)}")
     return tuple(values)
 
 
@@ -234,10 +245,8 @@ def _torch_tensor(
     source: Any, offset: Any, shape: Any, strides: Any, _grad: Any = None, _hooks: Any = None, marks: Any = None
 ) -> TorchTensor:
     if not isinstance(source, TypedStorage):
-        raise UnpicklingError("a tensor comes without a storage")
-    if isinstance(marks, dict) and any(
-        marks.values()
-    ):  # "neg" or "conj": the storage holds other values than the tensor
+        raise UnpicklingError("a tensor has no storage")
+    if isinstance(marks, dict) and any(marks.values()):  # "neg" or "conj": the values differ from those of the storage
         raise UnpicklingError("a tensor is stored negated or conjugated, which is not supported")
     (offset,), shape, strides = counts((offset,)), counts(shape), counts(strides)
     if len(shape) != len(strides):
@@ -260,7 +269,7 @@ def _torch_subclass(function: Any, _type: Any, args: Any, _state: Any) -> Any:
 
 
 def _paddle_dense_tensor(source: Any, scope: Any = None) -> Any:
-    """Paddle pickles a DenseTensor as `eval("data", {"data": array})`; only exactly that is understood."""
+    """Build Paddle's DenseTensor, pickled as `eval("data", {"data": array})`; no other expression is accepted."""
     if source == "data" and isinstance(scope, dict) and isinstance(scope.get("data"), PickledArray):
         return scope["data"]
     return Foreign("builtins.eval", (source,))
@@ -271,7 +280,7 @@ def _sequence(items: Any = ()) -> Any:
 
 
 def _mapping(items: Any = (), *_rest: Any) -> dict[Any, Any]:
-    """Build what a dict's subclass is called with: a dict, pairs, nothing, or a default factory, which is ignored."""
+    """Build a dict from the argument of a dict subclass: a dict, pairs, or a default factory, which is ignored."""
     if isinstance(items, dict):
         return dict(items)
     table: dict[Any, Any] = {}

@@ -1,7 +1,7 @@
-"""Reads the zip files among the weight files: torch's since 1.6, and NumPy's npz.
+"""Reads weight files that are zip archives: torch's since version 1.6, and NumPy's npz.
 
-Entries stored as they are, which is what both write by default, are mapped into memory once their checksum has been
-compared; compressed ones are unpacked into memory.
+Uncompressed entries, the default of both, are memory-mapped after their checksum was verified. Compressed entries are
+unpacked into memory.
 """
 
 from __future__ import annotations
@@ -22,39 +22,37 @@ from plsc_mae.weights.safe_pickle import decode
 from plsc_mae.weights.tensor_builders import BUILDERS, Array, Bytes, Storage, TorchStorages, counts, missing, view
 
 NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-LOCAL_HEADER_SIZE, LOCAL_HEADER_LENGTHS = (
-    30,
-    26,
-)  # of a zip entry: the fixed part, and where the lengths of the rest are
+LOCAL_HEADER_SIZE = 30  # bytes of the fixed part of an entry's local header
+LOCAL_HEADER_LENGTHS = 26  # offset of the two lengths of its variable part
 
 
 def read_zip(file: WeightFile) -> Leaves:
     """Read a torch zip or an npz file.
 
     Raises:
-        UnpicklingError, ValueError, zipfile.BadZipFile and others: the file is damaged or neither of the two.
+        UnpicklingError, ValueError, zipfile.BadZipFile and others: the file is damaged or has neither format.
     """
     with zipfile.ZipFile(file.stream) as archive:
         entries = archive.infolist()
         names = [entry.filename for entry in entries]
         if len(set(names)) < len(names):
-            raise UnpicklingError("two entries of the archive have one name")
+            raise UnpicklingError("two entries of the archive have the same name")
         unpacked = sum(entry.file_size for entry in entries)
         if unpacked > file.budget.left:
             raise UnpicklingError(f"it would unpack from {file.size} to {unpacked} bytes")
         for entry in entries:
             if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise UnpicklingError("it is compressed in a way that neither torch nor NumPy uses")
+                raise UnpicklingError("it uses a compression that neither torch nor NumPy writes")
             if (
                 entry.CRC == 0
-            ):  # torch writes zero when told not to compute checksums, and zipfile must not compare then
+            ):  # torch writes 0 if checksums are disabled; without the attribute zipfile skips the check
                 del entry.CRC
         pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) == 1:
             return _read_torch(archive, file, pickles[0].removesuffix("data.pkl"))
         if names and all(name.endswith(".npy") for name in names):
             return _read_npz(archive, file)
-    raise UnpicklingError("the archive holds neither torch's data.pkl nor NumPy arrays")
+    raise UnpicklingError("the archive contains neither torch's data.pkl nor NumPy arrays")
 
 
 def _read_torch(archive: zipfile.ZipFile, file: WeightFile, folder: str) -> Leaves:
@@ -70,7 +68,7 @@ def _read_torch(archive: zipfile.ZipFile, file: WeightFile, folder: str) -> Leav
 
     if any(name.startswith("code/") for name in records):
         raise UnpicklingError(
-            "it is a TorchScript program, which keeps its tensors in code; save its state dict instead"
+            "it is a TorchScript program, whose tensors are part of its code; save its state dict instead"
         )
     if "byteorder" in records and archive.read(records["byteorder"]) != b"little":
         raise UnpicklingError("it was written on a big-endian machine, which is not supported")
@@ -89,30 +87,37 @@ def _read_npz(archive: zipfile.ZipFile, file: WeightFile) -> Leaves:
             start = member.tell()
         data = _entry_bytes(archive, file, entry)
         if start + prod(shape) * dtype.itemsize != len(data):
-            raise UnpicklingError(f"its array {name} has {len(data) - start} bytes, which its shape does not ask for")
+            raise UnpicklingError(
+                f"its array {name} has {len(data) - start} bytes, expected {prod(shape) * dtype.itemsize}"
+            )
         array = view(data, dtype, shape[::-1] if fortran else shape, start)
         arrays[name] = array.T if fortran else array
     return Leaves(arrays, missing, file.budget)
 
 
 def _npy_header(member: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read shape, order and type of an array of plain values."""
+    """Read the shape, the order (True for Fortran) and the type of an npy array."""
     try:
         shape, fortran, dtype = NPY_HEADERS[np.lib.format.read_magic(member)](member)
     except (ValueError, LookupError, RecursionError, tokenize.TokenError) as error:
         raise UnpicklingError(f"the header of its array {name} is malformed") from error
     if dtype.hasobject:
-        raise UnpicklingError(f"its array {name} holds Python objects")
+        raise UnpicklingError(f"its array {name} contains Python objects")
     return counts(shape), fortran, dtype
 
 
 def _entry_bytes(archive: zipfile.ZipFile, file: WeightFile, entry: zipfile.ZipInfo) -> Bytes:
-    """Read an entry to its end, where zipfile compares the checksum; keep what was read only if it was compressed."""
+    """Return the bytes of an entry: mapped if it is uncompressed, else unpacked.
+
+    Both kinds are read to their end, because that is where zipfile verifies the checksum.
+    """
     stored = entry.compress_type == zipfile.ZIP_STORED
     if stored and entry.compress_size != entry.file_size:
-        raise UnpicklingError(f"its entry {entry.filename} is stored in {entry.compress_size} bytes")
+        raise UnpicklingError(
+            f"its uncompressed entry {entry.filename} has {entry.compress_size} bytes, expected {entry.file_size}"
+        )
     with archive.open(entry) as member:
-        data = _drained(member, np.empty(0 if stored else entry.file_size, np.uint8), entry.file_size)
+        data = _read_all(member, np.empty(0 if stored else entry.file_size, np.uint8), entry.file_size)
     if not stored:
         return data
     file.stream.seek(entry.header_offset + LOCAL_HEADER_LENGTHS)
@@ -120,8 +125,11 @@ def _entry_bytes(archive: zipfile.ZipFile, file: WeightFile, entry: zipfile.ZipI
     return file.mapped(entry.header_offset + LOCAL_HEADER_SIZE + name_length + extra_length, entry.file_size)
 
 
-def _drained(stream: IO[bytes], data: Bytes, count: int) -> Bytes:
-    """Read `count` bytes, into `data` if there is room: in pieces, as zipfile would otherwise hold them twice."""
+def _read_all(stream: IO[bytes], data: Bytes, count: int) -> Bytes:
+    """Read `count` bytes into `data`, or discard them if `data` is empty.
+
+    The bytes are read in pieces, because zipfile would otherwise hold them in memory twice.
+    """
     done = 0
     while piece := stream.read(CHUNK):
         if data.size:

@@ -1,4 +1,4 @@
-"""Attention maps, rollout and pictures against MAE-priv's recordings, and what the corrected rollout promises."""
+"""Attention maps, rollout and pictures against MAE-priv's recordings, and properties of the corrected rollout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from plsc_mae.analysis.attention import (
     patch_relevance,
     rollout,
 )
-from plsc_mae.analysis.heatmap import overlay, resize_map
+from plsc_mae.analysis.pictures import overlay, resize_map
 from plsc_mae.errors import ConfigError
 from plsc_mae.models.classifier import BatchNorm, ImageClassifier
 from plsc_mae.models.layers import layer_norm, record_attention
@@ -42,7 +42,7 @@ def layers(case) -> list[np.ndarray]:
 
 @pytest.fixture
 def classifier(case):
-    """The recorded network as our encoder and, apart, its norm and head."""
+    """Return the recorded network as our encoder, and its norm and head."""
     sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": DEPTH, "num_heads": 4, "mlp_ratio": 2.0}
     encoder = VisionTransformer(**sizes, k_bias=False, positions="learned", final_norm=False)
     params = case.group("param")
@@ -59,7 +59,7 @@ def classifier(case):
     ("fusion", "ratio", "layer"), list(itertools.product(["mean", "max", "min"], [0.9, 0.5, 0.0], [None, 1]))
 )
 def test_the_literal_rollout_is_the_originals(case, layers, fusion, ratio, layer):
-    """Where the original divides 0 by 0, here all is 0."""
+    """The original divides 0 by 0; our map is 0."""
     rolled = rollout(layers, head_fusion=fusion, discard_ratio=ratio, layer_index=layer, literal=True)
     expected = case[f"output/rollout_{fusion}_{ratio}" + ("" if layer is None else f"_layer{layer}")]
     np.testing.assert_allclose(patch_relevance(rolled, GRID), np.nan_to_num(expected), **CLOSE)
@@ -83,7 +83,7 @@ def test_maps_of_the_network_are_the_originals(case, classifier):
 
 @pytest.mark.parametrize("category", [0, 3])
 def test_recorded_weights_have_the_originals_gradients(case, classifier, category):
-    """1e-3 relative and 1e-4 of the maximum, as for all gradients."""
+    """Tolerance as for all gradients: 1e-3 relative and 1e-4 of the maximum."""
     encoder, head = classifier
     with record_attention() as recorded:
         logits = head(encoder.forward_features(paddle.to_tensor(case["input/images"])))
@@ -97,7 +97,7 @@ def test_recorded_weights_have_the_originals_gradients(case, classifier, categor
 
 @pytest.mark.parametrize("category", [0, 3])
 def test_literal_gradients_are_those_of_the_originals_hooks(case, layers, category):
-    """As the other gradients, 1e-3 and 1e-4: they are made from the recorded true ones, which are rounded."""
+    """Tolerances 1e-3 and 1e-4, because the reference is computed from recorded, rounded gradients."""
     true = [case[f"input/truegrad_cat{category}_{i}"][0] for i in range(DEPTH)]
     for i, gradient in enumerate(literal_gradients(layers, true)):
         expected = case[f"input/hookgrad_cat{category}_{i}"][0]
@@ -106,7 +106,7 @@ def test_literal_gradients_are_those_of_the_originals_hooks(case, layers, catego
 
 @pytest.fixture
 def whole(case, classifier) -> ImageClassifier:
-    """The recorded network in one piece."""
+    """Return the recorded network as a classifier."""
     sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": DEPTH, "num_heads": 4, "mlp_ratio": 2.0}
     options = {"k_bias": False, "positions": "learned", "global_pool": False, "fc_norm": True, "num_classes": 7}
     model = ImageClassifier(**sizes, **options)
@@ -120,7 +120,7 @@ def whole(case, classifier) -> ImageClassifier:
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_pictures_of_a_category_are_the_originals(case, whole, frozen):
-    """From image to map, also where no parameter is trained. 1e-3 of the map's largest value, as gradients have."""
+    """From image to map, also with frozen parameters; tolerance 1e-3 of the map's maximum, as for gradients."""
     for parameter in whole.parameters():
         parameter.stop_gradient = frozen
     image = paddle.to_tensor(case["input/images"][:1])
@@ -192,7 +192,7 @@ def test_rows_of_the_corrected_rollout_sum_to_one(layers):
 
 
 def test_without_the_residual_path_rows_have_what_came_by_attention(layers):
-    """The class token's row of patches stays; a patch's share of itself by residual paths alone goes."""
+    """`residual=False` keeps the class token's row of patches and removes the residual path of the patches."""
     gradients = [np.random.default_rng(i).standard_normal(layer.shape) * 1e-3 for i, layer in enumerate(layers)]
     for literal in (False, True):
         options = {"discard_ratio": 0.5, "literal": literal}
@@ -200,14 +200,14 @@ def test_without_the_residual_path_rows_have_what_came_by_attention(layers):
         rolled = gradient_rollout(layers, gradients, **options, residual=False)
         np.testing.assert_array_equal(patch_relevance(rolled, GRID), patch_relevance(whole, GRID))
         np.testing.assert_array_equal((whole - rolled) * (1 - np.eye(17)), 0.0)
-        assert patch_relevance(whole, GRID, "mean").min() > 0.99  # all but even
+        assert patch_relevance(whole, GRID, "mean").min() > 0.99  # almost uniform
         assert patch_relevance(rolled, GRID, "mean").min() < 0.9
     silent = gradient_rollout(layers, [-np.ones_like(layer) for layer in layers], residual=False)
     np.testing.assert_array_equal(silent, np.zeros((17, 17)))
 
 
 def test_the_corrected_rollout_is_the_product_of_its_layers(layers):
-    """Without discarding, by the formula of the paper: 0.5 A + 0.5 I, whose rows sum to one already."""
+    """Without discarding, the paper's formula applies: 0.5 A + 0.5 I, whose rows sum to one."""
     expected = np.eye(17)
     for layer in layers:
         expected = (0.5 * layer.astype(np.float64).mean(axis=0) + 0.5 * np.eye(17)) @ expected
@@ -229,12 +229,12 @@ def test_maps_of_class_token_heads_and_of_mean_pooled_networks():
     np.testing.assert_array_equal(patch_relevance(np.zeros((7, 7)), (2, 3)), np.zeros((2, 3)))
     with pytest.raises(ConfigError, match="the network has no class token; take the mean"):
         patch_relevance(attention[0, 1:, 1:], (2, 3), "cls")
-    with pytest.raises(ValueError, match="do not go with 2 x 3 patches"):
+    with pytest.raises(ValueError, match="2 x 3 patches"):
         patch_relevance(np.ones((9, 9)), (2, 3), "mean")
 
 
 def test_the_overlay_is_the_originals(case):
-    """Resizing to 1e-5; colors to 1 level, as recorded with the file."""
+    """Tolerances of the recording: 1e-5 for resizing, 1 level for colors."""
     relevance = case["output/rollout_mean_0.9"]
     resized = resize_map(relevance, (40, 48))
     np.testing.assert_allclose(resized, case["output/rollout_mean_0.9_resized"], atol=1e-5)

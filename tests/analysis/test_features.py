@@ -1,4 +1,4 @@
-"""Features of a data set: what the tokens are, order, batches, processes, files."""
+"""Features of a data set: tokens, order, batches, processes and files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def encoder() -> VisionTransformer:
 
 @pytest.fixture
 def images(tmp_path):
-    """11 images in 2 classes; the first pixel of image i is i in all channels."""
+    """Create 11 images in 2 classes; the first pixel of image i is i in all channels."""
     for i in range(11):
         folder = tmp_path / "images" / ("cat" if i < 6 else "dog")
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def test_every_image_once_in_the_order_of_the_list(images, batch_size, workers):
 
 
 def test_a_bad_image_has_the_place_of_its_own(images):
-    """The next image stands in for it, and no other one moves."""
+    """A bad image gets the features of the next one, and the order of the others is unchanged."""
     for place in (4, 10):
         Path(images.path(place)).write_bytes(b"no image")
     arrays = encode_images(pixel_features, images, VIEW, World("cpu"), batch_size=4, num_workers=0, bad_image="skip")
@@ -99,7 +99,7 @@ def test_a_bad_image_has_the_place_of_its_own(images):
 
 
 class Ranks:
-    """Stands for the processes of a run, one after the other: what `sum` adds up is kept for the next one."""
+    """Simulation of a run's processes in sequence; `sum` keeps its result for the next process."""
 
     def __init__(self, size: int) -> None:
         self.size, self.rank, self.parts, self.turn = size, 0, {}, 0
@@ -116,7 +116,7 @@ class Ranks:
 
 @pytest.mark.parametrize(("size", "batch_size"), [(2, 4), (3, 2), (3, 5), (16, 1)])
 def test_processes_share_the_images(images, size, batch_size):
-    """The parts of all processes add up; the first one comes last here, so that it sees them all."""
+    """The parts of all processes are summed; the first process runs last, so that it has the whole sum."""
     world = Ranks(size)
     for world.rank in reversed(range(size)):
         world.turn = 0

@@ -1,4 +1,4 @@
-"""Clouds of features whose shape is known."""
+"""Statistics of features with known distributions."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def gaussian(n: int, dim: int, seed: int = 0) -> np.ndarray:
 
 
 def axes(dim: int) -> np.ndarray:
-    """Both directions of every axis: the evenly spread cloud whose numbers can be worked out."""
+    """Return both directions of every axis, a uniform set whose statistics are known exactly."""
     return np.concatenate([np.eye(dim), -np.eye(dim)]).astype(np.float32)
 
 
 def test_an_even_cloud():
-    """2 D points on the axes: of 2 D - 1 others one is opposite at distance 2, all else at sqrt(2)."""
+    """Of the 2 D - 1 other points on the axes, one is opposite at distance 2, and all others are at sqrt(2)."""
     found = feature_health(axes(16))
     potential = (30 * math.exp(-4) + math.exp(-8)) / 31
     assert found == pytest.approx(
@@ -40,7 +40,7 @@ def test_an_even_cloud():
 
 
 def test_an_isotropic_cloud():
-    """Of a sample: rank within 2 % of D at n = 60 D, the others within sampling noise of their limits."""
+    """For n = 60 D, the rank is within 2 % of D, and the others are within sampling noise of their limits."""
     found = feature_health(gaussian(2000, 32))
     assert 0.98 * 32 < found["feature_rank"] < 32
     assert found["feature_std"] == pytest.approx(1 / math.sqrt(32), rel=0.02)
@@ -50,7 +50,7 @@ def test_an_isotropic_cloud():
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_a_collapsed_cloud(scale):
-    """One point, as float32 arithmetic gives it: its rounding must not pass for a cloud."""
+    """Float32 rounding of one repeated point must not count as variation."""
     point = gaussian(1, 64, 1).astype(np.float64)
     rounding = 1 + np.random.default_rng(2).uniform(-6e-8, 6e-8, (500, 64))
     found = feature_health((scale * point * rounding).astype(np.float32))
@@ -61,7 +61,7 @@ def test_a_collapsed_cloud(scale):
 
 
 def test_two_clusters():
-    """Two points of equal weight, at right angles: one direction, and half of the pairs (n large) between them."""
+    """Two orthogonal points of equal weight: the rank is 1, and for large n half of the pairs are between them."""
     clusters = np.repeat(np.eye(8, dtype=np.float32)[:2], 50, axis=0)
     within, between = 2 * 50 * 49 / (100 * 99), 2 * 50 * 50 / (100 * 99)
     assert feature_health(clusters) == pytest.approx(
@@ -79,7 +79,7 @@ def test_effective_rank_is_the_entropy_of_singular_values():
     """Centered columns of lengths 4, 2, 2 at right angles: shares 1/2, 1/4, 1/4, entropy 1.5 ln 2."""
     hadamard = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], np.float32)
     assert effective_rank(hadamard * [2, 1, 1]) == pytest.approx(2**1.5, rel=1e-12)
-    assert effective_rank(hadamard * [2, 1, 1] + 7) == pytest.approx(2**1.5, rel=1e-12)  # wherever it lies
+    assert effective_rank(hadamard * [2, 1, 1] + 7) == pytest.approx(2**1.5, rel=1e-12)  # independent of the mean
     assert effective_rank(gaussian(5, 100)) <= 4 + 1e-9  # n - 1 directions at most
 
 
@@ -91,7 +91,7 @@ def test_length_does_not_matter_to_directions():
 
 
 def test_pairs_are_compared_one_by_one(monkeypatch):
-    """Against the definition, and whatever the size of a block."""
+    """The result follows the definition for any block size."""
     features = gaussian(23, 5) + 0.5
     doubles = features.astype(np.float64)
     pairs = list(itertools.combinations(doubles / np.linalg.norm(doubles, axis=1, keepdims=True), 2))
@@ -103,7 +103,7 @@ def test_pairs_are_compared_one_by_one(monkeypatch):
 
 
 def test_what_has_no_answer():
-    with pytest.raises(ValueError, match="there is 1 image"):
+    with pytest.raises(ValueError, match="at least 2 images, got 1"):
         uniformity(gaussian(1, 4))
     with pytest.raises(DataError, match="not finite"):
         mean_cosine(np.array([[1.0, np.nan], [0.0, 1.0]], np.float32))

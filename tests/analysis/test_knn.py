@@ -1,4 +1,4 @@
-"""The k-NN vote against MAE-priv's, and its block-wise search against sorting everything."""
+"""The k-NN vote against MAE-priv's, and its block-wise search against a full sort."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def case(golden):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Blocks that neither divide the sets nor hold the neighbors of a query."""
+    """Use blocks that do not divide the sets and are smaller than the number of neighbors."""
     monkeypatch.setattr(knn, "QUERY_BLOCK", 7)
     monkeypatch.setattr(knn, "BANK_BLOCK", 33)
 
 
 @pytest.mark.parametrize("blocks", ["large", "small"])
 def test_scores_and_accuracies_are_the_originals(case, blocks, request):
-    """rtol 1e-5 of scores: votes are exp(similarity / 0.07), so float32 noise of 1e-7 in a similarity grows 14-fold."""
+    """rtol is 1e-5, because votes exp(similarity / 0.07) amplify the float32 rounding of 1e-7 by 14."""
     if blocks == "small":
         request.getfixturevalue("small_blocks")
     bank, labels = case["input/train_features"], case["input/train_labels"]
@@ -38,7 +38,7 @@ def test_scores_and_accuracies_are_the_originals(case, blocks, request):
         scores = class_scores(similarities[:, :k], labels[places[:, :k]], 10)
         np.testing.assert_allclose(scores, case[f"output/scores_k{k}"], rtol=1e-5, atol=1e-3)  # of scores to 3e7
         best = np.sort(scores, axis=1)[:, -2:]
-        assert (best[:, 0] / best[:, 1]).max() < 0.999  # nor a vote
+        assert (best[:, 0] / best[:, 1]).max() < 0.999  # and no vote
         np.testing.assert_array_equal(scores.argmax(axis=1), case[f"output/pred_k{k}"])
     for k, top1, top5 in knn_accuracy(bank, labels, queries, truth, ks):
         assert top1 == pytest.approx(float(case[f"output/top1_k{k}"]), rel=1e-12)
@@ -46,7 +46,7 @@ def test_scores_and_accuracies_are_the_originals(case, blocks, request):
 
 
 def test_blocks_do_not_matter_and_equals_keep_their_order(small_blocks):
-    """Features of few whole numbers have many equal cosines, computed alike in any block."""
+    """Features with few integer values have many equal cosines, which are computed identically in any block."""
     rng = np.random.default_rng(0)
     bank, queries = (rng.choice([-1.0, 1.0], (n, 4)).astype(np.float32) for n in (200, 40))
     similarities, places = nearest_neighbors(bank, queries, 50)
@@ -73,9 +73,9 @@ def test_features_of_zeros_are_unlike_all():
 
 def test_mistakes_are_sentences():
     features, labels = np.ones((5, 2), np.float32), np.zeros(5, np.int64)
-    with pytest.raises(ConfigError, match="--nb_knn 6 asks for more neighbors than the 5 images of the bank"):
+    with pytest.raises(ConfigError, match=r"--nb_knn 6 .*\b5 images"):
         knn_accuracy(features, labels, features, labels, [1, 6])
     broken = features.copy()
     broken[2] = np.nan
-    with pytest.raises(DataError, match="the features of 1 of 5 images are not finite"):
+    with pytest.raises(DataError, match="1 of 5 images"):
         knn_accuracy(broken, labels, features, labels, [1])

@@ -1,4 +1,4 @@
-"""Logistic regression against Newton's method, and what must not change its accuracies."""
+"""Logistic regression against Newton's method, and invariances of its accuracy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CLASSES = 3
 
 
 def blobs(count: int, spread: float, width: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Points around one center per class, in columns of very different size and far from 0."""
+    """Return points around one center per class, in columns with very different scales and large means."""
     rng = np.random.default_rng(seed)
     centers = np.random.default_rng(7).normal(size=(CLASSES, width))
     labels = np.arange(count) % CLASSES
@@ -28,7 +28,7 @@ def scores(features: np.ndarray, labels: np.ndarray, l2: float) -> np.ndarray:
 
 
 def newton(features: np.ndarray, labels: np.ndarray, l2: float) -> np.ndarray:
-    """Log-probabilities at the optimum, by full Newton steps on all weights and biases at once."""
+    """Return the log-probabilities at the optimum, found by full Newton steps on all weights and biases."""
     rows = np.hstack([features.astype(np.float64), np.ones((len(features), 1))])
     penalty = np.kron(np.diag([l2] * features.shape[1] + [1e-12]), np.eye(CLASSES))
     theta = np.zeros((rows.shape[1], CLASSES))
@@ -53,7 +53,7 @@ def test_optimum_is_newtons(l2):
 
 
 def test_more_features_than_images():
-    """Ten copies of every column share its weight, which makes the penalty a tenth."""
+    """With ten copies of every column, each has a tenth of the weight, so the penalty is a tenth."""
     points, labels = blobs(30, spread=1.0)
     features, _ = standardize(points, points)
     copies = np.tile(features, 10)
@@ -70,11 +70,11 @@ def test_separable_classes_are_told_apart_and_noise_is_not():
     noise = [rng.normal(size=(count, 5)).astype(np.float32) for count in (90, 600)]
     guessed = linear_accuracy(noise[0], train[1], noise[1], np.arange(600) % CLASSES)
     assert 100 / CLASSES - 8 < guessed.top1 < 100 / CLASSES + 8  # 8: four standard deviations of 600 guesses
-    assert guessed.l2 > found.l2  # held-out features shrink noise away
+    assert guessed.l2 > found.l2  # noise needs a larger penalty
 
 
 def test_scale_and_offset_of_columns_do_not_matter():
-    """Scores move by 1e-5; a query's two best differ by 2e-3 at least, and the penalties' losses by 0.05."""
+    """Scores change by 1e-5; the two best of a query differ by at least 2e-3, and the losses of penalties by 0.05."""
     (train, labels), (queries, expected) = blobs(90, spread=1.0), blobs(60, spread=1.0, seed=1)
     scale, offset = np.float32([1e-3, 1, 50, 2, 1e3]), np.float32([0, 5, -100, 1, 0])
     plain = linear_accuracy(train, labels, queries, expected)

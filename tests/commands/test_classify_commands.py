@@ -116,7 +116,7 @@ def test_the_official_probing_of_vit_base(run, images, pretrained, tmp_path):
 def test_other_code_bases_by_our_scripts(run, command, start, images, tmp_path):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     output = run(command, f"{SMALL} --max_train_step 3", images, CHECKPOINTS / start, tmp_path)
-    assert "tensors loaded, new here: " in output
+    assert "tensors loaded, new layers: " in output
     folder = tmp_path / ("output" if "--output_dir" in command else "output_dir")
     (epoch,) = [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
     assert math.isfinite(epoch["train_loss"])

@@ -77,11 +77,11 @@ def test_the_encoder_alone(files, tmp_path, capsys):
         ([], "name what to convert: plsc-mae weights convert IN OUT --dialect NAME"),
         (["FULL", "OUT.pth"], "name what to convert"),
         (["FULL", "OUT.pth", "--dialect", "facebok"], "unknown dialect 'facebok'; known: plsc_mae, facebook"),
-        (["FULL", "OUT.onnx", "--dialect", "facebook"], "the suffix tells the format"),
-        (["FULL", "OUT.pth", "--dialect", "cae"], "dialect 'cae' has no place for all tensors of this network"),
+        (["FULL", "OUT.onnx", "--dialect", "facebook"], "no known suffix"),
+        (["FULL", "OUT.pth", "--dialect", "cae"], "dialect 'cae' cannot represent all tensors"),
         (["FULL", "OUT.pth", "--dialect", "libai"], "does not store its number of heads; give it with --num_heads"),
         (["FULL", "OUT", "--dialect", "huggingface"], "does not store its number of heads; give it with --num_heads"),
-        (["HTML", "OUT.pth", "--dialect", "facebook"], "holds a web page instead of weights"),
+        (["HTML", "OUT.pth", "--dialect", "facebook"], "a web page instead of weights"),
     ],
 )
 def test_refusals_write_nothing(files, tmp_path, capsys, words, told):

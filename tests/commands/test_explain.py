@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from plsc_mae.analysis.attention import category_attention, gradient_rollout, literal_gradients, patch_relevance
-from plsc_mae.analysis.heatmap import overlay
+from plsc_mae.analysis.pictures import overlay
 from plsc_mae.cli import main
 from plsc_mae.commands import explain
 from plsc_mae.loading.classifier import load_classifier

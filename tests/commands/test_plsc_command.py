@@ -202,7 +202,7 @@ def test_finetuning(checkout, pretrained, size):
     output = run(f"{FINETUNE} --batch_size 10 --max_train_step 1 {size.encoder}", checkout)
     blocks = 12 if size.width == 768 else 2
     assert f"checkpoint-799.pd (plsc_mae): {6 + 15 * blocks} tensors loaded" in output
-    assert "new here: encoder.blocks.*.attn.rel_pos_bias, head, " in output
+    assert "new layers: encoder.blocks.*.attn.rel_pos_bias, head, " in output
     assert f"{size.announced.get('finetune', '')} trainable parameters" in output
     folder = checkout / "output" / "finetune_ep100_fp16o1"
     (epoch,) = [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]

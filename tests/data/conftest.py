@@ -1,4 +1,4 @@
-"""Small image folders on disk, for the tests of the data path."""
+"""Small image folders on disk for the tests of the data pipeline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def smooth_picture(index: int, height: int = 40, width: int = 56) -> Image.Image:
-    """A picture without hard edges, which JPEG keeps well; every index gives another one."""
+    """Make pictures without hard edges, which JPEG preserves well; each index gives a different picture."""
     rng = np.random.default_rng(index)
     coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
     return coarse.resize((width, height), Image.Resampling.BICUBIC)

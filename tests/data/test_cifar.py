@@ -1,4 +1,4 @@
-"""CIFAR in its binary version, written here by the published record layout."""
+"""Reading of CIFAR's binary version, from files written here in the published record layout."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_samples_belong_to_their_key(cifar10, pixels):
 
 def test_a_missing_folder_is_told(tmp_path):
     (tmp_path / "cifar-10-batches-py").mkdir()
-    with pytest.raises(DataError, match=r"holds no cifar-10-batches-bin or cifar-100-binary; .*'binary version'"):
+    with pytest.raises(DataError, match=r"cifar-10-batches-bin or cifar-100-binary; .*'binary version'"):
         read_cifar(tmp_path, "train")
 
 
@@ -104,11 +104,11 @@ def test_a_missing_file_is_named(cifar10):
 @pytest.mark.parametrize("size", [0, 3072, 3073 + 1])
 def test_a_cut_file_is_named(cifar10, size):
     (cifar10 / "test_batch.bin").write_bytes(bytes(size))
-    with pytest.raises(DataError, match=rf"test_batch\.bin has {size} bytes, not a multiple of 3073"):
+    with pytest.raises(DataError, match=rf"test_batch\.bin .*\b{size} .*\b3073\b"):
         read_cifar(cifar10, "val")
 
 
 def test_labels_beyond_the_classes_are_refused(cifar10):
     (cifar10 / "test_batch.bin").write_bytes(bytes([10]) + bytes(3072))
-    with pytest.raises(DataError, match=r"test_batch\.bin has labels beyond its 10 classes"):
+    with pytest.raises(DataError, match=r"test_batch\.bin .*10 classes"):
         read_cifar(cifar10, "val")

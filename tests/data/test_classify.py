@@ -1,4 +1,4 @@
-"""Transforms of fine-tuning, probing and evaluation: what they draw, in which order, and their sizes."""
+"""Transforms of fine-tuning, probing and evaluation: their draws, the order of these draws, and their output sizes."""
 
 from __future__ import annotations
 

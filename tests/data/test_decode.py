@@ -70,7 +70,7 @@ def test_pil_backend_is_convert_crop_resize(tmp_path, picture):
     ],
 )
 def test_opencv_is_close_to_pil(tmp_path, picture, side, box, size):
-    """On smooth pictures decoders and filters differ by rounding, while a shift of half a pixel costs ten levels."""
+    """On smooth pictures, decoders and filters differ by rounding only; a shift by half a pixel costs ten levels."""
     path = tmp_path / "a.jpg"
     picture(2, side, side).save(path, quality=95)
     fast = open_image(path, "opencv")
@@ -157,7 +157,7 @@ def test_16_bit_rgb_is_divided_by_256(tmp_path, backend):
 def test_32_bit_pixels_are_refused(tmp_path, backend, dtype):
     path = tmp_path / "deep.tif"
     Image.fromarray(np.ones((4, 4), dtype)).save(path)
-    with pytest.raises(DataError, match=rf"cannot read image {path}: pixels of 32 bits"):
+    with pytest.raises(DataError, match=rf"{path}: 32-bit pixels \(mode [IF]\)"):
         whole(path, backend)
 
 
@@ -187,7 +187,7 @@ def test_truncated_jpeg_is_an_error(tmp_path, backend, picture, kept):
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * kept)])
     image = open_image(path, backend)
-    with pytest.raises(DataError, match=rf"cannot read image {path}: image file is truncated") as caught:
+    with pytest.raises(DataError, match=rf"{path}: .*truncated") as caught:
         image.crop_resize(Box(0, 0, 50, 50), (8, 8))
     assert "\n" not in str(caught.value)
 
@@ -205,11 +205,11 @@ def test_truncated_png_is_an_error(tmp_path, backend):
     ("content", "reason"),
     [(b"", "the file is empty"), (b"<html>404</html>", "not an image of a known format"), (None, "No such file")],
 )
-def test_what_is_no_image_is_named_with_its_path(tmp_path, backend, content, reason):
+def test_files_that_are_not_images_are_named_with_their_path(tmp_path, backend, content, reason):
     path = tmp_path / "bad.jpg"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(DataError, match=rf"^cannot read image {path}: .*{reason}") as caught:
+    with pytest.raises(DataError, match=rf"{path}: .*{reason}") as caught:
         open_image(path, backend)
     assert "BytesIO" not in str(caught.value)
 
@@ -226,18 +226,18 @@ def _sparse(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (os.mkfifo, "it is a pipe, socket or device, not a file"),  # a plain open waits for a writer
-        (_link("/dev/zero"), "it is a pipe, socket or device, not a file"),  # a plain read has no end
-        (_sparse, "the file has 68.7 GB, more than any image that would be decoded"),
+        (os.mkfifo, "pipe, socket or device"),  # a plain open waits for a writer
+        (_link("/dev/zero"), "pipe, socket or device"),  # a plain read never ends
+        (_sparse, r"68\.7 GB.*1\.4 GB"),
         (_link("bad.jpg"), "Too many levels of symbolic links"),
         (_link("nowhere"), "No such file or directory"),
         (Path.mkdir, "Is a directory"),
     ],
 )
-def test_what_could_hang_or_fill_the_memory_is_refused_at_once(tmp_path, backend, make, reason):
+def test_files_that_could_hang_or_fill_the_memory_are_rejected_immediately(tmp_path, backend, make, reason):
     path = tmp_path / "bad.jpg"
     make(path)
-    with pytest.raises(DataError, match=f"^cannot read image {path}: {reason}$"):
+    with pytest.raises(DataError, match=f"{path}: .*{reason}"):
         open_image(path, backend)
 
 
@@ -248,7 +248,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, picture):
     if os.geteuid() == 0:
         os.seteuid(65534)  # root may read everything
     try:
-        with pytest.raises(DataError, match=f"cannot read image {path}: Permission denied"):
+        with pytest.raises(DataError, match=f"{path}: Permission denied"):
             open_image(path)
     finally:
         os.seteuid(os.getuid())
@@ -265,7 +265,7 @@ def test_decompression_bomb_is_an_error(tmp_path, backend, monkeypatch):
 def test_resizing_a_thin_strip_does_not_fill_the_memory(tmp_path, backend):
     path = tmp_path / "strip.png"
     Image.new("RGB", (1, 5000)).save(path)
-    with pytest.raises(DataError, match=r"strip\.png of 5000x1 pixels would be resized to 1280000x256"):
+    with pytest.raises(DataError, match=r"strip\.png of 5000x1 .*1280000x256.* 178956970 pixels"):
         open_image(path, backend).resize((256 * 5000, 256))
 
 

@@ -1,4 +1,4 @@
-"""Random erasing: boxes and pixels recorded from timm 0.3.2, what a worker draws, what the device makes of it."""
+"""Random erasing: boxes and pixels recorded from timm 0.3.2, the draws of a worker, and erasing on the device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 import pytest
 
-from plsc_mae.data.erasing import RandomErasing, erase, random_erasing_box
+from plsc_mae.data.erasing import RandomErasing, erase, inside_boxes, random_erasing_box
 from plsc_mae.data.seeding import sample_rng
 
 pytestmark = pytest.mark.compat
@@ -23,7 +23,7 @@ def recorded(golden):
 
 
 def noise_rows(noise: np.ndarray, height: int, width: int) -> np.ndarray:
-    """[3, H, W] -> [1, 1, 3, h * w + 2] of its first rows and columns: one image, one box, and room to spare."""
+    """Flatten the first rows and columns of [3, H, W] to [1, 1, 3, h * w + 2]: one image, one box, and padding."""
     flat = noise[:, :height, :width].reshape(1, 1, 3, -1)
     return np.pad(flat, ((0, 0), (0, 0), (0, 0), (0, 2)), constant_values=99)
 
@@ -163,3 +163,14 @@ def test_several_boxes_share_the_area():
         counts.add(count)
         assert areas.max() <= 90 * 90 / 3 / count + 90 + 1
     assert counts == {1, 2, 3}
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_inside_is_the_slice(dtype):
+    boxes = np.array([[0, 0, 5, 7], [1, 2, 3, 4], [4, 6, 1, 1], [2, 2, 0, 0], [2, 2, 3, 0], [3, 5, 9, 9]], dtype)
+    inside = inside_boxes(paddle.to_tensor(boxes), 5, 7)
+    assert inside.dtype == paddle.bool
+    expected = np.zeros((6, 1, 5, 7), bool)
+    for image, (top, left, height, width) in zip(expected, boxes, strict=True):
+        image[0, top : top + height, left : left + width] = True
+    np.testing.assert_array_equal(inside.numpy(), expected)

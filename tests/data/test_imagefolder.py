@@ -1,4 +1,4 @@
-"""Finding images in every layout, and samples that survive or name a bad file."""
+"""Images are found in every layout; a bad file is skipped or named."""
 
 from __future__ import annotations
 
@@ -111,18 +111,18 @@ def test_missing_and_empty_folders_name_the_layouts(tmp_path):
 
 def test_empty_class_is_named(tmp_path):
     touch(tmp_path, "cat/a.jpg", "dog/notes.txt")
-    with pytest.raises(DataError, match=r"class folder .*dog holds no image"):
+    with pytest.raises(DataError, match=f"{tmp_path}/dog .*jpg"):
         find_images(tmp_path, "train")
 
 
 def test_another_split_is_not_taken_for_a_class(tmp_path):
     touch(tmp_path, "train/cat/a.jpg")
-    with pytest.raises(DataError, match="has no folder 'val', only train"):
+    with pytest.raises(DataError, match=f"{tmp_path} .*'val', only train"):
         find_images(tmp_path, "val")
 
 
 def test_unreadable_folder_is_named(tmp_path, monkeypatch):
-    """`os.walk` by itself passes over what it may not read, and a class would shrink unnoticed."""
+    """`os.walk` alone skips unreadable folders, and a class would shrink unnoticed."""
     scandir = os.scandir
 
     def refuse_sub(path):
@@ -132,15 +132,15 @@ def test_unreadable_folder_is_named(tmp_path, monkeypatch):
 
     touch(tmp_path, "cat/a.jpg", "cat/sub/b.jpg")
     monkeypatch.setattr(os, "scandir", refuse_sub)
-    with pytest.raises(DataError, match=f"cannot read {tmp_path}/cat/sub: Permission denied"):
+    with pytest.raises(DataError, match=f"{tmp_path}/cat/sub: Permission denied"):
         find_images(tmp_path, "train")
 
 
 @pytest.mark.parametrize("target", [".", "..", "../.."])
-def test_a_link_back_is_named_instead_of_followed_for_ever(tmp_path, target):
+def test_a_link_to_a_parent_folder_is_named_and_not_followed_forever(tmp_path, target):
     touch(tmp_path, "train/cat/a.jpg", "train/cat/sub/b.jpg")
     (tmp_path / "train" / "cat" / "sub" / "up").symlink_to(target)
-    with pytest.raises(DataError, match=r"sub/up(/cat)? is a link back to a folder that holds it, .*; remove the link"):
+    with pytest.raises(DataError, match=r"sub/up(/cat)? is a link"):
         find_images(tmp_path, "train")
 
 
@@ -153,7 +153,7 @@ def test_two_links_to_one_folder_are_no_loop(tmp_path):
 
 
 def test_listing_opens_nothing(tmp_path):
-    """Pipes, devices and links to nowhere or themselves are listed as the files their names promise, and not opened."""
+    """Pipes, devices, broken links and links to themselves are listed by their names and not opened."""
     touch(tmp_path, "train/cat/a.jpg", "train/cat/folder.jpg/b.jpg")
     cat = tmp_path / "train" / "cat"
     os.mkfifo(cat / "fifo.jpg")
@@ -165,7 +165,7 @@ def test_listing_opens_nothing(tmp_path):
 
 
 def labeled(*labels: int) -> ImageList:
-    """Images named by their places."""
+    """Return a list of images that are named by their index."""
     paths = PathTable(str(i) for i in range(len(labels)))
     return ImageList(paths, np.array(labels, np.int64), ("a", "b", "c"), "root")
 
@@ -219,7 +219,7 @@ def test_samples_depend_on_their_key_alone(image_folder, backend):
 def test_bad_image_is_named(image_folder):
     bad = image_folder / "train" / "cat" / "02.jpg"
     bad.write_bytes(b"no image")
-    with pytest.raises(DataError, match=rf"cannot read image {bad}: .*--bad_image skip") as caught:
+    with pytest.raises(DataError, match=rf"{bad}: .*--bad_image skip") as caught:
         dataset(image_folder)[SampleKey(0, 2)]
     assert "\n" not in str(caught.value)
 
@@ -252,13 +252,13 @@ def test_skipping_goes_round_the_end(image_folder):
 def test_nothing_decodable_is_an_error_even_when_skipping(image_folder):
     for path in image_folder.rglob("*.jpg"):
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"none of 22 files in a row .*cat/05\.jpg"):
+    with pytest.raises(DataError, match=r"22 files .*cat/05\.jpg"):
         dataset(image_folder, bad_image="skip")[SampleKey(0, 5)]
 
 
 def test_skipping_gives_up_after_a_hundred_files(tmp_path):
     touch(tmp_path / "train", *(f"{index:03d}.jpg" for index in range(150)))
-    with pytest.raises(DataError, match="none of 100 files in a row"):
+    with pytest.raises(DataError, match="100 files"):
         dataset(tmp_path, bad_image="skip")[SampleKey(0, 0)]
 
 

@@ -1,4 +1,4 @@
-"""Batches are the same for any number of workers, failures arrive whole, and no worker outlives its use."""
+"""Batches do not depend on the number of workers, failures reach the caller, and no worker is left behind."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def assert_same(actual: list[dict[str, np.ndarray]], expected: list[dict[str, np
 
 @pytest.fixture(autouse=True)
 def worker_pids(monkeypatch):
-    """The workers a test has started; none of them may be there after it."""
+    """Record the workers that a test starts, and check at its end that none is left."""
     pids: list[int] = []
     start = BaseProcess.start
 
@@ -153,7 +153,7 @@ def test_bad_image_reaches_the_caller_as_one_sentence(image_folder, num_workers)
     bad.write_bytes(b"no image")
     with pytest.raises(DataError) as caught:
         list(make_loader(image_folder, num_workers))
-    assert str(caught.value).startswith(f"cannot read image {bad}: it is not an image of a known format; ")
+    assert str(bad) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -172,7 +172,7 @@ def test_skipped_files_are_counted(image_folder, num_workers):
         (image_folder / "train" / f"{name}.jpg").write_bytes(b"no image")
     batches = make_loader(image_folder, num_workers, batch_size=11, bad_image="skip")
     loaded = arrays(batches)
-    assert batches.skipped == 4  # dog/07 is followed by another bad one, so it passes over two
+    assert batches.skipped == 4  # dog/07 is followed by another bad file, so two are skipped there
     assert sorted(np.concatenate([batch["index"] for batch in loaded]).tolist()).count(20) == 3
     list(batches)
     assert batches.skipped == 8
@@ -200,25 +200,21 @@ def test_killed_workers_are_replaced_and_nothing_changes(image_folder, moment, w
             os.kill(worker_pids[1], signal.SIGKILL)
     assert_same(arrays(received), arrays(make_loader(image_folder, 0, batch_size=1)))
     assert len(worker_pids) == 4
-    assert caplog.text.count("another one takes its place") == 2
-    assert "was ended by SIGKILL" in caplog.text
+    assert caplog.text.count("starting a replacement") == 2
+    assert "SIGKILL" in caplog.text
 
 
 def test_workers_that_keep_dying_are_a_data_error(image_folder, worker_pids):
     def deadly(image, rng):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(
-        DataError,
-        match=r"^data worker \d+ was ended by SIGKILL while reading .*\.jpg, after 3 others came to an end at the same "
-        r"batch; the system does that for lack of memory: lower --num_workers or --batch_size, or free memory$",
-    ):
+    with pytest.raises(DataError, match=r"worker \d+ .*SIGKILL .*\.jpg, after 3 others .*--num_workers .*--batch_size"):
         list(make_loader(image_folder, 1, transform=deadly))
     assert len(worker_pids) == 4
 
 
 class Trap:
-    """A transform that does something else to one file."""
+    """Transform that crops, but calls `act` for one file."""
 
     def __init__(self, path: Path, act) -> None:
         self.path, self.act, self.crop = str(path), act, RandomCropFlip((16, 16))
@@ -238,38 +234,39 @@ FATES = {"crashes": crash, "hangs": lambda: time.sleep(60)}
 
 
 @pytest.mark.parametrize("fate", FATES)
-def test_a_file_that_ends_or_stops_its_worker_is_named(image_folder, fate):
+def test_a_file_that_crashes_or_hangs_its_worker_is_named(image_folder, fate):
     path = image_folder / "train" / "dog" / "03.jpg"
-    told = {
-        "crashes": rf"was ended by SIGSEGV while reading {path}, .*; mend or remove the file, or pass --bad_image skip",
-        "hangs": rf"has been reading {path} for \d s \(--worker_timeout\); check the file .*--bad_image skip",
+    message = {
+        "crashes": rf"SIGSEGV .*{path}.*--bad_image skip",
+        "hangs": rf"{path} for \d s .*--worker_timeout.*--bad_image skip",
     }
-    with pytest.raises(DataError, match=told[fate]):
+    with pytest.raises(DataError, match=message[fate]):
         list(make_loader(image_folder, 2, transform=Trap(path, FATES[fate]), worker_timeout=0.5))
     assert multiprocessing.active_children() == []
 
 
 @pytest.mark.parametrize("fate", FATES)
-def test_a_file_that_ends_or_stops_its_worker_is_skipped_like_a_bad_one(image_folder, fate, caplog):
+def test_a_file_that_crashes_or_hangs_its_worker_is_skipped_like_a_bad_one(image_folder, fate, caplog):
     path = image_folder / "train" / "dog" / "03.jpg"
     batches = make_loader(
         image_folder, 2, transform=Trap(path, FATES[fate]), worker_timeout=0.5, bad_image="skip", batch_size=3
     )
-    received = arrays(batches) + arrays(batches)  # of the first epoch twice: the file stays known
+    received = arrays(batches) + arrays(batches)  # the first epoch twice: the file stays marked as bad
     assert batches.skipped == 2
-    assert caplog.text.count("another one takes its place") == 1
+    assert caplog.text.count("starting a replacement") == 1
     path.write_bytes(b"no image")
     assert_same(received, 2 * arrays(make_loader(image_folder, 0, bad_image="skip", batch_size=3)))
 
 
-def test_a_worker_that_stands_still_between_two_files_is_replaced(image_folder, worker_pids, caplog):
+def test_a_worker_that_stops_between_two_files_is_replaced(image_folder, worker_pids, caplog):
     batches = iter(make_loader(image_folder, 2, batch_size=2, worker_timeout=0.5))
     received = [next(batches)]
-    time.sleep(0.3)  # both workers have made what they may
+    time.sleep(0.3)  # both workers have filled their buffers
     os.kill(worker_pids[0], signal.SIGSTOP)
     received += batches
     assert_same(arrays(received), arrays(make_loader(image_folder, 0, batch_size=2)))
-    assert "(--worker_timeout); another one takes its place" in caplog.text
+    assert "--worker_timeout" in caplog.text
+    assert caplog.text.count("starting a replacement") == 1
 
 
 def test_waiting_for_the_caller_is_no_hang(image_folder, worker_pids):
@@ -284,12 +281,11 @@ def test_waiting_for_the_caller_is_no_hang(image_folder, worker_pids):
 def test_without_workers_a_hang_is_warned_of(image_folder, caplog):
     path = image_folder / "train" / "dog" / "03.jpg"
     list(make_loader(image_folder, 0, transform=Trap(path, lambda: time.sleep(0.5)), worker_timeout=0.2))
-    assert [record.message for record in caplog.records] == [
-        f"the process has been reading {path} for 0 s; if it does not end, stop it and pass --num_workers 1"
-    ]
+    (record,) = caplog.records
+    assert all(text in record.message for text in (str(path), "0 s", "--worker_timeout 0.2", "--num_workers 1"))
 
 
-def test_a_successor_that_cannot_be_started_is_told(image_folder, monkeypatch, worker_pids):
+def test_a_replacement_that_cannot_be_started_is_an_error(image_folder, monkeypatch, worker_pids):
     batches = iter(make_loader(image_folder, 2, batch_size=1))
     next(batches)
 
@@ -298,7 +294,7 @@ def test_a_successor_that_cannot_be_started_is_told(image_folder, monkeypatch, w
 
     monkeypatch.setattr(BaseProcess, "start", refuse)
     os.kill(worker_pids[1], signal.SIGKILL)
-    with pytest.raises(DataError, match="cannot start a data worker: Cannot allocate memory"):
+    with pytest.raises(DataError, match=r"Cannot allocate memory.*--num_workers"):
         list(batches)
 
 
@@ -312,7 +308,7 @@ def test_a_worker_that_cannot_be_started_leaves_none_behind(image_folder, monkey
         start(process)
 
     monkeypatch.setattr(BaseProcess, "start", refuse_the_third)
-    with pytest.raises(DataError, match=r"cannot start a data worker: Resource temporarily unavailable; .*ulimit -u"):
+    with pytest.raises(DataError, match=r"Resource temporarily unavailable; .*--num_workers.*ulimit -u"):
         list(make_loader(image_folder, 3))
     assert len(started) == 2
     assert multiprocessing.active_children() == []
@@ -341,5 +337,5 @@ def test_files_that_vanish_during_the_epoch(image_folder, num_workers):
     received += iterator
     assert len(received) == 22
     assert batches.skipped > 0
-    with pytest.raises(DataError, match=r"cannot read image .*/cat/.*: No such file or directory; .*--bad_image skip"):
+    with pytest.raises(DataError, match=r"/cat/.*: No such file or directory; .*--bad_image skip"):
         list(strict)

@@ -1,4 +1,4 @@
-"""Mixup and CutMix against images and targets recorded from timm 0.3.2, and what is drawn."""
+"""Mixup and CutMix against images and targets recorded from timm 0.3.2, and the distribution of their draws."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def draws(mixup: Mixup, batch_size: int = 4, size: tuple[int, int] = (32, 32), t
 
 
 def cut(mixing: Mixing) -> np.ndarray:
-    """Which entries are CutMix with a box."""
+    """Return a mask of the entries that are CutMix with a non-empty box."""
     return (mixing.boxes[:, 2:] > 0).all(axis=1)
 
 

@@ -1,4 +1,4 @@
-"""Normalizing on the device; its values against torchvision are in test_transforms."""
+"""Normalization on the device; the comparison with torchvision is in test_transforms."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.compat
 
 
 def test_streams_are_pinned():
-    """Recorded under numpy 1.26 and 2.4, which agree; a change here changes what every seed means."""
+    """Recorded under numpy 1.26 and 2.4, which agree. A change here changes every run of every seed."""
     assert sample_rng(0, 0, 0).random(2).tolist() == [0.6761563496717979, 0.9958481267976347]
     assert sample_rng(7, 3, 11).integers(1000) == 410
     assert epoch_order(0, 0, 8).tolist() == [0, 3, 5, 4, 2, 1, 6, 7]

@@ -1,4 +1,4 @@
-"""Crop boxes, the plain transforms and normalization against arrays recorded from torchvision."""
+"""Crop boxes, the basic transforms and normalization against arrays recorded from torchvision."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.compat
 
 @pytest.fixture
 def recorded(golden, tmp_path):
-    """The recorded arrays and, per image, its JPEG file and the levels by which this machine's decoder may differ."""
+    """Return the recorded arrays and, per image, its JPEG file and the tolerance in levels of this decoder."""
     arrays = golden("mae/img_transforms")
     files = []
     for image in range(3):
@@ -48,7 +48,7 @@ def assert_pixels(actual: np.ndarray, expected: np.ndarray, tolerance: int) -> N
 
 
 def normalized(pixels: np.ndarray) -> np.ndarray:
-    """Every 8th row and column, as recorded."""
+    """Take every 8th row and column, as in the recording."""
     return Normalize()(paddle.to_tensor(pixels[None])).numpy()[0, :, ::8, ::8]
 
 

@@ -1,4 +1,4 @@
-"""Both views of CAE pre-training: against arrays recorded from Atten4Vis/CAE, and its steps spelled out."""
+"""Both views of CAE pre-training, against arrays recorded from Atten4Vis/CAE and against its steps written out."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NORMALIZED = {
 
 @pytest.fixture
 def recorded(golden, tmp_path):
-    """The recorded arrays and, per image, its file and the levels by which this machine's decoder may differ."""
+    """Return the recorded arrays and, per image, its file and the tolerance in levels of this decoder."""
     arrays = golden("cae/transforms")
     files = []
     for image in range(3):
@@ -51,7 +51,7 @@ def recorded(golden, tmp_path):
 
 @pytest.fixture
 def photograph(recorded):
-    """One of the recorded images, opened."""
+    """Open one of the recorded images."""
     return open_image(recorded[1][0][0])
 
 
@@ -102,7 +102,7 @@ def test_crop_boxes_are_the_originals(golden, image):
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "random"])
 @pytest.mark.parametrize("tokenizer_interpolation", ["lanczos", "bicubic", "bilinear"])
 def test_flipping_comes_first(photograph, interpolation, tokenizer_interpolation):
-    """The mirrored box, flipped afterwards, has the very pixels of the box on the flipped image."""
+    """Cropping the mirrored box and flipping gives exactly the pixels of the box on the flipped image."""
     mirror = flipped(photograph)
     settings = {"interpolation": interpolation, "tokenizer_interpolation": tokenizer_interpolation}
     for index in range(30):
@@ -145,7 +145,7 @@ def test_a_sample_depends_on_its_generator_alone(photograph):
     "transform", [TwoViewCropFlip((64, 64), (32, 32), color_jitter=0.2), TwoViewCenterCrop((64, 64), (32, 32))]
 )
 def test_both_views_show_the_same_place(tmp_path, picture, backend, transform):
-    """The large view made small is the small one but for filters, while a shift by a pixel costs more than a level."""
+    """The downscaled large view equals the small one up to filters; a shift by a pixel would cost more than a level."""
     path = tmp_path / "a.jpg"
     picture(5, 300, 400).save(path, quality=95)
     for index in range(8):
@@ -159,7 +159,7 @@ def test_both_views_show_the_same_place(tmp_path, picture, backend, transform):
 
 
 def test_jitter_is_torchvisions(photograph):
-    """Each change blends the image with black, its mean gray or its grays, then cuts off to 0..255."""
+    """Each change blends the image with black, its mean gray or its gray image, and clips to 0..255."""
 
     def changed(pixels: np.ndarray, choice: int, factor: float) -> np.ndarray:
         gray = (pixels @ np.array([0.299, 0.587, 0.114]))[..., None]
@@ -184,7 +184,7 @@ def test_jitter_is_torchvisions(photograph):
 
 
 def test_jitter_measures_contrast_on_the_whole_image(tmp_path):
-    """Half black, half white: the mean is 128 wherever a crop lies, so a black crop turns gray."""
+    """The image is half black and half white: its mean is 128 for any crop, so a black crop turns gray."""
     pixels = np.zeros((40, 80, 3), np.uint8)
     pixels[:, 40:] = 255
     image = PilImage("a", Image.fromarray(pixels))

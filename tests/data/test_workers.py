@@ -1,4 +1,4 @@
-"""Workers hand over what they make, and nothing of them is left, however they or their parent end."""
+"""Workers deliver their batches, and leave nothing behind however they or their parent exit."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 from plsc_mae.data.seeding import SampleKey
-from plsc_mae.data.workers import Bookmark, SharedBuffer, Worker, WorkerDiedError
+from plsc_mae.data.workers import CurrentRead, SharedBuffer, Worker, WorkerDiedError
 from plsc_mae.errors import DataError
 
 pytestmark = [pytest.mark.compat, pytest.mark.long]
 
 
 class Numbers:
-    """Samples of a given number of bytes, all equal to the index."""
+    """Data set of samples of `size` bytes, all equal to the index."""
 
     def __init__(self, size: int = 8) -> None:
         self.size = size
@@ -35,7 +35,7 @@ class Numbers:
 
 
 def batches(*sizes: int) -> list[list[SampleKey]]:
-    """Keys of batches of these sizes."""
+    """Return the keys of batches of these sizes."""
     ends = np.cumsum([0, *sizes]).tolist()
     return [[SampleKey(0, i) for i in range(a, b)] for a, b in itertools.pairwise(ends)]
 
@@ -80,7 +80,7 @@ def test_too_little_memory_is_one_sentence(monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     worker = Worker(Numbers(2**20), batches(3), timeout=0)
-    with pytest.raises(DataError, match=r"no memory to hand over a batch of 3.0 MB \(No space left.*--num_workers"):
+    with pytest.raises(DataError, match=r"3\.0 MB \(No space left.*--num_workers"):
         worker.receive()
     worker.end()
 
@@ -91,7 +91,7 @@ def mapped_files(pid: int) -> set[str]:
 
 
 def test_batches_are_in_no_file_system():
-    """A full /dev/shm stops nothing, and nothing can be left in it."""
+    """So a full /dev/shm stops nothing, and no file can be left in it."""
     worker = Worker(Numbers(2**20), batches(3, 3, 3), timeout=0)
     before = mapped_files(os.getpid())  # other libraries may have a semaphore there
     worker.receive()
@@ -110,17 +110,17 @@ def test_a_worker_is_what_the_system_kills_for_lack_of_memory():
     assert score[0] == max(500, score[1])
 
 
-def test_bookmarks_tell_what_and_since_when():
-    bookmark = Bookmark()
-    assert bookmark.look().index is None
-    bookmark.set(2**40)
+def test_current_read_has_the_index_and_the_time():
+    current_read = CurrentRead()
+    assert current_read.get().index is None
+    current_read.set(2**40)
     time.sleep(0.02)
-    index, seconds = bookmark.look()
+    index, seconds = current_read.get()
     assert index == 2**40
     assert 0.02 <= seconds < 5
-    bookmark.clear()
-    assert bookmark.look().index is None
-    assert bookmark.look().seconds < 5
+    current_read.clear()
+    assert current_read.get().index is None
+    assert current_read.get().seconds < 5
 
 
 _PARENT = """

@@ -137,7 +137,7 @@ def test_what_is_no_classifier(save, tmp_path):
         CheckpointError, match="holds no classifier: it has no head; expected a checkpoint of `plsc-mae"
     ):
         load_classifier(save(autoencoder, "facebook"), num_heads=4)
-    with pytest.raises(CheckpointError, match="has no tensors under 'model_ema'; it has some under model"):
+    with pytest.raises(CheckpointError, match="has no tensors under 'model_ema'; it has tensors under model"):
         load_classifier(save(network(**MAE), "facebook"), num_heads=4, model_key="model_ema")
     with pytest.raises(ConfigError, match="does not store its number of heads; give it with --num_heads"):
         load_classifier(save(network(**MAE), "facebook"))

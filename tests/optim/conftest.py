@@ -1,4 +1,4 @@
-"""Parameters with given gradients, as the recorded optimizer steps have them."""
+"""Parameters with given gradients, for recorded optimizer steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from paddle import Tensor
 
 
 def make_params(values: Sequence[np.ndarray]) -> list[Tensor]:
-    """Trainable parameters of these values."""
+    """Create trainable parameters with these values."""
     params = [paddle.create_parameter(list(value.shape), "float32") for value in values]
     for param, value in zip(params, values, strict=True):
         param.set_value(value)

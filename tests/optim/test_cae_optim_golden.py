@@ -18,7 +18,8 @@ from plsc_mae.methods.cae import CAETask
 from plsc_mae.methods.targets import ClassTarget
 from plsc_mae.models.cae import ContextAutoencoder
 from plsc_mae.optim import ParamGroup, build_adamw, cosine_at, lr_at, set_weight_decay
-from plsc_mae.train.step import Stepper
+from plsc_mae.parallel.world import World
+from plsc_mae.train.setup import build_stepper
 
 pytestmark = pytest.mark.compat
 
@@ -28,7 +29,7 @@ def test_schedules(golden):
     compared = 0
     for name, setting in case.meta["settings"].items():
         if setting.get("start_warmup_value", 1) != 0:
-            continue  # a linear probe's, compared below, or one that starts its warm-up elsewhere, as no recipe does
+            continue  # compared below (linear probe), or an unusual start of the warm-up
         updates = setting["epochs"] * setting["niter_per_ep"]
         warmup = setting["warmup_steps"]
         if warmup <= 0:
@@ -52,7 +53,7 @@ def test_schedules_of_linear_probes(golden):
 
 
 def schedule(updates_per_epoch: int, **options):
-    """The schedule of a run of CAE with these options."""
+    """Return the schedule of a CAE run with these options."""
     config = CAEConfig(**options)
     task = CAETask(nn.Identity(), StoredTokens(2), nn.Identity(), 1, config)
     return task.schedule(config, config.lr, updates_per_epoch)
@@ -96,7 +97,7 @@ def test_weight_decay_follows_a_cosine_of_its_own(golden):
 
 def test_a_warmup_as_long_as_the_run_is_refused():
     for options in ({"warmup_epochs": 4}, {"warmup_steps": 40}, {"warmup_steps": 41}):
-        with pytest.raises(ConfigError, match="leaves nothing of the run's 40"):
+        with pytest.raises(ConfigError, match=r"updates .*\b40\b.*--warmup_epochs"):
             schedule(10, **{"epochs": 4, "warmup_epochs": 1, **options})
     assert schedule(10, epochs=4, warmup_epochs=1, warmup_steps=39)(0.0, 39).lr == pytest.approx(5e-4)
 
@@ -116,7 +117,7 @@ def test_weight_decay_changes_where_there_is_any():
 
 
 class StoredTokens(ClassTarget):
-    """Tokens that come with the batch, as the golden trajectory has them."""
+    """Target that takes its tokens from the batch, as in the golden trajectory."""
 
     def __init__(self, num_classes: int):
         super().__init__()
@@ -128,7 +129,7 @@ class StoredTokens(ClassTarget):
 
 @pytest.fixture
 def task(golden) -> CAETask:
-    """The task of the recorded run; its images are floats already."""
+    """Task of the recorded run; its images are already floats."""
     case = golden("cae/cae_trajectory")
     args, sizes = case.meta["args"], dict(case.meta["constructor"])
     sizes["num_decoder_self_attention"] = sizes.pop("decoder_depth")
@@ -143,32 +144,29 @@ def task(golden) -> CAETask:
 
 def test_twelve_updates_of_the_official_loop(golden, task):
     case, config, model = golden("cae/cae_trajectory"), task.config, task.model
-    groups = task.param_groups(config.weight_decay)
-    optimizer = build_adamw(groups, betas=config.opt_betas, eps=config.opt_eps)
-    stepper = Stepper(task, model.parameters(), optimizer, clip_grad=config.clip_grad)
+    stepper = build_stepper(task, config, World("cpu"))
     rates, images = task.schedule(config, config.lr, case.meta["iters_per_epoch"]), case["input/x_int8"]
     task.train()
     recorded = {name: case[f"output/{name}"] for name in ("loss", "loss_main", "mlm_acc")}
     recorded["loss_align"] = case["output/loss_align_weighted"]
     losses = []
     for update in range(case.meta["steps"]):
-        lr, decay = rates(update / case.meta["iters_per_epoch"], update)
-        assert lr == pytest.approx(case["output/lr_applied"][update], rel=1e-10)
-        assert decay == pytest.approx(case["output/weight_decay_applied"][update], rel=1e-10)
-        optimizer.set_lr(lr)
-        set_weight_decay(optimizer, groups, decay)
+        applied = rates(update / case.meta["iters_per_epoch"], update)
+        assert applied.lr == pytest.approx(case["output/lr_applied"][update], rel=1e-10)
+        assert applied.weight_decay == pytest.approx(case["output/weight_decay_applied"][update], rel=1e-10)
+        stepper.set_rates(applied)
         batch = {
             "image": paddle.to_tensor(images[update].astype(np.float32) / 64),
             "mask": paddle.to_tensor(case["input/bool_masked_pos"][update]),
             "tokens": paddle.to_tensor(case["input/tokens"][update]),
         }
-        out, norm = stepper(task.prepare(batch), group_size=1, update=True)
-        task.after_step()
+        out = stepper.micro_batch(task.prepare(batch))
+        norm = stepper.finish().norm
         for name, values in recorded.items():
             assert float(out.logs[name]) == pytest.approx(values[update], rel=1e-4), f"{name} {update}"
         assert float(norm) == pytest.approx(case["output/grad_norm_preclip"][update], rel=1e-3), update
         losses.append(float(out.loss))
-    # An alignment target from the weights of one update ago would show from the third update on.
+    # An alignment target with outdated weights would differ from the third update.
     lagged = case["output/lagged_teacher_NOT_OFFICIAL/loss"]
     assert (np.abs(lagged / losses - 1) > 1e-3).tolist() == [False] * 2 + [True] * 10
 

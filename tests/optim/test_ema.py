@@ -1,4 +1,4 @@
-"""The moving average against its formula in NumPy; 1e-6 is float32's noise over the updates."""
+"""Weight averaging against its formula in NumPy; 1e-6 allows for float32 rounding over the updates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.compat
 
 
 class Network(nn.Layer):
-    """Parameters, running statistics and an index table."""
+    """Network with parameters, running statistics and an index table."""
 
     def __init__(self):
         super().__init__()
@@ -38,7 +38,7 @@ def model():
 
 
 def change(model, rng):
-    """What a step does to weights and running statistics."""
+    """Change weights and running statistics as a training step does."""
     for tensor in model.state_dict().values():
         if tensor.is_floating_point():
             tensor.set_value(tensor.numpy() + rng.standard_normal(tensor.shape).astype(np.float32))
@@ -46,7 +46,7 @@ def change(model, rng):
 
 @pytest.fixture
 def averaged(model):
-    """An average that is not the model's weights."""
+    """Return an average that differs from the model's weights."""
     average = WeightAverage(model, 0.75)
     change(model, np.random.default_rng(0))
     average.update()
@@ -68,7 +68,7 @@ def test_follows_parameters_and_buffers(model):
             expected[name] = 0.9 * expected[name] + 0.1 * value
     for name, value in state_of(average).items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-6, atol=1e-6, err_msg=name)
-    # Truncated averages of whole numbers would drift away from them.
+    # Averaging integers with truncation would make them drift.
     np.testing.assert_array_equal(state_of(average)["index"], np.arange(9))
 
 

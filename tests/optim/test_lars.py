@@ -10,7 +10,7 @@ import paddle
 import pytest
 from paddle import nn
 
-from plsc_mae.methods.base import StepOutput
+from plsc_mae.methods.base import StepOutput, Task
 from plsc_mae.optim import LARS, SGD, ParamGroup, build_lars, optimizer_state, set_weight_decay
 from plsc_mae.optim.lars import l2_norm
 from plsc_mae.train.step import Stepper
@@ -58,7 +58,7 @@ def test_six_steps_of_mae_priv(golden, params_of, step):
 
 
 def test_the_official_linear_probe(golden, params_of, step):
-    """Its three updates of the head, from its gradients."""
+    """Apply the three recorded gradients to the head."""
     case, names = golden("mae/fb_linprobe_tiny"), ("weight", "bias")
     start = golden("mae/fb_vit_tiny_cls")
     params = params_of([start[f"param/head.{name}"] for name in names])
@@ -83,7 +83,7 @@ def test_mae_priv_without_decay_is_plain_sgd(params_of, step):
 
 
 def test_rate_and_decay_of_a_group(params_of, step):
-    """One step from rest: p - lr * scale * trust * |p| / |g + wd p| * (g + wd p)."""
+    """Compute one step from zero velocity: p - lr * scale * trust * |p| / |g + wd p| * (g + wd p)."""
     rng = np.random.default_rng(1)
     values, grads = (list(rng.standard_normal((2, 4, 3), dtype=np.float32)) for _ in range(2))
     params = params_of(values)
@@ -99,42 +99,43 @@ def test_rate_and_decay_of_a_group(params_of, step):
 
 
 def test_norms_of_large_tensors():
-    """Summing 2 million squares one by one in float32 is 6e-4 off."""
+    """Sequential summation of 2 million squares in float32 has a relative error of 6e-4."""
     x = np.random.default_rng(2).random((768, 3072), dtype=np.float32)
     assert float(l2_norm(paddle.to_tensor(x))) == pytest.approx(np.linalg.norm(x.astype(np.float64)), rel=1e-6)
 
 
-class Regression(nn.Layer):
-    """A head on a frozen trunk, the shape of a linear probe."""
+class Regression(Task):
+    """Frozen trunk with a trainable head, like a linear probe."""
 
     def __init__(self):
         super().__init__()
-        self.trunk, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
-        for param in self.trunk.parameters():
+        self.model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+        for param in self.model[0].parameters():
             param.stop_gradient = True
 
     def forward(self, batch):
-        return StepOutput(self.head(self.trunk(batch["x"])).square().mean(), {})
+        return StepOutput(self.model(batch["x"]).square().mean(), {})
 
 
 @pytest.mark.parametrize("optimizer_class", [LARS, SGD])
 def test_stepper_trains_what_is_not_frozen(optimizer_class):
     paddle.seed(0)
     task = Regression()
-    start = {name: tensor.numpy() for name, tensor in task.state_dict().items()}
+    start = {name: tensor.numpy() for name, tensor in task.model.state_dict().items()}
     optimizer = optimizer_class(0.05, task.parameters())
-    stepper = Stepper(task, task.head.parameters(), optimizer)
-    batch = {"x": paddle.rand([8, 3])}
-    losses = [float(stepper(batch, group_size=1, update=True)[0].loss) for _ in range(5)]
+    stepper, batch, losses = Stepper(task, optimizer, []), {"x": paddle.rand([8, 3])}, []
+    for _ in range(5):
+        losses.append(float(stepper.micro_batch(batch).loss))
+        assert stepper.finish().applied
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < losses[0]
-    changed = {name for name, tensor in task.state_dict().items() if (tensor.numpy() != start[name]).any()}
-    assert changed == {"head.weight", "head.bias"}
+    changed = {name for name, tensor in task.model.state_dict().items() if (tensor.numpy() != start[name]).any()}
+    assert changed == {"1.weight", "1.bias"}
 
 
 @pytest.mark.parametrize("optimizer_class", [LARS, SGD])
 def test_a_step_with_infinite_gradients_is_skipped(params_of, step, optimizer_class):
-    """What GradScaler asks of an optimizer: on CPU it is never active, so its flag is set by hand."""
+    """GradScaler is inactive on CPU, so the test sets its flag."""
     params = params_of([np.ones((2, 2), np.float32)])
     optimizer = optimizer_class(0.1, params)
     optimizer._set_auxiliary_var("found_inf", paddle.to_tensor([True]))

@@ -12,10 +12,13 @@ import pytest
 
 import plsc_mae
 from plsc_mae import weights
+from plsc_mae.config import MAEConfig
 from plsc_mae.methods.base import StepOutput, Task
 from plsc_mae.models.mae import MaskedAutoencoder
 from plsc_mae.optim import ParamGroup, build_adamw, cosine_at, lr_at, optimizer_state, scaled_lr, weight_decay_groups
-from plsc_mae.train.step import Stepper
+from plsc_mae.parallel.world import World
+from plsc_mae.train.setup import build_stepper
+from plsc_mae.train.step import Accumulation
 
 pytestmark = pytest.mark.compat
 
@@ -77,7 +80,7 @@ def test_adamw_equals_pytorch(golden):
 
 
 class FloatTask(Task):
-    """MAE on float images, as the golden trajectories have them."""
+    """MAE task on float images, as in the golden trajectories."""
 
     def __init__(self, model):
         super().__init__()
@@ -96,24 +99,25 @@ def test_twenty_updates_of_the_official_loop(golden, name):
     model = MaskedAutoencoder(**sizes)
     weights.load(model, start.group("param"), dialect="facebook")
     task = FloatTask(model)
-    optimizer = build_adamw(task.param_groups(case.meta["weight_decay"]), betas=(0.9, 0.95))
-    stepper = Stepper(task, model.parameters(), optimizer)
+    options = {key: args[key] for key in ("lr", "min_lr", "warmup_epochs", "epochs", "accum_iter")}
+    config = MAEConfig(weight_decay=case.meta["weight_decay"], **options)
+    stepper = build_stepper(task, config, World("cpu"))
     images, noise, per_epoch = case["input/images"], case["input/noise"], case.meta["iters_per_epoch"]
-    accum = args["accum_iter"]
-    schedule = {key: args[key] for key in ("lr", "min_lr", "warmup_epochs", "epochs")}
+    groups, schedule = Accumulation(len(noise), config.accum_iter), task.schedule(config, config.lr, per_epoch)
     for i in range(len(noise)):
-        if i % accum == 0:
-            optimizer.set_lr(lr_at(i / per_epoch, **schedule))
+        group = groups.group(i)
+        if i == group.start:
+            stepper.set_rates(schedule(i / per_epoch, group.number))
         batch = {"image": paddle.to_tensor(images[i % len(images)]), "noise": paddle.to_tensor(noise[i])}
-        out, norm = stepper(batch, group_size=accum, update=(i + 1) % accum == 0)
-        assert optimizer.get_lr() == pytest.approx(case["output/lr"][i], rel=1e-12)
+        out = stepper.micro_batch(batch, group_size=group.size, last=i == group.last)
+        assert stepper.optimizer.get_lr() == pytest.approx(case["output/lr"][i], rel=1e-12)
         assert float(out.loss) == pytest.approx(case["output/loss"][i], rel=1e-4), i
-        if norm is not None:
-            assert float(norm) == pytest.approx(case["output/grad_norm"][i], rel=1e-3), i
+        if i == group.last:
+            assert float(stepper.finish().norm) == pytest.approx(case["output/grad_norm"][i], rel=1e-3), i
 
     final = weights.export(model, "facebook")
     for foreign, norm in zip(case["names"].tolist(), case["output/final_param_l2"], strict=True):
-        if not foreign.endswith("qkv.bias"):  # its k part is noise, see the golden README
+        if not foreign.endswith("qkv.bias"):  # the k part is noise, see the golden README
             assert np.linalg.norm(final[foreign].astype(np.float64)) == pytest.approx(norm, rel=1e-3), foreign
     for foreign, value in case.group("output/final").items():
         if not foreign.endswith("qkv.bias"):

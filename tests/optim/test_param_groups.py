@@ -1,4 +1,4 @@
-"""Layer decay against facebookresearch/mae, Atten4Vis/CAE and BUPT-PRIV/MAE-priv; their names, and ours."""
+"""Layer decay against facebookresearch/mae, Atten4Vis/CAE and BUPT-PRIV/MAE-priv; with their names and with ours."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ VECTORS = re.compile(r".*(bias|gamma_\d|norm\w*\.weight)")
 
 @pytest.fixture(scope="module")
 def tensors():
-    """Two trainable parameters to stand for all of them: a vector and a matrix."""
+    """Return two trainable parameters, a vector and a matrix, that represent all parameters."""
     return paddle.create_parameter([1], "float32"), paddle.create_parameter([1, 1], "float32")
 
 
 def settings_of(groups):
-    """(decay, rate) and number of the group of each parameter."""
+    """Return (decay, rate) and the group number of each parameter."""
     return {
         name: (group.weight_decay, pytest.approx(group.lr_scale, rel=1e-12), i)
         for i, group in enumerate(groups)
@@ -64,7 +64,7 @@ def test_mae_priv(golden, tensors, variant):
 
 
 def test_cae(root, tensors):
-    """With and without relative position tables, decayed or not, and without layer decay."""
+    """Recorded with and without relative position tables, weight decay and layer decay."""
     settings = json.loads((root / "tests/golden/cae/optimizer_groups.json").read_text())
     settings.pop("pretrain")
     assert len(settings) == 7

@@ -1,4 +1,4 @@
-"""SGD against PyTorch's rule in NumPy, float64; 1e-6 is float32's noise over eight steps."""
+"""SGD against PyTorch's rule in float64; 1e-6 allows for float32 rounding over eight steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RATES = (0.0, 0.5, 0.3, 0.3, 1.0, 0.1, 0.0, 0.2)
 
 
 def torch_sgd(start, grads, weight_decay, nesterov):
-    """torch.optim.SGD with momentum 0.9: its first buffer is the gradient, which a start from zero gives too."""
+    """torch.optim.SGD with momentum 0.9: its first velocity is the gradient, as with a velocity of zero."""
     p, buffer = start.astype(np.float64), np.zeros(start.shape)
     for lr, grad in zip(RATES, grads, strict=True):
         g = grad + weight_decay * p
@@ -56,7 +56,7 @@ def test_groups_have_their_own_rate_and_decay(params_of, step):
 
 
 def test_decay_is_not_left_on_the_parameters(params_of, step):
-    """Paddle notes a group's decay on its parameters, where the next optimizer of the same network would find it."""
+    """Paddle stores a group's decay in its parameters, where the next optimizer of the network would find it."""
     params = params_of([np.ones(2, np.float32)])
     SGD(0.1, params, weight_decay=0.5)
     other = paddle.optimizer.SGD(0.1, params)

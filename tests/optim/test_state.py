@@ -1,4 +1,4 @@
-"""Optimizer state survives a trip through a checkpoint's arrays bit for bit."""
+"""Optimizer state is saved to and restored from a checkpoint's arrays bit for bit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BUILDERS = {"adamw": build_adamw, "lars": build_lars, "sgd": build_sgd}
 
 
 def start(build):
-    """A fresh network, whose parameters Paddle names differently every time, and its optimizer."""
+    """Create a network and its optimizer; Paddle names the parameters differently each time."""
     model = nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, 2))
     named = dict(model.named_parameters())
     groups = [
@@ -42,7 +42,7 @@ def train(model, optimizer, batches):
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_training_goes_on_as_if_nothing_happened(name):
+def test_training_continues_exactly(name):
     batches = np.random.default_rng(0).standard_normal((6, 3, 4), dtype=np.float32)
     model, named, optimizer = start(BUILDERS[name])
     train(model, optimizer, batches[:3])

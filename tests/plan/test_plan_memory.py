@@ -13,16 +13,16 @@ import numpy as np
 import paddle
 import pytest
 
-from plsc_mae.commands.bench import RandomImage
 from plsc_mae.methods import load_method
 from plsc_mae.methods.classify import ClassifyTask, build_classifier, build_normalize
-from plsc_mae.optim import build_optimizer
+from plsc_mae.parallel.world import World
 from plsc_mae.plan.activation_memory import Conditions, Part, Step
 from plsc_mae.plan.estimate import estimate
+from plsc_mae.plan.measure import random_training_batch, run_updates
 from plsc_mae.plan.memory import States, Usage, moments, peak, stages
 from plsc_mae.plan.networks import Anatomy, dissect
 from plsc_mae.plan.sketch import sketch
-from plsc_mae.train.step import Stepper
+from plsc_mae.train.setup import build_stepper
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
@@ -40,15 +40,11 @@ def prepared(config):
 
 def untouched(config):
     """A task and a batch."""
-    rng = np.random.default_rng(0)
-    if config.phase != "pretrain":
-        task = ClassifyTask(build_classifier(config, 10), build_normalize(config), config, 10)
-        images = paddle.to_tensor(rng.integers(0, 256, (config.batch_size, *config.image_size, 3), np.uint8))
-        return task, {"image": images, "label": paddle.zeros([config.batch_size], "int64")}
-    method = load_method(config.method)
-    task, transform = method.build_task(config), method.train_transform(config)
-    samples = [transform(RandomImage(rng), rng) for _ in range(config.batch_size)]
-    return task, {name: paddle.to_tensor(np.stack([s[name] for s in samples])) for name in samples[0]}
+    if config.phase == "pretrain":
+        return load_method(config.method).build_task(config), random_training_batch(config)
+    task = ClassifyTask(build_classifier(config, 10), build_normalize(config), config, 10)
+    images = np.random.default_rng(0).integers(0, 256, (config.batch_size, *config.image_size, 3), np.uint8)
+    return task, {"image": paddle.to_tensor(images), "label": paddle.zeros([config.batch_size], "int64")}
 
 
 @pytest.mark.compat
@@ -81,15 +77,10 @@ def test_the_allocator_peaks_as_planned(config):
     gc.collect()  # networks of other tests
     start = allocated()
     task, batch = untouched(config)
-    params = [p for p in task.parameters() if not p.stop_gradient]
-    optimizer = build_optimizer(config.opt, task.param_groups(0.05), betas=(0.9, 0.95), eps=1e-8, momentum=0.9)
-    optimizer.set_lr(1e-4)
-    stepper = Stepper(task, params, optimizer)
-    task.train()
+    stepper = build_stepper(task, config, World("cpu"))
     for _ in range(2):
         paddle.base.core.host_memory_stat_reset_peak_value("Allocated", 0)
-        stepper(task.prepare(batch))
-        task.after_step()
+        run_updates(stepper, batch, config, updates=1)
     measured = paddle.base.core.host_memory_stat_peak_value("Allocated", 0) - start
     planned = estimate(sketch(config), config, devices=1).usage.total
     assert planned == pytest.approx(measured, rel=0.10)

@@ -32,7 +32,7 @@ def test_killed_workers_change_nothing(run, monkeypatch, capsys):
 
     monkeypatch.setattr(Worker, "receive", deadly_receive)
     killed = run.here("killed", FLAGS)
-    assert "another one takes its place" in capsys.readouterr().err
+    assert "starting a replacement" in capsys.readouterr().err
     assert [record["loss"] for record in killed] == [record["loss"] for record in whole]
     ours, theirs = (load(find_newest(run.folder / name, "")).tensors for name in ("whole", "killed"))
     for name, value in ours.items():

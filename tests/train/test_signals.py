@@ -54,7 +54,7 @@ def test_any_moment_will_do(run, monkeypatch, capsys):
     for function, calls in (("iterate", 1), ("iterate", 5), ("iterate", 7), ("save", 1), ("iterate", 15)):
         with monkeypatch.context() as patch:
             if function == "iterate":
-                patch.setattr(Trainer, "_iterate", after(calls, ask, Trainer._iterate))
+                patch.setattr(Trainer, "iterate", after(calls, ask, Trainer.iterate))
                 stopped(run, "cut", f"{flags} --auto_resume")
             else:
                 patch.setattr(checkpoint_file, "save", after(calls, ask, checkpoint_file.save))

@@ -1,4 +1,4 @@
-"""Shared by the tests of reading weights."""
+"""Fixtures of the tests that read weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def checkpoints(root):
 
 @pytest.fixture
 def saved(tmp_path):
-    """Write bytes to a file without a telling suffix."""
+    """Write bytes to a file without a suffix, so that only the content determines the format."""
 
     def write(data: bytes):
         path = tmp_path / "weights"

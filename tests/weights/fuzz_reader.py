@@ -1,4 +1,4 @@
-"""Fuzz the weight reader: whatever a file holds, it is read or refused, in bounded time and memory, without effect.
+"""Fuzz the weight reader: every file is read or rejected in bounded time and memory, without side effects.
 
     python tests/weights/fuzz_reader.py --inputs 20000 --seed 0
     python tests/weights/fuzz_reader.py --guided --inputs 20000    guided by coverage, needs `pip install atheris`
@@ -51,7 +51,7 @@ SEEDS = (
     "fb_full.safetensors",
     "views.npz",
 )
-MAX_SECONDS, MAX_BYTES = 1.0, 200 << 20  # of one input, all of which are small
+MAX_SECONDS, MAX_BYTES = 1.0, 200 << 20  # limits for one input; all inputs are small
 # What no weight file may bring about: see "Audit events" in Python's documentation.
 FORBIDDEN = ("exec", "import", "os.", "pickle.", "shutil.", "socket.", "subprocess.", "ctypes.", "pty.", "webbrowser.")
 HARMLESS = ("os.listdir", "os.scandir")
@@ -69,7 +69,7 @@ Mutator = Callable[[bytes, random.Random], bytes]
 
 
 class Watch:
-    """Notes what a reading does to the process besides returning."""
+    """Recorder of the side effects of a reading on the process."""
 
     def __init__(self) -> None:
         self.armed = False
@@ -85,7 +85,7 @@ class Watch:
 
 
 def fault_of(path: Path, watch: Watch) -> tuple[str, str]:
-    """Read a file; returns how that ended ("read" or "refused") and what was wrong with it, if anything."""
+    """Read a file; return the outcome ("read" or "refused") and a description of a fault, if any."""
     start, peak = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     outcome, fault = "read", ""
     watch.events, watch.armed = [], True
@@ -112,7 +112,7 @@ def fault_of(path: Path, watch: Watch) -> tuple[str, str]:
 
 
 def warm_up(path: Path, watch: Watch) -> None:
-    """Read every seed as it is, so that what Python and NumPy import on first use is there."""
+    """Read every seed unchanged, so that lazy imports of Python and NumPy are done."""
     for data in seeds().values():
         path.write_bytes(data)
         fault_of(path, watch)
@@ -122,7 +122,7 @@ def warm_up(path: Path, watch: Watch) -> None:
 
 
 def seeds() -> dict[str, bytes]:
-    """The files to start from, by name: small ones of every format."""
+    """Return the seed files by name: small files of every format."""
     rng = np.random.default_rng(0)
     weights = {f"blocks.{index}.weight": rng.standard_normal((3, 2), np.float32) for index in range(3)}
     tables = {"model": weights, "epoch": 3, "half": np.float16([1, 2]), "flags": np.array([True, False])}
@@ -134,7 +134,7 @@ def seeds() -> dict[str, bytes]:
         "StructuredToParameterName@@": {"w": "linear_0.w_0", "b": "linear_0.b_0"},
         "b": np.array([16256], np.uint16),
     }
-    # Any object with these in its state reads as a torch module.
+    # An object with these keys in its state is read as a torch module.
     child = SimpleNamespace(_parameters={"w": np.ones(2)}, _buffers={"b": np.ones(1)}, _modules={})
     child._non_persistent_buffers_set = {"b"}
     module = SimpleNamespace(_parameters={"bias": None}, _buffers={}, _modules={"0": child, "1": None})
@@ -155,7 +155,7 @@ def seeds() -> dict[str, bytes]:
 
 
 def of_bytes(data: bytes, rng: random.Random) -> bytes:
-    """Overwrite, delete, insert, repeat or cut, mostly near the start, where the structure is."""
+    """Overwrite, delete, insert, repeat or cut bytes, mostly near the start, which has the structure."""
     damaged = bytearray(data)
     for _ in range(rng.choice([1, 2, 8])):
         start = rng.randrange(max(1, min(len(damaged), rng.choice([2000, len(damaged)]))))
@@ -203,7 +203,7 @@ def of_opcodes(data: bytes, rng: random.Random) -> bytes:
 
 
 def random_opcode(rng: random.Random) -> bytes:
-    """Any opcode of the language, with an argument that fits, sometimes an excessive one."""
+    """Return a random opcode with a valid or an excessive argument."""
     number = rng.choice(NUMBERS)
     match rng.randrange(8):
         case 0:
@@ -248,7 +248,7 @@ def of_entries(data: bytes, rng: random.Random) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
-    except Exception:  # of mutants only: zipfile raises many kinds
+    except Exception:  # mutants only; zipfile raises many types
         return of_bytes(data, rng)
     if entries:
         index = rng.randrange(len(entries)) if rng.random() < 0.4 else 0
@@ -262,8 +262,8 @@ def of_entries(data: bytes, rng: random.Random) -> bytes:
         entries.append(rng.choice(entries) if entries else ("a/data.pkl", b"\x80\x02N."))
     buffer = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w") as archive:
-        warnings.simplefilter("ignore")  # of two entries of one name
-        for name, content in entries:  # ZipInfo, because a name alone takes the time of day with it
+        warnings.simplefilter("ignore")  # about two entries with the same name
+        for name, content in entries:  # ZipInfo, because a plain name adds the current time
             archive.writestr(
                 zipfile.ZipInfo(name), content, rng.choice([zipfile.ZIP_STORED] * 3 + [zipfile.ZIP_DEFLATED])
             )
@@ -286,7 +286,7 @@ def of_directory(data: bytes, rng: random.Random) -> bytes:
 
 
 def without_checksums(data: bytes) -> bytes:
-    """Zero the checksums of a zip, which would otherwise hide the damage from all that comes after."""
+    """Set the checksums of a zip to 0, so that the damage is not detected before it reaches the later stages."""
     for signature, offset in ((b"PK\x03\x04", 14), (b"PK\x01\x02", 16)):
         first, *rest = data.split(signature)
         data = first + b"".join(signature + part[: offset - 4] + bytes(4) + part[offset:] for part in rest)
@@ -294,7 +294,7 @@ def without_checksums(data: bytes) -> bytes:
 
 
 def of_header(data: bytes, rng: random.Random) -> bytes:
-    """Change the JSON header of safetensors, and tell its new length."""
+    """Change the JSON header of safetensors and update its length."""
     length = int.from_bytes(data[:8], "little")
     try:
         header = json.loads(data[8 : 8 + length])
@@ -322,7 +322,7 @@ def of_header(data: bytes, rng: random.Random) -> bytes:
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
-    """Change a file by one of the ways that fit its format."""
+    """Change a file with one of the mutations of its format."""
     ways: list[Mutator] = [of_bytes]
     if data[:2] == b"PK":
         ways = [
@@ -353,7 +353,7 @@ def mutate_folder(folder: Path, rng: random.Random) -> None:
 
 
 def run(inputs: int, seed: int, folder: Path, findings: Path, watch: Watch) -> int:
-    """Read `inputs` mutants by chance; returns the number of faults."""
+    """Read `inputs` random mutants; return the number of faults."""
     rng, start = random.Random(seed), time.perf_counter()
     pool = list(seeds().items())
     counted: Counter[str] = Counter()
@@ -379,7 +379,7 @@ def run(inputs: int, seed: int, folder: Path, findings: Path, watch: Watch) -> i
 
 
 def keep(path: Path, target: Path, fault: str) -> None:
-    """Keep an input with what was wrong beside it."""
+    """Save an input together with the description of its fault."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         shutil.copytree(path, target, dirs_exist_ok=True)
@@ -390,7 +390,7 @@ def keep(path: Path, target: Path, fault: str) -> None:
 
 
 def run_guided(inputs: int, seed: int, folder: Path, findings: Path, watch: Watch) -> None:
-    """Let libFuzzer choose among the mutants by the lines they reach; ends the process."""
+    """Let libFuzzer choose mutants by code coverage; exits the process."""
     import atheris
 
     path, corpus = folder / "weights", folder / "corpus"

@@ -1,4 +1,4 @@
-"""Reading the discrete VAE: every form gives the same tensors, and whatever is amiss is told in one sentence.
+"""Reading the discrete VAE: every format gives the same tensors, and every problem is one sentence.
 
 The tokens and drawings recorded with the files are compared as in tests/models/test_dalle.py.
 """
@@ -78,7 +78,7 @@ def test_every_form_gives_the_recorded_outputs(golden, files, tmp_path, part, fo
 
 @pytest.fixture
 def place(files, tmp_path) -> Path:
-    """A folder whose own name, like that of the folder above it, has both words in it."""
+    """Create a folder whose path contains both words, `encoder` and `decoder`."""
     folder = tmp_path / "decoder_runs" / "my_encoder_dir"
     folder.mkdir(parents=True)
     shutil.copy(files / "dalle_statedict_encoder.pth", folder / "encoder.pth")
@@ -131,12 +131,12 @@ SOURCES = ("https://cdn.openai.com/dall-e/encoder.pkl", "CAE/encoder_weight.pd",
 
 
 @pytest.mark.parametrize("where", ["none", "empty"])
-def test_nothing_found_tells_names_and_sources(tmp_path, where):
+def test_nothing_found_names_files_and_sources(tmp_path, where):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError) as caught:
         read_dalle(tmp_path / where, "decoder")
-    for told in (str(tmp_path / where), "decoder_weight.pd or decoder.pkl", *SOURCES):
-        assert told in str(caught.value)
+    for text in (str(tmp_path / where), "decoder_weight.pd or decoder.pkl", *SOURCES):
+        assert text in str(caught.value)
 
 
 def refusal(path: Path, part) -> str:
@@ -149,7 +149,7 @@ def refusal(path: Path, part) -> str:
 
 def test_the_wrong_part_is_refused(place):
     for part, other in (PARTS, PARTS[::-1]):
-        assert f"holds a DALL-E {other}, but the {part} is wanted" in refusal(place / f"{other}.pth", part)
+        assert f"DALL-E's {other}, expected the {part}" in refusal(place / f"{other}.pth", part)
 
 
 def test_two_candidates_are_refused(place):
@@ -160,11 +160,11 @@ def test_two_candidates_are_refused(place):
 
 def test_other_weights_are_refused(root, place):
     other = root / "tests/golden/mae/checkpoints/fb_released_encoder.pth"
-    assert "holds no DALL-E encoder" in refusal(other, "encoder")
+    assert "no DALL-E encoder" in refusal(other, "encoder")
     flat = dict(read_dalle(place, "encoder"))
     flat["blocks.input.w"] = flat["blocks.input.w"].reshape(8, -1)
     as_safetensors(flat, place / "encoder.safetensors")
-    assert "holds no DALL-E encoder" in refusal(place / "encoder.safetensors", "encoder")
+    assert "no DALL-E encoder" in refusal(place / "encoder.safetensors", "encoder")
 
 
 def test_a_damaged_file_is_refused(place):

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.compat
 
 
 def one(a, b) -> TensorDifference:
-    """The difference of two tensors that are not the same."""
+    """Return the difference of two tensors that are not identical."""
     found = compare({"x": np.asarray(a)}, {"x": np.asarray(b)})
     assert found.identical == []
     (difference,) = found.compared

@@ -1,4 +1,4 @@
-"""Files of other code bases in and out: what we write is read back bit for bit, what they wrote gives their numbers."""
+"""Files of other code bases: our files are read back bit for bit, and their files reproduce their numbers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ WRITABLE = {
 
 
 def filled(network):
-    """Fill every tensor, also those that begin as constants, with values of their own."""
+    """Fill every tensor with random values, including those that are initialized with constants."""
     rng = np.random.default_rng(0)
     for tensor in network.state_dict().values():
         tensor.set_value(rng.standard_normal(tensor.shape, np.float32))
@@ -94,7 +94,7 @@ def test_formats(tmp_path, suffix):
     assert not weights.load(read, tmp_path / f"w{suffix}").missing
     for name, value in state(written).items():
         np.testing.assert_array_equal(state(read)[name], value, err_msg=name)
-    assert [path.name for path in tmp_path.iterdir()] == [f"w{suffix}"]  # nothing half-written is left
+    assert [path.name for path in tmp_path.iterdir()] == [f"w{suffix}"]  # no temporary file is left
 
 
 def test_arrays_of_all_kinds(tmp_path):
@@ -115,12 +115,12 @@ def test_arrays_of_all_kinds(tmp_path):
         opcodes = pickletools.genops(archive.read("archive/data.pkl"))
     named = {argument for opcode, argument, _ in opcodes if opcode.name == "GLOBAL"}
     assert named >= {"torch._utils _rebuild_tensor_v2", "torch FloatStorage", "torch BoolStorage"}
-    with pytest.raises(ConfigError, match="arrays of complex64 cannot be written to a torch file"):
+    with pytest.raises(ConfigError, match="complex64"):
         write_file(tmp_path / "c.pth", {"x": np.zeros(2, np.complex64)})
-    with pytest.raises(ConfigError, match=r"a\.onnx: the suffix tells the format; expected one of \.pth"):
+    with pytest.raises(ConfigError, match=r"a\.onnx .*expected one of \.pth"):
         write_file(tmp_path / "a.onnx", arrays)
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match=r"cannot write .*choose another place"):
+    with pytest.raises(CheckpointError, match=f"cannot write {tmp_path}"):
         write_file(tmp_path / "file" / "a.pth", arrays)
 
 
@@ -135,7 +135,7 @@ def test_arrays_of_all_kinds(tmp_path):
     ],
 )
 def test_networks_are_not_written_where_they_have_no_place(tmp_path, network, dialect, fitting):
-    message = f"dialect '{dialect}' has no place for all tensors of this network; these have: {fitting}"
+    message = f"dialect '{dialect}' .*: {fitting}"
     with pytest.raises(ConfigError, match=message):
         weights.save(NETWORKS[network](), tmp_path / "w.pth", dialect)
     assert not list(tmp_path.iterdir())
@@ -144,19 +144,19 @@ def test_networks_are_not_written_where_they_have_no_place(tmp_path, network, di
 @pytest.mark.parametrize("network", sorted(WRITABLE))
 def test_every_other_dialect_refuses(tmp_path, network):
     for dialect in set(DIALECTS) - set(WRITABLE[network]) - {"plsc_mae"}:
-        with pytest.raises(ConfigError, match=r"has no place for all tensors|read and not written"):
+        with pytest.raises(ConfigError, match=r"cannot represent|not written"):
             weights.save(NETWORKS[network](), tmp_path / "w.pth", dialect)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("network", ["mae", "mae_priv cls", "mae_priv gap", "mae_pytorch", "cae"])
-def test_weights_alone_in_our_names_tell_their_network(tmp_path, network):
+def test_weights_alone_in_our_names_determine_their_network(tmp_path, network):
     model = filled(NETWORKS[network]())
     weights.save(model, tmp_path / "w.pth", "plsc_mae")
     stored = weights.read(tmp_path / "w.pth")
     config = training_config(stored, {"num_heads": 2, "decoder_num_heads": 2}, input_size=(16, 16))
     assert config.method == network.split()[0]
-    if network != "cae":  # whose task needs a tokenizer
+    if network != "cae":  # its task needs a tokenizer
         twin = load_method(config.method).build_task(config).model
         assert weights.load(twin, stored).missing == []
         twin.norm_pix_loss = model.norm_pix_loss
@@ -186,7 +186,7 @@ def test_old_names_of_cae_are_read_only(tmp_path):
     assert (report.missing, report.unexpected) == ([], [])
     for name, value in state(model).items():
         np.testing.assert_array_equal(state(twin)[name], value, err_msg=name)
-    with pytest.raises(ConfigError, match="dialect 'cae_between' is of old files, which are read and not written"):
+    with pytest.raises(ConfigError, match=r"'cae_between' .*not written"):
         weights.save(model, tmp_path / "x.pth", "cae_between")
 
 
@@ -201,7 +201,7 @@ def test_rows_of_libai_go_head_by_head():
 
 
 def test_rows_of_libai_are_ordered_by_the_heads_of_the_classifier(tmp_path, caplog):
-    """Also where the width is published with other heads: 192 has 3 there and 6 here."""
+    """The heads of the network take precedence over the published ones: width 192 has 3 heads there and 6 here."""
     sizes = {**SIZES, "embed_dim": 192, "num_heads": 6}
     written = filled(MaskedAutoencoder(**sizes, **DECODER))
     weights.save(written, tmp_path / "w.pth", "libai")
@@ -211,7 +211,7 @@ def test_rows_of_libai_are_ordered_by_the_heads_of_the_classifier(tmp_path, capl
     np.testing.assert_array_equal(found, expected)
     assert "was trained with layer norms of eps 1e-05, and the classifier has 1e-06" in caplog.text
     stored = weights.read(tmp_path / "w.pth")
-    assert training_config(stored, {"num_heads": 6}).norm_eps == 1e-5  # no decoder is asked for
+    assert training_config(stored, {"num_heads": 6}).norm_eps == 1e-5  # without a decoder
     plain = weights.export(written, "facebook")
     twin = MaskedAutoencoder(**sizes, **DECODER)
     weights.load(twin, plain, dialect="libai")  # names of facebookresearch/mae have its order of rows
@@ -241,7 +241,7 @@ def test_impossible_shapes_are_one_sentence(tmp_path, network, dialect, name, sh
         training_config(stored, {"num_heads": 2, "decoder_num_heads": 2})
     with pytest.raises(CheckpointError, match=f"{said}|no known dialect"):
         load_encoder(str(tmp_path / "damaged.pth"), num_heads=2)
-    with contextlib.suppress(CheckpointError):  # it describes what it can, or says this too
+    with contextlib.suppress(CheckpointError):  # it describes what it can, or raises the same error
         inspect_file(str(tmp_path / "damaged.pth"))
 
 
@@ -262,7 +262,7 @@ def test_heads_that_are_not_known_are_asked_for(tmp_path):
     }
     write_file(tmp_path / "libai.pth", renamed, "model")
     assert weights.read(tmp_path / "libai.pth").dialect == "libai"
-    with pytest.raises(ConfigError, match=r"number of heads of blocks\.0\.attn.qkv.weight, 8 wide, is needed"):
+    with pytest.raises(ConfigError, match=r"blocks\.0\.attn.qkv.weight: .*heads .*width 8"):
         load_encoder(str(tmp_path / "libai.pth"))
     assert load_encoder(str(tmp_path / "libai.pth"), num_heads=2).network.embed_dim == 8
 
@@ -271,7 +271,7 @@ def test_heads_that_are_not_known_are_asked_for(tmp_path):
 
 
 def opened(root, name: str):
-    """Build the network that a file holds, as commands do."""
+    """Build the network of a file, as the commands do."""
     stored = weights.read(root / "tests/golden/mae/checkpoints" / name)
     config = training_config(stored, {"num_heads": 2, "decoder_num_heads": 2})
     task = load_method(config.method).build_task(config)
@@ -313,7 +313,7 @@ def test_mae_pytorch(golden, root):
     case = golden("mae/checkpoints/mp_pretrain")
     stored = weights.read(root / "tests/golden/mae/checkpoints/mp_pretrain.pth")
     heads = {"num_heads": 2, "decoder_num_heads": 2}
-    config = training_config(stored, heads, input_size=(16, 16))  # no tensor of its files tells it
+    config = training_config(stored, heads, input_size=(16, 16))  # no tensor of its files determines it
     assert (config.method, config.norm_pix_loss) == ("mae_pytorch", True)
     model = load_method("mae_pytorch").build_task(config).model
     require_weights(model, weights.load(model, stored), "mp_pretrain.pth")
@@ -334,7 +334,7 @@ def test_fine_tuned_by_mae_priv(golden, root):
 
 @pytest.mark.skipif("PARITY_PYTHON" not in os.environ, reason="needs PARITY_PYTHON, an interpreter that has torch")
 def test_torch_reads_what_is_written(tmp_path):
-    """By torch.load as it is by default today, which takes tensors and nothing else, and mapped too."""
+    """torch.load is called with its default, weights_only, and also with mmap."""
     model = filled(NETWORKS["mae"]())
     weights.save(model, tmp_path / "w.pth", "facebook")
     np.savez(tmp_path / "expected.npz", **weights.export(model, "facebook"))

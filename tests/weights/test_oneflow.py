@@ -1,4 +1,4 @@
-"""Checkpoints of OneFlow 0.9: a folder as LiBai writes it, every type, and folders that no OneFlow has written."""
+"""Checkpoints of OneFlow 0.9: LiBai's folders, all types, and damaged folders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def oneflow(root):
 
 @pytest.fixture
 def copied(oneflow, tmp_path):
-    """A copy of the folder with every type, and the folder of its first tensor."""
+    """Return a copy of the folder with all types, and the folder of its first tensor."""
     folder = tmp_path / "dtypes"
     shutil.copytree(oneflow / "dtypes", folder)
     return folder, min(path.parent for path in folder.glob("*/meta"))
@@ -60,15 +60,15 @@ def test_every_type(oneflow):
     ("file", "content", "trouble"),
     [
         ("out", None, "out is missing"),
-        ("out", b"abc", "out has 3 of 12 bytes"),
+        ("out", b"abc", "out has 3 bytes, expected 12"),
         ("meta", None, "meta is missing"),
-        ("meta", b"", "does not tell a tensor's shape and type"),
-        ("meta", b"shape {\n  dim: -3\n}\ndata_type: kFloat\n", "does not tell"),
-        ("meta", b"shape {\n  dim: 99999999999\n}\ndata_type: kFloat\n", "out has 12 of 399999999996 bytes"),
-        ("meta", b"shape {\n  dim: 3\n}\ndata_type: kTensorBuffer\n", "kTensorBuffer, which NumPy cannot hold"),
+        ("meta", b"", "meta .*shape and type"),
+        ("meta", b"shape {\n  dim: -3\n}\ndata_type: kFloat\n", "meta .*shape and type"),
+        ("meta", b"shape {\n  dim: 99999999999\n}\ndata_type: kFloat\n", "out has 12 bytes, expected 399999999996"),
+        ("meta", b"shape {\n  dim: 3\n}\ndata_type: kTensorBuffer\n", "type kTensorBuffer"),
         ("meta", b"\xff" * 10, "codec"),
-        ("meta", b" " * 3000, "does not tell"),
-        ("../pickled_data", b"\x80\x04}.", "not of protocol version 1"),
+        ("meta", b" " * 3000, "meta .*shape and type"),
+        ("../pickled_data", b"\x80\x04}.", "protocol version 1"),
         ("../pickled_data", b"\x80\x04", "exhausted"),
     ],
 )
@@ -89,7 +89,7 @@ def test_tensors_outside_the_folder_are_refused(tmp_path, name):
     tensor = b"coneflow\nTensor\n)\x81" + pickle.dumps({"path": name}, 0)[:-1] + b"b"
     data = b"\x80\x02}(X\x10\x00\x00\x00protocol_versionK\x01X\x04\x00\x00\x00data" + tensor + b"u."
     (folder / "pickled_data").write_bytes(data)
-    with pytest.raises(CheckpointError, match="without a folder of its own"):
+    with pytest.raises(CheckpointError, match="names no sub-folder"):
         read_file(folder)
 
 
@@ -102,5 +102,5 @@ def test_a_pipe_in_place_of_values_is_refused(copied):
 
 
 def test_other_folders_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="is a folder, and not one of OneFlow's"):
+    with pytest.raises(CheckpointError, match="is a folder but not a OneFlow checkpoint"):
         read_file(tmp_path)

@@ -1,4 +1,4 @@
-"""Weight files changed at random, by a seed: a short run of fuzz_reader.py, which would notice a fault."""
+"""Weight files changed at random, by a seed: a short run of fuzz_reader.py, which detects faults."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def fuzzer():
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.filterwarnings("ignore")
 def test_files_changed_at_random_are_read_or_refused(fuzzer, tmp_path, monkeypatch, capsys, seed):
-    monkeypatch.setattr(fuzzer, "MAX_SECONDS", 30)  # on a machine that does other things
+    monkeypatch.setattr(fuzzer, "MAX_SECONDS", 30)  # the machine may be busy
     fuzzer.warm_up(tmp_path / "warm", fuzzer.watch)
     assert fuzzer.run(150, seed, tmp_path, tmp_path / "findings", fuzzer.watch) == 0, capsys.readouterr().out
     said = capsys.readouterr().out
     assert "'refused'" in said
-    assert "'read'" in said  # so some changes did get through to the tensors
+    assert "'read'" in said  # so some mutants reached the tensors
 
 
 FAULTS = {
@@ -58,9 +58,9 @@ def test_faults_are_noticed(fuzzer, tmp_path, monkeypatch, fault):
     monkeypatch.setattr(fuzzer, "read_file", reading)
     monkeypatch.setattr(fuzzer, "MAX_SECONDS", 0.1 if fault == "seconds" else 60)
     monkeypatch.setattr(fuzzer, "MAX_BYTES", -1 if fault == "MiB" else 1 << 40)
-    outcome, told = fuzzer.fault_of(tmp_path / "weights", fuzzer.watch)
+    outcome, message = fuzzer.fault_of(tmp_path / "weights", fuzzer.watch)
     assert outcome == ("refused" if isinstance(FAULTS[fault], str) else "read")
-    assert re.search(fault, told)
+    assert re.search(fault, message)
 
 
 @pytest.mark.parametrize("name", ["views.pth", "views_legacy_nonzip.pth", "hf_vitmae_model.safetensors", "npz"])

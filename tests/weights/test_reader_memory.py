@@ -1,4 +1,4 @@
-"""What reading a weight file takes in memory, as the system counts it, in a process of its own.
+"""Memory that reading a weight file takes, as counted by the system in a separate process.
 
 Mapped pages count as soon as they are touched, so a file that is read and whose tensors are all used once costs about
 its size, whether it is mapped or in memory. The published figure is for 1.3 GB (marker slow); 100 MB shows the same.
@@ -22,8 +22,8 @@ from plsc_mae.weights.reader import read_file
 pytestmark = pytest.mark.compat
 
 TENSORS = 10
-# Reads every file it is told of in a fork of its own, whose peak starts at what it has. Tells resident memory before,
-# its peaks after reading and after using all; not ru_maxrss, which starts at what the process that launched it had.
+# Reads each file in a separate fork, and prints its resident memory before, its peak after reading and its peak after
+# using all values. The peak is VmHWM and not ru_maxrss, which starts at the peak of the launching process.
 MEASURE = """
 import os, sys
 from plsc_mae.weights.reader import read_file
@@ -49,7 +49,7 @@ def text(value: str) -> bytes:
 
 
 def torch_pickle(count: int) -> bytes:
-    """The pickle of a state dict of `TENSORS` float32 tensors of `count` elements, by torch's own calls."""
+    """Pickle a state dict of `TENSORS` float32 tensors of `count` elements, with torch's calls."""
     number, body = b"J" + struct.pack("<i", count), b""
     for index in range(TENSORS):
         storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(str(index)) + text("cpu") + number + b"tQ"
@@ -87,7 +87,7 @@ def write(kind: str, path, count: int) -> None:
 
 @pytest.fixture
 def measured():
-    """Measure a file: bytes that reading took at most, that reading and using took at most, and a sum of the values."""
+    """Return the peak memory of reading a file, the peak of reading and using it, and a sum of the values."""
     command = [sys.executable, "-c", MEASURE]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
 
@@ -114,7 +114,7 @@ def test_reading_and_using_a_file_takes_little_more_than_its_size(tmp_path, meas
         assert total == pytest.approx(sum(range(TENSORS)) * len(range(0, count, 512)))
         assert 0.99 * size < used < 1.2 * size, kind
         if kind != "paddle":
-            assert read < 16 << 20, kind  # mapped: nothing of the tensors, whatever the size
+            assert read < 16 << 20, kind  # mapped: reading loads no tensor
 
 
 def test_replaced_and_deleted_files_keep_their_values(tmp_path):

@@ -1,4 +1,4 @@
-"""Hand-written pickles and torch files: what no honest writer makes must do nothing, or be refused.
+"""Hand-written pickles and torch files: hostile content has no effect or is rejected.
 
 The few functions on top assemble pickle opcodes, so that a file can hold what its writer's library would not produce.
 """
@@ -29,7 +29,7 @@ BIG = 1 << 22  # elements of a float32 tensor of 16 MiB
 def plain(value) -> bytes:
     buffer = io.BytesIO()
     pickler = pickle.Pickler(buffer, 2)
-    pickler.fast = True  # no memo: its indices would clash between the pieces
+    pickler.fast = True  # no memo, because its indices would collide between the pieces
     pickler.dump(value)
     return buffer.getvalue()[2:-1]  # without the protocol mark and the STOP
 
@@ -77,7 +77,7 @@ def torch_zip(tmp_path):
 
 
 def torch_stream(body: bytes, storages: dict[str, np.ndarray], system: dict | None = None) -> bytes:
-    """Make a file in torch's format before 1.6."""
+    """Write a file in torch's format before 1.6."""
     head = [pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, system or {"little_endian": True})]
     blocks = [struct.pack("<q", array.size) + array.tobytes() for array in storages.values()]
     return b"".join([*head, program(body), pickle.dumps(list(storages), 2), *blocks])
@@ -111,14 +111,14 @@ def test_views_of_a_storage(torch_zip, shape, strides, offset, expected):
 @pytest.mark.parametrize(
     ("shape", "strides", "offset", "trouble"),
     [
-        ((7,), (1,), 0, "reaches element 6 of a storage that holds 6"),
-        ((2, 3), (4, 1), 0, "reaches element 6"),
-        ((1,), (1,), 6, "reaches element 6"),
+        ((7,), (1,), 0, "element 6 of a storage with 6"),
+        ((2, 3), (4, 1), 0, "needs element 6"),
+        ((1,), (1,), 6, "needs element 6"),
         ((1 << 40, 1 << 40), (1 << 40, 1), 0, "memory"),
         ((1 << 20, 1 << 20), (0, 0), 0, "memory"),
-        ((2,), (-1,), 5, "not counts"),
-        ((-2,), (1,), 0, "not counts"),
-        ((2,), (1,), -1, "not counts"),
+        ((2,), (-1,), 5, "non-negative integers"),
+        ((-2,), (1,), 0, "non-negative integers"),
+        ((2,), (1,), -1, "non-negative integers"),
         ((2,), (1, 1), 0, "strides"),
         ((1,) * 40, (1,) * 40, 0, "shape"),
         ("ab", (1, 1), 0, "shape"),
@@ -209,7 +209,7 @@ def test_stream_with_a_storage_that_is_part_of_another(saved):
     np.testing.assert_array_equal(tensors["part"], SIX[2:5])
     np.testing.assert_array_equal(tensors["whole"], SIX)
     outside = storage("FloatStorage", "0", 6, plain(("part", 4, 3)))
-    with pytest.raises(CheckpointError, match="outside"):
+    with pytest.raises(CheckpointError, match="view of storage 0"):
         read_file(saved(torch_stream(table(w=tensor(outside, (3,))), {"0": SIX})))
 
 
@@ -284,7 +284,7 @@ def test_state_reaches_no_real_object():
 
 
 def test_a_tensor_subclass_is_made_by_what_makes_tensors_only():
-    # Any other builder would get arguments that nobody has counted.
+    # Any other builder would receive arguments that the budget was not charged for.
     function, args = symbol("builtins.list"), b"(" + plain([1, 2]) + b"t"
     body = call("torch._tensor._rebuild_from_type_v2", function, symbol("torch.Tensor"), args, plain({}))
     value = decode(io.BytesIO(program(body)), BUILDERS, AMPLE)
@@ -342,7 +342,7 @@ def test_a_stand_in_names_its_arguments():
 
 
 def shared_levels(levels: int, first: bytes) -> bytes:
-    """Nest lists that each hold the one before ten times."""
+    """Nest lists, each with ten references to the previous one."""
     body = first + b"q\x00"
     for level in range(levels):
         body += b"0](" + (b"h" + bytes([level])) * 10 + b"eq" + bytes([level + 1])
@@ -409,9 +409,9 @@ def test_nested_tuples_are_no_keys(saved):
 @pytest.mark.parametrize(
     ("body", "trouble"),
     [
-        (b"", "never put"),
-        (b"]r\xff\xff\xff\x7fh\x07", "recalls value 7"),  # pickle would reserve 2**31 memo entries here
-        (b"e", "never put|never opened"),
+        (b"", "empty stack"),
+        (b"]r\xff\xff\xff\x7fh\x07", "memo entry 7"),  # pickle would reserve 2**31 memo entries here
+        (b"e", "empty stack|never opened"),
         (b"t", "never opened"),
         (plain(1) + plain(2) + b"a", "appends to a int"),
         (b"]" + plain(1) + plain(2) + b"s", "sets items of a list"),
@@ -420,14 +420,14 @@ def test_nested_tuples_are_no_keys(saved):
         (plain(1) + b")R", "not a function"),
         (symbol("a.b") + plain(1) + b"R", "not a function"),
         (b"\x82\x01", "EXT1"),
-        (plain(("storage", 1)) + b"Q", "outside itself"),
+        (plain(("storage", 1)) + b"Q", "data outside"),
         (plain(1) + b"\x8e" + b"\xff" * 7 + b"\x7f", "too large|MemoryError"),
         (plain(1) + b"\x00", "unknown"),
-        (b"c" + b"m" * 600 + b"\n" + b"n" * 600 + b"\n", "names a global by 1200 characters"),
-        (call("torch._utils._rebuild_tensor_v2"), "other arguments than it takes"),
+        (b"c" + b"m" * 600 + b"\n" + b"n" * 600 + b"\n", "1200 characters"),
+        (call("torch._utils._rebuild_tensor_v2"), "_rebuild_tensor_v2 with wrong arguments"),
         # Python hashes these alike, so that a dict of 50,000 takes half a minute.
         (b"}" + plain((1 << 61) - 1) + b"N" + b"s}" + plain(((1 << 61) - 1) << 4) + b"Ns", "65 bits as a key"),
-        (table(number=plain(1 << 5000)), "a number of 5001 bits"),
+        (table(number=plain(1 << 5000)), "integer of 5001 bits"),
     ],
 )
 def test_malformed_pickles_are_refused(saved, body, trouble):

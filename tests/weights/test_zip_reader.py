@@ -1,4 +1,4 @@
-"""Zip files: npz of every make, bombs, and members that NumPy would not write. Torch's are in test_reader.py."""
+"""Zip files: npz files, decompression bombs and malformed members. Torch's zip files are in test_reader.py."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_two_entries_of_one_name_are_refused(tmp_path):
         archive.writestr("w.npy", member)
         with pytest.warns(UserWarning, match="Duplicate"):
             archive.writestr("w.npy", member)
-    with pytest.raises(CheckpointError, match="two entries of the archive have one name"):
+    with pytest.raises(CheckpointError, match=r"two entries .*same name"):
         read_file(tmp_path / "a.npz")
 
 
@@ -67,7 +67,7 @@ def npy(header: str, data: bytes = b"", version: int = 1) -> bytes:
         (npy("{'descr': '<f4', ("), "header of its array w is malformed"),  # tokenize's own kind of error
         (npy("(" * 5000), "header of its array w is malformed"),
         (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", bytes(4), version=9), "is malformed"),
-        (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}", bytes(4)), "not counts"),
+        (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}", bytes(4)), "non-negative integers"),
         (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", bytes(7)), "has 7 bytes"),
         (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", bytes(12)), "has 12 bytes"),
         (npy("{'descr': '|V0', 'fortran_order': False, 'shape': (1000000000000,)}"), "far more memory"),

@@ -1,8 +1,8 @@
-"""Training checkpoints: written whole or not at all, checksummed, found again after a crash.
+"""Training checkpoints: written atomically, checksummed, found again after a crash.
 
 A file is a pickle of plain dictionaries, numbers and NumPy arrays, which `paddle.load` opens too, followed by a footer
-that the pickle format ignores: a line of JSON with the SHA-256 of the pickle, epoch, step and its own CRC, its length,
-and a magic word. Reading goes through the safe reader.
+that the pickle format ignores: a line of JSON with epoch, step, the SHA-256 of the pickle and a CRC of the line, then
+the length of the line and a magic word. Files are read by the safe reader, which executes nothing.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ logger = logging.getLogger(__name__)
 
 MAGIC = b"PLSCMAE1"
 FOOTER = {"sha256", "bytes", "epoch", "step"}
-TEMPORARY = ".tmp"  # added to the name of a file that is being written
+TEMPORARY = ".tmp"  # suffix of a file that is being written
 CHUNK = 1 << 22
 
 
 class _HashingFile:
-    """A file that hashes what is written to it.
+    """File that hashes its content.
 
-    A disk that is full shows in `failure` and not in an exception: other processes may take part in making the rest of
-    a checkpoint, so it is made to its end.
+    An error of the disk is kept in `failure` and raised by `close`: other processes send their tensors while the
+    checkpoint is written, so writing must not end early.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,7 +57,7 @@ class _HashingFile:
         return size
 
     def close(self) -> None:
-        """Flush to the disk and end; raises the first failure."""
+        """Flush to the disk and close; raise the first failure."""
         if self._file is not None:
             with self._noting_failure(), self._file:
                 self._file.flush()
@@ -74,30 +74,30 @@ class _HashingFile:
 
 
 def checkpoint_path(output_dir: str, exp_name: str, tag: int | str) -> Path:
-    """`{exp_name}_checkpoint-{tag}.pd`, where the tag is the epoch, or `latest`, `previous` or `best`."""
+    """Return the path `{exp_name}_checkpoint-{tag}.pd`; the tag is an epoch, `latest`, `previous` or `best`."""
     return Path(output_dir) / f"{exp_name + '_' if exp_name else ''}checkpoint-{tag}.pd"
 
 
 def save(path: Path, state: dict[str, Any], *, predecessor: Path | None = None) -> None:
-    """Write a checkpoint under a temporary name, flush it to the disk, read it back, then give it its name.
+    """Write a checkpoint under a temporary name, flush it to the disk, read it back, then rename it.
 
     Args:
-        path: final name.
-        state: plain data and arrays; must have the integers `epoch` and `step`.
-        predecessor: name that the file now at `path` gets, if there is one.
+        path: final path.
+        state: plain data and arrays, including the integers `epoch` and `step`.
+        predecessor: new path of the file that is at `path` now; None overwrites that file.
 
     Raises:
-        CheckpointError: the disk is full or the folder cannot be written; older checkpoints are untouched.
+        CheckpointError: the disk is full or the folder cannot be written; earlier checkpoints are untouched.
     """
     temporary = path.with_name(path.name + TEMPORARY)
     try:
         _write(temporary, state)
         verify(temporary)
-        _give_name(temporary, path, predecessor)
+        _replace(temporary, path, predecessor)
     except (OSError, CheckpointError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        reason = error.strerror if isinstance(error, OSError) else "what was read back is not what was written"
+        reason = error.strerror if isinstance(error, OSError) else "the file read back differs from the data written"
         raise CheckpointError(
             f"cannot write the checkpoint {path}: {reason}; earlier checkpoints are untouched"
         ) from None
@@ -110,16 +110,16 @@ def _write(path: Path, state: dict[str, Any]) -> None:
     encoded = json.dumps(footer | {"crc": _crc(footer)}).encode()
     file.write(encoded + struct.pack("<Q", len(encoded)) + MAGIC)
     file.close()
-    with open(path, "rb") as written:  # so that reading it back asks the disk, where the system can
+    with open(path, "rb") as written:  # drop the cached pages, so that the verification reads from the disk
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(written.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _give_name(temporary: Path, path: Path, predecessor: Path | None) -> None:
-    """Put a file that is on the disk in the place of `path`, and then that one in the place of its predecessor.
+def _replace(temporary: Path, path: Path, predecessor: Path | None) -> None:
+    """Rename a flushed file to `path`, and the file that was there to `predecessor`.
 
-    At no moment, and in no order in which a machine without power forgets renames, is there neither: the old
-    predecessor goes when the new file has its name for good.
+    A valid checkpoint exists at every moment, also if a loss of power undoes renames in any order: the old predecessor
+    is replaced only after the new file's name is on the disk.
     """
     spare = None
     if predecessor is not None and path.exists():
@@ -127,7 +127,7 @@ def _give_name(temporary: Path, path: Path, predecessor: Path | None) -> None:
         spare.unlink(missing_ok=True)
         try:
             os.link(path, spare)
-        except OSError:  # a file system without links: it costs a copy
+        except OSError:  # a file system without hard links: copy
             shutil.copyfile(path, spare)
     os.replace(temporary, path)
     sync_folder(path.parent)
@@ -137,7 +137,7 @@ def _give_name(temporary: Path, path: Path, predecessor: Path | None) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the names of a folder's files to the disk."""
+    """Flush the file names of a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -150,10 +150,10 @@ def _crc(footer: dict[str, Any]) -> int:
 
 
 def read_footer(path: Path) -> dict[str, Any]:
-    """Read what the footer tells, without reading the file.
+    """Read only the footer of a checkpoint: {"sha256", "bytes", "epoch", "step"}.
 
     Raises:
-        CheckpointError: there is none, so the file was cut off or is not a training checkpoint of this suite.
+        CheckpointError: the file has no footer, so it is truncated or not a training checkpoint of plsc_mae.
     """
     try:
         with open(path, "rb") as file:
@@ -166,13 +166,13 @@ def read_footer(path: Path) -> dict[str, Any]:
                 if magic == MAGIC and size < end - tail:
                     file.seek(end - tail - size)
                     footer = json.loads(file.read(size))
-                    # Files of earlier versions have no crc.
+                    # Earlier versions wrote no crc.
                     if footer.pop("crc", None) in (None, _crc(footer)) and footer.keys() == FOOTER:
                         return footer
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from None
     except (ValueError, AttributeError, TypeError):
-        pass  # damaged JSON: the sentence below tells
+        pass  # damaged JSON
     raise CheckpointError(
         f"{path} is not a complete training checkpoint of plsc_mae; expected a checkpoint-*.pd that a run has finished "
         "writing"
@@ -180,10 +180,10 @@ def read_footer(path: Path) -> dict[str, Any]:
 
 
 def verify(path: Path) -> dict[str, Any]:
-    """Compare the file with its checksum; returns the footer.
+    """Compare a file with its checksum and return the footer.
 
     Raises:
-        CheckpointError: the file is damaged.
+        CheckpointError: the file is damaged or unreadable.
     """
     footer = read_footer(path)
     sha256, left = hashlib.sha256(), footer["bytes"]
@@ -200,30 +200,30 @@ def verify(path: Path) -> dict[str, Any]:
 
 
 def load(path: Path) -> Checkpoint:
-    """Verify and read a checkpoint; nothing in it is executed."""
+    """Verify and read a checkpoint, without executing anything in it."""
     verify(path)
     return read_file(path)
 
 
 def find_newest(output_dir: str, exp_name: str) -> Path | None:
-    """The undamaged checkpoint of a run that has come furthest, or None; damaged ones are warned about."""
+    """Return the undamaged checkpoint of a run with the most updates, or None; warn about damaged ones."""
     candidates = []
     for path in all_of(output_dir, exp_name):
         try:
             candidates.append((read_footer(path)["step"], path.stat().st_mtime, path))
         except (CheckpointError, OSError) as error:
-            logger.warning("passed over: %s", error)
+            logger.warning("ignoring unusable checkpoint: %s", error)
     for _, _, path in sorted(candidates, reverse=True):
         try:
             verify(path)
             return path
         except CheckpointError as error:
-            logger.warning("passed over: %s", error)
+            logger.warning("ignoring unusable checkpoint: %s", error)
     return None
 
 
 def is_saved(path: Path, step: int) -> bool:
-    """Whether a whole checkpoint of that step is at `path`, as far as its footer tells."""
+    """Return whether the footer of `path` is that of a complete checkpoint of a step."""
     try:
         return path.exists() and read_footer(path)["step"] == step
     except CheckpointError:
@@ -231,9 +231,9 @@ def is_saved(path: Path, step: int) -> bool:
 
 
 def remove_older(output_dir: str, exp_name: str, epoch: int, keep: int) -> None:
-    """Of the checkpoints numbered up to `epoch`, leave the `keep` newest whole ones and remove those before.
+    """Keep the `keep` newest complete checkpoints numbered up to `epoch`, and remove the older ones.
 
-    Damaged ones do not count, so that the others are as many as were asked for.
+    Damaged checkpoints are neither counted nor removed.
     """
     numbered = []
     for path in all_of(output_dir, exp_name):
@@ -246,17 +246,17 @@ def remove_older(output_dir: str, exp_name: str, epoch: int, keep: int) -> None:
         try:
             path.unlink()
         except OSError as error:
-            logger.warning("cannot remove %s, which --keep_last %d asks for: %s", path, keep, error.strerror)
+            logger.warning("cannot remove %s for --keep_last %d: %s", path, keep, error.strerror)
 
 
 def remove_leftovers(output_dir: str, exp_name: str) -> None:
-    """Delete half-written files of a run that was killed while saving."""
+    """Delete the half-written files of a run that was killed while saving."""
     for path in all_of(output_dir, exp_name, TEMPORARY):
         path.unlink()
 
 
 def all_of(output_dir: str, exp_name: str, suffix: str = "") -> list[Path]:
-    """The checkpoint files of a run, damaged ones too, or those with a suffix behind their names."""
+    """Return the checkpoint files of a run, including damaged ones, or its files with a further suffix."""
     name = checkpoint_path("", glob.escape(exp_name), "*").name
     return list(Path(output_dir).glob(name + suffix))
 
@@ -265,18 +265,18 @@ PICKLE_PROTOCOL = 4  # what paddle.save writes; readable by Paddle 2 and 3
 
 
 class Writable(Protocol):
-    """What takes bytes."""
+    """Destination of bytes."""
 
     def write(self, data: bytes) -> Any:
-        """Write them."""
+        """Write bytes."""
         ...
 
 
 class LazyDict:
-    """A dictionary that is made while it is written.
+    """Dictionary whose entries are made while they are written.
 
     Args:
-        items: makes its entries; called once.
+        items: yields the entries; called once.
     """
 
     def __init__(self, items: Callable[[], Iterator[tuple[str, Any]]]) -> None:
@@ -292,7 +292,7 @@ class _Pickler(pickle.Pickler):
 
 
 def dump(state: Any, file: Writable) -> None:
-    """Pickle plain data, arrays and `LazyDict` dictionaries; nothing may refer to itself."""
+    """Pickle plain data, arrays and `LazyDict` dictionaries without cyclic references."""
     pickler = _Pickler(file, PICKLE_PROTOCOL)
-    pickler.fast = True  # without a memo of what was written, which would keep all of it in memory
+    pickler.fast = True  # the pickle memo would keep every written array in memory
     pickler.dump(state)

@@ -1,4 +1,4 @@
-"""When a disk takes no checkpoint the run goes on and tries again; all processes know what could not be saved."""
+"""Saves checkpoints; while the disk is full or read-only the run continues and retries."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from plsc_mae.train.signals import StopRequest
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 30.0  # at least, between two tries
-RETRY_SHARE = 0.1  # of a run's time that tries may take
-FIRST_WAITS = (2.0, 4.0, 8.0, 16.0)  # seconds between tries once the training is done, then RETRY_SECONDS
-PATIENCE = 3600.0  # seconds of trying then
-_REMEDY = "free some space or make the folder writable"
+RETRY_SECONDS = 30.0  # shortest time between two attempts
+RETRY_SHARE = 0.1  # largest share of a run's time that attempts may take
+FIRST_WAITS = (2.0, 4.0, 8.0, 16.0)  # seconds between attempts after the last update, before RETRY_SECONDS
+PATIENCE = 3600.0  # seconds of attempts after the last update
+_REMEDY = "free disk space or make the folder writable"
 
 
 class Saver:
-    """Saves a run; its main process writes the files.
+    """Saves a run; the main process writes the files.
 
-    Every method but the constructor is to be called by all processes.
+    All processes must call every method.
 
     Args:
-        state: what is saved.
-        log: flushed before, so that a checkpoint never knows of more than the logs.
-        config: the options.
-        world: the processes of the run.
-        before: is told of every file that is going to be written.
+        state: content of the checkpoints.
+        log: flushed before each checkpoint, so that no checkpoint is ahead of the logs.
+        config: options of the run.
+        world: processes of the run.
+        before: called with the path and position of every file before it is written.
 
     Attributes:
-        lacking: tags of the last save that could not be written.
-        place: where the run stood at the last save that could.
+        missing: tags of the last save that could not be written.
+        saved_position: position of the last successful save.
     """
 
     def __init__(
@@ -52,62 +52,62 @@ class Saver:
         before: Callable[[Path, Progress], None],
     ) -> None:
         self.state, self.log, self.config, self.world, self.before = state, log, config, world, before
-        self.lacking: tuple[int | str, ...] = ()
-        self.place: tuple[int, ...] = ()
+        self.missing: tuple[int | str, ...] = ()
+        self.saved_position: tuple[int, ...] = ()
         self._next_try = 0.0
 
     def path(self, tag: int | str) -> Path:
-        """Where the checkpoint `tag` is."""
+        """Return the path of the checkpoint `tag`."""
         return checkpoint_file.checkpoint_path(self.config.output_dir, self.config.exp_name, tag)
 
     def save(self, progress: Progress, *tags: int | str) -> None:
-        """Write the checkpoints of a position; those that the disk does not take are `lacking` until the next call."""
+        """Write checkpoints of a position; tags that cannot be written are `missing` until the next call."""
         if self.config.save_ckpt and tags:
-            self.lacking = tuple(tag for tag in tags if not self._save(progress, tag))
-            if set(tags) - set(self.lacking):
-                self.place = progress.place
+            self.missing = tuple(tag for tag in tags if not self._save(progress, tag))
+            if set(tags) - set(self.missing):
+                self.saved_position = progress.position_key
 
-    def save_missing(self, progress: Progress, tags: Sequence[int | str]) -> None:
-        """Write those checkpoints of a position that a kill has left out."""
+    def save_absent(self, progress: Progress, tags: Sequence[int | str]) -> None:
+        """Write the checkpoints of a position that are not on the disk, as after a kill between two files."""
         main = self.world.is_main
         there = [float(main and checkpoint_file.is_saved(self.path(tag), progress.step)) for tag in tags]
         found = self.world.largest(there) if tags else []
         self.save(progress, *(tag for tag, is_there in zip(tags, found, strict=True) if not is_there))
 
     def retry(self, progress: Progress) -> None:
-        """Save where the run stands if an earlier save has failed and the last try was some time ago."""
-        if any(tag != BEST for tag in self.lacking) and self._is_due():
+        """Save the current position if an earlier save failed and the next attempt is due."""
+        if any(tag != BEST for tag in self.missing) and self._is_due():
             self.save(progress, LATEST)
 
     def _is_due(self) -> bool:
         return self._any(self.world.is_main and time.monotonic() > self._next_try)
 
     def finish(self, progress: Progress, stop: StopRequest) -> None:
-        """Come to an end with everything on the disk, and wait for the disk if need be.
+        """Retry until all checkpoints and logs are written.
 
         Raises:
-            CheckpointError: something could not be written for an hour, or until the run was asked to stop.
+            CheckpointError: after an hour of attempts, or at a request to stop.
         """
         deadline = time.monotonic() + PATIENCE
         waits = itertools.chain(FIRST_WAITS, itertools.repeat(RETRY_SECONDS))
-        while self.lacking or self._any(self._logs_lack()):
+        while self.missing or self._any(self._log_is_pending()):
             if self._any(bool(stop.signal) or (self.world.is_main and time.monotonic() > deadline)):
                 raise CheckpointError(
-                    f"the run ends but {self._tell_lacking()} could not be written to {self.config.output_dir}; "
-                    f"{_REMEDY} and go on from the last checkpoint with --auto_resume"
+                    f"the run ends but {self._missing_names()} could not be written to {self.config.output_dir}; "
+                    f"{_REMEDY} and resume from the last checkpoint with --auto_resume"
                 )
             until = time.monotonic() + next(waits)
             while time.monotonic() < until and not stop.signal:
                 time.sleep(0.1)
             self.world.barrier()
-            if self.lacking:
-                self.save(progress, *self.lacking)
+            if self.missing:
+                self.save(progress, *self.missing)
 
     def _any(self, value: bool) -> bool:
-        """Whether it is so in any process."""
+        """Return whether the value is true in any process."""
         return bool(self.world.largest([float(value)])[0])
 
-    def _logs_lack(self) -> bool:
+    def _log_is_pending(self) -> bool:
         if not self.log.pending:
             return False
         try:
@@ -116,15 +116,15 @@ class Saver:
             return True
         return False
 
-    def _tell_lacking(self) -> str:
-        return " and ".join([self.path(tag).name for tag in self.lacking] or ["a log"])
+    def _missing_names(self) -> str:
+        return " and ".join([self.path(tag).name for tag in self.missing] or ["a log"])
 
     def _save(self, progress: Progress, tag: int | str) -> bool:
-        """Write one checkpoint; returns, in all processes, whether it is on the disk."""
+        """Write one checkpoint and return, in all processes, whether it is on the disk."""
         self.before(self.path(tag), progress)
         with self.state.content(progress, tag) as content:
             failed = self.world.is_main and not self._write(tag, content)
-        self.world.barrier()  # writing may take longer than the others would wait in a reduction
+        self.world.barrier()  # writing can take longer than the timeout of a reduction
         return not self._any(failed)
 
     def _write(self, tag: int | str, content: dict[str, object]) -> bool:
@@ -133,7 +133,7 @@ class Saver:
             self.log.sync()
             checkpoint_file.save(path, content, predecessor=self.path(PREVIOUS) if tag == LATEST else None)
         except CheckpointError as error:
-            logger.warning("%s; the run goes on and tries again, %s", error, _REMEDY)
+            logger.warning("%s; the run continues and will retry, %s", error, _REMEDY)
             return False
         finally:
             now = time.monotonic()

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a run, and how a run goes on from one."""
+"""State of a run: position, content of a checkpoint, resuming from one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import functools
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from paddle import Tensor
 from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import plain_values
 from plsc_mae.errors import CheckpointError, ConfigError
-from plsc_mae.methods.base import Task
 from plsc_mae.optim import load_optimizer_state, master_weights, optimizer_tensors, stored_optimizer_state
 from plsc_mae.parallel.gather import Collection, Holdings
 from plsc_mae.parallel.tensor import my_part, shard_of, shards_of
@@ -29,33 +28,34 @@ from plsc_mae.train.checkpoint import file as checkpoint_file
 from plsc_mae.train.checkpoint.file import LazyDict
 from plsc_mae.train.log.meters import Meters
 from plsc_mae.train.observers.online_probe import OnlineProbe
-from plsc_mae.train.step import LossScale
+from plsc_mae.train.step import Accumulation, Stepper
 from plsc_mae.weights.reader import Checkpoint
 
 logger = logging.getLogger(__name__)
 
 LATEST, PREVIOUS, BEST = "latest", "previous", "best"
 HALVES = (paddle.float16, paddle.bfloat16)
-PLACES = ("resume", "auto_resume", "output_dir", "log_dir", "max_train_step")  # options that may change in silence
+# Options whose change between two starts of a run is not worth a log line.
+UNREPORTED_OPTIONS = ("resume", "auto_resume", "output_dir", "log_dir", "max_train_step")
 
 
 @dataclass
 class Progress:
-    """Where a run stands.
+    """Position of a run.
 
     Attributes:
-        epoch: the one that goes on, from 0.
-        batches_done: iterations of it that are done.
-        step: updates of the whole run.
-        best: largest value of the metric that decides about checkpoint-best.pd.
-        skipped_updates: left out because of numbers that were not finite.
-        skipped_in_a_row: those just now.
-        rollbacks: to an earlier checkpoint, for the same reason.
+        epoch: current epoch, from 0.
+        batches_done: finished iterations of the epoch.
+        step: updates since the start of the run, skipped ones included.
+        best: largest value of the metric that selects checkpoint-best.pd.
+        skipped_updates: updates skipped because of non-finite numbers.
+        skipped_in_a_row: those since the last applied update.
+        rollbacks: rollbacks because of non-finite numbers.
         rollbacks_in_a_row: those since the last checkpoint with new updates.
-        best_step: updates when it was reached.
-        ended: whether all updates of the epoch are done and what follows them is not.
-        skipped: images of the epoch that were passed over, in all processes.
-        iteration: `batches_done` as the run counted them that saved; another batch size counts otherwise.
+        best_step: `step` of the best value.
+        ended: whether all updates of the epoch are done, but its evaluation and checkpoint are not.
+        skipped: unreadable images of the epoch, over all processes.
+        iteration: `batches_done` as counted by the run that saved the checkpoint, whose batch size may differ.
     """
 
     epoch: int
@@ -73,65 +73,64 @@ class Progress:
 
     @property
     def bad_updates(self) -> dict[str, int]:
-        """The counts of what was not finite."""
+        """The four counts of non-finite updates, by name."""
         names = ("skipped_updates", "skipped_in_a_row", "rollbacks", "rollbacks_in_a_row")
         return {name: getattr(self, name) for name in names}
 
     @property
-    def place(self) -> tuple[int, ...]:
-        """What tells positions apart."""
+    def position_key(self) -> tuple[int, ...]:
+        """Unique key of this point of the run."""
         return self.step, self.epoch, self.batches_done, self.ended
 
 
 class RunState:
-    """The parts of a run that have a state.
+    """Everything of a run that a checkpoint stores.
 
     Args:
-        task: its model is saved.
-        optimizer: updates `params`.
-        params: the trainable parameters by name.
-        scaler: of the loss.
-        meters: running means of the epoch.
-        window: running means since the last log line.
-        probe: learns beside the network, if there is one.
-        world: the processes of the run.
-        config: its options.
+        stepper: network, optimizer and loss scale.
+        accumulation: groups of iterations.
+        probe: classifier that learns from the features of every step, if there is one.
+        world: processes of the run.
+        config: options of the run.
 
     Attributes:
-        collect_weights: makes the weights whole in every process; None where they are.
+        epoch_meters: means of the current epoch.
+        window: means since the last log line.
     """
 
     def __init__(
         self,
-        task: Task,
-        optimizer: paddle.optimizer.Optimizer,
-        params: Mapping[str, Tensor],
-        scaler: LossScale,
-        meters: Meters,
-        window: Meters,
+        stepper: Stepper,
+        accumulation: Accumulation,
         probe: OnlineProbe | None,
         world: World,
         config: TrainingConfig,
     ) -> None:
-        self.task, self.optimizer, self.params, self.scaler = task, optimizer, params, scaler
-        self.meters, self.window, self.probe, self.world, self.config = meters, window, probe, world, config
-        self.collect_weights: Callable[[], Any] | None = None
+        self.stepper, self.accumulation, self.probe = stepper, accumulation, probe
+        self.world, self.config = world, config
+        self.task = stepper.task
+        self.epoch_meters, self.window = Meters(), Meters()
 
     @property
     def images_per_iteration(self) -> int:
         """Images of all processes in one iteration."""
         return self.config.batch_size * self.world.size
 
+    def add_metrics(self, values: Mapping[str, Tensor]) -> None:
+        """Add scalars of one iteration to the running means."""
+        self.window.add(values)
+        self.epoch_meters.add(values)
+
     @contextlib.contextmanager
     def content(self, progress: Progress, tag: int | str) -> Iterator[dict[str, Any]]:
-        """Give what the checkpoint `tag` is to hold while it is written; all processes must enter.
+        """Yield the content of the checkpoint `tag`; all processes must enter.
 
-        In the main process tensors come one after the other, each when it is written, from the processes that have
-        them; the others serve them and get nothing to write.
+        The main process gets lazy dictionaries: it receives each tensor from the process that holds it at the moment
+        it writes that tensor. The other processes send theirs and get an empty dictionary.
         """
-        meters, window = self.meters.state(self.world), self.window.state(self.world)
-        if self.collect_weights is not None:
-            self.collect_weights()
+        means = {"meters": self.epoch_meters.state(self.world), "window": self.window.state(self.world)}
+        if self.stepper.gather_weights is not None:
+            self.stepper.gather_weights()
         extra = self.task.extra_state()
         sources = {
             "model": self._collection(self._weights()),
@@ -145,40 +144,45 @@ class RunState:
             return
         streams = {name: iter(collection.items()) for name, collection in sources.items()}
         sections = {name: LazyDict(functools.partial(_entries, stream)) for name, stream in streams.items()}
-        # The epoch that goes on, and the one that is done.
-        epochs = {LATEST: progress.epoch, BEST: progress.epoch - 1}
         try:
             yield {
-                **sections,  # in the order in which the others serve them
+                **sections,  # in the order in which the other processes send them
                 **{name: value for name, value in extra.items() if name not in sections},
                 **({} if self.probe is None else self.probe.extra_state()),
-                "scaler": {name: np.asarray(value).tolist() for name, value in self.scaler.state_dict().items()},
-                "epoch": epochs[tag] if isinstance(tag, str) else tag,
-                "step": progress.step,
-                "position": {
-                    "epoch": progress.epoch,
-                    "images": progress.batches_done * self.images_per_iteration,
-                    "iteration": progress.batches_done,
-                    "ended": progress.ended,
-                    "skipped": progress.skipped,
-                },
-                "best": progress.best,
-                "best_step": progress.best_step,
-                "method": self.config.method,
-                "phase": self.config.phase,
-                "args": plain_values(self.config),
-                "meters": meters,
-                "window": window,
-                "bad_updates": progress.bad_updates,
+                **self._position(progress, tag),
+                **means,
             }
         finally:
-            for stream in streams.values():  # where writing has failed, the others are still to get rid of theirs
+            for stream in streams.values():  # after a failed write the other processes still have tensors to send
                 collections.deque(stream, maxlen=0)
 
+    def _position(self, progress: Progress, tag: int | str) -> dict[str, Any]:
+        """Return position, options and loss scale as plain data."""
+        scaler = self.stepper.scaler.state_dict()
+        epochs = {LATEST: progress.epoch, BEST: progress.epoch - 1}  # the current epoch, the last finished one
+        return {
+            "scaler": {name: np.asarray(value).tolist() for name, value in scaler.items()},
+            "epoch": epochs[tag] if isinstance(tag, str) else tag,
+            "step": progress.step,
+            "position": {
+                "epoch": progress.epoch,
+                "images": progress.batches_done * self.images_per_iteration,
+                "iteration": progress.batches_done,
+                "ended": progress.ended,
+                "skipped": progress.skipped,
+            },
+            "best": progress.best,
+            "best_step": progress.best_step,
+            "method": self.config.method,
+            "phase": self.config.phase,
+            "args": plain_values(self.config),
+            "bad_updates": progress.bad_updates,
+        }
+
     def _weights(self) -> dict[str, Tensor]:
-        """The network, with float32 copies of weights in 16 bits from the processes whose optimizer has them."""
-        tensors, copies = dict(self.task.model.state_dict()), master_weights(self.optimizer)
-        for name, param in self.params.items():
+        """Return the network's tensors, with the float32 copies of 16-bit weights that this process's optimizer has."""
+        tensors, copies = dict(self.task.model.state_dict()), master_weights(self.stepper.optimizer)
+        for name, param in self.stepper.params.items():
             if param.name in copies:
                 tensors[name] = copies[param.name]
             elif param.dtype in HALVES and self.scattered:
@@ -190,29 +194,29 @@ class RunState:
         return Collection(Holdings(tensors, shards), self.world, scattered=self.scattered)
 
     def _optimizer_collection(self) -> Collection:
-        """Accumulators as name/accumulator; moments are shared as their parameter is."""
-        tensors, shards = {}, {}
-        for name, accumulators in optimizer_tensors(self.optimizer, self.params).items():
-            shard = shard_of(self.params[name])
+        """Collect the accumulators as name/accumulator; moments are sharded as their parameter is."""
+        tensors, shards, params = {}, {}, self.stepper.params
+        for name, accumulators in optimizer_tensors(self.stepper.optimizer, params).items():
+            shard = shard_of(params[name])
             for key, tensor in accumulators.items():
                 tensors[f"{name}/{key}"] = tensor
-                if shard is not None and tensor.shape == self.params[name].shape:
+                if shard is not None and tensor.shape == params[name].shape:
                     shards[f"{name}/{key}"] = shard
         return Collection(Holdings(tensors, shards), self.world, scattered=self.scattered)
 
     @property
     def scattered(self) -> bool:
-        """Whether the main process lacks parts of the run's tensors."""
+        """True if the main process lacks some of the run's tensors."""
         return self.world.tensor.size * self.world.pipeline.size > 1 or (
             self.config.sharding_stage > 0 and self.world.size > 1
         )
 
     def resume(self, path: Path) -> Progress:
-        """Go on from a checkpoint; tells where it stood and which options have changed since.
+        """Restore a checkpoint, log its position and the options that have changed, and return the position.
 
         Raises:
-            CheckpointError: it is damaged or of another kind of run.
-            ConfigError: its position is none of this run's.
+            CheckpointError: the file is damaged or belongs to another kind of run.
+            ConfigError: its position does not end an update of this run.
         """
         stored = checkpoint_file.load(path)
         self._check_kind(stored)
@@ -221,26 +225,26 @@ class RunState:
         current = plain_values(self.config)
         for name, before in stored.meta["args"].items():
             now = current.get(name, before)
-            if now != before and name not in PLACES:
-                logger.info("option changed since then: %s %s -> %s", name, before, now)
+            if now != before and name not in UNREPORTED_OPTIONS:
+                logger.info("option --%s changed from %s to %s since the checkpoint", name, before, now)
         return progress
 
     def restore(self, stored: Checkpoint) -> Progress:
-        """Put weights, optimizer, loss scale and running means back; returns where the run stood."""
+        """Restore weights, optimizer, loss scale and running means, and return the stored position."""
         copies = self._load_weights(stored)
         state = stored_optimizer_state(stored.tensors, "optimizer")
-        load_optimizer_state(self.optimizer, state, self.params, copies)
+        load_optimizer_state(self.stepper.optimizer, state, self.stepper.params, copies)
         scaler = dict(stored.meta.get("scaler") or {})
-        if scaler and self.scaler.is_enable():
-            self.scaler.load_state_dict({**scaler, "scale": np.asarray(scaler["scale"], np.float32)})
-        self.meters.load(stored.meta["meters"], self.world)
+        if scaler:
+            self.stepper.scaler.load_state_dict({**scaler, "scale": np.asarray(scaler["scale"], np.float32)})
+        self.epoch_meters.load(stored.meta["meters"], self.world)
         self.window.load(stored.meta.get("window", {}), self.world)
         self.task.load_extra_state(stored)
         if self.probe is not None and not self.probe.load(stored):
-            logger.info("%s has no online probe: it starts anew", stored.path)
+            logger.info("%s has no online probe; it starts from zero weights", stored.path)
         position = stored.meta["position"]
         ended = position.get("ended", False)
-        done = 0 if ended else self._batches(position["images"])
+        done = 0 if ended else self._iterations(position["images"])
         return Progress(
             position["epoch"],
             done,
@@ -254,7 +258,7 @@ class RunState:
         )
 
     def _load_weights(self, stored: Checkpoint) -> dict[str, np.ndarray]:
-        """Put the weights back; returns those of trained parameters that have 16 bits, as they are stored."""
+        """Restore the weights, and return the stored float32 values of 16-bit parameters."""
         shards, copies = shards_of(self.task.model), {}
         for name, tensor in self.task.model.state_dict().items():
             value, shard = stored.model.get(name), shards.get(name)
@@ -266,13 +270,13 @@ class RunState:
                     f"{stored.path} does not fit this run: the network's {name} has shape {shape}, the file {found}; "
                     "resume with the --model and sizes it was trained with"
                 )
-            if tensor.dtype in HALVES and name in self.params:
+            if tensor.dtype in HALVES and name in self.stepper.params:
                 copies[name] = part
             tensor.set_value(paddle.to_tensor(part).astype(tensor.dtype))
         return copies
 
     def _check_kind(self, stored: Checkpoint) -> None:
-        """Refuse a checkpoint of another kind of run."""
+        """Raise CheckpointError for a checkpoint of another method, phase or optimizer."""
         config, meta = self.config, stored.meta
         kinds = (
             ("method", meta.get("method"), config.method),
@@ -284,42 +288,16 @@ class RunState:
                 remedy = "; resume with the --opt it was saved with" if kind == "opt" else ""
                 raise CheckpointError(f"{stored.path} is of {kind} '{found}', this run is '{wanted}'{remedy}")
 
-    def _batches(self, images: int) -> int:
-        """Iterations of this epoch that are done, which must end an accumulation group."""
-        batch = self.images_per_iteration
-        if images % (batch * self.config.accum_iter):
+    def _iterations(self, images: int) -> int:
+        """Return the iterations that `images` of the epoch make, which must end an accumulation group."""
+        iterations, rest = divmod(images, self.images_per_iteration)
+        if rest or not self.accumulation.is_start(iterations):
             raise ConfigError(
-                f"the checkpoint was saved {images} images into an epoch, which is no whole number of updates of "
-                f"{batch * self.config.accum_iter} images; resume with the --batch_size, --accum_iter and processes of "
-                "before"
+                f"the checkpoint was saved {images} images into an epoch, which is not a multiple of the "
+                f"{self.images_per_iteration * self.config.accum_iter} images of an update; resume with the "
+                "--batch_size, --accum_iter and number of processes of the earlier run"
             )
-        return images // batch
-
-
-def checkpoint_to_resume(config: TrainingConfig) -> Path | None:
-    """Which checkpoint a run goes on from, if any; warns of those that it passes by.
-
-    Raises:
-        CheckpointError: there are checkpoints to go on from and all of them are damaged.
-    """
-    if config.resume:
-        return Path(config.resume)
-    files = checkpoint_file.all_of(config.output_dir, config.exp_name)
-    if config.auto_resume:
-        newest = checkpoint_file.find_newest(config.output_dir, config.exp_name)
-        if files and newest is None:
-            raise CheckpointError(
-                f"none of the {len(files)} checkpoints in {config.output_dir} can be used, see the warnings; bring one "
-                "back, or start anew in another --output_dir"
-            )
-        return newest
-    if files:
-        logger.warning(
-            "%s holds checkpoints of an earlier run and this one starts anew beside them; to go on with that run "
-            "stop this and pass --auto_resume, else choose another --output_dir",
-            config.output_dir,
-        )
-    return None
+        return iterations
 
 
 def _has_tensors(value: Any) -> bool:
@@ -327,7 +305,7 @@ def _has_tensors(value: Any) -> bool:
 
 
 def _entries(arrays: Iterator[tuple[str, np.ndarray]]) -> Iterator[tuple[str, Any]]:
-    """Entries of a section: arrays by name, or where keys are name/accumulator, dictionaries of arrays by name."""
+    """Yield the entries of a section: arrays by name, or for keys name/accumulator dictionaries by name."""
     for name, entry in itertools.groupby(arrays, lambda item: item[0].partition("/")[0]):
         parts = {key.partition("/")[2]: array for key, array in entry}
         yield name, parts.get("", parts)

@@ -1,4 +1,4 @@
-"""Files that grow at their end: whole records or none, kept in memory while the disk takes none."""
+"""Append-only files of whole records, which wait in memory while the disk cannot take them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from plsc_mae.train.checkpoint.file import sync_folder
 
 logger = logging.getLogger(__name__)
 
-LENGTH = struct.Struct("<Q")  # of a VisualDL record, before it
+LENGTH = struct.Struct("<Q")  # precedes every VisualDL record
 
 
 class AppendedFile:
-    """A file that only grows.
+    """Append-only file.
 
     Args:
-        path: the file; it is made if it is missing.
-        option: that says where it is, for the message when it cannot be written.
+        path: the file, created if missing.
+        option: option to name in the error message.
+
+    Attributes:
+        pending: bytes that the disk has not taken yet.
 
     Raises:
-        CheckpointError: it cannot be written at all.
+        CheckpointError: the file cannot be created.
     """
 
     def __init__(self, path: Path, option: str = "--output_dir") -> None:
@@ -41,12 +44,12 @@ class AppendedFile:
             raise CheckpointError(f"cannot write the log {path}: {error.strerror}; choose another {option}") from None
 
     def append(self, record: bytes) -> None:
-        """Add a record, now or when the disk takes it; the first refusal is warned about."""
+        """Append a record now, or later if the disk refuses it; the first refusal is logged."""
         self.pending += record
         self._write_pending()
 
     def sync(self) -> bool:
-        """Flush everything to the disk, and tell whether that has succeeded."""
+        """Flush everything to the disk and return whether that succeeded."""
         if not self._write_pending():
             return False
         try:
@@ -69,13 +72,13 @@ class AppendedFile:
             return False
         self.pending = b""
         if self._warned:
-            logger.warning("%s can be written again, and nothing is missing", self.path)
+            logger.warning("%s is writable again; no records were lost", self.path)
             self._warned = False
         return True
 
     def _warn(self, error: OSError) -> None:
         if not self._warned:
-            logger.warning("cannot write %s: %s; its lines wait in memory", self.path, error.strerror)
+            logger.warning("cannot write %s: %s; its records wait in memory", self.path, error.strerror)
             self._warned = True
 
 
@@ -91,14 +94,14 @@ def _append_whole(descriptor: int, data: bytes) -> None:
 
 
 class JsonLines(AppendedFile):
-    """A JSON object per line."""
+    """File with one JSON object per line."""
 
     def add(self, record: dict[str, Any]) -> None:
-        """Append one."""
+        """Append a record."""
         self.append(json.dumps(record).encode() + b"\n")
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-        """Drop all records but those wanted, and what is none, as a last line cut off by a kill; returns those kept."""
+        """Keep only the wanted records and return them; damaged lines, as after a kill, are dropped."""
         content = self.path.read_bytes()
         kept, lines = [], []
         for line in content.splitlines(keepends=True):
@@ -114,7 +117,7 @@ class JsonLines(AppendedFile):
 
 
 class VisualDLRecords(AppendedFile):
-    """VisualDL's file of records, written here in the format of `visualdl.LogWriter`.
+    """VisualDL records of a run, written here in the format of `visualdl.LogWriter`.
 
     LogWriter (2.5.3) cannot replace this class. It never removes records, so a resumed run would show the steps beyond
     the checkpoint twice. VisualDL shows only the newest file of a folder, so a file per start would hide the earlier
@@ -122,10 +125,10 @@ class VisualDLRecords(AppendedFile):
     the file cannot be read beyond it.
 
     Args:
-        log_dir: folder of the file; its name is the same for all starts of a run.
+        log_dir: folder of the file, which has the same name for all starts of a run.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: the file cannot be created.
         ImportError: visualdl is not installed.
     """
 
@@ -147,7 +150,7 @@ class VisualDLRecords(AppendedFile):
         self._add(self._make.image(tag=tag, image_array=x, step=step, walltime=now) for tag, x in images.items())
 
     def keep(self, wanted: Callable[[str, int], bool]) -> None:
-        """Drop records, told by tag and step, but those wanted, and a last one that was cut off."""
+        """Keep only records whose (tag, step) is wanted; a truncated last record is dropped."""
         content = self.path.read_bytes()
         kept = []
         for framed in _framed_records(content):
@@ -155,7 +158,7 @@ class VisualDLRecords(AppendedFile):
             if values and (values[0].HasField("meta_data") or wanted(values[0].tag, values[0].id)):
                 kept.append(framed)
         _replace_content(self.path, content, b"".join(kept))
-        if not kept:  # VisualDL wants this one first
+        if not kept:  # VisualDL's reader expects this record first
             self._add(iter([self._make.meta_data(display_name="", walltime=round(time.time() * 1000))]))
 
     def _add(self, records: Iterator[Any]) -> None:
@@ -164,7 +167,7 @@ class VisualDLRecords(AppendedFile):
 
 
 def _framed_records(content: bytes) -> Iterator[bytes]:
-    """The records with their lengths before them; the first that is not whole ends them."""
+    """Yield the records with their length prefixes, up to the first truncated one."""
     start = 0
     while start + LENGTH.size <= len(content):
         end = start + LENGTH.size + LENGTH.unpack_from(content, start)[0]
@@ -175,7 +178,7 @@ def _framed_records(content: bytes) -> Iterator[bytes]:
 
 
 def _replace_content(path: Path, before: bytes, after: bytes) -> None:
-    """Give a file other content; dropping its end needs no space on the disk."""
+    """Replace the content of a file; truncation needs no disk space."""
     if before == after:
         return
     if before.startswith(after):
@@ -185,7 +188,7 @@ def _replace_content(path: Path, before: bytes, after: bytes) -> None:
 
 
 def replace_content(path: Path, content: bytes) -> None:
-    """Write a small file so that it is always either the old one or the new one."""
+    """Replace the content of a small file atomically."""
     temporary = path.with_name(path.name + ".new")
     try:
         temporary.write_bytes(content)

@@ -1,24 +1,26 @@
-"""Running means that stay on the device until somebody looks."""
+"""Running means and times of a training loop."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import paddle
 from paddle import Tensor
 
+from plsc_mae.methods.base import Batch
 from plsc_mae.parallel.world import World
 
 
 class Meters:
-    """Sums and counts of the finite values of named scalars; `means` is the only point that waits for the device.
+    """Sums and counts of the finite values of named scalars, kept on the device until `means` is called.
 
-    In float64 the order of a sum does not show, so the means of a run that was stopped and goes on are those of one
-    that was not, also where several processes have parts of them.
+    The sums are float64, where their order does not show: a run that was stopped and resumed logs the means of an
+    uninterrupted one, also if several processes hold parts of the sums.
 
     Attributes:
-        left_out: how many values of a name were not finite, when `means` last looked; only those that had some.
+        left_out: number of non-finite values by name, as of the last `means`; names without any are absent.
     """
 
     def __init__(self) -> None:
@@ -26,7 +28,7 @@ class Meters:
         self.clear()
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """Add scalar tensors without looking at them."""
+        """Add scalar tensors, without waiting for the device."""
         for name, value in values.items():
             value = value.detach().astype("float64")
             finite = paddle.isfinite(value)
@@ -37,33 +39,33 @@ class Meters:
             self._added[name] = self._added.get(name, 0.0) + 1.0
 
     def means(self, world: World) -> dict[str, float]:
-        """Means over what was added, by all processes, in one reduction and one transfer.
+        """Return the means over all processes, in one reduction and one transfer; all processes must call.
 
-        A name without any finite value is not there.
+        Names without a finite value are absent.
         """
         totals = self._totals(world)
         self.left_out = {name: round(added - count) for name, (_, count, added) in totals.items() if added > count}
         return {name: total / count for name, (total, count, _) in totals.items() if count}
 
     def clear(self) -> None:
-        """Start over."""
+        """Remove all values."""
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
         self._added: dict[str, float] = {}
 
     def state(self, world: World) -> dict[str, Any]:
-        """What a checkpoint needs to go on with the same means: sums and counts over all processes."""
+        """Return sums and counts over all processes for a checkpoint; all processes must call."""
         return {name: {"sum": total, "count": count} for name, (total, count, _) in self._totals(world).items()}
 
     def load(self, state: Mapping[str, Mapping[str, Any]], world: World) -> None:
-        """Put back what `state` gave: the first part of the data goes on with the sums, the others from zero."""
+        """Restore `state`: the first process takes the sums, the others start from zero."""
         share = 1.0 if world.rank == 0 else 0.0
         self._sums = {name: _float64(share * float(entry["sum"])) for name, entry in state.items()}
         self._counts = {name: _float64(share * float(entry["count"])) for name, entry in state.items()}
         self._added = {name: share * float(entry["count"]) for name, entry in state.items()}
 
     def _totals(self, world: World) -> dict[str, tuple[float, float, float]]:
-        """Sum, count of finite values and of all values by name, over the processes that share the data."""
+        """Return sum, finite count and total count by name, over the processes that share the data."""
         if not self._sums:
             return {}
         added = paddle.to_tensor(list(self._added.values()), dtype="float64")
@@ -74,3 +76,28 @@ class Meters:
 
 def _float64(value: float) -> Tensor:
     return paddle.to_tensor(value, dtype="float64")
+
+
+class Stopwatch:
+    """Seconds of an interval and the fraction spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.waited = 0.0
+        self.started = time.perf_counter()
+
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield batches and measure the wait for each."""
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def lap(self) -> tuple[float, float]:
+        """Return (seconds, data_wait_fraction) since the previous call and start a new lap."""
+        now = time.perf_counter()
+        seconds, waited = now - self.started, self.waited
+        self.started, self.waited = now, 0.0
+        return seconds, waited / max(seconds, 1e-9)

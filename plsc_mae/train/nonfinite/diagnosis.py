@@ -1,4 +1,4 @@
-"""Finds out about a bad update what can still be found: images, layer, gradients; and writes it down."""
+"""Diagnosis of a non-finite update: images, layer and gradients behind it, written to a file."""
 
 from __future__ import annotations
 
@@ -22,46 +22,46 @@ from plsc_mae.methods.base import Batch
 from plsc_mae.train.checkpoint.state import Progress, RunState
 from plsc_mae.train.log.append_file import replace_content
 from plsc_mae.train.nonfinite.exchange import UpdateNumbers
-from plsc_mae.train.step import Stepper, autocast
+from plsc_mae.train.precision import autocast
 
 logger = logging.getLogger(__name__)
 
-MOST_NAMED = 5  # processes in a sentence
+MAX_NAMED = 5  # processes named in a sentence
 
 
 class Diagnosis:
-    """Looks at the update that a run stands before.
+    """Diagnosis of the update that is about to be made.
 
     Args:
-        state: of the run.
-        stepper: whose update it is.
-        loader: where the images come from.
+        state: state of the run.
+        loader: source of the images.
     """
 
-    def __init__(self, state: RunState, stepper: Stepper, loader: BatchLoader) -> None:
-        self.state, self.stepper, self.loader = state, stepper, loader
-        self.config, self.world, self.task = state.config, state.world, state.task
+    def __init__(self, state: RunState, loader: BatchLoader) -> None:
+        self.state, self.loader = state, loader
+        self.config, self.world, self.stepper = state.config, state.world, state.stepper
 
     def suspects(self, numbers: UpdateNumbers, progress: Progress) -> dict[str, Any]:
-        """Where the run stands, and the images of the process with the largest loss."""
+        """Return the position of the run and the images of the process with the largest loss."""
         process = max(range(len(numbers.losses)), key=numbers.losses.__getitem__)
-        samples = described(self.loader, [key for keys in self._keys(progress, process) for key in keys])
-        return {"epoch": progress.epoch, "lr": self._lr, "process": process, "samples": samples}
+        return {
+            "epoch": progress.epoch,
+            "lr": self._lr,
+            "process": process,
+            "samples": self._samples(progress, process),
+        }
 
     def report(self, numbers: UpdateNumbers, progress: Progress, losses: Sequence[Tensor]) -> str:
-        """Write a file in every process that is concerned, and return the sentence that says what happened.
+        """Write a report in every affected process, and return a sentence about the update without its full stop.
 
         Args:
-            numbers: of the update.
-            progress: where the run stands.
-            losses: of this process, one for each iteration of the group.
+            numbers: loss and norm of the update.
+            progress: position of the run.
+            losses: losses of this process, one per iteration of the group.
         """
         step, bad = progress.step + 1, numbers.bad_losses
-        what = f"loss became {numbers.losses[bad[0]]}" if bad else f"grad_norm became {numbers.norm}"
-        if bad and self.world.processes > 1:
-            named = ", ".join(map(str, bad[:MOST_NAMED])) + (", ..." if len(bad) > MOST_NAMED else "")
-            what += f" in process{'es' if len(bad) > 1 else ''} {named}"
-        scale = f", loss scale {self.stepper.loss_scale:g}" if self.stepper.scaler.is_enable() else ""
+        what = self._summarize(numbers)
+        scale = f", loss scale {self.stepper.scaler.value:g}" if self.stepper.scaler.enabled else ""
         story = f"{what} at step {step} (epoch {progress.epoch}, learning rate {self._lr:.3g}{scale})"
         if not bad or not {self.world.process, *self.world.tensor.ranks, *self.world.pipeline.ranks}.isdisjoint(bad):
             details = self._details(progress, losses) if bad else self._gradients(progress)
@@ -72,55 +72,70 @@ class Diagnosis:
                 "iteration": progress.batches_done,
                 "process": self.world.process,
                 "lr": self._lr,
-                "loss_scale": self.stepper.loss_scale,
+                "loss_scale": self.stepper.scaler.value,
                 "grad_norm": _for_json(numbers.norm),
                 "losses": [_for_json(loss) for loss in numbers.losses],
             }
             path = Path(self.config.output_dir) / f"nonfinite-{step}-rank{self.world.process}.json"
-            story += _place(details) + _write(path, {**record, **details})
-        self.world.barrier()  # who ends the run first would have the others ended too
+            story += _origin(details) + _write(path, {**record, **details})
+        self.world.barrier()  # the first process to end the run would end the others before they have written
         return story
+
+    def _summarize(self, numbers: UpdateNumbers) -> str:
+        bad = numbers.bad_losses
+        if not bad:
+            return f"grad_norm became {numbers.norm}"
+        what = f"loss became {numbers.losses[bad[0]]}"
+        if self.world.processes == 1:
+            return what
+        named = ", ".join(map(str, bad[:MAX_NAMED])) + (", ..." if len(bad) > MAX_NAMED else "")
+        return f"{what} in process{'es' if len(bad) > 1 else ''} {named}"
 
     @property
     def _lr(self) -> float:
         return float(self.stepper.optimizer.get_lr())
 
     def _keys(self, progress: Progress, process: int) -> list[list[SampleKey]]:
-        """Samples of each iteration of the group that ends here."""
+        """Return the samples of a process by iteration, for the group that ends here."""
         rank = process // self.world.tensor.size % self.world.size
-        first = progress.batches_done // self.config.accum_iter * self.config.accum_iter
-        return [keys_of(self.loader, progress.epoch, i, rank) for i in range(first, progress.batches_done + 1)]
+        start = self.state.accumulation.group(progress.batches_done).start
+        return [keys_of(self.loader, progress.epoch, i, rank) for i in range(start, progress.batches_done + 1)]
+
+    def _samples(self, progress: Progress, process: int) -> list[dict[str, Any]]:
+        """Describe the samples of a process in the group that ends here."""
+        return describe_samples(self.loader, [key for keys in self._keys(progress, process) for key in keys])
 
     def _gradients(self, progress: Progress) -> dict[str, Any]:
-        keys = [key for keys in self._keys(progress, self.world.process) for key in keys]
-        names = bad_gradients(self.state.params)
-        return {"layer": None, "gradients": names, "samples": described(self.loader, keys)}
+        names = bad_gradients(self.stepper.params)
+        return {"layer": None, "gradients": names, "samples": self._samples(progress, self.world.process)}
 
     def _details(self, progress: Progress, losses: Sequence[Tensor]) -> dict[str, Any]:
-        """The first bad iteration of the group, run again."""
-        groups = self._keys(progress, self.world.process)
+        """Repeat the first bad iteration of the group and return its samples and the first bad layer."""
         bad = [number for number, loss in enumerate(losses) if not is_finite(loss)]
-        if not bad:  # another stage of a pipeline has the loss
-            return {"layer": None, "samples": described(self.loader, [key for keys in groups for key in keys])}
-        keys, iteration = groups[bad[0]], progress.batches_done + 1 - len(losses) + bad[0]
-        details: dict[str, Any] = {"layer": None, "samples": described(self.loader, keys)}
+        if not bad:  # another pipeline stage computed the loss
+            return {"layer": None, "samples": self._samples(progress, self.world.process)}
+        keys = self._keys(progress, self.world.process)[bad[0]]
+        iteration = progress.batches_done + 1 - len(losses) + bad[0]
+        details: dict[str, Any] = {"layer": None, "samples": describe_samples(self.loader, keys)}
         if self.world.pipeline.size > 1:
             return details
         try:
-            batch = batch_of(self.loader, keys)
+            batch = read_batch(self.loader, keys)
         except UserError as error:
             return {**details, "error": str(error)}
-        details["layer"] = first_layer(self.task, lambda: self._forward(batch, progress.epoch, iteration))
+        details["layer"] = first_bad_layer(
+            self.state.task, lambda: self._repeat_forward(batch, progress.epoch, iteration)
+        )
         return details
 
-    def _forward(self, batch: Batch, epoch: int, iteration: int) -> None:
-        """Repeat the forward pass of an iteration of this process, without the other processes that share the data."""
+    def _repeat_forward(self, batch: Batch, epoch: int, iteration: int) -> None:
+        """Repeat the forward pass of an iteration without the other processes that share the data."""
         paddle.seed(device_seed(self.config.seed, epoch, iteration, self.world.stream))
         with autocast(self.stepper.precision):
-            self.task(self.task.prepare(batch))
+            self.state.task(self.state.task.prepare(batch))
 
 
-def _place(details: dict[str, Any]) -> str:
+def _origin(details: dict[str, Any]) -> str:
     if details["layer"]:
         return f", first in the output of {details['layer']}"
     if details.get("gradients"):
@@ -129,13 +144,13 @@ def _place(details: dict[str, Any]) -> str:
 
 
 def _write(path: Path, record: dict[str, Any]) -> str:
-    """Write a report; returns the end of a sentence that points to it."""
+    """Write a report and return the end of a sentence that names its file."""
     try:
         replace_content(path, (json.dumps(record, indent=1) + "\n").encode())
     except OSError as error:
         logger.warning("cannot write %s: %s", path, error.strerror)
         return ""
-    return f"; {path} has the images"
+    return f"; {path} lists the images"
 
 
 def _for_json(value: float) -> float | str:
@@ -143,26 +158,26 @@ def _for_json(value: float) -> float | str:
 
 
 @paddle.no_grad()
-def first_layer(network: nn.Layer, forward: Callable[[], Any]) -> str | None:
-    """Run a forward pass and tell the first layer to end with an output that is not finite.
+def first_bad_layer(network: nn.Layer, forward: Callable[[], Any]) -> str | None:
+    """Run a forward pass and return the name of the first layer with a non-finite output.
 
     Args:
-        network: whose sublayers are looked at.
-        forward: the pass; what it draws must be seeded by itself.
+        network: its sublayers are examined.
+        forward: the pass, which must seed its own random draws.
 
     Returns:
-        Its dotted name; None where all outputs are finite.
+        The dotted name; None if all outputs are finite.
     """
     found: list[str] = []
 
-    def looks(name: str) -> Callable[[Any, Any, Any], None]:
-        def look(_layer: Any, _inputs: Any, output: Any) -> None:
+    def hook_for(name: str) -> Callable[[Any, Any, Any], None]:
+        def examine(_layer: Any, _inputs: Any, output: Any) -> None:
             if not found and not all(is_finite(tensor) for tensor in _tensors(output)):
                 found.append(name)
 
-        return look
+        return examine
 
-    hooks = [layer.register_forward_post_hook(looks(name)) for name, layer in network.named_sublayers()]
+    hooks = [layer.register_forward_post_hook(hook_for(name)) for name, layer in network.named_sublayers()]
     try:
         forward()
     finally:
@@ -171,22 +186,22 @@ def first_layer(network: nn.Layer, forward: Callable[[], Any]) -> str | None:
     return found[0] if found else None
 
 
-def bad_gradients(params: Mapping[str, Tensor], most: int = 3) -> list[str]:
-    """Names of parameters whose gradient is not finite, from the network's output towards its input.
+def bad_gradients(params: Mapping[str, Tensor], limit: int = 3) -> list[str]:
+    """Return names of parameters whose gradient is not finite, from the network's output towards its input.
 
     Args:
-        params: in the order of the forward pass.
-        most: how many names are enough.
+        params: parameters by name, in the order of the forward pass.
+        limit: largest number of names.
     """
     names: list[str] = []
     for name, param in list(params.items())[::-1]:
-        if len(names) < most and param.grad is not None and not is_finite(param.grad):
+        if len(names) < limit and param.grad is not None and not is_finite(param.grad):
             names.append(name)
     return names
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether all elements are; waits for the device."""
+    """Return whether all elements are finite; waits for the device."""
     return not tensor.is_floating_point() or bool(paddle.isfinite(tensor).all())
 
 
@@ -199,14 +214,14 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 
 
 def keys_of(loader: BatchLoader, epoch: int, iteration: int, rank: int) -> list[SampleKey]:
-    """The samples of one of the processes that share the data."""
+    """Return the sample keys of an iteration in one of the processes that share the data."""
     sampler = copy.copy(loader.sampler)
     sampler.rank = rank
     sampler.set_position(epoch, iteration)
     return next(iter(sampler))
 
 
-def batch_of(loader: BatchLoader, keys: list[SampleKey]) -> Batch:
+def read_batch(loader: BatchLoader, keys: list[SampleKey]) -> Batch:
     """Read samples again.
 
     Raises:
@@ -216,8 +231,11 @@ def batch_of(loader: BatchLoader, keys: list[SampleKey]) -> Batch:
     return {name: paddle.to_tensor(np.stack([sample[name] for sample in samples])) for name in samples[0]}
 
 
-def described(loader: BatchLoader, keys: list[SampleKey]) -> list[dict[str, Any]]:
-    """Number and, where there are files, path of samples; with --bad_image skip another file may have stood in."""
+def describe_samples(loader: BatchLoader, keys: list[SampleKey]) -> list[dict[str, Any]]:
+    """Return {"index", "path"} of samples, without "path" where there are no files.
+
+    With --bad_image skip another file may have been read in place of an unreadable one.
+    """
     dataset = loader.dataset
     if isinstance(dataset, ImageDataset):
         return [{"index": key.index, "path": dataset.images.path(key.index)} for key in keys]

@@ -1,4 +1,4 @@
-"""Tells of losses and gradient norms far above their recent course, with the images behind them; changes nothing."""
+"""Reports losses and gradient norms far above their recent values, with the images behind them."""
 
 from __future__ import annotations
 
@@ -14,61 +14,62 @@ from plsc_mae.train.log.append_file import replace_content
 
 logger = logging.getLogger(__name__)
 
-RECENT, ENOUGH = 100, 50  # updates that are looked back on, and that must have been seen
-# Robust standard deviations: losses scatter by less, and of gradient norms, whose logarithms scatter by about 0.5, one
-# in several thousand goes beyond. Where nothing scatters, a percent of the usual value stands in for one.
-FAR, LEAST = 10.0, 0.01
-DEVIATION_OF_MAD = 1.4826  # of a normal distribution
-WARNINGS_APART = 100  # updates
+WINDOW = 100  # recent updates that a value is compared with
+MIN_UPDATES = 50  # updates before the first comparison
+# Threshold in robust standard deviations. The logarithms of gradient norms scatter by about 0.5, so one norm in several
+# thousand exceeds it; losses scatter less. MIN_SPREAD, relative to the median, stands in where values do not scatter.
+MAX_DEVIATIONS, MIN_SPREAD = 10.0, 0.01
+STD_PER_MAD = 1.4826  # of a normal distribution
+WARNING_INTERVAL = 100  # updates between two warnings about the same number
 
 
-class Course:
-    """The recent values of a number."""
+class RecentValues:
+    """Recent values of one number."""
 
     def __init__(self) -> None:
-        self._recent: collections.deque[float] = collections.deque(maxlen=RECENT)
+        self._values: collections.deque[float] = collections.deque(maxlen=WINDOW)
 
     def follow(self, value: float) -> float | None:
-        """Take a value in; returns the usual value if this one lies far above it."""
-        usual, limit = self._usual_and_limit() if len(self._recent) >= ENOUGH else (value, value)
-        self._recent.append(value)
-        return usual if value > limit else None
+        """Add a value; return the median of the earlier ones if the value is a spike, else None."""
+        median, limit = self._median_and_limit() if len(self._values) >= MIN_UPDATES else (value, value)
+        self._values.append(value)
+        return median if value > limit else None
 
-    def _usual_and_limit(self) -> tuple[float, float]:
-        usual = statistics.median(self._recent)
-        spread = DEVIATION_OF_MAD * statistics.median(abs(value - usual) for value in self._recent)
-        return usual, usual + FAR * max(spread, LEAST * abs(usual))
+    def _median_and_limit(self) -> tuple[float, float]:
+        median = statistics.median(self._values)
+        spread = STD_PER_MAD * statistics.median(abs(value - median) for value in self._values)
+        return median, median + MAX_DEVIATIONS * max(spread, MIN_SPREAD * abs(median))
 
 
 class SpikeReport:
-    """Follows the numbers of a run and writes a line of JSON for each spike.
+    """Writes a line of JSON for each spike of a run's numbers.
 
     Args:
-        path: of the file.
+        path: the file.
         active: whether this process writes it.
     """
 
     def __init__(self, path: Path, *, active: bool) -> None:
         self.path, self.active = path, active
-        self._courses: dict[str, Course] = collections.defaultdict(Course)
+        self._recent: dict[str, RecentValues] = collections.defaultdict(RecentValues)
         self._warned: dict[str, int] = {}
 
     def start(self, step: int) -> None:
-        """Begin after an update; lines from beyond, left by a killed run, are dropped."""
+        """Start after update `step`; later lines, left by a killed run, are removed."""
         if self.active and self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines()
             replace_content(self.path, "".join(f"{line}\n" for line in lines if _step(line) <= step).encode())
 
     def follow(self, step: int, values: Mapping[str, float], describe: Callable[[], dict[str, Any]]) -> None:
-        """Look at the numbers of an update.
+        """Compare the numbers of an update with the recent ones.
 
         Args:
-            step: its number.
-            values: by name.
-            describe: what else is written of an update with a spike.
+            step: number of the update.
+            values: its numbers by name.
+            describe: returns further fields for the line of a spike.
         """
         for name, value in values.items():
-            usual = self._courses[name].follow(value)
+            usual = self._recent[name].follow(value)
             if usual is not None and self.active:
                 self._write({"step": step, "what": name, "value": value, "usual": usual, **describe()})
                 self._warn(step, name, value, usual)
@@ -81,14 +82,14 @@ class SpikeReport:
             logger.warning("cannot write %s: %s", self.path, error.strerror)
 
     def _warn(self, step: int, name: str, value: float, usual: float) -> None:
-        if step - self._warned.get(name, -WARNINGS_APART) >= WARNINGS_APART:
+        if step - self._warned.get(name, -WARNING_INTERVAL) >= WARNING_INTERVAL:
             self._warned[name] = step
-            text = "spike at step %d: %s %.4g, usually %.4g; %s has the images, further ones of the next %d steps too"
-            logger.warning(text, step, name, value, usual, self.path, WARNINGS_APART)
+            text = "spike at step %d: %s %.4g, usually %.4g; %s lists the images, also of spikes in the next %d steps"
+            logger.warning(text, step, name, value, usual, self.path, WARNING_INTERVAL)
 
 
 def _step(line: str) -> float:
-    """The update a line is about; the last line of a killed run may be cut off, and is of none."""
+    """Return the update number of a line; infinity for a line that a kill has cut off."""
     try:
         return float(json.loads(line)["step"])
     except ValueError:

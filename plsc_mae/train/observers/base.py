@@ -1,4 +1,4 @@
-"""What looks at a network between the epochs of its training: pictures and evaluation; and what they see."""
+"""Observers of a network between epochs: pictures and evaluation."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import paddle
 from plsc_mae.data.loader import BatchLoader
 from plsc_mae.methods.base import Batch, Pictures, Task
 from plsc_mae.parallel.world import World
+from plsc_mae.train.precision import Precision, autocast
 from plsc_mae.train.signals import StopRequest
-from plsc_mae.train.step import Precision, autocast
 
 
 class Observation(NamedTuple):
-    """What an observer has seen.
+    """Result of an observer.
 
     Attributes:
-        metrics: numbers for the logs, under the names they have there.
-        pictures: for VisualDL, from the main process.
+        metrics: numbers by their names in the logs.
+        pictures: pictures for VisualDL, in the main process.
     """
 
     metrics: Mapping[str, float] = MappingProxyType({})
@@ -30,38 +30,38 @@ class Observation(NamedTuple):
 
 
 class Observer(Protocol):
-    """Looks at the network between epochs; all processes call it together.
+    """Examines the network between epochs; all processes call it together.
 
     Attributes:
-        every: epochs from one look to the next; the last epoch is always looked at.
+        every: epochs between two calls; the last epoch is always observed.
     """
 
     every: int
 
     def __call__(self, stop: StopRequest | None = None) -> Observation:
-        """Look, in all processes.
+        """Examine the network, in all processes.
 
         Raises:
-            Stopped: `stop` was asked for meanwhile, and all processes have left off.
+            Stopped: a stop was requested meanwhile, and all processes have given up the observation.
         """
         ...
 
 
 class PicturePanel:
-    """Draws what the network makes of a fixed batch.
+    """Draws the network's output for a fixed batch.
 
     Args:
-        task: whose network.
-        panel: the batch; only the main process has one.
-        every: epochs from one look to the next.
-        world: the processes of the run.
+        task: its network is observed.
+        panel: the batch, in the main process only.
+        every: epochs between two calls.
+        world: processes of the run.
     """
 
     def __init__(self, task: Task, panel: Batch | None, every: int, world: World) -> None:
         self.task, self.panel, self.every, self.world = task, panel, every, world
 
     def __call__(self, stop: StopRequest | None = None) -> Observation:
-        """Draw in the main process; the others wait."""
+        """Draw in the main process while the others wait."""
         self.task.eval()
         pictures = {} if self.panel is None else self.task.pictures(self.panel)
         self.world.barrier()
@@ -69,16 +69,16 @@ class PicturePanel:
 
 
 class Evaluation:
-    """Means over a data set of what a Task scores image by image: the same for any number of processes.
+    """Means of a Task's scores over a data set, equal for any number of processes.
 
     Args:
-        task: scores images.
-        loader: every image once, in this process or in all of them together.
-        world: the processes of the run.
-        shared: whether `loader` has this process's share of the images rather than all of them.
-        precision: of the forward pass.
-        prefix: of the names in the logs.
-        weights: puts other weights into the network while it is evaluated, as an average of them.
+        task: scores images one by one.
+        loader: yields every image once, in this process or in all processes together.
+        world: processes of the run.
+        shared: whether `loader` yields only this process's share of the images.
+        precision: of forward passes.
+        prefix: prefix of the names in the logs.
+        weights: context manager that replaces the weights during the evaluation, e.g. by their moving average.
     """
 
     every = 1
@@ -99,26 +99,26 @@ class Evaluation:
 
     @paddle.no_grad()
     def __call__(self, stop: StopRequest | None = None) -> Observation:
-        """Score every image and take the means, in one reduction."""
+        """Score every image and return the means, with one reduction."""
         self.task.eval()
         names = self.task.score_names
         totals = paddle.zeros([len(names) + 1], dtype="float64")
         self.loader.sampler.set_position(0)
         with self.weights():
             for batch in self.loader:
-                if stop is not None and stop.heard():
+                if stop is not None and stop.is_requested():
                     break
                 with autocast(self.precision):
                     scores = self.task.scores(batch)
                 columns = [scores[name].astype("float64") for name in names]
                 totals += paddle.stack([*(column.sum() for column in columns), paddle.ones_like(columns[0]).sum()])
-        self.world.barrier()  # the others may need, and one that leaves off waits, longer than a reduction would
+        self.world.barrier()  # waiting for slower processes can exceed the timeout of a reduction
         if stop is not None:
             stop.check()
         if self.shared:
             totals = self.world.sum(totals)
         else:
-            self.world.data.broadcast(totals, 0)  # processes of other machines may have rounded otherwise
-        self.world.pipeline.broadcast(totals, 0)  # the last stage, which comes first, knows scores
+            self.world.data.broadcast(totals, 0)  # other machines may round differently
+        self.world.pipeline.broadcast(totals, 0)  # from the last stage, which is member 0 and computes the scores
         *sums, count = totals.tolist()
         return Observation({self.prefix + name: value / count for name, value in zip(names, sums, strict=True)})

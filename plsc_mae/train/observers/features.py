@@ -1,4 +1,4 @@
-"""Watches the representation between epochs: k-NN accuracy of the encoder's features, and their health.
+"""Evaluation of the encoder's features between epochs: k-NN accuracy and health.
 
 n images, D width.
 """
@@ -18,26 +18,26 @@ from plsc_mae.data.normalize import Normalize
 from plsc_mae.methods.base import Task
 from plsc_mae.parallel.world import World
 from plsc_mae.train.observers.base import Observation
+from plsc_mae.train.precision import autocast, choose_precision
 from plsc_mae.train.signals import StopRequest
-from plsc_mae.train.step import autocast, choose_precision
 
 MEAN = "mean"
-HEALTH_IMAGES = 4096  # pairs and singular values cost more than their number
+HEALTH_IMAGES = 4096  # the cost of pairs and singular values grows faster than their number
 
 
 class FeatureWatch:
-    """Encodes two labeled sets, classifies the second by its neighbors in the first, and measures its shape.
+    """Classifies validation images by their nearest training images, and measures the health of their features.
 
-    Features are the means of an image's patch tokens behind the final norm, of the whole image without a mask.
+    A feature is the mean of an image's patch tokens after the final norm, without a mask.
 
     Args:
-        task: whose encoder.
-        normalize: turns uint8 images into its floats.
+        task: its encoder is evaluated.
+        normalize: converts uint8 images to the encoder's floats.
         bank: training images.
-        queries: validation images of the same classes, at least two.
-        config: how often, how many neighbors, how images are read.
-        world: the processes of the run; they share the images.
-        num_workers: processes that decode, per process.
+        queries: at least two validation images of the same classes.
+        config: frequency, number of neighbors, options of reading.
+        world: processes of the run; they share the images.
+        num_workers: loader processes per process.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class FeatureWatch:
         self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)
 
     def __call__(self, stop: StopRequest | None = None) -> Observation:
-        """Encode in all processes, compare in the main one."""
+        """Encode in all processes and evaluate in the main process."""
         self.task.eval()
         bank, queries = self._features(self.bank, stop), self._features(self.queries, stop)
         metrics: dict[str, float] = {}
         if self.world.is_main:
-            metrics = self._measured(bank[MEAN], queries[MEAN])
-        self.world.barrier()  # the search may take longer than the others would wait in a reduction
+            metrics = self._measure(bank[MEAN], queries[MEAN])
+        self.world.barrier()  # the search can take longer than the timeout of a reduction
         return Observation(metrics)
 
     def _features(self, images: ImageList, stop: StopRequest | None) -> Arrays:
@@ -87,7 +87,7 @@ class FeatureWatch:
             tokens = encoder.forward_features(self.normalize(images))
         return {MEAN: select_tokens(tokens.astype("float32"), "mean", encoder.num_prefix_tokens)}
 
-    def _measured(self, bank: Features, queries: Features) -> dict[str, float]:
+    def _measure(self, bank: Features, queries: Features) -> dict[str, float]:
         (accuracy,) = knn_accuracy(bank, self.bank.labels, queries, self.queries.labels, [self.config.knn_k])
         count = min(len(queries), HEALTH_IMAGES)
         spaced = queries[np.arange(count) * len(queries) // count]

@@ -1,7 +1,7 @@
-"""A linear classifier that learns beside the network from its features of every step, without touching it.
+"""Linear classifier trained on the network's features of every step, without influence on the network.
 
-It lives outside of the Task, and so of its data parallelism, mixed precision and optimizer. All processes have the same
-one: they share statistics and gradients. B batch, D width, K classes.
+It is not part of the Task, and so not of its data parallelism, mixed precision and optimizer. Processes share
+statistics and gradients, so all of them hold the same probe. B batch, D width, K classes.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ EPS = 1e-6
 class OnlineProbe:
     """Linear classification of standardized features, trained by AdamW at a constant rate, one update per iteration.
 
-    Every dimension is standardized by its running mean and variance, as linear probes put a batch normalization without
-    scale and shift before their head (He et al. 2022, appendix A.1). The first batches count equally. The weights start
-    from zero, the objective being convex, so that no random number is drawn.
+    Every dimension is standardized by its running mean and variance: linear probes put a batch normalization without
+    scale and shift before their head (He et al. 2022, appendix A.1). The first batches count equally. The objective is
+    convex, so the weights start from zero and no random number is drawn.
 
     Args:
         num_features: D.
         num_classes: K.
         lr: learning rate.
-        world: the processes of the run.
+        world: processes of the run.
     """
 
     def __init__(self, num_features: int, num_classes: int, lr: float, world: World) -> None:
@@ -57,9 +57,24 @@ class OnlineProbe:
         self.optimizer.set_lr(lr)
         self.mean, self.variance = paddle.zeros([num_features]), paddle.zeros([num_features])
         self.updates = 0
+        self._pending: list[tuple[Tensor, Tensor]] = []
+
+    def remember(self, features: Tensor, labels: Tensor) -> None:
+        """Keep a batch until the network's update has been decided; arguments as of `__call__`."""
+        self._pending.append((features, labels))
+
+    def learn(self) -> list[dict[str, Tensor]]:
+        """Classify and learn from the remembered batches; return the metrics of each."""
+        logs = [self(features, labels) for features, labels in self._pending]
+        self._pending = []
+        return logs
+
+    def forget(self) -> None:
+        """Discard the remembered batches."""
+        self._pending = []
 
     def __call__(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Classify a batch, then learn from it.
+        """Classify a batch, then update the weights with it.
 
         Args:
             features: float32 [B, D], without gradient.
@@ -68,7 +83,7 @@ class OnlineProbe:
         Returns:
             Cross entropy and top-1 accuracy in percent before the update, scalars of this process's batch.
         """
-        logits = self.head(self._standardized(features))
+        logits = self.head(self._standardize(features))
         loss = F.cross_entropy(logits, labels)
         (loss / self.world.size).backward()
         for param in self.params.values():
@@ -80,12 +95,13 @@ class OnlineProbe:
         return {"online_loss": loss.detach(), "online_acc1": accuracy}
 
     @paddle.no_grad()
-    def _standardized(self, features: Tensor) -> Tensor:
-        """Let the running statistics take in the batch of all processes, and apply them to this one's part."""
-        if self.updates == 0:  # from afar, the squares below would be rounded by more than the variance
+    def _standardize(self, features: Tensor) -> Tensor:
+        """Update the running statistics with the batch of all processes, and standardize this process's part."""
+        if self.updates == 0:  # squares of distances from zero could lose the variance to rounding
             self.mean = self.world.sum(features.mean(axis=0)) / self.world.size
-        away = features - self.mean
-        moments = self.world.sum(paddle.concat([away.mean(axis=0), (away * away).mean(axis=0)])) / self.world.size
+        centered = features - self.mean
+        moments = self.world.sum(paddle.concat([centered.mean(axis=0), (centered * centered).mean(axis=0)]))
+        moments = moments / self.world.size
         shift, square = paddle.split(moments, 2)
         share = max(1 / (self.updates + 1), STATISTICS_SHARE)
         self.mean = self.mean + share * shift
@@ -93,13 +109,13 @@ class OnlineProbe:
         return (features - self.mean) / paddle.sqrt(self.variance + EPS)
 
     def extra_state(self) -> dict[str, Any]:
-        """What a checkpoint needs to go on with the same probe."""
+        """Return weights, statistics and optimizer state for a checkpoint."""
         arrays = {name: param.numpy() for name, param in self.params.items()}
         arrays |= {"mean": self.mean.numpy(), "variance": self.variance.numpy(), "updates": np.asarray(self.updates)}
         return {SECTION: {**arrays, "optimizer": optimizer_state(self.optimizer, self.params)}}
 
     def load(self, stored: Checkpoint) -> bool:
-        """Put back what `extra_state` gave, and tell whether the checkpoint has it.
+        """Restore `extra_state` and return whether the checkpoint has it.
 
         Raises:
             CheckpointError: it has a probe for other features or classes.
@@ -112,7 +128,7 @@ class OnlineProbe:
         if found != wanted:
             raise CheckpointError(
                 f"the online probe in {stored.path} is for {found[1]} classes by {found[0]} features, this run has "
-                f"{wanted[1]} and {wanted[0]}; resume with the data of before or without --online_probe"
+                f"{wanted[1]} and {wanted[0]}; resume with the data it was trained on, or without --online_probe"
             )
         for name, param in self.params.items():
             param.set_value(arrays[name])

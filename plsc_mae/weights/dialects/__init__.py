@@ -1,4 +1,7 @@
-"""Dialects: one small file for each foreign naming. Recognized by names and shapes, never by a file's name."""
+"""Dialects: the tensor namings of other code bases, one module each.
+
+A file's dialect is detected from the names and shapes of its tensors, never from the file name.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from plsc_mae.weights.dialects.libai import LIBAI
 from plsc_mae.weights.dialects.mae_priv import MAE_PRIV, MAE_PYTORCH
 from plsc_mae.weights.dialects.mmpretrain import MMPRETRAIN
 
-# What our networks have besides an encoder: MAE, CAE, a classifier, a probe with its batch norm in the head.
+# One tensor that each of our networks has besides its encoder: MAE, CAE, a classifier, a probe with a batch norm.
 _BEYOND_THE_ENCODER = {"decoder.embed.weight", "regressor.norm.weight", "head.weight", "head.1.weight"}
 NATIVE = Dialect(
     "plsc_mae",
@@ -28,10 +31,10 @@ DIALECTS = {dialect.name: dialect for dialect in _ALL}
 
 
 def find_dialect(name: str) -> Dialect:
-    """Look a dialect up by name.
+    """Return the dialect of that name.
 
     Raises:
-        ConfigError: no such dialect.
+        ConfigError: no dialect has that name.
     """
     if name not in DIALECTS:
         raise ConfigError(f"unknown dialect '{name}'; known: {', '.join(DIALECTS)}")
@@ -39,5 +42,5 @@ def find_dialect(name: str) -> Dialect:
 
 
 def detect(tensors: Tensors) -> str:
-    """Name of the dialect that recognizes these tensors, or an empty string."""
+    """Return the name of the dialect that recognizes the tensors, or an empty string."""
     return next((dialect.name for dialect in DIALECTS.values() if dialect.recognizes(tensors)), "")

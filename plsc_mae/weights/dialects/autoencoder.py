@@ -1,10 +1,10 @@
-"""What the tensors of any dialect tell of the masked autoencoder that they make up."""
+"""Infers the sizes of a masked autoencoder from its tensors in any dialect."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from plsc_mae.weights.dialects.base import Dialect, Tensors, count_blocks, of_rank
+from plsc_mae.weights.dialects.base import Dialect, Tensors, count_blocks, tensor_of_rank
 from plsc_mae.weights.dialects.encoder import infer_encoder
 from plsc_mae.weights.dialects.facebook import DECODER_HEADS
 from plsc_mae.weights.dialects.mae_priv import HEAD_DIM
@@ -13,17 +13,16 @@ _OPTIONS = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ra
 
 
 def infer_arguments(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, Any]:
-    """Read the sizes of a masked autoencoder off its tensors, as `MaskedAutoencoder` arguments.
+    """Infer the `MaskedAutoencoder` arguments of a network from its tensors.
 
-    The numbers of heads, which no shape tells, are None for
-    widths that were not published, the decoder's sizes for a file of an encoder alone, and `img_size` where there is no
-    table of positions of a square grid, as in MAE-pytorch's files.
+    Values that the tensors do not determine become None: numbers of heads of unpublished widths, the decoder's sizes if
+    the file has an encoder only, and `img_size` if there is no position table of a square grid, as in MAE-pytorch.
 
     Raises:
-        CheckpointError: there is no encoder.
+        CheckpointError: the tensors contain no encoder.
     """
     encoder = infer_encoder(tensors, dialect, path)
-    token = of_rank(tensors, dialect.foreign_name("decoder.mask_token"), 3, path)
+    token = tensor_of_rank(tensors, dialect.foreign_name("decoder.mask_token"), 3, path)
     has_decoder = token is not None and dialect.foreign_name("decoder.embed.weight") in tensors
     width: Any = token.shape[-1] if has_decoder and token is not None else None
     heads = DECODER_HEADS.get(width) if encoder["k_bias"] else width and max(width // HEAD_DIM, 1)

@@ -1,4 +1,4 @@
-"""What a dialect is: another code base's names and layouts for the tensors of our networks."""
+"""Base of all dialects: names and layouts of another code base for the tensors of our networks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from plsc_mae.errors import CheckpointError
 
 Array = npt.NDArray[np.generic]
 Tensors = Mapping[str, Array]
-# Heads of the attention whose projection has this name in the base naming and makes tokens of this width; None where
-# that is not known.
+# (name of an attention's projection in the base naming, width of its tokens) -> number of heads, None if unknown.
 NumHeads = Callable[[str, int], int | None]
 Rewrite = Callable[[Tensors, NumHeads], dict[str, Array]]
 
@@ -22,19 +21,23 @@ Rewrite = Callable[[Tensors, NumHeads], dict[str, Array]]
 class Dialect:
     """Names and layout rules of one code base.
 
+    A dialect maps our names to a base naming with `foreign_name`. If its own naming differs from the base naming in
+    more than names, for instance because it stores query, key and value separately, `decode` and `encode` convert
+    between the two.
+
     Attributes:
-        name: how commands and `dialect=` call it.
-        foreign_name: our parameter name -> theirs.
-        transposes_linear: whether they store linear weights as [out, in]; ours are [in, out].
-        copies: prefixes of tensors that their files hold twice -> prefix of what they are copies of. They are written,
-            so that a strict reader finds them, and are not expected when read.
-        recognizes: whether a file's tensors are of this dialect, judged by names and shapes.
-        holds: whether its networks have all these tensors, by names in the base naming; asked before writing.
-        norm_eps: of its blocks' layer norms where it is not the 1e-6 of the others.
-        key: under which files hold the network; a file is the flat table itself where it is empty.
-        decode: for namings that are further off, what rewrites their tensors into those that `foreign_name` speaks of
-            ("the base naming"), as where query, key and value are apart. None where nothing is to be rewritten.
-        encode: its inverse; a naming that is decoded and has none is not written.
+        name: name in commands and in `dialect=`.
+        foreign_name: maps our parameter name to the base naming.
+        transposes_linear: True if linear weights are stored as [out, in]; ours are [in, out].
+        copies: tensors that files store twice, as {prefix of the copies: prefix of the originals}. Copies are written
+            for strict readers and are optional when reading.
+        recognizes: returns True if a file's tensors have this dialect, judged by their names and shapes.
+        holds: returns True if networks of this dialect have all the given tensors (names in the base naming); checked
+            before writing.
+        norm_eps: eps of the blocks' layer norms if it is not 1e-6.
+        key: key of the network's tensors in a file; empty for a file that is a flat table.
+        decode: rewrites tensors into the base naming; None if that is the naming of the files.
+        encode: inverse of `decode`; a dialect with `decode` and without `encode` is read-only.
     """
 
     name: str
@@ -49,36 +52,37 @@ class Dialect:
     encode: Rewrite | None = None
 
     def convert(self, value: Array, *, is_linear_weight: bool) -> Array:
-        """Turn a tensor from their layout into ours, or back; the rule is its own inverse."""
+        """Convert a tensor from the foreign layout to ours, or back; the conversion is its own inverse."""
         return value.T if self.transposes_linear and is_linear_weight else value
 
 
 def count_blocks(tensors: Tensors, prefix: str) -> int:
-    """Count the blocks of a stack whose tensors are called `{prefix}{number}.NAME`."""
+    """Count the blocks of a stack whose tensors have names `{prefix}{number}.NAME`."""
     return len({name[len(prefix) :].partition(".")[0] for name in tensors if name.startswith(prefix)})
 
 
-def of_rank(tensors: Tensors, name: str, ndim: int, path: str) -> Array | None:
-    """Look a tensor up that sizes are read off; None if it is not there.
+def tensor_of_rank(tensors: Tensors, name: str, ndim: int, path: str) -> Array | None:
+    """Return the tensor `name`, or None if it is missing.
 
     Raises:
-        CheckpointError: it has another number of dimensions, or is empty.
+        CheckpointError: the tensor does not have `ndim` dimensions, or is empty.
     """
     value = tensors.get(name)
     if value is not None and (value.ndim != ndim or value.size == 0):
         raise CheckpointError(
-            f"{path}: '{name}' has shape {list(value.shape)}, which no network gives it; expected {ndim} dimensions"
+            f"{path}: '{name}' has shape {list(value.shape)}, expected a non-empty tensor of {ndim} dimensions; check "
+            f"that the file contains a network of a supported kind"
         )
     return value
 
 
 def renamed(name: str, network: Mapping[str, str], block: Mapping[str, str]) -> str:
-    """Replace the beginnings of a name.
+    """Replace the prefixes of a tensor's name.
 
     Args:
-        name: `STACK.NUMBER.REST` for a tensor of a block.
-        network: of whole names and of stacks of blocks.
-        block: of what follows a block's number.
+        name: name of a tensor; `STACK.NUMBER.REST` for a tensor of a block.
+        network: replacements for whole names and for stacks of blocks.
+        block: replacements for the part after a block's number.
     """
     for old, new in network.items():
         if name == old or name.startswith(f"{old}."):

@@ -1,9 +1,7 @@
 """BEiT's naming of a ViT classifier, and PLSC's port of it.
 
-Atten4Vis/CAE, BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch fine-tune and probe under it.
-
-Names are those of facebookresearch/mae, but q and v have biases of their own and attention may have a table of
-relative positions.
+Atten4Vis/CAE, BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch use it for fine-tuning and probing. The names are those
+of facebookresearch/mae, but q and v have separate biases, and attention may have a table of relative positions.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from plsc_mae.weights.dialects.facebook import paddle_name
 
 
 def foreign_name(name: str) -> str:
-    """Translate `encoder.blocks.0.attn.rel_pos_bias.relative_position_bias_table` and the like."""
+    """Translate names such as `encoder.blocks.0.attn.rel_pos_bias.relative_position_bias_table`."""
     return facebook_name(name).replace(".attn.rel_pos_bias.", ".attn.")
 
 

@@ -1,7 +1,7 @@
-"""Atten4Vis/CAE, old files of it, and its ports PLSC and VIMER, which store linear weights as Paddle does.
+"""Atten4Vis/CAE, its old files, and its ports PLSC and VIMER, which store linear weights in Paddle's layout.
 
-The ports took over the official names of their day; files from then have those, with a `teacher` for the alignment
-encoder. Files of the time between have some names of both.
+The ports use the names that Atten4Vis/CAE had at the time. Its old files have these names too, with `teacher` for the
+alignment encoder. Files between the old and the current naming have names of both.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from plsc_mae.errors import CheckpointError
-from plsc_mae.weights.dialects.base import Array, Dialect, NumHeads, Tensors, count_blocks, of_rank
+from plsc_mae.weights.dialects.base import Array, Dialect, NumHeads, Tensors, count_blocks, tensor_of_rank
 
-# Our prefix of a layer -> theirs. Longer prefixes come first, "#" stands for a block's number.
+# Our prefix -> theirs. Longer prefixes come first; "#" is replaced by the number of a block.
 _OFFICIAL = {
     "bridge_norm": "encoder_to_regresser_norm",
     "bridge": "encoder_to_regresser",
@@ -55,7 +55,13 @@ def _renamed(name: str, prefixes: dict[str, str]) -> str:
 
 
 def _has(tensors: Tensors, *names: str, out_first: bool | None = None) -> bool:
-    """Whether all names are there and, where `out_first` is given, linear weights are [out, in] or [in, out]."""
+    """Return True if a CAE has all these names and the required layout of linear weights.
+
+    Args:
+        tensors: arrays by name.
+        names: required names, besides two of the encoder.
+        out_first: True requires linear weights [out, in], False [in, out], None accepts both.
+    """
     if not {"encoder.patch_embed.proj.weight", "encoder.blocks.0.mlp.fc1.weight", *names} <= set(tensors):
         return False
     if tensors["encoder.blocks.0.mlp.fc1.weight"].ndim != 2:
@@ -102,26 +108,26 @@ CAE_OLD = Dialect(
 CAE_BETWEEN = replace(CAE, name="cae_between", recognizes=_is_between, decode=_decode)
 
 
-# Heads cannot be read off shapes; these are the published widths. Regressor and decoder have 12 in every release, of
-# 85 each where 1020 is what projects a width of 1024.
+# {width: heads} of the published networks; shapes do not determine the heads. Regressor and decoder always have 12
+# heads. For a width of 1024 they have 85 channels each, so the projected width is 1020.
 HEADS = {192: 12, 384: 12, 768: 12, 1024: 16}
 _DECODER_HEADS = {768: 12, 1020: 12, 1024: 16}
 
 
 def infer_arguments(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, Any]:
-    """Read the sizes of a pre-trained CAE off its tensors, as `ContextAutoencoder` arguments.
+    """Infer the `ContextAutoencoder` arguments of a pre-trained CAE from its tensors.
 
-    The numbers of heads, which no shape tells, are None for widths that were not published.
+    Numbers of heads become None for unpublished widths, because shapes do not determine them.
 
     Raises:
-        CheckpointError: the file lacks the mask token, and so the part that predicts.
+        CheckpointError: the file has no mask token, and therefore no regressor and decoder, or lacks another tensor.
     """
     if "mask_token" not in tensors:
-        raise CheckpointError(f"{path} holds a CAE without its mask token; expected a checkpoint of pre-training")
+        raise CheckpointError(f"{path} has a CAE without mask token; expected a checkpoint of pre-training")
     regressor, decoder = (dialect.foreign_name(stack) + "." for stack in ("regressor.blocks", "decoder.blocks"))
 
     def find(name: str, ndim: int) -> Array:
-        value = of_rank(tensors, name, ndim, path)
+        value = tensor_of_rank(tensors, name, ndim, path)
         if value is None:
             raise CheckpointError(f"{path} lacks '{name}'; expected a checkpoint of CAE's pre-training")
         return value

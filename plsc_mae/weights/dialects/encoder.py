@@ -1,4 +1,4 @@
-"""What the tensors of any dialect tell of the encoder among them."""
+"""Infers the sizes of an encoder from its tensors in any dialect."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from plsc_mae.errors import CheckpointError
-from plsc_mae.weights.dialects.base import Array, Dialect, Tensors, count_blocks, of_rank
+from plsc_mae.weights.dialects.base import Array, Dialect, Tensors, count_blocks, tensor_of_rank
 from plsc_mae.weights.dialects.cae import HEADS as CAE_HEADS
 from plsc_mae.weights.dialects.facebook import HEADS as MAE_HEADS
 
@@ -14,38 +14,47 @@ RELATIVE_TABLE = "relative_position_bias_table"
 
 
 def position_side(count: int, prefix: int) -> int | None:
-    """Side of the square grid of a table of `count` places, `prefix` of them of the class token; None if not square."""
+    """Return the side of the square grid of a position table, or None if the grid is not square.
+
+    Args:
+        count: number of rows of the table.
+        prefix: number of rows that belong to no patch, such as 1 for a class token.
+    """
     side = math.isqrt(max(count - prefix, 0))
     return side if side * side == count - prefix else None
 
 
 def relative_side(count: int) -> int | None:
-    """Side of the square grid of a table of relative positions with `count` rows; None if it is not square."""
+    """Return the side of the square grid of a relative position table with `count` rows, or None if not square."""
     side = position_side(count, 3)
     return None if side is None or side % 2 == 0 else (side + 1) // 2
 
 
 def infer_encoder(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, Any]:
-    """Read an encoder off its tensors, as `VisionTransformer` arguments without `positions`.
+    """Infer the `VisionTransformer` arguments of an encoder, except `positions`, from its tensors.
 
-    `num_heads` is None where neither a table of relative positions nor a published width tells it, `img_size` where
-    there is no table of positions of a square grid.
+    `num_heads` becomes None unless there is a table of relative positions or the width is a published one. `img_size`
+    becomes None unless there is a position table of a square grid.
 
     Raises:
-        CheckpointError: there is no encoder.
+        CheckpointError: the tensors contain no encoder.
     """
 
     def find(name: str, ndim: int) -> Array | None:
-        return of_rank(tensors, dialect.foreign_name(f"encoder.{name}"), ndim, path)
+        return tensor_of_rank(tensors, dialect.foreign_name(f"encoder.{name}"), ndim, path)
 
-    kernel, hidden = find("patch_embed.proj.weight", 4), find("blocks.0.mlp.fc1.bias", 1)
+    kernel = find("patch_embed.proj.weight", 4)
+    hidden = find("blocks.0.mlp.fc1.bias", 1)
     if kernel is None or hidden is None:
         raise CheckpointError(f"{path} holds no encoder; expected patch_embed and blocks")
     embed_dim, in_chans, patch_size, _ = kernel.shape
-    own, shared = (find(f"{where}rel_pos_bias.{RELATIVE_TABLE}", 2) for where in ("blocks.0.attn.", ""))
+    own = find(f"blocks.0.attn.rel_pos_bias.{RELATIVE_TABLE}", 2)
+    shared = find(f"rel_pos_bias.{RELATIVE_TABLE}", 2)
     relative = own if own is not None else shared
-    class_token, layer_scale = find("cls_token", 3) is not None, find("blocks.0.gamma_1", 1) is not None
-    table, side = find("pos_embed", 3), None if relative is None else relative_side(len(relative))
+    class_token = find("cls_token", 3) is not None
+    layer_scale = find("blocks.0.gamma_1", 1) is not None
+    table = find("pos_embed", 3)
+    side = None if relative is None else relative_side(len(relative))
     if table is not None:
         side = position_side(table.shape[1], int(class_token))
     heads = (CAE_HEADS if layer_scale else MAE_HEADS).get(embed_dim) if relative is None else relative.shape[1]
@@ -66,5 +75,5 @@ def infer_encoder(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, An
 
 
 def block_count(tensors: Tensors, dialect: Dialect) -> int:
-    """Number of the encoder's blocks."""
+    """Return the number of the encoder's blocks."""
     return count_blocks(tensors, dialect.foreign_name("encoder.blocks."))

@@ -1,4 +1,4 @@
-"""facebookresearch/mae, and PLSC, which kept its names but stores linear weights as Paddle does."""
+"""facebookresearch/mae and PLSC, which has the same names but stores linear weights in Paddle's layout."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _DECODER = {
     "norm": "decoder_norm",
     "pred": "decoder_pred",
 }
-_QKV, _PATCH = "blocks.0.attn.qkv.weight", "patch_embed.proj.weight"
+_PATCH = "patch_embed.proj.weight"
+_QKV = "blocks.0.attn.qkv.weight"
 _QKV_BIAS = "blocks.0.attn.qkv.bias"  # BEiT-style files have q_bias and v_bias instead
-# Heads cannot be read off shapes; these are the published widths, those of BUPT-PRIV/MAE-priv too.
+# {width: heads} of the published networks, including BUPT-PRIV/MAE-priv's; shapes do not determine the heads.
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1664: 16}
 DECODER_HEADS = {512: 16}
 
@@ -34,7 +35,7 @@ def foreign_name(name: str) -> str:
 
 
 def paddle_name(name: str) -> str:
-    """Call running statistics as Paddle's own batch norm does; the rest keeps its name."""
+    """Rename running statistics as in Paddle's batch norm, and keep other names."""
     return name.replace(".running_mean", "._mean").replace(".running_var", "._variance")
 
 
@@ -46,12 +47,12 @@ def _has_rows(tensors: Tensors, *, out_first: bool) -> bool:
 
 
 def lacks(names: Collection[str], *parts: str) -> bool:
-    """Whether no name has any of these parts."""
+    """Return True if no name contains any of the parts."""
     return not any(part in name for name in names for part in parts)
 
 
 def holds(names: Collection[str]) -> bool:
-    """Whether a ViT of timm has these tensors: a class token, and nothing of BEiT's."""
+    """Return True if a ViT of timm has these tensors: a class token, and no tensor that only BEiT has."""
     return "cls_token" in names and lacks(names, ".q_bias", ".gamma_", "relative_position")
 
 
@@ -63,10 +64,11 @@ PLSC = Dialect(
     lambda tensors: _has_rows(tensors, out_first=False),
     holds=holds,
 )
-# timm's ViTs have the names of facebookresearch/mae, which is built on it; such files are read as the latter's.
+# facebookresearch/mae is built on timm, so their names are equal. Files of timm are detected as facebook; the separate
+# dialect is for writing.
 TIMM = replace(FACEBOOK, name="timm", key="", holds=lambda names: holds(names) and lacks(names, "head.0.", "head.1."))
 
 
 def published_heads(name: str, width: int) -> int | None:
-    """Heads of the attention of that name and width in a published network."""
+    """Return the number of heads of an attention in the published networks, by its name and width; None if unknown."""
     return (DECODER_HEADS if name.startswith("decoder_") else HEADS).get(width)

@@ -1,8 +1,8 @@
 """Hugging Face transformers: ViTMAEForPreTraining, ViTMAEModel and ViTForImageClassification.
 
-The base naming is facebookresearch/mae's. Query, key and value are apart; files of the Hub and of transformers 4 have
-the names written here, and those of the modules of transformers 5 are read too. Their layer norms have an eps of 1e-12
-unless the config says otherwise, the original's 1e-6.
+The base naming is facebookresearch/mae's. Query, key and value are stored separately. Names are written as in files of
+the Hub and of transformers 4; names of transformers 5 can be read too. The eps of the layer norms defaults to 1e-12 in
+transformers' config, while the original uses 1e-6.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from plsc_mae.weights.dialects.base import Array, NumHeads, Tensors, renamed
 from plsc_mae.weights.dialects.facebook import FACEBOOK, holds, lacks
 
 _PARTS = ("query", "key", "value")
-# Names of a block and of the network, theirs -> the base naming's; the first that matches a name's beginning.
+# Prefixes of the network and of a block, theirs -> base naming; the first match is used.
 _NETWORK = {
     "vit.embeddings.cls_token": "cls_token",
     "vit.embeddings.position_embeddings": "pos_embed",
@@ -41,8 +41,8 @@ _BLOCK = {
     "layernorm_before": "norm1",
     "layernorm_after": "norm2",
 }
-# Other ages: the modules of transformers 5, what it saves of them, and a ViTMAEModel saved alone.
-_AGES = (
+# Patterns of other versions: modules of transformers 5, files of transformers 5, and a ViTMAEModel saved alone.
+_OTHER_VERSIONS = (
     (re.compile(r"^(embeddings|encoder|layers|layernorm)\."), r"vit.\1."),
     (re.compile(r"^vit\.layers\."), "vit.encoder.layer."),
     (re.compile(r"^decoder\.decoder_encoder\.layer\."), "decoder.decoder_layers."),
@@ -57,21 +57,21 @@ _SPLIT = re.compile(r"^(?P<qkv>.*attn\.qkv)\.(?P<part>query|key|value)\.(?P<kind
 
 
 def _recognizes(tensors: Tensors) -> bool:
-    return "vit.embeddings.cls_token" in map(_of_today, tensors)
+    return "vit.embeddings.cls_token" in map(_transformers4_name, tensors)
 
 
-def _of_today(name: str) -> str:
-    for pattern, replacement in _AGES:
+def _transformers4_name(name: str) -> str:
+    for pattern, replacement in _OTHER_VERSIONS:
         name = pattern.sub(replacement, name)
     return name
 
 
 def _decode(tensors: Tensors, _heads: NumHeads) -> dict[str, Array]:
-    """Rename, and put query, key and value on top of each other."""
+    """Rename tensors, and concatenate query, key and value."""
     decoded: dict[str, Array] = {}
     parts: dict[str, dict[str, Array]] = {}
     for name, value in tensors.items():
-        name = renamed(_of_today(name), _NETWORK, _BLOCK)
+        name = renamed(_transformers4_name(name), _NETWORK, _BLOCK)
         if match := _SPLIT.match(name):
             parts.setdefault(f"{match['qkv']}.{match['kind']}", {})[match["part"]] = value
         else:
@@ -79,14 +79,14 @@ def _decode(tensors: Tensors, _heads: NumHeads) -> dict[str, Array]:
     for name, found in parts.items():
         if len(found) == len(_PARTS):
             decoded[name] = np.concatenate([found[part] for part in _PARTS])
-        else:  # the report is to name what is there
+        else:  # keep an incomplete group under its own names, so that the load report lists them
             stem, _, kind = name.rpartition(".")
             decoded |= {f"{stem}.{part}.{kind}": value for part, value in found.items()}
     return decoded
 
 
 def _encode(arrays: Tensors, _heads: NumHeads) -> dict[str, Array]:
-    """Take them apart and rename."""
+    """Split query, key and value, and rename tensors."""
     network, block = ({ours: theirs for theirs, ours in table.items()} for table in (_NETWORK, _BLOCK))
     encoded: dict[str, Array] = {}
     for name, value in arrays.items():
@@ -110,7 +110,12 @@ HUGGINGFACE = replace(
 
 
 def config_of(sizes: Mapping[str, Any], has_decoder: bool) -> dict[str, Any]:
-    """What config.json tells of an autoencoder, or of an encoder: its sizes and the eps of its layer norms."""
+    """Return the config.json of an autoencoder or an encoder.
+
+    Args:
+        sizes: entries for the sizes and for the eps of the layer norms.
+        has_decoder: True for ViTMAEForPreTraining, False for ViTMAEModel.
+    """
     architecture = "ViTMAEForPreTraining" if has_decoder else "ViTMAEModel"
     fixed = {"model_type": "vit_mae", "hidden_act": "gelu", "qkv_bias": True}
     return {"architectures": [architecture], **fixed, **sizes}

@@ -1,10 +1,12 @@
-"""LiBai (projects/MAE, on OneFlow): pre-training, and its ViT.
+"""LiBai (projects/MAE, on OneFlow): pre-training and its ViT classifier.
 
-The base naming is facebookresearch/mae's. The rows of the attention projection go head by head, [heads, 3, D / heads],
-where the base has all of q, all of k, all of v. Its blocks' layer norms have an eps of 1e-5 (`--norm_eps 1e-5`), and
-what follows mean pooling is called `norm`, so that a classifier's `fc_norm` is written, and read, under that name; one
-that classifies its class token is not written.
-Follows utils/weight_convert.py of the project; its folders of OneFlow files are read as they are.
+The base naming is facebookresearch/mae's. Differences:
+- The rows of the attention projection are ordered by head, [heads, 3, D / heads]; in the base naming all rows of q come
+  first, then k, then v.
+- The layer norms of the blocks have an eps of 1e-5 (`--norm_eps 1e-5`).
+- The norm after mean pooling is named `norm`, so a classifier's `fc_norm` is read and written under that name. A
+  classifier of the class token cannot be written.
+The conversion follows utils/weight_convert.py of the project. Its folders of OneFlow files can be read directly.
 """
 
 from __future__ import annotations
@@ -52,14 +54,14 @@ def _encode(arrays: Tensors, heads: NumHeads) -> dict[str, Array]:
 
 
 def _regrouped(name: str, value: Array, heads: NumHeads, *, by_head: bool) -> Array:
-    """Reorder the rows of an attention projection from head by head, or back."""
+    """Reorder the rows of an attention projection: from [heads, 3, ...] to [3, heads, ...] if `by_head`, else back."""
     if ".attn.qkv." not in name:
         return value
     count = heads(name, len(value) // 3)
     if count is None:
         raise ConfigError(
-            f"the number of heads of {name}, {len(value) // 3} wide, is needed to order LiBai's rows, and no published "
-            "network has this width; load the file into a network of that size"
+            f"cannot reorder LiBai's rows of {name}: the number of heads is unknown, because no published network has "
+            f"the width {len(value) // 3}; load the file into a network of that size"
         )
     groups = (count, 3) if by_head else (3, count)
     return np.swapaxes(value.reshape(*groups, -1, *value.shape[1:]), 0, 1).reshape(value.shape)

@@ -1,13 +1,13 @@
 """Pre-training files of BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch, which share one naming.
 
-What they fine-tune and probe has BEiT's names.
+Their fine-tuned and probed networks have BEiT's names.
 """
 
 from __future__ import annotations
 
 from plsc_mae.weights.dialects.base import Dialect, Tensors
 
-# Both have q_bias and v_bias in their blocks. CAE's ports have an `encoder_to_decoder` too, and no `decoder`.
+# Both have q_bias and v_bias in their blocks. CAE's ports also have `encoder_to_decoder`, but no `decoder`.
 _SHARED = {"mask_token", "encoder.patch_embed.proj.weight", "encoder_to_decoder.weight", "decoder.head.weight"}
 _SHARED |= {"encoder.blocks.0.attn.q_bias"}
 _PARTS = {
@@ -16,11 +16,11 @@ _PARTS = {
     "decoder.embed": "encoder_to_decoder",
     "decoder.pred": "decoder.head",
 }
-HEAD_DIM = 64  # of the decoders of both
+HEAD_DIM = 64  # channels per head in both decoders
 
 
 def foreign_name(name: str) -> str:
-    """Translate `decoder.embed.weight` to `encoder_to_decoder.weight`; most names are theirs too."""
+    """Translate `decoder.embed.weight` to `encoder_to_decoder.weight`; most other names are equal."""
     for ours, theirs in _PARTS.items():
         if name == ours or name.startswith(f"{ours}."):
             return theirs + name[len(ours) :]

@@ -1,6 +1,6 @@
-"""OpenMMLab's mmpretrain (and mmcls, mmselfsup): MAE pre-training, and ViT classifiers.
+"""OpenMMLab's mmpretrain (and mmcls, mmselfsup): MAE pre-training and ViT classifiers.
 
-The base naming is facebookresearch/mae's, of which this is a renaming.
+Only the names differ from the base naming, which is facebookresearch/mae's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NETWORK = {
     "neck.decoder_embed": "decoder_embed",
     "neck.decoder_pred": "decoder_pred",
     "head.fc": "head",
-    "head.layers.head": "head",  # of VisionTransformerClsHead; the one above, of LinearClsHead, is written
+    "head.layers.head": "head",  # VisionTransformerClsHead; the name above, LinearClsHead's, is used for writing
 }
 _BLOCK = {"ffn.layers.0.0": "mlp.fc1", "ffn.layers.1": "mlp.fc2", "ln1": "norm1", "ln2": "norm2"}
 

@@ -139,7 +139,7 @@ def test_what_is_read_back_otherwise_than_written_gets_no_name(tmp_path, monkeyp
             file.write(b"\xff\x00\xff")
 
     monkeypatch.setattr(checkpoint_file, "_write", write_on_a_bad_disk)
-    with pytest.raises(CheckpointError, match="what was read back is not what was written"):
+    with pytest.raises(CheckpointError, match="read back differs"):
         saved(tmp_path, "latest", 2)
     assert checkpoint_file.verify(path)["step"] == 1
     assert os.listdir(tmp_path) == [path.name]

@@ -53,14 +53,14 @@ def fill(folder) -> None:
 
 def at_iterations(monkeypatch, actions) -> None:
     """Do something before iterations of a run, by their number."""
-    count, iterate = [0], Trainer._iterate
+    count, iterate = [0], Trainer.iterate
 
     def wrapped(*arguments):
         count[0] += 1
         actions.get(count[0], lambda: None)()
         return iterate(*arguments)
 
-    monkeypatch.setattr(Trainer, "_iterate", wrapped)
+    monkeypatch.setattr(Trainer, "iterate", wrapped)
 
 
 def steps(folder, name: str = "train.jsonl") -> list[int]:
@@ -89,7 +89,7 @@ def test_a_run_outlives_a_full_disk(run, small_disk, impatient, monkeypatch, cap
     at_iterations(monkeypatch, {5: lambda: fill(small_disk), 16: look})
     run.here("disk", FLAGS)
     # The log comes first; whether its next line fits into what is left of a page is the disk's affair.
-    assert re.search(r"(earlier checkpoints are untouched|cannot be written); the run goes on", capfd.readouterr().err)
+    assert re.search(r"(earlier checkpoints are untouched|cannot be written); the run cont", capfd.readouterr().err)
     assert held["step"] == 3
     assert [name for name in held["files"] if name.startswith("checkpoint")] == ["checkpoint-latest.pd"]
     assert steps(small_disk) == list(range(1, 21))
@@ -111,7 +111,7 @@ def test_a_finished_run_waits_for_space(run, small_disk, impatient, monkeypatch,
     run.here("disk", FLAGS)
     assert checkpoint_file.verify(small_disk / "checkpoint-1.pd")["step"] == 20
     assert steps(small_disk) == list(range(1, 21))
-    assert "the run goes on and tries again" in capfd.readouterr().err
+    assert "the run continues and will retry" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("run", ["mae"], indirect=True)

@@ -9,7 +9,7 @@ import pytest
 
 from plsc_mae.parallel.world import World
 from plsc_mae.train.log.meters import Meters
-from plsc_mae.train.nonfinite.exchange import agree
+from plsc_mae.train.nonfinite.exchange import exchange_numbers
 
 pytestmark = pytest.mark.compat
 
@@ -30,7 +30,7 @@ class OneOfThree:
 @pytest.mark.parametrize("norm", [2.0, math.nan, math.inf])
 def test_numbers_are_told_as_they_are(loss, norm):
     absent = -3.3e38
-    numbers = agree(OneOfThree([absent, 1.0, absent, 7.0]), paddle.to_tensor(loss), paddle.to_tensor(norm))
+    numbers = exchange_numbers(OneOfThree([absent, 1.0, absent, 7.0]), paddle.to_tensor(loss), paddle.to_tensor(norm))
     assert numbers.losses[::2] == [1.0, 7.0]
     for found, expected in ((numbers.losses[1], loss), (numbers.norm, norm)):
         assert math.isnan(found) if math.isnan(expected) else found == pytest.approx(expected, rel=1e-6)

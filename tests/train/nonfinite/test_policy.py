@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import json
@@ -16,16 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import plsc_mae.train.trainer as trainer
 from plsc_mae.cli import main
 from plsc_mae.data.seeding import epoch_order
 from plsc_mae.errors import CheckpointError
 from plsc_mae.methods.classify import ClassifyTask
 from plsc_mae.methods.mae import MAETask
-from plsc_mae.train import step
+from plsc_mae.train import setup
 from plsc_mae.train.checkpoint.file import find_newest, load
 from plsc_mae.train.nonfinite import policy, spikes
-from plsc_mae.train.step import LossScale, Precision
+from plsc_mae.train.precision import FLOAT32
 
 pytestmark = pytest.mark.compat
 
@@ -82,7 +80,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights_see_it(run, 
     error = capfd.readouterr().err
     report = run.folder / "bad/nonfinite-4-rank0.json"
     assert "error: loss became nan at step 4 (epoch 0, learning rate " in error
-    assert f"first in the output of {LAYER}; {report} has the images; nothing was saved since" in error
+    assert f"first in the output of {LAYER}; {report} lists the images; nothing was saved since" in error
     told = json.loads(report.read_text())
     assert (told["layer"], told["step"], told["losses"], told["grad_norm"]) == (LAYER, 4, ["nan"], "nan")
     assert [sample["index"] for sample in told["samples"]] == [image_of(4, place) for place in range(BATCH)]
@@ -159,7 +157,7 @@ def test_ten_skipped_updates_in_a_row_are_too_many_also_where_the_run_was_stoppe
     assert main(["pretrain", *run.arguments("bad", f"{FLAGS} --nan_policy skip --auto_resume")]) == 3
     error = capfd.readouterr().err
     assert "loss became nan at step 11 " in error
-    assert "the 10th update in a row to be skipped" in error
+    assert "the 10th skipped update in a row" in error
 
 
 # -------------------------------------------------------------------------------------------------------- rollback
@@ -171,7 +169,7 @@ def test_a_rollback_takes_the_weights_back_and_leaves_out_the_images_since(run, 
     poison(LAYER, 6)
     flags = f"{FLAGS} --nan_policy rollback --save_ckpt_steps 3"
     records = run.here("bad", f"{flags} --max_train_step 6")
-    assert "weights and optimizer are those of" in capfd.readouterr().err
+    assert f"restored weights and optimizer from {run.folder}/bad/checkpoint-latest.pd" in capfd.readouterr().err
     assert records[-1]["rollbacks"] == 1
     good, bad = newest(run, "good"), newest(run, "bad")
     assert (bad.meta["position"]["epoch"], bad.meta["position"]["images"]) == (0, 6 * BATCH)
@@ -203,14 +201,14 @@ def test_a_rollback_passes_damaged_checkpoints_over(run, poison, monkeypatch, ca
     poison(LAYER, 14)
     first = run.folder / "bad/checkpoint-0.pd"
     run.here("bad", f"{FLAGS} --max_train_step 14 --nan_policy rollback --save_ckpt_steps 6 --resume {first}")
-    assert "passed over: " in capfd.readouterr().err
+    assert "ignoring unusable checkpoint: " in capfd.readouterr().err
     assert newest(run, "bad").meta["step"] == 14
     assert_same_state(newest(run, "bad"), load(first))
 
 
 @only_mae
 @pytest.mark.parametrize(
-    ("updates", "told"), [([1], "there is no checkpoint yet"), (range(3, 10), "after 3 rollbacks without")]
+    ("updates", "told"), [([1], "there is no checkpoint yet"), (range(3, 10), "after 3 rollbacks without a checkpoint")]
 )
 def test_what_a_rollback_cannot_mend_stops_the_run(run, poison, capfd, updates, told):
     poison(LAYER, *updates)
@@ -283,17 +281,21 @@ def test_two_processes_go_on_as_one_does(run, poison, policy):
 @pytest.fixture
 def float16(monkeypatch):
     """Runs in float32 with the loss scale of float16; on CPU Paddle computes nothing in 16 bits."""
-    monkeypatch.setattr(trainer, "choose_precision", lambda *_: Precision("float16", "float16"))
-    monkeypatch.setattr(step, "autocast", lambda _: contextlib.nullcontext())
+    return functools.partial(scale_losses, monkeypatch)
+
+
+def scale_losses(monkeypatch, initial: float | None) -> None:
+    monkeypatch.setattr(setup, "choose_precision", lambda *_: FLOAT32._replace(initial_loss_scale=initial))
 
 
 @only_mae
-def test_an_overflow_halves_the_loss_scale_and_is_no_fault(run, poison, float16, monkeypatch):
+def test_an_overflow_halves_the_loss_scale_and_is_no_fault(run, poison, float16):
+    float16(2.0**16)
     plain = run.here("plain", f"{FLAGS} --max_train_step 3")
-    monkeypatch.setattr(trainer, "choose_precision", lambda *_: step.FLOAT32)
+    float16(None)
     exact = run.here("exact", f"{FLAGS} --max_train_step 3")
     assert [record["loss"] for record in plain] == [record["loss"] for record in exact]  # a power of 2 rounds nothing
-    monkeypatch.setattr(trainer, "choose_precision", lambda *_: Precision("float16", "float16"))
+    float16(2.0**16)
     poison("gradient", 4)
     records = run.here("bad", f"{FLAGS} --max_train_step 6")
     assert [record["loss_scale"] for record in records] == [65536.0] * 3 + [32768.0] * 3
@@ -305,8 +307,8 @@ def test_an_overflow_halves_the_loss_scale_and_is_no_fault(run, poison, float16,
 
 
 @only_mae
-def test_overflow_at_the_smallest_loss_scale_is_a_fault(run, poison, float16, monkeypatch, capfd):
-    monkeypatch.setattr(step, "LossScale", functools.partial(LossScale, initial=2.0))
+def test_overflow_at_the_smallest_loss_scale_is_a_fault(run, poison, float16, capfd):
+    float16(2.0)
     poison("gradient", 2, 3)
     assert main(["pretrain", *run.arguments("bad", FLAGS)]) == 3
     error = capfd.readouterr().err
@@ -316,7 +318,7 @@ def test_overflow_at_the_smallest_loss_scale_is_a_fault(run, poison, float16, mo
 
 @only_mae
 def test_a_spike_is_written_down_with_its_images(run, poison, monkeypatch, capfd):
-    monkeypatch.setattr(spikes, "ENOUGH", 4)
+    monkeypatch.setattr(spikes, "MIN_UPDATES", 4)
     plain = run.here("plain", f"{FLAGS} --max_train_step 8")
     assert not (run.folder / "plain/spikes.jsonl").exists()
     poison("1000", 7)

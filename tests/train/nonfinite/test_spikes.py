@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from plsc_mae.train.nonfinite.spikes import ENOUGH, RECENT, Course, SpikeReport
+from plsc_mae.train.nonfinite.spikes import MIN_UPDATES, WINDOW, RecentValues, SpikeReport
 
 pytestmark = pytest.mark.compat
 
 
 def spikes_in(values) -> list[int]:
-    course = Course()
+    course = RecentValues()
     return [number for number, value in enumerate(values) if course.follow(float(value)) is not None]
 
 
@@ -32,16 +32,16 @@ def test_a_spike_is_far_above_the_usual():
     losses = 0.5 + 0.01 * rng.standard_normal(300)
     losses[[20, 200]] = 0.8  # at 20 too few have been seen
     assert spikes_in(losses) == [200]
-    flat = np.full(ENOUGH + 1, 0.5)
+    flat = np.full(MIN_UPDATES + 1, 0.5)
     flat[-1] = 0.54
     assert spikes_in(flat) == []  # within 10 percent
     flat[-1] = 0.56
-    assert spikes_in(flat) == [ENOUGH]
+    assert spikes_in(flat) == [MIN_UPDATES]
 
 
 def test_a_new_level_is_the_usual_after_a_while():
-    levels = np.concatenate([np.full(RECENT, 1.0), np.full(RECENT, 5.0)])
-    assert spikes_in(levels) == list(range(RECENT, RECENT + RECENT // 2))
+    levels = np.concatenate([np.full(WINDOW, 1.0), np.full(WINDOW, 5.0)])
+    assert spikes_in(levels) == list(range(WINDOW, WINDOW + WINDOW // 2))
 
 
 def test_lines_of_a_killed_run_from_beyond_its_checkpoint_go(tmp_path):

@@ -1,22 +1,45 @@
-"""Labeled rows of pictures as one image for people to look at."""
+"""Pictures for visual inspection: maps laid over images, and labeled panels of images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-GAP = 8
-MIN_SIDE = 224  # smaller pictures are enlarged to this, pixel by pixel, so that labels fit and patches show
+GAP = 8  # pixels between the pictures of a panel
+MIN_SIDE = 224  # smaller pictures are enlarged by a whole factor, so that labels fit and patches are visible
+
+
+def resize_map(relevance: npt.NDArray[np.floating[Any]], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Resize a map [h, w] to `size` = (H, W) with bilinear interpolation."""
+    return cv2.resize(relevance.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+
+
+def overlay(image: npt.NDArray[np.uint8], relevance: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.uint8]:
+    """Overlay an image with a map in JET colors, as in BUPT-PRIV/MAE-priv tools/vit_explain.py.
+
+    Args:
+        image: RGB image [H, W, 3].
+        relevance: map [h, w] in [0, 1]; 0 is blue and 1 is red.
+
+    Returns:
+        RGB image uint8 [H, W, 3], scaled to a maximum of 255.
+    """
+    levels = (255 * resize_map(relevance, image.shape[:2])).astype(np.uint8)
+    colors = cv2.applyColorMap(levels, cv2.COLORMAP_JET)[:, :, ::-1]  # BGR to RGB
+    total = colors.astype(np.float32) / 255 + image.astype(np.float32) / 255
+    return (255 * (total / total.max())).astype(np.uint8)
 
 
 def compose(pictures: Mapping[str, npt.NDArray[np.uint8]]) -> Image.Image:
-    """Draw one row per image and one labeled column per picture of it.
+    """Draw a panel with one row per image and one labeled column per kind of picture.
 
     Args:
-        pictures: {label: uint8 [B, H, W, 3]}, all of one size.
+        pictures: {label: uint8 [B, H, W, 3]}, all of the same size.
     """
     stacks = list(pictures.values())
     rows, height, width = stacks[0].shape[:3]

@@ -1,0 +1,29 @@
+"""Batches of random pixels, for measurements: the cost of a step does not depend on the image content."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+from plsc_mae.data.decode import Box, Interpolation, Pixels, SourceImage
+from plsc_mae.data.transforms import Transform
+
+
+class RandomImage(SourceImage):
+    """Image of random pixels, drawn when a crop is taken."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.path, self.width, self.height, self.rng = "random", 256, 256, rng
+
+    def crop_resize(self, box: Box, size: tuple[int, int], interpolation: Interpolation = "bicubic") -> Pixels:
+        """Draw pixels, uint8 [H, W, 3] for `size` = (H, W)."""
+        return self.rng.integers(0, 256, (*size, 3), np.uint8)
+
+
+def random_batch(transform: Transform, batch_size: int, seed: int, *, labeled: bool = False) -> dict[str, Tensor]:
+    """Return a batch of transformed random images, with labels 0 if `labeled`."""
+    rng = np.random.default_rng(seed)
+    samples = [transform(RandomImage(rng), rng) for _ in range(batch_size)]
+    batch = {name: paddle.to_tensor(np.stack([sample[name] for sample in samples])) for name in samples[0]}
+    return {**batch, "label": paddle.zeros([batch_size], "int64")} if labeled else batch

@@ -1,0 +1,27 @@
+"""Atomic replacement of files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_replacement(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; move its file to `path` if the block succeeds, else delete it.
+
+    So readers see the old file or the complete new one. Writing in place would also corrupt arrays that are still
+    memory-mapped from the old file. Missing parent folders are created. The data are not flushed to the disk (fsync).
+
+    Raises:
+        OSError: the folder cannot be created, or the file cannot be moved.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,81 @@
+"""Peak memory of real updates on random images, for `plsc-mae plan --measure`."""
+
+from __future__ import annotations
+
+import os
+import resource
+from typing import NamedTuple
+
+import paddle
+
+from plsc_mae.config import ClassifyConfig, PretrainConfig, TrainingConfig
+from plsc_mae.data.random_images import random_batch
+from plsc_mae.methods import load_method
+from plsc_mae.methods.base import Batch, Task
+from plsc_mae.methods.classify import ClassifyTask, build_classifier, build_normalize, train_transform
+from plsc_mae.optim import Rates
+from plsc_mae.parallel.world import World
+from plsc_mae.plan.sketch import IMAGENET_CLASSES
+from plsc_mae.train.setup import build_stepper, share_network
+from plsc_mae.train.step import Stepper
+
+UPDATES = 2  # the first one allocates the optimizer state
+LEARNING_RATE = 1e-4
+
+
+class MemoryPeak(NamedTuple):
+    """Peak memory in bytes.
+
+    Attributes:
+        allocated: by Paddle's allocator.
+        resident: of the process, beyond what it had before the network was built; None on GPU.
+    """
+
+    allocated: int
+    resident: int | None
+
+
+def measure(config: TrainingConfig) -> MemoryPeak:
+    """Run a few updates of a config in this process and return their peak memory."""
+    world = World(config.device)
+    paddle.matmul(paddle.randn([64, 64]), paddle.randn([64, 64]))  # starts the libraries' threads and buffers
+    before = _resident_bytes()
+    batch, task = random_training_batch(config), _build_task(config)
+    share_network(task.model, config, world)
+    run_updates(build_stepper(task, config, world), batch, config)
+    if world.is_gpu:
+        return MemoryPeak(paddle.device.cuda.max_memory_allocated(), None)
+    peak = paddle.base.core.host_memory_stat_peak_value("Allocated", 0)
+    return MemoryPeak(peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+
+
+def run_updates(stepper: Stepper, batch: Batch, config: TrainingConfig, updates: int = UPDATES) -> None:
+    """Repeat updates of --accum_iter times the same batch."""
+    stepper.set_rates(Rates(LEARNING_RATE, config.weight_decay))
+    stepper.task.train()
+    for _ in range(updates):
+        for i in range(config.accum_iter):
+            last = i + 1 == config.accum_iter
+            stepper.micro_batch(stepper.task.prepare(batch), group_size=config.accum_iter, last=last)
+        stepper.finish()
+
+
+def random_training_batch(config: TrainingConfig) -> Batch:
+    """Return a batch of random images, transformed as the config trains on images."""
+    if isinstance(config, PretrainConfig):
+        return random_batch(load_method(config.method).train_transform(config), config.batch_size, config.seed)
+    assert isinstance(config, ClassifyConfig)
+    return random_batch(train_transform(config), config.batch_size, config.seed, labeled=True)
+
+
+def _build_task(config: TrainingConfig) -> Task:
+    if isinstance(config, PretrainConfig):
+        return load_method(config.method).build_task(config)
+    assert isinstance(config, ClassifyConfig)
+    classes = config.nb_classes or IMAGENET_CLASSES
+    return ClassifyTask(build_classifier(config, classes), build_normalize(config), config, classes)
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

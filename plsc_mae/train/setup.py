@@ -1,0 +1,230 @@
+"""Wiring of a training run: processes, data, optimizer, precision, sharding, logs and checkpoints.
+
+Everything that trains is built here: `pretrain`, `finetune`, `linprobe`, `bench step` and `plan --measure`.
+"""
+
+from __future__ import annotations
+
+import logging
+import textwrap
+from collections.abc import Sequence
+
+import paddle
+from paddle import nn
+
+from plsc_mae.config import PretrainConfig, TrainingConfig
+from plsc_mae.config.schema import to_line
+from plsc_mae.data.imagefolder import ImageDataset, find_images
+from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
+from plsc_mae.data.sampler import EpochBatchSampler
+from plsc_mae.errors import ConfigError
+from plsc_mae.methods.base import Task
+from plsc_mae.methods.contract import Method
+from plsc_mae.models.recompute import keep_no_activations
+from plsc_mae.optim import build_optimizer, scaled_lr
+from plsc_mae.optim.sharding import Sharded, UpdateSharing, check_stage, share_gradients
+from plsc_mae.parallel.tensor import count_parameters, share_blocks
+from plsc_mae.parallel.world import World
+from plsc_mae.runtime import count_workers
+from plsc_mae.train.checkpoint.saver import Saver
+from plsc_mae.train.checkpoint.state import RunState
+from plsc_mae.train.log.run_logger import RunLogger
+from plsc_mae.train.nonfinite.policy import NonFinitePolicy
+from plsc_mae.train.observers.base import Observer
+from plsc_mae.train.observers.online_probe import OnlineProbe
+from plsc_mae.train.precision import choose_precision, lower_weights
+from plsc_mae.train.step import Accumulation, Stepper, trainable_parameters
+from plsc_mae.train.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+# --------------------------------------------------------------------------------------------- processes and data
+
+
+def training_world(config: TrainingConfig) -> World:
+    """Return the processes of a training run in the layout that its options ask for.
+
+    Raises:
+        ConfigError: the number of processes or the device does not allow the layout.
+    """
+    stages = getattr(config, "pipeline_parallel", 1)
+    world = World(config.device, tensor_parallel=config.tensor_parallel, pipeline_parallel=stages)
+    shares_network = world.tensor.size * world.pipeline.size > 1
+    check_stage(config.sharding_stage, is_gpu=world.is_gpu, shares_network=shares_network)
+    if config.recompute and not world.is_gpu and paddle.__version__.startswith("2."):
+        raise ConfigError(
+            f"--recompute needs Paddle 3 on CPU and this is {paddle.__version__}; update Paddle or leave it out"
+        )
+    return world
+
+
+def log_options(config: TrainingConfig, world: World) -> None:
+    """Log all options, in the main process."""
+    if world.is_main:
+        logger.info("options: %s", textwrap.fill(to_line(config), 120, subsequent_indent="  "))
+
+
+def pretraining_dataset(config: PretrainConfig, method: Method[PretrainConfig], *, view: bool = False) -> ImageDataset:
+    """Return the training images, with the training transform or, with `view`, the transform for pictures.
+
+    Raises:
+        ConfigError: there is no --data_path.
+        DataError: there are no usable images.
+    """
+    if not config.data_path:
+        raise ConfigError("--data_path is required: an image folder or a list file")
+    return ImageDataset(
+        find_images(config.data_path, "train"),
+        method.view_transform(config) if view else method.train_transform(config),
+        seed=config.seed,
+        backend=config.image_backend,
+        bad_image=config.bad_image,
+    )
+
+
+def training_loader(
+    dataset: KeyedDataset, config: TrainingConfig, world: World, *, num_workers: int | None = None
+) -> BatchLoader:
+    """Return this process's shuffled batches.
+
+    Args:
+        dataset: training samples.
+        config: options of the run.
+        world: processes that share the data.
+        num_workers: loader processes; those of the options when not given.
+    """
+    sampler = EpochBatchSampler(len(dataset), config.batch_size, world.rank, world.size, config.seed)
+    workers = count_workers(config.num_workers) if num_workers is None else num_workers
+    return build_loader(dataset, sampler, num_workers=workers, worker_timeout=config.worker_timeout)
+
+
+# ------------------------------------------------------------------------------------------------ network, updates
+
+
+def share_network(model: nn.Layer, config: TrainingConfig, world: World) -> None:
+    """Reduce a network to this process's part (--tensor_parallel) and apply --recompute."""
+    share_blocks(model, world.tensor)
+    if config.recompute:
+        keep_no_activations(model)
+
+
+def build_stepper(task: Task, config: TrainingConfig, world: World) -> Stepper:
+    """Build what runs the updates of a task, as the options of the run say.
+
+    Args:
+        task: its network has been shared by `share_network`.
+        config: options of the run.
+        world: processes of the run; all of them must call.
+
+    Raises:
+        ConfigError: --sharding_stage 1 has fewer parameters than processes.
+    """
+    groups = task.param_groups(config.weight_decay)
+    params = trainable_parameters(task.model)
+    sharing = UpdateSharing(groups, world.data) if config.sharding_stage == 1 and world.size > 1 and groups else None
+    updated = groups if sharing is None else sharing.mine
+    optimizer = build_optimizer(
+        config.opt, updated, betas=config.opt_betas, eps=config.opt_eps, momentum=config.momentum
+    )
+    precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)
+    lower_weights(task, optimizer, precision)
+    if config.sharding_stage > 1 and world.size > 1:
+        wrapped = share_gradients(task, optimizer, config.sharding_stage, world.data)
+    else:
+        wrapped = Sharded(world.wrap(task), optimizer, None)
+    return Stepper(
+        task,
+        wrapped.optimizer,
+        updated,
+        params=params,
+        layer=wrapped.layer,
+        clip_grad=config.clip_grad,
+        precision=precision,
+        world=world,
+        publish=None if sharing is None else sharing.publish,
+        sharded=config.sharding_stage > 1,
+        gather_weights=wrapped.collect,
+    )
+
+
+def images_per_update(config: TrainingConfig, world: World) -> int:
+    """Return the number of images of all processes in one update."""
+    return config.batch_size * world.size * config.accum_iter
+
+
+def peak_lr(config: TrainingConfig, effective_batch: int) -> float:
+    """Return the absolute peak learning rate: `lr`, or `blr` scaled to the images per update."""
+    if config.lr is not None and not config.lr_per_256:
+        return config.lr
+    base = config.blr if config.lr is None else config.lr
+    assert base is not None
+    return scaled_lr(base, effective_batch)
+
+
+# --------------------------------------------------------------------------------------------------------- trainer
+
+
+def build_trainer(
+    task: Task,
+    loader: BatchLoader,
+    config: TrainingConfig,
+    world: World,
+    *,
+    observers: Sequence[Observer] = (),
+    keep_best: str = "",
+    probe: OnlineProbe | None = None,
+) -> Trainer:
+    """Build the Trainer of a run.
+
+    Args:
+        task: its network has been shared by `share_network`.
+        loader: training batches of this process.
+        config: options of the run.
+        world: processes of the run; all of them must call.
+        observers: evaluations and pictures between epochs.
+        keep_best: metric of an observer; the checkpoint with its largest value is kept as checkpoint-best.pd.
+        probe: linear classifier that learns from the features of every step.
+
+    Raises:
+        ConfigError: the options do not fit each other or the data.
+    """
+    task.gives_features = probe is not None
+    n_parameters = count_parameters(trainable_parameters(task.model).values(), world)
+    stepper = build_stepper(task, config, world)
+    accumulation = Accumulation(len(loader), config.accum_iter)
+    schedule = task.schedule(config, peak_lr(config, images_per_update(config, world)), accumulation.updates)
+    state = RunState(stepper, accumulation, probe, world, config)
+    policy = NonFinitePolicy(state, loader)
+    log = RunLogger(config.output_dir, config.log_dir or config.output_dir, active=world.is_main)
+    saver = Saver(state, log, config, world, before=policy.before_save)
+    if world.is_main:
+        _log_summary(state, loader, n_parameters)
+    return Trainer(
+        state,
+        loader,
+        schedule,
+        policy,
+        log,
+        saver,
+        n_parameters=n_parameters,
+        observers=observers,
+        keep_best=keep_best,
+    )
+
+
+def _log_summary(state: RunState, loader: BatchLoader, n_parameters: int) -> None:
+    config, world, updates = state.config, state.world, state.accumulation.updates
+    effective_batch = images_per_update(config, world)
+    rate = config.blr if config.lr is None else config.lr
+    scales = config.lr is None or config.lr_per_256
+    base = f" ({rate:g} x {effective_batch} / 256)" if scales else ""
+    parts = f"{world}" if world.size == world.processes else f"{world.size} in {world}"
+    for line in (
+        f"{config.model}: {n_parameters / 1e6:.1f} M trainable parameters, {state.stepper.precision.note}",
+        f"batch {config.batch_size} x {parts} x accum_iter {config.accum_iter} = {effective_batch} images per "
+        f"update; learning rate {peak_lr(config, effective_batch):.4g}{base}",
+        f"{len(loader.dataset)} images, {updates} updates per epoch, {config.epochs} epochs, "
+        f"{updates * config.epochs} updates",
+    ):
+        logger.info(line)
