@@ -1,4 +1,4 @@
-"""`plsc-mae doctor` as a file, for paddle.distributed.launch."""
+"""Run `plsc-mae doctor` as a file, for paddle.distributed.launch."""
 
 import sys
 

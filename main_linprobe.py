@@ -1,4 +1,4 @@
-"""`plsc-mae linprobe` as a file, for the historical commands and for paddle.distributed.launch."""
+"""Run `plsc-mae linprobe` as a file, for paddle.distributed.launch and the commands of the original code bases."""
 
 import sys
 

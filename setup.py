@@ -9,7 +9,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "plsc_mae/__init__.py").rea
 setup(
     name="plsc_mae",
     version=VERSION,
-    description="Masked image modeling in PaddlePaddle: MAE and CAE, pre-trained, fine-tuned, probed and checked",
+    description="Masked image modeling in PaddlePaddle: MAE, CAE and SimMIM; fine-tuning, probing, evaluation",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

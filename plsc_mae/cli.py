@@ -159,14 +159,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return failure_detector.end(str(error), error.exit_code)
     except Stopped as stop:
         print(f"plsc-mae: {stop}", file=sys.stderr)
-        failure_detector.farewell()
+        failure_detector.report_success()
         return stop.exit_code
     except KeyboardInterrupt:
         print("plsc-mae: interrupted", file=sys.stderr)
         return failure_detector.end("interrupted", 130)
     except Exception as error:
         failure_detector.end_by(error)
-    failure_detector.farewell()
+    failure_detector.report_success()
     return code or 0
 
 

@@ -1,5 +1,5 @@
-# Sourced by the other scripts: `make_environment FOLDER REQUIREMENT...` makes a virtual environment with this project
-# in it, and does nothing when it is already there with the same requirements.
+# Sourced by the other scripts. `make_environment FOLDER REQUIREMENT...` creates a virtual environment with this project,
+# unless it already exists with the same requirements.
 
 find_python() {
     for name in python3.12 python3.11 python3.10 python3.13 python3; do
@@ -24,7 +24,7 @@ make_environment() {
     rm -rf "$folder"
     "$(find_python)" -m venv "$folder"
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
-    # OpenCV's wheel needs libGL, which machines without a display lack; the headless wheel holds the same module.
+    # OpenCV's wheel needs libGL, which machines without a display lack. The headless wheel has the same module.
     if ! "$folder/bin/python" -c 'import cv2' 2>/dev/null; then
         "$folder/bin/python" -m pip uninstall --quiet --yes opencv-python
         "$folder/bin/python" -m pip install --quiet --disable-pip-version-check opencv-python-headless

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fine-tunes a classifier on all GPUs of this machine, or on all cores; see launch.sh for several machines.
+# Fine-tunes a classifier on all GPUs of this machine, or on all cores. See launch.sh for several machines.
 #   bash scripts/finetune.sh --config configs/mae/finetune_vit_base.yaml --data_path DIR --finetune FILE --output_dir OUT
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/launch.sh"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# k-NN accuracy of a pre-trained encoder, its features computed on all GPUs of this machine, or on all cores.
+# Measures the k-NN accuracy of a pre-trained encoder; computes features on all GPUs of this machine, or on all cores.
 #   bash scripts/knn.sh --data_path DIR --finetune FILE --save_path OUT
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/launch.sh"

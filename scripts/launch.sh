@@ -1,4 +1,4 @@
-# Sourced by pretrain.sh, finetune.sh, linprobe.sh and knn.sh: `launch PROGRAM OPTION...` starts one process per GPU of
+# Sourced by pretrain.sh, finetune.sh, linprobe.sh and knn.sh. `launch PROGRAM OPTION...` starts one process per GPU of
 # this machine, or per core without a GPU.
 #   NPROC_PER_NODE   another number of processes
 #   LOG_DIR          folder of the launcher's logs, workerlog.N of each process [log]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains a linear probe on all GPUs of this machine, or on all cores; see launch.sh for several machines.
+# Trains a linear probe on all GPUs of this machine, or on all cores. See launch.sh for several machines.
 #   bash scripts/linprobe.sh --config configs/mae/linprobe_vit_base.yaml --data_path DIR --finetune FILE --output_dir OUT
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/launch.sh"

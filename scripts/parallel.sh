@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# LiBai's commands and more on demo data: pre-training, fine-tuning, probing and evaluation with the data, the heads or
-# the blocks shared out, from checkpoints of three kinds; a small network, minutes on 2 CPU cores.
-# Every fine-tuning sees the same batches, so all of them must come to the same accuracy; the table at the end shows it.
+# Runs a small network on demo data in several layouts: pre-training, fine-tuning, probing and evaluation with data, heads
+# or blocks split across processes, from checkpoints of three kinds. Takes minutes on 2 CPU cores.
+# Every fine-tuning uses the same batches, so all must reach the same accuracy; the table at the end shows it.
 #   bash scripts/parallel.sh [FOLDER]    [parallel]; PYTHON=... for an environment of your own
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,20 +19,20 @@ mkdir -p "$out"
 table="$out/table.md"
 printf '| what | processes | layout | images/s | loss | accuracy %% |\n|---|---|---|---|---|---|\n' >"$table"
 
-# run NAME WHAT PROCESSES LAYOUT COMMAND...: runs it, keeps what it says in NAME.log, adds a line to the table.
+# run NAME WHAT PROCESSES LAYOUT COMMAND...: runs the command, writes its output to NAME.log, adds a line to the table.
 run() {
     local name=$1 what=$2 processes=$3 layout=$4
     shift 4
     echo "$what, $layout: $*"
     if ! NPROC_PER_NODE=$processes LOG_DIR="$out/workers/$name" "$@" >"$out/$name.log" 2>&1; then
         tail -n 20 "$out/$name.log" >&2
-        echo "$what failed; all that it said is in $out/$name.log and $out/workers/$name" >&2
+        echo "$what failed; its output is in $out/$name.log and $out/workers/$name" >&2
         exit 1
     fi
     echo "| $what | $processes | $layout | $(results "$name") |" | tee -a "$table"
 }
 
-# results NAME: images/s, loss and accuracy, of the last lines of a run's logs or of what an evaluation prints.
+# results NAME: images/s, loss and accuracy, from the last lines of a run's logs or the output of an evaluation.
 results() {
     local log="$out/$1/log.txt" last
     if [ ! -e "$log" ]; then
@@ -57,7 +57,7 @@ sizes="--input_size 64 --patch_size 16 --embed_dim 64 --depth 2 --num_heads 4"
 common="--data_path $out/data --epochs 4 --warmup_epochs 1 --accum_iter 1 --num_workers 0 --save_ckpt_freq 4"
 pretrain="bash scripts/pretrain.sh --config configs/libai/pretrain_vit_base.yaml $common $sizes --decoder_embed_dim 64
     --decoder_depth 1 --decoder_num_heads 4 --blr 1e-2 --crop_scale 0.5 1 --vis_freq 0"
-# What is drawn at random by process is off, and 32 images make an update in every layout.
+# Random draws that differ between processes are off, and every layout uses 32 images per update.
 finetune="bash scripts/finetune.sh --config configs/libai/finetune_vit_base.yaml $common $sizes --blr 2e-2 --drop_path 0
     --mixup 0 --cutmix 0 --reprob 0 --dist_eval"
 linprobe="bash scripts/linprobe.sh --model vit_base_patch16 --norm_eps 1e-5 $common $sizes"
@@ -76,8 +76,8 @@ run pd "fine-tuning" 4 "data 2 x pipeline 2" $finetune --finetune "$file" --batc
 run tp "fine-tuning" 4 "tensor 2 x pipeline 2" $finetune --finetune "$file" --batch_size 32 --tensor_parallel 2 \
     --pipeline_parallel 2 --output_dir "$out/tp"
 
-# A checkpoint of facebookresearch/mae and one of LiBai, both as PyTorch writes them.
-# The first does not tell the eps of its norms, hence a warning; it is the config's here.
+# A checkpoint of facebookresearch/mae and one of LiBai, both in PyTorch's format.
+# The first does not store the eps of its norms, hence a warning; the config sets it here.
 "$PYTHON" -m plsc_mae weights convert "$file" "$out/facebook.pth" --dialect facebook --num_heads 4 --decoder_num_heads 4
 "$PYTHON" -m plsc_mae weights convert "$file" "$out/libai.pth" --dialect libai --num_heads 4 --decoder_num_heads 4
 run facebook "fine-tuning from facebook.pth" 2 "data 2" $finetune --finetune "$out/facebook.pth" --batch_size 16 \

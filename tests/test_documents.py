@@ -7,6 +7,8 @@ import io
 import itertools
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -196,6 +198,19 @@ def test_links_lead_to_files(path):
     relative = [link for link in LINK.findall(text) if not re.match(r"\w+:|#", link)]
     missing = [link for link in relative if not (path.parent / link.partition("#")[0]).exists()]
     assert not missing
+
+
+def test_the_tests_of_the_fault_campaign_exist():
+    listed = subprocess.run(
+        [sys.executable, "scripts/bench/faults_report.py", "--tests"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert len(listed) > 40
+    for file, _, name in (node.partition("::") for node in listed):
+        assert f"def {name}" in (ROOT / file).read_text(encoding="utf-8"), (file, name)
 
 
 def test_the_library_example_runs(capsys, tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.parallel.world import World
 from plsc_mae.pipeline.data import SizeOnlyDataset
 from plsc_mae.pipeline.schedule import Line
-from plsc_mae.pipeline.stages import keep_stage, stages_by_cost
+from plsc_mae.pipeline.stages import check_pipeline_options, keep_stage, stages_by_cost
 from plsc_mae.pipeline.task import PipelinedTask
 from plsc_mae.runtime import count_workers
 from plsc_mae.train.observers.base import Evaluation
@@ -209,9 +209,7 @@ def _task(model: ImageClassifier, config: ClassifyConfig, images: Images, world:
 
 def _keep_stage(model: ImageClassifier, config: ClassifyConfig, world: World) -> None:
     """Reduce the network to this process's stage, and log the stages."""
-    for name in ("cache_features", "lr_sweep"):
-        if getattr(config, name, None):
-            raise ConfigError(f"--{name} and --pipeline_parallel cannot be combined; leave one of them out")
+    check_pipeline_options(config)
     stages = stages_by_cost(model, world)
     keep_stage(model, Line.of(world), stages[world.stage])
     logger.info("blocks by stage: %s", ", ".join(f"{blocks[0]}-{blocks[-1]}" for blocks in stages))

@@ -20,7 +20,7 @@ from plsc_mae.parity.build_cases import open_cases
 from plsc_mae.parity.checks import against_oracle, against_original
 from plsc_mae.parity.compare import Comparison, ParityError
 from plsc_mae.parity.networks import originals
-from plsc_mae.parity.originals import find_original, obstacle
+from plsc_mae.parity.originals import find_original, unsupported_reason
 from plsc_mae.parity.report import Report, comparison_lines
 from plsc_mae.train.precision import Precision, choose_precision
 
@@ -54,7 +54,7 @@ def _comparisons(config: ParityConfig, precision: Precision) -> Iterator[Compari
     """Yield the comparisons of every network: with the oracle, then with the original, which changes the weights."""
     original = find_original(config.reference, originals()) if config.reference else None
     for case in open_cases(config, precision):
-        reason = obstacle(original, case) if original else ""
+        reason = unsupported_reason(original, case) if original else ""
         if reason and (config.checkpoint or len(config.model) == 1):
             raise ConfigError(f"--reference {config.reference}: {reason}")
         yield against_oracle(case, config.steps, config.tolerance, config.random or 0)

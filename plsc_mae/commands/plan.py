@@ -1,4 +1,4 @@
-"""`plsc-mae plan pretrain|finetune|linprobe`: tell what a run would cost, without images, weights, processes."""
+"""`plsc-mae plan pretrain|finetune|linprobe`: estimate the cost of a run without images, weights or processes."""
 
 from __future__ import annotations
 
@@ -8,28 +8,32 @@ from typing import Any
 from plsc_mae.config import LinprobeConfig
 from plsc_mae.data.imagefolder import find_images
 from plsc_mae.errors import ConfigError
-from plsc_mae.plan.activation_memory import Conditions
+from plsc_mae.methods.base import Task
+from plsc_mae.plan.activations import HALF
 from plsc_mae.plan.advice import Changes, remedy
-from plsc_mae.plan.estimate import HALF, Estimate, estimate, precision_bytes
+from plsc_mae.plan.estimate import Estimate, estimate, precision_bytes
 from plsc_mae.plan.measure import MemoryPeak, measure
-from plsc_mae.plan.networks import dissect
 from plsc_mae.plan.sketch import Sketch, sketch
 
 IMAGENET_IMAGES = 1281167
 MIB, GIB, GB = 2**20, 2**30, 1e9
-Row = tuple[str, str, str]  # label, value, note; without a value, a heading
+SMALLEST_PART = 10_000  # parameters, 0.01 M
+TOLERANCE = 0.2  # of the estimate of memory, docs/plan.md
+Row = tuple[str, str, str]  # label, value, note; a heading has no value
 
 
 def run(config: Any) -> None:
     """Print the plan of a run.
 
     Raises:
-        UserError: what the run itself would refuse about network and layout; a data path without images.
+        UserError: the run itself would refuse the network or the layout; there are no images at the data path.
     """
     if isinstance(config, LinprobeConfig) and config.cache_features:
-        raise ConfigError("a plan is of runs that encode their images in every epoch; leave --cache_features out")
+        raise ConfigError(
+            "--cache_features cannot be planned: every epoch of a planned run encodes its images; leave it out"
+        )
     if config.measure and config.devices * config.tensor_parallel > 1:
-        raise ConfigError("--measure runs on one device, in this process; leave --devices and --tensor_parallel out")
+        raise ConfigError("--measure runs in this process, on one device; leave --devices and --tensor_parallel out")
     drawn = sketch(config)
     found = estimate(drawn, config, config.devices, flash=config.flash)
     rows = [
@@ -59,21 +63,29 @@ def _arithmetic(config: Any) -> str:
 
 
 def _network(drawn: Sketch, config: Any) -> Iterable[Row]:
-    anatomy = dissect(drawn.task, config, Conditions(1))
     yield ("NETWORK", "", "")
-    for name in dict.fromkeys(part.name for part in anatomy.parts):
-        parts = [part for part in anatomy.parts if part.name == name]
-        for kind in ("trained", "frozen"):
-            count = sum(getattr(part, kind) for part in parts)
-            if count:
-                yield (name, f"{count / 1e6:.2f} M", f"parameters{', frozen' if kind == 'frozen' else ''}")
-    if anatomy.apart:
-        yield ("tokenizer", f"{anatomy.apart / 1e6:.2f} M", "parameters, frozen")
-    total = sum(part.trained for part in anatomy.parts)
-    yield ("all that is trained", f"{total / 1e6:.2f} M", "parameters")
-    extra = "; the tokenizer's are not counted" if anatomy.apart else ""
-    yield ("forward", f"{2 * drawn.forward_macs / GB:.2f} GFLOP", f"an image, what is hidden not encoded{extra}")
-    yield ("training", f"{2 * drawn.training_macs / GB:.2f} GFLOP", "an image, forward and backward")
+    sizes = _sizes_by_part(drawn.task)
+    for (part, frozen), count in sizes.items():
+        yield (part, f"{count / 1e6:.2f} M", f"parameters{', frozen' if frozen else ''}")
+    trained = sum(count for (_, frozen), count in sizes.items() if not frozen)
+    yield ("all trained", f"{trained / 1e6:.2f} M", "parameters")
+    extra = "; the tokenizer is not counted" if ("tokenizer", True) in sizes else ""
+    yield ("forward", f"{2 * drawn.forward_macs / GB:.2f} GFLOP", f"per image, hidden patches not encoded{extra}")
+    yield ("training", f"{2 * drawn.training_macs / GB:.2f} GFLOP", "per image, forward and backward")
+
+
+def _sizes_by_part(task: Task) -> dict[tuple[str, bool], int]:
+    """Count parameters by (part of the network, frozen); parts too small for the table are one row."""
+    sizes: dict[tuple[str, bool], int] = {}
+    for name, param in task.named_parameters():
+        _, part, *_ = name.split(".")  # of model.encoder.blocks.0.norm1.weight, the encoder
+        key = part, param.stop_gradient
+        sizes[key] = sizes.get(key, 0) + int(param.size)
+    shown: dict[tuple[str, bool], int] = {}
+    for (part, frozen), size in sizes.items():
+        key = part if size >= SMALLEST_PART else "others", frozen
+        shown[key] = shown.get(key, 0) + size
+    return dict(sorted(shown.items(), key=lambda item: item[0][0] == "others"))
 
 
 def _schedule(drawn: Sketch, config: Any, found: Estimate) -> Iterable[Row]:
@@ -90,11 +102,11 @@ def _schedule(drawn: Sketch, config: Any, found: Estimate) -> Iterable[Row]:
     yield ("all", f"{updates * config.epochs} updates", f"{config.epochs} epochs, {total / 1e6:.1f} M images")
     yield ("", f"{2e-18 * drawn.training_macs * total:.1f} EFLOP", "validation not counted")
     if config.images_per_second is None:
-        yield ("time", f"{total / 1000 / 3600:.0f} h", "at 1000 images/s; no speed is given, and none is assumed")
+        yield ("time", f"{total / 1000 / 3600:.0f} h", "at 1000 images/s, an arbitrary speed; give --images_per_second")
         return
     share = 2e-12 * drawn.training_macs * config.images_per_second / config.devices
     yield ("time", f"{total / config.images_per_second / 3600:.1f} h", f"at {config.images_per_second:g} images/s")
-    yield ("", f"{share:.1f} TFLOP/s", "of every device, by that speed")
+    yield ("", f"{share:.1f} TFLOP/s", "of each device at that speed")
 
 
 def _count_images(config: Any) -> int:
@@ -109,27 +121,28 @@ def _memory(found: Estimate) -> Iterable[Row]:
     usage = found.usage
     yield (f"MEMORY of a device at its fullest moment ({usage.moment})", "", "")
     for label, size, note in (
-        ("weights", usage.weights, "frozen ones too"),
-        ("optimizer", usage.optimizer, "its state; averages and float32 copies of weights"),
+        ("weights", usage.weights, "including frozen ones"),
+        ("optimizer", usage.optimizer, "its state, averages and float32 copies of weights"),
         ("gradients", usage.gradients, ""),
-        ("fused gradients", usage.exchange, "the copies that devices exchange"),
+        ("fused gradients", usage.exchange, "copies that devices exchange"),
         ("batch", usage.batch, "images, masks, targets"),
-        ("activations", usage.activations, "kept for the backward pass, 16-bit copies of weights too"),
-        ("working", usage.working, "what is being computed"),
+        ("activations", usage.activations, "kept for the backward pass, including 16-bit copies of weights"),
+        ("working", usage.working, "temporary tensors"),
     ):
         if size:
             yield (label, f"{size / GIB:.2f} GiB", note)
-    yield ("all", f"{usage.total / GIB:.2f} GiB", "")
+    accuracy = f"within {TOLERANCE:.0%} of the allocator's peak on CPU; not measured on GPUs"
+    yield ("all", f"{usage.total / GIB:.2f} GiB", accuracy)
 
 
 def _communication(found: Estimate) -> Iterable[Row]:
     layout, traffic = found.layout, found.traffic
     if not any(traffic):
         return
-    yield ("COMMUNICATION", "", "that a device sends in an update; it receives as much")
+    yield ("COMMUNICATION: bytes that a device sends in an update; it receives the same number", "", "")
     for label, size, note in (
         ("gradients", traffic.gradients, f"summed over {layout.data} devices"),
-        ("sharding", traffic.sharding, f"weights collected from {layout.data} devices"),
+        ("sharding", traffic.sharding, f"weights gathered from {layout.data} devices"),
         ("tensor parallel", traffic.tensor, f"tokens summed over {layout.tensor} devices in every block"),
         ("pipeline", traffic.pipeline, f"tokens and their gradients between {layout.pipeline} stages"),
     ):
@@ -140,21 +153,21 @@ def _communication(found: Estimate) -> Iterable[Row]:
 def _verdict(drawn: Sketch, config: Any, found: Estimate) -> str:
     limit = (1 - config.headroom) * config.device_memory * GIB
     spare = (limit - found.usage.total) / GIB
-    room = f"{limit / GIB:.1f} GiB, which are {config.device_memory:g} less {config.headroom:.0%} of headroom"
+    room = f"{limit / GIB:.1f} GiB ({config.device_memory:g} GiB less {config.headroom:.0%} headroom)"
     if spare >= 0:
-        return f"fits: {found.usage.total / GIB:.1f} of {room}; {spare:.1f} GiB are left"
-    told = f"does not fit: {found.usage.total / GIB:.1f} of {room}; {-spare:.1f} GiB too many"
+        return f"fits: {found.usage.total / GIB:.1f} of {room}; {spare:.1f} GiB are free"
+    verdict = f"does not fit: {found.usage.total / GIB:.1f} of {room}; {-spare:.1f} GiB too much"
     better = remedy(drawn, config, config.devices, limit, flash=config.flash)
     if better is None:
-        return f"{told}\nno layout of {config.devices} such devices makes it fit"
-    return f"{told}\nfits with {_options(better.changes)}: {better.estimate.usage.total / GIB:.1f} GiB"
+        return f"{verdict}\nno layout of {config.devices} such devices makes it fit"
+    return f"{verdict}\nfits with {_options(better.changes)}: {better.estimate.usage.total / GIB:.1f} GiB"
 
 
 def _measured(measured: MemoryPeak, planned: int) -> str:
-    told = f"measured: {measured.allocated / MIB:.1f} MiB allocated at the fullest moment of two updates"
+    text = f"measured: {measured.allocated / MIB:.1f} MiB at the allocator's peak in two updates"
     if measured.resident is not None:
-        told += f", {measured.resident / MIB:.1f} MiB in the process beside what it had before"
-    return f"{told}; planned: {planned / MIB:.1f} MiB"
+        text += f", {measured.resident / MIB:.1f} MiB more resident in the process than before the network was built"
+    return f"{text}; planned: {planned / MIB:.1f} MiB"
 
 
 def _options(changes: Changes) -> str:

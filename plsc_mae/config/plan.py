@@ -1,4 +1,4 @@
-"""Options of `plsc-mae plan`: those of the run that is planned, and where it is to run."""
+"""Options of `plsc-mae plan`: those of the planned run, and its devices."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from plsc_mae.config.training import TrainingConfig
 
 @dataclass(kw_only=True, frozen=True)
 class PlanOptions:
-    """Plan: on which devices, how fast, over how many images."""
+    """Plan: devices, speed and number of images."""
 
-    devices: int = option(1, "devices of all nodes together, one process each", within="[1, inf)")
+    devices: int = option(1, "devices of all nodes, one process each", within="[1, inf)")
     device_memory: float = option(40.0, "memory of a device, GiB", within="(0, inf)")
     headroom: float = option(
         0.1,
-        "share of it left to CUDA, communication, workspaces of kernels and fragmentation: assumed, not counted",
+        "share of it reserved for CUDA, communication, kernel workspaces and fragmentation, which are not planned",
         within="[0, 1)",
     )
-    flash: bool = option(True, "the GPUs have flash attention: Ampere and later")
+    flash: bool = option(True, "GPUs with flash attention (Ampere and later)")
     images_per_second: float | None = option(
-        None, "training images per second of all devices together, as `bench step` measures them", within="(0, inf)"
+        None, "training images per second of all devices, as `bench step` measures them", within="(0, inf)"
     )
-    measure: bool = option(False, "also run two updates here, on random images, and tell their peak memory")
+    measure: bool = option(False, "also run two updates here on random images and print their peak memory")
     num_images: int | None = option(
-        None, "training images [those of --data_path, else ImageNet-1k's 1281167]", within="[1, inf)"
+        None, "training images [by default those of --data_path, else the 1281167 of ImageNet-1k]", within="[1, inf)"
     )
 
 
 def planned(configs: Mapping[str, type[TrainingConfig]]) -> dict[str, type[TrainingConfig]]:
-    """The config classes of a phase with the options of a plan beside their own."""
+    """Return the config classes of a phase, extended by the options of a plan."""
     return {
         method: dataclass(kw_only=True, frozen=True)(
             type(f"Plan{cls.__name__}", (PlanOptions, cls), {"__doc__": cls.__doc__, "__module__": __name__})

@@ -208,7 +208,7 @@ class ImageDataset:
             numbers = {"index": index, "label": self.images.labels[index], "skipped": skipped}
             return sample | {name: np.asarray(number, np.int64) for name, number in numbers.items()}
         raise DataError(
-            f"{skipped + 1} files in a row cannot be decoded, starting with {self.images.path(key.index)}; "
+            f"cannot decode any of {skipped + 1} consecutive files, starting with {self.images.path(key.index)}; "
             f"check the data set"
         )
 

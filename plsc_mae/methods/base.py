@@ -16,6 +16,7 @@ import numpy.typing as npt
 from paddle import Tensor, nn
 
 from plsc_mae.config.training import UpdateScheduleOptions
+from plsc_mae.methods.memory_outline import MemoryOutline
 from plsc_mae.optim import ParamGroup, Schedule, by_epochs, by_updates, weight_decay_groups
 
 if TYPE_CHECKING:
@@ -136,6 +137,10 @@ class Task(nn.Layer, ABC):
             ConfigError: `patch_stats` is given for a network that predicts something else.
         """
         return {}
+
+    def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
+        """Outline a training pass over `batch_size` images for `plsc-mae plan`; parameters may be declared only."""
+        raise TypeError(f"{type(self).__name__} cannot be planned: it does not implement memory_outline")
 
 
 def visible_mean(encoded: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from plsc_mae.methods.cae_pictures import (
 )
 from plsc_mae.methods.contract import ClassifierRecipe, Description, Method
 from plsc_mae.methods.masks import MaskDraw, WithMask
+from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline, Stack
 from plsc_mae.methods.targets import PixelTarget, Target, build_target, load_decoder
 from plsc_mae.models import registry
 from plsc_mae.models.cae import ContextAutoencoder, cae_encoder
@@ -99,6 +100,32 @@ class CAETask(Task):
     def after_step(self) -> None:
         """Update the averaged encoder, if there is one."""
         self.model.update_alignment()
+
+    def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
+        """Outline encoder, regressor and decoder, and the alignment target, which has no backward pass."""
+        model, encoder, hidden = self.model, self.model.encoder, self.num_masked
+        patches, visible = encoder.num_patches, encoder.num_patches - hidden
+        width, classes = model.decoder.head.weight.shape
+        alignment = encoder if model.alignment_encoder is None else model.alignment_encoder
+        # inputs of final norms and of the layers after them; the regressor's context; representations and their targets
+        kept = 2 * (visible + 1) * encoder.embed_dim + (2 * visible + 4 * hidden) * width
+        logits, pixels = hidden * classes, 3 * encoder.img_size[0] * encoder.img_size[1]
+        context = (2 * hidden + 3 * visible) * width
+        tokenizer = getattr(self.target, "tokenizer", None)
+        return MemoryOutline(
+            stacks=(
+                Stack(encoder.blocks, visible + 1, visible + 1),
+                Stack(model.regressor.blocks, hidden, patches),
+                Stack(model.decoder.blocks, hidden, hidden),
+                Stack(alignment.blocks, hidden + 1, hidden + 1, gradient=False),
+            ),
+            batch=batch_size * pixels * (2 if tokenizer else 1 + FLOAT32),  # uint8 views, or one and float targets
+            prepare=3 * FLOAT32 * batch_size * pixels
+            if tokenizer is None
+            else tokenizer.working_bytes(batch_size, encoder.grid, gpu=gpu),
+            kept=FLOAT32 * batch_size * (kept + logits),
+            working=FLOAT32 * batch_size * max(2 * pixels + context, logits),
+        )
 
     @paddle.no_grad()
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:

@@ -27,8 +27,9 @@ from plsc_mae.errors import CheckpointError
 from plsc_mae.losses import label_smoothing_cross_entropy, soft_target_cross_entropy
 from plsc_mae.methods import load_recipe
 from plsc_mae.methods.base import Batch, StepOutput, Task
+from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline, Stack
 from plsc_mae.models import registry
-from plsc_mae.models.classifier import ImageClassifier
+from plsc_mae.models.classifier import AttentiveBlock, ImageClassifier
 from plsc_mae.models.registry import ENCODER_OPTIONS, create_model, require_network
 from plsc_mae.optim import (
     VIT_NO_DECAY,
@@ -131,6 +132,27 @@ class ClassifyTask(Task):
         """Let the average follow."""
         if self.average is not None:
             self.average.update()
+
+    def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
+        """Outline an encoder over whole images, frozen in probes, and the attentive blocks of probes that have them."""
+        model, encoder = self.model, self.model.encoder
+        tokens, width, tuned = encoder.num_patches + encoder.num_prefix_tokens, encoder.embed_dim, model.probe == "none"
+        images = FLOAT32 * batch_size * 3 * encoder.img_size[0] * encoder.img_size[1]
+        head = 2 * FLOAT32 * batch_size * (width + model.num_classes)
+        # these blocks normalize values apart from keys; in a pipeline only the last stage has them
+        attentive = [layer for layer in model.sublayers() if isinstance(layer, AttentiveBlock)]
+        inputs = FLOAT32 * batch_size * tokens * width
+        return MemoryOutline(
+            stacks=(
+                Stack(encoder.blocks, tokens, tokens, gradient=tuned, biased=encoder.rel_pos_bias is not None),
+                Stack(attentive, 1, tokens),
+            ),
+            batch=images + images // FLOAT32,  # normalized, and as uint8
+            prepare=3 * images,
+            # pixels behind the patch embedding; inputs of the final norm and of the pooling
+            kept=head + len(attentive) * inputs + (images + 2 * inputs if tuned else 0),
+            working=head + images,
+        )
 
     def extra_state(self) -> dict[str, Any]:
         """The names of the classes and the averaged weights."""

@@ -21,6 +21,7 @@ from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task,
 from plsc_mae.methods.contract import DEFAULT_SIZE, ClassifierRecipe, Description, Method
 from plsc_mae.methods.mae_pictures import redraw
 from plsc_mae.methods.masks import WithNoise
+from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline, Stack
 from plsc_mae.models import registry
 from plsc_mae.models.mae import MaskedAutoencoder, hidden_patch_loss
 from plsc_mae.models.registry import ENCODER_OPTIONS, arguments_of, create_model, find_variant, require_network
@@ -96,6 +97,27 @@ class MAETask(Task):
             images = self.normalize(batch["image"])
             drawn = redraw(self.model, images, batch["noise"], self.mask_ratio, patch_stats or "original")
             return to_pictures({label: self.normalize.denormalize(x) for label, x in drawn.items()})
+
+    def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
+        """Outline an encoder over visible patches and a decoder whose last block computes hidden patches only."""
+        encoder, decoder = self.model.encoder, self.model.decoder
+        patches, (width, pixels) = encoder.num_patches, decoder.pred.weight.shape
+        visible = num_visible(patches, self.mask_ratio, self.model.round_down)
+        hidden, decoded = patches - visible, patches + decoder.num_prefix_tokens
+        encoded = visible + encoder.num_prefix_tokens
+        # inputs of the patch embedding, of both final norms and of the linear layers after them, and predictions
+        kept = visible * pixels + 2 * encoded * encoder.embed_dim + 2 * hidden * width + hidden * pixels
+        return MemoryOutline(
+            stacks=(
+                Stack(encoder.blocks, encoded, encoded),
+                Stack(decoder.blocks[:-1], decoded, decoded),
+                Stack(decoder.blocks[-1:], hidden, decoded),
+            ),
+            batch=batch_size * patches * (pixels + FLOAT32),  # uint8 images, and the noise behind the masks
+            kept=FLOAT32 * batch_size * kept,
+            # normalized images and their patches; targets, differences and their gradients
+            working=FLOAT32 * batch_size * (2 * patches + 3 * hidden) * pixels,
+        )
 
 
 class AutoencoderMethod(Method[AutoencoderT]):

@@ -195,6 +195,17 @@ class DalleEncoder(_DalleNetwork):
         """
         return self._groups_and_output(self.blocks["input"](images), lambda x: F.max_pool2d(x, 2))
 
+    def working_bytes(self, batch_size: int, grid: tuple[int, int], *, gpu: bool) -> int:
+        """Estimate the temporary memory of `tokenize` for images of `grid` tokens, in bytes.
+
+        The first group is widest, at the full size of the image: input, output and two tensors between them. GPUs
+        compute the whole batch at once in 16 bits, CPUs image by image. The logits follow.
+        """
+        width, vocabulary = self.blocks["input"].w.shape[0], self.blocks["output"]["conv"].w.shape[0]
+        images, number = (batch_size, 2) if gpu else (1, 4)
+        tokens = images * grid[0] * grid[1]
+        return max(4 * number * tokens * STRIDE**2 * width, 4 * tokens * vocabulary)
+
     @paddle.no_grad()
     def tokenize(self, images: Tensor) -> Tensor:
         """Turn images into tokens, the most likely one at each place.

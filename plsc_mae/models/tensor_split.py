@@ -35,9 +35,9 @@ class TensorSplit(NamedTuple):
     Attributes:
         unit: whole units go to each process.
         columns: parameters divided along their last axis, with the number of tensors concatenated there, each of which
-            is divided by itself (3 for fused q, k, v). Parameters that the layer lacks are ignored.
+            is divided separately (3 for fused q, k, v). Parameters that the layer lacks are ignored.
         rows: the linear layer whose weight is divided along its input, and whose outputs are summed over the processes
-            before the bias is added; empty if there is none.
+            before the bias is added; empty if no layer is.
     """
 
     unit: Unit
@@ -52,7 +52,7 @@ class SplitParameter(NamedTuple):
         owner: the layer that holds it.
         name: its name there.
         axis: the divided axis.
-        parts: tensors concatenated along the axis, each divided by itself.
+        parts: tensors concatenated along the axis, each divided separately.
     """
 
     owner: nn.Layer

@@ -1,8 +1,8 @@
-"""Notices that another process of the run has died, whatever this one is doing, and lets none outlive it.
+"""Detects the death of any process of a run and ends the others.
 
-Every process keeps a connection to process 0 and a thread that listens on it. Who ends says so: farewell, or what went
-wrong. A connection that breaks without a word is a process that was killed; process 0 tells the others. Collectives,
-kernels and waiting at the launcher's store all release the interpreter's lock, so the thread runs meanwhile.
+Each process holds a TCP connection to process 0 and listens on it in a thread. A process that exits sends a reason
+first. If a connection drops without one, process 0 treats the peer as killed and notifies the rest. Collectives,
+kernels and waits at the launcher's store release the interpreter's lock, so the thread runs at any time.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from typing import Any, NamedTuple, NoReturn
 from plsc_mae.errors import ConfigError
 
 KEY = "plsc_mae/peers"
-GRACE, SHORT_GRACE = 2.0, 0.5  # seconds in which the main thread may come to an end by itself
+GRACE, SHORT_GRACE = 2.0, 0.5  # seconds that the main thread has to exit on its own
 JOIN_TIMEOUT = 30.0
 MAX_LINE = 1 << 16
-# A machine that vanishes is noticed after 25 seconds, before gloo gives up.
+# The loss of a machine is detected after 25 seconds, before gloo's timeout of 30.
 KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 
 class Peer:
-    """The connection to another process, and what it is called.
+    """Connection to another process.
 
     Args:
-        connection: to it.
-        name: of the process.
+        connection: connected socket.
+        name: name of the process in messages.
     """
 
     def __init__(self, connection: socket.socket, name: str = "") -> None:
@@ -50,12 +50,12 @@ class Peer:
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
     def send(self, **message: Any) -> None:
-        """Send a message; nothing happens if nobody is there any more."""
+        """Send a message; errors of the connection are ignored."""
         with contextlib.suppress(OSError):
             self.connection.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> dict[str, Any]:
-        """Wait for a message; {} when the connection has ended, {"silent": True} when nobody answers any more."""
+        """Wait for a message; return {} at the end of the connection, {"silent": True} after a timeout."""
         try:
             while b"\n" not in self._received:
                 data = self.connection.recv(4096)
@@ -75,12 +75,12 @@ class Peer:
 
 
 class End(NamedTuple):
-    """Why a run ends.
+    """Reason for the end of a run.
 
     Attributes:
-        cause: a sentence without its full stop.
+        cause: sentence without its full stop.
         code: exit code of the processes.
-        in_words: whether the process that ended first has said so itself.
+        in_words: whether the first process to end sent the reason itself.
     """
 
     cause: str
@@ -88,90 +88,89 @@ class End(NamedTuple):
     in_words: bool = False
 
     @classmethod
-    def told(cls, message: Mapping[str, Any], name: str) -> End:
-        """Read it off the last message of a process."""
+    def from_message(cls, message: Mapping[str, Any], name: str) -> End:
+        """Return the reason that the last message of a process gives."""
         if message.get("end"):
             return cls(str(message["end"]), int(message.get("code", 1)), bool(message.get("in_words", True)))
         if message.get("silent"):
-            return cls(f"{name} does not answer any more, as when its machine or the network is down")
-        return cls(f"{name} ended without a word, as when it is killed or the system lacks memory")
+            return cls(f"{name} does not answer any more; its machine or the network may be down")
+        return cls(f"{name} ended without a message; it may have been killed, or the system may be out of memory")
 
 
 class Watch:
-    """Listens to the other processes and ends this one when one of them has died.
+    """Listens to other processes and ends this one when one of them dies.
 
     Args:
-        process: which one this is.
+        process: number of this process.
 
     Attributes:
-        peers: those that this process is connected to.
-        end: why the run ends, once another process has told.
+        peers: connected processes.
+        end: reason for the end of the run, once it is known from another process.
     """
 
     def __init__(self, process: int) -> None:
         self.process = process
         self.peers: list[Peer] = []
         self.end: End | None = None
-        self._told, self._leaving, self._lock = threading.Event(), threading.Event(), threading.Lock()
+        self._end_known, self._leaving, self._lock = threading.Event(), threading.Event(), threading.Lock()
         self._announced = False
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Start the listening thread."""
         os.register_at_fork(after_in_child=self._forget)
-        atexit.register(self._say_how_it_ended)
+        atexit.register(self._report_exit)
         threading.Thread(target=self._listen, name="peers", daemon=True).start()
 
     def wait_for_end(self, seconds: float = GRACE / 2) -> End | None:
-        """Give others time to tell why the run ends; returns what they have told."""
-        self._told.wait(seconds)
+        """Wait for another process's reason for the end of the run, and return it."""
+        self._end_known.wait(seconds)
         return self.end
 
-    def farewell(self) -> None:
-        """Tell the others that this process has done its work."""
+    def report_success(self) -> None:
+        """Report to the others that this process has finished."""
         self._leave(bye=True)
 
-    def fail(self, sentence: str, code: int) -> None:
-        """Tell the others why this process ends, and with which exit code."""
+    def report_failure(self, sentence: str, code: int) -> None:
+        """Report to the others why this process ends and its exit code."""
         self._leave(end=f"process {self.process} on {socket.gethostname()}: {sentence}", code=code)
 
     def announce(self, end: End) -> None:
-        """Print why the run ends, once."""
+        """Print the reason for the end of the run, once."""
         with self._lock:
             if not self._announced:
                 print(f"plsc-mae: error: {end.cause}; this process ends too", file=sys.stderr, flush=True)
             self._announced = True
 
-    def _leave(self, **word: Any) -> None:
+    def _leave(self, **message: Any) -> None:
         if not self._leaving.is_set():
             self._leaving.set()
             for peer in list(self.peers):
-                peer.send(**word)
+                peer.send(**message)
 
-    def _say_how_it_ended(self) -> None:
-        """For programs that end without either: at the interpreter's end, which a traceback may have led to."""
+    def _report_exit(self) -> None:
+        """Report success or the last traceback when the interpreter exits without an earlier report."""
         error = getattr(sys, "last_value", None)
         if error is None:
-            self.farewell()
+            self.report_success()
         else:
-            self.fail(summary(error), 1)
+            self.report_failure(summary(error), 1)
 
     def _forget(self) -> None:
-        """A forked child must not keep connections open, or they would not break when this process dies."""
+        """Close the connections in a forked child, which would otherwise hold them open after this process dies."""
         for peer in self.peers:
             peer.connection.close()
-        atexit.unregister(self._say_how_it_ended)
+        atexit.unregister(self._report_exit)
 
     def _listen(self) -> None:
         raise NotImplementedError
 
     def _end(self, end: End) -> None:
-        """End this process, unless it is about to end by itself.
+        """End this process unless it is already exiting.
 
-        Where the other has said what was wrong, all processes may have met the same, and each is given the time to say
-        so in its own words.
+        An error reported in words may have occurred in all processes, so each gets time to report its own.
         """
         self.end = end
-        self._told.set()
+        self._end_known.set()
         if not end.in_words:
             self.announce(end)
         if not self._leaving.wait(GRACE if end.in_words else SHORT_GRACE):
@@ -180,7 +179,7 @@ class Watch:
 
 
 class Member(Watch):
-    """A process other than 0, connected to it."""
+    """Any process but 0; it is connected to process 0."""
 
     def __init__(self, process: int, host: str, port: int, token: str) -> None:
         super().__init__(process)
@@ -189,7 +188,7 @@ class Member(Watch):
         except OSError as error:
             raise ConfigError(
                 f"process {process} cannot reach process 0 at {host}, port {port} ({error.strerror or error}); the "
-                "machines of a run must be able to connect to each other, on any port"
+                "machines of a run must be able to connect to each other on any port"
             ) from None
         connection.settimeout(None)
         self.peers = [Peer(connection, f"process 0 on {host}")]
@@ -198,11 +197,11 @@ class Member(Watch):
     def _listen(self) -> None:
         message = self.peers[0].receive()
         if not message.get("bye") and not self._leaving.is_set():
-            self._end(End.told(message, self.peers[0].name))
+            self._end(End.from_message(message, self.peers[0].name))
 
 
 class Hub(Watch):
-    """Process 0: all others are connected to it, and it tells them which was the first to die."""
+    """Process 0: all others are connected to it, and it notifies them of the first death."""
 
     def __init__(self, processes: int, host: str) -> None:
         super().__init__(0)
@@ -210,7 +209,7 @@ class Hub(Watch):
         self.token = secrets.token_hex(16)
         try:
             self.listener = socket.create_server((host, 0))
-        except OSError:  # the launcher knows this machine by an address that none of its interfaces has
+        except OSError:  # the launcher's address of this machine belongs to none of its interfaces
             self.listener = socket.create_server(("", 0))
         self.port: int = self.listener.getsockname()[1]
         self._selector = selectors.DefaultSelector()
@@ -218,18 +217,18 @@ class Hub(Watch):
         self._complete = threading.Event()
 
     def start(self) -> None:
-        """Begin to listen, and wait for the others, to whom a farewell before they came would say nothing."""
+        """Start listening and wait until the others are connected, so that they receive an early report."""
         super().start()
         self._complete.wait(JOIN_TIMEOUT)
 
-    def _leave(self, **word: Any) -> None:
-        """Leave after the others, if they are quick: they may be waiting at the store, which this process keeps."""
+    def _leave(self, **message: Any) -> None:
+        """Report, then give the others time to exit first, because this process hosts the store they may wait at."""
         if self._leaving.is_set():
             return
-        super()._leave(**word)
+        super()._leave(**message)
         deadline = time.monotonic() + GRACE
         for peer in list(self.peers):
-            with contextlib.suppress(OSError, ValueError):  # it has gone, and its connection may be closed already
+            with contextlib.suppress(OSError, ValueError):  # the peer has exited, and its connection may be closed
                 while select.select([peer.connection], [], [], max(deadline - time.monotonic(), 0))[0]:
                     if not peer.connection.recv(4096):
                         break
@@ -244,8 +243,7 @@ class Hub(Watch):
         while (self.missing or self.peers) and not self._leaving.is_set():
             events = self._selector.select(max(deadline - time.monotonic(), 0) if self.missing else None)
             if not events and self.missing:
-                silent = f"process {min(self.missing)} did not come forward within {JOIN_TIMEOUT:.0f} s"
-                self._condemn(End(silent))
+                self._end_all(End(f"process {min(self.missing)} did not connect within {JOIN_TIMEOUT:.0f} s"))
                 return
             for key, _ in events:
                 if key.fileobj is self.listener:
@@ -254,7 +252,7 @@ class Hub(Watch):
                     return
 
     def _admit(self) -> None:
-        """Let a process in that knows the token."""
+        """Accept a connection if the process sends the token."""
         connection, _ = self.listener.accept()
         connection.settimeout(JOIN_TIMEOUT / 3)
         peer = Peer(connection)
@@ -274,23 +272,23 @@ class Hub(Watch):
             self._complete.set()
 
     def _has_ended(self, peer: Peer) -> bool:
-        """Hear what a process has to say; whether it was the last word of the run."""
+        """Handle a process's last message and return whether it ends the run."""
         message = peer.receive()
         self._selector.unregister(peer.connection)
         self.peers.remove(peer)
         if message.get("bye") or self._leaving.is_set():
             return False
-        self._condemn(End.told(message, peer.name))
+        self._end_all(End.from_message(message, peer.name))
         return True
 
-    def _condemn(self, end: End) -> None:
+    def _end_all(self, end: End) -> None:
         for peer in self.peers:
             peer.send(end=end.cause, code=end.code, in_words=end.in_words)
         self._end(end)
 
 
 def summary(error: BaseException) -> str:
-    """An exception in one line."""
+    """Return an exception as one line."""
     return traceback.format_exception_only(type(error), error)[-1].strip().partition("\n")[0]
 
 
@@ -298,13 +296,13 @@ _watch: Watch | None = None
 
 
 def join(process: int, processes: int, store: Any, environ: Mapping[str, str] = os.environ) -> None:
-    """Watch the other processes of a run from now on; all of them must call.
+    """Start to watch the other processes of a run; all of them must call.
 
     Args:
-        process: which one this is.
-        processes: how many there are.
+        process: number of this process.
+        processes: number of processes.
         store: the launcher's key-value store, with `get` and `set`.
-        environ: where the launcher has left the address of process 0.
+        environ: environment with the launcher's address of process 0.
 
     Raises:
         ConfigError: process 0 cannot be reached.
@@ -324,37 +322,38 @@ def join(process: int, processes: int, store: Any, environ: Mapping[str, str] = 
     _watch.start()
 
 
-def farewell() -> None:
-    """Tell the other processes, if there are any, that this one has done its work."""
+def report_success() -> None:
+    """Report to the other processes, if there are any, that this one has finished."""
     if _watch is not None:
-        _watch.farewell()
+        _watch.report_success()
 
 
 def end(sentence: str, code: int) -> int:
-    """End because of what a sentence says, which this process has told; returns `code` where it is alone."""
+    """End all processes because of an error that this one has printed; return `code` if there are no others."""
     if _watch is not None:
-        _watch.fail(sentence, code)
+        _watch.report_failure(sentence, code)
         leave(code)
     return code
 
 
 def end_by(error: Exception) -> NoReturn:
-    """End by an exception that nobody expects; where it follows from the death of another process, tell that instead.
+    """End all processes because of an unexpected exception.
 
-    Collectives fail with messages of their own when a connection breaks, gloo's speaks of a time-out.
+    If another process has died, its death is reported in place of the exception: when a connection breaks, collectives
+    fail with misleading messages, gloo's about a timeout.
     """
     if _watch is None:
         raise error
-    if told := _watch.wait_for_end():
-        _watch.announce(told)
-        leave(told.code)
+    if reason := _watch.wait_for_end():
+        _watch.announce(reason)
+        leave(reason.code)
     traceback.print_exception(type(error), error, error.__traceback__)
-    _watch.fail(summary(error), 1)
+    _watch.report_failure(summary(error), 1)
     leave(1)
 
 
 def leave(code: int) -> NoReturn:
-    """End this process at once: what Paddle does at an interpreter's end may wait for those who are gone."""
+    """End this process at once, without Paddle's cleanup, which may wait for processes that no longer exist."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

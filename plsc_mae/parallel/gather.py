@@ -1,4 +1,4 @@
-"""Whole tensors out of what processes share, one after the other in process 0: nobody ever holds them all."""
+"""Gathers sharded tensors in process 0 one by one, so that no process ever holds all of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from plsc_mae.parallel.world import World
 
 
 class Part(NamedTuple):
-    """What one process has of a tensor."""
+    """Description of one process's part of a tensor."""
 
     process: int
     shape: tuple[int, ...]
@@ -23,11 +23,11 @@ class Part(NamedTuple):
 
 
 class Holdings(NamedTuple):
-    """What one process has of the tensors of a section.
+    """Tensors of a section that one process holds.
 
     Attributes:
-        tensors: by key.
-        shards: of those that are not whole.
+        tensors: tensors by key.
+        shards: descriptions of those that are parts, by key.
     """
 
     tensors: Mapping[str, Tensor]
@@ -35,15 +35,15 @@ class Holdings(NamedTuple):
 
 
 class Collection:
-    """The whole tensors of all processes together, by key.
+    """The whole tensors of all processes, by key.
 
-    Process 0 iterates over `items`, and every other process calls `serve`. Of several that have the same part, the
-    first one gives it.
+    Process 0 iterates over `items` while every other process calls `serve`. The first of several processes with the
+    same part sends it.
 
     Args:
-        mine: what this process has.
-        world: the processes of the run; all of them must make a collection of the same kind.
-        scattered: whether process 0 may lack something; if not, nothing is exchanged.
+        mine: tensors of this process.
+        world: processes of the run; all of them must make the collection.
+        scattered: whether process 0 may lack tensors; if not, nothing is exchanged.
     """
 
     def __init__(self, mine: Holdings, world: World, *, scattered: bool) -> None:
@@ -61,42 +61,42 @@ class Collection:
         return Part(self.world.process, tuple(tensor.shape), dtype, None if shard is None else shard.without_group())
 
     def _exchange(self) -> None:
-        """Learn who has what; the first process that has a part of a tensor is its source."""
-        everyones: list[tuple[int, dict[str, list[Part]]]] = []
-        paddle.distributed.all_gather_object(everyones, (self.world.tensor.rank, self.parts))
+        """Exchange descriptions; the first process that has a part is its source."""
+        gathered: list[tuple[int, dict[str, list[Part]]]] = []
+        paddle.distributed.all_gather_object(gathered, (self.world.tensor.rank, self.parts))
         found: dict[str, dict[int, Part]] = {}
-        for member, parts in everyones:
+        for member, parts in gathered:
             for key, (part,) in parts.items():
                 found.setdefault(key, {}).setdefault(0 if part.shard is None else member, part)
         self.parts = {key: [part for _, part in sorted(parts.items())] for key, parts in found.items()}
 
     def items(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Every whole tensor, in process 0; the others must call `serve`."""
+        """Yield every whole tensor in process 0, while the others call `serve`."""
         for key, parts in self.parts.items():
             arrays = [self._exchanged(key, part).numpy() for part in parts]
             shard = parts[0].shard
             yield key, arrays[0] if shard is None else shard.join(arrays)
 
     def serve(self) -> None:
-        """Give what this process is the source of, in the order in which process 0 asks."""
+        """Send this process's parts in the order in which process 0 iterates."""
         for key, parts in self.parts.items():
             for part in parts:
                 self._exchanged(key, part)
 
     def _exchanged(self, key: str, part: Part) -> Tensor:
-        """A part that process 0 has, or that its source tells all.
+        """Return a part that process 0 holds, or broadcast it from its source.
 
-        Not sent to process 0 alone: gloo numbers the messages of a group, and processes that are left out would lose
-        count (Paddle 3.3.1).
+        A message to process 0 alone would not do: gloo numbers the messages of a group, and the other processes would
+        lose count (Paddle 3.3.1).
         """
         here = part.process == self.world.process
         tensor = self.mine.tensors[key] if here else paddle.empty(part.shape, dtype=part.dtype)
         if part.process == 0:
             return tensor
         if not self.world.is_gpu:
-            self.world.barrier()  # process 0 may still be writing the one before, longer than gloo waits
+            self.world.barrier()  # writing the previous part can take process 0 longer than gloo's timeout
         tensor = tensor.contiguous()
-        # Some accumulators are in host memory also where the device is a GPU.
+        # Some accumulators are in host memory even on GPU.
         tensor = tensor.cuda() if self.world.is_gpu else tensor
         paddle.distributed.broadcast(tensor, src=part.process)
         return tensor

@@ -1,4 +1,4 @@
-"""Some of a run's processes, and what they exchange."""
+"""Groups of a run's processes, and their collectives."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 import paddle
 from paddle import Tensor
 
-_stores: list[Any] = []  # of gloo's groups, one for each that was made; None for groups of others
+_stores: list[Any] = []  # of gloo's groups, in order of creation; None for groups without this process
 
 
 class Group(NamedTuple):
-    """Processes that share something; with one member every exchange is nothing.
+    """Processes that exchange tensors; with a single member every collective does nothing.
 
     Attributes:
-        rank: which member this process is; -1 in a group of others.
-        ranks: the members' numbers in the run.
+        rank: this process's index among the members; -1 in a group without it.
+        ranks: the members' process numbers in the run.
         handle: Paddle's group; None with one member.
     """
 
@@ -29,30 +29,30 @@ class Group(NamedTuple):
 
     @classmethod
     def alone(cls) -> Group:
-        """A process by itself."""
+        """Return the group of a single process."""
         return cls(0, (0,))
 
     @classmethod
     def of(cls, ranks: Sequence[int], process: int, processes: int, *, on_gloo: bool) -> Group:
-        """Make a group; all processes of the run must do so, in the same order, also those outside of it.
+        """Create a group; all processes of the run must create the same groups in the same order, members or not.
 
         Args:
-            ranks: its members, rising.
+            ranks: its members in ascending order.
             process: this process.
-            processes: how many there are in the run.
-            on_gloo: whether the processes talk by gloo.
+            processes: number of processes in the run.
+            on_gloo: whether gloo is the backend.
         """
         rank = ranks.index(process) if process in ranks else -1
         if len(ranks) == 1:
             return cls(rank, tuple(ranks))
         if len(ranks) == processes:  # Paddle's own group of all
             return cls(rank, tuple(ranks), paddle.distributed.get_group(0))
-        with _store_of_its_own(ranks, rank) if on_gloo else contextlib.nullcontext():
+        with _separate_store(ranks, rank) if on_gloo else contextlib.nullcontext():
             return cls(rank, tuple(ranks), paddle.distributed.new_group(list(ranks)))
 
     @property
     def size(self) -> int:
-        """How many members there are."""
+        """The number of members."""
         return len(self.ranks)
 
     def sum(self, values: Tensor) -> Tensor:
@@ -62,45 +62,45 @@ class Group(NamedTuple):
         return values
 
     def broadcast(self, values: Tensor, source: int) -> Tensor:
-        """Give a tensor the values of member `source` in place; all members must call."""
+        """Replace a tensor's values in place by those of member `source`; all members must call."""
         if self.size > 1:
             paddle.distributed.broadcast(values, src=self.ranks[source], group=self.handle)
         return values
 
     def send(self, values: Tensor, member: int) -> None:
-        """Send a tensor to a member, which must receive it; they wait for each other on CPU."""
+        """Send a tensor to a member, which must receive it; on CPU the call blocks until it does."""
         paddle.distributed.send(values, dst=self.ranks[member], group=self.handle)
 
     def receive(self, values: Tensor, member: int) -> Tensor:
-        """Fill a tensor with what a member sends."""
+        """Fill a tensor with the values that a member sends, and return it."""
         paddle.distributed.recv(values, src=self.ranks[member], group=self.handle)
         return values
 
 
 @contextlib.contextmanager
-def _store_of_its_own(ranks: Sequence[int], rank: int) -> Iterator[None]:
-    """Let a group form at a key-value store of its own.
+def _separate_store(ranks: Sequence[int], rank: int) -> Iterator[None]:
+    """Create a group at a key-value store of its own.
 
-    Paddle's gloo writes the members' addresses under the same keys for every group, so that a member may find those of
-    an earlier group, where nobody listens any more (3.3.1).
+    Paddle's gloo writes the members' addresses under the same keys for every group, so that a member may read those of
+    an earlier group, whose sockets are closed (3.3.1).
     """
     key = f"plsc_mae/group/{len(_stores)}"
     if rank < 0:
         _stores.append(None)
         yield
         return
-    everyones = paddle.base.core.create_or_get_global_tcp_store()
+    shared = paddle.base.core.create_or_get_global_tcp_store()
     if rank == 0:
         host = os.environ["PADDLE_CURRENT_ENDPOINT"].rpartition(":")[0]
         with socket.create_server(("", 0)) as listener:
             port = listener.getsockname()[1]
-        everyones.set(key, f"{host}:{port}".encode())
-    host, _, port = bytes(everyones.get(key)).decode().rpartition(":")
+        shared.set(key, f"{host}:{port}".encode())
+    host, _, port = bytes(shared.get(key)).decode().rpartition(":")
     store = paddle.base.core.TCPStore(host, int(port), rank == 0, len(ranks))
-    _stores.append(store)  # the group may come back to it
+    _stores.append(store)  # the group may use it later
     set_store = paddle.distributed.collective._set_default_store
     set_store(store)
     try:
         yield
     finally:
-        set_store(everyones)
+        set_store(shared)

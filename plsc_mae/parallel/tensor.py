@@ -28,7 +28,7 @@ class Shard(NamedTuple):
 
     Attributes:
         axis: the divided axis.
-        parts: tensors concatenated along the axis, such as q, k and v, each of which is divided by itself.
+        parts: tensors concatenated along the axis, such as q, k and v, each of which is divided separately.
         group: the processes that hold the shares.
     """
 

@@ -1,4 +1,4 @@
-"""The processes of a run: who am I, who shares what with me, sums and waiting without a time-out."""
+"""Process groups of a run and their collectives."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ BUCKET_ELEMENTS = 1 << 23  # 32 MB of float32
 class World:
     """The processes that train one model together.
 
-    Each group of `tensor_parallel` processes shares the heads and hidden columns of every block, each line of
-    `pipeline_parallel` such groups shares the blocks, and the rest share the data: each takes its part of every batch.
-    Neighbors share blocks, then data, then stages, so that the busiest connections are the shortest. The last stage
-    comes first: it knows loss and logits, and process 0 writes the files.
+    Each group of `tensor_parallel` processes divides the heads and hidden columns of every block, each line of
+    `pipeline_parallel` such groups divides the blocks, and the remaining dimension divides the batches. Processes with
+    adjacent numbers share blocks, then data, then stages, so that the busiest connections are the shortest. The last
+    stage has the lowest numbers, because it computes the loss and process 0 writes the files.
 
-    Made once per process, before anything else touches the device; started by `python -m paddle.distributed.launch`,
-    or a single process when there is no launcher.
+    Create one per process, before anything else uses the device. Processes are started by
+    `python -m paddle.distributed.launch`; without a launcher there is a single process.
 
     Args:
         device: "auto", "cpu", "gpu" or "cuda".
-        tensor_parallel: processes that share every block.
-        pipeline_parallel: stages.
+        tensor_parallel: processes per block.
+        pipeline_parallel: number of stages.
 
     Attributes:
-        size: into how many parts a batch is shared out.
-        rank: which of them is this process's.
-        processes: how many there are altogether.
-        process: which of them this is.
+        size: number of parts of a batch.
+        rank: part of this process, from 0.
+        processes: number of processes.
+        process: number of this process.
         data: processes with the same part of the network and different data.
         tensor: processes with the same data and different parts of the same blocks.
-        pipeline: processes with the same data and different blocks; the last stage is its first.
-        stage: which of the stages this process is in, from 0 at the images.
-        previous: a group with the process of the stage before, its second member; None in the first stage.
-        following: a group with the process of the next stage, its first member; None in the last stage.
+        pipeline: processes with the same data and different blocks; the last stage is member 0.
+        stage: stage of this process; stage 0 reads the images.
+        previous: pair with the previous stage, which is member 1; None in the first stage.
+        following: pair with the next stage, which is member 0; None in the last stage.
 
     Raises:
-        ConfigError: a GPU is asked for and there is none; the processes do not divide into such groups.
+        ConfigError: a GPU is requested but missing; the processes do not divide into such groups.
     """
 
     def __init__(self, device: str, *, tensor_parallel: int = 1, pipeline_parallel: int = 1) -> None:
@@ -74,7 +74,7 @@ class World:
         self.rank, self.size = self.data.rank, self.data.size
 
     def _form_groups(self, tensor: int, data: int, pipeline: int) -> None:
-        """Divide the processes, numbered [stage from the last, data, tensor]."""
+        """Create the groups; processes are numbered [stage from the last, data, tensor]."""
         numbers = [[[(s * data + d) * tensor + t for t in range(tensor)] for d in range(data)] for s in range(pipeline)]
         stages, parts, shares = range(pipeline), range(data), range(tensor)
         self.tensor = self._own_group([numbers[s][d] for s in stages for d in parts])
@@ -82,21 +82,21 @@ class World:
         self.pipeline = self._own_group([[numbers[s][d][t] for s in stages] for d in parts for t in shares])
         self.stage = pipeline - 1 - self.pipeline.rank
         self.previous = self.following = None
-        for s in range(pipeline - 1):  # gloo numbers the messages of a group, so those of pairs need groups of pairs
+        for s in range(pipeline - 1):  # gloo numbers the messages of a group, so pairs need groups of their own
             pair = self._group([[numbers[s][d][t], numbers[s + 1][d][t]] for d in parts for t in shares])
             if pair is not None and pair.rank == 0:
                 self.previous = pair
             elif pair is not None:
                 self.following = pair
 
-    def _group(self, all_of_them: Sequence[list[int]]) -> Group | None:
-        """Make all groups of one kind, as every process must in the same order; returns this process's, if any."""
-        groups = [Group.of(ranks, self.process, self.processes, on_gloo=not self.is_gpu) for ranks in all_of_them]
+    def _group(self, ranks_of_groups: Sequence[list[int]]) -> Group | None:
+        """Create all groups of one kind, in the same order in every process, and return this process's, if any."""
+        groups = [Group.of(ranks, self.process, self.processes, on_gloo=not self.is_gpu) for ranks in ranks_of_groups]
         return next((group for group in groups if self.process in group.ranks), None)
 
-    def _own_group(self, all_of_them: Sequence[list[int]]) -> Group:
-        """Make groups of which every process is in one."""
-        group = self._group(all_of_them)
+    def _own_group(self, ranks_of_groups: Sequence[list[int]]) -> Group:
+        """Create groups that cover all processes and return this process's."""
+        group = self._group(ranks_of_groups)
         assert group is not None
         return group
 
@@ -107,7 +107,7 @@ class World:
         return f"{text} ({' x '.join(split)})" if self.tensor.size * self.pipeline.size > 1 else text
 
     def alone(self) -> World:
-        """This process as a world of its own, once the others have nothing to do any more."""
+        """Return a world of this process alone, for work that the others take no part in."""
         single = copy.copy(self)
         single.processes, single.process = 1, 0
         single.data = single.tensor = single.pipeline = Group.alone()
@@ -117,7 +117,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the files and the log."""
+        """True in the process that writes files and logs."""
         return self.process == 0
 
     def wrap(self, layer: nn.Layer) -> nn.Layer:
@@ -128,7 +128,7 @@ class World:
         """
         if self.size == 1 or self.pipeline.size > 1:
             return layer
-        # Paddle gives every process the values of process 0, whatever the group, also where they are other columns.
+        # DataParallel copies the parameters of process 0 whatever the group, also to processes with other columns.
         own = [param.clone().detach() for param in layer.parameters()] if self.tensor.size > 1 else []
         wrapped = paddle.DataParallel(layer, group=self.data.handle)
         for param, value in zip(layer.parameters(), own, strict=False):
@@ -137,11 +137,11 @@ class World:
 
     @property
     def stream(self) -> int:
-        """A number that differs where draws of the device must: between parts of the data and between stages."""
+        """Number of this process's random stream, which differs between parts of the data and between stages."""
         return self.stage * self.size + self.rank if self.pipeline.size > 1 else self.rank
 
     def average_gradients(self, params: Sequence[Tensor]) -> None:
-        """Average gradients over the processes that share the data, many at a time, where `wrap` cannot."""
+        """Average gradients over the processes that share the data, in buckets, for layers that `wrap` leaves alone."""
         if self.size == 1:
             return
         pending = [param for param in params if param.grad is not None]
@@ -153,16 +153,16 @@ class World:
                 param.grad.set_value(part.reshape(param.shape))
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum a tensor over the processes that share the data; all of them must call."""
+        """Sum a tensor in place over the processes that share the data; all of them must call."""
         return self.data.sum(values)
 
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
-        """Give tensors the values of the first process that shares the data everywhere; all of them must call."""
+        """Broadcast tensors from the first of the processes that share the data; all of them must call."""
         for tensor in tensors:
             self.data.broadcast(tensor, 0)
 
     def largest(self, values: Sequence[float] | Tensor) -> list[float]:
-        """The largest of each value among all processes; all of them must call. Values must be finite."""
+        """Return the maximum of each finite value over all processes; all of them must call."""
         if self.processes == 1:
             return [float(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]
         tensor = values if isinstance(values, Tensor) else paddle.to_tensor(list(values), dtype="float64")
@@ -170,7 +170,7 @@ class World:
         return [float(value) for value in tensor.tolist()]
 
     def agree(self, numbers: list[int]) -> bool:
-        """Whether all processes hold the same numbers; all of them must call."""
+        """Return whether all processes pass the same numbers; all of them must call."""
         if self.processes == 1:
             return True
         extremes = paddle.to_tensor([*numbers, *(-number for number in numbers)], dtype="int64")
@@ -179,10 +179,10 @@ class World:
         return bool((largest == smallest).all())
 
     def barrier(self) -> None:
-        """Wait for all processes, however long one of them takes.
+        """Wait for all processes, without a timeout.
 
-        Gloo gives up after 30 seconds, which saving a large checkpoint on rank 0 can take, so the processes meet at
-        the launcher's key-value store instead.
+        Gloo's timeout is 30 seconds, and saving a large checkpoint can take longer, so on CPU the processes wait at
+        the launcher's key-value store.
         """
         if self.processes == 1:
             return
@@ -201,7 +201,7 @@ class World:
 
 
 def _first_bucket(params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """The first parameters of one type, up to the size of a bucket, and the rest."""
+    """Return the first parameters of one type, up to the size of a bucket, and the rest."""
     count, elements = 0, 0
     for param in params:
         if count and (elements + param.size > BUCKET_ELEMENTS or param.grad.dtype != params[0].grad.dtype):

@@ -1,6 +1,6 @@
-"""Does a network compute what it should? Ours beside an oracle in NumPy and beside the originals' own code.
+"""Numerical comparison of this suite's networks with an oracle in NumPy and with the original implementations.
 
-`oracle` and `references` share no code with the networks; `references` runs in an interpreter that has PyTorch and
-need not have Paddle. `cases` puts our networks, weights and batches side by side with them, `compare` measures,
-`report` tells.
+`oracle` and `references` share no code with the networks. `references` runs in an interpreter that has PyTorch and
+needs no Paddle. `cases` holds a network with its weights and batch, `checks` compares it, `compare` measures
+differences, and `report` writes the result.
 """

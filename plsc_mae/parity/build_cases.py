@@ -1,4 +1,4 @@
-"""Cases of `plsc-mae parity`: networks of a name or of a checkpoint, and small ones with the same options."""
+"""Cases of `plsc-mae parity`: networks by name or from a checkpoint, and small networks with the same options."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _SMALL: dict[str, Any] = {"input_size": (32, 32), "patch_size": 8, "embed_dim": 
 
 
 def open_cases(config: ParityConfig, precision: Precision) -> Iterator[AnyCase]:
-    """Build the requested networks, one at a time.
+    """Yield the requested cases; each network is built when its case is needed.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or lacks a part of the network.
-        ConfigError: an unknown network, or one that is not of pre-training or has no oracle.
+        ConfigError: a network is unknown, is not a pre-training network, or has no oracle.
     """
     if config.checkpoint:
         yield _from_checkpoint(config, precision)
@@ -38,16 +38,16 @@ def open_cases(config: ParityConfig, precision: Precision) -> Iterator[AnyCase]:
 
 
 def random_case(trained: PretrainConfig, batch_size: int, seed: int, precision: Precision = FLOAT32) -> AnyCase:
-    """Build a network of random weights."""
+    """Build a network with random weights and a batch."""
     case = _case(trained, batch_size, seed, precision)
     randomize(case.model, seed)
     return case
 
 
 def small_case(trained: PretrainConfig, seed: int) -> AnyCase:
-    """Build a network of random weights with the given options but so small that the oracle can run it often.
+    """Build a network with random weights and the given options, small enough to run the oracle many times.
 
-    It has two blocks 32 wide on 4 x 4 patches; `Case.small` has the sizes of the decoder.
+    The encoder has two blocks of width 32 on 4 x 4 patches; `Case.small` gives the sizes of the other parts.
     """
     sizes = {**_SMALL, **case_class(trained).small(trained)}
     return random_case(dataclasses.replace(trained, **sizes), 2, seed)

@@ -1,4 +1,4 @@
-"""What goes on inside a network while it runs, and random weights that exercise every part of it."""
+"""Outputs of a network's blocks during a forward pass, and random weights that make every parameter count."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from paddle import Tensor, nn
 
 NOISE_STD = 0.02
 _BLOCK = re.compile(r"(encoder|alignment_encoder|regressor|decoder)\.blocks\.\d+")
-_EMBEDDED = ("encoder", "alignment", "decoder")  # stacks whose first block's input is a layer of its own
+_EMBEDDED = ("encoder", "alignment", "decoder")  # stacks for which the input of the first block is recorded, too
 
 
 @contextlib.contextmanager
 def recorded_blocks(model: nn.Layer) -> Iterator[dict[str, Tensor]]:
-    """Collect what enters the stacks and what leaves every block inside, as {"encoder.blocks.0": tokens}.
+    """Record the input of each stack and the output of each block while the context is open.
 
-    The second pass through an encoder, and any through an alignment encoder, is called "alignment".
+    Yields:
+        Tokens by name, such as "encoder.embed" and "encoder.blocks.0"; filled by the forward pass. The second pass
+        through the encoder and every pass through the alignment encoder are named "alignment".
     """
     found: dict[str, Tensor] = {}
 
     def keep(name: str, tokens: Tensor) -> None:
-        again = name.replace("encoder.", "alignment.")
-        found[again if name in found else name] = tokens
+        second_pass = name.replace("encoder.", "alignment.")
+        found[second_pass if name in found else name] = tokens
 
     def hooks(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
         stack = name.partition(".")[0]
@@ -54,11 +56,11 @@ def recorded_blocks(model: nn.Layer) -> Iterator[dict[str, Tensor]]:
 
 
 def randomize(model: nn.Layer, seed: int) -> None:
-    """Give every parameter its own random values, the same ones on every device; fixed position tables stay.
+    """Set every parameter to random values that depend on `seed` and the name only; fixed position tables stay.
 
-    Matrices are normal with the variance of xavier-uniform ones. Vectors that start as a constant, as biases, scales of
-    norms and layer scales do, keep it and get noise on top; tokens are noise. So nothing is zero or one that a network
-    might leave out.
+    Weight matrices and kernels are normal, with the variance of Xavier-uniform initialization. Constant parameters
+    (biases, scales of norms, layer scales) keep their constant and get normal noise with standard deviation `NOISE_STD`
+    on top; tokens become such noise. No value is exactly 0 or 1, so a network that ignores a parameter is detected.
     """
     for name, param in model.named_parameters():
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])

@@ -1,6 +1,6 @@
-"""Our side of a comparison: a network with its weights, and a batch.
+"""Cases of a comparison: one of this suite's networks with its weights and a batch.
 
-B batch, L patches, M hidden patches, C channels.
+B batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -24,25 +24,27 @@ from plsc_mae.train.precision import FLOAT32, Precision, autocast
 from plsc_mae.weights import Checkpoint
 
 NumPy = npt.NDArray[Any]
-NORM_EPS = 1e-6  # of every implementation but LiBai
+NORM_EPS = 1e-6  # eps of layer norms in every implementation except LiBai
 Objective = Callable[[dict[str, Array]], float]
 ConfigT = TypeVar("ConfigT", bound=PretrainConfig)
 
 
 class Case(ABC, Generic[ConfigT]):
-    """A network, its options, and one batch.
+    """Network, its options, and one batch.
 
     Args:
         config: options of pre-training.
-        task: the training task; its network is set to evaluation mode.
-        batch_size: images B.
-        seed: of the batch.
-        precision: of our network's arithmetic.
+        task: training task; its network is set to evaluation mode.
+        batch_size: number of images B.
+        seed: seed of the batch.
+        precision: precision of our network.
 
     Attributes:
         model: the network.
-        batch: float32 images [B, C, H, W] and what decides the mask, by name, in the order networks take them.
-        undecayed: matrices and tokens that the original's optimizer does not decay, by our names, for each method.
+        batch: float32 images [B, C, H, W] and the inputs that determine mask and target, by name, in the order in which
+            the oracle takes them.
+        undecayed: names of parameters without weight decay in the original, besides one-dimensional parameters and
+            biases, by method.
     """
 
     undecayed: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -66,7 +68,7 @@ class Case(ABC, Generic[ConfigT]):
     @classmethod
     @abstractmethod
     def small(cls, trained: ConfigT) -> dict[str, Any]:
-        """Return options of a small decoder and few hidden patches, for an encoder 32 wide on 4 x 4 patches."""
+        """Return options of a small decoder and few hidden patches, for an encoder of width 32 on 4 x 4 patches."""
 
     @abstractmethod
     def outputs(self) -> dict[str, Tensor]:
@@ -82,7 +84,10 @@ class Case(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def objective(self) -> Objective:
-        """Return the oracle's loss as a function of the parameters; values without gradient stay the network's own."""
+        """Return the oracle's loss as a function of the parameters.
+
+        Values through which the network back-propagates no gradient are computed once and stay constant.
+        """
 
     def rate(self, update: int, *, updates: int, warmup: int, peak: float) -> float:
         """Return the learning rate of an update, from 0, by the method's schedule in the oracle.
@@ -105,7 +110,7 @@ class Case(ABC, Generic[ConfigT]):
         return str(self.config.model)
 
     def parameters(self) -> dict[str, Array]:
-        """Return the network's weights and tables in float64."""
+        """Return the network's parameters and position tables in float64, by name."""
         return {name: value.numpy().astype(np.float64) for name, value in self.model.state_dict().items()}
 
     def layers(self) -> dict[str, NumPy]:

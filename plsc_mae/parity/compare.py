@@ -1,4 +1,4 @@
-"""How far two computations of the same thing are apart, tensor by tensor."""
+"""Differences between two computations of the same tensors, and whether they are within tolerance."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class ParityError(UserError):
-    """A network does not compute what it should."""
+    """A network differs from a reference by more than the tolerance."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor, computed twice.
+    """Difference between two computations of one tensor.
 
     Attributes:
-        name: of the layer or parameter.
-        largest: largest absolute difference of two elements.
+        name: name of the layer or parameter.
+        largest: largest absolute difference of an element.
         mean: mean absolute difference.
-        scale: what `largest` is held against, as a rule the largest absolute value of the tensor.
-        tolerance: the most that `largest` / `scale` may be.
+        scale: divisor of `largest`, usually the largest absolute value of the tensor.
+        tolerance: upper limit of `largest` / `scale`.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Row:
 
     @property
     def relative(self) -> float:
-        """The difference as a share of the tensor's scale."""
+        """Largest difference divided by the scale; not divided if the scale is 0."""
         return self.largest / self.scale if self.scale else self.largest
 
     @property
     def ok(self) -> bool:
-        """Whether it is within tolerance; what is no number never is."""
+        """True if the relative difference is within tolerance; False for NaN."""
         return bool(self.relative <= self.tolerance)
 
     def __str__(self) -> str:
@@ -54,13 +54,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """Rows of one kind.
+    """Rows of one kind: layers, gradients or updates.
 
     Attributes:
-        title: what is compared.
-        note: how its rows are to be read.
-        rows: see there.
-        in_order: whether they follow the computation, so that the first one beyond tolerance tells where it goes wrong.
+        title: heading in the report.
+        note: explanation of the rows.
+        rows: differences, one per tensor.
+        in_order: True if the rows are in the order of computation; the first row beyond tolerance then shows the layer
+            in which the network goes wrong.
     """
 
     title: str
@@ -70,20 +71,20 @@ class Section:
 
     @property
     def worst(self) -> Row:
-        """The row nearest to its tolerance, or farthest beyond it."""
+        """Row with the largest ratio of relative difference to tolerance; NaN counts as infinite."""
         return max(self.rows, key=lambda row: np.inf if np.isnan(row.relative) else row.relative / row.tolerance)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A network of ours against one reference.
+    """Comparison of one of our networks with one reference.
 
     Attributes:
-        network: its name.
-        reference: what it is compared with.
-        sections: what was compared; nothing if there is a remark.
-        versions: of the code that the reference is made of.
-        remark: why nothing was compared.
+        network: name of the network.
+        reference: name of the oracle or of the original implementation.
+        sections: compared tensors; empty if there is a remark.
+        versions: versions of the reference's software.
+        remark: reason why nothing was compared; empty if something was.
     """
 
     network: str
@@ -93,7 +94,7 @@ class Comparison:
     remark: str = ""
 
     def failures(self) -> list[str]:
-        """One sentence for each section that is beyond tolerance, naming the first such row of it."""
+        """Return one sentence per section beyond tolerance; it names the first such row."""
         first = ((section, next((row for row in section.rows if not row.ok), None)) for section in self.sections)
         return [f"{self.network} against {self.reference}, {s.title}: {row}" for s, row in first if row is not None]
 
@@ -101,26 +102,27 @@ class Comparison:
 def difference(
     name: str, ours: npt.NDArray[Any], theirs: npt.NDArray[Any], tolerance: float, scale: float | None = None
 ) -> Row:
-    """Measure one tensor; one of another shape is infinitely far away.
+    """Measure the difference of one tensor; it is infinite if the shapes differ.
 
     Args:
-        name: see `Row`.
-        ours: any numbers.
-        theirs: what they should be.
-        tolerance: see `Row`.
-        scale: see `Row`; the largest absolute value of `theirs` when None.
+        name: name of the layer or parameter.
+        ours: values of our network.
+        theirs: values of the reference.
+        tolerance: upper limit of the relative difference.
+        scale: divisor of the largest difference; the largest absolute value of `theirs` if None.
     """
     if ours.shape != theirs.shape:
         return Row(f"{name} {list(ours.shape)} instead of {list(theirs.shape)}", np.inf, np.inf, 1.0, tolerance)
-    gap = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
-    reach = float(np.abs(theirs).max()) if scale is None else scale
-    return Row(name, float(gap.max()), float(gap.mean()), reach, tolerance)
+    error = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
+    if scale is None:
+        scale = float(np.abs(theirs).max())
+    return Row(name, float(error.max()), float(error.mean()), scale, tolerance)
 
 
 def differences(ours: Arrays, theirs: Arrays, tolerance: float) -> list[Row]:
-    """Measure the tensors of `theirs`, in their order.
+    """Measure every tensor of `theirs`, in the order of `theirs`.
 
     Raises:
-        KeyError: one of them was not computed by us.
+        KeyError: a tensor is missing from `ours`.
     """
     return [difference(name, ours[name], value, tolerance) for name, value in theirs.items()]

@@ -1,4 +1,4 @@
-"""An original whose code computes a network of ours, and the process that runs it."""
+"""Original implementations, and the process that runs their code."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ HUGGINGFACE = "huggingface"
 
 @dataclass(frozen=True)
 class Original:
-    """Code of another project that computes one of our networks.
+    """Original implementation of one of this suite's networks.
 
     Attributes:
         title: name of the project.
-        program: the module that runs it, see `parity.references`.
-        dialect: of its weights.
-        marker: file that identifies a checkout of it; empty for an installed package.
-        case: networks it may have.
-        settings: returns the settings by which its program builds the network.
-        obstacle: returns why it has no such network; empty if it has.
+        program: name of the program in `parity.references` that runs the project's code.
+        dialect: dialect of its weights.
+        marker: file that identifies a checkout of the project; empty for an installed package.
+        case: class of the cases that the project may be able to compute.
+        settings: returns the settings from which the program builds the network of a case.
+        unsupported_reason: returns why the project cannot build the network of a case; "" if it can.
     """
 
     title: str
@@ -40,35 +40,48 @@ class Original:
     marker: str
     case: type[Case[Any]]
     settings: Callable[[Any], dict[str, Any]]
-    obstacle: Callable[[Any], str]
+    unsupported_reason: Callable[[Any], str]
 
 
 def find_original(reference: str, originals: Sequence[Original]) -> Original:
-    """Return the original that `--reference` names.
+    """Return the original implementation that `--reference` names.
 
     Raises:
-        ConfigError: it is neither `huggingface` nor a checkout of a known original.
+        ConfigError: `reference` is neither `huggingface` nor a checkout of a known project.
     """
     for original in originals:
         if reference == original.program if not original.marker else (Path(reference) / original.marker).is_file():
             return original
     known = ", ".join(f"{original.title} ({original.marker})" for original in originals if original.marker)
-    raise ConfigError(f"--reference {reference} is no checkout of {known}; give its folder, or {HUGGINGFACE}")
+    raise ConfigError(
+        f"--reference {reference}: expected {HUGGINGFACE} or the folder of a checkout of one of these projects "
+        f"(with the file that identifies it): {known}"
+    )
 
 
-def obstacle(original: Original, case: AnyCase) -> str:
-    """Return why an original cannot compute a case; empty if it can."""
+def unsupported_reason(original: Original, case: AnyCase) -> str:
+    """Return why an original implementation cannot compute a case; "" if it can."""
     if not isinstance(case, original.case):
-        return f"{original.title} has no network like {case.name}"
-    reason = original.obstacle(case)
+        return f"{original.title} has no counterpart of {case.name}"
+    reason = original.unsupported_reason(case)
     return reason and f"{case.name} {reason}"
 
 
-def ask(original: Original, case: AnyCase, rates: Sequence[float], reference: str, python: str) -> Message:
-    """Let the original compute the case, with the same weights, batch and learning rates.
+def run_original(original: Original, case: AnyCase, rates: Sequence[float], reference: str, python: str) -> Message:
+    """Run the original code with the weights and the batch of a case.
+
+    Args:
+        original: the original implementation.
+        case: the network, its weights and a batch.
+        rates: learning rate of each update.
+        reference: checkout of the original; unused for an installed package.
+        python: interpreter for the original code; empty for the running one.
+
+    Returns:
+        Layers, gradients, losses and trained weights, see `references.exchange.Message`.
 
     Raises:
-        ConfigError: the interpreter does not start, or the original's code fails.
+        ConfigError: the interpreter does not start, or the original code fails.
     """
     config = case.config
     optimizer = {"rates": list(rates), "betas": config.opt_betas, "eps": config.opt_eps}
@@ -89,10 +102,12 @@ def _run(command: list[str], original: Original) -> None:
     try:
         done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     except OSError as error:
-        raise ConfigError(f"--python {command[0]}: {error.strerror}; name an interpreter that has torch") from None
+        raise ConfigError(
+            f"--python {command[0]}: {error.strerror}; expected an interpreter that has torch installed"
+        ) from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ConfigError(
-            f"the code of {original.title} failed under {command[0]}: {last}; it needs an interpreter with torch and "
-            "timm or transformers, see docs/parity.md"
+            f"the code of {original.title} failed in the interpreter {command[0]}: {last}; use --python to name one "
+            "with torch and timm or transformers (see docs/parity.md)"
         )

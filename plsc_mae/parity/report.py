@@ -1,4 +1,4 @@
-"""The outcome of `plsc-mae parity` as Markdown and as JSON."""
+"""Reports of `plsc-mae parity` in Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -12,28 +12,32 @@ from typing import Any
 from plsc_mae.errors import DataError
 from plsc_mae.parity.compare import Comparison, Row, Section
 
-WORST = 5  # rows shown of a section without order
+WORST = 5  # rows that the Markdown report shows of a section not in the order of computation
 HEAD = """\
 # Parity
 
-Does a network compute what the papers and the originals' code say? `plsc-mae parity` runs it beside other code that
-does the same and compares what comes out, layer by layer, then gradients and optimizer updates. This page is its
-report, of the command below.
+Do the networks compute what the papers and the original implementations compute? `plsc-mae parity` runs a network and
+independent reference code on the same input. It compares the output of every layer, then gradients and optimizer
+updates. This page is the report of the command named below.
 
-- **The oracle** (`plsc_mae/parity/oracle`) is a forward pass of MAE and of CAE in float64 NumPy. It shares no code with
-  the networks, and the tests hold it against recordings of the originals and against numbers that these gave in
-  float64. It knows no gradients: ours are checked by differences of its loss, on a small network.
-- **Originals** run in a process of their own, in an interpreter with PyTorch (`--python`), with the same weights, batch
-  and learning rates, in float64: Hugging Face's ViTMAEForPreTraining, or models_mae.py of facebookresearch/mae, or
-  models/modeling_cae.py of Atten4Vis/CAE, from a checkout. Code of their age is helped over names that PyTorch, NumPy
-  and timm have dropped since.
+There are two kinds of reference:
 
-Random weights leave nothing at zero or one: biases, scales of norms and layer scales have noise on top. Differences
-are held against the largest absolute value of their tensor unless it says otherwise. float32 rounds to 6e-8; sums over
-a network's width make a few 1e-7 of it, and twenty blocks about 1e-6. The loss of MAE is a mean over some hundred
-thousand squares, which Paddle adds up in float32 on CPU: most of its difference comes from there.
+- **The oracle** (`plsc_mae/parity/oracle`) is a forward pass of MAE and CAE in float64 NumPy. It shares no code with
+  the networks. The tests compare it with recordings of the original implementations and with numbers that these
+  computed in float64. The oracle has no backward pass, so our gradients are compared with finite differences of its
+  loss, on a small network.
+- **Original implementations** run in float64, in a separate process and an interpreter with PyTorch (`--python`), with
+  the same weights, batch and learning rates. They are Hugging Face's ViTMAEForPreTraining, and from a checkout
+  models_mae.py of facebookresearch/mae or models/modeling_cae.py of Atten4Vis/CAE. Shims supply the names that this
+  older code imports and that PyTorch, NumPy and timm have removed since.
 
-To repeat it, and to run originals, the last two from a checkout of the repository that is named:
+With random weights, no parameter is exactly 0 or 1: biases, scales of norms and layer scales get noise on top of their
+initial constant. Differences are relative to the largest absolute value of their tensor unless a section states another
+scale. Expect these magnitudes: float32 rounds to 6e-8, sums over the width of a network give a few 1e-7, and twenty
+blocks about 1e-6. MAE's loss is the mean of several hundred thousand squares, which Paddle adds up in float32 on the
+CPU. This sum causes most of the difference of the loss.
+
+To repeat this report, and to compare with the original implementations:
 
 ```bash
 plsc-mae parity --random 0
@@ -43,24 +47,24 @@ plsc-mae parity --model mae_vit_base_patch16 --reference DIR    # git clone http
 plsc-mae parity --model cae_base_patch16_224_8k_vocab --reference DIR    # git clone https://github.com/Atten4Vis/CAE
 ```
 
-The originals' own code is no part of this repository. Its tests run the same programs on stand-ins
-(tests/parity/standins.py), which have the public names of facebookresearch/mae and Atten4Vis/CAE and other code behind
-them, and on Hugging Face's own code, where the environment variable PARITY_PYTHON names an interpreter that has it.
+This repository does not contain the original code. Its tests run the same programs on substitutes
+(tests/parity/standins.py) with the public names of facebookresearch/mae and Atten4Vis/CAE but code of their own. If the
+environment variable PARITY_PYTHON names an interpreter with transformers, they also run Hugging Face's code.
 
-A checkpoint, of this suite or of another, is checked with its own weights: `plsc-mae parity --checkpoint FILE`. On a
-GPU `--amp` checks mixed precision and fused attention, with a `--tolerance` that leaves room for the rounding of
-float16 or bfloat16. The exit code is 1 if anything is beyond tolerance.
+`plsc-mae parity --checkpoint FILE` checks a checkpoint of this suite or of another implementation with its own weights.
+On a GPU, `--amp` checks mixed precision and fused attention; choose a `--tolerance` above the rounding of float16 or
+bfloat16. The exit code is 1 if any difference exceeds its tolerance.
 """
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was compared, by what, and the outcome.
+    """Result of one `plsc-mae parity` command.
 
     Attributes:
-        circumstances: command, date, versions, device and so on, by name.
-        comparisons: see there.
-        absent: originals whose code was not run.
+        circumstances: command, date, versions, device and similar facts, by name.
+        comparisons: comparisons of the command, in the order they ran.
+        absent: original implementations that were not run.
     """
 
     circumstances: Mapping[str, str]
@@ -68,27 +72,27 @@ class Report:
     absent: Sequence[str] = ()
 
     def failures(self) -> list[str]:
-        """A sentence for everything that is beyond tolerance."""
+        """Return one sentence per section beyond tolerance."""
         return [sentence for comparison in self.comparisons for sentence in comparison.failures()]
 
     def markdown(self) -> str:
-        """The whole page."""
+        """Return the report as a Markdown page, with the `WORST` rows of long sections only."""
         circumstances = [f"| {name} | {value} |" for name, value in self.circumstances.items()]
         lines = ["## This report", "", "| | |", "|---|---|", *circumstances, ""]
         lines += [
-            "| network | against | compared | tensors | farthest apart | by | tolerance | verdict |",
+            "| network | reference | compared | tensors | largest difference in | relative | tolerance | result |",
             "|---|---|---|--:|---|--:|--:|---|",
         ]
         for comparison in self.comparisons:
             lines += [_summary(comparison, section) for section in comparison.sections]
         lines.append("")
         if self.absent:
-            lines.append(f"The code of {' and of '.join(self.absent)} was not run for this report.")
+            lines.append(f"Not run for this report: the code of {' and of '.join(self.absent)}.")
         details = [line for comparison in self.comparisons for line in comparison_lines(comparison)]
         return "\n".join([HEAD, *lines, "", *details]).rstrip() + "\n"
 
     def json(self) -> str:
-        """Everything, every row included, as JSON."""
+        """Return the report with all rows as JSON."""
         return json.dumps(
             {
                 "ok": not self.failures(),
@@ -100,10 +104,16 @@ class Report:
         )
 
     def save(self, path: Path) -> list[Path]:
-        """Write a .json or .md file, or both into a folder; returns what was written.
+        """Write the report.
+
+        Args:
+            path: a .json or .md file, or a folder for parity.json and parity.md.
+
+        Returns:
+            The written files.
 
         Raises:
-            DataError: it cannot be written.
+            DataError: a file cannot be written.
         """
         files = [path] if path.suffix in (".json", ".md") else [path / "parity.json", path / "parity.md"]
         for file in files:
@@ -112,45 +122,45 @@ class Report:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(text, encoding="utf-8")
             except OSError as error:
-                raise DataError(f"cannot write {file}: {error.strerror}; choose another --save_path") from None
+                raise DataError(f"cannot write the report {file}: {error.strerror}; use another --save_path") from None
         return files
 
 
 def comparison_lines(comparison: Comparison) -> Iterator[str]:
-    """One comparison in Markdown: a table per section."""
+    """Yield the lines of one comparison in Markdown, with one table per section."""
     yield from (f"## {comparison.network} against {comparison.reference}", "")
-    for told in (comparison.versions, comparison.remark):
-        if told:
-            yield from (f"{told[0].upper()}{told[1:]}.", "")
+    for text in (comparison.versions, comparison.remark):
+        if text:
+            yield from (f"{text[0].upper()}{text[1:]}.", "")
     for section in comparison.sections:
         yield from (f"### {section.title}", "", section.note, "")
         yield from ("| | largest difference | mean | scale | relative | tolerance | |", "|---|--:|--:|--:|--:|--:|---|")
-        shown = section.rows if section.in_order else _farthest(section.rows)
+        shown = section.rows if section.in_order else _worst(section.rows)
         yield from map(_line, shown)
         if rest := len(section.rows) - len(shown):
-            yield f"| {rest} more, nearer | | | | | | |"
+            yield f"| {rest} more with smaller differences | | | | | | |"
         yield ""
 
 
-def _farthest(rows: Sequence[Row]) -> list[Row]:
-    """Those that are nearest to their tolerance or beyond it."""
+def _worst(rows: Sequence[Row]) -> list[Row]:
+    """Return the `WORST` rows with the largest ratio of relative difference to tolerance, failed rows first."""
     return sorted(rows, key=lambda row: (row.ok, -row.relative / row.tolerance))[:WORST]
 
 
 def _line(row: Row) -> str:
     numbers = (f"{value:.1e}" for value in (row.largest, row.mean, row.scale, row.relative, row.tolerance))
-    return f"| {row.name} | {' | '.join(numbers)} | {_verdict(row.ok)} |"
+    return f"| {row.name} | {' | '.join(numbers)} | {_result(row.ok)} |"
 
 
 def _summary(comparison: Comparison, section: Section) -> str:
     worst = section.worst
-    what = f"{comparison.network} | {comparison.reference} | {section.title} | {len(section.rows)}"
+    compared = f"{comparison.network} | {comparison.reference} | {section.title} | {len(section.rows)}"
     ok = all(row.ok for row in section.rows)
-    return f"| {what} | {worst.name} | {worst.relative:.1e} | {worst.tolerance:.0e} | {_verdict(ok)} |"
+    return f"| {compared} | {worst.name} | {worst.relative:.1e} | {worst.tolerance:.0e} | {_result(ok)} |"
 
 
-def _verdict(ok: bool) -> str:
-    return "ok" if ok else "**beyond**"
+def _result(ok: bool) -> str:
+    return "ok" if ok else "**failed**"
 
 
 def _plain(comparison: Comparison) -> dict[str, Any]:
@@ -169,6 +179,6 @@ def _plain(comparison: Comparison) -> dict[str, Any]:
 
 def _plain_row(row: Row) -> dict[str, Any]:
     values = {name: getattr(row, name) for name in ("largest", "mean", "scale", "relative", "tolerance")}
-    # JSON has no infinity and no NaN.
+    # JSON cannot represent infinity or NaN.
     finite = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
     return {"name": row.name, **finite, "ok": row.ok}

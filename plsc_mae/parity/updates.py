@@ -1,4 +1,4 @@
-"""Several optimizer updates of our network, and the same by the oracle's optimizer and schedule."""
+"""Comparison of several optimizer updates with those of the oracle's optimizer and schedule."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from plsc_mae.parity.compare import Arrays, Section, difference, differences
 from plsc_mae.parity.oracle.training import AdamW
 
 PEAK_RATE = 1e-3
-WARMUP = 1  # of the updates; the first one then has rate 0 and only fills the moments
+WARMUP = 1  # updates; the first update has rate 0 and only fills the moments
 
 
 def update_section(case: AnyCase, steps: int, tolerance: float) -> Section:
-    """Train a small network, and give its gradients to the oracle's AdamW; compare rates, weights and the last loss."""
+    """Train a small network and pass its gradients to the oracle's AdamW; compare rates, weights and the final loss."""
     rates, expected = our_rates(case, steps), oracle_rates(case, steps)
     config = case.config
-    spared = case.undecayed.get(config.method, ())
-    optimizer = AdamW(case.parameters(), spared, config.opt_betas, config.opt_eps, config.weight_decay)
+    undecayed = case.undecayed.get(config.method, ())
+    optimizer = AdamW(case.parameters(), undecayed, config.opt_betas, config.opt_eps, config.weight_decay)
 
-    def follow(update: int, gradients: Arrays) -> None:
+    def update_oracle(update: int, gradients: Arrays) -> None:
         optimizer.step({name: g.astype(np.float64) for name, g in gradients.items()}, expected[update])
 
-    train(case, rates, follow)
+    train(case, rates, update_oracle)
     ours, trained = case.parameters(), list(case.gradients())
     rows = [difference("learning rates", np.array(rates), np.array(expected), tolerance)]
     rows += differences(ours, {name: optimizer.parameters[name] for name in trained}, tolerance)
     loss = np.array(case.oracle(optimizer.parameters)["loss"])
     rows.append(difference("loss after the updates", np.array(case.backward()), loss, tolerance))
     note = (
-        f"On the same small network: {steps} updates by our AdamW and schedule (warm-up {WARMUP} update, peak "
-        f"{PEAK_RATE:g}), against the oracle's AdamW and schedule given our gradients."
+        f"{steps} updates of the same small network by our AdamW and schedule (warm-up {WARMUP} update, peak rate "
+        f"{PEAK_RATE:g}), against the oracle's AdamW and schedule with our gradients as input."
     )
     return Section("updates", note, rows)
 
 
 def our_rates(case: AnyCase, steps: int) -> list[float]:
-    """Learning rates that our schedule gives to a run of so many updates, one per epoch."""
+    """Return our schedule's learning rates for the first `steps` updates of a run with one update per epoch."""
     run: dict[str, Any] = {"epochs": steps + WARMUP, "warmup_epochs": float(WARMUP)}
     if isinstance(case.config, UpdateScheduleOptions):
         run["warmup_steps"] = -1
@@ -56,12 +56,15 @@ def oracle_rates(case: AnyCase, steps: int) -> list[float]:
 
 
 def train(case: AnyCase, rates: Sequence[float], watch: Callable[[int, Arrays], None] | None = None) -> list[float]:
-    """Update the network once per rate, by AdamW with the recipe's decay; returns the losses before the updates.
+    """Update the network once per rate, by AdamW with the recipe's weight decay.
 
     Args:
-        case: what is trained.
-        rates: learning rates.
-        watch: told the number and the gradients of every update.
+        case: the network and its batch; the weights change.
+        rates: learning rate of each update.
+        watch: called before each update with its number and the gradients.
+
+    Returns:
+        The loss before each update.
     """
     config = case.config
     groups = case.task.param_groups(config.weight_decay)

@@ -11,6 +11,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
+from plsc_mae.config import ClassifyConfig
 from plsc_mae.errors import ConfigError
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.parallel.world import World
@@ -33,6 +34,13 @@ def check_stages(stages: int, depth: int) -> None:
         raise ConfigError(
             f"--pipeline_parallel {stages} exceeds the network's {depth} blocks; give at most one stage per block"
         )
+
+
+def check_pipeline_options(config: ClassifyConfig) -> None:
+    """Raise ConfigError if the options include one that pipelines lack."""
+    for name in ("cache_features", "lr_sweep"):
+        if getattr(config, name, None):
+            raise ConfigError(f"--{name} and --pipeline_parallel cannot be combined; leave one of them out")
 
 
 def balanced_stages(costs: Sequence[float], stages: int) -> list[range]:
@@ -96,6 +104,22 @@ def keep_stage(model: ImageClassifier, line: Line, blocks: range) -> None:
         encoder.norm, model.head, model.fc_norm = RemoteLayer(), RemoteLayer(), None
         if model.probe == "attentive":
             model.query_token, model.attentive_blocks = None, RemoteLayer()
+
+
+def stages_by_operations(model: ImageClassifier, stages: int) -> list[range]:
+    """Divide the blocks into stages by multiply-accumulates, for a plan, which cannot measure as `stages_by_cost` does.
+
+    Raises:
+        ConfigError: there are more stages than blocks.
+    """
+    encoder = model.encoder
+    check_stages(stages, len(encoder.blocks))
+    tokens = encoder.num_patches + encoder.num_prefix_tokens
+    costs = [block.macs(tokens) for block in encoder.blocks]
+    whole, head = model.forward_macs()
+    costs[0] += whole - sum(costs)
+    costs[-1] += head
+    return balanced_stages(costs, stages)
 
 
 def _block_seconds(model: ImageClassifier) -> list[float]:

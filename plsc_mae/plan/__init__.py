@@ -1,1 +1,1 @@
-"""Plans: what a run will cost, by arithmetic on the shapes of its network; nothing is computed, read or started."""
+"""Estimates of the cost of a run from the shapes of its network; nothing is computed, read or started."""

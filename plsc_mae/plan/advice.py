@@ -16,19 +16,19 @@ Changes = dict[str, Any]
 
 
 class Remedy(NamedTuple):
-    """Options to change, all of them together, and what the step costs then."""
+    """Options to change together, and the cost of a step with them."""
 
     changes: Changes
     estimate: Estimate
 
 
 def remedy(sketch: Sketch, config: TrainingConfig, devices: int, limit: float, *, flash: bool = True) -> Remedy | None:
-    """Find the first change of `candidates` by which a step needs no more than `limit` bytes; None if there is none."""
+    """Return the first of `candidates` that reduces a step to `limit` bytes or less; None if none does."""
     for changes in candidates(config, devices):
         changed = dataclasses.replace(config, **changes)
         try:
             found = estimate(sketch, changed, devices, flash=flash)
-        except ConfigError:  # heads or devices that do not divide
+        except ConfigError:  # heads or devices are not divisible
             continue
         if found.usage.total <= limit:
             return Remedy(changes, found)
@@ -36,20 +36,20 @@ def remedy(sketch: Sketch, config: TrainingConfig, devices: int, limit: float, *
 
 
 def candidates(config: TrainingConfig, devices: int) -> Iterator[Changes]:
-    """Changes that keep the images of an update, the least first.
+    """Yield changes that keep the number of images per update, the cheapest first.
 
-    Recompute costs a forward pass, sharding some communication, smaller batches efficiency; tensor parallelism costs
-    much communication, and later stages of sharding more of it.
+    Recompute costs a forward pass, sharding stage 1 some communication, a smaller batch efficiency. Tensor parallelism
+    costs much communication, and sharding stages 2 and 3 cost more of it.
     """
-    again: list[Changes] = [] if config.recompute else [{"recompute": True}]
-    shared: list[Changes] = []
+    recompute: list[Changes] = [] if config.recompute else [{"recompute": True}]
+    sharding: list[Changes] = []
     if config.sharding_stage == 0 and Layout.of(config, devices).data > 1:
-        shared = [{"sharding_stage": 1}]
+        sharding = [{"sharding_stage": 1}]
     smaller = list(_smaller_batches(config))
-    both = [{**a, **b} for a in again for b in shared]
-    yield from (*again, *shared, *smaller, *both)
-    yield from ({**a, **b} for a in (again or [{}]) for b in smaller)
-    together: Changes = {name: value for change in (*again, *shared) for name, value in change.items()}
+    both = [{**a, **b} for a in recompute for b in sharding]
+    yield from (*recompute, *sharding, *smaller, *both)
+    yield from ({**a, **b} for a in (recompute or [{}]) for b in smaller)
+    together: Changes = {name: value for change in (*recompute, *sharding) for name, value in change.items()}
     yield from ({**together, **b} for b in smaller)
     least = smaller[-1] if smaller else {"accum_iter": config.accum_iter}
     for ways in TENSOR_WAYS:
@@ -61,7 +61,7 @@ def candidates(config: TrainingConfig, devices: int) -> Iterator[Changes]:
 
 
 def _smaller_batches(config: TrainingConfig) -> Iterator[Changes]:
-    """Halves of the batch in twice as many iterations, as long as they are whole."""
+    """Yield ever smaller batches: half the images in twice the iterations, while the batch is even."""
     batch, iterations = config.batch_size, config.accum_iter
     while batch % 2 == 0:
         batch, iterations = batch // 2, iterations * 2

@@ -1,30 +1,31 @@
-"""What an optimizer step costs a device under a config: memory at the fullest moment, and bytes sent."""
+"""The cost of an optimizer step for one device: memory at the fullest moment, and bytes sent."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from plsc_mae.config import ClassifyConfig, FinetuneConfig, TrainingConfig
+from plsc_mae.config import FinetuneConfig, TrainingConfig
 from plsc_mae.errors import ConfigError
+from plsc_mae.methods.memory_outline import FLOAT32
 from plsc_mae.optim.sharding import check_stage
-from plsc_mae.pipeline.stages import check_stages
-from plsc_mae.plan.activation_memory import FLOAT32, Conditions, Part
-from plsc_mae.plan.memory import States, Usage, peak, stages
-from plsc_mae.plan.networks import Anatomy, dissect
-from plsc_mae.plan.sketch import Sketch, check_sharing
+from plsc_mae.parallel.tensor import check_divisible
+from plsc_mae.pipeline.task import MICRO_BATCHES_PER_STAGE
+from plsc_mae.plan.activations import HALF, BlockMemory, Conditions
+from plsc_mae.plan.memory import Parameters, PassMemory, States, Usage, peak
+from plsc_mae.plan.sketch import Sketch
 
-HALF = 2  # bytes of a float16 or bfloat16
-ADAMW_STATE = 2 * FLOAT32  # two moments; the others have a velocity
+ADAMW_STATE = 2 * FLOAT32  # two moments; the other optimizers have a velocity
 
 
 class Layout(NamedTuple):
-    """How processes share a network and its data.
+    """The division of a network and its data among processes.
 
     Attributes:
-        data: parts into which a batch of all processes is shared out.
+        data: parts of a global batch.
         tensor: processes that share every block.
         pipeline: stages.
-        micro_batches: passes that follow each other through them.
+        micro_batches: passes through the stages in one iteration.
     """
 
     data: int
@@ -34,10 +35,10 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, config: TrainingConfig, devices: int) -> Layout:
-        """The layout of a config.
+        """Return the layout of a config.
 
         Raises:
-            ConfigError: the devices do not divide into its groups.
+            ConfigError: the number of devices is not divisible by the size of a group.
         """
         tensor, pipeline = config.tensor_parallel, getattr(config, "pipeline_parallel", 1)
         if devices % (tensor * pipeline):
@@ -45,12 +46,12 @@ class Layout(NamedTuple):
                 f"--devices {devices} cannot form groups of --tensor_parallel {tensor} x --pipeline_parallel "
                 f"{pipeline}; give a multiple of {tensor * pipeline}"
             )
-        passes = (getattr(config, "micro_batches", None) or 2 * pipeline) if pipeline > 1 else 1
-        return cls(devices // (tensor * pipeline), tensor, pipeline, passes)
+        micro_batches = getattr(config, "micro_batches", None) or MICRO_BATCHES_PER_STAGE * pipeline
+        return cls(devices // (tensor * pipeline), tensor, pipeline, micro_batches if pipeline > 1 else 1)
 
 
 class Traffic(NamedTuple):
-    """Bytes that a device sends in an optimizer step; rings let it receive as many."""
+    """Bytes that a device sends in an optimizer step; in a ring it receives the same number."""
 
     gradients: float = 0
     sharding: float = 0
@@ -59,7 +60,7 @@ class Traffic(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """The costs of a step, of the stage that needs the most memory."""
+    """The cost of a step for a device of the pipeline stage that needs the most memory."""
 
     layout: Layout
     usage: Usage
@@ -71,37 +72,37 @@ def estimate(sketch: Sketch, config: TrainingConfig, devices: int, *, flash: boo
 
     Args:
         sketch: of the config's task.
-        config: of the run; `--device cpu` is in float32 with copies for views, everything else a GPU.
-        devices: how many there are, with one process each.
+        config: of the run; `--device cpu` computes in float32, every other device is taken for a GPU.
+        devices: number of devices, with one process each.
         flash: whether GPUs have flash attention.
 
     Raises:
-        ConfigError: a layout that is impossible with so many devices or with this network.
+        ConfigError: the layout is impossible with this number of devices or with this network.
     """
-    layout, low = Layout.of(config, devices), precision_bytes(config)
-    check_sharing(sketch.task.model, layout.tensor)
-    gpu = config.device != "cpu"
+    layout, low, gpu = Layout.of(config, devices), precision_bytes(config), config.device != "cpu"
+    check_divisible(sketch.task.model, layout.tensor)
     check_stage(config.sharding_stage, is_gpu=gpu, shares_network=layout.tensor * layout.pipeline > 1)
-    if layout.pipeline > 1:
-        check_stages(layout.pipeline, len(sketch.task.model.encoder.blocks))
     batch = -(-config.batch_size // layout.micro_batches)
-    conditions = Conditions(batch, low, flash and low == HALF, views=gpu, tensor_parallel=layout.tensor)
-    anatomy, states = dissect(sketch.task, config, conditions), states_of(config, layout)
+    conditions = Conditions(batch, low, flash and low == HALF, layout.tensor, config.recompute)
+    states = states_of(config, layout)
+    cast = low == HALF and states.weight == FLOAT32
     found = []
-    for stage, parts in enumerate(stages(anatomy.parts, layout.pipeline)):
+    for stage, task in enumerate(sketch.stages):
+        outline, parameters = task.memory_outline(batch, gpu=gpu), Parameters.of(task, layout.tensor)
         in_flight = min(layout.micro_batches, layout.pipeline - stage)  # one forward, one backward
-        usage = peak(anatomy._replace(parts=parts), states, recompute=config.recompute, in_flight=in_flight)
-        found.append(Estimate(layout, usage, _traffic(anatomy, parts, states, config, layout)))
+        memory = PassMemory.of(outline, parameters, conditions, cast=cast)
+        usage = peak(memory, parameters, states, in_flight)
+        found.append(Estimate(layout, usage, _traffic(memory.blocks, parameters.trained, states, layout, config)))
     return max(found, key=lambda stage: stage.usage.total)
 
 
 def precision_bytes(config: TrainingConfig) -> int:
-    """Bytes of a number in matrix products: mixed precision acts on GPU only."""
+    """Return the bytes of a number in matrix products: mixed precision is for GPUs only."""
     return HALF if config.amp and config.device != "cpu" else FLOAT32
 
 
 def states_of(config: TrainingConfig, layout: Layout) -> States:
-    """Bytes of a parameter's states under a config."""
+    """Return the bytes per parameter under a config."""
     low = config.amp_level == "O2" and precision_bytes(config) == HALF
     averaged = isinstance(config, FinetuneConfig) and config.model_ema
     return States(
@@ -118,19 +119,19 @@ def states_of(config: TrainingConfig, layout: Layout) -> States:
 
 
 def _traffic(
-    anatomy: Anatomy, parts: tuple[Part, ...], states: States, config: TrainingConfig, layout: Layout
+    blocks: Iterable[BlockMemory], trained: int, states: States, layout: Layout, config: TrainingConfig
 ) -> Traffic:
-    """By rings: a sum over n processes sends 2 (n - 1) / n of its bytes, spreading or collecting parts half of that."""
-    trained, ring = sum(part.trained for part in parts), (layout.data - 1) / layout.data
+    """Count by rings: a sum over n processes sends 2 (n - 1) / n of its bytes, a scatter or a gather half of that."""
+    ring, passes = (layout.data - 1) / layout.data, config.accum_iter * layout.micro_batches
     gradients, weights = states.gradient * trained * ring, states.weight * trained * ring
-    passes = config.accum_iter * layout.micro_batches
-    sums = sum(part.exchanged * (1 + part.backward * (1 + config.recompute)) for part in parts)
-    tokens = max((part.entry for part in anatomy.parts if part.block), default=0)
-    directions = 1 if isinstance(config, ClassifyConfig) and config.probe != "none" else 2
+    summed, tokens, directions = 0, 0, 1
+    for block in blocks:
+        summed += block.summed * (1 + block.backward * (1 + config.recompute))
+        tokens, directions = max(tokens, block.entry), max(directions, 1 + block.backward)
     stage = config.sharding_stage
     return Traffic(
         gradients=(1 if stage >= 2 else 2) * gradients,
         sharding=(2 * passes if stage == 3 else min(stage, 1)) * weights,
-        tensor=2 * (layout.tensor - 1) / layout.tensor * sums * passes,
+        tensor=2 * (layout.tensor - 1) / layout.tensor * summed * passes,
         pipeline=directions * tokens * passes if layout.pipeline > 1 else 0,
     )

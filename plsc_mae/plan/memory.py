@@ -1,29 +1,64 @@
-"""The memory of a process in an optimizer step: a walk through its forward and backward passes and its update."""
+"""The memory of a process at the fullest moment of an optimizer step.
+
+Weights, optimizer state and the batch are there throughout. In the backward pass gradients grow, block by block, while
+activations shrink.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from plsc_mae.plan.activation_memory import FLOAT32, Part
-from plsc_mae.plan.networks import Anatomy
+from paddle import nn
+
+from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline
+from plsc_mae.parallel.tensor import share_sizes
+from plsc_mae.plan.activations import HALF, BlockMemory, Conditions, block_memory
+
+
+class Parameters(NamedTuple):
+    """Numbers of parameters that a process holds.
+
+    Attributes:
+        trained: trained parameters.
+        frozen: the others.
+        matrices: trained parameters with two axes or more, which mixed precision copies in 16 bits.
+        largest: the size of the largest trained parameter; an update works on one at a time.
+    """
+
+    trained: int
+    frozen: int = 0
+    matrices: int = 0
+    largest: int = 0
+
+    @classmethod
+    def of(cls, network: nn.Layer, tensor_parallel: int) -> Parameters:
+        """Count the parameters that one of `tensor_parallel` processes holds of a network."""
+        sizes, params = share_sizes(network, tensor_parallel), network.parameters()
+        trained = [param for param in params if not param.stop_gradient]
+        return cls(
+            sum(sizes[id(param)] for param in trained),
+            sum(sizes[id(param)] for param in params if param.stop_gradient),
+            sum(sizes[id(param)] for param in trained if param.ndim > 1),
+            max((sizes[id(param)] for param in trained), default=0),
+        )
 
 
 class States(NamedTuple):
-    """What a process keeps of every parameter beside activations.
+    """Bytes that a process keeps for every trained parameter.
 
     Attributes:
         weight: bytes of a trained weight; frozen ones are float32.
         gradient: bytes of its gradient.
         optimizer: bytes of its optimizer state.
-        master: bytes of its float32 copy beside a weight of 16 bits.
+        master: bytes of its float32 copy beside a 16-bit weight.
         average: bytes of its moving average.
-        sharding_stage: what `sharded` processes share out: 1 optimizer state and master weights, 2 gradients too,
-            3 weights too.
-        sharded: how many processes share it out.
-        data_parallel: processes that exchange gradients. Paddle's DataParallel never lets go of the gradients, and has
-            a second copy of them, fused.
-        accumulates: whether gradients of several iterations are added up.
+        sharding_stage: the states that `sharded` processes divide: 1 optimizer state and master weights, 2 gradients
+            too, 3 weights too.
+        sharded: number of these processes.
+        data_parallel: processes that exchange gradients. Paddle's DataParallel never releases the gradients, and holds
+            a second, fused copy.
+        accumulates: whether the gradients of several iterations are added up.
     """
 
     weight: int = FLOAT32
@@ -36,9 +71,13 @@ class States(NamedTuple):
     data_parallel: int = 1
     accumulates: bool = False
 
+    def share(self, stage: int, size: int) -> int:
+        """Return one process's share of `size` bytes that sharding divides from `stage` on."""
+        return -(-size // self.sharded) if self.sharding_stage >= stage else size
+
 
 class Usage(NamedTuple):
-    """Bytes in use at a moment, by what they are for."""
+    """Bytes in use at one moment, by purpose."""
 
     weights: int = 0
     optimizer: int = 0
@@ -46,92 +85,74 @@ class Usage(NamedTuple):
     exchange: int = 0  # copies of gradients for other processes
     batch: int = 0
     activations: int = 0  # kept for the backward pass
-    working: int = 0  # in use for a moment beside them
+    working: int = 0  # temporary tensors
     moment: str = ""
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum of all purposes."""
         return sum(self[:-1])
 
 
-def peak(anatomy: Anatomy, states: States, *, recompute: bool = False, in_flight: int = 1) -> Usage:
-    """The moment of an optimizer step at which a process uses most.
+class PassMemory(NamedTuple):
+    """Memory of one forward and backward pass beside the states of parameters.
+
+    Attributes:
+        outline: of the pass.
+        blocks: its transformer blocks in the order of the forward pass.
+        kept: bytes kept for the backward pass outside of blocks, 16-bit copies of weights included.
+    """
+
+    outline: MemoryOutline
+    blocks: tuple[BlockMemory, ...]
+    kept: int
+
+    @classmethod
+    def of(cls, outline: MemoryOutline, parameters: Parameters, conditions: Conditions, *, cast: bool) -> PassMemory:
+        """Estimate a pass; `cast` if it copies float32 matrices in 16 bits, which autograd keeps."""
+        blocks = [block_memory(block, stack, conditions) for stack in outline.stacks for block in stack.blocks]
+        copies = HALF * parameters.matrices if cast and not conditions.recompute else 0
+        return cls(outline, tuple(blocks), outline.kept + copies)
+
+
+def peak(memory: PassMemory, parameters: Parameters, states: States, in_flight: int = 1) -> Usage:
+    """Return the fullest moment of an optimizer step.
 
     Args:
-        anatomy: of one pass.
-        states: bytes beside activations.
-        recompute: whether blocks keep their input only and are computed again in the backward pass.
-        in_flight: passes whose activations are kept at once, as pipelines have them.
+        memory: of one pass.
+        parameters: that the process holds.
+        states: bytes per parameter.
+        in_flight: passes whose activations are kept at once, as in pipelines.
     """
-    return max(moments(anatomy, states, recompute=recompute, in_flight=in_flight), key=lambda usage: usage.total)
+    return max(moments(memory, parameters, states, in_flight), key=lambda usage: usage.total)
 
 
-def moments(anatomy: Anatomy, states: States, *, recompute: bool = False, in_flight: int = 1) -> Iterator[Usage]:
-    """The candidates for it: every step forward and backward, making targets, and the update."""
-    parts, trained = anatomy.parts, sum(part.trained for part in anatomy.parts)
-    fixed = _fixed(anatomy, states)
-    gradients = _shared(states, 2, states.gradient * trained)
-    stay = states.accumulates or states.data_parallel > 1
-    before = fixed._replace(gradients=gradients if stay else 0, batch=anatomy.batch)
-    yield before._replace(working=anatomy.preparing, moment="preparing the batch")
-    kept = (in_flight - 1) * sum(_resting(part, recompute) for part in parts)
-    for part in parts:
-        start = kept
-        for step in part.steps:
-            working = step.forward + anatomy.during_forward
-            yield before._replace(activations=kept, working=working, moment=f"forward, {part.name}")
-            kept += step.kept
-        kept = start + _resting(part, recompute)
-    done = 0
-    for part in reversed(parts):
-        if not part.backward:
-            continue
-        kept -= _resting(part, recompute)
-        done += part.trained
-        known = before._replace(gradients=max(before.gradients, _shared(states, 2, states.gradient * done)))
-        again = kept
-        for step in part.steps if recompute and part.block else ():
-            yield known._replace(activations=again, working=step.forward, moment=f"forward again, {part.name}")
-            again += step.kept
-        again = kept + part.kept
-        for step in reversed(part.steps):
-            working = step.backward - step.kept
-            yield known._replace(activations=again, working=working, moment=f"backward, {part.name}")
-            if not recompute:  # which holds all of a block until it is done with it
-                again -= step.kept
-    yield fixed._replace(
-        gradients=gradients, batch=anatomy.batch, working=FLOAT32 * anatomy.largest, moment="update of the weights"
+def moments(memory: PassMemory, parameters: Parameters, states: States, in_flight: int = 1) -> Iterator[Usage]:
+    """Yield the memory while the targets are prepared, after the forward pass, in every backward pass, in the update.
+
+    The backward pass goes block by block; gradients outside of the blocks count from its start.
+    """
+    trained, outline = parameters.trained, memory.outline
+    gradients = states.share(2, states.gradient * trained)
+    fixed = Usage(
+        weights=states.share(3, states.weight * trained) + FLOAT32 * parameters.frozen,
+        optimizer=states.share(1, (states.optimizer + states.master) * trained) + states.average * trained,
+        gradients=gradients if states.accumulates or states.data_parallel > 1 else 0,
+        exchange=states.gradient * trained if states.data_parallel > 1 and states.sharding_stage < 2 else 0,
+        batch=outline.batch,
     )
-
-
-def _resting(part: Part, recompute: bool) -> int:
-    """Bytes that a part keeps while others work."""
-    return min(part.kept, part.entry) if recompute and part.block else part.kept
-
-
-def _fixed(anatomy: Anatomy, states: States) -> Usage:
-    trained, frozen = (sum(getattr(part, kind) for part in anatomy.parts) for kind in ("trained", "frozen"))
-    weights = _shared(states, 3, states.weight * trained) + FLOAT32 * (frozen + anatomy.apart)
-    optimizer = _shared(states, 1, (states.optimizer + states.master) * trained) + states.average * trained
-    fused = states.gradient * trained if states.data_parallel > 1 and states.sharding_stage < 2 else 0
-    return Usage(weights=weights, optimizer=optimizer, exchange=fused)
-
-
-def _shared(states: States, stage: int, total: int) -> int:
-    """What is left of bytes that are shared out from a stage of sharding on."""
-    return -(-total // states.sharded) if states.sharding_stage >= stage else total
-
-
-def stages(parts: Sequence[Part], count: int) -> list[tuple[Part, ...]]:
-    """Cut parts into pipeline stages whose blocks cost about the same; what is no block stays with its neighbor."""
-    total, spent = sum(part.macs for part in parts), 0
-    found: list[tuple[Part, ...]] = []
-    current: list[Part] = []
-    for part in parts:
-        if part.block and len(found) < count - 1 and spent >= total * (len(found) + 1) / count:
-            found.append(tuple(current))
-            current = []
-        current.append(part)
-        spent += part.macs
-    return [*found, tuple(current)]
+    yield fixed._replace(working=outline.prepare, moment="preparing the batch")
+    kept = memory.kept + sum(block.kept for block in memory.blocks)
+    others = (in_flight - 1) * kept
+    working = max([outline.working, *(block.working for block in memory.blocks)])
+    yield fixed._replace(activations=others + kept, working=working, moment="end of the forward pass")
+    done = trained - sum(block.trained for block in memory.blocks)
+    for block in reversed(memory.blocks):
+        if block.backward:
+            done += block.trained
+            known = max(fixed.gradients, states.share(2, states.gradient * done))
+            yield fixed._replace(
+                gradients=known, activations=others + kept, working=block.working, moment="backward pass"
+            )
+            kept -= block.kept
+    yield fixed._replace(gradients=gradients, working=FLOAT32 * parameters.largest, moment="update of the weights")

@@ -1,23 +1,20 @@
-"""Tasks whose networks have shapes and no weights, so that counting them costs neither memory nor time."""
+"""Tasks whose networks have shapes and no weights, so that counting them takes neither memory nor time."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import paddle
-from paddle import nn
 
 from plsc_mae.config import ClassifyConfig, FinetuneConfig, LinprobeConfig, PretrainConfig, TrainingConfig
-from plsc_mae.errors import ConfigError
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Task
 from plsc_mae.methods.classify import ClassifyTask, build_classifier, build_normalize
 from plsc_mae.methods.sweep import SweepTask
-from plsc_mae.models.cae import ContextAutoencoder
-from plsc_mae.models.layers import Attention, CrossAttention, Mlp
-from plsc_mae.plan.networks import num_hidden
+from plsc_mae.parallel.group import Group
+from plsc_mae.pipeline.schedule import Line
+from plsc_mae.pipeline.stages import check_pipeline_options, keep_stage, stages_by_operations
 
 IMAGENET_CLASSES = 1000
 
@@ -26,21 +23,23 @@ class Sketch(NamedTuple):
     """A task without weights.
 
     Attributes:
-        task: what would be trained.
-        forward_macs: multiply-accumulates of one image's forward pass, a tokenizer's apart.
-        training_macs: of one image's training: forward and, at twice the price, backward where there is one.
+        task: the task.
+        forward_macs: multiply-accumulates of one image's forward pass, without a tokenizer's.
+        training_macs: those of one image's update: the forward pass, and the backward pass at twice its price.
+        stages: the task of each pipeline stage; the whole task without a pipeline.
     """
 
     task: Task
     forward_macs: int
     training_macs: int
+    stages: tuple[Task, ...]
 
 
 def sketch(config: TrainingConfig) -> Sketch:
-    """Make the task of a config without weights; no file is read.
+    """Build the task of a config without weights; no file is read.
 
     Raises:
-        ConfigError: what the run itself would refuse about the network.
+        ConfigError: the run itself would refuse the network.
     """
     with paddle.LazyGuard():
         if isinstance(config, PretrainConfig):
@@ -52,38 +51,35 @@ def sketch(config: TrainingConfig) -> Sketch:
 def _pretraining(config: PretrainConfig) -> Sketch:
     method = load_method(config.method)
     task = method.sketch_task(config)
-    if isinstance(task.model, ContextAutoencoder):
-        forward = sum(task.model.forward_macs(num_hidden(task, config)))
-    else:
-        forward = task.model.forward_macs(config.mask_ratio)  # type: ignore[attr-defined]
-    return Sketch(task, forward, method.training_macs(config, task))
+    return Sketch(task, method.forward_macs(config, task), method.training_macs(config, task), (task,))
 
 
 def _classifier(config: ClassifyConfig) -> Sketch:
+    task = _classify_task(config)
+    encoder, head = task.model.forward_macs()
+    training = encoder + 3 * head if task.model.probe != "none" else 3 * (encoder + head)
+    return Sketch(task, encoder + head, training, _pipeline_stages(config) or (task,))
+
+
+def _classify_task(config: ClassifyConfig) -> ClassifyTask:
     classes = config.nb_classes or IMAGENET_CLASSES
-    model = build_classifier(config, classes)
-    encoder, behind = model.forward_macs()
-    training = encoder + 3 * behind if model.probe != "none" else 3 * (encoder + behind)
+    model, normalize = build_classifier(config, classes), build_normalize(config)
+    if isinstance(config, LinprobeConfig) and config.lr_sweep:
+        return SweepTask(model, normalize, config, classes)
+    # The average copies weights, which are not there; `estimate` counts it.
     unaveraged = dataclasses.replace(config, model_ema=False) if isinstance(config, FinetuneConfig) else config
-    sweep = isinstance(config, LinprobeConfig) and bool(config.lr_sweep)
-    task = (SweepTask if sweep else ClassifyTask)(model, build_normalize(config), unaveraged, classes)  # type: ignore[arg-type]
-    return Sketch(task, encoder + behind, training)
+    return ClassifyTask(model, normalize, unaveraged, classes)
 
 
-def check_sharing(model: nn.Layer, ways: int) -> None:
-    """Refuse what tensor parallelism over so many processes cannot share out.
-
-    Raises:
-        ConfigError: heads or hidden columns of a block do not divide by them.
-    """
-    for count, what in _shared_counts(model):
-        if count % ways:
-            raise ConfigError(f"--tensor_parallel {ways} does not divide the {count} {what} of a block")
-
-
-def _shared_counts(model: nn.Layer) -> Iterable[tuple[int, str]]:
-    for layer in model.sublayers():
-        if isinstance(layer, (Attention, CrossAttention)):
-            yield layer.num_heads, "attention heads"
-        elif isinstance(layer, Mlp):
-            yield layer.fc1.weight.shape[1], "hidden columns"
+def _pipeline_stages(config: ClassifyConfig) -> tuple[ClassifyTask, ...]:
+    """Build the task of each pipeline stage, divided by operations where a run divides by measured seconds."""
+    count = config.pipeline_parallel
+    if count == 1:
+        return ()
+    check_pipeline_options(config)
+    tasks = [_classify_task(config) for _ in range(count)]
+    neighbor = Group.alone()
+    for stage, (task, blocks) in enumerate(zip(tasks, stages_by_operations(tasks[0].model, count), strict=True)):
+        line = Line(stage, count, neighbor if stage else None, neighbor if stage < count - 1 else None)
+        keep_stage(task.model, line, blocks)
+    return tuple(tasks)

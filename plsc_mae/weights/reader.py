@@ -19,7 +19,6 @@ from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 from plsc_mae.errors import CheckpointError
-from plsc_mae.weights.files import WeightFile
 from plsc_mae.weights.flatten import Leaves
 from plsc_mae.weights.oneflow import is_oneflow, read_oneflow
 from plsc_mae.weights.safe_pickle import decode
@@ -35,6 +34,7 @@ from plsc_mae.weights.tensor_builders import (
     view,
     widen_bfloat16,
 )
+from plsc_mae.weights.weight_file import WeightFile
 from plsc_mae.weights.zip_reader import read_zip
 
 NETWORK_KEYS = ("model", "module", "state_dict")

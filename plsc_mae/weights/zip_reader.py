@@ -16,10 +16,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from plsc_mae.weights.files import CHUNK, WeightFile
 from plsc_mae.weights.flatten import Leaves
 from plsc_mae.weights.safe_pickle import decode
 from plsc_mae.weights.tensor_builders import BUILDERS, Array, Bytes, Storage, TorchStorages, counts, missing, view
+from plsc_mae.weights.weight_file import CHUNK, WeightFile
 
 NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 LOCAL_HEADER_SIZE = 30  # bytes of the fixed part of an entry's local header

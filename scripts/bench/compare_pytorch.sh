@@ -9,8 +9,8 @@
 #                PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu pip takes the smaller build without CUDA)
 # PADDLE_PYTHON  interpreter with Paddle; default: .venv/bin/python
 #
-# The contestants run in turns. The load average shown before a turn still holds the turns before it; only the
-# first one tells what else the machine is doing. Linux only.
+# The programs run in turns. The load average before a turn includes earlier turns; only the first one shows the other
+# load of the machine. Linux only.
 set -euo pipefail
 
 readonly batch_size=16
@@ -39,7 +39,7 @@ done
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
-# Paddle's launcher takes its device list from CUDA_VISIBLE_DEVICES; the other two would hold back one side
+# Paddle's launcher takes its device list from CUDA_VISIBLE_DEVICES. The other two would slow down one side
 # only, and nproc obeys OMP_NUM_THREADS.
 unset CUDA_VISIBLE_DEVICES OMP_NUM_THREADS MKL_NUM_THREADS
 
@@ -50,7 +50,7 @@ command -v "$paddle_python" >/dev/null ||
 if [[ -z ${TORCH_PYTHON-} ]]; then
   TORCH_PYTHON=.venv-torch/bin/python
   [[ -x $TORCH_PYTHON ]] || python3 -m venv .venv-torch
-  # Takes seconds when all is there, and mends an interrupted install.
+  # Takes seconds if everything is installed, and repairs an interrupted installation.
   "$TORCH_PYTHON" -m pip install --quiet --disable-pip-version-check torch==2.13.0 transformers numpy
 fi
 command -v "$TORCH_PYTHON" >/dev/null || die "no Python at '$TORCH_PYTHON', which TORCH_PYTHON names"
@@ -80,7 +80,7 @@ take_turn() { # ROUND NAME
   local log="$logs/$1-${2// /_}.log" load
   load=$(cut -d ' ' -f 1-3 /proc/loadavg)
   echo "round $1/$rounds  $2  (load average $load)"
-  # The report reads this header line to know whose turn the log holds.
+  # The report reads this header line to identify the program of the log.
   printf '{"contestant": "%s", "round": %d, "load_average": "%s"}\n' "$2" "$1" "$load" >"$log"
   if ! run_contestant "$2" "${log%.log}" >>"$log" 2>&1; then
     tail -n 20 "$log" >&2
@@ -91,7 +91,7 @@ take_turn() { # ROUND NAME
 contestants=(pytorch plsc_mae "plsc_mae x$processes")
 for ((round = 0; round < rounds; round++)); do
   for ((turn = 0; turn < ${#contestants[@]}; turn++)); do
-    # Rotated, so that none is always the first, on a machine that has rested.
+    # Rotated, so that no program always runs first, on an idle machine.
     take_turn $((round + 1)) "${contestants[(round + turn) % ${#contestants[@]}]}"
   done
 done

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Kills runs at random moments, injects faults into disks, data, numbers and processes, and prints a table of what came
-# of it. The exit code is not 0 if anything was not as expected.
+# Kills runs at random moments, injects faults into disks, data, numbers and processes, and prints tables of the outcomes.
+# The exit code is not 0 if any outcome differs from the expected one.
 #   bash scripts/bench/faults.sh            everything
 #   bash scripts/bench/faults.sh -k mae     further words go to pytest
 #
 # PYTHON          interpreter with Paddle and pytest [.venv, made on the first run]
 # CAMPAIGN_SEED   another campaign of kills [0]
-# RESULTS         folder for pytest's results [a temporary one]; what earlier calls left there counts too
+# RESULTS         folder for pytest's results [a temporary one]; results of earlier calls in it count too
 #
-# The tests of full disks need root and are told as skipped without.
+# The tests of full disks need root; without root they are reported as skipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . scripts/environment.sh

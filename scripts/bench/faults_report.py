@@ -1,4 +1,4 @@
-"""The faults that faults.sh injects, what is expected of each, and the tables of what pytest's XML says came of it.
+"""Faults that faults.sh injects, with the expected outcomes, and the tables of the results in pytest's XML.
 
 Needs the standard library only.
 """
@@ -20,134 +20,138 @@ FAULTS = [
     (
         "power lost at any call of a save, in any state of the disk",
         "a whole checkpoint is left, the old or the new",
-        "tests/train/test_power_loss.py::test_a_whole_checkpoint_survives_any_loss_of_power",
+        "tests/train/checkpoint/test_power_loss.py::test_a_whole_checkpoint_survives_any_loss_of_power",
     ),
     (
         "disk full while training",
-        "warning, the run goes on; files and bits of a run that had room",
-        "tests/train/test_full_disk.py::test_a_run_outlives_a_full_disk",
+        "warning, the run continues; same files and bits as with enough room",
+        "tests/train/checkpoint/test_saver.py::test_a_run_outlives_a_full_disk",
     ),
     (
         "disk full when the run has ended",
         "waits for room, then saves",
-        "tests/train/test_full_disk.py::test_a_finished_run_waits_for_space",
+        "tests/train/checkpoint/test_saver.py::test_a_finished_run_waits_for_space",
     ),
     (
         "disk that stays full, also with SIGTERM",
-        "exit code 2, old checkpoint intact, goes on later",
-        "tests/train/test_full_disk.py::test_a_run_that_cannot_save_says_so_in_the_end",
+        "exit code 2, old checkpoint intact, continues later",
+        "tests/train/checkpoint/test_saver.py::test_a_run_that_cannot_save_says_so_in_the_end",
     ),
     (
         "disk full while log lines are written",
         "lines wait in memory, none is lost",
-        "tests/train/test_logs.py::test_lines_wait_in_memory_for_space",
+        "tests/train/log/test_logs.py::test_lines_wait_in_memory_for_space",
     ),
     (
         "a save that fails",
         "the old file stays",
-        "tests/train/test_checkpoint.py::test_a_save_that_fails_leaves_the_old_file",
+        "tests/train/checkpoint/test_file.py::test_a_save_that_fails_leaves_the_old_file",
     ),
     (
-        "disk that gives back other bytes than were written",
-        "noticed, the file gets no name",
-        "tests/train/test_checkpoint.py::test_what_is_read_back_otherwise_than_written_gets_no_name",
+        "disk that returns other bytes than were written",
+        "noticed, the file does not get its final name",
+        "tests/train/checkpoint/test_file.py::test_what_is_read_back_otherwise_than_written_gets_no_name",
     ),
     (
         "changed byte in a checkpoint",
         "refused",
-        "tests/train/test_checkpoint.py::test_one_changed_byte_is_noticed",
+        "tests/train/checkpoint/test_file.py::test_one_changed_byte_is_noticed",
     ),
-    ("checkpoint cut off", "refused", "tests/train/test_checkpoint.py::test_a_cut_file_is_noticed"),
+    ("truncated checkpoint", "refused", "tests/train/checkpoint/test_file.py::test_a_cut_file_is_noticed"),
     (
         "any damage to the newest checkpoint",
-        "the one before is found",
-        "tests/train/test_checkpoint.py::test_any_damage_to_the_newest_falls_back",
+        "the previous one is found",
+        "tests/train/checkpoint/test_file.py::test_any_damage_to_the_newest_falls_back",
     ),
     (
         "newest checkpoint of a run damaged, then all",
-        "goes on from the one before, same losses; exit code 2",
+        "continues from the previous one, same losses; exit code 2",
         "tests/train/test_continuation.py::test_damaged_checkpoints_are_passed_over_but_not_all_of_them",
     ),
     (
         "damaged lines in a log",
         "only they are dropped",
-        "tests/train/test_logs.py::test_damaged_lines_in_the_middle_go_alone",
+        "tests/train/log/test_logs.py::test_damaged_lines_in_the_middle_go_alone",
     ),
     (
         "process ends between two files of one save",
         "the missing ones are written, same bits",
-        "tests/train/test_stop.py::test_a_kill_between_two_files_leaves_none_out",
+        "tests/train/test_signals.py::test_a_kill_between_two_files_leaves_none_out",
     ),
-    ("SIGTERM at any moment", "saves, exit code 143, same bits", "tests/train/test_stop.py::test_any_moment_will_do"),
+    (
+        "SIGTERM at any moment",
+        "saves, exit code 143, same bits",
+        "tests/train/test_signals.py::test_any_moment_will_do",
+    ),
     (
         "SIGTERM while evaluating",
-        "evaluation is made again, same bits",
-        "tests/train/test_stop.py::test_an_evaluation_that_is_left_off_is_made_again",
+        "evaluation is repeated, same bits",
+        "tests/train/test_signals.py::test_an_evaluation_that_is_left_off_is_made_again",
     ),
     (
         "SIGTERM to the launcher of two processes",
         "both save together, same bits",
-        "tests/train/test_stop.py::test_sigterm_to_the_launcher_of_two_processes",
+        "tests/train/test_signals.py::test_sigterm_to_the_launcher_of_two_processes",
     ),
     (
         "loss not finite, policy stop",
         "exit code 3, weights never see it, report names images and layer",
-        "tests/train/test_numerics.py::test_a_loss_that_is_not_finite_stops_the_run_before_the_weights_see_it",
+        "tests/train/nonfinite/test_policy.py::test_a_loss_that_is_not_finite_stops_the_run_before_the_weights_see_it",
     ),
     (
         "gradient alone not finite",
         "exit code 3, report names parameters",
-        "tests/train/test_numerics.py::test_a_gradient_alone_stops_it_too",
+        "tests/train/nonfinite/test_policy.py::test_a_gradient_alone_stops_it_too",
     ),
     (
         "loss not finite, policy skip",
         "update left out, nothing else changes",
-        "tests/train/test_numerics.py::test_a_skipped_update_changes_nothing_and_the_run_goes_on",
+        "tests/train/nonfinite/test_policy.py::test_a_skipped_update_changes_nothing_and_the_run_goes_on",
     ),
     (
         "ten losses in a row not finite, with a stop between",
         "exit code 3",
-        "tests/train/test_numerics.py::test_ten_skipped_updates_in_a_row_are_too_many_also_where_the_run_was_stopped_between",
+        "tests/train/nonfinite/test_policy.py::test_ten_skipped_updates_in_a_row_are_too_many_also_where_the_run_was_stopped_between",
     ),
     (
         "loss not finite, policy rollback",
         "weights of the last checkpoint, later images",
-        "tests/train/test_numerics.py::test_a_rollback_takes_the_weights_back_and_leaves_out_the_images_since",
+        "tests/train/nonfinite/test_policy.py::test_a_rollback_takes_the_weights_back_and_leaves_out_the_images_since",
     ),
     (
         "the same with a damaged checkpoint",
-        "rolls back to the one before",
-        "tests/train/test_numerics.py::test_a_rollback_passes_damaged_checkpoints_over",
+        "rolls back to the previous one",
+        "tests/train/nonfinite/test_policy.py::test_a_rollback_passes_damaged_checkpoints_over",
     ),
     (
         "loss of one of two processes not finite",
         "both stop with exit code 3",
-        "tests/train/test_numerics.py::test_all_processes_stop_for_one_of_them",
+        "tests/train/nonfinite/test_policy.py::test_all_processes_stop_for_one_of_them",
     ),
     (
         "float16 gradients overflow",
         "loss scale halves, no fault",
-        "tests/train/test_numerics.py::test_an_overflow_halves_the_loss_scale_and_is_no_fault",
+        "tests/train/nonfinite/test_policy.py::test_an_overflow_halves_the_loss_scale_and_is_no_fault",
     ),
     (
         "float16 gradients overflow at the smallest scale",
         "exit code 3",
-        "tests/train/test_numerics.py::test_overflow_at_the_smallest_loss_scale_is_a_fault",
+        "tests/train/nonfinite/test_policy.py::test_overflow_at_the_smallest_loss_scale_is_a_fault",
     ),
     (
         "spike of the loss",
-        "written down with its images",
-        "tests/train/test_numerics.py::test_a_spike_is_written_down_with_its_images",
+        "recorded with its images",
+        "tests/train/nonfinite/test_policy.py::test_a_spike_is_written_down_with_its_images",
     ),
     (
-        "image that is empty, no image or not there",
+        "file that is empty, not an image or missing",
         "one sentence with its path",
-        "tests/data/test_decode.py::test_what_is_no_image_is_named_with_its_path",
+        "tests/data/test_decode.py::test_files_that_are_not_images_are_named_with_their_path",
     ),
     (
         "pipe, endless device, 64 GiB, link to itself instead of an image",
-        "refused at once with its path",
-        "tests/data/test_decode.py::test_what_could_hang_or_fill_the_memory_is_refused_at_once",
+        "rejected immediately with its path",
+        "tests/data/test_decode.py::test_files_that_could_hang_or_fill_the_memory_are_rejected_immediately",
     ),
     (
         "image truncated",
@@ -182,10 +186,10 @@ FAULTS = [
         "tests/train/test_data_faults.py::test_a_file_that_is_not_read_in_time_ends_the_run_with_its_name",
     ),
     (
-        "a file kills or stops its worker",
+        "a file crashes or hangs its worker",
         "named, or skipped like a bad image",
-        "tests/data/test_loader.py::test_a_file_that_ends_or_stops_its_worker_is_named",
-        "tests/data/test_loader.py::test_a_file_that_ends_or_stops_its_worker_is_skipped_like_a_bad_one",
+        "tests/data/test_loader.py::test_a_file_that_crashes_or_hangs_its_worker_is_named",
+        "tests/data/test_loader.py::test_a_file_that_crashes_or_hangs_its_worker_is_skipped_like_a_bad_one",
     ),
     (
         "/dev/shm full",
@@ -205,23 +209,23 @@ FAULTS = [
     (
         "a process of several killed",
         "the others end within 10 s, name it, exit code 1",
-        "tests/parallel/test_peers.py::test_a_killed_process_ends_the_others",
+        "tests/parallel/test_failure_detector.py::test_a_killed_process_ends_the_others",
     ),
     (
         "a process of two launchers killed while training",
         "the other launcher ends within 30 s; no orphan, no shared memory",
-        "tests/parallel/test_peers.py::test_a_training_run_on_two_nodes_ends_when_a_process_is_killed",
+        "tests/parallel/test_failure_detector.py::test_a_training_run_on_two_nodes_ends_when_a_process_is_killed",
     ),
     (
         "a process killed while others wait at a barrier",
         "they end within 30 s",
-        "tests/parallel/test_peers.py::test_waiting_at_a_barrier_ends_too",
+        "tests/parallel/test_failure_detector.py::test_waiting_at_a_barrier_ends_too",
     ),
     (
         "a mistake or bug in one process",
-        "told by all, with its exit code",
-        "tests/parallel/test_peers.py::test_a_mistake_of_one_process_is_told_by_all_with_its_exit_code",
-        "tests/parallel/test_peers.py::test_a_bug_keeps_its_traceback_and_ends_the_others",
+        "reported by all, with its exit code",
+        "tests/parallel/test_failure_detector.py::test_a_mistake_of_one_process_is_told_by_all_with_its_exit_code",
+        "tests/parallel/test_failure_detector.py::test_a_bug_keeps_its_traceback_and_ends_the_others",
     ),
 ]
 
@@ -244,8 +248,8 @@ class Tally:
         else:
             self.passed += 1
 
-    def told(self) -> str:
-        """As in the last column of a table."""
+    def summary(self) -> str:
+        """Return the last column of a table."""
         total = self.passed + self.failed + self.skipped
         if not total:
             return "not run"
@@ -253,13 +257,13 @@ class Tally:
 
 
 def node_of(case: ET.Element) -> str:
-    """The test function of a result, as pytest is told of it."""
+    """Return the test function of a result as a pytest node id."""
     name = (case.get("name") or "").partition("[")[0]
     return f"{(case.get('classname') or '').replace('.', '/')}.py::{name}"
 
 
 def read(paths: Iterable[Path]) -> Iterator[ET.Element]:
-    """The last result of every test in the files, in the order of their names."""
+    """Yield the last result of every test in the files, which are read in the order of their names."""
     found = {}
     for path in sorted(paths):
         for case in ET.parse(path).iter("testcase"):
@@ -268,7 +272,7 @@ def read(paths: Iterable[Path]) -> Iterator[ET.Element]:
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print in Markdown."""
+    """Print a table in Markdown."""
     header = list(header)
     for row in (header, ["---"] * len(header), *rows):
         print("|", " | ".join(str(cell) for cell in row), "|")
@@ -276,25 +280,25 @@ def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
 
 
 def report_kills(cases: Iterable[ET.Element]) -> int:
-    """Print what became of the killed runs; returns how many were not as the others."""
+    """Print the outcomes of the killed runs and return the number of unexpected ones."""
     rows: dict[tuple[str, str, int], Tally] = collections.defaultdict(Tally)
     total = Tally()
     for case in cases:
-        told = {p.get("name"): json.loads(p.get("value") or "") for p in case.iter("property")}
-        row = rows[told.get("method", "?"), told.get("phase", "?"), told.get("processes", 0)]
+        properties = {p.get("name"): json.loads(p.get("value") or "") for p in case.iter("property")}
+        row = rows[properties.get("method", "?"), properties.get("phase", "?"), properties.get("processes", 0)]
         for tally in (row, total):
             tally.add(case)
-            tally.kills.update(kill.split()[0].rstrip(",") for kill in told.get("kills", ()))
+            tally.kills.update(kill.split()[0].rstrip(",") for kill in properties.get("kills", ()))
     moments = ("starting", "training", "saving", "evaluating")
     head = ("method", "phase", "processes", *(f"killed {moment}" for moment in moments), "equal final states")
-    lines = [(*key, *(row.kills[moment] for moment in moments), row.told()) for key, row in sorted(rows.items())]
-    table(head, [*lines, ("all", "", "", *(total.kills[moment] for moment in moments), total.told())])
+    lines = [(*key, *(row.kills[moment] for moment in moments), row.summary()) for key, row in sorted(rows.items())]
+    table(head, [*lines, ("all", "", "", *(total.kills[moment] for moment in moments), total.summary())])
     print(f"{sum(total.kills.values())} kills in {total.passed + total.failed} runs, {total.failed} not as expected\n")
     return total.failed
 
 
 def report_faults(cases: list[ET.Element]) -> int:
-    """Print what became of the injected faults; returns how many were not as expected."""
+    """Print the outcomes of the injected faults and return the number of unexpected ones."""
     rows, wrong = [], 0
     for kind, outcome, *nodes in FAULTS:
         tally = Tally()
@@ -302,7 +306,7 @@ def report_faults(cases: list[ET.Element]) -> int:
             if node_of(case) in nodes:
                 tally.add(case)
         wrong += tally.failed
-        rows.append((kind, tally.passed + tally.failed, outcome, tally.told()))
+        rows.append((kind, tally.passed + tally.failed, outcome, tally.summary()))
     table(("fault", "count", "expected outcome", "passed"), rows)
     print(f"{len(rows)} kinds of fault, {sum(row[1] for row in rows)} injected, {wrong} not as expected")
     return wrong
@@ -311,7 +315,7 @@ def report_faults(cases: list[ET.Element]) -> int:
 def main() -> int:
     """Print the tests to run, or the tables of their results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tests", action="store_true", help="print the tests and end")
+    parser.add_argument("--tests", action="store_true", help="print the tests and exit")
     parser.add_argument("results", nargs="*", type=Path, help="pytest's XML")
     arguments = parser.parse_args()
     if arguments.tests:

@@ -460,7 +460,7 @@ def test_digits_of_the_manifest_are_checked(run, mirror, tmp_path):
     own = f"md5:{hashlib.md5(FACEBOOK.read_bytes()).hexdigest()[:8]}"
     code, out, _ = run("fetch", "mae_pretrain_vit_base", "--output_dir", tmp_path / "w", "--checksum", own)
     assert code == 0
-    assert f"begins with the digits that are known, {own}" in out
+    assert f"known digits of the checksum verified, {own}" in out
 
 
 def test_an_address_is_fetched(run, mirror, tmp_path, monkeypatch):

@@ -252,13 +252,13 @@ def test_skipping_goes_round_the_end(image_folder):
 def test_nothing_decodable_is_an_error_even_when_skipping(image_folder):
     for path in image_folder.rglob("*.jpg"):
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"22 files .*cat/05\.jpg"):
+    with pytest.raises(DataError, match=r"22 consecutive files, .*cat/05\.jpg"):
         dataset(image_folder, bad_image="skip")[SampleKey(0, 5)]
 
 
 def test_skipping_gives_up_after_a_hundred_files(tmp_path):
     touch(tmp_path / "train", *(f"{index:03d}.jpg" for index in range(150)))
-    with pytest.raises(DataError, match="100 files"):
+    with pytest.raises(DataError, match="100 consecutive files"):
         dataset(tmp_path, bad_image="skip")[SampleKey(0, 0)]
 
 

@@ -16,7 +16,7 @@ from plsc_mae.parallel import failure_detector
 
 
 class FolderStore:
-    """What peers need of the launcher's store, in files."""
+    """The launcher's store, in files."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
@@ -73,7 +73,7 @@ def main(folder: str, port: str, process: str, processes: str, *deeds: str) -> i
         elif deed == "raise":
             raise KeyError("bug")
         elif deed == "done":
-            failure_detector.farewell()
+            failure_detector.report_success()
     return 0
 
 

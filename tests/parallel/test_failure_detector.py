@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.compat, pytest.mark.long]
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("peer_program.py")
-WITHOUT_A_WORD = "ended without a word, as when it is killed or the system lacks memory; this process ends too"
+KILLED = "ended without a message; it may have been killed, or the system may be out of memory; this process ends too"
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_killed_process_ends_the_others(run, deeds, culprit):
         elif "done" not in deeds[number]:
             assert code == 1
             assert f"process {culprit} on " in error
-            assert error.endswith(f"{WITHOUT_A_WORD}\n")
+            assert error.endswith(f"{KILLED}\n")
 
 
 def test_a_mistake_of_one_process_is_told_by_all_with_its_exit_code(run):
@@ -84,7 +84,7 @@ def test_an_exception_that_follows_from_a_death_is_not_taken_for_the_cause(run):
     first, _ = run("wait wait bug", "wait die")
     assert first[0] == 1
     assert "Traceback" not in first[1]
-    assert first[1].endswith(f"{WITHOUT_A_WORD}\n")
+    assert first[1].endswith(f"{KILLED}\n")
 
 
 @pytest.mark.parametrize("deeds", [("wait wait", "done wait", "late"), ("done", "wait wait", "wait"), ("", "", "")])
@@ -190,7 +190,7 @@ def test_a_training_run_on_two_nodes_ends_when_a_process_is_killed(start, tmp_pa
     assert nodes.wait_for(lambda: other.poll() is not None) < 30
     assert other.returncode not in (0, None)
     assert f"process {victim} on " in nodes.log(1 - victim)
-    assert WITHOUT_A_WORD in nodes.log(1 - victim)
+    assert KILLED in nodes.log(1 - victim)
     left = set(os.listdir("/dev/shm")) - shared_memory
     nodes.wait_for(lambda: not nodes.alive())
     nodes.wait_for(lambda: not left & set(os.listdir("/dev/shm")))
@@ -211,4 +211,4 @@ def test_waiting_at_a_barrier_ends_too(start, tmp_path):
     os.kill(nodes.trainer(1), 9)
     assert nodes.wait_for(lambda: nodes.launchers[0].poll() is not None) < 30
     assert nodes.launchers[0].returncode == 1
-    assert WITHOUT_A_WORD in nodes.log(0)
+    assert KILLED in nodes.log(0)

@@ -1,4 +1,4 @@
-"""Weights of the originals under our names, for the oracle."""
+"""Fixtures that convert the weights of original implementations for the oracle."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-# What the originals call the parts -> what we do: facebookresearch/mae, then MAE-priv and MAE-pytorch.
+# Names in facebookresearch/mae, MAE-priv and MAE-pytorch -> our names.
 MAE_NAMES = (
     (r"^decoder_(embed|blocks|norm|pred|pos_embed)\b", r"decoder.\1"),
     (r"^encoder_to_decoder\.", "decoder.embed."),
@@ -25,7 +25,7 @@ CAE_NAMES = (
 
 
 def to_ours(tensors: dict[str, np.ndarray], names: tuple[tuple[str, str], ...]) -> dict[str, np.ndarray]:
-    """Float64 arrays under our names with our layouts, from PyTorch's."""
+    """Return PyTorch tensors as float64 arrays with our names and layouts."""
     ours = {}
     for name, value in tensors.items():
         for pattern, replacement in names:
@@ -36,11 +36,11 @@ def to_ours(tensors: dict[str, np.ndarray], names: tuple[tuple[str, str], ...]) 
 
 @pytest.fixture
 def mae_weights():
-    """Convert an original's MAE."""
+    """Return a function that converts the weights of an original MAE."""
     return lambda tensors: to_ours(tensors, MAE_NAMES)
 
 
 @pytest.fixture
 def cae_weights():
-    """Convert an original's CAE."""
+    """Return a function that converts the weights of the original CAE."""
     return lambda tensors: to_ours(tensors, CAE_NAMES)

@@ -1,14 +1,14 @@
-"""Checkouts that look like the originals' to the parity runners: own PyTorch code behind their public names.
+"""Substitutes for checkouts of the original code: PyTorch code of our own with the public names of the originals.
 
-They are text, since the interpreter that runs them is another one. What they compute follows the papers; names of
-modules, functions and parameters are those that the originals' checkpoints and training scripts have.
+The code is kept as text because another interpreter runs it. It follows the papers. Modules, functions and parameters
+have the names that occur in the checkpoints and training scripts of the originals.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-# timm's two classes, in case the interpreter has no timm; `Block` as later versions have it, without qk_scale.
+# Substitutes for the classes of timm, for an interpreter without timm; `Block` has no qk_scale, as in later versions.
 TIMM = """
 import torch
 from torch import nn
@@ -55,7 +55,7 @@ from torch import nn
 from torch._six import inf
 from timm.models.vision_transformer import PatchEmbed, Block
 
-CHANNEL = np.float  # gone from NumPy
+CHANNEL = np.float  # removed from NumPy
 
 class MaskedAutoencoderViT(nn.Module):
     def __init__(self, img_size=224, patch_size=16, in_chans=3, embed_dim=1024, depth=24, num_heads=16,
@@ -230,7 +230,7 @@ cae_tiny_patch16_224_8k_vocab = cae_base_patch16_224_8k_vocab
 
 
 def make_checkout(folder: Path, *, timm: bool) -> Path:
-    """Write both originals, and timm beside them if asked to."""
+    """Write both substitutes into a folder and, if `timm` is true, a substitute for timm."""
     files = {"models_mae.py": MAE, "models/modeling_cae.py": CAE, "models/__init__.py": ""}
     if timm:
         files |= {"timm/__init__.py": "", "timm/models/__init__.py": "", "timm/models/vision_transformer.py": TIMM}

@@ -1,6 +1,6 @@
-"""A comparison passes where it should and, which matters more, fails where it should and says where.
+"""Comparisons pass for correct networks, fail for every injected error, and name the layer that is wrong.
 
-The networks are small; float32 is within 2e-6 of the oracle on them, the tolerance is 1e-5.
+The networks are small: float32 differs from the oracle by up to 2e-6 on them, and the tolerance is 1e-5.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from plsc_mae.models import layers
 from plsc_mae.parity import updates
 from plsc_mae.parity.build_cases import small_case
 from plsc_mae.parity.cases import Case
-from plsc_mae.parity.checks import against_oracle
+from plsc_mae.parity.checks import against_oracle, gradient_section
 from plsc_mae.parity.compare import Comparison, Row, Section, difference, differences
-from plsc_mae.parity.gradients import gradient_section
 from plsc_mae.parity.updates import update_section
 
 pytestmark = pytest.mark.compat
@@ -27,7 +26,7 @@ MAE = {"model": "mae_vit_tiny_patch16"}
 PRIV = {"model": "pretrain_mae_small_patch16_224", "method": "mae_priv"}
 CAE = {"model": "cae_tiny_patch16_224_8k_vocab"}
 UNSCALED = {"layer_scale_init_value": 0.0, "decoder_layer_scale_init_value": 0.0}
-# Every kind of network: the official MAE and with its options, its relatives; CAE with bridge, without, averaged.
+# The official MAE, also with its options; MAE-pytorch and MAE-priv; CAE with and without a bridge, and averaged.
 KINDS = [
     MAE,
     {**MAE, "norm_pix_loss": True, "mask_ratio": 0.6},
@@ -56,16 +55,16 @@ def first_failure(section: Section) -> str:
 
 
 @pytest.mark.parametrize("options", KINDS, ids=lambda options: " ".join(map(str, options.values())))
-def test_layers_of_every_kind_of_network_agree(options):
+def test_layers_agree_with_the_oracle(options):
     case = make(options)
     section = forward(case)
     assert first_failure(section) == ""
     assert set(case.layers()) == {row.name for row in section.rows}
-    assert max(row.largest for row in section.rows) > 0  # float32 is not float64
+    assert max(row.largest for row in section.rows) > 0  # float32 rounds, so exact equality would be suspicious
 
 
 @pytest.mark.parametrize("options", [MAE, PRIV, CAE], ids=lambda options: options["model"])
-def test_gradients_and_updates_agree(options):
+def test_gradients_and_updates_agree_with_the_oracle(options):
     case = make(options)
     section = gradient_section(case, TOLERANCE, 0)
     assert first_failure(section) == ""
@@ -74,7 +73,7 @@ def test_gradients_and_updates_agree(options):
     assert first_failure(update_section(case, 3, TOLERANCE)) == ""
 
 
-def test_same_seed_same_weights_and_none_of_them_idle():
+def test_weights_depend_on_the_seed_and_are_not_constant():
     weights, again, other = (make(CAE, seed).parameters() for seed in (0, 0, 1))
     for name, value in weights.items():
         np.testing.assert_array_equal(value, again[name])
@@ -83,7 +82,7 @@ def test_same_seed_same_weights_and_none_of_them_idle():
             assert np.ptp(value) > 0, name
 
 
-# ------------------------------------------------------------------------------------- what must be found
+# ---------------------------------------------------------------------------------------- injected errors
 
 
 @pytest.mark.parametrize(
@@ -109,7 +108,7 @@ def test_a_perturbed_weight_is_named_by_its_layer(options, weight, layer):
 
 @pytest.mark.parametrize("options", [MAE, CAE], ids=["mae", "cae"])
 def test_a_wrong_eps_is_found_in_the_first_block(options):
-    """1e-12 for 1e-6: it shows in the class token, which is small and has no position."""
+    """The eps 1e-12 instead of 1e-6 changes the class token, which is small and has no position."""
     case = make(options)
     for layer in case.model.sublayers():
         if isinstance(layer, paddle.nn.LayerNorm):
@@ -143,7 +142,7 @@ def test_a_wrong_table_is_found_in_the_embedding():
     ],
 )
 def test_a_wrong_switch_is_found(attribute, value, layers_off):
-    """MAE-priv's, which the oracle takes from itself and not from the network."""
+    """The oracle has its own switches for MAE-priv, independent of the network."""
     case = make({**PRIV, "mask_ratio": 0.6})
     assert first_failure(forward(case)) == ""
     setattr(case.model, attribute, value)
@@ -151,7 +150,7 @@ def test_a_wrong_switch_is_found(attribute, value, layers_off):
 
 
 def test_a_wrong_gradient_is_named(monkeypatch):
-    """Of one head's keys, half of what it should be; and none at all where a parameter was left out of the graph."""
+    """One gradient is half as large for the keys of one head; another is zero, as for a parameter outside the graph."""
     case = make(MAE)
     true = case.gradients
 
@@ -194,21 +193,23 @@ def test_a_parameter_without_gradient_counts_as_zero():
 def test_a_failed_comparison_names_network_section_and_first_row():
     section = Section("forward", "", [Row("a", 1e-7, 0, 1, 1e-5), Row("b", 1e-2, 0, 1, 1e-5), Row("c", 1, 0, 1, 1e-5)])
     (sentence,) = Comparison("net", "code", [section]).failures()
-    assert sentence == "net against code, forward: b differs by 1.0e-02, tolerance 1e-05"
+    for value in ("net", "code", "forward: b ", "1.0e-02", "1e-05"):
+        assert value in sentence
     assert section.worst.name == "c"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_no_number_is_beyond_any_tolerance(value):
+def test_nan_and_infinity_exceed_any_tolerance(value):
     row = difference("x", np.array([1.0, value]), np.array([1.0, 2.0]), 0.5)
     assert not row.ok
     assert Section("", "", [Row("y", 1e-9, 0, 1, 1), row]).worst is row
 
 
-def test_another_shape_is_beyond_tolerance_and_told():
+def test_another_shape_exceeds_any_tolerance_and_is_named():
     row = difference("x", np.zeros([2, 3]), np.zeros([3, 2]), 0.5)
     assert not row.ok
-    assert row.name == "x [2, 3] instead of [3, 2]"
+    for value in ("x", "[2, 3]", "[3, 2]"):
+        assert value in row.name
 
 
 def test_the_whole_comparison_has_its_three_sections():
@@ -216,4 +217,5 @@ def test_the_whole_comparison_has_its_three_sections():
     assert [section.title for section in comparison.sections] == ["forward", "gradients", "updates"]
     assert comparison.failures() == []
     strict = against_oracle(make(MAE), 2, 1e-9, 0)
-    assert "mae_vit_tiny_patch16 against the float64 oracle, forward: encoder.embed differs" in strict.failures()[0]
+    for value in ("mae_vit_tiny_patch16", "oracle", "forward", "encoder.embed", "1e-09"):
+        assert value in strict.failures()[0]

@@ -1,4 +1,4 @@
-"""The oracle of CAE against recordings of Atten4Vis/CAE in float32, whose own rounding is about 1e-6."""
+"""The oracle of CAE against float32 recordings of Atten4Vis/CAE, whose rounding error is about 1e-6."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_official_recording(golden, cae_weights, name):
         assert float(out[ours]) == pytest.approx(float(case[f"output/{theirs}"]), rel=1e-6)
 
 
-def test_an_encoder_that_is_aligned_to_is_used(golden, cae_weights):
-    """The original's first forward takes what the file has, every later one the encoder itself."""
+def test_alignment_encoder_is_used(golden, cae_weights):
+    """The original uses the stored alignment encoder in its first forward pass and the encoder itself later."""
     case = golden("cae/cae_pretrain_tiny_align_differs")
     weights = cae_weights(case.group("param"))
     without = {name: value for name, value in weights.items() if not name.startswith("alignment_encoder.")}
@@ -47,7 +47,7 @@ def test_an_encoder_that_is_aligned_to_is_used(golden, cae_weights):
     assert np.abs(second["alignment.target"] - run(case, weights)["alignment.target"]).max() > 1e-2
 
 
-def test_every_layer_is_told(golden, cae_weights):
+def test_every_layer_is_returned(golden, cae_weights):
     case = golden("cae/cae_pretrain_tiny_proj")
     names = list(run(case, cae_weights(case.group("param"))))
     assert names == [

@@ -1,4 +1,4 @@
-"""The oracle of MAE against recordings of the originals, and against numbers the originals gave in float64."""
+"""The oracle of MAE against recordings of the originals and against numbers that they computed in float64."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from plsc_mae.parity import oracle
-from plsc_mae.parity.oracle.mae import RELATIVES, MAEOptions, forward
+from plsc_mae.parity.oracle.mae import IMPLEMENTATIONS, MAEOptions, forward
 
 pytestmark = pytest.mark.compat
 
 SIZES = {"num_heads": 4, "decoder_num_heads": 4}
-PRIV = {**RELATIVES["mae_priv"], "pixel_norm": "none"}
-PYTORCH = {**RELATIVES["mae_pytorch"], "pixel_norm": "none"}
+PRIV = {**IMPLEMENTATIONS["mae_priv"], "pixel_norm": "none"}
+PYTORCH = {**IMPLEMENTATIONS["mae_pytorch"], "pixel_norm": "none"}
 
-# Three networks in float64, computed by their originals' code with weights, images and noise of the rule below.
-# loss, sum of the predictions
+# Float64 results of the original code of three networks, with weights, images and noise from formulas (see
+# `test_float64_records`): (loss, sum of the predictions).
 FLOAT64_RECORDS = [
     ("facebook", {}, (0.5676851229, -18.41864519)),
     ("facebook", {"pixel_norm": "patch"}, (1.0637265340, -18.41864519)),
@@ -43,7 +43,7 @@ def waves(shape: tuple[int, ...], phase: float) -> np.ndarray:
 
 
 def shapes_of(kind: str) -> dict[str, tuple[int, ...]]:
-    """Names and PyTorch shapes of a network of 2 encoder blocks of width 32 and 1 decoder block of width 16."""
+    """Return names and PyTorch shapes for 2 encoder blocks of width 32 and 1 decoder block of width 16."""
 
     def block(prefix: str, dim: int) -> dict[str, tuple[int, ...]]:
         shapes = {"norm1.weight": (dim,), "norm1.bias": (dim,), "attn.qkv.weight": (3 * dim, dim)}
@@ -77,7 +77,7 @@ def shapes_of(kind: str) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize(("kind", "switches", "expected"), FLOAT64_RECORDS)
 def test_float64_records(kind, switches, expected, mae_weights):
-    """Weights are waves whose phase is the rank of their name, so that every tensor and its place counts."""
+    """Weights are sine waves whose phase is the rank of their name, so exchanged or ignored tensors are noticed."""
     shapes = shapes_of(kind)
     tensors = {name: waves(shapes[name], rank) for rank, name in enumerate(sorted(shapes))}
     tensors = {name: v + ("norm" in name and name.endswith("weight")) for name, v in tensors.items()}
@@ -88,11 +88,11 @@ def test_float64_records(kind, switches, expected, mae_weights):
     switches = dict(switches)
     if switches.pop("shared", False):
         noise = noise[[0, 0]]
-    relatives = {"facebook": {}, "cls": PRIV, "gap": {**PRIV, "class_token": False}, "pytorch": PYTORCH}
-    out = forward(mae_weights(tensors), images, noise, MAEOptions(**SIZES, **{**relatives[kind], **switches}))
+    options = {"facebook": {}, "cls": PRIV, "gap": {**PRIV, "class_token": False}, "pytorch": PYTORCH}
+    out = forward(mae_weights(tensors), images, noise, MAEOptions(**SIZES, **{**options[kind], **switches}))
 
     loss, total = expected
-    # MAE-priv computes its tables in float32, the others in float64.
+    # MAE-priv computes its position tables in float32, the others in float64.
     assert float(out["loss"]) == pytest.approx(loss, rel=1e-6 if kind in ("gap", "cls") else 2e-10)
     if total is not None:
         hidden = out["mask"].astype(bool) if kind == "pytorch" else np.ones((2, 16), bool)
@@ -100,7 +100,7 @@ def test_float64_records(kind, switches, expected, mae_weights):
 
 
 def test_official_recording(golden, mae_weights):
-    """float32 recordings; the two losses were also recorded from the float64 network."""
+    """The recordings are float32, except for the two losses, which also exist in float64."""
     case = golden("mae/fb_pretrain_tiny")
     weights = mae_weights(case.group("param"))
     for variant, norm in (("", "none"), ("_norm", "patch")):
@@ -112,7 +112,7 @@ def test_official_recording(golden, mae_weights):
             np.testing.assert_allclose(out[name], case[f"output/{name}"], atol=2e-6 * np.abs(out[name]).max())
         np.testing.assert_allclose(out["target"], case[f"output/target{variant}"], atol=2e-6)
         assert float(out["loss"]) == pytest.approx(float(case[f"output_f64/loss{variant}"]), rel=1e-9)
-        # Tables taken from the file give the same as computed ones.
+        # Position tables from the file and computed ones give the same loss.
         given = forward(weights, images, noise, MAEOptions(**SIZES, pixel_norm=norm, positions="given"))
         np.testing.assert_allclose(given["loss"], out["loss"], rtol=1e-12)
 
@@ -171,7 +171,7 @@ def test_the_oracle_imports_numpy_and_itself_only():
 
 
 def test_erf_is_exact_to_float64():
-    """Against its Taylor series, summed in whole numbers by fractions, and its mirror image."""
+    """The reference is the Taylor series, summed in exact fractions; negative arguments mirror positive ones."""
     from fractions import Fraction
     from math import factorial, pi, sqrt
 

@@ -1,13 +1,14 @@
-"""Runs of other code: Hugging Face's own, and stand-ins for the checkouts of facebookresearch/mae and Atten4Vis/CAE.
+"""Runs of Hugging Face's code and of substitutes for checkouts of facebookresearch/mae and Atten4Vis/CAE.
 
-They need an interpreter with torch, and with transformers for Hugging Face's, named by the environment variable
-PARITY_PYTHON; without it the live runs are skipped. Originals compute in float64, so the tolerance is the oracle's.
+The environment variable PARITY_PYTHON names an interpreter with torch and, for Hugging Face's code, transformers; these
+runs are skipped without it. The programs compute in float64, so the tolerance is that of the oracle.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,12 +20,12 @@ from plsc_mae.config import PRETRAIN
 from plsc_mae.config.resolve import from_mapping
 from plsc_mae.errors import ConfigError
 from plsc_mae.models.registry import Variant
-from plsc_mae.parity import originals
 from plsc_mae.parity.build_cases import small_case
 from plsc_mae.parity.cases import Case
 from plsc_mae.parity.checks import against_original
+from plsc_mae.parity.networks import cae as cae_module
 from plsc_mae.parity.networks import originals as all_originals
-from plsc_mae.parity.originals import Original, ask, find_original, obstacle
+from plsc_mae.parity.originals import Original, find_original, run_original, unsupported_reason
 from plsc_mae.parity.references.exchange import Message
 
 MAE = {"model": "mae_vit_tiny_patch16"}
@@ -39,7 +40,7 @@ _spec.loader.exec_module(standins)
 
 
 def has(package: str) -> bool:
-    """Whether the other interpreter has a package; not whether it can be imported, which takes the shims for timm."""
+    """Return True if the other interpreter has a package; importing timm may still need the shims."""
     if not PYTHON:
         return False
     code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec('{package}') is None)"
@@ -63,7 +64,7 @@ def checkout(tmp_path_factory) -> Path:
     return standins.make_checkout(tmp_path_factory.mktemp("originals"), timm=not has("timm"))
 
 
-# ------------------------------------------------------------------------------------------------ live
+# ------------------------------------------------------------------------------------------ with torch
 
 
 @needs_transformers
@@ -85,7 +86,7 @@ def test_a_checkout_of_facebook_is_run(checkout, options):
     comparison = compare(options, FACEBOOK, str(checkout))
     assert comparison.failures() == []
     assert "timm" in comparison.versions
-    assert len(comparison.sections[0].rows) == 9  # 2 + 1 blocks, what enters both stacks, latent, pred, mask, loss
+    assert len(comparison.sections[0].rows) == 9  # 2 + 1 blocks, inputs of both stacks, latent, pred, mask, loss
     assert "blocks.0.attn.qkv.weight" in {row.name for row in comparison.sections[1].rows}
 
 
@@ -100,7 +101,7 @@ def test_a_checkout_of_cae_is_run(checkout, options):
 
 @needs_torch
 def test_code_that_differs_is_found(tmp_path):
-    """A checkout whose decoder adds its positions twice."""
+    """The decoder of this checkout adds its positions twice."""
     folder = standins.make_checkout(tmp_path, timm=not has("timm"))
     file = folder / "models_mae.py"
     file.write_text(file.read_text().replace("+ self.decoder_pos_embed\n", "+ 2 * self.decoder_pos_embed\n"))
@@ -114,27 +115,32 @@ def test_code_that_differs_is_found(tmp_path):
 
 
 @needs_torch
-def test_a_failure_of_the_code_is_told_with_its_last_line(tmp_path):
+def test_a_failure_of_the_code_shows_its_last_line(tmp_path):
     folder = standins.make_checkout(tmp_path, timm=not has("timm"))
-    (folder / "models_mae.py").write_text("import a_package_that_nobody_has\n")
-    with pytest.raises(ConfigError, match=r"facebookresearch/mae failed.*No module named 'a_package_that_nobody_has'"):
+    (folder / "models_mae.py").write_text("import no_such_package\n")
+    with pytest.raises(ConfigError, match=r"facebookresearch/mae.*'no_such_package'"):
         compare(MAE, FACEBOOK, str(folder))
 
 
 # -------------------------------------------------------------------------------------- without torch
 
 
-def test_an_interpreter_without_torch_is_told(tmp_path):
-    """This one, made to look as if it had none."""
+def test_an_interpreter_that_cannot_run_the_program_is_named(tmp_path):
+    """The program does not exist, so the running interpreter fails as one without torch does."""
     case = small(MAE)
-    with pytest.raises(ConfigError, match="needs an interpreter with torch"):
-        ask(Original("none", "no_such_program", "facebook", "", Case, lambda _: {}, lambda _: ""), case, [0.0], "", "")
-    with pytest.raises(ConfigError, match="--python /no/python: No such file"):
-        ask(HUGGINGFACE, case, [0.0], "", "/no/python")
+    with pytest.raises(ConfigError, match=rf"{re.escape(sys.executable)}.*no_such_program.*--python.*torch"):
+        run_original(
+            Original("none", "no_such_program", "facebook", "", Case, lambda _: {}, lambda _: ""), case, [0.0], "", ""
+        )
+    with pytest.raises(ConfigError, match="--python /no/python"):
+        run_original(HUGGINGFACE, case, [0.0], "", "/no/python")
 
 
-def test_a_folder_that_is_no_checkout_is_told(tmp_path):
-    with pytest.raises(ConfigError, match=r"is no checkout of facebookresearch/mae \(models_mae.py\), Atten4Vis/CAE"):
+def test_a_folder_that_is_no_checkout_is_refused(tmp_path):
+    with pytest.raises(
+        ConfigError,
+        match=rf"{re.escape(str(tmp_path))}.*huggingface.*facebookresearch/mae.*models_mae.py.*Atten4Vis/CAE",
+    ):
         find_original(str(tmp_path), ORIGINALS)
     (tmp_path / "models").mkdir()
     (tmp_path / "models/modeling_cae.py").touch()
@@ -143,23 +149,24 @@ def test_a_folder_that_is_no_checkout_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "original", "reason"),
+    ("options", "original", "named"),
     [
-        (CAE, HUGGINGFACE, "Hugging Face transformers has no network like cae_tiny"),
-        (MAE, CAE_ORIGINAL, "Atten4Vis/CAE has no network like mae_vit_tiny"),
-        ({**MAE, "norm_eps": 1e-5}, FACEBOOK, "differs in more than its sizes"),
-        ({"model": "pretrain_mae_small_patch16_224", "method": "mae_priv"}, FACEBOOK, "differs in more than its sizes"),
-        (CAE, CAE_ORIGINAL, "img_size is not (224, 224)"),
-        (MAE, FACEBOOK, ""),
-        ({**MAE, "norm_pix_loss": True}, HUGGINGFACE, ""),
+        (CAE, HUGGINGFACE, ["Hugging Face transformers", "cae_tiny"]),
+        (MAE, CAE_ORIGINAL, ["Atten4Vis/CAE", "mae_vit_tiny"]),
+        ({**MAE, "norm_eps": 1e-5}, FACEBOOK, ["facebookresearch/mae", "mae_vit_tiny"]),
+        ({"model": "pretrain_mae_small_patch16_224", "method": "mae_priv"}, FACEBOOK, ["pretrain_mae_small"]),
+        (CAE, CAE_ORIGINAL, ["img_size", "(32, 32)", "(224, 224)"]),
+        (MAE, FACEBOOK, []),
+        ({**MAE, "norm_pix_loss": True}, HUGGINGFACE, []),
     ],
 )
-def test_networks_that_an_original_has_not(options, original, reason):
-    found = obstacle(original, small(options))
-    assert reason in found if reason else not found
+def test_networks_that_an_original_cannot_build(options, original, named):
+    reason = unsupported_reason(original, small(options))
+    assert bool(reason) == bool(named)
+    assert all(value in reason for value in named), reason
 
 
-def test_messages_survive_their_file(tmp_path):
+def test_messages_are_read_as_written(tmp_path):
     arrays = {"b/weight": np.arange(6.0).reshape(2, 3), "a": np.array([True, False])}
     message = Message({"rates": [0.0, 1e-3], "name": "x"}, {"weights": arrays, "batch": {"images": np.zeros(1)}})
     message.write(tmp_path / "m.npz")
@@ -169,19 +176,20 @@ def test_messages_survive_their_file(tmp_path):
     np.testing.assert_array_equal(back.groups["weights"]["b/weight"], arrays["b/weight"])
 
 
-def test_the_programs_load_nothing_of_paddle():
-    """Their interpreter has none; the package and its parity part load without it."""
+def test_the_programs_do_not_import_paddle():
+    """Their interpreter need not have Paddle."""
     code = "import sys, plsc_mae.parity.references.exchange; print('paddle' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "False"
 
 
-def test_a_published_cae_is_the_originals(monkeypatch):
-    """With what is published made as small as the case, which saves building a network of 70 M parameters."""
+def test_the_original_code_builds_published_cae_only(monkeypatch):
+    """The published sizes are replaced by those of the small case, to avoid a network of 70 M parameters."""
     sizes = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
-    monkeypatch.setattr(originals, "find_variant", lambda _name: Variant("", sizes))
+    monkeypatch.setattr(cae_module, "find_variant", lambda _name: Variant("", sizes))
     fixed = {"img_size": (32, 32), "decoder_num_heads": 4, "decoder_num_classes": 32}
-    monkeypatch.setattr(originals, "CAE_FIXED", fixed)
-    assert obstacle(CAE_ORIGINAL, small(CAE)) == ""
-    monkeypatch.setattr(originals, "CAE_FIXED", {**fixed, "decoder_num_heads": 12})
-    assert "decoder_num_heads is not 12" in obstacle(CAE_ORIGINAL, small(CAE))
+    monkeypatch.setattr(cae_module, "CAE_FIXED", fixed)
+    assert unsupported_reason(CAE_ORIGINAL, small(CAE)) == ""
+    monkeypatch.setattr(cae_module, "CAE_FIXED", {**fixed, "decoder_num_heads": 12})
+    reason = unsupported_reason(CAE_ORIGINAL, small(CAE))
+    assert all(value in reason for value in ("decoder_num_heads", "4", "12")), reason

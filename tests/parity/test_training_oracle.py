@@ -11,7 +11,7 @@ pytestmark = pytest.mark.compat
 
 
 def test_schedules():
-    """The published numbers: MAE 2.4e-3 over 800 epochs, CAE 1.5e-3 over 800 epochs of 625 updates."""
+    """The published schedules: MAE with peak 2.4e-3 over 800 epochs, CAE with 1.5e-3 over 800 epochs of 625 updates."""
     mae = {"peak": 2.4e-3, "updates": 800, "warmup": 40, "floor": 0.0}
     assert [rate_by_epochs(e, **mae) for e in (0, 20, 40)] == [0.0, 1.2e-3, 2.4e-3]
     assert rate_by_epochs(100, **mae) == pytest.approx(2.363280319e-3, rel=1e-9)
@@ -30,7 +30,7 @@ def test_schedules():
 
 
 def test_adamw(golden):
-    """Six updates of parameters with and without decay; the group with a rate of its own is left out."""
+    """Six updates of parameters with and without decay; the recorded group with its own rate is excluded."""
     case = golden("mae/torch_adamw")
     chosen = [i for i, group in enumerate(case.meta["group_of_param"]) if group < 2]
     assert {case[f"input/p{i}"].ndim > 1 for i in chosen} == {False, True}

@@ -32,7 +32,7 @@ RUNS = {
 
 
 def plan_config(line: str):
-    """The config that `plsc-mae plan` makes of a line that begins with the phase."""
+    """Parse a command line that begins with the phase, as `plsc-mae plan` does."""
     phase, *words = line.split()
     return parse(words, COMMANDS[f"plan {phase}"].configs, prog=f"plan {phase}")
 
@@ -45,5 +45,5 @@ def config(request):
 
 @pytest.fixture
 def config_of():
-    """Make a config of a line."""
+    """Return the function that parses a command line."""
     return plan_config

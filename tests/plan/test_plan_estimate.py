@@ -20,7 +20,7 @@ GIB = 2**30
 
 @pytest.fixture
 def estimated(config_of):
-    """Estimate the step of a line on so many devices."""
+    """Return the function that estimates the step of a command line on some devices."""
 
     def make(line: str, devices: int = 1, **options):
         config = config_of(line)
@@ -49,7 +49,7 @@ def test_gradients_go_round_a_ring(estimated):
 
 
 def test_tensor_parallelism_sums_tokens_four_times_a_block(estimated):
-    """Of 12 blocks of 197 tokens and 768 columns in 16 bits; twice forward and twice backward, over a ring of 2."""
+    """12 blocks of 197 tokens and 768 columns in 16 bits; two sums forward and two backward, over a ring of 2."""
     tokens = 32 * 197 * 768 * 2
     wide = estimated(f"{FINETUNE} --tensor_parallel 2", 2)
     assert wide.traffic.tensor == pytest.approx(12 * 4 * tokens)
@@ -80,7 +80,7 @@ def test_what_saves_memory(estimated, line):
 
 
 def test_recompute_keeps_one_float32_tensor_per_block(estimated):
-    """ViT-B fine-tuning: 12 inputs of blocks, what a block keeps, and what stands around the blocks."""
+    """ViT-B fine-tuning: the inputs of 12 blocks, the activations of one block, and the tensors outside of blocks."""
     inputs = 12 * 32 * 197 * 768 * 4
     found = estimated(f"{FINETUNE} --recompute", 1).usage
     assert inputs < found.activations + found.working < 3 * inputs

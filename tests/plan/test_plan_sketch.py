@@ -10,10 +10,11 @@ from plsc_mae.methods import load_method
 from plsc_mae.methods.classify import ClassifyTask, build_classifier, build_normalize
 from plsc_mae.methods.sweep import SweepTask
 from plsc_mae.parallel.group import Group
-from plsc_mae.parallel.tensor import share_blocks
-from plsc_mae.plan.activation_memory import Conditions
-from plsc_mae.plan.networks import dissect
-from plsc_mae.plan.sketch import check_sharing, sketch
+from plsc_mae.parallel.tensor import check_divisible, share_blocks
+from plsc_mae.pipeline.stages import stages_by_operations
+from plsc_mae.plan.estimate import estimate
+from plsc_mae.plan.memory import Parameters
+from plsc_mae.plan.sketch import sketch
 
 pytestmark = pytest.mark.compat
 
@@ -30,11 +31,6 @@ def shapes(task) -> dict[str, tuple]:
     return {name: (tuple(p.shape), p.stop_gradient) for name, p in task.named_parameters()}
 
 
-def counts(task) -> tuple[int, int]:
-    sizes = [(int(p.size), p.stop_gradient) for p in task.parameters()]
-    return sum(size for size, frozen in sizes if not frozen), sum(size for size, frozen in sizes if frozen)
-
-
 def test_a_sketch_is_the_real_network_without_weights(config):
     drawn, real = sketch(config).task, real_task(config)
     assert shapes(drawn) == shapes(real)
@@ -42,22 +38,34 @@ def test_a_sketch_is_the_real_network_without_weights(config):
     assert all(p._is_initialized() for p in real.parameters())
 
 
-def test_every_parameter_belongs_to_one_part(config):
-    real = real_task(config)
-    anatomy = dissect(real, config, Conditions(1))
-    trained, frozen = counts(real)
-    assert sum(part.trained for part in anatomy.parts) == trained
-    assert sum(part.frozen for part in anatomy.parts) + anatomy.apart == frozen
-    assert anatomy.largest == max(int(p.size) for p in real.parameters() if not p.stop_gradient)
+@pytest.mark.parametrize("ways", [1, 2])
+def test_a_process_holds_the_planned_parameters(config, ways):
+    drawn, real = sketch(config).task, real_task(config)
+    planned = Parameters.of(drawn, ways)
+    share_blocks(real.model, Group(ways - 1, tuple(range(ways))))
+    sizes = [(int(p.size), p.stop_gradient, p.ndim) for p in real.parameters()]
+    assert planned == Parameters(
+        trained=sum(size for size, frozen, _ in sizes if not frozen),
+        frozen=sum(size for size, frozen, _ in sizes if frozen),
+        matrices=sum(size for size, frozen, axes in sizes if not frozen and axes > 1),
+        largest=max(size for size, frozen, _ in sizes if not frozen),
+    )
 
 
-def test_tensor_parallelism_leaves_a_process_what_is_planned(config):
-    real = real_task(config)
-    anatomy = dissect(real, config, Conditions(1, tensor_parallel=2))
-    share_blocks(real.model, Group(1, (0, 1)))
-    trained, frozen = counts(real)
-    assert sum(part.trained for part in anatomy.parts) == trained
-    assert sum(part.frozen for part in anatomy.parts) + anatomy.apart == frozen
+@pytest.mark.parametrize(
+    "line", ["finetune --model vit_base_patch16", "linprobe --model cae_base_patch16_224 --linear_type attentive"]
+)
+def test_the_stages_of_a_pipeline_hold_every_parameter_once(config_of, line):
+    config = config_of(f"{line} --pipeline_parallel 5")
+    found = sketch(config)
+    assert estimate(found, config, devices=5).usage.total > 0
+    whole, parts = shapes(found.task), [shapes(stage) for stage in found.stages]
+    assert len(parts) == 5
+    assert sum(len(part) for part in parts) == len(whole)
+    assert {name: shape for part in parts for name, shape in part.items()} == whole
+    depths = [len({name.split(".")[3] for name in part if ".blocks." in name}) for part in parts]
+    assert depths == [len(blocks) for blocks in stages_by_operations(found.task.model, 5)]
+    assert max(depths) - min(depths) <= 1
 
 
 @pytest.mark.parametrize(
@@ -73,8 +81,7 @@ def test_tensor_parallelism_leaves_a_process_what_is_planned(config):
 def test_published_sizes(config_of, line, published):
     config, before = config_of(line), paddle.base.core.host_memory_stat_current_value("Allocated", 0)
     task = sketch(config).task
-    anatomy = dissect(task, config, Conditions(1))
-    assert sum(part.trained for part in anatomy.parts) == published
+    assert Parameters.of(task, tensor_parallel=1).trained == published
     assert paddle.base.core.host_memory_stat_current_value("Allocated", 0) - before < 2**28 < published * 4
 
 
@@ -91,6 +98,12 @@ def test_operations_are_those_of_the_network(config_of):
 
 def test_heads_that_do_not_divide_are_refused(config_of):
     model = sketch(config_of("pretrain --model mae_vit_tiny_patch16")).task.model
-    with pytest.raises(ConfigError, match="--tensor_parallel 2 does not divide the 3 attention heads"):
-        check_sharing(model, 2)
-    check_sharing(model, 1)
+    with pytest.raises(ConfigError, match=r"--tensor_parallel 2 .* 3 attention heads"):
+        check_divisible(model, 2)
+    check_divisible(model, 1)
+
+
+def test_attention_with_dropout_is_not_shared(config_of):
+    model = sketch(config_of("finetune --model cae_base_patch16_224 --attn_drop_rate 0.1")).task.model
+    with pytest.raises(ConfigError, match="--attn_drop_rate and --tensor_parallel"):
+        check_divisible(model, 2)

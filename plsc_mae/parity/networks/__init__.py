@@ -1,6 +1,7 @@
-"""Networks that parity checks, one module each: its `CASE` and the `ORIGINALS` that compute it too.
+"""Networks that `plsc-mae parity` can check, one module each.
 
-A method names its module, see `methods.contract.Method.parity`.
+A module defines `CASE`, the class of its cases, and `ORIGINALS`, the original implementations of its networks. A method
+names its module by `methods.contract.Method.parity`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def case_class(trained: PretrainConfig) -> type[AnyCase]:
 
 
 def originals() -> tuple[Original, ...]:
-    """Return the originals of all networks."""
+    """Return the original implementations of all networks."""
     names = dict.fromkeys(method.parity for method in load_methods() if method.parity)
     return tuple(original for name in names for original in _module(name).ORIGINALS)
 

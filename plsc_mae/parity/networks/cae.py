@@ -1,4 +1,4 @@
-"""The context autoencoder beside its oracle and beside Atten4Vis/CAE's code."""
+"""Context autoencoders, compared with the oracle and Atten4Vis/CAE."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from plsc_mae.parity.originals import Original
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.convert import recognize
 
-# Parts that Atten4Vis/CAE builds whatever its options say (models/modeling_cae.py).
+# Values that Atten4Vis/CAE hard-codes (models/modeling_cae.py).
 CAE_FIXED = {"img_size": (224, 224), "decoder_num_heads": 12, "decoder_num_classes": 8192}
 
 
 class CAECase(Case[CAEConfig]):
-    """A context autoencoder that predicts classes, drawn at random: tokens of noise would carry no more meaning.
+    """Context autoencoder that predicts classes.
 
-    Regressor and decoder of the small one have two blocks, 24 wide behind a bridge if there is one.
+    The target classes are random: the images are noise, so a dVAE's tokens would carry no more meaning. Regressor and
+    decoder of the small network have two blocks, of width 24 behind a bridge if the network has one.
     """
 
     task: CAETask
 
     @classmethod
     def without_files(cls, trained: CAEConfig) -> CAEConfig:
-        """Replace the dVAE by random vectors, which make classes too; network and loss stay the same.
+        """Return options with `target_mode` "random", whose target classes need no dVAE file.
 
-        Half of the patches are hidden if a file does not store their number.
+        Network and loss stay the same. If the options do not give the number of hidden patches, half are hidden.
         """
         changes: dict[str, Any] = {"target_mode": "random", "discrete_vae_type": "to_tensor", "target_path": None}
         if trained.mask_generator == "block" and trained.num_mask_patches is None:
@@ -44,7 +45,7 @@ class CAECase(Case[CAEConfig]):
 
     @classmethod
     def of_weights(cls, trained: CAEConfig, stored: Checkpoint) -> CAEConfig:
-        """Take the number of classes from the bias of the head."""
+        """Return options with the number of classes of the checkpoint, the length of the head's bias."""
         bias = recognize(stored.model, str(stored.path)).foreign_name("decoder.head.bias")
         if bias not in stored.model:
             return trained
@@ -97,7 +98,7 @@ class CAECase(Case[CAEConfig]):
         return lambda parameters: float(forward(parameters, images, mask, labels, options, target)["loss"])
 
     def options(self) -> cae_oracle.CAEOptions:
-        """Return the oracle's options, which no parameter shows."""
+        """Return the oracle's options."""
         return cae_oracle.CAEOptions(
             num_heads=self.model.encoder.blocks[0].attn.num_heads,
             decoder_num_heads=self.model.regressor.blocks[0].cross_attn.num_heads,
@@ -133,10 +134,10 @@ def _cae_settings(case: CAECase) -> dict[str, Any]:
     }
 
 
-def _other_sizes(case: CAECase) -> str:
-    """Return why Atten4Vis/CAE has no such network; empty if it has.
+def _unsupported_reason(case: CAECase) -> str:
+    """Return why Atten4Vis/CAE cannot build the network; empty if it can.
 
-    It builds published encoders and fixed heads and classes only.
+    That code builds the published encoders only, with fixed numbers of decoder heads and classes.
     """
     published = find_variant(case.config.model).arguments
     model, encoder = case.model, case.model.encoder
@@ -151,11 +152,21 @@ def _other_sizes(case: CAECase) -> str:
     }
     for name, value in {**CAE_FIXED, **published}.items():
         if found[name] != value:
-            return f"is no network of Atten4Vis/CAE: {name} is not {value}"
+            return f"cannot be built by the code of Atten4Vis/CAE: {name} is {found[name]}, expected {value}"
     if model.dual_path_ema > 0 or case.config.abs_pos_emb:
-        return "is no network of Atten4Vis/CAE: it has no averaged encoder and no learned positions"
+        return "cannot be built by the code of Atten4Vis/CAE, which has no --dual_path_ema and no --abs_pos_emb"
     return ""
 
 
 CASE = CAECase
-ORIGINALS = (Original("Atten4Vis/CAE", "cae", "cae", "models/modeling_cae.py", CAECase, _cae_settings, _other_sizes),)
+ORIGINALS = (
+    Original(
+        title="Atten4Vis/CAE",
+        program="cae",
+        dialect="cae",
+        marker="models/modeling_cae.py",
+        case=CAECase,
+        settings=_cae_settings,
+        unsupported_reason=_unsupported_reason,
+    ),
+)

@@ -1,4 +1,4 @@
-"""Masked autoencoders beside their oracle, and beside Hugging Face's and facebookresearch/mae's code."""
+"""Masked autoencoders, compared with the oracle, Hugging Face transformers and facebookresearch/mae."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ from plsc_mae.parity.originals import HUGGINGFACE, Original
 
 
 class MAECase(Case[AutoencoderConfig]):
-    """A masked autoencoder of any implementation.
-
-    The small one has a decoder of one block, 16 wide.
-    """
+    """Masked autoencoder of MAE, MAE-priv or MAE-pytorch; the small network has one decoder block of width 16."""
 
     undecayed = mae_oracle.UNDECAYED
 
@@ -38,7 +35,7 @@ class MAECase(Case[AutoencoderConfig]):
         return {"latent": decoded, "pred": out.pred, "target": target, "mask": out.mask, "loss": out.loss}
 
     def loss(self) -> Tensor:
-        """Predict hidden patches only."""
+        """Compute the loss; the decoder predicts the hidden patches only, as in training."""
         images, noise = self.tensors()
         hidden = self.model.predict_hidden(images, self.model.random_masks(noise, self.config.mask_ratio))
         return hidden_patch_loss(hidden.pred, hidden.target)
@@ -49,16 +46,16 @@ class MAECase(Case[AutoencoderConfig]):
         return mae_oracle.forward(parameters, images, noise, self.options())
 
     def objective(self) -> Objective:
-        """Return the oracle's loss; every value has a gradient or does not depend on the parameters."""
+        """Return the oracle's loss as a function of the parameters; no value needs to stay constant."""
         return lambda parameters: float(self.oracle(parameters)["loss"])
 
     def options(self) -> mae_oracle.MAEOptions:
-        """Return the oracle's switches for this implementation.
+        """Return the oracle's options for this implementation.
 
-        They come from the options and not from the network, so that a wrong switch of the network shows.
+        They are derived from the training options, not from the network, so that a wrong setting of the network shows.
         """
         config = self.config
-        switches = dict(mae_oracle.RELATIVES[config.method])
+        switches = dict(mae_oracle.IMPLEMENTATIONS[config.method])
         if not config.norm_pix_loss:
             switches["pixel_norm"] = "none"
         if hasattr(config, "class_token"):
@@ -79,7 +76,7 @@ class MAECase(Case[AutoencoderConfig]):
 
 
 def _mae_sizes(case: MAECase) -> dict[str, Any]:
-    """Return constructor arguments of `MaskedAutoencoderViT`."""
+    """Return the constructor arguments of `MaskedAutoencoderViT` in facebookresearch/mae."""
     encoder, decoder = case.model.encoder, case.model.decoder
     kernel = encoder.patch_embed.proj.weight
     return {
@@ -122,8 +119,8 @@ def _huggingface_settings(case: MAECase) -> dict[str, Any]:
     return {"config": config}
 
 
-def _other_relative(case: MAECase) -> str:
-    """Return why facebookresearch/mae has no such network; empty if it has."""
+def _unsupported_reason(case: MAECase) -> str:
+    """Return why facebookresearch/mae cannot build the network; empty if it can."""
     options = case.options()
     official = mae_oracle.MAEOptions(
         num_heads=options.num_heads,
@@ -133,16 +130,31 @@ def _other_relative(case: MAECase) -> str:
     )
     height, width = case.model.encoder.img_size
     if options != official or height != width:
-        return "is no network of facebookresearch/mae: it differs in more than its sizes, or its images are not square"
+        return (
+            "cannot be built by the code of facebookresearch/mae: that code supports other sizes, but no other options "
+            "and no images that are not square"
+        )
     return ""
 
 
 CASE = MAECase
 ORIGINALS = (
     Original(
-        "Hugging Face transformers", HUGGINGFACE, "huggingface", "", MAECase, _huggingface_settings, _other_relative
+        title="Hugging Face transformers",
+        program=HUGGINGFACE,
+        dialect="huggingface",
+        marker="",
+        case=MAECase,
+        settings=_huggingface_settings,
+        unsupported_reason=_unsupported_reason,
     ),
     Original(
-        "facebookresearch/mae", "facebook", "facebook", "models_mae.py", MAECase, _facebook_settings, _other_relative
+        title="facebookresearch/mae",
+        program="facebook",
+        dialect="facebook",
+        marker="models_mae.py",
+        case=MAECase,
+        settings=_facebook_settings,
+        unsupported_reason=_unsupported_reason,
     ),
 )

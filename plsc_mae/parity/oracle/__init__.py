@@ -1,5 +1,5 @@
-"""MAE and CAE in float64 NumPy, written from the papers and the originals and not from the networks they check.
+"""MAE and CAE in float64 NumPy, written from the papers and the original code, independently of this suite's networks.
 
-Parameters come under our names with our layouts: linear weights [in, out], patch kernels [D, C, P, P]. Nothing but
-NumPy and the standard library is imported.
+Parameters have this suite's names and layouts: linear weights [in, out], patch kernels [D, C, P, P]. The modules import
+NumPy and the standard library only.
 """

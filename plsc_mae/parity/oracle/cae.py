@@ -1,6 +1,7 @@
 """The context autoencoder (Chen et al. 2022), from images and a mask to both losses.
 
-B batch, L patches, V visible and M hidden ones, C width of the encoder, D of regressor and decoder, K classes.
+B batch, L patches, V visible patches, M hidden patches, E encoder width, D width of regressor and decoder, K classes,
+C channels.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from plsc_mae.parity.oracle.layers import (
     Parameters,
     Positions,
     attention,
-    below,
     block,
     cross_entropy,
     embed_patches,
@@ -24,20 +24,21 @@ from plsc_mae.parity.oracle.layers import (
     mlp,
     position_table,
     stack,
+    submodule,
     take,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CAEOptions:
-    """What the parameters do not tell.
+    """Options of a context autoencoder that its parameters do not determine.
 
     Attributes:
-        num_heads: of the encoder.
-        decoder_num_heads: of regressor and decoder.
-        align_loss_weight: of the alignment loss.
-        positions: kind of the tables; "given" takes those among the parameters, as trained ones.
-        norm_eps: of every layer norm.
+        num_heads: attention heads of the encoder.
+        decoder_num_heads: attention heads of regressor and decoder.
+        align_loss_weight: factor of the alignment loss.
+        positions: kind of the position tables; "given" reads them from the parameters, as for trained positions.
+        norm_eps: eps of every layer norm.
     """
 
     num_heads: int
@@ -55,19 +56,20 @@ def forward(
     options: CAEOptions,
     target: Array | None = None,
 ) -> dict[str, Array]:
-    """Encode what is visible, regress what is hidden, classify it, and compare it with its own encoding.
+    """Encode the visible patches, predict the latents of the hidden ones, classify these, and align them.
 
     Args:
-        parameters: of the network.
+        parameters: parameters of the network.
         images: [B, C, H, W], normalized.
-        mask: [B, L], True = hidden; every image hides as many.
+        mask: [B, L], True for hidden; every image has the same number of hidden patches.
         labels: classes [B*M] of the hidden patches, in raster order, image by image.
-        options: see there.
-        target: what the predicted representations are compared with, if not what these parameters make of the hidden
-            patches: no gradient goes through it, so that differences of the loss have to hold it.
+        options: options of the network.
+        target: alignment target [B, M, D]. By default it is the encoding of the hidden patches. The network
+            back-propagates no gradient through it, so a caller that differentiates the loss numerically passes a
+            constant target.
 
     Returns:
-        What the network computes, in its order: "encoder.embed", "encoder.blocks.0" ..., "encoder.norm",
+        The output of every layer, in the order of computation: "encoder.embed", "encoder.blocks.0" ..., "encoder.norm",
         "regressor.blocks.0" ..., "latent", "decoder.embed", "decoder.blocks.0" ..., "logits" [B*M, K],
         "alignment.embed", "alignment.blocks.0" ..., "alignment.target", "loss_main", "loss_align" (weighted), "loss".
     """
@@ -75,17 +77,17 @@ def forward(
     visible, hidden = np.split(order, [int((~mask[0]).sum())], axis=1)
     grid = tuple(side // parameters["encoder.patch_embed.proj.weight"].shape[-1] for side in images.shape[2:])
 
-    encoder = below(parameters, "encoder")
+    encoder = submodule(parameters, "encoder")
     layers = encode(encoder, images, visible, grid, options)
     context = bridge(parameters, layers["encoder.norm"][:, 1:], options)
     table = _decoder_table(parameters, context.shape[-1], grid, options)
-    here, there = table[hidden], table[visible]
-    queries = np.broadcast_to(parameters["mask_token"], here.shape)
-    layers |= regress(below(parameters, "regressor"), queries, here, context, there, options)
-    layers |= decode(below(parameters, "decoder"), layers["latent"], here, options)
+    query_pos, context_pos = table[hidden], table[visible]
+    queries = np.broadcast_to(parameters["mask_token"], query_pos.shape)
+    layers |= regress(submodule(parameters, "regressor"), queries, query_pos, context, context_pos, options)
+    layers |= decode(submodule(parameters, "decoder"), layers["latent"], query_pos, options)
 
-    if target is None:  # what the encoder itself or, where there is one, its moving average makes of hidden patches
-        aligned = encode(below(parameters, "alignment_encoder") or encoder, images, hidden, grid, options)
+    if target is None:  # the alignment encoder is a moving average of the encoder, or the encoder itself
+        aligned = encode(submodule(parameters, "alignment_encoder") or encoder, images, hidden, grid, options)
         layers |= {name.replace("encoder.", "alignment."): value for name, value in aligned.items()}
         target = bridge(parameters, layers.pop("alignment.norm")[:, 1:], options)
     layers["alignment.target"] = target
@@ -100,8 +102,11 @@ def forward(
 def encode(
     parameters: Parameters, images: Array, chosen: npt.NDArray[np.int64], grid: tuple[int, ...], options: CAEOptions
 ) -> dict[str, Array]:
-    """A ViT over the chosen patches [B, N]; the class token leads and has no position unless positions are trained."""
-    tokens = embed_patches(images, below(parameters, "patch_embed.proj"))
+    """Encode the chosen patches, given by their ids [B, N], with a ViT.
+
+    The class token comes first. Its position embedding is zero unless positions are trained.
+    """
+    tokens = embed_patches(images, submodule(parameters, "patch_embed.proj"))
     table = _table(parameters, "pos_embed", tokens.shape[-1], grid, options)
     cls = parameters["cls_token"] + table[:1]
     x = take(tokens + table[1:], chosen)
@@ -111,82 +116,87 @@ def encode(
     for i, weights in enumerate(stack(parameters, "blocks")):
         x = block(x, weights, options.num_heads, k_bias=False, eps=options.norm_eps)
         layers[f"encoder.blocks.{i}"] = x
-    layers["encoder.norm"] = layer_norm(x, below(parameters, "norm"), options.norm_eps)
+    layers["encoder.norm"] = layer_norm(x, submodule(parameters, "norm"), options.norm_eps)
     return layers
 
 
 def bridge(parameters: Parameters, x: Array, options: CAEOptions) -> Array:
-    """From the encoder's width to the regressor's, where they differ: a linear layer and a norm."""
+    """Map [B, N, E] to [B, N, D] by a linear layer and a norm; return `x` unchanged if the network has no bridge."""
     if "bridge.weight" not in parameters:
         return x
-    return layer_norm(linear(x, below(parameters, "bridge")), below(parameters, "bridge_norm"), options.norm_eps)
+    mapped = linear(x, submodule(parameters, "bridge"))
+    return layer_norm(mapped, submodule(parameters, "bridge_norm"), options.norm_eps)
 
 
 def regress(
-    parameters: Parameters, x: Array, here: Array, context: Array, there: Array, options: CAEOptions
+    parameters: Parameters, x: Array, query_pos: Array, context: Array, context_pos: Array, options: CAEOptions
 ) -> dict[str, Array]:
-    """Predict the hidden patches' representations from the visible ones'.
+    """Predict the latents of the hidden patches from those of the visible patches.
 
     Args:
-        parameters: of the regressor.
-        x: [B, M, D] one mask token per hidden patch.
-        here: positions of the hidden patches, [B, M, D].
-        context: representations of the visible patches, [B, V, D].
-        there: their positions, [B, V, D].
-        options: see there.
+        parameters: parameters of the regressor.
+        x: one mask token per hidden patch, [B, M, D].
+        query_pos: position embeddings of the hidden patches, [B, M, D].
+        context: latents of the visible patches, [B, V, D].
+        context_pos: position embeddings of the visible patches, [B, V, D].
+        options: options of the network.
+
+    Returns:
+        "regressor.blocks.0" ... and "latent", each [B, M, D].
     """
     layers = {}
     for i, weights in enumerate(stack(parameters, "blocks")):
-        x = regressor_block(x, here, context, there, weights, options)
+        x = regressor_block(x, query_pos, context, context_pos, weights, options)
         layers[f"regressor.blocks.{i}"] = x
-    layers["latent"] = layer_norm(x, below(parameters, "norm"), options.norm_eps)
+    layers["latent"] = layer_norm(x, submodule(parameters, "norm"), options.norm_eps)
     return layers
 
 
 def regressor_block(
-    x: Array, here: Array, context: Array, there: Array, parameters: Parameters, options: CAEOptions
+    x: Array, query_pos: Array, context: Array, context_pos: Array, parameters: Parameters, options: CAEOptions
 ) -> Array:
-    """Attend from the hidden patches to all; the normed stream then replaces the stream, unlike in a pre-norm block.
+    """Apply cross-attention from the hidden patches to all patches, then an MLP.
 
-    Queries and keys know their positions, values do not; keys have no bias.
+    The residual of the MLP starts from the normalized stream, unlike in a pre-norm block. Position embeddings are added
+    to queries and keys, not to values. Keys have no bias.
     """
 
     def norm(name: str, tokens: Array) -> Array:
-        return layer_norm(tokens, below(parameters, name), options.norm_eps)
+        return layer_norm(tokens, submodule(parameters, name), options.norm_eps)
 
-    everything = np.concatenate([context, x], axis=1)
-    places = np.concatenate([there, here], axis=1)
-    attn = below(parameters, "cross_attn")
-    q = norm("norm_q", x + here) @ attn["q.weight"] + attn["q_bias"]
-    k = norm("norm_k", everything + places) @ attn["k.weight"]
-    v = norm("norm_v", everything) @ attn["v.weight"] + attn["v_bias"]
-    attended = linear(attention(q, k, v, options.decoder_num_heads), below(attn, "proj"))
+    tokens = np.concatenate([context, x], axis=1)
+    positions = np.concatenate([context_pos, query_pos], axis=1)
+    attn = submodule(parameters, "cross_attn")
+    q = norm("norm_q", x + query_pos) @ attn["q.weight"] + attn["q_bias"]
+    k = norm("norm_k", tokens + positions) @ attn["k.weight"]
+    v = norm("norm_v", tokens) @ attn["v.weight"] + attn["v_bias"]
+    attended = linear(attention(q, k, v, options.decoder_num_heads), submodule(attn, "proj"))
     x = norm("norm2", x + parameters["gamma_1"] * attended)
-    return x + parameters["gamma_2"] * mlp(x, below(parameters, "mlp"))
+    return x + parameters["gamma_2"] * mlp(x, submodule(parameters, "mlp"))
 
 
-def decode(parameters: Parameters, latent: Array, here: Array, options: CAEOptions) -> dict[str, Array]:
-    """Classify the predicted representations; a decoder without blocks is its head alone (PLSC)."""
+def decode(parameters: Parameters, latent: Array, query_pos: Array, options: CAEOptions) -> dict[str, Array]:
+    """Classify the predicted latents; a decoder without blocks consists of its head only (PLSC)."""
     layers: dict[str, Array] = {}
     x = latent
     if blocks := stack(parameters, "blocks"):
-        layers["decoder.embed"] = x = latent + here
+        layers["decoder.embed"] = x = latent + query_pos
         for i, weights in enumerate(blocks):
             x = block(x, weights, options.decoder_num_heads, k_bias=False, eps=options.norm_eps)
             layers[f"decoder.blocks.{i}"] = x
-        x = layer_norm(x, below(parameters, "norm"), options.norm_eps)
-    layers["logits"] = linear(x, below(parameters, "head")).reshape(-1, parameters["head.bias"].size)
+        x = layer_norm(x, submodule(parameters, "norm"), options.norm_eps)
+    layers["logits"] = linear(x, submodule(parameters, "head")).reshape(-1, parameters["head.bias"].size)
     return layers
 
 
 def _table(parameters: Parameters, name: str, dim: int, grid: tuple[int, ...], options: CAEOptions) -> Array:
-    """Positions [1 + L, D], with zeros for the class token."""
+    """Return the position embeddings [1 + L, D]; that of the class token is zero unless positions are given."""
     if options.positions == "given":
         return parameters[name][0]
     return np.concatenate([np.zeros((1, dim)), position_table(options.positions, dim, (grid[0], grid[1]))])
 
 
 def _decoder_table(parameters: Parameters, dim: int, grid: tuple[int, ...], options: CAEOptions) -> Array:
-    """Positions [L, D] for regressor and decoder, which share the encoder's where they have none of their own."""
+    """Return the position embeddings [L, D] of regressor and decoder, by default those of the encoder."""
     name = "rd_pos_embed" if "rd_pos_embed" in parameters else "encoder.pos_embed"
     return _table(parameters, name, dim, grid, options)[1:]

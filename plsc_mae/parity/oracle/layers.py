@@ -17,59 +17,59 @@ Parameters = Mapping[str, Array]
 Positions = Literal["column first", "row first", "sinusoid", "given"]
 
 
-def below(parameters: Parameters, prefix: str) -> dict[str, Array]:
-    """The parameters of a part: those whose names start with `prefix` and a dot, without these."""
+def submodule(parameters: Parameters, prefix: str) -> dict[str, Array]:
+    """Return the parameters whose names start with `prefix.`, keyed by the rest of the name."""
     start = f"{prefix}."
     return {name[len(start) :]: value for name, value in parameters.items() if name.startswith(start)}
 
 
 def stack(parameters: Parameters, prefix: str) -> list[dict[str, Array]]:
-    """The parameters of `prefix.0`, `prefix.1` and so on, as long as there are any."""
+    """Return the parameters of the layers `prefix.0`, `prefix.1`, ..., one dictionary per layer."""
     blocks: list[dict[str, Array]] = []
-    while block := below(parameters, f"{prefix}.{len(blocks)}"):
+    while block := submodule(parameters, f"{prefix}.{len(blocks)}"):
         blocks.append(block)
     return blocks
 
 
 def linear(x: Array, parameters: Parameters, *, bias: bool = True) -> Array:
-    """X W + b."""
+    """Return x W + b, or x W without `bias`: [..., in] -> [..., out]."""
     y = x @ parameters["weight"]
     return y + parameters["bias"] if bias else y
 
 
 def layer_norm(x: Array, parameters: Parameters, eps: float) -> Array:
-    """Standardize the last axis by its biased variance, eps inside the root; then scale and shift."""
+    """Standardize the last axis by its biased variance, with eps inside the root; then scale and shift."""
     centered = x - x.mean(axis=-1, keepdims=True)
     variance = np.square(centered).mean(axis=-1, keepdims=True)
     return centered / np.sqrt(variance + eps) * parameters["weight"] + parameters["bias"]
 
 
 def erf(x: Array) -> Array:
-    """The error function by the C library's, within a unit in the last place of float64."""
+    """Return the error function of every element by the C library, accurate to one float64 unit in the last place."""
     values = np.fromiter(map(math.erf, x.ravel().tolist()), np.float64, x.size)
     return values.reshape(x.shape)
 
 
 def gelu(x: Array) -> Array:
-    """X times the normal distribution function of x, exactly (Hendrycks & Gimpel 2016)."""
+    """Return x times the normal distribution function of x, without approximation (Hendrycks & Gimpel 2016)."""
     return 0.5 * x * (1.0 + erf(x / math.sqrt(2.0)))
 
 
 def softmax(x: Array) -> Array:
-    """Softmax over the last axis."""
+    """Return the softmax over the last axis."""
     powers = np.exp(x - x.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def cross_entropy(logits: Array, labels: npt.NDArray[np.int64]) -> Array:
-    """Mean of -log softmax(logits)[label] over rows [N, K]."""
+    """Return the mean of -log softmax(logits)[label] over the rows of `logits` [N, K]; `labels` [N]."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return -log_p[np.arange(len(labels)), labels].mean()
 
 
 def attention(q: Array, k: Array, v: Array, num_heads: int) -> Array:
-    """softmax(q k^T / sqrt(D / H)) v in every head: [B, M, D], [B, N, D], [B, N, D] -> [B, M, D]."""
+    """Return softmax(q k^T / sqrt(D / H)) v of every head: [B, M, D], [B, N, D], [B, N, D] -> [B, M, D]."""
 
     def heads(x: Array) -> Array:
         return x.reshape(*x.shape[:2], num_heads, -1).transpose(0, 2, 1, 3)  # [B, H, N, D/H]
@@ -80,36 +80,40 @@ def attention(q: Array, k: Array, v: Array, num_heads: int) -> Array:
 
 
 def self_attention(x: Array, parameters: Parameters, num_heads: int, *, k_bias: bool) -> Array:
-    """Attention of all tokens to all. Columns of the weight are those of q, then k, then v, each head by head.
+    """Return the self-attention of the tokens [B, N, D].
 
-    Without a bias of the keys there are a bias of q and one of v, as BEiT has them.
+    The columns of `qkv.weight` are those of q, k and v in this order, each grouped by head. Without `k_bias`, q and v
+    have biases of their own and keys have no bias, as in BEiT.
     """
     if k_bias:
         bias = parameters["qkv.bias"]
     else:
         bias = np.concatenate([parameters["q_bias"], np.zeros_like(parameters["q_bias"]), parameters["v_bias"]])
     q, k, v = np.split(x @ parameters["qkv.weight"] + bias, 3, axis=-1)
-    return linear(attention(q, k, v, num_heads), below(parameters, "proj"))
+    return linear(attention(q, k, v, num_heads), submodule(parameters, "proj"))
 
 
 def mlp(x: Array, parameters: Parameters) -> Array:
-    """Two linear layers with a GELU between them."""
-    return linear(gelu(linear(x, below(parameters, "fc1"))), below(parameters, "fc2"))
+    """Apply two linear layers with a GELU between them."""
+    return linear(gelu(linear(x, submodule(parameters, "fc1"))), submodule(parameters, "fc2"))
 
 
 def block(x: Array, parameters: Parameters, num_heads: int, *, k_bias: bool, eps: float) -> Array:
-    """A pre-norm block, with layer scale where it has one: x += attention(norm1(x)); x += mlp(norm2(x))."""
-    normed = layer_norm(x, below(parameters, "norm1"), eps)
-    attended = self_attention(normed, below(parameters, "attn"), num_heads, k_bias=k_bias)
+    """Apply a pre-norm block: x += gamma_1 attention(norm1(x)); x += gamma_2 mlp(norm2(x)).
+
+    Without layer scale, `gamma_1` and `gamma_2` are missing from the parameters and count as 1.
+    """
+    normed = layer_norm(x, submodule(parameters, "norm1"), eps)
+    attended = self_attention(normed, submodule(parameters, "attn"), num_heads, k_bias=k_bias)
     x = x + parameters.get("gamma_1", np.ones(1)) * attended
-    transformed = mlp(layer_norm(x, below(parameters, "norm2"), eps), below(parameters, "mlp"))
+    transformed = mlp(layer_norm(x, submodule(parameters, "norm2"), eps), submodule(parameters, "mlp"))
     return x + parameters.get("gamma_2", np.ones(1)) * transformed
 
 
 def patchify(images: Array, patch_size: int, *, channels_first: bool = False) -> Array:
-    """Cut images [B, C, H, W] into patches [B, L, P*P*C] in raster order; a patch runs by row, column, channel.
+    """Cut images [B, C, H, W] into patches [B, L, P*P*C] in raster order.
 
-    With `channels_first` it runs by channel, row, column.
+    The elements of a patch are ordered by row, column, channel, or with `channels_first` by channel, row, column.
     """
     batch, channels, height, width = images.shape
     rows, columns = height // patch_size, width // patch_size
@@ -119,22 +123,23 @@ def patchify(images: Array, patch_size: int, *, channels_first: bool = False) ->
 
 
 def embed_patches(images: Array, parameters: Parameters) -> Array:
-    """The convolution whose stride is its kernel, as one product per patch: [B, C, H, W] -> [B, L, D]."""
+    """Apply the patch embedding, a convolution with stride P, as one matrix product: [B, C, H, W] -> [B, L, D]."""
     kernel = parameters["weight"]
     pixels = patchify(images, kernel.shape[-1], channels_first=True)
     return pixels @ kernel.reshape(len(kernel), -1).T + parameters["bias"]
 
 
 def take(x: Array, ids: npt.NDArray[np.int64]) -> Array:
-    """Pick tokens image by image: [B, N, D] and [B, M] -> [B, M, D]."""
+    """Gather tokens by the ids of each image: [B, N, D] and [B, M] -> [B, M, D]."""
     return np.take_along_axis(x, ids[..., None], axis=1)
 
 
 def position_table(kind: Positions, dim: int, grid: tuple[int, int]) -> Array:
-    """A table [L, D] of fixed positions, rounded to float32 as every implementation stores it.
+    """Return a table [L, D] of fixed position embeddings, rounded to float32 as every implementation stores it.
 
-    Two-dimensional tables give half of the channels to the row and half to the column, each half sines, then cosines,
-    of position * 10000^-(i / (D/4)); "sinusoid" alternates sine and cosine of the raster index (Vaswani et al. 2017).
+    "row first" and "column first" use half of the channels for the row and half for the column. Each half holds the
+    sines, then the cosines, of position * 10000^-(i / (D/4)). "sinusoid" alternates sine and cosine of the raster index
+    (Vaswani et al. 2017).
     """
     rows, columns = grid
     index = np.arange(rows * columns, dtype=np.float64)

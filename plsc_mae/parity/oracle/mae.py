@@ -1,6 +1,6 @@
-"""The masked autoencoder (He et al. 2022) and its relatives, from images and noise to the loss.
+"""The masked autoencoder (He et al. 2022) of three implementations, from images and noise to the loss.
 
-B batch, L patches, K visible patches, D width of the encoder, E width of the decoder, P patch size, C channels.
+B batch, L patches, K visible patches, D encoder width, E decoder width, P patch size, C channels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from plsc_mae.parity.oracle.layers import (
     Array,
     Parameters,
     Positions,
-    below,
     block,
     embed_patches,
     layer_norm,
@@ -23,6 +22,7 @@ from plsc_mae.parity.oracle.layers import (
     patchify,
     position_table,
     stack,
+    submodule,
     take,
 )
 
@@ -32,24 +32,27 @@ PIXEL_EPS = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class MAEOptions:
-    """What the relatives differ by. The defaults are facebookresearch/mae's.
+    """Differences between the implementations; the defaults are those of facebookresearch/mae.
 
     Attributes:
-        num_heads: of the encoder.
-        decoder_num_heads: of the decoder.
-        mask_ratio: share of hidden patches.
-        pixel_norm: targets are pixels, or those of every patch normalized: by unbiased variance ("patch", MAE), biased
-            variance ("layernorm", MAE-priv) or channel by channel, eps outside the root ("channel", MAE-pytorch).
-        pixel_mean: of each channel; with `pixel_std` it is undone, so that targets are pixels in [0, 1] (MAE-pytorch).
-        pixel_std: see there.
-        channels_first: patches of predictions and targets run by channel, row, column (MAE-priv).
-        class_token: whether the encoder has one.
-        decoder_class_token: whether the decoder sees it; else it is dropped before the encoder's final norm.
-        positions: kind of the position tables; "given" takes those among the parameters, as a trained one.
-        k_bias: whether keys have a bias.
-        bridge_bias: whether the linear layer from encoder to decoder has a bias.
-        norm_eps: of the norms in blocks; the final ones have 1e-6 everywhere.
-        visible: K is L (1 - mask_ratio) cut off, or L minus the hidden patches cut off ("ceil").
+        num_heads: attention heads of the encoder.
+        decoder_num_heads: attention heads of the decoder.
+        mask_ratio: fraction of hidden patches.
+        pixel_norm: "none" predicts plain pixels. The others normalize each patch: by its unbiased variance ("patch",
+            MAE), by its biased variance ("layernorm", MAE-priv), or per channel with eps outside the root ("channel",
+            MAE-pytorch).
+        pixel_mean: mean of each channel. If given, `pixel_mean` and `pixel_std` undo the normalization of the images,
+            so that targets are pixels in [0, 1] (MAE-pytorch).
+        pixel_std: standard deviation of each channel.
+        channels_first: order predictions and targets by channel, row, column (MAE-priv), not by row, column, channel.
+        class_token: True if the encoder has a class token.
+        decoder_class_token: True if the decoder sees the class token. If False, the encoder drops it before its final
+            norm.
+        positions: kind of the position tables; "given" reads them from the parameters, as for trained positions.
+        k_bias: True if keys have a bias.
+        bridge_bias: True if the linear layer from encoder to decoder has a bias.
+        norm_eps: eps of the norms in blocks; the final norms always have 1e-6.
+        visible: rounding of K: int(L (1 - mask_ratio)) for "floor", L - int(L mask_ratio) for "ceil".
     """
 
     num_heads: int
@@ -68,14 +71,14 @@ class MAEOptions:
     visible: Literal["floor", "ceil"] = "floor"
 
 
-# What the networks of three code bases are, by the names that the suite has for their methods. BUPT-PRIV/MAE-priv
-# leaves the class token to an option; both successors normalize targets unless told otherwise.
-_SUCCESSOR: dict[str, Any] = {"k_bias": False, "decoder_class_token": False, "visible": "ceil"}
-RELATIVES: dict[str, dict[str, Any]] = {
+# Options of each implementation, by the name of its method in this suite. In BUPT-PRIV/MAE-priv the class token is an
+# option. MAE-priv and MAE-pytorch normalize targets by default.
+_BEIT_STYLE: dict[str, Any] = {"k_bias": False, "decoder_class_token": False, "visible": "ceil"}
+IMPLEMENTATIONS: dict[str, dict[str, Any]] = {
     "mae": {"pixel_norm": "patch"},
-    "mae_priv": {**_SUCCESSOR, "positions": "row first", "pixel_norm": "layernorm", "channels_first": True},
+    "mae_priv": {**_BEIT_STYLE, "positions": "row first", "pixel_norm": "layernorm", "channels_first": True},
     "mae_pytorch": {
-        **_SUCCESSOR,
+        **_BEIT_STYLE,
         "class_token": False,
         "positions": "sinusoid",
         "bridge_bias": False,
@@ -89,17 +92,18 @@ UNDECAYED = {"mae_priv": ("decoder.mask_token",), "mae_pytorch": ("decoder.mask_
 
 
 def forward(parameters: Parameters, images: Array, noise: Array, options: MAEOptions) -> dict[str, Array]:
-    """Hide patches, encode the rest, predict all of them, compare the hidden ones.
+    """Hide patches, encode the visible ones, predict all patches, and compute the loss of the hidden ones.
 
     Args:
-        parameters: of the network.
+        parameters: parameters of the network.
         images: [B, C, H, W], normalized.
-        noise: [B, L]; the patches with the least noise stay visible. A mask of zeros and ones is noise, too.
-        options: which relative it is.
+        noise: [B, L]; the K patches with the least noise stay visible. A mask with 1 for hidden also works as noise.
+        options: options of the implementation.
 
     Returns:
-        What the network computes, in its order: "encoder.embed", "encoder.blocks.0" ..., "latent", "decoder.embed",
-        "decoder.blocks.0" ..., "pred" and "target" [B, L, P*P*C], "mask" [B, L] with 1 for hidden, and the "loss".
+        The output of every layer, in the order of computation: "encoder.embed", "encoder.blocks.0" ..., "latent",
+        "decoder.embed", "decoder.blocks.0" ..., "pred" and "target" [B, L, P*P*C], "mask" [B, L] with 1 for hidden, and
+        "loss".
     """
     patches = noise.shape[1]
     shuffle = np.argsort(noise, axis=1, kind="stable")
@@ -107,8 +111,8 @@ def forward(parameters: Parameters, images: Array, noise: Array, options: MAEOpt
     keep = count_visible(patches, options)
     grid = tuple(side // parameters["encoder.patch_embed.proj.weight"].shape[-1] for side in images.shape[2:])
 
-    layers = encode(below(parameters, "encoder"), images, shuffle[:, :keep], grid, options)
-    layers |= decode(below(parameters, "decoder"), layers["latent"], restore, grid, options)
+    layers = encode(submodule(parameters, "encoder"), images, shuffle[:, :keep], grid, options)
+    layers |= decode(submodule(parameters, "decoder"), layers["latent"], restore, grid, options)
     layers["target"] = pixel_target(images, parameters["encoder.patch_embed.proj.weight"].shape[-1], options)
     layers["mask"] = (restore >= keep).astype(np.float64)
     error = np.square(layers["pred"] - layers["target"]).mean(axis=-1)
@@ -117,7 +121,7 @@ def forward(parameters: Parameters, images: Array, noise: Array, options: MAEOpt
 
 
 def count_visible(patches: int, options: MAEOptions) -> int:
-    """K of L patches; the two ways of cutting off differ where the share of a float is no whole number."""
+    """Return K, the number of visible patches; the two roundings differ if L * mask_ratio is not an integer."""
     if options.visible == "floor":
         return int(patches * (1 - options.mask_ratio))
     return patches - int(options.mask_ratio * patches)
@@ -126,8 +130,11 @@ def count_visible(patches: int, options: MAEOptions) -> int:
 def encode(
     parameters: Parameters, images: Array, visible: npt.NDArray[np.int64], grid: tuple[int, ...], options: MAEOptions
 ) -> dict[str, Array]:
-    """A ViT over the visible patches [B, K]; the class token leads and has no position."""
-    tokens = embed_patches(images, below(parameters, "patch_embed.proj"))
+    """Encode the visible patches, given by their ids [B, K], with a ViT.
+
+    The class token comes first. Its position embedding is zero unless positions are trained.
+    """
+    tokens = embed_patches(images, submodule(parameters, "patch_embed.proj"))
     leading = int(options.class_token)
     table = _table(parameters, tokens.shape[-1], grid, leading, options)
     x = take(tokens + table[leading:], visible)
@@ -141,15 +148,19 @@ def encode(
         layers[f"encoder.blocks.{i}"] = x
     if options.class_token and not options.decoder_class_token:
         x = x[:, 1:]
-    layers["latent"] = layer_norm(x, below(parameters, "norm"), FINAL_NORM_EPS)
+    layers["latent"] = layer_norm(x, submodule(parameters, "norm"), FINAL_NORM_EPS)
     return layers
 
 
 def decode(
     parameters: Parameters, latent: Array, restore: npt.NDArray[np.int64], grid: tuple[int, ...], options: MAEOptions
 ) -> dict[str, Array]:
-    """Mask tokens fill the gaps, everything goes back to its place [B, L], and a light transformer predicts pixels."""
-    seen = linear(latent, below(parameters, "embed"), bias=options.bridge_bias)
+    """Predict the pixels of all patches.
+
+    Mask tokens are appended to the encoded patches, `restore` [B, L] puts all tokens into raster order, and the
+    decoder's blocks and linear head follow.
+    """
+    seen = linear(latent, submodule(parameters, "embed"), bias=options.bridge_bias)
     leading = int(options.class_token and options.decoder_class_token)
     cls, visible = seen[:, :leading], seen[:, leading:]
     batch, patches = restore.shape
@@ -161,13 +172,13 @@ def decode(
     for i, weights in enumerate(stack(parameters, "blocks")):
         x = block(x, weights, options.decoder_num_heads, k_bias=options.k_bias, eps=options.norm_eps)
         layers[f"decoder.blocks.{i}"] = x
-    normed = layer_norm(x, below(parameters, "norm"), FINAL_NORM_EPS)
-    layers["pred"] = linear(normed, below(parameters, "pred"))[:, leading:]
+    normed = layer_norm(x, submodule(parameters, "norm"), FINAL_NORM_EPS)
+    layers["pred"] = linear(normed, submodule(parameters, "pred"))[:, leading:]
     return layers
 
 
 def pixel_target(images: Array, patch_size: int, options: MAEOptions) -> Array:
-    """What is to be predicted of every patch, [B, L, P*P*C]."""
+    """Return the target of every patch, [B, L, P*P*C]."""
     if options.pixel_mean is not None and options.pixel_std is not None:
         images = images * np.reshape(options.pixel_std, (-1, 1, 1)) + np.reshape(options.pixel_mean, (-1, 1, 1))
     patches = patchify(images, patch_size, channels_first=options.channels_first)
@@ -189,7 +200,7 @@ def pixel_target(images: Array, patch_size: int, options: MAEOptions) -> Array:
 
 
 def _table(parameters: Parameters, dim: int, grid: tuple[int, ...], leading: int, options: MAEOptions) -> Array:
-    """Positions [leading + L, D], with zeros for a class token."""
+    """Return the position embeddings [leading + L, D]; those of leading tokens are zero unless positions are given."""
     if options.positions == "given":
         return parameters["pos_embed"][0]
     table = position_table(options.positions, dim, (grid[0], grid[1]))

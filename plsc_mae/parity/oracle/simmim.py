@@ -15,7 +15,6 @@ import numpy.typing as npt
 from plsc_mae.parity.oracle.layers import (
     Array,
     Parameters,
-    below,
     embed_patches,
     layer_norm,
     linear,
@@ -23,6 +22,7 @@ from plsc_mae.parity.oracle.layers import (
     patchify,
     softmax,
     stack,
+    submodule,
 )
 
 LOSS_EPS = 1e-5  # added to the number of hidden pixels, so that a batch without any has loss 0
@@ -59,8 +59,8 @@ def forward(
         [B, 1 + L, D], "pred" and "target" [B, L, C*P*P], "mask" [B, L] with 1.0 for hidden, and the scalar "loss".
     """
     patch_size = parameters["encoder.patch_embed.proj.weight"].shape[-1]
-    layers = encode(below(parameters, "encoder"), images, mask, options)
-    layers["pred"] = linear(layers["latent"][:, 1:], below(parameters, "decoder"))
+    layers = encode(submodule(parameters, "encoder"), images, mask, options)
+    layers["pred"] = linear(layers["latent"][:, 1:], submodule(parameters, "decoder"))
     layers["target"] = patchify(images, patch_size, channels_first=True)
     layers["mask"] = mask.astype(np.float64)
     layers["loss"] = masked_l1(layers["pred"], layers["target"], layers["mask"], channels=images.shape[1])
@@ -77,7 +77,7 @@ def encode(
     patch_size = parameters["patch_embed.proj.weight"].shape[-1]
     grid = (images.shape[2] // patch_size, images.shape[3] // patch_size)
     tokens = np.where(
-        mask[..., None], parameters["mask_token"], embed_patches(images, below(parameters, "patch_embed.proj"))
+        mask[..., None], parameters["mask_token"], embed_patches(images, submodule(parameters, "patch_embed.proj"))
     )
     cls = np.broadcast_to(parameters["cls_token"], (len(tokens), 1, tokens.shape[-1]))
     x = np.concatenate([cls, tokens], axis=1)
@@ -89,7 +89,7 @@ def encode(
         tables = [source[name] for source, name in ((parameters, TABLE), (weights, f"attn.{TABLE}")) if name in source]
         x = biased_block(x, weights, [relative_bias(table, grid) for table in tables], options)
         layers[f"encoder.blocks.{i}"] = x
-    layers["latent"] = layer_norm(x, below(parameters, "norm"), options.norm_eps)
+    layers["latent"] = layer_norm(x, submodule(parameters, "norm"), options.norm_eps)
     return layers
 
 
@@ -123,15 +123,15 @@ def biased_attention(x: Array, parameters: Parameters, biases: Sequence[Array], 
     for bias in biases:
         scores = scores + bias
     mixed = softmax(scores) @ heads(v)
-    return linear(mixed.transpose(0, 2, 1, 3).reshape(x.shape), below(parameters, "proj"))
+    return linear(mixed.transpose(0, 2, 1, 3).reshape(x.shape), submodule(parameters, "proj"))
 
 
 def biased_block(x: Array, parameters: Parameters, biases: Sequence[Array], options: SimMIMOptions) -> Array:
     """Apply a pre-norm block with layer scale: x += gamma_1 attention(norm1(x)); x += gamma_2 mlp(norm2(x))."""
-    normed = layer_norm(x, below(parameters, "norm1"), options.norm_eps)
-    attended = biased_attention(normed, below(parameters, "attn"), biases, options.num_heads)
+    normed = layer_norm(x, submodule(parameters, "norm1"), options.norm_eps)
+    attended = biased_attention(normed, submodule(parameters, "attn"), biases, options.num_heads)
     x = x + parameters["gamma_1"] * attended
-    transformed = mlp(layer_norm(x, below(parameters, "norm2"), options.norm_eps), below(parameters, "mlp"))
+    transformed = mlp(layer_norm(x, submodule(parameters, "norm2"), options.norm_eps), submodule(parameters, "mlp"))
     return x + parameters["gamma_2"] * transformed
 
 

@@ -1,4 +1,4 @@
-"""AdamW and the schedules of the learning rate in float64, from their definitions."""
+"""AdamW and the learning-rate schedules in float64, from their definitions."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from plsc_mae.parity.oracle.layers import Array
 
 @dataclass
 class AdamW:
-    """AdamW with decoupled weight decay (Loshchilov & Hutter 2019), PyTorch's order: decay, then the update.
+    """AdamW with decoupled weight decay (Loshchilov & Hutter 2019), in PyTorch's order: decay, then the update.
 
     One-dimensional parameters and biases are not decayed.
 
     Attributes:
         parameters: float64 arrays by name; `step` replaces them.
-        undecayed: names of others that are not decayed.
-        betas: decays of the first and second moment.
+        undecayed: names of further parameters without weight decay.
+        betas: decay rates of the first and second moment.
         eps: added to the root of the second moment.
-        weight_decay: of the decayed parameters.
-        updates: how many there were.
-        first: decaying mean of the gradients, by name.
-        second: decaying mean of their squares.
+        weight_decay: factor of the decayed parameters.
+        updates: number of updates so far.
+        first: first moments (decaying means of the gradients), by name.
+        second: second moments (decaying means of the squared gradients), by name.
     """
 
     parameters: dict[str, Array]
@@ -45,22 +45,28 @@ class AdamW:
             p = self.parameters[name]
             m = beta1 * self.first.get(name, np.zeros_like(p)) + (1 - beta1) * g
             v = beta2 * self.second.get(name, np.zeros_like(p)) + (1 - beta2) * g * g
-            spared = p.ndim == 1 or name.endswith(".bias") or name in self.undecayed
-            decay = 0.0 if spared else self.weight_decay
+            undecayed = p.ndim == 1 or name.endswith(".bias") or name in self.undecayed
+            decay = 0.0 if undecayed else self.weight_decay
             unbiased = m / (1 - beta1**self.updates), v / (1 - beta2**self.updates)
             self.parameters[name] = p - lr * (decay * p + unbiased[0] / (np.sqrt(unbiased[1]) + self.eps))
             self.first[name], self.second[name] = m, v
 
 
 def rate_by_epochs(update: int, *, peak: float, updates: int, warmup: int, floor: float) -> float:
-    """Linear from 0 over the warm-up, then half a cosine to `floor` (facebookresearch/mae util/lr_sched.py)."""
+    """Return the rate of a linear warm-up from 0 and half a cosine to `floor` (facebookresearch/mae util/lr_sched.py).
+
+    The original counts in fractional epochs; parity runs have one update per epoch.
+    """
     if update < warmup:
         return peak * update / warmup
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * (update - warmup) / (updates - warmup)))
 
 
 def rate_by_updates(update: int, *, peak: float, updates: int, warmup: int, floor: float) -> float:
-    """The same with the peak taken twice, as last update of the warm-up and first of the cosine (Atten4Vis/CAE)."""
+    """Return the rate of the same schedule with the peak used twice (Atten4Vis/CAE).
+
+    The last update of the warm-up and the first of the cosine both have the peak rate.
+    """
     ramp = np.linspace(0.0, peak, warmup)
     rest = updates - warmup
     cosine = [floor + 0.5 * (peak - floor) * (1 + math.cos(math.pi * i / rest)) for i in range(rest)]

@@ -1,5 +1,6 @@
-"""The originals' own code, run in a process of its own by an interpreter that has PyTorch.
+"""Programs that run the code of the original implementations, in a separate process of an interpreter with PyTorch.
 
-Modules here import PyTorch, NumPy and each other; never Paddle and nothing else of the suite. Each is a program:
-`python -m plsc_mae.parity.references.NAME REQUEST ANSWER [CHECKOUT]`, where request and answer are .npz files.
+The modules import PyTorch, NumPy and each other, but neither Paddle nor other parts of this suite. `cae`, `facebook`
+and `huggingface` are programs: `python -m plsc_mae.parity.references.NAME REQUEST ANSWER [CHECKOUT]`. REQUEST and
+ANSWER are .npz files, see `exchange`.
 """

@@ -1,4 +1,4 @@
-"""Atten4Vis/CAE: models/modeling_cae.py of a checkout, with timm."""
+"""Program for Atten4Vis/CAE: models/modeling_cae.py of a checkout, with timm."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch.nn.functional as F
 
 from plsc_mae.parity.references import shims
 from plsc_mae.parity.references.exchange import Message
-from plsc_mae.parity.references.measure import Outputs, Subject, batch_tensors, blocks, load_strictly, main
+from plsc_mae.parity.references.measure import Network, Outputs, batch_tensors, blocks, load_strictly, main
 
 
-def build(message: Message, checkout: str) -> Subject:
-    """Make the network of a published name by its own function, the way the original's training does."""
+def build(message: Message, checkout: str) -> Network:
+    """Build the requested published network by the original function of that name, as the original training does."""
     shims.install()
     sys.path.insert(0, checkout)
     modeling_cae, timm = importlib.import_module("models.modeling_cae"), importlib.import_module("timm")
@@ -32,12 +32,13 @@ def build(message: Message, checkout: str) -> Subject:
         outputs = {"logits": logits, "latent": latent, "alignment.target": target, "loss_main": main_loss}
         return {**outputs, "loss_align": align_loss, "loss": main_loss + align_loss}
 
-    left = {**blocks("encoder", model.encoder.blocks), "encoder.norm": model.encoder.norm}
-    left |= blocks("alignment", model.alignment_encoder.blocks)
-    left |= blocks("regressor", model.regresser.regressor_blocks) | blocks("decoder", model.decoder.decoder_blocks)
-    entered = {"encoder.embed": model.encoder.blocks[0], "alignment.embed": model.alignment_encoder.blocks[0]}
-    entered["decoder.embed"] = model.decoder.decoder_blocks[0]
-    return Subject(model, run, entered, left, {}, {"timm": str(getattr(timm, "__version__", "?"))})
+    outputs_of = {**blocks("encoder", model.encoder.blocks), "encoder.norm": model.encoder.norm}
+    outputs_of |= blocks("alignment", model.alignment_encoder.blocks)
+    outputs_of |= blocks("regressor", model.regresser.regressor_blocks)
+    outputs_of |= blocks("decoder", model.decoder.decoder_blocks)
+    inputs_of = {"encoder.embed": model.encoder.blocks[0], "alignment.embed": model.alignment_encoder.blocks[0]}
+    inputs_of["decoder.embed"] = model.decoder.decoder_blocks[0]
+    return Network(model, run, inputs_of, outputs_of, {}, {"timm": str(getattr(timm, "__version__", "?"))})
 
 
 if __name__ == "__main__":

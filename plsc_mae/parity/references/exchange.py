@@ -1,4 +1,4 @@
-"""The files that go to a reference and come back: arrays by group and name, and plain settings."""
+"""Request and answer files of the reference programs: arrays by group and name, and settings."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any
 
 import numpy as np
 
-Arrays = dict[str, Any]  # NumPy arrays; older NumPy has no better name
+Arrays = dict[str, Any]  # NumPy arrays by name; old NumPy versions have no type for them
 
 
 @dataclass
 class Message:
-    """A request or an answer.
+    """Request to a reference program or its answer.
 
     Attributes:
-        settings: plain values.
-        groups: arrays by the name of their group and their own, in order. A request has "weights", of the reference's
-            names and layouts, and "batch"; an answer "layers", "gradients", "losses" and "trained".
+        settings: values that JSON can represent.
+        groups: ordered arrays by name, by the name of their group. A request has the groups "weights" (with the names
+            and layouts of the reference) and "batch". An answer has "layers", "gradients", "losses" and "trained".
     """
 
     settings: dict[str, Any]
     groups: dict[str, Arrays] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        """Write it as an uncompressed .npz."""
+        """Write the message to an uncompressed .npz file."""
         arrays = {f"{group}/{name}": value for group, found in self.groups.items() for name, value in found.items()}
         np.savez(path, settings=np.array(json.dumps(self.settings)), **arrays)
 
     @classmethod
     def read(cls, path: Path) -> Message:
-        """Read what `write` wrote."""
+        """Read a file written by `write`."""
         with np.load(path, allow_pickle=False) as stored:
             message = cls(json.loads(str(stored["settings"])))
             for key in stored.files:

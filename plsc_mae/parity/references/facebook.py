@@ -1,4 +1,4 @@
-"""facebookresearch/mae: models_mae.py of a checkout, with timm."""
+"""Program for facebookresearch/mae: models_mae.py of a checkout, with timm."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 
 from plsc_mae.parity.references import shims
 from plsc_mae.parity.references.exchange import Message
-from plsc_mae.parity.references.measure import Outputs, Subject, batch_tensors, blocks, load_strictly, main
+from plsc_mae.parity.references.measure import Network, Outputs, batch_tensors, blocks, load_strictly, main
 
 
-def build(message: Message, checkout: str) -> Subject:
-    """Make `MaskedAutoencoderViT` of the request's sizes."""
+def build(message: Message, checkout: str) -> Network:
+    """Build `MaskedAutoencoderViT` with the requested sizes."""
     shims.install()
     sys.path.insert(0, checkout)
     shims.accept_qk_scale()
@@ -31,25 +31,25 @@ def build(message: Message, checkout: str) -> Subject:
     mask_ratio = message.settings["mask_ratio"]
 
     def run() -> Outputs:
-        with drawn(noise):
+        with fixed_rand(noise):
             loss, pred, mask = model(images, mask_ratio)
         return {"pred": pred, "mask": mask, "loss": loss}
 
-    left = {**blocks("encoder", model.blocks), "latent": model.norm, **blocks("decoder", model.decoder_blocks)}
-    entered = {"encoder.embed": model.blocks[0], "decoder.embed": model.decoder_blocks[0]}
-    return Subject(model, run, entered, left, {}, {"timm": str(getattr(timm, "__version__", "?"))})
+    outputs_of = {**blocks("encoder", model.blocks), "latent": model.norm, **blocks("decoder", model.decoder_blocks)}
+    inputs_of = {"encoder.embed": model.blocks[0], "decoder.embed": model.decoder_blocks[0]}
+    return Network(model, run, inputs_of, outputs_of, {}, {"timm": str(getattr(timm, "__version__", "?"))})
 
 
 @contextlib.contextmanager
-def drawn(noise: Any) -> Iterator[None]:
-    """Let `torch.rand` give this noise, which the original draws inside its forward pass."""
+def fixed_rand(noise: Any) -> Iterator[None]:
+    """Make `torch.rand` return `noise` for its shape; the original draws its mask inside the forward pass."""
     rand = torch.rand
 
-    def instead(*size: Any, **kwargs: Any) -> Any:
+    def patched(*size: Any, **kwargs: Any) -> Any:
         shape = tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) else size
         return noise.clone() if shape == tuple(noise.shape) else rand(*size, **kwargs)
 
-    torch.rand = instead
+    torch.rand = patched
     try:
         yield
     finally:

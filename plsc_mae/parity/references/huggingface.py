@@ -1,4 +1,4 @@
-"""Hugging Face transformers: ViTMAEForPreTraining."""
+"""Program for Hugging Face transformers: ViTMAEForPreTraining."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import re
 
 from plsc_mae.parity.references.exchange import Message
-from plsc_mae.parity.references.measure import Outputs, Subject, batch_tensors, blocks, load_strictly, main
+from plsc_mae.parity.references.measure import Network, Outputs, batch_tensors, blocks, load_strictly, main
 
-# What the modules of transformers 5 call what files of the Hub call so.
+# Names in files of the Hub -> names of the modules in transformers 5.
 MODULES = (
     (r"^vit\.encoder\.layer\.", "vit.layers."),
     (r"\.attention\.attention\.(query|key|value)\.", lambda match: f".attention.{match[1][0]}_proj."),
@@ -18,8 +18,8 @@ MODULES = (
 )
 
 
-def build(message: Message, _checkout: str) -> Subject:
-    """Make the network of the request's sizes, from a config object; nothing is downloaded."""
+def build(message: Message, _checkout: str) -> Network:
+    """Build the network with the requested sizes from a config object; nothing is downloaded."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     import transformers
 
@@ -36,13 +36,13 @@ def build(message: Message, _checkout: str) -> Subject:
 
     encoder = model.vit.layers if hasattr(model.vit, "layers") else model.vit.encoder.layer
     decoder = model.decoder.decoder_layers
-    left = {**blocks("encoder", encoder), "latent": model.vit.layernorm, **blocks("decoder", decoder)}
-    entered = {"encoder.embed": encoder[0], "decoder.embed": decoder[0]}
-    return Subject(model, run, entered, left, names, {"transformers": transformers.__version__})
+    outputs_of = {**blocks("encoder", encoder), "latent": model.vit.layernorm, **blocks("decoder", decoder)}
+    inputs_of = {"encoder.embed": encoder[0], "decoder.embed": decoder[0]}
+    return Network(model, run, inputs_of, outputs_of, names, {"transformers": transformers.__version__})
 
 
 def module_name(name: str) -> str:
-    """The name of a tensor among the modules of transformers 5."""
+    """Return the name of a tensor in the modules of transformers 5, given its name in files of the Hub."""
     for pattern, replacement in MODULES:
         name = re.sub(pattern, replacement, name)
     return name

@@ -1,4 +1,4 @@
-"""What every reference is asked: its layers, its gradients and some updates, in float64."""
+"""Measurement of a reference network in float64: outputs of its layers, gradients, and several updates."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ import torch
 
 from plsc_mae.parity.references.exchange import Arrays, Message
 
-Outputs = dict[str, Any]  # tensors by the name of a layer; "loss" is among them
+Outputs = dict[str, Any]  # tensors by the name of a layer; always contains "loss"
 
 
 @dataclass
-class Subject:
-    """A network of a reference, ready to run.
+class Network:
+    """Reference network, ready to run.
 
     Attributes:
-        model: the network, with the request's weights.
-        run: computes the loss and what else the network gives.
-        entered: modules by the name of the layer that enters them.
-        left: modules by the name of the layer that leaves them.
-        names: the network's names of parameters by the request's, where they differ.
-        versions: of the code that runs.
+        model: the module, with the requested weights.
+        run: runs the network on the batch and returns the loss and the other outputs.
+        inputs_of: modules whose input is recorded, by the name of the recorded tensor.
+        outputs_of: modules whose output is recorded, by the name of the recorded tensor.
+        names: names of parameters in the module, by their name in the request, if they differ.
+        versions: versions of the packages that define the network.
     """
 
     model: Any
     run: Callable[[], Outputs]
-    entered: dict[str, Any]
-    left: dict[str, Any]
+    inputs_of: dict[str, Any]
+    outputs_of: dict[str, Any]
     names: dict[str, str]
     versions: dict[str, str]
 
 
-def main(build: Callable[[Message, str], Subject]) -> None:
-    """Answer the request that the command line names.
+def main(build: Callable[[Message, str], Network]) -> None:
+    """Read the request file of the command line, run the network, and write the answer file.
 
     Args:
-        build: makes the network of a request, given the checkout if there is one.
+        build: builds the network, given the request and the checkout; the checkout is "" for an installed package.
     """
     request, answer, *checkout = sys.argv[1:]
     message = Message.read(Path(request))
@@ -52,39 +52,52 @@ def main(build: Callable[[Message, str], Subject]) -> None:
 
 
 def load_strictly(model: Any, weights: Arrays, names: dict[str, str]) -> None:
-    """Load float64 weights; a name too many or too few is an error."""
+    """Load weights in float64.
+
+    Args:
+        model: the module; it becomes a float64 module in evaluation mode.
+        weights: arrays by name.
+        names: names in the module, by their name in `weights`, if they differ.
+
+    Raises:
+        RuntimeError: names are missing or unexpected, or shapes differ.
+    """
     model.double().eval()
     tensors = {names.get(name, name): torch.from_numpy(value.copy()).double() for name, value in weights.items()}
     model.load_state_dict(tensors, strict=True)
 
 
 def batch_tensors(message: Message) -> list[Any]:
-    """The batch as tensors, floats in float64."""
+    """Return the tensors of the request's batch, with floats in float64."""
     tensors = [torch.from_numpy(value) for value in message.groups["batch"].values()]
     return [tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors]
 
 
-def measure(subject: Subject, message: Message) -> Message:
-    """Run the network forward and backward, then train it."""
-    with _recorded(subject) as layers:
-        outputs = subject.run()
+def measure(network: Network, message: Message) -> Message:
+    """Run the network forward and backward, then train it; return the answer to the request."""
+    with _recorded(network) as layers:
+        outputs = network.run()
     outputs["loss"].backward()
     found = {name: tensor.detach() for name, tensor in {**layers, **outputs}.items()}
-    parameters = dict(subject.model.named_parameters())
-    theirs = {name: parameters.get(subject.names.get(name, name)) for name in message.groups["weights"]}
-    trained = {name: p for name, p in theirs.items() if p is not None and p.requires_grad}
+    parameters = dict(network.model.named_parameters())
+    requested = {name: parameters.get(network.names.get(name, name)) for name in message.groups["weights"]}
+    trained = {name: p for name, p in requested.items() if p is not None and p.requires_grad}
     groups = {
         "layers": {name: tensor.double().numpy() for name, tensor in found.items()},
         "gradients": {name: p.grad.numpy().copy() for name, p in trained.items() if p.grad is not None},
-        "losses": {"losses": np.array(_train(subject, list(trained.values()), message.settings))},
+        "losses": {"losses": np.array(_train(network, list(trained.values()), message.settings))},
         "trained": {name: p.detach().numpy() for name, p in trained.items()},
     }
-    versions = {"Python": platform.python_version(), "PyTorch": torch.__version__, **subject.versions}
+    versions = {"Python": platform.python_version(), "PyTorch": torch.__version__, **network.versions}
     return Message({"versions": versions}, groups)
 
 
-def _train(subject: Subject, parameters: list[Any], settings: dict[str, Any]) -> list[float]:
-    """AdamW as the originals set it up: no decay of one-dimensional parameters, which biases are, too."""
+def _train(network: Network, parameters: list[Any], settings: dict[str, Any]) -> list[float]:
+    """Train with AdamW as the originals do, without weight decay of one-dimensional parameters (and so of biases).
+
+    Returns:
+        The loss before each update.
+    """
     groups = [
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings["weight_decay"]},
@@ -95,7 +108,7 @@ def _train(subject: Subject, parameters: list[Any], settings: dict[str, Any]) ->
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
-        loss = subject.run()["loss"]
+        loss = network.run()["loss"]
         loss.backward()
         optimizer.step()
         losses.append(float(loss))
@@ -103,8 +116,8 @@ def _train(subject: Subject, parameters: list[Any], settings: dict[str, Any]) ->
 
 
 @contextlib.contextmanager
-def _recorded(subject: Subject) -> Iterator[dict[str, Any]]:
-    """Collect what enters and leaves the modules of a subject; of a tuple, its first tensor."""
+def _recorded(network: Network) -> Iterator[dict[str, Any]]:
+    """Record inputs and outputs of the network's modules while the context is open; of a tuple, the first tensor."""
     found: dict[str, Any] = {}
 
     def keep(name: str, value: Any) -> None:
@@ -116,8 +129,8 @@ def _recorded(subject: Subject) -> Iterator[dict[str, Any]]:
     def after(name: str) -> Callable[..., None]:
         return lambda _module, _inputs, output: keep(name, output)
 
-    handles = [module.register_forward_pre_hook(before(name)) for name, module in subject.entered.items()]
-    handles += [module.register_forward_hook(after(name)) for name, module in subject.left.items()]
+    handles = [module.register_forward_pre_hook(before(name)) for name, module in network.inputs_of.items()]
+    handles += [module.register_forward_hook(after(name)) for name, module in network.outputs_of.items()]
     try:
         yield found
     finally:
@@ -126,5 +139,5 @@ def _recorded(subject: Subject) -> Iterator[dict[str, Any]]:
 
 
 def blocks(prefix: str, modules: Any) -> dict[str, Any]:
-    """The blocks of a stack by the names of their layers."""
+    """Return the blocks of a stack by name: "PREFIX.blocks.0", "PREFIX.blocks.1", ..."""
     return {f"{prefix}.blocks.{i}": module for i, module in enumerate(modules)}

@@ -1,4 +1,4 @@
-"""What code of 2020 and 2021 expects of PyTorch, NumPy and timm, and finds no more."""
+"""Shims for names that code of 2020 and 2021 uses and that PyTorch, NumPy and timm have removed since."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import torch
 
 
 def install() -> None:
-    """Put the missing names back; what is there stays as it is."""
-    _torch_six()
+    """Add the removed names of PyTorch and NumPy; names that still exist stay unchanged."""
+    _add_torch_six()
     for name, kind in (("float", float), ("int", int), ("bool", bool), ("object", object)):
         if name not in vars(np):  # removed in NumPy 1.24
             setattr(np, name, kind)
     if not torch.cuda.is_available():  # Atten4Vis/CAE moves a table to the device of its input by .cuda(device)
-        torch.Tensor.cuda = _stay
+        torch.Tensor.cuda = _identity
 
 
-def _stay(tensor: Any, *_args: Any, **_kwargs: Any) -> Any:
+def _identity(tensor: Any, *_args: Any, **_kwargs: Any) -> Any:
     return tensor
 
 
-def _torch_six() -> None:
-    """`torch._six`, removed in PyTorch 1.13 and 2.0, which timm 0.3.2 imports."""
+def _add_torch_six() -> None:
+    """Add `torch._six`, which PyTorch removed in 1.13 and 2.0 and timm 0.3.2 imports."""
     if "torch._six" in sys.modules or hasattr(torch, "_six"):
         return
     six: Any = types.ModuleType("torch._six")
@@ -37,7 +37,11 @@ def _torch_six() -> None:
 
 
 def accept_qk_scale() -> None:
-    """Let the blocks of a timm later than 0.3.2 take `qk_scale=None`, as facebookresearch/mae passes it."""
+    """Make the blocks of timm versions after 0.3.2 accept `qk_scale=None`, which facebookresearch/mae passes.
+
+    Raises:
+        ValueError: raised by the patched block if `qk_scale` has another value.
+    """
     import inspect
 
     from timm.models import vision_transformer
@@ -49,7 +53,7 @@ def accept_qk_scale() -> None:
     @functools.wraps(block, updated=())
     def without_qk_scale(*args: Any, qk_scale: float | None = None, **kwargs: Any) -> Any:
         if qk_scale is not None:
-            raise ValueError(f"this timm knows no qk_scale, got {qk_scale}")
+            raise ValueError(f"qk_scale is {qk_scale}, expected None: this version of timm has no such argument")
         return block(*args, **kwargs)
 
     vision_transformer.Block = without_qk_scale

@@ -97,7 +97,7 @@ def save(path: Path, state: dict[str, Any], *, predecessor: Path | None = None) 
     except (OSError, CheckpointError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        reason = error.strerror if isinstance(error, OSError) else "the file read back differs from the data written"
+        reason = error.strerror if isinstance(error, OSError) else "the content read back differs from that written"
         raise CheckpointError(
             f"cannot write the checkpoint {path}: {reason}; earlier checkpoints are untouched"
         ) from None
@@ -110,7 +110,8 @@ def _write(path: Path, state: dict[str, Any]) -> None:
     encoded = json.dumps(footer | {"crc": _crc(footer)}).encode()
     file.write(encoded + struct.pack("<Q", len(encoded)) + MAGIC)
     file.close()
-    with open(path, "rb") as written:  # drop the cached pages, so that the verification reads from the disk
+    # Drop the cached pages, so that the verification reads from the disk.
+    with open(path, "rb") as written:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(written.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 

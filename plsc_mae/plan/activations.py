@@ -1,0 +1,131 @@
+"""The memory of a transformer block in a training pass, after Korthikanti et al. 2022 (section 4, without dropout).
+
+Between forward and backward pass autograd keeps, per block: the inputs of its two norms in float32, and in the
+precision of matrix products the inputs of its linear layers, q, k, v, the hidden columns before GELU, and, without
+flash attention, the softmax weights. In float32 with inner width D and hidden width 4 D that is 64 D bytes per token
+and 4 bytes per softmax weight. Layer scale and stochastic depth keep one branch each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from paddle import nn
+
+from plsc_mae.methods.memory_outline import FLOAT32, Stack
+from plsc_mae.models.recompute import Recomputable
+from plsc_mae.models.tensor_split import HEADS, split_layers
+from plsc_mae.parallel.tensor import share_sizes
+
+HALF = 2  # bytes of a float16 or bfloat16
+
+
+class Conditions(NamedTuple):
+    """The way a process runs a pass.
+
+    Attributes:
+        batch: images in one pass.
+        low: bytes of a number in matrix products: 2 in mixed precision, 4 without.
+        flash: whether attention without bias and dropout has a kernel that keeps no softmax weights.
+        tensor_parallel: processes that share the heads and hidden columns of every block.
+        recompute: whether trained blocks keep their input only and are computed again in the backward pass.
+    """
+
+    batch: int
+    low: int = FLOAT32
+    flash: bool = False
+    tensor_parallel: int = 1
+    recompute: bool = False
+
+
+class BlockMemory(NamedTuple):
+    """Bytes of one block, and the parameters of which its backward pass makes gradients.
+
+    Attributes:
+        kept: kept from the forward to the backward pass.
+        working: used at most beside them while the block is computed or differentiated.
+        entry: its input, the residual stream in float32.
+        summed: summed over tensor-parallel processes in a forward pass; the backward pass sums the same number.
+        trained: trained parameters that the process holds.
+        backward: whether a backward pass goes through the block.
+    """
+
+    kept: int
+    working: int
+    entry: int
+    summed: int
+    trained: int
+    backward: bool
+
+
+class _Branch(NamedTuple):
+    """Bytes of attention or MLP with its norm: kept, and working in the forward and in the backward pass."""
+
+    kept: int
+    forward: int
+    backward: int
+
+
+def block_memory(block: nn.Layer, stack: Stack, conditions: Conditions) -> BlockMemory:
+    """Estimate the memory of one block of a stack from the layers in it that declare a `tensor_split`.
+
+    Blocks of other pipeline stages have none and need nothing.
+    """
+    branches, width = [], 0
+    for layer, split in split_layers(block):
+        if split.rows:
+            columns, width = getattr(layer, split.rows).weight.shape
+            branch = _attention if split.unit is HEADS else _mlp
+            branches.append(branch(layer, columns // conditions.tensor_parallel, width, stack, conditions))
+    entry = FLOAT32 * conditions.batch * stack.keys * width
+    output = conditions.batch * stack.queries * width
+    summed = len(branches) * conditions.low * output if conditions.tensor_parallel > 1 else 0
+    sizes = share_sizes(block, conditions.tensor_parallel)
+    trained = sum(sizes[id(param)] for param in block.parameters() if not param.stop_gradient)
+    if not (stack.gradient and trained):
+        working = max((branch.kept + branch.forward for branch in branches), default=0)
+        return BlockMemory(0, working, entry, summed, 0, backward=False)
+    kept = sum(branch.kept for branch in branches) + _scalings(block) * FLOAT32 * output
+    working = _backward_working(branches)
+    if conditions.recompute and isinstance(block, Recomputable):
+        kept, working = entry, kept + working
+    return BlockMemory(kept, working, entry, summed, trained, backward=True)
+
+
+def _backward_working(branches: Sequence[_Branch]) -> int:
+    """Return the working memory of a block's backward pass, in which finished branches have released what they kept."""
+    working, released = 0, 0
+    for branch in reversed(branches):
+        working = max(working, branch.backward - released)
+        released += branch.kept
+    return working
+
+
+def _attention(layer: nn.Layer, inner: int, width: int, stack: Stack, conditions: Conditions) -> _Branch:
+    batch, low, queries, keys = conditions.batch, conditions.low, stack.queries, stack.keys
+    normed = keys + (queries if queries != keys else 0)
+    projected = low * 2 * (queries + keys) * inner  # k and v; q and the output
+    tokens = (FLOAT32 + low) * normed * width + projected
+    dropped = getattr(layer, "attn_drop_rate", 0) > 0
+    biased = stack.biased or getattr(layer, "rel_pos_bias", None) is not None
+    if conditions.flash and not (biased or dropped):
+        return _Branch(batch * tokens, 0, batch * projected)
+    weights = batch * (layer.num_heads // conditions.tensor_parallel) * queries * keys
+    copies = FLOAT32 + (low if low < FLOAT32 else 0) + (1 + low if dropped else 0)
+    logits = FLOAT32 * weights * (2 if biased else 1)
+    return _Branch(batch * tokens + copies * weights, logits, 2 * FLOAT32 * weights)
+
+
+def _mlp(_layer: nn.Layer, hidden: int, width: int, stack: Stack, conditions: Conditions) -> _Branch:
+    rows, low = conditions.batch * stack.queries, conditions.low
+    gradients = rows * (low * hidden + 2 * FLOAT32 * width)
+    uncast = FLOAT32 * rows * width if low < FLOAT32 else 0  # the norm's output before mixed precision casts it
+    return _Branch(rows * ((FLOAT32 + low) * width + 2 * low * hidden), gradients // 2 + uncast, gradients)
+
+
+def _scalings(block: nn.Layer) -> int:
+    """Return the number of scaled branches that autograd keeps: two each for layer scale and stochastic depth."""
+    drop_path = getattr(block, "drop_path", None)
+    scaled = getattr(block, "gamma_1", None) is not None
+    return 2 * (scaled + (drop_path is not None and drop_path.rate > 0))
