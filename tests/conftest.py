@@ -1,4 +1,4 @@
-"""Shared by all tests: golden arrays, made by running the original implementations (tests/golden/README.md)."""
+"""Fixtures of all tests: golden arrays, recorded from the original implementations (tests/golden/README.md)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from plsc_mae import runtime
 
-os.environ.setdefault("MKL_NUM_THREADS", "1")  # two test processes of one thread each beat the reverse, and repeat
+# Two single-threaded test processes are faster than one with two threads, and they are reproducible.
+os.environ.setdefault("MKL_NUM_THREADS", "1")
 runtime.apply_cpu_settings()
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 
 class Golden:
-    """One golden file: arrays by name, groups by prefix, and its notes."""
+    """Golden file: arrays by name, groups of arrays by prefix, and its metadata."""
 
     def __init__(self, path: Path) -> None:
         self._arrays = np.load(path, allow_pickle=False)
@@ -33,18 +34,18 @@ class Golden:
         return name in self._arrays.files
 
     def group(self, prefix: str) -> dict[str, np.ndarray]:
-        """All arrays `prefix/name`, keyed by name."""
+        """Return all arrays `prefix/name`, keyed by name."""
         start = prefix + "/"
         return {name[len(start) :]: self._arrays[name] for name in self._arrays.files if name.startswith(start)}
 
 
 @pytest.fixture
 def golden():
-    """Open a golden file by its path below tests/golden, without the suffix."""
+    """Return a function that opens a golden file, given its path below tests/golden without the suffix."""
     return lambda name: Golden(GOLDEN / f"{name}.npz")
 
 
 @pytest.fixture
 def root() -> Path:
-    """The repository."""
+    """Return the root folder of the repository."""
     return ROOT

@@ -43,15 +43,22 @@ class PassContext(NamedTuple):
     Attributes:
         forward: the Task's `forward`, wrapped for data parallelism.
         autocast: makes the context manager of a forward pass.
-        loss_factor: multiplies the loss before the backward pass.
+        group_size: iterations of the update; divides the loss before the backward pass, as the originals do.
+        loss_scale: multiplies the loss after that; 1 unless float16.
         last: whether this is the last pass of an update, after which the gradients must be averaged over the processes
             that share the data; `forward` sees to that where it is called.
     """
 
     forward: Callable[[Batch], StepOutput]
     autocast: Autocast
-    loss_factor: float
+    group_size: int
+    loss_scale: float
     last: bool
+
+    @property
+    def loss_factor(self) -> float:
+        """Ratio of the minimized loss to the logged one."""
+        return self.loss_scale / self.group_size
 
 
 class Task(nn.Layer, ABC):
@@ -81,7 +88,8 @@ class Task(nn.Layer, ABC):
         """Run a prepared batch forward and backward; gradients accumulate in the parameters."""
         with context.autocast():
             out = context.forward(batch)
-        (out.loss if context.loss_factor == 1.0 else out.loss * context.loss_factor).backward()
+        loss = out.loss if context.group_size == 1 else out.loss / context.group_size
+        (loss if context.loss_scale == 1.0 else loss * context.loss_scale).backward()
         return out
 
     def schedule(self, config: TrainingConfig, lr: float, updates_per_epoch: int) -> Schedule:

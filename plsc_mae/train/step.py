@@ -149,7 +149,7 @@ class Stepper:
             last: whether this is the last iteration of the group, after which the processes exchange gradients.
         """
         context = PassContext(
-            self.layer, functools.partial(autocast, self.precision), self.scaler.value / group_size, last
+            self.layer, functools.partial(autocast, self.precision), group_size, self.scaler.value, last
         )
         with self._without_exchange() if not last else contextlib.nullcontext():
             return self.task.forward_backward(batch, context)

@@ -1,7 +1,9 @@
-"""Turn the logs of compare_pytorch.sh into a table, and into JSON if asked. Needs the standard library only.
+"""Print the logs of compare_pytorch.sh as a table and, with --json, write them as JSON.
 
-Each log holds one turn: a JSON header line (contestant, round, load average), then the contestant's own output,
-in which the last line that starts with `{"name"` is its measurement.
+Needs the standard library only.
+
+Each log holds one turn: a JSON header line (contestant, round, load average), then the output of the contestant. The
+last line that starts with `{"name"` is the measurement.
 """
 
 from __future__ import annotations
@@ -19,23 +21,23 @@ BASELINE = "pytorch"
 
 
 def read_turn(log: Path) -> dict[str, Any]:
-    """Header and measurement of one turn, in one dictionary."""
+    """Return the header and the measurement of one turn in one dictionary."""
     header, *output = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    # From the end: Paddle's launcher may print lines of its own after its worker's last one.
+    # Paddle's launcher may print further lines after the last line of its worker, so search from the end.
     for line in reversed(output):
         if line.startswith('{"name"'):
             return {**json.loads(header), **json.loads(line)}
-    sys.exit(f'{log}: no measurement, expected a line that starts with {{"name"')
+    sys.exit(f'{log}: no measurement found, expected a line that starts with {{"name"; run the comparison again')
 
 
 def cpu_model() -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    # Arm kernels give no model name.
+    # Linux on Arm reports no model name.
     return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def summarize(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Per contestant: images/s in the order of the rounds, their median, and its ratio to PyTorch's median."""
+    """Return for each contestant the images/s of all rounds, their median, and its ratio to the median of PyTorch."""
     rates: dict[str, list[float]] = {}
     for turn in sorted(turns, key=lambda turn: turn["round"]):
         rates.setdefault(turn["contestant"], []).append(turn["images_per_second"])
@@ -66,7 +68,7 @@ def print_report(machine: dict[str, Any], turns: list[dict[str, Any]], summary: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("logs", type=Path, nargs="+")
-    parser.add_argument("--json", type=Path, help="also write machine, turns and summary to this file")
+    parser.add_argument("--json", type=Path, help="file for machine, turns and summary")
     args = parser.parse_args()
     turns = [read_turn(log) for log in args.logs]
     summary = summarize(turns)

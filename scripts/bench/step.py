@@ -1,4 +1,4 @@
-"""`plsc-mae bench step` as a file, for `python -m paddle.distributed.launch`."""
+"""Run `plsc-mae bench step` from a file, as `python -m paddle.distributed.launch` requires."""
 
 import sys
 

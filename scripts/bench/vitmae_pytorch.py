@@ -2,8 +2,8 @@
 
 python scripts/bench/vitmae_pytorch.py --batch_size 16 --steps 6
 
-The PyTorch side of compare_pytorch.sh; needs torch and transformers, not this package. The last line printed is
-one JSON object with the measurement.
+This is the PyTorch side of compare_pytorch.sh. It needs torch and transformers, but not this package. The last printed
+line is one JSON object with the measurement.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=6, help="timed steps")
-    parser.add_argument("--warmup", type=int, default=2, help="steps before the clock starts")
-    parser.add_argument("--threads", type=int, default=0, help="0: one per core this process may use")
-    parser.add_argument("--attention", choices=["eager", "sdpa"], help="default: what the library chooses")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before the timed ones")
+    parser.add_argument("--threads", type=int, default=0, help="threads; 0: one per core that this process may use")
+    parser.add_argument("--attention", choices=["eager", "sdpa"], help="implementation [chosen by the library]")
     parser.add_argument("--adamw", choices=["fused", "loop"], default="fused", help="PyTorch's implementation of AdamW")
     args = parser.parse_args()
     if args.steps < 1:
@@ -34,14 +34,14 @@ def parse_args() -> argparse.Namespace:
 
 
 def build_model(attention: str | None) -> ViTMAEForPreTraining:
-    """MAE ViT-B/16 with the paper's masking ratio and normalized pixel targets; weights are random."""
+    """Build MAE ViT-B/16 with random weights, the paper's masking ratio and normalized pixel targets."""
     config = ViTMAEConfig(mask_ratio=0.75, norm_pix_loss=True, attn_implementation=attention)
     return ViTMAEForPreTraining(config).train()
 
 
 def build_optimizer(model: ViTMAEForPreTraining, fused: bool) -> torch.optim.AdamW:
-    # On the CPU torch.optim loops over the parameters unless told to fuse, which is several times slower;
-    # transformers.Trainer tells it to, so that is what its users get.
+    # On the CPU torch.optim loops over the parameters unless fused=True, and the loop is several times slower.
+    # transformers.Trainer sets fused=True, so this is the speed that its users see.
     trainable = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.AdamW(trainable, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05, fused=fused)
 
@@ -49,7 +49,7 @@ def build_optimizer(model: ViTMAEForPreTraining, fused: bool) -> torch.optim.Ada
 def time_steps(
     model: ViTMAEForPreTraining, optimizer: torch.optim.Optimizer, images: torch.Tensor, warmup: int, steps: int
 ) -> list[float]:
-    """Seconds of each timed step: zero_grad, forward, backward, optimizer. Every step draws new masks."""
+    """Return the seconds of each timed step: zero_grad, forward, backward, optimizer. Every step draws new masks."""
     seconds = []
     for step in range(warmup + steps):
         start = time.perf_counter()
@@ -64,7 +64,7 @@ def time_steps(
 
 def main() -> None:
     args = parse_args()
-    # Set even when it equals the default: OMP_NUM_THREADS or MKL_NUM_THREADS may have lowered that.
+    # Always set the number: OMP_NUM_THREADS or MKL_NUM_THREADS may have lowered the default.
     torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
     model = build_model(args.attention)

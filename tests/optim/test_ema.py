@@ -128,7 +128,7 @@ def test_state_goes_into_another_average(averaged):
     for name, value in state_of(other).items():
         np.testing.assert_array_equal(value, state[name])
     del state["linear.bias"]
-    with pytest.raises(CheckpointError, match=r"linear.bias is missing, expected shape \[4\]"):
+    with pytest.raises(CheckpointError, match=r"linear\.bias.*missing.*\[4\]"):
         other.load(state)
-    with pytest.raises(CheckpointError, match=r"linear.bias has shape \[5\], expected shape \[4\]"):
+    with pytest.raises(CheckpointError, match=r"linear\.bias.*\[5\].*\[4\]"):
         other.load({**state, "linear.bias": np.zeros(5, np.float32)})

@@ -1,4 +1,4 @@
-"""No process outlives the run it belongs to, whatever it is doing, and the first cause is told."""
+"""When one process of a run dies, all others exit soon, whatever they are doing, and report the first cause."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ pytestmark = [pytest.mark.compat, pytest.mark.long]
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("peer_program.py")
-KILLED = "ended without a message; it may have been killed, or the system may be out of memory; this process ends too"
+KILLED = "killed"  # in the message about a process that ended without sending a reason
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Run processes that do the given deeds; returns exit codes, errors and the seconds each took."""
+    """Return a function that runs processes with the given deeds and returns (exit code, stderr, seconds) of each."""
 
     def start(*deeds: str) -> list[tuple[int, str, float]]:
         common = [sys.executable, str(PROGRAM), str(tmp_path), "0"]
@@ -59,7 +59,7 @@ def test_a_killed_process_ends_the_others(run, deeds, culprit):
         elif "done" not in deeds[number]:
             assert code == 1
             assert f"process {culprit} on " in error
-            assert error.endswith(f"{KILLED}\n")
+            assert KILLED in error.splitlines()[-1]
 
 
 def test_a_mistake_of_one_process_is_told_by_all_with_its_exit_code(run):
@@ -67,8 +67,8 @@ def test_a_mistake_of_one_process_is_told_by_all_with_its_exit_code(run):
     assert [code for code, _, _ in (first, second, third)] == [2, 2, 2]
     for _, error, seconds in (first, third):
         assert seconds < 10
-        assert error.startswith("plsc-mae: error: process 1 on ")
-        assert error.endswith(": no such picture; this process ends too\n")
+        assert "process 1 on " in error
+        assert "no such picture" in error
 
 
 @pytest.mark.parametrize("deed", ["bug", "raise"])
@@ -76,7 +76,7 @@ def test_a_bug_keeps_its_traceback_and_ends_the_others(run, deed):
     first, second = run("sleep", f"wait {deed}")
     assert (first[0], second[0]) == (1, 1)
     assert "process 1 on " in first[1]
-    assert "KeyError: 'bug'; this process ends too" in first[1]
+    assert "KeyError: 'bug'" in first[1]
     assert "KeyError: 'bug'" in second[1]
 
 
@@ -84,7 +84,7 @@ def test_an_exception_that_follows_from_a_death_is_not_taken_for_the_cause(run):
     first, _ = run("wait wait bug", "wait die")
     assert first[0] == 1
     assert "Traceback" not in first[1]
-    assert first[1].endswith(f"{KILLED}\n")
+    assert KILLED in first[1].splitlines()[-1]
 
 
 @pytest.mark.parametrize("deeds", [("wait wait", "done wait", "late"), ("done", "wait wait", "wait"), ("", "", "")])

@@ -1,4 +1,4 @@
-"""Real runs on a real JPEG folder: one tiny command line per method, in this process or in others."""
+"""Fixtures for real runs on a folder of JPEG images, with one tiny command line per method."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from plsc_mae.data.demo import make_demo_data
 from plsc_mae.train.checkpoint.file import find_newest, load
 
 ROOT = Path(__file__).parents[2]
-# The smallest network and data of each method; drop path makes the device's random draws matter.
+# The smallest network of each method; drop path makes results depend on the random state of the device.
 TINY_RUNS = {
     "mae": "--model mae_vit_tiny_patch16 --input_size 32 --patch_size 8 --embed_dim 32 --depth 2 --num_heads 4 "
     "--decoder_embed_dim 16 --decoder_depth 1 --decoder_num_heads 4 --drop_path 0.2 --norm_pix_loss",
@@ -27,7 +27,7 @@ TINY_RUNS = {
     "--drop_path 0.2 --num_mask_patches 8 --min_mask_patches_per_block 2 --discrete_vae_type random_init "
     "--discrete_vae_hidden 8 --decoder_num_classes 32 --no_auto_resume --weight_decay_end 0.1",
 }
-# Classifiers start from the small MAE; everything that draws at random is on.
+# Classifiers start from the small MAE; all random augmentations and layers are on.
 _ENCODER = "--input_size 32 --patch_size 8 --embed_dim 32 --depth 2 --num_heads 4"
 TINY_CLASSIFIERS = {
     "finetune": f"--model vit_base_patch16 {_ENCODER} --drop_path 0.2 --mixup 0.8 --cutmix 1.0 --model_ema "
@@ -35,12 +35,12 @@ TINY_CLASSIFIERS = {
     "linprobe": f"--model vit_base_patch16 {_ENCODER}",
 }
 COMMON = "--epochs 4 --warmup_epochs 1 --lr none --blr 1e-2 --print_freq 1 --num_workers 0 --save_ckpt_freq 100"
-MEASURED = {"images_per_second", "data_share", "memory_gib", "time"}  # by a clock, so never twice the same
+MEASURED = {"images_per_second", "data_share", "memory_gib", "time"}  # measured, so they differ from run to run
 
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory) -> Path:
-    """120 training images in 10 classes."""
+    """Make 120 training images in 10 classes."""
     root = tmp_path_factory.mktemp("images") / "demo"
     make_demo_data(root, image_size=32, train_per_class=12, val_per_class=2)
     return root
@@ -48,9 +48,9 @@ def images(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def shades(tmp_path_factory) -> Path:
-    """60 training and 10 validation images of noise in a dark and a bright class, 2 of each in the wrong folder.
+    """Make noise images of a dark and a bright class, for training and validation, 2 per class in the wrong folder.
 
-    The shades lie so far apart that no rounding changes a predicted class, and accuracies can be compared exactly.
+    The classes are far apart, so rounding does not change a predicted class and accuracies can be compared exactly.
     """
     root, rng = tmp_path_factory.mktemp("images") / "shades", np.random.default_rng(0)
     for split, count in (("train", 60), ("val", 10)):
@@ -65,7 +65,7 @@ def shades(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def pretrained(images, tmp_path_factory) -> Path:
-    """A checkpoint of the small MAE, from real pre-training."""
+    """Pre-train the small MAE for 3 updates and return its checkpoint."""
     folder = tmp_path_factory.mktemp("pretrained")
     flags = f"{TINY_RUNS['mae']} {COMMON} --vis_freq 0 --batch_size 12 --max_train_step 3"
     assert main(["pretrain", *f"{flags} --data_path {images} --output_dir {folder}".split()]) == 0
@@ -74,20 +74,20 @@ def pretrained(images, tmp_path_factory) -> Path:
 
 @pytest.fixture(params=sorted(TINY_CLASSIFIERS))
 def classifier(request, images, pretrained, tmp_path):
-    """Runs of one kind of training on the small MAE's encoder."""
+    """Return runs of one kind of classifier training on the encoder of the small MAE."""
     flags = f"{TINY_CLASSIFIERS[request.param]} --finetune {pretrained}"
     return Runs(request.param, flags, images, tmp_path)
 
 
 @pytest.fixture(params=sorted(TINY_RUNS))
 def run(request, images, tmp_path):
-    """Training runs of one method; every test using it runs once for each."""
+    """Return pre-training runs of one method; a test with this fixture runs once per method."""
     return Runs("pretrain", f"{TINY_RUNS[request.param]} --vis_freq 0", images, tmp_path)
 
 
 @pytest.fixture(scope="session")
 def new_runs(pretrained):
-    """Make runs of a method's pre-training, or of a kind of training on the small MAE's encoder."""
+    """Return a function that makes runs of a method's pre-training or of a kind of classifier training."""
 
     def make(kind: str, flags: str, images: Path, folder: Path) -> Runs:
         if kind in TINY_CLASSIFIERS:
@@ -98,13 +98,13 @@ def new_runs(pretrained):
 
 
 class Runs:
-    """Starts runs and reads what they left."""
+    """Training runs of one command below one folder, with access to their logs and checkpoints."""
 
     def __init__(self, command: str, flags: str, images: Path, folder: Path) -> None:
         self.command, self.flags, self.images, self.folder = command, flags, images, folder
 
     def arguments(self, name: str, flags: str) -> list[str]:
-        """The command line of the run `name`; its output goes to a folder of that name."""
+        """Return the command line of the run `name`, whose output folder has this name."""
         sources = f"--data_path {self.images} --output_dir {self.folder / name}"
         return f"{self.flags} {COMMON} {sources} {flags}".split()
 
@@ -122,9 +122,15 @@ class Runs:
         launcher: str = "",
         **environ: str,
     ) -> subprocess.Popen[str]:
-        """Start a run in processes of its own, with logs in NAME-`workers` and additions to their environment.
+        """Start a run in other processes.
 
-        One process needs no launcher; with options of it, it gets one.
+        Args:
+            name: name of the run.
+            flags: further options of the command.
+            processes: number of processes; more than one are started by Paddle's launcher.
+            workers: suffix of the folder NAME-`workers` for the launcher's logs.
+            launcher: options of the launcher; it is then used for one process, too.
+            environ: additional environment variables.
         """
         command = [sys.executable]
         if processes > 1 or launcher:
@@ -140,19 +146,19 @@ class Runs:
         )
 
     def elsewhere(self, name: str, flags: str = "", processes: int = 1, **options: str) -> list[dict]:
-        """Run in processes of its own, to the end, and return its log records."""
+        """Run in other processes until the end and return the log records."""
         process = self.start(name, flags, processes, **options)
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
         return self.records(name)
 
     def records(self, name: str) -> list[dict]:
-        """The lines of train.jsonl."""
+        """Return the records of train.jsonl."""
         path = self.folder / name / "train.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def kill_at(self, process: subprocess.Popen[str], name: str, step: int) -> None:
-        """SIGKILL a run once its log has come to `step`."""
+        """Send SIGKILL to a run when its log has reached `step`."""
         deadline = time.monotonic() + 120
         while not any(record["step"] >= step for record in self.complete_records(name)):
             assert process.poll() is None, process.stdout.read()
@@ -162,13 +168,13 @@ class Runs:
         process.wait()
 
     def complete_records(self, name: str) -> list[dict]:
-        """The lines of train.jsonl that are written to their end."""
+        """Return the records of train.jsonl that are written completely."""
         path = self.folder / name / "train.jsonl"
         text = path.read_text() if path.exists() else ""
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
     def assert_same(self, one: str, two: str, *files: str) -> None:
-        """Equal bits in the newest checkpoint and in `files`, and equal logs but for what a clock measured."""
+        """Assert equal bits in the newest checkpoint and in `files`, and equal logs except for measured values."""
         folders = [self.folder / name for name in (one, two)]
         pairs = [[find_newest(str(folder), "") for folder in folders], *([x / file for x in folders] for file in files)]
         for ours, theirs in ([load(path) for path in pair] for pair in pairs):
@@ -192,7 +198,7 @@ class Runs:
 
 
 def _curves(folder: Path) -> dict[str, list]:
-    """Steps and values by tag of all VisualDL curves."""
+    """Return the (step, value) pairs of all VisualDL curves, by tag."""
     reader = pytest.importorskip("visualdl").LogReader(file_path=str(folder / "vdlrecords.run.log"))
     tags = [tag for tag in reader.get_tags()["scalar"] if tag.rpartition("/")[2] not in MEASURED]
     return {tag: [(entry.id, entry.value) for entry in reader.get_data("scalar", tag)] for tag in tags}
