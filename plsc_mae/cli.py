@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import select
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -135,12 +136,27 @@ COMMANDS = {
 }
 
 
+BROKEN_PIPE = 128 + 13  # exit code of a program that SIGPIPE ends
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code.
 
-    A mistake of the user ends in one sentence on stderr; a bug of the suite keeps its traceback.
+    A mistake of the user ends in one sentence on stderr; a bug of the suite keeps its traceback. If the reader of
+    standard output has gone, as in `plsc-mae ... | head -1`, the program ends silently.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _output_is_closed():
+            raise
+        return BROKEN_PIPE
+
+
+def _run(argv: list[str]) -> int:
     _log_to_console()
     try:
         name, rest = _find(argv)
@@ -168,6 +184,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         failure_detector.end_by(error)
     failure_detector.report_success()
     return code or 0
+
+
+def _output_is_closed() -> bool:
+    """Return whether the reader of standard output has gone; if so, discard the rest of the output."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit succeeds
+    return closed
 
 
 def _find(argv: Sequence[str]) -> tuple[str, list[str]]:

@@ -49,7 +49,7 @@ Rooms = Mapping[str, frozenset[str]]  # the imports of every room
 
 
 def read_rooms() -> Rooms:
-    """Read which rooms of the package each one imports."""
+    """Return the imported rooms of every room of the package."""
     imports: dict[str, set[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         name = path.relative_to(PACKAGE).with_suffix("").parts[0]

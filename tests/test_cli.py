@@ -184,3 +184,12 @@ def test_only_the_first_process_tells_more_than_warnings(place, monkeypatch, cap
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("warning: --world_size has no effect")
+
+
+def test_a_closed_pipe_is_no_bug():
+    """As `plsc-mae pretrain --help all | head -1` closes it."""
+    program = [sys.executable, "-m", "plsc_mae", "pretrain", "--help", "all"]
+    with subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        error = process.stderr.read()
+    assert (process.returncode, error) == (141, "")

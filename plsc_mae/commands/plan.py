@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from plsc_mae.config import LinprobeConfig
+from plsc_mae.config.plan import PlannedRun
 from plsc_mae.data.imagefolder import find_images
 from plsc_mae.errors import ConfigError
 from plsc_mae.methods.base import Task
@@ -22,7 +22,7 @@ TOLERANCE = 0.2  # of the estimate of memory, docs/plan.md
 Row = tuple[str, str, str]  # label, value, note; a heading has no value
 
 
-def run(config: Any) -> None:
+def run(config: PlannedRun) -> None:
     """Print the plan of a run.
 
     Raises:
@@ -49,20 +49,20 @@ def run(config: Any) -> None:
         print(_measured(measure(config), found.usage.total))
 
 
-def _devices(config: Any) -> str:
+def _devices(config: PlannedRun) -> str:
     kind = "process" if config.device == "cpu" else "device"
     many = "es" if kind == "process" else "s"
     return f"{config.devices} {kind}{many if config.devices > 1 else ''} of {config.device_memory:g} GiB"
 
 
-def _arithmetic(config: Any) -> str:
+def _arithmetic(config: PlannedRun) -> str:
     if precision_bytes(config) != HALF:
         return "float32"
     attention = "flash attention" if config.flash else "no flash attention"
     return f"mixed precision {config.amp_level}, {attention}"
 
 
-def _network(drawn: Sketch, config: Any) -> Iterable[Row]:
+def _network(drawn: Sketch, config: PlannedRun) -> Iterable[Row]:
     yield ("NETWORK", "", "")
     sizes = _sizes_by_part(drawn.task)
     for (part, frozen), count in sizes.items():
@@ -88,7 +88,7 @@ def _sizes_by_part(task: Task) -> dict[tuple[str, bool], int]:
     return dict(sorted(shown.items(), key=lambda item: item[0][0] == "others"))
 
 
-def _schedule(drawn: Sketch, config: Any, found: Estimate) -> Iterable[Row]:
+def _schedule(drawn: Sketch, config: PlannedRun, found: Estimate) -> Iterable[Row]:
     images, data = _count_images(config), found.layout.data
     iterations = images // (config.batch_size * data)
     if iterations == 0:
@@ -109,7 +109,7 @@ def _schedule(drawn: Sketch, config: Any, found: Estimate) -> Iterable[Row]:
     yield ("", f"{share:.1f} TFLOP/s", "of each device at that speed")
 
 
-def _count_images(config: Any) -> int:
+def _count_images(config: PlannedRun) -> int:
     if config.num_images is not None:
         return int(config.num_images)
     if config.data_path and getattr(config, "data_set", "") != "CIFAR":
@@ -150,7 +150,7 @@ def _communication(found: Estimate) -> Iterable[Row]:
             yield (label, f"{size / GB:.2f} GB", note)
 
 
-def _verdict(drawn: Sketch, config: Any, found: Estimate) -> str:
+def _verdict(drawn: Sketch, config: PlannedRun, found: Estimate) -> str:
     limit = (1 - config.headroom) * config.device_memory * GIB
     spare = (limit - found.usage.total) / GIB
     room = f"{limit / GIB:.1f} GiB ({config.device_memory:g} GiB less {config.headroom:.0%} headroom)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from plsc_mae.config.schema import option
 from plsc_mae.config.training import TrainingConfig
@@ -28,6 +29,15 @@ class PlanOptions:
     num_images: int | None = option(
         None, "training images [by default those of --data_path, else the 1281167 of ImageNet-1k]", within="[1, inf)"
     )
+
+
+if TYPE_CHECKING:
+
+    class PlannedRun(PlanOptions, TrainingConfig):
+        """Options of a planned run: those of the run, and its devices."""
+
+else:
+    PlannedRun = PlanOptions
 
 
 def planned(configs: Mapping[str, type[TrainingConfig]]) -> dict[str, type[TrainingConfig]]:

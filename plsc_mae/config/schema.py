@@ -206,18 +206,18 @@ def build(cls: type[T], values: Mapping[str, Value]) -> T:
 # ------------------------------------------------------------------------------------------------ output
 
 
-def plain_values(config: Any) -> dict[str, Any]:
+def plain_values(config: object) -> dict[str, Any]:
     """Return every option of a config as plain data in declaration order, after `method` and `phase` if it has them."""
     values = {kind: getattr(config, kind) for kind in ("method", "phase") if getattr(config, kind, "")}
     values |= {item.name: getattr(config, item.name) for item in options(type(config))}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def to_line(config: Any) -> str:
+def to_line(config: object) -> str:
     """Return all options as one line of `key=value` pairs."""
     return " ".join(f"{name}={value!r}" for name, value in plain_values(config).items())
 
 
-def to_yaml(config: Any, header: str = "") -> str:
+def to_yaml(config: object, header: str = "") -> str:
     """Return a config as YAML text that `read_yaml` reads back."""
     return header + yaml.safe_dump(plain_values(config), sort_keys=False, default_flow_style=None, allow_unicode=True)

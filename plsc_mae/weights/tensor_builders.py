@@ -148,7 +148,7 @@ class TorchStorages:
     def __init__(self) -> None:
         self.by_key: dict[str, Storage] = {}
 
-    def __call__(self, reference: Any) -> Symbol | TypedStorage:
+    def __call__(self, reference: object) -> Symbol | TypedStorage:
         """Resolve `("storage", type, key, location, length, ...)` or `("module", class, ...)`.
 
         Raises:
@@ -161,7 +161,7 @@ class TorchStorages:
                 return self._typed(path.rpartition(".")[2], key, length, view_of[0] if view_of else None)
         raise UnpicklingError("it refers to a storage in an unknown form")
 
-    def _typed(self, kind: str, key: str, length: int, view_of: Any) -> TypedStorage:
+    def _typed(self, kind: str, key: str, length: int, view_of: object) -> TypedStorage:
         dtype = STORAGES.get(kind, kind)
         itemsize = dtype_named(dtype).itemsize
         storage = self.by_key.setdefault(key, Storage(key, itemsize, length * itemsize))
@@ -195,7 +195,7 @@ class PickledArray(Foreign):
 
     value: Array | None = None
 
-    def build(self, state: Any) -> None:
+    def build(self, state: object) -> None:
         """Create the array from (version, shape, dtype, is_fortran, data)."""
         super().build(state)
         match state:
@@ -216,7 +216,7 @@ def _array(
     return view(buffer, dtype, shape) if order == "C" else view(buffer, dtype, shape[::-1]).T
 
 
-def counts(values: Any) -> tuple[int, ...]:
+def counts(values: object) -> tuple[int, ...]:
     """Validate a shape, strides or an offset, and return it as a tuple.
 
     Raises:
@@ -229,20 +229,26 @@ def counts(values: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _numpy_scalar(dtype: Any = None, data: Any = b"") -> Any:
+def _numpy_scalar(dtype: object = None, data: object = b"") -> Any:
     resolved = dtype.resolve() if isinstance(dtype, _DType) else None
     array = _array(data, resolved, (), "C") if isinstance(data, bytes | str) else None
     return Foreign("numpy.core.multiarray.scalar") if array is None else array.item()
 
 
-def _numpy_from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> Any:
+def _numpy_from_buffer(data: object, dtype: object, shape: object, order: object) -> Any:
     array = PickledArray("numpy.ndarray")
     array.build((1, shape, dtype, order == "F", data))
     return array
 
 
 def _torch_tensor(
-    source: Any, offset: Any, shape: Any, strides: Any, _grad: Any = None, _hooks: Any = None, marks: Any = None
+    source: object,
+    offset: object,
+    shape: object,
+    strides: object,
+    _grad: object = None,
+    _hooks: object = None,
+    marks: object = None,
 ) -> TorchTensor:
     if not isinstance(source, TypedStorage):
         raise UnpicklingError("a tensor has no storage")
@@ -255,31 +261,38 @@ def _torch_tensor(
 
 
 def _torch_tensor_v3(
-    source: Any, offset: Any, shape: Any, strides: Any, _grad: Any, _hooks: Any, dtype: Any, marks: Any = None
+    source: object,
+    offset: object,
+    shape: object,
+    strides: object,
+    _grad: object,
+    _hooks: object,
+    dtype: object,
+    marks: object = None,
 ) -> TorchTensor:
     tensor = _torch_tensor(source, offset, shape, strides, marks=marks)
     name = dtype.path.rpartition(".")[2] if isinstance(dtype, Symbol) else "unknown"
     return TorchTensor(tensor.source, name, tensor.offset, tensor.shape, tensor.strides)
 
 
-def _torch_subclass(function: Any, _type: Any, args: Any, _state: Any) -> Any:
-    known = isinstance(function, Symbol) and function.path.startswith("torch._utils._rebuild_tensor")
-    builder = BUILDERS.get(function.path) if known else None
+def _torch_subclass(function: object, _type: object, args: object, _state: object) -> Any:
+    path = function.path if isinstance(function, Symbol) else ""
+    builder = BUILDERS.get(path) if path.startswith("torch._utils._rebuild_tensor") else None
     return builder(*args) if builder and isinstance(args, tuple) else Foreign("torch.Tensor")
 
 
-def _paddle_dense_tensor(source: Any, scope: Any = None) -> Any:
+def _paddle_dense_tensor(source: object, scope: object = None) -> Any:
     """Build Paddle's DenseTensor, pickled as `eval("data", {"data": array})`; no other expression is accepted."""
     if source == "data" and isinstance(scope, dict) and isinstance(scope.get("data"), PickledArray):
         return scope["data"]
     return Foreign("builtins.eval", (source,))
 
 
-def _sequence(items: Any = ()) -> Any:
+def _sequence(items: object = ()) -> Any:
     return type(items)(items) if isinstance(items, tuple | list) else Foreign("builtins.list")
 
 
-def _mapping(items: Any = (), *_rest: Any) -> dict[Any, Any]:
+def _mapping(items: object = (), *_rest: object) -> dict[Any, Any]:
     """Build a dict from the argument of a dict subclass: a dict, pairs, or a default factory, which is ignored."""
     if isinstance(items, dict):
         return dict(items)
@@ -291,7 +304,7 @@ def _mapping(items: Any = (), *_rest: Any) -> dict[Any, Any]:
     return table
 
 
-def _bytes(text: Any = b"", _encoding: Any = None, *_rest: Any) -> Any:
+def _bytes(text: object = b"", _encoding: object = None, *_rest: object) -> Any:
     return text.encode("latin1") if isinstance(text, str) else text
 
 
