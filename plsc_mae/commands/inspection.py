@@ -237,7 +237,8 @@ def _add_encoder(found: Inspection, base: Checkpoint) -> None:
         if "--num_heads" not in str(error):
             raise
         sizes = {**infer_encoder_arguments(base, 1, None), "num_heads": None}
-    if sizes["positions"] in ("none", "sinusoid") and "input_size" not in found.options:
+    has_table = sizes["positions"] not in ("none", "sinusoid") or sizes["relative_positions"] != "none"
+    if not has_table and "input_size" not in found.options:
         found.unknown.append(f"the size of its images: {sizes['img_size'][0]} is assumed")
     sizes["layer_scale"] = bool(sizes["layer_scale"])  # a file does not store its initial value
     found.sizes["encoder"] = sizes

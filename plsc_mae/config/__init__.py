@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from plsc_mae.config import cae, mae, mae_priv, mae_pytorch
+from plsc_mae.config import cae, mae, mae_priv, mae_pytorch, simmim
 from plsc_mae.config.cae import CAEConfig
 from plsc_mae.config.classify import ClassifyConfig, FinetuneConfig, LinprobeConfig
 from plsc_mae.config.mae import MAEConfig
@@ -17,6 +17,7 @@ CONFIGS: tuple[type[TrainingConfig], ...] = (
     *cae.CONFIGS,
     *mae_priv.CONFIGS,
     *mae_pytorch.CONFIGS,
+    *simmim.CONFIGS,
 )
 
 PRETRAIN = {cls.method: cls for cls in CONFIGS if issubclass(cls, PretrainConfig)}

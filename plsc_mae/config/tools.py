@@ -29,7 +29,9 @@ class ReconstructConfig:
     img_path: str = option("", _IMAGES, metavar="PATH")
     save_path: str = option("./reconstruction", "folder for one PNG panel per image", metavar="DIR")
     input_size: tuple[int, ...] | None = option(None, _SIZE)
-    mask_ratio: float | None = option(None, "MAE: fraction of hidden patches [the checkpoint's]", within="(0, 1)")
+    mask_ratio: float | None = option(
+        None, "MAE and others: fraction of hidden patches [the checkpoint's]", within="(0, 1)"
+    )
     num_mask_patches: int | None = option(
         None, "CAE: patches hidden by block masks [the checkpoint's]", within="[1, inf)"
     )

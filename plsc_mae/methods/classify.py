@@ -15,7 +15,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from plsc_mae.config import ClassifyConfig, FinetuneConfig, LinprobeConfig
+from plsc_mae.config import ClassifyConfig, FinetuneConfig, LinprobeConfig, TrainingConfig
 from plsc_mae.data.classify import FinetuneAugment, evaluation_transform, linear_probe_augment
 from plsc_mae.data.decode import SourceImage
 from plsc_mae.data.erasing import RandomErasing, erase
@@ -34,6 +34,7 @@ from plsc_mae.models.registry import ENCODER_OPTIONS, create_model, require_netw
 from plsc_mae.optim import (
     VIT_NO_DECAY,
     ParamGroup,
+    Schedule,
     WeightAverage,
     layer_decay_groups,
     vit_layer,
@@ -108,6 +109,13 @@ class ClassifyTask(Task):
     def scores(self, batch: Batch) -> dict[str, Tensor]:
         """Score every image: cross entropy, and 0 or 100 for top-1 and top-5."""
         return classification_scores(self.logits(self.prepare(batch)), batch["label"])
+
+    def schedule(self, config: TrainingConfig, lr: float, updates_per_epoch: int) -> Schedule:
+        """Return the schedule of the method's fine-tuning if it has one of its own, else that of the options."""
+        make = load_recipe(config.method).finetune_schedule
+        if make is None or not isinstance(config, FinetuneConfig):
+            return super().schedule(config, lr, updates_per_epoch)
+        return make(config, lr, updates_per_epoch)
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
         """Group the parameters, by layer in fine-tuning; tokens, positions, vectors and biases have no decay."""

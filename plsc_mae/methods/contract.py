@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from plsc_mae.data.transforms import DrawBox, Transform
     from plsc_mae.methods.base import Task
     from plsc_mae.models.vit import VisionTransformer
+    from plsc_mae.optim import Schedule
     from plsc_mae.weights.reader import Checkpoint
 
 DEFAULT_SIZE = 224  # image side where neither a position table nor stored options give one
@@ -172,6 +173,8 @@ class ClassifierRecipe(Generic[ClassifyT]):
         head_std: standard deviation of the head's weights when fine-tuning starts from a checkpoint; None keeps the
             network's own initialization.
         probe_crop: random crop of probing.
+        finetune_schedule: schedule of fine-tuning, made from the options, the peak rate and the number of updates in an
+            epoch; None for the schedule that the options imply.
     """
 
     arguments: Callable[[ClassifyT], dict[str, Any]]
@@ -181,3 +184,4 @@ class ClassifierRecipe(Generic[ClassifyT]):
     norm_into_fc_norm: bool = False
     head_std: float | None = None
     probe_crop: DrawBox = clamped_crop_box
+    finetune_schedule: Callable[[Any, float, int], Schedule] | None = None

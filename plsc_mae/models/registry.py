@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MAE = "plsc_mae.models.mae:MaskedAutoencoder"
 CAE = "plsc_mae.models.cae:ContextAutoencoder"
+SIMMIM = "plsc_mae.models.simmim:SimMIM"
 CLASSIFIER = "plsc_mae.models.classifier:ImageClassifier"
 # Arguments of an encoder that options may override, in every network.
 ENCODER_OPTIONS = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "drop_path")
@@ -168,6 +169,22 @@ VARIANTS |= {
     "vit_large_patch16_384": _bare_vit(384, 1024, 24, 16),
     "vit_large_patch16_512": _bare_vit(512, 1024, 24, 16),
 }
+
+# microsoft/SimMIM models/vision_transformer.py; only base is published.
+_SIMMIM_SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
+
+
+def _simmim(network: str, sizes: tuple[int, int, int], **options: Any) -> Variant:
+    names = ("embed_dim", "depth", "num_heads")
+    return Variant(network, {"patch_size": 16, **dict(zip(names, sizes, strict=True)), **options})
+
+
+_SIMMIM_VIT: dict[str, Any] = {
+    **{"k_bias": False, "positions": "none", "relative_positions": "per block", "layer_scale": 0.1},
+    **{"init_scale": 0.001, "rescale_init": True},
+}
+VARIANTS |= {f"pretrain_simmim_{n}_patch16_224": _simmim(SIMMIM, s) for n, s in _SIMMIM_SIZES.items()}
+VARIANTS |= {f"simmim_{n}_patch16_224": _simmim(CLASSIFIER, s, **_SIMMIM_VIT) for n, s in _SIMMIM_SIZES.items()}
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -15,9 +15,11 @@ import paddle
 from paddle import Tensor
 
 from plsc_mae.config import PretrainConfig
+from plsc_mae.config.training import UpdateScheduleOptions
 from plsc_mae.methods.base import Task
 from plsc_mae.parity.capture import recorded_blocks
 from plsc_mae.parity.oracle.layers import Array
+from plsc_mae.parity.oracle.training import rate_by_epochs, rate_by_updates
 from plsc_mae.train.precision import FLOAT32, Precision, autocast
 from plsc_mae.weights import Checkpoint
 
@@ -86,6 +88,18 @@ class Case(ABC, Generic[ConfigT]):
 
         Values through which the network back-propagates no gradient are computed once and stay constant.
         """
+
+    def rate(self, update: int, *, updates: int, warmup: int, peak: float) -> float:
+        """Return the learning rate of an update, from 0, by the method's schedule in the oracle.
+
+        Args:
+            update: its number.
+            updates: length of the run; an epoch has one update.
+            warmup: updates of the warm-up.
+            peak: highest rate.
+        """
+        rate = rate_by_updates if isinstance(self.config, UpdateScheduleOptions) else rate_by_epochs
+        return rate(update, updates=updates, warmup=warmup, peak=peak, floor=self.config.min_lr)
 
     @abstractmethod
     def _draw_batch(self, batch_size: int, rng: np.random.Generator) -> dict[str, NumPy]: ...

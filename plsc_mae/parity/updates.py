@@ -12,7 +12,7 @@ from plsc_mae.config.training import UpdateScheduleOptions
 from plsc_mae.optim import build_optimizer
 from plsc_mae.parity.cases import AnyCase
 from plsc_mae.parity.compare import Arrays, Section, difference, differences
-from plsc_mae.parity.oracle.training import AdamW, rate_by_epochs, rate_by_updates
+from plsc_mae.parity.oracle.training import AdamW
 
 PEAK_RATE = 1e-3
 WARMUP = 1  # updates; the first update has rate 0 and only fills the moments
@@ -20,7 +20,7 @@ WARMUP = 1  # updates; the first update has rate 0 and only fills the moments
 
 def update_section(case: AnyCase, steps: int, tolerance: float) -> Section:
     """Train a small network and pass its gradients to the oracle's AdamW; compare rates, weights and the final loss."""
-    rates, expected = our_rates(case, steps), [oracle_rate(case, update, steps) for update in range(steps)]
+    rates, expected = our_rates(case, steps), oracle_rates(case, steps)
     config = case.config
     undecayed = case.undecayed.get(config.method, ())
     optimizer = AdamW(case.parameters(), undecayed, config.opt_betas, config.opt_eps, config.weight_decay)
@@ -50,10 +50,9 @@ def our_rates(case: AnyCase, steps: int) -> list[float]:
     return [schedule(float(update), update).lr for update in range(steps)]
 
 
-def oracle_rate(case: AnyCase, update: int, steps: int) -> float:
-    """Return the oracle's learning rate of one update of the same run."""
-    rate = rate_by_updates if isinstance(case.config, UpdateScheduleOptions) else rate_by_epochs
-    return rate(update, updates=steps + WARMUP, warmup=WARMUP, peak=PEAK_RATE, floor=case.config.min_lr)
+def oracle_rates(case: AnyCase, steps: int) -> list[float]:
+    """Return the learning rates that the oracle gives to the same run."""
+    return [case.rate(update, updates=steps + WARMUP, warmup=WARMUP, peak=PEAK_RATE) for update in range(steps)]
 
 
 def train(case: AnyCase, rates: Sequence[float], watch: Callable[[int, Arrays], None] | None = None) -> list[float]:

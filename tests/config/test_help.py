@@ -45,7 +45,7 @@ def test_help_says_whose_an_option_is_and_which_defaults_differ(capsys, monkeypa
     monkeypatch.setenv("COLUMNS", "200")
     text = " ".join(shown(capsys, "pretrain --help all").split())
     assert "smallest rectangle, in patches [16] (cae)" in text
-    assert "epochs to train [mae: 400; cae, mae_priv, mae_pytorch: 300]" in text
+    assert "epochs to train [mae: 400; cae, mae_priv, mae_pytorch: 300" in text
     assert "--amp, --no_amp mixed precision on GPU [on]" in text
 
 

@@ -17,6 +17,7 @@ from plsc_mae.parity.oracle.simmim import (
     forward,
     mask_of_permutation,
     masked_l1,
+    multistep_rate,
     relative_bias,
 )
 
@@ -268,6 +269,14 @@ def test_loss_is_smooth_in_every_parameter(batch, name):
     coarse, fine = slope(1e-4), slope(1e-5)
     assert abs(fine) > 1e-6
     assert coarse == pytest.approx(fine, rel=1e-4, abs=1e-8)
+
+
+def test_rates_of_the_published_run():
+    """One iteration per epoch at 2048 images: 10 epochs of warm-up, a drop at epoch 700 of 800."""
+    published = {"peak": 4e-4, "warmup": 10, "warmup_rate": 2e-6, "milestones": (700,), "factor": 0.1}
+    expected = {0: 2e-6, 1: 2e-6, 2: 4.18e-5, 10: 3.602e-4, 11: 4e-4, 700: 4e-4, 701: 4e-5, 799: 4e-5}
+    for update, rate in expected.items():
+        assert multistep_rate(update, **published) == pytest.approx(rate, rel=1e-12), update
 
 
 HIDDEN_CELLS = [

@@ -26,6 +26,8 @@ TINY_RUNS = {
     "--num_heads 4 --decoder_embed_dim 24 --regressor_depth 1 --num_decoder_self_attention 1 --decoder_num_heads 4 "
     "--drop_path 0.2 --num_mask_patches 8 --min_mask_patches_per_block 2 --discrete_vae_type random_init "
     "--discrete_vae_hidden 8 --decoder_num_classes 32 --no_auto_resume --weight_decay_end 0.1",
+    "simmim": "--model pretrain_simmim_tiny_patch16_224 --input_size 32 --patch_size 8 --embed_dim 32 --depth 2 "
+    "--num_heads 4 --mask_patch_size 16 --drop_path 0.2 --no_auto_resume",
 }
 # Classifiers start from the small MAE; all random augmentations and layers are on.
 _ENCODER = "--input_size 32 --patch_size 8 --embed_dim 32 --depth 2 --num_heads 4"

@@ -144,8 +144,27 @@ def masked_l1(pred: Array, target: Array, mask: Array, channels: int) -> Array:
         mask: [B, L], 1.0 = hidden.
         channels: C.
     """
-    pixels = mask.sum() * (pred.shape[-1] // channels)  # one channel's
-    return (np.abs(pred - target).sum(axis=-1) * mask).sum() / (pixels + LOSS_EPS) / channels
+    return masked_mean(np.abs(pred - target), mask, channels)
+
+
+def masked_mean(errors: Array, mask: Array, channels: int) -> Array:
+    """Average errors [B, L, C*P*P] over the hidden pixels of the whole batch and over channels."""
+    pixels = mask.sum() * (errors.shape[-1] // channels)  # one channel's
+    return (errors.sum(axis=-1) * mask).sum() / (pixels + LOSS_EPS) / channels
+
+
+def multistep_rate(
+    update: int, *, peak: float, warmup: int, warmup_rate: float, milestones: Sequence[int], factor: float
+) -> float:
+    """Return the learning rate of an update, from 0, of a warm-up followed by a constant rate with drops.
+
+    The original steps its scheduler behind the optimizer, so the first two updates have the first rate and every later
+    one is an iteration late.
+    """
+    iteration = max(update - 1, 0)
+    if iteration < warmup:
+        return warmup_rate + iteration * (peak - warmup_rate) / warmup
+    return peak * factor ** sum(milestone <= iteration for milestone in milestones)
 
 
 def count_hidden_cells(cells: int, mask_ratio: float) -> int:

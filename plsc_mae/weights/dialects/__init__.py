@@ -14,9 +14,11 @@ from plsc_mae.weights.dialects.huggingface import HUGGINGFACE
 from plsc_mae.weights.dialects.libai import LIBAI
 from plsc_mae.weights.dialects.mae_priv import MAE_PRIV, MAE_PYTORCH
 from plsc_mae.weights.dialects.mmpretrain import MMPRETRAIN
+from plsc_mae.weights.dialects.simmim import SIMMIM
 
-# One tensor that each of our networks has besides its encoder: MAE, CAE, a classifier, a probe with a batch norm.
-_BEYOND_THE_ENCODER = {"decoder.embed.weight", "regressor.norm.weight", "head.weight", "head.1.weight"}
+# One tensor that each of our networks has besides its encoder: MAE, CAE, SimMIM, a classifier, a probe with batch norm.
+_BEYOND_THE_ENCODER = {"decoder.embed.weight", "regressor.norm.weight", "decoder.weight"}
+_BEYOND_THE_ENCODER |= {"head.weight", "head.1.weight"}
 NATIVE = Dialect(
     "plsc_mae",
     foreign_name=lambda name: name,
@@ -27,7 +29,7 @@ NATIVE = Dialect(
 )
 _CAES = (CAE_BETWEEN, CAE, CAE_OLD, PLSC_CAE)
 _ALL = (NATIVE, FACEBOOK, PLSC, TIMM, HUGGINGFACE, MMPRETRAIN, LIBAI, *_CAES, BEIT, PLSC_BEIT, MAE_PRIV, MAE_PYTORCH)
-DIALECTS = {dialect.name: dialect for dialect in _ALL}
+DIALECTS = {dialect.name: dialect for dialect in (*_ALL, SIMMIM)}
 
 
 def find_dialect(name: str) -> Dialect:

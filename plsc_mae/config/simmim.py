@@ -1,0 +1,135 @@
+"""Options of SimMIM with a ViT (Xie et al. 2022; microsoft/SimMIM), pre-training to probing.
+
+Defaults are those of configs/vit_base__800ep there. Its rates are per 512 images, `blr` is per 256, and `warmup_lr` and
+`min_lr` are absolute: their defaults are those of its 2048 images per update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from plsc_mae.config.classify import FinetuneConfig, LinprobeConfig
+from plsc_mae.config.schema import Retired, in_group
+from plsc_mae.config.training import PretrainConfig, TrainingConfig
+from plsc_mae.errors import ConfigError
+
+_simmim = in_group("SimMIM")
+_optimization = in_group("Optimization")
+
+
+@dataclass(kw_only=True, frozen=True)
+class WarmupRateOptions(TrainingConfig):
+    """Options of a warm-up that starts from a rate above 0."""
+
+    warmup_lr: float = _optimization(
+        1e-6, "learning rate at the start of the warm-up", within="[0, inf)", metavar="RATE"
+    )
+
+
+def _without_warmup_lr(retired: Mapping[str, Retired]) -> dict[str, Retired]:
+    return {flag: reason for flag, reason in retired.items() if flag != "warmup_lr"}
+
+
+@dataclass(kw_only=True, frozen=True)
+class SimMIMConfig(WarmupRateOptions, PretrainConfig):
+    """Pre-training of microsoft/SimMIM with a ViT (main_simmim.py)."""
+
+    method: ClassVar[str] = "simmim"
+    models: ClassVar[tuple[str, ...]] = ("pretrain_simmim_*",)
+    frequent: ClassVar[tuple[str, ...]] = (*PretrainConfig.frequent, "mask_ratio", "mask_patch_size")
+    retired: ClassVar[dict[str, Retired]] = _without_warmup_lr(PretrainConfig.retired)
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "model": "pretrain_simmim_base_patch16_224",
+        "batch_size": 128,
+        "epochs": 800,
+        "warmup_epochs": 10.0,
+        "blr": 5e-5,
+        "warmup_lr": 2e-6,
+        "min_lr": 2e-5,
+        "opt_betas": (0.9, 0.999),
+        "clip_grad": 5.0,
+        "save_ckpt_freq": 5,
+        "auto_resume": True,
+    }
+
+    mask_ratio: float = _simmim(0.6, "fraction of cells that are hidden; the number is rounded up", within="(0, 1)")
+    mask_patch_size: int = _simmim(
+        32, "side in pixels of the cells that are hidden as a whole, a multiple of the patch side", within="[1, inf)"
+    )
+    crop_scale: tuple[float, float] = _simmim(
+        (0.67, 1.0), "smallest and largest fraction of the image area in a crop", within="(0, 1]"
+    )
+    drop_path: float = _simmim(0.1, "stochastic depth rate of the last block", within="[0, 1)", metavar="RATE")
+    layer_scale_init_value: float = _simmim(
+        0.1, "initial layer scale; 0: no layer scale", within="[0, inf)", metavar="SCALE"
+    )
+    lr_scheduler: Literal["multistep", "cosine"] = _optimization(
+        "multistep", "learning rate after the warm-up: constant with drops, or half a cosine to --min_lr"
+    )
+    multisteps: tuple[int, ...] | None = _optimization(
+        None, "epochs at which multistep drops the rate [7/8 of the run]", within="[1, inf)", metavar="EPOCH"
+    )
+    lr_gamma: float = _optimization(0.1, "factor of every drop of multistep", within="(0, 1]", metavar="FACTOR")
+
+    @property
+    def drop_epochs(self) -> tuple[int, ...]:
+        """Epochs at which multistep drops the rate."""
+        return (self.epochs * 7 // 8,) if self.multisteps is None else self.multisteps
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.crop_scale[0] > self.crop_scale[1]:
+            raise ConfigError(f"crop_scale: the smallest fraction exceeds the largest, got {self.crop_scale}")
+        if self.multisteps is None:
+            return
+        if self.lr_scheduler != "multistep":
+            raise ConfigError(f"--multisteps has no effect with --lr_scheduler {self.lr_scheduler}; leave one out")
+        if list(self.multisteps) != sorted(set(self.multisteps)):
+            raise ConfigError(f"--multisteps {' '.join(map(str, self.multisteps))} must rise from epoch to epoch")
+
+
+@dataclass(kw_only=True, frozen=True)
+class SimMIMFinetuneConfig(WarmupRateOptions, FinetuneConfig):
+    """Fine-tuning of microsoft/SimMIM with a ViT (main_finetune.py)."""
+
+    method: ClassVar[str] = "simmim"
+    models: ClassVar[tuple[str, ...]] = ("simmim_*",)
+    retired: ClassVar[dict[str, Retired]] = _without_warmup_lr(FinetuneConfig.retired)
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "model": "simmim_base_patch16_224",
+        "batch_size": 128,
+        "epochs": 100,
+        "warmup_epochs": 20.0,
+        "blr": 6.25e-4,
+        "min_lr": 1e-6,
+        "opt_betas": (0.9, 0.999),
+        "clip_grad": 5.0,
+        "layer_decay": 0.65,
+        "mixup": 0.8,
+        "cutmix": 1.0,
+        "auto_resume": True,
+    }
+
+
+@dataclass(kw_only=True, frozen=True)
+class SimMIMLinprobeConfig(LinprobeConfig):
+    """Linear probing of a SimMIM encoder; the original publishes no code for it, the optimizer is MAE's."""
+
+    method: ClassVar[str] = "simmim"
+    models: ClassVar[tuple[str, ...]] = SimMIMFinetuneConfig.models
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "model": "simmim_base_patch16_224",
+        "batch_size": 512,
+        "epochs": 90,
+        "warmup_epochs": 10.0,
+        "opt": "lars",
+        "opt_betas": (0.9, 0.999),
+        "blr": 0.1,
+        "weight_decay": 0.0,
+        "drop_path": 0.0,
+    }
+
+
+CONFIGS = (SimMIMConfig, SimMIMFinetuneConfig, SimMIMLinprobeConfig)

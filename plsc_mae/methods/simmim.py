@@ -1,0 +1,257 @@
+"""SimMIM pre-training with a ViT (Xie et al. 2022; microsoft/SimMIM main_simmim.py, data/data_simmim.py)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import paddle
+
+from plsc_mae.config.simmim import SimMIMConfig, SimMIMFinetuneConfig, SimMIMLinprobeConfig
+from plsc_mae.data.normalize import Normalize
+from plsc_mae.data.transforms import RandomCropFlip, ResizeCenterCrop
+from plsc_mae.errors import ConfigError
+from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task, to_pictures
+from plsc_mae.methods.contract import DEFAULT_SIZE, ClassifierRecipe, Description, Method
+from plsc_mae.methods.masks import WithMask
+from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline, Stack
+from plsc_mae.models import registry
+from plsc_mae.models.layers import patchify, unpatchify
+from plsc_mae.models.registry import ENCODER_OPTIONS, arguments_of, create_model, find_variant, require_network
+from plsc_mae.models.simmim import SimMIM, encoder_arguments, masked_l1
+from plsc_mae.models.vit import VisionTransformer, pair, patch_grid
+from plsc_mae.optim import ParamGroup, Schedule, weight_decay_groups
+from plsc_mae.optim.timm_schedule import timm_cosine, timm_multistep
+from plsc_mae.weights.dialects import find_dialect
+from plsc_mae.weights.dialects.encoder import infer_encoder
+
+if TYPE_CHECKING:
+    from plsc_mae.config import TrainingConfig
+    from plsc_mae.weights import Checkpoint
+
+NETWORK_OPTIONS = (*ENCODER_OPTIONS, "layer_scale_init_value")
+
+
+@dataclass(frozen=True)
+class CellMaskGenerator:
+    """Masks of square cells of patches; every image hides the same number of cells, rounded up.
+
+    Attributes:
+        grid: patches of an image, (rows, columns).
+        patches_per_cell: side of a cell in patches; it divides both sides of the grid.
+        ratio: fraction of hidden cells.
+    """
+
+    grid: tuple[int, int]
+    patches_per_cell: int
+    ratio: float
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Rows and columns of cells."""
+        return self.grid[0] // self.patches_per_cell, self.grid[1] // self.patches_per_cell
+
+    @property
+    def num_hidden(self) -> int:
+        """Hidden cells of an image, by a product in double precision."""
+        return math.ceil(math.prod(self.cells) * self.ratio)
+
+    def __call__(self, rng: np.random.Generator | np.random.RandomState) -> npt.NDArray[np.bool_]:
+        """Draw a mask [rows, columns] of patches, True = hidden, by one permutation of the cells as the original."""
+        hidden = np.zeros(math.prod(self.cells), np.bool_)
+        hidden[rng.permutation(hidden.size)[: self.num_hidden]] = True
+        side = self.patches_per_cell
+        return hidden.reshape(self.cells).repeat(side, axis=0).repeat(side, axis=1)
+
+
+class SimMIMTask(Task):
+    """Prediction of the pixels of hidden patches.
+
+    Args:
+        model: the network.
+        normalize: converts images to the network's floats, which are the targets too.
+        masks: generator of the masks that the samples bring.
+    """
+
+    model: SimMIM
+
+    def __init__(self, model: SimMIM, normalize: Normalize, masks: CellMaskGenerator) -> None:
+        super().__init__()
+        self.model, self.normalize, self.masks = model, normalize, masks
+
+    @property
+    def num_masked(self) -> int:
+        """Hidden patches of an image."""
+        return self.masks.num_hidden * self.masks.patches_per_cell**2
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Compute the loss of a batch of {"image": uint8 [B, H, W, 3], "mask": bool [B, L]}."""
+        images, mask = self.normalize(batch["image"]), batch["mask"]
+        pred, latent = self.model(images, mask)
+        loss = masked_l1(pred, self.model.target(images), mask, self.model.in_chans)
+        features = None
+        if self.gives_features:
+            visible = 1.0 - mask.astype("float32").unsqueeze(-1)
+            features = (latent[:, 1:].detach().astype("float32") * visible).sum(axis=1) / visible.sum(axis=1)
+        return StepOutput(loss, {"loss": loss.detach()}, features)
+
+    def param_groups(self, weight_decay: float) -> list[ParamGroup]:
+        """Group the parameters; as in the original the class token is not decayed and the mask token is."""
+        return weight_decay_groups(self.model.named_parameters(), weight_decay, ("encoder.cls_token",))
+
+    def schedule(self, config: TrainingConfig, lr: float, updates_per_epoch: int) -> Schedule:
+        """Return timm's multistep or cosine schedule."""
+        config = cast(SimMIMConfig, config)
+        if config.lr_scheduler == "cosine":
+            return _cosine(config, lr, updates_per_epoch)
+        return timm_multistep(
+            lr=lr,
+            warmup_lr=config.warmup_lr,
+            warmup_updates=int(config.warmup_epochs * updates_per_epoch),
+            milestones=[epoch * updates_per_epoch for epoch in config.drop_epochs],
+            factor=config.lr_gamma,
+            weight_decay=config.weight_decay,
+        )
+
+    def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
+        """Outline an encoder over all patches, with a bias of attention scores, and the pixels beside it."""
+        encoder, (width, values) = self.model.encoder, self.model.decoder.weight.shape
+        tokens, pixels = 1 + encoder.num_patches, encoder.num_patches * values
+        return MemoryOutline(
+            stacks=(Stack(encoder.blocks, tokens, tokens, biased=True),),
+            batch=batch_size * pixels,  # uint8 images
+            # inputs of the patch embedding, of the final norm and of the head; errors
+            kept=FLOAT32 * batch_size * (2 * pixels + 2 * tokens * width),
+            # normalized images, targets, predictions, absolute errors and their gradients
+            working=FLOAT32 * batch_size * 5 * pixels,
+        )
+
+    @paddle.no_grad()
+    def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
+        """Draw original, masked image, reconstruction, and reconstruction with the visible patches put back."""
+        if patch_stats is not None:
+            raise ConfigError("--patch_stats is for models that predict normalized pixels; SimMIM predicts pixels")
+        model, images = self.model, self.normalize(batch["image"])
+        training = model.training
+        model.eval()
+        redrawn = model.draw(model(images, batch["mask"]).pred.astype("float32"))
+        if training:
+            model.train()
+        hidden = batch["mask"].astype("float32").unsqueeze(-1).expand_as(patchify(images, model.patch_size))
+        hidden = unpatchify(hidden, model.encoder.grid, model.patch_size)
+        drawn = {
+            "original": images,
+            "masked": images * (1 - hidden),
+            "reconstruction": redrawn,
+            "reconstruction + visible": images * (1 - hidden) + redrawn * hidden,
+        }
+        return to_pictures({label: self.normalize.denormalize(x) for label, x in drawn.items()})
+
+
+class SimMIMMethod(Method[SimMIMConfig]):
+    """SimMIM with a ViT."""
+
+    config_class = SimMIMConfig
+    network = "simmim"
+    network_tensors = ("encoder.mask_token", "decoder.weight")
+    dialects = frozenset({"simmim"})
+    parity = "simmim"
+
+    def build_task(self, config: SimMIMConfig) -> SimMIMTask:
+        """Build the named network with its overrides."""
+        require_network(config.model, registry.SIMMIM)
+        masks = self._masks(config)
+        overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS}
+        model = create_model(config.model, img_size=config.image_size, **overrides)
+        return SimMIMTask(cast(SimMIM, model), self.normalize(config), masks)
+
+    def build_encoder(self, config: SimMIMConfig) -> VisionTransformer:
+        """Build the encoder of the named network."""
+        sizes = arguments_of(config.model, **{name: getattr(config, name) for name in NETWORK_OPTIONS})
+        return VisionTransformer(config.image_size, **encoder_arguments(**sizes))
+
+    def train_transform(self, config: SimMIMConfig) -> WithMask:
+        """Return a random resized crop, flipped half the time, and the mask."""
+        return WithMask(RandomCropFlip(config.image_size, config.crop_scale, 0.5, "bilinear"), self._masks(config))
+
+    def view_transform(self, config: SimMIMConfig) -> WithMask:
+        """Return a resize of the shorter side with a center crop, and the mask."""
+        center = ResizeCenterCrop(config.image_size, max(config.image_size), "bilinear")
+        return WithMask(center, self._masks(config))
+
+    def forward_macs(self, config: SimMIMConfig, task: Task) -> int:
+        """Count encoder and head over all patches."""
+        return cast(SimMIMTask, task).model.forward_macs()
+
+    def training_macs(self, config: SimMIMConfig, task: Task) -> int:
+        """Count the forward pass three times."""
+        return 3 * self.forward_macs(config, task)
+
+    def infer_arguments(self, stored: Checkpoint) -> dict[str, Any]:
+        """Read `SimMIM` arguments off the tensors."""
+        encoder = infer_encoder(stored.model, find_dialect(stored.dialect), str(stored.path))
+        return {**encoder, "layer_scale_init_value": encoder["layer_scale"]}
+
+    def config_of(self, arguments: dict[str, Any]) -> SimMIMConfig:
+        """Make the options for `SimMIM` arguments; where the published cells do not fit, single patches are hidden."""
+        known = {field.name for field in dataclasses.fields(SimMIMConfig)}
+        given = {name: value for name, value in arguments.items() if name in known and value is not None}
+        size, patch_size = pair(arguments["img_size"] or DEFAULT_SIZE), arguments["patch_size"]
+        published = SimMIMConfig.mask_patch_size
+        fits = not (published % patch_size or any(side % published for side in size)) and min(size) > published
+        return SimMIMConfig(**given, input_size=size, mask_patch_size=published if fits else patch_size)
+
+    def describe(self, stored: Checkpoint, config: SimMIMConfig | None) -> Description:
+        """Describe the head and the target."""
+        bias = stored.model[find_dialect(stored.dialect).foreign_name("decoder.bias")]
+        return Description(
+            "SimMIM: encoder with mask token, and a linear head",
+            {"decoder": {"outputs": len(bias)}},
+            "pixels of hidden patches",
+        )
+
+    def _masks(self, config: SimMIMConfig) -> CellMaskGenerator:
+        """Return the generator of masks.
+
+        Raises:
+            ConfigError: cells that do not divide the image or do not consist of whole patches; nothing visible.
+        """
+        patch_size = config.patch_size or int(find_variant(config.model).arguments["patch_size"])
+        cell, (rows, columns) = config.mask_patch_size, patch_grid(config.image_size, patch_size)
+        if cell % patch_size or config.image_size[0] % cell or config.image_size[1] % cell:
+            raise ConfigError(
+                f"mask_patch_size {cell} must be a multiple of the patch side {patch_size} and divide the image of "
+                f"{config.image_size[0]} x {config.image_size[1]} pixels; {patch_size} hides single patches"
+            )
+        masks = CellMaskGenerator((rows, columns), cell // patch_size, config.mask_ratio)
+        if masks.num_hidden == math.prod(masks.cells):
+            raise ConfigError(
+                f"mask_ratio {config.mask_ratio:g} hides all {masks.num_hidden} cells of an image; give a smaller "
+                "ratio or a smaller mask_patch_size"
+            )
+        return masks
+
+
+def _cosine(config: SimMIMConfig | SimMIMFinetuneConfig, lr: float, updates_per_epoch: int) -> Schedule:
+    return timm_cosine(
+        lr=lr,
+        warmup_lr=config.warmup_lr,
+        min_lr=config.min_lr,
+        updates=config.epochs * updates_per_epoch,
+        warmup_updates=int(config.warmup_epochs * updates_per_epoch),
+        weight_decay=config.weight_decay,
+    )
+
+
+def _classifier_arguments(config: SimMIMFinetuneConfig | SimMIMLinprobeConfig) -> dict[str, Any]:
+    return {"global_pool": config.global_pool}
+
+
+METHOD = SimMIMMethod()
+CLASSIFIER = ClassifierRecipe(
+    _classifier_arguments, models="simmim_*_224", base_model="simmim_base_patch16_224", finetune_schedule=_cosine
+)
