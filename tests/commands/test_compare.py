@@ -76,7 +76,7 @@ def test_two_processes_give_what_one_gives(trained, images, compare, by_two, tmp
         ("--data_path DATA", "nothing to compare; name checkpoints with --model_path, or --pixels SIDE"),
         ("--data_path DATA --pixels 16 --random_weights", "--random_weights takes its sizes from checkpoints"),
         ("--data_path DATA --pixels 16 --save_path table.txt", "expected a file that ends in .md or .json"),
-        ("--data_path DATA --pixels 16 --nb_knn 31 --num_workers 0", "more neighbors than the 30 images of the bank"),
+        ("--data_path DATA --pixels 16 --nb_knn 31 --num_workers 0", "--nb_knn 31 exceeds the 30 images"),
         ("--data_path DATA/val --pixels 16", "val has no folders train/ and val/"),
         ("--data_path DATA --pixels 16 --nb_knn 5 --num_workers 0 --save_path DATA/demo.json/x.md", "cannot write"),
     ],
