@@ -33,7 +33,7 @@ CAPTIONS = {
     "loading": "checkpoints to networks",
     "losses": "cross-entropy, pixels",
     "masking": "random, blocks",
-    "methods": "MAE, CAE, classifiers",
+    "methods": "MAE, CAE, SimMIM, ...",
     "models": "ViT and its kin",
     "optim": "AdamW, LARS, schedules",
     "parallel": "processes of a run",
