@@ -7,6 +7,7 @@ imports that a longer path of arrows implies are left out.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -45,6 +46,7 @@ CAPTIONS = {
     "weights": "reader, dialects",
 }
 
+LOADED = re.compile(r"^plsc_mae\.(\w+)\.(?:\w+(?::\w+)?)?$")  # "plsc_mae.commands.knn:run", f"plsc_mae.methods.{name}"
 Rooms = Mapping[str, frozenset[str]]  # the imports of every room
 
 
@@ -59,12 +61,11 @@ def read_rooms() -> Rooms:
 
 
 def imported_rooms(tree: ast.AST) -> set[str]:
-    """Return the first part of every name that a file imports from the package, by statement or by a built string."""
+    """Return the first part of every name that a file imports from the package, by statement or by a string."""
     found: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.JoinedStr):
-            texts = [part.value for part in node.values if isinstance(part, ast.Constant)]
-            found.update(text.split(".")[1] for text in texts if str(text).startswith("plsc_mae."))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.update(LOADED.findall(node.value))
         if isinstance(node, ast.ImportFrom) and node.module == "plsc_mae":
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("plsc_mae."):
