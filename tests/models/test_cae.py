@@ -138,7 +138,7 @@ def test_other_sizes_are_told():
     larger = paddle.zeros([2, 3, side, side])
     patches = (side // model.patch_size) ** 2
     wide = paddle.to_tensor(np.arange(patches)[None].repeat(2, 0) < 6)
-    with pytest.raises(ValueError, match=rf"16 patches, and got {patches} patches; give img_size"):
+    with pytest.raises(ValueError, match=rf"16 patches, and got {patches} patches; .*img_size"):
         model(larger, wide)
     with pytest.raises(ValueError, match="cannot be cut into patches"):
         model(paddle.zeros([2, 3, side + 1, side]), wide)
