@@ -22,10 +22,10 @@ updates. This page is the report of the command named below.
 
 There are two kinds of reference:
 
-- **The oracle** (`plsc_mae/parity/oracle`) is a forward pass of MAE and CAE in float64 NumPy. It shares no code with
-  the networks. The tests compare it with recordings of the original implementations and with numbers that these
-  computed in float64. The oracle has no backward pass, so our gradients are compared with finite differences of its
-  loss, on a small network.
+- **The oracle** (`plsc_mae/parity/oracle`) is a forward pass of MAE, CAE and SimMIM in float64 NumPy. It shares no code
+  with the networks. For MAE and CAE the tests compare it with recordings of the original implementations and with
+  numbers that these computed in float64. SimMIM's original has not been recorded. The oracle has no backward pass, so
+  our gradients are compared with finite differences of its loss, on a small network.
 - **Original implementations** run in float64, in a separate process and an interpreter with PyTorch (`--python`), with
   the same weights, batch and learning rates. They are Hugging Face's ViTMAEForPreTraining, and from a checkout
   models_mae.py of facebookresearch/mae or models/modeling_cae.py of Atten4Vis/CAE. Shims supply the names that this
