@@ -1,7 +1,7 @@
 """Draw the map of the package's rooms, docs/rooms.svg, from its imports: `python scripts/rooms.py`.
 
-A room is a folder or a top-level module of plsc_mae. It is drawn above everything it imports. An arrow is an import;
-imports that a longer path of arrows implies are left out.
+A room is a folder or a top-level module of plsc_mae. It is drawn above everything it imports. An arrow is an import.
+An import that a longer path of arrows implies has no arrow.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ CAPTIONS = {
 }
 
 LOADED = re.compile(r"^plsc_mae\.(\w+)\.(?:\w+(?::\w+)?)?$")  # "plsc_mae.commands.knn:run", f"plsc_mae.methods.{name}"
-Rooms = Mapping[str, frozenset[str]]  # the imports of every room
+Rooms = Mapping[str, frozenset[str]]  # the rooms that each room imports
 
 
 def read_rooms() -> Rooms:
-    """Return the imported rooms of every room of the package."""
+    """Return, for each room of the package, the rooms that it imports."""
     imports: dict[str, set[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         name = path.relative_to(PACKAGE).with_suffix("").parts[0]
@@ -61,7 +61,7 @@ def read_rooms() -> Rooms:
 
 
 def imported_rooms(tree: ast.AST) -> set[str]:
-    """Return the first part of every name that a file imports from the package, by statement or by a string."""
+    """Return the rooms that a file imports, by import statements or by strings like those of `LOADED`."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -88,7 +88,7 @@ def heights(rooms: Rooms) -> dict[str, int]:
 
 
 def arrows(rooms: Rooms) -> list[tuple[str, str]]:
-    """Return the imports (user, used) that no path through a third room implies."""
+    """Return the imports (user, used) that are not implied by a path through a third room."""
     below: dict[str, set[str]] = {}
 
     def reach(name: str) -> set[str]:
@@ -117,7 +117,7 @@ def places(rows: Mapping[str, int]) -> tuple[dict[str, tuple[int, int]], int, in
 
 
 def draw(rooms: Rooms) -> str:
-    """Draw the map as the text of an SVG."""
+    """Return the map as SVG text."""
     corners, width, height = places(heights(rooms))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">',

@@ -97,7 +97,7 @@ def category_attention(network: ImageClassifier, image: Tensor, category: int | 
 
 
 def literal_gradients(attentions: Sequence[Floats], gradients: Sequence[Floats]) -> list[Floats]:
-    """Return the gradients that MAE-priv pairs with the attentions: of the softmax inputs, last layer first.
+    """Return the gradients of the softmax inputs, last layer first, as MAE-priv pairs them with the attentions.
 
     MAE-priv records gradients with backward hooks on a dropout of rate 0. The hooks run in the reverse order of layers,
     and they receive the gradients of the softmax inputs.
@@ -155,7 +155,7 @@ def gradient_rollout(
         discard_ratio: fraction of each layer's smallest products that are set to 0.
         literal: divide columns instead of rows, see the module.
         residual: True keeps the path through the residual connections alone. It dominates the small gradients, so a
-            mean over rows becomes almost uniform. The class token's relevance of patches is the same either way.
+            mean over rows becomes almost uniform. The relevance of patches for the class token is the same either way.
 
     Returns:
         Relevance [N, N], as in `rollout`.
@@ -199,7 +199,7 @@ def patch_relevance(weights: Floats, grid: tuple[int, int], pool: Pool = "cls") 
 
 
 def _discard(fused: npt.NDArray[np.float64], ratio: float, *, keep_first: bool) -> npt.NDArray[np.float64]:
-    """Set the fraction `ratio` of smallest entries of [N, N] to 0; `keep_first` protects entry [0, 0]."""
+    """Set the smallest entries of [N, N], a fraction `ratio` of all, to 0; `keep_first` protects entry [0, 0]."""
     flat = fused.flatten()
     smallest = np.argsort(flat, kind="stable")[: int(flat.size * ratio)]
     flat[smallest[smallest != 0] if keep_first else smallest] = 0.0
@@ -207,7 +207,7 @@ def _discard(fused: npt.NDArray[np.float64], ratio: float, *, keep_first: bool) 
 
 
 def _accumulate(layers: Sequence[npt.NDArray[np.float64]], literal: bool) -> npt.NDArray[np.float64]:
-    """Multiply the layers, the last one leftmost, each averaged with the identity and normalized."""
+    """Average each layer with the identity, normalize it, and return the product of all, the last layer leftmost."""
     identity = np.eye(len(layers[0]))
     result = identity
     for layer in layers:

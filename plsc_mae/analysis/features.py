@@ -1,4 +1,4 @@
-"""Computes the features of a data set with an encoder, in batches and in any number of processes, and saves them.
+"""Computation of a data set's features with an encoder, in batches and any number of processes, and files of them.
 
 Notation: n images, B batch, L patches, D width.
 """
@@ -104,7 +104,7 @@ def encode_images(
     bad_image: Literal["error", "skip"] = "error",
     on_batch: Callable[[], None] | None = None,
 ) -> Arrays:
-    """Compute the features of every image of a list once, see `encode_dataset`.
+    """Compute the features of every image of a list once, see `encode_dataset`; all processes must call.
 
     Args:
         encode: returns the features of a batch.
@@ -140,7 +140,7 @@ def encode_dataset(
     title: str,
     on_batch: Callable[[], None] | None = None,
 ) -> Arrays:
-    """Compute the features of every sample of a data set once, with the random numbers of epoch 0.
+    """Compute the features of every sample once, with the random numbers of epoch 0; all processes must call.
 
     Args:
         encode: returns the features of a batch of "image", uint8 [B, H, W, 3].

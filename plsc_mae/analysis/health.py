@@ -15,7 +15,7 @@ PAIR_BLOCK = 1024
 
 
 def feature_health(features: Features) -> dict[str, float]:
-    """Return all statistics of features [n, D], n >= 2, under their names in the logs."""
+    """Return all statistics of features [n, D], n >= 2, by their names in the logs."""
     return {
         "feature_rank": effective_rank(features),
         "feature_std": unit_std(features),

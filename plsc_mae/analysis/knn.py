@@ -1,7 +1,7 @@
 """Weighted k-nearest-neighbor classification of features, as in BUPT-PRIV/MAE-priv tools/run_knn.py (after DINO).
 
-Similarities are computed for one block of queries and one block of the bank at a time, so most memory is used by the
-features: for ImageNet, the bank of 1.28 M x 768 takes 3.9 GB, the 50 000 queries 0.2 GB, their 200 neighbors 0.1 GB,
+Similarities are computed for one block of queries and one block of the bank at a time, so the features take most of
+the memory: for ImageNet, the bank of 1.28 M x 768 takes 3.9 GB, the 50 000 queries 0.2 GB, their 200 neighbors 0.1 GB,
 and one block 0.2 GB. Notation: Q queries, N bank features, D width, k neighbors, C classes.
 """
 
@@ -23,7 +23,7 @@ Indices = npt.NDArray[np.int64]
 
 
 class KNNAccuracy(NamedTuple):
-    """Accuracies in percent of the vote of `k` neighbors."""
+    """Accuracies, in percent, of a vote among `k` neighbors."""
 
     k: int
     top1: float
@@ -38,7 +38,7 @@ def knn_accuracy(
     ks: Sequence[int] = (10, 20, 100, 200),
     temperature: float = TEMPERATURE,
 ) -> list[KNNAccuracy]:
-    """Return the accuracies of a weighted vote of each query's nearest neighbors in the bank.
+    """Return the accuracies of classifying each query by a weighted vote of its nearest neighbors in the bank.
 
     As in the original, top-5 uses the best min(5, k) classes. They can include classes without a vote, in the order of
     their numbers.
@@ -143,7 +143,7 @@ def unit_rows(features: Features) -> Features:
 def _merge_best(
     best: tuple[Features, Indices] | None, candidates: Features, threshold: npt.NDArray[Any], start: int, k: int
 ) -> tuple[Features, Indices]:
-    """Return the k largest similarities of each row and their indices.
+    """Return the k largest similarities of each row so far, and their indices.
 
     Args:
         best: similarities and indices of the previous blocks, [rows, k] each; None for the first block.

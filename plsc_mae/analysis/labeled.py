@@ -24,14 +24,16 @@ class LabeledFeatures(NamedTuple):
 
 
 def center_crop(config: ViewConfig, size: tuple[int, int]) -> ResizeCenterCrop:
-    """Return the evaluation transform to `size` = (H, W)."""
+    """Return the evaluation transform, which resizes images and crops their center to `size` = (H, W)."""
     return ResizeCenterCrop(size, int(max(size) / config.crop_pct), config.interpolation)
 
 
 def encode_labeled(
     encode: Encode, lists: Iterable[ImageList], size: tuple[int, int], config: ViewConfig, world: World
 ) -> list[LabeledFeatures]:
-    """Encode labeled images, cropped to `size` = (H, W), by an `encode` that returns one kind of features.
+    """Compute the features of labeled images, cropped to `size` = (H, W); all processes must call.
+
+    `encode` must return a single kind of features.
 
     Returns:
         One set per list in the main process; an empty list in the others.

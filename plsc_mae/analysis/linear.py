@@ -23,13 +23,13 @@ Doubles = npt.NDArray[np.float64]
 
 PENALTIES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 HELD_OUT = 10  # every tenth training feature is held out to choose the penalty
-RANK_TOLERANCE = 1e-7  # times the largest mean square along an axis; axes below it exist only because of rounding
+RANK_TOLERANCE = 1e-7  # fraction of the largest mean square along an axis; axes below it are rounding errors
 # Only the gradient stops L-BFGS-B: a limit on the decrease of the value (ftol) would stop flat problems too early.
 LBFGS_OPTIONS = {"maxcor": 20, "maxiter": 500, "gtol": 1e-5, "ftol": 0.0}
 
 
 class LinearAccuracy(NamedTuple):
-    """Accuracies in percent, and the L2 penalty chosen by the held-out features."""
+    """Accuracies in percent, and the L2 penalty chosen with the held-out features."""
 
     l2: float
     top1: float
@@ -54,7 +54,7 @@ def linear_accuracy(
     query_labels: Indices,
     penalties: Sequence[float] = PENALTIES,
 ) -> LinearAccuracy:
-    """Return the accuracy of multinomial logistic regression on standardized training features.
+    """Fit multinomial logistic regression to standardized training features; return its accuracy on the queries.
 
     The L2 penalty is the one with the smallest cross entropy on the held-out features (every tenth training feature)
     when fitted to the others. The final fit uses all training features. Queries do not influence the fit.
@@ -121,7 +121,7 @@ def principal_axes(features: Features) -> tuple[Features, Doubles]:
 def fit_on_axes(
     features: Features, labels: Indices, num_classes: int, l2: float, variance: Doubles
 ) -> LinearClassifier:
-    """Minimize the mean cross entropy + l2 / 2 * |weight|^2; biases are not penalized.
+    """Return the classifier that minimizes mean cross entropy + l2 / 2 * |weight|^2; biases are not penalized.
 
     The Hessian with respect to a weight on an axis is at most variance / 2 + l2 (Boehning 1992, "Multinomial logistic
     regression algorithm"). Scaling each axis by the inverse square root of this bound makes all axes about equally

@@ -1,4 +1,4 @@
-"""Numerical comparison of this suite's networks with an oracle in NumPy and with the original implementations.
+"""Numerical comparison of our networks with an oracle in NumPy and with the original implementations.
 
 `oracle` and `references` share no code with the networks. `references` runs in an interpreter that has PyTorch and
 needs no Paddle. `cases` holds a network with its weights and batch, `checks` compares it, `compare` measures

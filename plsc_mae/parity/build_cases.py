@@ -1,4 +1,4 @@
-"""Cases of `plsc-mae parity`: networks by name or from a checkpoint, and small networks with the same options."""
+"""Builders of the cases of `plsc-mae parity`: networks by name, networks from a checkpoint, and small networks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SMALL: dict[str, Any] = {"input_size": (32, 32), "patch_size": 8, "embed_dim": 
 
 
 def open_cases(config: ParityConfig, precision: Precision) -> Iterator[AnyCase]:
-    """Yield the requested cases; each network is built when its case is needed.
+    """Yield the cases that `config` requests; a network is built only when its case is reached.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or lacks a part of the network.
@@ -38,14 +38,14 @@ def open_cases(config: ParityConfig, precision: Precision) -> Iterator[AnyCase]:
 
 
 def random_case(trained: PretrainConfig, batch_size: int, seed: int, precision: Precision = FLOAT32) -> AnyCase:
-    """Build a network with random weights and a batch."""
+    """Return a case with random weights and a random batch, both determined by `seed`."""
     case = _case(trained, batch_size, seed, precision)
     randomize(case.model, seed)
     return case
 
 
 def small_case(trained: PretrainConfig, seed: int) -> AnyCase:
-    """Build a network with random weights and the given options, small enough to run the oracle many times.
+    """Return a case with the options of `trained` and random weights, small enough to run the oracle many times.
 
     The encoder has two blocks of width 32 on 4 x 4 patches; `Case.small` gives the sizes of the other parts.
     """

@@ -1,4 +1,4 @@
-"""Outputs of a network's blocks during a forward pass, and random weights that make every parameter count."""
+"""Recorder of the blocks' outputs in a forward pass, and random weights with which every parameter has an effect."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paddle import Tensor, nn
 
 NOISE_STD = 0.02
 _BLOCK = re.compile(r"(encoder|alignment_encoder|regressor|decoder)\.blocks\.\d+")
-_EMBEDDED = ("encoder", "alignment", "decoder")  # stacks for which the input of the first block is recorded, too
+_EMBEDDED = ("encoder", "alignment", "decoder")  # the input of these stacks' first block is recorded too
 
 
 @contextlib.contextmanager
@@ -21,8 +21,8 @@ def recorded_blocks(model: nn.Layer) -> Iterator[dict[str, Tensor]]:
     """Record the input of each stack and the output of each block while the context is open.
 
     Yields:
-        Tokens by name, such as "encoder.embed" and "encoder.blocks.0"; filled by the forward pass. The second pass
-        through the encoder and every pass through the alignment encoder are named "alignment".
+        A dictionary that the forward pass fills with tokens by name, such as "encoder.embed" and "encoder.blocks.0".
+        Tokens of a second pass through the encoder, or of the alignment encoder, have names like "alignment.embed".
     """
     found: dict[str, Tensor] = {}
 
@@ -56,11 +56,12 @@ def recorded_blocks(model: nn.Layer) -> Iterator[dict[str, Tensor]]:
 
 
 def randomize(model: nn.Layer, seed: int) -> None:
-    """Set every parameter to random values that depend on `seed` and the name only; fixed position tables stay.
+    """Set every parameter to random values that depend only on `seed` and its name; fixed position tables stay.
 
     Weight matrices and kernels are normal, with the variance of Xavier-uniform initialization. Constant parameters
     (biases, scales of norms, layer scales) keep their constant and get normal noise with standard deviation `NOISE_STD`
-    on top; tokens become such noise. No value is exactly 0 or 1, so a network that ignores a parameter is detected.
+    on top. Tokens are replaced by such noise. No value is exactly 0 or 1, so a network that ignores a parameter is
+    detected.
     """
     for name, param in model.named_parameters():
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])

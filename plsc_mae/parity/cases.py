@@ -1,4 +1,4 @@
-"""Cases of a comparison: one of this suite's networks with its weights and a batch.
+"""Cases of a comparison: one of our networks with its weights and a batch.
 
 B batch, C channels, H height, W width.
 """
@@ -30,21 +30,21 @@ ConfigT = TypeVar("ConfigT", bound=PretrainConfig)
 
 
 class Case(ABC, Generic[ConfigT]):
-    """Network, its options, and one batch.
+    """Network to compare, with its options and one batch.
 
     Args:
         config: options of pre-training.
         task: training task; its network is set to evaluation mode.
         batch_size: number of images B.
         seed: seed of the batch.
-        precision: precision of our network.
+        precision: precision in which our network runs.
 
     Attributes:
         model: the network.
         batch: float32 images [B, C, H, W] and the inputs that determine mask and target, by name, in the order in which
             the oracle takes them.
-        undecayed: names of parameters without weight decay in the original, besides one-dimensional parameters and
-            biases, by method.
+        undecayed: names of the parameters that the original exempts from weight decay, by method. One-dimensional
+            parameters and biases are always exempt and not listed.
     """
 
     undecayed: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -57,30 +57,30 @@ class Case(ABC, Generic[ConfigT]):
 
     @classmethod
     def without_files(cls, trained: ConfigT) -> ConfigT:
-        """Return options of the same network and loss that need no file besides the weights."""
+        """Return options that keep network and loss but need no file besides the weights."""
         return trained
 
     @classmethod
     def of_weights(cls, trained: ConfigT, _stored: Checkpoint) -> ConfigT:
-        """Complete the options that `loading.training_config` infers, by the weights of a checkpoint."""
+        """Return `trained`, completed by options that only the weights of the checkpoint show."""
         return trained
 
     @classmethod
     @abstractmethod
     def small(cls, trained: ConfigT) -> dict[str, Any]:
-        """Return options of a small decoder and few hidden patches, for an encoder of width 32 on 4 x 4 patches."""
+        """Return the small network's options besides those of its encoder, which has width 32 and 4 x 4 patches."""
 
     @abstractmethod
     def outputs(self) -> dict[str, Tensor]:
-        """Run the network and return all outputs, under the oracle's names."""
+        """Run the network on the batch and return all outputs by the oracle's names."""
 
     @abstractmethod
     def loss(self) -> Tensor:
-        """Compute the loss as training does."""
+        """Return the loss of the batch, computed as in training."""
 
     @abstractmethod
     def oracle(self, parameters: dict[str, Array]) -> dict[str, Array]:
-        """Compute the oracle's outputs for the same batch."""
+        """Run the oracle on the same batch with `parameters` and return its outputs by name."""
 
     @abstractmethod
     def objective(self) -> Objective:
@@ -90,13 +90,13 @@ class Case(ABC, Generic[ConfigT]):
         """
 
     def rate(self, update: int, *, updates: int, warmup: int, peak: float) -> float:
-        """Return the learning rate of an update, from 0, by the method's schedule in the oracle.
+        """Return the learning rate of an update by the oracle's schedule for the method.
 
         Args:
-            update: its number.
-            updates: length of the run; an epoch has one update.
-            warmup: updates of the warm-up.
-            peak: highest rate.
+            update: number of the update, from 0.
+            updates: number of updates in the run; an epoch has one update.
+            warmup: number of warm-up updates.
+            peak: highest learning rate.
         """
         rate = rate_by_updates if isinstance(self.config, UpdateScheduleOptions) else rate_by_epochs
         return rate(update, updates=updates, warmup=warmup, peak=peak, floor=self.config.min_lr)
@@ -114,13 +114,13 @@ class Case(ABC, Generic[ConfigT]):
         return {name: value.numpy().astype(np.float64) for name, value in self.model.state_dict().items()}
 
     def layers(self) -> dict[str, NumPy]:
-        """Return every layer's output, under the oracle's names."""
+        """Run the network and return the output of every layer in float32, by the oracle's names."""
         with paddle.no_grad(), autocast(self.precision), recorded_blocks(self.model) as blocks:
             outputs = self.outputs()
         return {name: value.astype("float32").numpy() for name, value in {**blocks, **outputs}.items()}
 
     def backward(self) -> float:
-        """Replace the gradients of the parameters by those of the loss; return the loss."""
+        """Compute the gradients of the loss, clearing earlier ones, and return the loss."""
         self.model.clear_gradients()
         with autocast(self.precision):
             loss = self.loss()
@@ -128,7 +128,7 @@ class Case(ABC, Generic[ConfigT]):
         return float(loss)
 
     def gradients(self) -> dict[str, NumPy]:
-        """Return the gradients of the trainable parameters; zeros for a parameter that the loss does not reach."""
+        """Return the gradients of the trainable parameters by name; zeros for those that the loss does not reach."""
         found = {}
         for name, param in self.model.named_parameters():
             if not param.stop_gradient:
@@ -136,11 +136,11 @@ class Case(ABC, Generic[ConfigT]):
         return found
 
     def tensors(self) -> list[Tensor]:
-        """Return the batch as tensors on the device."""
+        """Return the batch as Paddle tensors on the device."""
         return [paddle.to_tensor(value) for value in self.batch.values()]
 
     def arrays(self) -> list[NumPy]:
-        """Return the batch for the oracle, floats in float64."""
+        """Return the batch as arrays for the oracle, with floats in float64."""
         values = self.batch.values()
         return [value.astype(np.float64) if value.dtype == np.float32 else value for value in values]
 

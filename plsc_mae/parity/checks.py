@@ -1,4 +1,4 @@
-"""Complete comparisons of a network with the oracle and with an original implementation."""
+"""Comparisons of a network's layers, gradients and updates with the oracle and with an original implementation."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from plsc_mae.parity.references.exchange import Message
 from plsc_mae.parity.updates import WARMUP, our_rates, train, update_section
 
 ORACLE = "the float64 oracle"
-# Gradients that are zero in exact arithmetic (of key biases, for example) stay below this fraction of the largest
-# gradient in float64.
+# In float64, gradients that are zero in exact arithmetic, such as those of key biases, stay below this fraction of the
+# largest gradient.
 ZERO = 1e-12
-# Factor on the tolerance of updated weights: AdamW moves a weight by the full rate even if its gradient is as small as
-# its rounding error, in either direction.
+# The tolerance of updated weights is larger by this factor: AdamW moves a weight by the full rate even if its gradient
+# is as small as the rounding error, which can have either sign.
 MOVEMENT_FACTOR = 100
 DIRECTIONS = 2
 DIFFERENCE_STEP = 1e-5  # central differences: truncation error about 1e-10, rounding error about 1e-11 in float64
-# Errors of a gradient are relative to its norm, or to this fraction of the largest norm if that is more.
+# Errors of a gradient are divided by its norm, but at least by this fraction of the largest gradient norm.
 NORM_FLOOR = 1e-3
 
 
 def against_oracle(case: AnyCase, steps: int, tolerance: float, seed: int) -> Comparison:
-    """Compare the layers of the network itself, and gradients and updates of a small network with the same options.
+    """Compare with the oracle: the layers of the case, and gradients and updates of a small network with its options.
 
     Args:
         case: the network, its weights and a batch.
@@ -46,11 +46,11 @@ def against_oracle(case: AnyCase, steps: int, tolerance: float, seed: int) -> Co
 
 
 def gradient_section(case: AnyCase, tolerance: float, seed: int) -> Section:
-    """Compare directional derivatives of the loss, along random directions in each parameter tensor.
+    """Compare our gradients with finite differences of the oracle's loss, along random directions in each tensor.
 
-    A direction moves every element of a tensor by plus or minus DIFFERENCE_STEP. The derivative is therefore the
-    product of the gradient and a vector of random signs. It has the magnitude of the gradient's norm, and an error in
-    any element changes it.
+    A direction is a vector of random signs. Our derivative is its product with the gradient; the oracle's is the
+    central difference when every element moves by plus or minus DIFFERENCE_STEP. The derivative has the magnitude of
+    the gradient's norm, and an error in any element changes it.
 
     Args:
         case: a small network; the oracle runs 2 * DIRECTIONS times per tensor.
@@ -84,15 +84,15 @@ def gradient_section(case: AnyCase, tolerance: float, seed: int) -> Section:
 def against_original(
     case: AnyCase, original: Original, steps: int, tolerance: float, reference: str, python: str
 ) -> Comparison:
-    """Compare layers, all gradients and updates with those of the original code; this changes the case's weights.
+    """Compare layers, all gradients and updates of a case with the original code; the weights of the case change.
 
     Args:
         case: the network, its weights and a batch.
         original: the original implementation.
         steps: number of optimizer updates.
         tolerance: upper limit of relative differences.
-        reference: checkout of the original; unused for an installed package.
-        python: interpreter for the original code; empty for the running one.
+        reference: folder of the original's checkout; ignored if the original is an installed package.
+        python: interpreter that runs the original code; "" for the current one.
 
     Raises:
         ConfigError: the original code does not run.
@@ -122,7 +122,7 @@ def against_original(
 
 
 def _gradients(ours: Arrays, answer: Message, tolerance: float) -> list[Row]:
-    """Compare the gradient of every parameter that either side trains; the side that does not train it counts as 0."""
+    """Compare the gradients of all parameters that either side trains; a gradient that one side lacks counts as 0."""
     theirs = answer.groups["gradients"]
     largest = _largest(theirs)
     rows = []
@@ -137,7 +137,7 @@ def _gradients(ours: Arrays, answer: Message, tolerance: float) -> list[Row]:
 
 
 def _updates(start: Arrays, trained: Arrays, losses: np.ndarray, answer: Message, tolerance: float) -> Section:
-    """Compare the losses of all updates, and the trained weights relative to the distance that training moved them."""
+    """Compare losses and trained weights; errors of weights are relative to the distance that training moved them."""
     theirs, gradients = answer.groups["trained"], answer.groups["gradients"]
     threshold = ZERO * _largest(gradients)
     rows = [difference("losses", losses, answer.groups["losses"]["losses"], tolerance)]

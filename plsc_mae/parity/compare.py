@@ -1,4 +1,4 @@
-"""Differences between two computations of the same tensors, and whether they are within tolerance."""
+"""Differences between two computations of the same tensors, judged by a tolerance."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Row:
 
     @property
     def relative(self) -> float:
-        """Largest difference divided by the scale; not divided if the scale is 0."""
+        """Largest difference divided by the scale, or undivided if the scale is 0."""
         return self.largest / self.scale if self.scale else self.largest
 
     @property
@@ -94,7 +94,7 @@ class Comparison:
     remark: str = ""
 
     def failures(self) -> list[str]:
-        """Return one sentence per section beyond tolerance; it names the first such row."""
+        """Return one sentence for each section with rows beyond tolerance; it names the first such row."""
         first = ((section, next((row for row in section.rows if not row.ok), None)) for section in self.sections)
         return [f"{self.network} against {self.reference}, {s.title}: {row}" for s, row in first if row is not None]
 
@@ -102,7 +102,7 @@ class Comparison:
 def difference(
     name: str, ours: npt.NDArray[Any], theirs: npt.NDArray[Any], tolerance: float, scale: float | None = None
 ) -> Row:
-    """Measure the difference of one tensor; it is infinite if the shapes differ.
+    """Return the difference between two versions of a tensor; it is infinite if their shapes differ.
 
     Args:
         name: name of the layer or parameter.
@@ -120,7 +120,7 @@ def difference(
 
 
 def differences(ours: Arrays, theirs: Arrays, tolerance: float) -> list[Row]:
-    """Measure every tensor of `theirs`, in the order of `theirs`.
+    """Return the difference of every tensor in `theirs`, in the same order.
 
     Raises:
         KeyError: a tensor is missing from `ours`.

@@ -1,4 +1,4 @@
-"""Original implementations, and the process that runs their code."""
+"""Original implementations of our networks, and the separate process that runs their code."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ HUGGINGFACE = "huggingface"
 
 @dataclass(frozen=True)
 class Original:
-    """Original implementation of one of this suite's networks.
+    """Original implementation of one of our networks.
 
     Attributes:
         title: name of the project.
         program: name of the program in `parity.references` that runs the project's code.
         dialect: dialect of its weights.
-        marker: file that identifies a checkout of the project; empty for an installed package.
+        marker: file that identifies a checkout of the project; "" if the project is an installed package.
         case: class of the cases that the project may be able to compute.
         settings: returns the settings from which the program builds the network of a case.
         unsupported_reason: returns why the project cannot build the network of a case; "" if it can.
@@ -74,8 +74,8 @@ def run_original(original: Original, case: AnyCase, rates: Sequence[float], refe
         original: the original implementation.
         case: the network, its weights and a batch.
         rates: learning rate of each update.
-        reference: checkout of the original; unused for an installed package.
-        python: interpreter for the original code; empty for the running one.
+        reference: folder of the original's checkout; ignored if the original is an installed package.
+        python: interpreter that runs the original code; "" for the current one.
 
     Returns:
         Layers, gradients, losses and trained weights, see `references.exchange.Message`.

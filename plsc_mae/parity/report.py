@@ -12,7 +12,7 @@ from typing import Any
 from plsc_mae.errors import DataError
 from plsc_mae.parity.compare import Comparison, Row, Section
 
-WORST = 5  # rows that the Markdown report shows of a section not in the order of computation
+WORST = 5  # number of rows that Markdown shows of a section not in the order of computation
 HEAD = """\
 # Parity
 
@@ -51,7 +51,7 @@ This repository does not contain the original code. Its tests run the same progr
 (tests/parity/standins.py) with the public names of facebookresearch/mae and Atten4Vis/CAE but code of their own. If the
 environment variable PARITY_PYTHON names an interpreter with transformers, they also run Hugging Face's code.
 
-`plsc-mae parity --checkpoint FILE` checks a checkpoint of this suite or of another implementation with its own weights.
+`plsc-mae parity --checkpoint FILE` checks a checkpoint of plsc_mae or of another implementation with its own weights.
 On a GPU, `--amp` checks mixed precision and fused attention; choose a `--tolerance` above the rounding of float16 or
 bfloat16. The exit code is 1 if any difference exceeds its tolerance.
 """
@@ -64,7 +64,7 @@ class Report:
     Attributes:
         circumstances: command, date, versions, device and similar facts, by name.
         comparisons: comparisons of the command, in the order they ran.
-        absent: original implementations that were not run.
+        absent: titles of the original implementations that were not run.
     """
 
     circumstances: Mapping[str, str]
@@ -72,11 +72,11 @@ class Report:
     absent: Sequence[str] = ()
 
     def failures(self) -> list[str]:
-        """Return one sentence per section beyond tolerance."""
+        """Return one sentence for each section with rows beyond tolerance."""
         return [sentence for comparison in self.comparisons for sentence in comparison.failures()]
 
     def markdown(self) -> str:
-        """Return the report as a Markdown page, with the `WORST` rows of long sections only."""
+        """Return the report as a Markdown page; sections not in the order of computation show `WORST` rows only."""
         circumstances = [f"| {name} | {value} |" for name, value in self.circumstances.items()]
         lines = ["## This report", "", "| | |", "|---|---|", *circumstances, ""]
         lines += [

@@ -1,4 +1,4 @@
-"""Comparison of several optimizer updates with those of the oracle's optimizer and schedule."""
+"""Comparison of our optimizer updates with the oracle's AdamW and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def our_rates(case: AnyCase, steps: int) -> list[float]:
 
 
 def oracle_rates(case: AnyCase, steps: int) -> list[float]:
-    """Return the learning rates that the oracle gives to the same run."""
+    """Return the oracle's learning rates for the run of `our_rates`."""
     return [case.rate(update, updates=steps + WARMUP, warmup=WARMUP, peak=PEAK_RATE) for update in range(steps)]
 
 
 def train(case: AnyCase, rates: Sequence[float], watch: Callable[[int, Arrays], None] | None = None) -> list[float]:
-    """Update the network once per rate, by AdamW with the recipe's weight decay.
+    """Train the network with AdamW and the recipe's weight decay, one update per rate.
 
     Args:
         case: the network and its batch; the weights change.

@@ -1,1 +1,1 @@
-"""Estimates of the cost of a run from the shapes of its network; nothing is computed, read or started."""
+"""Estimates of a run's cost from the shapes of its network, without running it; `measure` runs real updates."""

@@ -1,9 +1,9 @@
-"""The memory of a transformer block in a training pass, after Korthikanti et al. 2022 (section 4, without dropout).
+"""Memory of a transformer block in a training pass, after Korthikanti et al. 2022 (section 4, without dropout).
 
-Between forward and backward pass autograd keeps, per block: the inputs of its two norms in float32, and in the
-precision of matrix products the inputs of its linear layers, q, k, v, the hidden columns before GELU, and, without
-flash attention, the softmax weights. In float32 with inner width D and hidden width 4 D that is 64 D bytes per token
-and 4 bytes per softmax weight. Layer scale and stochastic depth keep one branch each.
+Between the forward and the backward pass, autograd keeps the inputs of a block's two norms in float32. In the precision
+of matrix products it keeps the inputs of the linear layers, q, k, v, the hidden columns before GELU and, without flash
+attention, the softmax weights. In float32 with inner width D and hidden width 4 D that is 64 D bytes per token and 4
+bytes per softmax weight. Layer scale and stochastic depth each keep one output of attention and one of the MLP.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ HALF = 2  # bytes of a float16 or bfloat16
 
 
 class Conditions(NamedTuple):
-    """The way a process runs a pass.
+    """Conditions under which a process runs a forward and backward pass.
 
     Attributes:
-        batch: images in one pass.
-        low: bytes of a number in matrix products: 2 in mixed precision, 4 without.
+        batch: number of images in one pass.
+        low: bytes per number in matrix products, 2 in mixed precision and 4 otherwise.
         flash: whether attention without bias and dropout has a kernel that keeps no softmax weights.
-        tensor_parallel: processes that share the heads and hidden columns of every block.
-        recompute: whether trained blocks keep their input only and are computed again in the backward pass.
+        tensor_parallel: number of processes that share the heads and hidden columns of every block.
+        recompute: whether trained blocks keep only their input and are computed again in the backward pass.
     """
 
     batch: int
@@ -40,14 +40,14 @@ class Conditions(NamedTuple):
 
 
 class BlockMemory(NamedTuple):
-    """Bytes of one block, and the parameters of which its backward pass makes gradients.
+    """Memory of one block in bytes, and the number of its trained parameters.
 
     Attributes:
-        kept: kept from the forward to the backward pass.
-        working: used at most beside them while the block is computed or differentiated.
-        entry: its input, the residual stream in float32.
-        summed: summed over tensor-parallel processes in a forward pass; the backward pass sums the same number.
-        trained: trained parameters that the process holds.
+        kept: bytes kept from the forward to the backward pass.
+        working: largest number of further bytes in use while the block is computed or differentiated.
+        entry: bytes of the block's input, the residual stream in float32.
+        summed: bytes that a forward pass all-reduces over tensor-parallel processes; a backward pass does the same.
+        trained: number of trained parameters that the process holds.
         backward: whether a backward pass goes through the block.
     """
 
@@ -60,7 +60,7 @@ class BlockMemory(NamedTuple):
 
 
 class _Branch(NamedTuple):
-    """Bytes of attention or MLP with its norm: kept, and working in the forward and in the backward pass."""
+    """Bytes of attention or MLP with its norm: kept, and working memory of the forward and of the backward pass."""
 
     kept: int
     forward: int
@@ -68,9 +68,9 @@ class _Branch(NamedTuple):
 
 
 def block_memory(block: nn.Layer, stack: Stack, conditions: Conditions) -> BlockMemory:
-    """Estimate the memory of one block of a stack from the layers in it that declare a `tensor_split`.
+    """Estimate the memory of one block of `stack` from the block's layers that declare a `tensor_split`.
 
-    Blocks of other pipeline stages have none and need nothing.
+    Blocks of other pipeline stages have no such layers and need no memory.
     """
     branches, width = [], 0
     for layer, split in split_layers(block):
@@ -94,7 +94,7 @@ def block_memory(block: nn.Layer, stack: Stack, conditions: Conditions) -> Block
 
 
 def _backward_working(branches: Sequence[_Branch]) -> int:
-    """Return the working memory of a block's backward pass, in which finished branches have released what they kept."""
+    """Return the bytes of working memory in a block's backward pass; finished branches release what they kept."""
     working, released = 0, 0
     for branch in reversed(branches):
         working = max(working, branch.backward - released)
@@ -125,7 +125,7 @@ def _mlp(_layer: nn.Layer, hidden: int, width: int, stack: Stack, conditions: Co
 
 
 def _scalings(block: nn.Layer) -> int:
-    """Return the number of scaled branches that autograd keeps: two each for layer scale and stochastic depth."""
+    """Return the number of scaled outputs that autograd keeps: two each for layer scale and for stochastic depth."""
     drop_path = getattr(block, "drop_path", None)
     scaled = getattr(block, "gamma_1", None) is not None
     return 2 * (scaled + (drop_path is not None and drop_path.rate > 0))

@@ -1,4 +1,4 @@
-"""The least change that makes a run fit into its devices."""
+"""Search for the cheapest change of options that makes a run fit into its devices."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def remedy(sketch: Sketch, config: TrainingConfig, devices: int, limit: float, *
         changed = dataclasses.replace(config, **changes)
         try:
             found = estimate(sketch, changed, devices, flash=flash)
-        except ConfigError:  # heads or devices are not divisible
+        except ConfigError:  # the heads or the devices cannot be divided like this
             continue
         if found.usage.total <= limit:
             return Remedy(changes, found)
@@ -38,8 +38,8 @@ def remedy(sketch: Sketch, config: TrainingConfig, devices: int, limit: float, *
 def candidates(config: TrainingConfig, devices: int) -> Iterator[Changes]:
     """Yield changes that keep the number of images per update, the cheapest first.
 
-    Recompute costs a forward pass, sharding stage 1 some communication, a smaller batch efficiency. Tensor parallelism
-    costs much communication, and sharding stages 2 and 3 cost more of it.
+    Recompute costs another forward pass, sharding stage 1 costs some communication, and a smaller batch costs
+    efficiency. Tensor parallelism costs much communication, and sharding stages 2 and 3 cost even more.
     """
     recompute: list[Changes] = [] if config.recompute else [{"recompute": True}]
     sharding: list[Changes] = []
@@ -61,7 +61,7 @@ def candidates(config: TrainingConfig, devices: int) -> Iterator[Changes]:
 
 
 def _smaller_batches(config: TrainingConfig) -> Iterator[Changes]:
-    """Yield ever smaller batches: half the images in twice the iterations, while the batch is even."""
+    """Yield smaller and smaller batches: half the images and twice the iterations each, while the batch is even."""
     batch, iterations = config.batch_size, config.accum_iter
     while batch % 2 == 0:
         batch, iterations = batch // 2, iterations * 2

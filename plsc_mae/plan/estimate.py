@@ -1,4 +1,4 @@
-"""The cost of an optimizer step for one device: memory at the fullest moment, and bytes sent."""
+"""Estimate of the cost of an optimizer step for one device: peak memory, and bytes sent to other devices."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from plsc_mae.plan.activations import HALF, BlockMemory, Conditions
 from plsc_mae.plan.memory import Parameters, PassMemory, States, Usage, peak
 from plsc_mae.plan.sketch import Sketch
 
-ADAMW_STATE = 2 * FLOAT32  # two moments; the other optimizers have a velocity
+ADAMW_STATE = 2 * FLOAT32  # two moments; the other optimizers keep one velocity
 
 
 class Layout(NamedTuple):
-    """The division of a network and its data among processes.
+    """Division of a network and its data among processes.
 
     Attributes:
-        data: parts of a global batch.
-        tensor: processes that share every block.
-        pipeline: stages.
-        micro_batches: passes through the stages in one iteration.
+        data: number of parts of a global batch.
+        tensor: number of processes that share every block.
+        pipeline: number of pipeline stages.
+        micro_batches: number of passes through the stages in one iteration.
     """
 
     data: int
@@ -35,7 +35,7 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, config: TrainingConfig, devices: int) -> Layout:
-        """Return the layout of a config.
+        """Return the layout of a run with `config` on a number of devices.
 
         Raises:
             ConfigError: the number of devices is not divisible by the size of a group.
@@ -51,7 +51,7 @@ class Layout(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """Bytes that a device sends in an optimizer step; in a ring it receives the same number."""
+    """Bytes that a device sends in an optimizer step, by purpose; in a ring it receives the same number."""
 
     gradients: float = 0
     sharding: float = 0
@@ -60,7 +60,7 @@ class Traffic(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """The cost of a step for a device of the pipeline stage that needs the most memory."""
+    """Cost of an optimizer step for a device of the pipeline stage that needs the most memory."""
 
     layout: Layout
     usage: Usage
@@ -68,11 +68,11 @@ class Estimate(NamedTuple):
 
 
 def estimate(sketch: Sketch, config: TrainingConfig, devices: int, *, flash: bool = True) -> Estimate:
-    """Estimate an optimizer step.
+    """Estimate memory and traffic of an optimizer step on a device of the stage that needs the most memory.
 
     Args:
-        sketch: of the config's task.
-        config: of the run; `--device cpu` computes in float32, every other device is taken for a GPU.
+        sketch: sketch of the config's task.
+        config: options of the run; `--device cpu` computes in float32, every other device counts as a GPU.
         devices: number of devices, with one process each.
         flash: whether GPUs have flash attention.
 
@@ -89,7 +89,7 @@ def estimate(sketch: Sketch, config: TrainingConfig, devices: int, *, flash: boo
     found = []
     for stage, task in enumerate(sketch.stages):
         outline, parameters = task.memory_outline(batch, gpu=gpu), Parameters.of(task, layout.tensor)
-        in_flight = min(layout.micro_batches, layout.pipeline - stage)  # one forward, one backward
+        in_flight = min(layout.micro_batches, layout.pipeline - stage)  # with one forward, one backward (1F1B)
         memory = PassMemory.of(outline, parameters, conditions, cast=cast)
         usage = peak(memory, parameters, states, in_flight)
         found.append(Estimate(layout, usage, _traffic(memory.blocks, parameters.trained, states, layout, config)))
@@ -97,12 +97,12 @@ def estimate(sketch: Sketch, config: TrainingConfig, devices: int, *, flash: boo
 
 
 def precision_bytes(config: TrainingConfig) -> int:
-    """Return the bytes of a number in matrix products: mixed precision is for GPUs only."""
+    """Return the bytes per number in matrix products; only GPUs use mixed precision."""
     return HALF if config.amp and config.device != "cpu" else FLOAT32
 
 
 def states_of(config: TrainingConfig, layout: Layout) -> States:
-    """Return the bytes per parameter under a config."""
+    """Return the bytes that a run with `config` keeps per parameter."""
     low = config.amp_level == "O2" and precision_bytes(config) == HALF
     averaged = isinstance(config, FinetuneConfig) and config.model_ema
     return States(
@@ -121,7 +121,10 @@ def states_of(config: TrainingConfig, layout: Layout) -> States:
 def _traffic(
     blocks: Iterable[BlockMemory], trained: int, states: States, layout: Layout, config: TrainingConfig
 ) -> Traffic:
-    """Count by rings: a sum over n processes sends 2 (n - 1) / n of its bytes, a scatter or a gather half of that."""
+    """Count the bytes sent in rings.
+
+    An all-reduce over n processes sends 2 (n - 1) / n of its bytes, a reduce-scatter or an all-gather half of that.
+    """
     ring, passes = (layout.data - 1) / layout.data, config.accum_iter * layout.micro_batches
     gradients, weights = states.gradient * trained * ring, states.weight * trained * ring
     summed, tokens, directions = 0, 0, 1

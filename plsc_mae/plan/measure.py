@@ -19,7 +19,7 @@ from plsc_mae.plan.sketch import IMAGENET_CLASSES
 from plsc_mae.train.setup import build_stepper, share_network
 from plsc_mae.train.step import Stepper
 
-UPDATES = 2  # the first one allocates the optimizer state
+UPDATES = 2  # number of updates; the first one allocates the optimizer state
 LEARNING_RATE = 1e-4
 
 
@@ -27,8 +27,8 @@ class MemoryPeak(NamedTuple):
     """Peak memory in bytes.
 
     Attributes:
-        allocated: by Paddle's allocator.
-        resident: of the process, beyond what it had before the network was built; None on GPU.
+        allocated: peak of Paddle's allocator.
+        resident: peak resident memory of the process, less that before the network was built; None on GPU.
     """
 
     allocated: int
@@ -50,7 +50,7 @@ def measure(config: TrainingConfig) -> MemoryPeak:
 
 
 def run_updates(stepper: Stepper, batch: Batch, config: TrainingConfig, updates: int = UPDATES) -> None:
-    """Repeat updates of --accum_iter times the same batch."""
+    """Run updates, each of which accumulates the gradients of the same batch --accum_iter times."""
     stepper.set_rates(Rates(LEARNING_RATE, config.weight_decay))
     stepper.task.train()
     for _ in range(updates):
@@ -61,7 +61,7 @@ def run_updates(stepper: Stepper, batch: Batch, config: TrainingConfig, updates:
 
 
 def random_training_batch(config: TrainingConfig) -> Batch:
-    """Return a batch of random images, transformed as the config trains on images."""
+    """Return a batch of random images, transformed as in training with `config`."""
     if isinstance(config, PretrainConfig):
         return random_batch(load_method(config.method).train_transform(config), config.batch_size, config.seed)
     assert isinstance(config, ClassifyConfig)

@@ -1,7 +1,7 @@
-"""The memory of a process at the fullest moment of an optimizer step.
+"""Peak memory of a process in an optimizer step.
 
-Weights, optimizer state and the batch are there throughout. In the backward pass gradients grow, block by block, while
-activations shrink.
+Weights, optimizer state and the batch are in memory all the time. During the backward pass, each block adds gradients
+and releases activations.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Parameters(NamedTuple):
         trained: trained parameters.
         frozen: the others.
         matrices: trained parameters with two axes or more, which mixed precision copies in 16 bits.
-        largest: the size of the largest trained parameter; an update works on one at a time.
+        largest: elements of the largest trained parameter; an update works on one parameter at a time.
     """
 
     trained: int
@@ -33,7 +33,7 @@ class Parameters(NamedTuple):
 
     @classmethod
     def of(cls, network: nn.Layer, tensor_parallel: int) -> Parameters:
-        """Count the parameters that one of `tensor_parallel` processes holds of a network."""
+        """Count the parameters of `network` that each of `tensor_parallel` processes holds."""
         sizes, params = share_sizes(network, tensor_parallel), network.parameters()
         trained = [param for param in params if not param.stop_gradient]
         return cls(
@@ -53,11 +53,11 @@ class States(NamedTuple):
         optimizer: bytes of its optimizer state.
         master: bytes of its float32 copy beside a 16-bit weight.
         average: bytes of its moving average.
-        sharding_stage: the states that `sharded` processes divide: 1 optimizer state and master weights, 2 gradients
-            too, 3 weights too.
-        sharded: number of these processes.
-        data_parallel: processes that exchange gradients. Paddle's DataParallel never releases the gradients, and holds
-            a second, fused copy.
+        sharding_stage: 1 divides optimizer state and master weights among `sharded` processes, 2 also gradients, 3 also
+            weights; 0 divides nothing.
+        sharded: number of processes that divide states.
+        data_parallel: number of processes that exchange gradients. Paddle's DataParallel never releases the gradients,
+            and holds a second, fused copy.
         accumulates: whether the gradients of several iterations are added up.
     """
 
@@ -72,7 +72,7 @@ class States(NamedTuple):
     accumulates: bool = False
 
     def share(self, stage: int, size: int) -> int:
-        """Return one process's share of `size` bytes that sharding divides from `stage` on."""
+        """Return the bytes that one process keeps of `size` bytes, which sharding divides from `stage` on."""
         return -(-size // self.sharded) if self.sharding_stage >= stage else size
 
 
@@ -90,16 +90,16 @@ class Usage(NamedTuple):
 
     @property
     def total(self) -> int:
-        """The sum of all purposes."""
+        """Bytes of all purposes together."""
         return sum(self[:-1])
 
 
 class PassMemory(NamedTuple):
-    """Memory of one forward and backward pass beside the states of parameters.
+    """Memory of one forward and backward pass, without the states of parameters.
 
     Attributes:
-        outline: of the pass.
-        blocks: its transformer blocks in the order of the forward pass.
+        outline: the task's outline of the pass.
+        blocks: memory of the transformer blocks, in the order of the forward pass.
         kept: bytes kept for the backward pass outside of blocks, 16-bit copies of weights included.
     """
 
@@ -109,28 +109,29 @@ class PassMemory(NamedTuple):
 
     @classmethod
     def of(cls, outline: MemoryOutline, parameters: Parameters, conditions: Conditions, *, cast: bool) -> PassMemory:
-        """Estimate a pass; `cast` if it copies float32 matrices in 16 bits, which autograd keeps."""
+        """Estimate a pass; with `cast`, autograd keeps 16-bit copies of the float32 matrices."""
         blocks = [block_memory(block, stack, conditions) for stack in outline.stacks for block in stack.blocks]
         copies = HALF * parameters.matrices if cast and not conditions.recompute else 0
         return cls(outline, tuple(blocks), outline.kept + copies)
 
 
 def peak(memory: PassMemory, parameters: Parameters, states: States, in_flight: int = 1) -> Usage:
-    """Return the fullest moment of an optimizer step.
+    """Return the memory in use at the moment of an optimizer step that needs the most.
 
     Args:
-        memory: of one pass.
-        parameters: that the process holds.
+        memory: memory of one pass.
+        parameters: numbers of parameters that the process holds.
         states: bytes per parameter.
-        in_flight: passes whose activations are kept at once, as in pipelines.
+        in_flight: number of passes whose activations are kept at once; more than 1 in pipelines.
     """
     return max(moments(memory, parameters, states, in_flight), key=lambda usage: usage.total)
 
 
 def moments(memory: PassMemory, parameters: Parameters, states: States, in_flight: int = 1) -> Iterator[Usage]:
-    """Yield the memory while the targets are prepared, after the forward pass, in every backward pass, in the update.
+    """Yield the memory in use at each moment: preparation of the targets, end of the forward pass, backward, update.
 
-    The backward pass goes block by block; gradients outside of the blocks count from its start.
+    There is one moment per block of the backward pass; gradients of parameters outside of the blocks count in all of
+    them.
     """
     trained, outline = parameters.trained, memory.outline
     gradients = states.share(2, states.gradient * trained)

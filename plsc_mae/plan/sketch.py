@@ -1,4 +1,4 @@
-"""Tasks whose networks have shapes and no weights, so that counting them takes neither memory nor time."""
+"""Tasks whose networks have shapes but no weights, so that their cost is counted without memory or time for weights."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ IMAGENET_CLASSES = 1000
 
 
 class Sketch(NamedTuple):
-    """A task without weights.
+    """Task without weights, and the number of its operations.
 
     Attributes:
         task: the task.
-        forward_macs: multiply-accumulates of one image's forward pass, without a tokenizer's.
-        training_macs: those of one image's update: the forward pass, and the backward pass at twice its price.
-        stages: the task of each pipeline stage; the whole task without a pipeline.
+        forward_macs: multiply-accumulates of one image's forward pass; a tokenizer is not counted.
+        training_macs: multiply-accumulates of one image's update; a backward pass costs twice its forward pass.
+        stages: the task of each pipeline stage; only the whole task if there is no pipeline.
     """
 
     task: Task
@@ -66,13 +66,16 @@ def _classify_task(config: ClassifyConfig) -> ClassifyTask:
     model, normalize = build_classifier(config, classes), build_normalize(config)
     if isinstance(config, LinprobeConfig) and config.lr_sweep:
         return SweepTask(model, normalize, config, classes)
-    # The average copies weights, which are not there; `estimate` counts it.
+    # The moving average would copy weights, which do not exist here; `estimate` counts its memory.
     unaveraged = dataclasses.replace(config, model_ema=False) if isinstance(config, FinetuneConfig) else config
     return ClassifyTask(model, normalize, unaveraged, classes)
 
 
 def _pipeline_stages(config: ClassifyConfig) -> tuple[ClassifyTask, ...]:
-    """Build the task of each pipeline stage, divided by operations where a run divides by measured seconds."""
+    """Build the task of each pipeline stage; none without a pipeline.
+
+    Blocks are divided by their number of operations; a run divides them by measured seconds.
+    """
     count = config.pipeline_parallel
     if count == 1:
         return ()

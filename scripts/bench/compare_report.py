@@ -68,7 +68,7 @@ def print_report(machine: dict[str, Any], turns: list[dict[str, Any]], summary: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("logs", type=Path, nargs="+")
-    parser.add_argument("--json", type=Path, help="file for machine, turns and summary")
+    parser.add_argument("--json", type=Path, help="JSON file to write, with machine, turns and summary")
     args = parser.parse_args()
     turns = [read_turn(log) for log in args.logs]
     summary = summarize(turns)

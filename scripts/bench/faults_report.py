@@ -1,4 +1,4 @@
-"""Faults that faults.sh injects, with the expected outcomes, and the tables of the results in pytest's XML.
+"""Print the tests of the faults that faults.sh injects, or tables of their results from pytest's XML files.
 
 Needs the standard library only.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CAMPAIGN = "tests/train/test_kill_campaign.py"
-# Kind of fault, expected outcome, tests: a file, or functions of it.
+# Tuples of the kind of fault, the expected outcome, and one or more tests.
 FAULTS = [
     (
         "power lost at any call of a save, in any state of the disk",
@@ -232,7 +232,7 @@ FAULTS = [
 
 @dataclass
 class Tally:
-    """Outcomes of the tests of one row."""
+    """Counts of test outcomes for one row of a table."""
 
     passed: int = 0
     failed: int = 0
@@ -240,7 +240,7 @@ class Tally:
     kills: collections.Counter[str] = field(default_factory=collections.Counter)
 
     def add(self, case: ET.Element) -> None:
-        """Count one test."""
+        """Count the outcome of one test."""
         if case.find("failure") is not None or case.find("error") is not None:
             self.failed += 1
         elif case.find("skipped") is not None:
@@ -249,7 +249,7 @@ class Tally:
             self.passed += 1
 
     def summary(self) -> str:
-        """Return the last column of a table."""
+        """Return the text of the row's last column."""
         total = self.passed + self.failed + self.skipped
         if not total:
             return "not run"
@@ -257,7 +257,7 @@ class Tally:
 
 
 def node_of(case: ET.Element) -> str:
-    """Return the test function of a result as a pytest node id."""
+    """Return the pytest node id of the test function to which a result belongs."""
     name = (case.get("name") or "").partition("[")[0]
     return f"{(case.get('classname') or '').replace('.', '/')}.py::{name}"
 
@@ -313,10 +313,10 @@ def report_faults(cases: list[ET.Element]) -> int:
 
 
 def main() -> int:
-    """Print the tests to run, or the tables of their results."""
+    """Print the tests to run or the tables of their results; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tests", action="store_true", help="print the tests and exit")
-    parser.add_argument("results", nargs="*", type=Path, help="pytest's XML")
+    parser.add_argument("--tests", action="store_true", help="print the names of the tests and exit")
+    parser.add_argument("results", nargs="*", type=Path, help="XML files that pytest wrote")
     arguments = parser.parse_args()
     if arguments.tests:
         print("\n".join([CAMPAIGN, *(node for _, _, *nodes in FAULTS for node in nodes)]))

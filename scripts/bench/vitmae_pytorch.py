@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=6, help="timed steps")
     parser.add_argument("--warmup", type=int, default=2, help="steps before the timed ones")
-    parser.add_argument("--threads", type=int, default=0, help="threads; 0: one per core that this process may use")
+    parser.add_argument("--threads", type=int, default=0, help="number of threads; 0 is one per usable core")
     parser.add_argument("--attention", choices=["eager", "sdpa"], help="implementation [chosen by the library]")
     parser.add_argument("--adamw", choices=["fused", "loop"], default="fused", help="PyTorch's implementation of AdamW")
     args = parser.parse_args()
@@ -49,7 +49,7 @@ def build_optimizer(model: ViTMAEForPreTraining, fused: bool) -> torch.optim.Ada
 def time_steps(
     model: ViTMAEForPreTraining, optimizer: torch.optim.Optimizer, images: torch.Tensor, warmup: int, steps: int
 ) -> list[float]:
-    """Return the seconds of each timed step: zero_grad, forward, backward, optimizer. Every step draws new masks."""
+    """Return the seconds of each timed step (zero_grad, forward, backward, optimizer). Every step draws new masks."""
     seconds = []
     for step in range(warmup + steps):
         start = time.perf_counter()

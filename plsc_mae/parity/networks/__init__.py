@@ -1,7 +1,7 @@
 """Networks that `plsc-mae parity` can check, one module each.
 
-A module defines `CASE`, the class of its cases, and `ORIGINALS`, the original implementations of its networks. A method
-names its module by `methods.contract.Method.parity`.
+A module defines `CASE`, the class of its cases, and `ORIGINALS`, the original implementations of its networks.
+`methods.contract.Method.parity` is the name of the module for a method.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from plsc_mae.parity.originals import Original
 
 
 def case_class(trained: PretrainConfig) -> type[AnyCase]:
-    """Return the class of cases for a method's network.
+    """Return the class of the cases for the method of `trained`.
 
     Raises:
         ConfigError: the method has no oracle.

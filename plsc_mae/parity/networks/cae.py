@@ -1,4 +1,4 @@
-"""Context autoencoders, compared with the oracle and Atten4Vis/CAE."""
+"""Comparison of context autoencoders with the oracle and Atten4Vis/CAE."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CAECase(Case[CAEConfig]):
     """Context autoencoder that predicts classes.
 
     The target classes are random: the images are noise, so a dVAE's tokens would carry no more meaning. Regressor and
-    decoder of the small network have two blocks, of width 24 behind a bridge if the network has one.
+    decoder of the small network have two blocks each. With a bridge their width is 24, without one it is the encoder's.
     """
 
     task: CAETask
@@ -45,7 +45,7 @@ class CAECase(Case[CAEConfig]):
 
     @classmethod
     def of_weights(cls, trained: CAEConfig, stored: Checkpoint) -> CAEConfig:
-        """Return options with the number of classes of the checkpoint, the length of the head's bias."""
+        """Return `trained` with the checkpoint's number of classes, which is the length of the head's bias."""
         bias = recognize(stored.model, str(stored.path)).foreign_name("decoder.head.bias")
         if bias not in stored.model:
             return trained
@@ -53,7 +53,7 @@ class CAECase(Case[CAEConfig]):
 
     @classmethod
     def small(cls, trained: CAEConfig) -> dict[str, Any]:
-        """Return the sizes of regressor and decoder, and a mask of 7 patches."""
+        """Return the sizes of the small regressor and decoder, and options that hide 7 patches."""
         width = arguments_of(trained.model, embed_dim=trained.embed_dim)["embed_dim"]
         return {
             "decoder_embed_dim": 32 if trained.decoder_embed_dim == width else 24,
@@ -70,7 +70,7 @@ class CAECase(Case[CAEConfig]):
         }
 
     def outputs(self) -> dict[str, Tensor]:
-        """Run the network and compute both losses."""
+        """Run the network and return its outputs, both losses and their sum."""
         images, mask, labels = self.tensors()
         out = self.model(images, mask)
         main, align = self._losses(out, labels)
@@ -79,18 +79,18 @@ class CAECase(Case[CAEConfig]):
         return {**tokens, "loss_main": main, "loss_align": align, "loss": main + align}
 
     def loss(self) -> Tensor:
-        """Compute the sum of both losses."""
+        """Return the sum of both losses."""
         images, mask, labels = self.tensors()
         main, align = self._losses(self.model(images, mask), labels)
         return main + align
 
     def oracle(self, parameters: dict[str, Array]) -> dict[str, Array]:
-        """Run `oracle.cae.forward`."""
+        """Return the outputs of `oracle.cae.forward`."""
         images, mask, labels = self.arrays()
         return cae_oracle.forward(parameters, images, mask, labels, self.options())
 
     def objective(self) -> Objective:
-        """Return the oracle's loss with the alignment target held constant."""
+        """Return the oracle's loss as a function of the parameters, with a constant alignment target."""
         images, mask, labels = self.arrays()
         options = self.options()
         target = self.oracle(self.parameters())["alignment.target"]
@@ -98,7 +98,7 @@ class CAECase(Case[CAEConfig]):
         return lambda parameters: float(forward(parameters, images, mask, labels, options, target)["loss"])
 
     def options(self) -> cae_oracle.CAEOptions:
-        """Return the oracle's options."""
+        """Return the oracle's options for this network."""
         return cae_oracle.CAEOptions(
             num_heads=self.model.encoder.blocks[0].attn.num_heads,
             decoder_num_heads=self.model.regressor.blocks[0].cross_attn.num_heads,

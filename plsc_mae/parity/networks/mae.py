@@ -1,4 +1,4 @@
-"""Masked autoencoders, compared with the oracle, Hugging Face transformers and facebookresearch/mae."""
+"""Comparison of masked autoencoders with the oracle, Hugging Face transformers and facebookresearch/mae."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class MAECase(Case[AutoencoderConfig]):
 
     @classmethod
     def small(cls, _trained: AutoencoderConfig) -> dict[str, Any]:
-        """Return the sizes of the decoder."""
+        """Return the sizes of the small decoder."""
         return {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2}
 
     def outputs(self) -> dict[str, Tensor]:
-        """Run the network on whole images."""
+        """Run the network and return its outputs, with predictions and targets of all patches."""
         model, (images, noise) = self.model, self.tensors()
         out = model(images, noise, self.config.mask_ratio)
         target = model.target(model.patchify(images))
@@ -35,13 +35,13 @@ class MAECase(Case[AutoencoderConfig]):
         return {"latent": decoded, "pred": out.pred, "target": target, "mask": out.mask, "loss": out.loss}
 
     def loss(self) -> Tensor:
-        """Compute the loss; the decoder predicts the hidden patches only, as in training."""
+        """Return the loss; the decoder predicts the hidden patches only, as in training."""
         images, noise = self.tensors()
         hidden = self.model.predict_hidden(images, self.model.random_masks(noise, self.config.mask_ratio))
         return hidden_patch_loss(hidden.pred, hidden.target)
 
     def oracle(self, parameters: dict[str, Array]) -> dict[str, Array]:
-        """Run `oracle.mae.forward`."""
+        """Return the outputs of `oracle.mae.forward`."""
         images, noise = self.arrays()
         return mae_oracle.forward(parameters, images, noise, self.options())
 
@@ -52,7 +52,8 @@ class MAECase(Case[AutoencoderConfig]):
     def options(self) -> mae_oracle.MAEOptions:
         """Return the oracle's options for this implementation.
 
-        They are derived from the training options, not from the network, so that a wrong setting of the network shows.
+        Except for the numbers of heads, they are derived from the training options and not from the network, so that
+        the comparison reveals a wrong setting of the network.
         """
         config = self.config
         switches = dict(mae_oracle.IMPLEMENTATIONS[config.method])
@@ -131,8 +132,8 @@ def _unsupported_reason(case: MAECase) -> str:
     height, width = case.model.encoder.img_size
     if options != official or height != width:
         return (
-            "cannot be built by the code of facebookresearch/mae: that code supports other sizes, but no other options "
-            "and no images that are not square"
+            "cannot be built by the code of facebookresearch/mae: that code supports other sizes, but only MAE's own "
+            "options and square images"
         )
     return ""
 

@@ -1,4 +1,4 @@
-"""SimMIM beside its oracle. No original is compared: microsoft/SimMIM has not been run for this suite."""
+"""Comparison of SimMIM networks with the oracle; there is no comparison with microsoft/SimMIM."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from plsc_mae.parity.originals import Original
 
 
 class SimMIMCase(Case[SimMIMConfig]):
-    """A SimMIM network; the small one hides single patches."""
+    """SimMIM network; the small network hides single patches."""
 
     task: SimMIMTask
     undecayed: ClassVar[Mapping[str, tuple[str, ...]]] = {"simmim": ("encoder.cls_token",)}
 
     @classmethod
     def small(cls, _trained: SimMIMConfig) -> dict[str, Any]:
-        """Return cells of one patch."""
+        """Return the option that makes a mask cell one patch."""
         return {"mask_patch_size": 8}
 
     def outputs(self) -> dict[str, Tensor]:
-        """Run the network."""
+        """Run the network and return its outputs and the loss."""
         images, mask = self.tensors()
         pred, latent = self.model(images, mask)
         target = self.model.target(images)
@@ -38,19 +38,20 @@ class SimMIMCase(Case[SimMIMConfig]):
         return {"latent": latent, "pred": pred, "target": target, "mask": mask, "loss": loss}
 
     def loss(self) -> Tensor:
-        """Compute the loss."""
+        """Return the loss of the batch."""
         return self.outputs()["loss"]
 
     def oracle(self, parameters: dict[str, Array]) -> dict[str, Array]:
-        """Run `oracle.simmim.forward`."""
+        """Return the outputs of `oracle.simmim.forward`."""
         images, mask = self.arrays()
         options = simmim_oracle.SimMIMOptions(num_heads=self.model.encoder.blocks[0].attn.num_heads)
         return simmim_oracle.forward(parameters, images, mask, options)
 
     def objective(self) -> Objective:
-        """Return the oracle's loss with the signs of all errors held at the network's own.
+        """Return the oracle's loss as a function of the parameters, with constant signs of all errors.
 
-        The gradient is the same, and the slopes do not cross the kinks of the absolute value.
+        The signs are those at the network's weights. The gradient there is the same, and finite differences do not
+        cross the kinks of the absolute value.
         """
         own = self.oracle(self.parameters())
         signs, channels = np.sign(own["pred"] - own["target"]), self.model.in_chans
@@ -63,7 +64,7 @@ class SimMIMCase(Case[SimMIMConfig]):
         return signed_loss
 
     def rate(self, update: int, *, updates: int, warmup: int, peak: float) -> float:
-        """Return the rate of the multistep schedule."""
+        """Return the learning rate of an update by the oracle's multistep schedule, see `Case.rate`."""
         run = dataclasses.replace(self.config, epochs=updates, warmup_epochs=float(warmup))
         return simmim_oracle.multistep_rate(
             update,

@@ -56,7 +56,7 @@ def forward(
     options: CAEOptions,
     target: Array | None = None,
 ) -> dict[str, Array]:
-    """Encode the visible patches, predict the latents of the hidden ones, classify these, and align them.
+    """Encode the visible patches, predict and classify the latents of the hidden ones, and compute both losses.
 
     Args:
         parameters: parameters of the network.
@@ -102,7 +102,7 @@ def forward(
 def encode(
     parameters: Parameters, images: Array, chosen: npt.NDArray[np.int64], grid: tuple[int, ...], options: CAEOptions
 ) -> dict[str, Array]:
-    """Encode the chosen patches, given by their ids [B, N], with a ViT.
+    """Run a ViT over the patches with the ids `chosen` [B, N].
 
     The class token comes first. Its position embedding is zero unless positions are trained.
     """
@@ -190,13 +190,13 @@ def decode(parameters: Parameters, latent: Array, query_pos: Array, options: CAE
 
 
 def _table(parameters: Parameters, name: str, dim: int, grid: tuple[int, ...], options: CAEOptions) -> Array:
-    """Return the position embeddings [1 + L, D]; that of the class token is zero unless positions are given."""
+    """Return the position embeddings [1 + L, D]; the class token's is zero unless `options.positions` is "given"."""
     if options.positions == "given":
         return parameters[name][0]
     return np.concatenate([np.zeros((1, dim)), position_table(options.positions, dim, (grid[0], grid[1]))])
 
 
 def _decoder_table(parameters: Parameters, dim: int, grid: tuple[int, ...], options: CAEOptions) -> Array:
-    """Return the position embeddings [L, D] of regressor and decoder, by default those of the encoder."""
+    """Return the position embeddings [L, D] of regressor and decoder, which default to the encoder's."""
     name = "rd_pos_embed" if "rd_pos_embed" in parameters else "encoder.pos_embed"
     return _table(parameters, name, dim, grid, options)[1:]

@@ -44,7 +44,8 @@ class MAEOptions:
         pixel_mean: mean of each channel. If given, `pixel_mean` and `pixel_std` undo the normalization of the images,
             so that targets are pixels in [0, 1] (MAE-pytorch).
         pixel_std: standard deviation of each channel.
-        channels_first: order predictions and targets by channel, row, column (MAE-priv), not by row, column, channel.
+        channels_first: True orders predictions and targets by channel, row, column (MAE-priv), False by row, column,
+            channel.
         class_token: True if the encoder has a class token.
         decoder_class_token: True if the decoder sees the class token. If False, the encoder drops it before its final
             norm.
@@ -71,8 +72,8 @@ class MAEOptions:
     visible: Literal["floor", "ceil"] = "floor"
 
 
-# Options of each implementation, by the name of its method in this suite. In BUPT-PRIV/MAE-priv the class token is an
-# option. MAE-priv and MAE-pytorch normalize targets by default.
+# Options of each implementation, by the name of our method. In BUPT-PRIV/MAE-priv the class token is an option.
+# MAE-priv and MAE-pytorch normalize targets by default.
 _BEIT_STYLE: dict[str, Any] = {"k_bias": False, "decoder_class_token": False, "visible": "ceil"}
 IMPLEMENTATIONS: dict[str, dict[str, Any]] = {
     "mae": {"pixel_norm": "patch"},
@@ -87,7 +88,7 @@ IMPLEMENTATIONS: dict[str, dict[str, Any]] = {
         "pixel_std": (0.229, 0.224, 0.225),
     },
 }
-# Parameters without weight decay besides one-dimensional ones and biases.
+# Further parameters without weight decay, by method. One-dimensional parameters and biases never have it.
 UNDECAYED = {"mae_priv": ("decoder.mask_token",), "mae_pytorch": ("decoder.mask_token",)}
 
 
@@ -130,7 +131,7 @@ def count_visible(patches: int, options: MAEOptions) -> int:
 def encode(
     parameters: Parameters, images: Array, visible: npt.NDArray[np.int64], grid: tuple[int, ...], options: MAEOptions
 ) -> dict[str, Array]:
-    """Encode the visible patches, given by their ids [B, K], with a ViT.
+    """Run a ViT over the patches with the ids `visible` [B, K].
 
     The class token comes first. Its position embedding is zero unless positions are trained.
     """
@@ -200,7 +201,7 @@ def pixel_target(images: Array, patch_size: int, options: MAEOptions) -> Array:
 
 
 def _table(parameters: Parameters, dim: int, grid: tuple[int, ...], leading: int, options: MAEOptions) -> Array:
-    """Return the position embeddings [leading + L, D]; those of leading tokens are zero unless positions are given."""
+    """Return the position embeddings [leading + L, D]; leading tokens have zeros unless positions are "given"."""
     if options.positions == "given":
         return parameters["pos_embed"][0]
     table = position_table(options.positions, dim, (grid[0], grid[1]))

@@ -31,7 +31,7 @@ TABLE = "rel_pos_bias.relative_position_bias_table"
 
 @dataclass(frozen=True, kw_only=True)
 class SimMIMOptions:
-    """Properties of the network that its parameters do not show.
+    """Options of a SimMIM network that its parameters do not determine.
 
     Attributes:
         num_heads: attention heads H.
@@ -45,14 +45,14 @@ class SimMIMOptions:
 def forward(
     parameters: Parameters, images: Array, mask: npt.NDArray[np.bool_], options: SimMIMOptions
 ) -> dict[str, Array]:
-    """Replace hidden patches by the mask token, encode all patches, predict pixels, compare the hidden ones.
+    """Replace hidden patches by the mask token, encode all patches, predict their pixels, and compute the loss.
 
     Args:
-        parameters: all parameters of the network. The encoder adds positions in every form it has parameters for: one
-            shared table of relative positions (the published ViT), a table per block, or `pos_embed`.
+        parameters: all parameters of the network. They decide how the encoder adds positions: by one shared table of
+            relative positions (the published ViT), by a table per block, or by `pos_embed`.
         images: [B, C, H, W], normalized; they are the target, too.
         mask: [B, L], True = hidden.
-        options: sizes of the network.
+        options: options of the network.
 
     Returns:
         Intermediate values in the order of computation: "encoder.embed", "encoder.blocks.0" ... and "latent"
@@ -94,12 +94,12 @@ def encode(
 
 
 def relative_bias(table: Array, grid: tuple[int, int]) -> Array:
-    """Look up the bias of attention scores, [H, 1 + L, 1 + L] with queries before keys, in a table of differences.
+    """Look up the biases [H, 1 + L, 1 + L] of attention scores (head, query, key) in a table of relative positions.
 
     Args:
-        table: [(2*rows - 1) * (2*columns - 1) + 3, H]. The first part belongs to position of query - position of key,
-            from the most negative difference, row by row. The last three entries belong to class token -> patch,
-            patch -> class token and class token -> class token.
+        table: [(2*rows - 1) * (2*columns - 1) + 3, H]. The entries before the last three belong to the differences
+            query position - key position, from the most negative one, row by row. The last three belong to
+            class token -> patch, patch -> class token and class token -> class token.
         grid: rows and columns of patches.
     """
     rows, columns = grid
@@ -112,7 +112,7 @@ def relative_bias(table: Array, grid: tuple[int, int]) -> Array:
 
 
 def biased_attention(x: Array, parameters: Parameters, biases: Sequence[Array], num_heads: int) -> Array:
-    """Attend from all tokens [B, N, D] to all, with biases [H, N, N] on the scores; keys have no bias of their own."""
+    """Return the self-attention of tokens [B, N, D], with `biases` [H, N, N] added to the scores and no key bias."""
 
     def heads(tokens: Array) -> Array:
         return tokens.reshape(*tokens.shape[:2], num_heads, -1).transpose(0, 2, 1, 3)  # [B, H, N, D/H]
@@ -136,7 +136,7 @@ def biased_block(x: Array, parameters: Parameters, biases: Sequence[Array], opti
 
 
 def masked_l1(pred: Array, target: Array, mask: Array, channels: int) -> Array:
-    """Average |pred - target| over the hidden pixels of the whole batch and over channels.
+    """Return the mean of |pred - target| over the hidden pixels of the whole batch and over channels.
 
     Args:
         pred: [B, L, C*P*P].
@@ -148,18 +148,18 @@ def masked_l1(pred: Array, target: Array, mask: Array, channels: int) -> Array:
 
 
 def masked_mean(errors: Array, mask: Array, channels: int) -> Array:
-    """Average errors [B, L, C*P*P] over the hidden pixels of the whole batch and over channels."""
-    pixels = mask.sum() * (errors.shape[-1] // channels)  # one channel's
+    """Return the mean of errors [B, L, C*P*P] over the hidden pixels of the whole batch and over channels."""
+    pixels = mask.sum() * (errors.shape[-1] // channels)  # hidden pixels of one channel
     return (errors.sum(axis=-1) * mask).sum() / (pixels + LOSS_EPS) / channels
 
 
 def multistep_rate(
     update: int, *, peak: float, warmup: int, warmup_rate: float, milestones: Sequence[int], factor: float
 ) -> float:
-    """Return the learning rate of an update, from 0, of a warm-up followed by a constant rate with drops.
+    """Return the learning rate of `update`, counted from 0: linear warm-up, then a constant rate with drops.
 
-    The original steps its scheduler behind the optimizer, so the first two updates have the first rate and every later
-    one is an iteration late.
+    The original advances its scheduler after the optimizer. Therefore the first two updates have the first rate, and
+    every later update has the rate of the iteration before it.
     """
     iteration = max(update - 1, 0)
     if iteration < warmup:
@@ -168,18 +168,18 @@ def multistep_rate(
 
 
 def count_hidden_cells(cells: int, mask_ratio: float) -> int:
-    """Return the number of hidden cells of an image: the product in double precision, rounded up."""
+    """Return the number of hidden cells of an image: `cells` * `mask_ratio` in double precision, rounded up."""
     return math.ceil(cells * mask_ratio)
 
 
 def mask_of_permutation(
     permutation: npt.NDArray[np.int64], input_size: int, mask_patch_size: int, patch_size: int, mask_ratio: float
 ) -> npt.NDArray[np.bool_]:
-    """Hide the cells that a permutation names first, and with a cell all patches inside it.
+    """Return the mask that hides the first cells of a permutation, with all patches inside them.
 
     Args:
-        permutation: of the (input_size / mask_patch_size)^2 cells in raster order. The original draws it with
-            `numpy.random.permutation`.
+        permutation: permutation of the (input_size / mask_patch_size)^2 cells in raster order. The original draws it
+            with `numpy.random.permutation`.
         input_size: image side in pixels.
         mask_patch_size: side of a cell in pixels, a divisor of `input_size`.
         patch_size: side of the network's patches in pixels, a divisor of `mask_patch_size`.

@@ -22,7 +22,7 @@ class AdamW:
         undecayed: names of further parameters without weight decay.
         betas: decay rates of the first and second moment.
         eps: added to the root of the second moment.
-        weight_decay: factor of the decayed parameters.
+        weight_decay: coefficient of weight decay.
         updates: number of updates so far.
         first: first moments (decaying means of the gradients), by name.
         second: second moments (decaying means of the squared gradients), by name.
@@ -38,7 +38,7 @@ class AdamW:
     second: dict[str, Array] = field(default_factory=dict)
 
     def step(self, gradients: dict[str, Array], lr: float) -> None:
-        """Update the parameters that have a gradient."""
+        """Update the parameters named in `gradients` with learning rate `lr`."""
         self.updates += 1
         beta1, beta2 = self.betas
         for name, g in gradients.items():
@@ -53,9 +53,10 @@ class AdamW:
 
 
 def rate_by_epochs(update: int, *, peak: float, updates: int, warmup: int, floor: float) -> float:
-    """Return the rate of a linear warm-up from 0 and half a cosine to `floor` (facebookresearch/mae util/lr_sched.py).
+    """Return the learning rate of an update: linear warm-up from 0, then half a cosine down to `floor`.
 
-    The original counts in fractional epochs; parity runs have one update per epoch.
+    Source: facebookresearch/mae util/lr_sched.py, which counts in fractional epochs. Parity runs have one update per
+    epoch.
     """
     if update < warmup:
         return peak * update / warmup
@@ -63,9 +64,10 @@ def rate_by_epochs(update: int, *, peak: float, updates: int, warmup: int, floor
 
 
 def rate_by_updates(update: int, *, peak: float, updates: int, warmup: int, floor: float) -> float:
-    """Return the rate of the same schedule with the peak used twice (Atten4Vis/CAE).
+    """Return the learning rate of an update by the schedule of Atten4Vis/CAE, which has the peak rate twice.
 
-    The last update of the warm-up and the first of the cosine both have the peak rate.
+    It also has a linear warm-up and half a cosine. The last update of the warm-up and the first of the cosine both have
+    the peak rate.
     """
     ramp = np.linspace(0.0, peak, warmup)
     rest = updates - warmup

@@ -1,4 +1,4 @@
-"""Program for Atten4Vis/CAE: models/modeling_cae.py of a checkout, with timm."""
+"""Program that runs Atten4Vis/CAE: models/modeling_cae.py of a checkout, with timm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from plsc_mae.parity.references.measure import Network, Outputs, batch_tensors, 
 
 
 def build(message: Message, checkout: str) -> Network:
-    """Build the requested published network by the original function of that name, as the original training does."""
+    """Build the requested network with the original's function of the same name, as the original training does."""
     shims.install()
     sys.path.insert(0, checkout)
     modeling_cae, timm = importlib.import_module("models.modeling_cae"), importlib.import_module("timm")

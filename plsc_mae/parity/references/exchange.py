@@ -14,7 +14,7 @@ Arrays = dict[str, Any]  # NumPy arrays by name; old NumPy versions have no type
 
 @dataclass
 class Message:
-    """Request to a reference program or its answer.
+    """Request to a reference program, or the program's answer.
 
     Attributes:
         settings: values that JSON can represent.

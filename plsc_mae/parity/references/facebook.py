@@ -1,4 +1,4 @@
-"""Program for facebookresearch/mae: models_mae.py of a checkout, with timm."""
+"""Program that runs facebookresearch/mae: models_mae.py of a checkout, with timm."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def build(message: Message, checkout: str) -> Network:
 
 @contextlib.contextmanager
 def fixed_rand(noise: Any) -> Iterator[None]:
-    """Make `torch.rand` return `noise` for its shape; the original draws its mask inside the forward pass."""
+    """Make `torch.rand` return `noise` for requests of its shape: the original draws its mask in the forward pass."""
     rand = torch.rand
 
     def patched(*size: Any, **kwargs: Any) -> Any:

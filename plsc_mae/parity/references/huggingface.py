@@ -1,4 +1,4 @@
-"""Program for Hugging Face transformers: ViTMAEForPreTraining."""
+"""Program that runs ViTMAEForPreTraining of Hugging Face transformers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def build(message: Message, _checkout: str) -> Network:
 
 
 def module_name(name: str) -> str:
-    """Return the name of a tensor in the modules of transformers 5, given its name in files of the Hub."""
+    """Translate the name of a tensor in files of the Hub into its name in the modules of transformers 5."""
     for pattern, replacement in MODULES:
         name = re.sub(pattern, replacement, name)
     return name

@@ -27,7 +27,7 @@ class Network:
         run: runs the network on the batch and returns the loss and the other outputs.
         inputs_of: modules whose input is recorded, by the name of the recorded tensor.
         outputs_of: modules whose output is recorded, by the name of the recorded tensor.
-        names: names of parameters in the module, by their name in the request, if they differ.
+        names: {name in the request: name in the module} of the parameters for which these differ.
         versions: versions of the packages that define the network.
     """
 
@@ -43,7 +43,7 @@ def main(build: Callable[[Message, str], Network]) -> None:
     """Read the request file of the command line, run the network, and write the answer file.
 
     Args:
-        build: builds the network, given the request and the checkout; the checkout is "" for an installed package.
+        build: builds the network from the request and the folder of the checkout ("" for an installed package).
     """
     request, answer, *checkout = sys.argv[1:]
     message = Message.read(Path(request))
@@ -57,7 +57,7 @@ def load_strictly(model: Any, weights: Arrays, names: dict[str, str]) -> None:
     Args:
         model: the module; it becomes a float64 module in evaluation mode.
         weights: arrays by name.
-        names: names in the module, by their name in `weights`, if they differ.
+        names: {name in `weights`: name in the module} of the parameters for which these differ.
 
     Raises:
         RuntimeError: names are missing or unexpected, or shapes differ.
@@ -117,7 +117,7 @@ def _train(network: Network, parameters: list[Any], settings: dict[str, Any]) ->
 
 @contextlib.contextmanager
 def _recorded(network: Network) -> Iterator[dict[str, Any]]:
-    """Record inputs and outputs of the network's modules while the context is open; of a tuple, the first tensor."""
+    """Record inputs and outputs of the network's modules while the context is open; of tuples, only the first item."""
     found: dict[str, Any] = {}
 
     def keep(name: str, value: Any) -> None:

@@ -19,7 +19,7 @@ def install() -> None:
     for name, kind in (("float", float), ("int", int), ("bool", bool), ("object", object)):
         if name not in vars(np):  # removed in NumPy 1.24
             setattr(np, name, kind)
-    if not torch.cuda.is_available():  # Atten4Vis/CAE moves a table to the device of its input by .cuda(device)
+    if not torch.cuda.is_available():  # Atten4Vis/CAE moves a table to its input's device by .cuda(device)
         torch.Tensor.cuda = _identity
 
 
@@ -28,7 +28,7 @@ def _identity(tensor: Any, *_args: Any, **_kwargs: Any) -> Any:
 
 
 def _add_torch_six() -> None:
-    """Add `torch._six`, which PyTorch removed in 1.13 and 2.0 and timm 0.3.2 imports."""
+    """Add `torch._six`, which timm 0.3.2 imports; PyTorch removed it in 1.13 and 2.0."""
     if "torch._six" in sys.modules or hasattr(torch, "_six"):
         return
     six: Any = types.ModuleType("torch._six")
