@@ -65,7 +65,7 @@ class CifarImages:
 
 
 def read_cifar(data_path: str | Path, split: str) -> CifarImages:
-    """Read the training or the test images.
+    """Read the training or the test images of CIFAR-10 or CIFAR-100 into memory.
 
     Args:
         data_path: folder `cifar-10-batches-bin` or `cifar-100-binary`, or a folder that contains one of them.

@@ -28,7 +28,7 @@ from plsc_mae.data.transforms import (
 from plsc_mae.data.views import color_jitter
 from plsc_mae.errors import DataError
 
-TINY_SIDE = 32  # images for inputs up to this size are not resized, because such data sets come in this size
+TINY_SIDE = 32  # data sets for inputs of up to this size (CIFAR) have images of that size, so they are not resized
 _TINY_PADDING = 4
 
 
@@ -58,7 +58,7 @@ class FinetuneAugment:
     erasing: RandomErasing | None = None
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
-        """Augment an image; all draws come from `rng`, in the order above."""
+        """Augment an image; `rng` draws the crop, the flip, the color changes and the erased boxes, in this order."""
         pixels = self._crop(image, rng)
         if rng.random() < self.hflip:
             pixels = flip_horizontal(pixels)
@@ -96,7 +96,7 @@ def evaluation_transform(
     Args:
         size: output size (h, w).
         crop_pct: ratio of the output's longer side to the shorter side of the resized image. Default: 224 / 256 for
-            outputs of 33 to 224 pixels, else 1. So images of up to 32 pixels are not resized.
+            outputs of 33 to 224 pixels, else 1. So a 32-pixel image is not resized for a 32-pixel output.
         interpolation: filter of the resize; k-NN evaluation uses bilinear.
     """
     side = max(size)

@@ -16,9 +16,9 @@ Both backends treat files that are not plain 8-bit RGB as follows:
     more than 179 million pixels DataError (Pillow's guard against decompression bombs)
     pipe, device, folder         DataError, immediately
 
-Difference of opencv from pil on random resized crops to 224x224, in levels of 255 (Pillow 13; the same with OpenCV
-4.11 and 5.0), and throughput of reading, decoding, cropping and resizing in images per second, on one thread of a busy
-machine (compare the ratio, not the absolute numbers):
+Differences between the backends on random resized crops to 224x224, in levels of 0..255 (Pillow 13; the same with
+OpenCV 4.11 and 5.0), and throughput of reading, decoding, cropping and resizing in images per second, on one thread of
+a busy machine (compare the ratio, not the absolute numbers):
                                        mean difference   largest   pil   opencv
     photograph, 500x375, 80 kB                     0.9        32   167      263
     photograph, 512x600, 88 kB                     1.0        56    97      183
@@ -104,7 +104,7 @@ class SourceImage(ABC):
 
 
 class PilImage(SourceImage):
-    """The pil backend: reproduces torchvision and reads every format that Pillow reads."""
+    """Image of the pil backend, which reproduces torchvision and reads every format that Pillow reads."""
 
     def __init__(self, path: str, header: Image.Image) -> None:
         super().__init__(path, header)
@@ -122,7 +122,7 @@ class PilImage(SourceImage):
 
 
 class OpenCVImage(SourceImage):
-    """The opencv backend, for intact RGB and gray JPEG files.
+    """Image of the opencv backend, which reads intact RGB and gray JPEG files.
 
     After a full-size decode, downscaling always averages areas (INTER_AREA), and upscaling uses the requested
     interpolation. After a reduced decode, Pillow's filter resizes to the final size. The decoded pixels are cached and
@@ -151,7 +151,7 @@ class OpenCVImage(SourceImage):
         return rgb
 
     def _decode(self, factor: int) -> tuple[int, Pixels] | None:
-        """Return (reduction factor, BGR pixels [H, W, 3]); the factor is at most `factor`."""
+        """Return (reduction factor <= `factor`, BGR pixels [H, W, 3]), or None if OpenCV cannot decode the file."""
         if self._decoded is None or self._decoded[0] > factor:
             cv2 = _opencv()
             flag = cv2.IMREAD_COLOR if factor == 1 else getattr(cv2, f"IMREAD_REDUCED_COLOR_{factor}")
@@ -200,7 +200,7 @@ def _read(path: str) -> bytes:
 
 
 def require_backend(backend: Backend) -> None:
-    """Raise ConfigError unless the packages behind `backend` are installed."""
+    """Raise ConfigError unless the packages that `backend` needs are installed."""
     if backend == "opencv":
         _opencv()
 

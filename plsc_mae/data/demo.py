@@ -31,7 +31,7 @@ RADIUS_RANGE = (0.156, 0.234)  # of a shape's enclosing circle, as a fraction of
 MAX_COPIES = 4  # fewer are drawn if they do not fit
 MAX_ATTEMPTS = 100  # random positions that are tried for the copies
 SPACING = 2.05  # minimum distance between the centers of two copies, in radii
-DARK_AND_LIGHT = (70.0, 190.0)  # brightness of shape and background, of 255
+DARK_AND_LIGHT = (70.0, 190.0)  # brightness (0..255) of shape and background, in random order
 TILE_SIDE = 5 / 64  # of the mosaic, as a fraction of the image side
 COLOR_RANGE = 130.0  # tile colors are uniform in -130..130 of 255, before their brightness is subtracted
 LUMA = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue in brightness (ITU-R BT.601)
@@ -66,7 +66,7 @@ def _bar(top: float, bottom: float, half_width: float) -> NDArray[np.float64]:
 def _heart() -> NDArray[np.float64]:
     t = np.linspace(0.0, 2 * np.pi, 96, endpoint=False)
     y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return np.stack([16 * np.sin(t) ** 3, -y - 2.5], axis=1) / 17.0  # 2.5: centers its 29 units of height
+    return np.stack([16 * np.sin(t) ** 3, -y - 2.5], axis=1) / 17.0  # the curve is 29 high; 2.5 centers it
 
 
 _ARROW = np.array([(0, -1), (0.75, -0.1), (0.28, -0.1), (0.28, 0.95), (-0.28, 0.95), (-0.28, -0.1), (-0.75, -0.1)])
@@ -137,7 +137,7 @@ def make_demo_data(
     seed: int = 0,
     progress: bool = False,
 ) -> DemoSummary:
-    """Draw the demo data set into a new or empty folder, or complete one that was interrupted.
+    """Draw the demo data set into a new or empty folder, or complete one after an interruption.
 
     ROOT/demo.json is written last. If it exists with the same parameters, the function draws nothing.
 

@@ -32,14 +32,14 @@ def random_erasing_box(
     count: int = 1,
     below: Callable[[int], int] | None = None,
 ) -> Box | None:
-    """Draw a box of random area and aspect ratio, smaller than the image on both sides.
+    """Draw a box of random area and aspect ratio, lower and narrower than the image.
 
     Args:
-        uniform: draws from [0, 1). Each attempt takes two draws, for area and log aspect ratio.
+        uniform: function that draws a number from [0, 1); each attempt takes two, for area and log aspect ratio.
         height: image height in pixels.
         width: image width in pixels.
-        count: number of boxes that share the area.
-        below: draws an integer from [0, n), for top and left; by default it scales a draw of `uniform`.
+        count: number of boxes in the image; the drawn area is divided by it.
+        below: function that draws an integer from [0, n), for top and left; by default `int(uniform() * n)`.
 
     Returns:
         The box, or None if ten attempts failed.
@@ -56,13 +56,13 @@ def random_erasing_box(
 
 @dataclass(frozen=True)
 class RandomErasing:
-    """Draws boxes and their noise; called by the worker once per sample.
+    """Generator of boxes and their noise for random erasing; the worker calls it once per sample.
 
     Attributes:
         prob: probability that a sample is erased.
         mode: "pixel" fills with noise per pixel, "rand" with one random color per box, "const" with zeros, which is
             the mean color.
-        max_count: largest number of boxes; the number is uniform from 1.
+        max_count: largest number of boxes per image; the number is drawn uniformly from 1 to `max_count`.
     """
 
     prob: float = 0.25
@@ -73,9 +73,9 @@ class RandomErasing:
         """Draw boxes and their noise for an image of `size` = (h, w).
 
         Returns:
-            Arrays of fixed shape: "erase_boxes" int32 [max_count, 4] of (top, left, height, width), where an unused
-            box has height 0, and "erase_noise" float16 [max_count, 3, N], the pixels of a box row by row, with N = 1
-            if a box has one color.
+            Arrays of fixed shape. "erase_boxes" is int32 [max_count, 4] of (top, left, height, width); unused boxes
+            have height 0. "erase_noise" is float16 [max_count, 3, N], each box's pixels row by row; N is 1 if every
+            box has one color.
         """
         boxes = np.zeros((self.max_count, 4), np.int32)
         noise = np.zeros((self.max_count, 3, self._noise_pixels(size)), np.float16)
@@ -118,12 +118,12 @@ def inside_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def erase(images: Tensor, boxes: Tensor, noise: Tensor) -> Tensor:
-    """Fill boxes with noise on the device; where boxes overlap, the last one wins.
+    """Fill boxes with noise on the device; where boxes overlap, the last one is visible.
 
     Args:
         images: float [B, 3, H, W], normalized.
         boxes: integers [B, K, 4] of (top, left, height, width), no larger than the images.
-        noise: [B, K, 3, N]: the noise of each box row by row, or one value for the whole box (N = 1).
+        noise: [B, K, 3, N], the pixels of each box row by row, or one color for the whole box if N is 1.
 
     Returns:
         float [B, 3, H, W].

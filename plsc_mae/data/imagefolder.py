@@ -217,11 +217,11 @@ class ImageDataset:
         return self.images.path(index)
 
     def mark_bad(self, index: int, reason: str) -> bool:
-        """Skip a file from now on if `bad_image` is "skip"; otherwise return False.
+        """Skip a file from now on and return True if `bad_image` is "skip"; otherwise return False.
 
         Args:
             index: number of the file.
-            reason: message to log whenever the file is skipped; names the file.
+            reason: message that is logged whenever the file is skipped; it must name the file.
         """
         if self.bad_image == "skip":
             self._known_bad[index] = reason
@@ -290,7 +290,7 @@ def _walk(folder: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[tuple
     """
     identity = _identity(folder)
     if identity in ancestors:
-        raise DataError(f"{folder} is a link to one of its parent folders, which would never end; remove the link")
+        raise DataError(f"{folder} is a link to a parent folder, and the search would never end; remove the link")
     with os.scandir(folder) as entries:
         kinds = {entry.name: _is_folder(entry) for entry in entries}
     yield folder, [name for name, is_folder in kinds.items() if not is_folder]

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 class BatchLoader:
-    """Iterable over the batches of an epoch from the sampler's position; each iteration has its own workers.
+    """Iterable over the batches of an epoch, starting at the sampler's position; each iteration has its own workers.
 
     Attributes:
         skipped: number of undecodable files skipped so far.
@@ -60,14 +60,14 @@ class BatchLoader:
         self.skipped = 0
 
     def __len__(self) -> int:
-        """Count the batches of a whole epoch."""
+        """Return the number of batches in a whole epoch, regardless of the position."""
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Yield batches of tensors: the arrays of the samples stacked along a new first axis.
 
         Raises:
-            DataError: a file cannot be decoded or takes too long, workers keep dying, or the data set raised it.
+            DataError: a file cannot be decoded or takes too long, workers keep dying, or the data set raises one.
         """
         return self._from_workers() if self.num_workers else self._in_process()
 
@@ -149,14 +149,14 @@ class WorkerPool:
             except WorkerDiedError as death:
                 consecutive += 1
                 self._handle_death(death, consecutive)
-            self.workers.pop(slot).end()  # not left in the list, because `_start` may raise and `end` runs once
+            self.workers.pop(slot).end()  # removed first: if `_start` raises, it must not be ended twice
             self.workers.insert(slot, self._start(number))
 
     def _handle_death(self, death: WorkerDiedError, consecutive: int) -> None:
         """Log the death of a worker, and mark the file that caused it as bad.
 
         Args:
-            death: of the worker.
+            death: error that `receive` raised for the worker.
             consecutive: number of deaths in a row at this batch, including this one.
 
         Raises:

@@ -24,9 +24,9 @@ class Mixing(NamedTuple):
     """Mixing parameters of a batch: one entry for the whole batch (n = 1) or one per image.
 
     Attributes:
-        keep: weight [n] of the image's own pixels outside its box, 1 for CutMix; the partner has weight 1 - keep.
-        boxes: [n, 4] of (top, left, height, width), where CutMix takes the partner's pixels.
-        lam: weight [n] of the image's own label.
+        keep: weights [n] of the image's own pixels outside its box (1 for CutMix); its partner's have 1 - keep.
+        boxes: [n, 4] of (top, left, height, width); CutMix fills them with the partner's pixels. Empty for mixup.
+        lam: weights [n] of the image's own label; the partner's has 1 - lam.
     """
 
     keep: npt.NDArray[np.float64]
@@ -35,9 +35,9 @@ class Mixing(NamedTuple):
 
 
 def cutmix_box(lam: float, center: tuple[int, int], size: tuple[int, int]) -> Box:
-    """Return the box around `center` that covers 1 - lam of an image of `size` = (h, w), clipped at the borders.
+    """Return the box around `center` = (y, x) that covers the fraction 1 - `lam` of an image of `size` = (h, w).
 
-    Sides are rounded down to even numbers of pixels, as in timm 0.3.2.
+    The box is clipped at the borders. Its sides are rounded down to even numbers of pixels, as in timm 0.3.2.
     """
     half_sides = [int(side * np.sqrt(1 - lam)) // 2 for side in size]
     low = [max(0, middle - half) for middle, half in zip(center, half_sides, strict=True)]
@@ -74,12 +74,12 @@ def mix_images(images: Tensor, mixing: Mixing) -> Tensor:
 
 
 def mix_labels(labels: Tensor, mixing: Mixing, num_classes: int, label_smoothing: float = 0.0) -> Tensor:
-    """Convert class numbers [B] to soft targets float32 [B, K] whose rows sum to 1.
+    """Return the soft targets float32 [B, K] of a mixed batch; each row sums to 1.
 
     Args:
-        labels: class numbers.
-        mixing: one entry for the batch or one per image.
-        num_classes: K.
+        labels: class numbers [B].
+        mixing: mixing parameters with one entry for the batch or one per image.
+        num_classes: number of classes K.
         label_smoothing: fraction of a label that is spread evenly over all classes.
     """
     with paddle.amp.auto_cast(enable=False):
@@ -93,7 +93,7 @@ class Mixup:
     """Random mixup and CutMix of a batch, with label smoothing.
 
     Attributes:
-        num_classes: K.
+        num_classes: number of classes K.
         mixup_alpha: mixup draws lam from Beta(alpha, alpha); 0 disables mixup.
         cutmix_alpha: the same for CutMix. If both are 0, labels are smoothed and images stay unchanged.
         cutmix_minmax: range of the sides of CutMix's boxes, as fractions of the image's sides. It enables CutMix even
@@ -124,7 +124,7 @@ class Mixup:
         return mix_images(images, mixing), mix_labels(labels, mixing, self.num_classes, self.label_smoothing)
 
     def draw(self, batch_size: int, size: tuple[int, int], rng: np.random.Generator) -> Mixing:
-        """Draw the mixing parameters of a batch of images of `size` = (h, w)."""
+        """Draw the mixing parameters of `batch_size` images of `size` = (h, w)."""
         pairs = (batch_size + 1) // 2
         count = {"batch": 1, "pair": pairs, "elem": batch_size}[self.mode]
         cutmix = rng.random(count) < self._cutmix_probability

@@ -1,4 +1,4 @@
-"""Normalization on the device, the last stage of the data pipeline: uint8 batches to floats and back."""
+"""Converts uint8 batches to normalized floats and back, on the device: the last stage of the data pipeline."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Normalize(nn.Layer):
             return (pixels / 255 - self.mean) / self.std
 
     def denormalize(self, images: Tensor) -> Tensor:
-        """Undo the normalization of [B, 3, H, W].
+        """Convert normalized images [B, 3, H, W] back to pixel values.
 
         Returns:
             Pixels float32 [B, 3, H, W], in [0, 1] for images; a network's predictions may exceed that range.

@@ -18,7 +18,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from plsc_mae.data.transforms import IMAGENET_MEAN, InterpolationChoice, draw_interpolation
 from plsc_mae.errors import ConfigError
 
-MAX_LEVEL = 10  # end of the scale of magnitudes
+MAX_LEVEL = 10  # upper end of the usual range of magnitudes
 _APPLY_PROBABILITY = 0.5
 _UNIFORM_ABOVE = 100  # a larger "mstd" makes the magnitude uniform in [0, m]
 
@@ -103,7 +103,7 @@ class RandAugment:
         num_layers: number of operations chosen per image.
         magnitude_std: standard deviation of the level; infinity draws the level uniformly from [0, magnitude].
         magnitude_max: levels are clipped to [0, magnitude_max]; above 10, operations exceed their usual range.
-        increasing: see `operations`.
+        increasing: True makes Posterize, Solarize and the enhancements stronger with the level, see `operations`.
         weighted: True chooses by CHOICE_WEIGHTS without replacement; False chooses uniformly with replacement.
         fill: color of pixels from outside the image.
         interpolation: filter of geometric operations; "random" chooses for each operation.
@@ -151,7 +151,7 @@ class RandAugment:
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         """Augment an RGB image.
 
-        Draws from `rng` the operations, and then for each one its application, level, sign and interpolation.
+        `rng` first draws all operations, then for each one the decision to apply it, its level, sign and interpolation.
         """
         for name in self._choose(rng):
             if rng.random() > _APPLY_PROBABILITY:

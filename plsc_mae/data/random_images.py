@@ -17,12 +17,12 @@ class RandomImage(SourceImage):
         self.path, self.width, self.height, self.rng = "random", 256, 256, rng
 
     def crop_resize(self, box: Box, size: tuple[int, int], interpolation: Interpolation = "bicubic") -> Pixels:
-        """Draw pixels, uint8 [H, W, 3] for `size` = (H, W)."""
+        """Draw random pixels, uint8 [H, W, 3] for `size` = (H, W); `box` and `interpolation` are ignored."""
         return self.rng.integers(0, 256, (*size, 3), np.uint8)
 
 
 def random_batch(transform: Transform, batch_size: int, seed: int, *, labeled: bool = False) -> dict[str, Tensor]:
-    """Return a batch of transformed random images, with labels 0 if `labeled`."""
+    """Return `batch_size` random images after `transform`, stacked by name; `labeled` adds "label", which is all 0."""
     rng = np.random.default_rng(seed)
     samples = [transform(RandomImage(rng), rng) for _ in range(batch_size)]
     batch = {name: paddle.to_tensor(np.stack([sample[name] for sample in samples])) for name in samples[0]}

@@ -12,7 +12,7 @@ from plsc_mae.errors import DataError
 
 
 class EpochBatchSampler(paddle.io.BatchSampler):
-    """Sampler of one process's batches of SampleKeys, with a settable position.
+    """Batch sampler that yields one process's batches, as lists of SampleKeys, from any position of an epoch.
 
     The i-th global batch is the i-th slice of `batch_size * world_size` entries of the epoch's order, and each process
     takes its contiguous part of the slice. So 2 processes of batch size 8 see the same samples as 1 process of 16.
@@ -83,6 +83,6 @@ class EpochBatchSampler(paddle.io.BatchSampler):
             yield [SampleKey(epoch, int(index)) for index in share]
 
     def __len__(self) -> int:
-        """Count the batches of a whole epoch for this process, regardless of the position."""
+        """Return the number of batches of this process in a whole epoch, regardless of the position."""
         full, rest = divmod(self.length, self.global_batch_size)
         return full if self.drop_last else full + (self.rank < rest)

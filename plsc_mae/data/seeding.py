@@ -30,13 +30,13 @@ def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
 
 
 def epoch_order(seed: int, epoch: int, length: int) -> npt.NDArray[np.int64]:
-    """Return the order [length] in which one epoch visits the samples."""
+    """Return the sample indices [length] in the random order in which an epoch visits them."""
     return np.random.default_rng([_ORDER_STREAM, seed, epoch]).permutation(length)
 
 
 def device_seed(seed: int, epoch: int, iteration: int, rank: int) -> int:
-    """Return the seed of random operations on the device (drop path) at one position of the run on one rank.
+    """Return the seed of the device's random operations (drop path) for one iteration on one rank.
 
-    Because the seed depends on the position alone, a resumed run repeats the draws of an uninterrupted one.
+    Because the seed depends on the arguments alone, a resumed run repeats the draws of an uninterrupted one.
     """
     return int(np.random.SeedSequence([seed, epoch, iteration, rank]).generate_state(1)[0] >> 1)

@@ -39,13 +39,13 @@ def random_resized_crop_box(
     After ten failed attempts, the crop is the largest centered one with an aspect ratio within `ratio`.
 
     Args:
-        uniform: draws from [0, 1). Each attempt takes two draws, for area and log aspect ratio; an accepted crop takes
-            two more, for top and left.
+        uniform: function that draws a number from [0, 1). Each attempt takes two draws, for area and log aspect ratio;
+            an accepted crop takes two more, for top and left.
         height: image height in pixels.
         width: image width in pixels.
         scale: range of the crop's area as a fraction of the image area.
         ratio: range of the crop's width / height.
-        below: draws an integer from [0, n), for top and left; by default it scales a draw of `uniform`.
+        below: function that draws an integer from [0, n), for top and left; by default `int(uniform() * n)`.
     """
     below = below or (lambda n: int(uniform() * n))
     for _ in range(10):
@@ -71,7 +71,8 @@ def clamped_crop_box(
 ) -> Box:
     """Draw a crop as `random_resized_crop_box` does, but with one attempt, clamped to the image size.
 
-    This is the crop of linear probing (facebookresearch/mae util/crop.py, after BYOL). It takes four draws.
+    This is the crop of linear probing (facebookresearch/mae util/crop.py, after BYOL). It draws four
+    numbers from `uniform`: area, log aspect ratio, top and left.
     """
     crop_height, crop_width = _draw_sides(uniform, height, width, scale, ratio)
     crop_height = min(max(crop_height, 1), height)
@@ -89,14 +90,14 @@ def draw_interpolation(choice: InterpolationChoice, rng: np.random.Generator) ->
 
 
 def resize_shorter_side(height: int, width: int, size: int) -> tuple[int, int]:
-    """Return the (h, w) whose shorter side is `size`; the longer one is rounded down as in torchvision."""
+    """Return the size (h, w) with shorter side `size` and the same aspect ratio; the longer one is rounded down."""
     if height <= width:
         return size, int(size * width / height)
     return int(size * height / width), size
 
 
 def center_crop_box(height: int, width: int, size: tuple[int, int]) -> Box:
-    """Return the centered crop of `size` = (h, w); offsets are rounded half to even as in torchvision.
+    """Return the box of the centered crop of `size` = (h, w); offsets are rounded half to even as in torchvision.
 
     Raises:
         ValueError: the crop is larger than the image.
@@ -132,7 +133,7 @@ class RandomCropFlip:
     draw_box: DrawBox = random_resized_crop_box
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
-        """Crop and flip an image; both are drawn from `rng`."""
+        """Crop and flip an image; `rng` draws first the box, then the flip."""
         box = self.draw_box(rng.random, image.height, image.width, self.scale)
         flip = rng.random() < self.hflip
         pixels = image.crop_resize(box, self.size, self.interpolation)

@@ -27,7 +27,8 @@ _ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color
 def color_jitter(image: SourceImage, strength: float, rng: np.random.Generator) -> SourceImage:
     """Jitter brightness, contrast and saturation in random order, as torchvision's ColorJitter does on PIL images.
 
-    The whole image is decoded, because contrast is relative to its mean. The returned image uses the pil backend.
+    The whole image is decoded, because the contrast change is relative to its mean gray value. The returned image uses
+    the pil backend.
 
     Args:
         image: source image; it is not modified.

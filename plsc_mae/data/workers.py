@@ -1,7 +1,7 @@
 """Worker processes that make batches and hand them to the training process.
 
 Paddle's own loader processes are not used, for three reasons. When one is killed, a signal handler raises at an
-arbitrary point of the training. A killed process leaves files in /dev/shm. And when /dev/shm is full, they die.
+arbitrary point of the training. A killed process leaves files in /dev/shm. When /dev/shm is full, workers die.
 
 Here every worker has its own pipe and its own anonymous memory, so a worker can be killed at any time and replaced: no
 shared object can be left locked or half-written, and the kernel frees the memory with its last user.
@@ -44,7 +44,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 class KeyedDataset(Protocol):
-    """Data set indexed by SampleKey; a sample's "skipped" counts the undecodable files skipped for it."""
+    """Data set indexed by SampleKey; a sample's "skipped" is the number of undecodable files skipped for it."""
 
     def __len__(self) -> int: ...
 
@@ -66,7 +66,7 @@ class ReadsFiles(Protocol):
         ...
 
     def mark_bad(self, index: int, reason: str) -> bool:
-        """Skip a file from now on, as if it could not be decoded; return False if such files are errors."""
+        """Skip a file from now on like an undecodable one and return True; return False if such files are errors."""
         ...
 
 
@@ -82,8 +82,8 @@ class WorkerDiedError(Exception):
 
     Attributes:
         pid: process id of the worker.
-        reading: sample it was reading.
-        exit_code: exit code as in multiprocessing: a negative one is a signal's number.
+        reading: sample that it was reading, and for how long.
+        exit_code: exit code of the process; -N if signal N killed it.
     """
 
     def __init__(self, pid: int, reading: Reading, exit_code: int) -> None:
@@ -102,7 +102,7 @@ class Worker:
 
     Args:
         dataset: data set of the samples.
-        batches: keys of the samples of each batch; iterated over in the worker.
+        batches: sample keys of each batch; the worker iterates over them.
         timeout: limit in seconds for reading one sample; 0 disables it.
 
     Attributes:
@@ -133,14 +133,14 @@ class Worker:
         self._kill = Finalize(None, _kill, args=(self._process,), exitpriority=10)
 
     def receive(self) -> CollatedBatch:
-        """Wait for the next batch; its arrays are valid until `release`.
+        """Wait for the next batch and return it; its arrays are valid until `release`.
 
         Raises:
             WorkerDiedError: the worker exited or timed out.
-            DataError: raised by the data set.
-            RuntimeError: a bug in the data set; the message has its traceback.
+            DataError: the data set raised it in the worker.
+            RuntimeError: the data set raised another exception; the message contains its traceback.
         """
-        waited = 0.0  # counts polls, so that the time a job is suspended does not count as waiting
+        waited = 0.0  # counts polls instead of reading a clock, so that a suspended job does not time out
         while not self._pipe.poll(_POLL_SECONDS):
             waited += _POLL_SECONDS
             if self.timeout and min(waited, self._current_read.get().seconds) > self.timeout:
@@ -210,7 +210,7 @@ class SharedBuffer:
         return layouts
 
     def read(self, layouts: Sequence[_ArrayLayout]) -> Arrays:
-        """Return the arrays without copying them."""
+        """Return the arrays with these layouts as views of the buffer, without copying them."""
         size = os.fstat(self._file).st_size
         if self._memory is None or len(self._memory) < size:
             self._memory = mmap.mmap(self._file, size)
@@ -220,7 +220,7 @@ class SharedBuffer:
         }
 
     def close(self) -> None:
-        """Release the memory; it is freed when no array that was read from it is left."""
+        """Close the buffer; its memory is freed when the last array that `read` returned is deleted."""
         os.close(self._file)
         self._memory = None
 
@@ -232,7 +232,7 @@ def collate(samples: Sequence[Sample]) -> CollatedBatch:
 
 
 def read_batch(dataset: KeyedDataset, keys: Sequence[SampleKey], current_read: CurrentRead) -> CollatedBatch:
-    """Make a batch in this process and record in `current_read` each sample that is being read."""
+    """Read and collate the samples of a batch; `current_read` records each sample while it is read."""
     if isinstance(dataset, ReadsFiles):
         dataset.current_read = current_read
     samples = []
@@ -269,7 +269,7 @@ def _make(
     except DataError as error:
         return DataError(str(error))
     except Exception:  # a bug; pickling the exception would lose its traceback
-        return RuntimeError(f"in a data worker:\n{traceback.format_exc()}")
+        return RuntimeError(f"a data worker raised an exception:\n{traceback.format_exc()}")
 
 
 @contextlib.contextmanager
@@ -318,10 +318,10 @@ class Reading(NamedTuple):
 
 
 class CurrentRead:
-    """Number of the sample that is being read, in memory shared with processes forked later; only one may write."""
+    """Record of the sample being read, in memory shared with processes forked later; only one process may write."""
 
     def __init__(self) -> None:
-        self._cells = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), np.float64)  # index, time; a double holds 2**53
+        self._cells = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), np.float64)  # index and time; exact up to 2**53
         self.clear()
 
     def set(self, index: int) -> None:
@@ -334,6 +334,6 @@ class CurrentRead:
         self.set(_NOTHING)
 
     def get(self) -> Reading:
-        """Return the sample that is being read and the time since its start."""
+        """Return the sample that is being read and the seconds since its reading began."""
         index = int(self._cells[0])
         return Reading(None if index == _NOTHING else index, time.monotonic() - float(self._cells[1]))

@@ -30,8 +30,8 @@ class LoadReport:
         matched: names of our tensors that were loaded.
         missing: names of our tensors that the file does not contain.
         unexpected: names, in the file's naming, of tensors that the network does not have.
-        resized: names of our position tables that the file has for another grid: learned tables were resized, and for
-            fixed tables the network kept its own.
+        resized: names of our position tables that the file has for another grid size. Learned tables were resized; the
+            network kept its own fixed tables.
     """
 
     dialect: str
@@ -278,13 +278,13 @@ def save(model: nn.Layer, path: str | Path, dialect: str = "plsc_mae") -> None:
 
 
 def _fits(model: nn.Layer, rules: Dialect, prefix: str) -> bool:
-    """Return True if the networks of a dialect have all tensors of ours."""
+    """Return True if a dialect can represent all tensors of the network."""
     names = [rules.foreign_name(prefix + name) for name in model.state_dict()]
     return rules.holds(names) and rules.recognizes(export(model, rules.name, prefix=prefix))
 
 
 def _heads_of(model: nn.Layer, rules: Dialect, prefix: str) -> NumHeads:
-    """Return a lookup of the number of heads by the name of the attention's projection in the base naming."""
+    """Return a function from an attention projection's name in the base naming to its number of heads."""
     heads = {
         rules.foreign_name(f"{prefix}{name}.qkv.{kind}"): layer.num_heads
         for name, layer in model.named_sublayers()

@@ -55,7 +55,7 @@ def read_dalle(path: str | Path, part: Part) -> dict[str, Array]:
 
 
 def find_dalle(path: str | Path, part: Part) -> Path:
-    """Return the file of one part: `path` itself, or the file of that folder whose name contains the part.
+    """Return the file of one part: `path` itself if it is a file, else the file in it with the part in its name.
 
     Raises:
         CheckpointError: no file or more than one file matches.
@@ -81,7 +81,7 @@ def has_dalle(path: str | Path, part: Part) -> bool:
 
 
 def infer_sizes(tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, int]:
-    """Infer the constructor's sizes of `DalleEncoder` or `DalleDecoder` from the tensors that `read_dalle` returns."""
+    """Infer the constructor arguments of `DalleEncoder` or `DalleDecoder` from the tensors of `read_dalle`."""
     first, last = tensors["blocks.input.w"].shape, tensors["blocks.output.conv.w"].shape
     blocks = {match[1] for match in map(BLOCK.match, tensors) if match}
     if _part_by_shape(tensors) == "encoder":
@@ -97,7 +97,7 @@ def _published_names(part: Part) -> list[str]:
 
 
 def _candidates(path: Path, part: Part) -> list[Path]:
-    """Return the files whose own names, without the folder, contain the part; a published name takes precedence."""
+    """Return the files in `path` with the part in their name; if one has a published name, return it alone."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     for name in _published_names(part):
         if path / name in files:

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 MIRROR = "PLSC_MAE_MIRROR"  # environment variable with the address that replaces https://HOST of every URL
 CHUNK = 1 << 20
 MAX_PAUSE = 30.0  # seconds
-# Temporary errors: timeout, too many requests, and failures of the server.
+# HTTP statuses of temporary errors: timeout, too many requests, and failures of the server.
 PASSING = {408, 429, 500, 502, 503, 504}
 
 
@@ -52,7 +52,7 @@ class _Version:
 
 @dataclass(frozen=True)
 class _Answer:
-    """An open response: the offset of its first byte, the length of the whole file if announced, and its version."""
+    """Open response with the offset of its first byte, the length of the whole file if announced, and its version."""
 
     response: requests.Response
     start: int
@@ -96,9 +96,9 @@ def fetch(
         path: destination.
         checksum: expected checksum, or its first digits; None if unknown.
         size: expected size in bytes; None if unknown.
-        retries: number of consecutive failures without new data after which the download is given up.
+        retries: largest number of consecutive retries that bring no new data.
         timeout: seconds without data after which a connection counts as failed.
-        pause: sleeps between attempts.
+        pause: function that sleeps for a number of seconds between two attempts.
 
     Raises:
         ConfigError: the address is not http or https.
@@ -177,7 +177,7 @@ def _download(url: str, partial: Path, retries: int, timeout: float, pause: Call
 
 
 def _attempt(url: str, partial: Path, timeout: float) -> None:
-    """Request the missing bytes and append them, or all of them if the partial file cannot be continued.
+    """Request the missing bytes and append them; request the whole file if the partial file cannot be continued.
 
     Raises:
         CheckpointError: the server refuses.
@@ -194,7 +194,7 @@ def _attempt(url: str, partial: Path, timeout: float) -> None:
         _discard(partial)
         raise _Interrupted("the length of the file has changed, so the download starts from the beginning")
     answer = _answer(url, response, continued, version)
-    if answer is None:  # a part of another version, or another part
+    if answer is None:  # the response has another version, or starts at another byte
         response.close()
         answer = _answer(url, _get(url, 0, version, timeout), 0, version)
     if answer is None:
@@ -328,7 +328,7 @@ def _checked(file: Path, path: Path, checksum: Checksum | None, size: int | None
     """Verify that a file contains weights and has the expected size and checksum.
 
     Raises:
-        CheckpointError: one of them is wrong.
+        CheckpointError: the file contains no weights, or its size or checksum is wrong.
     """
     remedy = "" if downloaded else "; remove it to fetch it again"
     read_file(file)

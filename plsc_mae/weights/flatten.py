@@ -42,7 +42,7 @@ class Leaves:
     """
 
     def __init__(self, root: Any, load: Callable[[Storage], Bytes], budget: Budget) -> None:
-        """Traverse the content.
+        """Separate the content of a file.
 
         Args:
             root: result of a decoder; a value that is not a table is stored under the key "data".
@@ -133,7 +133,7 @@ class Leaves:
         return _TENSOR
 
     def _unwrap(self, value: Any) -> Any:
-        """Convert a foreign object to its content, a plain container, or to its description if it has none."""
+        """Return a foreign object's content as a plain container, else its description; keep other values."""
         if not isinstance(value, Foreign) or isinstance(value, PickledArray):
             return value
         if isinstance(value.state, dict):

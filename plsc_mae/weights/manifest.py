@@ -68,7 +68,7 @@ class Entry:
         good_for: commands and options that can use it.
         accuracy: ImageNet-1k top-1 accuracy in percent, as reported by the source.
         url: download address.
-        by_hand: reason why the file must be downloaded manually; given instead of `url`.
+        by_hand: reason why the file must be downloaded manually; replaces `url`.
         page: web page about the file.
         file: local file name.
         checksum: published checksum.
@@ -92,7 +92,7 @@ class Entry:
     note: str = ""
 
     def path(self, folder: str | Path) -> Path:
-        """Return the path of the file after it was fetched into a folder."""
+        """Return the path of the file when it is fetched into `folder`."""
         return Path(folder) / self.file
 
 
@@ -117,7 +117,7 @@ def read_manifest(path: Path = MANIFEST) -> dict[str, Entry]:
 
 
 def find_entry(entries: Mapping[str, Entry], name: str) -> Entry:
-    """Return the entry of that name.
+    """Return the entry called `name`.
 
     Raises:
         ConfigError: no entry has that name.

@@ -41,7 +41,7 @@ def is_oneflow(folder: Path) -> bool:
 
 
 def read_oneflow(folder: Path) -> Leaves:
-    """Read a folder that oneflow.save has written, or its sub-folders, each under its name.
+    """Read a folder that oneflow.save has written, or all such sub-folders as {name: content}.
 
     Raises:
         UnpicklingError, OSError and others: a file is missing, damaged or not a regular file.
@@ -54,7 +54,7 @@ def read_oneflow(folder: Path) -> Leaves:
 
 
 def _parts(folder: Path) -> dict[str, Path]:
-    """Return the folders with a pickle by name: the folder itself with an empty name, or its sub-folders."""
+    """Return {name: folder} of the folders with a pickle: `folder` itself under an empty name, or its sub-folders."""
     if (folder / PICKLE).is_file():
         return {"": folder}
     return {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{PICKLE}")) if path.is_file()}
@@ -110,7 +110,7 @@ def _read_tensor(folder: Path) -> Array:
 
 
 def _size(path: Path) -> int:
-    """Return the size of a regular file; opening anything else could block forever."""
+    """Return the size of a regular file in bytes; raise for anything else, because opening it could block forever."""
     if not path.is_file():
         raise UnpicklingError(f"{path.parent.name}/{path.name} is missing")
     return path.stat().st_size

@@ -105,8 +105,8 @@ def read_file(path: str | Path) -> Checkpoint:
     """Read a weight file: torch (zip or stream), a pickle of arrays as in paddle.save, npz, safetensors or OneFlow.
 
     Nothing in the file is executed or imported. Bytes after a pickle are ignored. Checksums of zip entries are verified
-    here only. A program that writes to `path` later must replace the file by renaming a new one, because arrays may be
-    memory-mapped (see `Checkpoint`).
+    during this call, not when an array is used later. A program that writes to `path` later must replace the file by
+    renaming a new one, because arrays may be memory-mapped (see `Checkpoint`).
 
     Args:
         path: the file (its suffix is ignored), or the folder of a OneFlow checkpoint.
@@ -159,7 +159,7 @@ def _sound(path: Path, name: str, read: Callable[[], Leaves]) -> Leaves:
 
 
 def _recognize(path: Path, head: bytes) -> tuple[str, Callable[[WeightFile], Leaves]]:
-    """Return the format and its reader, detected from the first bytes."""
+    """Return (name of the format, its reader), detected from `head`, the first bytes of the file."""
     if not head:
         raise CheckpointError(f"{path} is empty, perhaps after an interrupted download or save; fetch or save it again")
     if head[:2] == b"PK":
@@ -194,7 +194,7 @@ def _read_pickle(file: WeightFile) -> Leaves:
 
 
 def _read_torch_stream(file: WeightFile) -> Leaves:
-    """Read torch's format before 1.6 after its magic number: four pickles, then the storages in the order given."""
+    """Read torch's format before 1.6 after its magic number: four pickles, then the storages that the last lists."""
     stream, budget = file.stream, file.budget
     _version, system = decode(stream, {}, budget), decode(stream, {}, budget)
     if isinstance(system, dict) and system.get("little_endian") is False:

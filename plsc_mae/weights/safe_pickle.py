@@ -19,7 +19,7 @@ Builders: TypeAlias = Mapping[str, Callable[..., Any]]
 SCALARS = (str, bytes, int, float, complex, type(None))  # bool is an int
 VALUE_BYTES = 64  # approximate memory of a plain value
 MAX_NAME = 1000  # characters of a global's dotted name
-MAX_STEPS = 4_000_000  # opcodes of a pickle; weight files have thousands, because few long opcodes hold most bytes
+MAX_STEPS = 4_000_000  # opcodes of a pickle; weight files have thousands, because a few long ones contain most bytes
 # Weights hardly compress. A file whose content would take more memory than 64 times its size plus 16 MiB is rejected
 # as a decompression bomb.
 MAX_INFLATION = 64
@@ -64,7 +64,7 @@ class Symbol:
 
 
 class Foreign:
-    """Inert replacement of an object of another program; it only records what the pickle does with the object.
+    """Inert replacement for an object of another program; it only records what the pickle does with the object.
 
     Attributes:
         path: dotted name of the class or function that creates it.

@@ -56,7 +56,7 @@ def dtype_named(name: str) -> np.dtype[Any]:
 
 
 def widen_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Convert bfloat16, given as its bits, to float32 without loss."""
+    """Convert bfloat16 values, stored as their bits in uint16, to float32 without loss."""
     wide = np.empty(bits.shape, np.uint32)
     np.left_shift(bits, 16, out=wide, dtype=np.uint32)
     return wide.view(np.float32)
@@ -84,7 +84,7 @@ class Storage:
 
 
 def missing(storage: Storage, held: int | None = None) -> NoReturn:
-    """Raise UnpicklingError for a storage that is missing, or of which the file has only `held` bytes."""
+    """Raise UnpicklingError for a storage that is missing, or that has only `held` bytes in the file."""
     lack = "is missing" if held is None else f"has {held} of {storage.nbytes} bytes"
     raise UnpicklingError(f"storage {storage.key} {lack}")
 

@@ -1,4 +1,4 @@
-"""Open weight file, the input of every reader.
+"""Weight file that is open for reading: the input of every reader.
 
 Readers parse the structure from the stream and memory-map the tensors. Mapped bytes occupy memory only when they are
 used, and the system can evict them.
@@ -25,7 +25,7 @@ class WeightFile:
     Attributes:
         stream: the open file; arrays made from it stay valid after it is closed.
         size: file size in bytes.
-        budget: memory that the content may take.
+        budget: memory budget of the content.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -38,10 +38,10 @@ class WeightFile:
         return np.frombuffer(mmap.mmap(self.stream.fileno(), self.size, access=mmap.ACCESS_READ), np.uint8)
 
     def mapped(self, start: int, count: int) -> Bytes:
-        """Map `count` bytes from offset `start`, read-only.
+        """Return `count` bytes from offset `start` as a read-only, memory-mapped array.
 
         Raises:
-            EOFError: the file ends before them.
+            EOFError: the file ends before the last of these bytes.
         """
         if start + count > self.size:
             raise EOFError(f"it ends {start + count - self.size} bytes early")

@@ -64,7 +64,7 @@ def write_file(path: str | Path, arrays: Tensors, key: str = "", metadata: Mappi
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise ConfigError(f"{path} has no known suffix, which sets the format; expected one of {', '.join(SUFFIXES)}")
+        raise ConfigError(f"{path} has no known suffix to determine the format; expected one of {', '.join(SUFFIXES)}")
     contiguous = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in arrays.items()}
     try:
         with atomic_replacement(path) as temporary:
@@ -84,7 +84,7 @@ def write_file(path: str | Path, arrays: Tensors, key: str = "", metadata: Mappi
 
 
 def _write_torch(path: Path, arrays: Tensors, key: str) -> None:
-    """Write {key: arrays}, or the arrays alone, in the format of torch.save."""
+    """Write {key: arrays}, or the arrays alone if `key` is empty, in the format of torch.save."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(f"{_ARCHIVE}/data.pkl", _torch_pickle(arrays, key))
         archive.writestr(f"{_ARCHIVE}/byteorder", "little")

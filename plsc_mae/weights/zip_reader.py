@@ -43,9 +43,8 @@ def read_zip(file: WeightFile) -> Leaves:
         for entry in entries:
             if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise UnpicklingError("it uses a compression that neither torch nor NumPy writes")
-            if (
-                entry.CRC == 0
-            ):  # torch writes 0 if checksums are disabled; without the attribute zipfile skips the check
+            # torch writes 0 if checksums are disabled. Without the attribute, zipfile skips the check.
+            if entry.CRC == 0:
                 del entry.CRC
         pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) == 1:

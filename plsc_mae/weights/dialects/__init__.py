@@ -16,7 +16,7 @@ from plsc_mae.weights.dialects.mae_priv import MAE_PRIV, MAE_PYTORCH
 from plsc_mae.weights.dialects.mmpretrain import MMPRETRAIN
 from plsc_mae.weights.dialects.simmim import SIMMIM
 
-# One tensor that each of our networks has besides its encoder: MAE, CAE, SimMIM, a classifier, a probe with batch norm.
+# One tensor outside the encoder for each of our networks: MAE, CAE, SimMIM, classifier, probe with batch norm.
 _BEYOND_THE_ENCODER = {"decoder.embed.weight", "regressor.norm.weight", "decoder.weight"}
 _BEYOND_THE_ENCODER |= {"head.weight", "head.1.weight"}
 NATIVE = Dialect(
@@ -33,7 +33,7 @@ DIALECTS = {dialect.name: dialect for dialect in (*_ALL, SIMMIM)}
 
 
 def find_dialect(name: str) -> Dialect:
-    """Return the dialect of that name.
+    """Return the dialect called `name`.
 
     Raises:
         ConfigError: no dialect has that name.

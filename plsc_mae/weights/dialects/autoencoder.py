@@ -15,8 +15,8 @@ _OPTIONS = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ra
 def infer_arguments(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, Any]:
     """Infer the `MaskedAutoencoder` arguments of a network from its tensors.
 
-    Values that the tensors do not determine become None: numbers of heads of unpublished widths, the decoder's sizes if
-    the file has an encoder only, and `img_size` if there is no position table of a square grid, as in MAE-pytorch.
+    Values that the tensors do not determine become None: numbers of heads for unpublished widths, the decoder's sizes
+    if the file has an encoder only, and `img_size` if there is no position table of a square grid, as in MAE-pytorch.
 
     Raises:
         CheckpointError: the tensors contain no encoder.

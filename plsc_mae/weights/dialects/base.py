@@ -21,9 +21,8 @@ Rewrite = Callable[[Tensors, NumHeads], dict[str, Array]]
 class Dialect:
     """Names and layout rules of one code base.
 
-    A dialect maps our names to a base naming with `foreign_name`. If its own naming differs from the base naming in
-    more than names, for instance because it stores query, key and value separately, `decode` and `encode` convert
-    between the two.
+    `foreign_name` maps our names to a base naming. If the files differ from it in more than names, for instance because
+    they store query, key and value separately, `decode` and `encode` convert between the files and the base naming.
 
     Attributes:
         name: name in commands and in `dialect=`.
@@ -77,7 +76,7 @@ def tensor_of_rank(tensors: Tensors, name: str, ndim: int, path: str) -> Array |
 
 
 def renamed(name: str, network: Mapping[str, str], block: Mapping[str, str]) -> str:
-    """Replace the prefixes of a tensor's name.
+    """Replace the network's prefix, and the block's if there is one, in the name of a tensor.
 
     Args:
         name: name of a tensor; `STACK.NUMBER.REST` for a tensor of a block.

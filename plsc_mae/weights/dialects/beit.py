@@ -14,7 +14,7 @@ from plsc_mae.weights.dialects.facebook import paddle_name
 
 
 def foreign_name(name: str) -> str:
-    """Translate names such as `encoder.blocks.0.attn.rel_pos_bias.relative_position_bias_table`."""
+    """Translate our name as for facebookresearch/mae, and remove `rel_pos_bias.` from the names of a block."""
     return facebook_name(name).replace(".attn.rel_pos_bias.", ".attn.")
 
 

@@ -1,7 +1,7 @@
 """Atten4Vis/CAE, its old files, and its ports PLSC and VIMER, which store linear weights in Paddle's layout.
 
 The ports use the names that Atten4Vis/CAE had at the time. Its old files have these names too, with `teacher` for the
-alignment encoder. Files between the old and the current naming have names of both.
+alignment encoder. Files saved while the names changed have names of both kinds.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _renamed(name: str, prefixes: dict[str, str]) -> str:
 
 
 def _has(tensors: Tensors, *names: str, out_first: bool | None = None) -> bool:
-    """Return True if a CAE has all these names and the required layout of linear weights.
+    """Return True if the tensors are a CAE's, include all `names`, and have the required layout of linear weights.
 
     Args:
         tensors: arrays by name.
@@ -123,7 +123,7 @@ def infer_arguments(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, 
         CheckpointError: the file has no mask token, and therefore no regressor and decoder, or lacks another tensor.
     """
     if "mask_token" not in tensors:
-        raise CheckpointError(f"{path} has a CAE without mask token; expected a checkpoint of pre-training")
+        raise CheckpointError(f"{path} contains a CAE without mask token; expected a checkpoint of pre-training")
     regressor, decoder = (dialect.foreign_name(stack) + "." for stack in ("regressor.blocks", "decoder.blocks"))
 
     def find(name: str, ndim: int) -> Array:

@@ -14,7 +14,7 @@ RELATIVE_TABLE = "relative_position_bias_table"
 
 
 def position_side(count: int, prefix: int) -> int | None:
-    """Return the side of the square grid of a position table, or None if the grid is not square.
+    """Return the side, in patches, of a position table's square grid, or None if the grid is not square.
 
     Args:
         count: number of rows of the table.
@@ -25,7 +25,7 @@ def position_side(count: int, prefix: int) -> int | None:
 
 
 def relative_side(count: int) -> int | None:
-    """Return the side of the square grid of a relative position table with `count` rows, or None if not square."""
+    """Return the side, in patches, of the grid of a relative position table with `count` rows; None if not square."""
     side = position_side(count, 3)
     return None if side is None or side % 2 == 0 else (side + 1) // 2
 
@@ -46,7 +46,7 @@ def infer_encoder(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, An
     kernel = find("patch_embed.proj.weight", 4)
     hidden = find("blocks.0.mlp.fc1.bias", 1)
     if kernel is None or hidden is None:
-        raise CheckpointError(f"{path} holds no encoder; expected patch_embed and blocks")
+        raise CheckpointError(f"{path} contains no encoder; expected tensors of patch_embed and blocks")
     embed_dim, in_chans, patch_size, _ = kernel.shape
     own = find(f"blocks.0.attn.rel_pos_bias.{RELATIVE_TABLE}", 2)
     shared = find(f"rel_pos_bias.{RELATIVE_TABLE}", 2)
@@ -75,5 +75,5 @@ def infer_encoder(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, An
 
 
 def block_count(tensors: Tensors, dialect: Dialect) -> int:
-    """Return the number of the encoder's blocks."""
+    """Return the number of blocks in the encoder."""
     return count_blocks(tensors, dialect.foreign_name("encoder.blocks."))

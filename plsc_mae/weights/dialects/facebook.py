@@ -24,7 +24,7 @@ DECODER_HEADS = {512: 16}
 
 
 def foreign_name(name: str) -> str:
-    """Translate `encoder.norm.weight` to `norm.weight` and `decoder.pred.bias` to `decoder_pred.bias`."""
+    """Translate our names, such as `encoder.norm.bias` to `norm.bias` or `decoder.pred.bias` to `decoder_pred.bias`."""
     part, _, rest = name.partition(".")
     if part == "encoder":
         return rest
@@ -52,7 +52,7 @@ def lacks(names: Collection[str], *parts: str) -> bool:
 
 
 def holds(names: Collection[str]) -> bool:
-    """Return True if a ViT of timm has these tensors: a class token, and no tensor that only BEiT has."""
+    """Return True if timm's ViT can have tensors of these names: a class token, and none of BEiT's additions."""
     return "cls_token" in names and lacks(names, ".q_bias", ".gamma_", "relative_position")
 
 
@@ -70,5 +70,5 @@ TIMM = replace(FACEBOOK, name="timm", key="", holds=lambda names: holds(names) a
 
 
 def published_heads(name: str, width: int) -> int | None:
-    """Return the number of heads of an attention in the published networks, by its name and width; None if unknown."""
+    """Return the number of heads of the attention `name` in the published network of that width; None if unknown."""
     return (DECODER_HEADS if name.startswith("decoder_") else HEADS).get(width)

@@ -41,7 +41,7 @@ _BLOCK = {
     "layernorm_before": "norm1",
     "layernorm_after": "norm2",
 }
-# Patterns of other versions: modules of transformers 5, files of transformers 5, and a ViTMAEModel saved alone.
+# Names of modules and files of transformers 5, and of a ViTMAEModel saved alone -> names of transformers 4.
 _OTHER_VERSIONS = (
     (re.compile(r"^(embeddings|encoder|layers|layernorm)\."), r"vit.\1."),
     (re.compile(r"^vit\.layers\."), "vit.encoder.layer."),
@@ -113,7 +113,7 @@ def config_of(sizes: Mapping[str, Any], has_decoder: bool) -> dict[str, Any]:
     """Return the config.json of an autoencoder or an encoder.
 
     Args:
-        sizes: entries for the sizes and for the eps of the layer norms.
+        sizes: entries of the config for the sizes and the eps of the layer norms.
         has_decoder: True for ViTMAEForPreTraining, False for ViTMAEModel.
     """
     architecture = "ViTMAEForPreTraining" if has_decoder else "ViTMAEModel"

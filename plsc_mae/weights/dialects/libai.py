@@ -1,4 +1,4 @@
-"""LiBai (projects/MAE, on OneFlow): pre-training and its ViT classifier.
+"""LiBai (projects/MAE, on OneFlow): MAE pre-training and ViT classifiers.
 
 The base naming is facebookresearch/mae's. Differences:
 - The rows of the attention projection are ordered by head, [heads, 3, D / heads]; in the base naming all rows of q come
@@ -6,7 +6,7 @@ The base naming is facebookresearch/mae's. Differences:
 - The layer norms of the blocks have an eps of 1e-5 (`--norm_eps 1e-5`).
 - The norm after mean pooling is named `norm`, so a classifier's `fc_norm` is read and written under that name. A
   classifier of the class token cannot be written.
-The conversion follows utils/weight_convert.py of the project. Its folders of OneFlow files can be read directly.
+The conversion follows utils/weight_convert.py of the project. LiBai's folders of OneFlow files can be read directly.
 """
 
 from __future__ import annotations

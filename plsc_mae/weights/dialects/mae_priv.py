@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from plsc_mae.weights.dialects.base import Dialect, Tensors
 
-# Both have q_bias and v_bias in their blocks. CAE's ports also have `encoder_to_decoder`, but no `decoder`.
+# Both code bases have q_bias and v_bias in their blocks. CAE's ports also have `encoder_to_decoder`, but no `decoder`.
 _SHARED = {"mask_token", "encoder.patch_embed.proj.weight", "encoder_to_decoder.weight", "decoder.head.weight"}
 _SHARED |= {"encoder.blocks.0.attn.q_bias"}
 _PARTS = {
@@ -20,7 +20,7 @@ HEAD_DIM = 64  # channels per head in both decoders
 
 
 def foreign_name(name: str) -> str:
-    """Translate `decoder.embed.weight` to `encoder_to_decoder.weight`; most other names are equal."""
+    """Translate our name, such as `decoder.embed.weight` to `encoder_to_decoder.weight`; most names are equal."""
     for ours, theirs in _PARTS.items():
         if name == ours or name.startswith(f"{ours}."):
             return theirs + name[len(ours) :]

@@ -1,7 +1,7 @@
 """microsoft/SimMIM's ViT in pre-training. Its fine-tuned files have the names of the dialect `beit`.
 
-The head is a 1x1 convolution there and a linear layer here. Files also hold the index of the table of relative
-positions, which is computed here.
+The head is a 1x1 convolution there and a linear layer here. Files also contain the index into the table of relative
+positions, which our network computes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _INDEX = "relative_position_index"
 
 
 def foreign_name(name: str) -> str:
-    """Translate `decoder.bias` to `decoder.0.bias`, and a block's own table of relative positions."""
+    """Translate `decoder.bias` to `decoder.0.bias`, and remove `rel_pos_bias.` from the names of a block."""
     if name.startswith("decoder."):
         return name.replace("decoder.", "decoder.0.", 1)
     return name.replace(".attn.rel_pos_bias.", ".attn.")
@@ -31,7 +31,7 @@ def _decode(tensors: Tensors, _heads: NumHeads) -> dict[str, Array]:
     if _HEAD in decoded:
         kernel = decoded[_HEAD]
         if kernel.ndim not in (2, 4) or kernel.shape[2:] not in ((), (1, 1)):
-            raise ValueError(f"'{_HEAD}' has shape {list(kernel.shape)}, expected a convolution of 1 x 1")
+            raise ValueError(f"'{_HEAD}' has shape {list(kernel.shape)}, expected a 1x1 convolution")
         decoded[_HEAD] = kernel.reshape(kernel.shape[:2])
     return decoded
 
