@@ -1,4 +1,4 @@
-"""Builds optimizers by the names that the options give them."""
+"""Construction of optimizers by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plsc_mae.optim.sgd import build_sgd
 
 
 class NullOptimizer:
-    """Optimizer of a process without trainable parameters, such as a frozen stage of a pipeline; it does nothing."""
+    """Optimizer that does nothing, for a process without trainable parameters such as a frozen pipeline stage."""
 
     def __init__(self) -> None:
         self._param_groups: list[dict[str, Any]] = []
@@ -64,8 +64,7 @@ def build_optimizer(
 
     Args:
         name: "adamw", "sgd" (with Nesterov momentum), "lars", or "lars_priv" (MAE-priv's rule).
-        groups: trainable parameters with their weight decay and learning rate scale; an empty sequence gives a
-            `NullOptimizer`.
+        groups: groups of the trainable parameters; an empty sequence results in a `NullOptimizer`.
         betas: decay rates of AdamW's moments.
         eps: epsilon of AdamW.
         momentum: momentum of SGD and LARS.

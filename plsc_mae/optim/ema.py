@@ -1,4 +1,4 @@
-"""Exponential moving average of a network's weights, which can replace the weights during evaluation."""
+"""Exponential moving average of a network's weights, for use during evaluation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class WeightAverage:
     copied from the network.
 
     Args:
-        model: the network; its weights are modified only within `applied`.
+        model: network to average; its weights are modified only within `applied`.
         decay: weight of the previous average in an update.
     """
 
@@ -42,7 +42,7 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Replace the network's weights by the average within the context; restore them bit for bit at its end."""
+        """Replace the network's weights by the average within the context; its end restores them exactly."""
         tensors = self._model.state_dict()
         weights = {name: tensor.clone().detach() for name, tensor in tensors.items()}
         try:
@@ -52,11 +52,11 @@ class WeightAverage:
             _assign(tensors, weights)
 
     def state(self) -> dict[str, Tensor]:
-        """Return the average by the network's names; a sharded parameter has only this process's part."""
+        """Return the averaged tensors by name; of a sharded parameter, only the part of this process."""
         return dict(self._average)
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restore the average from unsharded parameters.
+        """Restore the average from `state`, whole arrays by name, of which a sharded parameter takes its part.
 
         Raises:
             CheckpointError: an entry is missing or has another shape.

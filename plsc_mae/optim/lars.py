@@ -64,7 +64,7 @@ class LARS(SGD):
 
     @staticmethod
     def _norms(param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the norms of a parameter and its gradient; a sharded one is summed over all processes."""
+        """Return the norms of the whole parameter and its gradient; processes that share it must all call."""
         shard = shard_of(param)
         if shard is None:
             return l2_norm(param), l2_norm(grad)
@@ -89,5 +89,5 @@ def build_lars(
     trust_coefficient: float = 0.001,
     rule: Rule = "facebook",
 ) -> LARS:
-    """Build LARS for parameter groups; call `set_lr` before every step."""
+    """Build LARS for `groups`; call `set_lr` before every step."""
     return LARS(0.0, paddle_groups(groups), momentum=momentum, trust_coefficient=trust_coefficient, rule=rule)

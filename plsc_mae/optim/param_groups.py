@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import paddle
 from paddle import Tensor
 
-# Class token and learned positions (facebookresearch/mae, Atten4Vis/CAE), of a bare encoder and of a classifier.
+# Class token and position embedding, of an encoder and of a classifier (facebookresearch/mae, Atten4Vis/CAE).
 VIT_NO_DECAY = frozenset({"cls_token", "pos_embed", "encoder.cls_token", "encoder.pos_embed"})
 
 _EMBEDDING = re.compile(r"(encoder\.)?(cls_token|mask_token|pos_embed|patch_embed\..*)")
@@ -35,7 +35,7 @@ class ParamGroup(NamedTuple):
 def weight_decay_groups(
     named_params: Iterable[tuple[str, Tensor]], weight_decay: float, no_decay: Collection[str] = ()
 ) -> list[ParamGroup]:
-    """Split trainable parameters into a group without and a group with decay (timm 0.3.2 `add_weight_decay`).
+    """Split trainable parameters into groups without and with weight decay (timm 0.3.2 `add_weight_decay`).
 
     One-dimensional parameters, biases and parameters named in `no_decay` are not decayed. Class and mask tokens have
     three dimensions, so they are decayed unless they are named; facebookresearch/mae decays them.
@@ -60,13 +60,13 @@ def layer_decay_groups(
     """Group trainable parameters for layer-wise learning rate decay.
 
     The learning rate of layer i is multiplied by layer_decay^(num_layers - 1 - i), as in facebookresearch/mae
-    util/lr_decay.py and Atten4Vis/CAE furnace/optim_factory.py. Groups are in the order of their first parameters.
+    util/lr_decay.py and Atten4Vis/CAE furnace/optim_factory.py. The groups are ordered by their first parameter.
 
     Args:
         named_params: parameters with their names.
         weight_decay: weight decay of all parameters except one-dimensional ones, biases and `no_decay`.
-        layer_decay: ratio of a layer's learning rate to that of the next layer; 1.0 for equal rates.
-        layer_of: returns the layer of a parameter by name, from 0 at the input to `num_layers` - 1 at the output.
+        layer_decay: ratio of a layer's learning rate to that of the next layer; 1.0 makes all rates equal.
+        layer_of: returns the layer of the parameter with a name, from 0 at the input to `num_layers` - 1 at the output.
         num_layers: number of layers; depth + 2 for a ViT, see `vit_layer`.
         no_decay: exact names of parameters that are not decayed.
     """
@@ -83,7 +83,7 @@ def layer_decay_groups(
 
 
 def vit_layer(name: str, depth: int) -> int:
-    """Return the layer of a ViT classifier's parameter: 0 for embeddings, i + 1 for block i, else `depth` + 1."""
+    """Return the layer of the ViT classifier parameter `name`: 0 for embeddings, i + 1 for block i, else depth + 1."""
     if _EMBEDDING.fullmatch(name):
         return 0
     block = _BLOCK.fullmatch(name)
@@ -103,7 +103,7 @@ def paddle_groups(groups: Iterable[ParamGroup]) -> list[dict[str, Any]]:
 
 
 def set_weight_decay(optimizer: paddle.optimizer.Optimizer, groups: Sequence[ParamGroup], weight_decay: float) -> None:
-    """Set the weight decay of the optimizer's groups, except groups without decay.
+    """Set the weight decay of the optimizer's groups, except for groups whose weight decay is 0.
 
     Args:
         optimizer: optimizer that was built for `groups`.

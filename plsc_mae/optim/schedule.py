@@ -30,15 +30,15 @@ def scaled_lr(blr: float, effective_batch: int) -> float:
 
 
 def lr_at(epoch: float, *, lr: float, epochs: float, warmup_epochs: float = 0.0, min_lr: float = 0.0) -> float:
-    """Return the learning rate: linear warm-up from 0, then half a cosine to `min_lr`.
+    """Return the learning rate after `epoch` epochs: linear warm-up from 0, then half a cosine to `min_lr`.
 
     This is the schedule of facebookresearch/mae util/lr_sched.py.
 
     Args:
         epoch: completed epochs, including the fraction of the current one; the first iteration has learning rate 0.
         lr: peak learning rate, reached at the end of the warm-up.
-        epochs: length of the run.
-        warmup_epochs: length of the warm-up.
+        epochs: length of the run in epochs.
+        warmup_epochs: length of the warm-up in epochs.
         min_lr: learning rate at the end of the run.
     """
     if epoch < warmup_epochs:
@@ -50,7 +50,7 @@ def lr_at(epoch: float, *, lr: float, epochs: float, warmup_epochs: float = 0.0,
 def cosine_at(
     update: int, *, base: float, final: float, updates: int, warmup_updates: int = 0, start: float = 0.0
 ) -> float:
-    """Return a scheduled value by updates: linear warm-up, then half a cosine to `final`.
+    """Return the scheduled value of an update: linear warm-up, then half a cosine to `final`.
 
     This is `cosine_scheduler` of Atten4Vis/CAE furnace/utils.py, BUPT-PRIV/MAE-priv and MAE-pytorch. The last value of
     the warm-up and the first value of the cosine are both `base`.
@@ -61,7 +61,7 @@ def cosine_at(
         final: value that the cosine would reach one update after the last.
         updates: number of updates of the run.
         warmup_updates: number of updates of the warm-up.
-        start: first value of the warm-up; 0 in every recipe.
+        start: first value of the warm-up; all recipes use 0.
     """
     if update < warmup_updates:
         return start + (base - start) * update / max(warmup_updates - 1, 1)
@@ -70,7 +70,7 @@ def cosine_at(
 
 
 def by_epochs(*, lr: float, epochs: float, warmup_epochs: float, min_lr: float, weight_decay: float) -> Schedule:
-    """Return a schedule with the learning rate of `lr_at` and constant weight decay."""
+    """Return a schedule with the learning rate of `lr_at` and a constant weight decay."""
 
     def rates(epoch: float, _update: int) -> Rates:
         return Rates(lr_at(epoch, lr=lr, epochs=epochs, warmup_epochs=warmup_epochs, min_lr=min_lr), weight_decay)
@@ -89,10 +89,10 @@ def by_updates(
 ) -> Schedule:
     """Return a schedule with the learning rate of `cosine_at`.
 
-    The weight decay follows a cosine from `weight_decay` to `weight_decay_end`, or is constant without that.
+    The weight decay follows half a cosine from `weight_decay` to `weight_decay_end`; it is constant if that is None.
 
     Raises:
-        ConfigError: the warm-up is as long as the run or longer.
+        ConfigError: the warm-up is not shorter than the run.
     """
     if warmup_updates >= updates:
         raise ConfigError(

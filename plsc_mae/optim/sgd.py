@@ -1,4 +1,4 @@
-"""SGD with momentum as in PyTorch; base of LARS."""
+"""SGD with momentum as in PyTorch, also the base class of LARS."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SGD(paddle.optimizer.Momentum):
             "learning_rate", which is a factor of the learning rate.
         weight_decay: weight decay of groups without their own; weight_decay * param is added to the gradient.
         momentum: factor of the previous velocity.
-        nesterov: True steps by `grad + momentum * velocity` instead.
+        nesterov: whether to use Nesterov momentum: the step is `grad + momentum * velocity` instead of `velocity`.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class SGD(paddle.optimizer.Momentum):
             own["weight_decay"] = group.get("weight_decay", weight_decay)
 
     def _direction(self, param: Tensor, grad: Tensor, weight_decay: float) -> Tensor:
-        """Return the gradient with weight decay, which is added to the velocity."""
+        """Return the gradient with weight decay, from which the velocity is updated."""
         return grad + weight_decay * param if weight_decay else grad
 
     def _append_optimize_op(self, block: Any, param_and_grad: dict[str, Any]) -> None:
@@ -54,5 +54,8 @@ class SGD(paddle.optimizer.Momentum):
 
 
 def build_sgd(groups: Sequence[ParamGroup], *, momentum: float = 0.9, nesterov: bool = True) -> SGD:
-    """Build SGD with Nesterov momentum (attentive probe of Atten4Vis/CAE); call `set_lr` before every step."""
+    """Build SGD, by default with Nesterov momentum as in Atten4Vis/CAE's attentive probe.
+
+    Call `set_lr` before every step.
+    """
     return SGD(0.0, paddle_groups(groups), momentum=momentum, nesterov=nesterov)

@@ -1,8 +1,9 @@
-"""ZeRO (Rajbhandari et al. 2020): data-parallel processes shard state that they would otherwise replicate.
+"""ZeRO: data-parallel processes shard state that they would otherwise replicate (Rajbhandari et al. 2020).
 
 Stage 1 is implemented here. Each process holds the optimizer state of some parameters, updates these parameters and
-broadcasts them. Gradients are averaged as without sharding, so the weights are bit-identical. Stages 2 and 3, which
-also shard gradients and weights, use Paddle's implementation, which supports GPUs only.
+broadcasts them. Gradients are averaged in the same way as without sharding, so the weights are bit-identical to those
+of an unsharded run. Stages 2 and 3, which also shard gradients and weights, use Paddle's implementation, which supports
+GPUs only.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ class UpdateSharing:
 
     Args:
         groups: the optimizer's parameter groups.
-        members: the data-parallel processes.
+        members: group of the data-parallel processes.
 
     Attributes:
-        mine: the groups, reduced to the parameters that this process updates.
+        mine: the parameter groups, reduced to the parameters that this process updates.
 
     Raises:
         ConfigError: there are more processes than parameters.
@@ -53,7 +54,7 @@ class UpdateSharing:
 
     @paddle.no_grad()
     def publish(self) -> None:
-        """Broadcast the updated parameters of each process to all; every process must call this."""
+        """Broadcast the parameters that each process has updated to all others; all processes must call."""
         for owner, share in enumerate(self._shares):
             for dtype in {param.dtype: None for param in share}:
                 params = [param for param in share if param.dtype == dtype]
@@ -69,12 +70,12 @@ def _only(group: ParamGroup, own: set[int]) -> ParamGroup:
 
 
 def check_stage(stage: int, *, is_gpu: bool, shares_network: bool) -> None:
-    """Raise ConfigError if a ZeRO stage is not supported.
+    """Raise ConfigError if ZeRO stage `stage` is not supported.
 
     Args:
-        stage: the stage.
-        is_gpu: True if the run is on GPUs.
-        shares_network: True if tensor or pipeline parallelism is enabled.
+        stage: ZeRO stage; 0 for no sharding.
+        is_gpu: whether the run uses GPUs.
+        shares_network: whether tensor or pipeline parallelism is enabled.
     """
     if stage in PADDLE_LEVELS and not is_gpu:
         raise ConfigError(
@@ -94,7 +95,7 @@ class Sharded(NamedTuple):
     Attributes:
         layer: the wrapped task.
         optimizer: the wrapped optimizer.
-        collect: gathers the whole weights in every process; None if the weights are not sharded.
+        collect: gathers the whole weights in every process, and all must call it; None if the weights are not sharded.
     """
 
     layer: nn.Layer

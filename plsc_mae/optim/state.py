@@ -1,4 +1,4 @@
-"""Converts an optimizer's state between Paddle's names and our parameter names, for checkpoints."""
+"""Conversion of optimizer states between Paddle's names and our parameter names, for checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ State = dict[str, dict[str, np.ndarray]]
 
 
 def master_weights(optimizer: paddle.optimizer.Optimizer) -> Mapping[str, Tensor]:
-    """Return the float32 copies of 16-bit weights, by Paddle's names of the weights."""
+    """Return the optimizer's float32 copies of 16-bit weights, by Paddle's names of the weights."""
     return getattr(optimizer, "_master_weights", {})
 
 
@@ -25,7 +25,7 @@ def optimizer_tensors(
 ) -> dict[str, dict[str, Tensor]]:
     """Return the accumulators by our parameter names: {"encoder.norm.weight": {"moment1_0": tensor, ...}}.
 
-    Paddle's own names contain a counter of all layers that a process has created, so another process cannot use them.
+    Paddle's own names contain a counter of the layers that a process has created, so they differ between processes.
     """
     # In Paddle 2, `state_dict` does not contain loaded values until the first update.
     loaded = {} if optimizer._accumulators else optimizer._accumulators_holder
@@ -45,7 +45,7 @@ def optimizer_state(optimizer: paddle.optimizer.Optimizer, named_params: Mapping
 
 
 def stored_optimizer_state(tensors: Mapping[str, np.ndarray], section: str) -> State:
-    """Extract an `optimizer_state` from a checkpoint's tensors.
+    """Return the optimizer state that a checkpoint's tensors contain, in the form of `optimizer_state`.
 
     Args:
         tensors: the checkpoint's tensors by path.
@@ -65,12 +65,12 @@ def load_optimizer_state(
     named_params: Mapping[str, Tensor],
     copies: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> None:
-    """Restore the state of an optimizer; a sharded parameter takes its part of the whole accumulators.
+    """Restore the state of an optimizer; for a sharded parameter this process takes its part of `state`.
 
     Args:
         optimizer: optimizer of the parameters.
-        state: accumulators by our parameter names, as returned by `optimizer_state`.
-        named_params: the parameters by our names.
+        state: whole accumulators by our parameter names, as returned by `optimizer_state`.
+        named_params: parameters by our names.
         copies: float32 values of 16-bit parameters by our names.
     """
     flat: dict[str, Any] = {}

@@ -1,8 +1,8 @@
-"""Learning rates of timm's schedulers as microsoft/SimMIM runs them, iteration by iteration.
+"""Learning rates of timm's schedulers, stepped once per iteration as in microsoft/SimMIM.
 
-The original sets the warm-up's first rate when it builds the scheduler and then steps it after every update, with the
-number of that update. Update k, from 0, therefore runs at the rate of iteration max(k - 1, 0): the first two updates
-share the first rate, and all others are one iteration late.
+The original sets the first learning rate when it builds the scheduler, and after every update it sets the rate for the
+number of that update. So update k, counted from 0, uses the scheduler's rate for iteration max(k - 1, 0): the first two
+updates use the first rate, and all later ones lag by one iteration.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from plsc_mae.optim.schedule import Rates, Schedule
 def timm_multistep(
     *, lr: float, warmup_lr: float, warmup_updates: int, milestones: Sequence[int], factor: float, weight_decay: float
 ) -> Schedule:
-    """Return a schedule with linear warm-up, then a constant rate that every milestone multiplies by a factor.
+    """Return a schedule with linear warm-up, then a constant learning rate, multiplied by `factor` at each milestone.
 
     Args:
-        lr: rate after the warm-up.
-        warmup_lr: rate at the start of the warm-up.
-        warmup_updates: length of the warm-up.
-        milestones: iterations, in rising order, from which on the rate is multiplied once more.
-        factor: of every milestone.
-        weight_decay: constant.
+        lr: learning rate after the warm-up.
+        warmup_lr: learning rate at the start of the warm-up.
+        warmup_updates: length of the warm-up in iterations.
+        milestones: iterations, in ascending order, at which the learning rate is multiplied by `factor`.
+        factor: factor of the learning rate per milestone.
+        weight_decay: constant weight decay.
     """
 
     def after_warmup(iteration: int) -> float:
@@ -37,18 +37,18 @@ def timm_multistep(
 def timm_cosine(
     *, lr: float, warmup_lr: float, min_lr: float, updates: int, warmup_updates: int, weight_decay: float
 ) -> Schedule:
-    """Return a schedule with linear warm-up, then the rest of a half cosine that spans the whole run.
+    """Return a schedule with linear warm-up, then the rest of half a cosine that spans the whole run.
 
-    The cosine starts with the run and not at the end of the warm-up, so the rate drops there: after 20 of 100 epochs
-    to 90 % of the peak.
+    The cosine starts at the start of the run, not at the end of the warm-up. So the learning rate drops when the
+    warm-up ends, e.g. to 90 % of `lr` if the warm-up takes 20 of 100 epochs.
 
     Args:
-        lr: rate at the end of the warm-up, and the start of the cosine.
-        warmup_lr: rate at the start of the warm-up.
-        min_lr: rate at the end of the cosine.
-        updates: length of the run.
-        warmup_updates: length of the warm-up.
-        weight_decay: constant.
+        lr: learning rate at which the warm-up ends and the cosine starts.
+        warmup_lr: learning rate at the start of the warm-up.
+        min_lr: learning rate at the end of the cosine.
+        updates: length of the run in updates.
+        warmup_updates: length of the warm-up in updates.
+        weight_decay: constant weight decay.
     """
 
     def after_warmup(iteration: int) -> float:

@@ -1,1 +1,1 @@
-"""Training on several processes."""
+"""Training on several processes: process groups, tensor parallelism and failure detection."""

@@ -1,8 +1,8 @@
-"""Detects the death of any process of a run and ends the others.
+"""Failure detector: if any process of a run dies, the others are ended.
 
-Each process holds a TCP connection to process 0 and listens on it in a thread. A process that exits sends a reason
-first. If a connection drops without one, process 0 treats the peer as killed and notifies the rest. Collectives,
-kernels and waits at the launcher's store release the interpreter's lock, so the thread runs at any time.
+Each process holds a TCP connection to process 0 and listens on it in a thread. A process that exits first sends its
+reason. If a connection drops without one, process 0 treats that process as killed and notifies the rest. Collectives,
+kernels and waits at the launcher's store release the global interpreter lock, so the thread can run at any time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, NoReturn
 from plsc_mae.errors import ConfigError
 
 KEY = "plsc_mae/peers"
-GRACE, SHORT_GRACE = 2.0, 0.5  # seconds that the main thread has to exit on its own
+GRACE, SHORT_GRACE = 2.0, 0.5  # seconds in which the main thread can exit before the listening thread ends it
 JOIN_TIMEOUT = 30.0
 MAX_LINE = 1 << 16
 # The loss of a machine is detected after 25 seconds, before gloo's timeout of 30.
@@ -55,7 +55,7 @@ class Peer:
             self.connection.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> dict[str, Any]:
-        """Wait for a message; return {} at the end of the connection, {"silent": True} after a timeout."""
+        """Wait for a message and return it; {} when the connection has closed, {"silent": True} after a timeout."""
         try:
             while b"\n" not in self._received:
                 data = self.connection.recv(4096)
@@ -78,9 +78,9 @@ class End(NamedTuple):
     """Reason for the end of a run.
 
     Attributes:
-        cause: sentence without its full stop.
-        code: exit code of the processes.
-        in_words: whether the first process to end sent the reason itself.
+        cause: sentence without its period.
+        code: exit code for the processes.
+        in_words: whether the first process to end reported the cause itself, instead of dying without a message.
     """
 
     cause: str
@@ -89,7 +89,7 @@ class End(NamedTuple):
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any], name: str) -> End:
-        """Return the reason that the last message of a process gives."""
+        """Return the reason according to the last message of the process `name`."""
         if message.get("end"):
             return cls(str(message["end"]), int(message.get("code", 1)), bool(message.get("in_words", True)))
         if message.get("silent"):
@@ -98,14 +98,14 @@ class End(NamedTuple):
 
 
 class Watch:
-    """Listens to other processes and ends this one when one of them dies.
+    """Monitor of other processes that ends this process when one of them dies.
 
     Args:
         process: number of this process.
 
     Attributes:
-        peers: connected processes.
-        end: reason for the end of the run, once it is known from another process.
+        peers: connections to other processes.
+        end: reason for the end of the run, once another process has sent it.
     """
 
     def __init__(self, process: int) -> None:
@@ -122,20 +122,20 @@ class Watch:
         threading.Thread(target=self._listen, name="peers", daemon=True).start()
 
     def wait_for_end(self, seconds: float = GRACE / 2) -> End | None:
-        """Wait for another process's reason for the end of the run, and return it."""
+        """Wait up to `seconds` for another process's reason to end the run; return it, or None without one."""
         self._end_known.wait(seconds)
         return self.end
 
     def report_success(self) -> None:
-        """Report to the others that this process has finished."""
+        """Report to the connected processes that this process has finished."""
         self._leave(bye=True)
 
     def report_failure(self, sentence: str, code: int) -> None:
-        """Report to the others why this process ends and its exit code."""
+        """Report to the connected processes why this process ends, and its exit code."""
         self._leave(end=f"process {self.process} on {socket.gethostname()}: {sentence}", code=code)
 
     def announce(self, end: End) -> None:
-        """Print the reason for the end of the run, once."""
+        """Print the reason for the end of the run; later calls do nothing."""
         with self._lock:
             if not self._announced:
                 print(f"plsc-mae: error: {end.cause}; this process ends too", file=sys.stderr, flush=True)
@@ -148,7 +148,7 @@ class Watch:
                 peer.send(**message)
 
     def _report_exit(self) -> None:
-        """Report success or the last traceback when the interpreter exits without an earlier report."""
+        """Report success, or the exception that ends the interpreter, unless something was reported before."""
         error = getattr(sys, "last_value", None)
         if error is None:
             self.report_success()
@@ -156,7 +156,7 @@ class Watch:
             self.report_failure(summary(error), 1)
 
     def _forget(self) -> None:
-        """Close the connections in a forked child, which would otherwise hold them open after this process dies."""
+        """Close the connections in a forked child; otherwise they would stay open after the parent process dies."""
         for peer in self.peers:
             peer.connection.close()
         atexit.unregister(self._report_exit)
@@ -167,7 +167,7 @@ class Watch:
     def _end(self, end: End) -> None:
         """End this process unless it is already exiting.
 
-        An error reported in words may have occurred in all processes, so each gets time to report its own.
+        An error that a process reported itself may have occurred in all processes, so each gets time to report its own.
         """
         self.end = end
         self._end_known.set()
@@ -179,7 +179,7 @@ class Watch:
 
 
 class Member(Watch):
-    """Any process but 0; it is connected to process 0."""
+    """Watch of any process other than 0, connected to process 0."""
 
     def __init__(self, process: int, host: str, port: int, token: str) -> None:
         super().__init__(process)
@@ -201,7 +201,7 @@ class Member(Watch):
 
 
 class Hub(Watch):
-    """Process 0: all others are connected to it, and it notifies them of the first death."""
+    """Watch of process 0, which is connected to all others and notifies them of the first death."""
 
     def __init__(self, processes: int, host: str) -> None:
         super().__init__(0)
@@ -217,12 +217,12 @@ class Hub(Watch):
         self._complete = threading.Event()
 
     def start(self) -> None:
-        """Start listening and wait until the others are connected, so that they receive an early report."""
+        """Start listening and wait until all others are connected, so that even an early report reaches them."""
         super().start()
         self._complete.wait(JOIN_TIMEOUT)
 
     def _leave(self, **message: Any) -> None:
-        """Report, then give the others time to exit first, because this process hosts the store they may wait at."""
+        """Send the report, then let the others exit first, because they may be waiting at the store of this process."""
         if self._leaving.is_set():
             return
         super()._leave(**message)
@@ -252,7 +252,7 @@ class Hub(Watch):
                     return
 
     def _admit(self) -> None:
-        """Accept a connection if the process sends the token."""
+        """Accept a connection; close it unless it sends the token and the number of a missing process."""
         connection, _ = self.listener.accept()
         connection.settimeout(JOIN_TIMEOUT / 3)
         peer = Peer(connection)
@@ -272,7 +272,7 @@ class Hub(Watch):
             self._complete.set()
 
     def _has_ended(self, peer: Peer) -> bool:
-        """Handle a process's last message and return whether it ends the run."""
+        """Handle the last message of a process and return whether it ends the run."""
         message = peer.receive()
         self._selector.unregister(peer.connection)
         self.peers.remove(peer)
@@ -288,7 +288,7 @@ class Hub(Watch):
 
 
 def summary(error: BaseException) -> str:
-    """Return an exception as one line."""
+    """Return the first line of an exception's type and message."""
     return traceback.format_exception_only(type(error), error)[-1].strip().partition("\n")[0]
 
 
@@ -296,7 +296,7 @@ _watch: Watch | None = None
 
 
 def join(process: int, processes: int, store: Any, environ: Mapping[str, str] = os.environ) -> None:
-    """Start to watch the other processes of a run; all of them must call.
+    """Start to watch the other processes of a run; all processes must call.
 
     Args:
         process: number of this process.
@@ -323,13 +323,13 @@ def join(process: int, processes: int, store: Any, environ: Mapping[str, str] = 
 
 
 def report_success() -> None:
-    """Report to the other processes, if there are any, that this one has finished."""
+    """Report to the other processes, if any, that this process has finished."""
     if _watch is not None:
         _watch.report_success()
 
 
 def end(sentence: str, code: int) -> int:
-    """End all processes because of an error that this one has printed; return `code` if there are no others."""
+    """End all processes because of an error that this process has printed; if it is the only one, return `code`."""
     if _watch is not None:
         _watch.report_failure(sentence, code)
         leave(code)
@@ -337,10 +337,10 @@ def end(sentence: str, code: int) -> int:
 
 
 def end_by(error: Exception) -> NoReturn:
-    """End all processes because of an unexpected exception.
+    """End all processes because of an unexpected exception; raise it again if this is the only process.
 
-    If another process has died, its death is reported in place of the exception: when a connection breaks, collectives
-    fail with misleading messages, gloo's about a timeout.
+    If another process has died, its death is reported instead of the exception. Collectives whose connection breaks
+    fail with misleading messages; gloo, for example, reports a timeout.
     """
     if _watch is None:
         raise error
@@ -353,7 +353,7 @@ def end_by(error: Exception) -> NoReturn:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process at once, without Paddle's cleanup, which may wait for processes that no longer exist."""
+    """End this process at once. Paddle's cleanup is skipped, because it may wait for processes that no longer exist."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -1,4 +1,4 @@
-"""Gathers sharded tensors in process 0 one by one, so that no process ever holds all of them."""
+"""Gathering of sharded tensors in process 0 one by one, so that no process ever holds all of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from plsc_mae.parallel.world import World
 
 
 class Part(NamedTuple):
-    """Description of one process's part of a tensor."""
+    """Description of the part of a tensor that one process holds; `shard` is None for a whole tensor."""
 
     process: int
     shape: tuple[int, ...]
@@ -23,11 +23,11 @@ class Part(NamedTuple):
 
 
 class Holdings(NamedTuple):
-    """Tensors of a section that one process holds.
+    """Tensors of a checkpoint section that one process holds.
 
     Attributes:
         tensors: tensors by key.
-        shards: descriptions of those that are parts, by key.
+        shards: shards of those tensors that are parts of a larger one, by key.
     """
 
     tensors: Mapping[str, Tensor]
@@ -35,15 +35,15 @@ class Holdings(NamedTuple):
 
 
 class Collection:
-    """The whole tensors of all processes, by key.
+    """Whole tensors by key, assembled in process 0 from the parts in all processes.
 
-    Process 0 iterates over `items` while every other process calls `serve`. The first of several processes with the
-    same part sends it.
+    Process 0 iterates over `items` while every other process calls `serve`. If several processes hold the same part,
+    the first of them sends it.
 
     Args:
         mine: tensors of this process.
-        world: processes of the run; all of them must make the collection.
-        scattered: whether process 0 may lack tensors; if not, nothing is exchanged.
+        world: processes of the run; all of them must create the collection.
+        scattered: whether tensors may be missing in process 0; if not, nothing is exchanged.
     """
 
     def __init__(self, mine: Holdings, world: World, *, scattered: bool) -> None:
@@ -61,7 +61,7 @@ class Collection:
         return Part(self.world.process, tuple(tensor.shape), dtype, None if shard is None else shard.without_group())
 
     def _exchange(self) -> None:
-        """Exchange descriptions; the first process that has a part is its source."""
+        """Exchange the descriptions of all parts; the first process that holds a part becomes its source."""
         gathered: list[tuple[int, dict[str, list[Part]]]] = []
         paddle.distributed.all_gather_object(gathered, (self.world.tensor.rank, self.parts))
         found: dict[str, dict[int, Part]] = {}
@@ -71,23 +71,23 @@ class Collection:
         self.parts = {key: [part for _, part in sorted(parts.items())] for key, parts in found.items()}
 
     def items(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield every whole tensor in process 0, while the others call `serve`."""
+        """Yield (key, whole tensor) in process 0, while the others call `serve`."""
         for key, parts in self.parts.items():
             arrays = [self._exchanged(key, part).numpy() for part in parts]
             shard = parts[0].shard
             yield key, arrays[0] if shard is None else shard.join(arrays)
 
     def serve(self) -> None:
-        """Send this process's parts in the order in which process 0 iterates."""
+        """Take part in the broadcasts that `items` needs, in the same order; called in every process but 0."""
         for key, parts in self.parts.items():
             for part in parts:
                 self._exchanged(key, part)
 
     def _exchanged(self, key: str, part: Part) -> Tensor:
-        """Return a part that process 0 holds, or broadcast it from its source.
+        """Return a part; if process 0 does not hold it, broadcast it from its source first.
 
-        A message to process 0 alone would not do: gloo numbers the messages of a group, and the other processes would
-        lose count (Paddle 3.3.1).
+        A message to process 0 alone would break later collectives, because gloo numbers the messages of a group, and
+        the other processes would miss a number (Paddle 3.3.1).
         """
         here = part.process == self.world.process
         tensor = self.mine.tensors[key] if here else paddle.empty(part.shape, dtype=part.dtype)

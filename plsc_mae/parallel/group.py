@@ -1,4 +1,4 @@
-"""Groups of a run's processes, and their collectives."""
+"""Process group and its collectives."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 import paddle
 from paddle import Tensor
 
-_stores: list[Any] = []  # of gloo's groups, in order of creation; None for groups without this process
+_stores: list[Any] = []  # stores of gloo's groups, in order of creation; None for groups without this process
 
 
 class Group(NamedTuple):
-    """Processes that exchange tensors; with a single member every collective does nothing.
+    """Group of processes that exchange tensors; with a single member the collectives do nothing.
 
     Attributes:
-        rank: this process's index among the members; -1 in a group without it.
-        ranks: the members' process numbers in the run.
-        handle: Paddle's group; None with one member.
+        rank: index of this process among the members; -1 if it is not a member.
+        ranks: process numbers of the members in the run.
+        handle: Paddle's group object; None with a single member.
     """
 
     rank: int
@@ -34,11 +34,11 @@ class Group(NamedTuple):
 
     @classmethod
     def of(cls, ranks: Sequence[int], process: int, processes: int, *, on_gloo: bool) -> Group:
-        """Create a group; all processes of the run must create the same groups in the same order, members or not.
+        """Create a group; all processes of the run must create all groups in the same order, even if not members.
 
         Args:
-            ranks: its members in ascending order.
-            process: this process.
+            ranks: process numbers of the members in ascending order.
+            process: number of this process.
             processes: number of processes in the run.
             on_gloo: whether gloo is the backend.
         """
@@ -52,37 +52,37 @@ class Group(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The number of members."""
+        """Number of members."""
         return len(self.ranks)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum a tensor in place over the members; all of them must call."""
+        """Sum `values` over the members in place (all-reduce) and return it; all members must call."""
         if self.size > 1:
             paddle.distributed.all_reduce(values, group=self.handle)
         return values
 
     def broadcast(self, values: Tensor, source: int) -> Tensor:
-        """Replace a tensor's values in place by those of member `source`; all members must call."""
+        """Replace `values` in place by those of member `source` and return it; all members must call."""
         if self.size > 1:
             paddle.distributed.broadcast(values, src=self.ranks[source], group=self.handle)
         return values
 
     def send(self, values: Tensor, member: int) -> None:
-        """Send a tensor to a member, which must receive it; on CPU the call blocks until it does."""
+        """Send a tensor to `member`, which must call `receive`; on CPU this blocks until it does."""
         paddle.distributed.send(values, dst=self.ranks[member], group=self.handle)
 
     def receive(self, values: Tensor, member: int) -> Tensor:
-        """Fill a tensor with the values that a member sends, and return it."""
+        """Fill `values` in place with the tensor that `member` sends, and return it."""
         paddle.distributed.recv(values, src=self.ranks[member], group=self.handle)
         return values
 
 
 @contextlib.contextmanager
 def _separate_store(ranks: Sequence[int], rank: int) -> Iterator[None]:
-    """Create a group at a key-value store of its own.
+    """Give the group that is created within the context a key-value store of its own.
 
-    Paddle's gloo writes the members' addresses under the same keys for every group, so that a member may read those of
-    an earlier group, whose sockets are closed (3.3.1).
+    Paddle's gloo stores the members' addresses under the same keys for every group, so a member could read those of an
+    earlier group, whose sockets are closed (Paddle 3.3.1).
     """
     key = f"plsc_mae/group/{len(_stores)}"
     if rank < 0:

@@ -1,11 +1,11 @@
 """Tensor parallelism: processes share the heads and hidden columns of every block (Shoeybi et al. 2019, Megatron-LM).
 
-Each process holds some of the attention heads and some of the hidden columns of each MLP; every process holds all
-norms, embeddings, output biases and classification heads. A block sums its tokens over the processes twice in the
-forward pass and twice in the backward pass. The layers declare how they are divided (`models/tensor_split.py`).
+Each process holds some of the attention heads and some of the hidden columns of each MLP, but all norms, embeddings,
+output biases and classification heads. A block needs two all-reduces of its tokens in the forward pass and two in the
+backward pass. The layers declare how they are divided (`models/tensor_split.py`).
 
 Paddle's own layers for this (fleet's mpu) need kernels that its CPU build lacks, and their checkpoints differ from
-those of an undivided network. The exchanges here are collectives of paddle.distributed, the same on CPU and GPU.
+those of an undivided network. This module uses collectives of paddle.distributed, the same on CPU and GPU.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from plsc_mae.parallel.world import World
 
 
 class Shard(NamedTuple):
-    """This process's share of a divided parameter, which carries it as `param.shard`.
+    """Description of this process's share of a divided parameter, stored as `param.shard`.
 
     Attributes:
-        axis: the divided axis.
-        parts: tensors concatenated along the axis, such as q, k and v, each of which is divided separately.
+        axis: axis along which the parameter is divided.
+        parts: number of tensors concatenated along the axis and divided separately, such as 3 for q, k and v.
         group: the processes that hold the shares.
     """
 
@@ -37,17 +37,17 @@ class Shard(NamedTuple):
     group: Group
 
     def whole_shape(self, shape: Sequence[int]) -> list[int]:
-        """Return the shape of the whole parameter, given that of a share."""
+        """Return the shape of the whole parameter from `shape`, the shape of a share."""
         return [side * self.group.size if axis == self.axis else side for axis, side in enumerate(shape)]
 
     def cut(self, whole: np.ndarray) -> np.ndarray:
-        """Return this process's share of a whole array."""
+        """Return this process's share of the array `whole`."""
         pieces = np.split(whole, self.parts, axis=self.axis)
         chosen = [np.split(piece, self.group.size, axis=self.axis)[self.group.rank] for piece in pieces]
         return np.ascontiguousarray(np.concatenate(chosen, axis=self.axis))
 
     def join(self, members: list[np.ndarray]) -> np.ndarray:
-        """Return the whole array, given the shares of all members in order of rank."""
+        """Return the whole array, assembled from the shares of all group members in order of rank."""
         pieces = [np.split(part, self.parts, axis=self.axis) for part in members]
         return np.concatenate([piece[i] for i in range(self.parts) for piece in pieces], axis=self.axis)
 
@@ -68,13 +68,13 @@ def shards_of(model: nn.Layer) -> dict[str, Shard]:
 
 
 def count_parameters(params: Iterable[Tensor], world: World) -> int:
-    """Count the elements of parameters over all processes that share a network, each element once."""
+    """Count the parameters of the whole network, each once, even if processes divide it; all processes must call."""
     ours = sum(param.size if (shard := shard_of(param)) is None else param.size * shard.group.size for param in params)
     return int(world.pipeline.sum(paddle.to_tensor(ours, dtype="int64")))
 
 
 def my_part(whole: np.ndarray, shard: Shard | None, shape: Sequence[int]) -> np.ndarray | None:
-    """Return this process's share, of `shape`, of a stored whole array; None if the array has another shape."""
+    """Return this process's share of the array `whole`, or None if that share would not have shape `shape`."""
     wanted = list(shape) if shard is None else shard.whole_shape(shape)
     if list(whole.shape) != wanted:
         return None
@@ -82,53 +82,54 @@ def my_part(whole: np.ndarray, shard: Shard | None, shape: Sequence[int]) -> np.
 
 
 class _Spread(paddle.autograd.PyLayer):
-    """The same values forward, the sum of the gradients backward."""
+    """Identity in the forward pass, sum of the gradients over the group (all-reduce) in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
-        """Pass the values on."""
+        """Return the input unchanged."""
         ctx.group = group
         return x.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """Sum over the group."""
+        """Sum the gradient over the group."""
         return ctx.group.sum(grad.clone())
 
 
 class _Gather(paddle.autograd.PyLayer):
-    """The sum forward, the same gradients backward."""
+    """Sum over the group (all-reduce) in the forward pass, identity in the backward pass."""
 
     @staticmethod
     def forward(_ctx: Any, x: Tensor, group: Group) -> Tensor:
-        """Sum over the group."""
+        """Sum the input over the group."""
         return group.sum(x.clone())
 
     @staticmethod
     def backward(_ctx: Any, grad: Tensor) -> Tensor:
-        """Pass the gradients on."""
+        """Return the gradient unchanged."""
         return grad.clone()
 
 
 class GroupExchange:
-    """`models.layers.Exchange` among the processes of a group."""
+    """Implementation of `models.layers.Exchange` for the processes of a group."""
 
     def __init__(self, group: Group) -> None:
         self.group = group
 
     def copy_to_group(self, x: Tensor) -> Tensor:
-        """Return x; the backward pass sums its gradient over the group."""
+        """Return `x`; the backward pass sums its gradient over the group."""
         return x if x.stop_gradient else _Spread.apply(x, self.group)
 
     def reduce_from_group(self, x: Tensor) -> Tensor:
-        """Sum x over the group; the backward pass leaves the gradient as it is."""
+        """Sum `x` over the group; the backward pass leaves the gradient unchanged."""
         return _Gather.apply(x, self.group)
 
 
 def share_blocks(model: nn.Layer, group: Group) -> None:
     """Reduce every attention and MLP of a network to this process's heads and hidden columns.
 
-    Call it before anything holds references to the parameters. All processes must start from the same whole network.
+    Call this before anything refers to the parameters, which are replaced. All processes must start from the same whole
+    network.
 
     Raises:
         ConfigError: see `check_divisible`.
@@ -146,11 +147,11 @@ def share_blocks(model: nn.Layer, group: Group) -> None:
 
 
 def check_divisible(model: nn.Layer, ways: int) -> None:
-    """Check that `ways` processes can share the blocks of a network, whose parameters may be declared only.
+    """Check that `ways` processes can share the blocks of a network; its parameters need no values.
 
     Raises:
-        ConfigError: a number of heads or hidden columns is not divisible; attention has dropout, whose random draws
-            every process would repeat for its own heads.
+        ConfigError: `ways` does not divide a number of heads or hidden columns, or attention has dropout, for which
+            every process would draw the same random numbers for its own heads.
     """
     if ways == 1:
         return
@@ -168,7 +169,7 @@ def check_divisible(model: nn.Layer, ways: int) -> None:
 
 
 def share_sizes(model: nn.Layer, ways: int) -> dict[int, int]:
-    """Return the number of elements that one of `ways` processes holds of each parameter, by the parameter's id."""
+    """Return the number of elements of each parameter that one of `ways` processes holds, by `id(parameter)`."""
     sizes = {id(param): int(param.size) for param in model.parameters()}
     for layer, split in split_layers(model):
         for entry in split_parameters(layer, split):

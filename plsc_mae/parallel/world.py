@@ -20,33 +20,35 @@ BUCKET_ELEMENTS = 1 << 23  # 32 MB of float32
 class World:
     """The processes that train one model together.
 
-    Each group of `tensor_parallel` processes divides the heads and hidden columns of every block, each line of
-    `pipeline_parallel` such groups divides the blocks, and the remaining dimension divides the batches. Processes with
-    adjacent numbers share blocks, then data, then stages, so that the busiest connections are the shortest. The last
-    stage has the lowest numbers, because it computes the loss and process 0 writes the files.
+    The processes form a grid. Along its tensor dimension, `tensor_parallel` processes divide the heads and hidden
+    columns of every block; along its pipeline dimension, `pipeline_parallel` stages divide the blocks; along the data
+    dimension, the remaining factor, processes divide the batches. Process numbers change fastest along the tensor
+    dimension, then data, then pipeline, so that the processes that communicate most are closest. The last stage has the
+    lowest numbers, because it computes the loss and process 0 writes the files.
 
-    Create one per process, before anything else uses the device. Processes are started by
-    `python -m paddle.distributed.launch`; without a launcher there is a single process.
+    Every process must create one, before anything else uses the device. `python -m paddle.distributed.launch` starts
+    several processes; without it there is one.
 
     Args:
         device: "auto", "cpu", "gpu" or "cuda".
-        tensor_parallel: processes per block.
-        pipeline_parallel: number of stages.
+        tensor_parallel: number of processes that divide each block.
+        pipeline_parallel: number of pipeline stages.
 
     Attributes:
-        size: number of parts of a batch.
-        rank: part of this process, from 0.
+        size: number of data-parallel parts of a batch.
+        rank: number of this process's part, from 0.
         processes: number of processes.
         process: number of this process.
-        data: processes with the same part of the network and different data.
-        tensor: processes with the same data and different parts of the same blocks.
-        pipeline: processes with the same data and different blocks; the last stage is member 0.
-        stage: stage of this process; stage 0 reads the images.
-        previous: pair with the previous stage, which is member 1; None in the first stage.
-        following: pair with the next stage, which is member 0; None in the last stage.
+        data: group of the processes with the same part of the network and different data.
+        tensor: group of the processes with the same data and different parts of the same blocks.
+        pipeline: group of the processes with the same data and different blocks; the last stage is member 0.
+        stage: number of this process's stage; stage 0 reads the images.
+        previous: group of this process and the previous stage, which is member 1; None in the first stage.
+        following: group of this process and the next stage, which is member 0; None in the last stage.
 
     Raises:
-        ConfigError: a GPU is requested but missing; the processes do not divide into such groups.
+        ConfigError: a GPU is requested but missing, or the number of processes is not a multiple of `tensor_parallel` *
+            `pipeline_parallel`.
     """
 
     def __init__(self, device: str, *, tensor_parallel: int = 1, pipeline_parallel: int = 1) -> None:
@@ -74,7 +76,7 @@ class World:
         self.rank, self.size = self.data.rank, self.data.size
 
     def _form_groups(self, tensor: int, data: int, pipeline: int) -> None:
-        """Create the groups; processes are numbered [stage from the last, data, tensor]."""
+        """Create the groups; the process numbers fill a grid [pipeline, data, tensor], starting with the last stage."""
         numbers = [[[(s * data + d) * tensor + t for t in range(tensor)] for d in range(data)] for s in range(pipeline)]
         stages, parts, shares = range(pipeline), range(data), range(tensor)
         self.tensor = self._own_group([numbers[s][d] for s in stages for d in parts])
@@ -90,12 +92,12 @@ class World:
                 self.following = pair
 
     def _group(self, ranks_of_groups: Sequence[list[int]]) -> Group | None:
-        """Create all groups of one kind, in the same order in every process, and return this process's, if any."""
+        """Create all groups of one kind and return that of this process, if any; all processes must call."""
         groups = [Group.of(ranks, self.process, self.processes, on_gloo=not self.is_gpu) for ranks in ranks_of_groups]
         return next((group for group in groups if self.process in group.ranks), None)
 
     def _own_group(self, ranks_of_groups: Sequence[list[int]]) -> Group:
-        """Create groups that cover all processes and return this process's."""
+        """Create groups that cover all processes and return that of this process; all processes must call."""
         group = self._group(ranks_of_groups)
         assert group is not None
         return group
@@ -107,7 +109,7 @@ class World:
         return f"{text} ({' x '.join(split)})" if self.tensor.size * self.pipeline.size > 1 else text
 
     def alone(self) -> World:
-        """Return a world of this process alone, for work that the others take no part in."""
+        """Return a world that consists of this process alone, for work without the others."""
         single = copy.copy(self)
         single.processes, single.process = 1, 0
         single.data = single.tensor = single.pipeline = Group.alone()
@@ -121,14 +123,14 @@ class World:
         return self.process == 0
 
     def wrap(self, layer: nn.Layer) -> nn.Layer:
-        """Wrap a layer for data parallelism: the last backward pass of an update averages the gradients.
+        """Wrap a layer for data parallelism, so that the last backward pass of an update averages the gradients.
 
-        Parameters must be equal in all processes that share the data. Stages of a pipeline stay as they are; their task
-        calls `average_gradients`.
+        The parameters must be equal in all data-parallel processes. A pipeline stage is returned unchanged; its task
+        calls `average_gradients`. All processes must call.
         """
         if self.size == 1 or self.pipeline.size > 1:
             return layer
-        # DataParallel copies the parameters of process 0 whatever the group, also to processes with other columns.
+        # DataParallel ignores the group when it copies process 0's parameters, and so overwrites other shares.
         own = [param.clone().detach() for param in layer.parameters()] if self.tensor.size > 1 else []
         wrapped = paddle.DataParallel(layer, group=self.data.handle)
         for param, value in zip(layer.parameters(), own, strict=False):
@@ -137,11 +139,14 @@ class World:
 
     @property
     def stream(self) -> int:
-        """Number of this process's random stream, which differs between parts of the data and between stages."""
+        """Number of this process's random number stream; it differs between data-parallel parts and between stages."""
         return self.stage * self.size + self.rank if self.pipeline.size > 1 else self.rank
 
     def average_gradients(self, params: Sequence[Tensor]) -> None:
-        """Average gradients over the processes that share the data, in buckets, for layers that `wrap` leaves alone."""
+        """Average the gradients over all data-parallel processes, in buckets; all of them must call.
+
+        Pipeline stages need this, because `wrap` returns them unchanged.
+        """
         if self.size == 1:
             return
         pending = [param for param in params if param.grad is not None]
@@ -153,16 +158,16 @@ class World:
                 param.grad.set_value(part.reshape(param.shape))
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum a tensor in place over the processes that share the data; all of them must call."""
+        """Sum `values` over the data-parallel processes in place (all-reduce) and return it; all of them must call."""
         return self.data.sum(values)
 
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
-        """Broadcast tensors from the first of the processes that share the data; all of them must call."""
+        """Overwrite `tensors` in place by those of the first data-parallel process; all of them must call."""
         for tensor in tensors:
             self.data.broadcast(tensor, 0)
 
     def largest(self, values: Sequence[float] | Tensor) -> list[float]:
-        """Return the maximum of each finite value over all processes; all of them must call."""
+        """Return the maximum over all processes of each of `values`, which must be finite; all processes must call."""
         if self.processes == 1:
             return [float(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]
         tensor = values if isinstance(values, Tensor) else paddle.to_tensor(list(values), dtype="float64")
@@ -170,7 +175,7 @@ class World:
         return [float(value) for value in tensor.tolist()]
 
     def agree(self, numbers: list[int]) -> bool:
-        """Return whether all processes pass the same numbers; all of them must call."""
+        """Return whether `numbers` is the same in all processes; all processes must call."""
         if self.processes == 1:
             return True
         extremes = paddle.to_tensor([*numbers, *(-number for number in numbers)], dtype="int64")
@@ -179,10 +184,10 @@ class World:
         return bool((largest == smallest).all())
 
     def barrier(self) -> None:
-        """Wait for all processes, without a timeout.
+        """Wait until all processes call, without a timeout.
 
-        Gloo's timeout is 30 seconds, and saving a large checkpoint can take longer, so on CPU the processes wait at
-        the launcher's key-value store.
+        Gloo's collectives time out after 30 seconds, but saving a large checkpoint can take longer. So on CPU the
+        processes wait at the launcher's key-value store.
         """
         if self.processes == 1:
             return
@@ -192,7 +197,7 @@ class World:
             self._meet()
 
     def _meet(self) -> None:
-        """Wait for all processes at the launcher's key-value store."""
+        """Wait at the launcher's key-value store until all processes call."""
         self._barriers += 1
         store, key = _store(), f"plsc_mae/barrier/{self._barriers}"
         if store.add(key, 1) == self.processes:
@@ -201,7 +206,7 @@ class World:
 
 
 def _first_bucket(params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the first parameters of one type, up to the size of a bucket, and the rest."""
+    """Split `params` into (first bucket, rest); a bucket has gradients of one type and limited total size."""
     count, elements = 0, 0
     for param in params:
         if count and (elements + param.size > BUCKET_ELEMENTS or param.grad.dtype != params[0].grad.dtype):

@@ -1,1 +1,1 @@
-"""Pipeline parallelism of classifiers: stages of blocks, their schedule, and the task of one stage."""
+"""Pipeline parallelism of classifiers: division into stages, their schedule, and the task of one stage."""

@@ -1,4 +1,4 @@
-"""Data set of the stages that read no images."""
+"""Data set of the pipeline stages that read no images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from plsc_mae.data.transforms import Sample
 
 
 class SizeOnlyDataset:
-    """Samples without content: only the size of a batch reaches the later stages.
+    """Data set of samples without content, because the later stages need only the size of a batch.
 
     Args:
         length: number of samples.
@@ -22,5 +22,5 @@ class SizeOnlyDataset:
         return self.length
 
     def __getitem__(self, _key: SampleKey) -> Sample:
-        """Return {"size": float32 [0], "skipped": 0}."""
+        """Return the empty sample {"size": float32 [0], "skipped": 0}."""
         return {"size": np.zeros(0, np.float32), "skipped": np.zeros((), np.int64)}

@@ -1,9 +1,9 @@
-"""Pipeline schedule: processes in a line, each with some of a network's blocks, pass on parts of a batch.
+"""Pipeline schedule: the stages, each with some of a network's blocks, pass on the micro-batches of a batch.
 
-The schedule is one forward, one backward (Narayanan et al. 2019, PipeDream-flush): a stage keeps the activations of one
-part for itself and one for each later stage. Paddle's own pipeline (fleet's PipelineLayer) does not run on
-CPU and requires networks written for it. Here a stage is the whole network without the blocks of the other stages,
-under the same names, and messages are plain ones of paddle.distributed.
+The schedule is one forward, one backward (PipeDream-flush, Narayanan et al. 2019): a stage keeps the activations of as
+few micro-batches as possible, one for itself and one for each later stage. Paddle's own pipeline (PipelineLayer of
+fleet) does not run on CPU and requires networks written for it. Here a stage is the whole network without the blocks of
+the other stages, its parameters keep their names, and messages use send and recv of paddle.distributed.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from paddle import Tensor
 from plsc_mae.parallel.group import Group
 from plsc_mae.parallel.world import World
 
-LATER, EARLIER = 0, 1  # members of a pair of neighbors
-StageFunction = Callable[[int, Tensor | None], Tensor]  # (part, its tokens; None in the first stage) -> output
+LATER, EARLIER = 0, 1  # members of the group of two adjacent stages
+StageFunction = Callable[[int, Tensor | None], Tensor]  # (micro-batch, its tokens; None in the first stage) -> output
 
 
 class Line(NamedTuple):
-    """Position of this process in the line of stages.
+    """Position of this process in the pipeline.
 
     Attributes:
         stage: number of this stage; stage 0 reads the images.
         stages: number of stages.
-        previous: pair with the previous stage.
-        following: pair with the next stage.
+        previous: group of this and the previous stage; None in the first stage.
+        following: group of this and the next stage; None in the last stage.
     """
 
     stage: int
@@ -39,7 +39,7 @@ class Line(NamedTuple):
 
     @classmethod
     def of(cls, world: World) -> Line:
-        """Return the position of this process in a run."""
+        """Return the position of this process in the pipeline of a run."""
         return cls(world.stage, world.pipeline.size, world.previous, world.following)
 
     @property
@@ -54,15 +54,15 @@ class Line(NamedTuple):
 
 
 def pass_forward(line: Line, shapes: Sequence[Sequence[int]], stage: StageFunction) -> list[Tensor]:
-    """Send the parts of a batch through the line without gradients.
+    """Run the forward passes of all micro-batches, without backward passes; all stages must call.
 
     Args:
-        line: position of this process.
-        shapes: shape of the tokens of each part.
+        line: position of this process in the pipeline.
+        shapes: shape of the tokens of each micro-batch.
         stage: forward pass of this stage.
 
     Returns:
-        The outputs of all parts in the last stage; an empty list in the others.
+        The outputs of all micro-batches in the last stage; an empty list in the others.
     """
     results = []
     for i, shape in enumerate(shapes):
@@ -76,23 +76,23 @@ def pass_forward(line: Line, shapes: Sequence[Sequence[int]], stage: StageFuncti
 
 
 class Schedule:
-    """One forward, one backward: each stage alternates once the earlier parts have filled the line.
+    """One forward, one backward: a stage alternates between the two once the pipeline is filled with micro-batches.
 
-    Neighbors exchange tokens for gradients in pairs, and the earlier stage sends first. So messages that block until
-    they are received, as gloo's do, cannot deadlock.
+    Adjacent stages exchange tokens for gradients, and the earlier stage always sends first. So there is no deadlock,
+    although sending with gloo blocks until the message is received.
 
     Args:
-        line: position of this process.
-        shapes: shape of the tokens of each part of the batch.
+        line: position of this process in the pipeline.
+        shapes: shape of the tokens of each micro-batch.
         stage: forward pass of this stage; the last stage returns the scalar to minimize.
     """
 
     def __init__(self, line: Line, shapes: Sequence[Sequence[int]], stage: StageFunction) -> None:
         self.line, self.shapes, self.stage = line, [list(shape) for shape in shapes], stage
-        self.open: deque[tuple[int, Tensor | None, Tensor]] = deque()  # parts between their forward and backward pass
+        self.open: deque[tuple[int, Tensor | None, Tensor]] = deque()  # micro-batches between forward and backward pass
 
     def run(self) -> None:
-        """Run every part forward and backward; gradients accumulate in the parameters."""
+        """Run forward and backward passes of all micro-batches and accumulate the gradients; all stages must call."""
         count = len(self.shapes)
         ahead = min(self.line.stages - 1 - self.line.stage, count)
         for i in range(ahead):
@@ -114,18 +114,18 @@ class Schedule:
         return y
 
     def _backward(self, grad: Tensor | None) -> Tensor | None:
-        """Run the oldest open part backward and return the gradient of its tokens."""
+        """Run the backward pass of the oldest open micro-batch; return the gradient of its tokens, if it has any."""
         _, x, y = self.open.popleft()
         paddle.autograd.backward([y], [grad if grad is None else grad.astype(y.dtype)])
         return None if x is None else x.grad
 
     def _swap_with_following(self, y: Tensor) -> Tensor | None:
-        """Send tokens to the next stage and receive the gradient of the oldest open part."""
+        """Send tokens to the next stage and receive the gradient of the oldest open micro-batch."""
         self._send(self.line.following, y, LATER)
         return self._receive(self.line.following, self.open[0][0], LATER)
 
     def _swap_with_previous(self, grad: Tensor | None, i: int | None) -> Tensor | None:
-        """Receive the tokens of part i, if there is one, and send a gradient to the previous stage."""
+        """Receive the tokens of micro-batch `i`, unless it is None, and send a gradient to the previous stage."""
         x = None if i is None else self._receive_tokens(i)
         self._send(self.line.previous, grad, EARLIER)
         return x

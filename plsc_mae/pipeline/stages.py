@@ -32,19 +32,19 @@ def check_stages(stages: int, depth: int) -> None:
     """Raise ConfigError unless every stage gets at least one block."""
     if stages > depth:
         raise ConfigError(
-            f"--pipeline_parallel {stages} exceeds the network's {depth} blocks; give at most one stage per block"
+            f"--pipeline_parallel {stages} exceeds the network's {depth} blocks; use at most one stage per block"
         )
 
 
 def check_pipeline_options(config: ClassifyConfig) -> None:
-    """Raise ConfigError if the options include one that pipelines lack."""
+    """Raise ConfigError if an option is set that pipeline parallelism does not support."""
     for name in ("cache_features", "lr_sweep"):
         if getattr(config, name, None):
             raise ConfigError(f"--{name} and --pipeline_parallel cannot be combined; leave one of them out")
 
 
 def balanced_stages(costs: Sequence[float], stages: int) -> list[range]:
-    """Divide blocks into consecutive stages, minimizing the cost of the most expensive stage.
+    """Divide blocks into consecutive stages so that the most expensive stage costs as little as possible.
 
     Args:
         costs: cost of each block, in any unit.
@@ -70,7 +70,7 @@ def balanced_stages(costs: Sequence[float], stages: int) -> list[range]:
 def stages_by_cost(model: ImageClassifier, world: World) -> list[range]:
     """Divide the blocks into stages by the measured time of one block, the embedding and the head.
 
-    All processes measure; all use the measurement of the main process.
+    All processes must call; they use the measurement of the main process.
 
     Raises:
         ConfigError: there are more stages than blocks.
@@ -87,8 +87,13 @@ def stages_by_cost(model: ImageClassifier, world: World) -> list[range]:
 def keep_stage(model: ImageClassifier, line: Line, blocks: range) -> None:
     """Replace the layers of other stages by placeholders; the remaining parameters keep their names.
 
+    Args:
+        model: the whole network, modified in place.
+        line: position of this process in the pipeline.
+        blocks: numbers of the blocks of this stage.
+
     Raises:
-        ConfigError: blocks share a relative position bias.
+        ConfigError: the blocks share one relative position bias.
     """
     encoder = model.encoder
     if encoder.rel_pos_bias is not None:
@@ -107,7 +112,7 @@ def keep_stage(model: ImageClassifier, line: Line, blocks: range) -> None:
 
 
 def stages_by_operations(model: ImageClassifier, stages: int) -> list[range]:
-    """Divide the blocks into stages by multiply-accumulates, for a plan, which cannot measure as `stages_by_cost` does.
+    """Divide the blocks into stages by their multiply-accumulates, for plans, which cannot measure times.
 
     Raises:
         ConfigError: there are more stages than blocks.
@@ -123,7 +128,7 @@ def stages_by_operations(model: ImageClassifier, stages: int) -> list[range]:
 
 
 def _block_seconds(model: ImageClassifier) -> list[float]:
-    """Return the seconds of each block, forward and backward; the outer blocks include embedding and head."""
+    """Return the seconds of each block's forward and backward pass; first and last include embedding and head."""
     encoder, seconds = model.encoder, []
     model.eval()
     layers = [encoder.embed, *encoder.blocks, model.finish]
@@ -135,14 +140,14 @@ def _block_seconds(model: ImageClassifier) -> list[float]:
             y = layer(x)
             if not y.stop_gradient:
                 y.sum().backward()
-            y.numpy()  # waits for the device
+            y.numpy()  # wait for the device
             last = time.perf_counter() - started
         seconds.append(last)
         x = y
     for param in model.parameters():
         param.clear_gradient(False)
     first, *measured, end = seconds
-    # Blocks of equal shape cost the same. Noise in their measurements would change the cut from start to start.
+    # Blocks of equal shape cost the same, so use the median: noise would change the division at every start.
     blocks = [float(np.median(measured))] * len(measured)
     blocks[0] += first
     blocks[-1] += end

@@ -25,15 +25,15 @@ MICRO_BATCHES_PER_STAGE = 2
 
 
 class PipelinedTask(Task):
-    """One stage of a classification task.
+    """One pipeline stage of a classification task.
 
-    The first stage reads and prepares images and broadcasts the targets; the last stage computes loss and scores. A
-    probe on frozen blocks gets the whole batch at once, because its batch normalization needs it.
+    The first stage reads and prepares the images and broadcasts the targets; the last stage computes loss and scores.
+    If the blocks are frozen, the head gets the whole batch at once, because the batch normalization of probes needs it.
 
     Args:
-        task: its model has been reduced to one stage by `keep_stage`.
-        world: the processes of the run.
-        micro_batches: parts of a batch; None for two per stage.
+        task: task whose network `keep_stage` has reduced to this stage.
+        world: processes of the run.
+        micro_batches: number of micro-batches per batch; None for two per stage.
         frozen: whether all trainable parameters come after the last block.
     """
 
@@ -47,7 +47,7 @@ class PipelinedTask(Task):
 
     @paddle.no_grad()
     def prepare(self, batch: Batch) -> Batch:
-        """Return {"target"} in every stage, with "image" in the first."""
+        """Return the batch with "target" in every stage and "image" in the first; all stages must call."""
         if self.line.is_first:
             batch = self.task.prepare(batch)
         return {**batch, "target": self._broadcast_target(batch.get("target"), len(next(iter(batch.values()))))}
@@ -57,10 +57,10 @@ class PipelinedTask(Task):
         raise TypeError("a pipeline stage has no forward pass of its own; call forward_backward")
 
     def forward_backward(self, batch: Batch, context: PassContext) -> StepOutput:
-        """Run a batch by the schedule of the stages.
+        """Run the forward and backward passes of a batch; all stages must call.
 
         Returns:
-            The mean loss of the batch in the last stage, zero without logs in the others.
+            The mean loss of the batch and its logs in the last stage; zero without logs in the others.
         """
         run = self._train_head if self.frozen else self._train_stages
         out = run(batch, context.loss_factor, context.autocast)
@@ -98,7 +98,7 @@ class PipelinedTask(Task):
         return out
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the scores in the last stage and zeros in the others."""
+        """Return the scores [B] by name in the last stage and zeros in the others; all stages must call."""
         prepared = self.prepare(batch)
         tokens = self._encode(prepared, contextlib.nullcontext)
         if tokens is None:
@@ -107,7 +107,7 @@ class PipelinedTask(Task):
         return classification_scores(self.model.finish(tokens), prepared["target"])
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
-        """Group the parameters of this stage."""
+        """Return the parameter groups of this stage."""
         return self.task.param_groups(weight_decay)
 
     def after_step(self) -> None:
@@ -124,7 +124,7 @@ class PipelinedTask(Task):
 
     @paddle.no_grad()
     def _encode(self, batch: Batch, autocast: Autocast) -> Tensor | None:
-        """Return the last block's tokens [B, N, D] in the last stage, None in the others."""
+        """Return the last block's tokens [B, N, D] in the last stage, None in the others; all stages must call."""
         bounds = self._bounds(batch)
 
         def stage(i: int, x: Tensor | None) -> Tensor:
@@ -139,7 +139,7 @@ class PipelinedTask(Task):
         return encoder.transform(encoder.embed(part["image"]) if x is None else x)
 
     def _bounds(self, batch: Batch) -> list[int]:
-        """Return the boundaries of the parts of a batch, from 0 to B."""
+        """Return the boundaries of the micro-batches in a batch, from 0 to B."""
         count = len(batch["target"])
         sizes = [len(part) for part in np.array_split(np.arange(count), min(self.parts, count))]
         return [0, *np.cumsum(sizes).tolist()]
@@ -148,7 +148,10 @@ class PipelinedTask(Task):
         return [[stop - start, *self.token_shape] for start, stop in itertools.pairwise(bounds)]
 
     def _broadcast_target(self, target: Tensor | None, count: int) -> Tensor:
-        """Return the first stage's targets: class numbers [B], or float [B, K] when training batches are mixed."""
+        """Return the targets of the first stage: class numbers [B], or float [B, K] if mixup mixes training batches.
+
+        All stages must call, the others with None and the batch size `count`.
+        """
         mixed = self.task.mixup is not None and self.training
         if target is None:
             target = paddle.empty(

@@ -1,1 +1,1 @@
-"""The engine: loop, step, checkpoints, logs. It knows the Task contract and no method."""
+"""Training engine: loop, step, checkpoints, logs. It depends on the Task contract and on no particular method."""

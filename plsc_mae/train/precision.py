@@ -1,4 +1,4 @@
-"""Mixed precision: the arithmetic of forward passes, weights in 16 bits, and the loss scale of float16."""
+"""Mixed precision: data types of forward passes and weights, and the loss scale of float16."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 import paddle
 from paddle import nn
 
-BFLOAT16_CAPABILITY = 8  # Ampere
+BFLOAT16_CAPABILITY = 8  # smallest CUDA compute capability with bfloat16 (Ampere)
 INITIAL_LOSS_SCALE = 2.0**16
 SMALLEST_LOSS_SCALE = 1.0  # gradients that overflow at scale 1 overflow without scaling, too
 
 
 class Precision(NamedTuple):
-    """Arithmetic of a run.
+    """Numerical precision of a run.
 
     Attributes:
-        dtype: of mixed precision; None for float32.
+        dtype: 16-bit type of mixed precision; None for float32.
         note: description for the log.
-        level: "O1" casts inputs of suitable kernels; "O2" also keeps the weights in 16 bits.
-        initial_loss_scale: first dynamic loss scale; None trains without one.
+        level: "O1" casts the inputs of suitable kernels; "O2" also keeps the weights in 16 bits.
+        initial_loss_scale: first value of the dynamic loss scale; None disables loss scaling.
     """
 
     dtype: str | None
@@ -35,7 +35,7 @@ FLOAT32 = Precision(None, "float32")
 
 
 def choose_precision(amp: bool, amp_dtype: str, is_gpu: bool, level: str = "O1") -> Precision:
-    """Return the precision for the given options; always float32 on CPU, where Paddle has no 16-bit kernels.
+    """Return the precision that the options select; on CPU it is float32, because Paddle has no 16-bit kernels there.
 
     Args:
         amp: whether to use mixed precision.
@@ -57,24 +57,24 @@ def choose_precision(amp: bool, amp_dtype: str, is_gpu: bool, level: str = "O1")
 
 
 def autocast(precision: Precision) -> contextlib.AbstractContextManager[None]:
-    """Return the context manager of a forward pass."""
+    """Return the context manager in which a forward pass runs at `precision`."""
     if precision.dtype is None:
         return contextlib.nullcontext()
     return paddle.amp.auto_cast(level=precision.level, dtype=precision.dtype)
 
 
 def lower_weights(task: nn.Layer, optimizer: paddle.optimizer.Optimizer, precision: Precision) -> None:
-    """Convert the weights to 16 bits at level O2, with float32 copies in the optimizer."""
+    """Convert the weights to 16 bits if the level is "O2"; the optimizer keeps float32 copies."""
     if precision.dtype is not None and precision.level == "O2":
         paddle.amp.decorate(task, optimizer, level="O2", dtype=precision.dtype, master_weight=True)
 
 
 class LossScale:
-    """Dynamic loss scale: doubles after `incr_every_n_steps` good updates in a row, halves after an overflow.
+    """Dynamic loss scale, doubled after `incr_every_n_steps` good updates in a row and halved after an overflow.
 
     Args:
         initial: first scale; None disables scaling.
-        incr_every_n_steps: good updates in a row before the scale doubles.
+        incr_every_n_steps: number of good updates in a row after which the scale doubles.
 
     Attributes:
         enabled: whether losses are scaled.
@@ -94,7 +94,7 @@ class LossScale:
         return self.value <= SMALLEST_LOSS_SCALE
 
     def update(self, *, good: bool) -> None:
-        """Adapt the scale to an update that was applied (`good`) or whose gradients overflowed."""
+        """Adapt the scale after an update: `good` if it was applied, not `good` if its gradients overflowed."""
         if not self.enabled:
             return
         if not good:
@@ -107,7 +107,7 @@ class LossScale:
             self.incr_count = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the fields of Paddle's GradScaler, or {} when disabled."""
+        """Return the state with the fields of Paddle's GradScaler; {} when disabled."""
         if not self.enabled:
             return {}
         return {
@@ -122,7 +122,7 @@ class LossScale:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`, of this class or of Paddle's GradScaler."""
+        """Restore the result of `state_dict`, from this class or from Paddle's GradScaler."""
         if not self.enabled:
             return
         self.value = float(np.asarray(state["scale"]).reshape(-1)[0])

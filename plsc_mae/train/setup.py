@@ -1,6 +1,6 @@
 """Wiring of a training run: processes, data, optimizer, precision, sharding, logs and checkpoints.
 
-Everything that trains is built here: `pretrain`, `finetune`, `linprobe`, `bench step` and `plan --measure`.
+The commands `pretrain`, `finetune`, `linprobe`, `bench step` and `plan --measure` build their training runs here.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ logger = logging.getLogger(__name__)
 
 
 def training_world(config: TrainingConfig) -> World:
-    """Return the processes of a training run in the layout that its options ask for.
+    """Create the process groups of a training run in the layout that its options request.
 
     Raises:
-        ConfigError: the number of processes or the device does not allow the layout.
+        ConfigError: the number of processes, the device or the Paddle version does not support the options.
     """
     stages = getattr(config, "pipeline_parallel", 1)
     world = World(config.device, tensor_parallel=config.tensor_parallel, pipeline_parallel=stages)
@@ -54,22 +54,22 @@ def training_world(config: TrainingConfig) -> World:
     check_stage(config.sharding_stage, is_gpu=world.is_gpu, shares_network=shares_network)
     if config.recompute and not world.is_gpu and paddle.__version__.startswith("2."):
         raise ConfigError(
-            f"--recompute needs Paddle 3 on CPU and this is {paddle.__version__}; update Paddle or leave it out"
+            f"--recompute on CPU needs Paddle 3, but this is {paddle.__version__}; update Paddle or omit --recompute"
         )
     return world
 
 
 def log_options(config: TrainingConfig, world: World) -> None:
-    """Log all options, in the main process."""
+    """Log all options in the main process."""
     if world.is_main:
         logger.info("options: %s", textwrap.fill(to_line(config), 120, subsequent_indent="  "))
 
 
 def pretraining_dataset(config: PretrainConfig, method: Method[PretrainConfig], *, view: bool = False) -> ImageDataset:
-    """Return the training images, with the training transform or, with `view`, the transform for pictures.
+    """Return the training images with the training transform, or with the transform for pictures if `view` is true.
 
     Raises:
-        ConfigError: there is no --data_path.
+        ConfigError: --data_path is missing.
         DataError: there are no usable images.
     """
     if not config.data_path:
@@ -86,13 +86,13 @@ def pretraining_dataset(config: PretrainConfig, method: Method[PretrainConfig], 
 def training_loader(
     dataset: KeyedDataset, config: TrainingConfig, world: World, *, num_workers: int | None = None
 ) -> BatchLoader:
-    """Return this process's shuffled batches.
+    """Return a loader of the shuffled training batches of this process.
 
     Args:
         dataset: training samples.
         config: options of the run.
-        world: processes that share the data.
-        num_workers: loader processes; those of the options when not given.
+        world: processes among which each batch is divided.
+        num_workers: number of loader processes; None uses --num_workers.
     """
     sampler = EpochBatchSampler(len(dataset), config.batch_size, world.rank, world.size, config.seed)
     workers = count_workers(config.num_workers) if num_workers is None else num_workers
@@ -110,15 +110,15 @@ def share_network(model: nn.Layer, config: TrainingConfig, world: World) -> None
 
 
 def build_stepper(task: Task, config: TrainingConfig, world: World) -> Stepper:
-    """Build what runs the updates of a task, as the options of the run say.
+    """Build the Stepper of a task from the options of the run.
 
     Args:
-        task: its network has been shared by `share_network`.
+        task: task whose network `share_network` has reduced to this process's part.
         config: options of the run.
         world: processes of the run; all of them must call.
 
     Raises:
-        ConfigError: --sharding_stage 1 has fewer parameters than processes.
+        ConfigError: --sharding_stage 1 is used with more processes than parameters.
     """
     groups = task.param_groups(config.weight_decay)
     params = trainable_parameters(task.model)
@@ -149,12 +149,12 @@ def build_stepper(task: Task, config: TrainingConfig, world: World) -> Stepper:
 
 
 def images_per_update(config: TrainingConfig, world: World) -> int:
-    """Return the number of images of all processes in one update."""
+    """Return the number of images in one update, over all processes."""
     return config.batch_size * world.size * config.accum_iter
 
 
 def peak_lr(config: TrainingConfig, effective_batch: int) -> float:
-    """Return the absolute peak learning rate: `lr`, or `blr` scaled to the images per update."""
+    """Return the absolute peak learning rate: `lr`, or `blr` (or `lr` if it is per 256 images) after `scaled_lr`."""
     if config.lr is not None and not config.lr_per_256:
         return config.lr
     base = config.blr if config.lr is None else config.lr
@@ -178,16 +178,16 @@ def build_trainer(
     """Build the Trainer of a run.
 
     Args:
-        task: its network has been shared by `share_network`.
+        task: task whose network `share_network` has reduced to this process's part.
         loader: training batches of this process.
         config: options of the run.
         world: processes of the run; all of them must call.
-        observers: evaluations and pictures between epochs.
-        keep_best: metric of an observer; the checkpoint with its largest value is kept as checkpoint-best.pd.
-        probe: linear classifier that learns from the features of every step.
+        observers: evaluate the network or draw pictures between epochs.
+        keep_best: name of an observer's metric; the checkpoint with its largest value is kept as checkpoint-best.pd.
+        probe: linear classifier trained on the features of every iteration; None for none.
 
     Raises:
-        ConfigError: the options do not fit each other or the data.
+        ConfigError: the options are inconsistent with each other or with the data.
     """
     task.gives_features = probe is not None
     n_parameters = count_parameters(trainable_parameters(task.model).values(), world)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the run stops, in all its processes, at the next point where it can save."""
+"""Handling of SIGTERM and Ctrl-C: all processes of the run stop at the next point where they can save."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REPEAT_SECONDS = 1.0  # paddle.distributed.launch sends SIGTERM three times with
 
 
 class StopRequest:
-    """Requests to stop, received by any process of a run.
+    """Request to stop a run, which any of its processes may receive as a signal.
 
     Args:
         world: processes of the run.
@@ -37,8 +37,8 @@ class StopRequest:
     def listening(self) -> Iterator[None]:
         """Record SIGTERM and the first Ctrl-C instead of exiting; a second Ctrl-C ends the process at once.
 
-        Ignored signals stay ignored, such as Ctrl-C in the background of a shell. Python allows handlers in the main
-        thread only; in other threads this does nothing.
+        A signal that was ignored before stays ignored, such as Ctrl-C for background jobs of a shell. Outside the main
+        thread this does nothing, because Python allows signal handlers only there.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -66,13 +66,13 @@ class StopRequest:
                 os.write(2, message.encode())  # print is not reentrant
 
     def agreed(self) -> int:
-        """Return the signal that any process received, or 0; all processes must call."""
+        """Return the largest number of a signal that any process received, or 0; all processes must call."""
         return int(self.world.largest([float(self.signal)])[0])
 
     def is_requested(self) -> bool:
-        """Return whether this process, or one that shares the network with it, received a signal.
+        """Return whether this process or one that holds another part of the same network received a signal.
 
-        Processes that share the network must leave a loop together, so all of them must call.
+        Processes that share a network must leave a loop together, so all of them must call.
         """
         if self.world.tensor.size * self.world.pipeline.size == 1:
             return self.signal > 0

@@ -19,7 +19,7 @@ from plsc_mae.train.precision import FLOAT32, LossScale, Precision, autocast
 
 
 class AccumulationGroup(NamedTuple):
-    """Consecutive iterations whose gradients make one update.
+    """Consecutive iterations whose gradients are summed for one update.
 
     Attributes:
         number: number of the update in its epoch, from 0.
@@ -65,7 +65,7 @@ class Accumulation(NamedTuple):
 
 
 class Verdict(enum.Enum):
-    """Decision about an update.
+    """Decision on whether to apply an update.
 
     Attributes:
         APPLY: update the parameters.
@@ -91,23 +91,23 @@ class UpdateResult(NamedTuple):
 
 
 class Stepper:
-    """Runs updates of a Task: accumulation, mixed precision, clipping, optimizer step.
+    """Executor of a Task's updates: gradient accumulation, mixed precision, clipping and the optimizer step.
 
-    An update is one `micro_batch` per iteration of its group, then one `finish`. `train.setup.build_stepper` makes the
-    Stepper that a run's options describe.
+    For an update, call `micro_batch` once per iteration of its accumulation group, then `finish`.
+    `train.setup.build_stepper` builds a Stepper from the options of a run.
 
     Args:
-        task: the Task to train.
+        task: the task to train.
         optimizer: updates the parameters in `groups`.
         groups: parameter groups of the optimizer.
-        params: trainable parameters by name; those of `task.model` when not given.
-        layer: the Task wrapped for data parallelism; the Task itself when not given.
-        clip_grad: largest global gradient norm; None does not clip.
-        precision: of forward passes.
+        params: trainable parameters by name; None for those of `task.model`.
+        layer: the task wrapped for data parallelism; None for the task itself.
+        clip_grad: largest global gradient norm; None disables clipping.
+        precision: precision of the forward passes.
         world: processes that share the network; None for a single process.
-        publish: sends the parameters that this process has updated to the others, under ZeRO stage 1.
-        sharded: whether the processes that share the data also divide the gradients (ZeRO stages 2 and 3).
-        gather_weights: makes the weights whole in every process, under ZeRO stage 3.
+        publish: broadcasts the parameters that each process has updated (ZeRO stage 1); None otherwise.
+        sharded: whether the data-parallel processes shard the gradients (ZeRO stages 2 and 3).
+        gather_weights: gathers the whole weights in every process (ZeRO stage 3); None otherwise.
     """
 
     def __init__(
@@ -135,18 +135,18 @@ class Stepper:
         self.weight_decay = 0.0
 
     def set_rates(self, rates: Rates) -> None:
-        """Set learning rate and weight decay of the next updates."""
+        """Set the learning rate and weight decay of the next updates."""
         self.optimizer.set_lr(rates.lr)
         set_weight_decay(self.optimizer, self.groups, rates.weight_decay)
         self.weight_decay = rates.weight_decay
 
     def micro_batch(self, batch: Batch, *, group_size: int = 1, last: bool = True) -> StepOutput:
-        """Run one iteration forward and backward.
+        """Run the forward and backward pass of one iteration.
 
         Args:
             batch: result of `Task.prepare`.
-            group_size: iterations in this accumulation group.
-            last: whether this is the last iteration of the group, after which the processes exchange gradients.
+            group_size: number of iterations in this accumulation group.
+            last: whether this is the last iteration of the group, which averages the gradients over the processes.
         """
         context = PassContext(
             self.layer, functools.partial(autocast, self.precision), group_size, self.scaler.value, last
@@ -155,10 +155,10 @@ class Stepper:
             return self.task.forward_backward(batch, context)
 
     def finish(self, judge: Callable[[Tensor], Verdict] | None = None) -> UpdateResult:
-        """End an accumulation group: update the parameters or discard the gradients.
+        """End an accumulation group: update the parameters or discard the gradients; all processes must call.
 
         Args:
-            judge: decides by the gradient norm, while the gradients are still there; by default every update is
+            judge: returns the decision for a gradient norm and may read the gradients; by default an update is
                 applied unless float16 gradients overflowed.
         """
         norm = self._gradient_norm()
@@ -178,7 +178,7 @@ class Stepper:
         return Verdict.OVERFLOW if overflowed else Verdict.APPLY
 
     def _gradient_norm(self) -> Tensor:
-        """Return the global gradient norm without the loss scale."""
+        """Return the global gradient norm, divided by the loss scale."""
         norm = global_norm(self.params.values(), self.world, sharded=self.sharded)
         return norm / self.scaler.value if self.scaler.enabled else norm
 
@@ -200,17 +200,17 @@ class Stepper:
 
 
 def trainable_parameters(model: nn.Layer) -> dict[str, Tensor]:
-    """Return the parameters of a model that are not frozen, by name."""
+    """Return the parameters of `model` that are not frozen, by name."""
     return {name: param for name, param in model.named_parameters() if not param.stop_gradient}
 
 
 def global_norm(params: Iterable[Tensor], world: World | None = None, *, sharded: bool = False) -> Tensor:
-    """Return the L2 norm of all gradients together, a scalar on the device.
+    """Return the L2 norm of all gradients together, a scalar on the device; all processes of `world` must call.
 
     Args:
         params: parameters of this process.
-        world: processes that share the network; all of them must call.
-        sharded: whether the processes that share the data also divide the gradients.
+        world: processes that share the network; None for a single process.
+        sharded: whether the data-parallel processes shard the gradients.
     """
     whole: list[Tensor] = []
     shared: list[Tensor] = []
@@ -228,15 +228,15 @@ def global_norm(params: Iterable[Tensor], world: World | None = None, *, sharded
 
 
 def clip_factor(norm: Tensor, max_norm: float) -> Tensor:
-    """Return the factor that limits gradients of a norm to `max_norm`.
+    """Return the factor that scales gradients with global norm `norm` to a norm of at most `max_norm`.
 
-    min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_.
+    The factor is min(1, max_norm / (norm + 1e-6)), as in torch.nn.utils.clip_grad_norm_.
     """
     return paddle.clip(max_norm / (norm + 1e-6), max=1.0)
 
 
 def scale_gradients(params: Iterable[Tensor], factor: Tensor | float) -> None:
-    """Multiply gradients in place."""
+    """Multiply the gradients of `params` by `factor` in place."""
     for param in params:
         if param.grad is not None:
             param.grad.set_value(param.grad * factor)

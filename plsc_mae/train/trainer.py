@@ -33,22 +33,24 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Trains a Task over the epochs of a run; `train.setup.build_trainer` makes it from the options.
+    """Trainer of a Task over the epochs of a run; `train.setup.build_trainer` builds it from the options.
+
+    All processes must call `fit`.
 
     Args:
         state: everything that a checkpoint stores.
-        loader: batches of an epoch, from the position of its sampler on.
-        schedule: learning rate and weight decay of an update.
-        policy: decides about updates with non-finite numbers.
-        log: log files and console.
+        loader: yields the batches of an epoch, starting at the position of its sampler.
+        schedule: returns the learning rate and weight decay of an update.
+        policy: handles updates whose loss or gradient norm is not finite.
+        log: writes the log files and console lines.
         saver: writes checkpoints.
-        n_parameters: trainable parameters of all processes, for the log.
-        observers: evaluations and pictures between epochs.
-        keep_best: metric of an observer; the checkpoint with its largest value is kept as checkpoint-best.pd.
+        n_parameters: number of trainable parameters of the whole network, for the log.
+        observers: evaluate the network or draw pictures between epochs.
+        keep_best: name of an observer's metric; the checkpoint with its largest value is kept as checkpoint-best.pd.
 
     Attributes:
         progress: position of the run.
-        metrics: results of the observers after the last epoch.
+        metrics: the observers' metrics after the last finished epoch, by name.
     """
 
     def __init__(
@@ -73,18 +75,18 @@ class Trainer:
         self.stop = StopRequest(self.world)
         self.progress = Progress(self.config.start_epoch)
         self.metrics: dict[str, float] = {}
-        self.stopped_by = 0  # number of the signal
+        self.stopped_by = 0  # number of the signal that stops the run; 0 before one arrives
         self.skipped_before = 0  # unreadable images of this process before the current epoch
 
     # ------------------------------------------------------------------------------------------- start and end
 
     def fit(self) -> None:
-        """Train to the end of the run, from the checkpoint that the options ask for.
+        """Train to the end of the run, starting from the checkpoint that the options select.
 
         Raises:
             CheckpointError: a checkpoint or log cannot be read or written.
-            DivergedError: loss or gradients are not finite, and --nan_policy stops the run.
-            Stopped: the run was stopped by SIGTERM or Ctrl-C and has been saved.
+            DivergedError: the loss or a gradient is not finite, and --nan_policy stops the run.
+            Stopped: SIGTERM or Ctrl-C stopped the run, and its position has been saved.
         """
         path = self._resume()
         if self.world.is_main:
@@ -96,7 +98,11 @@ class Trainer:
             self._run(in_same_folder=path is not None and path.parent == Path(self.config.output_dir))
 
     def _resume(self) -> Path | None:
-        """Resume from a checkpoint if there is one, in all processes from the same, and return its path."""
+        """Resume from the checkpoint that the options select and return its path; None without one.
+
+        Raises:
+            CheckpointError: the processes resume from different positions.
+        """
         config = self.config
         create_folder(config)
         path = checkpoint_to_resume(config)
@@ -123,7 +129,8 @@ class Trainer:
         """Train until the run is finished or asked to stop.
 
         Args:
-            in_same_folder: whether the run resumes from its own output folder, where a kill may have left out files.
+            in_same_folder: whether the run resumes from its own output folder, where a kill may have prevented the last
+                checkpoints of an epoch.
         """
         start = self.progress.position_key
         try:
@@ -157,7 +164,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------- updates
 
     def _train_epoch(self) -> None:
-        """Run the rest of an epoch; stop early between two updates at a request to stop or at the last step."""
+        """Train the rest of the epoch; return after an update if a stop is requested or --max_train_step is reached."""
         config, at, total = self.config, self.progress, len(self.loader)
         self.loader.sampler.set_position(at.epoch, at.batches_done)
         self.task.train()
@@ -184,7 +191,7 @@ class Trainer:
         at.ended = True
 
     def iterate(self, batch: Batch) -> None:
-        """Run one iteration, and at the end of an accumulation group the update."""
+        """Run one iteration; the last iteration of an accumulation group also updates the weights."""
         at, i = self.progress, self.progress.batches_done
         group = self.accumulation.group(i)
         if i == group.start:
@@ -203,7 +210,7 @@ class Trainer:
         at.batches_done = i + 1
 
     def _update(self, logs: dict[str, Tensor]) -> None:
-        """End an accumulation group; values of the last iteration are logged if the update is applied."""
+        """End an accumulation group; log `logs`, the values of its last iteration, only if the update is applied."""
         result = self.stepper.finish(functools.partial(self.policy.judge, progress=self.progress))
         self.progress.step += 1
         if result.applied:
@@ -215,7 +222,7 @@ class Trainer:
             self.probe.forget()
 
     def _set_rates(self, group: AccumulationGroup) -> None:
-        """Set the rates of the current epoch's update."""
+        """Set the learning rate and weight decay for the update of an accumulation group of this epoch."""
         epoch = self.progress.epoch
         done = epoch + group.start / len(self.loader)
         self.stepper.set_rates(self.schedule(done, epoch * self.accumulation.updates + group.number))
@@ -223,7 +230,7 @@ class Trainer:
     # ---------------------------------------------------------------------------------------------------- logs
 
     def _settings(self) -> dict[str, float]:
-        """Return largest and smallest learning rate of a group, weight decay, loss scale and counts."""
+        """Return the largest and smallest learning rate of the groups, weight decay, loss scale and counts, by name."""
         lr, (largest, smallest) = self.stepper.optimizer.get_lr(), self.lr_scales
         return {
             "lr": lr * largest,
@@ -234,7 +241,7 @@ class Trainer:
         }
 
     def _report(self, watch: Stopwatch, images: int) -> None:
-        """Log the means since the last line, which covers `images` images of all processes."""
+        """Log the means since the previous log line, over `images` images of all processes; all processes must call."""
         window, at, total = self.state.window, self.progress, len(self.loader)
         means = window.means(self.world)
         if self.world.is_main:
@@ -258,14 +265,14 @@ class Trainer:
         self.log.line(record, total=total, eta=left * seconds * self.state.images_per_iteration / images)
 
     def _count_skipped(self) -> int:
-        """Return the unreadable images of the epoch over all processes; all processes must call."""
+        """Count the unreadable images of the epoch in all processes; all processes must call."""
         skipped = self.world.sum(paddle.to_tensor(float(self.loader.skipped - self.skipped_before)))
         return int(self.world.pipeline.sum(skipped))  # only the first stages read images
 
     # --------------------------------------------------------------------------------- evaluation, checkpoints
 
     def _end_epoch(self) -> None:
-        """Observe, log and save after an epoch; on a request to stop during observation leave the epoch open."""
+        """Run the observers, log and save after an epoch; if the observers are stopped, a resumed run repeats this."""
         epoch, means = self.progress.epoch, self.state.epoch_meters.means(self.world)
         record = {f"train_{name}": value for name, value in {**self._settings(), **means}.items()}
         position = {"epoch": epoch, "step": self.progress.step, "skipped_images": self._count_skipped()}
@@ -286,10 +293,10 @@ class Trainer:
             at.best, at.best_step = before  # checkpoint-best.pd still holds the earlier one
 
     def _observe(self, epoch: int) -> dict[str, float]:
-        """Run the observers that are due after an epoch and return their metrics.
+        """Run the observers that are due after an epoch and return their metrics by name.
 
-        Batch norms have running statistics of each process's own batches. The main process's are used everywhere, as
-        in PyTorch's data parallelism.
+        The running statistics of batch normalization differ between processes, because each process computes them from
+        its own batches. All processes evaluate with those of the main process, as in PyTorch's data parallelism.
         """
         self.world.copy_from_main(self.task.model.buffers())
         metrics: dict[str, float] = {}
@@ -301,14 +308,14 @@ class Trainer:
         return metrics
 
     def _save(self, *tags: int | str) -> None:
-        """Write checkpoints of the current position."""
+        """Write the checkpoints `tags` of the current position; all processes must call."""
         if self.config.save_ckpt and tags:
             self.progress.skipped = self._count_skipped()
             self.saver.save(self.progress, *tags)
 
 
 def _extreme_lr_scales(groups: Sequence[ParamGroup], world: World) -> tuple[float, float]:
-    """Return the largest and smallest factor of the learning rate over all groups of all processes."""
+    """Return the (largest, smallest) learning rate factor of all parameter groups in all processes; all must call."""
     scales = [group.lr_scale for group in groups]
     largest, negative = world.largest([max(scales, default=0.0), -min(scales, default=math.inf)])
     return largest, -negative

@@ -109,8 +109,8 @@ def test_what_cannot_go_on(classifier, pretrained, capsys):
     classifier.here("tuned", "--batch_size 12 --max_train_step 1")
     file = classifier.folder / "tuned/checkpoint-latest.pd"
     for flags, told in (
-        (f"--resume {pretrained}", "is of phase 'pretrain', this run is 'finetune'"),
-        (f"--resume {file} --opt sgd", "is of opt 'adamw', this run is 'sgd'; resume with the --opt it was saved with"),
+        (f"--resume {pretrained}", "was saved with phase 'pretrain', this run has 'finetune'"),
+        (f"--resume {file} --opt sgd", "saved with opt 'adamw', this run has 'sgd'; resume with the --opt"),
         ("--eval --finetune=", "--eval needs a classifier to evaluate: --resume FILE"),
         ("--eval", "checkpoint-latest.pd holds another classifier"),
         ("--nb_classes 7", "--nb_classes 7 is fewer than the 10 of"),

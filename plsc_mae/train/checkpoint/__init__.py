@@ -1,1 +1,1 @@
-"""Checkpoints: file format, content, schedule of saves."""
+"""Checkpoints: file format, content, output folder and times of saving."""

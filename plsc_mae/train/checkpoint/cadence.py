@@ -1,4 +1,4 @@
-"""When a run ends and which checkpoints are due, by its options and its position."""
+"""End of a run and due checkpoints, determined by its options and position."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from plsc_mae.train.checkpoint.state import BEST, LATEST, Progress
 
 
 def reached_last_step(config: TrainingConfig, at: Progress) -> bool:
-    """Return whether the updates of --max_train_step are done."""
+    """Return whether the run has done the number of updates that --max_train_step sets."""
     return config.max_train_step is not None and at.step >= config.max_train_step
 
 
 def is_over(config: TrainingConfig, at: Progress) -> bool:
-    """Return whether the run is finished."""
+    """Return whether the run has done all its epochs or reached --max_train_step."""
     return at.epoch >= config.epochs or reached_last_step(config, at)
 
 
 def step_save_is_due(config: TrainingConfig, at: Progress) -> bool:
-    """Return whether --save_ckpt_steps asks for a checkpoint after this update."""
+    """Return whether --save_ckpt_steps requires a checkpoint after the current update."""
     return config.save_ckpt_steps > 0 and at.step % config.save_ckpt_steps == 0
 
 

@@ -1,8 +1,8 @@
-"""Training checkpoints: written atomically, checksummed, found again after a crash.
+"""Checkpoint files: written atomically, with a checksum, and found again after a crash.
 
 A file is a pickle of plain dictionaries, numbers and NumPy arrays, which `paddle.load` opens too, followed by a footer
 that the pickle format ignores: a line of JSON with epoch, step, the SHA-256 of the pickle and a CRC of the line, then
-the length of the line and a magic word. Files are read by the safe reader, which executes nothing.
+the length of the line and a magic number. Files are read by the safe reader, which executes nothing.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ CHUNK = 1 << 22
 
 
 class _HashingFile:
-    """File that hashes its content.
+    """Output file that computes the SHA-256 of its content.
 
-    An error of the disk is kept in `failure` and raised by `close`: other processes send their tensors while the
-    checkpoint is written, so writing must not end early.
+    A disk error is stored in `failure` and raised only by `close`: other processes send their tensors while the
+    checkpoint is written, so `write` must not fail before all of them are received.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,7 +57,7 @@ class _HashingFile:
         return size
 
     def close(self) -> None:
-        """Flush to the disk and close; raise the first failure."""
+        """Flush the file to the disk and close it; raise the first error since it was opened."""
         if self._file is not None:
             with self._noting_failure(), self._file:
                 self._file.flush()
@@ -79,12 +79,12 @@ def checkpoint_path(output_dir: str, exp_name: str, tag: int | str) -> Path:
 
 
 def save(path: Path, state: dict[str, Any], *, predecessor: Path | None = None) -> None:
-    """Write a checkpoint under a temporary name, flush it to the disk, read it back, then rename it.
+    """Write a checkpoint under a temporary name, flush it to the disk, verify it by reading, then rename it.
 
     Args:
         path: final path.
         state: plain data and arrays, including the integers `epoch` and `step`.
-        predecessor: new path of the file that is at `path` now; None overwrites that file.
+        predecessor: path to which an existing file at `path` is moved; None overwrites that file.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written; earlier checkpoints are untouched.
@@ -117,10 +117,10 @@ def _write(path: Path, state: dict[str, Any]) -> None:
 
 
 def _replace(temporary: Path, path: Path, predecessor: Path | None) -> None:
-    """Rename a flushed file to `path`, and the file that was there to `predecessor`.
+    """Rename the flushed file `temporary` to `path`, and an existing file at `path` to `predecessor`.
 
-    A valid checkpoint exists at every moment, also if a loss of power undoes renames in any order: the old predecessor
-    is replaced only after the new file's name is on the disk.
+    A valid checkpoint exists at every moment, even if a power failure undoes any of the renames: the old predecessor is
+    replaced only after the new file's name is on the disk.
     """
     spare = None
     if predecessor is not None and path.exists():
@@ -128,7 +128,7 @@ def _replace(temporary: Path, path: Path, predecessor: Path | None) -> None:
         spare.unlink(missing_ok=True)
         try:
             os.link(path, spare)
-        except OSError:  # a file system without hard links: copy
+        except OSError:  # the file system has no hard links
             shutil.copyfile(path, spare)
     os.replace(temporary, path)
     sync_folder(path.parent)
@@ -138,7 +138,7 @@ def _replace(temporary: Path, path: Path, predecessor: Path | None) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the file names of a folder to the disk."""
+    """Flush the directory entries of a folder to the disk, so that renames survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -151,10 +151,10 @@ def _crc(footer: dict[str, Any]) -> int:
 
 
 def read_footer(path: Path) -> dict[str, Any]:
-    """Read only the footer of a checkpoint: {"sha256", "bytes", "epoch", "step"}.
+    """Read and return the footer of a checkpoint: {"sha256", "bytes", "epoch", "step"}.
 
     Raises:
-        CheckpointError: the file has no footer, so it is truncated or not a training checkpoint of plsc_mae.
+        CheckpointError: the file cannot be read, or it has no footer: it is truncated or not a checkpoint of plsc_mae.
     """
     try:
         with open(path, "rb") as file:
@@ -181,7 +181,7 @@ def read_footer(path: Path) -> dict[str, Any]:
 
 
 def verify(path: Path) -> dict[str, Any]:
-    """Compare a file with its checksum and return the footer.
+    """Compare the content of a checkpoint with its checksum and return its footer.
 
     Raises:
         CheckpointError: the file is damaged or unreadable.
@@ -201,13 +201,13 @@ def verify(path: Path) -> dict[str, Any]:
 
 
 def load(path: Path) -> Checkpoint:
-    """Verify and read a checkpoint, without executing anything in it."""
+    """Verify and read a checkpoint; no code in the file is executed."""
     verify(path)
     return read_file(path)
 
 
 def find_newest(output_dir: str, exp_name: str) -> Path | None:
-    """Return the undamaged checkpoint of a run with the most updates, or None; warn about damaged ones."""
+    """Return the run's undamaged checkpoint with the most updates, or None without one; warn about damaged files."""
     candidates = []
     for path in all_of(output_dir, exp_name):
         try:
@@ -224,7 +224,7 @@ def find_newest(output_dir: str, exp_name: str) -> Path | None:
 
 
 def is_saved(path: Path, step: int) -> bool:
-    """Return whether the footer of `path` is that of a complete checkpoint of a step."""
+    """Return whether `path` has the footer of a complete checkpoint of update `step`."""
     try:
         return path.exists() and read_footer(path)["step"] == step
     except CheckpointError:
@@ -232,9 +232,9 @@ def is_saved(path: Path, step: int) -> bool:
 
 
 def remove_older(output_dir: str, exp_name: str, epoch: int, keep: int) -> None:
-    """Keep the `keep` newest complete checkpoints numbered up to `epoch`, and remove the older ones.
+    """Remove the checkpoints of epochs up to `epoch`, except for the `keep` newest ones.
 
-    Damaged checkpoints are neither counted nor removed.
+    Files without a valid footer are neither counted nor removed.
     """
     numbered = []
     for path in all_of(output_dir, exp_name):
@@ -251,33 +251,33 @@ def remove_older(output_dir: str, exp_name: str, epoch: int, keep: int) -> None:
 
 
 def remove_leftovers(output_dir: str, exp_name: str) -> None:
-    """Delete the half-written files of a run that was killed while saving."""
+    """Delete the partly written checkpoints of a run that was killed while saving."""
     for path in all_of(output_dir, exp_name, TEMPORARY):
         path.unlink()
 
 
 def all_of(output_dir: str, exp_name: str, suffix: str = "") -> list[Path]:
-    """Return the checkpoint files of a run, including damaged ones, or its files with a further suffix."""
+    """Return the checkpoint files of a run, including damaged ones; `suffix` is appended to the name to match."""
     name = checkpoint_path("", glob.escape(exp_name), "*").name
     return list(Path(output_dir).glob(name + suffix))
 
 
-PICKLE_PROTOCOL = 4  # what paddle.save writes; readable by Paddle 2 and 3
+PICKLE_PROTOCOL = 4  # as written by paddle.save; readable by Paddle 2 and 3
 
 
 class Writable(Protocol):
-    """Destination of bytes."""
+    """Output to which bytes can be written."""
 
     def write(self, data: bytes) -> Any:
-        """Write bytes."""
+        """Write `data`."""
         ...
 
 
 class LazyDict:
-    """Dictionary whose entries are made while they are written.
+    """Placeholder that is pickled as a dictionary whose entries are produced one by one during writing.
 
     Args:
-        items: yields the entries; called once.
+        items: returns an iterator over (key, value); called once.
     """
 
     def __init__(self, items: Callable[[], Iterator[tuple[str, Any]]]) -> None:

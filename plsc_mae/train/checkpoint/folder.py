@@ -1,4 +1,4 @@
-"""Output folder of a run: creation, config.yaml, the checkpoint to resume from."""
+"""Output folder of a run: its creation, config.yaml and the checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def create_folder(config: TrainingConfig) -> None:
     """Create the output folder.
 
     Raises:
-        CheckpointError: it cannot be created.
+        CheckpointError: the folder cannot be created.
     """
     with _writing_to(config.output_dir):
         Path(config.output_dir).mkdir(parents=True, exist_ok=True)
 
 
 def prepare_folder(config: TrainingConfig) -> None:
-    """Remove half-written files and write config.yaml; for the main process.
+    """Remove partly written checkpoints and write config.yaml; only the main process may call.
 
     Raises:
         CheckpointError: the folder cannot be written.
@@ -39,10 +39,10 @@ def prepare_folder(config: TrainingConfig) -> None:
 
 
 def checkpoint_to_resume(config: TrainingConfig) -> Path | None:
-    """Return the checkpoint that a run resumes from, if any; warn if the output folder holds unused checkpoints.
+    """Return the checkpoint from which a run resumes, or None; warn if it ignores checkpoints in the output folder.
 
     Raises:
-        CheckpointError: all checkpoints of the run are damaged.
+        CheckpointError: --auto_resume finds only damaged checkpoints.
     """
     if config.resume:
         return Path(config.resume)
@@ -66,7 +66,7 @@ def checkpoint_to_resume(config: TrainingConfig) -> Path | None:
 
 @contextlib.contextmanager
 def _writing_to(folder: str) -> Iterator[None]:
-    """Turn an OSError into a CheckpointError about the output folder."""
+    """Convert an OSError within the context into a CheckpointError that names the output folder."""
     try:
         yield
     except OSError as error:

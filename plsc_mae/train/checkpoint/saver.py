@@ -1,4 +1,4 @@
-"""Saves checkpoints; while the disk is full or read-only the run continues and retries."""
+"""Saving of checkpoints; while the disk is full or read-only, the run continues and retries."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from plsc_mae.train.signals import StopRequest
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 30.0  # shortest time between two attempts
-RETRY_SHARE = 0.1  # largest share of a run's time that attempts may take
-FIRST_WAITS = (2.0, 4.0, 8.0, 16.0)  # seconds between attempts after the last update, before RETRY_SECONDS
-PATIENCE = 3600.0  # seconds of attempts after the last update
+RETRY_SECONDS = 30.0  # shortest time between two attempts to save
+RETRY_SHARE = 0.1  # largest fraction of a run's time spent on attempts to save
+FIRST_WAITS = (2.0, 4.0, 8.0, 16.0)  # seconds between attempts after the last update, then RETRY_SECONDS
+PATIENCE = 3600.0  # seconds after the last update until the run gives up saving
 _REMEDY = "free disk space or make the folder writable"
 
 
 class Saver:
-    """Saves a run; the main process writes the files.
+    """Writer of a run's checkpoints; the main process writes the files, with tensors from all processes.
 
-    All processes must call every method.
+    All processes must call every method except `path`.
 
     Args:
-        state: content of the checkpoints.
-        log: flushed before each checkpoint, so that no checkpoint is ahead of the logs.
+        state: state of the run, which makes up the checkpoints.
+        log: logger of the run, flushed before each checkpoint so that no checkpoint is newer than the logs.
         config: options of the run.
         world: processes of the run.
-        before: called with the path and position of every file before it is written.
+        before: called with the path and position of every checkpoint before it is written.
 
     Attributes:
-        missing: tags of the last save that could not be written.
-        saved_position: position of the last successful save.
+        missing: tags that the last call of `save` could not write.
+        saved_position: `Progress.position_key` of the last successful save.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class Saver:
         return checkpoint_file.checkpoint_path(self.config.output_dir, self.config.exp_name, tag)
 
     def save(self, progress: Progress, *tags: int | str) -> None:
-        """Write checkpoints of a position; tags that cannot be written are `missing` until the next call."""
+        """Write the checkpoints `tags` of a position; those that cannot be written are listed in `missing`."""
         if self.config.save_ckpt and tags:
             self.missing = tuple(tag for tag in tags if not self._save(progress, tag))
             if set(tags) - set(self.missing):
                 self.saved_position = progress.position_key
 
     def save_absent(self, progress: Progress, tags: Sequence[int | str]) -> None:
-        """Write the checkpoints of a position that are not on the disk, as after a kill between two files."""
+        """Write those checkpoints `tags` that are not on the disk, e.g. because a kill came between two files."""
         main = self.world.is_main
         there = [float(main and checkpoint_file.is_saved(self.path(tag), progress.step)) for tag in tags]
         found = self.world.largest(there) if tags else []
@@ -83,10 +83,10 @@ class Saver:
         return self._any(self.world.is_main and time.monotonic() > self._next_try)
 
     def finish(self, progress: Progress, stop: StopRequest) -> None:
-        """Retry until all checkpoints and logs are written.
+        """Retry at the end of the run until all checkpoints and logs are written.
 
         Raises:
-            CheckpointError: after an hour of attempts, or at a request to stop.
+            CheckpointError: they cannot be written within an hour, or before a stop is requested.
         """
         deadline = time.monotonic() + PATIENCE
         waits = itertools.chain(FIRST_WAITS, itertools.repeat(RETRY_SECONDS))
@@ -104,7 +104,7 @@ class Saver:
                 self.save(progress, *self.missing)
 
     def _any(self, value: bool) -> bool:
-        """Return whether the value is true in any process."""
+        """Return whether `value` is true in any process; all processes must call."""
         return bool(self.world.largest([float(value)])[0])
 
     def _log_is_pending(self) -> bool:
@@ -120,7 +120,7 @@ class Saver:
         return " and ".join([self.path(tag).name for tag in self.missing] or ["a log"])
 
     def _save(self, progress: Progress, tag: int | str) -> bool:
-        """Write one checkpoint and return, in all processes, whether it is on the disk."""
+        """Write one checkpoint and return whether it is on the disk, with the same result in all processes."""
         self.before(self.path(tag), progress)
         with self.state.content(progress, tag) as content:
             failed = self.world.is_main and not self._write(tag, content)

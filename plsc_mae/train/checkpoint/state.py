@@ -1,4 +1,4 @@
-"""State of a run: position, content of a checkpoint, resuming from one."""
+"""State of a run: its position, the content of its checkpoints, and resuming from a checkpoint."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 LATEST, PREVIOUS, BEST = "latest", "previous", "best"
 HALVES = (paddle.float16, paddle.bfloat16)
-# Options whose change between two starts of a run is not worth a log line.
+# Options whose changes between two starts of a run are not logged.
 UNREPORTED_OPTIONS = ("resume", "auto_resume", "output_dir", "log_dir", "max_train_step")
 
 
@@ -45,16 +45,16 @@ class Progress:
 
     Attributes:
         epoch: current epoch, from 0.
-        batches_done: finished iterations of the epoch.
-        step: updates since the start of the run, skipped ones included.
-        best: largest value of the metric that selects checkpoint-best.pd.
-        skipped_updates: updates skipped because of non-finite numbers.
-        skipped_in_a_row: those since the last applied update.
-        rollbacks: rollbacks because of non-finite numbers.
-        rollbacks_in_a_row: those since the last checkpoint with new updates.
-        best_step: `step` of the best value.
+        batches_done: number of finished iterations of the epoch.
+        step: number of updates since the start of the run, including skipped ones.
+        best: largest value so far of the metric that selects checkpoint-best.pd.
+        skipped_updates: number of updates skipped because of a non-finite loss or gradient norm.
+        skipped_in_a_row: number of skipped updates since the last applied update.
+        rollbacks: number of rollbacks because of a non-finite loss or gradient norm.
+        rollbacks_in_a_row: number of rollbacks since the last checkpoint with new updates.
+        best_step: `step` at the time of `best`; -1 before the first.
         ended: whether all updates of the epoch are done, but its evaluation and checkpoint are not.
-        skipped: unreadable images of the epoch, over all processes.
+        skipped: number of unreadable images of the epoch, over all processes.
         iteration: `batches_done` as counted by the run that saved the checkpoint, whose batch size may differ.
     """
 
@@ -73,29 +73,29 @@ class Progress:
 
     @property
     def bad_updates(self) -> dict[str, int]:
-        """The four counts of non-finite updates, by name."""
+        """The four counts that concern non-finite updates, by name."""
         names = ("skipped_updates", "skipped_in_a_row", "rollbacks", "rollbacks_in_a_row")
         return {name: getattr(self, name) for name in names}
 
     @property
     def position_key(self) -> tuple[int, ...]:
-        """Unique key of this point of the run."""
+        """Key that is unique to this position of the run."""
         return self.step, self.epoch, self.batches_done, self.ended
 
 
 class RunState:
-    """Everything of a run that a checkpoint stores.
+    """All state of a run that a checkpoint stores.
 
     Args:
-        stepper: network, optimizer and loss scale.
-        accumulation: groups of iterations.
-        probe: classifier that learns from the features of every step, if there is one.
+        stepper: holds the network, optimizer and loss scale.
+        accumulation: division of the iterations into accumulation groups.
+        probe: classifier trained on the features of every iteration; None for none.
         world: processes of the run.
         config: options of the run.
 
     Attributes:
-        epoch_meters: means of the current epoch.
-        window: means since the last log line.
+        epoch_meters: running means of the current epoch.
+        window: running means since the last log line.
     """
 
     def __init__(
@@ -113,20 +113,20 @@ class RunState:
 
     @property
     def images_per_iteration(self) -> int:
-        """Images of all processes in one iteration."""
+        """Number of images in one iteration, over all processes."""
         return self.config.batch_size * self.world.size
 
     def add_metrics(self, values: Mapping[str, Tensor]) -> None:
-        """Add scalars of one iteration to the running means."""
+        """Add the scalars of one iteration to the running means."""
         self.window.add(values)
         self.epoch_meters.add(values)
 
     @contextlib.contextmanager
     def content(self, progress: Progress, tag: int | str) -> Iterator[dict[str, Any]]:
-        """Yield the content of the checkpoint `tag`; all processes must enter.
+        """Yield the content of the checkpoint `tag`; all processes must enter this context.
 
-        The main process gets lazy dictionaries: it receives each tensor from the process that holds it at the moment
-        it writes that tensor. The other processes send theirs and get an empty dictionary.
+        In the main process the tensors are in `LazyDict` dictionaries, which receive each tensor from the process that
+        holds it just when it is written. The other processes send their tensors and get an empty dictionary.
         """
         means = {"meters": self.epoch_meters.state(self.world), "window": self.window.state(self.world)}
         if self.stepper.gather_weights is not None:
@@ -157,7 +157,7 @@ class RunState:
                 collections.deque(stream, maxlen=0)
 
     def _position(self, progress: Progress, tag: int | str) -> dict[str, Any]:
-        """Return position, options and loss scale as plain data."""
+        """Return position, options, counts and loss scale as plain data."""
         scaler = self.stepper.scaler.state_dict()
         epochs = {LATEST: progress.epoch, BEST: progress.epoch - 1}  # the current epoch, the last finished one
         return {
@@ -180,7 +180,10 @@ class RunState:
         }
 
     def _weights(self) -> dict[str, Tensor]:
-        """Return the network's tensors, with the float32 copies of 16-bit weights that this process's optimizer has."""
+        """Return the network's tensors by name; float32 copies in this process's optimizer replace 16-bit weights.
+
+        If the state is `scattered`, 16-bit weights without a copy are left out: another process has the copy.
+        """
         tensors, copies = dict(self.task.model.state_dict()), master_weights(self.stepper.optimizer)
         for name, param in self.stepper.params.items():
             if param.name in copies:
@@ -194,7 +197,7 @@ class RunState:
         return Collection(Holdings(tensors, shards), self.world, scattered=self.scattered)
 
     def _optimizer_collection(self) -> Collection:
-        """Collect the accumulators as name/accumulator; moments are sharded as their parameter is."""
+        """Return the collection of accumulators by parameter/accumulator; moments are sharded like their parameter."""
         tensors, shards, params = {}, {}, self.stepper.params
         for name, accumulators in optimizer_tensors(self.stepper.optimizer, params).items():
             shard = shard_of(params[name])
@@ -206,17 +209,17 @@ class RunState:
 
     @property
     def scattered(self) -> bool:
-        """True if the main process lacks some of the run's tensors."""
+        """True if the main process does not hold all tensors of the run."""
         return self.world.tensor.size * self.world.pipeline.size > 1 or (
             self.config.sharding_stage > 0 and self.world.size > 1
         )
 
     def resume(self, path: Path) -> Progress:
-        """Restore a checkpoint, log its position and the options that have changed, and return the position.
+        """Restore a checkpoint, log its position and the options that have changed since, and return the position.
 
         Raises:
-            CheckpointError: the file is damaged or belongs to another kind of run.
-            ConfigError: its position does not end an update of this run.
+            CheckpointError: the file is damaged or was saved with another method, phase or optimizer.
+            ConfigError: its position is not between two updates of this run.
         """
         stored = checkpoint_file.load(path)
         self._check_kind(stored)
@@ -230,7 +233,7 @@ class RunState:
         return progress
 
     def restore(self, stored: Checkpoint) -> Progress:
-        """Restore weights, optimizer, loss scale and running means, and return the stored position."""
+        """Restore weights, optimizer, loss scale, running means and probe, and return the stored position."""
         copies = self._load_weights(stored)
         state = stored_optimizer_state(stored.tensors, "optimizer")
         load_optimizer_state(self.stepper.optimizer, state, self.stepper.params, copies)
@@ -258,7 +261,7 @@ class RunState:
         )
 
     def _load_weights(self, stored: Checkpoint) -> dict[str, np.ndarray]:
-        """Restore the weights, and return the stored float32 values of 16-bit parameters."""
+        """Restore the weights and return the stored float32 values of 16-bit parameters by name."""
         shards, copies = shards_of(self.task.model), {}
         for name, tensor in self.task.model.state_dict().items():
             value, shard = stored.model.get(name), shards.get(name)
@@ -276,7 +279,7 @@ class RunState:
         return copies
 
     def _check_kind(self, stored: Checkpoint) -> None:
-        """Raise CheckpointError for a checkpoint of another method, phase or optimizer."""
+        """Raise CheckpointError if the checkpoint was saved with another method, phase or optimizer."""
         config, meta = self.config, stored.meta
         kinds = (
             ("method", meta.get("method"), config.method),
@@ -286,10 +289,14 @@ class RunState:
         for kind, found, wanted in kinds:
             if found != wanted:
                 remedy = "; resume with the --opt it was saved with" if kind == "opt" else ""
-                raise CheckpointError(f"{stored.path} is of {kind} '{found}', this run is '{wanted}'{remedy}")
+                raise CheckpointError(f"{stored.path} was saved with {kind} '{found}', this run has '{wanted}'{remedy}")
 
     def _iterations(self, images: int) -> int:
-        """Return the iterations that `images` of the epoch make, which must end an accumulation group."""
+        """Return the number of iterations after which `images` images of the epoch are done.
+
+        Raises:
+            ConfigError: an accumulation group does not end there.
+        """
         iterations, rest = divmod(images, self.images_per_iteration)
         if rest or not self.accumulation.is_start(iterations):
             raise ConfigError(
@@ -305,7 +312,7 @@ def _has_tensors(value: Any) -> bool:
 
 
 def _entries(arrays: Iterator[tuple[str, np.ndarray]]) -> Iterator[tuple[str, Any]]:
-    """Yield the entries of a section: arrays by name, or for keys name/accumulator dictionaries by name."""
+    """Yield (name, array) for each key without a slash, (name, {accumulator: array}) for keys name/accumulator."""
     for name, entry in itertools.groupby(arrays, lambda item: item[0].partition("/")[0]):
         parts = {key.partition("/")[2]: array for key, array in entry}
         yield name, parts.get("", parts)

@@ -1,1 +1,1 @@
-"""Logs of a run: lines, curves, averages."""
+"""Logs of a run: console lines, log files, VisualDL records and running means."""

@@ -1,4 +1,4 @@
-"""Append-only files of whole records, which wait in memory while the disk cannot take them."""
+"""Append-only files of whole records. Records wait in memory while the disk cannot be written."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ LENGTH = struct.Struct("<Q")  # precedes every VisualDL record
 
 
 class AppendedFile:
-    """Append-only file.
+    """Append-only file, whose records wait in memory while the disk cannot be written.
 
     Args:
-        path: the file, created if missing.
-        option: option to name in the error message.
+        path: path of the file, which is created if missing.
+        option: option that the error message names as the remedy.
 
     Attributes:
-        pending: bytes that the disk has not taken yet.
+        pending: bytes that are not yet written.
 
     Raises:
         CheckpointError: the file cannot be created.
@@ -44,7 +44,7 @@ class AppendedFile:
             raise CheckpointError(f"cannot write the log {path}: {error.strerror}; choose another {option}") from None
 
     def append(self, record: bytes) -> None:
-        """Append a record now, or later if the disk refuses it; the first refusal is logged."""
+        """Append a record; if writing fails, log the first failure and retry at the next `append` or `sync`."""
         self.pending += record
         self._write_pending()
 
@@ -89,7 +89,7 @@ def _append_whole(descriptor: int, data: bytes) -> None:
         while rest:
             rest = rest[os.write(descriptor, rest) :]
     except OSError:
-        os.ftruncate(descriptor, size)  # no half records
+        os.ftruncate(descriptor, size)  # leave no partial record
         raise
 
 
@@ -97,11 +97,11 @@ class JsonLines(AppendedFile):
     """File with one JSON object per line."""
 
     def add(self, record: dict[str, Any]) -> None:
-        """Append a record."""
+        """Append a record as a line."""
         self.append(json.dumps(record).encode() + b"\n")
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-        """Keep only the wanted records and return them; damaged lines, as after a kill, are dropped."""
+        """Remove the records for which `wanted` is false and lines damaged by a kill; return the kept records."""
         content = self.path.read_bytes()
         kept, lines = [], []
         for line in content.splitlines(keepends=True):
@@ -117,7 +117,7 @@ class JsonLines(AppendedFile):
 
 
 class VisualDLRecords(AppendedFile):
-    """VisualDL records of a run, written here in the format of `visualdl.LogWriter`.
+    """File of a run's VisualDL records, in the format of `visualdl.LogWriter`.
 
     LogWriter (2.5.3) cannot replace this class. It never removes records, so a resumed run would show the steps beyond
     the checkpoint twice. VisualDL shows only the newest file of a folder, so a file per start would hide the earlier
@@ -125,7 +125,7 @@ class VisualDLRecords(AppendedFile):
     the file cannot be read beyond it.
 
     Args:
-        log_dir: folder of the file, which has the same name for all starts of a run.
+        log_dir: folder of the file; every start of a run appends to the same file.
 
     Raises:
         CheckpointError: the file cannot be created.
@@ -140,17 +140,17 @@ class VisualDLRecords(AppendedFile):
         super().__init__(log_dir / "vdlrecords.run.log", "--log_dir")
 
     def add_scalars(self, values: dict[str, float], step: int) -> None:
-        """Append the value of each tag at a step."""
+        """Append the scalars `values`, by tag, at a step."""
         now = round(time.time() * 1000)
         self._add(self._make.scalar(tag=tag, value=value, step=step, walltime=now) for tag, value in values.items())
 
     def add_images(self, images: dict[str, Any], step: int) -> None:
-        """Append the image of each tag, uint8 [H, W, 3], at a step."""
+        """Append `images`, uint8 [H, W, 3] by tag, at a step."""
         now = round(time.time() * 1000)
         self._add(self._make.image(tag=tag, image_array=x, step=step, walltime=now) for tag, x in images.items())
 
     def keep(self, wanted: Callable[[str, int], bool]) -> None:
-        """Keep only records whose (tag, step) is wanted; a truncated last record is dropped."""
+        """Remove the records for which `wanted(tag, step)` is false, and a truncated last record."""
         content = self.path.read_bytes()
         kept = []
         for framed in _framed_records(content):
@@ -167,7 +167,7 @@ class VisualDLRecords(AppendedFile):
 
 
 def _framed_records(content: bytes) -> Iterator[bytes]:
-    """Yield the records with their length prefixes, up to the first truncated one."""
+    """Yield each record with its length prefix, up to the first truncated record."""
     start = 0
     while start + LENGTH.size <= len(content):
         end = start + LENGTH.size + LENGTH.unpack_from(content, start)[0]
@@ -178,7 +178,7 @@ def _framed_records(content: bytes) -> Iterator[bytes]:
 
 
 def _replace_content(path: Path, before: bytes, after: bytes) -> None:
-    """Replace the content of a file; truncation needs no disk space."""
+    """Replace the content `before` of a file by `after`; truncate if possible, which needs no disk space."""
     if before == after:
         return
     if before.startswith(after):

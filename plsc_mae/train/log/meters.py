@@ -16,11 +16,11 @@ from plsc_mae.parallel.world import World
 class Meters:
     """Sums and counts of the finite values of named scalars, kept on the device until `means` is called.
 
-    The sums are float64, where their order does not show: a run that was stopped and resumed logs the means of an
-    uninterrupted one, also if several processes hold parts of the sums.
+    The sums are float64, so that the order of summation does not change the logged means: a run that was stopped and
+    resumed logs the same means as an uninterrupted run, also with several processes.
 
     Attributes:
-        left_out: number of non-finite values by name, as of the last `means`; names without any are absent.
+        left_out: number of non-finite values by name, as counted by the last call of `means`; zero counts are absent.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Meters:
         self.clear()
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """Add scalar tensors, without waiting for the device."""
+        """Add scalar tensors by name, without waiting for the device."""
         for name, value in values.items():
             value = value.detach().astype("float64")
             finite = paddle.isfinite(value)
@@ -39,9 +39,9 @@ class Meters:
             self._added[name] = self._added.get(name, 0.0) + 1.0
 
     def means(self, world: World) -> dict[str, float]:
-        """Return the means over all processes, in one reduction and one transfer; all processes must call.
+        """Return the means over all processes by name; all processes must call.
 
-        Names without a finite value are absent.
+        This takes one all-reduce and one transfer from the device. Names without a finite value are absent.
         """
         totals = self._totals(world)
         self.left_out = {name: round(added - count) for name, (_, count, added) in totals.items() if added > count}
@@ -54,18 +54,18 @@ class Meters:
         self._added: dict[str, float] = {}
 
     def state(self, world: World) -> dict[str, Any]:
-        """Return sums and counts over all processes for a checkpoint; all processes must call."""
+        """Return the sums and counts over all processes, for a checkpoint; all processes must call."""
         return {name: {"sum": total, "count": count} for name, (total, count, _) in self._totals(world).items()}
 
     def load(self, state: Mapping[str, Mapping[str, Any]], world: World) -> None:
-        """Restore `state`: the first process takes the sums, the others start from zero."""
+        """Restore the result of `state`: the first data-parallel process takes the sums, the others start from zero."""
         share = 1.0 if world.rank == 0 else 0.0
         self._sums = {name: _float64(share * float(entry["sum"])) for name, entry in state.items()}
         self._counts = {name: _float64(share * float(entry["count"])) for name, entry in state.items()}
         self._added = {name: share * float(entry["count"]) for name, entry in state.items()}
 
     def _totals(self, world: World) -> dict[str, tuple[float, float, float]]:
-        """Return sum, finite count and total count by name, over the processes that share the data."""
+        """Return (sum, finite count, total count) by name, over all data-parallel processes; all of them must call."""
         if not self._sums:
             return {}
         added = paddle.to_tensor(list(self._added.values()), dtype="float64")
@@ -79,14 +79,14 @@ def _float64(value: float) -> Tensor:
 
 
 class Stopwatch:
-    """Seconds of an interval and the fraction spent waiting for data."""
+    """Timer of consecutive laps that also measures the wait for data."""
 
     def __init__(self) -> None:
         self.waited = 0.0
         self.started = time.perf_counter()
 
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield batches and measure the wait for each."""
+        """Yield `batches` and add up the time spent waiting for them."""
         while True:
             asked = time.perf_counter()
             batch = next(batches, None)
@@ -96,7 +96,7 @@ class Stopwatch:
             yield batch
 
     def lap(self) -> tuple[float, float]:
-        """Return (seconds, data_wait_fraction) since the previous call and start a new lap."""
+        """End the lap and start the next; return (seconds, fraction of them spent waiting for data)."""
         now = time.perf_counter()
         seconds, waited = now - self.started, self.waited
         self.started, self.waited = now, 0.0

@@ -1,4 +1,4 @@
-"""Output of a run: console lines, progress bar, train.jsonl, log.txt, VisualDL."""
+"""Output of a run: console lines, progress bar, train.jsonl, log.txt and VisualDL records."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def duration(seconds: float) -> str:
 
 
 def peak_memory_gib(is_gpu: bool) -> float:
-    """Return the peak memory of the device on GPU, of this process on CPU."""
+    """Return the peak memory in GiB, of the device on GPU and of this process on CPU."""
     if is_gpu:
         return paddle.device.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 class LogFiles(NamedTuple):
-    """Open log files of a run; `visualdl` is None without the package."""
+    """Open log files of a run; `visualdl` is None if the package is not installed."""
 
     steps: JsonLines
     epochs: JsonLines
@@ -49,7 +49,7 @@ class LogFiles(NamedTuple):
 
 
 class RunLogger:
-    """Writes the records of a run in the main process, nothing in others.
+    """Logger of a run; it writes in the main process and does nothing in the others.
 
     Args:
         output_dir: folder of train.jsonl and log.txt.
@@ -63,15 +63,15 @@ class RunLogger:
         self._bar: Any = None
 
     def start(self, step: int, epoch: int, iteration: int) -> None:
-        """Open the files and remove records from after a position, left by a run that was killed.
+        """Open the files and remove records later than the start position, which a killed run has left.
 
         Args:
             step: finished updates.
             epoch: current epoch.
-            iteration: finished iterations of the epoch, as the records count them.
+            iteration: finished iterations of the epoch, as counted by the run that wrote the records.
 
         Raises:
-            CheckpointError: a log cannot be written.
+            CheckpointError: a log file cannot be written.
         """
         if not self.active:
             return
@@ -85,7 +85,7 @@ class RunLogger:
             lines = files.steps.keep(lambda record: position(record) <= (step, epoch, iteration))
             files.epochs.keep(lambda record: record.get("epoch", 0) < epoch and record.get("step", 0) <= step)
             if files.visualdl is not None:
-                # VisualDL records have no iteration: keep one record of the last step per line of that step.
+                # VisualDL records have no iteration: of the last step, keep one per tag for each line of train.jsonl.
                 files.visualdl.keep(_UpTo(step, epoch, sum(line.get("step") == step for line in lines)))
         except OSError as error:
             raise CheckpointError(
@@ -99,7 +99,7 @@ class RunLogger:
         return self._files is not None and bool(self._files.steps.pending or self._files.epochs.pending)
 
     def sync(self) -> None:
-        """Flush all records to the disk, so that none from before a checkpoint can be lost.
+        """Flush all records to the disk, so that a checkpoint is never newer than the logs.
 
         Raises:
             CheckpointError: train.jsonl or log.txt cannot be written.
@@ -113,28 +113,28 @@ class RunLogger:
                 raise CheckpointError(f"no checkpoint is saved while the log {log.path} cannot be written")
 
     def start_epoch(self, epoch: int, total: int, done: int) -> None:
-        """Open the progress bar of an epoch, on a terminal only."""
+        """Show the progress bar of an epoch if stderr is a terminal: `done` of `total` iterations."""
         if self.active and sys.stderr.isatty():
             self._bar = tqdm(total=total, initial=done, desc=f"epoch {epoch}", unit="it", leave=False)
 
     def tick(self) -> None:
-        """Advance the bar by one iteration."""
+        """Advance the progress bar by one iteration."""
         if self._bar is not None:
             self._bar.update()
 
     def end_epoch(self) -> None:
-        """Close the bar."""
+        """Close the progress bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
     def line(self, record: dict[str, Any], *, total: int, eta: float) -> None:
-        """Write the record of a print interval: a console line, a line of train.jsonl, VisualDL scalars.
+        """Write the record of a print interval to the console, train.jsonl and VisualDL.
 
         Args:
-            record: FIXED_FIELDS and the method's metrics.
+            record: values of FIXED_FIELDS and the method's metrics, by name.
             total: iterations per epoch.
-            eta: seconds to the end of the run.
+            eta: estimated seconds to the end of the run.
         """
         if self._files is None:
             return
@@ -155,7 +155,7 @@ class RunLogger:
             self._files.visualdl.add_scalars(values, record["step"])
 
     def epoch(self, record: dict[str, Any], observed: Mapping[str, float]) -> None:
-        """Write the record of an epoch and the observers' metrics: a line of log.txt, VisualDL scalars."""
+        """Write the record of an epoch and the observers' metrics to log.txt and VisualDL; print the metrics."""
         if self._files is None:
             return
         self._files.epochs.add({**record, **observed})
@@ -169,7 +169,7 @@ class RunLogger:
             self._files.visualdl.add_scalars(trained | seen, record["epoch"])
 
     def pictures(self, pictures: Pictures, epoch: int) -> None:
-        """Write pictures to VisualDL, one panel per image with the pictures of all labels side by side."""
+        """Write one VisualDL image per input image, with its pictures of all labels side by side."""
         if self._files is None or self._files.visualdl is None or not pictures:
             return
         rows = np.concatenate(list(pictures.values()), axis=2)  # [B, H, labels * W, 3]
@@ -181,12 +181,12 @@ def _number(value: float) -> str:
 
 
 class _UpTo:
-    """Selects the VisualDL records up to a position; train/* counts updates, all other tags count epochs.
+    """Filter for VisualDL records up to a position; steps of train/* tags are updates, those of all others epochs.
 
     Args:
         step: finished updates.
         epoch: current epoch.
-        lines: number of records per tag to keep at that step.
+        lines: number of records to keep per train/* tag at `step` itself.
     """
 
     def __init__(self, step: int, epoch: int, lines: int) -> None:
@@ -194,7 +194,7 @@ class _UpTo:
         self._seen: Counter[str] = Counter()
 
     def __call__(self, tag: str, step: int) -> bool:
-        """Return whether to keep the next record of a tag."""
+        """Return whether to keep the next record of `tag`, which is at `step`."""
         if not tag.startswith("train/"):
             return step < self.epoch
         if step == self.step:

@@ -1,4 +1,4 @@
-"""Diagnosis of a non-finite update: images, layer and gradients behind it, written to a file."""
+"""Diagnosis of a non-finite update: a report of its images, first bad layer and bad gradients."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from plsc_mae.train.precision import autocast
 
 logger = logging.getLogger(__name__)
 
-MAX_NAMED = 5  # processes named in a sentence
+MAX_NAMED = 5  # largest number of processes that a message lists
 
 
 class Diagnosis:
-    """Diagnosis of the update that is about to be made.
+    """Diagnosis of the current update before it is applied.
 
     Args:
         state: state of the run.
@@ -42,7 +42,7 @@ class Diagnosis:
         self.config, self.world, self.stepper = state.config, state.world, state.stepper
 
     def suspects(self, numbers: UpdateNumbers, progress: Progress) -> dict[str, Any]:
-        """Return the position of the run and the images of the process with the largest loss."""
+        """Return, as fields of a report, epoch, learning rate and the images of the process with the largest loss."""
         process = max(range(len(numbers.losses)), key=numbers.losses.__getitem__)
         return {
             "epoch": progress.epoch,
@@ -52,10 +52,12 @@ class Diagnosis:
         }
 
     def report(self, numbers: UpdateNumbers, progress: Progress, losses: Sequence[Tensor]) -> str:
-        """Write a report in every affected process, and return a sentence about the update without its full stop.
+        """Write a report in every affected process and return a one-sentence summary without its period.
+
+        All processes must call.
 
         Args:
-            numbers: loss and norm of the update.
+            numbers: losses and gradient norm of the update.
             progress: position of the run.
             losses: losses of this process, one per iteration of the group.
         """
@@ -78,7 +80,7 @@ class Diagnosis:
             }
             path = Path(self.config.output_dir) / f"nonfinite-{step}-rank{self.world.process}.json"
             story += _origin(details) + _write(path, {**record, **details})
-        self.world.barrier()  # the first process to end the run would end the others before they have written
+        self.world.barrier()  # a process that ends the run also ends the others, which must have written first
         return story
 
     def _summarize(self, numbers: UpdateNumbers) -> str:
@@ -96,13 +98,13 @@ class Diagnosis:
         return float(self.stepper.optimizer.get_lr())
 
     def _keys(self, progress: Progress, process: int) -> list[list[SampleKey]]:
-        """Return the samples of a process by iteration, for the group that ends here."""
+        """Return the sample keys of `process` for each iteration of the accumulation group that is ending."""
         rank = process // self.world.tensor.size % self.world.size
         start = self.state.accumulation.group(progress.batches_done).start
         return [keys_of(self.loader, progress.epoch, i, rank) for i in range(start, progress.batches_done + 1)]
 
     def _samples(self, progress: Progress, process: int) -> list[dict[str, Any]]:
-        """Describe the samples of a process in the group that ends here."""
+        """Describe the samples of `process` in the accumulation group that is ending."""
         return describe_samples(self.loader, [key for keys in self._keys(progress, process) for key in keys])
 
     def _gradients(self, progress: Progress) -> dict[str, Any]:
@@ -110,7 +112,7 @@ class Diagnosis:
         return {"layer": None, "gradients": names, "samples": self._samples(progress, self.world.process)}
 
     def _details(self, progress: Progress, losses: Sequence[Tensor]) -> dict[str, Any]:
-        """Repeat the first bad iteration of the group and return its samples and the first bad layer."""
+        """Repeat the group's first non-finite iteration; return its samples and first layer with non-finite output."""
         bad = [number for number, loss in enumerate(losses) if not is_finite(loss)]
         if not bad:  # another pipeline stage computed the loss
             return {"layer": None, "samples": self._samples(progress, self.world.process)}
@@ -129,7 +131,7 @@ class Diagnosis:
         return details
 
     def _repeat_forward(self, batch: Batch, epoch: int, iteration: int) -> None:
-        """Repeat the forward pass of an iteration without the other processes that share the data."""
+        """Repeat the forward pass of an iteration without the other data-parallel processes."""
         paddle.seed(device_seed(self.config.seed, epoch, iteration, self.world.stream))
         with autocast(self.stepper.precision):
             self.state.task(self.state.task.prepare(batch))
@@ -144,7 +146,7 @@ def _origin(details: dict[str, Any]) -> str:
 
 
 def _write(path: Path, record: dict[str, Any]) -> str:
-    """Write a report and return the end of a sentence that names its file."""
+    """Write a report and return the clause that names its file; "" if writing fails."""
     try:
         replace_content(path, (json.dumps(record, indent=1) + "\n").encode())
     except OSError as error:
@@ -162,8 +164,8 @@ def first_bad_layer(network: nn.Layer, forward: Callable[[], Any]) -> str | None
     """Run a forward pass and return the name of the first layer with a non-finite output.
 
     Args:
-        network: its sublayers are examined.
-        forward: the pass, which must seed its own random draws.
+        network: network whose sublayers are examined.
+        forward: runs the forward pass, after seeding the random generator itself.
 
     Returns:
         The dotted name; None if all outputs are finite.
@@ -187,7 +189,7 @@ def first_bad_layer(network: nn.Layer, forward: Callable[[], Any]) -> str | None
 
 
 def bad_gradients(params: Mapping[str, Tensor], limit: int = 3) -> list[str]:
-    """Return names of parameters whose gradient is not finite, from the network's output towards its input.
+    """Return the names of parameters with non-finite gradients, ordered from the network's output to its input.
 
     Args:
         params: parameters by name, in the order of the forward pass.
@@ -201,7 +203,7 @@ def bad_gradients(params: Mapping[str, Tensor], limit: int = 3) -> list[str]:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Return whether all elements are finite; waits for the device."""
+    """Return whether all elements are finite; this waits for the device."""
     return not tensor.is_floating_point() or bool(paddle.isfinite(tensor).all())
 
 
@@ -214,7 +216,7 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 
 
 def keys_of(loader: BatchLoader, epoch: int, iteration: int, rank: int) -> list[SampleKey]:
-    """Return the sample keys of an iteration in one of the processes that share the data."""
+    """Return the sample keys of an iteration in the data-parallel process `rank`."""
     sampler = copy.copy(loader.sampler)
     sampler.rank = rank
     sampler.set_position(epoch, iteration)
@@ -222,7 +224,7 @@ def keys_of(loader: BatchLoader, epoch: int, iteration: int, rank: int) -> list[
 
 
 def read_batch(loader: BatchLoader, keys: list[SampleKey]) -> Batch:
-    """Read samples again.
+    """Read the samples of `keys` again and return them as a batch.
 
     Raises:
         DataError: a file can no longer be read.
@@ -232,9 +234,9 @@ def read_batch(loader: BatchLoader, keys: list[SampleKey]) -> Batch:
 
 
 def describe_samples(loader: BatchLoader, keys: list[SampleKey]) -> list[dict[str, Any]]:
-    """Return {"index", "path"} of samples, without "path" where there are no files.
+    """Return a dictionary {"index", "path"} per sample, without "path" if the data set does not consist of files.
 
-    With --bad_image skip another file may have been read in place of an unreadable one.
+    With --bad_image skip, an unreadable file at this path was replaced by another during training.
     """
     dataset = loader.dataset
     if isinstance(dataset, ImageDataset):

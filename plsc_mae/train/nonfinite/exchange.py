@@ -1,4 +1,4 @@
-"""Exchange of every process's loss and of the gradient norm before an update."""
+"""Exchange of the losses of all processes and the gradient norm before an update."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from paddle import Tensor
 
 from plsc_mae.parallel.world import World
 
-# Reductions may drop non-finite values, so they are encoded as numbers that no loss reaches.
+# An all-reduce may drop non-finite values, so they are encoded as finite numbers that no loss reaches.
 NAN, INFINITE, ABSENT = 3.3e38, 3.2e38, -3.3e38
 
 
 class UpdateNumbers(NamedTuple):
-    """Loss and gradient norm of an update, equal in all processes.
+    """Losses and gradient norm of an update, with equal values in all processes.
 
     Attributes:
-        losses: loss of every process, averaged over its iterations of the group; with pipelines only the values of the
-            last stages are losses.
+        losses: loss of every process, averaged over its iterations of the accumulation group; with pipeline parallelism
+            only the values of the last stage's processes are losses.
         norm: gradient norm before clipping.
     """
 
@@ -28,7 +28,7 @@ class UpdateNumbers(NamedTuple):
 
     @property
     def bad_losses(self) -> list[int]:
-        """Processes whose loss is not finite."""
+        """Numbers of the processes whose loss is not finite."""
         return [process for process, loss in enumerate(self.losses) if not math.isfinite(loss)]
 
     @property
@@ -38,7 +38,7 @@ class UpdateNumbers(NamedTuple):
 
 
 def exchange_numbers(world: World, loss: Tensor, norm: Tensor) -> UpdateNumbers:
-    """Exchange the numbers of an update in one small reduction and one wait for the device.
+    """Exchange loss and gradient norm in one small all-reduce and one wait for the device.
 
     Args:
         world: processes of the run; all of them must call.

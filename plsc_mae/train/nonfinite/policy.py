@@ -1,7 +1,7 @@
-"""Handling of updates whose loss or gradient norm is not finite, as --nan_policy says.
+"""Handling of updates whose loss or gradient norm is not finite, according to --nan_policy.
 
-Decisions depend only on numbers that all processes share and on the position of the run, so a run that is killed and
-resumed repeats them.
+Decisions depend only on the position of the run and on numbers that are equal in all processes. So all processes decide
+alike, and a run that is killed and resumed repeats its decisions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from plsc_mae.weights.reader import Checkpoint
 logger = logging.getLogger(__name__)
 
 MAX_SKIPPED = 10  # skipped updates in a row before the run stops
-MAX_ROLLBACKS = 3  # rollbacks in a row without a checkpoint of newer weights before the run stops
+MAX_ROLLBACKS = 3  # rollbacks without a checkpoint of newer weights in between, before the run stops
 REMEDY = (
     "nothing was saved since the last checkpoint; resume from it with --auto_resume and a lower --lr or --blr, a "
     "--clip_grad, --no_amp, or another --nan_policy"
@@ -33,11 +33,11 @@ REMEDY = (
 
 
 class NonFinitePolicy:
-    """Stops the run, skips the update or rolls back when a loss or gradient is not finite.
+    """Handler of updates with a non-finite loss or gradient norm: it stops the run, skips the update or rolls back.
 
     Args:
-        state: state of the run, restored by a rollback.
-        loader: source of the images, for reports.
+        state: state of the run, which a rollback restores.
+        loader: source of the images that reports list.
     """
 
     def __init__(self, state: RunState, loader: BatchLoader) -> None:
@@ -51,38 +51,38 @@ class NonFinitePolicy:
         self._has_learned = False  # since the last rollback
 
     def start(self, path: Path | None, progress: Progress) -> None:
-        """Start at a position that was resumed from `path`, or at the beginning without one."""
+        """Start at the position `progress`, which was restored from the checkpoint `path` unless that is None."""
         self._restorable = [] if path is None else [path]
         self.spikes.start(progress.step)
 
     def before_save(self, path: Path, progress: Progress) -> None:
-        """Note that `path` is about to be written; a rollback may restore it."""
+        """Register the checkpoint `path`, which is about to be written, as one that a rollback can restore."""
         self._restorable = [*(known for known in self._restorable if known != path), path]
         if self._has_learned:
             progress.rollbacks_in_a_row = 0
 
     def start_group(self) -> None:
-        """Start an accumulation group."""
+        """Start an accumulation group: clear its losses and save what skipping its update must restore."""
         self._losses = []
         if self.config.nan_policy == "skip":  # the forward pass already changes running statistics
             self._buffers = [(buffer, buffer.clone().detach()) for buffer in self.state.task.model.buffers()]
 
     def add(self, loss: Tensor) -> None:
-        """Note the loss of an iteration of the group."""
+        """Record the loss of an iteration of the accumulation group."""
         self._losses.append(loss.detach())
 
     def counts(self, progress: Progress) -> dict[str, int]:
-        """Return the counts to log under this policy."""
+        """Return the counts of non-finite updates that this policy logs, by name."""
         counts = {"skip": {"skipped_updates": progress.skipped_updates}, "rollback": {"rollbacks": progress.rollbacks}}
         return counts.get(self.config.nan_policy, {})
 
     def judge(self, norm: Tensor, progress: Progress) -> Verdict:
-        """Decide about an update; report a non-finite one and apply the policy to it.
+        """Decide on an update; if it is not finite, report it and apply the policy. All processes must call.
 
         Args:
             norm: gradient norm before clipping.
-            progress: position of the run, which does not count the last iteration of the group yet; its counts of
-                non-finite updates change.
+            progress: position of the run before the last iteration of the group; the policy updates its counts of
+                non-finite updates.
 
         Raises:
             DivergedError: the policy stops the run.
@@ -113,7 +113,7 @@ class NonFinitePolicy:
         raise DivergedError(f"{story}; {REMEDY}")
 
     def _skip(self, story: str, progress: Progress) -> None:
-        """Restore the running statistics, so that the group leaves no trace."""
+        """Skip the update and restore the running statistics that the forward passes have changed."""
         progress.skipped_updates += 1
         progress.skipped_in_a_row += 1
         if progress.skipped_in_a_row >= MAX_SKIPPED:
@@ -125,8 +125,8 @@ class NonFinitePolicy:
     def _roll_back(self, story: str, progress: Progress) -> None:
         """Restore everything but the position from the newest checkpoint.
 
-        The images since that checkpoint are left out, as in PaLM's training (Chowdhery et al. 2022, section 5.1),
-        where the same weights did not spike on other images.
+        Training continues with the next images and never repeats those since that checkpoint. PaLM's training did the
+        same: its loss did not spike again on other data (Chowdhery et al. 2022, section 5.1).
         """
         if not self._restorable:
             raise DivergedError(f"{story}, and there is no checkpoint yet for --nan_policy rollback; {REMEDY}")
@@ -139,7 +139,7 @@ class NonFinitePolicy:
         logger.warning("%s; restored weights and optimizer from %s (--nan_policy rollback)", story, path)
 
     def _restore_newest(self) -> Path:
-        """Restore the newest checkpoint that all processes can read, and return its path."""
+        """Restore the newest checkpoint that all processes can read and return its path; all processes must call."""
         for path in reversed(self._restorable):
             stored = self._read(path)
             self.world.barrier()  # reading can take longer than the timeout of a reduction

@@ -1,4 +1,4 @@
-"""Reports losses and gradient norms far above their recent values, with the images behind them."""
+"""Report of losses and gradient norms far above their recent values, with the images of those updates."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from plsc_mae.train.log.append_file import replace_content
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 100  # recent updates that a value is compared with
+WINDOW = 100  # number of recent updates with which a value is compared
 MIN_UPDATES = 50  # updates before the first comparison
 # Threshold in robust standard deviations. The logarithms of gradient norms scatter by about 0.5, so one norm in several
-# thousand exceeds it; losses scatter less. MIN_SPREAD, relative to the median, stands in where values do not scatter.
+# thousand exceeds it; losses scatter less. MIN_SPREAD, relative to the median, is the lower bound of their spread.
 MAX_DEVIATIONS, MIN_SPREAD = 10.0, 0.01
-STD_PER_MAD = 1.4826  # of a normal distribution
-WARNING_INTERVAL = 100  # updates between two warnings about the same number
+STD_PER_MAD = 1.4826  # standard deviation / median absolute deviation of a normal distribution
+WARNING_INTERVAL = 100  # smallest number of updates between two warnings about the same quantity
 
 
 class RecentValues:
-    """Recent values of one number."""
+    """Recent values of one quantity, such as the loss."""
 
     def __init__(self) -> None:
         self._values: collections.deque[float] = collections.deque(maxlen=WINDOW)
 
     def follow(self, value: float) -> float | None:
-        """Add a value; return the median of the earlier ones if the value is a spike, else None."""
+        """Add a value; if it is a spike, return the median of the earlier values, else None."""
         median, limit = self._median_and_limit() if len(self._values) >= MIN_UPDATES else (value, value)
         self._values.append(value)
         return median if value > limit else None
@@ -42,10 +42,10 @@ class RecentValues:
 
 
 class SpikeReport:
-    """Writes a line of JSON for each spike of a run's numbers.
+    """Log of the spikes of a run, with one line of JSON per spike.
 
     Args:
-        path: the file.
+        path: path of the file.
         active: whether this process writes it.
     """
 
@@ -55,18 +55,18 @@ class SpikeReport:
         self._warned: dict[str, int] = {}
 
     def start(self, step: int) -> None:
-        """Start after update `step`; later lines, left by a killed run, are removed."""
+        """Start after update `step` and remove the lines of later updates, which a killed run has left."""
         if self.active and self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines()
             replace_content(self.path, "".join(f"{line}\n" for line in lines if _step(line) <= step).encode())
 
     def follow(self, step: int, values: Mapping[str, float], describe: Callable[[], dict[str, Any]]) -> None:
-        """Compare the numbers of an update with the recent ones.
+        """Compare the values of an update with the recent values, and write a line and warn if one is a spike.
 
         Args:
             step: number of the update.
-            values: its numbers by name.
-            describe: returns further fields for the line of a spike.
+            values: the update's values by name.
+            describe: returns further fields for the line; called only for a spike.
         """
         for name, value in values.items():
             usual = self._recent[name].follow(value)
@@ -84,12 +84,12 @@ class SpikeReport:
     def _warn(self, step: int, name: str, value: float, usual: float) -> None:
         if step - self._warned.get(name, -WARNING_INTERVAL) >= WARNING_INTERVAL:
             self._warned[name] = step
-            text = "spike at step %d: %s %.4g, usually %.4g; %s lists the images, also of spikes in the next %d steps"
+            text = "spike at step %d: %s %.4g, usually %.4g; %s lists its images, also for spikes within %d steps"
             logger.warning(text, step, name, value, usual, self.path, WARNING_INTERVAL)
 
 
 def _step(line: str) -> float:
-    """Return the update number of a line; infinity for a line that a kill has cut off."""
+    """Return the update number of a line, or infinity if a kill has truncated the line."""
     try:
         return float(json.loads(line)["step"])
     except ValueError:

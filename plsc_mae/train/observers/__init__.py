@@ -1,1 +1,1 @@
-"""Observers: evaluations and pictures between epochs, and the online probe."""
+"""Observers, which evaluate the network or draw pictures between epochs, and the online probe."""

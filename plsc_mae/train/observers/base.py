@@ -1,4 +1,4 @@
-"""Observers of a network between epochs: pictures and evaluation."""
+"""Observers of the network between epochs: pictures and evaluation."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Observation(NamedTuple):
     """Result of an observer.
 
     Attributes:
-        metrics: numbers by their names in the logs.
-        pictures: pictures for VisualDL, in the main process.
+        metrics: values by their names in the logs.
+        pictures: pictures for VisualDL by label; empty outside the main process.
     """
 
     metrics: Mapping[str, float] = MappingProxyType({})
@@ -30,30 +30,33 @@ class Observation(NamedTuple):
 
 
 class Observer(Protocol):
-    """Examines the network between epochs; all processes call it together.
+    """Examination of the network between epochs, such as an evaluation; all processes must call it.
 
     Attributes:
-        every: epochs between two calls; the last epoch is always observed.
+        every: number of epochs from one call to the next; after the last epoch there is always a call.
     """
 
     every: int
 
     def __call__(self, stop: StopRequest | None = None) -> Observation:
-        """Examine the network, in all processes.
+        """Examine the network; all processes must call.
+
+        Args:
+            stop: stop requests to check meanwhile; None for none.
 
         Raises:
-            Stopped: a stop was requested meanwhile, and all processes have given up the observation.
+            Stopped: a stop was requested meanwhile, so all processes have abandoned the examination.
         """
         ...
 
 
 class PicturePanel:
-    """Draws the network's output for a fixed batch.
+    """Observer that draws the network's output for a fixed batch.
 
     Args:
-        task: its network is observed.
-        panel: the batch, in the main process only.
-        every: epochs between two calls.
+        task: task that draws the pictures.
+        panel: the batch in the main process, None in the others.
+        every: number of epochs from one call to the next.
         world: processes of the run.
     """
 
@@ -61,7 +64,7 @@ class PicturePanel:
         self.task, self.panel, self.every, self.world = task, panel, every, world
 
     def __call__(self, stop: StopRequest | None = None) -> Observation:
-        """Draw in the main process while the others wait."""
+        """Draw in the main process while the others wait; all processes must call."""
         self.task.eval()
         pictures = {} if self.panel is None else self.task.pictures(self.panel)
         self.world.barrier()
@@ -69,16 +72,16 @@ class PicturePanel:
 
 
 class Evaluation:
-    """Means of a Task's scores over a data set, equal for any number of processes.
+    """Observer that returns the mean scores of a task over a data set, whatever the number of processes.
 
     Args:
-        task: scores images one by one.
-        loader: yields every image once, in this process or in all processes together.
+        task: task that returns the scores of each image.
+        loader: yields every image once: all of them in every process or, if `shared`, a part in each process.
         world: processes of the run.
-        shared: whether `loader` yields only this process's share of the images.
-        precision: of forward passes.
-        prefix: prefix of the names in the logs.
-        weights: context manager that replaces the weights during the evaluation, e.g. by their moving average.
+        shared: whether `loader` yields only this process's part of the images.
+        precision: precision of the forward passes.
+        prefix: prefix of the scores' names in the logs.
+        weights: returns a context manager that replaces the weights, e.g. by their moving average.
     """
 
     every = 1
@@ -99,7 +102,7 @@ class Evaluation:
 
     @paddle.no_grad()
     def __call__(self, stop: StopRequest | None = None) -> Observation:
-        """Score every image and return the means, with one reduction."""
+        """Score every image and return the mean scores; all processes must call."""
         self.task.eval()
         names = self.task.score_names
         totals = paddle.zeros([len(names) + 1], dtype="float64")
@@ -118,7 +121,7 @@ class Evaluation:
         if self.shared:
             totals = self.world.sum(totals)
         else:
-            self.world.data.broadcast(totals, 0)  # other machines may round differently
+            self.world.data.broadcast(totals, 0)  # other processes may have rounded differently
         self.world.pipeline.broadcast(totals, 0)  # from the last stage, which is member 0 and computes the scores
         *sums, count = totals.tolist()
         return Observation({self.prefix + name: value / count for name, value in zip(names, sums, strict=True)})

@@ -22,21 +22,22 @@ from plsc_mae.train.precision import autocast, choose_precision
 from plsc_mae.train.signals import StopRequest
 
 MEAN = "mean"
-HEALTH_IMAGES = 4096  # the cost of pairs and singular values grows faster than their number
+HEALTH_IMAGES = 4096  # limit, because the cost of pairs and singular values grows faster than the number of images
 
 
 class FeatureWatch:
-    """Classifies validation images by their nearest training images, and measures the health of their features.
+    """Observer that measures the k-NN accuracy on validation images and the health of their features.
 
-    A feature is the mean of an image's patch tokens after the final norm, without a mask.
+    Each validation image is classified by its nearest training images. The feature vector of an image is the mean of
+    its patch tokens after the final norm, computed without a mask.
 
     Args:
-        task: its encoder is evaluated.
+        task: task whose encoder is evaluated.
         normalize: converts uint8 images to the encoder's floats.
         bank: training images.
-        queries: at least two validation images of the same classes.
-        config: frequency, number of neighbors, options of reading.
-        world: processes of the run; they share the images.
+        queries: validation images of the same classes, at least two.
+        config: options of the run: --knn_freq, --knn_k and those for reading images.
+        world: processes of the run, which divide the images among them.
         num_workers: loader processes per process.
     """
 
@@ -57,7 +58,7 @@ class FeatureWatch:
         self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)
 
     def __call__(self, stop: StopRequest | None = None) -> Observation:
-        """Encode in all processes and evaluate in the main process."""
+        """Encode the images in all processes and evaluate in the main process; all processes must call."""
         self.task.eval()
         bank, queries = self._features(self.bank, stop), self._features(self.queries, stop)
         metrics: dict[str, float] = {}

@@ -1,7 +1,7 @@
-"""Linear classifier trained on the network's features of every step, without influence on the network.
+"""Linear classifier trained on the network's features of every iteration, without influence on the network.
 
-It is not part of the Task, and so not of its data parallelism, mixed precision and optimizer. Processes share
-statistics and gradients, so all of them hold the same probe. B batch, D width, K classes.
+The classifier is not part of the Task, so the Task's data parallelism, mixed precision and optimizer do not affect it.
+Processes all-reduce statistics and gradients, so all of them hold the same probe. B batch, D width, K classes.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from plsc_mae.optim import (
 from plsc_mae.parallel.world import World
 from plsc_mae.weights.reader import Checkpoint
 
-SECTION = "online_probe"  # of a checkpoint
-STATISTICS_SHARE = 0.1  # of a batch in the running statistics, as in batch normalization
+SECTION = "online_probe"  # name of its section in a checkpoint
+STATISTICS_SHARE = 0.1  # weight of the newest batch in the running statistics, as in batch normalization
 EPS = 1e-6
 
 
 class OnlineProbe:
-    """Linear classification of standardized features, trained by AdamW at a constant rate, one update per iteration.
+    """Linear classifier of standardized features, trained by AdamW at a constant rate with one update per iteration.
 
-    Every dimension is standardized by its running mean and variance: linear probes put a batch normalization without
-    scale and shift before their head (He et al. 2022, appendix A.1). The first batches count equally. The objective is
-    convex, so the weights start from zero and no random number is drawn.
+    Every dimension is standardized by its running mean and variance, as linear probes normalize the input of their head
+    with a batch normalization without scale and shift (He et al. 2022, appendix A.1). The first batches have equal
+    weights in these statistics. The objective is convex, so the classifier starts from zero and needs no random
+    numbers.
 
     Args:
         num_features: D.
@@ -60,28 +61,29 @@ class OnlineProbe:
         self._pending: list[tuple[Tensor, Tensor]] = []
 
     def remember(self, features: Tensor, labels: Tensor) -> None:
-        """Keep a batch until the network's update has been decided; arguments as of `__call__`."""
+        """Keep a batch until the network's update is applied or discarded; the arguments are those of `__call__`."""
         self._pending.append((features, labels))
 
     def learn(self) -> list[dict[str, Tensor]]:
-        """Classify and learn from the remembered batches; return the metrics of each."""
+        """Classify the kept batches, learn from them and return the metrics of each; all processes must call."""
         logs = [self(features, labels) for features, labels in self._pending]
         self._pending = []
         return logs
 
     def forget(self) -> None:
-        """Discard the remembered batches."""
+        """Discard the kept batches."""
         self._pending = []
 
     def __call__(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Classify a batch, then update the weights with it.
+        """Classify a batch, then update the classifier with it; all processes must call.
 
         Args:
             features: float32 [B, D], without gradient.
             labels: class numbers [B].
 
         Returns:
-            Cross entropy and top-1 accuracy in percent before the update, scalars of this process's batch.
+            {"online_loss", "online_acc1"}: cross entropy and top-1 accuracy in percent of this process's batch before
+            the update, as scalars.
         """
         logits = self.head(self._standardize(features))
         loss = F.cross_entropy(logits, labels)
@@ -96,8 +98,8 @@ class OnlineProbe:
 
     @paddle.no_grad()
     def _standardize(self, features: Tensor) -> Tensor:
-        """Update the running statistics with the batch of all processes, and standardize this process's part."""
-        if self.updates == 0:  # squares of distances from zero could lose the variance to rounding
+        """Update the running statistics with the batches of all processes and standardize this process's batch."""
+        if self.updates == 0:  # around zero, rounding could hide a variance far below the squared mean
             self.mean = self.world.sum(features.mean(axis=0)) / self.world.size
         centered = features - self.mean
         moments = self.world.sum(paddle.concat([centered.mean(axis=0), (centered * centered).mean(axis=0)]))
@@ -109,16 +111,16 @@ class OnlineProbe:
         return (features - self.mean) / paddle.sqrt(self.variance + EPS)
 
     def extra_state(self) -> dict[str, Any]:
-        """Return weights, statistics and optimizer state for a checkpoint."""
+        """Return the weights, running statistics and optimizer state as a section of a checkpoint."""
         arrays = {name: param.numpy() for name, param in self.params.items()}
         arrays |= {"mean": self.mean.numpy(), "variance": self.variance.numpy(), "updates": np.asarray(self.updates)}
         return {SECTION: {**arrays, "optimizer": optimizer_state(self.optimizer, self.params)}}
 
     def load(self, stored: Checkpoint) -> bool:
-        """Restore `extra_state` and return whether the checkpoint has it.
+        """Restore the result of `extra_state`; return False if the checkpoint has no online probe.
 
         Raises:
-            CheckpointError: it has a probe for other features or classes.
+            CheckpointError: the stored probe has another number of features or classes.
         """
         start = SECTION + "/"
         arrays = {name[len(start) :]: x for name, x in stored.tensors.items() if name.startswith(start)}
@@ -127,7 +129,7 @@ class OnlineProbe:
         found, wanted = arrays["weight"].shape, tuple(self.head.weight.shape)
         if found != wanted:
             raise CheckpointError(
-                f"the online probe in {stored.path} is for {found[1]} classes by {found[0]} features, this run has "
+                f"the online probe in {stored.path} is for {found[1]} classes and {found[0]} features, this run has "
                 f"{wanted[1]} and {wanted[0]}; resume with the data it was trained on, or without --online_probe"
             )
         for name, param in self.params.items():

@@ -81,7 +81,9 @@ def test_it_goes_on_where_it_was_and_fits_its_own_data_only():
     assert second.load(state)
     assert learn(second, data[4:]) == whole[4:]
     assert not second.load(Checkpoint("file", {}, {}, {}))
-    with pytest.raises(Exception, match="is for 4 classes by 12 features, this run has 5 and 12; resume with the data"):
+    with pytest.raises(
+        Exception, match="is for 4 classes and 12 features, this run has 5 and 12; resume with the data"
+    ):
         OnlineProbe(12, 5, 0.01, world).load(state)
 
 
