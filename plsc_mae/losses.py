@@ -13,10 +13,10 @@ PixelNorm = Literal["none", "layernorm", "patch", "channel"]
 
 
 def squared_error(pred: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared error of two tensors of one shape, in float32.
+    """Return the mean squared error of two tensors of the same shape, in float32.
 
-    MAE (`models.mae.hidden_patch_loss`), CAE's alignment and CAE's pixel targets share it: change one of them where it
-    calls this function, not here.
+    MAE (`models.mae.hidden_patch_loss`), CAE's alignment loss and CAE's pixel targets call it. To change the loss of
+    one of them, change the caller, not this function.
     """
     error = pred.astype("float32") - target.astype("float32")
     return (error * error).mean()
@@ -26,10 +26,10 @@ def alignment_loss(pred: Tensor, target: Tensor, kind: Literal["mse", "kld"] = "
     """Return the distance of predicted representations [..., D] from their targets, in float32.
 
     Args:
-        pred: prediction of the regressor.
-        target: representation of the same patches by the encoder.
-        kind: mean squared error (Atten4Vis/CAE), or KL(softmax(target) || softmax(pred)) over D (PLSC), averaged over
-            all elements and not over representations.
+        pred: predictions of the regressor.
+        target: the encoder's representations of the same patches.
+        kind: "mse" is the mean squared error (Atten4Vis/CAE); "kld" is KL(softmax(target) || softmax(pred)) over D, but
+            averaged over all elements instead of summed over D (PLSC).
     """
     if kind == "mse":
         return squared_error(pred, target)
@@ -39,13 +39,13 @@ def alignment_loss(pred: Tensor, target: Tensor, kind: Literal["mse", "kld"] = "
 
 
 def soft_target_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean cross entropy of logits [B, K] with a distribution per row, float [B, K], in float32."""
+    """Return the mean cross entropy, in float32, of logits [B, K] with target distributions [B, K]."""
     log_p = F.log_softmax(logits.astype("float32"), axis=-1)
     return -(targets.astype("float32") * log_p).sum(axis=-1).mean()
 
 
 def label_smoothing_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
-    """Return the cross entropy in float32 with smoothed labels (Szegedy et al. 2016).
+    """Return the mean cross entropy with smoothed labels, in float32 (Szegedy et al. 2016).
 
     Args:
         logits: [B, K].
@@ -57,14 +57,14 @@ def label_smoothing_cross_entropy(logits: Tensor, labels: Tensor, smoothing: flo
 
 
 def normalize_patches(patches: Tensor, kind: PixelNorm = "patch", in_chans: int = 3) -> Tensor:
-    """Normalize the pixels of every patch by their own statistics; the shape [..., P*P*C] and its order stay.
+    """Normalize the pixels of every patch by its own statistics; shape and order of the pixels stay the same.
 
     Args:
-        patches: pixels, channel fastest.
-        kind: "none" leaves the pixels alone; "patch" divides by the unbiased variance of all channels, eps inside the
-            root (facebookresearch/mae); "layernorm" by the biased one, eps inside the root (PLSC task/ssl/cae,
-            BUPT-PRIV/MAE-priv); "channel" takes mean and unbiased standard deviation of every channel, plus eps
-            (pengzhiliang/MAE-pytorch, PLSC).
+        patches: pixels [..., P*P*C], channel fastest.
+        kind: "none" returns the pixels unchanged. "patch" subtracts the mean of all channels and divides by
+            sqrt(unbiased variance + eps) (facebookresearch/mae). "layernorm" does so with the biased variance (PLSC
+            task/ssl/cae, BUPT-PRIV/MAE-priv). "channel" normalizes each channel separately and divides by its unbiased
+            standard deviation + eps (pengzhiliang/MAE-pytorch, PLSC).
         in_chans: channels C.
     """
     if kind == "none":
@@ -76,7 +76,7 @@ def normalize_patches(patches: Tensor, kind: PixelNorm = "patch", in_chans: int 
 
 
 def patch_statistics(patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> tuple[Tensor, Tensor]:
-    """Return mean and scale of `normalize_patches`: `normalized = (patches - mean) / scale`.
+    """Return the mean and scale of `normalize_patches`: `normalized = (patches - mean) / scale`.
 
     Args:
         patches: pixels [..., P*P*C], channel fastest.
@@ -84,11 +84,11 @@ def patch_statistics(patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> tup
         in_chans: channels C.
 
     Returns:
-        Two tensors of shape [..., 1] or, for "channel", of the patches' own shape; [1] for "none".
+        (mean, scale), each [..., 1]; for "channel" of the shape of `patches`, for "none" [1].
     """
     if kind == "none":
         return paddle.zeros([1]), paddle.ones([1])
-    # Paddle rounds `x**2` and `x * x` differently; each kind keeps the form that its losses have always had.
+    # Paddle rounds `x**2` and `x * x` differently; each kind keeps the form of its reference losses.
     if kind == "channel":
         channels = _swapped(patches.reshape([*patches.shape[:-1], -1, in_chans]))
         mean = channels.mean(axis=-1, keepdim=True)
@@ -103,7 +103,7 @@ def patch_statistics(patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> tup
 
 
 def normalize_pixels(patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> Tensor:
-    """Return CAE's pixel targets (PLSC task/ssl/cae engine_pretrain.py).
+    """Return the pixel targets of CAE (PLSC task/ssl/cae engine_pretrain.py).
 
     Args:
         patches: pixels [..., P*P*C], channel fastest.
@@ -115,7 +115,7 @@ def normalize_pixels(patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> Ten
 
 
 def denormalize_pixels(pred: Tensor, patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> Tensor:
-    """Undo `normalize_pixels` of predictions [..., K], with the statistics of `patches` [..., P*P*C]."""
+    """Undo `normalize_pixels` for predictions of its shape, with the statistics of `patches` [..., P*P*C]."""
     mean, scale = patch_statistics(patches, kind, in_chans)
     return (channels_last(pred, in_chans) if kind == "channel" else pred) * scale + mean
 

@@ -1,4 +1,4 @@
-"""Masks of patches. In the whole repository `mask[B, L]` is bool and True means hidden from the encoder."""
+"""Masks of patches; everywhere in plsc_mae `mask` is bool [B, L], and True means hidden from the encoder."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from plsc_mae.errors import ConfigError
 
 
 class Mask(NamedTuple):
-    """A mask in the index forms that networks need; K visible and M hidden patches, L = K + M."""
+    """A mask, also as patch ids, with K visible and M hidden patches per image, L = K + M."""
 
     mask: Tensor  # bool [B, L]
     ids_keep: Tensor  # int64 [B, K], in the order of rising noise
     ids_masked: Tensor  # int64 [B, M], in the order of rising noise
-    ids_restore: Tensor  # int64 [B, L]: place of each patch in concat(ids_keep, ids_masked)
+    ids_restore: Tensor  # int64 [B, L], the index of each patch in concat(ids_keep, ids_masked)
 
 
 Rounding = Literal["visible", "hidden"]
 
 
 def num_visible(num_patches: int, mask_ratio: float, round_down: Rounding = "visible") -> int:
-    """Return the number of visible patches, truncated as each reference does, in double precision.
+    """Return the number of visible patches of an image, rounded as the reference does, in double precision.
 
     Args:
-        num_patches: L.
+        num_patches: number of patches L.
         mask_ratio: share of hidden patches.
-        round_down: the truncated count: "visible" is `int(L * (1 - mask_ratio))` (facebookresearch/mae), "hidden" is
-            `L - int(L * mask_ratio)` (BUPT-PRIV/MAE-priv, MAE-pytorch).
+        round_down: the count that is rounded down: "visible" returns `int(L * (1 - mask_ratio))`
+            (facebookresearch/mae), "hidden" returns `L - int(L * mask_ratio)` (BUPT-PRIV/MAE-priv, MAE-pytorch).
     """
     if round_down == "hidden":
         return num_patches - int(mask_ratio * num_patches)
@@ -45,7 +45,7 @@ def random_masking(noise: Tensor, mask_ratio: float, round_down: Rounding = "vis
     """Hide the patches of each image with the largest noise (He et al. 2022, section 3).
 
     Args:
-        noise: uniform draws [B, L], given by the caller so that a mask can be fixed and belongs to its sample.
+        noise: uniform draws [B, L]. The caller draws them, so that the mask depends on the sample and can be fixed.
         mask_ratio: share of hidden patches in [0, 1).
         round_down: see `num_visible`.
     """
@@ -56,7 +56,7 @@ def random_masking(noise: Tensor, mask_ratio: float, round_down: Rounding = "vis
 
 
 def mask_from_bool(mask: Tensor) -> Mask:
-    """Make the index forms of a given mask, bool [B, L], with visible and hidden patches in raster order.
+    """Return the `Mask` of a bool tensor [B, L]; visible and hidden patches are in raster order.
 
     Raises:
         ValueError: see `split_mask`.
@@ -66,17 +66,17 @@ def mask_from_bool(mask: Tensor) -> Mask:
 
 
 def split_mask(mask: Tensor, num_masked: int | None = None) -> tuple[Tensor, Tensor]:
-    """Return the visible and the hidden patches in raster order: bool [B, L] -> int64 [B, V] and [B, M].
+    """Return the ids of visible and of hidden patches in raster order, int64 [B, V] and [B, M].
 
     Args:
-        mask: True = hidden; every image hides the same number.
-        num_masked: that number M. None reads it from the mask, which waits for the device.
+        mask: bool [B, L], True = hidden; every image hides the same number.
+        num_masked: the number M of hidden patches per image. None reads it from the mask, which waits for the device.
 
     Raises:
-        ValueError: the images hide different numbers of patches, or all, or none; the mask has another shape.
+        ValueError: the images hide different numbers of patches, or all, or none; the mask does not have two axes.
     """
     if mask.ndim != 2:
-        raise ValueError(f"a mask is [images, patches], got shape {list(mask.shape)}")
+        raise ValueError(f"a mask must have the shape [images, patches], got {list(mask.shape)}")
     patches = mask.shape[1]
     if num_masked is None:
         counts = mask.astype("int64").sum(axis=1)
@@ -91,20 +91,20 @@ def split_mask(mask: Tensor, num_masked: int | None = None) -> tuple[Tensor, Ten
 
 @dataclass(frozen=True)
 class BlockMaskGenerator:
-    """A generator of masks out of rectangles of random area and shape, with an exact number of hidden patches.
+    """A generator of masks made of random rectangular blocks, with an exact number of hidden patches.
 
-    The block masks of BEiT (Bao et al. 2021, algorithm 1) as CAE uses them. Blocks are smaller than the grid in both
-    directions and may overlap, so the center is hidden far more often than the edges.
+    These are the block masks of BEiT (Bao et al. 2021, algorithm 1) as CAE uses them. Blocks are smaller than the
+    grid in both directions and may overlap, so the center is hidden far more often than the edges.
 
     Attributes:
-        grid: patches of an image, (rows, columns).
-        num_mask_patches: patches to hide.
+        grid: (rows, columns) of patches of an image.
+        num_mask_patches: number of patches to hide.
         min_mask_patches_per_block: smallest area drawn for a block; the last block may be smaller.
-        max_mask_patches_per_block: largest number of patches that a block adds; None for `num_mask_patches`.
-        aspect: range of a block's height / width.
+        max_mask_patches_per_block: largest number of patches that one block newly hides; None for `num_mask_patches`.
+        aspect: range (lowest, highest) of height / width of a block.
 
     Raises:
-        ConfigError: no such mask exists, or drawing it might never end.
+        ConfigError: no such mask exists, or drawing one might never end.
     """
 
     grid: tuple[int, int]
@@ -118,10 +118,10 @@ class BlockMaskGenerator:
         flag = f"--min_mask_patches_per_block {self.min_mask_patches_per_block}"
         if min(self.min_mask_patches_per_block, self._max_patches) < 1:
             raise ConfigError(f"{flag} and --max_mask_patches_per_block {self._max_patches} must be at least 1")
-        # Areas lie between the two bounds, in either order; the smallest area must fit.
+        # The two bounds may come in either order; areas lie between them, and the smallest must fit.
         smallest = min(self.min_mask_patches_per_block, self.num_mask_patches, self._max_patches)
         rows, columns = self.grid
-        # Rounded sides must be smaller than the grid's, which bounds the aspect ratio from both ends.
+        # The rounded sides of a block must be smaller than the grid's; this limits the aspect ratio on both ends.
         flattest, steepest = smallest / (columns - 0.5) ** 2, (rows - 0.5) ** 2 / smallest
         if max(flattest, self.aspect[0]) >= min(steepest, self.aspect[1]):
             raise ConfigError(
@@ -130,14 +130,14 @@ class BlockMaskGenerator:
             )
 
     def __call__(self, rng: random.Random) -> npt.NDArray[np.bool_]:
-        """Draw a mask [rows, columns], True where hidden; the draws and their order are those of Atten4Vis/CAE."""
+        """Draw a mask [rows, columns], True = hidden, with the draws of Atten4Vis/CAE in the same order."""
         rows, columns = self.grid
         log_aspect = [math.log(bound) for bound in self.aspect]
         mask = np.zeros(self.grid, np.bool_)
         remaining = self.num_mask_patches
         while remaining > 0:
             most = min(remaining, self._max_patches)
-            area = rng.uniform(self.min_mask_patches_per_block, most)  # works with the bounds in either order
+            area = rng.uniform(self.min_mask_patches_per_block, most)  # accepts the bounds in either order
             aspect = math.exp(rng.uniform(*log_aspect))
             height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if height >= rows or width >= columns:
@@ -157,14 +157,14 @@ class BlockMaskGenerator:
 
 @dataclass(frozen=True)
 class RandomMaskGenerator:
-    """A generator of masks with a fixed number of hidden patches, all places equally likely.
+    """A generator of masks with a fixed number of hidden patches, each patch equally likely.
 
     Attributes:
-        grid: patches of an image, (rows, columns).
+        grid: (rows, columns) of patches of an image.
         ratio: share of hidden patches; `int(ratio * patches)` are hidden.
 
     Raises:
-        ConfigError: no patch would be hidden, or every one.
+        ConfigError: no patch would be hidden, or all of them.
     """
 
     grid: tuple[int, int]
@@ -174,7 +174,7 @@ class RandomMaskGenerator:
         _require_hidden_and_visible(self.grid, self._num_hidden, f"--ratio_mask_patches {self.ratio}")
 
     def __call__(self, rng: np.random.Generator | np.random.RandomState) -> npt.NDArray[np.bool_]:
-        """Draw a mask [rows, columns], True where hidden, by one shuffle as in Atten4Vis/CAE."""
+        """Draw a mask [rows, columns], True = hidden, by one shuffle as in Atten4Vis/CAE."""
         patches = self.grid[0] * self.grid[1]
         mask = np.arange(patches) >= patches - self._num_hidden
         rng.shuffle(mask)

@@ -1,4 +1,4 @@
-"""The methods, one module each, loaded by name: `plsc_mae.config.CONFIGS` lists their options."""
+"""The methods, one module each and loaded by name; `plsc_mae.config.CONFIGS` lists their options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def load_method(name: str) -> Method[PretrainConfig]:
 
 
 def load_methods() -> Iterator[Method[PretrainConfig]]:
-    """Load every pre-training method, in the order of the table."""
+    """Load every pre-training method, in the order of `plsc_mae.config.PRETRAIN`."""
     return map(load_method, PRETRAIN)
 
 

@@ -1,7 +1,7 @@
-"""The contract between the training loop and a method: a Task, its batches and its outputs.
+"""The interface between the training loop and a method: the Task, its batches and its outputs.
 
 Methods differ in their Task (network, target, loss), transforms, defaults (plsc_mae/config) and parameter groups. The
-training loop relies on this module alone and never branches on a method; `contract.py` has the rest of a method.
+training loop uses only this module and never branches on a method; `contract.py` has the rest of the interface.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class StepOutput(NamedTuple):
 
     loss: Tensor  # scalar, float32
     logs: dict[str, Tensor]  # scalars to average and log; still on the device
-    features: Tensor | None = None  # float32 [B, D], without gradient, see `Task.gives_features`
+    features: Tensor | None = None  # float32 [B, D], without gradient; None unless `Task.gives_features`
 
 
 class PassContext(NamedTuple):
@@ -42,11 +42,12 @@ class PassContext(NamedTuple):
 
     Attributes:
         forward: the Task's `forward`, wrapped for data parallelism.
-        autocast: makes the context manager of a forward pass.
-        group_size: iterations of the update; divides the loss before the backward pass, as the originals do.
-        loss_scale: multiplies the loss after that; 1 unless float16.
-        last: whether this is the last pass of an update, after which the gradients must be averaged over the processes
-            that share the data; `forward` sees to that where it is called.
+        autocast: returns the context manager for mixed precision of a forward pass.
+        group_size: number of passes per update; the loss is divided by it before the backward pass, as in the
+            originals.
+        loss_scale: factor of the loss after this division; 1 unless training is in float16.
+        last: whether this is the last pass of an update. After it the gradients must be averaged over the
+            data-parallel processes; `forward` arranges this, and a Task that does not call it must do so itself.
     """
 
     forward: Callable[[Batch], StepOutput]
@@ -57,19 +58,19 @@ class PassContext(NamedTuple):
 
     @property
     def loss_factor(self) -> float:
-        """Ratio of the minimized loss to the logged one."""
+        """The ratio of the loss that the backward pass starts from to the logged loss."""
         return self.loss_scale / self.group_size
 
 
 class Task(nn.Layer, ABC):
-    """One training objective: `forward(batch)` returns the loss and the values to log.
+    """A training objective, whose `forward(batch)` returns the loss and the values to log.
 
-    The training loop wraps the Task in DataParallel, so every trainable parameter must be in a sub-layer of it.
+    The training loop wraps the Task in DataParallel, so every trainable parameter must be in one of its sub-layers.
 
     Attributes:
         model: the network that checkpoints save and export.
-        gives_features: whether `forward` also returns the mean visible-patch feature of every image.
-        score_names: names of `scores`.
+        gives_features: whether `forward` also returns the mean feature of every image's visible patches.
+        score_names: keys of the result of `scores`.
     """
 
     model: nn.Layer
@@ -78,14 +79,14 @@ class Task(nn.Layer, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> StepOutput:
-        """Compute the loss of a batch from `prepare`."""
+        """Compute the loss of a batch that `prepare` returned."""
 
     def prepare(self, batch: Batch) -> Batch:
-        """Add what needs no gradient, such as the targets of a frozen network; runs before `forward`."""
+        """Add tensors that need no gradient to a batch, such as a frozen network's targets; called before `forward`."""
         return batch
 
     def forward_backward(self, batch: Batch, context: PassContext) -> StepOutput:
-        """Run a prepared batch forward and backward; gradients accumulate in the parameters."""
+        """Run forward and backward pass of a prepared batch; gradients accumulate in the parameters."""
         with context.autocast():
             out = context.forward(batch)
         loss = out.loss if context.group_size == 1 else out.loss / context.group_size
@@ -95,7 +96,7 @@ class Task(nn.Layer, ABC):
     def schedule(self, config: TrainingConfig, lr: float, updates_per_epoch: int) -> Schedule:
         """Return the schedule of a run whose peak learning rate is `lr`.
 
-        It steps by updates if the options have a warm-up in updates, else by epochs.
+        The schedule counts updates if the options have a warm-up in updates, else epochs.
 
         Raises:
             ConfigError: the warm-up is as long as the run.
@@ -108,33 +109,33 @@ class Task(nn.Layer, ABC):
         return by_updates(updates=updates, warmup_updates=warmup, weight_decay_end=config.weight_decay_end, **common)
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
-        """Group the trainable parameters for the optimizer, under their names in `model`."""
+        """Return the trainable parameters in groups for the optimizer, under their names in `model`."""
         return weight_decay_groups(self.model.named_parameters(), weight_decay)
 
     def after_step(self) -> None:
         """Run after every optimizer step, for example to update a moving average of the weights."""
 
     def extra_state(self) -> dict[str, Any]:
-        """Return what a checkpoint stores besides the model, under names of its own.
+        """Return the state that a checkpoint stores besides the model, {name: value}.
 
-        Values are plain, or dictionaries of tensors keyed by parameter names of the model. Under tensor parallelism
-        these tensors are sharded as the parameters are.
+        A value is plain data, or a dictionary of tensors keyed by the model's parameter names. Under tensor parallelism
+        these tensors are sharded like the parameters.
         """
         return {}
 
     def load_extra_state(self, stored: Checkpoint) -> None:
-        """Restore the result of `extra_state`.
+        """Restore the state that `extra_state` returned.
 
         Raises:
-            CheckpointError: the checkpoint lacks it.
+            CheckpointError: the checkpoint lacks this state.
         """
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        """Score every image of a validation batch: {name: float [B]} for `score_names`; the loop averages them."""
-        raise TypeError(f"{type(self).__name__} has nothing to validate")
+        """Return the scores of a validation batch, {name: float [B]} for `score_names`; the loop averages them."""
+        raise TypeError(f"{type(self).__name__} cannot be validated: it does not implement scores")
 
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
-        """Draw the network's predictions for a batch: {label: uint8 [B, H, W, 3]}, in display order.
+        """Return pictures of the network's predictions for a batch, {label: uint8 [B, H, W, 3]}, in display order.
 
         Args:
             batch: a batch of samples from `Method.view_transform`.
@@ -142,22 +143,22 @@ class Task(nn.Layer, ABC):
                 normalized pixels: the original image, or visible neighbors.
 
         Raises:
-            ConfigError: `patch_stats` is given for a network that predicts something else.
+            ConfigError: `patch_stats` is set but the network does not predict normalized pixels.
         """
         return {}
 
     def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
-        """Outline one training update of `batch_size` images for `plsc-mae plan`; parameters may be declared only."""
+        """Return the memory outline of one training pass with `batch_size` images; parameters need no values."""
         raise TypeError(f"{type(self).__name__} cannot be planned: it does not implement memory_outline")
 
 
 def visible_mean(encoded: Tensor) -> Tensor:
-    """Return the mean feature of the encoded patches, without gradient: [B, K, D] -> float32 [B, D]."""
+    """Average the features of encoded patches, without gradient: [B, K, D] -> float32 [B, D]."""
     return encoded.detach().astype("float32").mean(axis=1)
 
 
 def to_pictures(drawn: Mapping[str, Tensor]) -> Pictures:
-    """Turn pixels [B, C, H, W] in [0, 1] into uint8 [B, H, W, C]; values beyond the interval are clipped."""
+    """Convert pixels [B, C, H, W] in [0, 1] to uint8 [B, H, W, C]; values outside [0, 1] are clipped."""
     return {
         label: (pixels.clip(0, 1) * 255).round().astype("uint8").numpy().transpose(0, 2, 3, 1)
         for label, pixels in drawn.items()

@@ -59,14 +59,14 @@ DEFAULT_MASK_PATCHES = 98
 
 
 class CAETask(Task):
-    """Prediction of the targets of hidden patches and of their representations.
+    """The task of predicting the targets and the representations of hidden patches.
 
     Args:
         model: the autoencoder.
-        target: computes the prediction targets; frozen.
-        normalize: converts the network's view to floats.
-        num_masked: M, the hidden patches of an image.
-        config: loss weight and kind, schedule, folder of a decoder of tokens.
+        target: computes the prediction targets; it has no trained parameters.
+        normalize: converts the network's view from uint8 to floats.
+        num_masked: number M of hidden patches of an image.
+        config: the options; read for weight and kind of the alignment loss, and the tokenizer's folder.
     """
 
     model: ContextAutoencoder
@@ -80,14 +80,14 @@ class CAETask(Task):
 
     @paddle.no_grad()
     def prepare(self, batch: Batch) -> Batch:
-        """Add "target", the targets of hidden patches: [B*M] classes or [B*M, K] vectors."""
+        """Add the targets of hidden patches as "target": classes [B*M] or vectors [B*M, K]."""
         target = self.target(batch)
         _, ids = split_mask(batch["mask"], self.num_masked)
         places = paddle.stack([paddle.arange(ids.shape[0]).unsqueeze(1).expand_as(ids), ids], axis=-1)
         return {**batch, "target": paddle.gather_nd(target, places).flatten(0, 1)}
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Compute the loss of {"image": uint8 [B, H, W, 3], "mask": bool [B, L], "target": see `prepare`}."""
+        """Compute the loss of a batch {"image": uint8 [B, H, W, 3], "mask": bool [B, L], "target": see `prepare`}."""
         config = self.config
         out = self.model(self.normalize(batch["image"]), batch["mask"], self.num_masked)
         main, logs = self.target.loss(out.logits, batch["target"])
@@ -98,16 +98,16 @@ class CAETask(Task):
         return StepOutput(loss, {**logs, **losses}, features)
 
     def after_step(self) -> None:
-        """Update the averaged encoder, if there is one."""
+        """Update the moving average of the encoder, if there is one."""
         self.model.update_alignment()
 
     def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
-        """Outline encoder, regressor and decoder, and the alignment target, which has no backward pass."""
+        """Return the outline of encoder, regressor, decoder, and the alignment target, which has no backward pass."""
         model, encoder, hidden = self.model, self.model.encoder, self.num_masked
         patches, visible = encoder.num_patches, encoder.num_patches - hidden
         width, classes = model.decoder.head.weight.shape
         alignment = encoder if model.alignment_encoder is None else model.alignment_encoder
-        # inputs of final norms and of the layers after them; the regressor's context; representations and their targets
+        # inputs of the final norms and of the layers after them; the regressor's context; representations and targets
         kept = 2 * (visible + 1) * encoder.embed_dim + (2 * visible + 4 * hidden) * width
         logits, pixels = hidden * classes, 3 * encoder.img_size[0] * encoder.img_size[1]
         context = (2 * hidden + 3 * visible) * width
@@ -119,7 +119,7 @@ class CAETask(Task):
                 Stack(model.decoder.blocks, hidden, hidden),
                 Stack(alignment.blocks, hidden + 1, hidden + 1, gradient=False),
             ),
-            batch=batch_size * pixels * (2 if tokenizer else 1 + FLOAT32),  # uint8 views, or one and float targets
+            batch=batch_size * pixels * (2 if tokenizer else 1 + FLOAT32),  # uint8 views, or one and float32 targets
             prepare=3 * FLOAT32 * batch_size * pixels
             if tokenizer is None
             else tokenizer.working_bytes(batch_size, encoder.grid, gpu=gpu),
@@ -129,7 +129,7 @@ class CAETask(Task):
 
     @paddle.no_grad()
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
-        """Draw original, masked image, the targets, and the targets with the predictions in hidden places."""
+        """Return pictures: original, masked image, targets, and targets with the predictions in hidden patches."""
         if patch_stats is not None:
             raise ConfigError("--patch_stats is for models that predict normalized pixels; CAE predicts tokens")
         images, mask = self.normalize(batch["image"]), batch["mask"]
@@ -149,7 +149,7 @@ class CAETask(Task):
         return to_pictures({"original": pixels, "masked": masked, **drawn})
 
     def _token_drawing(self, pixels: Tensor, tokens: Tensor) -> tuple[DrawTokens, str]:
-        """Return the drawing of tokens and its name: by the dVAE's decoder if its file exists, else by mean patches."""
+        """Return (function that draws tokens, its name): the dVAE's decoder if its file exists, else mean patches."""
         model, decoder = self.model, load_decoder(self.config, self.target.num_classes)
         if decoder is not None:
             return decoder_drawing(decoder, model.encoder.grid, model.encoder.img_size), "decoded by the dVAE"
@@ -158,7 +158,7 @@ class CAETask(Task):
 
 
 class CAE(Method[CAEConfig]):
-    """The context autoencoder."""
+    """Pre-training of the context autoencoder."""
 
     config_class = CAEConfig
     network = "cae"
@@ -168,7 +168,7 @@ class CAE(Method[CAEConfig]):
     parity = "cae"
 
     def build_task(self, config: CAEConfig) -> CAETask:
-        """Build the named network with its overrides, and its target."""
+        """Build the network that the options name, with their overrides, and the target."""
         require_network(config.model, registry.CAE)
         self._tokenizer_size(config)
         target = build_target(config, self.normalize(config), self._patch_size(config))
@@ -184,7 +184,7 @@ class CAE(Method[CAEConfig]):
         return task
 
     def sketch_task(self, config: CAEConfig) -> CAETask:
-        """Build the task with a tokenizer of the published sizes instead of a file's."""
+        """Build the Task with an untrained tokenizer of the published sizes instead of one from a file."""
         named = dataclasses.replace(
             config, discrete_vae_type="random_init", discrete_vae_dtype="auto", target_path=None
         )
@@ -201,16 +201,16 @@ class CAE(Method[CAEConfig]):
         return cast(ContextAutoencoder, model)
 
     def normalize(self, config: CAEConfig) -> Normalize:
-        """Return 0.5 and 0.5, or ImageNet's statistics if the option asks for them."""
+        """Return a normalization by mean 0.5 and std 0.5, or by ImageNet's statistics if the options ask for them."""
         return Normalize() if config.imagenet_default_mean_and_std else Normalize(INCEPTION_MEAN, INCEPTION_STD)
 
     def build_encoder(self, config: CAEConfig) -> VisionTransformer:
-        """Build the encoder of the named network."""
+        """Build the encoder of the network that the options name."""
         sizes = arguments_of(config.model, **{name: getattr(config, name) for name in ENCODER_OPTIONS})
         return cae_encoder(config.image_size, config.layer_scale_init_value, config.abs_pos_emb, **sizes)
 
     def train_transform(self, config: CAEConfig) -> WithMask:
-        """Return one random crop at two sizes, flipped half the time, and the mask."""
+        """Return the transform to one random crop at two sizes, flipped with probability 0.5, and a mask."""
         views = TwoViewCropFlip(
             config.image_size,
             self._tokenizer_size(config),
@@ -222,18 +222,18 @@ class CAE(Method[CAEConfig]):
         return WithMask(views, self._masks(config)[0])
 
     def view_transform(self, config: CAEConfig) -> WithMask:
-        """Return the largest centered crop at two sizes, and the mask."""
+        """Return the transform to the largest center crop at two sizes, and a mask."""
         views = TwoViewCenterCrop(
             config.image_size, self._tokenizer_size(config), tokenizer_interpolation=config.second_interpolation
         )
         return WithMask(views, self._masks(config)[0])
 
     def forward_macs(self, config: CAEConfig, task: Task) -> int:
-        """Count the student and the alignment target; the tokenizer is not counted."""
+        """Count the multiply-accumulates of one image's forward pass: student and alignment target, no tokenizer."""
         return sum(self._student_and_alignment(task))
 
     def training_macs(self, config: CAEConfig, task: Task) -> int:
-        """Count forward and backward pass of the student, and the forward pass of the alignment target."""
+        """Count the multiply-accumulates of one image: the student's forward pass three times, the alignment's once."""
         student, alignment = self._student_and_alignment(task)
         return 3 * student + alignment
 
@@ -243,21 +243,21 @@ class CAE(Method[CAEConfig]):
         return task.model.forward_macs(task.num_masked)
 
     def infer_arguments(self, stored: Checkpoint) -> dict[str, Any]:
-        """Read `ContextAutoencoder` arguments off the tensors."""
+        """Infer the arguments of `ContextAutoencoder` from the tensors."""
         return cae.infer_arguments(stored.model, find_dialect(stored.dialect), str(stored.path))
 
     def config_of(self, arguments: dict[str, Any]) -> CAEConfig:
-        """Make the options for `ContextAutoencoder` arguments."""
+        """Build the options for arguments of `ContextAutoencoder`."""
         sizes = {name: value for name, value in arguments.items() if name in NETWORK_OPTIONS and value is not None}
-        # Every published recipe normalizes by ImageNet's statistics, although no default does.
+        # All published recipes normalize by ImageNet's statistics, although this is not the default of any code base.
         return CAEConfig(input_size=(arguments["img_size"],), imagenet_default_mean_and_std=True, **sizes)
 
     def build_network(self, config: CAEConfig, stored: Checkpoint) -> ContextAutoencoder:
-        """Build the network without its target: a tokenizer is not in the file."""
+        """Build the network without the target, because files of a network hold no tokenizer."""
         return self._model(config, self._num_classes(stored))
 
     def describe(self, stored: Checkpoint, config: CAEConfig | None) -> Description:
-        """Describe regressor and decoder, and the target that stored options name."""
+        """Return the description: regressor and decoder, and the target that the stored options name."""
         foreign_name = find_dialect(stored.dialect).foreign_name
         token = tensor_of_rank(stored.model, foreign_name("mask_token"), 3, str(stored.path))
         num_classes = self._num_classes(stored)
@@ -271,7 +271,7 @@ class CAE(Method[CAEConfig]):
         options = stored.meta.get("args")
         mode = options.get("target_mode", "clusterID") if isinstance(options, dict) else "clusterID"
         target = f"tokens of hidden patches, one of {num_classes}" if mode == "clusterID" else f"--target_mode {mode}"
-        # A checkpoint of this suite names its tokenizer.
+        # Our checkpoints store the path of their tokenizer.
         flags = "" if stored.meta.get("phase") else f" --{self.tokenizer_option} DIR"
         return Description("context autoencoder: encoder, regressor and decoder", {"decoder": decoder}, target, flags)
 
@@ -282,7 +282,7 @@ class CAE(Method[CAEConfig]):
         return None if found is None else len(found)
 
     def _masks(self, config: CAEConfig) -> tuple[MaskDraw, int]:
-        """Return the draw of a mask [rows, columns] and the number of patches it hides."""
+        """Return (function that draws a mask [rows, columns], number of patches that it hides)."""
         grid = self._grid(config)
         if config.mask_generator == "random":
             share = cast(float, config.ratio_mask_patches)
@@ -291,7 +291,7 @@ class CAE(Method[CAEConfig]):
         generator = BlockMaskGenerator(
             grid, count, config.min_mask_patches_per_block, config.max_mask_patches_per_block
         )
-        # The generator draws as the original does, from Python's random; its state comes from the sample's generator.
+        # As in the original, the mask is drawn from Python's random, here seeded from the sample's generator.
         return lambda rng: generator(random.Random(int(rng.integers(2**63)))), count
 
     def _grid(self, config: CAEConfig) -> tuple[int, int]:
@@ -302,20 +302,20 @@ class CAE(Method[CAEConfig]):
         return config.patch_size or int(find_variant(config.model).arguments["patch_size"])
 
     def _tokenizer_size(self, config: CAEConfig) -> tuple[int, int]:
-        """Return height and width of the tokenizer's view, which must give one token per patch."""
+        """Return (height, width) in pixels of the tokenizer's view, which must have one token per patch."""
         rows, columns = self._grid(config)
         wanted = (rows * STRIDE, columns * STRIDE)
         given = config.second_input_size
         if given is not None and (given[0], given[-1]) != wanted:
             raise ConfigError(
-                f"second_input_size {given} does not give one token to each of {rows} x {columns} patches: the dVAE "
-                f"makes a token of {STRIDE} x {STRIDE} pixels; give {wanted[0]} x {wanted[1]}, or leave it out"
+                f"second_input_size {given} does not give one token to each of {rows} x {columns} patches: a token of "
+                f"the dVAE covers {STRIDE} x {STRIDE} pixels; give {wanted[0]} x {wanted[1]}, or leave the option out"
             )
         return wanted
 
 
 def _warn_of_idle_options(config: CAEConfig) -> None:
-    """Warn of options that are set but have no effect beside the others."""
+    """Warn of options that are set but have no effect in combination with the others."""
     tokens, is_random = config.target_mode == "clusterID", config.discrete_vae_type == "random_init"
     idle = {
         "discrete_vae_weight_path": not tokens,

@@ -20,7 +20,7 @@ DrawTokens = Callable[[Tensor], Tensor]  # int64 [B, L] -> pixels [B, C, H, W] i
 
 
 def predict_hidden(model: ContextAutoencoder, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Predict the masked patches in evaluation mode; the network's own mode is restored.
+    """Predict the hidden patches in evaluation mode; afterwards the network is in its previous mode.
 
     Args:
         model: the autoencoder.
@@ -28,7 +28,7 @@ def predict_hidden(model: ContextAutoencoder, images: Tensor, mask: Tensor) -> t
         mask: bool [B, L], True = hidden.
 
     Returns:
-        Predictions [B, M, K], and int64 [B, M] the hidden patches in raster order.
+        (predictions [B, M, K], ids int64 [B, M]) of the hidden patches in raster order.
     """
     training = model.training
     model.eval()
@@ -40,12 +40,12 @@ def predict_hidden(model: ContextAutoencoder, images: Tensor, mask: Tensor) -> t
 
 
 def replace_tokens(x: Tensor, ids: Tensor, values: Tensor) -> Tensor:
-    """Replace the tokens `ids` [B, M] of every sample of x [B, L, ...] by values [B, M, ...]."""
+    """Return x [B, L, ...] with the tokens `ids` [B, M] of every sample replaced by `values` [B, M, ...]."""
     return paddle.scatter(x.flatten(0, 1), flat_ids(ids, x.shape[1]), values.flatten(0, 1)).reshape(x.shape)
 
 
 def decoder_drawing(decoder: DalleDecoder, grid: tuple[int, int], size: tuple[int, int]) -> DrawTokens:
-    """Return a function that draws tokens with a dVAE's decoder, resized to `size` = (H, W) pixels."""
+    """Return a function that decodes tokens by a dVAE and resizes the pictures to `size` = (H, W) pixels."""
 
     def draw(tokens: Tensor) -> Tensor:
         pixels = decoder.decode(tokens.reshape([-1, *grid]))
@@ -57,11 +57,11 @@ def decoder_drawing(decoder: DalleDecoder, grid: tuple[int, int], size: tuple[in
 def mean_patch_drawing(
     pixels: Tensor, tokens: Tensor, num_classes: int, grid: tuple[int, int], patch_size: int
 ) -> DrawTokens:
-    """Return a function that draws each token as the mean of its patches, or mid-gray if it has no patch.
+    """Return a function that draws a token as the mean of all patches with this token, or mid-gray without any.
 
     Args:
-        pixels: [B, C, H, W] in [0, 1], the images to take patches from.
-        tokens: int64 [B, L] of these images.
+        pixels: images [B, C, H, W] in [0, 1] whose patches are averaged.
+        tokens: tokens of these images, int64 [B, L].
         num_classes: size of the vocabulary.
         grid: rows and columns of patches.
         patch_size: P.

@@ -47,14 +47,14 @@ AVERAGE = "model_ema"
 
 
 class ClassifyTask(Task):
-    """Classification of images; the samples bring the workers' random draws for erasing and mixing.
+    """The task of classifying images; samples contain the random draws for erasing and mixing.
 
     Args:
         model: the classifier.
-        normalize: converts uint8 images to its floats.
-        config: label smoothing and mixing, layer-wise rates, averaged weights.
-        num_classes: K.
-        classes: names of the classes, stored in checkpoints for prediction.
+        normalize: converts uint8 images to the classifier's floats.
+        config: the options of label smoothing, mixing, layer-wise learning rates and averaged weights.
+        num_classes: number of classes K.
+        classes: names of the classes, stored in checkpoints for `predict`.
     """
 
     score_names: tuple[str, ...] = ("loss", "acc1", "acc5")
@@ -76,9 +76,10 @@ class ClassifyTask(Task):
 
     @paddle.no_grad()
     def prepare(self, batch: Batch) -> Batch:
-        """Normalize, erase and mix: {"image": float [B, 3, H, W], "target": class numbers [B] or float [B, K]}.
+        """Normalize, erase and mix images, as the options ask.
 
-        Batches of cached features stay as they are: {"features": float [B, D], "target": class numbers [B]}.
+        Returns {"image": float [B, 3, H, W], "target": class numbers [B] or distributions [B, K]}, or for cached
+        features {"features": float [B, D], "target": class numbers [B]}.
         """
         if "features" in batch:
             return {"features": batch["features"], "target": batch["label"]}
@@ -91,15 +92,15 @@ class ClassifyTask(Task):
         return {"image": images, "target": target}
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Compute the cross entropy of a batch from `prepare`."""
+        """Compute the cross entropy of a batch that `prepare` returned."""
         return self.loss(self.logits(batch), batch["target"])
 
     def logits(self, batch: Batch) -> Any:
-        """Return the model's output for a batch from `prepare`: logits [B, K], or a list of them in a sweep."""
+        """Return logits [B, K] for a batch that `prepare` returned; in a sweep a list of them, one per rate."""
         return self.model.classify(batch["features"]) if "features" in batch else self.model(batch["image"])
 
     def loss(self, logits: Tensor, target: Tensor) -> StepOutput:
-        """Return the cross entropy of logits [B, K] with smoothed class numbers [B], or a distribution [B, K]."""
+        """Return the cross entropy of logits [B, K] with distributions [B, K], or with smoothed labels from [B]."""
         if target.ndim == 2:
             loss = soft_target_cross_entropy(logits, target)
         else:
@@ -107,18 +108,18 @@ class ClassifyTask(Task):
         return StepOutput(loss, {"loss": loss.detach()})
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        """Score every image: cross entropy, and 0 or 100 for top-1 and top-5."""
+        """Return cross entropy, top-1 and top-5 accuracy (0 or 100) of every image, see `classification_scores`."""
         return classification_scores(self.logits(self.prepare(batch)), batch["label"])
 
     def schedule(self, config: TrainingConfig, lr: float, updates_per_epoch: int) -> Schedule:
-        """Return the schedule of the method's fine-tuning if it has one of its own, else that of the options."""
+        """Return the recipe's `finetune_schedule` in fine-tuning if it has one, else the schedule of the options."""
         make = load_recipe(config.method).finetune_schedule
         if make is None or not isinstance(config, FinetuneConfig):
             return super().schedule(config, lr, updates_per_epoch)
         return make(config, lr, updates_per_epoch)
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
-        """Group the parameters, by layer in fine-tuning; tokens, positions, vectors and biases have no decay."""
+        """Group the parameters, in fine-tuning by layer; tokens, positions, vectors and biases have no weight decay."""
         named = list(self.model.named_parameters())
         if not isinstance(self.config, FinetuneConfig):
             return weight_decay_groups(named, weight_decay)
@@ -134,12 +135,12 @@ class ClassifyTask(Task):
             self.average.update()
 
     def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
-        """Outline an encoder over whole images, frozen in probes, and the attentive blocks of probes that have them."""
+        """Return the outline of the encoder over whole images, frozen in probes, and of attentive blocks, if any."""
         model, encoder = self.model, self.model.encoder
         tokens, width, tuned = encoder.num_patches + encoder.num_prefix_tokens, encoder.embed_dim, model.probe == "none"
         images = FLOAT32 * batch_size * 3 * encoder.img_size[0] * encoder.img_size[1]
         head = 2 * FLOAT32 * batch_size * (width + model.num_classes)
-        # these blocks normalize values apart from keys; in a pipeline only the last stage has them
+        # Attentive blocks normalize keys and values separately; in a pipeline only the last stage has them.
         attentive = [layer for layer in model.sublayers() if isinstance(layer, AttentiveBlock)]
         inputs = FLOAT32 * batch_size * tokens * width
         return MemoryOutline(
@@ -149,18 +150,18 @@ class ClassifyTask(Task):
             ),
             batch=images + images // FLOAT32,  # normalized, and as uint8
             prepare=3 * images,
-            # pixels behind the patch embedding; inputs of the final norm and of the pooling
+            # input of the patch embedding; inputs of the final norm and of the pooling
             kept=head + len(attentive) * inputs + (images + 2 * inputs if tuned else 0),
             working=head + images,
         )
 
     def extra_state(self) -> dict[str, Any]:
-        """Return the names of the classes and the averaged weights."""
+        """Return the names of the classes and, if there are any, the averaged weights."""
         average = {} if self.average is None else {AVERAGE: self.average.state()}
         return {"classes": list(self.classes), **average}
 
     def load_extra_state(self, stored: Checkpoint) -> None:
-        """Restore the averaged weights."""
+        """Restore the averaged weights, if this run has them."""
         if self.average is None:
             return
         prefix = AVERAGE + "/"
@@ -171,7 +172,7 @@ class ClassifyTask(Task):
 
 
 def classification_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Score logits [B, K] against class numbers [B]: {"loss", "acc1", "acc5"}, float32 [B], accuracies 0 or 100."""
+    """Return float32 [B] "loss", "acc1" and "acc5" of logits [B, K] and class numbers [B]; accuracies are 0 or 100."""
     logits = logits.astype("float32")
     best = logits.topk(min(5, logits.shape[1]), axis=1)[1]
     hit = (best == labels.unsqueeze(1)).astype("float32") * 100
@@ -179,7 +180,7 @@ def classification_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def build_mixup(config: ClassifyConfig, num_classes: int) -> Mixup | None:
-    """Return the mixing of batches; None if the options ask for none."""
+    """Return Mixup or CutMix as the options ask; None if they ask for neither."""
     if not isinstance(config, FinetuneConfig) or not (config.mixup or config.cutmix or config.cutmix_minmax):
         return None
     return Mixup(
@@ -195,13 +196,13 @@ def build_mixup(config: ClassifyConfig, num_classes: int) -> Mixup | None:
 
 
 class WithMixSeed:
-    """A transform that adds "mix_seed", drawn last: the first sample's seed mixes the whole batch."""
+    """A transform that draws "mix_seed" last; the seed of the first sample decides the mixing of a batch."""
 
     def __init__(self, transform: Transform) -> None:
         self.transform = transform
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
-        """Transform an image and draw the seed."""
+        """Transform an image, then draw the seed."""
         return {**self.transform(image, rng), "mix_seed": np.asarray(rng.integers(2**62), np.int64)}
 
 
@@ -232,7 +233,7 @@ def build_normalize(config: ClassifyConfig) -> Normalize:
 
 
 def build_classifier(config: ClassifyConfig, num_classes: int) -> ImageClassifier:
-    """Build the named network with fresh weights."""
+    """Build the classifier that the options name, with fresh weights."""
     require_network(config.model, registry.CLASSIFIER)
     arguments = {name: getattr(config, name) for name in ENCODER_OPTIONS}
     if isinstance(config, LinprobeConfig) or config.probe != "none":

@@ -1,6 +1,6 @@
-"""The contract of a method outside the training loop: networks, transforms, weight files and descriptions.
+"""The interface of a method outside the training loop: networks, transforms, weight files and descriptions.
 
-`base.py` has the part of the contract that the training loop uses. CONTRIBUTING.md lists the files of a new method.
+`base.py` has the part of the interface that the training loop uses. CONTRIBUTING.md lists the files of a new method.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
     from plsc_mae.optim import Schedule
     from plsc_mae.weights.reader import Checkpoint
 
-DEFAULT_SIZE = 224  # image side where neither a position table nor stored options give one
+DEFAULT_SIZE = 224  # image side in pixels if neither a position table nor stored options show it
 Sizes = Mapping[str, Any]
 ConfigT = TypeVar("ConfigT", bound="PretrainConfig")
 ClassifyT = TypeVar("ClassifyT", bound="ClassifyConfig")
 
 
 class Description(NamedTuple):
-    """A pre-training network as `plsc-mae weights inspect` prints it.
+    """The description of a pre-training network that `plsc-mae weights inspect` prints.
 
     Attributes:
         holds: the network in words.
-        parts: sizes of every part besides the encoder, `{part: {name: value}}`. A part with attention has
-            "num_heads", None if the file does not store it.
-        target: the prediction target of its training.
+        parts: sizes of every part except the encoder, `{part: {name: value}}`. A part with attention has a
+            "num_heads", which is None if the file does not store it.
+        target: the prediction target of the training.
         reconstruct_flags: flags that `plsc-mae reconstruct` needs for this file, with a leading space.
-        unknown: a sentence for every property that the file does not store.
+        unknown: one sentence for each property that the file does not store.
     """
 
     holds: str
@@ -53,17 +53,17 @@ class Description(NamedTuple):
 class Method(ABC, Generic[ConfigT]):
     """A pre-training method.
 
-    Files reach a method in the base naming of their dialect, see `weights.convert.decoded`.
+    Methods get weight files in the base naming of their dialect, see `weights.convert.decoded`.
 
     Attributes:
-        config_class: its options.
-        network: name of its kind of network in `plsc-mae weights inspect`. Methods that share a network share it.
-        network_tensors: parameters, by our names, of the network and not of its encoder alone.
+        config_class: class of its options.
+        network: name of its network in `plsc-mae weights inspect`, the same for methods with the same network.
+        network_tensors: names, in plsc_mae, of parameters that the whole network has and its encoder alone lacks.
         dialects: foreign dialects whose files hold this network or its encoder.
-        stored_options: options that tensors do not show and other code bases store beside them: `{our name: their
-            names}`.
-        tokenizer_option: option that takes the file of a tokenizer; empty without one.
-        parity: module below `plsc_mae.parity.networks` that checks this network; empty without one.
+        stored_options: options that cannot be inferred from tensors, but are stored with them by other code bases:
+            `{our name: their names}`.
+        tokenizer_option: option with the path of a tokenizer; empty for methods without a tokenizer.
+        parity: module in `plsc_mae.parity.networks` that checks this network; empty if there is no such module.
     """
 
     config_class: type[ConfigT]
@@ -81,7 +81,7 @@ class Method(ABC, Generic[ConfigT]):
         """Build the Task with fresh weights."""
 
     def sketch_task(self, config: ConfigT) -> Task:
-        """Build the Task without reading a file, for `plsc-mae plan`; `paddle.LazyGuard` keeps it free of weights."""
+        """Build the Task for `plsc-mae plan` without reading files; under `paddle.LazyGuard` it has no weights."""
         return self.build_task(config)
 
     @abstractmethod
@@ -98,61 +98,67 @@ class Method(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def view_transform(self, config: ConfigT) -> Transform:
-        """Return the transform for inspection: no random crop, no flip; the generator still draws the mask."""
+        """Return the transform for pictures: without random crop and flip, but with a random mask."""
 
     @abstractmethod
     def forward_macs(self, config: ConfigT, task: Task) -> int:
-        """Count the multiply-accumulates of one image's forward pass in training, without a tokenizer's."""
+        """Count the multiply-accumulates of one image's forward pass as the original computes it, without a tokenizer.
+
+        Our training may compute a little less than the original, see `MaskedAutoencoder.forward_macs`.
+        """
 
     @abstractmethod
     def training_macs(self, config: ConfigT, task: Task) -> int:
-        """Count those of one image's update: the forward pass, and the backward pass at twice its price."""
+        """Count the multiply-accumulates of one image's forward and backward pass, on the basis of `forward_macs`.
+
+        The backward pass counts twice its forward pass; parts without gradient have no backward pass.
+        """
 
     # ------------------------------------------------------------------------------------------- weight files
 
     def has_network(self, stored: Checkpoint) -> bool:
-        """Return whether a file holds the whole network: every one of `network_tensors`."""
+        """Return whether a file holds the whole network, that is, all of `network_tensors`."""
         foreign_name = find_dialect(stored.dialect).foreign_name
         return all(foreign_name(name) in stored.model for name in self.network_tensors)
 
     def recognizes(self, stored: Checkpoint) -> bool:
-        """Return whether a file without options of this suite belongs to this method; the first method wins."""
+        """Return whether a file without plsc_mae's options may belong to this method; the first such method gets it."""
         return stored.dialect in self.dialects or (stored.dialect == NATIVE.name and self.has_network(stored))
 
     @abstractmethod
     def infer_arguments(self, stored: Checkpoint) -> dict[str, Any]:
-        """Read the network's arguments off the shapes of its tensors.
+        """Infer the network's arguments from the shapes of its tensors.
 
         Returns:
             Network arguments by name. `img_size` is None if no tensor shows it. `num_heads` and, for a decoder with
-            attention, `decoder_num_heads` are None if the width is not a published one.
+            attention, `decoder_num_heads` are None if no published network has this width.
 
         Raises:
-            CheckpointError: a part is missing, or a tensor has a shape that the network does not give it.
+            CheckpointError: a part is missing, or a tensor has a shape that the network cannot have.
         """
 
     @abstractmethod
     def config_of(self, arguments: dict[str, Any]) -> ConfigT:
-        """Make the options for network arguments as `infer_arguments` returns them, and for `stored_options`.
+        """Build the options of a network from the result of `infer_arguments` and from `stored_options`.
 
-        Arguments that are None or no options of this method are ignored.
+        Entries that are None, or that are not options of this method, are ignored.
         """
 
     def build_network(self, config: ConfigT, stored: Checkpoint) -> nn.Layer:
-        """Build the network that holds the tensors of a file, with fresh weights."""
+        """Build the network that fits the tensors of a file, with fresh weights."""
         return self.build_task(config).model
 
     @abstractmethod
     def describe(self, stored: Checkpoint, config: ConfigT | None) -> Description:
-        """Describe the network of a file.
+        """Return the description of the network in a file.
 
         Args:
             stored: a file for which `has_network` is true.
-            config: its options, or None if they cannot be inferred.
+            config: options of the network, or None if they cannot be inferred.
         """
 
     def huggingface_settings(self, network: nn.Layer) -> dict[str, Any]:
-        """Return the decoder's entries in a Hugging Face config.json; empty if Transformers has no such network."""
+        """Return the decoder's entries of a Hugging Face config.json; none if Transformers lacks this network."""
         return {}
 
 
@@ -162,19 +168,19 @@ def _no_flags(_encoder: Sizes) -> str:
 
 @dataclass(frozen=True)
 class ClassifierRecipe(Generic[ClassifyT]):
-    """The way a code base makes a classifier of a pre-trained encoder.
+    """The recipe of a code base for turning a pre-trained encoder into a classifier.
 
     Attributes:
-        arguments: maps options to arguments of `ImageClassifier`, beside the sizes.
+        arguments: maps options to arguments of `ImageClassifier`, except the sizes.
         models: shell pattern of its registered classifiers for images of 224 pixels.
-        base_model: the registered classifier to name when none has the sizes of an encoder.
-        flags: maps the sizes of an encoder to further flags that its classifier needs, with a leading space.
-        norm_into_fc_norm: whether the norm behind mean pooling starts from the encoder's final norm.
+        base_model: registered classifier to suggest if no registered one has the sizes of an encoder.
+        flags: maps the sizes of an encoder to additional flags that its classifier needs, with a leading space.
+        norm_into_fc_norm: whether the norm after mean pooling is loaded from the encoder's final norm.
         head_std: standard deviation of the head's weights when fine-tuning starts from a checkpoint; None keeps the
             network's own initialization.
-        probe_crop: random crop of probing.
-        finetune_schedule: schedule of fine-tuning, made from the options, the peak rate and the number of updates in an
-            epoch; None for the schedule that the options imply.
+        probe_crop: draws the random crop of linear probing.
+        finetune_schedule: returns the schedule of fine-tuning for (options, peak learning rate, updates per epoch);
+            None for the schedule that the options imply.
     """
 
     arguments: Callable[[ClassifyT], dict[str, Any]]

@@ -37,20 +37,20 @@ if TYPE_CHECKING:
 
 DECODER_OPTIONS = ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")
 NETWORK_OPTIONS = (*ENCODER_OPTIONS, *DECODER_OPTIONS, "norm_pix_loss")
-NO_KEY_BIAS = "encoder.blocks.0.attn.q_bias"  # a parameter of networks whose keys have no bias
+NO_KEY_BIAS = "encoder.blocks.0.attn.q_bias"  # only networks whose keys have no bias have this parameter
 AutoencoderT = TypeVar("AutoencoderT", bound=AutoencoderConfig)
 SuccessorT = TypeVar("SuccessorT", bound=BeitStylePretrainConfig)
 
 
 class MAETask(Task):
-    """Prediction of hidden patches; the sample brings the noise that decides its mask.
+    """The task of predicting hidden patches; each sample contains the noise that determines its mask.
 
     Args:
         model: the autoencoder.
         mask_ratio: share of hidden patches.
         normalize: converts images to the network's floats.
-        shared_mask: hide the same patches in all images of a batch, by the noise of the first.
-        no_decay: names of parameters without weight decay besides vectors and biases.
+        shared_mask: whether the noise of the first image determines the mask of the whole batch.
+        no_decay: names of parameters without weight decay, in addition to vectors and biases.
     """
 
     model: MaskedAutoencoder
@@ -71,11 +71,11 @@ class MAETask(Task):
 
     @property
     def num_masked(self) -> int:
-        """M, the hidden patches of an image."""
+        """The number of hidden patches of an image, M."""
         return self.model.encoder.num_patches - self.model.num_visible(self.mask_ratio)
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Compute the loss of a batch of {"image": uint8 [B, H, W, 3], "noise": float32 [B, L]}."""
+        """Compute the loss of a batch {"image": uint8 [B, H, W, 3], "noise": float32 [B, L]}."""
         images, noise = self.normalize(batch["image"]), batch["noise"]
         if self.shared_mask:
             noise = noise[:1].expand(noise.shape)
@@ -86,11 +86,11 @@ class MAETask(Task):
         return StepOutput(loss, {"loss": loss.detach()}, features)
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
-        """Group the parameters; those of `no_decay` have no weight decay either."""
+        """Group the parameters; vectors, biases and those in `no_decay` have no weight decay."""
         return weight_decay_groups(self.model.named_parameters(), weight_decay, self.no_decay)
 
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
-        """Draw original, masked image, reconstruction, and reconstruction with the visible patches put back."""
+        """Return pictures: original, masked image, reconstruction, and reconstruction with visible patches put back."""
         if patch_stats is not None and not self.model.norm_pix_loss:
             raise ConfigError("--patch_stats is for models trained with norm_pix_loss; this one predicts pixels")
         with paddle.no_grad():
@@ -99,13 +99,13 @@ class MAETask(Task):
             return to_pictures({label: self.normalize.denormalize(x) for label, x in drawn.items()})
 
     def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
-        """Outline an encoder over visible patches and a decoder whose last block computes hidden patches only."""
+        """Return the outline of an encoder of visible patches, and a decoder whose last block computes hidden ones."""
         encoder, decoder = self.model.encoder, self.model.decoder
         patches, (width, pixels) = encoder.num_patches, decoder.pred.weight.shape
         visible = num_visible(patches, self.mask_ratio, self.model.round_down)
         hidden, decoded = patches - visible, patches + decoder.num_prefix_tokens
         encoded = visible + encoder.num_prefix_tokens
-        # inputs of the patch embedding, of both final norms and of the linear layers after them, and predictions
+        # inputs of the patch embedding, of both final norms and of the linear layers after them; predictions
         kept = visible * pixels + 2 * encoded * encoder.embed_dim + 2 * hidden * width + hidden * pixels
         return MemoryOutline(
             stacks=(
@@ -121,13 +121,13 @@ class MAETask(Task):
 
 
 class AutoencoderMethod(Method[AutoencoderT]):
-    """A method that trains `MaskedAutoencoder`: MAE and its successors.
+    """The common part of methods that train `MaskedAutoencoder`: MAE and its successors.
 
     Attributes:
-        dialect: the code base whose network a name means if several have it; empty for facebookresearch/mae.
-        default_model: the registered network of files without options; their sizes replace its own.
-        interpolation: filter of crops and resizes.
-        no_decay: names of parameters without weight decay besides vectors and biases.
+        dialect: the code base that decides between networks of one name; empty for facebookresearch/mae.
+        default_model: registered network for files without options; the sizes in the file replace its sizes.
+        interpolation: interpolation of crops and resizes.
+        no_decay: names of parameters without weight decay, in addition to vectors and biases.
     """
 
     network = "mae"
@@ -141,10 +141,10 @@ class AutoencoderMethod(Method[AutoencoderT]):
     interpolation: Interpolation = "bicubic"
     no_decay: Collection[str] = ()
 
-    # What a subclass changes: four options that only some of the code bases have.
+    # Subclasses override the following methods for options that only some code bases have.
 
     def switches(self, config: AutoencoderT) -> dict[str, Any]:
-        """Return network arguments for the options of this method alone."""
+        """Return network arguments for options that only this method has."""
         return {}
 
     def hflip(self, config: AutoencoderT) -> float:
@@ -156,7 +156,7 @@ class AutoencoderMethod(Method[AutoencoderT]):
         return False
 
     def build_task(self, config: AutoencoderT) -> MAETask:
-        """Build the named network with its overrides."""
+        """Build the network that the options name, with their overrides."""
         require_network(config.model, registry.MAE)
         self._check_mask(config)
         overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS} | self.switches(config)
@@ -170,7 +170,7 @@ class AutoencoderMethod(Method[AutoencoderT]):
         )
 
     def build_encoder(self, config: AutoencoderT) -> VisionTransformer:
-        """Build the encoder of the named network."""
+        """Build the encoder of the network that the options name."""
         overrides = {name: getattr(config, name) for name in ENCODER_OPTIONS} | self.switches(config)
         arguments = arguments_of(config.model, self.dialect, **overrides)
         if arguments.pop("train_positions", False):
@@ -179,36 +179,39 @@ class AutoencoderMethod(Method[AutoencoderT]):
         return VisionTransformer(config.image_size, **{name: arguments[name] for name in arguments if name in known})
 
     def train_transform(self, config: AutoencoderT) -> WithNoise:
-        """Return a random resized crop with a random flip, and the noise of the mask."""
+        """Return the transform to a random resized crop, randomly flipped, and the noise of a mask."""
         crop = RandomCropFlip(config.image_size, config.crop_scale, self.hflip(config), self.interpolation)
         return WithNoise(crop, self._num_patches(config))
 
     def view_transform(self, config: AutoencoderT) -> WithNoise:
-        """Return a resize of the shorter side with a center crop, and the noise of the mask."""
+        """Return the transform that resizes the shorter side, crops the center, and draws the noise of a mask."""
         center = ResizeCenterCrop(config.image_size, max(config.image_size), self.interpolation)
         return WithNoise(center, self._num_patches(config))
 
     def forward_macs(self, config: AutoencoderT, task: Task) -> int:
-        """Count with the visible share that this run encodes."""
+        """Count the multiply-accumulates of one image's forward pass with this run's number of visible patches.
+
+        The count is of a pass that predicts every patch, see `MaskedAutoencoder.forward_macs`.
+        """
         return cast(MAETask, task).model.forward_macs(config.mask_ratio)
 
     def training_macs(self, config: AutoencoderT, task: Task) -> int:
-        """Count the forward pass three times."""
+        """Count the multiply-accumulates of one image: three times `forward_macs`, for forward and backward pass."""
         return 3 * self.forward_macs(config, task)
 
     def infer_arguments(self, stored: Checkpoint) -> dict[str, Any]:
-        """Read `MaskedAutoencoder` arguments off the tensors; the decoder's are None for an encoder alone."""
+        """Infer the arguments of `MaskedAutoencoder` from the tensors; the decoder's are None without a decoder."""
         return autoencoder.infer_arguments(stored.model, find_dialect(stored.dialect), str(stored.path))
 
     def config_of(self, arguments: dict[str, Any]) -> AutoencoderT:
-        """Make the options for `MaskedAutoencoder` arguments and options that a file stores beside them."""
+        """Build the options from arguments of `MaskedAutoencoder` and from options stored in a file."""
         known = {field.name for field in dataclasses.fields(self.config_class)}
         given = {name: value for name, value in arguments.items() if name in known and value is not None}
         size = pair(arguments["img_size"] or DEFAULT_SIZE)
         return self.config_class(**{"model": self.default_model, **given}, input_size=size)
 
     def describe(self, stored: Checkpoint, config: AutoencoderT | None) -> Description:
-        """Describe the decoder, and the normalization of the targets as far as stored options say."""
+        """Return the description: the decoder, and the normalization of the targets if the options are stored."""
         foreign_name = find_dialect(stored.dialect).foreign_name
         token = tensor_of_rank(stored.model, foreign_name("decoder.mask_token"), 3, str(stored.path))
         decoder = {
@@ -234,7 +237,7 @@ class AutoencoderMethod(Method[AutoencoderT]):
         return Description("masked autoencoder: encoder and decoder", {"decoder": decoder}, target, flags, unknown)
 
     def huggingface_settings(self, network: nn.Layer) -> dict[str, Any]:
-        """Return the decoder's entries of Transformers' ViTMAEConfig."""
+        """Return the decoder's entries of ViTMAEConfig in Hugging Face Transformers."""
         decoder = network.decoder
         return {
             "decoder_hidden_size": decoder.embed.weight.shape[1],
@@ -245,7 +248,7 @@ class AutoencoderMethod(Method[AutoencoderT]):
         }
 
     def _decoder_heads(self, stored: Checkpoint, config: AutoencoderT, width: int) -> int | None:
-        """Return the decoder's heads; a checkpoint of this suite names its network, which has them."""
+        """Return the number of decoder heads; for our checkpoints it follows from the stored name of the network."""
         if config.decoder_num_heads is not None or not stored.meta.get("phase"):
             return config.decoder_num_heads
         default = inspect.signature(MaskedAutoencoder).parameters["decoder_num_heads"].default
@@ -270,22 +273,22 @@ class AutoencoderMethod(Method[AutoencoderT]):
 
 
 class MAE(AutoencoderMethod[MAEConfig]):
-    """The masked autoencoder of facebookresearch/mae, PLSC and LiBai."""
+    """Pre-training of the masked autoencoder of facebookresearch/mae, PLSC and LiBai."""
 
     config_class = MAEConfig
     dialects = frozenset({"facebook", "plsc"})
 
     def recognizes(self, stored: Checkpoint) -> bool:
-        """Return whether keys have a bias, which the successors lack."""
+        """Return whether a file is of MAE and not of a successor, whose keys have no bias."""
         return super().recognizes(stored) and NO_KEY_BIAS not in stored.model
 
     def switches(self, config: MAEConfig) -> dict[str, Any]:
-        """Return LiBai's eps and trained positions."""
+        """Return the arguments of LiBai's networks: eps of the norms, and trained positions."""
         return {"norm_eps": config.norm_eps, "train_positions": config.train_positions}
 
 
 class BeitStyleMAE(AutoencoderMethod[SuccessorT]):
-    """The shared part of MAE-priv and MAE-pytorch: bilinear crops, a mask token without weight decay."""
+    """The common part of MAE-priv and MAE-pytorch: bilinear crops, and a mask token without weight decay."""
 
     default_model = "pretrain_mae_base_patch16_224"
     interpolation: Interpolation = "bilinear"
@@ -293,7 +296,7 @@ class BeitStyleMAE(AutoencoderMethod[SuccessorT]):
     bridge_bias: bool  # whether the projection from encoder to decoder has a bias
 
     def recognizes(self, stored: Checkpoint) -> bool:
-        """Return whether a file is of the dialect, or has this network's biases under our names."""
+        """Return whether a file is of this dialect, or has our parameter names and the biases of this network."""
         has_bias = "decoder.embed.bias" in stored.model
         return stored.dialect in self.dialects or (
             super().recognizes(stored) and NO_KEY_BIAS in stored.model and has_bias == self.bridge_bias

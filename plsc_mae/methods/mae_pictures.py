@@ -1,7 +1,7 @@
 """Reconstruction of images with a masked autoencoder (facebookresearch/mae demo/mae_visualize.ipynb).
 
-A model trained with norm_pix_loss does not predict the mean and the standard deviation of a patch. Pictures of such
-models take both from another source, which the label of the picture names.
+A model trained with norm_pix_loss does not predict the mean and the standard deviation of a patch. Its pictures take
+both from another source, which the label of the picture names.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def redraw(
     """Mask images and reconstruct them.
 
     Args:
-        model: the autoencoder; it runs in evaluation mode, and its own mode is restored.
+        model: the autoencoder; it runs in evaluation mode and returns to its previous mode.
         images: normalized images [B, C, H, W].
         noise: uniform random numbers [B, L] that determine the masks.
         mask_ratio: fraction of masked patches.
         patch_stats: source of the mean and std of masked patches, for models with norm_pix_loss only: "original" uses
-            the original image (information that the model does not have, but the practice of all published pictures),
-            "visible" estimates them from visible patches.
+            the original image (information that the model lacks, but all published pictures use), "visible" estimates
+            them from visible patches.
 
     Returns:
         {label: normalized images [B, C, H, W]}: original, masked (masked patches in the mean color), reconstruction,
@@ -58,7 +58,7 @@ def redraw(
 
 
 def _from_visible(mean: Tensor, std: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Estimate every patch's mean and std as the average of visible patches, weighted by about 1 / distance^4."""
+    """Estimate mean and std of every patch from those of visible patches, with weights of about 1 / distance^4."""
     rows, columns = paddle.meshgrid(paddle.arange(grid[0]), paddle.arange(grid[1]))
     places = paddle.stack([rows.flatten(), columns.flatten()], axis=1).astype("float32")  # [L, 2]
     squared = ((places.unsqueeze(1) - places.unsqueeze(0)) ** 2).sum(axis=-1)  # [L, L]

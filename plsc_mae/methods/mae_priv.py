@@ -1,4 +1,4 @@
-"""BUPT-PRIV/MAE-priv: pre-training with an optional class token; classifiers have one if it is what they classify."""
+"""BUPT-PRIV/MAE-priv: pre-training with an optional class token, and classifiers of class token or pooled patches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MAEPriv(BeitStyleMAE[MAEPrivConfig]):
     bridge_bias = True
 
     def switches(self, config: MAEPrivConfig) -> dict[str, Any]:
-        """Return the class token."""
+        """Return whether the network has a class token, as a network argument."""
         return {"class_token": config.class_token}
 
     def shared_mask(self, config: MAEPrivConfig) -> bool:
@@ -33,7 +33,7 @@ class MAEPriv(BeitStyleMAE[MAEPrivConfig]):
         return config.hflip
 
     def normalize(self, config: MAEPrivConfig) -> Normalize:
-        """Return ImageNet's statistics, or 0.5 and 0.5."""
+        """Return a normalization by ImageNet's statistics, or by mean 0.5 and std 0.5 if the options ask for it."""
         return Normalize(INCEPTION_MEAN, INCEPTION_STD) if config.imagenet_inception_mean_and_std else Normalize()
 
 
@@ -50,8 +50,8 @@ def _classifier_arguments(config: MAEPrivFinetuneConfig | MAEPrivLinprobeConfig)
         return arguments | {"fc_norm": True}
     if config.probe != "standard":
         raise ConfigError(
-            f"--linear_type {config.probe}: MAE-priv has one kind of probe, a batch norm in place of the final norm; "
-            "leave --linear_type out, or take --method cae or mae"
+            f"--linear_type {config.probe}: MAE-priv has one kind of probe, with a batch norm instead of the final "
+            "norm; leave --linear_type out, or use --method cae or mae"
         )
     return arguments | {"probe": "raw"}
 

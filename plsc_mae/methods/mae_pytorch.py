@@ -1,4 +1,4 @@
-"""pengzhiliang/MAE-pytorch: pre-training and classifiers without a class token, on one-dimensional positions."""
+"""pengzhiliang/MAE-pytorch: pre-training and classifiers without class token, with one-dimensional positions."""
 
 from __future__ import annotations
 

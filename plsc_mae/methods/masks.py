@@ -13,7 +13,7 @@ MaskDraw = Callable[[np.random.Generator], np.ndarray]
 
 
 class WithNoise:
-    """A transform that adds "noise", float32 [L], by which the network hides patches."""
+    """A transform that adds "noise", float32 [L], from which the network derives the mask."""
 
     def __init__(self, transform: Transform, num_patches: int) -> None:
         self.transform = transform

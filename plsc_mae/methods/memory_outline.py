@@ -1,7 +1,7 @@
-"""The outline of a task's training pass from which `plsc-mae plan` estimates memory and communication.
+"""The outline of a training pass, from which `plsc-mae plan` estimates memory and communication.
 
-A task lists its transformer blocks with their numbers of tokens, and the bytes of the large tensors beside them. The
-formula for blocks is in `plan/activations.py`; small tensors, such as masks and indices, are left out.
+A Task lists its transformer blocks with their numbers of tokens, and the bytes of other large tensors. Small tensors,
+such as masks and indices, are left out. `plan/activations.py` has the formula for blocks.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import NamedTuple
 
 from paddle import nn
 
-FLOAT32 = 4  # bytes of a number
+FLOAT32 = 4  # bytes per number
 
 
 class Stack(NamedTuple):
-    """Consecutive transformer blocks over the same numbers of tokens.
+    """Consecutive transformer blocks with the same numbers of tokens.
 
     Attributes:
         blocks: the blocks, in the order of the forward pass.
-        queries: tokens of an image whose outputs a block computes.
-        keys: tokens of an image that they attend to.
+        queries: number of tokens per image whose outputs a block computes.
+        keys: number of tokens per image to which these attend.
         gradient: whether a backward pass follows.
         biased: whether the caller adds a bias to the attention logits, which rules out flash attention.
     """
@@ -33,10 +33,10 @@ class Stack(NamedTuple):
 
 
 class MemoryOutline(NamedTuple):
-    """A training pass as far as it determines memory; sizes are bytes of a whole batch.
+    """The tensors of a training pass that determine its memory; sizes are in bytes for a whole batch.
 
     Attributes:
-        stacks: transformer stacks in the order of the forward pass.
+        stacks: stacks of transformer blocks in the order of the forward pass.
         batch: the batch on the device.
         prepare: temporary tensors of `Task.prepare`.
         kept: tensors outside the stacks that autograd keeps for the backward pass, such as logits.

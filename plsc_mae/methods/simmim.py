@@ -38,10 +38,10 @@ NETWORK_OPTIONS = (*ENCODER_OPTIONS, "layer_scale_init_value")
 
 @dataclass(frozen=True)
 class CellMaskGenerator:
-    """Masks of square cells of patches; every image hides the same number of cells, rounded up.
+    """A generator of masks of square cells of patches; every image hides the same number of cells, rounded up.
 
     Attributes:
-        grid: patches of an image, (rows, columns).
+        grid: (rows, columns) of patches of an image.
         patches_per_cell: side of a cell in patches; it divides both sides of the grid.
         ratio: fraction of hidden cells.
     """
@@ -52,16 +52,16 @@ class CellMaskGenerator:
 
     @property
     def cells(self) -> tuple[int, int]:
-        """Rows and columns of cells."""
+        """The number of (rows, columns) of cells."""
         return self.grid[0] // self.patches_per_cell, self.grid[1] // self.patches_per_cell
 
     @property
     def num_hidden(self) -> int:
-        """Hidden cells of an image, by a product in double precision."""
+        """The number of hidden cells of an image, computed in double precision."""
         return math.ceil(math.prod(self.cells) * self.ratio)
 
     def __call__(self, rng: np.random.Generator | np.random.RandomState) -> npt.NDArray[np.bool_]:
-        """Draw a mask [rows, columns] of patches, True = hidden, by one permutation of the cells as the original."""
+        """Draw a mask [rows, columns] of patches, True = hidden, by one permutation of the cells as in the original."""
         hidden = np.zeros(math.prod(self.cells), np.bool_)
         hidden[rng.permutation(hidden.size)[: self.num_hidden]] = True
         side = self.patches_per_cell
@@ -69,12 +69,12 @@ class CellMaskGenerator:
 
 
 class SimMIMTask(Task):
-    """Prediction of the pixels of hidden patches.
+    """The task of predicting the pixels of hidden patches.
 
     Args:
         model: the network.
         normalize: converts images to the network's floats, which are the targets too.
-        masks: generator of the masks that the samples bring.
+        masks: generator of the masks in the samples.
     """
 
     model: SimMIM
@@ -85,11 +85,11 @@ class SimMIMTask(Task):
 
     @property
     def num_masked(self) -> int:
-        """Hidden patches of an image."""
+        """The number of hidden patches of an image."""
         return self.masks.num_hidden * self.masks.patches_per_cell**2
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Compute the loss of a batch of {"image": uint8 [B, H, W, 3], "mask": bool [B, L]}."""
+        """Compute the loss of a batch {"image": uint8 [B, H, W, 3], "mask": bool [B, L]}."""
         images, mask = self.normalize(batch["image"]), batch["mask"]
         pred, latent = self.model(images, mask)
         loss = masked_l1(pred, self.model.target(images), mask, self.model.in_chans)
@@ -100,11 +100,11 @@ class SimMIMTask(Task):
         return StepOutput(loss, {"loss": loss.detach()}, features)
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
-        """Group the parameters; as in the original the class token is not decayed and the mask token is."""
+        """Group the parameters; as in the original the mask token has weight decay and the class token has none."""
         return weight_decay_groups(self.model.named_parameters(), weight_decay, ("encoder.cls_token",))
 
     def schedule(self, config: TrainingConfig, lr: float, updates_per_epoch: int) -> Schedule:
-        """Return timm's multistep or cosine schedule."""
+        """Return timm's multistep or cosine schedule, as `lr_scheduler` says."""
         config = cast(SimMIMConfig, config)
         if config.lr_scheduler == "cosine":
             return _cosine(config, lr, updates_per_epoch)
@@ -118,7 +118,7 @@ class SimMIMTask(Task):
         )
 
     def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
-        """Outline an encoder over all patches, with a bias of attention scores, and the pixels beside it."""
+        """Return the outline of an encoder of all patches with an attention bias, and of the pixel tensors."""
         encoder, (width, values) = self.model.encoder, self.model.decoder.weight.shape
         tokens, pixels = 1 + encoder.num_patches, encoder.num_patches * values
         return MemoryOutline(
@@ -132,7 +132,7 @@ class SimMIMTask(Task):
 
     @paddle.no_grad()
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
-        """Draw original, masked image, reconstruction, and reconstruction with the visible patches put back."""
+        """Return pictures: original, masked image, reconstruction, and reconstruction with visible patches put back."""
         if patch_stats is not None:
             raise ConfigError("--patch_stats is for models that predict normalized pixels; SimMIM predicts pixels")
         model, images = self.model, self.normalize(batch["image"])
@@ -153,7 +153,7 @@ class SimMIMTask(Task):
 
 
 class SimMIMMethod(Method[SimMIMConfig]):
-    """SimMIM with a ViT."""
+    """Pre-training by SimMIM with a ViT."""
 
     config_class = SimMIMConfig
     network = "simmim"
@@ -162,7 +162,7 @@ class SimMIMMethod(Method[SimMIMConfig]):
     parity = "simmim"
 
     def build_task(self, config: SimMIMConfig) -> SimMIMTask:
-        """Build the named network with its overrides."""
+        """Build the network that the options name, with their overrides."""
         require_network(config.model, registry.SIMMIM)
         masks = self._masks(config)
         overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS}
@@ -170,34 +170,34 @@ class SimMIMMethod(Method[SimMIMConfig]):
         return SimMIMTask(cast(SimMIM, model), self.normalize(config), masks)
 
     def build_encoder(self, config: SimMIMConfig) -> VisionTransformer:
-        """Build the encoder of the named network."""
+        """Build the encoder of the network that the options name."""
         sizes = arguments_of(config.model, **{name: getattr(config, name) for name in NETWORK_OPTIONS})
         return VisionTransformer(config.image_size, **encoder_arguments(**sizes))
 
     def train_transform(self, config: SimMIMConfig) -> WithMask:
-        """Return a random resized crop, flipped half the time, and the mask."""
+        """Return the transform to a random resized crop, flipped with probability 0.5, and a mask."""
         return WithMask(RandomCropFlip(config.image_size, config.crop_scale, 0.5, "bilinear"), self._masks(config))
 
     def view_transform(self, config: SimMIMConfig) -> WithMask:
-        """Return a resize of the shorter side with a center crop, and the mask."""
+        """Return the transform that resizes the shorter side, crops the center, and draws a mask."""
         center = ResizeCenterCrop(config.image_size, max(config.image_size), "bilinear")
         return WithMask(center, self._masks(config))
 
     def forward_macs(self, config: SimMIMConfig, task: Task) -> int:
-        """Count encoder and head over all patches."""
+        """Count the multiply-accumulates of one image's forward pass: encoder and head over all patches."""
         return cast(SimMIMTask, task).model.forward_macs()
 
     def training_macs(self, config: SimMIMConfig, task: Task) -> int:
-        """Count the forward pass three times."""
+        """Count the multiply-accumulates of one image: three times `forward_macs`, for forward and backward pass."""
         return 3 * self.forward_macs(config, task)
 
     def infer_arguments(self, stored: Checkpoint) -> dict[str, Any]:
-        """Read `SimMIM` arguments off the tensors."""
+        """Infer the arguments of `SimMIM` from the tensors."""
         encoder = infer_encoder(stored.model, find_dialect(stored.dialect), str(stored.path))
         return {**encoder, "layer_scale_init_value": encoder["layer_scale"]}
 
     def config_of(self, arguments: dict[str, Any]) -> SimMIMConfig:
-        """Make the options for `SimMIM` arguments; where the published cells do not fit, single patches are hidden."""
+        """Build the options for arguments of `SimMIM`; cells are single patches if those of the original do not fit."""
         known = {field.name for field in dataclasses.fields(SimMIMConfig)}
         given = {name: value for name, value in arguments.items() if name in known and value is not None}
         size, patch_size = pair(arguments["img_size"] or DEFAULT_SIZE), arguments["patch_size"]
@@ -206,7 +206,7 @@ class SimMIMMethod(Method[SimMIMConfig]):
         return SimMIMConfig(**given, input_size=size, mask_patch_size=published if fits else patch_size)
 
     def describe(self, stored: Checkpoint, config: SimMIMConfig | None) -> Description:
-        """Describe the head and the target."""
+        """Return the description of head and target."""
         bias = stored.model[find_dialect(stored.dialect).foreign_name("decoder.bias")]
         return Description(
             "SimMIM: encoder with mask token, and a linear head",
@@ -218,7 +218,7 @@ class SimMIMMethod(Method[SimMIMConfig]):
         """Return the generator of masks.
 
         Raises:
-            ConfigError: cells that do not divide the image or do not consist of whole patches; nothing visible.
+            ConfigError: cells do not divide the image or do not consist of whole patches; all cells would be hidden.
         """
         patch_size = config.patch_size or int(find_variant(config.model).arguments["patch_size"])
         cell, (rows, columns) = config.mask_patch_size, patch_grid(config.image_size, patch_size)

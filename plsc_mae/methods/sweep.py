@@ -1,4 +1,4 @@
-"""A sweep of linear probes: one linear layer per learning rate, trained at once on the same frozen features."""
+"""A sweep of linear probes: one linear layer per learning rate, all trained together on the same frozen features."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from plsc_mae.optim import ParamGroup
 
 
 class SweepTask(ClassifyTask):
-    """A linear layer for each rate of `config.lr_sweep`, all from the same initial weights.
+    """The task of training one linear layer for each rate of `config.lr_sweep`, all with the same initial weights.
 
-    The layers share no trained parameter and the optimizers of probes treat every parameter alone, so each layer ends
-    up as in a run of its own.
+    The layers share no trained parameter, and the optimizers of probes update each parameter independently. Therefore
+    each layer gets the same weights as in a separate run.
 
     Args:
-        model: a probe; its head is replaced by one with a linear layer per rate.
+        model: a probe; its head is replaced by `ParallelHeads` with one linear layer per rate.
         normalize: converts uint8 images to the classifier's floats.
         config: the run's options.
-        num_classes: K.
+        num_classes: number of classes K.
         classes: names of the classes.
     """
 
@@ -46,17 +46,17 @@ class SweepTask(ClassifyTask):
 
     @property
     def names(self) -> list[str]:
-        """Names of the rates in the logs."""
+        """The names of the rates in the logs."""
         return [f"lr{rate:g}" for rate in self.rates]
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Compute the sum of the layers' cross entropies; log every one."""
+        """Compute the sum of the cross entropies of all layers; each one is logged."""
         losses = [self.loss(logits, batch["target"]).loss for logits in self.logits(batch)]
         logs = {f"loss_{name}": loss.detach() for name, loss in zip(self.names, losses, strict=True)}
         return StepOutput(paddle.add_n(losses), logs)
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        """Score every image by every layer: cross entropy and top-1."""
+        """Return cross entropy and top-1 accuracy (0 or 100) of every image for every layer."""
         scores: dict[str, Tensor] = {}
         for name, logits in zip(self.names, self.logits(self.prepare(batch)), strict=True):
             found = classification_scores(logits, batch["label"])
@@ -64,7 +64,7 @@ class SweepTask(ClassifyTask):
         return scores
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
-        """Group the parameters by rate, as multiples of the scheduled rate."""
+        """Group the parameters by rate; the rate of a group is a multiple of the scheduled one."""
         assert self.peak
         groups = []
         for i, rate in enumerate(self.rates):

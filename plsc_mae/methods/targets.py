@@ -1,6 +1,6 @@
-"""CAE's prediction targets of hidden patches: tokens of a dVAE, the nearest of random vectors, or pixels.
+"""The prediction targets of CAE: tokens of a dVAE, the nearest of random vectors, or pixels.
 
-A target turns a batch into one class or one vector per patch and has the loss for it. B batch, L patches, M hidden
+A target computes one class or one vector per patch, and the loss of predicting it. B batch, L patches, M hidden
 patches, P patch size, C channels, K classes.
 """
 
@@ -28,28 +28,32 @@ IN_CHANS = 3
 
 
 class Target(nn.Layer):
-    """A prediction target of every patch, and its loss.
+    """A prediction target for every patch, with its loss.
 
     Attributes:
-        num_classes: length K of a prediction.
+        num_classes: number of values K of a prediction.
     """
 
     num_classes: int
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
-        """Compute the targets of all patches, without gradient: classes int64 [B, L] or vectors [B, L, K]."""
+        """Compute the targets of all patches, without gradient: int64 classes [B, L] or float vectors [B, L, K]."""
 
     @abstractmethod
     def loss(self, pred: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of predictions [B*M, K] for hidden targets, [B*M] or [B*M, K], and the values to log."""
+        """Return (loss, values to log) of predictions [B*M, K] and targets [B*M] or [B*M, K] of hidden patches."""
 
 
 class ClassTarget(Target):
-    """A target of one class out of K."""
+    """A target that is one class out of K."""
 
     def loss(self, pred: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the cross entropy in float32; log the accuracy and that of always guessing the most frequent class."""
+        """Return the cross entropy in float32, and accuracies to log.
+
+        They are the accuracy of the predictions ("mlm_acc") and that of always predicting the most frequent class of
+        the batch ("top_token_share"), between 0 and 1.
+        """
         pred = pred.astype("float32")
         counts = paddle.scatter_nd_add(
             paddle.zeros([self.num_classes]), target.unsqueeze(-1), paddle.ones(target.shape)
@@ -61,7 +65,7 @@ class ClassTarget(Target):
 
 
 class TokenTarget(ClassTarget):
-    """Tokens of the batch's "tokenizer_image" by a frozen dVAE."""
+    """The tokens of a frozen dVAE for the "tokenizer_image" of the batch."""
 
     def __init__(self, tokenizer: DalleEncoder, num_classes: int) -> None:
         super().__init__()
@@ -73,7 +77,7 @@ class TokenTarget(ClassTarget):
 
 
 class PixelTarget(Target):
-    """Normalized pixels of the patch (target_mode rgb of PLSC)."""
+    """The normalized pixels of each patch (target_mode rgb of PLSC)."""
 
     def __init__(self, normalize: Normalize, patch_size: int, kind: PixelNorm, *, denorm: bool) -> None:
         super().__init__()
@@ -81,7 +85,7 @@ class PixelTarget(Target):
         self.num_classes = patch_size * patch_size * IN_CHANS
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return pixels [B, L, P*P*C], channel fastest unless they are normalized by channel."""
+        """Return pixels [B, L, P*P*C]; the channel changes fastest, or slowest if it is normalized separately."""
         images = self.normalize(batch["image"])
         if self.denorm:
             images = self.normalize.denormalize(images)
@@ -92,14 +96,14 @@ class PixelTarget(Target):
         return squared_error(pred, target), {}
 
     def draw(self, pred: Tensor, images: Tensor) -> Tensor:
-        """Turn predictions of all patches into pixels, with the statistics of the patches of the images themselves.
+        """Turn predictions of all patches into images.
 
         Args:
-            pred: [B, L, K].
-            images: [B, C, H, W], normalized.
+            pred: predictions [B, L, K].
+            images: normalized images [B, C, H, W], whose patches have the statistics that `forward` divided out.
 
         Returns:
-            [B, C, H, W] in [0, 1], or beyond where the network predicts so.
+            Images [B, C, H, W] in [0, 1]; predicted values outside are not clipped.
         """
         source = self.normalize.denormalize(images) if self.denorm else images
         pixels = denormalize_pixels(pred, patchify(source, self.patch_size), self.kind, IN_CHANS)
@@ -109,7 +113,7 @@ class PixelTarget(Target):
 
 
 class VectorTarget(ClassTarget):
-    """The nearest, by dot product, of fixed random vectors to the patch's pixels (target_mode random of VIMER)."""
+    """The fixed random vector with the largest dot product with a patch's pixels (target_mode random of VIMER)."""
 
     def __init__(self, pixels: PixelTarget, vectors: np.ndarray) -> None:
         super().__init__()
@@ -118,7 +122,7 @@ class VectorTarget(ClassTarget):
         self.num_classes = vectors.shape[1]
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the numbers of the nearest vectors, int64 [B, L]."""
+        """Return the index of the vector for every patch, int64 [B, L]."""
         return paddle.matmul(self.pixels(batch), self.vectors).argmax(axis=-1)
 
 
@@ -126,8 +130,8 @@ def build_target(config: CAEConfig, normalize: Normalize, patch_size: int) -> Ta
     """Build the target that the options name.
 
     Raises:
-        ConfigError: no tokenizer is named, or `decoder_num_classes` differs from the target's.
-        CheckpointError: the tokenizer's or the vectors' file cannot be used.
+        ConfigError: the path of the tokenizer is missing, or `decoder_num_classes` is not the target's.
+        CheckpointError: the file of the tokenizer or of the vectors cannot be used.
     """
     if config.target_mode == "clusterID":
         target: Target = _token_target(config)
@@ -144,7 +148,7 @@ def build_target(config: CAEConfig, normalize: Normalize, patch_size: int) -> Ta
 
 
 def load_decoder(config: CAEConfig, vocabulary: int) -> DalleDecoder | None:
-    """Load the decoder in the tokenizer's folder; None without one, because only pictures need it.
+    """Load the dVAE's decoder from the tokenizer's folder; None if it is missing, because only pictures need it.
 
     Raises:
         CheckpointError: the file cannot be used, or has another vocabulary.
@@ -191,6 +195,6 @@ def _random_vectors(config: CAEConfig, length: int) -> np.ndarray:
         found = ", ".join(str(list(array.shape)) for array in arrays[:3])
         raise CheckpointError(
             f"--target_path {config.target_path} holds {len(arrays)} arrays ({found}); expected one array of shape "
-            f"[{length}, classes], a vector per class"
+            f"[{length}, classes], one vector per class"
         )
     return arrays[0]

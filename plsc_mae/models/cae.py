@@ -48,10 +48,10 @@ class CAEOutput(NamedTuple):
 
 
 class Context(NamedTuple):
-    """The shared input of all regressor blocks: visible patches standardized once, without scale and shift."""
+    """The visible patches, standardized once without scale and shift, as input of all regressor blocks."""
 
-    keys: Tensor  # [B, V, D], of the tokens with their positions
-    values: Tensor  # [B, V, D], of the tokens
+    keys: Tensor  # [B, V, D], tokens with position embeddings
+    values: Tensor  # [B, V, D], tokens without position embeddings
 
 
 def standardize(x: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def after_norm(
 ) -> Tensor:
     """Apply `norm` and a linear layer to standardized tokens, with the norm's scale and shift folded into the weights.
 
-    One standardized tensor then serves every norm that reads it, and scaling weights costs less than scaling tokens.
+    All norms with the same input share one standardized tensor, and scaling weights costs less than scaling tokens.
     `exchange` connects the processes that have the other columns of the weights.
     """
     x, scale, shift = (copy_to_group(exchange, tensor) for tensor in (x, norm.weight, norm.bias))
@@ -73,9 +73,9 @@ def after_norm(
 
 
 class RegressorBlock(Recomputable):
-    """Cross-attention from hidden to all patches, then an MLP.
+    """A block of cross-attention from hidden patches to all patches, followed by an MLP.
 
-    Unlike in a pre-norm block, the normalized stream replaces the stream after the attention.
+    Unlike in a pre-norm block, the output of the second norm replaces the residual stream.
     """
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float, layer_scale: float) -> None:
@@ -87,11 +87,11 @@ class RegressorBlock(Recomputable):
         self.drop_path = DropPath(drop_path)
         self.gamma_1 = constant_parameter(self, dim, layer_scale if layer_scale > 0 else 1.0)
         self.gamma_2 = constant_parameter(self, dim, layer_scale if layer_scale > 0 else 1.0)
-        # Without layer scale the original keeps frozen ones here.
+        # Without layer scale the original keeps frozen gammas of 1 here.
         self.gamma_1.stop_gradient = self.gamma_2.stop_gradient = layer_scale <= 0
 
     def forward(self, x: Tensor, positions: Tensor, context: Context) -> Tensor:
-        """Refine predictions x [B, M, D] at `positions` [B, M, D]."""
+        """Refine the predictions `x` [B, M, D] of hidden patches with position embeddings `positions` [B, M, D]."""
         attn, placed = self.cross_attn, standardize(x + positions)
         keys = paddle.concat([context.keys, placed], axis=1)
         values = paddle.concat([context.values, standardize(x)], axis=1)
@@ -104,7 +104,7 @@ class RegressorBlock(Recomputable):
         return add_residual(x, self.drop_path(scaled(self.mlp(x), self.gamma_2)))
 
     def macs(self, hidden: int, patches: int) -> int:
-        """Count the multiply-accumulates of one image's forward pass: linear layers and attention products."""
+        """Count the multiply-accumulates of one image's forward pass, in linear layers and attention products."""
         attn = self.cross_attn
         per_query = (attn.q, attn.proj, self.mlp.fc1, self.mlp.fc2)
         macs = hidden * sum(layer.weight.size for layer in per_query)
@@ -124,7 +124,10 @@ class Regressor(nn.Layer):
         self.norm = layer_norm(dim)
 
     def forward(self, x: Tensor, positions: Tensor, visible: Tensor, visible_positions: Tensor) -> Tensor:
-        """Turn queries x [B, M, D] into predictions [B, M, D], given `visible` [B, V, D]."""
+        """Predict hidden patches [B, M, D] from queries `x` [B, M, D] and `visible` [B, V, D].
+
+        `positions` [B, M, D] and `visible_positions` [B, V, D] are the position embeddings of both.
+        """
         context = Context(standardize(visible + visible_positions), standardize(visible))
         for block in self.blocks:
             x = block(x, positions, context)
@@ -132,7 +135,7 @@ class Regressor(nn.Layer):
 
 
 class TokenDecoder(nn.Layer):
-    """A classifier of hidden patches by their predicted representations, which attend to each other alone."""
+    """A classifier of hidden patches: self-attention blocks over their predicted representations, and a linear head."""
 
     def __init__(
         self,
@@ -155,7 +158,10 @@ class TokenDecoder(nn.Layer):
         self.head = Linear(dim, num_classes)
 
     def forward(self, latent: Tensor, positions: Tensor) -> Tensor:
-        """Classify [B, M, D] at positions [B, M, D] -> [B, M, K]; without blocks the head alone (PLSC)."""
+        """Return logits [B, M, K] for `latent` [B, M, D] and position embeddings [B, M, D].
+
+        Without blocks only the head is applied (PLSC).
+        """
         if self.norm is None:
             return self.head(latent)
         x = latent + positions
@@ -167,7 +173,10 @@ class TokenDecoder(nn.Layer):
 def cae_encoder(
     img_size: int | tuple[int, ...], layer_scale_init_value: float, abs_pos_emb: bool, **sizes: Any
 ) -> VisionTransformer:
-    """Build CAE's encoder: keys without bias, layer scale, row-first positions; the other arguments are a ViT's."""
+    """Build CAE's encoder: a ViT with layer scale, keys without bias, and row-first or learned positions.
+
+    `sizes` are further arguments of `VisionTransformer`.
+    """
     return VisionTransformer(
         img_size,
         layer_scale=layer_scale_init_value,
@@ -178,10 +187,11 @@ def cae_encoder(
 
 
 class ContextAutoencoder(nn.Layer):
-    """CAE: encode the visible patches, regress the representations of the hidden ones, classify those.
+    """CAE: an encoder of visible patches, a regressor of hidden representations, and a decoder that classifies these.
 
     The alignment target is the encoder's own representation of the hidden patches, without gradient: the original's
-    alignment encoder shares the encoder's storage. With `dual_path_ema` > 0 a moving average of the encoder makes it.
+    alignment encoder shares the encoder's storage. With `dual_path_ema` > 0 the target comes from a moving average of
+    the encoder.
 
     Args:
         img_size: image side, or height and width, in pixels.
@@ -190,19 +200,19 @@ class ContextAutoencoder(nn.Layer):
         embed_dim: encoder width C.
         depth: encoder blocks.
         num_heads: encoder heads.
-        mlp_ratio: hidden width of all MLPs over the width of their block.
+        mlp_ratio: ratio of hidden width to block width in all MLPs.
         drop_path: stochastic depth rate of the last block of each of the three stacks.
-        layer_scale_init_value: initial layer scale of the encoder; none when not positive.
-        abs_pos_emb: learn the position table; else it is the fixed sin-cos one.
-        decoder_embed_dim: width D of regressor and decoder; bridged to by a linear layer and a norm where it is not C.
+        layer_scale_init_value: initial layer scale of the encoder; without layer scale if not positive.
+        abs_pos_emb: whether the position table is learned; the default is the fixed sin-cos table.
+        decoder_embed_dim: width D of regressor and decoder; if it is not C, a linear layer and a norm map C to D.
         regressor_depth: regressor blocks.
         num_decoder_self_attention: decoder blocks.
         decoder_num_heads: heads of regressor and decoder.
-        decoder_num_classes: size K of the prediction, the tokenizer's vocabulary.
+        decoder_num_classes: number of classes K, the size of the tokenizer's vocabulary.
         decoder_layer_scale_init_value: initial layer scale of regressor and decoder.
-        dual_path_ema: decay of the moving average that makes the alignment target; 0 is the encoder itself.
-        rescale_init: keep the normal initialization with rescaled residual branches, which the original computes and
-            then, without this, overwrites with xavier-uniform in every linear layer.
+        dual_path_ema: decay of the moving average that computes the alignment target; 0 uses the encoder itself.
+        rescale_init: keep the normal initialization with rescaled residual branches. By default, as in the original,
+            xavier-uniform overwrites it in every linear layer.
 
     Raises:
         ConfigError: sizes that do not fit together.
@@ -265,15 +275,17 @@ class ContextAutoencoder(nn.Layer):
                 param.stop_gradient = True
 
     def forward(self, images: Tensor, mask: Tensor, num_masked: int | None = None) -> CAEOutput:
-        """Predict what the mask hides.
+        """Predict the hidden patches of images.
 
         Args:
             images: [B, C, H, W], normalized.
             mask: bool [B, L], True = hidden; every image hides the same number.
-            num_masked: that number. None reads it from the mask, which waits for the device.
+            num_masked: the number M of hidden patches per image. None reads it from the mask, which waits for the
+                device.
 
         Raises:
-            ValueError: the images hide different numbers of patches, or all, or none; sizes that do not fit.
+            ValueError: the images hide different numbers of patches, or all, or none; the mask does not have one entry
+                per patch.
         """
         patches = patchify(images, self.patch_size)
         if list(mask.shape) != list(patches.shape[:2]):
@@ -290,18 +302,24 @@ class ContextAutoencoder(nn.Layer):
 
     @paddle.no_grad()
     def update_alignment(self) -> None:
-        """Update the averaged encoder, t = m t + (1 - m) s; call it after every optimizer step."""
+        """Update the moving average of the encoder; call it after every optimizer step.
+
+        Every averaged parameter becomes `dual_path_ema` times itself plus (1 - `dual_path_ema`) times the encoder's.
+        """
         if self.alignment_encoder is not None:
             decay = self.dual_path_ema
             for target, source in zip(self.alignment_encoder.parameters(), self.encoder.parameters(), strict=True):
                 target.set_value(target * decay + source * (1.0 - decay))
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Encode whole images; never masks. [B, C, H, W] -> [B, 1 + L, C]."""
+        """Encode whole images, without a mask: [B, channels, H, W] -> [B, 1 + L, C]."""
         return self.encoder.forward_features(images)
 
     def forward_macs(self, num_masked: int) -> tuple[int, int]:
-        """Count the multiply-accumulates of one image's forward pass in the original: student, alignment target."""
+        """Return the multiply-accumulates of one image's forward pass as the original runs it: (student, alignment).
+
+        The student is encoder, regressor and decoder; the alignment is the encoder applied to the hidden patches.
+        """
         patches = self.encoder.num_patches
         student = self.encoder.forward_macs(patches - num_masked + 1)
         alignment = self.encoder.forward_macs(num_masked + 1)
@@ -321,13 +339,13 @@ class ContextAutoencoder(nn.Layer):
 
     @paddle.no_grad()
     def _alignment_target(self, patches: Tensor, ids_masked: Tensor) -> Tensor:
-        """Encode the hidden patches; in training with drop path by draws of its own, as in the original."""
+        """Encode the hidden patches [B, M, D]; in training, drop path draws independently of the student's."""
         encoder = self.encoder if self.alignment_encoder is None else self.alignment_encoder
         return self._bridged(encoder.encode(patches, ids_masked)[:, 1:])
 
     @initializes
     def _initialize(self, rescale_init: bool) -> None:
-        """Initialize with the original's final values; linear layers are xavier-uniform from their construction."""
+        """Initialize as the original ends up; the constructor has already made linear layers xavier-uniform."""
         truncated_normal(self.encoder.patch_embed.proj.weight)
         self.encoder.patch_embed.proj.bias.zero_()
         truncated_normal(self.encoder.cls_token)
@@ -352,6 +370,6 @@ class ContextAutoencoder(nn.Layer):
 
 
 def _table_rows(table: Tensor, ids: Tensor) -> Tensor:
-    """Return positions [B, K, D] of the patches [B, K]; the table [1, 1 + L, D] starts with the class token."""
+    """Look up the position embeddings [B, K, D] of patch ids [B, K]; row 0 of [1, 1 + L, D] is the class token's."""
     batch, count = ids.shape
     return paddle.gather(table[0], ids.reshape([-1]) + 1).reshape([batch, count, -1])

@@ -30,14 +30,14 @@ from plsc_mae.models.layers import (
 from plsc_mae.models.vit import VisionTransformer
 
 Probe = Literal["none", "standard", "raw", "attentive", "attentive_no_parameter"]
-POOLED_BATCH_NORM_EPS = 1e-5  # of the batch norm in the place of `fc_norm`; the one in the standard head has 1e-6
-BATCH_NORM_MOMENTUM = 0.1  # weight of the new batch, PyTorch's default
+POOLED_BATCH_NORM_EPS = 1e-5  # of the batch norm that replaces `fc_norm`; in the standard head it is 1e-6
+BATCH_NORM_MOMENTUM = 0.1  # weight of the current batch in the running statistics, PyTorch's default
 
 
 class BatchNorm(nn.Layer):
-    """Batch normalization of [B, D] without scale and shift, whose running variance is unbiased as PyTorch's.
+    """Batch normalization of [B, D] without scale and shift, with an unbiased running variance as in PyTorch.
 
-    Paddle's own follows the biased variance. Names of the buffers are PyTorch's.
+    Paddle's own layer averages the biased variance. The buffers have PyTorch's names.
     """
 
     def __init__(self, dim: int, epsilon: float) -> None:
@@ -47,7 +47,7 @@ class BatchNorm(nn.Layer):
         self.register_buffer("running_var", paddle.ones([dim]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize by the batch in training, by the running statistics otherwise; in float32."""
+        """Normalize x [B, D] in float32: by the batch statistics in training, by the running statistics otherwise."""
         x = x.astype("float32")
         if not self.training:
             return (x - self.running_mean) / paddle.sqrt(self.running_var + self.epsilon)
@@ -69,7 +69,7 @@ class AttentiveBlock(nn.Layer):
         self.cross_attn = CrossAttention(dim, num_heads)
 
     def forward(self, query: Tensor, x: Tensor) -> Tensor:
-        """[B, M, D] and [B, N, D] -> [B, M, D]."""
+        """Attend from `query` [B, M, D] to tokens `x` [B, N, D]; returns [B, M, D]."""
         attn = self.cross_attn
         return attn(
             linear(copy_to_group(attn.exchange, self.norm_q(query)), attn.q.weight, attn.q_bias),
@@ -82,7 +82,7 @@ class ParallelHeads(nn.Layer):
     """Copies of a head's linear layer behind one batch norm, for a sweep of learning rates.
 
     Args:
-        head: a probe's head: a linear layer, with or without a batch norm before it.
+        head: the head of a probe, a linear layer with or without a batch norm before it.
         count: number of copies.
     """
 
@@ -98,30 +98,30 @@ class ParallelHeads(nn.Layer):
             copy.set_state_dict(layer.state_dict())
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return `count` times logits [B, K] for [B, D]."""
+        """Return the logits [B, K] of every copy for pooled tokens x [B, D]."""
         x = self.norm(x)
         return [layer(x) for layer in self.linears]
 
 
 class ImageClassifier(nn.Layer):
-    """An encoder over whole images, pooling, and a linear head.
+    """A classifier of whole images: an encoder, pooling, and a linear head.
 
     Args:
-        num_classes: K.
-        global_pool: average the patch tokens and normalize the mean; else take the first normalized token, which is
-            the class token where there is one.
-        probe: kind of classifier on a frozen encoder. "standard" has a batch norm in the head; "raw" has it in place of
-            every layer norm behind the blocks (MAE-priv); "attentive" pools all normalized tokens with a learned query
-            and "attentive_no_parameter" with the first token, both before a batch norm.
+        num_classes: number of classes K.
+        global_pool: whether to average the patch tokens and normalize the mean. Otherwise the first normalized token is
+            classified: the class token if there is one, else the first patch.
+        probe: kind of classifier on a frozen encoder. "standard" has a batch norm in the head; "raw" has it instead
+            of every layer norm behind the blocks (MAE-priv); "attentive" pools all normalized tokens with a learned
+            query, "attentive_no_parameter" with the first token, and both add a batch norm after the pooling.
         init_scale: factor of the head's initial weights (BEiT).
         rescale_init: divide the initial residual projections of block i by sqrt(2 (i + 1)) (BEiT).
         linear_depth: number of attentive blocks, applied to the query in turn.
-        fc_norm: whether the layer norm follows the pooling instead of preceding it; None: if patches are averaged.
-            In MAE-priv it follows the class token too.
+        fc_norm: whether the layer norm follows the pooling instead of preceding it. None means yes if patches are
+            averaged; MAE-priv has it behind the pooling for the class token too.
         encoder: arguments of `VisionTransformer`.
 
     Raises:
-        ConfigError: sizes that do not fit together; `fc_norm` for a probe that has a batch norm in its place.
+        ConfigError: sizes that do not fit together; `fc_norm` for a probe that has a batch norm instead.
     """
 
     forwarded_arguments = VisionTransformer.__init__.__annotations__
@@ -166,19 +166,22 @@ class ImageClassifier(nn.Layer):
         return self.classify(self.pool(images))
 
     def pool(self, images: Tensor) -> Tensor:
-        """Return pooled tokens [B, D]; only the attentive probe trains parameters before this point."""
+        """Return the pooled tokens [B, D] of images [B, C, H, W].
+
+        No probe but the attentive one trains parameters up to this point.
+        """
         return self._pool(self.encoder.forward_features(images))
 
     def finish(self, tokens: Tensor) -> Tensor:
-        """Return logits for the last block's output, [B, N, D]."""
+        """Return logits [B, K] for the output [B, N, D] of the last block."""
         return self.classify(self._pool(self.encoder.norm(tokens)))
 
     def classify(self, pooled: Tensor) -> Tensor:
-        """Return logits for pooled tokens [B, D]."""
+        """Return logits [B, K] for pooled tokens [B, D]."""
         return self.head(self._normed(pooled))
 
     def pooled(self, images: Tensor) -> Tensor:
-        """Return the head's input, [B, D]; the batch norm of the standard probe belongs to the head."""
+        """Return the head's input [B, D] for images [B, C, H, W]; the head includes the standard probe's batch norm."""
         return self._normed(self.pool(images))
 
     def forward_features(self, images: Tensor) -> Tensor:
@@ -186,7 +189,7 @@ class ImageClassifier(nn.Layer):
         return self.encoder.forward_features(images)
 
     def forward_macs(self) -> tuple[int, int]:
-        """Count the multiply-accumulates of one image's forward pass: of the encoder, and of pooling and head."""
+        """Return the multiply-accumulates of one image's forward pass: (encoder, pooling and head)."""
         tokens = self.encoder.num_patches + self.encoder.num_prefix_tokens
         behind = self.encoder.embed_dim * self.num_classes
         for block in getattr(self, "attentive_blocks", ()):
@@ -199,7 +202,7 @@ class ImageClassifier(nn.Layer):
     def reset_head(self, std: float) -> None:
         """Initialize the head's linear layer again: weights normal with `std`, bias 0.
 
-        Some originals do this after loading a checkpoint, with 0.01 for probes and 2e-5 for fine-tuning.
+        Some originals do this after loading a checkpoint, with `std` 0.01 for probes and 2e-5 for fine-tuning.
         """
         head = self.head[1] if isinstance(self.head, nn.Sequential) else self.head
         nn.initializer.Normal(std=std)(head.weight)
@@ -227,7 +230,7 @@ class ImageClassifier(nn.Layer):
 
     @initializes
     def _initialize(self, init_scale: float, rescale_init: bool) -> None:
-        """Initialize all linear layers; a checkpoint replaces the encoder's."""
+        """Initialize all linear layers; the encoder's are replaced when a checkpoint is loaded."""
         normal = nn.initializer.Normal(std=INIT_STD)
         for layer in self.sublayers():
             if isinstance(layer, Linear):

@@ -1,7 +1,7 @@
-"""DALL-E's discrete VAE (Ramesh et al. 2021): the frozen tokenizer of CAE, and the decoder that draws tokens.
+"""DALL-E's discrete VAE (Ramesh et al. 2021): the frozen tokenizer of CAE, and the decoder from tokens to images.
 
-B batch, V vocabulary, H and W of the image; the token grid is h = H/8 by w = W/8. Parameters have the names and
-layouts of openai/DALL-E: kernels `w` are [out, in, k, k].
+B batch, V vocabulary, C channels, H x W image in pixels; the token grid is h = H/8 by w = W/8. Parameters have the
+names and layouts of openai/DALL-E: kernels `w` are [out, in, k, k].
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Network = TypeVar("Network", bound="_DalleNetwork")
 
 
 def map_pixels(pixels: Tensor) -> Tensor:
-    """Map [0, 1] to [0.1, 0.9], the input range of the networks."""
+    """Map pixels from [0, 1] to [0.1, 0.9], the input range of the encoder."""
     return (1 - 2 * PIXEL_EPS) * pixels + PIXEL_EPS
 
 
 def unmap_pixels(pixels: Tensor) -> Tensor:
-    """Map [0.1, 0.9] back to [0, 1], and clip."""
+    """Undo `map_pixels` and clip to [0, 1]."""
     return paddle.clip((pixels - PIXEL_EPS) / (1 - 2 * PIXEL_EPS), 0, 1)
 
 
@@ -49,20 +49,20 @@ class Conv2D(nn.Layer):
         self.w.stop_gradient = self.b.stop_gradient = True
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in, H, W] of any float type -> [B, out, H, W] of the type this layer computes in."""
+        """Convolve in the layer's dtype: [B, in, H, W] of any float type -> [B, out, H, W]."""
         x, w, b = (tensor.astype(self.dtype) for tensor in (x, self.w, self.b))
         out_chans, in_chans, size, _ = w.shape
         pixels = x.shape[2] * x.shape[3]
         if x.place.is_cpu_place() and size > 1 and in_chans > out_chans and pixels > out_chans:
-            # The same sum as a transposed convolution. On CPU a convolution copies size*size shifted inputs, a
-            # transposed one adds size*size shifted outputs, which have fewer channels here: up to 3 times faster.
+            # Compute the same sum as a transposed convolution. On CPU, a convolution copies size*size shifted inputs;
+            # a transposed one adds size*size shifted outputs. These have fewer channels here: up to 3 times faster.
             w = w[:, :, ::-1, ::-1].transpose([1, 0, 2, 3])
             return F.conv2d_transpose(x, w, b, padding=size // 2)
         return F.conv2d(x, w, b, padding=size // 2)
 
 
 class Block(nn.Layer):
-    """A residual block: x + gain * four convolutions, each behind a ReLU."""
+    """A residual block: x plus `gain` times the output of four convolutions, each with a ReLU before it."""
 
     def __init__(self, in_chans: int, out_chans: int, kernels: Sequence[int], gain: float, dtype: str) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Block(nn.Layer):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in, H, W] -> [B, out, H, W]."""
+        """Apply the block: [B, in, H, W] -> [B, out, H, W]."""
         residual = x
         for conv in self.res_path:
             residual = conv(F.relu(residual))
@@ -86,7 +86,7 @@ class Block(nn.Layer):
 def _make_blocks(
     first: Conv2D, last: Conv2D, widths: Sequence[int], kernels: Sequence[int], blocks_per_group: int, dtype: str
 ) -> nn.Sequential:
-    """Build the layers of encoder or decoder: a convolution, four groups of residual blocks, a convolution."""
+    """Build the layers of an encoder or decoder: a convolution, four groups of residual blocks, a convolution."""
     gain = 1 / (GROUPS * blocks_per_group) ** 2
 
     def group(before: int, after: int) -> nn.Sequential:
@@ -114,18 +114,18 @@ class _DalleNetwork(nn.Layer):
         sizes: Mapping[str, int],
         *,
         compute_dtype: ComputeDtype = "auto",
-        origin: str = "the given tensors",
+        origin: str = "the tensors",
     ) -> Network:
         """Build a network from its weights.
 
         Args:
-            tensors: every parameter by its name, such as `blocks.input.w`.
-            sizes: the constructor's arguments for these shapes.
+            tensors: the parameters by name, such as `blocks.input.w`.
+            sizes: the constructor's arguments that fit their shapes.
             compute_dtype: see the constructor.
-            origin: name of their file in messages.
+            origin: where the tensors come from, for error messages.
 
         Raises:
-            CheckpointError: a tensor is missing, too many or of another shape.
+            CheckpointError: a tensor is missing, unknown or of another shape.
         """
         network = cls(**sizes, compute_dtype=compute_dtype)
         own = network.state_dict()
@@ -134,15 +134,15 @@ class _DalleNetwork(nn.Layer):
             wanted = list(own[name].shape) if name in own else "none"
             if found != wanted:
                 raise CheckpointError(
-                    f"{origin}: '{name}' has shape {found}, but a {cls.__name__} of {dict(sizes)} has {wanted} of that "
-                    "name; the file is incomplete or holds another network"
+                    f"{origin}: '{name}' has shape {found}, but a {cls.__name__} of {dict(sizes)} needs {wanted}; "
+                    "the file is incomplete or holds another network"
                 )
         for name, parameter in own.items():
             parameter.set_value(np.ascontiguousarray(tensors[name], dtype=np.float32))
         return network
 
     def _groups_and_output(self, x: Tensor, resize: Callable[[Tensor], Tensor]) -> Tensor:
-        """Run everything behind the input convolution."""
+        """Run the groups, with `resize` between them, and the output convolution."""
         for i in range(1, GROUPS + 1):
             x = self.blocks[f"group_{i}"](x)
             if i < GROUPS:
@@ -151,15 +151,15 @@ class _DalleNetwork(nn.Layer):
 
 
 class DalleEncoder(_DalleNetwork):
-    """The encoder: images to logits over the vocabulary, one distribution for every 8x8 pixels.
+    """The encoder from images to logits over the vocabulary, one distribution for every 8x8 pixels.
 
     Args:
         n_hid: width of the first group; it doubles from group to group.
         vocab_size: number of tokens.
         in_chans: color channels.
         blocks_per_group: residual blocks in each of the four groups.
-        compute_dtype: type of all convolutions but the last, which is float32; auto is the original's rule, float16
-            on GPU and float32 on CPU.
+        compute_dtype: dtype of all convolutions except the last, which is float32. "auto" is float16 on GPU and float32
+            on CPU, as in the original.
 
     Raises:
         ConfigError: float16 without a GPU.
@@ -185,7 +185,7 @@ class DalleEncoder(_DalleNetwork):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute logits.
+        """Compute the logits of every token.
 
         Args:
             images: float32 [B, C, H, W] in [0.1, 0.9], see `map_pixels`.
@@ -198,8 +198,8 @@ class DalleEncoder(_DalleNetwork):
     def working_bytes(self, batch_size: int, grid: tuple[int, int], *, gpu: bool) -> int:
         """Estimate the temporary memory of `tokenize` for images of `grid` tokens, in bytes.
 
-        The first group is widest, at the full size of the image: input, output and two tensors between them. GPUs
-        compute the whole batch at once in 16 bits, CPUs image by image. The logits follow.
+        The maximum is either the first group, whose input, output and two tensors between them have the full image
+        size, or the logits. GPUs compute the whole batch at once in 16 bits, CPUs one image at a time in 32 bits.
         """
         width, vocabulary = self.blocks["input"].w.shape[0], self.blocks["output"]["conv"].w.shape[0]
         images, number = (batch_size, 2) if gpu else (1, 4)
@@ -208,13 +208,13 @@ class DalleEncoder(_DalleNetwork):
 
     @paddle.no_grad()
     def tokenize(self, images: Tensor) -> Tensor:
-        """Return the most likely token at each place of images.
+        """Return the most likely token of every 8x8 pixels.
 
         Args:
             images: uint8 [B, H, W, C].
 
         Returns:
-            int64 [B, h*w], row by row.
+            int64 [B, h*w] in raster order.
         """
         with paddle.amp.auto_cast(enable=False):
             chunks = [self._most_likely(chunk) for chunk in _chunks(images)]
@@ -226,7 +226,7 @@ class DalleEncoder(_DalleNetwork):
 
 
 class DalleDecoder(_DalleNetwork):
-    """The decoder: tokens to images.
+    """The decoder from tokens to images.
 
     Args:
         n_init: width behind the input convolution.
@@ -234,7 +234,7 @@ class DalleDecoder(_DalleNetwork):
         vocab_size: number of tokens.
         out_chans: color channels.
         blocks_per_group: residual blocks in each of the four groups.
-        compute_dtype: see the encoder; here the first convolution is in float32.
+        compute_dtype: see `DalleEncoder`; here the first convolution is the one in float32.
 
     Raises:
         ConfigError: float16 without a GPU.
@@ -268,13 +268,13 @@ class DalleDecoder(_DalleNetwork):
             probs: one-hot tokens or distributions [B, V, h, w].
 
         Returns:
-            [B, 2*C, H, W] in float32: location, then log scale, of each channel before the sigmoid.
+            float32 [B, 2*C, H, W] before the sigmoid: the location of each channel, then the log scale of each.
         """
         return self._draw(self.blocks["input"](probs))
 
     @paddle.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
-        """Draw tokens: int64 [B, h, w] -> pixels [B, C, H, W] in [0, 1]."""
+        """Decode tokens, int64 [B, h, w], into pixels [B, C, H, W] in [0, 1]."""
         with paddle.amp.auto_cast(enable=False):
             return paddle.concat([self._pixels(chunk) for chunk in _chunks(tokens)])
 
@@ -291,10 +291,10 @@ class DalleDecoder(_DalleNetwork):
 
 
 def random_init(network: DalleEncoder | DalleDecoder, seed: int) -> None:
-    """Give a network random weights that depend on the seed only, for trying things out without a download.
+    """Fill a network with random weights that depend on the seed only, for trying CAE out without a download.
 
-    Kernels are normal with variance 1 / fan-in, less the mean of each output channel; biases are zero. Apart from the
-    means this is how openai/DALL-E starts training.
+    Kernels are normal with variance 1 / fan-in, minus the mean of each output channel; biases are zero. Except for
+    subtracting the mean, this is the initialization of openai/DALL-E.
     """
     if only_declared(network):
         return
@@ -303,8 +303,8 @@ def random_init(network: DalleEncoder | DalleDecoder, seed: int) -> None:
         value = np.zeros(parameter.shape, np.float32)
         if name.endswith(".w"):
             value = rng.standard_normal(parameter.shape, np.float32) / np.float32(value[0].size ** 0.5)
-            # What comes out of a ReLU is never negative. Its large mean, the same everywhere, would favor the same
-            # few tokens everywhere; kernels that sum up to zero do not see it.
+            # The outputs of a ReLU have a positive mean, which would favor the same few tokens at every place.
+            # Kernels that sum to zero cancel it.
             value -= value.mean(axis=(1, 2, 3), keepdims=True)
         parameter.set_value(value)
 
@@ -319,5 +319,5 @@ def _resolve_dtype(compute_dtype: ComputeDtype) -> str:
 
 
 def _chunks(batch: Tensor) -> list[Tensor]:
-    """Split a batch for speed: whole on GPU, single samples on CPU, where activations then stay in the cache."""
+    """Split a batch on CPU into single samples, whose activations fit into the cache; keep it whole on GPU."""
     return batch.split(batch.shape[0]) if batch.place.is_cpu_place() else [batch]

@@ -29,15 +29,15 @@ _recording: ContextVar[list[Tensor] | None] = ContextVar("recording", default=No
 
 
 class _CPULinear(paddle.autograd.PyLayer):
-    """`x @ weight + bias` for 2-D `x` with the bias gradient as a matrix product.
+    """The function `x @ weight + bias` for 2-D `x`, with the bias gradient computed as a matrix product.
 
-    Paddle's CPU kernels add the bias in a second pass and sum its gradient element by element on one thread. Together
-    they cost a third of the two matrix products (docs/benchmarks).
+    Paddle's CPU kernels add the bias in a second pass and sum its gradient element by element on one thread. Both
+    together take a third of the time of the two matrix products (docs/benchmarks).
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """[N, in] -> [N, out]."""
+        """Compute `x @ weight + bias`: [N, in] -> [N, out]."""
         # Paddle 3.3.1: recompute drops the strides of saved views, so save contiguous copies.
         ctx.save_for_backward(x.contiguous(), weight.contiguous())
         ctx.wanted = [not tensor.stop_gradient for tensor in (x, weight, bias)]
@@ -45,7 +45,7 @@ class _CPULinear(paddle.autograd.PyLayer):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of x, weight and bias; Paddle demands None for frozen ones."""
+        """Return the gradients of x, weight and bias; Paddle requires None for a frozen one."""
         x, weight = ctx.saved_tensor()
         wants_x, wants_weight, wants_bias = ctx.wanted
         ones = paddle.ones([1, grad.shape[0]], grad.dtype)
@@ -65,7 +65,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def xavier_uniform(fan_in: int, fan_out: int) -> nn.initializer.Initializer:
-    """Return U(-b, b), b = sqrt(6 / (fan_in + fan_out)), with given fans: Paddle counts a kernel's differently."""
+    """Return the initializer U(-b, b) with b = sqrt(6 / (fan_in + fan_out)).
+
+    The caller gives the fans because Paddle computes those of a convolution kernel differently.
+    """
     bound = math.sqrt(6.0 / (fan_in + fan_out))
     return nn.initializer.Uniform(-bound, bound)
 
@@ -74,16 +77,16 @@ class Exchange(Protocol):
     """Collectives of the processes that share a layer's heads or hidden columns (Shoeybi et al. 2019)."""
 
     def copy_to_group(self, x: Tensor) -> Tensor:
-        """Return x; the backward pass sums its gradient over the processes (Megatron's f)."""
+        """Return x unchanged; the backward pass all-reduces its gradient (Megatron's f); all processes must call."""
         ...
 
     def reduce_from_group(self, x: Tensor) -> Tensor:
-        """Sum x over the processes; the backward pass leaves the gradient as it is (Megatron's g)."""
+        """All-reduce x; the backward pass leaves its gradient unchanged (Megatron's g); all processes must call."""
         ...
 
 
 def copy_to_group(exchange: Exchange | None, x: Tensor) -> Tensor:
-    """Apply `Exchange.copy_to_group`; without an exchange, return x."""
+    """Apply `exchange.copy_to_group` to x; without an exchange, return x."""
     return x if exchange is None else exchange.copy_to_group(x)
 
 
@@ -101,24 +104,24 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features, weight_attr=init, bias_attr=None if bias else False)
 
     def forward(self, input: Tensor) -> Tensor:
-        """[..., in] -> [..., out]."""
+        """Apply the layer to the last axis: [..., in] -> [..., out]."""
         if self.exchange is None:
             return linear(input, self.weight, self.bias)
         return self.exchange.reduce_from_group(linear(input, self.weight, None)) + self.bias
 
 
 def layer_norm(dim: int, eps: float = LAYER_NORM_EPS) -> nn.LayerNorm:
-    """Return a layer norm over the last axis, by default with the eps of nearly all ViTs here."""
+    """Build a layer norm over a last axis of width `dim`; nearly all of our ViTs have the default `eps`."""
     return nn.LayerNorm(dim, epsilon=eps)
 
 
 def only_declared(layer: nn.Layer) -> bool:
-    """Return whether a network has shapes but no values, as built under `paddle.LazyGuard`."""
+    """Return whether parameters of a network have shapes but no values, as `paddle.LazyGuard` leaves them."""
     return any(not param._is_initialized() for param in layer.parameters())
 
 
 def initializes(method: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a network's method that fills parameters: no gradients; a no-op if they have no values yet."""
+    """Wrap a method that fills parameters: it records no gradients and does nothing if they have no values yet."""
 
     @functools.wraps(method)
     def fill(network: nn.Layer, *arguments: Any) -> None:
@@ -130,14 +133,14 @@ def initializes(method: Callable[..., None]) -> Callable[..., None]:
 
 
 def constant_parameter(layer: nn.Layer, dim: int, value: float) -> Tensor:
-    """Create a trainable vector [D] filled with one value."""
+    """Create a trainable vector [D] of `layer`, filled with `value`."""
     return layer.create_parameter([dim], default_initializer=nn.initializer.Constant(value))
 
 
 def truncated_normal(param: Tensor, std: float = INIT_STD) -> None:
-    """Fill with N(0, std^2) cut at one standard deviation, by the inverse distribution function.
+    """Fill a parameter from N(0, std^2) truncated to [-std, std], through the inverse distribution function.
 
-    Atten4Vis/CAE, BUPT-PRIV/MAE-priv and MAE-pytorch initialize so, with limits -std and std.
+    Atten4Vis/CAE, BUPT-PRIV/MAE-priv and MAE-pytorch use this initialization.
     """
     edge = math.erf(math.sqrt(0.5))  # twice the probability of (0, std)
     param.set_value(paddle.erfinv(paddle.uniform(param.shape, param.dtype, -edge, edge)) * (std * math.sqrt(2.0)))
@@ -151,7 +154,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
     """
     batch, channels, height, width = images.shape
     if height % patch_size or width % patch_size:
-        raise ValueError(f"images of {height}x{width} pixels cannot be cut into patches of {patch_size}")
+        raise ValueError(f"images of {height}x{width} pixels cannot be cut into patches of {patch_size} pixels")
     rows, columns = height // patch_size, width // patch_size
     x = images.reshape([batch, channels, rows, patch_size, columns, patch_size])
     x = x.transpose([0, 2, 4, 3, 5, 1])  # [B, rows, columns, P, P, C]
@@ -167,10 +170,10 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tenso
 
 
 class PatchEmbed(nn.Layer):
-    """The patch embedding as a matrix product, which embeds only the patches in use.
+    """The patch embedding, computed as a matrix product for the selected patches only.
 
-    The kernel has the shape of a convolution, [D, C, P, P], as in every other code base. It starts xavier-uniform as
-    a [D, C*P*P] matrix, the bias with PyTorch's default for convolutions (facebookresearch/mae).
+    The kernel has the shape of a convolution, [D, C, P, P], as in every other code base. Its initial values are
+    xavier-uniform as a [D, C*P*P] matrix; the bias has PyTorch's default for convolutions (facebookresearch/mae).
     """
 
     def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:
@@ -186,7 +189,7 @@ class PatchEmbed(nn.Layer):
         )
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Embed patches as `patchify` cuts them: [B, K, P*P*C] -> [B, K, D]."""
+        """Embed flattened patches from `patchify`: [B, K, P*P*C] -> [B, K, D]."""
         dim, in_chans = self.proj.weight.shape[:2]
         # Permute the pixels, not the kernel: the gradient of a permuted kernel is a strided view, which Paddle's
         # DataParallel averages as if it were contiguous (3.3.1, tests/train/test_equality.py).
@@ -207,11 +210,11 @@ def record_attention() -> Iterator[list[Tensor]]:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, drop_rate: float = 0.0) -> Tensor:
-    """Compute scaled dot-product attention over [B, H, N, D/H], with the kernel for device, dtype and head width.
+    """Compute scaled dot-product attention of q [B, H, M, D/H] over k and v [B, H, N, D/H]; returns [B, H, M, D/H].
 
-    Paddle 2.6 takes its flash kernel on any GPU, whatever the dtype or generation, and 3.x decides before AMP casts, so
-    this function decides. `bias` [H, M, N] is added to the logits, and a share `drop_rate` of the softmax weights is
-    dropped; both need the plain form.
+    This function chooses between flash kernel and plain matrix products by device, dtype and head width: Paddle 2.6
+    takes its flash kernel on any GPU and for any dtype, and 3.x decides before AMP casts. `bias` [H, M, N] is added to
+    the logits, and dropout with `drop_rate` applies to the softmax weights; both need the plain products.
     """
     head_dim, recorded = q.shape[-1], _recording.get()
     plain = recorded is not None or bias is not None or drop_rate > 0
@@ -226,7 +229,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, drop_
 
 
 def dropout(x: Tensor, rate: float) -> Tensor:
-    """Set a share of the elements to zero and scale up the rest (Srivastava et al. 2014)."""
+    """Set each element to zero with probability `rate` and scale up the rest (Srivastava et al. 2014)."""
     return F.dropout(x, rate) if rate > 0 else x
 
 
@@ -237,24 +240,24 @@ def _has_flash_kernel(x: Tensor) -> bool:
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """[B, N, D] -> [B, H, N, D/H]."""
+    """Split heads: [B, N, D] -> [B, H, N, D/H]."""
     return x.reshape([*x.shape[:2], num_heads, -1]).transpose([0, 2, 1, 3])
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """[B, H, N, D/H] -> [B, N, D]."""
+    """Merge heads: [B, H, N, D/H] -> [B, N, D]."""
     return x.transpose([0, 2, 1, 3]).flatten(2)
 
 
 class Attention(nn.Layer):
-    """Multi-head self-attention with one fused projection; columns of `qkv` are q, k, v, each head by head.
+    """Multi-head self-attention with one fused projection; the columns of `qkv` are q, k, v, each ordered by head.
 
     Args:
         dim: width D.
-        num_heads: heads H. Where H does not divide D, heads are D // H wide and the projections H * (D // H).
-        k_bias: whether keys have a bias. Without it (BEiT, CAE) `q_bias` and `v_bias` are parameters beside a
-            bias-free `qkv`. The outputs are the same: softmax ignores a constant in all logits.
-        grid: rows and columns of patches for a relative position bias; none without.
+        num_heads: number of heads H. If H does not divide D, a head is D // H wide and a projection H * (D // H).
+        k_bias: whether keys have a bias. Without it (BEiT, CAE) `q_bias` and `v_bias` are separate parameters
+            and `qkv` has no bias. The outputs are the same: softmax ignores a constant in all logits.
+        grid: rows and columns of patches for a relative position bias; None for no such bias.
         drop_rate: dropout rate of the outputs.
         attn_drop_rate: dropout rate of the softmax weights.
 
@@ -288,7 +291,7 @@ class Attention(nn.Layer):
     def forward(self, x: Tensor, query: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Attend from `query` [B, M, D] (all tokens when None) to `x` [B, N, D]; returns [B, M, D].
 
-        `bias` [H, M, N] is added to the logits; a relative position bias of this layer replaces it.
+        `bias` [H, M, N] is added to the logits; it is ignored if the layer has a relative position bias of its own.
         """
         if self.rel_pos_bias is not None:
             bias = self.rel_pos_bias()
@@ -309,7 +312,7 @@ class Attention(nn.Layer):
         return paddle.concat([self.q_bias, paddle.zeros_like(self.q_bias), self.v_bias])
 
     def _heads(self, x: Tensor, parts: int) -> list[Tensor]:
-        """[B, N, parts*D] -> `parts` tensors [B, H, N, D/H]."""
+        """Split [B, N, parts*D] into `parts` tensors [B, H, N, D/H]."""
         batch, tokens, width = x.shape
         x = x.reshape([batch, tokens, parts, self.num_heads, width // (parts * self.num_heads)])
         return list(paddle.unbind(x.transpose([2, 0, 3, 1, 4]), axis=0))
@@ -318,7 +321,7 @@ class Attention(nn.Layer):
 class CrossAttention(nn.Layer):
     """Multi-head attention with separate projections and no bias on keys (Atten4Vis/CAE).
 
-    If the heads do not divide the width D they are D // H wide, as in the original.
+    If H does not divide D, a head is D // H wide, as in the original.
 
     Attributes:
         exchange: connects the processes that have the other heads; None if all are here. The caller projects q, k and
@@ -339,7 +342,7 @@ class CrossAttention(nn.Layer):
         self.proj = Linear(inner, dim)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend from projected q [B, M, I] to projected k, v [B, N, I]; returns [B, M, D]."""
+        """Attend from projected q [B, M, I] to projected k, v [B, N, I] with I = H * (D // H); returns [B, M, D]."""
         q, k, v = (split_heads(x, self.num_heads) for x in (q, k, v))
         return self.proj(merge_heads(attention(q, k, v)))
 
@@ -361,21 +364,21 @@ class Mlp(nn.Layer):
         self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, N, D] -> [B, N, D]."""
+        """Apply both layers: [B, N, D] -> [B, N, D]."""
         return dropout(
             self.fc2(F.gelu(self.fc1(copy_to_group(self.exchange, x)))), self.drop_rate if self.training else 0.0
         )
 
 
 class DropPath(nn.Layer):
-    """Stochastic depth: drops a residual branch of whole samples and scales up the rest (Huang et al. 2016)."""
+    """Stochastic depth: sets a residual branch to zero for random samples, scales up the rest (Huang et al. 2016)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, N, D] -> [B, N, D]."""
+        """Zero each sample of x [B, N, D] with probability `rate` in training."""
         if self.rate == 0.0 or not self.training:
             return x
         keep = 1.0 - self.rate
@@ -389,11 +392,11 @@ class Block(Recomputable):
     Args:
         dim: width D.
         num_heads: attention heads.
-        mlp_ratio: hidden width of the MLP over D.
+        mlp_ratio: ratio of the MLP's hidden width to D.
         drop_path: stochastic depth rate.
-        layer_scale: initial value of the gammas (Touvron et al. 2021); 0 leaves them out.
+        layer_scale: initial value of the gammas (Touvron et al. 2021); 0 for no layer scale.
         k_bias: whether keys have a bias.
-        grid: rows and columns of patches for a relative position bias of its own; none without.
+        grid: rows and columns of patches for a relative position bias of this block; None for no such bias.
         drop_rate: dropout rate of the outputs of attention and MLP.
         attn_drop_rate: dropout rate of the softmax weights.
         norm_eps: eps of the layer norms.
@@ -424,7 +427,7 @@ class Block(Recomputable):
         self.gamma_2 = constant_parameter(self, dim, layer_scale) if layer_scale > 0 else None
 
     def forward(self, x: Tensor, ids: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """Transform all tokens, or a subset of them.
+        """Compute the outputs of all tokens, or of a subset.
 
         Args:
             x: tokens [B, N, D].
@@ -432,7 +435,7 @@ class Block(Recomputable):
             bias: [H, N, N] or, with `ids`, [H, M, N], added to the logits of attention.
 
         Returns:
-            [B, N, D], or with `ids` the same values of these tokens, [B, M, D].
+            [B, N, D]; with `ids` only the rows of these tokens, [B, M, D], with the same values.
         """
         normed = self.norm1(x)
         if ids is None:
@@ -443,18 +446,18 @@ class Block(Recomputable):
         return add_residual(x, self.drop_path(scaled(self.mlp(self.norm2(x)), self.gamma_2)))
 
     def macs(self, tokens: int) -> int:
-        """Count the multiply-accumulates of one image's tokens: linear layers and attention products."""
+        """Count the multiply-accumulates for one image of `tokens` tokens, in linear layers and attention products."""
         linears = (self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2)
         return tokens * sum(layer.weight.size for layer in linears) + attention_macs(self.attn, tokens, tokens)
 
 
 def attention_macs(attn: nn.Layer, queries: int, keys: int) -> int:
-    """Count the multiply-accumulates of the two products of attention, for one image."""
+    """Count the multiply-accumulates of the two matrix products of attention for one image."""
     return int(2 * queries * keys * attn.proj.weight.shape[0])
 
 
 def drop_path_rates(last: float, depth: int) -> list[float]:
-    """Return the stochastic depth rates of a stack's blocks: linear from 0 to `last`."""
+    """Return the stochastic depth rates of `depth` blocks, rising linearly from 0 to `last`."""
     return [float(rate) for rate in np.linspace(0.0, last, depth)]
 
 
@@ -469,12 +472,12 @@ def add_residual(x: Tensor, branch: Tensor) -> Tensor:
 
 
 def gather_tokens(x: Tensor, ids: Tensor) -> Tensor:
-    """Gather tokens of every sample: x [B, N, D] and int64 ids [B, M] into N -> [B, M, D]."""
+    """Gather the tokens `ids`, int64 [B, M], of every sample: x [B, N, D] -> [B, M, D]."""
     batch, tokens, dim = x.shape
     return paddle.gather(x.reshape([-1, dim]), flat_ids(ids, tokens)).reshape([batch, -1, dim])
 
 
 def flat_ids(ids: Tensor, tokens: int) -> Tensor:
-    """Turn token indices of every sample, [B, M], into flat indices [B*M] into [B*N] with N = `tokens`."""
+    """Turn the token indices of every sample, [B, M], into indices [B*M] of the flattened batch [B * `tokens`]."""
     offsets = paddle.arange(ids.shape[0], dtype=ids.dtype).unsqueeze(1) * tokens
     return (ids + offsets).reshape([-1])

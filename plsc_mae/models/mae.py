@@ -41,7 +41,7 @@ from plsc_mae.models.vit import (
     train_tables,
 )
 
-HEAD_DIM = 64  # of MAE-priv's decoders
+HEAD_DIM = 64  # width of a head in MAE-priv's decoders
 
 
 class MAEOutput(NamedTuple):
@@ -50,7 +50,7 @@ class MAEOutput(NamedTuple):
     loss: Tensor  # scalar: mean squared error over hidden patches
     pred: Tensor | None  # [B, L, P*P*C] in raster order, in the space of the targets; None with `loss_only`
     mask: Tensor  # bool [B, L], True = hidden
-    latent: Tensor  # [B, 1 + K, D], class token first where there is one, patches in the order of rising noise
+    latent: Tensor  # [B, 1 + K, D], class token, if any, first; patches in the order of rising noise
     ids_restore: Tensor  # int64 [B, L]
 
 
@@ -59,7 +59,7 @@ class HiddenPatches(NamedTuple):
 
     pred: Tensor  # [B, M, P*P*C]
     target: Tensor  # [B, M, P*P*C]
-    latent: Tensor  # see `MAEOutput`
+    latent: Tensor  # [B, 1 + K, D], see `MAEOutput`
 
 
 def hidden_patch_loss(pred: Tensor, target: Tensor) -> Tensor:
@@ -78,15 +78,15 @@ class MAEDecoder(nn.Layer):
     Args:
         encoder_dim: width of the encoder.
         grid: rows and columns of patches.
-        patch_dim: values predicted per patch.
-        embed_dim: width.
-        depth: blocks.
+        patch_dim: number of values predicted per patch.
+        embed_dim: width of the decoder.
+        depth: number of blocks.
         num_heads: attention heads.
-        mlp_ratio: hidden width of the MLPs over the width.
-        class_token: whether the encoder's class token is decoded with the patches.
-        positions: kind of the position table.
+        mlp_ratio: ratio of the MLPs' hidden width to `embed_dim`.
+        class_token: whether the decoder gets the encoder's class token too.
+        positions: kind of position table, see `VisionTransformer`.
         bridge_bias: whether the projection from the encoder has a bias.
-        block: further arguments of the blocks.
+        block: further arguments of `Block`.
     """
 
     def __init__(
@@ -115,16 +115,16 @@ class MAEDecoder(nn.Layer):
         self.pred = Linear(embed_dim, patch_dim)
 
     def forward(self, latent: Tensor, masks: Mask, *, only_masked: bool = False) -> Tensor:
-        """Predict patches.
+        """Predict the pixels of all patches, or of the hidden ones only.
 
         Args:
-            latent: encoder output [B, K, D], or [B, 1 + K, D] where the class token is decoded too.
+            latent: encoder output [B, K, D], or [B, 1 + K, D] for a decoder with a class token.
             masks: visible and hidden patches.
             only_masked: run the last block and the head on hidden patches only, in the order of `ids_masked`; the
-                values are the same, at less cost.
+                predictions are the same at a lower cost.
 
         Returns:
-            [B, L, P*P*C] in raster order, or [B, M, P*P*C].
+            [B, L, P*P*C] in raster order, or [B, M, P*P*C] with `only_masked`.
         """
         x, first = self._tokens(latent, masks.ids_restore), self.num_prefix_tokens
         for block in self.blocks[:-1]:
@@ -136,7 +136,7 @@ class MAEDecoder(nn.Layer):
         return self.pred(self.norm(x))
 
     def _tokens(self, latent: Tensor, ids_restore: Tensor) -> Tensor:
-        """Return the class token, if decoded, and visible and mask tokens in raster order, with positions."""
+        """Return the input of the first block: class token, if any, then visible and mask tokens in raster order."""
         (batch, patches), first = ids_restore.shape, self.num_prefix_tokens
         x = self.embed(latent)
         hidden = self.mask_token.astype(x.dtype).expand([batch, patches + first - x.shape[1], x.shape[2]])
@@ -146,38 +146,38 @@ class MAEDecoder(nn.Layer):
 
 
 class MaskedAutoencoder(nn.Layer):
-    """MAE: a ViT encodes the visible patches, a light decoder predicts the pixels of the hidden ones.
+    """MAE: a ViT that encodes the visible patches, and a light decoder that predicts the pixels of the hidden ones.
 
-    The switches after `norm_pix_loss` select other implementations; docs/mae.md has the table.
+    The arguments after `norm_pix_loss` select variants of other code bases; docs/mae.md has the table.
 
     Args:
         img_size: image side, or height and width, in pixels.
         patch_size: patch side in pixels.
         in_chans: image channels.
         embed_dim: encoder width.
-        depth: encoder blocks.
+        depth: number of encoder blocks.
         num_heads: encoder heads.
-        mlp_ratio: hidden width of all MLPs over the width of their block.
+        mlp_ratio: ratio of hidden width to block width in all MLPs.
         drop_path: stochastic depth rate of the last encoder block.
         decoder_embed_dim: decoder width.
-        decoder_depth: decoder blocks.
-        decoder_num_heads: decoder heads; None for heads 64 wide (MAE-priv).
-        norm_pix_loss: normalize every target patch by its own statistics.
+        decoder_depth: number of decoder blocks.
+        decoder_num_heads: decoder heads; None for heads of width 64 (MAE-priv).
+        norm_pix_loss: whether every target patch is normalized by its own statistics.
         class_token: whether the encoder has a class token.
-        decoder_class_token: whether the decoder sees it.
+        decoder_class_token: whether the decoder gets it too.
         positions: kind of both position tables, see `VisionTransformer`.
-        train_positions: start from the tables and train them (LiBai).
+        train_positions: whether the position tables are trained from their fixed values on (LiBai).
         k_bias: whether keys have a bias.
         bridge_bias: whether the projection from encoder to decoder has a bias.
         norm_eps: eps of the blocks' layer norms; the two final norms keep 1e-6.
-        pixel_norm: the kind of normalization, see `losses.normalize_patches`.
-        channels_first: whether the channel is the slowest in a predicted patch.
-        round_down: the truncated number of patches, see `masking.num_visible`.
-        pixel_mean: mean of each channel; targets are then images * std + mean, pixels before normalization. None for
-            targets in the space of the normalized images.
-        pixel_std: standard deviation of each channel, given with `pixel_mean`.
-        torch_init: initialize patch embedding and bridge by PyTorch's default, and tokens by a normal distribution cut
-            at one standard deviation (MAE-priv, MAE-pytorch); else as facebookresearch/mae.
+        pixel_norm: kind of this normalization with `norm_pix_loss`, see `losses.normalize_patches`.
+        channels_first: whether the channel changes slowest among the values of a predicted patch.
+        round_down: the number of patches that is rounded down, see `masking.num_visible`.
+        pixel_mean: mean of each channel; targets are then images * std + mean, the pixels before normalization.
+            None for targets that are pixels of the normalized images.
+        pixel_std: standard deviation of each channel, required with `pixel_mean`.
+        torch_init: initialize patch embedding and bridge by PyTorch's default, and tokens from a normal distribution
+            truncated at one standard deviation (MAE-priv, MAE-pytorch). The default is facebookresearch/mae's.
 
     Raises:
         ConfigError: sizes that do not fit together; a decoder with a class token that the encoder lacks.
@@ -252,10 +252,10 @@ class MaskedAutoencoder(nn.Layer):
 
         Args:
             images: [B, C, H, W], normalized.
-            noise: [B, L] uniform draws that determine the mask; None draws them here.
+            noise: uniform draws [B, L] that determine the mask; None draws them here.
             mask_ratio: share of hidden patches.
-            mask: bool [B, L], True = hidden, in place of noise and ratio; every image hides the same number.
-            loss_only: predict hidden patches only; `pred` is then None and the loss the same.
+            mask: bool [B, L], True = hidden, instead of `noise` and `mask_ratio`; every image hides the same number.
+            loss_only: predict hidden patches only. `pred` is then None; the loss is the same.
         """
         if mask is not None:
             masks = mask_from_bool(mask)
@@ -273,11 +273,11 @@ class MaskedAutoencoder(nn.Layer):
         return MAEOutput(loss, pred, masks.mask, hidden.latent, masks.ids_restore)
 
     def random_masks(self, noise: Tensor, mask_ratio: float) -> Mask:
-        """Hide the patches with the largest noise [B, L], rounding as this network's code base does."""
+        """Hide the patches with the largest noise [B, L]; their number is rounded as `round_down` says."""
         return random_masking(noise, mask_ratio, self.round_down)
 
     def predict_hidden(self, images: Tensor, masks: Mask) -> HiddenPatches:
-        """Encode the visible patches and predict the hidden ones alone, as training does.
+        """Encode the visible patches and predict only the hidden ones, as training does.
 
         Args:
             images: [B, C, H, W], normalized.
@@ -289,20 +289,20 @@ class MaskedAutoencoder(nn.Layer):
         return self._hidden(pred, patches, masks, latent)
 
     def target(self, patches: Tensor) -> Tensor:
-        """Return the prediction targets of patches [..., P*P*C] of normalized images, in the decoder's layout."""
+        """Return the prediction targets [..., P*P*C] for patches of normalized images, in the decoder's pixel order."""
         pixels = self._target_space(patches)
         if self.norm_pix_loss:
             pixels = normalize_patches(pixels, self.pixel_norm, self.in_chans)
         return channels_first(pixels, self.in_chans) if self.channels_first else pixels
 
     def statistics(self, patches: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return mean and scale that `target` divides out of patches [..., P*P*C]; None without normalization."""
+        """Return the mean and scale by which `target` normalizes patches [..., P*P*C]; None without `norm_pix_loss`."""
         if not self.norm_pix_loss:
             return None
         return patch_statistics(self._target_space(patches), self.pixel_norm, self.in_chans)
 
     def drawn(self, pred: Tensor, statistics: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Turn predictions [..., K] into patches [..., P*P*C] of normalized images, the inverse of `target`."""
+        """Turn predictions [..., P*P*C] back into patches of normalized images, the inverse of `target`."""
         pixels = channels_last(pred, self.in_chans) if self.channels_first else pred
         if statistics is not None:
             pixels = pixels * statistics[1] + statistics[0]
@@ -311,25 +311,28 @@ class MaskedAutoencoder(nn.Layer):
         return (pixels - self._per_value(self.pixel_mean)) / self._per_value(self.pixel_std)
 
     def _decoder_input(self, latent: Tensor) -> Tensor:
-        """Drop the class token where the decoder has none."""
+        """Drop the class token if the decoder has none."""
         return latent[:, self.encoder.num_prefix_tokens - self.decoder.num_prefix_tokens :]
 
     def _hidden(self, pred: Tensor, patches: Tensor, masks: Mask, latent: Tensor) -> HiddenPatches:
         return HiddenPatches(pred, self.target(gather_tokens(patches, masks.ids_masked)), latent)
 
     def _target_space(self, patches: Tensor) -> Tensor:
-        """Undo the normalization of the images where the targets are pixels in [0, 1]."""
+        """Undo the normalization of the images if the targets are pixels in [0, 1]."""
         if self.pixel_mean is None or self.pixel_std is None:
             return patches
         return patches * self._per_value(self.pixel_std) + self._per_value(self.pixel_mean)
 
     def _per_value(self, channels: tuple[float, ...]) -> Tensor:
-        """Repeat a number per channel for every value of a patch: [P*P*C]."""
+        """Repeat one number per channel for all pixels of a patch: [P*P*C], channel fastest."""
         return paddle.to_tensor(channels * (self.patch_size * self.patch_size), dtype="float32")
 
     @initializes
     def _initialize_as_torch(self) -> None:
-        """Draw from U(-b, b), b = 1 / sqrt(inputs), biases too: PyTorch's default, which the successors keep."""
+        """Initialize patch embedding and bridge by PyTorch's default, U(-b, b) with b = fan_in**-0.5, biases too.
+
+        Class token and mask token come from a truncated normal distribution.
+        """
         proj, bridge = self.encoder.patch_embed.proj, self.decoder.embed
         for layer, inputs in ((proj, math.prod(proj.weight.shape[1:])), (bridge, bridge.weight.shape[0])):
             for parameter in (layer.weight, layer.bias):
@@ -340,7 +343,7 @@ class MaskedAutoencoder(nn.Layer):
                 truncated_normal(token)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Encode whole images; never masks. [B, C, H, W] -> [B, 1 + L, D], or [B, L, D] without a class token."""
+        """Encode whole images, without a mask: [B, C, H, W] -> [B, 1 + L, D], or [B, L, D] without a class token."""
         return self.encoder.forward_features(images)
 
     def patchify(self, images: Tensor) -> Tensor:
@@ -348,15 +351,19 @@ class MaskedAutoencoder(nn.Layer):
         return patchify(images, self.patch_size)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
-        """Put patches together into images: [B, L, P*P*C] -> [B, C, H, W]."""
+        """Put patches back into images: [B, L, P*P*C] -> [B, C, H, W]."""
         return unpatchify(patches, self.encoder.grid, self.patch_size)
 
     def num_visible(self, mask_ratio: float) -> int:
-        """Return the number of patches that the encoder sees."""
+        """Return the number of patches of an image that the encoder sees at `mask_ratio`."""
         return num_visible(self.encoder.num_patches, mask_ratio, self.round_down)
 
     def forward_macs(self, mask_ratio: float = 0.75) -> int:
-        """Count the multiply-accumulates of one image's forward pass: embedding, linear layers, attention products."""
+        """Count the multiply-accumulates of one image's forward pass that predicts every patch, as the original does.
+
+        Patch embedding, linear layers and attention products are counted. Our training computes a little less: it
+        embeds visible patches only, and runs the last decoder block and the head for hidden patches only.
+        """
         encoder, decoder = self.encoder, self.decoder
         visible = self.num_visible(mask_ratio)
         seen, decoded = visible + decoder.num_prefix_tokens, encoder.num_patches + decoder.num_prefix_tokens

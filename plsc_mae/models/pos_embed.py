@@ -11,15 +11,15 @@ FloatArray = npt.NDArray[np.floating]
 
 
 def sincos_2d(dim: int, grid: tuple[int, int], *, class_token: bool = False, row_first: bool = False) -> FloatArray:
-    """Make the 2-D sin-cos table: [L, D] or, with a leading row of zeros, [1 + L, D], float64.
+    """Compute the 2-D sin-cos position table, float64 [L, D], or [1 + L, D] with a class token.
 
-    MAE: the first half of a vector encodes the column and the second half the row of the patch, sines before cosines;
-    the order looks like a slip in the original but released weights depend on it. CAE has the halves the other way.
+    In MAE the first half of a vector encodes the column of the patch and the second half the row, sines before cosines.
+    That order looks like a mistake in the original, but released weights depend on it. In CAE the halves are swapped.
 
     Args:
         dim: width D, a multiple of 4.
         grid: rows and columns of patches.
-        class_token: whether to lead with the class token's zeros.
+        class_token: whether the table starts with a row of zeros for the class token.
         row_first: whether the first half encodes the row (Atten4Vis/CAE).
 
     Raises:
@@ -35,9 +35,9 @@ def sincos_2d(dim: int, grid: tuple[int, int], *, class_token: bool = False, row
 
 
 def sinusoid_1d(dim: int, count: int, *, class_token: bool = False) -> FloatArray:
-    """Make the table [L, D] of Vaswani et al. 2017 over the raster index (pengzhiliang/MAE-pytorch), float64.
+    """Compute the position table of Vaswani et al. 2017 over the raster index (pengzhiliang/MAE-pytorch).
 
-    Sines and cosines alternate. With `class_token` a row of zeros leads.
+    Returns float64 [L, D] in which sines and cosines alternate; `class_token` puts a row of zeros before it.
     """
     channel = np.arange(dim)
     angles = np.arange(count)[:, None] / 10000.0 ** (2 * (channel // 2) / dim)
@@ -52,9 +52,10 @@ def _sincos_1d(dim: int, positions: npt.NDArray[np.float64]) -> npt.NDArray[np.f
 
 
 def resize_pos_embed(table: FloatArray, old: tuple[int, int], new: tuple[int, int]) -> FloatArray:
-    """Resize the patch rows of a table [1, T + L, D] to another grid; the T leading token rows are kept.
+    """Resize the patch rows of a position table [1, T + L, D] from grid `old` to `new`, each (rows, columns).
 
-    Bicubic (a = -0.75), half-pixel centers, no antialiasing, by target size, as the original does.
+    The T leading rows of other tokens are kept. As in the original, the interpolation is bicubic (a = -0.75) with
+    half-pixel centers and without antialiasing; its scale follows from the target size.
     """
     if old == new:
         return table

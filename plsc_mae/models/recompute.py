@@ -1,4 +1,4 @@
-"""Activation recomputation: blocks run their forward pass again in the backward pass to save memory."""
+"""Activation recomputation: the backward pass runs the forward pass of blocks again, which saves memory."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Recomputable(nn.Layer):
     Gradients stay the same bit for bit, random draws included.
 
     Attributes:
-        recompute: whether it does.
+        recompute: whether it recomputes them.
     """
 
     recompute: bool = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run `forward`, with recomputation in training if it is on."""
+        """Run `forward`; in training with recomputation if `recompute` is set."""
         if self.recompute and self.training and paddle.is_grad_enabled():
             # Paddle's default, the reentrant kind, loses gradients if an input needs none.
             return recompute(super().__call__, *args, use_reentrant=False, **kwargs)
@@ -29,7 +29,7 @@ class Recomputable(nn.Layer):
 
 
 def keep_no_activations(model: nn.Layer) -> None:
-    """Recompute every trained block of a network in the backward pass."""
+    """Turn recomputation on for every block of a network with trained parameters."""
     for layer in model.sublayers():
         if isinstance(layer, Recomputable):
             layer.recompute = any(not param.stop_gradient for param in layer.parameters())

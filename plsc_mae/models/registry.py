@@ -1,4 +1,4 @@
-"""The registered networks by name. Plain data: looking a name up does not import Paddle."""
+"""The registered networks by name, as plain data: looking up a name does not import Paddle."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ ENCODER_OPTIONS = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio",
 
 
 class Variant(NamedTuple):
-    """A network class, as `module:name`, and the arguments that make it this variant.
+    """A network class, written `module:name`, and the constructor arguments of this variant.
 
-    If several code bases give one name to different networks, `dialects` has the arguments of each; the first is the
-    default.
+    If several code bases give one name to different networks, `dialects` has the additional arguments of each; the
+    first is the default.
     """
 
     network: str
@@ -33,7 +33,7 @@ class Variant(NamedTuple):
     dialects: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
     def arguments_in(self, dialect: str = "") -> dict[str, Any]:
-        """Return the constructor arguments in a dialect.
+        """Return the constructor arguments of this variant in a dialect, by default the first.
 
         Raises:
             ConfigError: the dialect has no such network.
@@ -65,8 +65,8 @@ VARIANTS: dict[str, Variant] = _MAE_VARIANTS | {
 }
 
 
-# BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch: shared arguments, then each one's own (modeling_pretrain.py).
-# MAE-priv's class token is on by default.
+# BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch (modeling_pretrain.py): shared arguments, then those of each.
+# MAE-priv has a class token by default.
 _BARE_MAE: dict[str, Any] = {
     "norm_pix_loss": True,
     "decoder_class_token": False,
@@ -90,7 +90,7 @@ _PRIV_DECODER = {"decoder_embed_dim": 512, "decoder_depth": 8, "decoder_num_head
 def _bare_mae(
     patch_size: int, embed_dim: int, depth: int, num_heads: int, decoder: tuple[int, int, int] | None = None
 ) -> Variant:
-    """Return a network of MAE-priv, and of MAE-pytorch if a `decoder` (width, depth, heads) of it is given."""
+    """Return a variant of MAE-priv; `decoder` (width, depth, heads) adds MAE-pytorch's dialect as the default."""
     sizes = {"patch_size": patch_size, "embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
     dialects = {"mae_priv": {**_MAE_PRIV, **_PRIV_DECODER}}
     if decoder is not None:
@@ -141,7 +141,7 @@ def _bare_vit(img_size: int, embed_dim: int, depth: int, num_heads: int) -> Vari
     return Variant(CLASSIFIER, {**sizes, **options}, MappingProxyType(dialects))
 
 
-# facebookresearch/mae models_vit.py, with PLSC's second names.
+# facebookresearch/mae models_vit.py, each also under PLSC's name.
 _VIT_VARIANTS = {
     "base_patch16": _vit(16, 768, 12, 12),
     "large_patch16": _vit(16, 1024, 24, 16),
@@ -159,8 +159,8 @@ VARIANTS |= {
     "cae_large_patch16_512": _cae_vit(512, 1024, 24, 16),
 }
 
-# modeling_finetune.py of pengzhiliang/MAE-pytorch and BUPT-PRIV/MAE-priv, which share these names; the latter's CLS
-# models have class_token=True and global_pool=False besides.
+# modeling_finetune.py of pengzhiliang/MAE-pytorch and BUPT-PRIV/MAE-priv, which share these names; MAE-priv's
+# CLS models have class_token=True and global_pool=False in addition.
 VARIANTS |= {
     "vit_small_patch16_224": _bare_vit(224, 384, 12, 6),
     "vit_base_patch16_224": _bare_vit(224, 768, 12, 12),
@@ -207,7 +207,7 @@ def find_variant(name: str) -> Variant:
 
 
 def require_network(name: str, network: str) -> None:
-    """Check that a name belongs to a network class, given as `module:name`.
+    """Check that the registered network `name` is of the class `network`, written `module:name`.
 
     Raises:
         ConfigError: the name is not registered, or belongs to another class; the message lists the fitting names.
@@ -218,10 +218,10 @@ def require_network(name: str, network: str) -> None:
 
 
 def arguments_of(name: str, dialect: str = "", **overrides: Any) -> dict[str, Any]:
-    """Return the constructor arguments of a registered network, with overrides that are not None.
+    """Return the constructor arguments of a registered network; overrides that are not None replace them.
 
     Raises:
-        ConfigError: an unknown name, or one that the dialect does not have.
+        ConfigError: the name is not registered, or the dialect has no such network.
     """
     given = {key: value for key, value in overrides.items() if value is not None}
     return {**find_variant(name).arguments_in(dialect), **given}
@@ -232,8 +232,8 @@ def create_model(name: str, *, dialect: str = "", **overrides: Any) -> nn.Layer:
 
     Args:
         name: a registered name, see `list_models`.
-        dialect: the code base, for names that several have: `pretrain_mae_*` and `vit_*_patch16_224` exist in
-            "mae_pytorch" and in "mae_priv".
+        dialect: the code base, for names that several code bases use: `pretrain_mae_*` and `vit_*_patch16_224` exist
+            in "mae_pytorch" and in "mae_priv".
         overrides: constructor arguments that replace the variant's; None keeps the variant's own.
 
     Raises:

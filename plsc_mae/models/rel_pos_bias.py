@@ -15,10 +15,10 @@ FloatArray = npt.NDArray[np.floating]
 
 
 def relative_position_index(grid: tuple[int, int]) -> npt.NDArray[np.int64]:
-    """Return the table row of every pair of tokens, [1 + L, 1 + L], the class token first.
+    """Return the row of the bias table for every pair of tokens, int64 [1 + L, 1 + L], the class token first.
 
-    Pairs of patches share a row if they have the same difference in rows and columns; pairs with the class token have
-    the table's last three rows.
+    Pairs of patches with the same difference in rows and columns share a row; pairs with the class token use the last
+    three rows of the table.
     """
     rows, columns = grid
     entries = (2 * rows - 1) * (2 * columns - 1)
@@ -30,7 +30,7 @@ def relative_position_index(grid: tuple[int, int]) -> npt.NDArray[np.int64]:
 
 
 class RelativePositionBias(nn.Layer):
-    """A learned bias for each head and relative position; it starts at zero."""
+    """A learned bias for each head and relative position, initially zero."""
 
     tensor_split = TensorSplit(HEADS, {"relative_position_bias_table": 1})
 
@@ -51,16 +51,16 @@ class RelativePositionBias(nn.Layer):
 
 
 def resize_relative_positions(table: FloatArray, old: tuple[int, int], new: tuple[int, int]) -> FloatArray:
-    """Resample a table [(2h-1)(2w-1) + 3, H] for another grid; the class token's rows are kept.
+    """Resample a bias table [(2h-1)(2w-1) + 3, H] for another grid; the three rows of the class token are kept.
 
-    After BEiT (run_class_finetuning.py), which calls SciPy's `interp2d(kind="cubic")`: the differences of the old grid
-    are placed on the axis of the new one in a geometric progression, dense near 0, and a bicubic spline through them
-    is evaluated at whole differences. Beyond the last place the value stays constant.
+    The method is that of BEiT (run_class_finetuning.py), which calls SciPy's `interp2d(kind="cubic")`. The position
+    differences of the old grid are placed on the axis of the new one in a geometric progression, dense near 0. A
+    bicubic spline through them is evaluated at integer differences; beyond the last place the value stays constant.
 
     Args:
-        table: values of the old grid.
-        old: rows and columns of patches, at least 3 each.
-        new: the same of the new grid.
+        table: bias table of the old grid.
+        old: rows and columns of patches of the old grid, at least 3 each.
+        new: rows and columns of patches of the new grid.
     """
     if old == new:
         return table
@@ -72,18 +72,18 @@ def resize_relative_positions(table: FloatArray, old: tuple[int, int], new: tupl
 
 
 def _resample(values: npt.NDArray[np.float64], axis: int, old: int, new: int) -> npt.NDArray[np.float64]:
-    """Interpolate 2*old - 1 values along an axis at the 2*new - 1 differences of another side."""
-    from scipy.interpolate import make_interp_spline  # 0.6 s, which only a change of the grid has to pay
+    """Interpolate the 2*`old` - 1 values along an axis to 2*`new` - 1 values, for a grid side of `new` patches."""
+    from scipy.interpolate import make_interp_spline  # takes 0.6 s, so import it only for a change of the grid
 
     if old == new:
         return values
     places = _places(old, new)
-    spline = make_interp_spline(places, values, k=3, axis=axis)  # its default is not-a-knot, as FITPACK's
+    spline = make_interp_spline(places, values, k=3, axis=axis)  # not-a-knot ends by default, as in FITPACK
     return spline(np.arange(1.0 - new, new).clip(places[0], places[-1]))
 
 
 def _places(old: int, new: int) -> npt.NDArray[np.float64]:
-    """Return where the old side's 2*old - 1 differences lie on the new side's axis."""
+    """Return the places of the 2*`old` - 1 differences of the old side on the axis of the new side."""
     low, high = 1.01, 1.5
     while high - low > 1e-6:  # BEiT's bounds and tolerance for the ratio of neighboring distances
         ratio = (low + high) / 2

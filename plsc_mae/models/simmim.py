@@ -15,18 +15,18 @@ from plsc_mae.losses import channels_first, channels_last
 from plsc_mae.models.layers import Linear, initializes, patchify, truncated_normal, unpatchify
 from plsc_mae.models.vit import VisionTransformer, token_parameter
 
-LOSS_EPS = 1e-5  # added to the number of hidden pixels
+LOSS_EPS = 1e-5  # added to the number of hidden pixels, by which the loss is divided
 
 
 class SimMIMOutput(NamedTuple):
     """The result of a forward pass of `SimMIM`."""
 
     pred: Tensor  # [B, L, C*P*P], all patches in raster order, channel slowest
-    latent: Tensor  # [B, 1 + L, D] behind the final norm, class token first
+    latent: Tensor  # [B, 1 + L, D] after the final norm, class token first
 
 
 class MaskTokenEncoder(VisionTransformer):
-    """A ViT that sees a learned token in the place of every hidden patch; `encoder_arguments` has its arguments."""
+    """A ViT that sees a learned mask token instead of every hidden patch; for its arguments see `encoder_arguments`."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -40,7 +40,7 @@ class MaskTokenEncoder(VisionTransformer):
             mask: bool [B, L], True = hidden.
 
         Returns:
-            [B, 1 + L, D] behind the final norm, class token first.
+            [B, 1 + L, D] after the final norm, class token first.
 
         Raises:
             ValueError: the images have another number of patches than the mask.
@@ -48,7 +48,7 @@ class MaskTokenEncoder(VisionTransformer):
         patches = patchify(images, self.patch_size)
         if list(mask.shape) != list(patches.shape[:2]):
             raise ValueError(f"the mask has shape {list(mask.shape)}, the images {list(patches.shape[:2])} patches")
-        # The stream of tokens has the precision of the parameters, as in the other encoders here.
+        # Tokens have the dtype of the parameters, as in our other encoders, even under mixed precision.
         tokens = self.patch_embed(patches).astype(self.mask_token.dtype)
         hidden = mask.unsqueeze(-1).astype(tokens.dtype)
         tokens = tokens * (1.0 - hidden) + self.mask_token * hidden
@@ -57,7 +57,7 @@ class MaskTokenEncoder(VisionTransformer):
 
 
 def encoder_arguments(layer_scale_init_value: float, **sizes: Any) -> dict[str, Any]:
-    """Return the `VisionTransformer` arguments of a SimMIM encoder of these sizes.
+    """Return the `VisionTransformer` arguments of a SimMIM encoder; `sizes` are passed through.
 
     Keys have no bias, all blocks share one table of relative positions, and there are no absolute positions.
     """
@@ -66,18 +66,18 @@ def encoder_arguments(layer_scale_init_value: float, **sizes: Any) -> dict[str, 
 
 
 class SimMIM(nn.Layer):
-    """SimMIM: encode visible patches and mask tokens together, predict the pixels of every patch by one linear layer.
+    """SimMIM: an encoder of visible patches and mask tokens, and a linear layer that predicts all patches.
 
     Args:
         img_size: image side, or height and width, in pixels.
         patch_size: patch side in pixels.
         in_chans: image channels.
         embed_dim: width D.
-        depth: blocks.
+        depth: number of blocks.
         num_heads: attention heads.
-        mlp_ratio: hidden width of the MLPs over D.
+        mlp_ratio: ratio of the MLPs' hidden width to D.
         drop_path: stochastic depth rate of the last block.
-        layer_scale_init_value: initial layer scale; none when not positive.
+        layer_scale_init_value: initial layer scale; without layer scale if not positive.
 
     Raises:
         ConfigError: sizes that do not fit together.
@@ -105,7 +105,7 @@ class SimMIM(nn.Layer):
         self._initialize()
 
     def forward(self, images: Tensor, mask: Tensor) -> SimMIMOutput:
-        """Predict all patches of images [B, C, H, W], normalized; `mask` is bool [B, L], True = hidden."""
+        """Predict all patches of normalized images [B, C, H, W]; `mask` is bool [B, L], True = hidden."""
         latent = self.encoder.encode_masked(images, mask)
         return SimMIMOutput(self.decoder(latent[:, 1:]), latent)
 
@@ -114,7 +114,7 @@ class SimMIM(nn.Layer):
         return channels_first(patchify(images, self.patch_size), self.in_chans)
 
     def draw(self, pred: Tensor) -> Tensor:
-        """Turn predictions into normalized images, the inverse of `target`: [B, L, C*P*P] -> [B, C, H, W]."""
+        """Turn predictions back into normalized images, the inverse of `target`: [B, L, C*P*P] -> [B, C, H, W]."""
         return unpatchify(channels_last(pred, self.in_chans), self.encoder.grid, self.patch_size)
 
     def forward_features(self, images: Tensor) -> Tensor:
@@ -128,10 +128,10 @@ class SimMIM(nn.Layer):
 
     @initializes
     def _initialize(self) -> None:
-        """Initialize as the original: cut normal weights, residual projections that shrink with depth.
+        """Initialize as the original: truncated normal weights, with residual projections scaled down with depth.
 
-        Biases, layer norms, layer scales and the table of relative positions have their constants already. The head
-        has PyTorch's default of a convolution.
+        Biases, layer norms, layer scales and the table of relative positions already have their constants. The head
+        gets PyTorch's default for convolutions.
         """
         encoder = self.encoder
         for parameter in (encoder.patch_embed.proj.weight, encoder.cls_token, encoder.mask_token):
@@ -148,11 +148,11 @@ class SimMIM(nn.Layer):
 
 
 def masked_l1(pred: Tensor, target: Tensor, mask: Tensor, in_chans: int) -> Tensor:
-    """Average |pred - target| over hidden pixels of the whole batch and over channels, in float32.
+    """Return the mean of |pred - target| over channels and hidden pixels of the whole batch, in float32.
 
     Args:
-        pred: [B, L, C*P*P].
-        target: same shape.
+        pred: predictions [B, L, C*P*P].
+        target: targets of the same shape.
         mask: bool [B, L], True = hidden.
         in_chans: channels C.
     """

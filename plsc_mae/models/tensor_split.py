@@ -1,6 +1,6 @@
-"""The declaration, on a layer, of how tensor parallelism divides its parameters (Shoeybi et al. 2019, Megatron-LM).
+"""Declarations by which layers state how tensor parallelism divides them (Shoeybi et al. 2019, Megatron-LM).
 
-`parallel/tensor.py` divides real parameters by it, `plan` counts by it.
+`parallel/tensor.py` divides parameters according to them, `plan` counts memory and computation.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ COLUMNS, ROWS = -1, 0  # axes of a weight [in, out]
 
 
 class Unit(NamedTuple):
-    """The unit that is not divided further.
+    """The smallest part of a layer that tensor parallelism keeps together.
 
     Attributes:
-        attribute: name of the layer's attribute that counts its units.
-        words: the units in words, for messages.
+        attribute: name of the layer's attribute with the number of units.
+        words: name of the units in messages.
     """
 
     attribute: str
@@ -30,10 +30,10 @@ HIDDEN = Unit("hidden_dim", "hidden columns")
 
 
 class TensorSplit(NamedTuple):
-    """The division of one layer; a layer declares it as `tensor_split`.
+    """The division of a layer by tensor parallelism; the layer declares it as `tensor_split`.
 
     Attributes:
-        unit: whole units go to each process.
+        unit: the smallest part; each process gets whole units.
         columns: parameters divided along their last axis, with the number of tensors concatenated there, each of which
             is divided separately (3 for fused q, k, v). Parameters that the layer lacks are ignored.
         rows: the linear layer whose weight is divided along its input, and whose outputs are summed over the processes
@@ -50,9 +50,9 @@ class SplitParameter(NamedTuple):
 
     Attributes:
         owner: the layer that holds it.
-        name: its name there.
+        name: its attribute name in `owner`.
         axis: the divided axis.
-        parts: tensors concatenated along the axis, each divided separately.
+        parts: number of tensors concatenated along the axis, each divided separately.
     """
 
     owner: nn.Layer
@@ -67,7 +67,7 @@ class SplitParameter(NamedTuple):
 
 
 def split_layers(network: nn.Layer) -> Iterator[tuple[nn.Layer, TensorSplit]]:
-    """Yield every layer of a network that declares a `tensor_split`, with the declaration."""
+    """Yield (layer, declaration) for every layer of a network that declares a `tensor_split`."""
     for layer in network.sublayers(include_self=True):
         split = getattr(layer, "tensor_split", None)
         if split is not None:
@@ -75,7 +75,7 @@ def split_layers(network: nn.Layer) -> Iterator[tuple[nn.Layer, TensorSplit]]:
 
 
 def split_parameters(layer: nn.Layer, split: TensorSplit) -> list[SplitParameter]:
-    """Return the parameters of one layer that its declaration divides."""
+    """Return the parameters of a layer that its declaration `split` divides."""
     declared = [(name, COLUMNS, parts) for name, parts in split.columns.items()]
     if split.rows:
         declared.append((f"{split.rows}.weight", ROWS, 1))

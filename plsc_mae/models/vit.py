@@ -32,14 +32,14 @@ RelativePositions = Literal["none", "per block", "shared"]
 
 
 def pair(size: int | tuple[int, ...] | list[int]) -> tuple[int, int]:
-    """Return height and width for a side, a 1-tuple or a pair."""
+    """Return (height, width) for a size written as one number, a sequence of one, or a pair."""
     if isinstance(size, int):
         return size, size
     return size[0], size[-1]
 
 
 def patch_grid(img_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """Return rows and columns of patches.
+    """Return the number of rows and columns of patches of an image of `img_size` = (height, width) pixels.
 
     Raises:
         ConfigError: a side is not a multiple of the patch size.
@@ -53,20 +53,20 @@ def patch_grid(img_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
 
 
 def check_heads(name: str, dim: int, num_heads: int) -> None:
-    """Raise ConfigError unless the width divides into heads and into the four parts of the position table."""
+    """Raise ConfigError unless `dim` is a multiple of `num_heads` and of 4, which sin-cos position tables need."""
     if dim % num_heads or dim % 4:
         raise ConfigError(f"{name} {dim} must be a multiple of 4 and of its number of heads ({num_heads})")
 
 
 def token_parameter(layer: nn.Layer, dim: int, count: int = 1) -> Tensor:
-    """Create learned tokens [1, count, D], normal with std 0.02 and no truncation (facebookresearch/mae)."""
+    """Create trainable tokens [1, count, D] of `layer`, normal with std 0.02, not truncated (facebookresearch/mae)."""
     return layer.create_parameter([1, count, dim], default_initializer=nn.initializer.Normal(std=INIT_STD))
 
 
 def fixed_table(
     dim: int, grid: tuple[int, int], *, positions: Positions = "column first", class_token: bool = True
 ) -> Tensor:
-    """Compute a position table [1, 1 + L, D], or [1, L, D] without a class token, that is not trained."""
+    """Compute a fixed position table, float32 [1, 1 + L, D], or [1, L, D] without a class token."""
     if positions == "sinusoid":
         table = sinusoid_1d(dim, grid[0] * grid[1], class_token=class_token)
     else:
@@ -77,7 +77,7 @@ def fixed_table(
 def set_positions(
     layer: nn.Layer, dim: int, grid: tuple[int, int], positions: Positions, num_prefix_tokens: int
 ) -> None:
-    """Set a network's `pos_embed`: a parameter or a buffer [1, prefix + L, D], or None."""
+    """Set `pos_embed` of a layer: a parameter if learned, a buffer if fixed, [1, prefix + L, D]; None without one."""
     if positions == "none":
         layer.pos_embed = None
     elif positions == "learned":
@@ -88,7 +88,7 @@ def set_positions(
 
 
 def train_tables(*layers: nn.Layer) -> None:
-    """Replace computed position tables by parameters that start from them (LiBai)."""
+    """Replace the fixed position tables of layers by parameters with the same initial values (LiBai)."""
     for layer in layers:
         table = layer.pos_embed
         del layer.pos_embed
@@ -97,7 +97,7 @@ def train_tables(*layers: nn.Layer) -> None:
 
 
 class VisionTransformer(nn.Layer):
-    """A ViT encoder.
+    """The encoder of a Vision Transformer.
 
     Args:
         img_size: image side, or height and width, in pixels.
@@ -106,13 +106,14 @@ class VisionTransformer(nn.Layer):
         embed_dim: width D.
         depth: number of blocks.
         num_heads: attention heads.
-        mlp_ratio: hidden width of the MLP over D.
+        mlp_ratio: ratio of the MLP's hidden width to D.
         drop_path: stochastic depth rate of the last block; it rises linearly from 0.
-        layer_scale: initial value of the layer scales; 0 leaves them out.
+        layer_scale: initial value of the layer scales; 0 for no layer scale.
         k_bias: whether keys have a bias; MAE has one, BEiT and CAE have none.
         positions: kind of position table: sin-cos with the column first (MAE) or the row first (CAE, MAE-priv), the
             one-dimensional sinusoid (MAE-pytorch, not saved), learned, or none.
-        relative_positions: relative position biases: one per block, one for all, or none; whole images only.
+        relative_positions: relative position biases, one per block, one shared by all, or none. With them the encoder
+            takes whole images only.
         final_norm: whether a layer norm follows the blocks.
         class_token: whether a class token precedes the patches.
         drop_rate: dropout rate of embedded tokens and of the outputs of attention and MLP.
@@ -167,15 +168,15 @@ class VisionTransformer(nn.Layer):
 
     @property
     def num_patches(self) -> int:
-        """L, the patches of one image."""
+        """The number of patches of an image, L."""
         return self.grid[0] * self.grid[1]
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Encode every patch; never masks. [B, C, H, W] -> [B, 1 + L, D], the class token first, where there is one."""
+        """Encode whole images, without a mask: [B, C, H, W] -> [B, 1 + L, D], or [B, L, D] without a class token."""
         return self.encode(patchify(images, self.patch_size))
 
     def forward_layers(self, images: Tensor) -> list[Tensor]:
-        """Return the tokens [B, 1 + L, D] after the embedding and after each block, without the final norm."""
+        """Return the tokens [B, 1 + L, D] after the embedding and after each block, all before the final norm."""
         states = [self.embed(images)]
         bias = None if self.rel_pos_bias is None else self.rel_pos_bias()
         for block in self.blocks:
@@ -183,14 +184,14 @@ class VisionTransformer(nn.Layer):
         return states
 
     def encode(self, patches: Tensor, ids_keep: Tensor | None = None) -> Tensor:
-        """Encode patches, or the visible ones alone.
+        """Encode all patches, or only the visible ones.
 
         Args:
-            patches: [B, L, P*P*C] as `patchify` cuts them.
-            ids_keep: [B, K] patches to encode, in this order; None for all. Other patches are not even embedded.
+            patches: [B, L, P*P*C] from `patchify`.
+            ids_keep: ids [B, K] of the patches to encode, in this order; None for all. Other patches are not embedded.
 
         Returns:
-            [B, 1 + K, D], the class token first, or [B, K, D] without one; after the final norm.
+            Tokens [B, 1 + K, D] after the final norm, the class token first, or [B, K, D] without a class token.
 
         Raises:
             ValueError: the number of patches is not the network's.
@@ -203,7 +204,7 @@ class VisionTransformer(nn.Layer):
         return self.norm(self.transform(self._tokens(patches, ids_keep)))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Embed whole images as the input of the first block: [B, C, H, W] -> [B, 1 + L, D]."""
+        """Embed whole images, as input of the first block: [B, C, H, W] -> [B, 1 + L, D]."""
         return self._tokens(patchify(images, self.patch_size), None)
 
     def transform(self, x: Tensor) -> Tensor:
@@ -214,7 +215,7 @@ class VisionTransformer(nn.Layer):
         return x
 
     def _tokens(self, patches: Tensor, ids_keep: Tensor | None) -> Tensor:
-        """Return the class token, if any, and embedded patches with their positions, [B, 1 + K, D]."""
+        """Return the input [B, 1 + K, D] of the first block: class token, if any, and patches, with positions added."""
         batch, first = patches.shape[0], self.num_prefix_tokens
         if ids_keep is not None:
             patches = gather_tokens(patches, ids_keep)
@@ -230,5 +231,8 @@ class VisionTransformer(nn.Layer):
         return dropout(tokens, self.drop_rate if self.training else 0.0)
 
     def forward_macs(self, tokens: int) -> int:
-        """Count the multiply-accumulates of one image's tokens, class token included, with all patches embedded."""
+        """Count the multiply-accumulates of one image: all patches are embedded, the blocks process `tokens` tokens.
+
+        `tokens` includes the class token.
+        """
         return int(self.num_patches * self.patch_embed.proj.weight.size + sum(b.macs(tokens) for b in self.blocks))
