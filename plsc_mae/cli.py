@@ -1,4 +1,4 @@
-"""`plsc-mae COMMAND [options]`: finds the command, resolves its options and runs it. Only the run imports Paddle."""
+"""The program `plsc-mae`: it finds the command, resolves its options and runs it. Only the run imports Paddle."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Command(NamedTuple):
     Attributes:
         summary: one line for the help.
         configs: config classes by method; a command without methods has one entry, "".
-        run: function to run, "module:name". It receives the config and may return an exit code.
-        positional: options that may be given as bare words, separated by spaces.
+        run: the function, as "module:name". It receives the config and may return an exit code.
+        positional: names, separated by spaces, of the options whose values may be given without their flags, in order.
     """
 
     summary: str
@@ -135,15 +135,20 @@ COMMANDS = {
     ),
 }
 
-
-BROKEN_PIPE = 128 + 13  # exit code of a program that SIGPIPE ends
+HEADINGS = {  # of the overview; a command belongs to the heading that lists its first word
+    "Train": ("pretrain", "finetune", "linprobe"),
+    "Evaluate": ("reconstruct", "predict", "knn", "compare", "explain", "extract"),
+    "Weights": ("weights",),
+    "Tools": ("plan", "bench", "plot", "doctor", "parity", "demo-data", "random-tokenizer"),
+}
+BROKEN_PIPE = 128 + 13  # exit code that a shell reports for a program ended by SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code.
 
-    A mistake of the user ends in one sentence on stderr; a bug of the suite keeps its traceback. If the reader of
-    standard output has gone, as in `plsc-mae ... | head -1`, the program ends silently.
+    A user's mistake is reported as one sentence on stderr; a bug of plsc_mae keeps its traceback. If the reader of
+    standard output closes it early, as in `plsc-mae ... | head -1`, the program ends silently.
     """
     try:
         try:
@@ -187,7 +192,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _output_is_closed() -> bool:
-    """Return whether the reader of standard output has gone; if so, discard the rest of the output."""
+    """Return True if the reader of standard output has closed it; in that case discard the rest of the output."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), select.POLLOUT)
     closed = any(event & select.POLLERR for _, event in poll.poll(0))
@@ -197,7 +202,7 @@ def _output_is_closed() -> bool:
 
 
 def _find(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """Split argv into the command's name and its words; for an overview, into "" and the prefix of its commands."""
+    """Return (command, its arguments); ("", []) for the overview, ("", [prefix]) for the overview of a family."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         return "", []
     if argv[0] == "--version":
@@ -208,21 +213,26 @@ def _find(argv: Sequence[str]) -> tuple[str, list[str]]:
         if name in COMMANDS:
             return name, list(argv[words:])
     family = [name for name in COMMANDS if name.startswith(f"{argv[0]} ")]
-    if family and argv[1:2] in (["-h"], ["--help"]):
+    if family and argv[1:2] in ([], ["-h"], ["--help"]):
         return "", [f"{argv[0]} "]
     hint = f"; did you mean '{family[0]}'?" if family else suggest(argv[0], COMMANDS)
     raise ConfigError(f"unknown command '{argv[0]}'{hint or '; plsc-mae --help lists them'}")
 
 
 def _overview(prefix: str = "") -> str:
+    """Return the list of the commands whose names start with `prefix`, by heading."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {c.summary}" for name, c in COMMANDS.items() if name.startswith(prefix)]
+    sections = []
+    for heading, words in HEADINGS.items():
+        names = [name for word in words for name in COMMANDS if name.split()[0] == word and name.startswith(prefix)]
+        lines = [f"  {name:<{width}}  {COMMANDS[name].summary}" for name in names]
+        sections += ["\n".join([f"{heading}:", *lines, ""])] if names else []
     return "\n".join(
         [
             f"plsc_mae {plsc_mae.__version__}: masked image modeling in PaddlePaddle\n",
             "usage: plsc-mae COMMAND [options]\n",
-            *lines,
-            "\nplsc-mae COMMAND --help shows the most frequent options of a command,",
+            *sections,
+            "plsc-mae COMMAND --help shows the most frequent options of a command,",
             "plsc-mae COMMAND --help all shows all of them.",
         ]
     )

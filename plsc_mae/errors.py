@@ -1,6 +1,6 @@
 """Errors reported as one sentence, without a traceback.
 
-The command line prints the sentence and exits with the error's `exit_code`. Any other exception is a bug of the suite
+The command line prints the sentence and exits with the error's `exit_code`. Any other exception is a bug of plsc_mae
 and keeps its traceback.
 """
 
@@ -10,7 +10,7 @@ import signal
 
 
 class UserError(Exception):
-    """An error that the user can correct. The message has the value, its place, the expectation and the remedy."""
+    """An error that the user can correct. The message names the value, its place, the expectation and the remedy."""
 
     exit_code = 2
 
@@ -28,13 +28,13 @@ class CheckpointError(UserError):
 
 
 class DivergedError(UserError):
-    """Training produced a loss or gradient that is not finite."""
+    """A loss or gradient of training that is not finite."""
 
     exit_code = 3
 
 
 class Stopped(Exception):
-    """The end of a run that a signal asked to stop.
+    """The end of a run after a signal such as SIGTERM.
 
     Args:
         number: number of the signal.
@@ -42,7 +42,7 @@ class Stopped(Exception):
 
     Attributes:
         number: number of the signal.
-        exit_code: the exit code that a shell reports for a process ended by that signal.
+        exit_code: the code that a shell reports for a process ended by that signal.
     """
 
     def __init__(self, number: int, where: str = "") -> None:

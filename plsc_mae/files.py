@@ -10,10 +10,11 @@ from pathlib import Path
 
 @contextmanager
 def atomic_replacement(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move its file to `path` if the block succeeds, else delete it.
+    """Yield a temporary path beside `path`; if the block succeeds, move the file there to `path`, else delete it.
 
-    So readers see the old file or the complete new one. Writing in place would also corrupt arrays that are still
-    memory-mapped from the old file. Missing parent folders are created. The data are not flushed to the disk (fsync).
+    Readers therefore see either the old file or the complete new one. Writing in place would also corrupt arrays that
+    are still memory-mapped from the old file. Missing parent folders are created. The data are not flushed to the disk
+    (fsync).
 
     Raises:
         OSError: the folder cannot be created, or the file cannot be moved.

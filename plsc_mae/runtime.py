@@ -1,8 +1,8 @@
 """Environment variables that must be set before Paddle is imported. This file does not import Paddle.
 
 Paddle's CPU wheel uses Intel's MKL with one thread, and on AMD processors MKL uses slow kernels. Measured on
-2 cores, fp32 matmul [788, 768] x [768, 3072]: AMD EPYC 35 -> 79 GFLOP/s with MKL_DEBUG_CPU_TYPE=5, 147 with two
-threads as well; Intel Xeon (AVX-512) 84 -> 150 with two threads, while MKL_DEBUG_CPU_TYPE=5 slows it from 69 to 50.
+2 cores, fp32 matmul [788, 768] x [768, 3072]: AMD EPYC 35 -> 79 GFLOP/s with MKL_DEBUG_CPU_TYPE=5, -> 147 with two
+threads in addition; Intel Xeon (AVX-512) 84 -> 150 with two threads, while MKL_DEBUG_CPU_TYPE=5 slows it from 69 to 50.
 Paddle's strided views, on by default, are copied element by element if a kernel needs them contiguous. Without views, a
 training step of a small MAE takes 0.58 s instead of 0.86 s on one core. On GPU, views are cheap and stay on.
 """
@@ -47,7 +47,7 @@ def has_gpu() -> bool:
 
 
 def cpu_settings(environ: Mapping[str, str], cores: int, *, amd: bool, gpu: bool = False) -> dict[str, str]:
-    """Return the environment variables to add, which divide the cores among the processes of this node.
+    """Return the environment variables to add; they divide the cores among the training processes of this node.
 
     Args:
         environ: the current environment; variables that the user has set are not changed.
@@ -68,7 +68,7 @@ def cpu_settings(environ: Mapping[str, str], cores: int, *, amd: bool, gpu: bool
 
 
 def apply_cpu_settings() -> dict[str, str]:
-    """Add the settings to this process's environment and return the variables added."""
+    """Add the variables of `cpu_settings` to this process's environment and return those added."""
     added = cpu_settings(os.environ, available_cores(), amd=is_amd(), gpu=has_gpu())
     os.environ.update(added)
     return added

@@ -148,6 +148,13 @@ def test_the_overview_lists_the_commands(words, capsys):
         assert command.summary in shown
 
 
+@pytest.mark.parametrize("words", [["weights"], ["weights", "--help"]])
+def test_a_family_lists_its_commands_alone(words, capsys):
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert all((f"\n  {name} " in shown) == name.startswith("weights ") for name in COMMANDS)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name, capsys):
     with pytest.raises(SystemExit) as exit:

@@ -1,1 +1,1 @@
-"""The commands, one module each with `run(config)`: they join methods, data and engine. Loaded when asked for."""
+"""The commands of `plsc-mae`. A module is imported when its command runs; the functions `run*` receive the config."""

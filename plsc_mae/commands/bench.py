@@ -1,6 +1,6 @@
-"""`plsc-mae bench step` and `plsc-mae bench data`: where the time of a run goes.
+"""`plsc-mae bench step` and `plsc-mae bench data`: measure the speed of training steps and of data loading.
 
-Both take the options of a pre-training run and build it as `plsc-mae pretrain` does.
+Both take the options of `plsc-mae pretrain` and build the same run.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ PEAK_SHAPE = (2048, 2048)
 
 
 class StepTimes(NamedTuple):
-    """Seconds of one step, which is an update.
+    """Durations within one optimizer step, in seconds.
 
     Attributes:
-        total: of the whole step.
-        waiting: for batches.
-        preparing: in `Task.prepare`, such as a tokenizer's targets.
+        total: the whole step.
+        waiting: the wait for batches.
+        preparing: `Task.prepare`, which for example computes a tokenizer's targets.
     """
 
     total: float
@@ -52,7 +52,7 @@ class StepTimes(NamedTuple):
 
     @property
     def network(self) -> float:
-        """Seconds of everything but `prepare`, waiting included."""
+        """Seconds of the step without `Task.prepare`; the wait for batches is included."""
         return self.total - self.preparing
 
 
@@ -79,7 +79,7 @@ def run_step(config: PretrainConfig) -> None:
 
 
 def time_step(stepper: Stepper, batches: Iterator[Batch], config: PretrainConfig, world: World) -> StepTimes:
-    """Run and time one update of --accum_iter batches."""
+    """Run one optimizer step of --accum_iter batches and return its durations."""
     waiting = preparing = 0.0
     started = time.perf_counter()
     for i in range(config.accum_iter):
@@ -128,7 +128,7 @@ def _print_times(
 
 
 def run_data(config: PretrainConfig) -> None:
-    """Time the loader without a network: decoding, cropping, resizing, batching, transfer between processes."""
+    """Print the images per second of the loader without a network: decoding, cropping, resizing, batching, transfer."""
     world = World(config.device)
     dataset = pretraining_dataset(config, load_method(config.method))
     steps = config.max_train_step or DEFAULT_STEPS
@@ -141,12 +141,12 @@ def run_data(config: PretrainConfig) -> None:
         for batch in itertools.islice(batches, steps):
             images += len(batch["index"])
         speed = images / (time.perf_counter() - started)
-        del batches  # ends its workers
+        del batches  # ends the worker processes
         print(f"{config.image_backend}, {workers} workers: {speed:.0f} images/s", flush=True)
 
 
 def matmul_gflops(world: World, repeats: int = 10) -> float:
-    """Return the speed of a large float32 matrix product on this process's share of the machine."""
+    """Return the GFLOP/s of this process in a large float32 matrix product."""
     a, b = paddle.randn(PEAK_SHAPE), paddle.randn(PEAK_SHAPE)
     paddle.matmul(a, b)
     _synchronize(world)
@@ -163,7 +163,7 @@ def _synchronize(world: World) -> None:
 
 
 def _batches(config: PretrainConfig, world: World) -> Iterator[Batch]:
-    """Return an endless iterator over real batches, or over one random batch without --data_path."""
+    """Return an endless iterator over the batches of --data_path or, without it, over one random batch."""
     method = load_method(config.method)
     if not config.data_path:
         return itertools.repeat(random_batch(method.train_transform(config), config.batch_size, config.seed))

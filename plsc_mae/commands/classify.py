@@ -46,7 +46,7 @@ LabeledImages = ImageList | CifarImages
 
 
 class Images(NamedTuple):
-    """Labeled images; without `train` the classifier is only evaluated, without `val` it is only trained."""
+    """Labeled images of a run. If `train` is None the classifier is only evaluated; if `val` is None, only trained."""
 
     train: LabeledImages | None
     val: LabeledImages | None
@@ -55,14 +55,14 @@ class Images(NamedTuple):
 
 
 class Datasets(NamedTuple):
-    """Samples of the training and validation images."""
+    """Data sets of the training and validation images; None if the run does not use them."""
 
     train: KeyedDataset | None
     val: KeyedDataset | None
 
 
 def run(config: ClassifyConfig) -> None:
-    """Train a classifier as the config says, or evaluate one.
+    """Train the classifier of `config` or, with --eval, evaluate it.
 
     Raises:
         UserError: options, data, folders or checkpoints cannot be used; the message names the remedy.
@@ -121,7 +121,7 @@ def find_labeled(config: ClassifyConfig) -> Images:
     num_classes = config.nb_classes or len(known.classes)
     if num_classes < len(known.classes):
         source = known.root if isinstance(known, ImageList) else known.source
-        raise ConfigError(f"--nb_classes {num_classes} is fewer than the {len(known.classes)} of {source}")
+        raise ConfigError(f"--nb_classes {num_classes} is fewer than the {len(known.classes)} classes of {source}")
     return Images(train, val, num_classes, known.classes)
 
 
@@ -138,7 +138,7 @@ def _labeled_folders(config: ClassifyConfig) -> tuple[ImageList | None, ImageLis
 
 
 def _datasets(config: ClassifyConfig, images: Images, world: World) -> Datasets:
-    if world.previous is not None:  # a stage behind the first
+    if world.previous is not None:  # pipeline stages after the first read no images
         return Datasets(
             *(None if split is None else SizeOnlyDataset(len(split)) for split in (images.train, images.val))
         )
@@ -148,14 +148,14 @@ def _datasets(config: ClassifyConfig, images: Images, world: World) -> Datasets:
 
 
 def build_dataset(config: ClassifyConfig, images: LabeledImages, transform: Transform) -> KeyedDataset:
-    """Return the transformed samples of images."""
+    """Return a data set of `images` that applies `transform` to each of them."""
     if isinstance(images, CifarImages):
         return CifarDataset(images, transform, seed=config.seed)
     return ImageDataset(images, transform, seed=config.seed, backend=config.image_backend, bad_image=config.bad_image)
 
 
 def _cached(model: ImageClassifier, config: ClassifyConfig, images: Images, world: World) -> Datasets:
-    """Encode the evaluation crop of every image once, in all processes; only the main process gets the features."""
+    """Encode the evaluation crop of every image once; all processes must call, the main one receives the features."""
     model.eval()
     normalize = build_normalize(config)
     parts: list[FeatureDataset | None] = []
@@ -208,7 +208,7 @@ def _task(model: ImageClassifier, config: ClassifyConfig, images: Images, world:
 
 
 def _keep_stage(model: ImageClassifier, config: ClassifyConfig, world: World) -> None:
-    """Reduce the network to this process's stage, and log the stages."""
+    """Keep only this process's pipeline stage of the network, and log the blocks of every stage."""
     check_pipeline_options(config)
     stages = stages_by_cost(model, world)
     keep_stage(model, Line.of(world), stages[world.stage])
@@ -235,7 +235,7 @@ def _log_start(path: str, report: LoadReport) -> None:
 def _evaluations(
     task: ClassifyTask | PipelinedTask, config: ClassifyConfig, dataset: KeyedDataset | None, world: World
 ) -> list[Evaluation]:
-    """Return the evaluation of the weights and, with --model_ema, of their moving average."""
+    """Return the evaluations of the weights and, with --model_ema, of their moving average; none without `dataset`."""
     if dataset is None:
         return []
     loader = validation_loader(dataset, config, world)
@@ -248,7 +248,7 @@ def _evaluations(
 
 
 def validation_loader(dataset: KeyedDataset, config: ClassifyConfig, world: World) -> BatchLoader:
-    """Return batches of every image once: in each process, or with --dist_eval in all processes together."""
+    """Return a loader of every image once: in each process or, with --dist_eval, divided among the processes."""
     rank, size = (world.rank, world.size) if config.dist_eval else (0, 1)
     sampler = EpochBatchSampler(
         len(dataset), config.batch_size, rank, size, config.seed, shuffle=False, drop_last=False

@@ -1,4 +1,4 @@
-"""`plsc-mae compare`: one table of the accuracies of frozen features: raw pixels, random weights, checkpoints."""
+"""`plsc-mae compare`: prints the accuracies of frozen features: raw pixels, random weights and checkpoints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Source = tuple[Encode, tuple[int, int]]  # an encoder, and the (h, w) of its ima
 
 @dataclass(frozen=True)
 class Row:
-    """Top-1 accuracies in percent of one kind of features, one per seed of random weights."""
+    """A row of the table: a kind of features and its top-1 accuracies in percent, one per seed of random weights."""
 
     features: str
     knn: list[float] = field(default_factory=list)
@@ -56,7 +56,7 @@ def run(config: CompareConfig) -> None:
             parts = encode_labeled(encode, lists, size, config, world)
             if world.is_main:
                 _score(row, parts, config.nb_knn)
-            world.barrier()  # scoring may take longer than the others would wait for the first process's next batch
+            world.barrier()  # otherwise the others may time out in the next exchange while the first one scores
         rows.append(row)
         if world.is_main:
             print(row, flush=True)
@@ -65,7 +65,7 @@ def run(config: CompareConfig) -> None:
 
 
 def _kinds(config: CompareConfig) -> Iterator[tuple[str, Iterator[Source]]]:
-    """Yield the name of every kind of features and its sources. A network is built when its source is reached."""
+    """Yield (name, sources) of every kind of features. A network is built only when its source is iterated."""
     if config.pixels:
         yield f"raw pixels, {config.pixels} x {config.pixels}", iter([(pixel_features, (config.pixels, config.pixels))])
     for path in config.model_path if config.random_weights else ():
@@ -75,13 +75,13 @@ def _kinds(config: CompareConfig) -> Iterator[tuple[str, Iterator[Source]]]:
 
 
 def _encoder(path: str, config: CompareConfig, seed: int | None) -> Source:
-    """Return the encoder of a checkpoint or, with a seed, a network of its sizes with random weights."""
+    """Return the encoder of a checkpoint or, if `seed` is set, one of the same sizes with random weights."""
     network, normalize, _ = load_encoder(path, random_weights=seed is not None, seed=seed or 0)
     return TokenFeatures(network, normalize, [len(network.blocks)], [config.pool], config.norm), network.img_size
 
 
 def _score(row: Row, parts: list[LabeledFeatures], k: int) -> None:
-    """Add the accuracies of features to a row. Both classifiers use standardized features."""
+    """Add the accuracies of the features [bank, queries] to a row. Both classifiers standardize the features."""
     bank, queries = parts
     labels = bank.labels, queries.labels
     near, far = standardize(bank.features, queries.features)
@@ -90,7 +90,7 @@ def _score(row: Row, parts: list[LabeledFeatures], k: int) -> None:
 
 
 def _cell(values: list[float]) -> str:
-    """Return the mean and, of several values, their range."""
+    """Format the mean of `values` and, if there are several, their range."""
     spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
     return f"{np.mean(values):.1f}{spread}"
 

@@ -1,4 +1,4 @@
-"""`plsc-mae weights convert`: write a weight file, or the encoder of it, for another code base."""
+"""`plsc-mae weights convert`: writes a weight file, or only its encoder, for another code base."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def run(config: WeightsConvertConfig) -> None:
     """Read a file, write its network in another dialect, and report what was left out.
 
     Raises:
-        CheckpointError: the file cannot be read, lacks a tensor, or the new one cannot be written.
-        ConfigError: the dialect has no place for the network; the number of heads is needed and unknown.
+        CheckpointError: the file cannot be read or lacks a tensor, or the new file cannot be written.
+        ConfigError: the dialect cannot hold the network, the new file exists, or a needed number of heads is unknown.
     """
     find_dialect(config.dialect)
     out = Path(config.out)
@@ -52,26 +52,26 @@ def run(config: WeightsConvertConfig) -> None:
             print(f"{what}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}")
     beside = sorted({name.partition("/")[0] for name in stored.tensors if "/" in name})
     if len(beside) > 1:
-        print(f"only the network is converted, out of {', '.join(beside)}")
+        print(f"of {', '.join(beside)}, only the network is converted")
 
 
 def _checked(network: nn.Layer, stored: Checkpoint, kind: str) -> LoadReport:
-    """Load again for the report of matched tensors, and check the positions.
+    """Load `stored` into `network` again, check its position embeddings and return the report of matched tensors.
 
     Raises:
-        CheckpointError: the position tables are of another grid than the inferred network's.
+        CheckpointError: the position embeddings belong to a grid that is not square.
     """
     report = weights.load(network, stored, prefix="encoder." if kind == ENCODER else "")
     if report.resized:
         raise CheckpointError(
-            f"{stored.path} holds positions of a grid that is not square ({', '.join(report.resized)}); expected those "
-            "of square images: such files cannot be converted"
+            f"{stored.path} holds position embeddings of a grid that is not square ({', '.join(report.resized)}); "
+            "only files of square images can be converted"
         )
     return report
 
 
 def _settings(network: nn.Layer, kind: str, path: str) -> dict[str, Any]:
-    """Return the config.json of a Hugging Face folder.
+    """Return the content of config.json for a Hugging Face folder.
 
     Raises:
         ConfigError: the network is a classifier.

@@ -36,7 +36,7 @@ def run(config: DoctorConfig) -> int:
 
 
 def _report(items: Iterable[str | Finding]) -> list[Finding]:
-    """Print the descriptions as they come and return the findings."""
+    """Print each description as soon as it is available and return the findings."""
     findings = []
     for item in items:
         if isinstance(item, Finding):
@@ -81,7 +81,7 @@ def _examine_machine(config: DoctorConfig) -> Iterator[str | Finding]:
 
 
 def _examine_launch(before: list[Finding]) -> Iterator[str | Finding]:
-    """Examine the processes together; an error in one of them is an error in all."""
+    """Check the processes of a launch together; all must iterate to the end. An error in one is reported by all."""
     import paddle
 
     from plsc_mae.commands.doctor_processes import examine_processes

@@ -36,14 +36,14 @@ def examine_data(data_path: str) -> Iterator[str | Finding]:
     try:
         val = find_images(data_path, "val")
     except DataError as failure:
-        yield warning(f"{failure}; pre-training does not need them")
+        yield warning(f"{failure}; pre-training needs no validation images")
         return
     yield from _examine_split("val", val)
     yield from _compare(train, val)
 
 
 def _folder_of_splits(folder: Path) -> Path | None:
-    """Return a deeper folder that contains train/, as in an archive unpacked with its outer folders, or None."""
+    """Return the folder below `folder` that has train/, as in an archive unpacked with its outer folders, or None."""
     if any((folder / split).is_dir() for split in ("train", "val")):
         inner = folder / "train"
         return inner if (inner / "train").is_dir() and (inner / "val").is_dir() else None

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """A problem.
+    """A problem that the doctor found.
 
     Attributes:
         text: the problem, its place and the remedy.
-        stops: True if it ends runs or invalidates their results; False if it affects some runs only, or their speed.
+        stops: True if the problem ends runs or invalidates their results; False if it affects only some runs or speed.
     """
 
     text: str
@@ -21,10 +21,10 @@ class Finding(NamedTuple):
 
 
 def error(text: str) -> Finding:
-    """Return a finding that ends runs or invalidates their results."""
+    """Return the finding of a problem that ends runs or invalidates their results."""
     return Finding(text, stops=True)
 
 
 def warning(text: str) -> Finding:
-    """Return a finding that affects some runs only, or their speed."""
+    """Return the finding of a problem that affects some runs only, or their speed."""
     return Finding(text, stops=False)

@@ -42,8 +42,8 @@ class Wheel(NamedTuple):
 
     Attributes:
         version: such as "3.3.1".
-        cuda: CUDA version it was built for; None for the CPU wheel.
-        visible: number of GPUs it can use.
+        cuda: CUDA version that it was built for; None for the CPU wheel.
+        visible: number of GPUs that Paddle can use.
     """
 
     version: str
@@ -52,7 +52,7 @@ class Wheel(NamedTuple):
 
 
 def read_driver() -> Driver | str | None:
-    """Query nvidia-smi. Return None if it is not installed, and a description of the failure if it fails."""
+    """Return the driver that nvidia-smi reports, a description of its failure, or None if it is not installed."""
     try:
         banner = _nvidia_smi()
         listed = _nvidia_smi("--query-gpu=name,compute_cap", "--format=csv,noheader", check=False)
@@ -75,7 +75,7 @@ def read_driver() -> Driver | str | None:
 
 
 def parse_version(text: str) -> Version | None:
-    """Return major and minor version; None if `text` is not a version, as the "False" of the CPU wheel."""
+    """Return (major, minor); None if `text` is not a version, such as the "False" of Paddle's CPU wheel."""
     found = re.match(r"(\d+)\.(\d+)", str(text))
     return (int(found[1]), int(found[2])) if found else None
 
@@ -93,7 +93,7 @@ def fitting_wheel(driver: Driver) -> str:
 
 
 def examine_gpus(driver: Driver | str | None, wheel: Wheel) -> Iterator[Finding]:
-    """Report a driver and a wheel that do not fit each other."""
+    """Yield a finding if driver and wheel do not fit each other, or the GPUs cannot be used."""
     if isinstance(driver, str):
         yield warning(f"{driver}; repair or reinstall the driver to compute on GPU")
         return

@@ -45,7 +45,7 @@ LAUNCH_VARIABLES = (
 )
 OPTIONAL_MODULES = {
     "cv2": "pip install opencv-python-headless, for --image_backend opencv",
-    "visualdl": "install another visualdl or protobuf, or none",
+    "visualdl": "install another version of visualdl or protobuf, or uninstall visualdl",
 }
 SHARED_MEMORY = "/dev/shm"
 SHARED_MEMORY_MB = 512  # for NCCL between the GPUs of a machine
@@ -73,7 +73,7 @@ def examine_packages() -> Iterator[Finding]:
 
 
 def examine_optional_modules() -> Iterator[Finding]:
-    """Import optional packages that are often installed without their own requirements."""
+    """Import optional packages, which are often installed without their dependencies, and report failures."""
     for name, remedy in OPTIONAL_MODULES.items():
         if importlib.util.find_spec(name) is None:
             continue
@@ -86,7 +86,7 @@ def examine_optional_modules() -> Iterator[Finding]:
 
 
 def examine_environment(gpus: int, environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-    """Report variables that mislead the launcher. A process of the launcher is skipped, because it sets them itself."""
+    """Report variables that mislead the launcher. The launcher's own processes report none: it sets them."""
     if "PADDLE_TRAINER_ID" in environ:
         return
     for name, remedy in LAUNCH_TRAPS.items():

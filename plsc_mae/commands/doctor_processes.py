@@ -1,4 +1,4 @@
-"""The doctor's checks of the processes of a launch: their versions, the correctness and the speed of their sums."""
+"""The doctor's checks of launched processes: their versions and speeds, and that all-reduce is correct and fast."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LAUNCH = (
 
 
 def examine_processes(world: World) -> Iterator[str | Finding]:
-    """Exchange numbers between all processes and check them. Every process must iterate to the end."""
+    """Check versions, speed and all-reduce of all processes; each of them must iterate to the end."""
     if world.size == 1:
         yield error(LAUNCH)
         return
@@ -68,7 +68,7 @@ def _introduce(world: World) -> Iterator[str | Finding]:
 
 
 def _check_sums(world: World) -> Iterator[str | Finding]:
-    """Sum numbers that are exact in their type and differ by rank and position, and compare with the closed form.
+    """All-reduce numbers that differ by rank and position, and compare the sums, which are exact, with their formula.
 
     float16 is omitted: gloo sums it wrongly, and no run sums float16.
     """
@@ -76,7 +76,7 @@ def _check_sums(world: World) -> Iterator[str | Finding]:
     places = np.arange(1000)
     cases = {
         "float32": places.astype(np.float32) / 8,
-        "int64": places.astype(np.int64) + 2**40,  # beyond what a float32 holds
+        "int64": places.astype(np.int64) + 2**40,  # beyond the integers that float32 holds exactly
     }
     for dtype, pattern in cases.items():
         summed = world.sum(paddle.to_tensor(pattern * (world.rank + 1), dtype=dtype)).numpy()
@@ -93,7 +93,7 @@ def _check_sums(world: World) -> Iterator[str | Finding]:
 
 
 def _time_sum(world: World, size: int) -> float:
-    """Return the seconds of an all-reduce of `size` bytes; the same value in all processes."""
+    """Return the mean seconds of an all-reduce of `size` bytes, the same in all processes; all processes must call."""
     values = paddle.zeros([size // 4], dtype="float32")
     _finish(world.sum(values))
     started = time.perf_counter()
@@ -120,7 +120,7 @@ def _time_product() -> float:
 
 
 def _gather_text(world: World, text: str) -> Sequence[str]:
-    """Return a text of every process. Sums transport it, as they are the exchange under test."""
+    """Return the texts of all processes by rank, gathered with the all-reduce under test; all processes must call."""
     letters = np.zeros([world.size, _TEXT_BYTES], np.int64)
     encoded = text.encode()[:_TEXT_BYTES]
     letters[world.rank, : len(encoded)] = np.frombuffer(encoded, np.uint8)

@@ -1,4 +1,4 @@
-"""`plsc-mae explain`: one labeled panel per image with an encoder's attention, or the evidence for a class."""
+"""`plsc-mae explain`: draws an encoder's attention over each image and, if asked, the evidence for a class."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ PREDICTED = "predicted"
 
 
 class Maps(NamedTuple):
-    """Maps of one image.
+    """Attention maps of one image.
 
     Attributes:
-        weights: weights [N, N] of the N tokens by label. The labels are the same for all images, for the sheet.
+        weights: a map [N, N] between the N tokens by label. All images have the same labels and can share a sheet.
         captions: more specific labels for the image's own panel, by label.
     """
 
@@ -51,7 +51,7 @@ class Maps(NamedTuple):
 
 
 def run(config: ExplainConfig) -> None:
-    """Draw and save the panels.
+    """Draw a panel for each image and a sheet of the first ones, and save them.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or has no classifier and --category_index needs one.
@@ -81,12 +81,12 @@ def run(config: ExplainConfig) -> None:
 
 
 class Explainer:
-    """Computes the maps of an image.
+    """A loaded network that computes the attention maps of images.
 
     Attributes:
         encoder: the network.
-        pool: the rows of the maps to draw: "cls", or "mean" over the patch tokens.
-        origin: a description of the source of the weights.
+        pool: the tokens whose attention is drawn: "cls", the class token, or "mean", the mean of the patch tokens.
+        origin: a line about the source of the weights.
 
     Raises:
         ConfigError: the encoder lacks --layer_index, or the classifier lacks --category_index.
@@ -118,7 +118,7 @@ class Explainer:
             raise ConfigError(f"--layer_index {layer}: the encoder has {depth} layers; expected 0 to {depth - 1}")
 
     def __call__(self, pixels: Tensor) -> Maps:
-        """Return the maps of an image, uint8 [1, H, W, 3]."""
+        """Return the attention maps of one image; `pixels` are uint8 [1, H, W, 3]."""
         image = self.normalize(pixels)
         if self.trained is None:
             return Maps(self._attention([layer[0] for layer in attention_maps(self.encoder, image)]), {})
@@ -138,7 +138,7 @@ class Explainer:
         return Maps({label: rolled, **self._attention(attentions)}, {label: caption})
 
     def _attention(self, attentions: Sequence[Floats]) -> dict[str, Floats]:
-        """Return the rollout and the attention of the last layer, which do not depend on a class."""
+        """Return the maps that do not depend on a class, by label: the rollout and the last layer's attention."""
         config = self.config
         rolled = rollout(
             attentions,
@@ -159,7 +159,7 @@ class Explainer:
 
 
 def find_category(text: str, classes: Sequence[str]) -> int | None:
-    """Return the number of a class given by number or name, or None for the predicted class.
+    """Return the index of the class that `text` gives by number or name; None if it is "predicted".
 
     Raises:
         ConfigError: the class does not exist.

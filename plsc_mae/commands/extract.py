@@ -53,7 +53,7 @@ def run(config: ExtractConfig) -> None:
 
 
 def _resolve(layers: Sequence[int], depth: int) -> list[int]:
-    """Return layers counted from 0, without duplicates."""
+    """Return `layers` counted from 0, without duplicates; -1 is the last of `depth` blocks."""
     for layer in layers:
         if not -depth - 1 <= layer <= depth:
             raise ConfigError(

@@ -1,6 +1,6 @@
 """The content of a weight file: its network, sizes and training target, and the commands that accept it.
 
-A pre-training network describes itself, see `methods.contract.Method.describe`; the rest comes from `loading`.
+Each method describes its pre-training network (`methods.contract.Method.describe`); `loading` infers the rest.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ class Inspection:
 
     Attributes:
         path: the file.
-        format: its file format.
-        bytes: its size.
+        format: name of its file format.
+        bytes: its size in bytes.
         dialect: naming of its tensors; empty if unknown.
         kind: "tokenizer", "classifier", "encoder", "unknown", or the `network` of a method.
-        holds: the same in words.
+        holds: the kind of network in words.
         sizes: sizes of its parts, {part: {name: value}}.
         target: the prediction target of its training.
         tensors: number of tensors of the network.
         values: number of elements of these tensors.
         dtypes: number of tensors of the network by type.
         not_finite: {tensor: number of NaN and infinite values}.
-        beside: number of tensors by the keys beside the network, such as the optimizer's.
+        beside: number of tensors outside the network by top-level key, such as "optimizer".
         phase: the training phase that wrote it; empty if not stored.
-        epoch: of a checkpoint.
-        options: stored options.
+        epoch: epoch of a training checkpoint; None if not stored.
+        options: training options stored in the file.
         unknown: a sentence for every property that the file does not store.
         uses: {command: a command line that accepts the file}.
-        misfits: {command: why it does not accept the file}.
+        misfits: {command: the reason it does not accept the file}.
     """
 
     path: str
@@ -79,7 +79,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class TensorLine:
-    """One tensor of a file; mean and std cover the finite values; None without any."""
+    """One tensor of a file. `mean` and `std` are those of its finite values; None if it has no finite value."""
 
     name: str
     shape: tuple[int, ...]
@@ -94,8 +94,8 @@ def inspect_file(path: str, num_heads: int | None = None, decoder_num_heads: int
 
     Args:
         path: the file.
-        num_heads: of a foreign encoder of unpublished width.
-        decoder_num_heads: of its decoder.
+        num_heads: attention heads of the encoder, if the file does not determine them.
+        decoder_num_heads: attention heads of the decoder, likewise.
 
     Raises:
         CheckpointError: the file cannot be read.
@@ -138,7 +138,7 @@ def inspect_file(path: str, num_heads: int | None = None, decoder_num_heads: int
 
 
 def tensor_lines(stored: Checkpoint) -> Iterator[TensorLine]:
-    """Describe every tensor of a file."""
+    """Yield a description of every tensor of a file."""
     for name, value in stored.tensors.items():
         is_number = value.dtype.kind in "iufb" and value.size > 0
         finite = value[np.isfinite(value)].astype(np.float64) if is_number else np.empty(0)
@@ -151,7 +151,7 @@ def tensor_lines(stored: Checkpoint) -> Iterator[TensorLine]:
 
 
 def _format(path: Path) -> str:
-    """Name the format of a file that the reader has accepted."""
+    """Return the name of the format of a file that the reader has accepted."""
     if path.is_dir():
         return "OneFlow folder"
     with path.open("rb") as file:
@@ -180,7 +180,7 @@ def _not_finite(stored: Checkpoint) -> dict[str, int]:
 
 
 def _beside(stored: Checkpoint) -> dict[str, int]:
-    """Count tensors by the first part of their path, without the network's; empty tables count 0."""
+    """Count the tensors outside the network by the first part of their path; a table without tensors counts 0."""
     counts = Counter(path.partition("/")[0] for path in stored.tensors if "/" in path)
     network = next((key for key in NETWORK_KEYS if key in counts), "")
     tables = {key: 0 for key, value in stored.meta.items() if isinstance(value, dict) and key != "args"}
@@ -191,7 +191,7 @@ def _beside(stored: Checkpoint) -> dict[str, int]:
 
 
 def _add_tokenizer(found: Inspection) -> None:
-    """Fill in a DALL-E dVAE, or a part of it."""
+    """Fill in the facts about a DALL-E dVAE, or about its encoder or decoder alone."""
     parts: tuple[Part, ...] = ("encoder", "decoder")
     for part in parts:
         try:
@@ -219,7 +219,7 @@ def _add_names(found: Inspection, stored: Checkpoint) -> None:
 
 
 def _add_network(found: Inspection, base: Checkpoint) -> None:
-    """Fill in a network of a known dialect: its encoder, then its other parts."""
+    """Fill in the facts about a network of a known dialect: its encoder, then its other parts."""
     _add_encoder(found, base)
     if found.kind == CLASSIFIER:
         _add_classifier(found, base)
@@ -247,7 +247,7 @@ def _add_encoder(found: Inspection, base: Checkpoint) -> None:
 
 
 def _add_pretrained(found: Inspection, base: Checkpoint) -> None:
-    """Fill in the network of a pre-training method, which describes itself."""
+    """Fill in the facts that a pre-training method reports about its network."""
     config = _config(found, base)
     method = method_of_kind(found.kind) if config is None else load_method(config.method)
     assert method is not None, found.kind
@@ -269,7 +269,7 @@ def _add_encoder_only(found: Inspection, base: Checkpoint) -> None:
 
 
 def _add_classifier(found: Inspection, base: Checkpoint) -> None:
-    found.misfits["reconstruct"] = "it is a classifier: the decoder is gone"
+    found.misfits["reconstruct"] = "it is a classifier, which has no decoder"
     heads = found.sizes["encoder"]["num_heads"] or 1  # the description does not depend on them
     try:
         trained = load_classifier(found.path, num_heads=heads)
@@ -304,13 +304,13 @@ def _add_uses(found: Inspection, config: PretrainConfig | None) -> None:
     encoder = found.sizes["encoder"]
     if config is not None:
         found.uses |= usage_lines.training(found.path, config.method, encoder)
-    elif encoder["k_bias"]:  # a plain ViT, as the first method's
+    elif encoder["k_bias"]:  # a plain ViT, like the encoder of the first method
         found.uses |= usage_lines.training(found.path, next(iter(FINETUNE)), encoder)
     found.uses |= usage_lines.evaluation(found.path, encoder)
 
 
 def _add_resume(found: Inspection) -> None:
-    """Fill in whether a run can resume from the file."""
+    """Fill in the command that resumes from the file, or the reason why there is no such command."""
     if found.phase and found.format.startswith("checkpoint of plsc_mae"):
         found.uses |= usage_lines.resumption(found.path, found.phase)
     elif "optimizer" in found.beside:
@@ -320,7 +320,7 @@ def _add_resume(found: Inspection) -> None:
 
 
 def _settle_heads(found: Inspection, given: Mapping[str, tuple[str, int | None]]) -> None:
-    """Fill in numbers of heads that the file does not store: the user's, or a note that they are unknown."""
+    """Fill in the numbers of heads that the file does not store: those of the user, or a note that they are unknown."""
     for part, (flag, heads) in given.items():
         if found.sizes.get(part, {}).get("num_heads", 0) is not None:
             continue

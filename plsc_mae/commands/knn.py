@@ -49,7 +49,7 @@ def run(config: KNNConfig) -> None:
 
 
 def _computed(config: KNNConfig, world: World) -> tuple[str, list[LabeledFeatures]]:
-    """Return the name of the features and, in the first process, bank and queries; an empty list in the others."""
+    """Return the name of the features and [bank, queries]; other processes than the first return an empty list."""
     bank = find_images(config.data_path, "train")
     lists = (bank, find_validation(bank, config.data_path, config.eval_data_path))
     encode: Encode
@@ -68,7 +68,9 @@ def _computed(config: KNNConfig, world: World) -> tuple[str, list[LabeledFeature
     if world.is_main:
         print(name)
     parts = encode_labeled(encode, lists, size, config, world)
-    if config.pixels and world.is_main:  # pixels are never negative, so uncentered images are all similar by cosine
+    if (
+        config.pixels and world.is_main
+    ):  # pixels are not negative, so without centering all images have similar directions
         mean = parts[0].features.mean(axis=0)
         parts = [LabeledFeatures(features - mean, labels) for features, labels in parts]
     return name, parts

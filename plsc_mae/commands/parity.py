@@ -51,7 +51,7 @@ def run(config: ParityConfig) -> None:
 
 
 def _comparisons(config: ParityConfig, precision: Precision) -> Iterator[Comparison]:
-    """Yield the comparisons of every network: with the oracle, then with the original, which changes the weights."""
+    """Yield each network's comparison with the oracle, then with the original; the latter changes the weights."""
     original = find_original(config.reference, originals()) if config.reference else None
     for case in open_cases(config, precision):
         reason = unsupported_reason(original, case) if original else ""
@@ -82,7 +82,7 @@ def _circumstances(config: ParityConfig, precision: Precision, world: World) -> 
 
 
 def command_line(config: ParityConfig) -> str:
-    """Return the command that produces this report, with every option that differs from its default."""
+    """Return the command line that repeats this comparison; options with their default values are omitted."""
     words = ["plsc-mae", "parity"]
     for item in options(ParityConfig):
         value = getattr(config, item.name)

@@ -14,7 +14,7 @@ SHEET_ROWS = 10  # panels in the sheet
 
 
 def find_pictures(img_path: str) -> ImageList:
-    """Return a list of one image, or of the images of a folder.
+    """List the images of a folder, or the single image that `img_path` names.
 
     Raises:
         DataError: there are no images.
@@ -34,7 +34,7 @@ def spread(length: int, most: int) -> list[int]:
 
 
 def panel_name(images: ImageList, index: int) -> str:
-    """Return the file name of an image's panel: the image's path below the folder with "_" for "/"."""
+    """Return the file name of an image's panel: the image's path in the list, with "_" for "/", ending in .png."""
     return str(Path(images.paths[index]).with_suffix(".png")).replace("/", "_")
 
 

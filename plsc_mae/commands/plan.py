@@ -18,7 +18,7 @@ from plsc_mae.plan.sketch import Sketch, sketch
 IMAGENET_IMAGES = 1281167
 MIB, GIB, GB = 2**20, 2**30, 1e9
 SMALLEST_PART = 10_000  # parameters, 0.01 M
-TOLERANCE = 0.2  # of the estimate of memory, docs/plan.md
+TOLERANCE = 0.2  # relative error of the memory estimate, see docs/plan.md
 Row = tuple[str, str, str]  # label, value, note; a heading has no value
 
 
@@ -26,7 +26,7 @@ def run(config: PlannedRun) -> None:
     """Print the plan of a run.
 
     Raises:
-        UserError: the run itself would refuse the network or the layout; there are no images at the data path.
+        UserError: the run would refuse its options, an option cannot be planned, or --data_path has no images.
     """
     if isinstance(config, LinprobeConfig) and config.cache_features:
         raise ConfigError(
@@ -75,10 +75,10 @@ def _network(drawn: Sketch, config: PlannedRun) -> Iterable[Row]:
 
 
 def _sizes_by_part(task: Task) -> dict[tuple[str, bool], int]:
-    """Count parameters by (part of the network, frozen); parts too small for the table are one row."""
+    """Count parameters by (part of the network, True if frozen); parts too small for the table add up to "others"."""
     sizes: dict[tuple[str, bool], int] = {}
     for name, param in task.named_parameters():
-        _, part, *_ = name.split(".")  # of model.encoder.blocks.0.norm1.weight, the encoder
+        _, part, *_ = name.split(".")  # model.encoder.blocks.0.norm1.weight belongs to the encoder
         key = part, param.stop_gradient
         sizes[key] = sizes.get(key, 0) + int(param.size)
     shown: dict[tuple[str, bool], int] = {}

@@ -34,7 +34,7 @@ class Prediction(NamedTuple):
 
 
 class Views:
-    """A data set of transformed images. An unreadable image is an error, because every image needs its own answer."""
+    """A data set of transformed images. An unreadable image raises, because every image needs its own prediction."""
 
     def __init__(self, images: ImageList, transform: Transform) -> None:
         self.images, self.transform = images, transform
@@ -70,7 +70,7 @@ def run(config: PredictConfig) -> None:
 
 
 def predict(trained: LoadedClassifier, images: ImageList, world: World, config: PredictConfig) -> list[Prediction]:
-    """Classify every image in the order of the list. Processes other than the first return an empty list."""
+    """Classify every image, in order; all processes must call, and those other than the first return an empty list."""
     topk = min(config.topk, len(trained.classes))
 
     def best(pixels: Tensor) -> dict[str, Tensor]:

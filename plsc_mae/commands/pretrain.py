@@ -1,4 +1,4 @@
-"""`plsc-mae pretrain`: train a method's network on unlabeled images."""
+"""`plsc-mae pretrain`: trains the network of a method on unlabeled images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PANEL_IMAGES = 8
 
 
 def run(config: PretrainConfig) -> None:
-    """Pre-train as the config says.
+    """Pre-train the network of `config` on the images of --data_path.
 
     Raises:
         UserError: options, data, folders or checkpoints cannot be used; the message names the remedy.
@@ -62,7 +62,7 @@ def find_knn_images(config: PretrainConfig, train: ImageList) -> tuple[ImageList
     """Return the training and validation images that --knn_freq compares.
 
     Raises:
-        ConfigError: --knn_max_images or the images are fewer than the classes or neighbors.
+        ConfigError: --knn_max_images is smaller than the number of classes, or --knn_k exceeds the number of images.
         DataError: images or labels are missing, or the two sets have different classes.
     """
     val = find_validation(train, config.data_path, config.eval_data_path)

@@ -1,4 +1,4 @@
-"""`plsc-mae reconstruct`: one labeled panel per image with the reconstruction of a pre-trained model."""
+"""`plsc-mae reconstruct`: draws the reconstruction of each image by a pre-trained model as a labeled panel."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BATCH = 16
 
 
 def run(config: ReconstructConfig) -> None:
-    """Draw and save the panels.
+    """Draw a panel for each image and a sheet of the first ones, and save them.
 
     Raises:
         CheckpointError: the file cannot be read, or lacks the decoder.
@@ -61,7 +61,7 @@ def run(config: ReconstructConfig) -> None:
 
 
 def _replaced(config: ReconstructConfig) -> dict[str, Any]:
-    """Return the given options that replace the checkpoint's: options of a pre-training method, None by default."""
+    """Return the options of this command that replace those of the checkpoint; a value of None replaces nothing."""
     trained = {item.name for cls in PRETRAIN.values() for item in options(cls)} - {"num_heads", "decoder_num_heads"}
     return {
         item.name: getattr(config, item.name)

@@ -1,4 +1,4 @@
-"""`plsc-mae demo-data` and `random-tokenizer`: write inputs for trials without ImageNet and published weights."""
+"""`plsc-mae demo-data` and `random-tokenizer`: write inputs for trials without ImageNet or published weights."""
 
 from __future__ import annotations
 

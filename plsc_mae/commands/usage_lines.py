@@ -1,4 +1,7 @@
-"""Command lines for a weight file, by its content: `plsc-mae weights inspect` prints them to be copied."""
+"""The command lines that accept a weight file, as `plsc-mae weights inspect` prints them for copying.
+
+Each public function returns {use: command line}, for example {"knn": "plsc-mae knn --model_path ..."}.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ def reconstruction(path: str, parts: Mapping[str, Sizes], flags: str = "") -> di
 
 
 def training(path: str, method: str, encoder: Sizes) -> dict[str, str]:
-    """Return the lines that train a classifier from a pre-trained encoder, by the recipes of a method."""
+    """Return the lines that train a classifier from a pre-trained encoder with the recipes of `method`."""
     if method not in FINETUNE:
         return {}
     start = f"{_classifier(method, encoder)} --finetune {path} --data_path DIR"
@@ -38,13 +41,13 @@ def evaluation(path: str, encoder: Sizes) -> dict[str, str]:
 
 
 def prediction(path: str, encoder: Sizes, *, has_average: bool) -> dict[str, str]:
-    """Return the lines that classify images, by the weights and by their moving average."""
+    """Return the lines that classify images with the weights and, if stored, with their moving average."""
     line = f"plsc-mae predict --model_path {path} --img_path DIR{_heads('num_heads', encoder)}"
     return {"predict": line} | ({"predict by model_ema": f"{line} --model_key model_ema"} if has_average else {})
 
 
 def tokenization(path: str) -> dict[str, str]:
-    """Return the line that pre-trains a method on a tokenizer's tokens."""
+    """Return the line that pre-trains on the tokens of the tokenizer at `path`."""
     method = next(method for method in load_methods() if method.tokenizer_option)
     name, option = method.config_class.method, method.tokenizer_option
     return {"pretrain": f"plsc-mae pretrain --method {name} --{option} {path} --data_path DIR"}
@@ -62,7 +65,7 @@ def _heads(flag: str, part: Sizes) -> str:
 
 
 def _classifier(method: str, encoder: Sizes) -> str:
-    """Return the options of a classifier of an encoder's sizes: a registered one if any fits, else every size."""
+    """Return the options that build a classifier of the encoder's sizes: a registered --model, else every size."""
     recipe = load_recipe(method)
     wanted = {name: encoder[name] for name in ("patch_size", "embed_dim", "depth", "num_heads")}
     named = fnmatch.filter(VARIANTS, recipe.models)

@@ -1,4 +1,4 @@
-"""`plsc-mae weights ...`: what weight files there are, what one holds, how two differ, and where to get them."""
+"""`plsc-mae weights list|fetch|inspect|diff`: list, download, describe and compare weight files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run_list(config: WeightsListConfig) -> None:
     """Print the published files that match.
 
     Raises:
-        ConfigError: none does.
+        ConfigError: no published file matches.
     """
     entries = matching(read_manifest(), config.pattern)
     here = [_is_here(entry, config.output_dir) for entry in entries]
@@ -56,7 +56,7 @@ def run_list(config: WeightsListConfig) -> None:
 
 
 def run_fetch(config: WeightsFetchConfig) -> None:
-    """Download a file unless it exists, and print the check it passed.
+    """Download a file unless it exists, and print the result of checking its content.
 
     Raises:
         ConfigError: no file has that name, or a program cannot fetch it.
@@ -94,10 +94,10 @@ def _size(size: int | None) -> str:
 
 
 def run_inspect(config: WeightsInspectConfig) -> None:
-    """Print what a file holds, in words or as JSON.
+    """Print the content of a file as text or, with --json, as JSON.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the file cannot be read.
     """
     found = inspect_file(config.path, config.num_heads, config.decoder_num_heads)
     lines = list(tensor_lines(weights.read(config.path))) if config.tensors else []
@@ -113,7 +113,7 @@ def run_inspect(config: WeightsInspectConfig) -> None:
 
 
 def _described(found: Inspection) -> list[str]:
-    """Describe an inspection in lines of text."""
+    """Format the facts about a file as lines of text."""
     dialect = f", dialect {found.dialect}" if found.dialect else ""
     types = ", ".join(f"{count} {name}" for name, count in found.dtypes.items())
     facts = {
@@ -138,7 +138,7 @@ def _described(found: Inspection) -> list[str]:
 
 
 def _sizes(sizes: Mapping[str, Any]) -> str:
-    """Describe the sizes of a part in words."""
+    """Format the sizes of a part of the network, such as its encoder, as text."""
     words = {
         "embed_dim": "width",
         "patch_size": "patch",
@@ -161,7 +161,7 @@ def _sizes(sizes: Mapping[str, Any]) -> str:
 
 
 def _tabulated(lines: list[TensorLine]) -> list[str]:
-    """Format tensors as a table."""
+    """Return the lines of a table of tensors."""
     width = max(len(line.name) for line in lines)
     shapes = [" x ".join(map(str, line.shape)) or "scalar" for line in lines]
     room = max(map(len, shapes))
@@ -176,11 +176,11 @@ def _tabulated(lines: list[TensorLine]) -> list[str]:
 
 
 def run_diff(config: WeightsDiffConfig) -> int:
-    """Compare two files and print how they differ; the exit code is 1 if they do.
+    """Compare two files, print their differences and return the exit code: 1 if they differ, else 0.
 
     Raises:
-        CheckpointError: one cannot be read, or their networks cannot be compared.
-        ConfigError: their heads are needed and not known.
+        CheckpointError: a file cannot be read, or the networks cannot be compared.
+        ConfigError: the number of heads is needed and unknown.
     """
     a, b = weights.read(config.a), weights.read(config.b)
     if config.everything:
@@ -207,7 +207,7 @@ def run_diff(config: WeightsDiffConfig) -> int:
 
 
 def _compared(found: Difference, config: WeightsDiffConfig, how: str, *, same: bool) -> list[str]:
-    """Describe a difference in lines of text."""
+    """Format the result of a comparison as lines of text."""
     count = len(found.identical) + len(found.compared)
     lines = [f"{how}: {len(found.identical)} of {count} with one name and shape are bit-identical"]
     kinds = {

@@ -1,4 +1,4 @@
-"""Options of the context autoencoder (Chen et al. 2022), pre-training to probing.
+"""Options of the context autoencoder (Chen et al. 2022): pre-training, fine-tuning and probing.
 
 Sources: Atten4Vis/CAE tools/run_pretraining.py and run_class_finetuning.py, PLSC task/ssl/cae. Where the two disagree
 on a default, the default is the one that takes effect in Atten4Vis/CAE; docs/cae.md lists the differences.
@@ -21,7 +21,7 @@ from plsc_mae.config.schema import Retired, in_group
 from plsc_mae.config.training import DEEPSPEED, PretrainConfig, UpdateScheduleOptions
 from plsc_mae.errors import ConfigError
 
-_CAE_V2 = "it belongs to CAE v2, which this suite does not have"
+_CAE_V2 = "it belongs to CAE v2, which plsc_mae does not have"
 _NO_BIAS_TABLE = "the pre-training network has no relative position bias; fine-tuning may"
 
 _masks = in_group("CAE masks")
@@ -72,7 +72,9 @@ class CAEConfig(UpdateScheduleOptions, PretrainConfig):
         "print_freq": 10,
     }
 
-    mask_generator: Literal["block", "random"] = _masks("block", "block: hide rectangles as BEiT does; random: patches")
+    mask_generator: Literal["block", "random"] = _masks(
+        "block", "block: hide rectangles as BEiT does; random: hide single patches"
+    )
     num_mask_patches: int | None = _masks(
         None, "exact number of patches hidden by the block generator [98]", within="[1, inf)"
     )
@@ -85,7 +87,7 @@ class CAEConfig(UpdateScheduleOptions, PretrainConfig):
     )
 
     second_input_size: tuple[int, ...] | None = _views(
-        None, "side of the tokenizer's view in pixels, 8 per patch [112 at 224]", within="[8, inf)"
+        None, "side of the tokenizer's view in pixels, 8 pixels per patch [112 at 224]", within="[8, inf)"
     )
     crop_min_size: float = _views(0.08, "smallest fraction of the image area in a crop", within="(0, 1]")
     crop_max_size: float = _views(1.0, "largest fraction of the image area in a crop", within="(0, 1]")
@@ -101,7 +103,7 @@ class CAEConfig(UpdateScheduleOptions, PretrainConfig):
     )
 
     target_mode: Literal["clusterID", "rgb", "random"] = _targets(
-        "clusterID", "clusterID: tokens of the dVAE; rgb: pixels; random: the nearest of random vectors"
+        "clusterID", "clusterID: tokens of the dVAE; rgb: pixels; random: the index of the nearest random vector"
     )
     discrete_vae_type: Literal["dall-e", "random_init", "to_tensor"] = _targets(
         "dall-e",
@@ -111,10 +113,10 @@ class CAEConfig(UpdateScheduleOptions, PretrainConfig):
     discrete_vae_seed: int = _targets(0, "seed of random_init weights and of random vectors", within="[0, inf)")
     discrete_vae_hidden: int = _targets(256, "width n_hid of the random_init dVAE", within="[4, inf)")
     discrete_vae_dtype: Literal["auto", "float16", "float32"] = _targets(
-        "auto", "arithmetic of the tokenizer; auto: float16 on GPU as the original, float32 on CPU"
+        "auto", "arithmetic of the tokenizer; auto: float16 on GPU like the original, float32 on CPU"
     )
     target_path: str | None = _targets(
-        None, "file of the random vectors of --target_mode random, [pixels, classes] [drawn]", metavar="FILE"
+        None, "file of the random vectors of --target_mode random, an array pixels x classes [drawn]", metavar="FILE"
     )
     normalized_pixel: Literal["layernorm", "none", "patch", "channel"] = _targets(
         "layernorm",
@@ -126,7 +128,7 @@ class CAEConfig(UpdateScheduleOptions, PretrainConfig):
     dual_loss_type: Literal["mse", "kld"] = _targets("mse", "alignment loss: squared error, or KL of softmaxes")
     dual_path_ema: float = _targets(
         0.0,
-        "decay of the averaged encoder that computes the alignment target; 0: the encoder computes it",
+        "decay of the encoder's moving average, which computes the alignment target; 0: the encoder itself does",
         within="[0, 1)",
         metavar="DECAY",
     )
@@ -203,7 +205,7 @@ _NEGATIONS = {
 
 @dataclass(kw_only=True, frozen=True)
 class CAEFinetuneConfig(CAEClassifierOptions, UpdateScheduleOptions, ProbeOptions, FinetuneConfig):
-    """Fine-tuning of Atten4Vis/CAE; with --enable_linear_eval, probing with its augmentation and optimizers."""
+    """Fine-tuning of Atten4Vis/CAE or, with --enable_linear_eval, probing with the same augmentation and optimizers."""
 
     method: ClassVar[str] = "cae"
     models: ClassVar[tuple[str, ...]] = ("cae_*",)
@@ -228,7 +230,7 @@ class CAEFinetuneConfig(CAEClassifierOptions, UpdateScheduleOptions, ProbeOption
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.linear_type != "standard" and not self.enable_linear_eval:
-            raise ConfigError(f"--linear_type {self.linear_type} is for probes; give --enable_linear_eval with it")
+            raise ConfigError(f"--linear_type {self.linear_type} is for probes; give --enable_linear_eval too")
 
     @property
     def probe(self) -> str:

@@ -26,7 +26,7 @@ _parallelism = in_group("Parallelism and memory")
 
 @dataclass(kw_only=True, frozen=True)
 class ClassifyConfig(TrainingConfig):
-    """Options of both fine-tuning and probing."""
+    """Options that fine-tuning and probing share."""
 
     frequent: ClassVar[tuple[str, ...]] = ("finetune", *TrainingConfig.frequent, "nb_classes", "global_pool", "eval")
     aliases: ClassVar[dict[str, str]] = {**TrainingConfig.aliases, "use_mean_pooling": "global_pool"}
@@ -34,7 +34,7 @@ class ClassifyConfig(TrainingConfig):
     retired: ClassVar[dict[str, Retired]] = {
         **TrainingConfig.retired,
         "resplit": Retired("no implementation reads it", takes_value=False),
-        "clip_norm": Retired("no implementation reads it; --clip_grad clips"),
+        "clip_norm": Retired("no implementation reads it; use --clip_grad"),
         "model_ema_force_cpu": Retired("the averaged weights stay on the training device", takes_value=False),
         "imagenet_default_mean_and_std": Retired("ImageNet's statistics are the default", False, granted=True),
     }
@@ -54,13 +54,15 @@ class ClassifyConfig(TrainingConfig):
         "IMNET", "IMNET, image_folder: image folders or list files; CIFAR: its binary version in DATA_PATH"
     )
     eval_data_path: str = _evaluation("", "folder or list file of validation images [DATA_PATH/val]", metavar="PATH")
-    eval: bool = _evaluation(False, "evaluate the classifier of --resume, or of --finetune, and stop")
+    eval: bool = _evaluation(False, "evaluate the checkpoint given by --resume or --finetune, then exit")
     dist_eval: bool = _evaluation(
         True, "divide the validation images among the processes; else every process evaluates all of them"
     )
     disable_eval_during_finetuning: bool = _evaluation(False, "train without evaluation")
     crop_pct: float | None = _evaluation(
-        None, "input size over the shorter side before the center crop [224/256 up to 224, else 1]", within="(0, 1]"
+        None,
+        "resize the shorter side to input size / crop_pct before the center crop [224/256 up to 224, else 1]",
+        within="(0, 1]",
     )
     imagenet_inception_mean_and_std: bool = _evaluation(
         False, "normalize images by mean and std 0.5 instead of ImageNet's statistics"
@@ -68,7 +70,7 @@ class ClassifyConfig(TrainingConfig):
 
     pipeline_parallel: int = _parallelism(1, "pipeline stages, each with its own processes", within="[1, inf)")
     micro_batches: int | None = _parallelism(
-        None, "parts of a batch that pass through the pipeline one after another [2 per stage]", within="[1, inf)"
+        None, "micro-batches into which a batch is divided for the pipeline [2 per stage]", within="[1, inf)"
     )
 
     @property
@@ -94,7 +96,7 @@ class FinetuneConfig(ClassifyConfig):
     frequent: ClassVar[tuple[str, ...]] = (*ClassifyConfig.frequent, "layer_decay", "mixup", "cutmix")
 
     layer_decay: float = _finetuning(
-        0.75, "learning rate of a layer divided by that of the next layer", within="(0, 1]", metavar="RATE"
+        0.75, "factor of the learning rate from each layer to the one before it", within="(0, 1]", metavar="RATE"
     )
     model_ema: bool = _finetuning(False, "also keep and evaluate a moving average of the weights")
     model_ema_decay: float = _finetuning(0.9999, "decay of the moving average per update", within="[0, 1)")
@@ -111,7 +113,7 @@ class FinetuneConfig(ClassifyConfig):
     remode: Literal["pixel", "rand", "const"] = _augmentation(
         "pixel", "content of erased boxes: noise per pixel, one random color, zeros"
     )
-    recount: int = _augmentation(1, "most boxes to erase in an image", within="[1, inf)")
+    recount: int = _augmentation(1, "largest number of boxes to erase in an image", within="[1, inf)")
     mixup: float = _augmentation(0.0, "alpha of mixup; 0: no mixup", within="[0, inf)", metavar="ALPHA")
     cutmix: float = _augmentation(0.0, "alpha of CutMix; 0: no CutMix", within="[0, inf)", metavar="ALPHA")
     cutmix_minmax: tuple[float, float] | None = _augmentation(
@@ -163,7 +165,7 @@ class LinprobeConfig(ProbeOptions):
     }
 
     cache_features: bool = _probe(
-        False, "encode every image once, with the evaluation crop, and train on that: fast, without augmentation"
+        False, "encode the evaluation crop of every image once and train on these features: fast, but no augmentation"
     )
     lr_sweep: tuple[float, ...] | None = _probe(
         None,

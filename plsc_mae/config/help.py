@@ -1,7 +1,7 @@
 """Text of `plsc-mae COMMAND --help`.
 
-If a config class has a list `frequent`, the first screen shows these options and those without a group, which belong
-to the command itself, and `--help all` shows all options. The help of any other command always shows all of them.
+If a config class has a list `frequent`, the first screen shows the options it names and those without a group, which
+belong to the command itself, and `--help all` shows all options. The help of other commands always shows all options.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Usage(NamedTuple):
     Attributes:
         prog: the command line up to the options, for example "plsc-mae pretrain".
         summary: one line about the command.
-        positional: names of the options that may be given as bare words, separated by spaces.
+        positional: names, separated by spaces, of the options whose values may be given without their flags.
     """
 
     prog: str
@@ -54,7 +54,7 @@ def render(
     Args:
         usage: the command.
         configs: its config classes by method.
-        sources: the entries of the flags that say where options come from.
+        sources: the entries of the flags from which options are read, such as --config.
         chosen: the method the user named; empty if the command line names none.
         everything: list all options, of all methods unless `chosen` names one.
         width: columns of the terminal.
@@ -77,8 +77,8 @@ def _introduction(usage: Usage, configs: Mapping[str, Any], shown: Mapping[str, 
         yield f"{usage.summary[0].upper()}{usage.summary[1:]}."
     if len(shown) > 1:
         yield (
-            f"Options of all methods ({', '.join(shown)}). An option of some methods only names them in parentheses; "
-            "defaults that differ are listed by method."
+            f"Options of all methods ({', '.join(shown)}). Options that only some methods have end with those methods "
+            "in parentheses; where defaults differ, each is listed with its methods."
         )
     elif len(configs) > 1:
         (method,) = shown
@@ -93,7 +93,11 @@ def _introduction(usage: Usage, configs: Mapping[str, Any], shown: Mapping[str, 
 def _of_every_method(configs: Mapping[str, type], chosen: str) -> str:
     if len(configs) == 1:
         return ""
-    return f" of method {chosen}" if chosen else ", those of every method included"
+    return (
+        f" of method {chosen}"
+        if chosen
+        else ", those of every method included; with --model NAME, only those of its method"
+    )
 
 
 def _first_line(cls: type) -> str:
@@ -101,7 +105,7 @@ def _first_line(cls: type) -> str:
 
 
 def _groups(classes: Mapping[str, type]) -> dict[str, list[Entry]]:
-    """Return the options of several methods by heading; options of one name that mean the same are one entry."""
+    """Group the options of `classes` by heading; an option that methods share with the same text is one entry."""
     found: dict[tuple[str, str, str], dict[str, dataclasses.Field[Any]]] = {}
     hints = {method: typing.get_type_hints(cls) for method, cls in classes.items()}
     for method, cls in classes.items():

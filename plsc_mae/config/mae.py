@@ -1,4 +1,4 @@
-"""Options of the masked autoencoder (He et al. 2022; facebookresearch/mae), pre-training to probing."""
+"""Options of the masked autoencoder (He et al. 2022; facebookresearch/mae): pre-training, fine-tuning, probing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AutoencoderOptions:
 
 @dataclass(kw_only=True, frozen=True)
 class AutoencoderConfig(AutoencoderOptions, PretrainConfig):
-    """Options of pre-training a masked autoencoder, in any code base."""
+    """Options of pre-training a masked autoencoder that all code bases share."""
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -1,4 +1,4 @@
-"""Options of BUPT-PRIV/MAE-priv, pre-training to probing."""
+"""Options of BUPT-PRIV/MAE-priv: pre-training, fine-tuning and probing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from plsc_mae.config.schema import Retired, in_group
 from plsc_mae.config.training import DEEPSPEED, WANDB, UpdateScheduleOptions
 
 _mae_priv = in_group("MAE-priv")
-# A network of MAE-priv has a class token only if the class token is classified.
+# A classifier of MAE-priv has a class token only if it classifies that token.
 _NEGATIONS = {**FinetuneConfig.negations, "use_cls_token": "global_pool"}
 
 
@@ -21,7 +21,7 @@ class MAEPrivConfig(BeitStylePretrainConfig):
     """Pre-training of BUPT-PRIV/MAE-priv: learning rate per 256 images, optional class token."""
 
     method: ClassVar[str] = "mae_priv"
-    # The sizes that MAE-pytorch lacks; the others need --method mae_priv or one of its configs.
+    # Only the sizes that MAE-pytorch lacks; the others need --method mae_priv or a config file of MAE-priv.
     models: ClassVar[tuple[str, ...]] = (
         "pretrain_mae_tiny_patch16_224",
         "pretrain_mae_huge_patch14_224",

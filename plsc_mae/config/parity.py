@@ -19,7 +19,7 @@ class ParityConfig:
     model: tuple[str, ...] = option(BOTH_METHODS, "pre-training networks to check with random weights", metavar="NAME")
     dialect: str = option(
         "",
-        "implementation of a model name that several code bases use: mae_pytorch or mae_priv [mae_pytorch]",
+        "code base to follow if the model name belongs to both mae_pytorch and mae_priv [mae_pytorch]",
         metavar="NAME",
     )
     random: int | None = option(
@@ -44,12 +44,12 @@ class ParityConfig:
         "", "report to write: a .json or .md file, or a folder for parity.json and parity.md", metavar="PATH"
     )
     num_heads: int | None = option(
-        None, "encoder heads; needed for a foreign file of an unpublished width", within="[1, inf)"
+        None, "attention heads of the encoder, if the file does not determine them", within="[1, inf)"
     )
-    decoder_num_heads: int | None = option(None, "decoder heads of such a file", within="[1, inf)")
-    amp: bool = option(False, "run this suite's network in mixed precision, on GPU; needs a larger --tolerance")
+    decoder_num_heads: int | None = option(None, "attention heads of the decoder, likewise", within="[1, inf)")
+    amp: bool = option(False, "run plsc_mae's network in mixed precision, on GPU; needs a larger --tolerance")
     amp_dtype: Literal["auto", "float16", "bfloat16"] = option("auto", "data type of --amp")
-    device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", "device of this suite's network")
+    device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", "device of plsc_mae's network")
 
     def __post_init__(self) -> None:
         if self.checkpoint and self.model != BOTH_METHODS:

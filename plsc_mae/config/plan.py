@@ -12,16 +12,16 @@ from plsc_mae.config.training import TrainingConfig
 
 @dataclass(kw_only=True, frozen=True)
 class PlanOptions:
-    """Plan: devices, speed and number of images."""
+    """Options of a plan: the devices, their speed and the number of images."""
 
     devices: int = option(1, "devices of all nodes, one process each", within="[1, inf)")
     device_memory: float = option(40.0, "memory of a device, GiB", within="(0, inf)")
     headroom: float = option(
         0.1,
-        "share of it reserved for CUDA, communication, kernel workspaces and fragmentation, which are not planned",
+        "share of the memory reserved for CUDA, communication, workspaces and fragmentation, which are not planned",
         within="[0, 1)",
     )
-    flash: bool = option(True, "GPUs with flash attention (Ampere and later)")
+    flash: bool = option(True, "assume GPUs with flash attention (Ampere and later)")
     images_per_second: float | None = option(
         None, "training images per second of all devices, as `bench step` measures them", within="(0, inf)"
     )

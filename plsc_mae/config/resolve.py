@@ -36,7 +36,7 @@ def parse(
         argv: the words after the command.
         configs: the config class of every method of the command; a command without methods has one entry, "".
         prog: the command as the user typed it, for help and messages.
-        positional: names of the options that may be given as bare words, in order, separated by spaces.
+        positional: names, separated by spaces, of the options whose values may be given without their flags, in order.
         summary: one line about the command, for the help.
 
     Raises:
@@ -121,7 +121,7 @@ def read_yaml(path: str) -> dict[str, Value]:
 
 
 def split_override(text: str) -> tuple[str, Value]:
-    """Split `key=value` of one `-o`. Of a dotted key such as `optim.lr`, only the last part is used."""
+    """Split the `key=value` of one `-o`. Only the last part of a dotted key such as `optim.lr` is used."""
     key, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"-o {text}: expected key=value")
@@ -196,7 +196,7 @@ def _source_parser(prog: str, configs: Mapping[str, type], *, early: bool) -> Fl
 
 
 def _parser(cls: type, configs: Mapping[str, type], prog: str, positional: str) -> FlagParser:
-    """Return a parser of every flag of a config class. Flags that are not given are absent from its result."""
+    """Return a parser of every flag of a config class; its result lacks the flags that the user did not give."""
     parser = _source_parser(prog, configs, early=False)
     for name in positional.split():
         parser.add_argument(name, nargs="?")
@@ -213,7 +213,7 @@ def _parser(cls: type, configs: Mapping[str, type], prog: str, positional: str) 
 
 
 def _add_historical_flags(parser: FlagParser, cls: type, hints: Mapping[str, Any]) -> None:
-    """Add the aliases, negations and retired flags of other code bases. The help does not list them."""
+    """Add the aliases, negations and retired flags, which keep commands of other code bases valid; help omits them."""
     for name, target in getattr(cls, "aliases", {}).items():
         many = "?" if hints[target] is bool else "+" if typing.get_origin(hints[target]) is tuple else None
         parser.add_argument(f"--{name}", nargs=many, const=True if many == "?" else None)
@@ -253,7 +253,7 @@ def _named_method(early: argparse.Namespace, values: Mapping[str, Value], config
 
 
 def _live(layer: Mapping[str, Value], cls: type, configs: Mapping[str, type]) -> dict[str, Value]:
-    """Apply aliases and negations, report and drop retired options, and refuse unknown ones."""
+    """Return the options of one source under their own names; warn about retired ones and refuse unknown ones."""
     names = {option.name for option in options(cls)}
     aliases, retired = getattr(cls, "aliases", {}), getattr(cls, "retired", {})
     negations = getattr(cls, "negations", {})
@@ -275,10 +275,10 @@ def _live(layer: Mapping[str, Value], cls: type, configs: Mapping[str, type]) ->
 
 
 def _check_phase(value: Value, cls: type) -> None:
-    """Refuse a file of another kind of training."""
+    """Raise ConfigError if the config file is for another kind of training."""
     phase = getattr(cls, "phase", "")
     if phase and value.raw != phase:
-        raise ConfigError(f"{value.origin}: these are options of '{value.raw}', and this is '{phase}'")
+        raise ConfigError(f"{value.origin}: the file has options of '{value.raw}', but this command is '{phase}'")
 
 
 def _surplus(word: str, cls: type, configs: Mapping[str, type]) -> str:

@@ -37,7 +37,7 @@ class Retired(NamedTuple):
     Attributes:
         reason: the explanation in the warning.
         takes_value: True if the flag is followed by a value.
-        granted: True if the flag asks for the behavior this suite always has; no warning is logged then.
+        granted: True if plsc_mae always does what the flag asks for; no warning is logged then.
     """
 
     reason: str
@@ -60,12 +60,12 @@ def option(default: Any, help: str, *, within: str = "", metavar: str = "", grou
 
 
 def in_group(title: str) -> Callable[..., Any]:
-    """Return `option` for the options of one heading of the help."""
+    """Return a variant of `option` for options under the heading `title` of the help."""
     return functools.partial(option, group=title)
 
 
 def set_defaults(cls: type, defaults: Mapping[str, Any]) -> None:
-    """Give inherited options other defaults. Called for a class before `dataclass` collects its fields.
+    """Change the defaults of options that `cls` inherits. Must be called before `dataclass` collects its fields.
 
     Raises:
         TypeError: `defaults` names an option that `cls` does not inherit.
@@ -176,7 +176,7 @@ def _wrong(value: Value, expected: str, hint: str = "") -> ConfigError:
 
 
 def check_interval(value: Any, within: str, where: str) -> None:
-    """Raise ConfigError unless every number in `value` lies in the interval written as `within`."""
+    """Raise ConfigError unless every number in `value` lies in the interval `within`, for example "(0, 1]"."""
     low, high = (float(bound) for bound in within[1:-1].split(","))
     for number in value if isinstance(value, tuple) else (value,):
         above = number > low if within[0] == "(" else number >= low
@@ -186,7 +186,7 @@ def check_interval(value: Any, within: str, where: str) -> None:
 
 
 def build(cls: type[T], values: Mapping[str, Value]) -> T:
-    """Make a config of `cls` from raw values; the caller has checked the names.
+    """Build a config of class `cls` from raw values; the caller must have checked the names.
 
     Raises:
         ConfigError: a value has the wrong type, lies outside its interval, or contradicts another value.

@@ -1,7 +1,7 @@
-"""Options of SimMIM with a ViT (Xie et al. 2022; microsoft/SimMIM), pre-training to probing.
+"""Options of SimMIM with a ViT (Xie et al. 2022; microsoft/SimMIM): pre-training, fine-tuning and probing.
 
-Defaults are those of configs/vit_base__800ep there. Its rates are per 512 images, `blr` is per 256, and `warmup_lr` and
-`min_lr` are absolute: their defaults are those of its 2048 images per update.
+Defaults are those of the original's configs/vit_base__800ep, which states learning rates per 512 images. `blr` is per
+256 images; `warmup_lr` and `min_lr` are absolute, with the values that result for its 2048 images per update.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _optimization = in_group("Optimization")
 
 @dataclass(kw_only=True, frozen=True)
 class WarmupRateOptions(TrainingConfig):
-    """Options of a warm-up that starts from a rate above 0."""
+    """Options of a warm-up that starts from a learning rate above 0."""
 
     warmup_lr: float = _optimization(
         1e-6, "learning rate at the start of the warm-up", within="[0, inf)", metavar="RATE"
@@ -54,9 +54,13 @@ class SimMIMConfig(WarmupRateOptions, PretrainConfig):
         "auto_resume": True,
     }
 
-    mask_ratio: float = _simmim(0.6, "fraction of cells that are hidden; the number is rounded up", within="(0, 1)")
+    mask_ratio: float = _simmim(
+        0.6, "fraction of mask cells that are hidden; their number is rounded up", within="(0, 1)"
+    )
     mask_patch_size: int = _simmim(
-        32, "side in pixels of the cells that are hidden as a whole, a multiple of the patch side", within="[1, inf)"
+        32,
+        "side of a mask cell in pixels, a multiple of the patch side; a cell is hidden as a whole",
+        within="[1, inf)",
     )
     crop_scale: tuple[float, float] = _simmim(
         (0.67, 1.0), "smallest and largest fraction of the image area in a crop", within="(0, 1]"
@@ -66,16 +70,19 @@ class SimMIMConfig(WarmupRateOptions, PretrainConfig):
         0.1, "initial layer scale; 0: no layer scale", within="[0, inf)", metavar="SCALE"
     )
     lr_scheduler: Literal["multistep", "cosine"] = _optimization(
-        "multistep", "learning rate after the warm-up: constant with drops, or half a cosine to --min_lr"
+        "multistep",
+        "learning rate after the warm-up; multistep: constant with drops; cosine: half a cosine to --min_lr",
     )
     multisteps: tuple[int, ...] | None = _optimization(
-        None, "epochs at which multistep drops the rate [7/8 of the run]", within="[1, inf)", metavar="EPOCH"
+        None, "epochs at which multistep drops the learning rate [7/8 of the run]", within="[1, inf)", metavar="EPOCH"
     )
-    lr_gamma: float = _optimization(0.1, "factor of every drop of multistep", within="(0, 1]", metavar="FACTOR")
+    lr_gamma: float = _optimization(
+        0.1, "factor of the learning rate at each drop of multistep", within="(0, 1]", metavar="FACTOR"
+    )
 
     @property
     def drop_epochs(self) -> tuple[int, ...]:
-        """Epochs at which multistep drops the rate."""
+        """Epochs at which multistep drops the learning rate."""
         return (self.epochs * 7 // 8,) if self.multisteps is None else self.multisteps
 
     def __post_init__(self) -> None:
@@ -115,7 +122,7 @@ class SimMIMFinetuneConfig(WarmupRateOptions, FinetuneConfig):
 
 @dataclass(kw_only=True, frozen=True)
 class SimMIMLinprobeConfig(LinprobeConfig):
-    """Linear probing of a SimMIM encoder; the original publishes no code for it, the optimizer is MAE's."""
+    """Linear probing of a SimMIM encoder with the optimizer of MAE, as the original publishes no code for it."""
 
     method: ClassVar[str] = "simmim"
     models: ClassVar[tuple[str, ...]] = SimMIMFinetuneConfig.models

@@ -13,7 +13,7 @@ _images = in_group("Images")
 _classifier = in_group("Trained classifier")
 _DEVICE = "device; auto: a GPU if there is one"
 _SIZE = "image side in pixels, or height and width [the checkpoint's]"
-_HEADS = "encoder heads; needed for a foreign file of an unpublished width"
+_HEADS = "attention heads of the encoder, if the file does not determine them"
 _WORKERS = "loader processes per process [up to 10, limited by the CPU cores]"
 _IMAGES = "an image, or a folder of images"
 
@@ -40,14 +40,14 @@ class ReconstructConfig:
         None, "CAE: folder or file of the DALL-E dVAE's weights [the checkpoint's]", metavar="PATH"
     )
     num_heads: int | None = option(None, _HEADS, within="[1, inf)")
-    decoder_num_heads: int | None = option(None, "decoder heads of such a file", within="[1, inf)")
-    norm_pix_loss: bool | None = option(None, "MAE: the targets were normalized [the checkpoint's]")
+    decoder_num_heads: int | None = option(None, "attention heads of the decoder, likewise", within="[1, inf)")
+    norm_pix_loss: bool | None = option(None, "MAE: training used normalized targets [the checkpoint's]")
     patch_stats: Literal["original", "visible"] | None = option(
         None,
         "MAE with norm_pix_loss: take mean and std of hidden patches from the original image, or from visible "
         "neighbors [original]",
     )
-    max_images: int = option(64, "most images to draw of a folder", within="[1, inf)")
+    max_images: int = option(64, "largest number of images to draw from a folder", within="[1, inf)")
     seed: int = option(0, "seed of the masks", within="[0, inf)")
     device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", _DEVICE)
 
@@ -112,7 +112,7 @@ class PlotConfig:
 
 @dataclass(kw_only=True, frozen=True)
 class EncoderConfig:
-    """Options of the encoder to look at."""
+    """Options of the tools that open an encoder."""
 
     model_path: str = _encoder("", "checkpoint of pre-training", metavar="FILE")
     input_size: tuple[int, ...] | None = _encoder(None, _SIZE, within="[1, inf)")
@@ -130,7 +130,9 @@ class ViewConfig:
     """Options of resizing, cropping and batching images."""
 
     crop_pct: float = _images(
-        0.875, "input size over the shorter side before the center crop; 0.875 is 224 of 256", within="(0, 1]"
+        0.875,
+        "resize the shorter side to input size / crop_pct before the center crop: 224 / 0.875 = 256",
+        within="(0, 1]",
     )
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = _images("bilinear", "filter of the resize")
     batch_size: int = _images(64, "images per process and batch", within="[1, inf)")
@@ -139,7 +141,7 @@ class ViewConfig:
 
 @dataclass(kw_only=True, frozen=True)
 class FeatureConfig(ViewConfig, EncoderConfig):
-    """Options of features of an encoder."""
+    """Options of the tools that compute features."""
 
     data_path: str = option("", "image folder or list file", metavar="PATH")
     norm: bool = _encoder(False, "apply the encoder's final norm to the tokens")
@@ -270,7 +272,10 @@ class ExplainConfig(TrainedClassifierOptions, EncoderConfig):
     )
     head_fusion: Literal["mean", "max", "min"] = option("max", "reduction of a layer's heads to one map")
     discard_ratio: float = option(
-        0.9, "fraction of each layer's smallest weights set to 0", within="[0, 1)", metavar="RATIO"
+        0.9,
+        "fraction of each layer's attention weights, the smallest ones, to set to 0",
+        within="[0, 1)",
+        metavar="RATIO",
     )
     layer_index: int | None = option(None, "single layer to roll out, from 0; -1 is the last [all layers]")
     pool: Literal["cls", "mean"] | None = option(
@@ -280,7 +285,7 @@ class ExplainConfig(TrainedClassifierOptions, EncoderConfig):
     )
     heads: bool = option(False, "also draw every head of the last layer")
     literal: bool = option(False, "reproduce MAE-priv's numbers, which divide columns by the sums of rows")
-    max_images: int = option(64, "most images to draw of a folder", within="[1, inf)")
+    max_images: int = option(64, "largest number of images to draw from a folder", within="[1, inf)")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,7 @@
 """Options of every training run, and of every pre-training run.
 
-Each option is declared once, with the default of facebookresearch/mae's pre-training. The defaults of a method's phase
-that differ are the table `defaults` of its config class, for example in config/cae.py. Names are those of
+Each option is declared once, with the default of facebookresearch/mae's pre-training. Where a method's phase has
+other defaults, the table `defaults` of its config class has them, for example in config/cae.py. Names are those of
 facebookresearch/mae, PLSC and CAE, so that their published commands work unchanged.
 """
 
@@ -18,7 +18,7 @@ _LAUNCHER = "paddle.distributed.launch starts the processes and sets the rank of
 _WANDB = "Weights & Biases is not used; log.txt, train.jsonl and VisualDL have the numbers"
 _SUBMITIT = "it belongs to submitit's Slurm launcher; see docs/parallelism.md for the launch line"
 
-# Flags of BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch for services that this suite does not use.
+# Flags of BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch for services that plsc_mae does not use.
 DEEPSPEED = {"enable_deepspeed": Retired("DeepSpeed needs PyTorch", takes_value=False)}
 WANDB = {
     "log_wandb": Retired(_WANDB, takes_value=False),
@@ -183,7 +183,7 @@ class TrainingConfig:
 
     tensor_parallel: int = _parallelism(
         1,
-        "processes that share the heads and hidden columns of every block; groups of this size are data parallel",
+        "processes that divide the heads and hidden columns of every block; groups of this size are data parallel",
         within="[1, inf)",
     )
     sharding_stage: int = _parallelism(
@@ -262,7 +262,9 @@ class PretrainConfig(TrainingConfig):
     )
     knn_k: int = _evaluation(20, "k of the k-NN evaluation", within="[1, inf)")
     knn_max_images: int = _evaluation(
-        20000, "most images of each set in the k-NN evaluation, balanced over the classes", within="[1, inf)"
+        20000,
+        "largest number of images of each set in the k-NN evaluation, balanced over the classes",
+        within="[1, inf)",
     )
     eval_data_path: str = _evaluation(
         "", "validation images of the k-NN evaluation: folder or list file [DATA_PATH/val]", metavar="PATH"
@@ -276,7 +278,7 @@ class PretrainConfig(TrainingConfig):
 
 @dataclass(kw_only=True, frozen=True)
 class NormOptions:
-    """Options of layer norms that differ from those of the named model."""
+    """Options of the layer norms, in place of those of --model."""
 
     norm_eps: float | None = _network(
         None, "epsilon of the layer norms of the blocks; weights trained by LiBai need 1e-5 [1e-6]", within="(0, 1)"

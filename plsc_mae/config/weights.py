@@ -37,12 +37,12 @@ class WeightsFetchConfig:
 
 @dataclass(kw_only=True, frozen=True)
 class HeadsOptions:
-    """Numbers of attention heads, which weight files do not contain."""
+    """Numbers of attention heads, which weight files do not store."""
 
     num_heads: int | None = _heads(
-        None, "encoder heads; needed for a foreign file of an unpublished width", within="[1, inf)"
+        None, "attention heads of the encoder, if the file does not determine them", within="[1, inf)"
     )
-    decoder_num_heads: int | None = _heads(None, "decoder heads of such a file", within="[1, inf)")
+    decoder_num_heads: int | None = _heads(None, "attention heads of the decoder, likewise", within="[1, inf)")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -87,7 +87,7 @@ class WeightsDiffConfig(HeadsOptions):
     b: str = option("", "the weight file to compare with", metavar="FILE")
     tolerance: float = option(0.0, "largest absolute difference that counts as equal", within="[0, inf)")
     everything: bool = option(False, "compare all tensors, including optimizer state, by the names in the files")
-    max_lines: int = option(10, "most tensors to list of each kind", within="[0, inf)")
+    max_lines: int = option(10, "largest number of tensors to list of each kind", within="[0, inf)")
     json: bool = option(False, "print JSON, with all tensors")
 
     def __post_init__(self) -> None:

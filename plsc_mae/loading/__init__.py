@@ -1,1 +1,1 @@
-"""Opening checkpoints: options, encoders, classifiers and whole networks, of this suite and of others."""
+"""Opening of checkpoints, of plsc_mae and of other code bases: options, encoders, classifiers and whole networks."""

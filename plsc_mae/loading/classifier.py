@@ -1,4 +1,4 @@
-"""Trained classifiers for the tools: in evaluation mode, frozen, with transform and class names."""
+"""Trained classifiers for the tools, frozen and in evaluation mode, with their transform and class names."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SWEEP = "head.linears."
 
 
 class LoadedClassifier(NamedTuple):
-    """A classifier, its transform and normalization, the names of its classes, and a line on its origin."""
+    """A classifier, its normalization and transform, its class names, and a line about the origin of its weights."""
 
     network: ImageClassifier
     normalize: Normalize
@@ -47,18 +47,18 @@ def load_classifier(
     input_size: tuple[int, ...] | None = None,
     global_pool: bool | None = None,
 ) -> LoadedClassifier:
-    """Build the classifier of a checkpoint of fine-tuning or probing: ours by its options, others by their tensors.
+    """Build and load the classifier of a checkpoint, from plsc_mae's stored options or else from its tensors.
 
     Args:
-        path: the checkpoint, of this suite or of another.
+        path: the checkpoint, of plsc_mae or of another code base.
         model_key: key of the weights in it, such as "model_ema"; found by content when empty.
-        classes: text file with the name of a class on every line, in place of the checkpoint's names.
-        num_heads: attention heads, for a foreign file of unpublished width.
+        classes: text file with one class name per line, in place of the checkpoint's names.
+        num_heads: attention heads, if the file does not determine them.
         input_size: image side, or height and width, in place of the checkpoint's; positions are resized.
-        global_pool: whether patch tokens are averaged, if a foreign file suggests otherwise.
+        global_pool: True to classify the mean of the patch tokens, False the class token; None: as the file suggests.
 
     Raises:
-        CheckpointError: the file cannot be read, or holds no classifier or one that does not fit its own options.
+        CheckpointError: the file cannot be read, holds no classifier, or holds one that does not fit its own options.
         ConfigError: the number of heads is unknown, or an image size does not fit.
         DataError: the file of names cannot be read, or has another number of names.
     """
@@ -84,7 +84,7 @@ def load_classifier(
 
 
 def open_classifier(config: PredictConfig | ExplainConfig) -> LoadedClassifier:
-    """Load the classifier that a command's options name; raises as `load_classifier`."""
+    """Load the classifier that a command's options name; raise as `load_classifier` does."""
     return load_classifier(
         config.model_path,
         model_key=config.model_key,
@@ -96,7 +96,7 @@ def open_classifier(config: PredictConfig | ExplainConfig) -> LoadedClassifier:
 
 
 def _count_classes(stored: Checkpoint) -> int:
-    """Return the length of the head's bias."""
+    """Return the number of classes, which is the length of the head's bias."""
     found = (tensor_of_rank(stored.model, name, 1, str(stored.path)) for name in _BIASES if name in stored.model)
     head = next(found, None)
     if head is not None:
@@ -115,7 +115,7 @@ def _count_classes(stored: Checkpoint) -> int:
 def _by_options(
     stored: Checkpoint, num_classes: int, given: Mapping[str, Any]
 ) -> tuple[ImageClassifier, Normalize, Transform]:
-    """Build network, normalization and transform by the options that this suite stored."""
+    """Build (network, normalization, transform) from the options that plsc_mae stored in its checkpoint."""
     config = from_mapping(stored.meta["args"], PHASES[stored.meta["phase"]], str(stored.path))
     config = dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
     return build_classifier(config, num_classes), build_normalize(config), validation_transform(config)
@@ -124,10 +124,10 @@ def _by_options(
 def _arguments(
     stored: Checkpoint, num_heads: int | None, input_size: tuple[int, ...] | None, global_pool: bool | None
 ) -> dict[str, Any]:
-    """Return `ImageClassifier` arguments from the tensors of another code base.
+    """Infer the arguments of `ImageClassifier` from the tensors of another code base.
 
-    A norm behind the pooling means mean pooling, except for MAE-priv: its networks have a class token if they classify
-    it, and its stored options say so.
+    A norm after the pooling implies mean pooling. MAE-priv is the exception: there, stored options state whether the
+    class token is classified.
     """
     rules, options = recognize(stored.model, str(stored.path)), stored.meta.get("args")
     encoder = infer_encoder_arguments(stored, num_heads, input_size)
@@ -150,7 +150,7 @@ def _arguments(
 
 
 def _stored_names(stored: Checkpoint, count: int) -> tuple[str, ...]:
-    """Return the checkpoint's names; a class without a name gets its number."""
+    """Return the class names in the checkpoint; the name of a class without one is its number."""
     names = [str(name) for name in stored.meta.get("classes") or ()][:count]
     return (*names, *(str(number) for number in range(len(names), count)))
 

@@ -1,4 +1,4 @@
-"""Loading of weights into a classifier: its encoder from pre-training, or all of it."""
+"""Loading of weights into a classifier: a pre-trained encoder, or a whole trained classifier."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 PROBE_HEAD_STD = 0.01
 
 
-# Tensors of probes alone, in the names of all dialects.
+# Tensors that only probes have, in the names of all dialects.
 _PROBE = (
     *("head.0.running_mean", "head.0._mean", "head.1.weight"),
     *("fc_norm.running_mean", "fc_norm._mean", "query_token"),
@@ -55,16 +55,16 @@ def load_into_classifier(
     model_key: str | None = None,
     model_prefix: str | None = None,
 ) -> LoadReport:
-    """Start a classifier from a checkpoint of pre-training, or from another classifier's.
+    """Initialize a classifier with a checkpoint of pre-training or of another classifier.
 
-    A head of the same size is loaded, another one is not. Learned positions and tables of relative positions are
-    resized to the classifier's grid; relative positions that the file lacks stay at zero.
+    A head is loaded only if it has the same size. Learned position embeddings and relative position tables are resized
+    to the classifier's grid; relative position tables that the file lacks stay at zero.
 
     Args:
         model: the classifier.
         source: the file, or its content.
-        norm_into_fc_norm: whether the norm behind mean pooling starts from the encoder's final norm (Atten4Vis/CAE);
-            the MAEs keep fresh weights.
+        norm_into_fc_norm: True to initialize the norm after mean pooling with the encoder's final norm, as
+            Atten4Vis/CAE does; the MAEs do not.
         model_key: see `weights.convert.select`.
         model_prefix: see there.
 
@@ -98,17 +98,17 @@ def load_classifier_weights(
     model_prefix: str | None = None,
     resize: bool = False,
 ) -> LoadReport:
-    """Load a whole classifier, of this suite or of another, to evaluate it or to predict.
+    """Load all weights of a trained classifier, of plsc_mae or of another code base.
 
     Args:
-        model: the classifier, as it was trained.
+        model: the classifier, built with the options that it was trained with.
         source: the file, or its content.
         model_key: see `weights.convert.select`.
         model_prefix: see there.
-        resize: resize learned and relative positions of another grid, for images of another size.
+        resize: True to resize position embeddings and relative position tables to the grid of `model`.
 
     Raises:
-        CheckpointError: the file cannot be read, or has a tensor missing, too many or of another size.
+        CheckpointError: the file cannot be read, lacks a tensor, has a surplus one, or has one of another size.
     """
     stored, rules = _opened(source, model_key, model_prefix, model.num_heads)
     report = weights.load(model, stored, rules.name, resize=resize_to(model.encoder) if resize else None)
@@ -124,7 +124,7 @@ def load_classifier_weights(
 
 
 def resize_to(encoder: VisionTransformer) -> Callable[[str, Array, list[int]], Array | None]:
-    """Return the resizing, for `weights.load`, of learned and relative positions of a square grid to an encoder's."""
+    """Return a function for `weights.load` that resizes position tables of a square grid to the encoder's grid."""
 
     def resize(name: str, value: Array, shape: list[int]) -> Array | None:
         table = value.astype(np.float32)
@@ -159,7 +159,7 @@ def require_weights(model: nn.Layer, report: LoadReport, path: str) -> None:
 def _opened(
     source: str | Path | Checkpoint, model_key: str | None, model_prefix: str | None, num_heads: int
 ) -> tuple[Checkpoint, Dialect]:
-    """Read a file's network in the base naming of its dialect, its rows ordered by the classifier's heads."""
+    """Read a file's network in the base naming of its dialect, with rows in the order that `num_heads` implies."""
     stored = source if isinstance(source, Checkpoint) else weights.read(source)
     if model_key or model_prefix:
         stored = select(stored, model_key or "", model_prefix or "")
@@ -168,7 +168,7 @@ def _opened(
 
 
 def _warn_of_eps(model: ImageClassifier, stored: Checkpoint) -> None:
-    """Warn if the weights were trained with another eps than the classifier's."""
+    """Warn if the weights were trained with another layer norm epsilon than the classifier's."""
     trained, own = trained_eps(stored) or LAYER_NORM_EPS, model.encoder.blocks[0].norm1._epsilon
     if trained != own:
         logger.warning(
@@ -180,7 +180,7 @@ def _warn_of_eps(model: ImageClassifier, stored: Checkpoint) -> None:
 def _fitted(
     model: ImageClassifier, tensors: Mapping[str, Array], rules: Dialect, norm_into_fc_norm: bool
 ) -> dict[str, Array]:
-    """Return the file's tensors in the classifier's places.
+    """Return the file's tensors under the names that the classifier expects, in the file's dialect.
 
     A head of another size is dropped; norms and shared relative positions are copied to the classifier's own.
     """
@@ -203,7 +203,7 @@ def _fitted(
 
 
 def _require_encoder(model: ImageClassifier, report: LoadReport, stored: Checkpoint, rules: Dialect) -> None:
-    """Check that file and classifier have the same encoder; norms behind it may be missing, tables may be fresh."""
+    """Check that file and classifier have the same encoder; the file may lack all relative position tables."""
     found, depth = block_count(stored.model, rules), len(model.encoder.blocks)
     has_tables = any(name.endswith(RELATIVE_TABLE) for name in stored.model)
     wanted = {f"encoder.{name}" for name, _ in model.encoder.named_parameters()}
@@ -220,7 +220,7 @@ def _require_encoder(model: ImageClassifier, report: LoadReport, stored: Checkpo
 
 
 def _check_positions(encoder: VisionTransformer, stored: Checkpoint, rules: Dialect) -> None:
-    """Check the kind of fixed position table, which no shape shows: MAE-pytorch's files have none, MAE-priv's do."""
+    """Check the kind of fixed position embedding: MAE-priv's files store it, MAE-pytorch's do not."""
     has_table = rules.foreign_name("encoder.pos_embed") in stored.model
     if has_table and encoder.positions == "sinusoid":
         raise CheckpointError(
@@ -244,7 +244,7 @@ def _is_idle(name: str, value: Array) -> bool:
 
 
 def _counts(report: LoadReport, missing: Sequence[str], unexpected: Sequence[str]) -> str:
-    """Count matched, missing and unexpected tensors, with the first names."""
+    """Return a text that counts matched, missing and unexpected tensors and gives the first names."""
     return str(LoadReport(report.dialect, report.matched, list(missing), list(unexpected), report.resized))
 
 
@@ -252,7 +252,7 @@ def start_from_pretraining(model: ImageClassifier, config: ClassifyConfig) -> Lo
     """Load the encoder of `config.finetune`, and initialize the head as the method's recipe does.
 
     Raises:
-        CheckpointError: the file does not have that encoder.
+        CheckpointError: the file does not hold that encoder.
     """
     recipe = load_recipe(config.method)
     report = load_into_classifier(

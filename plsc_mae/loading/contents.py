@@ -15,7 +15,7 @@ HEADS = ("head.weight", "head.1.weight")  # of classifiers and of probes, in eve
 
 
 def base_of(stored: Checkpoint, num_heads: int | None = None, decoder_num_heads: int | None = None) -> Checkpoint:
-    """Return a file in the base naming of its dialect; without the number of heads, rows may be out of order."""
+    """Return a file in the base naming of its dialect; rows may be out of order if the number of heads is unknown."""
     try:
         return decoded(stored, num_heads, decoder_num_heads)
     except ConfigError:

@@ -24,12 +24,12 @@ from plsc_mae.weights.dialects import NATIVE
 from plsc_mae.weights.dialects.base import Array
 from plsc_mae.weights.dialects.encoder import infer_encoder
 
-_CLASSIFIERS = ("beit", "plsc_beit")  # no pre-training has these names, but an encoder alone may be stored in them
+_CLASSIFIERS = ("beit", "plsc_beit")  # dialects of classifiers; an encoder without a head may be stored in them too
 _HEADS = {"head.weight", "head.1.weight"}  # of classifiers and of probes, in every dialect
 
 
 class LoadedEncoder(NamedTuple):
-    """An encoder, the normalization of its images, and a line on its origin."""
+    """An encoder, the normalization of its images, and a line about the origin of its weights."""
 
     network: VisionTransformer
     normalize: Normalize
@@ -44,15 +44,15 @@ def load_encoder(
     random_weights: bool = False,
     seed: int = 0,
 ) -> LoadedEncoder:
-    """Build the encoder of a checkpoint of pre-training, of a classifier or of a probe.
+    """Build and load the encoder of a checkpoint of pre-training, of a classifier or of a probe.
 
     Args:
-        path: the checkpoint, of this suite or of another. A classifier's images are normalized by ImageNet's
-            statistics, and the norm behind its pooling is not part of the encoder.
-        num_heads: attention heads, for a foreign file of unpublished width.
+        path: the checkpoint, of plsc_mae or of another code base. A classifier's images are normalized by ImageNet's
+            statistics, and the norm after its pooling is not part of the encoder.
+        num_heads: attention heads, if the file does not determine them.
         input_size: image side, or height and width, in place of the checkpoint's; learned positions are resized.
         random_weights: take only the sizes from the file, for comparison with an untrained encoder.
-        seed: of the random weights.
+        seed: seed of the random weights.
 
     Raises:
         CheckpointError: the file cannot be read, or lacks a part of the encoder.
@@ -83,11 +83,11 @@ def load_encoder(
 def infer_encoder_arguments(
     stored: Checkpoint, num_heads: int | None, input_size: tuple[int, ...] | None
 ) -> dict[str, Any]:
-    """Return `VisionTransformer` arguments from the shapes of tensors, and from stored options for the rest.
+    """Infer the arguments of `VisionTransformer` from the shapes of tensors, and the rest from stored options.
 
     Args:
         stored: the file, in the base naming of its dialect.
-        num_heads: attention heads, for a foreign file of unpublished width.
+        num_heads: attention heads, if the file does not determine them.
         input_size: image side, or height and width, in place of the file's.
 
     Raises:
@@ -101,7 +101,7 @@ def infer_encoder_arguments(
     sizes["num_heads"] = num_heads or _trained_heads(options, sizes["embed_dim"]) or sizes["num_heads"]
     if sizes["num_heads"] is None:
         raise ConfigError(f"{stored.path} does not store its number of heads; give it with --num_heads")
-    # Other code bases store options that need not be those of the tensors.
+    # Options that other code bases store need not match the tensors.
     trained = (options.get("input_size") if rules is NATIVE else None) or sizes["img_size"]
     if trained is None and table is not None:
         raise CheckpointError(
@@ -116,7 +116,7 @@ def infer_encoder_arguments(
 
 
 def normalization(stored: Checkpoint) -> Normalize:
-    """Return ImageNet's statistics, or 0.5 and 0.5 if a classifier of this suite was trained with them."""
+    """Return the normalization by ImageNet's mean and std, or by 0.5 and 0.5 if the stored options ask for it."""
     if _options(stored).get("imagenet_inception_mean_and_std"):
         return Normalize(INCEPTION_MEAN, INCEPTION_STD)
     return Normalize()
@@ -128,7 +128,7 @@ def _options(stored: Checkpoint) -> Mapping[str, Any]:
 
 
 def _trained_heads(options: Mapping[str, Any], embed_dim: int) -> int | None:
-    """Return the heads in stored options, or those of the registered network they name if its width is the same."""
+    """Return the heads in stored options, else those of the registered model they name if its width is `embed_dim`."""
     if options.get("num_heads"):
         return int(options["num_heads"])
     variant = VARIANTS.get(str(options.get("model")))
@@ -136,7 +136,7 @@ def _trained_heads(options: Mapping[str, Any], embed_dim: int) -> int | None:
 
 
 def _positions(table: Array | None, grid: tuple[int, int], dim: int, *, class_token: bool) -> Positions:
-    """Return the kind of a table [1, T + L, D]; files without one are MAE-pytorch's (sinusoid) or CAE's (none)."""
+    """Return the kind of a position embedding [1, T + L, D]; files without one are MAE-pytorch's or CAE's."""
     if table is None:
         return "none" if class_token else "sinusoid"
     kinds: tuple[Positions, ...] = ("column first", "row first")

@@ -1,4 +1,4 @@
-"""Networks of weight files of any dialect, built and loaded, to read the tensors in our names and layouts."""
+"""Networks built and loaded from weight files of any dialect, to read tensors in plsc_mae's names and layouts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from plsc_mae.weights.dialects.base import Array
 def our_tensors(
     stored: Checkpoint, kind: str, num_heads: int | None = None, decoder_num_heads: int | None = None
 ) -> dict[str, Array]:
-    """Return the tensors of a file's network in our names and layouts; see `holding_network`."""
+    """Return the tensors of a file's network in plsc_mae's names and layouts; see `holding_network`."""
     network = holding_network(stored, kind, num_heads, decoder_num_heads)
     return {name: tensor.numpy() for name, tensor in network.state_dict().items()}
 
@@ -28,7 +28,7 @@ def our_tensors(
 def holding_network(
     stored: Checkpoint, kind: str, num_heads: int | None = None, decoder_num_heads: int | None = None
 ) -> nn.Layer:
-    """Build the network of a file to hold its tensors, not to compute.
+    """Build and load the network of a file to read its tensors, not to compute with it.
 
     An unknown number of heads is an error only if the order of rows in the file depends on it.
 
@@ -52,11 +52,11 @@ def open_network(
     Args:
         stored: the file as `weights.read` returns it.
         kind: the part of it to load, see `contents.kind_of`.
-        num_heads: of a foreign encoder of unpublished width.
-        decoder_num_heads: of its decoder.
+        num_heads: attention heads of the encoder, if the file does not determine them.
+        decoder_num_heads: attention heads of the decoder, likewise.
 
     Raises:
-        CheckpointError: the file does not hold it, or lacks a tensor.
+        CheckpointError: the file does not hold such a network, or lacks a tensor.
         ConfigError: the number of heads is needed and unknown.
     """
     path = str(stored.path)

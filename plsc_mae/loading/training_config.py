@@ -17,17 +17,17 @@ from plsc_mae.weights.dialects import detect, find_dialect
 
 
 def training_config(stored: Checkpoint, heads: Mapping[str, int | None], **replaced: Any) -> PretrainConfig:
-    """Return the options that a checkpoint was trained with: stored ones, else those that its tensors show.
+    """Return the options that a checkpoint was trained with: the stored ones, else those inferred from its tensors.
 
     Args:
         stored: the file as `weights.read` returns it.
-        heads: the numbers of heads that the caller needs, `num_heads` and `decoder_num_heads`: given by the user for a
-            foreign file of unpublished width, else None. No shape shows them.
+        heads: `num_heads` and, if the caller needs the decoder, `decoder_num_heads`: the user's numbers, which files
+            of other code bases may require because no shape determines them, or None.
         replaced: options that replace the checkpoint's; None keeps it.
 
     Raises:
         CheckpointError: the network of the file cannot be determined.
-        ConfigError: an option that its method does not have, or one that does not fit; an unknown number of heads.
+        ConfigError: the method lacks an option, an option does not fit, or a number of heads is unknown.
     """
     if "method" in stored.meta and "args" in stored.meta:
         trained = from_mapping(stored.meta["args"], PRETRAIN, str(stored.path))
@@ -46,7 +46,7 @@ def training_config(stored: Checkpoint, heads: Mapping[str, int | None], **repla
 
 
 def trained_eps(stored: Checkpoint) -> float | None:
-    """Return the eps of the blocks' layer norms in training; None if it is 1e-6 or the file does not store it."""
+    """Return the epsilon of the blocks' layer norms in training; None if it is 1e-6 or the file does not store it."""
     options, name = stored.meta.get("args"), detect(stored.model)
     if isinstance(options, dict) and options.get("norm_eps"):
         return float(options["norm_eps"])
@@ -54,11 +54,11 @@ def trained_eps(stored: Checkpoint) -> float | None:
 
 
 def _infer_config(stored: Checkpoint, heads: Mapping[str, int | None], norm_eps: float | None) -> PretrainConfig:
-    """Read the options of a file of weights alone, or of another code base, off the shapes of its tensors."""
+    """Infer the options of a file that lacks those of plsc_mae from the shapes of its tensors."""
     method = next((method for method in load_methods() if method.recognizes(stored)), None)
     if method is None:
         raise CheckpointError(
-            f"{stored.path} holds no known network of pre-training; expected a checkpoint of this suite or another "
+            f"{stored.path} holds no known network of pre-training; expected a checkpoint of plsc_mae or another "
             "file that `plsc-mae weights list` names"
         )
     arguments = method.infer_arguments(stored)
@@ -79,7 +79,7 @@ def _infer_config(stored: Checkpoint, heads: Mapping[str, int | None], norm_eps:
 def _stored_options(method: Method[PretrainConfig], stored: Checkpoint, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return options that another code base stored beside its weights: an argparse.Namespace, read as plain data.
 
-    The image size among them counts only if no tensor shows it.
+    The stored image size is used only if no tensor determines it.
     """
     options = stored.meta.get("args")
     if not isinstance(options, dict):

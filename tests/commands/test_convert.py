@@ -65,7 +65,7 @@ def test_the_encoder_alone(files, tmp_path, capsys):
     assert "30 tensors" in told
     assert "left out: decoder_blocks.0.attn.proj.bias, decoder_blocks.0.attn.proj.weight, " in told
     assert "and 17 more" in told
-    assert "only the network is converted, out of model, optimizer" in told
+    assert "of model, optimizer, only the network is converted" in told
     found, original = weights.read(out).model, weights.read(source).model
     assert set(found) == {name for name in original if not name.startswith(("decoder_", "mask_token"))}
     assert all(np.array_equal(found[name], original[name]) for name in found)
@@ -112,7 +112,7 @@ def test_positions_of_another_grid_are_not_replaced(tmp_path, capsys):
     weights.save(model, tmp_path / "wide.pth", "facebook")
     words = ["weights", "convert", str(tmp_path / "wide.pth"), str(tmp_path / "out.pth"), "--dialect", "facebook"]
     assert main(words) != 0
-    assert "holds positions of a grid that is not square" in capsys.readouterr().err
+    assert "holds position embeddings of a grid that is not square" in capsys.readouterr().err
     assert not (tmp_path / "out.pth").exists()
 
 

@@ -141,7 +141,7 @@ def test_a_probe_through_the_fine_tuning_command_has_no_rand_augment_by_default(
         (FINETUNE, "--method mae_pytorch --blr 1e-3", "the learning rate of method 'mae_pytorch' is per 256 images"),
         (FINETUNE, "--model cae_base_patch16_224 --blr 1e-3", "the learning rate of method 'cae' is absolute"),
         (FINETUNE, "--linear_type standard", "belongs to method 'cae'; this run is 'mae'"),
-        (FINETUNE, "--model cae_base_patch16_224 --linear_type attentive", "give --enable_linear_eval with it"),
+        (FINETUNE, "--model cae_base_patch16_224 --linear_type attentive", "give --enable_linear_eval too"),
         (LINPROBE, "--linear_depth 2", "--linear_depth 2 counts the blocks of --linear_type attentive"),
         (LINPROBE, "--mixup 0.8", "unknown flag '--mixup'"),
         (LINPROBE, "--method mae_pytorch", "unknown method 'mae_pytorch'"),
@@ -156,7 +156,7 @@ def test_what_cannot_be_obeyed(configs, flags, told):
 def test_a_file_of_another_phase(root, tmp_path):
     file = root / "configs/mae/linprobe_vit_base.yaml"
     assert load_config(str(file)).phase == "linprobe"
-    with pytest.raises(ConfigError, match="phase: these are options of 'linprobe', and this is 'finetune'"):
+    with pytest.raises(ConfigError, match="phase: the file has options of 'linprobe', but this command is 'finetune'"):
         resolved(FINETUNE, "-c", str(file))
     (tmp_path / "my.yaml").write_text("phase: finetuning\n")
     with pytest.raises(ConfigError, match="phase: expected one of pretrain, finetune, linprobe, got 'finetuning'"):
