@@ -70,7 +70,7 @@ def _network(drawn: Sketch, config: PlannedRun) -> Iterable[Row]:
     trained = sum(count for (_, frozen), count in sizes.items() if not frozen)
     yield ("all trained", f"{trained / 1e6:.2f} M", "parameters")
     extra = "; the tokenizer is not counted" if ("tokenizer", True) in sizes else ""
-    yield ("forward", f"{2 * drawn.forward_macs / GB:.2f} GFLOP", f"per image, as the method trains{extra}")
+    yield ("forward", f"{2 * drawn.forward_macs / GB:.2f} GFLOP", f"per image{extra}")
     yield ("training", f"{2 * drawn.training_macs / GB:.2f} GFLOP", "per image, forward and backward")
 
 
