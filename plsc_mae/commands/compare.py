@@ -65,7 +65,10 @@ def run(config: CompareConfig) -> None:
 
 
 def _kinds(config: CompareConfig) -> Iterator[tuple[str, Iterator[Source]]]:
-    """Yield (name, sources) of every kind of features. A network is built only when its source is iterated."""
+    """Yield (name, sources) for every kind of features.
+
+    `sources` is lazy: it builds each network only when iteration reaches it.
+    """
     if config.pixels:
         yield f"raw pixels, {config.pixels} x {config.pixels}", iter([(pixel_features, (config.pixels, config.pixels))])
     for path in config.model_path if config.random_weights else ():

@@ -32,7 +32,7 @@ class AutoencoderOptions:
 
 @dataclass(kw_only=True, frozen=True)
 class AutoencoderConfig(AutoencoderOptions, PretrainConfig):
-    """Options of pre-training a masked autoencoder that all code bases share."""
+    """Pre-training options that MAE, MAE-priv and MAE-pytorch share."""
 
 
 @dataclass(kw_only=True, frozen=True)

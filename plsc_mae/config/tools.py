@@ -1,4 +1,4 @@
-"""Options of the commands that do not train."""
+"""Options of commands that do not train; those of `weights`, `plan` and `parity` have their own modules."""
 
 from __future__ import annotations
 

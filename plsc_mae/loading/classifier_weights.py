@@ -180,9 +180,10 @@ def _warn_of_eps(model: ImageClassifier, stored: Checkpoint) -> None:
 def _fitted(
     model: ImageClassifier, tensors: Mapping[str, Array], rules: Dialect, norm_into_fc_norm: bool
 ) -> dict[str, Array]:
-    """Return the file's tensors under the names that the classifier expects, in the file's dialect.
+    """Return the file's tensors, with those moved that the classifier keeps elsewhere; names keep the file's dialect.
 
-    A head of another size is dropped; norms and shared relative positions are copied to the classifier's own.
+    A head for another number of classes is dropped. If `norm_into_fc_norm`, the encoder's final norm becomes `fc_norm`.
+    A shared relative position table becomes the table of every block that has its own.
     """
     fitted = dict(tensors)
     if "head.bias" in fitted and len(fitted["head.bias"]) != model.num_classes:

@@ -197,7 +197,11 @@ class SimMIMMethod(Method[SimMIMConfig]):
         return {**encoder, "layer_scale_init_value": encoder["layer_scale"]}
 
     def config_of(self, arguments: dict[str, Any]) -> SimMIMConfig:
-        """Build the options for arguments of `SimMIM`; cells are single patches if those of the original do not fit."""
+        """Return the config that describes a `SimMIM` with these constructor arguments.
+
+        Mask cells have their published size (`mask_patch_size`) if it fits the patches and the image; otherwise a cell
+        is one patch.
+        """
         known = {field.name for field in dataclasses.fields(SimMIMConfig)}
         given = {name: value for name, value in arguments.items() if name in known and value is not None}
         size, patch_size = pair(arguments["img_size"] or DEFAULT_SIZE), arguments["patch_size"]

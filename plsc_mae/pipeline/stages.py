@@ -68,7 +68,7 @@ def balanced_stages(costs: Sequence[float], stages: int) -> list[range]:
 
 
 def stages_by_cost(model: ImageClassifier, world: World) -> list[range]:
-    """Divide the blocks into stages by the measured time of one block, the embedding and the head.
+    """Divide the blocks into stages by the measured times of one block, of the embedding and of the head.
 
     All processes must call; they use the measurement of the main process.
 
