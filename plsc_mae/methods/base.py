@@ -148,7 +148,14 @@ class Task(nn.Layer, ABC):
         return {}
 
     def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
-        """Return the memory outline of one training pass with `batch_size` images; parameters need no values."""
+        """Return the memory outline of one training pass.
+
+        Only the shapes of the parameters are read, so the network may be built without weights (`paddle.LazyGuard`).
+
+        Args:
+            batch_size: images of the pass.
+            gpu: whether the pass runs on a GPU, which changes the temporary memory of a tokenizer.
+        """
         raise TypeError(f"{type(self).__name__} cannot be planned: it does not implement memory_outline")
 
 

@@ -279,7 +279,10 @@ class MAE(AutoencoderMethod[MAEConfig]):
     dialects = frozenset({"facebook", "plsc"})
 
     def recognizes(self, stored: Checkpoint) -> bool:
-        """Return whether a file is of MAE and not of a successor, whose keys have no bias."""
+        """Return whether a file may be MAE's.
+
+        Files of MAE-priv and MAE-pytorch are rejected; their attention has no bias in the key projection.
+        """
         return super().recognizes(stored) and NO_KEY_BIAS not in stored.model
 
     def switches(self, config: MAEConfig) -> dict[str, Any]:

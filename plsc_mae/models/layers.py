@@ -170,7 +170,7 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tenso
 
 
 class PatchEmbed(nn.Layer):
-    """The patch embedding, computed as a matrix product for the selected patches only.
+    """The patch embedding as a matrix product; the caller can pass a subset of the patches, e.g. the visible ones.
 
     The kernel has the shape of a convolution, [D, C, P, P], as in every other code base. Its initial values are
     xavier-uniform as a [D, C*P*P] matrix; the bias has PyTorch's default for convolutions (facebookresearch/mae).

@@ -359,10 +359,11 @@ class MaskedAutoencoder(nn.Layer):
         return num_visible(self.encoder.num_patches, mask_ratio, self.round_down)
 
     def forward_macs(self, mask_ratio: float = 0.75) -> int:
-        """Count the multiply-accumulates of one image's forward pass that predicts every patch, as the original does.
+        """Count the multiply-accumulates of one image's forward pass.
 
-        Patch embedding, linear layers and attention products are counted. Our training computes a little less: it
-        embeds visible patches only, and runs the last decoder block and the head for hidden patches only.
+        As in the original code, all patches are embedded and all are predicted. Patch embedding, linear layers and
+        attention products are counted. Our training computes a little less: it embeds only visible patches, and the
+        last decoder block and the head compute outputs only for hidden patches.
         """
         encoder, decoder = self.encoder, self.decoder
         visible = self.num_visible(mask_ratio)

@@ -148,9 +148,10 @@ class PipelinedTask(Task):
         return [[stop - start, *self.token_shape] for start, stop in itertools.pairwise(bounds)]
 
     def _broadcast_target(self, target: Tensor | None, count: int) -> Tensor:
-        """Return the targets of the first stage: class numbers [B], or float [B, K] if mixup mixes training batches.
+        """Broadcast the first stage's targets to all stages.
 
-        All stages must call, the others with None and the batch size `count`.
+        Targets are class numbers [B], or distributions, float [B, K], in training with mixup. All stages must call.
+        Stages other than the first pass None as `target` and allocate a buffer for `count` images.
         """
         mixed = self.task.mixup is not None and self.training
         if target is None:
