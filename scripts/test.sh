@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Lint, types and tests on Paddle 3.3, then the tests marked `compat` on Paddle 2.6.
+# Lint, types and tests on Paddle 3.3, then the tests marked `compat` and not `once` on Paddle 2.6.
 #   bash scripts/test.sh           what CI runs
-#   bash scripts/test.sh --slow    also the tests marked slow
+#   bash scripts/test.sh --slow    also the tests marked slow, and on Paddle 2.6 those marked once
 #   bash scripts/test.sh --quick   about 90 s on 2 quiet cores: lint, types and, on Paddle 3.3, the tests that are neither
 #                                  slow nor long; tests marked long start processes or take seconds
 #   bash scripts/test.sh -k mask   further words go to pytest on Paddle 3.3, and 2.6 is left out
@@ -11,10 +11,12 @@ cd "$(dirname "$0")/.."
 . scripts/environment.sh
 
 selection=(-m "not slow")
+older="compat and not slow and not once"
 both=yes
 case "${1:-}" in
     --slow)
         selection=()
+        older="compat and not slow"
         shift
         ;;
     --quick)
@@ -58,7 +60,7 @@ step "tests, Paddle 3.3" .venv/bin/python -m pytest "${parallel[@]}" "${selectio
 if [ $both = yes ]; then
     step "set-up, Paddle 2.6" \
         make_environment .venv-paddle2.6 -e . paddlepaddle==2.6.2 'numpy<2' pytest==9.2.0 pytest-xdist==3.8.0
-    step "tests, Paddle 2.6" .venv-paddle2.6/bin/python -m pytest "${parallel[@]}" -m "compat and not slow"
+    step "tests, Paddle 2.6" .venv-paddle2.6/bin/python -m pytest "${parallel[@]}" -m "$older"
 fi
 
 printf '\n'

@@ -60,6 +60,7 @@ def test_accuracies_of_the_bank_itself(trained, images, compare):
     assert lines[2].startswith(f"| {model} | 100.0 | ")
 
 
+@pytest.mark.once
 @pytest.mark.long
 def test_two_processes_give_what_one_gives(trained, images, compare, by_two, tmp_path):
     flags = f"--model_path {trained() / 'checkpoint-1.pd'} --data_path {images} --pixels 16 {FEW}"

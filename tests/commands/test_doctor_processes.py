@@ -119,6 +119,7 @@ def test_an_error_in_one_process_is_an_error_in_all(monkeypatch, others):
     assert list(doctor._examine_launch([error("own")])) == ["a line"]  # it has reported already
 
 
+@pytest.mark.once
 @pytest.mark.long
 def test_a_real_launch(tmp_path):
     environ = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}

@@ -14,7 +14,7 @@ import pytest
 
 from plsc_mae.data.demo import make_demo_data
 
-pytestmark = [pytest.mark.compat, pytest.mark.long]
+pytestmark = [pytest.mark.compat, pytest.mark.long, pytest.mark.once]
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("peer_program.py")

@@ -63,6 +63,7 @@ def test_two_processes_follow_one(classifier):
     assert seen[1]["ema_test_loss"] == pytest.approx(seen[0]["ema_test_loss"], rel=1e-4)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("classifier", ["linprobe"], indirect=True)
 def test_evaluation_does_not_depend_on_the_processes(classifier, images, tmp_path, capfd):
     """17 images divide by neither 2 nor 3, and a batch of 3 leaves processes without any in the end."""
@@ -149,6 +150,7 @@ def test_cached_features_are_those_of_the_evaluation_crop(classifier, capsys):
     assert float(loss) == pytest.approx(last["test_loss"], abs=1e-3)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("classifier", ["finetune"], indirect=True)
 def test_the_loss_falls(classifier):
     flags = (

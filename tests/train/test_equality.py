@@ -50,6 +50,7 @@ def test_accumulation_follows_the_large_batch(run):
     assert [record["lr"] for record in small] == [record["lr"] for record in large]
 
 
+@pytest.mark.once
 @pytest.mark.long
 def test_the_loss_falls(run):
     records = run.here("learn", "--batch_size 12 --epochs 12 --blr 3e-2 --drop_path 0")

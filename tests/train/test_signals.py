@@ -135,6 +135,7 @@ def test_sigterm_to_a_process(run):
     run.assert_same("whole", "cut")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
 def test_sigterm_to_the_launcher_of_two_processes(run):
     flags = "--batch_size 6 --epochs 4 --accum_iter 2"

@@ -231,6 +231,7 @@ def launch(run, name: str, what: str, index: int, flags: str) -> tuple[int, list
     return done.returncode, [(logs / f"workerlog.{rank}").read_text() for rank in range(2)]
 
 
+@pytest.mark.once
 @pytest.mark.long
 @only_mae
 @pytest.mark.parametrize(
@@ -258,6 +259,7 @@ def test_all_processes_stop_for_one_of_them(run, flags, told, reports):
     assert not list((run.folder / "two").glob("*.pd"))
 
 
+@pytest.mark.once
 @pytest.mark.long
 @only_mae
 @pytest.mark.parametrize("policy", ["skip", "rollback"])
