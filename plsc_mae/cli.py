@@ -215,8 +215,9 @@ def _find(argv: Sequence[str]) -> tuple[str, list[str]]:
     family = [name for name in COMMANDS if name.startswith(f"{argv[0]} ")]
     if family and argv[1:2] in ([], ["-h"], ["--help"]):
         return "", [f"{argv[0]} "]
-    hint = f"; did you mean '{family[0]}'?" if family else suggest(argv[0], COMMANDS)
-    raise ConfigError(f"unknown command '{argv[0]}'{hint or '; plsc-mae --help lists them'}")
+    name = " ".join(argv[: 2 if family else 1])
+    hint = suggest(name, family or COMMANDS) or f"; plsc-mae {f'{argv[0]} ' if family else ''}--help lists them"
+    raise ConfigError(f"unknown command '{name}'{hint}")
 
 
 def _overview(prefix: str = "") -> str:

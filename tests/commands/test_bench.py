@@ -84,5 +84,5 @@ def test_data_needs_data(tiny, capsys):
 
 
 def test_a_family_name_suggests_its_members(capsys):
-    assert main(["bench"]) == 2
+    assert main(["bench", "steps"]) == 2
     assert "did you mean 'bench step'?" in capsys.readouterr().err

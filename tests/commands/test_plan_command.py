@@ -77,7 +77,7 @@ def test_images_are_counted_and_not_read(printed, tmp_path):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("pretrian", "unknown command 'plan'; did you mean 'plan pretrain'?"),
+        ("pretrian", "unknown command 'plan pretrian'; did you mean 'plan pretrain'?"),
         ("finetune --model vit_base_patch16 --devices 6 --tensor_parallel 4", "cannot form groups"),
         ("finetune --model vit_base_patch16 --devices 8 --tensor_parallel 8", "does not divide the 12 attention heads"),
         (f"{PROBE} --cache_features", "--cache_features cannot be planned"),

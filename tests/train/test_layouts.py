@@ -69,6 +69,7 @@ def test_three_processes_share_data_that_they_do_not_divide(run):
     assert_follows(run, "dp3")
 
 
+@pytest.mark.parametrize("run", ["cae", pytest.param("mae", marks=pytest.mark.slow)], indirect=True)
 def test_tensor_parallel(run):
     flags = f"{STEPS} --batch_size 12 --clip_grad 0.2 --epochs 1 --warmup_epochs 0 --vis_freq 1"
     run.here("one", flags)
@@ -116,7 +117,7 @@ def test_two_launchers_as_on_two_machines(run, layout):
     assert_follows(run, "two")
 
 
-@pytest.mark.parametrize("classifier", ["finetune", "linprobe"], indirect=True)
+@pytest.mark.parametrize("classifier", ["finetune", pytest.param("linprobe", marks=pytest.mark.slow)], indirect=True)
 def test_pipeline(classifier):
     """Class loss, mixing, averaged weights, layer-wise rates; a probe's batch norm sees the whole batch."""
     flags = f"{STEPS} --batch_size 11 --drop_path 0 --epochs 1 --warmup_epochs 0"  # parts of a batch of 3, 3, 3 and 2
