@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
@@ -97,7 +98,7 @@ class End(NamedTuple):
         return cls(f"{name} ended without a message; it may have been killed, or the system may be out of memory")
 
 
-class Watch:
+class Watch(ABC):
     """Monitor of other processes that ends this process when one of them dies.
 
     Args:
@@ -161,8 +162,9 @@ class Watch:
             peer.connection.close()
         atexit.unregister(self._report_exit)
 
+    @abstractmethod
     def _listen(self) -> None:
-        raise NotImplementedError
+        """Watch the connections until the run ends."""
 
     def _end(self, end: End) -> None:
         """End this process unless it is already exiting.
