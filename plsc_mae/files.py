@@ -1,11 +1,16 @@
-"""Atomic replacement of files."""
+"""Atomic replacement of files, and protection of files that plsc_mae did not write."""
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+MARK = "written by plsc_mae"  # in the metadata of result files
+_SEARCHED_BYTES = 1 << 16  # at either end of a file
 
 
 @contextmanager
@@ -26,3 +31,39 @@ def atomic_replacement(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def result_replacement(path: Path, signs: Sequence[str] = (MARK,)) -> Iterator[Path]:
+    """Replace a file as `atomic_replacement` does, unless `refuse_foreign` refuses it; a link is followed."""
+    refuse_foreign(path, signs)
+    with atomic_replacement(Path(os.path.realpath(path))) as temporary:
+        yield temporary
+
+
+def refuse_foreign(path: Path, signs: Sequence[str] = (MARK,)) -> None:
+    """Raise FileExistsError unless `path` is free, empty, or the result of an earlier run.
+
+    Args:
+        path: the file to be written.
+        signs: texts that every result of this kind contains near its beginning or its end; all of them are required.
+    """
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if stat.S_ISREG(status.st_mode):
+        ends = _ends(path, status.st_size)
+        if not status.st_size or all(sign.encode() in ends for sign in signs):
+            return
+    raise FileExistsError(errno.EEXIST, "it exists and is not a result of this command", str(path))
+
+
+def _ends(path: Path, size: int) -> bytes:
+    """Return the first and the last bytes of a file; of a safetensors file the whole header."""
+    with path.open("rb") as file:
+        head = file.read(_SEARCHED_BYTES)
+        if path.suffix == ".safetensors":
+            return head + file.read(min(int.from_bytes(head[:8], "little"), size))
+        file.seek(max(0, size - _SEARCHED_BYTES))
+        return head + file.read()

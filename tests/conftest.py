@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from plsc_mae import runtime
+from plsc_mae.data import depth
 
 # Two single-threaded test processes are faster than one with two threads, and they are reproducible.
 os.environ.setdefault("MKL_NUM_THREADS", "1")
@@ -43,6 +45,22 @@ class Golden:
 def golden():
     """Return a function that opens a golden file, given its path below tests/golden without the suffix."""
     return lambda name: Golden(GOLDEN / f"{name}.npz")
+
+
+@pytest.fixture(autouse=True)
+def _first_losses_are_logged() -> None:
+    """Log what is lost of images anew in each test; a program logs it once."""
+    depth.forget_logged()
+
+
+@pytest.fixture
+def messages(monkeypatch) -> list[str]:
+    """Return a list that receives the warnings of the package."""
+    lines: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: lines.append(record.getMessage())
+    monkeypatch.setattr(logging.getLogger("plsc_mae"), "handlers", [handler])
+    return lines
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from plsc_mae.files import atomic_replacement
+from plsc_mae.files import MARK, atomic_replacement, refuse_foreign, result_replacement
 
 pytestmark = pytest.mark.compat
 
@@ -30,3 +30,28 @@ def test_an_error_keeps_the_old_file(tmp_path):
         raise KeyError
     assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_foreign_file_is_not_replaced(tmp_path):
+    """Nor a folder, nor the target of a link; empty files and earlier results are."""
+    mine = tmp_path / "mine.csv"
+    mine.write_bytes(b"name,label\na,1\n")
+    link = tmp_path / "link.csv"
+    link.symlink_to(mine)
+    for path in (mine, link, tmp_path):
+        with pytest.raises(FileExistsError), result_replacement(path) as temporary:
+            temporary.write_bytes(b"new")
+        with pytest.raises(FileExistsError):
+            refuse_foreign(path)
+    assert mine.read_bytes() == b"name,label\na,1\n"
+    mine.write_bytes(b"")
+    for content in (f"{MARK} 1".encode(), b"\xff" * 70_000 + f"{MARK} 2".encode()):
+        with result_replacement(link) as temporary:
+            temporary.write_bytes(content)
+        assert mine.read_bytes() == content
+    assert link.is_symlink()
+    refuse_foreign(mine, (MARK, "2"))
+    with pytest.raises(FileExistsError):
+        refuse_foreign(mine, (MARK, "3"))
+    refuse_foreign(mine / "below")  # the error of writing names the reason
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.csv", "mine.csv"]

@@ -6,11 +6,12 @@ Notation: n images, B batch, L patches, D width.
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +22,16 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from plsc_mae.data.decode import Backend
-from plsc_mae.data.imagefolder import ImageDataset, ImageList
+from plsc_mae.data.depth import PixelRange
+from plsc_mae.data.evaluation import UNREADABLE, EvaluationDataset
+from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.loader import KeyedDataset, build_loader
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.seeding import SampleKey
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import ConfigError, DataError
-from plsc_mae.files import atomic_replacement
+from plsc_mae.files import MARK, result_replacement
 from plsc_mae.models.vit import NO_CLASS_TOKEN, VisionTransformer
 from plsc_mae.parallel.world import World
 
@@ -92,6 +95,20 @@ def pixel_features(images: Tensor) -> dict[str, Tensor]:
     return {"pixels": images.flatten(1).astype("float32") / 255}
 
 
+class Encoded(NamedTuple):
+    """Results of the readable images of a data set.
+
+    Attributes:
+        arrays: {name: float32 [n, ...]} of the n readable images in order; empty outside the main process.
+        kept: their numbers [n].
+        unreadable: numbers of the images that could not be read.
+    """
+
+    arrays: Arrays
+    kept: npt.NDArray[np.int64]
+    unreadable: list[int]
+
+
 def encode_images(
     encode: Encode,
     images: ImageList,
@@ -101,10 +118,12 @@ def encode_images(
     batch_size: int,
     num_workers: int,
     backend: Backend = "pil",
-    bad_image: Literal["error", "skip"] = "error",
+    bad_image: Literal["error", "skip"] = "skip",
+    pixel_range: PixelRange | None = None,
+    report: bool = True,
     on_batch: Callable[[], None] | None = None,
-) -> Arrays:
-    """Compute the features of every image of a list once, see `encode_dataset`; all processes must call.
+) -> Encoded:
+    """Compute the features of every readable image of a list once, see `encode_dataset`; all processes must call.
 
     Args:
         encode: returns the features of a batch.
@@ -114,10 +133,12 @@ def encode_images(
         batch_size: images per batch and process.
         num_workers: data workers per process.
         backend: image decoder.
-        bad_image: see `ImageDataset`; with "skip", a bad image gets the features of the image that replaces it.
+        bad_image: "error" raises DataError for an image that cannot be read; "skip" leaves it out.
+        pixel_range: range of images with more than 8 bits per band; None for the default.
+        report: see `encode_dataset`.
         on_batch: see `encode_dataset`.
     """
-    dataset = ImageDataset(images, transform, seed=0, backend=backend, bad_image=bad_image)
+    dataset = EvaluationDataset(images, transform, backend=backend, bad_image=bad_image, pixel_range=pixel_range)
     return encode_dataset(
         encode,
         dataset,
@@ -125,6 +146,7 @@ def encode_images(
         batch_size=batch_size,
         num_workers=num_workers,
         title=images.root,
+        report=report,
         on_batch=on_batch,
     )
 
@@ -138,44 +160,76 @@ def encode_dataset(
     batch_size: int,
     num_workers: int,
     title: str,
+    report: bool = True,
     on_batch: Callable[[], None] | None = None,
-) -> Arrays:
+) -> Encoded:
     """Compute the features of every sample once, with the random numbers of epoch 0; all processes must call.
 
     Args:
         encode: returns the features of a batch of "image", uint8 [B, H, W, 3].
-        dataset: the samples.
+        dataset: the samples; those that `EvaluationDataset` marks as unreadable are left out.
         world: the processes that share the work; each of them must call this function.
         batch_size: images per batch and process.
         num_workers: data workers per process.
         title: title of the progress bar.
+        report: log the names of the unreadable files; False if an earlier call has done so.
         on_batch: called by all processes after every batch; an exception from it ends the encoding.
 
-    Returns:
-        {name: float32 [n, ...]} in the order of the data set in the first process, an empty dict in the others.
+    Raises:
+        DataError: none of the images can be read.
     """
     count = len(dataset)
     sampler = EpochBatchSampler(count, batch_size, world.rank, world.size, seed=0, shuffle=False, drop_last=False)
     # One image determines the shapes, because a process may have no batch at all.
     first = encode(paddle.to_tensor(dataset[SampleKey(0, 0)]["image"][None]))
     whole = {name: np.empty((count, *x.shape[1:]), np.float32) for name, x in first.items()}
+    marks = np.zeros(count, np.float32)
     batches = iter(build_loader(dataset, sampler, num_workers=num_workers))
     disable = None if world.is_main else True  # None shows the bar on a terminal only
     for start in tqdm(range(0, count, sampler.global_batch_size), title, disable=disable):
         stop = min(start + sampler.global_batch_size, count)
         batch = next(batches, None)
-        encoded = None if batch is None else encode(batch["image"])
+        encoded = {} if batch is None else encode(batch["image"])
+        share = np.array_split(np.arange(stop - start), world.size)[world.rank]
         for name, array in whole.items():
-            part = np.zeros((stop - start, *array.shape[1:]), np.float32)
-            if batch is not None and encoded is not None:
-                part[np.array_split(np.arange(stop - start), world.size)[world.rank]] = encoded[name].numpy()
-            if world.size > 1:
-                part = world.sum(paddle.to_tensor(part)).numpy()
+            part = _gather(encoded.get(name), share, (stop - start, *array.shape[1:]), world)
             if world.is_main:
                 array[start:stop] = part
+        if batch is not None and UNREADABLE in batch:
+            marks[start:stop][share] = batch[UNREADABLE].numpy()
         if on_batch is not None:
             on_batch()
-    return whole if world.is_main else {}
+    marks = world.sum(paddle.to_tensor(marks)).numpy() if world.size > 1 else marks
+    kept, unreadable = np.flatnonzero(marks == 0), np.flatnonzero(marks).tolist()
+    if unreadable:
+        _report_unreadable(dataset, unreadable, report=report and world.is_main)
+        whole = {name: array[kept] for name, array in whole.items()} if world.is_main else {}
+    return Encoded(whole if world.is_main else {}, kept, unreadable)
+
+
+def _gather(
+    values: Tensor | None, rows: npt.NDArray[np.int64], shape: tuple[int, ...], world: World
+) -> npt.NDArray[np.float32]:
+    """Return float32 `shape` with this process's `values` in its `rows` and those of the other processes in theirs."""
+    part = np.zeros(shape, np.float32)
+    if values is not None:
+        part[rows] = values.numpy()
+    return world.sum(paddle.to_tensor(part)).numpy() if world.size > 1 else part
+
+
+def _report_unreadable(dataset: KeyedDataset, unreadable: Sequence[int], *, report: bool) -> None:
+    """Log each unreadable file and its reason if `report` is true.
+
+    Raises:
+        DataError: all files are unreadable.
+    """
+    if not isinstance(dataset, EvaluationDataset):
+        raise TypeError(f"{type(dataset).__name__} marks samples as unreadable and cannot name them")
+    if len(unreadable) == len(dataset):
+        others = f", nor any other of {len(unreadable)} files" if len(unreadable) > 1 else ""
+        raise DataError(f"{dataset.reason(unreadable[0])}{others}; repair or replace the files")
+    if report:
+        dataset.log_unreadable(unreadable)
 
 
 class FeatureDataset:
@@ -211,18 +265,20 @@ def save_arrays(path: str | Path, arrays: Arrays, texts: Mapping[str, Sequence[s
         texts: lists of text by name.
 
     Raises:
-        DataError: the file cannot be written.
+        DataError: the file cannot be written, or exists and was not written by this function.
     """
     path = Path(path)
     try:
-        with atomic_replacement(path) as temporary:
+        with result_replacement(path) as temporary:
             if path.suffix == ".safetensors":
-                metadata = {name: json.dumps(list(text)) for name, text in texts.items()}
+                metadata = {name: json.dumps(list(text)) for name, text in texts.items()} | {"origin": MARK}
                 save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary, metadata)
             else:
                 content: Arrays = {name: np.array(list(text), dtype=np.str_) for name, text in texts.items()}
                 with temporary.open("wb") as stream:
                     np.savez(stream, **{**arrays, **content})  # type: ignore[arg-type]  # means allow_pickle
+                with zipfile.ZipFile(temporary, "a") as archive:
+                    archive.comment = MARK.encode()
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot write {path}: {reason}; choose another --save_path") from None

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from plsc_mae.analysis.features import Encode, encode_images
 from plsc_mae.config.tools import ViewConfig
+from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.parallel.world import World
@@ -17,10 +18,22 @@ from plsc_mae.runtime import count_workers
 
 
 class LabeledFeatures(NamedTuple):
-    """Features [n, D] and class numbers [n]."""
+    """Features [n, D] and class numbers [n] of the readable images."""
 
     features: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
+
+
+class EncodedLists(NamedTuple):
+    """Features of several lists of labeled images.
+
+    Attributes:
+        parts: one set of features per list in the main process; empty in the others.
+        unreadable: number of images that could not be read and are left out.
+    """
+
+    parts: list[LabeledFeatures]
+    unreadable: int
 
 
 def center_crop(config: ViewConfig, size: tuple[int, int]) -> ResizeCenterCrop:
@@ -29,18 +42,32 @@ def center_crop(config: ViewConfig, size: tuple[int, int]) -> ResizeCenterCrop:
 
 
 def encode_labeled(
-    encode: Encode, lists: Iterable[ImageList], size: tuple[int, int], config: ViewConfig, world: World
-) -> list[LabeledFeatures]:
+    encode: Encode,
+    lists: Iterable[ImageList],
+    size: tuple[int, int],
+    config: ViewConfig,
+    world: World,
+    *,
+    pixel_range: PixelRange | None = None,
+    report: bool = True,
+) -> EncodedLists:
     """Compute the features of labeled images, cropped to `size` = (H, W); all processes must call.
 
-    `encode` must return a single kind of features.
-
-    Returns:
-        One set per list in the main process; an empty list in the others.
+    `encode` must return a single kind of features. `pixel_range` and `report` are those of `encode_images`.
     """
     transform, workers = center_crop(config, size), count_workers(config.num_workers)
-    parts = []
+    parts, unreadable = [], 0
     for images in lists:
-        arrays = encode_images(encode, images, transform, world, batch_size=config.batch_size, num_workers=workers)
-        parts += [LabeledFeatures(features, images.labels) for features in arrays.values()]
-    return parts
+        encoded = encode_images(
+            encode,
+            images,
+            transform,
+            world,
+            batch_size=config.batch_size,
+            num_workers=workers,
+            pixel_range=pixel_range,
+            report=report,
+        )
+        parts += [LabeledFeatures(features, images.labels[encoded.kept]) for features in encoded.arrays.values()]
+        unreadable += len(encoded.unreadable)
+    return EncodedLists(parts, unreadable)

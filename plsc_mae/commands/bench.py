@@ -25,6 +25,7 @@ from plsc_mae.train.setup import (
     build_stepper,
     images_per_update,
     pretraining_dataset,
+    settle_pixel_range,
     share_network,
     training_loader,
     training_world,
@@ -130,6 +131,7 @@ def _print_times(
 def run_data(config: PretrainConfig) -> None:
     """Print the images per second of the loader without a network: decoding, cropping, resizing, batching, transfer."""
     world = World(config.device)
+    config = settle_pixel_range(config)
     dataset = pretraining_dataset(config, load_method(config.method))
     steps = config.max_train_step or DEFAULT_STEPS
     counts = [0, 1, 2] if config.num_workers is None else [config.num_workers]
@@ -167,5 +169,5 @@ def _batches(config: PretrainConfig, world: World) -> Iterator[Batch]:
     method = load_method(config.method)
     if not config.data_path:
         return itertools.repeat(random_batch(method.train_transform(config), config.batch_size, config.seed))
-    loader = training_loader(pretraining_dataset(config, method), config, world)
+    loader = training_loader(pretraining_dataset(settle_pixel_range(config), method), config, world)
     return itertools.chain.from_iterable(itertools.repeat(loader))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -13,11 +13,13 @@ import paddle
 from plsc_mae.analysis.features import FeatureDataset, encode_dataset
 from plsc_mae.config import ClassifyConfig, LinprobeConfig
 from plsc_mae.data.cifar import CifarDataset, CifarImages, read_cifar
+from plsc_mae.data.evaluation import EvaluationDataset
 from plsc_mae.data.imagefolder import ImageDataset, ImageList, find_images, find_validation, require_classes
 from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.transforms import Transform
 from plsc_mae.errors import ConfigError
+from plsc_mae.loading import pixel_range
 from plsc_mae.loading.classifier_weights import load_classifier_weights, start_from_pretraining
 from plsc_mae.methods.classify import (
     ClassifyTask,
@@ -34,6 +36,7 @@ from plsc_mae.pipeline.schedule import Line
 from plsc_mae.pipeline.stages import check_pipeline_options, keep_stage, stages_by_cost
 from plsc_mae.pipeline.task import PipelinedTask
 from plsc_mae.runtime import count_workers
+from plsc_mae.train.data_check import check_data
 from plsc_mae.train.observers.base import Evaluation
 from plsc_mae.train.precision import choose_precision
 from plsc_mae.train.setup import build_trainer, log_options, share_network, training_loader, training_world
@@ -68,6 +71,8 @@ def run(config: ClassifyConfig) -> None:
         UserError: options, data, folders or checkpoints cannot be used; the message names the remedy.
     """
     images = find_labeled(config)
+    known = images.val if config.eval else images.train
+    config = pixel_range.settle(config, known if isinstance(known, ImageList) else None)
     world = training_world(config)
     log_options(config, world)
     paddle.seed(config.seed)
@@ -77,6 +82,8 @@ def run(config: ClassifyConfig) -> None:
     if world.pipeline.size > 1:
         _keep_stage(model, config, world)
     datasets = _datasets(config, images, world)
+    if not config.eval and world.previous is None:
+        _check(datasets, config, world)
     if isinstance(config, LinprobeConfig) and config.cache_features:
         if world.tensor.size > 1:
             raise ConfigError("--cache_features and --tensor_parallel cannot be combined; leave one of them out")
@@ -143,15 +150,46 @@ def _datasets(config: ClassifyConfig, images: Images, world: World) -> Datasets:
             *(None if split is None else SizeOnlyDataset(len(split)) for split in (images.train, images.val))
         )
     train = None if images.train is None else build_dataset(config, images.train, train_transform(config))
-    val = None if images.val is None else build_dataset(config, images.val, validation_transform(config))
+    val = None if images.val is None else evaluation_dataset(config, images.val)
     return Datasets(train, val)
 
 
-def build_dataset(config: ClassifyConfig, images: LabeledImages, transform: Transform) -> KeyedDataset:
-    """Return a data set of `images` that applies `transform` to each of them."""
+def _check(datasets: Datasets, config: ClassifyConfig, world: World) -> None:
+    """Check the image files of a run, and let its data sets skip the bad ones."""
+    files = {
+        name: dataset
+        for name, dataset in datasets._asdict().items()
+        if isinstance(dataset, (ImageDataset, EvaluationDataset))
+    }
+    found = check_data(config, world, {name: dataset.images for name, dataset in files.items()})
+    for name, bad in found.items():
+        for index, reason in bad:
+            files[name].mark_bad(index, reason)
+
+
+def evaluation_dataset(config: ClassifyConfig, images: LabeledImages) -> KeyedDataset:
+    """Return a data set of `images` with the transform of validation and without replacements for bad images."""
+    transform = validation_transform(config)
     if isinstance(images, CifarImages):
         return CifarDataset(images, transform, seed=config.seed)
-    return ImageDataset(images, transform, seed=config.seed, backend=config.image_backend, bad_image=config.bad_image)
+    return EvaluationDataset(images, transform, **_reading(config))
+
+
+def build_dataset(config: ClassifyConfig, images: LabeledImages, transform: Transform) -> KeyedDataset:
+    """Return a data set of training images that applies `transform` to each of them."""
+    if isinstance(images, CifarImages):
+        return CifarDataset(images, transform, seed=config.seed)
+    return ImageDataset(images, transform, **_reading(config))
+
+
+def _reading(config: ClassifyConfig) -> dict[str, Any]:
+    """Return the arguments of a data set of files, apart from the files and their transform."""
+    return {
+        "seed": config.seed,
+        "backend": config.image_backend,
+        "bad_image": config.bad_image,
+        "pixel_range": pixel_range.parse(config.pixel_range),
+    }
 
 
 def _cached(model: ImageClassifier, config: ClassifyConfig, images: Images, world: World) -> Datasets:
@@ -163,15 +201,15 @@ def _cached(model: ImageClassifier, config: ClassifyConfig, images: Images, worl
         if split is None:
             parts.append(None)
             continue
-        arrays = encode_dataset(
+        arrays, kept, _ = encode_dataset(
             lambda batch: {"features": model.pool(normalize(batch))},
-            build_dataset(config, split, validation_transform(config)),
+            evaluation_dataset(config, split),
             world,
             batch_size=config.batch_size,
             num_workers=count_workers(config.num_workers),
             title=f"encoding {name}",
         )
-        parts.append(FeatureDataset(arrays["features"], np.asarray(split.labels)) if arrays else None)
+        parts.append(FeatureDataset(arrays["features"], np.asarray(split.labels)[kept]) if arrays else None)
     if world.is_main:
         logger.info("--cache_features: encoded the evaluation crop of every image; the recipe itself uses random crops")
     return Datasets(*parts)
@@ -261,7 +299,7 @@ def _print_accuracies(evaluation: Evaluation, world: World) -> None:
     metrics = evaluation().metrics
     if world.is_main:
         top1, top5, loss = (metrics[f"test_{name}"] for name in ("acc1", "acc5", "loss"))
-        print(f"* Acc@1 {top1:.3f} Acc@5 {top5:.3f} loss {loss:.3f}, {len(evaluation.loader.dataset)} images")
+        print(f"* Acc@1 {top1:.3f} Acc@5 {top5:.3f} loss {loss:.3f}, {evaluation.scored} images")
 
 
 def _print_sweep(task: SweepTask, metrics: dict[str, float]) -> None:

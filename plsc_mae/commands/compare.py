@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -13,13 +13,18 @@ from plsc_mae.analysis.features import Encode, TokenFeatures, pixel_features
 from plsc_mae.analysis.knn import knn_accuracy
 from plsc_mae.analysis.labeled import LabeledFeatures, encode_labeled
 from plsc_mae.analysis.linear import linear_accuracy, standardize
+from plsc_mae.commands.results import exit_code, require_free, summarize
 from plsc_mae.config.tools import CompareConfig
 from plsc_mae.data.imagefolder import find_images, find_validation
 from plsc_mae.errors import DataError
+from plsc_mae.files import result_replacement
+from plsc_mae.loading import pixel_range
 from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.parallel.world import World
 
-Source = tuple[Encode, tuple[int, int]]  # an encoder, and the (h, w) of its images
+HEAD = "| features | k-NN (k = "
+# An encoder, the (h, w) of its images, and the checkpoints that may store the range of its pixel values.
+Source = tuple[Encode, tuple[int, int], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,11 @@ class Row:
         return f"| {self.features} | {_cell(self.knn)} | {_cell(self.linear)} |"
 
 
-def run(config: CompareConfig) -> None:
+def run(config: CompareConfig) -> int:
     """Print the table row by row and, with --save_path, write it to a file.
+
+    Returns:
+        The exit code: 1 if images could not be read and are left out, else 0.
 
     Raises:
         CheckpointError: a checkpoint cannot be read.
@@ -44,16 +52,22 @@ def run(config: CompareConfig) -> None:
         ConfigError: --nb_knn exceeds the number of training images.
     """
     world = World(config.device)
+    if config.save_path:
+        require_free(Path(config.save_path), signs=_signs(config.save_path))
     bank = find_images(config.data_path, "train")
     lists = (bank, find_validation(bank, config.data_path, config.eval_data_path))
-    lines = [f"| features | k-NN (k = {config.nb_knn}) | linear |", "|---|--:|--:|"]
+    lines = [f"{HEAD}{config.nb_knn}) | linear |", "|---|--:|--:|"]
     if world.is_main:
         print("\n".join(lines), flush=True)
     rows = []
+    unreadable = 0
     for name, sources in _kinds(config):
         row = Row(name)
-        for encode, size in sources:
-            parts = encode_labeled(encode, lists, size, config, world)
+        for encode, size, origins in sources:
+            values = pixel_range.choose(config.pixel_range, origins, bank)
+            parts, unreadable = encode_labeled(
+                encode, lists, size, config, world, pixel_range=values, report=not unreadable
+            )
             if world.is_main:
                 _score(row, parts, config.nb_knn)
             world.barrier()  # otherwise the others may time out in the next exchange while the first one scores
@@ -62,6 +76,7 @@ def run(config: CompareConfig) -> None:
             print(row, flush=True)
     if world.is_main and config.save_path:
         _write(Path(config.save_path), [*lines, *map(str, rows)], rows)
+    return summarize(unreadable, sum(map(len, lists))) if world.is_main else exit_code(unreadable)
 
 
 def _kinds(config: CompareConfig) -> Iterator[tuple[str, Iterator[Source]]]:
@@ -70,7 +85,10 @@ def _kinds(config: CompareConfig) -> Iterator[tuple[str, Iterator[Source]]]:
     `sources` is lazy: it builds each network only when iteration reaches it.
     """
     if config.pixels:
-        yield f"raw pixels, {config.pixels} x {config.pixels}", iter([(pixel_features, (config.pixels, config.pixels))])
+        yield (
+            f"raw pixels, {config.pixels} x {config.pixels}",
+            iter([(pixel_features, (config.pixels, config.pixels), ())]),
+        )
     for path in config.model_path if config.random_weights else ():
         yield f"random weights, sizes of {path}", (_encoder(path, config, seed) for seed in config.seeds)
     for path in config.model_path:
@@ -80,7 +98,8 @@ def _kinds(config: CompareConfig) -> Iterator[tuple[str, Iterator[Source]]]:
 def _encoder(path: str, config: CompareConfig, seed: int | None) -> Source:
     """Return the encoder of a checkpoint or, if `seed` is set, one of the same sizes with random weights."""
     network, normalize, _ = load_encoder(path, random_weights=seed is not None, seed=seed or 0)
-    return TokenFeatures(network, normalize, [len(network.blocks)], [config.pool], config.norm), network.img_size
+    encode = TokenFeatures(network, normalize, [len(network.blocks)], [config.pool], config.norm)
+    return encode, network.img_size, [path]
 
 
 def _score(row: Row, parts: list[LabeledFeatures], k: int) -> None:
@@ -98,10 +117,15 @@ def _cell(values: list[float]) -> str:
     return f"{np.mean(values):.1f}{spread}"
 
 
+def _signs(name: str) -> Sequence[str]:
+    """Return the texts by which a file of this command is recognized."""
+    return ('"features": ', '"knn": ', '"linear": ') if name.endswith(".json") else (HEAD,)
+
+
 def _write(path: Path, lines: list[str], rows: list[Row]) -> None:
     text = json.dumps([asdict(row) for row in rows], indent=1) if path.suffix == ".json" else "\n".join(lines)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
+        with result_replacement(path, _signs(path.name)) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}; choose another --save_path") from None

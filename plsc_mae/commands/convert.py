@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ def run(config: WeightsConvertConfig) -> None:
     out = Path(config.out)
     with_settings = config.dialect == "huggingface" and out.suffix not in SUFFIXES
     file = out / "model.safetensors" if with_settings else out
-    if file.exists() and not config.overwrite:
-        raise ConfigError(f"{file} exists; name another file, or give --overwrite")
+    for written in (file, file.with_name("config.json")) if with_settings else (file,):
+        if os.path.lexists(written) and not config.overwrite:
+            raise ConfigError(f"{written} exists; name another file, or give --overwrite")
     stored = weights.read(config.path)
     kind = ENCODER if config.encoder else kind_of(base_of(stored))
     build = open_network if with_settings or config.dialect in HEADED else holding_network

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from plsc_mae.commands.doctor_files import examine_files
 from plsc_mae.commands.doctor_findings import Finding, error, warning
-from plsc_mae.data.decode import open_image
 from plsc_mae.data.imagefolder import ImageList, find_images
 from plsc_mae.errors import DataError
 
-SAMPLED_FILES = 64  # of each split
 _IMAGENET_CLASSES = 1000
 _DEEPEST = 3
 _NAMES_SHOWN = 3
@@ -63,15 +62,7 @@ def _examine_split(split: str, images: ImageList) -> Iterator[str | Finding]:
             f"{images.root} has no class folders, so it cannot be used for evaluation: move every image to the folder "
             "of its class, named as in train/ (for ImageNet with the script valprep.sh)"
         )
-    chosen = sorted({i * (len(images) - 1) // (SAMPLED_FILES - 1) for i in range(SAMPLED_FILES)})
-    failures = [failure for index in chosen if (failure := _failure(images.path(index)))]
-    if failures:
-        yield error(
-            f"{len(failures)} of {len(chosen)} sampled images of {images.root} cannot be used: {failures[0]}; repair "
-            "or remove such files, or pass --bad_image skip"
-        )
-    else:
-        yield f"  {len(chosen)} sampled images can be read"
+    yield from examine_files(images)
 
 
 def _examine_classes(images: ImageList) -> Iterator[str | Finding]:
@@ -98,15 +89,6 @@ def _examine_classes(images: ImageList) -> Iterator[str | Finding]:
             f"the classes of {images.root} are numbers but are sorted as text, so folder {images.classes[wrong]} is "
             f"class {wrong}: pad the names with zeros if the numbers matter"
         )
-
-
-def _failure(path: str) -> str:
-    try:
-        image = open_image(path)
-        image.resize((min(image.height, 32), min(image.width, 32)))
-    except DataError as failure:
-        return str(failure)
-    return ""
 
 
 def _compare(train: ImageList, val: ImageList) -> Iterator[str | Finding]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,14 +20,14 @@ from plsc_mae.analysis.attention import (
     rollout,
 )
 from plsc_mae.analysis.pictures import compose, overlay
-from plsc_mae.commands.pictures import SHEET_ROWS, find_pictures, panel_name, save_picture, spread
+from plsc_mae.commands.pictures import SHEET_ROWS, PanelFolder, PictureReader, find_pictures, spread
+from plsc_mae.commands.results import summarize
 from plsc_mae.config.schema import suggest
 from plsc_mae.config.tools import ExplainConfig
-from plsc_mae.data.decode import open_image
 from plsc_mae.data.normalize import Normalize
-from plsc_mae.data.seeding import sample_rng
 from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import ConfigError
+from plsc_mae.loading import pixel_range
 from plsc_mae.loading.classifier import open_classifier
 from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.methods.base import Pictures
@@ -50,34 +49,41 @@ class Maps(NamedTuple):
     captions: Mapping[str, str]
 
 
-def run(config: ExplainConfig) -> None:
+def run(config: ExplainConfig) -> int:
     """Draw a panel for each image and a sheet of the first ones, and save them.
+
+    Returns:
+        The exit code: 1 if images could not be read and are left out, else 0.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or has no classifier and --category_index needs one.
-        DataError: there are no images, or one cannot be decoded.
+        DataError: there are no images, none can be decoded, or a panel cannot be written.
         ConfigError: the encoder lacks --layer_index, or the classifier lacks --category_index.
     """
     World(config.device)
     explainer = Explainer(config)
     print(explainer.origin)
     images = find_pictures(config.img_path)
+    values = pixel_range.choose(config.pixel_range, [config.model_path], images)
     view = ResizeCenterCrop(explainer.encoder.img_size, max(explainer.encoder.img_size))
-    folder = Path(config.save_path)
+    chosen = spread(len(images), config.max_images)
+    panels = PanelFolder("explain", config.save_path, images, chosen, config.img_path)
+    reader = PictureReader(images, chosen, view, pixel_range=values)
     sheet: list[Pictures] = []
-    for index in spread(len(images), config.max_images):
-        pixels = view(open_image(images.path(index)), sample_rng(0, 0, index))["image"]
+    for index, sample in reader:
+        pixels = sample["image"]
         maps = explainer(paddle.to_tensor(pixels[None]))
         panel = {"image": pixels[None]}
         for label, weights in maps.weights.items():
             relevance = patch_relevance(weights, explainer.encoder.grid, explainer.pool)
             panel[label] = overlay(pixels, relevance)[None]
         own = {maps.captions.get(label, label): picture for label, picture in panel.items()}
-        print(save_picture(compose(own), folder / panel_name(images, index)))
+        print(panels.save(compose(own), index))
         sheet += [panel] if len(sheet) < SHEET_ROWS else []
     if len(sheet) > 1:
         rows = {label: np.concatenate([panel[label] for panel in sheet]) for label in sheet[0]}
-        print(save_picture(compose(rows), folder / "sheet.png"))
+        print(panels.save_sheet(compose(rows)))
+    return summarize(reader.unreadable, len(chosen))
 
 
 class Explainer:

@@ -9,18 +9,24 @@ import numpy as np
 from plsc_mae import weights
 from plsc_mae.analysis.features import Encode, TokenFeatures, pixel_features, save_arrays
 from plsc_mae.analysis.knn import KNNAccuracy, knn_accuracy
-from plsc_mae.analysis.labeled import LabeledFeatures, encode_labeled
+from plsc_mae.analysis.labeled import EncodedLists, LabeledFeatures, encode_labeled
+from plsc_mae.commands.results import exit_code, require_free, summarize
 from plsc_mae.config.tools import KNNConfig
 from plsc_mae.data.imagefolder import find_images, find_validation
 from plsc_mae.errors import ConfigError, DataError
+from plsc_mae.loading import pixel_range
 from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.parallel.world import World
 
-BANK, QUERIES = "train.npz", "val.npz"
+BANK, QUERIES, TABLE = "train.npz", "val.npz", "output.txt"
+TABLE_ENTRY = ">> "  # starts the entry of a network in the table
 
 
-def run(config: KNNConfig) -> None:
+def run(config: KNNConfig) -> int:
     """Compute or load the features of both sets and print the k-NN accuracies.
+
+    Returns:
+        The exit code: 1 if images could not be read and are left out, else 0.
 
     Raises:
         CheckpointError: the checkpoint or the saved features cannot be read.
@@ -28,13 +34,17 @@ def run(config: KNNConfig) -> None:
         ConfigError: --nb_knn exceeds the number of images in the bank.
     """
     world = World(config.device)
-    name, parts = _loaded(config) if config.load_path else _computed(config, world)
+    results = Path(config.save_path)
+    if config.save_path:
+        require_free(results / BANK, results / QUERIES)
+        require_free(results / TABLE, signs=(TABLE_ENTRY,))
+    name, (parts, unreadable) = _loaded(config) if config.load_path else _computed(config, world)
     if not world.is_main:
-        return
+        return exit_code(unreadable)
     bank, queries = parts
     if config.save_path:
         for file, part in ((BANK, bank), (QUERIES, queries)):
-            save_arrays(Path(config.save_path) / file, {"features": part.features, "labels": part.labels})
+            save_arrays(results / file, {"features": part.features, "labels": part.labels})
     classes = len(np.unique(queries.labels))
     print(
         f"{len(bank.labels)} images in the bank, {len(queries.labels)} queries, {bank.features.shape[1]} features, "
@@ -45,13 +55,15 @@ def run(config: KNNConfig) -> None:
     for k, top1, top5 in accuracies:
         print(f"{k:5d}  {top1:6.2f}  {top5:6.2f}")
     if config.save_path:
-        _append(Path(config.save_path) / "output.txt", name, accuracies)
+        _append(results / TABLE, name, accuracies)
+    return summarize(unreadable, len(bank.labels) + len(queries.labels) + unreadable)
 
 
-def _computed(config: KNNConfig, world: World) -> tuple[str, list[LabeledFeatures]]:
-    """Return the name of the features and [bank, queries]; other processes than the first return an empty list."""
+def _computed(config: KNNConfig, world: World) -> tuple[str, EncodedLists]:
+    """Return the name of the features, and those of the bank and the queries."""
     bank = find_images(config.data_path, "train")
     lists = (bank, find_validation(bank, config.data_path, config.eval_data_path))
+    values = pixel_range.choose(config.pixel_range, [config.model_path] if config.model_path else [], bank)
     encode: Encode
     if config.input_size is not None and config.pixels:
         size, name, encode = (config.input_size[0], config.input_size[-1]), "raw pixels", pixel_features
@@ -67,16 +79,16 @@ def _computed(config: KNNConfig, world: World) -> tuple[str, list[LabeledFeature
         encode = TokenFeatures(network, normalize, [len(network.blocks)], [config.pooled], config.norm)
     if world.is_main:
         print(name)
-    parts = encode_labeled(encode, lists, size, config, world)
+    parts, unreadable = encode_labeled(encode, lists, size, config, world, pixel_range=values)
     if (
         config.pixels and world.is_main
     ):  # pixels are not negative, so without centering all images have similar directions
         mean = parts[0].features.mean(axis=0)
         parts = [LabeledFeatures(features - mean, labels) for features, labels in parts]
-    return name, parts
+    return name, EncodedLists(parts, unreadable)
 
 
-def _loaded(config: KNNConfig) -> tuple[str, list[LabeledFeatures]]:
+def _loaded(config: KNNConfig) -> tuple[str, EncodedLists]:
     parts = []
     for file in (BANK, QUERIES):
         path = Path(config.load_path) / file
@@ -86,11 +98,11 @@ def _loaded(config: KNNConfig) -> tuple[str, list[LabeledFeatures]]:
         parts.append(LabeledFeatures(arrays["features"], arrays["labels"]))
     if parts[0].features.shape[1:] != parts[1].features.shape[1:]:
         raise ConfigError(f"--load_path {config.load_path}: {BANK} and {QUERIES} are of different networks")
-    return config.load_path, parts
+    return config.load_path, EncodedLists(parts, 0)
 
 
 def _append(path: Path, name: str, accuracies: list[KNNAccuracy]) -> None:
     """Append the accuracies to a file in the format of MAE-priv."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(f">> {name}\n")
+        file.write(f"{TABLE_ENTRY}{name}\n")
         file.writelines(f"{k}\t{top1}\t{top5}\n" for k, top1, top5 in accuracies)

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from plsc_mae.data.decode import open_image
+from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.imagefolder import ImageList, PathTable, find_images
+from plsc_mae.data.seeding import sample_rng
+from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import DataError
+from plsc_mae.files import MARK, refuse_foreign, result_replacement
 
 SHEET_ROWS = 10  # panels in the sheet
+_SHEET = "sheet.png"
+_MAX_NAME_BYTES = 200  # most file systems allow 255
+_MARK_KEY = "Software"
+
+logger = logging.getLogger(__name__)
 
 
 def find_pictures(img_path: str) -> ImageList:
@@ -33,20 +49,166 @@ def spread(length: int, most: int) -> list[int]:
     return [i * length // count for i in range(count)]
 
 
-def panel_name(images: ImageList, index: int) -> str:
-    """Return the file name of an image's panel: the image's path in the list, with "_" for "/", ending in .png."""
-    return str(Path(images.paths[index]).with_suffix(".png")).replace("/", "_")
+class PictureReader:
+    """Iterator over (number, sample) of the chosen images that can be read; the others are logged and counted.
+
+    Args:
+        images: the images.
+        chosen: numbers of the images to read.
+        view: transform of the images.
+        seed: seed of the transform's random draws.
+        pixel_range: range of images with more than 8 bits per band; None for the default.
+
+    Attributes:
+        unreadable: number of images that could not be read so far.
+    """
+
+    def __init__(
+        self,
+        images: ImageList,
+        chosen: Sequence[int],
+        view: Transform,
+        *,
+        seed: int = 0,
+        pixel_range: PixelRange | None = None,
+    ) -> None:
+        self.images, self.chosen, self.view, self.seed, self.pixel_range = images, chosen, view, seed, pixel_range
+        self.unreadable = 0
+
+    def __iter__(self) -> Iterator[tuple[int, Sample]]:
+        """Yield the readable images.
+
+        Raises:
+            DataError: none of the images can be read.
+        """
+        for index in self.chosen:
+            try:
+                image = open_image(self.images.path(index), pixel_range=self.pixel_range)
+                sample = self.view(image, sample_rng(self.seed, 0, index))
+            except DataError as error:
+                self.unreadable += 1
+                if self.unreadable == len(self.chosen):
+                    raise
+                logger.warning("%s; left out", error)
+                continue
+            yield index, sample
 
 
-def save_picture(picture: Image.Image, path: Path) -> Path:
-    """Write a picture and return its path.
+class PanelFolder:
+    """Folder of a command's panels: one PNG per image with a name of its own, and a sheet.
+
+    A panel is called after its image: `a/0.jpg` gives a_0.png, or a_0.jpg.png if another image has that name too. Every
+    panel carries the name of the command and of its image, so that a repeated command replaces its own panels, and
+    neither other files nor the panel of another image.
+
+    Args:
+        command: name of the command.
+        save_path: the folder.
+        images: the images.
+        chosen: numbers of the images to draw.
+        img_path: the value of --img_path.
 
     Raises:
-        DataError: the file cannot be written.
+        DataError: a file of another origin has the name of a panel, or the folder is one that the images are read from.
     """
+
+    def __init__(self, command: str, save_path: str, images: ImageList, chosen: Sequence[int], img_path: str) -> None:
+        self.command, self.folder, self.images = command, Path(save_path), images
+        if Path(img_path).is_dir():
+            self._check_outside(Path(images.root))
+        self._names: dict[int, str] = {}
+        taken: set[str] = set()
+        stems = Counter(_flat(images.paths[i], suffix=False) for i in range(len(images)))
+        for index in chosen:
+            name = self._free_name(index, stems, taken)
+            taken.add(name.casefold())
+            self._names[index] = name
+        _require_own(self.folder / _SHEET)
+
+    def save(self, picture: Image.Image, index: int) -> Path:
+        """Write the panel of an image and return its path.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        return _save(picture, self.folder / self._names[index], self._mark(index))
+
+    def save_sheet(self, picture: Image.Image) -> Path:
+        """Write the sheet of several panels and return its path.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        return _save(picture, self.folder / _SHEET, f"{MARK} {self.command}")
+
+    def _check_outside(self, root: Path) -> None:
+        inner, outer = os.path.realpath(self.folder), os.path.realpath(root)
+        if os.path.commonpath([inner, outer]) == outer:
+            raise DataError(
+                f"--save_path {self.folder} is in {root}, where the images are, and the next run would take the panels "
+                "for images; choose a folder elsewhere for --save_path"
+            )
+
+    def _free_name(self, index: int, stems: Counter[str], taken: set[str]) -> str:
+        for name in _candidates(self.images.paths[index], stems):
+            if name.casefold() in taken:
+                continue
+            path = self.folder / name
+            _require_own(path)
+            if _mark_of(path) in ("", self._mark(index)):
+                return name
+        raise AssertionError("the candidates are endless")
+
+    def _mark(self, index: int) -> str:
+        """Return the text in the panel of an image; the digest represents the path, which may not be ASCII."""
+        path = os.fsencode(os.path.realpath(self.images.path(index)))
+        return f"{MARK} {self.command}, image {hashlib.sha256(path).hexdigest()}"
+
+
+def _flat(path: str, *, suffix: bool) -> str:
+    """Return an image's path as a file name, in the form in which two names are compared if `suffix` is False."""
+    name = path.replace("/", "_")
+    if not suffix:
+        name = os.path.splitext(name)[0].casefold()
+    encoded = os.fsencode(name)
+    if len(encoded) <= _MAX_NAME_BYTES:
+        return name
+    return f"{os.fsdecode(encoded[: _MAX_NAME_BYTES - 9])}-{hashlib.sha256(encoded).hexdigest()[:8]}"
+
+
+def _candidates(path: str, stems: Counter[str]) -> Iterator[str]:
+    """Yield the possible names of an image's panel, the best one first."""
+    whole, stem = _flat(path, suffix=True), _flat(path, suffix=False)
+    if stems[stem] == 1 and f"{stem}.png" != _SHEET:
+        yield f"{os.path.splitext(whole)[0]}.png"
+    yield f"{whole}.png"
+    number = 2
+    while True:
+        yield f"{whole}-{number}.png"
+        number += 1
+
+
+def _require_own(path: Path) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+        refuse_foreign(path)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}; choose another --save_path") from None
+
+
+def _mark_of(path: Path) -> str:
+    """Return the text that `_save` put into a PNG file; "" if there is no such file."""
+    if not path.is_file() or not path.stat().st_size:
+        return ""
+    with Image.open(path) as picture:
+        return str(picture.info.get(_MARK_KEY, ""))
+
+
+def _save(picture: Image.Image, path: Path, mark: str) -> Path:
+    info = PngInfo()
+    info.add_text(_MARK_KEY, mark)
+    try:
+        with result_replacement(path) as temporary:
+            picture.save(temporary, format="PNG", pnginfo=info)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}; choose another --save_path") from None
     return path

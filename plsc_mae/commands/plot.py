@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 from plsc_mae.config.schema import suggest
 from plsc_mae.config.tools import PlotConfig
 from plsc_mae.errors import ConfigError, DataError
+from plsc_mae.files import MARK, result_replacement
 
 COLORS = ("tab:blue", "tab:green", "tab:red", "tab:purple")  # the learning rate is orange
 
@@ -47,10 +49,20 @@ def run(config: PlotConfig) -> None:
     rates.set_ylabel("learning rate", color="tab:orange")
     path = Path(config.save_path) if config.save_path else Path(config.run_dir) / f"{names[0]}.png"
     figure.tight_layout()
+    kind = path.suffix.lstrip(".").lower() or "png"
     try:
-        figure.savefig(path)
+        with result_replacement(path) as temporary:
+            figure.savefig(temporary, format=kind, **_marked(kind))
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}; choose another --save_path") from None
     except ValueError as error:  # the suffix selects the format
         raise DataError(f"cannot write {path}: {error}; end --save_path in .png") from None
     print(path)
+
+
+def _marked(kind: str) -> dict[str, Any]:
+    """Return the arguments of `savefig` by which a picture of the format `kind` is recognized as ours."""
+    if kind in ("jpg", "jpeg"):
+        return {"pil_kwargs": {"comment": MARK.encode()}}
+    key = {"png": "Software", "svg": "Creator", "pdf": "Creator", "ps": "Creator", "eps": "Creator"}.get(kind)
+    return {"metadata": {key: MARK}} if key else {}

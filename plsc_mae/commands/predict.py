@@ -11,17 +11,21 @@ import numpy as np
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from plsc_mae.analysis.features import encode_dataset
+from plsc_mae.analysis.features import encode_images
 from plsc_mae.commands.pictures import find_pictures
+from plsc_mae.commands.results import exit_code, require_free, summarize
 from plsc_mae.config.tools import PredictConfig
-from plsc_mae.data.decode import open_image
 from plsc_mae.data.imagefolder import ImageList
-from plsc_mae.data.seeding import SampleKey, sample_rng
-from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import DataError
+from plsc_mae.files import result_replacement
+from plsc_mae.loading import pixel_range
 from plsc_mae.loading.classifier import LoadedClassifier, open_classifier
 from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
+
+COLUMNS = ("image", "rank", "class", "index", "probability")
+_KEYS = ('{"image": ', '"classes": [', '"indices": [', '"probabilities": [')
+SIGNS = {".csv": (",".join(COLUMNS),), ".json": _KEYS, ".jsonl": _KEYS}  # how a file of predictions is recognized
 
 
 class Prediction(NamedTuple):
@@ -33,65 +37,70 @@ class Prediction(NamedTuple):
     probabilities: list[float]
 
 
-class Views:
-    """A data set of transformed images. An unreadable image raises, because every image needs its own prediction."""
+class Predictions(NamedTuple):
+    """Predictions of the readable images, empty outside the main process, and the number of the other images."""
 
-    def __init__(self, images: ImageList, transform: Transform) -> None:
-        self.images, self.transform = images, transform
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, key: SampleKey) -> Sample:
-        sample = self.transform(open_image(self.images.path(key.index)), sample_rng(0, 0, key.index))
-        return {"image": sample["image"], "skipped": np.asarray(0, np.int64)}
+    found: list[Prediction]
+    unreadable: int
 
 
-def run(config: PredictConfig) -> None:
+def run(config: PredictConfig) -> int:
     """Classify the images, print the classes and write them.
+
+    Returns:
+        The exit code: 1 if images could not be read and are left out, else 0.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or has no classifier.
-        DataError: there are no images, one cannot be decoded, or the file cannot be written.
+        DataError: there are no images, none can be decoded, or the file cannot be written.
     """
     world = World(config.device)
+    if config.save_path:
+        require_free(Path(config.save_path), signs=SIGNS[Path(config.save_path).suffix])
     images = find_pictures(config.img_path)
     trained = open_classifier(config)
     if world.is_main:
         print(trained.origin)
-    predictions = predict(trained, images, world, config)
+    predictions, unreadable = predict(trained, images, world, config)
+    if not world.is_main:
+        return exit_code(unreadable)
     for prediction in predictions:
         print(prediction.image)
         for name, probability in zip(prediction.classes, prediction.probabilities, strict=True):
             print(f"  {100 * probability:6.2f} %  {name}")
-    if config.save_path and world.is_main:
+    if config.save_path:
         save_predictions(Path(config.save_path), predictions)
         print(config.save_path)
+    return summarize(unreadable, len(images))
 
 
-def predict(trained: LoadedClassifier, images: ImageList, world: World, config: PredictConfig) -> list[Prediction]:
-    """Classify every image, in order; all processes must call, and those other than the first return an empty list."""
+def predict(trained: LoadedClassifier, images: ImageList, world: World, config: PredictConfig) -> Predictions:
+    """Classify every readable image, in order; all processes must call."""
     topk = min(config.topk, len(trained.classes))
 
     def best(pixels: Tensor) -> dict[str, Tensor]:
         probabilities, indices = F.softmax(trained.network(trained.normalize(pixels)), axis=-1).topk(topk)
         return {"probabilities": probabilities, "indices": indices.astype("float32")}  # exact up to 2 ** 24
 
-    arrays = encode_dataset(
+    arrays, kept, unreadable = encode_images(
         best,
-        Views(images, trained.transform),
+        images,
+        trained.transform,
         world,
         batch_size=config.batch_size,
         num_workers=0 if len(images) <= config.batch_size else count_workers(config.num_workers),
-        title=images.root,
+        pixel_range=pixel_range.choose(config.pixel_range, [config.model_path], images),
     )
     if not arrays:
-        return []
-    rows = zip(arrays["indices"].astype(np.int64).tolist(), arrays["probabilities"].tolist(), strict=True)
-    return [
+        return Predictions([], len(unreadable))
+    rows = zip(
+        kept.tolist(), arrays["indices"].astype(np.int64).tolist(), arrays["probabilities"].tolist(), strict=True
+    )
+    found = [
         Prediction(images.paths[i], [trained.classes[index] for index in indices], indices, probabilities)
-        for i, (indices, probabilities) in enumerate(rows)
+        for i, indices, probabilities in rows
     ]
+    return Predictions(found, len(unreadable))
 
 
 def save_predictions(path: Path, predictions: list[Prediction]) -> None:
@@ -100,14 +109,16 @@ def save_predictions(path: Path, predictions: list[Prediction]) -> None:
     .jsonl has one object per line and image, .json a list of these objects, .csv one row per image and class.
 
     Raises:
-        DataError: the file cannot be written.
+        DataError: the file cannot be written, or exists and does not hold predictions.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with (
+            result_replacement(path, SIGNS[path.suffix]) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
             if path.suffix == ".csv":
                 writer = csv.writer(file)
-                writer.writerow(["image", "rank", "class", "index", "probability"])
+                writer.writerow(COLUMNS)
                 for image, *columns in predictions:
                     rows = enumerate(zip(*columns, strict=True), start=1)
                     writer.writerows([image, rank, *row] for rank, row in rows)

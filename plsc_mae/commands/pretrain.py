@@ -12,6 +12,7 @@ from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch
 from plsc_mae.runtime import count_workers
+from plsc_mae.train.data_check import check_data
 from plsc_mae.train.observers.base import Observer, PicturePanel
 from plsc_mae.train.observers.features import FeatureWatch
 from plsc_mae.train.observers.online_probe import OnlineProbe
@@ -19,6 +20,7 @@ from plsc_mae.train.setup import (
     build_trainer,
     log_options,
     pretraining_dataset,
+    settle_pixel_range,
     share_network,
     training_loader,
     training_world,
@@ -34,12 +36,16 @@ def run(config: PretrainConfig) -> None:
         UserError: options, data, folders or checkpoints cannot be used; the message names the remedy.
     """
     method = load_method(config.method)
+    config = settle_pixel_range(config)
     dataset = pretraining_dataset(config, method)
     knn_images = find_knn_images(config, dataset.images) if config.knn_freq else None
     if config.online_probe:
         require_classes(dataset.images, "--online_probe")
     world = training_world(config)
     log_options(config, world)
+    bad = check_data(config, world, {"train": dataset.images, **({"val": knn_images[1]} if knn_images else {})})
+    for index, reason in bad.get("train", ()):
+        dataset.mark_bad(index, reason)
     paddle.seed(config.seed)
     task = method.build_task(config)
     share_network(task.model, config, world)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,12 @@ import paddle
 
 from plsc_mae import weights
 from plsc_mae.analysis.pictures import compose
-from plsc_mae.commands.pictures import SHEET_ROWS, find_pictures, panel_name, save_picture, spread
+from plsc_mae.commands.pictures import SHEET_ROWS, PanelFolder, PictureReader, find_pictures, spread
+from plsc_mae.commands.results import summarize
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.schema import options
 from plsc_mae.config.tools import ReconstructConfig
-from plsc_mae.data.decode import open_image
-from plsc_mae.data.seeding import sample_rng
+from plsc_mae.loading import pixel_range
 from plsc_mae.loading.classifier_weights import require_weights
 from plsc_mae.loading.training_config import training_config
 from plsc_mae.methods import load_method
@@ -25,12 +25,15 @@ from plsc_mae.parallel.world import World
 BATCH = 16
 
 
-def run(config: ReconstructConfig) -> None:
+def run(config: ReconstructConfig) -> int:
     """Draw a panel for each image and a sheet of the first ones, and save them.
+
+    Returns:
+        The exit code: 1 if images could not be read and are left out, else 0.
 
     Raises:
         CheckpointError: the file cannot be read, or lacks the decoder.
-        DataError: there are no images, or one cannot be decoded.
+        DataError: there are no images, none can be decoded, or a panel cannot be written.
     """
     World(config.device)
     stored = weights.read(config.model_path)
@@ -42,22 +45,25 @@ def run(config: ReconstructConfig) -> None:
     require_weights(task.model, report, config.model_path)
     print(f"{config.model_path}: {report}")
     images = find_pictures(config.img_path)
+    values = pixel_range.choose(config.pixel_range, [config.model_path], images)
     view = method.view_transform(trained)
-    folder = Path(config.save_path)
     chosen = spread(len(images), config.max_images)
+    panels = PanelFolder("reconstruct", config.save_path, images, chosen, config.img_path)
+    reader = PictureReader(images, chosen, view, seed=config.seed, pixel_range=values)
     sheet: list[Pictures] = []
-    for start in range(0, len(chosen), BATCH):
-        indices = chosen[start : start + BATCH]
-        samples = [view(open_image(images.path(index)), sample_rng(config.seed, 0, index)) for index in indices]
+    readable = iter(reader)
+    while part := list(itertools.islice(readable, BATCH)):
+        indices, samples = zip(*part, strict=True)
         batch = {name: paddle.to_tensor(np.stack([sample[name] for sample in samples])) for name in samples[0]}
         drawn = task.pictures(batch, config.patch_stats)
         sheet.append(drawn)
         for row, index in enumerate(indices):
             panel = compose({label: stack[row : row + 1] for label, stack in drawn.items()})
-            print(save_picture(panel, folder / panel_name(images, index)))
-    if len(chosen) > 1:
+            print(panels.save(panel, index))
+    if len(chosen) - reader.unreadable > 1:
         rows = {label: np.concatenate([part[label] for part in sheet])[:SHEET_ROWS] for label in sheet[0]}
-        print(save_picture(compose(rows), folder / "sheet.png"))
+        print(panels.save_sheet(compose(rows)))
+    return summarize(reader.unreadable, len(chosen))
 
 
 def _replaced(config: ReconstructConfig) -> dict[str, Any]:

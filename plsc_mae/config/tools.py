@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from plsc_mae.config.schema import in_group, option
+from plsc_mae.config.training import PIXEL_RANGE
 from plsc_mae.errors import ConfigError
 
 _encoder = in_group("Encoder")
@@ -47,6 +48,7 @@ class ReconstructConfig:
         "MAE with norm_pix_loss: take mean and std of hidden patches from the original image, or from visible "
         "neighbors [original]",
     )
+    pixel_range: tuple[str, ...] | None = option(None, PIXEL_RANGE, metavar="VALUE")
     max_images: int = option(64, "largest number of images to draw from a folder", within="[1, inf)")
     seed: int = option(0, "seed of the masks", within="[0, inf)")
     device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", _DEVICE)
@@ -135,6 +137,7 @@ class ViewConfig:
         within="(0, 1]",
     )
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = _images("bilinear", "filter of the resize")
+    pixel_range: tuple[str, ...] | None = _images(None, PIXEL_RANGE, metavar="VALUE")
     batch_size: int = _images(64, "images per process and batch", within="[1, inf)")
     num_workers: int | None = _images(None, _WORKERS, within="[0, inf)")
 
@@ -285,6 +288,7 @@ class ExplainConfig(TrainedClassifierOptions, EncoderConfig):
     )
     heads: bool = option(False, "also draw every head of the last layer")
     literal: bool = option(False, "reproduce MAE-priv's numbers, which divide columns by the sums of rows")
+    pixel_range: tuple[str, ...] | None = option(None, PIXEL_RANGE, metavar="VALUE")
     max_images: int = option(64, "largest number of images to draw from a folder", within="[1, inf)")
 
     def __post_init__(self) -> None:
@@ -308,6 +312,7 @@ class PredictConfig(TrainedClassifierOptions):
         "", "also write the classes to this file: .jsonl (a line per image), .json (a list) or .csv", metavar="FILE"
     )
     input_size: tuple[int, ...] | None = option(None, _SIZE, within="[1, inf)")
+    pixel_range: tuple[str, ...] | None = option(None, PIXEL_RANGE, metavar="VALUE")
     num_heads: int | None = option(None, _HEADS, within="[1, inf)")
     batch_size: int = option(64, "images per process and batch", within="[1, inf)")
     num_workers: int | None = option(None, _WORKERS, within="[0, inf)")

@@ -27,6 +27,12 @@ WANDB = {
     "wandb_entity": Retired(_WANDB),
 }
 
+# Help of the option `pixel_range` of every command that reads images.
+PIXEL_RANGE = (
+    "LO HI: values that become 0 and 255 in images of more than 8 bits per band; auto: 0 to the next 2^k - 1 above "
+    "the largest value of sampled images [the checkpoint's, else 16 bits are divided by 256]"
+)
+
 _run = in_group("Run")
 _checkpoints = in_group("Checkpoints and resuming")
 _data = in_group("Data")
@@ -131,6 +137,8 @@ class TrainingConfig:
         "pil", "decoder and resizer: pil gives the pixels of the original code, opencv is faster"
     )
     bad_image: Literal["error", "skip"] = _data("error", "response to an image that cannot be decoded")
+    check_data: bool = _data(True, "check the headers of all image files before the first update")
+    pixel_range: tuple[str, ...] | None = _data(None, PIXEL_RANGE, metavar="VALUE")
     num_workers: int | None = _data(
         None, "loader processes per training process [up to 10, limited by the CPU cores]", within="[0, inf)"
     )

@@ -7,10 +7,12 @@ the output, and OpenCV resizes.
 
 Both backends treat files that are not plain 8-bit RGB as follows:
     gray                         repeated into three channels
-    palette, alpha               converted to RGB, alpha dropped (not blended)
+    palette, alpha, 4th band     converted to RGB, alpha or the fourth band dropped (not blended)
+    5 bands and more             DataError
     CMYK                         converted by Pillow, color profile ignored
-    16-bit                       divided by 256; torchvision clips gray images at 255 instead
-    32-bit integer or float      DataError, because there is no agreed value range
+    16-bit                       divided by 256, or mapped by a PixelRange; torchvision clips gray images at 255
+    32-bit integer or float      mapped by a PixelRange; without one DataError, because no value range is agreed
+    several pages or frames      the first one
     EXIF orientation             ignored, as in torchvision's loader
     truncated or damaged         DataError; damage that libjpeg can conceal is not detected
     more than 179 million pixels DataError (Pillow's guard against decompression bombs)
@@ -28,7 +30,6 @@ a busy machine (compare the ratio, not the absolute numbers):
 from __future__ import annotations
 
 import functools
-import io
 import os
 import stat
 from abc import ABC, abstractmethod
@@ -36,12 +37,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from plsc_mae.data import depth
+from plsc_mae.data.depth import PixelRange
 from plsc_mae.errors import ConfigError, DataError
 
 Backend = Literal["pil", "opencv"]
@@ -106,14 +109,23 @@ class SourceImage(ABC):
 class PilImage(SourceImage):
     """Image of the pil backend, which reproduces torchvision and reads every format that Pillow reads."""
 
-    def __init__(self, path: str, header: Image.Image) -> None:
+    def __init__(
+        self, path: str, header: Image.Image, data: bytes = b"", pixel_range: PixelRange | None = None
+    ) -> None:
         super().__init__(path, header)
-        self._header = header
+        self._header, self._data, self._range = header, data, pixel_range
 
     @functools.cached_property
     def _rgb(self) -> Image.Image:
         with _as_data_error(self.path):
-            return _to_rgb(self._header)
+            if not depth.is_deep(self._header):
+                return _to_rgb(self.path, self._header)
+            if self._range is None:
+                return _deep_to_rgb(self.path, self._header)
+            if depth.has_extra_bands(self._header):
+                depth.log_loss("bands", self.path, "has more than three bands; only the first three are used")
+            values = depth.to_8_bits(depth.read_values(self._header, self._data), self._range)
+            return Image.fromarray(values).convert("RGB")
 
     def crop_resize(self, box: Box, size: tuple[int, int], interpolation: Interpolation = "bicubic") -> Pixels:
         """See `SourceImage.crop_resize`."""
@@ -160,8 +172,10 @@ class OpenCVImage(SourceImage):
         return self._decoded
 
 
-def open_image(path: str | Path, backend: Backend = "pil") -> SourceImage:
+def open_image(path: str | Path, backend: Backend = "pil", pixel_range: PixelRange | None = None) -> SourceImage:
     """Read a file and parse its header; pixels are decoded later.
+
+    `pixel_range` maps files with more than 8 bits per band to 8 bits. It does not affect other files.
 
     The opencv backend falls back to Pillow for formats other than JPEG, for CMYK, and for JPEG files without an end
     marker, which OpenCV would fill with gray instead of rejecting.
@@ -173,14 +187,25 @@ def open_image(path: str | Path, backend: Backend = "pil") -> SourceImage:
     path = str(path)
     require_backend(backend)
     with _as_data_error(path):
-        data = _read(path)
-        header = Image.open(io.BytesIO(data))
+        data = read_content(path)
+        header = depth.open_header(data, pixel_range)
+        if depth.has_pages(header):
+            depth.log_loss("pages", path, "has several pages or frames; only the first one is used")
     fast = header.format == "JPEG" and header.mode in ("RGB", "L") and data.endswith(b"\xff\xd9")
-    return OpenCVImage(path, header, data) if backend == "opencv" and fast else PilImage(path, header)
+    return (
+        OpenCVImage(path, header, data) if backend == "opencv" and fast else PilImage(path, header, data, pixel_range)
+    )
 
 
-def _read(path: str) -> bytes:
-    """Return the content of a regular file of plausible size.
+def read_content(path: str) -> bytes:
+    """Return the content of an image file; raise as `open_regular` does."""
+    with open_regular(path) as (file, _):
+        return file.read()
+
+
+@contextmanager
+def open_regular(path: str) -> Iterator[tuple[IO[bytes], int]]:
+    """Open a regular file of plausible size and yield it with its size in bytes.
 
     Raises:
         ValueError: the path is a pipe (which could block), a device (which may never end), an empty file, or a file
@@ -196,7 +221,7 @@ def _read(path: str) -> bytes:
             raise ValueError(
                 f"the file has {status.st_size / 1e9:.1f} GB, more than the limit of {_MAX_FILE_BYTES / 1e9:.1f} GB"
             )
-        return file.read()
+        yield file, status.st_size
 
 
 def require_backend(backend: Backend) -> None:
@@ -242,13 +267,25 @@ def _resize_reduced(
     return np.array(image.resize((size[1], size[0]), _PIL_FILTERS[interpolation], box=edges))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    # Pillow opens 16-bit PGM, and in older versions 16-bit PNG, as 32-bit "I".
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ValueError(f"32-bit pixels (mode {image.mode}) are not supported, convert the image to 8 or 16 bits")
-    return image.convert("RGB")
+def _to_rgb(path: str, image: Image.Image) -> Image.Image:
+    if depth.is_unmarked_band(image):
+        depth.log_loss("bands", path, "has more than three bands; only the first three are used")
+    rgb = image.convert("RGB")
+    depth.log_lost_alpha(path, image)
+    return rgb
+
+
+def _deep_to_rgb(path: str, image: Image.Image) -> Image.Image:
+    """Convert an image of more than 8 bits per band without a pixel range: divide by 256."""
+    if not depth.has_default_range(image):
+        raise ValueError(f"it has 32-bit pixels (mode {image.mode}), whose range is not known; {depth.REMEDY}")
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        depth.log_shallow(path, int(values.max()))
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    rgb = _to_rgb(path, image)  # Pillow keeps the upper 8 of 16 bits
+    depth.log_shallow(path, 256 * int(np.asarray(rgb).max()) + 255)
+    return rgb
 
 
 @contextmanager

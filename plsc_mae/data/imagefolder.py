@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plsc_mae.data.decode import Backend, open_image, require_backend
+from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.seeding import SampleKey, sample_rng
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.data.workers import CurrentRead
@@ -169,6 +170,7 @@ class ImageDataset:
         seed: seeds the generators together with epoch and index.
         backend: image decoder.
         bad_image: "error" raises DataError for a file that cannot be decoded; "skip" logs a warning and skips it.
+        pixel_range: range of images with more than 8 bits per band; None for the default.
 
     Attributes:
         current_read: records the number of the file that is about to be read; None records nothing.
@@ -182,6 +184,7 @@ class ImageDataset:
         seed: int,
         backend: Backend = "pil",
         bad_image: Literal["error", "skip"] = "error",
+        pixel_range: PixelRange | None = None,
     ) -> None:
         require_backend(backend)
         self.images = images
@@ -189,6 +192,7 @@ class ImageDataset:
         self.seed = seed
         self.backend = backend
         self.bad_image = bad_image
+        self.pixel_range = pixel_range
         self.current_read: CurrentRead | None = None
         self._known_bad: dict[int, str] = {}
 
@@ -232,7 +236,7 @@ class ImageDataset:
             raise DataError(self._known_bad[index])
         if self.current_read is not None:
             self.current_read.set(index)
-        return self.transform(open_image(self.images.path(index), self.backend), rng)
+        return self.transform(open_image(self.images.path(index), self.backend, self.pixel_range), rng)
 
 
 def _split_folder(source: Path, split: str) -> Path:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from plsc_mae.errors import DataError
+from plsc_mae.files import result_replacement
 from plsc_mae.parity.compare import Comparison, Row, Section
 
+SIGNS = ("`plsc-mae parity", "arithmetic")  # by which a report is recognized
 WORST = 5  # number of rows that Markdown shows of a section not in the order of computation
 HEAD = """\
 # Parity
@@ -113,14 +115,14 @@ class Report:
             The written files.
 
         Raises:
-            DataError: a file cannot be written.
+            DataError: a file cannot be written, or exists and is no report.
         """
         files = [path] if path.suffix in (".json", ".md") else [path / "parity.json", path / "parity.md"]
         for file in files:
             text = self.json() if file.suffix == ".json" else self.markdown()
             try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(text, encoding="utf-8")
+                with result_replacement(file, SIGNS) as temporary:
+                    temporary.write_text(text, encoding="utf-8")
             except OSError as error:
                 raise DataError(f"cannot write the report {file}: {error.strerror}; use another --save_path") from None
         return files

@@ -18,6 +18,7 @@ from plsc_mae.data.imagefolder import ImageDataset, find_images
 from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.errors import ConfigError
+from plsc_mae.loading import pixel_range
 from plsc_mae.methods.base import Task
 from plsc_mae.methods.contract import Method
 from plsc_mae.models.recompute import keep_no_activations
@@ -65,6 +66,12 @@ def log_options(config: TrainingConfig, world: World) -> None:
         logger.info("options: %s", textwrap.fill(to_line(config), 120, subsequent_indent="  "))
 
 
+def settle_pixel_range(config: PretrainConfig) -> PretrainConfig:
+    """Return the config with the range of pixel values of the run, see `loading.pixel_range.settle`."""
+    automatic = config.pixel_range == (pixel_range.AUTO,) and config.data_path
+    return pixel_range.settle(config, find_images(config.data_path, "train") if automatic else None)
+
+
 def pretraining_dataset(config: PretrainConfig, method: Method[PretrainConfig], *, view: bool = False) -> ImageDataset:
     """Return the training images with the training transform, or with the transform for pictures if `view` is true.
 
@@ -80,6 +87,7 @@ def pretraining_dataset(config: PretrainConfig, method: Method[PretrainConfig], 
         seed=config.seed,
         backend=config.image_backend,
         bad_image=config.bad_image,
+        pixel_range=pixel_range.parse(config.pixel_range),
     )
 
 

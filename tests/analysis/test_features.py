@@ -84,18 +84,34 @@ def test_without_a_class_token_the_mean_takes_all():
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (4, 0), (4, 2), (64, 0)])
 def test_every_image_once_in_the_order_of_the_list(images, batch_size, workers):
     world = World("cpu")
-    arrays = encode_images(pixel_features, images, VIEW, world, batch_size=batch_size, num_workers=workers)
+    arrays = encode_images(pixel_features, images, VIEW, world, batch_size=batch_size, num_workers=workers).arrays
     assert arrays["pixels"].shape == (11, 16 * 16 * 3)
     np.testing.assert_array_equal((arrays["pixels"] * 255).round(), np.arange(11)[:, None].repeat(768, 1))
 
 
-def test_a_bad_image_has_the_place_of_its_own(images):
-    """A bad image gets the features of the next one, and the order of the others is unchanged."""
-    for place in (4, 10):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_images_are_left_out(images, messages, workers):
+    """The first, one in the middle and the last; no other image gets their places."""
+    for place in (0, 4, 10):
         Path(images.path(place)).write_bytes(b"no image")
-    arrays = encode_images(pixel_features, images, VIEW, World("cpu"), batch_size=4, num_workers=0, bad_image="skip")
-    first = (arrays["pixels"][:, 0] * 255).round().astype(int)
-    assert first.tolist() == [0, 1, 2, 3, 5, 5, 6, 7, 8, 9, 0]
+    encoded = encode_images(pixel_features, images, VIEW, World("cpu"), batch_size=4, num_workers=workers)
+    kept = [1, 2, 3, 5, 6, 7, 8, 9]
+    assert (encoded.arrays["pixels"][:, 0] * 255).round().astype(int).tolist() == kept
+    assert encoded.kept.tolist() == kept
+    assert encoded.unreadable == [0, 4, 10]
+    assert len(messages) == 3
+    assert all(images.path(place) in text for place, text in zip((0, 4, 10), messages, strict=True))
+
+
+def test_bad_images_can_be_errors_and_all_bad_ones_are(images):
+    Path(images.path(3)).write_bytes(b"")
+    options = {"batch_size": 4, "num_workers": 0}
+    with pytest.raises(DataError, match=rf"{images.path(3)}: the file is empty.*--bad_image skip"):
+        encode_images(pixel_features, images, VIEW, World("cpu"), bad_image="error", **options)
+    for place in range(len(images)):
+        Path(images.path(place)).write_bytes(b"")
+    with pytest.raises(DataError, match=rf"{images.path(0)}.* 11 files"):
+        encode_images(pixel_features, images, VIEW, World("cpu"), **options)
 
 
 class Ranks:
@@ -120,8 +136,9 @@ def test_processes_share_the_images(images, size, batch_size):
     world = Ranks(size)
     for world.rank in reversed(range(size)):
         world.turn = 0
-        arrays = encode_images(pixel_features, images, VIEW, world, batch_size=batch_size, num_workers=0)
-        assert bool(arrays) == world.is_main
+        encoded = encode_images(pixel_features, images, VIEW, world, batch_size=batch_size, num_workers=0)
+        assert bool(encoded.arrays) == world.is_main
+    arrays = encoded.arrays
     np.testing.assert_array_equal((arrays["pixels"][:, 0] * 255).round(), np.arange(11))
 
 

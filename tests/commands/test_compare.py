@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,22 @@ def test_mistakes_are_sentences(images, compare, flags, told):
     assert err.startswith("plsc-mae: error: ")
     assert told in err
     assert err.count("\n") == 1
+
+
+def test_unreadable_images_are_left_out_of_every_row_and_named_once(trained, images, compare, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(images, folder)
+    bad = sorted((folder / "val").glob("*/*.jpg"))[3]
+    bad.write_bytes(b"")
+    flags = f"--data_path {folder} --model_path {trained()}/checkpoint-1.pd --pixels 8 {FEW}"
+    code, lines, err = compare(f"{flags} --save_path {tmp_path}/table.md")
+    assert code == 1
+    assert len(lines) == 4
+    assert err.count(str(bad)) == 1
+    assert "1 of 40 images" in err
+    assert compare(f"{flags} --save_path {tmp_path}/table.md")[0] == 1  # replaces its own table
+    (tmp_path / "mine.md").write_text("# Notes\n")
+    code, _, err = compare(f"{flags} --save_path {tmp_path}/mine.md")
+    assert code == 2
+    assert "mine.md: it exists" in err
+    assert (tmp_path / "mine.md").read_text() == "# Notes\n"

@@ -172,3 +172,15 @@ with torch.no_grad():
     weights.load(model, source)
     ours = float(model(paddle.to_tensor(images), paddle.to_tensor(noise)).loss)
     assert float(told.split("loss ")[1].split()[0]) == pytest.approx(ours, abs=1e-5)
+
+
+def test_the_config_of_a_folder_is_kept(files, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/config.json").write_text("{}")
+    words = ["weights", "convert", str(files / "mae/checkpoints/fb_training.pth"), str(tmp_path / "out")]
+    words += ["--dialect", "huggingface", *HEADS]
+    assert main(words) == 2
+    assert f"{tmp_path}/out/config.json exists" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.json"]
+    assert (tmp_path / "out/config.json").read_text() == "{}"
+    assert main([*words, "--overwrite"]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -103,8 +104,51 @@ def test_unreadable_images(tmp_path):
         (tmp_path / f"train/{name}.png").write_bytes(b"<html>")
     _, findings = examine(tmp_path)
     assert only(findings).startswith(
-        f"! 2 of 6 sampled images of {tmp_path}/train cannot be used: cannot read image {tmp_path}/train/a/2.png: "
+        f"! 2 of 6 images of {tmp_path}/train cannot be used: cannot read image {tmp_path}/train/a/2.png: "
     )
+    assert f"{tmp_path}/train/b/0.png" in only(findings)
+
+
+def test_damage_that_only_decoding_shows(tmp_path):
+    """In the middle of the pixel data, of one of the sampled files."""
+    fill(tmp_path, "train/a/0.png", "train/b/0.png")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    path = tmp_path / "train/b/0.png"
+    Image.fromarray(noise).save(path)
+    content = bytearray(path.read_bytes())
+    content[4000:4100] = bytes(100)
+    path.write_bytes(content)
+    _, findings = examine(tmp_path)
+    assert str(path) in only(findings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("12 bits", "? 3 of 4 images of {} have 16 bits per band and sampled values up to 4095"),
+        ("float", "! 3 of 4 images of {} have 32-bit pixels and need a range"),
+        ("bands", "? 3 of 4 images of {} have alpha or a fourth band"),
+        ("pages", "? 3 of 4 images of {} have several pages"),
+    ],
+)
+def test_depth_bands_and_pages(tmp_path, kind, expected):
+    values = np.linspace(0, 4000, 64).reshape(8, 8)
+    for number in range(3):
+        if kind == "12 bits":
+            Image.fromarray(values.astype(np.uint16)).save(tmp_path / f"{number}.png")
+        elif kind == "float":
+            Image.fromarray(values.astype(np.float32)).save(tmp_path / f"{number}.tif")
+        elif kind == "bands":
+            Image.fromarray((values // 16).astype(np.uint8)[..., None].repeat(4, 2)).save(tmp_path / f"{number}.png")
+        else:
+            page = Image.new("RGB", (8, 8))
+            page.save(tmp_path / f"{number}.tif", save_all=True, append_images=[page])
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    _, findings = examine(tmp_path)
+    text = only(findings)
+    assert text.startswith(expected.format(tmp_path))
+    assert f"{tmp_path}/0." in text
+    assert ("--pixel_range auto" in text) == (kind in ("12 bits", "float"))
 
 
 def test_one_image_and_lists(tmp_path):

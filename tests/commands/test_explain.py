@@ -188,3 +188,15 @@ def test_mistakes_are_sentences(draw, tmp_path, flags, told):
     assert err.startswith("plsc-mae: error: ")
     assert told in err
     assert err.count("\n") == 1
+
+
+def test_unreadable_images_have_no_panel(draw, images, tmp_path):
+    (tmp_path / "in").mkdir()
+    for number, path in enumerate(sorted(images.glob("val/*/*.jpg"))[:3]):
+        (tmp_path / f"in/{number}.jpg").write_bytes(b"no image" if number == 0 else path.read_bytes())
+    code, out, err = draw(img_path=tmp_path / "in")
+    assert code == 1
+    assert sorted(path.name for path in (tmp_path / "panels").iterdir()) == ["1.png", "2.png", "sheet.png"]
+    assert f"{tmp_path}/in/0.jpg: " in err
+    assert "1 of 3 images" in err
+    assert out.splitlines()[-1] == f"{tmp_path}/panels/sheet.png"

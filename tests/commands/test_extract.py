@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from plsc_mae.cli import main
 from plsc_mae.data.decode import open_image
@@ -85,3 +86,36 @@ def test_mistakes_are_sentences(extract, tmp_path, flags, told):
     assert told in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_results_are_replaced_and_files_of_the_user_are_not(extract, tmp_path, suffix):
+    for _ in range(2):
+        assert extract(f"--save_path PLACE/x.{suffix}")[0] == 0
+    mine = tmp_path / f"photo.{suffix}"
+    if suffix == "npz":
+        np.savez(mine, features=np.zeros(3), labels=np.zeros(3))
+    else:
+        save_file({"layer1/cls": np.zeros(3)}, mine, {"paths": "[]"})
+    before = mine.read_bytes()
+    code, _, err = extract(f"--save_path PLACE/photo.{suffix}")
+    assert code == 2
+    assert f"{mine}: it exists" in err
+    assert mine.read_bytes() == before
+
+
+def test_unreadable_images_have_no_features(trained, images, tmp_path, capfd):
+    names = []
+    for number, path in enumerate(sorted(images.glob("val/*/*.jpg"))[:4]):
+        names.append(f"{path.parent.name}/x.jpg")
+        (tmp_path / "in" / names[-1]).parent.mkdir(parents=True)
+        (tmp_path / "in" / names[-1]).write_bytes(b"no image" if number in (0, 2) else path.read_bytes())
+    line = f"extract --model_path {trained()}/checkpoint-1.pd --data_path {tmp_path}/in --save_path {tmp_path}/x.npz"
+    assert main(f"{line} --num_workers 0 --batch_size 3".split()) == 1
+    err = capfd.readouterr().err
+    assert all(f"{tmp_path}/in/{names[i]}: " in err for i in (0, 2))
+    assert "2 of 4 images" in err
+    with np.load(tmp_path / "x.npz") as file:
+        assert file["paths"].tolist() == [names[1], names[3]]
+        assert file["labels"].tolist() == [1, 3]
+        assert file["layer1/mean"].shape == (2, 32)

@@ -153,3 +153,31 @@ def test_mistakes_are_sentences(trained, images, place, classify, flags, told):
     assert err.startswith("plsc-mae: error: ")
     assert told in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("pixels", [True, False])
+def test_unreadable_images_are_in_neither_set(trained, images, classify, tmp_path, capfd, pixels):
+    source = "--pixels --input_size 16" if pixels else f"--model_path {trained()}/checkpoint-1.pd"
+    capfd.readouterr()
+    folder = tmp_path / "in"
+    shutil.copytree(images, folder)
+    bad = [sorted((folder / split).glob("*/*.jpg"))[place] for split, place in (("train", 0), ("val", 3))]
+    for path in bad:
+        path.write_bytes(b"no image")
+    code, out, err = classify(f"{source} --data_path {folder} {FEW} --save_path {tmp_path}/knn")
+    assert code == 1
+    assert "29 images in the bank, 9 queries" in out
+    assert [err.count(str(path)) for path in bad] == [1, 1]
+    assert "2 of 40 images" in err
+    with np.load(tmp_path / "knn/val.npz") as queries:
+        assert queries["labels"].tolist() == [0, 1, 2, *range(4, 10)]
+
+
+@pytest.mark.parametrize("name", ["train.npz", "output.txt"])
+def test_files_of_the_user_are_kept(images, classify, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    code, _, err = classify(f"--pixels --input_size 8 --data_path {images} {FEW} --save_path {tmp_path}")
+    assert code == 2
+    assert f"{tmp_path / name}: it exists" in err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"

@@ -58,3 +58,15 @@ def test_mistakes_are_sentences(run_dir, capsys, words, told):
     assert err.startswith("plsc-mae: error: ")
     assert told in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["loss.png", "x.svg", "x.jpg", "x.pdf"])
+def test_pictures_of_the_user_are_kept(run_dir, capsys, name):
+    words = ["plot", str(run_dir), "--save_path", str(run_dir / name)]
+    for _ in range(2):  # its own picture is replaced
+        assert main(words) == 0
+    (run_dir / name).write_bytes(b"mine")
+    capsys.readouterr()
+    assert main(words) == 2
+    assert f"{run_dir / name}: it exists" in capsys.readouterr().err
+    assert (run_dir / name).read_bytes() == b"mine"

@@ -136,3 +136,50 @@ def test_mistakes_are_sentences(predict, trained, tmp_path, flags, told):
     assert told in err
     assert "bad_image" not in err  # no other image can stand in
     assert err.count("\n") == 1
+
+
+@pytest.fixture
+def half_readable(images, tmp_path):
+    """A folder of four images, of which the first and the third are damaged."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for name, shape in zip("abcd", SHAPES, strict=False):
+        (folder / f"{name}.jpg").write_bytes((images / f"val/{shape}/00000.jpg").read_bytes())
+    (folder / "a.jpg").write_bytes(b"no image")
+    (folder / "c.jpg").write_bytes((folder / "c.jpg").read_bytes()[:400])
+    return folder
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_images_are_left_out_and_named(predict, half_readable, tmp_path, workers):
+    flags = f"--batch_size 2 --num_workers {workers} --save_path {tmp_path}/found.jsonl"
+    code, out, err = predict(flags, img_path=half_readable)
+    assert code == 1
+    records = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    assert [record["image"] for record in records] == ["b.jpg", "d.jpg"]
+    assert "a.jpg" not in out
+    warnings = err.splitlines()
+    assert len(warnings) == 3
+    assert f"{half_readable}/a.jpg: it is not an image" in warnings[0]
+    assert f"{half_readable}/c.jpg: " in warnings[1]
+    assert "2 of 4 images" in warnings[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("mylabels.csv", "image,label\na.jpg,cat\n"),
+        ("mylabels.jsonl", '{"image": "a.jpg", "classes": ["cat"]}\n'),
+        ("mylabels.json", '[{"image": "a.jpg"}]'),
+    ],
+)
+def test_files_of_the_user_are_not_replaced(predict, images, tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    image = images / "val/ring/00000.jpg"
+    code, out, err = predict(f"--save_path {tmp_path}/{name}", img_path=image)
+    assert (code, out) == (2, "")
+    assert f"{tmp_path}/{name}" in err
+    assert "--save_path" in err
+    assert (tmp_path / name).read_text() == content
+    for _ in range(2):  # but earlier predictions are
+        assert predict(f"--save_path {tmp_path}/new{name}", img_path=image)[0] == 0

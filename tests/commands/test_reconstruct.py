@@ -14,6 +14,7 @@ from plsc_mae.cli import main
 from plsc_mae.commands import reconstruct
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.resolve import from_mapping
+from plsc_mae.data import depth
 from plsc_mae.loading.training_config import training_config
 from plsc_mae.methods import load_method
 
@@ -161,6 +162,40 @@ def test_mistakes_are_sentences(trained, images, draw, tmp_path):
         assert told in err
         assert err.count("\n") == 1
         assert "bad_image" not in err  # an option of training
+
+
+def test_unreadable_images_have_no_panel(trained, images, draw, tmp_path):
+    (tmp_path / "in").mkdir()
+    for number, path in enumerate(sorted(images.glob("val/*/*.jpg"))[:4]):
+        (tmp_path / f"in/{number}.jpg").write_bytes(b"no image" if number in (0, 2) else path.read_bytes())
+    code, _, err = draw(trained() / "checkpoint-1.pd", tmp_path / "in")
+    assert code == 1
+    assert sorted(path.name for path in (tmp_path / "panels").iterdir()) == ["1.png", "3.png", "sheet.png"]
+    assert all(f"{tmp_path}/in/{number}.jpg: " in err for number in (0, 2))
+    assert "2 of 4 images" in err
+
+
+def test_the_range_of_training_is_used(trained, draw, tmp_path, monkeypatch):
+    """Of 12-bit images; another range is a warning."""
+    (tmp_path / "in").mkdir()
+    values = np.linspace(0, 4095, 32 * 32).reshape(32, 32).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "in/a.png")
+    drawn = []
+    compose = reconstruct.compose
+    monkeypatch.setattr(
+        reconstruct, "compose", lambda pictures: drawn.append(pictures["original"]) or compose(pictures)
+    )
+    for model, flags, largest, warnings in (
+        (trained(), "", 15, 1),  # values divided by 256 are named
+        (trained(), "--pixel_range auto", 255, 0),
+        (trained("--pixel_range 0 4095"), "", 255, 0),
+        (trained("--pixel_range 0 4095"), "--pixel_range 0 8190", 128, 1),
+    ):
+        depth.forget_logged()
+        code, _, err = draw(model / "checkpoint-1.pd", tmp_path / "in", flags)
+        assert code == 0
+        assert err.count("\n") == warnings
+        assert abs(int(drawn[-1].max()) - largest) <= 1
 
 
 TOKENS, PREDICTED = "its tokens, {}", "hidden tokens predicted, {}"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import paddle
+from paddle import Tensor
 
+from plsc_mae.data.evaluation import UNREADABLE, EvaluationDataset
 from plsc_mae.data.loader import BatchLoader
+from plsc_mae.errors import DataError
 from plsc_mae.methods.base import Batch, Pictures, Task
 from plsc_mae.parallel.world import World
 from plsc_mae.train.precision import Precision, autocast
@@ -74,6 +77,8 @@ class PicturePanel:
 class Evaluation:
     """Observer that returns the mean scores of a task over a data set, whatever the number of processes.
 
+    Images that `EvaluationDataset` marks as unreadable have no part in the means.
+
     Args:
         task: task that returns the scores of each image.
         loader: yields every image once: all of them in every process or, if `shared`, a part in each process.
@@ -82,6 +87,10 @@ class Evaluation:
         precision: precision of the forward passes.
         prefix: prefix of the scores' names in the logs.
         weights: returns a context manager that replaces the weights, e.g. by their moving average.
+
+    Attributes:
+        scored: number of images in the means of the last call.
+        unreadable: number of images that were left out of them.
     """
 
     every = 1
@@ -99,13 +108,19 @@ class Evaluation:
     ) -> None:
         self.task, self.loader, self.world, self.shared = task, loader, world, shared
         self.precision, self.prefix, self.weights = precision, prefix, weights
+        self.scored = self.unreadable = 0
 
     @paddle.no_grad()
     def __call__(self, stop: StopRequest | None = None) -> Observation:
-        """Score every image and return the mean scores; all processes must call."""
+        """Score every image and return the mean scores; all processes must call.
+
+        Raises:
+            DataError: none of the images can be read.
+        """
         self.task.eval()
         names = self.task.score_names
-        totals = paddle.zeros([len(names) + 1], dtype="float64")
+        totals = paddle.zeros([len(names) + 2], dtype="float64")
+        unreadable_here: list[int] = []
         self.loader.sampler.set_position(0)
         with self.weights():
             for batch in self.loader:
@@ -113,8 +128,12 @@ class Evaluation:
                     break
                 with autocast(self.precision):
                     scores = self.task.scores(batch)
+                unreadable = self._marks(batch)
+                if UNREADABLE in batch:
+                    unreadable_here += batch["index"].numpy()[batch[UNREADABLE].numpy() > 0].tolist()
                 columns = [scores[name].astype("float64") for name in names]
-                totals += paddle.stack([*(column.sum() for column in columns), paddle.ones_like(columns[0]).sum()])
+                sums = [(column * (1 - unreadable)).sum() for column in (*columns, paddle.ones_like(columns[0]))]
+                totals += paddle.stack([*sums, unreadable.sum()])
         self.world.barrier()  # waiting for slower processes can exceed the timeout of a reduction
         if stop is not None:
             stop.check()
@@ -123,5 +142,34 @@ class Evaluation:
         else:
             self.world.data.broadcast(totals, 0)  # other processes may have rounded differently
         self.world.pipeline.broadcast(totals, 0)  # from the last stage, which is member 0 and computes the scores
-        *sums, count = totals.tolist()
-        return Observation({self.prefix + name: value / count for name, value in zip(names, sums, strict=True)})
+        *sums, scored, unreadable = totals.tolist()
+        self._report(int(scored), int(unreadable), unreadable_here)
+        return Observation({self.prefix + name: value / scored for name, value in zip(names, sums, strict=True)})
+
+    def _marks(self, batch: Batch) -> Tensor:
+        """Return float64 [B], 1 for an unreadable image; the first pipeline stage reads the images for the others."""
+        marks = batch.get(UNREADABLE)
+        if marks is None:
+            marks = paddle.zeros([len(next(iter(batch.values())))], "int64")
+        pipeline = self.world.pipeline
+        return pipeline.broadcast(marks, pipeline.size - 1).astype("float64")
+
+    def _report(self, scored: int, unreadable: int, here: Sequence[int]) -> None:
+        """Log the unreadable images.
+
+        Args:
+            scored: number of images in the means.
+            unreadable: number of unreadable images of all processes.
+            here: numbers of those that this process has tried to read.
+
+        Raises:
+            DataError: no image is left.
+        """
+        if not scored:
+            raise DataError(f"none of the {unreadable} images of the evaluation can be read; check --eval_data_path")
+        dataset = self.loader.dataset
+        if isinstance(dataset, EvaluationDataset):
+            dataset.log_unreadable(here)
+            if self.world.is_main:
+                dataset.log_number(unreadable)
+        self.scored, self.unreadable = scored, unreadable

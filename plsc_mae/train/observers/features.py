@@ -8,13 +8,14 @@ from __future__ import annotations
 import numpy as np
 from paddle import Tensor
 
-from plsc_mae.analysis.features import Arrays, encode_images, select_tokens
+from plsc_mae.analysis.features import Encoded, encode_images, select_tokens
 from plsc_mae.analysis.health import feature_health
-from plsc_mae.analysis.knn import Features, knn_accuracy
+from plsc_mae.analysis.knn import knn_accuracy
 from plsc_mae.config import PretrainConfig
 from plsc_mae.data.classify import evaluation_transform
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.normalize import Normalize
+from plsc_mae.loading import pixel_range
 from plsc_mae.methods.base import Task
 from plsc_mae.parallel.world import World
 from plsc_mae.train.observers.base import Observation
@@ -55,19 +56,21 @@ class FeatureWatch:
         self.task, self.normalize, self.bank, self.queries = task, normalize, bank, queries
         self.config, self.world, self.num_workers = config, world, num_workers
         self.every = config.knn_freq
+        self._reported = False  # whether unreadable images have been named
         self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)
 
     def __call__(self, stop: StopRequest | None = None) -> Observation:
         """Encode the images in all processes and evaluate in the main process; all processes must call."""
         self.task.eval()
         bank, queries = self._features(self.bank, stop), self._features(self.queries, stop)
+        self._reported = True
         metrics: dict[str, float] = {}
         if self.world.is_main:
-            metrics = self._measure(bank[MEAN], queries[MEAN])
+            metrics = self._measure(bank, queries)
         self.world.barrier()  # the search can take longer than the timeout of a reduction
         return Observation(metrics)
 
-    def _features(self, images: ImageList, stop: StopRequest | None) -> Arrays:
+    def _features(self, images: ImageList, stop: StopRequest | None) -> Encoded:
         config = self.config
         return encode_images(
             self._encode,
@@ -78,6 +81,8 @@ class FeatureWatch:
             num_workers=self.num_workers,
             backend=config.image_backend,
             bad_image=config.bad_image,
+            pixel_range=pixel_range.parse(config.pixel_range),
+            report=not self._reported,
             on_batch=None if stop is None else stop.check,
         )
 
@@ -88,8 +93,11 @@ class FeatureWatch:
             tokens = encoder.forward_features(self.normalize(images))
         return {MEAN: select_tokens(tokens.astype("float32"), "mean", encoder.num_prefix_tokens)}
 
-    def _measure(self, bank: Features, queries: Features) -> dict[str, float]:
-        (accuracy,) = knn_accuracy(bank, self.bank.labels, queries, self.queries.labels, [self.config.knn_k])
-        count = min(len(queries), HEALTH_IMAGES)
-        spaced = queries[np.arange(count) * len(queries) // count]
+    def _measure(self, bank: Encoded, queries: Encoded) -> dict[str, float]:
+        """Return the metrics of the readable images."""
+        known, asked = bank.arrays[MEAN], queries.arrays[MEAN]
+        labels = self.bank.labels[bank.kept], self.queries.labels[queries.kept]
+        (accuracy,) = knn_accuracy(known, labels[0], asked, labels[1], [min(self.config.knn_k, len(known))])
+        count = min(len(asked), HEALTH_IMAGES)
+        spaced = asked[np.arange(count) * len(asked) // count]
         return {"knn_acc1": accuracy.top1, **feature_health(spaced)}

@@ -1,0 +1,38 @@
+"""Result files and exit codes of the commands that process images one by one.
+
+Such a command processes the rest if some files cannot be read, and exits with code 1.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from plsc_mae.errors import DataError
+from plsc_mae.files import MARK, refuse_foreign
+
+INCOMPLETE = 1  # exit code
+
+logger = logging.getLogger(__name__)
+
+
+def require_free(*paths: Path, signs: Sequence[str] = (MARK,)) -> None:
+    """Raise DataError if a file exists that is not an earlier result, see `files.refuse_foreign`."""
+    for path in paths:
+        try:
+            refuse_foreign(path, signs)
+        except OSError as error:
+            raise DataError(f"cannot write {path}: {error.strerror}; choose another --save_path") from None
+
+
+def exit_code(unreadable: int) -> int:
+    """Return the exit code of a command that could not read `unreadable` of its images."""
+    return INCOMPLETE if unreadable else 0
+
+
+def summarize(unreadable: int, count: int) -> int:
+    """Log how many of `count` images could not be read, if any, and return the exit code."""
+    if unreadable:
+        logger.warning("%d of %d images could not be read and are left out", unreadable, count)
+    return exit_code(unreadable)

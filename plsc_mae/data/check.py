@@ -1,0 +1,203 @@
+"""Check of image files without decoding them: headers, and the ends of files of the usual formats.
+
+A file that looks damaged is decoded to be sure, so no usable file is reported. Damage inside the pixel data is found
+only when an image is decoded.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import time
+from collections.abc import Callable
+from typing import IO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from tqdm import tqdm
+
+from plsc_mae.data import depth
+from plsc_mae.data.decode import open_image, open_regular
+from plsc_mae.data.depth import PixelRange
+from plsc_mae.data.imagefolder import ImageList
+from plsc_mae.data.loader import WORKER_TIMEOUT, build_loader
+from plsc_mae.data.sampler import EpochBatchSampler
+from plsc_mae.data.seeding import SampleKey
+from plsc_mae.data.transforms import Sample
+from plsc_mae.data.workers import CurrentRead
+from plsc_mae.errors import DataError
+
+_BATCH = 256  # files per batch of a worker
+_FEW_FILES = 4096  # are checked in this process: starting workers would take longer
+_ESTIMATE_SECONDS = 2.0  # time after which the duration is estimated
+_NAMED_SECONDS = 20.0  # shorter checks are not announced
+_TIFF_PARTS = ((273, 279), (324, 325))  # tags of offsets and byte counts of strips and tiles
+
+logger = logging.getLogger(__name__)
+
+
+class Note(enum.IntFlag):
+    """Properties of a file."""
+
+    BAD = 1  # cannot be read
+    DEEP = 2  # more than 8 bits per band
+    BANDS = 4  # alpha or other bands beyond gray or RGB
+    PAGES = 8  # further pages or frames
+    FATAL = 16  # crashed or blocked a worker; must not be read in this process
+
+
+class FileReport(NamedTuple):
+    """Properties of a file, and the reason if it cannot be read."""
+
+    notes: Note
+    reason: str
+
+
+def examine_file(path: str, pixel_range: PixelRange | None = None) -> FileReport:
+    """Check a file without decoding it, unless it looks damaged.
+
+    Args:
+        path: the file.
+        pixel_range: range with which images of more than 8 bits per band will be read; None for the default.
+    """
+    notes = Note(0)
+    try:
+        with open_regular(path) as (file, size), Image.open(file) as header:
+            notes |= Note.DEEP if depth.is_deep(header) else Note(0)
+            notes |= Note.BANDS if depth.has_extra_bands(header) else Note(0)
+            notes |= Note.PAGES if depth.has_pages(header) else Note(0)
+            readable = pixel_range is not None or depth.has_default_range(header)
+            if readable and _is_complete(header, file, size):
+                return FileReport(notes, "")
+    except Exception:  # Pillow's plug-ins let exceptions of many types escape; decoding finds the reason
+        pass
+    try:
+        image = open_image(path, pixel_range=pixel_range)
+        image.resize((min(image.height, 8), min(image.width, 8)))
+    except DataError as error:
+        return FileReport(notes | Note.BAD, str(error))
+    return FileReport(notes, "")
+
+
+def _is_complete(header: Image.Image, file: IO[bytes], size: int) -> bool:
+    """Return False if the file seems to be truncated; True for formats that are not known here."""
+    kind = header.format
+    if kind in ("JPEG", "MPO"):
+        return _read_at(file, size - 2, 2) == b"\xff\xd9"
+    if kind == "PNG":
+        return _read_at(file, size - 8, 4) == b"IEND"
+    if kind == "GIF":
+        return _read_at(file, size - 1, 1) == b";"
+    if kind == "WEBP":
+        return int.from_bytes(_read_at(file, 4, 4), "little") + 8 <= size
+    if kind == "TIFF":
+        tags = getattr(header, "tag_v2", {})
+        offsets = [offset for tag, _ in _TIFF_PARTS for offset in tags.get(tag, ())]
+        lengths = [length for _, tag in _TIFF_PARTS for length in tags.get(tag, ())]
+        ends = [offset + length for offset, length in zip(offsets, lengths, strict=False)]
+        return bool(ends) and max(ends) <= size
+    tiles = getattr(header, "tile", ())
+    if kind in ("BMP", "PPM") and tiles:
+        return tiles[-1][2] + header.width * header.height * _bytes_per_pixel(header) <= size
+    return True
+
+
+def _bytes_per_pixel(header: Image.Image) -> float:
+    """Return an upper limit of the bytes of a pixel; too large a number costs a decoding."""
+    return 1 / 8 if header.mode == "1" else len(header.getbands()) * (4 if depth.is_deep(header) else 1)
+
+
+def _read_at(file: IO[bytes], offset: int, count: int) -> bytes:
+    file.seek(max(0, offset))
+    return file.read(count)
+
+
+class HeaderDataset:
+    """Data set of the properties of files: a sample is {"notes", "index", "skipped"}, of which "skipped" is 0.
+
+    Args:
+        images: the files.
+        pixel_range: see `examine_file`.
+
+    Attributes:
+        current_read: records the number of the file that is about to be read; None records nothing.
+    """
+
+    def __init__(self, images: ImageList, pixel_range: PixelRange | None) -> None:
+        self.images, self.pixel_range = images, pixel_range
+        self.current_read: CurrentRead | None = None
+        self._fatal: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        fatal = key.index in self._fatal
+        notes = Note.BAD | Note.FATAL if fatal else examine_file(self.name(key.index), self.pixel_range).notes
+        numbers = {"notes": int(notes), "index": key.index, "skipped": 0}
+        return {name: np.asarray(number, np.int64) for name, number in numbers.items()}
+
+    def name(self, index: int) -> str:
+        """Return the path of a file."""
+        return self.images.path(index)
+
+    def mark_bad(self, index: int, reason: str) -> bool:
+        """Treat a file that crashed or blocked a worker as bad."""
+        self._fatal.add(index)
+        return True
+
+
+def check_files(
+    images: ImageList,
+    *,
+    num_workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+    worker_timeout: float = WORKER_TIMEOUT,
+    pixel_range: PixelRange | None = None,
+    remedy: str = "",
+) -> npt.NDArray[np.int64]:
+    """Check the files of a list, or this process's part of them, with a progress bar on a terminal.
+
+    Args:
+        images: the files.
+        num_workers: worker processes; few files are checked in this process.
+        rank: number of this process among those that share the files.
+        world_size: number of these processes.
+        worker_timeout: limit in seconds for one file; 0 disables it.
+        pixel_range: see `examine_file`.
+        remedy: way to avoid a long check, for the log.
+
+    Returns:
+        A `Note` per file [n]; 0 for files of other processes.
+    """
+    sampler = EpochBatchSampler(len(images), _BATCH, rank, world_size, seed=0, shuffle=False, drop_last=False)
+    workers = num_workers if len(images) > _FEW_FILES else 0
+    dataset = HeaderDataset(images, pixel_range)
+    loader = build_loader(dataset, sampler, num_workers=workers, worker_timeout=worker_timeout)
+    notes = np.zeros(len(images), np.int64)
+    announce = _announcer(images, len(loader), remedy)
+    title = f"checking {images.root}"
+    few = len(images) <= _FEW_FILES
+    for done, batch in enumerate(tqdm(loader, title, disable=True if rank or few else None), start=1):
+        notes[batch["index"].numpy()] = batch["notes"].numpy()
+        announce(done)
+    return notes
+
+
+def _announcer(images: ImageList, batches: int, remedy: str) -> Callable[[int], None]:
+    """Return a function that logs the expected duration of a long check once, given the number of batches done."""
+    started, announced = time.monotonic(), False
+
+    def announce(done: int) -> None:
+        nonlocal announced
+        passed = time.monotonic() - started
+        if announced or passed < _ESTIMATE_SECONDS:
+            return
+        announced = True
+        left = passed / done * (batches - done)
+        if left > _NAMED_SECONDS:
+            logger.info("checking %d files of %s, about %.0f s%s", len(images), images.root, left, remedy)
+
+    return announce

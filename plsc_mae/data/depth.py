@@ -1,0 +1,304 @@
+"""Bit depth, bands and pages of image files: the parts that do not fit into 8-bit RGB.
+
+By default 16-bit values are divided by 256, further bands and pages are ignored, and 32-bit values are refused. A
+`PixelRange` maps the values of files with more than 8 bits per band to 0..255 instead. What is lost is logged once per
+kind, with the name of the first file; processes forked later share this memory.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import mmap
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+Values = npt.NDArray[Any]  # [H, W] or [H, W, C], as in the file
+Kind = Literal["depth", "bands", "pages"]
+REMEDY = "pass --pixel_range auto, or --pixel_range LO HI"
+MAX_BANDS = 4
+_RGB = 3
+_WITH_ALPHA = ("LA", "PA", "La", "RGBA", "RGBa")
+_KINDS = ("depth", "bands", "pages")
+_SAMPLED_FILES = 64
+HALF_RANGE = 1 << 15  # of 16 bits: smaller values are suspected to have fewer bits
+_TIFF_MAGIC = (b"II*\0", b"MM\0*")
+_WIDTH, _HEIGHT, _BITS, _BANDS = 256, 257, 258, 277  # TIFF tags
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # Pillow's messages repeat those of the exceptions
+_logged = mmap.mmap(-1, mmap.PAGESIZE)  # a byte per kind, 1 after its message; shared by forked workers
+logger = logging.getLogger(__name__)
+
+
+class PixelRange(NamedTuple):
+    """Pixel values that become 0 and 255; values beyond are clipped."""
+
+    low: float
+    high: float
+
+
+class TiffLayout(NamedTuple):
+    """Size and depth of a TIFF file."""
+
+    height: int
+    width: int
+    bands: int
+    bits: int
+
+
+def is_deep(header: Image.Image) -> bool:
+    """Return True if an image that has not been decoded yet has more than 8 bits per band."""
+    if header.mode in ("I", "F") or header.mode.startswith("I;16"):
+        return True
+    tiles = getattr(header, "tile", ())
+    if tiles and tiles[0][0] in ("ppm", "ppm_plain"):
+        return bool(tiles[0][3][1] > 255)
+    deep = (re.search(r";(16|32)[A-Z]*$", layout) for layout in _layouts(header) if not layout.startswith("BGR"))
+    return any(deep)  # BGR;16 has 5 or 6 bits per band
+
+
+def has_default_range(header: Image.Image) -> bool:
+    """Return False if an image can be read with a pixel range only: 32 bits, as integers or floats."""
+    # Pillow opens 16-bit PGM, and in older versions 16-bit PNG, as 32-bit "I".
+    return header.mode not in ("I", "F") or (header.mode == "I" and header.format in ("PNG", "PPM"))
+
+
+def has_pages(header: Image.Image) -> bool:
+    """Return True if a file has further pages or frames; the previews in photographs of cameras (MPO) do not count."""
+    return bool(getattr(header, "is_animated", False)) and header.format != "MPO"
+
+
+def is_unmarked_band(header: Image.Image) -> bool:
+    """Return True if an image that has not been decoded yet is a TIFF with bands beyond RGB that are not alpha."""
+    return header.format == "TIFF" and any(layout.startswith(("RGBX", "RGBAX")) for layout in _layouts(header))
+
+
+def has_extra_bands(header: Image.Image) -> bool:
+    """Return True if an image that has not been decoded yet has bands beyond gray or RGB, alpha included."""
+    return header.mode in _WITH_ALPHA or "transparency" in header.info or is_unmarked_band(header)
+
+
+def _layouts(header: Image.Image) -> list[str]:
+    """Return Pillow's names of the layouts of an image's tiles, for example "RGB;16B"; a decoded image has none."""
+    arguments = [item[3] for item in getattr(header, "tile", ())]
+    return [str(item[0] if isinstance(item, tuple) else item) for item in arguments]
+
+
+def read_values(header: Image.Image, data: bytes) -> Values:
+    """Return the values of a file with more than 8 bits per band: [H, W] gray or [H, W, 3] RGB.
+
+    Pillow reduces RGB to 8 bits and scales PPM, so OpenCV reads these.
+    """
+    if header.format != "PPM" and (header.mode in ("I", "F") or header.mode.startswith("I;16")):
+        return np.asarray(header)
+    return decode_values(data)
+
+
+def decode_values(data: bytes) -> Values:
+    """Decode a file with OpenCV at its own depth: [H, W] gray or [H, W, 3] RGB.
+
+    Raises:
+        ValueError: OpenCV cannot decode the file.
+    """
+    try:
+        import cv2
+    except ImportError:
+        raise ValueError("its depth needs the package opencv-python-headless: install it") from None
+    values: Values | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None:
+        raise ValueError("OpenCV cannot decode it")
+    if values.ndim == 2:
+        return values
+    return values[..., _RGB - 1 :: -1] if values.shape[2] >= _RGB else values[..., 0]  # from BGR
+
+
+def to_8_bits(values: Values, pixel_range: PixelRange) -> npt.NDArray[np.uint8]:
+    """Map values [H, W] or [H, W, C] linearly to 0..255, rounded; NaN becomes 0."""
+    low, high = pixel_range
+    scaled = (values.astype(np.float32) - low) * np.float32(255 / (high - low))
+    rounded = np.rint(np.nan_to_num(np.clip(scaled, 0, 255), nan=0.0))
+    return rounded.astype(np.uint8)
+
+
+def tiff_layout(data: bytes) -> TiffLayout | None:
+    """Return the layout of a TIFF file that Pillow cannot identify; None if `data` is no TIFF file."""
+    if not data.startswith(_TIFF_MAGIC):
+        return None
+    try:
+        tags = ImageFileDirectory_v2(data[:8])
+        stream = io.BytesIO(data)
+        stream.seek(tags.next)
+        tags.load(stream)
+        bits = tags.get(_BITS, (1,))
+        return TiffLayout(int(tags[_HEIGHT]), int(tags[_WIDTH]), int(tags.get(_BANDS, 1)), int(max(bits)))
+    except Exception:  # a damaged directory raises exceptions of many types
+        return None
+
+
+def open_header(data: bytes, pixel_range: PixelRange | None) -> Image.Image:
+    """Open the content of a file; TIFF files that only OpenCV reads are decoded to 8 bits.
+
+    Raises:
+        ValueError: the file is a TIFF with an unsupported number of bands, or needs a pixel range.
+        UnidentifiedImageError: the file is no image of a known format.
+    """
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        layout = tiff_layout(data)
+        if layout is None:
+            raise
+        kind = f"it is a TIFF file with {layout.bands} bands of {layout.bits} bits"
+        if layout.bands > MAX_BANDS:
+            raise ValueError(f"{kind}; expected 1 to {MAX_BANDS} bands: write three of them as RGB") from None
+        if pixel_range is None:
+            raise ValueError(f"{kind}; {REMEDY}") from None
+        if layout.height * layout.width > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
+            raise ValueError(f"it has {layout.height} x {layout.width} pixels, more than Pillow's limit") from None
+        return Image.fromarray(to_8_bits(decode_values(data), pixel_range))
+
+
+# ------------------------------------------------------------------------------------------------ what is lost
+
+
+def log_loss(kind: Kind, path: str, text: str, *values: object) -> None:
+    """Log once per kind that a part of a file is not used.
+
+    Args:
+        kind: the kind of loss.
+        path: the file.
+        text: what is lost, and the remedy, with placeholders for `values`.
+        values: values of the placeholders.
+    """
+    place = _KINDS.index(kind)
+    if not _logged[place]:
+        _logged[place] = 1
+        logger.warning(f"%s {text}; further files of this kind are not named", path, *values)
+
+
+def is_logged(kind: Kind) -> bool:
+    """Return True after a message of this kind."""
+    return bool(_logged[_KINDS.index(kind)])
+
+
+def log_nothing() -> None:
+    """Log nothing from now on, for a caller that reports these properties itself."""
+    _logged[: len(_KINDS)] = bytes([1] * len(_KINDS))
+
+
+def forget_logged() -> None:
+    """Log the first file of each kind again."""
+    _logged[: len(_KINDS)] = bytes(len(_KINDS))
+
+
+def log_shallow(path: str, largest: int) -> None:
+    """Log that the values of a 16-bit file use few of the 256 levels, if they do; `largest` is its largest value."""
+    if largest < HALF_RANGE:
+        levels = max(1, (1 << int(largest).bit_length()) // 256)
+        log_loss(
+            "depth",
+            path,
+            "has 16 bits per band, but no value above %d: divided by 256, its values fill %d of 256 levels; %s",
+            largest,
+            levels,
+            REMEDY,
+        )
+
+
+def _alpha_extremes(image: Image.Image) -> tuple[float, float]:
+    """Return the smallest and the largest value of an image's alpha band; (255, 255) without one."""
+    if image.mode in _WITH_ALPHA:
+        alpha = image.getchannel(image.getbands()[-1])
+    elif "transparency" in image.info:
+        alpha = image.convert("RGBA").getchannel("A")
+    else:
+        return 255, 255
+    values = np.asarray(alpha)
+    return values.min(), values.max()
+
+
+def has_varying_band(data: bytes) -> bool:
+    """Return True if the content of a file has a band beyond gray or RGB that is not constant."""
+    try:
+        image = Image.open(io.BytesIO(data))
+        if is_unmarked_band(image):
+            return True
+        low, high = _alpha_extremes(image)
+    except Exception:  # Pillow's plug-ins let exceptions of many types escape; damage is reported elsewhere
+        return False
+    return low != high
+
+
+def log_lost_alpha(path: str, image: Image.Image) -> None:
+    """Log that the alpha band of a decoded image is dropped, if it is not constant."""
+    if is_logged("bands"):
+        return
+    low, high = _alpha_extremes(image)
+    if low != high:
+        log_loss(
+            "bands",
+            path,
+            "has an alpha band with values from %d to %d, which is dropped: transparent pixels show their stored color",
+            low,
+            high,
+        )
+
+
+# ------------------------------------------------------------------------------------------------ automatic range
+
+
+def sampled_range(paths: Sequence[str], read: Callable[[str], bytes]) -> PixelRange | None:
+    """Return the smallest usual range that holds the values of sampled files with more than 8 bits per band.
+
+    The range starts at 0, or at minus a power of two if there are negative values. It ends at 2^k - 1 for integers, for
+    example 4095, and at 1 or 2^k for floats.
+
+    Args:
+        paths: the files, of which up to 64 are read, evenly spaced.
+        read: returns the content of a file.
+
+    Returns:
+        The range; None if no sampled file has more than 8 bits per band.
+    """
+    extremes = [found for path in _spaced(paths) if (found := _extremes(path, read)) is not None]
+    if not extremes:
+        return None
+    low, high = min(item[0] for item in extremes), max(item[1] for item in extremes)
+    integers = all(item[2] for item in extremes)
+    start = 0.0 if low >= 0 else -float(2 ** math.ceil(math.log2(-low)))
+    if integers:
+        return PixelRange(start, float(2 ** int(max(high, 1)).bit_length() - 1))
+    return PixelRange(start, 1.0 if high <= 1 else float(2 ** math.ceil(math.log2(high))))
+
+
+def _spaced(paths: Sequence[str]) -> Iterable[str]:
+    count = min(_SAMPLED_FILES, len(paths))
+    return (paths[i * len(paths) // count] for i in range(count))
+
+
+def _extremes(path: str, read: Callable[[str], bytes]) -> tuple[float, float, bool] | None:
+    """Return (smallest, largest value, True for integers), or None if the file has 8 bits or cannot be read."""
+    try:
+        values = _deep_values(read(path))
+    except Exception:  # decoders raise exceptions of many types; the run reports the file when it is read
+        return None
+    if values is None:
+        return None
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max()), values.dtype.kind != "f") if finite.size else None
+
+
+def _deep_values(data: bytes) -> Values | None:
+    """Return the values of the content of a file; None if it has at most 8 bits per band."""
+    try:
+        header = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        return None if tiff_layout(data) is None else decode_values(data)
+    return read_values(header, data) if is_deep(header) else None

@@ -1,0 +1,128 @@
+"""The range of pixel values with which a run or a tool reads images of more than 8 bits per band."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+
+from plsc_mae import weights
+from plsc_mae.config import TrainingConfig
+from plsc_mae.data.decode import read_content
+from plsc_mae.data.depth import PixelRange, sampled_range
+from plsc_mae.data.imagefolder import ImageList
+from plsc_mae.errors import CheckpointError, ConfigError
+
+OPTION = "pixel_range"
+AUTO = "auto"
+OWN_SUFFIX = ".pd"  # files of other code bases store no range
+
+ConfigT = TypeVar("ConfigT", bound=TrainingConfig)
+logger = logging.getLogger(__name__)
+
+
+def settle(config: ConfigT, images: ImageList | None) -> ConfigT:
+    """Return the config of a training run with its range as two numbers, or None without one.
+
+    Without --pixel_range, a run takes the range of the checkpoint that it resumes or starts from.
+
+    Args:
+        config: options of the run.
+        images: images from which `auto` determines the range.
+
+    Raises:
+        ConfigError: --pixel_range is malformed.
+    """
+    found = choose(config.pixel_range, _origins(config), images)
+    values = None if found is None else tuple(f"{value:g}" for value in found)
+    return dataclasses.replace(config, pixel_range=values)
+
+
+def choose(given: Sequence[str] | None, origins: Sequence[str | Path], images: ImageList | None) -> PixelRange | None:
+    """Return the range that an option asks for, by default that of a checkpoint; warn if the two differ.
+
+    Args:
+        given: the value of --pixel_range.
+        origins: checkpoints, or the config.yaml of a run; the first one that stores a range decides.
+        images: images from which `auto` determines the range.
+
+    Raises:
+        ConfigError: --pixel_range is malformed.
+    """
+    stored = [(origin, values) for origin in origins if (values := _stored(origin)) is not None]
+    if given is None:
+        return parse(stored[0][1]) if stored else None
+    found = _automatic(images) if tuple(given) == (AUTO,) else parse(given)
+    for origin, values in stored:
+        trained = parse(values)
+        if trained != found:
+            logger.warning(
+                "%s was trained with pixel values from %s, not %s; leave --pixel_range out to use them",
+                origin,
+                describe(trained),
+                describe(found),
+            )
+    return found
+
+
+def parse(values: Sequence[str] | None) -> PixelRange | None:
+    """Return the range of two numbers.
+
+    Raises:
+        ConfigError: there are not two numbers in ascending order.
+    """
+    if values is None:
+        return None
+    try:
+        low, high = map(float, values)
+    except ValueError:
+        low = high = 0.0
+    if not low < high:
+        raise ConfigError(f"--pixel_range {' '.join(values)}: expected two numbers, the smaller one first, or {AUTO}")
+    return PixelRange(low, high)
+
+
+def describe(pixel_range: PixelRange | None) -> str:
+    """Return a range as text."""
+    return "the default range" if pixel_range is None else f"{pixel_range.low:g} to {pixel_range.high:g}"
+
+
+def _automatic(images: ImageList | None) -> PixelRange | None:
+    if images is None:
+        return None
+    found = sampled_range([images.path(i) for i in range(len(images))], read_content)
+    if found is None:
+        logger.info("--pixel_range auto: no sampled image has more than 8 bits per band")
+    else:
+        logger.info("--pixel_range auto: pixel values from %s", describe(found))
+    return found
+
+
+def _origins(config: TrainingConfig) -> list[str | Path]:
+    """Return the files that may store the range of a training run, the most specific first."""
+    if config.resume:
+        return [config.resume]
+    if config.auto_resume and (Path(config.output_dir) / "config.yaml").is_file():
+        return [Path(config.output_dir) / "config.yaml"]
+    start = getattr(config, "finetune", "")
+    return [start] if start else []
+
+
+def _stored(origin: str | Path) -> list[str] | None:
+    """Return the range that a checkpoint or a config file stores; None without one or if the file cannot be read."""
+    path = Path(origin)
+    try:
+        if path.suffix == OWN_SUFFIX:
+            options = weights.read(path).meta.get("args")
+        elif path.suffix == ".yaml":
+            options = yaml.safe_load(path.read_text(encoding="utf-8"))
+        else:
+            return None
+    except (CheckpointError, OSError, ValueError, yaml.YAMLError):  # reported when the file is used
+        return None
+    values = options.get(OPTION) if isinstance(options, dict) else None
+    return [str(value) for value in values] if isinstance(values, (list, tuple)) and values else None

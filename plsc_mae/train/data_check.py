@@ -1,0 +1,147 @@
+"""Check of the image files of a run before its first update, shared by the processes.
+
+The main process writes the bad files, and in any case the result of a long check, to data_check.json in the output
+folder. A run with the same files uses that result and examines the bad files only, which may have been repaired.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import paddle
+
+from plsc_mae.config import TrainingConfig
+from plsc_mae.data.check import Note, check_files, examine_file
+from plsc_mae.data.depth import PixelRange
+from plsc_mae.data.imagefolder import ImageList
+from plsc_mae.errors import CheckpointError, DataError
+from plsc_mae.files import result_replacement
+from plsc_mae.loading import pixel_range
+from plsc_mae.parallel.world import World
+from plsc_mae.runtime import count_workers
+
+RESULT = "data_check.json"
+KEPT_FILES = 10_000  # smaller lists are checked again by every run
+_SIGNS = ('"digest": ',)  # by which the file is recognized
+_NAMED_FILES = 5
+
+logger = logging.getLogger(__name__)
+Notes = npt.NDArray[np.int64]
+
+
+class BadFile(NamedTuple):
+    """Number of a file in its list, and the reason why it cannot be read."""
+
+    number: int
+    reason: str
+
+
+def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageList]) -> dict[str, list[BadFile]]:
+    """Check the files of a run and return the bad ones of each list; all processes must call.
+
+    Args:
+        config: options of the run: --check_data, --bad_image and those for reading images.
+        world: processes among which the files are divided.
+        lists: the lists by name, for example train and val.
+
+    Raises:
+        DataError: files are bad and --bad_image is error; the message names the first ones.
+        CheckpointError: the result cannot be written.
+    """
+    if not config.check_data:
+        return {}
+    values = pixel_range.parse(config.pixel_range)
+    path = Path(config.output_dir) / RESULT
+    known = _read(path) if world.is_main else {}
+    found, entries = {}, {}
+    for name, images in lists.items():
+        digest = _digest(images, values) if world.is_main else ""
+        entry = known.get(name)
+        notes = _notes(images, entry if entry and entry.get("digest") == digest else None, config, world, values)
+        bad_files = np.flatnonzero(notes & Note.BAD).tolist()
+        found[name] = [BadFile(index, _reason(images.path(index), int(notes[index]), values)) for index in bad_files]
+        bad = {images.path(file.number): file.reason for file in found[name]}
+        entries[name] = {"root": images.root, "images": len(images), "digest": digest, "bad": bad}
+    if world.is_main and (any(found.values()) or any(len(images) >= KEPT_FILES for images in lists.values())):
+        _write(path, entries)
+    for name, images in lists.items():
+        if found[name]:
+            _report(images, found[name], path, config, world)
+    return found
+
+
+def _notes(
+    images: ImageList, entry: Mapping[str, Any] | None, config: TrainingConfig, world: World, values: PixelRange | None
+) -> Notes:
+    """Return a `Note` per file [n], from an earlier result in the main process or from a check by all processes."""
+    known = int(world.sum(paddle.to_tensor([int(entry is not None)], dtype="int64")).item())
+    if known:
+        notes = np.zeros(len(images), np.int64)
+        bad = set(entry["bad"]) if entry is not None else set()
+        for index in range(len(images)) if bad else ():
+            if images.path(index) in bad:
+                notes[index] = examine_file(images.path(index), values).notes
+    else:
+        notes = check_files(
+            images,
+            num_workers=count_workers(config.num_workers),
+            rank=world.rank,
+            world_size=world.size,
+            worker_timeout=config.worker_timeout,
+            pixel_range=values,
+            remedy="; --no_check_data leaves it out",
+        )
+    if world.size == 1:
+        return notes
+    world.barrier()  # waiting for slower processes can exceed the timeout of a reduction
+    return world.sum(paddle.to_tensor(notes)).numpy()
+
+
+def _reason(path: str, notes: int, values: PixelRange | None) -> str:
+    """Return the reason why a file is bad, by examining it once more."""
+    if notes & Note.FATAL:
+        return f"{path} crashed or blocked a data worker"
+    return examine_file(path, values).reason or f"{path} could not be read"
+
+
+def _report(images: ImageList, bad: list[BadFile], path: Path, config: TrainingConfig, world: World) -> None:
+    """Log the first bad files of a list, or raise DataError with their names."""
+    first = "; ".join(file.reason for file in bad[:_NAMED_FILES])
+    more = f"; and {len(bad) - _NAMED_FILES} more" if len(bad) > _NAMED_FILES else ""
+    text = f"{len(bad)} of {len(images)} files of {images.root} cannot be used: {first}{more}; {path} lists them"
+    if config.bad_image == "error":
+        raise DataError(f"{text}; repair or remove them, or pass --bad_image skip")
+    if world.is_main:
+        logger.warning("%s; they are skipped", text)
+
+
+def _digest(images: ImageList, values: PixelRange | None) -> str:
+    """Return a digest of the names of the files and of the way in which they are read."""
+    digest = hashlib.sha256(repr((images.root, values)).encode("utf-8", "surrogateescape"))
+    for index in range(len(images)):
+        digest.update(images.paths[index].encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the result of an earlier check by the names of the lists; empty without a valid one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write(path: Path, entries: Mapping[str, Any]) -> None:
+    try:
+        with result_replacement(path, _SIGNS) as temporary:
+            temporary.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error.strerror}; choose another --output_dir") from None

@@ -1,0 +1,102 @@
+"""Names of panels and the files that they must not replace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from plsc_mae.commands.pictures import PanelFolder, PictureReader
+from plsc_mae.data.imagefolder import ImageList, PathTable
+from plsc_mae.data.transforms import ResizeCenterCrop
+from plsc_mae.errors import DataError
+
+PANEL = Image.new("RGB", (4, 4), "red")
+
+
+def images(root: Path, *names: str) -> ImageList:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(root / name, format="PNG")
+    return ImageList(PathTable(names), np.full(len(names), -1, np.int64), (), str(root))
+
+
+def draw(folder: Path, found: ImageList, command: str = "reconstruct") -> list[str]:
+    panels = PanelFolder(command, str(folder), found, range(len(found)), found.root)
+    saved = [panels.save(PANEL, index).name for index in range(len(found))]
+    panels.save_sheet(PANEL)
+    return saved
+
+
+@pytest.mark.parametrize(
+    ("names", "panels"),
+    [
+        (["a/0.png", "b/0.png"], ["a_0.png", "b_0.png"]),
+        (["a/0.png", "a/0.jpg", "a/1.jpg"], ["a_0.png.png", "a_0.jpg.png", "a_1.png"]),
+        (["a/b_0.png", "a_b/0.png"], ["a_b_0.png.png", "a_b_0.png-2.png"]),
+        (["a/X.png", "a/x.png"], ["a_X.png.png", "a_x.png-2.png"]),
+        (["sheet.png", "Sheet.jpg", "x.png"], ["sheet.png.png", "Sheet.jpg.png", "x.png"]),
+        (["sheet.webp"], ["sheet.webp.png"]),
+    ],
+)
+def test_every_image_has_a_panel_of_its_own(tmp_path, names, panels):
+    """Also on a file system that ignores case; a repeated command writes the same files."""
+    found = images(tmp_path / "in", *names)
+    for _ in range(2):
+        assert draw(tmp_path / "out", found) == panels
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*panels, "sheet.png"])
+
+
+def test_long_names_are_shortened(tmp_path):
+    names = [f"{'a' * 120}/{'b' * 120}{end}.png" for end in "xy"]
+    saved = draw(tmp_path / "out", images(tmp_path / "in", *names))
+    assert len(set(saved)) == 2
+    assert max(map(len, saved)) < 255
+
+
+def test_panels_of_other_images_stay(tmp_path):
+    """Two calls for images of one name in different folders."""
+    first, second = (images(tmp_path / name, "x.png") for name in "ab")
+    assert [draw(tmp_path / "out", found) for found in (first, second, first)] == [["x.png"], ["x.png.png"], ["x.png"]]
+
+
+@pytest.mark.parametrize("name", ["x.png", "sheet.png"])
+def test_files_of_the_user_stay(tmp_path, name):
+    out = tmp_path / "out"
+    (picture,) = images(out, name).paths
+    before = (out / picture).read_bytes()
+    with pytest.raises(DataError, match=rf"{out}/{name}: it exists and is not a result .*--save_path"):
+        draw(out, images(tmp_path / "in", "x.png"))
+    assert (out / name).read_bytes() == before
+    assert [path.name for path in out.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("place", ["in", "in/panels", "in/../in", "link"])
+def test_panels_are_not_written_among_the_images(tmp_path, place):
+    found = images(tmp_path / "in", "x.png", "a/x.png")
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    with pytest.raises(DataError, match=r"--save_path .*where the images are"):
+        draw(tmp_path / place, found)
+    assert draw(tmp_path, found) == ["x.png", "a_x.png"]  # the parent folder is allowed
+
+
+def test_one_image_may_have_its_panel_in_its_folder_under_another_name(tmp_path):
+    found = images(tmp_path, "x.jpg")
+    PanelFolder("explain", str(tmp_path), found, [0], str(tmp_path / "x.jpg")).save(PANEL, 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.jpg", "x.png"]
+    found = images(tmp_path, "y.png")
+    with pytest.raises(DataError, match=r"y\.png: it exists"):
+        PanelFolder("explain", str(tmp_path), found, [0], str(tmp_path / "y.png"))
+
+
+def test_unreadable_pictures_are_counted(tmp_path):
+    found = images(tmp_path, *(f"{i}.png" for i in range(4)))
+    for name in ("0.png", "2.png"):
+        (tmp_path / name).write_bytes(b"no image")
+    reader = PictureReader(found, range(4), ResizeCenterCrop((8, 8), 8))
+    assert [index for index, _ in reader] == [1, 3]
+    assert reader.unreadable == 2
+    with pytest.raises(DataError, match=r"2\.png"):
+        list(PictureReader(found, [2], ResizeCenterCrop((8, 8), 8)))

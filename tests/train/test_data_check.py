@@ -1,0 +1,108 @@
+"""The check of all files before the first update, and bad files in training and evaluation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from plsc_mae.cli import main
+from plsc_mae.train import data_check
+
+pytestmark = pytest.mark.compat
+ONE_STEP = "--batch_size 12 --max_train_step 1 --no_save_ckpt"
+
+
+@pytest.fixture
+def damaged(shades, tmp_path):
+    """A copy of the two shades with bad files: two of 120 for training, three of 20 for validation."""
+    folder = tmp_path / "images"
+    shutil.copytree(shades, folder)
+    for name in ("train/dark/bright0.png", "train/dark/bright1.png", "val/dark/dark2.png", "val/bright/bright3.png"):
+        (folder / name).write_bytes(b"no image")
+    path = folder / "val/bright/bright4.png"
+    path.write_bytes(path.read_bytes()[:300])
+    return folder
+
+
+@pytest.fixture
+def finetune(damaged, pretrained, new_runs, tmp_path, capfd):
+    """Run fine-tuning on the damaged images; gives exit code, output and warnings."""
+    runs = new_runs("finetune", "", damaged, tmp_path)
+
+    def run(flags: str, name: str = "out") -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = main(["finetune", *runs.arguments(name, flags)])
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def test_a_run_ends_before_any_update_with_all_bad_files(finetune, damaged, tmp_path):
+    code, out, err = finetune(ONE_STEP)
+    assert code == 2
+    assert "trainable parameters" not in out
+    assert "2 of 120 files" in err
+    assert f"{damaged}/train/dark/bright0.png: it is not an image" in err
+    assert "--bad_image skip" in err
+    entries = json.loads((tmp_path / "out/data_check.json").read_text())
+    assert len(entries["train"]["bad"]) == 2
+    assert len(entries["val"]["bad"]) == 3
+    assert "truncated" in entries["val"]["bad"][f"{damaged}/val/bright/bright4.png"]
+
+
+def test_with_skip_bad_files_are_named_once_and_have_no_part_in_the_accuracy(finetune, damaged, tmp_path):
+    code, _, err = finetune("--batch_size 59 --epochs 2 --bad_image skip")
+    assert code == 0
+    assert err.count(f"{damaged}/val/dark/dark2.png") == 1
+    assert f"{damaged}/train/dark/bright1.png" in err
+    assert err.count("files of ") == 2
+    assert err.count("3 of 20 images cannot be read") == 1
+    line = "--eval --resume {} --batch_size 6 --bad_image {}"
+    checkpoint = tmp_path / "out/checkpoint-1.pd"
+    code, out, err = finetune(line.format(checkpoint, "skip"), "eval")
+    assert code == 0
+    assert out.splitlines()[-1].endswith(", 17 images")
+    for path in (damaged / "val").glob("*/*.png"):
+        if path.read_bytes() == b"no image" or path.name == "bright4.png":
+            path.unlink()
+    assert finetune(line.format(checkpoint, "error"), "eval")[1].splitlines()[-1] == out.splitlines()[-1]
+
+
+def test_eval_stops_at_a_bad_image_by_default(finetune, damaged, pretrained, tmp_path):
+    assert finetune(f"{ONE_STEP} --save_ckpt --bad_image skip")[0] == 0
+    code, _, err = finetune(f"--eval --resume {tmp_path}/out/checkpoint-latest.pd --batch_size 6", "eval")
+    assert code == 2
+    assert f"{damaged}/val/" in err
+    assert "--bad_image skip" in err
+
+
+def test_a_long_check_is_not_repeated(finetune, damaged, monkeypatch, tmp_path):
+    """A run with the same files examines the bad ones only; a repaired file is used again."""
+    monkeypatch.setattr(data_check, "KEPT_FILES", 1)
+    checked = []
+    check_files = data_check.check_files
+    monkeypatch.setattr(
+        data_check,
+        "check_files",
+        lambda images, **options: checked.append(images.root) or check_files(images, **options),
+    )
+    assert finetune(ONE_STEP)[0] == 2
+    assert len(checked) == 2
+    for name in ("train/dark/bright0.png", "train/dark/bright1.png"):
+        shutil.copy(damaged / "train/dark/dark5.png", damaged / name)
+    code, _, err = finetune(ONE_STEP)
+    assert code == 2
+    assert len(checked) == 2
+    assert "3 of 20 files" in err
+    shutil.copy(damaged / "val/dark/dark3.png", damaged / "val/dark/new.png")
+    finetune(ONE_STEP)
+    assert [root.rpartition("/")[2] for root in checked[2:]] == ["val"]
+
+
+def test_the_check_can_be_left_out(finetune, tmp_path):
+    code, _, err = finetune(f"{ONE_STEP} --no_check_data --bad_image skip")
+    assert code == 0
+    assert "files of" not in err
+    assert not (tmp_path / "out/data_check.json").exists()
