@@ -101,11 +101,13 @@ def load_config(path: str, **overrides: Any) -> TrainingConfig:
 def read_yaml(path: str) -> dict[str, Value]:
     """Read a flat mapping of options from a YAML file.
 
+    A path below `configs/` that does not exist is read from the installed package, which contains these files.
+
     Raises:
         ConfigError: the file does not exist, is not YAML, or is not a flat mapping.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(_config_file(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -118,6 +120,11 @@ def read_yaml(path: str) -> dict[str, Value]:
         if isinstance(value, dict):
             raise ConfigError(f"{path}: '{key}' has nested options; write one `option: value` per line")
     return {str(key): Value(value, f"{path}: {key}") for key, value in content.items()}
+
+
+def _config_file(path: str) -> Path:
+    installed = Path(__file__).parents[1] / path
+    return installed if Path(path).parts[:1] == ("configs",) and not Path(path).exists() else Path(path)
 
 
 def split_override(text: str) -> tuple[str, Value]:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 from plsc_mae.config.schema import Retired, in_group, set_defaults
 from plsc_mae.errors import ConfigError
 
-_LAUNCHER = "paddle.distributed.launch starts the processes and sets the rank of each"
+_LAUNCHER = "`plsc-mae launch` starts the processes and sets the rank of each"
 _WANDB = "Weights & Biases is not used; log.txt, train.jsonl and VisualDL have the numbers"
 _SUBMITIT = "it belongs to submitit's Slurm launcher; see docs/parallelism.md for the launch line"
 
