@@ -19,6 +19,7 @@ from plsc_mae.config.parity import ParityConfig
 from plsc_mae.config.plan import planned
 from plsc_mae.config.resolve import parse
 from plsc_mae.config.schema import suggest
+from plsc_mae.config.synonyms import hint_at_command
 from plsc_mae.config.tools import (
     CompareConfig,
     DemoDataConfig,
@@ -272,7 +273,8 @@ def _find(argv: Sequence[str]) -> tuple[str, list[str]]:
     if family and argv[1:2] in ([], ["-h"], ["--help"]):
         return "", [f"{argv[0]} "]
     name = " ".join(argv[: 2 if family else 1])
-    hint = suggest(name, family or COMMANDS) or f"; plsc-mae {f'{argv[0]} ' if family else ''}--help lists them"
+    hint = "" if family else hint_at_command(name, COMMANDS)
+    hint = hint or suggest(name, family or COMMANDS) or f"; plsc-mae {f'{argv[0]} ' if family else ''}--help lists them"
     raise ConfigError(f"unknown command '{name}'{hint}")
 
 

@@ -16,6 +16,7 @@ import yaml
 from plsc_mae.config import PHASES, TrainingConfig
 from plsc_mae.config.help import Entry, Usage, render
 from plsc_mae.config.schema import Value, build, coerce, options, suggest, vocabulary, without_none
+from plsc_mae.config.synonyms import hint_at_option
 from plsc_mae.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -155,7 +156,8 @@ def _without_training_options(values: Mapping[str, Value], cls: type, path: str,
     own = vocabulary(cls)
     for name, value in values.items():
         if name not in own | training:
-            raise ConfigError(f"unknown key {value.origin!r}{suggest(name, sorted(own | training))}")
+            hint = hint_at_option(name, own | training) or suggest(name, sorted(own | training))
+            raise ConfigError(f"unknown key {value.origin!r}{hint}")
     ignored = [name for name in values if name in training - own]
     if listed := [name for name in ignored if name not in ("phase", "method")]:
         logger.info("%s: ignored options of training that %s does not use: %s", path, prog, ", ".join(listed))
@@ -300,4 +302,13 @@ def _unknown(where: str, name: str, cls: type, configs: Mapping[str, type]) -> s
         if other is not cls and name in {option.name for option in options(other)}:
             return f"{where} belongs to method '{other.method}'; this run is '{method}'"  # type: ignore[attr-defined]
     kind = "flag" if where.startswith("-") and not where.startswith("-o ") else "key"
-    return f"unknown {kind} {where!r}{suggest(name, sorted(vocabulary(cls))) or '; --help lists the options'}"
+    known = vocabulary(cls)
+    hint = hint_at_option(name, known) or _hint_at_phase(name, cls) or suggest(name, sorted(known))
+    return f"unknown {kind} {where!r}{hint or '; --help lists the options'}"
+
+
+def _hint_at_phase(name: str, cls: type) -> str:
+    """Return the end of a message about an option that only other kinds of training have, else ""."""
+    own = getattr(cls, "phase", "")
+    owners = [phase for phase in PHASES if any(name in vocabulary(config) for config in PHASES[phase].values())]
+    return f"; it is an option of {' and '.join(owners)}, not of {own}" if own and owners and own not in owners else ""
