@@ -66,8 +66,9 @@ def parse(
     file_values = _without_training_options(file_values, cls, early.config, prog)
     values: dict[str, Value] = {}
     for layer in (file_values, overrides, flags):
-        values.update(_live(layer, cls, configs))
-    return build(cls, values)
+        live = _live(layer, cls, configs)
+        values.update(_one_rate(live, cls, is_file=layer is file_values))
+    return _build(cls, values)
 
 
 def from_mapping(values: Mapping[str, Any], configs: Mapping[str, type], where: str) -> Any:
@@ -78,7 +79,7 @@ def from_mapping(values: Mapping[str, Any], configs: Mapping[str, type], where: 
     """
     raw = {name: Value(value, f"{where}: {name}") for name, value in values.items()}
     cls = configs[_named_method(argparse.Namespace(model=None, method=None), raw, configs) or next(iter(configs))]
-    return build(cls, _live(raw, cls, configs))
+    return _build(cls, _live(raw, cls, configs))
 
 
 def load_config(path: str, **overrides: Any) -> TrainingConfig:
@@ -94,6 +95,41 @@ def load_config(path: str, **overrides: Any) -> TrainingConfig:
     values = {name: value.raw for name, value in read_yaml(path).items()} | overrides
     phase = values.get("phase", "pretrain")
     return from_mapping(values, PHASES[_known_phase(phase, path)], path)
+
+
+def _build(cls: type, values: Mapping[str, Value]) -> Any:
+    """Build a config; defaults that the values rule out are adapted, which is logged."""
+    if not issubclass(cls, TrainingConfig):
+        return build(cls, values)
+    hints = typing.get_type_hints(cls)
+    given = {name: coerce(value, hints[name]) for name, value in values.items()}
+    adapted = cls.adapted_defaults(given)
+    for _, reason in adapted.values():
+        logger.info(reason)
+    return build(cls, {**values, **{name: Value(value, name) for name, (value, _) in adapted.items()}})
+
+
+def _one_rate(live: dict[str, Value], cls: type, *, is_file: bool) -> dict[str, Value]:
+    """Return the options of one source with either `lr` or `blr`, of which the later source wins.
+
+    A file may have both, as the config.yaml of earlier runs does; then `lr` applies, as always. Methods without a
+    default `blr` refuse it beside `lr`, see `TrainingConfig`.
+
+    Raises:
+        ConfigError: the command line has both.
+    """
+    if getattr(cls, "blr", None) is None:
+        return live
+    lr, blr = (live.get(name, Value(None, "")) for name in ("lr", "blr"))
+    absolute, base = (coerce(value, float | None) is not None for value in (lr, blr))
+    if absolute and base and not is_file:
+        raise ConfigError(
+            f"{lr.origin} {lr.raw} and {blr.origin} {blr.raw} contradict each other: lr is the learning rate, blr is a "
+            "rate per 256 images that is scaled with the batch; give one of them"
+        )
+    if absolute:
+        return {**live, "blr": Value(None, "")}
+    return {**live, "lr": Value(None, "")} if base else live
 
 
 # ------------------------------------------------------------------------------------------------ sources

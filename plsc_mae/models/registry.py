@@ -69,6 +69,12 @@ VARIANTS: dict[str, Variant] = _MAE_VARIANTS | {
     f"{name}_dec512d8b": _MAE_VARIANTS[name]
     for name in ("mae_vit_base_patch16", "mae_vit_large_patch16", "mae_vit_huge_patch14")
 }
+# The decoder of base, 512 wide with 8 blocks, is several times as large as the encoders of tiny and small.
+SMALL_DECODER = {"decoder_embed_dim": 192, "decoder_depth": 4, "decoder_num_heads": 3}
+VARIANTS |= {
+    f"{name}_dec192d4b": Variant(MAE, {**_MAE_VARIANTS[name].arguments, **SMALL_DECODER})
+    for name in ("mae_vit_tiny_patch16", "mae_vit_small_patch16")
+}
 
 
 # BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch (modeling_pretrain.py): shared arguments, then those of each.
