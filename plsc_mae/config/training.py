@@ -231,7 +231,7 @@ class TrainingConfig:
             raise ConfigError(f"input_size: expected one side or height and width, got {self.input_size}")
         if self.warmup_epochs > self.epochs:
             raise ConfigError(
-                f"--warmup_epochs {self.warmup_epochs:g} exceeds --epochs {self.epochs}; lower --warmup_epochs"
+                f"warmup_epochs ({self.warmup_epochs:g}) exceeds epochs ({self.epochs}); lower --warmup_epochs"
             )
         if self.lr is None and self.blr is None:
             raise ConfigError("a learning rate is needed: --lr, or --blr for one that scales with the batch")
