@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -121,14 +119,10 @@ def test_an_error_in_one_process_is_an_error_in_all(monkeypatch, others):
 
 @pytest.mark.once
 @pytest.mark.long
-def test_a_real_launch(tmp_path):
-    environ = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", str(tmp_path)]
-    command += [str(ROOT / "main_doctor.py"), "--distributed"]
-    run = subprocess.run(
-        command, env={**environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+def test_a_real_launch(tmp_path, fork_server):
+    launched = fork_server.launch([ROOT / "main_doctor.py", "--distributed"], 2, tmp_path)
+    output, _ = launched.communicate(120)
+    assert launched.returncode == 0, output
     for rank in range(2):
         told = (tmp_path / f"workerlog.{rank}").read_text()
         assert "sums of float32 over 2 processes are exact" in told
