@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import re
 from typing import NamedTuple
 
 import numpy as np
 import paddle
 
-from plsc_mae.analysis.features import FeatureDataset, encode_dataset
+from plsc_mae.analysis.features import FeatureDataset, encode_dataset, require_finite_features
 from plsc_mae.config import ClassifyConfig, FinetuneConfig, LinprobeConfig
 from plsc_mae.data.cifar import CifarDataset, CifarImages, read_cifar
 from plsc_mae.data.imagefolder import ImageDataset, ImageList, find_images, find_validation, require_classes
 from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.transforms import Transform
-from plsc_mae.errors import ConfigError
+from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.loading.classifier_weights import load_classifier_weights, start_from_pretraining
 from plsc_mae.methods.classify import (
     ClassifyTask,
@@ -197,6 +198,7 @@ def _cached(model: ImageClassifier, config: ClassifyConfig, images: Images, worl
             num_workers=count_workers(config.num_workers),
             title=f"encoding {name}",
         )
+        require_finite_features(arrays, "the encoder")
         parts.append(FeatureDataset(arrays["features"], np.asarray(split.labels)) if arrays else None)
     if world.is_main:
         logger.info("--cache_features: encoded the evaluation crop of every image; the recipe itself uses random crops")
@@ -287,6 +289,11 @@ def _print_accuracies(evaluation: Evaluation, world: World) -> None:
     metrics = evaluation().metrics
     if world.is_main:
         top1, top5, loss = (metrics[f"test_{name}"] for name in ("acc1", "acc5", "loss"))
+        if not math.isfinite(loss):
+            raise CheckpointError(
+                f"the loss of the evaluation is {loss}: the weights are too large for float32; evaluate an earlier "
+                "checkpoint of the run"
+            )
         print(f"* Acc@1 {top1:.3f} Acc@5 {top5:.3f} loss {loss:.3f}, {len(evaluation.loader.dataset)} images")
 
 
