@@ -87,6 +87,11 @@ class ClassifyConfig(TrainingConfig):
         super().__post_init__()
         if self.micro_batches is not None and self.pipeline_parallel == 1:
             raise ConfigError("--micro_batches divides a batch for a pipeline; give --pipeline_parallel with it")
+        if self.probe != "none" and self.batch_size == 1 and not self.eval:
+            raise ConfigError(
+                "--batch_size 1 is too small for a probe: its batch norm takes mean and variance over the images of a "
+                "batch in one process; give --batch_size 2 or more, better 16"
+            )
         if self.eval and not (self.resume or self.finetune):
             raise ConfigError("--eval needs a classifier to evaluate: --resume FILE")
         if self.eval and self.disable_eval_during_finetuning:
