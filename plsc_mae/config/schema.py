@@ -213,9 +213,11 @@ def plain_values(config: object) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def to_line(config: object) -> str:
-    """Return all options as one line of `key=value` pairs."""
-    return " ".join(f"{name}={value!r}" for name, value in plain_values(config).items())
+def changed_values(config: object) -> dict[str, Any]:
+    """Return the options of a config that differ from its defaults, as plain data in declaration order."""
+    defaults = {item.name: item.default for item in options(type(config))}
+    values = plain_values(config)
+    return {name: values[name] for name, default in defaults.items() if getattr(config, name) != default}
 
 
 def to_yaml(config: object, header: str = "") -> str:

@@ -6,14 +6,14 @@ The commands `pretrain`, `finetune`, `linprobe`, `bench step` and `plan --measur
 from __future__ import annotations
 
 import logging
-import textwrap
 from collections.abc import Sequence
 
 import paddle
 from paddle import nn
 
+from plsc_mae import console
 from plsc_mae.config import PretrainConfig, TrainingConfig
-from plsc_mae.config.schema import to_line
+from plsc_mae.config.schema import changed_values
 from plsc_mae.data.imagefolder import ImageDataset, find_images
 from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
 from plsc_mae.data.sampler import EpochBatchSampler
@@ -60,9 +60,10 @@ def training_world(config: TrainingConfig) -> World:
 
 
 def log_options(config: TrainingConfig, world: World) -> None:
-    """Log all options in the main process."""
+    """Log the options that differ from the defaults of the method, in the main process; config.yaml has all."""
     if world.is_main:
-        logger.info("options: %s", textwrap.fill(to_line(config), 120, subsequent_indent="  "))
+        changed = " ".join(f"{name}={value!r}" for name, value in changed_values(config).items())
+        logger.info(console.wrap(f"options of {config.method} {config.phase} that differ from its defaults: {changed}"))
 
 
 def pretraining_dataset(config: PretrainConfig, method: Method[PretrainConfig], *, view: bool = False) -> ImageDataset:
