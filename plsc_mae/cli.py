@@ -183,7 +183,7 @@ def _run(argv: list[str]) -> int:
         return stop.exit_code
     except KeyboardInterrupt as interrupt:
         details = f": {interrupt}" if str(interrupt) else ""
-        console.write_error(console.interruption(f"plsc-mae: interrupted{details}"))
+        console.write_error(f"plsc-mae: interrupted{details}", interrupted=True)
         return failure_detector.end("interrupted", 130)
     except Exception as error:
         failure_detector.end_by(error)

@@ -41,10 +41,16 @@ def write_line(text: str) -> None:
         print(text, flush=True)
 
 
-def write_error(text: str) -> None:
-    """Write a sentence to standard error, above progress bars; on a terminal it is wrapped."""
+def write_error(text: str, *, interrupted: bool = False) -> None:
+    """Write a sentence to standard error, above progress bars; on a terminal it is wrapped.
+
+    Args:
+        text: the sentence.
+        interrupted: whether Ctrl-C was pressed, which a terminal echoes as ^C.
+    """
     with _bars_hidden(sys.stderr):
-        print(_fitted(text, sys.stderr), file=sys.stderr, flush=True)
+        fitted = _fitted(text, sys.stderr)
+        print(after_interrupt(fitted) if interrupted else fitted, file=sys.stderr, flush=True)
 
 
 def _fitted(text: str, stream: TextIO) -> str:
@@ -52,7 +58,7 @@ def _fitted(text: str, stream: TextIO) -> str:
     return wrap(text, shutil.get_terminal_size().columns) if stream.isatty() else text
 
 
-def interruption(text: str) -> str:
+def after_interrupt(text: str) -> str:
     """Return `text` for standard error, on a new line if a terminal has just echoed ^C."""
     return f"{ERASE_LINE}\n{text}" if sys.stderr.isatty() else text
 

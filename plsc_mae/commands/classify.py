@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import re
@@ -12,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
+from plsc_mae import weights
 from plsc_mae.analysis.features import FeatureDataset, encode_dataset
 from plsc_mae.config import ClassifyConfig, LinprobeConfig
 from plsc_mae.data.cifar import CifarDataset, CifarImages, read_cifar
@@ -213,8 +213,9 @@ def _load(model: ImageClassifier, config: ClassifyConfig, resumed: Path | None) 
     elif config.finetune:
         _log_start(config.finetune, start_from_pretraining(model, config))
     elif resumed is not None:
-        if isinstance(config, LinprobeConfig) and config.cache_features:  # encoded before the trainer restores them
-            _log_start(str(resumed), start_from_pretraining(model, dataclasses.replace(config, finetune=str(resumed))))
+        if isinstance(config, LinprobeConfig) and config.cache_features:  # encodes before the trainer restores weights
+            report = weights.load(model.encoder, resumed, prefix="encoder.")
+            logger.info("%s: loaded %d tensors of the encoder, to encode every image", resumed, len(report.matched))
     else:
         logger.warning("without --finetune the encoder starts from random weights")
 

@@ -74,7 +74,7 @@ class StopRequest:
             self.signal, self._received_at = number, time.monotonic()
             message = f"plsc-mae: {signal.Signals(number).name}: the run will save and stop after this update\n"
             if number == signal.SIGINT:
-                message = console.interruption(message)
+                message = console.after_interrupt(message)
             with contextlib.suppress(OSError):
                 os.write(2, message.encode())  # print is not reentrant
 

@@ -239,7 +239,7 @@ class RunState:
         for name, before in stored.meta["args"].items():
             now = current.get(name, before)
             if now != before and name not in UNREPORTED_OPTIONS:
-                logger.info("option --%s changed from %s to %s since the checkpoint", name, before, now)
+                logger.info("option --%s changed from %r to %r since the checkpoint", name, before, now)
         return progress
 
     def restore(self, stored: Checkpoint) -> Progress:

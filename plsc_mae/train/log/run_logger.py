@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -122,7 +123,8 @@ class RunLogger:
     def start_epoch(self, epoch: int, total: int, done: int) -> None:
         """Show the progress bar of an epoch if stderr is a terminal: `done` of `total` iterations."""
         if self.active and sys.stderr.isatty():
-            self._bar = tqdm(total=total, initial=done, desc=f"epoch {epoch}", unit="it", leave=False)
+            width = shutil.get_terminal_size().columns - 3  # leaves room for an echoed ^C, so that it can be erased
+            self._bar = tqdm(total=total, initial=done, desc=f"epoch {epoch}", unit="it", leave=False, ncols=width)
 
     def tick(self) -> None:
         """Advance the progress bar by one iteration."""
