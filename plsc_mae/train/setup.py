@@ -11,9 +11,8 @@ from collections.abc import Sequence
 import paddle
 from paddle import nn
 
-from plsc_mae import console
 from plsc_mae.config import PretrainConfig, TrainingConfig
-from plsc_mae.config.schema import changed_values
+from plsc_mae.config.schema import to_line
 from plsc_mae.data.imagefolder import ImageDataset, find_images
 from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
 from plsc_mae.data.sampler import EpochBatchSampler
@@ -62,8 +61,8 @@ def training_world(config: TrainingConfig) -> World:
 def log_options(config: TrainingConfig, world: World) -> None:
     """Log the options that differ from the defaults of the method, in the main process; config.yaml has all."""
     if world.is_main:
-        changed = " ".join(f"{name}={value!r}" for name, value in changed_values(config).items())
-        logger.info(console.wrap(f"options of {config.method} {config.phase} that differ from its defaults: {changed}"))
+        changed = to_line(config, changed_only=True)
+        logger.info("options of %s %s that differ from its defaults: %s", config.method, config.phase, changed)
 
 
 def pretraining_dataset(config: PretrainConfig, method: Method[PretrainConfig], *, view: bool = False) -> ImageDataset:
