@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from plsc_mae.analysis.features import Encode, encode_images
+from plsc_mae.analysis.features import Encode, encode_images, require_finite_features
 from plsc_mae.config.tools import ViewConfig
 from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.imagefolder import ImageList
@@ -54,6 +54,9 @@ def encode_labeled(
     """Compute the features of labeled images, cropped to `size` = (H, W); all processes must call.
 
     `encode` must return a single kind of features. `pixel_range` and `report` are those of `encode_images`.
+
+    Raises:
+        CheckpointError: a feature is NaN or infinite.
     """
     transform, workers = center_crop(config, size), count_workers(config.num_workers)
     parts, unreadable = [], 0
@@ -68,6 +71,7 @@ def encode_labeled(
             pixel_range=pixel_range,
             report=report,
         )
+        require_finite_features(encoded.arrays, "the encoder")
         parts += [LabeledFeatures(features, images.labels[encoded.kept]) for features in encoded.arrays.values()]
         unreadable += len(encoded.unreadable)
     return EncodedLists(parts, unreadable)

@@ -131,7 +131,7 @@ def _print_times(
 def run_data(config: PretrainConfig) -> None:
     """Print the images per second of the loader without a network: decoding, cropping, resizing, batching, transfer."""
     world = World(config.device)
-    config = settle_pixel_range(config)
+    config = settle_pixel_range(config, None)
     dataset = pretraining_dataset(config, load_method(config.method))
     steps = config.max_train_step or DEFAULT_STEPS
     counts = [0, 1, 2] if config.num_workers is None else [config.num_workers]
@@ -169,5 +169,5 @@ def _batches(config: PretrainConfig, world: World) -> Iterator[Batch]:
     method = load_method(config.method)
     if not config.data_path:
         return itertools.repeat(random_batch(method.train_transform(config), config.batch_size, config.seed))
-    loader = training_loader(pretraining_dataset(settle_pixel_range(config), method), config, world)
+    loader = training_loader(pretraining_dataset(settle_pixel_range(config, None), method), config, world)
     return itertools.chain.from_iterable(itertools.repeat(loader))

@@ -11,7 +11,7 @@ import numpy as np
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from plsc_mae.analysis.features import encode_images
+from plsc_mae.analysis.features import encode_images, require_finite_features
 from plsc_mae.commands.pictures import find_pictures
 from plsc_mae.commands.results import exit_code, require_free, summarize
 from plsc_mae.config.tools import PredictConfig
@@ -93,6 +93,7 @@ def predict(trained: LoadedClassifier, images: ImageList, world: World, config: 
     )
     if not arrays:
         return Predictions([], len(unreadable))
+    require_finite_features({"probabilities": arrays["probabilities"]}, config.model_path)
     rows = zip(
         kept.tolist(), arrays["indices"].astype(np.int64).tolist(), arrays["probabilities"].tolist(), strict=True
     )

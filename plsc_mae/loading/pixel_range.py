@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
-
 from plsc_mae import weights
 from plsc_mae.config import TrainingConfig
 from plsc_mae.data.decode import read_content
@@ -25,19 +23,18 @@ ConfigT = TypeVar("ConfigT", bound=TrainingConfig)
 logger = logging.getLogger(__name__)
 
 
-def settle(config: ConfigT, images: ImageList | None) -> ConfigT:
+def settle(config: ConfigT, images: ImageList | None, checkpoint: str | Path | None) -> ConfigT:
     """Return the config of a training run with its range as two numbers, or None without one.
-
-    Without --pixel_range, a run takes the range of the checkpoint that it resumes or starts from.
 
     Args:
         config: options of the run.
         images: images from which `auto` determines the range.
+        checkpoint: checkpoint that the run resumes, evaluates or starts from, whose range is the default.
 
     Raises:
         ConfigError: --pixel_range is malformed.
     """
-    found = choose(config.pixel_range, _origins(config), images)
+    found = choose(config.pixel_range, [checkpoint] if checkpoint else [], images)
     values = None if found is None else tuple(f"{value:g}" for value in found)
     return dataclasses.replace(config, pixel_range=values)
 
@@ -47,7 +44,7 @@ def choose(given: Sequence[str] | None, origins: Sequence[str | Path], images: I
 
     Args:
         given: the value of --pixel_range.
-        origins: checkpoints, or the config.yaml of a run; the first one that stores a range decides.
+        origins: checkpoints; the first one that stores a range decides.
         images: images from which `auto` determines the range.
 
     Raises:
@@ -102,27 +99,13 @@ def _automatic(images: ImageList | None) -> PixelRange | None:
     return found
 
 
-def _origins(config: TrainingConfig) -> list[str | Path]:
-    """Return the files that may store the range of a training run, the most specific first."""
-    if config.resume:
-        return [config.resume]
-    if config.auto_resume and (Path(config.output_dir) / "config.yaml").is_file():
-        return [Path(config.output_dir) / "config.yaml"]
-    start = getattr(config, "finetune", "")
-    return [start] if start else []
-
-
 def _stored(origin: str | Path) -> list[str] | None:
-    """Return the range that a checkpoint or a config file stores; None without one or if the file cannot be read."""
-    path = Path(origin)
+    """Return the range that a checkpoint stores; None without one or if the file cannot be read."""
+    if Path(origin).suffix != OWN_SUFFIX:
+        return None
     try:
-        if path.suffix == OWN_SUFFIX:
-            options = weights.read(path).meta.get("args")
-        elif path.suffix == ".yaml":
-            options = yaml.safe_load(path.read_text(encoding="utf-8"))
-        else:
-            return None
-    except (CheckpointError, OSError, ValueError, yaml.YAMLError):  # reported when the file is used
+        options = weights.read(origin).meta.get("args")
+    except CheckpointError:  # reported when the weights are loaded
         return None
     values = options.get(OPTION) if isinstance(options, dict) else None
     return [str(value) for value in values] if isinstance(values, (list, tuple)) and values else None

@@ -5,11 +5,14 @@ n images, D width.
 
 from __future__ import annotations
 
+import logging
+import math
+
 import numpy as np
 from paddle import Tensor
 
 from plsc_mae.analysis.features import Encoded, encode_images, select_tokens
-from plsc_mae.analysis.health import feature_health
+from plsc_mae.analysis.health import EXTREMES, feature_health
 from plsc_mae.analysis.knn import knn_accuracy
 from plsc_mae.config import PretrainConfig
 from plsc_mae.data.classify import evaluation_transform
@@ -22,7 +25,10 @@ from plsc_mae.train.observers.base import Observation
 from plsc_mae.train.precision import autocast, choose_precision
 from plsc_mae.train.signals import StopRequest
 
+logger = logging.getLogger(__name__)
+
 MEAN = "mean"
+TYPICAL = "nothing in masked pre-training spreads the features: a high feature_cosine is usual, see docs/training.md"
 HEALTH_IMAGES = 4096  # limit, because the cost of pairs and singular values grows faster than the number of images
 
 
@@ -55,7 +61,7 @@ class FeatureWatch:
     ) -> None:
         self.task, self.normalize, self.bank, self.queries = task, normalize, bank, queries
         self.config, self.world, self.num_workers = config, world, num_workers
-        self.every = config.knn_freq
+        self.every, self.explained = config.knn_freq, False
         self._reported = False  # whether unreadable images have been named
         self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)
 
@@ -98,6 +104,10 @@ class FeatureWatch:
         known, asked = bank.arrays[MEAN], queries.arrays[MEAN]
         labels = self.bank.labels[bank.kept], self.queries.labels[queries.kept]
         (accuracy,) = knn_accuracy(known, labels[0], asked, labels[1], [min(self.config.knn_k, len(known))])
+        if not self.explained:
+            self.explained = True
+            logger.info("%s", "; ".join(f"{name} {meaning}" for name, meaning in EXTREMES.items()))
+            logger.info("1/sqrt(width) is %.3g; %s", 1 / math.sqrt(asked.shape[1]), TYPICAL)
         count = min(len(asked), HEALTH_IMAGES)
         spaced = asked[np.arange(count) * len(asked) // count]
         return {"knn_acc1": accuracy.top1, **feature_health(spaced)}
