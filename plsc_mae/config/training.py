@@ -143,7 +143,11 @@ class TrainingConfig:
     image_backend: Literal["pil", "opencv"] = _data(
         "pil", "decoder and resizer: pil gives the pixels of the original code, opencv is faster"
     )
-    bad_image: Literal["error", "skip"] = _data("error", "response to an image that cannot be decoded")
+    bad_image: Literal["error", "skip"] = _data(
+        "error",
+        "response to an image that cannot be decoded: error ends the run; skip uses another image in training and "
+        "leaves the image out of evaluation",
+    )
     check_data: bool = _data(True, "check the headers of all image files before the first update")
     pixel_range: tuple[str, ...] | None = _data(None, PIXEL_RANGE, metavar="VALUE")
     num_workers: int | None = _data(

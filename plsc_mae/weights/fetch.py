@@ -111,6 +111,8 @@ def fetch(
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise ConfigError(f"cannot fetch {url}: expected a URL that starts with https:// or http://")
     partial = path.with_name(f"{path.name}.partial")
+    if _size(partial) and not _notes(partial).exists():
+        raise CheckpointError(f"{partial} exists and was not downloaded by this command; move it, or remove it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _download(url, partial, retries, timeout, pause)

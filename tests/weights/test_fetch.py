@@ -213,15 +213,16 @@ def test_without_a_version_the_download_starts_again(server, target, logged, eta
     assert any("from the beginning" in line for line in logged())
 
 
-def test_an_unknown_partial_file_is_not_continued(server, target):
+def test_an_unknown_partial_file_is_neither_continued_nor_replaced(server, target):
     target.parent.mkdir()
     partial(target).write_bytes(b"something else")
-    get(server, target)
+    with pytest.raises(CheckpointError, match=f"{partial(target)} exists"):
+        get(server, target)
+    assert partial(target).read_bytes() == b"something else"
     partial(target).write_bytes(DATA[:1000])
     partial(target).with_name(partial(target).name + ".json").write_text("{broken")
-    target.unlink()
     get(server, target)
-    assert [wanted for _, wanted in server.asked] == [None, None]
+    assert [wanted for _, wanted in server.asked] == [None]
 
 
 def test_a_server_without_ranges_sends_all_of_it(server, target, logged):
