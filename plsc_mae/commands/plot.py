@@ -62,6 +62,7 @@ def run(config: PlotConfig) -> None:
     rates.set_ylabel("learning rate", color="tab:orange")
     figure.tight_layout()
     print(_save(figure, config, folder))
+    plt.close(figure)
 
 
 def _label(name: str) -> str:

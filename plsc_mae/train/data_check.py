@@ -71,9 +71,11 @@ def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageLi
         entries[name] = {"root": images.root, "images": len(images), "digest": digest, "bad": bad}
     if world.is_main and (any(found.values()) or any(len(images) >= KEPT_FILES for images in lists.values())):
         _write(path, entries)
-    for name, images in lists.items():
-        if found[name]:
-            _report(images, found[name], path, config, world)
+    texts = [_describe(images, found[name]) for name, images in lists.items() if found[name]]
+    if texts and config.bad_image == "error":
+        raise DataError(f"{'; '.join(texts)}; {path} lists them; repair or remove the files, or pass --bad_image skip")
+    if texts and world.is_main:
+        logger.warning("%s; they are skipped, and %s lists them", "; ".join(texts), path)
     return found
 
 
@@ -111,15 +113,11 @@ def _reason(path: str, notes: int, values: PixelRange | None) -> str:
     return examine_file(path, values).reason or f"{path} could not be read"
 
 
-def _report(images: ImageList, bad: list[BadFile], path: Path, config: TrainingConfig, world: World) -> None:
-    """Log the first bad files of a list, or raise DataError with their names."""
+def _describe(images: ImageList, bad: list[BadFile]) -> str:
+    """Return the number of bad files of a list and the reasons of the first ones."""
     first = "; ".join(file.reason for file in bad[:_NAMED_FILES])
     more = f"; and {len(bad) - _NAMED_FILES} more" if len(bad) > _NAMED_FILES else ""
-    text = f"{len(bad)} of {len(images)} files of {images.root} cannot be used: {first}{more}; {path} lists them"
-    if config.bad_image == "error":
-        raise DataError(f"{text}; repair or remove them, or pass --bad_image skip")
-    if world.is_main:
-        logger.warning("%s; they are skipped", text)
+    return f"{len(bad)} of {len(images)} files of {images.root} cannot be used: {first}{more}"
 
 
 def _digest(images: ImageList, values: PixelRange | None) -> str:

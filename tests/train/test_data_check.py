@@ -44,6 +44,8 @@ def test_a_run_ends_before_any_update_with_all_bad_files(finetune, damaged, tmp_
     assert code == 2
     assert "trainable parameters" not in out
     assert "2 of 120 files" in err
+    assert "3 of 20 files" in err
+    assert err.count("\n") == 1
     assert f"{damaged}/train/dark/bright0.png: it is not an image" in err
     assert "--bad_image skip" in err
     entries = json.loads((tmp_path / "out/data_check.json").read_text())
