@@ -47,6 +47,12 @@ class ClassifyConfig(TrainingConfig):
     )
     model_prefix: str = _classifier("", "additional prefix of the encoder's parameter names", metavar="PREFIX")
     nb_classes: int | None = _classifier(None, "number of classes [as in the data]", within="[1, inf)")
+    classes: str = _classifier(
+        "",
+        "text file with the class names of the classifier given by --resume with --eval or by --finetune, one per line "
+        "in the order of its outputs [those in the checkpoint]",
+        metavar="FILE",
+    )
     global_pool: bool = _classifier(True, "classify the mean of the patch tokens; else the class token")
     drop_path: float = _classifier(0.1, "stochastic depth rate of the last block", within="[0, 1)", metavar="RATE")
 

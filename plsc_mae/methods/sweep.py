@@ -27,6 +27,7 @@ class SweepTask(ClassifyTask):
         config: the run's options.
         num_classes: number of classes K.
         classes: names of the classes.
+        numbered: see `ClassifyTask`.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class SweepTask(ClassifyTask):
         config: LinprobeConfig,
         num_classes: int,
         classes: Sequence[str] = (),
+        *,
+        numbered: bool = False,
     ) -> None:
-        super().__init__(model, normalize, config, num_classes, classes)
+        super().__init__(model, normalize, config, num_classes, classes, numbered=numbered)
         assert config.lr_sweep
         self.rates = config.lr_sweep
         self.peak = config.blr if config.lr is None else config.lr
@@ -58,8 +61,9 @@ class SweepTask(ClassifyTask):
     def scores(self, batch: Batch) -> dict[str, Tensor]:
         """Return cross entropy and top-1 accuracy (0 or 100) of every image for every layer."""
         scores: dict[str, Tensor] = {}
+        labels = self.class_order.outputs_of(batch["label"])
         for name, logits in zip(self.names, self.logits(self.prepare(batch)), strict=True):
-            found = classification_scores(logits, batch["label"])
+            found = classification_scores(logits, labels)
             scores |= {f"{score}_{name}": found[score] for score in ("loss", "acc1")}
         return scores
 
