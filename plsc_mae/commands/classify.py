@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from plsc_mae import weights
 from plsc_mae.analysis.features import FeatureDataset, encode_dataset
 from plsc_mae.config import ClassifyConfig, LinprobeConfig
 from plsc_mae.data.cifar import CifarDataset, CifarImages, read_cifar
-from plsc_mae.data.classes import label_warnings, log_class_warnings
+from plsc_mae.data.classes import ClassOrder, label_warnings, log_class_warnings
 from plsc_mae.data.imagefolder import ImageDataset, ImageList, find_images, find_validation, require_classes
 from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
 from plsc_mae.data.sampler import EpochBatchSampler
@@ -57,8 +56,7 @@ class Images(NamedTuple):
     train: LabeledImages | None
     val: LabeledImages | None
     num_classes: int
-    classes: tuple[str, ...]
-    numbered: bool
+    class_order: ClassOrder
 
 
 class Trained(NamedTuple):
@@ -87,7 +85,8 @@ def run(config: ClassifyConfig) -> None:
     log_options(config, world)
     paddle.seed(config.seed)
     model = build_classifier(config, images.num_classes)
-    _load(model, config, trained, images.classes)
+    _load(model, config, trained, images.class_order)
+    del trained  # all tensors of the file
     share_network(model, config, world)
     if world.pipeline.size > 1:
         _keep_stage(model, config, world)
@@ -141,7 +140,7 @@ def _find_training_images(config: ClassifyConfig) -> Images:
         raise ConfigError(
             f"--nb_classes {num_classes} is fewer than the {len(train.classes)} classes of {train.source}{starts_at_1}"
         )
-    return Images(train, val, num_classes, train.classes, train.numbered)
+    return Images(train, val, num_classes, ClassOrder(train.classes, numbered=train.numbered))
 
 
 def _find_evaluation_images(config: ClassifyConfig, head: Head) -> Images:
@@ -164,7 +163,7 @@ def _find_evaluation_images(config: ClassifyConfig, head: Head) -> Images:
         found = find_images(config.eval_data_path or config.data_path, "val")
         require_classes(found, "evaluation")
         val = number_by_outputs(found, head)
-    return Images(None, val, head.outputs, val.classes, val.numbered)
+    return Images(None, val, head.outputs, ClassOrder(val.classes))
 
 
 def _require_data_path(config: ClassifyConfig) -> None:
@@ -233,7 +232,7 @@ def _read_trained(config: ClassifyConfig) -> Trained:
     return Trained(stored, read_head(base_of(stored), config.classes))
 
 
-def _load(model: ImageClassifier, config: ClassifyConfig, trained: Trained | None, classes: Sequence[str]) -> None:
+def _load(model: ImageClassifier, config: ClassifyConfig, trained: Trained | None, classes: ClassOrder) -> None:
     """Load and log the weights of the classifier to evaluate, or those that the run starts from."""
     if trained is not None:
         logger.info("%s: %s", trained.head.source, load_classifier_weights(model, trained.checkpoint))
@@ -244,10 +243,10 @@ def _load(model: ImageClassifier, config: ClassifyConfig, trained: Trained | Non
 
 
 def _task(model: ImageClassifier, config: ClassifyConfig, images: Images, world: World) -> ClassifyTask | PipelinedTask:
-    parts = build_normalize(config), config, images.num_classes, images.classes
+    parts = build_normalize(config), config, images.num_classes, images.class_order
     if isinstance(config, LinprobeConfig) and config.lr_sweep:
-        return SweepTask(model, *parts, numbered=images.numbered)  # type: ignore[arg-type]
-    task = ClassifyTask(model, *parts, numbered=images.numbered)
+        return SweepTask(model, *parts)  # type: ignore[arg-type]
+    task = ClassifyTask(model, *parts)
     if world.pipeline.size == 1:
         return task
     return PipelinedTask(task, world, config.micro_batches, frozen=config.probe != "none")

@@ -2,7 +2,7 @@
 
 The number of a class depends on the other classes of its data set, so only names identify classes. Names are compared
 exactly; if that fails, without surrounding blanks and in Unicode's composed form (macOS writes decomposed file names);
-if that fails and all names are numbers, by value, so folder 7 is class 07. The labels of a list file may also be the
+if that fails, numbers are also compared by value, so folder 7 is class 07. The labels of a list file may also be the
 class numbers of a reference whose classes have other names.
 """
 
@@ -103,7 +103,7 @@ class ClassOrder:
 
     Args:
         names: class names in the order of the labels of the data; empty if they are unknown.
-        numbered: whether the classes are the labels of a list file.
+        numbered: whether the classes are the labels of a list file, which has no other names.
 
     Attributes:
         names: class names in the order of the outputs.
@@ -117,6 +117,11 @@ class ClassOrder:
     def outputs_of(self, labels: Tensor) -> Tensor:
         """Return the output numbers [B] of labels [B]."""
         return labels if self._outputs is None else paddle.gather(self._outputs, labels)
+
+    def find_in(self, stored: Sequence[str]) -> list[int] | None:
+        """Return the number in `stored` of every class of the data, or None if `stored` has other classes."""
+        found = self._match(stored)
+        return None if found is None else found.numbers
 
     def restore(self, stored: Sequence[str] | None, path: str | Path, remedy: str) -> None:
         """Adopt the order of the classes that a checkpoint stores.
@@ -137,8 +142,8 @@ class ClassOrder:
         if not self._data_names:
             self.names = tuple(stored)
             return
-        found = _match(self._data_names, stored, numbered=self._numbered)
-        if found is None or len(stored) != len(self._data_names):
+        found = self._match(stored)
+        if found is None:
             raise CheckpointError(
                 f"{path} was trained on other classes than those of the data: {_difference(self._data_names, stored)}; "
                 f"{remedy}"
@@ -146,11 +151,9 @@ class ClassOrder:
         self.names, self._outputs = tuple(stored), paddle.to_tensor(found.numbers, dtype="int64")
         logger.info("%s", _note(self._data_names, found, "the data", Reference(stored, str(path), "")))
 
-
-def same_classes(names: Sequence[str], stored: Sequence[str]) -> list[int] | None:
-    """Return the number in `stored` of every name, or None if the two do not have the same classes."""
-    found = _match(names, stored, numbered=False)
-    return found.numbers if found is not None and len(names) == len(stored) else None
+    def _match(self, stored: Sequence[str]) -> _Found | None:
+        same_number = len(stored) == len(self._data_names)
+        return _match(self._data_names, stored, numbered=self._numbered) if same_number else None
 
 
 def class_warnings(images: LabeledImages) -> Iterator[str]:
@@ -200,24 +203,24 @@ def sorted_as_text(names: Sequence[str]) -> str | None:
 
 def _match(names: Sequence[str], known: Sequence[str], *, numbered: bool) -> _Found | None:
     """Return the number in `known` of every name and the rule that found it, or None."""
-    rules: tuple[tuple[str, Callable[[str], Hashable | None]], ...] = (
+    rules: tuple[tuple[str, Callable[[str], Hashable]], ...] = (
         ("", str),
         ("without surrounding blanks and in composed Unicode", _composed),
-        ("by value", _value),
+        ("by value", _value_or_name),
     )
     for rule, key in rules:
         numbers = _match_by(key, names, known)
         if numbers is not None:
             return _Found(numbers, rule)
     labels = [int(name) for name in names] if numbered else []
-    if labels and max(labels) < len(known) and any(_value(name) is None for name in known):
+    if labels and max(labels) < len(known) and all(_value(name) in (None, i) for i, name in enumerate(known)):
         return _Found(labels, "as class numbers")
     return None
 
 
-def _match_by(key: Callable[[str], Hashable | None], names: Sequence[str], known: Sequence[str]) -> list[int] | None:
+def _match_by(key: Callable[[str], Hashable], names: Sequence[str], known: Sequence[str]) -> list[int] | None:
     wanted, keys = [key(name) for name in names], [key(name) for name in known]
-    if None in wanted or None in keys or len(set(wanted)) < len(wanted):
+    if len(set(wanted)) < len(wanted):
         return None
     counts, numbers = Counter(keys), {name: number for number, name in enumerate(keys)}
     return [numbers[name] for name in wanted] if all(counts[name] == 1 for name in wanted) else None
@@ -233,6 +236,11 @@ def _letters(name: str) -> str:
 
 def _value(name: str) -> int | None:
     return int(name) if re.fullmatch(r"\s*[0-9]+\s*", name) else None
+
+
+def _value_or_name(name: str) -> int | str:
+    value = _value(name)
+    return _composed(name) if value is None else value
 
 
 def _note(names: Sequence[str], found: _Found, source: str, reference: Reference) -> str:
@@ -269,7 +277,7 @@ def _refusal(names: Sequence[str], images: LabeledImages, reference: Reference) 
             f"the labels of {images.source} are 1 to {len(known)}, so they seem to start at 1; expected 0 to "
             f"{len(known) - 1} for the {len(known)} classes of {reference.source}: subtract 1 from every label"
         )
-    if images.numbered and any(_value(name) is None for name in known):
+    if images.numbered and images.labels.max() >= len(known):
         return (
             f"{images.source} has labels up to {images.labels.max()}; expected 0 to {len(known) - 1} for the "
             f"{len(known)} classes of {reference.source}; {reference.remedy}"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from plsc_mae.data.cifar import CifarImages
-from plsc_mae.data.classes import LabeledImages, Reference, label_warnings, match_images, same_classes, sorted_as_text
+from plsc_mae.data.classes import ClassOrder, LabeledImages, Reference, label_warnings, match_images, sorted_as_text
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.errors import CheckpointError, DataError
 from plsc_mae.weights import Checkpoint
@@ -122,13 +121,13 @@ def number_by_outputs(images: AnyImages, head: Head) -> AnyImages:
     return images
 
 
-def head_to_keep(stored: Checkpoint, count: int, names: Sequence[str], names_file: str = "") -> list[int] | None:
+def head_to_keep(stored: Checkpoint, count: int, classes: ClassOrder, names_file: str = "") -> list[int] | None:
     """Return the stored output for each class of a run that starts from a classifier, or None to start a new head.
 
     Args:
         stored: the file, in the base naming of its dialect.
         count: number of outputs of the run's classifier.
-        names: classes of the run, in the order of its labels; empty if they are unknown.
+        classes: classes of the run.
         names_file: see `read_head`.
 
     Raises:
@@ -142,18 +141,18 @@ def head_to_keep(stored: Checkpoint, count: int, names: Sequence[str], names_fil
     if head.outputs != count:
         logger.info("%s classifies %d classes, this run %d: the head starts new", stored.path, head.outputs, count)
         return None
-    if not known or not names:
+    if not known or not classes.names:
         logger.warning(
             "the head of %s is kept because it has the %d outputs of this run, but the file stores no class names: its "
             "classes must be those of the data in the same order",
             *(stored.path, count),
         )
         return list(range(count))
-    order = same_classes(names, known)
+    order = classes.find_in(known)
     if order is None:
         logger.info("%s classifies other classes than this run: the head starts new", stored.path)
         return None
-    if tuple(names) != known:
+    if order != list(range(len(order))):
         logger.info("the outputs of %s are put into the order of this run's classes by their names", stored.path)
     return [*order, *range(len(order), count)]
 

@@ -12,6 +12,7 @@ from paddle import nn
 
 from plsc_mae import weights
 from plsc_mae.config import ClassifyConfig
+from plsc_mae.data.classes import ClassOrder
 from plsc_mae.errors import CheckpointError
 from plsc_mae.loading.class_names import head_to_keep
 from plsc_mae.loading.training_config import trained_eps
@@ -55,12 +56,12 @@ def load_into_classifier(
     norm_into_fc_norm: bool,
     model_key: str | None = None,
     model_prefix: str | None = None,
-    classes: Sequence[str] = (),
+    classes: ClassOrder | None = None,
     names_file: str = "",
 ) -> LoadReport:
     """Initialize a classifier with a checkpoint of pre-training or of another classifier.
 
-    A head is loaded only if it is for the same classes, and its outputs are then put into the order of `classes`; see
+    A head is loaded only if it is for the same classes, and its outputs are then put into their order; see
     `class_names.head_to_keep`. Learned position embeddings and relative position tables are resized to the classifier's
     grid; relative position tables that the file lacks stay at zero.
 
@@ -71,7 +72,7 @@ def load_into_classifier(
             Atten4Vis/CAE does; the MAEs do not.
         model_key: see `weights.convert.select`.
         model_prefix: see there.
-        classes: names of the classifier's classes, in the order of its outputs; empty if they are unknown.
+        classes: classes of the run; None if they are unknown.
         names_file: text file with the names of the stored classifier's outputs, in place of those in the checkpoint.
 
     Returns:
@@ -90,6 +91,7 @@ def load_into_classifier(
             f"{stored.path} holds a probe ({probe[0]}) with its encoder; expected the checkpoint of pre-training that "
             "was probed, or a fine-tuned one"
         )
+    classes = classes or ClassOrder()
     kept = head_to_keep(stored, model.num_classes, classes, names_file) if model.probe == "none" else None
     tensors = _fitted(model, stored.model, rules, norm_into_fc_norm, keep_head=kept is not None)
     fitted = dataclasses.replace(stored, model=tensors)
@@ -259,10 +261,12 @@ def _counts(report: LoadReport, missing: Sequence[str], unexpected: Sequence[str
     return str(LoadReport(report.dialect, report.matched, list(missing), list(unexpected), report.resized))
 
 
-def start_from_pretraining(model: ImageClassifier, config: ClassifyConfig, classes: Sequence[str] = ()) -> LoadReport:
+def start_from_pretraining(
+    model: ImageClassifier, config: ClassifyConfig, classes: ClassOrder | None = None
+) -> LoadReport:
     """Load the encoder of `config.finetune`, and initialize the head as the method's recipe does.
 
-    The head of a classifier of the same classes is loaded too; `classes` are the names of the run's classes.
+    The head of a classifier of the run's `classes` is loaded too.
 
     Raises:
         CheckpointError: the file does not hold that encoder.

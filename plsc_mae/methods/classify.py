@@ -7,7 +7,6 @@ The code bases differ in the network and its initial weights (`ClassifierRecipe`
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -58,8 +57,7 @@ class ClassifyTask(Task):
         normalize: converts uint8 images to the classifier's floats.
         config: the options of label smoothing, mixing, layer-wise learning rates and averaged weights.
         num_classes: number of classes K.
-        classes: names of the classes in the order of the labels. Checkpoints store them in the order of the outputs.
-        numbered: whether the classes are the labels of a list file, which has no other names.
+        class_order: classes of the run, stored in checkpoints; None if they are unknown.
     """
 
     score_names: tuple[str, ...] = ("loss", "acc1", "acc5")
@@ -70,13 +68,11 @@ class ClassifyTask(Task):
         normalize: Normalize,
         config: ClassifyConfig,
         num_classes: int,
-        classes: Sequence[str] = (),
-        *,
-        numbered: bool = False,
+        class_order: ClassOrder | None = None,
     ) -> None:
         super().__init__()
         self.model, self.normalize, self.config = model, normalize, config
-        self.class_order = ClassOrder(classes, numbered=numbered)
+        self.class_order = class_order or ClassOrder()
         self.mixup = build_mixup(config, num_classes)
         self.smoothing = config.smoothing if isinstance(config, FinetuneConfig) else 0.0
         averaged = isinstance(config, FinetuneConfig) and config.model_ema

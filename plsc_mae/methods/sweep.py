@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import paddle
 from paddle import Tensor
 
 from plsc_mae.config import LinprobeConfig
+from plsc_mae.data.classes import ClassOrder
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.methods.base import Batch, StepOutput
 from plsc_mae.methods.classify import ClassifyTask, classification_scores
@@ -26,8 +25,7 @@ class SweepTask(ClassifyTask):
         normalize: converts uint8 images to the classifier's floats.
         config: the run's options.
         num_classes: number of classes K.
-        classes: names of the classes.
-        numbered: see `ClassifyTask`.
+        class_order: classes of the run; None if they are unknown.
     """
 
     def __init__(
@@ -36,11 +34,9 @@ class SweepTask(ClassifyTask):
         normalize: Normalize,
         config: LinprobeConfig,
         num_classes: int,
-        classes: Sequence[str] = (),
-        *,
-        numbered: bool = False,
+        class_order: ClassOrder | None = None,
     ) -> None:
-        super().__init__(model, normalize, config, num_classes, classes, numbered=numbered)
+        super().__init__(model, normalize, config, num_classes, class_order)
         assert config.lr_sweep
         self.rates = config.lr_sweep
         self.peak = config.blr if config.lr is None else config.lr

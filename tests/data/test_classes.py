@@ -16,7 +16,6 @@ from plsc_mae.data.classes import (
     class_warnings,
     label_warnings,
     match_images,
-    same_classes,
     sorted_as_text,
 )
 from plsc_mae.errors import CheckpointError, DataError
@@ -76,6 +75,7 @@ def match(images: Images, *known: str):
         (listed(2, 0), ["0", "1", "2"], [2, 0], ["none of '1'"]),
         (listed(10, 2), UNPADDED, [2, 4], ["by name", "'10' is class 2"]),
         (listed(2, 1), ["1", "2"], [1, 0], []),
+        (folders("0", "10", "none"), ["00", "10", "none"], [0, 1, 2], ["by value"]),
     ],
 )
 def test_classes_are_matched(images, known, labels, mentioned):
@@ -99,6 +99,7 @@ def test_classes_are_matched(images, known, labels, mentioned):
         (listed(1, 2, 3), ["0", "1", "2"], ["1 to 3", "start at 1", "0 to 2", "subtract 1"]),
         (listed(0, 3), ["cat", "dog"], ["labels up to 3", "0 to 1", "REMEDY"]),
         (listed(0, 1, 2), ["1", "2", "3"], ["'0'", "expected only '1', '2', '3'"]),
+        (listed(0, 1), ["none", "0"], ["'1'"]),  # label 0 is both the name '0' and class number 0
     ],
 )
 def test_classes_without_a_match_are_refused(images, known, mentioned):
@@ -137,9 +138,11 @@ def test_numbers_sorted_as_text():
 
 
 def test_the_same_classes_in_another_order():
-    assert same_classes(["b", "a"], ["a", "b"]) == [1, 0]
-    assert same_classes(["a"], ["a", "b"]) is None
-    assert same_classes(["a", "c"], ["a", "b"]) is None
+    assert ClassOrder(["b", "a"]).find_in(["a", "b"]) == [1, 0]
+    assert ClassOrder(["a"]).find_in(["a", "b"]) is None
+    assert ClassOrder(["a", "c"]).find_in(["a", "b"]) is None
+    assert ClassOrder(["0", "1"], numbered=True).find_in(["cat", "dog"]) == [0, 1]
+    assert ClassOrder(["0", "1"]).find_in(["cat", "dog"]) is None
 
 
 def outputs(order: ClassOrder, count: int) -> list[int]:
