@@ -3,7 +3,7 @@
 The number of a class depends on the other classes of its data set, so only names identify classes. Names are compared
 exactly; if that fails, without surrounding blanks and in Unicode's composed form (macOS writes decomposed file names);
 if that fails, numbers are also compared by value, so folder 7 is class 07. The labels of a list file may also be the
-class numbers of a reference whose classes have other names.
+class numbers of a reference whose classes have other names, and ImageNet's synsets may have names in words there.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from paddle import Tensor
 from plsc_mae.errors import CheckpointError, DataError
 
 _NAMES_SHOWN = 5
+_IMAGENET_CLASSES = 1000  # from tench (n01440764) to toilet tissue (n15075141)
 
 logger = logging.getLogger(__name__)
 
@@ -215,7 +216,16 @@ def _match(names: Sequence[str], known: Sequence[str], *, numbered: bool) -> _Fo
     labels = [int(name) for name in names] if numbered else []
     if labels and max(labels) < len(known) and all(_value(name) in (None, i) for i, name in enumerate(known)):
         return _Found(labels, "as class numbers")
+    if _is_imagenet(names, known):
+        return _Found(list(range(len(names))), "in the order of ImageNet-1k")
     return None
+
+
+def _is_imagenet(names: Sequence[str], known: Sequence[str]) -> bool:
+    """Return True for the 1000 synsets of ImageNet-1k and its classes in words, as in files of Hugging Face."""
+    if not len(names) == len(known) == _IMAGENET_CLASSES or "tench" not in known[0] or "toilet" not in known[-1]:
+        return False
+    return list(names) == sorted(names) and all(re.fullmatch(r"n\d{8}", name) for name in names)
 
 
 def _match_by(key: Callable[[str], Hashable], names: Sequence[str], known: Sequence[str]) -> list[int] | None:

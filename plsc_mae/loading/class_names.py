@@ -182,7 +182,9 @@ def _check_unnamed(images: LabeledImages, head: Head) -> None:
             *(images.source, wrong, images.classes.index(wrong), source, remedy),
         )
     else:
-        logger.info("%s stores no class names: its outputs are taken in the order of the folders' names", source)
+        logger.info(
+            "%s stores no class names: its outputs are taken in the order of the classes of %s", source, images.source
+        )
 
 
 def _read_names(path: str, count: int) -> tuple[str, ...]:

@@ -108,6 +108,17 @@ def test_classes_without_a_match_are_refused(images, known, mentioned):
     assert all(part in str(refusal.value) for part in mentioned), str(refusal.value)
 
 
+def test_imagenet_has_synsets_and_words():
+    synsets = [f"n{number:08d}" for number in range(1000)]
+    words = ["tench, Tinca tinca", *map(str, range(998)), "toilet tissue"]
+    found = match(folders(*synsets), *words)
+    assert found.labels.tolist() == list(range(1000))
+    assert "in the order of ImageNet-1k" in found.note
+    for names, known in ((synsets[:-1], words), (synsets, words[::-1]), (["a", *synsets[1:]], words)):
+        with pytest.raises(DataError):
+            match(folders(*names), *known)
+
+
 def test_a_class_without_images_needs_no_match():
     images = Images(("a", "spare", "b"), np.array([2, 0]))
     assert match(images, "a", "b").labels.tolist() == [1, 0]
