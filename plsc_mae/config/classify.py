@@ -92,7 +92,7 @@ class ClassifyConfig(TrainingConfig):
             raise ConfigError("--eval needs a classifier to evaluate: --resume FILE")
         if self.classes and not self.eval and (self.probe != "none" or not self.finetune):
             raise ConfigError(
-                "--classes names the outputs of a trained classifier, but this run starts without one: leave it out, or "
+                "--classes names the outputs of a trained classifier, but this run starts without one: leave it out or "
                 "give --eval or, in fine-tuning, --finetune FILE with it"
             )
         if self.eval and self.disable_eval_during_finetuning:
