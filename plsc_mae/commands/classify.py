@@ -6,6 +6,7 @@ import functools
 import logging
 import math
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -39,9 +40,12 @@ from plsc_mae.pipeline.schedule import Line
 from plsc_mae.pipeline.stages import check_pipeline_options, keep_stage, stages_by_cost
 from plsc_mae.pipeline.task import PipelinedTask
 from plsc_mae.runtime import count_workers
+from plsc_mae.train.checkpoint.folder import Start, find_start
+from plsc_mae.train.checkpoint.run_record import RunRecord
 from plsc_mae.train.observers.base import Evaluation
 from plsc_mae.train.precision import choose_precision
 from plsc_mae.train.setup import build_trainer, log_options, share_network, training_loader, training_world
+from plsc_mae.train.signals import preparing_run
 from plsc_mae.weights import Checkpoint, LoadReport
 
 logger = logging.getLogger(__name__)
@@ -81,13 +85,21 @@ def run(config: ClassifyConfig) -> None:
     Raises:
         UserError: options, data, folders or checkpoints cannot be used; the message names the remedy.
     """
+    if config.eval:
+        _run(config, Start(None, RunRecord()))
+        return
+    with preparing_run():
+        _run(config, find_start(config))
+
+
+def _run(config: ClassifyConfig, start: Start) -> None:
     trained = _read_trained(config) if config.eval else None
     images = _find_training_images(config) if trained is None else _find_evaluation_images(config, trained.head)
     world = training_world(config)
     log_options(config, world)
     paddle.seed(config.seed)
     model = build_classifier(config, images.num_classes)
-    _load(model, config, trained, images.class_order)
+    _load(model, config, trained or start.checkpoint, images.class_order)
     del trained  # all tensors of the file
     share_network(model, config, world)
     if world.pipeline.size > 1:
@@ -110,7 +122,7 @@ def run(config: ClassifyConfig) -> None:
     if world.is_main:
         _warn_of_small_data(config, len(loader))
     trainer = build_trainer(task, loader, config, world, observers=evaluations, keep_best=BEST_METRIC)
-    trainer.fit()
+    trainer.fit(start)
     if isinstance(task, SweepTask) and world.is_main:
         _print_sweep(task, trainer.metrics)
 
@@ -257,12 +269,24 @@ def _read_trained(config: ClassifyConfig) -> Trained:
     return Trained(stored, read_head(base_of(stored), config.classes))
 
 
-def _load(model: ImageClassifier, config: ClassifyConfig, trained: Trained | None, classes: ClassOrder) -> None:
-    """Load and log the weights of the classifier to evaluate, or those that the run starts from."""
-    if trained is not None:
-        logger.info("%s: %s", trained.head.source, load_classifier_weights(model, trained.checkpoint))
+def _load(model: ImageClassifier, config: ClassifyConfig, source: Trained | Path | None, classes: ClassOrder) -> None:
+    """Load and log the weights of the classifier to evaluate, or those that the run starts from.
+
+    Args:
+        model: the classifier.
+        config: options of the run.
+        source: the classifier to evaluate, or the checkpoint from which the trainer will restore all weights; None
+            without one.
+        classes: classes of the run.
+    """
+    if isinstance(source, Trained):
+        logger.info("%s: %s", source.head.source, load_classifier_weights(model, source.checkpoint))
     elif config.finetune:
         _log_start(config.finetune, start_from_pretraining(model, config, classes))
+    elif source is not None:
+        if isinstance(config, LinprobeConfig) and config.cache_features:  # encodes before the trainer restores weights
+            report = weights.load(model.encoder, source, prefix="encoder.")
+            logger.info("%s: loaded %d tensors of the encoder, to encode every image", source, len(report.matched))
     else:
         logger.warning("without --finetune the encoder starts from random weights")
 
