@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -119,10 +121,13 @@ def test_an_error_in_one_process_is_an_error_in_all(monkeypatch, others):
 
 @pytest.mark.once
 @pytest.mark.long
-def test_a_real_launch(tmp_path, fork_server):
-    launched = fork_server.launch([ROOT / "main_doctor.py", "--distributed"], 2, tmp_path)
-    output, _ = launched.communicate(120)
-    assert launched.returncode == 0, output
+def test_a_real_launch(tmp_path):
+    command = [sys.executable, "-m", "plsc_mae", "launch", "--nproc_per_node", "2", "--log_dir", str(tmp_path)]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}  # a trap of Paddle's launcher
+    run = subprocess.run(
+        [*command, "doctor", "--distributed"], env=environ, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
     for rank in range(2):
         told = (tmp_path / f"workerlog.{rank}").read_text()
         assert "sums of float32 over 2 processes are exact" in told
