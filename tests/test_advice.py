@@ -19,7 +19,7 @@ import pytest
 
 import plsc_mae
 from plsc_mae.cli import COMMANDS
-from plsc_mae.config.schema import options, vocabulary
+from plsc_mae.config.schema import vocabulary
 
 PACKAGE = Path(plsc_mae.__file__).parent
 FLAG = re.compile(r"(?<![\w-])--([a-z]\w*)")
@@ -203,7 +203,9 @@ def nodes_of(place: Place, member: str) -> list[ast.AST]:
     if member:
         return [method for method in methods(*place) if method.name == member]
     nodes = MODULES[place.module].nodes[place.name]
-    return [child for node in nodes for child in (node.body if is_class(node) else [node]) if not is_method(node, child)]
+    return [
+        child for node in nodes for child in (node.body if is_class(node) else [node]) if not is_method(node, child)
+    ]
 
 
 def is_method(owner: ast.AST, node: ast.AST) -> bool:

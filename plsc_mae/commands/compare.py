@@ -15,6 +15,7 @@ from plsc_mae.analysis.labeled import LabeledFeatures, encode_labeled
 from plsc_mae.analysis.linear import linear_accuracy, standardize
 from plsc_mae.commands.results import exit_code, require_free, summarize
 from plsc_mae.config.tools import CompareConfig
+from plsc_mae.data.classes import log_class_warnings
 from plsc_mae.data.imagefolder import find_images, find_validation
 from plsc_mae.errors import DataError
 from plsc_mae.files import result_replacement
@@ -47,8 +48,8 @@ def run(config: CompareConfig) -> int:
 
     Raises:
         CheckpointError: a checkpoint cannot be read.
-        DataError: a set of images is missing or has no labels, the classes of the sets differ, or the file cannot be
-            written.
+        DataError: a set of images is missing or has no labels, a validation image has a class that the training images
+            lack, or the file cannot be written.
         ConfigError: --nb_knn exceeds the number of training images.
     """
     world = World(config.device)
@@ -56,6 +57,7 @@ def run(config: CompareConfig) -> int:
         require_free(Path(config.save_path), signs=_signs(config.save_path))
     bank = find_images(config.data_path, "train")
     lists = (bank, find_validation(bank, config.data_path, config.eval_data_path))
+    log_class_warnings(bank)
     lines = [f"{HEAD}{config.nb_knn}) | linear |", "|---|--:|--:|"]
     if world.is_main:
         print("\n".join(lines), flush=True)

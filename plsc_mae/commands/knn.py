@@ -12,6 +12,7 @@ from plsc_mae.analysis.knn import KNNAccuracy, knn_accuracy
 from plsc_mae.analysis.labeled import EncodedLists, LabeledFeatures, encode_labeled
 from plsc_mae.commands.results import exit_code, require_free, summarize
 from plsc_mae.config.tools import KNNConfig
+from plsc_mae.data.classes import log_class_warnings
 from plsc_mae.data.imagefolder import find_images, find_validation
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.loading import pixel_range
@@ -31,7 +32,7 @@ def run(config: KNNConfig) -> int:
 
     Raises:
         CheckpointError: the checkpoint or the saved features cannot be read.
-        DataError: a set of images is missing or has no labels, or the classes of the sets differ.
+        DataError: a set of images is missing or has no labels, or a query has a class that the bank lacks.
         ConfigError: --nb_knn exceeds the number of images in the bank.
     """
     world = World(config.device)
@@ -46,7 +47,7 @@ def run(config: KNNConfig) -> int:
     if config.save_path:
         for file, part in ((BANK, bank), (QUERIES, queries)):
             save_arrays(results / file, {"features": part.features, "labels": part.labels})
-    classes = len(np.unique(queries.labels))
+    classes = len(np.unique(bank.labels))
     print(
         f"{len(bank.labels)} images in the bank, {len(queries.labels)} queries, {bank.features.shape[1]} features, "
         f"{classes} classes: chance {100 / classes:.1f} %"
@@ -64,6 +65,7 @@ def _computed(config: KNNConfig, world: World) -> tuple[str, EncodedLists]:
     """Return the name of the features, and those of the bank and the queries."""
     bank = find_images(config.data_path, "train")
     lists = (bank, find_validation(bank, config.data_path, config.eval_data_path))
+    log_class_warnings(bank)
     values = pixel_range.choose(config.pixel_range, [config.model_path] if config.model_path else [], bank)
     encode: Encode
     if config.input_size is not None and config.pixels:

@@ -12,7 +12,9 @@ from paddle import nn
 
 from plsc_mae import weights
 from plsc_mae.config import ClassifyConfig
+from plsc_mae.data.classes import ClassOrder
 from plsc_mae.errors import CheckpointError
+from plsc_mae.loading.class_names import head_to_keep
 from plsc_mae.loading.training_config import trained_eps
 from plsc_mae.methods import load_recipe
 from plsc_mae.models.classifier import ImageClassifier
@@ -54,11 +56,14 @@ def load_into_classifier(
     norm_into_fc_norm: bool,
     model_key: str | None = None,
     model_prefix: str | None = None,
+    classes: ClassOrder | None = None,
+    names_file: str = "",
 ) -> LoadReport:
     """Initialize a classifier with a checkpoint of pre-training or of another classifier.
 
-    A head is loaded only if it has the same size. Learned position embeddings and relative position tables are resized
-    to the classifier's grid; relative position tables that the file lacks stay at zero.
+    A head is loaded only if it is for the same classes, and its outputs are then put into their order; see
+    `class_names.head_to_keep`. Learned position embeddings and relative position tables are resized to the classifier's
+    grid; relative position tables that the file lacks stay at zero.
 
     Args:
         model: the classifier.
@@ -67,6 +72,8 @@ def load_into_classifier(
             Atten4Vis/CAE does; the MAEs do not.
         model_key: key of the network in the file, see `weights.unwrap.choose_network`; unused with its content.
         model_prefix: prefix of the network's tensor names, likewise.
+        classes: classes of the run; None if they are unknown.
+        names_file: text file with the names of the stored classifier's outputs, in place of those in the checkpoint.
 
     Returns:
         The report, in the classifier's names.
@@ -74,6 +81,7 @@ def load_into_classifier(
     Raises:
         CheckpointError: the file cannot be read, is of another size, lacks a part of the encoder, has a part that the
             classifier lacks, or holds a probe.
+        DataError: the file of names cannot be read, or does not fit the stored classifier.
     """
     if not isinstance(source, Checkpoint):
         source = weights.read_network(source, model_key or "", model_prefix or "")
@@ -84,10 +92,14 @@ def load_into_classifier(
             f"{stored.path} holds a probe ({probe[0]}) with its encoder; expected the checkpoint of pre-training that "
             "was probed, or a fine-tuned one"
         )
-    tensors = _fitted(model, stored.model, rules, norm_into_fc_norm)
+    classes = classes or ClassOrder()
+    kept = head_to_keep(stored, model.num_classes, classes, names_file) if model.probe == "none" else None
+    tensors = _fitted(model, stored.model, rules, norm_into_fc_norm, keep_head=kept is not None)
     fitted = dataclasses.replace(stored, model=tensors)
     report = weights.load(model, fitted, rules.name, resize=resize_to(model.encoder))
     _require_encoder(model, report, stored, rules)
+    if kept is not None:
+        model.reorder_outputs(kept)
     return dataclasses.replace(report, dialect=detect(source.model) or report.dialect)
 
 
@@ -176,15 +188,15 @@ def _warn_of_eps(model: ImageClassifier, stored: Checkpoint) -> None:
 
 
 def _fitted(
-    model: ImageClassifier, tensors: Mapping[str, Array], rules: Dialect, norm_into_fc_norm: bool
+    model: ImageClassifier, tensors: Mapping[str, Array], rules: Dialect, norm_into_fc_norm: bool, *, keep_head: bool
 ) -> dict[str, Array]:
     """Return the file's tensors, with those moved that the classifier keeps elsewhere; names keep the file's dialect.
 
-    A head for another number of classes is dropped. If `norm_into_fc_norm`, the encoder's final norm becomes `fc_norm`.
+    The head is dropped unless `keep_head` is true. If `norm_into_fc_norm`, the encoder's final norm becomes `fc_norm`.
     A shared relative position table becomes the table of every block that has its own.
     """
     fitted = dict(tensors)
-    if "head.bias" in fitted and len(fitted["head.bias"]) != model.num_classes:
+    if not keep_head:
         fitted = {name: value for name, value in fitted.items() if name not in ("head.weight", "head.bias")}
     copies = {}
     if norm_into_fc_norm and isinstance(model.fc_norm, nn.LayerNorm):
@@ -247,8 +259,12 @@ def _counts(report: LoadReport, missing: Sequence[str], unexpected: Sequence[str
     return str(LoadReport(report.dialect, report.matched, list(missing), list(unexpected), report.resized))
 
 
-def start_from_pretraining(model: ImageClassifier, config: ClassifyConfig) -> LoadReport:
+def start_from_pretraining(
+    model: ImageClassifier, config: ClassifyConfig, classes: ClassOrder | None = None
+) -> LoadReport:
     """Load the encoder of `config.finetune`, and initialize the head as the method's recipe does.
+
+    The head of a classifier of the run's `classes` is loaded too.
 
     Raises:
         CheckpointError: the file does not hold that encoder.
@@ -260,6 +276,8 @@ def start_from_pretraining(model: ImageClassifier, config: ClassifyConfig) -> Lo
         norm_into_fc_norm=recipe.norm_into_fc_norm,
         model_key=config.model_key,
         model_prefix=config.model_prefix,
+        classes=classes,
+        names_file=config.classes,
     )
     std = recipe.head_std if config.probe == "none" else PROBE_HEAD_STD
     if std is not None and "head.weight" not in report.matched:

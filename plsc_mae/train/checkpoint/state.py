@@ -247,6 +247,7 @@ class RunState:
 
     def restore(self, stored: Checkpoint) -> Progress:
         """Restore weights, optimizer, loss scale, running means and probe, and return the stored position."""
+        self.task.load_extra_state(stored)  # first, because other classes are a better error than the head's shape
         copies = self._load_weights(stored)
         state = stored_optimizer_state(stored.tensors, "optimizer")
         load_optimizer_state(self.stepper.optimizer, state, self.stepper.params, copies)
@@ -255,7 +256,6 @@ class RunState:
             self.stepper.scaler.load_state_dict({**scaler, "scale": np.asarray(scaler["scale"], np.float32)})
         self.epoch_meters.load(stored.meta["meters"], self.world)
         self.window.load(stored.meta.get("window", {}), self.world)
-        self.task.load_extra_state(stored)
         if self.probe is not None and not self.probe.load(stored):
             logger.info("%s has no online probe; it starts from zero weights", stored.path)
         position = stored.meta["position"]
