@@ -18,7 +18,7 @@ from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.transforms import Transform
 from plsc_mae.errors import ConfigError
-from plsc_mae.loading.classifier_weights import load_classifier_weights, start_from_pretraining
+from plsc_mae.loading.classifier_weights import load_classifier_weights, parts_of_start, start_from_pretraining
 from plsc_mae.methods.classify import (
     ClassifyTask,
     build_classifier,
@@ -71,7 +71,7 @@ def run(config: ClassifyConfig) -> None:
     world = training_world(config)
     log_options(config, world)
     paddle.seed(config.seed)
-    model = build_classifier(config, images.num_classes)
+    model = build_classifier(config, images.num_classes, **parts_of_start(config))
     _load(model, config)
     share_network(model, config, world)
     if world.pipeline.size > 1:

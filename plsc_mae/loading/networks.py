@@ -7,7 +7,7 @@ from paddle import nn
 from plsc_mae import weights
 from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.loading.classifier import load_classifier
-from plsc_mae.loading.classifier_weights import require_weights
+from plsc_mae.loading.completeness import BESIDE_A_NETWORK, require_complete
 from plsc_mae.loading.contents import CLASSIFIER, ENCODER, TOKENIZER, base_of, method_of_kind
 from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.loading.training_config import training_config
@@ -45,7 +45,12 @@ def holding_network(
 
 
 def open_network(
-    stored: Checkpoint, kind: str, num_heads: int | None = None, decoder_num_heads: int | None = None
+    stored: Checkpoint,
+    kind: str,
+    num_heads: int | None = None,
+    decoder_num_heads: int | None = None,
+    *,
+    dry_run: bool = False,
 ) -> nn.Layer:
     """Build the network of a file and load it.
 
@@ -54,6 +59,7 @@ def open_network(
         kind: the part of it to load, see `contents.kind_of`.
         num_heads: attention heads of the encoder, if the file does not determine them.
         decoder_num_heads: attention heads of the decoder, likewise.
+        dry_run: for a network of pre-training, compare names and shapes only.
 
     Raises:
         CheckpointError: the file does not hold such a network, or lacks a tensor.
@@ -70,5 +76,6 @@ def open_network(
     base = base_of(stored, num_heads, decoder_num_heads)
     config = training_config(base, {"num_heads": num_heads, "decoder_num_heads": decoder_num_heads})
     network = load_method(config.method).build_network(config, base)
-    require_weights(network, weights.load(network, stored), path)
+    report = weights.load(network, stored, dry_run=dry_run)
+    require_complete(network, report, path, idle=BESIDE_A_NETWORK, by_options=False)
     return network

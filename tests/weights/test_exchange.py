@@ -16,7 +16,8 @@ from plsc_mae import weights
 from plsc_mae.commands.inspection import inspect_file
 from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.loading.classifier import load_classifier
-from plsc_mae.loading.classifier_weights import load_into_classifier, require_weights
+from plsc_mae.loading.classifier_weights import load_into_classifier
+from plsc_mae.loading.completeness import require_complete
 from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.loading.training_config import training_config
 from plsc_mae.methods import load_method
@@ -239,8 +240,9 @@ def test_impossible_shapes_are_one_sentence(tmp_path, network, dialect, name, sh
     said = "that no network|of shape|has shape|shapes|holds no known network"
     with pytest.raises(CheckpointError, match=said):
         training_config(stored, {"num_heads": 2, "decoder_num_heads": 2})
-    with pytest.raises(CheckpointError, match=f"{said}|no known dialect"):
-        load_encoder(str(tmp_path / "damaged.pth"), num_heads=2)
+    if name != "mask_token":  # which is no part of the encoder
+        with pytest.raises(CheckpointError, match=f"{said}|no known dialect"):
+            load_encoder(str(tmp_path / "damaged.pth"), num_heads=2)
     with contextlib.suppress(CheckpointError):  # it describes what it can, or raises the same error
         inspect_file(str(tmp_path / "damaged.pth"))
 
@@ -276,7 +278,7 @@ def opened(root, name: str):
     config = training_config(stored, {"num_heads": 2, "decoder_num_heads": 2})
     task = load_method(config.method).build_task(config)
     report = weights.load(task.model, stored)
-    require_weights(task.model, report, name)
+    require_complete(task.model, report, name)
     assert report.unexpected == []
     return task, config
 
@@ -316,7 +318,7 @@ def test_mae_pytorch(golden, root):
     config = training_config(stored, heads, input_size=(16, 16))  # no tensor of its files determines it
     assert (config.method, config.norm_pix_loss) == ("mae_pytorch", True)
     model = load_method("mae_pytorch").build_task(config).model
-    require_weights(model, weights.load(model, stored), "mp_pretrain.pth")
+    require_complete(model, weights.load(model, stored), "mp_pretrain.pth")
     mask = case["input/mask"]
     out = model(paddle.to_tensor(case["input/images"]), mask=paddle.to_tensor(mask))
     found = out.pred.numpy()[mask].reshape(case["output/pred"].shape)
