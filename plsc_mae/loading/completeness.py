@@ -23,19 +23,22 @@ _SHOWN = 3  # names in a message
 # Ends of the names of computed tables, and of counters that no code reads.
 COMPUTED = ("relative_position_index", "num_batches_tracked", "position_ids")
 
+# Starts of names of networks that give targets and are not trained; a run may have none where an earlier one had.
+TEACHERS = ("alignment_encoder.", "teacher.", "teacher_network.", "momentum_encoder.")
+
 # Starts of names that belong to no encoder, in the base naming of all dialects: tokens and networks of pre-training,
-# teachers, heads and poolings. A `.` or `_` at the end stands for all names below.
+# teachers, heads and poolings. A name that ends in `.` or `_` includes all names below.
 BESIDE_THE_ENCODER = (
     *("mask_token", "encoder.mask_token", "decoder.", "decoder_", "neck."),
     *("regressor.", "regresser.", "regressor_and_decoder.", "encoder_to_", "bridge.", "bridge_norm.", "rd_pos_embed"),
-    *("alignment_encoder.", "teacher.", "teacher_network.", "momentum_encoder."),
+    *TEACHERS,
     *("head.", "fc_norm.", "pre_logits.", "pooler.", "query_token", "attentive_blocks.", "linear_blocks."),
     *("dino_head.", "ibot_head.", "projector.", "predictor.", "projection_head.", "extra."),
 )
 
 # The same for names that belong to no network of pre-training: teachers, and heads for other purposes.
 BESIDE_A_NETWORK = (
-    *("alignment_encoder.", "teacher.", "teacher_network.", "momentum_encoder."),
+    *TEACHERS,
     *("head.", "fc_norm.", "dino_head.", "ibot_head.", "projector.", "predictor.", "projection_head.", "extra."),
 )
 

@@ -200,7 +200,7 @@ REFUSED = {
     ),
     "deeper": (
         {"depth": 3},
-        f"another encoder, of 2 blocks where the network has 3: {MATCHED}, 12 are missing from the file (encoder.blocks.2.",
+        f"of 2 blocks where the network has 3: {MATCHED}, 12 are missing from the file (encoder.blocks.2.",
     ),
     "shallower": (
         {"depth": 1},

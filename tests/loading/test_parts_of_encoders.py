@@ -62,7 +62,7 @@ def vit(grid=(4, 4), *, seed=0, layer_scale=False, qk_norm=False, registers=0, c
             "mlp.fc1": (4 * DIM, DIM),
             "mlp.fc2": (DIM, 4 * DIM),
         }
-        block |= {name: (DIM,) for name in ("norm1", "norm2")}
+        block |= dict.fromkeys(("norm1", "norm2"), (DIM,))
         block |= {name: (DIM // HEADS,) for name in ("attn.q_norm", "attn.k_norm") if qk_norm}
         for name, shape in block.items():
             shapes |= {f"blocks.{i}.{name}.weight": shape, f"blocks.{i}.{name}.bias": shape[:1]}
@@ -316,7 +316,7 @@ def test_other_dialects_have_no_place_for_them(save, tmp_path, name):
     network = load_encoder(path, num_heads=HEADS).network
     for dialect in ("facebook", "huggingface", "mmpretrain"):
         with pytest.raises(
-            ConfigError, match="cannot represent all tensors of this network; dialects that can: .*timm"
+            ConfigError, match=r"cannot represent all tensors of this network; dialects that can: .*timm"
         ):
             weights.save(network, tmp_path / "out.pth", dialect)
     weights.save(network, tmp_path / "out.pth", "timm")
