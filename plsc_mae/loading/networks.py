@@ -13,8 +13,9 @@ from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.loading.training_config import training_config
 from plsc_mae.methods import load_method
 from plsc_mae.weights import Checkpoint
-from plsc_mae.weights.convert import decoded
+from plsc_mae.weights.convert import decoded, recognize
 from plsc_mae.weights.dialects.base import Array
+from plsc_mae.weights.dialects.encoder import infer_encoder
 
 
 def our_tensors(
@@ -37,11 +38,11 @@ def holding_network(
         ConfigError: the number of heads is needed and unknown.
     """
     try:
-        return open_network(stored, kind, num_heads, decoder_num_heads)
+        return open_network(stored, kind, num_heads, decoder_num_heads, any_grid=True)
     except ConfigError:
         # Raises if the order of rows depends on the unknown number of heads.
         decoded(stored, num_heads, decoder_num_heads)
-        return open_network(stored, kind, num_heads or 1, decoder_num_heads or 1)
+        return open_network(stored, kind, num_heads or 1, decoder_num_heads or 1, any_grid=True)
 
 
 def open_network(
@@ -50,6 +51,7 @@ def open_network(
     num_heads: int | None = None,
     decoder_num_heads: int | None = None,
     *,
+    any_grid: bool = False,
     dry_run: bool = False,
 ) -> nn.Layer:
     """Build the network of a file and load it.
@@ -59,6 +61,7 @@ def open_network(
         kind: the part of it to load, see `contents.kind_of`.
         num_heads: attention heads of the encoder, if the file does not determine them.
         decoder_num_heads: attention heads of the decoder, likewise.
+        any_grid: hold the positions of an unknown rectangle in an encoder for one row of patches.
         dry_run: for a network of pre-training, compare names and shapes only.
 
     Raises:
@@ -69,7 +72,7 @@ def open_network(
     if kind == CLASSIFIER:
         return load_classifier(path, num_heads=num_heads).network
     if kind == ENCODER:
-        return load_encoder(path, num_heads=num_heads).network
+        return load_encoder(path, num_heads=num_heads, input_size=_one_row(stored) if any_grid else None).network
     if method_of_kind(kind) is None:
         reason = "a tokenizer, whose tensors have one naming only" if kind == TOKENIZER else "no known network"
         raise CheckpointError(f"{path} holds {reason}; expected a network of pre-training, a classifier or an encoder")
@@ -79,3 +82,14 @@ def open_network(
     report = weights.load(network, stored, dry_run=dry_run)
     require_complete(network, report, path, idle=BESIDE_A_NETWORK, by_options=False)
     return network
+
+
+def _one_row(stored: Checkpoint) -> tuple[int, int] | None:
+    """Return the image size of one row with all patches of an encoder, if its positions are of no square grid."""
+    base = base_of(stored)
+    rules = recognize(base.model, str(base.path))
+    sizes = infer_encoder(base.model, rules, str(base.path))
+    table = base.model.get(rules.foreign_name("encoder.pos_embed"))
+    if table is None or sizes["prefix_positions"] is not None:
+        return None
+    return sizes["patch_size"], sizes["patch_size"] * (table.shape[1] - int(sizes["class_token"]))

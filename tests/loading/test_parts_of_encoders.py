@@ -12,10 +12,15 @@ import paddle
 import pytest
 
 from plsc_mae import weights
-from plsc_mae.cli import main
+from plsc_mae.cli import COMMANDS, main
+from plsc_mae.commands.explain import Explainer
+from plsc_mae.commands.inspection import inspect_file
+from plsc_mae.config.resolve import parse
+from plsc_mae.data.demo import make_demo_data
 from plsc_mae.errors import CheckpointError, ConfigError
-from plsc_mae.loading.classifier_weights import load_into_classifier
+from plsc_mae.loading.classifier_weights import load_into_classifier, parts_of_start, start_from_pretraining
 from plsc_mae.loading.encoder import load_encoder, newer_parts
+from plsc_mae.methods.classify import build_classifier
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.pos_embed import resize_pos_embed, sincos_2d
 from plsc_mae.parity.oracle import layers as oracle
@@ -32,7 +37,7 @@ TAKEN = {
     "registers as in timm": {"registers": 4, "rows": 0},
     "registers as in DINOv2": {"registers": 4, "layer_scale": True},
     "registers with positions": {"registers": 4, "rows": 5},
-    "a register and no class token": {"registers": 1, "class_token": False},
+    "a register, no class token": {"registers": 1, "class_token": False},
     "no position of the class token": {"rows": 0},
     "no class token": {"class_token": False},
     "everything": {"layer_scale": True, "qk_norm": True, "registers": 2, "rows": 0},
@@ -321,3 +326,58 @@ def test_other_dialects_have_no_place_for_them(save, tmp_path, name):
             weights.save(network, tmp_path / "out.pth", dialect)
     weights.save(network, tmp_path / "out.pth", "timm")
     np.testing.assert_array_equal(features(str(tmp_path / "out.pth")), features(path))
+
+
+def test_an_unknown_rectangle_is_converted_bit_by_bit(save, tmp_path, capsys):
+    """The order of positions is all that a conversion needs; only a Hugging Face folder states the image size."""
+    tensors = vit((4, 8))
+    path, out = save(tensors), tmp_path / "out.pth"
+    assert main(["weights", "convert", path, str(out), "--dialect", "timm"]) == 0
+    for key, value in weights.read(out).model.items():
+        np.testing.assert_array_equal(value, tensors[key], err_msg=key)
+    flags = ["--dialect", "huggingface", "--num_heads", str(HEADS)]
+    assert main(["weights", "convert", path, str(tmp_path / "hf"), *flags]) == 2
+    assert "rectangular images" in capsys.readouterr().err
+
+
+LAYERS = {"plain": "", "layer scale": "layer scale", "registers as in timm": "register tokens 4"}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_inspect_proposes_only_what_accepts_the_file(save, capsys, name):
+    """Every proposed command's loader is run on the file."""
+    path = save(vit(**TAKEN[name]))
+    found = inspect_file(path, num_heads=HEADS)
+    training = {"finetune", "linprobe"}  # whose classifiers of MAE have a class token
+    assert {"knn", "explain", "extract"} | (set() if "no class token" in name else training) == set(found.uses)
+    assert "reconstruct" in found.misfits
+    for use, line in found.uses.items():
+        config = parse(line.split()[2:], COMMANDS[use].configs, prog=use)
+        if use in ("knn", "explain", "extract"):
+            load_encoder(config.model_path, num_heads=config.num_heads, input_size=config.input_size)
+            if use == "explain":
+                assert Explainer(config).registers == TAKEN[name].get("registers", 0)
+        else:
+            model = build_classifier(config, 3, **parts_of_start(config))
+            start_from_pretraining(model, config)
+    assert main(["weights", "inspect", path]) == 0
+    assert LAYERS.get(name, "") in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("use", ["finetune", "linprobe"])
+def test_a_classifier_of_newer_parts_is_trained_resumed_and_used(save, tmp_path, use):
+    """The command's checkpoint has the parts; no option describes them."""
+    make_demo_data(tmp_path / "data", image_size=32, train_per_class=2, val_per_class=1)
+    path = save(vit(layer_scale=True, qk_norm=True, registers=2, rows=0))
+    sizes = f"--patch_size {PATCH} --embed_dim {DIM} --depth {DEPTH} --num_heads {HEADS} --input_size 32"
+    run = f"--model vit_base_patch16 {sizes} --finetune {path} --data_path {tmp_path}/data --output_dir {tmp_path}/run"
+    run += " --batch_size 10 --warmup_epochs 0 --lr 1e-3 --num_workers 0 --device cpu --epochs 2"
+    assert main([use, *run.split(), "--max_train_step", "2"]) == 0
+    assert main([use, *run.split(), "--auto_resume"]) == 0
+    checkpoint = f"{tmp_path}/run/checkpoint-1.pd"
+    stored = weights.read(checkpoint).model
+    assert {"encoder.register_tokens", "encoder.blocks.1.gamma_2", "encoder.blocks.0.attn.k_norm.bias"} <= set(stored)
+    images = f"{tmp_path}/data/val"
+    device = ["--device", "cpu"]
+    assert main(["predict", "--model_path", checkpoint, "--img_path", images, "--num_workers", "0", *device]) == 0
+    assert main([use, *run.split(), "--eval", "--resume", checkpoint]) == 0

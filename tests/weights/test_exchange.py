@@ -256,6 +256,21 @@ def test_a_missing_key_of_hugging_face_is_told(tmp_path):
     assert report.unexpected == ["blocks.0.attn.qkv.query.weight", "blocks.0.attn.qkv.value.weight"]
 
 
+@pytest.mark.parametrize(("pooled", "head"), [(False, "head.layers.head"), (True, "head.fc")])
+def test_heads_of_mmpretrain_are_named_by_their_class(pooled, head):
+    """VisionTransformerClsHead classifies the class token, LinearClsHead the mean of the patches; both are read."""
+    sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2, "positions": "learned"}
+    model, other = filled(ImageClassifier(3, pooled, **sizes)), ImageClassifier(3, pooled, **sizes)
+    exported = weights.export(model, "mmpretrain")
+    assert {name for name in exported if name.startswith("head.")} == {f"{head}.weight", f"{head}.bias"}
+    assert ("backbone.ln2.weight" in exported) == pooled
+    for written in ("head.layers.head", "head.fc"):
+        report = weights.load(other, {name.replace(head, written): value for name, value in exported.items()})
+        assert (report.missing, report.unexpected) == ([], [])
+        np.testing.assert_array_equal(other.head.weight.numpy(), model.head.weight.numpy())
+        other.reset_head(1.0)
+
+
 def test_heads_that_are_not_known_are_asked_for(tmp_path):
     weights.save(filled(NETWORKS["cls"]()), tmp_path / "w.pth", "facebook")
     renamed = {

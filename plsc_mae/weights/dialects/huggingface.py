@@ -1,8 +1,8 @@
 """Hugging Face transformers: ViTMAEForPreTraining, ViTMAEModel, ViTForImageClassification and, to read, Dinov2Model.
 
-The base naming is facebookresearch/mae's and timm's. Query, key and value are stored separately. Names are written as in files of
-the Hub and of transformers 4; names of transformers 5 can be read too. The eps of the layer norms defaults to 1e-12 in
-transformers' config, while the original uses 1e-6.
+The base naming is facebookresearch/mae's and timm's. Query, key and value are stored separately. Names are written as
+in files of the Hub and of transformers 4; names of transformers 5 can be read too. The eps of the layer norms defaults
+to 1e-12 in transformers' config, while the original uses 1e-6.
 """
 
 from __future__ import annotations
