@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import paddle
 
-from plsc_mae.analysis.features import FeatureDataset, encode_dataset
-from plsc_mae.config import ClassifyConfig, LinprobeConfig
+from plsc_mae import weights
+from plsc_mae.analysis.features import FeatureDataset, encode_dataset, require_finite_features
+from plsc_mae.config import ClassifyConfig, FinetuneConfig, LinprobeConfig
 from plsc_mae.data.cifar import CifarDataset, CifarImages, read_cifar
 from plsc_mae.data.imagefolder import ImageDataset, ImageList, find_images, find_validation, require_classes
 from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.transforms import Transform
-from plsc_mae.errors import ConfigError
+from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.loading.classifier_weights import load_classifier_weights, parts_of_start, start_from_pretraining
 from plsc_mae.methods.classify import (
     ClassifyTask,
@@ -34,14 +37,19 @@ from plsc_mae.pipeline.schedule import Line
 from plsc_mae.pipeline.stages import check_pipeline_options, keep_stage, stages_by_cost
 from plsc_mae.pipeline.task import PipelinedTask
 from plsc_mae.runtime import count_workers
+from plsc_mae.train.checkpoint.folder import Start, find_start
+from plsc_mae.train.checkpoint.run_record import RunRecord
 from plsc_mae.train.observers.base import Evaluation
 from plsc_mae.train.precision import choose_precision
 from plsc_mae.train.setup import build_trainer, log_options, share_network, training_loader, training_world
+from plsc_mae.train.signals import preparing_run
 from plsc_mae.weights import LoadReport
 
 logger = logging.getLogger(__name__)
 
 BEST_METRIC = "test_acc1"
+FEW_IMAGES = 8  # of a batch norm
+LARGEST_START = 0.1  # share of the initial weights in their moving average at the end of a run
 LabeledImages = ImageList | CifarImages
 
 
@@ -67,12 +75,20 @@ def run(config: ClassifyConfig) -> None:
     Raises:
         UserError: options, data, folders or checkpoints cannot be used; the message names the remedy.
     """
+    if config.eval:
+        _run(config, Start(None, RunRecord()))
+        return
+    with preparing_run():
+        _run(config, find_start(config))
+
+
+def _run(config: ClassifyConfig, start: Start) -> None:
     images = find_labeled(config)
     world = training_world(config)
     log_options(config, world)
     paddle.seed(config.seed)
-    model = build_classifier(config, images.num_classes, **parts_of_start(config))
-    _load(model, config)
+    model = build_classifier(config, images.num_classes, **parts_of_start(config, start.checkpoint))
+    _load(model, config, start.checkpoint)
     share_network(model, config, world)
     if world.pipeline.size > 1:
         _keep_stage(model, config, world)
@@ -91,10 +107,34 @@ def run(config: ClassifyConfig) -> None:
         return
     assert datasets.train is not None
     loader = training_loader(datasets.train, config, world, num_workers=_workers(config, datasets.train))
+    if world.is_main:
+        _warn_of_small_data(config, len(loader))
     trainer = build_trainer(task, loader, config, world, observers=evaluations, keep_best=BEST_METRIC)
-    trainer.fit()
+    trainer.fit(start)
     if isinstance(task, SweepTask) and world.is_main:
         _print_sweep(task, trainer.metrics)
+
+
+def _warn_of_small_data(config: ClassifyConfig, iterations: int) -> None:
+    """Warn of parts of the recipe that do not work with few images per batch or few updates."""
+    if config.probe != "none" and config.batch_size < FEW_IMAGES:
+        logger.warning(
+            "the probe's batch norm takes mean and variance over %d images, which is little; give --batch_size %d or "
+            "more",
+            *(config.batch_size, FEW_IMAGES),
+        )
+    if not isinstance(config, FinetuneConfig):
+        return
+    if config.batch_size == 1 and (config.mixup or config.cutmix or config.cutmix_minmax):
+        logger.warning("mixup and cutmix have no effect with --batch_size 1: an image has no partner")
+    updates = config.epochs * -(-iterations // config.accum_iter)
+    start = config.model_ema_decay**updates
+    if config.model_ema and start > LARGEST_START:
+        logger.warning(
+            "--model_ema_decay %g is too high for %d updates: the average keeps %.0f %% of the initial weights, so "
+            "ema_test_acc1 says little; --model_ema_decay %.3g keeps 1 %%",
+            *(config.model_ema_decay, updates, 100 * start, 0.01 ** (1 / updates)),
+        )
 
 
 # --------------------------------------------------------------------------------------------------- images
@@ -171,6 +211,7 @@ def _cached(model: ImageClassifier, config: ClassifyConfig, images: Images, worl
             num_workers=count_workers(config.num_workers),
             title=f"encoding {name}",
         )
+        require_finite_features(arrays, "the encoder")
         parts.append(FeatureDataset(arrays["features"], np.asarray(split.labels)) if arrays else None)
     if world.is_main:
         logger.info("--cache_features: encoded the evaluation crop of every image; the recipe itself uses random crops")
@@ -185,14 +226,24 @@ def _workers(config: ClassifyConfig, dataset: KeyedDataset) -> int:
 # ------------------------------------------------------------------------------------------------- network
 
 
-def _load(model: ImageClassifier, config: ClassifyConfig) -> None:
-    """Load and log the weights that the run starts from."""
+def _load(model: ImageClassifier, config: ClassifyConfig, resumed: Path | None) -> None:
+    """Load and log the weights that the run starts from.
+
+    Args:
+        model: the classifier.
+        config: options of the run.
+        resumed: the checkpoint from which the trainer will restore all weights; None without one.
+    """
     if config.eval:
         source = config.resume or config.finetune
         report = load_classifier_weights(model, source, model_key=config.model_key, model_prefix=config.model_prefix)
         logger.info("%s: %s", source, report)
     elif config.finetune:
         _log_start(config.finetune, start_from_pretraining(model, config))
+    elif resumed is not None:
+        if isinstance(config, LinprobeConfig) and config.cache_features:  # encodes before the trainer restores weights
+            report = weights.load(model.encoder, resumed, prefix="encoder.")
+            logger.info("%s: loaded %d tensors of the encoder, to encode every image", resumed, len(report.matched))
     else:
         logger.warning("without --finetune the encoder starts from random weights")
 
@@ -261,6 +312,11 @@ def _print_accuracies(evaluation: Evaluation, world: World) -> None:
     metrics = evaluation().metrics
     if world.is_main:
         top1, top5, loss = (metrics[f"test_{name}"] for name in ("acc1", "acc5", "loss"))
+        if not math.isfinite(loss):
+            raise CheckpointError(
+                f"the loss of the evaluation is {loss}: the weights are too large for float32; evaluate an earlier "
+                "checkpoint of the run"
+            )
         print(f"* Acc@1 {top1:.3f} Acc@5 {top5:.3f} loss {loss:.3f}, {len(evaluation.loader.dataset)} images")
 
 

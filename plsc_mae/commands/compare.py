@@ -83,6 +83,8 @@ def _encoder(path: str, config: CompareConfig, seed: int | None) -> Source:
         path,
         num_heads=config.num_heads,
         input_size=config.input_size,
+        model_key=config.model_key,
+        model_prefix=config.model_prefix,
         random_weights=seed is not None,
         seed=seed or 0,
     )

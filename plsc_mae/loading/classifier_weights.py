@@ -23,7 +23,7 @@ from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.layers import LAYER_NORM_EPS
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.weights import Checkpoint, LoadReport
-from plsc_mae.weights.convert import decoded, recognize, select
+from plsc_mae.weights.convert import decoded, recognize
 from plsc_mae.weights.dialects import detect
 from plsc_mae.weights.dialects.base import Array, Dialect
 from plsc_mae.weights.dialects.encoder import RELATIVE_TABLE, block_count
@@ -64,8 +64,8 @@ def load_into_classifier(
         source: the file, or its content.
         norm_into_fc_norm: True to initialize the norm after mean pooling with the encoder's final norm, as
             Atten4Vis/CAE does; the MAEs do not.
-        model_key: see `weights.convert.select`.
-        model_prefix: see there.
+        model_key: key of the network in the file, see `weights.unwrap.choose_network`; unused with its content.
+        model_prefix: prefix of the network's tensor names, likewise.
         dry_run: compare names and shapes only.
 
     Returns:
@@ -75,10 +75,11 @@ def load_into_classifier(
         CheckpointError: the file cannot be read, is of another size, lacks a tensor of the encoder, has one that the
             classifier lacks, or holds a probe.
     """
-    source = source if isinstance(source, Checkpoint) else weights.read(source)
+    if not isinstance(source, Checkpoint):
+        source = weights.read_network(source, model_key or "", model_prefix or "")
     if not dry_run:
         _warn_of_eps(model, source)
-    stored, rules = _opened(source, model_key, model_prefix, model.num_heads)
+    stored, rules = _based(source, model.num_heads)
     if probe := [name for name in _PROBE if name in stored.model]:
         raise CheckpointError(
             f"{stored.path} holds a probe ({probe[0]}) with its encoder; expected the checkpoint of pre-training that "
@@ -106,15 +107,17 @@ def load_classifier_weights(
     Args:
         model: the classifier, built with the options that it was trained with.
         source: the file, or its content.
-        model_key: see `weights.convert.select`.
-        model_prefix: see there.
+        model_key: key of the network in the file, see `weights.unwrap.choose_network`; unused with its content.
+        model_prefix: prefix of the network's tensor names, likewise.
         resize: True to resize position embeddings and relative position tables to the grid of `model`.
         by_options: whether the user's options determined the network; the advice of errors depends on it.
 
     Raises:
         CheckpointError: the file cannot be read, lacks a tensor, has a surplus one, or has one of another size.
     """
-    stored, rules = _opened(source, model_key, model_prefix, model.num_heads)
+    if not isinstance(source, Checkpoint):
+        source = weights.read_network(source, model_key or "", model_prefix or "")
+    stored, rules = _based(source, model.num_heads)
     fit = PositionFit(model, model.encoder, stored) if resize else None
     report = weights.load(model, stored, rules.name, resize=fit)
     _check_positions(model.encoder, stored, rules)
@@ -125,30 +128,32 @@ def load_classifier_weights(
     return report
 
 
-def _opened(
-    source: str | Path | Checkpoint, model_key: str | None, model_prefix: str | None, num_heads: int
-) -> tuple[Checkpoint, Dialect]:
-    """Read a file's network in the base naming of its dialect, with rows in the order that `num_heads` implies."""
-    stored = source if isinstance(source, Checkpoint) else weights.read(source)
-    if model_key or model_prefix:
-        stored = select(stored, model_key or "", model_prefix or "")
+def _based(stored: Checkpoint, num_heads: int) -> tuple[Checkpoint, Dialect]:
+    """Return a file's network in the base naming of its dialect, with rows in the order that `num_heads` implies."""
     stored = decoded(stored, num_heads, 1)  # a classifier needs no decoder
     rules = recognize(stored.model, str(stored.path))
     refuse_unsupported(stored.model, rules, str(stored.path))
     return stored, rules
 
 
-def parts_of_start(config: ClassifyConfig) -> dict[str, Any]:
+def parts_of_start(config: ClassifyConfig, resumed: Path | None = None) -> dict[str, Any]:
     """Return the arguments for parts of the encoder in the file that a run starts from, see `encoder.newer_parts`.
+
+    Args:
+        config: the options.
+        resumed: checkpoint from which the run resumes; None without one.
 
     Raises:
         CheckpointError: the file cannot be read, or holds an encoder with a part that this suite lacks.
     """
-    path = (config.resume or config.finetune) if config.eval else (config.finetune or config.resume)
-    if not path:
+    path = (config.resume or config.finetune) if config.eval else config.finetune
+    if path:
+        source = weights.read_network(path, config.model_key, config.model_prefix)
+    elif resumed is not None:
+        source = weights.read(resumed)
+    else:
         return {}
-    stored, _ = _opened(path, config.model_key, config.model_prefix, config.num_heads or 1)
-    return newer_parts(stored, config.image_size)
+    return newer_parts(_based(source, config.num_heads or 1)[0], config.image_size)
 
 
 def _warn_of_eps(model: ImageClassifier, stored: Checkpoint) -> None:

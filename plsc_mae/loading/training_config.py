@@ -59,7 +59,8 @@ def _infer_config(stored: Checkpoint, heads: Mapping[str, int | None], norm_eps:
     if method is None:
         raise CheckpointError(
             f"{stored.path} holds no known network of pre-training; expected a checkpoint of plsc_mae or another "
-            "file that `plsc-mae weights list` names"
+            "file that `plsc-mae weights list` names; if the network is another part of the file, choose it with "
+            "--model_key or --model_prefix"
         )
     arguments = method.infer_arguments(stored)
     if "decoder_num_heads" in heads and not method.has_network(stored):
@@ -70,10 +71,17 @@ def _infer_config(stored: Checkpoint, heads: Mapping[str, int | None], norm_eps:
     for key in heads:
         if key not in arguments:  # a decoder without attention has no heads
             continue
-        arguments[key] = heads[key] or arguments[key]
+        arguments[key] = heads[key] or _stored_heads(stored, key) or arguments[key]
         if arguments[key] is None:
             raise ConfigError(f"{stored.path} does not store its number of heads; give it with --{key}")
     return method.config_of({**arguments, **_stored_options(method, stored, arguments), "norm_eps": norm_eps})
+
+
+def _stored_heads(stored: Checkpoint, key: str) -> int | None:
+    """Return the number of heads that a file or folder stores beside its weights; None without one."""
+    options = stored.meta.get("args")
+    heads = options.get(key) if isinstance(options, dict) else None
+    return heads if isinstance(heads, int) and heads > 0 else None
 
 
 def _stored_options(method: Method[PretrainConfig], stored: Checkpoint, arguments: Mapping[str, Any]) -> dict[str, Any]:
