@@ -18,6 +18,7 @@ from plsc_mae.runtime import count_workers
 SAMPLED_FILES = 64  # of each split
 _DECODED_SIDE = 32  # pixels
 _NAMED_FILES = 5
+REMEDY = "train with `plsc-mae pretrain --pixel_range auto` or with two numbers"
 
 
 class _Losses(NamedTuple):
@@ -45,14 +46,14 @@ def examine_files(images: ImageList) -> Iterator[str | Finding]:
         more = f"; and {len(failures) - _NAMED_FILES} more" if len(failures) > _NAMED_FILES else ""
         yield error(
             f"{len(failures)} of {len(images)} images of {images.root} cannot be used: {named}{more}; repair or remove "
-            "such files, or pass --bad_image skip in training"
+            "such files, or train with `plsc-mae pretrain --bad_image skip`"
         )
     else:
         yield f"  {len(sampled)} sampled images can be read, and the headers of all files are intact"
     if only_deep:
         yield error(
             f"{len(only_deep)} of {len(images)} images of {images.root} have 32-bit pixels and need a range, the first "
-            f"is {images.path(only_deep[0])}: {depth.REMEDY}"
+            f"is {images.path(only_deep[0])}: {REMEDY}"
         )
     for indices, text in _losses(images, notes.tolist(), pixel_range):
         if indices:
@@ -71,7 +72,7 @@ def _losses(images: ImageList, notes: Sequence[int], pixel_range: depth.PixelRan
         yield _Losses(
             deep,
             f"have 16 bits per band and sampled values up to {pixel_range.high:g} at most: divided by 256 they fill "
-            f"{levels} of 256 levels; {depth.REMEDY}",
+            f"{levels} of 256 levels: {REMEDY}",
         )
     bands = [index for index in good if notes[index] & Note.BANDS]
     varying = any(depth.has_varying_band(read_content(images.path(index))) for index in _spaced(bands))
