@@ -95,6 +95,7 @@ def test_a_cae_is_normalized_as_it_was_trained(trained_cae, images, classify, tm
     assert np.abs(seen[0] - seen[1]).max() > 1e-3
 
 
+@pytest.mark.once
 @pytest.mark.long
 def test_two_processes_give_what_one_gives(trained, images, classify, by_two, tmp_path):
     """Features to 1e-5: batches of other sizes are multiplied in another order."""

@@ -144,6 +144,7 @@ def test_a_run_may_take_it_up_later(run):
     assert rest[3]["online_loss"] == pytest.approx(math.log(10), rel=1e-5)
 
 
+@pytest.mark.once
 @pytest.mark.long
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
 def test_two_processes_share_one_probe(run, shades):
