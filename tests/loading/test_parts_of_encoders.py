@@ -328,16 +328,17 @@ def test_other_dialects_have_no_place_for_them(save, tmp_path, name):
     np.testing.assert_array_equal(features(str(tmp_path / "out.pth")), features(path))
 
 
-def test_an_unknown_rectangle_is_converted_bit_by_bit(save, tmp_path, capsys):
+@pytest.mark.parametrize("head", [{}, {"head.weight": np.ones((3, DIM)), "head.bias": np.zeros(3)}])
+def test_an_unknown_rectangle_is_converted_bit_by_bit(save, tmp_path, capsys, head):
     """The order of positions is all that a conversion needs; only a Hugging Face folder states the image size."""
-    tensors = vit((4, 8))
+    tensors = vit((4, 8)) | head
     path, out = save(tensors), tmp_path / "out.pth"
     assert main(["weights", "convert", path, str(out), "--dialect", "timm"]) == 0
     for key, value in weights.read(out).model.items():
         np.testing.assert_array_equal(value, tensors[key], err_msg=key)
     flags = ["--dialect", "huggingface", "--num_heads", str(HEADS)]
     assert main(["weights", "convert", path, str(tmp_path / "hf"), *flags]) == 2
-    assert "rectangular images" in capsys.readouterr().err
+    assert ("a classifier" if head else "rectangular images") in capsys.readouterr().err
 
 
 LAYERS = {"plain": "", "layer scale": "layer scale", "registers as in timm": "register tokens 4"}
