@@ -73,7 +73,7 @@ def open_network(
         size = _one_row(stored) if any_grid else None
         if kind == CLASSIFIER:
             return load_classifier(stored, num_heads=num_heads, input_size=size).network
-        return load_encoder(stored, num_heads=num_heads, input_size=size).network
+        return load_encoder(stored, num_heads=num_heads, input_size=size, any_channels=True).network
     if method_of_kind(kind) is None:
         reason = "a tokenizer, whose tensors have one naming only" if kind == TOKENIZER else "no known network"
         raise CheckpointError(f"{path} holds {reason}; expected a network of pre-training, a classifier or an encoder")
