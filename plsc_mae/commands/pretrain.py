@@ -42,6 +42,8 @@ def run(config: PretrainConfig) -> None:
     log_options(config, world)
     paddle.seed(config.seed)
     task = method.build_task(config)
+    if world.is_main:
+        method.log_remarks(config, task)
     share_network(task.model, config, world)
     loader = training_loader(dataset, config, world)
     observers: list[Observer] = []

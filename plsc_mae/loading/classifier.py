@@ -104,7 +104,8 @@ def _count_classes(stored: Checkpoint) -> int:
         return len(head)
     if any(name.startswith(_SWEEP) for name in stored.model):
         raise CheckpointError(
-            f"{stored.path} holds the classifiers of --lr_sweep, one for each rate; train the best rate alone"
+            f"{stored.path} holds the classifiers of `plsc-mae linprobe --lr_sweep`, one for each rate; train the best "
+            "rate alone"
         )
     raise CheckpointError(
         f"{stored.path} holds no classifier: it has no head; expected a checkpoint of `plsc-mae finetune` or "

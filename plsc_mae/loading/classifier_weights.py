@@ -12,7 +12,7 @@ from paddle import nn
 
 from plsc_mae import weights
 from plsc_mae.config import ClassifyConfig
-from plsc_mae.errors import CheckpointError
+from plsc_mae.errors import CheckpointError, flag
 from plsc_mae.loading.training_config import trained_eps
 from plsc_mae.methods import load_recipe
 from plsc_mae.models.classifier import ImageClassifier
@@ -224,12 +224,12 @@ def _check_positions(encoder: VisionTransformer, stored: Checkpoint, rules: Dial
     if has_table and encoder.positions == "sinusoid":
         raise CheckpointError(
             f"{stored.path} has a position table, but the network has MAE-pytorch's, which no file stores; for "
-            "MAE-priv's give --method mae_priv (positions 'row first' of the network)"
+            f"MAE-priv's give {flag('method')} mae_priv (positions 'row first' of the network)"
         )
     fixed = encoder.positions in ("column first", "row first")
     if not has_table and fixed and encoder.cls_token is None:
         raise CheckpointError(
-            f"{stored.path} has no position table, like files of MAE-pytorch; give --method mae_pytorch "
+            f"{stored.path} has no position table, like files of MAE-pytorch; give {flag('method')} mae_pytorch "
             "(positions 'sinusoid' of the network)"
         )
 

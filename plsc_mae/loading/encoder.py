@@ -11,7 +11,7 @@ import paddle
 from plsc_mae import weights
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD
-from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.errors import CheckpointError, ConfigError, remedies
 from plsc_mae.loading.classifier_weights import require_weights, resize_to
 from plsc_mae.loading.training_config import trained_eps, training_config
 from plsc_mae.methods import load_method
@@ -105,7 +105,10 @@ def infer_encoder_arguments(
     table = stored.model.get(rules.foreign_name("encoder.pos_embed"))
     sizes["num_heads"] = num_heads or _trained_heads(options, sizes["embed_dim"]) or sizes["num_heads"]
     if sizes["num_heads"] is None:
-        raise ConfigError(f"{stored.path} does not store its number of heads; give it with --num_heads")
+        raise ConfigError(
+            f"{stored.path} does not store its number of heads; "
+            + (remedies("give it with --num_heads") or "convert it with `plsc-mae weights convert --num_heads N` first")
+        )
     # Options that other code bases store need not match the tensors.
     trained = (options.get("input_size") if rules is NATIVE else None) or sizes["img_size"]
     if trained is None and table is not None:

@@ -154,7 +154,7 @@ def _unsupported_reason(case: CAECase) -> str:
         if found[name] != value:
             return f"cannot be built by the code of Atten4Vis/CAE: {name} is {found[name]}, expected {value}"
     if model.dual_path_ema > 0 or case.config.abs_pos_emb:
-        return "cannot be built by the code of Atten4Vis/CAE, which has no --dual_path_ema and no --abs_pos_emb"
+        return "cannot be built by the code of Atten4Vis/CAE, which has no dual_path_ema and no abs_pos_emb"
     return ""
 
 
