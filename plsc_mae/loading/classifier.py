@@ -14,7 +14,7 @@ from plsc_mae.config.tools import ExplainConfig, PredictConfig
 from plsc_mae.data.classify import evaluation_transform
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import Transform
-from plsc_mae.errors import CheckpointError, DataError
+from plsc_mae.errors import CheckpointError, DataError, flag
 from plsc_mae.loading.classifier_weights import load_classifier_weights
 from plsc_mae.loading.encoder import infer_encoder_arguments, normalization
 from plsc_mae.loading.training_config import trained_eps
@@ -104,8 +104,7 @@ def _count_classes(stored: Checkpoint) -> int:
         return len(head)
     if any(name.startswith(_SWEEP) for name in stored.model):
         raise CheckpointError(
-            f"{stored.path} holds the classifiers of `plsc-mae linprobe --lr_sweep`, one for each rate; train the best "
-            "rate alone"
+            f"{stored.path} holds the classifiers of {flag('lr_sweep')}, one for each rate; train the best rate alone"
         )
     raise CheckpointError(
         f"{stored.path} holds no classifier: it has no head; expected a checkpoint of `plsc-mae finetune` or "
