@@ -34,6 +34,7 @@ ALWAYS = {"config", "help", "version"}
 EXEMPT = {
     "parts of the command lines that `weights inspect` prints": (
         "commands.usage_lines",
+        "commands.accepted_uses",
         "methods.mae:AutoencoderMethod.describe",
         "methods.mae_priv:_classifier_flags",
     ),
@@ -41,7 +42,7 @@ EXEMPT = {
     "about the value of an option; commands without the option never set it": (
         "data.decode:_opencv",
         "data.randaugment:_bad_notation",
-        "loading.classifier:_read_names",
+        "loading.class_names",
         "methods.cae:CAETask.pictures",
         "methods.classify:ClassifyTask.load_extra_state",
         "methods.mae:MAETask.pictures",
@@ -149,6 +150,10 @@ def collect(node: ast.AST, module: str, found: Uses, kinds: Kinds) -> None:
     if isinstance(node, ast.Name):
         place = Place(module, node.id) if node.id in own.nodes else located(own.imports.get(node.id, ""))
         found.places.update({place} if place else ())
+    elif isinstance(node, ast.Attribute) and (prefix := loaded_package(node.value)):
+        loaded = [name for name in MODULES if name.startswith(prefix) and node.attr in MODULES[name].nodes]
+        found.places.update(Place(name, node.attr) for name in loaded)
+        return
     elif isinstance(node, ast.Attribute):
         base = own.imports.get(node.value.id, "") if isinstance(node.value, ast.Name) else ""
         place = located(f"{base}.{node.attr}") if base in MODULES else None
@@ -159,14 +164,21 @@ def collect(node: ast.AST, module: str, found: Uses, kinds: Kinds) -> None:
             found.places.add(place)
         if node.value.isidentifier():  # getattr(self, "name")
             found.attributes.add(node.value)
-    elif isinstance(node, ast.JoinedStr) and isinstance(node.values[0], ast.Constant):
-        prefix = str(node.values[0].value)  # import_module(f"plsc_mae.methods.{name}").METHOD
-        if prefix.startswith("plsc_mae."):
-            for other in MODULES:
-                if other.startswith(prefix):
-                    found.places.update(Place(other, name) for name in MODULES[other].nodes if name.isupper())
+    elif prefix := loaded_package(node):
+        for other in MODULES:
+            if other.startswith(prefix):
+                found.places.update(Place(other, name) for name in MODULES[other].nodes)
     for part in children(node, kinds):
         collect(part, module, found, kinds)
+
+
+def loaded_package(node: ast.AST) -> str:
+    """The package of `import_module(f"plsc_mae.methods.{name}")`, with a dot at its end; else ""."""
+    if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).endswith("import_module"):
+        text = node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
+        if isinstance(text, ast.Constant) and str(text.value).startswith("plsc_mae."):
+            return str(text.value)
+    return ""
 
 
 def children(node: ast.AST, kinds: Kinds) -> Iterator[ast.AST]:

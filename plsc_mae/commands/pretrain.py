@@ -5,6 +5,7 @@ from __future__ import annotations
 import paddle
 
 from plsc_mae.config import PretrainConfig
+from plsc_mae.data.classes import ClassOrder, log_class_warnings
 from plsc_mae.data.imagefolder import ImageDataset, ImageList, balanced_subset, find_validation, require_classes
 from plsc_mae.data.loader import collate
 from plsc_mae.data.seeding import SampleKey
@@ -12,6 +13,7 @@ from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch
 from plsc_mae.runtime import count_workers
+from plsc_mae.train.checkpoint.folder import Start, find_start
 from plsc_mae.train.observers.base import Observer, PicturePanel
 from plsc_mae.train.observers.features import FeatureWatch
 from plsc_mae.train.observers.online_probe import OnlineProbe
@@ -23,6 +25,7 @@ from plsc_mae.train.setup import (
     training_loader,
     training_world,
 )
+from plsc_mae.train.signals import preparing_run
 
 PANEL_IMAGES = 8
 
@@ -33,11 +36,18 @@ def run(config: PretrainConfig) -> None:
     Raises:
         UserError: options, data, folders or checkpoints cannot be used; the message names the remedy.
     """
+    with preparing_run():
+        _run(config, find_start(config))
+
+
+def _run(config: PretrainConfig, start: Start) -> None:
     method = load_method(config.method)
     dataset = pretraining_dataset(config, method)
     knn_images = find_knn_images(config, dataset.images) if config.knn_freq else None
     if config.online_probe:
         require_classes(dataset.images, "--online_probe")
+    if config.online_probe or config.knn_freq:
+        log_class_warnings(dataset.images)
     world = training_world(config)
     log_options(config, world)
     paddle.seed(config.seed)
@@ -55,9 +65,10 @@ def run(config: PretrainConfig) -> None:
         observers.append(FeatureWatch(task, method.normalize(config), *knn_images, config, world, num_workers=workers))
     probe = None
     if config.online_probe:
-        classes = len(dataset.images.classes)
-        probe = OnlineProbe(task.model.encoder.embed_dim, classes, config.online_probe_lr, world)
-    build_trainer(task, loader, config, world, observers=observers, probe=probe).fit()
+        names = dataset.images.classes
+        order = ClassOrder(names, numbered=dataset.images.numbered)
+        probe = OnlineProbe(task.model.encoder.embed_dim, len(names), config.online_probe_lr, world, order)
+    build_trainer(task, loader, config, world, observers=observers, probe=probe).fit(start)
 
 
 def find_knn_images(config: PretrainConfig, train: ImageList) -> tuple[ImageList, ImageList]:
@@ -65,7 +76,7 @@ def find_knn_images(config: PretrainConfig, train: ImageList) -> tuple[ImageList
 
     Raises:
         ConfigError: --knn_max_images is smaller than the number of classes, or --knn_k exceeds the number of images.
-        DataError: images or labels are missing, or the two sets have different classes.
+        DataError: images or labels are missing, or a validation image has a class that the training images lack.
     """
     val = find_validation(train, config.data_path, config.eval_data_path)
     if config.knn_max_images < len(train.classes):

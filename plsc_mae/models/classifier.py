@@ -7,6 +7,7 @@ Atten4Vis/CAE, BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import paddle
@@ -197,6 +198,13 @@ class ImageClassifier(nn.Layer):
             behind += attn.q.weight.size + attn.proj.weight.size + attention_macs(attn, 1, tokens)
             behind += tokens * (attn.k.weight.size + attn.v.weight.size)
         return self.encoder.forward_macs(tokens), int(behind)
+
+    @paddle.no_grad()
+    def reorder_outputs(self, order: Sequence[int]) -> None:
+        """Reorder the outputs of a linear head: output i becomes the former output order[i]."""
+        index = paddle.to_tensor(list(order), dtype="int64")
+        self.head.weight.set_value(paddle.index_select(self.head.weight, index, axis=1))
+        self.head.bias.set_value(paddle.index_select(self.head.bias, index))
 
     @paddle.no_grad()
     def reset_head(self, std: float) -> None:

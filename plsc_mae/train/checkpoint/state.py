@@ -20,6 +20,7 @@ from paddle import Tensor
 from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import plain_values
 from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.loading.completeness import TEACHERS, require_complete
 from plsc_mae.optim import load_optimizer_state, master_weights, optimizer_tensors, stored_optimizer_state
 from plsc_mae.parallel.gather import Collection, Holdings
 from plsc_mae.parallel.tensor import my_part, shard_of, shards_of
@@ -29,6 +30,7 @@ from plsc_mae.train.checkpoint.file import LazyDict
 from plsc_mae.train.log.meters import Meters
 from plsc_mae.train.observers.online_probe import OnlineProbe
 from plsc_mae.train.step import Accumulation, Stepper
+from plsc_mae.weights.convert import LoadReport
 from plsc_mae.weights.finite import require_finite
 from plsc_mae.weights.reader import Checkpoint
 
@@ -37,7 +39,7 @@ logger = logging.getLogger(__name__)
 LATEST, PREVIOUS, BEST = "latest", "previous", "best"
 HALVES = (paddle.float16, paddle.bfloat16)
 # Options whose changes between two starts of a run are not logged.
-UNREPORTED_OPTIONS = ("resume", "auto_resume", "output_dir", "log_dir", "max_train_step")
+UNREPORTED_OPTIONS = ("resume", "auto_resume", "overwrite", "output_dir", "log_dir", "max_train_step")
 
 
 @dataclass
@@ -97,6 +99,7 @@ class RunState:
     Attributes:
         epoch_meters: running means of the current epoch.
         window: running means since the last log line.
+        run: id of the run; "" before the run has started.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class RunState:
         self.world, self.config = world, config
         self.task = stepper.task
         self.epoch_meters, self.window = Meters(), Meters()
+        self.run = ""
 
     @property
     def images_per_iteration(self) -> int:
@@ -165,6 +169,7 @@ class RunState:
             "scaler": {name: np.asarray(value).tolist() for name, value in scaler.items()},
             "epoch": epochs[tag] if isinstance(tag, str) else tag,
             "step": progress.step,
+            "run": self.run,
             "position": {
                 "epoch": progress.epoch,
                 "images": progress.batches_done * self.images_per_iteration,
@@ -216,7 +221,7 @@ class RunState:
         )
 
     def resume(self, path: Path) -> Progress:
-        """Restore a checkpoint, log its position and the options that have changed since, and return the position.
+        """Restore a checkpoint, log its content and the options that have changed since, and return the position.
 
         Raises:
             CheckpointError: the file is damaged, was saved with another method, phase or optimizer, or holds values
@@ -227,16 +232,24 @@ class RunState:
         self._check_kind(stored)
         require_finite(stored.tensors, str(path), "resume from an earlier checkpoint with --resume FILE")
         progress = self.restore(stored)
-        logger.info("resumed from %s: epoch %d, step %d", path, progress.epoch, progress.step)
+        logger.info(
+            "resumed from %s: epoch %d, step %d; loaded %d tensors of the network and %d of the optimizer",
+            path,
+            progress.epoch,
+            progress.step,
+            len(stored.model),
+            sum(name.startswith("optimizer/") for name in stored.tensors),
+        )
         current = plain_values(self.config)
         for name, before in stored.meta["args"].items():
             now = current.get(name, before)
             if now != before and name not in UNREPORTED_OPTIONS:
-                logger.info("option --%s changed from %s to %s since the checkpoint", name, before, now)
+                logger.info("option --%s changed from %r to %r since the checkpoint", name, before, now)
         return progress
 
     def restore(self, stored: Checkpoint) -> Progress:
         """Restore weights, optimizer, loss scale, running means and probe, and return the stored position."""
+        self.task.load_extra_state(stored)  # first, because other classes are a better error than the head's shape
         copies = self._load_weights(stored)
         state = stored_optimizer_state(stored.tensors, "optimizer")
         load_optimizer_state(self.stepper.optimizer, state, self.stepper.params, copies)
@@ -245,7 +258,6 @@ class RunState:
             self.stepper.scaler.load_state_dict({**scaler, "scale": np.asarray(scaler["scale"], np.float32)})
         self.epoch_meters.load(stored.meta["meters"], self.world)
         self.window.load(stored.meta.get("window", {}), self.world)
-        self.task.load_extra_state(stored)
         if self.probe is not None and not self.probe.load(stored):
             logger.info("%s has no online probe; it starts from zero weights", stored.path)
         position = stored.meta["position"]
@@ -279,6 +291,12 @@ class RunState:
             if tensor.dtype in HALVES and name in self.stepper.params:
                 copies[name] = part
             tensor.set_value(paddle.to_tensor(part).astype(tensor.dtype))
+        if self.world.pipeline.size == 1:  # a stage of a pipeline has some of the blocks only
+            names = self.task.model.state_dict()
+            report = LoadReport(
+                "plsc_mae", list(names), unexpected=[name for name in stored.model if name not in names]
+            )
+            require_complete(self.task.model, report, str(stored.path), idle=TEACHERS)
         return copies
 
     def _check_kind(self, stored: Checkpoint) -> None:
@@ -291,8 +309,14 @@ class RunState:
         )
         for kind, found, wanted in kinds:
             if found != wanted:
-                remedy = "; resume with the --opt it was saved with" if kind == "opt" else ""
-                raise CheckpointError(f"{stored.path} was saved with {kind} '{found}', this run has '{wanted}'{remedy}")
+                remedy = (
+                    "resume with the --opt it was saved with"
+                    if kind == "opt"
+                    else "choose another --output_dir or checkpoint"
+                )
+                raise CheckpointError(
+                    f"{stored.path} was saved with {kind} '{found}', this run has '{wanted}'; {remedy}"
+                )
 
     def _iterations(self, images: int) -> int:
         """Return the number of iterations after which `images` images of the epoch are done.
