@@ -174,8 +174,8 @@ def _warn_of_eps(model: ImageClassifier, stored: Checkpoint) -> None:
     trained, own = trained_eps(stored) or LAYER_NORM_EPS, model.encoder.blocks[0].norm1._epsilon
     if trained != own:
         logger.warning(
-            "%s was trained with layer norms of eps %g, but the classifier has %g; give --norm_eps %g to keep it",
-            *(stored.path, trained, own, trained),
+            "%s was trained with layer norms of eps %g, but the classifier has %g; give %s %g to keep it",
+            *(stored.path, trained, own, flag("norm_eps"), trained),
         )
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import pytest
 
-from plsc_mae.config import FINETUNE, LINPROBE, PRETRAIN, MAEConfig
+from plsc_mae.config import FINETUNE, LINPROBE, PRETRAIN, MAEConfig, resolve
 from plsc_mae.config.resolve import from_mapping, load_config, parse
 from plsc_mae.config.schema import option, to_yaml
 from plsc_mae.config.tools import ExplainConfig, KNNConfig, PlotConfig
@@ -375,3 +375,17 @@ def test_lr_and_blr_of_one_source_contradict_each_other(argv, configs):
     assert "1e-3" in told
     assert "1e-4" in told
     assert "one of them" in told
+
+
+def test_installed_configs_are_found_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(resolve, "__file__", str(tmp_path / "plsc_mae/config/resolve.py"))
+    (tmp_path / "plsc_mae/configs/mae").mkdir(parents=True)
+    (tmp_path / "plsc_mae/configs/mae/recipe.yaml").write_text("epochs: 7\n")
+    monkeypatch.chdir(tmp_path)
+    assert resolved("-c", "configs/mae/recipe.yaml", "--warmup_epochs", "0").epochs == 7
+    (tmp_path / "configs/mae").mkdir(parents=True)
+    (tmp_path / "configs/mae/recipe.yaml").write_text("epochs: 8\n")  # a checkout's own file comes first
+    assert resolved("-c", "configs/mae/recipe.yaml", "--warmup_epochs", "0").epochs == 8
+    assert (
+        refused("-c", "configs/none.yaml") == "cannot read the config file configs/none.yaml: No such file or directory"
+    )
