@@ -342,6 +342,7 @@ def test_help_lists_every_option_and_no_retired_one(capsys):
 
 
 def test_a_default_warm_up_fits_a_short_run(yaml_file, heard):
+    heard.set_level(logging.INFO, logger="plsc_mae")
     assert resolved("--epochs", "2").warmup_epochs == 0.2
     assert "--warmup_epochs" in heard.text
     assert "0.2 epochs" in heard.text
@@ -386,6 +387,4 @@ def test_installed_configs_are_found_in_any_folder(tmp_path, monkeypatch):
     (tmp_path / "configs/mae").mkdir(parents=True)
     (tmp_path / "configs/mae/recipe.yaml").write_text("epochs: 8\n")  # a checkout's own file comes first
     assert resolved("-c", "configs/mae/recipe.yaml", "--warmup_epochs", "0").epochs == 8
-    assert (
-        refused("-c", "configs/none.yaml") == "cannot read the config file configs/none.yaml: No such file or directory"
-    )
+    assert "cannot read the config file configs/none.yaml" in refused("-c", "configs/none.yaml")
