@@ -52,6 +52,8 @@ def _run(config: PretrainConfig, start: Start) -> None:
     log_options(config, world)
     paddle.seed(config.seed)
     task = method.build_task(config)
+    if world.is_main:
+        method.log_remarks(config, task)
     share_network(task.model, config, world)
     loader = training_loader(dataset, config, world)
     observers: list[Observer] = []

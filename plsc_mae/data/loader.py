@@ -30,7 +30,7 @@ from plsc_mae.data.workers import (
     collate,
     read_batch,
 )
-from plsc_mae.errors import DataError
+from plsc_mae.errors import DataError, flag, remedies
 
 __all__ = ["WORKER_TIMEOUT", "BatchLoader", "KeyedDataset", "build_loader", "collate", "device_batch"]
 
@@ -186,16 +186,17 @@ class WorkerPool:
 
 def _describe_death(death: WorkerDiedError, dataset: KeyedDataset) -> str:
     if isinstance(death, WorkerTimeoutError):
-        return f"data worker {death.pid} {_describe_read(death.reading, dataset)} (--worker_timeout)"
+        return f"data worker {death.pid} {_describe_read(death.reading, dataset)} ({flag('worker_timeout')})"
     during = "" if death.reading.index is None else f" while reading {_name(death.reading.index, dataset)}"
     return f"data worker {death.pid} died of {_exit_cause(death)}{during}"
 
 
 def _remedy(death: WorkerDiedError, caused_by_file: bool) -> str:
     if isinstance(death, WorkerTimeoutError):
-        return "check the file and its disk, remove the file, pass --bad_image skip, or raise --worker_timeout"
+        own = "check the file and its disk", "remove the file"
+        return remedies(*own, "pass --bad_image skip", "raise --worker_timeout")
     if caused_by_file:
-        return "repair or remove the file, or pass --bad_image skip"
+        return remedies("repair or remove the file", "pass --bad_image skip")
     return "the system may have run out of memory: lower --num_workers or --batch_size, or free memory"
 
 
@@ -226,9 +227,8 @@ def _warning_about_slow_reads(current_read: CurrentRead, timeout: float, dataset
                 warned = reading.index
                 description = _describe_read(reading, dataset)
                 logger.warning(
-                    "this process %s (--worker_timeout %g); if it hangs, stop it and pass --num_workers 1",
-                    description,
-                    timeout,
+                    "this process %s (%s %g); if it hangs, stop it and pass --num_workers 1",
+                    *(description, flag("worker_timeout"), timeout),
                 )
 
     if timeout:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import paddle
 from paddle import Tensor, nn
 
-from plsc_mae.errors import ConfigError
+from plsc_mae.errors import ConfigError, remedies
 from plsc_mae.optim.param_groups import ParamGroup
 from plsc_mae.parallel.group import Group
 
@@ -84,8 +84,8 @@ def check_stage(stage: int, *, is_gpu: bool, shares_network: bool) -> None:
         )
     if stage in PADDLE_LEVELS and shares_network:
         raise ConfigError(
-            f"--sharding_stage {stage} cannot be combined with --tensor_parallel or --pipeline_parallel; use "
-            "--sharding_stage 1"
+            f"--sharding_stage {stage} cannot be combined with {remedies('--tensor_parallel', '--pipeline_parallel')}; "
+            "use --sharding_stage 1"
         )
 
 
