@@ -17,7 +17,7 @@ from plsc_mae.config.tools import ReconstructConfig
 from plsc_mae.data.decode import open_image
 from plsc_mae.data.seeding import sample_rng
 from plsc_mae.loading.classifier_weights import require_weights
-from plsc_mae.loading.training_config import training_config
+from plsc_mae.loading.training_config import set_final_eps, training_config
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Pictures
 from plsc_mae.parallel.world import World
@@ -40,6 +40,7 @@ def run(config: ReconstructConfig) -> None:
     task = method.build_task(trained)
     report = weights.load(task.model, stored)
     require_weights(task.model, report, config.model_path)
+    set_final_eps(task.model, stored)
     print(f"{config.model_path}: {report}")
     images = find_pictures(config.img_path)
     view = method.view_transform(trained)

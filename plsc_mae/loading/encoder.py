@@ -13,7 +13,7 @@ from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD
 from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.loading.classifier_weights import require_weights, resize_to
-from plsc_mae.loading.training_config import trained_eps, training_config
+from plsc_mae.loading.training_config import set_final_eps, trained_eps, training_config
 from plsc_mae.methods import load_method
 from plsc_mae.methods.contract import DEFAULT_SIZE
 from plsc_mae.models.registry import VARIANTS
@@ -81,6 +81,7 @@ def load_encoder(
         report = weights.load(network, stored, prefix="encoder.", resize=resize_to(network))
         require_weights(network, report, path)
         origin = f"{path}: {len(report.matched) + len(report.resized)} tensors of the encoder ({report.dialect})"
+    set_final_eps(network, stored)
     network.eval()
     return LoadedEncoder(network, normalize, origin)
 
