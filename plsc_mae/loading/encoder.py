@@ -14,7 +14,7 @@ from plsc_mae.data.transforms import IMAGENET_MEAN, INCEPTION_MEAN, INCEPTION_ST
 from plsc_mae.errors import CheckpointError, ConfigError, remedies
 from plsc_mae.loading.completeness import BESIDE_THE_ENCODER, LIBRARY_REMEDY, refuse_unsupported, require_complete
 from plsc_mae.loading.positions import PositionFit, computed_kind, size_remedy
-from plsc_mae.loading.training_config import trained_eps, training_config
+from plsc_mae.loading.training_config import set_final_eps, trained_eps, training_config
 from plsc_mae.methods import load_method
 from plsc_mae.methods.contract import DEFAULT_SIZE
 from plsc_mae.models.registry import VARIANTS
@@ -76,6 +76,7 @@ def load_encoder(
     origin = f"{path}: {len(report.matched) + len(report.resized)} tensors of the encoder ({report.dialect})"
     if random_weights:
         origin = f"{path}: its sizes with random weights, seed {seed}"
+    set_final_eps(network, stored)
     network.eval()
     return LoadedEncoder(network, normalize, f"{origin}, images of {network.img_size[0]} x {network.img_size[1]}")
 
