@@ -6,7 +6,6 @@ import itertools
 from typing import Any
 
 import numpy as np
-import paddle
 
 from plsc_mae import weights
 from plsc_mae.analysis.pictures import compose
@@ -15,10 +14,11 @@ from plsc_mae.commands.results import summarize
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.schema import options
 from plsc_mae.config.tools import ReconstructConfig
+from plsc_mae.data.loader import device_batch
 from plsc_mae.loading import pixel_range
 from plsc_mae.loading.completeness import BESIDE_A_NETWORK, require_complete
 from plsc_mae.loading.positions import PositionFit
-from plsc_mae.loading.training_config import training_config
+from plsc_mae.loading.training_config import set_final_eps, training_config
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Pictures
 from plsc_mae.parallel.world import World
@@ -46,6 +46,7 @@ def run(config: ReconstructConfig) -> int:
     report = weights.load(task.model, stored, resize=fit)
     require_complete(task.model, report, config.model_path, idle=BESIDE_A_NETWORK, by_options=False)
     fit.require_grid()
+    set_final_eps(task.model, stored)
     print(f"{config.model_path}: {report}")
     images = find_pictures(config.img_path)
     values = pixel_range.choose(config.pixel_range, [config.model_path], images)
@@ -57,7 +58,7 @@ def run(config: ReconstructConfig) -> int:
     readable = iter(reader)
     while part := list(itertools.islice(readable, BATCH)):
         indices, samples = zip(*part, strict=True)
-        batch = {name: paddle.to_tensor(np.stack([sample[name] for sample in samples])) for name in samples[0]}
+        batch = device_batch({name: np.stack([sample[name] for sample in samples]) for name in samples[0]})
         drawn = task.pictures(batch, config.patch_stats)
         sheet.append(drawn)
         for row, index in enumerate(indices):

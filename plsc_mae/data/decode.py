@@ -278,7 +278,7 @@ def _to_rgb(path: str, image: Image.Image) -> Image.Image:
 def _deep_to_rgb(path: str, image: Image.Image) -> Image.Image:
     """Convert an image of more than 8 bits per band without a pixel range: divide by 256."""
     if not depth.has_default_range(image):
-        raise ValueError(f"it has 32-bit pixels (mode {image.mode}), whose range is not known; {depth.REMEDY}")
+        raise ValueError(f"it has 32-bit pixels (mode {image.mode}), whose range is not known{depth.range_remedy()}")
     if image.mode.startswith("I"):
         values = np.asarray(image)
         depth.log_shallow(path, int(values.max()))

@@ -20,9 +20,10 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from plsc_mae.errors import remedies
+
 Values = npt.NDArray[Any]  # [H, W] or [H, W, C], as in the file
 Kind = Literal["depth", "bands", "pages"]
-REMEDY = "pass --pixel_range auto, or --pixel_range LO HI"
 MAX_BANDS = 4
 _RGB = 3
 _WITH_ALPHA = ("LA", "PA", "La", "RGBA", "RGBa")
@@ -51,6 +52,12 @@ class TiffLayout(NamedTuple):
     width: int
     bands: int
     bits: int
+
+
+def range_remedy() -> str:
+    """Return a remedy for a missing range, after a semicolon; "" if the running command has none."""
+    text = remedies("pass --pixel_range auto, or --pixel_range LO HI")
+    return f"; {text}" if text else ""
 
 
 def is_deep(header: Image.Image) -> bool:
@@ -159,7 +166,7 @@ def open_header(data: bytes, pixel_range: PixelRange | None) -> Image.Image:
         if layout.bands > MAX_BANDS:
             raise ValueError(f"{kind}; expected 1 to {MAX_BANDS} bands: write three of them as RGB") from None
         if pixel_range is None:
-            raise ValueError(f"{kind}; {REMEDY}") from None
+            raise ValueError(f"{kind}{range_remedy()}") from None
         if layout.height * layout.width > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
             raise ValueError(f"it has {layout.height} x {layout.width} pixels, more than Pillow's limit") from None
         return Image.fromarray(to_8_bits(decode_values(data), pixel_range))
@@ -205,10 +212,10 @@ def log_shallow(path: str, largest: int) -> None:
         log_loss(
             "depth",
             path,
-            "has 16 bits per band, but no value above %d: divided by 256, its values fill %d of 256 levels; %s",
+            "has 16 bits per band, but no value above %d: divided by 256, its values fill %d of 256 levels%s",
             largest,
             levels,
-            REMEDY,
+            range_remedy(),
         )
 
 

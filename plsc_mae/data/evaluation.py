@@ -19,7 +19,7 @@ from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.seeding import SampleKey, sample_rng
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.data.workers import CurrentRead
-from plsc_mae.errors import DataError
+from plsc_mae.errors import DataError, remedies
 
 UNREADABLE = "unreadable"  # name of the mark in samples and batches: int64, 1 for an unreadable file, else 0
 _BLANK_SIDE = 256  # pixels
@@ -83,7 +83,7 @@ class EvaluationDataset:
             sample, unreadable = self.transform(self.open(key.index), rng()), 0
         except DataError as error:
             if self.bad_image == "error":
-                raise DataError(f"{error}; repair or remove the file, or pass --bad_image skip") from error
+                raise DataError(f"{error}; {remedies('repair or remove the file', 'pass --bad_image skip')}") from error
             sample, unreadable = self.transform(BlankImage(self.name(key.index)), rng()), 1
         numbers = {"index": key.index, "label": self.images.labels[key.index], "skipped": 0, UNREADABLE: unreadable}
         return sample | {name: np.asarray(number, np.int64) for name, number in numbers.items()}
