@@ -197,7 +197,8 @@ def _remedy(death: WorkerDiedError, caused_by_file: bool) -> str:
         return remedies(*own, "pass --bad_image skip", "raise --worker_timeout")
     if caused_by_file:
         return remedies("repair or remove the file", "pass --bad_image skip")
-    return "the system may have run out of memory: lower --num_workers or --batch_size, or free memory"
+    lower = remedies("lower --num_workers", "lower --batch_size", "free memory")
+    return f"the system may have run out of memory: {lower}"
 
 
 def _describe_read(reading: Reading, dataset: KeyedDataset) -> str:
@@ -227,8 +228,9 @@ def _warning_about_slow_reads(current_read: CurrentRead, timeout: float, dataset
                 warned = reading.index
                 description = _describe_read(reading, dataset)
                 logger.warning(
-                    "this process %s (%s %g); if it hangs, stop it and pass --num_workers 1",
+                    "this process %s (%s %g); if it hangs, %s",
                     *(description, flag("worker_timeout"), timeout),
+                    remedies("stop it and pass --num_workers 1") or "stop it",
                 )
 
     if timeout:

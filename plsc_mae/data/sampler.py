@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 
 from plsc_mae.data.seeding import SampleKey, epoch_order
-from plsc_mae.errors import DataError
+from plsc_mae.errors import DataError, remedies
 
 
 class EpochBatchSampler(paddle.io.BatchSampler):
@@ -53,7 +53,8 @@ class EpochBatchSampler(paddle.io.BatchSampler):
         if length == 0 or (drop_last and length < self.global_batch_size):
             raise DataError(
                 f"the data set has {length} images, fewer than one batch of {self.global_batch_size} "
-                f"({batch_size} on each of {world_size} processes); lower --batch_size or use fewer processes"
+                f"({batch_size} on each of {world_size} processes); "
+                f"{remedies('lower --batch_size', 'use fewer processes')}"
             )
 
     def set_position(self, epoch: int, batches_done: int = 0) -> None:

@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from plsc_mae.data.seeding import SampleKey
 from plsc_mae.data.transforms import Sample
-from plsc_mae.errors import DataError
+from plsc_mae.errors import DataError, remedies
 
 _BATCHES_AHEAD = 2  # per worker: one is ready while the next one is made
 _ALIGNMENT = 64  # bytes
@@ -123,9 +123,10 @@ class Worker:
             with _parent_signals_blocked():
                 self._process.start()
         except OSError as error:
+            limits = "raise the limits of open files and processes (ulimit -n, ulimit -u)"
             raise DataError(
-                f"cannot start a data worker: {error.strerror}; lower --num_workers, free memory, or raise the limits "
-                "of open files and processes (ulimit -n, ulimit -u)"
+                f"cannot start a data worker: {error.strerror}; "
+                f"{remedies('lower --num_workers', 'free memory', limits)}"
             ) from error
         self.pid = self._process.pid or 0
         worker_end.close()  # so that the pipe is closed when the worker exits
@@ -203,7 +204,7 @@ class SharedBuffer:
         except OSError as error:
             raise DataError(
                 f"not enough memory for a batch of {end / 2**20:.1f} MB ({error.strerror}); "
-                "lower --num_workers or --batch_size, or free memory"
+                f"{remedies('lower --num_workers', 'lower --batch_size', 'free memory')}"
             ) from error
         for layout, view in zip(layouts, self.read(layouts).values(), strict=True):
             view[...] = arrays[layout.name]
