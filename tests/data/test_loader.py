@@ -208,7 +208,7 @@ def test_workers_that_keep_dying_are_a_data_error(image_folder, worker_pids):
     def deadly(image, rng):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(DataError, match=r"worker \d+ .*SIGKILL .*\.jpg, after 3 others .*--num_workers .*--batch_size"):
+    with pytest.raises(DataError, match=r"worker \d+ .*SIGKILL .*\.jpg, after 3 others .*--num_workers.*--batch_size"):
         list(make_loader(image_folder, 1, transform=deadly))
     assert len(worker_pids) == 4
 
