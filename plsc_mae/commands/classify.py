@@ -136,11 +136,13 @@ def _warn_of_small_data(config: ClassifyConfig, iterations: int) -> None:
             "more",
             *(config.batch_size, FEW_IMAGES),
         )
-    if not isinstance(config, FinetuneConfig):
-        return
+    if isinstance(config, FinetuneConfig):
+        _warn_of_short_finetuning(config, config.epochs * -(-iterations // config.accum_iter))
+
+
+def _warn_of_short_finetuning(config: FinetuneConfig, updates: int) -> None:
     if config.batch_size == 1 and (config.mixup or config.cutmix or config.cutmix_minmax):
         logger.warning("mixup and cutmix have no effect with --batch_size 1: an image has no partner")
-    updates = config.epochs * -(-iterations // config.accum_iter)
     start = config.model_ema_decay**updates
     if config.model_ema and start > LARGEST_START:
         logger.warning(

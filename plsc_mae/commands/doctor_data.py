@@ -70,7 +70,7 @@ def _examine_split(split: str, images: ImageList) -> Iterator[str | Finding]:
     if failures:
         yield error(
             f"{len(failures)} of {len(chosen)} sampled images of {images.root} cannot be used: {failures[0]}; repair "
-            "or remove such files, or pass --bad_image skip"
+            "or remove such files, or train with `plsc-mae pretrain --bad_image skip`"
         )
     else:
         yield f"  {len(chosen)} sampled images can be read"

@@ -22,7 +22,7 @@ from plsc_mae.data.decode import Backend, open_image, require_backend
 from plsc_mae.data.seeding import SampleKey, sample_rng
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.data.workers import CurrentRead
-from plsc_mae.errors import DataError
+from plsc_mae.errors import DataError, flag, remedies
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 _SPLIT_NAMES = {"train", "val", "valid", "validation", "test"}
@@ -108,7 +108,9 @@ def find_images(data_path: str | Path, split: str) -> ImageList:
         if source.is_file():
             return _read_list(source)
         if not source.is_dir():
-            raise DataError(f"--data_path {source} does not exist; expected {_layouts(source, split)}")
+            raise DataError(
+                f"{flag('data_path', 'img_path')} {source} does not exist; expected {_layouts(source, split)}"
+            )
         folder = _split_folder(source, split)
         images = _class_folders(folder) or _flat_folder(folder)
     except OSError as error:
@@ -220,7 +222,9 @@ class ImageDataset:
                 sample = self._transformed(index, sample_rng(self.seed, key.epoch, key.index))
             except DataError as error:
                 if self.bad_image == "error":
-                    raise DataError(f"{error}; repair or remove the file, or pass --bad_image skip") from error
+                    raise DataError(
+                        f"{error}; {remedies('repair or remove the file', 'pass --bad_image skip')}"
+                    ) from error
                 logger.warning("%s; using the next image instead", error)
                 continue
             numbers = {"index": index, "label": self.images.labels[index], "skipped": skipped}
@@ -267,7 +271,8 @@ def _split_folder(source: Path, split: str) -> Path:
     folders = _subfolders(source)
     if folders and set(folders) <= _SPLIT_NAMES:  # otherwise the splits would be taken for classes
         raise DataError(
-            f"{source} has no folder '{split}', only {', '.join(folders)}; add it or choose another --data_path"
+            f"{source} has no folder '{split}', only {', '.join(folders)}; add it or choose another "
+            f"{flag('data_path', 'img_path')}"
         )
     return source
 

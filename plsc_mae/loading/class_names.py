@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 from plsc_mae.data.cifar import CifarImages
 from plsc_mae.data.classes import ClassOrder, LabeledImages, Reference, label_warnings, match_images, sorted_as_text
 from plsc_mae.data.imagefolder import ImageList
-from plsc_mae.errors import CheckpointError, DataError
+from plsc_mae.errors import CheckpointError, DataError, flag
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.dialects.base import tensor_of_rank
 
@@ -72,7 +72,7 @@ def count_classes(stored: Checkpoint) -> int:
         return len(head)
     if any(name.startswith(_SWEEP) for name in stored.model):
         raise CheckpointError(
-            f"{stored.path} holds the classifiers of --lr_sweep, one for each rate; train the best rate alone"
+            f"{stored.path} holds the classifiers of {flag('lr_sweep')}, one for each rate; train the best rate alone"
         )
     raise CheckpointError(
         f"{stored.path} holds no classifier: it has no head; expected a checkpoint of `plsc-mae finetune` or "
@@ -110,8 +110,8 @@ def number_by_outputs(images: AnyImages, head: Head) -> AnyImages:
         logger.warning("%s", sentence)
     if head.names:
         remedy = (
-            "rename or remove these images, or give the names of the classifier's outputs with --classes FILE, one per "
-            "line"
+            "rename or remove their folders, or give the names of the classifier's outputs with --classes FILE, "
+            "one per line"
         )
         labels, note = match_images(images, Reference(head.names, head.source, remedy))
         if note:

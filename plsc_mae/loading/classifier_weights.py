@@ -14,7 +14,7 @@ from paddle import nn
 from plsc_mae import weights
 from plsc_mae.config import ClassifyConfig
 from plsc_mae.data.classes import ClassOrder
-from plsc_mae.errors import CheckpointError
+from plsc_mae.errors import CheckpointError, flag
 from plsc_mae.loading.class_names import head_to_keep
 from plsc_mae.loading.completeness import BESIDE_THE_ENCODER, refuse_unsupported, require_complete
 from plsc_mae.loading.encoder import newer_parts
@@ -174,8 +174,8 @@ def _warn_of_eps(model: ImageClassifier, stored: Checkpoint) -> None:
     trained, own = trained_eps(stored) or LAYER_NORM_EPS, model.encoder.blocks[0].norm1._epsilon
     if trained != own:
         logger.warning(
-            "%s was trained with layer norms of eps %g, but the classifier has %g; give --norm_eps %g to keep it",
-            *(stored.path, trained, own, trained),
+            "%s was trained with layer norms of eps %g, but the classifier has %g; give %s %g to keep it",
+            *(stored.path, trained, own, flag("norm_eps"), trained),
         )
 
 
@@ -231,12 +231,12 @@ def _check_positions(encoder: VisionTransformer, stored: Checkpoint, rules: Dial
     if has_table and encoder.positions == "sinusoid":
         raise CheckpointError(
             f"{stored.path} has a position table, but the network has MAE-pytorch's, which no file stores; for "
-            "MAE-priv's give --method mae_priv (positions 'row first' of the network)"
+            f"MAE-priv's give {flag('method')} mae_priv (positions 'row first' of the network)"
         )
     fixed = encoder.positions in ("column first", "row first")
     if not has_table and fixed and encoder.cls_token is None:
         raise CheckpointError(
-            f"{stored.path} has no position table, like files of MAE-pytorch; give --method mae_pytorch "
+            f"{stored.path} has no position table, like files of MAE-pytorch; give {flag('method')} mae_pytorch "
             "(positions 'sinusoid' of the network)"
         )
 

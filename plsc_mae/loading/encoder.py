@@ -10,11 +10,11 @@ import paddle
 
 from plsc_mae import weights
 from plsc_mae.data.normalize import Normalize
-from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD
-from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.data.transforms import IMAGENET_MEAN, INCEPTION_MEAN, INCEPTION_STD
+from plsc_mae.errors import CheckpointError, ConfigError, remedies
 from plsc_mae.loading.completeness import BESIDE_THE_ENCODER, LIBRARY_REMEDY, refuse_unsupported, require_complete
-from plsc_mae.loading.positions import PositionFit, computed_kind
-from plsc_mae.loading.training_config import trained_eps, training_config
+from plsc_mae.loading.positions import PositionFit, computed_kind, size_remedy
+from plsc_mae.loading.training_config import set_final_eps, trained_eps, training_config
 from plsc_mae.methods import load_method
 from plsc_mae.methods.contract import DEFAULT_SIZE
 from plsc_mae.models.registry import VARIANTS
@@ -48,6 +48,7 @@ def load_encoder(
     input_size: tuple[int, ...] | None = None,
     random_weights: bool = False,
     seed: int = 0,
+    any_channels: bool = False,
 ) -> LoadedEncoder:
     """Build and load the encoder of a checkpoint of pre-training, of a classifier or of a probe.
 
@@ -60,19 +61,22 @@ def load_encoder(
         input_size: image side, or height and width, in place of the checkpoint's; learned positions are resized.
         random_weights: take only the sizes from the file, for comparison with an untrained encoder.
         seed: seed of the random weights.
+        any_channels: accept encoders of other images than those with three channels.
 
     Raises:
-        CheckpointError: the file cannot be read, lacks a tensor of the encoder, or has one that the encoder lacks.
+        CheckpointError: the file cannot be read, lacks a tensor of the encoder, or has one that the encoder lacks; or
+            the encoder is not for images with three channels.
         ConfigError: the number of heads is unknown, or the image size does not fit.
     """
     stored = source if isinstance(source, Checkpoint) else weights.read_network(source, model_key, model_prefix)
     path = str(stored.path)
     paddle.seed(seed)
     network, normalize = build_encoder(stored, num_heads, input_size)
-    report = fill_encoder(network, stored, dry_run=random_weights)
+    report = fill_encoder(network, stored, dry_run=random_weights, any_channels=any_channels)
     origin = f"{path}: {len(report.matched) + len(report.resized)} tensors of the encoder ({report.dialect})"
     if random_weights:
         origin = f"{path}: its sizes with random weights, seed {seed}"
+    set_final_eps(network, stored)
     network.eval()
     return LoadedEncoder(network, normalize, f"{origin}, images of {network.img_size[0]} x {network.img_size[1]}")
 
@@ -99,12 +103,21 @@ def build_encoder(
     return VisionTransformer(**arguments), normalization(sized)
 
 
-def fill_encoder(network: VisionTransformer, stored: Checkpoint, *, dry_run: bool = False) -> LoadReport:
+def fill_encoder(
+    network: VisionTransformer, stored: Checkpoint, *, dry_run: bool = False, any_channels: bool = False
+) -> LoadReport:
     """Load a file's encoder; with `dry_run` compare names and shapes only.
 
     Raises:
-        CheckpointError: the file lacks a tensor of the encoder, or has one that the encoder lacks.
+        CheckpointError: the file lacks a tensor of the encoder, or has one that the encoder lacks; or the encoder is
+            not for images with three channels, unless `any_channels`.
     """
+    channels = network.patch_embed.proj.weight.shape[1]
+    if channels != len(IMAGENET_MEAN) and not any_channels:
+        raise CheckpointError(
+            f"{stored.path} holds an encoder of images with {channels} channels, but images are read with "
+            f"{len(IMAGENET_MEAN)}; {LIBRARY_REMEDY}"
+        )
     fit = PositionFit(network, network, stored)
     report = weights.load(network, stored, prefix="encoder.", resize=fit, dry_run=dry_run)
     path = str(stored.path)
@@ -141,7 +154,10 @@ def infer_encoder_arguments(
     _require_positions(sizes, table, rules, str(stored.path))
     sizes["num_heads"] = num_heads or _trained_heads(options, sizes["embed_dim"]) or sizes["num_heads"]
     if sizes["num_heads"] is None:
-        raise ConfigError(f"{stored.path} does not store its number of heads; give it with --num_heads")
+        raise ConfigError(
+            f"{stored.path} does not store its number of heads; "
+            + (remedies("give it with --num_heads") or "convert it with `plsc-mae weights convert --num_heads N` first")
+        )
     trained = _trained_size(stored, sizes)
     if table is not None:
         trained, sizes["prefix_positions"] = _fitting(stored, table, sizes, trained, input_size)
@@ -206,8 +222,8 @@ def _fitting(
         return sizes["img_size"], square_prefix
     wanted = "" if input_size is None else f", nor those of an image of {' x '.join(map(str, pair(input_size)))}"
     raise CheckpointError(
-        f"{stored.path} does not store its image size, and its {rows} positions are not of a square grid{wanted}; give "
-        "height and width of the images of its training with --input_size H W"
+        f"{stored.path} does not store its image size, and its {rows} positions are not of a square grid{wanted}; "
+        + size_remedy()
     )
 
 
