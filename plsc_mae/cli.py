@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import plsc_mae
-from plsc_mae import console, runtime
+from plsc_mae import console
 from plsc_mae.config import FINETUNE, LINPROBE, PHASES, PRETRAIN
 from plsc_mae.config.launch import Launch, LaunchConfig, split_launch
 from plsc_mae.config.parity import ParityConfig
@@ -197,7 +197,6 @@ def _run(argv: list[str]) -> int:
         command = COMMANDS[name]
         config = _resolve_launch(rest) if name == "launch" else _resolve(name, rest)
         use_flags(vocabulary(type(config)) | (set() if "" in command.configs else {"method"}))
-        runtime.apply_cpu_settings()
         warnings.filterwarnings("ignore", message="No ccache found")  # Paddle's advice to builders of C++ extensions
         module, _, function = command.run.partition(":")
         code = getattr(importlib.import_module(module), function)(config)

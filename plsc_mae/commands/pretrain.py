@@ -7,7 +7,7 @@ import paddle
 from plsc_mae.config import PretrainConfig
 from plsc_mae.data.classes import ClassOrder, log_class_warnings
 from plsc_mae.data.imagefolder import ImageDataset, ImageList, balanced_subset, find_validation, require_classes
-from plsc_mae.data.loader import collate
+from plsc_mae.data.loader import collate, device_batch
 from plsc_mae.data.seeding import SampleKey
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.methods import load_method
@@ -95,4 +95,4 @@ def _panel(view: ImageDataset) -> Batch:
     """Return a fixed batch of up to PANEL_IMAGES images, evenly spaced in the data set."""
     count = min(PANEL_IMAGES, len(view))
     samples = [view[SampleKey(0, i * len(view) // count)] for i in range(count)]
-    return {name: paddle.to_tensor(value) for name, value in collate(samples).arrays.items()}
+    return device_batch(collate(samples).arrays)

@@ -10,12 +10,12 @@ import copy
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy.typing as npt
 import paddle
-from paddle import Tensor
 
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.workers import (
@@ -32,15 +32,24 @@ from plsc_mae.data.workers import (
 )
 from plsc_mae.errors import DataError, flag, remedies
 
-__all__ = ["WORKER_TIMEOUT", "BatchLoader", "KeyedDataset", "build_loader", "collate"]
+__all__ = ["WORKER_TIMEOUT", "BatchLoader", "KeyedDataset", "build_loader", "collate", "device_batch"]
 
 WORKER_TIMEOUT = 300.0  # seconds
+HOST_PREFIX = "host_"
 _MAX_RESTARTS = 3  # consecutive restarts without a batch in between
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL")
 
 Taken = TypeVar("Taken")
 
 logger = logging.getLogger(__name__)
+
+
+def device_batch(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
+    """Copy the arrays of a batch to the device; those whose names start with `host_` stay NumPy arrays."""
+    return {
+        name: array.copy() if name.startswith(HOST_PREFIX) else paddle.to_tensor(array)
+        for name, array in arrays.items()
+    }
 
 
 class BatchLoader:
@@ -63,7 +72,7 @@ class BatchLoader:
         """Return the number of batches in a whole epoch, regardless of the position."""
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield batches of tensors: the arrays of the samples stacked along a new first axis.
 
         Raises:
@@ -71,22 +80,22 @@ class BatchLoader:
         """
         return self._from_workers() if self.num_workers else self._in_process()
 
-    def _in_process(self) -> Iterator[dict[str, Tensor]]:
+    def _in_process(self) -> Iterator[dict[str, Any]]:
         current_read = CurrentRead()
         with _warning_about_slow_reads(current_read, self.worker_timeout, self.dataset):
             for keys in self.sampler:
                 yield self._tensors(read_batch(self.dataset, keys, current_read))
 
-    def _from_workers(self) -> Iterator[dict[str, Tensor]]:
+    def _from_workers(self) -> Iterator[dict[str, Any]]:
         pool = WorkerPool(self.dataset, copy.copy(self.sampler), self.num_workers, self.worker_timeout)
         try:
             yield from pool.batches(self._tensors)
         finally:
             pool.end()
 
-    def _tensors(self, batch: CollatedBatch) -> dict[str, Tensor]:
+    def _tensors(self, batch: CollatedBatch) -> dict[str, Any]:
         self.skipped += batch.skipped
-        return {name: paddle.to_tensor(array) for name, array in batch.arrays.items()}
+        return device_batch(batch.arrays)
 
 
 def build_loader(

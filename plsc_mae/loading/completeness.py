@@ -76,6 +76,9 @@ def refuse_unsupported(tensors: Mapping[str, Array], rules: Dialect, path: str) 
     norms = (f"{start}norm1", f"{start}attn.q_norm", f"{start}attn.k_norm")
     without_shift = [norm for norm in norms if f"{norm}.weight" in tensors and f"{norm}.bias" not in tensors]
     fc1, fc2 = (tensors.get(f"{start}mlp.{layer}.weight") for layer in ("fc1", "fc2"))
+    attention = [f"{start}attn.{name}" for name in ("qkv.weight", "qkv.bias", "q_bias")]
+    if not found and [name in tensors for name in attention] == [True, False, False]:
+        found = f"attention without biases of queries, keys and values, see {attention[0]}"
     if not found and without_shift:
         found = f"norms without a shift (RMS norm), see {without_shift[0]}.weight"
     if not found and fc1 is not None and fc2 is not None and fc1.ndim == fc2.ndim == 2:

@@ -10,7 +10,7 @@ import paddle
 
 from plsc_mae import weights
 from plsc_mae.data.normalize import Normalize
-from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD
+from plsc_mae.data.transforms import IMAGENET_MEAN, INCEPTION_MEAN, INCEPTION_STD
 from plsc_mae.errors import CheckpointError, ConfigError, remedies
 from plsc_mae.loading.completeness import BESIDE_THE_ENCODER, LIBRARY_REMEDY, refuse_unsupported, require_complete
 from plsc_mae.loading.positions import PositionFit, computed_kind, size_remedy
@@ -48,6 +48,7 @@ def load_encoder(
     input_size: tuple[int, ...] | None = None,
     random_weights: bool = False,
     seed: int = 0,
+    any_channels: bool = False,
 ) -> LoadedEncoder:
     """Build and load the encoder of a checkpoint of pre-training, of a classifier or of a probe.
 
@@ -60,16 +61,18 @@ def load_encoder(
         input_size: image side, or height and width, in place of the checkpoint's; learned positions are resized.
         random_weights: take only the sizes from the file, for comparison with an untrained encoder.
         seed: seed of the random weights.
+        any_channels: accept encoders of other images than those with three channels.
 
     Raises:
-        CheckpointError: the file cannot be read, lacks a tensor of the encoder, or has one that the encoder lacks.
+        CheckpointError: the file cannot be read, lacks a tensor of the encoder, or has one that the encoder lacks; or
+            the encoder is not for images with three channels.
         ConfigError: the number of heads is unknown, or the image size does not fit.
     """
     stored = source if isinstance(source, Checkpoint) else weights.read_network(source, model_key, model_prefix)
     path = str(stored.path)
     paddle.seed(seed)
     network, normalize = build_encoder(stored, num_heads, input_size)
-    report = fill_encoder(network, stored, dry_run=random_weights)
+    report = fill_encoder(network, stored, dry_run=random_weights, any_channels=any_channels)
     origin = f"{path}: {len(report.matched) + len(report.resized)} tensors of the encoder ({report.dialect})"
     if random_weights:
         origin = f"{path}: its sizes with random weights, seed {seed}"
@@ -99,12 +102,21 @@ def build_encoder(
     return VisionTransformer(**arguments), normalization(sized)
 
 
-def fill_encoder(network: VisionTransformer, stored: Checkpoint, *, dry_run: bool = False) -> LoadReport:
+def fill_encoder(
+    network: VisionTransformer, stored: Checkpoint, *, dry_run: bool = False, any_channels: bool = False
+) -> LoadReport:
     """Load a file's encoder; with `dry_run` compare names and shapes only.
 
     Raises:
-        CheckpointError: the file lacks a tensor of the encoder, or has one that the encoder lacks.
+        CheckpointError: the file lacks a tensor of the encoder, or has one that the encoder lacks; or the encoder is
+            not for images with three channels, unless `any_channels`.
     """
+    channels = network.patch_embed.proj.weight.shape[1]
+    if channels != len(IMAGENET_MEAN) and not any_channels:
+        raise CheckpointError(
+            f"{stored.path} holds an encoder of images with {channels} channels, but images are read with "
+            f"{len(IMAGENET_MEAN)}; {LIBRARY_REMEDY}"
+        )
     fit = PositionFit(network, network, stored)
     report = weights.load(network, stored, prefix="encoder.", resize=fit, dry_run=dry_run)
     path = str(stored.path)

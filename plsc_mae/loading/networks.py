@@ -61,7 +61,7 @@ def open_network(
         kind: the part of it to load, see `contents.kind_of`.
         num_heads: attention heads of the encoder, if the file does not determine them.
         decoder_num_heads: attention heads of the decoder, likewise.
-        any_grid: hold the positions of an unknown rectangle in an encoder for one row of patches.
+        any_grid: hold the positions of an unknown rectangle in an encoder or classifier for one row of patches.
         dry_run: for a network of pre-training, compare names and shapes only.
 
     Raises:
@@ -69,10 +69,11 @@ def open_network(
         ConfigError: the number of heads is needed and unknown.
     """
     path = str(stored.path)
-    if kind == CLASSIFIER:
-        return load_classifier(stored, num_heads=num_heads).network
-    if kind == ENCODER:
-        return load_encoder(stored, num_heads=num_heads, input_size=_one_row(stored) if any_grid else None).network
+    if kind in (CLASSIFIER, ENCODER):
+        size = _one_row(stored) if any_grid else None
+        if kind == CLASSIFIER:
+            return load_classifier(stored, num_heads=num_heads, input_size=size).network
+        return load_encoder(stored, num_heads=num_heads, input_size=size, any_channels=True).network
     if method_of_kind(kind) is None:
         reason = "a tokenizer, whose tensors have one naming only" if kind == TOKENIZER else "no known network"
         raise CheckpointError(f"{path} holds {reason}; expected a network of pre-training, a classifier or an encoder")
@@ -85,8 +86,13 @@ def open_network(
 
 
 def _one_row(stored: Checkpoint) -> tuple[int, int] | None:
-    """Return the image size of one row with all patches of an encoder, if its positions are of no square grid."""
+    """Return the image size of one row with all patches of an encoder, if its positions are of no square grid.
+
+    None for other networks, and for files of this suite, which store their image size.
+    """
     base = base_of(stored)
+    if "phase" in base.meta:
+        return None
     rules = recognize(base.model, str(base.path))
     sizes = infer_encoder(base.model, rules, str(base.path))
     table = base.model.get(rules.foreign_name("encoder.pos_embed"))

@@ -47,6 +47,7 @@ CHANGED_CLASSES = (  # advice to the user whose classes changed between two star
     "resume with the classes it was trained on, or start another run with --finetune in another --output_dir"
 )
 AVERAGE = "model_ema"
+MIX_SEED = "host_mix_seed"
 
 
 class ClassifyTask(Task):
@@ -91,8 +92,8 @@ class ClassifyTask(Task):
         images = self.normalize(batch["image"])
         if "erase_boxes" in batch:
             images = erase(images, batch["erase_boxes"], batch["erase_noise"])
-        if self.mixup is not None and "mix_seed" in batch:
-            rng = np.random.default_rng(int(batch["mix_seed"][0]))
+        if self.mixup is not None and MIX_SEED in batch:
+            rng = np.random.default_rng(int(batch[MIX_SEED][0]))
             images, target = self.mixup(images, target, rng)
         return {"image": images, "target": target}
 
@@ -206,14 +207,14 @@ def build_mixup(config: ClassifyConfig, num_classes: int) -> Mixup | None:
 
 
 class WithMixSeed:
-    """A transform that draws "mix_seed" last; the seed of the first sample decides the mixing of a batch."""
+    """A transform that draws `MIX_SEED` last; the seed of the first sample decides the mixing of a batch."""
 
     def __init__(self, transform: Transform) -> None:
         self.transform = transform
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
         """Transform an image, then draw the seed."""
-        return {**self.transform(image, rng), "mix_seed": np.asarray(rng.integers(2**62), np.int64)}
+        return {**self.transform(image, rng), MIX_SEED: np.asarray(rng.integers(2**62), np.int64)}
 
 
 def train_transform(config: ClassifyConfig) -> Transform:

@@ -10,14 +10,13 @@ from abc import abstractmethod
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from plsc_mae import weights
 from plsc_mae.config import CAEConfig
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.errors import CheckpointError, ConfigError, flag, remedies
-from plsc_mae.losses import PixelNorm, denormalize_pixels, normalize_pixels, squared_error
+from plsc_mae.losses import PixelNorm, cross_entropy, denormalize_pixels, normalize_pixels, squared_error
 from plsc_mae.methods.base import Batch
 from plsc_mae.models.dalle import DalleDecoder, DalleEncoder, random_init
 from plsc_mae.models.layers import patchify, unpatchify
@@ -56,11 +55,10 @@ class ClassTarget(Target):
         They are the accuracy of the predictions ("mlm_acc") and that of always predicting the most frequent class of
         the batch ("top_token_share"), between 0 and 1.
         """
-        pred = pred.astype("float32")
         counts = paddle.scatter_nd_add(
             paddle.zeros([self.num_classes]), target.unsqueeze(-1), paddle.ones(target.shape)
         )
-        return F.cross_entropy(pred, target), {
+        return cross_entropy(pred, target), {
             "mlm_acc": (pred.detach().argmax(axis=-1) == target).astype("float32").mean(),
             "top_token_share": counts.max() / target.shape[0],
         }

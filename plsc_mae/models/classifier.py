@@ -14,12 +14,12 @@ import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError
+from plsc_mae.models.attention import attention
 from plsc_mae.models.layers import (
     INIT_STD,
     LAYER_NORM_EPS,
     CrossAttention,
     Linear,
-    attention,
     attention_macs,
     copy_to_group,
     initializes,
@@ -57,7 +57,7 @@ class BatchNorm(nn.Layer):
         with paddle.no_grad():
             unbiased = variance * (len(x) / max(len(x) - 1, 1))
             for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
-                running.set_value(running * (1 - BATCH_NORM_MOMENTUM) + new * BATCH_NORM_MOMENTUM)
+                running.scale_(1 - BATCH_NORM_MOMENTUM).add_(new * BATCH_NORM_MOMENTUM)
         return (x - mean) / paddle.sqrt(variance + self.epsilon)
 
 

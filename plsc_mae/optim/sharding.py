@@ -61,7 +61,7 @@ class UpdateSharing:
                 flat = self._members.broadcast(paddle.concat([param.flatten() for param in params]), owner)
                 if owner != self._members.rank:
                     for param, values in zip(params, paddle.split(flat, [param.size for param in params]), strict=True):
-                        param.set_value(values.reshape(param.shape))
+                        paddle.assign(values.reshape(param.shape), output=param)
 
 
 def _only(group: ParamGroup, own: set[int]) -> ParamGroup:

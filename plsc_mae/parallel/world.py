@@ -156,7 +156,7 @@ class World:
             flat = self.sum(paddle.concat([param.grad.flatten() for param in bucket])) / self.size
             parts = paddle.split(flat, [param.size for param in bucket])
             for param, part in zip(bucket, parts, strict=True):
-                param.grad.set_value(part.reshape(param.shape))
+                paddle.assign(part.reshape(param.shape), output=param.grad)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum `values` over the data-parallel processes in place (all-reduce) and return it; all of them must call."""

@@ -186,11 +186,15 @@ def test_a_head_is_kept_for_the_same_classes_only(oracle, run, tmp_path):
     assert tuned("named", "x", "y", "z", flags=f"--classes {tmp_path / 'names.txt'}")[0] == 100
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_a_run_resumes_with_the_classes_it_was_trained_on(oracle, run, tmp_path):
     checkpoint, data = oracle(*PADDED), fill(tmp_path / "data", *PADDED)
     line = f"finetune {FLAGS} {TRAIN} --finetune {checkpoint} --data_path {data} --output_dir {tmp_path / 'out'}"
     assert run(f"{line} --epochs 1")[0] == 0
-    files = {path: path.read_bytes() for path in (tmp_path / "out").glob("*.pd")}
+    files = contents(tmp_path / "out")
     (data / "train/03").rename(data / "train/3x")
     (data / "val/03").rename(data / "val/3x")
     message = refusal(run, f"{line} --epochs 2 --auto_resume")
@@ -199,7 +203,7 @@ def test_a_run_resumes_with_the_classes_it_was_trained_on(oracle, run, tmp_path)
     for split in ("train", "val"):
         shutil.rmtree(data / split / "3x")
     assert "'03' in the checkpoint only" in refusal(run, f"{line} --epochs 2 --auto_resume")
-    assert {path: path.read_bytes() for path in (tmp_path / "out").glob("*.pd")} == files
+    assert contents(tmp_path / "out") == files
     shutil.rmtree(data)
     fill(data, *map(str, range(12)))
     code, out, err = run(f"{line} --epochs 2 --auto_resume")
@@ -245,39 +249,41 @@ def test_validation_images_of_some_classes(run, oracle, tmp_path):
     )
     assert (code, last(tmp_path / "out")["test_acc1"]) == (0, 100)
     (data / "val/a").rename(data / "val/A")
-    for command in ("knn --model_path {checkpoint} --nb_knn 1", "compare --pixels 16 --nb_knn 1", "finetune " + FLAGS):
-        assert "'A' resembles 'a'" in refusal(run, f"{command} --data_path {data}".format(checkpoint=checkpoint))
+    for command in (
+        f"knn --model_path {checkpoint} --nb_knn 1",
+        "compare --pixels 16 --nb_knn 1",
+        f"finetune {FLAGS} --output_dir {tmp_path}/other",
+    ):
+        assert "'A' resembles 'a'" in refusal(run, f"{command} --data_path {data}")
 
 
 def test_lists_of_validation_images(run, oracle, tmp_path):
     """Labels of a list are class numbers of the training folder; labels from 1 are refused if they exceed it."""
     checkpoint, data = oracle("a", "b", "c"), fill(tmp_path / "data", "a", "b", "c")
-    line = (
-        f"finetune {FLAGS} {TRAIN} --epochs 1 --finetune {checkpoint} --data_path {data} --output_dir {tmp_path / 'o'}"
-    )
+    line = f"finetune {FLAGS} {TRAIN} --epochs 1 --finetune {checkpoint} --data_path {data} --output_dir {tmp_path}/"
     val = tmp_path / "val.txt"
     val.write_text("data/val/c/0.png 2\ndata/val/a/0.png 0\n")
-    code, out, err = run(f"{line} --eval_data_path {val}")
+    code, out, err = run(f"{line}one --eval_data_path {val}")
     assert code == 0, err
-    assert last(tmp_path / "o")["test_acc1"] == 100
+    assert last(tmp_path / "one")["test_acc1"] == 100
     assert "as class numbers" in out
     val.write_text("data/val/c/0.png 3\ndata/val/a/0.png 1\n")
-    assert "start at 1" in refusal(run, f"{line} --eval_data_path {val}")
+    assert "start at 1" in refusal(run, f"{line}two --eval_data_path {val}")
 
 
 def test_one_class_and_labels_from_1_are_noticed(run, oracle, tmp_path):
     data = fill(tmp_path / "data", "only")
     for command in (
         f"finetune {FLAGS} {TRAIN} --epochs 1 --output_dir {tmp_path / 'one'}",
-        f"linprobe {FLAGS} --batch_size 1 --epochs 1 --warmup_epochs 0 --num_workers 0 --output_dir {tmp_path}/probe",
+        f"linprobe {FLAGS} --batch_size 2 --epochs 1 --warmup_epochs 0 --num_workers 0 --output_dir {tmp_path}/probe",
         f"knn --model_path {oracle('a', 'b')} --nb_knn 1 --num_workers 0",
         "compare --pixels 16 --nb_knn 1 --num_workers 0",
     ):
         _, out, err = run(f"{command} --data_path {data}")
         assert "one class only, 'only': accuracy is 100 %" in out + err, command
     (tmp_path / "train.txt").write_text("data/train/only/0.png 1\ndata/val/only/0.png 2\n")
-    line = f"finetune {FLAGS} {TRAIN} --epochs 1 --disable_eval_during_finetuning --output_dir {tmp_path / 'labels'}"
-    code, out, err = run(f"{line} --data_path {tmp_path / 'train.txt'}")
+    line = f"finetune {FLAGS} {TRAIN} --epochs 1 --disable_eval_during_finetuning --data_path {tmp_path}/train.txt"
+    code, out, err = run(f"{line} --output_dir {tmp_path}/three")
     assert code == 0
     assert "labels from 1 to 2" in out + err
-    assert "subtract 1" in refusal(run, f"{line} --data_path {tmp_path / 'train.txt'} --nb_classes 2").splitlines()[-1]
+    assert "subtract 1" in refusal(run, f"{line} --output_dir {tmp_path}/two --nb_classes 2").splitlines()[-1]

@@ -251,6 +251,7 @@ REFUSED = {
         vit() | {"patch_embed.norm.bias": np.ones(DIM)},
         r"patch embedding, see patch_embed\.norm\.bias",
     ),
+    "no biases of attention": (without("attn.qkv.bias"), r"without biases of .*, see blocks\.0\.attn\.qkv\.weight"),
     "LoRA": (
         vit() | {"blocks.0.attn.qkv.lora_A.weight": np.ones((4, DIM))},
         r"merge them .*, see blocks\.0\.attn\.qkv\.lora_A",
@@ -277,6 +278,15 @@ def test_parts_without_a_place_are_refused_by_name(save, capsys, name):
     assert main(["weights", "convert", path, path.replace("file", "out"), "--dialect", "facebook"]) == 2
     assert main(["weights", "inspect", path, "--num_heads", str(HEADS)]) == 0
     assert "good for" not in capsys.readouterr().out
+
+
+def test_images_of_one_channel_are_refused_but_converted(save, tmp_path):
+    tensors = vit()
+    path = save(tensors | {"patch_embed.proj.weight": tensors["patch_embed.proj.weight"][:, :1]})
+    with pytest.raises(CheckpointError, match="images with 1 channels, but images are read with 3"):
+        load_encoder(path, num_heads=HEADS)
+    assert not {"knn", "explain", "extract"} & set(inspect_file(path, num_heads=HEADS).uses)
+    assert main(["weights", "convert", path, str(tmp_path / "out.npz"), "--dialect", "facebook"]) == 0
 
 
 IDLE = {
@@ -328,16 +338,17 @@ def test_other_dialects_have_no_place_for_them(save, tmp_path, name):
     np.testing.assert_array_equal(features(str(tmp_path / "out.pth")), features(path))
 
 
-def test_an_unknown_rectangle_is_converted_bit_by_bit(save, tmp_path, capsys):
+@pytest.mark.parametrize("head", [{}, {"head.weight": np.ones((3, DIM)), "head.bias": np.zeros(3)}])
+def test_an_unknown_rectangle_is_converted_bit_by_bit(save, tmp_path, capsys, head):
     """The order of positions is all that a conversion needs; only a Hugging Face folder states the image size."""
-    tensors = vit((4, 8))
+    tensors = vit((4, 8)) | head
     path, out = save(tensors), tmp_path / "out.pth"
     assert main(["weights", "convert", path, str(out), "--dialect", "timm"]) == 0
     for key, value in weights.read(out).model.items():
         np.testing.assert_array_equal(value, tensors[key], err_msg=key)
     flags = ["--dialect", "huggingface", "--num_heads", str(HEADS)]
     assert main(["weights", "convert", path, str(tmp_path / "hf"), *flags]) == 2
-    assert "rectangular images" in capsys.readouterr().err
+    assert ("a classifier" if head else "rectangular images") in capsys.readouterr().err
 
 
 LAYERS = {"plain": "", "layer scale": "layer scale", "registers as in timm": "register tokens 4"}

@@ -27,7 +27,7 @@ from plsc_mae.parallel.tensor import my_part, shard_of, shards_of
 from plsc_mae.parallel.world import World
 from plsc_mae.train.checkpoint import file as checkpoint_file
 from plsc_mae.train.checkpoint.file import LazyDict
-from plsc_mae.train.log.meters import Meters
+from plsc_mae.train.log.meters import Meters, finite_values
 from plsc_mae.train.observers.online_probe import OnlineProbe
 from plsc_mae.train.step import Accumulation, Stepper
 from plsc_mae.weights.convert import LoadReport
@@ -123,8 +123,10 @@ class RunState:
 
     def add_metrics(self, values: Mapping[str, Tensor]) -> None:
         """Add the scalars of one iteration to the running means."""
-        self.window.add(values)
-        self.epoch_meters.add(values)
+        if values:
+            finite = finite_values(values)
+            self.window.add(finite)
+            self.epoch_meters.add(finite)
 
     @contextlib.contextmanager
     def content(self, progress: Progress, tag: int | str) -> Iterator[dict[str, Any]]:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from plsc_mae.data.classes import ClassOrder
 from plsc_mae.errors import CheckpointError
+from plsc_mae.losses import cross_entropy
 from plsc_mae.optim import (
     ParamGroup,
     build_adamw,
@@ -92,7 +92,7 @@ class OnlineProbe:
         """
         labels = self.class_order.outputs_of(labels)
         logits = self.head(self._standardize(features))
-        loss = F.cross_entropy(logits, labels)
+        loss = cross_entropy(logits, labels)
         (loss / self.world.size).backward()
         for param in self.params.values():
             self.world.sum(param.grad)

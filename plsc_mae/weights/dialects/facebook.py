@@ -46,8 +46,9 @@ def paddle_name(name: str) -> str:
     return name.replace(".running_mean", "._mean").replace(".running_var", "._variance")
 
 
-def _has_rows(tensors: Tensors, *, out_first: bool) -> bool:
-    if not {_PATCH, _QKV, _QKV_BIAS} <= set(tensors) or tensors[_QKV].ndim != 2:
+def _has_rows(tensors: Tensors, *, out_first: bool, bias: bool = True) -> bool:
+    wanted = {_PATCH, _QKV, _QKV_BIAS} if bias else {_PATCH, _QKV}
+    if not wanted <= set(tensors) or tensors[_QKV].ndim != 2:
         return False
     rows, columns = tensors[_QKV].shape
     return rows == 3 * columns if out_first else columns == 3 * rows
@@ -105,8 +106,9 @@ def _decode_timm(tensors: Tensors, _heads: NumHeads) -> dict[str, Array]:
 
 
 def _recognizes_timm(tensors: Tensors) -> bool:
+    """Recognize also networks without the bias of attention's projection, so that loaders can refuse them by name."""
     chunked = {_CHUNKED.sub(r"blocks.\g<block>", name): value for name, value in tensors.items()}
-    return _has_rows(chunked, out_first=True)
+    return _has_rows(chunked, out_first=True, bias="blocks.0.attn.q_bias" in chunked)
 
 
 TIMM = replace(
