@@ -20,7 +20,7 @@ def run(launch: Launch) -> None:
     on_gpu = runtime.has_gpu() and launch.device != "cpu"
     words = launcher_words(launch, on_gpu=on_gpu)
     print(f"launch: the output of process N is in {os.path.join(launch.options.log_dir, 'workerlog.N')}", flush=True)
-    os.execve(sys.executable, words, launcher_environment(os.environ, on_gpu=on_gpu))
+    os.execve(sys.executable, words, launcher_environment(runtime.inherited_environment(), on_gpu=on_gpu))
 
 
 def launcher_words(launch: Launch, *, on_gpu: bool) -> list[str]:
