@@ -24,7 +24,7 @@ _added: dict[str, str] = {}  # by `apply_cpu_settings`, in this process
 
 
 def inherited_environment() -> dict[str, str]:
-    """Return the environment without what `apply_cpu_settings` added, for processes that divide the cores themselves."""
+    """Return the environment without what `apply_cpu_settings` added; new processes divide the cores themselves."""
     return {name: value for name, value in os.environ.items() if _added.get(name) != value}
 
 
