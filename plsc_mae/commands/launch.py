@@ -65,7 +65,8 @@ def launcher_environment(environ: Mapping[str, str], *, on_gpu: bool) -> dict[st
 
     Without GPU, the launcher stops with an IndexError if CUDA_VISIBLE_DEVICES is set, even to nothing.
     """
-    wanted = {**environ, "PYTHONUNBUFFERED": "1"}
+    quiet = {"PYTHONWARNINGS": "ignore:No ccache found"}  # Paddle's advice to builders of C++ extensions
+    wanted = {**quiet, **environ, "PYTHONUNBUFFERED": "1"}
     if not on_gpu:
         wanted.pop("CUDA_VISIBLE_DEVICES", None)
         wanted["PADDLE_DISTRI_BACKEND"] = "gloo"
