@@ -19,8 +19,8 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError
+from plsc_mae.models.attention import record_attention
 from plsc_mae.models.classifier import ImageClassifier
-from plsc_mae.models.layers import record_attention
 from plsc_mae.models.vit import NO_CLASS_TOKEN, VisionTransformer
 
 HeadFusion = Literal["mean", "max", "min"]

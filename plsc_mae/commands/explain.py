@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,8 @@ from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.parallel.world import World
 
 PREDICTED = "predicted"
+
+logger = logging.getLogger(__name__)
 
 
 class Maps(NamedTuple):
@@ -163,7 +166,9 @@ class Explainer:
 
 
 def find_category(text: str, classes: Sequence[str]) -> int | None:
-    """Return the index of the class that `text` gives by number or name; None if it is "predicted".
+    """Return the number of the class that `text` gives by number or name; None if it is "predicted".
+
+    A number is the position among the classes. The log warns if a class has that number as its name.
 
     Raises:
         ConfigError: the class does not exist.
@@ -171,6 +176,11 @@ def find_category(text: str, classes: Sequence[str]) -> int | None:
     if text == PREDICTED:
         return None
     if text.isdecimal() and int(text) < len(classes):
+        if text in classes and classes.index(text) != int(text):
+            logger.warning(
+                "--category_index %s is class number %s, '%s'; the class named '%s' has number %d",
+                *(text, text, classes[int(text)], text, classes.index(text)),
+            )
         return int(text)
     if text in classes:
         return classes.index(text)

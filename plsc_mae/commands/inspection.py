@@ -347,7 +347,7 @@ def _add_resume(found: Inspection) -> None:
         found.uses |= usage_lines.resumption(found.path, found.phase)
     elif "optimizer" in found.beside:
         found.misfits["resume"] = (
-            "its optimizer state is another program's; start a run from its weights with --finetune"
+            "its optimizer state is another program's; start a run from its weights with `plsc-mae finetune --finetune`"
         )
 
 

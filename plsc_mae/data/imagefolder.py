@@ -10,18 +10,19 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from plsc_mae.data.classes import Reference, listed, match_images
 from plsc_mae.data.decode import Backend, open_image, require_backend
 from plsc_mae.data.seeding import SampleKey, sample_rng
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.data.workers import CurrentRead
-from plsc_mae.errors import DataError
+from plsc_mae.errors import DataError, flag, remedies
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 _SPLIT_NAMES = {"train", "val", "valid", "validation", "test"}
@@ -61,12 +62,24 @@ class ImageList:
         labels: class numbers [n], -1 for unlabeled images.
         classes: class names in the order of their numbers; empty for unlabeled images.
         root: base folder of the paths.
+        list_file: list file with the paths and labels; empty for a folder.
     """
 
     paths: PathTable
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
     root: str
+    list_file: str = ""
+
+    @property
+    def source(self) -> str:
+        """The list file or the folder, for messages."""
+        return self.list_file or self.root
+
+    @property
+    def numbered(self) -> bool:
+        """True if the classes are the labels of a list file, which has no other names."""
+        return bool(self.list_file)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -95,7 +108,9 @@ def find_images(data_path: str | Path, split: str) -> ImageList:
         if source.is_file():
             return _read_list(source)
         if not source.is_dir():
-            raise DataError(f"--data_path {source} does not exist; expected {_layouts(source, split)}")
+            raise DataError(
+                f"{flag('data_path', 'img_path')} {source} does not exist; expected {_layouts(source, split)}"
+            )
         folder = _split_folder(source, split)
         images = _class_folders(folder) or _flat_folder(folder)
     except OSError as error:
@@ -109,13 +124,15 @@ def require_classes(images: ImageList, use: str) -> None:
     """Raise DataError if the images are unlabeled; `use` names the purpose of the labels in the message."""
     if not images.classes:
         raise DataError(
-            f"the images of {images.root} have no classes, which are needed for {use}; expected a folder per class, or "
-            f"a list file with labels"
+            f"the images of {images.source} have no classes, which are needed for {use}; expected a folder per class, "
+            f"or a list file with labels"
         )
 
 
 def find_validation(train: ImageList, data_path: str, eval_data_path: str = "") -> ImageList:
-    """List the labeled validation images that belong to labeled training images.
+    """List the labeled validation images that belong to labeled training images, with the classes of the latter.
+
+    Classes are matched by name, see `plsc_mae.data.classes`. Validation images may lack classes; the log names them.
 
     Args:
         train: the training images.
@@ -123,7 +140,8 @@ def find_validation(train: ImageList, data_path: str, eval_data_path: str = "") 
         eval_data_path: folder or list file of the validation images; by default the folder val/ of `data_path`.
 
     Raises:
-        DataError: there are no validation images, one of the two sets is unlabeled, or their classes differ.
+        DataError: there are no validation images, one of the two sets is unlabeled, or a validation image has a class
+            that the training images lack.
     """
     source = Path(data_path)
     if not eval_data_path and not ((source / "train").is_dir() and (source / "val").is_dir()):
@@ -131,12 +149,14 @@ def find_validation(train: ImageList, data_path: str, eval_data_path: str = "") 
     val = find_images(eval_data_path or source, "val")
     for images in (train, val):
         require_classes(images, "validation")
-    if train.classes != val.classes:
-        raise DataError(
-            f"{train.root} and {val.root} have different classes ({len(train.classes)} and {len(val.classes)}); "
-            "expected the same class folders in both"
-        )
-    return val
+    remedy = "name the classes of both alike, or set --eval_data_path to other validation images"
+    labels, note = match_images(val, Reference(train.classes, train.source, remedy))
+    if note:
+        logger.info("%s", note)
+    if untrained := sorted(set(labels.tolist()) - set(train.labels.tolist())):
+        names = [train.classes[number] for number in untrained]
+        logger.warning("%s has images of classes without training images: %s", val.source, listed(names))
+    return replace(val, labels=labels, classes=train.classes)
 
 
 def balanced_subset(images: ImageList, limit: int) -> ImageList:
@@ -153,7 +173,7 @@ def balanced_subset(images: ImageList, limit: int) -> ImageList:
     spaced = [rows[np.arange(count) * len(rows) // max(count, 1)] for rows, count in zip(members, counts, strict=True)]
     chosen = np.concatenate(spaced)
     paths = PathTable(images.paths[int(row)] for row in chosen)
-    return ImageList(paths, images.labels[chosen], images.classes, images.root)
+    return replace(images, paths=paths, labels=images.labels[chosen])
 
 
 class ImageDataset:
@@ -202,7 +222,9 @@ class ImageDataset:
                 sample = self._transformed(index, sample_rng(self.seed, key.epoch, key.index))
             except DataError as error:
                 if self.bad_image == "error":
-                    raise DataError(f"{error}; repair or remove the file, or pass --bad_image skip") from error
+                    raise DataError(
+                        f"{error}; {remedies('repair or remove the file', 'pass --bad_image skip')}"
+                    ) from error
                 logger.warning("%s; using the next image instead", error)
                 continue
             numbers = {"index": index, "label": self.images.labels[index], "skipped": skipped}
@@ -249,7 +271,8 @@ def _split_folder(source: Path, split: str) -> Path:
     folders = _subfolders(source)
     if folders and set(folders) <= _SPLIT_NAMES:  # otherwise the splits would be taken for classes
         raise DataError(
-            f"{source} has no folder '{split}', only {', '.join(folders)}; add it or choose another --data_path"
+            f"{source} has no folder '{split}', only {', '.join(folders)}; add it or choose another "
+            f"{flag('data_path', 'img_path')}"
         )
     return source
 
@@ -344,7 +367,7 @@ def _read_list(file: Path) -> ImageList:
             f"list file {file} names {paths[0]}, which is not in {file.parent}; write paths relative to the list file"
         )
     classes = tuple(str(label) for label in range(max(labels) + 1))
-    return ImageList(PathTable(paths), np.array(labels, np.int64), classes, str(file.parent))
+    return ImageList(PathTable(paths), np.array(labels, np.int64), classes, str(file.parent), str(file))
 
 
 def _parse_entry(line: str) -> tuple[str, int]:

@@ -13,7 +13,9 @@ from paddle import nn
 
 from plsc_mae import weights
 from plsc_mae.config import ClassifyConfig
-from plsc_mae.errors import CheckpointError
+from plsc_mae.data.classes import ClassOrder
+from plsc_mae.errors import CheckpointError, flag
+from plsc_mae.loading.class_names import head_to_keep
 from plsc_mae.loading.completeness import BESIDE_THE_ENCODER, refuse_unsupported, require_complete
 from plsc_mae.loading.encoder import newer_parts
 from plsc_mae.loading.positions import PositionFit
@@ -52,12 +54,15 @@ def load_into_classifier(
     norm_into_fc_norm: bool,
     model_key: str | None = None,
     model_prefix: str | None = None,
+    classes: ClassOrder | None = None,
+    names_file: str = "",
     dry_run: bool = False,
 ) -> LoadReport:
     """Initialize a classifier with a checkpoint of pre-training or of another classifier.
 
-    A head is loaded only if it has the same size. Learned position embeddings and relative position tables are resized
-    to the classifier's grid; relative position tables that the file lacks stay at zero.
+    A head is loaded only if it is for the same classes, and its outputs are then put into their order; see
+    `class_names.head_to_keep`. Learned position embeddings and relative position tables are resized to the classifier's
+    grid; relative position tables that the file lacks stay at zero.
 
     Args:
         model: the classifier.
@@ -66,6 +71,8 @@ def load_into_classifier(
             Atten4Vis/CAE does; the MAEs do not.
         model_key: key of the network in the file, see `weights.unwrap.choose_network`; unused with its content.
         model_prefix: prefix of the network's tensor names, likewise.
+        classes: classes of the run; None if they are unknown.
+        names_file: text file with the names of the stored classifier's outputs, in place of those in the checkpoint.
         dry_run: compare names and shapes only.
 
     Returns:
@@ -74,6 +81,7 @@ def load_into_classifier(
     Raises:
         CheckpointError: the file cannot be read, is of another size, lacks a tensor of the encoder, has one that the
             classifier lacks, or holds a probe.
+        DataError: the file of names cannot be read, or does not fit the stored classifier.
     """
     if not isinstance(source, Checkpoint):
         source = weights.read_network(source, model_key or "", model_prefix or "")
@@ -85,11 +93,15 @@ def load_into_classifier(
             f"{stored.path} holds a probe ({probe[0]}) with its encoder; expected the checkpoint of pre-training that "
             "was probed, or a fine-tuned one"
         )
-    tensors = _fitted(model, stored.model, rules, norm_into_fc_norm)
+    classes = classes or ClassOrder()
+    kept = head_to_keep(stored, model.num_classes, classes, names_file) if model.probe == "none" else None
+    tensors = _fitted(model, stored.model, rules, norm_into_fc_norm, keep_head=kept is not None)
     fitted, fit = dataclasses.replace(stored, model=tensors), PositionFit(model, model.encoder, stored)
     report = weights.load(model, fitted, rules.name, resize=fit, dry_run=dry_run)
     _require_encoder(model, report, stored, rules)
     fit.require_grid()
+    if kept is not None and not dry_run:
+        model.reorder_outputs(kept)
     return dataclasses.replace(report, dialect=detect(source.model) or report.dialect)
 
 
@@ -136,19 +148,20 @@ def _based(stored: Checkpoint, num_heads: int) -> tuple[Checkpoint, Dialect]:
     return stored, rules
 
 
-def parts_of_start(config: ClassifyConfig, resumed: Path | None = None) -> dict[str, Any]:
+def parts_of_start(config: ClassifyConfig, resumed: Path | Checkpoint | None = None) -> dict[str, Any]:
     """Return the arguments for parts of the encoder in the file that a run starts from, see `encoder.newer_parts`.
 
     Args:
         config: the options.
-        resumed: checkpoint from which the run resumes; None without one.
+        resumed: checkpoint from which the run resumes, or the content of the classifier to evaluate; None without one.
 
     Raises:
         CheckpointError: the file cannot be read, or holds an encoder with a part that this suite lacks.
     """
-    path = (config.resume or config.finetune) if config.eval else config.finetune
-    if path:
-        source = weights.read_network(path, config.model_key, config.model_prefix)
+    if isinstance(resumed, Checkpoint):
+        source = resumed
+    elif config.finetune:
+        source = weights.read_network(config.finetune, config.model_key, config.model_prefix)
     elif resumed is not None:
         source = weights.read(resumed)
     else:
@@ -161,21 +174,21 @@ def _warn_of_eps(model: ImageClassifier, stored: Checkpoint) -> None:
     trained, own = trained_eps(stored) or LAYER_NORM_EPS, model.encoder.blocks[0].norm1._epsilon
     if trained != own:
         logger.warning(
-            "%s was trained with layer norms of eps %g, but the classifier has %g; give --norm_eps %g to keep it",
-            *(stored.path, trained, own, trained),
+            "%s was trained with layer norms of eps %g, but the classifier has %g; give %s %g to keep it",
+            *(stored.path, trained, own, flag("norm_eps"), trained),
         )
 
 
 def _fitted(
-    model: ImageClassifier, tensors: Mapping[str, Array], rules: Dialect, norm_into_fc_norm: bool
+    model: ImageClassifier, tensors: Mapping[str, Array], rules: Dialect, norm_into_fc_norm: bool, *, keep_head: bool
 ) -> dict[str, Array]:
     """Return the file's tensors, with those moved that the classifier keeps elsewhere; names keep the file's dialect.
 
-    A head for another number of classes is dropped. If `norm_into_fc_norm`, the encoder's final norm becomes `fc_norm`.
+    The head is dropped unless `keep_head` is true. If `norm_into_fc_norm`, the encoder's final norm becomes `fc_norm`.
     A shared relative position table becomes the table of every block that has its own.
     """
     fitted = dict(tensors)
-    if "head.bias" in fitted and len(fitted["head.bias"]) != model.num_classes:
+    if not keep_head:
         fitted = {name: value for name, value in fitted.items() if name not in ("head.weight", "head.bias")}
     copies = {}
     if norm_into_fc_norm and isinstance(model.fc_norm, nn.LayerNorm):
@@ -218,12 +231,12 @@ def _check_positions(encoder: VisionTransformer, stored: Checkpoint, rules: Dial
     if has_table and encoder.positions == "sinusoid":
         raise CheckpointError(
             f"{stored.path} has a position table, but the network has MAE-pytorch's, which no file stores; for "
-            "MAE-priv's give --method mae_priv (positions 'row first' of the network)"
+            f"MAE-priv's give {flag('method')} mae_priv (positions 'row first' of the network)"
         )
     fixed = encoder.positions in ("column first", "row first")
     if not has_table and fixed and encoder.cls_token is None:
         raise CheckpointError(
-            f"{stored.path} has no position table, like files of MAE-pytorch; give --method mae_pytorch "
+            f"{stored.path} has no position table, like files of MAE-pytorch; give {flag('method')} mae_pytorch "
             "(positions 'sinusoid' of the network)"
         )
 
@@ -232,8 +245,12 @@ def _is_untrained(name: str, value: Array) -> bool:
     return name in _UNTRAINED and bool(np.all(value == _UNTRAINED[name]))
 
 
-def start_from_pretraining(model: ImageClassifier, config: ClassifyConfig) -> LoadReport:
+def start_from_pretraining(
+    model: ImageClassifier, config: ClassifyConfig, classes: ClassOrder | None = None
+) -> LoadReport:
     """Load the encoder of `config.finetune`, and initialize the head as the method's recipe does.
+
+    The head of a classifier of the run's `classes` is loaded too.
 
     Raises:
         CheckpointError: the file does not hold that encoder.
@@ -245,6 +262,8 @@ def start_from_pretraining(model: ImageClassifier, config: ClassifyConfig) -> Lo
         norm_into_fc_norm=recipe.norm_into_fc_norm,
         model_key=config.model_key,
         model_prefix=config.model_prefix,
+        classes=classes,
+        names_file=config.classes,
     )
     std = recipe.head_std if config.probe == "none" else PROBE_HEAD_STD
     if std is not None and "head.weight" not in report.matched:

@@ -12,10 +12,10 @@ import paddle
 from plsc_mae import weights
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import IMAGENET_MEAN, INCEPTION_MEAN, INCEPTION_STD
-from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.errors import CheckpointError, ConfigError, remedies
 from plsc_mae.loading.completeness import BESIDE_THE_ENCODER, LIBRARY_REMEDY, refuse_unsupported, require_complete
-from plsc_mae.loading.positions import PositionFit, computed_grid, computed_kind
-from plsc_mae.loading.training_config import trained_eps, training_config
+from plsc_mae.loading.positions import PositionFit, computed_grid, computed_kind, size_remedy
+from plsc_mae.loading.training_config import set_final_eps, trained_eps, training_config
 from plsc_mae.methods import load_method
 from plsc_mae.methods.contract import DEFAULT_SIZE
 from plsc_mae.models.registry import VARIANTS
@@ -85,6 +85,7 @@ def load_encoder(
     origin = f"{path}: {len(report.matched) + len(report.resized)} tensors of the encoder ({report.dialect})"
     if random_weights:
         origin = f"{path}: its sizes with random weights, seed {seed}"
+    set_final_eps(network, stored)
     network.eval()
     return LoadedEncoder(network, normalize, f"{origin}, images of {network.img_size[0]} x {network.img_size[1]}")
 
@@ -162,7 +163,10 @@ def infer_encoder_arguments(
     _require_positions(sizes, table, rules, str(stored.path))
     sizes["num_heads"] = num_heads or _trained_heads(options, sizes["embed_dim"]) or sizes["num_heads"]
     if sizes["num_heads"] is None:
-        raise ConfigError(f"{stored.path} does not store its number of heads; give it with --num_heads")
+        raise ConfigError(
+            f"{stored.path} does not store its number of heads; "
+            + (remedies("give it with --num_heads") or "convert it with `plsc-mae weights convert --num_heads N` first")
+        )
     trained = _trained_size(stored, sizes)
     if table is not None:
         trained, sizes["prefix_positions"] = _fitting(stored, table, sizes, trained, input_size)
@@ -229,8 +233,8 @@ def _fitting(
         return sizes["img_size"], square_prefix
     wanted = "" if input_size is None else f", nor those of an image of {' x '.join(map(str, pair(input_size)))}"
     raise CheckpointError(
-        f"{stored.path} does not store its image size, and its {rows} positions are not of a square grid{wanted}; give "
-        "height and width of the images of its training with --input_size H W"
+        f"{stored.path} does not store its image size, and its {rows} positions are not of a square grid{wanted}; "
+        + size_remedy()
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from paddle import nn
 
-from plsc_mae.errors import CheckpointError
+from plsc_mae.errors import CheckpointError, remedies
 from plsc_mae.models.pos_embed import resize_pos_embed
 from plsc_mae.models.rel_pos_bias import MIN_RESIZED_SIDE, TOKEN_ENTRIES, resize_relative_positions
 from plsc_mae.models.vit import Positions, VisionTransformer, fixed_table, pair
@@ -21,6 +21,14 @@ from plsc_mae.weights.dialects.grids import square_side
 
 logger = logging.getLogger(__name__)
 Grid = tuple[int, int]
+
+
+def size_remedy() -> str:
+    """Return the remedy for positions of an unknown grid, as the end of a message."""
+    return (
+        remedies("give height and width of the images of its training with --input_size H W")
+        or "the command has no option for the size of its images"
+    )
 
 
 class PositionFit:
@@ -59,7 +67,7 @@ class PositionFit:
             rows, columns = self.grid
             raise CheckpointError(
                 f"{self.path} has positions of {self._unknown} patches, which are no square grid; the network has "
-                f"{rows} x {columns} patches; give height and width of the images of its training with --input_size H W"
+                f"{rows} x {columns} patches; {size_remedy()}"
             )
 
     def _fit(self, name: str, value: Array, prefix: int) -> Array | None:

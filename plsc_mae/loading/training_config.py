@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from paddle import nn
+
 from plsc_mae.config import PRETRAIN, PretrainConfig
 from plsc_mae.config.resolve import from_mapping
 from plsc_mae.errors import CheckpointError, ConfigError
@@ -54,6 +56,19 @@ def trained_eps(stored: Checkpoint) -> float | None:
     if isinstance(options, dict) and options.get("norm_eps"):
         return float(options["norm_eps"])
     return find_dialect(name).norm_eps if name else None
+
+
+def set_final_eps(network: nn.Layer, stored: Checkpoint) -> None:
+    """Give the final norms of encoder and decoder the epsilon that a file stores for them, as Hugging Face does.
+
+    All other code bases have 1e-6 there, also where the norms of the blocks have another epsilon.
+    """
+    options = stored.meta.get("args")
+    eps = options.get("final_norm_eps") if isinstance(options, dict) else None
+    for part in (network, getattr(network, "encoder", None), getattr(network, "decoder", None)):
+        norm = getattr(part, "norm", None)
+        if eps and isinstance(norm, nn.LayerNorm):
+            norm._epsilon = float(eps)
 
 
 def _infer_config(stored: Checkpoint, heads: Mapping[str, int | None], norm_eps: float | None) -> PretrainConfig:

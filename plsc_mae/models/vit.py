@@ -12,13 +12,13 @@ import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError
+from plsc_mae.models.attention import dropout
 from plsc_mae.models.layers import (
     INIT_STD,
     LAYER_NORM_EPS,
     Block,
     PatchEmbed,
     drop_path_rates,
-    dropout,
     gather_tokens,
     layer_norm,
     patchify,

@@ -20,8 +20,9 @@ from plsc_mae.analysis.attention import (
 )
 from plsc_mae.analysis.pictures import overlay, resize_map
 from plsc_mae.errors import ConfigError
+from plsc_mae.models.attention import record_attention
 from plsc_mae.models.classifier import BatchNorm, ImageClassifier
-from plsc_mae.models.layers import layer_norm, record_attention
+from plsc_mae.models.layers import layer_norm
 from plsc_mae.models.vit import VisionTransformer
 
 pytestmark = pytest.mark.compat

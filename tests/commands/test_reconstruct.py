@@ -28,6 +28,7 @@ def draw(tmp_path, capfd):
 
     def run(model_path, img_path, flags: str = "") -> tuple[int, str, str]:
         words = f"reconstruct --model_path {model_path} --img_path {img_path} --save_path {tmp_path}/panels {flags}"
+        capfd.readouterr()  # of the training
         code = main(words.split())
         return code, *capfd.readouterr()
 

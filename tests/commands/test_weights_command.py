@@ -140,6 +140,7 @@ def test_the_fine_tuning_that_is_proposed_takes_the_file(inspected, name):
     assert len(report.matched) > 25
 
 
+@pytest.mark.once
 def test_every_golden_file_is_described_or_refused_in_one_sentence(run):
     files = sorted(path for path in GOLDEN.glob("*/checkpoints/*") if path.is_file())
     assert len(files) > 60

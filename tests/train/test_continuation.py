@@ -28,12 +28,10 @@ def assert_same_checkpoint(one, two):
     ("kill_step", "save_steps", "flags"),
     [
         (10, 5, "--batch_size 12 --max_train_step 20"),  # at the end of an epoch of 10
-        (13, 3, "--batch_size 12 --max_train_step 20 --num_workers 2"),  # in the middle of one
-        (
-            8,
-            2,
-            "--batch_size 8 --accum_iter 2 --max_train_step 18 --clip_grad 0.5",
-        ),  # 15 iterations an epoch
+        # in the middle of one
+        pytest.param(13, 3, "--batch_size 12 --max_train_step 20 --num_workers 2", marks=pytest.mark.once),
+        # 15 iterations an epoch
+        pytest.param(8, 2, "--batch_size 8 --accum_iter 2 --max_train_step 18 --clip_grad 0.5", marks=pytest.mark.once),
     ],
 )
 def test_kill_and_go_on(run, kill_step, save_steps, flags):

@@ -142,6 +142,7 @@ def test_networks_are_not_written_where_they_have_no_place(tmp_path, network, di
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("network", sorted(WRITABLE))
 def test_every_other_dialect_refuses(tmp_path, network):
     for dialect in set(DIALECTS) - set(WRITABLE[network]) - {"plsc_mae"}:
