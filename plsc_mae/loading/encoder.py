@@ -76,7 +76,8 @@ def load_encoder(
     paddle.seed(seed)
     network, normalize = build_encoder(stored, num_heads, input_size)
     report = fill_encoder(network, stored, dry_run=random_weights, any_channels=any_channels)
-    if input_size is None and network.cls_token is not None and network.prefix_positions == 0 and not random_weights:
+    assumed = network.cls_token is not None and network.register_tokens is None and network.prefix_positions == 0
+    if assumed and input_size is None and not random_weights:
         logger.warning(
             "%s has %d positions, taken for a grid of %d x %d patches without a row for the class token; for a "
             "rectangle give height and width of the images of its training as input size",
