@@ -38,6 +38,7 @@ from plsc_mae.config.weights import (
     WeightsListConfig,
 )
 from plsc_mae.errors import ConfigError, Stopped, UserError
+from plsc_mae.names import escape_controls, escape_streams
 from plsc_mae.parallel import failure_detector
 
 
@@ -162,6 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    escape_streams()
     _log_to_console()
     try:
         name, rest = _find(argv)
@@ -176,7 +178,7 @@ def _run(argv: list[str]) -> int:
         module, _, function = command.run.partition(":")
         code = getattr(importlib.import_module(module), function)(config)
     except UserError as error:
-        print(f"plsc-mae: error: {error}", file=sys.stderr)
+        print(f"plsc-mae: error: {escape_controls(str(error), one_line=True)}", file=sys.stderr)
         return failure_detector.end(str(error), error.exit_code)
     except Stopped as stop:
         print(f"plsc-mae: {stop}", file=sys.stderr)
@@ -243,11 +245,19 @@ def _log_to_console() -> None:
     """Send the log to stdout and warnings to stderr; processes other than the first log warnings only."""
     rank = int(os.environ.get("PADDLE_TRAINER_ID", "0"))
     handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_Formatter())
     handler.addFilter(lambda record: record.levelno < logging.WARNING)
     alarm = logging.StreamHandler(sys.stderr)
     alarm.setLevel(logging.WARNING)
-    alarm.setFormatter(logging.Formatter("warning: %(message)s"))
+    alarm.setFormatter(_Formatter("warning: %(message)s"))
     log = logging.getLogger("plsc_mae")
     log.handlers = [handler, alarm]
     log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     log.propagate = False
+
+
+class _Formatter(logging.Formatter):
+    """Formatter that escapes control characters, which may come from the names of files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escape_controls(super().format(record))

@@ -9,6 +9,7 @@ from pathlib import Path
 from plsc_mae.config.schema import suggest
 from plsc_mae.config.tools import PlotConfig
 from plsc_mae.errors import ConfigError, DataError
+from plsc_mae.names import escape_name
 
 COLORS = ("tab:blue", "tab:green", "tab:red", "tab:purple")  # the learning rate is orange
 
@@ -37,7 +38,8 @@ def run(config: PlotConfig) -> None:
     figure, axes = plt.subplots(figsize=(7, 4), dpi=120)
     for name, color in zip(names, itertools.cycle(COLORS)):
         axes.plot(steps, [record[name] for record in records], color=color, label=name)
-    axes.set(xlabel="optimizer step", ylabel=names[0], title=Path(config.run_dir).name, ylim=(0, None))
+    title = escape_name(Path(config.run_dir).name)
+    axes.set(xlabel="optimizer step", ylabel=names[0], title=title, ylim=(0, None))
     if len(names) > 1:
         axes.legend()
         axes.set_ylabel("")

@@ -17,6 +17,7 @@ from plsc_mae.config import PHASES, TrainingConfig
 from plsc_mae.config.help import Entry, Usage, render
 from plsc_mae.config.schema import Value, build, coerce, options, suggest, vocabulary, without_none
 from plsc_mae.errors import ConfigError
+from plsc_mae.file_kinds import require_text
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ def read_yaml(path: str) -> dict[str, Value]:
         ConfigError: the file does not exist, is not YAML, or is not a flat mapping.
     """
     try:
+        require_text(path, path, "a YAML file of options", ConfigError)
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from None

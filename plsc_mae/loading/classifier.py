@@ -15,11 +15,13 @@ from plsc_mae.data.classify import evaluation_transform
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import Transform
 from plsc_mae.errors import CheckpointError, DataError
+from plsc_mae.file_kinds import require_text
 from plsc_mae.loading.classifier_weights import load_classifier_weights
 from plsc_mae.loading.encoder import infer_encoder_arguments, normalization
 from plsc_mae.loading.training_config import trained_eps
 from plsc_mae.methods.classify import build_classifier, build_normalize, validation_transform
 from plsc_mae.models.classifier import ImageClassifier
+from plsc_mae.names import escape_name
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.convert import decoded, recognize, select
 from plsc_mae.weights.dialects.base import count_blocks, tensor_of_rank
@@ -156,13 +158,14 @@ def _stored_names(stored: Checkpoint, count: int) -> tuple[str, ...]:
 
 
 def _read_names(path: str, count: int) -> tuple[str, ...]:
+    """Read one class name per line; names that are not UTF-8 are escaped as those of folders are."""
     try:
-        names = Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise DataError(f"cannot read the class names of {path}: {reason}") from None
+        require_text(path, f"--classes {path}", "a text file with one class name per line", DataError)
+        names = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape").rstrip().splitlines()
+    except OSError as error:
+        raise DataError(f"cannot read the class names of --classes {path}: {error.strerror}") from None
     if len(names) != count:
         raise DataError(
             f"--classes {path} has {len(names)} names; expected {count}, one per line for each class of the classifier"
         )
-    return tuple(name.strip() for name in names)
+    return tuple(escape_name(name.strip()) for name in names)
