@@ -1,10 +1,22 @@
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "plsc_mae/__init__.py").read_text()).group(1)
+
+
+class BuildWithConfigs(build_py):
+    """Adds the folder `configs` to the package, where `--config configs/...` finds it after an installation."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            shutil.copytree(ROOT / "configs", Path(self.build_lib) / "plsc_mae/configs", dirs_exist_ok=True)
+
 
 setup(
     name="plsc_mae",
@@ -13,6 +25,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    cmdclass={"build_py": BuildWithConfigs},
     packages=find_packages(include=["plsc_mae", "plsc_mae.*"]),
     package_data={"plsc_mae.weights": ["manifest.yaml"]},
     python_requires=">=3.10",

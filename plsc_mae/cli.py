@@ -9,15 +9,17 @@ import select
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import plsc_mae
 from plsc_mae import runtime
 from plsc_mae.config import FINETUNE, LINPROBE, PHASES, PRETRAIN
+from plsc_mae.config.launch import Launch, LaunchConfig, split_launch
 from plsc_mae.config.parity import ParityConfig
 from plsc_mae.config.plan import planned
 from plsc_mae.config.resolve import parse
 from plsc_mae.config.schema import suggest
+from plsc_mae.config.synonyms import hint_at_command
 from plsc_mae.config.tools import (
     CompareConfig,
     DemoDataConfig,
@@ -50,18 +52,26 @@ class Command(NamedTuple):
         configs: config classes by method; a command without methods has one entry, "".
         run: the function, as "module:name". It receives the config and may return an exit code.
         positional: names, separated by spaces, of the options whose values may be given without their flags, in order.
+        parallel: True if the command can run in several processes.
     """
 
     summary: str
     configs: Mapping[str, type]
     run: str
     positional: str = ""
+    parallel: bool = False
 
 
 COMMANDS = {
-    "pretrain": Command("pre-train an encoder on images without labels", PRETRAIN, "plsc_mae.commands.pretrain:run"),
-    "finetune": Command("train a classifier from a pre-trained encoder", FINETUNE, "plsc_mae.commands.classify:run"),
-    "linprobe": Command("train a linear classifier on frozen features", LINPROBE, "plsc_mae.commands.classify:run"),
+    "pretrain": Command(
+        "pre-train an encoder on images without labels", PRETRAIN, "plsc_mae.commands.pretrain:run", parallel=True
+    ),
+    "finetune": Command(
+        "train a classifier from a pre-trained encoder", FINETUNE, "plsc_mae.commands.classify:run", parallel=True
+    ),
+    "linprobe": Command(
+        "train a linear classifier on frozen features", LINPROBE, "plsc_mae.commands.classify:run", parallel=True
+    ),
     "reconstruct": Command(
         "reconstruct hidden patches with a pre-trained model",
         {"": ReconstructConfig},
@@ -69,18 +79,26 @@ COMMANDS = {
         "img_path save_path model_path",
     ),
     "predict": Command(
-        "classify images with a trained classifier", {"": PredictConfig}, "plsc_mae.commands.predict:run"
+        "classify images with a trained classifier",
+        {"": PredictConfig},
+        "plsc_mae.commands.predict:run",
+        parallel=True,
     ),
-    "knn": Command("evaluate an encoder's features by k-NN", {"": KNNConfig}, "plsc_mae.commands.knn:run"),
+    "knn": Command(
+        "evaluate an encoder's features by k-NN", {"": KNNConfig}, "plsc_mae.commands.knn:run", parallel=True
+    ),
     "compare": Command(
         "compare the features of several encoders in one table",
         {"": CompareConfig},
         "plsc_mae.commands.compare:run",
+        parallel=True,
     ),
     "explain": Command(
         "draw the attention of an encoder over images", {"": ExplainConfig}, "plsc_mae.commands.explain:run"
     ),
-    "extract": Command("write features of images to a file", {"": ExtractConfig}, "plsc_mae.commands.extract:run"),
+    "extract": Command(
+        "write features of images to a file", {"": ExtractConfig}, "plsc_mae.commands.extract:run", parallel=True
+    ),
     "parity": Command(
         "compare a network with an oracle and with the original code",
         {"": ParityConfig},
@@ -123,8 +141,12 @@ COMMANDS = {
         "a b",
     ),
     "plot": Command("draw the loss curve of a run as PNG", {"": PlotConfig}, "plsc_mae.commands.plot:run", "run_dir"),
-    "bench step": Command("measure the speed of training steps", PRETRAIN, "plsc_mae.commands.bench:run_step"),
-    "bench data": Command("measure the speed of data loading", PRETRAIN, "plsc_mae.commands.bench:run_data"),
+    "bench step": Command(
+        "measure the speed of training steps", PRETRAIN, "plsc_mae.commands.bench:run_step", parallel=True
+    ),
+    "bench data": Command(
+        "measure the speed of data loading", PRETRAIN, "plsc_mae.commands.bench:run_data", parallel=True
+    ),
     **{
         f"plan {phase}": Command(
             f"estimate memory and time of `{phase}`", planned(configs), "plsc_mae.commands.plan:run"
@@ -132,12 +154,16 @@ COMMANDS = {
         for phase, configs in PHASES.items()
     },
     "doctor": Command(
-        "show versions and settings, and report known problems", {"": DoctorConfig}, "plsc_mae.commands.doctor:run"
+        "show versions and settings, and report known problems",
+        {"": DoctorConfig},
+        "plsc_mae.commands.doctor:run",
+        parallel=True,
     ),
+    "launch": Command("start a command in several processes", {"": LaunchConfig}, "plsc_mae.commands.launch:run"),
 }
 
 HEADINGS = {  # of the overview; a command belongs to the heading that lists its first word
-    "Train": ("pretrain", "finetune", "linprobe"),
+    "Train": ("pretrain", "finetune", "linprobe", "launch"),
     "Evaluate": ("reconstruct", "predict", "knn", "compare", "explain", "extract"),
     "Weights": ("weights",),
     "Tools": ("plan", "bench", "plot", "doctor", "parity", "demo-data", "random-tokenizer"),
@@ -171,8 +197,7 @@ def _run(argv: list[str]) -> int:
             print(_overview(*rest))
             return 0
         command = COMMANDS[name]
-        prog = f"plsc-mae {name}"
-        config = parse(rest, command.configs, prog=prog, positional=command.positional, summary=command.summary)
+        config = _resolve_launch(rest) if name == "launch" else _resolve(name, rest)
         runtime.apply_cpu_settings()
         warnings.filterwarnings("ignore", message="No ccache found")  # Paddle's advice to builders of C++ extensions
         module, _, function = command.run.partition(":")
@@ -191,6 +216,38 @@ def _run(argv: list[str]) -> int:
         failure_detector.end_by(error)
     failure_detector.report_success()
     return code or 0
+
+
+def _resolve(name: str, words: Sequence[str]) -> Any:
+    """Resolve the words after a command into its config."""
+    command = COMMANDS[name]
+    return parse(
+        words, command.configs, prog=f"plsc-mae {name}", positional=command.positional, summary=command.summary
+    )
+
+
+def _resolve_launch(words: Sequence[str]) -> Launch:
+    """Resolve the words after `launch`; mistakes of the command to start are found before any process starts.
+
+    Raises:
+        ConfigError: the command is missing or unknown, runs in one process only, or has an invalid option.
+    """
+    own, started = split_launch(words)
+    options: LaunchConfig = _resolve("launch", own)
+    parallel = ", ".join(name for name, command in COMMANDS.items() if command.parallel)
+    if not started:
+        raise ConfigError(
+            f"name the command to start: plsc-mae launch --nproc_per_node N COMMAND; it may be {parallel}"
+        )
+    name, rest = _find(started)
+    if not name or not COMMANDS[name].parallel:
+        raise ConfigError(f"{name or started[0]} runs in one process; launch starts {parallel}")
+    log = logging.getLogger("plsc_mae")
+    level = log.level
+    log.setLevel(logging.ERROR)  # the started processes log the warnings
+    device = getattr(_resolve(name, rest), "device", "auto")
+    log.setLevel(level)
+    return Launch(options, started, device)
 
 
 def _output_is_closed() -> bool:
@@ -218,7 +275,8 @@ def _find(argv: Sequence[str]) -> tuple[str, list[str]]:
     if family and argv[1:2] in ([], ["-h"], ["--help"]):
         return "", [f"{argv[0]} "]
     name = " ".join(argv[: 2 if family else 1])
-    hint = suggest(name, family or COMMANDS) or f"; plsc-mae {f'{argv[0]} ' if family else ''}--help lists them"
+    hint = "" if family else hint_at_command(name, COMMANDS)
+    hint = hint or suggest(name, family or COMMANDS) or f"; plsc-mae {f'{argv[0]} ' if family else ''}--help lists them"
     raise ConfigError(f"unknown command '{name}'{hint}")
 
 

@@ -110,12 +110,17 @@ def test_divergence_has_its_own_exit_code(place, capfd):
 
 @pytest.mark.long
 @pytest.mark.parametrize("program", ["main_pretrain.py", "-m plsc_mae pretrain"])
-def test_programs_tell_a_mistake_without_a_traceback(place, program):
+def test_programs_tell_a_mistake_without_a_traceback(place, program, fork_server):
+    """The first starts as a user starts it, with an interpreter of its own."""
     line = TINY.removeprefix("pretrain").split()
     line += f"--data_path {place}/fake --output_dir {place}/run --batch_size 1 --num_workers 2".split()
-    done = subprocess.run(
-        [sys.executable, *program.split(), *line], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
-    )
+    words = [*program.split(), *line]
+    if program.startswith("-m"):
+        done = fork_server.run(words, cwd=ROOT)
+    else:
+        done = subprocess.run(
+            [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+        )
     assert done.returncode == 2, done.stderr
     assert "picture.jpg" in tell(done.stderr)
     assert "Traceback" not in done.stdout

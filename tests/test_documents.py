@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from plsc_mae.cli import COMMANDS
+from plsc_mae.config.launch import split_launch
 from plsc_mae.config.resolve import parse
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +39,7 @@ PROGRAM = re.compile(rf"(?:^|/)({'|'.join(map(re.escape, PROGRAMS))})$")
 ANYTHING = "1"  # stands for what a reader fills in; good for a path, a number and a name
 # A command may be mentioned without what it cannot do without.
 REQUIRED = {
+    "knn": "--data_path DIR --model_path FILE",
     **dict.fromkeys(("reconstruct", "predict"), "--model_path FILE --img_path DIR"),
     **{"demo-data": "DIR", "plot": "DIR", "compare": "--data_path DIR --pixels 32"},
 }
@@ -84,7 +86,12 @@ def commands_of(line: str) -> Iterator[list[str]]:
             match = PROGRAM.search(word)
             if match is None or "=" in word or (match[1] == "plsc_mae" and segment[i - 1] != "-m"):
                 continue
-            yield PROGRAMS[match[1]] + [word.strip("[]") for word in segment[i + 1 :] if word not in ("...", "…")]
+            command = PROGRAMS[match[1]] + [word.strip("[]") for word in segment[i + 1 :] if word not in ("...", "…")]
+            if command[:1] == ["launch"]:
+                own, command = split_launch(command[1:])
+                yield ["launch", *own]
+            if command:
+                yield command
             break
 
 
@@ -173,6 +180,7 @@ def test_every_config_is_headed_by_the_command_that_runs_it(path):
         ("pip install plsc_mae", []),
         ("x=bin/plsc-mae\npython scripts/bench/step.py --amp", [["bench", "step", "--amp"]]),
         ("plsc-mae demo-data $D && bin/plsc-mae plot ${D:-x} >> a/log 2>&1", [["demo-data", "1"], ["plot", "1"]]),
+        ("plsc-mae launch --processes 2 knn --pool cls", [["launch", "--processes", "2"], ["knn", "--pool", "cls"]]),
         ("plsc-mae plot out 2> err | tee log; plsc-mae doctor &", [["plot", "out"], ["doctor"]]),
         ("a=b/c\nplsc-mae plot $a/d --save_path <file name>", [["plot", "b/c/d", "--save_path", "1"]]),
         (

@@ -27,7 +27,7 @@ from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.seeding import SampleKey
 from plsc_mae.data.transforms import Sample, Transform
-from plsc_mae.errors import ConfigError, DataError
+from plsc_mae.errors import CheckpointError, ConfigError, DataError
 from plsc_mae.files import atomic_replacement
 from plsc_mae.models.vit import NO_CLASS_TOKEN, VisionTransformer
 from plsc_mae.parallel.world import World
@@ -176,6 +176,25 @@ def encode_dataset(
         if on_batch is not None:
             on_batch()
     return whole if world.is_main else {}
+
+
+def require_finite_features(arrays: Mapping[str, npt.NDArray[np.float32]], origin: str) -> None:
+    """Check that the results of a network are finite for every image.
+
+    Args:
+        arrays: results by name, [n, ...] for n images.
+        origin: the weights of the network, for the message.
+
+    Raises:
+        CheckpointError: a result is NaN or infinite.
+    """
+    for name, array in arrays.items():
+        bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+        if len(bad):
+            raise CheckpointError(
+                f"{origin} gives {name} that are NaN or infinite for {len(bad)} of {len(array)} images (the first is "
+                f"number {bad[0]}): its weights are too large for float32; take an earlier checkpoint of the run"
+            )
 
 
 class FeatureDataset:

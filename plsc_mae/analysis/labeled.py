@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from plsc_mae.analysis.features import Encode, encode_images
+from plsc_mae.analysis.features import Encode, encode_images, require_finite_features
 from plsc_mae.config.tools import ViewConfig
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.transforms import ResizeCenterCrop
@@ -37,10 +37,14 @@ def encode_labeled(
 
     Returns:
         One set per list in the main process; an empty list in the others.
+
+    Raises:
+        CheckpointError: a feature is NaN or infinite.
     """
     transform, workers = center_crop(config, size), count_workers(config.num_workers)
     parts = []
     for images in lists:
         arrays = encode_images(encode, images, transform, world, batch_size=config.batch_size, num_workers=workers)
+        require_finite_features(arrays, "the encoder")
         parts += [LabeledFeatures(features, images.labels) for features in arrays.values()]
     return parts

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import re
 from typing import NamedTuple
 
 import numpy as np
 import paddle
 
-from plsc_mae.analysis.features import FeatureDataset, encode_dataset
-from plsc_mae.config import ClassifyConfig, LinprobeConfig
+from plsc_mae.analysis.features import FeatureDataset, encode_dataset, require_finite_features
+from plsc_mae.config import ClassifyConfig, FinetuneConfig, LinprobeConfig
 from plsc_mae.data.cifar import CifarDataset, CifarImages, read_cifar
 from plsc_mae.data.imagefolder import ImageDataset, ImageList, find_images, find_validation, require_classes
 from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.transforms import Transform
-from plsc_mae.errors import ConfigError
+from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.loading.classifier_weights import load_classifier_weights, start_from_pretraining
 from plsc_mae.methods.classify import (
     ClassifyTask,
@@ -42,6 +43,8 @@ from plsc_mae.weights import LoadReport
 logger = logging.getLogger(__name__)
 
 BEST_METRIC = "test_acc1"
+FEW_IMAGES = 8  # of a batch norm
+LARGEST_START = 0.1  # share of the initial weights in their moving average at the end of a run
 LabeledImages = ImageList | CifarImages
 
 
@@ -91,10 +94,34 @@ def run(config: ClassifyConfig) -> None:
         return
     assert datasets.train is not None
     loader = training_loader(datasets.train, config, world, num_workers=_workers(config, datasets.train))
+    if world.is_main:
+        _warn_of_small_data(config, len(loader))
     trainer = build_trainer(task, loader, config, world, observers=evaluations, keep_best=BEST_METRIC)
     trainer.fit()
     if isinstance(task, SweepTask) and world.is_main:
         _print_sweep(task, trainer.metrics)
+
+
+def _warn_of_small_data(config: ClassifyConfig, iterations: int) -> None:
+    """Warn of parts of the recipe that do not work with few images per batch or few updates."""
+    if config.probe != "none" and config.batch_size < FEW_IMAGES:
+        logger.warning(
+            "the probe's batch norm takes mean and variance over %d images, which is little; give --batch_size %d or "
+            "more",
+            *(config.batch_size, FEW_IMAGES),
+        )
+    if not isinstance(config, FinetuneConfig):
+        return
+    if config.batch_size == 1 and (config.mixup or config.cutmix or config.cutmix_minmax):
+        logger.warning("mixup and cutmix have no effect with --batch_size 1: an image has no partner")
+    updates = config.epochs * -(-iterations // config.accum_iter)
+    start = config.model_ema_decay**updates
+    if config.model_ema and start > LARGEST_START:
+        logger.warning(
+            "--model_ema_decay %g is too high for %d updates: the average keeps %.0f %% of the initial weights, so "
+            "ema_test_acc1 says little; --model_ema_decay %.3g keeps 1 %%",
+            *(config.model_ema_decay, updates, 100 * start, 0.01 ** (1 / updates)),
+        )
 
 
 # --------------------------------------------------------------------------------------------------- images
@@ -171,6 +198,7 @@ def _cached(model: ImageClassifier, config: ClassifyConfig, images: Images, worl
             num_workers=count_workers(config.num_workers),
             title=f"encoding {name}",
         )
+        require_finite_features(arrays, "the encoder")
         parts.append(FeatureDataset(arrays["features"], np.asarray(split.labels)) if arrays else None)
     if world.is_main:
         logger.info("--cache_features: encoded the evaluation crop of every image; the recipe itself uses random crops")
@@ -261,6 +289,11 @@ def _print_accuracies(evaluation: Evaluation, world: World) -> None:
     metrics = evaluation().metrics
     if world.is_main:
         top1, top5, loss = (metrics[f"test_{name}"] for name in ("acc1", "acc5", "loss"))
+        if not math.isfinite(loss):
+            raise CheckpointError(
+                f"the loss of the evaluation is {loss}: the weights are too large for float32; evaluate an earlier "
+                "checkpoint of the run"
+            )
         print(f"* Acc@1 {top1:.3f} Acc@5 {top5:.3f} loss {loss:.3f}, {len(evaluation.loader.dataset)} images")
 
 

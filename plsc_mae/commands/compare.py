@@ -79,7 +79,13 @@ def _kinds(config: CompareConfig) -> Iterator[tuple[str, Iterator[Source]]]:
 
 def _encoder(path: str, config: CompareConfig, seed: int | None) -> Source:
     """Return the encoder of a checkpoint or, if `seed` is set, one of the same sizes with random weights."""
-    network, normalize, _ = load_encoder(path, random_weights=seed is not None, seed=seed or 0)
+    network, normalize, _ = load_encoder(
+        path,
+        model_key=config.model_key,
+        model_prefix=config.model_prefix,
+        random_weights=seed is not None,
+        seed=seed or 0,
+    )
     return TokenFeatures(network, normalize, [len(network.blocks)], [config.pool], config.norm), network.img_size
 
 

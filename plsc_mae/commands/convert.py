@@ -36,7 +36,7 @@ def run(config: WeightsConvertConfig) -> None:
     file = out / "model.safetensors" if with_settings else out
     if file.exists() and not config.overwrite:
         raise ConfigError(f"{file} exists; name another file, or give --overwrite")
-    stored = weights.read(config.path)
+    stored = weights.read_network(config.path, config.model_key, config.model_prefix)
     kind = ENCODER if config.encoder else kind_of(base_of(stored))
     build = open_network if with_settings or config.dialect in HEADED else holding_network
     network = build(stored, kind, config.num_heads, config.decoder_num_heads)

@@ -24,8 +24,8 @@ _MATRIX = 512
 _SLOW = 1.5
 
 LAUNCH = (
-    "--distributed checks the processes of a launch, and this process was not launched: python -m "
-    "paddle.distributed.launch --nproc_per_node 2 main_doctor.py --distributed"
+    "--distributed checks the processes of a launch, and this process was not launched: "
+    "plsc-mae launch --nproc_per_node 2 doctor --distributed"
 )
 
 

@@ -103,6 +103,8 @@ class Explainer:
         if self.trained is None:
             self.encoder, self.normalize, self.origin = load_encoder(
                 config.model_path,
+                model_key=config.model_key,
+                model_prefix=config.model_prefix,
                 num_heads=config.num_heads,
                 input_size=config.input_size,
                 random_weights=config.random_weights,

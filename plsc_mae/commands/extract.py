@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from plsc_mae.analysis.features import TokenFeatures, encode_images, save_arrays
+from plsc_mae.analysis.features import TokenFeatures, encode_images, require_finite_features, save_arrays
 from plsc_mae.analysis.labeled import center_crop
 from plsc_mae.config.tools import ExtractConfig
 from plsc_mae.data.imagefolder import find_images
@@ -26,6 +26,8 @@ def run(config: ExtractConfig) -> None:
     images = find_images(config.data_path, config.split)
     network, normalize, origin = load_encoder(
         config.model_path,
+        model_key=config.model_key,
+        model_prefix=config.model_prefix,
         num_heads=config.num_heads,
         input_size=config.input_size,
         random_weights=config.random_weights,
@@ -42,6 +44,7 @@ def run(config: ExtractConfig) -> None:
     )
     if not world.is_main:
         return
+    require_finite_features(arrays, config.model_path)
     print(origin)
     for name, array in arrays.items():
         print(f"{name} {list(array.shape)}")

@@ -27,7 +27,10 @@ from plsc_mae.methods import load_method
 from plsc_mae.train.checkpoint.file import read_footer
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.dalle import Part, infer_sizes, read_dalle
-from plsc_mae.weights.reader import NETWORK_KEYS, TORCH_STREAM_MAGIC
+from plsc_mae.weights.finite import count_not_finite
+from plsc_mae.weights.folders import open_folder
+from plsc_mae.weights.oneflow import is_oneflow
+from plsc_mae.weights.reader import TORCH_STREAM_MAGIC
 
 
 @dataclass
@@ -41,6 +44,7 @@ class Inspection:
         dialect: naming of its tensors; empty if unknown.
         kind: "tokenizer", "classifier", "encoder", "unknown", or the `network` of a method.
         holds: the kind of network in words.
+        place: assumptions about the network's place in the file; empty if it is in the usual place.
         sizes: sizes of its parts, {part: {name: value}}.
         target: the prediction target of its training.
         tensors: number of tensors of the network.
@@ -62,6 +66,7 @@ class Inspection:
     dialect: str
     kind: str
     holds: str = "no known network"
+    place: str = ""
     sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
     target: str = ""
     tensors: int = 0
@@ -89,18 +94,23 @@ class TensorLine:
     nan: int
 
 
-def inspect_file(path: str, num_heads: int | None = None, decoder_num_heads: int | None = None) -> Inspection:
+def inspect_file(
+    source: str | Checkpoint, num_heads: int | None = None, decoder_num_heads: int | None = None, flags: str = ""
+) -> Inspection:
     """Read a weight file and describe its content.
 
     Args:
-        path: the file.
+        source: the file, or its content as `weights.read` returns it.
         num_heads: attention heads of the encoder, if the file does not determine them.
         decoder_num_heads: attention heads of the decoder, likewise.
+        flags: flags that chose the network of `source`, to be appended to the command lines.
 
     Raises:
         CheckpointError: the file cannot be read.
     """
-    stored, problems = weights.read(path), []
+    stored, problems = source if isinstance(source, Checkpoint) else weights.read(source), []
+    stored = dataclasses.replace(stored, any_values=True)  # they are counted
+    path = str(stored.path)
     try:
         base = base_of(stored, num_heads)
     except ConfigError as error:
@@ -128,12 +138,16 @@ def inspect_file(path: str, num_heads: int | None = None, decoder_num_heads: int
     elif found.kind == UNKNOWN:
         _add_names(found, stored)
     else:
+        found.place = stored.remark
         try:
-            _add_network(found, base)
+            _add_network(found, base, stored)
         except UserError as error:
             found.unknown.append(str(error))
         _add_resume(found)
     _settle_heads(found, {"encoder": ("num_heads", num_heads), "decoder": ("decoder_num_heads", decoder_num_heads)})
+    found.uses = {use: line if use in ("resume", "pretrain") else line + flags for use, line in found.uses.items()}
+    if found.not_finite and found.uses:
+        found.uses, found.misfits = {}, {"any use": "values that are not finite; take an earlier checkpoint of the run"}
     return found
 
 
@@ -153,7 +167,7 @@ def tensor_lines(stored: Checkpoint) -> Iterator[TensorLine]:
 def _format(path: Path) -> str:
     """Return the name of the format of a file that the reader has accepted."""
     if path.is_dir():
-        return "OneFlow folder"
+        return "OneFlow folder" if is_oneflow(path) else open_folder(path).kind
     with path.open("rb") as file:
         head = file.read(32)
     if head[8:9] == b"{":
@@ -171,18 +185,14 @@ def _format(path: Path) -> str:
 
 
 def _not_finite(stored: Checkpoint) -> dict[str, int]:
-    counts = {
-        name: int(value.size - np.isfinite(value).sum())
-        for name, value in stored.model.items()
-        if value.dtype.kind in "fc"
-    }
+    counts = {name: count_not_finite(value) for name, value in stored.model.items()}
     return {name: count for name, count in counts.items() if count}
 
 
 def _beside(stored: Checkpoint) -> dict[str, int]:
     """Count the tensors outside the network by the first part of their path; a table without tensors counts 0."""
     counts = Counter(path.partition("/")[0] for path in stored.tensors if "/" in path)
-    network = next((key for key in NETWORK_KEYS if key in counts), "")
+    network = stored.key.partition("/")[0]
     tables = {key: 0 for key, value in stored.meta.items() if isinstance(value, dict) and key != "args"}
     return {key: count for key, count in (tables | counts).items() if key != network}
 
@@ -211,6 +221,9 @@ def _add_tokenizer(found: Inspection) -> None:
 
 
 def _add_names(found: Inspection, stored: Checkpoint) -> None:
+    if stored.problem:
+        found.holds = stored.problem.removeprefix("holds ")
+        return
     if not found.dialect:
         found.unknown.append("the network of these tensors: no known dialect has their names")
     names = ", ".join(list(stored.model)[:3])
@@ -218,11 +231,11 @@ def _add_names(found: Inspection, stored: Checkpoint) -> None:
         found.holds += f"; its tensors are called {names}{', ...' if len(stored.model) > 3 else ''}"
 
 
-def _add_network(found: Inspection, base: Checkpoint) -> None:
+def _add_network(found: Inspection, base: Checkpoint, stored: Checkpoint) -> None:
     """Fill in the facts about a network of a known dialect: its encoder, then its other parts."""
     _add_encoder(found, base)
     if found.kind == CLASSIFIER:
-        _add_classifier(found, base)
+        _add_classifier(found, base, stored)
     elif found.kind == ENCODER:
         _add_encoder_only(found, base)
     else:
@@ -268,11 +281,11 @@ def _add_encoder_only(found: Inspection, base: Checkpoint) -> None:
     _add_uses(found, _config(found, base))
 
 
-def _add_classifier(found: Inspection, base: Checkpoint) -> None:
+def _add_classifier(found: Inspection, base: Checkpoint, stored: Checkpoint) -> None:
     found.misfits["reconstruct"] = "it is a classifier, which has no decoder"
     heads = found.sizes["encoder"]["num_heads"] or 1  # the description does not depend on them
     try:
-        trained = load_classifier(found.path, num_heads=heads)
+        trained = load_classifier(stored, num_heads=heads)
     except UserError as error:
         found.holds = "classifier"
         found.misfits["predict"] = str(error)

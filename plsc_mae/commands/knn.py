@@ -15,6 +15,7 @@ from plsc_mae.data.imagefolder import find_images, find_validation
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.parallel.world import World
+from plsc_mae.weights.finite import require_finite
 
 BANK, QUERIES = "train.npz", "val.npz"
 
@@ -58,6 +59,8 @@ def _computed(config: KNNConfig, world: World) -> tuple[str, list[LabeledFeature
     else:
         network, normalize, name = load_encoder(
             config.model_path,
+            model_key=config.model_key,
+            model_prefix=config.model_prefix,
             num_heads=config.num_heads,
             input_size=config.input_size,
             random_weights=config.random_weights,
@@ -83,6 +86,7 @@ def _loaded(config: KNNConfig) -> tuple[str, list[LabeledFeatures]]:
         arrays = weights.read(path).tensors
         if not {"features", "labels"} <= set(arrays):
             raise DataError(f"{path} has no features and labels; expected a folder of `plsc-mae knn --save_path`")
+        require_finite(arrays, str(path), "compute the features again")
         parts.append(LabeledFeatures(arrays["features"], arrays["labels"]))
     if parts[0].features.shape[1:] != parts[1].features.shape[1:]:
         raise ConfigError(f"--load_path {config.load_path}: {BANK} and {QUERIES} are of different networks")

@@ -14,6 +14,7 @@ from plsc_mae.plan.advice import Changes, remedy
 from plsc_mae.plan.estimate import Estimate, estimate, precision_bytes
 from plsc_mae.plan.measure import MemoryPeak, measure
 from plsc_mae.plan.sketch import Sketch, sketch
+from plsc_mae.train.plausibility import check_accumulation
 
 IMAGENET_IMAGES = 1281167
 MIB, GIB, GB = 2**20, 2**30, 1e9
@@ -93,6 +94,7 @@ def _schedule(drawn: Sketch, config: PlannedRun, found: Estimate) -> Iterable[Ro
     iterations = images // (config.batch_size * data)
     if iterations == 0:
         raise ConfigError(f"{images} images are fewer than one batch of {config.batch_size} x {data}")
+    check_accumulation(config, iterations, data)
     updates = -(-iterations // config.accum_iter)
     total = images * config.epochs
     yield ("RUN", "", "")

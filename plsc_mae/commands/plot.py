@@ -1,58 +1,102 @@
-"""`plsc-mae plot`: draws curves of a run from its train.jsonl."""
+"""`plsc-mae plot`: draws curves of a run from its train.jsonl and log.txt."""
 
 from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from plsc_mae.analysis.health import EXTREMES
 from plsc_mae.config.schema import suggest
 from plsc_mae.config.tools import PlotConfig
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.names import escape_name
 
 COLORS = ("tab:blue", "tab:green", "tab:red", "tab:purple")  # the learning rate is orange
+Records = Sequence[Mapping[str, Any]]
 
 
 def run(config: PlotConfig) -> None:
     """Draw the loss or other metrics over optimizer steps, with the learning rate on a second axis.
 
+    Metrics of the print intervals are taken from train.jsonl, others, such as `knn_acc1`, from log.txt.
+
     Raises:
         DataError: the folder has no train.jsonl, or the picture cannot be written.
-        ConfigError: the log lacks a metric.
+        ConfigError: both logs lack a metric.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    log = Path(config.run_dir) / "train.jsonl"
+    folder, names = Path(config.run_dir), config.metrics
+    log = folder / "train.jsonl"
     if not log.is_file():
         raise DataError(f"{log} does not exist; expected the output folder of a training run")
-    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    steps, names = [record["step"] for record in records], config.metrics
-    for name in names:
-        if any(name not in record for record in records):
-            known = ", ".join(records[-1])
-            raise ConfigError(f"--metrics {name} is not in {log}{suggest(name, records[-1])}; it has {known}")
+    intervals = _read(log)
+    epochs = _read(folder / "log.txt") if (folder / "log.txt").is_file() else []
     figure, axes = plt.subplots(figsize=(7, 4), dpi=120)
     for name, color in zip(names, itertools.cycle(COLORS)):
-        axes.plot(steps, [record[name] for record in records], color=color, label=name)
-    title = escape_name(Path(config.run_dir).name)
-    axes.set(xlabel="optimizer step", ylabel=names[0], title=title, ylim=(0, None))
+        records = _records_with(name, intervals, epochs, log)
+        marker = "o" if records[0] not in intervals else None  # few points, one per evaluated epoch
+        x, y = [record["step"] for record in records], [record[name] for record in records]
+        axes.plot(x, y, color=color, label=_label(name), marker=marker, markersize=3)
+    lowest = min(record[name] for name in names for record in _records_with(name, intervals, epochs, log))
+    axes.set(
+        xlabel="optimizer step",
+        ylabel=_label(names[0]),
+        title=escape_name(folder.name),
+        ylim=(0 if lowest >= 0 else None, None),
+    )
     if len(names) > 1:
         axes.legend()
         axes.set_ylabel("")
     axes.grid(alpha=0.3)
     rates = axes.twinx()
-    rates.plot(steps, [record["lr"] for record in records], color="tab:orange", alpha=0.5)
+    rates.plot(
+        [record["step"] for record in intervals],
+        [record["lr"] for record in intervals],
+        color="tab:orange",
+        alpha=0.5,
+    )
     rates.set_ylabel("learning rate", color="tab:orange")
-    path = Path(config.save_path) if config.save_path else Path(config.run_dir) / f"{names[0]}.png"
     figure.tight_layout()
+    print(_save(figure, config, folder))
+
+
+def _label(name: str) -> str:
+    """Return a metric's name with the values that mean collapsed and even features, if it is such a statistic."""
+    return f"{name} ({EXTREMES[name]})" if name in EXTREMES else name
+
+
+def _read(path: Path) -> Records:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _records_with(name: str, intervals: Records, epochs: Records, log: Path) -> Records:
+    """Return the records that contain a metric.
+
+    Raises:
+        ConfigError: no record contains it; the message lists the metrics of both logs.
+    """
+    for records in (intervals, epochs):
+        if found := [record for record in records if name in record]:
+            return found
+    known = list(dict.fromkeys(key for records in (intervals, epochs) for record in records[-1:] for key in record))
+    known += [key for record in epochs for key in record if key not in known]
+    listed = ", ".join(dict.fromkeys(known))
+    raise ConfigError(f"--metrics {name} is not in {log} or log.txt{suggest(name, known)}; they have {listed}")
+
+
+def _save(figure: Any, config: PlotConfig, folder: Path) -> Path:
+    path = Path(config.save_path) if config.save_path else folder / f"{config.metrics[0]}.png"
     try:
         figure.savefig(path)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}; choose another --save_path") from None
     except ValueError as error:  # the suffix selects the format
         raise DataError(f"cannot write {path}: {error}; end --save_path in .png") from None
-    print(path)
+    return path

@@ -11,7 +11,7 @@ import numpy as np
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from plsc_mae.analysis.features import encode_dataset
+from plsc_mae.analysis.features import encode_dataset, require_finite_features
 from plsc_mae.commands.pictures import find_pictures
 from plsc_mae.config.tools import PredictConfig
 from plsc_mae.data.decode import open_image
@@ -91,6 +91,7 @@ def predict(trained: LoadedClassifier, images: ImageList, world: World, config: 
     )
     if not arrays:
         return []
+    require_finite_features({"probabilities": arrays["probabilities"]}, config.model_path)
     rows = zip(arrays["indices"].astype(np.int64).tolist(), arrays["probabilities"].tolist(), strict=True)
     return [
         Prediction(images.name(i), [trained.classes[index] for index in indices], indices, probabilities)

@@ -33,7 +33,7 @@ def run(config: ReconstructConfig) -> None:
         DataError: there are no images, or one cannot be decoded.
     """
     World(config.device)
-    stored = weights.read(config.model_path)
+    stored = weights.read_network(config.model_path, config.model_key, config.model_prefix)
     heads = {"num_heads": config.num_heads, "decoder_num_heads": config.decoder_num_heads}
     trained = training_config(stored, heads, **_replaced(config))
     method = load_method(trained.method)

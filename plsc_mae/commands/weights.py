@@ -16,6 +16,8 @@ from plsc_mae.config.weights import WeightsDiffConfig, WeightsFetchConfig, Weigh
 from plsc_mae.errors import ConfigError
 from plsc_mae.loading.contents import CLASSIFIER, ENCODER, base_of, kind_of
 from plsc_mae.loading.networks import our_tensors
+from plsc_mae.weights import Checkpoint
+from plsc_mae.weights.convert import require_network
 from plsc_mae.weights.difference import Difference, compare
 from plsc_mae.weights.fetch import fetch
 from plsc_mae.weights.manifest import Checksum, Entry, file_name, find_entry, matching, read_manifest
@@ -99,8 +101,12 @@ def run_inspect(config: WeightsInspectConfig) -> None:
     Raises:
         CheckpointError: the file cannot be read.
     """
-    found = inspect_file(config.path, config.num_heads, config.decoder_num_heads)
-    lines = list(tensor_lines(weights.read(config.path))) if config.tensors else []
+    stored = weights.read(config.path, config.model_key, config.model_prefix)
+    flags = "".join(
+        f" --{name} {getattr(config, name)}" for name in ("model_key", "model_prefix") if getattr(config, name)
+    )
+    found = inspect_file(stored, config.num_heads, config.decoder_num_heads, flags)
+    lines = list(tensor_lines(stored)) if config.tensors else []
     if config.json:
         content = dataclasses.asdict(found)
         if config.tensors:
@@ -118,6 +124,7 @@ def _described(found: Inspection) -> list[str]:
     types = ", ".join(f"{count} {name}" for name, count in found.dtypes.items())
     facts = {
         "holds": found.holds,
+        "place": found.place,
         **{part: _sizes(sizes) for part, sizes in found.sizes.items()},
         "trained for": found.target,
         "network": f"{found.tensors} tensors ({types}), {found.values:,} values" if found.tensors else "no tensors",
@@ -182,7 +189,7 @@ def run_diff(config: WeightsDiffConfig) -> int:
         CheckpointError: a file cannot be read, or the networks cannot be compared.
         ConfigError: the number of heads is needed and unknown.
     """
-    a, b = weights.read(config.a), weights.read(config.b)
+    a, b = _read_both(config)
     if config.everything:
         tables, how = (a.tensors, b.tensors), "all tensors"
     elif a.dialect == b.dialect or not (a.dialect and b.dialect):
@@ -204,6 +211,20 @@ def run_diff(config: WeightsDiffConfig) -> int:
     else:
         print("\n".join(_compared(found, config, how, same=same)))
     return 0 if same else 1
+
+
+def _read_both(config: WeightsDiffConfig) -> list[Checkpoint]:
+    """Read both files; values that are not finite may be compared too."""
+    both = []
+    for i, path in enumerate((config.a, config.b)):
+        key, prefix = (
+            values[min(i, len(values) - 1)] if values else "" for values in (config.model_key, config.model_prefix)
+        )
+        stored = weights.read(path, key, prefix)
+        if not config.everything:
+            require_network(stored)
+        both.append(dataclasses.replace(stored, any_values=True))
+    return both
 
 
 def _compared(found: Difference, config: WeightsDiffConfig, how: str, *, same: bool) -> list[str]:

@@ -42,10 +42,15 @@ class ClassifyConfig(TrainingConfig):
     finetune: str = _classifier("", "checkpoint of pre-training to start from [random weights]", metavar="FILE")
     model_key: str = _classifier(
         "",
-        "key of the weights in the checkpoint, for example model_ema; alternatives are separated by | [detected]",
+        "key of the network in the checkpoint, for example model_ema or teacher; alternatives are separated by | "
+        "[detected]",
         metavar="KEY",
     )
-    model_prefix: str = _classifier("", "additional prefix of the encoder's parameter names", metavar="PREFIX")
+    model_prefix: str = _classifier(
+        "",
+        "prefix of the network's tensor names, which is removed; other tensors are ignored [detected]",
+        metavar="PREFIX",
+    )
     nb_classes: int | None = _classifier(None, "number of classes [as in the data]", within="[1, inf)")
     global_pool: bool = _classifier(True, "classify the mean of the patch tokens; else the class token")
     drop_path: float = _classifier(0.1, "stochastic depth rate of the last block", within="[0, 1)", metavar="RATE")
@@ -82,6 +87,11 @@ class ClassifyConfig(TrainingConfig):
         super().__post_init__()
         if self.micro_batches is not None and self.pipeline_parallel == 1:
             raise ConfigError("--micro_batches divides a batch for a pipeline; give --pipeline_parallel with it")
+        if self.probe != "none" and self.batch_size == 1 and not self.eval:
+            raise ConfigError(
+                "--batch_size 1 is too small for a probe: its batch norm takes mean and variance over the images of a "
+                "batch in one process; give --batch_size 2 or more, better 16"
+            )
         if self.eval and not (self.resume or self.finetune):
             raise ConfigError("--eval needs a classifier to evaluate: --resume FILE")
         if self.eval and self.disable_eval_during_finetuning:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from plsc_mae.config.schema import option
+from plsc_mae.config.weights import NetworkOptions
 from plsc_mae.errors import ConfigError
 
 BOTH_METHODS = ("mae_vit_base_patch16", "cae_base_patch16_224_8k_vocab")
 
 
 @dataclass(kw_only=True, frozen=True)
-class ParityConfig:
+class ParityConfig(NetworkOptions):
     """Options of `parity`, which compares a network with an oracle and with the original code, layer by layer."""
 
     checkpoint: str = option("", "checkpoint of pre-training whose network and weights are checked", metavar="FILE")
@@ -56,5 +57,8 @@ class ParityConfig:
             raise ConfigError("--checkpoint determines the network; leave --model out")
         if self.checkpoint and self.dialect:
             raise ConfigError("--checkpoint determines the implementation; leave --dialect out")
+        for name in ("model_key", "model_prefix"):
+            if getattr(self, name) and not self.checkpoint:
+                raise ConfigError(f"--{name} chooses the network of a checkpoint; give --checkpoint with it")
         if self.python and not self.reference:
             raise ConfigError("--python is the interpreter for the code of --reference; give --reference too")

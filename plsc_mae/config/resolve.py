@@ -16,6 +16,7 @@ import yaml
 from plsc_mae.config import PHASES, TrainingConfig
 from plsc_mae.config.help import Entry, Usage, render
 from plsc_mae.config.schema import Value, build, coerce, options, suggest, vocabulary, without_none
+from plsc_mae.config.synonyms import hint_at_option
 from plsc_mae.errors import ConfigError
 from plsc_mae.file_kinds import require_text
 
@@ -66,8 +67,9 @@ def parse(
     file_values = _without_training_options(file_values, cls, early.config, prog)
     values: dict[str, Value] = {}
     for layer in (file_values, overrides, flags):
-        values.update(_live(layer, cls, configs))
-    return build(cls, values)
+        live = _live(layer, cls, configs)
+        values.update(_one_rate(live, cls, is_file=layer is file_values))
+    return _build(cls, values)
 
 
 def from_mapping(values: Mapping[str, Any], configs: Mapping[str, type], where: str) -> Any:
@@ -78,7 +80,7 @@ def from_mapping(values: Mapping[str, Any], configs: Mapping[str, type], where: 
     """
     raw = {name: Value(value, f"{where}: {name}") for name, value in values.items()}
     cls = configs[_named_method(argparse.Namespace(model=None, method=None), raw, configs) or next(iter(configs))]
-    return build(cls, _live(raw, cls, configs))
+    return _build(cls, _live(raw, cls, configs))
 
 
 def load_config(path: str, **overrides: Any) -> TrainingConfig:
@@ -96,18 +98,56 @@ def load_config(path: str, **overrides: Any) -> TrainingConfig:
     return from_mapping(values, PHASES[_known_phase(phase, path)], path)
 
 
+def _build(cls: type, values: Mapping[str, Value]) -> Any:
+    """Build a config; defaults that the values rule out are adapted, which is logged."""
+    if not issubclass(cls, TrainingConfig):
+        return build(cls, values)
+    hints = typing.get_type_hints(cls)
+    given = {name: coerce(value, hints[name]) for name, value in values.items()}
+    adapted = cls.adapted_defaults(given)
+    for _, reason in adapted.values():
+        logger.info(reason)
+    return build(cls, {**values, **{name: Value(value, name) for name, (value, _) in adapted.items()}})
+
+
+def _one_rate(live: dict[str, Value], cls: type, *, is_file: bool) -> dict[str, Value]:
+    """Return the options of one source with either `lr` or `blr`, of which the later source wins.
+
+    A file may have both, as the config.yaml of earlier runs does; then `lr` applies, as always. Methods without a
+    default `blr` refuse it beside `lr`, see `TrainingConfig`.
+
+    Raises:
+        ConfigError: the command line has both.
+    """
+    if getattr(cls, "blr", None) is None:
+        return live
+    lr, blr = (live.get(name, Value(None, "")) for name in ("lr", "blr"))
+    absolute, base = (coerce(value, float | None) is not None for value in (lr, blr))
+    if absolute and base and not is_file:
+        raise ConfigError(
+            f"{lr.origin} {lr.raw} and {blr.origin} {blr.raw} contradict each other: lr is the learning rate, blr is a "
+            "rate per 256 images that is scaled with the batch; give one of them"
+        )
+    if absolute:
+        return {**live, "blr": Value(None, "")}
+    return {**live, "lr": Value(None, "")} if base else live
+
+
 # ------------------------------------------------------------------------------------------------ sources
 
 
 def read_yaml(path: str) -> dict[str, Value]:
     """Read a flat mapping of options from a YAML file.
 
+    A path below `configs/` that does not exist is read from the installed package, which contains these files.
+
     Raises:
         ConfigError: the file does not exist, is not YAML, or is not a flat mapping.
     """
     try:
-        require_text(path, path, "a YAML file of options", ConfigError)
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        file = _config_file(path)
+        require_text(file, path, "a YAML file of options", ConfigError)
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -120,6 +160,11 @@ def read_yaml(path: str) -> dict[str, Value]:
         if isinstance(value, dict):
             raise ConfigError(f"{path}: '{key}' has nested options; write one `option: value` per line")
     return {str(key): Value(value, f"{path}: {key}") for key, value in content.items()}
+
+
+def _config_file(path: str) -> Path:
+    installed = Path(__file__).parents[1] / path
+    return installed if Path(path).parts[:1] == ("configs",) and not Path(path).exists() else Path(path)
 
 
 def split_override(text: str) -> tuple[str, Value]:
@@ -150,7 +195,8 @@ def _without_training_options(values: Mapping[str, Value], cls: type, path: str,
     own = vocabulary(cls)
     for name, value in values.items():
         if name not in own | training:
-            raise ConfigError(f"unknown key {value.origin!r}{suggest(name, sorted(own | training))}")
+            hint = hint_at_option(name, own | training) or suggest(name, sorted(own | training))
+            raise ConfigError(f"unknown key {value.origin!r}{hint}")
     ignored = [name for name in values if name in training - own]
     if listed := [name for name in ignored if name not in ("phase", "method")]:
         logger.info("%s: ignored options of training that %s does not use: %s", path, prog, ", ".join(listed))
@@ -295,4 +341,13 @@ def _unknown(where: str, name: str, cls: type, configs: Mapping[str, type]) -> s
         if other is not cls and name in {option.name for option in options(other)}:
             return f"{where} belongs to method '{other.method}'; this run is '{method}'"  # type: ignore[attr-defined]
     kind = "flag" if where.startswith("-") and not where.startswith("-o ") else "key"
-    return f"unknown {kind} {where!r}{suggest(name, sorted(vocabulary(cls))) or '; --help lists the options'}"
+    known = vocabulary(cls)
+    hint = hint_at_option(name, known) or _hint_at_phase(name, cls) or suggest(name, sorted(known))
+    return f"unknown {kind} {where!r}{hint or '; --help lists the options'}"
+
+
+def _hint_at_phase(name: str, cls: type) -> str:
+    """Return the end of a message about an option that only other kinds of training have, else ""."""
+    own = getattr(cls, "phase", "")
+    owners = [phase for phase in PHASES if any(name in vocabulary(config) for config in PHASES[phase].values())]
+    return f"; it is an option of {' and '.join(owners)}, not of {own}" if own and owners and own not in owners else ""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from plsc_mae.config.schema import in_group, option
+from plsc_mae.config.weights import NetworkOptions
 from plsc_mae.errors import ConfigError
 
 _encoder = in_group("Encoder")
@@ -19,7 +20,7 @@ _IMAGES = "an image, or a folder of images (its val/, if there is one)"
 
 
 @dataclass(kw_only=True, frozen=True)
-class ReconstructConfig:
+class ReconstructConfig(NetworkOptions):
     """Options of `reconstruct`, which accepts a config file of pre-training too, as MAE-priv's tool does."""
 
     training_file: ClassVar[str] = "pretrain"
@@ -111,7 +112,7 @@ class PlotConfig:
 
 
 @dataclass(kw_only=True, frozen=True)
-class EncoderConfig:
+class EncoderConfig(NetworkOptions):
     """Options of the tools that open an encoder."""
 
     model_path: str = _encoder("", "checkpoint of pre-training", metavar="FILE")
@@ -175,7 +176,15 @@ class KNNConfig(FeatureConfig):
         if self.pool and self.use_cls_token not in (None, self.pool == "cls"):
             raise ConfigError(f"--pool {self.pool} contradicts use_cls_token {self.use_cls_token}; give one of them")
         if self.load_path:
-            for name in ("model_path", "data_path", "eval_data_path", "pixels", "random_weights"):
+            for name in (
+                "model_path",
+                "model_key",
+                "model_prefix",
+                "data_path",
+                "eval_data_path",
+                "pixels",
+                "random_weights",
+            ):
                 if getattr(self, name):
                     raise ConfigError(f"--load_path has its features already; leave --{name} out")
             return
@@ -190,7 +199,7 @@ class KNNConfig(FeatureConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class CompareConfig(ViewConfig):
+class CompareConfig(NetworkOptions, ViewConfig):
     """Options of `compare`."""
 
     model_path: tuple[str, ...] = option((), "checkpoints of pre-training", metavar="FILE")
@@ -242,12 +251,9 @@ class ExtractConfig(FeatureConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class TrainedClassifierOptions:
+class TrainedClassifierOptions(NetworkOptions):
     """Options that complete the checkpoint of a trained classifier."""
 
-    model_key: str = _classifier(
-        "", "key of the weights in the checkpoint, for example model_ema [detected]", metavar="KEY"
-    )
     classes: str = _classifier(
         "", "text file with one class name per line [the checkpoint's names, or numbers]", metavar="FILE"
     )
@@ -292,7 +298,7 @@ class ExplainConfig(TrainedClassifierOptions, EncoderConfig):
         _require(self, "img_path")
         if self.category_index and self.random_weights:
             raise ConfigError("--category_index needs a trained classifier; leave --random_weights out")
-        for name in ("model_key", "classes", "global_pool"):
+        for name in ("classes", "global_pool"):
             if not self.category_index and getattr(self, name) not in ("", None):
                 raise ConfigError(f"--{name} has no effect without --category_index: attention alone needs no classes")
 

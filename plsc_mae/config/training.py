@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 from plsc_mae.config.schema import Retired, in_group, set_defaults
 from plsc_mae.errors import ConfigError
 
-_LAUNCHER = "paddle.distributed.launch starts the processes and sets the rank of each"
+_LAUNCHER = "`plsc-mae launch` starts the processes and sets the rank of each"
 _WANDB = "Weights & Biases is not used; log.txt, train.jsonl and VisualDL have the numbers"
 _SUBMITIT = "it belongs to submitit's Slurm launcher; see docs/parallelism.md for the launch line"
 
@@ -26,6 +26,8 @@ WANDB = {
     "wandb_project": Retired(_WANDB),
     "wandb_entity": Retired(_WANDB),
 }
+
+SHORT_RUN_WARMUP = 0.1  # share of a run that is shorter than the default warm-up; that of MAE's recipe
 
 _run = in_group("Run")
 _checkpoints = in_group("Checkpoints and resuming")
@@ -198,6 +200,27 @@ class TrainingConfig:
     def __init_subclass__(cls) -> None:
         set_defaults(cls, cls.__dict__.get("defaults", {}))
 
+    @classmethod
+    def adapted_defaults(cls, given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+        """Return defaults that the given options rule out, replaced by (fitting value, sentence for the log).
+
+        If the run is shorter than a warm-up that was not chosen, the warm-up is a tenth of the run.
+
+        Args:
+            given: the options that the user has set, by name.
+        """
+        epochs, default = given.get("epochs", cls.epochs), cls.warmup_epochs
+        if "warmup_epochs" in given or default <= epochs:
+            return {}
+        warmup = epochs * SHORT_RUN_WARMUP
+        return {
+            "warmup_epochs": (
+                warmup,
+                f"the default warm-up of {default:g} epochs exceeds --epochs {epochs}: warming up for {warmup:g} "
+                "epochs, a tenth of the run; --warmup_epochs sets it",
+            )
+        }
+
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width in pixels."""
@@ -207,7 +230,9 @@ class TrainingConfig:
         if len(self.input_size) > 2:
             raise ConfigError(f"input_size: expected one side or height and width, got {self.input_size}")
         if self.warmup_epochs > self.epochs:
-            raise ConfigError(f"warmup_epochs ({self.warmup_epochs:g}) exceeds epochs ({self.epochs})")
+            raise ConfigError(
+                f"--warmup_epochs {self.warmup_epochs:g} exceeds --epochs {self.epochs}; lower --warmup_epochs"
+            )
         if self.lr is None and self.blr is None:
             raise ConfigError("a learning rate is needed: --lr, or --blr for one that scales with the batch")
         if self.lr is not None and self.blr is not None and type(self).blr is None:

@@ -9,6 +9,7 @@ from plsc_mae.errors import ConfigError
 
 FOLDER = "weights"
 _heads = in_group("Attention heads")
+_network = in_group("Network in the file")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -36,6 +37,22 @@ class WeightsFetchConfig:
 
 
 @dataclass(kw_only=True, frozen=True)
+class NetworkOptions:
+    """Place of the network in a weight file."""
+
+    model_key: str = _network(
+        "",
+        "key of the network in the file, for example model_ema or teacher; alternatives are separated by | [detected]",
+        metavar="KEY",
+    )
+    model_prefix: str = _network(
+        "",
+        "prefix of the network's tensor names, which is removed; other tensors are ignored [detected]",
+        metavar="PREFIX",
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
 class HeadsOptions:
     """Numbers of attention heads, which weight files do not store."""
 
@@ -46,7 +63,7 @@ class HeadsOptions:
 
 
 @dataclass(kw_only=True, frozen=True)
-class WeightsInspectConfig(HeadsOptions):
+class WeightsInspectConfig(HeadsOptions, NetworkOptions):
     """Options of `weights inspect`."""
 
     path: str = option("", "the file", metavar="FILE")
@@ -61,7 +78,7 @@ class WeightsInspectConfig(HeadsOptions):
 
 
 @dataclass(kw_only=True, frozen=True)
-class WeightsConvertConfig(HeadsOptions):
+class WeightsConvertConfig(HeadsOptions, NetworkOptions):
     """Options of `weights convert`."""
 
     path: str = option("", "the file", metavar="FILE")
@@ -85,6 +102,14 @@ class WeightsDiffConfig(HeadsOptions):
 
     a: str = option("", "a weight file", metavar="FILE")
     b: str = option("", "the weight file to compare with", metavar="FILE")
+    model_key: tuple[str, ...] = _network(
+        (),
+        "key of the network in both files, or one key for each, for example teacher student [detected]",
+        metavar="KEY",
+    )
+    model_prefix: tuple[str, ...] = _network(
+        (), "prefix of the network's tensor names in both files, or one for each [detected]", metavar="PREFIX"
+    )
     tolerance: float = option(0.0, "largest absolute difference that counts as equal", within="[0, inf)")
     everything: bool = option(False, "compare all tensors, including optimizer state, by the names in the files")
     max_lines: int = option(10, "largest number of tensors to list of each kind", within="[0, inf)")
@@ -93,3 +118,6 @@ class WeightsDiffConfig(HeadsOptions):
     def __post_init__(self) -> None:
         if not (self.a and self.b):
             raise ConfigError("name two files: plsc-mae weights diff A B")
+        for name in ("model_key", "model_prefix"):
+            if len(getattr(self, name)) > 2:
+                raise ConfigError(f"--{name} got {len(getattr(self, name))} values; expected one, or one for each file")

@@ -97,7 +97,7 @@ def find_validation(train: ImageList, data_path: str, eval_data_path: str = "") 
     """
     source = Path(data_path)
     if not eval_data_path and not ((source / "train").is_dir() and (source / "val").is_dir()):
-        raise DataError(f"{source} has no folders train/ and val/; set --eval_data_path to the validation images")
+        raise DataError(f"{source} has {_missing_split(source)}; set --eval_data_path to the validation images")
     val = find_images(eval_data_path or source, "val", flag="--eval_data_path" if eval_data_path else "--data_path")
     for images in (train, val):
         require_classes(images, "validation")
@@ -223,3 +223,11 @@ class ImageDataset:
         if self.current_read is not None:
             self.current_read.set(index)
         return self.transform(open_image(self.images.path(index), self.backend), rng)
+
+
+def _missing_split(source: Path) -> str:
+    """Describe a folder that lacks train/, val/ or both, with folders of other names that may hold the images."""
+    if not (source / "train").is_dir():
+        return "val/ but no train/" if (source / "val").is_dir() else "no folders train/ and val/"
+    others = [f"{name}/" for name in ("validation", "valid", "test", "eval") if (source / name).is_dir()]
+    return f"train/ but no val/{f' (but {others[0]})' if others else ''}"

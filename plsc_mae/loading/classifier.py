@@ -23,7 +23,7 @@ from plsc_mae.methods.classify import build_classifier, build_normalize, validat
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.names import escape_name
 from plsc_mae.weights import Checkpoint
-from plsc_mae.weights.convert import decoded, recognize, select
+from plsc_mae.weights.convert import decoded, recognize
 from plsc_mae.weights.dialects.base import count_blocks, tensor_of_rank
 
 _BIASES = ("head.bias", "head.1.bias")  # of classifiers and of probes, in every dialect
@@ -41,9 +41,10 @@ class LoadedClassifier(NamedTuple):
 
 
 def load_classifier(
-    path: str,
+    source: str | Checkpoint,
     *,
     model_key: str = "",
+    model_prefix: str = "",
     classes: str = "",
     num_heads: int | None = None,
     input_size: tuple[int, ...] | None = None,
@@ -52,8 +53,9 @@ def load_classifier(
     """Build and load the classifier of a checkpoint, from plsc_mae's stored options or else from its tensors.
 
     Args:
-        path: the checkpoint, of plsc_mae or of another code base.
+        source: the checkpoint, of plsc_mae or of another code base, or its content.
         model_key: key of the weights in it, such as "model_ema"; found by content when empty.
+        model_prefix: prefix of the network's tensor names, likewise.
         classes: text file with one class name per line, in place of the checkpoint's names.
         num_heads: attention heads, if the file does not determine them.
         input_size: image side, or height and width, in place of the checkpoint's; positions are resized.
@@ -64,9 +66,7 @@ def load_classifier(
         ConfigError: the number of heads is unknown, or an image size does not fit.
         DataError: the file of names cannot be read, or has another number of names.
     """
-    stored = weights.read(path)
-    if model_key:
-        stored = select(stored, model_key)
+    stored = source if isinstance(source, Checkpoint) else weights.read_network(source, model_key, model_prefix)
     eps = trained_eps(stored)
     stored = decoded(stored, num_heads, 1)  # classifiers have no decoder
     num_classes = _count_classes(stored)
@@ -82,7 +82,7 @@ def load_classifier(
     for parameter in network.parameters():
         parameter.stop_gradient = True
     names = _read_names(classes, num_classes) if classes else _stored_names(stored, num_classes)
-    return LoadedClassifier(network, normalize, transform, names, f"{path}: {report}, {num_classes} classes")
+    return LoadedClassifier(network, normalize, transform, names, f"{stored.path}: {report}, {num_classes} classes")
 
 
 def open_classifier(config: PredictConfig | ExplainConfig) -> LoadedClassifier:
@@ -90,6 +90,7 @@ def open_classifier(config: PredictConfig | ExplainConfig) -> LoadedClassifier:
     return load_classifier(
         config.model_path,
         model_key=config.model_key,
+        model_prefix=config.model_prefix,
         classes=config.classes,
         num_heads=config.num_heads,
         input_size=config.input_size,

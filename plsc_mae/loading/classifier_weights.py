@@ -21,7 +21,7 @@ from plsc_mae.models.pos_embed import resize_pos_embed
 from plsc_mae.models.rel_pos_bias import MIN_RESIZED_SIDE, resize_relative_positions
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.weights import Checkpoint, LoadReport
-from plsc_mae.weights.convert import decoded, recognize, select
+from plsc_mae.weights.convert import decoded, recognize
 from plsc_mae.weights.dialects import detect
 from plsc_mae.weights.dialects.base import Array, Dialect
 from plsc_mae.weights.dialects.encoder import RELATIVE_TABLE, block_count, position_side, relative_side
@@ -65,8 +65,8 @@ def load_into_classifier(
         source: the file, or its content.
         norm_into_fc_norm: True to initialize the norm after mean pooling with the encoder's final norm, as
             Atten4Vis/CAE does; the MAEs do not.
-        model_key: see `weights.convert.select`.
-        model_prefix: see there.
+        model_key: key of the network in the file, see `weights.unwrap.choose_network`; unused with its content.
+        model_prefix: prefix of the network's tensor names, likewise.
 
     Returns:
         The report, in the classifier's names.
@@ -75,9 +75,10 @@ def load_into_classifier(
         CheckpointError: the file cannot be read, is of another size, lacks a part of the encoder, has a part that the
             classifier lacks, or holds a probe.
     """
-    source = source if isinstance(source, Checkpoint) else weights.read(source)
+    if not isinstance(source, Checkpoint):
+        source = weights.read_network(source, model_key or "", model_prefix or "")
     _warn_of_eps(model, source)
-    stored, rules = _opened(source, model_key, model_prefix, model.num_heads)
+    stored, rules = _based(source, model.num_heads)
     if probe := [name for name in _PROBE if name in stored.model]:
         raise CheckpointError(
             f"{stored.path} holds a probe ({probe[0]}) with its encoder; expected the checkpoint of pre-training that "
@@ -103,14 +104,16 @@ def load_classifier_weights(
     Args:
         model: the classifier, built with the options that it was trained with.
         source: the file, or its content.
-        model_key: see `weights.convert.select`.
-        model_prefix: see there.
+        model_key: key of the network in the file, see `weights.unwrap.choose_network`; unused with its content.
+        model_prefix: prefix of the network's tensor names, likewise.
         resize: True to resize position embeddings and relative position tables to the grid of `model`.
 
     Raises:
         CheckpointError: the file cannot be read, lacks a tensor, has a surplus one, or has one of another size.
     """
-    stored, rules = _opened(source, model_key, model_prefix, model.num_heads)
+    if not isinstance(source, Checkpoint):
+        source = weights.read_network(source, model_key or "", model_prefix or "")
+    stored, rules = _based(source, model.num_heads)
     report = weights.load(model, stored, rules.name, resize=resize_to(model.encoder) if resize else None)
     _check_positions(model.encoder, stored, rules)
     surplus = [name for name in report.unexpected if not _is_idle(name, stored.model[name])]
@@ -156,13 +159,8 @@ def require_weights(model: nn.Layer, report: LoadReport, path: str) -> None:
         )
 
 
-def _opened(
-    source: str | Path | Checkpoint, model_key: str | None, model_prefix: str | None, num_heads: int
-) -> tuple[Checkpoint, Dialect]:
-    """Read a file's network in the base naming of its dialect, with rows in the order that `num_heads` implies."""
-    stored = source if isinstance(source, Checkpoint) else weights.read(source)
-    if model_key or model_prefix:
-        stored = select(stored, model_key or "", model_prefix or "")
+def _based(stored: Checkpoint, num_heads: int) -> tuple[Checkpoint, Dialect]:
+    """Return a file's network in the base naming of its dialect, with rows in the order that `num_heads` implies."""
     stored = decoded(stored, num_heads, 1)  # a classifier needs no decoder
     return stored, recognize(stored.model, str(stored.path))
 

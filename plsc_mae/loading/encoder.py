@@ -37,8 +37,10 @@ class LoadedEncoder(NamedTuple):
 
 
 def load_encoder(
-    path: str,
+    source: str | Checkpoint,
     *,
+    model_key: str = "",
+    model_prefix: str = "",
     num_heads: int | None = None,
     input_size: tuple[int, ...] | None = None,
     random_weights: bool = False,
@@ -47,8 +49,10 @@ def load_encoder(
     """Build and load the encoder of a checkpoint of pre-training, of a classifier or of a probe.
 
     Args:
-        path: the checkpoint, of plsc_mae or of another code base. A classifier's images are normalized by ImageNet's
-            statistics, and the norm after its pooling is not part of the encoder.
+        source: the checkpoint, of plsc_mae or of another code base, or its content. A classifier's images are
+            normalized by ImageNet's statistics, and the norm after its pooling is not part of the encoder.
+        model_key: key of the weights in it, such as "model_ema"; found by content when empty.
+        model_prefix: prefix of the network's tensor names, likewise.
         num_heads: attention heads, if the file does not determine them.
         input_size: image side, or height and width, in place of the checkpoint's; learned positions are resized.
         random_weights: take only the sizes from the file, for comparison with an untrained encoder.
@@ -58,7 +62,8 @@ def load_encoder(
         CheckpointError: the file cannot be read, or lacks a part of the encoder.
         ConfigError: the number of heads is unknown, or the image size does not fit.
     """
-    stored = weights.read(path)
+    stored = source if isinstance(source, Checkpoint) else weights.read_network(source, model_key, model_prefix)
+    path = str(stored.path)
     paddle.seed(seed)
     sized = decoded(stored, num_heads, 1)  # the order of the decoder's rows is irrelevant here
     if not _HEADS.isdisjoint(sized.model) or sized.dialect in _CLASSIFIERS:

@@ -61,9 +61,9 @@ def open_network(
     """
     path = str(stored.path)
     if kind == CLASSIFIER:
-        return load_classifier(path, num_heads=num_heads).network
+        return load_classifier(stored, num_heads=num_heads).network
     if kind == ENCODER:
-        return load_encoder(path, num_heads=num_heads).network
+        return load_encoder(stored, num_heads=num_heads).network
     if method_of_kind(kind) is None:
         reason = "a tokenizer, whose tensors have one naming only" if kind == TOKENIZER else "no known network"
         raise CheckpointError(f"{path} holds {reason}; expected a network of pre-training, a classifier or an encoder")

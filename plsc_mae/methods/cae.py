@@ -56,6 +56,7 @@ NETWORK_OPTIONS = (
     "rescale_init",
 )
 DEFAULT_MASK_PATCHES = 98
+MOST_MASKED = 0.75  # share of hidden patches above which a default is reported
 
 
 class CAETask(Task):
@@ -171,6 +172,7 @@ class CAE(Method[CAEConfig]):
         """Build the network that the options name, with their overrides, and the target."""
         require_network(config.model, registry.CAE)
         self._tokenizer_size(config)
+        self._report_masks(config)
         target = build_target(config, self.normalize(config), self._patch_size(config))
         task = self._task(config, target)
         if config.discrete_vae_type == "random_init" and config.target_mode == "clusterID":
@@ -287,12 +289,42 @@ class CAE(Method[CAEConfig]):
         if config.mask_generator == "random":
             share = cast(float, config.ratio_mask_patches)
             return RandomMaskGenerator(grid, share), int(share * grid[0] * grid[1])
-        count = config.num_mask_patches or DEFAULT_MASK_PATCHES
-        generator = BlockMaskGenerator(
-            grid, count, config.min_mask_patches_per_block, config.max_mask_patches_per_block
-        )
+        count, smallest = self._block_sizes(config)
+        generator = BlockMaskGenerator(grid, count, smallest, config.max_mask_patches_per_block)
         # As in the original, the mask is drawn from Python's random, here seeded from the sample's generator.
         return lambda rng: generator(random.Random(int(rng.integers(2**63)))), count
+
+    def _block_sizes(self, config: CAEConfig) -> tuple[int, int]:
+        """Return the number of patches that block masks hide and the smallest block.
+
+        The defaults are made for 14 x 14 patches. A grid without room for them hides half of its patches, as 98 of 196,
+        and a smallest block that was not chosen shrinks in proportion.
+        """
+        rows, columns = self._grid(config)
+        smallest = config.min_mask_patches_per_block
+        if config.num_mask_patches is not None or rows * columns > DEFAULT_MASK_PATCHES:
+            return config.num_mask_patches or DEFAULT_MASK_PATCHES, smallest
+        count = max(rows * columns // 2, 1)
+        if smallest == CAEConfig.min_mask_patches_per_block:
+            smallest = max(smallest * count // DEFAULT_MASK_PATCHES, 1)
+        return count, smallest
+
+    def _report_masks(self, config: CAEConfig) -> None:
+        """Log default block masks that are adapted to a small grid, and warn if they hide most of it."""
+        if config.mask_generator == "random" or config.num_mask_patches is not None:
+            return
+        (rows, columns), (count, smallest) = self._grid(config), self._block_sizes(config)
+        if count != DEFAULT_MASK_PATCHES:
+            logger.info(
+                "the default of %d hidden patches does not fit %d x %d patches: hiding %d, in blocks of %d or more; "
+                "--num_mask_patches and --min_mask_patches_per_block set them",
+                *(DEFAULT_MASK_PATCHES, rows, columns, count, smallest),
+            )
+        elif count > MOST_MASKED * rows * columns:
+            logger.warning(
+                "the default of %d hidden patches leaves %d of %d visible; --num_mask_patches %d hides half of them",
+                *(count, rows * columns - count, rows * columns, rows * columns // 2),
+            )
 
     def _grid(self, config: CAEConfig) -> tuple[int, int]:
         return patch_grid(config.image_size, self._patch_size(config))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import logging
 from collections.abc import Collection
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -24,7 +25,14 @@ from plsc_mae.methods.masks import WithNoise
 from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline, Stack
 from plsc_mae.models import registry
 from plsc_mae.models.mae import MaskedAutoencoder, hidden_patch_loss
-from plsc_mae.models.registry import ENCODER_OPTIONS, arguments_of, create_model, find_variant, require_network
+from plsc_mae.models.registry import (
+    ENCODER_OPTIONS,
+    VARIANTS,
+    arguments_of,
+    create_model,
+    find_variant,
+    require_network,
+)
 from plsc_mae.models.vit import VisionTransformer, pair, patch_grid
 from plsc_mae.optim import ParamGroup, weight_decay_groups
 from plsc_mae.weights.dialects import autoencoder, find_dialect
@@ -34,6 +42,8 @@ from plsc_mae.weights.dialects.mae_priv import HEAD_DIM
 if TYPE_CHECKING:
     from plsc_mae.data.decode import Interpolation
     from plsc_mae.weights import Checkpoint
+
+logger = logging.getLogger(__name__)
 
 DECODER_OPTIONS = ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")
 NETWORK_OPTIONS = (*ENCODER_OPTIONS, *DECODER_OPTIONS, "norm_pix_loss")
@@ -161,6 +171,8 @@ class AutoencoderMethod(Method[AutoencoderT]):
         self._check_mask(config)
         overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS} | self.switches(config)
         model = create_model(config.model, dialect=self.dialect, img_size=config.image_size, **overrides)
+        if config.decoder_embed_dim is None and config.decoder_depth is None:
+            _compare_decoder(config.model, cast(MaskedAutoencoder, model))
         return MAETask(
             cast(MaskedAutoencoder, model),
             config.mask_ratio,
@@ -261,8 +273,8 @@ class AutoencoderMethod(Method[AutoencoderT]):
         visible = num_visible(patches, config.mask_ratio, rounding)
         if not 0 < visible < patches:
             raise ConfigError(
-                f"mask_ratio {config.mask_ratio} leaves {visible} of {patches} patches visible; at least one must be "
-                "visible and one hidden"
+                f"--mask_ratio {config.mask_ratio} leaves {visible} of {patches} patches visible; at least one must be "
+                "visible and one hidden: give another ratio, a larger --input_size or a smaller --patch_size"
             )
 
     @staticmethod
@@ -303,6 +315,18 @@ class BeitStyleMAE(AutoencoderMethod[SuccessorT]):
         has_bias = "decoder.embed.bias" in stored.model
         return stored.dialect in self.dialects or (
             super().recognizes(stored) and NO_KEY_BIAS in stored.model and has_bias == self.bridge_bias
+        )
+
+
+def _compare_decoder(name: str, model: MaskedAutoencoder) -> None:
+    """Log the size of a default decoder that is larger than the encoder, and how to choose a smaller one."""
+    encoder, decoder = (sum(int(p.size) for p in part.parameters()) for part in (model.encoder, model.decoder))
+    if decoder > encoder:
+        smaller = f"--model {name}_dec192d4b, or " if f"{name}_dec192d4b" in VARIANTS else ""
+        logger.info(
+            "the decoder has %.1f M parameters, the encoder %.1f M; for a smaller one give %s--decoder_embed_dim, "
+            "--decoder_depth and --decoder_num_heads",
+            *(decoder / 1e6, encoder / 1e6, smaller),
         )
 
 

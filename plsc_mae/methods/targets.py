@@ -22,7 +22,9 @@ from plsc_mae.methods.base import Batch
 from plsc_mae.models.dalle import DalleDecoder, DalleEncoder, random_init
 from plsc_mae.models.layers import patchify, unpatchify
 from plsc_mae.weights.dalle import has_dalle, infer_sizes, read_dalle
+from plsc_mae.weights.finite import require_finite
 
+FETCH_AGAIN = "fetch the file again"
 VOCABULARY = 8192
 IN_CHANS = 3
 
@@ -159,6 +161,7 @@ def load_decoder(config: CAEConfig, vocabulary: int) -> DalleDecoder | None:
     if not folder or not has_dalle(folder, "decoder"):
         return None
     tensors = read_dalle(folder, "decoder")
+    require_finite(tensors, folder, FETCH_AGAIN)
     sizes = infer_sizes(tensors)
     if sizes["vocab_size"] != vocabulary:
         raise CheckpointError(
@@ -181,6 +184,7 @@ def _token_target(config: CAEConfig) -> TokenTarget:
             "(see docs/cae.md for downloads); to try CAE out without one, give --discrete_vae_type random_init"
         )
     tensors = read_dalle(path, "encoder")
+    require_finite(tensors, path, FETCH_AGAIN)
     sizes = infer_sizes(tensors)
     tokenizer = DalleEncoder.from_arrays(tensors, sizes, compute_dtype=config.discrete_vae_dtype, origin=path)
     return TokenTarget(tokenizer, sizes["vocab_size"])
@@ -197,4 +201,5 @@ def _random_vectors(config: CAEConfig, length: int) -> np.ndarray:
             f"--target_path {config.target_path} holds {len(arrays)} arrays ({found}); expected one array of shape "
             f"[{length}, classes], one vector per class"
         )
+    require_finite({"its array": arrays[0]}, f"--target_path {config.target_path}", FETCH_AGAIN)
     return arrays[0]

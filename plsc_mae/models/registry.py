@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import importlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +19,10 @@ MAE = "plsc_mae.models.mae:MaskedAutoencoder"
 CAE = "plsc_mae.models.cae:ContextAutoencoder"
 SIMMIM = "plsc_mae.models.simmim:SimMIM"
 CLASSIFIER = "plsc_mae.models.classifier:ImageClassifier"
+SIZE_WORDS = {size[:n]: size for size in ("tiny", "small", "base", "large", "huge", "giant") for n in (1, len(size))}
+SIZE_WORDS["ti"] = "tiny"
+LEAST_RESEMBLANCE = 0.7  # of a suggested name; 2 is equality
+OTHER_METHOD = 0.4  # resemblance lost by a network of another method
 # Arguments of an encoder that options may override, in every network.
 ENCODER_OPTIONS = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "drop_path")
 
@@ -62,6 +68,12 @@ _MAE_VARIANTS = {
 VARIANTS: dict[str, Variant] = _MAE_VARIANTS | {
     f"{name}_dec512d8b": _MAE_VARIANTS[name]
     for name in ("mae_vit_base_patch16", "mae_vit_large_patch16", "mae_vit_huge_patch14")
+}
+# The decoder of base, 512 wide with 8 blocks, is several times as large as the encoders of tiny and small.
+SMALL_DECODER = {"decoder_embed_dim": 192, "decoder_depth": 4, "decoder_num_heads": 3}
+VARIANTS |= {
+    f"{name}_dec192d4b": Variant(MAE, {**_MAE_VARIANTS[name].arguments, **SMALL_DECODER})
+    for name in ("mae_vit_tiny_patch16", "mae_vit_small_patch16")
 }
 
 
@@ -141,8 +153,11 @@ def _bare_vit(img_size: int, embed_dim: int, depth: int, num_heads: int) -> Vari
     return Variant(CLASSIFIER, {**sizes, **options}, MappingProxyType(dialects))
 
 
-# facebookresearch/mae models_vit.py, each also under PLSC's name.
+# facebookresearch/mae models_vit.py, each also under PLSC's name; tiny and small fit the encoders of mae_vit_tiny and
+# mae_vit_small.
 _VIT_VARIANTS = {
+    "tiny_patch16": _vit(16, 192, 12, 3),
+    "small_patch16": _vit(16, 384, 12, 6),
     "base_patch16": _vit(16, 768, 12, 12),
     "large_patch16": _vit(16, 1024, 24, 16),
     "huge_patch14": _vit(14, 1280, 32, 16),
@@ -199,10 +214,7 @@ def find_variant(name: str) -> Variant:
         ConfigError: the name is not registered; the message has the nearest names.
     """
     if name not in VARIANTS:
-        import difflib
-
-        near = difflib.get_close_matches(name, VARIANTS, n=3, cutoff=0.4) or list_models()
-        raise ConfigError(f"unknown model '{name}'; did you mean {', '.join(near)}?")
+        raise ConfigError(f"unknown model '{name}'{_hint(name, VARIANTS)}")
     return VARIANTS[name]
 
 
@@ -210,11 +222,62 @@ def require_network(name: str, network: str) -> None:
     """Check that the registered network `name` is of the class `network`, written `module:name`.
 
     Raises:
-        ConfigError: the name is not registered, or belongs to another class; the message lists the fitting names.
+        ConfigError: the name is not registered, or belongs to another class; the message has the nearest names of the
+            same purpose, which is pre-training or classification.
     """
-    if find_variant(name).network != network:
-        fitting = ", ".join(other for other in list_models() if VARIANTS[other].network == network)
-        raise ConfigError(f"model {name} is for another purpose; here it must be one of {fitting}")
+    found = VARIANTS[name].network if name in VARIANTS else ""
+    if found == network:
+        return
+    classifies = network == CLASSIFIER
+    purpose = "classification" if classifies else "pre-training"
+    if found and (found == CLASSIFIER) == classifies:
+        near = nearest_models(name, _of_networks(network)) or _of_networks(network)
+        raise ConfigError(
+            f"model {name} belongs to another method: leave --method out, or use --model {' or '.join(near)}"
+        )
+    fitting = {other: variant for other, variant in VARIANTS.items() if (variant.network == CLASSIFIER) == classifies}
+    kind = f"model {name} is not for {purpose}" if found else f"unknown model '{name}' for {purpose}"
+    raise ConfigError(f"{kind}{_hint(name, fitting)}")
+
+
+def _of_networks(network: str) -> list[str]:
+    return [name for name in list_models() if VARIANTS[name].network == network]
+
+
+def _hint(name: str, candidates: Iterable[str]) -> str:
+    """Return the end of a message about a model name: the nearest candidates, else all of them."""
+    near = nearest_models(name, candidates)
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; the networks are vision transformers: {', '.join(sorted(candidates))}"
+
+
+def nearest_models(name: str, candidates: Iterable[str]) -> list[str]:
+    """Return up to three candidates that resemble a model name of this or another library, best first.
+
+    Names are compared by their words and by their letters, so `vit_mae_base`, `facebook/vit-mae-base` and `ViT-B/16`
+    resemble `mae_vit_base_patch16`, as does `mae_vit_bas_patch16`. A size in the name excludes other sizes, and
+    networks of CAE and SimMIM are suggested last unless the name has that word.
+    """
+    wanted = _words(name)
+    sizes = wanted & set(SIZE_WORDS.values())
+    scores = {}
+    for other in candidates:
+        words = _words(other)
+        if sizes <= words:
+            letters = difflib.SequenceMatcher(None, "_".join(sorted(wanted)), "_".join(sorted(words))).ratio()
+            stranger = bool(words & {"cae", "simmim"} - wanted)
+            scores[other] = len(wanted & words) / len(wanted | words) + letters - OTHER_METHOD * stranger
+    best = max(scores.values(), default=0.0)
+    near = [other for other in scores if scores[other] >= max(LEAST_RESEMBLANCE, 0.8 * best)]
+    return sorted(near, key=lambda other: -scores[other])[:3]
+
+
+def _words(name: str) -> set[str]:
+    """Split a model name into lower-case words; the sizes of `ViT-B/16` and `vit_b_16` are spelled out."""
+    text = re.sub(r"vit[-_]?(ti|[tsblhg])(?=[^a-z]|$)", r"vit_\1_", name.lower().rpartition("facebook/")[2])
+    words = {SIZE_WORDS.get(word, word) for word in re.findall("[a-z0-9]+", text)}
+    return {f"patch{word}" if word in ("14", "16") else word for word in words}
 
 
 def arguments_of(name: str, dialect: str = "", **overrides: Any) -> dict[str, Any]:

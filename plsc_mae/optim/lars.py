@@ -14,6 +14,7 @@ from plsc_mae.parallel.tensor import shard_of
 
 Rule = Literal["facebook", "mae_priv"]
 MAE_PRIV_EPS = 1e-8
+TRUST_COEFFICIENT = 0.001
 
 
 class LARS(SGD):
@@ -40,7 +41,7 @@ class LARS(SGD):
         parameters: Iterable[Tensor] | Iterable[dict[str, Any]],
         weight_decay: float = 0.0,
         momentum: float = 0.9,
-        trust_coefficient: float = 0.001,
+        trust_coefficient: float = TRUST_COEFFICIENT,
         *,
         rule: Rule = "facebook",
     ) -> None:
@@ -86,7 +87,7 @@ def build_lars(
     groups: Sequence[ParamGroup],
     *,
     momentum: float = 0.9,
-    trust_coefficient: float = 0.001,
+    trust_coefficient: float = TRUST_COEFFICIENT,
     rule: Rule = "facebook",
 ) -> LARS:
     """Build LARS for `groups`; call `set_lr` before every step."""

@@ -64,7 +64,7 @@ class World:
             raise ConfigError(
                 f"{self.processes} process{'es' if self.processes > 1 else ''} cannot form groups of "
                 f"--tensor_parallel {tensor_parallel} x --pipeline_parallel {pipeline_parallel}; start a multiple of "
-                f"{shared} with paddle.distributed.launch"
+                f"{shared} with `plsc-mae launch --nproc_per_node {shared}`"
             )
         paddle.set_device(wanted)
         self.is_gpu = wanted == "gpu"

@@ -54,7 +54,7 @@ def small_case(trained: PretrainConfig, seed: int) -> AnyCase:
 
 
 def _from_checkpoint(config: ParityConfig, precision: Precision) -> AnyCase:
-    stored = weights.read(config.checkpoint)
+    stored = weights.read_network(config.checkpoint, config.model_key, config.model_prefix)
     heads = {"num_heads": config.num_heads, "decoder_num_heads": config.decoder_num_heads}
     trained = training_config(stored, heads)
     trained = case_class(trained).of_weights(trained, stored)

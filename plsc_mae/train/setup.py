@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import paddle
 from paddle import nn
@@ -32,6 +32,7 @@ from plsc_mae.train.log.run_logger import RunLogger
 from plsc_mae.train.nonfinite.policy import NonFinitePolicy
 from plsc_mae.train.observers.base import Observer
 from plsc_mae.train.observers.online_probe import OnlineProbe
+from plsc_mae.train.plausibility import check_accumulation, scales_with_batch, warn_of_schedule
 from plsc_mae.train.precision import choose_precision, lower_weights
 from plsc_mae.train.step import Accumulation, Stepper, trainable_parameters
 from plsc_mae.train.trainer import Trainer
@@ -197,13 +198,16 @@ def build_trainer(
     n_parameters = count_parameters(trainable_parameters(task.model).values(), world)
     stepper = build_stepper(task, config, world)
     accumulation = Accumulation(len(loader), config.accum_iter)
-    schedule = task.schedule(config, peak_lr(config, images_per_update(config, world)), accumulation.updates)
+    check_accumulation(config, accumulation.iterations, world.size)
+    lr = peak_lr(config, images_per_update(config, world))
+    schedule = task.schedule(config, lr, accumulation.updates)
     state = RunState(stepper, accumulation, probe, world, config)
     policy = NonFinitePolicy(state, loader)
     log = RunLogger(config.output_dir, config.log_dir or config.output_dir, active=world.is_main)
     saver = Saver(state, log, config, world, before=policy.before_save)
     if world.is_main:
         _log_summary(state, loader, n_parameters)
+        warn_of_schedule(config, schedule, lr=lr, updates_per_epoch=accumulation.updates)
     return Trainer(
         state,
         loader,
@@ -221,8 +225,7 @@ def _log_summary(state: RunState, loader: BatchLoader, n_parameters: int) -> Non
     config, world, updates = state.config, state.world, state.accumulation.updates
     effective_batch = images_per_update(config, world)
     rate = config.blr if config.lr is None else config.lr
-    scales = config.lr is None or config.lr_per_256
-    base = f" ({rate:g} x {effective_batch} / 256)" if scales else ""
+    base = f" ({rate:g} x {effective_batch} / 256)" if scales_with_batch(config) else ""
     parts = f"{world}" if world.size == world.processes else f"{world.size} in {world}"
     for line in (
         f"{config.model}: {n_parameters / 1e6:.1f} M trainable parameters, {state.stepper.precision.note}",
@@ -230,5 +233,16 @@ def _log_summary(state: RunState, loader: BatchLoader, n_parameters: int) -> Non
         f"update; learning rate {peak_lr(config, effective_batch):.4g}{base}",
         f"{len(loader.dataset)} images, {updates} updates per epoch, {config.epochs} epochs, "
         f"{updates * config.epochs} updates",
+        *_incomplete_parts(state.accumulation, loader, config.batch_size * world.size),
     ):
         logger.info(line)
+
+
+def _incomplete_parts(accumulation: Accumulation, loader: BatchLoader, batch: int) -> Iterator[str]:
+    """Describe the images that fill no batch of all processes, and a last accumulation group that is not whole."""
+    left = len(loader.dataset) - accumulation.iterations * batch
+    if left:
+        yield f"{left} images are left out of each epoch, others in every epoch: they do not fill a batch of {batch}"
+    last = accumulation.group(accumulation.iterations - 1).size
+    if last < accumulation.accum_iter:
+        yield f"the last update of an epoch has {last} of {accumulation.accum_iter} iterations"

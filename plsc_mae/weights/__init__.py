@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plsc_mae.weights.convert import LoadReport, export, load, read, save
+from plsc_mae.weights.convert import LoadReport, export, load, read, read_network, save
 from plsc_mae.weights.reader import Checkpoint
 
-__all__ = ["Checkpoint", "LoadReport", "export", "load", "read", "save"]
+__all__ = ["Checkpoint", "LoadReport", "export", "load", "read", "read_network", "save"]

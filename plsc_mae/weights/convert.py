@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,12 @@ from plsc_mae.errors import CheckpointError, ConfigError, UserError
 from plsc_mae.weights.dialects import DIALECTS, detect, find_dialect
 from plsc_mae.weights.dialects.base import Array, Dialect, NumHeads, Tensors
 from plsc_mae.weights.dialects.facebook import published_heads
+from plsc_mae.weights.finite import require_finite
 from plsc_mae.weights.reader import Checkpoint, read_file
+from plsc_mae.weights.unwrap import choose_network
 from plsc_mae.weights.write import write_file
+
+logger = logging.getLogger(__name__)
 
 Resize = Callable[[str, Array, list[int]], Array | None]
 Source = str | Path | Checkpoint | Mapping[str, Array]
@@ -49,51 +54,40 @@ class LoadReport:
         return ", ".join(parts)
 
 
-def read(path: str | Path) -> Checkpoint:
-    """Read a weight file and detect its dialect, without torch and without running code from the file.
-
-    Raises:
-        CheckpointError: the file cannot be read.
-    """
-    checkpoint = read_file(path)
-    return dataclasses.replace(checkpoint, dialect=detect(checkpoint.model))
-
-
-def select(checkpoint: Checkpoint, model_key: str = "", model_prefix: str = "") -> Checkpoint:
-    """Return the checkpoint with another part of the file as its `model`.
+def read(path: str | Path, model_key: str = "", model_prefix: str = "") -> Checkpoint:
+    """Read a weight file, find its network and detect its dialect, without torch and without running code from it.
 
     Args:
-        checkpoint: the file as read.
-        model_key: top-level keys separated by "|", such as "model_ema|model"; the first one that the file has is used.
-            A file without keys is used as a whole. Empty keeps the automatically detected part.
-        model_prefix: prefix of the network's tensor names. It is removed, and tensors without it are ignored.
+        path: the file, or the folder of a checkpoint.
+        model_key: key of the network in the file, see `unwrap.choose_network`; empty to find it by its content.
+        model_prefix: prefix of the network's tensor names, likewise.
+
+    Returns:
+        The content; if no network can be chosen, `problem` gives the reason.
 
     Raises:
-        CheckpointError: the file has none of the keys, or no name with the prefix.
+        CheckpointError: the file cannot be read, or lacks the key or the prefix.
     """
-    tensors = checkpoint.model
-    present = list(dict.fromkeys(name.partition("/")[0] for name in checkpoint.tensors if "/" in name))
-    if model_key and present:
-        key = next((key for key in model_key.split("|") if key in present), None)
-        if key is None:
-            raise CheckpointError(
-                f"{checkpoint.path} has no tensors under '{model_key}'; it has tensors under {', '.join(present)}"
-            )
-        tensors = _with_prefix(checkpoint.tensors, f"{key}/")
-        if all(name.startswith("module.") for name in tensors):  # as the reader does
-            tensors = _with_prefix(tensors, "module.")
-    if model_prefix and not _with_prefix(tensors, model_prefix):
-        first = next(iter(tensors), "none")
-        raise CheckpointError(
-            f"{checkpoint.path} has no tensor name that starts with '{model_prefix}'; the first name is {first}"
-        )
-    tensors = _with_prefix(tensors, model_prefix)
-    return dataclasses.replace(checkpoint, model=tensors, dialect=detect(tensors))
+    return choose_network(read_file(path), model_key, model_prefix)
 
 
-def _with_prefix(tensors: Tensors, prefix: str) -> dict[str, Array]:
-    """Return the tensors whose names start with a prefix, with the prefix removed."""
-    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+def read_network(path: str | Path, model_key: str = "", model_prefix: str = "") -> Checkpoint:
+    """Read a weight file as `read` does, to use its network, and log assumptions about the network's place.
+
+    Raises:
+        CheckpointError: the file cannot be read, lacks the key or the prefix, or no network can be chosen.
+    """
+    stored = read(path, model_key, model_prefix)
+    require_network(stored)
+    if stored.remark:
+        logger.info("%s: %s", path, stored.remark)
+    return stored
+
+
+def require_network(stored: Checkpoint) -> None:
+    """Raise CheckpointError if no network can be chosen in a file, for example because it holds several."""
+    if stored.problem:
+        raise CheckpointError(f"{stored.path} {stored.problem}")
 
 
 def load(
@@ -118,9 +112,12 @@ def load(
 
     Raises:
         ConfigError: the dialect is unknown.
-        CheckpointError: no dialect recognizes the tensors, a tensor has another shape, or no tensor matches.
+        CheckpointError: no dialect recognizes the tensors, a tensor has another shape, no tensor matches, or a value to
+            load is not finite.
     """
-    tensors, where = _tensors(source)
+    if isinstance(source, (str, Path)):
+        source = read_network(source)
+    tensors, where = (source.model, str(source.path)) if isinstance(source, Checkpoint) else (source, "the given table")
     rules = find_dialect(dialect) if dialect else recognize(tensors, where)
     tensors = _decode(rules, tensors, _heads_of(model, rules, prefix), where)
     report, values, misfits = _match(model, tensors, rules, prefix, resize)
@@ -133,6 +130,8 @@ def load(
         raise CheckpointError(
             f"{where}: no tensor matches the network in dialect '{rules.name}'; check the file and the model"
         )
+    if not (isinstance(source, Checkpoint) and source.any_values):
+        require_finite(values, where, _remedy(source))
     for name, tensor in model.state_dict().items():
         if name in values:
             tensor.set_value(np.ascontiguousarray(values[name], dtype=np.float32))
@@ -301,12 +300,11 @@ def linear_weights(model: nn.Layer) -> set[str]:
     return {f"{name}.weight".lstrip(".") for name, layer in layers if isinstance(layer, nn.Linear)}
 
 
-def _tensors(source: Source) -> tuple[Tensors, str]:
-    if isinstance(source, (str, Path)):
-        source = read_file(source)
-    if isinstance(source, Checkpoint):
-        return source.model, str(source.path)
-    return source, "the given tensors"
+def _remedy(source: Checkpoint | Mapping[str, Array]) -> str:
+    """Return the advice for a file with values that are not finite."""
+    others = source.others if isinstance(source, Checkpoint) else ()
+    remedy = "take an earlier checkpoint of the run"
+    return f"{remedy}, or other weights of the file with --model_key {others[0]}" if others else remedy
 
 
 def recognize(tensors: Tensors, where: str) -> Dialect:
@@ -321,7 +319,8 @@ def recognize(tensors: Tensors, where: str) -> Dialect:
     """
     if name := detect(tensors):
         return find_dialect(name)
-    first = ", ".join(sorted(tensors)[:3])
+    names = f"these names ({', '.join(sorted(tensors)[:3])}, ...)" if tensors else "the names in it"
     raise CheckpointError(
-        f"{where}: no known dialect has these names ({first}, ...); pass dialect= or choose another file"
+        f"{where}: no known dialect has {names}; if the network is another part of the file, choose it with "
+        "--model_key or --model_prefix (`plsc-mae weights inspect --tensors` lists the names), else take another file"
     )

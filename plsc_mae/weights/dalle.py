@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from plsc_mae.errors import CheckpointError
 from plsc_mae.weights.reader import read_file
+from plsc_mae.weights.remote import fetch_advice
 
 Array = npt.NDArray[np.generic]
 Part = Literal["encoder", "decoder"]
@@ -65,7 +66,8 @@ def find_dalle(path: str | Path, part: Part) -> Path:
         return path
     expected = " or ".join(_published_names(part))
     if not path.is_dir():
-        raise CheckpointError(f"{path} does not exist; expected a folder with {expected}; {SOURCES}")
+        advice = fetch_advice(path) or SOURCES
+        raise CheckpointError(f"{path} does not exist; expected a folder with {expected}; {advice}")
     files = _candidates(path, part)
     if len(files) > 1:
         names = ", ".join(file.name for file in files)

@@ -2,10 +2,12 @@
 
 All weights enter the package through this module. The format is detected from the content, pickles are decoded by
 `plsc_mae.weights.safe_pickle`, and the content is separated into tensors by path and the remaining plain values.
+Folders of Hugging Face and DeepSpeed are read file by file.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -21,7 +23,9 @@ from typing import Any, BinaryIO
 from plsc_mae.errors import CheckpointError
 from plsc_mae.file_kinds import read_head, recognize
 from plsc_mae.weights.flatten import Leaves
+from plsc_mae.weights.folders import ModelFolder, open_folder
 from plsc_mae.weights.oneflow import is_oneflow, read_oneflow
+from plsc_mae.weights.remote import fetch_advice
 from plsc_mae.weights.safe_pickle import decode
 from plsc_mae.weights.tensor_builders import (
     BUILDERS,
@@ -86,13 +90,20 @@ class Checkpoint:
     or truncated: values would change, and an access beyond the end would kill the process.
 
     Attributes:
-        path: the file, or the folder of a OneFlow checkpoint.
+        path: the file, or the folder of a checkpoint.
         tensors: every tensor as stored, by its keys joined with "/"; bfloat16 is widened to float32.
-        model: the network's own tensors by name: those under the key "model", else "module", else "state_dict", else
-            all tensors of a file that is one flat table. A prefix "module." of all names is removed.
+        model: the network's own tensors by name. `read_file` takes those under the key "model", else "module", else
+            "state_dict", else all tensors of a file that is one flat table, and removes a prefix "module." of all
+            names; `weights.read` looks under every key and removes the names of wrappers.
         meta: the structure around the tensors as plain data. Tuples and sets become lists, an argparse.Namespace a
             dict, objects of other programs a description, and a tensor inside a list None.
         dialect: naming of the tensors; empty if it was not detected.
+        key: keys of the table that `model` was taken from, joined with "/"; empty for the outermost table.
+        others: keys of other tables that hold a network, such as "model_ema".
+        remark: assumptions about the place of the network, for the log; empty if it is in the usual place.
+        problem: the reason why no network can be chosen, as the end of a sentence; empty if one was chosen, or if no
+            dialect recognizes the names.
+        any_values: True if values that are not finite may be loaded into a network, to examine them.
     """
 
     path: Path
@@ -100,6 +111,11 @@ class Checkpoint:
     model: dict[str, Array]
     meta: dict[str, Any]
     dialect: str = ""
+    key: str = ""
+    others: tuple[str, ...] = ()
+    remark: str = ""
+    problem: str = ""
+    any_values: bool = False
 
 
 def read_file(path: str | Path) -> Checkpoint:
@@ -110,7 +126,7 @@ def read_file(path: str | Path) -> Checkpoint:
     renaming a new one, because arrays may be memory-mapped (see `Checkpoint`).
 
     Args:
-        path: the file (its suffix is ignored), or the folder of a OneFlow checkpoint.
+        path: the file (its suffix is ignored), or the folder of a checkpoint of OneFlow, Hugging Face or DeepSpeed.
 
     Returns:
         The content. Tensors that cannot be mapped are held in memory once.
@@ -120,20 +136,43 @@ def read_file(path: str | Path) -> Checkpoint:
             size.
     """
     path = Path(path)
-    if os.path.isdir(path):
-        leaves = _sound(path, "OneFlow", lambda: _read_folder(path))
-    else:
-        with _opened(path) as stream:
-            name, reader = _recognize(path, stream.read(64))
-            stream.seek(0)
-            leaves = _sound(path, name, lambda: reader(WeightFile(stream)))
-    return Checkpoint(path, leaves.tensors, _network(leaves), leaves.meta)
+    if not os.path.isdir(path):
+        return _checkpoint(path, _read_single(path))
+    if is_oneflow(path):
+        return _checkpoint(path, _sound(path, "OneFlow", lambda: read_oneflow(path)))
+    return _read_folder(path, open_folder(path))
 
 
-def _read_folder(path: Path) -> Leaves:
-    if not is_oneflow(path):
-        raise CheckpointError(f"{path} is a folder but not a OneFlow checkpoint; give the weight file inside it")
-    return read_oneflow(path)
+def _checkpoint(path: Path, leaves: Leaves) -> Checkpoint:
+    key, network = _network(leaves)
+    return Checkpoint(path, leaves.tensors, network, leaves.meta, key=key)
+
+
+def _read_single(path: Path) -> Leaves:
+    with _opened(path) as stream:
+        name, reader = _recognize(path, stream.read(64))
+        stream.seek(0)
+        return _sound(path, name, lambda: reader(WeightFile(stream)))
+
+
+def _read_folder(path: Path, folder: ModelFolder) -> Checkpoint:
+    """Read the files of a folder; the tensors of all shards form one table.
+
+    Raises:
+        CheckpointError: a file cannot be read, or a shard lacks a tensor that the index places in it.
+    """
+    if not folder.places:
+        single = _checkpoint(path, _read_single(folder.files[0]))
+        return dataclasses.replace(single, meta={**single.meta, **folder.meta})
+    shards = {file.name: _read_single(file).tensors for file in folder.files}
+    for tensor, shard in folder.places.items():
+        if tensor not in shards[shard]:
+            raise CheckpointError(
+                f"{path / shard} lacks the tensor {tensor} that the index places in it; fetch all files of one version"
+            )
+    unlisted = {name: value for shard in shards.values() for name, value in shard.items()}
+    tensors = unlisted | {tensor: shards[shard][tensor] for tensor, shard in folder.places.items()}
+    return Checkpoint(path, tensors, dict(tensors), dict(folder.meta))
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -144,7 +183,8 @@ def _opened(path: Path) -> BinaryIO:
         return path.open("rb")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"weight file {path} cannot be opened: {reason}; check the path") from error
+        advice = (fetch_advice(path) if isinstance(error, FileNotFoundError) else "") or "check the path"
+        raise CheckpointError(f"weight file {path} cannot be opened: {reason}; {advice}") from error
 
 
 def _sound(path: Path, name: str, read: Callable[[], Leaves]) -> Leaves:
@@ -179,16 +219,16 @@ def _recognize(path: Path, head: bytes) -> tuple[str, Callable[[WeightFile], Lea
     )
 
 
-def _network(leaves: Leaves) -> dict[str, Array]:
-    """Return the network's own tensors, with a common prefix "module." removed from their names."""
-    found = leaves.tensors if leaves.flat else {}
-    for key in NETWORK_KEYS:
-        part = {path[len(key) + 1 :]: array for path, array in leaves.tensors.items() if path.startswith(f"{key}/")}
+def _network(leaves: Leaves) -> tuple[str, dict[str, Array]]:
+    """Return the key of the network's own tensors, and these without a common prefix "module." of their names."""
+    key, found = "", leaves.tensors if leaves.flat else {}
+    for name in NETWORK_KEYS:
+        part = {path[len(name) + 1 :]: array for path, array in leaves.tensors.items() if path.startswith(f"{name}/")}
         if part:
-            found = part
+            key, found = name, part
             break
     wrapped = all(name.startswith("module.") for name in found)
-    return {name.removeprefix("module.") if wrapped else name: array for name, array in found.items()}
+    return key, {name.removeprefix("module.") if wrapped else name: array for name, array in found.items()}
 
 
 def _read_pickle(file: WeightFile) -> Leaves:

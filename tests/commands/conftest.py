@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -30,21 +29,38 @@ RANDOM_TOKENIZER = "--discrete_vae_type random_init --discrete_vae_hidden 8 --de
 SHORT = "--epochs 2 --warmup_epochs 1 --lr 1e-3 --num_workers 0 --vis_freq 1 --print_freq 1"
 
 
+# Stands for `python`: leaves its words, each followed by a null character, in the file $WORDS.
+RECORDER = """#!/bin/sh
+printf '%s\\0' "$@" >"$WORDS"
+"""
+
+
 @pytest.fixture
-def by_script():
+def words_of(tmp_path_factory):
+    """Run a shell command in a folder and return the words with which it starts Python, which is not started."""
+
+    def run(command: list[str], folder: Path) -> list[str]:
+        place = tmp_path_factory.mktemp("recorder")
+        (place / "python").write_text(RECORDER)
+        (place / "python").chmod(0o700)
+        paths = {
+            "PATH": f"{place}:{os.environ['PATH']}",
+            "PYTHON": str(place / "python"),
+            "WORDS": str(place / "words"),
+        }
+        subprocess.run(command, cwd=folder, env={**os.environ, "NPROC_PER_NODE": "1", **paths}, check=True, timeout=60)
+        return (place / "words").read_text().split("\0")[:-1]
+
+    return run
+
+
+@pytest.fixture
+def by_script(fork_server, words_of):
     """Run a script or a program of the repository in one process of a folder; its output, in which nothing is idle."""
 
     def run(program: str, words: list[str], folder: Path) -> str:
-        shell = ["bash"] if program.endswith(".sh") else [sys.executable]
-        done = subprocess.run(
-            [*shell, str(ROOT / program), *words],
-            cwd=folder,
-            env={**os.environ, "PYTHON": sys.executable, "NPROC_PER_NODE": "1", "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
+        command = [str(ROOT / program), *words]
+        done = fork_server.run(words_of(["bash", *command], folder) if program.endswith(".sh") else command, cwd=folder)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "has no effect" not in done.stdout + done.stderr
         return done.stdout
@@ -53,22 +69,14 @@ def by_script():
 
 
 @pytest.fixture
-def by_two(tmp_path):
+def by_two(fork_server, tmp_path):
     """Run a command in two processes of a folder of the test's own."""
 
     def run(line: str) -> None:
-        program = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", "logs"]
-        environ = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
-        done = subprocess.run(
-            [*program, str(ROOT / "plsc_mae/__main__.py"), *line.split()],
-            cwd=tmp_path,
-            env={**environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        words = [ROOT / "plsc_mae/__main__.py", *line.split()]
+        launched = fork_server.launch(words, 2, tmp_path / "logs", cwd=tmp_path)
+        output, _ = launched.communicate(120)
+        assert launched.returncode == 0, output
 
     return run
 

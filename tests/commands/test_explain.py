@@ -155,7 +155,6 @@ def test_a_classifier_without_a_class_token(draw, root, images):
         ("--category_index rign", "has no such class; did you mean 'ring'?; expected"),
         ("--category_index 1 --random_weights", "--category_index needs a trained classifier; leave --random_weights"),
         ("--category_index 1 --layer_index 2", "--layer_index 2: the encoder has 2 layers; expected 0 to 1"),
-        ("--model_key model_ema", "--model_key has no effect without --category_index"),
         ("--no_global_pool", "--global_pool has no effect without --category_index"),
     ],
 )

@@ -86,7 +86,10 @@ def test_images_are_counted_and_not_read(printed, tmp_path):
         ("finetune --model vit_base_patch16 --devices 16 --pipeline_parallel 16", "--pipeline_parallel 16"),
         ("finetune --model vit_base_patch16 --devices 2 --measure", "--measure"),
         ("pretrain --model mae_vit_base_patch16 --input_size 230", "not a multiple of patch_size 16"),
-        ("pretrain --model vit_base_patch16", "model vit_base_patch16 is for another purpose"),
+        (
+            "pretrain --model vit_base_patch16",
+            "vit_base_patch16 is not for pre-training; did you mean mae_vit_base_patch16",
+        ),
     ],
 )
 def test_mistakes_are_named_in_one_sentence(printed, line, sentence):

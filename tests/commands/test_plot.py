@@ -42,6 +42,17 @@ def test_several_metrics_share_a_picture(trained, tmp_path):
     assert curves == {1: False, 2: True}
 
 
+def test_metrics_of_epochs_are_in_log_txt(run_dir, capsys):
+    seen = {"knn_acc1": 30.0, "feature_cosine": 0.9}
+    lines = [{"epoch": i, "step": 10 * i, "train_loss": 1.0, **(seen if i % 2 else {})} for i in range(5)]
+    (run_dir / "log.txt").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for words in (["knn_acc1"], ["loss", "knn_acc1", "feature_cosine"], ["train_loss"]):
+        assert main(["plot", str(run_dir), "--metrics", *words]) == 0
+        assert (run_dir / f"{words[0]}.png").stat().st_size > 1000
+    assert main(["plot", str(run_dir), "--metrics", "knn_acc"]) == 2
+    assert "did you mean 'knn_acc1'?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -50,7 +61,7 @@ def test_several_metrics_share_a_picture(trained, tmp_path):
         (["RUN", "--save_path", "RUN/train.jsonl/x.png"], "choose another --save_path"),
         (["RUN", "--save_path", "RUN/curve.foo"], "end --save_path in .png"),
         (["RUN", "two"], "unexpected word 'two'"),
-        (["RUN", "--metrics", "los"], "train.jsonl; did you mean 'loss'?; it has "),
+        (["RUN", "--metrics", "los"], "did you mean 'loss'?; they have "),
     ],
 )
 def test_mistakes_are_sentences(run_dir, capsys, words, told):

@@ -1,6 +1,7 @@
 """PLSC's commands for CAE run as its README prints them: launcher, a few pictures, a random tokenizer.
 
-By default with small networks, which flags at the end of a command ask for; full size is slow.
+The launcher starts pre-training; fine-tuning and probing start without it. Flags at the end of a command make the
+networks small; the full sizes are slow tests.
 """
 
 from __future__ import annotations
@@ -154,8 +155,8 @@ def checkout(tmp_path_factory, size):
         large.unlink()
 
 
-def run(command: str, folder: Path) -> str:
-    """Paste a command into a shell there; its output."""
+def paste(command: str, folder: Path) -> str:
+    """Paste a command into a shell there, which starts Paddle's launcher, and return its output."""
     inherited = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     path = f"{Path(sys.executable).parent}:{inherited['PATH']}"
     done = subprocess.run(
@@ -172,10 +173,26 @@ def run(command: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.fixture
+def by_shell(words_of, fork_server):
+    """Paste a command into a shell; start what it asks the launcher to start, and return the output."""
+
+    def run(command: str, folder: Path) -> str:
+        words = words_of(["bash", "-c", command], folder)
+        assert words[:2] == ["-m", "paddle.distributed.launch"]
+        program = next(place for place, word in enumerate(words) if word.endswith(".py"))
+        done = fork_server.run(words[program:], cwd=folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "has no effect" not in done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def pretrained(checkout, size) -> str:
     """Return the output of pre-training, whose checkpoint bears the name that it has after 800 epochs."""
-    output = run(f"{PRETRAIN} --batch_size 2 --max_train_step 2 {size.encoder} {size.rest}", checkout)
+    output = paste(f"{PRETRAIN} --batch_size 2 --max_train_step 2 {size.encoder} {size.rest}", checkout)
     folder = checkout / "output" / "ep800_fp16o1"
     assert checkpoint_file.verify(folder / "ep800_fp16o1_checkpoint-latest.pd")["step"] == 2
     (folder / "ep800_fp16o1_checkpoint-latest.pd").rename(folder / "ep800_fp16o1_checkpoint-799.pd")
@@ -197,9 +214,9 @@ def test_pretraining(checkout, pretrained, size):
     assert any((checkout / "vdl").iterdir())
 
 
-def test_finetuning(checkout, pretrained, size):
+def test_finetuning(checkout, pretrained, size, by_shell):
     """An epoch of one update and the evaluation after it."""
-    output = run(f"{FINETUNE} --batch_size 10 --max_train_step 1 {size.encoder}", checkout)
+    output = by_shell(f"{FINETUNE} --batch_size 10 --max_train_step 1 {size.encoder}", checkout)
     blocks = 12 if size.width == 768 else 2
     assert f"checkpoint-799.pd (plsc_mae): {6 + 15 * blocks} tensors loaded" in output
     assert "new layers: encoder.blocks.*.attn.rel_pos_bias, head, " in output
@@ -219,8 +236,8 @@ def test_finetuning(checkout, pretrained, size):
     assert checkpoint_file.verify(folder / "finetune_ep100_fp16o1_checkpoint-best.pd")["step"] == 1
 
 
-def test_linear_probing(checkout, pretrained, size):
-    output = run(f"{LINPROBE} --batch_size 10 --max_train_step 1 {size.encoder}", checkout)
+def test_linear_probing(checkout, pretrained, size, by_shell):
+    output = by_shell(f"{LINPROBE} --batch_size 10 --max_train_step 1 {size.encoder}", checkout)
     assert f"{size.announced.get('linprobe', '')} trainable parameters" in output
     assert "learning rate 0.003906 (0.1 x 10 / 256)" in output
     folder = checkout / "output" / "linprobe_ep90_fp16o1"

@@ -15,7 +15,6 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-import plsc_mae
 from plsc_mae import weights
 from plsc_mae.losses import alignment_loss
 from plsc_mae.masking import split_mask
@@ -181,9 +180,9 @@ def name_seeded(name: str, shape: list[int]) -> np.ndarray:
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["base", pytest.param("large", marks=pytest.mark.slow)])
-def test_full_size(golden, name):
+def test_full_size(golden, create_declared, name):
     case = golden(f"cae/cae_pretrain_full_{name}")
-    model = plsc_mae.create_model(case.meta["model"])
+    model = create_declared(case.meta["model"])
     shapes = dict(zip(case.meta["names"], case.meta["shapes"], strict=True))
     drawn = {n: name_seeded(n, shape) for n, shape in shapes.items() if not n.endswith("pos_embed")}
     assert set(weights.load(model, drawn, dialect="cae").missing) == {"encoder.pos_embed", "rd_pos_embed"}
@@ -233,13 +232,12 @@ def test_full_size(golden, name):
             )
 
 
-@pytest.mark.long
-def test_shapes_and_counts(root):
+def test_shapes_and_counts(root, create_declared):
     """Names, shapes and counts of every published size, at the decoder width of the encoder and at 768."""
     cases = json.loads((root / "tests/golden/cae/cae_pretrain_shapes.json").read_text())
     for name in ("tiny_decoder768", "tiny_decoder192", "small_decoder384", "large_decoder1024"):
         size, _, width = name.partition("_decoder")
-        model = plsc_mae.create_model(f"cae_{size}_patch16_224_8k_vocab", decoder_embed_dim=int(width))
+        model = create_declared(f"cae_{size}_patch16_224_8k_vocab", decoder_embed_dim=int(width))
         zeros = {n: np.zeros(tensor.shape, np.uint8) for n, tensor in model.state_dict().items()}
         found = {n: list(value.shape) for n, value in weights.export(model, "cae", values=zeros).items()}
         recorded = cases[name]["params"]

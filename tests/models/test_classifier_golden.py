@@ -6,6 +6,7 @@ Tolerances are those recorded with the golden data: outputs rtol 1e-4 and atol 2
 
 from __future__ import annotations
 
+import functools
 import json
 import zlib
 
@@ -14,7 +15,6 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-import plsc_mae
 from plsc_mae import weights
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.optim import LARS
@@ -217,20 +217,36 @@ def test_mae_priv_linear_probe(golden):
     assert set(gradients(model, "beit")) == {"head.weight", "head.bias"}
 
 
+@functools.cache
+def normal(name: str, *shape: int) -> np.ndarray:
+    """Draw values seeded by a tensor's name, once for all networks that have it."""
+    value = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, np.float32)
+    value *= np.float32(0.02)
+    value.flags.writeable = False
+    return value
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_draws():
+    """Free them, a third of a gigabyte, behind the last test of this file."""
+    yield
+    normal.cache_clear()
+
+
 def drawn(name: str, shape: list[int], *, gammas: bool) -> np.ndarray:
     """The recipe of the golden data for weights too large to store: normal draws seeded by the tensor's name."""
-    value = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, np.float32) * np.float32(0.02)
+    value = normal(name, *shape)
     *_, parent, last = ["", *name.split(".")]
-    value += np.float32(last == "weight" and "norm" in parent)
-    return value + np.float32(0.5) * (gammas and last.startswith("gamma_"))
+    shift = float(last == "weight" and "norm" in parent) + 0.5 * (gammas and last.startswith("gamma_"))
+    return value + np.float32(shift) if shift else value
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["cls", "gap"])
-def test_mae_base(golden, name):
+def test_mae_base(golden, create_declared, name):
     case = golden(f"mae/fb_vit_base_{name}")
     shapes = dict(zip(case["names"].tolist(), json.loads(str(case["shapes"])), strict=True))
-    model = plsc_mae.create_model("vit_base_patch16", global_pool=case.meta["global_pool"])
+    model = create_declared("vit_base_patch16", global_pool=case.meta["global_pool"])
     loaded(model, {key: drawn(key, shape, gammas=False) for key, shape in shapes.items()}, "facebook")
     assert sum(p.size for p in model.parameters()) == case.meta["n_params"]
     seed = zlib.crc32(b"input/images")
@@ -244,9 +260,9 @@ def test_mae_base(golden, name):
 
 
 @pytest.mark.long
-def test_cae_base(golden):
+def test_cae_base(golden, create_declared):
     case = golden("cae/cae_vit_base_finetune")
-    model = plsc_mae.create_model("cae_base_patch16_224")
+    model = create_declared("cae_base_patch16_224")
     shapes = dict(zip(case.meta["names"], case.meta["shapes"], strict=True))
     params = {key: drawn(key, shape, gammas=True) for key, shape in shapes.items() if key != "pos_embed"}
     report = weights.load(model, params, dialect="beit")
@@ -268,11 +284,9 @@ def test_cae_base(golden):
 
 
 @pytest.mark.long
-def test_cae_base_probe(golden):
+def test_cae_base_probe(golden, create_declared):
     case = golden("cae/cae_vit_base_linear")
-    model = plsc_mae.create_model(
-        "cae_base_patch16_224", relative_positions="none", global_pool=False, probe="standard"
-    )
+    model = create_declared("cae_base_patch16_224", relative_positions="none", global_pool=False, probe="standard")
     shapes = dict(zip(case.meta["names"], case.meta["shapes"], strict=True))
     params = {key: drawn(key, shape, gammas=True) for key, shape in shapes.items() if key != "pos_embed"}
     weights.load(model, {key.replace("head.", "head.1."): value for key, value in params.items()}, dialect="beit")
@@ -286,10 +300,10 @@ def test_cae_base_probe(golden):
 
 
 @pytest.mark.long
-def test_cae_base_attentive_probe(golden):
+def test_cae_base_attentive_probe(golden, create_declared):
     """The running statistics are fresh, as in the recording."""
     case = golden("cae/cae_vit_base_attentive")
-    model = plsc_mae.create_model("cae_base_patch16_224", probe="attentive")
+    model = create_declared("cae_base_patch16_224", probe="attentive")
     shapes = dict(zip(case.meta["names"], case.meta["shapes"], strict=True))
     params = {key: drawn(key, shape, gammas=True) for key, shape in shapes.items() if key != "pos_embed"}
     report = weights.load(model, params, dialect="beit")

@@ -14,7 +14,6 @@ import numpy as np
 import paddle
 import pytest
 
-import plsc_mae
 from plsc_mae import weights
 from plsc_mae.models.mae import MaskedAutoencoder
 
@@ -94,10 +93,10 @@ FULL = [
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", FULL)
-def test_full_size(golden, name):
+def test_full_size(golden, create_declared, name):
     case = golden(f"mae/fb_pretrain_full_{name}")
     shapes = dict(zip(case["names"].tolist(), json.loads(str(case["shapes"])), strict=True))
-    model = plsc_mae.create_model(name, norm_pix_loss=True)
+    model = create_declared(name, norm_pix_loss=True)
     trainable = [n for n, wanted in zip(case["names"].tolist(), case["requires_grad"], strict=True) if wanted]
     report = weights.load(model, {n: name_seeded(n, shapes[n]) for n in trainable}, dialect="facebook")
     assert set(report.missing) == {"encoder.pos_embed", "decoder.pos_embed"}

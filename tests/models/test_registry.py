@@ -12,9 +12,11 @@ pytestmark = pytest.mark.compat
 
 def test_a_network_for_another_purpose_is_told():
     registry.require_network("cae_tiny_patch16_224_8k_vocab", registry.CAE)
-    with pytest.raises(ConfigError, match="model cae_base_patch16_224 is for another purpose; here it must be one of"):
+    with pytest.raises(ConfigError, match="cae_base_patch16_224 is not for pre-training; did you mean cae_base"):
         registry.require_network("cae_base_patch16_224", registry.CAE)
-    with pytest.raises(ConfigError, match="unknown model 'cae_base_patch16_223'; did you mean cae_base_patch16_224"):
+    with pytest.raises(ConfigError, match="mae_vit_base_patch16 belongs to another method: leave --method out"):
+        registry.require_network("mae_vit_base_patch16", registry.CAE)
+    with pytest.raises(ConfigError, match=r"unknown model 'cae_base_patch16_223'.*; did you mean cae_base_patch16_224"):
         registry.require_network("cae_base_patch16_223", registry.CAE)
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import gc
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -99,21 +96,19 @@ def test_the_allocator_peaks_as_planned(config):
 # Sizes at which activations are several times what a process has anyway; two updates take some seconds.
 _SMALL = "--input_size 128 --patch_size 16 --depth 4"
 PEAKS = [
-    f"pretrain --model mae_vit_tiny_patch16 {_SMALL} --decoder_depth 3 --batch_size 32 --clip_grad 1",
-    f"finetune --model vit_base_patch16 --embed_dim 192 --num_heads 6 {_SMALL} --batch_size 64 --drop_path 0.1",
+    f"pretrain --model mae_vit_tiny_patch16 {_SMALL} --decoder_depth 3 --batch_size 24 --clip_grad 1",
+    f"finetune --model vit_base_patch16 --embed_dim 192 --num_heads 6 {_SMALL} --batch_size 32 --drop_path 0.1",
 ]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("line", PEAKS, ids=lambda line: " ".join(line.split()[:3]))
-def test_peaks_of_steps_are_planned(line):
+def test_peaks_of_steps_are_planned(line, fork_server):
     """Compare with Paddle's allocator; other memory of the process differs from run to run (docs/plan.md)."""
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "500000", "MKL_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "plsc_mae", "plan", *line.split(), "--device", "cpu", "--measure"]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300)
+    done = fork_server.run(["-m", "plsc_mae", "plan", *line.split(), "--device", "cpu", "--measure"])
     assert done.returncode == 0, done.stderr
     allocated, _, planned = (float(n) for n in re.findall(r"([\d.]+) MiB", done.stdout.splitlines()[-1]))
-    assert planned > 250
+    assert planned > 150
     assert planned == pytest.approx(allocated, rel=0.05)  # closer than the smallest networks
 
 

@@ -75,26 +75,27 @@ def pretrained(images, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(params=sorted(TINY_CLASSIFIERS))
-def classifier(request, images, pretrained, tmp_path):
+def classifier(request, images, pretrained, fork_server, tmp_path):
     """Return runs of one kind of classifier training on the encoder of the small MAE."""
     flags = f"{TINY_CLASSIFIERS[request.param]} --finetune {pretrained}"
-    return Runs(request.param, flags, images, tmp_path)
+    return Runs(request.param, flags, images, tmp_path, fork_server)
 
 
 @pytest.fixture(params=sorted(TINY_RUNS))
-def run(request, images, tmp_path):
+def run(request, images, fork_server, tmp_path):
     """Return pre-training runs of one method; a test with this fixture runs once per method."""
-    return Runs("pretrain", f"{TINY_RUNS[request.param]} --vis_freq 0", images, tmp_path)
+    return Runs("pretrain", f"{TINY_RUNS[request.param]} --vis_freq 0", images, tmp_path, fork_server)
 
 
 @pytest.fixture(scope="session")
-def new_runs(pretrained):
+def new_runs(pretrained, fork_server):
     """Return a function that makes runs of a method's pre-training or of a kind of classifier training."""
 
     def make(kind: str, flags: str, images: Path, folder: Path) -> Runs:
         if kind in TINY_CLASSIFIERS:
-            return Runs(kind, f"{TINY_CLASSIFIERS[kind]} --finetune {pretrained} {flags}", images, folder)
-        return Runs("pretrain", f"{TINY_RUNS[kind]} --vis_freq 0 {flags}", images, folder)
+            flags = f"{TINY_CLASSIFIERS[kind]} --finetune {pretrained} {flags}"
+            return Runs(kind, flags, images, folder, fork_server)
+        return Runs("pretrain", f"{TINY_RUNS[kind]} --vis_freq 0 {flags}", images, folder, fork_server)
 
     return make
 
@@ -102,8 +103,9 @@ def new_runs(pretrained):
 class Runs:
     """Training runs of one command below one folder, with access to their logs and checkpoints."""
 
-    def __init__(self, command: str, flags: str, images: Path, folder: Path) -> None:
+    def __init__(self, command: str, flags: str, images: Path, folder: Path, fork_server) -> None:
         self.command, self.flags, self.images, self.folder = command, flags, images, folder
+        self.fork_server = fork_server
 
     def arguments(self, name: str, flags: str) -> list[str]:
         """Return the command line of the run `name`, whose output folder has this name."""
@@ -123,28 +125,31 @@ class Runs:
         workers: str = "workers",
         launcher: str = "",
         **environ: str,
-    ) -> subprocess.Popen[str]:
-        """Start a run in other processes.
+    ):
+        """Start a run in other processes, which are forked unless a launcher or PYTHONPATH is requested.
 
         Args:
             name: name of the run.
             flags: further options of the command.
-            processes: number of processes; more than one are started by Paddle's launcher.
-            workers: suffix of the folder NAME-`workers` for the launcher's logs.
-            launcher: options of the launcher; it is then used for one process, too.
+            processes: number of processes.
+            workers: suffix of the folder NAME-`workers` for the logs of several processes.
+            launcher: options of Paddle's launcher, which then starts the processes.
             environ: additional environment variables.
         """
+        program = [str(ROOT / f"main_{self.command}.py"), *self.arguments(name, flags)]
+        inherited = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+        env = {**inherited, "PYTHONPATH": str(ROOT), **environ}
+        logs = self.folder / f"{name}-{workers}"
+        if not launcher and "PYTHONPATH" not in environ:
+            if processes > 1:
+                return self.fork_server.launch(program, processes, logs, env=env)
+            return self.fork_server.start(program, env=env, stderr=subprocess.STDOUT)
         command = [sys.executable]
         if processes > 1 or launcher:
             command += ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes), *launcher.split()]
-            command += ["--log_dir", str(self.folder / f"{name}-{workers}")]
-        inherited = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+            command += ["--log_dir", str(logs)]
         return subprocess.Popen(
-            [*command, str(ROOT / f"main_{self.command}.py"), *self.arguments(name, flags)],
-            env={**inherited, "PYTHONPATH": str(ROOT), **environ},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            [*command, *program], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
     def elsewhere(self, name: str, flags: str = "", processes: int = 1, **options: str) -> list[dict]:
@@ -159,7 +164,7 @@ class Runs:
         path = self.folder / name / "train.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def kill_at(self, process: subprocess.Popen[str], name: str, step: int) -> None:
+    def kill_at(self, process, name: str, step: int) -> None:
         """Send SIGKILL to a run when its log has reached `step`."""
         deadline = time.monotonic() + 120
         while not any(record["step"] >= step for record in self.complete_records(name)):

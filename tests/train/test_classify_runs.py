@@ -152,12 +152,12 @@ def test_cached_features_are_those_of_the_evaluation_crop(classifier, capsys):
 
 @pytest.mark.once
 @pytest.mark.parametrize("classifier", ["finetune"], indirect=True)
-def test_the_loss_falls(classifier):
-    flags = (
-        "--batch_size 12 --epochs 30 --mixup 0 --cutmix 0 --reprob 0 --aa none --smoothing 0 --drop_path 0 --blr 0.1"
-    )
-    losses = [record["loss"] for record in classifier.here("learn", f"{flags} --layer_decay 1.0 --weight_decay 0")]
-    assert sum(losses[-10:]) < 0.93 * sum(losses[:10])
+def test_the_loss_falls(classifier, shades):
+    """Dark and bright images are soon told apart; 1 in 30 has the other label."""
+    flags = "--batch_size 12 --mixup 0 --cutmix 0 --reprob 0 --aa none --smoothing 0 --drop_path 0 --blr 0.1"
+    flags += f" --layer_decay 1.0 --weight_decay 0 --data_path {shades}"
+    losses = [record["loss"] for record in classifier.here("learn", flags)]
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])  # 0.27 measured
 
 
 @pytest.mark.parametrize("classifier", ["finetune"], indirect=True)

@@ -53,6 +53,6 @@ def test_accumulation_follows_the_large_batch(run):
 @pytest.mark.once
 @pytest.mark.long
 def test_the_loss_falls(run):
-    records = run.here("learn", "--batch_size 12 --epochs 12 --blr 3e-2 --drop_path 0")
+    records = run.here("learn", "--batch_size 12 --blr 1e-1 --drop_path 0")
     first, last = losses(records)[:5], losses(records)[-5:]
-    assert sum(last) < 0.97 * sum(first)
+    assert sum(last) < 0.92 * sum(first)  # 0.66 to 0.87 measured

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -139,7 +137,7 @@ def test_sigterm_to_a_process(run):
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
 def test_sigterm_to_the_launcher_of_two_processes(run):
     flags = "--batch_size 6 --epochs 4 --accum_iter 2"
-    process = run.start("cut", flags, processes=2)
+    process = run.start("cut", flags, processes=2, launcher="--nnodes 1")
     wait_for_step(run, process, "cut", 3)
     process.terminate()
     process.communicate(timeout=60)
@@ -159,7 +157,7 @@ def wait_for_step(run, process, name: str, step: int) -> None:
         time.sleep(0.02)
 
 
-def test_a_second_interrupt_ends_at_once():
+def test_a_second_interrupt_ends_at_once(fork_server):
     script = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in backgrounds of shells
         "import time; from plsc_mae.parallel.world import World; from plsc_mae.train.signals import StopRequest\n"
@@ -167,9 +165,7 @@ def test_a_second_interrupt_ends_at_once():
         "    print('ready', flush=True)\n"
         "    while True: time.sleep(0.01)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = fork_server.start(["-c", script])
     while process.stdout.readline() != "ready\n":
         assert process.poll() is None
     process.send_signal(signal.SIGINT)

@@ -102,5 +102,5 @@ def test_a_pipe_in_place_of_values_is_refused(copied):
 
 
 def test_other_folders_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="is a folder but not a OneFlow checkpoint"):
+    with pytest.raises(CheckpointError, match=r"is a folder without .*OneFlow"):
         read_file(tmp_path)

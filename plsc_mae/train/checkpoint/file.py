@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Protocol
 
 from plsc_mae.errors import CheckpointError
 from plsc_mae.weights.reader import Checkpoint, read_file
+from plsc_mae.weights.remote import fetch_advice
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +172,8 @@ def read_footer(path: Path) -> dict[str, Any]:
                     if footer.pop("crc", None) in (None, _crc(footer)) and footer.keys() == FOOTER:
                         return footer
     except OSError as error:
-        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from None
+        advice = (fetch_advice(path) if isinstance(error, FileNotFoundError) else "") or "check the path"
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}; {advice}") from None
     except (ValueError, AttributeError, TypeError):
         pass  # damaged JSON
     raise CheckpointError(

@@ -29,6 +29,7 @@ from plsc_mae.train.checkpoint.file import LazyDict
 from plsc_mae.train.log.meters import Meters
 from plsc_mae.train.observers.online_probe import OnlineProbe
 from plsc_mae.train.step import Accumulation, Stepper
+from plsc_mae.weights.finite import require_finite
 from plsc_mae.weights.reader import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -218,11 +219,13 @@ class RunState:
         """Restore a checkpoint, log its position and the options that have changed since, and return the position.
 
         Raises:
-            CheckpointError: the file is damaged or was saved with another method, phase or optimizer.
+            CheckpointError: the file is damaged, was saved with another method, phase or optimizer, or holds values
+                that are not finite.
             ConfigError: its position is not between two updates of this run.
         """
         stored = checkpoint_file.load(path)
         self._check_kind(stored)
+        require_finite(stored.tensors, str(path), "resume from an earlier checkpoint with --resume FILE")
         progress = self.restore(stored)
         logger.info("resumed from %s: epoch %d, step %d", path, progress.epoch, progress.step)
         current = plain_values(self.config)

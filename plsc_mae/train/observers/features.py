@@ -5,11 +5,14 @@ n images, D width.
 
 from __future__ import annotations
 
+import logging
+import math
+
 import numpy as np
 from paddle import Tensor
 
 from plsc_mae.analysis.features import Arrays, encode_images, select_tokens
-from plsc_mae.analysis.health import feature_health
+from plsc_mae.analysis.health import EXTREMES, feature_health
 from plsc_mae.analysis.knn import Features, knn_accuracy
 from plsc_mae.config import PretrainConfig
 from plsc_mae.data.classify import evaluation_transform
@@ -21,7 +24,10 @@ from plsc_mae.train.observers.base import Observation
 from plsc_mae.train.precision import autocast, choose_precision
 from plsc_mae.train.signals import StopRequest
 
+logger = logging.getLogger(__name__)
+
 MEAN = "mean"
+TYPICAL = "nothing in masked pre-training spreads the features: a high feature_cosine is usual, see docs/training.md"
 HEALTH_IMAGES = 4096  # limit, because the cost of pairs and singular values grows faster than the number of images
 
 
@@ -54,7 +60,7 @@ class FeatureWatch:
     ) -> None:
         self.task, self.normalize, self.bank, self.queries = task, normalize, bank, queries
         self.config, self.world, self.num_workers = config, world, num_workers
-        self.every = config.knn_freq
+        self.every, self.explained = config.knn_freq, False
         self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)
 
     def __call__(self, stop: StopRequest | None = None) -> Observation:
@@ -90,6 +96,10 @@ class FeatureWatch:
 
     def _measure(self, bank: Features, queries: Features) -> dict[str, float]:
         (accuracy,) = knn_accuracy(bank, self.bank.labels, queries, self.queries.labels, [self.config.knn_k])
+        if not self.explained:
+            self.explained = True
+            logger.info("%s", "; ".join(f"{name} {meaning}" for name, meaning in EXTREMES.items()))
+            logger.info("1/sqrt(width) is %.3g; %s", 1 / math.sqrt(queries.shape[1]), TYPICAL)
         count = min(len(queries), HEALTH_IMAGES)
         spaced = queries[np.arange(count) * len(queries) // count]
         return {"knn_acc1": accuracy.top1, **feature_health(spaced)}

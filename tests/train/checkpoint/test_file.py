@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import paddle
@@ -78,7 +76,7 @@ def test_the_newest_undamaged_one_is_found_by_its_step(tmp_path, caplog):
 
 
 @pytest.mark.long
-def test_a_save_that_fails_leaves_the_old_file(tmp_path):
+def test_a_save_that_fails_leaves_the_old_file(tmp_path, fork_server):
     path = saved(tmp_path, "latest", 1)
     before = path.read_bytes()
     script = (
@@ -89,7 +87,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path):
         "try: checkpoint_file.save(Path(sys.argv[1]), {'model': {'w': np.ones([64, 64])}, 'epoch': 0, 'step': 2})\n"
         "except CheckpointError as error: print(error); sys.exit(2)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
+    done = fork_server.run(["-c", script, path])
     assert done.returncode == 2, done.stderr
     assert "earlier checkpoints are untouched" in done.stdout
     assert path.read_bytes() == before

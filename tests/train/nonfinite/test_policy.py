@@ -5,10 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import os
 import runpy
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -27,7 +24,6 @@ from plsc_mae.train.precision import FLOAT32
 
 pytestmark = pytest.mark.compat
 
-ROOT = Path(__file__).parents[3]
 POISONED = Path(__file__).with_name("poisoned.py")
 IMAGES, BATCH = 120, 12
 FLAGS = f"--batch_size {BATCH}"
@@ -221,14 +217,12 @@ def test_what_a_rollback_cannot_mend_stops_the_run(run, poison, capfd, updates, 
 
 
 def launch(run, name: str, what: str, index: int, flags: str) -> tuple[int, list[str]]:
-    """Run by two processes; returns the launcher's exit code and the logs."""
+    """Run by two processes; return the exit code and the logs."""
     logs = run.folder / f"{name}-workers"
-    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", str(logs)]
-    command += [str(POISONED), what, str(index), "pretrain", *run.arguments(name, flags)]
-    environ = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
-    environ["PYTHONPATH"] = str(ROOT)
-    done = subprocess.run(command, env=environ, capture_output=True, timeout=120, check=False)
-    return done.returncode, [(logs / f"workerlog.{rank}").read_text() for rank in range(2)]
+    words = [POISONED, what, index, "pretrain", *run.arguments(name, flags)]
+    launched = run.fork_server.launch(words, 2, logs)
+    launched.communicate(120)
+    return launched.returncode, [(logs / f"workerlog.{rank}").read_text() for rank in range(2)]
 
 
 @pytest.mark.once

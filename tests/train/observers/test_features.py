@@ -64,12 +64,14 @@ def test_a_broken_image_does_not_end_a_run_that_skips_such(run, tmp_path):
 
 @pytest.fixture
 def place(run, tmp_path):
-    """Folders that do not do: `flat` has no classes, `fewer` has nine of ten, `single` one image."""
+    """Folders that do not do: `flat` has no classes, `fewer` has nine of ten, `single` one image, `noval` no val/."""
     shutil.copytree(run.images / "val", tmp_path / "fewer")
     shutil.move(tmp_path / "fewer/ring", tmp_path / "flat")
     for split in ("train", "val"):
         (tmp_path / "single" / split / "ring").mkdir(parents=True)
         shutil.copy(next((run.images / split / "ring").iterdir()), tmp_path / "single" / split / "ring")
+    shutil.copytree(tmp_path / "single/train", tmp_path / "noval/train")
+    (tmp_path / "noval/test").mkdir()
     return tmp_path
 
 
@@ -81,6 +83,7 @@ def place(run, tmp_path):
             "--data_path DATA/train",
             "train has no folders train/ and val/; set --eval_data_path",
         ),
+        ("--data_path PLACE/noval", "noval has train/ but no val/ (but test/); set --eval_data_path"),
         ("--eval_data_path PLACE/flat", "flat have no classes"),
         ("--data_path PLACE/flat --eval_data_path DATA/val", "flat have no classes"),
         ("--eval_data_path PLACE/fewer", "have different classes (10 and 9)"),

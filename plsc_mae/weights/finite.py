@@ -1,0 +1,58 @@
+"""Refuses weights that are NaN, infinite, or too large for float32."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plsc_mae.errors import CheckpointError
+
+LARGEST = float(np.finfo(np.float32).max)
+MAX_NAMES = 3  # names of tensors in a message
+
+
+def require_finite(
+    tensors: Mapping[str, NDArray[Any]], where: str, remedy: str = "take an earlier checkpoint of the run"
+) -> None:
+    """Check that all values are finite in float32, in which networks compute.
+
+    Tensors are examined one after the other. Only a tensor with such values is copied.
+
+    Args:
+        tensors: arrays by name.
+        where: source of the tensors, for the message.
+        remedy: advice for the message.
+
+    Raises:
+        CheckpointError: a value is NaN, infinite, or beyond the range of float32.
+    """
+    counts = {name: count_not_finite(value) for name, value in tensors.items() if not _is_finite(value)}
+    if not counts:
+        return
+    names = ", ".join(list(counts)[:MAX_NAMES])
+    more = f" and {len(counts) - MAX_NAMES} more" if len(counts) > MAX_NAMES else ""
+    raise CheckpointError(
+        f"{where} has {sum(counts.values())} values that are NaN, infinite or beyond float32, in {len(counts)} of "
+        f"{len(tensors)} tensors: {names}{more}; training diverged or the file is damaged; {remedy}"
+    )
+
+
+def count_not_finite(value: NDArray[Any]) -> int:
+    """Return the number of values that are NaN, infinite or beyond the range of float32."""
+    if value.dtype.kind not in "fc":
+        return 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        return int(value.size - np.count_nonzero(np.abs(value) <= LARGEST))
+
+
+def _is_finite(value: NDArray[Any]) -> bool:
+    """Compare the extremes with float32's range, which copies nothing; NaN is an extreme too."""
+    if value.dtype.kind == "c":
+        return count_not_finite(value) == 0
+    if value.dtype.kind != "f" or value.size == 0:
+        return True
+    with np.errstate(invalid="ignore"):
+        return bool(value.min() >= -LARGEST and value.max() <= LARGEST)

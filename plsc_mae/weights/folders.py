@@ -1,0 +1,191 @@
+"""Finds the weight files of a model folder: Hugging Face's, and DeepSpeed's checkpoints.
+
+A folder of Hugging Face has config.json beside one file of weights, or beside several shards and an index of them. The
+folder of a repository in the Hub's cache is read through its only snapshot.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from plsc_mae.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+SINGLE = ("model.safetensors", "pytorch_model.bin")  # in the order in which transformers looks for them
+INDEX = ".index.json"
+DEEPSPEED = "mp_rank_*_model_states.pt"
+DEEPSPEED_SHARDS = "zero_pp_rank_*_model_states.pt"
+# Folders that are recognized but not read: {file pattern: content and remedy}.
+UNREADABLE = {
+    DEEPSPEED_SHARDS: (
+        "a checkpoint of DeepSpeed's ZeRO stage 3, whose weights are divided among the files of its processes; merge "
+        "them with `python zero_to_fp32.py . merged.bin` in the checkpoint's folder, where DeepSpeed wrote that script"
+    ),
+    "*.distcp": (
+        "a sharded checkpoint of torch.distributed; convert it with `python -m "
+        "torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`"
+    ),
+    "adapter_config.json": "an adapter without its base network; merge both in peft and save the result",
+    "tf_model.h5": "weights of TensorFlow; save them from transformers' PyTorch class with `save_pretrained`",
+    "flax_model.msgpack": "weights of Flax; save them from transformers' PyTorch class with `save_pretrained`",
+}
+WEIGHT_SUFFIXES = (".pd", ".pdparams", ".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".npz")
+MAX_LISTED = 3  # names in a message
+# Entries of config.json -> options of plsc_mae.
+OPTIONS = {
+    "num_attention_heads": "num_heads",
+    "decoder_num_attention_heads": "decoder_num_heads",
+    "layer_norm_eps": "norm_eps",
+    "image_size": "input_size",
+    "norm_pix_loss": "norm_pix_loss",
+    "mask_ratio": "mask_ratio",
+}
+NUMBERED_LABEL = re.compile(r"LABEL_\d+")  # name that transformers gives to a class without one
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """Weight files of a folder.
+
+    Attributes:
+        kind: name of the kind of folder.
+        files: the files.
+        places: {tensor: name of its file} of a sharded model; empty for a single file.
+        meta: training options (`args`), the content of config.json (`config`) and names of the `classes`.
+    """
+
+    kind: str
+    files: tuple[Path, ...]
+    places: Mapping[str, str] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def open_folder(folder: Path) -> ModelFolder:
+    """Find the weight files of a folder.
+
+    Raises:
+        CheckpointError: the folder has no or unreadable weights, a shard is missing, or its index or config is invalid.
+    """
+    snapshots = [path for path in sorted(folder.glob("snapshots/*")) if path.is_dir()]
+    if len(snapshots) == 1:
+        folder = snapshots[0]
+    for name in SINGLE:
+        if (folder / name).is_file():
+            return ModelFolder("Hugging Face folder", (folder / name,), meta=_settings(folder))
+        if (folder / (name + INDEX)).is_file():
+            places = _places(folder, name + INDEX)
+            files = tuple(folder / shard for shard in dict.fromkeys(places.values()))
+            return ModelFolder("sharded Hugging Face folder", files, places, _settings(folder))
+    return _open_deepspeed(folder)
+
+
+def _open_deepspeed(folder: Path) -> ModelFolder:
+    """Find the file of a DeepSpeed checkpoint: in `folder`, or in the sub-folder that its file `latest` names."""
+    inner = folder
+    if (folder / "latest").is_file():
+        tag = (folder / "latest").read_text(encoding="utf-8", errors="replace").strip()
+        if _is_plain(tag) and (folder / tag).is_dir():
+            inner = folder / tag
+    files = sorted(inner.glob(DEEPSPEED))
+    if len(files) == 1:
+        return ModelFolder("DeepSpeed folder", (files[0],))
+    if files:
+        raise CheckpointError(
+            f"{folder} is a checkpoint of DeepSpeed in {len(files)} tensor-parallel parts ({_listed(files)}); merge "
+            "them with the program that wrote it and give the merged file"
+        )
+    for pattern, content in UNREADABLE.items():
+        if any(inner.glob(pattern)):
+            raise CheckpointError(f"{folder} is {content}, and give the new file")
+    found = sorted(path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES and path.is_file())
+    contents = f"; it contains {_listed(found)}" if found else ""
+    raise CheckpointError(
+        f"{folder} is a folder without {', '.join(SINGLE)}, an index of shards, or a checkpoint of OneFlow or "
+        f"DeepSpeed; give the weight file inside it{contents}"
+    )
+
+
+def _places(folder: Path, name: str) -> dict[str, str]:
+    """Read the index of a sharded model and check that its shards are in the folder."""
+    places = _read_json(folder / name).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise CheckpointError(f"{folder / name} has no table 'weight_map' of tensors and files; fetch it again")
+    for tensor, shard in places.items():
+        if not isinstance(shard, str) or not _is_plain(shard):
+            raise CheckpointError(
+                f"{folder / name} places tensor {tensor} outside its folder, in {shard!r}; expected the name of a file "
+                "beside it"
+            )
+    shards = sorted(set(places.values()))
+    if missing := [shard for shard in shards if not (folder / shard).is_file()]:
+        raise CheckpointError(
+            f"{folder} lacks {len(missing)} of the {len(shards)} shards that {name} names: "
+            f"{_listed([Path(shard) for shard in missing])}; fetch them into the same folder"
+        )
+    return places
+
+
+def _is_plain(name: str) -> bool:
+    """Return True for a name of a file without folders."""
+    return name not in ("", ".", "..") and not any(letter in name for letter in "/\\\0")
+
+
+def _listed(paths: list[Path]) -> str:
+    names = ", ".join(path.name for path in paths[:MAX_LISTED])
+    return names + (f" and {len(paths) - MAX_LISTED} more" if len(paths) > MAX_LISTED else "")
+
+
+# ------------------------------------------------------------------------------------------------ settings
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """Return the training options and class names of config.json and preprocessor_config.json, if they exist."""
+    config, images = (
+        _read_json(folder / name) if (folder / name).is_file() else {}
+        for name in ("config.json", "preprocessor_config.json")
+    )
+    if not config:
+        return {}
+    options = {ours: config[theirs] for theirs, ours in OPTIONS.items() if config.get(theirs) is not None}
+    timm = config.get("pretrained_cfg")  # timm's own folders describe images and classes in this table
+    timm = timm if isinstance(timm, dict) else {}
+    if (images.get("image_mean") or timm.get("mean")) == [0.5, 0.5, 0.5]:
+        options["imagenet_inception_mean_and_std"] = True
+    meta: dict[str, Any] = {"config": config, "args": options}
+    if classes := _class_names(config, folder) or timm.get("label_names"):
+        meta["classes"] = classes
+    return meta
+
+
+def _class_names(config: Mapping[str, Any], folder: Path) -> list[str]:
+    """Return the names of `id2label` in the order of their numbers; empty if the classes have no names."""
+    labels = config.get("id2label") or {}
+    if not isinstance(labels, dict) or not all(str(number).isdecimal() for number in labels):
+        logger.warning("%s: id2label is no table of numbers and names; classes are shown as numbers", folder)
+        return []
+    named = {int(number): str(name) for number, name in labels.items()}
+    if all(NUMBERED_LABEL.fullmatch(name) for name in named.values()):
+        return []
+    if sorted(named) != list(range(len(named))):
+        logger.warning("%s: id2label does not number its %d names from 0; they are not used", folder, len(named))
+        return []
+    return [named[number] for number in range(len(named))]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{path} is not valid JSON; fetch it again") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} contains a JSON {type(content).__name__}, expected an object; fetch it again")
+    return content
