@@ -2,7 +2,7 @@
 
 import sys
 
-from plsc_mae.cli import main
+from plsc_mae.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main(["linprobe", *sys.argv[1:]]))

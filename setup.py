@@ -48,5 +48,5 @@ setup(
         "dev": ["pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "mypy==2.4.1", "types-PyYAML==6.0.12.20261113"],
         "parity": ["torch>=2.4", "transformers>=4.45"],
     },
-    entry_points={"console_scripts": ["plsc-mae = plsc_mae.cli:main"]},
+    entry_points={"console_scripts": ["plsc-mae = plsc_mae.__main__:main"]},
 )

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import plsc_mae
-from plsc_mae import runtime
+from plsc_mae import console, runtime
 from plsc_mae.config import FINETUNE, LINPROBE, PHASES, PRETRAIN
 from plsc_mae.config.launch import Launch, LaunchConfig, split_launch
 from plsc_mae.config.parity import ParityConfig
@@ -190,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     escape_streams()
-    _log_to_console()
+    console.log_to_console(main=int(os.environ.get("PADDLE_TRAINER_ID", "0")) == 0)
     try:
         name, rest = _find(argv)
         if not name:
@@ -203,14 +203,15 @@ def _run(argv: list[str]) -> int:
         module, _, function = command.run.partition(":")
         code = getattr(importlib.import_module(module), function)(config)
     except UserError as error:
-        print(f"plsc-mae: error: {escape_controls(str(error), one_line=True)}", file=sys.stderr)
+        console.write_error(f"plsc-mae: error: {escape_controls(str(error), one_line=True)}")
         return failure_detector.end(str(error), error.exit_code)
     except Stopped as stop:
-        print(f"plsc-mae: {stop}", file=sys.stderr)
+        console.write_error(f"plsc-mae: {stop}")
         failure_detector.report_success()
         return stop.exit_code
-    except KeyboardInterrupt:
-        print("plsc-mae: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        details = f": {interrupt}" if str(interrupt) else ""
+        console.write_error(f"plsc-mae: interrupted{details}", interrupted=True)
         return failure_detector.end("interrupted", 130)
     except Exception as error:
         failure_detector.end_by(error)
@@ -297,25 +298,3 @@ def _overview(prefix: str = "") -> str:
             "plsc-mae COMMAND --help all shows all of them.",
         ]
     )
-
-
-def _log_to_console() -> None:
-    """Send the log to stdout and warnings to stderr; processes other than the first log warnings only."""
-    rank = int(os.environ.get("PADDLE_TRAINER_ID", "0"))
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_Formatter())
-    handler.addFilter(lambda record: record.levelno < logging.WARNING)
-    alarm = logging.StreamHandler(sys.stderr)
-    alarm.setLevel(logging.WARNING)
-    alarm.setFormatter(_Formatter("warning: %(message)s"))
-    log = logging.getLogger("plsc_mae")
-    log.handlers = [handler, alarm]
-    log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
-    log.propagate = False
-
-
-class _Formatter(logging.Formatter):
-    """Formatter that escapes control characters, which may come from the names of files."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return escape_controls(super().format(record))

@@ -28,6 +28,7 @@ CAPTIONS = {
     "cli": "the command line",
     "commands": "one file per command",
     "config": "every option",
+    "console": "lines beside bars",
     "data": "files to batches",
     "errors": "messages to users",
     "file_kinds": "first bytes",

@@ -57,7 +57,8 @@ def checkpoints(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*checkpoint*")}
 
 
-RUN = f"{TINY} --data_path PLACE/images --output_dir PLACE/run"
+RUN = f"{TINY} --data_path PLACE/images --output_dir PLACE/new"
+OLD = f"{TINY} --data_path PLACE/images --output_dir PLACE/run"
 MISTAKES = {
     "unknown command": ("pretrian", "unknown command 'pretrian'; did you mean 'pretrain'?"),
     "unknown flag": (f"{RUN} --wieght_decay 0.1", "unknown flag '--wieght_decay'; did you mean 'weight_decay'?"),
@@ -67,7 +68,9 @@ MISTAKES = {
     "unknown model": (f"{RUN} --model mae_vit_bas_patch16", "did you mean mae_vit_base_patch16"),
     "nothing to train": (f"{RUN} --start_epoch 400 --epochs 400", "start_epoch (400) leaves nothing of 400 epochs"),
     "sizes at odds": (f"{RUN} --input_size 33", "input_size 33 is not a multiple of patch_size 8; use 32 or 40"),
-    "no data path": (f"{TINY} --output_dir PLACE/run", "--data_path is required"),
+    "a used folder": (OLD, "--output_dir PLACE/run holds checkpoint-1.pd and 1 other checkpoint and the logs"),
+    "two beginnings": (f"{OLD} --overwrite --resume PLACE/run/checkpoint-0.pd", "leave one of them out"),
+    "no data path": (f"{TINY} --output_dir PLACE/new", "--data_path is required"),
     "no data folder": (f"{RUN} --data_path PLACE/none", "--data_path PLACE/none does not exist; expected"),
     "empty folder": (f"{RUN} --data_path PLACE/empty", "no images in PLACE/empty; expected"),
     "no image": (f"{RUN} --data_path PLACE/fake --batch_size 1", "cannot read image PLACE/fake/picture.jpg"),
@@ -82,10 +85,10 @@ MISTAKES = {
     "output below a file": (f"{RUN} --output_dir PLACE/notes.txt/run", "cannot write to the output folder"),
     "output is a file": (f"{RUN} --output_dir PLACE/notes.txt", "choose another --output_dir"),
     "records below a file": (f"{RUN} --log_dir PLACE/notes.txt/log", "choose another --log_dir"),
-    "nothing to resume": (f"{RUN} --resume PLACE/none.pd", "cannot read the checkpoint PLACE/none.pd"),
-    "resume a text file": (f"{RUN} --resume PLACE/notes.txt", "PLACE/notes.txt is not a complete training checkpoint"),
+    "nothing to resume": (f"{OLD} --resume PLACE/none.pd", "cannot read the checkpoint PLACE/none.pd"),
+    "resume a text file": (f"{OLD} --resume PLACE/notes.txt", "PLACE/notes.txt is not a complete training checkpoint"),
     "resume other sizes": (
-        f"{RUN} --resume PLACE/run/checkpoint-0.pd --embed_dim 64",
+        f"{OLD} --resume PLACE/run/checkpoint-0.pd --embed_dim 64",
         "PLACE/run/checkpoint-0.pd does not fit this run",
     ),
     "batch larger than the data": (f"{RUN} --batch_size 31", "the data set has 30 images, fewer than one batch of 31"),
@@ -113,7 +116,7 @@ def test_divergence_has_its_own_exit_code(place, capfd):
 def test_programs_tell_a_mistake_without_a_traceback(place, program, fork_server):
     """The first starts as a user starts it, with an interpreter of its own."""
     line = TINY.removeprefix("pretrain").split()
-    line += f"--data_path {place}/fake --output_dir {place}/run --batch_size 1 --num_workers 2".split()
+    line += f"--data_path {place}/fake --output_dir {place}/new --batch_size 1 --num_workers 2".split()
     words = [*program.split(), *line]
     if program.startswith("-m"):
         done = fork_server.run(words, cwd=ROOT)

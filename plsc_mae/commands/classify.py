@@ -6,11 +6,13 @@ import functools
 import logging
 import math
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import paddle
 
+from plsc_mae import weights
 from plsc_mae.analysis.features import FeatureDataset, encode_dataset, require_finite_features
 from plsc_mae.config import ClassifyConfig, FinetuneConfig, LinprobeConfig
 from plsc_mae.data.cifar import CifarDataset, CifarImages, read_cifar
@@ -35,9 +37,12 @@ from plsc_mae.pipeline.schedule import Line
 from plsc_mae.pipeline.stages import check_pipeline_options, keep_stage, stages_by_cost
 from plsc_mae.pipeline.task import PipelinedTask
 from plsc_mae.runtime import count_workers
+from plsc_mae.train.checkpoint.folder import Start, find_start
+from plsc_mae.train.checkpoint.run_record import RunRecord
 from plsc_mae.train.observers.base import Evaluation
 from plsc_mae.train.precision import choose_precision
 from plsc_mae.train.setup import build_trainer, log_options, share_network, training_loader, training_world
+from plsc_mae.train.signals import preparing_run
 from plsc_mae.weights import LoadReport
 
 logger = logging.getLogger(__name__)
@@ -70,12 +75,20 @@ def run(config: ClassifyConfig) -> None:
     Raises:
         UserError: options, data, folders or checkpoints cannot be used; the message names the remedy.
     """
+    if config.eval:
+        _run(config, Start(None, RunRecord()))
+        return
+    with preparing_run():
+        _run(config, find_start(config))
+
+
+def _run(config: ClassifyConfig, start: Start) -> None:
     images = find_labeled(config)
     world = training_world(config)
     log_options(config, world)
     paddle.seed(config.seed)
     model = build_classifier(config, images.num_classes)
-    _load(model, config)
+    _load(model, config, start.checkpoint)
     share_network(model, config, world)
     if world.pipeline.size > 1:
         _keep_stage(model, config, world)
@@ -97,7 +110,7 @@ def run(config: ClassifyConfig) -> None:
     if world.is_main:
         _warn_of_small_data(config, len(loader))
     trainer = build_trainer(task, loader, config, world, observers=evaluations, keep_best=BEST_METRIC)
-    trainer.fit()
+    trainer.fit(start)
     if isinstance(task, SweepTask) and world.is_main:
         _print_sweep(task, trainer.metrics)
 
@@ -213,14 +226,24 @@ def _workers(config: ClassifyConfig, dataset: KeyedDataset) -> int:
 # ------------------------------------------------------------------------------------------------- network
 
 
-def _load(model: ImageClassifier, config: ClassifyConfig) -> None:
-    """Load and log the weights that the run starts from."""
+def _load(model: ImageClassifier, config: ClassifyConfig, resumed: Path | None) -> None:
+    """Load and log the weights that the run starts from.
+
+    Args:
+        model: the classifier.
+        config: options of the run.
+        resumed: the checkpoint from which the trainer will restore all weights; None without one.
+    """
     if config.eval:
         source = config.resume or config.finetune
         report = load_classifier_weights(model, source, model_key=config.model_key, model_prefix=config.model_prefix)
         logger.info("%s: %s", source, report)
     elif config.finetune:
         _log_start(config.finetune, start_from_pretraining(model, config))
+    elif resumed is not None:
+        if isinstance(config, LinprobeConfig) and config.cache_features:  # encodes before the trainer restores weights
+            report = weights.load(model.encoder, resumed, prefix="encoder.")
+            logger.info("%s: loaded %d tensors of the encoder, to encode every image", resumed, len(report.matched))
     else:
         logger.warning("without --finetune the encoder starts from random weights")
 

@@ -14,6 +14,7 @@ from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch
 from plsc_mae.runtime import count_workers
+from plsc_mae.train.checkpoint.folder import Start, find_start
 from plsc_mae.train.observers.base import Observer, PicturePanel
 from plsc_mae.train.observers.features import FeatureWatch
 from plsc_mae.train.observers.online_probe import OnlineProbe
@@ -25,6 +26,7 @@ from plsc_mae.train.setup import (
     training_loader,
     training_world,
 )
+from plsc_mae.train.signals import preparing_run
 
 PANEL_IMAGES = 8
 
@@ -37,6 +39,11 @@ def run(config: PretrainConfig) -> None:
     Raises:
         UserError: options, data, folders or checkpoints cannot be used; the message names the remedy.
     """
+    with preparing_run():
+        _run(config, find_start(config))
+
+
+def _run(config: PretrainConfig, start: Start) -> None:
     method = load_method(config.method)
     dataset = pretraining_dataset(config, method)
     knn_images = find_knn_images(config, dataset.images) if config.knn_freq else None
@@ -60,7 +67,7 @@ def run(config: PretrainConfig) -> None:
     if config.online_probe:
         classes = len(dataset.images.classes)
         probe = OnlineProbe(task.model.encoder.embed_dim, classes, config.online_probe_lr, world)
-    build_trainer(task, loader, config, world, observers=observers, probe=probe).fit()
+    build_trainer(task, loader, config, world, observers=observers, probe=probe).fit(start)
 
 
 def find_knn_images(config: PretrainConfig, train: ImageList) -> tuple[ImageList, ImageList]:

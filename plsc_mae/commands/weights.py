@@ -21,6 +21,7 @@ from plsc_mae.weights.convert import require_network
 from plsc_mae.weights.difference import Difference, compare
 from plsc_mae.weights.fetch import fetch
 from plsc_mae.weights.manifest import Checksum, Entry, file_name, find_entry, matching, read_manifest
+from plsc_mae.weights.remote import fetch_advice
 
 WIDTH = 120
 
@@ -65,10 +66,14 @@ def run_fetch(config: WeightsFetchConfig) -> None:
         CheckpointError: the download fails, or its content differs from the checksum.
     """
     checksum, size = Checksum.parse(config.checksum) if config.checksum else None, None
+    entries = read_manifest()
+    is_url = config.name.startswith(("http://", "https://"))
+    if config.name not in entries and not is_url and (advice := fetch_advice(config.name)):
+        raise ConfigError(f"cannot fetch {config.name}: {advice}")
     if "://" in config.name:
         url, path = config.name, Path(config.output_dir) / file_name(config.name)
     else:
-        entry = find_entry(read_manifest(), config.name)
+        entry = find_entry(entries, config.name)
         url, path = entry.url, entry.path(config.output_dir)
         if not url:
             raise ConfigError(

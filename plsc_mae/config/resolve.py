@@ -111,10 +111,10 @@ def _build(cls: type, values: Mapping[str, Value]) -> Any:
 
 
 def _one_rate(live: dict[str, Value], cls: type, *, is_file: bool) -> dict[str, Value]:
-    """Return the options of one source with either `lr` or `blr`, of which the later source wins.
+    """Return the options of one source; if it has `blr`, the `lr` of an earlier source no longer replaces it.
 
-    A file may have both, as the config.yaml of earlier runs does; then `lr` applies, as always. Methods without a
-    default `blr` refuse it beside `lr`, see `TrainingConfig`.
+    A file may have both, as the config.yaml of a run with `lr` does; then `lr` applies. Methods without a default `blr`
+    refuse it beside `lr`, see `TrainingConfig`.
 
     Raises:
         ConfigError: the command line has both.
@@ -128,9 +128,7 @@ def _one_rate(live: dict[str, Value], cls: type, *, is_file: bool) -> dict[str, 
             f"{lr.origin} {lr.raw} and {blr.origin} {blr.raw} contradict each other: lr is the learning rate, blr is a "
             "rate per 256 images that is scaled with the batch; give one of them"
         )
-    if absolute:
-        return {**live, "blr": Value(None, "")}
-    return {**live, "lr": Value(None, "")} if base else live
+    return {**live, "lr": Value(None, "")} if base and not absolute else live
 
 
 # ------------------------------------------------------------------------------------------------ sources

@@ -213,9 +213,13 @@ def plain_values(config: object) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def to_line(config: object) -> str:
-    """Return all options as one line of `key=value` pairs."""
-    return " ".join(f"{name}={value!r}" for name, value in plain_values(config).items())
+def to_line(config: object, *, changed_only: bool = False) -> str:
+    """Return the options as one line of `key=value` pairs: all of them, or those that differ from their default."""
+    values = plain_values(config)
+    if changed_only:
+        defaults = {item.name: item.default for item in options(type(config))}
+        values = {name: values[name] for name, default in defaults.items() if getattr(config, name) != default}
+    return " ".join(f"{name}={value!r}" for name, value in values.items())
 
 
 def to_yaml(config: object, header: str = "") -> str:

@@ -71,6 +71,7 @@ class TrainingConfig:
         "blr",
         "lr",
         "auto_resume",
+        "overwrite",
     )
     aliases: ClassVar[dict[str, str]] = {"update_freq": "accum_iter", "save_freq": "save_ckpt_freq"}
     negations: ClassVar[dict[str, str]] = {}
@@ -103,7 +104,12 @@ class TrainingConfig:
 
     resume: str = _checkpoints("", "checkpoint to resume from", metavar="FILE")
     auto_resume: bool = _checkpoints(
-        False, "resume from the newest valid checkpoint in OUTPUT_DIR, if there is one; --resume takes precedence"
+        False,
+        "continue the run in OUTPUT_DIR from its newest valid checkpoint, if there is one; --resume and --overwrite "
+        "take precedence",
+    )
+    overwrite: bool = _checkpoints(
+        False, "start a new run in an OUTPUT_DIR that holds another; its files move to OUTPUT_DIR/previous-ID"
     )
     start_epoch: int = _checkpoints(0, "first epoch of a run that does not resume", within="[0, inf)")
     save_ckpt: bool = _checkpoints(True, "write checkpoints")
@@ -231,7 +237,7 @@ class TrainingConfig:
             raise ConfigError(f"input_size: expected one side or height and width, got {self.input_size}")
         if self.warmup_epochs > self.epochs:
             raise ConfigError(
-                f"--warmup_epochs {self.warmup_epochs:g} exceeds --epochs {self.epochs}; lower --warmup_epochs"
+                f"warmup_epochs ({self.warmup_epochs:g}) exceeds epochs ({self.epochs}); lower --warmup_epochs"
             )
         if self.lr is None and self.blr is None:
             raise ConfigError("a learning rate is needed: --lr, or --blr for one that scales with the batch")
@@ -240,6 +246,10 @@ class TrainingConfig:
             raise ConfigError(
                 f"--blr has no effect beside --lr ({self.lr:g}): the learning rate of method '{self.method}' {kind}; "
                 "give --lr alone, or --lr none --blr to scale it with the batch"
+            )
+        if self.overwrite and self.resume:
+            raise ConfigError(
+                "--overwrite starts from the beginning and --resume from a checkpoint; leave one of them out"
             )
         if self.start_epoch >= self.epochs:
             raise ConfigError(f"start_epoch ({self.start_epoch}) leaves nothing of {self.epochs} epochs to train")

@@ -111,7 +111,7 @@ def _count_classes(stored: Checkpoint) -> int:
     raise CheckpointError(
         f"{stored.path} holds no classifier: it has no head; expected a checkpoint of `plsc-mae finetune` or "
         "`plsc-mae linprobe`, or a fine-tuned or probed file of facebookresearch/mae, CAE, PLSC, MAE-priv or "
-        "MAE-pytorch"
+        "MAE-pytorch; if the classifier is another part of the file, choose it with --model_key or --model_prefix"
     )
 
 

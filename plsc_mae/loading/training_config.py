@@ -59,7 +59,8 @@ def _infer_config(stored: Checkpoint, heads: Mapping[str, int | None], norm_eps:
     if method is None:
         raise CheckpointError(
             f"{stored.path} holds no known network of pre-training; expected a checkpoint of plsc_mae or another "
-            "file that `plsc-mae weights list` names"
+            "file that `plsc-mae weights list` names; if the network is another part of the file, choose it with "
+            "--model_key or --model_prefix"
         )
     arguments = method.infer_arguments(stored)
     if "decoder_num_heads" in heads and not method.has_network(stored):

@@ -77,9 +77,7 @@ def _long_warmup(config: TrainingConfig, updates_per_epoch: int) -> Iterator[str
     warmup = steps if steps > 0 else config.warmup_epochs * updates_per_epoch
     flag = "--warmup_steps" if steps > 0 else "--warmup_epochs"
     total = config.epochs * updates_per_epoch
-    if config.max_train_step is not None and config.max_train_step <= warmup:
-        yield f"the run stops after {config.max_train_step} updates, within its warm-up of {warmup:g}; lower {flag}"
-    elif warmup >= LONG_WARMUP * total:
+    if warmup >= LONG_WARMUP * total:
         yield f"the warm-up takes {warmup:g} of {total} updates; lower {flag} or train for more epochs"
 
 

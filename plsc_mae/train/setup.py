@@ -6,7 +6,6 @@ The commands `pretrain`, `finetune`, `linprobe`, `bench step` and `plan --measur
 from __future__ import annotations
 
 import logging
-import textwrap
 from collections.abc import Iterator, Sequence
 
 import paddle
@@ -61,9 +60,10 @@ def training_world(config: TrainingConfig) -> World:
 
 
 def log_options(config: TrainingConfig, world: World) -> None:
-    """Log all options in the main process."""
+    """Log the options that differ from the defaults of the method, in the main process; config.yaml has all."""
     if world.is_main:
-        logger.info("options: %s", textwrap.fill(to_line(config), 120, subsequent_indent="  "))
+        changed = to_line(config, changed_only=True)
+        logger.info("options of %s %s that differ from its defaults: %s", config.method, config.phase, changed)
 
 
 def pretraining_dataset(

@@ -12,10 +12,21 @@ from types import FrameType
 
 import paddle
 
+from plsc_mae import console
 from plsc_mae.errors import Stopped
 from plsc_mae.parallel.world import World
 
+BEFORE_TRAINING = "training had not started, and nothing was changed; the same command starts again"
 REPEAT_SECONDS = 1.0  # paddle.distributed.launch sends SIGTERM three times within half a second
+
+
+@contextlib.contextmanager
+def preparing_run() -> Iterator[None]:
+    """Add to a Ctrl-C before training the message that nothing was saved; `StopRequest` handles those after it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(BEFORE_TRAINING) from None
 
 
 class StopRequest:
@@ -61,7 +72,9 @@ class StopRequest:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         if not self.signal:
             self.signal, self._received_at = number, time.monotonic()
-            message = f"plsc-mae: {signal.Signals(number).name}: the run will save and stop\n"
+            message = f"plsc-mae: {signal.Signals(number).name}: the run will save and stop after this update\n"
+            if number == signal.SIGINT:
+                message = console.after_interrupt(message)
             with contextlib.suppress(OSError):
                 os.write(2, message.encode())  # print is not reentrant
 

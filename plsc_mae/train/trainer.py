@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import paddle
@@ -19,7 +19,7 @@ from plsc_mae.methods.base import Batch
 from plsc_mae.optim import ParamGroup, Schedule
 from plsc_mae.parallel.world import World
 from plsc_mae.train.checkpoint.cadence import due_tags, is_over, reached_last_step, step_save_is_due
-from plsc_mae.train.checkpoint.folder import checkpoint_to_resume, create_folder, prepare_folder
+from plsc_mae.train.checkpoint.folder import Start, create_folder, find_start, prepare_folder
 from plsc_mae.train.checkpoint.saver import Saver
 from plsc_mae.train.checkpoint.state import BEST, LATEST, Progress, RunState
 from plsc_mae.train.log.meters import Stopwatch
@@ -80,32 +80,40 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------- start and end
 
-    def fit(self) -> None:
-        """Train to the end of the run, starting from the checkpoint that the options select.
+    def fit(self, start: Start | None = None) -> None:
+        """Train to the end of the run.
+
+        Args:
+            start: the start that `find_start` has determined before; None determines it now.
 
         Raises:
-            CheckpointError: a checkpoint or log cannot be read or written.
+            CheckpointError: a checkpoint or log cannot be read or written, or the output folder holds another run.
             DivergedError: the loss or a gradient is not finite, and --nan_policy stops the run.
             Stopped: SIGTERM or Ctrl-C stopped the run, and its position has been saved.
         """
-        path = self._resume()
-        if self.world.is_main:
-            prepare_folder(self.config)
-        at = self.progress
-        self.policy.start(path, at)
-        self.log.start(at.step, at.epoch, at.iteration)
+        start = find_start(self.config) if start is None else start
+        path, at = self._resume(start), self.progress
+        record = start.record.with_id(self.world)
+        self.state.run = self.log.run = record.run
+        if path is not None and not at.ended and is_over(self.config, at):
+            self._finish_again(path)
+            return
         with self.stop.listening():
-            self._run(in_same_folder=path is not None and path.parent == Path(self.config.output_dir))
+            if self.world.is_main:
+                prepare_folder(self.config, start._replace(record=record))
+                logger.info("run %s writes to %s; Ctrl-C saves and stops it", record.run, self.config.output_dir)
+            self.policy.start(path, at)
+            self.log.start(at.step, at.epoch, at.iteration)
+            self._run(in_same_folder=path is not None and self._is_in_output_folder(path))
 
-    def _resume(self) -> Path | None:
-        """Resume from the checkpoint that the options select and return its path; None without one.
+    def _resume(self, start: Start) -> Path | None:
+        """Resume from the checkpoint of `start` and return its path; None without one.
 
         Raises:
             CheckpointError: the processes resume from different positions.
         """
-        config = self.config
+        config, path = self.config, start.checkpoint
         create_folder(config)
-        path = checkpoint_to_resume(config)
         if path is not None:
             self._restore(path)
         at = self.progress
@@ -116,6 +124,23 @@ class Trainer:
                 f"make --output_dir {config.output_dir} one folder that all machines share"
             )
         return path
+
+    def _is_in_output_folder(self, path: Path) -> bool:
+        return path.absolute().parent == Path(self.config.output_dir).absolute()
+
+    def _finish_again(self, path: Path) -> None:
+        """Say that the run resumed from `path` was finished; write a last checkpoint that a kill has prevented."""
+        config, at = self.config, self.progress
+        if self._is_in_output_folder(path) and at.batches_done == 0:
+            self.saver.save_absent(at, due_tags(config, at))
+            self.saver.finish(at, self.stop)
+        if at.epoch >= config.epochs:
+            done, more = f"{config.epochs} of {config.epochs} epochs", "--epochs"
+            held = f" holds {at.epoch}" if at.epoch > config.epochs else ""
+        else:
+            done, more = f"{config.max_train_step} of {config.max_train_step} updates", "--max_train_step"
+            held = f" holds {at.step}" if at.step > (config.max_train_step or 0) else ""
+        logger.info("nothing left to do: %s are done (%s%s); a larger %s continues the run", done, path, held, more)
 
     def _restore(self, path: Path) -> None:
         self.progress = at = self.state.resume(path)
@@ -149,12 +174,26 @@ class Trainer:
         finally:
             self.log.end_epoch()
         if self.stopped_by:
-            raise Stopped(self.stopped_by, self._describe_position())
+            raise Stopped(self.stopped_by, self._describe_stop(moved=self.progress.position_key != start))
+        if self.world.is_main:
+            self._log_end()
 
-    def _describe_position(self) -> str:
-        at = self.progress
-        saved = "resume with --auto_resume" if self.config.save_ckpt else "nothing is saved because of --no_save_ckpt"
-        return f"epoch {at.epoch}, {at.batches_done} of {len(self.loader)} iterations, step {at.step}; {saved}"
+    def _describe_stop(self, *, moved: bool) -> str:
+        """Return the position of a stopped run, the file that holds it, and how to continue the run."""
+        at, config = self.progress, self.config
+        position = f"epoch {at.epoch}, {at.batches_done} of {len(self.loader)} iterations, step {at.step}"
+        if not config.save_ckpt:
+            return f"{position}; nothing is saved because of --no_save_ckpt"
+        if not moved:
+            return f"{position}; no update was made, so nothing was saved; the same command starts again"
+        other = " instead of --resume" if config.resume else " instead of --overwrite" if config.overwrite else ""
+        command = "the same command" if config.auto_resume and not other else f"--auto_resume{other}"
+        return f"{position}; saved {self.saver.saved_path}; {command} continues the run"
+
+    def _log_end(self) -> None:
+        at, config, path = self.progress, self.config, self.saver.saved_path
+        done = f"{at.epoch} of {config.epochs} epochs, {at.step} updates"
+        logger.info("finished: %s%s", done, f", saved in {path}" if path is not None else "")
 
     def _agreed_to_stop(self) -> bool:
         """Return whether any process was asked to stop; all processes must call."""
@@ -170,6 +209,7 @@ class Trainer:
         self.task.train()
         self.log.start_epoch(at.epoch, total, at.batches_done)
         watch, images = Stopwatch(), 0
+        first = at.batches_done + 1 if self.log.is_new else 0
         for batch in watch.timed(iter(self.loader)):
             self.iterate(batch)
             done = at.batches_done
@@ -178,6 +218,8 @@ class Trainer:
             if done % config.print_freq == 0 or done == total or reached_last_step(config, at):
                 self._report(watch, images)
                 images = 0
+            elif done == first:
+                self._report_first(watch)
             if done == total or not self.accumulation.is_start(done):
                 continue
             if self._agreed_to_stop():
@@ -242,13 +284,36 @@ class Trainer:
 
     def _report(self, watch: Stopwatch, images: int) -> None:
         """Log the means since the previous log line, over `images` images of all processes; all processes must call."""
-        window, at, total = self.state.window, self.progress, len(self.loader)
+        window = self.state.window
         means = window.means(self.world)
         if self.world.is_main:
             for name, count in window.left_out.items():
                 logger.warning("%d non-finite values of %s are left out of its mean", count, name)
         window.clear()
-        seconds, data_share = watch.lap()
+        record, eta = self._record(means, watch.lap(), images)
+        self.log.line(record, total=len(self.loader), eta=eta)
+
+    def _report_first(self, watch: Stopwatch) -> None:
+        """Print the first iteration after the start to the console only; all processes must call.
+
+        With large networks the first log line can be many minutes away.
+        """
+        record, eta = self._record(
+            self.state.window.means(self.world), watch.current(), self.state.images_per_iteration
+        )
+        self.log.print_line(record, total=len(self.loader), eta=eta)
+
+    def _record(
+        self, means: Mapping[str, float], lap: tuple[float, float], images: int
+    ) -> tuple[dict[str, float], float]:
+        """Return the record of a print interval and the estimated seconds to the end of the run.
+
+        Args:
+            means: mean values of the interval by name.
+            lap: seconds of the interval and the fraction of them spent waiting for data.
+            images: number of images of the interval in all processes.
+        """
+        at, (seconds, data_share) = self.progress, lap
         record = {
             "epoch": at.epoch,
             "iteration": at.batches_done,
@@ -261,8 +326,8 @@ class Trainer:
             "memory_gib": peak_memory_gib(self.world.is_gpu),
             "time": seconds,
         }
-        left = (self.config.epochs - at.epoch) * total - at.batches_done
-        self.log.line(record, total=total, eta=left * seconds * self.state.images_per_iteration / images)
+        left = (self.config.epochs - at.epoch) * len(self.loader) - at.batches_done
+        return record, left * seconds * self.state.images_per_iteration / images
 
     def _count_skipped(self) -> int:
         """Count the unreadable images of the epoch in all processes; all processes must call."""

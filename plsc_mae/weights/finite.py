@@ -35,8 +35,8 @@ def require_finite(
     names = ", ".join(list(counts)[:MAX_NAMES])
     more = f" and {len(counts) - MAX_NAMES} more" if len(counts) > MAX_NAMES else ""
     raise CheckpointError(
-        f"{where} has {sum(counts.values())} values that are NaN, infinite or beyond float32, in {len(counts)} of "
-        f"{len(tensors)} tensors: {names}{more}; training diverged or the file is damaged; {remedy}"
+        f"{where} has values that are NaN, infinite or beyond float32: {sum(counts.values())} in {len(counts)} of "
+        f"{len(tensors)} tensors ({names}{more}); training diverged or the file is damaged; {remedy}"
     )
 
 
@@ -45,7 +45,7 @@ def count_not_finite(value: NDArray[Any]) -> int:
     if value.dtype.kind not in "fc":
         return 0
     with np.errstate(over="ignore", invalid="ignore"):
-        return int(value.size - np.count_nonzero(np.abs(value) <= LARGEST))
+        return int(value.size - np.count_nonzero(np.abs(value) <= _largest(value)))
 
 
 def _is_finite(value: NDArray[Any]) -> bool:
@@ -55,4 +55,9 @@ def _is_finite(value: NDArray[Any]) -> bool:
     if value.dtype.kind != "f" or value.size == 0:
         return True
     with np.errstate(invalid="ignore"):
-        return bool(value.min() >= -LARGEST and value.max() <= LARGEST)
+        return bool(value.min() >= -_largest(value) and value.max() <= _largest(value))
+
+
+def _largest(value: NDArray[Any]) -> float:
+    """Return the largest finite value of the type and of float32; NumPy compares in the type, where it must fit."""
+    return min(LARGEST, float(np.finfo(value.dtype).max))

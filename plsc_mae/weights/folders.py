@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,14 +38,28 @@ UNREADABLE = {
 }
 WEIGHT_SUFFIXES = (".pd", ".pdparams", ".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".npz")
 MAX_LISTED = 3  # names in a message
-# Entries of config.json -> options of plsc_mae.
-OPTIONS = {
-    "num_attention_heads": "num_heads",
-    "decoder_num_attention_heads": "decoder_num_heads",
-    "layer_norm_eps": "norm_eps",
-    "image_size": "input_size",
-    "norm_pix_loss": "norm_pix_loss",
-    "mask_ratio": "mask_ratio",
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_fraction(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < 1
+
+
+def _is_size(value: Any) -> bool:
+    return _is_count(value) or (isinstance(value, list) and len(value) == 2 and all(map(_is_count, value)))
+
+
+# Entries of config.json -> options of plsc_mae, and the check of their values.
+OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "num_attention_heads": ("num_heads", _is_count),
+    "decoder_num_attention_heads": ("decoder_num_heads", _is_count),
+    "layer_norm_eps": ("norm_eps", _is_fraction),
+    "image_size": ("input_size", _is_size),
+    "norm_pix_loss": ("norm_pix_loss", lambda value: isinstance(value, bool)),
+    "mask_ratio": ("mask_ratio", _is_fraction),
 }
 NUMBERED_LABEL = re.compile(r"LABEL_\d+")  # name that transformers gives to a class without one
 
@@ -153,13 +167,20 @@ def _settings(folder: Path) -> dict[str, Any]:
     )
     if not config:
         return {}
-    options = {ours: config[theirs] for theirs, ours in OPTIONS.items() if config.get(theirs) is not None}
+    options: dict[str, Any] = {}
+    for theirs, (ours, is_valid) in OPTIONS.items():
+        if config.get(theirs) is None:
+            continue
+        if not is_valid(config[theirs]):
+            raise CheckpointError(f"{folder / 'config.json'}: {theirs} has the invalid value {config[theirs]!r}")
+        options[ours] = config[theirs]
     timm = config.get("pretrained_cfg")  # timm's own folders describe images and classes in this table
     timm = timm if isinstance(timm, dict) else {}
     if (images.get("image_mean") or timm.get("mean")) == [0.5, 0.5, 0.5]:
         options["imagenet_inception_mean_and_std"] = True
     meta: dict[str, Any] = {"config": config, "args": options}
-    if classes := _class_names(config, folder) or timm.get("label_names"):
+    names = timm.get("label_names")
+    if classes := _class_names(config, folder) or (names if isinstance(names, list) else []):
         meta["classes"] = classes
     return meta
 

@@ -30,7 +30,14 @@ WRAPPERS = frozenset(
     }
 )
 PATCH_EMBEDDING = "patch_embed"  # part of a name in every dialect
-FLAT_PARAMETER = "flat_param"  # name of FSDP's flattened parameters
+# Parts of the paths of flattened parameters, and the remedies.
+FLATTENED = {
+    "flat_param": "FSDP has flattened; save the model with StateDictType.FULL_STATE_DICT",
+    "fp32_flat_groups": (
+        "DeepSpeed's ZeRO has flattened and divided among its processes; run `python zero_to_fp32.py . merged.bin` in "
+        "the checkpoint's folder, where DeepSpeed wrote that script, and give the merged file"
+    ),
+}
 MAX_PREFIX_PARTS, MAX_PREFIXES = 8, 32  # limits for hostile files
 MAX_LISTED = 8  # keys in a message
 
@@ -124,9 +131,9 @@ def _tables(stored: Checkpoint) -> dict[str, dict[str, Array]]:
 
 
 def _below(stored: Checkpoint, tables: Mapping[str, dict[str, Array]], model_key: str) -> dict[str, dict[str, Array]]:
-    """Return the tables under the first key of `model_key` that the file has."""
+    """Return the tables under the first key of `model_key` that the file has, at any depth."""
     for key in model_key.split("|"):
-        below = {name: table for name, table in tables.items() if name == key or name.startswith(f"{key}/")}
+        below = {name: table for name, table in tables.items() if f"/{key}/" in f"/{name}/"}
         if below:
             return below
     networks = [name for name, table in tables.items() if _has_network(table)]
@@ -218,18 +225,20 @@ def _problem(stored: Checkpoint, tables: Mapping[str, Tensors], found: Mapping[s
         if len(found.get(key, ())) > 1:
             names = ", ".join(f"'{network.prefix}'" for network in found[key])
             where = f" under '{key}'" if key else ""
-            return f"holds several networks{where}, whose names start with {names}; choose one with --model_prefix"
+            example = found[key][-1].prefix
+            return (
+                f"holds several networks{where}, whose names start with {names}; choose one, for example with "
+                f"--model_prefix {example}"
+            )
     if len(found) > 1:
-        return f"holds several networks, under {_listed(found)}; choose one with --model_key"
+        example = list(found)[-1]
+        return f"holds several networks, under {_listed(found)}; choose one, for example with --model_key {example}"
     for table in tables.values():
         if _has_patch_embedding(table) and (missing := _missing_values(table)):
             return missing
-    if any(FLAT_PARAMETER in path.rpartition("/")[2] for path in stored.tensors):
-        return (
-            "holds parameters that FSDP has flattened, without their shapes; save the model with "
-            "StateDictType.FULL_STATE_DICT"
-        )
-    return ""
+    flattened = (remedy for part, remedy in FLATTENED.items() if any(part in path for path in stored.tensors))
+    remedy = next(flattened, "")
+    return f"holds parameters without names and shapes, which {remedy}" if remedy else ""
 
 
 def _missing_values(table: Tensors) -> str:

@@ -86,6 +86,7 @@ def test_images_are_counted_and_not_read(printed, tmp_path):
         ("finetune --model vit_base_patch16 --devices 16 --pipeline_parallel 16", "--pipeline_parallel 16"),
         ("finetune --model vit_base_patch16 --devices 2 --measure", "--measure"),
         ("pretrain --model mae_vit_base_patch16 --input_size 230", "not a multiple of patch_size 16"),
+        ("pretrain --num_images 80 --batch_size 20 --accum_iter 32", "--accum_iter 4 or less"),
         (
             "pretrain --model vit_base_patch16",
             "vit_base_patch16 is not for pre-training; did you mean mae_vit_base_patch16",

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import pytest
 
-from plsc_mae.config import PRETRAIN, MAEConfig
+from plsc_mae.config import FINETUNE, LINPROBE, PRETRAIN, MAEConfig
 from plsc_mae.config.resolve import from_mapping, load_config, parse
 from plsc_mae.config.schema import option, to_yaml
 from plsc_mae.config.tools import ExplainConfig, KNNConfig, PlotConfig
@@ -129,7 +129,7 @@ def test_numbers_that_yaml_reads_as_text(yaml_file):
         (["--batch_size", "0"], "--batch_size must lie in [1, inf), got 0"),
         (["--epochs", "ten"], "--epochs: expected a whole number, got 'ten'"),
         (["--opt", "adam"], "--opt: expected one of adamw, sgd, lars, lars_priv, got 'adam'; did you mean 'adamw'?"),
-        (["--warmup_epochs", "500"], "warmup_epochs (500) exceeds epochs (400)"),
+        (["--warmup_epochs", "500"], "warmup_epochs (500) exceeds epochs (400); lower --warmup_epochs"),
         (["--lr", "none", "--blr", "none"], "a learning rate is needed"),
         (["--lr"], "--lr: expected one argument"),
         (["--online_probe_lr", "0"], "--online_probe_lr must lie in (0, inf), got 0.0"),
@@ -258,7 +258,7 @@ def test_a_missing_config_file():
 
 
 def test_the_resolved_config_can_be_fed_back(yaml_file):
-    argv = "--model mae_vit_tiny_patch16 --input_size 32 64 --blr 1.5e-4 --opt_betas 0.9 0.99 --norm_pix_loss --no_amp"
+    argv = "--model mae_vit_tiny_patch16 --input_size 32 64 --opt_betas 0.9 0.99 --norm_pix_loss --no_amp"
     config = resolved(*argv.split(), "--exp_name", "null", "--lr", "1e-4", "--num_workers", "0")
     file = yaml_file(to_yaml(config))
     assert resolved("-c", file) == config
@@ -339,3 +339,39 @@ def test_help_lists_every_option_and_no_retired_one(capsys):
         assert f"--{item.name}" in shown
     for name in (*MAEConfig.retired, *MAEConfig.aliases, "num_mask_patches"):
         assert f"--{name} " not in shown
+
+
+def test_a_default_warm_up_fits_a_short_run(yaml_file, heard):
+    assert resolved("--epochs", "2").warmup_epochs == 0.2
+    assert "--warmup_epochs" in heard.text
+    assert "0.2 epochs" in heard.text
+    heard.clear()
+    assert resolved("--epochs", "40").warmup_epochs == 40
+    assert resolved("--epochs", "2", "--warmup_epochs", "1").warmup_epochs == 1
+    assert resolved("-c", yaml_file("epochs: 2\nwarmup_epochs: 0\n")).warmup_epochs == 0
+    assert heard.text == ""
+    assert resolved("--epochs", "10", configs=FINETUNE).warmup_epochs == 5
+    assert resolved("--epochs", "5", "--model", "cae_base_patch16_224_8k_vocab").warmup_epochs == 5
+    assert resolved("-c", yaml_file("epochs: 3\n"), "--method", "simmim").warmup_epochs == pytest.approx(0.3)
+    assert "warmup_epochs (5) exceeds epochs (2); lower --warmup_epochs" in refused(
+        "--epochs", "2", "--warmup_epochs", "5"
+    )
+
+
+def test_the_later_of_lr_and_blr_wins(yaml_file, heard):
+    file = yaml_file("blr: 1e-4\n")
+    assert resolved("-c", file, "--lr", "1e-3").lr == 1e-3  # which replaces blr
+    file = yaml_file("lr: 1e-4\n")
+    assert (resolved("-c", file, "--blr", "1e-3").lr, resolved("-c", file, "--blr", "1e-3").blr) == (None, 1e-3)
+    assert resolved("-c", file, "-o", "blr=2e-3").lr is None
+    assert resolved("--lr", "none", "--blr", "1e-3").blr == 1e-3
+    assert resolved("-c", yaml_file("lr: 1e-4\nblr: 1e-3\n")).lr == 1e-4  # as in the config.yaml of a run with lr
+
+
+@pytest.mark.parametrize("argv", [["--lr", "1e-3", "--blr", "1e-4"], ["-o", "lr=1e-3", "-o", "blr=1e-4"]])
+@pytest.mark.parametrize("configs", [PRETRAIN, FINETUNE, LINPROBE])
+def test_lr_and_blr_of_one_source_contradict_each_other(argv, configs):
+    told = refused(*argv, configs=configs)
+    assert "1e-3" in told
+    assert "1e-4" in told
+    assert "one of them" in told

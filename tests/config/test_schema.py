@@ -235,6 +235,7 @@ def test_plain_values_and_the_line_hold_every_option():
     config = Child(sides=(2, 3))
     assert plain_values(config) == {"rate": 0.25, "sides": [2, 3], "note": None}
     assert to_line(config) == "rate=0.25 sides=[2, 3] note=None"
+    assert to_line(config, changed_only=True) == "sides=[2, 3]"
 
 
 def test_read_yaml(tmp_path):

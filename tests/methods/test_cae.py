@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from paddle import nn
 from PIL import Image
 
 from plsc_mae import weights
-from plsc_mae.config import MAEConfig
+from plsc_mae.config import CAEConfig, MAEConfig
 from plsc_mae.data.decode import open_image
 from plsc_mae.data.seeding import sample_rng
 from plsc_mae.errors import CheckpointError, ConfigError
@@ -367,3 +368,31 @@ def test_a_decoder_that_cannot_draw_is_told_before_training(task, tokenizer):
     with pytest.raises(CheckpointError, match="decoder_weight"):
         task(discrete_vae_weight_path=folder)
     task(discrete_vae_weight_path=folder, vis_freq=0)
+
+
+@pytest.mark.parametrize(
+    ("size", "hidden", "smallest"), [(32, 2, 1), (64, 8, 1), (144, 40, 6), (160, 98, 16), (224, 98, 16), (384, 98, 16)]
+)
+def test_default_masks_fit_small_grids(size, hidden, smallest):
+    config = CAEConfig(input_size=(size,))
+    assert CAE._block_sizes(config) == (hidden, smallest)
+    draw, count = CAE._masks(config)
+    assert int(draw(np.random.default_rng(0)).sum()) == count == hidden
+
+
+def test_chosen_masks_stay(caplog):
+    config = CAEConfig(input_size=(64,), min_mask_patches_per_block=2)
+    assert CAE._block_sizes(config) == (8, 2)
+    assert CAE._block_sizes(CAEConfig(input_size=(64,), num_mask_patches=5))[0] == 5
+    with pytest.raises(ConfigError, match="--num_mask_patches 98"):
+        CAE._masks(CAEConfig(input_size=(64,), num_mask_patches=98))
+
+
+def test_adapted_masks_are_reported(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("plsc_mae"), "propagate", True)
+    for size, told in ((64, "hiding 8"), (160, "leaves 2 of 100 visible; --num_mask_patches 50"), (192, "")):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            CAE._report_masks(CAEConfig(input_size=(size,)))
+        assert told in caplog.text
+        assert bool(told) == bool(caplog.text)

@@ -27,3 +27,11 @@ def test_arguments_are_the_variants_with_overrides():
         "depth": 2,
         "num_heads": 12,
     }
+
+
+@pytest.mark.parametrize(("name", "width"), [("mae_vit_tiny_patch16", 192), ("mae_vit_small_patch16", 384)])
+def test_small_encoders_have_a_small_decoder_under_a_name_of_its_own(name, width):
+    sizes = {"patch_size": 16, "embed_dim": width, "depth": 12, "num_heads": width // 64}
+    assert registry.arguments_of(name) == sizes  # the decoder of earlier checkpoints stays 512 wide
+    decoder = {"decoder_embed_dim": 192, "decoder_depth": 4, "decoder_num_heads": 3}
+    assert registry.arguments_of(f"{name}_dec192d4b") == sizes | decoder

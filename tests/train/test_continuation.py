@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from plsc_mae.cli import main
+from plsc_mae.train.checkpoint import file as checkpoint_file
 from plsc_mae.train.checkpoint.file import find_newest, load
 
 pytestmark = [pytest.mark.compat, pytest.mark.long]
@@ -88,11 +89,58 @@ def test_damaged_checkpoints_are_passed_over_but_not_all_of_them(run, capsys):
     assert len(run.records("cut")) == 9
 
 
-def test_a_finished_run_has_nothing_to_do(run):
-    run.here("done", "--batch_size 12 --epochs 1 --warmup_epochs 0")
-    before = (run.folder / "done/checkpoint-0.pd").stat().st_mtime_ns
-    assert len(run.here("done", "--batch_size 12 --epochs 1 --warmup_epochs 0 --auto_resume")) == 10
-    assert (run.folder / "done/checkpoint-0.pd").stat().st_mtime_ns == before
+@pytest.mark.parametrize("run", ["mae"], indirect=True)
+def test_a_finished_run_has_nothing_to_do(run, capsys):
+    flags = "--batch_size 12 --warmup_epochs 0"
+    run.here("done", f"{flags} --epochs 2 --save_ckpt_freq 1")
+    assert "finished: 2 of 2 epochs, 20 updates" in capsys.readouterr().out
+    folder = run.folder / "done"
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+    for more, count in (
+        ("--epochs 2", "2 of 2 epochs"),
+        ("--epochs 1", "1 of 1 epochs"),
+        ("--max_train_step 5", "5 of 5"),
+    ):
+        assert len(run.here("done", f"{flags} --auto_resume {more}")) == 20
+        assert f"nothing left to do: {count}" in (out := capsys.readouterr().out)
+        assert str(folder / "checkpoint-1.pd") in out.splitlines()[-1]
+        assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()} == before
+    # A kill between two files of the last save: the missing one is written.
+    (folder / "checkpoint-1.pd").rename(folder / "checkpoint-latest.pd")
+    run.here("done", f"{flags} --auto_resume --epochs 2")
+    assert load(folder / "checkpoint-1.pd").meta["run"] == json.loads((folder / "run.json").read_text())["run"]
+
+
+@pytest.mark.parametrize("run", ["mae"], indirect=True)
+def test_a_new_run_never_continues_the_old_one_of_its_folder(run, capsys):
+    """The old one is longer; the new one is killed after it saved, and again before."""
+    flags = "--batch_size 12"
+    old = run.here("shared", f"{flags} --max_train_step 20")
+    assert main([run.command, *run.arguments("shared", flags)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    run.here("shared", f"{flags} --overwrite --max_train_step 3")
+    new = run.here("shared", f"{flags} --auto_resume --max_train_step 5")
+    assert [line["step"] for line in new] == [1, 2, 3, 4, 5]
+    assert {line["run"] for line in new} == {load(run.folder / "shared/checkpoint-latest.pd").meta["run"]}
+    (kept,) = (run.folder / "shared").glob("previous-*")
+    assert kept.name == f"previous-{old[0]['run']}"
+    assert len((kept / "train.jsonl").read_text().splitlines()) == 20
+    assert checkpoint_file.read_footer(kept / "checkpoint-1.pd")["run"] == old[0]["run"]
+
+
+@pytest.mark.parametrize("classifier", ["linprobe"], indirect=True)
+@pytest.mark.parametrize("more", ["", "--cache_features"])
+def test_a_resume_needs_no_pretrained_file(classifier, more, capsys):
+    """Its weights come from the checkpoint, also those that cached features are computed with."""
+    flags = f"--batch_size 12 --epochs 2 {more}"
+    whole = classifier.here("whole", flags)
+    classifier.here("cut", f"{flags} --max_train_step 6")
+    capsys.readouterr()
+    rest = classifier.here("cut", f"{flags} --finetune= --auto_resume")
+    out, err = capsys.readouterr()
+    assert "random weights" not in out + err
+    assert "checkpoint-latest.pd: epoch 0, step 6" in out
+    assert [record["loss"] for record in rest] == [record["loss"] for record in whole]
 
 
 @pytest.mark.parametrize("run", ["cae"], indirect=True)

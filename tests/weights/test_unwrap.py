@@ -75,7 +75,8 @@ def test_every_wrapper_and_key_gives_the_network(network, save, kind):
     if kind in KEYS:
         assert (stored.key, kind in stored.remark) == (kind, True)
     if kind == "Lightning, with a loss":
-        assert "'net.'" in stored.remark and "1 other" in stored.remark
+        assert "'net.'" in stored.remark
+        assert "1 other" in stored.remark
 
 
 def test_names_of_this_suite_inside_wrappers(save):
@@ -92,6 +93,12 @@ def test_names_of_this_suite_inside_wrappers(save):
         (lambda x: {"student": x, "teacher": x}, ("student", "teacher"), "--model_key", {"model_key": "teacher"}),
         (lambda x: {"net": x, "ema": x, "epoch": 1}, ("net", "ema"), "--model_key", {"model_key": "none|ema"}),
         (lambda x: {"a": {"net": x}, "b": [x]}, ("a/net", "b/0"), "--model_key", {"model_key": "b"}),
+        (
+            lambda x: {"model": {"a": x, "b": x}},
+            ("model/a", "model/b"),
+            "--model_key",
+            {"model_key": "b"},
+        ),
         (
             lambda x: {"state_dict": {**prefixed("student.", x), **prefixed("teacher.backbone.", x)}},
             ("'student.'", "'teacher.backbone.'"),
@@ -121,7 +128,9 @@ def test_usual_keys_come_first_and_the_others_are_named(network, save):
     other = {name: value + 1 for name, value in network.items()}
     stored = weights.read_network(save({"ema": other, "model": network}))
     np.testing.assert_array_equal(stored.model["cls_token"], network["cls_token"])
-    assert stored.others == ("ema",) and "--model_key" in stored.remark and "ema" in stored.remark
+    assert stored.others == ("ema",)
+    assert "--model_key" in stored.remark
+    assert "ema" in stored.remark
     averaged = weights.read_network(save({"ema": other, "model": network}), "ema")
     np.testing.assert_array_equal(averaged.model["cls_token"], other["cls_token"])
     mixed = weights.read_network(save({"ema": other, **network}))
@@ -134,7 +143,7 @@ def test_a_prefix_is_given_with_or_without_the_names_of_wrappers(network, save):
         assert set(weights.read_network(path, model_prefix=prefix).model) == set(network)
     with pytest.raises(CheckpointError, match=r"starts with 'c\.'.*a\.module\..*--model_prefix"):
         weights.read(path, model_prefix="c.")
-    with pytest.raises(CheckpointError, match="no tensors under 'ema'.*under state_dict.*--model_key"):
+    with pytest.raises(CheckpointError, match=r"no tensors under 'ema'.*under state_dict.*--model_key"):
         weights.read(path, "ema")
 
 
@@ -153,8 +162,11 @@ def test_empty_shards_are_said_to_be_zero(network, save, whole):
 
 
 def test_flattened_parameters_are_named(save):
-    with pytest.raises(CheckpointError, match="FSDP.*FULL_STATE_DICT"):
-        weights.read_network(save({"model": {"_fsdp_wrapped_module._flat_param": np.ones(9, np.float32)}}))
+    flat = np.ones(9, np.float32)
+    with pytest.raises(CheckpointError, match=r"FSDP.*FULL_STATE_DICT"):
+        weights.read_network(save({"model": {"_fsdp_wrapped_module._flat_param": flat}}))
+    with pytest.raises(CheckpointError, match=r"ZeRO.*zero_to_fp32\.py"):
+        weights.read_network(save({"optimizer_state_dict": {"fp32_flat_groups": [flat]}}))
 
 
 def test_unknown_names_are_answered_with_the_flags(save):

@@ -1,8 +1,8 @@
 """Checkpoint files: written atomically, with a checksum, and found again after a crash.
 
 A file is a pickle of plain dictionaries, numbers and NumPy arrays, which `paddle.load` opens too, followed by a footer
-that the pickle format ignores: a line of JSON with epoch, step, the SHA-256 of the pickle and a CRC of the line, then
-the length of the line and a magic number. Files are read by the safe reader, which executes nothing.
+that the pickle format ignores: a line of JSON with epoch, step, id of the run, the SHA-256 of the pickle and a CRC of
+the line, then the length of the line and a magic number. Files are read by the safe reader, which executes nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 MAGIC = b"PLSCMAE1"
 FOOTER = {"sha256", "bytes", "epoch", "step"}
+RUN = "run"  # id of the run in the footer and the content; earlier versions wrote none
 TEMPORARY = ".tmp"  # suffix of a file that is being written
 CHUNK = 1 << 22
 
@@ -84,7 +85,7 @@ def save(path: Path, state: dict[str, Any], *, predecessor: Path | None = None) 
 
     Args:
         path: final path.
-        state: plain data and arrays, including the integers `epoch` and `step`.
+        state: plain data and arrays, including the integers `epoch` and `step`; with `run`, the id of the run.
         predecessor: path to which an existing file at `path` is moved; None overwrites that file.
 
     Raises:
@@ -108,6 +109,8 @@ def _write(path: Path, state: dict[str, Any]) -> None:
     file = _HashingFile(path)
     dump(state, file)
     footer = {"sha256": file.sha256.hexdigest(), "bytes": file.size, "epoch": state["epoch"], "step": state["step"]}
+    if state.get(RUN):
+        footer[RUN] = state[RUN]
     encoded = json.dumps(footer | {"crc": _crc(footer)}).encode()
     file.write(encoded + struct.pack("<Q", len(encoded)) + MAGIC)
     file.close()
@@ -152,7 +155,7 @@ def _crc(footer: dict[str, Any]) -> int:
 
 
 def read_footer(path: Path) -> dict[str, Any]:
-    """Read and return the footer of a checkpoint: {"sha256", "bytes", "epoch", "step"}.
+    """Read and return the footer of a checkpoint: {"sha256", "bytes", "epoch", "step"}, and "run" if it has an id.
 
     Raises:
         CheckpointError: the file cannot be read, or it has no footer: it is truncated or not a checkpoint of plsc_mae.
@@ -169,7 +172,7 @@ def read_footer(path: Path) -> dict[str, Any]:
                     file.seek(end - tail - size)
                     footer = json.loads(file.read(size))
                     # Earlier versions wrote no crc.
-                    if footer.pop("crc", None) in (None, _crc(footer)) and footer.keys() == FOOTER:
+                    if footer.pop("crc", None) in (None, _crc(footer)) and footer.keys() - {RUN} == FOOTER:
                         return footer
     except OSError as error:
         advice = (fetch_advice(path) if isinstance(error, FileNotFoundError) else "") or "check the path"
@@ -208,12 +211,22 @@ def load(path: Path) -> Checkpoint:
     return read_file(path)
 
 
-def find_newest(output_dir: str, exp_name: str) -> Path | None:
-    """Return the run's undamaged checkpoint with the most updates, or None without one; warn about damaged files."""
+def find_newest(
+    output_dir: str, exp_name: str, wanted: Callable[[dict[str, Any]], bool] = lambda _: True
+) -> Path | None:
+    """Return the undamaged checkpoint with the most updates, or None without one; warn about damaged files.
+
+    Args:
+        output_dir: folder of the checkpoints.
+        exp_name: prefix of their names.
+        wanted: returns, for the footer of a checkpoint, whether the checkpoint may be returned.
+    """
     candidates = []
     for path in all_of(output_dir, exp_name):
         try:
-            candidates.append((read_footer(path)["step"], path.stat().st_mtime, path))
+            footer = read_footer(path)
+            if wanted(footer):
+                candidates.append((footer["step"], path.stat().st_mtime, path))
         except (CheckpointError, OSError) as error:
             logger.warning("ignoring unusable checkpoint: %s", error)
     for _, _, path in sorted(candidates, reverse=True):

@@ -1,19 +1,236 @@
-"""Output folder of a run: its creation, config.yaml and the checkpoint to resume from."""
+"""Output folder of a run: the checkpoint to start from, and the protection of the files of other runs."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import to_yaml
 from plsc_mae.errors import CheckpointError
 from plsc_mae.train.checkpoint import file as checkpoint_file
-from plsc_mae.train.log.append_file import replace_content
+from plsc_mae.train.checkpoint.run_record import RunRecord, read_record, record_path, write_record
+from plsc_mae.train.log.append_file import VISUALDL_FILE, has_visualdl_records, replace_content
 
 logger = logging.getLogger(__name__)
+
+LOGS = ("train.jsonl", "log.txt")
+CONFIG = "config.yaml"
+_REPORTS = ("spikes.jsonl", "nonfinite-*.json")
+_CHECKPOINTS = "*checkpoint-*.pd"  # of any --exp_name
+
+
+class Start(NamedTuple):
+    """Start of a run, as its options and the files of its output folder determine it.
+
+    Attributes:
+        checkpoint: the checkpoint to resume from; None if the run starts from the beginning.
+        record: identity of the run; without an id if the run is a new one.
+        displaced: files of other runs, which move to a sub-folder before the run writes anything.
+        copied: logs that the run continues and that another run needs too; they are copied to that sub-folder.
+        displaced_run: id of the run that wrote these files, for the name of the sub-folder; "" if it has none.
+        found: the record that the folder had; None without one.
+    """
+
+    checkpoint: Path | None
+    record: RunRecord
+    displaced: Sequence[Path] = ()
+    copied: Sequence[Path] = ()
+    displaced_run: str = ""
+    found: RunRecord | None = None
+
+
+def find_start(config: TrainingConfig) -> Start:
+    """Determine how a run starts; this changes no file.
+
+    Raises:
+        CheckpointError: the output folder holds a run, and no option says what to do with it; the checkpoint of
+            --resume cannot be read; or --auto_resume finds no usable checkpoint of its run.
+    """
+    files = _RunFiles(config)
+    return _choose_start(config, files)._replace(found=files.record)
+
+
+def _choose_start(config: TrainingConfig, files: _RunFiles) -> Start:
+    if config.resume:
+        return _start_from_file(Path(config.resume), files)
+    if config.overwrite:
+        return Start(None, RunRecord(), files.all(), displaced_run=files.run)
+    if config.auto_resume:
+        return _continue_run(config, files)
+    if files.checkpoints or files.logs:
+        raise CheckpointError(
+            f"--output_dir {config.output_dir} holds {files.describe()}; pass --auto_resume to continue that run, "
+            f"--overwrite to move its files to {_spare_folder(files.folder, files.run)} and start a new run, or "
+            "another --output_dir"
+        )
+    return Start(None, RunRecord())
+
+
+class _RunFiles:
+    """Files that training runs have written to an output folder and, with --log_dir, to the folder of records.
+
+    Attributes:
+        folder: the output folder.
+        record: the record of the run with this --exp_name; None without one.
+        footers: footers of the checkpoints with this --exp_name by path; None if the file is damaged.
+        checkpoints: checkpoints with any --exp_name.
+        logs: logs that are not empty.
+        run: id of the run that wrote the files; "" if none is known.
+    """
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.folder = Path(config.output_dir)
+        self._records = Path(config.log_dir or config.output_dir) / VISUALDL_FILE
+        self._record_path = record_path(config.output_dir, config.exp_name)
+        self.record = read_record(self._record_path)
+        self.footers = {
+            path: _footer(path) for path in sorted(checkpoint_file.all_of(config.output_dir, config.exp_name))
+        }
+        self.checkpoints = self._existing(_CHECKPOINTS)
+        self.logs = [path for path in self._existing(*LOGS) if path.stat().st_size]
+        if has_visualdl_records(self._records):
+            self.logs.append(self._records)
+        ids = self.ids - {""}
+        self.run = self.record.run if self.record else next(iter(sorted(ids)), "")
+
+    @property
+    def ids(self) -> set[str]:
+        """Ids of the undamaged checkpoints with this --exp_name; "" for those without an id."""
+        return {_run_of(footer) for footer in self.footers.values() if footer}
+
+    def all(self) -> list[Path]:
+        """Return all files that runs have written."""
+        records = [self._records] if self._records.exists() else []
+        partial = _CHECKPOINTS + checkpoint_file.TEMPORARY
+        names = (_CHECKPOINTS, partial, *LOGS, CONFIG, *_REPORTS, "run.json", "*_run.json")
+        return [*self._existing(*names), *records]
+
+    def shared_logs(self) -> list[Path]:
+        """Return the logs, options and reports, which two branches of a run have in common."""
+        records = [self._records] if self._records.exists() else []
+        return [*self._existing(*LOGS, CONFIG, _REPORTS[0], self._record_path.name), *records]
+
+    def later_than(self, step: int) -> list[Path]:
+        """Return the checkpoints of more than `step` updates."""
+        return [path for path, footer in self.footers.items() if footer and footer["step"] > step]
+
+    def describe(self) -> str:
+        """Return a description of the files for a message."""
+        parts = [f"the logs {', '.join(path.name for path in self.logs)}"] if self.logs else []
+        if self.checkpoints:
+            newest = max(self.checkpoints, key=lambda path: path.stat().st_mtime).name
+            more = len(self.checkpoints) - 1
+            parts.insert(0, f"{newest} and {more} other checkpoint{'s' if more > 1 else ''}" if more else newest)
+        return " and ".join(parts) + (f" of run {self.run}" if self.run else " of an earlier run")
+
+    def _existing(self, *patterns: str) -> list[Path]:
+        return [path for pattern in patterns for path in sorted(self.folder.glob(pattern)) if path.is_file()]
+
+
+def _footer(path: Path) -> dict[str, Any] | None:
+    try:
+        return checkpoint_file.read_footer(path)
+    except CheckpointError:
+        return None
+
+
+def _run_of(footer: Mapping[str, Any]) -> str:
+    return str(footer.get(checkpoint_file.RUN, ""))
+
+
+def _start_from_file(path: Path, files: _RunFiles) -> Start:
+    """Return the start from the checkpoint of --resume: the run of the folder continues, or a branch of it begins.
+
+    A checkpoint that is not the newest of its run starts a branch with a new id. Otherwise a later --auto_resume would
+    continue from the checkpoints that this run has gone back behind.
+    """
+    footer = checkpoint_file.read_footer(path)
+    run, record = _run_of(footer), files.record
+    branch = RunRecord(origin=str(path.absolute()), origin_run=run)
+    if not files.checkpoints and not files.logs:
+        return Start(path, branch)
+    in_folder = path.absolute().parent == files.folder.absolute()
+    known = files.ids if record is None else {record.run, record.origin_run} | ({""} & files.ids)
+    if not (run in known if run else in_folder and "" in known):
+        return Start(path, branch, [file for file in files.all() if not _is_same(file, path)], (), files.run)
+    later = [file for file in files.later_than(footer["step"]) if not _is_same(file, path)]
+    if later:
+        return Start(path, branch, later, files.shared_logs(), files.run)
+    if record is None:
+        return Start(path, RunRecord(run, adopts_unnamed="" in files.ids))
+    return Start(path, record if record.owns(run) else dataclasses.replace(record, origin=branch.origin))
+
+
+def _is_same(one: Path, two: Path) -> bool:
+    return one.absolute() == two.absolute()
+
+
+def _continue_run(config: TrainingConfig, files: _RunFiles) -> Start:
+    """Return the start of --auto_resume: from the newest checkpoint of the run that the folder's record names."""
+    record = files.record or _only_run(config, files)
+    newest = checkpoint_file.find_newest(
+        config.output_dir, config.exp_name, lambda footer: record.owns(_run_of(footer))
+    )
+    foreign = [path for path, footer in files.footers.items() if footer and not record.owns(_run_of(footer))]
+    others = next((_run_of(footer) for path in foreign if (footer := files.footers[path])), "")
+    if newest is not None:
+        return Start(newest, record, foreign, displaced_run=others)
+    damaged = len(files.footers) - len(foreign)
+    if damaged:
+        raise CheckpointError(
+            f"none of the {damaged} checkpoints in {config.output_dir} can be used, see the warnings; restore one from "
+            "a backup, or start in another --output_dir"
+        )
+    if record.origin:
+        return Start(_origin(config, record), record, foreign, displaced_run=others)
+    if files.record is None and files.checkpoints:
+        raise CheckpointError(
+            f"--output_dir {config.output_dir} holds {files.describe()}, but none with --exp_name '{config.exp_name}' "
+            "to continue; pass the --exp_name of that run, --overwrite to move its files away, or another --output_dir"
+        )
+    if files.logs:
+        return Start(None, RunRecord(), files.all(), displaced_run=files.run)
+    return Start(None, record, foreign, displaced_run=others)
+
+
+def _only_run(config: TrainingConfig, files: _RunFiles) -> RunRecord:
+    """Return the record of the run whose checkpoints are in a folder without a record.
+
+    Raises:
+        CheckpointError: the checkpoints belong to several runs.
+    """
+    named = sorted(files.ids - {""})
+    if len(named) > 1:
+        raise CheckpointError(
+            f"--auto_resume cannot choose between the checkpoints of the runs {', '.join(named)} in "
+            f"{config.output_dir}, which has no {record_path('', config.exp_name)}; name one with --resume FILE"
+        )
+    return RunRecord(named[0] if named else "", adopts_unnamed="" in files.ids)
+
+
+def _origin(config: TrainingConfig, record: RunRecord) -> Path:
+    """Return the checkpoint from which a run without checkpoints of its own started.
+
+    Raises:
+        CheckpointError: the checkpoint is gone.
+    """
+    path = Path(record.origin)
+    for candidate in (path, Path(config.output_dir) / path.name):
+        if candidate.exists():
+            return candidate
+    raise CheckpointError(
+        f"run {record.run} in {config.output_dir} has no checkpoint of its own, and {path}, from which it started, is "
+        "gone; restore that file, or start a new run with --overwrite or in another --output_dir"
+    )
+
+
+# ------------------------------------------------------------------------------------------------- changes
 
 
 def create_folder(config: TrainingConfig) -> None:
@@ -26,42 +243,67 @@ def create_folder(config: TrainingConfig) -> None:
         Path(config.output_dir).mkdir(parents=True, exist_ok=True)
 
 
-def prepare_folder(config: TrainingConfig) -> None:
-    """Remove partly written checkpoints and write config.yaml; only the main process may call.
+def prepare_folder(config: TrainingConfig, start: Start) -> None:
+    """Make the output folder that of the run `start.record`; only the main process may call.
+
+    The record is written first. If a kill interrupts the rest, the remaining files of another run do not count as those
+    of this run, and the next start moves them.
 
     Raises:
-        CheckpointError: the folder cannot be written.
+        CheckpointError: the folder cannot be written, or another run has started in it since `find_start`.
     """
-    with _writing_to(config.output_dir):
-        checkpoint_file.remove_leftovers(config.output_dir, config.exp_name)
-        header = "# all options of this run; repeat it with --config\n"
-        replace_content(Path(config.output_dir) / "config.yaml", to_yaml(config, header).encode())
-
-
-def checkpoint_to_resume(config: TrainingConfig) -> Path | None:
-    """Return the checkpoint from which a run resumes, or None; warn if it ignores checkpoints in the output folder.
-
-    Raises:
-        CheckpointError: --auto_resume finds only damaged checkpoints.
-    """
-    if config.resume:
-        return Path(config.resume)
-    files = checkpoint_file.all_of(config.output_dir, config.exp_name)
-    if config.auto_resume:
-        newest = checkpoint_file.find_newest(config.output_dir, config.exp_name)
-        if files and newest is None:
-            raise CheckpointError(
-                f"none of the {len(files)} checkpoints in {config.output_dir} can be used, see the warnings; restore "
-                "one from a backup, or start in another --output_dir"
-            )
-        return newest
-    if files:
-        logger.warning(
-            "%s holds checkpoints of an earlier run, and this run starts from the beginning; to continue the earlier "
-            "run stop this one and pass --auto_resume, else choose another --output_dir",
-            config.output_dir,
+    path = record_path(config.output_dir, config.exp_name)
+    if read_record(path) != start.found:
+        raise CheckpointError(
+            f"another run has just started in --output_dir {config.output_dir}; stop one of them, or choose another "
+            "--output_dir"
         )
-    return None
+    with _writing_to(config.output_dir):
+        spare = _spare_folder(Path(config.output_dir), start.displaced_run)
+        for file in start.copied:
+            _keep(file, spare, move=False)
+        if path in start.displaced:
+            _keep(path, spare, move=False)
+        write_record(path, start.record)
+        for file in start.displaced:
+            if file != path:
+                _keep(file, spare, move=True)
+        if start.displaced:
+            logger.warning(
+                "moved %d files of %s from %s to %s",
+                len(start.displaced),
+                f"run {start.displaced_run}" if start.displaced_run else "an earlier run",
+                config.output_dir,
+                spare,
+            )
+        checkpoint_file.remove_leftovers(config.output_dir, config.exp_name)
+        _write_config(config, start)
+
+
+def _write_config(config: TrainingConfig, start: Start) -> None:
+    """Write config.yaml, without the options that concern this start alone."""
+    source = f", which started from {start.record.origin}" if start.record.origin else ""
+    header = f"# all options of run {start.record.run}{source}; repeat it with --config\n"
+    repeated = dataclasses.replace(config, overwrite=False, resume="")
+    replace_content(Path(config.output_dir) / CONFIG, to_yaml(repeated, header).encode())
+
+
+def _spare_folder(folder: Path, run: str) -> Path:
+    """Return a sub-folder for the files of an earlier run that does not exist yet: `previous-{run}`."""
+    name, number = f"previous-{run or 'run'}", 1
+    while (folder / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return folder / (name if number == 1 else f"{name}-{number}")
+
+
+def _keep(file: Path, spare: Path, *, move: bool) -> None:
+    """Move or copy a file to `spare`; a file of another folder (--log_dir) goes to a sub-folder of that folder."""
+    target = spare if file.parent == spare.parent else file.parent / spare.name
+    target.mkdir(parents=True, exist_ok=True)
+    if move:
+        file.rename(target / file.name)
+    else:
+        shutil.copy2(file, target / file.name)
 
 
 @contextlib.contextmanager

@@ -40,6 +40,7 @@ class Saver:
     Attributes:
         missing: tags that the last call of `save` could not write.
         saved_position: `Progress.position_key` of the last successful save.
+        saved_path: the checkpoint that the last successful save wrote; None before the first.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Saver:
         self.state, self.log, self.config, self.world, self.before = state, log, config, world, before
         self.missing: tuple[int | str, ...] = ()
         self.saved_position: tuple[int, ...] = ()
+        self.saved_path: Path | None = None
         self._next_try = 0.0
 
     def path(self, tag: int | str) -> Path:
@@ -64,8 +66,9 @@ class Saver:
         """Write the checkpoints `tags` of a position; those that cannot be written are listed in `missing`."""
         if self.config.save_ckpt and tags:
             self.missing = tuple(tag for tag in tags if not self._save(progress, tag))
-            if set(tags) - set(self.missing):
-                self.saved_position = progress.position_key
+            written = [tag for tag in tags if tag not in self.missing]
+            if written:
+                self.saved_position, self.saved_path = progress.position_key, self.path(written[0])
 
     def save_absent(self, progress: Progress, tags: Sequence[int | str]) -> None:
         """Write those checkpoints `tags` that are not on the disk, e.g. because a kill came between two files."""

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 LATEST, PREVIOUS, BEST = "latest", "previous", "best"
 HALVES = (paddle.float16, paddle.bfloat16)
 # Options whose changes between two starts of a run are not logged.
-UNREPORTED_OPTIONS = ("resume", "auto_resume", "output_dir", "log_dir", "max_train_step")
+UNREPORTED_OPTIONS = ("resume", "auto_resume", "overwrite", "output_dir", "log_dir", "max_train_step")
 
 
 @dataclass
@@ -97,6 +97,7 @@ class RunState:
     Attributes:
         epoch_meters: running means of the current epoch.
         window: running means since the last log line.
+        run: id of the run; "" before the run has started.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class RunState:
         self.world, self.config = world, config
         self.task = stepper.task
         self.epoch_meters, self.window = Meters(), Meters()
+        self.run = ""
 
     @property
     def images_per_iteration(self) -> int:
@@ -165,6 +167,7 @@ class RunState:
             "scaler": {name: np.asarray(value).tolist() for name, value in scaler.items()},
             "epoch": epochs[tag] if isinstance(tag, str) else tag,
             "step": progress.step,
+            "run": self.run,
             "position": {
                 "epoch": progress.epoch,
                 "images": progress.batches_done * self.images_per_iteration,
@@ -216,7 +219,7 @@ class RunState:
         )
 
     def resume(self, path: Path) -> Progress:
-        """Restore a checkpoint, log its position and the options that have changed since, and return the position.
+        """Restore a checkpoint, log its content and the options that have changed since, and return the position.
 
         Raises:
             CheckpointError: the file is damaged, was saved with another method, phase or optimizer, or holds values
@@ -227,12 +230,19 @@ class RunState:
         self._check_kind(stored)
         require_finite(stored.tensors, str(path), "resume from an earlier checkpoint with --resume FILE")
         progress = self.restore(stored)
-        logger.info("resumed from %s: epoch %d, step %d", path, progress.epoch, progress.step)
+        logger.info(
+            "resumed from %s: epoch %d, step %d; loaded %d tensors of the network and %d of the optimizer",
+            path,
+            progress.epoch,
+            progress.step,
+            len(stored.model),
+            sum(name.startswith("optimizer/") for name in stored.tensors),
+        )
         current = plain_values(self.config)
         for name, before in stored.meta["args"].items():
             now = current.get(name, before)
             if now != before and name not in UNREPORTED_OPTIONS:
-                logger.info("option --%s changed from %s to %s since the checkpoint", name, before, now)
+                logger.info("option --%s changed from %r to %r since the checkpoint", name, before, now)
         return progress
 
     def restore(self, stored: Checkpoint) -> Progress:
@@ -291,8 +301,14 @@ class RunState:
         )
         for kind, found, wanted in kinds:
             if found != wanted:
-                remedy = "; resume with the --opt it was saved with" if kind == "opt" else ""
-                raise CheckpointError(f"{stored.path} was saved with {kind} '{found}', this run has '{wanted}'{remedy}")
+                remedy = (
+                    "resume with the --opt it was saved with"
+                    if kind == "opt"
+                    else "choose another --output_dir or checkpoint"
+                )
+                raise CheckpointError(
+                    f"{stored.path} was saved with {kind} '{found}', this run has '{wanted}'; {remedy}"
+                )
 
     def _iterations(self, images: int) -> int:
         """Return the number of iterations after which `images` images of the epoch are done.

@@ -17,6 +17,7 @@ from plsc_mae.train.checkpoint.file import sync_folder
 logger = logging.getLogger(__name__)
 
 LENGTH = struct.Struct("<Q")  # precedes every VisualDL record
+VISUALDL_FILE = "vdlrecords.run.log"
 
 
 class AppendedFile:
@@ -137,7 +138,7 @@ class VisualDLRecords(AppendedFile):
         from visualdl.proto import record_pb2
 
         self._make, self._record = base_component, record_pb2.Record
-        super().__init__(log_dir / "vdlrecords.run.log", "--log_dir")
+        super().__init__(log_dir / VISUALDL_FILE, "--log_dir")
 
     def add_scalars(self, values: dict[str, float], step: int) -> None:
         """Append the scalars `values`, by tag, at a step."""
@@ -164,6 +165,17 @@ class VisualDLRecords(AppendedFile):
     def _add(self, records: Iterator[Any]) -> None:
         encoded = [record.SerializeToString() for record in records]
         self.append(b"".join(LENGTH.pack(len(data)) + data for data in encoded))
+
+
+def has_visualdl_records(path: Path) -> bool:
+    """Return whether a file of VisualDL records has more than the first record, which holds no numbers."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(LENGTH.size)
+            size = path.stat().st_size
+    except OSError:
+        return False
+    return len(header) == LENGTH.size and size > LENGTH.size + LENGTH.unpack(header)[0]
 
 
 def _framed_records(content: bytes) -> Iterator[bytes]:

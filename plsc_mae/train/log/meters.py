@@ -97,7 +97,11 @@ class Stopwatch:
 
     def lap(self) -> tuple[float, float]:
         """End the lap and start the next; return (seconds, fraction of them spent waiting for data)."""
-        now = time.perf_counter()
-        seconds, waited = now - self.started, self.waited
-        self.started, self.waited = now, 0.0
-        return seconds, waited / max(seconds, 1e-9)
+        seconds, waited = self.current()
+        self.started, self.waited = self.started + seconds, 0.0
+        return seconds, waited
+
+    def current(self) -> tuple[float, float]:
+        """Return (seconds, fraction of them spent waiting for data) of the lap so far."""
+        seconds = time.perf_counter() - self.started
+        return seconds, self.waited / max(seconds, 1e-9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
+from plsc_mae import console
 from plsc_mae.errors import CheckpointError
 from plsc_mae.methods.base import Pictures
 from plsc_mae.train.log.append_file import JsonLines, VisualDLRecords
@@ -25,6 +27,7 @@ POSITION_FIELDS = ("epoch", "iteration", "step")
 SETTING_FIELDS = ("lr", "min_lr", "weight_decay", "loss_scale", "grad_norm")
 MEASURED_FIELDS = ("images_per_second", "data_share", "memory_gib", "time")
 FIXED_FIELDS = POSITION_FIELDS + SETTING_FIELDS + MEASURED_FIELDS
+RUN = "run"  # field of every record with the id of the run
 
 
 def duration(seconds: float) -> str:
@@ -55,10 +58,15 @@ class RunLogger:
         output_dir: folder of train.jsonl and log.txt.
         log_dir: folder of the VisualDL records.
         active: whether this is the main process.
+
+    Attributes:
+        run: id of the run, which every record has.
+        is_new: True until the first line of a print interval is printed.
     """
 
     def __init__(self, output_dir: str, log_dir: str, *, active: bool) -> None:
         self.output_dir, self.log_dir, self.active = Path(output_dir), Path(log_dir), active
+        self.run, self.is_new = "", True
         self._files: LogFiles | None = None
         self._bar: Any = None
 
@@ -115,7 +123,8 @@ class RunLogger:
     def start_epoch(self, epoch: int, total: int, done: int) -> None:
         """Show the progress bar of an epoch if stderr is a terminal: `done` of `total` iterations."""
         if self.active and sys.stderr.isatty():
-            self._bar = tqdm(total=total, initial=done, desc=f"epoch {epoch}", unit="it", leave=False)
+            width = shutil.get_terminal_size().columns - 3  # leaves room for an echoed ^C, so that it can be erased
+            self._bar = tqdm(total=total, initial=done, desc=f"epoch {epoch}", unit="it", leave=False, ncols=width)
 
     def tick(self) -> None:
         """Advance the progress bar by one iteration."""
@@ -136,33 +145,31 @@ class RunLogger:
             total: iterations per epoch.
             eta: estimated seconds to the end of the run.
         """
+        self.print_line(record, total=total, eta=eta)
         if self._files is None:
             return
-        width = len(str(total))
-        metrics = [f"{name} {_number(record[name])}" for name in record if name not in FIXED_FIELDS]
-        text = (
-            f"epoch {record['epoch']} [{record['iteration']:>{width}}/{total}] {' '.join(metrics)} "
-            f"lr {record['lr']:.2e} min_lr {record['min_lr']:.2e} wd {record['weight_decay']:.3g} "
-            f"scale {record['loss_scale']:g} grad {_number(record['grad_norm'])} "
-            f"img/s {record['images_per_second']:.1f} data {record['data_share']:.0%} "
-            f"mem {record['memory_gib']:.1f}G eta {duration(eta)}"
-        )
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
-        self._files.steps.add(record)
+        self._files.steps.add(self._identified(record))
         if self._files.visualdl is not None:
             values = {f"train/{name}": value for name, value in record.items() if name not in POSITION_FIELDS}
             self._files.visualdl.add_scalars(values, record["step"])
+
+    def print_line(self, record: dict[str, Any], *, total: int, eta: float) -> None:
+        """Write the record of a print interval to the console only; arguments as in `line`."""
+        self.is_new = False
+        if self.active:
+            console.write_line(format_line(record, total=total, eta=eta, width=console.columns()))
+
+    def _identified(self, record: dict[str, Any]) -> dict[str, Any]:
+        return {**record, RUN: self.run} if self.run else record
 
     def epoch(self, record: dict[str, Any], observed: Mapping[str, float]) -> None:
         """Write the record of an epoch and the observers' metrics to log.txt and VisualDL; print the metrics."""
         if self._files is None:
             return
-        self._files.epochs.add({**record, **observed})
+        self._files.epochs.add(self._identified({**record, **observed}))
         if observed:
             numbers = " ".join(f"{name} {_number(value)}" for name, value in observed.items())
-            tqdm.write(f"epoch {record['epoch']} done: {numbers}", file=sys.stdout)
-            sys.stdout.flush()
+            console.write_line(f"epoch {record['epoch']} done: {numbers}")
         if self._files.visualdl is not None:
             trained = {f"epoch/{name[6:]}": value for name, value in record.items() if name.startswith("train_")}
             seen = {f"perf/{name}": value for name, value in observed.items()}
@@ -174,6 +181,39 @@ class RunLogger:
             return
         rows = np.concatenate(list(pictures.values()), axis=2)  # [B, H, labels * W, 3]
         self._files.visualdl.add_images({f"{' | '.join(pictures)}/{i}": row for i, row in enumerate(rows)}, epoch)
+
+
+def format_line(record: Mapping[str, Any], *, total: int, eta: float, width: int | None) -> str:
+    """Format the record of a print interval as one console line.
+
+    Args:
+        record: values of FIXED_FIELDS and the method's metrics, by name.
+        total: iterations per epoch.
+        eta: estimated seconds to the end of the run.
+        width: columns of the terminal, into which the most important values are fitted; None writes all values.
+    """
+    position = f"epoch {record['epoch']} [{record['iteration']:>{len(str(total))}}/{total}]"
+    metrics = {name: f"{name} {_number(record[name])}" for name in record if name not in FIXED_FIELDS}
+    parts = metrics | {
+        "lr": f"lr {record['lr']:.2e}",
+        "min_lr": f"min_lr {record['min_lr']:.2e}",
+        "weight_decay": f"wd {record['weight_decay']:.3g}",
+        "loss_scale": f"scale {record['loss_scale']:g}",
+        "grad_norm": f"grad {_number(record['grad_norm'])}",
+        "images_per_second": f"img/s {record['images_per_second']:.1f}",
+        "data_share": f"data {record['data_share']:.0%}",
+        "memory_gib": f"mem {record['memory_gib']:.1f}G",
+        "eta": f"eta {duration(eta)}",
+    }
+    if width is None:
+        return " ".join([position, *parts.values()])
+    chosen: set[str] = set()
+    left = width - 1 - len(position)
+    for name in ("loss", "eta", "images_per_second", "lr", *metrics, "grad_norm", "data_share", "memory_gib"):
+        if name in parts and name not in chosen and len(parts[name]) < left:
+            chosen.add(name)
+            left -= len(parts[name]) + 1
+    return " ".join([position, *(text for name, text in parts.items() if name in chosen)])
 
 
 def _number(value: float) -> str:

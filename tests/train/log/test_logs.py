@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from plsc_mae.train.log.append_file import AppendedFile, JsonLines
-from plsc_mae.train.log.run_logger import RunLogger
+from plsc_mae.train.log.run_logger import RunLogger, format_line
 
 pytestmark = pytest.mark.compat
 
@@ -106,3 +106,31 @@ def test_damaged_lines_in_the_middle_go_alone(tmp_path):
     path.write_bytes(b'{"step": 1}\n\x00\x00\xff{"st\n[3]\n{"step": 2}\n')
     assert JsonLines(path).keep(lambda _: True) == [{"step": 1}, {"step": 2}]
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_a_line_fits_the_terminal(width):
+    metrics = {"mlm_acc": 0.02, "top_token_share": 0.375, "loss": 8.135, "loss_main": 4.267, "loss_align": 3.869}
+    line = format_line({**record(20, 3, 1234), **metrics}, total=5000, eta=123456.0, width=width)
+    assert len(line) < width
+    assert line.startswith("epoch 3 [1234/5000] ")
+    assert "loss 8.135" in line
+    assert "eta 34:17:36" in line
+    assert ("loss_main" in line) == (width > 80)
+
+
+def test_a_line_of_a_file_has_every_number():
+    line = format_line(record(20, 3, 7), total=10, eta=1.0, width=None)
+    names = ("loss", "lr", "min_lr", "wd", "scale", "grad", "img/s", "data", "mem", "eta")
+    assert all(f" {name} " in line for name in names)
+
+
+def test_every_record_has_the_id_of_its_run(tmp_path):
+    log = RunLogger(str(tmp_path), str(tmp_path), active=True)
+    log.run = "0123456789ab"
+    log.start(0, 0, 0)
+    log.print_line(record(1, 0, 1), total=10, eta=1.0)  # the console's alone
+    log.line(record(1, 0, 2), total=10, eta=1.0)
+    log.epoch({"epoch": 0, "step": 2}, {})
+    for name in ("train.jsonl", "log.txt"):
+        assert [line["run"] for line in lines(tmp_path / name)] == ["0123456789ab"]

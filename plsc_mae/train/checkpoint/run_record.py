@@ -1,0 +1,64 @@
+"""Identity of a run: a random id, stored in its checkpoints, its logs and the file run.json of its output folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from plsc_mae.parallel.world import World
+from plsc_mae.train.log.append_file import replace_content
+
+ID_BITS = 48  # exact in float64, in which the processes exchange the id
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Content of run.json.
+
+    Attributes:
+        run: id of the run, 12 hexadecimal digits; "" before the processes have drawn it.
+        origin: absolute path of the checkpoint of another run from which this run started; "" if it started from the
+            beginning.
+        origin_run: id of that other run; "" if it has none.
+        adopts_unnamed: whether the checkpoints without an id, which earlier versions wrote, belong to this run.
+    """
+
+    run: str = ""
+    origin: str = ""
+    origin_run: str = ""
+    adopts_unnamed: bool = False
+
+    def owns(self, run: str) -> bool:
+        """Return whether a checkpoint with the id `run`, or "" without an id, belongs to this run."""
+        return run == self.run if run else self.adopts_unnamed
+
+    def with_id(self, world: World) -> RunRecord:
+        """Return this record with an id: its own or, if it has none, a random one; all processes must call.
+
+        Process 0 draws the id. All processes return the same id.
+        """
+        drawn = int(world.largest([float(secrets.randbits(ID_BITS) if world.is_main else 0)])[0])
+        return self if self.run else dataclasses.replace(self, run=f"{drawn:012x}")
+
+
+def record_path(output_dir: str, exp_name: str) -> Path:
+    """Return the path of the record of a run: `{exp_name_}run.json`."""
+    return Path(output_dir) / f"{exp_name + '_' if exp_name else ''}run.json"
+
+
+def read_record(path: Path) -> RunRecord | None:
+    """Return the content of a run record; None if the file is missing or holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        record = RunRecord(**content)
+    except (OSError, ValueError, TypeError):
+        return None
+    return record if isinstance(record.run, str) and record.run else None
+
+
+def write_record(path: Path, record: RunRecord) -> None:
+    """Write a run record atomically."""
+    replace_content(path, (json.dumps(dataclasses.asdict(record)) + "\n").encode())

@@ -1,0 +1,101 @@
+"""The console: whole lines above a progress bar, wrapped for a terminal only."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+
+import pytest
+from tqdm import tqdm
+
+from plsc_mae import console
+
+pytestmark = pytest.mark.compat
+
+
+class Terminal(io.StringIO):
+    """A terminal; `screen` is what a reader sees."""
+
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def screen(self) -> list[str]:
+        shown = []
+        for line in self.getvalue().replace("\r\n", "\n").split("\n"):
+            text = ""
+            for part in line.split("\r"):
+                erased = part.startswith("\x1b[K")
+                part = part.removeprefix("\x1b[K")
+                text = part if erased else part + text[len(part) :]
+            shown.append(text.rstrip())
+        return shown
+
+
+@pytest.fixture
+def open_terminal(monkeypatch):
+    """Return a function that makes a terminal of 60 columns; called in a test, after pytest has set its own streams."""
+    log = logging.getLogger("plsc_mae")
+    before = log.handlers, log.level, log.propagate
+
+    def make() -> Terminal:
+        screen = Terminal()
+        monkeypatch.setattr(sys, "stdout", screen)
+        monkeypatch.setattr(sys, "stderr", screen)
+        monkeypatch.setenv("COLUMNS", "60")
+        console.log_to_console(main=True)
+        return screen
+
+    yield make
+    log.handlers, log.level, log.propagate = before
+
+
+def test_lines_stand_above_the_bar(open_terminal):
+    terminal = open_terminal()
+    log = logging.getLogger("plsc_mae.test")
+    with tqdm(total=4, desc="epoch 0", leave=False, mininterval=0, ncols=50, ascii=True) as bar:
+        for i in range(4):
+            bar.update()
+            log.info("line %d", i)
+            log.warning("attention %d", i)
+            console.write_error(f"error {i}")
+    *shown, last = terminal.screen
+    assert shown == [text for i in range(4) for text in (f"line {i}", f"warning: attention {i}", f"error {i}")]
+    assert last == ""
+
+
+def test_a_forked_process_erases_the_bar_and_draws_none(open_terminal, monkeypatch):
+    terminal = open_terminal()
+    handler = logging.getLogger("plsc_mae").handlers[1]
+    with tqdm(total=4, desc="epoch 0", leave=False, mininterval=0, ncols=50, ascii=True) as bar:
+        bar.update()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: -1)
+            handler.emit(logging.LogRecord("plsc_mae", logging.WARNING, "", 0, "bad image", None, None))
+        assert terminal.screen[-2:] == ["warning: bad image", ""]
+    assert terminal.screen == ["warning: bad image", ""]
+
+
+def test_long_sentences_are_wrapped_on_a_terminal_only(open_terminal, monkeypatch, capsys):
+    terminal = open_terminal()
+    path = "/a/long/path" * 8
+    text = (
+        f"cannot read {path}: it is not an image of a known format; using the next image instead, as --bad_image says"
+    )
+    console.write_error(text)
+    assert f"  {path}:" in terminal.screen  # whole, to be copied
+    assert all(len(line) < 60 for line in terminal.screen if path not in line)
+    monkeypatch.undo()
+    console.write_error(text)
+    assert capsys.readouterr().err == text + "\n"
+
+
+def test_an_interrupt_starts_on_a_new_line_of_a_terminal(open_terminal, monkeypatch):
+    terminal = open_terminal()
+    terminal.write("epoch 0:  10%|#   | 1/10^C")
+    console.write_error("plsc-mae: interrupted", interrupted=True)
+    assert terminal.screen == ["", "plsc-mae: interrupted", ""]
+    monkeypatch.undo()
+    assert console.after_interrupt("plsc-mae: interrupted") == "plsc-mae: interrupted"

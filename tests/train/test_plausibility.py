@@ -1,0 +1,123 @@
+"""Recipes that do not fit the size of the data are refused or warned of, with the true numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import pytest
+
+from plsc_mae.commands import classify
+from plsc_mae.config import FINETUNE, LINPROBE, PRETRAIN
+from plsc_mae.errors import ConfigError
+from plsc_mae.optim.schedule import by_epochs
+from plsc_mae.train.plausibility import check_accumulation, warn_of_schedule
+
+pytestmark = pytest.mark.compat
+MAE = PRETRAIN["mae"](batch_size=20, epochs=400)
+
+
+@pytest.fixture
+def heard(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("plsc_mae"), "propagate", True)
+    return caplog
+
+
+def warned(config, heard, *, images: int = 640) -> str:
+    """The warnings about the schedule of a run."""
+    updates, lr = images // config.batch_size, config.blr * config.batch_size / 256 if config.lr is None else config.lr
+    schedule = by_epochs(
+        lr=lr, epochs=config.epochs, warmup_epochs=config.warmup_epochs, min_lr=config.min_lr, weight_decay=0.0
+    )
+    heard.clear()
+    warn_of_schedule(config, schedule, lr=lr, updates_per_epoch=updates)
+    return heard.text
+
+
+@pytest.mark.parametrize(("accum_iter", "iterations"), [(1, 1), (4, 4), (3, 7)])
+def test_an_epoch_with_a_whole_group_is_accepted(accum_iter, iterations):
+    check_accumulation(dataclasses.replace(MAE, accum_iter=accum_iter), iterations, 1)
+
+
+@pytest.mark.parametrize(
+    ("config", "rates"),
+    [
+        (dataclasses.replace(MAE, accum_iter=32), ["0.005", "0.0004687"]),
+        (PRETRAIN["mae_pytorch"](batch_size=20, accum_iter=32, lr=1e-3), ["0.005", "0.0004687"]),
+    ],
+)
+def test_a_rate_scaled_for_images_that_no_update_has_is_refused(config, rates):
+    with pytest.raises(ConfigError) as raised:
+        check_accumulation(config, 3, 2)
+    for number in ("--accum_iter 32", "3 iterations", "120 images", "1280", "--accum_iter 3 or less", *rates):
+        assert number in str(raised.value)
+
+
+def test_an_absolute_rate_is_warned_of(heard):
+    check_accumulation(dataclasses.replace(MAE, accum_iter=32, lr=1e-3), 3, 1)
+    assert "60 images instead of 640" in heard.text
+    check_accumulation(PRETRAIN["cae"](accum_iter=8), 4, 1)
+    assert "--accum_iter 4 or less" in heard.text
+
+
+def test_a_published_recipe_is_not_warned_of(heard):
+    for config in (
+        PRETRAIN["mae"](batch_size=4096, epochs=1600),
+        FINETUNE["mae"](batch_size=1024, epochs=100),
+        LINPROBE["mae"](batch_size=16384),
+    ):
+        assert warned(config, heard, images=1281167) == ""
+
+
+def test_a_warm_up_of_half_the_run(heard):
+    assert "takes 1280 of 1600 updates; lower --warmup_epochs" in warned(dataclasses.replace(MAE, epochs=50), heard)
+    assert warned(dataclasses.replace(MAE, epochs=100), heard) == ""
+    steps = PRETRAIN["cae"](batch_size=20, epochs=2, warmup_epochs=0, warmup_steps=40)
+    assert "takes 40 of 64 updates; lower --warmup_steps" in warned(steps, heard)
+
+
+def test_final_and_first_rates_above_the_peak(heard):
+    config = PRETRAIN["simmim"](batch_size=8)
+    told = warned(config, heard)
+    for number in ("--min_lr 2e-05", "--warmup_lr 2e-06", "1.56e-06", "for this batch"):
+        assert number in told
+    assert warned(dataclasses.replace(config, batch_size=512), heard) == ""
+    assert "--min_lr 0.001" in warned(dataclasses.replace(MAE, lr=1e-4, min_lr=1e-3), heard)
+
+
+@pytest.mark.parametrize("batch_size", [8, 64])
+def test_a_probe_that_cannot_leave_its_random_start(heard, batch_size):
+    config = LINPROBE["mae"](batch_size=batch_size)
+    told = warned(config, heard)
+    assert "0.11 of their" in told
+    advised = float(told.split("give --blr ")[1].split()[0])
+    assert warned(dataclasses.replace(config, blr=advised), heard) == ""
+    assert warned(dataclasses.replace(config, opt="sgd"), heard) == ""
+    assert warned(dataclasses.replace(config, lr_sweep=(0.1, 1.0)), heard) == ""
+
+
+@pytest.mark.parametrize("method", LINPROBE)
+def test_a_probe_needs_several_images_for_its_batch_norm(method):
+    with pytest.raises(ConfigError, match=r"--batch_size 1 is too small.*--batch_size 2 or more"):
+        LINPROBE[method](batch_size=1)
+    assert LINPROBE[method](batch_size=1, eval=True, resume="x.pd").batch_size == 1
+    assert FINETUNE[method](batch_size=1).batch_size == 1
+    with pytest.raises(ConfigError, match="--batch_size 1 is too small"):
+        FINETUNE["cae"](batch_size=1, enable_linear_eval=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (LINPROBE["mae"](batch_size=4), "over 4 images"),
+        (LINPROBE["mae"](batch_size=8), ""),
+        (FINETUNE["mae"](batch_size=1, mixup=0.8), "no partner"),
+        (FINETUNE["mae"](batch_size=3, mixup=0.8), ""),
+        (FINETUNE["mae"](model_ema=True, epochs=50), "for 250 updates: the average keeps 98 %"),
+        (FINETUNE["mae"](model_ema=True, model_ema_decay=0.98, epochs=50), ""),
+    ],
+)
+def test_parts_of_a_recipe_for_few_images(heard, config, told):
+    classify._warn_of_small_data(config, 5)
+    assert told in heard.text
+    assert bool(told) == bool(heard.text)

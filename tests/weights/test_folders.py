@@ -1,0 +1,226 @@
+"""Folders of Hugging Face and DeepSpeed, and those that cannot be read."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from plsc_mae import weights
+from plsc_mae.errors import CheckpointError
+from plsc_mae.loading.classifier import load_classifier
+from plsc_mae.loading.encoder import load_encoder
+from plsc_mae.loading.training_config import training_config
+from plsc_mae.models.classifier import ImageClassifier
+from plsc_mae.models.mae import MaskedAutoencoder
+from plsc_mae.weights.write import write_file
+
+SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
+CONFIG = {
+    "model_type": "vit_mae",
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "decoder_num_attention_heads": 2,
+    "layer_norm_eps": 1e-12,
+    "image_size": 32,
+    "patch_size": 8,
+    "norm_pix_loss": True,
+    "mask_ratio": 0.5,
+}
+
+
+@pytest.fixture(scope="module")
+def network() -> dict[str, np.ndarray]:
+    """A small autoencoder under Hugging Face's names."""
+    return weights.export(MaskedAutoencoder(**SIZES, decoder_embed_dim=16, decoder_num_heads=2), "huggingface")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Write config.json and the weights: one file, or shards with their index."""
+
+    def write(arrays, name: str, config: dict | None = None, shards: int = 0):
+        path = tmp_path / "model"
+        path.mkdir()
+        (path / "config.json").write_text(json.dumps(CONFIG if config is None else config))
+        if not shards:
+            write_file(path / name, arrays)
+            return path
+        stem, _, suffix = name.rpartition(".")
+        places = {}
+        for i in range(shards):
+            part = dict(list(arrays.items())[i::shards])
+            shard = f"{stem}-{i + 1:05}-of-{shards:05}.{suffix}"
+            write_file(path / shard, part)
+            places |= dict.fromkeys(part, shard)
+        index = {"metadata": {"total_size": 1}, "weight_map": places}
+        (path / f"{name}.index.json").write_text(json.dumps(index))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("shards", [0, 3])
+def test_one_file_and_shards_give_the_same(network, folder, name, shards):
+    path = folder(network, name, shards=shards)
+    stored = weights.read_network(path)
+    assert (stored.dialect, set(stored.model)) == ("huggingface", set(network))
+    for tensor, value in network.items():
+        np.testing.assert_array_equal(stored.model[tensor], value)
+
+
+def test_the_config_replaces_options(network, folder):
+    """Heads of an unpublished width, the eps and the kind of target come from config.json."""
+    path = folder(network, "model.safetensors")
+    encoder = load_encoder(str(path)).network
+    assert (encoder.blocks[0].attn.num_heads, encoder.blocks[0].norm1._epsilon) == (4, 1e-12)
+    trained = training_config(weights.read(path), {"num_heads": None, "decoder_num_heads": None})
+    assert (trained.num_heads, trained.decoder_num_heads) == (4, 2)
+    assert (trained.norm_pix_loss, trained.mask_ratio) == (True, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({str(i): f"class {i}" for i in (10, 9, 2, 1, 0, 3, 4, 5, 6, 7, 8)}, tuple(f"class {i}" for i in range(11))),
+        ({str(i): f"LABEL_{i}" for i in range(11)}, tuple(map(str, range(11)))),
+        ({"first": "a"}, tuple(map(str, range(11)))),
+        ({"0": "a", "12": "b"}, tuple(map(str, range(11)))),
+    ],
+)
+def test_a_classifier_has_the_names_of_its_config(folder, labels, expected):
+    model = ImageClassifier(**SIZES, num_classes=11, positions="learned", global_pool=False)
+    arrays = weights.export(model, "huggingface")
+    trained = load_classifier(str(folder(arrays, "model.safetensors", {**CONFIG, "id2label": labels})))
+    assert trained.classes == expected
+    assert not trained.network.mean_pooled
+
+
+def test_the_statistics_of_the_images_are_read(folder):
+    model = ImageClassifier(**SIZES, num_classes=3, positions="learned", global_pool=False)
+    path = folder(weights.export(model, "huggingface"), "model.safetensors")
+    imagenet = load_classifier(str(path)).normalize
+    (path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
+    halves = load_classifier(str(path)).normalize
+    assert halves.mean.flatten().tolist() == [0.5] * 3 != imagenet.mean.flatten().tolist()
+
+
+@pytest.mark.parametrize("elsewhere", ["../secret.bin", "/etc/passwd", "sub/model.bin", "..", "a\\b", "", 3])
+def test_an_index_stays_in_its_folder(network, folder, elsewhere):
+    path = folder(network, "pytorch_model.bin", shards=2)
+    index = json.loads((path / "pytorch_model.bin.index.json").read_text())
+    index["weight_map"]["vit.layernorm.bias"] = elsewhere
+    (path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError) as caught:
+        weights.read(path)
+    assert repr(elsewhere) in str(caught.value)
+    assert "vit.layernorm.bias" in str(caught.value)
+
+
+def test_missing_shards_and_tensors_are_named(network, folder):
+    path = folder(network, "model.safetensors", shards=3)
+    index = path / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["another"] = "model-00001-of-00003.safetensors"
+    index.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"model-00001-of-00003\.safetensors lacks the tensor another"):
+        weights.read(path)
+    (path / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"lacks 1 of the 3 shards.*model-00002-of-00003\.safetensors"):
+        weights.read(path)
+    index.write_text('{"weight_map": []}')
+    with pytest.raises(CheckpointError, match="no table 'weight_map'"):
+        weights.read(path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, "\xff"])
+def test_a_damaged_config_is_refused_in_one_sentence(network, folder, text):
+    path = folder(network, "model.safetensors")
+    (path / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        weights.read(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_attention_heads", "4"),
+        ("layer_norm_eps", 0),
+        ("image_size", [32]),
+        ("mask_ratio", 1),
+        ("norm_pix_loss", 1),
+    ],
+)
+def test_invalid_settings_are_named(network, folder, key, value):
+    with pytest.raises(CheckpointError, match=rf"config\.json: {key} .*{re.escape(repr(value))}"):
+        weights.read(folder(network, "model.safetensors", {**CONFIG, key: value}))
+
+
+def test_the_cache_of_the_hub(network, folder, tmp_path):
+    """A snapshot has links to blobs outside of it."""
+    path, cache = folder(network, "model.safetensors"), tmp_path / "models--facebook--vit-mae-base"
+    snapshot = cache / "snapshots" / "0123abc"
+    (cache / "blobs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for i, file in enumerate(sorted(path.iterdir())):
+        shutil.move(file, cache / "blobs" / str(i))
+        (snapshot / file.name).symlink_to(cache / "blobs" / str(i))
+    for place in (cache, snapshot):
+        assert load_encoder(str(place)).network.blocks[0].attn.num_heads == 4
+
+
+def test_deepspeed(network, tmp_path):
+    save = tmp_path / "run"
+    (save / "global_step7").mkdir(parents=True)
+    (save / "latest").write_text("global_step7\n")
+    write_file(save / "global_step7" / "mp_rank_00_model_states.pt", network, "module")
+    for place in (save, save / "global_step7"):
+        assert weights.read_network(place).dialect == "huggingface"
+    write_file(save / "global_step7" / "mp_rank_01_model_states.pt", network, "module")
+    with pytest.raises(CheckpointError, match="2 tensor-parallel parts"):
+        weights.read(save)
+    (save / "latest").write_text("../run/global_step7")
+    with pytest.raises(CheckpointError, match="is a folder without"):
+        weights.read(save)
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("zero_pp_rank_0_mp_rank_00_model_states.pt", r"ZeRO stage 3.*zero_to_fp32\.py"),
+        ("__0_0.distcp", "dcp_to_torch"),
+        ("adapter_config.json", "adapter without its base network"),
+        ("tf_model.h5", "TensorFlow.*save_pretrained"),
+        ("flax_model.msgpack", "Flax.*save_pretrained"),
+        ("checkpoint-3.pd", r"give the weight file inside it; it contains checkpoint-3\.pd"),
+        ("notes.txt", "give the weight file inside it$"),
+    ],
+)
+def test_other_folders_are_answered_with_a_remedy(tmp_path, file, words):
+    (tmp_path / file).write_text("")
+    with pytest.raises(CheckpointError, match=words) as caught:
+        weights.read(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_timm(folder):
+    """timm's folders have its names, and describe images and classes in another table."""
+    model = ImageClassifier(**SIZES, num_classes=2, positions="learned", global_pool=False)
+    described = {"mean": [0.5, 0.5, 0.5], "label_names": ["cat", "dog"]}
+    config = {"architecture": "vit_base_patch16_224", "pretrained_cfg": described, "num_classes": 2}
+    path = folder(weights.export(model, "timm"), "model.safetensors", config)
+    trained = load_classifier(str(path), num_heads=4)
+    assert trained.classes == ("cat", "dog")
+
+
+def test_metadata_of_safetensors_is_kept(network, tmp_path):
+    save_file(
+        {name: np.ascontiguousarray(x) for name, x in network.items()}, tmp_path / "model.safetensors", {"a": "b"}
+    )
+    assert weights.read(tmp_path).meta == {"a": "b"}
