@@ -1,9 +1,14 @@
-"""plsc_mae: masked image modeling in PaddlePaddle. Names are loaded on first use, so importing the package is fast."""
+"""plsc_mae: masked image modeling in PaddlePaddle. Names are loaded on first use, so importing the package is fast.
+
+The import sets the environment variables of `plsc_mae.runtime`, so import it before Paddle.
+"""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from plsc_mae.runtime import apply_cpu_settings
 
 __version__ = "0.1.0"
 
@@ -18,6 +23,8 @@ _LAZY = {
 }
 _SUBMODULES = ("weights", "masking", "losses", "optim", "models", "data", "analysis")
 __all__ = ["__version__", "create_model", "list_models", "load_config"]
+
+apply_cpu_settings()
 
 
 def __getattr__(name: str) -> Any:

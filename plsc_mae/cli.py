@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import plsc_mae
-from plsc_mae import console, runtime
+from plsc_mae import console
 from plsc_mae.config import FINETUNE, LINPROBE, PHASES, PRETRAIN
 from plsc_mae.config.launch import Launch, LaunchConfig, split_launch
 from plsc_mae.config.parity import ParityConfig
 from plsc_mae.config.plan import planned
 from plsc_mae.config.resolve import parse
-from plsc_mae.config.schema import suggest
+from plsc_mae.config.schema import suggest, vocabulary
 from plsc_mae.config.synonyms import hint_at_command
 from plsc_mae.config.tools import (
     CompareConfig,
@@ -39,7 +39,7 @@ from plsc_mae.config.weights import (
     WeightsInspectConfig,
     WeightsListConfig,
 )
-from plsc_mae.errors import ConfigError, Stopped, UserError
+from plsc_mae.errors import ConfigError, Stopped, UserError, use_flags
 from plsc_mae.names import escape_controls, escape_streams
 from plsc_mae.parallel import failure_detector
 
@@ -198,7 +198,7 @@ def _run(argv: list[str]) -> int:
             return 0
         command = COMMANDS[name]
         config = _resolve_launch(rest) if name == "launch" else _resolve(name, rest)
-        runtime.apply_cpu_settings()
+        use_flags(vocabulary(type(config)) | (set() if "" in command.configs else {"method"}))
         warnings.filterwarnings("ignore", message="No ccache found")  # Paddle's advice to builders of C++ extensions
         module, _, function = command.run.partition(":")
         code = getattr(importlib.import_module(module), function)(config)
@@ -215,6 +215,8 @@ def _run(argv: list[str]) -> int:
         return failure_detector.end("interrupted", 130)
     except Exception as error:
         failure_detector.end_by(error)
+    finally:
+        use_flags(None)
     failure_detector.report_success()
     return code or 0
 

@@ -6,7 +6,32 @@ and keeps its traceback.
 
 from __future__ import annotations
 
+import re
 import signal
+from collections.abc import Collection
+
+_flags: frozenset[str] | None = None
+
+
+def use_flags(names: Collection[str] | None) -> None:
+    """Set the options of the running command, among which messages choose their advice; None allows all."""
+    global _flags
+    _flags = None if names is None else frozenset(names)
+
+
+def flag(*names: str) -> str:
+    """Return `--NAME` for the first of several options that the running command has, else the first name alone."""
+    return next((f"--{name}" for name in names if _has(name)), names[0])
+
+
+def remedies(*phrases: str) -> str:
+    """Join alternatives by commas and "or", without those that name a flag that the running command lacks."""
+    possible = [text for text in phrases if all(_has(name) for name in re.findall(r"--(\w+)", text))]
+    return ", or ".join([*([", ".join(possible[:-1])] if possible[1:] else []), *possible[-1:]])
+
+
+def _has(name: str) -> bool:
+    return _flags is None or name in _flags or name.removeprefix("no_") in _flags
 
 
 class UserError(Exception):

@@ -38,6 +38,14 @@ def alignment_loss(pred: Tensor, target: Tensor, kind: Literal["mse", "kld"] = "
     return (paddle.exp(log_target) * (log_target - log_pred)).mean()
 
 
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross entropy, in float32, of logits [B, K] with class numbers [B].
+
+    Paddle 2.6 waits for the device when it averages, to see whether a label is to be ignored.
+    """
+    return F.cross_entropy(logits.astype("float32"), labels, reduction="none").mean()
+
+
 def soft_target_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the mean cross entropy, in float32, of logits [B, K] with target distributions [B, K]."""
     log_p = F.log_softmax(logits.astype("float32"), axis=-1)

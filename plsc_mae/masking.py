@@ -12,7 +12,7 @@ import numpy.typing as npt
 import paddle
 from paddle import Tensor
 
-from plsc_mae.errors import ConfigError
+from plsc_mae.errors import ConfigError, flag
 
 
 class Mask(NamedTuple):
@@ -114,10 +114,14 @@ class BlockMaskGenerator:
     aspect: tuple[float, float] = (0.3, 1 / 0.3)
 
     def __post_init__(self) -> None:
-        _require_hidden_and_visible(self.grid, self.num_mask_patches, f"--num_mask_patches {self.num_mask_patches}")
-        flag = f"--min_mask_patches_per_block {self.min_mask_patches_per_block}"
+        _require_hidden_and_visible(
+            self.grid, self.num_mask_patches, f"{flag('num_mask_patches')} {self.num_mask_patches}"
+        )
+        given = f"{flag('min_mask_patches_per_block')} {self.min_mask_patches_per_block}"
         if min(self.min_mask_patches_per_block, self._max_patches) < 1:
-            raise ConfigError(f"{flag} and --max_mask_patches_per_block {self._max_patches} must be at least 1")
+            raise ConfigError(
+                f"{given} and {flag('max_mask_patches_per_block')} {self._max_patches} must be at least 1"
+            )
         # The two bounds may come in either order; areas lie between them, and the smallest must fit.
         smallest = min(self.min_mask_patches_per_block, self.num_mask_patches, self._max_patches)
         rows, columns = self.grid
@@ -125,7 +129,7 @@ class BlockMaskGenerator:
         flattest, steepest = smallest / (columns - 0.5) ** 2, (rows - 0.5) ** 2 / smallest
         if max(flattest, self.aspect[0]) >= min(steepest, self.aspect[1]):
             raise ConfigError(
-                f"{flag} is too large for {rows}x{columns} patches: a block must be smaller than the grid in both "
+                f"{given} is too large for {rows}x{columns} patches: a block must be smaller than the grid in both "
                 "directions; give a smaller number"
             )
 
@@ -171,7 +175,7 @@ class RandomMaskGenerator:
     ratio: float
 
     def __post_init__(self) -> None:
-        _require_hidden_and_visible(self.grid, self._num_hidden, f"--ratio_mask_patches {self.ratio}")
+        _require_hidden_and_visible(self.grid, self._num_hidden, f"{flag('ratio_mask_patches')} {self.ratio}")
 
     def __call__(self, rng: np.random.Generator | np.random.RandomState) -> npt.NDArray[np.bool_]:
         """Draw a mask [rows, columns], True = hidden, by one shuffle as in Atten4Vis/CAE."""

@@ -10,6 +10,8 @@ training step of a small MAE takes 0.58 s instead of 0.86 s on one core. On GPU,
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -68,7 +70,17 @@ def cpu_settings(environ: Mapping[str, str], cores: int, *, amd: bool, gpu: bool
 
 
 def apply_cpu_settings() -> dict[str, str]:
-    """Add the variables of `cpu_settings` to this process's environment and return those added."""
+    """Add the variables of `cpu_settings` to this process's environment and return those added.
+
+    If Paddle is loaded already, nothing is added, and a warning states what to do.
+    """
     added = cpu_settings(os.environ, available_cores(), amd=is_amd(), gpu=has_gpu())
+    if added and "paddle" in sys.modules:
+        warnings.warn(
+            f"paddle was imported before plsc_mae, so the CPU settings ({', '.join(added)}) have no effect; import "
+            f"plsc_mae first, or set {SWITCH}=off",
+            stacklevel=3,
+        )
+        return {}
     os.environ.update(added)
     return added

@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plsc_mae import runtime
-
 # Two single-threaded test processes are faster than one with two threads, and they are reproducible.
 os.environ.setdefault("MKL_NUM_THREADS", "1")
-runtime.apply_cpu_settings()
+import plsc_mae  # noqa: F401  its import adds the other settings; it must precede that of Paddle
 
 GOLDEN = Path(__file__).parent / "golden"
 ROOT = Path(__file__).parent.parent

@@ -47,6 +47,7 @@ NOTHING_BUT = {
     "weights": {"errors", "file_kinds", "files"},
     "program": {"cli", "__main__"},
 }
+INSTRUMENTS = ("scripts/bench/launches.py",)  # programs that wrap parts of the package to count what they do
 MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 500
 
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -88,7 +89,7 @@ def test_imports_run_one_way():
     height = {name: i for i, layer in enumerate(LAYERS) for name in layer}
     wrong = []
     for path in TREES:
-        if path == PACKAGE / "__init__.py":
+        if path == PACKAGE / "__init__.py" or place(path) in INSTRUMENTS:
             continue
         user = unit(path)
         for name in own_imports(path):
@@ -109,11 +110,11 @@ def test_no_circle_among_parts():
     graphlib.TopologicalSorter(uses).prepare()  # raises CycleError, which names the circle
 
 
-def test_importing_the_package_loads_nothing_of_it():
-    """What __init__ imports is for type checkers only; names are loaded on first use."""
+def test_importing_the_package_loads_only_settings():
+    """Names are loaded on first use; __init__ imports the environment variables to set before Paddle."""
     for node in TREES[PACKAGE / "__init__.py"].body:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
-            assert "plsc_mae" not in ast.unparse(node)
+            assert "plsc_mae" not in ast.unparse(node).replace("from plsc_mae.runtime", "")
 
 
 def test_the_engine_knows_no_method():

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from plsc_mae.errors import ConfigError, DataError
+from plsc_mae.errors import ConfigError, DataError, flag
 
 TEMPERATURE = 0.07
 QUERY_BLOCK, BANK_BLOCK = 512, 16384
@@ -56,7 +56,9 @@ def knn_accuracy(
         DataError: a feature is not finite.
     """
     if max(ks) > len(bank):
-        raise ConfigError(f"--nb_knn {max(ks)} exceeds the {len(bank)} images of the bank; lower it or add images")
+        raise ConfigError(
+            f"{flag('nb_knn', 'knn_k')} {max(ks)} exceeds the {len(bank)} images of the bank; lower it or add images"
+        )
     similarities, neighbors = nearest_neighbors(bank, queries, max(ks))
     num_classes = int(max(bank_labels.max(), query_labels.max())) + 1
     accuracies = []

@@ -57,7 +57,8 @@ def linear_accuracy(
     """Fit multinomial logistic regression to standardized training features; return its accuracy on the queries.
 
     The L2 penalty is the one with the smallest cross entropy on the held-out features (every tenth training feature)
-    when fitted to the others. The final fit uses all training features. Queries do not influence the fit.
+    when fitted to the others; it is the largest one if there are fewer than ten. The final fit uses all training
+    features. Queries do not influence the fit.
 
     Args:
         features: training features [n, D].
@@ -79,7 +80,7 @@ def linear_accuracy(
         model = fit_on_axes(train[~held], labels[~held], num_classes, l2, variance)
         return -float(model.log_probabilities(train[held])[np.arange(held.sum()), labels[held]].mean())
 
-    l2 = min(penalties, key=held_out_loss)
+    l2 = min(penalties, key=held_out_loss) if held.any() else max(penalties)
     scores = fit_on_axes(train, labels, num_classes, l2, variance).log_probabilities(test)
     hit = np.argsort(-scores, axis=1, kind="stable")[:, :5] == query_labels[:, None]
     return LinearAccuracy(l2, 100 * float(hit[:, 0].mean()), 100 * float(hit.any(axis=1).mean()))

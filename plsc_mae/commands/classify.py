@@ -16,12 +16,15 @@ from plsc_mae import weights
 from plsc_mae.analysis.features import FeatureDataset, encode_dataset, require_finite_features
 from plsc_mae.config import ClassifyConfig, FinetuneConfig, LinprobeConfig
 from plsc_mae.data.cifar import CifarDataset, CifarImages, read_cifar
+from plsc_mae.data.classes import ClassOrder, label_warnings, log_class_warnings
 from plsc_mae.data.imagefolder import ImageDataset, ImageList, find_images, find_validation, require_classes
 from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.transforms import Transform
 from plsc_mae.errors import CheckpointError, ConfigError
-from plsc_mae.loading.classifier_weights import load_classifier_weights, start_from_pretraining
+from plsc_mae.loading.class_names import Head, number_by_outputs, read_head
+from plsc_mae.loading.classifier_weights import load_classifier_weights, parts_of_start, start_from_pretraining
+from plsc_mae.loading.contents import base_of
 from plsc_mae.methods.classify import (
     ClassifyTask,
     build_classifier,
@@ -43,7 +46,7 @@ from plsc_mae.train.observers.base import Evaluation
 from plsc_mae.train.precision import choose_precision
 from plsc_mae.train.setup import build_trainer, log_options, share_network, training_loader, training_world
 from plsc_mae.train.signals import preparing_run
-from plsc_mae.weights import LoadReport
+from plsc_mae.weights import Checkpoint, LoadReport
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +62,14 @@ class Images(NamedTuple):
     train: LabeledImages | None
     val: LabeledImages | None
     num_classes: int
-    classes: tuple[str, ...]
+    class_order: ClassOrder
+
+
+class Trained(NamedTuple):
+    """Checkpoint of a classifier to evaluate, and its outputs."""
+
+    checkpoint: Checkpoint
+    head: Head
 
 
 class Datasets(NamedTuple):
@@ -83,12 +93,15 @@ def run(config: ClassifyConfig) -> None:
 
 
 def _run(config: ClassifyConfig, start: Start) -> None:
-    images = find_labeled(config)
+    trained = _read_trained(config) if config.eval else None
+    images = _find_training_images(config) if trained is None else _find_evaluation_images(config, trained.head)
     world = training_world(config)
     log_options(config, world)
     paddle.seed(config.seed)
-    model = build_classifier(config, images.num_classes)
-    _load(model, config, start.checkpoint)
+    parts = parts_of_start(config, trained.checkpoint if trained else start.checkpoint)
+    model = build_classifier(config, images.num_classes, **parts)
+    _load(model, config, trained or start.checkpoint, images.class_order)
+    del trained  # all tensors of the file
     share_network(model, config, world)
     if world.pipeline.size > 1:
         _keep_stage(model, config, world)
@@ -123,11 +136,13 @@ def _warn_of_small_data(config: ClassifyConfig, iterations: int) -> None:
             "more",
             *(config.batch_size, FEW_IMAGES),
         )
-    if not isinstance(config, FinetuneConfig):
-        return
+    if isinstance(config, FinetuneConfig):
+        _warn_of_short_finetuning(config, config.epochs * -(-iterations // config.accum_iter))
+
+
+def _warn_of_short_finetuning(config: FinetuneConfig, updates: int) -> None:
     if config.batch_size == 1 and (config.mixup or config.cutmix or config.cutmix_minmax):
         logger.warning("mixup and cutmix have no effect with --batch_size 1: an image has no partner")
-    updates = config.epochs * -(-iterations // config.accum_iter)
     start = config.model_ema_decay**updates
     if config.model_ema and start > LARGEST_START:
         logger.warning(
@@ -140,41 +155,61 @@ def _warn_of_small_data(config: ClassifyConfig, iterations: int) -> None:
 # --------------------------------------------------------------------------------------------------- images
 
 
-def find_labeled(config: ClassifyConfig) -> Images:
-    """List the images that a run needs.
+def _find_training_images(config: ClassifyConfig) -> Images:
+    """List the training images, and the validation images unless the run does without.
 
     Raises:
         ConfigError: there is no --data_path, or --nb_classes is smaller than the number of classes.
         DataError: images or labels are missing, or validation images have other classes.
     """
+    _require_data_path(config)
+    train: LabeledImages
+    val: LabeledImages | None = None
+    if config.data_set == "CIFAR":
+        train = read_cifar(config.data_path, "train")
+        if not config.disable_eval_during_finetuning:
+            val = read_cifar(config.data_path, "val")
+    else:
+        train = find_images(config.data_path, "train")
+        require_classes(train, "training")
+        if not config.disable_eval_during_finetuning:
+            val = find_validation(train, config.data_path, config.eval_data_path)
+    log_class_warnings(train)
+    num_classes = config.nb_classes or len(train.classes)
+    if num_classes < len(train.classes):
+        starts_at_1 = "".join(f"; {sentence}" for sentence in label_warnings(train))
+        raise ConfigError(
+            f"--nb_classes {num_classes} is fewer than the {len(train.classes)} classes of {train.source}{starts_at_1}"
+        )
+    return Images(train, val, num_classes, ClassOrder(train.classes, numbered=train.numbered))
+
+
+def _find_evaluation_images(config: ClassifyConfig, head: Head) -> Images:
+    """List the images to evaluate a classifier on, with its outputs as labels.
+
+    Raises:
+        ConfigError: there is no --data_path, or --nb_classes is not the number of outputs.
+        DataError: images or labels are missing, or the classifier does not know a class.
+    """
+    _require_data_path(config)
+    if config.nb_classes not in (None, head.outputs):
+        raise ConfigError(
+            f"--nb_classes {config.nb_classes}: {head.source} is a classifier of {head.outputs} classes; leave the "
+            "flag out"
+        )
+    val: LabeledImages
+    if config.data_set == "CIFAR":
+        val = number_by_outputs(read_cifar(config.data_path, "val"), head)
+    else:
+        found = find_images(config.eval_data_path or config.data_path, "val")
+        require_classes(found, "evaluation")
+        val = number_by_outputs(found, head)
+    return Images(None, val, head.outputs, ClassOrder(val.classes))
+
+
+def _require_data_path(config: ClassifyConfig) -> None:
     if not config.data_path:
         raise ConfigError("--data_path is required: a folder with train/CLASS/*.jpg and val/CLASS/*.jpg")
-    train: LabeledImages | None
-    val: LabeledImages | None
-    if config.data_set == "CIFAR":
-        train = None if config.eval else read_cifar(config.data_path, "train")
-        val = None if config.disable_eval_during_finetuning else read_cifar(config.data_path, "val")
-    else:
-        train, val = _labeled_folders(config)
-    known = train if train is not None else val
-    assert known is not None
-    num_classes = config.nb_classes or len(known.classes)
-    if num_classes < len(known.classes):
-        source = known.root if isinstance(known, ImageList) else known.source
-        raise ConfigError(f"--nb_classes {num_classes} is fewer than the {len(known.classes)} classes of {source}")
-    return Images(train, val, num_classes, known.classes)
-
-
-def _labeled_folders(config: ClassifyConfig) -> tuple[ImageList | None, ImageList | None]:
-    if config.eval:
-        val = find_images(config.eval_data_path or config.data_path, "val")
-        require_classes(val, "evaluation")
-        return None, val
-    train = find_images(config.data_path, "train")
-    require_classes(train, "training")
-    if config.disable_eval_during_finetuning:
-        return train, None
-    return train, find_validation(train, config.data_path, config.eval_data_path)
 
 
 def _datasets(config: ClassifyConfig, images: Images, world: World) -> Datasets:
@@ -226,30 +261,41 @@ def _workers(config: ClassifyConfig, dataset: KeyedDataset) -> int:
 # ------------------------------------------------------------------------------------------------- network
 
 
-def _load(model: ImageClassifier, config: ClassifyConfig, resumed: Path | None) -> None:
-    """Load and log the weights that the run starts from.
+def _read_trained(config: ClassifyConfig) -> Trained:
+    """Read the checkpoint of the classifier to evaluate.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds no classifier.
+        DataError: --classes does not fit.
+    """
+    stored = weights.read_network(config.resume or config.finetune, config.model_key, config.model_prefix)
+    return Trained(stored, read_head(base_of(stored), config.classes))
+
+
+def _load(model: ImageClassifier, config: ClassifyConfig, source: Trained | Path | None, classes: ClassOrder) -> None:
+    """Load and log the weights of the classifier to evaluate, or those that the run starts from.
 
     Args:
         model: the classifier.
         config: options of the run.
-        resumed: the checkpoint from which the trainer will restore all weights; None without one.
+        source: the classifier to evaluate, or the checkpoint from which the trainer will restore all weights; None
+            without one.
+        classes: classes of the run.
     """
-    if config.eval:
-        source = config.resume or config.finetune
-        report = load_classifier_weights(model, source, model_key=config.model_key, model_prefix=config.model_prefix)
-        logger.info("%s: %s", source, report)
+    if isinstance(source, Trained):
+        logger.info("%s: %s", source.head.source, load_classifier_weights(model, source.checkpoint))
     elif config.finetune:
-        _log_start(config.finetune, start_from_pretraining(model, config))
-    elif resumed is not None:
+        _log_start(config.finetune, start_from_pretraining(model, config, classes))
+    elif source is not None:
         if isinstance(config, LinprobeConfig) and config.cache_features:  # encodes before the trainer restores weights
-            report = weights.load(model.encoder, resumed, prefix="encoder.")
-            logger.info("%s: loaded %d tensors of the encoder, to encode every image", resumed, len(report.matched))
+            report = weights.load(model.encoder, source, prefix="encoder.")
+            logger.info("%s: loaded %d tensors of the encoder, to encode every image", source, len(report.matched))
     else:
         logger.warning("without --finetune the encoder starts from random weights")
 
 
 def _task(model: ImageClassifier, config: ClassifyConfig, images: Images, world: World) -> ClassifyTask | PipelinedTask:
-    parts = build_normalize(config), config, images.num_classes, images.classes
+    parts = build_normalize(config), config, images.num_classes, images.class_order
     if isinstance(config, LinprobeConfig) and config.lr_sweep:
         return SweepTask(model, *parts)  # type: ignore[arg-type]
     task = ClassifyTask(model, *parts)

@@ -14,6 +14,7 @@ from plsc_mae.analysis.knn import knn_accuracy
 from plsc_mae.analysis.labeled import LabeledFeatures, encode_labeled
 from plsc_mae.analysis.linear import linear_accuracy, standardize
 from plsc_mae.config.tools import CompareConfig
+from plsc_mae.data.classes import log_class_warnings
 from plsc_mae.data.imagefolder import find_images, find_validation
 from plsc_mae.errors import DataError
 from plsc_mae.loading.encoder import load_encoder
@@ -39,13 +40,14 @@ def run(config: CompareConfig) -> None:
 
     Raises:
         CheckpointError: a checkpoint cannot be read.
-        DataError: a set of images is missing or has no labels, the classes of the sets differ, or the file cannot be
-            written.
+        DataError: a set of images is missing or has no labels, a validation image has a class that the training images
+            lack, or the file cannot be written.
         ConfigError: --nb_knn exceeds the number of training images.
     """
     world = World(config.device)
     bank = find_images(config.data_path, "train")
     lists = (bank, find_validation(bank, config.data_path, config.eval_data_path))
+    log_class_warnings(bank)
     lines = [f"| features | k-NN (k = {config.nb_knn}) | linear |", "|---|--:|--:|"]
     if world.is_main:
         print("\n".join(lines), flush=True)
@@ -81,6 +83,8 @@ def _encoder(path: str, config: CompareConfig, seed: int | None) -> Source:
     """Return the encoder of a checkpoint or, if `seed` is set, one of the same sizes with random weights."""
     network, normalize, _ = load_encoder(
         path,
+        num_heads=config.num_heads,
+        input_size=config.input_size,
         model_key=config.model_key,
         model_prefix=config.model_prefix,
         random_weights=seed is not None,

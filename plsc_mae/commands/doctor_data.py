@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from plsc_mae.commands.doctor_findings import Finding, error, warning
+from plsc_mae.data.classes import Reference, class_warnings, label_warnings, match_images, sorted_as_text
 from plsc_mae.data.decode import open_image
 from plsc_mae.data.folder_walk import is_hidden
 from plsc_mae.data.listing import ImageList, describe_suffixes, list_images
@@ -61,6 +62,7 @@ def _examine_split(split: str, images: ImageList) -> Iterator[str | Finding]:
     yield from _examine_names(images)
     if images.classes:
         yield from _examine_classes(images)
+        yield from map(warning, class_warnings(images) if split == "train" else label_warnings(images))
     elif split == "val":
         yield warning(
             f"{images.root} has no class folders, so it cannot be used for evaluation: move every image to the folder "
@@ -71,7 +73,7 @@ def _examine_split(split: str, images: ImageList) -> Iterator[str | Finding]:
     if failures:
         yield error(
             f"{len(failures)} of {len(chosen)} sampled images of {images.root} cannot be used: {failures[0]}; repair "
-            "or remove such files, or pass --bad_image skip"
+            "or remove such files, or train with `plsc-mae pretrain --bad_image skip`"
         )
     else:
         yield f"  {len(chosen)} sampled images can be read"
@@ -118,14 +120,11 @@ def _examine_classes(images: ImageList) -> Iterator[str | Finding]:
             f"{images.root} looks like ImageNet-1k but has {len(images.classes)} classes, {synsets} of them with names "
             f"like n01440764, not {_IMAGENET_CLASSES}: published classifiers number them differently"
         )
-    if len(images.classes) == 1:
-        yield warning(f"{images.root} has a single class, {images.classes[0]}: is it the parent of the image folder?")
-    in_order = sorted(images.classes, key=lambda name: (len(name), name))
-    if all(name.isdigit() for name in images.classes) and in_order != list(images.classes):
-        wrong = next(index for index, name in enumerate(images.classes) if name != in_order[index])
+    wrong = sorted_as_text(images.classes)
+    if wrong is not None:
         yield warning(
-            f"the classes of {images.root} are numbers but are sorted as text, so folder {images.classes[wrong]} is "
-            f"class {wrong}: pad the names with zeros if the numbers matter"
+            f"the classes of {images.root} are numbers but are sorted as text, so folder {wrong} is class "
+            f"{images.classes.index(wrong)}: pad the names with zeros if the numbers matter"
         )
 
 
@@ -139,15 +138,12 @@ def _failure(path: str) -> str:
 
 
 def _compare(train: ImageList, val: ImageList) -> Iterator[str | Finding]:
-    if train.classes == val.classes or not (train.classes and val.classes):
+    if not (train.classes and val.classes):
         return
-    parts = []
-    for here, there in ((train, val), (val, train)):
-        lacking = sorted(set(there.classes) - set(here.classes))
-        if lacking:
-            more = f" and {len(lacking) - _NAMES_SHOWN} more" if len(lacking) > _NAMES_SHOWN else ""
-            parts.append(f"{here.root} lacks {', '.join(lacking[:_NAMES_SHOWN])}{more}")
-    yield error(
-        f"training and validation images have different classes: {'; '.join(parts)}; a class must have the same folder "
-        "in both"
-    )
+    try:
+        note = match_images(val, Reference(train.classes, train.source, "name the classes of both alike")).note
+    except DataError as failure:
+        yield error(str(failure))
+        return
+    if note:
+        yield f"  {note}"

@@ -44,7 +44,7 @@ LAUNCH_VARIABLES = (
     "PADDLE_DISTRI_BACKEND",
 )
 OPTIONAL_MODULES = {
-    "cv2": "pip install opencv-python-headless, for --image_backend opencv",
+    "cv2": "pip install opencv-python-headless, for `plsc-mae pretrain --image_backend opencv`",
     "visualdl": "install another version of visualdl or protobuf, or uninstall visualdl",
 }
 SHARED_MEMORY = "/dev/shm"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +38,8 @@ from plsc_mae.parallel.world import World
 
 PREDICTED = "predicted"
 
+logger = logging.getLogger(__name__)
+
 
 class Maps(NamedTuple):
     """Attention maps of one image.
@@ -70,7 +73,7 @@ def run(config: ExplainConfig) -> None:
         maps = explainer(paddle.to_tensor(pixels[None]))
         panel = {"image": pixels[None]}
         for label, weights in maps.weights.items():
-            relevance = patch_relevance(weights, explainer.encoder.grid, explainer.pool)
+            relevance = patch_relevance(weights, explainer.encoder.grid, explainer.pool, explainer.registers)
             panel[label] = overlay(pixels, relevance)[None]
         own = {maps.captions.get(label, label): picture for label, picture in panel.items()}
         print(save_picture(compose(own), folder / panel_name(images, index)))
@@ -87,6 +90,7 @@ class Explainer:
         encoder: the network.
         pool: the tokens whose attention is drawn: "cls", the class token, or "mean", the mean of the patch tokens.
         origin: a line about the source of the weights.
+        registers: number of its register tokens.
 
     Raises:
         ConfigError: the encoder lacks --layer_index, or the classifier lacks --category_index.
@@ -115,6 +119,7 @@ class Explainer:
             self.encoder, pools_mean = network.encoder, network.mean_pooled
             self.category = find_category(config.category_index, classes)
         self.pool: Pool = config.pool or ("mean" if pools_mean else "cls")
+        self.registers = self.encoder.num_prefix_tokens - int(self.encoder.cls_token is not None)
         depth, layer = len(self.encoder.blocks), config.layer_index
         if layer is not None and not -depth <= layer < depth:
             raise ConfigError(f"--layer_index {layer}: the encoder has {depth} layers; expected 0 to {depth - 1}")
@@ -161,7 +166,9 @@ class Explainer:
 
 
 def find_category(text: str, classes: Sequence[str]) -> int | None:
-    """Return the index of the class that `text` gives by number or name; None if it is "predicted".
+    """Return the number of the class that `text` gives by number or name; None if it is "predicted".
+
+    A number is the position among the classes. The log warns if a class has that number as its name.
 
     Raises:
         ConfigError: the class does not exist.
@@ -169,6 +176,11 @@ def find_category(text: str, classes: Sequence[str]) -> int | None:
     if text == PREDICTED:
         return None
     if text.isdecimal() and int(text) < len(classes):
+        if text in classes and classes.index(text) != int(text):
+            logger.warning(
+                "--category_index %s is class number %s, '%s'; the class named '%s' has number %d",
+                *(text, text, classes[int(text)], text, classes.index(text)),
+            )
         return int(text)
     if text in classes:
         return classes.index(text)

@@ -11,6 +11,7 @@ from plsc_mae.analysis.features import Encode, TokenFeatures, pixel_features, sa
 from plsc_mae.analysis.knn import KNNAccuracy, knn_accuracy
 from plsc_mae.analysis.labeled import LabeledFeatures, encode_labeled
 from plsc_mae.config.tools import KNNConfig
+from plsc_mae.data.classes import log_class_warnings
 from plsc_mae.data.imagefolder import find_images, find_validation
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.loading.encoder import load_encoder
@@ -25,7 +26,7 @@ def run(config: KNNConfig) -> None:
 
     Raises:
         CheckpointError: the checkpoint or the saved features cannot be read.
-        DataError: a set of images is missing or has no labels, or the classes of the sets differ.
+        DataError: a set of images is missing or has no labels, or a query has a class that the bank lacks.
         ConfigError: --nb_knn exceeds the number of images in the bank.
     """
     world = World(config.device)
@@ -36,7 +37,7 @@ def run(config: KNNConfig) -> None:
     if config.save_path:
         for file, part in ((BANK, bank), (QUERIES, queries)):
             save_arrays(Path(config.save_path) / file, {"features": part.features, "labels": part.labels})
-    classes = len(np.unique(queries.labels))
+    classes = len(np.unique(bank.labels))
     print(
         f"{len(bank.labels)} images in the bank, {len(queries.labels)} queries, {bank.features.shape[1]} features, "
         f"{classes} classes: chance {100 / classes:.1f} %"
@@ -53,6 +54,7 @@ def _computed(config: KNNConfig, world: World) -> tuple[str, list[LabeledFeature
     """Return the name of the features and [bank, queries]; other processes than the first return an empty list."""
     bank = find_images(config.data_path, "train")
     lists = (bank, find_validation(bank, config.data_path, config.eval_data_path))
+    log_class_warnings(bank)
     encode: Encode
     if config.input_size is not None and config.pixels:
         size, name, encode = (config.input_size[0], config.input_size[-1]), "raw pixels", pixel_features

@@ -7,8 +7,9 @@ import logging
 import paddle
 
 from plsc_mae.config import PretrainConfig
+from plsc_mae.data.classes import ClassOrder, log_class_warnings
 from plsc_mae.data.imagefolder import ImageDataset, ImageList, balanced_subset, find_validation, require_classes
-from plsc_mae.data.loader import collate
+from plsc_mae.data.loader import collate, device_batch
 from plsc_mae.data.seeding import SampleKey
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.methods import load_method
@@ -49,10 +50,14 @@ def _run(config: PretrainConfig, start: Start) -> None:
     knn_images = find_knn_images(config, dataset.images) if config.knn_freq else None
     if config.online_probe:
         require_classes(dataset.images, "--online_probe")
+    if config.online_probe or config.knn_freq:
+        log_class_warnings(dataset.images)
     world = training_world(config)
     log_options(config, world)
     paddle.seed(config.seed)
     task = method.build_task(config)
+    if world.is_main:
+        method.log_remarks(config, task)
     share_network(task.model, config, world)
     loader = training_loader(dataset, config, world)
     observers: list[Observer] = []
@@ -65,8 +70,9 @@ def _run(config: PretrainConfig, start: Start) -> None:
         observers.append(FeatureWatch(task, method.normalize(config), *knn_images, config, world, num_workers=workers))
     probe = None
     if config.online_probe:
-        classes = len(dataset.images.classes)
-        probe = OnlineProbe(task.model.encoder.embed_dim, classes, config.online_probe_lr, world)
+        names = dataset.images.classes
+        order = ClassOrder(names, numbered=dataset.images.numbered)
+        probe = OnlineProbe(task.model.encoder.embed_dim, len(names), config.online_probe_lr, world, order)
     build_trainer(task, loader, config, world, observers=observers, probe=probe).fit(start)
 
 
@@ -75,7 +81,7 @@ def find_knn_images(config: PretrainConfig, train: ImageList) -> tuple[ImageList
 
     Raises:
         ConfigError: --knn_max_images is smaller than the number of classes, or --knn_k exceeds the number of images.
-        DataError: images or labels are missing, or the two sets have different classes.
+        DataError: images or labels are missing, or a validation image has a class that the training images lack.
     """
     val = find_validation(train, config.data_path, config.eval_data_path)
     if config.knn_max_images < len(train.classes):
@@ -100,4 +106,4 @@ def _panel(view: ImageDataset) -> Batch:
     """Return a fixed batch of up to PANEL_IMAGES images, evenly spaced in the data set."""
     count = min(PANEL_IMAGES, len(view))
     samples = [view[SampleKey(0, i * len(view) // count)] for i in range(count)]
-    return {name: paddle.to_tensor(value) for name, value in collate(samples).arrays.items()}
+    return device_batch(collate(samples).arrays)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
 
 from plsc_mae import weights
 from plsc_mae.analysis.pictures import compose
@@ -15,8 +14,10 @@ from plsc_mae.config import PRETRAIN
 from plsc_mae.config.schema import options
 from plsc_mae.config.tools import ReconstructConfig
 from plsc_mae.data.decode import open_image
+from plsc_mae.data.loader import device_batch
 from plsc_mae.data.seeding import sample_rng
-from plsc_mae.loading.classifier_weights import require_weights
+from plsc_mae.loading.completeness import BESIDE_A_NETWORK, require_complete
+from plsc_mae.loading.positions import PositionFit
 from plsc_mae.loading.training_config import training_config
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Pictures
@@ -38,8 +39,10 @@ def run(config: ReconstructConfig) -> None:
     trained = training_config(stored, heads, **_replaced(config))
     method = load_method(trained.method)
     task = method.build_task(trained)
-    report = weights.load(task.model, stored)
-    require_weights(task.model, report, config.model_path)
+    fit = PositionFit(task.model, task.model.encoder, stored)
+    report = weights.load(task.model, stored, resize=fit)
+    require_complete(task.model, report, config.model_path, idle=BESIDE_A_NETWORK, by_options=False)
+    fit.require_grid()
     print(f"{config.model_path}: {report}")
     images = find_pictures(config.img_path)
     view = method.view_transform(trained)
@@ -49,7 +52,7 @@ def run(config: ReconstructConfig) -> None:
     for start in range(0, len(chosen), BATCH):
         indices = chosen[start : start + BATCH]
         samples = [view(open_image(images.path(index)), sample_rng(config.seed, 0, index)) for index in indices]
-        batch = {name: paddle.to_tensor(np.stack([sample[name] for sample in samples])) for name in samples[0]}
+        batch = device_batch({name: np.stack([sample[name] for sample in samples]) for name in samples[0]})
         drawn = task.pictures(batch, config.patch_stats)
         sheet.append(drawn)
         for row, index in enumerate(indices):

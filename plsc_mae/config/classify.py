@@ -52,6 +52,12 @@ class ClassifyConfig(TrainingConfig):
         metavar="PREFIX",
     )
     nb_classes: int | None = _classifier(None, "number of classes [as in the data]", within="[1, inf)")
+    classes: str = _classifier(
+        "",
+        "text file with the class names of the classifier given by --resume with --eval or by --finetune, one per line "
+        "in the order of its outputs [those in the checkpoint]",
+        metavar="FILE",
+    )
     global_pool: bool = _classifier(True, "classify the mean of the patch tokens; else the class token")
     drop_path: float = _classifier(0.1, "stochastic depth rate of the last block", within="[0, 1)", metavar="RATE")
 
@@ -94,6 +100,11 @@ class ClassifyConfig(TrainingConfig):
             )
         if self.eval and not (self.resume or self.finetune):
             raise ConfigError("--eval needs a classifier to evaluate: --resume FILE")
+        if self.classes and not self.eval and (self.probe != "none" or not self.finetune):
+            raise ConfigError(
+                "--classes names the outputs of a trained classifier, but this run starts without one: leave it out or "
+                "give --eval or, in fine-tuning, --finetune FILE with it"
+            )
         if self.eval and self.disable_eval_during_finetuning:
             raise ConfigError("--eval and --disable_eval_during_finetuning cannot be combined; leave one of them out")
 

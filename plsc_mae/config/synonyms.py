@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+_SCHEDULE = ("lr_scheduler", "warmup_epochs", "min_lr")
 # Foreign name -> our options, best first. A hint lists those that the command has.
 _OPTIONS = {
     "learning_rate": ("lr", "blr", "lr_sweep"),
@@ -68,6 +69,7 @@ _OPTIONS = {
     "adam_beta2": ("opt_betas",),
     "adam_epsilon": ("opt_eps",),
     "warmup": ("warmup_epochs",),
+    **dict.fromkeys(("sched", "scheduler", "lr_scheduler", "lr_scheduler_type", "lr_schedule"), _SCHEDULE),
     "warmup_ratio": ("warmup_epochs",),
     "lr_warmup_epochs": ("warmup_epochs",),
     "num_warmup_steps": ("warmup_steps", "warmup_epochs"),
@@ -203,7 +205,6 @@ _OPTIONS = {
 
 _CHANNELS = "networks take 3 channels: gray images are repeated to RGB and alpha is dropped; convert other bands to RGB"
 _PROCESSES = "processes are started by `plsc-mae launch --nproc_per_node N COMMAND`"
-_SCHEDULE = "the schedule is a warm-up (--warmup_epochs) and a cosine to --min_lr"
 # Foreign name -> explanation, where no option does the same. Names in `_OPTIONS` come first if the command has them.
 _EXPLANATIONS = {
     **dict.fromkeys(("in_chans", "in_channels", "in_chan", "input_channels", "channels", "num_channels"), _CHANNELS),
@@ -212,7 +213,6 @@ _EXPLANATIONS = {
         _PROCESSES,
     ),
     **dict.fromkeys(("distributed", "ddp", "strategy", "master_addr", "master_port", "nodes", "launcher"), _PROCESSES),
-    **dict.fromkeys(("sched", "scheduler", "lr_scheduler", "lr_scheduler_type", "lr_schedule"), _SCHEDULE),
     "do_train": "the command itself trains; leave it out",
     "wandb": "log.txt, train.jsonl and VisualDL have the numbers; leave it out",
     "report_to": "log.txt, train.jsonl and VisualDL have the numbers; leave it out",

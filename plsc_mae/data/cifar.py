@@ -60,6 +60,11 @@ class CifarImages:
     classes: tuple[str, ...]
     source: str
 
+    @property
+    def numbered(self) -> bool:
+        """False, because the classes have names."""
+        return False
+
     def __len__(self) -> int:
         return len(self.labels)
 

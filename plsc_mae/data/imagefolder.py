@@ -7,18 +7,20 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from plsc_mae.data.classes import Reference, listed, match_images
 from plsc_mae.data.decode import Backend, open_image, require_backend
 from plsc_mae.data.listing import ImageList, PathTable, describe_suffixes, list_images
 from plsc_mae.data.seeding import SampleKey, sample_rng, stand_in_offsets
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.data.unreadable import NAMED_FILES
 from plsc_mae.data.workers import CurrentRead
-from plsc_mae.errors import DataError
+from plsc_mae.errors import DataError, remedies
 
 __all__ = ["ImageDataset", "ImageList", "PathTable", "balanced_subset", "find_images", "find_validation"]
 
@@ -79,13 +81,15 @@ def require_classes(images: ImageList, use: str) -> None:
     """Raise DataError if the images are unlabeled; `use` names the purpose of the labels in the message."""
     if not images.classes:
         raise DataError(
-            f"the images of {images.root} have no classes, which are needed for {use}; expected a folder per class, or "
-            f"a list file with labels"
+            f"the images of {images.source} have no classes, which are needed for {use}; expected a folder per class, "
+            f"or a list file with labels"
         )
 
 
 def find_validation(train: ImageList, data_path: str, eval_data_path: str = "") -> ImageList:
-    """List the labeled validation images that belong to labeled training images.
+    """List the labeled validation images that belong to labeled training images, with the classes of the latter.
+
+    Classes are matched by name, see `plsc_mae.data.classes`. Validation images may lack classes; the log names them.
 
     Args:
         train: the training images.
@@ -93,7 +97,8 @@ def find_validation(train: ImageList, data_path: str, eval_data_path: str = "") 
         eval_data_path: folder or list file of the validation images; by default the folder val/ of `data_path`.
 
     Raises:
-        DataError: there are no validation images, one of the two sets is unlabeled, or their classes differ.
+        DataError: there are no validation images, one of the two sets is unlabeled, or a validation image has a class
+            that the training images lack.
     """
     source = Path(data_path)
     if not eval_data_path and not ((source / "train").is_dir() and (source / "val").is_dir()):
@@ -101,12 +106,14 @@ def find_validation(train: ImageList, data_path: str, eval_data_path: str = "") 
     val = find_images(eval_data_path or source, "val", flag="--eval_data_path" if eval_data_path else "--data_path")
     for images in (train, val):
         require_classes(images, "validation")
-    if train.classes != val.classes:
-        raise DataError(
-            f"{train.root} and {val.root} have different classes ({len(train.classes)} and {len(val.classes)}); "
-            "expected the same class folders in both"
-        )
-    return val
+    remedy = "name the classes of both alike, or set --eval_data_path to other validation images"
+    labels, note = match_images(val, Reference(train.classes, train.source, remedy))
+    if note:
+        logger.info("%s", note)
+    if untrained := sorted(set(labels.tolist()) - set(train.labels.tolist())):
+        names = [train.classes[number] for number in untrained]
+        logger.warning("%s has images of classes without training images: %s", val.source, listed(names))
+    return replace(val, labels=labels, classes=train.classes)
 
 
 def balanced_subset(images: ImageList, limit: int) -> ImageList:
@@ -123,7 +130,7 @@ def balanced_subset(images: ImageList, limit: int) -> ImageList:
     spaced = [rows[np.arange(count) * len(rows) // max(count, 1)] for rows, count in zip(members, counts, strict=True)]
     chosen = np.concatenate(spaced)
     paths = PathTable(images.paths[int(row)] for row in chosen)
-    return ImageList(paths, images.labels[chosen], images.classes, images.root)
+    return replace(images, paths=paths, labels=images.labels[chosen])
 
 
 class ImageDataset:
@@ -190,7 +197,8 @@ class ImageDataset:
             return self._transformed(index, sample_rng(self.seed, key.epoch, key.index))
         except DataError as error:
             if self.bad_image == "error":
-                raise DataError(f"{error}; repair or remove the file, or pass --bad_image skip") from error
+                remedy = remedies("repair or remove the file", "pass --bad_image skip")
+                raise DataError(f"{error}; {remedy}") from error
             self._warn_once(index, str(error))
             return None
 

@@ -61,6 +61,7 @@ class ImageList:
         classes: class names in the order of their numbers, as `plsc_mae.names.escape_name` writes them; empty for
             unlabeled images.
         root: base folder of the paths.
+        list_file: list file with the paths and labels; empty for a folder.
         left_out: files of the folder that are not in the list.
         unreadable: record of the files that could not be decoded.
     """
@@ -69,11 +70,22 @@ class ImageList:
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
     root: str
+    list_file: str = ""
     left_out: LeftOut = field(default_factory=LeftOut, compare=False, kw_only=True)
     unreadable: UnreadableFiles = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "unreadable", UnreadableFiles(len(self.paths)))
+
+    @property
+    def source(self) -> str:
+        """The list file or the folder, for messages."""
+        return self.list_file or self.root
+
+    @property
+    def numbered(self) -> bool:
+        """True if the classes are the labels of a list file, which has no other names."""
+        return bool(self.list_file)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -266,7 +278,7 @@ def _read_list(file: Path, flag: str) -> ImageList:
             f"list file {file} names {table[0]}, which is not in {file.parent}; write paths relative to the list file"
         )
     classes = tuple(str(label) for label in range(max(labels) + 1))
-    return ImageList(table, np.frombuffer(labels, np.int64), classes, str(file.parent))
+    return ImageList(table, np.frombuffer(labels, np.int64), classes, str(file.parent), str(file))
 
 
 def _entries(file: Path, labels: array[int]) -> Iterator[str]:

@@ -10,12 +10,12 @@ import copy
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy.typing as npt
 import paddle
-from paddle import Tensor
 
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.workers import (
@@ -30,17 +30,26 @@ from plsc_mae.data.workers import (
     collate,
     read_batch,
 )
-from plsc_mae.errors import DataError
+from plsc_mae.errors import DataError, flag, remedies
 
-__all__ = ["WORKER_TIMEOUT", "BatchLoader", "KeyedDataset", "build_loader", "collate"]
+__all__ = ["WORKER_TIMEOUT", "BatchLoader", "KeyedDataset", "build_loader", "collate", "device_batch"]
 
 WORKER_TIMEOUT = 300.0  # seconds
+HOST_PREFIX = "host_"
 _MAX_RESTARTS = 3  # consecutive restarts without a batch in between
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL")
 
 Taken = TypeVar("Taken")
 
 logger = logging.getLogger(__name__)
+
+
+def device_batch(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
+    """Copy the arrays of a batch to the device; those whose names start with `host_` stay NumPy arrays."""
+    return {
+        name: array.copy() if name.startswith(HOST_PREFIX) else paddle.to_tensor(array)
+        for name, array in arrays.items()
+    }
 
 
 class BatchLoader:
@@ -64,7 +73,7 @@ class BatchLoader:
         """Return the number of batches in a whole epoch, regardless of the position."""
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield batches of tensors: the arrays of the samples stacked along a new first axis.
 
         Raises:
@@ -74,13 +83,13 @@ class BatchLoader:
         yield from self._from_workers() if self.num_workers else self._in_process()
         self._report_skipped(self.skipped - before)
 
-    def _in_process(self) -> Iterator[dict[str, Tensor]]:
+    def _in_process(self) -> Iterator[dict[str, Any]]:
         current_read = CurrentRead()
         with _warning_about_slow_reads(current_read, self.worker_timeout, self.dataset):
             for keys in self.sampler:
                 yield self._tensors(read_batch(self.dataset, keys, current_read))
 
-    def _from_workers(self) -> Iterator[dict[str, Tensor]]:
+    def _from_workers(self) -> Iterator[dict[str, Any]]:
         pool = WorkerPool(self.dataset, copy.copy(self.sampler), self.num_workers, self.worker_timeout)
         try:
             yield from pool.batches(self._tensors)
@@ -95,9 +104,9 @@ class BatchLoader:
                 "%d images of this epoch could not be read and were replaced by others (--bad_image skip)", count
             )
 
-    def _tensors(self, batch: CollatedBatch) -> dict[str, Tensor]:
+    def _tensors(self, batch: CollatedBatch) -> dict[str, Any]:
         self.skipped += batch.skipped
-        return {name: paddle.to_tensor(array) for name, array in batch.arrays.items()}
+        return device_batch(batch.arrays)
 
 
 def build_loader(
@@ -188,16 +197,17 @@ class WorkerPool:
 
 def _describe_death(death: WorkerDiedError, dataset: KeyedDataset) -> str:
     if isinstance(death, WorkerTimeoutError):
-        return f"data worker {death.pid} {_describe_read(death.reading, dataset)} (--worker_timeout)"
+        return f"data worker {death.pid} {_describe_read(death.reading, dataset)} ({flag('worker_timeout')})"
     during = "" if death.reading.index is None else f" while reading {_name(death.reading.index, dataset)}"
     return f"data worker {death.pid} died of {_exit_cause(death)}{during}"
 
 
 def _remedy(death: WorkerDiedError, caused_by_file: bool) -> str:
     if isinstance(death, WorkerTimeoutError):
-        return "check the file and its disk, remove the file, pass --bad_image skip, or raise --worker_timeout"
+        own = "check the file and its disk", "remove the file"
+        return remedies(*own, "pass --bad_image skip", "raise --worker_timeout")
     if caused_by_file:
-        return "repair or remove the file, or pass --bad_image skip"
+        return remedies("repair or remove the file", "pass --bad_image skip")
     return "the system may have run out of memory: lower --num_workers or --batch_size, or free memory"
 
 
@@ -228,9 +238,8 @@ def _warning_about_slow_reads(current_read: CurrentRead, timeout: float, dataset
                 warned = reading.index
                 description = _describe_read(reading, dataset)
                 logger.warning(
-                    "this process %s (--worker_timeout %g); if it hangs, stop it and pass --num_workers 1",
-                    description,
-                    timeout,
+                    "this process %s (%s %g); if it hangs, stop it and pass --num_workers 1",
+                    *(description, flag("worker_timeout"), timeout),
                 )
 
     if timeout:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import paddle
-from paddle import Tensor
 
 from plsc_mae.data.decode import Box, Interpolation, Pixels, SourceImage
+from plsc_mae.data.loader import device_batch
 from plsc_mae.data.transforms import Transform
 
 
@@ -21,9 +23,9 @@ class RandomImage(SourceImage):
         return self.rng.integers(0, 256, (*size, 3), np.uint8)
 
 
-def random_batch(transform: Transform, batch_size: int, seed: int, *, labeled: bool = False) -> dict[str, Tensor]:
+def random_batch(transform: Transform, batch_size: int, seed: int, *, labeled: bool = False) -> dict[str, Any]:
     """Return `batch_size` random images after `transform`, stacked by name; `labeled` adds "label", which is all 0."""
     rng = np.random.default_rng(seed)
     samples = [transform(RandomImage(rng), rng) for _ in range(batch_size)]
-    batch = {name: paddle.to_tensor(np.stack([sample[name] for sample in samples])) for name in samples[0]}
+    batch = device_batch({name: np.stack([sample[name] for sample in samples]) for name in samples[0]})
     return {**batch, "label": paddle.zeros([batch_size], "int64")} if labeled else batch

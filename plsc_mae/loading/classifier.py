@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from plsc_mae import weights
@@ -14,20 +13,15 @@ from plsc_mae.config.tools import ExplainConfig, PredictConfig
 from plsc_mae.data.classify import evaluation_transform
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import Transform
-from plsc_mae.errors import CheckpointError, DataError
-from plsc_mae.file_kinds import require_text
+from plsc_mae.loading.class_names import numbered_names, read_head
 from plsc_mae.loading.classifier_weights import load_classifier_weights
-from plsc_mae.loading.encoder import infer_encoder_arguments, normalization
+from plsc_mae.loading.encoder import infer_encoder_arguments, newer_parts, normalization
 from plsc_mae.loading.training_config import trained_eps
 from plsc_mae.methods.classify import build_classifier, build_normalize, validation_transform
 from plsc_mae.models.classifier import ImageClassifier
-from plsc_mae.names import escape_name
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.convert import decoded, recognize
-from plsc_mae.weights.dialects.base import count_blocks, tensor_of_rank
-
-_BIASES = ("head.bias", "head.1.bias")  # of classifiers and of probes, in every dialect
-_SWEEP = "head.linears."
+from plsc_mae.weights.dialects.base import count_blocks
 
 
 class LoadedClassifier(NamedTuple):
@@ -69,20 +63,20 @@ def load_classifier(
     stored = source if isinstance(source, Checkpoint) else weights.read_network(source, model_key, model_prefix)
     eps = trained_eps(stored)
     stored = decoded(stored, num_heads, 1)  # classifiers have no decoder
-    num_classes = _count_classes(stored)
+    head = read_head(stored, classes)
     given = {"num_heads": num_heads, "input_size": input_size, "global_pool": global_pool}
     if stored.meta.get("phase") in PHASES and "args" in stored.meta:
-        network, normalize, transform = _by_options(stored, num_classes, given)
+        network, normalize, transform = _by_options(stored, head.outputs, given)
     else:
         arguments = _arguments(stored, num_heads, input_size, global_pool) | ({"norm_eps": eps} if eps else {})
-        network = ImageClassifier(num_classes=num_classes, **arguments)
+        network = ImageClassifier(num_classes=head.outputs, **arguments)
         normalize, transform = normalization(stored), evaluation_transform(network.encoder.img_size)
-    report = load_classifier_weights(network, stored, resize=input_size is not None)
+    report = load_classifier_weights(network, stored, resize=input_size is not None, by_options=False)
     network.eval()
     for parameter in network.parameters():
         parameter.stop_gradient = True
-    names = _read_names(classes, num_classes) if classes else _stored_names(stored, num_classes)
-    return LoadedClassifier(network, normalize, transform, names, f"{stored.path}: {report}, {num_classes} classes")
+    origin = f"{stored.path}: {report}, {head.outputs} classes"
+    return LoadedClassifier(network, normalize, transform, numbered_names(head), origin)
 
 
 def open_classifier(config: PredictConfig | ExplainConfig) -> LoadedClassifier:
@@ -98,30 +92,14 @@ def open_classifier(config: PredictConfig | ExplainConfig) -> LoadedClassifier:
     )
 
 
-def _count_classes(stored: Checkpoint) -> int:
-    """Return the number of classes, which is the length of the head's bias."""
-    found = (tensor_of_rank(stored.model, name, 1, str(stored.path)) for name in _BIASES if name in stored.model)
-    head = next(found, None)
-    if head is not None:
-        return len(head)
-    if any(name.startswith(_SWEEP) for name in stored.model):
-        raise CheckpointError(
-            f"{stored.path} holds the classifiers of --lr_sweep, one for each rate; train the best rate alone"
-        )
-    raise CheckpointError(
-        f"{stored.path} holds no classifier: it has no head; expected a checkpoint of `plsc-mae finetune` or "
-        "`plsc-mae linprobe`, or a fine-tuned or probed file of facebookresearch/mae, CAE, PLSC, MAE-priv or "
-        "MAE-pytorch; if the classifier is another part of the file, choose it with --model_key or --model_prefix"
-    )
-
-
 def _by_options(
     stored: Checkpoint, num_classes: int, given: Mapping[str, Any]
 ) -> tuple[ImageClassifier, Normalize, Transform]:
     """Build (network, normalization, transform) from the options that plsc_mae stored in its checkpoint."""
     config = from_mapping(stored.meta["args"], PHASES[stored.meta["phase"]], str(stored.path))
     config = dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
-    return build_classifier(config, num_classes), build_normalize(config), validation_transform(config)
+    network = build_classifier(config, num_classes, **newer_parts(stored, config.image_size))
+    return network, build_normalize(config), validation_transform(config)
 
 
 def _arguments(
@@ -150,23 +128,3 @@ def _arguments(
     else:
         pooling |= {"probe": "standard" if has("head.1.weight") else "none", "fc_norm": norm_pooled}
     return encoder | pooling
-
-
-def _stored_names(stored: Checkpoint, count: int) -> tuple[str, ...]:
-    """Return the class names in the checkpoint; the name of a class without one is its number."""
-    names = [str(name) for name in stored.meta.get("classes") or ()][:count]
-    return (*names, *(str(number) for number in range(len(names), count)))
-
-
-def _read_names(path: str, count: int) -> tuple[str, ...]:
-    """Read one class name per line; names that are not UTF-8 are escaped as those of folders are."""
-    try:
-        require_text(path, f"--classes {path}", "a text file with one class name per line", DataError)
-        names = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape").rstrip().splitlines()
-    except OSError as error:
-        raise DataError(f"cannot read the class names of --classes {path}: {error.strerror}") from None
-    if len(names) != count:
-        raise DataError(
-            f"--classes {path} has {len(names)} names; expected {count}, one per line for each class of the classifier"
-        )
-    return tuple(escape_name(name.strip()) for name in names)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from plsc_mae.config import TrainingConfig
     from plsc_mae.weights.reader import Checkpoint
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]  # tensors; entries named host_* are NumPy arrays, because the device does not need them
 Pictures = dict[str, npt.NDArray[np.uint8]]
 PatchStats = Literal["original", "visible"]
 Autocast = Callable[[], AbstractContextManager[Any]]

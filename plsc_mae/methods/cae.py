@@ -14,7 +14,7 @@ from plsc_mae.config.cae import CAEConfig, CAEFinetuneConfig, CAELinprobeConfig
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD
 from plsc_mae.data.views import TwoViewCenterCrop, TwoViewCropFlip
-from plsc_mae.errors import ConfigError
+from plsc_mae.errors import ConfigError, flag
 from plsc_mae.losses import alignment_loss
 from plsc_mae.masking import BlockMaskGenerator, RandomMaskGenerator, split_mask
 from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task, to_pictures, visible_mean
@@ -172,13 +172,13 @@ class CAE(Method[CAEConfig]):
         """Build the network that the options name, with their overrides, and the target."""
         require_network(config.model, registry.CAE)
         self._tokenizer_size(config)
-        self._report_masks(config)
         target = build_target(config, self.normalize(config), self._patch_size(config))
         task = self._task(config, target)
         if config.discrete_vae_type == "random_init" and config.target_mode == "clusterID":
             logger.warning(
-                "the tokenizer is RANDOM (--discrete_vae_type random_init): use it to try CAE out; its tokens carry no "
-                "meaning and no published result can be reached with them"
+                "the tokenizer is RANDOM (%s random_init): use it to try CAE out; its tokens carry no meaning and no "
+                "published result can be reached with them",
+                flag("discrete_vae_type"),
             )
         if config.vis_freq:
             load_decoder(config, target.num_classes)  # report a bad file now, not at the first picture
@@ -272,7 +272,11 @@ class CAE(Method[CAEConfig]):
         }
         options = stored.meta.get("args")
         mode = options.get("target_mode", "clusterID") if isinstance(options, dict) else "clusterID"
-        target = f"tokens of hidden patches, one of {num_classes}" if mode == "clusterID" else f"--target_mode {mode}"
+        target = (
+            f"tokens of hidden patches, one of {num_classes}"
+            if mode == "clusterID"
+            else f"{flag('target_mode')} {mode}"
+        )
         # Our checkpoints store the path of their tokenizer.
         flags = "" if stored.meta.get("phase") else f" --{self.tokenizer_option} DIR"
         return Description("context autoencoder: encoder, regressor and decoder", {"decoder": decoder}, target, flags)
@@ -309,7 +313,7 @@ class CAE(Method[CAEConfig]):
             smallest = max(smallest * count // DEFAULT_MASK_PATCHES, 1)
         return count, smallest
 
-    def _report_masks(self, config: CAEConfig) -> None:
+    def log_remarks(self, config: CAEConfig, task: Task) -> None:
         """Log default block masks that are adapted to a small grid, and warn if they hide most of it."""
         if config.mask_generator == "random" or config.num_mask_patches is not None:
             return

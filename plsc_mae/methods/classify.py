@@ -7,7 +7,6 @@ The code bases differ in the network and its initial weights (`ClassifierRecipe`
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +15,7 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from plsc_mae.config import ClassifyConfig, FinetuneConfig, LinprobeConfig, TrainingConfig
+from plsc_mae.data.classes import ClassOrder
 from plsc_mae.data.classify import FinetuneAugment, evaluation_transform, linear_probe_augment
 from plsc_mae.data.decode import SourceImage
 from plsc_mae.data.erasing import RandomErasing, erase
@@ -43,7 +43,11 @@ from plsc_mae.optim import (
 from plsc_mae.weights.reader import Checkpoint
 
 CROP_SCALE = (0.08, 1.0)
+CHANGED_CLASSES = (  # advice to the user whose classes changed between two starts of a run
+    "resume with the classes it was trained on, or start another run with --finetune in another --output_dir"
+)
 AVERAGE = "model_ema"
+MIX_SEED = "host_mix_seed"
 
 
 class ClassifyTask(Task):
@@ -54,7 +58,7 @@ class ClassifyTask(Task):
         normalize: converts uint8 images to the classifier's floats.
         config: the options of label smoothing, mixing, layer-wise learning rates and averaged weights.
         num_classes: number of classes K.
-        classes: names of the classes, stored in checkpoints for `predict`.
+        class_order: classes of the run, stored in checkpoints; None if they are unknown.
     """
 
     score_names: tuple[str, ...] = ("loss", "acc1", "acc5")
@@ -65,10 +69,11 @@ class ClassifyTask(Task):
         normalize: Normalize,
         config: ClassifyConfig,
         num_classes: int,
-        classes: Sequence[str] = (),
+        class_order: ClassOrder | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.normalize, self.config, self.classes = model, normalize, config, classes
+        self.model, self.normalize, self.config = model, normalize, config
+        self.class_order = class_order or ClassOrder()
         self.mixup = build_mixup(config, num_classes)
         self.smoothing = config.smoothing if isinstance(config, FinetuneConfig) else 0.0
         averaged = isinstance(config, FinetuneConfig) and config.model_ema
@@ -81,13 +86,14 @@ class ClassifyTask(Task):
         Returns {"image": float [B, 3, H, W], "target": class numbers [B] or distributions [B, K]}, or for cached
         features {"features": float [B, D], "target": class numbers [B]}.
         """
+        target = self.class_order.outputs_of(batch["label"])
         if "features" in batch:
-            return {"features": batch["features"], "target": batch["label"]}
-        images, target = self.normalize(batch["image"]), batch["label"]
+            return {"features": batch["features"], "target": target}
+        images = self.normalize(batch["image"])
         if "erase_boxes" in batch:
             images = erase(images, batch["erase_boxes"], batch["erase_noise"])
-        if self.mixup is not None and "mix_seed" in batch:
-            rng = np.random.default_rng(int(batch["mix_seed"][0]))
+        if self.mixup is not None and MIX_SEED in batch:
+            rng = np.random.default_rng(int(batch[MIX_SEED][0]))
             images, target = self.mixup(images, target, rng)
         return {"image": images, "target": target}
 
@@ -109,7 +115,7 @@ class ClassifyTask(Task):
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
         """Return cross entropy, top-1 and top-5 accuracy (0 or 100) of every image, see `classification_scores`."""
-        return classification_scores(self.logits(self.prepare(batch)), batch["label"])
+        return classification_scores(self.logits(self.prepare(batch)), self.class_order.outputs_of(batch["label"]))
 
     def schedule(self, config: TrainingConfig, lr: float, updates_per_epoch: int) -> Schedule:
         """Return the recipe's `finetune_schedule` in fine-tuning if it has one, else the schedule of the options."""
@@ -158,10 +164,15 @@ class ClassifyTask(Task):
     def extra_state(self) -> dict[str, Any]:
         """Return the names of the classes and, if there are any, the averaged weights."""
         average = {} if self.average is None else {AVERAGE: self.average.state()}
-        return {"classes": list(self.classes), **average}
+        return {"classes": list(self.class_order.names), **average}
 
     def load_extra_state(self, stored: Checkpoint) -> None:
-        """Restore the averaged weights, if this run has them."""
+        """Adopt the checkpoint's order of the classes, and restore the averaged weights if this run has them.
+
+        Raises:
+            CheckpointError: the checkpoint is of other classes, or has no averaged weights.
+        """
+        self.class_order.restore(stored.meta.get("classes"), stored.path, CHANGED_CLASSES)
         if self.average is None:
             return
         prefix = AVERAGE + "/"
@@ -196,14 +207,14 @@ def build_mixup(config: ClassifyConfig, num_classes: int) -> Mixup | None:
 
 
 class WithMixSeed:
-    """A transform that draws "mix_seed" last; the seed of the first sample decides the mixing of a batch."""
+    """A transform that draws `MIX_SEED` last; the seed of the first sample decides the mixing of a batch."""
 
     def __init__(self, transform: Transform) -> None:
         self.transform = transform
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
         """Transform an image, then draw the seed."""
-        return {**self.transform(image, rng), "mix_seed": np.asarray(rng.integers(2**62), np.int64)}
+        return {**self.transform(image, rng), MIX_SEED: np.asarray(rng.integers(2**62), np.int64)}
 
 
 def train_transform(config: ClassifyConfig) -> Transform:
@@ -232,12 +243,15 @@ def build_normalize(config: ClassifyConfig) -> Normalize:
     return Normalize(INCEPTION_MEAN, INCEPTION_STD) if config.imagenet_inception_mean_and_std else Normalize()
 
 
-def build_classifier(config: ClassifyConfig, num_classes: int) -> ImageClassifier:
-    """Build the classifier that the options name, with fresh weights."""
+def build_classifier(config: ClassifyConfig, num_classes: int, **parts: Any) -> ImageClassifier:
+    """Build the classifier that the options name, with fresh weights.
+
+    `parts` are arguments of its encoder for parts that no option describes, see `loading.encoder.newer_parts`.
+    """
     require_network(config.model, registry.CLASSIFIER)
     arguments = {name: getattr(config, name) for name in ENCODER_OPTIONS}
     if isinstance(config, LinprobeConfig) or config.probe != "none":
         arguments |= {"probe": config.probe, "linear_depth": config.linear_depth}  # type: ignore[attr-defined]
-    arguments |= load_recipe(config.method).arguments(config)
+    arguments = {**parts, **arguments, **load_recipe(config.method).arguments(config)}
     model = create_model(config.model, img_size=config.image_size, num_classes=num_classes, **arguments)
     return cast(ImageClassifier, model)

@@ -84,6 +84,9 @@ class Method(ABC, Generic[ConfigT]):
         """Build the Task for `plsc-mae plan` without reading files; under `paddle.LazyGuard` it has no weights."""
         return self.build_task(config)
 
+    def log_remarks(self, config: ConfigT, task: Task) -> None:
+        """Log defaults that do not suit the other options of a pre-training run, and how to change them."""
+
     @abstractmethod
     def build_encoder(self, config: ConfigT) -> VisionTransformer:
         """Build the encoder alone, with fresh weights."""

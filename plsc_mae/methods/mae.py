@@ -16,7 +16,7 @@ from plsc_mae.config.mae import AutoencoderConfig, MAEConfig, MAEFinetuneConfig,
 from plsc_mae.config.mae_pytorch import BeitStylePretrainConfig
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import RandomCropFlip, ResizeCenterCrop
-from plsc_mae.errors import ConfigError
+from plsc_mae.errors import ConfigError, flag, remedies
 from plsc_mae.masking import num_visible
 from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task, to_pictures, visible_mean
 from plsc_mae.methods.contract import DEFAULT_SIZE, ClassifierRecipe, Description, Method
@@ -171,8 +171,6 @@ class AutoencoderMethod(Method[AutoencoderT]):
         self._check_mask(config)
         overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS} | self.switches(config)
         model = create_model(config.model, dialect=self.dialect, img_size=config.image_size, **overrides)
-        if config.decoder_embed_dim is None and config.decoder_depth is None:
-            _compare_decoder(config.model, cast(MaskedAutoencoder, model))
         return MAETask(
             cast(MaskedAutoencoder, model),
             config.mask_ratio,
@@ -180,6 +178,21 @@ class AutoencoderMethod(Method[AutoencoderT]):
             shared_mask=self.shared_mask(config),
             no_decay=self.no_decay,
         )
+
+    def log_remarks(self, config: AutoencoderT, task: Task) -> None:
+        """Log the size of a default decoder that is larger than the encoder, and how to choose a smaller one."""
+        if config.decoder_embed_dim is not None or config.decoder_depth is not None:
+            return
+        model = cast(MAETask, task).model
+        encoder, decoder = (sum(int(p.size) for p in part.parameters()) for part in (model.encoder, model.decoder))
+        if decoder > encoder:
+            smaller = f"{config.model}_dec192d4b"
+            named = f"--model {smaller}, or " if smaller in VARIANTS else ""
+            logger.info(
+                "the decoder has %.1f M parameters, the encoder %.1f M; for a smaller one give %s--decoder_embed_dim, "
+                "--decoder_depth and --decoder_num_heads",
+                *(decoder / 1e6, encoder / 1e6, named),
+            )
 
     def build_encoder(self, config: AutoencoderT) -> VisionTransformer:
         """Build the encoder of the network that the options name."""
@@ -273,8 +286,9 @@ class AutoencoderMethod(Method[AutoencoderT]):
         visible = num_visible(patches, config.mask_ratio, rounding)
         if not 0 < visible < patches:
             raise ConfigError(
-                f"--mask_ratio {config.mask_ratio} leaves {visible} of {patches} patches visible; at least one must be "
-                "visible and one hidden: give another ratio, a larger --input_size or a smaller --patch_size"
+                f"{flag('mask_ratio')} {config.mask_ratio} leaves {visible} of {patches} patches visible; at least one "
+                "must be visible and one hidden: give another ratio, "
+                f"{remedies('other sizes', 'a larger --input_size', 'a smaller --patch_size')}"
             )
 
     @staticmethod
@@ -288,7 +302,7 @@ class MAE(AutoencoderMethod[MAEConfig]):
     """Pre-training of the masked autoencoder of facebookresearch/mae, PLSC and LiBai."""
 
     config_class = MAEConfig
-    dialects = frozenset({"facebook", "plsc"})
+    dialects = frozenset({"facebook", "plsc", "timm"})
 
     def recognizes(self, stored: Checkpoint) -> bool:
         """Return whether a file may be MAE's.
@@ -315,18 +329,6 @@ class BeitStyleMAE(AutoencoderMethod[SuccessorT]):
         has_bias = "decoder.embed.bias" in stored.model
         return stored.dialect in self.dialects or (
             super().recognizes(stored) and NO_KEY_BIAS in stored.model and has_bias == self.bridge_bias
-        )
-
-
-def _compare_decoder(name: str, model: MaskedAutoencoder) -> None:
-    """Log the size of a default decoder that is larger than the encoder, and how to choose a smaller one."""
-    encoder, decoder = (sum(int(p.size) for p in part.parameters()) for part in (model.encoder, model.decoder))
-    if decoder > encoder:
-        smaller = f"--model {name}_dec192d4b, or " if f"{name}_dec192d4b" in VARIANTS else ""
-        logger.info(
-            "the decoder has %.1f M parameters, the encoder %.1f M; for a smaller one give %s--decoder_embed_dim, "
-            "--decoder_depth and --decoder_num_heads",
-            *(decoder / 1e6, encoder / 1e6, smaller),
         )
 
 

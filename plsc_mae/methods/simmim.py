@@ -14,7 +14,7 @@ import paddle
 from plsc_mae.config.simmim import SimMIMConfig, SimMIMFinetuneConfig, SimMIMLinprobeConfig
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import RandomCropFlip, ResizeCenterCrop
-from plsc_mae.errors import ConfigError
+from plsc_mae.errors import ConfigError, flag, remedies
 from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task, to_pictures
 from plsc_mae.methods.contract import DEFAULT_SIZE, ClassifierRecipe, Description, Method
 from plsc_mae.methods.masks import WithMask
@@ -228,14 +228,16 @@ class SimMIMMethod(Method[SimMIMConfig]):
         cell, (rows, columns) = config.mask_patch_size, patch_grid(config.image_size, patch_size)
         if cell % patch_size or config.image_size[0] % cell or config.image_size[1] % cell:
             raise ConfigError(
-                f"--mask_patch_size {cell} must be a multiple of the patch side {patch_size} and divide the image of "
+                f"{flag('mask_patch_size')} {cell} must be a multiple of the patch side {patch_size} and divide the "
+                "image of "
                 f"{config.image_size[0]} x {config.image_size[1]} pixels; {patch_size} hides single patches"
             )
         masks = CellMaskGenerator((rows, columns), cell // patch_size, config.mask_ratio)
         if masks.num_hidden == math.prod(masks.cells):
             raise ConfigError(
-                f"--mask_ratio {config.mask_ratio:g} hides all {masks.num_hidden} cells of an image; give a smaller "
-                "ratio, a smaller --mask_patch_size or a larger --input_size"
+                f"{flag('mask_ratio')} {config.mask_ratio:g} hides all {masks.num_hidden} cells of an image; give a "
+                "smaller "
+                f"ratio, {remedies('a smaller --mask_patch_size', 'a larger --input_size')}"
             )
         return masks
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import paddle
 from paddle import Tensor
 
 from plsc_mae.config import LinprobeConfig
+from plsc_mae.data.classes import ClassOrder
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.methods.base import Batch, StepOutput
 from plsc_mae.methods.classify import ClassifyTask, classification_scores
@@ -26,7 +25,7 @@ class SweepTask(ClassifyTask):
         normalize: converts uint8 images to the classifier's floats.
         config: the run's options.
         num_classes: number of classes K.
-        classes: names of the classes.
+        class_order: classes of the run; None if they are unknown.
     """
 
     def __init__(
@@ -35,9 +34,9 @@ class SweepTask(ClassifyTask):
         normalize: Normalize,
         config: LinprobeConfig,
         num_classes: int,
-        classes: Sequence[str] = (),
+        class_order: ClassOrder | None = None,
     ) -> None:
-        super().__init__(model, normalize, config, num_classes, classes)
+        super().__init__(model, normalize, config, num_classes, class_order)
         assert config.lr_sweep
         self.rates = config.lr_sweep
         self.peak = config.blr if config.lr is None else config.lr
@@ -58,8 +57,9 @@ class SweepTask(ClassifyTask):
     def scores(self, batch: Batch) -> dict[str, Tensor]:
         """Return cross entropy and top-1 accuracy (0 or 100) of every image for every layer."""
         scores: dict[str, Tensor] = {}
+        labels = self.class_order.outputs_of(batch["label"])
         for name, logits in zip(self.names, self.logits(self.prepare(batch)), strict=True):
-            found = classification_scores(logits, batch["label"])
+            found = classification_scores(logits, labels)
             scores |= {f"{score}_{name}": found[score] for score in ("loss", "acc1")}
         return scores
 

@@ -10,14 +10,13 @@ from abc import abstractmethod
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from plsc_mae import weights
 from plsc_mae.config import CAEConfig
 from plsc_mae.data.normalize import Normalize
-from plsc_mae.errors import CheckpointError, ConfigError
-from plsc_mae.losses import PixelNorm, denormalize_pixels, normalize_pixels, squared_error
+from plsc_mae.errors import CheckpointError, ConfigError, flag, remedies
+from plsc_mae.losses import PixelNorm, cross_entropy, denormalize_pixels, normalize_pixels, squared_error
 from plsc_mae.methods.base import Batch
 from plsc_mae.models.dalle import DalleDecoder, DalleEncoder, random_init
 from plsc_mae.models.layers import patchify, unpatchify
@@ -56,11 +55,10 @@ class ClassTarget(Target):
         They are the accuracy of the predictions ("mlm_acc") and that of always predicting the most frequent class of
         the batch ("top_token_share"), between 0 and 1.
         """
-        pred = pred.astype("float32")
         counts = paddle.scatter_nd_add(
             paddle.zeros([self.num_classes]), target.unsqueeze(-1), paddle.ones(target.shape)
         )
-        return F.cross_entropy(pred, target), {
+        return cross_entropy(pred, target), {
             "mlm_acc": (pred.detach().argmax(axis=-1) == target).astype("float32").mean(),
             "top_token_share": counts.max() / target.shape[0],
         }
@@ -143,7 +141,7 @@ def build_target(config: CAEConfig, normalize: Normalize, patch_size: int) -> Ta
             target = VectorTarget(pixels, _random_vectors(config, pixels.num_classes))
     if config.decoder_num_classes not in (None, target.num_classes):
         raise ConfigError(
-            f"--decoder_num_classes {config.decoder_num_classes}: the target ({config.target_mode}) has "
+            f"{flag('decoder_num_classes')} {config.decoder_num_classes}: the target ({config.target_mode}) has "
             f"{target.num_classes} classes; leave the option out"
         )
     return target
@@ -179,9 +177,10 @@ def _token_target(config: CAEConfig) -> TokenTarget:
         return TokenTarget(tokenizer, classes)
     path = config.discrete_vae_weight_path
     if not path:
+        trial = remedies("; to try CAE out without one, give --discrete_vae_type random_init")
         raise ConfigError(
-            "--discrete_vae_weight_path is required: the folder with DALL-E's encoder.pkl or PLSC's encoder_weight.pd "
-            "(see docs/cae.md for downloads); to try CAE out without one, give --discrete_vae_type random_init"
+            f"{flag('discrete_vae_weight_path')} is required: the folder with DALL-E's encoder.pkl or PLSC's "
+            f"encoder_weight.pd (see docs/cae.md for downloads){trial}"
         )
     tensors = read_dalle(path, "encoder")
     require_finite(tensors, path, FETCH_AGAIN)
@@ -198,8 +197,8 @@ def _random_vectors(config: CAEConfig, length: int) -> np.ndarray:
     if len(arrays) != 1 or arrays[0].ndim != 2 or arrays[0].shape[0] != length:
         found = ", ".join(str(list(array.shape)) for array in arrays[:3])
         raise CheckpointError(
-            f"--target_path {config.target_path} holds {len(arrays)} arrays ({found}); expected one array of shape "
-            f"[{length}, classes], one vector per class"
+            f"{flag('target_path')} {config.target_path} holds {len(arrays)} arrays ({found}); expected one array of "
+            f"shape [{length}, classes], one vector per class"
         )
-    require_finite({"its array": arrays[0]}, f"--target_path {config.target_path}", FETCH_AGAIN)
+    require_finite({"its array": arrays[0]}, f"{flag('target_path')} {config.target_path}", FETCH_AGAIN)
     return arrays[0]

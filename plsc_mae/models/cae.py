@@ -306,10 +306,12 @@ class ContextAutoencoder(nn.Layer):
 
         Every averaged parameter becomes `dual_path_ema` times itself plus (1 - `dual_path_ema`) times the encoder's.
         """
-        if self.alignment_encoder is not None:
-            decay = self.dual_path_ema
-            for target, source in zip(self.alignment_encoder.parameters(), self.encoder.parameters(), strict=True):
-                target.set_value(target * decay + source * (1.0 - decay))
+        if self.alignment_encoder is None:
+            return
+        targets, sources = self.alignment_encoder.parameters(), self.encoder.parameters()
+        shares = {dtype: paddle.full([1], 1.0 - self.dual_path_ema, dtype) for dtype in {x.dtype for x in targets}}
+        for target, source in zip(targets, sources, strict=True):
+            target.lerp_(source, shares[target.dtype])
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Encode whole images, without a mask: [B, channels, H, W] -> [B, 1 + L, C]."""

@@ -7,18 +7,19 @@ Atten4Vis/CAE, BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError
+from plsc_mae.models.attention import attention
 from plsc_mae.models.layers import (
     INIT_STD,
     LAYER_NORM_EPS,
     CrossAttention,
     Linear,
-    attention,
     attention_macs,
     copy_to_group,
     initializes,
@@ -56,7 +57,7 @@ class BatchNorm(nn.Layer):
         with paddle.no_grad():
             unbiased = variance * (len(x) / max(len(x) - 1, 1))
             for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
-                running.set_value(running * (1 - BATCH_NORM_MOMENTUM) + new * BATCH_NORM_MOMENTUM)
+                running.scale_(1 - BATCH_NORM_MOMENTUM).add_(new * BATCH_NORM_MOMENTUM)
         return (x - mean) / paddle.sqrt(variance + self.epsilon)
 
 
@@ -197,6 +198,13 @@ class ImageClassifier(nn.Layer):
             behind += attn.q.weight.size + attn.proj.weight.size + attention_macs(attn, 1, tokens)
             behind += tokens * (attn.k.weight.size + attn.v.weight.size)
         return self.encoder.forward_macs(tokens), int(behind)
+
+    @paddle.no_grad()
+    def reorder_outputs(self, order: Sequence[int]) -> None:
+        """Reorder the outputs of a linear head: output i becomes the former output order[i]."""
+        index = paddle.to_tensor(list(order), dtype="int64")
+        self.head.weight.set_value(paddle.index_select(self.head.weight, index, axis=1))
+        self.head.bias.set_value(paddle.index_select(self.head.bias, index))
 
     @paddle.no_grad()
     def reset_head(self, std: float) -> None:

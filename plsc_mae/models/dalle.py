@@ -38,19 +38,23 @@ def unmap_pixels(pixels: Tensor) -> Tensor:
 
 
 class Conv2D(nn.Layer):
-    """A frozen convolution of stride 1 that keeps the image size; weights are zero until they are loaded."""
+    """A frozen convolution of stride 1 that keeps the image size; weights are zero until they are loaded.
+
+    The weights are stored in the dtype of the computation, so a forward pass converts only its input.
+    """
 
     def __init__(self, in_chans: int, out_chans: int, kernel_size: int, dtype: str) -> None:
         super().__init__()
         zero = nn.initializer.Constant(0.0)
         self.dtype = dtype
-        self.w = self.create_parameter([out_chans, in_chans, kernel_size, kernel_size], default_initializer=zero)
-        self.b = self.create_parameter([out_chans], is_bias=True)
+        shape = [out_chans, in_chans, kernel_size, kernel_size]
+        self.w = self.create_parameter(shape, dtype=dtype, default_initializer=zero)
+        self.b = self.create_parameter([out_chans], dtype=dtype, is_bias=True)
         self.w.stop_gradient = self.b.stop_gradient = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve in the layer's dtype: [B, in, H, W] of any float type -> [B, out, H, W]."""
-        x, w, b = (tensor.astype(self.dtype) for tensor in (x, self.w, self.b))
+        x, w, b = as_dtype(x, self.dtype), self.w, self.b
         out_chans, in_chans, size, _ = w.shape
         pixels = x.shape[2] * x.shape[3]
         if x.place.is_cpu_place() and size > 1 and in_chans > out_chans and pixels > out_chans:
@@ -79,7 +83,7 @@ class Block(nn.Layer):
         residual = x
         for conv in self.res_path:
             residual = conv(F.relu(residual))
-        x = x.astype(residual.dtype) if self.id_path is None else self.id_path(x)
+        x = as_dtype(x, residual.dtype) if self.id_path is None else self.id_path(x)
         return x + self.gain * residual
 
 
@@ -138,7 +142,7 @@ class _DalleNetwork(nn.Layer):
                     "the file is incomplete or holds another network"
                 )
         for name, parameter in own.items():
-            parameter.set_value(np.ascontiguousarray(tensors[name], dtype=np.float32))
+            fill(parameter, np.ascontiguousarray(tensors[name], dtype=np.float32))
         return network
 
     def _groups_and_output(self, x: Tensor, resize: Callable[[Tensor], Tensor]) -> Tensor:
@@ -306,7 +310,18 @@ def random_init(network: DalleEncoder | DalleDecoder, seed: int) -> None:
             # The outputs of a ReLU have a positive mean, which would favor the same few tokens at every place.
             # Kernels that sum to zero cancel it.
             value -= value.mean(axis=(1, 2, 3), keepdims=True)
-        parameter.set_value(value)
+        fill(parameter, value)
+
+
+def fill(parameter: Tensor, value: npt.NDArray[np.float32]) -> None:
+    """Set a parameter of any dtype to float32 values."""
+    parameter.set_value(as_dtype(paddle.to_tensor(value), parameter.dtype))
+
+
+def as_dtype(x: Tensor, dtype: str | paddle.dtype) -> Tensor:
+    """Convert a tensor to a dtype; return it unchanged, without the copy that `astype` makes, if it has that dtype."""
+    wanted = getattr(paddle, dtype) if isinstance(dtype, str) else dtype
+    return x if x.dtype == wanted else x.astype(wanted)
 
 
 def _resolve_dtype(compute_dtype: ComputeDtype) -> str:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,15 +15,13 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from plsc_mae.models.attention import attention, dropout
 from plsc_mae.models.recompute import Recomputable
 from plsc_mae.models.rel_pos_bias import RelativePositionBias
 from plsc_mae.models.tensor_split import HEADS, HIDDEN, TensorSplit
 
 LAYER_NORM_EPS = 1e-6
 INIT_STD = 0.02
-FLASH_MIN_CAPABILITY = 8  # flash attention kernels exist from Ampere on
-FLASH_MAX_HEAD_DIM = 256
-_recording: ContextVar[list[Tensor] | None] = ContextVar("recording", default=None)
 
 
 class _CPULinear(paddle.autograd.PyLayer):
@@ -57,11 +53,20 @@ class _CPULinear(paddle.autograd.PyLayer):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Apply `x @ weight + bias` to the last axis: [..., in] -> [..., out]."""
+    """Apply `x @ weight + bias` to the last axis: [..., in] -> [..., out].
+
+    In mixed precision the bias takes the dtype of the product. In Paddle 2.6, a float32 bias would make the sum float32
+    again: attention would then not find its flash kernel, and GELU would compute in float32.
+    """
     if bias is None or not x.place.is_cpu_place():
-        return F.linear(x, weight, bias)
+        return add_bias(paddle.matmul(x, weight), bias)
     out = _CPULinear.apply(x.reshape([-1, x.shape[-1]]), weight, bias)
     return out.reshape([*x.shape[:-1], weight.shape[1]])
+
+
+def add_bias(x: Tensor, bias: Tensor | None) -> Tensor:
+    """Add a bias, converted to the dtype of `x`; None adds nothing."""
+    return x if bias is None else x + (bias if bias.dtype == x.dtype else bias.astype(x.dtype))
 
 
 def xavier_uniform(fan_in: int, fan_out: int) -> nn.initializer.Initializer:
@@ -195,48 +200,7 @@ class PatchEmbed(nn.Layer):
         # DataParallel averages as if it were contiguous (3.3.1, tests/train/test_equality.py).
         pixels = patches.reshape([*patches.shape[:2], -1, in_chans]).transpose([0, 1, 3, 2])  # [B, K, C, P*P]
         out = paddle.matmul(pixels.flatten(2), self.proj.weight.reshape([dim, -1]), transpose_y=True)
-        return out + self.proj.bias.astype(out.dtype)
-
-
-@contextmanager
-def record_attention() -> Iterator[list[Tensor]]:
-    """Collect the softmax weights [B, H, M, N] of every attention inside the context, in order and with gradient."""
-    weights: list[Tensor] = []
-    outer = _recording.set(weights)
-    try:
-        yield weights
-    finally:
-        _recording.reset(outer)
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, drop_rate: float = 0.0) -> Tensor:
-    """Compute scaled dot-product attention of q [B, H, M, D/H] over k and v [B, H, N, D/H]; returns [B, H, M, D/H].
-
-    This function chooses between flash kernel and plain matrix products by device, dtype and head width: Paddle 2.6
-    takes its flash kernel on any GPU and for any dtype, and 3.x decides before AMP casts. `bias` [H, M, N] is added to
-    the logits, and dropout with `drop_rate` applies to the softmax weights; both need the plain products.
-    """
-    head_dim, recorded = q.shape[-1], _recording.get()
-    plain = recorded is not None or bias is not None or drop_rate > 0
-    if not plain and head_dim <= FLASH_MAX_HEAD_DIM and _has_flash_kernel(q):
-        q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v).transpose([0, 2, 1, 3])
-    logits = paddle.matmul(q * head_dim**-0.5, k, transpose_y=True)
-    weights = F.softmax(logits if bias is None else logits + bias, axis=-1)
-    if recorded is not None:
-        recorded.append(weights)
-    return paddle.matmul(dropout(weights, drop_rate), v)
-
-
-def dropout(x: Tensor, rate: float) -> Tensor:
-    """Set each element to zero with probability `rate` and scale up the rest (Srivastava et al. 2014)."""
-    return F.dropout(x, rate) if rate > 0 else x
-
-
-def _has_flash_kernel(x: Tensor) -> bool:
-    if not x.place.is_gpu_place() or x.dtype not in (paddle.float16, paddle.bfloat16):
-        return False
-    return paddle.device.cuda.get_device_capability()[0] >= FLASH_MIN_CAPABILITY
+        return add_bias(out, self.proj.bias)
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -260,6 +224,9 @@ class Attention(nn.Layer):
         grid: rows and columns of patches for a relative position bias; None for no such bias.
         drop_rate: dropout rate of the outputs.
         attn_drop_rate: dropout rate of the softmax weights.
+        qk_norm: whether a layer norm follows the projection of queries and keys in every head (Dehghani et al. 2023;
+            names as in timm). All heads share its scale and shift.
+        norm_eps: eps of that norm.
 
     Attributes:
         exchange: connects the processes that have the other heads; None if all are here.
@@ -277,6 +244,8 @@ class Attention(nn.Layer):
         grid: tuple[int, int] | None = None,
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
+        qk_norm: bool = False,
+        norm_eps: float = LAYER_NORM_EPS,
     ) -> None:
         super().__init__()
         self.drop_rate, self.attn_drop_rate = drop_rate, attn_drop_rate
@@ -287,6 +256,8 @@ class Attention(nn.Layer):
         self.q_bias = None if k_bias else constant_parameter(self, inner, 0.0)
         self.v_bias = None if k_bias else constant_parameter(self, inner, 0.0)
         self.proj = Linear(inner, dim)
+        self.q_norm = layer_norm(dim // num_heads, norm_eps) if qk_norm else None
+        self.k_norm = layer_norm(dim // num_heads, norm_eps) if qk_norm else None
 
     def forward(self, x: Tensor, query: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Attend from `query` [B, M, D] (all tokens when None) to `x` [B, N, D]; returns [B, M, D].
@@ -303,6 +274,8 @@ class Attention(nn.Layer):
             inner = weight.shape[1] // 3
             (q,) = self._heads(linear(query, weight[:, :inner], shift[:inner]), 1)
             k, v = self._heads(linear(x, weight[:, inner:], shift[inner:]), 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q).astype(v.dtype), self.k_norm(k).astype(v.dtype)
         attn_drop, drop = (self.attn_drop_rate, self.drop_rate) if self.training else (0.0, 0.0)
         return dropout(self.proj(merge_heads(attention(q, k, v, bias, attn_drop))), drop)
 
@@ -315,7 +288,8 @@ class Attention(nn.Layer):
         """Split [B, N, parts*D] into `parts` tensors [B, H, N, D/H]."""
         batch, tokens, width = x.shape
         x = x.reshape([batch, tokens, parts, self.num_heads, width // (parts * self.num_heads)])
-        return list(paddle.unbind(x.transpose([2, 0, 3, 1, 4]), axis=0))
+        # One copy here; as strided views, every use of q, k and v in the forward and backward pass would copy them.
+        return list(paddle.unbind(x.transpose([2, 0, 3, 1, 4]).contiguous(), axis=0))
 
 
 class CrossAttention(nn.Layer):
@@ -400,6 +374,7 @@ class Block(Recomputable):
         drop_rate: dropout rate of the outputs of attention and MLP.
         attn_drop_rate: dropout rate of the softmax weights.
         norm_eps: eps of the layer norms.
+        qk_norm: whether attention normalizes queries and keys, see `Attention`.
     """
 
     def __init__(
@@ -415,11 +390,12 @@ class Block(Recomputable):
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
         norm_eps: float = LAYER_NORM_EPS,
+        qk_norm: bool = False,
     ) -> None:
         super().__init__()
         self.norm1 = layer_norm(dim, norm_eps)
         dropouts = {"drop_rate": drop_rate, "attn_drop_rate": attn_drop_rate}
-        self.attn = Attention(dim, num_heads, k_bias=k_bias, grid=grid, **dropouts)
+        self.attn = Attention(dim, num_heads, k_bias=k_bias, grid=grid, qk_norm=qk_norm, norm_eps=norm_eps, **dropouts)
         self.norm2 = layer_norm(dim, norm_eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop_rate)
         self.drop_path = DropPath(drop_path)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from plsc_mae.errors import ConfigError
+from plsc_mae.errors import ConfigError, flag
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -233,7 +233,7 @@ def require_network(name: str, network: str) -> None:
     if found and (found == CLASSIFIER) == classifies:
         near = nearest_models(name, _of_networks(network)) or _of_networks(network)
         raise ConfigError(
-            f"model {name} belongs to another method: leave --method out, or use --model {' or '.join(near)}"
+            f"model {name} belongs to another method: leave {flag('method')} out, or use {' or '.join(near)}"
         )
     fitting = {other: variant for other, variant in VARIANTS.items() if (variant.network == CLASSIFIER) == classifies}
     kind = f"model {name} is not for {purpose}" if found else f"unknown model '{name}' for {purpose}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import paddle
 
+from plsc_mae.optim.adamw import FusedAdamW
 from plsc_mae.optim.lars import build_lars
 from plsc_mae.optim.param_groups import ParamGroup, paddle_groups
 from plsc_mae.optim.sgd import build_sgd
@@ -42,12 +43,12 @@ class NullOptimizer:
 
 def build_adamw(
     groups: Sequence[ParamGroup], *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
-) -> paddle.optimizer.AdamW:
-    """Build Paddle's AdamW with decoupled weight decay per group; call `set_lr` before every step.
+) -> FusedAdamW:
+    """Build AdamW with decoupled weight decay per group; call `set_lr` before every step.
 
     The update equals PyTorch's AdamW: first the decay with the current learning rate, then the bias-corrected step.
     """
-    return paddle.optimizer.AdamW(
+    return FusedAdamW(
         learning_rate=0.0,
         beta1=betas[0],
         beta2=betas[1],

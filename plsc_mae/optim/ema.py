@@ -32,13 +32,13 @@ class WeightAverage:
     @paddle.no_grad()
     def update(self) -> None:
         """Update the average after an optimizer step: average = decay * average + (1 - decay) * weights."""
+        share = paddle.full([1], 1.0 - self.decay)
         for name, tensor in self._model.state_dict().items():
             average = self._average[name]
-            if tensor.is_floating_point():
-                average.scale_(self.decay)
-                average.add_(tensor.astype("float32") * (1.0 - self.decay))
+            if not tensor.is_floating_point():
+                paddle.assign(tensor, output=average)
             else:
-                average.set_value(tensor)
+                average.lerp_(tensor if tensor.dtype == paddle.float32 else tensor.astype("float32"), share)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -83,4 +83,5 @@ def _float32_copy(tensor: Tensor) -> Tensor:
 
 def _assign(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
-        tensor.set_value(values[name].astype(tensor.dtype))
+        value = values[name]
+        paddle.assign(value if value.dtype == tensor.dtype else value.astype(tensor.dtype), output=tensor)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import paddle
 from paddle import Tensor, nn
 
-from plsc_mae.errors import ConfigError
+from plsc_mae.errors import ConfigError, remedies
 from plsc_mae.optim.param_groups import ParamGroup
 from plsc_mae.parallel.group import Group
 
@@ -61,7 +61,7 @@ class UpdateSharing:
                 flat = self._members.broadcast(paddle.concat([param.flatten() for param in params]), owner)
                 if owner != self._members.rank:
                     for param, values in zip(params, paddle.split(flat, [param.size for param in params]), strict=True):
-                        param.set_value(values.reshape(param.shape))
+                        paddle.assign(values.reshape(param.shape), output=param)
 
 
 def _only(group: ParamGroup, own: set[int]) -> ParamGroup:
@@ -84,8 +84,8 @@ def check_stage(stage: int, *, is_gpu: bool, shares_network: bool) -> None:
         )
     if stage in PADDLE_LEVELS and shares_network:
         raise ConfigError(
-            f"--sharding_stage {stage} cannot be combined with --tensor_parallel or --pipeline_parallel; use "
-            "--sharding_stage 1"
+            f"--sharding_stage {stage} cannot be combined with {remedies('--tensor_parallel', '--pipeline_parallel')}; "
+            "use --sharding_stage 1"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import paddle
 from paddle import Tensor, nn
 
-from plsc_mae.errors import ConfigError
+from plsc_mae.errors import ConfigError, flag
 from plsc_mae.parallel import failure_detector
 from plsc_mae.parallel.group import Group
 
@@ -56,15 +56,16 @@ class World:
         wanted = "gpu" if device in ("gpu", "cuda") or (device == "auto" and gpu_build) else "cpu"
         if wanted == "gpu" and not gpu_build:
             build = "no GPU is visible to Paddle" if paddle.is_compiled_with_cuda() else "this is Paddle's CPU build"
-            raise ConfigError(f"--device {device}: {build}; use --device cpu, or see `plsc-mae doctor`")
+            raise ConfigError(f"{flag('device')} {device}: {build}; use {flag('device')} cpu, or see `plsc-mae doctor`")
         self.processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
         self.process = int(os.environ.get("PADDLE_TRAINER_ID", "0")) % self.processes
         shared = tensor_parallel * pipeline_parallel
         if self.processes % shared:
+            factors = {"tensor_parallel": tensor_parallel, "pipeline_parallel": pipeline_parallel}
+            groups = " x ".join(f"--{name} {factor}" for name, factor in factors.items() if factor > 1)
             raise ConfigError(
-                f"{self.processes} process{'es' if self.processes > 1 else ''} cannot form groups of "
-                f"--tensor_parallel {tensor_parallel} x --pipeline_parallel {pipeline_parallel}; start a multiple of "
-                f"{shared} with `plsc-mae launch --nproc_per_node {shared}`"
+                f"{self.processes} process{'es' if self.processes > 1 else ''} cannot form groups of {groups}; start a "
+                f"multiple of {shared} with `plsc-mae launch --nproc_per_node {shared}`"
             )
         paddle.set_device(wanted)
         self.is_gpu = wanted == "gpu"
@@ -155,7 +156,7 @@ class World:
             flat = self.sum(paddle.concat([param.grad.flatten() for param in bucket])) / self.size
             parts = paddle.split(flat, [param.size for param in bucket])
             for param, part in zip(bucket, parts, strict=True):
-                param.grad.set_value(part.reshape(param.shape))
+                paddle.assign(part.reshape(param.shape), output=param.grad)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum `values` over the data-parallel processes in place (all-reduce) and return it; all of them must call."""

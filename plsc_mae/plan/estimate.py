@@ -42,9 +42,10 @@ class Layout(NamedTuple):
         """
         tensor, pipeline = config.tensor_parallel, getattr(config, "pipeline_parallel", 1)
         if devices % (tensor * pipeline):
+            factors = {"tensor_parallel": tensor, "pipeline_parallel": pipeline}
+            groups = " x ".join(f"--{name} {factor}" for name, factor in factors.items() if factor > 1)
             raise ConfigError(
-                f"--devices {devices} cannot form groups of --tensor_parallel {tensor} x --pipeline_parallel "
-                f"{pipeline}; give a multiple of {tensor * pipeline}"
+                f"--devices {devices} cannot form groups of {groups}; give a multiple of {tensor * pipeline}"
             )
         micro_batches = getattr(config, "micro_batches", None) or MICRO_BATCHES_PER_STAGE * pipeline
         return cls(devices // (tensor * pipeline), tensor, pipeline, micro_batches if pipeline > 1 else 1)

@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import paddle
-from paddle import Tensor, nn
+from paddle import Tensor, _C_ops, nn
 
 from plsc_mae.methods.base import Batch, PassContext, StepOutput, Task
 from plsc_mae.optim import ParamGroup, Rates, set_weight_decay
 from plsc_mae.parallel.tensor import shard_of
 from plsc_mae.parallel.world import World
 from plsc_mae.train.precision import FLOAT32, LossScale, Precision, autocast
+
+PIECE_ELEMENTS = 1 << 26  # of a temporary copy of gradients, 256 MB in float32
 
 
 class AccumulationGroup(NamedTuple):
@@ -184,11 +186,10 @@ class Stepper:
 
     def _update(self, norm: Tensor) -> None:
         """Divide the gradients by the loss scale, clip them and update the parameters."""
-        factor = None if self.clip_grad is None else clip_factor(norm, self.clip_grad)
-        if self.scaler.enabled:
-            factor = (1.0 if factor is None else factor) / self.scaler.value
-        if factor is not None:
-            scale_gradients(self.params.values(), factor)
+        if self.clip_grad is not None:
+            divide_gradients(self.params.values(), clip_divisor(norm, self.clip_grad) * self.scaler.value)
+        elif self.scaler.enabled:
+            divide_gradients(self.params.values(), paddle.full([], self.scaler.value))
         self.optimizer.step()
         self.scaler.update(good=True)
         if self.publish is not None:
@@ -216,27 +217,65 @@ def global_norm(params: Iterable[Tensor], world: World | None = None, *, sharded
     shared: list[Tensor] = []
     for param in params:
         if param.grad is not None:
-            (whole if shard_of(param) is None else shared).append((param.grad * param.grad).sum())
-    square = paddle.add_n(whole) if whole else paddle.zeros([])
+            (whole if shard_of(param) is None else shared).append(param.grad)
+    square = squared_norm(whole)
     if world is not None:
         if world.tensor.size > 1:
-            square = square + world.tensor.sum(paddle.add_n(shared) if shared else paddle.zeros([]))
+            square = square + world.tensor.sum(squared_norm(shared))
         world.pipeline.sum(square)
         if sharded:
             world.data.sum(square)
     return paddle.sqrt(square)
 
 
-def clip_factor(norm: Tensor, max_norm: float) -> Tensor:
-    """Return the factor that scales gradients with global norm `norm` to a norm of at most `max_norm`.
+def squared_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the sum of the squares of all elements, a float32 scalar on the device.
 
-    The factor is min(1, max_norm / (norm + 1e-6)), as in torch.nn.utils.clip_grad_norm_.
+    A GPU concatenates the tensors, in pieces of limited size, and reduces each piece at once; so the number of kernels
+    does not grow with the number of tensors. A CPU reduces them one by one, which needs no copy.
     """
-    return paddle.clip(max_norm / (norm + 1e-6), max=1.0)
+    if tensors and tensors[0].place.is_gpu_place():
+        return squared_norm_of_pieces(tensors)
+    return _sum_of_squares(tensors) if tensors else paddle.zeros([])
 
 
-def scale_gradients(params: Iterable[Tensor], factor: Tensor | float) -> None:
-    """Multiply the gradients of `params` by `factor` in place."""
+def squared_norm_of_pieces(tensors: Sequence[Tensor], limit: int = PIECE_ELEMENTS) -> Tensor:
+    """Return the sum of the squares of all elements, reduced in pieces of at most `limit` elements or one tensor.
+
+    Tensors of different dtypes are in different pieces; the result is float32.
+    """
+    pieces: list[list[Tensor]] = []
+    filled = 0
+    for x in sorted(tensors, key=lambda x: str(x.dtype)):
+        if not pieces or pieces[-1][0].dtype != x.dtype or filled + x.size > limit:
+            pieces.append([])
+            filled = 0
+        pieces[-1].append(x.flatten())
+        filled += x.size
+    return _sum_of_squares([paddle.concat(piece) if len(piece) > 1 else piece[0] for piece in pieces])
+
+
+def _sum_of_squares(tensors: Sequence[Tensor]) -> Tensor:
+    squares = [_C_ops.squared_l2_norm(x if x.dtype == paddle.float32 else x.astype("float32")) for x in tensors]
+    return paddle.add_n(squares).reshape([])
+
+
+def clip_divisor(norm: Tensor, max_norm: float) -> Tensor:
+    """Return the number by which gradients of global norm `norm` are divided for a norm of at most `max_norm`.
+
+    Its inverse is min(1, max_norm / (norm + 1e-6)), as in torch.nn.utils.clip_grad_norm_.
+    """
+    return paddle.clip((norm + 1e-6) / max_norm, min=1.0)
+
+
+def divide_gradients(params: Iterable[Tensor], divisor: Tensor) -> None:
+    """Divide the gradients of `params`, which must be finite, by a float32 scalar, in place and by one call per dtype.
+
+    The kernel is that of loss scaling: it multiplies by the inverse of the divisor.
+    """
+    by_dtype: dict[paddle.dtype, list[Tensor]] = {}
     for param in params:
         if param.grad is not None:
-            param.grad.set_value(param.grad * factor)
+            by_dtype.setdefault(param.grad.dtype, []).append(param.grad)
+    for gradients in by_dtype.values():
+        _C_ops.check_finite_and_unscale_(gradients, divisor.reshape([1]))

@@ -209,7 +209,7 @@ class Trainer:
         self.task.train()
         self.log.start_epoch(at.epoch, total, at.batches_done)
         watch, images = Stopwatch(), 0
-        first = at.batches_done + 1 if self.log.is_new else 0
+        first = self.accumulation.group(at.batches_done).last + 1 if self.log.is_new else 0
         for batch in watch.timed(iter(self.loader)):
             self.iterate(batch)
             done = at.batches_done
@@ -219,7 +219,7 @@ class Trainer:
                 self._report(watch, images)
                 images = 0
             elif done == first:
-                self._report_first(watch)
+                self._report_first(watch, images)
             if done == total or not self.accumulation.is_start(done):
                 continue
             if self._agreed_to_stop():
@@ -293,14 +293,12 @@ class Trainer:
         record, eta = self._record(means, watch.lap(), images)
         self.log.line(record, total=len(self.loader), eta=eta)
 
-    def _report_first(self, watch: Stopwatch) -> None:
-        """Print the first iteration after the start to the console only; all processes must call.
+    def _report_first(self, watch: Stopwatch, images: int) -> None:
+        """Print the first update after the start to the console only; all processes must call.
 
         With large networks the first log line can be many minutes away.
         """
-        record, eta = self._record(
-            self.state.window.means(self.world), watch.current(), self.state.images_per_iteration
-        )
+        record, eta = self._record(self.state.window.means(self.world), watch.current(), images)
         self.log.print_line(record, total=len(self.loader), eta=eta)
 
     def _record(

@@ -24,8 +24,8 @@ Part = Literal["encoder", "decoder"]
 SUFFIXES = (".pd", ".pkl", ".pth", ".pt", ".pdparams", ".safetensors")
 SOURCES = (
     "OpenAI publishes https://cdn.openai.com/dall-e/encoder.pkl and decoder.pkl, PLSC "
-    "https://vimer.bj.bcebos.com/CAE/encoder_weight.pd and decoder_weight.pd; for a test without a file, pass "
-    "--discrete_vae_type random_init"
+    "https://vimer.bj.bcebos.com/CAE/encoder_weight.pd and decoder_weight.pd; for a test without a file, "
+    "pre-train with `plsc-mae pretrain --discrete_vae_type random_init`"
 )
 KERNELS = ("blocks.input.w", "blocks.group_1.block_1.res_path.conv_1.w", "blocks.output.conv.w")
 BLOCK = re.compile(r"blocks\.group_1\.block_(\d+)\.")

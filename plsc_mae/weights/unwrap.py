@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from plsc_mae.errors import CheckpointError
+from plsc_mae.errors import CheckpointError, flag
 from plsc_mae.weights.dialects import detect
 from plsc_mae.weights.dialects.base import Array, Tensors
 from plsc_mae.weights.reader import NETWORK_KEYS, Checkpoint
@@ -104,7 +104,9 @@ def _chosen(
         left_out = f" ({rest} other tensors are left out)" if rest else ""
         parts.append(f"using the tensors whose names start with '{network.prefix}'{left_out}")
     if others:
-        parts.append(f"--model_key can choose {_listed(others)} instead of {f'{key!r}' if key else 'its own tensors'}")
+        parts.append(
+            f"{flag('model_key')} can choose {_listed(others)} instead of {f'{key!r}' if key else 'its own tensors'}"
+        )
     return dataclasses.replace(
         stored,
         key=key,
@@ -141,7 +143,7 @@ def _below(stored: Checkpoint, tables: Mapping[str, dict[str, Array]], model_key
     held = f"; networks are under {_listed(networks)}" if networks and networks != present else ""
     raise CheckpointError(
         f"{stored.path} has no tensors under '{model_key}'; it has tensors under {_listed(present)}{held}; choose one "
-        "with --model_key"
+        f"with {flag('model_key')}"
     )
 
 
@@ -158,7 +160,7 @@ def _with_prefix_only(
         first = next(iter(stored.model or stored.tensors), "none")
         raise CheckpointError(
             f"{stored.path} has no tensor name that starts with '{prefix}'; the first name is {first}; give its "
-            "prefix with --model_prefix"
+            f"prefix with {flag('model_prefix')}"
         )
     return found
 
@@ -228,11 +230,11 @@ def _problem(stored: Checkpoint, tables: Mapping[str, Tensors], found: Mapping[s
             example = found[key][-1].prefix
             return (
                 f"holds several networks{where}, whose names start with {names}; choose one, for example with "
-                f"--model_prefix {example}"
+                f"{flag('model_prefix')} {example}"
             )
     if len(found) > 1:
-        example = list(found)[-1]
-        return f"holds several networks, under {_listed(found)}; choose one, for example with --model_key {example}"
+        example = f"{flag('model_key')} {list(found)[-1]}"
+        return f"holds several networks, under {_listed(found)}; choose one, for example with {example}"
     for table in tables.values():
         if _has_patch_embedding(table) and (missing := _missing_values(table)):
             return missing

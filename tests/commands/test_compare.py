@@ -28,6 +28,7 @@ def compare(capfd):
     return run
 
 
+@pytest.mark.once
 @pytest.mark.long
 def test_a_row_for_everything_that_is_compared(trained, trained_cae, images, compare, tmp_path):
     mae, cae = trained() / "checkpoint-1.pd", trained_cae()

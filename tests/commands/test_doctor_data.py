@@ -83,10 +83,14 @@ def test_validation_images_in_one_heap(tmp_path):
 def test_classes_that_differ(tmp_path):
     names = [f"train/{i}x/0.png" for i in range(9)] + ["val/0x/0.png", "val/other/0.png"]
     _, findings = examine(fill(tmp_path, *names))
-    assert only(findings).startswith(
-        "! training and validation images have different classes: "
-        f"{tmp_path}/train lacks other; {tmp_path}/val lacks 1x, 2x, 3x and 5 more; "
-    )
+    assert only(findings).startswith(f"! {tmp_path}/val has classes that {tmp_path}/train does not have: 'other'; ")
+
+
+def test_validation_images_of_some_classes(tmp_path):
+    lines, findings = examine(fill(tmp_path, "train/a/0.png", "train/b/0.png", "train/c/0.png", "val/b/0.png"))
+    assert not findings
+    assert "images of 1 of the 3 classes" in lines
+    assert "none of 'a', 'c'" in lines
 
 
 def test_numbers_are_sorted_as_names(tmp_path):
@@ -97,7 +101,7 @@ def test_numbers_are_sorted_as_names(tmp_path):
 
 def test_a_single_class(tmp_path):
     _, findings = examine(fill(tmp_path, "train/all/0.png"))
-    assert "has a single class, all" in only(findings)
+    assert "one class only, 'all'" in only(findings)
 
 
 def test_unreadable_images(tmp_path):
@@ -164,3 +168,10 @@ def test_names_that_are_not_utf8(tmp_path):
     assert (
         r"  2 names have bytes that are not UTF-8 or cannot be shown; those are printed and written as \xNN: " in told
     )
+
+
+def test_lists_that_start_at_1(tmp_path):
+    fill(tmp_path, "x/0.png", "x/1.png")
+    (tmp_path / "list.txt").write_text("x/0.png 1\nx/1.png 2\n")
+    _, findings = examine(tmp_path / "list.txt")
+    assert "labels from 1 to 2" in only(findings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import paddle
 import pytest
@@ -162,6 +164,16 @@ def test_mistakes_about_categories(draw, classifier, flags, told):
     code, _, err = draw(flags, None, classifier)
     assert (code, err.count("\n")) == (2, 1)
     assert told in err
+
+
+def test_a_number_that_is_also_a_name(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("plsc_mae"), "propagate", True)
+    names = ["0", "1", "10", "2"]
+    assert explain.find_category("1", names) == 1
+    assert not caplog.records
+    assert explain.find_category("2", names) == 2
+    assert "class number 2, '10'" in caplog.text
+    assert explain.find_category("10", names) == 2
 
 
 def test_an_autoencoder_knows_no_category(draw):

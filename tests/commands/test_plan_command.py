@@ -106,6 +106,7 @@ def test_the_example_in_the_document_is_what_is_printed(printed):
     assert printed(command.replace("\\\n", " ")) == output
 
 
+@pytest.mark.once
 @pytest.mark.long
 def test_the_tables_in_the_document_are_what_is_computed(printed):
     rows = re.findall(r"^\| `([^`]+\.yaml[^`]*)` \|(.*)\|$", PAGE.read_text(), re.MULTILINE)

@@ -140,6 +140,7 @@ def test_the_fine_tuning_that_is_proposed_takes_the_file(inspected, name):
     assert len(report.matched) > 25
 
 
+@pytest.mark.once
 def test_every_golden_file_is_described_or_refused_in_one_sentence(run):
     files = sorted(path for path in GOLDEN.glob("*/checkpoints/*") if path.is_file())
     assert len(files) > 60
@@ -186,6 +187,18 @@ def test_what_is_not_told_is_said_and_heads_can_be_given(inspected):
     assert not any("heads" in it for it in told["unknown"])
     assert told["uses"]["reconstruct"].endswith("--num_heads 2 --decoder_num_heads 4")
     assert "--num_heads 2 --input_size 16" in told["uses"]["finetune"]
+
+
+@pytest.mark.parametrize(
+    "name", ["mae/priv_pretrain_gap.pth", "mae/mp_pretrain.pth", "cae/cae_pretrain_checkpoint-1.pth"]
+)
+def test_given_heads_replace_those_that_widths_suggest(inspected, name):
+    """MAE-priv and MAE-pytorch have heads of width 64, unless a file was trained with others."""
+    found = inspected(golden_path(name), "--num_heads", "2", "--decoder_num_heads", "2")
+    assert found["sizes"]["encoder"]["num_heads"] == found["sizes"]["decoder"]["num_heads"] == 2
+    assert "--num_heads 2 --decoder_num_heads 2" in found["uses"]["reconstruct"]
+    assert found["uses"]["knn"].endswith("--num_heads 2")
+    assert not any("heads" in it for it in found["unknown"])
 
 
 def test_targets_of_others(inspected):

@@ -137,6 +137,8 @@ def test_a_probe_through_the_fine_tuning_command_has_no_rand_augment_by_default(
     ("configs", "flags", "told"),
     [
         (FINETUNE, "--eval", "--eval needs a classifier to evaluate: --resume FILE"),
+        (FINETUNE, "--classes f", "--classes names the outputs of a trained classifier"),
+        (LINPROBE, "--classes f --finetune f", "--classes names the outputs of a trained classifier"),
         (FINETUNE, "--eval --resume f --disable_eval_during_finetuning", "cannot be combined"),
         (FINETUNE, "--method mae_pytorch --blr 1e-3", "the learning rate of method 'mae_pytorch' is per 256 images"),
         (FINETUNE, "--model cae_base_patch16_224 --blr 1e-3", "the learning rate of method 'cae' is absolute"),

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import pytest
 
-from plsc_mae.config import FINETUNE, LINPROBE, PRETRAIN, MAEConfig
+from plsc_mae.config import FINETUNE, LINPROBE, PRETRAIN, MAEConfig, resolve
 from plsc_mae.config.resolve import from_mapping, load_config, parse
 from plsc_mae.config.schema import option, to_yaml
 from plsc_mae.config.tools import ExplainConfig, KNNConfig, PlotConfig
@@ -342,6 +342,7 @@ def test_help_lists_every_option_and_no_retired_one(capsys):
 
 
 def test_a_default_warm_up_fits_a_short_run(yaml_file, heard):
+    heard.set_level(logging.INFO, logger="plsc_mae")
     assert resolved("--epochs", "2").warmup_epochs == 0.2
     assert "--warmup_epochs" in heard.text
     assert "0.2 epochs" in heard.text
@@ -375,3 +376,15 @@ def test_lr_and_blr_of_one_source_contradict_each_other(argv, configs):
     assert "1e-3" in told
     assert "1e-4" in told
     assert "one of them" in told
+
+
+def test_installed_configs_are_found_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(resolve, "__file__", str(tmp_path / "plsc_mae/config/resolve.py"))
+    (tmp_path / "plsc_mae/configs/mae").mkdir(parents=True)
+    (tmp_path / "plsc_mae/configs/mae/recipe.yaml").write_text("epochs: 7\n")
+    monkeypatch.chdir(tmp_path)
+    assert resolved("-c", "configs/mae/recipe.yaml", "--warmup_epochs", "0").epochs == 7
+    (tmp_path / "configs/mae").mkdir(parents=True)
+    (tmp_path / "configs/mae/recipe.yaml").write_text("epochs: 8\n")  # a checkout's own file comes first
+    assert resolved("-c", "configs/mae/recipe.yaml", "--warmup_epochs", "0").epochs == 8
+    assert "cannot read the config file configs/none.yaml" in refused("-c", "configs/none.yaml")

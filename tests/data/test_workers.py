@@ -158,6 +158,7 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("pause", [0, 60], ids=["idle", "at_work"])
 @pytest.mark.parametrize("end", _ENDS)
 def test_workers_end_with_their_parent(end, pause):

@@ -5,6 +5,8 @@ Logits are compared to the originals' recordings: rtol 1e-4, atol 2e-5 as record
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import paddle
 import pytest
@@ -147,7 +149,8 @@ def test_what_is_no_classifier(save, tmp_path):
         load_classifier(save(swept, "plsc_mae", phase="linprobe"))
 
 
-def test_names_of_classes(save, tmp_path):
+def test_names_of_classes(save, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("plsc_mae"), "propagate", True)
     """Classes that the data did not have keep their numbers."""
     model, names = network(**MAE), tmp_path / "names.txt"
     assert load_classifier(save(model, "facebook", classes=["cat", "dog"]), num_heads=4).classes == ("cat", "dog", "2")
@@ -155,6 +158,9 @@ def test_names_of_classes(save, tmp_path):
     names.write_text("a cat, Felis catus\nein Hündchen \nowl\n\n", encoding="utf-8")
     trained = load_classifier(path, num_heads=4, classes=str(names))
     assert trained.classes == ("a cat, Felis catus", "ein Hündchen", "owl")
+    names.write_text("dog\ncat\nowl\n")
+    assert load_classifier(path, num_heads=4, classes=str(names)).classes == ("dog", "cat", "owl")
+    assert "in another order" in caplog.text
     names.write_text("cat\ndog\n")
     with pytest.raises(DataError, match=r"names\.txt has 2 names; expected 3"):
         load_classifier(path, num_heads=4, classes=str(names))

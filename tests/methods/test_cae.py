@@ -393,6 +393,6 @@ def test_adapted_masks_are_reported(caplog, monkeypatch):
     for size, told in ((64, "hiding 8"), (160, "leaves 2 of 100 visible; --num_mask_patches 50"), (192, "")):
         caplog.clear()
         with caplog.at_level(logging.INFO):
-            CAE._report_masks(CAEConfig(input_size=(size,)))
+            CAE.log_remarks(CAEConfig(input_size=(size,)), None)
         assert told in caplog.text
         assert bool(told) == bool(caplog.text)

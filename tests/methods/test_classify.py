@@ -11,10 +11,12 @@ import pytest
 
 from plsc_mae.config import FINETUNE, LINPROBE
 from plsc_mae.data.decode import PilImage
+from plsc_mae.data.loader import device_batch
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.errors import ConfigError
 from plsc_mae.loading.classifier_weights import start_from_pretraining
 from plsc_mae.methods.classify import (
+    MIX_SEED,
     ClassifyTask,
     build_classifier,
     build_normalize,
@@ -150,14 +152,14 @@ def test_batches_are_mixed_by_their_first_sample():
     mixing = ClassifyTask(build_classifier(settings, 3), Normalize(), settings, 3)
     transform = train_transform(settings)
     samples = [transform(picture(), np.random.default_rng(seed)) for seed in range(4)]
-    batch = {name: paddle.to_tensor(np.stack([s[name] for s in samples])) for name in samples[0]}
+    batch = device_batch({name: np.stack([s[name] for s in samples]) for name in samples[0]})
     batch["label"] = paddle.to_tensor([0, 1, 2, 0])
     one, again = mixing.prepare(batch), mixing.prepare(batch)
     np.testing.assert_array_equal(one["image"].numpy(), again["image"].numpy())
     assert one["image"].shape == [4, 3, 16, 16]
     assert one["target"].shape == [4, 3]
     np.testing.assert_allclose(one["target"].numpy().sum(axis=1), 1, rtol=1e-6)
-    other = mixing.prepare({**batch, "mix_seed": batch["mix_seed"].flip(0)})
+    other = mixing.prepare({**batch, MIX_SEED: batch[MIX_SEED][::-1]})
     assert np.abs(other["target"].numpy() - one["target"].numpy()).max() > 1e-3
     assert float(mixing(one).loss) == pytest.approx(math.log(3), rel=0.2)
 

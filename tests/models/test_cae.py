@@ -64,6 +64,7 @@ def test_names():
     ]
 
 
+@pytest.mark.once
 @pytest.mark.long
 def test_initialization_has_the_originals_statistics(named, root):
     """Two samples of one distribution: means, standard deviations and extremes differ by what n numbers allow.
@@ -270,6 +271,7 @@ def test_no_gradient_goes_through_the_target():
     assert not out.latent.stop_gradient
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("size", "hidden", "forward", "training"),
     [

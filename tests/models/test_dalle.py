@@ -273,6 +273,7 @@ def test_two_precisions_work_together():
         for name, layer in network.named_sublayers():
             if isinstance(layer, Conv2D) and name != in_float32:
                 layer.dtype = "float64"
+                layer.to(dtype="float64")
         found = network(x)
         assert found.dtype == paddle.float32
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
@@ -283,6 +284,8 @@ def test_float16_is_used_where_the_original_uses_it(monkeypatch):
     monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
     encoder, decoder = DalleEncoder(n_hid=8, vocab_size=16), DalleDecoder(n_init=8, n_hid=8, vocab_size=16)
     for network, in_float32 in ((encoder, "blocks.output.conv"), (decoder, "blocks.input")):
-        dtypes = {name: layer.dtype for name, layer in network.named_sublayers() if isinstance(layer, Conv2D)}
+        layers = {name: layer for name, layer in network.named_sublayers() if isinstance(layer, Conv2D)}
+        assert all(layer.w.dtype == layer.b.dtype == getattr(paddle, layer.dtype) for layer in layers.values())
+        dtypes = {name: layer.dtype for name, layer in layers.items()}
         assert dtypes.pop(in_float32) == "float32"
         assert set(dtypes.values()) == {"float16"}

@@ -7,7 +7,8 @@ import paddle
 import pytest
 
 from plsc_mae.errors import ConfigError
-from plsc_mae.models.layers import attention, dropout, patchify
+from plsc_mae.models.attention import attention, dropout
+from plsc_mae.models.layers import patchify
 from plsc_mae.models.vit import VisionTransformer
 
 pytestmark = pytest.mark.compat
@@ -79,7 +80,7 @@ def test_places_of_dropout(images, monkeypatch):
     """Embedded tokens, then per block softmax weights, the projection of attention, the output of the MLP."""
     seen = []
     record = lambda x, rate: seen.append((list(x.shape), rate)) or x  # noqa: E731
-    for module in ("layers", "vit"):
+    for module in ("attention", "layers", "vit"):
         monkeypatch.setattr(f"plsc_mae.models.{module}.dropout", record)
     VisionTransformer(**TINY, drop_rate=0.1, attn_drop_rate=0.2).forward_features(images)
     tokens = ([2, 17, 32], 0.1)

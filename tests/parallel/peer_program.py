@@ -14,6 +14,8 @@ from pathlib import Path
 
 from plsc_mae.parallel import failure_detector
 
+failure_detector.GRACE, failure_detector.SHORT_GRACE = 0.5, 0.3
+
 
 class FolderStore:
     """The launcher's store, in files."""
@@ -53,7 +55,7 @@ def main(folder: str, port: str, process: str, processes: str, *deeds: str) -> i
     """Join, then do the deeds."""
     store = FolderStore(folder)
     if "late" in deeds:
-        time.sleep(1)
+        time.sleep(0.5)
     failure_detector.join(int(process), int(processes), store, {"PADDLE_MASTER": f"127.0.0.1:{port}"})
     for deed in deeds:
         if deed == "sleep":
@@ -63,7 +65,7 @@ def main(folder: str, port: str, process: str, processes: str, *deeds: str) -> i
         elif deed == "refuse":
             refuse(store)
         elif deed == "wait":
-            time.sleep(0.5)
+            time.sleep(0.2)
         elif deed == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         elif deed == "mistake":

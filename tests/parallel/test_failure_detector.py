@@ -196,7 +196,7 @@ def test_a_training_run_on_two_nodes_ends_when_a_process_is_killed(start, tmp_pa
     nodes.wait_for(lambda: not left & set(os.listdir("/dev/shm")))
 
 
-def test_waiting_at_a_barrier_ends_too(start, tmp_path):
+def test_waiting_at_a_barrier_ends_too(fork_server, tmp_path):
     """The launcher's store, where the processes meet, would wait for ever."""
     program = tmp_path / "waits.py"
     program.write_text(
@@ -206,9 +206,12 @@ def test_waiting_at_a_barrier_ends_too(start, tmp_path):
         "print('waiting', flush=True)\n"
         "world.barrier() if world.is_main else time.sleep(100)\n"
     )
-    nodes = start(str(program))
-    nodes.wait_for(lambda: "waiting" in nodes.log(0) and "waiting" in nodes.log(1))
-    os.kill(nodes.trainer(1), 9)
-    assert nodes.wait_for(lambda: nodes.launchers[0].poll() is not None) < 30
-    assert nodes.launchers[0].returncode == 1
-    assert KILLED in nodes.log(0)
+    launch = fork_server.launch([program], 2, tmp_path / "logs")
+    deadline = time.monotonic() + 60
+    while not all("waiting" in log.read_text() for log in launch.logs):
+        assert launch.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    launch.processes[1].kill()
+    assert launch.processes[0].wait(30) == 1
+    assert KILLED in launch.logs[0].read_text()

@@ -11,7 +11,12 @@ from plsc_mae.cli import main
 from plsc_mae.train.checkpoint.file import load
 from plsc_mae.train.log.run_logger import RunLogger
 
-pytestmark = [pytest.mark.compat, pytest.mark.long, pytest.mark.parametrize("run", ["cae"], indirect=True)]
+pytestmark = [
+    pytest.mark.compat,
+    pytest.mark.once,
+    pytest.mark.long,
+    pytest.mark.parametrize("run", ["cae"], indirect=True),
+]
 
 STEPS = "--batch_size 12 --max_train_step 2"
 RGB = "--target_mode rgb --decoder_num_classes none"

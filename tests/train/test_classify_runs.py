@@ -113,7 +113,7 @@ def test_what_cannot_go_on(classifier, pretrained, capsys):
         (f"--resume {pretrained}", "was saved with phase 'pretrain', this run has 'finetune'"),
         (f"--resume {file} --opt sgd", "saved with opt 'adamw', this run has 'sgd'; resume with the --opt"),
         ("--eval --finetune=", "--eval needs a classifier to evaluate: --resume FILE"),
-        ("--eval", "checkpoint-latest.pd holds another classifier"),
+        ("--eval", "checkpoint-latest.pd holds no classifier"),
         ("--nb_classes 7", "--nb_classes 7 is fewer than the 10 classes of"),
         ("--data_set CIFAR", "contains no cifar-10-batches-bin or cifar-100-binary"),
         ("--no_global_pool --layer_decay 0", "--layer_decay must lie in (0, 1], got 0.0"),

@@ -28,12 +28,10 @@ def assert_same_checkpoint(one, two):
     ("kill_step", "save_steps", "flags"),
     [
         (10, 5, "--batch_size 12 --max_train_step 20"),  # at the end of an epoch of 10
-        (13, 3, "--batch_size 12 --max_train_step 20 --num_workers 2"),  # in the middle of one
-        (
-            8,
-            2,
-            "--batch_size 8 --accum_iter 2 --max_train_step 18 --clip_grad 0.5",
-        ),  # 15 iterations an epoch
+        # in the middle of one
+        pytest.param(13, 3, "--batch_size 12 --max_train_step 20 --num_workers 2", marks=pytest.mark.once),
+        # 15 iterations an epoch
+        pytest.param(8, 2, "--batch_size 8 --accum_iter 2 --max_train_step 18 --clip_grad 0.5", marks=pytest.mark.once),
     ],
 )
 def test_kill_and_go_on(run, kill_step, save_steps, flags):
@@ -67,6 +65,15 @@ def test_resume_names_a_file(run):
     rest = run.here("second", f"--batch_size 12 --epochs 2 --resume {run.folder / 'first/try_checkpoint-0.pd'}")
     assert [record["epoch"] for record in rest] == [1] * 10
     assert_same_checkpoint(run.folder / "first/try_checkpoint-1.pd", run.folder / "second/checkpoint-1.pd")
+
+
+@pytest.mark.parametrize("run", ["mae"], indirect=True)
+def test_tensors_that_the_run_has_no_place_for_are_not_dropped(run, capsys):
+    """Such as the third block of the checkpoint's encoder."""
+    run.here("first", "--batch_size 12 --epochs 1 --max_train_step 2 --depth 3")
+    command = run.arguments("second", f"--batch_size 12 --depth 2 --resume {run.folder / 'first/checkpoint-latest.pd'}")
+    assert main(["pretrain", *command]) == 2
+    assert "12 have no place in the network (encoder.blocks.2." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("run", ["mae"], indirect=True)

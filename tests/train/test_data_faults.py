@@ -14,7 +14,7 @@ from plsc_mae.data.decode import PilImage
 from plsc_mae.data.workers import Worker
 from plsc_mae.train.checkpoint.file import find_newest, load
 
-pytestmark = [pytest.mark.compat, pytest.mark.long]
+pytestmark = [pytest.mark.compat, pytest.mark.once, pytest.mark.long]
 
 FLAGS = "--batch_size 12 --num_workers 2 --max_train_step 14"
 

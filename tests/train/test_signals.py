@@ -43,6 +43,7 @@ def stopped(run, name: str, flags: str, code: int = 143) -> None:
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
 def test_any_moment_will_do(run, monkeypatch, capsys):
     """In the first update, within a log interval, at the end of an epoch and of the run, while saving."""
@@ -63,6 +64,7 @@ def test_any_moment_will_do(run, monkeypatch, capsys):
     run.assert_same("whole", "cut")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("classifier", ["finetune"], indirect=True)
 def test_an_evaluation_that_is_left_off_is_made_again(classifier, monkeypatch):
     """Also where the run's last update is done and only the evaluation of it is not."""
@@ -81,6 +83,7 @@ def test_an_evaluation_that_is_left_off_is_made_again(classifier, monkeypatch):
     classifier.assert_same("whole", "cut", "checkpoint-best.pd", "checkpoint-1.pd")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
 def test_a_look_at_the_features_is_made_again(run, monkeypatch):
     flags = "--batch_size 12 --epochs 1 --warmup_epochs 0 --knn_freq 1 --knn_k 3 --vis_freq 1"

@@ -10,7 +10,15 @@ from paddle import nn
 from plsc_mae.methods.base import StepOutput, Task
 from plsc_mae.optim import Rates, build_adamw
 from plsc_mae.train.precision import FLOAT32, LossScale
-from plsc_mae.train.step import Accumulation, AccumulationGroup, Stepper, UpdateResult
+from plsc_mae.train.step import (
+    Accumulation,
+    AccumulationGroup,
+    Stepper,
+    UpdateResult,
+    divide_gradients,
+    squared_norm,
+    squared_norm_of_pieces,
+)
 
 pytestmark = pytest.mark.compat
 
@@ -121,3 +129,23 @@ def test_parts_of_a_group_add_up_to_the_whole_batch():
         assert stepper.finish().applied
         weights.append(task.model.weight.numpy())
     np.testing.assert_allclose(weights[1], weights[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("limit", [1, 10, 1000])
+def test_a_norm_of_pieces_is_that_of_all_elements(limit):
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in ((4, 3), (5,), (2, 2, 2), (1,))]
+    tensors = [paddle.to_tensor(array) for array in arrays] + [paddle.full([3], 0.1, "float64")]
+    expected = sum(np.square(array, dtype=np.float64).sum() for array in arrays) + 3 * 0.1**2
+    for found in (squared_norm_of_pieces(tensors, limit), squared_norm(tensors[:-1]) + 3 * 0.1**2):
+        assert found.shape == []
+        assert float(found) == pytest.approx(expected, rel=1e-6)
+
+
+def test_gradients_are_divided_in_place():
+    params = [paddle.create_parameter([3], "float32"), paddle.create_parameter([2, 2], "float32")]
+    (params[0].sum() * 3 + params[1].sum() * 8).backward()
+    gradients = [param.grad for param in params]
+    divide_gradients(params, paddle.to_tensor(4.0))
+    assert [float(param.grad.max()) for param in params] == [0.75, 2.0]
+    assert [float(gradient.max()) for gradient in gradients] == [0.75, 2.0]

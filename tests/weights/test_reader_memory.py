@@ -101,6 +101,7 @@ def measured():
         reader.stdin.close()
 
 
+@pytest.mark.once
 @pytest.mark.long
 @pytest.mark.parametrize("megabytes", [100, pytest.param(1300, marks=pytest.mark.slow)])
 def test_reading_and_using_a_file_takes_little_more_than_its_size(tmp_path, measured, megabytes):

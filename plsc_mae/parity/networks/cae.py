@@ -9,6 +9,7 @@ import numpy as np
 from paddle import Tensor
 
 from plsc_mae.config.cae import CAEConfig
+from plsc_mae.errors import flag
 from plsc_mae.losses import alignment_loss
 from plsc_mae.methods.cae import CAETask
 from plsc_mae.models.registry import arguments_of, find_variant
@@ -154,7 +155,8 @@ def _unsupported_reason(case: CAECase) -> str:
         if found[name] != value:
             return f"cannot be built by the code of Atten4Vis/CAE: {name} is {found[name]}, expected {value}"
     if model.dual_path_ema > 0 or case.config.abs_pos_emb:
-        return "cannot be built by the code of Atten4Vis/CAE, which has no --dual_path_ema and no --abs_pos_emb"
+        lacks = f"no {flag('dual_path_ema')} and no {flag('abs_pos_emb')}"
+        return f"cannot be built by the code of Atten4Vis/CAE, which has {lacks}"
     return ""
 
 

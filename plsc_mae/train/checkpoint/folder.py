@@ -177,11 +177,12 @@ def _continue_run(config: TrainingConfig, files: _RunFiles) -> Start:
     newest = checkpoint_file.find_newest(
         config.output_dir, config.exp_name, lambda footer: record.owns(_run_of(footer))
     )
-    foreign = [path for path, footer in files.footers.items() if footer and not record.owns(_run_of(footer))]
-    others = next((_run_of(footer) for path in foreign if (footer := files.footers[path])), "")
+    runs = {path: _run_of(footer) for path, footer in files.footers.items() if footer}
+    foreign = [path for path, run in runs.items() if not record.descends_from(run)]
+    others = runs[foreign[0]] if foreign else ""
     if newest is not None:
         return Start(newest, record, foreign, displaced_run=others)
-    damaged = len(files.footers) - len(foreign)
+    damaged = sum(path not in runs or record.owns(runs[path]) for path in files.footers)
     if damaged:
         raise CheckpointError(
             f"none of the {damaged} checkpoints in {config.output_dir} can be used, see the warnings; restore one from "
@@ -189,14 +190,20 @@ def _continue_run(config: TrainingConfig, files: _RunFiles) -> Start:
         )
     if record.origin:
         return Start(_origin(config, record), record, foreign, displaced_run=others)
+    if foreign:
+        raise CheckpointError(
+            f"--output_dir {config.output_dir} holds {foreign[-1].name} of run {others or 'without an id'}, but no "
+            f"checkpoint of run {record.run}, which {record_path('', config.exp_name)} names; pass --resume FILE to "
+            "continue from one of them, or --overwrite to move them away and start a new run"
+        )
     if files.record is None and files.checkpoints:
         raise CheckpointError(
             f"--output_dir {config.output_dir} holds {files.describe()}, but none with --exp_name '{config.exp_name}' "
             "to continue; pass the --exp_name of that run, --overwrite to move its files away, or another --output_dir"
         )
     if files.logs:
-        return Start(None, RunRecord(), files.all(), displaced_run=files.run)
-    return Start(None, record, foreign, displaced_run=others)
+        return Start(None, RunRecord(), files.shared_logs(), displaced_run=files.run)
+    return Start(None, record)
 
 
 def _only_run(config: TrainingConfig, files: _RunFiles) -> RunRecord:
@@ -246,8 +253,8 @@ def create_folder(config: TrainingConfig) -> None:
 def prepare_folder(config: TrainingConfig, start: Start) -> None:
     """Make the output folder that of the run `start.record`; only the main process may call.
 
-    The record is written first. If a kill interrupts the rest, the remaining files of another run do not count as those
-    of this run, and the next start moves them.
+    The record is written first: if a kill interrupts the rest, the remaining files of another run do not count as those
+    of this run.
 
     Raises:
         CheckpointError: the folder cannot be written, or another run has started in it since `find_start`.

@@ -35,6 +35,10 @@ class RunRecord:
         """Return whether a checkpoint with the id `run`, or "" without an id, belongs to this run."""
         return run == self.run if run else self.adopts_unnamed
 
+    def descends_from(self, run: str) -> bool:
+        """Return whether a checkpoint with the id `run` is of this run, or of the run from which this one started."""
+        return self.owns(run) or (bool(self.origin) and run == self.origin_run)
+
     def with_id(self, world: World) -> RunRecord:
         """Return this record with an id: its own or, if it has none, a random one; all processes must call.
 

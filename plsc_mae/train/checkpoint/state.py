@@ -20,15 +20,17 @@ from paddle import Tensor
 from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import plain_values
 from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.loading.completeness import TEACHERS, require_complete
 from plsc_mae.optim import load_optimizer_state, master_weights, optimizer_tensors, stored_optimizer_state
 from plsc_mae.parallel.gather import Collection, Holdings
 from plsc_mae.parallel.tensor import my_part, shard_of, shards_of
 from plsc_mae.parallel.world import World
 from plsc_mae.train.checkpoint import file as checkpoint_file
 from plsc_mae.train.checkpoint.file import LazyDict
-from plsc_mae.train.log.meters import Meters
+from plsc_mae.train.log.meters import Meters, finite_values
 from plsc_mae.train.observers.online_probe import OnlineProbe
 from plsc_mae.train.step import Accumulation, Stepper
+from plsc_mae.weights.convert import LoadReport
 from plsc_mae.weights.finite import require_finite
 from plsc_mae.weights.reader import Checkpoint
 
@@ -121,8 +123,10 @@ class RunState:
 
     def add_metrics(self, values: Mapping[str, Tensor]) -> None:
         """Add the scalars of one iteration to the running means."""
-        self.window.add(values)
-        self.epoch_meters.add(values)
+        if values:
+            finite = finite_values(values)
+            self.window.add(finite)
+            self.epoch_meters.add(finite)
 
     @contextlib.contextmanager
     def content(self, progress: Progress, tag: int | str) -> Iterator[dict[str, Any]]:
@@ -247,6 +251,7 @@ class RunState:
 
     def restore(self, stored: Checkpoint) -> Progress:
         """Restore weights, optimizer, loss scale, running means and probe, and return the stored position."""
+        self.task.load_extra_state(stored)  # first, because other classes are a better error than the head's shape
         copies = self._load_weights(stored)
         state = stored_optimizer_state(stored.tensors, "optimizer")
         load_optimizer_state(self.stepper.optimizer, state, self.stepper.params, copies)
@@ -255,7 +260,6 @@ class RunState:
             self.stepper.scaler.load_state_dict({**scaler, "scale": np.asarray(scaler["scale"], np.float32)})
         self.epoch_meters.load(stored.meta["meters"], self.world)
         self.window.load(stored.meta.get("window", {}), self.world)
-        self.task.load_extra_state(stored)
         if self.probe is not None and not self.probe.load(stored):
             logger.info("%s has no online probe; it starts from zero weights", stored.path)
         position = stored.meta["position"]
@@ -289,6 +293,12 @@ class RunState:
             if tensor.dtype in HALVES and name in self.stepper.params:
                 copies[name] = part
             tensor.set_value(paddle.to_tensor(part).astype(tensor.dtype))
+        if self.world.pipeline.size == 1:  # a stage of a pipeline has some of the blocks only
+            names = self.task.model.state_dict()
+            report = LoadReport(
+                "plsc_mae", list(names), unexpected=[name for name in stored.model if name not in names]
+            )
+            require_complete(self.task.model, report, str(stored.path), idle=TEACHERS)
         return copies
 
     def _check_kind(self, stored: Checkpoint) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import paddle
 from paddle import Tensor
@@ -27,16 +27,13 @@ class Meters:
         self.left_out: dict[str, int] = {}
         self.clear()
 
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """Add scalar tensors by name, without waiting for the device."""
-        for name, value in values.items():
-            value = value.detach().astype("float64")
-            finite = paddle.isfinite(value)
-            count, value = finite.astype("float64"), paddle.where(finite, value, paddle.zeros_like(value))
-            if name in self._sums:
-                value, count = self._sums[name] + value, self._counts[name] + count
-            self._sums[name], self._counts[name] = value, count
-            self._added[name] = self._added.get(name, 0.0) + 1.0
+    def add(self, values: Values) -> None:
+        """Add the result of `finite_values`, without waiting for the device."""
+        if values.names in self._sums:
+            self._sums[values.names] += values.sums_and_counts
+        else:
+            self._sums[values.names] = values.sums_and_counts.clone()
+        self._added[values.names] = self._added.get(values.names, 0.0) + 1.0
 
     def means(self, world: World) -> dict[str, float]:
         """Return the means over all processes by name; all processes must call.
@@ -49,9 +46,8 @@ class Meters:
 
     def clear(self) -> None:
         """Remove all values."""
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, Tensor] = {}
-        self._added: dict[str, float] = {}
+        self._sums: dict[tuple[str, ...], Tensor] = {}  # [2, n]: sums and counts of scalars that came together
+        self._added: dict[tuple[str, ...], float] = {}
 
     def state(self, world: World) -> dict[str, Any]:
         """Return the sums and counts over all processes, for a checkpoint; all processes must call."""
@@ -60,22 +56,45 @@ class Meters:
     def load(self, state: Mapping[str, Mapping[str, Any]], world: World) -> None:
         """Restore the result of `state`: the first data-parallel process takes the sums, the others start from zero."""
         share = 1.0 if world.rank == 0 else 0.0
-        self._sums = {name: _float64(share * float(entry["sum"])) for name, entry in state.items()}
-        self._counts = {name: _float64(share * float(entry["count"])) for name, entry in state.items()}
-        self._added = {name: share * float(entry["count"]) for name, entry in state.items()}
+        self.clear()
+        for name, entry in state.items():
+            numbers = [[share * float(entry["sum"])], [share * float(entry["count"])]]
+            self._sums[name,] = paddle.to_tensor(numbers, dtype="float64")
+            self._added[name,] = share * float(entry["count"])
 
     def _totals(self, world: World) -> dict[str, tuple[float, float, float]]:
         """Return (sum, finite count, total count) by name, over all data-parallel processes; all of them must call."""
         if not self._sums:
             return {}
-        added = paddle.to_tensor(list(self._added.values()), dtype="float64")
-        parts = [paddle.stack(list(self._sums.values())), paddle.stack(list(self._counts.values())), added]
-        numbers, n = world.sum(paddle.concat(parts)).tolist(), len(self._sums)
-        return dict(zip(self._sums, zip(numbers[:n], numbers[n : 2 * n], numbers[2 * n :], strict=True), strict=True))
+        names = [name for group in self._sums for name in group]
+        added = [count for group, count in self._added.items() for _ in group]
+        parts = [paddle.concat(list(self._sums.values()), axis=1), paddle.to_tensor([added], dtype="float64")]
+        totals: dict[str, tuple[float, float, float]] = {}
+        for name, *numbers in zip(names, *world.sum(paddle.concat(parts)).tolist(), strict=True):
+            total, count, all_added = (sum(pair) for pair in zip(totals.get(name, (0, 0, 0)), numbers, strict=True))
+            totals[name] = total, count, all_added
+        return totals
 
 
-def _float64(value: float) -> Tensor:
-    return paddle.to_tensor(value, dtype="float64")
+class Values(NamedTuple):
+    """Scalars of one iteration, for `Meters.add`.
+
+    Attributes:
+        names: names of the scalars.
+        sums_and_counts: float64 [2, n]: the values, 0 in place of values that are not finite; then 1 for a finite value
+            and 0 for another.
+    """
+
+    names: tuple[str, ...]
+    sums_and_counts: Tensor
+
+
+def finite_values(values: Mapping[str, Tensor]) -> Values:
+    """Return scalar tensors as `Values`, without waiting for the device."""
+    scalars = paddle.stack([value.detach().astype("float64") for value in values.values()])
+    finite = paddle.isfinite(scalars)
+    values_or_zeros = paddle.where(finite, scalars, paddle.zeros_like(scalars))
+    return Values(tuple(values), paddle.stack([values_or_zeros, finite.astype("float64")]))
 
 
 class Stopwatch:

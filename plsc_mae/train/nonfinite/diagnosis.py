@@ -15,7 +15,7 @@ import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.data.imagefolder import ImageDataset
-from plsc_mae.data.loader import BatchLoader
+from plsc_mae.data.loader import BatchLoader, device_batch
 from plsc_mae.data.seeding import SampleKey, device_seed
 from plsc_mae.errors import UserError
 from plsc_mae.methods.base import Batch
@@ -231,7 +231,7 @@ def read_batch(loader: BatchLoader, keys: list[SampleKey]) -> Batch:
         DataError: a file can no longer be read.
     """
     samples = [loader.dataset[key] for key in keys]
-    return {name: paddle.to_tensor(np.stack([sample[name] for sample in samples])) for name in samples[0]}
+    return device_batch({name: np.stack([sample[name] for sample in samples]) for name in samples[0]})
 
 
 def describe_samples(loader: BatchLoader, keys: list[SampleKey]) -> list[dict[str, Any]]:

@@ -119,7 +119,7 @@ class NonFinitePolicy:
         if progress.skipped_in_a_row >= MAX_SKIPPED:
             raise DivergedError(f"{story}, the {MAX_SKIPPED}th skipped update in a row; {REMEDY}")
         for buffer, before in self._buffers:
-            buffer.set_value(before)
+            paddle.assign(before, output=buffer)
         logger.warning("%s; this update is skipped (--nan_policy skip)", story)
 
     def _roll_back(self, story: str, progress: Progress) -> None:

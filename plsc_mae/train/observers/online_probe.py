@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from plsc_mae.data.classes import ClassOrder
 from plsc_mae.errors import CheckpointError
+from plsc_mae.losses import cross_entropy
 from plsc_mae.optim import (
     ParamGroup,
     build_adamw,
@@ -25,6 +26,7 @@ from plsc_mae.parallel.world import World
 from plsc_mae.weights.reader import Checkpoint
 
 SECTION = "online_probe"  # name of its section in a checkpoint
+CLASSES = "online_probe_classes"  # name of its class names there
 STATISTICS_SHARE = 0.1  # weight of the newest batch in the running statistics, as in batch normalization
 EPS = 1e-6
 
@@ -42,10 +44,13 @@ class OnlineProbe:
         num_classes: K.
         lr: learning rate.
         world: processes of the run.
+        class_order: names of the classes; None if they are unknown.
     """
 
-    def __init__(self, num_features: int, num_classes: int, lr: float, world: World) -> None:
-        self.world = world
+    def __init__(
+        self, num_features: int, num_classes: int, lr: float, world: World, class_order: ClassOrder | None = None
+    ) -> None:
+        self.world, self.class_order = world, class_order or ClassOrder()
         zero = nn.initializer.Constant(0.0)
         self.head = nn.Linear(
             num_features,
@@ -85,8 +90,9 @@ class OnlineProbe:
             {"online_loss", "online_acc1"}: cross entropy and top-1 accuracy in percent of this process's batch before
             the update, as scalars.
         """
+        labels = self.class_order.outputs_of(labels)
         logits = self.head(self._standardize(features))
-        loss = F.cross_entropy(logits, labels)
+        loss = cross_entropy(logits, labels)
         (loss / self.world.size).backward()
         for param in self.params.values():
             self.world.sum(param.grad)
@@ -111,26 +117,29 @@ class OnlineProbe:
         return (features - self.mean) / paddle.sqrt(self.variance + EPS)
 
     def extra_state(self) -> dict[str, Any]:
-        """Return the weights, running statistics and optimizer state as a section of a checkpoint."""
+        """Return weights, running statistics and optimizer state as a section of a checkpoint, and the class names."""
         arrays = {name: param.numpy() for name, param in self.params.items()}
         arrays |= {"mean": self.mean.numpy(), "variance": self.variance.numpy(), "updates": np.asarray(self.updates)}
-        return {SECTION: {**arrays, "optimizer": optimizer_state(self.optimizer, self.params)}}
+        section = {**arrays, "optimizer": optimizer_state(self.optimizer, self.params)}
+        return {SECTION: section, CLASSES: list(self.class_order.names)}
 
     def load(self, stored: Checkpoint) -> bool:
         """Restore the result of `extra_state`; return False if the checkpoint has no online probe.
 
         Raises:
-            CheckpointError: the stored probe has another number of features or classes.
+            CheckpointError: the stored probe has other classes, or another number of features or classes.
         """
         start = SECTION + "/"
         arrays = {name[len(start) :]: x for name, x in stored.tensors.items() if name.startswith(start)}
         if not arrays:
             return False
+        remedy = "resume with the data it was trained on, or without --online_probe"
+        self.class_order.restore(stored.meta.get(CLASSES), f"the online probe in {stored.path}", remedy)
         found, wanted = arrays["weight"].shape, tuple(self.head.weight.shape)
         if found != wanted:
             raise CheckpointError(
                 f"the online probe in {stored.path} is for {found[1]} classes and {found[0]} features, this run has "
-                f"{wanted[1]} and {wanted[0]}; resume with the data it was trained on, or without --online_probe"
+                f"{wanted[1]} and {wanted[0]}; {remedy}"
             )
         for name, param in self.params.items():
             param.set_value(arrays[name])

@@ -131,11 +131,16 @@ def test_overwriting_moves_the_old_run_and_nothing_else(folder):
 
 
 def test_a_kill_while_files_are_moved_does_not_bring_the_old_run_back(folder):
+    """Nor does a checkpoint of another run that somebody copies over those of this one."""
     record(folder, NEW)  # the record is written first
-    checkpoint(folder, 9, 900, OLD)
-    start = enter(folder, "--auto_resume")
-    assert (start.checkpoint, start.record.run) == (None, NEW)
-    assert names(folder / f"previous-{OLD}") == {"checkpoint-9.pd"}
+    for run in (OLD, ""):
+        file = checkpoint(folder, 9, 900, run)
+        with pytest.raises(CheckpointError, match=rf"checkpoint-9.pd of run .*{NEW}.*--resume FILE.*--overwrite"):
+            find_start(config(folder, "--auto_resume"))
+        assert enter(folder, f"--resume {file}").checkpoint == file
+        record(folder, NEW)
+    enter(folder, "--overwrite")
+    assert not list(folder.glob("*.pd"))
 
 
 def test_two_runs_that_start_at_once_do_not_share_a_folder(folder):
@@ -243,7 +248,7 @@ def test_an_older_checkpoint_starts_a_branch(folder):
     assert find_start(config(folder, "--auto_resume")).checkpoint == base
     own = checkpoint(folder, "latest", 12, branch.record.run)
     again = find_start(config(folder, "--auto_resume"))
-    assert (again.checkpoint, again.record) == (own, branch.record)
+    assert (again.checkpoint, again.record, list(again.displaced)) == (own, branch.record, [])
     # The same command once more starts a second branch, and loses nothing of the first.
     second = enter(folder, f"--resume {base}")
     assert second.record.run not in (OLD, branch.record.run)

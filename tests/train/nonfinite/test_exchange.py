@@ -8,7 +8,7 @@ import paddle
 import pytest
 
 from plsc_mae.parallel.world import World
-from plsc_mae.train.log.meters import Meters
+from plsc_mae.train.log.meters import Meters, finite_values
 from plsc_mae.train.nonfinite.exchange import exchange_numbers
 
 pytestmark = pytest.mark.compat
@@ -41,7 +41,7 @@ def test_numbers_are_told_as_they_are(loss, norm):
 def test_meters_leave_out_what_is_not_finite_and_say_so():
     world, meters = World("cpu"), Meters()
     for loss, rate in ((1.0, math.nan), (math.inf, math.nan), (4.0, math.nan)):
-        meters.add({"loss": paddle.to_tensor(loss), "rate": paddle.to_tensor(rate)})
+        meters.add(finite_values({"loss": paddle.to_tensor(loss), "rate": paddle.to_tensor(rate)}))
     assert meters.means(world) == {"loss": 2.5}
     assert meters.left_out == {"loss": 1, "rate": 3}
     again = Meters()

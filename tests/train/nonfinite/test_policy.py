@@ -61,7 +61,7 @@ def assert_same_state(one, two):
 
 def lines(records):
     """What of the log must repeat."""
-    timed = ("images_per_second", "data_share", "memory_gib", "time")
+    timed = ("images_per_second", "data_share", "memory_gib", "time", "run")
     return [{name: value for name, value in record.items() if name not in timed} for record in records]
 
 
@@ -318,7 +318,7 @@ def test_a_spike_is_written_down_with_its_images(run, poison, monkeypatch, capfd
     plain = run.here("plain", f"{FLAGS} --max_train_step 8")
     assert not (run.folder / "plain/spikes.jsonl").exists()
     poison("1000", 7)
-    run.here("bad", f"{FLAGS} --max_train_step 8")
+    run.here("bad", f"{FLAGS} --max_train_step 8 --save_ckpt_steps 6")
     written = [json.loads(line) for line in (run.folder / "bad/spikes.jsonl").read_text().splitlines()]
     first = {line["what"]: line for line in written if line["step"] == 7}
     assert set(first) == {"loss", "grad_norm"}
@@ -326,7 +326,7 @@ def test_a_spike_is_written_down_with_its_images(run, poison, monkeypatch, capfd
     assert first["loss"]["usual"] == pytest.approx(plain[3]["loss"], rel=0.1)
     assert [sample["index"] for sample in first["loss"]["samples"]] == [image_of(7, place) for place in range(BATCH)]
     assert capfd.readouterr().err.count("spike at step 7") == 2
-    run.here("cut", f"{FLAGS} --max_train_step 6")
-    (run.folder / "bad/checkpoint-latest.pd").write_bytes((run.folder / "cut/checkpoint-latest.pd").read_bytes())
-    run.here("bad", f"{FLAGS} --max_train_step 6 --auto_resume")  # goes back before the spike
+    monkeypatch.undo()
+    before = run.folder / "bad/checkpoint-previous.pd"
+    run.here("bad", f"{FLAGS} --max_train_step 7 --resume {before}")  # goes back before the spike
     assert (run.folder / "bad/spikes.jsonl").read_text() == ""

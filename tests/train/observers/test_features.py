@@ -64,9 +64,10 @@ def test_a_broken_image_does_not_end_a_run_that_skips_such(run, tmp_path):
 
 @pytest.fixture
 def place(run, tmp_path):
-    """Folders that do not do: `flat` has no classes, `fewer` has nine of ten, `single` one image, `noval` no val/."""
-    shutil.copytree(run.images / "val", tmp_path / "fewer")
-    shutil.move(tmp_path / "fewer/ring", tmp_path / "flat")
+    """Folders that do not do: `flat` has no classes, `other` an unknown class, `single` one image, `noval` no val/."""
+    shutil.copytree(run.images / "val", tmp_path / "other")
+    shutil.move(tmp_path / "other/ring", tmp_path / "flat")
+    shutil.move(tmp_path / "other/star", tmp_path / "other/starfish")
     for split in ("train", "val"):
         (tmp_path / "single" / split / "ring").mkdir(parents=True)
         shutil.copy(next((run.images / split / "ring").iterdir()), tmp_path / "single" / split / "ring")
@@ -86,7 +87,7 @@ def place(run, tmp_path):
         ("--data_path PLACE/noval", "noval has train/ but no val/ (but test/); set --eval_data_path"),
         ("--eval_data_path PLACE/flat", "flat have no classes"),
         ("--data_path PLACE/flat --eval_data_path DATA/val", "flat have no classes"),
-        ("--eval_data_path PLACE/fewer", "have different classes (10 and 9)"),
+        ("--eval_data_path PLACE/other", "'starfish'"),
         ("--knn_max_images 9", "--knn_max_images 9 is fewer than the 10 classes of "),
         ("--knn_k 121", "--knn_k 121 asks for more neighbors than the 120 images of the bank"),
         ("--knn_max_images 40", "--knn_k 50 asks for more neighbors than the 40 images of the bank"),

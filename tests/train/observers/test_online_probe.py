@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from plsc_mae.cli import main
+from plsc_mae.data.classes import ClassOrder
+from plsc_mae.errors import CheckpointError
 from plsc_mae.parallel.world import World
 from plsc_mae.train.checkpoint.file import find_newest, load
 from plsc_mae.train.observers.online_probe import OnlineProbe
@@ -87,6 +89,21 @@ def test_it_goes_on_where_it_was_and_fits_its_own_data_only():
         OnlineProbe(12, 5, 0.01, world).load(state)
 
 
+def test_it_keeps_the_outputs_of_its_classes():
+    """Classes 9 and 10, sorted 10, 9 as text, become 09 and 10: the labels change and the learned outputs do not."""
+    world, data = World("cpu"), list(batches(8, classes=2))
+    whole = learn(OnlineProbe(12, 2, 0.01, world, ClassOrder(["10", "9"])), data)
+    first, second = (OnlineProbe(12, 2, 0.01, world, ClassOrder(names)) for names in (["10", "9"], ["09", "10"]))
+    learn(first, data[:4])
+    state = first.extra_state()
+    saved = Checkpoint("file", stored(state).tensors, {}, {"online_probe_classes": state["online_probe_classes"]})
+    assert second.load(saved)
+    assert learn(second, [(features, 1 - labels) for features, labels in data[4:]]) == whole[4:]
+    assert second.extra_state()["online_probe_classes"] == ["10", "9"]
+    with pytest.raises(CheckpointError, match="'8' in the data only, '9' in the checkpoint only; resume with the data"):
+        OnlineProbe(12, 2, 0.01, world, ClassOrder(["10", "8"])).load(saved)
+
+
 def test_the_network_does_not_notice(run):
     """Bit for bit the same losses, gradients and weights, also under accumulation and drop path."""
     flags = "--batch_size 6 --accum_iter 2 --max_train_step 6 --print_freq 2"
@@ -127,6 +144,7 @@ def test_a_run_may_take_it_up_later(run):
     assert rest[3]["online_loss"] == pytest.approx(math.log(10), rel=1e-5)
 
 
+@pytest.mark.once
 @pytest.mark.long
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
 def test_two_processes_share_one_probe(run, shades):

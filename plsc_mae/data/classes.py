@@ -1,0 +1,321 @@
+"""Classes of images, matched by name with the classes of a checkpoint or of another data set.
+
+The number of a class depends on the other classes of its data set, so only names identify classes. Names are compared
+exactly; if that fails, without surrounding blanks and in Unicode's composed form (macOS writes decomposed file names);
+if that fails, numbers are also compared by value, so folder 7 is class 07. The labels of a list file may also be the
+class numbers of a reference whose classes have other names, and ImageNet's synsets may have names in words there.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import paddle
+from paddle import Tensor
+
+from plsc_mae.errors import CheckpointError, DataError
+
+_NAMES_SHOWN = 5
+_IMAGENET_CLASSES = 1000  # from tench (n01440764) to toilet tissue (n15075141)
+
+logger = logging.getLogger(__name__)
+
+
+class LabeledImages(Protocol):
+    """Images with class numbers; `ImageList` and `CifarImages` implement it."""
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Class numbers [n]."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of their numbers."""
+
+    @property
+    def source(self) -> str:
+        """Folder or file of the images, for messages."""
+
+    @property
+    def numbered(self) -> bool:
+        """True if the classes are the labels of a list file, which has no other names."""
+
+
+class Reference(NamedTuple):
+    """Classes that other classes are matched with.
+
+    Attributes:
+        names: class names in the order of their numbers.
+        source: file or folder they belong to, for messages.
+        remedy: advice to the user whose classes do not match, for messages.
+    """
+
+    names: Sequence[str]
+    source: str
+    remedy: str
+
+
+class ClassMatch(NamedTuple):
+    """Numbers that a reference gives to the classes of a data set.
+
+    Attributes:
+        labels: the reference's class number [n] of every image.
+        note: sentence for the log if the two sets of classes differ in any way; empty if they are equal.
+    """
+
+    labels: npt.NDArray[np.int64]
+    note: str
+
+
+class _Found(NamedTuple):
+    numbers: list[int]
+    rule: str
+
+
+def match_images(images: LabeledImages, reference: Reference) -> ClassMatch:
+    """Renumber labeled images by the names of a reference's classes; classes without images need no match.
+
+    Raises:
+        DataError: images have a class that the reference lacks or has twice.
+    """
+    present = np.unique(images.labels)
+    names = [images.classes[number] for number in present]
+    found = _match(names, reference.names, numbered=images.numbered)
+    if found is None:
+        raise DataError(_refusal(names, images, reference))
+    renumbered = np.full(len(images.classes), -1, np.int64)
+    renumbered[present] = found.numbers
+    return ClassMatch(renumbered[images.labels], _note(names, found, images.source, reference))
+
+
+class ClassOrder:
+    """Order of a run's classes in the outputs of its classifier, which may differ from the order in the data.
+
+    A new run numbers its outputs as the data does. A resumed run keeps the outputs of its checkpoint and matches the
+    classes of the data with them by name.
+
+    Args:
+        names: class names in the order of the labels of the data; empty if they are unknown.
+        numbered: whether the classes are the labels of a list file, which has no other names.
+
+    Attributes:
+        names: class names in the order of the outputs.
+    """
+
+    def __init__(self, names: Sequence[str] = (), *, numbered: bool = False) -> None:
+        self.names = self._data_names = tuple(names)
+        self._numbered = numbered
+        self._outputs: Tensor | None = None  # output of every label; None if they are equal
+
+    def outputs_of(self, labels: Tensor) -> Tensor:
+        """Return the output numbers [B] of labels [B]."""
+        return labels if self._outputs is None else paddle.gather(self._outputs, labels)
+
+    def find_in(self, stored: Sequence[str]) -> list[int] | None:
+        """Return the number in `stored` of every class of the data, or None if `stored` has other classes."""
+        found = self._match(stored)
+        return None if found is None else found.numbers
+
+    def restore(self, stored: Sequence[str] | None, path: str | Path, remedy: str) -> None:
+        """Adopt the order of the classes that a checkpoint stores.
+
+        Args:
+            stored: class names in the checkpoint; None if it stores none, so that the order of the data is kept.
+            path: the checkpoint, for messages.
+            remedy: advice to the user whose classes changed, for messages.
+
+        Raises:
+            CheckpointError: the data has other classes than the checkpoint.
+        """
+        if not stored:
+            logger.info("%s stores no class names: its outputs are taken in the order of the classes of the data", path)
+            return
+        if tuple(stored) == self.names:
+            return
+        if not self._data_names:
+            self.names = tuple(stored)
+            return
+        found = self._match(stored)
+        if found is None:
+            raise CheckpointError(
+                f"{path} was trained on other classes than those of the data: {_difference(self._data_names, stored)}; "
+                f"{remedy}"
+            )
+        self.names, self._outputs = tuple(stored), paddle.to_tensor(found.numbers, dtype="int64")
+        logger.info("%s", _note(self._data_names, found, "the data", Reference(stored, str(path), "")))
+
+    def _match(self, stored: Sequence[str]) -> _Found | None:
+        same_number = len(stored) == len(self._data_names)
+        return _match(self._data_names, stored, numbered=self._numbered) if same_number else None
+
+
+def class_warnings(images: LabeledImages) -> Iterator[str]:
+    """Yield a sentence for each property of the classes of training images that is probably a mistake."""
+    present = np.unique(images.labels)
+    if len(present) == 1:
+        yield (
+            f"{images.source} has images of one class only, '{images.classes[present[0]]}': accuracy is 100 % and the "
+            "loss goes to 0 whatever the network learns; expected two or more classes, so check that this is the "
+            "folder of the class folders and not its parent"
+        )
+    yield from label_warnings(images)
+    by_letters: dict[str, list[str]] = {}
+    for name in images.classes:
+        by_letters.setdefault(_letters(name), []).append(name)
+    for alike in by_letters.values():
+        if len(alike) > 1:
+            yield (
+                f"{images.source} has classes whose names differ only in case, blanks or Unicode form: "
+                f"{listed(alike)}; they are trained as different classes, so merge their folders if they are one"
+            )
+
+
+def log_class_warnings(images: LabeledImages) -> None:
+    """Log the sentences of `class_warnings`."""
+    for sentence in class_warnings(images):
+        logger.warning("%s", sentence)
+
+
+def label_warnings(images: LabeledImages) -> Iterator[str]:
+    """Yield a sentence if the labels of a list file seem to start at 1."""
+    if images.numbered and images.labels.min() == 1:
+        yield (
+            f"{images.source} has labels from 1 to {images.labels.max()} and no image of class 0; the first class is "
+            "0, so subtract 1 from every label if yours start at 1"
+        )
+
+
+def sorted_as_text(names: Sequence[str]) -> str | None:
+    """Return the first name whose place differs from that by value, or None; only if all names are numbers."""
+    values = [_value(name) for name in names]
+    if not names or any(value is None for value in values):
+        return None
+    by_value = sorted(names, key=int)
+    return next((name for name, other in zip(names, by_value, strict=True) if name != other), None)
+
+
+def _match(names: Sequence[str], known: Sequence[str], *, numbered: bool) -> _Found | None:
+    """Return the number in `known` of every name and the rule that found it, or None."""
+    rules: tuple[tuple[str, Callable[[str], Hashable]], ...] = (
+        ("", str),
+        ("without surrounding blanks and in composed Unicode", _composed),
+        ("by value", _value_or_name),
+    )
+    for rule, key in rules:
+        numbers = _match_by(key, names, known)
+        if numbers is not None:
+            return _Found(numbers, rule)
+    labels = [int(name) for name in names] if numbered else []
+    if labels and max(labels) < len(known) and all(_value(name) in (None, i) for i, name in enumerate(known)):
+        return _Found(labels, "as class numbers")
+    if _is_imagenet(names, known):
+        return _Found(list(range(len(names))), "in the order of ImageNet-1k")
+    return None
+
+
+def _is_imagenet(names: Sequence[str], known: Sequence[str]) -> bool:
+    """Return True for the 1000 synsets of ImageNet-1k and its classes in words, as in files of Hugging Face."""
+    if not len(names) == len(known) == _IMAGENET_CLASSES or "tench" not in known[0] or "toilet" not in known[-1]:
+        return False
+    return list(names) == sorted(names) and all(re.fullmatch(r"n\d{8}", name) for name in names)
+
+
+def _match_by(key: Callable[[str], Hashable], names: Sequence[str], known: Sequence[str]) -> list[int] | None:
+    wanted, keys = [key(name) for name in names], [key(name) for name in known]
+    if len(set(wanted)) < len(wanted):
+        return None
+    counts, numbers = Counter(keys), {name: number for number, name in enumerate(keys)}
+    return [numbers[name] for name in wanted] if all(counts[name] == 1 for name in wanted) else None
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def _letters(name: str) -> str:
+    return _composed(name).casefold()
+
+
+def _value(name: str) -> int | None:
+    return int(name) if re.fullmatch(r"\s*[0-9]+\s*", name) else None
+
+
+def _value_or_name(name: str) -> int | str:
+    value = _value(name)
+    return _composed(name) if value is None else value
+
+
+def _note(names: Sequence[str], found: _Found, source: str, reference: Reference) -> str:
+    """Return a sentence about a match, or "" if all classes are present under the same names and numbers."""
+    known, numbers = reference.names, found.numbers
+    parts = []
+    if found.rule:
+        example = f"'{names[-1]}' is '{known[numbers[-1]]}'"
+        parts.append(f"the classes of {source} are matched with those of {reference.source} {found.rule}: {example}")
+    elif numbers != sorted(numbers):
+        example = f"'{names[-1]}' is class {numbers[-1]}"
+        parts.append(f"the classes of {source} are numbered by name as in {reference.source}: {example}")
+    if len(numbers) < len(known):
+        present = set(numbers)
+        absent = [name for number, name in enumerate(known) if number not in present]
+        parts.append(
+            f"{source} has images of {len(numbers)} of the {len(known)} classes of {reference.source} and none of "
+            f"{listed(absent)}; accuracies are over these images and all {len(known)} classes"
+        )
+    return "; ".join(parts)
+
+
+def _refusal(names: Sequence[str], images: LabeledImages, reference: Reference) -> str:
+    """Return the sentence for a class that the reference lacks or has twice."""
+    known = reference.names
+    twice = [name for name, number in Counter(known).items() if number > 1 and name in names]
+    if twice:
+        return (
+            f"{reference.source} has several classes called {listed(twice)}, so the images of {images.source} cannot "
+            f"be matched with them; {reference.remedy}"
+        )
+    if images.numbered and images.labels.min() == 1 and images.labels.max() == len(known):
+        return (
+            f"the labels of {images.source} are 1 to {len(known)}, so they seem to start at 1; expected 0 to "
+            f"{len(known) - 1} for the {len(known)} classes of {reference.source}: subtract 1 from every label"
+        )
+    if images.numbered and images.labels.max() >= len(known):
+        return (
+            f"{images.source} has labels up to {images.labels.max()}; expected 0 to {len(known) - 1} for the "
+            f"{len(known)} classes of {reference.source}; {reference.remedy}"
+        )
+    return (
+        f"{images.source} has classes that {reference.source} does not have: {_unknown(names, known)}; expected only "
+        f"{listed(known)}; {reference.remedy}"
+    )
+
+
+def _difference(names: Sequence[str], stored: Sequence[str]) -> str:
+    """Return the classes that only the data has and those that only the checkpoint has."""
+    parts = [f"{_unknown(names, stored)} in the data only"] if set(names) - set(stored) else []
+    if left := [name for name in stored if name not in set(names)]:
+        parts.append(f"{listed(left)} in the checkpoint only")
+    return ", ".join(parts)
+
+
+def _unknown(names: Sequence[str], known: Sequence[str]) -> str:
+    """Return the names that are not known, and a known name that resembles one of them."""
+    similar = {_letters(name): name for name in known}
+    unknown = [name for name in names if name not in set(known)]
+    alike = [f" ('{name}' resembles '{similar[_letters(name)]}')" for name in unknown if _letters(name) in similar]
+    return listed(unknown) + "".join(alike[:1])
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return up to five names in quotes and the number of the others."""
+    names = list(names)
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(f"'{name}'" for name in names[:_NAMES_SHOWN]) + more

@@ -1,0 +1,203 @@
+"""Number and names of the classes of a trained classifier, and the data set's labels in its numbering."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from plsc_mae.data.cifar import CifarImages
+from plsc_mae.data.classes import ClassOrder, LabeledImages, Reference, label_warnings, match_images, sorted_as_text
+from plsc_mae.data.imagefolder import ImageList
+from plsc_mae.errors import CheckpointError, DataError, flag
+from plsc_mae.file_kinds import require_text
+from plsc_mae.names import escape_name
+from plsc_mae.weights import Checkpoint
+from plsc_mae.weights.dialects.base import tensor_of_rank
+
+logger = logging.getLogger(__name__)
+
+_BIASES = ("head.bias", "head.1.bias")  # of classifiers and of probes, in every dialect
+_SWEEP = "head.linears."
+
+AnyImages = TypeVar("AnyImages", ImageList, CifarImages)
+
+
+class Head(NamedTuple):
+    """Outputs of a trained classifier.
+
+    Attributes:
+        outputs: number of outputs.
+        names: names of the first outputs; empty if they are unknown.
+        source: the checkpoint, for messages.
+    """
+
+    outputs: int
+    names: tuple[str, ...]
+    source: str
+
+
+def read_head(stored: Checkpoint, names_file: str = "") -> Head:
+    """Return the outputs of the classifier in a file, given in the base naming of its dialect.
+
+    Args:
+        stored: the file.
+        names_file: text file with one class name per line, in place of the stored names; "" for the stored names.
+
+    Raises:
+        CheckpointError: the file holds no classifier.
+        DataError: the file of names cannot be read, or has another number of names.
+    """
+    count = count_classes(stored)
+    known = stored_names(stored, count)
+    if names_file:
+        given = _read_names(names_file, count)
+        if given != known and sorted(given) == sorted(known):
+            logger.warning(
+                "--classes %s has the names that %s stores in another order; the order of the file is used",
+                *(names_file, stored.path),
+            )
+        known = given
+    return Head(count, known, str(stored.path))
+
+
+def count_classes(stored: Checkpoint) -> int:
+    """Return the number of classes, which is the length of the head's bias.
+
+    Raises:
+        CheckpointError: the file holds no classifier, or several.
+    """
+    found = (tensor_of_rank(stored.model, name, 1, str(stored.path)) for name in _BIASES if name in stored.model)
+    head = next(found, None)
+    if head is not None:
+        return len(head)
+    if any(name.startswith(_SWEEP) for name in stored.model):
+        raise CheckpointError(
+            f"{stored.path} holds the classifiers of {flag('lr_sweep')}, one for each rate; train the best rate alone"
+        )
+    raise CheckpointError(
+        f"{stored.path} holds no classifier: it has no head; expected a checkpoint of `plsc-mae finetune` or "
+        "`plsc-mae linprobe`, or a fine-tuned or probed file of facebookresearch/mae, CAE, PLSC, MAE-priv or "
+        "MAE-pytorch; if the classifier is another part of the file, choose it with --model_key or --model_prefix"
+    )
+
+
+def stored_names(stored: Checkpoint, count: int) -> tuple[str, ...]:
+    """Return the class names that a checkpoint stores, in the order of its `count` outputs; empty if it has none.
+
+    A classifier trained with a larger --nb_classes has names for its first outputs only.
+    """
+    names = stored.meta.get("classes")
+    if not isinstance(names, (list, tuple)) or len(names) > count:
+        return ()
+    return tuple(str(name) for name in names)
+
+
+def numbered_names(head: Head) -> tuple[str, ...]:
+    """Return a name for every output; the name of an output without one is its number."""
+    return (*head.names, *(str(number) for number in range(len(head.names), head.outputs)))
+
+
+def number_by_outputs(images: AnyImages, head: Head) -> AnyImages:
+    """Return images whose labels are the outputs of a trained classifier, matched by the names of the classes.
+
+    If the classifier has no names, labels of a list file are numbers of outputs, and folders are numbered in the order
+    of their names if there is one for each output.
+
+    Raises:
+        DataError: images have a class that the classifier does not know, or their outputs cannot be determined.
+    """
+    for sentence in label_warnings(images):
+        logger.warning("%s", sentence)
+    if head.names:
+        remedy = (
+            "rename or remove these images, or give the names of the classifier's outputs with --classes FILE, one per "
+            "line"
+        )
+        labels, note = match_images(images, Reference(head.names, head.source, remedy))
+        if note:
+            logger.info("%s", note)
+        return dataclasses.replace(images, labels=labels, classes=head.names)
+    _check_unnamed(images, head)
+    return images
+
+
+def head_to_keep(stored: Checkpoint, count: int, classes: ClassOrder, names_file: str = "") -> list[int] | None:
+    """Return the stored output for each class of a run that starts from a classifier, or None to start a new head.
+
+    Args:
+        stored: the file, in the base naming of its dialect.
+        count: number of outputs of the run's classifier.
+        classes: classes of the run.
+        names_file: see `read_head`.
+
+    Raises:
+        CheckpointError: there is a file of names, but no classifier.
+        DataError: see `read_head`.
+    """
+    if "head.bias" not in stored.model and not names_file:
+        return None
+    head = read_head(stored, names_file)
+    known = head.names
+    if head.outputs != count:
+        logger.info("%s classifies %d classes, this run %d: the head starts new", stored.path, head.outputs, count)
+        return None
+    if not known or not classes.names:
+        logger.warning(
+            "the head of %s is kept because it has the %d outputs of this run, but the file stores no class names: its "
+            "classes must be those of the data in the same order",
+            *(stored.path, count),
+        )
+        return list(range(count))
+    order = classes.find_in(known)
+    if order is None:
+        logger.info("%s classifies other classes than this run: the head starts new", stored.path)
+        return None
+    if order != list(range(len(order))):
+        logger.info("the outputs of %s are put into the order of this run's classes by their names", stored.path)
+    return [*order, *range(len(order), count)]
+
+
+def _check_unnamed(images: LabeledImages, head: Head) -> None:
+    """Check images for a classifier without names, and log how they are numbered."""
+    count, source = len(images.classes), head.source
+    remedy = "give the names of its outputs with --classes FILE, one per line, or a list file with 'path label' lines"
+    if images.numbered:
+        if images.labels.max() >= head.outputs:
+            start = ": they seem to start at 1, so subtract 1 from every label" if images.labels.min() == 1 else ""
+            raise DataError(
+                f"{images.source} has labels from {images.labels.min()} to {images.labels.max()}, but {source} has "
+                f"{head.outputs} outputs, which are labels 0 to {head.outputs - 1}{start or '; correct the list'}"
+            )
+        return
+    if count != head.outputs:
+        raise DataError(
+            f"{images.source} has {count} classes and {source} has {head.outputs} outputs without names, so the output "
+            f"of each class is unknown; {remedy}"
+        )
+    wrong = sorted_as_text(images.classes)
+    if wrong is not None:
+        logger.warning(
+            "the folders of %s are numbers but are sorted as text, so '%s' is output %d, and %s stores no class names "
+            "to compare with; if its outputs are in the order of the numbers, %s",
+            *(images.source, wrong, images.classes.index(wrong), source, remedy),
+        )
+    else:
+        logger.info(
+            "%s stores no class names: its outputs are taken in the order of the classes of %s", source, images.source
+        )
+
+
+def _read_names(path: str, count: int) -> tuple[str, ...]:
+    """Read one class name per line; names that are not UTF-8 are escaped as those of folders are."""
+    try:
+        require_text(path, f"--classes {path}", "a text file with one class name per line", DataError)
+        names = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape").rstrip().splitlines()
+    except OSError as error:
+        raise DataError(f"cannot read the class names of {path}: {error.strerror}") from None
+    if len(names) != count:
+        raise DataError(
+            f"--classes {path} has {len(names)} names; expected {count}, one per line for each class of the classifier"
+        )
+    return tuple(escape_name(name.strip()) for name in names)

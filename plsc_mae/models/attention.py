@@ -1,0 +1,61 @@
+"""Scaled dot-product attention: by the flash kernel where it exists, else by matrix products.
+
+B batch, M queries, N keys, D width, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor
+
+FLASH_MIN_CAPABILITY = 8  # flash attention kernels exist from Ampere on
+FLASH_MAX_HEAD_DIM, FLASH_HEAD_DIM_MULTIPLE = 256, 8
+_recording: ContextVar[list[Tensor] | None] = ContextVar("recording", default=None)
+
+
+@contextmanager
+def record_attention() -> Iterator[list[Tensor]]:
+    """Collect the softmax weights [B, H, M, N] of every attention inside the context, in order and with gradient."""
+    weights: list[Tensor] = []
+    outer = _recording.set(weights)
+    try:
+        yield weights
+    finally:
+        _recording.reset(outer)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, drop_rate: float = 0.0) -> Tensor:
+    """Compute scaled dot-product attention of q [B, H, M, D/H] over k and v [B, H, N, D/H]; returns [B, H, M, D/H].
+
+    This function chooses between flash kernel and plain matrix products by device, dtype and head width: Paddle 2.6
+    takes its flash kernel on any GPU and for any dtype, and 3.x decides before AMP casts. `bias` [H, M, N] is added to
+    the logits, and dropout with `drop_rate` applies to the softmax weights; both need the plain products.
+    """
+    head_dim, recorded = q.shape[-1], _recording.get()
+    plain = recorded is not None or bias is not None or drop_rate > 0
+    if not plain and _has_flash_kernel(q):
+        q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v).transpose([0, 2, 1, 3])
+    logits = paddle.matmul(q * head_dim**-0.5, k, transpose_y=True)
+    weights = F.softmax(logits if bias is None else logits + bias, axis=-1)
+    if recorded is not None:
+        recorded.append(weights)
+    return paddle.matmul(dropout(weights, drop_rate), v)
+
+
+def dropout(x: Tensor, rate: float) -> Tensor:
+    """Set each element to zero with probability `rate` and scale up the rest (Srivastava et al. 2014)."""
+    return F.dropout(x, rate) if rate > 0 else x
+
+
+def _has_flash_kernel(x: Tensor) -> bool:
+    if not x.place.is_gpu_place() or x.dtype not in (paddle.float16, paddle.bfloat16):
+        return False
+    if x.shape[-1] > FLASH_MAX_HEAD_DIM or x.shape[-1] % FLASH_HEAD_DIM_MULTIPLE:
+        return False
+    return paddle.device.cuda.get_device_capability()[0] >= FLASH_MIN_CAPABILITY
