@@ -100,9 +100,7 @@ class BatchLoader:
         """Log the number of files skipped in an epoch, the first time and whenever it has grown."""
         if count > self._reported:
             self._reported = count
-            logger.warning(
-                "%d images of this epoch could not be read and were replaced by others (--bad_image skip)", count
-            )
+            logger.warning("%d images of this epoch could not be read and were replaced by others", count)
 
     def _tensors(self, batch: CollatedBatch) -> dict[str, Any]:
         self.skipped += batch.skipped
