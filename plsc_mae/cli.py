@@ -198,7 +198,8 @@ def _run(argv: list[str]) -> int:
             return 0
         command = COMMANDS[name]
         config = _resolve_launch(rest) if name == "launch" else _resolve(name, rest)
-        use_flags(vocabulary(type(config)) | (set() if "" in command.configs else {"method"}))
+        own = config.options if isinstance(config, Launch) else config
+        use_flags(vocabulary(type(own)) | (set() if "" in command.configs else {"method"}))
         warnings.filterwarnings("ignore", message="No ccache found")  # Paddle's advice to builders of C++ extensions
         module, _, function = command.run.partition(":")
         code = getattr(importlib.import_module(module), function)(config)

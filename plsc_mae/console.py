@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import textwrap
+import warnings
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -80,6 +81,20 @@ def log_to_console(*, main: bool) -> None:
     log.handlers = [handler, alarm]
     log.setLevel(logging.INFO if main else logging.WARNING)
     log.propagate = False
+    if sys.stderr.isatty():
+        warnings.showwarning = _show_warning  # those of Paddle and NumPy would break the bar, too
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Write a Python warning above the progress bars; the arguments are those of `warnings.showwarning`."""
+    write_error(f"warning: {message} ({category.__name__} in {filename}, line {lineno})")
 
 
 class _ConsoleHandler(logging.StreamHandler[TextIO]):

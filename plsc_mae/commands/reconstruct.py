@@ -18,7 +18,7 @@ from plsc_mae.data.loader import device_batch
 from plsc_mae.data.seeding import sample_rng
 from plsc_mae.loading.completeness import BESIDE_A_NETWORK, require_complete
 from plsc_mae.loading.positions import PositionFit
-from plsc_mae.loading.training_config import training_config
+from plsc_mae.loading.training_config import set_final_eps, training_config
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Pictures
 from plsc_mae.parallel.world import World
@@ -43,6 +43,7 @@ def run(config: ReconstructConfig) -> None:
     report = weights.load(task.model, stored, resize=fit)
     require_complete(task.model, report, config.model_path, idle=BESIDE_A_NETWORK, by_options=False)
     fit.require_grid()
+    set_final_eps(task.model, stored)
     print(f"{config.model_path}: {report}")
     images = find_pictures(config.img_path)
     view = method.view_transform(trained)

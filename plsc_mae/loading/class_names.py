@@ -112,8 +112,8 @@ def number_by_outputs(images: AnyImages, head: Head) -> AnyImages:
         logger.warning("%s", sentence)
     if head.names:
         remedy = (
-            "rename or remove these images, or give the names of the classifier's outputs with --classes FILE, one per "
-            "line"
+            "rename or remove their folders, or give the names of the classifier's outputs with --classes FILE, "
+            "one per line"
         )
         labels, note = match_images(images, Reference(head.names, head.source, remedy))
         if note:

@@ -16,7 +16,7 @@ from plsc_mae.data.transforms import Transform
 from plsc_mae.loading.class_names import numbered_names, read_head
 from plsc_mae.loading.classifier_weights import load_classifier_weights
 from plsc_mae.loading.encoder import infer_encoder_arguments, newer_parts, normalization
-from plsc_mae.loading.training_config import trained_eps
+from plsc_mae.loading.training_config import set_final_eps, trained_eps
 from plsc_mae.methods.classify import build_classifier, build_normalize, validation_transform
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.weights import Checkpoint
@@ -72,6 +72,7 @@ def load_classifier(
         network = ImageClassifier(num_classes=head.outputs, **arguments)
         normalize, transform = normalization(stored), evaluation_transform(network.encoder.img_size)
     report = load_classifier_weights(network, stored, resize=input_size is not None, by_options=False)
+    set_final_eps(network, stored)
     network.eval()
     for parameter in network.parameters():
         parameter.stop_gradient = True

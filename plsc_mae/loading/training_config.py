@@ -6,9 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from paddle import nn
+
 from plsc_mae.config import PRETRAIN, PretrainConfig
 from plsc_mae.config.resolve import from_mapping
 from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.loading.positions import computed_grid
 from plsc_mae.methods import load_methods
 from plsc_mae.methods.contract import Method
 from plsc_mae.weights import Checkpoint
@@ -35,6 +38,8 @@ def training_config(stored: Checkpoint, heads: Mapping[str, int | None], **repla
         # The order of the decoder's rows only matters if the caller asks for the decoder.
         sized = decoded(stored, heads.get("num_heads"), heads.get("decoder_num_heads", 1))
         trained = _infer_config(sized, heads, trained_eps(stored))
+        if size := _computed_size(sized):
+            trained = dataclasses.replace(trained, input_size=size)
     known = {field.name for field in dataclasses.fields(trained)}
     given = {name: value for name, value in replaced.items() if value is not None}
     for name in given:
@@ -51,6 +56,19 @@ def trained_eps(stored: Checkpoint) -> float | None:
     if isinstance(options, dict) and options.get("norm_eps"):
         return float(options["norm_eps"])
     return find_dialect(name).norm_eps if name else None
+
+
+def set_final_eps(network: nn.Layer, stored: Checkpoint) -> None:
+    """Give the final norms of encoder and decoder the epsilon that a file stores for them, as Hugging Face does.
+
+    All other code bases have 1e-6 there, also where the norms of the blocks have another epsilon.
+    """
+    options = stored.meta.get("args")
+    eps = options.get("final_norm_eps") if isinstance(options, dict) else None
+    for part in (network, getattr(network, "encoder", None), getattr(network, "decoder", None)):
+        norm = getattr(part, "norm", None)
+        if eps and isinstance(norm, nn.LayerNorm):
+            norm._epsilon = float(eps)
 
 
 def _infer_config(stored: Checkpoint, heads: Mapping[str, int | None], norm_eps: float | None) -> PretrainConfig:
@@ -82,6 +100,22 @@ def _stored_heads(stored: Checkpoint, key: str) -> int | None:
     options = stored.meta.get("args")
     heads = options.get(key) if isinstance(options, dict) else None
     return heads if isinstance(heads, int) and heads > 0 else None
+
+
+def _computed_size(stored: Checkpoint) -> tuple[int, int] | None:
+    """Return the size of the images for whose rectangle of patches the encoder's table was computed; None for squares.
+
+    Squares are left to the methods. The table does not show the rectangle if it was learned.
+    """
+    foreign_name = find_dialect(stored.dialect).foreign_name
+    table = stored.model.get(foreign_name("encoder.pos_embed"))
+    kernel = stored.model.get(foreign_name("encoder.patch_embed.proj.weight"))
+    if table is None or kernel is None or table.ndim != 3 or not table.size:
+        return None
+    grid = computed_grid(table, int(foreign_name("encoder.cls_token") in stored.model))
+    if grid is None or grid[0] == grid[1]:
+        return None
+    return grid[0] * kernel.shape[-1], grid[1] * kernel.shape[-1]
 
 
 def _stored_options(method: Method[PretrainConfig], stored: Checkpoint, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -275,7 +275,8 @@ class AutoencoderMethod(Method[AutoencoderT]):
     def _decoder_heads(self, stored: Checkpoint, config: AutoencoderT, width: int) -> int | None:
         """Return the number of decoder heads; for our checkpoints it follows from the stored name of the network."""
         if config.decoder_num_heads is not None or not stored.meta.get("phase"):
-            return config.decoder_num_heads
+            options = stored.meta.get("args")  # those of a Hugging Face folder have it
+            return config.decoder_num_heads or (options.get("decoder_num_heads") if isinstance(options, dict) else None)
         default = inspect.signature(MaskedAutoencoder).parameters["decoder_num_heads"].default
         heads = arguments_of(config.model, self.dialect).get("decoder_num_heads", default)
         return cast(int, heads or max(width // HEAD_DIM, 1))

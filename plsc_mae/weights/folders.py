@@ -174,6 +174,8 @@ def _settings(folder: Path) -> dict[str, Any]:
         if not is_valid(config[theirs]):
             raise CheckpointError(f"{folder / 'config.json'}: {theirs} has the invalid value {config[theirs]!r}")
         options[ours] = config[theirs]
+    if "norm_eps" in options:
+        options["final_norm_eps"] = options["norm_eps"]
     timm = config.get("pretrained_cfg")  # timm's own folders describe images and classes in this table
     timm = timm if isinstance(timm, dict) else {}
     if (images.get("image_mean") or timm.get("mean")) == [0.5, 0.5, 0.5]:

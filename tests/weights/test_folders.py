@@ -79,6 +79,7 @@ def test_the_config_replaces_options(network, folder):
     path = folder(network, "model.safetensors")
     encoder = load_encoder(str(path)).network
     assert (encoder.blocks[0].attn.num_heads, encoder.blocks[0].norm1._epsilon) == (4, 1e-12)
+    assert encoder.norm._epsilon == 1e-12
     trained = training_config(weights.read(path), {"num_heads": None, "decoder_num_heads": None})
     assert (trained.num_heads, trained.decoder_num_heads) == (4, 2)
     assert (trained.norm_pix_loss, trained.mask_ratio) == (True, 0.5)
