@@ -17,6 +17,7 @@ import numpy.typing as npt
 from plsc_mae.data.folder_walk import EXTENSIONS, Count, LeftOut, holds_images, images_below, images_in, is_image, scan
 from plsc_mae.data.unreadable import UnreadableFiles
 from plsc_mae.errors import DataError
+from plsc_mae.errors import flag as own_flag
 from plsc_mae.file_kinds import EMPTY, REMEDIES, read_head, recognize
 from plsc_mae.names import escape_name
 
@@ -99,20 +100,20 @@ class ImageList:
         return escape_name(self.paths[index])
 
 
-def list_images(data_path: str | Path, split: str, *, flag: str = "--data_path", labeled: bool = True) -> ImageList:
+def list_images(data_path: str | Path, split: str, *, flag: str = "", labeled: bool = True) -> ImageList:
     """List the images of a data set, see `plsc_mae.data.imagefolder.find_images`.
 
     Args:
         data_path: folder or list file.
         split: subfolder that is used in place of `data_path` if it exists.
-        flag: option that `data_path` comes from, for messages.
+        flag: option that `data_path` comes from, for messages; "" is --data_path or --img_path, as the command has it.
         labeled: False lists the images of class folders, and those beside them, without classes.
 
     Raises:
         DataError: no images were found, a class folder has no images, the folder has two readings, or the file is
             not a list.
     """
-    source = Path(data_path)
+    source, flag = Path(data_path), flag or own_flag("data_path", "img_path")
     try:
         if source.is_file():
             return _read_list(source, flag)
