@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from plsc_mae.names import escape_controls
+
 # Carriage return and the ANSI sequence that erases the rest of the line: removes a progress bar and an echoed ^C.
 ERASE_LINE = "\r\x1b[K"
 FILE_COLUMNS = 120  # width of wrapped text if the output is no terminal
@@ -107,8 +109,11 @@ class _ConsoleHandler(logging.StreamHandler[TextIO]):
         return os.getpid() != self._process
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the text of a record; a forked process erases the bar of its parent, which redraws it later."""
-        text = _fitted(super().format(record), self.stream)
+        """Return the text of a record; a forked process erases the bar of its parent, which redraws it later.
+
+        Control characters, which may come from the names of files, are escaped.
+        """
+        text = _fitted(escape_controls(super().format(record)), self.stream)
         return ERASE_LINE + text if self._is_forked and self.stream.isatty() else text
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -22,7 +22,7 @@ from plsc_mae.analysis.attention import (
     rollout,
 )
 from plsc_mae.analysis.pictures import compose, overlay
-from plsc_mae.commands.pictures import SHEET_ROWS, find_pictures, panel_name, save_picture, spread
+from plsc_mae.commands.pictures import SHEET_ROWS, choose_images, find_pictures, panel_name, save_picture
 from plsc_mae.config.schema import suggest
 from plsc_mae.config.tools import ExplainConfig
 from plsc_mae.data.decode import open_image
@@ -68,7 +68,7 @@ def run(config: ExplainConfig) -> None:
     view = ResizeCenterCrop(explainer.encoder.img_size, max(explainer.encoder.img_size))
     folder = Path(config.save_path)
     sheet: list[Pictures] = []
-    for index in spread(len(images), config.max_images):
+    for index in choose_images(images, config.max_images):
         pixels = view(open_image(images.path(index)), sample_rng(0, 0, index))["image"]
         maps = explainer(paddle.to_tensor(pixels[None]))
         panel = {"image": pixels[None]}

@@ -48,7 +48,7 @@ def run(config: ExtractConfig) -> None:
     print(origin)
     for name, array in arrays.items():
         print(f"{name} {list(array.shape)}")
-    texts = {"paths": [images.paths[i] for i in range(len(images))]}
+    texts = {"paths": [images.name(i) for i in range(len(images))]}
     if images.classes:
         arrays["labels"], texts["classes"] = images.labels, list(images.classes)
     save_arrays(config.save_path, arrays, texts)

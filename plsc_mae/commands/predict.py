@@ -19,13 +19,17 @@ from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.seeding import SampleKey, sample_rng
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import DataError
+from plsc_mae.files import atomic_replacement
 from plsc_mae.loading.classifier import LoadedClassifier, open_classifier
 from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
 
 
 class Prediction(NamedTuple):
-    """The most probable classes of an image, the best first. The field names are the keys in .json and .jsonl files."""
+    """The most probable classes of an image, the best first. The field names are the keys in .json and .jsonl files.
+
+    Names are written as by `plsc_mae.names.escape_name`.
+    """
 
     image: str
     classes: list[str]
@@ -90,7 +94,7 @@ def predict(trained: LoadedClassifier, images: ImageList, world: World, config: 
     require_finite_features({"probabilities": arrays["probabilities"]}, config.model_path)
     rows = zip(arrays["indices"].astype(np.int64).tolist(), arrays["probabilities"].tolist(), strict=True)
     return [
-        Prediction(images.paths[i], [trained.classes[index] for index in indices], indices, probabilities)
+        Prediction(images.name(i), [trained.classes[index] for index in indices], indices, probabilities)
         for i, (indices, probabilities) in enumerate(rows)
     ]
 
@@ -104,8 +108,7 @@ def save_predictions(path: Path, predictions: list[Prediction]) -> None:
         DataError: the file cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with atomic_replacement(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
             if path.suffix == ".csv":
                 writer = csv.writer(file)
                 writer.writerow(["image", "rank", "class", "index", "probability"])

@@ -9,7 +9,7 @@ import numpy as np
 
 from plsc_mae import weights
 from plsc_mae.analysis.pictures import compose
-from plsc_mae.commands.pictures import SHEET_ROWS, find_pictures, panel_name, save_picture, spread
+from plsc_mae.commands.pictures import SHEET_ROWS, choose_images, find_pictures, panel_name, save_picture
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.schema import options
 from plsc_mae.config.tools import ReconstructConfig
@@ -48,7 +48,7 @@ def run(config: ReconstructConfig) -> None:
     images = find_pictures(config.img_path)
     view = method.view_transform(trained)
     folder = Path(config.save_path)
-    chosen = spread(len(images), config.max_images)
+    chosen = choose_images(images, config.max_images)
     sheet: list[Pictures] = []
     for start in range(0, len(chosen), BATCH):
         indices = chosen[start : start + BATCH]

@@ -13,7 +13,7 @@ from paddle import nn
 
 from plsc_mae.config import PretrainConfig, TrainingConfig
 from plsc_mae.config.schema import to_line
-from plsc_mae.data.imagefolder import ImageDataset, find_images
+from plsc_mae.data.imagefolder import ImageDataset, ImageList, find_images
 from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.errors import ConfigError
@@ -66,8 +66,12 @@ def log_options(config: TrainingConfig, world: World) -> None:
         logger.info("options of %s %s that differ from its defaults: %s", config.method, config.phase, changed)
 
 
-def pretraining_dataset(config: PretrainConfig, method: Method[PretrainConfig], *, view: bool = False) -> ImageDataset:
+def pretraining_dataset(
+    config: PretrainConfig, method: Method[PretrainConfig], *, images: ImageList | None = None, view: bool = False
+) -> ImageDataset:
     """Return the training images with the training transform, or with the transform for pictures if `view` is true.
+
+    `images` is the list of an earlier call; None lists the images of --data_path.
 
     Raises:
         ConfigError: --data_path is missing.
@@ -76,7 +80,7 @@ def pretraining_dataset(config: PretrainConfig, method: Method[PretrainConfig], 
     if not config.data_path:
         raise ConfigError("--data_path is required: an image folder or a list file")
     return ImageDataset(
-        find_images(config.data_path, "train"),
+        find_images(config.data_path, "train") if images is None else images,
         method.view_transform(config) if view else method.train_transform(config),
         seed=config.seed,
         backend=config.image_backend,

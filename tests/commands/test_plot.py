@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from PIL import Image
@@ -69,3 +70,11 @@ def test_mistakes_are_sentences(run_dir, capsys, words, told):
     assert err.startswith("plsc-mae: error: ")
     assert told in err
     assert err.count("\n") == 1
+
+
+def test_a_run_folder_whose_name_is_not_utf8(run_dir):
+    folder = run_dir / os.fsdecode("狗".encode("gbk"))
+    folder.mkdir()
+    (run_dir / "train.jsonl").rename(folder / "train.jsonl")
+    assert main(["plot", str(folder)]) == 0
+    assert (folder / "loss.png").stat().st_size > 1000
