@@ -40,6 +40,7 @@ from plsc_mae.config.weights import (
     WeightsListConfig,
 )
 from plsc_mae.errors import ConfigError, Stopped, UserError, use_flags
+from plsc_mae.names import escape_controls, escape_streams
 from plsc_mae.parallel import failure_detector
 
 
@@ -188,6 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    escape_streams()
     console.log_to_console(main=int(os.environ.get("PADDLE_TRAINER_ID", "0")) == 0)
     try:
         name, rest = _find(argv)
@@ -196,12 +198,13 @@ def _run(argv: list[str]) -> int:
             return 0
         command = COMMANDS[name]
         config = _resolve_launch(rest) if name == "launch" else _resolve(name, rest)
-        use_flags(vocabulary(type(config)) | (set() if "" in command.configs else {"method"}))
+        own = config.options if isinstance(config, Launch) else config
+        use_flags(vocabulary(type(own)) | (set() if "" in command.configs else {"method"}))
         warnings.filterwarnings("ignore", message="No ccache found")  # Paddle's advice to builders of C++ extensions
         module, _, function = command.run.partition(":")
         code = getattr(importlib.import_module(module), function)(config)
     except UserError as error:
-        console.write_error(f"plsc-mae: error: {error}")
+        console.write_error(f"plsc-mae: error: {escape_controls(str(error), one_line=True)}")
         return failure_detector.end(str(error), error.exit_code)
     except Stopped as stop:
         console.write_error(f"plsc-mae: {stop}")

@@ -8,8 +8,11 @@ import os
 import shutil
 import sys
 import textwrap
+import warnings
 from collections.abc import Iterator
 from typing import Any, TextIO
+
+from plsc_mae.names import escape_controls
 
 # Carriage return and the ANSI sequence that erases the rest of the line: removes a progress bar and an echoed ^C.
 ERASE_LINE = "\r\x1b[K"
@@ -78,6 +81,20 @@ def log_to_console(*, main: bool) -> None:
     log.handlers = [handler, alarm]
     log.setLevel(logging.INFO if main else logging.WARNING)
     log.propagate = False
+    if sys.stderr.isatty():
+        warnings.showwarning = _show_warning  # those of Paddle and NumPy would break the bar, too
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Write a Python warning above the progress bars; the arguments are those of `warnings.showwarning`."""
+    write_error(f"warning: {message} ({category.__name__} in {filename}, line {lineno})")
 
 
 class _ConsoleHandler(logging.StreamHandler[TextIO]):
@@ -92,8 +109,11 @@ class _ConsoleHandler(logging.StreamHandler[TextIO]):
         return os.getpid() != self._process
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the text of a record; a forked process erases the bar of its parent, which redraws it later."""
-        text = _fitted(super().format(record), self.stream)
+        """Return the text of a record; a forked process erases the bar of its parent, which redraws it later.
+
+        Control characters, which may come from the names of files, are escaped.
+        """
+        text = _fitted(escape_controls(super().format(record)), self.stream)
         return ERASE_LINE + text if self._is_forked and self.stream.isatty() else text
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -20,6 +20,14 @@ MAX_WORKERS = 10  # facebookresearch/mae's --num_workers
 SETTINGS = ("MKL_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "FLAGS_use_stride_kernel")
 
 
+_added: dict[str, str] = {}  # by `apply_cpu_settings`, in this process
+
+
+def inherited_environment() -> dict[str, str]:
+    """Return the environment without what `apply_cpu_settings` added; new processes divide the cores themselves."""
+    return {name: value for name, value in os.environ.items() if _added.get(name) != value}
+
+
 def available_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -83,4 +91,5 @@ def apply_cpu_settings() -> dict[str, str]:
         )
         return {}
     os.environ.update(added)
+    _added.update(added)
     return added

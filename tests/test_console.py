@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import sys
+import warnings
 
 import pytest
 from tqdm import tqdm
@@ -39,6 +40,7 @@ def open_terminal(monkeypatch):
     """Return a function that makes a terminal of 60 columns; called in a test, after pytest has set its own streams."""
     log = logging.getLogger("plsc_mae")
     before = log.handlers, log.level, log.propagate
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # restored afterwards
 
     def make() -> Terminal:
         screen = Terminal()
@@ -61,8 +63,10 @@ def test_lines_stand_above_the_bar(open_terminal):
             log.info("line %d", i)
             log.warning("attention %d", i)
             console.write_error(f"error {i}")
+        warnings.showwarning("rare", UserWarning, "file.py", 7)
     *shown, last = terminal.screen
-    assert shown == [text for i in range(4) for text in (f"line {i}", f"warning: attention {i}", f"error {i}")]
+    lines = [text for i in range(4) for text in (f"line {i}", f"warning: attention {i}", f"error {i}")]
+    assert shown == [*lines, "warning: rare (UserWarning in file.py, line 7)"]
     assert last == ""
 
 

@@ -209,7 +209,8 @@ def _find_evaluation_images(config: ClassifyConfig, head: Head) -> Images:
     if config.data_set == "CIFAR":
         val = number_by_outputs(read_cifar(config.data_path, "val"), head)
     else:
-        found = find_images(config.eval_data_path or config.data_path, "val")
+        flag = "--eval_data_path" if config.eval_data_path else "--data_path"
+        found = find_images(config.eval_data_path or config.data_path, "val", flag=flag)
         require_classes(found, "evaluation")
         val = number_by_outputs(found, head)
     return Images(None, val, head.outputs, ClassOrder(val.classes))

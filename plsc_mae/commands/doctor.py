@@ -12,6 +12,7 @@ from plsc_mae.commands import doctor_gpu, doctor_machine
 from plsc_mae.commands.doctor_data import examine_data
 from plsc_mae.commands.doctor_findings import Finding, error
 from plsc_mae.config.tools import DoctorConfig
+from plsc_mae.names import escape_controls
 
 
 def run(config: DoctorConfig) -> int:
@@ -29,7 +30,7 @@ def run(config: DoctorConfig) -> int:
     if config.distributed and works:
         findings += _report(_examine_launch(findings))
     for finding in sorted(findings, key=lambda found: not found.stops):
-        print(finding, flush=True)
+        print(escape_controls(str(finding)), flush=True)
     if not findings:
         print("no problems found", flush=True)
     return int(any(finding.stops for finding in findings))
@@ -42,7 +43,7 @@ def _report(items: Iterable[str | Finding]) -> list[Finding]:
         if isinstance(item, Finding):
             findings.append(item)
         else:
-            print(item, flush=True)
+            print(escape_controls(item), flush=True)
     return findings
 
 

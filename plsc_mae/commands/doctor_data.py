@@ -11,7 +11,8 @@ import numpy as np
 from plsc_mae.commands.doctor_files import examine_files
 from plsc_mae.commands.doctor_findings import Finding, error, warning
 from plsc_mae.data.classes import Reference, class_warnings, label_warnings, match_images, sorted_as_text
-from plsc_mae.data.imagefolder import ImageList, find_images
+from plsc_mae.data.folder_walk import is_hidden
+from plsc_mae.data.listing import ImageList, describe_suffixes, list_images
 from plsc_mae.errors import DataError
 
 _IMAGENET_CLASSES = 1000
@@ -26,7 +27,7 @@ def examine_data(data_path: str) -> Iterator[str | Finding]:
         yield error(f"--data_path {data_path}: train/ and val/ are in a folder below it: pass --data_path {nested}")
         return
     try:
-        train = find_images(data_path, "train")
+        train = list_images(data_path, "train")
     except DataError as failure:
         yield error(str(failure))
         return
@@ -34,7 +35,7 @@ def examine_data(data_path: str) -> Iterator[str | Finding]:
     if not (Path(data_path) / "val").is_dir():
         return
     try:
-        val = find_images(data_path, "val")
+        val = list_images(data_path, "val")
     except DataError as failure:
         yield warning(f"{failure}; pre-training needs no validation images")
         return
@@ -49,13 +50,15 @@ def _folder_of_splits(folder: Path) -> Path | None:
         return inner if (inner / "train").is_dir() and (inner / "val").is_dir() else None
     for depth in range(1, _DEEPEST + 1):
         for found in sorted(folder.glob("*/" * depth + "train")):
-            if found.is_dir():
+            if found.is_dir() and not any(map(is_hidden, found.relative_to(folder).parts)):
                 return found.parent
     return None
 
 
 def _examine_split(split: str, images: ImageList) -> Iterator[str | Finding]:
     yield f"{split}: {len(images)} images in {len(images.classes) or 'no'} classes, {images.root}"
+    yield from _examine_left_out(images)
+    yield from _examine_names(images)
     if images.classes:
         yield from _examine_classes(images)
         yield from map(warning, class_warnings(images) if split == "train" else label_warnings(images))
@@ -65,6 +68,32 @@ def _examine_split(split: str, images: ImageList) -> Iterator[str | Finding]:
             "of its class, named as in train/ (for ImageNet with the script valprep.sh)"
         )
     yield from examine_files(images)
+
+
+def _examine_left_out(images: ImageList) -> Iterator[str | Finding]:
+    left_out = images.left_out
+    if left_out.hidden.number:
+        yield f"  {left_out.hidden.number} hidden or system entries are ignored, such as {left_out.hidden.example}"
+    if left_out.loose.number:
+        yield warning(
+            f"{left_out.loose.number} images of {images.root} are beside the class folders and are left out, for "
+            f"example {left_out.loose.example}: move them into a class folder, or name all images in a list file"
+        )
+    pictures = left_out.pictures()
+    if pictures:
+        yield warning(
+            f"{describe_suffixes(pictures)} in {images.root} are left out: convert them to PNG or JPEG, or name all "
+            "images in a list file"
+        )
+
+
+def _examine_names(images: ImageList) -> Iterator[str]:
+    escaped = [index for index in range(len(images)) if images.paths[index] != images.name(index)]
+    if escaped:
+        yield (
+            f"  {len(escaped)} names have bytes that are not UTF-8 or cannot be shown; those are printed and written "
+            f"as \\xNN: {images.name(escaped[0])}"
+        )
 
 
 def _examine_classes(images: ImageList) -> Iterator[str | Finding]:

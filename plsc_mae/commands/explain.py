@@ -21,7 +21,7 @@ from plsc_mae.analysis.attention import (
     rollout,
 )
 from plsc_mae.analysis.pictures import compose, overlay
-from plsc_mae.commands.pictures import SHEET_ROWS, PanelFolder, PictureReader, find_pictures, spread
+from plsc_mae.commands.pictures import SHEET_ROWS, PanelFolder, PictureReader, choose_images, find_pictures
 from plsc_mae.commands.results import summarize
 from plsc_mae.config.schema import suggest
 from plsc_mae.config.tools import ExplainConfig
@@ -69,7 +69,7 @@ def run(config: ExplainConfig) -> int:
     images = find_pictures(config.img_path)
     values = pixel_range.choose(config.pixel_range, [config.model_path], images)
     view = ResizeCenterCrop(explainer.encoder.img_size, max(explainer.encoder.img_size))
-    chosen = spread(len(images), config.max_images)
+    chosen = choose_images(images, config.max_images)
     panels = PanelFolder("explain", config.save_path, images, chosen, config.img_path)
     reader = PictureReader(images, chosen, view, pixel_range=values)
     sheet: list[Pictures] = []

@@ -56,7 +56,7 @@ def run(config: ExtractConfig) -> int:
     print(origin)
     for name, array in arrays.items():
         print(f"{name} {list(array.shape)}")
-    texts = {"paths": [images.paths[i] for i in kept.tolist()]}
+    texts = {"paths": [images.name(i) for i in kept.tolist()]}
     if images.classes:
         arrays["labels"], texts["classes"] = images.labels[kept], list(images.classes)
     save_arrays(config.save_path, arrays, texts)

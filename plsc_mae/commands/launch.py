@@ -20,7 +20,7 @@ def run(launch: Launch) -> None:
     on_gpu = runtime.has_gpu() and launch.device != "cpu"
     words = launcher_words(launch, on_gpu=on_gpu)
     print(f"launch: the output of process N is in {os.path.join(launch.options.log_dir, 'workerlog.N')}", flush=True)
-    os.execve(sys.executable, words, launcher_environment(os.environ, on_gpu=on_gpu))
+    os.execve(sys.executable, words, launcher_environment(runtime.inherited_environment(), on_gpu=on_gpu))
 
 
 def launcher_words(launch: Launch, *, on_gpu: bool) -> list[str]:
@@ -65,7 +65,8 @@ def launcher_environment(environ: Mapping[str, str], *, on_gpu: bool) -> dict[st
 
     Without GPU, the launcher stops with an IndexError if CUDA_VISIBLE_DEVICES is set, even to nothing.
     """
-    wanted = {**environ, "PYTHONUNBUFFERED": "1"}
+    quiet = {"PYTHONWARNINGS": "ignore:No ccache found"}  # Paddle's advice to builders of C++ extensions
+    wanted = {**quiet, **environ, "PYTHONUNBUFFERED": "1"}
     if not on_gpu:
         wanted.pop("CUDA_VISIBLE_DEVICES", None)
         wanted["PADDLE_DISTRI_BACKEND"] = "gloo"

@@ -13,6 +13,7 @@ from plsc_mae.config.schema import suggest
 from plsc_mae.config.tools import PlotConfig
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.files import MARK, result_replacement
+from plsc_mae.names import escape_name
 
 COLORS = ("tab:blue", "tab:green", "tab:red", "tab:purple")  # the learning rate is orange
 Records = Sequence[Mapping[str, Any]]
@@ -46,7 +47,10 @@ def run(config: PlotConfig) -> None:
         axes.plot(x, y, color=color, label=_label(name), marker=marker, markersize=3)
     lowest = min(record[name] for name in names for record in _records_with(name, intervals, epochs, log))
     axes.set(
-        xlabel="optimizer step", ylabel=_label(names[0]), title=folder.name, ylim=(0 if lowest >= 0 else None, None)
+        xlabel="optimizer step",
+        ylabel=_label(names[0]),
+        title=escape_name(folder.name),
+        ylim=(0 if lowest >= 0 else None, None),
     )
     if len(names) > 1:
         axes.legend()

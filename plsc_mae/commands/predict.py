@@ -29,7 +29,10 @@ SIGNS = {".csv": (",".join(COLUMNS),), ".json": _KEYS, ".jsonl": _KEYS}  # how a
 
 
 class Prediction(NamedTuple):
-    """The most probable classes of an image, the best first. The field names are the keys in .json and .jsonl files."""
+    """The most probable classes of an image, the best first. The field names are the keys in .json and .jsonl files.
+
+    Names are written as by `plsc_mae.names.escape_name`.
+    """
 
     image: str
     classes: list[str]
@@ -98,7 +101,7 @@ def predict(trained: LoadedClassifier, images: ImageList, world: World, config: 
         kept.tolist(), arrays["indices"].astype(np.int64).tolist(), arrays["probabilities"].tolist(), strict=True
     )
     found = [
-        Prediction(images.paths[i], [trained.classes[index] for index in indices], indices, probabilities)
+        Prediction(images.name(i), [trained.classes[index] for index in indices], indices, probabilities)
         for i, indices, probabilities in rows
     ]
     return Predictions(found, len(unreadable))

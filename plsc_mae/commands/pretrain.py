@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import paddle
 
 from plsc_mae.config import PretrainConfig
@@ -30,6 +32,8 @@ from plsc_mae.train.setup import (
 from plsc_mae.train.signals import preparing_run
 
 PANEL_IMAGES = 8
+
+logger = logging.getLogger(__name__)
 
 
 def run(config: PretrainConfig) -> None:
@@ -64,7 +68,8 @@ def _run(config: PretrainConfig, start: Start) -> None:
     loader = training_loader(dataset, config, world)
     observers: list[Observer] = []
     if config.vis_freq:
-        panel = _panel(pretraining_dataset(config, method, view=True)) if world.rank == 0 else None
+        view = pretraining_dataset(config, method, images=dataset.images, view=True)
+        panel = _panel(view) if world.rank == 0 else None
         observers.append(PicturePanel(task, panel, config.vis_freq, world))
     if knn_images is not None:
         workers = count_workers(config.num_workers)
@@ -94,6 +99,12 @@ def find_knn_images(config: PretrainConfig, train: ImageList) -> tuple[ImageList
         raise DataError(f"{val.root} has 1 image; --knn_freq needs two or more to compare")
     if config.knn_k > len(bank):
         raise ConfigError(f"--knn_k {config.knn_k} asks for more neighbors than the {len(bank)} images of the bank")
+    if (len(bank), len(queries)) != (len(train), len(val)):
+        logger.info(
+            "k-NN evaluation: %d of %d training and %d of %d validation images, the same number of every class "
+            "(--knn_max_images)",
+            *(len(bank), len(train), len(queries), len(val)),
+        )
     return bank, queries
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from plsc_mae import weights
 from plsc_mae.analysis.pictures import compose
-from plsc_mae.commands.pictures import SHEET_ROWS, PanelFolder, PictureReader, find_pictures, spread
+from plsc_mae.commands.pictures import SHEET_ROWS, PanelFolder, PictureReader, choose_images, find_pictures
 from plsc_mae.commands.results import summarize
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.schema import options
@@ -51,7 +51,7 @@ def run(config: ReconstructConfig) -> int:
     images = find_pictures(config.img_path)
     values = pixel_range.choose(config.pixel_range, [config.model_path], images)
     view = method.view_transform(trained)
-    chosen = spread(len(images), config.max_images)
+    chosen = choose_images(images, config.max_images)
     panels = PanelFolder("reconstruct", config.save_path, images, chosen, config.img_path)
     reader = PictureReader(images, chosen, view, seed=config.seed, pixel_range=values)
     sheet: list[Pictures] = []

@@ -18,6 +18,7 @@ from plsc_mae.config.help import Entry, Usage, render
 from plsc_mae.config.schema import Value, build, coerce, options, suggest, vocabulary, without_none
 from plsc_mae.config.synonyms import hint_at_option
 from plsc_mae.errors import ConfigError
+from plsc_mae.file_kinds import require_text
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +143,9 @@ def read_yaml(path: str) -> dict[str, Value]:
         ConfigError: the file does not exist, is not YAML, or is not a flat mapping.
     """
     try:
-        content = yaml.safe_load(_config_file(path).read_text(encoding="utf-8"))
+        file = _config_file(path)
+        require_text(file, path, "a YAML file of options", ConfigError)
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -7,118 +7,75 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from plsc_mae.data.classes import Reference, listed, match_images
 from plsc_mae.data.decode import Backend, open_image, require_backend
 from plsc_mae.data.depth import PixelRange
-from plsc_mae.data.seeding import SampleKey, sample_rng
+from plsc_mae.data.listing import ImageList, PathTable, describe_suffixes, list_images
+from plsc_mae.data.seeding import SampleKey, sample_rng, stand_in_offsets
 from plsc_mae.data.transforms import Sample, Transform
+from plsc_mae.data.unreadable import NAMED_FILES
 from plsc_mae.data.workers import CurrentRead
-from plsc_mae.errors import DataError, flag, remedies
+from plsc_mae.errors import DataError, remedies
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
-_SPLIT_NAMES = {"train", "val", "valid", "validation", "test"}
-_MAX_CONSECUTIVE_BAD = 100
-_MAX_CLASSES = 1_000_000  # a larger number at the end of a line in a list file is not a label
+__all__ = ["ImageDataset", "ImageList", "PathTable", "balanced_subset", "find_images", "find_validation"]
+
+_MAX_STAND_INS = 100  # files that are tried in place of one bad file
 
 logger = logging.getLogger(__name__)
 
 
-class PathTable:
-    """Sequence of paths packed into one bytes object.
-
-    It needs less memory than a list, and forked workers share it. (Reading a list changes the reference counts of its
-    strings, which makes the kernel copy every page.)
-    """
-
-    def __init__(self, paths: Iterable[str]) -> None:
-        encoded = [os.fsencode(path) for path in paths]
-        self._packed = b"".join(encoded)
-        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: int) -> str:
-        if not 0 <= index < len(self):
-            raise IndexError(f"path {index} of {len(self)}")
-        return os.fsdecode(self._packed[self._ends[index] : self._ends[index + 1]])
-
-
-@dataclass(frozen=True)
-class ImageList:
-    """Files and labels of a data set.
-
-    Attributes:
-        paths: n paths relative to `root`.
-        labels: class numbers [n], -1 for unlabeled images.
-        classes: class names in the order of their numbers; empty for unlabeled images.
-        root: base folder of the paths.
-        list_file: list file with the paths and labels; empty for a folder.
-    """
-
-    paths: PathTable
-    labels: npt.NDArray[np.int64]
-    classes: tuple[str, ...]
-    root: str
-    list_file: str = ""
-
-    @property
-    def source(self) -> str:
-        """The list file or the folder, for messages."""
-        return self.list_file or self.root
-
-    @property
-    def numbered(self) -> bool:
-        """True if the classes are the labels of a list file, which has no other names."""
-        return bool(self.list_file)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def path(self, index: int) -> str:
-        """Return the full path of one file."""
-        return os.path.join(self.root, self.paths[index])
-
-
-def find_images(data_path: str | Path, split: str) -> ImageList:
-    """List the images of a data set, in an order that depends on their names alone.
+def find_images(data_path: str | Path, split: str, *, flag: str = "--data_path") -> ImageList:
+    """List the images of a data set, in an order that depends on their names alone, and log what is left out.
 
     `data_path` may be:
     - a text file with a `path [label]` per line, with paths relative to the file;
     - a folder with a sub-folder `split`, which is then used in place of `data_path`;
     - a folder with one sub-folder of images per class;
     - a folder of unlabeled images.
-    Classes are numbered and files are selected as in torchvision's ImageFolder, except that hidden folders are not
-    classes.
+    Classes are numbered and files are selected as in torchvision's ImageFolder, except that hidden and system files and
+    folders are ignored at every depth (`plsc_mae.data.folder_walk.is_hidden`).
+
+    Args:
+        data_path: folder or list file.
+        split: name of the sub-folder.
+        flag: option that `data_path` comes from, for messages.
 
     Raises:
-        DataError: no images were found, a class folder has no images, or the list file is malformed.
+        DataError: no images were found, a class folder has no images, the folder has two readings, or the file is not
+            a well-formed list.
     """
-    source = Path(data_path)
-    try:
-        if source.is_file():
-            return _read_list(source)
-        if not source.is_dir():
-            raise DataError(
-                f"{flag('data_path', 'img_path')} {source} does not exist; expected {_layouts(source, split)}"
-            )
-        folder = _split_folder(source, split)
-        images = _class_folders(folder) or _flat_folder(folder)
-    except OSError as error:
-        raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
-    if images is None:
-        raise DataError(f"no images in {folder}; expected {_layouts(source, split)}")
+    images = list_images(data_path, split, flag=flag)
+    log_left_out(images)
     return images
+
+
+def log_left_out(images: ImageList, *, alternative: str = "name all images in a list file") -> None:
+    """Log one line for each kind of file that the listing has left out.
+
+    Args:
+        images: the list.
+        alternative: way to use the files without moving or converting them.
+    """
+    left_out = images.left_out
+    if left_out.hidden.number:
+        number, example = left_out.hidden
+        logger.info("%s: ignored %d hidden or system files and folders, such as %s", images.root, number, example)
+    if left_out.loose.number:
+        number, example = left_out.loose
+        logger.warning(
+            "%s: %d images beside the class folders are left out, such as %s; move them into a class folder, or %s",
+            *(images.root, number, example, alternative),
+        )
+    pictures = left_out.pictures()
+    if pictures:
+        described = describe_suffixes(pictures)
+        logger.warning("%s: left out %s; convert them to PNG or JPEG, or %s", images.root, described, alternative)
 
 
 def require_classes(images: ImageList, use: str) -> None:
@@ -147,7 +104,7 @@ def find_validation(train: ImageList, data_path: str, eval_data_path: str = "") 
     source = Path(data_path)
     if not eval_data_path and not ((source / "train").is_dir() and (source / "val").is_dir()):
         raise DataError(f"{source} has {_missing_split(source)}; set --eval_data_path to the validation images")
-    val = find_images(eval_data_path or source, "val")
+    val = find_images(eval_data_path or source, "val", flag="--eval_data_path" if eval_data_path else "--data_path")
     for images in (train, val):
         require_classes(images, "validation")
     remedy = "name the classes of both alike, or set --eval_data_path to other validation images"
@@ -181,15 +138,17 @@ class ImageDataset:
     """Data set of transformed images.
 
     A sample is the transform's arrays plus "index", "label" and "skipped". With `bad_image="skip"`, a file that cannot
-    be decoded is replaced by the next decodable file of the list with that file's label, transformed with the random
-    numbers of the bad file. "skipped" counts the bad files before it.
+    be decoded is replaced by another file of the list, a stand-in, with the stand-in's label, transformed with the
+    random numbers of the bad file. The choice depends on seed, epoch and index alone, and different bad files get
+    different stand-ins as far as possible (`seeding.stand_in_offsets`). "skipped" is 1 for a stand-in, else 0.
 
     Args:
         images: files and labels.
         transform: maps a SourceImage and the sample's generator to named arrays.
         seed: seeds the generators together with epoch and index.
         backend: image decoder.
-        bad_image: "error" raises DataError for a file that cannot be decoded; "skip" logs a warning and skips it.
+        bad_image: "error" raises DataError for a file that cannot be decoded; "skip" replaces the file and logs a
+            warning, once for each file and for no more than 20 files.
         pixel_range: range of images with more than 8 bits per band; None for the default.
 
     Attributes:
@@ -220,23 +179,39 @@ class ImageDataset:
         return len(self.images)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        for skipped in range(min(len(self), _MAX_CONSECUTIVE_BAD)):
-            index = (key.index + skipped) % len(self)
-            try:
-                sample = self._transformed(index, sample_rng(self.seed, key.epoch, key.index))
-            except DataError as error:
-                if self.bad_image == "error":
-                    raise DataError(
-                        f"{error}; {remedies('repair or remove the file', 'pass --bad_image skip')}"
-                    ) from error
-                logger.warning("%s; using the next image instead", error)
-                continue
-            numbers = {"index": index, "label": self.images.labels[index], "skipped": skipped}
-            return sample | {name: np.asarray(number, np.int64) for name, number in numbers.items()}
-        raise DataError(
-            f"cannot decode any of {skipped + 1} consecutive files, starting with {self.images.path(key.index)}; "
-            f"check the data set"
-        )
+        index = key.index
+        sample = self._read(index, key)
+        if sample is None:
+            offsets = stand_in_offsets(self.seed, key.epoch, len(self), _MAX_STAND_INS)
+            for index in ((key.index + offset) % len(self) for offset in offsets):
+                sample = self._read(index, key)
+                if sample is not None:
+                    break
+            else:
+                raise DataError(
+                    f"cannot decode any of {1 + len(offsets)} files of {self.images.root}, starting with "
+                    f"{self.images.path(key.index)}; check the data set"
+                )
+        numbers = {"index": index, "label": self.images.labels[index], "skipped": index != key.index}
+        return sample | {name: np.asarray(number, np.int64) for name, number in numbers.items()}
+
+    def _read(self, index: int, key: SampleKey) -> Sample | None:
+        """Return the sample of `key` from file `index`; None if the file cannot be decoded and may be skipped."""
+        try:
+            return self._transformed(index, sample_rng(self.seed, key.epoch, key.index))
+        except DataError as error:
+            if self.bad_image == "error":
+                remedy = remedies("repair or remove the file", "pass --bad_image skip")
+                raise DataError(f"{error}; {remedy}") from error
+            self._warn_once(index, str(error))
+            return None
+
+    def _warn_once(self, index: int, reason: str) -> None:
+        unreadable = self.images.unreadable
+        if not unreadable.add(index) or unreadable.count > NAMED_FILES:
+            return
+        last = "; further unreadable files are counted but not named" if unreadable.count == NAMED_FILES else ""
+        logger.warning("%s; using another image instead%s", reason, last)
 
     def name(self, index: int) -> str:
         """Return the path of a file."""
@@ -247,10 +222,11 @@ class ImageDataset:
 
         Args:
             index: number of the file.
-            reason: message that is logged whenever the file is skipped; it must name the file.
+            reason: description for messages; it must name the file.
         """
         if self.bad_image == "skip":
             self._known_bad[index] = reason
+            self.images.unreadable.add(index)  # the caller logs the reason
         return self.bad_image == "skip"
 
     def _transformed(self, index: int, rng: np.random.Generator) -> Sample:
@@ -267,120 +243,3 @@ def _missing_split(source: Path) -> str:
         return "val/ but no train/" if (source / "val").is_dir() else "no folders train/ and val/"
     others = [f"{name}/" for name in ("validation", "valid", "test", "eval") if (source / name).is_dir()]
     return f"train/ but no val/{f' (but {others[0]})' if others else ''}"
-
-
-def _split_folder(source: Path, split: str) -> Path:
-    if (source / split).is_dir():
-        return source / split
-    folders = _subfolders(source)
-    if folders and set(folders) <= _SPLIT_NAMES:  # otherwise the splits would be taken for classes
-        raise DataError(
-            f"{source} has no folder '{split}', only {', '.join(folders)}; add it or choose another "
-            f"{flag('data_path', 'img_path')}"
-        )
-    return source
-
-
-def _class_folders(folder: Path) -> ImageList | None:
-    classes = _subfolders(folder)
-    files = [_images_below(folder, name) for name in classes]
-    if not any(files):
-        return None
-    for name, found in zip(classes, files, strict=True):
-        if not found:
-            raise DataError(
-                f"class folder {folder / name} contains no image ({' '.join(EXTENSIONS)}); add images or remove it"
-            )
-    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(found) for found in files])
-    return ImageList(PathTable(path for found in files for path in found), labels, tuple(classes), str(folder))
-
-
-def _flat_folder(folder: Path) -> ImageList | None:
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if _is_image(entry.name) and entry.is_file())
-    if not names:
-        return None
-    return ImageList(PathTable(names), np.full(len(names), -1, np.int64), (), str(folder))
-
-
-def _subfolders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _images_below(folder: Path, name: str) -> list[str]:
-    """Return the images in `folder/name` and its sub-folders, relative to `folder`, in torchvision's order."""
-    images: list[str] = []
-    for subfolder, files in sorted(_walk(str(folder / name), (_identity(folder),))):
-        prefix = os.path.relpath(subfolder, folder)
-        images += [os.path.join(prefix, file) for file in sorted(files) if _is_image(file)]
-    return images
-
-
-def _walk(folder: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, list[str]]]:
-    """Yield (folder, file names) for a folder and its sub-folders, following links.
-
-    Raises:
-        DataError: a link leads back to one of the `ancestors` (device and inode numbers) or to a folder below them.
-    """
-    identity = _identity(folder)
-    if identity in ancestors:
-        raise DataError(f"{folder} is a link to a parent folder, and the search would never end; remove the link")
-    with os.scandir(folder) as entries:
-        kinds = {entry.name: _is_folder(entry) for entry in entries}
-    yield folder, [name for name, is_folder in kinds.items() if not is_folder]
-    for name in sorted(name for name, is_folder in kinds.items() if is_folder):
-        yield from _walk(os.path.join(folder, name), (*ancestors, identity))
-
-
-def _identity(folder: str | Path) -> tuple[int, int]:
-    status = os.stat(folder)
-    return status.st_dev, status.st_ino
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself: treat it as a file, and reading it raises the error
-        return False
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS)
-
-
-def _read_list(file: Path) -> ImageList:
-    text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    paths: list[str] = []
-    labels: list[int] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        path, label = _parse_entry(line.strip())
-        if label >= _MAX_CLASSES or (labels and (label < 0) != (labels[0] < 0)):
-            raise DataError(
-                f"{file} line {number}: expected 'path' on every line, or 'path label' on every line with labels "
-                f"from 0 to {_MAX_CLASSES - 1}, got '{line.strip()}'"
-            )
-        paths.append(path)
-        labels.append(label)
-    if not paths:
-        raise DataError(f"list file {file} names no image; expected 'path' or 'path label' on every line")
-    if not (file.parent / paths[0]).exists():
-        raise DataError(
-            f"list file {file} names {paths[0]}, which is not in {file.parent}; write paths relative to the list file"
-        )
-    classes = tuple(str(label) for label in range(max(labels) + 1))
-    return ImageList(PathTable(paths), np.array(labels, np.int64), classes, str(file.parent), str(file))
-
-
-def _parse_entry(line: str) -> tuple[str, int]:
-    labeled = re.fullmatch(r"(.*\S)\s+(\d+)", line)
-    return (labeled[1], int(labeled[2])) if labeled else (line, -1)
-
-
-def _layouts(source: Path, split: str) -> str:
-    return (
-        f"{source}/{split}/<class>/*.jpg, {source}/<class>/*.jpg, {source}/{split}/*.jpg, {source}/*.jpg "
-        f"or a text file with a 'path label' or a 'path' per line"
-    )

@@ -67,6 +67,7 @@ class BatchLoader:
         self.num_workers = num_workers
         self.worker_timeout = worker_timeout
         self.skipped = 0
+        self._reported = 0
 
     def __len__(self) -> int:
         """Return the number of batches in a whole epoch, regardless of the position."""
@@ -78,7 +79,9 @@ class BatchLoader:
         Raises:
             DataError: a file cannot be decoded or takes too long, workers keep dying, or the data set raises one.
         """
-        return self._from_workers() if self.num_workers else self._in_process()
+        before = self.skipped
+        yield from self._from_workers() if self.num_workers else self._in_process()
+        self._report_skipped(self.skipped - before)
 
     def _in_process(self) -> Iterator[dict[str, Any]]:
         current_read = CurrentRead()
@@ -92,6 +95,12 @@ class BatchLoader:
             yield from pool.batches(self._tensors)
         finally:
             pool.end()
+
+    def _report_skipped(self, count: int) -> None:
+        """Log the number of files skipped in an epoch, the first time and whenever it has grown."""
+        if count > self._reported:
+            self._reported = count
+            logger.warning("%d images of this epoch could not be read and were replaced by others", count)
 
     def _tensors(self, batch: CollatedBatch) -> dict[str, Any]:
         self.skipped += batch.skipped

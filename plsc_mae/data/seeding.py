@@ -12,9 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-# Arbitrary constants that make the two kinds of generators independent; changing one changes every run.
+# Arbitrary constants that make the kinds of generators independent; changing one changes every run.
 _SAMPLE_STREAM = 0x53414D50
 _ORDER_STREAM = 0x4F524452
+_STAND_IN_STREAM = 0x53544944
+_GOLDEN_SECTION = (5**0.5 - 1) / 2
 
 
 class SampleKey(NamedTuple):
@@ -32,6 +34,25 @@ def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
 def epoch_order(seed: int, epoch: int, length: int) -> npt.NDArray[np.int64]:
     """Return the sample indices [length] in the random order in which an epoch visits them."""
     return np.random.default_rng([_ORDER_STREAM, seed, epoch]).permutation(length)
+
+
+def stand_in_offsets(seed: int, epoch: int, length: int, most: int) -> list[int]:
+    """Return distances from an undecodable file to the files to try in its place, modulo `length`, first choice first.
+
+    All files of an epoch have the same distances, so different bad files have different first choices. The first
+    distance is between 1/4 and 3/4 of the list, beyond a run of consecutive bad files. The next ones advance by the
+    golden section, which spreads them evenly.
+
+    Returns:
+        min(most, length - 1) distinct integers in [1, length).
+    """
+    at = np.random.default_rng([_STAND_IN_STREAM, seed, epoch]).uniform(0.25, 0.75)
+    offsets: dict[int, None] = {}
+    while len(offsets) < min(most, length - 1):
+        if offset := int(at * length):
+            offsets[offset] = None
+        at = (at + _GOLDEN_SECTION) % 1
+    return list(offsets)
 
 
 def device_seed(seed: int, epoch: int, iteration: int, rank: int) -> int:

@@ -11,6 +11,8 @@ from plsc_mae.data.cifar import CifarImages
 from plsc_mae.data.classes import ClassOrder, LabeledImages, Reference, label_warnings, match_images, sorted_as_text
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.errors import CheckpointError, DataError, flag
+from plsc_mae.file_kinds import require_text
+from plsc_mae.names import escape_name
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.dialects.base import tensor_of_rank
 
@@ -110,8 +112,8 @@ def number_by_outputs(images: AnyImages, head: Head) -> AnyImages:
         logger.warning("%s", sentence)
     if head.names:
         remedy = (
-            "rename or remove these images, or give the names of the classifier's outputs with --classes FILE, one per "
-            "line"
+            "rename or remove their folders, or give the names of the classifier's outputs with --classes FILE, "
+            "one per line"
         )
         labels, note = match_images(images, Reference(head.names, head.source, remedy))
         if note:
@@ -188,13 +190,14 @@ def _check_unnamed(images: LabeledImages, head: Head) -> None:
 
 
 def _read_names(path: str, count: int) -> tuple[str, ...]:
+    """Read one class name per line; names that are not UTF-8 are escaped as those of folders are."""
     try:
-        names = Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise DataError(f"cannot read the class names of {path}: {reason}") from None
+        require_text(path, f"--classes {path}", "a text file with one class name per line", DataError)
+        names = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape").rstrip().splitlines()
+    except OSError as error:
+        raise DataError(f"cannot read the class names of {path}: {error.strerror}") from None
     if len(names) != count:
         raise DataError(
             f"--classes {path} has {len(names)} names; expected {count}, one per line for each class of the classifier"
         )
-    return tuple(name.strip() for name in names)
+    return tuple(escape_name(name.strip()) for name in names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import IMAGENET_MEAN, INCEPTION_MEAN, INCEPTION_STD
 from plsc_mae.errors import CheckpointError, ConfigError, remedies
 from plsc_mae.loading.completeness import BESIDE_THE_ENCODER, LIBRARY_REMEDY, refuse_unsupported, require_complete
-from plsc_mae.loading.positions import PositionFit, computed_kind, size_remedy
+from plsc_mae.loading.positions import PositionFit, computed_grid, computed_kind, size_remedy
 from plsc_mae.loading.training_config import set_final_eps, trained_eps, training_config
 from plsc_mae.methods import load_method
 from plsc_mae.methods.contract import DEFAULT_SIZE
@@ -25,6 +26,8 @@ from plsc_mae.weights.dialects import NATIVE
 from plsc_mae.weights.dialects.base import Array, Dialect
 from plsc_mae.weights.dialects.encoder import infer_encoder
 from plsc_mae.weights.dialects.grids import prefix_positions
+
+logger = logging.getLogger(__name__)
 
 # Dialects of plain ViTs and of classifiers; an encoder without a head may be stored in them too.
 _VITS = ("facebook", "timm", "plsc", "beit", "plsc_beit")
@@ -73,6 +76,13 @@ def load_encoder(
     paddle.seed(seed)
     network, normalize = build_encoder(stored, num_heads, input_size)
     report = fill_encoder(network, stored, dry_run=random_weights, any_channels=any_channels)
+    assumed = network.cls_token is not None and network.register_tokens is None and network.prefix_positions == 0
+    if assumed and input_size is None and not random_weights:
+        logger.warning(
+            "%s has %d positions, taken for a grid of %d x %d patches without a row for the class token; for a "
+            "rectangle give height and width of the images of its training as input size",
+            *(path, network.num_patches, *network.grid),
+        )
     origin = f"{path}: {len(report.matched) + len(report.resized)} tensors of the encoder ({report.dialect})"
     if random_weights:
         origin = f"{path}: its sizes with random weights, seed {seed}"
@@ -215,6 +225,8 @@ def _fitting(
 
     if trained != sizes["img_size"] and (prefix := prefix_for(trained)) is not None:
         return trained, prefix
+    if grid := computed_grid(table, int(sizes["class_token"])):
+        return tuple(side * sizes["patch_size"] for side in grid), int(sizes["class_token"])
     prefix = None if input_size is None else prefix_for(input_size)
     if prefix is not None and prefix != square_prefix:
         return input_size, prefix

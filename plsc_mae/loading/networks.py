@@ -10,6 +10,7 @@ from plsc_mae.loading.classifier import load_classifier
 from plsc_mae.loading.completeness import BESIDE_A_NETWORK, require_complete
 from plsc_mae.loading.contents import CLASSIFIER, ENCODER, TOKENIZER, base_of, method_of_kind
 from plsc_mae.loading.encoder import load_encoder
+from plsc_mae.loading.positions import PositionFit
 from plsc_mae.loading.training_config import training_config
 from plsc_mae.methods import load_method
 from plsc_mae.weights import Checkpoint
@@ -62,7 +63,7 @@ def open_network(
         num_heads: attention heads of the encoder, if the file does not determine them.
         decoder_num_heads: attention heads of the decoder, likewise.
         any_grid: hold the positions of an unknown rectangle in an encoder or classifier for one row of patches.
-        dry_run: for a network of pre-training, compare names and shapes only.
+        dry_run: for a network of pre-training, compare names and shapes only, also of its position tables.
 
     Raises:
         CheckpointError: the file does not hold such a network, or lacks a tensor.
@@ -80,8 +81,11 @@ def open_network(
     base = base_of(stored, num_heads, decoder_num_heads)
     config = training_config(base, {"num_heads": num_heads, "decoder_num_heads": decoder_num_heads})
     network = load_method(config.method).build_network(config, base)
-    report = weights.load(network, stored, dry_run=dry_run)
+    fit = PositionFit(network, network.encoder, stored) if dry_run else None
+    report = weights.load(network, stored, resize=fit, dry_run=dry_run)
     require_complete(network, report, path, idle=BESIDE_A_NETWORK, by_options=False)
+    if fit is not None:
+        fit.require_grid()
     return network
 
 

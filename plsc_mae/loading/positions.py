@@ -87,13 +87,14 @@ class PositionFit:
         if self.stored_grid is not None and math.prod(self.stored_grid) == patches:
             return self.stored_grid
         side = square_side(patches)
-        if side is None:
-            return self.grid if patches == math.prod(self.grid) else None
-        square = (side, side)
-        if patches != math.prod(self.grid) or square == self.grid:
-            return square
-        if computed_kind(table, square, class_token=prefix > 0):
-            return square
+        square = None if side is None else (side, side)
+        fits = patches == math.prod(self.grid)
+        if fits and (self.grid == square or computed_kind(table, self.grid, class_token=prefix > 0)):
+            return self.grid
+        if computed := computed_grid(table, prefix):
+            return computed
+        if square is None or not fits:
+            return self.grid if fits else square
         logger.warning(
             "%s has positions of %d patches, which fit grids of %d x %d and of %d x %d; the second, of the input size, "
             "is assumed",
@@ -117,6 +118,20 @@ def computed_kind(table: Array, grid: Grid, *, class_token: bool) -> Positions |
         if computed.shape == table.shape and np.allclose(table, computed, atol=1e-5):
             return kind
     return None
+
+
+def computed_grid(table: Array, prefix: int) -> Grid | None:
+    """Return the grid of patches whose computed table equals `table` [1, T + L, D]; None for learned tables.
+
+    Args:
+        table: the table.
+        prefix: number T of rows that belong to no patch.
+    """
+    if prefix > 1 or table.shape[-1] % 4 or (prefix and table[:, 0].any()):  # the class token's row would be zero
+        return None
+    patches = max(table.shape[1] - prefix, 0)
+    grids = ((rows, patches // rows) for rows in range(1, patches + 1) if patches % rows == 0)
+    return next((grid for grid in grids if computed_kind(table, grid, class_token=prefix > 0)), None)
 
 
 def _stored_grid(stored: Checkpoint, patch_size: int) -> Grid | None:

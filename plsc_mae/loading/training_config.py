@@ -11,6 +11,7 @@ from paddle import nn
 from plsc_mae.config import PRETRAIN, PretrainConfig
 from plsc_mae.config.resolve import from_mapping
 from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.loading.positions import computed_grid
 from plsc_mae.methods import load_methods
 from plsc_mae.methods.contract import Method
 from plsc_mae.weights import Checkpoint
@@ -37,6 +38,8 @@ def training_config(stored: Checkpoint, heads: Mapping[str, int | None], **repla
         # The order of the decoder's rows only matters if the caller asks for the decoder.
         sized = decoded(stored, heads.get("num_heads"), heads.get("decoder_num_heads", 1))
         trained = _infer_config(sized, heads, trained_eps(stored))
+        if size := _computed_size(sized):
+            trained = dataclasses.replace(trained, input_size=size)
     known = {field.name for field in dataclasses.fields(trained)}
     given = {name: value for name, value in replaced.items() if value is not None}
     for name in given:
@@ -97,6 +100,22 @@ def _stored_heads(stored: Checkpoint, key: str) -> int | None:
     options = stored.meta.get("args")
     heads = options.get(key) if isinstance(options, dict) else None
     return heads if isinstance(heads, int) and heads > 0 else None
+
+
+def _computed_size(stored: Checkpoint) -> tuple[int, int] | None:
+    """Return the size of the images for whose rectangle of patches the encoder's table was computed; None for squares.
+
+    Squares are left to the methods. The table does not show the rectangle if it was learned.
+    """
+    foreign_name = find_dialect(stored.dialect).foreign_name
+    table = stored.model.get(foreign_name("encoder.pos_embed"))
+    kernel = stored.model.get(foreign_name("encoder.patch_embed.proj.weight"))
+    if table is None or kernel is None or table.ndim != 3 or not table.size:
+        return None
+    grid = computed_grid(table, int(foreign_name("encoder.cls_token") in stored.model))
+    if grid is None or grid[0] == grid[1]:
+        return None
+    return grid[0] * kernel.shape[-1], grid[1] * kernel.shape[-1]
 
 
 def _stored_options(method: Method[PretrainConfig], stored: Checkpoint, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,6 +74,9 @@ def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageLi
     texts = [_describe(images, found[name]) for name, images in lists.items() if found[name]]
     if texts and config.bad_image == "error":
         raise DataError(f"{'; '.join(texts)}; {path} lists them; repair or remove the files, or pass --bad_image skip")
+    for name, images in lists.items():
+        for file in found[name]:
+            images.unreadable.add(file.number)  # so that the data set does not name them again
     if texts and world.is_main:
         logger.warning("%s; they are skipped, and %s lists them", "; ".join(texts), path)
     return found

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 
 from plsc_mae.config import TrainingConfig
-from plsc_mae.errors import ConfigError
+from plsc_mae.errors import ConfigError, remedies
 from plsc_mae.optim import Schedule, scaled_lr
 from plsc_mae.optim.lars import TRUST_COEFFICIENT
 
@@ -106,9 +106,10 @@ def _idle_lars(config: TrainingConfig, schedule: Schedule, updates_per_epoch: in
     mean = sum(schedule(update / updates_per_epoch, update).lr for update in points) / count
     change = mean * total * TRUST_COEFFICIENT / (1 - config.momentum)
     if change < LEAST_LARS_CHANGE and config.momentum < 1:
-        flag, rate = ("--blr", config.blr) if config.lr is None else ("--lr", config.lr)
+        name, rate = ("--blr", config.blr) if config.lr is None else ("--lr", config.lr)
         assert rate is not None
-        advice = f"give {flag} {rate * GOOD_LARS_CHANGE / change:.2g} or more epochs" if change else f"raise {flag}"
+        higher = [f"give {name} {float(f'{rate * GOOD_LARS_CHANGE / change:.2g}'):g}"] if change else []
+        advice = remedies(*higher, "train for more epochs", "try several rates with --lr_sweep")
         yield (
             f"the learning rate is too low for {total} updates: LARS can change the weights by {change:.2g} of their "
             f"norm in all, so they stay near their random start; {advice}"

@@ -14,7 +14,8 @@ from paddle import nn
 
 from plsc_mae.config import PretrainConfig, TrainingConfig
 from plsc_mae.config.schema import to_line
-from plsc_mae.data.imagefolder import ImageDataset, find_images
+from plsc_mae.data.imagefolder import ImageDataset, ImageList, find_images
+from plsc_mae.data.listing import list_images
 from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.errors import ConfigError
@@ -71,11 +72,15 @@ def log_options(config: TrainingConfig, world: World) -> None:
 def settle_pixel_range(config: PretrainConfig, checkpoint: Path | None) -> PretrainConfig:
     """Return the config with the range of pixel values of the run, see `loading.pixel_range.settle`."""
     automatic = config.pixel_range == (pixel_range.AUTO,) and config.data_path
-    return pixel_range.settle(config, find_images(config.data_path, "train") if automatic else None, checkpoint)
+    return pixel_range.settle(config, list_images(config.data_path, "train") if automatic else None, checkpoint)
 
 
-def pretraining_dataset(config: PretrainConfig, method: Method[PretrainConfig], *, view: bool = False) -> ImageDataset:
+def pretraining_dataset(
+    config: PretrainConfig, method: Method[PretrainConfig], *, images: ImageList | None = None, view: bool = False
+) -> ImageDataset:
     """Return the training images with the training transform, or with the transform for pictures if `view` is true.
+
+    `images` is the list of an earlier call; None lists the images of --data_path.
 
     Raises:
         ConfigError: --data_path is missing.
@@ -84,7 +89,7 @@ def pretraining_dataset(config: PretrainConfig, method: Method[PretrainConfig], 
     if not config.data_path:
         raise ConfigError("--data_path is required: an image folder or a list file")
     return ImageDataset(
-        find_images(config.data_path, "train"),
+        find_images(config.data_path, "train") if images is None else images,
         method.view_transform(config) if view else method.train_transform(config),
         seed=config.seed,
         backend=config.image_backend,

@@ -193,7 +193,11 @@ class Trainer:
     def _log_end(self) -> None:
         at, config, path = self.progress, self.config, self.saver.saved_path
         done = f"{at.epoch} of {config.epochs} epochs, {at.step} updates"
-        logger.info("finished: %s%s", done, f", saved in {path}" if path is not None else "")
+        saved = f", saved in {path}" if path is not None else ""
+        if at.epoch >= config.epochs:
+            logger.info("finished: %s%s", done, saved)
+        else:
+            logger.info("reached --max_train_step %d: %s%s", config.max_train_step, done, saved)
 
     def _agreed_to_stop(self) -> bool:
         """Return whether any process was asked to stop; all processes must call."""

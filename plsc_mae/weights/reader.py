@@ -21,6 +21,7 @@ from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 from plsc_mae.errors import CheckpointError
+from plsc_mae.file_kinds import read_head, recognize
 from plsc_mae.weights.flatten import Leaves
 from plsc_mae.weights.folders import ModelFolder, open_folder
 from plsc_mae.weights.oneflow import is_oneflow, read_oneflow
@@ -211,7 +212,11 @@ def _recognize(path: Path, head: bytes) -> tuple[str, Callable[[WeightFile], Lea
     for beginning, content in MISTAKEN.items():
         if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(beginning):
             raise CheckpointError(f"{path} contains {content}")
-    raise CheckpointError(f"{path} is not a weight file: expected torch, a Paddle or NumPy pickle, npz or safetensors")
+    kind = recognize(read_head(path))
+    described = f" but {kind.name}" if kind is not None else ""
+    raise CheckpointError(
+        f"{path} is not a weight file{described}: expected torch, a Paddle or NumPy pickle, npz or safetensors"
+    )
 
 
 def _network(leaves: Leaves) -> tuple[str, dict[str, Array]]:

@@ -216,14 +216,15 @@ def test_a_run_resumes_with_the_classes_it_was_trained_on(oracle, run, tmp_path)
 
 def test_a_probe_stores_its_names(run, tmp_path):
     """The accuracy on each class alone averages to that on all, so each class has its own output."""
-    data, out = fill(tmp_path / "data", *PADDED), tmp_path / "out"
+    names = PADDED[:4]
+    data, out = fill(tmp_path / "data", *names), tmp_path / "out"
     start = f"linprobe {FLAGS} --num_workers 0 --data_path"
     code, _, err = run(
-        f"{start} {data} --batch_size 6 --epochs 3 --lr 1 --blr none --warmup_epochs 0 --output_dir {out}"
+        f"{start} {data} --batch_size 2 --epochs 3 --lr 1 --blr none --warmup_epochs 0 --output_dir {out}"
     )
     assert code == 0, err
     accuracies = []
-    for name in [None, *PADDED]:
+    for name in [None, *names]:
         folder = data / "val" if name is None else fill(tmp_path / name, name, colors=[int(name)])
         output = run(f"{start} {data} --eval --resume {out}/checkpoint-2.pd --eval_data_path {folder}")[1]
         accuracies.append(float(re.findall(r"Acc@1 (\S+)", output)[0]))

@@ -106,14 +106,21 @@ def test_nothing_is_overwritten_unless_asked(files, tmp_path, capsys):
     assert len(weights.read(target).tensors) == len(weights.read(files / "mae/checkpoints/fb_released_full.pth").model)
 
 
-def test_positions_of_another_grid_are_not_replaced(tmp_path, capsys):
+def test_positions_of_a_rectangle_are_not_replaced(tmp_path, capsys):
+    """A computed table shows its grid; a trained one does not, and an autoencoder needs it."""
     sizes = {"img_size": (16, 32), "patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2}
-    model = MaskedAutoencoder(**sizes, decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2)
-    weights.save(model, tmp_path / "wide.pth", "facebook")
-    words = ["weights", "convert", str(tmp_path / "wide.pth"), str(tmp_path / "out.pth"), "--dialect", "facebook"]
-    assert main(words) != 0
-    assert "holds position embeddings of a grid that is not square" in capsys.readouterr().err
-    assert not (tmp_path / "out.pth").exists()
+    sizes |= {"decoder_embed_dim": 8, "decoder_depth": 1, "decoder_num_heads": 2}
+    source, out = tmp_path / "wide.pth", tmp_path / "out.pth"
+    words = ["weights", "convert", str(source), str(out), "--dialect", "facebook"]
+    weights.save(MaskedAutoencoder(**sizes), source, "facebook")
+    assert main(words) == 0
+    for name, value in weights.read(source).model.items():
+        np.testing.assert_array_equal(weights.read(out).model[name], value, err_msg=name)
+    model = MaskedAutoencoder(**sizes, train_positions=True)
+    model.encoder.pos_embed.set_value(model.encoder.pos_embed + 0.1)
+    weights.save(model, source, "facebook")
+    assert main([*words, "--overwrite"]) == 2
+    assert "not square" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["priv_pretrain_cls.pth", "priv_pretrain_gap.pth", "mp_pretrain.pth"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +168,50 @@ def test_one_image_and_lists(tmp_path):
     assert findings == []
     assert "train: 1 images in no classes" in told
     assert "  1 sampled images" in told
+
+
+def test_hidden_files_are_counted(tmp_path):
+    fill(tmp_path, "train/a/0.png", "train/b/0.png", "train/a/._0.png", "train/@eaDir/0.png", "__MACOSX/train/a/0.png")
+    told, findings = examine(tmp_path)
+    assert findings == []
+    assert "train: 2 images in 2 classes" in told
+    assert "  3 hidden or system entries are ignored, such as " in told
+    shutil.rmtree(tmp_path / "train")
+    _, findings = examine(tmp_path)
+    assert "no images" in only(findings)  # the copies in __MACOSX are no data set
+
+
+def test_images_left_out(tmp_path):
+    fill(tmp_path, "a/0.png", "b/0.png", "1.png", "2.png", "a/1.gif", "b/1.gif", "b/2.gif")
+    _, findings = examine(tmp_path)
+    assert [found.stops for found in findings] == [False, False]
+    assert f"2 images of {tmp_path} are beside the class folders and are left out" in str(findings[0])
+    assert "3 files of other formats (3 .gif" in str(findings[1])
+
+
+def test_a_class_called_train(tmp_path):
+    _, findings = examine(fill(tmp_path, "train/0.png", "bus/0.png", "car/0.png"))
+    assert "two readings" in only(findings)
+    assert findings[0].stops
+
+
+def test_archives_and_programs(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("train/a/0.png", b"x")
+    _, findings = examine(tmp_path / "a.zip")
+    assert only(findings).startswith(f"! --data_path {tmp_path}/a.zip is a zip archive; ")
+    _, findings = examine(tmp_path)
+    assert "a.zip is a zip archive: unpack it" in only(findings)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    names = [f"train/{os.fsdecode(name.encode('gbk'))}/0.png" for name in ("\u72d7", "\u72d0")]
+    told, findings = examine(fill(tmp_path, *names, "train/cat/0.png"))
+    assert findings == []
+    assert r"0 cat, 1 \xb9\xb7, 2 \xba\xfc;" in told
+    assert (
+        r"  2 names have bytes that are not UTF-8 or cannot be shown; those are printed and written as \xNN: " in told
+    )
 
 
 def test_lists_that_start_at_1(tmp_path):

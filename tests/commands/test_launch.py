@@ -42,6 +42,19 @@ def test_processes_of_a_command(executed, monkeypatch, flags):
     assert environ["PADDLE_DISTRI_BACKEND"] == "gloo"
 
 
+def test_processes_divide_the_cores_themselves(executed, monkeypatch):
+    """What the import of plsc_mae has added for one process is not passed on; what the user has set is."""
+    for name in runtime.SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(runtime, "_added", {})
+    monkeypatch.setenv("MKL_NUM_THREADS", "3")
+    monkeypatch.delitem(sys.modules, "paddle", raising=False)
+    assert "FLAGS_use_stride_kernel" in runtime.apply_cpu_settings()
+    _, environ = executed(f"--processes 2 {MODEL}")
+    assert "FLAGS_use_stride_kernel" not in environ
+    assert environ["MKL_NUM_THREADS"] == "3"
+
+
 def test_one_process_per_core_without_a_number(executed, monkeypatch):
     monkeypatch.setattr(runtime, "available_cores", lambda: 7)
     assert "--nproc_per_node 7" in " ".join(executed(MODEL)[0])
@@ -58,7 +71,8 @@ def test_gpus_are_left_to_the_launcher():
     assert "--devices 0,1 --log_dir" in " ".join(words)
     assert "--nproc_per_node" not in words
     kept = launch.launcher_environment({"CUDA_VISIBLE_DEVICES": "0,1"}, on_gpu=True)
-    assert kept == {"CUDA_VISIBLE_DEVICES": "0,1", "PYTHONUNBUFFERED": "1"}
+    assert kept["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert "PADDLE_DISTRI_BACKEND" not in kept
 
 
 @pytest.mark.parametrize(

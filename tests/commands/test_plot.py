@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from PIL import Image
@@ -81,3 +82,11 @@ def test_pictures_of_the_user_are_kept(run_dir, capsys, name):
     assert main(words) == 2
     assert f"{run_dir / name}: it exists" in capsys.readouterr().err
     assert (run_dir / name).read_bytes() == b"mine"
+
+
+def test_a_run_folder_whose_name_is_not_utf8(run_dir):
+    folder = run_dir / os.fsdecode("狗".encode("gbk"))
+    folder.mkdir()
+    (run_dir / "train.jsonl").rename(folder / "train.jsonl")
+    assert main(["plot", str(folder)]) == 0
+    assert (folder / "loss.png").stat().st_size > 1000

@@ -29,6 +29,7 @@ def draw(tmp_path, capfd):
 
     def run(model_path, img_path, flags: str = "") -> tuple[int, str, str]:
         words = f"reconstruct --model_path {model_path} --img_path {img_path} --save_path {tmp_path}/panels {flags}"
+        capfd.readouterr()  # of the training
         code = main(words.split())
         return code, *capfd.readouterr()
 
@@ -204,6 +205,7 @@ TOKENS, PREDICTED = "its tokens, {}", "hidden tokens predicted, {}"
 DECODED, MEAN_PATCH = "decoded by the dVAE", "each as its mean patch in these images"
 
 
+@pytest.mark.once
 @pytest.mark.long
 def test_cae_draws_tokens(trained_cae, tokenizer, images, draw, tmp_path, labels):
     """By the decoder beside the tokenizer; a random tokenizer has none."""
@@ -255,6 +257,7 @@ def exported(large_cae, tmp_path):
     return write
 
 
+@pytest.mark.once
 @pytest.mark.long
 @pytest.mark.parametrize("dialect", ["cae", "plsc_cae"])
 def test_foreign_files_draw_what_ours_draw(exported, large_cae, tokenizer, images, draw, tmp_path, dialect):
@@ -271,6 +274,7 @@ def test_foreign_files_draw_what_ours_draw(exported, large_cae, tokenizer, image
     assert (tmp_path / "panels/sheet.png").read_bytes() != ours
 
 
+@pytest.mark.once
 def test_what_a_foreign_cae_needs(exported, images, draw, tokenizer):
     file, _ = exported("cae")
     heads = "--num_heads 4 --decoder_num_heads 4"

@@ -251,8 +251,9 @@ def test_read_yaml(tmp_path):
     [
         (b"blr: 1\n  lr: 2\n", "is not valid YAML"),
         (b"a: [1, 2\n", "is not valid YAML"),
-        (b"\x80\x02}q\x00.", "is not valid YAML"),  # a checkpoint given for a config
-        (b"a: \x07\n", "is not valid YAML"),
+        (b"\x80\x02}q\x00.", "is a pickle of Python; expected a YAML file"),  # a checkpoint given for a config
+        (b"a: \x07\n", "is a binary file; expected a YAML file"),
+        (b"PK\3\4" + bytes(40), "is a zip archive; expected a YAML file"),
         (b"- 1\n- 2\n", "expected lines of `option: value`, got list"),
         (b"just words\n", "expected lines of `option: value`, got str"),
         (b"optim:\n  lr: 1e-3\n", "'optim' has nested options; write one `option: value` per line"),

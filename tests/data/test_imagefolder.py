@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from plsc_mae.data.imagefolder import ImageDataset, ImageList, PathTable, balanced_subset, find_images
-from plsc_mae.data.seeding import SampleKey, sample_rng
+from plsc_mae.data.decode import open_image
+from plsc_mae.data.imagefolder import ImageDataset, balanced_subset, find_images
+from plsc_mae.data.listing import ImageList, PathTable
+from plsc_mae.data.seeding import SampleKey, sample_rng, stand_in_offsets
 from plsc_mae.data.transforms import RandomCropFlip
 from plsc_mae.errors import DataError
 
@@ -224,41 +227,88 @@ def test_bad_image_is_named(image_folder):
     assert "\n" not in str(caught.value)
 
 
-def test_skipped_image_is_replaced_logged_and_counted(image_folder, caplog):
+def make_bad(image_folder: Path, *names: str) -> None:
+    for name in names:
+        (image_folder / "train" / f"{name}.jpg").write_bytes(b"no image")
+
+
+def test_a_bad_image_is_replaced_logged_and_counted(image_folder, caplog):
+    """The stand-in and its random numbers depend on the seed, the epoch and the index of the bad file alone."""
     good = dataset(image_folder)
-    expected = good.transform(_open(good, 4), sample_rng(1, 0, 2))["image"]
-    for name in ("02", "03"):
-        (image_folder / "train" / "cat" / f"{name}.jpg").write_bytes(b"no image")
+    make_bad(image_folder, "cat/02")
     with caplog.at_level(logging.WARNING):
         sample = dataset(image_folder, bad_image="skip")[SampleKey(0, 2)]
-    assert (sample["index"], sample["label"], sample["skipped"]) == (4, 0, 2)
+    index = (2 + stand_in_offsets(1, 0, 22, 100)[0]) % 22
+    assert (sample["index"], sample["label"], sample["skipped"]) == (index, good.images.labels[index], 1)
+    assert sample["skipped"].dtype == np.int64
+    expected = good.transform(open_image(good.images.path(index)), sample_rng(1, 0, 2))["image"]
     np.testing.assert_array_equal(sample["image"], expected)  # the draws are those of the key
-    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
-    assert str(image_folder / "train" / "cat" / "03.jpg") in caplog.text
+    (record,) = caplog.records
+    assert str(image_folder / "train" / "cat" / "02.jpg") in record.message
+    other = dataset(image_folder, bad_image="skip")
+    other[SampleKey(0, 7)]
+    np.testing.assert_array_equal(sample["image"], other[SampleKey(0, 2)]["image"])
 
 
-def _open(images: ImageDataset, index: int):
-    from plsc_mae.data.decode import open_image
+def test_a_stand_in_that_is_bad_is_replaced_too(image_folder):
+    first, second = ((2 + offset) % 22 for offset in stand_in_offsets(1, 0, 22, 2))
+    images = dataset(image_folder, bad_image="skip")
+    for index in (2, first):
+        Path(images.images.path(index)).write_bytes(b"")
+    sample = images[SampleKey(0, 2)]
+    assert (sample["index"], sample["skipped"]) == (second, 1)
 
-    return open_image(images.images.path(index))
+
+@pytest.mark.parametrize(("bad", "most"), [(17, 1), (40, 2), (60, 3)])
+def test_stand_ins_of_consecutive_bad_files_are_spread_evenly(tmp_path, monkeypatch, bad, most):
+    """Of 100 files, `bad` consecutive ones are damaged; no good file replaces more than `most` of them."""
+    touch(tmp_path / "train", *(f"{index:03d}.jpg" for index in range(100)))
+    images = dataset(tmp_path, bad_image="skip")
+
+    def read(index: int, rng: np.random.Generator) -> dict:
+        if 20 <= index < 20 + bad:
+            raise DataError(f"file {index} is damaged")
+        return {}
+
+    monkeypatch.setattr(images, "_transformed", read)
+    chosen = []
+    for epoch in range(5):
+        stand_ins = [int(images[SampleKey(epoch, index)]["index"]) for index in range(20, 20 + bad)]
+        assert max(map(stand_ins.count, stand_ins)) <= most
+        chosen.append(stand_ins)
+    assert len({tuple(stand_ins) for stand_ins in chosen}) == 5
 
 
-def test_skipping_goes_round_the_end(image_folder):
-    (image_folder / "train" / "dog" / "10.jpg").write_bytes(b"")
-    sample = dataset(image_folder, bad_image="skip")[SampleKey(0, 21)]
-    assert (sample["index"], sample["label"]) == (0, 0)
+def test_every_bad_file_is_named_once_and_no_more_than_twenty(tmp_path, caplog):
+    """In all epochs, and in data sets of the same list, as the evaluations of a run use it."""
+    Image.new("RGB", (20, 20)).save(make_folder(tmp_path / "train") / "good.png")
+    touch(tmp_path / "train", *(f"{index:02d}.jpg" for index in range(25)))
+    images = find_images(tmp_path, "train")
+    with caplog.at_level(logging.WARNING):
+        for epoch in range(2):
+            images_of_epoch = ImageDataset(images, RandomCropFlip((16, 16)), seed=1, bad_image="skip")
+            assert all(images_of_epoch[SampleKey(epoch, index)]["index"] == 25 for index in range(26))
+    assert len(caplog.records) == 20
+    assert len({record.message.partition(":")[0] for record in caplog.records}) == 20
+    assert "further" in caplog.records[-1].message
+    assert images.unreadable.count == 25
+
+
+def make_folder(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def test_nothing_decodable_is_an_error_even_when_skipping(image_folder):
     for path in image_folder.rglob("*.jpg"):
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"22 consecutive files, .*cat/05\.jpg"):
+    with pytest.raises(DataError, match=r"any of 22 files .*cat/05\.jpg"):
         dataset(image_folder, bad_image="skip")[SampleKey(0, 5)]
 
 
 def test_skipping_gives_up_after_a_hundred_files(tmp_path):
     touch(tmp_path / "train", *(f"{index:03d}.jpg" for index in range(150)))
-    with pytest.raises(DataError, match="100 consecutive files"):
+    with pytest.raises(DataError, match="any of 101 files"):
         dataset(tmp_path, bad_image="skip")[SampleKey(0, 0)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from plsc_mae.data.seeding import SampleKey, epoch_order, sample_rng
+from plsc_mae.data.seeding import SampleKey, epoch_order, sample_rng, stand_in_offsets
 
 pytestmark = pytest.mark.compat
 
@@ -16,6 +16,7 @@ def test_streams_are_pinned():
     assert sample_rng(7, 3, 11).integers(1000) == 410
     assert epoch_order(0, 0, 8).tolist() == [0, 3, 5, 4, 2, 1, 6, 7]
     assert epoch_order(0, 1, 8).tolist() == [7, 6, 4, 5, 0, 3, 1, 2]
+    assert stand_in_offsets(0, 0, 1000, 4) == [438, 56, 674, 292]
 
 
 def test_every_part_of_the_key_counts():
@@ -39,3 +40,11 @@ def test_order_and_samples_do_not_share_a_stream():
 def test_key_is_epoch_then_index():
     assert SampleKey(2, 9) == (2, 9)
     assert SampleKey(epoch=2, index=9).index == 9
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 40, 101])
+def test_stand_ins_of_a_short_list_are_all_other_files(length):
+    for epoch in range(3):
+        offsets = stand_in_offsets(5, epoch, length, 100)
+        assert sorted(offsets) == list(range(1, length))
+        assert not offsets[1:] or length / 4 - 1 < offsets[0] < 3 * length / 4

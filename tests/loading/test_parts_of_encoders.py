@@ -201,6 +201,17 @@ def test_positions_of_an_unknown_rectangle_are_refused(save):
         load_encoder(path, num_heads=HEADS, input_size=(48,))
 
 
+@pytest.mark.parametrize("grid", [(2, 8), (8, 2), (4, 6), (3, 7), (4, 4)])
+@pytest.mark.parametrize("row_first", [False, True])
+def test_the_rectangle_of_a_computed_table_is_recognized(save, grid, row_first):
+    """No other grid has the same sines and cosines."""
+    tensors = vit(grid)
+    table = sincos_2d(DIM, grid, class_token=True, row_first=row_first)
+    tensors["pos_embed"] = table[None].astype(np.float32)
+    found = features(save(tensors), grid)
+    np.testing.assert_allclose(found, forward(tensors, images(grid), grid), atol=1e-5, rtol=1e-5)
+
+
 def test_a_computed_square_table_is_not_taken_for_a_rectangle(save):
     """A sin-cos table of 4 x 4 patches has as many rows as one of 2 x 8; the network has its own."""
     tensors = vit()

@@ -159,8 +159,9 @@ def test_rectangles():
     assert [list(tensor.shape) for tensor in out] == [[6, 16], [2, 3, 24], [2, 3, 24], [2, 1 + 5, 32]]
     assert list(model.forward_features(images).shape) == [2, 1 + 8, 32]
     for table in (model.encoder.pos_embed, model.rd_pos_embed):
-        places = table.numpy()[0, 1:].reshape(2, 4, -1)
-        rows, columns = np.split(places, 2, axis=-1)  # the first half tells the row and the second the column
+        # As in the original, entry k of an h x w grid encodes (k // h, k % h), which is (row, column) on squares only.
+        places = table.numpy()[0, 1:].reshape(4, 2, -1)
+        rows, columns = np.split(places, 2, axis=-1)
         assert (rows == rows[:, :1]).all()
         assert (columns == columns[:1]).all()
         assert np.abs(rows[0] - rows[1]).max() > 0.5

@@ -242,7 +242,7 @@ def drawn(name: str, shape: list[int], *, gammas: bool) -> np.ndarray:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["cls", "gap"])
+@pytest.mark.parametrize("name", [pytest.param("cls", marks=pytest.mark.slow), "gap"])
 def test_mae_base(golden, create_declared, name):
     case = golden(f"mae/fb_vit_base_{name}")
     shapes = dict(zip(case["names"].tolist(), json.loads(str(case["shapes"])), strict=True))
@@ -283,7 +283,7 @@ def test_cae_base(golden, create_declared):
         assert np.linalg.norm(grad.astype(np.float64)) == pytest.approx(norms[key], rel=2e-3, abs=1e-6), key
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_cae_base_probe(golden, create_declared):
     case = golden("cae/cae_vit_base_linear")
     model = create_declared("cae_base_patch16_224", relative_positions="none", global_pool=False, probe="standard")

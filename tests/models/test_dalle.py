@@ -185,7 +185,13 @@ def test_full_size_encoder(golden):
     assert logits.numpy().std(dtype=np.float64) == pytest.approx(float(case["output/logits_std"]), rel=1e-4)
 
 
-@pytest.mark.long
+def test_parameters_of_the_full_decoder():
+    with paddle.LazyGuard():
+        decoder = DalleDecoder()
+    assert sum(p.size for p in decoder.parameters()) == 43_829_766
+
+
+@pytest.mark.slow
 def test_full_size_decoder(golden):
     case = golden("cae/dalle_full")
     decoder = DalleDecoder.from_arrays(full_size(case, "decoder", DalleDecoder()), {})

@@ -67,6 +67,7 @@ def test_a_pipeline_holds_a_part_of_the_network(estimated):
     assert half.usage.total < whole.usage.total
 
 
+@pytest.mark.once
 @pytest.mark.long
 @pytest.mark.parametrize("line", [PRETRAIN, FINETUNE, "pretrain --model cae_base_patch16_224_8k_vocab"])
 def test_what_saves_memory(estimated, line):
@@ -101,6 +102,7 @@ def test_the_least_change_comes_first(config_of):
     assert {"recompute": True} not in list(candidates(dataclasses.replace(config, recompute=True), 8))
 
 
+@pytest.mark.once
 def test_advice_keeps_the_images_of_an_update_and_fits(config_of):
     config = config_of(f"{PRETRAIN} --batch_size 512")
     drawn = sketch(config)

@@ -24,15 +24,25 @@ def assert_same_checkpoint(one, two):
         assert ours.meta[key] == theirs.meta[key]
 
 
+END = (10, 5, "--batch_size 12 --max_train_step 20")  # of an epoch of 10 updates
+MIDDLE = (13, 3, "--batch_size 12 --max_train_step 20 --num_workers 2")
+ACCUMULATION = (8, 2, "--batch_size 8 --accum_iter 2 --max_train_step 18 --clip_grad 0.5")  # 15 iterations an epoch
+
+
 @pytest.mark.parametrize(
-    ("kill_step", "save_steps", "flags"),
+    ("run", "kill_step", "save_steps", "flags"),
     [
-        (10, 5, "--batch_size 12 --max_train_step 20"),  # at the end of an epoch of 10
-        # in the middle of one
-        pytest.param(13, 3, "--batch_size 12 --max_train_step 20 --num_workers 2", marks=pytest.mark.once),
-        # 15 iterations an epoch
-        pytest.param(8, 2, "--batch_size 8 --accum_iter 2 --max_train_step 18 --clip_grad 0.5", marks=pytest.mark.once),
+        pytest.param("mae", *END, id="mae, end of an epoch"),
+        pytest.param("mae", *MIDDLE, id="mae, middle of an epoch", marks=pytest.mark.once),
+        pytest.param("cae", *ACCUMULATION, id="cae, accumulation"),
+        pytest.param("simmim", *MIDDLE, id="simmim, middle of an epoch", marks=pytest.mark.once),
+        pytest.param("mae", *ACCUMULATION, id="mae, accumulation", marks=pytest.mark.slow),
+        pytest.param("cae", *END, id="cae, end of an epoch", marks=pytest.mark.slow),
+        pytest.param("cae", *MIDDLE, id="cae, middle of an epoch", marks=pytest.mark.slow),
+        pytest.param("simmim", *END, id="simmim, end of an epoch", marks=pytest.mark.slow),
+        pytest.param("simmim", *ACCUMULATION, id="simmim, accumulation", marks=pytest.mark.slow),
     ],
+    indirect=["run"],
 )
 def test_kill_and_go_on(run, kill_step, save_steps, flags):
     whole = run.here("whole", flags)
@@ -47,6 +57,7 @@ def test_kill_and_go_on(run, kill_step, save_steps, flags):
     assert [record["loss"] for record in rest] == [record["loss"] for record in whole]
 
 
+@pytest.mark.once
 def test_epoch_means_survive_a_stop_in_the_epoch(run):
     run.here("whole", "--batch_size 12 --epochs 2")
     run.here("cut", "--batch_size 12 --epochs 2 --max_train_step 14")

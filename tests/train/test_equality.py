@@ -11,6 +11,7 @@ def losses(records: list[dict]) -> list[float]:
     return [record["loss"] for record in records]
 
 
+@pytest.mark.once
 @pytest.mark.long
 def test_losses_do_not_depend_on_the_number_of_workers(run):
     flags = "--batch_size 6 --max_train_step 20"

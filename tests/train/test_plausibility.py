@@ -90,7 +90,7 @@ def test_a_probe_that_cannot_leave_its_random_start(heard, batch_size):
     config = LINPROBE["mae"](batch_size=batch_size)
     told = warned(config, heard)
     assert "0.11 of their" in told
-    advised = float(told.split("give --blr ")[1].split()[0])
+    advised = float(told.split("give --blr ")[1].split(",")[0])
     assert warned(dataclasses.replace(config, blr=advised), heard) == ""
     assert warned(dataclasses.replace(config, opt="sgd"), heard) == ""
     assert warned(dataclasses.replace(config, lr_sweep=(0.1, 1.0)), heard) == ""

@@ -19,6 +19,7 @@ from plsc_mae.data.loader import BatchLoader, device_batch
 from plsc_mae.data.seeding import SampleKey, device_seed
 from plsc_mae.errors import UserError
 from plsc_mae.methods.base import Batch
+from plsc_mae.names import escape_name
 from plsc_mae.train.checkpoint.state import Progress, RunState
 from plsc_mae.train.log.append_file import replace_content
 from plsc_mae.train.nonfinite.exchange import UpdateNumbers
@@ -240,5 +241,5 @@ def describe_samples(loader: BatchLoader, keys: list[SampleKey]) -> list[dict[st
     """
     dataset = loader.dataset
     if isinstance(dataset, ImageDataset):
-        return [{"index": key.index, "path": dataset.images.path(key.index)} for key in keys]
+        return [{"index": key.index, "path": escape_name(dataset.images.path(key.index))} for key in keys]
     return [{"index": key.index} for key in keys]

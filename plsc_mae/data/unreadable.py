@@ -1,0 +1,33 @@
+"""Record of the files of a list that could not be decoded."""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+
+NAMED_FILES = 20  # later unreadable files are counted but not named
+
+
+class UnreadableFiles:
+    """Record of unreadable files in memory that processes forked later share.
+
+    Data workers are forked at the start of every epoch. The shared record lets them log each file once per run.
+
+    Args:
+        length: number of files of the list.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._known = np.frombuffer(mmap.mmap(-1, max(length, 1)), np.uint8)  # untouched pages take no memory
+
+    def add(self, index: int) -> bool:
+        """Record a file; return True the first time."""
+        known = bool(self._known[index])
+        self._known[index] = 1
+        return not known
+
+    @property
+    def count(self) -> int:
+        """Number of recorded files."""
+        return int(np.count_nonzero(self._known))

@@ -1,0 +1,260 @@
+"""Folders with two readings, hidden and foreign files, and lists in any encoding."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import logging
+import os
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from plsc_mae.data.imagefolder import find_images, find_validation
+from plsc_mae.data.listing import ImageList, PathTable, list_images
+from plsc_mae.errors import DataError
+from plsc_mae.names import restore_name
+
+pytestmark = pytest.mark.compat
+
+GBK = os.fsdecode("狗".encode("gbk"))
+
+
+def touch(folder: Path, *names: str, content: bytes = b"x") -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def relative(images: ImageList) -> list[str]:
+    return [images.paths[index] for index in range(len(images))]
+
+
+# ------------------------------------------------------------------------------------------------ hidden files
+
+HIDDEN = (
+    *("._0.png", ".DS_Store", "Thumbs.db", "desktop.ini", ".hidden.jpg", "@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg"),
+    *(".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/._0.png", "#recycle/0.png", "@Recycle/0.png"),
+    *("lost+found/0.png", ".Trash-1000/files/0.png", "System Volume Information/0.png", "$RECYCLE.BIN/0.png"),
+)
+
+
+@pytest.mark.parametrize("below", ["", "train", "train/cat", "train/cat/deep"])
+def test_hidden_and_system_files_are_ignored_at_every_depth(tmp_path, below, caplog):
+    touch(tmp_path, "train/cat/0.png", "train/cat/deep/1.png", "train/dog/0.png", "val/cat/0.png", "val/dog/0.png")
+    touch(tmp_path / below, *HIDDEN)
+    with caplog.at_level(logging.INFO, logger="plsc_mae"):
+        images = find_images(tmp_path, "train")
+    assert images.classes == ("cat", "dog")
+    assert relative(images) == ["cat/0.png", "cat/deep/1.png", "dog/0.png"]
+    assert images.left_out.hidden.number == len(HIDDEN)
+    (record,) = caplog.records
+    assert f"ignored {len(HIDDEN)} hidden" in record.message
+    assert record.levelno == logging.INFO
+
+
+@pytest.mark.parametrize("labeled", [True, False])
+def test_hidden_files_of_flat_folders_are_ignored(tmp_path, labeled):
+    images = list_images(touch(tmp_path, "1.png", "2.jpg", *HIDDEN), "val", labeled=labeled)
+    assert relative(images) == ["1.png", "2.jpg"]
+    assert images.left_out.hidden.number == len(HIDDEN)
+
+
+def test_a_hidden_folder_can_be_the_data_set(tmp_path):
+    images = find_images(touch(tmp_path / ".cache", "a/0.png"), "train")
+    assert relative(images) == ["a/0.png"]
+
+
+def test_nothing_is_logged_without_a_reason(tmp_path, caplog):
+    touch(tmp_path, "train/a/0.png", "train/a/0.txt", "train/a/0.xml", "val/a/0.png", "docs/guide.pdf", "README")
+    with caplog.at_level(logging.INFO, logger="plsc_mae"):
+        find_images(tmp_path, "train")
+    assert caplog.records == []
+
+
+# ------------------------------------------------------------------------------------------------ two readings
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test", "validation"])
+@pytest.mark.parametrize("wanted", ["train", "val"])
+def test_a_class_named_like_a_split_has_two_readings(tmp_path, split, wanted):
+    touch(tmp_path / "data", *(f"{name}/{i}.png" for name in ("bus", "car", split) for i in range(2)))
+    with pytest.raises(DataError) as error:
+        list_images(tmp_path / "data", wanted, flag="--eval_data_path")
+    text = str(error.value)
+    assert f"'{split}'" in text
+    assert "bus, car" in text
+    assert f"ln -s {tmp_path}/data NEW/{wanted}` and pass --eval_data_path NEW" in text
+    if split == wanted:
+        assert f"pass --eval_data_path {tmp_path}/data/{split};" in text
+        split_alone = list_images(tmp_path / "data" / split, wanted)
+        assert relative(split_alone) == ["0.png", "1.png"]
+    (tmp_path / "NEW").mkdir()
+    (tmp_path / "NEW" / wanted).symlink_to(tmp_path / "data")
+    assert list_images(tmp_path / "NEW", wanted).classes == tuple(sorted(("bus", "car", split)))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train/a/0.png", "train/b/0.png", "val/a/0.png", "test/0.png", "docs/figure.png"),
+        ("train/a/0.png", "train/b/0.png", "docs/figure.png"),  # class folders beside loose images
+        ("train/0.png", "val/0.png", "masks/0.png"),
+        ("train/0.png", "docs/guide.txt", "empty/readme"),
+        ("train/0.png", "__MACOSX/0.png"),
+    ],
+)
+def test_splits_beside_other_folders_have_one_reading(tmp_path, names):
+    touch(tmp_path, *names)
+    assert Path(list_images(tmp_path, "train").root) == tmp_path / "train"
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (("Train", "Val"), "Train, Val"),
+        (("train2017", "val2017"), "train2017, val2017"),
+        (("training_set", "test_set"), "test_set, training_set"),
+        (("test", "val", "cat"), "cat, test, val"),
+        (("testing",), "testing"),
+    ],
+)
+def test_other_splits_are_not_taken_for_classes(tmp_path, names, found):
+    touch(tmp_path, *(f"{name}/0.png" for name in names))
+    with pytest.raises(DataError, match=f"has no folder 'train', only {found}; .*--data_path {tmp_path}/"):
+        list_images(tmp_path, "train")
+
+
+def test_splits_below_the_folder_of_the_split(tmp_path):
+    touch(tmp_path, "train/train/a/0.png", "train/val/a/0.png")
+    with pytest.raises(DataError, match=f"pass --data_path {tmp_path}/train"):
+        list_images(tmp_path, "train")
+
+
+def test_messages_name_the_option(tmp_path):
+    train = find_images(touch(tmp_path, "train/a/0.png"), "train")
+    with pytest.raises(DataError, match=f"--eval_data_path {tmp_path}/none does not exist"):
+        find_validation(train, str(tmp_path), str(tmp_path / "none"))
+    with pytest.raises(DataError, match=r"--img_path .* is a pipe, socket or device"):
+        list_images("/dev/null", "val", flag="--img_path")
+
+
+# ------------------------------------------------------------------------------------------- left out without classes
+
+
+def test_loose_images_beside_class_folders_are_counted(tmp_path, caplog):
+    images = find_images(touch(tmp_path, "a/0.png", "b/0.png", "1.png", "2.jpg", "notes.txt"), "train")
+    assert relative(images) == ["a/0.png", "b/0.png"]
+    assert (images.left_out.loose.number, images.left_out.loose.example) == (2, str(tmp_path / "1.png"))
+    (record,) = caplog.records
+    assert "2 images beside the class folders are left out" in record.message
+    assert "list file" in record.message
+    everything = list_images(tmp_path, "val", labeled=False)
+    assert relative(everything) == ["1.png", "2.jpg", "a/0.png", "b/0.png"]
+    assert everything.labels.tolist() == [-1] * 4
+
+
+def test_images_of_other_formats_are_counted(tmp_path, caplog):
+    """By their suffix, or by the first bytes of the first file of each suffix."""
+    touch(tmp_path, "a/0.png", "a/1.GIF", "a/2.gif", "a/3.heic", "a/4.npy", "a/5.txt", "a/6.json", "a/LICENSE.rst")
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(stream, "JPEG")
+    touch(tmp_path, "a/IMG_1", "a/7.jpg_large", "a/8.jpg~", content=stream.getvalue())
+    images = find_images(tmp_path, "train")
+    assert relative(images) == ["a/0.png"]
+    (record,) = caplog.records
+    assert "left out 7 files" in record.message
+    for part in ("2 .gif", "1 .heic", "1 .npy", "1 .jpg~", f"{tmp_path}/a/1.GIF", "convert"):
+        assert part in record.message
+
+
+def test_a_folder_without_images_says_what_it_holds(tmp_path):
+    touch(tmp_path / "gif", "a/0.gif", "b/0.gif")
+    with pytest.raises(DataError, match=r"no images in .*2 \.gif.*convert them"):
+        list_images(tmp_path / "gif", "train")
+    touch(tmp_path / "some", "a/0.png", "b/0.heic")
+    with pytest.raises(DataError, match=r"class folder .*/b contains no image .*1 \.heic"):
+        list_images(tmp_path / "some", "train")
+    touch(tmp_path / "shards", "0.tar.gz", "1.tar.gz", content=gzip.compress(b"x"))
+    with pytest.raises(DataError, match=r"2 other files; .*0\.tar\.gz is a gzip archive: unpack it"):
+        list_images(tmp_path / "shards", "train")
+    touch(tmp_path / "lmdb", "data.mdb", content=bytes(16) + b"\xde\xc0\xef\xbe")
+    with pytest.raises(DataError, match=r"data\.mdb is an LMDB database"):
+        list_images(tmp_path / "lmdb", "train")
+
+
+def test_many_suffixes_take_little_memory(tmp_path):
+    images = list_images(touch(tmp_path, "a.png", *(f"run.{i}" for i in range(150))), "train")
+    assert len(images.left_out.suffixes) == 101
+    assert sum(count.number for count in images.left_out.suffixes.values()) == 150
+
+
+# ------------------------------------------------------------------------------------------------ names and lists
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    touch(tmp_path, f"{GBK}b/照.png", f"{GBK}a/{GBK}.png", "cat/0.png")
+    images = list_images(tmp_path, "train")
+    assert images.classes == ("cat", r"\xb9\xb7a", r"\xb9\xb7b")
+    assert images.labels.tolist() == [0, 1, 2]
+    assert [images.name(i) for i in range(3)] == ["cat/0.png", r"\xb9\xb7a/\xb9\xb7.png", r"\xb9\xb7b/照.png"]
+    assert restore_name(images.name(1)) == images.paths[1]
+    assert Path(images.path(1)).read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "utf-8", "utf-8-sig", "latin-1", "shift-jis"])
+def test_a_list_in_any_encoding_names_files_of_that_encoding(tmp_path, encoding):
+    text = "ñandú 1.png" if encoding == "latin-1" else "犬 猫.png"
+    name = os.fsdecode(text.encode(encoding.removesuffix("-sig")))
+    touch(tmp_path, f"pics/{name}")
+    (tmp_path / "list.txt").write_bytes(f"pics/{text} 3\r\npics/{text} 0\r\n".encode(encoding))
+    images = list_images(tmp_path / "list.txt", "train")
+    assert relative(images) == [f"pics/{name}"] * 2
+    assert images.labels.tolist() == [3, 0]
+    assert Path(images.path(1)).read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a.jpg 0\n" + b"x" * 10_000 + b"\n", "line 2 is longer than 8192 characters"),
+        (b"a.jpg 0\n" * 1000 + b"b\0.jpg 0\n", "line 1001 has a zero byte"),
+        ("a.jpg 0\n".encode("utf-16"), "is UTF-16 text"),
+        (b'{"images": [', "is a JSON file"),
+        (b"\x7fELF\2\1\1\0", r"is a program \(ELF\)"),
+    ],
+)
+def test_other_files_are_no_lists(tmp_path, content, message):
+    (touch(tmp_path, "a.jpg") / "list").write_bytes(content)
+    with pytest.raises(DataError, match=message) as error:
+        list_images(tmp_path / "list", "train")
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 400
+
+
+def test_an_archive_is_named_with_the_remedy(tmp_path):
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr("train/a/0.png", b"x")
+    with pytest.raises(DataError, match=r"--data_path .*images\.zip is a zip archive; .*unpack it and pass the folder"):
+        list_images(tmp_path / "images.zip", "train")
+
+
+def test_a_list_takes_the_memory_of_its_table(tmp_path):
+    """Measured with 20 000 paths of 40 bytes, 800 kB: the peak is below 3 MB."""
+    touch(tmp_path, "a.jpg")
+    (tmp_path / "list").write_text("a.jpg 0\n" + f"{'folder/' * 5}0.jpg 1\n" * 20_000)
+    tracemalloc.start()
+    images = list_images(tmp_path / "list", "train")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(images) == 20_001
+    assert peak < 3_000_000
+
+
+def test_a_table_of_a_generator():
+    table = PathTable(str(i) for i in range(1000))
+    assert (len(table), table[0], table[999]) == (1000, "0", "999")
