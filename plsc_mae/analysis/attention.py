@@ -172,13 +172,16 @@ def gradient_rollout(
     return rolled
 
 
-def patch_relevance(weights: Floats, grid: tuple[int, int], pool: Pool = "cls") -> npt.NDArray[np.float64]:
+def patch_relevance(
+    weights: Floats, grid: tuple[int, int], pool: Pool = "cls", registers: int = 0
+) -> npt.NDArray[np.float64]:
     """Return a map of the relevance of each patch for the pooled output.
 
     Args:
-        weights: [..., N, N], in which rows attend to columns; N = 1 + L, or L for a network without class token.
+        weights: [..., N, N], in which rows attend to columns; N = 1 + R + L, or R + L without a class token.
         grid: rows and columns of patches.
         pool: "cls" uses the class token's row, "mean" the mean of the patches' rows (for mean-pooled networks).
+        registers: number R of register tokens, which precede the patches.
 
     Returns:
         Maps [..., rows, columns], each scaled to a maximum of 1; a map of zeros stays zero.
@@ -187,10 +190,10 @@ def patch_relevance(weights: Floats, grid: tuple[int, int], pool: Pool = "cls") 
         ConfigError: `pool` is "cls" and the network has no class token.
         ValueError: the number of tokens does not match the grid.
     """
-    first = weights.shape[-1] - grid[0] * grid[1]  # 1 with a class token
-    if first not in (0, 1):
+    first = weights.shape[-1] - grid[0] * grid[1]
+    if first - registers not in (0, 1):
         raise ValueError(f"{weights.shape[-1]} tokens do not match a grid of {grid[0]} x {grid[1]} patches")
-    if first == 0 and pool == "cls":
+    if first == registers and pool == "cls":
         raise ConfigError(NO_CLASS_TOKEN)
     rows = weights[..., 0, :] if pool == "cls" else weights[..., first:, :].mean(axis=-2)
     maps = rows[..., first:].reshape(*weights.shape[:-2], *grid).astype(np.float64)

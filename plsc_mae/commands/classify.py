@@ -23,7 +23,7 @@ from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.transforms import Transform
 from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.loading.class_names import Head, number_by_outputs, read_head
-from plsc_mae.loading.classifier_weights import load_classifier_weights, start_from_pretraining
+from plsc_mae.loading.classifier_weights import load_classifier_weights, parts_of_start, start_from_pretraining
 from plsc_mae.loading.contents import base_of
 from plsc_mae.methods.classify import (
     ClassifyTask,
@@ -98,7 +98,8 @@ def _run(config: ClassifyConfig, start: Start) -> None:
     world = training_world(config)
     log_options(config, world)
     paddle.seed(config.seed)
-    model = build_classifier(config, images.num_classes)
+    parts = parts_of_start(config, trained.checkpoint if trained else start.checkpoint)
+    model = build_classifier(config, images.num_classes, **parts)
     _load(model, config, trained or start.checkpoint, images.class_order)
     del trained  # all tensors of the file
     share_network(model, config, world)

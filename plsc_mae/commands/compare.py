@@ -83,6 +83,8 @@ def _encoder(path: str, config: CompareConfig, seed: int | None) -> Source:
     """Return the encoder of a checkpoint or, if `seed` is set, one of the same sizes with random weights."""
     network, normalize, _ = load_encoder(
         path,
+        num_heads=config.num_heads,
+        input_size=config.input_size,
         model_key=config.model_key,
         model_prefix=config.model_prefix,
         random_weights=seed is not None,

@@ -38,8 +38,11 @@ def run(config: WeightsConvertConfig) -> None:
         raise ConfigError(f"{file} exists; name another file, or give --overwrite")
     stored = weights.read_network(config.path, config.model_key, config.model_prefix)
     kind = ENCODER if config.encoder else kind_of(base_of(stored))
-    build = open_network if with_settings or config.dialect in HEADED else holding_network
-    network = build(stored, kind, config.num_heads, config.decoder_num_heads)
+    heads = (config.num_heads, config.decoder_num_heads)
+    if with_settings or config.dialect in HEADED:
+        network = open_network(stored, kind, *heads, any_grid=True)
+    else:
+        network = holding_network(stored, kind, *heads)
     report = _checked(network, stored, kind)
     settings = _settings(network, kind, config.path) if with_settings else None
     weights.save(network, file, config.dialect)
@@ -74,7 +77,7 @@ def _settings(network: nn.Layer, kind: str, path: str) -> dict[str, Any]:
     """Return the content of config.json for a Hugging Face folder.
 
     Raises:
-        ConfigError: the network is a classifier.
+        ConfigError: the network is a classifier, or its images are rectangles.
     """
     if isinstance(network, ImageClassifier):
         raise ConfigError(
@@ -82,6 +85,11 @@ def _settings(network: nn.Layer, kind: str, path: str) -> dict[str, Any]:
             "--encoder, or name a file with a suffix"
         )
     encoder: VisionTransformer = getattr(network, "encoder", network)
+    if encoder.grid[0] != encoder.grid[1]:
+        raise ConfigError(
+            f"{path} holds a network for rectangular images, but the config.json of Hugging Face has one image size; "
+            "name a file with a suffix"
+        )
     sizes: dict[str, Any] = {
         "layer_norm_eps": encoder.blocks[0].norm1._epsilon,
         "image_size": encoder.img_size[0],

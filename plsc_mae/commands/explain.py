@@ -73,7 +73,7 @@ def run(config: ExplainConfig) -> None:
         maps = explainer(paddle.to_tensor(pixels[None]))
         panel = {"image": pixels[None]}
         for label, weights in maps.weights.items():
-            relevance = patch_relevance(weights, explainer.encoder.grid, explainer.pool)
+            relevance = patch_relevance(weights, explainer.encoder.grid, explainer.pool, explainer.registers)
             panel[label] = overlay(pixels, relevance)[None]
         own = {maps.captions.get(label, label): picture for label, picture in panel.items()}
         print(save_picture(compose(own), folder / panel_name(images, index)))
@@ -90,6 +90,7 @@ class Explainer:
         encoder: the network.
         pool: the tokens whose attention is drawn: "cls", the class token, or "mean", the mean of the patch tokens.
         origin: a line about the source of the weights.
+        registers: number of its register tokens.
 
     Raises:
         ConfigError: the encoder lacks --layer_index, or the classifier lacks --category_index.
@@ -118,6 +119,7 @@ class Explainer:
             self.encoder, pools_mean = network.encoder, network.mean_pooled
             self.category = find_category(config.category_index, classes)
         self.pool: Pool = config.pool or ("mean" if pools_mean else "cls")
+        self.registers = self.encoder.num_prefix_tokens - int(self.encoder.cls_token is not None)
         depth, layer = len(self.encoder.blocks), config.layer_index
         if layer is not None and not -depth <= layer < depth:
             raise ConfigError(f"--layer_index {layer}: the encoder has {depth} layers; expected 0 to {depth - 1}")

@@ -17,6 +17,7 @@ import numpy as np
 
 from plsc_mae import weights
 from plsc_mae.commands import usage_lines
+from plsc_mae.commands.accepted_uses import refusals
 from plsc_mae.config import FINETUNE, PretrainConfig
 from plsc_mae.errors import CheckpointError, ConfigError, UserError
 from plsc_mae.loading.classifier import load_classifier
@@ -140,9 +141,10 @@ def inspect_file(
     else:
         found.place = stored.remark
         try:
-            _add_network(found, base, stored)
+            _add_network(found, base, stored, (num_heads, decoder_num_heads))
+            _drop_refused(found, stored, base)
         except UserError as error:
-            found.unknown.append(str(error))
+            found.misfits["any use"] = str(error)
         _add_resume(found)
     _settle_heads(found, {"encoder": ("num_heads", num_heads), "decoder": ("decoder_num_heads", decoder_num_heads)})
     found.uses = {use: line if use in ("resume", "pretrain") else line + flags for use, line in found.uses.items()}
@@ -231,19 +233,26 @@ def _add_names(found: Inspection, stored: Checkpoint) -> None:
         found.holds += f"; its tensors are called {names}{', ...' if len(stored.model) > 3 else ''}"
 
 
-def _add_network(found: Inspection, base: Checkpoint, stored: Checkpoint) -> None:
-    """Fill in the facts about a network of a known dialect: its encoder, then its other parts."""
-    _add_encoder(found, base)
+def _add_network(found: Inspection, base: Checkpoint, stored: Checkpoint, heads: tuple[int | None, int | None]) -> None:
+    """Fill in the facts about a network of a known dialect: its encoder, then its other parts.
+
+    Args:
+        found: the facts.
+        base: the file in base naming.
+        stored: the file as it was read.
+        heads: the user's numbers of heads of encoder and decoder, or None.
+    """
+    _add_encoder(found, base, heads[0])
     if found.kind == CLASSIFIER:
         _add_classifier(found, base, stored)
     elif found.kind == ENCODER:
         _add_encoder_only(found, base)
     else:
-        _add_pretrained(found, base)
+        _add_pretrained(found, base, heads[1])
 
 
-def _add_encoder(found: Inspection, base: Checkpoint) -> None:
-    """Fill in the sizes of the encoder; an unknown number of heads is None."""
+def _add_encoder(found: Inspection, base: Checkpoint, num_heads: int | None) -> None:
+    """Fill in the sizes of the encoder; a number of heads that commands need as a flag is None."""
     try:
         sizes = infer_encoder_arguments(base, None, None)
     except ConfigError as error:
@@ -253,13 +262,20 @@ def _add_encoder(found: Inspection, base: Checkpoint) -> None:
     has_table = sizes["positions"] not in ("none", "sinusoid") or sizes["relative_positions"] != "none"
     if not has_table and "input_size" not in found.options:
         found.unknown.append(f"the size of its images: {sizes['img_size'][0]} is assumed")
+    if num_heads and not found.phase and num_heads != sizes["num_heads"]:
+        sizes["num_heads"] = None
     sizes["layer_scale"] = bool(sizes["layer_scale"])  # a file does not store its initial value
+    if sizes["prefix_positions"] in (None, int(sizes["class_token"])):
+        del sizes["prefix_positions"]
+    for name in ("qk_norm", "register_tokens"):
+        if not sizes[name]:
+            del sizes[name]
     found.sizes["encoder"] = sizes
     side = sizes["img_size"] if isinstance(sizes["img_size"], tuple) else (sizes["img_size"],) * 2
     sizes["grid"] = tuple(length // sizes["patch_size"] for length in side)
 
 
-def _add_pretrained(found: Inspection, base: Checkpoint) -> None:
+def _add_pretrained(found: Inspection, base: Checkpoint, decoder_num_heads: int | None) -> None:
     """Fill in the facts that a pre-training method reports about its network."""
     config = _config(found, base)
     method = method_of_kind(found.kind) if config is None else load_method(config.method)
@@ -267,6 +283,9 @@ def _add_pretrained(found: Inspection, base: Checkpoint) -> None:
     described = method.describe(base, config)
     found.holds, found.target = described.holds, described.target
     found.sizes |= described.parts
+    decoder = found.sizes.get("decoder", {})
+    if decoder_num_heads and not found.phase and decoder.get("num_heads", decoder_num_heads) != decoder_num_heads:
+        decoder["num_heads"] = None  # which commands then get as a flag
     found.unknown += described.unknown
     if config is not None:
         found.uses |= usage_lines.reconstruction(found.path, found.sizes, described.reconstruct_flags)
@@ -330,6 +349,14 @@ def _add_resume(found: Inspection) -> None:
         found.misfits["resume"] = (
             "its optimizer state is another program's; start a run from its weights with --finetune"
         )
+
+
+def _drop_refused(found: Inspection, stored: Checkpoint, base: Checkpoint) -> None:
+    """Move the command lines that would not accept the file to `misfits`, with the reason."""
+    encoder, decoder = (found.sizes.get(part, {}).get("num_heads") or 1 for part in ("encoder", "decoder"))
+    refused = refusals(stored, base, found.kind, found.uses, (encoder, decoder))
+    found.uses = {use: line for use, line in found.uses.items() if use not in refused}
+    found.misfits |= refused
 
 
 def _settle_heads(found: Inspection, given: Mapping[str, tuple[str, int | None]]) -> None:

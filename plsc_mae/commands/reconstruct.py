@@ -16,7 +16,8 @@ from plsc_mae.config.schema import options
 from plsc_mae.config.tools import ReconstructConfig
 from plsc_mae.data.decode import open_image
 from plsc_mae.data.seeding import sample_rng
-from plsc_mae.loading.classifier_weights import require_weights
+from plsc_mae.loading.completeness import BESIDE_A_NETWORK, require_complete
+from plsc_mae.loading.positions import PositionFit
 from plsc_mae.loading.training_config import set_final_eps, training_config
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Pictures
@@ -38,8 +39,10 @@ def run(config: ReconstructConfig) -> None:
     trained = training_config(stored, heads, **_replaced(config))
     method = load_method(trained.method)
     task = method.build_task(trained)
-    report = weights.load(task.model, stored)
-    require_weights(task.model, report, config.model_path)
+    fit = PositionFit(task.model, task.model.encoder, stored)
+    report = weights.load(task.model, stored, resize=fit)
+    require_complete(task.model, report, config.model_path, idle=BESIDE_A_NETWORK, by_options=False)
+    fit.require_grid()
     set_final_eps(task.model, stored)
     print(f"{config.model_path}: {report}")
     images = find_pictures(config.img_path)

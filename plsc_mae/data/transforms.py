@@ -96,6 +96,12 @@ def resize_shorter_side(height: int, width: int, size: int) -> tuple[int, int]:
     return int(size * height / width), size
 
 
+def resize_to_cover(height: int, width: int, size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Return the size (h, w) of an image that just covers `size` times `scale` with its own aspect ratio."""
+    factor = max(size[0] * scale / height, size[1] * scale / width)
+    return max(round(height * factor), size[0]), max(round(width * factor), size[1])
+
+
 def center_crop_box(height: int, width: int, size: tuple[int, int]) -> Box:
     """Return the box of the centered crop of `size` = (h, w); offsets are rounded half to even as in torchvision.
 
@@ -144,11 +150,15 @@ class RandomCropFlip:
 class ResizeCenterCrop:
     """Deterministic evaluation transform: resize the shorter side, then crop the center.
 
+    For a rectangular output the image is resized until it just covers an enlarged output, so that an image of the
+    output's size is not enlarged more than a square one would be.
+
     Returns {"image": uint8 [h, w, 3]}.
 
     Attributes:
         size: output size (h, w).
         shorter_side: length in pixels of the image's shorter side after the resize; usually 256 for an output of 224.
+            For a rectangular output, the length of the longer side of the enlarged output.
         interpolation: filter of the resize.
     """
 
@@ -158,7 +168,11 @@ class ResizeCenterCrop:
 
     def __call__(self, image: SourceImage, _rng: np.random.Generator) -> Sample:
         """Resize and crop an image; the generator is unused."""
-        height, width = resize_shorter_side(image.height, image.width, self.shorter_side)
+        if self.size[0] == self.size[1]:
+            height, width = resize_shorter_side(image.height, image.width, self.shorter_side)
+        else:
+            scale = self.shorter_side / max(self.size)
+            height, width = resize_to_cover(image.height, image.width, self.size, scale)
         pixels = image.resize((height, width), self.interpolation)
         box = center_crop_box(height, width, self.size)
         crop = pixels[box.top : box.top + box.height, box.left : box.left + box.width]

@@ -15,7 +15,7 @@ from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import Transform
 from plsc_mae.loading.class_names import numbered_names, read_head
 from plsc_mae.loading.classifier_weights import load_classifier_weights
-from plsc_mae.loading.encoder import infer_encoder_arguments, normalization
+from plsc_mae.loading.encoder import infer_encoder_arguments, newer_parts, normalization
 from plsc_mae.loading.training_config import set_final_eps, trained_eps
 from plsc_mae.methods.classify import build_classifier, build_normalize, validation_transform
 from plsc_mae.models.classifier import ImageClassifier
@@ -71,7 +71,7 @@ def load_classifier(
         arguments = _arguments(stored, num_heads, input_size, global_pool) | ({"norm_eps": eps} if eps else {})
         network = ImageClassifier(num_classes=head.outputs, **arguments)
         normalize, transform = normalization(stored), evaluation_transform(network.encoder.img_size)
-    report = load_classifier_weights(network, stored, resize=input_size is not None)
+    report = load_classifier_weights(network, stored, resize=input_size is not None, by_options=False)
     set_final_eps(network, stored)
     network.eval()
     for parameter in network.parameters():
@@ -99,7 +99,8 @@ def _by_options(
     """Build (network, normalization, transform) from the options that plsc_mae stored in its checkpoint."""
     config = from_mapping(stored.meta["args"], PHASES[stored.meta["phase"]], str(stored.path))
     config = dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
-    return build_classifier(config, num_classes), build_normalize(config), validation_transform(config)
+    network = build_classifier(config, num_classes, **newer_parts(stored, config.image_size))
+    return network, build_normalize(config), validation_transform(config)
 
 
 def _arguments(

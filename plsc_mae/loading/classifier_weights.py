@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from paddle import nn
@@ -15,18 +16,19 @@ from plsc_mae.config import ClassifyConfig
 from plsc_mae.data.classes import ClassOrder
 from plsc_mae.errors import CheckpointError
 from plsc_mae.loading.class_names import head_to_keep
+from plsc_mae.loading.completeness import BESIDE_THE_ENCODER, refuse_unsupported, require_complete
+from plsc_mae.loading.encoder import newer_parts
+from plsc_mae.loading.positions import PositionFit
 from plsc_mae.loading.training_config import trained_eps
 from plsc_mae.methods import load_recipe
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.layers import LAYER_NORM_EPS
-from plsc_mae.models.pos_embed import resize_pos_embed
-from plsc_mae.models.rel_pos_bias import MIN_RESIZED_SIDE, resize_relative_positions
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.weights import Checkpoint, LoadReport
 from plsc_mae.weights.convert import decoded, recognize
 from plsc_mae.weights.dialects import detect
 from plsc_mae.weights.dialects.base import Array, Dialect
-from plsc_mae.weights.dialects.encoder import RELATIVE_TABLE, block_count, position_side, relative_side
+from plsc_mae.weights.dialects.encoder import RELATIVE_TABLE, block_count
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +41,6 @@ _PROBE = (
     *("head.0.running_mean", "head.0._mean", "head.1.weight"),
     *("fc_norm.running_mean", "fc_norm._mean", "query_token"),
 )
-
-
-# Tensors that are no weights: computed tables, and counters that no code reads.
-_COMPUTED = ("relative_position_index", "num_batches_tracked")
 
 
 # PLSC's probes have a batch norm with an untrained scale and shift.
@@ -58,6 +56,7 @@ def load_into_classifier(
     model_prefix: str | None = None,
     classes: ClassOrder | None = None,
     names_file: str = "",
+    dry_run: bool = False,
 ) -> LoadReport:
     """Initialize a classifier with a checkpoint of pre-training or of another classifier.
 
@@ -74,18 +73,20 @@ def load_into_classifier(
         model_prefix: prefix of the network's tensor names, likewise.
         classes: classes of the run; None if they are unknown.
         names_file: text file with the names of the stored classifier's outputs, in place of those in the checkpoint.
+        dry_run: compare names and shapes only.
 
     Returns:
         The report, in the classifier's names.
 
     Raises:
-        CheckpointError: the file cannot be read, is of another size, lacks a part of the encoder, has a part that the
+        CheckpointError: the file cannot be read, is of another size, lacks a tensor of the encoder, has one that the
             classifier lacks, or holds a probe.
         DataError: the file of names cannot be read, or does not fit the stored classifier.
     """
     if not isinstance(source, Checkpoint):
         source = weights.read_network(source, model_key or "", model_prefix or "")
-    _warn_of_eps(model, source)
+    if not dry_run:
+        _warn_of_eps(model, source)
     stored, rules = _based(source, model.num_heads)
     if probe := [name for name in _PROBE if name in stored.model]:
         raise CheckpointError(
@@ -95,10 +96,11 @@ def load_into_classifier(
     classes = classes or ClassOrder()
     kept = head_to_keep(stored, model.num_classes, classes, names_file) if model.probe == "none" else None
     tensors = _fitted(model, stored.model, rules, norm_into_fc_norm, keep_head=kept is not None)
-    fitted = dataclasses.replace(stored, model=tensors)
-    report = weights.load(model, fitted, rules.name, resize=resize_to(model.encoder))
+    fitted, fit = dataclasses.replace(stored, model=tensors), PositionFit(model, model.encoder, stored)
+    report = weights.load(model, fitted, rules.name, resize=fit, dry_run=dry_run)
     _require_encoder(model, report, stored, rules)
-    if kept is not None:
+    fit.require_grid()
+    if kept is not None and not dry_run:
         model.reorder_outputs(kept)
     return dataclasses.replace(report, dialect=detect(source.model) or report.dialect)
 
@@ -110,6 +112,7 @@ def load_classifier_weights(
     model_key: str | None = None,
     model_prefix: str | None = None,
     resize: bool = False,
+    by_options: bool = True,
 ) -> LoadReport:
     """Load all weights of a trained classifier, of plsc_mae or of another code base.
 
@@ -119,6 +122,7 @@ def load_classifier_weights(
         model_key: key of the network in the file, see `weights.unwrap.choose_network`; unused with its content.
         model_prefix: prefix of the network's tensor names, likewise.
         resize: True to resize position embeddings and relative position tables to the grid of `model`.
+        by_options: whether the user's options determined the network; the advice of errors depends on it.
 
     Raises:
         CheckpointError: the file cannot be read, lacks a tensor, has a surplus one, or has one of another size.
@@ -126,55 +130,43 @@ def load_classifier_weights(
     if not isinstance(source, Checkpoint):
         source = weights.read_network(source, model_key or "", model_prefix or "")
     stored, rules = _based(source, model.num_heads)
-    report = weights.load(model, stored, rules.name, resize=resize_to(model.encoder) if resize else None)
+    fit = PositionFit(model, model.encoder, stored) if resize else None
+    report = weights.load(model, stored, rules.name, resize=fit)
     _check_positions(model.encoder, stored, rules)
-    surplus = [name for name in report.unexpected if not _is_idle(name, stored.model[name])]
-    missing = [name for name in report.missing if name not in _fixed_tables(model)]
-    if surplus or missing:
-        raise CheckpointError(
-            f"{stored.path} holds another classifier: {_counts(report, missing, surplus)}; give the model and the "
-            "options that it was trained with"
-        )
+    untrained = tuple(name for name in report.unexpected if _is_untrained(name, stored.model[name]))
+    require_complete(model, report, str(stored.path), idle=untrained, part="classifier", by_options=by_options)
+    if fit is not None:
+        fit.require_grid()
     return report
-
-
-def resize_to(encoder: VisionTransformer) -> Callable[[str, Array, list[int]], Array | None]:
-    """Return a function for `weights.load` that resizes position tables of a square grid to the encoder's grid."""
-
-    def resize(name: str, value: Array, shape: list[int]) -> Array | None:
-        table = value.astype(np.float32)
-        if table.ndim != len(shape) or table.shape[-1] != shape[-1]:
-            return None
-        if name.endswith("pos_embed"):
-            side = position_side(table.shape[1], encoder.num_prefix_tokens)
-            return None if side is None else resize_pos_embed(table, (side, side), encoder.grid)
-        side = relative_side(len(table)) if name.endswith(RELATIVE_TABLE) else None
-        if side is None or side < MIN_RESIZED_SIDE:
-            return None
-        return resize_relative_positions(table, (side, side), encoder.grid)
-
-    return resize
-
-
-def require_weights(model: nn.Layer, report: LoadReport, path: str) -> None:
-    """Check that a file had every weight of a network; fixed tables may be missing.
-
-    Raises:
-        CheckpointError: a weight is missing.
-    """
-    trainable = {name for name, _ in model.named_parameters()}
-    missing = [name for name in report.missing if name in trainable]
-    if missing:
-        raise CheckpointError(
-            f"{path} lacks {len(missing)} tensors, the first {missing[0]}: "
-            f"{_counts(report, missing, report.unexpected)}"
-        )
 
 
 def _based(stored: Checkpoint, num_heads: int) -> tuple[Checkpoint, Dialect]:
     """Return a file's network in the base naming of its dialect, with rows in the order that `num_heads` implies."""
     stored = decoded(stored, num_heads, 1)  # a classifier needs no decoder
-    return stored, recognize(stored.model, str(stored.path))
+    rules = recognize(stored.model, str(stored.path))
+    refuse_unsupported(stored.model, rules, str(stored.path))
+    return stored, rules
+
+
+def parts_of_start(config: ClassifyConfig, resumed: Path | Checkpoint | None = None) -> dict[str, Any]:
+    """Return the arguments for parts of the encoder in the file that a run starts from, see `encoder.newer_parts`.
+
+    Args:
+        config: the options.
+        resumed: checkpoint from which the run resumes, or the content of the classifier to evaluate; None without one.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds an encoder with a part that this suite lacks.
+    """
+    if isinstance(resumed, Checkpoint):
+        source = resumed
+    elif config.finetune:
+        source = weights.read_network(config.finetune, config.model_key, config.model_prefix)
+    elif resumed is not None:
+        source = weights.read(resumed)
+    else:
+        return {}
+    return newer_parts(_based(source, config.num_heads or 1)[0], config.image_size)
 
 
 def _warn_of_eps(model: ImageClassifier, stored: Checkpoint) -> None:
@@ -214,20 +206,23 @@ def _fitted(
 
 
 def _require_encoder(model: ImageClassifier, report: LoadReport, stored: Checkpoint, rules: Dialect) -> None:
-    """Check that file and classifier have the same encoder; the file may lack all relative position tables."""
+    """Check that file and classifier have the same encoder.
+
+    The file may lack the head, the norm after the pooling and all relative position tables, and may have a final norm
+    that the classifier lacks, because it normalizes the mean of the patches.
+    """
+    _check_positions(model.encoder, stored, rules)
     found, depth = block_count(stored.model, rules), len(model.encoder.blocks)
     has_tables = any(name.endswith(RELATIVE_TABLE) for name in stored.model)
-    wanted = {f"encoder.{name}" for name, _ in model.encoder.named_parameters()}
-    missing = [n for n in report.missing if n in wanted and (has_tables or not n.endswith(RELATIVE_TABLE))]
-    parts = tuple(rules.foreign_name(f"encoder.{part}") for part in ("blocks.", "cls_token", "rel_pos_bias."))
-    surplus = [n for n in report.unexpected if n.startswith(parts) and not n.endswith(_COMPUTED)]
-    if missing or surplus:
-        what = f"{found} blocks where the network has {depth}" if found != depth else "another encoder"
-        raise CheckpointError(
-            f"{stored.path} holds {what}: {_counts(report, missing, surplus)}; give the model and the options that it "
-            "was trained with"
-        )
-    _check_positions(model.encoder, stored, rules)
+    beside = {name for name in report.missing if not name.startswith("encoder.")}
+    require_complete(
+        model,
+        report,
+        str(stored.path),
+        idle=(*BESIDE_THE_ENCODER, rules.foreign_name("encoder.norm.")),
+        absent=beside if has_tables else beside | {n for n in report.missing if n.endswith(RELATIVE_TABLE)},
+        part="encoder" if found == depth else f"encoder, of {found} blocks where the network has {depth}",
+    )
 
 
 def _check_positions(encoder: VisionTransformer, stored: Checkpoint, rules: Dialect) -> None:
@@ -246,17 +241,8 @@ def _check_positions(encoder: VisionTransformer, stored: Checkpoint, rules: Dial
         )
 
 
-def _fixed_tables(model: nn.Layer) -> set[str]:
-    return {name for name, _ in model.named_buffers() if name.endswith("pos_embed")}
-
-
-def _is_idle(name: str, value: Array) -> bool:
-    return name.endswith(_COMPUTED) or (name in _UNTRAINED and bool(np.all(value == _UNTRAINED[name])))
-
-
-def _counts(report: LoadReport, missing: Sequence[str], unexpected: Sequence[str]) -> str:
-    """Return a text that counts matched, missing and unexpected tensors and gives the first names."""
-    return str(LoadReport(report.dialect, report.matched, list(missing), list(unexpected), report.resized))
+def _is_untrained(name: str, value: Array) -> bool:
+    return name in _UNTRAINED and bool(np.all(value == _UNTRAINED[name]))
 
 
 def start_from_pretraining(

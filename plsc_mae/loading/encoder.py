@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import paddle
 
 from plsc_mae import weights
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD
 from plsc_mae.errors import CheckpointError, ConfigError
-from plsc_mae.loading.classifier_weights import require_weights, resize_to
+from plsc_mae.loading.completeness import BESIDE_THE_ENCODER, LIBRARY_REMEDY, refuse_unsupported, require_complete
+from plsc_mae.loading.positions import PositionFit, computed_kind
 from plsc_mae.loading.training_config import set_final_eps, trained_eps, training_config
 from plsc_mae.methods import load_method
 from plsc_mae.methods.contract import DEFAULT_SIZE
 from plsc_mae.models.registry import VARIANTS
-from plsc_mae.models.vit import Positions, VisionTransformer, check_heads, fixed_table, pair, patch_grid
-from plsc_mae.weights import Checkpoint
+from plsc_mae.models.vit import Positions, VisionTransformer, check_heads, pair, patch_grid
+from plsc_mae.weights import Checkpoint, LoadReport
 from plsc_mae.weights.convert import decoded, recognize
 from plsc_mae.weights.dialects import NATIVE
-from plsc_mae.weights.dialects.base import Array
+from plsc_mae.weights.dialects.base import Array, Dialect
 from plsc_mae.weights.dialects.encoder import infer_encoder
+from plsc_mae.weights.dialects.grids import prefix_positions
 
-_CLASSIFIERS = ("beit", "plsc_beit")  # dialects of classifiers; an encoder without a head may be stored in them too
+# Dialects of plain ViTs and of classifiers; an encoder without a head may be stored in them too.
+_VITS = ("facebook", "timm", "plsc", "beit", "plsc_beit")
 _HEADS = {"head.weight", "head.1.weight"}  # of classifiers and of probes, in every dialect
 
 
@@ -59,31 +62,61 @@ def load_encoder(
         seed: seed of the random weights.
 
     Raises:
-        CheckpointError: the file cannot be read, or lacks a part of the encoder.
+        CheckpointError: the file cannot be read, lacks a tensor of the encoder, or has one that the encoder lacks.
         ConfigError: the number of heads is unknown, or the image size does not fit.
     """
     stored = source if isinstance(source, Checkpoint) else weights.read_network(source, model_key, model_prefix)
     path = str(stored.path)
     paddle.seed(seed)
-    sized = decoded(stored, num_heads, 1)  # the order of the decoder's rows is irrelevant here
-    if not _HEADS.isdisjoint(sized.model) or sized.dialect in _CLASSIFIERS:
-        arguments = infer_encoder_arguments(sized, num_heads, input_size)
-        if eps := trained_eps(stored):
-            arguments["norm_eps"] = eps
-        network, normalize = VisionTransformer(**arguments), normalization(sized)
-    else:
-        config = training_config(stored, {"num_heads": num_heads}, input_size=input_size)
-        method = load_method(config.method)
-        network, normalize = method.build_encoder(config), method.normalize(config)
+    network, normalize = build_encoder(stored, num_heads, input_size)
+    report = fill_encoder(network, stored, dry_run=random_weights)
+    origin = f"{path}: {len(report.matched) + len(report.resized)} tensors of the encoder ({report.dialect})"
     if random_weights:
         origin = f"{path}: its sizes with random weights, seed {seed}"
-    else:
-        report = weights.load(network, stored, prefix="encoder.", resize=resize_to(network))
-        require_weights(network, report, path)
-        origin = f"{path}: {len(report.matched) + len(report.resized)} tensors of the encoder ({report.dialect})"
     set_final_eps(network, stored)
     network.eval()
-    return LoadedEncoder(network, normalize, origin)
+    return LoadedEncoder(network, normalize, f"{origin}, images of {network.img_size[0]} x {network.img_size[1]}")
+
+
+def build_encoder(
+    stored: Checkpoint, num_heads: int | None = None, input_size: tuple[int, ...] | None = None
+) -> tuple[VisionTransformer, Normalize]:
+    """Build the encoder that a file holds, with fresh weights, and the normalization of its images.
+
+    Raises:
+        CheckpointError: the file holds no encoder, or one with a part that this suite lacks.
+        ConfigError: the number of heads is unknown, or the image size does not fit.
+    """
+    sized = decoded(stored, num_heads, 1)  # the order of the decoder's rows is irrelevant here
+    is_ours = "method" in sized.meta and "args" in sized.meta
+    is_vit = sized.dialect in _VITS and not is_ours and not _lacks_its_table(sized)
+    if _HEADS.isdisjoint(sized.model) and not is_vit:
+        config = training_config(stored, {"num_heads": num_heads}, input_size=input_size)
+        method = load_method(config.method)
+        return method.build_encoder(config), method.normalize(config)
+    arguments = infer_encoder_arguments(sized, num_heads, input_size)
+    if eps := trained_eps(stored):
+        arguments["norm_eps"] = eps
+    return VisionTransformer(**arguments), normalization(sized)
+
+
+def fill_encoder(network: VisionTransformer, stored: Checkpoint, *, dry_run: bool = False) -> LoadReport:
+    """Load a file's encoder; with `dry_run` compare names and shapes only.
+
+    Raises:
+        CheckpointError: the file lacks a tensor of the encoder, or has one that the encoder lacks.
+    """
+    fit = PositionFit(network, network, stored)
+    report = weights.load(network, stored, prefix="encoder.", resize=fit, dry_run=dry_run)
+    path = str(stored.path)
+    require_complete(network, report, path, idle=BESIDE_THE_ENCODER, part="encoder", by_options=False)
+    fit.require_grid()
+    return report
+
+
+def _lacks_its_table(stored: Checkpoint) -> bool:
+    """Return whether a file is an autoencoder of facebookresearch/mae without the position table that it computes."""
+    return "pos_embed" not in stored.model and "decoder_embed.weight" in stored.model
 
 
 def infer_encoder_arguments(
@@ -97,28 +130,112 @@ def infer_encoder_arguments(
         input_size: image side, or height and width, in place of the file's.
 
     Raises:
-        CheckpointError: there is no encoder, or its positions are not of a square grid.
+        CheckpointError: there is no encoder, or it has a part that this suite lacks, or its positions are of no square
+            grid and do not fit `input_size`.
         ConfigError: the number of heads is unknown.
     """
     rules = recognize(stored.model, str(stored.path))
+    refuse_unsupported(stored.model, rules, str(stored.path))
     sizes = infer_encoder(stored.model, rules, str(stored.path))
     options = _options(stored)
     table = stored.model.get(rules.foreign_name("encoder.pos_embed"))
+    _require_positions(sizes, table, rules, str(stored.path))
     sizes["num_heads"] = num_heads or _trained_heads(options, sizes["embed_dim"]) or sizes["num_heads"]
     if sizes["num_heads"] is None:
         raise ConfigError(f"{stored.path} does not store its number of heads; give it with --num_heads")
-    # Options that other code bases store need not match the tensors.
-    trained = (options.get("input_size") if rules is NATIVE else None) or sizes["img_size"]
-    if trained is None and table is not None:
-        raise CheckpointError(
-            f"{stored.path} does not store its image size, and its positions are not of a square grid; expected square "
-            "images"
-        )
+    trained = _trained_size(stored, sizes)
+    if table is not None:
+        trained, sizes["prefix_positions"] = _fitting(stored, table, sizes, trained, input_size)
     trained = pair(trained or options.get("input_size") or DEFAULT_SIZE)
     grid = patch_grid(trained, sizes["patch_size"])
     check_heads("embed_dim", sizes["embed_dim"], sizes["num_heads"])
-    positions = _positions(table, grid, sizes["embed_dim"], class_token=sizes["class_token"])
+    positions: Positions
+    if table is None:  # of MAE-pytorch or CAE
+        positions = "none" if sizes["class_token"] else "sinusoid"
+    else:
+        positions = computed_kind(table, grid, class_token=sizes["prefix_positions"] > 0) or "learned"
     return {**sizes, "img_size": input_size or trained, "positions": positions}
+
+
+def _trained_size(stored: Checkpoint, sizes: Mapping[str, Any]) -> Any:
+    """Return the image size that this suite stored or that a square table shows; None if there is neither."""
+    # Options that other code bases store need not match the tensors.
+    own = _options(stored).get("input_size") if stored.dialect == NATIVE.name else None
+    return own or sizes["img_size"]
+
+
+def _require_positions(sizes: Mapping[str, Any], table: Array | None, rules: Dialect, path: str) -> None:
+    """Raise CheckpointError if a plain ViT has no positions at all: no tensor shows rotary ones."""
+    if table is None and sizes["k_bias"] and sizes["relative_positions"] == "none" and rules is not NATIVE:
+        raise CheckpointError(
+            f"{path} has no position table ({rules.foreign_name('encoder.pos_embed')}), as networks with rotary "
+            f"positions; {LIBRARY_REMEDY}"
+        )
+
+
+def _fitting(
+    stored: Checkpoint,
+    table: Array,
+    sizes: Mapping[str, Any],
+    trained: Any,
+    input_size: tuple[int, ...] | None,
+) -> tuple[Any, int]:
+    """Return the image size that a position table was trained for, and the number of its rows that are of no patch.
+
+    Args:
+        stored: the file.
+        table: position table [1, P + L, D].
+        sizes: result of `infer_encoder`.
+        trained: image size that the file shows by its options, or by a square table; None if unknown.
+        input_size: image size that the user asks for.
+
+    Raises:
+        CheckpointError: the table is of no square grid and does not fit `input_size`.
+    """
+    rows, square_prefix = table.shape[1], sizes["prefix_positions"]
+
+    def prefix_for(size: Any) -> int | None:
+        patches = math.prod(patch_grid(pair(size), sizes["patch_size"]))
+        return prefix_positions(rows, int(sizes["class_token"]), sizes["register_tokens"], patches)
+
+    if trained != sizes["img_size"] and (prefix := prefix_for(trained)) is not None:
+        return trained, prefix
+    prefix = None if input_size is None else prefix_for(input_size)
+    if prefix is not None and prefix != square_prefix:
+        return input_size, prefix
+    if square_prefix is not None:
+        return sizes["img_size"], square_prefix
+    wanted = "" if input_size is None else f", nor those of an image of {' x '.join(map(str, pair(input_size)))}"
+    raise CheckpointError(
+        f"{stored.path} does not store its image size, and its {rows} positions are not of a square grid{wanted}; give "
+        "height and width of the images of its training with --input_size H W"
+    )
+
+
+def newer_parts(stored: Checkpoint, input_size: tuple[int, ...]) -> dict[str, Any]:
+    """Return the arguments of `VisionTransformer` for parts of a file's encoder that no training option describes.
+
+    They are normalized queries and keys, register tokens, positions without the class token's, and the layer scale of
+    networks with a bias of keys. The dictionary is empty for a plain ViT.
+
+    Args:
+        stored: the file, in the base naming of its dialect.
+        input_size: image side, or height and width, of the network to build.
+    """
+    if not stored.dialect or (stored.dialect not in _VITS and stored.dialect != NATIVE.name):
+        return {}
+    rules = recognize(stored.model, str(stored.path))
+    refuse_unsupported(stored.model, rules, str(stored.path))
+    sizes = infer_encoder(stored.model, rules, str(stored.path))
+    found: dict[str, Any] = {name: sizes[name] for name in ("qk_norm", "register_tokens") if sizes[name]}
+    if sizes["layer_scale"] and sizes["k_bias"]:
+        found["layer_scale"] = sizes["layer_scale"]
+    table = stored.model.get(rules.foreign_name("encoder.pos_embed"))
+    if table is not None:
+        prefix = _fitting(stored, table, sizes, _trained_size(stored, sizes), input_size)[1]
+        if prefix != int(sizes["class_token"]):
+            found["prefix_positions"] = prefix
+    return found
 
 
 def normalization(stored: Checkpoint) -> Normalize:
@@ -139,15 +256,3 @@ def _trained_heads(options: Mapping[str, Any], embed_dim: int) -> int | None:
         return int(options["num_heads"])
     variant = VARIANTS.get(str(options.get("model")))
     return variant.arguments["num_heads"] if variant and variant.arguments["embed_dim"] == embed_dim else None
-
-
-def _positions(table: Array | None, grid: tuple[int, int], dim: int, *, class_token: bool) -> Positions:
-    """Return the kind of a position embedding [1, T + L, D]; files without one are MAE-pytorch's or CAE's."""
-    if table is None:
-        return "none" if class_token else "sinusoid"
-    kinds: tuple[Positions, ...] = ("column first", "row first")
-    for kind in kinds:
-        computed = fixed_table(dim, grid, positions=kind, class_token=class_token).numpy()
-        if computed.shape == table.shape and np.allclose(table, computed, atol=1e-5):
-            return kind
-    return "learned"

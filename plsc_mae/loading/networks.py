@@ -7,14 +7,15 @@ from paddle import nn
 from plsc_mae import weights
 from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.loading.classifier import load_classifier
-from plsc_mae.loading.classifier_weights import require_weights
+from plsc_mae.loading.completeness import BESIDE_A_NETWORK, require_complete
 from plsc_mae.loading.contents import CLASSIFIER, ENCODER, TOKENIZER, base_of, method_of_kind
 from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.loading.training_config import training_config
 from plsc_mae.methods import load_method
 from plsc_mae.weights import Checkpoint
-from plsc_mae.weights.convert import decoded
+from plsc_mae.weights.convert import decoded, recognize
 from plsc_mae.weights.dialects.base import Array
+from plsc_mae.weights.dialects.encoder import infer_encoder
 
 
 def our_tensors(
@@ -37,15 +38,21 @@ def holding_network(
         ConfigError: the number of heads is needed and unknown.
     """
     try:
-        return open_network(stored, kind, num_heads, decoder_num_heads)
+        return open_network(stored, kind, num_heads, decoder_num_heads, any_grid=True)
     except ConfigError:
         # Raises if the order of rows depends on the unknown number of heads.
         decoded(stored, num_heads, decoder_num_heads)
-        return open_network(stored, kind, num_heads or 1, decoder_num_heads or 1)
+        return open_network(stored, kind, num_heads or 1, decoder_num_heads or 1, any_grid=True)
 
 
 def open_network(
-    stored: Checkpoint, kind: str, num_heads: int | None = None, decoder_num_heads: int | None = None
+    stored: Checkpoint,
+    kind: str,
+    num_heads: int | None = None,
+    decoder_num_heads: int | None = None,
+    *,
+    any_grid: bool = False,
+    dry_run: bool = False,
 ) -> nn.Layer:
     """Build the network of a file and load it.
 
@@ -54,6 +61,8 @@ def open_network(
         kind: the part of it to load, see `contents.kind_of`.
         num_heads: attention heads of the encoder, if the file does not determine them.
         decoder_num_heads: attention heads of the decoder, likewise.
+        any_grid: hold the positions of an unknown rectangle in an encoder for one row of patches.
+        dry_run: for a network of pre-training, compare names and shapes only.
 
     Raises:
         CheckpointError: the file does not hold such a network, or lacks a tensor.
@@ -63,12 +72,24 @@ def open_network(
     if kind == CLASSIFIER:
         return load_classifier(stored, num_heads=num_heads).network
     if kind == ENCODER:
-        return load_encoder(stored, num_heads=num_heads).network
+        return load_encoder(stored, num_heads=num_heads, input_size=_one_row(stored) if any_grid else None).network
     if method_of_kind(kind) is None:
         reason = "a tokenizer, whose tensors have one naming only" if kind == TOKENIZER else "no known network"
         raise CheckpointError(f"{path} holds {reason}; expected a network of pre-training, a classifier or an encoder")
     base = base_of(stored, num_heads, decoder_num_heads)
     config = training_config(base, {"num_heads": num_heads, "decoder_num_heads": decoder_num_heads})
     network = load_method(config.method).build_network(config, base)
-    require_weights(network, weights.load(network, stored), path)
+    report = weights.load(network, stored, dry_run=dry_run)
+    require_complete(network, report, path, idle=BESIDE_A_NETWORK, by_options=False)
     return network
+
+
+def _one_row(stored: Checkpoint) -> tuple[int, int] | None:
+    """Return the image size of one row with all patches of an encoder, if its positions are of no square grid."""
+    base = base_of(stored)
+    rules = recognize(base.model, str(base.path))
+    sizes = infer_encoder(base.model, rules, str(base.path))
+    table = base.model.get(rules.foreign_name("encoder.pos_embed"))
+    if table is None or sizes["prefix_positions"] is not None:
+        return None
+    return sizes["patch_size"], sizes["patch_size"] * (table.shape[1] - int(sizes["class_token"]))

@@ -242,12 +242,15 @@ def build_normalize(config: ClassifyConfig) -> Normalize:
     return Normalize(INCEPTION_MEAN, INCEPTION_STD) if config.imagenet_inception_mean_and_std else Normalize()
 
 
-def build_classifier(config: ClassifyConfig, num_classes: int) -> ImageClassifier:
-    """Build the classifier that the options name, with fresh weights."""
+def build_classifier(config: ClassifyConfig, num_classes: int, **parts: Any) -> ImageClassifier:
+    """Build the classifier that the options name, with fresh weights.
+
+    `parts` are arguments of its encoder for parts that no option describes, see `loading.encoder.newer_parts`.
+    """
     require_network(config.model, registry.CLASSIFIER)
     arguments = {name: getattr(config, name) for name in ENCODER_OPTIONS}
     if isinstance(config, LinprobeConfig) or config.probe != "none":
         arguments |= {"probe": config.probe, "linear_depth": config.linear_depth}  # type: ignore[attr-defined]
-    arguments |= load_recipe(config.method).arguments(config)
+    arguments = {**parts, **arguments, **load_recipe(config.method).arguments(config)}
     model = create_model(config.model, img_size=config.image_size, num_classes=num_classes, **arguments)
     return cast(ImageClassifier, model)

@@ -289,7 +289,7 @@ class MAE(AutoencoderMethod[MAEConfig]):
     """Pre-training of the masked autoencoder of facebookresearch/mae, PLSC and LiBai."""
 
     config_class = MAEConfig
-    dialects = frozenset({"facebook", "plsc"})
+    dialects = frozenset({"facebook", "plsc", "timm"})
 
     def recognizes(self, stored: Checkpoint) -> bool:
         """Return whether a file may be MAE's.

@@ -260,6 +260,9 @@ class Attention(nn.Layer):
         grid: rows and columns of patches for a relative position bias; None for no such bias.
         drop_rate: dropout rate of the outputs.
         attn_drop_rate: dropout rate of the softmax weights.
+        qk_norm: whether a layer norm follows the projection of queries and keys in every head (Dehghani et al. 2023;
+            names as in timm). All heads share its scale and shift.
+        norm_eps: eps of that norm.
 
     Attributes:
         exchange: connects the processes that have the other heads; None if all are here.
@@ -277,6 +280,8 @@ class Attention(nn.Layer):
         grid: tuple[int, int] | None = None,
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
+        qk_norm: bool = False,
+        norm_eps: float = LAYER_NORM_EPS,
     ) -> None:
         super().__init__()
         self.drop_rate, self.attn_drop_rate = drop_rate, attn_drop_rate
@@ -287,6 +292,8 @@ class Attention(nn.Layer):
         self.q_bias = None if k_bias else constant_parameter(self, inner, 0.0)
         self.v_bias = None if k_bias else constant_parameter(self, inner, 0.0)
         self.proj = Linear(inner, dim)
+        self.q_norm = layer_norm(dim // num_heads, norm_eps) if qk_norm else None
+        self.k_norm = layer_norm(dim // num_heads, norm_eps) if qk_norm else None
 
     def forward(self, x: Tensor, query: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Attend from `query` [B, M, D] (all tokens when None) to `x` [B, N, D]; returns [B, M, D].
@@ -303,6 +310,8 @@ class Attention(nn.Layer):
             inner = weight.shape[1] // 3
             (q,) = self._heads(linear(query, weight[:, :inner], shift[:inner]), 1)
             k, v = self._heads(linear(x, weight[:, inner:], shift[inner:]), 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q).astype(v.dtype), self.k_norm(k).astype(v.dtype)
         attn_drop, drop = (self.attn_drop_rate, self.drop_rate) if self.training else (0.0, 0.0)
         return dropout(self.proj(merge_heads(attention(q, k, v, bias, attn_drop))), drop)
 
@@ -400,6 +409,7 @@ class Block(Recomputable):
         drop_rate: dropout rate of the outputs of attention and MLP.
         attn_drop_rate: dropout rate of the softmax weights.
         norm_eps: eps of the layer norms.
+        qk_norm: whether attention normalizes queries and keys, see `Attention`.
     """
 
     def __init__(
@@ -415,11 +425,12 @@ class Block(Recomputable):
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
         norm_eps: float = LAYER_NORM_EPS,
+        qk_norm: bool = False,
     ) -> None:
         super().__init__()
         self.norm1 = layer_norm(dim, norm_eps)
         dropouts = {"drop_rate": drop_rate, "attn_drop_rate": attn_drop_rate}
-        self.attn = Attention(dim, num_heads, k_bias=k_bias, grid=grid, **dropouts)
+        self.attn = Attention(dim, num_heads, k_bias=k_bias, grid=grid, qk_norm=qk_norm, norm_eps=norm_eps, **dropouts)
         self.norm2 = layer_norm(dim, norm_eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop_rate)
         self.drop_path = DropPath(drop_path)

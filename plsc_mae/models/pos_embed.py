@@ -14,22 +14,23 @@ def sincos_2d(dim: int, grid: tuple[int, int], *, class_token: bool = False, row
     """Compute the 2-D sin-cos position table, float64 [L, D], or [1 + L, D] with a class token.
 
     In MAE the first half of a vector encodes the column of the patch and the second half the row, sines before cosines.
-    That order looks like a mistake in the original, but released weights depend on it. In CAE the halves are swapped.
+    That order looks like a mistake in the original, but released weights depend on it. In CAE and MAE-priv the halves
+    are swapped, and on a grid of h x w patches with h != w entry k encodes (k // h, k % h) instead of row and column,
+    because both originals list the coordinates with `meshgrid(w, h)`. On square grids that is (row, column).
 
     Args:
         dim: width D, a multiple of 4.
         grid: rows and columns of patches.
         class_token: whether the table starts with a row of zeros for the class token.
-        row_first: whether the first half encodes the row (Atten4Vis/CAE).
+        row_first: whether the first half encodes the row (Atten4Vis/CAE, BUPT-PRIV/MAE-priv mae/utils.py).
 
     Raises:
         ValueError: `dim` is not a multiple of 4.
     """
     if dim % 4:
         raise ValueError(f"a 2-D sin-cos table needs a width that is a multiple of 4, got {dim}")
-    rows, columns = (np.arange(side, dtype=np.float64) for side in grid)
-    row, column = (axis.reshape(-1) for axis in np.meshgrid(rows, columns, indexing="ij"))
-    first, second = (row, column) if row_first else (column, row)
+    index = np.arange(grid[0] * grid[1])
+    first, second = np.divmod(index, grid[0]) if row_first else np.divmod(index, grid[1])[::-1]
     table = np.concatenate([_sincos_1d(dim // 2, first), _sincos_1d(dim // 2, second)], axis=1)
     return np.concatenate([np.zeros([1, dim]), table]) if class_token else table
 

@@ -77,7 +77,10 @@ def fixed_table(
 def set_positions(
     layer: nn.Layer, dim: int, grid: tuple[int, int], positions: Positions, num_prefix_tokens: int
 ) -> None:
-    """Set `pos_embed` of a layer: a parameter if learned, a buffer if fixed, [1, prefix + L, D]; None without one."""
+    """Set `pos_embed` of a layer: a parameter if learned, a buffer if fixed, [1, P + L, D]; None without one.
+
+    P is the number of other tokens with a row in the table; a fixed table has at most one such row, of zeros.
+    """
     if positions == "none":
         layer.pos_embed = None
     elif positions == "learned":
@@ -119,10 +122,14 @@ class VisionTransformer(nn.Layer):
         drop_rate: dropout rate of embedded tokens and of the outputs of attention and MLP.
         attn_drop_rate: dropout rate of the softmax weights.
         norm_eps: eps of the blocks' layer norms (LiBai: 1e-5); the final norm keeps 1e-6.
+        qk_norm: whether attention normalizes queries and keys, see `Attention`.
+        register_tokens: number R of learned tokens between the class token and the patches (Darcet et al. 2024).
+        prefix_positions: number of tokens before the patches with a row in the position table: 0, the class token
+            alone, or class token and registers. None: the class token, if there is one.
 
     Raises:
         ConfigError: a side is not a multiple of the patch size, or the width not a multiple of the heads; relative
-            positions without a class token.
+            positions without a class token, or with register tokens.
     """
 
     def __init__(
@@ -145,21 +152,27 @@ class VisionTransformer(nn.Layer):
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
         norm_eps: float = LAYER_NORM_EPS,
+        qk_norm: bool = False,
+        register_tokens: int = 0,
+        prefix_positions: int | None = None,
     ) -> None:
         super().__init__()
         check_heads("embed_dim", embed_dim, num_heads)
-        if relative_positions != "none" and not class_token:
-            raise ConfigError(f"relative_positions '{relative_positions}' needs a class token")
+        if relative_positions != "none" and (not class_token or register_tokens):
+            needed = "a class token" if not class_token else "a network without register tokens"
+            raise ConfigError(f"relative_positions '{relative_positions}' needs {needed}")
         self.img_size, self.patch_size, self.embed_dim = pair(img_size), patch_size, embed_dim
         self.grid = patch_grid(self.img_size, patch_size)
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
-        self.num_prefix_tokens = int(class_token)
+        self.num_prefix_tokens = int(class_token) + register_tokens
         self.cls_token = token_parameter(self, embed_dim) if class_token else None
+        self.register_tokens = token_parameter(self, embed_dim, register_tokens) if register_tokens else None
         self.positions, self.drop_rate = positions, drop_rate
-        set_positions(self, embed_dim, self.grid, positions, self.num_prefix_tokens)
+        self.prefix_positions = int(class_token) if prefix_positions is None else prefix_positions
+        set_positions(self, embed_dim, self.grid, positions, self.prefix_positions)
         self.rel_pos_bias = RelativePositionBias(self.grid, num_heads) if relative_positions == "shared" else None
         options: dict[str, Any] = {"layer_scale": layer_scale, "k_bias": k_bias}
-        options |= {"drop_rate": drop_rate, "attn_drop_rate": attn_drop_rate, "norm_eps": norm_eps}
+        options |= {"drop_rate": drop_rate, "attn_drop_rate": attn_drop_rate, "norm_eps": norm_eps, "qk_norm": qk_norm}
         options["grid"] = self.grid if relative_positions == "per block" else None
         self.blocks = nn.LayerList(
             [Block(embed_dim, num_heads, mlp_ratio, rate, **options) for rate in drop_path_rates(drop_path, depth)]
@@ -172,11 +185,11 @@ class VisionTransformer(nn.Layer):
         return self.grid[0] * self.grid[1]
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Encode whole images, without a mask: [B, C, H, W] -> [B, 1 + L, D], or [B, L, D] without a class token."""
+        """Encode whole images, without a mask: [B, C, H, W] -> [B, T + L, D], T = `num_prefix_tokens` (often 1)."""
         return self.encode(patchify(images, self.patch_size))
 
     def forward_layers(self, images: Tensor) -> list[Tensor]:
-        """Return the tokens [B, 1 + L, D] after the embedding and after each block, all before the final norm."""
+        """Return the tokens [B, T + L, D] after the embedding and after each block, all before the final norm."""
         states = [self.embed(images)]
         bias = None if self.rel_pos_bias is None else self.rel_pos_bias()
         for block in self.blocks:
@@ -191,7 +204,7 @@ class VisionTransformer(nn.Layer):
             ids_keep: ids [B, K] of the patches to encode, in this order; None for all. Other patches are not embedded.
 
         Returns:
-            Tokens [B, 1 + K, D] after the final norm, the class token first, or [B, K, D] without a class token.
+            Tokens [B, T + K, D] after the final norm: class token, register tokens, patches. T = `num_prefix_tokens`.
 
         Raises:
             ValueError: the number of patches is not the network's.
@@ -204,7 +217,7 @@ class VisionTransformer(nn.Layer):
         return self.norm(self.transform(self._tokens(patches, ids_keep)))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Embed whole images, as input of the first block: [B, C, H, W] -> [B, 1 + L, D]."""
+        """Embed whole images, as input of the first block: [B, C, H, W] -> [B, T + L, D]."""
         return self._tokens(patchify(images, self.patch_size), None)
 
     def transform(self, x: Tensor) -> Tensor:
@@ -215,24 +228,34 @@ class VisionTransformer(nn.Layer):
         return x
 
     def _tokens(self, patches: Tensor, ids_keep: Tensor | None) -> Tensor:
-        """Return the input [B, 1 + K, D] of the first block: class token, if any, and patches, with positions added."""
-        batch, first = patches.shape[0], self.num_prefix_tokens
+        """Return the input [B, T + K, D] of the first block: class token, registers and patches, positions added."""
+        batch = patches.shape[0]
         if ids_keep is not None:
             patches = gather_tokens(patches, ids_keep)
-        tokens, cls = self.patch_embed(patches), self.cls_token
+        tokens = self.patch_embed(patches)
         if self.pos_embed is not None:
-            cls = None if cls is None else cls + self.pos_embed[:, :1]
-            table = self.pos_embed[:, first:]
+            table = self.pos_embed[:, self.prefix_positions :]
             if ids_keep is not None:
                 table = paddle.gather(table[0], ids_keep.reshape([-1])).reshape([batch, -1, self.embed_dim])
             tokens = tokens + table
-        if cls is not None:
-            tokens = paddle.concat([cls.expand([batch, 1, self.embed_dim]), tokens], axis=1)
+        prefix = [token.expand([batch, *token.shape[1:]]) for token in self._prefix_tokens()]
+        if prefix:
+            tokens = paddle.concat([*prefix, tokens], axis=1)
         return dropout(tokens, self.drop_rate if self.training else 0.0)
+
+    def _prefix_tokens(self) -> list[Tensor]:
+        """Return class token [1, 1, D] and registers [1, R, D], as far as present, with their positions added."""
+        tokens, first = [], 0
+        for token in (self.cls_token, self.register_tokens):
+            if token is not None:
+                has_row = self.pos_embed is not None and first < self.prefix_positions
+                tokens.append(token + self.pos_embed[:, first : first + token.shape[1]] if has_row else token)
+                first += token.shape[1]
+        return tokens
 
     def forward_macs(self, tokens: int) -> int:
         """Count the multiply-accumulates of one image: all patches are embedded, the blocks process `tokens` tokens.
 
-        `tokens` includes the class token.
+        `tokens` includes class token and registers.
         """
         return int(self.num_patches * self.patch_embed.proj.weight.size + sum(b.macs(tokens) for b in self.blocks))

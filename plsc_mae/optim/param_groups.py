@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import paddle
 from paddle import Tensor
 
-# Class token and position embedding, of an encoder and of a classifier (facebookresearch/mae, Atten4Vis/CAE).
-VIT_NO_DECAY = frozenset({"cls_token", "pos_embed", "encoder.cls_token", "encoder.pos_embed"})
+# Tokens and position embedding, of an encoder and of a classifier (facebookresearch/mae, Atten4Vis/CAE).
+_TOKENS = ("cls_token", "pos_embed", "register_tokens")
+VIT_NO_DECAY = frozenset((*_TOKENS, *(f"encoder.{name}" for name in _TOKENS)))
 
-_EMBEDDING = re.compile(r"(encoder\.)?(cls_token|mask_token|pos_embed|patch_embed\..*)")
+_EMBEDDING = re.compile(r"(encoder\.)?(cls_token|register_tokens|mask_token|pos_embed|patch_embed\..*)")
 _BLOCK = re.compile(r"(encoder\.)?blocks\.(?P<index>\d+)\..*")
 
 

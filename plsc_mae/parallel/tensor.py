@@ -150,8 +150,9 @@ def check_divisible(model: nn.Layer, ways: int) -> None:
     """Check that `ways` processes can share the blocks of a network; its parameters need no values.
 
     Raises:
-        ConfigError: `ways` does not divide a number of heads or hidden columns, or attention has dropout, for which
-            every process would draw the same random numbers for its own heads.
+        ConfigError: `ways` does not divide a number of heads or hidden columns; attention has dropout, for which every
+            process would draw the same random numbers for its own heads; or it normalizes queries and keys, whose
+            gradients would need a sum over the processes.
     """
     if ways == 1:
         return
@@ -160,6 +161,11 @@ def check_divisible(model: nn.Layer, ways: int) -> None:
             raise ConfigError(
                 "--attn_drop_rate and --tensor_parallel cannot be combined: all processes would drop the same weights "
                 "of different heads; leave one of them out"
+            )
+        if getattr(layer, "q_norm", None) is not None:
+            raise ConfigError(
+                f"--tensor_parallel {ways} cannot divide attention that normalizes queries and keys (q_norm); leave "
+                "--tensor_parallel out"
             )
         units = getattr(layer, split.unit.attribute)
         if units % ways:

@@ -10,7 +10,7 @@ from plsc_mae import weights
 from plsc_mae.config import PRETRAIN, PretrainConfig
 from plsc_mae.config.parity import ParityConfig
 from plsc_mae.config.resolve import from_mapping
-from plsc_mae.loading.classifier_weights import require_weights
+from plsc_mae.loading.completeness import BESIDE_A_NETWORK, require_complete
 from plsc_mae.loading.training_config import training_config
 from plsc_mae.methods import load_method
 from plsc_mae.parity.capture import randomize
@@ -60,7 +60,7 @@ def _from_checkpoint(config: ParityConfig, precision: Precision) -> AnyCase:
     trained = case_class(trained).of_weights(trained, stored)
     case = _case(trained, config.batch_size, config.random or 0, precision)
     report = weights.load(case.model, stored)
-    require_weights(case.model, report, config.checkpoint)
+    require_complete(case.model, report, config.checkpoint, idle=BESIDE_A_NETWORK, by_options=False)
     return case
 
 

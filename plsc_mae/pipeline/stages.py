@@ -105,6 +105,7 @@ def keep_stage(model: ImageClassifier, line: Line, blocks: range) -> None:
             encoder.blocks[i] = RemoteLayer()
     if not line.is_first:
         encoder.patch_embed, encoder.cls_token, encoder.pos_embed = RemoteLayer(), None, None
+        encoder.register_tokens = None
     if not line.is_last:
         encoder.norm, model.head, model.fc_norm = RemoteLayer(), RemoteLayer(), None
         if model.probe == "attentive":

@@ -20,6 +20,7 @@ from plsc_mae.weights.reader import Checkpoint, read_file
 from plsc_mae.weights.unwrap import choose_network
 from plsc_mae.weights.write import write_file
 
+POSITION_TABLE = "pos_embed"  # end of the names of our tables of absolute positions
 logger = logging.getLogger(__name__)
 
 Resize = Callable[[str, Array, list[int]], Array | None]
@@ -97,6 +98,7 @@ def load(
     *,
     prefix: str = "",
     resize: Resize | None = None,
+    dry_run: bool = False,
 ) -> LoadReport:
     """Load weights into a network and convert their names and layouts.
 
@@ -107,8 +109,10 @@ def load(
         source: a file, a checkpoint that was read, or {foreign name: array}.
         dialect: naming and layout of the source; None detects it from the tensors.
         prefix: position of `model` within the network of the file, such as "encoder." to load an encoder alone.
-        resize: adapts a tensor of another shape: (our name, value in our layout, required shape) -> value, or None if
-            that is impossible.
+        resize: adapts position tables and tensors of another shape: (our name, value in our layout, required shape) ->
+            value, or None if that is impossible. Position tables of the same shape are passed too, because two grids
+            can have the same number of patches.
+        dry_run: compare names and shapes only, and leave the network as it is.
 
     Raises:
         ConfigError: the dialect is unknown.
@@ -130,6 +134,8 @@ def load(
         raise CheckpointError(
             f"{where}: no tensor matches the network in dialect '{rules.name}'; check the file and the model"
         )
+    if dry_run:
+        return report
     if not (isinstance(source, Checkpoint) and source.any_values):
         require_finite(values, where, _remedy(source))
     for name, tensor in model.state_dict().items():
@@ -148,7 +154,7 @@ def _match(
     """
     report = LoadReport(rules.name)
     linear = linear_weights(model)
-    fixed = {name for name, _ in model.named_buffers() if name.endswith("pos_embed")}
+    fixed = {name for name, _ in model.named_buffers() if name.endswith(POSITION_TABLE)}
     remaining = set(tensors)
     values = {}
     misfits = []
@@ -159,13 +165,17 @@ def _match(
             continue
         remaining.discard(foreign)
         value = rules.convert(np.asarray(tensors[foreign]), is_linear_weight=name in linear)
-        if list(value.shape) == list(tensor.shape):
+        same = list(value.shape) == list(tensor.shape)
+        adapted = None
+        if resize is not None and (not same or name.endswith(POSITION_TABLE)):
+            adapted = resize(name, value, list(tensor.shape))
+        if same and (adapted is None or adapted is value):
             values[name] = value
             report.matched.append(name)
-        elif name in fixed:
+        elif adapted is not None:
+            values[name] = adapted
             report.resized.append(name)
-        elif resize is not None and (resized := resize(name, value, list(tensor.shape))) is not None:
-            values[name] = resized
+        elif name in fixed:
             report.resized.append(name)
         else:
             misfits.append(
@@ -279,6 +289,10 @@ def save(model: nn.Layer, path: str | Path, dialect: str = "plsc_mae") -> None:
 def _fits(model: nn.Layer, rules: Dialect, prefix: str) -> bool:
     """Return True if a dialect can represent all tensors of the network."""
     names = [rules.foreign_name(prefix + name) for name in model.state_dict()]
+    encoder = model if prefix else getattr(model, "encoder", None)
+    rows = getattr(encoder, "prefix_positions", 1)  # the class token's row of the position table
+    if not rules.newer_parts and rows != int(getattr(encoder, "cls_token", True) is not None):
+        return False
     return rules.holds(names) and rules.recognizes(export(model, rules.name, prefix=prefix))
 
 

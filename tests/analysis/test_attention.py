@@ -226,6 +226,10 @@ def test_maps_of_class_token_heads_and_of_mean_pooled_networks():
     np.testing.assert_allclose(pooled.flatten(), (x := attention[0, 1:, 1:].mean(axis=0)) / x.max())
     bare = patch_relevance(attention[0, 1:, 1:], (2, 3), "mean")  # a network without a class token
     np.testing.assert_allclose(bare, pooled)
+    registers = patch_relevance(
+        attention[0], (2, 2), "mean", registers=2
+    )  # 7 tokens: class token, 2 registers, 4 patches
+    np.testing.assert_allclose(registers.flatten(), (x := attention[0, 3:, 3:].mean(axis=0)) / x.max())
     np.testing.assert_array_equal(patch_relevance(np.zeros((7, 7)), (2, 3)), np.zeros((2, 3)))
     with pytest.raises(ConfigError, match="the network has no class token; take the mean"):
         patch_relevance(attention[0, 1:, 1:], (2, 3), "cls")

@@ -189,6 +189,18 @@ def test_what_is_not_told_is_said_and_heads_can_be_given(inspected):
     assert "--num_heads 2 --input_size 16" in told["uses"]["finetune"]
 
 
+@pytest.mark.parametrize(
+    "name", ["mae/priv_pretrain_gap.pth", "mae/mp_pretrain.pth", "cae/cae_pretrain_checkpoint-1.pth"]
+)
+def test_given_heads_replace_those_that_widths_suggest(inspected, name):
+    """MAE-priv and MAE-pytorch have heads of width 64, unless a file was trained with others."""
+    found = inspected(golden_path(name), "--num_heads", "2", "--decoder_num_heads", "2")
+    assert found["sizes"]["encoder"]["num_heads"] == found["sizes"]["decoder"]["num_heads"] == 2
+    assert "--num_heads 2 --decoder_num_heads 2" in found["uses"]["reconstruct"]
+    assert found["uses"]["knn"].endswith("--num_heads 2")
+    assert not any("heads" in it for it in found["unknown"])
+
+
 def test_targets_of_others(inspected):
     assert inspected(golden_path("mae/mp_pretrain.pth"))["target"].endswith("normalized patch by patch")
     found = inspected(golden_path("cae/cae_pretrain_checkpoint-1.pth"))

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import paddle
 import pytest
+from PIL import Image
 
-from plsc_mae.data.decode import Box, open_image
+from plsc_mae.data.decode import Box, PilImage, open_image
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.seeding import sample_rng
 from plsc_mae.data.transforms import (
@@ -21,6 +22,7 @@ from plsc_mae.data.transforms import (
     flip_horizontal,
     random_resized_crop_box,
     resize_shorter_side,
+    resize_to_cover,
 )
 
 pytestmark = pytest.mark.compat
@@ -165,3 +167,13 @@ def test_only_a_random_interpolation_is_drawn():
     assert rng.random() == sample_rng(0, 0, 0).random()
     drawn = [draw_interpolation("random", rng) for _ in range(40)]
     assert set(drawn) == {"bilinear", "bicubic"}
+
+
+def test_a_rectangle_is_covered_and_an_image_of_its_size_stays_as_it_is():
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 40, 3), dtype=np.uint8)
+    image = PilImage("", Image.fromarray(pixels))
+    whole = ResizeCenterCrop((16, 40), shorter_side=40)
+    np.testing.assert_array_equal(whole(image, sample_rng(0, 0, 0))["image"], pixels)
+    assert resize_to_cover(16, 40, (16, 40), 1.25) == (20, 50)
+    assert resize_to_cover(100, 50, (16, 40), 1.0) == (80, 40)
+    assert resize_to_cover(50, 300, (16, 40), 1.0) == (16, 96)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from plsc_mae.models.pos_embed import resize_pos_embed, sincos_2d, sinusoid_1d
+from plsc_mae.parity.oracle.layers import position_table
 
 pytestmark = pytest.mark.compat
 
@@ -34,11 +35,20 @@ def test_column_first_on_a_rectangle():
     np.testing.assert_allclose(table[:, 4], np.sin(rows))
 
 
-@pytest.mark.parametrize(("side", "dim"), [(8, 48), (14, 64)])
-def test_row_first_is_mae_privs(golden, side, dim):
+@pytest.mark.parametrize(("grid", "dim"), [((8, 8), 48), ((14, 14), 64), ((4, 6), 16)])
+def test_row_first_is_mae_privs(golden, grid, dim):
     """Its tables are computed in float32; 2e-6 as recorded."""
-    expected = golden("mae/priv_pos_embed")[f"output/priv2d_{side}x{side}_{dim}"]
-    np.testing.assert_allclose(sincos_2d(dim, (side, side), row_first=True), expected, atol=2e-6)
+    expected = golden("mae/priv_pos_embed")[f"output/priv2d_{grid[0]}x{grid[1]}_{dim}"]
+    np.testing.assert_allclose(sincos_2d(dim, grid, row_first=True), expected, atol=2e-6)
+    np.testing.assert_allclose(position_table("row first", dim, grid), expected, atol=2e-6)
+
+
+def test_row_first_on_a_rectangle_is_the_table_of_the_transposed_grid():
+    table = sincos_2d(8, (3, 7), row_first=True)
+    first, second = np.divmod(np.arange(21), 3)
+    np.testing.assert_allclose(table[:, 0], np.sin(first))
+    np.testing.assert_allclose(table[:, 4], np.sin(second))
+    np.testing.assert_array_equal(table, sincos_2d(8, (7, 3))[:, [4, 5, 6, 7, 0, 1, 2, 3]])
 
 
 def test_the_sinusoid_is_mae_pytorchs(golden):

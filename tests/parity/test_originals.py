@@ -100,6 +100,25 @@ def test_a_checkout_of_cae_is_run(checkout, options):
 
 
 @needs_torch
+def test_packages_that_the_network_does_not_use_need_not_be_installed(tmp_path):
+    """As Atten4Vis/CAE imports them: through a module of tools, with decorators, subpackages and versions."""
+    folder = standins.make_checkout(tmp_path, timm=not has("timm"))
+    (folder / "tools_of_others.py").write_text(
+        "import attr, ftfy, requests\n"
+        "from einops import rearrange\n"
+        "from einops.layers.torch import Rearrange\n"
+        "from pkg_resources import packaging\n"
+        "from tensorboardX import SummaryWriter\n"
+        "old = packaging.version.parse('1.0') < packaging.version.parse('2.0')\n"
+        "@attr.s(eq=False)\nclass Decorated:\n    size: int = attr.ib(default=4)\n"
+        "assert isinstance(Decorated, type)\n"
+    )
+    file = folder / "models/modeling_cae.py"
+    file.write_text(f"import tools_of_others\n{file.read_text().replace('from __future__ import annotations', '')}")
+    assert compare(CAE, CAE_ORIGINAL, str(folder)).failures() == []
+
+
+@needs_torch
 def test_code_that_differs_is_found(tmp_path):
     """The decoder of this checkout adds its positions twice."""
     folder = standins.make_checkout(tmp_path, timm=not has("timm"))

@@ -68,6 +68,15 @@ def test_resume_names_a_file(run):
 
 
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
+def test_tensors_that_the_run_has_no_place_for_are_not_dropped(run, capsys):
+    """Such as the third block of the checkpoint's encoder."""
+    run.here("first", "--batch_size 12 --epochs 1 --max_train_step 2 --depth 3")
+    command = run.arguments("second", f"--batch_size 12 --depth 2 --resume {run.folder / 'first/checkpoint-latest.pd'}")
+    assert main(["pretrain", *command]) == 2
+    assert "12 have no place in the network (encoder.blocks.2." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("run", ["mae"], indirect=True)
 def test_damaged_checkpoints_are_passed_over_but_not_all_of_them(run, capsys):
     flags = "--batch_size 12 --save_ckpt_steps 3"
     whole = run.here("cut", f"{flags} --max_train_step 9")

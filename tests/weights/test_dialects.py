@@ -340,7 +340,8 @@ def test_sizes_of_encoders_are_read_off():
         assert sizes == {
             **{"img_size": 24, "patch_size": 4, "in_chans": 1, "embed_dim": 48, "depth": 3, "num_heads": 6},
             **{"mlp_ratio": 2.0, "class_token": True, "layer_scale": 0.1, "k_bias": False},
-            **{"relative_positions": "shared", "final_norm": False},
+            **{"relative_positions": "shared", "final_norm": False, "qk_norm": False, "register_tokens": 0},
+            "prefix_positions": None,
         }
     exported = weights.export(model, "beit")
     del exported["rel_pos_bias.relative_position_bias_table"]

@@ -138,8 +138,9 @@ def position_table(kind: Positions, dim: int, grid: tuple[int, int]) -> Array:
     """Return a table [L, D] of fixed position embeddings, rounded to float32 as every implementation stores it.
 
     "row first" and "column first" use half of the channels for the row and half for the column. Each half holds the
-    sines, then the cosines, of position * 10000^-(i / (D/4)). "sinusoid" alternates sine and cosine of the raster index
-    (Vaswani et al. 2017).
+    sines, then the cosines, of position * 10000^-(i / (D/4)). On a rectangle "row first" encodes (k // h, k % h) of
+    entry k, like the table of w x h patches, because MAE-priv and CAE exchange the sides. "sinusoid" alternates sine
+    and cosine of the raster index (Vaswani et al. 2017).
     """
     rows, columns = grid
     index = np.arange(rows * columns, dtype=np.float64)
@@ -149,7 +150,7 @@ def position_table(kind: Positions, dim: int, grid: tuple[int, int]) -> Array:
         table = np.where(np.arange(dim) % 2 == 0, np.sin(angle), np.cos(angle))
     else:
         frequency = np.power(10000.0, -np.arange(dim // 4) / (dim // 4))
-        row, column = (axis[:, None] * frequency for axis in np.divmod(index, columns))
-        first, second = (row, column) if kind == "row first" else (column, row)
+        slow, fast = (axis[:, None] * frequency for axis in np.divmod(index, rows if kind == "row first" else columns))
+        first, second = (slow, fast) if kind == "row first" else (fast, slow)
         table = np.concatenate([np.sin(first), np.cos(first), np.sin(second), np.cos(second)], axis=1)
     return table.astype(np.float32).astype(np.float64)

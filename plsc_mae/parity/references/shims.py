@@ -1,9 +1,14 @@
-"""Shims for names that code of 2020 and 2021 uses and that PyTorch, NumPy and timm have removed since."""
+"""Shims for names that code of 2020 and 2021 uses and that PyTorch, NumPy and timm have removed since.
+
+Also stand-ins for packages that the originals import beside their network, for tokenizers, logs and downloads.
+"""
 
 from __future__ import annotations
 
 import collections.abc
 import functools
+import importlib.abc
+import importlib.machinery
 import math
 import sys
 import types
@@ -21,6 +26,63 @@ def install() -> None:
             setattr(np, name, kind)
     if not torch.cuda.is_available():  # Atten4Vis/CAE moves a table to its input's device by .cuda(device)
         torch.Tensor.cuda = _identity
+
+
+# Imported by Atten4Vis/CAE for its tokenizers, CLIP and logs; neither its network nor its loss uses them.
+UNUSED_PACKAGES = frozenset({"attr", "attrs", "einops", "ftfy", "pkg_resources", "regex", "requests", "tensorboardX"})
+
+
+def stand_in(packages: frozenset[str] = UNUSED_PACKAGES) -> None:
+    """Let `import` succeed for packages that are not installed; an installed package is imported as usual.
+
+    A name of such a package is a `_Nothing`, with which no tensor can be computed.
+    """
+    sys.meta_path.append(_Finder(packages))
+
+
+class _Nothing:
+    """A stand-in for any function or class: a decorator that changes nothing, and no value for a computation."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        decorates = len(args) == 1 and not kwargs and isinstance(args[0], (type, types.FunctionType))
+        return args[0] if decorates else self
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __lt__(self, other: object) -> bool:  # of versions, on import
+        return False
+
+
+class _Package(types.ModuleType):
+    """An empty package whose every name is a `_Nothing`."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Nothing()
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the modules of packages by name; it is asked last, so that installed packages come first."""
+
+    def __init__(self, packages: frozenset[str]) -> None:
+        self.packages = packages
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        """Return the spec of an empty module of one of the packages; None for other modules."""
+        if fullname.partition(".")[0] in self.packages:
+            return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+        return None
+
+    def create_module(self, spec: Any) -> Any:
+        """Return the empty module."""
+        return _Package(spec.name)
+
+    def exec_module(self, module: Any) -> None:
+        """Do nothing."""
 
 
 def _identity(tensor: Any, *_args: Any, **_kwargs: Any) -> Any:

@@ -20,6 +20,7 @@ from paddle import Tensor
 from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import plain_values
 from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.loading.completeness import TEACHERS, require_complete
 from plsc_mae.optim import load_optimizer_state, master_weights, optimizer_tensors, stored_optimizer_state
 from plsc_mae.parallel.gather import Collection, Holdings
 from plsc_mae.parallel.tensor import my_part, shard_of, shards_of
@@ -29,6 +30,7 @@ from plsc_mae.train.checkpoint.file import LazyDict
 from plsc_mae.train.log.meters import Meters
 from plsc_mae.train.observers.online_probe import OnlineProbe
 from plsc_mae.train.step import Accumulation, Stepper
+from plsc_mae.weights.convert import LoadReport
 from plsc_mae.weights.finite import require_finite
 from plsc_mae.weights.reader import Checkpoint
 
@@ -289,6 +291,12 @@ class RunState:
             if tensor.dtype in HALVES and name in self.stepper.params:
                 copies[name] = part
             tensor.set_value(paddle.to_tensor(part).astype(tensor.dtype))
+        if self.world.pipeline.size == 1:  # a stage of a pipeline has some of the blocks only
+            names = self.task.model.state_dict()
+            report = LoadReport(
+                "plsc_mae", list(names), unexpected=[name for name in stored.model if name not in names]
+            )
+            require_complete(self.task.model, report, str(stored.path), idle=TEACHERS)
         return copies
 
     def _check_kind(self, stored: Checkpoint) -> None:

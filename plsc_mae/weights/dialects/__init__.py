@@ -23,6 +23,7 @@ NATIVE = Dialect(
     "plsc_mae",
     foreign_name=lambda name: name,
     transposes_linear=False,
+    newer_parts=True,
     recognizes=lambda tensors: (
         "encoder.patch_embed.proj.weight" in tensors and not _BEYOND_THE_ENCODER.isdisjoint(tensors)
     ),

@@ -22,9 +22,11 @@ def infer_arguments(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, 
         CheckpointError: the tensors contain no encoder.
     """
     encoder = infer_encoder(tensors, dialect, path)
-    token = tensor_of_rank(tensors, dialect.foreign_name("decoder.mask_token"), 3, path)
-    has_decoder = token is not None and dialect.foreign_name("decoder.embed.weight") in tensors
-    width: Any = token.shape[-1] if has_decoder and token is not None else None
+    token = None  # an encoder alone may have a mask token too, of any shape (DINOv2)
+    if dialect.foreign_name("decoder.embed.weight") in tensors:
+        token = tensor_of_rank(tensors, dialect.foreign_name("decoder.mask_token"), 3, path)
+    has_decoder = token is not None
+    width: Any = None if token is None else token.shape[-1]
     heads = DECODER_HEADS.get(width) if encoder["k_bias"] else width and max(width // HEAD_DIM, 1)
     return {
         **{name: encoder[name] for name in _OPTIONS},

@@ -33,6 +33,8 @@ class Dialect:
         recognizes: returns True if a file's tensors have this dialect, judged by their names and shapes.
         holds: returns True if networks of this dialect have all the given tensors (names in the base naming); checked
             before writing.
+        newer_parts: whether the code base has normalized queries and keys, register tokens, and position tables without
+            a row for the class token.
         norm_eps: eps of the blocks' layer norms if it is not 1e-6.
         key: key of the network's tensors in a file; empty for a file that is a flat table.
         decode: rewrites tensors into the base naming; None if that is the naming of the files.
@@ -45,6 +47,7 @@ class Dialect:
     recognizes: Callable[[Tensors], bool]
     copies: Mapping[str, str] = field(default_factory=dict)
     holds: Callable[[Collection[str]], bool] = lambda _names: True
+    newer_parts: bool = False
     norm_eps: float | None = None
     key: str = "model"
     decode: Rewrite | None = None

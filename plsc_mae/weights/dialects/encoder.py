@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from plsc_mae.errors import CheckpointError
 from plsc_mae.weights.dialects.base import Array, Dialect, Tensors, count_blocks, tensor_of_rank
 from plsc_mae.weights.dialects.cae import HEADS as CAE_HEADS
 from plsc_mae.weights.dialects.facebook import HEADS as MAE_HEADS
+from plsc_mae.weights.dialects.grids import prefix_positions, square_side
 
 RELATIVE_TABLE = "relative_position_bias_table"
 
 
-def position_side(count: int, prefix: int) -> int | None:
-    """Return the side, in patches, of a position table's square grid, or None if the grid is not square.
-
-    Args:
-        count: number of rows of the table.
-        prefix: number of rows that belong to no patch, such as 1 for a class token.
-    """
-    side = math.isqrt(max(count - prefix, 0))
-    return side if side * side == count - prefix else None
-
-
 def relative_side(count: int) -> int | None:
     """Return the side, in patches, of the grid of a relative position table with `count` rows; None if not square."""
-    side = position_side(count, 3)
+    side = square_side(count - 3)
     return None if side is None or side % 2 == 0 else (side + 1) // 2
 
 
 def infer_encoder(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, Any]:
     """Infer the `VisionTransformer` arguments of an encoder, except `positions`, from its tensors.
 
-    `num_heads` becomes None unless there is a table of relative positions or the width is a published one. `img_size`
-    becomes None unless there is a position table of a square grid.
+    `num_heads` becomes None unless there is a table of relative positions, a norm of queries, or the width is a
+    published one. `img_size` becomes None unless there is a position table of a square grid.
 
     Raises:
         CheckpointError: the tensors contain no encoder.
@@ -55,9 +44,18 @@ def infer_encoder(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, An
     layer_scale = find("blocks.0.gamma_1", 1) is not None
     table = find("pos_embed", 3)
     side = None if relative is None else relative_side(len(relative))
+    k_bias, query_norm = find("blocks.0.attn.q_bias", 1) is None, find("blocks.0.attn.q_norm.weight", 1)
+    registers = find("register_tokens", 3)
+    register_tokens, prefix = 0 if registers is None else registers.shape[1], None
     if table is not None:
-        side = position_side(table.shape[1], int(class_token))
-    heads = (CAE_HEADS if layer_scale else MAE_HEADS).get(embed_dim) if relative is None else relative.shape[1]
+        prefix = prefix_positions(table.shape[1], int(class_token), register_tokens)
+        side = None if prefix is None else square_side(table.shape[1] - prefix)
+    if query_norm is not None:
+        heads = embed_dim // len(query_norm)
+    elif relative is not None:
+        heads = relative.shape[1]
+    else:  # CAE's networks have layer scales and no bias of keys
+        heads = (CAE_HEADS if layer_scale and not k_bias else MAE_HEADS).get(embed_dim)
     return {
         "img_size": None if side is None else side * patch_size,
         "patch_size": patch_size,
@@ -68,9 +66,12 @@ def infer_encoder(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, An
         "mlp_ratio": len(hidden) / embed_dim,
         "class_token": class_token,
         "layer_scale": 0.1 if layer_scale else 0.0,
-        "k_bias": find("blocks.0.attn.q_bias", 1) is None,
+        "k_bias": k_bias,
         "relative_positions": "per block" if own is not None else "none" if shared is None else "shared",
         "final_norm": find("norm.weight", 1) is not None,
+        "qk_norm": query_norm is not None,
+        "register_tokens": register_tokens,
+        "prefix_positions": prefix,
     }
 
 

@@ -1,11 +1,17 @@
-"""facebookresearch/mae and PLSC, which has the same names but stores linear weights in Paddle's layout."""
+"""facebookresearch/mae and PLSC, which has the same names but stores linear weights in Paddle's layout; timm.
+
+facebookresearch/mae is built on timm's ViT, so a plain ViT has one set of names. Files with parts that only newer ViTs
+have (layer scale, normalized queries and keys, register tokens) are of the dialect `timm`. DINOv2 and DeiT III have the
+same parts under slightly different names, which are read too.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import replace
 
-from plsc_mae.weights.dialects.base import Dialect, Tensors
+from plsc_mae.weights.dialects.base import Array, Dialect, NumHeads, Tensors
 
 _DECODER = {
     "mask_token": "mask_token",
@@ -21,6 +27,7 @@ _QKV_BIAS = "blocks.0.attn.qkv.bias"  # BEiT-style files have q_bias and v_bias 
 # {width: heads} of the published networks, including BUPT-PRIV/MAE-priv's; shapes do not determine the heads.
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1664: 16}
 DECODER_HEADS = {512: 16}
+_NEWER = (".ls1.", ".gamma_1", ".q_norm.", "reg_token", "register_tokens")  # parts that only timm's ViT has
 
 
 def foreign_name(name: str) -> str:
@@ -52,11 +59,20 @@ def lacks(names: Collection[str], *parts: str) -> bool:
 
 
 def holds(names: Collection[str]) -> bool:
-    """Return True if timm's ViT can have tensors of these names: a class token, and none of BEiT's additions."""
-    return "cls_token" in names and lacks(names, ".q_bias", ".gamma_", "relative_position")
+    """Return True if the ViT of facebookresearch/mae can have tensors of these names.
+
+    It has a class token, and none of the additions of BEiT and of newer ViTs.
+    """
+    return "cls_token" in names and lacks(names, ".q_bias", ".gamma_", "relative_position", *_NEWER)
 
 
-FACEBOOK = Dialect("facebook", foreign_name, True, lambda tensors: _has_rows(tensors, out_first=True), holds=holds)
+FACEBOOK = Dialect(
+    "facebook",
+    foreign_name,
+    True,
+    lambda tensors: _has_rows(tensors, out_first=True) and lacks(tensors, *_NEWER),
+    holds=holds,
+)
 PLSC = Dialect(
     "plsc",
     lambda name: paddle_name(foreign_name(name)),
@@ -64,9 +80,46 @@ PLSC = Dialect(
     lambda tensors: _has_rows(tensors, out_first=False),
     holds=holds,
 )
-# facebookresearch/mae is built on timm, so their names are equal. Files of timm are detected as facebook; the separate
-# dialect is for writing.
-TIMM = replace(FACEBOOK, name="timm", key="", holds=lambda names: holds(names) and lacks(names, "head.0.", "head.1."))
+
+# Our names -> timm's.
+_TIMM = {".gamma_1": ".ls1.gamma", ".gamma_2": ".ls2.gamma", "register_tokens": "reg_token"}
+# Blocks in chunks, blocks.CHUNK.NUMBER.REST, as facebookresearch/dinov2 saves them in training.
+_CHUNKED = re.compile(r"^blocks\.\d+\.(?P<block>\d+\..+)$")
+
+
+def timm_name(name: str) -> str:
+    """Translate our name as for facebookresearch/mae, and layer scales and registers to timm's names."""
+    return _newer_name(foreign_name(name))
+
+
+def _newer_name(name: str) -> str:
+    for ours, theirs in _TIMM.items():
+        if name == ours or (ours.startswith(".") and name.endswith(ours)):
+            return name.removesuffix(ours) + theirs
+    return name
+
+
+def _decode_timm(tensors: Tensors, _heads: NumHeads) -> dict[str, Array]:
+    """Rename layer scales of DeiT III, registers and chunked blocks of DINOv2 to timm's names."""
+    return {_newer_name(_CHUNKED.sub(r"blocks.\g<block>", name)): value for name, value in tensors.items()}
+
+
+def _recognizes_timm(tensors: Tensors) -> bool:
+    chunked = {_CHUNKED.sub(r"blocks.\g<block>", name): value for name, value in tensors.items()}
+    return _has_rows(chunked, out_first=True)
+
+
+TIMM = replace(
+    FACEBOOK,
+    name="timm",
+    foreign_name=timm_name,
+    recognizes=_recognizes_timm,  # after `facebook`, which recognizes files without newer parts
+    holds=lambda names: lacks(names, ".q_bias", "relative_position", "head.0.", "head.1."),
+    newer_parts=True,
+    key="",
+    decode=_decode_timm,
+    encode=lambda arrays, _heads: dict(arrays),
+)
 
 
 def published_heads(name: str, width: int) -> int | None:

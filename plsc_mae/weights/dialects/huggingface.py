@@ -1,8 +1,8 @@
-"""Hugging Face transformers: ViTMAEForPreTraining, ViTMAEModel and ViTForImageClassification.
+"""Hugging Face transformers: ViTMAEForPreTraining, ViTMAEModel, ViTForImageClassification and, to read, Dinov2Model.
 
-The base naming is facebookresearch/mae's. Query, key and value are stored separately. Names are written as in files of
-the Hub and of transformers 4; names of transformers 5 can be read too. The eps of the layer norms defaults to 1e-12 in
-transformers' config, while the original uses 1e-6.
+The base naming is facebookresearch/mae's and timm's. Query, key and value are stored separately. Names are written as
+in files of the Hub and of transformers 4; names of transformers 5 can be read too. The eps of the layer norms defaults
+to 1e-12 in transformers' config, while the original uses 1e-6.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from typing import Any
 import numpy as np
 
 from plsc_mae.weights.dialects.base import Array, NumHeads, Tensors, renamed
-from plsc_mae.weights.dialects.facebook import FACEBOOK, holds, lacks
+from plsc_mae.weights.dialects.facebook import FACEBOOK, holds, lacks, timm_name
 
 _PARTS = ("query", "key", "value")
 # Prefixes of the network and of a block, theirs -> base naming; the first match is used.
 _NETWORK = {
     "vit.embeddings.cls_token": "cls_token",
     "vit.embeddings.position_embeddings": "pos_embed",
+    "vit.embeddings.register_tokens": "reg_token",
+    "vit.embeddings.mask_token": "mask_token",
+    "vit.pooler": "pooler",
     "vit.embeddings.patch_embeddings.projection": "patch_embed.proj",
     "vit.encoder.layer": "blocks",
     "vit.layernorm": "norm",
@@ -40,10 +43,13 @@ _BLOCK = {
     "output.dense": "mlp.fc2",
     "layernorm_before": "norm1",
     "layernorm_after": "norm2",
+    "layer_scale1.lambda1": "ls1.gamma",
+    "layer_scale2.lambda1": "ls2.gamma",
 }
 # Names of modules and files of transformers 5, and of a ViTMAEModel saved alone -> names of transformers 4.
 _OTHER_VERSIONS = (
-    (re.compile(r"^(embeddings|encoder|layers|layernorm)\."), r"vit.\1."),
+    (re.compile(r"^(dinov2|dinov2_with_registers)\."), "vit."),
+    (re.compile(r"^(embeddings|encoder|layers|layernorm|pooler)\."), r"vit.\1."),
     (re.compile(r"^vit\.layers\."), "vit.encoder.layer."),
     (re.compile(r"^decoder\.decoder_encoder\.layer\."), "decoder.decoder_layers."),
     (re.compile(r"\.attention\.q_proj\."), ".attention.attention.query."),
@@ -101,6 +107,7 @@ def _encode(arrays: Tensors, _heads: NumHeads) -> dict[str, Array]:
 HUGGINGFACE = replace(
     FACEBOOK,
     name="huggingface",
+    foreign_name=timm_name,
     recognizes=_recognizes,
     holds=lambda names: holds(names) and lacks(names, "fc_norm.", "head.0.", "head.1."),
     key="",

@@ -1,0 +1,60 @@
+"""Check of the command lines that `plsc-mae weights inspect` prints: a line that would fail is replaced by the reason.
+
+The networks are built without values, and only names and shapes of tensors are compared, so this takes little memory.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+
+import paddle
+
+from plsc_mae.config import PHASES
+from plsc_mae.config.resolve import parse
+from plsc_mae.errors import UserError
+from plsc_mae.loading.classifier_weights import load_into_classifier
+from plsc_mae.loading.encoder import build_encoder, fill_encoder, newer_parts
+from plsc_mae.loading.networks import open_network
+from plsc_mae.methods import load_recipe
+from plsc_mae.methods.classify import build_classifier
+from plsc_mae.weights import Checkpoint
+
+FEATURES, TRAINING = ("knn", "explain", "extract"), ("finetune", "linprobe")
+
+
+def refusals(
+    stored: Checkpoint, base: Checkpoint, kind: str, uses: Mapping[str, str], heads: tuple[int, int]
+) -> dict[str, str]:
+    """Return {use: reason} for the command lines that would not accept the file.
+
+    Args:
+        stored: the file as `weights.read` returns it.
+        base: the same in the base naming of its dialect.
+        kind: kind of its network, see `contents.kind_of`.
+        uses: {use: command line}.
+        heads: numbers of heads of encoder and decoder; any number if they are unknown.
+    """
+    found = {}
+    for use, line in uses.items():
+        try:
+            with paddle.LazyGuard():
+                _try(stored, base, kind, use, line, heads)
+        except UserError as error:
+            found[use] = str(error)
+    return found
+
+
+def _try(stored: Checkpoint, base: Checkpoint, kind: str, use: str, line: str, heads: tuple[int, int]) -> None:
+    """Load the file without values as the command of a line does; raise UserError if the command would refuse it."""
+    if use in FEATURES:
+        network, _ = build_encoder(stored, heads[0])
+        fill_encoder(network, stored, dry_run=True)
+    elif use == "reconstruct":
+        open_network(stored, kind, *heads, dry_run=True)
+    elif use in TRAINING:
+        flags = line.partition(" --finetune ")[0].replace("--num_heads N", f"--num_heads {heads[0]}")
+        config = parse(shlex.split(flags)[2:], PHASES[use], prog=f"plsc-mae {use}")
+        network = build_classifier(config, 1, **newer_parts(base, config.image_size))
+        into_norm = load_recipe(config.method).norm_into_fc_norm
+        load_into_classifier(network, stored, norm_into_fc_norm=into_norm, dry_run=True)

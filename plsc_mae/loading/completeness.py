@@ -1,0 +1,145 @@
+"""The rule for all loaders: a file and a network must have the same tensors, apart from a list of known exceptions.
+
+A tensor that the network misses keeps its random value, and a tensor that has no place is ignored. Either changes the
+features without a sign of it, so both are errors, except for the tensors listed here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+
+from paddle import nn
+
+from plsc_mae.errors import CheckpointError
+from plsc_mae.weights import LoadReport
+from plsc_mae.weights.dialects.base import Array, Dialect
+
+OPTIONS_REMEDY = "give the model and the options that it was trained with"
+LIBRARY_REMEDY = "this suite has no such network; use the library that trained it"
+COMPLETE_REMEDY = "take a complete file"
+_SHOWN = 3  # names in a message
+
+# Ends of the names of computed tables, and of counters that no code reads.
+COMPUTED = ("relative_position_index", "num_batches_tracked", "position_ids")
+
+# Starts of names of networks that give targets and are not trained; a run may have none where an earlier one had.
+TEACHERS = ("alignment_encoder.", "teacher.", "teacher_network.", "momentum_encoder.")
+
+# Starts of names that belong to no encoder, in the base naming of all dialects: tokens and networks of pre-training,
+# teachers, heads and poolings. A name that ends in `.` or `_` includes all names below.
+BESIDE_THE_ENCODER = (
+    *("mask_token", "encoder.mask_token", "decoder.", "decoder_", "neck."),
+    *("regressor.", "regresser.", "regressor_and_decoder.", "encoder_to_", "bridge.", "bridge_norm.", "rd_pos_embed"),
+    *TEACHERS,
+    *("head.", "fc_norm.", "pre_logits.", "pooler.", "query_token", "attentive_blocks.", "linear_blocks."),
+    *("dino_head.", "ibot_head.", "projector.", "predictor.", "projection_head.", "extra."),
+)
+
+# The same for names that belong to no network of pre-training: teachers, and heads for other purposes.
+BESIDE_A_NETWORK = (
+    *TEACHERS,
+    *("head.", "fc_norm.", "dino_head.", "ibot_head.", "projector.", "predictor.", "projection_head.", "extra."),
+)
+
+# (pattern of a tensor's name in any dialect, the part of a network that this suite lacks)
+_UNSUPPORTED = (
+    (r"\bmlp\.(w12|w1|w2|w3|fc1_g|fc1_x|weights_in|weights_out|gate_proj|up_proj)\b", "gated MLPs (SwiGLU)"),
+    (r"\bmlp\.norm\.|\battn\.(norm|inner_attn_ln|ln)\.|\bffn_ln\.", "norms inside attention or MLP"),
+    (r"\brope\b|\brope_embed\b|\brotary|\binv_freq\b|freqs_(cos|sin)|\bperiods\b", "rotary positions"),
+    (r"\battn_pool\.|\bhead\.(probe|attention)\b|\bmap_head\b", "attention pooling (MAP)"),
+    (r"\bdist_token\b|\bdistillation_token\b|\bhead_dist\b|\bdistillation_classifier\b", "a distillation token"),
+    (r"\bnorm_pre\.|\bpre_layrnorm\.|\bln_pre\.", "a norm before the blocks (CLIP)"),
+    (r"\bpatch_embed\.(norm|backbone|stem|conv|proj\.\d)", "another patch embedding"),
+    (r"\blora_|\badapter", "adapters (LoRA); merge them into the weights first"),
+    (r"\bnorm\d?_(img|txt)\b|\bcross_attn\b|\bself_attn\b", "another kind of block"),
+    (r"\battns\.\d|\bffns\.\d|\bin_proj\.|\bmlp_out_proj\.", "parallel attention and MLP"),
+)
+
+
+def unsupported_part(names: Iterable[str]) -> str:
+    """Return the part of a network that this suite lacks and the first tensor that shows it; empty if none is known."""
+    for name in names:
+        for pattern, part in _UNSUPPORTED:
+            if re.search(pattern, name):
+                return f"{part}, see {name}"
+    return ""
+
+
+def refuse_unsupported(tensors: Mapping[str, Array], rules: Dialect, path: str) -> None:
+    """Raise CheckpointError if tensors, in base naming, show a part of an encoder that this suite lacks.
+
+    Only tensors that neither lie beside the encoder nor have a counterpart here are judged by their names.
+    """
+    start = rules.foreign_name("encoder.blocks.0.")
+    found = unsupported_part(name for name in tensors if not name.startswith(BESIDE_THE_ENCODER))
+    norms = (f"{start}norm1", f"{start}attn.q_norm", f"{start}attn.k_norm")
+    without_shift = [norm for norm in norms if f"{norm}.weight" in tensors and f"{norm}.bias" not in tensors]
+    fc1, fc2 = (tensors.get(f"{start}mlp.{layer}.weight") for layer in ("fc1", "fc2"))
+    if not found and without_shift:
+        found = f"norms without a shift (RMS norm), see {without_shift[0]}.weight"
+    if not found and fc1 is not None and fc2 is not None and fc1.ndim == fc2.ndim == 2:
+        outer, inner = (0, 1) if rules.transposes_linear else (1, 0)
+        if fc1.shape[outer] == 2 * fc2.shape[inner]:
+            found = f"gated MLPs (SwiGLU), see {start}mlp.fc1.weight, which is twice as wide as the next layer"
+    if found:
+        raise CheckpointError(f"{path} holds a network with {found}; {LIBRARY_REMEDY}")
+
+
+def fixed_tables(network: nn.Layer) -> set[str]:
+    """Return the names of the position tables that a network computes; a file may lack them."""
+    return {name for name, _ in network.named_buffers() if name.endswith("pos_embed")}
+
+
+def left_over(report: LoadReport, idle: Collection[str] = ()) -> list[str]:
+    """Return the file's tensors that have no place in the network and are no known exception.
+
+    Args:
+        report: the result of loading.
+        idle: starts of the names of tensors that the caller has no use for, such as `BESIDE_THE_ENCODER`.
+    """
+    return [name for name in report.unexpected if not name.endswith(COMPUTED) and not name.startswith(tuple(idle))]
+
+
+def require_complete(
+    network: nn.Layer,
+    report: LoadReport,
+    path: str,
+    *,
+    idle: Collection[str] = (),
+    absent: Collection[str] = (),
+    part: str = "network",
+    by_options: bool = True,
+) -> None:
+    """Check that a file had all tensors of a network, and nothing that has no place there.
+
+    Args:
+        network: the network that was loaded; the position tables that it computes may be missing.
+        report: the result of loading.
+        path: the file, for the message.
+        idle: see `left_over`.
+        absent: the network's tensors that the file may lack, in addition.
+        part: the part that was loaded, for the message.
+        by_options: whether the user's options, and not the file, determined the network; the remedy depends on it.
+
+    Raises:
+        CheckpointError: a tensor is missing or left over; the message names them.
+    """
+    allowed = fixed_tables(network) | set(absent)
+    missing = [name for name in report.missing if name not in allowed]
+    surplus = left_over(report, idle)
+    if not missing and not surplus:
+        return
+    found = [f"{len(report.matched)} tensors matched ({report.dialect})"]
+    found += [f"{len(missing)} are missing from the file ({_first(missing)})"] if missing else []
+    found += [f"{len(surplus)} have no place in the network ({_first(surplus)})"] if surplus else []
+    unsupported = unsupported_part(surplus)
+    reason = f": it has {unsupported}, which this suite lacks" if unsupported else ""
+    remedy = OPTIONS_REMEDY if by_options else LIBRARY_REMEDY if surplus else COMPLETE_REMEDY
+    what = f"another {part}" if surplus or by_options else f"an incomplete {part}"
+    raise CheckpointError(f"{path} holds {what}: {', '.join(found)}{reason}; {remedy}")
+
+
+def _first(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
