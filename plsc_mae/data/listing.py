@@ -22,7 +22,9 @@ from plsc_mae.file_kinds import EMPTY, REMEDIES, read_head, recognize
 from plsc_mae.names import escape_name
 
 SPLIT_NAMES = frozenset({"train", "val", "valid", "validation", "test"})
-_SPLIT_LIKE = re.compile(r"(train|training|val|valid|validation|test|testing|eval|dev)([-_]?(set|data|images|\d+))*")
+_SPLIT_LIKE = re.compile(
+    r"(train|training|trainval|val|valid|validation|test|testing|eval|dev)([-_]?(set|data|images|\d+))*"
+)
 _MAX_CLASSES = 1_000_000  # a larger number at the end of a line in a list file is not a label
 _MAX_LINE = 8192  # characters; Linux limits a path to 4096 bytes
 _NAMES_SHOWN = 5
@@ -155,14 +157,27 @@ def _split_folder(source: Path, split: str, flag: str, left_out: LeftOut) -> Pat
         left_out.hidden = beside.hidden
         return source / split
     similar = [name for name in folders if _is_like_split(name)]
-    if len(splits) > 1 or (folders and similar == folders):
+    if len(similar) > 1 or (folders and similar == folders):
+        example = min(similar, key=lambda name: not name.lower().startswith(split))
         raise DataError(
             f"{source} has no folder '{split}', only {_listed(folders)}; add it, or choose the folder of the images, "
-            f"for example {flag} {source / similar[0]}; {_class_reading(source, split, flag)}"
+            f"for example {flag} {source / example}; {_class_reading(source, split, flag)}"
         )
     if splits:
         _refuse_two_readings(source, splits[0], split, folders, flag)
+    _refuse_inner_splits(source, split, folders, flag)
     return source
+
+
+def _refuse_inner_splits(source: Path, split: str, folders: list[str], flag: str) -> None:
+    """Raise DataError if a folder contains splits, as in an unpacked archive, so that it is hardly a class."""
+    for name in folders:
+        inner = [found for found in sorted(SPLIT_NAMES) if (source / name / found).is_dir()]
+        if len(inner) > 1 and all(holds_images(source / name / found) for found in inner):
+            raise DataError(
+                f"{flag} {source} has two readings: its folder '{name}' has {_listed(inner)}; if these are splits, "
+                f"pass {flag} {source / name}; {_class_reading(source, split, flag)}"
+            )
 
 
 def _refuse_two_readings(source: Path, found: str, wanted: str, folders: list[str], flag: str) -> None:
@@ -275,9 +290,7 @@ def _read_list(file: Path, flag: str) -> ImageList:
     if not len(table):
         raise DataError(f"list file {file} names no image; expected 'path' or 'path label' on every line")
     if not os.path.lexists(file.parent / table[0]):
-        raise DataError(
-            f"list file {file} names {table[0]}, which is not in {file.parent}; write paths relative to the list file"
-        )
+        raise DataError(f"list file {file} names {table[0]}, which is not in {file.parent}; {_list_remedy(table[0])}")
     classes = tuple(str(label) for label in range(max(labels) + 1))
     return ImageList(table, np.frombuffer(labels, np.int64), classes, str(file.parent), str(file))
 
@@ -299,9 +312,10 @@ def _entries(file: Path, labels: array[int]) -> Iterator[str]:
                 continue
             path, label = _parse_entry(line)
             if label >= _MAX_CLASSES or (labels and (label < 0) != (labels[0] < 0)):
+                before = f" after lines with{'out' if labels[0] < 0 else ''} a label" if labels else ""
                 raise DataError(
                     f"{file} line {number}: expected 'path' on every line, or 'path label' on every line with labels "
-                    f"from 0 to {_MAX_CLASSES - 1}, got '{line}'"
+                    f"from 0 to {_MAX_CLASSES - 1}, got '{line}'{before}"
                 )
             labels.append(label)
             yield path
@@ -310,3 +324,18 @@ def _entries(file: Path, labels: array[int]) -> Iterator[str]:
 def _parse_entry(line: str) -> tuple[str, int]:
     labeled = re.fullmatch(r"(.*\S)\s+(\d+)", line)
     return (labeled[1], int(labeled[2])) if labeled else (line, -1)
+
+
+def _list_remedy(entry: str) -> str:
+    """Return the remedy for an entry of a list file that names no file."""
+    if "://" in entry:
+        return "download the images and write their paths"
+    if entry[0] in "\"'":
+        return "write paths without quotation marks"
+    if "\\" in entry:
+        return "separate folders by / and not by a backslash"
+    if re.search(r"[,;]", entry):
+        return "write 'path label' with a blank in between, labels as numbers from 0, and no line of headings"
+    if is_image(entry.split()[0]) and not is_image(entry):
+        return "write one path and at most one label per line, labels as numbers from 0"
+    return "write paths relative to the list file, and no line of headings or comments"
