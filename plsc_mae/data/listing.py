@@ -28,6 +28,7 @@ _SPLIT_LIKE = re.compile(
 _MAX_CLASSES = 1_000_000  # a larger number at the end of a line in a list file is not a label
 _MAX_LINE = 8192  # characters; Linux limits a path to 4096 bytes
 _NAMES_SHOWN = 5
+_OUTER_FOLDERS = 3  # an archive often adds folders around those of the splits
 
 
 class PathTable:
@@ -125,6 +126,8 @@ def list_images(data_path: str | Path, split: str, *, flag: str = "", labeled: b
             raise DataError(f"{flag} {source} is a pipe, socket or device; expected {_layouts(source, split)}")
         left_out = LeftOut()
         folder = _split_folder(source, split, flag, left_out)
+        if labeled and folder == source:
+            _refuse_inner_splits(source, split, flag)
         images = _list_folder(folder, left_out, labeled=labeled)
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
@@ -165,19 +168,27 @@ def _split_folder(source: Path, split: str, flag: str, left_out: LeftOut) -> Pat
         )
     if splits:
         _refuse_two_readings(source, splits[0], split, folders, flag)
-    _refuse_inner_splits(source, split, folders, flag)
     return source
 
 
-def _refuse_inner_splits(source: Path, split: str, folders: list[str], flag: str) -> None:
-    """Raise DataError if a folder contains splits, as in an unpacked archive, so that it is hardly a class."""
-    for name in folders:
-        inner = [found for found in sorted(SPLIT_NAMES) if (source / name / found).is_dir()]
-        if len(inner) > 1 and all(holds_images(source / name / found) for found in inner):
-            raise DataError(
-                f"{flag} {source} has two readings: its folder '{name}' has {_listed(inner)}; if these are splits, "
-                f"pass {flag} {source / name}; {_class_reading(source, split, flag)}"
-            )
+def _refuse_inner_splits(source: Path, split: str, flag: str) -> None:
+    """Raise DataError if a folder contains splits, as in an unpacked archive, so that it is hardly a class.
+
+    A single folder is searched three levels deep. Of several ones only the usual names are looked up, which is fast.
+    """
+    for _ in range(_OUTER_FOLDERS):
+        folders, _ = scan(source, LeftOut())
+        for name in folders:
+            inner = sorted(SPLIT_NAMES) if len(folders) > 1 else scan(source / name, LeftOut())[0]
+            found = [item for item in inner if _is_like_split(item) and holds_images(source / name / item)]
+            if len(found) > 1:
+                raise DataError(
+                    f"{flag} {source} has two readings: its folder '{name}' has {_listed(found)}; if these are splits, "
+                    f"pass {flag} {source / name}; {_class_reading(source, split, flag)}"
+                )
+        if len(folders) != 1:
+            return
+        source /= folders[0]
 
 
 def _refuse_two_readings(source: Path, found: str, wanted: str, folders: list[str], flag: str) -> None:

@@ -144,17 +144,25 @@ def test_the_proposed_folder_is_that_of_the_split(tmp_path, wanted, example):
         ("data/train/a/0.png", "data/val/a/0.png"),  # an archive with its outer folder
         ("images/train/0.png", "images/val/0.png", "labels/train/0.png"),
         ("cat/train/0.png", "cat/test/0.png", "dog/train/0.png", "dog/test/0.png"),
+        ("Data/Train/0.png", "Data/Val/0.png"),
     ],
 )
 @pytest.mark.parametrize("wanted", ["train", "val"])
 def test_folders_that_contain_splits_have_two_readings(tmp_path, names, wanted):
     touch(tmp_path / "data", *names)
     first = names[0].split("/")[0]
-    with pytest.raises(DataError, match=f"'{first}' has .*train.*pass --data_path {tmp_path}/data/{first};"):
+    with pytest.raises(DataError, match=f"'{first}' has .*[Tt]rain.*pass --data_path {tmp_path}/data/{first};"):
         list_images(tmp_path / "data", wanted)
     (tmp_path / "NEW").mkdir()
     (tmp_path / "NEW" / wanted).symlink_to(tmp_path / "data")
     assert len(list_images(tmp_path / "NEW", wanted)) == len(names)
+    assert len(list_images(tmp_path / "data", wanted, labeled=False)) == len(names)
+
+
+def test_splits_are_found_below_several_outer_folders(tmp_path):
+    touch(tmp_path, "a/b/c/train/0.png", "a/b/c/val/0.png", "a/readme.txt")
+    with pytest.raises(DataError, match=f"pass --data_path {tmp_path}/a/b/c;"):
+        list_images(tmp_path, "train")
 
 
 def test_a_subfolder_named_like_one_split_is_part_of_its_class(tmp_path):
