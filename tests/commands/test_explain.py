@@ -24,6 +24,7 @@ def draw(trained, images, tmp_path, capfd):
 
     def run(flags: str = "", img_path=None, model=None) -> tuple[int, str, str]:
         model = model or trained() / "checkpoint-1.pd"
+        capfd.readouterr()  # of the training
         line = f"explain --model_path {model} --img_path {img_path or images} --save_path {tmp_path}/panels {flags}"
         code = main(line.split())
         return code, *capfd.readouterr()
@@ -52,6 +53,30 @@ def test_a_folder_gives_a_panel_per_image_and_a_sheet(draw, panels, tmp_path):
     with Image.open(tmp_path / "panels/sheet.png") as sheet:
         assert sheet.height > 4 * 224
         assert np.asarray(sheet).std() > 10
+
+
+def test_the_sheet_of_another_command_is_kept(draw, images, trained, tmp_path):
+    model = trained() / "checkpoint-1.pd"
+    line = f"reconstruct --model_path {model} --img_path {images} --save_path {tmp_path}/panels --max_images 2"
+    assert main(line.split()) == 0
+    theirs = (tmp_path / "panels/sheet.png").read_bytes()
+    for _ in range(2):
+        code, out, err = draw("--max_images 2")
+        assert code == 0, err
+        assert out.splitlines()[-1] == f"{tmp_path}/panels/sheet-explain.png"
+    assert (tmp_path / "panels/sheet.png").read_bytes() == theirs
+    assert len(list((tmp_path / "panels").iterdir())) == 6
+
+
+def test_a_link_to_the_folder_of_the_panels_is_refused(draw, tmp_path):
+    (tmp_path / "panels").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "panels/0.png")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a").symlink_to(tmp_path / "panels")
+    code, _, err = draw(img_path=tmp_path / "in")
+    assert code == 2
+    assert "--save_path" in err
+    assert [path.name for path in (tmp_path / "panels").iterdir()] == ["0.png"]
 
 
 def test_options_change_the_picture(draw, images, panels):
