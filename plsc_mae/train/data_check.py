@@ -133,7 +133,7 @@ def _describe(images: ImageList, bad: list[BadFile]) -> str:
     """Return the number of bad files of a list and the reasons of the first ones."""
     first = "; ".join(file.reason for file in bad[:_NAMED_FILES])
     more = f"; and {len(bad) - _NAMED_FILES} more" if len(bad) > _NAMED_FILES else ""
-    return f"{len(bad)} of {len(images)} files of {images.root} cannot be used: {first}{more}"
+    return f"{len(bad)} of {len(images)} files of {images.source} cannot be used: {first}{more}"
 
 
 def _digest(images: ImageList, values: PixelRange | None) -> str:

@@ -13,14 +13,17 @@ from typing import Any, NamedTuple
 from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import to_yaml
 from plsc_mae.errors import CheckpointError
+from plsc_mae.files import refuse_foreign
 from plsc_mae.train.checkpoint import file as checkpoint_file
-from plsc_mae.train.checkpoint.run_record import RunRecord, read_record, record_path, write_record
+from plsc_mae.train.checkpoint.run_record import RunRecord, read_record, record_path, require_own_record, write_record
 from plsc_mae.train.log.append_file import VISUALDL_FILE, has_visualdl_records, replace_content
 
 logger = logging.getLogger(__name__)
 
 LOGS = ("train.jsonl", "log.txt")
 CONFIG = "config.yaml"
+_OWN_CONFIG = "config-" + 12 * "[0-9a-f]" + ".yaml"  # where config.yaml is a file of the user
+_CONFIG_SIGN = "# all options of "
 _REPORTS = ("spikes.jsonl", "nonfinite-*.json")
 _CHECKPOINTS = "*checkpoint-*.pd"  # of any --exp_name
 
@@ -109,13 +112,13 @@ class _RunFiles:
         """Return all files that runs have written."""
         records = [self._records] if self._records.exists() else []
         partial = _CHECKPOINTS + checkpoint_file.TEMPORARY
-        names = (_CHECKPOINTS, partial, *LOGS, CONFIG, *_REPORTS, "run.json", "*_run.json")
+        names = (_CHECKPOINTS, partial, *LOGS, CONFIG, _OWN_CONFIG, *_REPORTS, "run.json", "*_run.json")
         return [*self._existing(*names), *records]
 
     def shared_logs(self) -> list[Path]:
         """Return the logs, options and reports, which two branches of a run have in common."""
         records = [self._records] if self._records.exists() else []
-        return [*self._existing(*LOGS, CONFIG, _REPORTS[0], self._record_path.name), *records]
+        return [*self._existing(*LOGS, CONFIG, _OWN_CONFIG, _REPORTS[0], self._record_path.name), *records]
 
     def later_than(self, step: int) -> list[Path]:
         """Return the checkpoints of more than `step` updates."""
@@ -281,6 +284,8 @@ def prepare_folder(config: TrainingConfig, start: Start) -> None:
             _keep(file, spare, move=False)
         if path in start.displaced:
             _keep(path, spare, move=False)
+        else:
+            require_own_record(path)
         write_record(path, start.record)
         for file in start.displaced:
             if file != path:
@@ -298,11 +303,18 @@ def prepare_folder(config: TrainingConfig, start: Start) -> None:
 
 
 def _write_config(config: TrainingConfig, start: Start) -> None:
-    """Write config.yaml, without the options that concern this start alone."""
+    """Write config.yaml, without the options that concern this start alone; a file of the user keeps its name."""
     source = f", which started from {start.record.origin}" if start.record.origin else ""
-    header = f"# all options of run {start.record.run}{source}; repeat it with --config\n"
+    header = f"{_CONFIG_SIGN}run {start.record.run}{source}; repeat it with --config\n"
     repeated = dataclasses.replace(config, overwrite=False, resume="")
-    replace_content(Path(config.output_dir) / CONFIG, to_yaml(repeated, header).encode())
+    path = Path(config.output_dir) / CONFIG
+    try:
+        refuse_foreign(path, (_CONFIG_SIGN,))
+    except FileExistsError:
+        own = path.with_name(f"config-{start.record.run}.yaml")
+        logger.warning("%s was not written by a run and is kept; the options of this run are in %s", path, own.name)
+        path = own
+    replace_content(path, to_yaml(repeated, header).encode())
 
 
 def _spare_folder(folder: Path, run: str) -> Path:
