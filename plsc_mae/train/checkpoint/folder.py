@@ -70,10 +70,15 @@ def _choose_start(config: TrainingConfig, files: _RunFiles) -> Start:
     if config.auto_resume:
         return _continue_run(config, files)
     if files.checkpoints or files.logs:
+        spare = _spare_folder(files.folder, files.run)
+        advice = (
+            f"{files.continuing_flags(config.exp_name)} to continue that run, --overwrite to move its files to {spare}"
+        )
+        if not files.checkpoints and not (files.record and files.record.origin):
+            advice = f"--auto_resume or --overwrite to move them to {spare}"
         raise CheckpointError(
-            f"--output_dir {files.folder} holds {files.describe()}; pass {files.continuing_flags(config.exp_name)} to "
-            f"continue that run, --overwrite to move its files to {_spare_folder(files.folder, files.run)} and start a "
-            "new run, or another --output_dir"
+            f"--output_dir {files.folder} holds {files.describe()}; pass {advice} and start a new run, or another "
+            "--output_dir"
         )
     return Start(None, RunRecord())
 
@@ -143,7 +148,9 @@ class _RunFiles:
     def describe(self) -> str:
         """Return a description of the files for a message."""
         parts = [f"the logs {', '.join(path.name for path in self.logs)}"] if self.logs else []
-        if self.checkpoints:
+        if not self.checkpoints:
+            parts.append("no checkpoint")
+        else:
             newest = max(self.checkpoints, key=lambda path: path.stat().st_mtime).name
             more = len(self.checkpoints) - 1
             parts.insert(0, f"{newest} and {more} other checkpoint{'s' if more > 1 else ''}" if more else newest)

@@ -79,8 +79,11 @@ def test_a_used_folder_is_refused(folder, left, flags):
     else:
         checkpoint(folder, 3, 40, OLD if left == "checkpoint" else "")
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(CheckpointError, match=r"(?s)--output_dir .*--auto_resume.*--overwrite.*another --output_dir"):
+    with pytest.raises(
+        CheckpointError, match=r"--output_dir .*--auto_resume.*--overwrite.*another --output_dir"
+    ) as told:
         find_start(config(folder, flags))
+    assert ("continue that run" in str(told.value)) == (left != "log")  # there is nothing to continue from
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
