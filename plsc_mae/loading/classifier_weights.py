@@ -17,10 +17,11 @@ from plsc_mae.data.classes import ClassOrder
 from plsc_mae.errors import CheckpointError, flag
 from plsc_mae.loading.class_names import head_to_keep
 from plsc_mae.loading.completeness import BESIDE_THE_ENCODER, refuse_unsupported, require_complete
-from plsc_mae.loading.encoder import newer_parts
+from plsc_mae.loading.encoder import newer_parts, stored_statistics
 from plsc_mae.loading.positions import PositionFit
 from plsc_mae.loading.training_config import trained_eps
 from plsc_mae.methods import load_recipe
+from plsc_mae.methods.classify import build_normalize
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.layers import LAYER_NORM_EPS
 from plsc_mae.models.vit import VisionTransformer
@@ -29,6 +30,7 @@ from plsc_mae.weights.convert import decoded, recognize
 from plsc_mae.weights.dialects import detect
 from plsc_mae.weights.dialects.base import Array, Dialect
 from plsc_mae.weights.dialects.encoder import RELATIVE_TABLE, block_count
+from plsc_mae.weights.folders import HALVES, IMAGENET
 
 logger = logging.getLogger(__name__)
 
@@ -179,6 +181,23 @@ def _warn_of_eps(model: ImageClassifier, stored: Checkpoint) -> None:
         )
 
 
+def warn_of_statistics(stored: Checkpoint, config: ClassifyConfig) -> None:
+    """Warn if a file states another normalization of images than that of a run's options."""
+    statistics, own = stored_statistics(stored), build_normalize(config)
+    if statistics is None:
+        return
+    rows = [values.flatten().tolist() for values in (own.mean, own.std)]
+    if not np.allclose(rows, statistics, atol=1e-4):
+        flags = "--imagenet_inception_mean_and_std"
+        remedy = f"; change {flags}" if statistics in (IMAGENET, HALVES) else "; no option gives these"
+        logger.warning(
+            "%s was trained with images of mean %s and std %s, but this run normalizes them by %s and %s%s",
+            *(stored.path, list(statistics.mean), list(statistics.std)),
+            *([round(value, 4) for value in row] for row in rows),
+            remedy,
+        )
+
+
 def _fitted(
     model: ImageClassifier, tensors: Mapping[str, Array], rules: Dialect, norm_into_fc_norm: bool, *, keep_head: bool
 ) -> dict[str, Array]:
@@ -256,12 +275,12 @@ def start_from_pretraining(
         CheckpointError: the file does not hold that encoder.
     """
     recipe = load_recipe(config.method)
+    stored = weights.read_network(config.finetune, config.model_key, config.model_prefix)
+    warn_of_statistics(stored, config)
     report = load_into_classifier(
         model,
-        config.finetune,
+        stored,
         norm_into_fc_norm=recipe.norm_into_fc_norm,
-        model_key=config.model_key,
-        model_prefix=config.model_prefix,
         classes=classes,
         names_file=config.classes,
     )

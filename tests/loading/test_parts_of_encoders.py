@@ -305,7 +305,11 @@ IDLE = {
     "norm behind the pooling": {"fc_norm.weight": (DIM,), "head.weight": (3, DIM), "head.bias": (3,)},
     "DINO's heads": {"dino_head.mlp.0.weight": (4, DIM), "ibot_head.last_layer.weight_g": (4, 1)},
     "decoder": {"mask_token": (1, 1, 8), "decoder_embed.weight": (8, DIM), "decoder_blocks.0.norm1.weight": (8,)},
-    "counters and indices": {"bn.num_batches_tracked": (), "blocks.0.attn.relative_position_index": (17, 17)},
+    "counters and indices": {
+        "n_averaged": (),
+        "bn.num_batches_tracked": (),
+        "blocks.0.attn.relative_position_index": (17, 17),
+    },
 }
 
 
