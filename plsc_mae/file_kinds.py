@@ -113,7 +113,7 @@ def read_head(path: str | Path) -> bytes:
 
 
 def recognize(head: bytes) -> FileKind | None:
-    """Return the kind of the file that starts with `head`, its first 4096 bytes; None for plain text."""
+    """Return the kind of the file that starts with `head`, its first 4096 bytes; None for text of no known format."""
     if not head:
         return FileKind(EMPTY, "other")
     if head[:4] in (b"PK\3\4", b"PK\5\6", b"PK\7\x08"):
@@ -135,7 +135,7 @@ def recognize(head: bytes) -> FileKind | None:
 
 
 def require_text(path: str | Path, where: str, expected: str, error: type[UserError]) -> None:
-    """Raise `error` if a regular file is not text; pipes, as of `<(command)`, are not examined.
+    """Raise `error` if a regular file is neither text nor empty; pipes, as of `<(command)`, are not examined.
 
     Args:
         path: the file.

@@ -29,6 +29,7 @@ from plsc_mae.loading.classifier_weights import (
     load_classifier_weights,
     parts_of_start,
     start_from_pretraining,
+    warn_of_eps,
     warn_of_statistics,
 )
 from plsc_mae.loading.contents import base_of
@@ -65,7 +66,10 @@ LabeledImages = ImageList | CifarImages
 
 
 class Images(NamedTuple):
-    """Labeled images of a run. If `train` is None the classifier is only evaluated; if `val` is None, only trained."""
+    """Labeled images of a run, the number of the classifier's outputs, and the order of the classes in them.
+
+    If `train` is None, the classifier is only evaluated; if `val` is None, it is only trained.
+    """
 
     train: LabeledImages | None
     val: LabeledImages | None
@@ -173,7 +177,7 @@ def _find_training_images(config: ClassifyConfig) -> Images:
 
     Raises:
         ConfigError: there is no --data_path, or --nb_classes is smaller than the number of classes.
-        DataError: images or labels are missing, or validation images have other classes.
+        DataError: images or labels are missing, or a validation image has a class that the training images lack.
     """
     _require_data_path(config)
     train: LabeledImages
@@ -237,7 +241,12 @@ def _datasets(config: ClassifyConfig, images: Images, world: World) -> Datasets:
 
 
 def _check(datasets: Datasets, config: ClassifyConfig, world: World) -> None:
-    """Check the image files of a run, and let its data sets skip the bad ones."""
+    """Check the image files of a run, and let its data sets skip the bad ones; all processes must call.
+
+    Raises:
+        DataError: files are bad and --bad_image is error.
+        CheckpointError: the result cannot be written.
+    """
     files = {
         name: dataset
         for name, dataset in datasets._asdict().items()
@@ -311,7 +320,7 @@ def _read_trained(config: ClassifyConfig) -> Trained:
 
     Raises:
         CheckpointError: the file cannot be read, or holds no classifier.
-        DataError: --classes does not fit.
+        DataError: the file of --classes cannot be read, or has another number of names than the classifier has outputs.
     """
     stored = weights.read_network(config.resume or config.finetune, config.model_key, config.model_prefix)
     return Trained(stored, read_head(base_of(stored), config.classes))
@@ -328,6 +337,7 @@ def _load(model: ImageClassifier, config: ClassifyConfig, source: Trained | Path
         classes: classes of the run.
     """
     if isinstance(source, Trained):
+        warn_of_eps(model, source.checkpoint)
         warn_of_statistics(source.checkpoint, config)
         logger.info("%s: %s", source.head.source, load_classifier_weights(model, source.checkpoint))
     elif config.finetune:

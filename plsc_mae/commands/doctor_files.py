@@ -64,7 +64,7 @@ def examine_files(images: ImageList) -> Iterator[str | Finding]:
 
 
 def _losses(images: ImageList, notes: Sequence[int], pixel_range: depth.PixelRange | None) -> Iterator[_Losses]:
-    """Yield what is lost of the files by default, for depth, bands and pages."""
+    """Yield the files that lose depth, bands or pages by default, with a description; `indices` may be empty."""
     good = [index for index, note in enumerate(notes) if not note & Note.BAD]
     deep = [index for index in good if notes[index] & Note.DEEP]
     if deep and pixel_range is not None and pixel_range.high < depth.HALF_RANGE:

@@ -60,7 +60,7 @@ class LeftOut:
         self.suffixes[suffix] = Count(number + 1, example)
 
     def pictures(self) -> dict[str, Count]:
-        """Return the suffixes whose files are images: those of OTHER_FORMATS, or with an image as first file."""
+        """Return the counts of left-out images by suffix: suffixes in OTHER_FORMATS or whose first file is an image."""
         found = {}
         for suffix, count in self.suffixes.items():
             kind = None if suffix in OTHER_FORMATS else _kind(count.example)
@@ -87,7 +87,7 @@ def is_hidden(name: str) -> bool:
 
 
 def scan(folder: str | Path, left_out: LeftOut) -> tuple[list[str], list[str]]:
-    """Return the sorted names of (folders, files) in a folder without hidden ones, which are counted."""
+    """Return the sorted names of the (folders, files) in a folder; hidden ones are only counted in `left_out`."""
     folders, files = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -101,7 +101,7 @@ def scan(folder: str | Path, left_out: LeftOut) -> tuple[list[str], list[str]]:
 
 
 def images_in(folder: str | Path, files: list[str], left_out: LeftOut) -> list[str]:
-    """Return the names of images among the files of a folder; the others are counted."""
+    """Return the names of images among `files` of a folder; other files are counted in `left_out`."""
     images = []
     for name in files:
         if is_image(name):
@@ -137,6 +137,7 @@ def _walk(folder: str, ancestors: tuple[tuple[int, int], ...], left_out: LeftOut
 
     Raises:
         DataError: a link leads back to one of the `ancestors` (device and inode numbers) or to a folder below them.
+        OSError: a folder cannot be read.
     """
     identity = _identity(folder)
     if identity in ancestors:

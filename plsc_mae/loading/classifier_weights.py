@@ -62,7 +62,7 @@ def load_into_classifier(
 ) -> LoadReport:
     """Initialize a classifier with a checkpoint of pre-training or of another classifier.
 
-    A head is loaded only if it is for the same classes, and its outputs are then put into their order; see
+    A head is loaded only if it has the classes of the run, and its outputs are put into the order of `classes`; see
     `class_names.head_to_keep`. Learned position embeddings and relative position tables are resized to the classifier's
     grid; relative position tables that the file lacks stay at zero.
 
@@ -88,7 +88,7 @@ def load_into_classifier(
     if not isinstance(source, Checkpoint):
         source = weights.read_network(source, model_key or "", model_prefix or "")
     if not dry_run:
-        _warn_of_eps(model, source)
+        warn_of_eps(model, source)
     stored, rules = _based(source, model.num_heads)
     if probe := [name for name in _PROBE if name in stored.model]:
         raise CheckpointError(
@@ -143,7 +143,11 @@ def load_classifier_weights(
 
 
 def _based(stored: Checkpoint, num_heads: int) -> tuple[Checkpoint, Dialect]:
-    """Return a file's network in the base naming of its dialect, with rows in the order that `num_heads` implies."""
+    """Return (the file in the base naming of its dialect, the dialect); `num_heads` determines the order of rows.
+
+    Raises:
+        CheckpointError: no dialect has the tensors' names, or plsc_mae lacks a part of the network.
+    """
     stored = decoded(stored, num_heads, 1)  # a classifier needs no decoder
     rules = recognize(stored.model, str(stored.path))
     refuse_unsupported(stored.model, rules, str(stored.path))
@@ -153,12 +157,14 @@ def _based(stored: Checkpoint, num_heads: int) -> tuple[Checkpoint, Dialect]:
 def parts_of_start(config: ClassifyConfig, resumed: Path | Checkpoint | None = None) -> dict[str, Any]:
     """Return the arguments for parts of the encoder in the file that a run starts from, see `encoder.newer_parts`.
 
+    The result is empty if the run starts from random weights.
+
     Args:
         config: the options.
         resumed: checkpoint from which the run resumes, or the content of the classifier to evaluate; None without one.
 
     Raises:
-        CheckpointError: the file cannot be read, or holds an encoder with a part that this suite lacks.
+        CheckpointError: the file cannot be read, or holds an encoder with a part that plsc_mae lacks.
     """
     if isinstance(resumed, Checkpoint):
         source = resumed
@@ -171,7 +177,7 @@ def parts_of_start(config: ClassifyConfig, resumed: Path | Checkpoint | None = N
     return newer_parts(_based(source, config.num_heads or 1)[0], config.image_size)
 
 
-def _warn_of_eps(model: ImageClassifier, stored: Checkpoint) -> None:
+def warn_of_eps(model: ImageClassifier, stored: Checkpoint) -> None:
     """Warn if the weights were trained with another layer norm epsilon than the classifier's."""
     trained, own = trained_eps(stored) or LAYER_NORM_EPS, model.encoder.blocks[0].norm1._epsilon
     if trained != own:
@@ -188,13 +194,13 @@ def warn_of_statistics(stored: Checkpoint, config: ClassifyConfig) -> None:
         return
     rows = [values.flatten().tolist() for values in (own.mean, own.std)]
     if not np.allclose(rows, statistics, atol=1e-4):
-        flags = "--imagenet_inception_mean_and_std"
-        remedy = f"; change {flags}" if statistics in (IMAGENET, HALVES) else "; no option gives these"
+        option = "--imagenet_inception_mean_and_std"
+        known = {HALVES: f"give {option}", IMAGENET: f"leave out {option}"}
         logger.warning(
-            "%s was trained with images of mean %s and std %s, but this run normalizes them by %s and %s%s",
+            "%s was trained with images of mean %s and std %s, but this run normalizes them by %s and %s; %s",
             *(stored.path, list(statistics.mean), list(statistics.std)),
             *([round(value, 4) for value in row] for row in rows),
-            remedy,
+            known.get(statistics, "no option of this command gives these"),
         )
 
 
@@ -225,10 +231,10 @@ def _fitted(
 
 
 def _require_encoder(model: ImageClassifier, report: LoadReport, stored: Checkpoint, rules: Dialect) -> None:
-    """Check that file and classifier have the same encoder.
+    """Raise CheckpointError unless file and classifier have the same encoder.
 
-    The file may lack the head, the norm after the pooling and all relative position tables, and may have a final norm
-    that the classifier lacks, because it normalizes the mean of the patches.
+    The file may lack the head, the norm after the pooling and all relative position tables. It may have a final norm
+    that the classifier lacks, because the classifier can normalize the mean of the patches instead.
     """
     _check_positions(model.encoder, stored, rules)
     found, depth = block_count(stored.model, rules), len(model.encoder.blocks)
@@ -245,7 +251,10 @@ def _require_encoder(model: ImageClassifier, report: LoadReport, stored: Checkpo
 
 
 def _check_positions(encoder: VisionTransformer, stored: Checkpoint, rules: Dialect) -> None:
-    """Check the kind of fixed position embedding: MAE-priv's files store it, MAE-pytorch's do not."""
+    """Raise CheckpointError if file and encoder have different kinds of fixed position embeddings.
+
+    Files of MAE-priv contain the position table, and files of MAE-pytorch do not.
+    """
     has_table = rules.foreign_name("encoder.pos_embed") in stored.model
     if has_table and encoder.positions == "sinusoid":
         raise CheckpointError(
@@ -269,10 +278,11 @@ def start_from_pretraining(
 ) -> LoadReport:
     """Load the encoder of `config.finetune`, and initialize the head as the method's recipe does.
 
-    The head of a classifier of the run's `classes` is loaded too.
+    Fine-tuning from a classifier with the classes of the run loads its head instead.
 
     Raises:
-        CheckpointError: the file does not hold that encoder.
+        CheckpointError: see `load_into_classifier`.
+        DataError: see `load_into_classifier`.
     """
     recipe = load_recipe(config.method)
     stored = weights.read_network(config.finetune, config.model_key, config.model_prefix)

@@ -16,14 +16,17 @@ Changes = dict[str, Any]
 
 
 class Remedy(NamedTuple):
-    """Options to change together, and the cost of a step with them."""
+    """Options to change together, as {name: new value}, and the cost of a step with them."""
 
     changes: Changes
     estimate: Estimate
 
 
 def remedy(sketch: Sketch, config: TrainingConfig, devices: int, limit: float, *, flash: bool = True) -> Remedy | None:
-    """Return the first of `candidates` that reduces a step to `limit` bytes or less; None if none does."""
+    """Return the first of `candidates` with which a device needs at most `limit` bytes; None if no candidate fits.
+
+    `flash` states whether GPUs have flash attention.
+    """
     for changes in candidates(config, devices):
         changed = dataclasses.replace(config, **changes)
         try:
@@ -36,7 +39,7 @@ def remedy(sketch: Sketch, config: TrainingConfig, devices: int, limit: float, *
 
 
 def candidates(config: TrainingConfig, devices: int) -> Iterator[Changes]:
-    """Yield changes that keep the number of images per update, the cheapest first.
+    """Yield changes of options, {name: new value}, that keep the number of images per update; the cheapest come first.
 
     Recompute costs another forward pass, sharding stage 1 costs some communication, and a smaller batch costs
     efficiency. Tensor parallelism costs much communication, and sharding stages 2 and 3 cost even more.
@@ -61,7 +64,7 @@ def candidates(config: TrainingConfig, devices: int) -> Iterator[Changes]:
 
 
 def _smaller_batches(config: TrainingConfig) -> Iterator[Changes]:
-    """Yield smaller and smaller batches: half the images and twice the iterations each, while the batch is even."""
+    """Yield smaller and smaller batches; each change halves an even batch and doubles the iterations once more."""
     batch, iterations = config.batch_size, config.accum_iter
     while batch % 2 == 0:
         batch, iterations = batch // 2, iterations * 2

@@ -94,6 +94,8 @@ def test_the_config_replaces_options(network, folder):
         ({str(i): f"LABEL_{i}" for i in range(11)}, tuple(map(str, range(11)))),
         ({"first": "a"}, tuple(map(str, range(11)))),
         ({"0": "a", "12": "b"}, tuple(map(str, range(11)))),
+        ({str(i): f"class {i}" for i in range(12)}, tuple(map(str, range(11)))),
+        ({"0": "a\u001b[31m\nb", "1": "\ud800"}, ("a\\x1b[31m\\x0ab", "\\ud800", *map(str, range(2, 11)))),
     ],
 )
 def test_a_classifier_has_the_names_of_its_config(folder, labels, expected):

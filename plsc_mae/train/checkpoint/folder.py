@@ -31,10 +31,10 @@ class Start(NamedTuple):
     Attributes:
         checkpoint: the checkpoint to resume from; None if the run starts from the beginning.
         record: identity of the run; without an id if the run is a new one.
-        displaced: files of other runs, which move to a sub-folder before the run writes anything.
+        displaced: files of other runs, which `prepare_folder` moves to a sub-folder.
         copied: logs that the run continues and that another run needs too; they are copied to that sub-folder.
-        displaced_run: id of the run that wrote these files, for the name of the sub-folder; "" if it has none.
-        found: the record that the folder had; None without one.
+        displaced_run: id of the run that wrote the displaced files, for the name of the sub-folder; "" if it has none.
+        found: the run record that the folder had when the start was determined; None without one.
     """
 
     checkpoint: Path | None
@@ -50,7 +50,8 @@ def find_start(config: TrainingConfig) -> Start:
 
     Raises:
         CheckpointError: the output folder holds a run, and no option says what to do with it; the checkpoint of
-            --resume cannot be read; or --auto_resume finds no usable checkpoint of its run.
+            --resume cannot be read; or --auto_resume finds checkpoints of several runs without a record, or no usable
+            checkpoint of its run.
     """
     files = _RunFiles(config)
     return _choose_start(config, files)._replace(found=files.record)
@@ -73,7 +74,7 @@ def _choose_start(config: TrainingConfig, files: _RunFiles) -> Start:
 
 
 class _RunFiles:
-    """Files that training runs have written to an output folder and, with --log_dir, to the folder of records.
+    """Files that training runs have written to an output folder and, with --log_dir, to the folder of VisualDL records.
 
     Attributes:
         folder: the output folder.
@@ -145,10 +146,11 @@ def _run_of(footer: Mapping[str, Any]) -> str:
 
 
 def _start_from_file(path: Path, files: _RunFiles) -> Start:
-    """Return the start from the checkpoint of --resume: the run of the folder continues, or a branch of it begins.
+    """Return the start from the checkpoint of --resume: the run of the folder continues, or a new run branches off.
 
-    A checkpoint that is not the newest of its run starts a branch with a new id. Otherwise a later --auto_resume would
-    continue from the checkpoints that this run has gone back behind.
+    The run of the folder continues if the checkpoint belongs to it and no later checkpoint is in the folder. Otherwise
+    a run with a new id starts. If a run that returns to an earlier checkpoint kept its id, --auto_resume would continue
+    from the later checkpoints.
     """
     footer = checkpoint_file.read_footer(path)
     run, record = _run_of(footer), files.record
@@ -172,7 +174,15 @@ def _is_same(one: Path, two: Path) -> bool:
 
 
 def _continue_run(config: TrainingConfig, files: _RunFiles) -> Start:
-    """Return the start of --auto_resume: from the newest checkpoint of the run that the folder's record names."""
+    """Return the start of --auto_resume: from the newest checkpoint of the run that the folder's record names.
+
+    Without a checkpoint of its own, the run starts again from the checkpoint that it branched off, if any, or else from
+    the beginning.
+
+    Raises:
+        CheckpointError: all checkpoints of the run are damaged or gone, all checkpoints in the folder are of other runs
+            or of another --exp_name, or the folder has no record and checkpoints of several runs.
+    """
     record = files.record or _only_run(config, files)
     newest = checkpoint_file.find_newest(
         config.output_dir, config.exp_name, lambda footer: record.owns(_run_of(footer))
@@ -225,7 +235,7 @@ def _origin(config: TrainingConfig, record: RunRecord) -> Path:
     """Return the checkpoint from which a run without checkpoints of its own started.
 
     Raises:
-        CheckpointError: the checkpoint is gone.
+        CheckpointError: that checkpoint is gone.
     """
     path = Path(record.origin)
     for candidate in (path, Path(config.output_dir) / path.name):
@@ -251,10 +261,10 @@ def create_folder(config: TrainingConfig) -> None:
 
 
 def prepare_folder(config: TrainingConfig, start: Start) -> None:
-    """Make the output folder that of the run `start.record`; only the main process may call.
+    """Write the record and config.yaml of the run `start.record`, and move or copy the files of other runs.
 
-    The record is written first: if a kill interrupts the rest, the remaining files of another run do not count as those
-    of this run.
+    Only the main process may call. The record is written first: if a kill interrupts the rest, the remaining files of
+    another run do not count as files of this run.
 
     Raises:
         CheckpointError: the folder cannot be written, or another run has started in it since `find_start`.
@@ -296,7 +306,7 @@ def _write_config(config: TrainingConfig, start: Start) -> None:
 
 
 def _spare_folder(folder: Path, run: str) -> Path:
-    """Return a sub-folder for the files of an earlier run that does not exist yet: `previous-{run}`."""
+    """Return the path of a new sub-folder for files of an earlier run: `previous-{run}`, numbered if that exists."""
     name, number = f"previous-{run or 'run'}", 1
     while (folder / (name if number == 1 else f"{name}-{number}")).exists():
         number += 1
