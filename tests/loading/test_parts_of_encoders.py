@@ -366,6 +366,17 @@ def test_an_unknown_rectangle_is_converted_bit_by_bit(save, tmp_path, capsys, he
     assert ("a classifier" if head else "rectangular images") in capsys.readouterr().err
 
 
+def test_the_proposed_training_has_the_width_of_the_mlps(save):
+    tensors = vit()
+    for i in range(DEPTH):
+        narrow = {"fc1.weight": (2 * DIM, DIM), "fc1.bias": (2 * DIM,), "fc2.weight": (DIM, 2 * DIM)}
+        tensors |= {f"blocks.{i}.mlp.{name}": np.ones(shape, np.float32) for name, shape in narrow.items()}
+    uses = inspect_file(save(tensors), num_heads=HEADS).uses
+    for name in ("finetune", "linprobe"):
+        assert " --mlp_ratio 2.0 " in uses[name]
+    assert not any("--mlp_ratio" in line for line in inspect_file(save(vit()), num_heads=HEADS).uses.values())
+
+
 LAYERS = {"plain": "", "layer scale": "layer scale", "registers as in timm": "register tokens 4"}
 
 

@@ -280,3 +280,10 @@ def test_metadata_of_safetensors_is_kept(network, tmp_path):
         {name: np.ascontiguousarray(x) for name, x in network.items()}, tmp_path / "model.safetensors", {"a": "b"}
     )
     assert weights.read(tmp_path).meta == {"a": "b"}
+
+
+def test_the_files_beside_the_weights_point_to_their_folder(network, folder):
+    path = folder(network, "model.safetensors", shards=2)
+    for name in ("config.json", "model.safetensors.index.json"):
+        with pytest.raises(CheckpointError, match=rf"{re.escape(name)} is not a weight file.*give its folder, {path}"):
+            weights.read(path / name)
