@@ -25,7 +25,13 @@ from plsc_mae.data.transforms import Transform
 from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.loading import pixel_range
 from plsc_mae.loading.class_names import Head, number_by_outputs, read_head
-from plsc_mae.loading.classifier_weights import load_classifier_weights, parts_of_start, start_from_pretraining
+from plsc_mae.loading.classifier_weights import (
+    load_classifier_weights,
+    parts_of_start,
+    start_from_pretraining,
+    warn_of_eps,
+    warn_of_statistics,
+)
 from plsc_mae.loading.contents import base_of
 from plsc_mae.methods.classify import (
     ClassifyTask,
@@ -331,6 +337,8 @@ def _load(model: ImageClassifier, config: ClassifyConfig, source: Trained | Path
         classes: classes of the run.
     """
     if isinstance(source, Trained):
+        warn_of_eps(model, source.checkpoint)
+        warn_of_statistics(source.checkpoint, config)
         logger.info("%s: %s", source.head.source, load_classifier_weights(model, source.checkpoint))
     elif config.finetune:
         _log_start(config.finetune, start_from_pretraining(model, config, classes))

@@ -14,6 +14,8 @@ from plsc_mae.methods import load_methods, load_recipe
 from plsc_mae.methods.contract import Sizes
 from plsc_mae.models.registry import VARIANTS
 
+DEFAULT_RATIO = 4.0  # hidden width of the MLPs divided by the width
+
 
 def reconstruction(path: str, parts: Mapping[str, Sizes], flags: str = "") -> dict[str, str]:
     """Return the line that reconstructs images; `parts` has the sizes of encoder and decoder."""
@@ -73,6 +75,9 @@ def _classifier(method: str, encoder: Sizes) -> str:
     flags = f"--model {(fitting or [recipe.base_model])[0]}"
     if not fitting:
         flags += "".join(f" --{name} {'N' if value is None else value}" for name, value in wanted.items())
+    ratio = encoder.get("mlp_ratio", DEFAULT_RATIO)
+    if ratio != DEFAULT_RATIO:
+        flags += f" --mlp_ratio {ratio}"
     height, width = (length * encoder["patch_size"] for length in encoder["grid"])
     if (height, width) != (224, 224):
         flags += f" --input_size {height}" + (f" {width}" if width != height else "")

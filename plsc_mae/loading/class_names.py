@@ -10,9 +10,9 @@ from typing import NamedTuple, TypeVar
 from plsc_mae.data.cifar import CifarImages
 from plsc_mae.data.classes import ClassOrder, LabeledImages, Reference, label_warnings, match_images, sorted_as_text
 from plsc_mae.data.imagefolder import ImageList
-from plsc_mae.errors import CheckpointError, DataError, flag
+from plsc_mae.errors import CheckpointError, DataError, flag, remedies
 from plsc_mae.file_kinds import require_text
-from plsc_mae.names import escape_name
+from plsc_mae.names import escape_controls, escape_name
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.dialects.base import tensor_of_rank
 
@@ -90,9 +90,21 @@ def stored_names(stored: Checkpoint, count: int) -> tuple[str, ...]:
     with a larger --nb_classes has names for its first outputs only.
     """
     names = stored.meta.get("classes")
-    if not isinstance(names, (list, tuple)) or len(names) > count:
+    if not isinstance(names, (list, tuple)):
         return ()
-    return tuple(str(name) for name in names)
+    if len(names) > count:
+        remedy = remedies("give the names of the outputs with --classes FILE")
+        logger.warning(
+            "%s stores %d class names for %d outputs, so the names are not used%s",
+            *(stored.path, len(names), count, f"; {remedy}" if remedy else ""),
+        )
+        return ()
+    return tuple(_printable(str(name)) for name in names)
+
+
+def _printable(name: str) -> str:
+    """Return a stored name without control characters; names of folders were escaped before they were stored."""
+    return escape_controls(name, one_line=True).encode("utf-8", "backslashreplace").decode()
 
 
 def numbered_names(head: Head) -> tuple[str, ...]:

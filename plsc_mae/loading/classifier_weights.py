@@ -17,10 +17,11 @@ from plsc_mae.data.classes import ClassOrder
 from plsc_mae.errors import CheckpointError, flag
 from plsc_mae.loading.class_names import head_to_keep
 from plsc_mae.loading.completeness import BESIDE_THE_ENCODER, refuse_unsupported, require_complete
-from plsc_mae.loading.encoder import newer_parts
+from plsc_mae.loading.encoder import newer_parts, stored_statistics
 from plsc_mae.loading.positions import PositionFit
 from plsc_mae.loading.training_config import trained_eps
 from plsc_mae.methods import load_recipe
+from plsc_mae.methods.classify import build_normalize
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.layers import LAYER_NORM_EPS
 from plsc_mae.models.vit import VisionTransformer
@@ -29,6 +30,7 @@ from plsc_mae.weights.convert import decoded, recognize
 from plsc_mae.weights.dialects import detect
 from plsc_mae.weights.dialects.base import Array, Dialect
 from plsc_mae.weights.dialects.encoder import RELATIVE_TABLE, block_count
+from plsc_mae.weights.folders import HALVES, IMAGENET
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +88,7 @@ def load_into_classifier(
     if not isinstance(source, Checkpoint):
         source = weights.read_network(source, model_key or "", model_prefix or "")
     if not dry_run:
-        _warn_of_eps(model, source)
+        warn_of_eps(model, source)
     stored, rules = _based(source, model.num_heads)
     if probe := [name for name in _PROBE if name in stored.model]:
         raise CheckpointError(
@@ -175,13 +177,30 @@ def parts_of_start(config: ClassifyConfig, resumed: Path | Checkpoint | None = N
     return newer_parts(_based(source, config.num_heads or 1)[0], config.image_size)
 
 
-def _warn_of_eps(model: ImageClassifier, stored: Checkpoint) -> None:
+def warn_of_eps(model: ImageClassifier, stored: Checkpoint) -> None:
     """Warn if the weights were trained with another layer norm epsilon than the classifier's."""
     trained, own = trained_eps(stored) or LAYER_NORM_EPS, model.encoder.blocks[0].norm1._epsilon
     if trained != own:
         logger.warning(
             "%s was trained with layer norms of eps %g, but the classifier has %g; give %s %g to keep it",
             *(stored.path, trained, own, flag("norm_eps"), trained),
+        )
+
+
+def warn_of_statistics(stored: Checkpoint, config: ClassifyConfig) -> None:
+    """Warn if a file states another normalization of images than that of a run's options."""
+    statistics, own = stored_statistics(stored), build_normalize(config)
+    if statistics is None:
+        return
+    rows = [values.flatten().tolist() for values in (own.mean, own.std)]
+    if not np.allclose(rows, statistics, atol=1e-4):
+        option = "--imagenet_inception_mean_and_std"
+        known = {HALVES: f"give {option}", IMAGENET: f"leave out {option}"}
+        logger.warning(
+            "%s was trained with images of mean %s and std %s, but this run normalizes them by %s and %s; %s",
+            *(stored.path, list(statistics.mean), list(statistics.std)),
+            *([round(value, 4) for value in row] for row in rows),
+            known.get(statistics, "no option of this command gives these"),
         )
 
 
@@ -266,12 +285,12 @@ def start_from_pretraining(
         DataError: see `load_into_classifier`.
     """
     recipe = load_recipe(config.method)
+    stored = weights.read_network(config.finetune, config.model_key, config.model_prefix)
+    warn_of_statistics(stored, config)
     report = load_into_classifier(
         model,
-        config.finetune,
+        stored,
         norm_into_fc_norm=recipe.norm_into_fc_norm,
-        model_key=config.model_key,
-        model_prefix=config.model_prefix,
         classes=classes,
         names_file=config.classes,
     )

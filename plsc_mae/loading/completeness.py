@@ -21,7 +21,7 @@ COMPLETE_REMEDY = "take a complete file"
 _SHOWN = 3  # names in a message
 
 # Ends of the names of computed tables, and of counters that no code reads.
-COMPUTED = ("relative_position_index", "num_batches_tracked", "position_ids")
+COMPUTED = ("relative_position_index", "num_batches_tracked", "position_ids", "n_averaged")
 
 # Starts of names of networks that give targets and are not trained; a run may have none where an earlier one had.
 TEACHERS = ("alignment_encoder.", "teacher.", "teacher_network.", "momentum_encoder.")

@@ -26,6 +26,7 @@ from plsc_mae.weights.dialects import NATIVE
 from plsc_mae.weights.dialects.base import Array, Dialect
 from plsc_mae.weights.dialects.encoder import infer_encoder
 from plsc_mae.weights.dialects.grids import prefix_positions
+from plsc_mae.weights.folders import ImageStatistics
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,9 @@ def build_encoder(
     if _HEADS.isdisjoint(sized.model) and not is_vit:
         config = training_config(stored, {"num_heads": num_heads}, input_size=input_size)
         method = load_method(config.method)
-        return method.build_encoder(config), method.normalize(config)
+        statistics = stored_statistics(stored)
+        normalize = method.normalize(config) if statistics is None else Normalize(*statistics)
+        return method.build_encoder(config), normalize
     arguments = infer_encoder_arguments(sized, num_heads, input_size)
     if eps := trained_eps(stored):
         arguments["norm_eps"] = eps
@@ -271,10 +274,18 @@ def newer_parts(stored: Checkpoint, input_size: tuple[int, ...]) -> dict[str, An
 
 
 def normalization(stored: Checkpoint) -> Normalize:
-    """Return the normalization by ImageNet's mean and std, or by 0.5 and 0.5 if the stored options ask for it."""
+    """Return the normalization that a folder of Hugging Face states or stored options ask for, else ImageNet's."""
+    if (statistics := stored_statistics(stored)) is not None:
+        return Normalize(*statistics)
     if _options(stored).get("imagenet_inception_mean_and_std"):
         return Normalize(INCEPTION_MEAN, INCEPTION_STD)
     return Normalize()
+
+
+def stored_statistics(stored: Checkpoint) -> ImageStatistics | None:
+    """Return the statistics of the images that a folder of Hugging Face states; None for other files."""
+    statistics = stored.meta.get("statistics")
+    return statistics if isinstance(statistics, ImageStatistics) else None  # other files can have a table of this name
 
 
 def _options(stored: Checkpoint) -> Mapping[str, Any]:

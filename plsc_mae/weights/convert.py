@@ -15,7 +15,7 @@ from plsc_mae.errors import CheckpointError, ConfigError, UserError
 from plsc_mae.weights.dialects import DIALECTS, detect, find_dialect
 from plsc_mae.weights.dialects.base import Array, Dialect, NumHeads, Tensors
 from plsc_mae.weights.dialects.facebook import published_heads
-from plsc_mae.weights.finite import require_finite
+from plsc_mae.weights.finite import require_finite, require_floats
 from plsc_mae.weights.reader import Checkpoint, read_file
 from plsc_mae.weights.unwrap import choose_network
 from plsc_mae.weights.write import write_file
@@ -117,7 +117,8 @@ def load(
     Raises:
         ConfigError: the dialect is unknown.
         CheckpointError: the file cannot be read, no dialect recognizes the tensors, a tensor has another shape, no
-            tensor matches, or a value to load is not finite (unless `source.any_values`).
+            tensor matches, a tensor is of no floating-point type, or a value to load is not finite (unless
+            `source.any_values`).
     """
     if isinstance(source, (str, Path)):
         source = read_network(source)
@@ -134,6 +135,7 @@ def load(
         raise CheckpointError(
             f"{where}: no tensor matches the network in dialect '{rules.name}'; check the file and the model"
         )
+    require_floats(values, where)
     if dry_run:
         return report
     if not (isinstance(source, Checkpoint) and source.any_values):

@@ -1,4 +1,4 @@
-"""Refuses weights that are NaN, infinite, or too large for float32."""
+"""Refuses weights that are no floating-point numbers, NaN, infinite, or too large for float32."""
 
 from __future__ import annotations
 
@@ -38,6 +38,29 @@ def require_finite(
     raise CheckpointError(
         f"{where} has values that are NaN, infinite or beyond float32: {sum(counts.values())} in {len(counts)} of "
         f"{len(tensors)} tensors ({names}{more}); training diverged or the file is damaged; {remedy}"
+    )
+
+
+def require_floats(tensors: Mapping[str, NDArray[Any]], where: str) -> None:
+    """Check that all tensors are of a floating-point type.
+
+    Integers are quantized weights, which are wrong without their scales; a cast of complex numbers drops their
+    imaginary parts.
+
+    Args:
+        tensors: arrays by name.
+        where: source of the tensors, for the message.
+
+    Raises:
+        CheckpointError: a tensor has integers, booleans or complex numbers.
+    """
+    others = {name: value.dtype for name, value in tensors.items() if value.dtype.kind != "f"}
+    if not others:
+        return
+    name, kind = next(iter(others.items()))
+    raise CheckpointError(
+        f"{where} has {len(others)} weights that are no floating-point numbers, the first {name} of type {kind}; if "
+        "they are quantized, save the network before it is quantized, in float32 or float16"
     )
 
 

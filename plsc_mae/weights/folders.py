@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from plsc_mae.errors import CheckpointError
 
@@ -61,7 +61,23 @@ OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "norm_pix_loss": ("norm_pix_loss", lambda value: isinstance(value, bool)),
     "mask_ratio": ("mask_ratio", _is_fraction),
 }
+# Values of `hidden_act` in config.json: the activation of all networks here, and approximations by tanh, whose values
+# differ by up to 5e-4.
+GELU = ("gelu", "gelu_python")
+APPROXIMATE_GELU = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_accurate")
+MAX_STATISTIC = 1000  # of images with values in [0, 1], or in [0, 255]
 NUMBERED_LABEL = re.compile(r"LABEL_\d+")  # name that transformers gives to a class without one
+
+
+class ImageStatistics(NamedTuple):
+    """Mean and std [3] by which images with values in [0, 1] were normalized in training."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+IMAGENET = ImageStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALVES = ImageStatistics((0.5,) * 3, (0.5,) * 3)
 
 
 @dataclass(frozen=True)
@@ -72,7 +88,8 @@ class ModelFolder:
         kind: name of the kind of folder.
         files: the files.
         places: {tensor: name of its file} of a sharded model; empty for a single file.
-        meta: training options (`args`), the content of config.json (`config`) and names of the `classes`.
+        meta: training options (`args`), the content of config.json (`config`), names of the `classes`, and the
+            `statistics` of the images.
     """
 
     kind: str
@@ -181,15 +198,60 @@ def _settings(folder: Path) -> dict[str, Any]:
         options[ours] = config[theirs]
     if "norm_eps" in options:
         options["final_norm_eps"] = options["norm_eps"]
+    _check_activation(config, folder)
     timm = config.get("pretrained_cfg")  # timm's own folders describe images and classes in this table
     timm = timm if isinstance(timm, dict) else {}
-    if (images.get("image_mean") or timm.get("mean")) == [0.5, 0.5, 0.5]:
+    statistics = _statistics(images, timm, folder)
+    if statistics == HALVES:
         options["imagenet_inception_mean_and_std"] = True
     meta: dict[str, Any] = {"config": config, "args": options}
+    if statistics is not None:
+        meta["statistics"] = statistics
     names = timm.get("label_names")
     if classes := _class_names(config, folder) or (names if isinstance(names, list) else []):
         meta["classes"] = classes
     return meta
+
+
+def _check_activation(config: Mapping[str, Any], folder: Path) -> None:
+    """Raise CheckpointError if the MLPs have another activation than GELU; warn of an approximation of it."""
+    activation = config.get("hidden_act") or GELU[0]
+    if activation in APPROXIMATE_GELU:
+        logger.warning("%s: hidden_act is %s; exact GELU is used, so features differ slightly", folder, activation)
+    elif activation not in GELU:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: hidden_act is {activation!r}, but the networks here have 'gelu'; use the "
+            "library that trained it"
+        )
+
+
+def _statistics(images: Mapping[str, Any], timm: Mapping[str, Any], folder: Path) -> ImageStatistics | None:
+    """Return the statistics of the images; None if the folder has none. A single number is for all channels.
+
+    Raises:
+        CheckpointError: mean or std is neither a number nor three, or a std is not positive.
+    """
+    if images.get("do_normalize") is False:
+        return ImageStatistics((0.0,) * 3, (1.0,) * 3)
+    mean, std = images.get("image_mean", timm.get("mean")), images.get("image_std", timm.get("std"))
+    if mean is None:
+        return None
+    if std is None:
+        std = list(HALVES.std if tuple(_per_channel(mean)) == HALVES.mean else IMAGENET.std)
+    found = ImageStatistics(*(tuple(_per_channel(values)) for values in (mean, std)))
+    if len(found.mean) != 3 or len(found.std) != 3 or not min(found.std) > 0:
+        raise CheckpointError(
+            f"{folder}: images have the mean {mean!r} and the std {std!r}; expected three numbers each, and a positive "
+            "std; fetch its preprocessor_config.json or config.json again"
+        )
+    return found
+
+
+def _per_channel(values: Any) -> list[float]:
+    """Return numbers for three channels; empty if the values are neither one number nor a list."""
+    rows = [values] * 3 if type(values) in (int, float) else values
+    valid = isinstance(rows, list) and all(type(value) in (int, float) and abs(value) < MAX_STATISTIC for value in rows)
+    return rows if valid else []
 
 
 def _class_names(config: Mapping[str, Any], folder: Path) -> list[str]:

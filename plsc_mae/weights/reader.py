@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 from plsc_mae.errors import CheckpointError
 from plsc_mae.file_kinds import read_head, recognize
 from plsc_mae.weights.flatten import Leaves
-from plsc_mae.weights.folders import ModelFolder, open_folder
+from plsc_mae.weights.folders import INDEX, ModelFolder, open_folder
 from plsc_mae.weights.oneflow import is_oneflow, read_oneflow
 from plsc_mae.weights.remote import fetch_advice
 from plsc_mae.weights.safe_pickle import decode
@@ -214,8 +214,10 @@ def _recognize(path: Path, head: bytes) -> tuple[str, Callable[[WeightFile], Lea
             raise CheckpointError(f"{path} contains {content}")
     kind = recognize(read_head(path))
     described = f" but {kind.name}" if kind is not None else ""
+    of_folder = path.name == "config.json" or path.name.endswith(INDEX)
+    remedy = f"; give its folder, {path.parent}" if of_folder else ""
     raise CheckpointError(
-        f"{path} is not a weight file{described}: expected torch, a Paddle or NumPy pickle, npz or safetensors"
+        f"{path} is not a weight file{described}: expected torch, a Paddle or NumPy pickle, npz or safetensors{remedy}"
     )
 
 

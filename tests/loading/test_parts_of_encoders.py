@@ -305,7 +305,11 @@ IDLE = {
     "norm behind the pooling": {"fc_norm.weight": (DIM,), "head.weight": (3, DIM), "head.bias": (3,)},
     "DINO's heads": {"dino_head.mlp.0.weight": (4, DIM), "ibot_head.last_layer.weight_g": (4, 1)},
     "decoder": {"mask_token": (1, 1, 8), "decoder_embed.weight": (8, DIM), "decoder_blocks.0.norm1.weight": (8,)},
-    "counters and indices": {"bn.num_batches_tracked": (), "blocks.0.attn.relative_position_index": (17, 17)},
+    "counters and indices": {
+        "n_averaged": (),
+        "bn.num_batches_tracked": (),
+        "blocks.0.attn.relative_position_index": (17, 17),
+    },
 }
 
 
@@ -360,6 +364,17 @@ def test_an_unknown_rectangle_is_converted_bit_by_bit(save, tmp_path, capsys, he
     flags = ["--dialect", "huggingface", "--num_heads", str(HEADS)]
     assert main(["weights", "convert", path, str(tmp_path / "hf"), *flags]) == 2
     assert ("a classifier" if head else "rectangular images") in capsys.readouterr().err
+
+
+def test_the_proposed_training_has_the_width_of_the_mlps(save):
+    tensors = vit()
+    for i in range(DEPTH):
+        narrow = {"fc1.weight": (2 * DIM, DIM), "fc1.bias": (2 * DIM,), "fc2.weight": (DIM, 2 * DIM)}
+        tensors |= {f"blocks.{i}.mlp.{name}": np.ones(shape, np.float32) for name, shape in narrow.items()}
+    uses = inspect_file(save(tensors), num_heads=HEADS).uses
+    for name in ("finetune", "linprobe"):
+        assert " --mlp_ratio 2.0 " in uses[name]
+    assert not any("--mlp_ratio" in line for line in inspect_file(save(vit()), num_heads=HEADS).uses.values())
 
 
 LAYERS = {"plain": "", "layer scale": "layer scale", "registers as in timm": "register tokens 4"}

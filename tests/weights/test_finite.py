@@ -47,3 +47,16 @@ def test_only_values_that_are_loaded_count(tmp_path):
     with pytest.raises(CheckpointError, match=r"file\.npz has .*: 1 in 1 of .*decoder\.embed\.bias"):
         weights.load(model, tmp_path / "file.npz")
     np.testing.assert_array_equal(model.encoder.cls_token.numpy(), before)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64, np.bool_, np.complex64])
+def test_weights_of_no_floating_point_type_are_refused(tmp_path, kind):
+    """Quantized weights without their scales and complex ones would load as other values."""
+    model = MaskedAutoencoder(**SIZES, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=4)
+    arrays = weights.export(model, "facebook")
+    arrays["blocks.1.mlp.fc1.weight"] = arrays["blocks.1.mlp.fc1.weight"].astype(kind)
+    np.savez(tmp_path / "file.npz", **arrays)
+    with pytest.raises(
+        CheckpointError, match=rf"file\.npz has 1 .*blocks\.1\.mlp\.fc1\.weight of type {kind.__name__}"
+    ):
+        weights.load(model, tmp_path / "file.npz")

@@ -11,8 +11,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from plsc_mae import weights
+from plsc_mae.config import FinetuneConfig
 from plsc_mae.errors import CheckpointError
 from plsc_mae.loading.classifier import load_classifier
+from plsc_mae.loading.classifier_weights import warn_of_statistics
 from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.loading.training_config import training_config
 from plsc_mae.models.classifier import ImageClassifier
@@ -92,6 +94,8 @@ def test_the_config_replaces_options(network, folder):
         ({str(i): f"LABEL_{i}" for i in range(11)}, tuple(map(str, range(11)))),
         ({"first": "a"}, tuple(map(str, range(11)))),
         ({"0": "a", "12": "b"}, tuple(map(str, range(11)))),
+        ({str(i): f"class {i}" for i in range(12)}, tuple(map(str, range(11)))),
+        ({"0": "a\u001b[31m\nb", "1": "\ud800"}, ("a\\x1b[31m\\x0ab", "\\ud800", *map(str, range(2, 11)))),
     ],
 )
 def test_a_classifier_has_the_names_of_its_config(folder, labels, expected):
@@ -109,6 +113,57 @@ def test_the_statistics_of_the_images_are_read(folder):
     (path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
     halves = load_classifier(str(path)).normalize
     assert halves.mean.flatten().tolist() == [0.5] * 3 != imagenet.mean.flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("stated", "mean", "std"),
+    [
+        ({"image_mean": [0.25, 0.5, 0.75], "image_std": [0.5, 0.25, 0.5]}, [0.25, 0.5, 0.75], [0.5, 0.25, 0.5]),
+        ({"image_mean": [0.5] * 3, "image_std": [1, 1, 1]}, [0.5] * 3, [1.0] * 3),
+        ({"image_mean": 0.5, "image_std": 0.25}, [0.5] * 3, [0.25] * 3),
+        ({"do_normalize": False, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}, [0.0] * 3, [1.0] * 3),
+    ],
+)
+def test_other_statistics_of_the_images_are_used(network, folder, stated, mean, std):
+    model = ImageClassifier(**SIZES, num_classes=3, positions="learned", global_pool=False)
+    path = folder(weights.export(model, "huggingface"), "model.safetensors")
+    (path / "preprocessor_config.json").write_text(json.dumps(stated))
+    for normalize in (load_classifier(str(path)).normalize, load_encoder(str(path)).normalize):
+        assert normalize.mean.flatten().tolist() == mean
+        assert normalize.std.flatten().tolist() == std
+    write_file(path / "model.safetensors", network)  # an autoencoder
+    assert load_encoder(str(path)).normalize.mean.flatten().tolist() == mean
+
+
+@pytest.mark.parametrize("stated", [{"image_mean": [0.5], "image_std": [1]}, {"image_mean": [0.5] * 3, "image_std": 0}])
+def test_invalid_statistics_are_refused(network, folder, stated):
+    path = folder(network, "model.safetensors")
+    (path / "preprocessor_config.json").write_text(json.dumps(stated))
+    with pytest.raises(CheckpointError, match=r"mean \[?0\.5.* std .*expected three numbers"):
+        weights.read(path)
+
+
+def test_runs_warn_of_other_statistics(folder, caplog):
+    model = ImageClassifier(**SIZES, num_classes=3, positions="learned", global_pool=False)
+    path = folder(weights.export(model, "huggingface"), "model.safetensors")
+    (path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
+    stored = weights.read_network(path)
+    warn_of_statistics(stored, FinetuneConfig(imagenet_inception_mean_and_std=True))
+    assert not caplog.text
+    warn_of_statistics(stored, FinetuneConfig())
+    assert "mean [0.5, 0.5, 0.5]" in caplog.text
+    assert "--imagenet_inception_mean_and_std" in caplog.text
+
+
+@pytest.mark.parametrize(("activation", "accepted"), [("relu", False), ("quick_gelu", False), ("gelu_new", True)])
+def test_other_activations_are_refused_and_approximations_reported(network, folder, caplog, activation, accepted):
+    path = folder(network, "model.safetensors", {**CONFIG, "hidden_act": activation})
+    if accepted:
+        weights.read(path)
+        assert activation in caplog.text
+    else:
+        with pytest.raises(CheckpointError, match=rf"config\.json: hidden_act is '{activation}'"):
+            weights.read(path)
 
 
 @pytest.mark.parametrize("elsewhere", ["../secret.bin", "/etc/passwd", "sub/model.bin", "..", "a\\b", "", 3])
@@ -225,3 +280,10 @@ def test_metadata_of_safetensors_is_kept(network, tmp_path):
         {name: np.ascontiguousarray(x) for name, x in network.items()}, tmp_path / "model.safetensors", {"a": "b"}
     )
     assert weights.read(tmp_path).meta == {"a": "b"}
+
+
+def test_the_files_beside_the_weights_point_to_their_folder(network, folder):
+    path = folder(network, "model.safetensors", shards=2)
+    for name in ("config.json", "model.safetensors.index.json"):
+        with pytest.raises(CheckpointError, match=rf"{re.escape(name)} is not a weight file.*give its folder, {path}"):
+            weights.read(path / name)
