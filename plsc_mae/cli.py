@@ -176,6 +176,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A user's mistake is reported as one sentence on stderr; a bug of plsc_mae keeps its traceback. If the reader of
     standard output closes it early, as in `plsc-mae ... | head -1`, the program ends silently.
+
+    Raises:
+        SystemExit: with code 0 after `--help` of a command or `--version`.
     """
     try:
         try:
@@ -265,7 +268,12 @@ def _output_is_closed() -> bool:
 
 
 def _find(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """Return (command, its arguments); ("", []) for the overview, ("", [prefix]) for the overview of a family."""
+    """Return (command, its arguments); ("", []) for the overview, ("", [prefix]) for the overview of a family.
+
+    Raises:
+        ConfigError: the command is unknown.
+        SystemExit: with code 0 after printing the version for `--version`.
+    """
     if not argv or argv[0] in ("-h", "--help", "help"):
         return "", []
     if argv[0] == "--version":

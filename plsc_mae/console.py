@@ -29,7 +29,8 @@ def wrap(text: str, width: int | None = None) -> str:
 
     Args:
         text: the text; its own line breaks are kept.
-        width: largest number of columns; None takes that of the terminal, or FILE_COLUMNS without one.
+        width: width of the terminal in columns, of which the last stays free; None takes that of the terminal on
+            standard output, or FILE_COLUMNS without one.
     """
     width = max((width or columns() or FILE_COLUMNS) - 1, 20)
     return "\n".join(
@@ -70,7 +71,7 @@ def log_to_console(*, main: bool) -> None:
     """Send the package's log to stdout and its warnings to stderr.
 
     Args:
-        main: False in processes other than the first, which log warnings only.
+        main: True in the first process; other processes log only warnings and errors.
     """
     handler = _ConsoleHandler(sys.stdout)
     handler.addFilter(lambda record: record.levelno < logging.WARNING)

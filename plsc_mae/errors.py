@@ -25,7 +25,10 @@ def flag(*names: str) -> str:
 
 
 def remedies(*phrases: str) -> str:
-    """Join alternatives by commas and "or", without those that name a flag that the running command lacks."""
+    """Join alternatives by commas and "or", without those that name a flag that the running command lacks.
+
+    If no alternative is left, the result is "".
+    """
     possible = [text for text in phrases if all(_has(name) for name in re.findall(r"--(\w+)", text))]
     return ", or ".join([*([", ".join(possible[:-1])] if possible[1:] else []), *possible[-1:]])
 

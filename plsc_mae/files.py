@@ -22,7 +22,7 @@ def atomic_replacement(path: Path) -> Iterator[Path]:
     (fsync). The file gets the permissions that the umask implies, also from libraries that create it with others.
 
     Raises:
-        OSError: the folder cannot be created, or the file cannot be moved.
+        OSError: the folder or the temporary file cannot be created, or the file cannot be moved.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
@@ -39,7 +39,12 @@ def atomic_replacement(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def result_replacement(path: Path, signs: Sequence[str] = (MARK,)) -> Iterator[Path]:
-    """Replace a file as `atomic_replacement` does, unless `refuse_foreign` refuses it; a link is followed."""
+    """Replace a file as `atomic_replacement` does; a symbolic link is followed.
+
+    Raises:
+        FileExistsError: the file is not the result of an earlier run, see `refuse_foreign`.
+        OSError: see `atomic_replacement`.
+    """
     refuse_foreign(path, signs)
     with atomic_replacement(Path(os.path.realpath(path))) as temporary:
         yield temporary
@@ -51,10 +56,13 @@ def refuse_foreign(path: Path, signs: Sequence[str] = (MARK,)) -> None:
     Args:
         path: the file to be written.
         signs: texts that every result of this kind contains near its beginning or its end; all of them are required.
+
+    Raises:
+        NotADirectoryError: a parent of `path` is a file.
     """
     try:
         status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return
     if stat.S_ISREG(status.st_mode):
         ends = _ends(path, status.st_size)
@@ -64,7 +72,7 @@ def refuse_foreign(path: Path, signs: Sequence[str] = (MARK,)) -> None:
 
 
 def _ends(path: Path, size: int) -> bytes:
-    """Return the first and the last bytes of a file; of a safetensors file the whole header."""
+    """Return the first and last _SEARCHED_BYTES bytes of a file; of a safetensors file at least the whole header."""
     with path.open("rb") as file:
         head = file.read(_SEARCHED_BYTES)
         if path.suffix == ".safetensors":

@@ -41,7 +41,7 @@ def alignment_loss(pred: Tensor, target: Tensor, kind: Literal["mse", "kld"] = "
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross entropy, in float32, of logits [B, K] with class numbers [B].
 
-    Paddle 2.6 waits for the device when it averages, to see whether a label is to be ignored.
+    The mean is taken here because Paddle 2.6, when it averages, waits for the device to see if a label must be ignored.
     """
     return F.cross_entropy(logits.astype("float32"), labels, reduction="none").mean()
 

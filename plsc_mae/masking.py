@@ -73,7 +73,8 @@ def split_mask(mask: Tensor, num_masked: int | None = None) -> tuple[Tensor, Ten
         num_masked: the number M of hidden patches per image. None reads it from the mask, which waits for the device.
 
     Raises:
-        ValueError: the images hide different numbers of patches, or all, or none; the mask does not have two axes.
+        ValueError: all or no patches are hidden; the mask does not have two axes; the images hide different numbers of
+            patches (checked only if `num_masked` is None).
     """
     if mask.ndim != 2:
         raise ValueError(f"a mask must have the shape [images, patches], got {list(mask.shape)}")
@@ -99,7 +100,7 @@ class BlockMaskGenerator:
     Attributes:
         grid: (rows, columns) of patches of an image.
         num_mask_patches: number of patches to hide.
-        min_mask_patches_per_block: smallest area drawn for a block; the last block may be smaller.
+        min_mask_patches_per_block: smallest area drawn for a block, in patches; the last block may be smaller.
         max_mask_patches_per_block: largest number of patches that one block newly hides; None for `num_mask_patches`.
         aspect: range (lowest, highest) of height / width of a block.
 

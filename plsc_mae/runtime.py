@@ -24,7 +24,7 @@ _added: dict[str, str] = {}  # by `apply_cpu_settings`, in this process
 
 
 def inherited_environment() -> dict[str, str]:
-    """Return the environment without what `apply_cpu_settings` added; new processes divide the cores themselves."""
+    """Return the environment without the variables of `apply_cpu_settings`, for new processes, which add their own."""
     return {name: value for name, value in os.environ.items() if _added.get(name) != value}
 
 
@@ -39,7 +39,10 @@ def local_processes(environ: Mapping[str, str] = os.environ) -> int:
 
 
 def count_workers(wanted: int | None) -> int:
-    """Return the number of loader processes: `wanted`, or this process's share of the cores, up to MAX_WORKERS."""
+    """Return the number of loader processes, which is `wanted` unless that is None.
+
+    The default is this process's share of the cores of the node, at least 1 and at most MAX_WORKERS.
+    """
     return min(MAX_WORKERS, max(1, available_cores() // local_processes())) if wanted is None else wanted
 
 
@@ -57,7 +60,9 @@ def has_gpu() -> bool:
 
 
 def cpu_settings(environ: Mapping[str, str], cores: int, *, amd: bool, gpu: bool = False) -> dict[str, str]:
-    """Return the environment variables to add; they divide the cores among the training processes of this node.
+    """Return the environment variables to add, {} if SWITCH is "off".
+
+    They divide the cores among the training processes of this node.
 
     Args:
         environ: the current environment; variables that the user has set are not changed.

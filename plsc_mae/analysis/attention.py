@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.floating[Any]]
 
 @paddle.no_grad()
 def attention_maps(encoder: VisionTransformer, images: Tensor) -> list[npt.NDArray[np.float32]]:
-    """Return the softmax weights [B, H, N, N] of every block for normalized images [B, C, H, W]."""
+    """Return the softmax weights [B, H, N, N] of every block, first block first, for normalized images [B, C, H, W]."""
     with record_attention() as weights:
         encoder.forward_features(images)
     return [layer.numpy() for layer in weights]
@@ -123,8 +123,8 @@ def rollout(
     Args:
         attentions: softmax weights [H, N, N] of each layer, first layer first.
         head_fusion: reduction over heads.
-        discard_ratio: fraction of each layer's smallest weights that are set to 0, except the weight of the class token
-            to itself.
+        discard_ratio: fraction of each layer's weights, the smallest ones, that are set to 0. The weight of the class
+            token to itself is kept.
         layer_index: use this layer only; None uses all layers.
         literal: divide columns instead of rows, see the module.
 
@@ -146,16 +146,17 @@ def gradient_rollout(
 ) -> npt.NDArray[np.float64]:
     """Compute the attention rollout of one image, with attentions weighted by the gradients of one category's logit.
 
-    MAE-priv pairs the attentions with other gradients by mistake. To reproduce its pictures, pass the gradients of
-    `literal_gradients` and `literal=True`.
+    MAE-priv pairs the attentions with the wrong gradients by mistake, see `literal_gradients`. To reproduce its
+    pictures, pass the result of that function as `gradients`, and `literal=True`.
 
     Args:
         attentions: softmax weights [H, N, N] of each layer, first layer first.
         gradients: gradients of the logit with respect to each of the attentions.
-        discard_ratio: fraction of each layer's smallest products that are set to 0.
+        discard_ratio: fraction of each layer's products of attention and gradient, the smallest ones, set to 0.
         literal: divide columns instead of rows, see the module.
-        residual: True keeps the path through the residual connections alone. It dominates the small gradients, so a
-            mean over rows becomes almost uniform. The relevance of patches for the class token is the same either way.
+        residual: whether to keep the path that runs only through residual connections. It dominates the small
+            gradients, so a mean over rows becomes almost uniform; False subtracts it. The relevance of patches for the
+            class token is the same either way.
 
     Returns:
         Relevance [N, N], as in `rollout`.
@@ -210,7 +211,10 @@ def _discard(fused: npt.NDArray[np.float64], ratio: float, *, keep_first: bool) 
 
 
 def _accumulate(layers: Sequence[npt.NDArray[np.float64]], literal: bool) -> npt.NDArray[np.float64]:
-    """Average each layer with the identity, normalize it, and return the product of all, the last layer leftmost."""
+    """Average each layer with the identity, divide rows (columns if `literal`) by row sums, and multiply the layers.
+
+    The last layer is the leftmost factor of the product [N, N].
+    """
     identity = np.eye(len(layers[0]))
     result = identity
     for layer in layers:

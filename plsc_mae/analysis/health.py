@@ -22,7 +22,12 @@ EXTREMES = {
 
 
 def feature_health(features: Features) -> dict[str, float]:
-    """Return all statistics of features [n, D], n >= 2, by their names in the logs."""
+    """Return all statistics of features [n, D], n >= 2, by their names in the logs.
+
+    Raises:
+        ValueError: n < 2.
+        numpy.linalg.LinAlgError: a feature is not finite.
+    """
     return {
         "feature_rank": effective_rank(features),
         "feature_std": unit_std(features),
@@ -42,6 +47,9 @@ def effective_rank(features: Features) -> float:
 
     Returns:
         A value from 1 (a line) to min(n - 1, D) (the same extent in every direction); 0 if all features are equal.
+
+    Raises:
+        numpy.linalg.LinAlgError: a feature is not finite.
     """
     wide = features.astype(np.float64)
     values = np.linalg.svd(wide - wide.mean(axis=0), compute_uv=False)
@@ -60,6 +68,9 @@ def unit_std(features: Features) -> float:
 
     Returns:
         A value from 0 (all features have the same direction) to 1 / sqrt(D) (uniform on the sphere).
+
+    Raises:
+        DataError: a feature is not finite.
     """
     return float(_unit(features).std(axis=0).mean())
 
@@ -76,6 +87,10 @@ def uniformity(features: Features, t: float = 2.0) -> float:
 
     Returns:
         0 if all features have the same direction; about -2t if they are uniform on a high-dimensional sphere.
+
+    Raises:
+        ValueError: n < 2.
+        DataError: a feature is not finite.
     """
     unit = _unit(features)
     total = 0.0
@@ -94,6 +109,10 @@ def mean_cosine(features: Features) -> float:
 
     Returns:
         1 if all features have the same direction; about 0 if they are uniform on the sphere.
+
+    Raises:
+        ValueError: n < 2.
+        DataError: a feature is not finite.
     """
     unit = _unit(features)
     total = unit.sum(axis=0)

@@ -38,7 +38,7 @@ def knn_accuracy(
     ks: Sequence[int] = (10, 20, 100, 200),
     temperature: float = TEMPERATURE,
 ) -> list[KNNAccuracy]:
-    """Return the accuracies of classifying each query by a weighted vote of its nearest neighbors in the bank.
+    """Classify each query by a weighted vote of its nearest neighbors in the bank; return the accuracies for each k.
 
     As in the original, top-5 uses the best min(5, k) classes. They can include classes without a vote, in the order of
     their numbers.
@@ -48,7 +48,7 @@ def knn_accuracy(
         bank_labels: class numbers [N].
         queries: features [Q, D].
         query_labels: class numbers [Q].
-        ks: numbers of neighbors.
+        ks: numbers of neighbors; the results are in this order.
         temperature: T of the votes' weights exp(similarity / T).
 
     Raises:

@@ -57,6 +57,7 @@ def encode_labeled(
 
     Raises:
         CheckpointError: a feature is NaN or infinite.
+        DataError: no image of a list can be read.
     """
     transform, workers = center_crop(config, size), count_workers(config.num_workers)
     parts, unreadable = [], 0

@@ -37,13 +37,13 @@ class LinearAccuracy(NamedTuple):
 
 
 class LinearClassifier(NamedTuple):
-    """Weights [R, C] and biases [C]."""
+    """A linear classifier with weights [R, C] and biases [C]."""
 
     weight: Doubles
     bias: Doubles
 
     def log_probabilities(self, features: Features) -> Doubles:
-        """Return the log-softmax [n, C] of the scores of features [n, R]."""
+        """Return the natural logarithms [n, C] of the class probabilities (softmax) for features [n, R]."""
         return log_softmax(features @ self.weight.astype(np.float32) + self.bias, axis=1)
 
 
@@ -56,9 +56,9 @@ def linear_accuracy(
 ) -> LinearAccuracy:
     """Fit multinomial logistic regression to standardized training features; return its accuracy on the queries.
 
-    The L2 penalty is the one with the smallest cross entropy on the held-out features (every tenth training feature)
-    when fitted to the others; it is the largest one if there are fewer than ten. The final fit uses all training
-    features. Queries do not influence the fit.
+    To choose the L2 penalty, every tenth training feature is held out. The chosen penalty gives the smallest cross
+    entropy on the held-out features after a fit to the remaining ones; with fewer than ten training features, it is the
+    largest penalty. The final fit uses all training features. Queries do not influence the fit.
 
     Args:
         features: training features [n, D].
@@ -106,6 +106,8 @@ def standardize(features: Features, queries: Features) -> tuple[Features, Featur
 def principal_axes(features: Features) -> tuple[Features, Doubles]:
     """Return orthonormal axes [D, R] that span features [n, D], R <= min(n, D), and the mean square [R] along each.
 
+    The axes are in ascending order of the mean square.
+
     The solution with an L2 penalty lies in this span, so the reduction to the axes is exact.
     """
     number, width = features.shape
@@ -126,7 +128,7 @@ def fit_on_axes(
 
     The Hessian with respect to a weight on an axis is at most variance / 2 + l2 (Boehning 1992, "Multinomial logistic
     regression algorithm"). Scaling each axis by the inverse square root of this bound makes all axes about equally
-    steep, so L-BFGS-B converges in few steps.
+    steep, so L-BFGS-B converges in few steps. After 500 iterations its result is used even if it has not converged.
 
     Args:
         features: coordinates [n, R] on the principal axes.

@@ -60,7 +60,10 @@ LabeledImages = ImageList | CifarImages
 
 
 class Images(NamedTuple):
-    """Labeled images of a run. If `train` is None the classifier is only evaluated; if `val` is None, only trained."""
+    """Labeled images of a run, the number of the classifier's outputs, and the order of the classes in them.
+
+    If `train` is None, the classifier is only evaluated; if `val` is None, it is only trained.
+    """
 
     train: LabeledImages | None
     val: LabeledImages | None
@@ -168,7 +171,7 @@ def _find_training_images(config: ClassifyConfig) -> Images:
 
     Raises:
         ConfigError: there is no --data_path, or --nb_classes is smaller than the number of classes.
-        DataError: images or labels are missing, or validation images have other classes.
+        DataError: images or labels are missing, or a validation image has a class that the training images lack.
     """
     _require_data_path(config)
     train: LabeledImages
@@ -232,7 +235,12 @@ def _datasets(config: ClassifyConfig, images: Images, world: World) -> Datasets:
 
 
 def _check(datasets: Datasets, config: ClassifyConfig, world: World) -> None:
-    """Check the image files of a run, and let its data sets skip the bad ones."""
+    """Check the image files of a run, and let its data sets skip the bad ones; all processes must call.
+
+    Raises:
+        DataError: files are bad and --bad_image is error.
+        CheckpointError: the result cannot be written.
+    """
     files = {
         name: dataset
         for name, dataset in datasets._asdict().items()
@@ -306,7 +314,7 @@ def _read_trained(config: ClassifyConfig) -> Trained:
 
     Raises:
         CheckpointError: the file cannot be read, or holds no classifier.
-        DataError: --classes does not fit.
+        DataError: the file of --classes cannot be read, or has another number of names than the classifier has outputs.
     """
     stored = weights.read_network(config.resume or config.finetune, config.model_key, config.model_prefix)
     return Trained(stored, read_head(base_of(stored), config.classes))

@@ -28,8 +28,10 @@ def run(config: WeightsConvertConfig) -> None:
     """Read a file, write its network in another dialect, and report what was left out.
 
     Raises:
-        CheckpointError: the file cannot be read or lacks a tensor, or the new file cannot be written.
-        ConfigError: the dialect cannot hold the network, the new file exists, or a needed number of heads is unknown.
+        CheckpointError: the file cannot be read, lacks a tensor or has positions of a grid that is not square, or the
+            new file cannot be written.
+        ConfigError: the dialect is unknown or cannot hold the network, the new file exists, or a needed number of heads
+            is unknown.
     """
     find_dialect(config.dialect)
     out = Path(config.out)

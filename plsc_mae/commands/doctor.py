@@ -19,7 +19,7 @@ def run(config: DoctorConfig) -> int:
     """Print the state of the machine, then the problems found: errors with `!`, warnings with `?`.
 
     Returns:
-        1 if there is an error, else 0; the same in all processes of a launch.
+        1 if there is an error, else 0; with --distributed, 1 also if another process of the launch has one.
     """
     findings = _report(_examine_installation())
     works = not any(finding.stops for finding in findings)
@@ -82,7 +82,10 @@ def _examine_machine(config: DoctorConfig) -> Iterator[str | Finding]:
 
 
 def _examine_launch(before: list[Finding]) -> Iterator[str | Finding]:
-    """Check the processes of a launch together; all must iterate to the end. An error in one is reported by all."""
+    """Check the processes of a launch together; all processes must iterate to the end.
+
+    If a process has an error, in these checks or in `before`, every process reports an error.
+    """
     import paddle
 
     from plsc_mae.commands.doctor_processes import examine_processes

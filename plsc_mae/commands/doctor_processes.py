@@ -30,7 +30,7 @@ LAUNCH = (
 
 
 def examine_processes(world: World) -> Iterator[str | Finding]:
-    """Check versions, speed and all-reduce of all processes; each of them must iterate to the end."""
+    """Check versions, speed and all-reduce of all processes; all processes must iterate to the end."""
     if world.size == 1:
         yield error(LAUNCH)
         return
@@ -68,7 +68,9 @@ def _introduce(world: World) -> Iterator[str | Finding]:
 
 
 def _check_sums(world: World) -> Iterator[str | Finding]:
-    """All-reduce numbers that differ by rank and position, and compare the sums, which are exact, with their formula.
+    """All-reduce numbers that differ by rank and position, and compare the sums with their exact values.
+
+    All processes must iterate to the end.
 
     float16 is omitted: gloo sums it wrongly, and no run sums float16.
     """
@@ -120,7 +122,10 @@ def _time_product() -> float:
 
 
 def _gather_text(world: World, text: str) -> Sequence[str]:
-    """Return the texts of all processes by rank, gathered with the all-reduce under test; all processes must call."""
+    """Return the first 256 bytes of every process's text, by rank; all processes must call.
+
+    The texts are gathered with the all-reduce that is being tested.
+    """
     letters = np.zeros([world.size, _TEXT_BYTES], np.int64)
     encoded = text.encode()[:_TEXT_BYTES]
     letters[world.rank, : len(encoded)] = np.frombuffer(encoded, np.uint8)

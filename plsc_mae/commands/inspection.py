@@ -85,7 +85,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class TensorLine:
-    """One tensor of a file. `mean` and `std` are those of its finite values; None if it has no finite value."""
+    """One tensor of a file: `nan` counts its NaN; `mean` and `std` are over its finite values, None without any."""
 
     name: str
     shape: tuple[int, ...]

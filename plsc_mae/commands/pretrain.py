@@ -83,11 +83,12 @@ def _run(config: PretrainConfig, start: Start) -> None:
 
 
 def find_knn_images(config: PretrainConfig, train: ImageList) -> tuple[ImageList, ImageList]:
-    """Return the training and validation images that --knn_freq compares.
+    """Return the (training, validation) images that --knn_freq compares, up to --knn_max_images each.
 
     Raises:
         ConfigError: --knn_max_images is smaller than the number of classes, or --knn_k exceeds the number of images.
-        DataError: images or labels are missing, or a validation image has a class that the training images lack.
+        DataError: images or labels are missing, a validation image has a class that the training images lack, or there
+            is only one validation image.
     """
     val = find_validation(train, config.data_path, config.eval_data_path)
     if config.knn_max_images < len(train.classes):

@@ -29,7 +29,7 @@ WIDTH = 120
 
 
 def run_list(config: WeightsListConfig) -> None:
-    """Print the published files that match.
+    """Print the published files that match the pattern of `config`.
 
     Raises:
         ConfigError: no published file matches.
@@ -62,8 +62,8 @@ def run_fetch(config: WeightsFetchConfig) -> None:
     """Download a file unless it exists, and print the result of checking its content.
 
     Raises:
-        ConfigError: no file has that name, or a program cannot fetch it.
-        CheckpointError: the download fails, or its content differs from the checksum.
+        ConfigError: no file has that name, a program cannot fetch it, or the URL or the checksum is malformed.
+        CheckpointError: the file cannot be downloaded or written, or its content differs from the checksum.
     """
     checksum, size = Checksum.parse(config.checksum) if config.checksum else None, None
     entries = read_manifest()

@@ -239,7 +239,7 @@ class CAEFinetuneConfig(CAEClassifierOptions, UpdateScheduleOptions, ProbeOption
 
     @property
     def rand_augment(self) -> str | None:
-        """Policy of RandAugment; None for a probe unless --aa differs from the default."""
+        """Policy of RandAugment; None without it, and for a probe unless --aa differs from the default."""
         return None if self.enable_linear_eval and self.aa == RAND_AUGMENT else self.aa
 
 

@@ -40,7 +40,7 @@ class Launch(NamedTuple):
 
 
 def split_launch(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Divide the words after `launch` into its own options and the command line to start.
+    """Divide the words after `launch` into (options of `launch`, command line to start).
 
     Every option of `launch` has one value, so the first word that is neither an option nor its value is the command.
     """

@@ -144,7 +144,7 @@ def read_yaml(path: str) -> dict[str, Value]:
     A path below `configs/` that does not exist is read from the installed package, which contains these files.
 
     Raises:
-        ConfigError: the file does not exist, is not YAML, or is not a flat mapping.
+        ConfigError: the file cannot be read, is not YAML, or is not a flat mapping.
     """
     try:
         file = _config_file(path)
@@ -170,7 +170,11 @@ def _config_file(path: str) -> Path:
 
 
 def split_override(text: str) -> tuple[str, Value]:
-    """Split the `key=value` of one `-o`. Only the last part of a dotted key such as `optim.lr` is used."""
+    """Split the `key=value` of one `-o`. Only the last part of a dotted key such as `optim.lr` is used.
+
+    Raises:
+        ConfigError: there is no `=`.
+    """
     key, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"-o {text}: expected key=value")
@@ -233,7 +237,7 @@ def _underscored(word: str) -> str:
 def _source_parser(prog: str, configs: Mapping[str, type], *, early: bool) -> FlagParser:
     """Return a parser of the sources of options and, if `early`, of the flags that select the method.
 
-    It runs before the parser of all flags, because the method decides which flags there are.
+    The early parser runs before the parser of all flags, because the flags depend on the method.
     """
     parser = FlagParser(prog=prog, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.add_argument("-c", "--config", default="")
@@ -283,7 +287,11 @@ def _show_help(configs: Mapping[str, type], usage: Usage, named: str, *, everyth
 
 
 def _named_method(early: argparse.Namespace, values: Mapping[str, Value], configs: Mapping[str, type]) -> str:
-    """Return the method that `--method`, the key `method` or the model's name selects, or "" if none of them does."""
+    """Return the method that `--method`, the key `method` or the model's name selects, or "" if none of them does.
+
+    Raises:
+        ConfigError: no method has the name that `--method` or the key gives.
+    """
     if "" in configs:
         return ""
     method = early.method or coerce(values.get("method", Value("", "")), str)
@@ -303,7 +311,7 @@ def _named_method(early: argparse.Namespace, values: Mapping[str, Value], config
 
 
 def _live(layer: Mapping[str, Value], cls: type, configs: Mapping[str, type]) -> dict[str, Value]:
-    """Return the options of one source under their own names; warn about retired ones and refuse unknown ones."""
+    """Return the options of one source by field name; warn about retired names, raise ConfigError for unknown ones."""
     names = {option.name for option in options(cls)}
     aliases, retired = getattr(cls, "aliases", {}), getattr(cls, "retired", {})
     negations = getattr(cls, "negations", {})

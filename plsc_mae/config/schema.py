@@ -65,7 +65,7 @@ def in_group(title: str) -> Callable[..., Any]:
 
 
 def set_defaults(cls: type, defaults: Mapping[str, Any]) -> None:
-    """Change the defaults of options that `cls` inherits. Must be called before `dataclass` collects its fields.
+    """Change the defaults of options that `cls` inherits. Must be called before `dataclass` processes `cls`.
 
     Raises:
         TypeError: `defaults` names an option that `cls` does not inherit.

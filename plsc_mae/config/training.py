@@ -219,9 +219,9 @@ class TrainingConfig:
 
     @classmethod
     def adapted_defaults(cls, given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-        """Return defaults that the given options rule out, replaced by (fitting value, sentence for the log).
+        """Return {option: (fitting value, sentence for the log)} for every default that the given options rule out.
 
-        If the run is shorter than a warm-up that was not chosen, the warm-up is a tenth of the run.
+        If no warm-up is given and the run is shorter than the default one, the warm-up is a tenth of the run.
 
         Args:
             given: the options that the user has set, by name.

@@ -48,18 +48,21 @@ class Note(enum.IntFlag):
 
 
 class FileReport(NamedTuple):
-    """Properties of a file, and the reason if it cannot be read."""
+    """Properties of a file, and the reason why it cannot be read; "" if it can be read."""
 
     notes: Note
     reason: str
 
 
 def examine_file(path: str, pixel_range: PixelRange | None = None) -> FileReport:
-    """Check a file without decoding it, unless it looks damaged.
+    """Check a file without decoding it, unless it looks damaged or needs a pixel range that is not given.
 
     Args:
         path: the file.
         pixel_range: range with which images of more than 8 bits per band will be read; None for the default.
+
+    Returns:
+        The file's properties. A file that cannot be read has `Note.BAD` and a reason; no error is raised for it.
     """
     notes = Note(0)
     try:
@@ -104,7 +107,7 @@ def _is_complete(header: Image.Image, file: IO[bytes], size: int) -> bool:
 
 
 def _bytes_per_pixel(header: Image.Image) -> float:
-    """Return an upper limit of the bytes of a pixel; too large a number costs a decoding."""
+    """Return an upper limit of the bytes per pixel; if it is too high, an intact file is decoded needlessly."""
     return 1 / 8 if header.mode == "1" else len(header.getbands()) * (4 if depth.is_deep(header) else 1)
 
 
@@ -114,7 +117,9 @@ def _read_at(file: IO[bytes], offset: int, count: int) -> bytes:
 
 
 class HeaderDataset:
-    """Data set of the properties of files: a sample is {"notes", "index", "skipped"}, of which "skipped" is 0.
+    """Data set of the properties of files.
+
+    A sample has three int64 scalars: "notes" (see `Note`), "index", and "skipped", which is always 0.
 
     Args:
         images: the files.
@@ -143,7 +148,7 @@ class HeaderDataset:
         return self.images.path(index)
 
     def mark_bad(self, index: int, reason: str) -> bool:
-        """Treat a file that crashed or blocked a worker as bad."""
+        """Treat a file that crashed or blocked a worker as bad; return True, because the check continues."""
         self._fatal.add(index)
         return True
 
@@ -162,15 +167,18 @@ def check_files(
 
     Args:
         images: the files.
-        num_workers: worker processes; few files are checked in this process.
+        num_workers: worker processes; a list of up to 4096 files is checked in this process.
         rank: number of this process among those that share the files.
         world_size: number of these processes.
         worker_timeout: limit in seconds for one file; 0 disables it.
         pixel_range: see `examine_file`.
-        remedy: way to avoid a long check, for the log.
+        remedy: end of the log line about a long check, such as the option that avoids it.
 
     Returns:
-        A `Note` per file [n]; 0 for files of other processes.
+        The `Note` flags of every file of the list, int64 [n]; 0 for files that other processes check.
+
+    Raises:
+        DataError: the list is empty, or workers cannot be started or keep dying.
     """
     sampler = EpochBatchSampler(len(images), _BATCH, rank, world_size, seed=0, shuffle=False, drop_last=False)
     workers = num_workers if len(images) > _FEW_FILES else 0
@@ -187,7 +195,7 @@ def check_files(
 
 
 def _announcer(images: ImageList, batches: int, remedy: str) -> Callable[[int], None]:
-    """Return a function that logs the expected duration of a long check once, given the number of batches done."""
+    """Return a function to call with the number of batches done; it logs the time left of a long check, once."""
     started, announced = time.monotonic(), False
 
     def announce(done: int) -> None:

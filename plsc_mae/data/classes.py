@@ -120,12 +120,12 @@ class ClassOrder:
         return labels if self._outputs is None else paddle.gather(self._outputs, labels)
 
     def find_in(self, stored: Sequence[str]) -> list[int] | None:
-        """Return the number in `stored` of every class of the data, or None if `stored` has other classes."""
+        """Return, for every class of the data, its number in `stored`; None if `stored` has other classes."""
         found = self._match(stored)
         return None if found is None else found.numbers
 
     def restore(self, stored: Sequence[str] | None, path: str | Path, remedy: str) -> None:
-        """Adopt the order of the classes that a checkpoint stores.
+        """Adopt the order of the classes that a checkpoint stores, without a check if the data has no class names.
 
         Args:
             stored: class names in the checkpoint; None if it stores none, so that the order of the data is kept.
@@ -194,7 +194,7 @@ def label_warnings(images: LabeledImages) -> Iterator[str]:
 
 
 def sorted_as_text(names: Sequence[str]) -> str | None:
-    """Return the first name whose place differs from that by value, or None; only if all names are numbers."""
+    """Return the first name that sorting by value would move; None if it moves no name or a name is no number."""
     values = [_value(name) for name in names]
     if not names or any(value is None for value in values):
         return None
@@ -203,7 +203,7 @@ def sorted_as_text(names: Sequence[str]) -> str | None:
 
 
 def _match(names: Sequence[str], known: Sequence[str], *, numbered: bool) -> _Found | None:
-    """Return the number in `known` of every name and the rule that found it, or None."""
+    """Return the numbers in `known` of all `names` and the rule that matched them; None if no rule matches all."""
     rules: tuple[tuple[str, Callable[[str], Hashable]], ...] = (
         ("", str),
         ("without surrounding blanks and in composed Unicode", _composed),
@@ -299,7 +299,7 @@ def _refusal(names: Sequence[str], images: LabeledImages, reference: Reference) 
 
 
 def _difference(names: Sequence[str], stored: Sequence[str]) -> str:
-    """Return the classes that only the data has and those that only the checkpoint has."""
+    """Return text that lists the classes that only the data has and those that only the checkpoint has."""
     parts = [f"{_unknown(names, stored)} in the data only"] if set(names) - set(stored) else []
     if left := [name for name in stored if name not in set(names)]:
         parts.append(f"{listed(left)} in the checkpoint only")
@@ -307,7 +307,7 @@ def _difference(names: Sequence[str], stored: Sequence[str]) -> str:
 
 
 def _unknown(names: Sequence[str], known: Sequence[str]) -> str:
-    """Return the names that are not known, and a known name that resembles one of them."""
+    """Return text that lists the names missing from `known`, and a known name that resembles one of them."""
     similar = {_letters(name): name for name in known}
     unknown = [name for name in names if name not in set(known)]
     alike = [f" ('{name}' resembles '{similar[_letters(name)]}')" for name in unknown if _letters(name) in similar]
@@ -315,7 +315,7 @@ def _unknown(names: Sequence[str], known: Sequence[str]) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return up to five names in quotes and the number of the others."""
+    """Return text with up to five names in quotes and the number of further names."""
     names = list(names)
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return ", ".join(f"'{name}'" for name in names[:_NAMES_SHOWN]) + more

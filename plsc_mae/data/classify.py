@@ -58,7 +58,11 @@ class FinetuneAugment:
     erasing: RandomErasing | None = None
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
-        """Augment an image; `rng` draws the crop, the flip, the color changes and the erased boxes, in this order."""
+        """Augment an image; `rng` draws the crop, the flip, the color changes and the erased boxes, in this order.
+
+        Raises:
+            DataError: the image is too small for the crop of an input of up to 32 pixels.
+        """
         pixels = self._crop(image, rng)
         if rng.random() < self.hflip:
             pixels = flip_horizontal(pixels)
@@ -80,10 +84,10 @@ class FinetuneAugment:
 def linear_probe_augment(
     size: tuple[int, int], scale: tuple[float, float] = (0.08, 1.0), draw_box: DrawBox = clamped_crop_box
 ) -> RandomCropFlip:
-    """Return the augmentation of linear probing: a random crop, then a flip.
+    """Return the augmentation of linear probing: a random crop resized to `size` = (h, w), then a flip.
 
     By default the crop is drawn once and clamped to the image, as in facebookresearch/mae util/crop.py; `draw_box`
-    replaces that rule.
+    replaces that rule. `scale` is the range of the crop's area as a fraction of the image area.
     """
     return RandomCropFlip(size, scale, draw_box=draw_box)
 

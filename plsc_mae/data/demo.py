@@ -88,7 +88,11 @@ CLASSES = tuple(SHAPES)
 
 @dataclass(frozen=True, kw_only=True)
 class DemoParameters:
-    """Parameters that determine the pictures of a demo data set; saved in its demo.json."""
+    """Parameters that determine the pictures of a demo data set; saved in its demo.json.
+
+    Raises:
+        ConfigError: a parameter is below its minimum.
+    """
 
     image_size: int = 64
     train_per_class: int = 400
@@ -151,7 +155,7 @@ def make_demo_data(
 
     Raises:
         ConfigError: a parameter is too small.
-        DataError: the folder contains other files or other demo data, or cannot be written.
+        DataError: `root` is a file, contains other files, other demo data or a damaged demo.json, or cannot be written.
     """
     parameters = DemoParameters(
         image_size=image_size, train_per_class=train_per_class, val_per_class=val_per_class, seed=seed
@@ -194,7 +198,7 @@ def _is_finished(root: Path, parameters: DemoParameters) -> bool:
     """Return True if `root` holds exactly this data set, False if it is missing, empty or unfinished.
 
     Raises:
-        DataError: `root` is a file, or contains other files or other demo data.
+        DataError: `root` is a file, or contains other files, other demo data or a damaged demo.json.
     """
     if root.exists() and not root.is_dir():
         raise DataError(f"{root} is a file; choose a new or empty folder for the demo data")
@@ -256,7 +260,7 @@ def _draw_coverage(shape: tuple[Layer, ...], image_size: int, rng: np.random.Gen
 
 
 def _draw_centers(radius: float, rng: np.random.Generator) -> list[NDArray[np.float64]]:
-    """Draw centers of copies that do not touch, in the picture [0, 1] x [0, 1]; copies may cross the border."""
+    """Draw up to `MAX_COPIES` centers (x, y) of copies that do not touch, as fractions of the image side, in [0, 1)."""
     centers: list[NDArray[np.float64]] = []
     for center in rng.uniform(0.0, 1.0, (MAX_ATTEMPTS, 2)):
         if len(centers) < MAX_COPIES and all(np.hypot(*(center - other)) > SPACING * radius for other in centers):

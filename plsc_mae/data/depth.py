@@ -55,7 +55,7 @@ class TiffLayout(NamedTuple):
 
 
 def range_remedy() -> str:
-    """Return a remedy for a missing range, after a semicolon; "" if the running command has none."""
+    """Return "; " and the remedy for a missing range, to end a message; "" if the running command has no remedy."""
     text = remedies("pass --pixel_range auto, or --pixel_range LO HI")
     return f"; {text}" if text else ""
 
@@ -72,7 +72,7 @@ def is_deep(header: Image.Image) -> bool:
 
 
 def has_default_range(header: Image.Image) -> bool:
-    """Return False if an image can be read with a pixel range only: 32 bits, as integers or floats."""
+    """Return True if an image can be read without a pixel range, which 32-bit integers and floats need."""
     # Pillow opens 16-bit PGM, and in older versions 16-bit PNG, as 32-bit "I".
     return header.mode not in ("I", "F") or (header.mode == "I" and header.format in ("PNG", "PPM"))
 
@@ -102,6 +102,13 @@ def read_values(header: Image.Image, data: bytes) -> Values:
     """Return the values of a file with more than 8 bits per band: [H, W] gray or [H, W, 3] RGB.
 
     Pillow reduces RGB to 8 bits and scales PPM, so OpenCV reads these.
+
+    Args:
+        header: the image as Pillow opened it, not decoded yet.
+        data: content of the file.
+
+    Raises:
+        ValueError: OpenCV must decode the file, but is not installed or fails.
     """
     if header.format != "PPM" and (header.mode in ("I", "F") or header.mode.startswith("I;16")):
         return np.asarray(header)
@@ -109,10 +116,10 @@ def read_values(header: Image.Image, data: bytes) -> Values:
 
 
 def decode_values(data: bytes) -> Values:
-    """Decode a file with OpenCV at its own depth: [H, W] gray or [H, W, 3] RGB.
+    """Decode the content of a file with OpenCV at its own depth: [H, W] gray or [H, W, 3] RGB, without further bands.
 
     Raises:
-        ValueError: OpenCV cannot decode the file.
+        ValueError: OpenCV is not installed, or cannot decode the file.
     """
     try:
         import cv2
@@ -127,15 +134,16 @@ def decode_values(data: bytes) -> Values:
 
 
 def to_8_bits(values: Values, pixel_range: PixelRange) -> npt.NDArray[np.uint8]:
-    """Map values [H, W] or [H, W, C] linearly to 0..255, rounded; NaN becomes 0."""
+    """Map values [H, W] or [H, W, C] linearly from `pixel_range` to 0..255, clipped and rounded; NaN becomes 0."""
     low, high = pixel_range
-    scaled = (values.astype(np.float32) - low) * np.float32(255 / (high - low))
+    exact = np.float64 if values.dtype.kind in "iu" and values.dtype.itemsize > 2 else np.float32
+    scaled = (values.astype(exact) - exact(low)) * exact(255 / (high - low))
     rounded = np.rint(np.nan_to_num(np.clip(scaled, 0, 255), nan=0.0))
     return rounded.astype(np.uint8)
 
 
 def tiff_layout(data: bytes) -> TiffLayout | None:
-    """Return the layout of a TIFF file that Pillow cannot identify; None if `data` is no TIFF file."""
+    """Return the layout of a TIFF file that Pillow cannot identify; None if `data` is no TIFF file or is damaged."""
     if not data.startswith(_TIFF_MAGIC):
         return None
     try:
@@ -153,7 +161,8 @@ def open_header(data: bytes, pixel_range: PixelRange | None) -> Image.Image:
     """Open the content of a file; TIFF files that only OpenCV reads are decoded to 8 bits.
 
     Raises:
-        ValueError: the file is a TIFF with an unsupported number of bands, or needs a pixel range.
+        ValueError: the file is a TIFF that Pillow cannot identify, and has more than four bands, needs a pixel range,
+            exceeds Pillow's limit of pixels, or cannot be decoded by OpenCV.
         UnidentifiedImageError: the file is no image of a known format.
     """
     try:
@@ -191,7 +200,7 @@ def log_loss(kind: Kind, path: str, text: str, *values: object) -> None:
 
 
 def is_logged(kind: Kind) -> bool:
-    """Return True after a message of this kind."""
+    """Return True if a message of this kind was logged, or after `log_nothing`."""
     return bool(_logged[_KINDS.index(kind)])
 
 
@@ -232,7 +241,10 @@ def _alpha_extremes(image: Image.Image) -> tuple[float, float]:
 
 
 def has_varying_band(data: bytes) -> bool:
-    """Return True if the content of a file has a band beyond gray or RGB that is not constant."""
+    """Return True if the content of a file has an alpha band that is not constant, or an unmarked band beyond RGB.
+
+    An unmarked band (see `is_unmarked_band`) is not read. If the file cannot be decoded, the result is False.
+    """
     try:
         image = Image.open(io.BytesIO(data))
         if is_unmarked_band(image):
@@ -272,7 +284,7 @@ def sampled_range(paths: Sequence[str], read: Callable[[str], bytes]) -> PixelRa
         read: returns the content of a file.
 
     Returns:
-        The range; None if no sampled file has more than 8 bits per band.
+        The range; None if no sampled file that can be read has more than 8 bits per band.
     """
     extremes = [found for path in _spaced(paths) if (found := _extremes(path, read)) is not None]
     if not extremes:
@@ -291,7 +303,10 @@ def _spaced(paths: Sequence[str]) -> Iterable[str]:
 
 
 def _extremes(path: str, read: Callable[[str], bytes]) -> tuple[float, float, bool] | None:
-    """Return (smallest, largest value, True for integers), or None if the file has 8 bits or cannot be read."""
+    """Return (smallest finite value, largest, True for integers).
+
+    None if the file has at most 8 bits per band, has no finite value or cannot be read.
+    """
     try:
         values = _deep_values(read(path))
     except Exception:  # decoders raise exceptions of many types; the run reports the file when it is read

@@ -109,7 +109,7 @@ class EvaluationDataset:
         return f"{self.name(index)} could not be read"
 
     def log_unreadable(self, indices: Sequence[int]) -> None:
-        """Log the names of unreadable files and the reasons; a file is named once."""
+        """Log the names of unreadable files and the reasons: each file once, and at most 100 files per call."""
         new = [index for index in indices if index not in self._named]
         self._named.update(new)
         for index in new[:_MAX_NAMED]:
@@ -118,7 +118,7 @@ class EvaluationDataset:
             logger.warning("and %d more files, which are left out too", len(new) - _MAX_NAMED)
 
     def log_number(self, unreadable: int) -> None:
-        """Log the number of unreadable files of all processes when it has changed."""
+        """Log `unreadable`, the number of unreadable files in all processes, if it differs from the last call's."""
         if unreadable != self._number:
             logger.warning("%d of %d images cannot be read and are left out of the evaluation", unreadable, len(self))
         self._number = unreadable

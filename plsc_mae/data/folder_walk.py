@@ -16,6 +16,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 SYSTEM_NAMES = frozenset(
     {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found", "$recycle.bin"}
     | {"system volume information", "recycler", "@eadir", "@tmp", "@recycle", "#recycle", "#snapshot"}
+    | {"@synoresource", "@recently-snapshot", "@__thumb"}
     | {"network trash folder", "temporary items", "__pycache__"}
 )
 # Images that are recognized by their suffix; others are recognized by their first bytes.
@@ -60,7 +61,7 @@ class LeftOut:
         self.suffixes[suffix] = Count(number + 1, example)
 
     def pictures(self) -> dict[str, Count]:
-        """Return the suffixes whose files are images: those of OTHER_FORMATS, or with an image as first file."""
+        """Return the counts of left-out images by suffix: suffixes in OTHER_FORMATS or whose first file is an image."""
         found = {}
         for suffix, count in self.suffixes.items():
             kind = None if suffix in OTHER_FORMATS else _kind(count.example)
@@ -72,7 +73,7 @@ class LeftOut:
         """Yield the count and kind of files that may hold images: archives, tables of arrays, videos."""
         for suffix, count in self.suffixes.items():
             kind = None if suffix in OTHER_FORMATS else _kind(count.example)
-            if kind is not None and kind.group in ("archive", "table", "other") and kind.name != EMPTY:
+            if kind is not None and kind.group in ("archive", "table", "encoding", "other") and kind.name != EMPTY:
                 yield count, kind
 
 
@@ -87,7 +88,7 @@ def is_hidden(name: str) -> bool:
 
 
 def scan(folder: str | Path, left_out: LeftOut) -> tuple[list[str], list[str]]:
-    """Return the sorted names of (folders, files) in a folder without hidden ones, which are counted."""
+    """Return the sorted names of the (folders, files) in a folder; hidden ones are only counted in `left_out`."""
     folders, files = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -101,7 +102,7 @@ def scan(folder: str | Path, left_out: LeftOut) -> tuple[list[str], list[str]]:
 
 
 def images_in(folder: str | Path, files: list[str], left_out: LeftOut) -> list[str]:
-    """Return the names of images among the files of a folder; the others are counted."""
+    """Return the names of images among `files` of a folder; other files are counted in `left_out`."""
     images = []
     for name in files:
         if is_image(name):
@@ -137,6 +138,7 @@ def _walk(folder: str, ancestors: tuple[tuple[int, int], ...], left_out: LeftOut
 
     Raises:
         DataError: a link leads back to one of the `ancestors` (device and inode numbers) or to a folder below them.
+        OSError: a folder cannot be read.
     """
     identity = _identity(folder)
     if identity in ancestors:

@@ -24,7 +24,8 @@ class Mixing(NamedTuple):
     """Mixing parameters of a batch: one entry for the whole batch (n = 1) or one per image.
 
     Attributes:
-        keep: weights [n] of the image's own pixels outside its box (1 for CutMix); its partner's have 1 - keep.
+        keep: weights [n] of the image's own pixels outside its box (1 for CutMix); the partner's pixels there have
+            weight 1 - keep.
         boxes: [n, 4] of (top, left, height, width); CutMix fills them with the partner's pixels. Empty for mixup.
         lam: weights [n] of the image's own label; the partner's has 1 - lam.
     """

@@ -97,7 +97,10 @@ def resize_shorter_side(height: int, width: int, size: int) -> tuple[int, int]:
 
 
 def resize_to_cover(height: int, width: int, size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """Return the size (h, w) of an image that just covers `size` times `scale` with its own aspect ratio."""
+    """Return the rounded size (h, w) to which an image of `height` x `width` is resized to just cover `scale` * `size`.
+
+    The aspect ratio of the image is kept. The result is never smaller than `size` = (h, w).
+    """
     factor = max(size[0] * scale / height, size[1] * scale / width)
     return max(round(height * factor), size[0]), max(round(width * factor), size[1])
 

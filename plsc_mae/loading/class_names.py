@@ -39,15 +39,15 @@ class Head(NamedTuple):
 
 
 def read_head(stored: Checkpoint, names_file: str = "") -> Head:
-    """Return the outputs of the classifier in a file, given in the base naming of its dialect.
+    """Return the number and the names of the outputs of the classifier in a file.
 
     Args:
-        stored: the file.
+        stored: the file, in the base naming of its dialect.
         names_file: text file with one class name per line, in place of the stored names; "" for the stored names.
 
     Raises:
-        CheckpointError: the file holds no classifier.
-        DataError: the file of names cannot be read, or has another number of names.
+        CheckpointError: the file holds no classifier, or several.
+        DataError: the file of names cannot be read, is not text, or has another number of names than outputs.
     """
     count = count_classes(stored)
     known = stored_names(stored, count)
@@ -84,9 +84,10 @@ def count_classes(stored: Checkpoint) -> int:
 
 
 def stored_names(stored: Checkpoint, count: int) -> tuple[str, ...]:
-    """Return the class names that a checkpoint stores, in the order of its `count` outputs; empty if it has none.
+    """Return the class names that a checkpoint stores, in the order of its outputs.
 
-    A classifier trained with a larger --nb_classes has names for its first outputs only.
+    The result is empty if the checkpoint stores no names, or more names than its `count` outputs. A classifier trained
+    with a larger --nb_classes has names for its first outputs only.
     """
     names = stored.meta.get("classes")
     if not isinstance(names, (list, tuple)) or len(names) > count:
@@ -124,7 +125,10 @@ def number_by_outputs(images: AnyImages, head: Head) -> AnyImages:
 
 
 def head_to_keep(stored: Checkpoint, count: int, classes: ClassOrder, names_file: str = "") -> list[int] | None:
-    """Return the stored output for each class of a run that starts from a classifier, or None to start a new head.
+    """Return the number of the stored output to copy to each output of a run's classifier; None to start a new head.
+
+    The head starts new if the file has no classifier, one with another number of outputs, or one of other classes.
+    If the class names of the file or of the run are unknown, equal numbers of outputs suffice, with a warning.
 
     Args:
         stored: the file, in the base naming of its dialect.
@@ -133,7 +137,7 @@ def head_to_keep(stored: Checkpoint, count: int, classes: ClassOrder, names_file
         names_file: see `read_head`.
 
     Raises:
-        CheckpointError: there is a file of names, but no classifier.
+        CheckpointError: `names_file` is given, but `stored` holds no single classifier.
         DataError: see `read_head`.
     """
     if "head.bias" not in stored.model and not names_file:
@@ -160,7 +164,7 @@ def head_to_keep(stored: Checkpoint, count: int, classes: ClassOrder, names_file
 
 
 def _check_unnamed(images: LabeledImages, head: Head) -> None:
-    """Check images for a classifier without names, and log how they are numbered."""
+    """Log how images are numbered for a classifier without names; raise DataError if that cannot be determined."""
     count, source = len(images.classes), head.source
     remedy = "give the names of its outputs with --classes FILE, one per line, or a list file with 'path label' lines"
     if images.numbered:
@@ -190,7 +194,11 @@ def _check_unnamed(images: LabeledImages, head: Head) -> None:
 
 
 def _read_names(path: str, count: int) -> tuple[str, ...]:
-    """Read one class name per line; names that are not UTF-8 are escaped as those of folders are."""
+    """Read one class name per line; names that are not UTF-8 are escaped like names of folders.
+
+    Raises:
+        DataError: the file cannot be read, is not text, or does not have `count` names.
+    """
     try:
         require_text(path, f"--classes {path}", "a text file with one class name per line", DataError)
         names = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape").rstrip().splitlines()

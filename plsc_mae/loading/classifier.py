@@ -48,7 +48,7 @@ def load_classifier(
 
     Args:
         source: the checkpoint, of plsc_mae or of another code base, or its content.
-        model_key: key of the weights in it, such as "model_ema"; found by content when empty.
+        model_key: key of the weights in the file, such as "model_ema"; "" to find them. Unused if `source` is content.
         model_prefix: prefix of the network's tensor names, likewise.
         classes: text file with one class name per line, in place of the checkpoint's names.
         num_heads: attention heads, if the file does not determine them.
@@ -96,7 +96,10 @@ def open_classifier(config: PredictConfig | ExplainConfig) -> LoadedClassifier:
 def _by_options(
     stored: Checkpoint, num_classes: int, given: Mapping[str, Any]
 ) -> tuple[ImageClassifier, Normalize, Transform]:
-    """Build (network, normalization, transform) from the options that plsc_mae stored in its checkpoint."""
+    """Build (network, normalization, transform) from the options in a checkpoint of plsc_mae.
+
+    Values of `given` that are not None replace stored options of the same names.
+    """
     config = from_mapping(stored.meta["args"], PHASES[stored.meta["phase"]], str(stored.path))
     config = dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
     network = build_classifier(config, num_classes, **newer_parts(stored, config.image_size))

@@ -60,7 +60,7 @@ def load_into_classifier(
 ) -> LoadReport:
     """Initialize a classifier with a checkpoint of pre-training or of another classifier.
 
-    A head is loaded only if it is for the same classes, and its outputs are then put into their order; see
+    A head is loaded only if it has the classes of the run, and its outputs are put into the order of `classes`; see
     `class_names.head_to_keep`. Learned position embeddings and relative position tables are resized to the classifier's
     grid; relative position tables that the file lacks stay at zero.
 
@@ -141,7 +141,11 @@ def load_classifier_weights(
 
 
 def _based(stored: Checkpoint, num_heads: int) -> tuple[Checkpoint, Dialect]:
-    """Return a file's network in the base naming of its dialect, with rows in the order that `num_heads` implies."""
+    """Return (the file in the base naming of its dialect, the dialect); `num_heads` determines the order of rows.
+
+    Raises:
+        CheckpointError: no dialect has the tensors' names, or plsc_mae lacks a part of the network.
+    """
     stored = decoded(stored, num_heads, 1)  # a classifier needs no decoder
     rules = recognize(stored.model, str(stored.path))
     refuse_unsupported(stored.model, rules, str(stored.path))
@@ -151,12 +155,14 @@ def _based(stored: Checkpoint, num_heads: int) -> tuple[Checkpoint, Dialect]:
 def parts_of_start(config: ClassifyConfig, resumed: Path | Checkpoint | None = None) -> dict[str, Any]:
     """Return the arguments for parts of the encoder in the file that a run starts from, see `encoder.newer_parts`.
 
+    The result is empty if the run starts from random weights.
+
     Args:
         config: the options.
         resumed: checkpoint from which the run resumes, or the content of the classifier to evaluate; None without one.
 
     Raises:
-        CheckpointError: the file cannot be read, or holds an encoder with a part that this suite lacks.
+        CheckpointError: the file cannot be read, or holds an encoder with a part that plsc_mae lacks.
     """
     if isinstance(resumed, Checkpoint):
         source = resumed
@@ -206,10 +212,10 @@ def _fitted(
 
 
 def _require_encoder(model: ImageClassifier, report: LoadReport, stored: Checkpoint, rules: Dialect) -> None:
-    """Check that file and classifier have the same encoder.
+    """Raise CheckpointError unless file and classifier have the same encoder.
 
-    The file may lack the head, the norm after the pooling and all relative position tables, and may have a final norm
-    that the classifier lacks, because it normalizes the mean of the patches.
+    The file may lack the head, the norm after the pooling and all relative position tables. It may have a final norm
+    that the classifier lacks, because the classifier can normalize the mean of the patches instead.
     """
     _check_positions(model.encoder, stored, rules)
     found, depth = block_count(stored.model, rules), len(model.encoder.blocks)
@@ -226,7 +232,10 @@ def _require_encoder(model: ImageClassifier, report: LoadReport, stored: Checkpo
 
 
 def _check_positions(encoder: VisionTransformer, stored: Checkpoint, rules: Dialect) -> None:
-    """Check the kind of fixed position embedding: MAE-priv's files store it, MAE-pytorch's do not."""
+    """Raise CheckpointError if file and encoder have different kinds of fixed position embeddings.
+
+    Files of MAE-priv contain the position table, and files of MAE-pytorch do not.
+    """
     has_table = rules.foreign_name("encoder.pos_embed") in stored.model
     if has_table and encoder.positions == "sinusoid":
         raise CheckpointError(
@@ -250,10 +259,11 @@ def start_from_pretraining(
 ) -> LoadReport:
     """Load the encoder of `config.finetune`, and initialize the head as the method's recipe does.
 
-    The head of a classifier of the run's `classes` is loaded too.
+    Fine-tuning from a classifier with the classes of the run loads its head instead.
 
     Raises:
-        CheckpointError: the file does not hold that encoder.
+        CheckpointError: see `load_into_classifier`.
+        DataError: see `load_into_classifier`.
     """
     recipe = load_recipe(config.method)
     report = load_into_classifier(

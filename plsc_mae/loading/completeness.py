@@ -1,7 +1,7 @@
 """The rule for all loaders: a file and a network must have the same tensors, apart from a list of known exceptions.
 
-A tensor that the network misses keeps its random value, and a tensor that has no place is ignored. Either changes the
-features without a sign of it, so both are errors, except for the tensors listed here.
+If the file lacks a tensor, the network keeps random values there. If the network lacks it, its values are ignored.
+Either case changes the features silently, so it is an error, except for the tensors listed here.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _UNSUPPORTED = (
 
 
 def unsupported_part(names: Iterable[str]) -> str:
-    """Return the part of a network that this suite lacks and the first tensor that shows it; empty if none is known."""
+    """Return text with a part that plsc_mae lacks and the first tensor that shows it; "" if no tensor shows one."""
     for name in names:
         for pattern, part in _UNSUPPORTED:
             if re.search(pattern, name):
@@ -67,9 +67,9 @@ def unsupported_part(names: Iterable[str]) -> str:
 
 
 def refuse_unsupported(tensors: Mapping[str, Array], rules: Dialect, path: str) -> None:
-    """Raise CheckpointError if tensors, in base naming, show a part of an encoder that this suite lacks.
+    """Raise CheckpointError if tensors, in base naming, show a part of an encoder that plsc_mae lacks.
 
-    Only tensors that neither lie beside the encoder nor have a counterpart here are judged by their names.
+    The names of all tensors except those of `BESIDE_THE_ENCODER` are examined, and the shapes in the first block.
     """
     start = rules.foreign_name("encoder.blocks.0.")
     found = unsupported_part(name for name in tensors if not name.startswith(BESIDE_THE_ENCODER))
@@ -95,7 +95,7 @@ def fixed_tables(network: nn.Layer) -> set[str]:
 
 
 def left_over(report: LoadReport, idle: Collection[str] = ()) -> list[str]:
-    """Return the file's tensors that have no place in the network and are no known exception.
+    """Return the names of the file's tensors that have no place in the network and are no known exception.
 
     Args:
         report: the result of loading.
@@ -121,12 +121,12 @@ def require_complete(
         report: the result of loading.
         path: the file, for the message.
         idle: see `left_over`.
-        absent: the network's tensors that the file may lack, in addition.
+        absent: names of further tensors of the network that the file may lack.
         part: the part that was loaded, for the message.
         by_options: whether the user's options, and not the file, determined the network; the remedy depends on it.
 
     Raises:
-        CheckpointError: a tensor is missing or left over; the message names them.
+        CheckpointError: a tensor is missing or left over; the message names the first three of each kind.
     """
     allowed = fixed_tables(network) | set(absent)
     missing = [name for name in report.missing if name not in allowed]

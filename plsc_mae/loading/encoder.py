@@ -57,19 +57,20 @@ def load_encoder(
 
     Args:
         source: the checkpoint, of plsc_mae or of another code base, or its content. A classifier's images are
-            normalized by ImageNet's statistics, and the norm after its pooling is not part of the encoder.
-        model_key: key of the weights in it, such as "model_ema"; found by content when empty.
+            normalized by ImageNet's statistics, or by 0.5 and 0.5 if its stored options ask for it. The norm after its
+            pooling is not part of the encoder.
+        model_key: key of the weights in the file, such as "model_ema"; "" to find them. Unused if `source` is content.
         model_prefix: prefix of the network's tensor names, likewise.
         num_heads: attention heads, if the file does not determine them.
         input_size: image side, or height and width, in place of the checkpoint's; learned positions are resized.
         random_weights: take only the sizes from the file, for comparison with an untrained encoder.
         seed: seed of the random weights.
-        any_channels: accept encoders of other images than those with three channels.
+        any_channels: also accept an encoder of images that do not have three channels.
 
     Raises:
         CheckpointError: the file cannot be read, lacks a tensor of the encoder, or has one that the encoder lacks; or
-            the encoder is not for images with three channels.
-        ConfigError: the number of heads is unknown, or the image size does not fit.
+            the encoder is not for images with three channels, unless `any_channels`.
+        ConfigError: the number of heads is unknown or does not fit, or the image size does not fit.
     """
     stored = source if isinstance(source, Checkpoint) else weights.read_network(source, model_key, model_prefix)
     path = str(stored.path)
@@ -94,11 +95,11 @@ def load_encoder(
 def build_encoder(
     stored: Checkpoint, num_heads: int | None = None, input_size: tuple[int, ...] | None = None
 ) -> tuple[VisionTransformer, Normalize]:
-    """Build the encoder that a file holds, with fresh weights, and the normalization of its images.
+    """Build the encoder that a file holds, with fresh weights; return (encoder, normalization of its images).
 
     Raises:
-        CheckpointError: the file holds no encoder, or one with a part that this suite lacks.
-        ConfigError: the number of heads is unknown, or the image size does not fit.
+        CheckpointError: the file holds no encoder, or one with a part that plsc_mae lacks.
+        ConfigError: the number of heads is unknown or does not fit, or the image size does not fit.
     """
     sized = decoded(stored, num_heads, 1)  # the order of the decoder's rows is irrelevant here
     is_ours = "method" in sized.meta and "args" in sized.meta
@@ -137,7 +138,7 @@ def fill_encoder(
 
 
 def _lacks_its_table(stored: Checkpoint) -> bool:
-    """Return whether a file is an autoencoder of facebookresearch/mae without the position table that it computes."""
+    """Return whether a file is an autoencoder of facebookresearch/mae whose computed position table was not saved."""
     return "pos_embed" not in stored.model and "decoder_embed.weight" in stored.model
 
 
@@ -152,9 +153,9 @@ def infer_encoder_arguments(
         input_size: image side, or height and width, in place of the file's.
 
     Raises:
-        CheckpointError: there is no encoder, or it has a part that this suite lacks, or its positions are of no square
-            grid and do not fit `input_size`.
-        ConfigError: the number of heads is unknown.
+        CheckpointError: there is no encoder, or it has a part that plsc_mae lacks, or its positions form no square grid
+            and do not fit `input_size`.
+        ConfigError: the number of heads is unknown, or does not divide the width.
     """
     rules = recognize(stored.model, str(stored.path))
     refuse_unsupported(stored.model, rules, str(stored.path))
@@ -183,14 +184,14 @@ def infer_encoder_arguments(
 
 
 def _trained_size(stored: Checkpoint, sizes: Mapping[str, Any]) -> Any:
-    """Return the image size that this suite stored or that a square table shows; None if there is neither."""
+    """Return the image size that plsc_mae stored, else the one that a square position table shows, else None."""
     # Options that other code bases store need not match the tensors.
     own = _options(stored).get("input_size") if stored.dialect == NATIVE.name else None
     return own or sizes["img_size"]
 
 
 def _require_positions(sizes: Mapping[str, Any], table: Array | None, rules: Dialect, path: str) -> None:
-    """Raise CheckpointError if a plain ViT has no positions at all: no tensor shows rotary ones."""
+    """Raise CheckpointError if a plain ViT has no positions, because it may have rotary ones, which need no tensor."""
     if table is None and sizes["k_bias"] and sizes["relative_positions"] == "none" and rules is not NATIVE:
         raise CheckpointError(
             f"{path} has no position table ({rules.foreign_name('encoder.pos_embed')}), as networks with rotary "
@@ -205,7 +206,7 @@ def _fitting(
     trained: Any,
     input_size: tuple[int, ...] | None,
 ) -> tuple[Any, int]:
-    """Return the image size that a position table was trained for, and the number of its rows that are of no patch.
+    """Return (image size that a position table was trained for, number of its rows that belong to no patch).
 
     Args:
         stored: the file.
@@ -215,7 +216,7 @@ def _fitting(
         input_size: image size that the user asks for.
 
     Raises:
-        CheckpointError: the table is of no square grid and does not fit `input_size`.
+        CheckpointError: the table's rows form no square grid and do not fit `input_size`.
     """
     rows, square_prefix = table.shape[1], sizes["prefix_positions"]
 
@@ -242,12 +243,16 @@ def _fitting(
 def newer_parts(stored: Checkpoint, input_size: tuple[int, ...]) -> dict[str, Any]:
     """Return the arguments of `VisionTransformer` for parts of a file's encoder that no training option describes.
 
-    They are normalized queries and keys, register tokens, positions without the class token's, and the layer scale of
-    networks with a bias of keys. The dictionary is empty for a plain ViT.
+    They are normalized queries and keys, register tokens, the layer scale of networks with a bias of keys, and position
+    tables whose rows before the patches do not match the class token. The dictionary is empty for a plain ViT.
 
     Args:
         stored: the file, in the base naming of its dialect.
         input_size: image side, or height and width, of the network to build.
+
+    Raises:
+        CheckpointError: plsc_mae lacks a part of the encoder, or its positions form no square grid and do not fit
+            `input_size`.
     """
     if not stored.dialect or (stored.dialect not in _VITS and stored.dialect != NATIVE.name):
         return {}
@@ -278,7 +283,10 @@ def _options(stored: Checkpoint) -> Mapping[str, Any]:
 
 
 def _trained_heads(options: Mapping[str, Any], embed_dim: int) -> int | None:
-    """Return the heads in stored options, else those of the registered model they name if its width is `embed_dim`."""
+    """Return the number of heads in stored options, else in the registered model that they name; None if unknown.
+
+    A registered model is used only if its width is `embed_dim`.
+    """
     if options.get("num_heads"):
         return int(options["num_heads"])
     variant = VARIANTS.get(str(options.get("model")))

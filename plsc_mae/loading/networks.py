@@ -62,8 +62,10 @@ def open_network(
         kind: the part of it to load, see `contents.kind_of`.
         num_heads: attention heads of the encoder, if the file does not determine them.
         decoder_num_heads: attention heads of the decoder, likewise.
-        any_grid: hold the positions of an unknown rectangle in an encoder or classifier for one row of patches.
-        dry_run: for a network of pre-training, compare names and shapes only, also of its position tables.
+        any_grid: if the grid of the positions of an encoder or classifier is unknown, build the network for images
+            with a single row of patches, which holds these positions.
+        dry_run: for a network of pre-training, compare names and shapes only, also of its position tables; no effect on
+            an encoder or classifier.
 
     Raises:
         CheckpointError: the file does not hold such a network, or lacks a tensor.
@@ -90,9 +92,10 @@ def open_network(
 
 
 def _one_row(stored: Checkpoint) -> tuple[int, int] | None:
-    """Return the image size of one row with all patches of an encoder, if its positions are of no square grid.
+    """Return the image size (h, w) at which all patches of an encoder form one row, if its grid is unknown.
 
-    None for other networks, and for files of this suite, which store their image size.
+    None if the positions form a square grid or are not in the file, and for training checkpoints of plsc_mae, which
+    store their image size.
     """
     base = base_of(stored)
     if "phase" in base.meta:

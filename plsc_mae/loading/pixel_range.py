@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -24,11 +25,11 @@ logger = logging.getLogger(__name__)
 
 
 def settle(config: ConfigT, images: ImageList | None, checkpoint: str | Path | None) -> ConfigT:
-    """Return the config of a training run with its range as two numbers, or None without one.
+    """Return the config of a training run with its final `pixel_range`: two numbers as text, or None.
 
     Args:
         config: options of the run.
-        images: images from which `auto` determines the range.
+        images: images from which `auto` determines the range; if None, `auto` gives None.
         checkpoint: checkpoint that the run resumes, evaluates or starts from, whose range is the default.
 
     Raises:
@@ -40,12 +41,12 @@ def settle(config: ConfigT, images: ImageList | None, checkpoint: str | Path | N
 
 
 def choose(given: Sequence[str] | None, origins: Sequence[str | Path], images: ImageList | None) -> PixelRange | None:
-    """Return the range that an option asks for, by default that of a checkpoint; warn if the two differ.
+    """Return the range that an option asks for, by default that of a checkpoint, else None; warn if the two differ.
 
     Args:
-        given: the value of --pixel_range.
-        origins: checkpoints; the first one that stores a range decides.
-        images: images from which `auto` determines the range.
+        given: the value of --pixel_range; None if it is not set.
+        origins: checkpoints; the first one that stores a range gives the default.
+        images: images from which `auto` determines the range; if None, `auto` gives None.
 
     Raises:
         ConfigError: --pixel_range is malformed.
@@ -67,7 +68,7 @@ def choose(given: Sequence[str] | None, origins: Sequence[str | Path], images: I
 
 
 def parse(values: Sequence[str] | None) -> PixelRange | None:
-    """Return the range of two numbers.
+    """Convert two numbers as text to a range; None stays None.
 
     Raises:
         ConfigError: there are not two numbers in ascending order.
@@ -78,7 +79,7 @@ def parse(values: Sequence[str] | None) -> PixelRange | None:
         low, high = map(float, values)
     except ValueError:
         low = high = 0.0
-    if not low < high:
+    if not -math.inf < low < high < math.inf:
         raise ConfigError(f"--pixel_range {' '.join(values)}: expected two numbers, the smaller one first, or {AUTO}")
     return PixelRange(low, high)
 
@@ -100,7 +101,7 @@ def _automatic(images: ImageList | None) -> PixelRange | None:
 
 
 def _stored(origin: str | Path) -> list[str] | None:
-    """Return the range that a checkpoint stores; None without one or if the file cannot be read."""
+    """Return the range that a checkpoint stores, as text; None without one or if the file cannot be read."""
     if Path(origin).suffix != OWN_SUFFIX:
         return None
     try:

@@ -34,14 +34,16 @@ def size_remedy() -> str:
 class PositionFit:
     """Callback for `weights.load` that resizes position tables to the grid of an encoder.
 
-    Learned tables are resized. A fixed table that the file has as computed for its grid gives way to the network's own;
-    any other table is resized even if the network's own is fixed, since it was trained.
+    A learned table is resized. If the network's table is fixed and the file's table has computed values for another
+    grid, the network keeps its table. A file's table with other values was trained, so it is resized for such a network
+    too.
 
     Args:
-        network: the network to load; its fixed tables are its own.
-        encoder: the encoder in it, or the network itself.
-        stored: the file. Its grid is that of its stored options, if they are this suite's; else a square or, if the
-            number of patches is no square, the encoder's.
+        network: the network to load; its buffers hold the fixed tables.
+        encoder: the encoder of `network`, or `network` itself.
+        stored: the file. The grid of a position table is the first of these that has the table's number of patches:
+            that of options stored by plsc_mae, the encoder's if it is square, one for which the table was computed, the
+            encoder's, a square.
     """
 
     def __init__(self, network: nn.Layer, encoder: VisionTransformer, stored: Checkpoint) -> None:
@@ -71,7 +73,7 @@ class PositionFit:
             )
 
     def _fit(self, name: str, value: Array, prefix: int) -> Array | None:
-        """Fit a table [1, `prefix` + L, D]."""
+        """Fit a table [1, `prefix` + L, D] to the encoder's grid; return None if the table's grid is unknown."""
         old = self._old_grid(value, prefix)
         if old is None:
             self._unknown = value.shape[1] - prefix
@@ -135,7 +137,7 @@ def computed_grid(table: Array, prefix: int) -> Grid | None:
 
 
 def _stored_grid(stored: Checkpoint, patch_size: int) -> Grid | None:
-    """Return the grid of the images that a checkpoint of this suite was trained on; None for other files."""
+    """Return the grid of patches that a pre-training checkpoint of plsc_mae was trained on; None for other files."""
     options: Any = stored.meta.get("args")
     if not isinstance(options, dict) or "method" not in stored.meta or not options.get("input_size"):
         return None

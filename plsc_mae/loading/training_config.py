@@ -26,7 +26,8 @@ def training_config(stored: Checkpoint, heads: Mapping[str, int | None], **repla
         stored: the file as `weights.read` returns it.
         heads: `num_heads` and, if the caller needs the decoder, `decoder_num_heads`: the user's numbers, which files
             of other code bases may require because no shape determines them, or None.
-        replaced: options that replace the checkpoint's; None keeps it.
+        replaced: options that replace the checkpoint's; a value of None keeps the checkpoint's. `resume` and
+            `auto_resume` are always switched off.
 
     Raises:
         CheckpointError: the network of the file cannot be determined.
@@ -103,9 +104,9 @@ def _stored_heads(stored: Checkpoint, key: str) -> int | None:
 
 
 def _computed_size(stored: Checkpoint) -> tuple[int, int] | None:
-    """Return the size of the images for whose rectangle of patches the encoder's table was computed; None for squares.
+    """Return the image size (h, w) in pixels that a table of fixed positions for a rectangular grid shows, else None.
 
-    Squares are left to the methods. The table does not show the rectangle if it was learned.
+    The methods infer the size for square grids. A learned table does not show its grid.
     """
     foreign_name = find_dialect(stored.dialect).foreign_name
     table = stored.model.get(foreign_name("encoder.pos_embed"))

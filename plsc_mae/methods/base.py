@@ -86,7 +86,10 @@ class Task(nn.Layer, ABC):
         return batch
 
     def forward_backward(self, batch: Batch, context: PassContext) -> StepOutput:
-        """Run forward and backward pass of a prepared batch; gradients accumulate in the parameters."""
+        """Run forward and backward pass of a prepared batch; gradients accumulate in the parameters.
+
+        The loss of the result is not multiplied by `context.loss_factor`.
+        """
         with context.autocast():
             out = context.forward(batch)
         loss = out.loss if context.group_size == 1 else out.loss / context.group_size
@@ -99,7 +102,7 @@ class Task(nn.Layer, ABC):
         The schedule counts updates if the options have a warm-up in updates, else epochs.
 
         Raises:
-            ConfigError: the warm-up is as long as the run.
+            ConfigError: the schedule counts updates, and its warm-up is not shorter than the run.
         """
         common: dict[str, float] = {"lr": lr, "min_lr": config.min_lr, "weight_decay": config.weight_decay}
         if not isinstance(config, UpdateScheduleOptions):
@@ -131,11 +134,17 @@ class Task(nn.Layer, ABC):
         """
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the scores of a validation batch, {name: float [B]} for `score_names`; the loop averages them."""
+        """Return the scores of a validation batch, {name: float [B]} for `score_names`; the loop averages them.
+
+        Raises:
+            TypeError: the Task has no scores.
+        """
         raise TypeError(f"{type(self).__name__} cannot be validated: it does not implement scores")
 
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
         """Return pictures of the network's predictions for a batch, {label: uint8 [B, H, W, 3]}, in display order.
+
+        The result is empty for a Task without pictures.
 
         Args:
             batch: a batch of samples from `Method.view_transform`.
@@ -155,6 +164,9 @@ class Task(nn.Layer, ABC):
         Args:
             batch_size: images of the pass.
             gpu: whether the pass runs on a GPU, which changes the temporary memory of a tokenizer.
+
+        Raises:
+            TypeError: the Task has no outline.
         """
         raise TypeError(f"{type(self).__name__} cannot be planned: it does not implement memory_outline")
 

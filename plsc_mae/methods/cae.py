@@ -81,7 +81,10 @@ class CAETask(Task):
 
     @paddle.no_grad()
     def prepare(self, batch: Batch) -> Batch:
-        """Add the targets of hidden patches as "target": classes [B*M] or vectors [B*M, K]."""
+        """Add the targets of hidden patches as "target": int64 classes [B*M] or float vectors [B*M, K].
+
+        Their order is that of `CAEOutput.logits`: image by image, in raster order.
+        """
         target = self.target(batch)
         _, ids = split_mask(batch["mask"], self.num_masked)
         places = paddle.stack([paddle.arange(ids.shape[0]).unsqueeze(1).expand_as(ids), ids], axis=-1)
@@ -130,7 +133,13 @@ class CAETask(Task):
 
     @paddle.no_grad()
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
-        """Return pictures: original, masked image, targets, and targets with the predictions in hidden patches."""
+        """Return pictures: original, masked image, targets, and targets with the predictions in hidden patches.
+
+        The picture of targets is left out if they are pixels.
+
+        Raises:
+            ConfigError: `patch_stats` is set.
+        """
         if patch_stats is not None:
             raise ConfigError("--patch_stats is for models that predict normalized pixels; CAE predicts tokens")
         images, mask = self.normalize(batch["image"]), batch["mask"]
@@ -235,7 +244,7 @@ class CAE(Method[CAEConfig]):
         return sum(self._student_and_alignment(task))
 
     def training_macs(self, config: CAEConfig, task: Task) -> int:
-        """Count the multiply-accumulates of one image: the student's forward pass three times, the alignment's once."""
+        """Count the multiply-accumulates of one image: three forward passes of the student, one of the alignment."""
         student, alignment = self._student_and_alignment(task)
         return 3 * student + alignment
 
@@ -301,8 +310,8 @@ class CAE(Method[CAEConfig]):
     def _block_sizes(self, config: CAEConfig) -> tuple[int, int]:
         """Return the number of patches that block masks hide and the smallest block.
 
-        The defaults are made for 14 x 14 patches. A grid without room for them hides half of its patches, as 98 of 196,
-        and a smallest block that was not chosen shrinks in proportion.
+        The default of 98 hidden patches is half of 14 x 14. A grid of no more than 98 patches hides half of its patches
+        instead, and a smallest block that has its default value shrinks in proportion.
         """
         rows, columns = self._grid(config)
         smallest = config.min_mask_patches_per_block
@@ -338,7 +347,11 @@ class CAE(Method[CAEConfig]):
         return config.patch_size or int(find_variant(config.model).arguments["patch_size"])
 
     def _tokenizer_size(self, config: CAEConfig) -> tuple[int, int]:
-        """Return (height, width) in pixels of the tokenizer's view, which must have one token per patch."""
+        """Return (height, width) in pixels of the tokenizer's view, which must have one token per patch.
+
+        Raises:
+            ConfigError: `second_input_size` is set to another size.
+        """
         rows, columns = self._grid(config)
         wanted = (rows * STRIDE, columns * STRIDE)
         given = config.second_input_size

@@ -106,7 +106,7 @@ class ClassifyTask(Task):
         return self.model.classify(batch["features"]) if "features" in batch else self.model(batch["image"])
 
     def loss(self, logits: Tensor, target: Tensor) -> StepOutput:
-        """Return the cross entropy of logits [B, K] with distributions [B, K], or with smoothed labels from [B]."""
+        """Return the cross entropy of logits [B, K] with distributions [B, K], or with class numbers [B], smoothed."""
         if target.ndim == 2:
             loss = soft_target_cross_entropy(logits, target)
         else:
@@ -125,7 +125,11 @@ class ClassifyTask(Task):
         return make(config, lr, updates_per_epoch)
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
-        """Group the parameters, in fine-tuning by layer; tokens, positions, vectors and biases have no weight decay."""
+        """Group the trainable parameters, in fine-tuning also by layer; vectors and biases have no weight decay.
+
+        In fine-tuning, the encoder's class token, register tokens and position table have none either, nor have the
+        relative position biases if `disable_weight_decay_on_rel_pos_bias` is set.
+        """
         named = list(self.model.named_parameters())
         if not isinstance(self.config, FinetuneConfig):
             return weight_decay_groups(named, weight_decay)
@@ -170,7 +174,7 @@ class ClassifyTask(Task):
         """Adopt the checkpoint's order of the classes, and restore the averaged weights if this run has them.
 
         Raises:
-            CheckpointError: the checkpoint is of other classes, or has no averaged weights.
+            CheckpointError: the checkpoint is of other classes, or lacks the averaged weights that this run needs.
         """
         self.class_order.restore(stored.meta.get("classes"), stored.path, CHANGED_CLASSES)
         if self.average is None:
@@ -191,7 +195,7 @@ def classification_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def build_mixup(config: ClassifyConfig, num_classes: int) -> Mixup | None:
-    """Return Mixup or CutMix as the options ask; None if they ask for neither."""
+    """Return Mixup or CutMix as the options ask; None if they ask for neither or do not have them (linear probing)."""
     if not isinstance(config, FinetuneConfig) or not (config.mixup or config.cutmix or config.cutmix_minmax):
         return None
     return Mixup(
@@ -207,7 +211,7 @@ def build_mixup(config: ClassifyConfig, num_classes: int) -> Mixup | None:
 
 
 class WithMixSeed:
-    """A transform that draws `MIX_SEED` last; the seed of the first sample decides the mixing of a batch."""
+    """A transform that adds an int64 `MIX_SEED`, drawn last; the first sample's seed determines the batch's mixing."""
 
     def __init__(self, transform: Transform) -> None:
         self.transform = transform
@@ -247,6 +251,9 @@ def build_classifier(config: ClassifyConfig, num_classes: int, **parts: Any) -> 
     """Build the classifier that the options name, with fresh weights.
 
     `parts` are arguments of its encoder for parts that no option describes, see `loading.encoder.newer_parts`.
+
+    Raises:
+        ConfigError: the options name no registered classifier, or do not fit together.
     """
     require_network(config.model, registry.CLASSIFIER)
     arguments = {name: getattr(config, name) for name in ENCODER_OPTIONS}

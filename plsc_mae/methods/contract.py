@@ -78,7 +78,12 @@ class Method(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def build_task(self, config: ConfigT) -> Task:
-        """Build the Task with fresh weights."""
+        """Build the Task with fresh weights.
+
+        Raises:
+            ConfigError: options that do not fit together, or name no network of this method.
+            CheckpointError: a file that the Task needs besides the images, such as a tokenizer, cannot be used.
+        """
 
     def sketch_task(self, config: ConfigT) -> Task:
         """Build the Task for `plsc-mae plan` without reading files; under `paddle.LazyGuard` it has no weights."""
@@ -125,7 +130,10 @@ class Method(ABC, Generic[ConfigT]):
         return all(foreign_name(name) in stored.model for name in self.network_tensors)
 
     def recognizes(self, stored: Checkpoint) -> bool:
-        """Return whether a file without plsc_mae's options may belong to this method; the first such method gets it."""
+        """Return whether a file without plsc_mae's options may belong to this method.
+
+        The file is given to the first method, in the order of `load_methods`, that returns True.
+        """
         return stored.dialect in self.dialects or (stored.dialect == NATIVE.name and self.has_network(stored))
 
     @abstractmethod
@@ -161,7 +169,7 @@ class Method(ABC, Generic[ConfigT]):
         """
 
     def huggingface_settings(self, network: nn.Layer) -> dict[str, Any]:
-        """Return the decoder's entries of a Hugging Face config.json; none if Transformers lacks this network."""
+        """Return the decoder's entries of a Hugging Face config.json; empty if Transformers lacks this network."""
         return {}
 
 

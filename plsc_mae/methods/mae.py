@@ -58,7 +58,7 @@ class MAETask(Task):
     Args:
         model: the autoencoder.
         mask_ratio: share of hidden patches.
-        normalize: converts images to the network's floats.
+        normalize: converts images to the network's floats; None normalizes by ImageNet's statistics.
         shared_mask: whether the noise of the first image determines the mask of the whole batch.
         no_decay: names of parameters without weight decay, in addition to vectors and biases.
     """
@@ -134,7 +134,8 @@ class AutoencoderMethod(Method[AutoencoderT]):
     """The common part of methods that train `MaskedAutoencoder`: MAE and its successors.
 
     Attributes:
-        dialect: the code base that decides between networks of one name; empty for facebookresearch/mae.
+        dialect: code base whose network is meant if several code bases share a name, see `registry.Variant`; empty for
+            facebookresearch/mae.
         default_model: registered network for files without options; the sizes in the file replace its sizes.
         interpolation: interpolation of crops and resizes.
         no_decay: names of parameters without weight decay, in addition to vectors and biases.
@@ -209,7 +210,7 @@ class AutoencoderMethod(Method[AutoencoderT]):
         return WithNoise(crop, self._num_patches(config))
 
     def view_transform(self, config: AutoencoderT) -> WithNoise:
-        """Return the transform that resizes the shorter side, crops the center, and draws the noise of a mask."""
+        """Return the transform to the largest center crop, and the noise of a mask."""
         center = ResizeCenterCrop(config.image_size, max(config.image_size), self.interpolation)
         return WithNoise(center, self._num_patches(config))
 
@@ -273,7 +274,10 @@ class AutoencoderMethod(Method[AutoencoderT]):
         }
 
     def _decoder_heads(self, stored: Checkpoint, config: AutoencoderT, width: int) -> int | None:
-        """Return the number of decoder heads; for our checkpoints it follows from the stored name of the network."""
+        """Return the number of decoder heads; None if neither the options nor the file have it.
+
+        For checkpoints of plsc_mae without this option, it follows from the stored name of the network.
+        """
         if config.decoder_num_heads is not None or not stored.meta.get("phase"):
             options = stored.meta.get("args")  # those of a Hugging Face folder have it
             return config.decoder_num_heads or (options.get("decoder_num_heads") if isinstance(options, dict) else None)

@@ -1,7 +1,7 @@
 """Reconstruction of images with a masked autoencoder (facebookresearch/mae demo/mae_visualize.ipynb).
 
 A model trained with norm_pix_loss does not predict the mean and the standard deviation of a patch. Its pictures take
-both from another source, which the label of the picture names.
+these two from another source, which the label of the picture names.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def redraw(
             them from visible patches.
 
     Returns:
-        {label: normalized images [B, C, H, W]}: original, masked (masked patches in the mean color), reconstruction,
-        reconstruction + visible.
+        {label: normalized images [B, C, H, W]}: original, masked (masked patches in the mean color), reconstruction
+        (for models with norm_pix_loss, the label also names the source), reconstruction + visible.
     """
     training = model.training
     model.eval()

@@ -179,7 +179,7 @@ class SimMIMMethod(Method[SimMIMConfig]):
         return WithMask(RandomCropFlip(config.image_size, config.crop_scale, 0.5, "bilinear"), self._masks(config))
 
     def view_transform(self, config: SimMIMConfig) -> WithMask:
-        """Return the transform that resizes the shorter side, crops the center, and draws a mask."""
+        """Return the transform to the largest center crop, and a mask."""
         center = ResizeCenterCrop(config.image_size, max(config.image_size), "bilinear")
         return WithMask(center, self._masks(config))
 

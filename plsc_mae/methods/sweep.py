@@ -45,11 +45,11 @@ class SweepTask(ClassifyTask):
 
     @property
     def names(self) -> list[str]:
-        """The names of the rates in the logs."""
+        """The names of the rates in the logs, such as "lr0.1", in the order of `rates`."""
         return [f"lr{rate:g}" for rate in self.rates]
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Compute the sum of the cross entropies of all layers; each one is logged."""
+        """Compute the sum of the cross entropies of all layers; the cross entropy of each layer is logged."""
         losses = [self.loss(logits, batch["target"]).loss for logits in self.logits(batch)]
         logs = {f"loss_{name}": loss.detach() for name, loss in zip(self.names, losses, strict=True)}
         return StepOutput(paddle.add_n(losses), logs)
@@ -64,7 +64,10 @@ class SweepTask(ClassifyTask):
         return scores
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
-        """Group the parameters by rate; the rate of a group is a multiple of the scheduled one."""
+        """Group the parameters by rate, weights apart from biases, which have no weight decay.
+
+        The learning rate of a group is the scheduled one times rate / `lr`, or rate / `blr` if `lr` is not set.
+        """
         assert self.peak
         groups = []
         for i, rate in enumerate(self.rates):

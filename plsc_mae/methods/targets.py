@@ -50,10 +50,10 @@ class ClassTarget(Target):
     """A target that is one class out of K."""
 
     def loss(self, pred: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the cross entropy in float32, and accuracies to log.
+        """Return the cross entropy in float32, and two accuracies between 0 and 1 to log.
 
-        They are the accuracy of the predictions ("mlm_acc") and that of always predicting the most frequent class of
-        the batch ("top_token_share"), between 0 and 1.
+        "mlm_acc" is the accuracy of the predictions; "top_token_share" is the accuracy that a constant prediction of
+        the batch's most frequent class would have.
         """
         counts = paddle.scatter_nd_add(
             paddle.zeros([self.num_classes]), target.unsqueeze(-1), paddle.ones(target.shape)
@@ -77,7 +77,14 @@ class TokenTarget(ClassTarget):
 
 
 class PixelTarget(Target):
-    """The normalized pixels of each patch (target_mode rgb of PLSC)."""
+    """The normalized pixels of each patch (target_mode rgb of PLSC).
+
+    Args:
+        normalize: converts uint8 images to the network's floats.
+        patch_size: P.
+        kind: normalization within a patch, see `losses.normalize_patches`.
+        denorm: whether `normalize` is undone first, so that `kind` applies to pixels in [0, 1].
+    """
 
     def __init__(self, normalize: Normalize, patch_size: int, kind: PixelNorm, *, denorm: bool) -> None:
         super().__init__()
@@ -113,7 +120,12 @@ class PixelTarget(Target):
 
 
 class VectorTarget(ClassTarget):
-    """The fixed random vector with the largest dot product with a patch's pixels (target_mode random of VIMER)."""
+    """The fixed random vector with the largest dot product with a patch's pixels (target_mode random of VIMER).
+
+    Args:
+        pixels: computes the pixels [B, L, P*P*C].
+        vectors: [P*P*C, K], one vector per column.
+    """
 
     def __init__(self, pixels: PixelTarget, vectors: np.ndarray) -> None:
         super().__init__()
@@ -148,7 +160,9 @@ def build_target(config: CAEConfig, normalize: Normalize, patch_size: int) -> Ta
 
 
 def load_decoder(config: CAEConfig, vocabulary: int) -> DalleDecoder | None:
-    """Load the dVAE's decoder from the tokenizer's folder; None if it is missing, because only pictures need it.
+    """Load the dVAE's decoder from the tokenizer's folder, for pictures.
+
+    Returns None if the folder has no decoder, or if the targets are not tokens of a tokenizer from a file.
 
     Raises:
         CheckpointError: the file cannot be used, or has another vocabulary.

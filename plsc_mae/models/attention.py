@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: by the flash kernel where it exists, else by matrix products.
+"""Scaled dot-product attention, computed by the flash kernel where it can be used, else by matrix products.
 
 B batch, M queries, N keys, D width, H heads.
 """
@@ -20,7 +20,11 @@ _recording: ContextVar[list[Tensor] | None] = ContextVar("recording", default=No
 
 @contextmanager
 def record_attention() -> Iterator[list[Tensor]]:
-    """Collect the softmax weights [B, H, M, N] of every attention inside the context, in order and with gradient."""
+    """Collect the softmax weights [B, H, M, N] of every `attention` call inside the context, in the order of the calls.
+
+    The weights are those before dropout, and gradients can be computed with respect to them. Of nested contexts, only
+    the innermost one collects.
+    """
     weights: list[Tensor] = []
     outer = _recording.set(weights)
     try:
@@ -32,9 +36,12 @@ def record_attention() -> Iterator[list[Tensor]]:
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, drop_rate: float = 0.0) -> Tensor:
     """Compute scaled dot-product attention of q [B, H, M, D/H] over k and v [B, H, N, D/H]; returns [B, H, M, D/H].
 
-    This function chooses between flash kernel and plain matrix products by device, dtype and head width: Paddle 2.6
-    takes its flash kernel on any GPU and for any dtype, and 3.x decides before AMP casts. `bias` [H, M, N] is added to
-    the logits, and dropout with `drop_rate` applies to the softmax weights; both need the plain products.
+    `bias` [H, M, N] is added to the logits. Dropout with `drop_rate` applies to the softmax weights, in evaluation mode
+    too, so callers must pass 0 there.
+
+    The choice between flash kernel and plain matrix products is made here, by device, dtype and head width, because
+    Paddle's own choice is unsuitable: 2.6 takes its flash kernel on any GPU and for any dtype, and 3.x chooses a kernel
+    before AMP has cast the inputs. `bias`, dropout and `record_attention` each force the plain products.
     """
     head_dim, recorded = q.shape[-1], _recording.get()
     plain = recorded is not None or bias is not None or drop_rate > 0
@@ -49,7 +56,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, drop_
 
 
 def dropout(x: Tensor, rate: float) -> Tensor:
-    """Set each element to zero with probability `rate` and scale up the rest (Srivastava et al. 2014)."""
+    """Set each element to zero with probability `rate` and scale up the rest (Srivastava et al. 2014).
+
+    This function knows no evaluation mode; callers pass rate 0 there.
+    """
     return F.dropout(x, rate) if rate > 0 else x
 
 

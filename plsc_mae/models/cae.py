@@ -62,10 +62,13 @@ def standardize(x: Tensor) -> Tensor:
 def after_norm(
     x: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor | None = None, exchange: Exchange | None = None
 ) -> Tensor:
-    """Apply `norm` and a linear layer to standardized tokens, with the norm's scale and shift folded into the weights.
+    """Apply the scale and shift of `norm`, folded into the weights, and a linear layer to tokens from `standardize`.
+
+    `x` [B, N, in] and `weight` [in, out] give [B, N, out].
 
     All norms with the same input share one standardized tensor, and scaling weights costs less than scaling tokens.
-    `exchange` connects the processes that have the other columns of the weights.
+    `exchange` connects the processes that have the other columns of the weights, all of which must call; None if all
+    columns are here.
     """
     x, scale, shift = (copy_to_group(exchange, tensor) for tensor in (x, norm.weight, norm.bias))
     shift = paddle.matmul(shift, weight)
@@ -91,7 +94,11 @@ class RegressorBlock(Recomputable):
         self.gamma_1.stop_gradient = self.gamma_2.stop_gradient = layer_scale <= 0
 
     def forward(self, x: Tensor, positions: Tensor, context: Context) -> Tensor:
-        """Refine the predictions `x` [B, M, D] of hidden patches with position embeddings `positions` [B, M, D]."""
+        """Return refined predictions [B, M, D] of hidden patches.
+
+        `x` [B, M, D] are the predictions so far and `positions` [B, M, D] the position embeddings of the same patches;
+        `context` has the visible patches.
+        """
         attn, placed = self.cross_attn, standardize(x + positions)
         keys = paddle.concat([context.keys, placed], axis=1)
         values = paddle.concat([context.values, standardize(x)], axis=1)
@@ -104,7 +111,10 @@ class RegressorBlock(Recomputable):
         return add_residual(x, self.drop_path(scaled(self.mlp(x), self.gamma_2)))
 
     def macs(self, hidden: int, patches: int) -> int:
-        """Count the multiply-accumulates of one image's forward pass, in linear layers and attention products."""
+        """Count the multiply-accumulates for one image with `hidden` of its `patches` patches hidden.
+
+        Linear layers and attention products are counted.
+        """
         attn = self.cross_attn
         per_query = (attn.q, attn.proj, self.mlp.fc1, self.mlp.fc2)
         macs = hidden * sum(layer.weight.size for layer in per_query)
@@ -113,7 +123,7 @@ class RegressorBlock(Recomputable):
 
 
 class Regressor(nn.Layer):
-    """A stack of blocks that predicts the representations of hidden patches from those of visible ones."""
+    """A stack of blocks that predicts the representations of hidden patches from the visible patches."""
 
     def __init__(
         self, dim: int, depth: int, num_heads: int, mlp_ratio: float, drop_path: float, layer_scale: float
@@ -126,7 +136,8 @@ class Regressor(nn.Layer):
     def forward(self, x: Tensor, positions: Tensor, visible: Tensor, visible_positions: Tensor) -> Tensor:
         """Predict hidden patches [B, M, D] from queries `x` [B, M, D] and `visible` [B, V, D].
 
-        `positions` [B, M, D] and `visible_positions` [B, V, D] are the position embeddings of both.
+        `positions` [B, M, D] are the position embeddings of the hidden patches, `visible_positions` [B, V, D] those of
+        the visible ones.
         """
         context = Context(standardize(visible + visible_positions), standardize(visible))
         for block in self.blocks:
@@ -160,7 +171,7 @@ class TokenDecoder(nn.Layer):
     def forward(self, latent: Tensor, positions: Tensor) -> Tensor:
         """Return logits [B, M, K] for `latent` [B, M, D] and position embeddings [B, M, D].
 
-        Without blocks only the head is applied (PLSC).
+        Without blocks only the head is applied, and the position embeddings are ignored (PLSC).
         """
         if self.norm is None:
             return self.head(latent)
@@ -173,9 +184,10 @@ class TokenDecoder(nn.Layer):
 def cae_encoder(
     img_size: int | tuple[int, ...], layer_scale_init_value: float, abs_pos_emb: bool, **sizes: Any
 ) -> VisionTransformer:
-    """Build CAE's encoder: a ViT with layer scale, keys without bias, and row-first or learned positions.
+    """Build CAE's encoder: a ViT with layer scale and with keys without bias.
 
-    `sizes` are further arguments of `VisionTransformer`.
+    Its position table is learned with `abs_pos_emb`, else sin-cos with the row first. `sizes` are further arguments of
+    `VisionTransformer`.
     """
     return VisionTransformer(
         img_size,
@@ -187,11 +199,11 @@ def cae_encoder(
 
 
 class ContextAutoencoder(nn.Layer):
-    """CAE: an encoder of visible patches, a regressor of hidden representations, and a decoder that classifies these.
+    """CAE: an encoder of visible patches, a regressor of hidden representations, and a decoder from these to classes.
 
-    The alignment target is the encoder's own representation of the hidden patches, without gradient: the original's
-    alignment encoder shares the encoder's storage. With `dual_path_ema` > 0 the target comes from a moving average of
-    the encoder.
+    The alignment target is the encoder's own representation of the hidden patches, without gradient, because the
+    original's alignment encoder shares the encoder's storage. With `dual_path_ema` > 0 a moving average of the encoder
+    computes the target instead.
 
     Args:
         img_size: image side, or height and width, in pixels.
@@ -284,8 +296,9 @@ class ContextAutoencoder(nn.Layer):
                 device.
 
         Raises:
-            ValueError: the images hide different numbers of patches, or all, or none; the mask does not have one entry
-                per patch.
+            ValueError: the images do not have the network's number of patches, or a side is not a multiple of
+                `patch_size`; the mask does not have one entry per patch; all or no patches are hidden; the images hide
+                different numbers of patches (checked only if `num_masked` is None).
         """
         patches = patchify(images, self.patch_size)
         if list(mask.shape) != list(patches.shape[:2]):
@@ -302,7 +315,7 @@ class ContextAutoencoder(nn.Layer):
 
     @paddle.no_grad()
     def update_alignment(self) -> None:
-        """Update the moving average of the encoder; call it after every optimizer step.
+        """Update the moving average of the encoder, if there is one; call this after every optimizer step.
 
         Every averaged parameter becomes `dual_path_ema` times itself plus (1 - `dual_path_ema`) times the encoder's.
         """
@@ -341,13 +354,19 @@ class ContextAutoencoder(nn.Layer):
 
     @paddle.no_grad()
     def _alignment_target(self, patches: Tensor, ids_masked: Tensor) -> Tensor:
-        """Encode the hidden patches [B, M, D]; in training, drop path draws independently of the student's."""
+        """Return the alignment target [B, M, D] for the hidden patches `ids_masked` [B, M].
+
+        In training, its drop path draws independently of the student's drop path.
+        """
         encoder = self.encoder if self.alignment_encoder is None else self.alignment_encoder
         return self._bridged(encoder.encode(patches, ids_masked)[:, 1:])
 
     @initializes
     def _initialize(self, rescale_init: bool) -> None:
-        """Initialize as the original ends up; the constructor has already made linear layers xavier-uniform."""
+        """Set the initial values with which the original's training starts.
+
+        The constructor has already made linear layers xavier-uniform.
+        """
         truncated_normal(self.encoder.patch_embed.proj.weight)
         self.encoder.patch_embed.proj.bias.zero_()
         truncated_normal(self.encoder.cls_token)
@@ -372,6 +391,6 @@ class ContextAutoencoder(nn.Layer):
 
 
 def _table_rows(table: Tensor, ids: Tensor) -> Tensor:
-    """Look up the position embeddings [B, K, D] of patch ids [B, K]; row 0 of [1, 1 + L, D] is the class token's."""
+    """Look up the rows [B, K, D] of patch ids [B, K] in `table` [1, 1 + L, D], whose row 0 is the class token's."""
     batch, count = ids.shape
     return paddle.gather(table[0], ids.reshape([-1]) + 1).reshape([batch, count, -1])

@@ -48,7 +48,11 @@ class BatchNorm(nn.Layer):
         self.register_buffer("running_var", paddle.ones([dim]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize x [B, D] in float32: by the batch statistics in training, by the running statistics otherwise."""
+        """Normalize x [B, D]; returns float32 [B, D].
+
+        In training, the statistics are those of this process's batch, and the running statistics are updated; otherwise
+        the running statistics are used.
+        """
         x = x.astype("float32")
         if not self.training:
             return (x - self.running_mean) / paddle.sqrt(self.running_var + self.epsilon)
@@ -113,10 +117,11 @@ class ImageClassifier(nn.Layer):
             classified: the class token if there is one, else the first patch.
         probe: kind of classifier on a frozen encoder. "standard" has a batch norm in the head; "raw" has it instead
             of every layer norm behind the blocks (MAE-priv); "attentive" pools all normalized tokens with a learned
-            query, "attentive_no_parameter" with the first token, and both add a batch norm after the pooling.
+            query, "attentive_no_parameter" with the first token as query. These two ignore `global_pool` and have a
+            batch norm after the pooling.
         init_scale: factor of the head's initial weights (BEiT).
         rescale_init: divide the initial residual projections of block i by sqrt(2 (i + 1)) (BEiT).
-        linear_depth: number of attentive blocks, applied to the query in turn.
+        linear_depth: number of attentive blocks of the probe "attentive", applied to the query in turn.
         fc_norm: whether the layer norm follows the pooling instead of preceding it. None means yes if patches are
             averaged; MAE-priv has it behind the pooling for the class token too.
         encoder: arguments of `VisionTransformer`.
@@ -169,7 +174,7 @@ class ImageClassifier(nn.Layer):
     def pool(self, images: Tensor) -> Tensor:
         """Return the pooled tokens [B, D] of images [B, C, H, W].
 
-        No probe but the attentive one trains parameters up to this point.
+        Of all probes, only "attentive" trains parameters that affect the result.
         """
         return self._pool(self.encoder.forward_features(images))
 
@@ -186,11 +191,11 @@ class ImageClassifier(nn.Layer):
         return self._normed(self.pool(images))
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Return the encoder's tokens [B, 1 + L, D], or [B, L, D] without a class token."""
+        """Encode images: [B, C, H, W] -> tokens [B, T + L, D], T = `encoder.num_prefix_tokens` (often 1)."""
         return self.encoder.forward_features(images)
 
     def forward_macs(self) -> tuple[int, int]:
-        """Return the multiply-accumulates of one image's forward pass: (encoder, pooling and head)."""
+        """Return the multiply-accumulates of one image's forward pass as (encoder, sum of pooling and head)."""
         tokens = self.encoder.num_patches + self.encoder.num_prefix_tokens
         behind = self.encoder.embed_dim * self.num_classes
         for block in getattr(self, "attentive_blocks", ()):

@@ -90,7 +90,10 @@ class Block(nn.Layer):
 def _make_blocks(
     first: Conv2D, last: Conv2D, widths: Sequence[int], kernels: Sequence[int], blocks_per_group: int, dtype: str
 ) -> nn.Sequential:
-    """Build the layers of an encoder or decoder: a convolution, four groups of residual blocks, a convolution."""
+    """Build the layers of an encoder or decoder: a convolution, four groups of residual blocks, a convolution.
+
+    `widths` are the input channels of the first group, then the output channels of each group.
+    """
     gain = 1 / (GROUPS * blocks_per_group) ** 2
 
     def group(before: int, after: int) -> nn.Sequential:
@@ -124,12 +127,13 @@ class _DalleNetwork(nn.Layer):
 
         Args:
             tensors: the parameters by name, such as `blocks.input.w`.
-            sizes: the constructor's arguments that fit their shapes.
+            sizes: the constructor's arguments that fit the shapes of the tensors.
             compute_dtype: see the constructor.
             origin: where the tensors come from, for error messages.
 
         Raises:
             CheckpointError: a tensor is missing, unknown or of another shape.
+            ConfigError: float16 without a GPU.
         """
         network = cls(**sizes, compute_dtype=compute_dtype)
         own = network.state_dict()
@@ -298,7 +302,8 @@ def random_init(network: DalleEncoder | DalleDecoder, seed: int) -> None:
     """Fill a network with random weights that depend on the seed only, for trying CAE out without a download.
 
     Kernels are normal with variance 1 / fan-in, minus the mean of each output channel; biases are zero. Except for
-    subtracting the mean, this is the initialization of openai/DALL-E.
+    subtracting the mean, this is the initialization of openai/DALL-E. A network whose parameters have no values yet
+    (`paddle.LazyGuard`) stays as it is.
     """
     if only_declared(network):
         return

@@ -27,8 +27,8 @@ INIT_STD = 0.02
 class _CPULinear(paddle.autograd.PyLayer):
     """The function `x @ weight + bias` for 2-D `x`, with the bias gradient computed as a matrix product.
 
-    Paddle's CPU kernels add the bias in a second pass and sum its gradient element by element on one thread. Both
-    together take a third of the time of the two matrix products (docs/benchmarks).
+    Paddle's CPU kernels add the bias in a second pass and sum its gradient element by element on one thread. These two
+    steps together take a third of the time of the two matrix products (docs/benchmarks).
     """
 
     @staticmethod
@@ -91,7 +91,7 @@ class Exchange(Protocol):
 
 
 def copy_to_group(exchange: Exchange | None, x: Tensor) -> Tensor:
-    """Apply `exchange.copy_to_group` to x; without an exchange, return x."""
+    """Apply `exchange.copy_to_group` to x (all processes of `exchange` must call); without an exchange, return x."""
     return x if exchange is None else exchange.copy_to_group(x)
 
 
@@ -99,7 +99,8 @@ class Linear(nn.Linear):
     """A linear layer with xavier-uniform weights and zero bias (facebookresearch/mae `_init_weights`).
 
     Attributes:
-        exchange: connects the processes that have the other rows of the weights; None if all are here.
+        exchange: connects the processes that have the other rows of the weights, all of which must call `forward`; None
+            if all rows are here.
     """
 
     exchange: Exchange | None = None
@@ -121,12 +122,15 @@ def layer_norm(dim: int, eps: float = LAYER_NORM_EPS) -> nn.LayerNorm:
 
 
 def only_declared(layer: nn.Layer) -> bool:
-    """Return whether parameters of a network have shapes but no values, as `paddle.LazyGuard` leaves them."""
+    """Return whether any parameter of a network has a shape but no values, as `paddle.LazyGuard` leaves it."""
     return any(not param._is_initialized() for param in layer.parameters())
 
 
 def initializes(method: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a method that fills parameters: it records no gradients and does nothing if they have no values yet."""
+    """Wrap a method that fills parameters, so that it records no gradients.
+
+    The wrapped method does nothing if the parameters have no values yet, see `only_declared`.
+    """
 
     @functools.wraps(method)
     def fill(network: nn.Layer, *arguments: Any) -> None:
@@ -167,7 +171,10 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
-    """Put patches back into images, the inverse of `patchify`: [B, L, P*P*C] -> [B, C, H, W]."""
+    """Put patches back into images, the inverse of `patchify`: [B, L, P*P*C] -> [B, C, H, W].
+
+    `grid` is the number of (rows, columns) of patches.
+    """
     batch, (rows, columns) = patches.shape[0], grid
     x = patches.reshape([batch, rows, columns, patch_size, patch_size, -1])
     x = x.transpose([0, 5, 1, 3, 2, 4])  # [B, C, rows, P, columns, P]
@@ -220,7 +227,8 @@ class Attention(nn.Layer):
         dim: width D.
         num_heads: number of heads H. If H does not divide D, a head is D // H wide and a projection H * (D // H).
         k_bias: whether keys have a bias. Without it (BEiT, CAE) `q_bias` and `v_bias` are separate parameters
-            and `qkv` has no bias. The outputs are the same: softmax ignores a constant in all logits.
+            and `qkv` has no bias. A bias of keys does not change the outputs, unless `qk_norm` is set, because it adds
+            the same number to all logits of a query.
         grid: rows and columns of patches for a relative position bias; None for no such bias.
         drop_rate: dropout rate of the outputs.
         attn_drop_rate: dropout rate of the softmax weights.
@@ -298,8 +306,8 @@ class CrossAttention(nn.Layer):
     If H does not divide D, a head is D // H wide, as in the original.
 
     Attributes:
-        exchange: connects the processes that have the other heads; None if all are here. The caller projects q, k and
-            v and applies `copy_to_group` before.
+        exchange: connects the processes that have the other heads; None if all are here. The caller applies
+            `copy_to_group` to its tokens before it projects them to q, k and v.
     """
 
     exchange: Exchange | None = None

@@ -164,17 +164,17 @@ class MaskedAutoencoder(nn.Layer):
         decoder_num_heads: decoder heads; None for heads of width 64 (MAE-priv).
         norm_pix_loss: whether every target patch is normalized by its own statistics.
         class_token: whether the encoder has a class token.
-        decoder_class_token: whether the decoder gets it too.
-        positions: kind of both position tables, see `VisionTransformer`.
-        train_positions: whether the position tables are trained from their fixed values on (LiBai).
+        decoder_class_token: whether the decoder gets the encoder's class token.
+        positions: kind of the position tables of encoder and decoder, see `VisionTransformer`.
+        train_positions: whether the position tables are trained, starting from their fixed values (LiBai).
         k_bias: whether keys have a bias.
         bridge_bias: whether the projection from encoder to decoder has a bias.
         norm_eps: eps of the blocks' layer norms; the two final norms keep 1e-6.
-        pixel_norm: kind of this normalization with `norm_pix_loss`, see `losses.normalize_patches`.
+        pixel_norm: kind of normalization if `norm_pix_loss` is set, see `losses.normalize_patches`.
         channels_first: whether the channel changes slowest among the values of a predicted patch.
-        round_down: the number of patches that is rounded down, see `masking.num_visible`.
-        pixel_mean: mean of each channel; targets are then images * std + mean, the pixels before normalization.
-            None for targets that are pixels of the normalized images.
+        round_down: whether the number of visible or of hidden patches is rounded down, see `masking.num_visible`.
+        pixel_mean: mean of each channel; targets are then made of images * std + mean, the pixels before the images
+            were normalized. None for targets made of the normalized images.
         pixel_std: standard deviation of each channel, required with `pixel_mean`.
         torch_init: initialize patch embedding and bridge by PyTorch's default, and tokens from a normal distribution
             truncated at one standard deviation (MAE-priv, MAE-pytorch). The default is facebookresearch/mae's.
@@ -256,6 +256,10 @@ class MaskedAutoencoder(nn.Layer):
             mask_ratio: share of hidden patches.
             mask: bool [B, L], True = hidden, instead of `noise` and `mask_ratio`; every image hides the same number.
             loss_only: predict hidden patches only. `pred` is then None; the loss is the same.
+
+        Raises:
+            ValueError: the images do not have the network's number of patches, or a side is not a multiple of P; `mask`
+                does not have two axes, or hides all or no patches, or different numbers of patches per image.
         """
         if mask is not None:
             masks = mask_from_bool(mask)
@@ -296,13 +300,19 @@ class MaskedAutoencoder(nn.Layer):
         return channels_first(pixels, self.in_chans) if self.channels_first else pixels
 
     def statistics(self, patches: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return the mean and scale by which `target` normalizes patches [..., P*P*C]; None without `norm_pix_loss`."""
+        """Return the (mean, scale) by which `target` normalizes patches [..., P*P*C]; None without `norm_pix_loss`.
+
+        The shapes are those of `losses.patch_statistics`.
+        """
         if not self.norm_pix_loss:
             return None
         return patch_statistics(self._target_space(patches), self.pixel_norm, self.in_chans)
 
     def drawn(self, pred: Tensor, statistics: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Turn predictions [..., P*P*C] back into patches of normalized images, the inverse of `target`."""
+        """Turn predictions [..., P*P*C] back into patches of normalized images, the inverse of `target`.
+
+        `statistics` is the result of the method `statistics` for the true patches, or an estimate of it.
+        """
         pixels = channels_last(pred, self.in_chans) if self.channels_first else pred
         if statistics is not None:
             pixels = pixels * statistics[1] + statistics[0]
@@ -318,7 +328,10 @@ class MaskedAutoencoder(nn.Layer):
         return HiddenPatches(pred, self.target(gather_tokens(patches, masks.ids_masked)), latent)
 
     def _target_space(self, patches: Tensor) -> Tensor:
-        """Undo the normalization of the images if the targets are pixels in [0, 1]."""
+        """Return the pixels that targets are made of: in [0, 1] with `pixel_mean`, else `patches` unchanged.
+
+        `patches` [..., P*P*C] are those of normalized images. Normalization by `norm_pix_loss` follows later.
+        """
         if self.pixel_mean is None or self.pixel_std is None:
             return patches
         return patches * self._per_value(self.pixel_std) + self._per_value(self.pixel_mean)

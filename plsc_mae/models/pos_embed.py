@@ -38,7 +38,7 @@ def sincos_2d(dim: int, grid: tuple[int, int], *, class_token: bool = False, row
 def sinusoid_1d(dim: int, count: int, *, class_token: bool = False) -> FloatArray:
     """Compute the position table of Vaswani et al. 2017 over the raster index (pengzhiliang/MAE-pytorch).
 
-    Returns float64 [L, D] in which sines and cosines alternate; `class_token` puts a row of zeros before it.
+    Returns float64 [L, D] in which sines and cosines alternate; with `class_token` [1 + L, D], the first row zero.
     """
     channel = np.arange(dim)
     angles = np.arange(count)[:, None] / 10000.0 ** (2 * (channel // 2) / dim)

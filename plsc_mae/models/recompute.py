@@ -15,7 +15,7 @@ class Recomputable(nn.Layer):
     Gradients stay the same bit for bit, random draws included.
 
     Attributes:
-        recompute: whether it recomputes them.
+        recompute: whether the layer recomputes its activations in training.
     """
 
     recompute: bool = False
@@ -29,7 +29,7 @@ class Recomputable(nn.Layer):
 
 
 def keep_no_activations(model: nn.Layer) -> None:
-    """Turn recomputation on for every block of a network with trained parameters."""
+    """Set `recompute` of every `Recomputable` layer in a network: True if it has trained parameters, else False."""
     for layer in model.sublayers():
         if isinstance(layer, Recomputable):
             layer.recompute = any(not param.stop_gradient for param in layer.parameters())

@@ -39,10 +39,10 @@ class Variant(NamedTuple):
     dialects: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
     def arguments_in(self, dialect: str = "") -> dict[str, Any]:
-        """Return the constructor arguments of this variant in a dialect, by default the first.
+        """Return the constructor arguments of this variant in a dialect; "" selects the first dialect, if any.
 
         Raises:
-            ConfigError: the dialect has no such network.
+            ConfigError: the variant does not exist in this dialect.
         """
         if not self.dialects and not dialect:
             return dict(self.arguments)

@@ -15,7 +15,7 @@ FloatArray = npt.NDArray[np.floating]
 
 
 def relative_position_index(grid: tuple[int, int]) -> npt.NDArray[np.int64]:
-    """Return the row of the bias table for every pair of tokens, int64 [1 + L, 1 + L], the class token first.
+    """Return the row of the bias table for every (query, key), int64 [1 + L, 1 + L], the class token first.
 
     Pairs of patches with the same difference in rows and columns share a row; pairs with the class token use the last
     three rows of the table.
@@ -84,7 +84,7 @@ def _resample(values: npt.NDArray[np.float64], axis: int, old: int, new: int) ->
 
 
 def _places(old: int, new: int) -> npt.NDArray[np.float64]:
-    """Return the places of the 2*`old` - 1 differences of the old side on the axis of the new side."""
+    """Return the ascending coordinates, in patches of the new grid, of the old table's 2*`old` - 1 values."""
     low, high = 1.01, 1.5
     while high - low > 1e-6:  # BEiT's bounds and tolerance for the ratio of neighboring distances
         ratio = (low + high) / 2

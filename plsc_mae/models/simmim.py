@@ -43,7 +43,7 @@ class MaskTokenEncoder(VisionTransformer):
             [B, 1 + L, D] after the final norm, class token first.
 
         Raises:
-            ValueError: the images have another number of patches than the mask.
+            ValueError: the mask does not have one entry per patch, or a side of the images is not a multiple of P.
         """
         patches = patchify(images, self.patch_size)
         if list(mask.shape) != list(patches.shape[:2]):
@@ -57,7 +57,7 @@ class MaskTokenEncoder(VisionTransformer):
 
 
 def encoder_arguments(layer_scale_init_value: float, **sizes: Any) -> dict[str, Any]:
-    """Return the `VisionTransformer` arguments of a SimMIM encoder; `sizes` are passed through.
+    """Return the `VisionTransformer` arguments of a SimMIM encoder, which include `sizes` unchanged.
 
     Keys have no bias, all blocks share one table of relative positions, and there are no absolute positions.
     """

@@ -36,8 +36,8 @@ class TensorSplit(NamedTuple):
         unit: the smallest part; each process gets whole units.
         columns: parameters divided along their last axis, with the number of tensors concatenated there, each of which
             is divided separately (3 for fused q, k, v). Parameters that the layer lacks are ignored.
-        rows: the linear layer whose weight is divided along its input, and whose outputs are summed over the processes
-            before the bias is added; empty if no layer is.
+        rows: name of the linear sub-layer whose weight is divided along its input, and whose outputs are summed over
+            the processes before the bias is added; empty if there is no such sub-layer.
     """
 
     unit: Unit

@@ -77,9 +77,10 @@ def fixed_table(
 def set_positions(
     layer: nn.Layer, dim: int, grid: tuple[int, int], positions: Positions, num_prefix_tokens: int
 ) -> None:
-    """Set `pos_embed` of a layer: a parameter if learned, a buffer if fixed, [1, P + L, D]; None without one.
+    """Set `pos_embed` of a layer to a table [1, T + L, D], a parameter if learned, else a buffer; None for "none".
 
-    P is the number of other tokens with a row in the table; a fixed table has at most one such row, of zeros.
+    T = `num_prefix_tokens` is the number of tokens before the patches that have a row in the table. A fixed table has
+    at most one such row, of zeros.
     """
     if positions == "none":
         layer.pos_embed = None
@@ -128,8 +129,8 @@ class VisionTransformer(nn.Layer):
             alone, or class token and registers. None: the class token, if there is one.
 
     Raises:
-        ConfigError: a side is not a multiple of the patch size, or the width not a multiple of the heads; relative
-            positions without a class token, or with register tokens.
+        ConfigError: a side is not a multiple of the patch size, or the width not a multiple of 4 and of the number of
+            heads; relative positions without a class token, or with register tokens.
     """
 
     def __init__(
@@ -189,7 +190,10 @@ class VisionTransformer(nn.Layer):
         return self.encode(patchify(images, self.patch_size))
 
     def forward_layers(self, images: Tensor) -> list[Tensor]:
-        """Return the tokens [B, T + L, D] after the embedding and after each block, all before the final norm."""
+        """Return the tokens [B, T + L, D] of images [B, C, H, W] after the embedding and after each block, in order.
+
+        The list has depth + 1 tensors, all before the final norm.
+        """
         states = [self.embed(images)]
         bias = None if self.rel_pos_bias is None else self.rel_pos_bias()
         for block in self.blocks:
@@ -201,7 +205,7 @@ class VisionTransformer(nn.Layer):
 
         Args:
             patches: [B, L, P*P*C] from `patchify`.
-            ids_keep: ids [B, K] of the patches to encode, in this order; None for all. Other patches are not embedded.
+            ids_keep: int64 [B, K], the patches to encode, in this order; None for all. Other patches are not embedded.
 
         Returns:
             Tokens [B, T + K, D] after the final norm: class token, register tokens, patches. T = `num_prefix_tokens`.

@@ -22,8 +22,8 @@ class _Settings(NamedTuple):
 class FusedAdamW(paddle.optimizer.AdamW):
     """Paddle's AdamW with one kernel call for all parameters of equal learning rate, weight decay and dtype.
 
-    Paddle's own class launches a kernel for every parameter, and another one for every learning rate that is not the
-    global one. The results are equal bit for bit on CPU (tests/optim/test_adamw.py), and so are the states.
+    Paddle's own class launches a kernel for every parameter, and another one for every parameter whose learning rate is
+    not the global one. The results are equal bit for bit on CPU (tests/optim/test_adamw.py), and so are the states.
     """
 
     def step(self) -> None:
@@ -40,7 +40,7 @@ class FusedAdamW(paddle.optimizer.AdamW):
         self._collected.setdefault(settings, []).append((param, grad))
 
     def _update(self, settings: _Settings, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        """Update parameters of equal settings by a single call."""
+        """Update the parameters in `pairs`, which share `settings`, by a single kernel call."""
         params = [param for param, _ in pairs]
 
         def state(name: str) -> list[Tensor]:

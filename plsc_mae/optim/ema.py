@@ -56,7 +56,7 @@ class WeightAverage:
         return dict(self._average)
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restore the average from `state`, whole arrays by name, of which a sharded parameter takes its part.
+        """Restore the average from `state`, whole arrays by name; of a sharded parameter, take this process's part.
 
         Raises:
             CheckpointError: an entry is missing or has another shape.

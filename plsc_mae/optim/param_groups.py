@@ -38,8 +38,9 @@ def weight_decay_groups(
 ) -> list[ParamGroup]:
     """Split trainable parameters into groups without and with weight decay (timm 0.3.2 `add_weight_decay`).
 
-    One-dimensional parameters, biases and parameters named in `no_decay` are not decayed. Class and mask tokens have
-    three dimensions, so they are decayed unless they are named; facebookresearch/mae decays them.
+    The group without decay comes first; an empty group is left out. One-dimensional parameters, biases and parameters
+    whose exact names are in `no_decay` are not decayed. Class and mask tokens have three dimensions, so they are
+    decayed unless they are named; facebookresearch/mae decays them.
     """
     groups = (ParamGroup([], [], 0.0), ParamGroup([], [], weight_decay))
     for name, param in named_params:

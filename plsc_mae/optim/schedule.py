@@ -35,7 +35,7 @@ def lr_at(epoch: float, *, lr: float, epochs: float, warmup_epochs: float = 0.0,
     This is the schedule of facebookresearch/mae util/lr_sched.py.
 
     Args:
-        epoch: completed epochs, including the fraction of the current one; the first iteration has learning rate 0.
+        epoch: completed epochs, including the fraction of the current one. If there is a warm-up, the rate at 0 is 0.
         lr: peak learning rate, reached at the end of the warm-up.
         epochs: length of the run in epochs.
         warmup_epochs: length of the warm-up in epochs.

@@ -32,7 +32,7 @@ class UpdateSharing:
         mine: the parameter groups, reduced to the parameters that this process updates.
 
     Raises:
-        ConfigError: there are more processes than parameters.
+        ConfigError: there are more data-parallel processes than parameter tensors.
     """
 
     def __init__(self, groups: Sequence[ParamGroup], members: Group) -> None:
@@ -46,15 +46,15 @@ class UpdateSharing:
             sizes[owner] += param.size
         if not all(self._shares):
             raise ConfigError(
-                f"--sharding_stage 1 cannot distribute {sum(map(len, self._shares))} parameters over {members.size} "
-                "processes; remove it or use fewer processes"
+                f"--sharding_stage 1 cannot distribute {sum(map(len, self._shares))} parameter tensors over "
+                f"{members.size} processes; remove it or use fewer processes"
             )
         own = {id(param) for param in self._shares[members.rank]}
         self.mine = [group for group in (_only(group, own) for group in groups) if group.params]
 
     @paddle.no_grad()
     def publish(self) -> None:
-        """Broadcast the parameters that each process has updated to all others; all processes must call."""
+        """Broadcast the parameters that each member has updated to all other members; all members must call."""
         for owner, share in enumerate(self._shares):
             for dtype in {param.dtype: None for param in share}:
                 params = [param for param in share if param.dtype == dtype]
@@ -106,7 +106,7 @@ class Sharded(NamedTuple):
 def share_gradients(task: nn.Layer, optimizer: paddle.optimizer.Optimizer, stage: int, members: Group) -> Sharded:
     """Shard gradients, and in stage 3 also weights, over the data-parallel processes with Paddle (GPU only).
 
-    A checkpoint of stage 3 contains only process 0's part of the optimizer state.
+    All processes must call. A checkpoint of stage 3 contains only process 0's part of the optimizer state.
     """
     layer, sharded, _ = paddle.distributed.sharding.group_sharded_parallel(
         task, optimizer, PADDLE_LEVELS[stage], group=members.handle

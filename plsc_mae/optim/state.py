@@ -16,7 +16,7 @@ State = dict[str, dict[str, np.ndarray]]
 
 
 def master_weights(optimizer: paddle.optimizer.Optimizer) -> Mapping[str, Tensor]:
-    """Return the optimizer's float32 copies of 16-bit weights, by Paddle's names of the weights."""
+    """Return the optimizer's float32 copies of 16-bit weights, by Paddle's names of the weights; {} without any."""
     return getattr(optimizer, "_master_weights", {})
 
 
@@ -71,7 +71,7 @@ def load_optimizer_state(
         optimizer: optimizer of the parameters.
         state: whole accumulators by our parameter names, as returned by `optimizer_state`.
         named_params: parameters by our names.
-        copies: float32 values of 16-bit parameters by our names.
+        copies: float32 values of 16-bit parameters by our names; of a sharded parameter only this process's part.
     """
     flat: dict[str, Any] = {}
     masters = dict(master_weights(optimizer))

@@ -1,4 +1,4 @@
-"""Failure detector: if any process of a run dies, the others are ended.
+"""Failure detector: if any process of a run dies, it ends the others.
 
 Each process holds a TCP connection to process 0 and listens on it in a thread. A process that exits first sends its
 reason. If a connection drops without one, process 0 treats that process as killed and notifies the rest. Collectives,
@@ -56,7 +56,10 @@ class Peer:
             self.connection.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> dict[str, Any]:
-        """Wait for a message and return it; {} when the connection has closed, {"silent": True} after a timeout."""
+        """Wait for a message and return it.
+
+        Returns {"silent": True} after a timeout of the connection, and {} if it closes or the message is not valid.
+        """
         try:
             while b"\n" not in self._received:
                 data = self.connection.recv(4096)
@@ -117,7 +120,7 @@ class Watch(ABC):
         self._announced = False
 
     def start(self) -> None:
-        """Start the listening thread."""
+        """Start the listening thread, and register the report that this process sends when it exits."""
         os.register_at_fork(after_in_child=self._forget)
         atexit.register(self._report_exit)
         threading.Thread(target=self._listen, name="peers", daemon=True).start()
@@ -128,11 +131,11 @@ class Watch(ABC):
         return self.end
 
     def report_success(self) -> None:
-        """Report to the connected processes that this process has finished."""
+        """Report to the connected processes that this process has finished; only its first report is sent."""
         self._leave(bye=True)
 
     def report_failure(self, sentence: str, code: int) -> None:
-        """Report to the connected processes why this process ends, and its exit code."""
+        """Report to the connected processes why this process ends, and its exit code; only its first report is sent."""
         self._leave(end=f"process {self.process} on {socket.gethostname()}: {sentence}", code=code)
 
     def announce(self, end: End) -> None:
@@ -167,9 +170,9 @@ class Watch(ABC):
         """Watch the connections until the run ends."""
 
     def _end(self, end: End) -> None:
-        """End this process unless it is already exiting.
+        """End this process unless it begins to exit within SHORT_GRACE seconds, or GRACE seconds if `end.in_words`.
 
-        An error that a process reported itself may have occurred in all processes, so each gets time to report its own.
+        An error that one process reported may have occurred in all of them, so each gets the time to report it, too.
         """
         self.end = end
         self._end_known.set()
@@ -181,7 +184,17 @@ class Watch(ABC):
 
 
 class Member(Watch):
-    """Watch of any process other than 0, connected to process 0."""
+    """Watch of any process other than 0, connected to process 0.
+
+    Args:
+        process: number of this process.
+        host: address of process 0.
+        port: port of process 0's `Hub`.
+        token: token of that `Hub`, which proves that this process belongs to the run.
+
+    Raises:
+        ConfigError: process 0 cannot be reached.
+    """
 
     def __init__(self, process: int, host: str, port: int, token: str) -> None:
         super().__init__(process)
@@ -203,7 +216,12 @@ class Member(Watch):
 
 
 class Hub(Watch):
-    """Watch of process 0, which is connected to all others and notifies them of the first death."""
+    """Watch of process 0, which is connected to all others and notifies them of the first death.
+
+    Args:
+        processes: number of processes in the run.
+        host: address at which to listen; all addresses of the machine if this one is not local.
+    """
 
     def __init__(self, processes: int, host: str) -> None:
         super().__init__(0)
@@ -219,12 +237,15 @@ class Hub(Watch):
         self._complete = threading.Event()
 
     def start(self) -> None:
-        """Start listening and wait until all others are connected, so that even an early report reaches them."""
+        """Start listening and wait up to JOIN_TIMEOUT seconds for the others, so that an early report reaches them."""
         super().start()
         self._complete.wait(JOIN_TIMEOUT)
 
     def _leave(self, **message: Any) -> None:
-        """Send the report, then let the others exit first, because they may be waiting at the store of this process."""
+        """Send the report, then let the others exit first, because they may be waiting at the store of this process.
+
+        The wait for them ends after GRACE seconds.
+        """
         if self._leaving.is_set():
             return
         super()._leave(**message)
@@ -290,7 +311,7 @@ class Hub(Watch):
 
 
 def summary(error: BaseException) -> str:
-    """Return the first line of an exception's type and message."""
+    """Return the first line of an exception in the form `Type: message`."""
     return traceback.format_exception_only(type(error), error)[-1].strip().partition("\n")[0]
 
 
@@ -298,12 +319,12 @@ _watch: Watch | None = None
 
 
 def join(process: int, processes: int, store: Any, environ: Mapping[str, str] = os.environ) -> None:
-    """Start to watch the other processes of a run; all processes must call.
+    """Start to watch the other processes of a run, unless this has started before; all processes must call.
 
     Args:
         process: number of this process.
         processes: number of processes.
-        store: the launcher's key-value store, with `get` and `set`.
+        store: the launcher's key-value store, by which process 0 publishes its port.
         environ: environment with the launcher's address of process 0.
 
     Raises:
@@ -331,7 +352,12 @@ def report_success() -> None:
 
 
 def end(sentence: str, code: int) -> int:
-    """End all processes because of an error that this process has printed; if it is the only one, return `code`."""
+    """End all processes with exit code `code`; if this process is the only one, return `code` instead.
+
+    Args:
+        sentence: message of the error, which this process has already printed.
+        code: exit code.
+    """
     if _watch is not None:
         _watch.report_failure(sentence, code)
         leave(code)

@@ -14,7 +14,7 @@ from plsc_mae.parallel.world import World
 
 
 class Part(NamedTuple):
-    """Description of the part of a tensor that one process holds; `shard` is None for a whole tensor."""
+    """Description of the part of a tensor that process number `process` holds; `shard` is None for a whole tensor."""
 
     process: int
     shape: tuple[int, ...]
@@ -61,7 +61,10 @@ class Collection:
         return Part(self.world.process, tuple(tensor.shape), dtype, None if shard is None else shard.without_group())
 
     def _exchange(self) -> None:
-        """Exchange the descriptions of all parts; the first process that holds a part becomes its source."""
+        """Exchange the descriptions of all parts; all processes must call.
+
+        The first process that holds a part becomes its source.
+        """
         gathered: list[tuple[int, dict[str, list[Part]]]] = []
         paddle.distributed.all_gather_object(gathered, (self.world.tensor.rank, self.parts))
         found: dict[str, dict[int, Part]] = {}
@@ -71,7 +74,7 @@ class Collection:
         self.parts = {key: [part for _, part in sorted(parts.items())] for key, parts in found.items()}
 
     def items(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield (key, whole tensor) in process 0, while the others call `serve`."""
+        """Yield (key, whole array) in process 0, while the others call `serve`."""
         for key, parts in self.parts.items():
             arrays = [self._exchanged(key, part).numpy() for part in parts]
             shard = parts[0].shard
@@ -84,7 +87,7 @@ class Collection:
                 self._exchanged(key, part)
 
     def _exchanged(self, key: str, part: Part) -> Tensor:
-        """Return a part; if process 0 does not hold it, broadcast it from its source first.
+        """Return a part, which its source has broadcast unless that is process 0; all processes must call.
 
         A message to process 0 alone would break later collectives, because gloo numbers the messages of a group, and
         the other processes would miss a number (Paddle 3.3.1).

@@ -56,30 +56,33 @@ class Group(NamedTuple):
         return len(self.ranks)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum `values` over the members in place (all-reduce) and return it; all members must call."""
+        """Sum `values` over the members in place (all-reduce) and return `values`; all members must call."""
         if self.size > 1:
             paddle.distributed.all_reduce(values, group=self.handle)
         return values
 
     def broadcast(self, values: Tensor, source: int) -> Tensor:
-        """Replace `values` in place by those of member `source` and return it; all members must call."""
+        """Overwrite `values` by those of the member with index `source` and return `values`; all members must call."""
         if self.size > 1:
             paddle.distributed.broadcast(values, src=self.ranks[source], group=self.handle)
         return values
 
     def send(self, values: Tensor, member: int) -> None:
-        """Send a tensor to `member`, which must call `receive`; on CPU this blocks until it does."""
+        """Send `values` to the member with index `member`, which must call `receive`.
+
+        On CPU this blocks until that member receives them.
+        """
         paddle.distributed.send(values, dst=self.ranks[member], group=self.handle)
 
     def receive(self, values: Tensor, member: int) -> Tensor:
-        """Fill `values` in place with the tensor that `member` sends, and return it."""
+        """Fill `values` in place with the tensor that the member with index `member` sends, and return `values`."""
         paddle.distributed.recv(values, src=self.ranks[member], group=self.handle)
         return values
 
 
 @contextlib.contextmanager
 def _separate_store(ranks: Sequence[int], rank: int) -> Iterator[None]:
-    """Give the group that is created within the context a key-value store of its own.
+    """Give the group that is created within the context a separate key-value store; all processes must enter.
 
     Paddle's gloo stores the members' addresses under the same keys for every group, so a member could read those of an
     earlier group, whose sockets are closed (Paddle 3.3.1).

@@ -52,7 +52,7 @@ class Shard(NamedTuple):
         return np.concatenate([piece[i] for i in range(self.parts) for piece in pieces], axis=self.axis)
 
     def without_group(self) -> Shard:
-        """Return the shard without its group, for use in another process."""
+        """Return a copy of the shard whose group is a single process, for use in another process."""
         return self._replace(group=Group.alone())
 
 
@@ -74,7 +74,10 @@ def count_parameters(params: Iterable[Tensor], world: World) -> int:
 
 
 def my_part(whole: np.ndarray, shard: Shard | None, shape: Sequence[int]) -> np.ndarray | None:
-    """Return this process's share of the array `whole`, or None if that share would not have shape `shape`."""
+    """Return this process's share of the array `whole`, or None if that share would not have shape `shape`.
+
+    If `shard` is None, the parameter is not divided, and the share is the whole array.
+    """
     wanted = list(shape) if shard is None else shard.whole_shape(shape)
     if list(whole.shape) != wanted:
         return None

@@ -47,8 +47,8 @@ class World:
         following: group of this process and the next stage, which is member 0; None in the last stage.
 
     Raises:
-        ConfigError: a GPU is requested but missing, or the number of processes is not a multiple of `tensor_parallel` *
-            `pipeline_parallel`.
+        ConfigError: a GPU is requested but missing, the number of processes is not a multiple of `tensor_parallel` *
+            `pipeline_parallel`, or process 0 cannot be reached.
     """
 
     def __init__(self, device: str, *, tensor_parallel: int = 1, pipeline_parallel: int = 1) -> None:
@@ -77,7 +77,10 @@ class World:
         self.rank, self.size = self.data.rank, self.data.size
 
     def _form_groups(self, tensor: int, data: int, pipeline: int) -> None:
-        """Create the groups; the process numbers fill a grid [pipeline, data, tensor], starting with the last stage."""
+        """Create the groups; all processes must call.
+
+        The process numbers fill a grid [pipeline, data, tensor], starting with the last stage.
+        """
         numbers = [[[(s * data + d) * tensor + t for t in range(tensor)] for d in range(data)] for s in range(pipeline)]
         stages, parts, shares = range(pipeline), range(data), range(tensor)
         self.tensor = self._own_group([numbers[s][d] for s in stages for d in parts])
@@ -144,7 +147,7 @@ class World:
         return self.stage * self.size + self.rank if self.pipeline.size > 1 else self.rank
 
     def average_gradients(self, params: Sequence[Tensor]) -> None:
-        """Average the gradients over all data-parallel processes, in buckets; all of them must call.
+        """Average the gradients of `params` in place over the data-parallel processes, which must all call.
 
         Pipeline stages need this, because `wrap` returns them unchanged.
         """
@@ -159,7 +162,7 @@ class World:
                 paddle.assign(part.reshape(param.shape), output=param.grad)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum `values` over the data-parallel processes in place (all-reduce) and return it; all of them must call."""
+        """Sum `values` in place over the data-parallel processes (all-reduce) and return it; all of them must call."""
         return self.data.sum(values)
 
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
@@ -168,7 +171,10 @@ class World:
             self.data.broadcast(tensor, 0)
 
     def largest(self, values: Sequence[float] | Tensor) -> list[float]:
-        """Return the maximum over all processes of each of `values`, which must be finite; all processes must call."""
+        """Return the maximum over all processes of each of `values`; all processes must call.
+
+        The values must be finite. If they are a tensor, it is overwritten.
+        """
         if self.processes == 1:
             return [float(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]
         tensor = values if isinstance(values, Tensor) else paddle.to_tensor(list(values), dtype="float64")

@@ -25,8 +25,9 @@ def open_cases(config: ParityConfig, precision: Precision) -> Iterator[AnyCase]:
     """Yield the cases that `config` requests; a network is built only when its case is reached.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read, or lacks a part of the network.
-        ConfigError: a network is unknown, is not a pre-training network, or has no oracle.
+        CheckpointError: the checkpoint cannot be read, or does not fit the network.
+        ConfigError: a network is unknown, is not a pre-training network, or has no oracle; or an option that the
+            checkpoint does not determine is missing, such as a number of heads.
     """
     if config.checkpoint:
         yield _from_checkpoint(config, precision)

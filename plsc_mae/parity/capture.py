@@ -18,11 +18,12 @@ _EMBEDDED = ("encoder", "alignment", "decoder")  # the input of these stacks' fi
 
 @contextlib.contextmanager
 def recorded_blocks(model: nn.Layer) -> Iterator[dict[str, Tensor]]:
-    """Record the input of each stack and the output of each block while the context is open.
+    """Record the output of every block, and the input of every stack but the regressor, while the context is open.
 
     Yields:
-        A dictionary that the forward pass fills with tokens by name, such as "encoder.embed" and "encoder.blocks.0".
-        Tokens of a second pass through the encoder, or of the alignment encoder, have names like "alignment.embed".
+        A dictionary that the forward pass fills with tokens by name, such as "encoder.embed" for the input of a stack
+        and "encoder.blocks.0" for the output of a block. Tokens of a second pass through the encoder, or of the
+        alignment encoder, have names like "alignment.embed".
     """
     found: dict[str, Tensor] = {}
 
@@ -58,10 +59,10 @@ def recorded_blocks(model: nn.Layer) -> Iterator[dict[str, Tensor]]:
 def randomize(model: nn.Layer, seed: int) -> None:
     """Set every parameter to random values that depend only on `seed` and its name; fixed position tables stay.
 
-    Weight matrices and kernels are normal, with the variance of Xavier-uniform initialization. Constant parameters
-    (biases, scales of norms, layer scales) keep their constant and get normal noise with standard deviation `NOISE_STD`
-    on top. Tokens are replaced by such noise. No value is exactly 0 or 1, so a network that ignores a parameter is
-    detected.
+    Weight matrices and kernels are normally distributed with the variance of Xavier-uniform initialization. Constant
+    parameters (biases, scales of norms, layer scales) keep their constant and get normal noise with standard deviation
+    `NOISE_STD` on top. Other parameters (tokens, trained position tables) are replaced by such noise. No value is
+    exactly 0 or 1, so a network that ignores a parameter is detected.
     """
     for name, param in model.named_parameters():
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])

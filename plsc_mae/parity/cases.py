@@ -57,7 +57,7 @@ class Case(ABC, Generic[ConfigT]):
 
     @classmethod
     def without_files(cls, trained: ConfigT) -> ConfigT:
-        """Return options that keep network and loss but need no file besides the weights."""
+        """Return options for the same network that need no file besides the weights; the loss may change."""
         return trained
 
     @classmethod
@@ -72,7 +72,7 @@ class Case(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def outputs(self) -> dict[str, Tensor]:
-        """Run the network on the batch and return all outputs by the oracle's names."""
+        """Run the network on the batch and return its outputs except those of blocks, by the oracle's names."""
 
     @abstractmethod
     def loss(self) -> Tensor:
@@ -136,11 +136,11 @@ class Case(ABC, Generic[ConfigT]):
         return found
 
     def tensors(self) -> list[Tensor]:
-        """Return the batch as Paddle tensors on the device."""
+        """Return the values of `batch` as Paddle tensors on the device, in the same order."""
         return [paddle.to_tensor(value) for value in self.batch.values()]
 
     def arrays(self) -> list[NumPy]:
-        """Return the batch as arrays for the oracle, with floats in float64."""
+        """Return the values of `batch` as arrays for the oracle, with floats in float64, in the same order."""
         values = self.batch.values()
         return [value.astype(np.float64) if value.dtype == np.float32 else value for value in values]
 

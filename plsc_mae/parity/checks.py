@@ -26,7 +26,7 @@ NORM_FLOOR = 1e-3
 
 
 def against_oracle(case: AnyCase, steps: int, tolerance: float, seed: int) -> Comparison:
-    """Compare with the oracle: the layers of the case, and gradients and updates of a small network with its options.
+    """Compare layers of a case, and gradients and updates of a small network with its options, with the oracle.
 
     Args:
         case: the network, its weights and a batch.

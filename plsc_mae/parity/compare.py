@@ -26,9 +26,9 @@ class Row:
 
     Attributes:
         name: name of the layer or parameter.
-        largest: largest absolute difference of an element.
+        largest: largest absolute difference of an element, unless the section's note states another measure.
         mean: mean absolute difference.
-        scale: divisor of `largest`, usually the largest absolute value of the tensor.
+        scale: divisor of `largest`, usually the largest absolute value of the reference's tensor.
         tolerance: upper limit of `largest` / `scale`.
     """
 
@@ -120,7 +120,7 @@ def difference(
 
 
 def differences(ours: Arrays, theirs: Arrays, tolerance: float) -> list[Row]:
-    """Return the difference of every tensor in `theirs`, in the same order.
+    """Return the difference of every tensor in `theirs`, in that order; other tensors of `ours` are ignored.
 
     Raises:
         KeyError: a tensor is missing from `ours`.

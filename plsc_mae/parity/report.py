@@ -88,7 +88,7 @@ class Report:
         return [sentence for comparison in self.comparisons for sentence in comparison.failures()]
 
     def markdown(self) -> str:
-        """Return the report as a Markdown page; sections not in the order of computation show `WORST` rows only."""
+        """Return the report as a Markdown page; a section not in the order of computation shows its worst rows only."""
         circumstances = [f"| {name} | {value} |" for name, value in self.circumstances.items()]
         lines = ["## This report", "", "| | |", "|---|---|", *circumstances, ""]
         lines += [
@@ -155,7 +155,7 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
 
 
 def _worst(rows: Sequence[Row]) -> list[Row]:
-    """Return the `WORST` rows with the largest ratio of relative difference to tolerance, failed rows first."""
+    """Return the worst rows, `WORST` at most: failed ones first, then by the ratio of difference to tolerance."""
     return sorted(rows, key=lambda row: (row.ok, -row.relative / row.tolerance))[:WORST]
 
 

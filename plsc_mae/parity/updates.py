@@ -19,7 +19,10 @@ WARMUP = 1  # updates; the first update has rate 0 and only fills the moments
 
 
 def update_section(case: AnyCase, steps: int, tolerance: float) -> Section:
-    """Train a small network and pass its gradients to the oracle's AdamW; compare rates, weights and the final loss."""
+    """Train a small network and pass its gradients to the oracle's AdamW; compare rates, weights and the final loss.
+
+    The weights of `case` change.
+    """
     rates, expected = our_rates(case, steps), oracle_rates(case, steps)
     config = case.config
     undecayed = case.undecayed.get(config.method, ())

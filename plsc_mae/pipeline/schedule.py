@@ -1,4 +1,4 @@
-"""Pipeline schedule: the stages, each with some of a network's blocks, pass on the micro-batches of a batch.
+"""Pipeline schedule: each stage runs its blocks on the micro-batches of a batch and sends the results to the next.
 
 The schedule is one forward, one backward (PipeDream-flush, Narayanan et al. 2019): a stage keeps the activations of as
 few micro-batches as possible, one for itself and one for each later stage. Paddle's own pipeline (PipelineLayer of
@@ -58,7 +58,7 @@ def pass_forward(line: Line, shapes: Sequence[Sequence[int]], stage: StageFuncti
 
     Args:
         line: position of this process in the pipeline.
-        shapes: shape of the tokens of each micro-batch.
+        shapes: shape [b, N, D] of the tokens of each micro-batch.
         stage: forward pass of this stage.
 
     Returns:
@@ -76,14 +76,14 @@ def pass_forward(line: Line, shapes: Sequence[Sequence[int]], stage: StageFuncti
 
 
 class Schedule:
-    """One forward, one backward: a stage alternates between the two once the pipeline is filled with micro-batches.
+    """Pipeline schedule "one forward, one backward", named after the order of a stage's passes in a filled pipeline.
 
     Adjacent stages exchange tokens for gradients, and the earlier stage always sends first. So there is no deadlock,
     although sending with gloo blocks until the message is received.
 
     Args:
         line: position of this process in the pipeline.
-        shapes: shape of the tokens of each micro-batch.
+        shapes: shape [b, N, D] of the tokens of each micro-batch.
         stage: forward pass of this stage; the last stage returns the scalar to minimize.
     """
 
@@ -114,18 +114,24 @@ class Schedule:
         return y
 
     def _backward(self, grad: Tensor | None) -> Tensor | None:
-        """Run the backward pass of the oldest open micro-batch; return the gradient of its tokens, if it has any."""
+        """Run the backward pass of the oldest open micro-batch and return the gradient of its input tokens.
+
+        `grad` is the gradient of the stage's output, None in the last stage. The first stage returns None.
+        """
         _, x, y = self.open.popleft()
         paddle.autograd.backward([y], [grad if grad is None else grad.astype(y.dtype)])
         return None if x is None else x.grad
 
     def _swap_with_following(self, y: Tensor) -> Tensor | None:
-        """Send tokens to the next stage and receive the gradient of the oldest open micro-batch."""
+        """Send tokens to the next stage; return the gradient of the oldest open micro-batch, None in the last stage."""
         self._send(self.line.following, y, LATER)
         return self._receive(self.line.following, self.open[0][0], LATER)
 
     def _swap_with_previous(self, grad: Tensor | None, i: int | None) -> Tensor | None:
-        """Receive the tokens of micro-batch `i`, unless it is None, and send a gradient to the previous stage."""
+        """Receive the tokens of micro-batch `i`, send `grad` to the previous stage, and return the tokens.
+
+        If `i` is None, nothing is received. In the first stage, nothing is exchanged. In both cases None is returned.
+        """
         x = None if i is None else self._receive_tokens(i)
         self._send(self.line.previous, grad, EARLIER)
         return x

@@ -44,10 +44,10 @@ def check_pipeline_options(config: ClassifyConfig) -> None:
 
 
 def balanced_stages(costs: Sequence[float], stages: int) -> list[range]:
-    """Divide blocks into consecutive stages so that the most expensive stage costs as little as possible.
+    """Return the block numbers of each stage, such that the most expensive stage costs as little as possible.
 
     Args:
-        costs: cost of each block, in any unit.
+        costs: cost of each block in the order of the network, in any unit.
         stages: number of stages, at most the number of blocks.
     """
     sums = [0.0, *itertools.accumulate(costs)]
@@ -68,7 +68,7 @@ def balanced_stages(costs: Sequence[float], stages: int) -> list[range]:
 
 
 def stages_by_cost(model: ImageClassifier, world: World) -> list[range]:
-    """Divide the blocks into stages by the measured times of one block, of the embedding and of the head.
+    """Return the block numbers of each stage, balanced by measured times of a block, the embedding and the head.
 
     All processes must call; they use the measurement of the main process.
 
@@ -113,7 +113,7 @@ def keep_stage(model: ImageClassifier, line: Line, blocks: range) -> None:
 
 
 def stages_by_operations(model: ImageClassifier, stages: int) -> list[range]:
-    """Divide the blocks into stages by their multiply-accumulates, for plans, which cannot measure times.
+    """Return the block numbers of each stage, balanced by multiply-accumulates, for plans, which cannot measure times.
 
     Raises:
         ConfigError: there are more stages than blocks.
@@ -129,7 +129,10 @@ def stages_by_operations(model: ImageClassifier, stages: int) -> list[range]:
 
 
 def _block_seconds(model: ImageClassifier) -> list[float]:
-    """Return the seconds of each block's forward and backward pass; first and last include embedding and head."""
+    """Return the seconds of each block's forward and backward pass of MEASURED_IMAGES images.
+
+    All blocks get their median; the first value also includes the embedding, and the last one the head.
+    """
     encoder, seconds = model.encoder, []
     model.eval()
     layers = [encoder.embed, *encoder.blocks, model.finish]

@@ -46,8 +46,9 @@ class BlockMemory(NamedTuple):
         kept: bytes kept from the forward to the backward pass.
         working: largest number of further bytes in use while the block is computed or differentiated.
         entry: bytes of the block's input, the residual stream in float32.
-        summed: bytes that a forward pass all-reduces over tensor-parallel processes; a backward pass does the same.
-        trained: number of trained parameters that the process holds.
+        summed: bytes that the block all-reduces over tensor-parallel processes in a forward pass, and again in a
+            backward pass.
+        trained: number of the block's trained parameters that the process holds; 0 without a backward pass.
         backward: whether a backward pass goes through the block.
     """
 
@@ -60,7 +61,10 @@ class BlockMemory(NamedTuple):
 
 
 class _Branch(NamedTuple):
-    """Bytes of attention or MLP with its norm: kept, and working memory of the forward and of the backward pass."""
+    """Bytes of attention or an MLP, with its norm.
+
+    `kept` is kept for the backward pass; `forward` and `backward` are the working memory of these passes.
+    """
 
     kept: int
     forward: int
@@ -94,7 +98,7 @@ def block_memory(block: nn.Layer, stack: Stack, conditions: Conditions) -> Block
 
 
 def _backward_working(branches: Sequence[_Branch]) -> int:
-    """Return the bytes of working memory in a block's backward pass; finished branches release what they kept."""
+    """Return a block's working memory in the backward pass in bytes, less what finished branches have released."""
     working, released = 0, 0
     for branch in reversed(branches):
         working = max(working, branch.backward - released)
@@ -125,7 +129,7 @@ def _mlp(_layer: nn.Layer, hidden: int, width: int, stack: Stack, conditions: Co
 
 
 def _scalings(block: nn.Layer) -> int:
-    """Return the number of scaled outputs that autograd keeps: two each for layer scale and for stochastic depth."""
+    """Return the number of scaled outputs that autograd keeps: two for layer scale, and two for stochastic depth."""
     drop_path = getattr(block, "drop_path", None)
     scaled = getattr(block, "gamma_1", None) is not None
     return 2 * (scaled + (drop_path is not None and drop_path.rate > 0))

@@ -16,19 +16,21 @@ Changes = dict[str, Any]
 
 
 class Remedy(NamedTuple):
-    """Options to change together, and the cost of a step with them."""
+    """Options to change together, as {name: new value}, and the cost of a step with them."""
 
     changes: Changes
     estimate: Estimate
 
 
 def remedy(sketch: Sketch, config: TrainingConfig, devices: int, limit: float, *, flash: bool = True) -> Remedy | None:
-    """Return the first of `candidates` that reduces a step to `limit` bytes or less; None if none does."""
+    """Return the first of `candidates` with which a device needs at most `limit` bytes; None if no candidate fits.
+
+    `flash` states whether GPUs have flash attention.
+    """
     for changes in candidates(config, devices):
-        changed = dataclasses.replace(config, **changes)
         try:
-            found = estimate(sketch, changed, devices, flash=flash)
-        except ConfigError:  # the heads or the devices cannot be divided like this
+            found = estimate(sketch, dataclasses.replace(config, **changes), devices, flash=flash)
+        except ConfigError:  # options that exclude each other, or heads or devices that cannot be divided like this
             continue
         if found.usage.total <= limit:
             return Remedy(changes, found)
@@ -36,10 +38,12 @@ def remedy(sketch: Sketch, config: TrainingConfig, devices: int, limit: float, *
 
 
 def candidates(config: TrainingConfig, devices: int) -> Iterator[Changes]:
-    """Yield changes that keep the number of images per update, the cheapest first.
+    """Yield changes of options, {name: new value}, in the order to try; all keep the number of images per update.
 
-    Recompute costs another forward pass, sharding stage 1 costs some communication, and a smaller batch costs
-    efficiency. Tensor parallelism costs much communication, and sharding stages 2 and 3 cost even more.
+    The order is: recompute (another forward pass), sharding stage 1 (some communication), smaller batches (less
+    efficient), combinations of these, tensor parallelism alone and combined with them (much communication), and last
+    sharding stages 2 and 3, which exist on GPU only. Changes can repeat, and some are invalid for the options, the
+    network or the devices: replacing the options or estimating the run then raises ConfigError.
     """
     recompute: list[Changes] = [] if config.recompute else [{"recompute": True}]
     sharding: list[Changes] = []
@@ -61,7 +65,7 @@ def candidates(config: TrainingConfig, devices: int) -> Iterator[Changes]:
 
 
 def _smaller_batches(config: TrainingConfig) -> Iterator[Changes]:
-    """Yield smaller and smaller batches: half the images and twice the iterations each, while the batch is even."""
+    """Yield smaller and smaller batches; each change halves an even batch and doubles the iterations once more."""
     batch, iterations = config.batch_size, config.accum_iter
     while batch % 2 == 0:
         batch, iterations = batch // 2, iterations * 2

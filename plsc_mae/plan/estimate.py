@@ -22,10 +22,10 @@ class Layout(NamedTuple):
     """Division of a network and its data among processes.
 
     Attributes:
-        data: number of parts of a global batch.
+        data: number of parts into which a global batch is divided.
         tensor: number of processes that share every block.
         pipeline: number of pipeline stages.
-        micro_batches: number of passes through the stages in one iteration.
+        micro_batches: number of passes through the stages in one iteration; 1 without a pipeline.
     """
 
     data: int
@@ -38,7 +38,7 @@ class Layout(NamedTuple):
         """Return the layout of a run with `config` on a number of devices.
 
         Raises:
-            ConfigError: the number of devices is not divisible by the size of a group.
+            ConfigError: `devices` is not a multiple of --tensor_parallel times --pipeline_parallel.
         """
         tensor, pipeline = config.tensor_parallel, getattr(config, "pipeline_parallel", 1)
         if devices % (tensor * pipeline):
@@ -78,7 +78,8 @@ def estimate(sketch: Sketch, config: TrainingConfig, devices: int, *, flash: boo
         flash: whether GPUs have flash attention.
 
     Raises:
-        ConfigError: the layout is impossible with this number of devices or with this network.
+        ConfigError: the devices cannot be divided into groups, tensor parallelism does not support the network, or
+            the sharding stage is not supported.
     """
     layout, low, gpu = Layout.of(config, devices), precision_bytes(config), config.device != "cpu"
     check_divisible(sketch.task.model, layout.tensor)
@@ -122,9 +123,10 @@ def states_of(config: TrainingConfig, layout: Layout) -> States:
 def _traffic(
     blocks: Iterable[BlockMemory], trained: int, states: States, layout: Layout, config: TrainingConfig
 ) -> Traffic:
-    """Count the bytes sent in rings.
+    """Count the bytes that a device sends in an optimizer step.
 
-    An all-reduce over n processes sends 2 (n - 1) / n of its bytes, a reduce-scatter or an all-gather half of that.
+    Collectives use rings: of its bytes, an all-reduce over n processes sends 2 (n - 1) / n, and a reduce-scatter or an
+    all-gather (n - 1) / n.
     """
     ring, passes = (layout.data - 1) / layout.data, config.accum_iter * layout.micro_batches
     gradients, weights = states.gradient * trained * ring, states.weight * trained * ring

@@ -28,7 +28,7 @@ class MemoryPeak(NamedTuple):
 
     Attributes:
         allocated: peak of Paddle's allocator.
-        resident: peak resident memory of the process, less that before the network was built; None on GPU.
+        resident: growth of the process's resident memory from before the network is built to the peak; None on GPU.
     """
 
     allocated: int
@@ -36,7 +36,7 @@ class MemoryPeak(NamedTuple):
 
 
 def measure(config: TrainingConfig) -> MemoryPeak:
-    """Run a few updates of a config in this process and return their peak memory."""
+    """Run `UPDATES` updates with the options of `config` in this process and return the peak memory."""
     world = World(config.device)
     paddle.matmul(paddle.randn([64, 64]), paddle.randn([64, 64]))  # starts the libraries' threads and buffers
     before = _resident_bytes()

@@ -21,9 +21,9 @@ class Parameters(NamedTuple):
 
     Attributes:
         trained: trained parameters.
-        frozen: the others.
+        frozen: frozen parameters.
         matrices: trained parameters with two axes or more, which mixed precision copies in 16 bits.
-        largest: elements of the largest trained parameter; an update works on one parameter at a time.
+        largest: elements of the largest trained tensor; an update works on one tensor at a time.
     """
 
     trained: int
@@ -58,7 +58,7 @@ class States(NamedTuple):
         sharded: number of processes that divide states.
         data_parallel: number of processes that exchange gradients. Paddle's DataParallel never releases the gradients,
             and holds a second, fused copy.
-        accumulates: whether the gradients of several iterations are added up.
+        accumulates: whether the gradients of several passes are added up.
     """
 
     weight: int = FLOAT32
@@ -72,7 +72,7 @@ class States(NamedTuple):
     accumulates: bool = False
 
     def share(self, stage: int, size: int) -> int:
-        """Return the bytes that one process keeps of `size` bytes, which sharding divides from `stage` on."""
+        """Return the bytes that one process keeps of `size` bytes, which ZeRO divides in `stage` and higher stages."""
         return -(-size // self.sharded) if self.sharding_stage >= stage else size
 
 
@@ -109,7 +109,7 @@ class PassMemory(NamedTuple):
 
     @classmethod
     def of(cls, outline: MemoryOutline, parameters: Parameters, conditions: Conditions, *, cast: bool) -> PassMemory:
-        """Estimate a pass; with `cast`, autograd keeps 16-bit copies of the float32 matrices."""
+        """Estimate a pass; with `cast` and without recompute, autograd keeps 16-bit copies of float32 matrices."""
         blocks = [block_memory(block, stack, conditions) for stack in outline.stacks for block in stack.blocks]
         copies = HALF * parameters.matrices if cast and not conditions.recompute else 0
         return cls(outline, tuple(blocks), outline.kept + copies)
@@ -122,16 +122,17 @@ def peak(memory: PassMemory, parameters: Parameters, states: States, in_flight: 
         memory: memory of one pass.
         parameters: numbers of parameters that the process holds.
         states: bytes per parameter.
-        in_flight: number of passes whose activations are kept at once; more than 1 in pipelines.
+        in_flight: number of passes whose activations are kept at once; 1 without a pipeline.
     """
     return max(moments(memory, parameters, states, in_flight), key=lambda usage: usage.total)
 
 
 def moments(memory: PassMemory, parameters: Parameters, states: States, in_flight: int = 1) -> Iterator[Usage]:
-    """Yield the memory in use at each moment: preparation of the targets, end of the forward pass, backward, update.
+    """Yield the memory in use at each moment of an optimizer step; the arguments are those of `peak`.
 
-    There is one moment per block of the backward pass; gradients of parameters outside of the blocks count in all of
-    them.
+    The moments are the preparation of the batch, the end of the forward pass, the backward pass of each block from the
+    last to the first, and the update. Gradients of parameters outside of blocks count from the first of these backward
+    passes on.
     """
     trained, outline = parameters.trained, memory.outline
     gradients = states.share(2, states.gradient * trained)

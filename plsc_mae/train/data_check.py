@@ -1,7 +1,8 @@
-"""Check of the image files of a run before its first update, shared by the processes.
+"""Check of the image files of a run before its first update, divided among the processes.
 
-The main process writes the bad files, and in any case the result of a long check, to data_check.json in the output
-folder. A run with the same files uses that result and examines the bad files only, which may have been repaired.
+If a list has bad files or at least KEPT_FILES files, the main process writes the result to data_check.json in the
+output folder. A later run with the same list uses that result and examines only the bad files again, because they may
+have been repaired.
 """
 
 from __future__ import annotations
@@ -31,20 +32,24 @@ RESULT = "data_check.json"
 KEPT_FILES = 10_000  # smaller lists are checked again by every run
 _SIGNS = ('"digest": ',)  # by which the file is recognized
 _NAMED_FILES = 5
+_CRASHED = "crashed or blocked a data worker"
 
 logger = logging.getLogger(__name__)
 Notes = npt.NDArray[np.int64]
 
 
 class BadFile(NamedTuple):
-    """Number of a file in its list, and the reason why it cannot be read."""
+    """Number of a file in its list, from 0, and the reason why it cannot be read."""
 
     number: int
     reason: str
 
 
 def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageList]) -> dict[str, list[BadFile]]:
-    """Check the files of a run and return the bad ones of each list; all processes must call.
+    """Check the files of a run and return the bad ones by the name of their list; all processes must call.
+
+    The bad files are also added to `unreadable` of their list. With --no_check_data nothing is checked and the result
+    is {}.
 
     Args:
         config: options of the run: --check_data, --bad_image and those for reading images.
@@ -53,7 +58,7 @@ def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageLi
 
     Raises:
         DataError: files are bad and --bad_image is error; the message names the first ones.
-        CheckpointError: the result cannot be written.
+        CheckpointError: data_check.json cannot be written.
     """
     if not config.check_data:
         return {}
@@ -85,14 +90,22 @@ def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageLi
 def _notes(
     images: ImageList, entry: Mapping[str, Any] | None, config: TrainingConfig, world: World, values: PixelRange | None
 ) -> Notes:
-    """Return a `Note` per file [n], from an earlier result in the main process or from a check by all processes."""
+    """Return the `Note` flags of each file, int64 [n]; all processes must call.
+
+    If the main process has an earlier result `entry`, it examines the bad files of that result again, except those that
+    crashed a data worker, which stay bad; all other files count as good. Otherwise the data-parallel processes divide
+    the check of all files.
+    """
     known = int(world.sum(paddle.to_tensor([int(entry is not None)], dtype="int64")).item())
     if known:
         notes = np.zeros(len(images), np.int64)
-        bad = set(entry["bad"]) if entry is not None else set()
+        bad = dict(entry["bad"]) if entry is not None else {}
         for index in range(len(images)) if bad else ():
-            if images.path(index) in bad:
-                notes[index] = examine_file(images.path(index), values).notes
+            path = images.path(index)
+            if bad.get(path, "").endswith(_CRASHED):
+                notes[index] = Note.BAD | Note.FATAL
+            elif path in bad:
+                notes[index] = examine_file(path, values).notes
     else:
         notes = check_files(
             images,
@@ -112,7 +125,7 @@ def _notes(
 def _reason(path: str, notes: int, values: PixelRange | None) -> str:
     """Return the reason why a file is bad, by examining it once more."""
     if notes & Note.FATAL:
-        return f"{path} crashed or blocked a data worker"
+        return f"{path} {_CRASHED}"
     return examine_file(path, values).reason or f"{path} could not be read"
 
 
@@ -120,7 +133,7 @@ def _describe(images: ImageList, bad: list[BadFile]) -> str:
     """Return the number of bad files of a list and the reasons of the first ones."""
     first = "; ".join(file.reason for file in bad[:_NAMED_FILES])
     more = f"; and {len(bad) - _NAMED_FILES} more" if len(bad) > _NAMED_FILES else ""
-    return f"{len(bad)} of {len(images)} files of {images.root} cannot be used: {first}{more}"
+    return f"{len(bad)} of {len(images)} files of {images.source} cannot be used: {first}{more}"
 
 
 def _digest(images: ImageList, values: PixelRange | None) -> str:
@@ -132,7 +145,7 @@ def _digest(images: ImageList, values: PixelRange | None) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return the result of an earlier check by the names of the lists; empty without a valid one."""
+    """Return the result of an earlier check by the names of the lists; {} without an intact file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -27,15 +27,16 @@ def scales_with_batch(config: TrainingConfig) -> bool:
 def check_accumulation(config: TrainingConfig, iterations: int, parts: int) -> None:
     """Check that an epoch has enough iterations for one whole accumulation group.
 
-    A group ends with the epoch. If no group is whole, no update has the images for which the learning rate is scaled.
+    The last group of an epoch ends with the epoch. If no group is whole, every update has fewer images than the number
+    for which the learning rate is scaled.
 
     Args:
         config: options of the run.
         iterations: iterations per epoch.
-        parts: number of data-parallel parts of a batch.
+        parts: number of data-parallel processes, each with a batch of --batch_size.
 
     Raises:
-        ConfigError: the learning rate is scaled for more images than an epoch has. An absolute rate causes a warning.
+        ConfigError: no group is whole and the learning rate is scaled; an absolute rate only causes a warning.
     """
     if config.accum_iter <= iterations:
         return
@@ -56,7 +57,7 @@ def check_accumulation(config: TrainingConfig, iterations: int, parts: int) -> N
 
 
 def warn_of_schedule(config: TrainingConfig, schedule: Schedule, *, lr: float, updates_per_epoch: int) -> None:
-    """Warn of a schedule that hardly trains: a long warm-up, a final rate above the peak, LARS that cannot move.
+    """Warn of a schedule that hardly trains: long warm-up, first or last rate above the peak, LARS with tiny updates.
 
     Args:
         config: options of the run.
@@ -98,10 +99,11 @@ def _rates_above_peak(config: TrainingConfig, lr: float) -> Iterator[str]:
 
 
 def _idle_lars(config: TrainingConfig, schedule: Schedule, updates_per_epoch: int) -> Iterator[str]:
-    """Warn if all updates of LARS together cannot move the weights.
+    """Yield a warning if all updates of LARS together move the weights too little.
 
-    LARS scales a gradient to TRUST_COEFFICIENT of the weights' norm, and momentum m adds up 1 / (1 - m) of them. So
-    relative to their norm, weights move by at most the sum of the learning rates times that factor.
+    LARS scales each gradient to TRUST_COEFFICIENT times the norm of the weights, and momentum m multiplies the sum of
+    the updates by 1 / (1 - m). So relative to their norm, the weights move by at most the sum of the learning rates
+    times TRUST_COEFFICIENT / (1 - m). A move below LEAST_LARS_CHANGE is too little.
     """
     if not config.opt.startswith("lars") or getattr(config, "lr_sweep", None):
         return

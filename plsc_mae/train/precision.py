@@ -70,7 +70,7 @@ def lower_weights(task: nn.Layer, optimizer: paddle.optimizer.Optimizer, precisi
 
 
 class LossScale:
-    """Dynamic loss scale, doubled after `incr_every_n_steps` good updates in a row and halved after an overflow.
+    """Dynamic loss scale of at least 1, doubled after a number of good updates in a row and halved after an overflow.
 
     Args:
         initial: first scale; None disables scaling.
@@ -122,7 +122,7 @@ class LossScale:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the result of `state_dict`, from this class or from Paddle's GradScaler."""
+        """Restore the result of `state_dict` of this class or of Paddle's GradScaler; do nothing when disabled."""
         if not self.enabled:
             return
         self.value = float(np.asarray(state["scale"]).reshape(-1)[0])

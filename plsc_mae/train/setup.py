@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 def training_world(config: TrainingConfig) -> World:
-    """Create the process groups of a training run in the layout that its options request.
+    """Create the process groups of a training run in the layout that its options request; all processes must call.
 
     Raises:
         ConfigError: the number of processes, the device or the Paddle version does not support the options.
@@ -70,7 +70,16 @@ def log_options(config: TrainingConfig, world: World) -> None:
 
 
 def settle_pixel_range(config: PretrainConfig, checkpoint: Path | None) -> PretrainConfig:
-    """Return the config with the range of pixel values of the run, see `loading.pixel_range.settle`."""
+    """Return the config with `pixel_range` set to the two numbers of the run's range, or to None without a range.
+
+    Args:
+        config: options of the run; for `auto`, the range is determined from the images of --data_path.
+        checkpoint: checkpoint that the run resumes, whose range is the default; None without one.
+
+    Raises:
+        ConfigError: --pixel_range is malformed.
+        DataError: the range is `auto`, and --data_path has no usable images.
+    """
     automatic = config.pixel_range == (pixel_range.AUTO,) and config.data_path
     return pixel_range.settle(config, list_images(config.data_path, "train") if automatic else None, checkpoint)
 
@@ -80,7 +89,7 @@ def pretraining_dataset(
 ) -> ImageDataset:
     """Return the training images with the training transform, or with the transform for pictures if `view` is true.
 
-    `images` is the list of an earlier call; None lists the images of --data_path.
+    `images` is the list of images, if the caller has it already; None lists the images of --data_path.
 
     Raises:
         ConfigError: --data_path is missing.
@@ -106,8 +115,11 @@ def training_loader(
     Args:
         dataset: training samples.
         config: options of the run.
-        world: processes among which each batch is divided.
+        world: processes of the run; each data-parallel process gets batches of --batch_size.
         num_workers: number of loader processes; None uses --num_workers.
+
+    Raises:
+        DataError: the data set has fewer samples than one batch of all processes.
     """
     sampler = EpochBatchSampler(len(dataset), config.batch_size, world.rank, world.size, config.seed)
     workers = count_workers(config.num_workers) if num_workers is None else num_workers
@@ -118,7 +130,11 @@ def training_loader(
 
 
 def share_network(model: nn.Layer, config: TrainingConfig, world: World) -> None:
-    """Reduce a network to this process's part (--tensor_parallel) and apply --recompute."""
+    """Reduce a network in place to this process's part (--tensor_parallel) and apply --recompute.
+
+    Raises:
+        ConfigError: the processes cannot divide the network, see `check_divisible`.
+    """
     share_blocks(model, world.tensor)
     if config.recompute:
         keep_no_activations(model)
@@ -133,7 +149,7 @@ def build_stepper(task: Task, config: TrainingConfig, world: World) -> Stepper:
         world: processes of the run; all of them must call.
 
     Raises:
-        ConfigError: --sharding_stage 1 is used with more processes than parameters.
+        ConfigError: --sharding_stage 1 is used with more data-parallel processes than parameter tensors.
     """
     groups = task.param_groups(config.weight_decay)
     params = trainable_parameters(task.model)
@@ -164,12 +180,16 @@ def build_stepper(task: Task, config: TrainingConfig, world: World) -> Stepper:
 
 
 def images_per_update(config: TrainingConfig, world: World) -> int:
-    """Return the number of images in one update, over all processes."""
+    """Return the number of images in one whole accumulation group, over all processes."""
     return config.batch_size * world.size * config.accum_iter
 
 
 def peak_lr(config: TrainingConfig, effective_batch: int) -> float:
-    """Return the absolute peak learning rate: `lr`, or `blr` (or `lr` if it is per 256 images) after `scaled_lr`."""
+    """Return the absolute peak learning rate of a run.
+
+    An absolute --lr is returned unchanged. --blr, or the --lr of a method whose rate is per 256 images, is multiplied
+    by `effective_batch` / 256, where `effective_batch` is the number of images per update.
+    """
     if config.lr is not None and not config.lr_per_256:
         return config.lr
     base = config.blr if config.lr is None else config.lr
@@ -197,8 +217,9 @@ def build_trainer(
         loader: training batches of this process.
         config: options of the run.
         world: processes of the run; all of them must call.
-        observers: evaluate the network or draw pictures between epochs.
-        keep_best: name of an observer's metric; the checkpoint with its largest value is kept as checkpoint-best.pd.
+        observers: called between epochs to evaluate the network or to draw pictures.
+        keep_best: name of an observer's metric; the checkpoint with its largest value is kept as checkpoint-best.pd. ""
+            keeps none.
         probe: linear classifier trained on the features of every iteration; None for none.
 
     Raises:
@@ -249,7 +270,7 @@ def _log_summary(state: RunState, loader: BatchLoader, n_parameters: int) -> Non
 
 
 def _incomplete_parts(accumulation: Accumulation, loader: BatchLoader, batch: int) -> Iterator[str]:
-    """Describe the images that fill no batch of all processes, and a last accumulation group that is not whole."""
+    """Yield a sentence if images do not fill a batch of all processes, and one if the last group is shorter."""
     left = len(loader.dataset) - accumulation.iterations * batch
     if left:
         yield f"{left} images are left out of each epoch, others in every epoch: they do not fill a batch of {batch}"

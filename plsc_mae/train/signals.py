@@ -22,7 +22,10 @@ REPEAT_SECONDS = 1.0  # paddle.distributed.launch sends SIGTERM three times with
 
 @contextlib.contextmanager
 def preparing_run() -> Iterator[None]:
-    """Add to a Ctrl-C before training the message that nothing was saved; `StopRequest` handles those after it."""
+    """Add to a KeyboardInterrupt within the context the message that training had not started.
+
+    During training, `StopRequest` handles Ctrl-C instead.
+    """
     try:
         yield
     except KeyboardInterrupt:
@@ -49,7 +52,8 @@ class StopRequest:
         """Record SIGTERM and the first Ctrl-C instead of exiting; a second Ctrl-C ends the process at once.
 
         A signal that was ignored before stays ignored, such as Ctrl-C for background jobs of a shell. Outside the main
-        thread this does nothing, because Python allows signal handlers only there.
+        thread this does nothing, because Python allows signal handlers only there. After a SIGTERM, the end of the
+        context waits up to REPEAT_SECONDS, because the launcher repeats the signal.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -79,13 +83,13 @@ class StopRequest:
                 os.write(2, message.encode())  # print is not reentrant
 
     def agreed(self) -> int:
-        """Return the largest number of a signal that any process received, or 0; all processes must call."""
+        """Return the largest signal number that any process received, 0 if none did; all processes must call."""
         return int(self.world.largest([float(self.signal)])[0])
 
     def is_requested(self) -> bool:
         """Return whether this process or one that holds another part of the same network received a signal.
 
-        Processes that share a network must leave a loop together, so all of them must call.
+        Processes that hold parts of the same network must leave a loop together, so all of them must call.
         """
         if self.world.tensor.size * self.world.pipeline.size == 1:
             return self.signal > 0

@@ -25,8 +25,8 @@ class AccumulationGroup(NamedTuple):
 
     Attributes:
         number: number of the update in its epoch, from 0.
-        start: first iteration of the epoch that belongs to the group.
-        size: number of iterations.
+        start: number of the group's first iteration in the epoch, from 0.
+        size: number of iterations in the group.
     """
 
     number: int
@@ -35,7 +35,7 @@ class AccumulationGroup(NamedTuple):
 
     @property
     def last(self) -> int:
-        """Last iteration of the group."""
+        """Number of the group's last iteration in the epoch, from 0."""
         return self.start + self.size - 1
 
 
@@ -56,11 +56,11 @@ class Accumulation(NamedTuple):
         return -(-self.iterations // self.accum_iter)
 
     def is_start(self, iteration: int) -> bool:
-        """Return whether a group starts at an iteration of the epoch."""
+        """Return whether a group starts at iteration `iteration` of the epoch, from 0."""
         return iteration % self.accum_iter == 0
 
     def group(self, iteration: int) -> AccumulationGroup:
-        """Return the group of an iteration of the epoch."""
+        """Return the group that contains iteration `iteration` of the epoch, from 0."""
         number = iteration // self.accum_iter
         start = number * self.accum_iter
         return AccumulationGroup(number, start, min(self.accum_iter, self.iterations - start))
@@ -85,7 +85,7 @@ class UpdateResult(NamedTuple):
 
     Attributes:
         applied: whether the parameters were updated.
-        norm: global gradient norm before clipping, a scalar on the device.
+        norm: global gradient norm without the loss scale, before clipping; a scalar on the device.
     """
 
     applied: bool
@@ -101,12 +101,12 @@ class Stepper:
     Args:
         task: the task to train.
         optimizer: updates the parameters in `groups`.
-        groups: parameter groups of the optimizer.
-        params: trainable parameters by name; None for those of `task.model`.
+        groups: parameter groups of the optimizer; with ZeRO stage 1 only the parameters that this process updates.
+        params: all trainable parameters of this process by name; None for those of `task.model`.
         layer: the task wrapped for data parallelism; None for the task itself.
         clip_grad: largest global gradient norm; None disables clipping.
         precision: precision of the forward passes.
-        world: processes that share the network; None for a single process.
+        world: processes of the run; None for a single process.
         publish: broadcasts the parameters that each process has updated (ZeRO stage 1); None otherwise.
         sharded: whether the data-parallel processes shard the gradients (ZeRO stages 2 and 3).
         gather_weights: gathers the whole weights in every process (ZeRO stage 3); None otherwise.
@@ -148,7 +148,8 @@ class Stepper:
         Args:
             batch: result of `Task.prepare`.
             group_size: number of iterations in this accumulation group.
-            last: whether this is the last iteration of the group, which averages the gradients over the processes.
+            last: whether this is the last iteration of the group. Its backward pass averages the gradients over the
+                data-parallel processes, so all of them must call.
         """
         context = PassContext(
             self.layer, functools.partial(autocast, self.precision), group_size, self.scaler.value, last
@@ -180,7 +181,7 @@ class Stepper:
         return Verdict.OVERFLOW if overflowed else Verdict.APPLY
 
     def _gradient_norm(self) -> Tensor:
-        """Return the global gradient norm, divided by the loss scale."""
+        """Return the global gradient norm, divided by the loss scale; all processes must call."""
         norm = global_norm(self.params.values(), self.world, sharded=self.sharded)
         return norm / self.scaler.value if self.scaler.enabled else norm
 
@@ -209,8 +210,8 @@ def global_norm(params: Iterable[Tensor], world: World | None = None, *, sharded
     """Return the L2 norm of all gradients together, a scalar on the device; all processes of `world` must call.
 
     Args:
-        params: parameters of this process.
-        world: processes that share the network; None for a single process.
+        params: parameters of this process; those without a gradient are left out.
+        world: processes of the run; None for a single process.
         sharded: whether the data-parallel processes shard the gradients.
     """
     whole: list[Tensor] = []
@@ -229,7 +230,7 @@ def global_norm(params: Iterable[Tensor], world: World | None = None, *, sharded
 
 
 def squared_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the sum of the squares of all elements, a float32 scalar on the device.
+    """Return the sum of the squares of all elements, a float32 scalar on the device; 0 without tensors.
 
     A GPU concatenates the tensors, in pieces of limited size, and reduces each piece at once; so the number of kernels
     does not grow with the number of tensors. A CPU reduces them one by one, which needs no copy.
@@ -240,9 +241,10 @@ def squared_norm(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def squared_norm_of_pieces(tensors: Sequence[Tensor], limit: int = PIECE_ELEMENTS) -> Tensor:
-    """Return the sum of the squares of all elements, reduced in pieces of at most `limit` elements or one tensor.
+    """Return the sum of the squares of all elements, a float32 scalar, from concatenated pieces.
 
-    Tensors of different dtypes are in different pieces; the result is float32.
+    A piece has tensors of one dtype and at most `limit` elements; a larger tensor is a piece of its own. There must be
+    at least one tensor.
     """
     pieces: list[list[Tensor]] = []
     filled = 0
@@ -261,7 +263,7 @@ def _sum_of_squares(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def clip_divisor(norm: Tensor, max_norm: float) -> Tensor:
-    """Return the number by which gradients of global norm `norm` are divided for a norm of at most `max_norm`.
+    """Return the scalar by which to divide gradients of global norm `norm`, so that the norm is at most `max_norm`.
 
     Its inverse is min(1, max_norm / (norm + 1e-6)), as in torch.nn.utils.clip_grad_norm_.
     """
@@ -269,9 +271,9 @@ def clip_divisor(norm: Tensor, max_norm: float) -> Tensor:
 
 
 def divide_gradients(params: Iterable[Tensor], divisor: Tensor) -> None:
-    """Divide the gradients of `params`, which must be finite, by a float32 scalar, in place and by one call per dtype.
+    """Divide the gradients of `params` in place by the float32 scalar `divisor`, in one call per dtype.
 
-    The kernel is that of loss scaling: it multiplies by the inverse of the divisor.
+    The gradients must be finite. Paddle's kernel for loss scaling does this; it multiplies by the inverse of `divisor`.
     """
     by_dtype: dict[paddle.dtype, list[Tensor]] = {}
     for param in params:

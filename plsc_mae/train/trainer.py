@@ -45,8 +45,9 @@ class Trainer:
         log: writes the log files and console lines.
         saver: writes checkpoints.
         n_parameters: number of trainable parameters of the whole network, for the log.
-        observers: evaluate the network or draw pictures between epochs.
-        keep_best: name of an observer's metric; the checkpoint with its largest value is kept as checkpoint-best.pd.
+        observers: called between epochs to evaluate the network or to draw pictures.
+        keep_best: name of an observer's metric; the checkpoint with its largest value is kept as checkpoint-best.pd. ""
+            keeps none.
 
     Attributes:
         progress: position of the run.
@@ -84,12 +85,15 @@ class Trainer:
         """Train to the end of the run.
 
         Args:
-            start: the start that `find_start` has determined before; None determines it now.
+            start: result of an earlier call of `find_start`; None calls it now.
 
         Raises:
             CheckpointError: a checkpoint or log cannot be read or written, or the output folder holds another run.
+            ConfigError: the position of the checkpoint is not between two updates of this run.
+            DataError: images cannot be read, see --bad_image.
             DivergedError: the loss or a gradient is not finite, and --nan_policy stops the run.
-            Stopped: SIGTERM or Ctrl-C stopped the run, and its position has been saved.
+            Stopped: SIGTERM or Ctrl-C stopped the run. Its position has been saved, unless it made no update or
+                --no_save_ckpt is set.
         """
         start = find_start(self.config) if start is None else start
         path, at = self._resume(start), self.progress
@@ -107,7 +111,7 @@ class Trainer:
             self._run(in_same_folder=path is not None and self._is_in_output_folder(path))
 
     def _resume(self, start: Start) -> Path | None:
-        """Resume from the checkpoint of `start` and return its path; None without one.
+        """Resume from the checkpoint of `start` and return its path, None without one; all processes must call.
 
         Raises:
             CheckpointError: the processes resume from different positions.
@@ -129,7 +133,7 @@ class Trainer:
         return path.absolute().parent == Path(self.config.output_dir).absolute()
 
     def _finish_again(self, path: Path) -> None:
-        """Say that the run resumed from `path` was finished; write a last checkpoint that a kill has prevented."""
+        """Write last checkpoints that a kill has prevented, and log that the run of checkpoint `path` was finished."""
         config, at = self.config, self.progress
         if self._is_in_output_folder(path) and at.batches_done == 0:
             self.saver.save_absent(at, due_tags(config, at))
@@ -151,7 +155,7 @@ class Trainer:
             self.skipped_before = -at.skipped
 
     def _run(self, *, in_same_folder: bool) -> None:
-        """Train until the run is finished or asked to stop.
+        """Train until the run is finished, or raise Stopped after a stop request; all processes must call.
 
         Args:
             in_same_folder: whether the run resumes from its own output folder, where a kill may have prevented the last
@@ -179,7 +183,10 @@ class Trainer:
             self._log_end()
 
     def _describe_stop(self, *, moved: bool) -> str:
-        """Return the position of a stopped run, the file that holds it, and how to continue the run."""
+        """Return the position of a stopped run, the file that holds it, and how to continue the run.
+
+        `moved` is whether the position has changed since the start.
+        """
         at, config = self.progress, self.config
         position = f"epoch {at.epoch}, {at.batches_done} of {len(self.loader)} iterations, step {at.step}"
         if not config.save_ckpt:
@@ -237,7 +244,10 @@ class Trainer:
         at.ended = True
 
     def iterate(self, batch: Batch) -> None:
-        """Run one iteration; the last iteration of an accumulation group also updates the weights."""
+        """Run one iteration on a batch of the loader; all processes must call.
+
+        The last iteration of an accumulation group also updates the weights.
+        """
         at, i = self.progress, self.progress.batches_done
         group = self.accumulation.group(i)
         if i == group.start:
@@ -268,7 +278,7 @@ class Trainer:
             self.probe.forget()
 
     def _set_rates(self, group: AccumulationGroup) -> None:
-        """Set the learning rate and weight decay for the update of an accumulation group of this epoch."""
+        """Set the learning rate and weight decay for the update of accumulation group `group` in the current epoch."""
         epoch = self.progress.epoch
         done = epoch + group.start / len(self.loader)
         self.stepper.set_rates(self.schedule(done, epoch * self.accumulation.updates + group.number))
@@ -276,7 +286,10 @@ class Trainer:
     # ---------------------------------------------------------------------------------------------------- logs
 
     def _settings(self) -> dict[str, float]:
-        """Return the largest and smallest learning rate of the groups, weight decay, loss scale and counts, by name."""
+        """Return the largest and smallest learning rate of the groups, weight decay, loss scale and counts, by name.
+
+        The counts are those of non-finite updates.
+        """
         lr, (largest, smallest) = self.stepper.optimizer.get_lr(), self.lr_scales
         return {
             "lr": lr * largest,
@@ -308,7 +321,7 @@ class Trainer:
     def _record(
         self, means: Mapping[str, float], lap: tuple[float, float], images: int
     ) -> tuple[dict[str, float], float]:
-        """Return the record of a print interval and the estimated seconds to the end of the run.
+        """Return (record of a print interval, estimated seconds to the end of the run).
 
         Args:
             means: mean values of the interval by name.
@@ -339,7 +352,10 @@ class Trainer:
     # --------------------------------------------------------------------------------- evaluation, checkpoints
 
     def _end_epoch(self) -> None:
-        """Run the observers, log and save after an epoch; if the observers are stopped, a resumed run repeats this."""
+        """Run the observers, then log and save the finished epoch; all processes must call.
+
+        If a stop is requested while the observers run, nothing is logged, and a resumed run repeats all of this.
+        """
         epoch, means = self.progress.epoch, self.state.epoch_meters.means(self.world)
         record = {f"train_{name}": value for name, value in {**self._settings(), **means}.items()}
         position = {"epoch": epoch, "step": self.progress.step, "skipped_images": self._count_skipped()}
@@ -360,10 +376,11 @@ class Trainer:
             at.best, at.best_step = before  # checkpoint-best.pd still holds the earlier one
 
     def _observe(self, epoch: int) -> dict[str, float]:
-        """Run the observers that are due after an epoch and return their metrics by name.
+        """Run the observers that are due after an epoch and return their metrics by name; all processes must call.
 
         The running statistics of batch normalization differ between processes, because each process computes them from
-        its own batches. All processes evaluate with those of the main process, as in PyTorch's data parallelism.
+        its own batches. All processes evaluate with the statistics of the first data-parallel process, as in PyTorch's
+        data parallelism.
         """
         self.world.copy_from_main(self.task.model.buffers())
         metrics: dict[str, float] = {}

@@ -61,7 +61,7 @@ def read(path: str | Path, model_key: str = "", model_prefix: str = "") -> Check
     Args:
         path: the file, or the folder of a checkpoint.
         model_key: key of the network in the file, see `unwrap.choose_network`; empty to find it by its content.
-        model_prefix: prefix of the network's tensor names, likewise.
+        model_prefix: prefix of the network's tensor names; empty to find it by content, too.
 
     Returns:
         The content; if no network can be chosen, `problem` gives the reason.
@@ -73,10 +73,10 @@ def read(path: str | Path, model_key: str = "", model_prefix: str = "") -> Check
 
 
 def read_network(path: str | Path, model_key: str = "", model_prefix: str = "") -> Checkpoint:
-    """Read a weight file as `read` does, to use its network, and log assumptions about the network's place.
+    """Read a weight file as `read` does, require that a network can be chosen, and log the `remark` if any.
 
     Raises:
-        CheckpointError: the file cannot be read, lacks the key or the prefix, or no network can be chosen.
+        CheckpointError: the file cannot be read, lacks the key or the prefix, or no network can be chosen or used.
     """
     stored = read(path, model_key, model_prefix)
     require_network(stored)
@@ -86,7 +86,7 @@ def read_network(path: str | Path, model_key: str = "", model_prefix: str = "") 
 
 
 def require_network(stored: Checkpoint) -> None:
-    """Raise CheckpointError if no network can be chosen in a file, for example because it holds several."""
+    """Raise CheckpointError if no network of a file can be used, for example because it holds several."""
     if stored.problem:
         raise CheckpointError(f"{stored.path} {stored.problem}")
 
@@ -116,8 +116,8 @@ def load(
 
     Raises:
         ConfigError: the dialect is unknown.
-        CheckpointError: no dialect recognizes the tensors, a tensor has another shape, no tensor matches, or a value to
-            load is not finite.
+        CheckpointError: the file cannot be read, no dialect recognizes the tensors, a tensor has another shape, no
+            tensor matches, or a value to load is not finite (unless `source.any_values`).
     """
     if isinstance(source, (str, Path)):
         source = read_network(source)
@@ -189,6 +189,8 @@ def _match(
 def decoded(stored: Checkpoint, num_heads: int | None = None, decoder_num_heads: int | None = None) -> Checkpoint:
     """Rewrite the network of a file into the base naming of its dialect, from which sizes can be inferred.
 
+    A file whose names need no rewriting, or that no dialect recognizes, is returned unchanged.
+
     Args:
         stored: the file as read.
         num_heads: number of heads of the encoder; needed only if its width is not a published one and the order of
@@ -197,6 +199,7 @@ def decoded(stored: Checkpoint, num_heads: int | None = None, decoder_num_heads:
 
     Raises:
         ConfigError: the number of heads is needed but unknown.
+        CheckpointError: the shapes of the tensors fit no network of the dialect.
     """
     name = detect(stored.model)
     rules = find_dialect(name) if name else None
@@ -215,7 +218,7 @@ def _decode(rules: Dialect, tensors: Tensors, heads: NumHeads, where: str) -> Te
     """Rewrite tensors into the base naming.
 
     Raises:
-        CheckpointError: their shapes are inconsistent.
+        CheckpointError: the shapes of the tensors are inconsistent.
     """
     if rules.decode is None:
         return tensors
@@ -237,7 +240,8 @@ def export(
     Args:
         model: one of our networks.
         dialect: naming and layout of the result.
-        values: arrays to export instead of the weights, such as gradients, by our parameter names.
+        values: arrays to export instead of the weights, such as gradients, by our parameter names; then the second
+            copies that the dialect's files contain (`Dialect.copies`) are left out.
         prefix: position of `model` within the network of the dialect's files, such as "encoder." for an encoder alone.
 
     Raises:
@@ -272,7 +276,8 @@ def save(model: nn.Layer, path: str | Path, dialect: str = "plsc_mae") -> None:
         dialect: naming and layout; the tensors are stored under the dialect's key, such as "model".
 
     Raises:
-        ConfigError: the dialect or suffix is unknown, or the dialect cannot represent a part of this network.
+        ConfigError: the dialect or suffix is unknown, or the dialect is read-only or cannot represent a part of this
+            network.
         CheckpointError: the file cannot be written.
     """
     rules = find_dialect(dialect)

@@ -78,7 +78,10 @@ def find_dalle(path: str | Path, part: Part) -> Path:
 
 
 def has_dalle(path: str | Path, part: Part) -> bool:
-    """Return True if exactly one file matches the part by its name; no file is read."""
+    """Return True if exactly one file in the folder `path`, or `path` itself, matches the part by name.
+
+    No file is read.
+    """
     return len(_candidates(Path(path), part)) == 1
 
 
@@ -94,12 +97,12 @@ def infer_sizes(tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, int]:
 
 
 def _published_names(part: Part) -> list[str]:
-    """Return the file names of PLSC and of OpenAI."""
+    """Return the file names of a part: PLSC's, then OpenAI's."""
     return [f"{part}_weight.pd", f"{part}.pkl"]
 
 
 def _candidates(path: Path, part: Part) -> list[Path]:
-    """Return the files in `path` with the part in their name; if one has a published name, return it alone."""
+    """Return the files in `path`, or `path` itself, with the part in their name; a published name excludes others."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     for name in _published_names(part):
         if path / name in files:
@@ -109,7 +112,7 @@ def _candidates(path: Path, part: Part) -> list[Path]:
 
 
 def _part_of(tensors: Mapping[str, Array], part: Part) -> dict[str, Array]:
-    """Remove everything before `blocks.` from the names; from a file with both parts, keep the requested one."""
+    """Remove all before `blocks.` from names; of several prefixes keep the one that ends in `part`, or the first."""
     found: dict[Any, dict[str, Array]] = {}
     for name, array in tensors.items():
         prefix, blocks, rest = name.rpartition("blocks.")

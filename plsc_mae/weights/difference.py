@@ -17,7 +17,7 @@ class TensorDifference:
     Attributes:
         name: name of the tensor.
         max_abs: largest absolute difference of two values; infinite if a value is NaN in one tensor only.
-        relative: `max_abs` divided by the largest absolute value of both tensors.
+        relative: `max_abs` divided by the largest finite absolute value in either tensor; undivided if that is 0.
         differing: number of values that differ.
         size: number of values.
     """

@@ -87,9 +87,10 @@ def fetch(
     timeout: float = 30.0,
     pause: Callable[[float], None] = time.sleep,
 ) -> Fetched:
-    """Download a weight file unless it exists; resume an interrupted download.
+    """Download a weight file unless it exists, resume an interrupted download, and verify the file in every case.
 
-    Proxies are taken from the environment (https_proxy, http_proxy, no_proxy).
+    A download that fails the verification is deleted. Proxies are taken from the environment (https_proxy, http_proxy,
+    no_proxy).
 
     Args:
         url: http or https address.
@@ -102,7 +103,8 @@ def fetch(
 
     Raises:
         ConfigError: the address is not http or https.
-        CheckpointError: the file cannot be downloaded or written, or fails the verification.
+        CheckpointError: the file cannot be downloaded or written, or fails the verification; or NAME.partial exists and
+            was not written by this function.
     """
     path = Path(path)
     if path.exists():
@@ -154,7 +156,8 @@ def _download(url: str, partial: Path, retries: int, timeout: float, pause: Call
     """Download a file, with several attempts if necessary.
 
     Raises:
-        CheckpointError: the server refuses, or more than `retries` attempts in a row have brought no new data.
+        CheckpointError: the server refuses the request, or `retries` retries in a row have brought no new data.
+        OSError: the file cannot be written.
     """
     most = _size(partial)
     failures = 0
@@ -182,8 +185,10 @@ def _attempt(url: str, partial: Path, timeout: float) -> None:
     """Request the missing bytes and append them; request the whole file if the partial file cannot be continued.
 
     Raises:
-        CheckpointError: the server refuses.
-        _Interrupted: the connection failed, or ended early.
+        CheckpointError: the server refuses the request.
+        _Interrupted: the connection failed or ended early, the server reports a temporary error, or its answer does
+            not fit the partial file.
+        OSError: the file cannot be written.
     """
     have = _size(partial)
     version = _remembered(partial)
@@ -229,10 +234,16 @@ def _get(url: str, have: int, version: _Version, timeout: float) -> requests.Res
 
 
 def _answer(url: str, response: requests.Response, have: int, version: _Version) -> _Answer | None:
-    """Return the response with its offset and length, or None if it does not continue the partial file.
+    """Return the response with its offset and length; None if it is a part that does not continue the partial file.
+
+    Args:
+        url: requested address.
+        response: response to the request for the bytes from `have` on.
+        have: length of the partial file in bytes; 0 if the whole file was requested.
+        version: version that the partial file belongs to.
 
     Raises:
-        CheckpointError: the server refuses.
+        CheckpointError: the server refuses the request.
         _Interrupted: the server reports a temporary error.
     """
     status, headers = response.status_code, response.headers
@@ -257,7 +268,7 @@ def _receive(answer: _Answer, partial: Path) -> None:
     """Append the body of a response to the partial file, or overwrite the file if the body starts at byte 0.
 
     Raises:
-        _Interrupted: the body is shorter than announced.
+        _Interrupted: the connection failed, or the body is shorter than announced.
         OSError: the file cannot be written.
     """
     arrived = answer.start
@@ -282,6 +293,9 @@ def _chunks(body: Any) -> Iterator[bytes]:
     """Yield the bytes of a urllib3 response as they arrive, so that none are lost if the connection breaks.
 
     `Response.iter_content` would wait for a whole chunk, and drop an incomplete one when the connection ends.
+
+    Raises:
+        _Interrupted: the connection failed.
     """
     body.enforce_content_length = False  # `_receive` compares the length and reports the offset
     while True:
@@ -309,7 +323,7 @@ def _notes(partial: Path) -> Path:
 
 
 def _remembered(partial: Path) -> _Version:
-    """Return the version that a partial file belongs to; its URL is empty if unknown."""
+    """Return the version that a partial file belongs to; `url` and `validator` are empty if it is unknown."""
     try:
         notes: Any = json.loads(_notes(partial).read_text(encoding="utf-8"))
         return _Version(str(notes["url"]), str(notes["validator"]))
@@ -328,6 +342,13 @@ def _size(path: Path) -> int:
 
 def _checked(file: Path, path: Path, checksum: Checksum | None, size: int | None, *, downloaded: bool) -> Fetched:
     """Verify that a file contains weights and has the expected size and checksum.
+
+    Args:
+        file: the file to verify.
+        path: its final location, for the result.
+        checksum: expected checksum; None if unknown.
+        size: expected size in bytes; None if unknown.
+        downloaded: whether this call of `fetch` downloaded the file.
 
     Raises:
         CheckpointError: the file contains no weights, or its size or checksum is wrong.

@@ -19,7 +19,8 @@ def require_finite(
 ) -> None:
     """Check that all values are finite in float32, in which networks compute.
 
-    Tensors are examined one after the other. Only a tensor with such values is copied.
+    Tensors are examined one after the other. Only complex tensors, and those with values that are not finite, are
+    copied.
 
     Args:
         tensors: arrays by name.
@@ -41,7 +42,7 @@ def require_finite(
 
 
 def count_not_finite(value: NDArray[Any]) -> int:
-    """Return the number of values that are NaN, infinite or beyond the range of float32."""
+    """Return the number of values that are NaN, infinite or beyond the range of float32; 0 for integers and bools."""
     if value.dtype.kind not in "fc":
         return 0
     with np.errstate(over="ignore", invalid="ignore"):
@@ -49,7 +50,10 @@ def count_not_finite(value: NDArray[Any]) -> int:
 
 
 def _is_finite(value: NDArray[Any]) -> bool:
-    """Compare the extremes with float32's range, which copies nothing; NaN is an extreme too."""
+    """Return True if all values are finite in float32.
+
+    Only minimum and maximum are compared, because that copies nothing; if a value is NaN, they are NaN.
+    """
     if value.dtype.kind == "c":
         return count_not_finite(value) == 0
     if value.dtype.kind != "f" or value.size == 0:
@@ -59,5 +63,8 @@ def _is_finite(value: NDArray[Any]) -> bool:
 
 
 def _largest(value: NDArray[Any]) -> float:
-    """Return the largest finite value of the type and of float32; NumPy compares in the type, where it must fit."""
+    """Return the largest value that is finite both in the type of `value` and in float32.
+
+    NumPy compares in the type of `value`, which cannot always represent float32's largest value.
+    """
     return min(LARGEST, float(np.finfo(value.dtype).max))

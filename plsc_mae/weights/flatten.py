@@ -51,7 +51,7 @@ class Leaves:
                 the same value, or to nested containers, any number of times.
 
         Raises:
-            UnpicklingError: a tensor cannot be built, or the structure is invalid.
+            UnpicklingError: a tensor cannot be built, the structure is invalid, or the budget is exceeded.
         """
         self.tensors: dict[str, Array] = {}
         self.flat = True
@@ -62,7 +62,7 @@ class Leaves:
         self.meta: dict[str, Any] = {} if rest is _TENSOR else rest
 
     def _separate(self, value: Any, path: str, depth: int) -> Any:
-        """Collect the tensors below `path` and return the rest as plain data."""
+        """Collect the tensors below `path` and return the rest as plain data; `_TENSOR` if there are only tensors."""
         held = len(value) if isinstance(value, str | bytes | bytearray) else 0
         self._spend(VALUE_BYTES + len(path) + held, depth)
         match value:
@@ -111,7 +111,7 @@ class Leaves:
     def _add_tensor(
         self, tensor: TorchTensor | PickledArray | Array, path: str, depth: int, by_paddle: bool = False
     ) -> Any:
-        """Store a tensor under its path; return an array of text or of objects as plain data instead."""
+        """Store a tensor under its path and return `_TENSOR`, but return an array of text or objects as plain data."""
         if isinstance(tensor, PickledArray):
             if tensor.value is None:
                 return self._charged(tensor.describe())
@@ -133,7 +133,7 @@ class Leaves:
         return _TENSOR
 
     def _unwrap(self, value: Any) -> Any:
-        """Return a foreign object's content as a plain container, else its description; keep other values."""
+        """Return a foreign object's content as a plain container, or its description; return other values unchanged."""
         if not isinstance(value, Foreign) or isinstance(value, PickledArray):
             return value
         if isinstance(value.state, dict):
@@ -167,7 +167,7 @@ class Leaves:
             raise UnpicklingError(f"its structure contains itself or is nested more than {MAX_DEPTH} levels deep")
 
     def _join_pieces(self, table: dict[Any, Any]) -> dict[Any, Any]:
-        """Join arrays that Paddle has split into pieces."""
+        """Return the table with the arrays joined that Paddle has split into pieces."""
         plans = table[PADDLE_PIECES]
         table = {key: value for key, value in table.items() if key != PADDLE_PIECES}
         for name, plan in plans.items() if isinstance(plans, dict) else ():

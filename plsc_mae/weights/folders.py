@@ -85,7 +85,8 @@ def open_folder(folder: Path) -> ModelFolder:
     """Find the weight files of a folder.
 
     Raises:
-        CheckpointError: the folder has no or unreadable weights, a shard is missing, or its index or config is invalid.
+        CheckpointError: the folder has no weights or an unsupported kind of them, a shard is missing, or the index of
+            shards, config.json or preprocessor_config.json is invalid.
     """
     snapshots = [path for path in sorted(folder.glob("snapshots/*")) if path.is_dir()]
     if len(snapshots) == 1:
@@ -101,7 +102,11 @@ def open_folder(folder: Path) -> ModelFolder:
 
 
 def _open_deepspeed(folder: Path) -> ModelFolder:
-    """Find the file of a DeepSpeed checkpoint: in `folder`, or in the sub-folder that its file `latest` names."""
+    """Find the file of a DeepSpeed checkpoint in `folder`, or in the sub-folder that the file `latest` names.
+
+    Raises:
+        CheckpointError: there is not exactly one such file.
+    """
     inner = folder
     if (folder / "latest").is_file():
         tag = (folder / "latest").read_text(encoding="utf-8", errors="replace").strip()
@@ -127,7 +132,7 @@ def _open_deepspeed(folder: Path) -> ModelFolder:
 
 
 def _places(folder: Path, name: str) -> dict[str, str]:
-    """Read the index of a sharded model and check that its shards are in the folder."""
+    """Read the index of a sharded model, {tensor: file name}, and check that the files are in the folder."""
     places = _read_json(folder / name).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise CheckpointError(f"{folder / name} has no table 'weight_map' of tensors and files; fetch it again")
@@ -160,7 +165,7 @@ def _listed(paths: list[Path]) -> str:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """Return the training options and class names of config.json and preprocessor_config.json, if they exist."""
+    """Return `ModelFolder.meta` from config.json and preprocessor_config.json; empty if there is no config.json."""
     config, images = (
         _read_json(folder / name) if (folder / name).is_file() else {}
         for name in ("config.json", "preprocessor_config.json")
@@ -188,7 +193,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _class_names(config: Mapping[str, Any], folder: Path) -> list[str]:
-    """Return the names of `id2label` in the order of their numbers; empty if the classes have no names."""
+    """Return the names of `id2label` in the order of their numbers; empty if they are missing, default or invalid."""
     labels = config.get("id2label") or {}
     if not isinstance(labels, dict) or not all(str(number).isdecimal() for number in labels):
         logger.warning("%s: id2label is no table of numbers and names; classes are shown as numbers", folder)

@@ -36,7 +36,7 @@ TENSORS = ("oneflow.Tensor", "oneflow.nn.Parameter")
 
 
 def is_oneflow(folder: Path) -> bool:
-    """Return True if oneflow.save has written the folder or its sub-folders."""
+    """Return True if oneflow.save has written the folder or any of its sub-folders."""
     return bool(_parts(folder))
 
 
@@ -44,7 +44,7 @@ def read_oneflow(folder: Path) -> Leaves:
     """Read a folder that oneflow.save has written, or all such sub-folders as {name: content}.
 
     Raises:
-        UnpicklingError, OSError and others: a file is missing, damaged or not a regular file.
+        UnpicklingError, OSError and others (`reader.DAMAGE`): a file is missing, damaged or not a regular file.
     """
     parts = _parts(folder)
     sizes = [_size(path) for part in parts.values() for path in (part / PICKLE, *part.glob(f"*/{VALUES}"))]

@@ -101,8 +101,8 @@ class Checkpoint:
         key: keys of the table that `model` was taken from, joined with "/"; empty for the outermost table.
         others: keys of other tables that hold a network, such as "model_ema".
         remark: assumptions about the place of the network, for the log; empty if it is in the usual place.
-        problem: the reason why no network can be chosen, as the end of a sentence; empty if one was chosen, or if no
-            dialect recognizes the names.
+        problem: the reason why no network can be chosen, or the chosen one cannot be used, as the end of a sentence;
+            empty otherwise, and if the only reason is that no dialect recognizes the names.
         any_values: True if values that are not finite may be loaded into a network, to examine them.
     """
 
@@ -133,7 +133,7 @@ def read_file(path: str | Path) -> Checkpoint:
 
     Raises:
         CheckpointError: the file is missing or damaged, has an unknown format, or would take far more memory than its
-            size.
+            size; or the folder has no weights that can be read.
     """
     path = Path(path)
     if not os.path.isdir(path):

@@ -38,6 +38,9 @@ class Budget:
 
     It is charged while reading, because a few bytes of a file can request any amount of memory.
 
+    Args:
+        file_size: size of the file in bytes; the budget is a multiple of it plus an allowance.
+
     Attributes:
         left: remaining bytes.
     """
@@ -68,8 +71,8 @@ class Foreign:
 
     Attributes:
         path: dotted name of the class or function that creates it.
-        args: positional arguments of that call.
-        state: state passed to it (its `__dict__`), or None.
+        args: positional arguments with which it is created.
+        state: state that the pickle sets afterwards, such as its `__dict__`; None without one.
         entries: items set on it, as on a subclass of dict.
         elements: items appended to it, as on a subclass of list.
     """
@@ -100,13 +103,14 @@ def decode(
         stream: stream positioned at the pickle; bytes after the pickle are not read.
         builders: dotted name of a global -> function that is called instead of it.
         budget: budget of the whole file; a call is charged for its arguments, because a builder may copy them.
-        persistent: resolves persistent ids, which torch uses for storages.
+        persistent: resolves persistent ids, which torch uses for storages; None rejects them.
 
     Returns:
         Plain containers and scalars (sets become lists), `Symbol` and `Foreign` objects, and results of the builders.
 
     Raises:
-        UnpicklingError: the pickle is malformed or uses an opcode that is not allowed in a weight file.
+        UnpicklingError: the pickle is malformed, too long or over budget, or uses an opcode that is not allowed in a
+            weight file.
         ValueError: the argument of an opcode is malformed or truncated.
     """
     machine = _Machine(builders, budget, persistent)
@@ -262,14 +266,18 @@ class _Machine:
 
 
 def _pairs(items: list[Any]) -> list[tuple[Any, Any]]:
-    """Pair keys with values."""
+    """Pair alternating keys and values.
+
+    Raises:
+        UnpicklingError: a value is missing, or a key is not allowed (see `_key`).
+    """
     if len(items) % 2:
         raise UnpicklingError("the pickle sets a key without a value")
     return [(_key(key), value) for key, value in zip(items[::2], items[1::2], strict=True)]
 
 
 def _key(key: Any) -> Any:
-    """Return a safe key for a dict.
+    """Return a safe key for a dict; a tuple of plain values becomes text.
 
     Raises:
         UnpicklingError: the hash of the key could recurse without bound, or could be chosen to collide with those of

@@ -65,7 +65,10 @@ def widen_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
 def view(
     data: Any, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int = 0, strides: tuple[int, ...] | None = None
 ) -> Array:
-    """Return a read-only array view of a buffer; `offset` and `strides` are in bytes, and NumPy checks the bounds."""
+    """Return a read-only array view of a buffer; booleans are copied.
+
+    `offset` and `strides` are in bytes. NumPy raises ValueError or TypeError if the array exceeds the buffer.
+    """
     array: Array = np.ndarray(shape, dtype, data, offset, strides)
     if dtype == np.bool_:
         array = np.asarray(array.view(np.uint8) != 0)  # NumPy requires 0 or 1, but a file may contain other bytes
@@ -149,10 +152,10 @@ class TorchStorages:
         self.by_key: dict[str, Storage] = {}
 
     def __call__(self, reference: object) -> Symbol | TypedStorage:
-        """Resolve `("storage", type, key, location, length, ...)` or `("module", class, ...)`.
+        """Resolve `("storage", type, key, location, length, ...)` to a storage, `("module", class, ...)` to the class.
 
         Raises:
-            UnpicklingError: the reference has another form.
+            UnpicklingError: the reference has another form, an unknown type, or exceeds its storage.
         """
         match reference:
             case ("module", Symbol() as symbol, *_):
@@ -191,12 +194,16 @@ class _DType(Foreign):
 
 
 class PickledArray(Foreign):
-    """Pickled numpy.ndarray; `build` sets `value`, except for arrays of Python objects, which keep None."""
+    """Pickled numpy.ndarray; `build` sets `value`, which stays None for arrays of Python objects."""
 
     value: Array | None = None
 
     def build(self, state: object) -> None:
-        """Create the array from (version, shape, dtype, is_fortran, data)."""
+        """Create the array from (version, shape, dtype, is_fortran, data); any other state leaves `value` None.
+
+        Raises:
+            UnpicklingError: the array is big-endian, or its shape does not fit its data.
+        """
         super().build(state)
         match state:
             case (_, tuple(shape), _DType() as pickled, fortran, (bytes() | bytearray() | str()) as data):

@@ -44,7 +44,7 @@ MAX_LISTED = 8  # keys in a message
 
 @dataclass(frozen=True)
 class _Network:
-    """A network in a table of the file: the prefix of its names, which was removed, and its tensors."""
+    """Network in a table of the file; `prefix` was removed from the names of its `tensors`."""
 
     prefix: str
     tensors: dict[str, Array]
@@ -54,7 +54,8 @@ def choose_network(stored: Checkpoint, model_key: str = "", model_prefix: str = 
     """Return the checkpoint with the network of the file as its `model`.
 
     Without a choice of the user these tables are searched: `model`, `module`, `state_dict`, the outermost one, then all
-    others. If several of the others hold a network, `problem` of the result names them.
+    others. If several of the others hold a network, or the first table with one holds several, `problem` of the result
+    names them. A file that plsc_mae wrote keeps its `model`, and so does a file without a recognized network.
 
     Args:
         stored: the file as `reader.read_file` returns it.
@@ -133,7 +134,11 @@ def _tables(stored: Checkpoint) -> dict[str, dict[str, Array]]:
 
 
 def _below(stored: Checkpoint, tables: Mapping[str, dict[str, Array]], model_key: str) -> dict[str, dict[str, Array]]:
-    """Return the tables under the first key of `model_key` that the file has, at any depth."""
+    """Return the tables under the first key of `model_key` that the file has, at any depth.
+
+    Raises:
+        CheckpointError: the file has none of the keys.
+    """
     for key in model_key.split("|"):
         below = {name: table for name, table in tables.items() if f"/{key}/" in f"/{name}/"}
         if below:
@@ -150,7 +155,11 @@ def _below(stored: Checkpoint, tables: Mapping[str, dict[str, Array]], model_key
 def _with_prefix_only(
     stored: Checkpoint, tables: Mapping[str, dict[str, Array]], prefix: str
 ) -> dict[str, dict[str, Array]]:
-    """Return, of every table with names that start with `prefix`, these tensors without it."""
+    """Return the tables with names that start with `prefix`: only these tensors, with the prefix removed.
+
+    Raises:
+        CheckpointError: no name starts with `prefix`.
+    """
     found = {}
     for key, table in tables.items():
         inner = _inner(table, prefix) or _inner(_without_wrappers(table), prefix)
@@ -222,7 +231,7 @@ def _prefixes(names: Iterable[str]) -> list[str]:
 
 
 def _problem(stored: Checkpoint, tables: Mapping[str, Tensors], found: Mapping[str, list[_Network]]) -> str:
-    """Return why no network can be chosen, as the end of a sentence; empty if no dialect recognizes any names."""
+    """Return why no network can be chosen, as the end of a sentence; empty if the names are merely unknown."""
     for key in (*NETWORK_KEYS, "", *found):
         if len(found.get(key, ())) > 1:
             names = ", ".join(f"'{network.prefix}'" for network in found[key])

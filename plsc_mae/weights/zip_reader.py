@@ -30,7 +30,8 @@ def read_zip(file: WeightFile) -> Leaves:
     """Read a torch zip or an npz file.
 
     Raises:
-        UnpicklingError, ValueError, zipfile.BadZipFile and others: the file is damaged or has neither format.
+        UnpicklingError, ValueError, zipfile.BadZipFile and others (`reader.DAMAGE`): the file is damaged or has neither
+            format.
     """
     with zipfile.ZipFile(file.stream) as archive:
         entries = archive.infolist()

@@ -165,7 +165,7 @@ def test_names_of_classes(save, tmp_path, caplog, monkeypatch):
     with pytest.raises(DataError, match=r"names\.txt has 2 names; expected 3"):
         load_classifier(path, num_heads=4, classes=str(names))
     names.write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(DataError, match="not UTF-8 text"):
+    with pytest.raises(DataError, match="UTF-16 text"):
         load_classifier(path, num_heads=4, classes=str(names))
     with pytest.raises(DataError, match=r"cannot read the class names of .*none\.txt: No such file"):
         load_classifier(path, num_heads=4, classes=str(tmp_path / "none.txt"))

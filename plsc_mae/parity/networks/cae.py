@@ -37,7 +37,8 @@ class CAECase(Case[CAEConfig]):
     def without_files(cls, trained: CAEConfig) -> CAEConfig:
         """Return options with `target_mode` "random", whose target classes need no dVAE file.
 
-        Network and loss stay the same. If the options do not give the number of hidden patches, half are hidden.
+        The network stays the same. The alignment loss is always the mean squared error, the only one that the oracle
+        has. If the options do not give the number of hidden patches, half are hidden.
         """
         changes: dict[str, Any] = {"target_mode": "random", "discrete_vae_type": "to_tensor", "target_path": None}
         if trained.mask_generator == "block" and trained.num_mask_patches is None:
@@ -46,7 +47,10 @@ class CAECase(Case[CAEConfig]):
 
     @classmethod
     def of_weights(cls, trained: CAEConfig, stored: Checkpoint) -> CAEConfig:
-        """Return `trained` with the checkpoint's number of classes, which is the length of the head's bias."""
+        """Return `trained` with the checkpoint's number of classes, which is the length of the head's bias.
+
+        If the checkpoint has no such bias, `trained` is returned unchanged.
+        """
         bias = recognize(stored.model, str(stored.path)).foreign_name("decoder.head.bias")
         if bias not in stored.model:
             return trained

@@ -121,7 +121,7 @@ def _huggingface_settings(case: MAECase) -> dict[str, Any]:
 
 
 def _unsupported_reason(case: MAECase) -> str:
-    """Return why facebookresearch/mae cannot build the network; empty if it can."""
+    """Return why facebookresearch/mae, and so its port in transformers, cannot build the network; empty if it can."""
     options = case.options()
     official = mae_oracle.MAEOptions(
         num_heads=options.num_heads,

@@ -69,9 +69,10 @@ def forward(
             constant target.
 
     Returns:
-        The output of every layer, in the order of computation: "encoder.embed", "encoder.blocks.0" ..., "encoder.norm",
-        "regressor.blocks.0" ..., "latent", "decoder.embed", "decoder.blocks.0" ..., "logits" [B*M, K],
-        "alignment.embed", "alignment.blocks.0" ..., "alignment.target", "loss_main", "loss_align" (weighted), "loss".
+        The output of every layer, in the order of computation: "encoder.embed", "encoder.blocks.0" ... and
+        "encoder.norm" [B, 1 + V, E]; "regressor.blocks.0" ..., "latent", "decoder.embed" and "decoder.blocks.0" ...
+        [B, M, D]; "logits" [B*M, K]; "alignment.embed" and "alignment.blocks.0" ... [B, 1 + M, E], unless `target` is
+        given; "alignment.target" [B, M, D]; and the scalars "loss_main", "loss_align" (weighted) and "loss".
     """
     order = np.argsort(mask, axis=1, kind="stable")
     visible, hidden = np.split(order, [int((~mask[0]).sum())], axis=1)
@@ -105,6 +106,9 @@ def encode(
     """Run a ViT over the patches with the ids `chosen` [B, N].
 
     The class token comes first. Its position embedding is zero unless positions are trained.
+
+    Returns:
+        "encoder.embed", "encoder.blocks.0" ... and "encoder.norm", each [B, 1 + N, E].
     """
     tokens = embed_patches(images, submodule(parameters, "patch_embed.proj"))
     table = _table(parameters, "pos_embed", tokens.shape[-1], grid, options)
@@ -155,7 +159,7 @@ def regress(
 def regressor_block(
     x: Array, query_pos: Array, context: Array, context_pos: Array, parameters: Parameters, options: CAEOptions
 ) -> Array:
-    """Apply cross-attention from the hidden patches to all patches, then an MLP.
+    """Apply cross-attention from the hidden patches to all patches, then an MLP; see `regress` for the shapes.
 
     The residual of the MLP starts from the normalized stream, unlike in a pre-norm block. Position embeddings are added
     to queries and keys, not to values. Keys have no bias.
@@ -176,7 +180,11 @@ def regressor_block(
 
 
 def decode(parameters: Parameters, latent: Array, query_pos: Array, options: CAEOptions) -> dict[str, Array]:
-    """Classify the predicted latents; a decoder without blocks consists of its head only (PLSC)."""
+    """Classify the predicted latents [B, M, D]; a decoder without blocks consists of its head only (PLSC).
+
+    Returns:
+        "decoder.embed" and "decoder.blocks.0" ... [B, M, D] if there are blocks, and "logits" [B*M, K].
+    """
     layers: dict[str, Array] = {}
     x = latent
     if blocks := stack(parameters, "blocks"):

@@ -51,7 +51,7 @@ def erf(x: Array) -> Array:
 
 
 def gelu(x: Array) -> Array:
-    """Return x times the normal distribution function of x, without approximation (Hendrycks & Gimpel 2016)."""
+    """Return x times the standard normal distribution function at x, not approximated (Hendrycks & Gimpel 2016)."""
     return 0.5 * x * (1.0 + erf(x / math.sqrt(2.0)))
 
 
@@ -137,10 +137,10 @@ def take(x: Array, ids: npt.NDArray[np.int64]) -> Array:
 def position_table(kind: Positions, dim: int, grid: tuple[int, int]) -> Array:
     """Return a table [L, D] of fixed position embeddings, rounded to float32 as every implementation stores it.
 
-    "row first" and "column first" use half of the channels for the row and half for the column. Each half holds the
-    sines, then the cosines, of position * 10000^-(i / (D/4)). On a rectangle "row first" encodes (k // h, k % h) of
-    entry k, like the table of w x h patches, because MAE-priv and CAE exchange the sides. "sinusoid" alternates sine
-    and cosine of the raster index (Vaswani et al. 2017).
+    "row first" and "column first" use half of the channels for the row and half for the column, in the order of the
+    name. Each half holds the sines, then the cosines, of position * 10000^-(i / (D/4)). On a grid of h rows and w
+    columns, "row first" encodes (k // h, k % h) for patch k, as if the grid had w rows and h columns, because MAE-priv
+    and CAE exchange the sides. "sinusoid" alternates sine and cosine of the raster index (Vaswani et al. 2017).
     """
     rows, columns = grid
     index = np.arange(rows * columns, dtype=np.float64)

@@ -102,9 +102,9 @@ def forward(parameters: Parameters, images: Array, noise: Array, options: MAEOpt
         options: options of the implementation.
 
     Returns:
-        The output of every layer, in the order of computation: "encoder.embed", "encoder.blocks.0" ..., "latent",
-        "decoder.embed", "decoder.blocks.0" ..., "pred" and "target" [B, L, P*P*C], "mask" [B, L] with 1 for hidden, and
-        "loss".
+        The output of every layer, in the order of computation: "encoder.embed", "encoder.blocks.0" ... and "latent"
+        [B, K, D], "decoder.embed" and "decoder.blocks.0" ... [B, L, E], "pred" and "target" [B, L, P*P*C], "mask"
+        [B, L] with 1 for hidden, and the scalar "loss". Stacks with a class token have one more token, the first.
     """
     patches = noise.shape[1]
     shuffle = np.argsort(noise, axis=1, kind="stable")

@@ -48,8 +48,8 @@ def forward(
     """Replace hidden patches by the mask token, encode all patches, predict their pixels, and compute the loss.
 
     Args:
-        parameters: all parameters of the network. They decide how the encoder adds positions: by one shared table of
-            relative positions (the published ViT), by a table per block, or by `pos_embed`.
+        parameters: all parameters of the network. The tables among them determine how the encoder adds positions: one
+            shared table of relative positions (the published ViT), one table per block, or `pos_embed`.
         images: [B, C, H, W], normalized; they are the target, too.
         mask: [B, L], True = hidden.
         options: options of the network.
@@ -73,6 +73,9 @@ def encode(
     """Run a ViT over the class token and all patches; hidden patches enter as the mask token.
 
     The substitution happens before absolute positions are added, so a mask token receives the position of its patch.
+
+    Returns:
+        "encoder.embed", "encoder.blocks.0" ... and "latent", each [B, 1 + L, D].
     """
     patch_size = parameters["patch_embed.proj.weight"].shape[-1]
     grid = (images.shape[2] // patch_size, images.shape[3] // patch_size)
@@ -158,8 +161,9 @@ def multistep_rate(
 ) -> float:
     """Return the learning rate of `update`, counted from 0: linear warm-up, then a constant rate with drops.
 
-    The original advances its scheduler after the optimizer. Therefore the first two updates have the first rate, and
-    every later update has the rate of the iteration before it.
+    `warmup` and `milestones` count updates, and each milestone multiplies the rate by `factor`. The original advances
+    its scheduler after the optimizer. Therefore the first two updates have the first rate, and every later update has
+    the rate of the iteration before it.
     """
     iteration = max(update - 1, 0)
     if iteration < warmup:

@@ -64,10 +64,10 @@ def rate_by_epochs(update: int, *, peak: float, updates: int, warmup: int, floor
 
 
 def rate_by_updates(update: int, *, peak: float, updates: int, warmup: int, floor: float) -> float:
-    """Return the learning rate of an update by the schedule of Atten4Vis/CAE, which has the peak rate twice.
+    """Return the learning rate of `update`, counted from 0, by the schedule of Atten4Vis/CAE.
 
-    It also has a linear warm-up and half a cosine. The last update of the warm-up and the first of the cosine both have
-    the peak rate.
+    A linear warm-up from 0 is followed by half a cosine. The last update of the warm-up and the first of the cosine
+    both have the peak rate; a warm-up of a single update has rate 0.
     """
     ramp = np.linspace(0.0, peak, warmup)
     rest = updates - warmup

@@ -18,8 +18,8 @@ class Message:
 
     Attributes:
         settings: values that JSON can represent.
-        groups: ordered arrays by name, by the name of their group. A request has the groups "weights" (with the names
-            and layouts of the reference) and "batch". An answer has "layers", "gradients", "losses" and "trained".
+        groups: {group: {name: array}}; the order is kept. A request has the groups "weights" (with the names and
+            layouts of the reference) and "batch". An answer has "layers", "gradients", "losses" and "trained".
     """
 
     settings: dict[str, Any]

@@ -68,7 +68,7 @@ def load_strictly(model: Any, weights: Arrays, names: dict[str, str]) -> None:
 
 
 def batch_tensors(message: Message) -> list[Any]:
-    """Return the tensors of the request's batch, with floats in float64."""
+    """Return the tensors of the request's batch in their order, with floats in float64."""
     tensors = [torch.from_numpy(value) for value in message.groups["batch"].values()]
     return [tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors]
 

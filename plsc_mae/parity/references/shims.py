@@ -19,7 +19,10 @@ import torch
 
 
 def install() -> None:
-    """Add the removed names of PyTorch and NumPy; names that still exist stay unchanged."""
+    """Add the removed names of PyTorch and NumPy; names that still exist stay unchanged.
+
+    Without a GPU, `Tensor.cuda` then returns the tensor itself.
+    """
     _add_torch_six()
     for name, kind in (("float", float), ("int", int), ("bool", bool), ("object", object)):
         if name not in vars(np):  # removed in NumPy 1.24
@@ -35,13 +38,13 @@ UNUSED_PACKAGES = frozenset({"attr", "attrs", "einops", "ftfy", "pkg_resources",
 def stand_in(packages: frozenset[str] = UNUSED_PACKAGES) -> None:
     """Let `import` succeed for packages that are not installed; an installed package is imported as usual.
 
-    A name of such a package is a `_Nothing`, with which no tensor can be computed.
+    Every name in a package that is not installed is a `_Nothing`, with which no tensor can be computed.
     """
     sys.meta_path.append(_Finder(packages))
 
 
 class _Nothing:
-    """A stand-in for any function or class: a decorator that changes nothing, and no value for a computation."""
+    """Stand-in for any function or class; as a decorator it returns the decorated object, in other calls itself."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         decorates = len(args) == 1 and not kwargs and isinstance(args[0], (type, types.FunctionType))
@@ -57,7 +60,7 @@ class _Nothing:
 
 
 class _Package(types.ModuleType):
-    """An empty package whose every name is a `_Nothing`."""
+    """Empty package whose every name is a `_Nothing`."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -66,19 +69,19 @@ class _Package(types.ModuleType):
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the modules of packages by name; it is asked last, so that installed packages come first."""
+    """Import finder that supplies empty modules; it is the last in `sys.meta_path`, so installed packages win."""
 
     def __init__(self, packages: frozenset[str]) -> None:
         self.packages = packages
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
-        """Return the spec of an empty module of one of the packages; None for other modules."""
+        """Return the spec of an empty module if `fullname` lies in one of the packages, else None."""
         if fullname.partition(".")[0] in self.packages:
             return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
         return None
 
     def create_module(self, spec: Any) -> Any:
-        """Return the empty module."""
+        """Return an empty module for the spec."""
         return _Package(spec.name)
 
     def exec_module(self, module: Any) -> None:
@@ -90,7 +93,7 @@ def _identity(tensor: Any, *_args: Any, **_kwargs: Any) -> Any:
 
 
 def _add_torch_six() -> None:
-    """Add `torch._six`, which timm 0.3.2 imports; PyTorch removed it in 1.13 and 2.0."""
+    """Add the module `torch._six`, which timm 0.3.2 imports, if PyTorch has none; PyTorch 2.0 removed it."""
     if "torch._six" in sys.modules or hasattr(torch, "_six"):
         return
     six: Any = types.ModuleType("torch._six")
@@ -101,8 +104,7 @@ def _add_torch_six() -> None:
 def accept_qk_scale() -> None:
     """Make the blocks of timm versions after 0.3.2 accept `qk_scale=None`, which facebookresearch/mae passes.
 
-    Raises:
-        ValueError: raised by the patched block if `qk_scale` has another value.
+    For another value the patched block raises ValueError.
     """
     import inspect
 

@@ -85,7 +85,7 @@ def save(path: Path, state: dict[str, Any], *, predecessor: Path | None = None) 
 
     Args:
         path: final path.
-        state: plain data and arrays, including the integers `epoch` and `step`; with `run`, the id of the run.
+        state: plain data and arrays, including the integers `epoch` and `step`, and `run`, the id of the run, if any.
         predecessor: path to which an existing file at `path` is moved; None overwrites that file.
 
     Raises:
@@ -189,7 +189,7 @@ def verify(path: Path) -> dict[str, Any]:
     """Compare the content of a checkpoint with its checksum and return its footer.
 
     Raises:
-        CheckpointError: the file is damaged or unreadable.
+        CheckpointError: the file cannot be read, is damaged or is not a checkpoint.
     """
     footer = read_footer(path)
     sha256, left = hashlib.sha256(), footer["bytes"]
@@ -206,7 +206,11 @@ def verify(path: Path) -> dict[str, Any]:
 
 
 def load(path: Path) -> Checkpoint:
-    """Verify and read a checkpoint; no code in the file is executed."""
+    """Verify and read a checkpoint; no code in the file is executed.
+
+    Raises:
+        CheckpointError: the file cannot be read, is damaged or is not a checkpoint.
+    """
     verify(path)
     return read_file(path)
 

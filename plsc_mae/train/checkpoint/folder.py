@@ -13,14 +13,17 @@ from typing import Any, NamedTuple
 from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import to_yaml
 from plsc_mae.errors import CheckpointError
+from plsc_mae.files import refuse_foreign
 from plsc_mae.train.checkpoint import file as checkpoint_file
-from plsc_mae.train.checkpoint.run_record import RunRecord, read_record, record_path, write_record
+from plsc_mae.train.checkpoint.run_record import RunRecord, read_record, record_path, require_own_record, write_record
 from plsc_mae.train.log.append_file import VISUALDL_FILE, has_visualdl_records, replace_content
 
 logger = logging.getLogger(__name__)
 
 LOGS = ("train.jsonl", "log.txt")
 CONFIG = "config.yaml"
+_OWN_CONFIG = "config-" + 12 * "[0-9a-f]" + ".yaml"  # where config.yaml is a file of the user
+_CONFIG_SIGN = "# all options of "
 _REPORTS = ("spikes.jsonl", "nonfinite-*.json")
 _CHECKPOINTS = "*checkpoint-*.pd"  # of any --exp_name
 
@@ -31,10 +34,10 @@ class Start(NamedTuple):
     Attributes:
         checkpoint: the checkpoint to resume from; None if the run starts from the beginning.
         record: identity of the run; without an id if the run is a new one.
-        displaced: files of other runs, which move to a sub-folder before the run writes anything.
+        displaced: files of other runs, which `prepare_folder` moves to a sub-folder.
         copied: logs that the run continues and that another run needs too; they are copied to that sub-folder.
-        displaced_run: id of the run that wrote these files, for the name of the sub-folder; "" if it has none.
-        found: the record that the folder had; None without one.
+        displaced_run: id of the run that wrote the displaced files, for the name of the sub-folder; "" if it has none.
+        found: the run record that the folder had when the start was determined; None without one.
     """
 
     checkpoint: Path | None
@@ -50,7 +53,8 @@ def find_start(config: TrainingConfig) -> Start:
 
     Raises:
         CheckpointError: the output folder holds a run, and no option says what to do with it; the checkpoint of
-            --resume cannot be read; or --auto_resume finds no usable checkpoint of its run.
+            --resume cannot be read; or --auto_resume finds checkpoints of several runs without a record, or no usable
+            checkpoint of its run.
     """
     files = _RunFiles(config)
     return _choose_start(config, files)._replace(found=files.record)
@@ -84,7 +88,7 @@ def _choose_start(config: TrainingConfig, files: _RunFiles) -> Start:
 
 
 class _RunFiles:
-    """Files that training runs have written to an output folder and, with --log_dir, to the folder of records.
+    """Files that training runs have written to an output folder and, with --log_dir, to the folder of VisualDL records.
 
     Attributes:
         folder: the output folder.
@@ -133,13 +137,13 @@ class _RunFiles:
         """Return all files that runs have written."""
         records = [self.records] if self.records.exists() else []
         partial = _CHECKPOINTS + checkpoint_file.TEMPORARY
-        names = (_CHECKPOINTS, partial, *LOGS, CONFIG, *_REPORTS, "run.json", "*_run.json")
+        names = (_CHECKPOINTS, partial, *LOGS, CONFIG, _OWN_CONFIG, *_REPORTS, "run.json", "*_run.json")
         return [*self._existing(*names), *records]
 
     def shared_logs(self) -> list[Path]:
         """Return the logs, options and reports, which two branches of a run have in common."""
         records = [self.records] if self.records.exists() else []
-        return [*self._existing(*LOGS, CONFIG, _REPORTS[0], self._record_path.name), *records]
+        return [*self._existing(*LOGS, CONFIG, _OWN_CONFIG, _REPORTS[0], self._record_path.name), *records]
 
     def later_than(self, step: int) -> list[Path]:
         """Return the checkpoints of more than `step` updates."""
@@ -172,10 +176,11 @@ def _run_of(footer: Mapping[str, Any]) -> str:
 
 
 def _start_from_file(path: Path, files: _RunFiles) -> Start:
-    """Return the start from the checkpoint of --resume: the run of the folder continues, or a branch of it begins.
+    """Return the start from the checkpoint of --resume: the run of the folder continues, or a new run branches off.
 
-    A checkpoint that is not the newest of its run starts a branch with a new id. Otherwise a later --auto_resume would
-    continue from the checkpoints that this run has gone back behind.
+    The run of the folder continues if the checkpoint belongs to it and no later checkpoint is in the folder. Otherwise
+    a run with a new id starts. If a run that returns to an earlier checkpoint kept its id, --auto_resume would continue
+    from the later checkpoints.
     """
     footer = checkpoint_file.read_footer(path)
     run, record = _run_of(footer), files.record
@@ -199,7 +204,15 @@ def _is_same(one: Path, two: Path) -> bool:
 
 
 def _continue_run(config: TrainingConfig, files: _RunFiles) -> Start:
-    """Return the start of --auto_resume: from the newest checkpoint of the run that the folder's record names."""
+    """Return the start of --auto_resume: from the newest checkpoint of the run that the folder's record names.
+
+    Without a checkpoint of its own, the run starts again from the checkpoint that it branched off, if any, or else from
+    the beginning.
+
+    Raises:
+        CheckpointError: all checkpoints of the run are damaged or gone, all checkpoints in the folder are of other runs
+            or of another --exp_name, or the folder has no record and checkpoints of several runs.
+    """
     record = files.record or _only_run(config, files)
     newest = checkpoint_file.find_newest(
         config.output_dir, config.exp_name, lambda footer: record.owns(_run_of(footer))
@@ -253,7 +266,7 @@ def _origin(config: TrainingConfig, record: RunRecord) -> Path:
     """Return the checkpoint from which a run without checkpoints of its own started.
 
     Raises:
-        CheckpointError: the checkpoint is gone.
+        CheckpointError: that checkpoint is gone.
     """
     path = Path(record.origin)
     for candidate in (path, Path(config.output_dir) / path.name):
@@ -279,10 +292,10 @@ def create_folder(config: TrainingConfig) -> None:
 
 
 def prepare_folder(config: TrainingConfig, start: Start) -> None:
-    """Make the output folder that of the run `start.record`; only the main process may call.
+    """Write the record and config.yaml of the run `start.record`, and move or copy the files of other runs.
 
-    The record is written first: if a kill interrupts the rest, the remaining files of another run do not count as those
-    of this run.
+    Only the main process may call. The record is written first: if a kill interrupts the rest, the remaining files of
+    another run do not count as files of this run.
 
     Raises:
         CheckpointError: the folder cannot be written, or another run has started in it since `find_start`.
@@ -299,6 +312,8 @@ def prepare_folder(config: TrainingConfig, start: Start) -> None:
             _keep(file, spare, move=False)
         if path in start.displaced:
             _keep(path, spare, move=False)
+        else:
+            require_own_record(path)
         write_record(path, start.record)
         for file in start.displaced:
             if file != path:
@@ -315,15 +330,22 @@ def prepare_folder(config: TrainingConfig, start: Start) -> None:
 
 
 def _write_config(config: TrainingConfig, start: Start) -> None:
-    """Write config.yaml, without the options that concern this start alone."""
+    """Write config.yaml, without the options that concern this start alone; a file of the user keeps its name."""
     source = f", which started from {start.record.origin}" if start.record.origin else ""
-    header = f"# all options of run {start.record.run}{source}; repeat it with --config\n"
+    header = f"{_CONFIG_SIGN}run {start.record.run}{source}; repeat it with --config\n"
     repeated = dataclasses.replace(config, overwrite=False, resume="")
-    replace_content(Path(config.output_dir) / CONFIG, to_yaml(repeated, header).encode())
+    path = Path(config.output_dir) / CONFIG
+    try:
+        refuse_foreign(path, (_CONFIG_SIGN,))
+    except FileExistsError:
+        own = path.with_name(f"config-{start.record.run}.yaml")
+        logger.warning("%s was not written by a run and is kept; the options of this run are in %s", path, own.name)
+        path = own
+    replace_content(path, to_yaml(repeated, header).encode())
 
 
 def _spare_folder(folder: Path, run: str) -> Path:
-    """Return a sub-folder for the files of an earlier run that does not exist yet: `previous-{run}`."""
+    """Return the path of a new sub-folder for files of an earlier run: `previous-{run}`, numbered if that exists."""
     name, number = f"previous-{run or 'run'}", 1
     while (folder / (name if number == 1 else f"{name}-{number}")).exists():
         number += 1

@@ -63,7 +63,10 @@ class Saver:
         return checkpoint_file.checkpoint_path(self.config.output_dir, self.config.exp_name, tag)
 
     def save(self, progress: Progress, *tags: int | str) -> None:
-        """Write the checkpoints `tags` of a position; those that cannot be written are listed in `missing`."""
+        """Write the checkpoints `tags` of a position; those that cannot be written are listed in `missing`.
+
+        With --no_save_ckpt this does nothing.
+        """
         if self.config.save_ckpt and tags:
             self.missing = tuple(tag for tag in tags if not self._save(progress, tag))
             written = [tag for tag in tags if tag not in self.missing]

@@ -122,7 +122,7 @@ class RunState:
         return self.config.batch_size * self.world.size
 
     def add_metrics(self, values: Mapping[str, Tensor]) -> None:
-        """Add the scalars of one iteration to the running means."""
+        """Add the scalars of one iteration to the running means, which leave out non-finite values."""
         if values:
             finite = finite_values(values)
             self.window.add(finite)
@@ -205,7 +205,10 @@ class RunState:
         return Collection(Holdings(tensors, shards), self.world, scattered=self.scattered)
 
     def _optimizer_collection(self) -> Collection:
-        """Return the collection of accumulators by parameter/accumulator; moments are sharded like their parameter."""
+        """Return the collection of accumulators by keys "parameter/accumulator"; all processes must call.
+
+        Accumulators of the shape of a sharded parameter are sharded like it.
+        """
         tensors, shards, params = {}, {}, self.stepper.params
         for name, accumulators in optimizer_tensors(self.stepper.optimizer, params).items():
             shard = shard_of(params[name])
@@ -226,8 +229,8 @@ class RunState:
         """Restore a checkpoint, log its content and the options that have changed since, and return the position.
 
         Raises:
-            CheckpointError: the file is damaged, was saved with another method, phase or optimizer, or holds values
-                that are not finite.
+            CheckpointError: the file is damaged, was saved with another method, phase or optimizer, does not fit the
+                network or the online probe, or holds values that are not finite.
             ConfigError: its position is not between two updates of this run.
         """
         stored = checkpoint_file.load(path)
@@ -250,7 +253,12 @@ class RunState:
         return progress
 
     def restore(self, stored: Checkpoint) -> Progress:
-        """Restore weights, optimizer, loss scale, running means and probe, and return the stored position."""
+        """Restore weights, optimizer, loss scale, running means and probe, and return the stored position.
+
+        Raises:
+            CheckpointError: the checkpoint does not fit the network or the online probe.
+            ConfigError: its position is not between two updates of this run.
+        """
         self.task.load_extra_state(stored)  # first, because other classes are a better error than the head's shape
         copies = self._load_weights(stored)
         state = stored_optimizer_state(stored.tensors, "optimizer")
@@ -278,7 +286,11 @@ class RunState:
         )
 
     def _load_weights(self, stored: Checkpoint) -> dict[str, np.ndarray]:
-        """Restore the weights and return the stored float32 values of 16-bit parameters by name."""
+        """Restore the weights and return this process's parts of the float32 values of 16-bit parameters, by name.
+
+        Raises:
+            CheckpointError: a tensor is missing or has another shape, or the file has further ones.
+        """
         shards, copies = shards_of(self.task.model), {}
         for name, tensor in self.task.model.state_dict().items():
             value, shard = stored.model.get(name), shards.get(name)

@@ -102,7 +102,11 @@ class JsonLines(AppendedFile):
         self.append(json.dumps(record).encode() + b"\n")
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-        """Remove the records for which `wanted` is false and lines damaged by a kill; return the kept records."""
+        """Remove records for which `wanted` is false and lines damaged by a kill; return the kept records.
+
+        Raises:
+            OSError: the file cannot be read or written.
+        """
         content = self.path.read_bytes()
         kept, lines = [], []
         for line in content.splitlines(keepends=True):
@@ -141,17 +145,21 @@ class VisualDLRecords(AppendedFile):
         super().__init__(log_dir / VISUALDL_FILE, "--log_dir")
 
     def add_scalars(self, values: dict[str, float], step: int) -> None:
-        """Append the scalars `values`, by tag, at a step."""
+        """Append one record at `step` for each scalar in `values`, by tag."""
         now = round(time.time() * 1000)
         self._add(self._make.scalar(tag=tag, value=value, step=step, walltime=now) for tag, value in values.items())
 
     def add_images(self, images: dict[str, Any], step: int) -> None:
-        """Append `images`, uint8 [H, W, 3] by tag, at a step."""
+        """Append one record at `step` for each image in `images`, uint8 [H, W, 3] by tag."""
         now = round(time.time() * 1000)
         self._add(self._make.image(tag=tag, image_array=x, step=step, walltime=now) for tag, x in images.items())
 
     def keep(self, wanted: Callable[[str, int], bool]) -> None:
-        """Remove the records for which `wanted(tag, step)` is false, and a truncated last record."""
+        """Remove the records for which `wanted(tag, step)` is false, and a truncated last record.
+
+        Raises:
+            OSError: the file cannot be read or written.
+        """
         content = self.path.read_bytes()
         kept = []
         for framed in _framed_records(content):
@@ -200,7 +208,7 @@ def _replace_content(path: Path, before: bytes, after: bytes) -> None:
 
 
 def replace_content(path: Path, content: bytes) -> None:
-    """Replace the content of a small file atomically."""
+    """Replace the content of a small file atomically; if that raises OSError, the old content is unchanged."""
     temporary = path.with_name(path.name + ".new")
     try:
         temporary.write_bytes(content)

@@ -36,7 +36,7 @@ class Meters:
         self._added[values.names] = self._added.get(values.names, 0.0) + 1.0
 
     def means(self, world: World) -> dict[str, float]:
-        """Return the means over all processes by name; all processes must call.
+        """Return the means over the data-parallel processes by name; all of them must call.
 
         This takes one all-reduce and one transfer from the device. Names without a finite value are absent.
         """
@@ -50,7 +50,7 @@ class Meters:
         self._added: dict[tuple[str, ...], float] = {}
 
     def state(self, world: World) -> dict[str, Any]:
-        """Return the sums and counts over all processes, for a checkpoint; all processes must call."""
+        """Return sums and counts over the data-parallel processes, for a checkpoint; all of them must call."""
         return {name: {"sum": total, "count": count} for name, (total, count, _) in self._totals(world).items()}
 
     def load(self, state: Mapping[str, Mapping[str, Any]], world: World) -> None:

@@ -43,7 +43,7 @@ class Diagnosis:
         self.config, self.world, self.stepper = state.config, state.world, state.stepper
 
     def suspects(self, numbers: UpdateNumbers, progress: Progress) -> dict[str, Any]:
-        """Return, as fields of a report, epoch, learning rate and the images of the process with the largest loss."""
+        """Return fields of a report: epoch, learning rate, and the process with the largest loss and its samples."""
         process = max(range(len(numbers.losses)), key=numbers.losses.__getitem__)
         return {
             "epoch": progress.epoch,
@@ -113,7 +113,10 @@ class Diagnosis:
         return {"layer": None, "gradients": names, "samples": self._samples(progress, self.world.process)}
 
     def _details(self, progress: Progress, losses: Sequence[Tensor]) -> dict[str, Any]:
-        """Repeat the group's first non-finite iteration; return its samples and first layer with non-finite output."""
+        """Repeat the forward pass of the group's first non-finite iteration and return fields of the report.
+
+        They are its samples and, as "layer", the first layer with a non-finite output; None if that is unknown.
+        """
         bad = [number for number, loss in enumerate(losses) if not is_finite(loss)]
         if not bad:  # another pipeline stage computed the loss
             return {"layer": None, "samples": self._samples(progress, self.world.process)}
@@ -204,7 +207,7 @@ def bad_gradients(params: Mapping[str, Tensor], limit: int = 3) -> list[str]:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Return whether all elements are finite; this waits for the device."""
+    """Return whether all elements are finite, as integers always are; this waits for the device."""
     return not tensor.is_floating_point() or bool(paddle.isfinite(tensor).all())
 
 

@@ -18,9 +18,9 @@ class UpdateNumbers(NamedTuple):
     """Losses and gradient norm of an update, with equal values in all processes.
 
     Attributes:
-        losses: loss of every process, averaged over its iterations of the accumulation group; with pipeline parallelism
-            only the values of the last stage's processes are losses.
-        norm: gradient norm before clipping.
+        losses: loss of every process in the order of their numbers, averaged over its iterations of the accumulation
+            group; with pipeline parallelism only the values of the last stage's processes are losses.
+        norm: global gradient norm without the loss scale, before clipping.
     """
 
     losses: list[float]
@@ -38,7 +38,7 @@ class UpdateNumbers(NamedTuple):
 
 
 def exchange_numbers(world: World, loss: Tensor, norm: Tensor) -> UpdateNumbers:
-    """Exchange loss and gradient norm in one small all-reduce and one wait for the device.
+    """Exchange loss and gradient norm between all processes in one small all-reduce and one wait for the device.
 
     Args:
         world: processes of the run; all of them must call.

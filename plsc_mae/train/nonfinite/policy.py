@@ -56,7 +56,10 @@ class NonFinitePolicy:
         self.spikes.start(progress.step)
 
     def before_save(self, path: Path, progress: Progress) -> None:
-        """Register the checkpoint `path`, which is about to be written, as one that a rollback can restore."""
+        """Register the checkpoint `path`, which is about to be written, as one that a rollback can restore.
+
+        If updates were applied since the last rollback, this resets `rollbacks_in_a_row` of `progress`.
+        """
         self._restorable = [*(known for known in self._restorable if known != path), path]
         if self._has_learned:
             progress.rollbacks_in_a_row = 0
@@ -139,7 +142,11 @@ class NonFinitePolicy:
         logger.warning("%s; restored weights and optimizer from %s (--nan_policy rollback)", story, path)
 
     def _restore_newest(self) -> Path:
-        """Restore the newest checkpoint that all processes can read and return its path; all processes must call."""
+        """Restore the newest checkpoint that all processes can read and return its path; all processes must call.
+
+        Raises:
+            CheckpointError: there is no such checkpoint.
+        """
         for path in reversed(self._restorable):
             stored = self._read(path)
             self.world.barrier()  # reading can take longer than the timeout of a reduction

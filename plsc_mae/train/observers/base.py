@@ -25,7 +25,7 @@ class Observation(NamedTuple):
 
     Attributes:
         metrics: values by their names in the logs.
-        pictures: pictures for VisualDL by label; empty outside the main process.
+        pictures: pictures for VisualDL by label; only those of the main process are written.
     """
 
     metrics: Mapping[str, float] = MappingProxyType({})
@@ -58,7 +58,7 @@ class PicturePanel:
 
     Args:
         task: task that draws the pictures.
-        panel: the batch in the main process, None in the others.
+        panel: the batch in the processes of data-parallel rank 0, which compute together; None in the others.
         every: number of epochs from one call to the next.
         world: processes of the run.
     """
@@ -67,7 +67,7 @@ class PicturePanel:
         self.task, self.panel, self.every, self.world = task, panel, every, world
 
     def __call__(self, stop: StopRequest | None = None) -> Observation:
-        """Draw in the main process while the others wait; all processes must call."""
+        """Draw in the processes that have the batch while the others wait; all processes must call."""
         self.task.eval()
         pictures = {} if self.panel is None else self.task.pictures(self.panel)
         self.world.barrier()
@@ -75,7 +75,7 @@ class PicturePanel:
 
 
 class Evaluation:
-    """Observer that returns the mean scores of a task over a data set, whatever the number of processes.
+    """Observer that returns the mean scores of a task over a data set, the same with any number of processes.
 
     Images that `EvaluationDataset` marks as unreadable have no part in the means.
 
@@ -90,7 +90,7 @@ class Evaluation:
 
     Attributes:
         scored: number of images in the means of the last call.
-        unreadable: number of images that were left out of them.
+        unreadable: number of images that were left out of the means of the last call.
     """
 
     every = 1
@@ -116,6 +116,7 @@ class Evaluation:
 
         Raises:
             DataError: none of the images can be read.
+            Stopped: a stop was requested meanwhile.
         """
         self.task.eval()
         names = self.task.score_names
@@ -147,7 +148,10 @@ class Evaluation:
         return Observation({self.prefix + name: value / scored for name, value in zip(names, sums, strict=True)})
 
     def _marks(self, batch: Batch) -> Tensor:
-        """Return float64 [B], 1 for an unreadable image; the first pipeline stage reads the images for the others."""
+        """Return float64 [B], 1 for an unreadable image and 0 for others; all pipeline stages must call.
+
+        The first stage reads the images and broadcasts the marks.
+        """
         marks = batch.get(UNREADABLE)
         if marks is None:
             marks = paddle.zeros([len(next(iter(batch.values())))], "int64")
@@ -155,12 +159,12 @@ class Evaluation:
         return pipeline.broadcast(marks, pipeline.size - 1).astype("float64")
 
     def _report(self, scored: int, unreadable: int, here: Sequence[int]) -> None:
-        """Log the unreadable images.
+        """Log the unreadable images and store the counts of the evaluation.
 
         Args:
             scored: number of images in the means.
             unreadable: number of unreadable images of all processes.
-            here: numbers of those that this process has tried to read.
+            here: numbers in the data set of the unreadable images that this process has tried to read.
 
         Raises:
             DataError: no image is left.

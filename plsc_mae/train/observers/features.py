@@ -42,7 +42,7 @@ class FeatureWatch:
         task: task whose encoder is evaluated.
         normalize: converts uint8 images to the encoder's floats.
         bank: training images.
-        queries: validation images of the same classes, at least two.
+        queries: at least two validation images, of the same classes as `bank`.
         config: options of the run: --knn_freq, --knn_k and those for reading images.
         world: processes of the run, which divide the images among them.
         num_workers: loader processes per process.
@@ -66,7 +66,14 @@ class FeatureWatch:
         self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)
 
     def __call__(self, stop: StopRequest | None = None) -> Observation:
-        """Encode the images in all processes and evaluate in the main process; all processes must call."""
+        """Encode the images in all processes and evaluate in the main process; all processes must call.
+
+        Only the main process returns metrics.
+
+        Raises:
+            DataError: a feature is not finite.
+            Stopped: a stop was requested meanwhile.
+        """
         self.task.eval()
         bank, queries = self._features(self.bank, stop), self._features(self.queries, stop)
         self._reported = True
@@ -100,7 +107,7 @@ class FeatureWatch:
         return {MEAN: select_tokens(tokens.astype("float32"), "mean", encoder.num_prefix_tokens)}
 
     def _measure(self, bank: Encoded, queries: Encoded) -> dict[str, float]:
-        """Return the metrics of the readable images."""
+        """Return the k-NN accuracy in percent and the health of the features of the readable images, by name."""
         known, asked = bank.arrays[MEAN], queries.arrays[MEAN]
         labels = self.bank.labels[bank.kept], self.queries.labels[queries.kept]
         (accuracy,) = knn_accuracy(known, labels[0], asked, labels[1], [min(self.config.knn_k, len(known))])

@@ -70,7 +70,7 @@ class OnlineProbe:
         self._pending.append((features, labels))
 
     def learn(self) -> list[dict[str, Tensor]]:
-        """Classify the kept batches, learn from them and return the metrics of each; all processes must call."""
+        """Call the probe on each kept batch and return the metrics of each, in order; all processes must call."""
         logs = [self(features, labels) for features, labels in self._pending]
         self._pending = []
         return logs
@@ -104,7 +104,10 @@ class OnlineProbe:
 
     @paddle.no_grad()
     def _standardize(self, features: Tensor) -> Tensor:
-        """Update the running statistics with the batches of all processes and standardize this process's batch."""
+        """Update the running statistics with the batches of all processes; return this process's batch standardized.
+
+        All processes must call.
+        """
         if self.updates == 0:  # around zero, rounding could hide a variance far below the squared mean
             self.mean = self.world.sum(features.mean(axis=0)) / self.world.size
         centered = features - self.mean

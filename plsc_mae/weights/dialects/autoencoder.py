@@ -15,11 +15,12 @@ _OPTIONS = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ra
 def infer_arguments(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, Any]:
     """Infer the `MaskedAutoencoder` arguments of a network from its tensors.
 
-    Values that the tensors do not determine become None: numbers of heads for unpublished widths, the decoder's sizes
-    if the file has an encoder only, and `img_size` if there is no position table of a square grid, as in MAE-pytorch.
+    Values that the tensors do not determine become None: numbers of heads for unpublished widths (except those of
+    MAE-priv's and MAE-pytorch's decoders), the decoder's sizes if the file has an encoder only, and `img_size` if there
+    is no position table of a square grid, as in MAE-pytorch.
 
     Raises:
-        CheckpointError: the tensors contain no encoder.
+        CheckpointError: the tensors contain no encoder, or one of them has an unexpected number of dimensions.
     """
     encoder = infer_encoder(tensors, dialect, path)
     token = None  # an encoder alone may have a mask token too, of any shape (DINOv2)

@@ -31,8 +31,8 @@ class Dialect:
         copies: tensors that files store twice, as {prefix of the copies: prefix of the originals}. Copies are written
             for strict readers and are optional when reading.
         recognizes: returns True if a file's tensors have this dialect, judged by their names and shapes.
-        holds: returns True if networks of this dialect have all the given tensors (names in the base naming); checked
-            before writing.
+        holds: returns True if a network of this dialect can have tensors with all the given names (in the base naming);
+            checked before writing.
         newer_parts: whether the code base has normalized queries and keys, register tokens, and position tables without
             a row for the class token.
         norm_eps: eps of the blocks' layer norms if it is not 1e-6.

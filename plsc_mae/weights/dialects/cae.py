@@ -120,7 +120,8 @@ def infer_arguments(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, 
     Numbers of heads become None for unpublished widths, because shapes do not determine them.
 
     Raises:
-        CheckpointError: the file has no mask token, and therefore no regressor and decoder, or lacks another tensor.
+        CheckpointError: the file has no mask token, and therefore no regressor and decoder; it lacks another tensor; or
+            a tensor has an unexpected number of dimensions.
     """
     if "mask_token" not in tensors:
         raise CheckpointError(f"{path} contains a CAE without mask token; expected a checkpoint of pre-training")

@@ -23,10 +23,11 @@ def infer_encoder(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, An
     """Infer the `VisionTransformer` arguments of an encoder, except `positions`, from its tensors.
 
     `num_heads` becomes None unless there is a table of relative positions, a norm of queries, or the width is a
-    published one. `img_size` becomes None unless there is a position table of a square grid.
+    published one. `img_size` becomes None unless there is a position table of a square grid. `prefix_positions` becomes
+    None unless a table of absolute positions determines it.
 
     Raises:
-        CheckpointError: the tensors contain no encoder.
+        CheckpointError: the tensors contain no encoder, or one of them has an unexpected number of dimensions.
     """
 
     def find(name: str, ndim: int) -> Array | None:

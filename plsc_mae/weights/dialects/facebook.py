@@ -106,7 +106,7 @@ def _decode_timm(tensors: Tensors, _heads: NumHeads) -> dict[str, Array]:
 
 
 def _recognizes_timm(tensors: Tensors) -> bool:
-    """Recognize also networks without the bias of attention's projection, so that loaders can refuse them by name."""
+    """Return True for a ViT in timm's names, also if its `qkv` has no bias, so that loaders can name what it lacks."""
     chunked = {_CHUNKED.sub(r"blocks.\g<block>", name): value for name, value in tensors.items()}
     return _has_rows(chunked, out_first=True, bias="blocks.0.attn.q_bias" in chunked)
 

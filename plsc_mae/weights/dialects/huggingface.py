@@ -117,7 +117,7 @@ HUGGINGFACE = replace(
 
 
 def config_of(sizes: Mapping[str, Any], has_decoder: bool) -> dict[str, Any]:
-    """Return the config.json of an autoencoder or an encoder.
+    """Return the content of config.json for an autoencoder or an encoder.
 
     Args:
         sizes: entries of the config for the sizes and the eps of the layer norms.

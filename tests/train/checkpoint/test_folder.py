@@ -136,6 +136,23 @@ def test_what_other_commands_write_is_no_use(folder):
     assert find_start(config(folder)) == Start(None, RunRecord())
 
 
+def test_options_and_records_of_others_are_not_replaced(folder, caplog):
+    (folder / "config.yaml").write_text("epochs: 3\n")
+    run = enter(folder).record.run
+    assert (folder / "config.yaml").read_text() == "epochs: 3\n"
+    assert run in (folder / f"config-{run}.yaml").read_text().splitlines()[0]
+    assert f"config-{run}.yaml" in caplog.text
+
+    (folder / "run.json").write_text('{"speed": 3}')
+    with pytest.raises(CheckpointError, match=r"run\.json is not the record of a run; .*--output_dir"):
+        enter(folder)
+    assert (folder / "run.json").read_text() == '{"speed": 3}'
+    enter(folder, "--overwrite")
+    (kept,) = folder.glob("previous-*")
+    assert names(kept) == {"config.yaml", f"config-{run}.yaml", "run.json"}
+    assert (kept / "config.yaml").read_text() == "epochs: 3\n"
+
+
 def test_overwriting_moves_the_old_run_and_nothing_else(folder):
     record(folder, OLD)
     logs(folder, 3, OLD)
