@@ -7,11 +7,17 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line, as `plsc_mae.cli.main` does; a Ctrl-C while that module loads is no traceback either."""
+    """Run one command line, as `plsc_mae.cli.main` does; a Ctrl-C while that module loads is no traceback either.
+
+    One of several processes does not return: it ends here with the exit code.
+    """
     try:
         from plsc_mae.cli import main as run
+        from plsc_mae.parallel import failure_detector
 
-        return run(argv)
+        code = run(argv)
+        failure_detector.leave_group(code)
+        return code
     except KeyboardInterrupt:
         print("\n" * sys.stderr.isatty() + "plsc-mae: interrupted", file=sys.stderr)
         return 130

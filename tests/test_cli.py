@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 import plsc_mae
+from plsc_mae.__main__ import main as main_of_process
 from plsc_mae.cli import COMMANDS, main
 from plsc_mae.commands import doctor
 from plsc_mae.data.demo import make_demo_data
+from plsc_mae.parallel import failure_detector
 
 pytestmark = pytest.mark.compat
 
@@ -145,6 +147,28 @@ def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "run", interrupt)
     assert main(["doctor"]) == 130
     assert capsys.readouterr().err == "plsc-mae: interrupted\n"
+
+
+@pytest.mark.parametrize(("words", "code"), [(["--help"], 0), (["nonsense"], 2)])
+def test_one_of_several_processes_ends_without_paddles_cleanup(monkeypatch, words, code):
+    class Group:
+        def report_success(self) -> None:
+            reported.append(0)
+
+        def report_failure(self, sentence: str, code: int) -> None:
+            reported.append(code)
+
+    def end(code: int) -> None:
+        raise SystemExit(code)
+
+    reported: list[int] = []
+    monkeypatch.setattr(failure_detector.os, "_exit", end)
+    assert main_of_process(words) == code  # a process alone ends as every interpreter does
+    monkeypatch.setattr(failure_detector, "_watch", Group())
+    with pytest.raises(SystemExit) as ended:
+        main_of_process(words)
+    assert ended.value.code == code
+    assert reported == ([code] if code else [])
 
 
 @pytest.mark.parametrize("words", [[], ["help"], ["-h"], ["--help"]])

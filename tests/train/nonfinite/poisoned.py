@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection
 
-from plsc_mae.cli import main
+from plsc_mae.__main__ import main
 from plsc_mae.methods.base import StepOutput
 from plsc_mae.methods.mae import MAETask
 
