@@ -13,7 +13,8 @@ from plsc_mae.errors import UserError
 HEAD_BYTES = 4096
 EMPTY = "an empty file"
 UNKNOWN = "a binary file"
-Group = Literal["archive", "picture", "table", "weights", "pointer", "text", "other"]
+UTF16 = "UTF-16 text"
+Group = Literal["archive", "picture", "table", "weights", "pointer", "text", "encoding", "other"]
 
 
 class FileKind(NamedTuple):
@@ -80,8 +81,8 @@ _SIGNATURES: tuple[tuple[int, bytes, str, Group], ...] = (
     (0, b"\x7fELF", "a program (ELF)", "other"),
     (0, b"MZ", "a Windows program", "other"),
     (0, b"\xcf\xfa\xed\xfe", "a macOS program", "other"),
-    (0, b"\xff\xfe", "UTF-16 text", "other"),
-    (0, b"\xfe\xff", "UTF-16 text", "other"),
+    (0, b"\xff\xfe", UTF16, "encoding"),
+    (0, b"\xfe\xff", UTF16, "encoding"),
 )
 REMEDIES: dict[Group, str] = {
     "archive": "unpack it and pass the folder",
@@ -90,6 +91,7 @@ REMEDIES: dict[Group, str] = {
     "weights": "weight files belong to other options",
     "pointer": "fetch the file itself with `git lfs pull`",
     "text": "pass the folder of the images",
+    "encoding": "save it as UTF-8",
     "other": "pass the folder of the images",
 }
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
@@ -181,11 +183,19 @@ def _is_tfrecord(head: bytes) -> bool:
     return len(head) > 12 and head[8:12] == masked.to_bytes(4, "little")
 
 
+def _is_ascii_beside_zeros(characters: bytes, others: bytes) -> bool:
+    """Return whether alternate bytes of a file are ASCII and zero, as in Latin text in UTF-16 without its mark."""
+    is_text = characters.isascii() and characters.translate(None, _CONTROLS) == characters
+    return is_text and len(others) > 1 and not any(others)
+
+
 def _text_kind(head: bytes) -> FileKind | None:
     if _PICKLE.match(head):
         return FileKind("a pickle of Python", "weights")
     if head[8:9] == b"{" and b"\0" in head[:8]:
         return FileKind("a safetensors file", "weights")
+    if any(_is_ascii_beside_zeros(head[first::2], head[1 - first :: 2]) for first in (0, 1)):
+        return FileKind(UTF16, "encoding")
     if b"\0" in head or 100 * (len(head) - len(head.translate(None, _CONTROLS))) > len(head):
         return FileKind(UNKNOWN, "other")
     if head.startswith(_LFS):

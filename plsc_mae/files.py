@@ -56,10 +56,13 @@ def refuse_foreign(path: Path, signs: Sequence[str] = (MARK,)) -> None:
     Args:
         path: the file to be written.
         signs: texts that every result of this kind contains near its beginning or its end; all of them are required.
+
+    Raises:
+        NotADirectoryError: a parent of `path` is a file.
     """
     try:
         status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return
     if stat.S_ISREG(status.st_mode):
         ends = _ends(path, status.st_size)

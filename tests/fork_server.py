@@ -11,6 +11,7 @@ FLAGS; another PYTHONPATH; Paddle's launcher; programs that must do without Padd
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import select
@@ -352,10 +353,17 @@ def become(request: dict[str, Any], original: Mapping[str, str]) -> None:
     os.environ.update(environ)
     os.chdir(request["cwd"])
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.stdout = sys.__stdout__ = new_stream(1, "strict", write_through=request["session"])
+    sys.stderr = sys.__stderr__ = new_stream(2, "backslashreplace", write_through=request["session"])
     if request["session"]:
         os.setsid()
-        for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(write_through=True)  # type: ignore[union-attr]
+
+
+def new_stream(file: int, errors: str, *, write_through: bool) -> io.TextIOWrapper:
+    """Open stdout or stderr as an interpreter does at its start: the server's streams were opened on other files."""
+    lines = file == 2 or os.isatty(file)
+    binary = open(file, "wb", closefd=False)  # noqa: SIM115
+    return io.TextIOWrapper(binary, "utf-8", errors, line_buffering=lines, write_through=write_through)
 
 
 def run_program(words: list[str]) -> None:

@@ -58,7 +58,8 @@ def test_a_foreign_file_is_not_replaced(tmp_path):
     refuse_foreign(mine, (MARK, "2"))
     with pytest.raises(FileExistsError):
         refuse_foreign(mine, (MARK, "3"))
-    refuse_foreign(mine / "below")  # the error of writing names the reason
+    with pytest.raises(NotADirectoryError):
+        refuse_foreign(mine / "below")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link.csv", "mine.csv"]
 
 

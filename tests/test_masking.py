@@ -143,6 +143,7 @@ def test_random_masks_hide_every_patch_equally_often(rng):
         ({"num_mask_patches": 500}, "at most 195"),
         ({"num_mask_patches": 75, "min_mask_patches_per_block": 0}, "--min_mask_patches_per_block 0"),
         ({"num_mask_patches": 75, "max_mask_patches_per_block": 0}, "--max_mask_patches_per_block 0"),
+        ({"num_mask_patches": 1, "grid": (1, 1)}, "one patch.*larger --input_size"),
         ({"num_mask_patches": 15, "grid": (4, 4)}, "16 is too large for 4x4"),
         ({"num_mask_patches": 195, "min_mask_patches_per_block": 183}, "183 is too large for 14x14"),
         ({"num_mask_patches": 2, "min_mask_patches_per_block": 1, "grid": (1, 14)}, "1 is too large for 1x14"),

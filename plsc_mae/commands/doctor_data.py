@@ -56,7 +56,7 @@ def _folder_of_splits(folder: Path) -> Path | None:
 
 
 def _examine_split(split: str, images: ImageList) -> Iterator[str | Finding]:
-    yield f"{split}: {len(images)} images in {len(images.classes) or 'no'} classes, {images.root}"
+    yield f"{split}: {len(images)} images in {len(images.classes) or 'no'} classes, {images.source}"
     yield from _examine_left_out(images)
     yield from _examine_names(images)
     if images.classes:

@@ -45,20 +45,20 @@ def examine_files(images: ImageList) -> Iterator[str | Finding]:
         named = "; ".join(list(failures.values())[:_NAMED_FILES])
         more = f"; and {len(failures) - _NAMED_FILES} more" if len(failures) > _NAMED_FILES else ""
         yield error(
-            f"{len(failures)} of {len(images)} images of {images.root} cannot be used: {named}{more}; repair or remove "
-            "such files, or train with `plsc-mae pretrain --bad_image skip`"
+            f"{len(failures)} of {len(images)} images of {images.source} cannot be used: {named}{more}; repair or "
+            "remove such files, or train with `plsc-mae pretrain --bad_image skip`"
         )
     else:
         yield f"  {len(sampled)} sampled images can be read, and the headers of all files are intact"
     if only_deep:
         yield error(
-            f"{len(only_deep)} of {len(images)} images of {images.root} have 32-bit pixels and need a range, the first "
-            f"is {images.path(only_deep[0])}: {REMEDY}"
+            f"{len(only_deep)} of {len(images)} images of {images.source} have 32-bit pixels and need a range, the "
+            f"first is {images.path(only_deep[0])}: {REMEDY}"
         )
     for indices, text in _losses(images, notes.tolist(), pixel_range):
         if indices:
             yield warning(
-                f"{len(indices)} of {len(images)} images of {images.root} {text}; the first is "
+                f"{len(indices)} of {len(images)} images of {images.source} {text}; the first is "
                 f"{images.path(indices[0])}"
             )
 

@@ -15,13 +15,27 @@ def run(launch: Launch) -> None:
     """Replace this process by Paddle's launcher, which therefore receives all signals and sets the exit code.
 
     Raises:
-        ConfigError: --devices names GPUs but the run uses the CPU, or --master is missing for several machines or has
-            a host name instead of an IP address.
+        ConfigError: --devices names GPUs but the run uses the CPU, --master is missing for several machines or has a host
+            name instead of an IP address, or the folder of the processes' output cannot be created.
     """
     on_gpu = runtime.has_gpu() and launch.device != "cpu"
     words = launcher_words(launch, on_gpu=on_gpu)
+    _create_log_dir(launch.options.log_dir)
     print(f"launch: the output of process N is in {os.path.join(launch.options.log_dir, 'workerlog.N')}", flush=True)
     os.execve(sys.executable, words, launcher_environment(runtime.inherited_environment(), on_gpu=on_gpu))
+
+
+def _create_log_dir(folder: str) -> None:
+    """Create the folder of the processes' output; without it Paddle's launcher ends in a traceback."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK) else "Permission denied"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise ConfigError(
+            f"launch cannot write the output of processes to --log_dir {folder}: {reason}; choose another"
+        )
 
 
 def launcher_words(launch: Launch, *, on_gpu: bool) -> list[str]:

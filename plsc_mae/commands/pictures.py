@@ -20,7 +20,7 @@ from plsc_mae.data.listing import ImageList, PathTable, list_images
 from plsc_mae.data.seeding import sample_rng
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import DataError
-from plsc_mae.file_kinds import REMEDIES, UNKNOWN, read_head, recognize
+from plsc_mae.file_kinds import REMEDIES, UNKNOWN, FileKind, read_head, recognize
 from plsc_mae.files import MARK, refuse_foreign, result_replacement
 
 SHEET_ROWS = 10  # panels in the sheet
@@ -44,22 +44,34 @@ def find_pictures(img_path: str) -> ImageList:
         _require_picture(path)
         return ImageList(PathTable([path.name]), np.full(1, -1, np.int64), (), str(path.parent))
     if not path.is_dir():
-        raise DataError(f"--img_path {path} does not exist; expected an image or a folder of images")
+        state = "is a pipe, socket or device" if path.exists() else "does not exist"
+        raise DataError(f"--img_path {path} {state}; expected an image or a folder of images")
     images = list_images(path, "val", flag="--img_path", labeled=False)
     log_left_out(images, alternative="pass one of them as --img_path")
     return images
 
 
 def _require_picture(path: Path) -> None:
-    """Raise DataError if a file is surely no image; formats without a signature are left to the decoder."""
+    """Raise DataError if a file is surely no image; binary formats without a signature are left to the decoder."""
     try:
         kind = recognize(read_head(path))
     except OSError as error:
         raise DataError(f"cannot read --img_path {path}: {error.strerror}") from None
+    if kind is None and not _has_text_header(path):
+        kind = FileKind("a text file", "text")
     if kind is not None and kind.group != "picture" and kind.name != UNKNOWN:
         raise DataError(
             f"--img_path {path} is {kind.name}; expected an image or a folder of images: {REMEDIES[kind.group]}"
         )
+
+
+def _has_text_header(path: Path) -> bool:
+    """Return whether Pillow recognizes an image format that is text, such as XPM."""
+    try:
+        with Image.open(path):
+            return True
+    except Exception:  # Pillow's plug-ins let exceptions of many types escape
+        return False
 
 
 def choose_images(images: ImageList, most: int) -> list[int]:
@@ -114,7 +126,8 @@ class PictureReader:
             except DataError as error:
                 self.unreadable += 1
                 if self.unreadable == len(self.chosen):
-                    raise
+                    others = f", nor any other of {self.unreadable} files" if self.unreadable > 1 else ""
+                    raise DataError(f"{error}{others}; repair or replace the files") from None
                 logger.warning("%s; left out", error)
                 continue
             yield index, sample
@@ -142,6 +155,7 @@ class PanelFolder:
         self.command, self.folder, self.images = command, Path(save_path), images
         if Path(img_path).is_dir():
             self._check_outside(Path(images.root))
+        self._own_sheet = f"sheet-{command}.png"
         self._names: dict[int, str] = {}
         taken: set[str] = set()
         stems = Counter(_flat(images.paths[i], suffix=False) for i in range(len(images)))
@@ -149,7 +163,7 @@ class PanelFolder:
             name = self._free_name(index, stems, taken)
             taken.add(name.casefold())
             self._names[index] = name
-        _require_own(self.folder / _SHEET)
+        self._sheet = self._free_sheet()
 
     def save(self, picture: Image.Image, index: int) -> Path:
         """Write the panel of an image and return its path.
@@ -165,18 +179,19 @@ class PanelFolder:
         Raises:
             DataError: the file cannot be written.
         """
-        return _save(picture, self.folder / _SHEET, f"{MARK} {self.command}")
+        return _save(picture, self._sheet, f"{MARK} {self.command}")
 
     def _check_outside(self, root: Path) -> None:
         inner, outer = os.path.realpath(self.folder), os.path.realpath(root)
-        if os.path.commonpath([inner, outer]) == outer:
+        folders = {os.path.dirname(self.images.paths[index]) for index in range(len(self.images))}
+        if os.path.commonpath([inner, outer]) == outer or inner in map(os.path.realpath, (root / f for f in folders)):
             raise DataError(
                 f"--save_path {self.folder} is in {root}, where the images are, and the next run would take the panels "
                 "for images; choose a folder elsewhere for --save_path"
             )
 
     def _free_name(self, index: int, stems: Counter[str], taken: set[str]) -> str:
-        for name in _candidates(self.images.paths[index], stems):
+        for name in _candidates(self.images.paths[index], stems, (_SHEET, self._own_sheet)):
             if name.casefold() in taken:
                 continue
             path = self.folder / name
@@ -184,6 +199,15 @@ class PanelFolder:
             if _mark_of(path) in ("", self._mark(index)):
                 return name
         raise AssertionError("the candidates are endless")
+
+    def _free_sheet(self) -> Path:
+        """Return the path of the sheet; another command may have written a sheet to this folder."""
+        shared, own = self.folder / _SHEET, self.folder / self._own_sheet
+        _require_own(shared)
+        if _mark_of(shared) in ("", f"{MARK} {self.command}"):
+            return shared
+        _require_own(own)
+        return own
 
     def _mark(self, index: int) -> str:
         """Return the text in the panel of an image; the digest represents the path, which may not be ASCII."""
@@ -202,10 +226,10 @@ def _flat(path: str, *, suffix: bool) -> str:
     return f"{os.fsdecode(encoded[: _MAX_NAME_BYTES - 9])}-{hashlib.sha256(encoded).hexdigest()[:8]}"
 
 
-def _candidates(path: str, stems: Counter[str]) -> Iterator[str]:
-    """Yield the possible names of an image's panel, the best one first."""
+def _candidates(path: str, stems: Counter[str], reserved: tuple[str, ...]) -> Iterator[str]:
+    """Yield the possible names of an image's panel, the best one first, without the `reserved` names of sheets."""
     whole, stem = _flat(path, suffix=True), _flat(path, suffix=False)
-    if stems[stem] == 1 and f"{stem}.png" != _SHEET:
+    if stems[stem] == 1 and f"{stem}.png" not in reserved:
         yield f"{os.path.splitext(whole)[0]}.png"
     yield f"{whole}.png"
     number = 2

@@ -156,7 +156,7 @@ class FinetuneConfig(ClassifyConfig):
 
 @dataclass(kw_only=True, frozen=True)
 class ProbeOptions(ClassifyConfig):
-    """Options of a probe on frozen features."""
+    """Options of the probe itself, shared by `linprobe` and by fine-tuning that can also probe (CAE)."""
 
     linear_type: Literal["standard", "attentive", "attentive_no_parameter"] = _probe(
         "standard",
@@ -176,7 +176,7 @@ class ProbeOptions(ClassifyConfig):
 
 @dataclass(kw_only=True, frozen=True)
 class LinprobeConfig(ProbeOptions):
-    """Options of probing frozen features."""
+    """Options of `linprobe`, which always probes frozen features; base of each method's class."""
 
     phase: ClassVar[str] = "linprobe"
     frequent: ClassVar[tuple[str, ...]] = (*ClassifyConfig.frequent, "linear_type", "cache_features", "lr_sweep")

@@ -128,6 +128,10 @@ def _one_rate(live: dict[str, Value], cls: type, *, is_file: bool) -> dict[str, 
             f"{lr.origin} {lr.raw} and {blr.origin} {blr.raw} contradict each other: lr is the learning rate, blr is a "
             "rate per 256 images that is scaled with the batch; give one of them"
         )
+    if absolute and base and coerce(blr, float | None) != getattr(cls, "blr", None):
+        logger.warning(
+            "%s is not used: %s %s applies, which is not scaled with the batch", blr.origin, lr.origin, lr.raw
+        )
     return {**live, "lr": Value(None, "")} if base and not absolute else live
 
 

@@ -258,6 +258,10 @@ class TrainingConfig:
                 f"--blr has no effect beside --lr ({self.lr:g}): the learning rate of method '{self.method}' {kind}; "
                 "give --lr alone, or --lr none --blr to scale it with the batch"
             )
+        if "/" in self.exp_name:
+            raise ConfigError(
+                f"--exp_name {self.exp_name} contains '/': it is a prefix of file names; --output_dir sets the folder"
+            )
         if self.overwrite and self.resume:
             raise ConfigError(
                 "--overwrite starts from the beginning and --resume from a checkpoint; leave one of them out"

@@ -136,7 +136,8 @@ def decode_values(data: bytes) -> Values:
 def to_8_bits(values: Values, pixel_range: PixelRange) -> npt.NDArray[np.uint8]:
     """Map values [H, W] or [H, W, C] linearly from `pixel_range` to 0..255, clipped and rounded; NaN becomes 0."""
     low, high = pixel_range
-    scaled = (values.astype(np.float32) - low) * np.float32(255 / (high - low))
+    exact = np.float64 if values.dtype.kind in "iu" and values.dtype.itemsize > 2 else np.float32
+    scaled = (values.astype(exact) - exact(low)) * exact(255 / (high - low))
     rounded = np.rint(np.nan_to_num(np.clip(scaled, 0, 255), nan=0.0))
     return rounded.astype(np.uint8)
 

@@ -16,6 +16,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 SYSTEM_NAMES = frozenset(
     {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found", "$recycle.bin"}
     | {"system volume information", "recycler", "@eadir", "@tmp", "@recycle", "#recycle", "#snapshot"}
+    | {"@synoresource", "@recently-snapshot", "@__thumb"}
     | {"network trash folder", "temporary items", "__pycache__"}
 )
 # Images that are recognized by their suffix; others are recognized by their first bytes.
@@ -72,7 +73,7 @@ class LeftOut:
         """Yield the count and kind of files that may hold images: archives, tables of arrays, videos."""
         for suffix, count in self.suffixes.items():
             kind = None if suffix in OTHER_FORMATS else _kind(count.example)
-            if kind is not None and kind.group in ("archive", "table", "other") and kind.name != EMPTY:
+            if kind is not None and kind.group in ("archive", "table", "encoding", "other") and kind.name != EMPTY:
                 yield count, kind
 
 

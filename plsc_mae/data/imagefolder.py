@@ -189,7 +189,7 @@ class ImageDataset:
                     break
             else:
                 raise DataError(
-                    f"cannot decode any of {1 + len(offsets)} files of {self.images.root}, starting with "
+                    f"cannot decode any of {1 + len(offsets)} files of {self.images.source}, starting with "
                     f"{self.images.path(key.index)}; check the data set"
                 )
         numbers = {"index": index, "label": self.images.labels[index], "skipped": index != key.index}

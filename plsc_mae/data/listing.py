@@ -22,10 +22,13 @@ from plsc_mae.file_kinds import EMPTY, REMEDIES, read_head, recognize
 from plsc_mae.names import escape_name
 
 SPLIT_NAMES = frozenset({"train", "val", "valid", "validation", "test"})
-_SPLIT_LIKE = re.compile(r"(train|training|val|valid|validation|test|testing|eval|dev)([-_]?(set|data|images|\d+))*")
+_SPLIT_LIKE = re.compile(
+    r"(train|training|trainval|val|valid|validation|test|testing|eval|dev)([-_]?(set|data|images|\d+))*"
+)
 _MAX_CLASSES = 1_000_000  # a larger number at the end of a line in a list file is not a label
 _MAX_LINE = 8192  # characters; Linux limits a path to 4096 bytes
 _NAMES_SHOWN = 5
+_OUTER_FOLDERS = 3  # an archive often adds folders around those of the splits
 
 
 class PathTable:
@@ -123,6 +126,8 @@ def list_images(data_path: str | Path, split: str, *, flag: str = "", labeled: b
             raise DataError(f"{flag} {source} is a pipe, socket or device; expected {_layouts(source, split)}")
         left_out = LeftOut()
         folder = _split_folder(source, split, flag, left_out)
+        if labeled and folder == source:
+            _refuse_inner_splits(source, split, flag)
         images = _list_folder(folder, left_out, labeled=labeled)
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
@@ -155,14 +160,35 @@ def _split_folder(source: Path, split: str, flag: str, left_out: LeftOut) -> Pat
         left_out.hidden = beside.hidden
         return source / split
     similar = [name for name in folders if _is_like_split(name)]
-    if len(splits) > 1 or (folders and similar == folders):
+    if len(similar) > 1 or (folders and similar == folders):
+        example = min(similar, key=lambda name: not name.lower().startswith(split))
         raise DataError(
             f"{source} has no folder '{split}', only {_listed(folders)}; add it, or choose the folder of the images, "
-            f"for example {flag} {source / similar[0]}; {_class_reading(source, split, flag)}"
+            f"for example {flag} {source / example}; {_class_reading(source, split, flag)}"
         )
     if splits:
         _refuse_two_readings(source, splits[0], split, folders, flag)
     return source
+
+
+def _refuse_inner_splits(source: Path, split: str, flag: str) -> None:
+    """Raise DataError if a folder contains splits, as in an unpacked archive, so that it is hardly a class.
+
+    A single folder is searched three levels deep. Of several ones only the usual names are looked up, which is fast.
+    """
+    for _ in range(_OUTER_FOLDERS):
+        folders, _ = scan(source, LeftOut())
+        for name in folders:
+            inner = sorted(SPLIT_NAMES) if len(folders) > 1 else scan(source / name, LeftOut())[0]
+            found = [item for item in inner if _is_like_split(item) and holds_images(source / name / item)]
+            if len(found) > 1:
+                raise DataError(
+                    f"{flag} {source} has two readings: its folder '{name}' has {_listed(found)}; if these are splits, "
+                    f"pass {flag} {source / name}; {_class_reading(source, split, flag)}"
+                )
+        if len(folders) != 1:
+            return
+        source /= folders[0]
 
 
 def _refuse_two_readings(source: Path, found: str, wanted: str, folders: list[str], flag: str) -> None:
@@ -275,9 +301,7 @@ def _read_list(file: Path, flag: str) -> ImageList:
     if not len(table):
         raise DataError(f"list file {file} names no image; expected 'path' or 'path label' on every line")
     if not os.path.lexists(file.parent / table[0]):
-        raise DataError(
-            f"list file {file} names {table[0]}, which is not in {file.parent}; write paths relative to the list file"
-        )
+        raise DataError(f"list file {file} names {table[0]}, which is not in {file.parent}; {_list_remedy(table[0])}")
     classes = tuple(str(label) for label in range(max(labels) + 1))
     return ImageList(table, np.frombuffer(labels, np.int64), classes, str(file.parent), str(file))
 
@@ -299,9 +323,10 @@ def _entries(file: Path, labels: array[int]) -> Iterator[str]:
                 continue
             path, label = _parse_entry(line)
             if label >= _MAX_CLASSES or (labels and (label < 0) != (labels[0] < 0)):
+                before = f" after lines with{'out' if labels[0] < 0 else ''} a label" if labels else ""
                 raise DataError(
                     f"{file} line {number}: expected 'path' on every line, or 'path label' on every line with labels "
-                    f"from 0 to {_MAX_CLASSES - 1}, got '{line}'"
+                    f"from 0 to {_MAX_CLASSES - 1}, got '{line}'{before}"
                 )
             labels.append(label)
             yield path
@@ -310,3 +335,18 @@ def _entries(file: Path, labels: array[int]) -> Iterator[str]:
 def _parse_entry(line: str) -> tuple[str, int]:
     labeled = re.fullmatch(r"(.*\S)\s+(\d+)", line)
     return (labeled[1], int(labeled[2])) if labeled else (line, -1)
+
+
+def _list_remedy(entry: str) -> str:
+    """Return the remedy for an entry of a list file that names no file."""
+    if "://" in entry:
+        return "download the images and write their paths"
+    if entry[0] in "\"'":
+        return "write paths without quotation marks"
+    if "\\" in entry:
+        return "separate folders by / and not by a backslash"
+    if re.search(r"[,;]", entry):
+        return "write 'path label' with a blank in between, labels as numbers from 0, and no line of headings"
+    if is_image(entry.split()[0]) and not is_image(entry):
+        return "write one path and at most one label per line, labels as numbers from 0"
+    return "write paths relative to the list file, and no line of headings or comments"

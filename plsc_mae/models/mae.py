@@ -173,8 +173,8 @@ class MaskedAutoencoder(nn.Layer):
         pixel_norm: kind of normalization if `norm_pix_loss` is set, see `losses.normalize_patches`.
         channels_first: whether the channel changes slowest among the values of a predicted patch.
         round_down: whether the number of visible or of hidden patches is rounded down, see `masking.num_visible`.
-        pixel_mean: mean of each channel; targets are then images * std + mean, the pixels before normalization.
-            None for targets that are pixels of the normalized images.
+        pixel_mean: mean of each channel; targets are then made of images * std + mean, the pixels before the images
+            were normalized. None for targets made of the normalized images.
         pixel_std: standard deviation of each channel, required with `pixel_mean`.
         torch_init: initialize patch embedding and bridge by PyTorch's default, and tokens from a normal distribution
             truncated at one standard deviation (MAE-priv, MAE-pytorch). The default is facebookresearch/mae's.
@@ -328,7 +328,10 @@ class MaskedAutoencoder(nn.Layer):
         return HiddenPatches(pred, self.target(gather_tokens(patches, masks.ids_masked)), latent)
 
     def _target_space(self, patches: Tensor) -> Tensor:
-        """Undo the normalization of the images if the targets are pixels in [0, 1]."""
+        """Return the pixels that targets are made of: in [0, 1] with `pixel_mean`, else `patches` unchanged.
+
+        `patches` [..., P*P*C] are those of normalized images. Normalization by `norm_pix_loss` follows later.
+        """
         if self.pixel_mean is None or self.pixel_std is None:
             return patches
         return patches * self._per_value(self.pixel_std) + self._per_value(self.pixel_mean)

@@ -46,8 +46,8 @@ class UpdateSharing:
             sizes[owner] += param.size
         if not all(self._shares):
             raise ConfigError(
-                f"--sharding_stage 1 cannot distribute {sum(map(len, self._shares))} parameters over {members.size} "
-                "processes; remove it or use fewer processes"
+                f"--sharding_stage 1 cannot distribute {sum(map(len, self._shares))} parameter tensors over "
+                f"{members.size} processes; remove it or use fewer processes"
             )
         own = {id(param) for param in self._shares[members.rank]}
         self.mine = [group for group in (_only(group, own) for group in groups) if group.params]

@@ -28,10 +28,9 @@ def remedy(sketch: Sketch, config: TrainingConfig, devices: int, limit: float, *
     `flash` states whether GPUs have flash attention.
     """
     for changes in candidates(config, devices):
-        changed = dataclasses.replace(config, **changes)
         try:
-            found = estimate(sketch, changed, devices, flash=flash)
-        except ConfigError:  # the heads or the devices cannot be divided like this
+            found = estimate(sketch, dataclasses.replace(config, **changes), devices, flash=flash)
+        except ConfigError:  # options that exclude each other, or heads or devices that cannot be divided like this
             continue
         if found.usage.total <= limit:
             return Remedy(changes, found)
@@ -39,10 +38,12 @@ def remedy(sketch: Sketch, config: TrainingConfig, devices: int, limit: float, *
 
 
 def candidates(config: TrainingConfig, devices: int) -> Iterator[Changes]:
-    """Yield changes of options, {name: new value}, that keep the number of images per update; the cheapest come first.
+    """Yield changes of options, {name: new value}, in the order to try; all keep the number of images per update.
 
-    Recompute costs another forward pass, sharding stage 1 costs some communication, and a smaller batch costs
-    efficiency. Tensor parallelism costs much communication, and sharding stages 2 and 3 cost even more.
+    The order is: recompute (another forward pass), sharding stage 1 (some communication), smaller batches (less
+    efficient), combinations of these, tensor parallelism alone and combined with them (much communication), and last
+    sharding stages 2 and 3, which exist on GPU only. Changes can repeat, and some are invalid for the options, the
+    network or the devices: replacing the options or estimating the run then raises ConfigError.
     """
     recompute: list[Changes] = [] if config.recompute else [{"recompute": True}]
     sharding: list[Changes] = []

@@ -32,6 +32,7 @@ RESULT = "data_check.json"
 KEPT_FILES = 10_000  # smaller lists are checked again by every run
 _SIGNS = ('"digest": ',)  # by which the file is recognized
 _NAMED_FILES = 5
+_CRASHED = "crashed or blocked a data worker"
 
 logger = logging.getLogger(__name__)
 Notes = npt.NDArray[np.int64]
@@ -91,16 +92,20 @@ def _notes(
 ) -> Notes:
     """Return the `Note` flags of each file, int64 [n]; all processes must call.
 
-    If the main process has an earlier result `entry`, it examines the bad files of that result again, and all other
-    files count as good. Otherwise the data-parallel processes divide the check of all files.
+    If the main process has an earlier result `entry`, it examines the bad files of that result again, except those that
+    crashed a data worker, which stay bad; all other files count as good. Otherwise the data-parallel processes divide
+    the check of all files.
     """
     known = int(world.sum(paddle.to_tensor([int(entry is not None)], dtype="int64")).item())
     if known:
         notes = np.zeros(len(images), np.int64)
-        bad = set(entry["bad"]) if entry is not None else set()
+        bad = dict(entry["bad"]) if entry is not None else {}
         for index in range(len(images)) if bad else ():
-            if images.path(index) in bad:
-                notes[index] = examine_file(images.path(index), values).notes
+            path = images.path(index)
+            if bad.get(path, "").endswith(_CRASHED):
+                notes[index] = Note.BAD | Note.FATAL
+            elif path in bad:
+                notes[index] = examine_file(path, values).notes
     else:
         notes = check_files(
             images,
@@ -120,7 +125,7 @@ def _notes(
 def _reason(path: str, notes: int, values: PixelRange | None) -> str:
     """Return the reason why a file is bad, by examining it once more."""
     if notes & Note.FATAL:
-        return f"{path} crashed or blocked a data worker"
+        return f"{path} {_CRASHED}"
     return examine_file(path, values).reason or f"{path} could not be read"
 
 
@@ -128,7 +133,7 @@ def _describe(images: ImageList, bad: list[BadFile]) -> str:
     """Return the number of bad files of a list and the reasons of the first ones."""
     first = "; ".join(file.reason for file in bad[:_NAMED_FILES])
     more = f"; and {len(bad) - _NAMED_FILES} more" if len(bad) > _NAMED_FILES else ""
-    return f"{len(bad)} of {len(images)} files of {images.root} cannot be used: {first}{more}"
+    return f"{len(bad)} of {len(images)} files of {images.source} cannot be used: {first}{more}"
 
 
 def _digest(images: ImageList, values: PixelRange | None) -> str:

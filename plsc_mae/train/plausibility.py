@@ -80,6 +80,11 @@ def _long_warmup(config: TrainingConfig, updates_per_epoch: int) -> Iterator[str
     total = config.epochs * updates_per_epoch
     if warmup >= LONG_WARMUP * total:
         yield f"the warm-up takes {warmup:g} of {total} updates; lower {flag} or train for more epochs"
+    elif config.max_train_step is not None and config.max_train_step < warmup:
+        yield (
+            f"--max_train_step {config.max_train_step} ends within the warm-up of {warmup:g} updates, so the learning "
+            f"rate does not reach its peak; lower {flag} if this is the whole run"
+        )
 
 
 def _rates_above_peak(config: TrainingConfig, lr: float) -> Iterator[str]:

@@ -20,6 +20,7 @@ def executed(monkeypatch, tmp_path):
     calls = []
     monkeypatch.setattr(launch.os, "execve", lambda *call: calls.append(call))
     monkeypatch.setattr(runtime, "has_gpu", lambda: False)
+    monkeypatch.chdir(tmp_path)  # where the folder log/ is created
 
     def run(line: str) -> tuple[list[str], dict[str, str]]:
         calls.clear()
@@ -110,3 +111,11 @@ def test_a_value_is_never_taken_for_the_command():
         ["--log_dir", "pretrain", "--rank=1"],
         ["knn", "--k", "1"],
     )
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_log_dir_that_cannot_be_a_folder_is_refused_before_the_launcher_starts(executed, tmp_path, capsys, place):
+    (tmp_path / "file").write_text("mine")
+    assert main(["launch", "--log_dir", place, "--processes", "2", *MODEL.split()]) == 2
+    assert f"--log_dir {place}: " in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"

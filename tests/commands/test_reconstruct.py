@@ -153,7 +153,7 @@ def test_mistakes_are_sentences(trained, images, draw, tmp_path):
         (tmp_path / "none.pth", images, "", "none.pth cannot be opened"),
         (notes, images, "", "notes.jpg is not a weight file"),
         (model, tmp_path / "none", "", f"--img_path {tmp_path}/none does not exist"),
-        (model, notes, "", f"cannot read image {notes}: it is not an image of a known format"),
+        (model, notes, "", f"--img_path {notes} is a text file; expected an image"),
         (model, images, f"--save_path {notes}/panels", f"cannot write {notes}/panels"),
         (model, images, "--input_size 33", "input_size 33 is not a multiple of patch_size 8"),
     ):
@@ -174,6 +174,12 @@ def test_unreadable_images_have_no_panel(trained, images, draw, tmp_path):
     assert sorted(path.name for path in (tmp_path / "panels").iterdir()) == ["1.png", "3.png", "sheet.png"]
     assert all(f"{tmp_path}/in/{number}.jpg: " in err for number in (0, 2))
     assert "2 of 4 images" in err
+
+    for number in range(4):
+        (tmp_path / f"in/{number}.jpg").write_bytes(b"\0no image")
+    code, _, err = draw(trained() / "checkpoint-1.pd", tmp_path / "in")
+    assert code == 2
+    assert "nor any other of 4 files" in err
 
 
 def test_the_range_of_training_is_used(trained, draw, tmp_path, monkeypatch, capfd):

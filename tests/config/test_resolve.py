@@ -366,7 +366,19 @@ def test_the_later_of_lr_and_blr_wins(yaml_file, heard):
     assert (resolved("-c", file, "--blr", "1e-3").lr, resolved("-c", file, "--blr", "1e-3").blr) == (None, 1e-3)
     assert resolved("-c", file, "-o", "blr=2e-3").lr is None
     assert resolved("--lr", "none", "--blr", "1e-3").blr == 1e-3
+    heard.clear()
     assert resolved("-c", yaml_file("lr: 1e-4\nblr: 1e-3\n")).lr == 1e-4  # as in the config.yaml of a run with lr
+    assert not heard.text
+    assert resolved("-c", yaml_file("lr: 1e-4\nblr: 0.5\n")).lr == 1e-4
+    assert "blr is not used" in heard.text
+    assert "lr 1e-4 applies" in heard.text
+
+
+@pytest.mark.parametrize("name", ["../try", "/tmp/try", "a/b"])
+def test_an_exp_name_is_no_path(name):
+    told = refused("--exp_name", name)
+    assert f"--exp_name {name}" in told
+    assert "--output_dir" in told
 
 
 @pytest.mark.parametrize("argv", [["--lr", "1e-3", "--blr", "1e-4"], ["-o", "lr=1e-3", "-o", "blr=1e-4"]])

@@ -51,6 +51,8 @@ def test_values_are_mapped_and_clipped():
     values = np.array([[-1.0, 0.0, 1.0], [2.0, np.nan, np.inf]], np.float32)
     assert to_8_bits(values, PixelRange(0, 1)).tolist() == [[0, 0, 255], [255, 0, 255]]
     assert to_8_bits(np.arange(256, dtype=np.uint16), PixelRange(0, 255)).tolist() == list(range(256))
+    large = 2_000_000_000 + np.arange(256, dtype=np.int32)  # float32 would round them to multiples of 128
+    assert to_8_bits(large, PixelRange(2e9, 2e9 + 255)).tolist() == list(range(256))
 
 
 @pytest.mark.parametrize(("top", "levels"), [(4095, 16), (1023, 4), (16383, 64), (255, 1)])

@@ -121,12 +121,53 @@ def test_splits_beside_other_folders_have_one_reading(tmp_path, names):
         (("training_set", "test_set"), "test_set, training_set"),
         (("test", "val", "cat"), "cat, test, val"),
         (("testing",), "testing"),
+        (("Train", "Val", "masks"), "Train, Val, masks"),
+        (("trainval", "test"), "test, trainval"),
     ],
 )
 def test_other_splits_are_not_taken_for_classes(tmp_path, names, found):
     touch(tmp_path, *(f"{name}/0.png" for name in names))
     with pytest.raises(DataError, match=f"has no folder 'train', only {found}; .*--data_path {tmp_path}/"):
         list_images(tmp_path, "train")
+
+
+@pytest.mark.parametrize(("wanted", "example"), [("train", "training"), ("val", "VAL_set"), ("test", "testing")])
+def test_the_proposed_folder_is_that_of_the_split(tmp_path, wanted, example):
+    touch(tmp_path, "training/0.png", "testing/0.png", "VAL_set/0.png")
+    with pytest.raises(DataError, match=f"for example --data_path {tmp_path}/{example};"):
+        list_images(tmp_path, wanted)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("data/train/a/0.png", "data/val/a/0.png"),  # an archive with its outer folder
+        ("images/train/0.png", "images/val/0.png", "labels/train/0.png"),
+        ("cat/train/0.png", "cat/test/0.png", "dog/train/0.png", "dog/test/0.png"),
+        ("Data/Train/0.png", "Data/Val/0.png"),
+    ],
+)
+@pytest.mark.parametrize("wanted", ["train", "val"])
+def test_folders_that_contain_splits_have_two_readings(tmp_path, names, wanted):
+    touch(tmp_path / "data", *names)
+    first = names[0].split("/")[0]
+    with pytest.raises(DataError, match=f"'{first}' has .*[Tt]rain.*pass --data_path {tmp_path}/data/{first};"):
+        list_images(tmp_path / "data", wanted)
+    (tmp_path / "NEW").mkdir()
+    (tmp_path / "NEW" / wanted).symlink_to(tmp_path / "data")
+    assert len(list_images(tmp_path / "NEW", wanted)) == len(names)
+    assert len(list_images(tmp_path / "data", wanted, labeled=False)) == len(names)
+
+
+def test_splits_are_found_below_several_outer_folders(tmp_path):
+    touch(tmp_path, "a/b/c/train/0.png", "a/b/c/val/0.png", "a/readme.txt")
+    with pytest.raises(DataError, match=f"pass --data_path {tmp_path}/a/b/c;"):
+        list_images(tmp_path, "train")
+
+
+def test_a_subfolder_named_like_one_split_is_part_of_its_class(tmp_path):
+    touch(tmp_path, "train/car/train/0.png", "train/bus/train/0.png", "train/bus/val/notes.txt")
+    assert relative(list_images(tmp_path, "train")) == ["bus/train/0.png", "car/train/0.png"]
 
 
 def test_splits_below_the_folder_of_the_split(tmp_path):
@@ -223,7 +264,7 @@ def test_a_list_in_any_encoding_names_files_of_that_encoding(tmp_path, encoding)
     [
         (b"a.jpg 0\n" + b"x" * 10_000 + b"\n", "line 2 is longer than 8192 characters"),
         (b"a.jpg 0\n" * 1000 + b"b\0.jpg 0\n", "line 1001 has a zero byte"),
-        ("a.jpg 0\n".encode("utf-16"), "is UTF-16 text"),
+        ("a.jpg 0\n".encode("utf-16"), "is UTF-16 text; .*: save it as UTF-8"),
         (b'{"images": [', "is a JSON file"),
         (b"\x7fELF\2\1\1\0", r"is a program \(ELF\)"),
     ],
@@ -234,6 +275,28 @@ def test_other_files_are_no_lists(tmp_path, content, message):
         list_images(tmp_path / "list", "train")
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        ('"a.jpg" 0', "without quotation marks"),
+        ("'a.jpg'", "without quotation marks"),
+        ("a.jpg,0", "with a blank in between"),
+        ("a.jpg;cat", "with a blank in between"),
+        ("path,label", "no line of headings"),
+        ("path label", "no line of headings"),
+        ("a.jpg cat", "labels as numbers from 0"),
+        ("a.jpg 0 1", "at most one label per line"),
+        (r"sub\a.jpg 0", "separate folders by /"),
+        ("https://example.org/a.jpg 0", "download the images"),
+        ("elsewhere/a.jpg 0", "relative to the list file"),
+    ],
+)
+def test_the_remedy_fits_the_entry_of_a_list(tmp_path, line, remedy):
+    (touch(tmp_path, "a.jpg") / "list").write_text(f"{line}\n")
+    with pytest.raises(DataError, match=f"list names .*; .*{remedy}"):
+        list_images(tmp_path / "list", "train")
 
 
 def test_an_archive_is_named_with_the_remedy(tmp_path):

@@ -36,7 +36,20 @@ def images(tmp_path):
     return find_images(tmp_path, "train")
 
 
-@pytest.mark.parametrize("values", [("5",), ("3", "3"), ("4", "1"), ("a", "b"), ("auto", "1"), ("0", "1", "2")])
+@pytest.mark.parametrize(
+    "values",
+    [
+        ("5",),
+        ("3", "3"),
+        ("4", "1"),
+        ("a", "b"),
+        ("auto", "1"),
+        ("0", "1", "2"),
+        ("0", "1e400"),
+        ("-inf", "0"),
+        ("nan", "1"),
+    ],
+)
 def test_malformed_ranges(values):
     with pytest.raises(ConfigError, match=rf"--pixel_range {' '.join(values)}: expected two numbers.* auto"):
         parse(values)

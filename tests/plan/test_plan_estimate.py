@@ -115,3 +115,5 @@ def test_advice_keeps_the_images_of_an_update_and_fits(config_of):
         assert better.estimate.usage.total <= limit
         assert changed.batch_size * changed.accum_iter * Layout.of(changed, 8).data == 512 * 8
     assert remedy(drawn, config, 8, 0.1 * GIB) is None
+    clipped = dataclasses.replace(config, clip_grad=1.0)  # which excludes the last candidate, sharding stage 3
+    assert remedy(drawn, clipped, 8, 0.1 * GIB) is None

@@ -103,6 +103,23 @@ def test_a_long_check_is_not_repeated(finetune, damaged, monkeypatch, tmp_path):
     assert [root.rpartition("/")[2] for root in checked[2:]] == ["val"]
 
 
+def test_a_file_that_crashed_a_worker_is_not_read_again(finetune, damaged, tmp_path):
+    """Its result is kept even if the file is intact by now; without the record it is checked again."""
+    shutil.copy(damaged / "val/dark/dark3.png", damaged / "val/dark/dark2.png")
+    assert finetune(ONE_STEP)[0] == 2
+    record = tmp_path / "out/data_check.json"
+    entries = json.loads(record.read_text())
+    entries["val"]["bad"] = {
+        f"{damaged}/val/dark/dark2.png": f"{damaged}/val/dark/dark2.png crashed or blocked a data worker"
+    }
+    record.write_text(json.dumps(entries))
+    code, _, err = finetune(ONE_STEP)
+    assert code == 2
+    assert "dark2.png crashed or blocked a data worker" in err
+    record.unlink()
+    assert "dark2.png" not in finetune(ONE_STEP)[2]
+
+
 def test_the_check_can_be_left_out(finetune, tmp_path):
     code, _, err = finetune(f"{ONE_STEP} --no_check_data --bad_image skip")
     assert code == 0

@@ -196,7 +196,7 @@ def test_a_process_alone_shares_with_nobody(run):
     [
         ("--sharding_stage 3 --clip_grad 1", "--sharding_stage 3 and --clip_grad"),
         ("--amp_level O2 --opt sgd", "--amp_level O2 keeps float32 copies of the weights in AdamW"),
-        ("--tensor_parallel 2", "1 process cannot form groups of --tensor_parallel 2 x --pipeline_parallel 1"),
+        ("--tensor_parallel 2", "1 process cannot form groups of --tensor_parallel 2"),
         ("--sharding_stage 2", "--sharding_stage 2 needs GPUs"),
         ("--sharding_stage 3", "--sharding_stage 3 needs GPUs"),
     ],

@@ -76,6 +76,13 @@ def test_a_warm_up_of_half_the_run(heard):
     assert "takes 40 of 64 updates; lower --warmup_steps" in warned(steps, heard)
 
 
+def test_an_end_within_the_warm_up(heard):
+    text = warned(dataclasses.replace(MAE, max_train_step=100), heard)
+    assert "--max_train_step 100 ends within the warm-up of 1280 updates" in text
+    assert "lower --warmup_epochs" in text
+    assert warned(dataclasses.replace(MAE, max_train_step=1280), heard) == ""
+
+
 def test_final_and_first_rates_above_the_peak(heard):
     config = PRETRAIN["simmim"](batch_size=8)
     told = warned(config, heard)

@@ -13,14 +13,17 @@ from typing import Any, NamedTuple
 from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import to_yaml
 from plsc_mae.errors import CheckpointError
+from plsc_mae.files import refuse_foreign
 from plsc_mae.train.checkpoint import file as checkpoint_file
-from plsc_mae.train.checkpoint.run_record import RunRecord, read_record, record_path, write_record
+from plsc_mae.train.checkpoint.run_record import RunRecord, read_record, record_path, require_own_record, write_record
 from plsc_mae.train.log.append_file import VISUALDL_FILE, has_visualdl_records, replace_content
 
 logger = logging.getLogger(__name__)
 
 LOGS = ("train.jsonl", "log.txt")
 CONFIG = "config.yaml"
+_OWN_CONFIG = "config-" + 12 * "[0-9a-f]" + ".yaml"  # where config.yaml is a file of the user
+_CONFIG_SIGN = "# all options of "
 _REPORTS = ("spikes.jsonl", "nonfinite-*.json")
 _CHECKPOINTS = "*checkpoint-*.pd"  # of any --exp_name
 
@@ -62,13 +65,24 @@ def _choose_start(config: TrainingConfig, files: _RunFiles) -> Start:
         return _start_from_file(Path(config.resume), files)
     if config.overwrite:
         return Start(None, RunRecord(), files.all(), displaced_run=files.run)
+    if files.only_foreign_records:
+        folder = files.records.parent
+        raise CheckpointError(
+            f"--log_dir {folder} holds the records {files.records.name} of another run; choose another --log_dir, or "
+            f"pass --overwrite to move them to {_spare_folder(folder, files.run)}"
+        )
     if config.auto_resume:
         return _continue_run(config, files)
     if files.checkpoints or files.logs:
+        spare = _spare_folder(files.folder, files.run)
+        advice = (
+            f"{files.continuing_flags(config.exp_name)} to continue that run, --overwrite to move its files to {spare}"
+        )
+        if not files.checkpoints and not (files.record and files.record.origin):
+            advice = f"--auto_resume or --overwrite to move them to {spare}"
         raise CheckpointError(
-            f"--output_dir {config.output_dir} holds {files.describe()}; pass --auto_resume to continue that run, "
-            f"--overwrite to move its files to {_spare_folder(files.folder, files.run)} and start a new run, or "
-            "another --output_dir"
+            f"--output_dir {files.folder} holds {files.describe()}; pass {advice} and start a new run, or another "
+            "--output_dir"
         )
     return Start(None, RunRecord())
 
@@ -78,6 +92,7 @@ class _RunFiles:
 
     Attributes:
         folder: the output folder.
+        records: VisualDL records, which may exist or not.
         record: the record of the run with this --exp_name; None without one.
         footers: footers of the checkpoints with this --exp_name by path; None if the file is damaged.
         checkpoints: checkpoints with any --exp_name.
@@ -87,7 +102,7 @@ class _RunFiles:
 
     def __init__(self, config: TrainingConfig) -> None:
         self.folder = Path(config.output_dir)
-        self._records = Path(config.log_dir or config.output_dir) / VISUALDL_FILE
+        self.records = Path(config.log_dir or config.output_dir) / VISUALDL_FILE
         self._record_path = record_path(config.output_dir, config.exp_name)
         self.record = read_record(self._record_path)
         self.footers = {
@@ -95,8 +110,8 @@ class _RunFiles:
         }
         self.checkpoints = self._existing(_CHECKPOINTS)
         self.logs = [path for path in self._existing(*LOGS) if path.stat().st_size]
-        if has_visualdl_records(self._records):
-            self.logs.append(self._records)
+        if has_visualdl_records(self.records):
+            self.logs.append(self.records)
         ids = self.ids - {""}
         self.run = self.record.run if self.record else next(iter(sorted(ids)), "")
 
@@ -105,17 +120,30 @@ class _RunFiles:
         """Ids of the undamaged checkpoints with this --exp_name; "" for those without an id."""
         return {_run_of(footer) for footer in self.footers.values() if footer}
 
+    @property
+    def only_foreign_records(self) -> bool:
+        """True if --log_dir holds VisualDL records, and the output folder nothing of a run."""
+        outside = self.records.parent.absolute() != self.folder.absolute()
+        return outside and self.logs == [self.records] and not self.checkpoints and self.record is None
+
+    def continuing_flags(self, exp_name: str) -> str:
+        """Return the flags that continue the run; its --exp_name may be another than this one."""
+        names = sorted({path.name.rpartition("checkpoint-")[0].removesuffix("_") for path in self.checkpoints})
+        if not names or exp_name in names:
+            return "--auto_resume"
+        return f"--exp_name {names[0]} --auto_resume" if names[0] else "--auto_resume without --exp_name"
+
     def all(self) -> list[Path]:
         """Return all files that runs have written."""
-        records = [self._records] if self._records.exists() else []
+        records = [self.records] if self.records.exists() else []
         partial = _CHECKPOINTS + checkpoint_file.TEMPORARY
-        names = (_CHECKPOINTS, partial, *LOGS, CONFIG, *_REPORTS, "run.json", "*_run.json")
+        names = (_CHECKPOINTS, partial, *LOGS, CONFIG, _OWN_CONFIG, *_REPORTS, "run.json", "*_run.json")
         return [*self._existing(*names), *records]
 
     def shared_logs(self) -> list[Path]:
         """Return the logs, options and reports, which two branches of a run have in common."""
-        records = [self._records] if self._records.exists() else []
-        return [*self._existing(*LOGS, CONFIG, _REPORTS[0], self._record_path.name), *records]
+        records = [self.records] if self.records.exists() else []
+        return [*self._existing(*LOGS, CONFIG, _OWN_CONFIG, _REPORTS[0], self._record_path.name), *records]
 
     def later_than(self, step: int) -> list[Path]:
         """Return the checkpoints of more than `step` updates."""
@@ -124,7 +152,9 @@ class _RunFiles:
     def describe(self) -> str:
         """Return a description of the files for a message."""
         parts = [f"the logs {', '.join(path.name for path in self.logs)}"] if self.logs else []
-        if self.checkpoints:
+        if not self.checkpoints:
+            parts.append("no checkpoint")
+        else:
             newest = max(self.checkpoints, key=lambda path: path.stat().st_mtime).name
             more = len(self.checkpoints) - 1
             parts.insert(0, f"{newest} and {more} other checkpoint{'s' if more > 1 else ''}" if more else newest)
@@ -208,8 +238,9 @@ def _continue_run(config: TrainingConfig, files: _RunFiles) -> Start:
         )
     if files.record is None and files.checkpoints:
         raise CheckpointError(
-            f"--output_dir {config.output_dir} holds {files.describe()}, but none with --exp_name '{config.exp_name}' "
-            "to continue; pass the --exp_name of that run, --overwrite to move its files away, or another --output_dir"
+            f"--output_dir {files.folder} holds {files.describe()}, but no checkpoint with --exp_name "
+            f"'{config.exp_name}'; pass {files.continuing_flags(config.exp_name)} to continue that run, --overwrite to "
+            "move its files away, or another --output_dir"
         )
     if files.logs:
         return Start(None, RunRecord(), files.shared_logs(), displaced_run=files.run)
@@ -281,28 +312,36 @@ def prepare_folder(config: TrainingConfig, start: Start) -> None:
             _keep(file, spare, move=False)
         if path in start.displaced:
             _keep(path, spare, move=False)
+        else:
+            require_own_record(path)
         write_record(path, start.record)
         for file in start.displaced:
             if file != path:
                 _keep(file, spare, move=True)
         if start.displaced:
             logger.warning(
-                "moved %d files of %s from %s to %s",
-                len(start.displaced),
+                "moved %s of %s from %s to %s",
+                "1 file" if len(start.displaced) == 1 else f"{len(start.displaced)} files",
                 f"run {start.displaced_run}" if start.displaced_run else "an earlier run",
-                config.output_dir,
-                spare,
+                *_source_and_target(start.displaced, spare),
             )
         checkpoint_file.remove_leftovers(config.output_dir, config.exp_name)
         _write_config(config, start)
 
 
 def _write_config(config: TrainingConfig, start: Start) -> None:
-    """Write config.yaml, without the options that concern this start alone."""
+    """Write config.yaml, without the options that concern this start alone; a file of the user keeps its name."""
     source = f", which started from {start.record.origin}" if start.record.origin else ""
-    header = f"# all options of run {start.record.run}{source}; repeat it with --config\n"
+    header = f"{_CONFIG_SIGN}run {start.record.run}{source}; repeat it with --config\n"
     repeated = dataclasses.replace(config, overwrite=False, resume="")
-    replace_content(Path(config.output_dir) / CONFIG, to_yaml(repeated, header).encode())
+    path = Path(config.output_dir) / CONFIG
+    try:
+        refuse_foreign(path, (_CONFIG_SIGN,))
+    except FileExistsError:
+        own = path.with_name(f"config-{start.record.run}.yaml")
+        logger.warning("%s was not written by a run and is kept; the options of this run are in %s", path, own.name)
+        path = own
+    replace_content(path, to_yaml(repeated, header).encode())
 
 
 def _spare_folder(folder: Path, run: str) -> Path:
@@ -311,6 +350,13 @@ def _spare_folder(folder: Path, run: str) -> Path:
     while (folder / (name if number == 1 else f"{name}-{number}")).exists():
         number += 1
     return folder / (name if number == 1 else f"{name}-{number}")
+
+
+def _source_and_target(files: Sequence[Path], spare: Path) -> tuple[Path, Path]:
+    """Return the folder from which `_keep` moves files and their new folder, for a message; --log_dir if it has all."""
+    parents = {file.parent for file in files}
+    source = spare.parent if len(parents) > 1 else parents.pop()
+    return source, source / spare.name
 
 
 def _keep(file: Path, spare: Path, *, move: bool) -> None:

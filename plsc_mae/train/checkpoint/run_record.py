@@ -8,6 +8,8 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from plsc_mae.errors import CheckpointError
+from plsc_mae.files import refuse_foreign
 from plsc_mae.parallel.world import World
 from plsc_mae.train.log.append_file import replace_content
 
@@ -66,3 +68,13 @@ def read_record(path: Path) -> RunRecord | None:
 def write_record(path: Path, record: RunRecord) -> None:
     """Write a run record atomically."""
     replace_content(path, (json.dumps(dataclasses.asdict(record)) + "\n").encode())
+
+
+def require_own_record(path: Path) -> None:
+    """Raise CheckpointError if `path` exists and is not the record of a run."""
+    try:
+        refuse_foreign(path, ('"run"', '"origin"'))
+    except FileExistsError:
+        raise CheckpointError(
+            f"{path} is not the record of a run; move it elsewhere, or choose another --output_dir"
+        ) from None

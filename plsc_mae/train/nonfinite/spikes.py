@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from plsc_mae.errors import CheckpointError
 from plsc_mae.train.log.append_file import replace_content
 
 logger = logging.getLogger(__name__)
@@ -57,8 +58,13 @@ class SpikeReport:
     def start(self, step: int) -> None:
         """Start after update `step` and remove the lines of later updates, which a killed run has left."""
         if self.active and self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            replace_content(self.path, "".join(f"{line}\n" for line in lines if _step(line) <= step).encode())
+            try:
+                lines = self.path.read_text(encoding="utf-8").splitlines()
+                replace_content(self.path, "".join(f"{line}\n" for line in lines if _step(line) <= step).encode())
+            except OSError as error:
+                raise CheckpointError(
+                    f"cannot write {self.path}: {error.strerror}; free the disk or its quota"
+                ) from None
 
     def follow(self, step: int, values: Mapping[str, float], describe: Callable[[], dict[str, Any]]) -> None:
         """Compare the values of an update with the recent values, and write a line and warn if one is a spike.

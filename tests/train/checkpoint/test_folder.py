@@ -79,12 +79,15 @@ def test_a_used_folder_is_refused(folder, left, flags):
     else:
         checkpoint(folder, 3, 40, OLD if left == "checkpoint" else "")
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(CheckpointError, match=r"(?s)--output_dir .*--auto_resume.*--overwrite.*another --output_dir"):
+    with pytest.raises(
+        CheckpointError, match=r"--output_dir .*--auto_resume.*--overwrite.*another --output_dir"
+    ) as told:
         find_start(config(folder, flags))
+    assert ("continue that run" in str(told.value)) == (left != "log")  # there is nothing to continue from
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_records_of_another_run_in_the_log_dir_are_a_use_too(folder, tmp_path):
+def test_records_of_another_run_in_the_log_dir_are_a_use_too(folder, tmp_path, messages):
     from plsc_mae.train.log.append_file import VisualDLRecords
 
     pytest.importorskip("visualdl")
@@ -93,18 +96,61 @@ def test_records_of_another_run_in_the_log_dir_are_a_use_too(folder, tmp_path):
     flags = f"--log_dir {tmp_path / 'curves'}"
     assert find_start(config(folder, flags)).checkpoint is None  # an empty file
     file.add_scalars({"train/loss": 1.0}, 1)
-    with pytest.raises(CheckpointError, match=r"vdlrecords\.run\.log"):
-        find_start(config(folder, flags))
+    for start in ("", " --auto_resume"):  # the other run goes on and needs its records
+        with pytest.raises(
+            CheckpointError, match=r"--log_dir .*curves holds .*vdlrecords\.run\.log.*--overwrite"
+        ) as told:
+            find_start(config(folder, flags + start))
+        assert str(tmp_path / "curves/previous-run") in str(told.value)
+        assert "--output_dir" not in str(told.value)
     content = file.path.read_bytes()
     enter(folder, f"{flags} --overwrite")
+    assert (
+        f"moved 1 file of an earlier run from {tmp_path / 'curves'} to {tmp_path / 'curves/previous-run'}"
+        in " ".join(messages)
+    )
     (kept,) = (tmp_path / "curves").glob("previous-*/vdlrecords.run.log")
     assert kept.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("saved", "given", "advice"),
+    [
+        ("one", "", "--exp_name one --auto_resume"),
+        ("one", "two", "--exp_name one --auto_resume"),
+        ("", "two", "--auto_resume without --exp_name"),
+        ("one", "one", "pass --auto_resume"),
+    ],
+)
+def test_the_advice_for_a_run_of_another_name_continues_that_run(folder, saved, given, advice):
+    checkpoint(folder, 3, 40, OLD, saved)
+    name = f"--exp_name {given}" if given else ""
+    for flags in ("", "--auto_resume")[: 1 if saved == given else 2]:
+        with pytest.raises(CheckpointError, match=f"{advice} to continue that run"):
+            find_start(config(folder, f"{name} {flags}"))
 
 
 def test_what_other_commands_write_is_no_use(folder):
     for name in ("loss.png", "panel.png", "features.npz", "config.yaml", "notes.txt", "train.jsonl", "log.txt"):
         (folder / name).write_bytes(b"" if name.endswith(("jsonl", "log.txt")) else b"x")
     assert find_start(config(folder)) == Start(None, RunRecord())
+
+
+def test_options_and_records_of_others_are_not_replaced(folder, caplog):
+    (folder / "config.yaml").write_text("epochs: 3\n")
+    run = enter(folder).record.run
+    assert (folder / "config.yaml").read_text() == "epochs: 3\n"
+    assert run in (folder / f"config-{run}.yaml").read_text().splitlines()[0]
+    assert f"config-{run}.yaml" in caplog.text
+
+    (folder / "run.json").write_text('{"speed": 3}')
+    with pytest.raises(CheckpointError, match=r"run\.json is not the record of a run; .*--output_dir"):
+        enter(folder)
+    assert (folder / "run.json").read_text() == '{"speed": 3}'
+    enter(folder, "--overwrite")
+    (kept,) = folder.glob("previous-*")
+    assert names(kept) == {"config.yaml", f"config-{run}.yaml", "run.json"}
+    assert (kept / "config.yaml").read_text() == "epochs: 3\n"
 
 
 def test_overwriting_moves_the_old_run_and_nothing_else(folder):

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from plsc_mae.errors import CheckpointError
 from plsc_mae.train.nonfinite.spikes import MIN_UPDATES, WINDOW, RecentValues, SpikeReport
 
 pytestmark = pytest.mark.compat
@@ -64,3 +65,9 @@ def test_every_spike_is_written_and_few_are_told(tmp_path, monkeypatch):
     lines = [json.loads(line) for line in (tmp_path / "spikes.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [100, 110, 250]
     assert lines[0] == {"step": 100, "what": "loss", "value": 9.0, "usual": 1.0, "samples": [{"index": 4}]}
+
+
+def test_a_report_that_cannot_be_shortened_is_named(tmp_path):
+    (tmp_path / "spikes.jsonl").mkdir()
+    with pytest.raises(CheckpointError, match=r"spikes\.jsonl"):
+        SpikeReport(tmp_path / "spikes.jsonl", active=True).start(0)
