@@ -159,8 +159,8 @@ def head_to_keep(stored: Checkpoint, count: int, classes: ClassOrder, names_file
     if "head.bias" not in stored.model:
         if names_file:
             raise CheckpointError(
-                f"{flag('classes')} {names_file} names the outputs of a classifier, but {stored.path} has no head; leave "
-                f"out {flag('classes')}: a new head is named after the classes of the data"
+                f"{flag('classes')} {names_file} names the outputs of a classifier, but {stored.path} has no head; "
+                f"leave out {flag('classes')}: a new head is named after the classes of the data"
             )
         return None
     head = read_head(stored, names_file)
