@@ -12,7 +12,7 @@ import numpy.typing as npt
 import paddle
 from paddle import Tensor
 
-from plsc_mae.errors import ConfigError, flag
+from plsc_mae.errors import ConfigError, flag, remedies
 
 
 class Mask(NamedTuple):
@@ -193,9 +193,8 @@ class RandomMaskGenerator:
 def _require_hidden_and_visible(grid: tuple[int, int], hidden: int, flag: str) -> None:
     patches = grid[0] * grid[1]
     if patches < 2:
-        raise ConfigError(
-            "an image has one patch, which cannot be hidden; give a larger --input_size, or a smaller --patch_size"
-        )
+        remedy = remedies("give a larger --input_size", "a smaller --patch_size")
+        raise ConfigError(f"an image has one patch, which cannot be hidden{f'; {remedy}' if remedy else ''}")
     if not 0 < hidden < patches:
         raise ConfigError(
             f"{flag} hides {hidden} of {grid[0]}x{grid[1]} patches; at least 1 and at most {patches - 1} can be hidden"
