@@ -12,8 +12,10 @@ from paddle import nn
 from plsc_mae import weights
 from plsc_mae.config.weights import WeightsConvertConfig
 from plsc_mae.errors import CheckpointError, ConfigError
-from plsc_mae.loading.contents import ENCODER, base_of, kind_of, method_of_kind
+from plsc_mae.loading.contents import CLASSIFIER, ENCODER, base_of, kind_of, method_of_kind
+from plsc_mae.loading.encoder import stored_statistics
 from plsc_mae.loading.networks import holding_network, open_network
+from plsc_mae.loading.training_config import trained_eps
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.weights import Checkpoint, LoadReport
@@ -60,6 +62,21 @@ def run(config: WeightsConvertConfig) -> None:
     beside = sorted({name.partition("/")[0] for name in stored.tensors if "/" in name})
     if len(beside) > 1:
         print(f"of {', '.join(beside)}, only the network is converted")
+    if lost := _lost_settings(stored, kind, config.dialect, with_settings=with_settings):
+        print(f"not stored in the new file: {', '.join(lost)}")
+
+
+def _lost_settings(stored: Checkpoint, kind: str, dialect: str, *, with_settings: bool) -> list[str]:
+    """Return the settings of a file that change its results and have no place in the converted one."""
+    lost = []
+    names, eps = stored.meta.get("classes"), trained_eps(stored)
+    if kind == CLASSIFIER and isinstance(names, list) and names:
+        lost.append(f"the names of {len(names)} classes")
+    if stored_statistics(stored) is not None:
+        lost.append("mean and std of the images")
+    if eps and not with_settings and eps != find_dialect(dialect).norm_eps:
+        lost.append(f"eps {eps:g} of the layer norms")
+    return lost
 
 
 def _checked(network: nn.Layer, stored: Checkpoint, kind: str) -> LoadReport:

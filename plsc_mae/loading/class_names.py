@@ -50,6 +50,10 @@ def read_head(stored: Checkpoint, names_file: str = "") -> Head:
         DataError: the file of names cannot be read, is not text, or has another number of names than outputs.
     """
     count = count_classes(stored)
+    if count == 1:
+        logger.warning(
+            "%s is a classifier of a single class: its probability is 100 %% whatever an image shows", stored.path
+        )
     known = stored_names(stored, count)
     if names_file:
         given = _read_names(names_file, count)
@@ -152,7 +156,12 @@ def head_to_keep(stored: Checkpoint, count: int, classes: ClassOrder, names_file
         CheckpointError: `names_file` is given, but `stored` holds no single classifier.
         DataError: see `read_head`.
     """
-    if "head.bias" not in stored.model and not names_file:
+    if "head.bias" not in stored.model:
+        if names_file:
+            raise CheckpointError(
+                f"{flag('classes')} {names_file} names the outputs of a classifier, but {stored.path} has no head; "
+                f"leave out {flag('classes')}: a new head is named after the classes of the data"
+            )
         return None
     head = read_head(stored, names_file)
     known = head.names

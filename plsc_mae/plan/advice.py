@@ -30,7 +30,7 @@ def remedy(sketch: Sketch, config: TrainingConfig, devices: int, limit: float, *
     for changes in candidates(config, devices):
         try:
             found = estimate(sketch, dataclasses.replace(config, **changes), devices, flash=flash)
-        except ConfigError:  # options that exclude each other, or heads or devices that cannot be divided like this
+        except ConfigError:  # options that cannot be combined, or heads or devices that cannot be divided like this
             continue
         if found.usage.total <= limit:
             return Remedy(changes, found)

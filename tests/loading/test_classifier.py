@@ -12,8 +12,10 @@ import paddle
 import pytest
 
 from plsc_mae import weights
+from plsc_mae.data.classes import ClassOrder
 from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import CheckpointError, ConfigError, DataError
+from plsc_mae.loading.class_names import head_to_keep
 from plsc_mae.loading.classifier import load_classifier
 from plsc_mae.models.classifier import ImageClassifier, ParallelHeads
 from plsc_mae.models.mae import MaskedAutoencoder
@@ -147,6 +149,19 @@ def test_what_is_no_classifier(save, tmp_path):
     swept.head = ParallelHeads(swept.head, 2)
     with pytest.raises(CheckpointError, match="holds the classifiers of --lr_sweep, one for each rate"):
         load_classifier(save(swept, "plsc_mae", phase="linprobe"))
+
+
+def test_a_single_output_is_reported(save, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("plsc_mae"), "propagate", True)
+    assert load_classifier(save(network(**MAE | {"num_classes": 1}), "facebook"), num_heads=4).classes == ("0",)
+    assert "probability is 100 %" in caplog.text
+
+
+def test_names_for_a_file_without_a_head_are_refused(save):
+    stored = weights.read(save(network(**MAE).encoder, "facebook"))
+    assert head_to_keep(stored, 3, ClassOrder()) is None
+    with pytest.raises(CheckpointError, match=r"--classes names\.txt .*no head; leave out --classes"):
+        head_to_keep(stored, 3, ClassOrder(), "names.txt")
 
 
 def test_names_of_classes(save, tmp_path, caplog, monkeypatch):

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from plsc_mae import weights
+from plsc_mae.cli import main
 from plsc_mae.config import FinetuneConfig
 from plsc_mae.errors import CheckpointError
 from plsc_mae.loading.classifier import load_classifier
@@ -287,3 +288,13 @@ def test_the_files_beside_the_weights_point_to_their_folder(network, folder):
     for name in ("config.json", "model.safetensors.index.json"):
         with pytest.raises(CheckpointError, match=rf"{re.escape(name)} is not a weight file.*give its folder, {path}"):
             weights.read(path / name)
+
+
+def test_a_conversion_names_the_settings_that_it_drops(folder, tmp_path, capsys):
+    model = ImageClassifier(**SIZES, num_classes=3, positions="learned", global_pool=False)
+    config = {**CONFIG, "id2label": {"0": "a", "1": "b", "2": "c"}}
+    path = folder(weights.export(model, "huggingface"), "model.safetensors", config)
+    (path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
+    assert main(["weights", "convert", str(path), str(tmp_path / "out.npz"), "--dialect", "timm"]) == 0
+    told = capsys.readouterr().out
+    assert all(part in told for part in ("names of 3 classes", "mean and std", "eps 1e-12"))
