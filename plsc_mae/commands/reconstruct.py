@@ -15,8 +15,10 @@ from plsc_mae.config import PRETRAIN
 from plsc_mae.config.schema import options
 from plsc_mae.config.tools import ReconstructConfig
 from plsc_mae.data.loader import device_batch
+from plsc_mae.data.normalize import Normalize
 from plsc_mae.loading import pixel_range
 from plsc_mae.loading.completeness import BESIDE_A_NETWORK, require_complete
+from plsc_mae.loading.encoder import stored_statistics
 from plsc_mae.loading.positions import PositionFit
 from plsc_mae.loading.training_config import set_final_eps, training_config
 from plsc_mae.methods import load_method
@@ -47,6 +49,8 @@ def run(config: ReconstructConfig) -> int:
     require_complete(task.model, report, config.model_path, idle=BESIDE_A_NETWORK, by_options=False)
     fit.require_grid()
     set_final_eps(task.model, stored)
+    if (statistics := stored_statistics(stored)) is not None:
+        task.normalize = Normalize(*statistics)
     print(f"{config.model_path}: {report}")
     images = find_pictures(config.img_path)
     values = pixel_range.choose(config.pixel_range, [config.model_path], images)

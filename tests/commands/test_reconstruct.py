@@ -17,6 +17,7 @@ from plsc_mae.config.resolve import from_mapping
 from plsc_mae.data import depth
 from plsc_mae.loading.training_config import training_config
 from plsc_mae.methods import load_method
+from plsc_mae.methods.mae import MAETask
 
 pytestmark = pytest.mark.compat
 
@@ -313,3 +314,20 @@ def test_options_of_the_other_method_are_refused(trained, trained_cae, images, d
     code, _, err = draw(theirs, images, "--patch_stats visible")
     assert code == 2
     assert err.endswith("--patch_stats is for models that predict normalized pixels; CAE predicts tokens\n")
+
+
+def test_a_model_folder_states_the_statistics_of_its_images(trained, images, draw, tmp_path, monkeypatch):
+    folder, seen = tmp_path / "hf", []
+    assert (
+        main(["weights", "convert", str(trained() / "checkpoint-1.pd"), str(folder), "--dialect", "huggingface"]) == 0
+    )
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.25, 0.5, 0.75], "image_std": [0.5, 0.25, 1.0]}')
+    pictures = MAETask.pictures
+
+    def recorded(task, *arguments):
+        seen.append((task.normalize.mean.flatten().tolist(), task.normalize.std.flatten().tolist()))
+        return pictures(task, *arguments)
+
+    monkeypatch.setattr(MAETask, "pictures", recorded)
+    assert draw(folder, images)[0] == 0
+    assert seen[0] == ([0.25, 0.5, 0.75], [0.5, 0.25, 1.0])
