@@ -233,7 +233,8 @@ class Trainer:
                 self._report_first(watch, images)
             if done == total or not self.accumulation.is_start(done):
                 continue
-            if self._agreed_to_stop():
+            self.stopped_by = self.stop.agreed_in_update()
+            if self.stopped_by:
                 return
             if reached_last_step(config, at) or step_save_is_due(config, at):
                 self._save(LATEST)
@@ -267,7 +268,7 @@ class Trainer:
 
     def _update(self, logs: dict[str, Tensor]) -> None:
         """End an accumulation group; log `logs`, the values of its last iteration, only if the update is applied."""
-        result = self.stepper.finish(functools.partial(self.policy.judge, progress=self.progress))
+        result = self.stepper.finish(functools.partial(self.policy.judge, progress=self.progress, stop=self.stop))
         self.progress.step += 1
         if result.applied:
             self.state.add_metrics({**logs, "grad_norm": result.norm})
