@@ -221,10 +221,10 @@ class CAE(Method[CAEConfig]):
         return cae_encoder(config.image_size, config.layer_scale_init_value, config.abs_pos_emb, **sizes)
 
     def train_transform(self, config: CAEConfig) -> WithMask:
-        """Return the transform to one random crop at two sizes, flipped with probability 0.5, and a mask."""
+        """Return the transform to one random crop, at two sizes for a tokenizer, randomly flipped, and a mask."""
         views = TwoViewCropFlip(
             config.image_size,
-            self._tokenizer_size(config),
+            self._tokenizer_view(config),
             scale=(config.crop_min_size, config.crop_max_size),
             color_jitter=config.color_jitter,
             interpolation=config.train_interpolation,
@@ -233,9 +233,9 @@ class CAE(Method[CAEConfig]):
         return WithMask(views, self._masks(config)[0])
 
     def view_transform(self, config: CAEConfig) -> WithMask:
-        """Return the transform to the largest center crop at two sizes, and a mask."""
+        """Return the transform to the largest center crop, at two sizes for a tokenizer, and a mask."""
         views = TwoViewCenterCrop(
-            config.image_size, self._tokenizer_size(config), tokenizer_interpolation=config.second_interpolation
+            config.image_size, self._tokenizer_view(config), tokenizer_interpolation=config.second_interpolation
         )
         return WithMask(views, self._masks(config)[0])
 
@@ -345,6 +345,10 @@ class CAE(Method[CAEConfig]):
     @staticmethod
     def _patch_size(config: CAEConfig) -> int:
         return config.patch_size or int(find_variant(config.model).arguments["patch_size"])
+
+    def _tokenizer_view(self, config: CAEConfig) -> tuple[int, int] | None:
+        """Return the size of the tokenizer's view; None if the targets are made from the network's view."""
+        return self._tokenizer_size(config) if config.target_mode == "clusterID" else None
 
     def _tokenizer_size(self, config: CAEConfig) -> tuple[int, int]:
         """Return (height, width) in pixels of the tokenizer's view, which must have one token per patch.

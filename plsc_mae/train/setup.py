@@ -104,6 +104,7 @@ def pretraining_dataset(
         backend=config.image_backend,
         bad_image=config.bad_image,
         pixel_range=pixel_range.parse(config.pixel_range),
+        labels_on_device=config.online_probe,
     )
 
 

@@ -256,6 +256,7 @@ class Trainer:
             self.policy.start_group()
         paddle.seed(device_seed(self.config.seed, at.epoch, i, self.world.stream))
         out = self.stepper.micro_batch(self.task.prepare(batch), group_size=group.size, last=i == group.last)
+        self.loader.transfer_next()
         self.policy.add(out.loss)
         if self.probe is not None:
             assert out.features is not None
