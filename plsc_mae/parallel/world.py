@@ -11,7 +11,7 @@ import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError, flag
-from plsc_mae.parallel import failure_detector
+from plsc_mae.parallel import activity, failure_detector
 from plsc_mae.parallel.group import Group
 
 BUCKET_ELEMENTS = 1 << 23  # 32 MB of float32
@@ -198,10 +198,11 @@ class World:
         """
         if self.processes == 1:
             return
-        if self.is_gpu:
-            paddle.distributed.barrier()
-        else:
-            self._meet()
+        with activity.waiting():
+            if self.is_gpu:
+                paddle.distributed.barrier()
+            else:
+                self._meet()
 
     def _meet(self) -> None:
         """Wait at the launcher's key-value store until all processes call."""

@@ -14,6 +14,7 @@ import paddle
 
 from plsc_mae import console
 from plsc_mae.errors import Stopped
+from plsc_mae.parallel import activity
 from plsc_mae.parallel.world import World
 
 BEFORE_TRAINING = "training had not started, and nothing was changed; the same command starts again"
@@ -91,6 +92,7 @@ class StopRequest:
 
         Processes that hold parts of the same network must leave a loop together, so all of them must call.
         """
+        activity.tick()  # evaluation asks before every batch
         if self.world.tensor.size * self.world.pipeline.size == 1:
             return self.signal > 0
         requests = paddle.to_tensor(float(self.signal > 0))
