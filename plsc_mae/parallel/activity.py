@@ -21,7 +21,7 @@ class Activity:
     Attributes:
         phase: "start", "data", "forward", "backward", "collective", "optimizer", "log", "evaluation" or "save".
         entered: number of phases entered so far.
-        waiting: whether the process waits for the others at a barrier.
+        waiting: whether the process waits for others at a barrier or in a collective outside the backward pass.
         ticks: number of steps within phases so far, such as batches of an evaluation or tensors of a checkpoint.
         update: number of the last finished update of the run.
         has_updated: whether this process has finished an update since its start.
@@ -33,6 +33,10 @@ class Activity:
     ticks: int = 0
     update: int = 0
     has_updated: bool = False
+
+    def __str__(self) -> str:
+        barrier = ", waiting for the others" if self.waiting else ""
+        return f"in phase '{self.phase}'{barrier} after update {self.update}"
 
 
 current = Activity()
@@ -62,7 +66,7 @@ def start_run(update: int) -> None:
 
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
-    """Record that this process waits for the others within the context."""
+    """Record that this process waits for others within the context."""
     current.waiting = True
     try:
         yield

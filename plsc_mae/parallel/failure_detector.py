@@ -10,101 +10,28 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import fcntl
 import hmac
-import json
 import os
 import secrets
 import select
 import selectors
-import signal
 import socket
 import sys
 import threading
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from plsc_mae.errors import ConfigError
-from plsc_mae.parallel import stacks
+from plsc_mae.parallel import activity, stacks
+from plsc_mae.parallel.peer import Peer
 
 KEY = "plsc_mae/peers"
 GRACE, SHORT_GRACE = 2.0, 0.5  # seconds in which the main thread can exit before the listening thread ends it
 JOIN_TIMEOUT = 30.0
-MAX_LINE = 1 << 16
-# The loss of a machine is detected after 25 seconds, before gloo's timeout of 30.
-KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-
-
-class Peer:
-    """Connection to another process.
-
-    Args:
-        connection: connected socket.
-        name: name of the process in messages.
-    """
-
-    def __init__(self, connection: socket.socket, name: str = "") -> None:
-        self.connection, self.name = connection, name
-        self._received = b""
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in KEEP_ALIVE.items():
-            if hasattr(socket, option):
-                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-
-    def send(self, **message: Any) -> None:
-        """Send a message; errors of the connection are ignored."""
-        with contextlib.suppress(OSError):
-            self.connection.sendall(json.dumps(message).encode() + b"\n")
-
-    def receive(self) -> dict[str, Any]:
-        """Wait for a message and return it.
-
-        Returns {"silent": True} after a timeout of the connection, and {} if it closes or the message is not valid.
-        """
-        try:
-            while b"\n" not in self._received:
-                data = self.connection.recv(4096)
-                if not data or len(self._received) > MAX_LINE:
-                    return {}
-                self._received += data
-        except TimeoutError:
-            return {"silent": True}
-        except OSError:
-            return {}
-        line, _, self._received = self._received.partition(b"\n")
-        return _parsed(line)
-
-    def latest(self) -> dict[str, Any] | None:
-        """Return the newest of the messages that have arrived, without waiting; None if there is none."""
-        self.connection.setblocking(False)
-        with contextlib.suppress(OSError):
-            while data := self.connection.recv(1 << 16):
-                self._received += data
-        *lines, self._received = self._received.split(b"\n")
-        return _parsed(lines[-1]) if lines else None
-
-    def continue_on_message(self) -> None:
-        """Let the system resume this process, if it is stopped, when a message arrives or the connection closes.
-
-        A process stopped by SIGSTOP would otherwise outlive its run. Linux only.
-        """
-        if hasattr(fcntl, "F_SETSIG"):
-            fcntl.fcntl(self.connection, fcntl.F_SETOWN, os.getpid())
-            fcntl.fcntl(self.connection, fcntl.F_SETSIG, signal.SIGCONT)
-            fcntl.fcntl(self.connection, fcntl.F_SETFL, fcntl.fcntl(self.connection, fcntl.F_GETFL) | os.O_ASYNC)
-
-
-def _parsed(line: bytes) -> dict[str, Any]:
-    """Return the message in a line, {} if it is not valid."""
-    try:
-        message = json.loads(line)
-    except ValueError:
-        return {}
-    return message if isinstance(message, dict) else {}
 
 
 class End(NamedTuple):
@@ -147,6 +74,7 @@ class Watch(ABC):
         peers: connections to other processes.
         reports: connections for the reports of the hang detector, by process number.
         stacks_folder: folder of the stacks that this process writes if the run hangs; None writes to stderr only.
+        describe_suspect: returns a sentence about a process that has been behind for a while, "" without one.
         end: reason for the end of the run, once another process has sent it.
     """
 
@@ -155,6 +83,7 @@ class Watch(ABC):
         self.peers: list[Peer] = []
         self.reports: dict[int, Peer] = {}
         self.stacks_folder: Path | None = None
+        self.describe_suspect: Callable[[], str] = str
         self.end: End | None = None
         self._end_known, self._leaving, self._lock = threading.Event(), threading.Event(), threading.Lock()
         self._announced = False
@@ -366,7 +295,10 @@ class Hub(Watch):
         self.peers.remove(peer)
         if message.get("bye") or self._leaving.is_set():
             return False
-        self.end_all(End.from_message(message, peer.name))
+        end = End.from_message(message, peer.name)
+        if end.hung_at is None and (suspect := self.describe_suspect()):
+            end = end._replace(cause=f"{end.cause}; {suspect}")
+        self.end_all(end)
         return True
 
     def end_all(self, end: End) -> None:
@@ -418,7 +350,8 @@ def current() -> Watch | None:
 
 def write_stacks(update: int, folder: Path | None, process: int) -> None:
     """Write the stacks of this process to stderr and to `hang-{update}-rank{process}.txt` in `folder`, if any."""
-    stacks.write(None if folder is None else folder / f"hang-{update}-rank{process}.txt")
+    title = f"process {process} on {socket.gethostname()} (pid {os.getpid()}), {activity.current}:"
+    stacks.write(title, None if folder is None else folder / f"hang-{update}-rank{process}.txt")
 
 
 def report_success() -> None:
@@ -452,7 +385,9 @@ def end_by(error: Exception) -> NoReturn:
         _watch.announce(reason)
         leave(reason.code)
     traceback.print_exception(type(error), error, error.__traceback__)
-    _watch.report_failure(summary(error), 1)
+    cause = "; ".join(filter(None, [summary(error), _watch.describe_suspect()]))
+    print(f"plsc-mae: error: {cause}", file=sys.stderr, flush=True)
+    _watch.report_failure(cause, 1)
     leave(1)
 
 

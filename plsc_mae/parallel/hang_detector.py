@@ -21,8 +21,9 @@ from plsc_mae.parallel import activity, failure_detector
 from plsc_mae.parallel.activity import Activity
 from plsc_mae.parallel.failure_detector import End, Watch
 
-LONGEST_INTERVAL = 10.0  # seconds between two reports
-REPORTS_PER_TIMEOUT = 10
+LONGEST_INTERVAL = 1.0  # seconds between two reports
+REPORTS_PER_TIMEOUT = 20
+SUSPICIOUS = 20.0  # seconds without progress after which messages about other failures name a process
 FIRST_UPDATE = 1800.0  # seconds without progress allowed up to the first update, which may compile kernels
 
 
@@ -80,6 +81,21 @@ class ProgressTable:
         worst = min(silent, key=lambda seen: seen.heard)
         return _end(f"{worst.name} hangs: no report for {self._limit()}, the last one {_place(worst.activity)}", worst)
 
+    def describe_suspect(self, now: float) -> str:
+        """Return a sentence about the process that is silent or behind the others since SUSPICIOUS; "" without one.
+
+        A failure may be the consequence: gloo's collectives give up after 30 seconds, and their message names nobody.
+        """
+        table = [seen for seen in list(self.observed.values()) if seen.activity is not None]
+        silent = [seen for seen in table if now - seen.heard >= SUSPICIOUS]
+        least = min(map(_rank, table), default=None)
+        behind = [seen for seen in table if _rank(seen) == least and now - seen.moved >= SUSPICIOUS]
+        suspects = silent or (behind if len(behind) < len(table) else [])
+        if not suspects:
+            return ""
+        worst = min(suspects, key=lambda seen: seen.moved)
+        return f"{worst.name} had made no progress for {now - worst.moved:.0f} s {_place(worst.activity)}"
+
     def find_stalled(self, now: float) -> End | None:
         """Return the end of the run if no process has made progress for the timeout, else None."""
         table = [seen for seen in self.observed.values() if seen.activity is not None]
@@ -114,10 +130,7 @@ def _rank(seen: Observed) -> tuple[int, bool]:
 
 
 def _place(report: Activity | None) -> str:
-    if report is None:
-        return "before its first report"
-    barrier = ", waiting for the others" if report.waiting else ""
-    return f"in phase '{report.phase}'{barrier} after update {report.update}"
+    return "before its first report" if report is None else str(report)
 
 
 def _end(cause: str, culprit: Observed) -> End:
@@ -148,12 +161,15 @@ class HangDetector:
         """Start the thread."""
         if self.watch is not None:
             self.watch.stacks_folder = self.folder
+            self.watch.describe_suspect = lambda: self.table.describe_suspect(time.monotonic())
         self._thread.start()
 
     def leave(self) -> None:
         """Stop the thread and report to the others that this process has left the training."""
         self._left.set()
         self._thread.join()
+        if self.watch is not None:
+            self.watch.describe_suspect = str
         for connection in self.reports.values():
             connection.send(left=True)
 

@@ -85,6 +85,7 @@ class StopRequest:
 
     def agreed(self) -> int:
         """Return the largest signal number that any process received, 0 if none did; all processes must call."""
+        activity.tick()  # evaluations call this after every batch
         return int(self.world.largest([float(self.signal)])[0])
 
     def is_requested(self) -> bool:
@@ -92,7 +93,7 @@ class StopRequest:
 
         Processes that hold parts of the same network must leave a loop together, so all of them must call.
         """
-        activity.tick()  # evaluation asks before every batch
+        activity.tick()  # evaluations call this before every batch
         if self.world.tensor.size * self.world.pipeline.size == 1:
             return self.signal > 0
         requests = paddle.to_tensor(float(self.signal > 0))
