@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import socket
 import threading
@@ -21,9 +22,11 @@ from plsc_mae.parallel import activity, failure_detector
 from plsc_mae.parallel.activity import Activity
 from plsc_mae.parallel.failure_detector import End, Watch
 
+logger = logging.getLogger(__name__)
+
 LONGEST_INTERVAL = 1.0  # seconds between two reports
 REPORTS_PER_TIMEOUT = 20
-SUSPICIOUS = 20.0  # seconds without progress after which messages about other failures name a process
+SUSPICIOUS = 20.0  # seconds without progress after which a warning names a process, before gloo gives up after 30
 FIRST_UPDATE = 1800.0  # seconds without progress allowed up to the first update, which may compile kernels
 
 
@@ -84,7 +87,8 @@ class ProgressTable:
     def describe_suspect(self, now: float) -> str:
         """Return a sentence about the process that is silent or behind the others since SUSPICIOUS; "" without one.
 
-        A failure may be the consequence: gloo's collectives give up after 30 seconds, and their message names nobody.
+        A failure may be the consequence: gloo's collectives give up after 30 seconds, with a message that does not name
+        the process, and abort those that wait in the backward pass.
         """
         table = [seen for seen in list(self.observed.values()) if seen.activity is not None]
         silent = [seen for seen in table if now - seen.heard >= SUSPICIOUS]
@@ -94,7 +98,7 @@ class ProgressTable:
         if not suspects:
             return ""
         worst = min(suspects, key=lambda seen: seen.moved)
-        return f"{worst.name} had made no progress for {now - worst.moved:.0f} s {_place(worst.activity)}"
+        return f"{worst.name} has made no progress for {now - worst.moved:.0f} s {_place(worst.activity)}"
 
     def find_stalled(self, now: float) -> End | None:
         """Return the end of the run if no process has made progress for the timeout, else None."""
@@ -154,7 +158,7 @@ class HangDetector:
         own = {} if self.process else {0: f"process 0 on {socket.gethostname()} (pid {os.getpid()})"}
         names = own | {number: connection.name for number, connection in self.reports.items()}
         self.table = ProgressTable(timeout, names, time.monotonic())
-        self._left = threading.Event()
+        self._left, self._has_warned = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="hangs", daemon=True)
 
     def start(self) -> None:
@@ -177,10 +181,11 @@ class HangDetector:
         last = time.monotonic()
         while not self._left.wait(self.interval):
             now = time.monotonic()
-            if now - last > 2 * self.interval + 1:
+            if now - last > self.table.timeout / 2:
                 self.table.restart(now)
             last = now
             self._exchange(now)
+            self._warn(now)
             end = self.table.find_silent(now)
             if end is None and self.process == 0:
                 end = self.table.find_stalled(now)
@@ -201,6 +206,15 @@ class HangDetector:
                 self.table.forget(number)
             else:
                 self.table.hear(number, Activity(**report), now)
+
+    def _warn(self, now: float) -> None:
+        """Log a warning when a process becomes suspicious; it is repeated only after progress."""
+        suspect = self.table.describe_suspect(now)
+        if suspect and not self._has_warned:
+            logger.warning(
+                "%s; the run ends if this lasts for %g s (%s)", suspect, self.table.timeout, flag("hang_timeout")
+            )
+        self._has_warned = bool(suspect)
 
     def _end(self, end: End) -> None:
         if self.watch is not None:

@@ -72,6 +72,11 @@ def test_a_mistake_of_one_process_is_told_by_all_with_its_exit_code(run):
         assert "no such picture" in error
 
 
+@pytest.mark.parametrize("deeds", [("stop sleep", "wait wait mistake"), ("sleep", "stop sleep", "wait wait mistake")])
+def test_a_stopped_process_ends_with_the_others(run, deeds):
+    assert all(code == 2 and seconds < 10 for code, _, seconds in run(*deeds))
+
+
 @pytest.mark.parametrize("deed", ["bug", "raise"])
 def test_a_bug_keeps_its_traceback_and_ends_the_others(run, deed):
     first, second = run("sleep", f"wait {deed}")
