@@ -385,8 +385,10 @@ def end_by(error: Exception) -> NoReturn:
         _watch.announce(reason)
         leave(reason.code)
     traceback.print_exception(type(error), error, error.__traceback__)
-    cause = "; ".join(filter(None, [summary(error), _watch.describe_suspect()]))
-    print(f"plsc-mae: error: {cause}", file=sys.stderr, flush=True)
+    cause = summary(error)
+    if suspect := _watch.describe_suspect():
+        cause += f"; {suspect}"
+        print(f"plsc-mae: error: {cause}", file=sys.stderr, flush=True)
     _watch.report_failure(cause, 1)
     leave(1)
 

@@ -168,10 +168,14 @@ class HangDetector:
             self.watch.describe_suspect = lambda: self.table.describe_suspect(time.monotonic())
         self._thread.start()
 
-    def leave(self) -> None:
-        """Stop the thread and report to the others that this process has left the training."""
+    def stop(self) -> None:
+        """Stop the thread."""
         self._left.set()
         self._thread.join()
+
+    def leave(self) -> None:
+        """Stop the thread and report to the others that this process has left the training."""
+        self.stop()
         if self.watch is not None:
             self.watch.describe_suspect = str
         for connection in self.reports.values():
@@ -240,5 +244,7 @@ def watching(timeout: float, folder: str | Path, update: int = 0) -> Iterator[No
     detector.start()
     try:
         yield
-    finally:
-        detector.leave()
+    except BaseException:
+        detector.stop()  # the suspect stays known, because it may be the cause
+        raise
+    detector.leave()
