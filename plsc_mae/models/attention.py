@@ -13,6 +13,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+from plsc_mae.models.execution import on_gpu
+
 FLASH_MIN_CAPABILITY = 8  # flash attention kernels exist from Ampere on
 FLASH_MAX_HEAD_DIM, FLASH_HEAD_DIM_MULTIPLE = 256, 8
 _recording: ContextVar[list[Tensor] | None] = ContextVar("recording", default=None)
@@ -64,7 +66,7 @@ def dropout(x: Tensor, rate: float) -> Tensor:
 
 
 def _has_flash_kernel(x: Tensor) -> bool:
-    if not x.place.is_gpu_place() or x.dtype not in (paddle.float16, paddle.bfloat16):
+    if not on_gpu(x) or x.dtype not in (paddle.float16, paddle.bfloat16):
         return False
     if x.shape[-1] > FLASH_MAX_HEAD_DIM or x.shape[-1] % FLASH_HEAD_DIM_MULTIPLE:
         return False

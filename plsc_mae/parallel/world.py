@@ -12,6 +12,7 @@ from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError, flag
 from plsc_mae.parallel import activity, failure_detector
+from plsc_mae.parallel.gpu import check_kernels
 from plsc_mae.parallel.group import Group
 
 BUCKET_ELEMENTS = 1 << 23  # 32 MB of float32
@@ -47,8 +48,8 @@ class World:
         following: group of this process and the next stage, which is member 0; None in the last stage.
 
     Raises:
-        ConfigError: a GPU is requested but missing, the number of processes is not a multiple of `tensor_parallel` *
-            `pipeline_parallel`, or process 0 cannot be reached.
+        ConfigError: a GPU is requested but missing, Paddle has no kernels for it, the number of processes is not a
+            multiple of `tensor_parallel` * `pipeline_parallel`, or process 0 cannot be reached.
     """
 
     def __init__(self, device: str, *, tensor_parallel: int = 1, pipeline_parallel: int = 1) -> None:
@@ -69,6 +70,8 @@ class World:
             )
         paddle.set_device(wanted)
         self.is_gpu = wanted == "gpu"
+        if self.is_gpu:
+            check_kernels()
         self._barriers = 0
         if self.processes > 1:
             paddle.distributed.init_parallel_env()
