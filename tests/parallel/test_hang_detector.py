@@ -116,6 +116,22 @@ def test_a_suspect_is_named_only_after_a_while(table):
     assert all(text in table.describe_suspect(31) for text in ("process 1 on b", "30 s", "'data'"))
 
 
+def test_a_suspect_is_logged_once_until_it_moves(table, messages, tmp_path):
+    detector = HangDetector(TIMEOUT, tmp_path, None)
+    detector.table = table
+    behind = at(4, "data")
+    for now in (1, 31, 41):
+        hear(table, now, at(5, "backward"), behind)
+        detector._warn(now)
+    assert len(messages) == 1
+    assert all(text in messages[0] for text in ("process 1 on b", "'data'", "--hang_timeout"))
+    hear(table, 42, at(7, "backward"), at(6, "data"))
+    detector._warn(42)
+    hear(table, 72, at(7, "backward"), at(6, "data"))
+    detector._warn(72)
+    assert len(messages) == 2
+
+
 # ------------------------------------------------------------------------------------------------ one process
 
 
@@ -143,7 +159,7 @@ def test_a_single_process_watches_itself(ended, tmp_path):
 def test_progress_within_a_phase_is_no_hang(ended, tmp_path):
     with hang_detector.watching(0.5, tmp_path):
         activity.finish_update(1)
-        for _ in range(10):
+        for _ in range(8):
             activity.tick()
             assert not ended.wait(0.08)
 
