@@ -105,6 +105,12 @@ class TrainingConfig:
     exp_name: str = _run("", "prefix of checkpoint names: {exp_name}_checkpoint-{epoch}.pd", metavar="NAME")
     device: Literal["auto", "cpu", "gpu", "cuda"] = _run("auto", "device; auto: a GPU if there is one")
     seed: int = _run(0, "seed of weights, image order, crops and masks", within="[0, inf)")
+    hang_timeout: float = _run(
+        1800.0,
+        "seconds without progress in any process after which all write their stacks and exit with code 4; 0: unlimited",
+        within="[0, inf)",
+        metavar="SECONDS",
+    )
     print_freq: int = _run(20, "iterations between log lines", within="[1, inf)")
 
     resume: str = _checkpoints("", "checkpoint to resume from", metavar="FILE")

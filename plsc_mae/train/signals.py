@@ -14,6 +14,7 @@ import paddle
 
 from plsc_mae import console
 from plsc_mae.errors import Stopped
+from plsc_mae.parallel import activity
 from plsc_mae.parallel.world import World
 
 BEFORE_TRAINING = "training had not started, and nothing was changed; the same command starts again"
@@ -95,6 +96,7 @@ class StopRequest:
 
     def agreed(self) -> int:
         """Return the largest signal number that any process received, 0 if none did; all processes must call."""
+        activity.tick()  # evaluations call this after every batch
         return int(self.world.largest([float(self.signal)])[0])
 
     def is_requested(self) -> bool:
@@ -102,6 +104,7 @@ class StopRequest:
 
         Processes that hold parts of the same network must leave a loop together, so all of them must call.
         """
+        activity.tick()  # evaluations call this before every batch
         if self.world.tensor.size * self.world.pipeline.size == 1:
             return self.signal > 0
         requests = paddle.to_tensor(float(self.signal > 0))
