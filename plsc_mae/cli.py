@@ -22,6 +22,7 @@ from plsc_mae.config.schema import suggest, vocabulary
 from plsc_mae.config.synonyms import hint_at_command
 from plsc_mae.config.tools import (
     CompareConfig,
+    ConfigsConfig,
     DemoDataConfig,
     DoctorConfig,
     ExplainConfig,
@@ -140,6 +141,12 @@ COMMANDS = {
         "plsc_mae.commands.weights:run_diff",
         "a b",
     ),
+    "configs": Command(
+        "list the recipes for --config, with published results and cost, or print one",
+        {"": ConfigsConfig},
+        "plsc_mae.commands.configs:run",
+        "name",
+    ),
     "plot": Command("draw the loss curve of a run as PNG", {"": PlotConfig}, "plsc_mae.commands.plot:run", "run_dir"),
     "bench step": Command(
         "measure the speed of training steps", PRETRAIN, "plsc_mae.commands.bench:run_step", parallel=True
@@ -163,7 +170,7 @@ COMMANDS = {
 }
 
 HEADINGS = {  # of the overview; a command belongs to the heading that lists its first word
-    "Train": ("pretrain", "finetune", "linprobe", "launch"),
+    "Train": ("pretrain", "finetune", "linprobe", "launch", "configs"),
     "Evaluate": ("reconstruct", "predict", "knn", "compare", "explain", "extract"),
     "Weights": ("weights",),
     "Tools": ("plan", "bench", "plot", "doctor", "parity", "demo-data", "random-tokenizer"),

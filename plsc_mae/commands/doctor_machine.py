@@ -45,7 +45,7 @@ LAUNCH_VARIABLES = (
 )
 OPTIONAL_MODULES = {
     "cv2": "`plsc-mae explain`, `plsc-mae pretrain --image_backend opencv` and images of more than 8 bits need it: "
-    "pip uninstall -y opencv-python && pip install --force-reinstall opencv-python-headless",
+    "pip uninstall -y opencv-python opencv-python-headless && pip install opencv-python-headless",
     "visualdl": "runs write no VisualDL records: install another version of visualdl or protobuf",
 }
 SHARED_MEMORY = "/dev/shm"

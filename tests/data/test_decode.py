@@ -301,7 +301,7 @@ def test_opencv_runs_on_one_thread(tmp_path, picture):
 def test_missing_opencv_names_the_package(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "cv2", None)  # makes `import cv2` fail
     load_opencv.cache_clear()
-    with pytest.raises(ConfigError, match="--image_backend opencv.*opencv-python-headless"):
+    with pytest.raises(ConfigError, match=r"--image_backend opencv.*opencv-python-headless"):
         decode.require_backend("opencv")
     monkeypatch.undo()
     decode.require_backend("opencv")
