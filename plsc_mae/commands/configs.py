@@ -41,9 +41,8 @@ def _table(recipes: list[Recipe], width: int) -> list[str]:
     lines = []
     for row in (titles, *rows):
         cells = [textwrap.wrap(text, size, break_on_hyphens=False) for text, size in zip(row, widths, strict=True)]
-        lines += [
-            "  ".join(map(str.ljust, line, widths)).rstrip() for line in itertools.zip_longest(*cells, fillvalue="")
-        ]
+        wrapped = itertools.zip_longest(*cells, fillvalue="")
+        lines += ["  ".join(map(str.ljust, line, widths)).rstrip() for line in wrapped]
     return lines
 
 
