@@ -19,12 +19,12 @@ def run(config: ConfigsConfig) -> None:
     Raises:
         ConfigError: no name matches.
     """
-    if name := recipe_name(config.name):
+    if name := recipe_name(config.recipe):
         print(recipe_path(name).read_text(encoding="utf-8"), end="")
         return
-    names = recipe_names(config.name)
+    names = recipe_names(config.recipe)
     if not names:
-        raise ConfigError(no_recipe(config.name))
+        raise ConfigError(no_recipe(config.recipe))
     for line in _table([read_recipe(name) for name in names], shutil.get_terminal_size((120, 0)).columns):
         print(line)
     print("\nplsc-mae configs NAME prints a recipe; plsc-mae COMMAND --config NAME runs it.")

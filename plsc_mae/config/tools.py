@@ -102,7 +102,7 @@ class DoctorConfig:
 class ConfigsConfig:
     """Options of `configs`, which lists recipes or prints one."""
 
-    name: str = option(
+    recipe: str = option(
         "", "recipe to print, or a folder, pattern or part of names to list, as 'mae' or '*linprobe*' [all]"
     )
 
