@@ -99,6 +99,15 @@ class DoctorConfig:
 
 
 @dataclass(kw_only=True, frozen=True)
+class ConfigsConfig:
+    """Options of `configs`, which lists recipes or prints one."""
+
+    recipe: str = option(
+        "", "recipe to print, or a folder, pattern or part of names to list, as 'mae' or '*linprobe*' [all]"
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
 class PlotConfig:
     """Options of `plot`."""
 
