@@ -13,6 +13,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+from plsc_mae.models.deterministic import are_deterministic
+
 FLASH_MIN_CAPABILITY = 8  # flash attention kernels exist from Ampere on
 FLASH_MAX_HEAD_DIM, FLASH_HEAD_DIM_MULTIPLE = 256, 8
 _recording: ContextVar[list[Tensor] | None] = ContextVar("recording", default=None)
@@ -41,7 +43,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, drop_
 
     The choice between flash kernel and plain matrix products is made here, by device, dtype and head width, because
     Paddle's own choice is unsuitable: 2.6 takes its flash kernel on any GPU and for any dtype, and 3.x chooses a kernel
-    before AMP has cast the inputs. `bias`, dropout and `record_attention` each force the plain products.
+    before AMP has cast the inputs. `bias`, dropout, `record_attention` and --deterministic each force the plain
+    products.
     """
     head_dim, recorded = q.shape[-1], _recording.get()
     plain = recorded is not None or bias is not None or drop_rate > 0
@@ -64,7 +67,7 @@ def dropout(x: Tensor, rate: float) -> Tensor:
 
 
 def _has_flash_kernel(x: Tensor) -> bool:
-    if not x.place.is_gpu_place() or x.dtype not in (paddle.float16, paddle.bfloat16):
+    if are_deterministic() or not x.place.is_gpu_place() or x.dtype not in (paddle.float16, paddle.bfloat16):
         return False
     if x.shape[-1] > FLASH_MAX_HEAD_DIM or x.shape[-1] % FLASH_HEAD_DIM_MULTIPLE:
         return False
