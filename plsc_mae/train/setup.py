@@ -57,6 +57,7 @@ def training_world(config: TrainingConfig) -> World:
     world = World(config.device, tensor_parallel=config.tensor_parallel, pipeline_parallel=stages)
     shares_network = world.tensor.size * world.pipeline.size > 1
     check_stage(config.sharding_stage, is_gpu=world.is_gpu, shares_network=shares_network)
+    choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)  # refuse before data are read
     if config.recompute and not world.is_gpu and paddle.__version__.startswith("2."):
         raise ConfigError(
             f"--recompute on CPU needs Paddle 3, but this is {paddle.__version__}; update Paddle or omit --recompute"
