@@ -47,8 +47,8 @@ def test_the_users_workspace_of_cublas_stays(flags, monkeypatch):
 
 def test_flash_attention_only_without_it(flags, monkeypatch):
     """The chip is faked, and the kernel is one that only marks its result."""
-    monkeypatch.setattr(attention_module, "_capability", lambda x: (8, 0))
-    monkeypatch.setattr(attention_module.F, "scaled_dot_product_attention", lambda q, k, v: paddle.zeros_like(q))
+    monkeypatch.setattr(attention_module, "_capability", lambda _: (8, 0))
+    monkeypatch.setattr(attention_module.F, "scaled_dot_product_attention", lambda q, *_: paddle.zeros_like(q))
     monkeypatch.setattr(attention_module, "uses_flash", lambda *_, plain, **__: not plain)
     q = paddle.ones([2, 3, 5, 8])
     for deterministic_kernels in (False, True, False):
