@@ -11,7 +11,13 @@ from plsc_mae.commands.doctor_findings import Finding, error
 from plsc_mae.commands.doctor_gpu import Driver
 from plsc_mae.errors import ConfigError
 from plsc_mae.files import result_replacement
-from plsc_mae.gpu_check.catalog import CHECKS, COLLECTIVES, COLLECTIVES_PURPOSE, COLLECTIVES_SECONDS
+from plsc_mae.gpu_check.catalog import (
+    CHECKS,
+    COLLECTIVES,
+    COLLECTIVES_PURPOSE,
+    COLLECTIVES_SECONDS,
+    PROCESSES,
+)
 from plsc_mae.gpu_check.collectives import check_collectives
 from plsc_mae.gpu_check.report import as_json, build_report
 from plsc_mae.gpu_check.results import Result, append
@@ -20,10 +26,8 @@ from plsc_mae.parallel.world import World
 
 REPORT = "gpu-report.json"
 SELF_TEST_PROCESSES = 2
-NOTHING_MEASURED = (
-    "self-test: Paddle sees no GPU here, so every check computes on the CPU with tiny networks. This tests the checks "
-    "themselves; nothing is measured on a GPU"
-)
+NO_KERNELS = "the check of kernels did not pass"
+NOTHING_MEASURED = "NOTHING IS MEASURED ON A GPU: Paddle sees none, so the checks test themselves on the CPU"
 WHERE_TO_SEND = (
     "It holds no names of users, machines or folders. Please attach it to an issue of this project: no GPU has been "
     "measured yet (docs/benchmarks/gpu.md)"
@@ -55,8 +59,9 @@ def examine_by_computing(gpus: int, driver: Driver | str | None, report: str) ->
 
 def _print_results(gpus: int) -> Generator[str | Finding, None, list[Result]]:
     """Yield a line for each result, and a finding if it is bad; return all results."""
-    yield f"GPU checks, at most {BUDGET:.0f} s" + ("" if gpus else f"; {NOTHING_MEASURED}")
+    yield f"GPU checks, at most {BUDGET:.0f} s:"
     if not gpus:
+        yield f"  {NOTHING_MEASURED}"
         purposes = {**{name: check.purpose for name, check in CHECKS.items()}, COLLECTIVES: COLLECTIVES_PURPOSE}
         yield from (f"  with a GPU, {name}: {purpose}" for name, purpose in purposes.items())
     results = []
@@ -69,17 +74,22 @@ def _print_results(gpus: int) -> Generator[str | Finding, None, list[Result]]:
 
 
 def run_all(gpus: int) -> Iterator[Result]:
-    """Yield the result of every check; those of a single GPU first, then the collectives over all of them."""
+    """Yield the result of every check; those of a single GPU first, then the collectives over all of them.
+
+    If the check of kernels does not pass, the checks of later processes are skipped.
+    """
     deadline = time.monotonic() + BUDGET
-    limits = {name: check.seconds for name, check in CHECKS.items()}
     unusable = False
-    for result in supervise(checks_command(gpu=gpus > 0), limits, deadline):
-        unusable |= result.check == "kernels" and result.is_bad
-        yield result
-    if gpus == 1:
-        yield Result(COLLECTIVES, "skipped", "there is one GPU; collectives need at least two")
-    elif unusable:
-        yield Result(COLLECTIVES, "skipped", "the check of kernels did not pass")
+    for names in PROCESSES:
+        if unusable:
+            yield from (Result(name, "skipped", NO_KERNELS) for name in names)
+            continue
+        limits = {name: CHECKS[name].seconds for name in names}
+        for result in supervise(checks_command(gpu=gpus > 0), limits, deadline):
+            unusable |= result.check == "kernels" and result.is_bad
+            yield result
+    if unusable or gpus == 1:
+        yield Result(COLLECTIVES, "skipped", NO_KERNELS if unusable else "there is one GPU; collectives need two")
     else:
         command = collectives_command(gpus or SELF_TEST_PROCESSES)
         yield from supervise(command, {COLLECTIVES: COLLECTIVES_SECONDS}, deadline)

@@ -36,6 +36,7 @@ CHECKS = {
     "determinism": Check(numerics.check_determinism, 50, "do equal updates have equal bits, with --deterministic?"),
     "speed": Check(speed.check_speed, 70, "images/s and memory of the published runs in their settings"),
 }
+PROCESSES = (tuple(name for name in CHECKS if name != "determinism"), ("determinism",))  # checks that share a process
 COLLECTIVES_SECONDS = 60.0
 COLLECTIVES_PURPOSE = "are the collectives of all data types exact, over all visible GPUs?"
 

@@ -14,6 +14,7 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from plsc_mae.models.deterministic import are_deterministic
+from plsc_mae.models.execution import on_gpu
 
 FLASH_MIN_CAPABILITY = (8, 0)  # flash attention kernels exist from Ampere on
 # Wider heads, up to 256, have no backward kernel on some chips, such as 8.6 and 8.9.
@@ -82,7 +83,7 @@ def dropout(x: Tensor, rate: float) -> Tensor:
 
 def _capability(x: Tensor) -> tuple[int, int]:
     """Return the compute capability of the GPU if `x` is on one, else (0, 0)."""
-    if not x.place.is_gpu_place():
+    if not on_gpu(x):
         return 0, 0
     major, minor = paddle.device.cuda.get_device_capability()
     return major, minor

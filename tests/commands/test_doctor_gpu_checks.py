@@ -40,7 +40,7 @@ def test_a_sound_gpu(run):
     assert "  ok       copies (1 s): all equal" in out
     assert "  skipped  collectives" in out
     assert "issue of this project" in out
-    assert "self-test" not in out
+    assert "NOTHING" not in out
     assert out.splitlines()[-1] == "no problems found"
     assert report["measured_on_gpu"] is True
     assert report["gpus"] == list(DRIVER.gpus)
@@ -57,7 +57,7 @@ def test_a_bad_check_among_good_ones(run, outcome):
 
 def test_without_a_gpu_nothing_is_measured(run):
     out, report = run(GOOD, gpus=0, code=doctor.NO_GPU)
-    assert "nothing is measured on a GPU" in out
+    assert "NOTHING IS MEASURED ON A GPU" in out
     for name in (*doctor_gpu_checks.CHECKS, "collectives"):
         assert f"with a GPU, {name}: " in out
     assert "issue of this project" not in out
@@ -90,16 +90,18 @@ def test_a_report_needs_the_checks(capsys):
 )
 def test_collectives_run_over_all_gpus(monkeypatch, gpus, kernels, expected):
     def supervise(command, limits, _):
-        if "kernels" in limits:
-            yield Result("kernels", kernels, "")
-        else:
+        if "collectives" in limits:
             yield Result("collectives", "ok", f"{command} processes")
+        else:
+            yield from (Result(name, kernels if name == "kernels" else "ok", "") for name in limits)
 
     monkeypatch.setattr(doctor_gpu_checks, "supervise", supervise)
     monkeypatch.setattr(doctor_gpu_checks, "collectives_command", lambda processes: processes)
-    result = list(doctor_gpu_checks.run_all(gpus))[-1]
-    assert result.check == "collectives"
-    assert expected in (result.summary, result.outcome)
+    *others, last = doctor_gpu_checks.run_all(gpus)
+    assert last.check == "collectives"
+    assert expected in (last.summary, last.outcome)
+    assert {result.check for result in others} == set(doctor_gpu_checks.CHECKS)
+    assert (others[-1].outcome == "skipped") == (kernels == "failed")
 
 
 @pytest.mark.parametrize(("outcome", "code"), [("ok", 0), ("differs", 1)])
