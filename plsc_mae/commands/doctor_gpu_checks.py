@@ -11,13 +11,7 @@ from plsc_mae.commands.doctor_findings import Finding, error
 from plsc_mae.commands.doctor_gpu import Driver
 from plsc_mae.errors import ConfigError
 from plsc_mae.files import result_replacement
-from plsc_mae.gpu_check.catalog import (
-    CHECKS,
-    COLLECTIVES,
-    COLLECTIVES_PURPOSE,
-    COLLECTIVES_SECONDS,
-    PROCESSES,
-)
+from plsc_mae.gpu_check.catalog import CHECKS, COLLECTIVES, COLLECTIVES_CHECK, PROCESSES
 from plsc_mae.gpu_check.collectives import check_collectives
 from plsc_mae.gpu_check.report import as_json, build_report
 from plsc_mae.gpu_check.results import Result, append
@@ -62,8 +56,8 @@ def _print_results(gpus: int) -> Generator[str | Finding, None, list[Result]]:
     yield f"GPU checks, at most {BUDGET:.0f} s:"
     if not gpus:
         yield f"  {NOTHING_MEASURED}"
-        purposes = {**{name: check.purpose for name, check in CHECKS.items()}, COLLECTIVES: COLLECTIVES_PURPOSE}
-        yield from (f"  with a GPU, {name}: {purpose}" for name, purpose in purposes.items())
+        checks = {**CHECKS, COLLECTIVES: COLLECTIVES_CHECK}
+        yield from (f"  with a GPU, {name}: {check.purpose}" for name, check in checks.items())
     results = []
     for result in run_all(gpus):
         results.append(result)
@@ -92,7 +86,7 @@ def run_all(gpus: int) -> Iterator[Result]:
         yield Result(COLLECTIVES, "skipped", NO_KERNELS if unusable else "there is one GPU; collectives need two")
     else:
         command = collectives_command(gpus or SELF_TEST_PROCESSES)
-        yield from supervise(command, {COLLECTIVES: COLLECTIVES_SECONDS}, deadline)
+        yield from supervise(command, {COLLECTIVES: COLLECTIVES_CHECK.seconds}, deadline)
 
 
 def is_launched() -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from plsc_mae.gpu_check.catalog import run_checks
 from plsc_mae.gpu_check.results import append
+from plsc_mae.gpu_check.runner import run_checks
 
 if __name__ == "__main__":
     for found in run_checks(sys.argv[3:], gpu=sys.argv[2] == "gpu"):

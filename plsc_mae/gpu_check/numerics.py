@@ -30,6 +30,7 @@ LOSS_TOLERANCE, NORM_TOLERANCE = 0.02, 0.1  # relative, of mixed precision
 LOSS_SCALES = 6  # tried after overflows
 SMALL = {"batch_size": 8, "depth": 4}  # of the networks whose numbers are compared on a GPU
 UPDATES = 3
+KERNELS = ("deterministic", "fast")
 TABLE, LOOKUPS = (732, HEADS), 197 * 197  # CAE's relative positions of an image of 14 x 14 patches
 
 
@@ -119,28 +120,26 @@ def _loss_and_norm(prepared: Prepared, world: World, dtype: str) -> tuple[float,
 
 
 def check_determinism(gpu: bool) -> Result:
-    """Repeat updates, lookups and attention from equal states and compare the bits, with and without --deterministic.
+    """Repeat updates, lookups and attention from equal states and compare bits, with deterministic and with fast kernels.
 
-    Only differences with --deterministic count. They are measured first, because cuBLAS reads its variable before its
+    Only differences with deterministic kernels count. They are measured first, because cuBLAS reads its variable before its
     first product; so this check needs a process of its own.
     """
-    numbers: dict[str, Number] = {}
+    numbers: dict[str, bool] = {}
     world = World("gpu" if gpu else "cpu")
     try:
-        for deterministic in (True, False):
-            choose_kernels(deterministic=deterministic)
-            name = "with --deterministic" if deterministic else "without"
+        for name in KERNELS:
+            choose_kernels(deterministic=name == "deterministic")
             for run in published_runs():
                 numbers[f"{run.name} updates {name}"] = _repeats(partial(_updated, run, world, gpu=gpu))
             numbers[f"table lookups {name}"] = _repeats(_looked_up)
             numbers[f"attention {name}"] = _repeats(partial(_attended, gpu=gpu))
     finally:
         choose_kernels(deterministic=False)
-    equal = {name: value for name, value in numbers.items() if value}
-    good = all(value for name, value in numbers.items() if name.endswith("--deterministic"))
-    half = len(numbers) // 2
-    without = sum(name.endswith("without") for name in equal)
-    summary = f"with --deterministic {len(equal) - without} of {half} repetitions have equal bits, without it {without}"
+    good = all(value for name, value in numbers.items() if name.endswith("deterministic"))
+    repetitions = len(numbers) // 2
+    equal, fast = (sum(value for name, value in numbers.items() if name.endswith(kind)) for kind in KERNELS)
+    summary = f"{equal} of {repetitions} repetitions have equal bits with deterministic kernels, {fast} with fast ones"
     return judged("determinism", good=good, summary=summary, numbers=numbers)
 
 

@@ -55,7 +55,7 @@ def supervise(command: Command, limits: Mapping[str, float], deadline: float) ->
             yield from (Result(name, "skipped", "the time for all checks is used up") for name in pending)
             return
         with tempfile.TemporaryDirectory() as folder:
-            for result in _attempt(command, pending, limits, deadline, Path(folder)):
+            for result in _attempt(command, tuple(pending), limits, deadline, Path(folder)):
                 pending.remove(result.check)
                 yield result
 

@@ -84,7 +84,7 @@ class Method(ABC, Generic[ConfigT]):
             `{our name: their names}`.
         tokenizer_option: option with the path of a tokenizer; empty for methods without a tokenizer.
         parity: module in `plsc_mae.parity.networks` that checks this network; empty if there is no such module.
-        published_speed: a published speed of its training on GPUs; None if there is none.
+        published_speed: a published speed of its training on GPUs; None without one.
     """
 
     config_class: type[ConfigT]

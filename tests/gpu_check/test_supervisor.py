@@ -9,8 +9,9 @@ import time
 import pytest
 
 from plsc_mae.gpu_check import supervisor
-from plsc_mae.gpu_check.catalog import CHECKS, Check, run_checks
+from plsc_mae.gpu_check.catalog import CHECKS, PROCESSES
 from plsc_mae.gpu_check.results import Result, append, failure, read
+from plsc_mae.gpu_check.runner import FUNCTIONS, run_checks
 from plsc_mae.gpu_check.supervisor import checks_command, collectives_command, supervise
 
 pytestmark = pytest.mark.compat
@@ -90,9 +91,13 @@ def faked_checks(monkeypatch):
             return run
 
         for name, result in results.items():
-            monkeypatch.setitem(CHECKS, name, Check(check(result), 1.0, ""))
+            monkeypatch.setitem(FUNCTIONS, name, check(result))
 
     return fake
+
+
+def test_every_check_has_a_function_and_a_process():
+    assert list(FUNCTIONS) == list(CHECKS) == [name for names in PROCESSES for name in names]
 
 
 def test_an_exception_is_the_result_of_one_check(faked_checks):
