@@ -120,10 +120,10 @@ def _loss_and_norm(prepared: Prepared, world: World, dtype: str) -> tuple[float,
 
 
 def check_determinism(gpu: bool) -> Result:
-    """Repeat updates, lookups and attention from equal states and compare bits, with deterministic and with fast kernels.
+    """Repeat updates, lookups and attention from equal states and compare bits, with deterministic and fast kernels.
 
-    Only differences with deterministic kernels count. They are measured first, because cuBLAS reads its variable before its
-    first product; so this check needs a process of its own.
+    Only differences with deterministic kernels count. They are measured first, because cuBLAS reads its variable before
+    its first product; so this check needs a process of its own.
     """
     numbers: dict[str, bool] = {}
     world = World("gpu" if gpu else "cpu")
