@@ -90,8 +90,8 @@ class ProgressTable:
         A failure may be the consequence: gloo's collectives give up after 30 seconds, with a message that does not name
         the process, and abort those that wait in the backward pass.
         """
+        silent = [seen for seen in list(self.observed.values()) if now - seen.heard >= SUSPICIOUS]
         table = [seen for seen in list(self.observed.values()) if seen.activity is not None]
-        silent = [seen for seen in table if now - seen.heard >= SUSPICIOUS]
         least = min(map(_rank, table), default=None)
         behind = [seen for seen in table if _rank(seen) == least and now - seen.moved >= SUSPICIOUS]
         suspects = silent or (behind if len(behind) < len(table) else [])
@@ -183,6 +183,7 @@ class HangDetector:
 
     def _run(self) -> None:
         last = time.monotonic()
+        self._exchange(last)
         while not self._left.wait(self.interval):
             now = time.monotonic()
             if now - last > self.table.timeout / 2:
