@@ -82,7 +82,7 @@ class ProgressTable:
         if not silent:
             return None
         worst = min(silent, key=lambda seen: seen.heard)
-        return _end(f"{worst.name} hangs: no report for {self._limit()}, the last one {_place(worst.activity)}", worst)
+        return _end(f"{worst.name} hangs: no report for {self._limit()}; last report: {_place(worst.activity)}", worst)
 
     def describe_suspect(self, now: float) -> str:
         """Return a sentence about the process that is silent or behind the others since SUSPICIOUS; "" without one.
@@ -98,7 +98,7 @@ class ProgressTable:
         if not suspects:
             return ""
         worst = min(suspects, key=lambda seen: seen.moved)
-        return f"{worst.name} has made no progress for {now - worst.moved:.0f} s {_place(worst.activity)}"
+        return f"{worst.name} has made no progress for {now - worst.moved:.0f} s; last report: {_place(worst.activity)}"
 
     def find_stalled(self, now: float) -> End | None:
         """Return the end of the run if no process has made progress for the timeout, else None."""
@@ -134,7 +134,7 @@ def _rank(seen: Observed) -> tuple[int, bool]:
 
 
 def _place(report: Activity | None) -> str:
-    return "before its first report" if report is None else str(report)
+    return "none" if report is None else str(report)
 
 
 def _end(cause: str, culprit: Observed) -> End:
