@@ -39,7 +39,7 @@ _checkpoints = in_group("Checkpoints and resuming")
 _data = in_group("Data")
 _network = in_group("Encoder sizes (default: those of --model)")
 _optimization = in_group("Optimization")
-_precision = in_group("Mixed precision")
+_precision = in_group("Precision")
 _parallelism = in_group("Parallelism and memory")
 _evaluation = in_group("Evaluation during pre-training")
 
@@ -85,8 +85,8 @@ class TrainingConfig:
         "local_rank": Retired(_LAUNCHER),
         "dist_url": Retired(_LAUNCHER),
         "dist_on_itp": Retired(_LAUNCHER, takes_value=False),
-        "pin_mem": Retired("Paddle's loader decides about pinned memory", takes_value=False),
-        "no_pin_mem": Retired("Paddle's loader decides about pinned memory", takes_value=False),
+        "pin_mem": Retired("batches for a GPU are always copied from pinned memory", takes_value=False),
+        "no_pin_mem": Retired("batches for a GPU are always copied from pinned memory", takes_value=False),
         "ngpus": Retired(_SUBMITIT),
         "nodes": Retired(_SUBMITIT),
         "timeout": Retired(_SUBMITIT),
@@ -204,6 +204,12 @@ class TrainingConfig:
     )
     amp_dtype: Literal["auto", "float16", "bfloat16"] = _precision(
         "auto", "auto: bfloat16 if the GPU supports it, else float16 with dynamic loss scaling"
+    )
+
+    deterministic: bool = _precision(
+        False,
+        "on GPU, use only kernels that repeat their bits: slower, and attention keeps its softmax weights in memory "
+        "(no GPU has measured the price); no change on CPU",
     )
 
     tensor_parallel: int = _parallelism(

@@ -10,17 +10,23 @@ import paddle
 from plsc_mae.errors import ConfigError, flag
 
 Capability = tuple[int, int]  # compute capability, (major, minor)
+VOLTA, AMPERE = (7, 0), (8, 0)
 
 # The machine code in the libraries of paddlepaddle-gpu 2.6.2 from PyPI (CUDA 11.8), which contain no PTX.
 CUDA_11_ARCHITECTURES = (61, 70, 75, 80, 86)
 # paddle.amp.auto_cast disables itself below these capabilities, with a warning.
-AMP_CAPABILITIES: dict[str, Capability] = {"bfloat16": (8, 0), "float16": (7, 0)}
+AMP_CAPABILITIES: dict[str, Capability] = {"bfloat16": AMPERE, "float16": VOLTA}
 
 
 def current_capability() -> Capability:
     """Return the compute capability of this process's GPU."""
     major, minor = paddle.device.cuda.get_device_capability()
     return major, minor
+
+
+def has_gpu() -> bool:
+    """Return True if Paddle is built for GPUs and can use at least one."""
+    return bool(paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0)
 
 
 def compiled_architectures(version: Any = None) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError, flag
 from plsc_mae.parallel import activity, failure_detector
-from plsc_mae.parallel.gpu import check_kernels
+from plsc_mae.parallel.gpu import check_kernels, has_gpu
 from plsc_mae.parallel.group import Group
 
 BUCKET_ELEMENTS = 1 << 23  # 32 MB of float32
@@ -53,9 +53,8 @@ class World:
     """
 
     def __init__(self, device: str, *, tensor_parallel: int = 1, pipeline_parallel: int = 1) -> None:
-        gpu_build = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
-        wanted = "gpu" if device in ("gpu", "cuda") or (device == "auto" and gpu_build) else "cpu"
-        if wanted == "gpu" and not gpu_build:
+        wanted = "gpu" if device in ("gpu", "cuda") or (device == "auto" and has_gpu()) else "cpu"
+        if wanted == "gpu" and not has_gpu():
             build = "no GPU is visible to Paddle" if paddle.is_compiled_with_cuda() else "this is Paddle's CPU build"
             raise ConfigError(f"{flag('device')} {device}: {build}; use {flag('device')} cpu, or see `plsc-mae doctor`")
         self.processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))

@@ -41,11 +41,12 @@ class StopRequest:
 
     Attributes:
         signal: number of the first signal that this process received; 0 before that.
+        exchanged: largest signal number of all processes when the last update exchanged its losses; 0 for none.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.signal = 0
+        self.signal = self.exchanged = 0
         self._received_at = 0.0
 
     @contextlib.contextmanager
@@ -77,11 +78,21 @@ class StopRequest:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         if not self.signal:
             self.signal, self._received_at = number, time.monotonic()
-            message = f"plsc-mae: {signal.Signals(number).name}: the run will save and stop after this update\n"
+            message = (
+                f"plsc-mae: {signal.Signals(number).name}: the run will save and stop after this update or the next\n"
+            )
             if number == signal.SIGINT:
                 message = console.after_interrupt(message)
             with contextlib.suppress(OSError):
                 os.write(2, message.encode())  # print is not reentrant
+
+    def agreed_in_update(self) -> int:
+        """Return the largest signal number that all processes know of after an update, 0 for none, without a wait.
+
+        A single process knows its own signal. Several processes know those that came before the update's losses were
+        exchanged; later ones stop the next update.
+        """
+        return self.signal if self.world.processes == 1 else self.exchanged
 
     def agreed(self) -> int:
         """Return the largest signal number that any process received, 0 if none did; all processes must call."""

@@ -236,7 +236,8 @@ class Trainer:
                 self._report_first(watch, images)
             if done == total or not self.accumulation.is_start(done):
                 continue
-            if self._agreed_to_stop():
+            self.stopped_by = self.stop.agreed_in_update()
+            if self.stopped_by:
                 return
             if reached_last_step(config, at) or step_save_is_due(config, at):
                 self._save(LATEST)
@@ -259,6 +260,7 @@ class Trainer:
             self.policy.start_group()
         paddle.seed(device_seed(self.config.seed, at.epoch, i, self.world.stream))
         out = self.stepper.micro_batch(self.task.prepare(batch), group_size=group.size, last=i == group.last)
+        self.loader.transfer_next()
         self.policy.add(out.loss)
         if self.probe is not None:
             assert out.features is not None
@@ -272,7 +274,7 @@ class Trainer:
     def _update(self, logs: dict[str, Tensor]) -> None:
         """End an accumulation group; log `logs`, the values of its last iteration, only if the update is applied."""
         activity.enter("collective")
-        result = self.stepper.finish(functools.partial(self.policy.judge, progress=self.progress))
+        result = self.stepper.finish(functools.partial(self.policy.judge, progress=self.progress, stop=self.stop))
         self.progress.step += 1
         activity.finish_update(self.progress.step)
         if result.applied:
