@@ -22,6 +22,7 @@ from plsc_mae.config.resolve import parse
 from plsc_mae.config.schema import suggest, vocabulary
 from plsc_mae.config.synonyms import hint_at_command
 from plsc_mae.config.tools import (
+    BoardConfig,
     CompareConfig,
     ConfigsConfig,
     DemoDataConfig,
@@ -148,6 +149,9 @@ COMMANDS = {
         "plsc_mae.commands.configs:run",
         "recipe",
     ),
+    "board": Command(
+        "show runs in the browser while they train (VisualDL)", {"": BoardConfig}, "plsc_mae.commands.board:run", "runs"
+    ),
     "plot": Command("draw the loss curve of a run as PNG", {"": PlotConfig}, "plsc_mae.commands.plot:run", "run_dir"),
     "bench step": Command(
         "measure the speed of training steps", PRETRAIN, "plsc_mae.commands.bench:run_step", parallel=True
@@ -171,7 +175,7 @@ COMMANDS = {
 }
 
 HEADINGS = {  # of the overview; a command belongs to the heading that lists its first word
-    "Train": ("pretrain", "finetune", "linprobe", "launch", "configs"),
+    "Train": ("pretrain", "finetune", "linprobe", "launch", "configs", "board"),
     "Evaluate": ("reconstruct", "predict", "knn", "compare", "explain", "extract"),
     "Weights": ("weights",),
     "Tools": ("plan", "bench", "plot", "doctor", "parity", "demo-data", "random-tokenizer"),
