@@ -49,6 +49,8 @@ setup(
         "gpu": ["paddlepaddle-gpu>=2.6.2,<4"],
         "dev": ["pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "mypy==2.4.1", "types-PyYAML==6.0.12.20261113"],
         "completion": ["argcomplete>=3"],
+        "tensorboard": ["tensorboardX>=2.6", "tensorboard>=2.15"],
+        "wandb": ["wandb>=0.16"],
         "parity": ["torch>=2.4", "transformers>=4.45"],
     },
     entry_points={"console_scripts": ["plsc-mae = plsc_mae.__main__:main"]},
