@@ -44,7 +44,8 @@ class RunOptions(NamedTuple):
         changed = [item.name for item in declared if getattr(config, item.name) != item.default]
         tables = {"changed": {name: texts[name] for name in ("method", "phase", *changed) if name in texts}}
         for item in declared:
-            tables.setdefault(item.metadata["group"], {})[item.name] = texts[item.name]
+            heading = item.metadata["group"].partition(" (")[0]
+            tables.setdefault(heading, {})[item.name] = texts[item.name]
         unimportant = {item.name for item in declared if item.metadata["group"] in RUN_TITLES} - set(HYPER_PARAMETERS)
         compared = dict.fromkeys(["method", *HYPER_PARAMETERS, *changed])
         return cls(
