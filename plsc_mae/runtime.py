@@ -80,7 +80,7 @@ def keep_freed_memory() -> bool:
     except (OSError, TypeError, AttributeError):
         return False
     settings = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: HEAP_STEP}
-    return all([mallopt(name, value) == 1 for name, value in settings.items()])
+    return all(mallopt(name, value) == 1 for name, value in settings.items())
 
 
 def is_on(environ: Mapping[str, str]) -> bool:
