@@ -9,19 +9,16 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from plsc_mae.data.classes import Reference, listed, match_images
-from plsc_mae.data.decode import Backend, open_image, require_backend
-from plsc_mae.data.depth import PixelRange
+from plsc_mae.data.file_dataset import FileDataset
 from plsc_mae.data.listing import ImageList, PathTable, describe_suffixes, list_images
 from plsc_mae.data.seeding import SampleKey, sample_rng, stand_in_offsets
-from plsc_mae.data.transforms import Sample, Transform
+from plsc_mae.data.transforms import Sample
 from plsc_mae.data.unreadable import NAMED_FILES
-from plsc_mae.data.workers import CurrentRead
-from plsc_mae.errors import DataError, remedies
+from plsc_mae.errors import DataError
 
 __all__ = ["ImageDataset", "ImageList", "PathTable", "balanced_subset", "find_images", "find_validation"]
 
@@ -134,49 +131,15 @@ def balanced_subset(images: ImageList, limit: int) -> ImageList:
     return replace(images, paths=paths, labels=images.labels[chosen])
 
 
-class ImageDataset:
+class ImageDataset(FileDataset):
     """Data set of transformed images.
 
     A sample is the transform's arrays plus "index", "label" and "skipped". With `bad_image="skip"`, a file that cannot
     be decoded is replaced by another file of the list, a stand-in, with the stand-in's label, transformed with the
     random numbers of the bad file. The choice depends on seed, epoch and index alone, and different bad files get
-    different stand-ins as far as possible (`seeding.stand_in_offsets`). "skipped" is 1 for a stand-in, else 0.
-
-    Args:
-        images: files and labels.
-        transform: maps a SourceImage and the sample's generator to named arrays.
-        seed: seeds the generators together with epoch and index.
-        backend: image decoder.
-        bad_image: "error" raises DataError for a file that cannot be decoded; "skip" replaces the file and logs a
-            warning, once for each file and for no more than 20 files.
-        pixel_range: range of images with more than 8 bits per band; None for the default.
-
-    Attributes:
-        current_read: records the number of the file that is about to be read; None records nothing.
+    different stand-ins as far as possible (`seeding.stand_in_offsets`). "skipped" is 1 for a stand-in, else 0. Each bad
+    file is logged once, up to 20 files.
     """
-
-    def __init__(
-        self,
-        images: ImageList,
-        transform: Transform,
-        *,
-        seed: int,
-        backend: Backend = "pil",
-        bad_image: Literal["error", "skip"] = "error",
-        pixel_range: PixelRange | None = None,
-    ) -> None:
-        require_backend(backend)
-        self.images = images
-        self.transform = transform
-        self.seed = seed
-        self.backend = backend
-        self.bad_image = bad_image
-        self.pixel_range = pixel_range
-        self.current_read: CurrentRead | None = None
-        self._known_bad: dict[int, str] = {}
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def __getitem__(self, key: SampleKey) -> Sample:
         index = key.index
@@ -198,11 +161,9 @@ class ImageDataset:
     def _read(self, index: int, key: SampleKey) -> Sample | None:
         """Return the sample of `key` from file `index`; None if the file cannot be decoded and may be skipped."""
         try:
-            return self._transformed(index, sample_rng(self.seed, key.epoch, key.index))
+            return self.transform(self._open(index), sample_rng(self.seed, key.epoch, key.index))
         except DataError as error:
-            if self.bad_image == "error":
-                remedy = remedies("repair or remove the file", "pass --bad_image skip")
-                raise DataError(f"{error}; {remedy}") from error
+            self._require_skipping(error)
             self._warn_once(index, str(error))
             return None
 
@@ -213,28 +174,8 @@ class ImageDataset:
         last = "; further unreadable files are counted but not named" if unreadable.count == NAMED_FILES else ""
         logger.warning("%s; using another image instead%s", reason, last)
 
-    def name(self, index: int) -> str:
-        """Return the path of a file."""
-        return self.images.path(index)
-
-    def mark_bad(self, index: int, reason: str) -> bool:
-        """Skip a file from now on and return True if `bad_image` is "skip"; otherwise return False.
-
-        Args:
-            index: number of the file.
-            reason: description for messages; it must name the file.
-        """
-        if self.bad_image == "skip":
-            self._known_bad[index] = reason
-            self.images.unreadable.add(index)  # the caller logs the reason
-        return self.bad_image == "skip"
-
-    def _transformed(self, index: int, rng: np.random.Generator) -> Sample:
-        if index in self._known_bad:
-            raise DataError(self._known_bad[index])
-        if self.current_read is not None:
-            self.current_read.set(index)
-        return self.transform(open_image(self.images.path(index), self.backend, self.pixel_range), rng)
+    def _count_bad(self, index: int) -> None:
+        self.images.unreadable.add(index)
 
 
 def _missing_split(source: Path) -> str:

@@ -51,8 +51,7 @@ def training_world(config: TrainingConfig) -> World:
     Raises:
         ConfigError: the number of processes, the device or the Paddle version does not support the options.
     """
-    stages = getattr(config, "pipeline_parallel", 1)
-    world = World(config.device, tensor_parallel=config.tensor_parallel, pipeline_parallel=stages)
+    world = World(config.device, tensor_parallel=config.tensor_parallel, pipeline_parallel=config.stages)
     shares_network = world.tensor.size * world.pipeline.size > 1
     check_stage(config.sharding_stage, is_gpu=world.is_gpu, shares_network=shares_network)
     if config.recompute and not world.is_gpu and paddle.__version__.startswith("2."):

@@ -265,12 +265,12 @@ def test_stand_ins_of_consecutive_bad_files_are_spread_evenly(tmp_path, monkeypa
     touch(tmp_path / "train", *(f"{index:03d}.jpg" for index in range(100)))
     images = dataset(tmp_path, bad_image="skip")
 
-    def read(index: int, rng: np.random.Generator) -> dict:
+    def read(index: int) -> None:
         if 20 <= index < 20 + bad:
             raise DataError(f"file {index} is damaged")
-        return {}
 
-    monkeypatch.setattr(images, "_transformed", read)
+    monkeypatch.setattr(images, "_open", read)
+    monkeypatch.setattr(images, "transform", lambda image, rng: {})
     chosen = []
     for epoch in range(5):
         stand_ins = [int(images[SampleKey(epoch, index)]["index"]) for index in range(20, 20 + bad)]

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from paddle import Tensor
 
-from plsc_mae.config.mae import AutoencoderConfig
+from plsc_mae.config.mae import AutoencoderConfig, MAEConfig
+from plsc_mae.config.mae_priv import MAEPrivConfig
+from plsc_mae.config.training import NormOptions
 from plsc_mae.models.mae import hidden_patch_loss
 from plsc_mae.parity.cases import NORM_EPS, Case, NumPy, Objective
 from plsc_mae.parity.oracle import mae as mae_oracle
@@ -59,15 +61,15 @@ class MAECase(Case[AutoencoderConfig]):
         switches = dict(mae_oracle.IMPLEMENTATIONS[config.method])
         if not config.norm_pix_loss:
             switches["pixel_norm"] = "none"
-        if hasattr(config, "class_token"):
+        if isinstance(config, MAEPrivConfig):
             switches["class_token"] = config.class_token
-        if getattr(config, "train_positions", False):
+        if isinstance(config, MAEConfig) and config.train_positions:
             switches["positions"] = "given"
         return mae_oracle.MAEOptions(
             num_heads=self.model.encoder.blocks[0].attn.num_heads,
             decoder_num_heads=self.model.decoder.blocks[0].attn.num_heads,
             mask_ratio=config.mask_ratio,
-            norm_eps=getattr(config, "norm_eps", None) or NORM_EPS,
+            norm_eps=(isinstance(config, NormOptions) and config.norm_eps) or NORM_EPS,
             **switches,
         )
 
