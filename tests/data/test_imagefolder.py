@@ -17,7 +17,7 @@ from plsc_mae.data.seeding import SampleKey, sample_rng, stand_in_offsets
 from plsc_mae.data.transforms import RandomCropFlip
 from plsc_mae.errors import DataError
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -270,7 +270,7 @@ def test_stand_ins_of_consecutive_bad_files_are_spread_evenly(tmp_path, monkeypa
             raise DataError(f"file {index} is damaged")
 
     monkeypatch.setattr(images, "_open", read)
-    monkeypatch.setattr(images, "transform", lambda image, rng: {})
+    monkeypatch.setattr(images, "transform", lambda _image, _rng: {})
     chosen = []
     for epoch in range(5):
         stand_ins = [int(images[SampleKey(epoch, index)]["index"]) for index in range(20, 20 + bad)]
