@@ -14,7 +14,7 @@ from plsc_mae import weights
 from plsc_mae.cli import main
 from plsc_mae.models.mae import MaskedAutoencoder
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 HEADS = ["--num_heads", "2", "--decoder_num_heads", "2"]
 
 

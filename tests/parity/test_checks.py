@@ -149,6 +149,7 @@ def test_a_wrong_switch_is_found(attribute, value, layers_off):
     assert {row.name.partition(" ")[0] for row in forward(case).rows if not row.ok} >= layers_off
 
 
+@pytest.mark.once
 def test_a_wrong_gradient_is_named(monkeypatch):
     """One gradient is half as large for the keys of one head; another is zero, as for a parameter outside the graph."""
     case = make(MAE)
@@ -212,6 +213,7 @@ def test_another_shape_exceeds_any_tolerance_and_is_named():
         assert value in row.name
 
 
+@pytest.mark.once
 def test_the_whole_comparison_has_its_three_sections():
     comparison = against_oracle(make(MAE), 2, TOLERANCE, 0)
     assert [section.title for section in comparison.sections] == ["forward", "gradients", "updates"]

@@ -19,7 +19,7 @@ from plsc_mae.parity.oracle.simmim import (
     relative_bias,
 )
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 SHARED = "encoder.rel_pos_bias.relative_position_bias_table"
 PER_BLOCK = "encoder.blocks.{}.attn.rel_pos_bias.relative_position_bias_table"
