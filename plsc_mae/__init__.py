@@ -6,10 +6,9 @@ binary: Paddle 2.6.2 exports functions of zlib, and a Pillow that is loaded late
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from typing import TYPE_CHECKING, Any
-
-import PIL._imaging  # noqa: F401
 
 from plsc_mae.runtime import apply_cpu_settings
 
@@ -28,6 +27,8 @@ _SUBMODULES = ("weights", "masking", "losses", "optim", "models", "data", "analy
 __all__ = ["__version__", "create_model", "list_models", "load_config"]
 
 apply_cpu_settings()
+with contextlib.suppress(ImportError):  # interpreters of `plsc-mae parity --reference` need no Pillow
+    import PIL._imaging  # noqa: F401
 
 
 def __getattr__(name: str) -> Any:

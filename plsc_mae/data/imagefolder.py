@@ -22,6 +22,11 @@ from plsc_mae.errors import DataError
 
 __all__ = ["ImageDataset", "ImageList", "PathTable", "balanced_subset", "find_images", "find_validation"]
 
+_IMAGE_FOLDERS = {"image", "images", "img", "imgs", "jpegimages", "photos", "pictures"}
+_ANNOTATION_FOLDERS = {
+    *("label", "labels", "mask", "masks", "annotation", "annotations", "gt", "groundtruth", "ground_truth"),
+    *("segmentation", "segmentationclass", "seg", "target", "targets"),
+}
 _MAX_STAND_INS = 100  # files that are tried in place of one bad file
 
 logger = logging.getLogger(__name__)
@@ -44,12 +49,24 @@ def find_images(data_path: str | Path, split: str, *, flag: str = "--data_path")
         flag: option that `data_path` comes from, for messages.
 
     Raises:
-        DataError: no images were found, a class folder has no images, the folder has two readings, or the file is not
-            a well-formed list.
+        DataError: no images were found, a class folder has no images, the folder has two readings or annotations in
+            place of a class, or the file is not a well-formed list.
     """
     images = list_images(data_path, split, flag=flag)
+    _refuse_annotations(images, flag)
     log_left_out(images)
     return images
+
+
+def _refuse_annotations(images: ImageList, flag: str) -> None:
+    """Raise DataError if the only two classes are a folder of images and one of their annotations."""
+    names = [name for name in images.classes if name.lower() in _IMAGE_FOLDERS]
+    others = [name for name in images.classes if name.lower() in _ANNOTATION_FOLDERS]
+    if len(images.classes) == 2 and names and others:
+        raise DataError(
+            f"{images.root} has the folders {names[0]} and {others[0]}, which would be two classes; for images without "
+            f"labels give {flag} {Path(images.root) / names[0]}, for classes a folder for each"
+        )
 
 
 def log_left_out(images: ImageList, *, alternative: str = "name all images in a list file") -> None:

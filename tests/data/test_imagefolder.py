@@ -50,6 +50,15 @@ def test_order_is_torchvisions(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("names", [("images", "labels"), ("JPEGImages", "SegmentationClass"), ("img", "masks")])
+def test_a_folder_of_annotations_is_no_class(tmp_path, names):
+    touch(tmp_path / "train", *(f"{name}/1.png" for name in names))
+    with pytest.raises(DataError, match=rf"(?s){names[0]}.*{names[1]}.*--data_path .*{names[0]}"):
+        find_images(tmp_path, "train")
+    touch(tmp_path / "train", "cat/1.png")
+    assert len(find_images(tmp_path, "train").classes) == 3
+
+
 def test_classes_without_split_folder(tmp_path):
     touch(tmp_path, "n01/a.jpg", "n02/b.jpg", ".cache/c.jpg")
     images = find_images(str(tmp_path), "train")

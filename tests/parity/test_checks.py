@@ -5,6 +5,8 @@ The networks are small: float32 differs from the oracle by up to 2e-6 on them, a
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import paddle
 import pytest
@@ -221,3 +223,10 @@ def test_the_whole_comparison_has_its_three_sections():
     strict = against_oracle(make(MAE), 2, 1e-9, 0)
     for value in ("mae_vit_tiny_patch16", "oracle", "forward", "encoder.embed", "1e-09"):
         assert value in strict.failures()[0]
+
+
+def test_a_replaced_loss_is_named():
+    trained = from_mapping({"model": "cae_base_patch16_224_8k_vocab", "dual_loss_type": "kld"}, PRETRAIN, "the test")
+    remark = small_case(trained, 0).remark
+    assert "--dual_loss_type kld" in remark
+    assert small_case(dataclasses.replace(trained, dual_loss_type="mse"), 0).remark == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -122,8 +123,8 @@ def _huggingface_settings(case: MAECase) -> dict[str, Any]:
     return {"config": config}
 
 
-def _unsupported_reason(case: MAECase) -> str:
-    """Return why facebookresearch/mae, and so its port in transformers, cannot build the network; empty if it can."""
+def _unsupported_reason(case: MAECase, code: str) -> str:
+    """Return why `code`, facebookresearch/mae or its port in transformers, cannot build the network; "" if it can."""
     options = case.options()
     official = mae_oracle.MAEOptions(
         num_heads=options.num_heads,
@@ -134,8 +135,8 @@ def _unsupported_reason(case: MAECase) -> str:
     height, width = case.model.encoder.img_size
     if options != official or height != width:
         return (
-            "cannot be built by the code of facebookresearch/mae: that code supports other sizes, but only MAE's own "
-            "options and square images"
+            f"cannot be built by the code of {code}: that code supports other sizes, but only MAE's own options and "
+            "square images"
         )
     return ""
 
@@ -149,7 +150,7 @@ ORIGINALS = (
         marker="",
         case=MAECase,
         settings=_huggingface_settings,
-        unsupported_reason=_unsupported_reason,
+        unsupported_reason=functools.partial(_unsupported_reason, code="Hugging Face transformers"),
     ),
     Original(
         title="facebookresearch/mae",
@@ -158,6 +159,6 @@ ORIGINALS = (
         marker="models_mae.py",
         case=MAECase,
         settings=_facebook_settings,
-        unsupported_reason=_unsupported_reason,
+        unsupported_reason=functools.partial(_unsupported_reason, code="facebookresearch/mae"),
     ),
 )
