@@ -17,10 +17,11 @@ from plsc_mae.data.decode import Box, Interpolation, Pixels, SourceImage
 from plsc_mae.data.file_dataset import FileDataset
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.seeding import SampleKey, sample_rng
+from plsc_mae.data.transfer import HOST_PREFIX, INDEX
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import DataError
 
-UNREADABLE = "unreadable"  # name of the mark in samples and batches: int64, 1 for an unreadable file, else 0
+UNREADABLE = HOST_PREFIX + "unreadable"  # mark in samples and batches: int64, 1 for an unreadable file, else 0
 _BLANK_SIDE = 256  # pixels
 _MAX_NAMED = 100  # unreadable files that the log names
 
@@ -41,7 +42,7 @@ class BlankImage(SourceImage):
 class EvaluationDataset(FileDataset):
     """Data set of transformed images that never replaces an unreadable file by another image.
 
-    A sample is the transform's arrays plus "index", "label", "skipped", which is 0, and "unreadable". With
+    A sample is the transform's arrays plus `INDEX`, "label", "skipped", which is 0, and `UNREADABLE`. With
     `bad_image="skip"`, the sample of an unreadable file is black and marked as unreadable.
 
     Args:
@@ -62,7 +63,7 @@ class EvaluationDataset(FileDataset):
         except DataError as error:
             self._require_skipping(error)
             sample, unreadable = self.transform(BlankImage(self.name(key.index)), rng()), 1
-        numbers = {"index": key.index, "label": self.images.labels[key.index], "skipped": 0, UNREADABLE: unreadable}
+        numbers = {INDEX: key.index, "label": self.images.labels[key.index], "skipped": 0, UNREADABLE: unreadable}
         return sample | {name: np.asarray(number, np.int64) for name, number in numbers.items()}
 
     def reason(self, index: int) -> str:

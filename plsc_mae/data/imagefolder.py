@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from plsc_mae.data.classes import Reference, listed, match_images
 from plsc_mae.data.file_dataset import FileDataset
 from plsc_mae.data.listing import ImageList, PathTable, describe_suffixes, list_images
 from plsc_mae.data.seeding import SampleKey, sample_rng, stand_in_offsets
-from plsc_mae.data.transforms import Sample
+from plsc_mae.data.transfer import HOST_PREFIX, INDEX
+from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.data.unreadable import NAMED_FILES
 from plsc_mae.errors import DataError
 
@@ -151,12 +153,24 @@ def balanced_subset(images: ImageList, limit: int) -> ImageList:
 class ImageDataset(FileDataset):
     """Data set of transformed images.
 
-    A sample is the transform's arrays plus "index", "label" and "skipped". With `bad_image="skip"`, a file that cannot
+    A sample is the transform's arrays plus `INDEX`, "label" and "skipped". With `bad_image="skip"`, a file that cannot
     be decoded is replaced by another file of the list, a stand-in, with the stand-in's label, transformed with the
     random numbers of the bad file. The choice depends on seed, epoch and index alone, and different bad files get
     different stand-ins as far as possible (`seeding.stand_in_offsets`). "skipped" is 1 for a stand-in, else 0. Each bad
     file is logged once, up to 20 files.
+
+    Args:
+        images: files and labels.
+        transform: maps a SourceImage and the sample's generator to named arrays.
+        labels_on_device: False names the labels "host_label", because no kernel reads them.
+        reading: further arguments of `FileDataset`.
     """
+
+    def __init__(
+        self, images: ImageList, transform: Transform, *, labels_on_device: bool = True, **reading: Any
+    ) -> None:
+        super().__init__(images, transform, **reading)
+        self._label = "label" if labels_on_device else HOST_PREFIX + "label"
 
     def __getitem__(self, key: SampleKey) -> Sample:
         index = key.index
@@ -172,7 +186,7 @@ class ImageDataset(FileDataset):
                     f"cannot decode any of {1 + len(offsets)} files of {self.images.source}, starting with "
                     f"{self.images.path(key.index)}; check the data set"
                 )
-        numbers = {"index": index, "label": self.images.labels[index], "skipped": index != key.index}
+        numbers = {INDEX: index, self._label: self.images.labels[index], "skipped": index != key.index}
         return sample | {name: np.asarray(number, np.int64) for name, number in numbers.items()}
 
     def _read(self, index: int, key: SampleKey) -> Sample | None:

@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import paddle
 import pytest
 
 from plsc_mae.cli import main
@@ -62,6 +63,16 @@ def test_the_run_is_counted(printed):
     assert "499200 updates  1600 epochs" in out
     assert "113.9 h  at 5000 images/s" in out
     assert "1000 images/s" in printed("pretrain --model mae_vit_base_patch16")
+
+
+def test_attention_follows_the_gpu_of_this_machine(printed, monkeypatch):
+    line = "pretrain --model mae_vit_tiny_patch16 --depth 1 --decoder_depth 1"
+    assert "mixed precision O1, flash attention" in printed(line)
+    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
+    monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(paddle.device.cuda, "get_device_capability", lambda: (7, 5))
+    assert "mixed precision O1, no flash attention" in printed(line)
+    assert "mixed precision O1, flash attention" in printed(f"{line} --flash")
 
 
 def test_images_are_counted_and_not_read(printed, tmp_path):
