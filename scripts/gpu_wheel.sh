@@ -106,6 +106,7 @@ check 0 'finetune' weights inspect "$file"
 check 0 "@$out/mae.pth" weights convert "$file" "$out/mae.pth" --dialect facebook
 check 0 '^the same' weights diff "$file" "$out/mae.pth" --num_heads 4 --decoder_num_heads 4
 check 0 'facebook' weights list
+check 0 'pretrain' configs
 "$PYTHON" -m http.server --bind 127.0.0.1 --directory "$out" 8765 >"$out/server.txt" 2>&1 &
 server=$!
 trap 'kill $server' EXIT
