@@ -61,13 +61,18 @@ def test_switched_off():
     assert settings({SWITCH: "on"}) == settings()
 
 
-def test_importing_the_package_applies_the_settings():
-    script = "import os, sys, plsc_mae; print(os.environ['MKL_NUM_THREADS'], 'paddle' in sys.modules)"
+def test_importing_the_package_applies_the_settings_and_a_png_can_be_written_after_paddle():
+    """Paddle 2.6.2 exports functions of zlib, and a Pillow loaded after it crashed in them."""
+    script = (
+        "import os, sys, plsc_mae; print(os.environ['MKL_NUM_THREADS'], 'paddle' in sys.modules)\n"
+        "import io, paddle; from PIL import Image; Image.effect_noise((64, 64), 50).save(io.BytesIO(), 'png')"
+    )
     environ = {name: value for name, value in os.environ.items() if name not in (*SETTINGS, SWITCH)}
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
     )
     assert done.stdout == f"{runtime.available_cores()} False\n", done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_import_after_paddle_is_named(monkeypatch):

@@ -260,6 +260,16 @@ class TrainingConfig:
         """Height and width in pixels."""
         return self.input_size[0], self.input_size[-1]
 
+    @property
+    def stages(self) -> int:
+        """Number of pipeline stages, 1 in a phase without --pipeline_parallel."""
+        return 1
+
+    @property
+    def first_rate(self) -> float:
+        """Learning rate at the start of the warm-up, 0 in a method without --warmup_lr."""
+        return 0.0
+
     def __post_init__(self) -> None:
         if len(self.input_size) > 2:
             raise ConfigError(f"input_size: expected one side or height and width, got {self.input_size}")

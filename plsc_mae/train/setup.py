@@ -54,8 +54,7 @@ def training_world(config: TrainingConfig) -> World:
         ConfigError: the number of processes, the device or the Paddle version does not support the options.
     """
     choose_kernels(deterministic=config.deterministic)
-    stages = getattr(config, "pipeline_parallel", 1)
-    world = World(config.device, tensor_parallel=config.tensor_parallel, pipeline_parallel=stages)
+    world = World(config.device, tensor_parallel=config.tensor_parallel, pipeline_parallel=config.stages)
     shares_network = world.tensor.size * world.pipeline.size > 1
     check_stage(config.sharding_stage, is_gpu=world.is_gpu, shares_network=shares_network)
     choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)  # refuse before data are read
