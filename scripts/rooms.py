@@ -33,6 +33,7 @@ CAPTIONS = {
     "errors": "messages to users",
     "file_kinds": "first bytes",
     "files": "atomic writes",
+    "gpu_check": "a GPU, for its user",
     "loading": "checkpoints to networks",
     "losses": "cross-entropy, pixels",
     "masking": "random, blocks",

@@ -6,6 +6,8 @@
 #                                  slow nor long; tests marked long start processes or take seconds
 #   bash scripts/test.sh -k mask   further words go to pytest on Paddle 3.3, and 2.6 is left out
 # All steps run, also after one has failed. The last lines give the result of each; the exit code is 1 if any failed.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started as `sh SCRIPT`
+set +o posix                                      # where sh is bash
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh

@@ -29,7 +29,7 @@ LAYERS = (
     {"pipeline"},
     {"loading"},
     {"train"},
-    {"parity", "plan"},
+    {"gpu_check", "parity", "plan"},
     {"commands"},
     {"cli"},
     {"__main__", "program"},

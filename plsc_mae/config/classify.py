@@ -29,7 +29,11 @@ class ClassifyConfig(TrainingConfig):
     """Options that fine-tuning and probing share."""
 
     frequent: ClassVar[tuple[str, ...]] = ("finetune", *TrainingConfig.frequent, "nb_classes", "global_pool", "eval")
-    aliases: ClassVar[dict[str, str]] = {**TrainingConfig.aliases, "use_mean_pooling": "global_pool"}
+    aliases: ClassVar[dict[str, str]] = {
+        **TrainingConfig.aliases,
+        "use_mean_pooling": "global_pool",
+        "eval_only": "eval",  # LiBai
+    }
     negations: ClassVar[dict[str, str]] = {"cls_token": "global_pool", "use_cls": "global_pool"}
     retired: ClassVar[dict[str, Retired]] = {
         **TrainingConfig.retired,

@@ -39,7 +39,7 @@ _checkpoints = in_group("Checkpoints and resuming")
 _data = in_group("Data")
 _network = in_group("Encoder sizes (default: those of --model)")
 _optimization = in_group("Optimization")
-_precision = in_group("Mixed precision")
+_precision = in_group("Precision")
 _parallelism = in_group("Parallelism and memory")
 _evaluation = in_group("Evaluation during pre-training")
 
@@ -85,8 +85,8 @@ class TrainingConfig:
         "local_rank": Retired(_LAUNCHER),
         "dist_url": Retired(_LAUNCHER),
         "dist_on_itp": Retired(_LAUNCHER, takes_value=False),
-        "pin_mem": Retired("Paddle's loader decides about pinned memory", takes_value=False),
-        "no_pin_mem": Retired("Paddle's loader decides about pinned memory", takes_value=False),
+        "pin_mem": Retired("batches for a GPU are always copied from pinned memory", takes_value=False),
+        "no_pin_mem": Retired("batches for a GPU are always copied from pinned memory", takes_value=False),
         "ngpus": Retired(_SUBMITIT),
         "nodes": Retired(_SUBMITIT),
         "timeout": Retired(_SUBMITIT),
@@ -105,6 +105,12 @@ class TrainingConfig:
     exp_name: str = _run("", "prefix of checkpoint names: {exp_name}_checkpoint-{epoch}.pd", metavar="NAME")
     device: Literal["auto", "cpu", "gpu", "cuda"] = _run("auto", "device; auto: a GPU if there is one")
     seed: int = _run(0, "seed of weights, image order, crops and masks", within="[0, inf)")
+    hang_timeout: float = _run(
+        1800.0,
+        "seconds without progress in any process after which all write their stacks and exit with code 4; 0: unlimited",
+        within="[0, inf)",
+        metavar="SECONDS",
+    )
     print_freq: int = _run(20, "iterations between log lines", within="[1, inf)")
 
     resume: str = _checkpoints("", "checkpoint to resume from", metavar="FILE")
@@ -198,6 +204,12 @@ class TrainingConfig:
     )
     amp_dtype: Literal["auto", "float16", "bfloat16"] = _precision(
         "auto", "auto: bfloat16 if the GPU supports it, else float16 with dynamic loss scaling"
+    )
+
+    deterministic: bool = _precision(
+        False,
+        "on GPU, use only kernels that repeat their bits: slower, and attention keeps its softmax weights in memory "
+        "(no GPU has measured the price); no change on CPU",
     )
 
     tensor_parallel: int = _parallelism(

@@ -17,11 +17,14 @@ from plsc_mae.data.decode import Backend, Box, Interpolation, Pixels, SourceImag
 from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.seeding import SampleKey, sample_rng
+from plsc_mae.data.transfer import HOST_PREFIX, INDEX
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.data.workers import CurrentRead
 from plsc_mae.errors import DataError, remedies
 
-UNREADABLE = "unreadable"  # name of the mark in samples and batches: int64, 1 for an unreadable file, else 0
+UNREADABLE = (
+    HOST_PREFIX + "unreadable"
+)  # name of the mark in samples and batches: int64, 1 for an unreadable file, else 0
 _BLANK_SIDE = 256  # pixels
 _MAX_NAMED = 100  # unreadable files that the log names
 
@@ -42,7 +45,7 @@ class BlankImage(SourceImage):
 class EvaluationDataset:
     """Data set of transformed images that never replaces an unreadable file by another image.
 
-    A sample is the transform's arrays plus "index", "label", "skipped", which is 0, and "unreadable".
+    A sample is the transform's arrays plus `INDEX`, "label", "skipped", which is 0, and `UNREADABLE`.
 
     Args:
         images: files and labels.
@@ -85,7 +88,7 @@ class EvaluationDataset:
             if self.bad_image == "error":
                 raise DataError(f"{error}; {remedies('repair or remove the file', 'pass --bad_image skip')}") from error
             sample, unreadable = self.transform(BlankImage(self.name(key.index)), rng()), 1
-        numbers = {"index": key.index, "label": self.images.labels[key.index], "skipped": 0, UNREADABLE: unreadable}
+        numbers = {INDEX: key.index, "label": self.images.labels[key.index], "skipped": 0, UNREADABLE: unreadable}
         return sample | {name: np.asarray(number, np.int64) for name, number in numbers.items()}
 
     def open(self, index: int) -> SourceImage:

@@ -18,6 +18,7 @@ from plsc_mae.data.decode import Backend, open_image, require_backend
 from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.listing import ImageList, PathTable, describe_suffixes, list_images
 from plsc_mae.data.seeding import SampleKey, sample_rng, stand_in_offsets
+from plsc_mae.data.transfer import HOST_PREFIX, INDEX
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.data.unreadable import NAMED_FILES
 from plsc_mae.data.workers import CurrentRead
@@ -137,7 +138,7 @@ def balanced_subset(images: ImageList, limit: int) -> ImageList:
 class ImageDataset:
     """Data set of transformed images.
 
-    A sample is the transform's arrays plus "index", "label" and "skipped". With `bad_image="skip"`, a file that cannot
+    A sample is the transform's arrays plus `INDEX`, "label" and "skipped". With `bad_image="skip"`, a file that cannot
     be decoded is replaced by another file of the list, a stand-in, with the stand-in's label, transformed with the
     random numbers of the bad file. The choice depends on seed, epoch and index alone, and different bad files get
     different stand-ins as far as possible (`seeding.stand_in_offsets`). "skipped" is 1 for a stand-in, else 0.
@@ -150,6 +151,7 @@ class ImageDataset:
         bad_image: "error" raises DataError for a file that cannot be decoded; "skip" replaces the file and logs a
             warning, once for each file and for no more than 20 files.
         pixel_range: range of images with more than 8 bits per band; None for the default.
+        labels_on_device: False names the labels "host_label", because no kernel reads them.
 
     Attributes:
         current_read: records the number of the file that is about to be read; None records nothing.
@@ -164,6 +166,7 @@ class ImageDataset:
         backend: Backend = "pil",
         bad_image: Literal["error", "skip"] = "error",
         pixel_range: PixelRange | None = None,
+        labels_on_device: bool = True,
     ) -> None:
         require_backend(backend)
         self.images = images
@@ -173,6 +176,7 @@ class ImageDataset:
         self.bad_image = bad_image
         self.pixel_range = pixel_range
         self.current_read: CurrentRead | None = None
+        self._label = "label" if labels_on_device else HOST_PREFIX + "label"
         self._known_bad: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -192,7 +196,7 @@ class ImageDataset:
                     f"cannot decode any of {1 + len(offsets)} files of {self.images.source}, starting with "
                     f"{self.images.path(key.index)}; check the data set"
                 )
-        numbers = {"index": index, "label": self.images.labels[index], "skipped": index != key.index}
+        numbers = {INDEX: index, self._label: self.images.labels[index], "skipped": index != key.index}
         return sample | {name: np.asarray(number, np.int64) for name, number in numbers.items()}
 
     def _read(self, index: int, key: SampleKey) -> Sample | None:

@@ -22,6 +22,7 @@ from plsc_mae.data.erasing import RandomErasing, erase
 from plsc_mae.data.mixup import Mixup
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.randaugment import RandAugment
+from plsc_mae.data.transfer import HOST_PREFIX
 from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD, Sample, Transform
 from plsc_mae.errors import CheckpointError
 from plsc_mae.losses import label_smoothing_cross_entropy, soft_target_cross_entropy
@@ -47,7 +48,7 @@ CHANGED_CLASSES = (  # advice to the user whose classes changed between two star
     "resume with the classes it was trained on, or start another run with --finetune in another --output_dir"
 )
 AVERAGE = "model_ema"
-MIX_SEED = "host_mix_seed"
+MIX_SEED = HOST_PREFIX + "mix_seed"
 
 
 class ClassifyTask(Task):

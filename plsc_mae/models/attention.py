@@ -13,6 +13,9 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+from plsc_mae.models.deterministic import are_deterministic
+from plsc_mae.models.execution import on_gpu
+
 FLASH_MIN_CAPABILITY = (8, 0)  # flash attention kernels exist from Ampere on
 # Wider heads, up to 256, have no backward kernel on some chips, such as 8.6 and 8.9.
 FLASH_MAX_HEAD_DIM, FLASH_HEAD_DIM_MULTIPLE = 192, 8
@@ -44,7 +47,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, drop_
     its flash kernel on any GPU and for any dtype, and 3.x chooses a kernel before AMP has cast the inputs.
     """
     head_dim, recorded = q.shape[-1], _recording.get()
-    plain = recorded is not None or bias is not None or drop_rate > 0
+    plain = recorded is not None or bias is not None or drop_rate > 0 or are_deterministic()
     half = q.dtype in (paddle.float16, paddle.bfloat16)
     if uses_flash(head_dim, _capability(q), half=half, plain=plain):
         q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q, k, v))
@@ -63,7 +66,8 @@ def uses_flash(head_dim: int, capability: tuple[int, int], *, half: bool, plain:
         head_dim: width of a head.
         capability: compute capability of the GPU, (major, minor); (0, 0) without one.
         half: True if q, k and v are float16 or bfloat16.
-        plain: True if something needs the softmax weights: a bias, dropout or `record_attention`.
+        plain: True if something needs the softmax weights (a bias, dropout or `record_attention`), or if the backward
+            pass must repeat its bits (--deterministic).
     """
     fits = head_dim <= FLASH_MAX_HEAD_DIM and head_dim % FLASH_HEAD_DIM_MULTIPLE == 0
     return half and not plain and fits and capability >= FLASH_MIN_CAPABILITY
@@ -79,7 +83,7 @@ def dropout(x: Tensor, rate: float) -> Tensor:
 
 def _capability(x: Tensor) -> tuple[int, int]:
     """Return the compute capability of the GPU if `x` is on one, else (0, 0)."""
-    if not x.place.is_gpu_place():
+    if not on_gpu(x):
         return 0, 0
     major, minor = paddle.device.cuda.get_device_capability()
     return major, minor

@@ -16,6 +16,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from plsc_mae.models.attention import attention, dropout
+from plsc_mae.models.execution import contiguous, is_eager, on_cpu
 from plsc_mae.models.recompute import Recomputable
 from plsc_mae.models.rel_pos_bias import RelativePositionBias
 from plsc_mae.models.tensor_split import HEADS, HIDDEN, TensorSplit
@@ -57,8 +58,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     In mixed precision the bias takes the dtype of the product. In Paddle 2.6, a float32 bias would make the sum float32
     again: attention would then not find its flash kernel, and GELU would compute in float32.
+
+    A traced program gets the plain operators, which inference engines and compilers know.
     """
-    if bias is None or not x.place.is_cpu_place():
+    if bias is None or not (is_eager(x) and on_cpu(x)):
         return add_bias(paddle.matmul(x, weight), bias)
     out = _CPULinear.apply(x.reshape([-1, x.shape[-1]]), weight, bias)
     return out.reshape([*x.shape[:-1], weight.shape[1]])
@@ -297,7 +300,7 @@ class Attention(nn.Layer):
         batch, tokens, width = x.shape
         x = x.reshape([batch, tokens, parts, self.num_heads, width // (parts * self.num_heads)])
         # One copy here; as strided views, every use of q, k and v in the forward and backward pass would copy them.
-        return list(paddle.unbind(x.transpose([2, 0, 3, 1, 4]).contiguous(), axis=0))
+        return list(paddle.unbind(contiguous(x.transpose([2, 0, 3, 1, 4])), axis=0))
 
 
 class CrossAttention(nn.Layer):

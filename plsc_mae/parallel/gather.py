@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
+from plsc_mae.parallel import activity
 from plsc_mae.parallel.tensor import Shard
 from plsc_mae.parallel.world import World
 
@@ -92,6 +93,7 @@ class Collection:
         A message to process 0 alone would break later collectives, because gloo numbers the messages of a group, and
         the other processes would miss a number (Paddle 3.3.1).
         """
+        activity.tick()
         here = part.process == self.world.process
         tensor = self.mine.tensors[key] if here else paddle.empty(part.shape, dtype=part.dtype)
         if part.process == 0:

@@ -11,7 +11,7 @@ import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError, flag
-from plsc_mae.parallel import failure_detector
+from plsc_mae.parallel import activity, failure_detector
 from plsc_mae.parallel.gpu import check_kernels, has_gpu
 from plsc_mae.parallel.group import Group
 
@@ -180,15 +180,17 @@ class World:
         if self.processes == 1:
             return [float(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]
         tensor = values if isinstance(values, Tensor) else paddle.to_tensor(list(values), dtype="float64")
-        paddle.distributed.all_reduce(tensor, op=paddle.distributed.ReduceOp.MAX)
-        return [float(value) for value in tensor.tolist()]
+        with activity.waiting():
+            paddle.distributed.all_reduce(tensor, op=paddle.distributed.ReduceOp.MAX)
+            return [float(value) for value in tensor.tolist()]
 
     def agree(self, numbers: list[int]) -> bool:
         """Return whether `numbers` is the same in all processes; all processes must call."""
         if self.processes == 1:
             return True
         extremes = paddle.to_tensor([*numbers, *(-number for number in numbers)], dtype="int64")
-        paddle.distributed.all_reduce(extremes, op=paddle.distributed.ReduceOp.MAX)
+        with activity.waiting():
+            paddle.distributed.all_reduce(extremes, op=paddle.distributed.ReduceOp.MAX)
         largest, smallest = extremes[: len(numbers)], -extremes[len(numbers) :]
         return bool((largest == smallest).all())
 
@@ -200,10 +202,11 @@ class World:
         """
         if self.processes == 1:
             return
-        if self.is_gpu:
-            paddle.distributed.barrier()
-        else:
-            self._meet()
+        with activity.waiting():
+            if self.is_gpu:
+                paddle.distributed.barrier()
+            else:
+                self._meet()
 
     def _meet(self) -> None:
         """Wait at the launcher's key-value store until all processes call."""

@@ -81,7 +81,7 @@ def estimate(sketch: Sketch, config: TrainingConfig, devices: int, *, capability
         sketch: sketch of the config's task.
         config: options of the run; `--device cpu` computes in float32, every other device counts as a GPU.
         devices: number of devices, with one process each.
-        capability: compute capability of the GPUs.
+        capability: compute capability of the GPUs; --deterministic rules out their flash kernel.
 
     Raises:
         ConfigError: the devices cannot be divided into groups, tensor parallelism does not support the network, or
@@ -91,7 +91,9 @@ def estimate(sketch: Sketch, config: TrainingConfig, devices: int, *, capability
     check_divisible(sketch.task.model, layout.tensor)
     check_stage(config.sharding_stage, is_gpu=gpu, shares_network=layout.tensor * layout.pipeline > 1)
     batch = -(-config.batch_size // layout.micro_batches)
-    conditions = Conditions(batch, low, capability if gpu else (0, 0), layout.tensor, config.recompute)
+    conditions = Conditions(
+        batch, low, capability if gpu and not config.deterministic else (0, 0), layout.tensor, config.recompute
+    )
     states = states_of(config, layout)
     cast = low == HALF and states.weight == FLOAT32
     found = []

@@ -22,6 +22,7 @@ from plsc_mae.errors import ConfigError
 from plsc_mae.loading import pixel_range
 from plsc_mae.methods.base import Task
 from plsc_mae.methods.contract import Method
+from plsc_mae.models.deterministic import choose_kernels
 from plsc_mae.models.recompute import keep_no_activations
 from plsc_mae.optim import build_optimizer, scaled_lr
 from plsc_mae.optim.sharding import Sharded, UpdateSharing, check_stage, share_gradients
@@ -51,6 +52,7 @@ def training_world(config: TrainingConfig) -> World:
     Raises:
         ConfigError: the number of processes, the device or the Paddle version does not support the options.
     """
+    choose_kernels(deterministic=config.deterministic)
     stages = getattr(config, "pipeline_parallel", 1)
     world = World(config.device, tensor_parallel=config.tensor_parallel, pipeline_parallel=stages)
     shares_network = world.tensor.size * world.pipeline.size > 1
@@ -105,6 +107,7 @@ def pretraining_dataset(
         backend=config.image_backend,
         bad_image=config.bad_image,
         pixel_range=pixel_range.parse(config.pixel_range),
+        labels_on_device=config.online_probe,
     )
 
 
@@ -259,8 +262,9 @@ def _log_summary(state: RunState, loader: BatchLoader, n_parameters: int) -> Non
     rate = config.blr if config.lr is None else config.lr
     base = f" ({rate:g} x {effective_batch} / 256)" if scales_with_batch(config) else ""
     parts = f"{world}" if world.size == world.processes else f"{world.size} in {world}"
+    kernels = ", deterministic kernels" if config.deterministic and world.is_gpu else ""
     for line in (
-        f"{config.model}: {n_parameters / 1e6:.1f} M trainable parameters, {state.stepper.precision.note}",
+        f"{config.model}: {n_parameters / 1e6:.1f} M trainable parameters, {state.stepper.precision.note}{kernels}",
         f"batch {config.batch_size} x {parts} x accum_iter {config.accum_iter} = {effective_batch} images per "
         f"update; learning rate {peak_lr(config, effective_batch):.4g}{base}",
         f"{len(loader.dataset)} images, {updates} updates per epoch, {config.epochs} epochs, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import numpy as np
 import paddle
@@ -13,6 +14,7 @@ from plsc_mae.analysis.attention import category_attention, gradient_rollout, li
 from plsc_mae.analysis.pictures import overlay
 from plsc_mae.cli import main
 from plsc_mae.commands import explain
+from plsc_mae.data.opencv import load_opencv
 from plsc_mae.loading.classifier import load_classifier
 
 pytestmark = pytest.mark.compat
@@ -224,6 +226,15 @@ def test_mistakes_are_sentences(draw, tmp_path, flags, told):
     assert err.startswith("plsc-mae: error: ")
     assert told in err
     assert err.count("\n") == 1
+
+
+def test_a_missing_opencv_is_a_sentence(draw, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    load_opencv.cache_clear()
+    code, _, err = draw()
+    assert code == 2
+    assert "explain" in err
+    assert "pip install opencv-python-headless" in err
 
 
 def test_unreadable_images_have_no_panel(draw, images, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from plsc_mae.data.cifar import CifarDataset, read_cifar
 from plsc_mae.data.classify import FinetuneAugment, evaluation_transform
 from plsc_mae.data.seeding import SampleKey
+from plsc_mae.data.transfer import INDEX
 from plsc_mae.errors import DataError
 
 pytestmark = pytest.mark.compat
@@ -83,7 +84,7 @@ def test_samples_belong_to_their_key(cifar10, pixels):
     assert len(plain) == 10
     sample = plain[SampleKey(0, 7)]
     np.testing.assert_array_equal(sample["image"], pixels[7])
-    assert {name: int(sample[name]) for name in ("index", "label", "skipped")} == {"index": 7, "label": 7, "skipped": 0}
+    assert {name: int(sample[name]) for name in (INDEX, "label", "skipped")} == {INDEX: 7, "label": 7, "skipped": 0}
     crops = CifarDataset(images, FinetuneAugment((32, 32)), seed=0)
     np.testing.assert_array_equal(crops[SampleKey(2, 3)]["image"], crops[SampleKey(2, 3)]["image"])
     assert any((crops[SampleKey(epoch, 3)]["image"] != pixels[3]).any() for epoch in range(3))

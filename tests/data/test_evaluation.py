@@ -9,6 +9,7 @@ from plsc_mae.data.imagefolder import find_images
 from plsc_mae.data.loader import build_loader
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.seeding import SampleKey
+from plsc_mae.data.transfer import INDEX
 from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import DataError
 
@@ -30,10 +31,10 @@ def test_unreadable_files_are_marked_and_black(images, workers):
     sampler = EpochBatchSampler(len(images), 5, 0, 1, seed=0, shuffle=False, drop_last=False)
     marks, indices = [], []
     for batch in build_loader(dataset, sampler, num_workers=workers):
-        marks += batch[UNREADABLE].numpy().tolist()
-        indices += batch["index"].numpy().tolist()
-        black = batch["image"].numpy().reshape(len(batch["index"]), -1).max(axis=1) == 0
-        assert black.tolist() == [mark == 1 for mark in batch[UNREADABLE].numpy()]
+        marks += batch[UNREADABLE].tolist()
+        indices += batch[INDEX].tolist()
+        black = batch["image"].numpy().reshape(len(batch[INDEX]), -1).max(axis=1) == 0
+        assert black.tolist() == [mark == 1 for mark in batch[UNREADABLE]]
     assert indices == list(range(len(images)))
     assert [index for index, mark in zip(indices, marks, strict=True) if mark] == [0, 12]
 

@@ -89,6 +89,7 @@ def test_what_saves_memory(estimated, line):
         (f"{PRETRAIN} --depth 2 --decoder_depth 3 --num_heads 3", (3, 5)),  # heads of width 256
         (f"{PRETRAIN} --depth 2 --decoder_depth 3 --no_amp", (0, 5)),
         (f"{PRETRAIN} --depth 2 --decoder_depth 3 --device cpu", (0, 5)),
+        (f"{PRETRAIN} --depth 2 --decoder_depth 3 --deterministic", (0, 5)),
         (f"{FINETUNE} --depth 2", (2, 2)),
         ("finetune --model cae_base_patch16_224 --depth 2", (0, 2)),  # relative position bias
         ("finetune --model cae_base_patch16_224 --depth 2 --no_rel_pos_bias", (2, 2)),

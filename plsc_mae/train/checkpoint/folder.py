@@ -24,7 +24,7 @@ LOGS = ("train.jsonl", "log.txt")
 CONFIG = "config.yaml"
 _OWN_CONFIG = "config-" + 12 * "[0-9a-f]" + ".yaml"  # where config.yaml is a file of the user
 _CONFIG_SIGN = "# all options of "
-_REPORTS = ("spikes.jsonl", "nonfinite-*.json")
+_REPORTS = ("spikes.jsonl", "nonfinite-*.json", "hang-*.txt")
 _CHECKPOINTS = "*checkpoint-*.pd"  # of any --exp_name
 
 

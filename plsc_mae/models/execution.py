@@ -1,0 +1,29 @@
+"""The device of a tensor's operations, which run at once or in a program that `paddle.jit` traces."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import Tensor
+
+
+def is_eager(x: Tensor) -> bool:
+    """Return whether `x` has values, in contrast to a variable of a traced program."""
+    return isinstance(x, paddle.Tensor)
+
+
+def on_gpu(x: Tensor) -> bool:
+    """Return whether operations on `x` run on a GPU.
+
+    A variable of a traced program has no place; its program is expected to run on Paddle's current device.
+    """
+    return bool(x.place.is_gpu_place()) if is_eager(x) else paddle.get_device().startswith("gpu")
+
+
+def on_cpu(x: Tensor) -> bool:
+    """Return whether operations on `x` run on a CPU, see `on_gpu`."""
+    return bool(x.place.is_cpu_place()) if is_eager(x) else paddle.get_device().startswith("cpu")
+
+
+def contiguous(x: Tensor) -> Tensor:
+    """Return `x` with contiguous memory; variables of a traced program are never views."""
+    return x.contiguous() if is_eager(x) else x
