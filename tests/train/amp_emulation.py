@@ -37,6 +37,7 @@ LISTED = {
     "sum": "reduce_sum",
     "mean_all": "mean",
     "cross_entropy_with_softmax": "softmax_with_cross_entropy",
+    "embedding": "lookup_table_v2",
 }
 # Operators of two tensors; with a Python number, the arithmetic ones run the operation `scale`.
 OPERATORS = {
