@@ -187,10 +187,13 @@ class Emulation:
 
 
 def on_gpu(patch: pytest.MonkeyPatch, dtype: str) -> None:
-    """Show tensors on an A100 to the package, but not to Paddle, and make the package compute with `dtype`."""
+    """Show tensors on an A100 to the package, but not to Paddle, and make the package compute with `dtype`.
+
+    Only the networks see the device, so batches are loaded as on a CPU.
+    """
     place, device = Tensor.place, paddle.get_device
     patch.setattr(Tensor, "place", property(lambda x: GPUPlace() if by_package() else place.__get__(x)))
-    patch.setattr(paddle, "get_device", lambda: "gpu:0" if by_package() else device())
+    patch.setattr(paddle, "get_device", lambda: "gpu:0" if by_package("plsc_mae.models") else device())
     patch.setattr(paddle.device.cuda, "get_device_capability", lambda: CAPABILITY)
     for module in (setup, classify):
         patch.setattr(module, "choose_precision", lambda *_: choose_precision(dtype != "float32", dtype, True))
@@ -208,9 +211,9 @@ class GPUPlace:
         return False
 
 
-def by_package() -> bool:
-    """Return True if the caller of the caller belongs to the package."""
-    return str(sys._getframe(2).f_globals.get("__name__", "")).startswith("plsc_mae")
+def by_package(name: str = "plsc_mae") -> bool:
+    """Return True if the caller of the caller belongs to the package `name`."""
+    return str(sys._getframe(2).f_globals.get("__name__", "")).startswith(name)
 
 
 def tensors(*values: Any) -> Iterator[Tensor]:

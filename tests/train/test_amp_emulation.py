@@ -69,9 +69,9 @@ def train(images, tmp_path, monkeypatch):
 def tolerance(dtype: str) -> float:
     """Return the relative deviation of a loss from float32 that the rounding of `dtype` explains.
 
-    The sum of many rounded terms is exact to about the rounding error of one term, and in 30 updates the weights hardly
-    leave the course of float32: losses deviate by 0.2 to 0.7 of that error. Paddle 2.6 truncates on the CPU, where GPUs
-    round to nearest: the error is twice as large, and all errors have one sign. There, losses deviate by up to 2.3.
+    A mean of many rounded terms is about as exact as one term, and in 30 updates the weights hardly leave the course of
+    float32: losses deviate by at most 0.7 of the unit roundoff (Paddle 3.3.1). Paddle 2.6 truncates on the CPU, where
+    GPUs round to nearest: errors are twice as large and have one sign, and losses deviate by up to 2.2.
     """
     unit = {"float16": 2**-11, "bfloat16": 2**-8}[dtype]
     rounded = paddle.to_tensor(1 + 1.9 * unit).astype(dtype).astype("float32").item()
