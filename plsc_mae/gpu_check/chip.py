@@ -6,6 +6,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
+from plsc_mae.data.transfer import to_device
 from plsc_mae.gpu_check.results import Number, Result, judged
 from plsc_mae.parallel.gpu import amp_types, compiled_architectures, current_capability, has_kernels
 
@@ -42,20 +43,14 @@ def check_kernels(gpu: bool) -> Result:
 
 
 def check_copies(gpu: bool) -> Result:
-    """Copy arrays from pinned memory without waiting, use them at once, and compare them with their sources."""
+    """Copy arrays as training does, use them at once, and compare them with their sources."""
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 256, COPY_BYTES[gpu], np.uint8) for _ in range(COPIES)]
-    sums = [_sum(_copied(array, gpu=gpu)) for array in arrays]  # the sources stay alive until the results are read
+    sums = [_sum(to_device(array)) for array in arrays]  # the sources stay alive until the results are read
     wrong = sum(int(found) != int(array.sum()) for found, array in zip(sums, arrays, strict=True))
     numbers: dict[str, Number] = {"copies": COPIES, "bytes": COPY_BYTES[gpu], "wrong": wrong}
     kind = "non-blocking copies from pinned memory" if gpu else "copies"
     return judged("copies", good=wrong == 0, summary=f"{wrong} of {COPIES} {kind} are wrong", numbers=numbers)
-
-
-def _copied(array: np.ndarray, *, gpu: bool) -> Tensor:
-    if not gpu:
-        return paddle.to_tensor(array)
-    return paddle.to_tensor(array, place=paddle.CUDAPinnedPlace()).cuda(blocking=False)
 
 
 def _sum(values: Tensor) -> Tensor:

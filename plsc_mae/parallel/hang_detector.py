@@ -82,7 +82,7 @@ class ProgressTable:
         if not silent:
             return None
         worst = min(silent, key=lambda seen: seen.heard)
-        return _end(f"{worst.name} hangs: no report for {self._limit()}, the last one {_place(worst.activity)}", worst)
+        return _end(f"{worst.name} hangs: no report for {self._limit()}; last report: {_place(worst.activity)}", worst)
 
     def describe_suspect(self, now: float) -> str:
         """Return a sentence about the process that is silent or behind the others since SUSPICIOUS; "" without one.
@@ -90,15 +90,15 @@ class ProgressTable:
         A failure may be the consequence: gloo's collectives give up after 30 seconds, with a message that does not name
         the process, and abort those that wait in the backward pass.
         """
+        silent = [seen for seen in list(self.observed.values()) if now - seen.heard >= SUSPICIOUS]
         table = [seen for seen in list(self.observed.values()) if seen.activity is not None]
-        silent = [seen for seen in table if now - seen.heard >= SUSPICIOUS]
         least = min(map(_rank, table), default=None)
         behind = [seen for seen in table if _rank(seen) == least and now - seen.moved >= SUSPICIOUS]
         suspects = silent or (behind if len(behind) < len(table) else [])
         if not suspects:
             return ""
         worst = min(suspects, key=lambda seen: seen.moved)
-        return f"{worst.name} has made no progress for {now - worst.moved:.0f} s {_place(worst.activity)}"
+        return f"{worst.name} has made no progress for {now - worst.moved:.0f} s; last report: {_place(worst.activity)}"
 
     def find_stalled(self, now: float) -> End | None:
         """Return the end of the run if no process has made progress for the timeout, else None."""
@@ -134,7 +134,7 @@ def _rank(seen: Observed) -> tuple[int, bool]:
 
 
 def _place(report: Activity | None) -> str:
-    return "before its first report" if report is None else str(report)
+    return "none" if report is None else str(report)
 
 
 def _end(cause: str, culprit: Observed) -> End:
@@ -183,6 +183,7 @@ class HangDetector:
 
     def _run(self) -> None:
         last = time.monotonic()
+        self._exchange(last)
         while not self._left.wait(self.interval):
             now = time.monotonic()
             if now - last > self.table.timeout / 2:

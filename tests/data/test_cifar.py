@@ -13,7 +13,7 @@ from plsc_mae.data.seeding import SampleKey
 from plsc_mae.data.transfer import INDEX
 from plsc_mae.errors import DataError
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 
 def write(file: Path, pixels: np.ndarray, *labels: np.ndarray) -> None:

@@ -57,24 +57,9 @@ def test_without_a_gpu_the_rule_is_tested(monkeypatch):
 
 def test_copies(monkeypatch):
     assert check_copies(False).numbers["wrong"] == 0
-    copied = chip._copied
-    monkeypatch.setattr(chip, "_copied", lambda array, gpu: copied(array, gpu=gpu) * int(array[0] > 200))
+    copied = chip.to_device
+    monkeypatch.setattr(chip, "to_device", lambda array: copied(array) * int(array[0] > 200))
     result = check_copies(False)
     assert result.outcome == "differs"
     assert 0 < result.numbers["wrong"] < chip.COPIES
     assert f"{result.numbers['wrong']} of {chip.COPIES}" in result.summary
-
-
-def test_copies_from_pinned_memory_do_not_wait(monkeypatch):
-    """Paddle's pinned memory is faked: the calls are those that a GPU gets."""
-    calls = []
-
-    class Pinned:
-        def cuda(self, *, blocking: bool) -> str:
-            calls.append(blocking)
-            return "on the GPU"
-
-    monkeypatch.setattr(paddle, "CUDAPinnedPlace", lambda: "pinned")
-    monkeypatch.setattr(paddle, "to_tensor", lambda _, place: calls.append(place) or Pinned())
-    assert chip._copied([1], gpu=True) == "on the GPU"
-    assert calls == ["pinned", False]

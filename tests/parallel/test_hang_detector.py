@@ -116,6 +116,12 @@ def test_a_suspect_is_named_only_after_a_while(table):
     assert all(text in table.describe_suspect(31) for text in ("process 1 on b", "30 s", "'data'"))
 
 
+def test_a_process_without_any_report_is_a_suspect(table):
+    for now in (1, 31):
+        table.hear(0, at(5, "log"), now)
+    assert "process 1 on b" in table.describe_suspect(31)
+
+
 def test_a_suspect_is_logged_once_until_it_moves(table, messages, tmp_path):
     detector = HangDetector(TIMEOUT, tmp_path, None)
     detector.table = table
