@@ -3,6 +3,8 @@
 # demo data, alone and in two processes. Prints a table; the exit code is 1 if a command failed. Downloads and unpacks
 # 3.5 GB; the commands take some minutes on 2 CPU cores.
 #   bash scripts/gpu_wheel.sh [FOLDER]    [gpu-wheel]; PYTHON=... for an environment of your own
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started as `sh SCRIPT`
+set +o posix                                      # where sh is bash
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ -z "${PYTHON:-}" ]; then

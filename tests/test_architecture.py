@@ -45,7 +45,7 @@ NOTHING_BUT = {
     "models": {"masking", "losses", "errors"},
     "data": {"errors", "file_kinds", "files", "names"},
     "weights": {"errors", "file_kinds", "files"},
-    "program": {"cli", "__main__"},
+    "program": {"cli", "__main__", "config"},
 }
 # Programs that wrap or build parts of the package to count or time what they do.
 INSTRUMENTS = ("scripts/bench/launches.py", "scripts/bench/classify_step.py")
