@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
@@ -62,12 +63,18 @@ class _CPULayerNorm(paddle.autograd.PyLayer):
             sums += product.sum(0), g.sum(0)
             _input_gradient(g * scale, normalized, inverse_std, results[part])
         wants_x, wants_weight, wants_bias = ctx.wanted
-        of_weight, of_bias = sums.astype(np.float32)
         return (
             out if wants_x else None,
-            paddle.to_tensor(of_weight) if wants_weight else None,
-            paddle.to_tensor(of_bias) if wants_bias else None,
+            _like(weight, sums[0]) if wants_weight else None,
+            _like(weight, sums[1]) if wants_bias else None,
         )
+
+
+def _like(tensor: Tensor, values: npt.NDArray[np.float64]) -> Tensor:
+    """Return a tensor like `tensor` with `values`."""
+    result = paddle.empty_like(tensor)
+    memory(result)[:] = values
+    return result
 
 
 def _normalize(x: Floats, eps: float) -> tuple[Floats, Floats]:
