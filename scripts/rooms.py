@@ -31,6 +31,7 @@ CAPTIONS = {
     "console": "lines beside bars",
     "data": "files to batches",
     "errors": "messages to users",
+    "export": "other programs",
     "file_kinds": "first bytes",
     "files": "atomic writes",
     "loading": "checkpoints to networks",

@@ -29,7 +29,7 @@ LAYERS = (
     {"pipeline"},
     {"loading"},
     {"train"},
-    {"parity", "plan"},
+    {"export", "parity", "plan"},
     {"commands"},
     {"cli"},
     {"__main__", "program"},

@@ -14,7 +14,7 @@ _encoder = in_group("Encoder")
 _images = in_group("Images")
 _classifier = in_group("Trained classifier")
 _DEVICE = "device; auto: a GPU if there is one"
-_SIZE = "image side in pixels, or height and width [the checkpoint's]"
+SIZE_HELP = "image side in pixels, or height and width [the checkpoint's]"
 _HEADS = "attention heads of the encoder, if the file does not determine them"
 _WORKERS = "loader processes per process [up to 10, limited by the CPU cores]"
 _IMAGES = "an image, or a folder of images (its val/, if there is one)"
@@ -30,7 +30,7 @@ class ReconstructConfig(NetworkOptions):
     model_path: str = option("", "checkpoint with encoder and decoder", metavar="FILE")
     img_path: str = option("", _IMAGES, metavar="PATH")
     save_path: str = option("./reconstruction", "folder for one PNG panel per image", metavar="DIR")
-    input_size: tuple[int, ...] | None = option(None, _SIZE)
+    input_size: tuple[int, ...] | None = option(None, SIZE_HELP)
     mask_ratio: float | None = option(
         None, "MAE and others: fraction of hidden patches [the checkpoint's]", within="(0, 1)"
     )
@@ -118,7 +118,7 @@ class EncoderConfig(NetworkOptions):
     """Options of the tools that open an encoder."""
 
     model_path: str = _encoder("", "checkpoint of pre-training", metavar="FILE")
-    input_size: tuple[int, ...] | None = _encoder(None, _SIZE, within="[1, inf)")
+    input_size: tuple[int, ...] | None = _encoder(None, SIZE_HELP, within="[1, inf)")
     num_heads: int | None = _encoder(None, _HEADS, within="[1, inf)")
     random_weights: bool = _encoder(False, "use random weights in a network of the checkpoint's sizes, as a baseline")
     seed: int = _encoder(0, "seed of the random weights", within="[0, inf)")
@@ -206,7 +206,7 @@ class CompareConfig(NetworkOptions, ViewConfig):
     """Options of `compare`."""
 
     model_path: tuple[str, ...] = option((), "checkpoints of pre-training", metavar="FILE")
-    input_size: tuple[int, ...] | None = option(None, _SIZE, within="[1, inf)")
+    input_size: tuple[int, ...] | None = option(None, SIZE_HELP, within="[1, inf)")
     num_heads: int | None = option(None, "attention heads of the encoders, if a file does not determine them")
     data_path: str = option("", "folder with train/ and val/, or a list file of the training images", metavar="PATH")
     eval_data_path: str = option("", "folder or list file of the validation images [DATA_PATH/val]", metavar="PATH")
@@ -319,7 +319,7 @@ class PredictConfig(TrainedClassifierOptions):
     save_path: str = option(
         "", "also write the classes to this file: .jsonl (a line per image), .json (a list) or .csv", metavar="FILE"
     )
-    input_size: tuple[int, ...] | None = option(None, _SIZE, within="[1, inf)")
+    input_size: tuple[int, ...] | None = option(None, SIZE_HELP, within="[1, inf)")
     pixel_range: tuple[str, ...] | None = option(None, PIXEL_RANGE, metavar="VALUE")
     num_heads: int | None = option(None, _HEADS, within="[1, inf)")
     batch_size: int = option(64, "images per process and batch", within="[1, inf)")
