@@ -10,8 +10,6 @@ from plsc_mae.config.tools import SIZE_HELP, TrainedClassifierOptions
 from plsc_mae.config.weights import HeadsOptions
 from plsc_mae.errors import ConfigError
 
-Target = Literal["inference", "onnx", "paddleseg", "paddledet", "paddleclas", "timm", "huggingface"]
-Part = Literal["encoder", "classifier", "reconstruction"]
 _reconstruction = in_group("Reconstruction")
 
 
@@ -19,10 +17,14 @@ _reconstruction = in_group("Reconstruction")
 class ExportConfig(TrainedClassifierOptions, HeadsOptions):
     """Options of `export`."""
 
-    target: Target | None = option(None, "program or library that will use the network")
+    target: Literal["inference", "onnx", "paddleseg", "paddledet", "paddleclas", "timm", "huggingface"] | None = option(
+        None, "program or library that will use the network"
+    )
     model_path: str = option("", "checkpoint of plsc_mae or of another code base", metavar="FILE")
     save_path: str = option("", "folder for the network and the files that show its use", metavar="DIR")
-    what: Part | None = option(None, "part to export [the largest that checkpoint and target have in common]")
+    what: Literal["encoder", "classifier", "reconstruction"] | None = option(
+        None, "part to export [the classifier if the checkpoint has one and the target takes it, else the encoder]"
+    )
     input_size: tuple[int, ...] | None = option(None, SIZE_HELP, within="[1, inf)")
     mask_ratio: float | None = _reconstruction(
         None, "MAE and others: fraction of hidden patches [the checkpoint's]", within="(0, 1)"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from paddle import Tensor, nn
 
 from plsc_mae import weights
-from plsc_mae.config.export import ExportConfig, Part
+from plsc_mae.config.export import ExportConfig
 from plsc_mae.data.classify import evaluation_transform
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import ResizeCenterCrop
@@ -25,6 +25,7 @@ from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.weights import Checkpoint
 
 Array = npt.NDArray[np.generic]
+Part = Literal["encoder", "classifier", "reconstruction"]
 CONVERTIBLE = "expected a checkpoint of pre-training, a classifier or an encoder"
 
 
@@ -139,8 +140,10 @@ def open_content(config: ExportConfig, parts: Sequence[Part]) -> Content:
     offered = [part for part in parts if part in held]
     if config.what is not None and config.what not in offered:
         others = " or ".join(offered) or "no part"
-        reason = f"{config.model_path} has none" if config.what in parts else f"{config.target} takes {' or '.join(parts)}"
-        raise ConfigError(f"--what {config.what} is impossible: {reason}; this file and target allow {others}")
+        reason = (
+            f"{config.model_path} has none" if config.what in parts else f"target {config.target} takes no such part"
+        )
+        raise ConfigError(f"--what {config.what} is impossible: {reason}; file and target have in common: {others}")
     opener = {"encoder": _open_encoder, "classifier": _open_classifier, "reconstruction": _open_reconstruction}
     return opener[config.what or offered[0]](config, stored)
 
@@ -149,7 +152,7 @@ def _open_encoder(config: ExportConfig, stored: Checkpoint) -> Content:
     encoder, normalize, origin = load_encoder(stored, num_heads=config.num_heads, input_size=config.input_size)
     normed = "after the final norm" if isinstance(encoder.norm, nn.LayerNorm) else "of the last block"
     outputs = {
-        "tokens": f"[B, {encoder.num_prefix_tokens} + L, D] tokens {normed}, those of the patches last, in raster order",
+        "tokens": f"[B, {encoder.num_prefix_tokens} + L, D] tokens {normed}; patches come last, in raster order",
         "pooled": "[B, D] mean of the patch tokens",
     }
     view = ResizeCenterCrop(encoder.img_size, int(max(encoder.img_size) / 0.875))  # as `extract` and `knn`
@@ -168,10 +171,8 @@ def _open_classifier(config: ExportConfig, stored: Checkpoint) -> Content:
     if not isinstance(view, ResizeCenterCrop):
         view = evaluation_transform(size)
     outputs = {"logits": "[B, K] scores of the classes; their softmax is the probabilities"}
-    layer = Classification(loaded.network)
-    return _content(
-        "classifier", loaded.network, layer, outputs, loaded.normalize, view, classes=loaded.classes, origin=loaded.origin
-    )
+    network, named = loaded.network, {"classes": loaded.classes, "origin": loaded.origin}
+    return _content("classifier", network, Classification(network), outputs, loaded.normalize, view, **named)
 
 
 def _open_reconstruction(config: ExportConfig, stored: Checkpoint) -> Content:
@@ -216,9 +217,8 @@ def _content(
     encoder: VisionTransformer = getattr(network, "encoder", network)
     channels = encoder.patch_embed.proj.weight.shape[1]
     images = Input("images", (channels, *encoder.img_size), "float32", "(pixels / 255 - mean) / std, RGB")
-    mean, std = (
-        tuple(round(float(value), 6) for value in values.flatten().tolist()) for values in (normalize.mean, normalize.std)
-    )
+    constants = (normalize.mean, normalize.std)
+    mean, std = (tuple(round(float(value), 6) for value in values.flatten().tolist()) for values in constants)
     layer.eval()
     inputs = (images, *second)
     return Content(part, network, layer, inputs, num_hidden, outputs, mean, std, view, classes, origin, decoder or {})

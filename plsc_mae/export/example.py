@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from plsc_mae.export.content import Content
-from plsc_mae.export.targets.base import Code, Target
+from plsc_mae.export.targets.base import Target
 
 NAME = "example.py"
 _TEMPLATE = '''\
@@ -54,13 +54,13 @@ width, height = (max({shorter_side}, int(side * {shorter_side} / min(image.size)
 _RECTANGLE = """\
 factor = max({height} / image.height, {width} / image.width)
 width, height = max(round(image.width * factor), WIDTH), max(round(image.height * factor), HEIGHT)"""
-_CLASSES = '''\
+_CLASSES = """\
     classes = (FOLDER / "classes.txt").read_text(encoding="utf-8").splitlines()
     logits = outputs["logits"][0]
     probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     for index in probabilities.argsort()[::-1][:5]:
         print(f"{100 * probabilities[index]:6.2f} %  {classes[index]}")
-'''
+"""
 
 
 def example_text(target: Target, content: Content) -> str:
@@ -101,6 +101,3 @@ def example_text(target: Target, content: Content) -> str:
 
 def _indented(code: str) -> str:
     return textwrap.indent(code, "    ")
-
-
-__all__ = ["NAME", "Code", "example_text"]

@@ -54,7 +54,7 @@ class Reconstruction(NamedTuple):
     """The whole network as a layer for inference, without loss and targets.
 
     Attributes:
-        layer: layer with `forward(images, choice)`, which returns a list of tensors; images are normalized [B, C, H, W].
+        layer: layer whose `forward(images, choice)` returns a list of tensors; images are normalized [B, C, H, W].
         choice: name of the second input: "noise", float32 [B, L], whose largest values hide their patches; or "mask",
             bool [B, L], True = hidden.
         num_hidden: number of hidden patches of an image. A "mask" must hide this number.

@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import paddle
 import yaml
 from paddle import nn
 
-from plsc_mae.config.export import Part
 from plsc_mae.errors import ConfigError
-from plsc_mae.export.content import Array, Content
+from plsc_mae.export.content import Array, Content, Part
 
 MODEL = "model"  # stem of the file of a network
 
@@ -54,7 +52,6 @@ class Target(ABC):
 
     def require(self) -> None:
         """Raise ConfigError if the export itself needs a package that is not installed."""
-        return None
 
     @abstractmethod
     def write(self, content: Content, folder: Path) -> None:
@@ -100,8 +97,3 @@ def refuse(target: Target, reason: str) -> ConfigError:
         f"{target.title} cannot represent this network: {reason}; use --target inference or --target onnx, which take "
         "every network"
     )
-
-
-def shape_of(array: Array) -> list[int]:
-    """Return the shape of an array as plain numbers."""
-    return [int(side) for side in np.shape(array)]

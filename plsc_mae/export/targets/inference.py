@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 
 import paddle
 from paddle.static import InputSpec
@@ -33,12 +34,12 @@ program = next(FOLDER / f"{MODEL}{{suffix}}" for suffix in {PROGRAMS} if (FOLDER
 config = Config(str(program), str(FOLDER / "{MODEL}.pdiparams"))
 config.disable_glog_info()
 return create_predictor(config)'''
-        run = f'''\
+        run = f"""\
 for name, value in zip({names}, [{", ".join(names)}]):
     model.get_input_handle(name).copy_from_cpu(value)
 model.run()
 values = [model.get_output_handle(name).copy_to_cpu() for name in model.get_output_names()]
-return dict(zip({list(content.outputs)}, values))'''
+return dict(zip({list(content.outputs)}, values))"""
         return Code("from paddle.inference import Config, create_predictor", load, run)
 
 

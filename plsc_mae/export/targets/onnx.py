@@ -61,9 +61,9 @@ class Onnx(Target):
         """Return the code for a session of ONNX Runtime on CPU."""
         names = [each.name for each in content.inputs]
         load = f'return InferenceSession(str(FOLDER / "{MODEL}.onnx"), providers=["CPUExecutionProvider"])'
-        run = f'''\
+        run = f"""\
 values = model.run(None, dict(zip({names}, [{", ".join(names)}])))
-return dict(zip({list(content.outputs)}, values))'''
+return dict(zip({list(content.outputs)}, values))"""
         return Code("from onnxruntime import InferenceSession", load, run)
 
 
