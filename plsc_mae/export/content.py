@@ -171,8 +171,9 @@ def _open_classifier(config: ExportConfig, stored: Checkpoint) -> Content:
     if not isinstance(view, ResizeCenterCrop):
         view = evaluation_transform(size)
     outputs = {"logits": "[B, K] scores of the classes; their softmax is the probabilities"}
-    network, named = loaded.network, {"classes": loaded.classes, "origin": loaded.origin}
-    return _content("classifier", network, Classification(network), outputs, loaded.normalize, view, **named)
+    network, classes, origin = loaded.network, loaded.classes, loaded.origin
+    layer = Classification(network)
+    return _content("classifier", network, layer, outputs, loaded.normalize, view, classes=classes, origin=origin)
 
 
 def _open_reconstruction(config: ExportConfig, stored: Checkpoint) -> Content:

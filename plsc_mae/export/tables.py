@@ -13,6 +13,7 @@ from plsc_mae.export.content import Content
 from plsc_mae.models.classifier import BatchNorm, ImageClassifier
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.weights import convert
+from plsc_mae.weights.dialects import find_dialect
 from plsc_mae.weights.dialects.base import Array
 
 TABLE = "relative_position_bias_table"
@@ -36,7 +37,7 @@ def flat_table(content: Content, dialect: str) -> Table:
         folded = ("head.", "fc_norm.") if isinstance(classifier.fc_norm, BatchNorm) else ("head.",)
         table = {name: value for name, value in table.items() if not name.startswith(folded)}
         weight, bias = linear_head(classifier)
-        transposed = convert.find_dialect(dialect).transposes_linear
+        transposed = find_dialect(dialect).transposes_linear
         table |= {"head.weight": weight.T.copy() if transposed else weight, "head.bias": bias}
     return table
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import plsc_mae
 from plsc_mae.config.export import ExportConfig
+from plsc_mae.errors import ConfigError
 from plsc_mae.export.content import Content, open_content
 from plsc_mae.export.example import NAME, example_text
 from plsc_mae.export.folder import DESCRIPTION, new_export, require_usable
@@ -39,7 +40,8 @@ def export_network(config: ExportConfig) -> Export:
     """
     assert config.target is not None  # ExportConfig requires it
     target, path = load_target(config.target), Path(config.save_path)
-    target.require()
+    if missing := target.missing_package():
+        raise ConfigError(missing)
     require_usable(path)
     content = open_content(config, target.parts)
     with new_export(path) as folder:

@@ -50,8 +50,9 @@ class Target(ABC):
     install: str
     in_process: bool = False
 
-    def require(self) -> None:
-        """Raise ConfigError if the export itself needs a package that is not installed."""
+    def missing_package(self) -> str:
+        """Return a sentence if the export itself needs a package that is not installed, else ""."""
+        return ""
 
     @abstractmethod
     def write(self, content: Content, folder: Path) -> None:

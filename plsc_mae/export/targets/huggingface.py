@@ -12,6 +12,7 @@ from plsc_mae.export import tables
 from plsc_mae.export.content import Content
 from plsc_mae.export.targets.base import Code, Target, refuse
 from plsc_mae.weights import convert
+from plsc_mae.weights.dialects import find_dialect
 from plsc_mae.weights.dialects.base import renamed
 from plsc_mae.weights.dialects.huggingface import config_of
 from plsc_mae.weights.write import write_file
@@ -140,12 +141,12 @@ class HuggingFace(Target):
         if classifier is not None:
             fixed = {"architectures": ["ViTForImageClassification"], "model_type": "vit", "hidden_act": "gelu"}
             return fixed | {"qkv_bias": True} | sizes | labels
-        return config_of(sizes | content.decoder | {"mask_ratio": _mask_ratio(content)}, bool(content.decoder))
+        return config_of(sizes | dict(content.decoder) | {"mask_ratio": _mask_ratio(content)}, bool(content.decoder))
 
     @staticmethod
     def _vit_table(content: Content) -> tables.Table:
         """Return the tensors of an encoder or of a classifier of the class token in the names of ViT."""
-        rules = convert.find_dialect("huggingface")
+        rules = find_dialect("huggingface")
         assert rules.encode is not None
         table = tables.flat_table(content, "facebook") | {"pos_embed": tables.with_class_row(content.encoder)}
         table = {name.replace("fc_norm.", "norm.", 1): value for name, value in table.items()}

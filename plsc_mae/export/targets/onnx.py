@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.errors import CheckpointError
 from plsc_mae.export.content import Content
 from plsc_mae.export.targets.base import MODEL, Code, Target
 from plsc_mae.export.targets.inference import trace
@@ -33,15 +33,14 @@ class Onnx(Target):
     packages = ("onnxruntime",)
     install = "pip install onnxruntime"
 
-    def require(self) -> None:
-        """Raise ConfigError without paddle2onnx."""
-        if importlib.util.find_spec("paddle2onnx") is None:
-            newest = "3.12"
-            version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-            hint = f" (under Python {newest} or older: there is no package for {version})" * (version > newest)
-            raise ConfigError(
-                f"--target onnx needs paddle2onnx, which is not installed: pip install 'plsc_mae[onnx]'{hint}"
-            )
+    def missing_package(self) -> str:
+        """Return a sentence without paddle2onnx, which has no package for Python 3.13 and later."""
+        if importlib.util.find_spec("paddle2onnx") is not None:
+            return ""
+        hint = " under Python 3.12 or older, because there is no package for this version" * (
+            sys.version_info >= (3, 13)
+        )
+        return f"--target onnx needs paddle2onnx, which is not installed: pip install 'plsc_mae[onnx]'{hint}"
 
     def write(self, content: Content, folder: Path) -> None:
         """Write the network as one .onnx file."""
