@@ -48,7 +48,7 @@ def require_usable(path: Path) -> None:
 
 
 def earlier_files(path: Path) -> list[str]:
-    """Return the names of the files of an earlier export in a folder; [] if there is none."""
+    """Return the names of the files of an earlier export in a folder; [] if there is no earlier export."""
     try:
         described = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
         names = [str(name) for name in described["files"]] if described.get("mark") == MARK else []

@@ -45,7 +45,7 @@ def test_weights_are_flat(export, target):
     """These libraries load nothing, silently, from a table below a key."""
     out, _ = export("mae", target, "--no_verify")
     (file,) = [*out.glob("*.pdparams"), *out.glob("*.safetensors")]
-    assert read_file(file).flat
+    assert not [name for name in read_file(file).tensors if "/" in name]
     compile((out / "example.py").read_text(), "example.py", "exec")
 
 

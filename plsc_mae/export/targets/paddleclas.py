@@ -13,7 +13,8 @@ from plsc_mae.weights.write import write_file
 
 WEIGHTS = "model.pdparams"
 NORM_EPS = 1e-6  # fixed in the networks of cae.py
-ZOO = "paddleclas.ppcls.arch.backbone.model_zoo"
+FOUNDATION_MODULE = "paddleclas.ppcls.arch.backbone.model_zoo.foundation_vit"
+BEIT_STYLE_MODULE = "paddleclas.ppcls.arch.backbone.model_zoo.cae"
 # (width, blocks, heads, patch size) of registered networks.
 FOUNDATION = {
     (768, 12, 12, 16): "MAE_vit_base_patch16",
@@ -63,10 +64,10 @@ class PaddleClas(Target):
     def code(self, content: Content) -> Code:
         """Return the code that builds the network; an encoder returns its pooled and normalized feature."""
         plain = _classifies_first_token(content) and tables.has_plain_blocks(content.encoder)
-        module = "foundation_vit" if plain else "cae"
+        module = FOUNDATION_MODULE if plain else BEIT_STYLE_MODULE
         arguments = self._arguments(content, plain=plain)
         shown = repr(arguments)
-        imports = f"import paddle\nfrom {ZOO}.{module} import VisionTransformer"
+        imports = f"import paddle\nfrom {module} import VisionTransformer"
         if not plain:
             imports += "\nfrom functools import partial"
             shown = shown[:-1] + f", 'norm_layer': partial(paddle.nn.LayerNorm, epsilon={NORM_EPS})}}"

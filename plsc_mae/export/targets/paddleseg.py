@@ -14,6 +14,10 @@ from plsc_mae.export.targets.base import Code, Target, refuse, traced_outputs, w
 from plsc_mae.weights.write import write_file
 
 WEIGHTS = "backbone.pdparams"
+MODULES = {
+    "VisionTransformer": "paddleseg.models.backbones.vision_transformer",
+    "CAE": "paddleseg.models.backbones.cae",
+}
 NORM_EPS = 1e-6  # `CAE` fixes it for the first norm of a block
 
 
@@ -57,7 +61,6 @@ class PaddleSeg(Target):
         """Return the code that builds the backbone; it returns the patch tokens after the last block."""
         arguments = self._backbone(content)
         kind = arguments.pop("type")
-        module = {"VisionTransformer": "vision_transformer", "CAE": "cae"}[kind]
         load = f"""\
 model = {kind}(**{arguments!r}, pretrained=str(FOLDER / "{WEIGHTS}"))
 model.eval()
@@ -66,7 +69,7 @@ return model"""
 with paddle.no_grad():
     features, _ = model(paddle.to_tensor(images))
 return {"patches": features[-1].numpy()}"""
-        return Code(f"import paddle\nfrom paddleseg.models.backbones.{module} import {kind}", load, run)
+        return Code(f"import paddle\nfrom {MODULES[kind]} import {kind}", load, run)
 
     def expected(self, content: Content, inputs: Sequence[Array]) -> dict[str, Array]:
         """Compute the patch tokens that the backbone returns."""
