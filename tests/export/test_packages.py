@@ -1,4 +1,7 @@
-"""Exports in the real libraries, which this test installs into an environment of its own (network, 3 minutes)."""
+"""Exports in the real libraries, which these tests install into environments of their own (they need the network).
+
+The torch libraries take gigabytes; PLSC_MAE_TORCH_PYTHON names an interpreter that has them and Paddle already.
+"""
 
 from __future__ import annotations
 
@@ -66,6 +69,8 @@ def paddle_python(tmp_path_factory):
 @pytest.fixture(scope="session")
 def torch_python(tmp_path_factory):
     """Return the interpreter of an environment with torch, timm and Transformers."""
+    if given := os.environ.get("PLSC_MAE_TORCH_PYTHON"):
+        return given
     return environment(tmp_path_factory.mktemp("torch") / "env", ["torch", "torchvision", "timm", "transformers"])
 
 

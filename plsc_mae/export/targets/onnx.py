@@ -59,11 +59,13 @@ class Onnx(Target):
     def code(self, content: Content) -> Code:
         """Return the code for a session of ONNX Runtime on CPU."""
         names = [each.name for each in content.inputs]
-        load = f'return InferenceSession(str(FOLDER / "{MODEL}.onnx"), providers=["CPUExecutionProvider"])'
+        load = f"""\
+onnxruntime.set_default_logger_severity(3)  # errors
+return onnxruntime.InferenceSession(str(FOLDER / "{MODEL}.onnx"), providers=["CPUExecutionProvider"])"""
         run = f"""\
 values = model.run(None, dict(zip({names}, [{", ".join(names)}])))
 return dict(zip({list(content.outputs)}, values))"""
-        return Code("from onnxruntime import InferenceSession", load, run)
+        return Code("import onnxruntime", load, run)
 
 
 TARGET = Onnx()

@@ -58,8 +58,8 @@ class PaddleClas(Target):
             {"NormalizeImage": {"scale": 1 / 255, "mean": list(content.mean), "std": list(content.std), "order": ""}},
             {"ToCHWImage": None},
         ]
-        arch = {"name": name or "VisionTransformer", "class_num": len(content.classes) or 1000, **arguments}
-        write_yaml(folder / "arch.yml", heading, {"Arch": arch, "Infer": {"transforms": transforms}})
+        arch = {"Arch": {"name": name, "class_num": len(content.classes) or 1000, **arguments}} if name else {}
+        write_yaml(folder / "arch.yml", heading, arch | {"Infer": {"transforms": transforms}})
 
     def code(self, content: Content) -> Code:
         """Return the code that builds the network; an encoder returns its pooled and normalized feature."""
