@@ -10,12 +10,14 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "plsc_mae/__init__.py").rea
 
 
 class BuildWithConfigs(build_py):
-    """Adds the folder `configs` to the package, where `--config configs/...` finds it after an installation."""
+    """Adds the folder `configs` to the package, where `--config NAME` finds the recipes after an installation."""
 
     def run(self):
         super().run()
         if not self.editable_mode:
-            shutil.copytree(ROOT / "configs", Path(self.build_lib) / "plsc_mae/configs", dirs_exist_ok=True)
+            installed = Path(self.build_lib) / "plsc_mae/configs"
+            shutil.rmtree(installed, ignore_errors=True)  # an earlier build may have had other recipes
+            shutil.copytree(ROOT / "configs", installed)
 
 
 setup(
@@ -27,13 +29,13 @@ setup(
     license="Apache-2.0",
     cmdclass={"build_py": BuildWithConfigs},
     packages=find_packages(include=["plsc_mae", "plsc_mae.*"]),
-    package_data={"plsc_mae.weights": ["manifest.yaml"]},
+    package_data={"plsc_mae": ["py.typed"], "plsc_mae.weights": ["manifest.yaml"]},
     python_requires=">=3.10",
     install_requires=[
         "numpy>=1.26",
         "pillow>=10.1",
         "pyyaml>=6",
-        "opencv-python>=4.8",
+        "opencv-python-headless>=4.8",
         "visualdl>=2.5.3",
         "tqdm>=4.60",
         "safetensors>=0.4",
@@ -52,6 +54,7 @@ setup(
             "onnx==1.17.0; python_version < '3.13'",
             "onnxruntime>=1.17",
         ],
+        "completion": ["argcomplete>=3"],
         "parity": ["torch>=2.4", "transformers>=4.45"],
     },
     entry_points={"console_scripts": ["plsc-mae = plsc_mae.__main__:main"]},

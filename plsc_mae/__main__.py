@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +13,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     One of several processes does not return: it ends here with the exit code.
     """
     try:
+        if "_ARGCOMPLETE" in os.environ:  # the shell asks what may follow
+            from plsc_mae.cli import complete
+
+            complete()
+            return 0
         from plsc_mae.cli import main as run
         from plsc_mae.parallel import failure_detector
 

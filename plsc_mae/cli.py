@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import plsc_mae
 from plsc_mae import console
 from plsc_mae.config import FINETUNE, LINPROBE, PHASES, PRETRAIN
+from plsc_mae.config.completion import Completed, completion_parser
 from plsc_mae.config.export import ExportConfig
 from plsc_mae.config.launch import Launch, LaunchConfig, split_launch
 from plsc_mae.config.parity import ParityConfig
@@ -23,6 +24,7 @@ from plsc_mae.config.schema import suggest, vocabulary
 from plsc_mae.config.synonyms import hint_at_command
 from plsc_mae.config.tools import (
     CompareConfig,
+    ConfigsConfig,
     DemoDataConfig,
     DoctorConfig,
     ExplainConfig,
@@ -144,6 +146,12 @@ COMMANDS = {
         "plsc_mae.commands.weights:run_diff",
         "a b",
     ),
+    "configs": Command(
+        "list the recipes for --config, with published results and cost, or print one",
+        {"": ConfigsConfig},
+        "plsc_mae.commands.configs:run",
+        "recipe",
+    ),
     "plot": Command("draw the loss curve of a run as PNG", {"": PlotConfig}, "plsc_mae.commands.plot:run", "run_dir"),
     "bench step": Command(
         "measure the speed of training steps", PRETRAIN, "plsc_mae.commands.bench:run_step", parallel=True
@@ -167,7 +175,7 @@ COMMANDS = {
 }
 
 HEADINGS = {  # of the overview; a command belongs to the heading that lists its first word
-    "Train": ("pretrain", "finetune", "linprobe", "launch"),
+    "Train": ("pretrain", "finetune", "linprobe", "launch", "configs"),
     "Evaluate": ("reconstruct", "predict", "knn", "compare", "explain", "extract"),
     "Weights": ("weights", "export"),
     "Tools": ("plan", "bench", "plot", "doctor", "parity", "demo-data", "random-tokenizer"),
@@ -259,6 +267,16 @@ def _resolve_launch(words: Sequence[str]) -> Launch:
     device = getattr(_resolve(name, rest), "device", "auto")
     log.setLevel(level)
     return Launch(options, started, device)
+
+
+def complete() -> None:
+    """Answer the shell's request for completions, see docs/install.md; does nothing without the package argcomplete."""
+    try:
+        import argcomplete
+    except ImportError:
+        return
+    commands = {name: Completed(c.configs, c.positional, c.parallel) for name, c in COMMANDS.items()}
+    argcomplete.autocomplete(completion_parser(commands, os.environ.get("COMP_LINE", "").split()))
 
 
 def _output_is_closed() -> bool:

@@ -98,7 +98,7 @@ def _show_warning(
     write_error(f"warning: {message} ({category.__name__} in {filename}, line {lineno})")
 
 
-class _ConsoleHandler(logging.StreamHandler[TextIO]):
+class _ConsoleHandler(logging.StreamHandler):  # type: ignore[type-arg]  # Python 3.10 has no StreamHandler[TextIO]
     """Handler that writes above the progress bars, also in forked data workers, which cannot redraw them."""
 
     def __init__(self, stream: TextIO) -> None:

@@ -10,6 +10,8 @@ import re
 import signal
 from collections.abc import Collection
 
+HANG_EXIT_CODE = 4  # of all processes of a run that hangs
+
 _flags: frozenset[str] | None = None
 
 

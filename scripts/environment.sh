@@ -1,4 +1,4 @@
-# Sourced by the other scripts. `make_environment FOLDER REQUIREMENT...` creates a virtual environment with this project,
+# Sourced by the other scripts, in any POSIX shell. `make_environment FOLDER REQUIREMENT...` creates a virtual environment with this project,
 # unless it already exists with the same requirements.
 
 find_python() {
@@ -13,21 +13,15 @@ find_python() {
 }
 
 make_environment() {
-    local folder=$1 wanted stamp
+    folder=$1
     shift
     wanted="$(cat setup.py) $*"
-    stamp="$folder/.installed"
-    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+    if [ -f "$folder/.installed" ] && [ "$(cat "$folder/.installed")" = "$wanted" ]; then
         return
     fi
     echo "installing into $folder: $*"
     rm -rf "$folder"
     "$(find_python)" -m venv "$folder"
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
-    # OpenCV's wheel needs libGL, which machines without a display lack. The headless wheel has the same module.
-    if ! "$folder/bin/python" -c 'import cv2' 2>/dev/null; then
-        "$folder/bin/python" -m pip uninstall --quiet --yes opencv-python
-        "$folder/bin/python" -m pip install --quiet --disable-pip-version-check opencv-python-headless
-    fi
-    printf '%s' "$wanted" >"$stamp"
+    printf '%s' "$wanted" >"$folder/.installed"
 }

@@ -1,13 +1,12 @@
-# Sourced by pretrain.sh, finetune.sh, linprobe.sh and knn.sh. `launch PROGRAM OPTION...` starts one process per GPU of
-# this machine, or per core without a GPU.
+# Sourced by pretrain.sh, finetune.sh, linprobe.sh and knn.sh, in any POSIX shell. `launch PROGRAM OPTION...` starts one
+# process per GPU of this machine, or per core without a GPU.
 #   NPROC_PER_NODE   another number of processes
 #   LOG_DIR          folder of the launcher's logs, workerlog.N of each process [log]
 #   NNODES, MASTER   number of machines and IP:PORT of the first; start the same command on each
 #   PYTHON           interpreter with Paddle [.venv/bin/python if it is there, else python]
 
 launch() {
-    local root python count
-    root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+    root="$(cd "$(dirname "$0")/.." && pwd)"
     python="${PYTHON:-$root/.venv/bin/python}"
     command -v "$python" >/dev/null || python=python
     if command -v nvidia-smi >/dev/null; then
@@ -17,7 +16,7 @@ launch() {
         unset CUDA_VISIBLE_DEVICES # the launcher would count GPUs by it
     fi
     count="${NPROC_PER_NODE:-$count}"
-    local program="$root/$1"
+    program="$root/$1"
     shift
     if [ "${NNODES:-1}" = 1 ] && [ "$count" = 1 ]; then
         exec "$python" "$program" "$@"

@@ -3,6 +3,8 @@
 # or blocks split across processes, from checkpoints of three kinds. Takes minutes on 2 CPU cores.
 # Every fine-tuning uses the same batches, so all must reach the same accuracy; the table at the end shows it.
 #   bash scripts/parallel.sh [FOLDER]    [parallel]; PYTHON=... for an environment of your own
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started as `sh SCRIPT`
+set +o posix                                      # where sh is bash
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ -z "${PYTHON:-}" ]; then

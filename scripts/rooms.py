@@ -34,6 +34,7 @@ CAPTIONS = {
     "export": "other programs",
     "file_kinds": "first bytes",
     "files": "atomic writes",
+    "gpu_check": "a GPU, for its user",
     "loading": "checkpoints to networks",
     "losses": "cross-entropy, pixels",
     "masking": "random, blocks",

@@ -38,7 +38,10 @@ EXEMPT = {
         "methods.mae:AutoencoderMethod.describe",
         "methods.mae_priv:_classifier_flags",
     ),
-    "a flag of Paddle's launcher": ("commands.launch:launcher_words",),
+    "a flag of Paddle's launcher or of launch": (
+        "commands.launch:launcher_words",
+        "gpu_check.supervisor:collectives_command",
+    ),
     "about the value of an option; commands without the option never set it": (
         "data.decode:_opencv",
         "data.randaugment:_bad_notation",

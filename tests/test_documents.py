@@ -17,6 +17,7 @@ import pytest
 
 from plsc_mae.cli import COMMANDS
 from plsc_mae.config.launch import split_launch
+from plsc_mae.config.recipes import no_recipe, recipe_name
 from plsc_mae.config.resolve import parse
 
 ROOT = Path(__file__).parents[1]
@@ -125,7 +126,8 @@ def check(line: CommandLine, blank: Path) -> None:
     assert name is not None, "no such command"
     rest = words[len(name.split()) :]
     for i, word in enumerate(rest[:-1]):
-        if word in ("-c", "--config") and not rest[i + 1].startswith("configs/"):
+        if word in ("-c", "--config") and not (recipe_name(rest[i + 1]) or rest[i + 1].startswith("configs/")):
+            assert "/" not in rest[i + 1] or rest[i + 1].endswith(".yaml"), no_recipe(rest[i + 1])
             rest[i + 1] = str(blank)
     if line.mention and (name == "reconstruct" or not rest):
         rest = [*REQUIRED.get(name, "").split(), *rest]
@@ -168,7 +170,7 @@ def test_every_config_is_headed_by_the_command_that_runs_it(path):
     lines = [line.words for line in lines_in(path) if line.words[0] in ("pretrain", "finetune", "linprobe")]
     assert lines
     for words in lines:
-        assert str(path.relative_to(ROOT)) in words
+        assert str(path.relative_to(ROOT / "configs").with_suffix("")) in words
         assert "--data_path" in words
 
 

@@ -29,6 +29,7 @@ from plsc_mae.data.loader import KeyedDataset, build_loader
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.seeding import SampleKey
+from plsc_mae.data.transfer import INDEX
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import CheckpointError, ConfigError, DataError
 from plsc_mae.files import MARK, result_replacement
@@ -184,19 +185,21 @@ def encode_dataset(
     first = encode(paddle.to_tensor(dataset[SampleKey(0, 0)]["image"][None]))
     whole = {name: np.empty((count, *x.shape[1:]), np.float32) for name, x in first.items()}
     marks = np.zeros(count, np.float32)
-    batches = iter(build_loader(dataset, sampler, num_workers=num_workers))
+    loader = build_loader(dataset, sampler, num_workers=num_workers)
+    batches = iter(loader)
     disable = None if world.is_main else True  # None shows the bar on a terminal only
     for start in tqdm(range(0, count, sampler.global_batch_size), title, disable=disable):
         stop = min(start + sampler.global_batch_size, count)
         batch = next(batches, None)
         encoded = {} if batch is None else encode(batch["image"])
+        loader.transfer_next()
         share = np.array_split(np.arange(stop - start), world.size)[world.rank]
         for name, array in whole.items():
             part = _gather(encoded.get(name), share, (stop - start, *array.shape[1:]), world)
             if world.is_main:
                 array[start:stop] = part
         if batch is not None and UNREADABLE in batch:
-            marks[start:stop][share] = batch[UNREADABLE].numpy()
+            marks[start:stop][share] = batch[UNREADABLE]
         if on_batch is not None:
             on_batch()
     marks = world.sum(paddle.to_tensor(marks)).numpy() if world.size > 1 else marks
@@ -254,7 +257,7 @@ def require_finite_features(arrays: Mapping[str, npt.NDArray[np.float32]], origi
 class FeatureDataset:
     """Data set of precomputed features, for probes that train on cached features.
 
-    A sample is {"features": [D], "label", "index", "skipped"} with "skipped" 0; it is the same in every epoch.
+    A sample is {"features": [D], "label", `INDEX`, "skipped"} with "skipped" 0; it is the same in every epoch.
 
     Args:
         features: float32 [n, D].
@@ -268,7 +271,7 @@ class FeatureDataset:
         return len(self.labels)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        numbers = {"label": self.labels[key.index], "index": key.index, "skipped": 0}
+        numbers = {"label": self.labels[key.index], INDEX: key.index, "skipped": 0}
         return {"features": self.features[key.index]} | {
             name: np.asarray(number, np.int64) for name, number in numbers.items()
         }

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+
+from plsc_mae.data.opencv import load_opencv
 
 GAP = 8  # pixels between the pictures of a panel
 MIN_SIDE = 224  # smaller pictures are enlarged by a whole factor, so that labels fit and patches are visible
 
 
 def resize_map(relevance: npt.NDArray[np.floating[Any]], size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Resize a map [h, w] to `size` = (H, W) with bilinear interpolation."""
+    """Resize a map [h, w] to `size` = (H, W) with bilinear interpolation.
+
+    Raises:
+        ImportError: OpenCV cannot be imported.
+    """
+    cv2 = load_opencv()
     return cv2.resize(relevance.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
 
 
@@ -28,7 +34,11 @@ def overlay(image: npt.NDArray[np.uint8], relevance: npt.NDArray[np.floating[Any
 
     Returns:
         RGB image uint8 [H, W, 3], scaled to a maximum of 255.
+
+    Raises:
+        ImportError: OpenCV cannot be imported.
     """
+    cv2 = load_opencv()
     levels = (255 * resize_map(relevance, image.shape[:2])).astype(np.uint8)
     colors = cv2.applyColorMap(levels, cv2.COLORMAP_JET)[:, :, ::-1]  # BGR to RGB
     total = colors.astype(np.float32) / 255 + image.astype(np.float32) / 255

@@ -16,6 +16,7 @@ import paddle
 
 from plsc_mae.config import PretrainConfig
 from plsc_mae.data.random_images import random_batch
+from plsc_mae.data.transfer import INDEX
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch
 from plsc_mae.optim import Rates
@@ -144,7 +145,7 @@ def run_data(config: PretrainConfig) -> None:
         next(batches)
         started, images = time.perf_counter(), 0
         for batch in itertools.islice(batches, steps):
-            images += len(batch["index"])
+            images += len(batch[INDEX])
         speed = images / (time.perf_counter() - started)
         del batches  # ends the worker processes
         print(f"{config.image_backend}, {workers} workers: {speed:.0f} images/s", flush=True)

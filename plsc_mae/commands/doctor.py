@@ -14,12 +14,15 @@ from plsc_mae.commands.doctor_findings import Finding, error
 from plsc_mae.config.tools import DoctorConfig
 from plsc_mae.names import escape_controls
 
+NO_GPU = 3  # exit code of --gpu without a GPU: the checks work, but nothing was measured
+
 
 def run(config: DoctorConfig) -> int:
     """Print the state of the machine, then the problems found: errors with `!`, warnings with `?`.
 
     Returns:
-        1 if there is an error, else 0; with --distributed, 1 also if another process of the launch has one.
+        1 if there is an error, else NO_GPU if --gpu found none, else 0; with --distributed, 1 also if another process
+        of the launch has an error.
     """
     findings = _report(_examine_installation())
     works = not any(finding.stops for finding in findings)
@@ -29,11 +32,29 @@ def run(config: DoctorConfig) -> int:
         findings += _report(examine_data(config.data_path))
     if config.distributed and works:
         findings += _report(_examine_launch(findings))
+    if config.gpu and works:
+        findings += _report(_compute_on_gpus(config))
     for finding in sorted(findings, key=lambda found: not found.stops):
         print(escape_controls(str(finding)), flush=True)
     if not findings:
         print("no problems found", flush=True)
-    return int(any(finding.stops for finding in findings))
+    if any(finding.stops for finding in findings):
+        return 1
+    return NO_GPU if config.gpu and not _visible_gpus() else 0
+
+
+def _visible_gpus() -> int:
+    import paddle
+
+    return paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+
+
+def _compute_on_gpus(config: DoctorConfig) -> Iterator[str | Finding]:
+    from plsc_mae.commands.doctor_gpu_checks import REPORT, examine_by_computing, examine_launched, is_launched
+
+    if is_launched():
+        return examine_launched(config.report or "")
+    return examine_by_computing(_visible_gpus(), doctor_gpu.read_driver(), config.report or REPORT)
 
 
 def _report(items: Iterable[str | Finding]) -> list[Finding]:
@@ -61,7 +82,7 @@ def _examine_installation() -> Iterator[str | Finding]:
 def _examine_machine(config: DoctorConfig) -> Iterator[str | Finding]:
     import paddle
 
-    gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+    gpus = _visible_gpus()
     yield f"devices: {runtime.available_cores()} CPU cores, {gpus} GPUs visible to Paddle"
     driver = doctor_gpu.read_driver()
     if isinstance(driver, doctor_gpu.Driver):

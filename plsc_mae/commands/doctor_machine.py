@@ -44,8 +44,9 @@ LAUNCH_VARIABLES = (
     "PADDLE_DISTRI_BACKEND",
 )
 OPTIONAL_MODULES = {
-    "cv2": "pip install opencv-python-headless, for `plsc-mae pretrain --image_backend opencv`",
-    "visualdl": "install another version of visualdl or protobuf, or uninstall visualdl",
+    "cv2": "`plsc-mae explain`, `plsc-mae pretrain --image_backend opencv` and images of more than 8 bits need it: "
+    "pip uninstall -y opencv-python opencv-python-headless && pip install opencv-python-headless",
+    "visualdl": "runs write no VisualDL records: install another version of visualdl or protobuf",
 }
 SHARED_MEMORY = "/dev/shm"
 SHARED_MEMORY_MB = 512  # for NCCL between the GPUs of a machine
@@ -81,8 +82,7 @@ def examine_optional_modules() -> Iterator[Finding]:
             importlib.import_module(name)
         except Exception as failure:  # a protobuf mismatch is a TypeError, a missing system library an ImportError
             reason = " ".join(str(failure).split())[:200]
-            stops = name == "visualdl" and not isinstance(failure, ImportError)  # runs handle an ImportError
-            yield Finding(f"{name} is installed but cannot be imported ({reason}): {remedy}", stops)
+            yield warning(f"{name} is installed but cannot be imported ({reason}): {remedy}")
 
 
 def examine_environment(gpus: int, environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ from plsc_mae.commands.results import summarize
 from plsc_mae.config.schema import suggest
 from plsc_mae.config.tools import ExplainConfig
 from plsc_mae.data.normalize import Normalize
+from plsc_mae.data.opencv import load_opencv
 from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import ConfigError
 from plsc_mae.loading import pixel_range
@@ -61,8 +62,13 @@ def run(config: ExplainConfig) -> int:
     Raises:
         CheckpointError: the checkpoint cannot be read, or has no classifier and --category_index needs one.
         DataError: there are no images, none can be decoded, or a panel cannot be written.
-        ConfigError: the encoder lacks --layer_index, or the classifier lacks --category_index.
+        ConfigError: the encoder lacks --layer_index, the classifier lacks --category_index, or OpenCV cannot be
+            imported.
     """
+    try:
+        load_opencv()
+    except ImportError as error:
+        raise ConfigError(f"explain colors its maps with OpenCV. {error}") from error
     World(config.device)
     explainer = Explainer(config)
     print(explainer.origin)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from plsc_mae.config import LinprobeConfig
+from plsc_mae.config import ClassifyConfig, LinprobeConfig
 from plsc_mae.config.plan import PlannedRun
 from plsc_mae.data.imagefolder import find_images
 from plsc_mae.errors import ConfigError
 from plsc_mae.methods.base import Task
+from plsc_mae.parallel.gpu import AMPERE, VOLTA, Capability, current_capability, has_gpu
 from plsc_mae.plan.activations import HALF
 from plsc_mae.plan.advice import Changes, remedy
 from plsc_mae.plan.estimate import Estimate, estimate, precision_bytes
@@ -36,14 +37,14 @@ def run(config: PlannedRun) -> None:
     if config.measure and config.devices * config.tensor_parallel > 1:
         raise ConfigError("--measure runs in this process, on one device; leave --devices and --tensor_parallel out")
     drawn = sketch(config)
-    found = estimate(drawn, config, config.devices, flash=config.flash)
+    found = estimate(drawn, config, config.devices, capability=_capability(config))
     rows = [
         *_network(drawn, config),
         *_schedule(drawn, config, found),
         *_memory(found),
         *_communication(found),
     ]
-    print(f"plan of {config.phase} {config.model}: {_devices(config)}, {_arithmetic(config)}")
+    print(f"plan of {config.phase} {config.model}: {_devices(config)}, {_arithmetic(config, found)}")
     print(_table(rows))
     print(_verdict(drawn, config, found))
     if config.measure:
@@ -56,10 +57,18 @@ def _devices(config: PlannedRun) -> str:
     return f"{config.devices} {kind}{many if config.devices > 1 else ''} of {config.device_memory:g} GiB"
 
 
-def _arithmetic(config: PlannedRun) -> str:
+def _capability(config: PlannedRun) -> Capability:
+    """Return the compute capability of the planned GPUs: that of --flash, else of this machine's GPU, else 8.0."""
+    if config.flash is None and has_gpu():
+        return current_capability()
+    return VOLTA if config.flash is False else AMPERE
+
+
+def _arithmetic(config: PlannedRun, found: Estimate) -> str:
     if precision_bytes(config) != HALF:
         return "float32"
-    attention = "flash attention" if config.flash else "no flash attention"
+    some = f"flash attention in {found.flash_blocks} of {found.blocks} blocks"
+    attention = {0: "no flash attention", found.blocks: "flash attention"}.get(found.flash_blocks, some)
     return f"mixed precision {config.amp_level}, {attention}"
 
 
@@ -114,7 +123,8 @@ def _schedule(drawn: Sketch, config: PlannedRun, found: Estimate) -> Iterable[Ro
 def _count_images(config: PlannedRun) -> int:
     if config.num_images is not None:
         return int(config.num_images)
-    if config.data_path and getattr(config, "data_set", "") != "CIFAR":
+    in_folders = not isinstance(config, ClassifyConfig) or config.data_set != "CIFAR"
+    if config.data_path and in_folders:
         return len(find_images(config.data_path, "train"))
     return IMAGENET_IMAGES
 
@@ -159,7 +169,7 @@ def _verdict(drawn: Sketch, config: PlannedRun, found: Estimate) -> str:
     if spare >= 0:
         return f"fits: {found.usage.total / GIB:.1f} of {room}; {spare:.1f} GiB are free"
     verdict = f"does not fit: {found.usage.total / GIB:.1f} of {room}; {-spare:.1f} GiB too much"
-    better = remedy(drawn, config, config.devices, limit, flash=config.flash)
+    better = remedy(drawn, config, config.devices, limit, capability=_capability(config))
     if better is None:
         return f"{verdict}\nno layout of {config.devices} such devices makes it fit"
     return f"{verdict}\nfits with {_options(better.changes)}: {better.estimate.usage.total / GIB:.1f} GiB"

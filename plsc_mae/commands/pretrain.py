@@ -9,8 +9,9 @@ import paddle
 from plsc_mae.config import PretrainConfig
 from plsc_mae.data.classes import ClassOrder, log_class_warnings
 from plsc_mae.data.imagefolder import ImageDataset, ImageList, balanced_subset, find_validation, require_classes
-from plsc_mae.data.loader import collate, device_batch
+from plsc_mae.data.loader import collate
 from plsc_mae.data.seeding import SampleKey
+from plsc_mae.data.transfer import device_batch
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch

@@ -14,8 +14,8 @@ from plsc_mae.commands.results import summarize
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.schema import options
 from plsc_mae.config.tools import ReconstructConfig
-from plsc_mae.data.loader import device_batch
 from plsc_mae.data.normalize import Normalize
+from plsc_mae.data.transfer import device_batch
 from plsc_mae.loading import pixel_range
 from plsc_mae.loading.completeness import BESIDE_A_NETWORK, require_complete
 from plsc_mae.loading.encoder import stored_statistics

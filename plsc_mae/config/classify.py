@@ -29,7 +29,11 @@ class ClassifyConfig(TrainingConfig):
     """Options that fine-tuning and probing share."""
 
     frequent: ClassVar[tuple[str, ...]] = ("finetune", *TrainingConfig.frequent, "nb_classes", "global_pool", "eval")
-    aliases: ClassVar[dict[str, str]] = {**TrainingConfig.aliases, "use_mean_pooling": "global_pool"}
+    aliases: ClassVar[dict[str, str]] = {
+        **TrainingConfig.aliases,
+        "use_mean_pooling": "global_pool",
+        "eval_only": "eval",  # LiBai
+    }
     negations: ClassVar[dict[str, str]] = {"cls_token": "global_pool", "use_cls": "global_pool"}
     retired: ClassVar[dict[str, Retired]] = {
         **TrainingConfig.retired,
@@ -83,6 +87,11 @@ class ClassifyConfig(TrainingConfig):
     micro_batches: int | None = _parallelism(
         None, "micro-batches into which a batch is divided for the pipeline [2 per stage]", within="[1, inf)"
     )
+
+    @property
+    def stages(self) -> int:
+        """Number of pipeline stages."""
+        return self.pipeline_parallel
 
     @property
     def probe(self) -> str:
@@ -147,6 +156,11 @@ class FinetuneConfig(ClassifyConfig):
     mixup_mode: Literal["batch", "pair", "elem"] = _augmentation(
         "batch", "draw the mixing once per batch, per pair or per image"
     )
+
+    @property
+    def decay_relative_positions(self) -> bool:
+        """True if weight decay acts on the relative position tables."""
+        return True
 
     @property
     def rand_augment(self) -> str | None:

@@ -21,7 +21,9 @@ class PlanOptions:
         "share of the memory reserved for CUDA, communication, workspaces and fragmentation, which are not planned",
         within="[0, 1)",
     )
-    flash: bool = option(True, "assume GPUs with flash attention (Ampere and later)")
+    flash: bool | None = option(
+        None, "assume GPUs with flash attention (Ampere and later) [as the GPU of this machine, else assumed]"
+    )
     images_per_second: float | None = option(
         None, "training images per second of all devices, as `bench step` measures them", within="(0, inf)"
     )

@@ -8,13 +8,13 @@ import logging
 import shutil
 import typing
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from plsc_mae.config import PHASES, TrainingConfig
 from plsc_mae.config.help import Entry, Usage, render
+from plsc_mae.config.recipes import find_config
 from plsc_mae.config.schema import Value, build, coerce, options, suggest, vocabulary, without_none
 from plsc_mae.config.synonyms import hint_at_option
 from plsc_mae.errors import ConfigError
@@ -23,7 +23,7 @@ from plsc_mae.file_kinds import require_text
 logger = logging.getLogger(__name__)
 
 _SOURCES = [
-    Entry("-c FILE, --config FILE", "YAML file of options"),
+    Entry("-c CONFIG, --config CONFIG", "YAML file of options, or a recipe's name; `plsc-mae configs` lists them"),
     Entry("-o KEY=VALUE", "one option; may be repeated"),
 ]
 _METHOD = Entry("--method NAME", "method, if --model does not determine it")
@@ -87,7 +87,7 @@ def load_config(path: str, **overrides: Any) -> TrainingConfig:
     """Read a training config from a YAML file. Its key `phase` selects the kind of training; the default is pretrain.
 
     Args:
-        path: the file.
+        path: the file, or the name of a recipe.
         overrides: options that replace those of the file.
 
     Raises:
@@ -141,13 +141,14 @@ def _one_rate(live: dict[str, Value], cls: type, *, is_file: bool) -> dict[str, 
 def read_yaml(path: str) -> dict[str, Value]:
     """Read a flat mapping of options from a YAML file.
 
-    A path below `configs/` that does not exist is read from the installed package, which contains these files.
+    Args:
+        path: the file, or the name of a recipe (`plsc_mae.config.recipes`); an existing file takes precedence.
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or is not a flat mapping.
     """
     try:
-        file = _config_file(path)
+        file = find_config(path)
         require_text(file, path, "a YAML file of options", ConfigError)
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -162,11 +163,6 @@ def read_yaml(path: str) -> dict[str, Value]:
         if isinstance(value, dict):
             raise ConfigError(f"{path}: '{key}' has nested options; write one `option: value` per line")
     return {str(key): Value(value, f"{path}: {key}") for key, value in content.items()}
-
-
-def _config_file(path: str) -> Path:
-    installed = Path(__file__).parents[1] / path
-    return installed if Path(path).parts[:1] == ("configs",) and not Path(path).exists() else Path(path)
 
 
 def split_override(text: str) -> tuple[str, Value]:

@@ -96,6 +96,25 @@ class DoctorConfig:
     data_path: str = option("", "image folder or list file to check too", metavar="PATH")
     output_dir: str = option("", "output folder to check for write access")
     distributed: bool = option(False, "check the processes of paddle.distributed.launch too")
+    gpu: bool = option(
+        False,
+        "compute on the GPUs too, for at most 3 minutes: kernels, copies, attention, mixed precision, determinism, "
+        "speed, collectives; without a GPU, these checks test themselves on the CPU",
+    )
+    report: str | None = option(None, "report file of --gpu [gpu-report.json]", metavar="FILE")
+
+    def __post_init__(self) -> None:
+        if self.report is not None and not self.gpu:
+            raise ConfigError("--report has no effect without --gpu: only the GPU checks write a report")
+
+
+@dataclass(kw_only=True, frozen=True)
+class ConfigsConfig:
+    """Options of `configs`, which lists recipes or prints one."""
+
+    recipe: str = option(
+        "", "recipe to print, or a folder, pattern or part of names to list, as 'mae' or '*linprobe*' [all]"
+    )
 
 
 @dataclass(kw_only=True, frozen=True)

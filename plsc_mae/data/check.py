@@ -24,12 +24,14 @@ from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.loader import WORKER_TIMEOUT, build_loader
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.seeding import SampleKey
+from plsc_mae.data.transfer import HOST_PREFIX, INDEX
 from plsc_mae.data.transforms import Sample
 from plsc_mae.data.workers import CurrentRead
 from plsc_mae.errors import DataError
 
 _BATCH = 256  # files per batch of a worker
 _FEW_FILES = 4096  # are checked in this process: starting workers would take longer
+NOTES = HOST_PREFIX + "notes"  # name of the flags in samples
 _ESTIMATE_SECONDS = 2.0  # time after which the duration is estimated
 _NAMED_SECONDS = 20.0  # shorter checks are not announced
 _TIFF_PARTS = ((273, 279), (324, 325))  # tags of offsets and byte counts of strips and tiles
@@ -119,7 +121,7 @@ def _read_at(file: IO[bytes], offset: int, count: int) -> bytes:
 class HeaderDataset:
     """Data set of the properties of files.
 
-    A sample has three int64 scalars: "notes" (see `Note`), "index", and "skipped", which is always 0.
+    A sample has three int64 scalars: `NOTES` (see `Note`), `INDEX`, and "skipped", which is always 0.
 
     Args:
         images: the files.
@@ -140,7 +142,7 @@ class HeaderDataset:
     def __getitem__(self, key: SampleKey) -> Sample:
         fatal = key.index in self._fatal
         notes = Note.BAD | Note.FATAL if fatal else examine_file(self.name(key.index), self.pixel_range).notes
-        numbers = {"notes": int(notes), "index": key.index, "skipped": 0}
+        numbers = {NOTES: int(notes), INDEX: key.index, "skipped": 0}
         return {name: np.asarray(number, np.int64) for name, number in numbers.items()}
 
     def name(self, index: int) -> str:
@@ -189,7 +191,7 @@ def check_files(
     title = f"checking {images.root}"
     few = len(images) <= _FEW_FILES
     for done, batch in enumerate(tqdm(loader, title, disable=True if rank or few else None), start=1):
-        notes[batch["index"].numpy()] = batch["notes"].numpy()
+        notes[batch[INDEX]] = batch[NOTES]
         announce(done)
     return notes
 
@@ -199,6 +201,7 @@ def _announcer(images: ImageList, batches: int, remedy: str) -> Callable[[int], 
     started, announced = time.monotonic(), False
 
     def announce(done: int) -> None:
+        """Log the time left, in the first call after a few seconds, if it is long."""
         nonlocal announced
         passed = time.monotonic() - started
         if announced or passed < _ESTIMATE_SECONDS:

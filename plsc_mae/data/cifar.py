@@ -15,6 +15,7 @@ from PIL import Image
 
 from plsc_mae.data.decode import PilImage, Pixels
 from plsc_mae.data.seeding import SampleKey, sample_rng
+from plsc_mae.data.transfer import INDEX
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import DataError
 
@@ -91,7 +92,7 @@ def read_cifar(data_path: str | Path, split: str) -> CifarImages:
 class CifarDataset:
     """Data set of transformed CIFAR images.
 
-    A sample is the transform's arrays plus "index", "label" and "skipped", which is always 0.
+    A sample is the transform's arrays plus `INDEX`, "label" and "skipped", which is always 0.
 
     Args:
         images: images in memory; forked workers share them.
@@ -111,7 +112,7 @@ class CifarDataset:
         name = f"{key.index} of {self.images.source}"
         image = PilImage(name, Image.fromarray(self.images.pixels[key.index]))
         sample = self.transform(image, sample_rng(self.seed, key.epoch, key.index))
-        numbers = {"index": key.index, "label": self.images.labels[key.index], "skipped": 0}
+        numbers = {INDEX: key.index, "label": self.images.labels[key.index], "skipped": 0}
         return sample | {name: np.asarray(number, np.int64) for name, number in numbers.items()}
 
 

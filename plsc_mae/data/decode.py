@@ -45,6 +45,7 @@ from PIL import Image, UnidentifiedImageError
 
 from plsc_mae.data import depth
 from plsc_mae.data.depth import PixelRange
+from plsc_mae.data.opencv import load_opencv
 from plsc_mae.errors import ConfigError, DataError
 
 Backend = Literal["pil", "opencv"]
@@ -230,18 +231,12 @@ def require_backend(backend: Backend) -> None:
         _opencv()
 
 
-@functools.cache
 def _opencv() -> ModuleType:
-    """Import OpenCV on first use; the pil backend does not need it."""
+    """Return OpenCV, which only the opencv backend needs."""
     try:
-        import cv2
+        return load_opencv()
     except ImportError as error:
-        raise ConfigError(
-            "--image_backend opencv needs the package opencv-python-headless: install it, or pass --image_backend pil"
-        ) from error
-    cv2.setNumThreads(0)  # the workers already use all cores
-    module: ModuleType = cv2
-    return module
+        raise ConfigError(f"--image_backend opencv: {error}; or pass --image_backend pil") from error
 
 
 def _reduction(box: Box, size: tuple[int, int]) -> int:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from plsc_mae.data.opencv import load_opencv
 from plsc_mae.errors import remedies
 
 Values = npt.NDArray[Any]  # [H, W] or [H, W, C], as in the file
@@ -119,12 +120,12 @@ def decode_values(data: bytes) -> Values:
     """Decode the content of a file with OpenCV at its own depth: [H, W] gray or [H, W, 3] RGB, without further bands.
 
     Raises:
-        ValueError: OpenCV is not installed, or cannot decode the file.
+        ValueError: OpenCV cannot be imported, or cannot decode the file.
     """
     try:
-        import cv2
-    except ImportError:
-        raise ValueError("its depth needs the package opencv-python-headless: install it") from None
+        cv2 = load_opencv()
+    except ImportError as error:
+        raise ValueError(f"its depth needs OpenCV; {error}") from None
     values: Values | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None:
         raise ValueError("OpenCV cannot decode it")
@@ -207,11 +208,6 @@ def is_logged(kind: Kind) -> bool:
 def log_nothing() -> None:
     """Log nothing from now on, for a caller that reports these properties itself."""
     _logged[: len(_KINDS)] = bytes([1] * len(_KINDS))
-
-
-def forget_logged() -> None:
-    """Log the first file of each kind again."""
-    _logged[: len(_KINDS)] = bytes(len(_KINDS))
 
 
 def log_shallow(path: str, largest: int) -> None:

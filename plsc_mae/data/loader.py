@@ -10,14 +10,12 @@ import copy
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, TypeVar
-
-import numpy.typing as npt
-import paddle
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, NamedTuple, TypeVar
 
 from plsc_mae.data.sampler import EpochBatchSampler
+from plsc_mae.data.transfer import OneAhead, copies_asynchronously, device_batch
 from plsc_mae.data.workers import (
     CollatedBatch,
     CurrentRead,
@@ -32,10 +30,9 @@ from plsc_mae.data.workers import (
 )
 from plsc_mae.errors import DataError, flag, remedies
 
-__all__ = ["WORKER_TIMEOUT", "BatchLoader", "KeyedDataset", "build_loader", "collate", "device_batch"]
+__all__ = ["WORKER_TIMEOUT", "BatchLoader", "KeyedDataset", "build_loader", "collate"]
 
 WORKER_TIMEOUT = 300.0  # seconds
-HOST_PREFIX = "host_"
 _MAX_RESTARTS = 3  # consecutive restarts without a batch in between
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL")
 
@@ -44,12 +41,11 @@ Taken = TypeVar("Taken")
 logger = logging.getLogger(__name__)
 
 
-def device_batch(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
-    """Copy the arrays of a batch to the device; those whose names start with `host_` stay NumPy arrays."""
-    return {
-        name: array.copy() if name.startswith(HOST_PREFIX) else paddle.to_tensor(array)
-        for name, array in arrays.items()
-    }
+class TransferredBatch(NamedTuple):
+    """Batch on the device, and the number of files skipped for it."""
+
+    tensors: dict[str, Any]
+    skipped: int
 
 
 class BatchLoader:
@@ -68,6 +64,8 @@ class BatchLoader:
         self.worker_timeout = worker_timeout
         self.skipped = 0
         self._reported = 0
+        self._pool: WorkerPool | None = None  # of the iteration that is under way
+        self._batches: OneAhead[TransferredBatch] | None = None
 
     def __len__(self) -> int:
         """Return the number of batches in a whole epoch, regardless of the position."""
@@ -80,20 +78,35 @@ class BatchLoader:
             DataError: a file cannot be decoded or takes too long, workers keep dying, or the data set raises one.
         """
         before = self.skipped
-        yield from self._from_workers() if self.num_workers else self._in_process()
+        with closing(self._from_workers() if self.num_workers else self._in_process()) as batches:
+            self._batches = OneAhead(batches)
+            for batch in self._batches:
+                self.skipped += batch.skipped
+                yield batch.tensors
         self._report_skipped(self.skipped - before)
 
-    def _in_process(self) -> Iterator[dict[str, Any]]:
+    def transfer_next(self) -> None:
+        """Start the transfer of the next batch if the device is a GPU and the batch is ready.
+
+        Call this while a GPU computes, before waiting for it. The batch, or the error of its worker, is returned by the
+        next iteration as usual. This waits for a batch only if its worker has died and is replaced.
+        """
+        if copies_asynchronously() and self._batches is not None and self._pool is not None and self._pool.is_ready():
+            self._batches.take()
+
+    def _in_process(self) -> Generator[TransferredBatch, None, None]:
         current_read = CurrentRead()
         with _warning_about_slow_reads(current_read, self.worker_timeout, self.dataset):
             for keys in self.sampler:
-                yield self._tensors(read_batch(self.dataset, keys, current_read))
+                yield _transfer(read_batch(self.dataset, keys, current_read))
 
-    def _from_workers(self) -> Iterator[dict[str, Any]]:
+    def _from_workers(self) -> Generator[TransferredBatch, None, None]:
         pool = WorkerPool(self.dataset, copy.copy(self.sampler), self.num_workers, self.worker_timeout)
+        self._pool = pool
         try:
-            yield from pool.batches(self._tensors)
+            yield from pool.batches(_transfer)
         finally:
+            self._pool = self._batches = None
             pool.end()
 
     def _report_skipped(self, count: int) -> None:
@@ -102,9 +115,9 @@ class BatchLoader:
             self._reported = count
             logger.warning("%d images of this epoch could not be read and were replaced by others", count)
 
-    def _tensors(self, batch: CollatedBatch) -> dict[str, Any]:
-        self.skipped += batch.skipped
-        return device_batch(batch.arrays)
+
+def _transfer(batch: CollatedBatch) -> TransferredBatch:
+    return TransferredBatch(device_batch(batch.arrays), batch.skipped)
 
 
 def build_loader(
@@ -139,17 +152,27 @@ class WorkerPool:
         self.dataset, self.sampler, self.timeout = dataset, sampler, timeout
         self.first = sampler.batches_done
         self.count = min(num_workers, len(sampler) - self.first)
+        self.next_number = self.first  # number of the batch to receive next
         self.workers: list[Worker] = []
 
     def batches(self, take: Callable[[CollatedBatch], Taken]) -> Iterator[Taken]:
         """Yield `take(batch)` for each batch in order; the batch's arrays are valid only during that call."""
         for slot in range(self.count):
             self.workers.append(self._start(self.first + slot))
-        for number in range(self.first, len(self.sampler)):
-            slot = (number - self.first) % self.count
-            taken = take(self._receive(slot, number))
+        while self.next_number < len(self.sampler):
+            slot = self._slot()
+            taken = take(self._receive(slot, self.next_number))
             self.workers[slot].release()
+            self.next_number += 1
             yield taken
+
+    def is_ready(self) -> bool:
+        """Return whether the next batch can be received without waiting, or its worker has exited."""
+        return bool(self.workers) and self.next_number < len(self.sampler) and self.workers[self._slot()].is_ready()
+
+    def _slot(self) -> int:
+        """Return the number of the worker that makes the next batch."""
+        return (self.next_number - self.first) % self.count
 
     def end(self) -> None:
         """Kill the workers."""
@@ -230,6 +253,7 @@ def _warning_about_slow_reads(current_read: CurrentRead, timeout: float, dataset
     ended = threading.Event()
 
     def watch() -> None:
+        """Compare the running read with the timeout until the context ends; warn once per file."""
         warned: int | None = None
         while not ended.wait(timeout / 4):
             reading = current_read.get()

@@ -16,6 +16,7 @@ from paddle import Tensor
 
 from plsc_mae.data.decode import Box
 from plsc_mae.data.erasing import inside_boxes
+from plsc_mae.data.transfer import to_device
 
 _EMPTY_BOX = Box(0, 0, 0, 0)
 
@@ -67,9 +68,9 @@ def mix_images(images: Tensor, mixing: Mixing) -> Tensor:
     if (mixing.lam == 1).all():
         return images
     with paddle.amp.auto_cast(enable=False):
-        keep = paddle.to_tensor(mixing.keep.astype(np.float32)).reshape([-1, 1, 1, 1])
+        keep = to_device(mixing.keep.astype(np.float32)).reshape([-1, 1, 1, 1])
         if mixing.boxes.any():
-            inside = inside_boxes(paddle.to_tensor(mixing.boxes), *images.shape[2:])
+            inside = inside_boxes(to_device(mixing.boxes), *images.shape[2:])
             keep = keep * (1 - inside.astype("float32"))  # [n, 1, H, W]
         return images * keep + images.flip(0) * (1 - keep)
 
@@ -85,7 +86,7 @@ def mix_labels(labels: Tensor, mixing: Mixing, num_classes: int, label_smoothing
     """
     with paddle.amp.auto_cast(enable=False):
         own = F.one_hot(labels, num_classes) * (1 - label_smoothing) + label_smoothing / num_classes
-        lam = paddle.to_tensor(mixing.lam.astype(np.float32)).reshape([-1, 1])
+        lam = to_device(mixing.lam.astype(np.float32)).reshape([-1, 1])
         return own * lam + own.flip(0) * (1 - lam)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 
 from plsc_mae.data.decode import Box, Interpolation, Pixels, SourceImage
-from plsc_mae.data.loader import device_batch
+from plsc_mae.data.transfer import device_batch
 from plsc_mae.data.transforms import Transform
 
 

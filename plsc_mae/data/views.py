@@ -45,12 +45,12 @@ def color_jitter(image: SourceImage, strength: float, rng: np.random.Generator) 
 class TwoViewCropFlip:
     """Augmentation of CAE pre-training (Atten4Vis/CAE): color jitter, flip, then one random resized crop in two sizes.
 
-    Returns {"image": uint8 [h, w, 3], "tokenizer_image": uint8 [h2, w2, 3]}. The order of draws is: jitter (if
-    enabled), flip, box, interpolation (if random).
+    Returns {"image": uint8 [h, w, 3], "tokenizer_image": uint8 [h2, w2, 3]}, the second only if there is a tokenizer.
+    The order of draws is: jitter (if enabled), flip, box, interpolation (if random).
 
     Attributes:
         size: size (h, w) of the network's view.
-        tokenizer_size: size (h2, w2) of the tokenizer's view.
+        tokenizer_size: size (h2, w2) of the tokenizer's view; None without a tokenizer.
         scale: range of the crop's area as a fraction of the image area.
         hflip: probability of a horizontal flip.
         color_jitter: strength of the brightness, contrast and saturation jitter; 0 disables it.
@@ -59,7 +59,7 @@ class TwoViewCropFlip:
     """
 
     size: tuple[int, int]
-    tokenizer_size: tuple[int, int]
+    tokenizer_size: tuple[int, int] | None
     scale: tuple[float, float] = (0.08, 1.0)
     hflip: float = 0.5
     color_jitter: float = 0.0
@@ -82,10 +82,10 @@ class TwoViewCropFlip:
         return {name: flip_horizontal(pixels) for name, pixels in views.items()}
 
     def _views(self, image: SourceImage, box: Box, interpolation: Interpolation) -> Sample:
-        return {
-            "image": image.crop_resize(box, self.size, interpolation),
-            "tokenizer_image": image.crop_resize(box, self.tokenizer_size, self.tokenizer_interpolation),
-        }
+        views = {"image": image.crop_resize(box, self.size, interpolation)}
+        if self.tokenizer_size is not None:
+            views["tokenizer_image"] = image.crop_resize(box, self.tokenizer_size, self.tokenizer_interpolation)
+        return views
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,13 @@ class TwoViewCenterCrop:
 
     Attributes:
         size: size (h, w) of the network's view.
-        tokenizer_size: size (h2, w2) of the tokenizer's view, with the same aspect ratio.
+        tokenizer_size: size (h2, w2) of the tokenizer's view, with the same aspect ratio; None without a tokenizer.
         interpolation: filter of the network's view.
         tokenizer_interpolation: filter of the tokenizer's view.
     """
 
     size: tuple[int, int]
-    tokenizer_size: tuple[int, int]
+    tokenizer_size: tuple[int, int] | None
     interpolation: Interpolation = "bicubic"
     tokenizer_interpolation: Interpolation = "lanczos"
 
@@ -112,7 +112,7 @@ class TwoViewCenterCrop:
         factor = min(image.height / self.size[0], image.width / self.size[1])
         height, width = (max(1, round(side * factor)) for side in self.size)
         box = center_crop_box(image.height, image.width, (height, width))
-        return {
-            "image": image.crop_resize(box, self.size, self.interpolation),
-            "tokenizer_image": image.crop_resize(box, self.tokenizer_size, self.tokenizer_interpolation),
-        }
+        views = {"image": image.crop_resize(box, self.size, self.interpolation)}
+        if self.tokenizer_size is not None:
+            views["tokenizer_image"] = image.crop_resize(box, self.tokenizer_size, self.tokenizer_interpolation)
+        return views

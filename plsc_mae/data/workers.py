@@ -155,6 +155,10 @@ class Worker:
         self._in_use, layouts, skipped = message
         return CollatedBatch(self._buffers[self._in_use].read(layouts), skipped)
 
+    def is_ready(self) -> bool:
+        """Return whether `receive` would return or raise at once."""
+        return self._pipe.poll()
+
     def release(self) -> None:
         """Allow the worker to overwrite the batch received last."""
         with contextlib.suppress(OSError):  # the worker has exited; if batches are missing, `receive` raises

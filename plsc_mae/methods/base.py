@@ -18,6 +18,7 @@ from paddle import Tensor, nn
 from plsc_mae.config.training import UpdateScheduleOptions
 from plsc_mae.methods.memory_outline import MemoryOutline
 from plsc_mae.optim import ParamGroup, Schedule, by_epochs, by_updates, weight_decay_groups
+from plsc_mae.parallel import activity
 
 if TYPE_CHECKING:
     from plsc_mae.config import TrainingConfig
@@ -92,6 +93,7 @@ class Task(nn.Layer, ABC):
         """
         with context.autocast():
             out = context.forward(batch)
+        activity.enter("backward")
         loss = out.loss if context.group_size == 1 else out.loss / context.group_size
         (loss if context.loss_scale == 1.0 else loss * context.loss_scale).backward()
         return out

@@ -67,6 +67,26 @@ class Reconstruction(NamedTuple):
     outputs: Mapping[str, str]
 
 
+class PublishedSpeed(NamedTuple):
+    """The published speed of a pre-training run, which `plsc-mae doctor --gpu` compares with this machine's.
+
+    Attributes:
+        recipe: config file of the run, for reference.
+        images_per_second: images per second and GPU, with loading.
+        gpu: part of the GPU's name as the driver reports it.
+        source: where the speed is published.
+        options: those of the recipe, except that the run needs no files.
+        small: further options, for a network of which a CPU computes an update in a fraction of a second.
+    """
+
+    recipe: str
+    images_per_second: float
+    gpu: str
+    source: str
+    options: Mapping[str, Any]
+    small: Mapping[str, Any]
+
+
 class Method(ABC, Generic[ConfigT]):
     """A pre-training method.
 
@@ -81,6 +101,7 @@ class Method(ABC, Generic[ConfigT]):
             `{our name: their names}`.
         tokenizer_option: option with the path of a tokenizer; empty for methods without a tokenizer.
         parity: module in `plsc_mae.parity.networks` that checks this network; empty if there is no such module.
+        published_speed: a published speed of its training on GPUs; None without one.
     """
 
     config_class: type[ConfigT]
@@ -90,6 +111,7 @@ class Method(ABC, Generic[ConfigT]):
     stored_options: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     tokenizer_option: str = ""
     parity: str = ""
+    published_speed: PublishedSpeed | None = None
 
     # ------------------------------------------------------------------------------------------- training
 

@@ -19,7 +19,14 @@ from plsc_mae.data.transforms import RandomCropFlip, ResizeCenterCrop
 from plsc_mae.errors import ConfigError, flag, remedies
 from plsc_mae.masking import num_visible
 from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task, to_pictures, visible_mean
-from plsc_mae.methods.contract import DEFAULT_SIZE, ClassifierRecipe, Description, Method, Reconstruction
+from plsc_mae.methods.contract import (
+    DEFAULT_SIZE,
+    ClassifierRecipe,
+    Description,
+    Method,
+    PublishedSpeed,
+    Reconstruction,
+)
 from plsc_mae.methods.mae_pictures import redraw
 from plsc_mae.methods.masks import WithNoise
 from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline, Stack
@@ -335,6 +342,33 @@ class MAE(AutoencoderMethod[MAEConfig]):
 
     config_class = MAEConfig
     dialects = frozenset({"facebook", "plsc", "timm"})
+    published_speed = PublishedSpeed(
+        "configs/mae/pretrain_vit_base_1600e.yaml",
+        318.0,
+        "A100",
+        "PLSC task/ssl/mae README: 1600 epochs of ImageNet-1k in about 56 h on 32 A100",
+        options={
+            "model": "mae_vit_base_patch16",
+            "norm_pix_loss": True,
+            "mask_ratio": 0.75,
+            "batch_size": 128,
+            "epochs": 1600,
+            "warmup_epochs": 40,
+            "blr": 1.5e-4,
+            "weight_decay": 0.05,
+        },
+        small={
+            "input_size": (32,),
+            "patch_size": 8,
+            "embed_dim": 32,
+            "depth": 2,
+            "num_heads": 4,
+            "decoder_embed_dim": 16,
+            "decoder_depth": 1,
+            "decoder_num_heads": 2,
+            "batch_size": 4,
+        },
+    )
 
     def recognizes(self, stored: Checkpoint) -> bool:
         """Return whether a file may be MAE's.

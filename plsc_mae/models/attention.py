@@ -13,10 +13,12 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+from plsc_mae.models.deterministic import are_deterministic
 from plsc_mae.models.execution import on_gpu
 
-FLASH_MIN_CAPABILITY = 8  # flash attention kernels exist from Ampere on
-FLASH_MAX_HEAD_DIM, FLASH_HEAD_DIM_MULTIPLE = 256, 8
+FLASH_MIN_CAPABILITY = (8, 0)  # flash attention kernels exist from Ampere on
+# Wider heads, up to 256, have no backward kernel on some chips, such as 8.6 and 8.9.
+FLASH_MAX_HEAD_DIM, FLASH_HEAD_DIM_MULTIPLE = 192, 8
 _recording: ContextVar[list[Tensor] | None] = ContextVar("recording", default=None)
 
 
@@ -41,13 +43,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, drop_
     `bias` [H, M, N] is added to the logits. Dropout with `drop_rate` applies to the softmax weights, in evaluation mode
     too, so callers must pass 0 there.
 
-    The choice between flash kernel and plain matrix products is made here, by device, dtype and head width, because
-    Paddle's own choice is unsuitable: 2.6 takes its flash kernel on any GPU and for any dtype, and 3.x chooses a kernel
-    before AMP has cast the inputs. `bias`, dropout and `record_attention` each force the plain products.
+    The choice between flash kernel and plain matrix products is that of `uses_flash` instead of Paddle's own: 2.6 takes
+    its flash kernel on any GPU and for any dtype, and 3.x chooses a kernel before AMP has cast the inputs.
     """
     head_dim, recorded = q.shape[-1], _recording.get()
-    plain = recorded is not None or bias is not None or drop_rate > 0
-    if not plain and _has_flash_kernel(q):
+    plain = recorded is not None or bias is not None or drop_rate > 0 or are_deterministic()
+    half = q.dtype in (paddle.float16, paddle.bfloat16)
+    if uses_flash(head_dim, _capability(q), half=half, plain=plain):
         q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v).transpose([0, 2, 1, 3])
     logits = paddle.matmul(q * head_dim**-0.5, k, transpose_y=True)
@@ -55,6 +57,20 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, drop_
     if recorded is not None:
         recorded.append(weights)
     return paddle.matmul(dropout(weights, drop_rate), v)
+
+
+def uses_flash(head_dim: int, capability: tuple[int, int], *, half: bool, plain: bool) -> bool:
+    """Return True if attention runs in the flash kernel, False if it runs as plain matrix products.
+
+    Args:
+        head_dim: width of a head.
+        capability: compute capability of the GPU, (major, minor); (0, 0) without one.
+        half: True if q, k and v are float16 or bfloat16.
+        plain: True if something needs the softmax weights (a bias, dropout or `record_attention`), or if the backward
+            pass must repeat its bits (--deterministic).
+    """
+    fits = head_dim <= FLASH_MAX_HEAD_DIM and head_dim % FLASH_HEAD_DIM_MULTIPLE == 0
+    return half and not plain and fits and capability >= FLASH_MIN_CAPABILITY
 
 
 def dropout(x: Tensor, rate: float) -> Tensor:
@@ -65,9 +81,9 @@ def dropout(x: Tensor, rate: float) -> Tensor:
     return F.dropout(x, rate) if rate > 0 else x
 
 
-def _has_flash_kernel(x: Tensor) -> bool:
-    if not on_gpu(x) or x.dtype not in (paddle.float16, paddle.bfloat16):
-        return False
-    if x.shape[-1] > FLASH_MAX_HEAD_DIM or x.shape[-1] % FLASH_HEAD_DIM_MULTIPLE:
-        return False
-    return paddle.device.cuda.get_device_capability()[0] >= FLASH_MIN_CAPABILITY
+def _capability(x: Tensor) -> tuple[int, int]:
+    """Return the compute capability of the GPU if `x` is on one, else (0, 0)."""
+    if not on_gpu(x):
+        return 0, 0
+    major, minor = paddle.device.cuda.get_device_capability()
+    return major, minor

@@ -14,6 +14,7 @@ from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError
 from plsc_mae.masking import split_mask
+from plsc_mae.models.deterministic import table_rows
 from plsc_mae.models.layers import (
     LAYER_NORM_EPS,
     Block,
@@ -359,7 +360,8 @@ class ContextAutoencoder(nn.Layer):
         In training, its drop path draws independently of the student's drop path.
         """
         encoder = self.encoder if self.alignment_encoder is None else self.alignment_encoder
-        return self._bridged(encoder.encode(patches, ids_masked)[:, 1:])
+        # Programs traced by Paddle 2.6 ignore `no_grad`.
+        return self._bridged(encoder.encode(patches, ids_masked)[:, 1:]).detach()
 
     @initializes
     def _initialize(self, rescale_init: bool) -> None:
@@ -392,5 +394,4 @@ class ContextAutoencoder(nn.Layer):
 
 def _table_rows(table: Tensor, ids: Tensor) -> Tensor:
     """Look up the rows [B, K, D] of patch ids [B, K] in `table` [1, 1 + L, D], whose row 0 is the class token's."""
-    batch, count = ids.shape
-    return paddle.gather(table[0], ids.reshape([-1]) + 1).reshape([batch, count, -1])
+    return table_rows(table[0], ids + 1)

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import paddle
 from paddle import Tensor, nn
 
+from plsc_mae.models.deterministic import table_rows
 from plsc_mae.models.tensor_split import HEADS, TensorSplit
 
 TOKEN_ENTRIES = 3  # class token to patch, patch to class token, class token to itself
@@ -46,8 +47,7 @@ class RelativePositionBias(nn.Layer):
 
     def forward(self) -> Tensor:
         """Return the bias [H, 1 + L, 1 + L] to add to the logits of attention."""
-        rows = paddle.gather(self.relative_position_bias_table, self.index.flatten())
-        return rows.reshape([*self.index.shape, -1]).transpose([2, 0, 1])
+        return table_rows(self.relative_position_bias_table, self.index).transpose([2, 0, 1])
 
 
 def resize_relative_positions(table: FloatArray, old: tuple[int, int], new: tuple[int, int]) -> FloatArray:

@@ -13,6 +13,7 @@ from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError
 from plsc_mae.models.attention import dropout
+from plsc_mae.models.deterministic import table_rows
 from plsc_mae.models.layers import (
     INIT_STD,
     LAYER_NORM_EPS,
@@ -240,7 +241,7 @@ class VisionTransformer(nn.Layer):
         if self.pos_embed is not None:
             table = self.pos_embed[:, self.prefix_positions :]
             if ids_keep is not None:
-                table = paddle.gather(table[0], ids_keep.reshape([-1])).reshape([batch, -1, self.embed_dim])
+                table = table_rows(table[0], ids_keep)
             tokens = tokens + table
         prefix = [token.expand([batch, *token.shape[1:]]) for token in self._prefix_tokens()]
         if prefix:

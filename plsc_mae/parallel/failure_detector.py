@@ -2,7 +2,8 @@
 
 Each process holds a TCP connection to process 0 and listens on it in a thread. A process that exits first sends its
 reason. If a connection drops without one, process 0 treats that process as killed and notifies the rest. Collectives,
-kernels and waits at the launcher's store release the global interpreter lock, so the thread can run at any time.
+kernels and waits at the launcher's store release the global interpreter lock, so the thread can run at any time. A
+second connection carries the reports of the hang detector.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import hmac
-import json
 import os
 import secrets
 import select
@@ -21,61 +21,17 @@ import threading
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from plsc_mae.errors import ConfigError
+from plsc_mae.parallel import activity, stacks
+from plsc_mae.parallel.peer import Peer
 
 KEY = "plsc_mae/peers"
 GRACE, SHORT_GRACE = 2.0, 0.5  # seconds in which the main thread can exit before the listening thread ends it
 JOIN_TIMEOUT = 30.0
-MAX_LINE = 1 << 16
-# The loss of a machine is detected after 25 seconds, before gloo's timeout of 30.
-KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-
-
-class Peer:
-    """Connection to another process.
-
-    Args:
-        connection: connected socket.
-        name: name of the process in messages.
-    """
-
-    def __init__(self, connection: socket.socket, name: str = "") -> None:
-        self.connection, self.name = connection, name
-        self._received = b""
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in KEEP_ALIVE.items():
-            if hasattr(socket, option):
-                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-
-    def send(self, **message: Any) -> None:
-        """Send a message; errors of the connection are ignored."""
-        with contextlib.suppress(OSError):
-            self.connection.sendall(json.dumps(message).encode() + b"\n")
-
-    def receive(self) -> dict[str, Any]:
-        """Wait for a message and return it.
-
-        Returns {"silent": True} after a timeout of the connection, and {} if it closes or the message is not valid.
-        """
-        try:
-            while b"\n" not in self._received:
-                data = self.connection.recv(4096)
-                if not data or len(self._received) > MAX_LINE:
-                    return {}
-                self._received += data
-        except TimeoutError:
-            return {"silent": True}
-        except OSError:
-            return {}
-        line, _, self._received = self._received.partition(b"\n")
-        try:
-            message = json.loads(line)
-        except ValueError:
-            return {}
-        return message if isinstance(message, dict) else {}
 
 
 class End(NamedTuple):
@@ -85,20 +41,27 @@ class End(NamedTuple):
         cause: sentence without its period.
         code: exit code for the processes.
         in_words: whether the first process to end reported the cause itself, instead of dying without a message.
+        hung_at: number of the last finished update if the run hangs, so that all processes write their stacks.
     """
 
     cause: str
     code: int = 1
     in_words: bool = False
+    hung_at: int | None = None
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any], name: str) -> End:
         """Return the reason according to the last message of the process `name`."""
         if message.get("end"):
-            return cls(str(message["end"]), int(message.get("code", 1)), bool(message.get("in_words", True)))
+            in_words = bool(message.get("in_words", True))
+            return cls(str(message["end"]), int(message.get("code", 1)), in_words, message.get("hung_at"))
         if message.get("silent"):
             return cls(f"{name} does not answer any more; its machine or the network may be down")
         return cls(f"{name} ended without a message; it may have been killed, or the system may be out of memory")
+
+    def message(self) -> dict[str, Any]:
+        """Return the message from which `from_message` makes this reason."""
+        return {"end": self.cause, "code": self.code, "in_words": self.in_words, "hung_at": self.hung_at}
 
 
 class Watch(ABC):
@@ -109,12 +72,18 @@ class Watch(ABC):
 
     Attributes:
         peers: connections to other processes.
+        reports: connections for the reports of the hang detector, by process number.
+        stacks_folder: folder of the stacks that this process writes if the run hangs; None writes to stderr only.
+        describe_suspect: returns a sentence about a process that has been behind for a while, "" without one.
         end: reason for the end of the run, once another process has sent it.
     """
 
     def __init__(self, process: int) -> None:
         self.process = process
         self.peers: list[Peer] = []
+        self.reports: dict[int, Peer] = {}
+        self.stacks_folder: Path | None = None
+        self.describe_suspect: Callable[[], str] = str
         self.end: End | None = None
         self._end_known, self._leaving, self._lock = threading.Event(), threading.Event(), threading.Lock()
         self._announced = False
@@ -161,7 +130,7 @@ class Watch(ABC):
 
     def _forget(self) -> None:
         """Close the connections in a forked child; otherwise they would stay open after the parent process dies."""
-        for peer in self.peers:
+        for peer in [*self.peers, *self.reports.values()]:
             peer.connection.close()
         atexit.unregister(self._report_exit)
 
@@ -169,15 +138,21 @@ class Watch(ABC):
     def _listen(self) -> None:
         """Watch the connections until the run ends."""
 
+    @abstractmethod
+    def end_all(self, end: End) -> None:
+        """Send the reason to all processes and end them and this one."""
+
     def _end(self, end: End) -> None:
         """End this process unless it begins to exit within SHORT_GRACE seconds, or GRACE seconds if `end.in_words`.
 
         An error that one process reported may have occurred in all of them, so each gets the time to report it, too.
         """
-        self.end = end
-        self._end_known.set()
         if not end.in_words:
             self.announce(end)
+        if end.hung_at is not None:
+            write_stacks(end.hung_at, self.stacks_folder, self.process)
+        self.end = end
+        self._end_known.set()
         if not self._leaving.wait(GRACE if end.in_words else SHORT_GRACE):
             self.announce(end)
             leave(end.code)
@@ -191,23 +166,38 @@ class Member(Watch):
         host: address of process 0.
         port: port of process 0's `Hub`.
         token: token of that `Hub`, which proves that this process belongs to the run.
+        pid: system's id of process 0.
 
     Raises:
         ConfigError: process 0 cannot be reached.
     """
 
-    def __init__(self, process: int, host: str, port: int, token: str) -> None:
+    def __init__(self, process: int, host: str, port: int, token: str, pid: int) -> None:
         super().__init__(process)
+        self._hub_name = f"process 0 on {host} (pid {pid})"
+        self.peers = [self._connect(host, port, token, reports=False)]
+        self.reports = {0: self._connect(host, port, token, reports=True)}
+
+    def _connect(self, host: str, port: int, token: str, *, reports: bool) -> Peer:
+        """Return a new connection to process 0; `reports` marks the one for the hang detector."""
         try:
             connection = socket.create_connection((host, port), timeout=JOIN_TIMEOUT)
         except OSError as error:
             raise ConfigError(
-                f"process {process} cannot reach process 0 at {host}, port {port} ({error.strerror or error}); the "
-                "machines of a run must be able to connect to each other on any port"
+                f"process {self.process} cannot reach process 0 at {host}, port {port} ({error.strerror or error}); "
+                "the machines of a run must be able to connect to each other on any port"
             ) from None
         connection.settimeout(None)
-        self.peers = [Peer(connection, f"process 0 on {host}")]
-        self.peers[0].send(token=token, process=process, host=socket.gethostname())
+        peer = Peer(connection, self._hub_name)
+        peer.send(token=token, process=self.process, host=socket.gethostname(), pid=os.getpid(), reports=reports)
+        if not reports:
+            peer.continue_on_message()
+        return peer
+
+    def end_all(self, end: End) -> None:
+        """Send the reason to process 0, which notifies the others, and end this process."""
+        self.peers[0].send(**end.message())
+        self._end(end)
 
     def _listen(self) -> None:
         message = self.peers[0].receive()
@@ -225,7 +215,7 @@ class Hub(Watch):
 
     def __init__(self, processes: int, host: str) -> None:
         super().__init__(0)
-        self.missing = set(range(1, processes))
+        self.missing = {(number, reports) for number in range(1, processes) for reports in (False, True)}
         self.token = secrets.token_hex(16)
         try:
             self.listener = socket.create_server((host, 0))
@@ -266,7 +256,7 @@ class Hub(Watch):
         while (self.missing or self.peers) and not self._leaving.is_set():
             events = self._selector.select(max(deadline - time.monotonic(), 0) if self.missing else None)
             if not events and self.missing:
-                self._end_all(End(f"process {min(self.missing)} did not connect within {JOIN_TIMEOUT:.0f} s"))
+                self.end_all(End(f"process {min(self.missing)[0]} did not connect within {JOIN_TIMEOUT:.0f} s"))
                 return
             for key, _ in events:
                 if key.fileobj is self.listener:
@@ -275,20 +265,24 @@ class Hub(Watch):
                     return
 
     def _admit(self) -> None:
-        """Accept a connection; close it unless it sends the token and the number of a missing process."""
+        """Accept a connection; close it unless it sends the token, and the number and purpose of a missing one."""
         connection, _ = self.listener.accept()
         connection.settimeout(JOIN_TIMEOUT / 3)
         peer = Peer(connection)
         hello = peer.receive()
-        number = hello.get("process")
-        if not hmac.compare_digest(str(hello.get("token", "")), self.token) or number not in self.missing:
+        number, reports = int(hello.get("process", -1)), bool(hello.get("reports"))
+        if not hmac.compare_digest(str(hello.get("token", "")), self.token) or (number, reports) not in self.missing:
             connection.close()
             return
         connection.settimeout(None)
-        peer.name = f"process {number} on {hello.get('host')}"
-        self.missing.remove(number)
-        self.peers.append(peer)
-        self._selector.register(connection, selectors.EVENT_READ, peer)
+        peer.name = f"process {number} on {hello.get('host')} (pid {hello.get('pid')})"
+        self.missing.remove((number, reports))
+        if reports:
+            self.reports[number] = peer
+        else:
+            self.peers.append(peer)
+            self._selector.register(connection, selectors.EVENT_READ, peer)
+            peer.continue_on_message()
         if not self.missing:
             self._selector.unregister(self.listener)
             self.listener.close()
@@ -301,12 +295,16 @@ class Hub(Watch):
         self.peers.remove(peer)
         if message.get("bye") or self._leaving.is_set():
             return False
-        self._end_all(End.from_message(message, peer.name))
+        end = End.from_message(message, peer.name)
+        if end.hung_at is None and (suspect := self.describe_suspect()):
+            end = end._replace(cause=f"{end.cause}; {suspect}")
+        self.end_all(end)
         return True
 
-    def _end_all(self, end: End) -> None:
-        for peer in self.peers:
-            peer.send(end=end.cause, code=end.code, in_words=end.in_words)
+    def end_all(self, end: End) -> None:
+        """Send the reason to all processes and end this one."""
+        for peer in list(self.peers):
+            peer.send(**end.message())
         self._end(end)
 
 
@@ -337,12 +335,23 @@ def join(process: int, processes: int, store: Any, environ: Mapping[str, str] = 
     host = place.rpartition(":")[0]
     if process == 0:
         hub = Hub(processes, host)
-        store.set(KEY, f"{hub.port} {hub.token}".encode())
+        store.set(KEY, f"{hub.port} {hub.token} {os.getpid()}".encode())
         _watch = hub
     else:
-        port, token = bytes(store.get(KEY)).decode().split()
-        _watch = Member(process, host, int(port), token)
+        port, token, pid = bytes(store.get(KEY)).decode().split()
+        _watch = Member(process, host, int(port), token, int(pid))
     _watch.start()
+
+
+def current() -> Watch | None:
+    """Return the watch of this process; None if the process is the only one."""
+    return _watch
+
+
+def write_stacks(update: int, folder: Path | None, process: int) -> None:
+    """Write the stacks of this process to stderr and to `hang-{update}-rank{process}.txt` in `folder`, if any."""
+    title = f"process {process} on {socket.gethostname()} (pid {os.getpid()}), {activity.current}:"
+    stacks.write(title, None if folder is None else folder / f"hang-{update}-rank{process}.txt")
 
 
 def report_success() -> None:
@@ -376,8 +385,24 @@ def end_by(error: Exception) -> NoReturn:
         _watch.announce(reason)
         leave(reason.code)
     traceback.print_exception(type(error), error, error.__traceback__)
-    _watch.report_failure(summary(error), 1)
+    cause = summary(error)
+    if suspect := _watch.describe_suspect():
+        cause += f"; {suspect}"
+        print(f"plsc-mae: error: {cause}", file=sys.stderr, flush=True)
+    _watch.report_failure(cause, 1)
     leave(1)
+
+
+def end_hung(end: End, folder: Path) -> NoReturn:
+    """End the only process of a run that hangs: print the reason, write the stacks, and leave.
+
+    Args:
+        end: reason, with `hung_at`.
+        folder: folder of the stacks.
+    """
+    print(f"plsc-mae: error: {end.cause}", file=sys.stderr, flush=True)
+    write_stacks(end.hung_at or 0, folder, 0)
+    leave(end.code)
 
 
 def leave_group(code: int) -> None:

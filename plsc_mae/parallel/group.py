@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import paddle
 from paddle import Tensor
 
+from plsc_mae.parallel import activity
+
 _stores: list[Any] = []  # stores of gloo's groups, in order of creation; None for groups without this process
 
 
@@ -58,13 +60,15 @@ class Group(NamedTuple):
     def sum(self, values: Tensor) -> Tensor:
         """Sum `values` over the members in place (all-reduce) and return `values`; all members must call."""
         if self.size > 1:
-            paddle.distributed.all_reduce(values, group=self.handle)
+            with activity.waiting():
+                paddle.distributed.all_reduce(values, group=self.handle)
         return values
 
     def broadcast(self, values: Tensor, source: int) -> Tensor:
         """Overwrite `values` by those of the member with index `source` and return `values`; all members must call."""
         if self.size > 1:
-            paddle.distributed.broadcast(values, src=self.ranks[source], group=self.handle)
+            with activity.waiting():
+                paddle.distributed.broadcast(values, src=self.ranks[source], group=self.handle)
         return values
 
     def send(self, values: Tensor, member: int) -> None:
@@ -72,11 +76,13 @@ class Group(NamedTuple):
 
         On CPU this blocks until that member receives them.
         """
-        paddle.distributed.send(values, dst=self.ranks[member], group=self.handle)
+        with activity.waiting():
+            paddle.distributed.send(values, dst=self.ranks[member], group=self.handle)
 
     def receive(self, values: Tensor, member: int) -> Tensor:
         """Fill `values` in place with the tensor that the member with index `member` sends, and return `values`."""
-        paddle.distributed.recv(values, src=self.ranks[member], group=self.handle)
+        with activity.waiting():
+            paddle.distributed.recv(values, src=self.ranks[member], group=self.handle)
         return values
 
 

@@ -11,7 +11,8 @@ import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError, flag
-from plsc_mae.parallel import failure_detector
+from plsc_mae.parallel import activity, failure_detector
+from plsc_mae.parallel.gpu import check_kernels, has_gpu
 from plsc_mae.parallel.group import Group
 
 BUCKET_ELEMENTS = 1 << 23  # 32 MB of float32
@@ -47,14 +48,13 @@ class World:
         following: group of this process and the next stage, which is member 0; None in the last stage.
 
     Raises:
-        ConfigError: a GPU is requested but missing, the number of processes is not a multiple of `tensor_parallel` *
-            `pipeline_parallel`, or process 0 cannot be reached.
+        ConfigError: a GPU is requested but missing, Paddle has no kernels for it, the number of processes is not a
+            multiple of `tensor_parallel` * `pipeline_parallel`, or process 0 cannot be reached.
     """
 
     def __init__(self, device: str, *, tensor_parallel: int = 1, pipeline_parallel: int = 1) -> None:
-        gpu_build = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
-        wanted = "gpu" if device in ("gpu", "cuda") or (device == "auto" and gpu_build) else "cpu"
-        if wanted == "gpu" and not gpu_build:
+        wanted = "gpu" if device in ("gpu", "cuda") or (device == "auto" and has_gpu()) else "cpu"
+        if wanted == "gpu" and not has_gpu():
             build = "no GPU is visible to Paddle" if paddle.is_compiled_with_cuda() else "this is Paddle's CPU build"
             raise ConfigError(f"{flag('device')} {device}: {build}; use {flag('device')} cpu, or see `plsc-mae doctor`")
         self.processes = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
@@ -69,6 +69,8 @@ class World:
             )
         paddle.set_device(wanted)
         self.is_gpu = wanted == "gpu"
+        if self.is_gpu:
+            check_kernels()
         self._barriers = 0
         if self.processes > 1:
             paddle.distributed.init_parallel_env()
@@ -178,15 +180,17 @@ class World:
         if self.processes == 1:
             return [float(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]
         tensor = values if isinstance(values, Tensor) else paddle.to_tensor(list(values), dtype="float64")
-        paddle.distributed.all_reduce(tensor, op=paddle.distributed.ReduceOp.MAX)
-        return [float(value) for value in tensor.tolist()]
+        with activity.waiting():
+            paddle.distributed.all_reduce(tensor, op=paddle.distributed.ReduceOp.MAX)
+            return [float(value) for value in tensor.tolist()]
 
     def agree(self, numbers: list[int]) -> bool:
         """Return whether `numbers` is the same in all processes; all processes must call."""
         if self.processes == 1:
             return True
         extremes = paddle.to_tensor([*numbers, *(-number for number in numbers)], dtype="int64")
-        paddle.distributed.all_reduce(extremes, op=paddle.distributed.ReduceOp.MAX)
+        with activity.waiting():
+            paddle.distributed.all_reduce(extremes, op=paddle.distributed.ReduceOp.MAX)
         largest, smallest = extremes[: len(numbers)], -extremes[len(numbers) :]
         return bool((largest == smallest).all())
 
@@ -198,10 +202,11 @@ class World:
         """
         if self.processes == 1:
             return
-        if self.is_gpu:
-            paddle.distributed.barrier()
-        else:
-            self._meet()
+        with activity.waiting():
+            if self.is_gpu:
+                paddle.distributed.barrier()
+            else:
+                self._meet()
 
     def _meet(self) -> None:
         """Wait at the launcher's key-value store until all processes call."""

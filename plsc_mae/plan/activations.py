@@ -14,6 +14,7 @@ from typing import NamedTuple
 from paddle import nn
 
 from plsc_mae.methods.memory_outline import FLOAT32, Stack
+from plsc_mae.models.attention import uses_flash
 from plsc_mae.models.recompute import Recomputable
 from plsc_mae.models.tensor_split import HEADS, split_layers
 from plsc_mae.parallel.tensor import share_sizes
@@ -27,14 +28,14 @@ class Conditions(NamedTuple):
     Attributes:
         batch: number of images in one pass.
         low: bytes per number in matrix products, 2 in mixed precision and 4 otherwise.
-        flash: whether attention without bias and dropout has a kernel that keeps no softmax weights.
+        capability: compute capability of the GPUs, which decides on the flash kernel; (0, 0) for CPUs.
         tensor_parallel: number of processes that share the heads and hidden columns of every block.
         recompute: whether trained blocks keep only their input and are computed again in the backward pass.
     """
 
     batch: int
     low: int = FLOAT32
-    flash: bool = False
+    capability: tuple[int, int] = (0, 0)
     tensor_parallel: int = 1
     recompute: bool = False
 
@@ -50,6 +51,7 @@ class BlockMemory(NamedTuple):
             backward pass.
         trained: number of the block's trained parameters that the process holds; 0 without a backward pass.
         backward: whether a backward pass goes through the block.
+        flash: whether its attention runs in the flash kernel, which keeps no softmax weights.
     """
 
     kept: int
@@ -58,17 +60,20 @@ class BlockMemory(NamedTuple):
     summed: int
     trained: int
     backward: bool
+    flash: bool
 
 
 class _Branch(NamedTuple):
     """Bytes of attention or an MLP, with its norm.
 
-    `kept` is kept for the backward pass; `forward` and `backward` are the working memory of these passes.
+    `kept` is kept for the backward pass; `forward` and `backward` are the working memory of these passes. `flash` is
+    whether the branch runs in the flash kernel.
     """
 
     kept: int
     forward: int
     backward: int
+    flash: bool = False
 
 
 def block_memory(block: nn.Layer, stack: Stack, conditions: Conditions) -> BlockMemory:
@@ -87,14 +92,15 @@ def block_memory(block: nn.Layer, stack: Stack, conditions: Conditions) -> Block
     summed = len(branches) * conditions.low * output if conditions.tensor_parallel > 1 else 0
     sizes = share_sizes(block, conditions.tensor_parallel)
     trained = sum(sizes[id(param)] for param in block.parameters() if not param.stop_gradient)
+    flash = any(branch.flash for branch in branches)
     if not (stack.gradient and trained):
         working = max((branch.kept + branch.forward for branch in branches), default=0)
-        return BlockMemory(0, working, entry, summed, 0, backward=False)
+        return BlockMemory(0, working, entry, summed, 0, backward=False, flash=flash)
     kept = sum(branch.kept for branch in branches) + _scalings(block) * FLOAT32 * output
     working = _backward_working(branches)
     if conditions.recompute and isinstance(block, Recomputable):
         kept, working = entry, kept + working
-    return BlockMemory(kept, working, entry, summed, trained, backward=True)
+    return BlockMemory(kept, working, entry, summed, trained, backward=True, flash=flash)
 
 
 def _backward_working(branches: Sequence[_Branch]) -> int:
@@ -113,9 +119,10 @@ def _attention(layer: nn.Layer, inner: int, width: int, stack: Stack, conditions
     tokens = (FLOAT32 + low) * normed * width + projected
     dropped = getattr(layer, "attn_drop_rate", 0) > 0
     biased = stack.biased or getattr(layer, "rel_pos_bias", None) is not None
-    if conditions.flash and not (biased or dropped):
-        return _Branch(batch * tokens, 0, batch * projected)
-    weights = batch * (layer.num_heads // conditions.tensor_parallel) * queries * keys
+    heads = layer.num_heads // conditions.tensor_parallel
+    if uses_flash(inner // heads, conditions.capability, half=low == HALF, plain=biased or dropped):
+        return _Branch(batch * tokens, 0, batch * projected, flash=True)
+    weights = batch * heads * queries * keys
     copies = FLOAT32 + (low if low < FLOAT32 else 0) + (1 + low if dropped else 0)
     logits = FLOAT32 * weights * (2 if biased else 1)
     return _Branch(batch * tokens + copies * weights, logits, 2 * FLOAT32 * weights)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from plsc_mae.config import TrainingConfig
 from plsc_mae.errors import ConfigError
+from plsc_mae.parallel.gpu import AMPERE, Capability
 from plsc_mae.plan.estimate import Estimate, Layout, estimate
 from plsc_mae.plan.sketch import Sketch
 
@@ -22,14 +23,16 @@ class Remedy(NamedTuple):
     estimate: Estimate
 
 
-def remedy(sketch: Sketch, config: TrainingConfig, devices: int, limit: float, *, flash: bool = True) -> Remedy | None:
+def remedy(
+    sketch: Sketch, config: TrainingConfig, devices: int, limit: float, *, capability: Capability = AMPERE
+) -> Remedy | None:
     """Return the first of `candidates` with which a device needs at most `limit` bytes; None if no candidate fits.
 
-    `flash` states whether GPUs have flash attention.
+    `capability` is the compute capability of the GPUs.
     """
     for changes in candidates(config, devices):
         try:
-            found = estimate(sketch, dataclasses.replace(config, **changes), devices, flash=flash)
+            found = estimate(sketch, dataclasses.replace(config, **changes), devices, capability=capability)
         except ConfigError:  # options that cannot be combined, or heads or devices that cannot be divided like this
             continue
         if found.usage.total <= limit:

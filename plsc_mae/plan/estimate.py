@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from plsc_mae.config import FinetuneConfig, TrainingConfig
+from plsc_mae.config import ClassifyConfig, FinetuneConfig, TrainingConfig
 from plsc_mae.errors import ConfigError
 from plsc_mae.methods.memory_outline import FLOAT32
 from plsc_mae.optim.sharding import check_stage
+from plsc_mae.parallel.gpu import AMPERE, Capability
 from plsc_mae.parallel.tensor import check_divisible
 from plsc_mae.pipeline.task import MICRO_BATCHES_PER_STAGE
 from plsc_mae.plan.activations import HALF, BlockMemory, Conditions
@@ -40,15 +41,16 @@ class Layout(NamedTuple):
         Raises:
             ConfigError: `devices` is not a multiple of --tensor_parallel times --pipeline_parallel.
         """
-        tensor, pipeline = config.tensor_parallel, getattr(config, "pipeline_parallel", 1)
+        tensor, pipeline = config.tensor_parallel, config.stages
         if devices % (tensor * pipeline):
             factors = {"tensor_parallel": tensor, "pipeline_parallel": pipeline}
             groups = " x ".join(f"--{name} {factor}" for name, factor in factors.items() if factor > 1)
             raise ConfigError(
                 f"--devices {devices} cannot form groups of {groups}; give a multiple of {tensor * pipeline}"
             )
-        micro_batches = getattr(config, "micro_batches", None) or MICRO_BATCHES_PER_STAGE * pipeline
-        return cls(devices // (tensor * pipeline), tensor, pipeline, micro_batches if pipeline > 1 else 1)
+        given = config.micro_batches if isinstance(config, ClassifyConfig) else None
+        micro_batches = (given or MICRO_BATCHES_PER_STAGE * pipeline) if pipeline > 1 else 1
+        return cls(devices // (tensor * pipeline), tensor, pipeline, micro_batches)
 
 
 class Traffic(NamedTuple):
@@ -61,21 +63,26 @@ class Traffic(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Cost of an optimizer step for a device of the pipeline stage that needs the most memory."""
+    """Cost of an optimizer step for a device of the pipeline stage that needs the most memory.
+
+    `flash_blocks` of the stage's `blocks` run their attention in the flash kernel.
+    """
 
     layout: Layout
     usage: Usage
     traffic: Traffic
+    blocks: int
+    flash_blocks: int
 
 
-def estimate(sketch: Sketch, config: TrainingConfig, devices: int, *, flash: bool = True) -> Estimate:
+def estimate(sketch: Sketch, config: TrainingConfig, devices: int, *, capability: Capability = AMPERE) -> Estimate:
     """Estimate memory and traffic of an optimizer step on a device of the stage that needs the most memory.
 
     Args:
         sketch: sketch of the config's task.
         config: options of the run; `--device cpu` computes in float32, every other device counts as a GPU.
         devices: number of devices, with one process each.
-        flash: whether GPUs have flash attention.
+        capability: compute capability of the GPUs; --deterministic rules out their flash kernel.
 
     Raises:
         ConfigError: the devices cannot be divided into groups, tensor parallelism does not support the network, or
@@ -85,7 +92,9 @@ def estimate(sketch: Sketch, config: TrainingConfig, devices: int, *, flash: boo
     check_divisible(sketch.task.model, layout.tensor)
     check_stage(config.sharding_stage, is_gpu=gpu, shares_network=layout.tensor * layout.pipeline > 1)
     batch = -(-config.batch_size // layout.micro_batches)
-    conditions = Conditions(batch, low, flash and low == HALF, layout.tensor, config.recompute)
+    conditions = Conditions(
+        batch, low, capability if gpu and not config.deterministic else (0, 0), layout.tensor, config.recompute
+    )
     states = states_of(config, layout)
     cast = low == HALF and states.weight == FLOAT32
     found = []
@@ -94,7 +103,9 @@ def estimate(sketch: Sketch, config: TrainingConfig, devices: int, *, flash: boo
         in_flight = min(layout.micro_batches, layout.pipeline - stage)  # with one forward, one backward (1F1B)
         memory = PassMemory.of(outline, parameters, conditions, cast=cast)
         usage = peak(memory, parameters, states, in_flight)
-        found.append(Estimate(layout, usage, _traffic(memory.blocks, parameters.trained, states, layout, config)))
+        traffic = _traffic(memory.blocks, parameters.trained, states, layout, config)
+        flash_blocks = sum(block.flash for block in memory.blocks)
+        found.append(Estimate(layout, usage, traffic, len(memory.blocks), flash_blocks))
     return max(found, key=lambda stage: stage.usage.total)
 
 

@@ -10,7 +10,9 @@ import numpy as np
 import paddle
 from paddle import nn
 
-BFLOAT16_CAPABILITY = 8  # smallest CUDA compute capability with bfloat16 (Ampere)
+from plsc_mae.errors import ConfigError, flag, remedies
+from plsc_mae.parallel.gpu import amp_types, current_capability, unsupported_type
+
 INITIAL_LOSS_SCALE = 2.0**16
 SMALLEST_LOSS_SCALE = 1.0  # gradients that overflow at scale 1 overflow without scaling, too
 
@@ -39,9 +41,12 @@ def choose_precision(amp: bool, amp_dtype: str, is_gpu: bool, level: str = "O1")
 
     Args:
         amp: whether to use mixed precision.
-        amp_dtype: "float16", "bfloat16", or "auto": bfloat16 if the GPU supports it, else float16.
+        amp_dtype: "float16", "bfloat16", or "auto": bfloat16 if the GPU supports it, else float16, else float32.
         is_gpu: whether the run uses a GPU.
         level: "O1" or "O2", see `Precision`.
+
+    Raises:
+        ConfigError: the GPU does not support `amp_dtype`, so that Paddle would compute in float32.
     """
     if not is_gpu:
         return Precision(
@@ -49,8 +54,13 @@ def choose_precision(amp: bool, amp_dtype: str, is_gpu: bool, level: str = "O1")
         )
     if not amp:
         return Precision(None, "float32 (--no_amp)")
-    capable = paddle.device.cuda.get_device_capability()[0] >= BFLOAT16_CAPABILITY
-    dtype = ("bfloat16" if capable else "float16") if amp_dtype == "auto" else amp_dtype
+    supported = amp_types(current_capability())
+    if amp_dtype == "auto" and not supported:
+        return Precision(None, f"float32 ({unsupported_type('float16')})")
+    dtype = supported[0] if amp_dtype == "auto" else amp_dtype
+    if dtype not in supported:
+        advice = remedies(*(f"--amp_dtype {name}" for name in supported), "--no_amp")
+        raise ConfigError(f"{flag('amp_dtype')} {dtype}: {unsupported_type(dtype)}; use {advice}")
     if dtype == "float16":
         return Precision(dtype, f"mixed precision {level}, float16, dynamic loss scale", level, INITIAL_LOSS_SCALE)
     return Precision(dtype, f"mixed precision {level}, {dtype}", level)

@@ -22,6 +22,7 @@ from plsc_mae.errors import ConfigError
 from plsc_mae.loading import pixel_range
 from plsc_mae.methods.base import Task
 from plsc_mae.methods.contract import Method
+from plsc_mae.models.deterministic import choose_kernels
 from plsc_mae.models.recompute import keep_no_activations
 from plsc_mae.optim import build_optimizer, scaled_lr
 from plsc_mae.optim.sharding import Sharded, UpdateSharing, check_stage, share_gradients
@@ -30,6 +31,7 @@ from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
 from plsc_mae.train.checkpoint.saver import Saver
 from plsc_mae.train.checkpoint.state import RunState
+from plsc_mae.train.compiled import CompiledTask
 from plsc_mae.train.log.run_logger import RunLogger
 from plsc_mae.train.nonfinite.policy import NonFinitePolicy
 from plsc_mae.train.observers.base import Observer
@@ -51,10 +53,11 @@ def training_world(config: TrainingConfig) -> World:
     Raises:
         ConfigError: the number of processes, the device or the Paddle version does not support the options.
     """
-    stages = getattr(config, "pipeline_parallel", 1)
-    world = World(config.device, tensor_parallel=config.tensor_parallel, pipeline_parallel=stages)
+    choose_kernels(deterministic=config.deterministic)
+    world = World(config.device, tensor_parallel=config.tensor_parallel, pipeline_parallel=config.stages)
     shares_network = world.tensor.size * world.pipeline.size > 1
     check_stage(config.sharding_stage, is_gpu=world.is_gpu, shares_network=shares_network)
+    choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)  # refuse before data are read
     if config.recompute and not world.is_gpu and paddle.__version__.startswith("2."):
         raise ConfigError(
             f"--recompute on CPU needs Paddle 3, but this is {paddle.__version__}; update Paddle or omit --recompute"
@@ -104,6 +107,7 @@ def pretraining_dataset(
         backend=config.image_backend,
         bad_image=config.bad_image,
         pixel_range=pixel_range.parse(config.pixel_range),
+        labels_on_device=config.online_probe,
     )
 
 
@@ -149,7 +153,8 @@ def build_stepper(task: Task, config: TrainingConfig, world: World) -> Stepper:
         world: processes of the run; all of them must call.
 
     Raises:
-        ConfigError: --sharding_stage 1 is used with more data-parallel processes than parameter tensors.
+        ConfigError: --sharding_stage 1 is used with more data-parallel processes than parameter tensors; Paddle cannot
+            compile at this precision.
     """
     groups = task.param_groups(config.weight_decay)
     params = trainable_parameters(task.model)
@@ -163,7 +168,8 @@ def build_stepper(task: Task, config: TrainingConfig, world: World) -> Stepper:
     if config.sharding_stage > 1 and world.size > 1:
         wrapped = share_gradients(task, optimizer, config.sharding_stage, world.data)
     else:
-        wrapped = Sharded(world.wrap(task), optimizer, None)
+        layer = CompiledTask(task, precision) if config.compile else task
+        wrapped = Sharded(world.wrap(layer), optimizer, None)
     return Stepper(
         task,
         wrapped.optimizer,
@@ -258,8 +264,9 @@ def _log_summary(state: RunState, loader: BatchLoader, n_parameters: int) -> Non
     rate = config.blr if config.lr is None else config.lr
     base = f" ({rate:g} x {effective_batch} / 256)" if scales_with_batch(config) else ""
     parts = f"{world}" if world.size == world.processes else f"{world.size} in {world}"
+    kernels = ", deterministic kernels" if config.deterministic and world.is_gpu else ""
     for line in (
-        f"{config.model}: {n_parameters / 1e6:.1f} M trainable parameters, {state.stepper.precision.note}",
+        f"{config.model}: {n_parameters / 1e6:.1f} M trainable parameters, {state.stepper.precision.note}{kernels}",
         f"batch {config.batch_size} x {parts} x accum_iter {config.accum_iter} = {effective_batch} images per "
         f"update; learning rate {peak_lr(config, effective_batch):.4g}{base}",
         f"{len(loader.dataset)} images, {updates} updates per epoch, {config.epochs} epochs, "

@@ -14,6 +14,7 @@ import paddle
 
 from plsc_mae import console
 from plsc_mae.errors import Stopped
+from plsc_mae.parallel import activity
 from plsc_mae.parallel.world import World
 
 BEFORE_TRAINING = "training had not started, and nothing was changed; the same command starts again"
@@ -40,11 +41,12 @@ class StopRequest:
 
     Attributes:
         signal: number of the first signal that this process received; 0 before that.
+        exchanged: largest signal number of all processes when the last update exchanged its losses; 0 for none.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.signal = 0
+        self.signal = self.exchanged = 0
         self._received_at = 0.0
 
     @contextlib.contextmanager
@@ -76,14 +78,25 @@ class StopRequest:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         if not self.signal:
             self.signal, self._received_at = number, time.monotonic()
-            message = f"plsc-mae: {signal.Signals(number).name}: the run will save and stop after this update\n"
+            message = (
+                f"plsc-mae: {signal.Signals(number).name}: the run will save and stop after this update or the next\n"
+            )
             if number == signal.SIGINT:
                 message = console.after_interrupt(message)
             with contextlib.suppress(OSError):
                 os.write(2, message.encode())  # print is not reentrant
 
+    def agreed_in_update(self) -> int:
+        """Return the largest signal number that all processes know of after an update, 0 for none, without a wait.
+
+        A single process knows its own signal. Several processes know those that came before the update's losses were
+        exchanged; later ones stop the next update.
+        """
+        return self.signal if self.world.processes == 1 else self.exchanged
+
     def agreed(self) -> int:
         """Return the largest signal number that any process received, 0 if none did; all processes must call."""
+        activity.tick()  # evaluations call this after every batch
         return int(self.world.largest([float(self.signal)])[0])
 
     def is_requested(self) -> bool:
@@ -91,6 +104,7 @@ class StopRequest:
 
         Processes that hold parts of the same network must leave a loop together, so all of them must call.
         """
+        activity.tick()  # evaluations call this before every batch
         if self.world.tensor.size * self.world.pipeline.size == 1:
             return self.signal > 0
         requests = paddle.to_tensor(float(self.signal > 0))

@@ -13,6 +13,7 @@ from paddle import Tensor, _C_ops, nn
 
 from plsc_mae.methods.base import Batch, PassContext, StepOutput, Task
 from plsc_mae.optim import ParamGroup, Rates, set_weight_decay
+from plsc_mae.parallel import activity
 from plsc_mae.parallel.tensor import shard_of
 from plsc_mae.parallel.world import World
 from plsc_mae.train.precision import FLOAT32, LossScale, Precision, autocast
@@ -166,6 +167,7 @@ class Stepper:
         """
         norm = self._gradient_norm()
         verdict = (judge or self._judge_overflow)(norm)
+        activity.enter("optimizer")
         if verdict is Verdict.APPLY:
             self._update(norm)
         elif verdict is Verdict.OVERFLOW:

@@ -17,6 +17,7 @@ from plsc_mae.data.seeding import device_seed
 from plsc_mae.errors import CheckpointError, Stopped
 from plsc_mae.methods.base import Batch
 from plsc_mae.optim import ParamGroup, Schedule
+from plsc_mae.parallel import activity, hang_detector
 from plsc_mae.parallel.world import World
 from plsc_mae.train.checkpoint.cadence import due_tags, is_over, reached_last_step, step_save_is_due
 from plsc_mae.train.checkpoint.folder import Start, create_folder, find_start, prepare_folder
@@ -102,7 +103,8 @@ class Trainer:
         if path is not None and not at.ended and is_over(self.config, at):
             self._finish_again(path)
             return
-        with self.stop.listening():
+        watching = hang_detector.watching(self.config.hang_timeout, self.config.output_dir, at.step)
+        with self.stop.listening(), watching:
             if self.world.is_main:
                 prepare_folder(self.config, start._replace(record=record))
                 logger.info("run %s writes to %s; Ctrl-C saves and stops it", record.run, self.config.output_dir)
@@ -208,6 +210,7 @@ class Trainer:
 
     def _agreed_to_stop(self) -> bool:
         """Return whether any process was asked to stop; all processes must call."""
+        activity.enter("collective")
         self.stopped_by = self.stopped_by or self.stop.agreed()
         return self.stopped_by > 0
 
@@ -221,7 +224,7 @@ class Trainer:
         self.log.start_epoch(at.epoch, total, at.batches_done)
         watch, images = Stopwatch(), 0
         first = self.accumulation.group(at.batches_done).last + 1 if self.log.is_new else 0
-        for batch in watch.timed(iter(self.loader)):
+        for batch in activity.fetching(watch.timed(iter(self.loader))):
             self.iterate(batch)
             done = at.batches_done
             images += self.state.images_per_iteration
@@ -233,7 +236,8 @@ class Trainer:
                 self._report_first(watch, images)
             if done == total or not self.accumulation.is_start(done):
                 continue
-            if self._agreed_to_stop():
+            self.stopped_by = self.stop.agreed_in_update()
+            if self.stopped_by:
                 return
             if reached_last_step(config, at) or step_save_is_due(config, at):
                 self._save(LATEST)
@@ -248,6 +252,7 @@ class Trainer:
 
         The last iteration of an accumulation group also updates the weights.
         """
+        activity.enter("forward")
         at, i = self.progress, self.progress.batches_done
         group = self.accumulation.group(i)
         if i == group.start:
@@ -255,6 +260,7 @@ class Trainer:
             self.policy.start_group()
         paddle.seed(device_seed(self.config.seed, at.epoch, i, self.world.stream))
         out = self.stepper.micro_batch(self.task.prepare(batch), group_size=group.size, last=i == group.last)
+        self.loader.transfer_next()
         self.policy.add(out.loss)
         if self.probe is not None:
             assert out.features is not None
@@ -267,8 +273,10 @@ class Trainer:
 
     def _update(self, logs: dict[str, Tensor]) -> None:
         """End an accumulation group; log `logs`, the values of its last iteration, only if the update is applied."""
-        result = self.stepper.finish(functools.partial(self.policy.judge, progress=self.progress))
+        activity.enter("collective")
+        result = self.stepper.finish(functools.partial(self.policy.judge, progress=self.progress, stop=self.stop))
         self.progress.step += 1
+        activity.finish_update(self.progress.step)
         if result.applied:
             self.state.add_metrics({**logs, "grad_norm": result.norm})
         if self.probe is not None and result.applied:
@@ -301,6 +309,7 @@ class Trainer:
 
     def _report(self, watch: Stopwatch, images: int) -> None:
         """Log the means since the previous log line, over `images` images of all processes; all processes must call."""
+        activity.enter("log")
         window = self.state.window
         means = window.means(self.world)
         if self.world.is_main:
@@ -356,6 +365,7 @@ class Trainer:
 
         If a stop is requested while the observers run, nothing is logged, and a resumed run repeats all of this.
         """
+        activity.enter("log")
         epoch, means = self.progress.epoch, self.state.epoch_meters.means(self.world)
         record = {f"train_{name}": value for name, value in {**self._settings(), **means}.items()}
         position = {"epoch": epoch, "step": self.progress.step, "skipped_images": self._count_skipped()}
@@ -364,6 +374,7 @@ class Trainer:
         except Stopped as stop:
             self.stopped_by = stop.number
             return
+        activity.enter("log")
         self.log.epoch({**record, **position, "n_parameters": self.n_parameters}, metrics)
         self.metrics, self.skipped_before = metrics, self.loader.skipped
         self.state.epoch_meters.clear()
@@ -382,6 +393,7 @@ class Trainer:
         its own batches. All processes evaluate with the statistics of the first data-parallel process, as in PyTorch's
         data parallelism.
         """
+        activity.enter("evaluation")
         self.world.copy_from_main(self.task.model.buffers())
         metrics: dict[str, float] = {}
         for observer in self.observers:

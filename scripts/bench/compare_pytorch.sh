@@ -11,6 +11,8 @@
 #
 # The programs run in turns. The load average before a turn includes earlier turns; only the first one shows the other
 # load of the machine. Linux only.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started as `sh SCRIPT`
+set +o posix                                      # where sh is bash
 set -euo pipefail
 
 readonly batch_size=16

@@ -9,6 +9,8 @@
 # RESULTS         folder for pytest's results [a temporary one]; results of earlier calls in it count too
 #
 # The tests of full disks need root; without root they are reported as skipped.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started as `sh SCRIPT`
+set +o posix                                      # where sh is bash
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . scripts/environment.sh

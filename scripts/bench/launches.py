@@ -1,10 +1,11 @@
-"""Kernel launches and waits for the device in one training update, counted on CPU with the code paths of a GPU.
+"""Kernel launches, waits and transfers of one training update, counted on CPU with the code paths of a GPU.
 
     python scripts/bench/launches.py pretrain --model mae_vit_base_patch16 --embed_dim 48 --decoder_embed_dim 32 ...
 
 The words after the script are those of a `plsc-mae` training command on a single process; use the real depth and small
 widths, because only the number of operations counts. Launches are read from Paddle's own log (GLOG) of update 4. Views
-are not counted, copies that make a tensor contiguous are. Waits are counted over updates 4 to 6, see `Waits`.
+are not counted, copies that make a tensor contiguous are. Waits and transfers are counted over updates 4 to 6, see
+`Calls`. Several processes have the same ones; tests/train/test_waits.py counts those of two.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def trace(words: list[str]) -> int:
         module.linear = lambda x, w, b: layers.add_bias(paddle.matmul(x, w), b)
     step.squared_norm = step.squared_norm_of_pieces
     dalle._chunks = lambda batch: [batch]
-    phases, waits = Phases(), Waits(paddle.Tensor)
+    phases, waits, transfers = Phases(), Calls(paddle.Tensor, WAITS), Calls(paddle, ("to_tensor",))
     phases.follow(step.Stepper, "micro_batch", "backward")
     phases.follow(step.Stepper, "_gradient_norm", "norm")
     phases.follow(step.Stepper, "_update", "clip")
@@ -107,14 +108,17 @@ def trace(words: list[str]) -> int:
     def traced(self: Any, batch: Any) -> None:
         nonlocal done
         done += 1
-        phases.enabled, waits.enabled = done == FIRST, FIRST <= done <= LAST
+        phases.enabled = done == FIRST
+        waits.enabled = transfers.enabled = FIRST <= done <= LAST
         phases.mark()
         iterate(self, batch)
-        phases.enabled = waits.enabled = False
+        phases.enabled = waits.enabled = transfers.enabled = False
         phases.mark()
         if done == LAST:
+            arrays = [name for name, value in batch.items() if isinstance(value, paddle.Tensor)]
             write(f"note {len(self.stepper.params)} parameters, Paddle {paddle.__version__}")
             write(f"note waits per update: {waits.summary(LAST - FIRST + 1)}")
+            write(f"note transfers per batch: {', '.join(arrays)}; then {transfers.summary(LAST - FIRST + 1)}")
 
     trainer.Trainer.iterate = traced
     code = cli.main(words)
@@ -158,22 +162,22 @@ class Phases:
         setattr(owner, method, followed)
 
 
-class Waits:
-    """Counter of the calls that wait for the device, by calling line of plsc_mae."""
+class Calls:
+    """Counter of the calls of some functions by calling line of plsc_mae; calls within calls are not counted."""
 
-    def __init__(self, tensor: type) -> None:
+    def __init__(self, owner: Any, names: Sequence[str]) -> None:
         self.enabled, self.places, self.depth = False, collections.Counter[str](), 0
-        for name in WAITS:
-            if hasattr(tensor, name):
-                self._follow(tensor, name)
+        for name in names:
+            if hasattr(owner, name):
+                self._follow(owner, name)
 
     def summary(self, updates: int) -> str:
-        """Return the number of waits per update, and their places."""
+        """Return the number of calls per update, and their places."""
         places = ", ".join(f"{place} x {times / updates:g}" for place, times in self.places.most_common())
         return f"{sum(self.places.values()) / updates:g} ({places})"
 
-    def _follow(self, tensor: type, name: str) -> None:
-        original = getattr(tensor, name)
+    def _follow(self, owner: Any, name: str) -> None:
+        original = getattr(owner, name)
 
         def counted(*args: Any, **options: Any) -> Any:
             if self.enabled and not self.depth:
@@ -184,7 +188,7 @@ class Waits:
             finally:
                 self.depth -= 1
 
-        setattr(tensor, name, counted)
+        setattr(owner, name, counted)
 
 
 def caller() -> str:

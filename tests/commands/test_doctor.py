@@ -101,7 +101,7 @@ def test_a_paddle_that_cannot_be_imported_is_an_error(seen, monkeypatch):
 
 
 def test_optional_packages_that_cannot_be_imported(seen, monkeypatch):
-    """A protobuf that visualdl was not made for raises a TypeError, which would end a run; OpenCV lacks libGL."""
+    """A protobuf that visualdl was not made for raises a TypeError; OpenCV lacks libGL. No run ends for them."""
 
     def refuse(name: str) -> None:
         if name == "visualdl":
@@ -110,7 +110,7 @@ def test_optional_packages_that_cannot_be_imported(seen, monkeypatch):
 
     monkeypatch.setattr(doctor_machine.importlib, "import_module", refuse)
     found = list(doctor_machine.examine_optional_modules())
-    assert [finding.stops for finding in found] == [False, True]
+    assert [finding.stops for finding in found] == [False, False]
     assert "cv2 is installed but cannot be imported (libGL.so.1" in found[0].text
     assert "visualdl is installed but cannot be imported (Descriptors cannot be created directly)" in found[1].text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import numpy as np
 import paddle
@@ -13,6 +14,7 @@ from plsc_mae.analysis.attention import category_attention, gradient_rollout, li
 from plsc_mae.analysis.pictures import overlay
 from plsc_mae.cli import main
 from plsc_mae.commands import explain
+from plsc_mae.data.opencv import load_opencv
 from plsc_mae.loading.classifier import load_classifier
 
 pytestmark = pytest.mark.compat
@@ -55,6 +57,7 @@ def test_a_folder_gives_a_panel_per_image_and_a_sheet(draw, panels, tmp_path):
         assert np.asarray(sheet).std() > 10
 
 
+@pytest.mark.once
 def test_the_sheet_of_another_command_is_kept(draw, images, trained, tmp_path):
     model = trained() / "checkpoint-1.pd"
     line = f"reconstruct --model_path {model} --img_path {images} --save_path {tmp_path}/panels --max_images 2"
@@ -79,6 +82,7 @@ def test_a_link_to_the_folder_of_the_panels_is_refused(draw, tmp_path):
     assert [path.name for path in (tmp_path / "panels").iterdir()] == ["0.png"]
 
 
+@pytest.mark.once
 def test_options_change_the_picture(draw, images, panels):
     image = next((images / "val/ring").iterdir())
     drawn = []
@@ -147,6 +151,7 @@ def test_what_speaks_for_a_category(draw, panels, classifier, images):
     assert list(panels[-1].values())[1].tobytes() not in drawn
 
 
+@pytest.mark.once
 def test_labels_say_which_category(draw, panels, classifier, images, tmp_path):
     """A panel has the image's own, a sheet what holds for all its rows."""
     names = [path.name for path in sorted((images / "val").iterdir())]
@@ -224,6 +229,15 @@ def test_mistakes_are_sentences(draw, tmp_path, flags, told):
     assert err.startswith("plsc-mae: error: ")
     assert told in err
     assert err.count("\n") == 1
+
+
+def test_a_missing_opencv_is_a_sentence(draw, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    load_opencv.cache_clear()
+    code, _, err = draw()
+    assert code == 2
+    assert "explain" in err
+    assert "pip install opencv-python-headless" in err
 
 
 def test_unreadable_images_have_no_panel(draw, images, tmp_path):

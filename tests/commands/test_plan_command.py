@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import paddle
 import pytest
 
 from plsc_mae.cli import main
@@ -13,7 +14,7 @@ from plsc_mae.config import PHASES
 from plsc_mae.config.plan import PlanOptions, planned
 from plsc_mae.config.schema import options
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/plan.md"
@@ -64,6 +65,16 @@ def test_the_run_is_counted(printed):
     assert "1000 images/s" in printed("pretrain --model mae_vit_base_patch16")
 
 
+def test_attention_follows_the_gpu_of_this_machine(printed, monkeypatch):
+    line = "pretrain --model mae_vit_tiny_patch16 --depth 1 --decoder_depth 1"
+    assert "mixed precision O1, flash attention" in printed(line)
+    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
+    monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(paddle.device.cuda, "get_device_capability", lambda: (7, 5))
+    assert "mixed precision O1, no flash attention" in printed(line)
+    assert "mixed precision O1, flash attention" in printed(f"{line} --flash")
+
+
 def test_images_are_counted_and_not_read(printed, tmp_path):
     folder = tmp_path / "train/a"
     folder.mkdir(parents=True)
@@ -106,7 +117,6 @@ def test_the_example_in_the_document_is_what_is_printed(printed):
     assert printed(command.replace("\\\n", " ")) == output
 
 
-@pytest.mark.once
 @pytest.mark.long
 def test_the_tables_in_the_document_are_what_is_computed(printed):
     rows = re.findall(r"^\| `([^`]+\.yaml[^`]*)` \|(.*)\|$", PAGE.read_text(), re.MULTILINE)

@@ -15,9 +15,10 @@ from PIL import Image
 
 from plsc_mae.data import decode
 from plsc_mae.data.decode import Box, OpenCVImage, PilImage, open_image
+from plsc_mae.data.opencv import broken, load_opencv
 from plsc_mae.errors import ConfigError, DataError
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 BACKENDS = ["pil", "opencv"]
 
@@ -299,11 +300,17 @@ def test_opencv_runs_on_one_thread(tmp_path, picture):
 
 def test_missing_opencv_names_the_package(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "cv2", None)  # makes `import cv2` fail
-    decode._opencv.cache_clear()
-    with pytest.raises(ConfigError, match="opencv-python-headless"):
+    load_opencv.cache_clear()
+    with pytest.raises(ConfigError, match=r"--image_backend opencv.*opencv-python-headless"):
         decode.require_backend("opencv")
     monkeypatch.undo()
     decode.require_backend("opencv")
+
+
+def test_an_opencv_without_its_system_libraries_names_the_remedy():
+    found = broken(ImportError("libGL.so.1: cannot open\nshared object file"))
+    assert "libGL.so.1: cannot open shared object file" in found
+    assert "pip install opencv-python-headless" in found
 
 
 def test_damaged_bytes_give_pixels_or_a_data_error(tmp_path, backend, picture):

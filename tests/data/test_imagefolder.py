@@ -14,10 +14,11 @@ from plsc_mae.data.decode import open_image
 from plsc_mae.data.imagefolder import ImageDataset, balanced_subset, find_images
 from plsc_mae.data.listing import ImageList, PathTable
 from plsc_mae.data.seeding import SampleKey, sample_rng, stand_in_offsets
+from plsc_mae.data.transfer import INDEX
 from plsc_mae.data.transforms import RandomCropFlip
 from plsc_mae.errors import DataError
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -48,6 +49,15 @@ def test_order_is_torchvisions(tmp_path):
         *("a/b.jpg", "a/z.jpg", "a/x/1.jpg", "a/x/y/0.jpg"),
         *("b/10.jpg", "b/9.jpg"),
     ]
+
+
+@pytest.mark.parametrize("names", [("images", "labels"), ("JPEGImages", "SegmentationClass"), ("img", "masks")])
+def test_a_folder_of_annotations_is_no_class(tmp_path, names):
+    touch(tmp_path / "train", *(f"{name}/1.png" for name in names))
+    with pytest.raises(DataError, match=rf"(?s){names[0]}.*{names[1]}.*--data_path .*{names[0]}"):
+        find_images(tmp_path, "train")
+    touch(tmp_path / "train", "cat/1.png")
+    assert len(find_images(tmp_path, "train").classes) == 3
 
 
 def test_classes_without_split_folder(tmp_path):
@@ -212,10 +222,10 @@ def test_samples_depend_on_their_key_alone(image_folder, backend):
     first, second = dataset(image_folder, backend=backend), dataset(image_folder, backend=backend)
     second[SampleKey(0, 3)]
     a, b = first[SampleKey(2, 13)], second[SampleKey(2, 13)]
-    assert a.keys() == {"image", "index", "label", "skipped"}
+    assert a.keys() == {"image", INDEX, "label", "skipped"}
     np.testing.assert_array_equal(a["image"], b["image"])
-    assert (a["index"], a["label"], a["skipped"]) == (13, 1, 0)
-    assert a["label"].dtype == a["index"].dtype == np.int64
+    assert (a[INDEX], a["label"], a["skipped"]) == (13, 1, 0)
+    assert a["label"].dtype == a[INDEX].dtype == np.int64
     assert (a["image"] != first[SampleKey(3, 13)]["image"]).any()
 
 
@@ -239,7 +249,7 @@ def test_a_bad_image_is_replaced_logged_and_counted(image_folder, caplog):
     with caplog.at_level(logging.WARNING):
         sample = dataset(image_folder, bad_image="skip")[SampleKey(0, 2)]
     index = (2 + stand_in_offsets(1, 0, 22, 100)[0]) % 22
-    assert (sample["index"], sample["label"], sample["skipped"]) == (index, good.images.labels[index], 1)
+    assert (sample[INDEX], sample["label"], sample["skipped"]) == (index, good.images.labels[index], 1)
     assert sample["skipped"].dtype == np.int64
     expected = good.transform(open_image(good.images.path(index)), sample_rng(1, 0, 2))["image"]
     np.testing.assert_array_equal(sample["image"], expected)  # the draws are those of the key
@@ -256,7 +266,7 @@ def test_a_stand_in_that_is_bad_is_replaced_too(image_folder):
     for index in (2, first):
         Path(images.images.path(index)).write_bytes(b"")
     sample = images[SampleKey(0, 2)]
-    assert (sample["index"], sample["skipped"]) == (second, 1)
+    assert (sample[INDEX], sample["skipped"]) == (second, 1)
 
 
 @pytest.mark.parametrize(("bad", "most"), [(17, 1), (40, 2), (60, 3)])
@@ -265,15 +275,15 @@ def test_stand_ins_of_consecutive_bad_files_are_spread_evenly(tmp_path, monkeypa
     touch(tmp_path / "train", *(f"{index:03d}.jpg" for index in range(100)))
     images = dataset(tmp_path, bad_image="skip")
 
-    def read(index: int, rng: np.random.Generator) -> dict:
+    def read(index: int) -> None:
         if 20 <= index < 20 + bad:
             raise DataError(f"file {index} is damaged")
-        return {}
 
-    monkeypatch.setattr(images, "_transformed", read)
+    monkeypatch.setattr(images, "_open", read)
+    monkeypatch.setattr(images, "transform", lambda _image, _rng: {})
     chosen = []
     for epoch in range(5):
-        stand_ins = [int(images[SampleKey(epoch, index)]["index"]) for index in range(20, 20 + bad)]
+        stand_ins = [int(images[SampleKey(epoch, index)][INDEX]) for index in range(20, 20 + bad)]
         assert max(map(stand_ins.count, stand_ins)) <= most
         chosen.append(stand_ins)
     assert len({tuple(stand_ins) for stand_ins in chosen}) == 5
@@ -287,7 +297,7 @@ def test_every_bad_file_is_named_once_and_no_more_than_twenty(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         for epoch in range(2):
             images_of_epoch = ImageDataset(images, RandomCropFlip((16, 16)), seed=1, bad_image="skip")
-            assert all(images_of_epoch[SampleKey(epoch, index)]["index"] == 25 for index in range(26))
+            assert all(images_of_epoch[SampleKey(epoch, index)][INDEX] == 25 for index in range(26))
     assert len(caplog.records) == 20
     assert len({record.message.partition(":")[0] for record in caplog.records}) == 20
     assert "further" in caplog.records[-1].message

@@ -18,6 +18,7 @@ import pytest
 from plsc_mae.data.imagefolder import ImageDataset, find_images
 from plsc_mae.data.loader import BatchLoader, build_loader
 from plsc_mae.data.sampler import EpochBatchSampler
+from plsc_mae.data.transfer import INDEX
 from plsc_mae.data.transforms import RandomCropFlip
 from plsc_mae.errors import DataError
 
@@ -34,7 +35,7 @@ def make_loader(
 
 
 def arrays(batches) -> list[dict[str, np.ndarray]]:
-    return [{name: tensor.numpy() for name, tensor in batch.items()} for batch in batches]
+    return [{name: np.asarray(values) for name, values in batch.items()} for batch in batches]
 
 
 def assert_same(actual: list[dict[str, np.ndarray]], expected: list[dict[str, np.ndarray]]) -> None:
@@ -65,7 +66,7 @@ def worker_pids(monkeypatch):
 def test_batch_is_tensors_of_stacked_samples(image_folder):
     batches = list(make_loader(image_folder, 0))
     assert len(batches) == 5
-    assert batches[0].keys() == {"image", "index", "label"}
+    assert batches[0].keys() == {"image", INDEX, "label"}
     assert isinstance(batches[0]["image"], paddle.Tensor)
     assert batches[0]["image"].shape == [4, 16, 16, 3]
     assert batches[0]["image"].dtype == paddle.uint8
@@ -173,7 +174,7 @@ def test_skipped_files_are_counted(image_folder, num_workers, caplog):
     batches = make_loader(image_folder, num_workers, batch_size=11, bad_image="skip")
     loaded = arrays(batches)
     assert batches.skipped == 3
-    indices = np.concatenate([batch["index"] for batch in loaded]).tolist()
+    indices = np.concatenate([batch[INDEX] for batch in loaded]).tolist()
     assert len(indices) == 22
     assert not {1, 18, 19} & set(indices)
     list(batches)

@@ -11,8 +11,8 @@ import pytest
 
 from plsc_mae.config import FINETUNE, LINPROBE
 from plsc_mae.data.decode import PilImage
-from plsc_mae.data.loader import device_batch
 from plsc_mae.data.normalize import Normalize
+from plsc_mae.data.transfer import device_batch
 from plsc_mae.errors import ConfigError
 from plsc_mae.loading.classifier_weights import start_from_pretraining
 from plsc_mae.methods.classify import (

@@ -1,6 +1,7 @@
 """A process of a run that does one thing: python peer_program.py FOLDER PORT PROCESS PROCESSES DEED ...
 
-Deeds follow one another: sleep, fork a child that sleeps, "refuse" a stranger, and ends of every kind. No Paddle.
+Deeds follow one another: sleep, fork a child that sleeps, "refuse" a stranger, "stop" by SIGSTOP, and ends of every
+kind. No Paddle.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ def main(folder: str, port: str, process: str, processes: str, *deeds: str) -> i
             time.sleep(0.2)
         elif deed == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif deed == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
         elif deed == "mistake":
             return failure_detector.end("no such picture", 2)
         elif deed == "bug":

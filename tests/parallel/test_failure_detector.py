@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from plsc_mae.data.demo import make_demo_data
+from plsc_mae.errors import HANG_EXIT_CODE
 
 pytestmark = [pytest.mark.compat, pytest.mark.long, pytest.mark.once]
 
@@ -69,6 +70,11 @@ def test_a_mistake_of_one_process_is_told_by_all_with_its_exit_code(run):
         assert seconds < 10
         assert "process 1 on " in error
         assert "no such picture" in error
+
+
+@pytest.mark.parametrize("deeds", [("stop sleep", "wait wait mistake"), ("sleep", "stop sleep", "wait wait mistake")])
+def test_a_stopped_process_ends_with_the_others(run, deeds):
+    assert all(code == 2 and seconds < 10 for code, _, seconds in run(*deeds))
 
 
 @pytest.mark.parametrize("deed", ["bug", "raise"])
@@ -145,11 +151,11 @@ class Nodes:
         path = self.folder / f"node{rank}/workerlog.0"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def wait_for(self, condition) -> float:
+    def wait_for(self, condition, limit: float = 60) -> float:
         """Wait until something is so; returns the seconds it took."""
         started = time.monotonic()
         while not condition():
-            assert time.monotonic() - started < 60, self.log(0) + self.log(1)
+            assert time.monotonic() - started < limit, self.log(0) + self.log(1)
             time.sleep(0.05)
         return time.monotonic() - started
 
@@ -194,6 +200,26 @@ def test_a_training_run_on_two_nodes_ends_when_a_process_is_killed(start, tmp_pa
     left = set(os.listdir("/dev/shm")) - shared_memory
     nodes.wait_for(lambda: not nodes.alive())
     nodes.wait_for(lambda: not left & set(os.listdir("/dev/shm")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["data", "forward", "save", "evaluation"])
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_training_run_on_two_nodes_ends_when_a_process_is_stopped(start, tmp_path, victim, phase):
+    """SIGSTOP: the process lives and so does its connection, but it cannot answer; no process is left behind."""
+    make_demo_data(tmp_path / "images", image_size=32, train_per_class=2, val_per_class=1)
+    flags = "--model mae_vit_tiny_patch16 --input_size 32 --patch_size 8 --embed_dim 32 --depth 1 --num_heads 4 "
+    flags += "--decoder_embed_dim 16 --decoder_depth 1 --decoder_num_heads 4 --vis_freq 0 --epochs 4000 --batch_size 2 "
+    flags += "--print_freq 1 --num_workers 1 --save_ckpt_steps 1 --knn_freq 1 --knn_k 3 --hang_timeout 4 "
+    flags += f"--data_path {tmp_path}/images --output_dir {tmp_path}/run"
+    program = Path(__file__).with_name("hanging_program.py")
+    nodes = start(str(program), str(victim), phase, "stop", "pretrain", *flags.split())
+    nodes.wait_for(lambda: all(launcher.poll() is not None for launcher in nodes.launchers), limit=180)
+    assert [launcher.returncode for launcher in nodes.launchers] == [HANG_EXIT_CODE] * 2
+    nodes.wait_for(lambda: not nodes.alive())
+    for rank in range(2):
+        assert f"process {victim} on " in nodes.log(rank)
+        assert len(list((tmp_path / "run").glob(f"hang-*-rank{rank}.txt"))) == 1
 
 
 def test_waiting_at_a_barrier_ends_too(fork_server, tmp_path):

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.compat
 
 PRETRAIN = "pretrain --model mae_vit_base_patch16 --batch_size 64"
 FINETUNE = "finetune --model vit_base_patch16 --batch_size 32"
+CAE = "pretrain --model cae_base_patch16_224_8k_vocab --batch_size 32"
 GIB = 2**30
 
 
@@ -76,8 +77,32 @@ def test_what_saves_memory(estimated, line):
         assert estimated(f"{line} {options}", 8).usage.total < 0.95 * plain.total, options
     for options in ("--no_amp", "--device cpu"):
         assert estimated(f"{line} {options}", 8).usage.total > 1.2 * plain.total, options
-    assert estimated(line, 8, flash=False).usage.total > plain.total
+    assert estimated(line, 8, capability=(7, 5)).usage.total > plain.total
     assert estimated(f"{line} --accum_iter 2", 8).usage.total >= plain.total
+
+
+@pytest.mark.parametrize(
+    ("line", "flash_blocks"),
+    [
+        (f"{PRETRAIN} --depth 2 --decoder_depth 3", (5, 5)),
+        (f"{PRETRAIN} --depth 2 --decoder_depth 3 --num_heads 64", (3, 5)),  # heads of width 12
+        (f"{PRETRAIN} --depth 2 --decoder_depth 3 --num_heads 3", (3, 5)),  # heads of width 256
+        (f"{PRETRAIN} --depth 2 --decoder_depth 3 --no_amp", (0, 5)),
+        (f"{PRETRAIN} --depth 2 --decoder_depth 3 --device cpu", (0, 5)),
+        (f"{PRETRAIN} --depth 2 --decoder_depth 3 --deterministic", (0, 5)),
+        (f"{FINETUNE} --depth 2", (2, 2)),
+        ("finetune --model cae_base_patch16_224 --depth 2", (0, 2)),  # relative position bias
+        ("finetune --model cae_base_patch16_224 --depth 2 --no_rel_pos_bias", (2, 2)),
+        ("finetune --model cae_base_patch16_224 --depth 2 --no_rel_pos_bias --attn_drop_rate 0.1", (0, 2)),
+        (f"{CAE} --depth 2 --regressor_depth 1 --num_decoder_self_attention 1", (6, 6)),
+    ],
+)
+def test_attention_is_planned_as_it_runs(estimated, line, flash_blocks):
+    """The blocks of CAE's alignment encoder count too."""
+    found, before_ampere = estimated(line), estimated(line, capability=(7, 5))
+    assert (found.flash_blocks, found.blocks) == flash_blocks
+    assert before_ampere.flash_blocks == 0
+    assert (found.usage.activations < before_ampere.usage.activations) is (flash_blocks[0] > 0)
 
 
 def test_recompute_keeps_one_float32_tensor_per_block(estimated):

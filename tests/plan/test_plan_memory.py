@@ -114,8 +114,8 @@ def test_peaks_of_steps_are_planned(line, fork_server):
 
 # ---------------------------------------------------------------------------------------------- arithmetic
 
-FIRST = BlockMemory(kept=100, working=40, entry=20, summed=0, trained=10, backward=True)
-SECOND = BlockMemory(kept=60, working=30, entry=30, summed=0, trained=4, backward=True)
+FIRST = BlockMemory(kept=100, working=40, entry=20, summed=0, trained=10, backward=True, flash=False)
+SECOND = BlockMemory(kept=60, working=30, entry=30, summed=0, trained=4, backward=True, flash=False)
 SMALL = PassMemory(MemoryOutline((), batch=7, prepare=11, working=2), (FIRST, SECOND), kept=5)
 PARAMETERS = Parameters(trained=15, frozen=4, largest=4)
 
@@ -169,7 +169,7 @@ def test_low_precision_weights_have_float32_masters_and_averages():
 
 # -------------------------------------------------------------------------------------------------- blocks
 
-TOKENS, WIDTH, HEADS = 10, 16, 4
+TOKENS, WIDTH, HEADS = 10, 32, 4
 
 
 def block_bytes(conditions: Conditions, *, biased: bool = False, **block) -> BlockMemory:
@@ -186,10 +186,10 @@ def test_a_block_keeps_64_bytes_per_token_and_column_in_float32():
 
 def test_flash_attention_keeps_no_softmax_weights_without_a_bias():
     mixed = 2 * TOKENS * 36 * WIDTH
-    assert block_bytes(Conditions(2, low=2, flash=True)).kept == mixed
+    assert block_bytes(Conditions(2, low=2, capability=(8, 0))).kept == mixed
     softmax = 2 * TOKENS**2 * HEADS * 6  # in float32, and a copy in 16 bits
     assert block_bytes(Conditions(2, low=2)).kept == mixed + softmax
-    assert block_bytes(Conditions(2, low=2, flash=True), biased=True).kept == mixed + softmax
+    assert block_bytes(Conditions(2, low=2, capability=(8, 0)), biased=True).kept == mixed + softmax
 
 
 def test_recompute_keeps_the_input_and_works_with_the_rest():

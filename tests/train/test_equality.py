@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from plsc_mae.train import setup
+
 pytestmark = pytest.mark.compat
 
 
@@ -17,8 +19,7 @@ def test_losses_do_not_depend_on_the_number_of_workers(run):
     flags = "--batch_size 6 --max_train_step 20"
     alone = losses(run.here("w0", flags))
     assert len(alone) == 20
-    for workers in (2, 3):
-        assert losses(run.here(f"w{workers}", f"{flags} --num_workers {workers}")) == alone
+    assert losses(run.here("w3", f"{flags} --num_workers 3")) == alone  # 3 workers do not divide 20 batches
 
 
 @pytest.mark.long
@@ -53,6 +54,17 @@ def test_accumulation_follows_the_large_batch(run):
     small = run.here("small", "--batch_size 6 --accum_iter 2 --max_train_step 10 --print_freq 2 --drop_path 0")
     assert losses(small) == pytest.approx(losses(large), rel=1e-5)
     assert [record["lr"] for record in small] == [record["lr"] for record in large]
+
+
+@pytest.mark.parametrize("run", ["mae"], indirect=True)
+def test_deterministic_kernels_are_chosen_before_the_run_and_change_nothing_on_cpu(run, monkeypatch):
+    flags, choices = "--batch_size 6 --max_train_step 3", []
+    usual = losses(run.here("usual", flags))
+    choose = setup.choose_kernels
+    monkeypatch.setattr(setup, "choose_kernels", lambda **wanted: (choices.append(wanted), choose(**wanted)))
+    assert losses(run.here("deterministic", f"{flags} --deterministic")) == usual
+    run.here("after", "--batch_size 6 --max_train_step 1")
+    assert choices == [{"deterministic": True}, {"deterministic": False}]
 
 
 @pytest.mark.once

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -103,6 +104,7 @@ def kill() -> None:
     raise Killed
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("classifier", ["linprobe"], indirect=True)
 def test_a_kill_between_two_files_leaves_none_out(classifier, monkeypatch):
     """Before each save of a run that keeps the numbered, the best and the latest, and after the last log line."""
@@ -183,6 +185,14 @@ class OneProcess:
     @staticmethod
     def largest(values):
         return values
+
+
+def test_an_update_stops_all_processes_by_the_signals_that_it_exchanged():
+    alone, one_of_two = (StopRequest(SimpleNamespace(processes=count)) for count in (1, 2))
+    alone.signal = one_of_two.signal = signal.SIGTERM  # came after the exchange
+    assert (alone.agreed_in_update(), one_of_two.agreed_in_update()) == (signal.SIGTERM, 0)
+    one_of_two.exchanged = signal.SIGINT
+    assert one_of_two.agreed_in_update() == signal.SIGINT
 
 
 def test_only_the_main_thread_listens():

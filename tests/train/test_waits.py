@@ -1,34 +1,33 @@
-"""Waits for the device: an update reads a single tensor on the host, in every phase and with every option."""
+"""Waits for the device: an update reads a single tensor on the host, in every phase and with every option.
+
+Each array of a batch is copied to the device once.
+"""
 
 from __future__ import annotations
 
-import collections
-import sys
+import json
+import runpy
+from pathlib import Path
 
-import paddle
 import pytest
-
-from plsc_mae.train.trainer import Trainer
 
 pytestmark = pytest.mark.compat
 
-# Methods of Tensor that copy to the host or wait; `set_value` of a tensor goes through the host in Paddle 2.6.
-WAITS = (
-    *("numpy", "__array__", "item", "tolist", "__float__", "__bool__", "__int__", "__index__", "cpu"),
-    "set_value",
-)
-ALLOWED = {"tolist parallel/world.py largest": 1}  # losses and gradient norm, to decide on the update
+COUNTED = Path(__file__).with_name("counted.py")
+WAITS = {"tolist parallel/world.py largest": 1}  # losses, gradient norm and stop signals, to decide on the update
+PIXELS = "--target_mode rgb --discrete_vae_type to_tensor --decoder_num_classes 192"
+ERASED = ["erase_boxes", "erase_noise", "image", "label"]
 RUNS = {
-    "mae": ("mae", "--online_probe"),
-    "mae-accumulation": ("mae", "--accum_iter 2 --clip_grad 1"),
-    "cae": ("cae", "--clip_grad 3"),
-    "cae-ema": ("cae", "--dual_path_ema 0.9"),
-    "cae-pixels": ("cae", "--target_mode rgb --discrete_vae_type to_tensor --decoder_num_classes 192"),
-    "simmim": ("simmim", "--clip_grad 5"),
-    "finetune": ("finetune", "--reprob 0.5 --clip_grad 1"),
-    "finetune-skip": ("finetune", "--nan_policy skip"),
-    "linprobe": ("linprobe", ""),
-    "linprobe-attentive": ("linprobe", "--linear_type attentive --opt sgd"),
+    "mae": ("mae", "--online_probe", ["image", "label", "noise"]),
+    "mae-accumulation": ("mae", "--accum_iter 2 --clip_grad 1", ["image", "noise"]),
+    "cae": ("cae", "--clip_grad 3", ["image", "mask", "tokenizer_image"]),
+    "cae-ema": ("cae", "--dual_path_ema 0.9", ["image", "mask", "tokenizer_image"]),
+    "cae-pixels": ("cae", PIXELS, ["image", "mask"]),
+    "simmim": ("simmim", "--clip_grad 5", ["image", "mask"]),
+    "finetune": ("finetune", "--reprob 0.5 --clip_grad 1", ERASED),
+    "finetune-skip": ("finetune", "--nan_policy skip", ERASED),
+    "linprobe": ("linprobe", "", ["image", "label"]),
+    "linprobe-attentive": ("linprobe", "--linear_type attentive --opt sgd", ["image", "label"]),
 }
 
 
@@ -38,54 +37,26 @@ def remember_tokens():
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_an_update_waits_once(new_runs, images, tmp_path, monkeypatch, name):
-    kind, flags = RUNS[name]
-    found = count_waits(monkeypatch)
-    new_runs(kind, f"{flags} --batch_size 12", images, tmp_path).here("run", "--max_train_step 4 --print_freq 100")
-    updates = found.pop("updates")
-    assert updates == 3
-    assert {place: times / updates for place, times in found.items()} == ALLOWED
+def test_an_update_waits_once(new_runs, images, tmp_path, name):
+    kind, flags, arrays = RUNS[name]
+    run = new_runs(kind, f"{flags} --batch_size 12", images, tmp_path)
+    with runpy.run_path(str(COUNTED))["counted"](4) as counts:
+        run.here("run", "--max_train_step 4 --print_freq 100")
+    assert counts.updates == 3
+    assert counts.per_update() == WAITS
+    transfers = counts.per_iteration()
+    mixing = {name: transfers.pop(name, 0) for name in list(transfers) if "mixup" in name}
+    assert (counts.arrays, transfers) == (arrays, {"to_tensor data/transfer.py device_batch": len(arrays)})
+    assert sum(mixing.values()) <= (3 if kind == "finetune" else 0)  # weights of images and labels, boxes
 
 
-def count_waits(monkeypatch) -> collections.Counter[str]:
-    """Count the waits of all updates but the first, by method and function, and the updates."""
-    found, counting = collections.Counter[str](), False
-    iterate = Trainer.iterate
-
-    def counted_iterate(self, batch):
-        nonlocal counting
-        counting, before = self.progress.step > 0, self.progress.step
-        iterate(self, batch)
-        if counting:
-            found["updates"] += self.progress.step - before
-        counting = False
-
-    def counted(name):
-        original = getattr(paddle.Tensor, name)
-
-        def method(*args, **options):
-            nonlocal counting
-            if not counting:
-                return original(*args, **options)
-            counting = False
-            try:
-                found[f"{name} {caller()}"] += 1
-                return original(*args, **options)
-            finally:
-                counting = True
-
-        return method
-
-    monkeypatch.setattr(Trainer, "iterate", counted_iterate)
-    for name in WAITS:
-        if hasattr(paddle.Tensor, name):
-            monkeypatch.setattr(paddle.Tensor, name, counted(name))
-    return found
-
-
-def caller() -> str:
-    """Return the innermost file and function of plsc_mae that is being run."""
-    frame = sys._getframe(2)
-    while frame.f_back and "plsc_mae/" not in frame.f_code.co_filename:
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename.split('plsc_mae/')[-1]} {frame.f_code.co_name}"
+def test_an_update_of_two_processes_waits_once(new_runs, images, tmp_path, fork_server):
+    run = new_runs("mae", "--accum_iter 2 --batch_size 6", images, tmp_path)
+    words = [str(COUNTED), run.command, *run.arguments("run", "--max_train_step 4 --print_freq 100")]
+    launched = fork_server.launch(words, 2, tmp_path / "logs")
+    launched.communicate(120)
+    for log in launched.logs:
+        text = log.read_text()
+        updates, waits, transfers, arrays = json.loads(text.splitlines()[-1])
+        assert (updates, waits) == (3, WAITS), text
+        assert transfers == {"to_tensor data/transfer.py device_batch": len(arrays)}

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from plsc_mae.errors import CheckpointError
+from plsc_mae.parallel import activity
 from plsc_mae.weights.reader import Checkpoint, read_file
 from plsc_mae.weights.remote import fetch_advice
 
@@ -50,6 +51,8 @@ class _HashingFile:
             self._file = open(path, "wb")  # noqa: SIM115  # closed by `close`
 
     def write(self, data: bytes) -> int:
+        """Write `data`, add it to checksum and size, and return its length; after a failure, write nothing more."""
+        activity.tick()  # a slow disk is no hang
         size = memoryview(data).nbytes
         self.sha256.update(data)
         self.size += size
@@ -198,6 +201,7 @@ def verify(path: Path) -> dict[str, Any]:
             while left and (chunk := file.read(min(CHUNK, left))):
                 sha256.update(chunk)
                 left -= len(chunk)
+                activity.tick()
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from None
     if left or sha256.hexdigest() != footer["sha256"]:

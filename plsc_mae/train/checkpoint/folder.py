@@ -24,7 +24,7 @@ LOGS = ("train.jsonl", "log.txt")
 CONFIG = "config.yaml"
 _OWN_CONFIG = "config-" + 12 * "[0-9a-f]" + ".yaml"  # where config.yaml is a file of the user
 _CONFIG_SIGN = "# all options of "
-_REPORTS = ("spikes.jsonl", "nonfinite-*.json")
+_REPORTS = ("spikes.jsonl", "nonfinite-*.json", "hang-*.txt")
 _CHECKPOINTS = "*checkpoint-*.pd"  # of any --exp_name
 
 
@@ -64,6 +64,12 @@ def _choose_start(config: TrainingConfig, files: _RunFiles) -> Start:
     if config.resume:
         return _start_from_file(Path(config.resume), files)
     if config.overwrite:
+        if config.auto_resume and files.checkpoints:
+            logger.warning(
+                "--overwrite takes precedence over --auto_resume: a new run starts, and another each time this command "
+                "is repeated; leave out --overwrite to continue the run in %s",
+                files.folder,
+            )
         return Start(None, RunRecord(), files.all(), displaced_run=files.run)
     if files.only_foreign_records:
         folder = files.records.parent

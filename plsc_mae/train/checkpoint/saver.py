@@ -10,6 +10,7 @@ from pathlib import Path
 
 from plsc_mae.config import TrainingConfig
 from plsc_mae.errors import CheckpointError
+from plsc_mae.parallel import activity
 from plsc_mae.parallel.world import World
 from plsc_mae.train.checkpoint import file as checkpoint_file
 from plsc_mae.train.checkpoint.state import BEST, LATEST, PREVIOUS, Progress, RunState
@@ -104,6 +105,7 @@ class Saver:
                 )
             until = time.monotonic() + next(waits)
             while time.monotonic() < until and not stop.signal:
+                activity.tick()
                 time.sleep(0.1)
             self.world.barrier()
             if self.missing:
@@ -127,6 +129,7 @@ class Saver:
 
     def _save(self, progress: Progress, tag: int | str) -> bool:
         """Write one checkpoint and return whether it is on the disk, with the same result in all processes."""
+        activity.enter("save")
         self.before(self.path(tag), progress)
         with self.state.content(progress, tag) as content:
             failed = self.world.is_main and not self._write(tag, content)

@@ -134,12 +134,15 @@ class VisualDLRecords(AppendedFile):
 
     Raises:
         CheckpointError: the file cannot be created.
-        ImportError: visualdl is not installed.
+        ImportError: visualdl is not installed, or its import fails.
     """
 
     def __init__(self, log_dir: Path) -> None:
-        from visualdl.component import base_component
-        from visualdl.proto import record_pb2
+        try:
+            from visualdl.component import base_component
+            from visualdl.proto import record_pb2
+        except Exception as error:  # an unsuitable protobuf is a TypeError
+            raise ImportError(" ".join(str(error).split())[:200]) from error
 
         self._make, self._record = base_component, record_pb2.Record
         super().__init__(log_dir / VISUALDL_FILE, "--log_dir")

@@ -44,7 +44,7 @@ def peak_memory_gib(is_gpu: bool) -> float:
 
 
 class LogFiles(NamedTuple):
-    """Open log files of a run; `visualdl` is None if the package is not installed."""
+    """Open log files of a run; `visualdl` is None if the package cannot be imported."""
 
     steps: JsonLines
     epochs: JsonLines
@@ -246,6 +246,10 @@ class _UpTo:
 def _open_visualdl(log_dir: Path) -> VisualDLRecords | None:
     try:
         return VisualDLRecords(log_dir)
-    except ImportError:
-        logger.warning("visualdl is not installed, so no VisualDL records are written; train.jsonl has the numbers")
+    except ImportError as error:
+        logger.warning(
+            "no VisualDL records are written, because visualdl cannot be imported (%s): pip install visualdl; "
+            "train.jsonl has the numbers",
+            error,
+        )
         return None

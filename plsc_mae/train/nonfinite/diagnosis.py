@@ -15,8 +15,9 @@ import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.data.imagefolder import ImageDataset
-from plsc_mae.data.loader import BatchLoader, device_batch
+from plsc_mae.data.loader import BatchLoader
 from plsc_mae.data.seeding import SampleKey, device_seed
+from plsc_mae.data.transfer import device_batch
 from plsc_mae.errors import UserError
 from plsc_mae.methods.base import Batch
 from plsc_mae.names import escape_name

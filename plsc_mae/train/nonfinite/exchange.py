@@ -1,4 +1,4 @@
-"""Exchange of the losses of all processes and the gradient norm before an update."""
+"""Exchange of losses, gradient norm and stop signals between all processes before an update."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ NAN, INFINITE, ABSENT = 3.3e38, 3.2e38, -3.3e38
 
 
 class UpdateNumbers(NamedTuple):
-    """Losses and gradient norm of an update, with equal values in all processes.
+    """Losses, gradient norm and stop signal of an update, with equal values in all processes.
 
     Attributes:
         losses: loss of every process in the order of their numbers, averaged over its iterations of the accumulation
             group; with pipeline parallelism only the values of the last stage's processes are losses.
         norm: global gradient norm without the loss scale, before clipping.
+        stop: largest number of a stop signal that any process has received; 0 if none did.
     """
 
     losses: list[float]
     norm: float
+    stop: int
 
     @property
     def bad_losses(self) -> list[int]:
@@ -37,20 +39,26 @@ class UpdateNumbers(NamedTuple):
         return math.isfinite(self.norm) and not self.bad_losses
 
 
-def exchange_numbers(world: World, loss: Tensor, norm: Tensor) -> UpdateNumbers:
-    """Exchange loss and gradient norm between all processes in one small all-reduce and one wait for the device.
+def exchange_numbers(world: World, loss: Tensor, norm: Tensor, stop: int) -> UpdateNumbers:
+    """Exchange the numbers of an update between all processes in one small all-reduce and one wait for the device.
 
     Args:
         world: processes of the run; all of them must call.
         loss: loss of this process, a scalar.
         norm: gradient norm, a scalar.
+        stop: number of the stop signal that this process has received, or 0.
     """
     own = paddle.stack([norm.astype("float32"), loss.astype("float32")])
     own = paddle.where(paddle.isnan(own), paddle.full_like(own, NAN), own.clip(-INFINITE, INFINITE))
     before, after = world.process, world.processes - 1 - world.process
-    parts = [own[:1], paddle.full([before], ABSENT), own[1:], paddle.full([after], ABSENT)]
-    norm_code, *codes = world.largest(paddle.concat([part for part in parts if part.shape[0]]))
-    return UpdateNumbers([_decode(code) for code in codes], _decode(norm_code))
+    parts = [own[:1], *_fill(before, ABSENT), own[1:], *_fill(after, ABSENT), *_fill(1, stop)]
+    norm_code, *codes, largest_stop = world.largest(paddle.concat(parts))
+    return UpdateNumbers([_decode(code) for code in codes], _decode(norm_code), int(largest_stop))
+
+
+def _fill(count: int, value: float) -> list[Tensor]:
+    """Return the parts of a vector that hold `count` times `value`: one float32 tensor, or none."""
+    return [paddle.full([count], value, "float32")] if count else []
 
 
 def _decode(code: float) -> float:

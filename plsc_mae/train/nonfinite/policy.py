@@ -19,6 +19,7 @@ from plsc_mae.train.checkpoint.state import Progress, RunState
 from plsc_mae.train.nonfinite.diagnosis import Diagnosis
 from plsc_mae.train.nonfinite.exchange import UpdateNumbers, exchange_numbers
 from plsc_mae.train.nonfinite.spikes import SpikeReport
+from plsc_mae.train.signals import StopRequest
 from plsc_mae.train.step import Verdict
 from plsc_mae.weights.reader import Checkpoint
 
@@ -79,20 +80,22 @@ class NonFinitePolicy:
         counts = {"skip": {"skipped_updates": progress.skipped_updates}, "rollback": {"rollbacks": progress.rollbacks}}
         return counts.get(self.config.nan_policy, {})
 
-    def judge(self, norm: Tensor, progress: Progress) -> Verdict:
+    def judge(self, norm: Tensor, progress: Progress, stop: StopRequest) -> Verdict:
         """Decide on an update; if it is not finite, report it and apply the policy. All processes must call.
 
         Args:
             norm: gradient norm before clipping.
             progress: position of the run before the last iteration of the group; the policy updates its counts of
                 non-finite updates.
+            stop: request whose signals are exchanged together with the losses, so that they need no further wait.
 
         Raises:
             DivergedError: the policy stops the run.
             CheckpointError: a rollback finds no readable checkpoint.
         """
         loss = self._losses[0] if len(self._losses) == 1 else paddle.add_n(self._losses) / len(self._losses)
-        numbers = exchange_numbers(self.world, loss, norm)
+        numbers = exchange_numbers(self.world, loss, norm, stop.signal)
+        stop.exchanged = numbers.stop
         if numbers.finite:
             self._note_finite(numbers, progress)
             return Verdict.APPLY

@@ -13,6 +13,7 @@ from paddle import Tensor
 
 from plsc_mae.data.evaluation import UNREADABLE, EvaluationDataset
 from plsc_mae.data.loader import BatchLoader
+from plsc_mae.data.transfer import INDEX, to_device
 from plsc_mae.errors import DataError
 from plsc_mae.methods.base import Batch, Pictures, Task
 from plsc_mae.parallel.world import World
@@ -131,7 +132,7 @@ class Evaluation:
                     scores = self.task.scores(batch)
                 unreadable = self._marks(batch)
                 if UNREADABLE in batch:
-                    unreadable_here += batch["index"].numpy()[batch[UNREADABLE].numpy() > 0].tolist()
+                    unreadable_here += batch[INDEX][batch[UNREADABLE] > 0].tolist()
                 columns = [scores[name].astype("float64") for name in names]
                 sums = [(column * (1 - unreadable)).sum() for column in (*columns, paddle.ones_like(columns[0]))]
                 totals += paddle.stack([*sums, unreadable.sum()])
@@ -152,8 +153,9 @@ class Evaluation:
 
         The first stage reads the images and broadcasts the marks.
         """
-        marks = batch.get(UNREADABLE)
-        if marks is None:
+        if UNREADABLE in batch:
+            marks = to_device(batch[UNREADABLE])
+        else:
             marks = paddle.zeros([len(next(iter(batch.values())))], "int64")
         pipeline = self.world.pipeline
         return pipeline.broadcast(marks, pipeline.size - 1).astype("float64")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -134,3 +137,25 @@ def test_every_record_has_the_id_of_its_run(tmp_path):
     log.epoch({"epoch": 0, "step": 2}, {})
     for name in ("train.jsonl", "log.txt"):
         assert [line["run"] for line in lines(tmp_path / name)] == ["0123456789ab"]
+
+
+class Unsuitable(types.ModuleType):
+    """A visualdl that an unsuitable protobuf breaks at its import."""
+
+    def __getattr__(self, name: str) -> None:
+        raise TypeError("Descriptors cannot be\ncreated directly")
+
+
+@pytest.mark.parametrize("module", [None, Unsuitable("visualdl.component")])
+def test_a_run_goes_on_without_visualdl(tmp_path, caplog, monkeypatch, module):
+    """Not installed, or broken: one warning, and the other logs are complete."""
+    monkeypatch.setattr(logging.getLogger("plsc_mae"), "propagate", True)
+    monkeypatch.setitem(sys.modules, "visualdl.component", module)
+    run(tmp_path, (0, 0, 0), [record(0, 0, 1), record(1, 0, 2)], epochs=(0,))
+    (warning,) = (entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING)
+    assert "visualdl" in warning
+    assert "train.jsonl" in warning
+    assert module is None or "Descriptors cannot be created directly" in warning
+    assert len(lines(tmp_path / "train.jsonl")) == 2
+    assert len(lines(tmp_path / "log.txt")) == 1
+    assert not list(tmp_path.glob("vdlrecords*"))

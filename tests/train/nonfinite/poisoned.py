@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Collection
 
 from plsc_mae.__main__ import main
+from plsc_mae.data.transfer import INDEX
 from plsc_mae.methods.base import StepOutput
 from plsc_mae.methods.mae import MAETask
 
@@ -18,7 +19,7 @@ def poisoned(forward: Callable, what: str, indices: Collection[int]) -> Callable
     """A Task's forward pass that goes wrong for batches with one of the images."""
 
     def with_poison(task, batch):
-        if not set(indices) & set(batch["index"].tolist()):
+        if not set(indices) & set(batch[INDEX].tolist()):
             return forward(task, batch)
         if what == "gradient":
             out = forward(task, batch)

@@ -30,12 +30,22 @@ class OneOfThree:
 @pytest.mark.parametrize("norm", [2.0, math.nan, math.inf])
 def test_numbers_are_told_as_they_are(loss, norm):
     absent = -3.3e38
-    numbers = exchange_numbers(OneOfThree([absent, 1.0, absent, 7.0]), paddle.to_tensor(loss), paddle.to_tensor(norm))
+    others = OneOfThree([absent, 1.0, absent, 7.0, 0.0])
+    numbers = exchange_numbers(others, paddle.to_tensor(loss), paddle.to_tensor(norm), 0)
     assert numbers.losses[::2] == [1.0, 7.0]
     for found, expected in ((numbers.losses[1], loss), (numbers.norm, norm)):
         assert math.isnan(found) if math.isnan(expected) else found == pytest.approx(expected, rel=1e-6)
     assert numbers.finite == (math.isfinite(loss) and math.isfinite(norm))
     assert numbers.bad_losses == ([] if math.isfinite(loss) else [1])
+
+
+@pytest.mark.parametrize(("own", "other"), [(0, 0), (15, 0), (0, 2), (2, 15)])
+def test_a_stop_signal_reaches_all_processes(own, other):
+    others = OneOfThree([0.5, 1.0, -3.3e38, 7.0, other])
+    numbers = exchange_numbers(others, paddle.to_tensor(1.0), paddle.to_tensor(0.5), own)
+    assert (numbers.losses, numbers.norm, numbers.stop) == ([1.0, 1.0, 7.0], 0.5, max(own, other))
+    alone = exchange_numbers(World("cpu"), paddle.to_tensor(1.0), paddle.to_tensor(0.5), own)
+    assert (alone.losses, alone.norm, alone.stop) == ([1.0], 0.5, own)
 
 
 def test_meters_leave_out_what_is_not_finite_and_say_so():

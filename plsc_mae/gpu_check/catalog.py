@@ -1,0 +1,30 @@
+"""The checks by name, in order, with their time limits. This file does not import what they compute with."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Check(NamedTuple):
+    """A check.
+
+    Attributes:
+        seconds: time limit; that of the first check of a process includes the start of the process.
+        purpose: what the check asks, for the user.
+    """
+
+    seconds: float
+    purpose: str
+
+
+CHECKS = {
+    "kernels": Check(40, "does this wheel of Paddle have kernels for this chip?"),
+    "copies": Check(20, "are non-blocking copies from pinned memory equal to their sources?"),
+    "attention": Check(30, "does flash attention equal plain products, gradients too?"),
+    "precision": Check(40, "are loss and gradient in mixed precision near those in float32?"),
+    "speed": Check(70, "images/s and memory of the published runs in their settings"),
+    "determinism": Check(50, "do equal updates have equal bits, with fast and with deterministic kernels?"),
+}
+PROCESSES = (tuple(name for name in CHECKS if name != "determinism"), ("determinism",))  # checks that share a process
+COLLECTIVES = "collectives"
+COLLECTIVES_CHECK = Check(60, "are the collectives of all data types exact, over all visible GPUs?")

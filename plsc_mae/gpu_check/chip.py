@@ -1,0 +1,57 @@
+"""Checks of the chip itself: that Paddle has kernels for it, and that copies from pinned memory are complete."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+from plsc_mae.data.transfer import to_device
+from plsc_mae.gpu_check.results import Number, Result, judged
+from plsc_mae.parallel.gpu import amp_types, compiled_architectures, current_capability, has_kernels
+
+COPIES = 20
+COPY_BYTES = {True: 128 * 224 * 224 * 3, False: 2**16}  # on GPU, a batch of 128 images
+
+
+def check_kernels(gpu: bool) -> Result:
+    """Compare the compute capability of the GPU with the architectures that Paddle was compiled for.
+
+    Without a GPU, the rule is applied to two cases whose answers are known.
+    """
+    if not gpu:
+        old = (61, 70, 75, 80, 86)  # of the public wheel of Paddle 2.6.2
+        right = has_kernels((8, 0), old) and not has_kernels((9, 0), old)
+        return judged(
+            "kernels", good=right, summary="the rule accepts an A100 and refuses an H100 for Paddle 2.6.2", numbers={}
+        )
+    (major, minor), compiled = current_capability(), compiled_architectures()
+    numbers: dict[str, Number] = {
+        "gpu": paddle.device.cuda.get_device_name(),
+        "capability": f"{major}.{minor}",
+        "compiled_for": " ".join(map(str, compiled)) or "unknown",
+        "mixed_precision": " ".join(amp_types((major, minor))) or "none",
+    }
+    if has_kernels((major, minor), compiled):
+        # The first kernel of this process; without machine code for the chip it fails or computes nothing.
+        total = int(paddle.arange(1000, dtype="int64").sum())
+        numbers["sum_of_0_to_999"] = total
+        return judged("kernels", good=total == 499500, summary=f"kernels for {major}.{minor} exist", numbers=numbers)
+    wheel = f"this wheel of Paddle {paddle.__version__} (compiled for {numbers['compiled_for']})"
+    summary = f"{wheel} has no kernels for compute capability {major}.{minor}; install the wheel named above"
+    return Result("kernels", "failed", summary, numbers)
+
+
+def check_copies(gpu: bool) -> Result:
+    """Copy arrays as training does, use them at once, and compare them with their sources."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 256, COPY_BYTES[gpu], np.uint8) for _ in range(COPIES)]
+    sums = [_sum(to_device(array)) for array in arrays]  # the sources stay alive until the results are read
+    wrong = sum(int(found) != int(array.sum()) for found, array in zip(sums, arrays, strict=True))
+    numbers: dict[str, Number] = {"copies": COPIES, "bytes": COPY_BYTES[gpu], "wrong": wrong}
+    kind = "non-blocking copies from pinned memory" if gpu else "copies"
+    return judged("copies", good=wrong == 0, summary=f"{wrong} of {COPIES} {kind} are wrong", numbers=numbers)
+
+
+def _sum(values: Tensor) -> Tensor:
+    return values.astype("int64").sum()

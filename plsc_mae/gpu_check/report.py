@@ -1,0 +1,83 @@
+"""The report file of `plsc-mae doctor --gpu`, which a user can send to us: no names of users, machines or folders."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import platform
+import re
+import socket
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+import paddle
+
+import plsc_mae
+from plsc_mae.files import MARK
+from plsc_mae.gpu_check.results import Result
+
+_SHORT = 3  # characters; shorter names occur in words
+_PATH = re.compile(r"(?<![\w.:/])(?:~|[A-Za-z]:)?[/\\][^\s'\"`,;:()\[\]]+")  # absolute, or below a home folder
+
+
+def build_report(results: Sequence[Result], *, gpu: bool, gpus: Sequence[str], driver: str) -> dict[str, Any]:
+    """Return the report as JSON values.
+
+    Args:
+        results: results of all checks.
+        gpu: whether they were measured on a GPU.
+        gpus: names of the GPUs.
+        driver: version of the driver.
+    """
+    report = {
+        "note": f"GPU checks, {MARK}",
+        "measured_on_gpu": gpu,
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "versions": {
+            "plsc_mae": plsc_mae.__version__,
+            "paddle": paddle.__version__,
+            "cuda": str(paddle.version.cuda()),
+            "cudnn": str(paddle.version.cudnn()),
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+        "gpus": list(gpus),
+        "driver": driver,
+        "checks": [result._asdict() for result in results],
+    }
+    return {name: _anonymous(value) for name, value in report.items()}
+
+
+def _anonymous(value: Any) -> Any:
+    """Return JSON values in which every text is `anonymous`; numbers that are not finite become text."""
+    if isinstance(value, dict):
+        return {_anonymous(name): _anonymous(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_anonymous(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    return anonymous(value) if isinstance(value, str) else value
+
+
+def anonymous(text: str) -> str:
+    """Return `text` with paths reduced to the names of files, and without the names of this user and machine."""
+    text = _PATH.sub(lambda found: name if "." in (name := re.split(r"[/\\\\]", found[0])[-1]) else "PATH", text)
+    for name, stand_in in ((_user(), "USER"), (socket.gethostname(), "HOST")):
+        if len(name) >= _SHORT:
+            text = re.sub(rf"\b{re.escape(name)}\b", stand_in, text)
+    return text
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may have a user id without a name
+        return ""
+
+
+def as_json(report: dict[str, Any]) -> str:
+    """Return the text of the report file."""
+    return json.dumps(report, indent=1, allow_nan=False) + "\n"

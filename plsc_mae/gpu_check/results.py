@@ -1,0 +1,63 @@
+"""Results of checks, and the file through which processes pass them on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+Outcome = Literal["ok", "differs", "failed", "skipped"]
+Number = float | int | bool | str
+
+
+class Result(NamedTuple):
+    """Result of a check.
+
+    Attributes:
+        check: name of the check.
+        outcome: "ok"; "differs" if it ran and its numbers are not as expected; "failed" if it did not come to an end;
+            "skipped" if it does not apply here or there was no time.
+        summary: one line for the user.
+        numbers: everything measured, by name.
+        seconds: duration.
+    """
+
+    check: str
+    outcome: Outcome
+    summary: str
+    numbers: Mapping[str, Number] = {}
+    seconds: float = 0.0
+
+    @property
+    def is_bad(self) -> bool:
+        """True if the check ran and is not ok, or did not come to an end."""
+        return self.outcome in ("differs", "failed")
+
+
+def judged(check: str, *, good: bool, summary: str, numbers: Mapping[str, Number]) -> Result:
+    """Return the result of a check that ran: "ok" if `good`, else "differs"."""
+    return Result(check, "ok" if good else "differs", summary, numbers)
+
+
+def failure(check: str, error: BaseException) -> Result:
+    """Return the result of a check that raised `error`; the summary has its type and the start of its message."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    # Paddle puts its C++ call stack first; the message comes last, after such a heading.
+    heading = next((i for i, line in enumerate(lines) if line.startswith("Error Message Summary")), -1)
+    words = " ".join(line for line in lines[heading + 1 :] if line.strip("-"))
+    return Result(check, "failed", f"{type(error).__name__}: {words[:300]}")
+
+
+def append(path: Path, result: Result) -> None:
+    """Append a result to a file of results, one JSON object per line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(result._asdict()) + "\n")
+
+
+def read(path: Path) -> list[Result]:
+    """Return the results in a file, [] if it does not exist; a last line without its end is ignored."""
+    if not path.exists():
+        return []
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    return [Result(**json.loads(line)) for line in whole.splitlines()]

@@ -1,0 +1,107 @@
+"""Running checks in processes of their own, so that a crash or a hang is the result of one check.
+
+The supervisor computes nothing on the GPU. The process of the checks appends each result to a file; when it ends early
+or exceeds the time limit of a check, that check has failed, and a new process continues with the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from plsc_mae.gpu_check.results import Result, read
+
+BUDGET = 170.0  # seconds for all checks
+LEAST = 5.0  # seconds that must be left to start a check
+_POLL = 0.1
+
+Command = Callable[[Path, Sequence[str]], Sequence[str]]  # (file of results, names of checks) -> command line
+
+
+def checks_command(*, gpu: bool) -> Command:
+    """Return the command line that runs checks of one process."""
+    device = "gpu" if gpu else "cpu"
+    return lambda path, names: [sys.executable, "-m", "plsc_mae.gpu_check", str(path), device, *names]
+
+
+def collectives_command(processes: int) -> Command:
+    """Return the command line that runs the check of collectives in several processes, by this suite's launcher."""
+
+    def command(path: Path, names: Sequence[str]) -> Sequence[str]:
+        launch = ["launch", "--nproc_per_node", str(processes), "--log_dir", str(path.parent / "processes")]
+        return [sys.executable, "-m", "plsc_mae", *launch, "doctor", "--gpu", "--report", str(path)]
+
+    return command
+
+
+def supervise(command: Command, limits: Mapping[str, float], deadline: float) -> Iterator[Result]:
+    """Run checks and yield the result of each as soon as it is known, in the order of `limits`.
+
+    Args:
+        command: command line of a process that runs checks.
+        limits: time limit of each check in seconds, by name.
+        deadline: time of `time.monotonic` at which the last check must end.
+    """
+    pending = list(limits)
+    while pending:
+        if deadline - time.monotonic() < LEAST:
+            yield from (Result(name, "skipped", "the time for all checks is used up") for name in pending)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            for result in _attempt(command, tuple(pending), limits, deadline, Path(folder)):
+                pending.remove(result.check)
+                yield result
+
+
+def _attempt(
+    command: Command, names: Sequence[str], limits: Mapping[str, float], deadline: float, folder: Path
+) -> Iterator[Result]:
+    """Run checks in one process until they are done or one of them fails to end; yield at least one result."""
+    path, output = folder / "results.jsonl", folder / "output.txt"
+    with output.open("wb") as file:
+        process = subprocess.Popen(command(path, names), stdout=file, stderr=file, start_new_session=True)
+    known, started = 0, time.monotonic()
+    try:
+        while known < len(names):
+            ended = process.poll() is not None
+            results = read(path)
+            if len(results) > known:
+                yield from results[known:]
+                known, started = len(results), time.monotonic()
+                continue
+            name, waited = names[known], time.monotonic() - started
+            if ended:
+                yield Result(name, "failed", _describe_end(process.returncode, output), seconds=waited)
+                return
+            if waited > limits[name] or time.monotonic() > deadline:
+                yield Result(name, "failed", f"not finished after {waited:.0f} s; its process was ended", {}, waited)
+                return
+            time.sleep(_POLL)
+    finally:
+        _end(process)
+
+
+def _describe_end(code: int, output: Path) -> str:
+    """Return how a process ended and its last line of output."""
+    lines = output.read_text(encoding="utf-8", errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return f"its process {how}: {last[:300]}"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and those it started; the launcher ends its own after SIGTERM."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,58 @@
+"""Kernels that repeat their bits on GPU. The ones that this file replaces add floats in the order of arrival.
+
+Found in the wheel of paddlepaddle-gpu 2.6.2 and in Paddle's source; no GPU has run this code yet.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor
+
+# cuDNN's algorithms that repeat their bits, and the backward pass of F.embedding without atomic additions. Paddle
+# refuses convolutions if the exhaustive search for algorithms is on beside the first flag.
+FLAGS = {
+    "FLAGS_cudnn_deterministic": True,
+    "FLAGS_embedding_deterministic": 1,
+    "FLAGS_cudnn_exhaustive_search": False,
+}
+# cuBLAS may otherwise choose its workspace, and with it the order of sums, differently each time (NVIDIA's manual).
+CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+_deterministic = False
+_replaced: dict[str, Any] = {}  # values of FLAGS before the choice
+
+
+def choose_kernels(*, deterministic: bool) -> None:
+    """Choose GPU kernels that repeat their bits, or the fast ones, for the rest of this process.
+
+    Deterministic kernels need FLAGS, a fixed workspace of cuBLAS, and plain products instead of flash attention, whose
+    backward pass adds atomically. On a wheel without GPU support there is nothing to choose. Without `deterministic`,
+    flags that the user has set in the environment stay as they are.
+
+    Must be called before the first matrix product on a GPU, because cuBLAS then reads its variable.
+    """
+    global _deterministic
+    changed, _deterministic = deterministic != _deterministic, deterministic
+    if not changed or not paddle.is_compiled_with_cuda():
+        return
+    if deterministic:
+        os.environ.setdefault(*CUBLAS_WORKSPACE)
+        _replaced.update(paddle.get_flags(list(FLAGS)))
+    paddle.set_flags(FLAGS if deterministic else _replaced)
+
+
+def are_deterministic() -> bool:
+    """Return whether `choose_kernels` has chosen the kernels that repeat their bits."""
+    return _deterministic
+
+
+def table_rows(table: Tensor, ids: Tensor) -> Tensor:
+    """Return the rows `ids`, int64 [...], of `table` [N, D] as [..., D]; a row may be asked for several times.
+
+    The gradient of `paddle.gather` always sums repeated rows by atomic additions on GPU; that of F.embedding does not
+    if FLAGS_embedding_deterministic is set. On CPU both give the same bits.
+    """
+    return F.embedding(ids, table)

@@ -1,0 +1,82 @@
+"""Record of the current activity of this process, which the hang detector reads.
+
+A phase costs one call with a few assignments. All processes of a run must enter the same phases in the same order, so
+that of two processes the one that has entered fewer phases is behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+@dataclass
+class Activity:
+    """Activity of a process.
+
+    Attributes:
+        phase: "start", "data", "forward", "backward", "collective", "optimizer", "log", "evaluation" or "save".
+        entered: number of phases entered so far.
+        waiting: whether the process waits for others at a barrier or in a collective outside the backward pass.
+        ticks: number of steps within phases so far, such as batches of an evaluation or tensors of a checkpoint.
+        update: number of the last finished update of the run.
+        has_updated: whether this process has finished an update since its start.
+    """
+
+    phase: str = "start"
+    entered: int = 0
+    waiting: bool = False
+    ticks: int = 0
+    update: int = 0
+    has_updated: bool = False
+
+    def __str__(self) -> str:
+        barrier = ", waiting for the others" if self.waiting else ""
+        return f"in phase '{self.phase}'{barrier} after update {self.update}"
+
+
+current = Activity()
+
+
+def enter(phase: str) -> None:
+    """Record the start of a phase; all processes must call."""
+    current.phase = phase
+    current.entered += 1
+
+
+def tick() -> None:
+    """Record that a long phase makes progress; any process may call."""
+    current.ticks += 1
+
+
+def finish_update(update: int) -> None:
+    """Record the number of the update that has finished."""
+    current.update, current.has_updated = update, True
+
+
+def start_run(update: int) -> None:
+    """Record that a run starts after `update` updates."""
+    current.update, current.has_updated = update, False
+    enter("start")
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Record that this process waits for others within the context."""
+    current.waiting = True
+    try:
+        yield
+    finally:
+        current.waiting = False
+
+
+def fetching(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield `items` and enter the phase "data" before each; all processes must call."""
+    enter("data")
+    for item in items:
+        yield item
+        enter("data")
