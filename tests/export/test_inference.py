@@ -21,20 +21,17 @@ LIMIT = 1e-5
         ("mae", "encoder"),
         ("cae", "encoder"),
         ("simmim", "encoder"),
-        ("mae_probe", "classifier"),
         ("cae_attentive", "classifier"),
         ("mae", "reconstruction"),
-        ("cae", "reconstruction"),
-        ("simmim", "reconstruction"),
+        pytest.param("cae", "reconstruction", marks=pytest.mark.slow),
+        pytest.param("simmim", "reconstruction", marks=pytest.mark.slow),
     ],
 )
 def test_outputs_are_those_of_the_network(export, name, part):
     out, described = export(name, "inference", "--what", part)
     assert described["part"] == part
-    outputs = {"encoder": {"tokens", "pooled"}, "classifier": {"logits"}, "reconstruction": set(described["verified"])}
     found = described["verified"]["differences"]
-    assert part == "reconstruction" or set(found) == outputs[part]
-    assert found
+    assert set(found) == {output["name"] for output in described["outputs"]}
     assert max(found.values()) <= LIMIT
     assert described["inputs"][0]["shape"] == ["B", 3, 24, 24]
     assert {file.name for file in out.iterdir()} == set(described["files"])
@@ -49,7 +46,8 @@ def test_tables_have_the_target_size(export, file_of):
 
 def test_the_example_prepares_images_as_the_suite_does(export, tmp_path):
     """The example reads a picture as evaluation does, and needs no plsc_mae."""
-    out, described = export("mae_classifier", "inference", "--no_verify")
+    out, described = export("mae_classifier", "inference")
+    assert described["verified"]["differences"]["logits"] <= LIMIT
     picture = tmp_path / "picture.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, [50, 37, 3], np.uint8)).save(picture)
     example = runpy.run_path(str(out / "example.py"))

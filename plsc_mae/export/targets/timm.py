@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from paddle import nn
-
 from plsc_mae.export import tables
 from plsc_mae.export.content import Content
 from plsc_mae.export.targets.base import Code, Target, refuse
@@ -31,8 +29,6 @@ class Timm(Target):
             reason = reason or tables.missing_feature(content)
         if classifier is not None and classifier.probe.startswith("attentive"):
             reason = reason or "its probe pools the tokens by attention"
-        if classifier is not None and classifier.fc_norm is not None and not classifier.mean_pooled:
-            reason = reason or "it normalizes the class token after the pooling"
         if reason:
             raise refuse(self, reason)
         if tables.has_relative_positions(encoder):
@@ -40,6 +36,8 @@ class Timm(Target):
             table = table if encoder.blocks[0].attn.q_bias is not None else tables.separate_biases(table)
         else:
             table = tables.join_biases(tables.flat_table(content, "timm"))
+        if classifier is not None and not classifier.mean_pooled:  # its norm after the pooling equals one before
+            table = {name.replace("fc_norm.", "norm.", 1): value for name, value in table.items()}
         write_file(folder / WEIGHTS, table, metadata={"format": "pt"})
 
     def code(self, content: Content) -> Code:
@@ -52,7 +50,7 @@ class Timm(Target):
             f"norm = partial(torch.nn.LayerNorm, eps={tables.norm_eps(encoder)})",
             f"model = {kind}({shown}, norm_layer=norm)",
         ]
-        if not isinstance(encoder.norm, nn.LayerNorm) and (classifier is None or classifier.fc_norm is None):
+        if tables.final_norm(content) is None:
             load.append("model.norm = torch.nn.Identity()")
         load += [f'model.load_state_dict(load_file(FOLDER / "{WEIGHTS}"))', "return model.eval()"]
         run = ["with torch.no_grad():"]
@@ -98,7 +96,7 @@ class Timm(Target):
             "no_embed_class": encoder.prefix_positions == 0,
             "pos_embed": "learn" if encoder.pos_embed is not None else "none",
             "qk_norm": encoder.blocks[0].attn.q_norm is not None,
-            "fc_norm": classifier is not None and isinstance(classifier.fc_norm, nn.LayerNorm),
+            "fc_norm": pooled and tables.final_norm(content) is not None,
         }
 
 
