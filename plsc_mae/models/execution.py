@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+
+import numpy as np
+import numpy.typing as npt
 import paddle
 from paddle import Tensor
+
+Floats = npt.NDArray[np.float32]
 
 
 def is_eager(x: Tensor) -> bool:
@@ -27,3 +33,9 @@ def on_cpu(x: Tensor) -> bool:
 def contiguous(x: Tensor) -> Tensor:
     """Return `x` with contiguous memory; variables of a traced program are never views."""
     return x.contiguous() if is_eager(x) else x
+
+
+def memory(x: Tensor) -> Floats:
+    """Return the memory of a contiguous float32 tensor on a CPU as a flat array; the caller keeps the tensor alive."""
+    pointer = ctypes.cast(x.data_ptr(), ctypes.POINTER(ctypes.c_float))
+    return np.ctypeslib.as_array(pointer, (x.size,))
