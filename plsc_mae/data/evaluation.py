@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from plsc_mae.data.decode import Backend, Box, Interpolation, Pixels, SourceImage, open_image, require_backend
+from plsc_mae.data.decode import Backend, Box, Interpolation, Pixels, SourceImage, require_backend
 from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.seeding import SampleKey, sample_rng
@@ -101,7 +101,7 @@ class EvaluationDataset:
             raise DataError(self._known_bad[index])
         if self.current_read is not None:
             self.current_read.set(index)
-        return open_image(self.images.path(index), self.backend, self.pixel_range)
+        return self.images.open(index, self.backend, self.pixel_range)
 
     def reason(self, index: int) -> str:
         """Return a sentence that names an unreadable file and the reason, which is found by reading it again."""
