@@ -90,7 +90,8 @@ def train(
         method: name of the method (--method), if `model` does not determine it.
         phase: the command: "pretrain", "finetune" or "linprobe".
         eval_data: labeled validation images (--eval_data_path), in the same forms as `data`.
-        task: task to pre-train in place of the method's; its batches, schedule and optimizer are those of the method.
+        task: task to pre-train in place of the method's; it gets the batches that the method would make for `model`,
+            and its options of optimizer and schedule apply.
         options: further options of the command; `config` is a YAML file or the name of a recipe.
 
     Raises:
@@ -103,8 +104,6 @@ def train(
     if task is not None and phase != "pretrain":
         raise ConfigError(f"task replaces the objective of pre-training, but phase is '{phase}'; leave task out")
     own = {"data_path": _path(data, "data"), "eval_data_path": _path(eval_data, "eval_data"), "output_dir": out}
-    if task is not None and model is None:
-        model = type(task.model).__name__
     with _session():
         values = _merge("train", {**own, "model": model, "method": method}, options)
         config = _resolve(values, PHASES[phase], "train")

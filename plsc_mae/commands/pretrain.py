@@ -83,6 +83,11 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
         task = method.build_task(config)
         if world.is_main:
             method.log_remarks(config, task)
+    else:
+        logger.info(
+            "training the caller's %s in place of the objective of %s; its network is of type %s and not %s",
+            *(type(task).__name__, config.method, type(task.model).__name__, config.model),
+        )
     share_network(task.model, config, world)
     loader = training_loader(dataset, config, world)
     observers: list[Observer] = []

@@ -90,10 +90,12 @@ def from_options(given: Mapping[str, Any], configs: Mapping[str, type], *, prog:
 
 
 def _plain(value: Any) -> Any:
-    """Return a path as text, and a number of NumPy or of another array library as Python's."""
+    """Return a path as text, and numbers of NumPy or of another array library as Python's."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _layered(
