@@ -1,10 +1,12 @@
 """plsc_mae: masked image modeling in PaddlePaddle. Names are loaded on first use, so importing the package is fast.
 
-The import sets the environment variables of `plsc_mae.runtime`, so import it before Paddle.
+The import sets the environment variables of `plsc_mae.runtime`, so import it before Paddle. It also loads Pillow's
+binary: Paddle 2.6.2 exports functions of zlib, and a Pillow that is loaded later calls them and crashes in writing PNG.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,8 @@ _SUBMODULES = ("weights", "masking", "losses", "optim", "models", "data", "analy
 __all__ = ["__version__", "create_model", "embed", "list_models", "load_config", "train"]
 
 apply_cpu_settings()
+with contextlib.suppress(ImportError):  # interpreters of `plsc-mae parity --reference` need no Pillow
+    import PIL._imaging  # noqa: F401
 
 
 def __getattr__(name: str) -> Any:

@@ -47,9 +47,10 @@ NOTHING_BUT = {
     "models": {"masking", "losses", "errors"},
     "data": {"errors", "file_kinds", "files", "names"},
     "weights": {"errors", "file_kinds", "files"},
-    "program": {"cli", "__main__"},
+    "program": {"cli", "__main__", "config"},
 }
-INSTRUMENTS = ("scripts/bench/launches.py",)  # programs that wrap parts of the package to count what they do
+# Programs that wrap or build parts of the package to count or time what they do.
+INSTRUMENTS = ("scripts/bench/launches.py", "scripts/bench/classify_step.py")
 MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 500
 
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)

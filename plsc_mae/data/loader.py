@@ -253,6 +253,7 @@ def _warning_about_slow_reads(current_read: CurrentRead, timeout: float, dataset
     ended = threading.Event()
 
     def watch() -> None:
+        """Compare the running read with the timeout until the context ends; warn once per file."""
         warned: int | None = None
         while not ended.wait(timeout / 4):
             reading = current_read.get()

@@ -43,7 +43,7 @@ def check_kernels(gpu: bool) -> Result:
 
 
 def check_copies(gpu: bool) -> Result:
-    """Copy arrays as the loader does, from pinned memory and without waiting, and compare them with their sources."""
+    """Copy arrays as training does, use them at once, and compare them with their sources."""
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 256, COPY_BYTES[gpu], np.uint8) for _ in range(COPIES)]
     sums = [_sum(to_device(array)) for array in arrays]  # the sources stay alive until the results are read

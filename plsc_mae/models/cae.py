@@ -360,7 +360,8 @@ class ContextAutoencoder(nn.Layer):
         In training, its drop path draws independently of the student's drop path.
         """
         encoder = self.encoder if self.alignment_encoder is None else self.alignment_encoder
-        return self._bridged(encoder.encode(patches, ids_masked)[:, 1:])
+        # Programs traced by Paddle 2.6 ignore `no_grad`.
+        return self._bridged(encoder.encode(patches, ids_masked)[:, 1:]).detach()
 
     @initializes
     def _initialize(self, rescale_init: bool) -> None:

@@ -31,6 +31,7 @@ from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
 from plsc_mae.train.checkpoint.saver import Saver
 from plsc_mae.train.checkpoint.state import RunState
+from plsc_mae.train.compiled import CompiledTask
 from plsc_mae.train.log.run_logger import RunLogger
 from plsc_mae.train.nonfinite.policy import NonFinitePolicy
 from plsc_mae.train.observers.base import Observer
@@ -53,8 +54,7 @@ def training_world(config: TrainingConfig) -> World:
         ConfigError: the number of processes, the device or the Paddle version does not support the options.
     """
     choose_kernels(deterministic=config.deterministic)
-    stages = getattr(config, "pipeline_parallel", 1)
-    world = World(config.device, tensor_parallel=config.tensor_parallel, pipeline_parallel=stages)
+    world = World(config.device, tensor_parallel=config.tensor_parallel, pipeline_parallel=config.stages)
     shares_network = world.tensor.size * world.pipeline.size > 1
     check_stage(config.sharding_stage, is_gpu=world.is_gpu, shares_network=shares_network)
     choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)  # refuse before data are read
@@ -157,7 +157,8 @@ def build_stepper(task: Task, config: TrainingConfig, world: World) -> Stepper:
         world: processes of the run; all of them must call.
 
     Raises:
-        ConfigError: --sharding_stage 1 is used with more data-parallel processes than parameter tensors.
+        ConfigError: --sharding_stage 1 is used with more data-parallel processes than parameter tensors; Paddle cannot
+            compile at this precision.
     """
     groups = task.param_groups(config.weight_decay)
     params = trainable_parameters(task.model)
@@ -171,7 +172,8 @@ def build_stepper(task: Task, config: TrainingConfig, world: World) -> Stepper:
     if config.sharding_stage > 1 and world.size > 1:
         wrapped = share_gradients(task, optimizer, config.sharding_stage, world.data)
     else:
-        wrapped = Sharded(world.wrap(task), optimizer, None)
+        layer = CompiledTask(task, precision) if config.compile else task
+        wrapped = Sharded(world.wrap(layer), optimizer, None)
     return Stepper(
         task,
         wrapped.optimizer,
