@@ -25,6 +25,7 @@ STYLE = (
 
 CAPTIONS = {
     "analysis": "features, pictures",
+    "api": "train, embed",
     "cli": "the command line",
     "commands": "one file per command",
     "config": "every option",
@@ -48,6 +49,7 @@ CAPTIONS = {
     "plan": "memory and time",
     "runtime": "threads, devices",
     "train": "the loop",
+    "verbs": "callable packages",
     "weights": "reader, dialects",
 }
 

@@ -254,8 +254,8 @@ class CompareConfig(NetworkOptions, ViewConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class ExtractConfig(FeatureConfig):
-    """Options of `extract`."""
+class EmbedConfig(FeatureConfig):
+    """Options of `plsc_mae.embed`: those of `extract` without the file."""
 
     data_path: str = option("", "image folder (its val/, if there is one) or list file", metavar="PATH")
     split: str = option("val", "subfolder of the image folder to use, if it exists", metavar="NAME")
@@ -265,11 +265,21 @@ class ExtractConfig(FeatureConfig):
     )
     norm: bool = _encoder(True, "apply the encoder's final norm to the tokens")
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = _images("bicubic", "filter of the resize")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self, "data_path")
+
+
+@dataclass(kw_only=True, frozen=True)
+class ExtractConfig(EmbedConfig):
+    """Options of `extract`."""
+
     save_path: str = option("", "file to write, .npz or .safetensors", metavar="FILE")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self, "data_path", "save_path")
+        _require(self, "save_path")
         if not self.save_path.endswith((".npz", ".safetensors")):
             raise ConfigError(f"--save_path {self.save_path}: expected a file that ends in .npz or .safetensors")
 
