@@ -51,6 +51,7 @@ from plsc_mae.runtime import count_workers
 from plsc_mae.train.checkpoint.folder import Start, find_start
 from plsc_mae.train.checkpoint.run_record import RunRecord
 from plsc_mae.train.data_check import check_data
+from plsc_mae.train.history import recording_warnings
 from plsc_mae.train.observers.base import Evaluation
 from plsc_mae.train.precision import choose_precision
 from plsc_mae.train.setup import build_trainer, log_options, share_network, training_loader, training_world
@@ -100,7 +101,7 @@ def run(config: ClassifyConfig) -> None:
     if config.eval:
         _run(config, Start(None, RunRecord()))
         return
-    with preparing_run():
+    with preparing_run(), recording_warnings():
         _run(config, find_start(config))
 
 

@@ -18,6 +18,7 @@ from plsc_mae.methods.base import Batch
 from plsc_mae.runtime import count_workers
 from plsc_mae.train.checkpoint.folder import Start, find_start
 from plsc_mae.train.data_check import check_data
+from plsc_mae.train.history import recording_warnings
 from plsc_mae.train.observers.base import Observer, PicturePanel
 from plsc_mae.train.observers.features import FeatureWatch
 from plsc_mae.train.observers.online_probe import OnlineProbe
@@ -43,7 +44,7 @@ def run(config: PretrainConfig) -> None:
     Raises:
         UserError: options, data, folders or checkpoints cannot be used; the message names the remedy.
     """
-    with preparing_run():
+    with preparing_run(), recording_warnings():
         _run(config, find_start(config))
 
 
