@@ -45,6 +45,7 @@ CAPTIONS = {
     "parity": "oracles, originals",
     "pipeline": "stages of a network",
     "plan": "memory and time",
+    "report": "one page about a run",
     "runtime": "threads, devices",
     "train": "the loop",
     "weights": "reader, dialects",

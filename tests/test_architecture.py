@@ -29,7 +29,7 @@ LAYERS = (
     {"pipeline"},
     {"loading"},
     {"train"},
-    {"gpu_check", "parity", "plan"},
+    {"gpu_check", "parity", "plan", "report"},
     {"commands"},
     {"cli"},
     {"__main__", "program"},

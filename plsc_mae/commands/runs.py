@@ -81,10 +81,10 @@ def _final_numbers(runs: Sequence[RunFolder]) -> list[Sequence[Any]]:
     return rows
 
 
-def _differing_options(runs: Sequence[RunFolder]) -> list[Sequence[str]]:
+def _differing_options(runs: Sequence[RunFolder]) -> list[Sequence[Any]]:
     """Return rows (option, value of every run) of the options that differ."""
     names = dict.fromkeys(name for found in runs for name in found.options if name not in PLACES)
-    rows = []
+    rows: list[Sequence[Any]] = []
     for name in names:
         values = [_text(found.options.get(name, "-")) for found in runs]
         if len(set(values)) > 1:

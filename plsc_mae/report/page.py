@@ -26,7 +26,7 @@ h3{font-size:1em;margin:.4em 0}.sub{color:#5a6b7b}nav a{margin-right:1em;color:#
 .verdict{padding:.7em 1em;border-left:5px solid #8aa1b8;background:#f4f7fa}
 .verdict.yes{border-color:#1b7837}.verdict.no{border-color:#b35806}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(400px,1fr));gap:1.2em}
-figure{margin:0}figcaption{color:#5a6b7b;font-size:.9em}
+figure{margin:0;max-width:780px}figcaption{color:#5a6b7b;font-size:.9em}
 svg{width:100%;height:auto}.grid{stroke:#e3e9ef}.curve{fill:none;stroke-width:1.8}
 line.level{stroke:#8a8a8a;stroke-dasharray:5 4}text{font:12px sans-serif;fill:#5a6b7b}
 text.y,text.level{text-anchor:end}text.x{text-anchor:middle}

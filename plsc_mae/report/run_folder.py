@@ -26,11 +26,16 @@ class Picture(NamedTuple):
 
     Attributes:
         step: the step in the records, which is the epoch.
-        image: the picture.
+        encoded: content of the image file.
     """
 
     step: int
-    image: Image.Image
+    encoded: bytes
+
+    @property
+    def image(self) -> Image.Image:
+        """The decoded picture."""
+        return Image.open(io.BytesIO(self.encoded)).convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -114,12 +119,14 @@ def read_run(path: Path) -> RunFolder:
     trivial = _read_object(path / TRIVIAL_LOSSES)
     if not trivial and options.get("phase", "pretrain") == "pretrain":
         lacking.append(f"{TRIVIAL_LOSSES} with the losses of trivial predictors: the run is of an earlier version.")
+    if options.get("phase") in ("finetune", "linprobe"):
+        lacking.append("a confusion matrix: training records accuracies only.")
     for name, records in (("train.jsonl", intervals), ("log.txt", epochs)):
         if not records:
             lacking.append(f"{name}: it is missing or empty; no epoch may have ended yet.")
     folder = Path(options.get("log_dir") or path)
-    records = path / VISUALDL_FILE if (path / VISUALDL_FILE).is_file() else folder / VISUALDL_FILE
-    pictures = _read_pictures(records, lacking)
+    board = path / VISUALDL_FILE if (path / VISUALDL_FILE).is_file() else folder / VISUALDL_FILE
+    pictures = _read_pictures(board, lacking)
     record = read_record(path / "run.json")
     run = record.run if record else str((intervals or epochs)[-1].get("run", ""))
     return RunFolder(path, run, options, intervals, epochs, history, trivial, pictures, lacking)
@@ -179,5 +186,4 @@ def _read_pictures(path: Path, lacking: list[str]) -> Mapping[str, Sequence[Pict
 
 
 def _picture(entry: Any) -> Picture:
-    image = Image.open(io.BytesIO(entry.image.encoded_image_string))
-    return Picture(int(entry.id), image.convert("RGB"))
+    return Picture(int(entry.id), entry.image.encoded_image_string)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 from plsc_mae.report.charts import Curve, line_chart
@@ -47,7 +48,7 @@ def learning(run: RunFolder) -> str:
             (r["step"], r[f"train_{verdict.loss}"]) for r in run.epochs if is_number(r.get(f"train_{verdict.loss}"))
         ]
         if ended:
-            curves.append(Curve("mean of the epoch", *map(list, zip(*ended, strict=True))))
+            curves.append(Curve("mean of the epoch", [step for step, _ in ended], [value for _, value in ended]))
         parts.append(
             figure(f"{verdict.loss} of the training images", line_chart(curves, x_label=UPDATE, levels=verdict.levels))
         )
@@ -81,26 +82,12 @@ def reconstructions(run: RunFolder) -> str:
     tags = list(run.pictures.items())
     for tag, pictures in tags[:MAX_TAGS]:
         rows = (
-            figure(f"epoch {p.step}", picture(p.image, f"{tag}, epoch {p.step}", MIN_HEIGHT)) for p in spread(pictures)
+            figure(f"epoch {p.step}", picture(p.image, f"{tag}, epoch {p.step}", MIN_HEIGHT)) for p in _spread(pictures)
         )
-        parts.append(f'<h3>{table_free(tag)}</h3><div class="pictures">{"".join(rows)}</div>')
+        parts.append(f'<h3>{_heading(tag)}</h3><div class="pictures">{"".join(rows)}</div>')
     if len(tags) > MAX_TAGS:
         parts.append(paragraph(f"{len(tags) - MAX_TAGS} further images are in VisualDL.", "sub"))
     return "".join(parts)
-
-
-def table_free(tag: str) -> str:
-    """Return a tag as the heading of its pictures, for example `image 0: original | masked | reconstruction`."""
-    from html import escape
-
-    label, _, index = tag.rpartition("/")
-    return escape(f"image {index}: {label}" if index.isdecimal() and label else tag)
-
-
-def spread(items: Sequence[Picture]) -> Sequence[Picture]:
-    """Return up to MAX_TIMES items, evenly spaced, with the first and the last."""
-    count = min(MAX_TIMES, len(items))
-    return [items[round(i * (len(items) - 1) / max(count - 1, 1))] for i in range(count)]
 
 
 def evaluations(run: RunFolder) -> str:
@@ -203,3 +190,15 @@ def options(run: RunFolder) -> str:
 def lacking(run: RunFolder) -> str:
     """Return what the report lacks, and why."""
     return bullets(run.lacking)
+
+
+def _heading(tag: str) -> str:
+    """Return a tag as the heading of its pictures, for example `image 0: original | masked | reconstruction`."""
+    label, _, index = tag.rpartition("/")
+    return escape(f"image {index}: {label}" if index.isdecimal() and label else tag)
+
+
+def _spread(items: Sequence[Picture]) -> Sequence[Picture]:
+    """Return up to MAX_TIMES items, evenly spaced, with the first and the last."""
+    count = min(MAX_TIMES, len(items))
+    return [items[round(i * (len(items) - 1) / max(count - 1, 1))] for i in range(count)]

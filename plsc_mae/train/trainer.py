@@ -125,6 +125,7 @@ class Trainer:
                         run=record.run,
                         origin=record.origin_run,
                     )
+                self.world.barrier()  # a tokenizer on CPU can take longer than the timeout of a reduction
                 self._run(in_same_folder=path is not None and self._is_in_output_folder(path))
 
     def _describe_start(self, run: str, path: Path | None) -> dict[str, Any]:

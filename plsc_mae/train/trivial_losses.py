@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 def report_trivial_losses(
     task: Task, dataset: KeyedDataset, *, batch_size: int, output_dir: Path, run: str, origin: str = ""
 ) -> None:
-    """Log the losses of trivial predictors and write them to the run's folder, unless the run has done so already.
+    """Log the losses of trivial predictors and write them to the run's folder, unless the run has them.
 
     The samples are those of up to MAX_IMAGES images of the first epoch, evenly spaced in the data set, with the random
     crops and masks of training. Images that cannot be read are left out. A Task without such losses does nothing. The
@@ -40,16 +41,16 @@ def report_trivial_losses(
         run: id of the run.
         origin: id of the run whose logs this run continues; "" for none.
     """
-    path = output_dir / TRIVIAL_LOSSES
+    path = output_dir / TRIVIAL_LOSSES  # a resumed run has the file
     if not task.reference_loss or _run_of(path) in {run, origin} - {""}:
         return
     started = time.perf_counter()
-    batches = list(_batches(dataset, min(batch_size, MAX_IMAGES)))
+    batches = list(_batches(dataset, batch_size))
     if not batches:
         logger.warning("no image could be read for the losses of trivial predictors; the run has none")
         return
     losses = task.trivial_losses(batches)
-    images = len(batches) * min(batch_size, MAX_IMAGES, len(dataset))
+    images = sum(len(batch["image"]) for batch in batches)
     parts = ", ".join(f"{DESCRIPTIONS[name]} {loss:.4g}" for name, loss in losses.items())
     logger.info("%s of trivial predictors on %d images: %s", task.reference_loss, images, parts)
     record = {"run": run, "loss": task.reference_loss, "images": images, "losses": losses}
@@ -61,7 +62,7 @@ def report_trivial_losses(
 
 
 def _run_of(path: Path) -> str:
-    """Return the id of the run that wrote the losses; "" if there are none."""
+    """Return the id of the run that wrote the losses; "" without a file."""
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["run"])
     except (OSError, ValueError, TypeError, KeyError):
@@ -71,13 +72,10 @@ def _run_of(path: Path) -> str:
 def _batches(dataset: KeyedDataset, batch_size: int) -> Iterator[Batch]:
     """Yield batches of the same number of samples; images that are left over are not used."""
     count = min(MAX_IMAGES, len(dataset))
-    size = min(batch_size, count)
     samples = []
     for i in range(count):
-        try:
+        with contextlib.suppress(DataError):  # training reports the file when it reads it
             samples.append(dataset[SampleKey(0, i * len(dataset) // count)])
-        except DataError:  # training reports the file when it reads it
-            continue
-        if len(samples) == size:
-            yield device_batch(collate(samples).arrays)
-            samples = []
+    size = min(batch_size, len(samples))
+    for start in range(0, len(samples) - size + 1, size) if samples else ():
+        yield device_batch(collate(samples[start : start + size]).arrays)
