@@ -62,8 +62,7 @@ def _curves(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
     drawn = []
     for metric in metrics:
         curves = [Curve(name, *found.series(metric)) for found, name in zip(runs, names, strict=True)]
-        curves = [curve for curve in curves if curve.y]
-        if curves:
+        if any(curve.y for curve in curves):
             drawn.append(figure(metric, line_chart(curves, x_label=sections.UPDATE)))
     return f'<div class="charts">{"".join(drawn)}</div>'
 

@@ -21,47 +21,45 @@ class Curve(NamedTuple):
         label: its name in the legend.
         x: updates or epochs, rising.
         y: values.
-        points_only: whether to draw markers without lines between them.
     """
 
     label: str
     x: Sequence[float]
     y: Sequence[float]
-    points_only: bool = False
 
 
 def line_chart(curves: Sequence[Curve], *, x_label: str, levels: Mapping[str, float] | None = None) -> str:
     """Return a chart with a legend as HTML.
 
-    Curves of more than MAX_POINTS points show the means of neighboring points.
+    Curves of more than MAX_POINTS points show the means of neighboring points. A curve without points is left out, but
+    has its color, so that a run has the same color in all charts.
 
     Args:
         curves: curves with at least one point in all.
         x_label: label of the horizontal axis.
         levels: horizontal dashed lines by label. A level above twice the largest value is in the legend only.
     """
-    thinned = [Curve(c.label, *_thinned(c.x, c.y), c.points_only) for c in curves if c.y]
-    highest = max(value for curve in thinned for value in curve.y)
+    colored = [(COLORS[i % len(COLORS)], Curve(c.label, *_thinned(c.x, c.y))) for i, c in enumerate(curves) if c.y]
+    highest = max(value for _, curve in colored for value in curve.y)
     shown = {label: level for label, level in (levels or {}).items() if highest <= 0 or level <= 2 * highest}
-    xs = _axis([x for curve in thinned for x in curve.x])
-    ys = _axis([*(y for curve in thinned for y in curve.y), *shown.values()])
+    xs = _axis([x for _, curve in colored for x in curve.x])
+    ys = _axis([*(y for _, curve in colored for y in curve.y), *shown.values()])
     parts = [*_frame(xs, ys, x_label)]
     for label, level in shown.items():
         y = ys.position(level, HEIGHT - BOTTOM, TOP)
         parts.append(f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" />')
         parts.append(f'<text class="level" x="{WIDTH - RIGHT - 4}" y="{y - 4:.1f}">{escape(label)}</text>')
-    for curve, color in zip(thinned, _colors(len(thinned)), strict=True):
+    for color, curve in colored:
         points = [
             (xs.position(x, LEFT, WIDTH - RIGHT), ys.position(y, HEIGHT - BOTTOM, TOP))
             for x, y in zip(curve.x, curve.y, strict=True)
         ]
-        if not curve.points_only:
-            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-            parts.append(f'<polyline class="curve" stroke="{color}" points="{path}" />')
-        if curve.points_only or len(points) <= FEW_POINTS:
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts.append(f'<polyline class="curve" stroke="{color}" points="{path}" />')
+        if len(points) <= FEW_POINTS:
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{color}" />' for x, y in points]
     svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'
-    return f'{svg}<p class="legend">{"".join(_legend(thinned, levels or {}))}</p>'
+    return f'{svg}<p class="legend">{"".join(_legend(colored, levels or {}))}</p>'
 
 
 class _Axis(NamedTuple):
@@ -108,12 +106,8 @@ def tick_text(value: float) -> str:
     return "0" if abs(value) < 1e-15 else f"{value:.4g}".replace("e-0", "e-").replace("e+0", "e")
 
 
-def _legend(curves: Sequence[Curve], levels: Mapping[str, float]) -> Iterator[str]:
-    for curve, color in zip(curves, _colors(len(curves)), strict=True):
+def _legend(colored: Sequence[tuple[str, Curve]], levels: Mapping[str, float]) -> Iterator[str]:
+    for color, curve in colored:
         yield f'<span><i style="background:{color}"></i>{escape(curve.label)}</span>'
     for label, level in levels.items():
         yield f'<span><i class="level"></i>{escape(label)}: {level:.4g}</span>'
-
-
-def _colors(count: int) -> list[str]:
-    return [COLORS[i % len(COLORS)] for i in range(count)]

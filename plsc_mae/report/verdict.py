@@ -35,7 +35,11 @@ def judge(run: RunFolder) -> Verdict:
     if value is None:
         return Verdict(None, f"Unknown: the logs have no finite value of {name}.", name, value, levels)
     if not levels:
+        accuracies = run.series("test_acc1")[1]
         text = f"The {name} is {value:.4g}.{fall} The run has no losses of trivial predictors to compare it with."
+        if accuracies:
+            best_accuracy = f"test_acc1 is {accuracies[-1]:.4g} %, at best {max(accuracies):.4g} %"
+            text = f"{best_accuracy}. The {name} of training is {value:.4g}.{fall}"
         return Verdict(None, text, name, value, levels)
     label, best = min(levels.items(), key=lambda item: item[1])
     if value < best:
