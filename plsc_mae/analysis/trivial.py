@@ -23,6 +23,7 @@ DESCRIPTIONS = {
     BATCH_TOKENS: "token frequencies of each batch",
     ALL_TOKENS: "token frequencies of all batches",
 }
+CONTEXT_FREE = (MEAN_COLOR, ZERO, UNIFORM, BATCH_TOKENS, ALL_TOKENS)  # the same prediction for all hidden patches
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]

@@ -39,7 +39,9 @@ CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
 def learning(run: RunFolder) -> str:
     """Return the answer to "is it learning?" with the loss curve."""
     verdict = judge(run)
-    style = {True: "verdict yes", False: "verdict no", None: "verdict"}[verdict.learning]
+    style = {"yes": "verdict yes", "in part": "verdict yes", "not yet": "verdict no", "unknown": "verdict"}[
+        verdict.answer
+    ]
     parts = [paragraph(verdict.text, style)]
     x, y = run.series(verdict.loss)
     if y:
