@@ -29,7 +29,7 @@ setup(
     license="Apache-2.0",
     cmdclass={"build_py": BuildWithConfigs},
     packages=find_packages(include=["plsc_mae", "plsc_mae.*"]),
-    package_data={"plsc_mae": ["py.typed"], "plsc_mae.weights": ["manifest.yaml"]},
+    package_data={"plsc_mae": ["py.typed"], "plsc_mae.report": ["*.json"], "plsc_mae.weights": ["manifest.yaml"]},
     python_requires=">=3.10",
     install_requires=[
         "numpy>=1.26",

@@ -34,6 +34,8 @@ from plsc_mae.config.tools import (
     PredictConfig,
     RandomTokenizerConfig,
     ReconstructConfig,
+    ReportConfig,
+    RunsConfig,
 )
 from plsc_mae.config.weights import (
     WeightsConvertConfig,
@@ -153,6 +155,15 @@ COMMANDS = {
         "recipe",
     ),
     "plot": Command("draw the loss curve of a run as PNG", {"": PlotConfig}, "plsc_mae.commands.plot:run", "run_dir"),
+    "report": Command(
+        "write a report of a run as one HTML file", {"": ReportConfig}, "plsc_mae.commands.report:run", "run_dir"
+    ),
+    "runs": Command(
+        "compare the curves, numbers and options of several runs",
+        {"": RunsConfig},
+        "plsc_mae.commands.runs:run",
+        "run_dirs",
+    ),
     "bench step": Command(
         "measure the speed of training steps", PRETRAIN, "plsc_mae.commands.bench:run_step", parallel=True
     ),
@@ -178,7 +189,7 @@ HEADINGS = {  # of the overview; a command belongs to the heading that lists its
     "Train": ("pretrain", "finetune", "linprobe", "launch", "configs"),
     "Evaluate": ("reconstruct", "predict", "knn", "compare", "explain", "extract"),
     "Weights": ("weights", "export"),
-    "Tools": ("plan", "bench", "plot", "doctor", "parity", "demo-data", "random-tokenizer"),
+    "Tools": ("plan", "bench", "plot", "report", "runs", "doctor", "parity", "demo-data", "random-tokenizer"),
 }
 BROKEN_PIPE = 128 + 13  # exit code that a shell reports for a program ended by SIGPIPE
 

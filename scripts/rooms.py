@@ -47,6 +47,7 @@ CAPTIONS = {
     "parity": "oracles, originals",
     "pipeline": "stages of a network",
     "plan": "memory and time",
+    "report": "one page about a run",
     "runtime": "threads, devices",
     "train": "the loop",
     "verbs": "callable packages",

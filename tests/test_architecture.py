@@ -29,7 +29,7 @@ LAYERS = (
     {"pipeline"},
     {"loading"},
     {"train"},
-    {"export", "gpu_check", "parity", "plan"},
+    {"export", "gpu_check", "parity", "plan", "report"},
     {"commands"},
     {"api"},
     {"cli"},

@@ -59,6 +59,7 @@ from plsc_mae.runtime import count_workers
 from plsc_mae.train.checkpoint.folder import Start, find_start
 from plsc_mae.train.checkpoint.run_record import RunRecord
 from plsc_mae.train.data_check import check_data
+from plsc_mae.train.history import recording_warnings
 from plsc_mae.train.observers.base import Evaluation
 from plsc_mae.train.precision import choose_precision
 from plsc_mae.train.setup import build_trainer, log_options, share_network, training_loader, training_world
@@ -119,7 +120,7 @@ def train(config: ClassifyConfig, given: GivenImages) -> Mapping[str, float]:
     """
     if config.eval:
         return _train(config, Start(None, RunRecord()), given)
-    with preparing_run():
+    with preparing_run(), recording_warnings():
         return _train(config, find_start(config), given)
 
 

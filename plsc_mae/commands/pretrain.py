@@ -25,6 +25,7 @@ from plsc_mae.methods.base import Batch, Task
 from plsc_mae.runtime import count_workers
 from plsc_mae.train.checkpoint.folder import Start, find_start
 from plsc_mae.train.data_check import check_data
+from plsc_mae.train.history import recording_warnings
 from plsc_mae.train.observers.base import Observer, PicturePanel
 from plsc_mae.train.observers.features import FeatureWatch
 from plsc_mae.train.observers.online_probe import OnlineProbe
@@ -60,7 +61,7 @@ def train(config: PretrainConfig, given: GivenImages, task: Task | None = None) 
     Raises:
         UserError: options, data, folders or checkpoints cannot be used; the message names the remedy.
     """
-    with preparing_run():
+    with preparing_run(), recording_warnings():
         _train(config, find_start(config), given, task)
 
 

@@ -285,9 +285,9 @@ def _source_parser(prog: str, configs: Mapping[str, type], *, early: bool) -> Fl
 def _parser(cls: type, configs: Mapping[str, type], prog: str, positional: str) -> FlagParser:
     """Return a parser of every flag of a config class; its result lacks the flags that the user did not give."""
     parser = _source_parser(prog, configs, early=False)
-    for name in positional.split():
-        parser.add_argument(name, nargs="?")
     hints = typing.get_type_hints(cls)
+    for name in positional.split():
+        parser.add_argument(name, nargs="*" if typing.get_origin(hints[name]) is tuple else "?")
     for item in options(cls):
         hint = without_none(hints[item.name])
         if hint is bool:

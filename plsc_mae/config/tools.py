@@ -133,6 +133,38 @@ class PlotConfig:
 
 
 @dataclass(kw_only=True, frozen=True)
+class ReportConfig:
+    """Options of `report`."""
+
+    run_dir: str = option("", "output folder of the run", metavar="DIR")
+    save_path: str = option("", "HTML file to write [RUN_DIR/report.html]", metavar="FILE")
+    img_path: str = option(
+        "", f"images for the pictures of attention and tokens: {_IMAGES} [the run's]", metavar="PATH"
+    )
+    max_images: int = option(
+        4, "number of these images; 0 leaves the pictures out and loads no network", within="[0, inf)"
+    )
+    tables: tuple[str, ...] = option((), "tables of `compare` to include, .md or .json", metavar="FILE")
+    device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", _DEVICE)
+
+    def __post_init__(self) -> None:
+        if not self.run_dir:
+            raise ConfigError("name the run's output folder: plsc-mae report RUN_DIR")
+
+
+@dataclass(kw_only=True, frozen=True)
+class RunsConfig:
+    """Options of `runs`."""
+
+    run_dirs: tuple[str, ...] = option((), "output folders of the runs", metavar="DIR")
+    save_path: str = option("runs.html", "HTML file to write", metavar="FILE")
+
+    def __post_init__(self) -> None:
+        if not self.run_dirs:
+            raise ConfigError("name the runs' output folders: plsc-mae runs RUN_DIR RUN_DIR")
+
+
+@dataclass(kw_only=True, frozen=True)
 class EncoderConfig(NetworkOptions):
     """Options of the tools that open an encoder."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import paddle
@@ -71,6 +72,7 @@ class CAETask(Task):
     """
 
     model: ContextAutoencoder
+    reference_loss = "loss_main"
 
     def __init__(
         self, model: ContextAutoencoder, target: Target, normalize: Normalize, num_masked: int, config: CAEConfig
@@ -100,6 +102,10 @@ class CAETask(Task):
         losses = {"loss": loss.detach(), "loss_main": main.detach(), "loss_align": align.detach()}
         features = visible_mean(out.encoded[:, 1:]) if self.gives_features else None
         return StepOutput(loss, {**logs, **losses}, features)
+
+    def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """Return the losses of the target's trivial predictors; they compare with the loss without its alignment."""
+        return self.target.trivial_losses([self.prepare(batch) for batch in batches])
 
     def after_step(self) -> None:
         """Update the moving average of the encoder, if there is one."""

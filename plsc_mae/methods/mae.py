@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import paddle
 from paddle import Tensor, nn
 
+from plsc_mae.analysis.trivial import ZERO, fill_hidden, mean_over_batches
 from plsc_mae.config.mae import AutoencoderConfig, MAEConfig, MAEFinetuneConfig, MAELinprobeConfig
 from plsc_mae.config.mae_pytorch import BeitStylePretrainConfig
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import RandomCropFlip, ResizeCenterCrop
 from plsc_mae.errors import ConfigError, flag, remedies
-from plsc_mae.masking import num_visible
+from plsc_mae.masking import Mask, num_visible
 from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task, to_pictures, visible_mean
 from plsc_mae.methods.contract import (
     DEFAULT_SIZE,
@@ -31,6 +32,7 @@ from plsc_mae.methods.mae_pictures import redraw
 from plsc_mae.methods.masks import WithNoise
 from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline, Stack
 from plsc_mae.models import registry
+from plsc_mae.models.layers import gather_tokens
 from plsc_mae.models.mae import MaskedAutoencoder, hidden_patch_loss
 from plsc_mae.models.registry import (
     ENCODER_OPTIONS,
@@ -71,6 +73,7 @@ class MAETask(Task):
     """
 
     model: MaskedAutoencoder
+    reference_loss = "loss"
 
     def __init__(
         self,
@@ -93,14 +96,39 @@ class MAETask(Task):
 
     def forward(self, batch: Batch) -> StepOutput:
         """Compute the loss of a batch {"image": uint8 [B, H, W, 3], "noise": float32 [B, L]}."""
-        images, noise = self.normalize(batch["image"]), batch["noise"]
-        if self.shared_mask:
-            noise = noise[:1].expand(noise.shape)
-        hidden = self.model.predict_hidden(images, self.model.random_masks(noise, self.mask_ratio))
+        images = self.normalize(batch["image"])
+        hidden = self.model.predict_hidden(images, self._masks(batch))
         loss = hidden_patch_loss(hidden.pred, hidden.target)
         first = self.model.encoder.num_prefix_tokens
         features = visible_mean(hidden.latent[:, first:]) if self.gives_features else None
         return StepOutput(loss, {"loss": loss.detach()}, features)
+
+    @paddle.no_grad()
+    def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """Return the losses of the fills of `analysis.trivial`.
+
+        With norm_pix_loss a fill is normalized by its own patch statistics, as the targets are by theirs; the network
+        predicts these values without knowing the statistics of a hidden patch. "zero" is then a predictor too.
+        """
+        return mean_over_batches([self._trivial_losses(batch) for batch in batches])
+
+    def _trivial_losses(self, batch: Batch) -> dict[str, float]:
+        model, masks = self.model, self._masks(batch)
+        patches = model.patchify(self.normalize(batch["image"]))
+        fills = fill_hidden(patches.numpy(), masks.mask.numpy(), model.encoder.grid, model.patch_size)
+        target, *preds = (
+            model.target(gather_tokens(x, masks.ids_masked)) for x in (patches, *map(paddle.to_tensor, fills.values()))
+        )
+        predicted = dict(zip(fills, preds, strict=True))
+        if model.norm_pix_loss:
+            predicted[ZERO] = paddle.zeros_like(target)
+        return {name: float(hidden_patch_loss(pred, target)) for name, pred in predicted.items()}
+
+    def _masks(self, batch: Batch) -> Mask:
+        noise = batch["noise"]
+        if self.shared_mask:
+            noise = noise[:1].expand(noise.shape)
+        return self.model.random_masks(noise, self.mask_ratio)
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
         """Group the parameters; vectors, biases and those in `no_decay` have no weight decay."""

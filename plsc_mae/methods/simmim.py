@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,10 +13,12 @@ import numpy.typing as npt
 import paddle
 from paddle import Tensor, nn
 
+from plsc_mae.analysis.trivial import fill_hidden, mean_over_batches
 from plsc_mae.config.simmim import SimMIMConfig, SimMIMFinetuneConfig, SimMIMLinprobeConfig
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import RandomCropFlip, ResizeCenterCrop
 from plsc_mae.errors import ConfigError, flag, remedies
+from plsc_mae.losses import channels_first
 from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task, to_pictures
 from plsc_mae.methods.contract import DEFAULT_SIZE, ClassifierRecipe, Description, Method, Reconstruction
 from plsc_mae.methods.masks import WithMask
@@ -79,6 +82,7 @@ class SimMIMTask(Task):
     """
 
     model: SimMIM
+    reference_loss = "loss"
 
     def __init__(self, model: SimMIM, normalize: Normalize, masks: CellMaskGenerator) -> None:
         super().__init__()
@@ -99,6 +103,19 @@ class SimMIMTask(Task):
             visible = 1.0 - mask.astype("float32").unsqueeze(-1)
             features = (latent[:, 1:].detach().astype("float32") * visible).sum(axis=1) / visible.sum(axis=1)
         return StepOutput(loss, {"loss": loss.detach()}, features)
+
+    @paddle.no_grad()
+    def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """Return the losses of the fills of `analysis.trivial`."""
+        return mean_over_batches([self._trivial_losses(batch) for batch in batches])
+
+    def _trivial_losses(self, batch: Batch) -> dict[str, float]:
+        model, mask = self.model, batch["mask"]
+        images = self.normalize(batch["image"])
+        patches, target = patchify(images, model.patch_size), model.target(images)
+        fills = fill_hidden(patches.numpy(), mask.numpy(), model.encoder.grid, model.patch_size)
+        preds = {name: channels_first(paddle.to_tensor(fill), model.in_chans) for name, fill in fills.items()}
+        return {name: float(masked_l1(pred, target, mask, model.in_chans)) for name, pred in preds.items()}
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
         """Group the parameters; as in the original the mask token has weight decay and the class token has none."""
