@@ -15,6 +15,7 @@ import plsc_mae
 from plsc_mae import console
 from plsc_mae.config import FINETUNE, LINPROBE, PHASES, PRETRAIN
 from plsc_mae.config.completion import Completed, completion_parser
+from plsc_mae.config.export import ExportConfig
 from plsc_mae.config.launch import Launch, LaunchConfig, split_launch
 from plsc_mae.config.parity import ParityConfig
 from plsc_mae.config.plan import planned
@@ -33,6 +34,8 @@ from plsc_mae.config.tools import (
     PredictConfig,
     RandomTokenizerConfig,
     ReconstructConfig,
+    ReportConfig,
+    RunsConfig,
 )
 from plsc_mae.config.weights import (
     WeightsConvertConfig,
@@ -101,6 +104,9 @@ COMMANDS = {
     "extract": Command(
         "write features of images to a file", {"": ExtractConfig}, "plsc_mae.commands.extract:run", parallel=True
     ),
+    "export": Command(
+        "write a network for another program or library", {"": ExportConfig}, "plsc_mae.commands.export:run"
+    ),
     "parity": Command(
         "compare a network with an oracle and with the original code",
         {"": ParityConfig},
@@ -149,6 +155,15 @@ COMMANDS = {
         "recipe",
     ),
     "plot": Command("draw the loss curve of a run as PNG", {"": PlotConfig}, "plsc_mae.commands.plot:run", "run_dir"),
+    "report": Command(
+        "write a report of a run as one HTML file", {"": ReportConfig}, "plsc_mae.commands.report:run", "run_dir"
+    ),
+    "runs": Command(
+        "compare the curves, numbers and options of several runs",
+        {"": RunsConfig},
+        "plsc_mae.commands.runs:run",
+        "run_dirs",
+    ),
     "bench step": Command(
         "measure the speed of training steps", PRETRAIN, "plsc_mae.commands.bench:run_step", parallel=True
     ),
@@ -173,8 +188,8 @@ COMMANDS = {
 HEADINGS = {  # of the overview; a command belongs to the heading that lists its first word
     "Train": ("pretrain", "finetune", "linprobe", "launch", "configs"),
     "Evaluate": ("reconstruct", "predict", "knn", "compare", "explain", "extract"),
-    "Weights": ("weights",),
-    "Tools": ("plan", "bench", "plot", "doctor", "parity", "demo-data", "random-tokenizer"),
+    "Weights": ("weights", "export"),
+    "Tools": ("plan", "bench", "plot", "report", "runs", "doctor", "parity", "demo-data", "random-tokenizer"),
 }
 BROKEN_PIPE = 128 + 13  # exit code that a shell reports for a program ended by SIGPIPE
 

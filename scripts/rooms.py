@@ -25,12 +25,14 @@ STYLE = (
 
 CAPTIONS = {
     "analysis": "features, pictures",
+    "api": "train, embed",
     "cli": "the command line",
     "commands": "one file per command",
     "config": "every option",
     "console": "lines beside bars",
     "data": "files to batches",
     "errors": "messages to users",
+    "export": "other programs",
     "file_kinds": "first bytes",
     "files": "atomic writes",
     "gpu_check": "checks of a new GPU",
@@ -45,8 +47,10 @@ CAPTIONS = {
     "parity": "oracles, originals",
     "pipeline": "stages of a network",
     "plan": "memory and time",
+    "report": "one page about a run",
     "runtime": "threads, devices",
     "train": "the loop",
+    "verbs": "callable packages",
     "weights": "reader, dialects",
 }
 

@@ -14,6 +14,7 @@ from plsc_mae.config import TrainingConfig
 from plsc_mae.data.decode import read_content
 from plsc_mae.data.depth import PixelRange, sampled_range
 from plsc_mae.data.imagefolder import ImageList
+from plsc_mae.data.sequence import SequenceImages
 from plsc_mae.errors import CheckpointError, ConfigError
 
 OPTION = "pixel_range"
@@ -92,6 +93,8 @@ def describe(pixel_range: PixelRange | None) -> str:
 def _automatic(images: ImageList | None) -> PixelRange | None:
     if images is None:
         return None
+    if isinstance(images, SequenceImages):
+        raise ConfigError(f"--{OPTION} {AUTO} samples files, and {images.root} is a sequence; give two numbers")
     found = sampled_range([images.path(i) for i in range(len(images))], read_content)
     if found is None:
         logger.info("--pixel_range auto: no sampled image has more than 8 bits per band")

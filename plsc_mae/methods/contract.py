@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import clamped_crop_box
@@ -48,6 +48,23 @@ class Description(NamedTuple):
     target: str = ""
     reconstruct_flags: str = ""
     unknown: tuple[str, ...] = ()
+
+
+class Reconstruction(NamedTuple):
+    """The whole network as a layer for inference, without loss and targets.
+
+    Attributes:
+        layer: layer whose `forward(images, choice)` returns a list of tensors; images are normalized [B, C, H, W].
+        choice: name of the second input: "noise", float32 [B, L], whose largest values hide their patches; or "mask",
+            bool [B, L], True = hidden.
+        num_hidden: number of hidden patches of an image. A "mask" must hide this number.
+        outputs: name and description of every output, in order.
+    """
+
+    layer: nn.Layer
+    choice: Literal["noise", "mask"]
+    num_hidden: int
+    outputs: Mapping[str, str]
 
 
 class PublishedSpeed(NamedTuple):
@@ -180,6 +197,10 @@ class Method(ABC, Generic[ConfigT]):
     def build_network(self, config: ConfigT, stored: Checkpoint) -> nn.Layer:
         """Build the network that fits the tensors of a file, with fresh weights."""
         return self.build_task(config).model
+
+    @abstractmethod
+    def reconstruction(self, config: ConfigT, network: nn.Layer) -> Reconstruction:
+        """Return the reconstruction by a network of `build_network`, with the number of hidden patches of `config`."""
 
     @abstractmethod
     def describe(self, stored: Checkpoint, config: ConfigT | None) -> Description:

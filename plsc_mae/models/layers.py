@@ -185,6 +185,15 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tenso
     return x.reshape([batch, -1, rows * patch_size, columns * patch_size])
 
 
+def require_mask_of(patches: Tensor, mask: Tensor) -> None:
+    """Raise ValueError unless a mask [B, L] has one entry for each of `patches` [B, L, P*P*C].
+
+    A traced program does not check: its batch size is unknown.
+    """
+    if is_eager(mask) and list(mask.shape) != list(patches.shape[:2]):
+        raise ValueError(f"the mask has shape {list(mask.shape)}, the images {list(patches.shape[:2])} patches")
+
+
 class PatchEmbed(nn.Layer):
     """The patch embedding as a matrix product; the caller can pass a subset of the patches, e.g. the visible ones.
 

@@ -72,19 +72,23 @@ def log_options(config: TrainingConfig, world: World) -> None:
         logger.info("options of %s %s that differ from its defaults: %s", config.method, config.phase, changed)
 
 
-def settle_pixel_range(config: PretrainConfig, checkpoint: Path | None) -> PretrainConfig:
+def settle_pixel_range(
+    config: PretrainConfig, checkpoint: Path | None, images: ImageList | None = None
+) -> PretrainConfig:
     """Return the config with `pixel_range` set to the two numbers of the run's range, or to None without a range.
 
     Args:
         config: options of the run; for `auto`, the range is determined from the images of --data_path.
         checkpoint: checkpoint that the run resumes, whose range is the default; None without one.
+        images: the images, if the caller has them already; None lists those of --data_path.
 
     Raises:
         ConfigError: --pixel_range is malformed.
         DataError: the range is `auto`, and --data_path has no usable images.
     """
-    automatic = config.pixel_range == (pixel_range.AUTO,) and config.data_path
-    return pixel_range.settle(config, list_images(config.data_path, "train") if automatic else None, checkpoint)
+    if images is None and config.pixel_range == (pixel_range.AUTO,) and config.data_path:
+        images = list_images(config.data_path, "train")
+    return pixel_range.settle(config, images, checkpoint)
 
 
 def pretraining_dataset(

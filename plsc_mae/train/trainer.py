@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import paddle
 from paddle import Tensor
@@ -23,12 +24,14 @@ from plsc_mae.train.checkpoint.cadence import due_tags, is_over, reached_last_st
 from plsc_mae.train.checkpoint.folder import Start, create_folder, find_start, prepare_folder
 from plsc_mae.train.checkpoint.saver import Saver
 from plsc_mae.train.checkpoint.state import BEST, LATEST, Progress, RunState
+from plsc_mae.train.history import recorded
 from plsc_mae.train.log.meters import Stopwatch
 from plsc_mae.train.log.run_logger import RunLogger, peak_memory_gib
 from plsc_mae.train.nonfinite.policy import NonFinitePolicy
 from plsc_mae.train.observers.base import Observer
 from plsc_mae.train.signals import StopRequest
 from plsc_mae.train.step import AccumulationGroup
+from plsc_mae.train.trivial_losses import report_trivial_losses
 
 logger = logging.getLogger(__name__)
 
@@ -108,9 +111,35 @@ class Trainer:
             if self.world.is_main:
                 prepare_folder(self.config, start._replace(record=record))
                 logger.info("run %s writes to %s; Ctrl-C saves and stops it", record.run, self.config.output_dir)
-            self.policy.start(path, at)
-            self.log.start(at.step, at.epoch, at.iteration)
-            self._run(in_same_folder=path is not None and self._is_in_output_folder(path))
+            with recorded(
+                Path(self.config.output_dir), self._describe_start(record.run, path), self.world, self._position
+            ):
+                self.policy.start(path, at)
+                self.log.start(at.step, at.epoch, at.iteration)
+                if self.world.is_main:
+                    report_trivial_losses(
+                        self.task,
+                        self.loader.dataset,
+                        batch_size=self.config.batch_size,
+                        output_dir=Path(self.config.output_dir),
+                        run=record.run,
+                        origin=record.origin_run,
+                    )
+                self.world.barrier()  # a tokenizer on CPU can take longer than the timeout of a reduction
+                self._run(in_same_folder=path is not None and self._is_in_output_folder(path))
+
+    def _describe_start(self, run: str, path: Path | None) -> dict[str, Any]:
+        """Return the values of a start for the history of the run."""
+        images = self.state.images_per_iteration * self.config.accum_iter
+        return {
+            "run": run,
+            "resumed": str(path or ""),
+            "images": len(self.loader.dataset),
+            "images_per_update": images,
+        }
+
+    def _position(self) -> dict[str, int]:
+        return {"epoch": self.progress.epoch, "step": self.progress.step}
 
     def _resume(self, start: Start) -> Path | None:
         """Resume from the checkpoint of `start` and return its path, None without one; all processes must call.

@@ -1,0 +1,40 @@
+"""A run of pre-training logs the losses of trivial predictors first, once, and keeps a history."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+
+def test_written_once_and_before_the_first_update(run, caplog):
+    caplog.set_level(logging.INFO)
+    run.here("a", "--batch_size 12 --max_train_step 1")
+    path = run.folder / "a/trivial_losses.json"
+    content = json.loads(path.read_text())
+    assert content["images"] == 60
+    assert content["loss"] in run.records("a")[0]
+    assert content["seconds"] < 1
+    (line,) = [x.getMessage() for x in caplog.records if "trivial predictors" in x.getMessage()]
+    assert all(f"{loss:.4g}" in line for loss in content["losses"].values())
+    path.write_text(path.read_text().replace("60", "61"))
+    run.here("a", "--batch_size 12 --max_train_step 2 --auto_resume")
+    assert json.loads(path.read_text())["images"] == 61
+    events = [json.loads(line) for line in (run.folder / "a/history.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events if event["event"] != "warning"] == ["start", "end"] * 2
+    starts = [event for event in events if event["event"] == "start"]
+    assert [(start["step"], bool(start["resumed"])) for start in starts] == [(0, False), (1, True)]
+    assert starts[0]["images_per_update"] == 12
+    assert starts[0]["environment"]["processes"] == "1"
+    messages = [event["message"] for event in events if event["event"] == "warning"]
+    assert any("RANDOM" in message for message in messages) == ("random_init" in run.flags)  # logged before the folder
+
+
+def test_unreadable_images_are_left_out(new_runs, images, tmp_path):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    for i, path in enumerate(sorted(images.glob("train/*/*"))[:14]):
+        (folder / f"{i}{path.suffix}").write_bytes(path.read_bytes())
+    (folder / "3.jpg").write_bytes((folder / "3.jpg").read_bytes()[:300])
+    run = new_runs("mae", "--bad_image skip --no_check_data", folder, tmp_path)
+    run.here("a", "--batch_size 12 --max_train_step 1")
+    assert json.loads((tmp_path / "a/trivial_losses.json").read_text())["images"] == 12
