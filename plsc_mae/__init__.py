@@ -1,7 +1,7 @@
 """plsc_mae: masked image modeling in PaddlePaddle. Names are loaded on first use, so importing the package is fast.
 
 The import sets the environment variables of `plsc_mae.runtime`, so import it before Paddle. It also loads Pillow's
-binary: Paddle 2.6.2 exports functions of zlib, and a Pillow that is loaded later calls them and crashes in writing PNG.
+binary: Paddle 2.6.2 exports functions of zlib, and a Pillow loaded later calls them and crashes when it writes a PNG.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ CAPTIONS = {
     "export": "other programs",
     "file_kinds": "first bytes",
     "files": "atomic writes",
-    "gpu_check": "a GPU, for its user",
+    "gpu_check": "checks of a new GPU",
     "loading": "checkpoints to networks",
     "losses": "cross-entropy, pixels",
     "masking": "random, blocks",

@@ -112,6 +112,8 @@ def _layered(
 def from_mapping(values: Mapping[str, Any], configs: Mapping[str, type], where: str) -> Any:
     """Build a config from plain values, for example those stored in a checkpoint.
 
+    Messages name `where` as the source of the values.
+
     Raises:
         ConfigError: an option is unknown or belongs to another method, or a value is invalid.
     """

@@ -113,7 +113,8 @@ class ConfigsConfig:
     """Options of `configs`, which lists recipes or prints one."""
 
     recipe: str = option(
-        "", "recipe to print, or a folder, pattern or part of names to list, as 'mae' or '*linprobe*' [all]"
+        "",
+        "recipe to print; or folder, pattern or part of a name of recipes to list, for example '*linprobe*' [all]",
     )
 
 

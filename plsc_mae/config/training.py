@@ -107,7 +107,8 @@ class TrainingConfig:
     seed: int = _run(0, "seed of weights, image order, crops and masks", within="[0, inf)")
     hang_timeout: float = _run(
         1800.0,
-        "seconds without progress in any process after which all write their stacks and exit with code 4; 0: unlimited",
+        "seconds without progress of the run, or without a report of a process, after which all processes write their "
+        "stacks and exit with code 4; 0: unlimited",
         within="[0, inf)",
         metavar="SECONDS",
     )
@@ -208,8 +209,8 @@ class TrainingConfig:
 
     deterministic: bool = _precision(
         False,
-        "on GPU, use only kernels that repeat their bits: slower, and attention keeps its softmax weights in memory "
-        "(no GPU has measured the price); no change on CPU",
+        "on GPU, use only kernels that give the same bits in every run: slower, and attention keeps its "
+        "softmax weights in memory (not measured on a GPU yet); no change on CPU",
     )
 
     tensor_parallel: int = _parallelism(
@@ -227,8 +228,8 @@ class TrainingConfig:
     )
     compile: bool = _parallelism(
         False,
-        "trace the forward pass once and run it as a static program, with equal results; off because its speed on GPUs "
-        "has not been measured",
+        "trace the forward pass once and run it as a static program, with equal results up to rounding; off by default "
+        "because its speed on GPUs has not been measured",
     )
 
     def __init_subclass__(cls) -> None:
@@ -312,7 +313,9 @@ class TrainingConfig:
         conflicts += [f"--sharding_stage {self.sharding_stage}"] if self.sharding_stage > 1 else []
         conflicts += ["--recompute"] if self.recompute else []
         if conflicts:
-            raise ConfigError(f"--compile cannot be combined with {' and '.join(conflicts)}; leave out one of them")
+            raise ConfigError(
+                f"--compile cannot be combined with {' and '.join(conflicts)}; omit --compile or what conflicts with it"
+            )
 
 
 @dataclass(kw_only=True, frozen=True)

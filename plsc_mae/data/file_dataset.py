@@ -63,7 +63,7 @@ class FileDataset:
         return self.bad_image == "skip"
 
     def _count_bad(self, index: int) -> None:
-        """Note a file that `mark_bad` received."""
+        """Record a file that `mark_bad` has marked."""
         raise NotImplementedError
 
     def _open(self, index: int) -> SourceImage:

@@ -51,8 +51,8 @@ def find_images(data_path: str | Path, split: str, *, flag: str = "--data_path")
         flag: option that `data_path` comes from, for messages.
 
     Raises:
-        DataError: no images were found, a class folder has no images, the folder has two readings or annotations in
-            place of a class, or the file is not a well-formed list.
+        DataError: no images were found, a class folder has no images, the folder has two readings or holds
+            annotations beside images, or the file is not a well-formed list.
     """
     images = list_images(data_path, split, flag=flag)
     _refuse_annotations(images, flag)
@@ -67,7 +67,7 @@ def _refuse_annotations(images: ImageList, flag: str) -> None:
     if len(images.classes) == 2 and names and others:
         raise DataError(
             f"{images.root} has the folders {names[0]} and {others[0]}, which would be two classes; for images without "
-            f"labels give {flag} {Path(images.root) / names[0]}, for classes a folder for each"
+            f"labels give {flag} {Path(images.root) / names[0]}; for classes make one folder per class"
         )
 
 
@@ -175,7 +175,7 @@ class ImageDataset(FileDataset):
     Args:
         images: files and labels.
         transform: maps a SourceImage and the sample's generator to named arrays.
-        labels_on_device: False names the labels "host_label", because no kernel reads them.
+        labels_on_device: if False, labels are named "host_label" and stay on the host, because no kernel reads them.
         reading: further arguments of `FileDataset`.
     """
 

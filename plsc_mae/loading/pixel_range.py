@@ -104,7 +104,7 @@ def _automatic(images: ImageList | None) -> PixelRange | None:
 
 
 def _stored(origin: str | Path) -> list[str] | None:
-    """Return the range that a checkpoint stores, as text; None without one or if the file cannot be read."""
+    """Return the two numbers of a checkpoint's `pixel_range` as text; None if it stores no range or is unreadable."""
     if Path(origin).suffix != OWN_SUFFIX:
         return None
     try:

@@ -273,7 +273,7 @@ class CAE(Method[CAEConfig]):
         return cae_encoder(config.image_size, config.layer_scale_init_value, config.abs_pos_emb, **sizes)
 
     def train_transform(self, config: CAEConfig) -> WithMask:
-        """Return the transform to one random crop, at two sizes for a tokenizer, randomly flipped, and a mask."""
+        """Return the transform to a random, randomly flipped crop (in two sizes if there is a tokenizer) and a mask."""
         views = TwoViewCropFlip(
             config.image_size,
             self._tokenizer_view(config),
@@ -285,7 +285,7 @@ class CAE(Method[CAEConfig]):
         return WithMask(views, self._masks(config)[0])
 
     def view_transform(self, config: CAEConfig) -> WithMask:
-        """Return the transform to the largest center crop, at two sizes for a tokenizer, and a mask."""
+        """Return the transform to the largest center crop (in two sizes if there is a tokenizer) and a mask."""
         views = TwoViewCenterCrop(
             config.image_size, self._tokenizer_view(config), tokenizer_interpolation=config.second_interpolation
         )

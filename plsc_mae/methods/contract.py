@@ -75,7 +75,7 @@ class PublishedSpeed(NamedTuple):
         images_per_second: images per second and GPU, with loading.
         gpu: part of the GPU's name as the driver reports it.
         source: where the speed is published.
-        options: those of the recipe, except that the run needs no files.
+        options: options of the recipe; where the recipe reads files, replacements that read none.
         small: further options, for a network of which a CPU computes an update in a fraction of a second.
     """
 

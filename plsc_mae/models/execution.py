@@ -1,4 +1,4 @@
-"""The device of a tensor's operations, which run at once or in a program that `paddle.jit` traces."""
+"""Device of a tensor's operations, for eager tensors and for variables of a program that `paddle.jit` traces."""
 
 from __future__ import annotations
 

@@ -157,8 +157,8 @@ def build_stepper(task: Task, config: TrainingConfig, world: World) -> Stepper:
         world: processes of the run; all of them must call.
 
     Raises:
-        ConfigError: --sharding_stage 1 is used with more data-parallel processes than parameter tensors; Paddle cannot
-            compile at this precision.
+        ConfigError: --sharding_stage 1 is used with more data-parallel processes than parameter tensors; --compile is
+            used with a precision that this Paddle cannot compile.
     """
     groups = task.param_groups(config.weight_decay)
     params = trainable_parameters(task.model)
@@ -281,10 +281,10 @@ def _log_summary(state: RunState, loader: BatchLoader, n_parameters: int) -> Non
 
 
 def _incomplete_parts(accumulation: Accumulation, loader: BatchLoader, batch: int) -> Iterator[str]:
-    """Yield a sentence if images do not fill a batch of all processes, and one if the last group is shorter."""
+    """Yield a sentence if an epoch leaves out images, and one if its last accumulation group is incomplete."""
     left = len(loader.dataset) - accumulation.iterations * batch
     if left:
-        yield f"{left} images are left out of each epoch, others in every epoch: they do not fill a batch of {batch}"
+        yield f"each epoch leaves out {left} images, a new choice every time: they do not fill a batch of {batch}"
     last = accumulation.group(accumulation.iterations - 1).size
     if last < accumulation.accum_iter:
         yield f"the last update of an epoch has {last} of {accumulation.accum_iter} iterations"
