@@ -1,4 +1,7 @@
-"""The device of a tensor's operations, which run at once or in a program that `paddle.jit` traces."""
+"""The device of a tensor's operations, which run at once or in a program that `paddle.jit` traces.
+
+Code that may be traced must not use `super()` nor `x.size`, which Paddle 2.6 cannot trace (`0 in x.shape` works).
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def gelu(x: Tensor) -> Tensor:
     Eager float32 tensors on a CPU are computed by the vector functions of MKL that Paddle ships, if there are any; all
     others by Paddle's operator.
     """
-    if is_eager(x) and x.size and x.dtype == paddle.float32 and on_cpu(x) and _mkl() is not None:
+    if is_eager(x) and 0 not in x.shape and x.dtype == paddle.float32 and on_cpu(x) and _mkl() is not None:
         return _CPUGELU.apply(x)
     return F.gelu(x)
 
