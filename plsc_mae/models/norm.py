@@ -26,7 +26,7 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, input: Tensor) -> Tensor:
         """Normalize [..., D] and apply scale and shift."""
         x, weight, bias = input, self.weight, self.bias
-        quick = is_eager(x) and x.size and on_cpu(x) and {x.dtype, weight.dtype} == {paddle.float32}
+        quick = is_eager(x) and 0 not in x.shape and on_cpu(x) and {x.dtype, weight.dtype} == {paddle.float32}
         if not quick or (x.stop_gradient and weight.stop_gradient and bias.stop_gradient):
             return F.layer_norm(x, x.shape[-1:], weight, bias, self._epsilon)  # Paddle 2.6 cannot trace super()
         return _CPULayerNorm.apply(x, weight, bias, self._epsilon)

@@ -47,7 +47,7 @@ def report_trivial_losses(
     started = time.perf_counter()
     batches = list(_batches(dataset, batch_size))
     if not batches:
-        logger.warning("no image could be read for the losses of trivial predictors; the run has none")
+        logger.warning("no image could be read for the losses of trivial predictors; the run has no such losses")
         return
     losses = task.trivial_losses(batches)
     images = sum(len(batch["image"]) for batch in batches)
