@@ -1,4 +1,4 @@
-"""The exact (erf) GELU (Hendrycks and Gimpel 2016), with a fast implementation for CPU.
+"""The exact (erf) GELU (Hendrycks and Gimpel 2016), quickly on CPU too.
 
 Paddle's CPU kernels compute it on one thread and read memory many times: on [3152, 3072] floats, forward and backward
 pass take 107 ms of one core, here 63 ms. Values and gradients differ by at most 1e-6 (tests/models/test_gelu.py).
@@ -28,8 +28,8 @@ DENSITY_AT_0 = np.float32(1 / math.sqrt(2 * math.pi))
 def gelu(x: Tensor) -> Tensor:
     """Apply x * Phi(x), where Phi is the standard normal distribution function, to every element.
 
-    For eager float32 tensors on a CPU, it uses the vector functions of MKL that Paddle ships, if they are available. In
-    all other cases it uses Paddle's operator.
+    Eager float32 tensors on a CPU are computed by the vector functions of MKL that Paddle ships, if there are any; all
+    others by Paddle's operator.
     """
     if is_eager(x) and 0 not in x.shape and x.dtype == paddle.float32 and on_cpu(x) and _mkl() is not None:
         return _CPUGELU.apply(x)
@@ -40,7 +40,7 @@ class _CPUGELU(paddle.autograd.PyLayer):
     """The GELU of a float32 tensor on a CPU. Like Paddle's operator, it saves its input only."""
 
     @staticmethod
-    @np.errstate(all="ignore")  # NaN and infinities propagate, as in Paddle's operator
+    @np.errstate(all="ignore")  # NaN and infinities pass through, as in Paddle's operator
     def forward(ctx: Any, x: Tensor) -> Tensor:
         """Return x * Phi(x)."""
         x = x.contiguous()
@@ -79,7 +79,7 @@ def _distribution(a: Floats) -> Floats:
 
 
 def _apply(function: str, values: Floats) -> None:
-    """Apply a function of MKL to contiguous values in place."""
+    """Replace contiguous values by those of a function of MKL."""
     library = _mkl()
     assert library is not None
     getattr(library, function)(values.size, values.ctypes.data, values.ctypes.data, HIGH_ACCURACY)
@@ -94,7 +94,7 @@ def _parts(*tensors: Tensor) -> Iterator[tuple[Floats, ...]]:
 
 @functools.cache
 def _mkl() -> ctypes.CDLL | None:
-    """Return the library of vector functions that Paddle ships for Intel and AMD processors; None without it."""
+    """Return the library of vector functions that Paddle ships for Intel and AMD processors, or None elsewhere."""
     try:
         library = ctypes.CDLL(str(Path(paddle.__file__).parent / "libs" / "libmklml_intel.so"))
         for name in ("vmsErf", "vmsExp"):

@@ -172,7 +172,7 @@ def _beit_table(content: Content) -> tables.Table:
 
 
 def _mask_ratio(content: Content) -> float:
-    """Return a mask ratio with which ViTMAE, which rounds the number of visible patches down, hides as many patches."""
+    """Return a mask ratio with which ViTMAE, which rounds visible patches down, hides the same number of patches."""
     if content.part != "reconstruction":
         return 0.0
     patches, hidden = content.encoder.num_patches, content.num_hidden
