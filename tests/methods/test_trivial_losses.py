@@ -6,7 +6,8 @@ import numpy as np
 import paddle
 import pytest
 
-from plsc_mae.config import MAEConfig, SimMIMConfig
+from plsc_mae.config.mae import MAEConfig
+from plsc_mae.config.simmim import SimMIMConfig
 from plsc_mae.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from plsc_mae.methods import load_method
 
