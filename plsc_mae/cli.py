@@ -15,6 +15,7 @@ import plsc_mae
 from plsc_mae import console
 from plsc_mae.config import FINETUNE, LINPROBE, PHASES, PRETRAIN
 from plsc_mae.config.completion import Completed, completion_parser
+from plsc_mae.config.export import ExportConfig
 from plsc_mae.config.launch import Launch, LaunchConfig, split_launch
 from plsc_mae.config.parity import ParityConfig
 from plsc_mae.config.plan import planned
@@ -103,6 +104,9 @@ COMMANDS = {
     "extract": Command(
         "write features of images to a file", {"": ExtractConfig}, "plsc_mae.commands.extract:run", parallel=True
     ),
+    "export": Command(
+        "write a network for another program or library", {"": ExportConfig}, "plsc_mae.commands.export:run"
+    ),
     "parity": Command(
         "compare a network with an oracle and with the original code",
         {"": ParityConfig},
@@ -184,7 +188,7 @@ COMMANDS = {
 HEADINGS = {  # of the overview; a command belongs to the heading that lists its first word
     "Train": ("pretrain", "finetune", "linprobe", "launch", "configs"),
     "Evaluate": ("reconstruct", "predict", "knn", "compare", "explain", "extract"),
-    "Weights": ("weights",),
+    "Weights": ("weights", "export"),
     "Tools": ("plan", "bench", "plot", "report", "runs", "doctor", "parity", "demo-data", "random-tokenizer"),
 }
 BROKEN_PIPE = 128 + 13  # exit code that a shell reports for a program ended by SIGPIPE

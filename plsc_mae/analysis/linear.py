@@ -77,6 +77,7 @@ def linear_accuracy(
     held = np.arange(len(labels)) % HELD_OUT == HELD_OUT - 1
 
     def held_out_loss(l2: float) -> float:
+        """Return the mean cross entropy on the held-out features after a fit to the others."""
         model = fit_on_axes(train[~held], labels[~held], num_classes, l2, variance)
         return -float(model.log_probabilities(train[held])[np.arange(held.sum()), labels[held]].mean())
 
@@ -142,6 +143,7 @@ def fit_on_axes(
     one_hot = np.eye(num_classes)[labels]
 
     def objective(parameters: Doubles) -> tuple[float, Doubles]:
+        """Return the penalized loss and its gradient for bias [C] and scaled weight [R, C], flattened and joined."""
         bias, weight = parameters[:num_classes], parameters[num_classes:].reshape(-1, num_classes)
         logs = LinearClassifier(weight, bias).log_probabilities(scaled)
         error = (np.exp(logs) - one_hot) / len(labels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from plsc_mae.config import LinprobeConfig
+from plsc_mae.config import ClassifyConfig, LinprobeConfig
 from plsc_mae.config.plan import PlannedRun
 from plsc_mae.data.imagefolder import find_images
 from plsc_mae.errors import ConfigError
@@ -123,7 +123,8 @@ def _schedule(drawn: Sketch, config: PlannedRun, found: Estimate) -> Iterable[Ro
 def _count_images(config: PlannedRun) -> int:
     if config.num_images is not None:
         return int(config.num_images)
-    if config.data_path and getattr(config, "data_set", "") != "CIFAR":
+    in_folders = not isinstance(config, ClassifyConfig) or config.data_set != "CIFAR"
+    if config.data_path and in_folders:
         return len(find_images(config.data_path, "train"))
     return IMAGENET_IMAGES
 

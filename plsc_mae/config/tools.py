@@ -14,7 +14,7 @@ _encoder = in_group("Encoder")
 _images = in_group("Images")
 _classifier = in_group("Trained classifier")
 _DEVICE = "device; auto: a GPU if there is one"
-_SIZE = "image side in pixels, or height and width [the checkpoint's]"
+SIZE_HELP = "image side in pixels, or height and width [the checkpoint's]"
 _HEADS = "attention heads of the encoder, if the file does not determine them"
 _WORKERS = "loader processes per process [up to 10, limited by the CPU cores]"
 _IMAGES = "an image, or a folder of images (its val/, if there is one)"
@@ -30,7 +30,7 @@ class ReconstructConfig(NetworkOptions):
     model_path: str = option("", "checkpoint with encoder and decoder", metavar="FILE")
     img_path: str = option("", _IMAGES, metavar="PATH")
     save_path: str = option("./reconstruction", "folder for one PNG panel per image", metavar="DIR")
-    input_size: tuple[int, ...] | None = option(None, _SIZE)
+    input_size: tuple[int, ...] | None = option(None, SIZE_HELP)
     mask_ratio: float | None = option(
         None, "MAE and others: fraction of hidden patches [the checkpoint's]", within="(0, 1)"
     )
@@ -113,7 +113,8 @@ class ConfigsConfig:
     """Options of `configs`, which lists recipes or prints one."""
 
     recipe: str = option(
-        "", "recipe to print, or a folder, pattern or part of names to list, as 'mae' or '*linprobe*' [all]"
+        "",
+        "recipe to print; or folder, pattern or part of a name of recipes to list, for example '*linprobe*' [all]",
     )
 
 
@@ -169,7 +170,7 @@ class EncoderConfig(NetworkOptions):
     """Options of the tools that open an encoder."""
 
     model_path: str = _encoder("", "checkpoint of pre-training", metavar="FILE")
-    input_size: tuple[int, ...] | None = _encoder(None, _SIZE, within="[1, inf)")
+    input_size: tuple[int, ...] | None = _encoder(None, SIZE_HELP, within="[1, inf)")
     num_heads: int | None = _encoder(None, _HEADS, within="[1, inf)")
     random_weights: bool = _encoder(False, "use random weights in a network of the checkpoint's sizes, as a baseline")
     seed: int = _encoder(0, "seed of the random weights", within="[0, inf)")
@@ -257,7 +258,7 @@ class CompareConfig(NetworkOptions, ViewConfig):
     """Options of `compare`."""
 
     model_path: tuple[str, ...] = option((), "checkpoints of pre-training", metavar="FILE")
-    input_size: tuple[int, ...] | None = option(None, _SIZE, within="[1, inf)")
+    input_size: tuple[int, ...] | None = option(None, SIZE_HELP, within="[1, inf)")
     num_heads: int | None = option(None, "attention heads of the encoders, if a file does not determine them")
     data_path: str = option("", "folder with train/ and val/, or a list file of the training images", metavar="PATH")
     eval_data_path: str = option("", "folder or list file of the validation images [DATA_PATH/val]", metavar="PATH")
@@ -286,8 +287,8 @@ class CompareConfig(NetworkOptions, ViewConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class ExtractConfig(FeatureConfig):
-    """Options of `extract`."""
+class EmbedConfig(FeatureConfig):
+    """Options of `plsc_mae.embed`: those of `extract` without the file."""
 
     data_path: str = option("", "image folder (its val/, if there is one) or list file", metavar="PATH")
     split: str = option("val", "subfolder of the image folder to use, if it exists", metavar="NAME")
@@ -297,11 +298,21 @@ class ExtractConfig(FeatureConfig):
     )
     norm: bool = _encoder(True, "apply the encoder's final norm to the tokens")
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = _images("bicubic", "filter of the resize")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self, "data_path")
+
+
+@dataclass(kw_only=True, frozen=True)
+class ExtractConfig(EmbedConfig):
+    """Options of `extract`."""
+
     save_path: str = option("", "file to write, .npz or .safetensors", metavar="FILE")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self, "data_path", "save_path")
+        _require(self, "save_path")
         if not self.save_path.endswith((".npz", ".safetensors")):
             raise ConfigError(f"--save_path {self.save_path}: expected a file that ends in .npz or .safetensors")
 
@@ -370,7 +381,7 @@ class PredictConfig(TrainedClassifierOptions):
     save_path: str = option(
         "", "also write the classes to this file: .jsonl (a line per image), .json (a list) or .csv", metavar="FILE"
     )
-    input_size: tuple[int, ...] | None = option(None, _SIZE, within="[1, inf)")
+    input_size: tuple[int, ...] | None = option(None, SIZE_HELP, within="[1, inf)")
     pixel_range: tuple[str, ...] | None = option(None, PIXEL_RANGE, metavar="VALUE")
     num_heads: int | None = option(None, _HEADS, within="[1, inf)")
     batch_size: int = option(64, "images per process and batch", within="[1, inf)")

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import paddle
-from paddle import nn
+from paddle import Tensor, nn
 
 from plsc_mae.analysis.trivial import ZERO, fill_hidden, mean_over_batches
 from plsc_mae.config.mae import AutoencoderConfig, MAEConfig, MAEFinetuneConfig, MAELinprobeConfig
@@ -20,7 +20,14 @@ from plsc_mae.data.transforms import RandomCropFlip, ResizeCenterCrop
 from plsc_mae.errors import ConfigError, flag, remedies
 from plsc_mae.masking import Mask, num_visible
 from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task, to_pictures, visible_mean
-from plsc_mae.methods.contract import DEFAULT_SIZE, ClassifierRecipe, Description, Method, PublishedSpeed
+from plsc_mae.methods.contract import (
+    DEFAULT_SIZE,
+    ClassifierRecipe,
+    Description,
+    Method,
+    PublishedSpeed,
+    Reconstruction,
+)
 from plsc_mae.methods.mae_pictures import redraw
 from plsc_mae.methods.masks import WithNoise
 from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline, Stack
@@ -158,6 +165,19 @@ class MAETask(Task):
         )
 
 
+class HiddenPixels(nn.Layer):
+    """The prediction of all patches, for inference: hides patches by noise, encodes the others, and decodes."""
+
+    def __init__(self, model: MaskedAutoencoder, mask_ratio: float) -> None:
+        super().__init__()
+        self.model, self.mask_ratio = model, mask_ratio
+
+    def forward(self, images: Tensor, noise: Tensor) -> list[Tensor]:
+        """Return predictions [B, L, P*P*C] and mask, float32 [B, L], for images [B, C, H, W] and noise [B, L]."""
+        masks = self.model.random_masks(noise, self.mask_ratio)
+        return [self.model.predict_all(images, masks)[0], masks.mask.astype("float32")]
+
+
 class AutoencoderMethod(Method[AutoencoderT]):
     """The common part of methods that train `MaskedAutoencoder`: MAE and its successors.
 
@@ -263,6 +283,20 @@ class AutoencoderMethod(Method[AutoencoderT]):
         given = {name: value for name, value in arguments.items() if name in known and value is not None}
         size = pair(arguments["img_size"] or DEFAULT_SIZE)
         return self.config_class(**{"model": self.default_model, **given}, input_size=size)
+
+    def reconstruction(self, config: AutoencoderT, network: nn.Layer) -> Reconstruction:
+        """Return the prediction of all patches; the share of hidden ones is `mask_ratio`."""
+        model = cast(MaskedAutoencoder, network)
+        order = "channel slowest" if model.channels_first else "channel fastest"
+        kind = "pixels normalized patch by patch" if model.norm_pix_loss else "normalized pixels"
+        if model.pixel_mean is not None and not model.norm_pix_loss:
+            kind = "pixels from 0 to 1"
+        outputs = {
+            "pred": f"[B, L, P*P*C] {kind} of all patches in raster order, {order}",
+            "mask": "[B, L] 1 for hidden patches, else 0",
+        }
+        hidden = model.encoder.num_patches - model.num_visible(config.mask_ratio)
+        return Reconstruction(HiddenPixels(model, config.mask_ratio), "noise", hidden, outputs)
 
     def describe(self, stored: Checkpoint, config: AutoencoderT | None) -> Description:
         """Return the description: the decoder, and the normalization of the targets if the options are stored."""

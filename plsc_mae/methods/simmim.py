@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 import paddle
+from paddle import Tensor, nn
 
 from plsc_mae.analysis.trivial import fill_hidden, mean_over_batches
 from plsc_mae.config.simmim import SimMIMConfig, SimMIMFinetuneConfig, SimMIMLinprobeConfig
@@ -19,7 +20,7 @@ from plsc_mae.data.transforms import RandomCropFlip, ResizeCenterCrop
 from plsc_mae.errors import ConfigError, flag, remedies
 from plsc_mae.losses import channels_first
 from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task, to_pictures
-from plsc_mae.methods.contract import DEFAULT_SIZE, ClassifierRecipe, Description, Method
+from plsc_mae.methods.contract import DEFAULT_SIZE, ClassifierRecipe, Description, Method, Reconstruction
 from plsc_mae.methods.masks import WithMask
 from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline, Stack
 from plsc_mae.models import registry
@@ -169,6 +170,18 @@ class SimMIMTask(Task):
         return to_pictures({label: self.normalize.denormalize(x) for label, x in drawn.items()})
 
 
+class Pixels(nn.Layer):
+    """The prediction of all patches, for inference."""
+
+    def __init__(self, model: SimMIM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, mask: Tensor) -> list[Tensor]:
+        """Return predictions [B, L, C*P*P] for images [B, C, H, W] and a mask, bool [B, L]."""
+        return [self.model(images, mask).pred]
+
+
 class SimMIMMethod(Method[SimMIMConfig]):
     """Pre-training by SimMIM with a ViT."""
 
@@ -225,6 +238,13 @@ class SimMIMMethod(Method[SimMIMConfig]):
         published = SimMIMConfig.mask_patch_size
         fits = not (published % patch_size or any(side % published for side in size)) and min(size) > published
         return SimMIMConfig(**given, input_size=size, mask_patch_size=published if fits else patch_size)
+
+    def reconstruction(self, config: SimMIMConfig, network: nn.Layer) -> Reconstruction:
+        """Return the prediction of all patches; a mask may hide any number of them."""
+        masks = self._masks(config)
+        hidden = masks.num_hidden * masks.patches_per_cell**2
+        outputs = {"pred": "[B, L, C*P*P] normalized pixels of all patches in raster order, channel slowest"}
+        return Reconstruction(Pixels(cast(SimMIM, network)), "mask", hidden, outputs)
 
     def describe(self, stored: Checkpoint, config: SimMIMConfig | None) -> Description:
         """Return the description of head and target."""

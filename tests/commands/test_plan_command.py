@@ -14,7 +14,7 @@ from plsc_mae.config import PHASES
 from plsc_mae.config.plan import PlanOptions, planned
 from plsc_mae.config.schema import options
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/plan.md"
@@ -117,7 +117,6 @@ def test_the_example_in_the_document_is_what_is_printed(printed):
     assert printed(command.replace("\\\n", " ")) == output
 
 
-@pytest.mark.once
 @pytest.mark.long
 def test_the_tables_in_the_document_are_what_is_computed(printed):
     rows = re.findall(r"^\| `([^`]+\.yaml[^`]*)` \|(.*)\|$", PAGE.read_text(), re.MULTILINE)

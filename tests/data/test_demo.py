@@ -11,7 +11,7 @@ from plsc_mae.analysis.knn import knn_accuracy
 from plsc_mae.data.demo import CLASSES, SPLITS, draw_demo_image, make_demo_data
 from plsc_mae.errors import ConfigError, DataError
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 TRAIN, VAL, SIDE = 60, 20, 32  # 600 and 200 images
 CHANCE = 100.0 / len(CLASSES)

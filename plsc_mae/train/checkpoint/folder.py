@@ -66,6 +66,12 @@ def _choose_start(config: TrainingConfig, files: _RunFiles) -> Start:
     if config.resume:
         return _start_from_file(Path(config.resume), files)
     if config.overwrite:
+        if config.auto_resume and files.checkpoints:
+            logger.warning(
+                "--overwrite takes precedence over --auto_resume: a new run starts, and another each time this command "
+                "is repeated; leave out --overwrite to continue the run in %s",
+                files.folder,
+            )
         return Start(None, RunRecord(), files.all(), displaced_run=files.run)
     if files.only_foreign_records:
         folder = files.records.parent
