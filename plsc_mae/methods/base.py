@@ -146,7 +146,7 @@ class Task(nn.Layer, ABC):
         raise TypeError(f"{type(self).__name__} cannot be validated: it does not implement scores")
 
     def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
-        """Return the losses of trivial predictors on the hidden patches of batches, by the names in `analysis.trivial`.
+        """Return the losses of trivial predictors on prepared batches, by their names in `analysis.trivial`.
 
         They have the unit of the loss `reference_loss`, so that a user can see whether the network has learned more.
         The result is empty for a Task without `reference_loss`.

@@ -59,7 +59,7 @@ def learning(run: RunFolder) -> str:
         parts.append(table(("predictor", verdict.loss), rows))
         parts.append(
             paragraph(
-                f"Trivial predictors were computed at the start on {run.trivial.get('images')} training images with "
+                f"Trivial predictors were computed on the first {run.trivial.get('images')} training images with "
                 "their crops and masks, in the unit of the loss.",
                 "sub",
             )

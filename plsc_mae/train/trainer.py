@@ -31,7 +31,7 @@ from plsc_mae.train.nonfinite.policy import NonFinitePolicy
 from plsc_mae.train.observers.base import Observer
 from plsc_mae.train.signals import StopRequest
 from plsc_mae.train.step import AccumulationGroup
-from plsc_mae.train.trivial_losses import report_trivial_losses
+from plsc_mae.train.trivial_losses import TrivialLosses
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class Trainer:
         self.n_parameters, self.observers, self.keep_best = n_parameters, observers, keep_best
         self.config, self.world, self.stepper = state.config, state.world, state.stepper
         self.task, self.probe, self.accumulation = state.task, state.probe, state.accumulation
+        self.trivial_losses = TrivialLosses(self.task, Path(self.config.output_dir))
         self.lr_scales = _extreme_lr_scales(self.stepper.groups, self.world)
         self.stop = StopRequest(self.world)
         self.progress = Progress(self.config.start_epoch)
@@ -117,15 +118,7 @@ class Trainer:
                 self.policy.start(path, at)
                 self.log.start(at.step, at.epoch, at.iteration)
                 if self.world.is_main:
-                    report_trivial_losses(
-                        self.task,
-                        self.loader.dataset,
-                        batch_size=self.config.batch_size,
-                        output_dir=Path(self.config.output_dir),
-                        run=record.run,
-                        origin=record.origin_run,
-                    )
-                self.world.barrier()  # a tokenizer on CPU can take longer than the timeout of a reduction
+                    self.trivial_losses.start(record.run, record.origin_run)
                 self._run(in_same_folder=path is not None and self._is_in_output_folder(path))
 
     def _describe_start(self, run: str, path: Path | None) -> dict[str, Any]:
@@ -288,7 +281,9 @@ class Trainer:
             self._set_rates(group)
             self.policy.start_group()
         paddle.seed(device_seed(self.config.seed, at.epoch, i, self.world.stream))
-        out = self.stepper.micro_batch(self.task.prepare(batch), group_size=group.size, last=i == group.last)
+        prepared = self.task.prepare(batch)
+        self.trivial_losses.add(prepared)
+        out = self.stepper.micro_batch(prepared, group_size=group.size, last=i == group.last)
         self.loader.transfer_next()
         self.policy.add(out.loss)
         if self.probe is not None:
@@ -339,6 +334,7 @@ class Trainer:
     def _report(self, watch: Stopwatch, images: int) -> None:
         """Log the means since the previous log line, over `images` images of all processes; all processes must call."""
         activity.enter("log")
+        self.trivial_losses.finish()
         window = self.state.window
         means = window.means(self.world)
         if self.world.is_main:
