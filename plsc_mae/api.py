@@ -33,7 +33,8 @@ from plsc_mae.methods.base import Task
 from plsc_mae.parallel.world import World
 from plsc_mae.train.checkpoint.file import checkpoint_path, find_newest
 from plsc_mae.train.checkpoint.state import BEST
-from plsc_mae.train.log.run_logger import POSITION_FIELDS, RUN
+from plsc_mae.train.log.run_logger import RUN
+from plsc_mae.train.log.tags import POSITION_FIELDS
 
 Images = str | os.PathLike[str] | Sequence[Any]
 

@@ -23,6 +23,7 @@ from plsc_mae.config.resolve import parse
 from plsc_mae.config.schema import suggest, vocabulary
 from plsc_mae.config.synonyms import hint_at_command
 from plsc_mae.config.tools import (
+    BoardConfig,
     CompareConfig,
     ConfigsConfig,
     DemoDataConfig,
@@ -154,6 +155,9 @@ COMMANDS = {
         "plsc_mae.commands.configs:run",
         "recipe",
     ),
+    "board": Command(
+        "show runs in the browser while they train (VisualDL)", {"": BoardConfig}, "plsc_mae.commands.board:run", "runs"
+    ),
     "plot": Command("draw the loss curve of a run as PNG", {"": PlotConfig}, "plsc_mae.commands.plot:run", "run_dir"),
     "report": Command(
         "write a report of a run as one HTML file", {"": ReportConfig}, "plsc_mae.commands.report:run", "run_dir"
@@ -186,7 +190,7 @@ COMMANDS = {
 }
 
 HEADINGS = {  # of the overview; a command belongs to the heading that lists its first word
-    "Train": ("pretrain", "finetune", "linprobe", "launch", "configs"),
+    "Train": ("pretrain", "finetune", "linprobe", "launch", "configs", "board"),
     "Evaluate": ("reconstruct", "predict", "knn", "compare", "explain", "extract"),
     "Weights": ("weights", "export"),
     "Tools": ("plan", "bench", "plot", "report", "runs", "doctor", "parity", "demo-data", "random-tokenizer"),

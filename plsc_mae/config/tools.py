@@ -166,6 +166,22 @@ class RunsConfig:
 
 
 @dataclass(kw_only=True, frozen=True)
+class BoardConfig:
+    """Options of `board`, which serves VisualDL pages of runs."""
+
+    first_port: ClassVar[int] = 8040  # VisualDL's default
+
+    runs: tuple[str, ...] = option((), "output folders of runs, or folders of several runs", metavar="DIR")
+    port: int | None = option(None, "port of the server [the first free one from 8040 on]", within="[1, 65535]")
+    host: str = option("localhost", "address to listen on; 0.0.0.0: all, so that other machines can see the pages")
+    language: Literal["auto", "en", "zh"] = option("auto", "language of the pages; auto: the locale's, else English")
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ConfigError("name the output folders of runs: plsc-mae board DIR...")
+
+
+@dataclass(kw_only=True, frozen=True)
 class EncoderConfig(NetworkOptions):
     """Options of the tools that open an encoder."""
 
