@@ -33,6 +33,7 @@ from plsc_mae.config.tools import (
     PredictConfig,
     RandomTokenizerConfig,
     ReconstructConfig,
+    SegprobeConfig,
 )
 from plsc_mae.config.weights import (
     WeightsConvertConfig,
@@ -94,6 +95,11 @@ COMMANDS = {
         {"": CompareConfig},
         "plsc_mae.commands.compare:run",
         parallel=True,
+    ),
+    "segprobe": Command(
+        "evaluate an encoder's patch features by segmentation",
+        {"": SegprobeConfig},
+        "plsc_mae.commands.segprobe:run",
     ),
     "explain": Command(
         "draw the attention of an encoder over images", {"": ExplainConfig}, "plsc_mae.commands.explain:run"
@@ -172,7 +178,7 @@ COMMANDS = {
 
 HEADINGS = {  # of the overview; a command belongs to the heading that lists its first word
     "Train": ("pretrain", "finetune", "linprobe", "launch", "configs"),
-    "Evaluate": ("reconstruct", "predict", "knn", "compare", "explain", "extract"),
+    "Evaluate": ("reconstruct", "predict", "knn", "compare", "segprobe", "explain", "extract"),
     "Weights": ("weights",),
     "Tools": ("plan", "bench", "plot", "doctor", "parity", "demo-data", "random-tokenizer"),
 }
