@@ -37,6 +37,7 @@ from plsc_mae.config.tools import (
     ReconstructConfig,
     ReportConfig,
     RunsConfig,
+    SegprobeConfig,
 )
 from plsc_mae.config.weights import (
     WeightsConvertConfig,
@@ -98,6 +99,11 @@ COMMANDS = {
         {"": CompareConfig},
         "plsc_mae.commands.compare:run",
         parallel=True,
+    ),
+    "segprobe": Command(
+        "evaluate an encoder's patch features by segmentation",
+        {"": SegprobeConfig},
+        "plsc_mae.commands.segprobe:run",
     ),
     "explain": Command(
         "draw the attention of an encoder over images", {"": ExplainConfig}, "plsc_mae.commands.explain:run"
@@ -191,7 +197,7 @@ COMMANDS = {
 
 HEADINGS = {  # of the overview; a command belongs to the heading that lists its first word
     "Train": ("pretrain", "finetune", "linprobe", "launch", "configs", "board"),
-    "Evaluate": ("reconstruct", "predict", "knn", "compare", "explain", "extract"),
+    "Evaluate": ("reconstruct", "predict", "knn", "compare", "segprobe", "explain", "extract"),
     "Weights": ("weights", "export"),
     "Tools": ("plan", "bench", "plot", "report", "runs", "doctor", "parity", "demo-data", "random-tokenizer"),
 }
