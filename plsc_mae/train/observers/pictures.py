@@ -87,11 +87,11 @@ def draw_tokens(encoder: VisionTransformer, normalize: Normalize, images: paddle
     pixels = images.numpy()
     original = {"original": pixels}
     attended = {
-        f"attention of block {index + 1}": np.stack([highlight(x, m) for x, m in zip(pixels, maps[index], strict=True)])
+        f"attention, block {index + 1}": np.stack([highlight(x, m) for x, m in zip(pixels, maps[index], strict=True)])
         for index in chosen
     }
     colors = principal_colors(np.stack(tokens)).reshape(len(tokens), *encoder.grid, 3)
-    colored = {"principal components of tokens": np.stack([enlarge(grid, pixels.shape[1:3]) for grid in colors])}
+    colored = {"tokens as colors (PCA)": np.stack([enlarge(grid, pixels.shape[1:3]) for grid in colors])}
     return {**_numbered(TOKEN_ATTENTION, original | attended), **_numbered(TOKEN_PCA, original | colored)}
 
 
