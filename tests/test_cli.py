@@ -195,6 +195,7 @@ def test_every_command_has_help(name, capsys):
     assert capsys.readouterr().out.startswith(f"usage: plsc-mae {name} ")
 
 
+@pytest.mark.once
 def test_help_and_mistakes_do_not_wait_for_paddle():
     script = (
         "import contextlib, io, sys\n"
@@ -211,6 +212,7 @@ def test_help_and_mistakes_do_not_wait_for_paddle():
     assert done.stdout == "done\n", done.stderr
 
 
+@pytest.mark.once
 def test_version():
     command = [sys.executable, "-m", "plsc_mae", "--version"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -225,6 +227,7 @@ def test_only_the_first_process_tells_more_than_warnings(place, monkeypatch, cap
     assert err.startswith("warning: --world_size has no effect")
 
 
+@pytest.mark.once
 def test_a_closed_pipe_is_no_bug():
     """As `plsc-mae pretrain --help all | head -1` closes it."""
     program = [sys.executable, "-m", "plsc_mae", "pretrain", "--help", "all"]

@@ -13,8 +13,6 @@ from tqdm import tqdm
 
 from plsc_mae import console
 
-pytestmark = pytest.mark.compat
-
 
 class Terminal(io.StringIO):
     """A terminal; `screen` is what a reader sees."""

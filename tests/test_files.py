@@ -13,8 +13,6 @@ from plsc_mae.files import MARK, atomic_replacement, refuse_foreign, result_repl
 from plsc_mae.train.checkpoint import file as checkpoint_file
 from plsc_mae.weights.write import SUFFIXES, write_file
 
-pytestmark = pytest.mark.compat
-
 
 def test_the_new_file_replaces_the_old_one_at_the_end(tmp_path):
     path = tmp_path / "new" / "file.bin"

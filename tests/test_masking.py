@@ -91,6 +91,7 @@ def test_third_block_mask_of_a_stream(patches, third):
     assert int("".join(map(str, mask.ravel().astype(int))), 2) == third
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("setting", BLOCK_SETTINGS)
 def test_block_masks_are_distributed_as_the_originals(cae_masks, setting):
     generator, rng = block_generator(cae_masks, setting), random.Random(7)
@@ -100,6 +101,7 @@ def test_block_masks_are_distributed_as_the_originals(cae_masks, setting):
     np.testing.assert_allclose(masks.mean(0), cae_masks[f"output/{setting}/stat_mean_map"], rtol=0, atol=0.05)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("patches", "corner", "edge", "center"), [(98, 0.061, 0.277, 0.858), (75, 0.047, 0.192, 0.723)]
 )

@@ -133,3 +133,36 @@ def _wrap(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width:
         else:
             lines[-1] = longer
     return "\n".join(lines)
+
+
+def class_colors(number: int) -> npt.NDArray[np.uint8]:
+    """Return the RGB colors [number, 3] of class indices in PASCAL VOC's palette, which repeats after 256 classes.
+
+    The bits of an index, three at a time from the lowest, become the bits of red, green and blue from the highest.
+    """
+    indices = np.arange(number)[:, None] % 256
+    colors = np.zeros((number, 3), np.int64)
+    for level in range(8):
+        colors |= ((indices >> (3 * level + np.arange(3))) & 1) << (7 - level)
+    return colors.astype(np.uint8)
+
+
+def add_legend(panel: Image.Image, entries: Mapping[str, npt.NDArray[np.uint8]]) -> Image.Image:
+    """Return a panel with lines of named color swatches below, {name: RGB color [3]}."""
+    font = ImageFont.load_default(size=13)
+    places: list[tuple[float, int]] = []
+    x, line = float(GAP), 0
+    for name in entries:
+        width = 20 + font.getlength(name) + 2 * GAP
+        if x > GAP and x + width > panel.width:
+            x, line = GAP, line + 1
+        places.append((x, line))
+        x += width
+    canvas = Image.new("RGB", (panel.width, panel.height + 20 * (line + 1) + GAP), "white")
+    canvas.paste(panel)
+    draw = ImageDraw.Draw(canvas)
+    for (name, color), (left, row) in zip(entries.items(), places, strict=True):
+        top = panel.height + 20 * row
+        draw.rectangle((left, top, left + 14, top + 14), fill=tuple(color.tolist()), outline="black")
+        draw.text((left + 20, top - 1), name, fill="black", font=font)
+    return canvas

@@ -43,6 +43,12 @@ def run(config: WeightsConvertConfig) -> None:
         if os.path.lexists(written) and not config.overwrite:
             raise ConfigError(f"{written} exists; name another file, or give --overwrite")
     stored = weights.read_network(config.path, config.model_key, config.model_prefix)
+    beside = sorted({name.partition("/")[0] for name in stored.tensors if "/" in name})
+    if len(beside) > 1 and file.exists() and file.samefile(config.path):
+        raise ConfigError(
+            f"{file} is the file that is read; of its {', '.join(beside)}, only the network would remain; "
+            "name another file"
+        )
     kind = ENCODER if config.encoder else kind_of(base_of(stored))
     heads = (config.num_heads, config.decoder_num_heads)
     if with_settings or config.dialect in HEADED:
@@ -59,7 +65,6 @@ def run(config: WeightsConvertConfig) -> None:
     for what, names in differing.items():
         if names:
             print(f"{what}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}")
-    beside = sorted({name.partition("/")[0] for name in stored.tensors if "/" in name})
     if len(beside) > 1:
         print(f"of {', '.join(beside)}, only the network is converted")
     if lost := _lost_settings(stored, kind, config.dialect, with_settings=with_settings):

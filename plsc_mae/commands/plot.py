@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from plsc_mae.analysis.health import EXTREMES
 from plsc_mae.config.schema import suggest
 from plsc_mae.config.tools import PlotConfig
@@ -15,6 +17,8 @@ from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.files import MARK, result_replacement
 from plsc_mae.names import escape_name
 
+_FORMATS = ("png", "jpg", "jpeg", "tif", "tiff", "webp", "svg", "pdf", "ps", "eps")  # can be marked as ours
+_SOFTWARE = 305  # tag of TIFF and EXIF
 COLORS = ("tab:blue", "tab:green", "tab:red", "tab:purple")  # the learning rate is orange
 Records = Sequence[Mapping[str, Any]]
 
@@ -96,6 +100,10 @@ def _records_with(name: str, intervals: Records, epochs: Records, log: Path) -> 
 def _save(figure: Any, config: PlotConfig, folder: Path) -> Path:
     path = Path(config.save_path) if config.save_path else folder / f"{config.metrics[0]}.png"
     kind = path.suffix.lstrip(".").lower() or "png"
+    if kind not in _FORMATS:
+        raise DataError(
+            f"--save_path {path}: unknown format; end --save_path in .png or another of {', '.join(_FORMATS)}"
+        )
     try:
         with result_replacement(path) as temporary:
             figure.savefig(temporary, format=kind, **_marked(kind))
@@ -110,5 +118,10 @@ def _marked(kind: str) -> dict[str, Any]:
     """Return the arguments of `savefig` by which a picture of the format `kind` is recognized as ours."""
     if kind in ("jpg", "jpeg"):
         return {"pil_kwargs": {"comment": MARK.encode()}}
-    key = {"png": "Software", "svg": "Creator", "pdf": "Creator", "ps": "Creator", "eps": "Creator"}.get(kind)
-    return {"metadata": {key: MARK}} if key else {}
+    if kind in ("tif", "tiff"):
+        return {"pil_kwargs": {"tiffinfo": {_SOFTWARE: MARK}}}
+    if kind == "webp":
+        exif = Image.Exif()
+        exif[_SOFTWARE] = MARK
+        return {"pil_kwargs": {"exif": exif}}
+    return {"metadata": {"Software" if kind == "png" else "Creator": MARK}}

@@ -258,6 +258,7 @@ def _print_json(content: Any) -> None:
     """Print plain data as JSON; infinities and NaN, which JSON lacks, become text."""
 
     def plain(value: Any) -> Any:
+        """Return `value` in the types of JSON; other objects become text."""
         if isinstance(value, dict):
             return {str(key): plain(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):

@@ -242,6 +242,11 @@ class CAEFinetuneConfig(CAEClassifierOptions, UpdateScheduleOptions, ProbeOption
         """Policy of RandAugment; None without it, and for a probe unless --aa differs from the default."""
         return None if self.enable_linear_eval and self.aa == RAND_AUGMENT else self.aa
 
+    @property
+    def decay_relative_positions(self) -> bool:
+        """True if weight decay acts on the relative position tables: without --disable_weight_decay_on_rel_pos_bias."""
+        return not self.disable_weight_decay_on_rel_pos_bias
+
 
 @dataclass(kw_only=True, frozen=True)
 class CAELinprobeConfig(CAEClassifierOptions, LinprobeConfig):

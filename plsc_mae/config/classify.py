@@ -89,6 +89,11 @@ class ClassifyConfig(TrainingConfig):
     )
 
     @property
+    def stages(self) -> int:
+        """Number of pipeline stages."""
+        return self.pipeline_parallel
+
+    @property
     def probe(self) -> str:
         """Kind of probe; "none" in fine-tuning."""
         return "none"
@@ -151,6 +156,11 @@ class FinetuneConfig(ClassifyConfig):
     mixup_mode: Literal["batch", "pair", "elem"] = _augmentation(
         "batch", "draw the mixing once per batch, per pair or per image"
     )
+
+    @property
+    def decay_relative_positions(self) -> bool:
+        """True if weight decay acts on the relative position tables."""
+        return True
 
     @property
     def rand_augment(self) -> str | None:

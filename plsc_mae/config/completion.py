@@ -26,7 +26,7 @@ class Completed(typing.NamedTuple):
 
 
 def completion_parser(commands: Mapping[str, Completed], words: Collection[str]) -> argparse.ArgumentParser:
-    """Return a parser from which argcomplete reads what may follow; it parses nothing.
+    """Return a parser from which argcomplete reads the possible next words; it parses nothing.
 
     Args:
         commands: all commands by name, in one or two words.

@@ -27,6 +27,11 @@ class WarmupRateOptions(TrainingConfig):
         1e-6, "learning rate at the start of the warm-up", within="[0, inf)", metavar="RATE"
     )
 
+    @property
+    def first_rate(self) -> float:
+        """Learning rate at the start of the warm-up."""
+        return self.warmup_lr
+
 
 def _without_warmup_lr(retired: Mapping[str, Retired]) -> dict[str, Retired]:
     return {flag: reason for flag, reason in retired.items() if flag != "warmup_lr"}

@@ -115,7 +115,8 @@ class TrainingConfig:
     seed: int = _run(0, "seed of weights, image order, crops and masks", within="[0, inf)")
     hang_timeout: float = _run(
         1800.0,
-        "seconds without progress in any process after which all write their stacks and exit with code 4; 0: unlimited",
+        "seconds without progress of the run, or without a report of a process, after which all processes write their "
+        "stacks and exit with code 4; 0: unlimited",
         within="[0, inf)",
         metavar="SECONDS",
     )
@@ -216,8 +217,8 @@ class TrainingConfig:
 
     deterministic: bool = _precision(
         False,
-        "on GPU, use only kernels that repeat their bits: slower, and attention keeps its softmax weights in memory "
-        "(no GPU has measured the price); no change on CPU",
+        "on GPU, use only kernels that give the same bits in every run: slower, and attention keeps its "
+        "softmax weights in memory (not measured on a GPU yet); no change on CPU",
     )
 
     tensor_parallel: int = _parallelism(
@@ -232,6 +233,11 @@ class TrainingConfig:
     )
     recompute: bool = _parallelism(
         False, "recompute the activations of the blocks in the backward pass instead of keeping them"
+    )
+    compile: bool = _parallelism(
+        False,
+        "trace the forward pass once and run it as a static program, with equal results up to rounding; off by default "
+        "because its speed on GPUs has not been measured",
     )
 
     def __init_subclass__(cls) -> None:
@@ -263,6 +269,16 @@ class TrainingConfig:
         """Height and width in pixels."""
         return self.input_size[0], self.input_size[-1]
 
+    @property
+    def stages(self) -> int:
+        """Number of pipeline stages, 1 in a phase without --pipeline_parallel."""
+        return 1
+
+    @property
+    def first_rate(self) -> float:
+        """Learning rate at the start of the warm-up, 0 in a method without --warmup_lr."""
+        return 0.0
+
     def __post_init__(self) -> None:
         if len(self.input_size) > 2:
             raise ConfigError(f"input_size: expected one side or height and width, got {self.input_size}")
@@ -290,10 +306,23 @@ class TrainingConfig:
             raise ConfigError(f"start_epoch ({self.start_epoch}) leaves nothing of {self.epochs} epochs to train")
         if self.amp_level == "O2" and self.opt != "adamw":
             raise ConfigError(f"--amp_level O2 keeps float32 copies of the weights in AdamW; --opt {self.opt} has none")
+        if self.compile:
+            self._check_compile()
         if self.sharding_stage == 3 and self.clip_grad is not None:
             raise ConfigError(
                 "--sharding_stage 3 and --clip_grad cannot be combined: with sharded gradients the global norm is "
                 "unavailable; use --sharding_stage 2"
+            )
+
+    def _check_compile(self) -> None:
+        """Raise ConfigError for an option whose code cannot be part of a static program."""
+        options = {name: getattr(self, name, 1) for name in ("tensor_parallel", "pipeline_parallel")}
+        conflicts = [f"--{name} {value}" for name, value in options.items() if value > 1]
+        conflicts += [f"--sharding_stage {self.sharding_stage}"] if self.sharding_stage > 1 else []
+        conflicts += ["--recompute"] if self.recompute else []
+        if conflicts:
+            raise ConfigError(
+                f"--compile cannot be combined with {' and '.join(conflicts)}; omit --compile or what conflicts with it"
             )
 
 

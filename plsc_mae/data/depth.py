@@ -210,11 +210,6 @@ def log_nothing() -> None:
     _logged[: len(_KINDS)] = bytes([1] * len(_KINDS))
 
 
-def forget_logged() -> None:
-    """Log the first file of each kind again."""
-    _logged[: len(_KINDS)] = bytes(len(_KINDS))
-
-
 def log_shallow(path: str, largest: int) -> None:
     """Log that the values of a 16-bit file use few of the 256 levels, if they do; `largest` is its largest value."""
     if largest < HALF_RANGE:

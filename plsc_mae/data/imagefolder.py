@@ -9,23 +9,26 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from plsc_mae.data.classes import Reference, listed, match_images
-from plsc_mae.data.decode import Backend, open_image, require_backend
-from plsc_mae.data.depth import PixelRange
+from plsc_mae.data.file_dataset import FileDataset
 from plsc_mae.data.listing import ImageList, PathTable, describe_suffixes, list_images
 from plsc_mae.data.seeding import SampleKey, sample_rng, stand_in_offsets
 from plsc_mae.data.transfer import HOST_PREFIX, INDEX
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.data.unreadable import NAMED_FILES
-from plsc_mae.data.workers import CurrentRead
-from plsc_mae.errors import DataError, remedies
+from plsc_mae.errors import DataError
 
-__all__ = ["ImageDataset", "ImageList", "PathTable", "balanced_subset", "find_images", "find_validation"]
+__all__ = ["GivenImages", "ImageDataset", "ImageList", "PathTable", "balanced_subset", "find_images", "find_validation"]
 
+_IMAGE_FOLDERS = {"image", "images", "img", "imgs", "jpegimages", "photos", "pictures"}
+_ANNOTATION_FOLDERS = {
+    *("label", "labels", "mask", "masks", "annotation", "annotations", "gt", "groundtruth", "ground_truth"),
+    *("segmentation", "segmentationclass", "seg", "target", "targets"),
+}
 _MAX_STAND_INS = 100  # files that are tried in place of one bad file
 
 logger = logging.getLogger(__name__)
@@ -48,12 +51,24 @@ def find_images(data_path: str | Path, split: str, *, flag: str = "--data_path")
         flag: option that `data_path` comes from, for messages.
 
     Raises:
-        DataError: no images were found, a class folder has no images, the folder has two readings, or the file is not
-            a well-formed list.
+        DataError: no images were found, a class folder has no images, the folder has two readings or holds
+            annotations beside images, or the file is not a well-formed list.
     """
     images = list_images(data_path, split, flag=flag)
+    _refuse_annotations(images, flag)
     log_left_out(images)
     return images
+
+
+def _refuse_annotations(images: ImageList, flag: str) -> None:
+    """Raise DataError if the only two classes are a folder of images and one of their annotations."""
+    names = [name for name in images.classes if name.lower() in _IMAGE_FOLDERS]
+    others = [name for name in images.classes if name.lower() in _ANNOTATION_FOLDERS]
+    if len(images.classes) == 2 and names and others:
+        raise DataError(
+            f"{images.root} has the folders {names[0]} and {others[0]}, which would be two classes; for images without "
+            f"labels give {flag} {Path(images.root) / names[0]}; for classes make one folder per class"
+        )
 
 
 def log_left_out(images: ImageList, *, alternative: str = "name all images in a list file") -> None:
@@ -88,7 +103,16 @@ def require_classes(images: ImageList, use: str) -> None:
         )
 
 
-def find_validation(train: ImageList, data_path: str, eval_data_path: str = "") -> ImageList:
+class GivenImages(NamedTuple):
+    """Images of a run that the caller gives; None for those to list from --data_path and --eval_data_path."""
+
+    train: ImageList | None = None
+    val: ImageList | None = None
+
+
+def find_validation(
+    train: ImageList, data_path: str, eval_data_path: str = "", *, given: ImageList | None = None
+) -> ImageList:
     """List the labeled validation images that belong to labeled training images, with the classes of the latter.
 
     Classes are matched by name, see `plsc_mae.data.classes`. Validation images may lack classes; the log names them.
@@ -97,15 +121,13 @@ def find_validation(train: ImageList, data_path: str, eval_data_path: str = "") 
         train: the training images.
         data_path: folder or list file of the training images.
         eval_data_path: folder or list file of the validation images; by default the folder val/ of `data_path`.
+        given: the validation images, if the caller has them already; None lists them.
 
     Raises:
         DataError: there are no validation images, one of the two sets is unlabeled, or a validation image has a class
             that the training images lack.
     """
-    source = Path(data_path)
-    if not eval_data_path and not ((source / "train").is_dir() and (source / "val").is_dir()):
-        raise DataError(f"{source} has {_missing_split(source)}; set --eval_data_path to the validation images")
-    val = find_images(eval_data_path or source, "val", flag="--eval_data_path" if eval_data_path else "--data_path")
+    val = _list_validation(Path(data_path), eval_data_path) if given is None else given
     for images in (train, val):
         require_classes(images, "validation")
     remedy = "name the classes of both alike, or set --eval_data_path to other validation images"
@@ -116,6 +138,12 @@ def find_validation(train: ImageList, data_path: str, eval_data_path: str = "") 
         names = [train.classes[number] for number in untrained]
         logger.warning("%s has images of classes without training images: %s", val.source, listed(names))
     return replace(val, labels=labels, classes=train.classes)
+
+
+def _list_validation(source: Path, eval_data_path: str) -> ImageList:
+    if not eval_data_path and not ((source / "train").is_dir() and (source / "val").is_dir()):
+        raise DataError(f"{source} has {_missing_split(source)}; set --eval_data_path to the validation images")
+    return find_images(eval_data_path or source, "val", flag="--eval_data_path" if eval_data_path else "--data_path")
 
 
 def balanced_subset(images: ImageList, limit: int) -> ImageList:
@@ -135,52 +163,27 @@ def balanced_subset(images: ImageList, limit: int) -> ImageList:
     return replace(images, paths=paths, labels=images.labels[chosen])
 
 
-class ImageDataset:
+class ImageDataset(FileDataset):
     """Data set of transformed images.
 
     A sample is the transform's arrays plus `INDEX`, "label" and "skipped". With `bad_image="skip"`, a file that cannot
     be decoded is replaced by another file of the list, a stand-in, with the stand-in's label, transformed with the
     random numbers of the bad file. The choice depends on seed, epoch and index alone, and different bad files get
-    different stand-ins as far as possible (`seeding.stand_in_offsets`). "skipped" is 1 for a stand-in, else 0.
+    different stand-ins as far as possible (`seeding.stand_in_offsets`). "skipped" is 1 for a stand-in, else 0. Each bad
+    file is logged once, up to 20 files.
 
     Args:
         images: files and labels.
         transform: maps a SourceImage and the sample's generator to named arrays.
-        seed: seeds the generators together with epoch and index.
-        backend: image decoder.
-        bad_image: "error" raises DataError for a file that cannot be decoded; "skip" replaces the file and logs a
-            warning, once for each file and for no more than 20 files.
-        pixel_range: range of images with more than 8 bits per band; None for the default.
-        labels_on_device: False names the labels "host_label", because no kernel reads them.
-
-    Attributes:
-        current_read: records the number of the file that is about to be read; None records nothing.
+        labels_on_device: if False, labels are named "host_label" and stay on the host, because no kernel reads them.
+        reading: further arguments of `FileDataset`.
     """
 
     def __init__(
-        self,
-        images: ImageList,
-        transform: Transform,
-        *,
-        seed: int,
-        backend: Backend = "pil",
-        bad_image: Literal["error", "skip"] = "error",
-        pixel_range: PixelRange | None = None,
-        labels_on_device: bool = True,
+        self, images: ImageList, transform: Transform, *, labels_on_device: bool = True, **reading: Any
     ) -> None:
-        require_backend(backend)
-        self.images = images
-        self.transform = transform
-        self.seed = seed
-        self.backend = backend
-        self.bad_image = bad_image
-        self.pixel_range = pixel_range
-        self.current_read: CurrentRead | None = None
+        super().__init__(images, transform, **reading)
         self._label = "label" if labels_on_device else HOST_PREFIX + "label"
-        self._known_bad: dict[int, str] = {}
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def __getitem__(self, key: SampleKey) -> Sample:
         index = key.index
@@ -202,11 +205,9 @@ class ImageDataset:
     def _read(self, index: int, key: SampleKey) -> Sample | None:
         """Return the sample of `key` from file `index`; None if the file cannot be decoded and may be skipped."""
         try:
-            return self._transformed(index, sample_rng(self.seed, key.epoch, key.index))
+            return self.transform(self._open(index), sample_rng(self.seed, key.epoch, key.index))
         except DataError as error:
-            if self.bad_image == "error":
-                remedy = remedies("repair or remove the file", "pass --bad_image skip")
-                raise DataError(f"{error}; {remedy}") from error
+            self._require_skipping(error)
             self._warn_once(index, str(error))
             return None
 
@@ -217,28 +218,8 @@ class ImageDataset:
         last = "; further unreadable files are counted but not named" if unreadable.count == NAMED_FILES else ""
         logger.warning("%s; using another image instead%s", reason, last)
 
-    def name(self, index: int) -> str:
-        """Return the path of a file."""
-        return self.images.path(index)
-
-    def mark_bad(self, index: int, reason: str) -> bool:
-        """Skip a file from now on and return True if `bad_image` is "skip"; otherwise return False.
-
-        Args:
-            index: number of the file.
-            reason: description for messages; it must name the file.
-        """
-        if self.bad_image == "skip":
-            self._known_bad[index] = reason
-            self.images.unreadable.add(index)  # the caller logs the reason
-        return self.bad_image == "skip"
-
-    def _transformed(self, index: int, rng: np.random.Generator) -> Sample:
-        if index in self._known_bad:
-            raise DataError(self._known_bad[index])
-        if self.current_read is not None:
-            self.current_read.set(index)
-        return self.transform(open_image(self.images.path(index), self.backend, self.pixel_range), rng)
+    def _count_bad(self, index: int) -> None:
+        self.images.unreadable.add(index)
 
 
 def _missing_split(source: Path) -> str:

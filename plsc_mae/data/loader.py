@@ -88,8 +88,8 @@ class BatchLoader:
     def transfer_next(self) -> None:
         """Start the transfer of the next batch if the device is a GPU and the batch is ready.
 
-        Call this while a GPU computes, before waiting for it. The batch, or the error of its worker, is returned by the
-        next iteration as usual. This waits for a batch only if its worker has died and is replaced.
+        Call this while a GPU computes, before waiting for it. The next iteration returns the batch, or raises the error
+        of its worker, as usual. This method waits only if the worker has died and is replaced.
         """
         if copies_asynchronously() and self._batches is not None and self._pool is not None and self._pool.is_ready():
             self._batches.take()
@@ -253,6 +253,7 @@ def _warning_about_slow_reads(current_read: CurrentRead, timeout: float, dataset
     ended = threading.Event()
 
     def watch() -> None:
+        """Compare the running read with the timeout until the context ends; warn once per file."""
         warned: int | None = None
         while not ended.wait(timeout / 4):
             reading = current_read.get()

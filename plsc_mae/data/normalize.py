@@ -22,7 +22,8 @@ class Normalize(nn.Layer):
     def forward(self, images: Tensor) -> Tensor:
         """Normalize uint8 [B, H, W, 3] to float32 [B, 3, H, W]; computes in float32 under mixed precision too."""
         with paddle.amp.auto_cast(enable=False):
-            pixels = images.transpose([0, 3, 1, 2]).astype("float32")  # [B, H, W, 3] -> [B, 3, H, W]
+            # Paddle 2.6 does not trace a transposition of uint8.
+            pixels = images.astype("float32").transpose([0, 3, 1, 2])  # [B, H, W, 3] -> [B, 3, H, W]
             return (pixels / 255 - self.mean) / self.std
 
     def denormalize(self, images: Tensor) -> Tensor:

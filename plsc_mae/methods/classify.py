@@ -129,13 +129,13 @@ class ClassifyTask(Task):
         """Group the trainable parameters, in fine-tuning also by layer; vectors and biases have no weight decay.
 
         In fine-tuning, the encoder's class token, register tokens and position table have none either, nor have the
-        relative position biases if `disable_weight_decay_on_rel_pos_bias` is set.
+        relative position biases with --disable_weight_decay_on_rel_pos_bias.
         """
         named = list(self.model.named_parameters())
         if not isinstance(self.config, FinetuneConfig):
             return weight_decay_groups(named, weight_decay)
         depth, no_decay = len(self.model.encoder.blocks), set(VIT_NO_DECAY)
-        if getattr(self.config, "disable_weight_decay_on_rel_pos_bias", False):
+        if not self.config.decay_relative_positions:
             no_decay |= {name for name, _ in named if name.endswith("relative_position_bias_table")}
         layer_of = functools.partial(vit_layer, depth=depth)
         return layer_decay_groups(named, weight_decay, self.config.layer_decay, layer_of, depth + 2, no_decay)

@@ -61,7 +61,8 @@ class BatchNorm(nn.Layer):
         with paddle.no_grad():
             unbiased = variance * (len(x) / max(len(x) - 1, 1))
             for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
-                running.scale_(1 - BATCH_NORM_MOMENTUM).add_(new * BATCH_NORM_MOMENTUM)
+                # Other in-place operations are lost in traced programs.
+                paddle.assign(running * (1 - BATCH_NORM_MOMENTUM) + new * BATCH_NORM_MOMENTUM, output=running)
         return (x - mean) / paddle.sqrt(variance + self.epsilon)
 
 

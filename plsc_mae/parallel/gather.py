@@ -1,7 +1,8 @@
-"""Gathering of sharded tensors in process 0 one by one, so that no process ever holds all of them."""
+"""Gathering of sharded tensors in process 0, a few at a time, so that no process ever holds all of them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ from paddle import Tensor
 from plsc_mae.parallel import activity
 from plsc_mae.parallel.tensor import Shard
 from plsc_mae.parallel.world import World
+
+CHUNK_ELEMENTS = 1 << 24  # 64 MB in float32
 
 
 class Part(NamedTuple):
@@ -76,16 +79,40 @@ class Collection:
 
     def items(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (key, whole array) in process 0, while the others call `serve`."""
-        for key, parts in self.parts.items():
-            arrays = [self._exchanged(key, part).numpy() for part in parts]
-            shard = parts[0].shard
-            yield key, arrays[0] if shard is None else shard.join(arrays)
+        for keys in self._chunks():
+            for key, tensors in self._collect(keys):
+                arrays = [tensor.numpy() for tensor in tensors]
+                shard = self.parts[key][0].shard
+                yield key, arrays[0] if shard is None else shard.join(arrays)
 
     def serve(self) -> None:
         """Take part in the broadcasts that `items` needs, in the same order; called in every process but 0."""
+        for keys in self._chunks():
+            self._collect(keys)
+
+    def _chunks(self) -> Iterator[list[str]]:
+        """Yield the keys in order, in lists of at most CHUNK_ELEMENTS elements or of a single larger tensor."""
+        keys: list[str] = []
+        size = 0
         for key, parts in self.parts.items():
-            for part in parts:
-                self._exchanged(key, part)
+            added = sum(math.prod(part.shape) for part in parts)
+            if keys and size + added > CHUNK_ELEMENTS:
+                yield keys
+                keys, size = [], 0
+            keys.append(key)
+            size += added
+        if keys:
+            yield keys
+
+    def _collect(self, keys: list[str]) -> list[tuple[str, list[Tensor]]]:
+        """Return (key, parts) of several tensors; all processes must call.
+
+        Process 0 writes between two calls, which can take longer than gloo's timeout, so the processes meet first. A
+        meeting takes up to 0.1 s at Paddle's store, hence one for many tensors.
+        """
+        if not self.world.is_gpu and any(part.process for key in keys for part in self.parts[key]):
+            self.world.barrier()
+        return [(key, [self._exchanged(key, part) for part in self.parts[key]]) for key in keys]
 
     def _exchanged(self, key: str, part: Part) -> Tensor:
         """Return a part, which its source has broadcast unless that is process 0; all processes must call.
@@ -98,8 +125,6 @@ class Collection:
         tensor = self.mine.tensors[key] if here else paddle.empty(part.shape, dtype=part.dtype)
         if part.process == 0:
             return tensor
-        if not self.world.is_gpu:
-            self.world.barrier()  # writing the previous part can take process 0 longer than gloo's timeout
         tensor = tensor.contiguous()
         # Some accumulators are in host memory even on GPU.
         tensor = tensor.cuda() if self.world.is_gpu else tensor

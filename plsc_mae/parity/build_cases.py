@@ -67,5 +67,7 @@ def _from_checkpoint(config: ParityConfig, precision: Precision) -> AnyCase:
 
 def _case(trained: PretrainConfig, batch_size: int, seed: int, precision: Precision) -> AnyCase:
     kind = case_class(trained)
-    trained = kind.without_files(trained)
-    return kind(trained, load_method(trained.method).build_task(trained), batch_size, seed, precision)
+    plain = kind.without_files(trained)
+    case = kind(plain, load_method(plain.method).build_task(plain), batch_size, seed, precision)
+    case.remark = kind.replaced_options(trained)
+    return case

@@ -28,10 +28,12 @@ def recorded_blocks(model: nn.Layer) -> Iterator[dict[str, Tensor]]:
     found: dict[str, Tensor] = {}
 
     def keep(name: str, tokens: Tensor) -> None:
+        """Store tokens, under the alignment encoder's name if the name is taken already."""
         second_pass = name.replace("encoder.", "alignment.")
         found[second_pass if name in found else name] = tokens
 
     def hooks(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
+        """Return the hooks of a block: before it, for the input of the stack, and after it, for the block's output."""
         stack = name.partition(".")[0]
         embed = f"{stack}.embed" if stack in _EMBEDDED and name.endswith(".blocks.0") else ""
 

@@ -43,6 +43,7 @@ class Case(ABC, Generic[ConfigT]):
         model: the network.
         batch: float32 images [B, C, H, W] and the inputs that determine mask and target, by name, in the order in which
             the oracle takes them.
+        remark: deviation of the compared loss from that of training; "" without one.
         undecayed: names of the parameters that the original exempts from weight decay, by method. One-dimensional
             parameters and biases are always exempt and not listed.
     """
@@ -51,6 +52,7 @@ class Case(ABC, Generic[ConfigT]):
 
     def __init__(self, config: ConfigT, task: Task, batch_size: int, seed: int, precision: Precision = FLOAT32) -> None:
         self.config, self.task, self.precision = config, task, precision
+        self.remark = ""
         self.model: Any = task.model
         self.model.eval()
         self.batch = self._draw_batch(batch_size, np.random.default_rng(seed))
@@ -59,6 +61,11 @@ class Case(ABC, Generic[ConfigT]):
     def without_files(cls, trained: ConfigT) -> ConfigT:
         """Return options for the same network that need no file besides the weights; the loss may change."""
         return trained
+
+    @classmethod
+    def replaced_options(cls, _trained: ConfigT) -> str:
+        """Return a clause about options of the loss that `without_files` replaces; "" without such options."""
+        return ""
 
     @classmethod
     def of_weights(cls, trained: ConfigT, _stored: Checkpoint) -> ConfigT:

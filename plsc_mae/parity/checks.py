@@ -42,7 +42,7 @@ def against_oracle(case: AnyCase, steps: int, tolerance: float, seed: int) -> Co
         gradient_section(small, tolerance, seed),
         update_section(small, steps, tolerance),
     ]
-    return Comparison(case.name, ORACLE, sections)
+    return Comparison(case.name, ORACLE, sections, remark=case.remark)
 
 
 def gradient_section(case: AnyCase, tolerance: float, seed: int) -> Section:
@@ -118,7 +118,7 @@ def against_original(
         ),
         _updates(start, trained, losses, answer, tolerance),
     ]
-    return Comparison(case.name, original.title, sections, versions)
+    return Comparison(case.name, original.title, sections, versions, case.remark)
 
 
 def _gradients(ours: Arrays, answer: Message, tolerance: float) -> list[Row]:

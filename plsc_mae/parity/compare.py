@@ -82,9 +82,9 @@ class Comparison:
     Attributes:
         network: name of the network.
         reference: name of the oracle or of the original implementation.
-        sections: compared tensors; empty if there is a remark.
+        sections: compared tensors; empty if nothing was compared.
         versions: versions of the reference's software.
-        remark: reason why nothing was compared; empty if something was.
+        remark: reason why nothing was compared, or deviation of the compared loss from that of training; else empty.
     """
 
     network: str

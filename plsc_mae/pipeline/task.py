@@ -72,6 +72,7 @@ class PipelinedTask(Task):
         bounds, losses = self._bounds(batch), []
 
         def stage(i: int, x: Tensor | None) -> Tensor:
+            """Run micro-batch i and return this stage's output, in the last stage the weighted loss."""
             part = {name: value[bounds[i] : bounds[i + 1]] for name, value in batch.items()}
             with autocast():
                 y = self._advance(part, x)
@@ -128,6 +129,7 @@ class PipelinedTask(Task):
         bounds = self._bounds(batch)
 
         def stage(i: int, x: Tensor | None) -> Tensor:
+            """Run micro-batch i and return this stage's output."""
             with autocast():
                 return self._advance({name: value[bounds[i] : bounds[i + 1]] for name, value in batch.items()}, x)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from plsc_mae.config import FinetuneConfig, TrainingConfig
+from plsc_mae.config import ClassifyConfig, FinetuneConfig, TrainingConfig
 from plsc_mae.errors import ConfigError
 from plsc_mae.methods.memory_outline import FLOAT32
 from plsc_mae.optim.sharding import check_stage
@@ -41,15 +41,16 @@ class Layout(NamedTuple):
         Raises:
             ConfigError: `devices` is not a multiple of --tensor_parallel times --pipeline_parallel.
         """
-        tensor, pipeline = config.tensor_parallel, getattr(config, "pipeline_parallel", 1)
+        tensor, pipeline = config.tensor_parallel, config.stages
         if devices % (tensor * pipeline):
             factors = {"tensor_parallel": tensor, "pipeline_parallel": pipeline}
             groups = " x ".join(f"--{name} {factor}" for name, factor in factors.items() if factor > 1)
             raise ConfigError(
                 f"--devices {devices} cannot form groups of {groups}; give a multiple of {tensor * pipeline}"
             )
-        micro_batches = getattr(config, "micro_batches", None) or MICRO_BATCHES_PER_STAGE * pipeline
-        return cls(devices // (tensor * pipeline), tensor, pipeline, micro_batches if pipeline > 1 else 1)
+        given = config.micro_batches if isinstance(config, ClassifyConfig) else None
+        micro_batches = (given or MICRO_BATCHES_PER_STAGE * pipeline) if pipeline > 1 else 1
+        return cls(devices // (tensor * pipeline), tensor, pipeline, micro_batches)
 
 
 class Traffic(NamedTuple):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-from plsc_mae.config import TrainingConfig
+from plsc_mae.config import LinprobeConfig, TrainingConfig
+from plsc_mae.config.training import UpdateScheduleOptions
 from plsc_mae.errors import ConfigError, remedies
 from plsc_mae.optim import Schedule, scaled_lr
 from plsc_mae.optim.lars import TRUST_COEFFICIENT
@@ -74,7 +75,7 @@ def warn_of_schedule(config: TrainingConfig, schedule: Schedule, *, lr: float, u
 
 
 def _long_warmup(config: TrainingConfig, updates_per_epoch: int) -> Iterator[str]:
-    steps = getattr(config, "warmup_steps", -1)
+    steps = config.warmup_steps if isinstance(config, UpdateScheduleOptions) else -1
     warmup = steps if steps > 0 else config.warmup_epochs * updates_per_epoch
     flag = "--warmup_steps" if steps > 0 else "--warmup_epochs"
     total = config.epochs * updates_per_epoch
@@ -88,8 +89,7 @@ def _long_warmup(config: TrainingConfig, updates_per_epoch: int) -> Iterator[str
 
 
 def _rates_above_peak(config: TrainingConfig, lr: float) -> Iterator[str]:
-    for name in ("min_lr", "warmup_lr"):
-        rate = getattr(config, name, 0.0)
+    for name, rate in (("min_lr", config.min_lr), ("warmup_lr", config.first_rate)):
         if rate > lr > 0:
             reason = " for this batch" if scales_with_batch(config) else ""
             yield (
@@ -105,7 +105,7 @@ def _idle_lars(config: TrainingConfig, schedule: Schedule, updates_per_epoch: in
     the updates by 1 / (1 - m). So relative to their norm, the weights move by at most the sum of the learning rates
     times TRUST_COEFFICIENT / (1 - m). A move below LEAST_LARS_CHANGE is too little.
     """
-    if not config.opt.startswith("lars") or getattr(config, "lr_sweep", None):
+    if not config.opt.startswith("lars") or (isinstance(config, LinprobeConfig) and config.lr_sweep):
         return
     total = config.epochs * updates_per_epoch
     count = min(total, SAMPLES)

@@ -31,6 +31,7 @@ from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
 from plsc_mae.train.checkpoint.saver import Saver
 from plsc_mae.train.checkpoint.state import RunState
+from plsc_mae.train.compiled import CompiledTask
 from plsc_mae.train.log.boards import RunOptions
 from plsc_mae.train.log.run_logger import RunLogger
 from plsc_mae.train.nonfinite.policy import NonFinitePolicy
@@ -54,8 +55,7 @@ def training_world(config: TrainingConfig) -> World:
         ConfigError: the number of processes, the device or the Paddle version does not support the options.
     """
     choose_kernels(deterministic=config.deterministic)
-    stages = getattr(config, "pipeline_parallel", 1)
-    world = World(config.device, tensor_parallel=config.tensor_parallel, pipeline_parallel=stages)
+    world = World(config.device, tensor_parallel=config.tensor_parallel, pipeline_parallel=config.stages)
     shares_network = world.tensor.size * world.pipeline.size > 1
     check_stage(config.sharding_stage, is_gpu=world.is_gpu, shares_network=shares_network)
     choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)  # refuse before data are read
@@ -73,19 +73,23 @@ def log_options(config: TrainingConfig, world: World) -> None:
         logger.info("options of %s %s that differ from its defaults: %s", config.method, config.phase, changed)
 
 
-def settle_pixel_range(config: PretrainConfig, checkpoint: Path | None) -> PretrainConfig:
+def settle_pixel_range(
+    config: PretrainConfig, checkpoint: Path | None, images: ImageList | None = None
+) -> PretrainConfig:
     """Return the config with `pixel_range` set to the two numbers of the run's range, or to None without a range.
 
     Args:
         config: options of the run; for `auto`, the range is determined from the images of --data_path.
         checkpoint: checkpoint that the run resumes, whose range is the default; None without one.
+        images: the images, if the caller has them already; None lists those of --data_path.
 
     Raises:
         ConfigError: --pixel_range is malformed.
         DataError: the range is `auto`, and --data_path has no usable images.
     """
-    automatic = config.pixel_range == (pixel_range.AUTO,) and config.data_path
-    return pixel_range.settle(config, list_images(config.data_path, "train") if automatic else None, checkpoint)
+    if images is None and config.pixel_range == (pixel_range.AUTO,) and config.data_path:
+        images = list_images(config.data_path, "train")
+    return pixel_range.settle(config, images, checkpoint)
 
 
 def pretraining_dataset(
@@ -154,7 +158,8 @@ def build_stepper(task: Task, config: TrainingConfig, world: World) -> Stepper:
         world: processes of the run; all of them must call.
 
     Raises:
-        ConfigError: --sharding_stage 1 is used with more data-parallel processes than parameter tensors.
+        ConfigError: --sharding_stage 1 is used with more data-parallel processes than parameter tensors; --compile is
+            used with a precision that this Paddle cannot compile.
     """
     groups = task.param_groups(config.weight_decay)
     params = trainable_parameters(task.model)
@@ -168,7 +173,8 @@ def build_stepper(task: Task, config: TrainingConfig, world: World) -> Stepper:
     if config.sharding_stage > 1 and world.size > 1:
         wrapped = share_gradients(task, optimizer, config.sharding_stage, world.data)
     else:
-        wrapped = Sharded(world.wrap(task), optimizer, None)
+        layer = CompiledTask(task, precision) if config.compile else task
+        wrapped = Sharded(world.wrap(layer), optimizer, None)
     return Stepper(
         task,
         wrapped.optimizer,
@@ -282,10 +288,10 @@ def _log_summary(state: RunState, loader: BatchLoader, n_parameters: int) -> Non
 
 
 def _incomplete_parts(accumulation: Accumulation, loader: BatchLoader, batch: int) -> Iterator[str]:
-    """Yield a sentence if images do not fill a batch of all processes, and one if the last group is shorter."""
+    """Yield a sentence if an epoch leaves out images, and one if its last accumulation group is incomplete."""
     left = len(loader.dataset) - accumulation.iterations * batch
     if left:
-        yield f"{left} images are left out of each epoch, others in every epoch: they do not fill a batch of {batch}"
+        yield f"each epoch leaves out {left} images, a new choice every time: they do not fill a batch of {batch}"
     last = accumulation.group(accumulation.iterations - 1).size
     if last < accumulation.accum_iter:
         yield f"the last update of an epoch has {last} of {accumulation.accum_iter} iterations"

@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import paddle
 from paddle import Tensor
@@ -23,6 +24,7 @@ from plsc_mae.train.checkpoint.cadence import due_tags, is_over, reached_last_st
 from plsc_mae.train.checkpoint.folder import Start, create_folder, find_start, prepare_folder
 from plsc_mae.train.checkpoint.saver import Saver
 from plsc_mae.train.checkpoint.state import BEST, LATEST, Progress, RunState
+from plsc_mae.train.history import recorded
 from plsc_mae.train.log.histograms import block_values
 from plsc_mae.train.log.meters import Stopwatch
 from plsc_mae.train.log.run_logger import RunLogger, peak_memory_gib
@@ -30,6 +32,7 @@ from plsc_mae.train.nonfinite.policy import NonFinitePolicy
 from plsc_mae.train.observers.base import Observer
 from plsc_mae.train.signals import StopRequest
 from plsc_mae.train.step import AccumulationGroup
+from plsc_mae.train.trivial_losses import TrivialLosses
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +77,7 @@ class Trainer:
         self.n_parameters, self.observers, self.keep_best = n_parameters, observers, keep_best
         self.config, self.world, self.stepper = state.config, state.world, state.stepper
         self.task, self.probe, self.accumulation = state.task, state.probe, state.accumulation
+        self.trivial_losses = TrivialLosses(self.task, Path(self.config.output_dir))
         self.lr_scales = _extreme_lr_scales(self.stepper.groups, self.world)
         self.stop = StopRequest(self.world)
         self.progress = Progress(self.config.start_epoch)
@@ -109,12 +113,30 @@ class Trainer:
             if self.world.is_main:
                 prepare_folder(self.config, start._replace(record=record))
                 logger.info("run %s writes to %s; Ctrl-C saves and stops it", record.run, self.config.output_dir)
-            self.policy.start(path, at)
-            self.log.start(at.step, at.epoch, at.iteration)
-            try:
-                self._run(in_same_folder=path is not None and self._is_in_output_folder(path))
-            finally:
-                self.log.close()
+            with recorded(
+                Path(self.config.output_dir), self._describe_start(record.run, path), self.world, self._position
+            ):
+                self.policy.start(path, at)
+                self.log.start(at.step, at.epoch, at.iteration)
+                if self.world.is_main:
+                    self.trivial_losses.start(record.run, record.origin_run)
+                try:
+                    self._run(in_same_folder=path is not None and self._is_in_output_folder(path))
+                finally:
+                    self.log.close()
+
+    def _describe_start(self, run: str, path: Path | None) -> dict[str, Any]:
+        """Return the values of a start for the history of the run."""
+        images = self.state.images_per_iteration * self.config.accum_iter
+        return {
+            "run": run,
+            "resumed": str(path or ""),
+            "images": len(self.loader.dataset),
+            "images_per_update": images,
+        }
+
+    def _position(self) -> dict[str, int]:
+        return {"epoch": self.progress.epoch, "step": self.progress.step}
 
     def _resume(self, start: Start) -> Path | None:
         """Resume from the checkpoint of `start` and return its path, None without one; all processes must call.
@@ -265,7 +287,9 @@ class Trainer:
             self._set_rates(group)
             self.policy.start_group()
         paddle.seed(device_seed(self.config.seed, at.epoch, i, self.world.stream))
-        out = self.stepper.micro_batch(self.task.prepare(batch), group_size=group.size, last=i == group.last)
+        prepared = self.task.prepare(batch)
+        self.trivial_losses.add(prepared)
+        out = self.stepper.micro_batch(prepared, group_size=group.size, last=i == group.last)
         self.loader.transfer_next()
         self.policy.add(out.loss)
         if self.probe is not None:
@@ -324,6 +348,7 @@ class Trainer:
     def _report(self, watch: Stopwatch, images: int) -> None:
         """Log the means since the previous log line, over `images` images of all processes; all processes must call."""
         activity.enter("log")
+        self.trivial_losses.finish()
         window = self.state.window
         means = window.means(self.world)
         if self.world.is_main:

@@ -262,6 +262,7 @@ def _read_torch_stream(file: WeightFile) -> Leaves:
         stream.seek(nbytes, 1)
 
     def load(storage: Storage) -> Bytes:
+        """Return the bytes of a storage, mapped from the file, or raise UnpicklingError if there are too few."""
         start, nbytes = places.get(storage.key, (0, 0))
         if nbytes < storage.nbytes:
             missing(storage, nbytes)

@@ -206,6 +206,7 @@ class _Machine:
     # Objects
 
     def push_symbol(self, module: Any, name: Any) -> None:
+        """Push the symbol of a global; nothing is imported."""
         if not (isinstance(module, str) and isinstance(name, str)):
             raise UnpicklingError("the name of a global in the pickle is not a string")
         if len(module) + len(name) > MAX_NAME:
@@ -219,6 +220,7 @@ class _Machine:
         self.push_symbol(self.pop(), name)
 
     def call(self, function: Any, args: Any) -> None:
+        """Push the result of a known constructor, or a `Foreign` that records the call of an unknown one."""
         if not (isinstance(function, Symbol | Foreign) and isinstance(args, tuple | list)):
             raise UnpicklingError("the pickle calls something that is not a function")
         self.charge(args)

@@ -8,7 +8,7 @@ import pytest
 from plsc_mae.analysis.linear import fit_on_axes, linear_accuracy, principal_axes, standardize
 from plsc_mae.errors import DataError
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 CLASSES = 3
 

@@ -23,7 +23,7 @@ from plsc_mae.config.schema import plain_values
 from plsc_mae.methods.classify import build_classifier, build_normalize
 from plsc_mae.train.checkpoint import file as checkpoint_file
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 SIZES = {"input_size": (16,), "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
 FLAGS = "--model vit_base_patch16 --input_size 16 --patch_size 8 --embed_dim 32 --depth 1 --num_heads 2"
 TRAIN = "--batch_size 2 --lr 0 --blr none --warmup_epochs 0 --num_workers 0 --drop_path 0 --num_workers 0"

@@ -10,7 +10,7 @@ import pytest
 
 from plsc_mae.cli import main
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 ROOT = Path(__file__).parents[2]
 FEW = "--nb_knn 5 --num_workers 0"  # the bank has 30 images
@@ -29,7 +29,6 @@ def compare(capfd):
     return run
 
 
-@pytest.mark.once
 @pytest.mark.long
 def test_a_row_for_everything_that_is_compared(trained, trained_cae, images, compare, tmp_path):
     mae, cae = trained() / "checkpoint-1.pd", trained_cae()
@@ -62,7 +61,6 @@ def test_accuracies_of_the_bank_itself(trained, images, compare):
     assert lines[2].startswith(f"| {model} | 100.0 | ")
 
 
-@pytest.mark.once
 @pytest.mark.long
 def test_two_processes_give_what_one_gives(trained, images, compare, by_two, tmp_path):
     flags = f"--model_path {trained() / 'checkpoint-1.pd'} --data_path {images} --pixels 16 {FEW}"

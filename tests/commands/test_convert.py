@@ -14,7 +14,7 @@ from plsc_mae import weights
 from plsc_mae.cli import main
 from plsc_mae.models.mae import MaskedAutoencoder
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 HEADS = ["--num_heads", "2", "--decoder_num_heads", "2"]
 
 
@@ -99,6 +99,9 @@ def test_nothing_is_overwritten_unless_asked(files, tmp_path, capsys):
     target.write_bytes((files / "mae/checkpoints/fb_training.pth").read_bytes())
     before = target.read_bytes()
     words = ["weights", "convert", str(target), str(target), "--dialect", "facebook"]
+    assert main([*words, "--overwrite"]) == 2
+    assert "w.pth is the file that is read" in capsys.readouterr().err
+    words[2] = str(files / "mae/checkpoints/fb_training.pth")
     assert main(words) == 2
     assert "w.pth exists; name another file, or give --overwrite" in capsys.readouterr().err
     assert target.read_bytes() == before
@@ -191,3 +194,15 @@ def test_the_config_of_a_folder_is_kept(files, tmp_path, capsys):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.json"]
     assert (tmp_path / "out/config.json").read_text() == "{}"
     assert main([*words, "--overwrite"]) == 0
+
+
+def test_the_file_that_is_read_is_not_replaced(files, tmp_path, capsys):
+    file = tmp_path / "x.pth"
+    file.write_bytes((files / "mae/checkpoints/fb_training.pth").read_bytes())
+    (tmp_path / "link.pth").symlink_to(file)
+    words = ["weights", "convert", str(file), str(tmp_path / "link.pth"), "--dialect", "plsc", "--overwrite", *HEADS]
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert "link.pth" in err
+    assert "optimizer" in err
+    assert file.read_bytes() == (files / "mae/checkpoints/fb_training.pth").read_bytes()

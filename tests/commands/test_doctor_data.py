@@ -14,7 +14,7 @@ from PIL import Image
 from plsc_mae.commands.doctor_data import examine_data
 from plsc_mae.commands.doctor_findings import Finding
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 
 def fill(root: Path, *names: str) -> Path:

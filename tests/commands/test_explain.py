@@ -57,6 +57,7 @@ def test_a_folder_gives_a_panel_per_image_and_a_sheet(draw, panels, tmp_path):
         assert np.asarray(sheet).std() > 10
 
 
+@pytest.mark.once
 def test_the_sheet_of_another_command_is_kept(draw, images, trained, tmp_path):
     model = trained() / "checkpoint-1.pd"
     line = f"reconstruct --model_path {model} --img_path {images} --save_path {tmp_path}/panels --max_images 2"
@@ -81,6 +82,7 @@ def test_a_link_to_the_folder_of_the_panels_is_refused(draw, tmp_path):
     assert [path.name for path in (tmp_path / "panels").iterdir()] == ["0.png"]
 
 
+@pytest.mark.once
 def test_options_change_the_picture(draw, images, panels):
     image = next((images / "val/ring").iterdir())
     drawn = []
@@ -149,6 +151,7 @@ def test_what_speaks_for_a_category(draw, panels, classifier, images):
     assert list(panels[-1].values())[1].tobytes() not in drawn
 
 
+@pytest.mark.once
 def test_labels_say_which_category(draw, panels, classifier, images, tmp_path):
     """A panel has the image's own, a sheet what holds for all its rows."""
     names = [path.name for path in sorted((images / "val").iterdir())]

@@ -54,6 +54,7 @@ def test_accuracies_are_printed_and_kept(trained, images, classify, tmp_path, ca
     assert [float(x) for x in lines[1].split("\t")] == rows[0]
 
 
+@pytest.mark.once
 def test_options_choose_the_features(trained, images, classify, tmp_path):
     """Each gives features of its own; the seed of random weights decides about them."""
     model = f"--model_path {trained() / 'checkpoint-1.pd'} --data_path {images} {FEW}"
@@ -125,6 +126,7 @@ def place(images, trained, tmp_path):
     return tmp_path
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("flags", "told"),
     [

@@ -72,7 +72,7 @@ def test_mistakes_are_sentences(run_dir, capsys, words, told):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["loss.png", "x.svg", "x.jpg", "x.pdf"])
+@pytest.mark.parametrize("name", ["loss.png", "x.svg", "x.jpg", "x.pdf", "x.tif", "x.webp"])
 def test_pictures_of_the_user_are_kept(run_dir, capsys, name):
     words = ["plot", str(run_dir), "--save_path", str(run_dir / name)]
     for _ in range(2):  # its own picture is replaced

@@ -61,6 +61,7 @@ def test_predictions_are_the_networks(predict, classifier, images, tmp_path):
     assert lines[1:3] == ["arrow/00000.jpg", f"  {100 * first['probabilities'][0]:6.2f} %  {first['classes'][0]}"]
 
 
+@pytest.mark.once
 def test_files_of_all_kinds_hold_the_same(predict, images, tmp_path):
     image = images / "val/ring/00000.jpg"
     for suffix in ("jsonl", "json", "csv"):
@@ -150,6 +151,7 @@ def half_readable(images, tmp_path):
     return folder
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("workers", [0, 1])
 def test_unreadable_images_are_left_out_and_named(predict, half_readable, tmp_path, workers):
     flags = f"--batch_size 2 --num_workers {workers} --save_path {tmp_path}/found.jsonl"
@@ -165,6 +167,7 @@ def test_unreadable_images_are_left_out_and_named(predict, half_readable, tmp_pa
     assert "2 of 4 images" in warnings[2]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -76,6 +76,7 @@ def test_one_image(trained, images, draw, tmp_path):
     assert out.splitlines()[-1] == str(tmp_path / "panels" / f"{image.stem}.png")
 
 
+@pytest.mark.once
 def test_images_are_spread_over_the_folder_and_seeds_draw_masks(trained, images, draw, tmp_path):
     model = trained() / "checkpoint-1.pd"
     panel = tmp_path / "panels/heart_00000.png"
@@ -93,6 +94,7 @@ def test_images_are_spread_over_the_folder_and_seeds_draw_masks(trained, images,
     assert len(set(drawn)) == 3
 
 
+@pytest.mark.once
 def test_labels_of_norm_pix_models_say_where_the_statistics_come_from(trained, images, draw, labels):
     model = trained("--norm_pix_loss") / "checkpoint-1.pd"
     image = next((images / "val/ring").iterdir())
@@ -146,6 +148,7 @@ def test_the_foreign_autoencoder_is_the_originals(facebook, golden):
     np.testing.assert_allclose(float(out.loss), case["output/loss"], rtol=1e-5)
 
 
+@pytest.mark.once
 def test_mistakes_are_sentences(trained, images, draw, tmp_path):
     model = trained() / "checkpoint-1.pd"
     notes = tmp_path / "notes.jpg"
@@ -183,6 +186,7 @@ def test_unreadable_images_have_no_panel(trained, images, draw, tmp_path):
     assert "nor any other of 4 files" in err
 
 
+@pytest.mark.once
 def test_the_range_of_training_is_used(trained, draw, tmp_path, monkeypatch, capfd):
     """Of 12-bit images; another range is a warning."""
     (tmp_path / "in").mkdir()
@@ -201,7 +205,7 @@ def test_the_range_of_training_is_used(trained, draw, tmp_path, monkeypatch, cap
         (ranged, "", 255, 0),
         (ranged, "--pixel_range 0 8190", 128, 1),
     ):
-        depth.forget_logged()
+        monkeypatch.setattr(depth, "_logged", bytearray(len(depth._KINDS)))
         code, _, err = draw(model / "checkpoint-1.pd", tmp_path / "in", flags)
         assert code == 0
         assert err.count("\n") == warnings
@@ -316,6 +320,7 @@ def test_options_of_the_other_method_are_refused(trained, trained_cae, images, d
     assert err.endswith("--patch_stats is for models that predict normalized pixels; CAE predicts tokens\n")
 
 
+@pytest.mark.once
 def test_a_model_folder_states_the_statistics_of_its_images(trained, images, draw, tmp_path, monkeypatch):
     folder, seen = tmp_path / "hf", []
     assert (

@@ -25,7 +25,7 @@ from plsc_mae.loading.classifier_weights import load_into_classifier
 from plsc_mae.weights.fetch import MIRROR
 from plsc_mae.weights.manifest import read_manifest
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FACEBOOK = GOLDEN / "mae/checkpoints/fb_released_full.pth"
@@ -140,7 +140,6 @@ def test_the_fine_tuning_that_is_proposed_takes_the_file(inspected, name):
     assert len(report.matched) > 25
 
 
-@pytest.mark.once
 def test_every_golden_file_is_described_or_refused_in_one_sentence(run):
     files = sorted(path for path in GOLDEN.glob("*/checkpoints/*") if path.is_file())
     assert len(files) > 60

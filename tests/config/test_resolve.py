@@ -17,8 +17,6 @@ from plsc_mae.config.tools import ExplainConfig, KNNConfig, PlotConfig
 from plsc_mae.config.training import PretrainConfig
 from plsc_mae.errors import ConfigError
 
-pytestmark = pytest.mark.compat
-
 
 @dataclass(kw_only=True, frozen=True)
 class OtherConfig(PretrainConfig):

@@ -10,8 +10,6 @@ from plsc_mae.config.schema import vocabulary
 from plsc_mae.errors import ConfigError
 from plsc_mae.models import registry
 
-pytestmark = pytest.mark.compat
-
 OPTIONS = {
     "pretrain": {
         "--learning_rate 1e-3": "'lr' or 'blr'",

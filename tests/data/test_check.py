@@ -11,7 +11,7 @@ from plsc_mae.data.check import Note, check_files, examine_file
 from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.imagefolder import find_images
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 NAMES = ("a.jpg", "a.png", "a.tif", "a.webp", "a.bmp", "a.ppm", "a.gif")
 
 

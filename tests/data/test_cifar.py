@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from plsc_mae.data.cifar import CifarDataset, read_cifar
 from plsc_mae.data.classify import FinetuneAugment, evaluation_transform
+from plsc_mae.data.imagefolder import find_images
 from plsc_mae.data.seeding import SampleKey
 from plsc_mae.data.transfer import INDEX
 from plsc_mae.errors import DataError
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 
 def write(file: Path, pixels: np.ndarray, *labels: np.ndarray) -> None:
@@ -63,6 +66,16 @@ def test_cifar10(cifar10, pixels, below):
     assert val.labels.tolist() == [0, 1, 2, 3, 4]
     assert train.classes == tuple(f"class{number}" for number in range(10))
     assert (len(train), len(val)) == (10, 5)
+
+
+def test_the_example_of_the_documents_writes_a_folder(cifar10, pixels, root, tmp_path, monkeypatch):
+    (example,) = re.findall(r"^```python\n(.*?)^```", (root / "docs/small-data.md").read_text(), re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    written = find_images("cifar", "train")
+    assert len(written.classes) == 10
+    assert len(written) == 10
+    np.testing.assert_array_equal(np.asarray(Image.open("cifar/val/class3/00003.png")), pixels[13])
 
 
 def test_cifar100_takes_the_fine_labels(cifar100, pixels):

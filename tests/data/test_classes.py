@@ -20,7 +20,7 @@ from plsc_mae.data.classes import (
 )
 from plsc_mae.errors import CheckpointError, DataError
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 TWELVE = [f"{number:02d}" for number in range(12)]
 UNPADDED = sorted(str(number) for number in range(12))  # 0, 1, 10, 11, 2, ...
 

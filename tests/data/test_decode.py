@@ -18,7 +18,7 @@ from plsc_mae.data.decode import Box, OpenCVImage, PilImage, open_image
 from plsc_mae.data.opencv import broken, load_opencv
 from plsc_mae.errors import ConfigError, DataError
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 BACKENDS = ["pil", "opencv"]
 

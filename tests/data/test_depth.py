@@ -14,7 +14,7 @@ from plsc_mae.data.decode import open_image, read_content
 from plsc_mae.data.depth import PixelRange, sampled_range, to_8_bits
 from plsc_mae.errors import DataError
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 TWELVE = PixelRange(0, 4095)
 
 

@@ -12,7 +12,7 @@ import pytest
 from plsc_mae.data.erasing import RandomErasing, erase, inside_boxes, random_erasing_box
 from plsc_mae.data.seeding import sample_rng
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def images(image_folder):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unreadable_files_are_marked_and_black(images, workers):
-    dataset = EvaluationDataset(images, VIEW)
+    dataset = EvaluationDataset(images, VIEW, bad_image="skip")
     sampler = EpochBatchSampler(len(images), 5, 0, 1, seed=0, shuffle=False, drop_last=False)
     marks, indices = [], []
     for batch in build_loader(dataset, sampler, num_workers=workers):
@@ -44,7 +44,7 @@ def test_errors_and_known_bad_files(images):
     with pytest.raises(DataError, match=rf"{images.path(0)}: .*--bad_image skip"):
         strict[SampleKey(0, 0)]
     assert not strict.mark_bad(1, "x")
-    dataset = EvaluationDataset(images, VIEW)
+    dataset = EvaluationDataset(images, VIEW, bad_image="skip")
     assert dataset.mark_bad(1, "1 is slow")
     assert dataset[SampleKey(0, 1)][UNREADABLE] == 1
     assert dataset.reason(1) == "1 is slow"
@@ -52,7 +52,7 @@ def test_errors_and_known_bad_files(images):
 
 
 def test_a_file_is_named_once(images, messages):
-    dataset = EvaluationDataset(images, VIEW)
+    dataset = EvaluationDataset(images, VIEW, bad_image="skip")
     for indices in ([0], [0, 12], [12]):
         dataset.log_unreadable(indices)
     assert [images.path(index) in text for index, text in zip((0, 12), messages, strict=True)] == [True, True]

@@ -18,7 +18,7 @@ from plsc_mae.data.transfer import INDEX
 from plsc_mae.data.transforms import RandomCropFlip
 from plsc_mae.errors import DataError
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -49,6 +49,15 @@ def test_order_is_torchvisions(tmp_path):
         *("a/b.jpg", "a/z.jpg", "a/x/1.jpg", "a/x/y/0.jpg"),
         *("b/10.jpg", "b/9.jpg"),
     ]
+
+
+@pytest.mark.parametrize("names", [("images", "labels"), ("JPEGImages", "SegmentationClass"), ("img", "masks")])
+def test_a_folder_of_annotations_is_no_class(tmp_path, names):
+    touch(tmp_path / "train", *(f"{name}/1.png" for name in names))
+    with pytest.raises(DataError, match=rf"(?s){names[0]}.*{names[1]}.*--data_path .*{names[0]}"):
+        find_images(tmp_path, "train")
+    touch(tmp_path / "train", "cat/1.png")
+    assert len(find_images(tmp_path, "train").classes) == 3
 
 
 def test_classes_without_split_folder(tmp_path):
@@ -266,12 +275,12 @@ def test_stand_ins_of_consecutive_bad_files_are_spread_evenly(tmp_path, monkeypa
     touch(tmp_path / "train", *(f"{index:03d}.jpg" for index in range(100)))
     images = dataset(tmp_path, bad_image="skip")
 
-    def read(index: int, rng: np.random.Generator) -> dict:
+    def read(index: int) -> None:
         if 20 <= index < 20 + bad:
             raise DataError(f"file {index} is damaged")
-        return {}
 
-    monkeypatch.setattr(images, "_transformed", read)
+    monkeypatch.setattr(images, "_open", read)
+    monkeypatch.setattr(images, "transform", lambda _image, _rng: {})
     chosen = []
     for epoch in range(5):
         stand_ins = [int(images[SampleKey(epoch, index)][INDEX]) for index in range(20, 20 + bad)]

@@ -18,7 +18,7 @@ from plsc_mae.data.listing import ImageList, PathTable, list_images
 from plsc_mae.errors import DataError
 from plsc_mae.names import restore_name
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 GBK = os.fsdecode("狗".encode("gbk"))
 

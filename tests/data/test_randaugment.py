@@ -15,7 +15,7 @@ from plsc_mae.data.randaugment import CHOICE_WEIGHTS, Operation, RandAugment, Re
 from plsc_mae.data.seeding import sample_rng
 from plsc_mae.errors import ConfigError
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 RECIPE = "rand-m9-mstd0.5-inc1"
 SIGNS = {"pos": 1, "neg": -1}

@@ -8,7 +8,7 @@ from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.seeding import SampleKey, epoch_order
 from plsc_mae.errors import DataError
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 
 def sampler(length: int = 70, batch_size: int = 16, rank: int = 0, world_size: int = 1, **options) -> EpochBatchSampler:

@@ -7,7 +7,7 @@ import pytest
 
 from plsc_mae.data.seeding import SampleKey, epoch_order, sample_rng, stand_in_offsets
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 
 def test_streams_are_pinned():

@@ -25,7 +25,7 @@ from plsc_mae.data.transforms import (
     resize_to_cover,
 )
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 
 @pytest.fixture

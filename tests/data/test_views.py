@@ -23,7 +23,7 @@ from plsc_mae.data.transforms import (
 )
 from plsc_mae.data.views import TwoViewCenterCrop, TwoViewCropFlip, color_jitter
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 TOKENIZER_MEAN, TOKENIZER_STD = (-0.125,) * 3, (1.25,) * 3  # 0.8 x + 0.1 written as a normalization
 # Where the recorded 16 x 16 corners of the normalized crops were cut out.

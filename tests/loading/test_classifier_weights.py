@@ -20,7 +20,7 @@ from plsc_mae.models.mae import MaskedAutoencoder
 from plsc_mae.models.pos_embed import resize_pos_embed
 from plsc_mae.models.rel_pos_bias import resize_relative_positions
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
 DECODER = {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 4}
 CAE = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 7}

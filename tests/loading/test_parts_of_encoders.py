@@ -26,7 +26,7 @@ from plsc_mae.models.pos_embed import resize_pos_embed, sincos_2d
 from plsc_mae.parity.oracle import layers as oracle
 from plsc_mae.weights.convert import decoded
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 DIM, HEADS, PATCH, DEPTH = 24, 3, 8, 2
 EPS = 1e-6
 SIZES = {"img_size": 32, "patch_size": PATCH, "embed_dim": DIM, "depth": DEPTH, "num_heads": HEADS, "num_classes": 3}

@@ -14,7 +14,7 @@ from plsc_mae.data.imagefolder import find_images
 from plsc_mae.errors import ConfigError
 from plsc_mae.loading.pixel_range import choose, parse, settle
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import paddle
 import pytest
@@ -13,15 +15,18 @@ from plsc_mae.errors import ConfigError
 from plsc_mae.methods import load_method, load_recipe
 from plsc_mae.methods.classify import ClassifyTask, build_classifier, build_normalize
 from plsc_mae.methods.simmim import CellMaskGenerator
-from plsc_mae.parity.oracle.simmim import mask_of_permutation, multistep_rate
+from plsc_mae.parity.oracle.simmim import multistep_rate
 
 METHOD = load_method("simmim")
 SMALL = {"input_size": (32,), "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "mask_patch_size": 16}
-# Cells hidden in 7 x 7, row by row, where the original draws with numpy.random.RandomState(seed).permutation.
-DRAWN = {
-    0: "..#.##. ##.##.# .####.# .#..### ####### ..#..## #...#.#",
-    1: "..###.. ...#..# #..#.#. ####.## #####.# ##.#### #.##..#",
-}
+# Cells hidden in a square of cells, row by row, where the original draws with
+# numpy.random.RandomState(seed).permutation; the legacy generator never changes.
+DRAWN = [
+    (0, "..#.##. ##.##.# .####.# .#..### ####### ..#..## #...#.#"),
+    (1, "..###.. ...#..# #..#.#. ####.## #####.# ##.#### #.##..#"),
+    (2024, "...#### ..#..## ####### ######. .#...## ...##.. ###.#.#"),
+    (0, "..#..# .##.## .##### ..#.#. ..#### ####.#"),
+]
 
 
 @pytest.fixture
@@ -36,13 +41,36 @@ def batch(config) -> dict[str, paddle.Tensor]:
     return {"image": paddle.to_tensor(rng.integers(0, 256, (2, 32, 32, 3), np.uint8)), "mask": paddle.to_tensor(masks)}
 
 
-@pytest.mark.compat
-@pytest.mark.parametrize("seed", sorted(DRAWN))
-def test_masks_equal_the_originals_for_its_generator(seed):
-    mask = CellMaskGenerator((14, 14), 2, 0.6)(np.random.RandomState(seed))
-    assert ["".join(".#"[int(cell)] for cell in row) for row in mask[::2, ::2]] == DRAWN[seed].split()
-    permutation = np.random.RandomState(seed).permutation(49)
-    np.testing.assert_array_equal(mask, mask_of_permutation(permutation, 224, 32, 16, 0.6))
+@pytest.mark.parametrize(("seed", "cells"), DRAWN)
+def test_masks_equal_the_originals_for_its_generator(seed, cells):
+    side = len(cells.split())
+    mask = CellMaskGenerator((2 * side, 2 * side), 2, 0.6)(np.random.RandomState(seed))
+    for offset in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        part = mask[offset[0] :: 2, offset[1] :: 2]
+        assert ["".join(".#"[int(cell)] for cell in row) for row in part] == cells.split()
+
+
+def test_the_first_cells_of_the_permutation_are_hidden():
+    """The first 30 of 7 x 7 cells: four whole rows and two cells of the fifth, each 2 x 2 patches."""
+    mask = CellMaskGenerator((14, 14), 2, 0.6)(SimpleNamespace(permutation=np.arange))
+    assert mask[:8].all()
+    np.testing.assert_array_equal(mask[8:10], np.broadcast_to([True] * 4 + [False] * 10, (2, 14)))
+    assert not mask[10:].any()
+
+
+@pytest.mark.parametrize(
+    ("side", "ratio", "hidden"),
+    [
+        (7, 0.6, 30),  # of 49; 29.4 is rounded up
+        (6, 0.6, 22),
+        (5, 0.6, 15),  # of 25: a whole number stays
+        (10, 0.6, 60),
+        (10, 0.55, 56),  # of 100: the product in double precision is 55.00000000000001
+        (14, 0.6, 118),
+    ],
+)
+def test_number_of_hidden_cells(side, ratio, hidden):
+    assert CellMaskGenerator((side, side), 1, ratio).num_hidden == hidden
 
 
 @pytest.mark.parametrize(

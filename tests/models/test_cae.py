@@ -295,6 +295,7 @@ def test_multiply_accumulates(named, size, hidden, forward, training):
     assert (3 * student + target) / 1e9 == pytest.approx(training, abs=0.005)
 
 
+@pytest.mark.once
 def test_multiply_accumulates_of_the_parts_of_vit_base(named):
     model = named("base")
     parts = {

@@ -259,7 +259,7 @@ def test_mae_base(golden, create_declared, name):
     np.testing.assert_allclose(logits.numpy(), case["output/logits"], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_cae_base(golden, create_declared):
     case = golden("cae/cae_vit_base_finetune")
     model = create_declared("cae_base_patch16_224")

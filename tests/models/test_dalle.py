@@ -163,7 +163,7 @@ def full_size(case, part: str, network) -> dict[str, np.ndarray]:
     return values
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_full_size_encoder(golden):
     case = golden("cae/dalle_full")
     encoder = DalleEncoder.from_arrays(full_size(case, "encoder", DalleEncoder()), {})
@@ -228,6 +228,7 @@ def test_random_weights_depend_on_the_seed_only():
     np.testing.assert_allclose(kernel[0, 0, 0, :3], FIRST_DRAWS, atol=1e-7)
 
 
+@pytest.mark.once
 @compat
 def test_random_tokens_of_demo_images_are_varied():
     """With plain normal kernels the most frequent token had 20 to 85 % of all places."""

@@ -45,6 +45,7 @@ def test_base_rate_scales_with_the_batch():
     assert scaled_lr(1.5e-4, 4096) == pytest.approx(2.4e-3)
 
 
+@pytest.mark.once
 def test_weight_decay_groups(golden):
     case = golden("mae/fb_add_weight_decay")
     model = plsc_mae.create_model("mae_vit_base_patch16")

@@ -5,6 +5,8 @@ The networks are small: float32 differs from the oracle by up to 2e-6 on them, a
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import paddle
 import pytest
@@ -149,6 +151,7 @@ def test_a_wrong_switch_is_found(attribute, value, layers_off):
     assert {row.name.partition(" ")[0] for row in forward(case).rows if not row.ok} >= layers_off
 
 
+@pytest.mark.once
 def test_a_wrong_gradient_is_named(monkeypatch):
     """One gradient is half as large for the keys of one head; another is zero, as for a parameter outside the graph."""
     case = make(MAE)
@@ -212,6 +215,7 @@ def test_another_shape_exceeds_any_tolerance_and_is_named():
         assert value in row.name
 
 
+@pytest.mark.once
 def test_the_whole_comparison_has_its_three_sections():
     comparison = against_oracle(make(MAE), 2, TOLERANCE, 0)
     assert [section.title for section in comparison.sections] == ["forward", "gradients", "updates"]
@@ -219,3 +223,10 @@ def test_the_whole_comparison_has_its_three_sections():
     strict = against_oracle(make(MAE), 2, 1e-9, 0)
     for value in ("mae_vit_tiny_patch16", "oracle", "forward", "encoder.embed", "1e-09"):
         assert value in strict.failures()[0]
+
+
+def test_a_replaced_loss_is_named():
+    trained = from_mapping({"model": "cae_base_patch16_224_8k_vocab", "dual_loss_type": "kld"}, PRETRAIN, "the test")
+    remark = small_case(trained, 0).remark
+    assert "--dual_loss_type kld" in remark
+    assert small_case(dataclasses.replace(trained, dual_loss_type="mse"), 0).remark == ""

@@ -7,7 +7,7 @@ import pytest
 
 from plsc_mae.parity.oracle.cae import CAEOptions, forward
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 CASES = ("tiny", "tiny_proj", "tiny_nolayerscale", "tiny_align_differs")
 OUTPUTS = {

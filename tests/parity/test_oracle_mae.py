@@ -13,7 +13,7 @@ import pytest
 from plsc_mae.parity import oracle
 from plsc_mae.parity.oracle.mae import IMPLEMENTATIONS, MAEOptions, forward
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 SIZES = {"num_heads": 4, "decoder_num_heads": 4}
 PRIV = {**IMPLEMENTATIONS["mae_priv"], "pixel_norm": "none"}

@@ -13,15 +13,13 @@ from plsc_mae.parity.oracle.simmim import (
     SimMIMOptions,
     biased_attention,
     biased_block,
-    count_hidden_cells,
     forward,
-    mask_of_permutation,
     masked_l1,
     multistep_rate,
     relative_bias,
 )
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 SHARED = "encoder.rel_pos_bias.relative_position_bias_table"
 PER_BLOCK = "encoder.blocks.{}.attn.rel_pos_bias.relative_position_bias_table"
@@ -277,50 +275,3 @@ def test_rates_of_the_published_run():
     expected = {0: 2e-6, 1: 2e-6, 2: 4.18e-5, 10: 3.602e-4, 11: 4e-4, 700: 4e-4, 701: 4e-5, 799: 4e-5}
     for update, rate in expected.items():
         assert multistep_rate(update, **published) == pytest.approx(rate, rel=1e-12), update
-
-
-HIDDEN_CELLS = [
-    # input size, mask patch, ratio, hidden cells
-    (224, 32, 0.6, 30),  # of 49; 29.4 is rounded up
-    (192, 32, 0.6, 22),  # of 36
-    (160, 32, 0.6, 15),  # of 25: a whole number stays
-    (320, 32, 0.6, 60),
-    (320, 32, 0.55, 56),  # of 100: the product in double precision is 55.00000000000001
-    (224, 16, 0.6, 118),  # of 196
-]
-
-
-@pytest.mark.parametrize(("input_size", "mask_patch_size", "ratio", "hidden"), HIDDEN_CELLS)
-def test_count_of_hidden_cells(input_size, mask_patch_size, ratio, hidden):
-    assert count_hidden_cells((input_size // mask_patch_size) ** 2, ratio) == hidden
-
-
-def test_mask_of_the_identity():
-    """The first 30 of 7x7 cells: four whole rows and two cells of the fifth, each 2x2 patches."""
-    mask = mask_of_permutation(np.arange(49), 224, 32, 16, 0.6)
-    assert mask.shape == (14, 14)
-    assert mask.sum() == 120
-    assert mask[:8].all()
-    np.testing.assert_array_equal(mask[8:10], np.broadcast_to([True] * 4 + [False] * 10, (2, 14)))
-    assert not mask[10:].any()
-
-
-# Cells hidden by numpy.random.RandomState(seed).permutation, row by row; the legacy generator never changes.
-DRAWN = [
-    # seed, input size, cells
-    (0, 224, "..#.##. ##.##.# .####.# .#..### ####### ..#..## #...#.#"),
-    (1, 224, "..###.. ...#..# #..#.#. ####.## #####.# ##.#### #.##..#"),
-    (2024, 224, "...#### ..#..## ####### ######. .#...## ...##.. ###.#.#"),
-    (0, 192, "..#..# .##.## .##### ..#.#. ..#### ####.#"),
-]
-
-
-@pytest.mark.parametrize(("seed", "input_size", "cells"), DRAWN)
-def test_mask_of_numpys_legacy_generator(seed, input_size, cells):
-    side = input_size // 32
-    permutation = np.random.RandomState(seed).permutation(side * side)
-    mask = mask_of_permutation(permutation, input_size, 32, 16, 0.6)
-    rows = ["".join(".#"[int(cell)] for cell in row) for row in mask[::2, ::2]]
-    assert rows == cells.split()
-    for offset in ((0, 1), (1, 0), (1, 1)):
-        np.testing.assert_array_equal(mask[offset[0] :: 2, offset[1] :: 2], mask[::2, ::2])

@@ -173,6 +173,7 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path):
         (CAE, HUGGINGFACE, ["Hugging Face transformers", "cae_tiny"]),
         (MAE, CAE_ORIGINAL, ["Atten4Vis/CAE", "mae_vit_tiny"]),
         ({**MAE, "norm_eps": 1e-5}, FACEBOOK, ["facebookresearch/mae", "mae_vit_tiny"]),
+        ({**MAE, "norm_eps": 1e-5}, HUGGINGFACE, ["code of Hugging Face transformers"]),
         ({"model": "pretrain_mae_small_patch16_224", "method": "mae_priv"}, FACEBOOK, ["pretrain_mae_small"]),
         (CAE, CAE_ORIGINAL, ["img_size", "(32, 32)", "(224, 224)"]),
         (MAE, FACEBOOK, []),

@@ -11,8 +11,6 @@ from plsc_mae.errors import DataError
 from plsc_mae.parity.compare import Comparison, Row, Section
 from plsc_mae.parity.report import WORST, Report
 
-pytestmark = pytest.mark.compat
-
 
 @pytest.fixture
 def report() -> Report:

@@ -7,7 +7,7 @@ import pytest
 
 from plsc_mae.parity.oracle.training import AdamW, rate_by_epochs, rate_by_updates
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 
 def test_schedules():

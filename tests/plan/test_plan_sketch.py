@@ -16,7 +16,7 @@ from plsc_mae.plan.estimate import estimate
 from plsc_mae.plan.memory import Parameters
 from plsc_mae.plan.sketch import sketch
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 
 def real_task(config):

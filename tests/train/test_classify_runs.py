@@ -42,6 +42,7 @@ def test_a_stopped_run_goes_on_exactly(classifier):
     assert {"test_loss", "test_acc1", "test_acc5"} <= set(seen)
 
 
+@pytest.mark.once
 def test_the_best_checkpoint_is_kept(classifier):
     classifier.here("best", "--batch_size 12 --epochs 3 --blr 0.1")
     accuracies = [line["test_acc1"] for line in epochs(classifier, "best")]
@@ -105,6 +106,7 @@ def test_a_probe_moves_nothing_but_its_head(classifier, pretrained):
     assert np.abs(probed["head.0.running_mean"]).max() > 0
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("classifier", ["finetune"], indirect=True)
 def test_what_cannot_go_on(classifier, pretrained, capsys):
     classifier.here("tuned", "--batch_size 12 --max_train_step 1")
@@ -122,6 +124,7 @@ def test_what_cannot_go_on(classifier, pretrained, capsys):
         assert told in capsys.readouterr().err, flags
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("classifier", ["linprobe"], indirect=True)
 def test_every_rate_of_a_sweep_learns_what_it_would_alone(classifier, shades, capsys):
     flags = f"--batch_size 12 --epochs 2 --data_path {shades}"
@@ -137,6 +140,7 @@ def test_every_rate_of_a_sweep_learns_what_it_would_alone(classifier, shades, ca
     assert losses[-1] != pytest.approx(sweep[-1]["loss_lr0.5"], rel=1e-3)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("classifier", ["linprobe"], indirect=True)
 def test_cached_features_are_those_of_the_evaluation_crop(classifier, capsys):
     records = classifier.here("cached", "--batch_size 60 --epochs 30 --opt adamw --blr none --lr 0.03 --cache_features")
@@ -160,6 +164,7 @@ def test_the_loss_falls(classifier, shades):
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])  # 0.27 measured
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("classifier", ["finetune"], indirect=True)
 def test_other_data_and_other_sizes(classifier, tmp_path):
     """CIFAR's binary files, and an input of 48 pixels for an encoder of 32, whose positions are interpolated."""

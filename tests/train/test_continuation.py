@@ -71,6 +71,7 @@ def test_epoch_means_survive_a_stop_in_the_epoch(run):
     assert_same_checkpoint(run.folder / "whole/checkpoint-1.pd", run.folder / "cut/checkpoint-1.pd")
 
 
+@pytest.mark.once
 def test_resume_names_a_file(run):
     run.here("first", "--batch_size 12 --epochs 2 --save_ckpt_freq 1 --exp_name try")
     rest = run.here("second", f"--batch_size 12 --epochs 2 --resume {run.folder / 'first/try_checkpoint-0.pd'}")
@@ -87,6 +88,7 @@ def test_tensors_that_the_run_has_no_place_for_are_not_dropped(run, capsys):
     assert "12 have no place in the network (encoder.blocks.2." in capsys.readouterr().err
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
 def test_damaged_checkpoints_are_passed_over_but_not_all_of_them(run, capsys):
     flags = "--batch_size 12 --save_ckpt_steps 3"
@@ -107,6 +109,7 @@ def test_damaged_checkpoints_are_passed_over_but_not_all_of_them(run, capsys):
     assert len(run.records("cut")) == 9
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
 def test_a_finished_run_has_nothing_to_do(run, capsys):
     flags = "--batch_size 12 --warmup_epochs 0"
@@ -129,6 +132,7 @@ def test_a_finished_run_has_nothing_to_do(run, capsys):
     assert load(folder / "checkpoint-1.pd").meta["run"] == json.loads((folder / "run.json").read_text())["run"]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
 def test_a_new_run_never_continues_the_old_one_of_its_folder(run, capsys):
     """The old one is longer; the new one is killed after it saved, and again before."""
@@ -146,6 +150,7 @@ def test_a_new_run_never_continues_the_old_one_of_its_folder(run, capsys):
     assert checkpoint_file.read_footer(kept / "checkpoint-1.pd")["run"] == old[0]["run"]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("classifier", ["linprobe"], indirect=True)
 @pytest.mark.parametrize("more", ["", "--cache_features"])
 def test_a_resume_needs_no_pretrained_file(classifier, more, capsys):

@@ -10,7 +10,7 @@ import pytest
 from plsc_mae.cli import main
 from plsc_mae.train import data_check
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 ONE_STEP = "--batch_size 12 --max_train_step 1 --no_save_ckpt"
 
 

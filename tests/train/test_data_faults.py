@@ -19,6 +19,9 @@ pytestmark = [pytest.mark.compat, pytest.mark.once, pytest.mark.long]
 FLAGS = "--batch_size 12 --num_workers 2 --max_train_step 14"
 
 
+@pytest.mark.parametrize(
+    "run", ["mae", *(pytest.param(m, marks=pytest.mark.slow) for m in ("cae", "simmim"))], indirect=True
+)
 def test_killed_workers_change_nothing(run, monkeypatch, capsys):
     """Every fifth batch, the worker that made it is killed; an epoch has 10."""
     whole = run.here("whole", FLAGS)

@@ -19,8 +19,7 @@ def test_losses_do_not_depend_on_the_number_of_workers(run):
     flags = "--batch_size 6 --max_train_step 20"
     alone = losses(run.here("w0", flags))
     assert len(alone) == 20
-    for workers in (2, 3):
-        assert losses(run.here(f"w{workers}", f"{flags} --num_workers {workers}")) == alone
+    assert losses(run.here("w3", f"{flags} --num_workers 3")) == alone  # 3 workers do not divide 20 batches
 
 
 @pytest.mark.long

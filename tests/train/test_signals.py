@@ -104,6 +104,7 @@ def kill() -> None:
     raise Killed
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("classifier", ["linprobe"], indirect=True)
 def test_a_kill_between_two_files_leaves_none_out(classifier, monkeypatch):
     """Before each save of a run that keeps the numbered, the best and the latest, and after the last log line."""

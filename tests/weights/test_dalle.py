@@ -17,7 +17,7 @@ from plsc_mae.errors import CheckpointError
 from plsc_mae.models.dalle import DalleDecoder, DalleEncoder, map_pixels
 from plsc_mae.weights.dalle import find_dalle, has_dalle, infer_sizes, read_dalle
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 PARTS = ("encoder", "decoder")
 NETWORKS = {"encoder": DalleEncoder, "decoder": DalleDecoder}

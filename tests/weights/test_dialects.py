@@ -23,7 +23,7 @@ from plsc_mae.weights.dialects import DIALECTS, detect, find_dialect
 from plsc_mae.weights.dialects.cae import infer_arguments
 from plsc_mae.weights.dialects.encoder import infer_encoder
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
 SIZES |= {"decoder_embed_dim": 24, "regressor_depth": 2, "num_decoder_self_attention": 2, "decoder_num_heads": 3}

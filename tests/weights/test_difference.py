@@ -9,7 +9,7 @@ import pytest
 
 from plsc_mae.weights.difference import TensorDifference, compare
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 
 def one(a, b) -> TensorDifference:

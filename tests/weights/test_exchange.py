@@ -29,7 +29,7 @@ from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.weights.dialects import DIALECTS
 from plsc_mae.weights.write import SUFFIXES, write_file
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 SIZES = {"img_size": 16, "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2}
 DECODER = {"decoder_embed_dim": 8, "decoder_depth": 1, "decoder_num_heads": 2}
 PRIV, PYTORCH = (arguments_of("pretrain_mae_base_patch16_224", name) for name in ("mae_priv", "mae_pytorch"))
@@ -142,7 +142,6 @@ def test_networks_are_not_written_where_they_have_no_place(tmp_path, network, di
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("network", sorted(WRITABLE))
 def test_every_other_dialect_refuses(tmp_path, network):
     for dialect in set(DIALECTS) - set(WRITABLE[network]) - {"plsc_mae"}:

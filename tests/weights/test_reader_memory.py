@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from plsc_mae.weights.reader import read_file
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 TENSORS = 10
 # Reads each file in a separate fork, and prints its resident memory before, its peak after reading and its peak after
@@ -101,7 +101,6 @@ def measured():
         reader.stdin.close()
 
 
-@pytest.mark.once
 @pytest.mark.long
 @pytest.mark.parametrize("megabytes", [100, pytest.param(1300, marks=pytest.mark.slow)])
 def test_reading_and_using_a_file_takes_little_more_than_its_size(tmp_path, measured, megabytes):

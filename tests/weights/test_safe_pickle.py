@@ -20,7 +20,7 @@ from plsc_mae.weights.reader import read_file
 from plsc_mae.weights.safe_pickle import Budget, Foreign, Symbol, decode
 from plsc_mae.weights.tensor_builders import BUILDERS
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 AMPLE = Budget(1 << 30)
 BIG = 1 << 22  # elements of a float32 tensor of 16 MiB

@@ -18,7 +18,7 @@ from plsc_mae.models.simmim import SimMIM
 from plsc_mae.parity.capture import randomize
 from plsc_mae.weights.write import write_file
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 SIZES = {"img_size": 12, "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2}
 CLASSIFIER = {"k_bias": False, "positions": "none", "relative_positions": "per block", "layer_scale": 0.1}
 TABLE = "rel_pos_bias.relative_position_bias_table"

@@ -11,7 +11,7 @@ import pytest
 from plsc_mae.errors import CheckpointError
 from plsc_mae.weights.reader import read_file
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

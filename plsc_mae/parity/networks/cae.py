@@ -46,6 +46,16 @@ class CAECase(Case[CAEConfig]):
         return dataclasses.replace(trained, **changes, dual_loss_type="mse", vis_freq=0)
 
     @classmethod
+    def replaced_options(cls, trained: CAEConfig) -> str:
+        """Return a clause about an alignment loss other than the mean squared error."""
+        if trained.dual_loss_type == "mse":
+            return ""
+        return (
+            "the alignment loss compared here is the mean squared error, not that of "
+            f"{flag('dual_loss_type')} {trained.dual_loss_type}, which the oracle lacks"
+        )
+
+    @classmethod
     def of_weights(cls, trained: CAEConfig, stored: Checkpoint) -> CAEConfig:
         """Return `trained` with the checkpoint's number of classes, which is the length of the head's bias.
 

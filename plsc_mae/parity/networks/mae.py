@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 from paddle import Tensor
 
-from plsc_mae.config.mae import AutoencoderConfig
+from plsc_mae.config.mae import AutoencoderConfig, MAEConfig
+from plsc_mae.config.mae_priv import MAEPrivConfig
+from plsc_mae.config.training import NormOptions
 from plsc_mae.models.mae import hidden_patch_loss
 from plsc_mae.parity.cases import NORM_EPS, Case, NumPy, Objective
 from plsc_mae.parity.oracle import mae as mae_oracle
@@ -59,15 +62,15 @@ class MAECase(Case[AutoencoderConfig]):
         switches = dict(mae_oracle.IMPLEMENTATIONS[config.method])
         if not config.norm_pix_loss:
             switches["pixel_norm"] = "none"
-        if hasattr(config, "class_token"):
+        if isinstance(config, MAEPrivConfig):
             switches["class_token"] = config.class_token
-        if getattr(config, "train_positions", False):
+        if isinstance(config, MAEConfig) and config.train_positions:
             switches["positions"] = "given"
         return mae_oracle.MAEOptions(
             num_heads=self.model.encoder.blocks[0].attn.num_heads,
             decoder_num_heads=self.model.decoder.blocks[0].attn.num_heads,
             mask_ratio=config.mask_ratio,
-            norm_eps=getattr(config, "norm_eps", None) or NORM_EPS,
+            norm_eps=(isinstance(config, NormOptions) and config.norm_eps) or NORM_EPS,
             **switches,
         )
 
@@ -120,8 +123,8 @@ def _huggingface_settings(case: MAECase) -> dict[str, Any]:
     return {"config": config}
 
 
-def _unsupported_reason(case: MAECase) -> str:
-    """Return why facebookresearch/mae, and so its port in transformers, cannot build the network; empty if it can."""
+def _unsupported_reason(case: MAECase, code: str) -> str:
+    """Return why `code`, facebookresearch/mae or its port in transformers, cannot build the network; "" if it can."""
     options = case.options()
     official = mae_oracle.MAEOptions(
         num_heads=options.num_heads,
@@ -132,8 +135,8 @@ def _unsupported_reason(case: MAECase) -> str:
     height, width = case.model.encoder.img_size
     if options != official or height != width:
         return (
-            "cannot be built by the code of facebookresearch/mae: that code supports other sizes, but only MAE's own "
-            "options and square images"
+            f"cannot be built by the code of {code}: that code supports other sizes, but only MAE's own options and "
+            "square images"
         )
     return ""
 
@@ -147,7 +150,7 @@ ORIGINALS = (
         marker="",
         case=MAECase,
         settings=_huggingface_settings,
-        unsupported_reason=_unsupported_reason,
+        unsupported_reason=functools.partial(_unsupported_reason, code="Hugging Face transformers"),
     ),
     Original(
         title="facebookresearch/mae",
@@ -156,6 +159,6 @@ ORIGINALS = (
         marker="models_mae.py",
         case=MAECase,
         settings=_facebook_settings,
-        unsupported_reason=_unsupported_reason,
+        unsupported_reason=functools.partial(_unsupported_reason, code="facebookresearch/mae"),
     ),
 )

@@ -169,31 +169,3 @@ def multistep_rate(
     if iteration < warmup:
         return warmup_rate + iteration * (peak - warmup_rate) / warmup
     return peak * factor ** sum(milestone <= iteration for milestone in milestones)
-
-
-def count_hidden_cells(cells: int, mask_ratio: float) -> int:
-    """Return the number of hidden cells of an image: `cells` * `mask_ratio` in double precision, rounded up."""
-    return math.ceil(cells * mask_ratio)
-
-
-def mask_of_permutation(
-    permutation: npt.NDArray[np.int64], input_size: int, mask_patch_size: int, patch_size: int, mask_ratio: float
-) -> npt.NDArray[np.bool_]:
-    """Return the mask that hides the first cells of a permutation, with all patches inside them.
-
-    Args:
-        permutation: permutation of the (input_size / mask_patch_size)^2 cells in raster order. The original draws it
-            with `numpy.random.permutation`.
-        input_size: image side in pixels.
-        mask_patch_size: side of a cell in pixels, a divisor of `input_size`.
-        patch_size: side of the network's patches in pixels, a divisor of `mask_patch_size`.
-        mask_ratio: share of hidden cells.
-
-    Returns:
-        [rows, columns] of patches, True = hidden.
-    """
-    side = input_size // mask_patch_size
-    hidden = set(permutation[: count_hidden_cells(side * side, mask_ratio)].tolist())
-    cells = np.array([[row * side + column in hidden for column in range(side)] for row in range(side)])
-    scale = mask_patch_size // patch_size
-    return np.kron(cells, np.ones((scale, scale), np.bool_)).astype(np.bool_)

@@ -51,6 +51,7 @@ class _HashingFile:
             self._file = open(path, "wb")  # noqa: SIM115  # closed by `close`
 
     def write(self, data: bytes) -> int:
+        """Write `data`, add it to checksum and size, and return its length; after a failure, write nothing more."""
         activity.tick()  # a slow disk is no hang
         size = memoryview(data).nbytes
         self.sha256.update(data)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import resource
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -160,8 +159,8 @@ class RunLogger:
                 raise CheckpointError(f"no checkpoint is saved while the log {log.path} cannot be written")
 
     def start_epoch(self, epoch: int, total: int, done: int) -> None:
-        """Show the progress bar of an epoch if stderr is a terminal: `done` of `total` iterations."""
-        if self.active and sys.stderr.isatty():
+        """Show the progress bar of an epoch where there can be one: `done` of `total` iterations."""
+        if self.active and console.shows_bars():
             width = shutil.get_terminal_size().columns - 3  # leaves room for an echoed ^C, so that it can be erased
             self._bar = tqdm(total=total, initial=done, desc=f"epoch {epoch}", unit="it", leave=False, ncols=width)
 

@@ -144,6 +144,7 @@ def test_running_statistics_do_not_see_a_skipped_batch(classifier, monkeypatch):
     assert_same_state(good, bad)
 
 
+@pytest.mark.once
 @only_mae
 def test_ten_skipped_updates_in_a_row_are_too_many_also_where_the_run_was_stopped_between(run, poison, capfd):
     run.here("bad", f"{FLAGS} --max_train_step 1")
@@ -173,6 +174,7 @@ def test_a_rollback_takes_the_weights_back_and_leaves_out_the_images_since(run, 
     assert bad.meta["meters"] == good.meta["meters"]
 
 
+@pytest.mark.once
 @only_mae
 def test_a_rollback_happens_again_after_a_stop(run, poison):
     poison(LAYER, 7)
@@ -184,6 +186,7 @@ def test_a_rollback_happens_again_after_a_stop(run, poison):
     assert_same_state(newest(run, "cut"), newest(run, "whole"))
 
 
+@pytest.mark.once
 @only_mae
 def test_a_rollback_passes_damaged_checkpoints_over(run, poison, monkeypatch, capfd):
     run.here("bad", f"{FLAGS} --max_train_step 10")
@@ -312,6 +315,7 @@ def test_overflow_at_the_smallest_loss_scale_is_a_fault(run, poison, float16, ca
     assert "loss scale 1)" in error
 
 
+@pytest.mark.once
 @only_mae
 def test_a_spike_is_written_down_with_its_images(run, poison, monkeypatch, capfd):
     monkeypatch.setattr(spikes, "MIN_UPDATES", 4)

@@ -30,6 +30,7 @@ def lists(shades, tmp_path):
     return f"--data_path {tmp_path}/train.txt --eval_data_path {tmp_path}/val.txt"
 
 
+@pytest.mark.once
 @pytest.mark.long
 def test_it_sees_what_the_knn_command_sees(run, lists):
     """Of the final checkpoint, with the options that give the same features: equal but for the order of sums."""

@@ -104,6 +104,7 @@ def test_it_keeps_the_outputs_of_its_classes():
         OnlineProbe(12, 2, 0.01, world, ClassOrder(["10", "8"])).load(saved)
 
 
+@pytest.mark.once
 def test_the_network_does_not_notice(run):
     """Bit for bit the same losses, gradients and weights, also under accumulation and drop path."""
     flags = "--batch_size 6 --accum_iter 2 --max_train_step 6 --print_freq 2"
