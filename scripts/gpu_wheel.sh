@@ -72,6 +72,7 @@ file="$out/mae/checkpoint-1.pd"
 check 0 '^  doctor ' --help
 check 0 'GPU wheel is installed but there is no GPU' doctor
 two 0 'no problems found|GPU wheel' doctor --distributed
+check 3 "@$out/gpu-report.json" doctor --gpu --report "$out/gpu-report.json"
 check 0 "@$data/train" demo-data "$data" --image_size 32 --train_per_class 8 --val_per_class 3
 check 0 "@$out/tokenizer/encoder_weight.pd" random-tokenizer "$out/tokenizer" --n_hid 8 --vocab_size 32
 check 0 'GiB' plan pretrain $mae --batch_size 16
