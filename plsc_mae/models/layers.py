@@ -367,8 +367,8 @@ class DropPath(nn.Layer):
         if self.rate == 0.0 or not self.training:
             return x
         keep = 1.0 - self.rate
-        kept = (paddle.rand([x.shape[0], 1, 1]) < keep).astype(x.dtype)
-        return x * kept / keep
+        kept = paddle.ceil(keep - paddle.rand([x.shape[0], 1, 1]))  # 1 where the number is below keep, else 0
+        return x * (kept / keep).astype(x.dtype)
 
 
 class Block(Recomputable):
