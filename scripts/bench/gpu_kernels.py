@@ -3,9 +3,9 @@
     python scripts/bench/gpu_kernels.py FILE [KERNEL ...]
 
 Run it with the Python of an environment that has `paddlepaddle-gpu`. The file is JSON with the version of Paddle and,
-for each kernel, the dtypes of its GPU implementations. An existing file keeps its kernels, with the dtypes of this
-wheel; KERNELs are added, or all kernels of the wheel if the file is new and none is named. A kernel that the wheel does
-not have gets an empty list.
+for each kernel, the dtypes of its GPU implementations. The named KERNELs are added to those that
+the file already lists, and all get the dtypes of this wheel; a new file without KERNELs lists all kernels of the wheel.
+A kernel that the wheel does not have gets an empty list.
 """
 
 from __future__ import annotations
