@@ -13,7 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     One of several processes does not return: it ends here with the exit code.
     """
     try:
-        if "_ARGCOMPLETE" in os.environ:  # the shell asks what may follow
+        if "_ARGCOMPLETE" in os.environ:  # the shell requests completions
             from plsc_mae.cli import complete
 
             complete()

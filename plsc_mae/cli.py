@@ -15,6 +15,7 @@ import plsc_mae
 from plsc_mae import console
 from plsc_mae.config import FINETUNE, LINPROBE, PHASES, PRETRAIN
 from plsc_mae.config.completion import Completed, completion_parser
+from plsc_mae.config.export import ExportConfig
 from plsc_mae.config.launch import Launch, LaunchConfig, split_launch
 from plsc_mae.config.parity import ParityConfig
 from plsc_mae.config.plan import planned
@@ -22,6 +23,7 @@ from plsc_mae.config.resolve import parse
 from plsc_mae.config.schema import suggest, vocabulary
 from plsc_mae.config.synonyms import hint_at_command
 from plsc_mae.config.tools import (
+    BoardConfig,
     CompareConfig,
     ConfigsConfig,
     DemoDataConfig,
@@ -33,6 +35,8 @@ from plsc_mae.config.tools import (
     PredictConfig,
     RandomTokenizerConfig,
     ReconstructConfig,
+    ReportConfig,
+    RunsConfig,
     SegprobeConfig,
 )
 from plsc_mae.config.weights import (
@@ -107,6 +111,9 @@ COMMANDS = {
     "extract": Command(
         "write features of images to a file", {"": ExtractConfig}, "plsc_mae.commands.extract:run", parallel=True
     ),
+    "export": Command(
+        "write a network for another program or library", {"": ExportConfig}, "plsc_mae.commands.export:run"
+    ),
     "parity": Command(
         "compare a network with an oracle and with the original code",
         {"": ParityConfig},
@@ -154,7 +161,19 @@ COMMANDS = {
         "plsc_mae.commands.configs:run",
         "recipe",
     ),
+    "board": Command(
+        "show runs in the browser while they train (VisualDL)", {"": BoardConfig}, "plsc_mae.commands.board:run", "runs"
+    ),
     "plot": Command("draw the loss curve of a run as PNG", {"": PlotConfig}, "plsc_mae.commands.plot:run", "run_dir"),
+    "report": Command(
+        "write a report of a run as one HTML file", {"": ReportConfig}, "plsc_mae.commands.report:run", "run_dir"
+    ),
+    "runs": Command(
+        "compare the curves, numbers and options of several runs",
+        {"": RunsConfig},
+        "plsc_mae.commands.runs:run",
+        "run_dirs",
+    ),
     "bench step": Command(
         "measure the speed of training steps", PRETRAIN, "plsc_mae.commands.bench:run_step", parallel=True
     ),
@@ -177,10 +196,10 @@ COMMANDS = {
 }
 
 HEADINGS = {  # of the overview; a command belongs to the heading that lists its first word
-    "Train": ("pretrain", "finetune", "linprobe", "launch", "configs"),
+    "Train": ("pretrain", "finetune", "linprobe", "launch", "configs", "board"),
     "Evaluate": ("reconstruct", "predict", "knn", "compare", "segprobe", "explain", "extract"),
-    "Weights": ("weights",),
-    "Tools": ("plan", "bench", "plot", "doctor", "parity", "demo-data", "random-tokenizer"),
+    "Weights": ("weights", "export"),
+    "Tools": ("plan", "bench", "plot", "report", "runs", "doctor", "parity", "demo-data", "random-tokenizer"),
 }
 BROKEN_PIPE = 128 + 13  # exit code that a shell reports for a program ended by SIGPIPE
 

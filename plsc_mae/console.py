@@ -86,6 +86,28 @@ def log_to_console(*, main: bool) -> None:
         warnings.showwarning = _show_warning  # those of Paddle and NumPy would break the bar, too
 
 
+@contextlib.contextmanager
+def showing_log() -> Iterator[None]:
+    """Show the package's log as `log_to_console` does within the context, unless it has handlers of the caller's."""
+    log = logging.getLogger("plsc_mae")
+    if log.handlers:
+        yield
+        return
+    level, propagate = log.level, log.propagate
+    with warnings.catch_warnings():  # restores `warnings.showwarning`
+        log_to_console(main=True)
+        try:
+            yield
+        finally:
+            log.handlers, log.propagate = [], propagate
+            log.setLevel(level)
+
+
+def shows_bars() -> bool:
+    """Return whether standard error shows progress bars: it is a terminal or the output of a notebook's cell."""
+    return sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")
+
+
 def _show_warning(
     message: Warning | str,
     category: type[Warning],

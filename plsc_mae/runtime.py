@@ -8,8 +8,8 @@ threads in addition; Intel Xeon (AVX-512) 84 -> 150 with two threads, while MKL_
 Paddle's strided views, on by default, are copied element by element if a kernel needs them contiguous. Without views, a
 training step of a small MAE takes 0.58 s instead of 0.86 s on one core. On GPU, views are cheap and stay on.
 
-The memory allocator: glibc returns freed memory of large tensors to the system, and the next operation must have its
-pages cleared again. See `keep_freed_memory`.
+The memory allocator: glibc returns freed memory of large tensors to the system, so the next operation needs new
+pages, which the system must clear first. See `keep_freed_memory`.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def keep_freed_memory() -> bool:
     """Make glibc keep freed memory for later tensors, and return whether this was possible.
 
     An operation on [788, 3072] floats then takes 2 instead of 5 to 10 ms of one core, because its result needs no new
-    pages. The process keeps the memory of its peak. Other C libraries are left alone.
+    pages. The process keeps its peak memory until it ends. Other C libraries are left alone.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

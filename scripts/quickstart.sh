@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the suite, draws demo data, trains a small MAE and a small CAE for some minutes each on the CPU, and draws
-# reconstructions. Then prints a table of k-NN and linear accuracies, with random weights and raw pixels as baselines.
+# reconstructions. Then prints a table of k-NN and linear accuracies, with random weights and raw pixels as baselines,
+# and writes a report of the MAE's run: is it learning?
 # A second run skips finished steps. All files are in quickstart/ and .venv/.
 set -eu
 cd "$(dirname "$0")/.."
@@ -25,3 +26,4 @@ cae="$(ls -t $out/cae/checkpoint-*.pd | head -1)"
 "$plsc_mae" reconstruct --model_path "$mae" --img_path $out/data --save_path $out/panels --max_images 10
 "$plsc_mae" compare --model_path "$mae" "$cae" --data_path $out/data --crop_pct 1 --pixels 32 --random_weights \
     --seeds 0 1 2 --save_path $out/table.md
+"$plsc_mae" report $out/mae --tables $out/table.md --save_path $out/report.html

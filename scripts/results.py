@@ -16,7 +16,7 @@ list, `plsc-mae configs NAME` one recipe, and `plsc-mae pretrain --config NAME` 
 any folder.
 
 Two kinds of numbers are kept apart: those that the sources publish, and those that we measured. **We have run no
-published recipe at its scale.** Accuracies are top-1 in % on ImageNet-1k unless the condition names other images.
+published recipe at its full scale.** Accuracies are top-1 in % on ImageNet-1k unless the condition names other images.
 Results of detection and segmentation are left out.
 
 ## Measured here

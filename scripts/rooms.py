@@ -25,15 +25,17 @@ STYLE = (
 
 CAPTIONS = {
     "analysis": "features, pictures",
+    "api": "train, embed",
     "cli": "the command line",
     "commands": "one file per command",
     "config": "every option",
     "console": "lines beside bars",
     "data": "files to batches",
     "errors": "messages to users",
+    "export": "other programs",
     "file_kinds": "first bytes",
     "files": "atomic writes",
-    "gpu_check": "a GPU, for its user",
+    "gpu_check": "checks of a new GPU",
     "loading": "checkpoints to networks",
     "losses": "cross-entropy, pixels",
     "masking": "random, blocks",
@@ -45,8 +47,10 @@ CAPTIONS = {
     "parity": "oracles, originals",
     "pipeline": "stages of a network",
     "plan": "memory and time",
+    "report": "one page about a run",
     "runtime": "threads, devices",
     "train": "the loop",
+    "verbs": "callable packages",
     "weights": "reader, dialects",
 }
 

@@ -22,15 +22,16 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in [*FILES, 
 # A unit imports itself and the layers below its own; the units of one layer may import each other unless NOTHING_BUT
 # says otherwise.
 LAYERS = (
-    {"console", "errors", "file_kinds", "files", "names", "runtime"},
+    {"console", "errors", "file_kinds", "files", "names", "runtime", "verbs"},
     {"config"},
     {"analysis", "models", "data", "masking", "losses", "optim", "weights", "parallel"},
     {"methods"},
     {"pipeline"},
     {"loading"},
     {"train"},
-    {"gpu_check", "parity", "plan"},
+    {"export", "gpu_check", "parity", "plan", "report"},
     {"commands"},
+    {"api"},
     {"cli"},
     {"__main__", "program"},
 )
@@ -38,6 +39,7 @@ NOTHING_BUT = {
     "errors": set(),
     "files": set(),
     "runtime": set(),
+    "verbs": set(),
     "names": set(),
     "console": {"names"},
     "file_kinds": {"errors"},

@@ -42,7 +42,7 @@ ANYTHING = "1"  # stands for what a reader fills in; good for a path, a number a
 REQUIRED = {
     "knn": "--data_path DIR --model_path FILE",
     **dict.fromkeys(("reconstruct", "predict"), "--model_path FILE --img_path DIR"),
-    **{"demo-data": "DIR", "plot": "DIR", "compare": "--data_path DIR --pixels 32"},
+    **{"demo-data": "DIR", "plot": "DIR", "report": "DIR", "runs": "DIR", "compare": "--data_path DIR --pixels 32"},
 }
 
 
@@ -162,7 +162,7 @@ def test_the_command_lines_are_found():
     assert len(official.words) == 20
     quickstart = found([ROOT / "scripts/quickstart.sh"])
     commands = [line.words[0] for _, line in quickstart]
-    assert commands == ["demo-data", "pretrain", "pretrain", "plot", "plot", "reconstruct", "compare"]
+    assert commands == ["demo-data", "pretrain", "pretrain", "plot", "plot", "reconstruct", "compare", "report"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
+from plsc_mae import console
 from plsc_mae.data.decode import Backend
 from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.evaluation import UNREADABLE, EvaluationDataset
@@ -187,7 +188,7 @@ def encode_dataset(
     marks = np.zeros(count, np.float32)
     loader = build_loader(dataset, sampler, num_workers=num_workers)
     batches = iter(loader)
-    disable = None if world.is_main else True  # None shows the bar on a terminal only
+    disable = not (world.is_main and console.shows_bars())
     for start in tqdm(range(0, count, sampler.global_batch_size), title, disable=disable):
         stop = min(start + sampler.global_batch_size, count)
         batch = next(batches, None)

@@ -45,6 +45,51 @@ def overlay(image: npt.NDArray[np.uint8], relevance: npt.NDArray[np.floating[Any
     return (255 * (total / total.max())).astype(np.uint8)
 
 
+def highlight(image: npt.NDArray[np.uint8], relevance: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.uint8]:
+    """Darken an image [H, W, 3] where a map [h, w] in [0, 1] is low; this needs no OpenCV, in contrast to `overlay`."""
+    levels = Image.fromarray((relevance * 255).astype(np.uint8))
+    light = np.asarray(levels.resize(image.shape[1::-1], Image.Resampling.BILINEAR), np.float32)[..., None] / 255
+    return (image * (0.15 + 0.85 * light)).astype(np.uint8)
+
+
+def principal_colors(features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.uint8]:
+    """Return the first three principal components of features [..., D] as colors, uint8 [..., 3].
+
+    Components are scaled from their 1 % to their 99 % quantile. The sign of a component is arbitrary; the one with a
+    positive third moment is taken, so that colors change little from one epoch to the next. Components beyond the rank
+    of the features are mid-gray.
+    """
+    rows = features.reshape(-1, features.shape[-1]).astype(np.float64)
+    rows = rows - rows.mean(axis=0)
+    values, vectors = np.linalg.eigh(rows.T @ rows)
+    colors = np.full((len(rows), 3), 0.5)
+    for i, value in enumerate(values[::-1][:3]):
+        if value > values[-1] * 1e-10:
+            component = rows @ vectors[:, -1 - i]
+            component *= -1 if (component**3).sum() < 0 else 1
+            low, high = np.quantile(component, (0.01, 0.99))
+            colors[:, i] = np.clip((component - low) / max(high - low, 1e-12), 0, 1)
+    return (colors * 255).round().astype(np.uint8).reshape(*features.shape[:-1], 3)
+
+
+def enlarge(grid: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Enlarge a picture [h, w, 3] to `size` = (H, W) pixels, with sharp edges between its pixels."""
+    return np.asarray(Image.fromarray(grid).resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def tile(pictures: Mapping[str, npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """Return labeled pictures of one image in two columns, as uint8 [H, W, 3].
+
+    Args:
+        pictures: {label: uint8 [H, W, 3]}, all of the same size.
+    """
+    items = [(label, picture[None]) for label, picture in pictures.items()]
+    rows = [np.asarray(compose(dict(items[i : i + 2]))) for i in range(0, len(items), 2)]
+    width = max(row.shape[1] for row in rows)
+    padding = [((0, 0), (0, width - row.shape[1]), (0, 0)) for row in rows]
+    return np.concatenate([np.pad(row, pad, constant_values=255) for row, pad in zip(rows, padding, strict=True)])
+
+
 def compose(pictures: Mapping[str, npt.NDArray[np.uint8]]) -> Image.Image:
     """Draw a panel with one row per image and one labeled column per kind of picture.
 

@@ -6,6 +6,7 @@ import functools
 import logging
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,14 @@ from plsc_mae.config import ClassifyConfig, FinetuneConfig, LinprobeConfig
 from plsc_mae.data.cifar import CifarDataset, CifarImages, read_cifar
 from plsc_mae.data.classes import ClassOrder, label_warnings, log_class_warnings
 from plsc_mae.data.evaluation import EvaluationDataset
-from plsc_mae.data.imagefolder import ImageDataset, ImageList, find_images, find_validation, require_classes
+from plsc_mae.data.imagefolder import (
+    GivenImages,
+    ImageDataset,
+    ImageList,
+    find_images,
+    find_validation,
+    require_classes,
+)
 from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.transforms import Transform
@@ -51,6 +59,7 @@ from plsc_mae.runtime import count_workers
 from plsc_mae.train.checkpoint.folder import Start, find_start
 from plsc_mae.train.checkpoint.run_record import RunRecord
 from plsc_mae.train.data_check import check_data
+from plsc_mae.train.history import recording_warnings
 from plsc_mae.train.observers.base import Evaluation
 from plsc_mae.train.precision import choose_precision
 from plsc_mae.train.setup import build_trainer, log_options, share_network, training_loader, training_world
@@ -92,21 +101,35 @@ class Datasets(NamedTuple):
 
 
 def run(config: ClassifyConfig) -> None:
+    """Train the classifier of `config` or, with --eval, evaluate it; raise as `train` does."""
+    train(config, GivenImages())
+
+
+def train(config: ClassifyConfig, given: GivenImages) -> Mapping[str, float]:
     """Train the classifier of `config` or, with --eval, evaluate it.
+
+    Args:
+        config: options of the run.
+        given: images in place of those of --data_path and --eval_data_path.
+
+    Returns:
+        The metrics of the last evaluation by name; empty without one.
 
     Raises:
         UserError: options, data, folders or checkpoints cannot be used; the message names the remedy.
     """
     if config.eval:
-        _run(config, Start(None, RunRecord()))
-        return
-    with preparing_run():
-        _run(config, find_start(config))
+        return _train(config, Start(None, RunRecord()), given)
+    with preparing_run(), recording_warnings():
+        return _train(config, find_start(config), given)
 
 
-def _run(config: ClassifyConfig, start: Start) -> None:
+def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[str, float]:
     trained = _read_trained(config) if config.eval else None
-    images = _find_training_images(config) if trained is None else _find_evaluation_images(config, trained.head)
+    if trained is None:
+        images = _find_training_images(config, given)
+    else:
+        images = _find_evaluation_images(config, trained.head, given)
     known = images.val if config.eval else images.train
     origin = start.checkpoint or config.resume or config.finetune
     config = pixel_range.settle(config, known if isinstance(known, ImageList) else None, origin)
@@ -128,13 +151,12 @@ def _run(config: ClassifyConfig, start: Start) -> None:
             raise ConfigError("--cache_features and --tensor_parallel cannot be combined; leave one of them out")
         datasets = _cached(model, config, images, world)
         if not world.is_main:
-            return
+            return {}
         world = world.alone()
     task = _task(model, config, images, world)
     evaluations = _evaluations(task, config, datasets.val, world)
     if config.eval:
-        _print_accuracies(evaluations[0], world)
-        return
+        return _print_accuracies(evaluations[0], world)
     assert datasets.train is not None
     loader = training_loader(datasets.train, config, world, num_workers=_workers(config, datasets.train))
     if world.is_main:
@@ -143,6 +165,7 @@ def _run(config: ClassifyConfig, start: Start) -> None:
     trainer.fit(start)
     if isinstance(task, SweepTask) and world.is_main:
         _print_sweep(task, trainer.metrics)
+    return trainer.metrics
 
 
 def _warn_of_small_data(config: ClassifyConfig, iterations: int) -> None:
@@ -172,7 +195,7 @@ def _warn_of_short_finetuning(config: FinetuneConfig, updates: int) -> None:
 # --------------------------------------------------------------------------------------------------- images
 
 
-def _find_training_images(config: ClassifyConfig) -> Images:
+def _find_training_images(config: ClassifyConfig, given: GivenImages) -> Images:
     """List the training images, and the validation images unless the run does without.
 
     Raises:
@@ -187,10 +210,10 @@ def _find_training_images(config: ClassifyConfig) -> Images:
         if not config.disable_eval_during_finetuning:
             val = read_cifar(config.data_path, "val")
     else:
-        train = find_images(config.data_path, "train")
+        train = find_images(config.data_path, "train") if given.train is None else given.train
         require_classes(train, "training")
         if not config.disable_eval_during_finetuning:
-            val = find_validation(train, config.data_path, config.eval_data_path)
+            val = find_validation(train, config.data_path, config.eval_data_path, given=given.val)
     log_class_warnings(train)
     num_classes = config.nb_classes or len(train.classes)
     if num_classes < len(train.classes):
@@ -201,7 +224,7 @@ def _find_training_images(config: ClassifyConfig) -> Images:
     return Images(train, val, num_classes, ClassOrder(train.classes, numbered=train.numbered))
 
 
-def _find_evaluation_images(config: ClassifyConfig, head: Head) -> Images:
+def _find_evaluation_images(config: ClassifyConfig, head: Head, given: GivenImages) -> Images:
     """List the images to evaluate a classifier on, with its outputs as labels.
 
     Raises:
@@ -219,7 +242,8 @@ def _find_evaluation_images(config: ClassifyConfig, head: Head) -> Images:
         val = number_by_outputs(read_cifar(config.data_path, "val"), head)
     else:
         flag = "--eval_data_path" if config.eval_data_path else "--data_path"
-        found = find_images(config.eval_data_path or config.data_path, "val", flag=flag)
+        own = given.train if given.val is None and not config.eval_data_path else given.val
+        found = find_images(config.eval_data_path or config.data_path, "val", flag=flag) if own is None else own
         require_classes(found, "evaluation")
         val = number_by_outputs(found, head)
     return Images(None, val, head.outputs, ClassOrder(val.classes))
@@ -410,7 +434,7 @@ def validation_loader(dataset: KeyedDataset, config: ClassifyConfig, world: Worl
     return build_loader(dataset, sampler, num_workers=workers, worker_timeout=config.worker_timeout)
 
 
-def _print_accuracies(evaluation: Evaluation, world: World) -> None:
+def _print_accuracies(evaluation: Evaluation, world: World) -> Mapping[str, float]:
     metrics = evaluation().metrics
     if world.is_main:
         top1, top5, loss = (metrics[f"test_{name}"] for name in ("acc1", "acc5", "loss"))
@@ -420,6 +444,7 @@ def _print_accuracies(evaluation: Evaluation, world: World) -> None:
                 "checkpoint of the run"
             )
         print(f"* Acc@1 {top1:.3f} Acc@5 {top5:.3f} loss {loss:.3f}, {evaluation.scored} images")
+    return metrics
 
 
 def _print_sweep(task: SweepTask, metrics: dict[str, float]) -> None:

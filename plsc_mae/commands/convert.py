@@ -46,7 +46,8 @@ def run(config: WeightsConvertConfig) -> None:
     beside = sorted({name.partition("/")[0] for name in stored.tensors if "/" in name})
     if len(beside) > 1 and file.exists() and file.samefile(config.path):
         raise ConfigError(
-            f"{file} is the file that is read; of its {', '.join(beside)}, only the network would be left"
+            f"{file} is the file that is read; of its {', '.join(beside)}, only the network would remain; "
+            "name another file"
         )
     kind = ENCODER if config.encoder else kind_of(base_of(stored))
     heads = (config.num_heads, config.decoder_num_heads)

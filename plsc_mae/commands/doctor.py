@@ -21,7 +21,7 @@ def run(config: DoctorConfig) -> int:
     """Print the state of the machine, then the problems found: errors with `!`, warnings with `?`.
 
     Returns:
-        1 if there is an error, else NO_GPU if --gpu found none, else 0; with --distributed, 1 also if another process
+        1 if there is an error, else NO_GPU if --gpu found no GPU, else 0; with --distributed, 1 also if another process
         of the launch has an error.
     """
     findings = _report(_examine_installation())

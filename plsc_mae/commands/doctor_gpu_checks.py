@@ -1,4 +1,4 @@
-"""The doctor's checks of GPUs by computing on them, one line per check, and the report file."""
+"""The GPU checks of `plsc-mae doctor --gpu`: one line per check, and the report file."""
 
 from __future__ import annotations
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from plsc_mae.analysis.features import TokenFeatures, encode_images, require_finite_features, save_arrays
+import numpy as np
+import numpy.typing as npt
+
+from plsc_mae.analysis.features import Arrays, TokenFeatures, encode_images, require_finite_features, save_arrays
 from plsc_mae.analysis.labeled import center_crop
 from plsc_mae.commands.results import exit_code, require_free, summarize
-from plsc_mae.config.tools import ExtractConfig
-from plsc_mae.data.imagefolder import find_images
+from plsc_mae.config.tools import EmbedConfig, ExtractConfig
+from plsc_mae.data.imagefolder import ImageList, find_images
 from plsc_mae.errors import ConfigError
 from plsc_mae.loading import pixel_range
 from plsc_mae.loading.encoder import load_encoder
@@ -17,20 +21,55 @@ from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
 
 
+class Features(NamedTuple):
+    """Features of the readable images of a list.
+
+    Attributes:
+        arrays: {"layer12/cls": float32 [n, D], "layer12/patch": [n, L, D], ...}; empty outside the main process.
+        paths: n paths relative to the list's folder.
+        labels: class numbers [n], -1 for unlabeled images.
+        classes: class names; empty for unlabeled images.
+        unreadable: number of images that could not be read.
+        origin: sentence about the weights.
+    """
+
+    arrays: Arrays
+    paths: list[str]
+    labels: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+    unreadable: int
+    origin: str
+
+
 def run(config: ExtractConfig) -> int:
-    """Compute the features and write them with labels, paths and class names.
+    """Compute the features and write them with labels, paths and class names; raise as `compute` and `save` do.
 
     Returns:
         The exit code: 1 if images could not be read and are left out, else 0.
-
-    Raises:
-        CheckpointError: the checkpoint cannot be read.
-        DataError: there are no images, none can be decoded, or the file cannot be written.
-        ConfigError: the encoder lacks a layer of --layers.
     """
     world = World(config.device)
     require_free(Path(config.save_path))
-    images = find_images(config.data_path, config.split)
+    features = compute(config, world)
+    if not world.is_main:
+        return exit_code(features.unreadable)
+    return save(config, features)
+
+
+def compute(config: EmbedConfig, world: World, images: ImageList | None = None) -> Features:
+    """Compute the features of every readable image; all processes must call.
+
+    Args:
+        config: options of the encoder and of the images.
+        world: processes that share the work.
+        images: images in place of those of --data_path, all of which must be readable; None lists those of
+            --data_path.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or a feature is not finite.
+        DataError: there are no images, none can be decoded, or one of `images` cannot.
+        ConfigError: the encoder lacks a layer of --layers.
+    """
+    listed = find_images(config.data_path, config.split) if images is None else images
     network, normalize, origin = load_encoder(
         config.model_path,
         model_key=config.model_key,
@@ -43,25 +82,35 @@ def run(config: ExtractConfig) -> int:
     layers = _resolve(config.layers, len(network.blocks))
     arrays, kept, unreadable = encode_images(
         TokenFeatures(network, normalize, layers, tuple(dict.fromkeys(config.tokens)), config.norm),
-        images,
+        listed,
         center_crop(config, network.img_size),
         world,
         batch_size=config.batch_size,
         num_workers=count_workers(config.num_workers),
-        pixel_range=pixel_range.choose(config.pixel_range, [config.model_path], images),
+        bad_image="skip" if images is None else "error",
+        pixel_range=pixel_range.choose(config.pixel_range, [config.model_path], listed),
     )
-    if not world.is_main:
-        return exit_code(len(unreadable))
     require_finite_features(arrays, config.model_path)
-    print(origin)
+    paths = [listed.name(i) for i in kept.tolist()]
+    return Features(arrays, paths, listed.labels[kept], listed.classes, len(unreadable), origin)
+
+
+def save(config: ExtractConfig, features: Features) -> int:
+    """Write features to --save_path, print what the file holds, and return the exit code of `run`.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    arrays = dict(features.arrays)
+    print(features.origin)
     for name, array in arrays.items():
         print(f"{name} {list(array.shape)}")
-    texts = {"paths": [images.name(i) for i in kept.tolist()]}
-    if images.classes:
-        arrays["labels"], texts["classes"] = images.labels[kept], list(images.classes)
+    texts = {"paths": features.paths}
+    if features.classes:
+        arrays["labels"], texts["classes"] = features.labels, list(features.classes)
     save_arrays(config.save_path, arrays, texts)
     print(config.save_path)
-    return summarize(len(unreadable), len(images))
+    return summarize(features.unreadable, len(features.paths) + features.unreadable)
 
 
 def _resolve(layers: Sequence[int], depth: int) -> list[int]:

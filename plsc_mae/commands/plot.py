@@ -17,7 +17,7 @@ from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.files import MARK, result_replacement
 from plsc_mae.names import escape_name
 
-_FORMATS = ("png", "jpg", "jpeg", "tif", "tiff", "webp", "svg", "pdf", "ps", "eps")  # those that can be marked
+_FORMATS = ("png", "jpg", "jpeg", "tif", "tiff", "webp", "svg", "pdf", "ps", "eps")  # can be marked as ours
 _SOFTWARE = 305  # tag of TIFF and EXIF
 COLORS = ("tab:blue", "tab:green", "tab:red", "tab:purple")  # the learning rate is orange
 Records = Sequence[Mapping[str, Any]]

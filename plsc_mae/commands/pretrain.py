@@ -8,19 +8,28 @@ import paddle
 
 from plsc_mae.config import PretrainConfig
 from plsc_mae.data.classes import ClassOrder, log_class_warnings
-from plsc_mae.data.imagefolder import ImageDataset, ImageList, balanced_subset, find_validation, require_classes
+from plsc_mae.data.imagefolder import (
+    GivenImages,
+    ImageDataset,
+    ImageList,
+    balanced_subset,
+    find_validation,
+    require_classes,
+)
 from plsc_mae.data.loader import collate
 from plsc_mae.data.seeding import SampleKey
 from plsc_mae.data.transfer import device_batch
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.methods import load_method
-from plsc_mae.methods.base import Batch
+from plsc_mae.methods.base import Batch, Task
 from plsc_mae.runtime import count_workers
 from plsc_mae.train.checkpoint.folder import Start, find_start
 from plsc_mae.train.data_check import check_data
-from plsc_mae.train.observers.base import Observer, PicturePanel
+from plsc_mae.train.history import recording_warnings
+from plsc_mae.train.observers.base import Observer
 from plsc_mae.train.observers.features import FeatureWatch
 from plsc_mae.train.observers.online_probe import OnlineProbe
+from plsc_mae.train.observers.pictures import PicturePanel
 from plsc_mae.train.setup import (
     build_trainer,
     log_options,
@@ -38,20 +47,30 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: PretrainConfig) -> None:
-    """Pre-train the network of `config` on the images of --data_path.
+    """Pre-train the network of `config` on the images of --data_path; raise as `train` does."""
+    train(config, GivenImages())
+
+
+def train(config: PretrainConfig, given: GivenImages, task: Task | None = None) -> None:
+    """Pre-train the network of `config`.
+
+    Args:
+        config: options of the run.
+        given: images in place of those of --data_path and --eval_data_path.
+        task: task to train in place of the method's; its batches are those of the method.
 
     Raises:
         UserError: options, data, folders or checkpoints cannot be used; the message names the remedy.
     """
-    with preparing_run():
-        _run(config, find_start(config))
+    with preparing_run(), recording_warnings():
+        _train(config, find_start(config), given, task)
 
 
-def _run(config: PretrainConfig, start: Start) -> None:
+def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task | None) -> None:
     method = load_method(config.method)
-    config = settle_pixel_range(config, start.checkpoint)
-    dataset = pretraining_dataset(config, method)
-    knn_images = find_knn_images(config, dataset.images) if config.knn_freq else None
+    config = settle_pixel_range(config, start.checkpoint, given.train)
+    dataset = pretraining_dataset(config, method, images=given.train)
+    knn_images = find_knn_images(config, dataset.images, given.val) if config.knn_freq else None
     if config.online_probe:
         require_classes(dataset.images, "--online_probe")
     if config.online_probe or config.knn_freq:
@@ -62,16 +81,22 @@ def _run(config: PretrainConfig, start: Start) -> None:
     for index, reason in bad.get("train", ()):
         dataset.mark_bad(index, reason)
     paddle.seed(config.seed)
-    task = method.build_task(config)
-    if world.is_main:
-        method.log_remarks(config, task)
+    if task is None:
+        task = method.build_task(config)
+        if world.is_main:
+            method.log_remarks(config, task)
+    else:
+        logger.info(
+            "training the caller's %s in place of the objective of %s; its network is of type %s and not %s",
+            *(type(task).__name__, config.method, type(task.model).__name__, config.model),
+        )
     share_network(task.model, config, world)
     loader = training_loader(dataset, config, world)
     observers: list[Observer] = []
-    if config.vis_freq:
+    if config.picture_epochs:
         view = pretraining_dataset(config, method, images=dataset.images, view=True)
         panel = _panel(view) if world.rank == 0 else None
-        observers.append(PicturePanel(task, panel, config.vis_freq, world))
+        observers.append(PicturePanel(task, method.normalize(config), panel, config, world))
     if knn_images is not None:
         workers = count_workers(config.num_workers)
         observers.append(FeatureWatch(task, method.normalize(config), *knn_images, config, world, num_workers=workers))
@@ -83,15 +108,22 @@ def _run(config: PretrainConfig, start: Start) -> None:
     build_trainer(task, loader, config, world, observers=observers, probe=probe).fit(start)
 
 
-def find_knn_images(config: PretrainConfig, train: ImageList) -> tuple[ImageList, ImageList]:
+def find_knn_images(
+    config: PretrainConfig, train: ImageList, val: ImageList | None = None
+) -> tuple[ImageList, ImageList]:
     """Return the (training, validation) images that --knn_freq compares, up to --knn_max_images each.
+
+    Args:
+        config: options of the run.
+        train: the training images.
+        val: the validation images, if the caller has them already; None lists them.
 
     Raises:
         ConfigError: --knn_max_images is smaller than the number of classes, or --knn_k exceeds the number of images.
         DataError: images or labels are missing, a validation image has a class that the training images lack, or there
             is only one validation image.
     """
-    val = find_validation(train, config.data_path, config.eval_data_path)
+    val = find_validation(train, config.data_path, config.eval_data_path, given=val)
     if config.knn_max_images < len(train.classes):
         raise ConfigError(
             f"--knn_max_images {config.knn_max_images} is fewer than the {len(train.classes)} classes of {train.root}"

@@ -244,7 +244,7 @@ class CAEFinetuneConfig(CAEClassifierOptions, UpdateScheduleOptions, ProbeOption
 
     @property
     def decay_relative_positions(self) -> bool:
-        """True without --disable_weight_decay_on_rel_pos_bias."""
+        """True if weight decay acts on the relative position tables: without --disable_weight_decay_on_rel_pos_bias."""
         return not self.disable_weight_decay_on_rel_pos_bias
 
 

@@ -26,7 +26,7 @@ class Completed(typing.NamedTuple):
 
 
 def completion_parser(commands: Mapping[str, Completed], words: Collection[str]) -> argparse.ArgumentParser:
-    """Return a parser from which argcomplete reads what may follow; it parses nothing.
+    """Return a parser from which argcomplete reads the possible next words; it parses nothing.
 
     Args:
         commands: all commands by name, in one or two words.
@@ -59,7 +59,7 @@ def _add_flags(parser: argparse.ArgumentParser, command: Completed) -> None:
     parser.add_argument("-o")
     parser.add_argument("--help", nargs="?", choices=["all"])
     for name in command.positional.split():
-        action = parser.add_argument(name, nargs="?")
+        action = parser.add_argument(name, nargs="*" if name == "runs" else "?")
         if name == "recipe":
             _complete(action, _recipes)
     if "" not in command.configs:

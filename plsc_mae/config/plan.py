@@ -22,7 +22,7 @@ class PlanOptions:
         within="[0, 1)",
     )
     flash: bool | None = option(
-        None, "assume GPUs with flash attention (Ampere and later) [as the GPU of this machine, else assumed]"
+        None, "assume GPUs with flash attention (Ampere and later) [if this machine's GPU has it, or there is no GPU]"
     )
     images_per_second: float | None = option(
         None, "training images per second of all devices, as `bench step` measures them", within="(0, inf)"

@@ -84,7 +84,7 @@ def recipe_names(pattern: str = "") -> tuple[str, ...]:
     """Return the names of the recipes, sorted.
 
     Args:
-        pattern: a folder, a shell pattern or a part of the names to return; empty for all.
+        pattern: folder, shell pattern or part of a name, which selects recipes; empty selects all.
     """
     names = _names_in(recipe_folder())
     inside = tuple(name for name in names if name.startswith(f"{pattern.rstrip('/')}/"))
@@ -93,7 +93,7 @@ def recipe_names(pattern: str = "") -> tuple[str, ...]:
 
 
 def recipe_name(text: str) -> str:
-    """Return the recipe's name from `text`, which may have `configs/` and `.yaml` around it; "" if no recipe has it."""
+    """Return the name of the recipe `text`, which may have `configs/` and `.yaml` around it; "" if unknown."""
     name = text.removeprefix("configs/").removesuffix(".yaml")
     return name if name in recipe_names() else ""
 
@@ -110,7 +110,7 @@ def find_config(text: str) -> Path:
         ConfigError: `text` is neither.
     """
     path = Path(text)
-    if path.exists() and not path.is_dir():  # a pipe will do
+    if path.exists() and not path.is_dir():  # a pipe is allowed
         return path
     if name := recipe_name(text):
         return recipe_path(name)
@@ -120,7 +120,7 @@ def find_config(text: str) -> Path:
 
 
 def no_recipe(text: str) -> str:
-    """Return the clause that no recipe is named `text`, with the names that are close to it."""
+    """Return a clause for a message: no recipe is named `text`, and up to three recipes have similar names."""
     close = _close_names(text)
     meant = f"did you mean {' or '.join(close)}? " if close else ""
     return f"no recipe of that name; {meant}`plsc-mae configs` lists the recipes"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import logging
+import os
 import shutil
 import typing
 from collections.abc import Mapping, Sequence
@@ -65,8 +66,44 @@ def parse(
         flags.pop(source, None)
 
     file_values = _without_training_options(file_values, cls, early.config, prog)
+    return _layered(cls, configs, file_values, overrides, flags)
+
+
+def from_options(given: Mapping[str, Any], configs: Mapping[str, type], *, prog: str) -> Any:
+    """Resolve options given as Python values into a config, as `parse` resolves a command line.
+
+    Args:
+        given: values by option name; `config` is a YAML file of options or the name of a recipe, `method` selects the
+            method. Paths, and numbers of NumPy and other array libraries, are accepted in place of text and numbers.
+        configs: the config class of every method; without methods one entry, "".
+        prog: the function's name, for messages.
+
+    Raises:
+        ConfigError: an option is unknown or belongs to another method, or a value is invalid.
+    """
+    own = {name: Value(_plain(value), name) for name, value in given.items()}
+    path = str(own.pop("config", Value("", "")).raw or "")
+    file_values: Mapping[str, Value] = read_yaml(path) if path else {}
+    early = argparse.Namespace(model=None, method=None)
+    cls = configs[_named_method(early, {**file_values, **own}, configs) or next(iter(configs))]
+    return _layered(cls, configs, _without_training_options(file_values, cls, path, prog), own)
+
+
+def _plain(value: Any) -> Any:
+    """Return a path as text, and numbers of NumPy or of another array library as Python's."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _layered(
+    cls: type, configs: Mapping[str, type], file_values: Mapping[str, Value], *later: Mapping[str, Value]
+) -> Any:
+    """Build a config from the values of a file and of later sources, each of which takes precedence over the former."""
     values: dict[str, Value] = {}
-    for layer in (file_values, overrides, flags):
+    for layer in (file_values, *later):
         live = _live(layer, cls, configs)
         values.update(_one_rate(live, cls, is_file=layer is file_values))
     return _build(cls, values)
@@ -74,6 +111,8 @@ def parse(
 
 def from_mapping(values: Mapping[str, Any], configs: Mapping[str, type], where: str) -> Any:
     """Build a config from plain values, for example those stored in a checkpoint.
+
+    Messages name `where` as the source of the values.
 
     Raises:
         ConfigError: an option is unknown or belongs to another method, or a value is invalid.
@@ -248,9 +287,9 @@ def _source_parser(prog: str, configs: Mapping[str, type], *, early: bool) -> Fl
 def _parser(cls: type, configs: Mapping[str, type], prog: str, positional: str) -> FlagParser:
     """Return a parser of every flag of a config class; its result lacks the flags that the user did not give."""
     parser = _source_parser(prog, configs, early=False)
-    for name in positional.split():
-        parser.add_argument(name, nargs="?")
     hints = typing.get_type_hints(cls)
+    for name in positional.split():
+        parser.add_argument(name, nargs="*" if typing.get_origin(hints[name]) is tuple else "?")
     for item in options(cls):
         hint = without_none(hints[item.name])
         if hint is bool:

@@ -14,7 +14,7 @@ _encoder = in_group("Encoder")
 _images = in_group("Images")
 _classifier = in_group("Trained classifier")
 _DEVICE = "device; auto: a GPU if there is one"
-_SIZE = "image side in pixels, or height and width [the checkpoint's]"
+SIZE_HELP = "image side in pixels, or height and width [the checkpoint's]"
 _HEADS = "attention heads of the encoder, if the file does not determine them"
 _WORKERS = "loader processes per process [up to 10, limited by the CPU cores]"
 _IMAGES = "an image, or a folder of images (its val/, if there is one)"
@@ -30,7 +30,7 @@ class ReconstructConfig(NetworkOptions):
     model_path: str = option("", "checkpoint with encoder and decoder", metavar="FILE")
     img_path: str = option("", _IMAGES, metavar="PATH")
     save_path: str = option("./reconstruction", "folder for one PNG panel per image", metavar="DIR")
-    input_size: tuple[int, ...] | None = option(None, _SIZE)
+    input_size: tuple[int, ...] | None = option(None, SIZE_HELP)
     mask_ratio: float | None = option(
         None, "MAE and others: fraction of hidden patches [the checkpoint's]", within="(0, 1)"
     )
@@ -114,7 +114,8 @@ class ConfigsConfig:
     """Options of `configs`, which lists recipes or prints one."""
 
     recipe: str = option(
-        "", "recipe to print, or a folder, pattern or part of names to list, as 'mae' or '*linprobe*' [all]"
+        "",
+        "recipe to print; or folder, pattern or part of a name of recipes to list, for example '*linprobe*' [all]",
     )
 
 
@@ -134,11 +135,59 @@ class PlotConfig:
 
 
 @dataclass(kw_only=True, frozen=True)
+class ReportConfig:
+    """Options of `report`."""
+
+    run_dir: str = option("", "output folder of the run", metavar="DIR")
+    save_path: str = option("", "HTML file to write [RUN_DIR/report.html]", metavar="FILE")
+    img_path: str = option(
+        "", f"images for the pictures of attention and tokens: {_IMAGES} [the run's]", metavar="PATH"
+    )
+    max_images: int = option(
+        4, "number of these images; 0 leaves the pictures out and loads no network", within="[0, inf)"
+    )
+    tables: tuple[str, ...] = option((), "tables of `compare` to include, .md or .json", metavar="FILE")
+    device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", _DEVICE)
+
+    def __post_init__(self) -> None:
+        if not self.run_dir:
+            raise ConfigError("name the run's output folder: plsc-mae report RUN_DIR")
+
+
+@dataclass(kw_only=True, frozen=True)
+class RunsConfig:
+    """Options of `runs`."""
+
+    run_dirs: tuple[str, ...] = option((), "output folders of the runs", metavar="DIR")
+    save_path: str = option("runs.html", "HTML file to write", metavar="FILE")
+
+    def __post_init__(self) -> None:
+        if not self.run_dirs:
+            raise ConfigError("name the runs' output folders: plsc-mae runs RUN_DIR RUN_DIR")
+
+
+@dataclass(kw_only=True, frozen=True)
+class BoardConfig:
+    """Options of `board`, which serves VisualDL pages of runs."""
+
+    first_port: ClassVar[int] = 8040  # VisualDL's default
+
+    runs: tuple[str, ...] = option((), "output folders of runs, or folders of several runs", metavar="DIR")
+    port: int | None = option(None, "port of the server [the first free one from 8040 on]", within="[1, 65535]")
+    host: str = option("localhost", "address to listen on; 0.0.0.0: all, so that other machines can see the pages")
+    language: Literal["auto", "en", "zh"] = option("auto", "language of the pages; auto: the locale's, else English")
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ConfigError("name the output folders of runs: plsc-mae board DIR...")
+
+
+@dataclass(kw_only=True, frozen=True)
 class EncoderConfig(NetworkOptions):
     """Options of the tools that open an encoder."""
 
     model_path: str = _encoder("", "checkpoint of pre-training", metavar="FILE")
-    input_size: tuple[int, ...] | None = _encoder(None, _SIZE, within="[1, inf)")
+    input_size: tuple[int, ...] | None = _encoder(None, SIZE_HELP, within="[1, inf)")
     num_heads: int | None = _encoder(None, _HEADS, within="[1, inf)")
     random_weights: bool = _encoder(False, "use random weights in a network of the checkpoint's sizes, as a baseline")
     seed: int = _encoder(0, "seed of the random weights", within="[0, inf)")
@@ -232,7 +281,7 @@ class CompareConfig(NetworkOptions, ViewConfig):
     """Options of `compare`."""
 
     model_path: tuple[str, ...] = option((), "checkpoints of pre-training", metavar="FILE")
-    input_size: tuple[int, ...] | None = option(None, _SIZE, within="[1, inf)")
+    input_size: tuple[int, ...] | None = option(None, SIZE_HELP, within="[1, inf)")
     num_heads: int | None = option(None, "attention heads of the encoders, if a file does not determine them")
     data_path: str = option("", "folder with train/ and val/, or a list file of the training images", metavar="PATH")
     eval_data_path: str = option("", "folder or list file of the validation images [DATA_PATH/val]", metavar="PATH")
@@ -290,8 +339,8 @@ class SegprobeConfig(BatchConfig, EncoderConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class ExtractConfig(FeatureConfig):
-    """Options of `extract`."""
+class EmbedConfig(FeatureConfig):
+    """Options of `plsc_mae.embed`: those of `extract` without the file."""
 
     data_path: str = option("", "image folder (its val/, if there is one) or list file", metavar="PATH")
     split: str = option("val", "subfolder of the image folder to use, if it exists", metavar="NAME")
@@ -301,11 +350,21 @@ class ExtractConfig(FeatureConfig):
     )
     norm: bool = _encoder(True, "apply the encoder's final norm to the tokens")
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = _images("bicubic", "filter of the resize")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self, "data_path")
+
+
+@dataclass(kw_only=True, frozen=True)
+class ExtractConfig(EmbedConfig):
+    """Options of `extract`."""
+
     save_path: str = option("", "file to write, .npz or .safetensors", metavar="FILE")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self, "data_path", "save_path")
+        _require(self, "save_path")
         if not self.save_path.endswith((".npz", ".safetensors")):
             raise ConfigError(f"--save_path {self.save_path}: expected a file that ends in .npz or .safetensors")
 
@@ -374,7 +433,7 @@ class PredictConfig(TrainedClassifierOptions):
     save_path: str = option(
         "", "also write the classes to this file: .jsonl (a line per image), .json (a list) or .csv", metavar="FILE"
     )
-    input_size: tuple[int, ...] | None = option(None, _SIZE, within="[1, inf)")
+    input_size: tuple[int, ...] | None = option(None, SIZE_HELP, within="[1, inf)")
     pixel_range: tuple[str, ...] | None = option(None, PIXEL_RANGE, metavar="VALUE")
     num_heads: int | None = option(None, _HEADS, within="[1, inf)")
     batch_size: int = option(64, "images per process and batch", within="[1, inf)")

@@ -201,7 +201,7 @@ def _announcer(images: ImageList, batches: int, remedy: str) -> Callable[[int], 
     started, announced = time.monotonic(), False
 
     def announce(done: int) -> None:
-        """Log the time left, in the first call after a few seconds, if it is long."""
+        """Log the remaining time once, a few seconds after the start, if it is long."""
         nonlocal announced
         passed = time.monotonic() - started
         if announced or passed < _ESTIMATE_SECONDS:

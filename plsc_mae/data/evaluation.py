@@ -90,4 +90,4 @@ class EvaluationDataset(FileDataset):
         self._number = unreadable
 
     def _count_bad(self, index: int) -> None:
-        self._named.add(index)  # by the caller
+        self._named.add(index)  # the caller logs its name

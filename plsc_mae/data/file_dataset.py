@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from plsc_mae.data.decode import Backend, SourceImage, open_image, require_backend
+from plsc_mae.data.decode import Backend, SourceImage, require_backend
 from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.listing import ImageList
 from plsc_mae.data.transforms import Transform
@@ -63,7 +63,7 @@ class FileDataset:
         return self.bad_image == "skip"
 
     def _count_bad(self, index: int) -> None:
-        """Note a file that `mark_bad` received."""
+        """Record a file that `mark_bad` has marked."""
         raise NotImplementedError
 
     def _open(self, index: int) -> SourceImage:
@@ -76,7 +76,7 @@ class FileDataset:
             raise DataError(self._known_bad[index])
         if self.current_read is not None:
             self.current_read.set(index)
-        return open_image(self.images.path(index), self.backend, self.pixel_range)
+        return self.images.open(index, self.backend, self.pixel_range)
 
     def _require_skipping(self, error: DataError) -> None:
         """Raise DataError with the remedies unless `bad_image` is "skip"."""

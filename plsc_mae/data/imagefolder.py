@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.data.unreadable import NAMED_FILES
 from plsc_mae.errors import DataError
 
-__all__ = ["ImageDataset", "ImageList", "PathTable", "balanced_subset", "find_images", "find_validation"]
+__all__ = ["GivenImages", "ImageDataset", "ImageList", "PathTable", "balanced_subset", "find_images", "find_validation"]
 
 _IMAGE_FOLDERS = {"image", "images", "img", "imgs", "jpegimages", "photos", "pictures"}
 _ANNOTATION_FOLDERS = {
@@ -51,8 +51,8 @@ def find_images(data_path: str | Path, split: str, *, flag: str = "--data_path")
         flag: option that `data_path` comes from, for messages.
 
     Raises:
-        DataError: no images were found, a class folder has no images, the folder has two readings or annotations in
-            place of a class, or the file is not a well-formed list.
+        DataError: no images were found, a class folder has no images, the folder has two readings or holds
+            annotations beside images, or the file is not a well-formed list.
     """
     images = list_images(data_path, split, flag=flag)
     _refuse_annotations(images, flag)
@@ -67,7 +67,7 @@ def _refuse_annotations(images: ImageList, flag: str) -> None:
     if len(images.classes) == 2 and names and others:
         raise DataError(
             f"{images.root} has the folders {names[0]} and {others[0]}, which would be two classes; for images without "
-            f"labels give {flag} {Path(images.root) / names[0]}, for classes a folder for each"
+            f"labels give {flag} {Path(images.root) / names[0]}; for classes make one folder per class"
         )
 
 
@@ -103,7 +103,16 @@ def require_classes(images: ImageList, use: str) -> None:
         )
 
 
-def find_validation(train: ImageList, data_path: str, eval_data_path: str = "") -> ImageList:
+class GivenImages(NamedTuple):
+    """Images of a run that the caller gives; None for those to list from --data_path and --eval_data_path."""
+
+    train: ImageList | None = None
+    val: ImageList | None = None
+
+
+def find_validation(
+    train: ImageList, data_path: str, eval_data_path: str = "", *, given: ImageList | None = None
+) -> ImageList:
     """List the labeled validation images that belong to labeled training images, with the classes of the latter.
 
     Classes are matched by name, see `plsc_mae.data.classes`. Validation images may lack classes; the log names them.
@@ -112,15 +121,13 @@ def find_validation(train: ImageList, data_path: str, eval_data_path: str = "") 
         train: the training images.
         data_path: folder or list file of the training images.
         eval_data_path: folder or list file of the validation images; by default the folder val/ of `data_path`.
+        given: the validation images, if the caller has them already; None lists them.
 
     Raises:
         DataError: there are no validation images, one of the two sets is unlabeled, or a validation image has a class
             that the training images lack.
     """
-    source = Path(data_path)
-    if not eval_data_path and not ((source / "train").is_dir() and (source / "val").is_dir()):
-        raise DataError(f"{source} has {_missing_split(source)}; set --eval_data_path to the validation images")
-    val = find_images(eval_data_path or source, "val", flag="--eval_data_path" if eval_data_path else "--data_path")
+    val = _list_validation(Path(data_path), eval_data_path) if given is None else given
     for images in (train, val):
         require_classes(images, "validation")
     remedy = "name the classes of both alike, or set --eval_data_path to other validation images"
@@ -131,6 +138,12 @@ def find_validation(train: ImageList, data_path: str, eval_data_path: str = "") 
         names = [train.classes[number] for number in untrained]
         logger.warning("%s has images of classes without training images: %s", val.source, listed(names))
     return replace(val, labels=labels, classes=train.classes)
+
+
+def _list_validation(source: Path, eval_data_path: str) -> ImageList:
+    if not eval_data_path and not ((source / "train").is_dir() and (source / "val").is_dir()):
+        raise DataError(f"{source} has {_missing_split(source)}; set --eval_data_path to the validation images")
+    return find_images(eval_data_path or source, "val", flag="--eval_data_path" if eval_data_path else "--data_path")
 
 
 def balanced_subset(images: ImageList, limit: int) -> ImageList:
@@ -162,7 +175,7 @@ class ImageDataset(FileDataset):
     Args:
         images: files and labels.
         transform: maps a SourceImage and the sample's generator to named arrays.
-        labels_on_device: False names the labels "host_label", because no kernel reads them.
+        labels_on_device: if False, labels are named "host_label" and stay on the host, because no kernel reads them.
         reading: further arguments of `FileDataset`.
     """
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from plsc_mae.data.decode import Backend, SourceImage, open_image
+from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.folder_walk import EXTENSIONS, Count, LeftOut, holds_images, images_below, images_in, is_image, scan
 from plsc_mae.data.unreadable import UnreadableFiles
 from plsc_mae.errors import DataError
@@ -101,6 +103,10 @@ class ImageList:
     def name(self, index: int) -> str:
         """Return the path of one file relative to `root`, as it is printed and written (`names.escape_name`)."""
         return escape_name(self.paths[index])
+
+    def open(self, index: int, backend: Backend = "pil", pixel_range: PixelRange | None = None) -> SourceImage:
+        """Read one file, see `plsc_mae.data.decode.open_image`."""
+        return open_image(self.path(index), backend, pixel_range)
 
 
 def list_images(data_path: str | Path, split: str, *, flag: str = "", labeled: bool = True) -> ImageList:

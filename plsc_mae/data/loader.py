@@ -88,8 +88,8 @@ class BatchLoader:
     def transfer_next(self) -> None:
         """Start the transfer of the next batch if the device is a GPU and the batch is ready.
 
-        Call this while a GPU computes, before waiting for it. The batch, or the error of its worker, is returned by the
-        next iteration as usual. This waits for a batch only if its worker has died and is replaced.
+        Call this while a GPU computes, before waiting for it. The next iteration returns the batch, or raises the error
+        of its worker, as usual. This method waits only if the worker has died and is replaced.
         """
         if copies_asynchronously() and self._batches is not None and self._pool is not None and self._pool.is_ready():
             self._batches.take()

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import paddle
 from paddle import Tensor
 
-HOST_PREFIX = "host_"  # of names of arrays that no kernel reads; they stay on the host
+HOST_PREFIX = "host_"  # prefix of arrays that stay on the host, because no kernel reads them
 INDEX = HOST_PREFIX + "index"  # name of the sample numbers
 
 Item = TypeVar("Item")

@@ -18,6 +18,7 @@ import signal
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -41,6 +42,23 @@ _PARENT_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1,
 _FORK = multiprocessing.get_context("fork")  # workers inherit the data set without copying it
 
 Arrays = dict[str, npt.NDArray[Any]]
+
+_running: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+@contextlib.contextmanager
+def ending_workers() -> Iterator[None]:
+    """End, at the end of the context, the workers that were started in it and are still running.
+
+    After an exception, the traceback keeps the iteration over a loader alive, and with it its workers. A notebook keeps
+    the traceback until the next exception.
+    """
+    before = set(_running)
+    try:
+        yield
+    finally:
+        for worker in set(_running) - before:
+            worker.end()
 
 
 class KeyedDataset(Protocol):
@@ -132,6 +150,7 @@ class Worker:
         worker_end.close()  # so that the pipe is closed when the worker exits
         # Runs before multiprocessing's own clean-up at exit, which sends SIGTERM, a signal that workers block.
         self._kill = Finalize(None, _kill, args=(self._process,), exitpriority=10)
+        _running.add(self)
 
     def receive(self) -> CollatedBatch:
         """Wait for the next batch and return it; its arrays are valid until `release`.
@@ -165,7 +184,10 @@ class Worker:
             self._pipe.send(self._in_use)
 
     def end(self) -> None:
-        """Kill the process and free the shared memory."""
+        """Kill the process and free the shared memory; a second call does nothing."""
+        if self not in _running:
+            return
+        _running.discard(self)
         self._kill()
         self._pipe.close()
         for buffer in self._buffers:

@@ -1,4 +1,4 @@
-"""The checks by name, in order, with their time limits. This file does not import what they compute with."""
+"""The checks by name, in order, with their time limits. This file does not import the code that computes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Check(NamedTuple):
 
     Attributes:
         seconds: time limit; that of the first check of a process includes the start of the process.
-        purpose: what the check asks, for the user.
+        purpose: description for the user.
     """
 
     seconds: float
@@ -22,8 +22,8 @@ CHECKS = {
     "copies": Check(20, "are non-blocking copies from pinned memory equal to their sources?"),
     "attention": Check(30, "does flash attention equal plain products, gradients too?"),
     "precision": Check(40, "are loss and gradient in mixed precision near those in float32?"),
-    "speed": Check(70, "images/s and memory of the published runs in their settings"),
-    "determinism": Check(50, "do equal updates have equal bits, with fast and with deterministic kernels?"),
+    "speed": Check(70, "images/s and memory of the published runs, with their options"),
+    "determinism": Check(50, "does a repeated update give the same bits, with fast and with deterministic kernels?"),
 }
 PROCESSES = (tuple(name for name in CHECKS if name != "determinism"), ("determinism",))  # checks that share a process
 COLLECTIVES = "collectives"

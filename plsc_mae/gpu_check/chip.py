@@ -11,7 +11,7 @@ from plsc_mae.gpu_check.results import Number, Result, judged
 from plsc_mae.parallel.gpu import amp_types, compiled_architectures, current_capability, has_kernels
 
 COPIES = 20
-COPY_BYTES = {True: 128 * 224 * 224 * 3, False: 2**16}  # on GPU, a batch of 128 images
+COPY_BYTES = {True: 128 * 224 * 224 * 3, False: 2**16}  # True: on a GPU, the bytes of 128 images
 
 
 def check_kernels(gpu: bool) -> Result:
@@ -43,7 +43,7 @@ def check_kernels(gpu: bool) -> Result:
 
 
 def check_copies(gpu: bool) -> Result:
-    """Copy arrays as training does, use them at once, and compare them with their sources."""
+    """Copy arrays to the device as training does, sum them at once, and compare the sums with those of the sources."""
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 256, COPY_BYTES[gpu], np.uint8) for _ in range(COPIES)]
     sums = [_sum(to_device(array)) for array in arrays]  # the sources stay alive until the results are read

@@ -1,4 +1,4 @@
-"""Check of the collectives that runs use, in every data type that they use. Every process of a launch takes part."""
+"""Check of the collectives of training, in every data type that training uses; all processes of a launch take part."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Trial = Callable[[World], bool]
 
 
 def check_collectives(world: World) -> Result:
-    """Run every collective on numbers with exact results; all processes must call, and get the same result.
+    """Run every collective on numbers with exact results; all processes must call, and all get the same outcome.
 
     An error in one collective does not keep the others from running.
     """

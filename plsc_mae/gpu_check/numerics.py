@@ -27,8 +27,8 @@ HEADS, IMAGES = 12, 8
 SIGNIFICANT_BITS = {"float16": 11, "bfloat16": 8, "float32": 24}
 TOLERATED_UNITS = 8  # of the last significant bit of the largest value
 LOSS_TOLERANCE, NORM_TOLERANCE = 0.02, 0.1  # relative, of mixed precision
-LOSS_SCALES = 6  # tried after overflows
-SMALL = {"batch_size": 8, "depth": 4}  # of the networks whose numbers are compared on a GPU
+LOSS_SCALES = 6  # loss scales to try while gradients overflow
+SMALL = {"batch_size": 8, "depth": 4}  # options of the networks of these checks on a GPU
 UPDATES = 3
 KERNELS = ("deterministic", "fast")
 TABLE, LOOKUPS = (732, HEADS), 197 * 197  # CAE's relative positions of an image of 14 x 14 patches
@@ -97,7 +97,7 @@ def check_mixed_precision(gpu: bool) -> Result:
             errors = abs(low_loss / loss - 1), abs(low_norm / norm - 1)
             good &= finite and errors[0] <= LOSS_TOLERANCE and errors[1] <= NORM_TOLERANCE
             worst = max(worst, *errors) if finite else math.inf
-    kind = "mixed precision" if gpu else "float32, in place of mixed precision, which a CPU lacks,"
+    kind = "mixed precision" if gpu else "float32 (a CPU has no mixed precision)"
     summary = f"losses and gradient norms in {kind} differ from float32 by {worst:.1e} at most"
     return judged("precision", good=good, summary=summary, numbers=numbers)
 
@@ -105,7 +105,7 @@ def check_mixed_precision(gpu: bool) -> Result:
 def _loss_and_norm(prepared: Prepared, world: World, dtype: str) -> tuple[float, float]:
     """Return loss and gradient norm of the batch without updating the weights; `dtype` "none" is float32.
 
-    As in a run, an overflow of float16 halves the loss scale, here a few times at most.
+    As in a run, an overflow of float16 halves the loss scale. After LOSS_SCALES overflows the norm is infinite or NaN.
     """
     options = {"amp": False} if dtype == "none" else {"amp_dtype": dtype}
     stepper = prepared.stepper(dataclasses.replace(prepared.config, **options), world)
@@ -120,10 +120,11 @@ def _loss_and_norm(prepared: Prepared, world: World, dtype: str) -> tuple[float,
 
 
 def check_determinism(gpu: bool) -> Result:
-    """Repeat updates, lookups and attention from equal states and compare bits, with deterministic and fast kernels.
+    """Run updates, table lookups and attention twice from equal states, and compare the bits.
 
-    Only differences with deterministic kernels count. They are measured first, because cuBLAS reads its variable before
-    its first product; so this check needs a process of its own.
+    This is done with deterministic and with fast kernels; only differences with the deterministic ones count. These run
+    first, because cuBLAS reads its environment variable once, before its first product. For the same reason this check
+    needs a process of its own.
     """
     numbers: dict[str, bool] = {}
     world = World("gpu" if gpu else "cpu")

@@ -52,7 +52,7 @@ def build_report(results: Sequence[Result], *, gpu: bool, gpus: Sequence[str], d
 
 
 def _anonymous(value: Any) -> Any:
-    """Return JSON values in which every text is `anonymous`; numbers that are not finite become text."""
+    """Apply `anonymous` to every text in a JSON value; numbers that are not finite become text."""
     if isinstance(value, dict):
         return {_anonymous(name): _anonymous(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -63,7 +63,7 @@ def _anonymous(value: Any) -> Any:
 
 
 def anonymous(text: str) -> str:
-    """Return `text` with paths reduced to the names of files, and without the names of this user and machine."""
+    """Replace each path by its file name or PATH, and the names of this user and this machine by USER and HOST."""
     text = _PATH.sub(lambda found: name if "." in (name := re.split(r"[/\\\\]", found[0])[-1]) else "PATH", text)
     for name, stand_in in ((_user(), "USER"), (socket.gethostname(), "HOST")):
         if len(name) >= _SHORT:
@@ -79,5 +79,5 @@ def _user() -> str:
 
 
 def as_json(report: dict[str, Any]) -> str:
-    """Return the text of the report file."""
+    """Return the report as the JSON text of its file."""
     return json.dumps(report, indent=1, allow_nan=False) + "\n"

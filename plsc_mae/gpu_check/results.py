@@ -16,8 +16,9 @@ class Result(NamedTuple):
 
     Attributes:
         check: name of the check.
-        outcome: "ok"; "differs" if it ran and its numbers are not as expected; "failed" if it did not come to an end;
-            "skipped" if it does not apply here or there was no time.
+        outcome: "ok"; "differs" if it ran and its numbers are not as expected; "failed" if it raised an error, crashed,
+            exceeded its time limit or found no kernels for the chip; "skipped" if it does not apply here or if the time
+            for all checks was used up.
         summary: one line for the user.
         numbers: everything measured, by name.
         seconds: duration.
@@ -31,7 +32,7 @@ class Result(NamedTuple):
 
     @property
     def is_bad(self) -> bool:
-        """True if the check ran and is not ok, or did not come to an end."""
+        """True if the outcome is "differs" or "failed"."""
         return self.outcome in ("differs", "failed")
 
 
@@ -56,7 +57,7 @@ def append(path: Path, result: Result) -> None:
 
 
 def read(path: Path) -> list[Result]:
-    """Return the results in a file, [] if it does not exist; a last line without its end is ignored."""
+    """Return the results in a file, [] if it does not exist; a last line that is still being written is ignored."""
     if not path.exists():
         return []
     whole = path.read_text(encoding="utf-8").rpartition("\n")[0]

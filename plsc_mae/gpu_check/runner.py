@@ -1,4 +1,4 @@
-"""The functions behind the checks of one process, and their execution one after the other."""
+"""Functions of the checks, and the loop that runs those of one process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import paddle
 from plsc_mae.gpu_check import chip, numerics, speed
 from plsc_mae.gpu_check.results import Result, failure
 
-# True as the argument computes on the GPU, False tests the check itself on the CPU.
+# The argument is True to compute on the GPU, False to test the check itself on the CPU.
 FUNCTIONS: dict[str, Callable[[bool], Result]] = {
     "kernels": chip.check_kernels,
     "copies": chip.check_copies,
@@ -22,7 +22,11 @@ FUNCTIONS: dict[str, Callable[[bool], Result]] = {
 
 
 def run_checks(names: Iterable[str], *, gpu: bool) -> Iterator[Result]:
-    """Run checks one after the other; an exception is that check's result. Without kernels the rest is skipped."""
+    """Run checks one after the other and yield their results.
+
+    A check that raises an exception has failed, and the next one runs. If Paddle has no kernels for the chip, the
+    remaining checks are skipped.
+    """
     paddle.set_device("gpu" if gpu else "cpu")
     no_kernels = False
     for name in names:

@@ -41,7 +41,7 @@ class Prepared(NamedTuple):
     batch: Batch
 
     def stepper(self, config: PretrainConfig, world: World) -> Stepper:
-        """Return the executor of updates under other options than the task's, for example of precision."""
+        """Return a stepper of the task with the options of `config`, for example another precision."""
         stepper = build_stepper(self.task, config, world)
         stepper.set_rates(Rates(LEARNING_RATE, config.weight_decay))
         return stepper

@@ -1,4 +1,4 @@
-"""The speed of the published runs on this GPU, in their own settings, beside the published speeds."""
+"""Speed of the published runs on this GPU, with their options, compared with the published speeds."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Speed(NamedTuple):
 
 
 def check_speed(gpu: bool) -> Result:
-    """Measure images per second and peak memory of the published runs; random images, without loading.
+    """Measure images per second and peak memory of the published runs on random images, without loading.
 
-    A speed below the published one is a difference if this GPU is of the published kind.
+    The outcome is "differs" if this GPU is of the published model and slower than published.
     """
     numbers: dict[str, Number] = {}
     slower, parts, world = False, [], World("gpu" if gpu else "cpu")
@@ -85,7 +85,7 @@ def _synchronize(gpu: bool) -> None:
 
 
 def _forget_peak_memory() -> None:
-    """Start the peak at the present use; Paddle 2.6 cannot, so its later peaks include the earlier runs'."""
+    """Reset the peak to the current use; Paddle 2.6 cannot, so its later peaks include those of earlier runs."""
     paddle.device.cuda.empty_cache()
     if hasattr(paddle.device.cuda, "reset_max_memory_allocated"):
         paddle.device.cuda.reset_max_memory_allocated()

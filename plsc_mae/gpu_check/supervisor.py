@@ -1,4 +1,4 @@
-"""Running checks in processes of their own, so that a crash or a hang is the result of one check.
+"""Supervisor that runs checks in separate processes, so that a crash or a hang fails one check only.
 
 The supervisor computes nothing on the GPU. The process of the checks appends each result to a file; when it ends early
 or exceeds the time limit of a check, that check has failed, and a new process continues with the next one.
@@ -26,13 +26,13 @@ Command = Callable[[Path, Sequence[str]], Sequence[str]]  # (file of results, na
 
 
 def checks_command(*, gpu: bool) -> Command:
-    """Return the command line that runs checks of one process."""
+    """Return the function that makes the command line of a process of checks."""
     device = "gpu" if gpu else "cpu"
     return lambda path, names: [sys.executable, "-m", "plsc_mae.gpu_check", str(path), device, *names]
 
 
 def collectives_command(processes: int) -> Command:
-    """Return the command line that runs the check of collectives in several processes, by this suite's launcher."""
+    """Return the function that makes the command line of the check of collectives, by `plsc-mae launch`."""
 
     def command(path: Path, names: Sequence[str]) -> Sequence[str]:
         launch = ["launch", "--nproc_per_node", str(processes), "--log_dir", str(path.parent / "processes")]
@@ -45,7 +45,7 @@ def supervise(command: Command, limits: Mapping[str, float], deadline: float) ->
     """Run checks and yield the result of each as soon as it is known, in the order of `limits`.
 
     Args:
-        command: command line of a process that runs checks.
+        command: makes the command line of a process that runs checks.
         limits: time limit of each check in seconds, by name.
         deadline: time of `time.monotonic` at which the last check must end.
     """
@@ -63,7 +63,7 @@ def supervise(command: Command, limits: Mapping[str, float], deadline: float) ->
 def _attempt(
     command: Command, names: Sequence[str], limits: Mapping[str, float], deadline: float, folder: Path
 ) -> Iterator[Result]:
-    """Run checks in one process until they are done or one of them fails to end; yield at least one result."""
+    """Run checks in one process until all are done, or one crashes or takes too long; yield at least one result."""
     path, output = folder / "results.jsonl", folder / "output.txt"
     with output.open("wb") as file:
         process = subprocess.Popen(command(path, names), stdout=file, stderr=file, start_new_session=True)
@@ -97,7 +97,7 @@ def _describe_end(code: int, output: Path) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and those it started; the launcher ends its own after SIGTERM."""
+    """End a process and the processes that it started; a launcher ends its processes after SIGTERM."""
     if process.poll() is None:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -233,8 +233,9 @@ def _fitted(
 def _require_encoder(model: ImageClassifier, report: LoadReport, stored: Checkpoint, rules: Dialect) -> None:
     """Raise CheckpointError unless file and classifier have the same encoder.
 
-    The file may lack the head, the norm after the pooling and all relative position tables. It may have a final norm
-    that the classifier lacks, because the classifier can normalize the mean of the patches instead.
+    The file may lack the head and the norm after the pooling. It must have every relative position table of the
+    classifier or no such table at all. It may have a final norm that the classifier lacks, because the classifier can
+    normalize the mean of the patches instead.
     """
     _check_positions(model.encoder, stored, rules)
     found, depth = block_count(stored.model, rules), len(model.encoder.blocks)
@@ -276,9 +277,10 @@ def _is_untrained(name: str, value: Array) -> bool:
 def start_from_pretraining(
     model: ImageClassifier, config: ClassifyConfig, classes: ClassOrder | None = None
 ) -> LoadReport:
-    """Load the encoder of `config.finetune`, and initialize the head as the method's recipe does.
+    """Load the encoder of `config.finetune`, and initialize the head.
 
-    Fine-tuning from a classifier with the classes of the run loads its head instead.
+    Fine-tuning initializes the head as the method's recipe does, or loads it if the file is a classifier with the
+    classes of the run. A probe draws its head with standard deviation PROBE_HEAD_STD.
 
     Raises:
         CheckpointError: see `load_into_classifier`.

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from paddle import nn
 
 from plsc_mae import weights
+from plsc_mae.config import PretrainConfig
+from plsc_mae.data.normalize import Normalize
 from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.loading.classifier import load_classifier
 from plsc_mae.loading.completeness import BESIDE_A_NETWORK, require_complete
 from plsc_mae.loading.contents import CLASSIFIER, ENCODER, TOKENIZER, base_of, method_of_kind
-from plsc_mae.loading.encoder import load_encoder
+from plsc_mae.loading.encoder import load_encoder, stored_statistics
 from plsc_mae.loading.positions import PositionFit
-from plsc_mae.loading.training_config import training_config
+from plsc_mae.loading.training_config import set_final_eps, training_config
 from plsc_mae.methods import load_method
+from plsc_mae.methods.contract import Method
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.convert import decoded, recognize
 from plsc_mae.weights.dialects.base import Array
@@ -89,6 +94,48 @@ def open_network(
     if fit is not None:
         fit.require_grid()
     return network
+
+
+class PretrainingNetwork(NamedTuple):
+    """A loaded network of pre-training, its method, options and normalization, and a line about its origin."""
+
+    network: nn.Layer
+    method: Method[PretrainConfig]
+    config: PretrainConfig
+    normalize: Normalize
+    origin: str
+
+
+def load_pretraining_network(
+    stored: Checkpoint, num_heads: int | None = None, decoder_num_heads: int | None = None, **replaced: Any
+) -> PretrainingNetwork:
+    """Build and load the whole network of pre-training of a file, frozen and in evaluation mode, without its Task.
+
+    Args:
+        stored: the file as `weights.read` returns it.
+        num_heads: attention heads of the encoder, if the file does not determine them.
+        decoder_num_heads: attention heads of the decoder, likewise.
+        replaced: options that replace the checkpoint's, see `training_config`; positions are resized to `input_size`.
+
+    Raises:
+        CheckpointError: the file holds no such network, or lacks a tensor.
+        ConfigError: an option does not fit, or the number of heads is unknown.
+    """
+    heads = {"num_heads": num_heads, "decoder_num_heads": decoder_num_heads}
+    config = training_config(stored, heads, **replaced)
+    method = load_method(config.method)
+    network = method.build_network(config, base_of(stored, num_heads, decoder_num_heads))
+    fit = PositionFit(network, network.encoder, stored)
+    report = weights.load(network, stored, resize=fit)
+    require_complete(network, report, str(stored.path), idle=BESIDE_A_NETWORK, by_options=False)
+    fit.require_grid()
+    set_final_eps(network, stored)
+    network.eval()
+    for parameter in network.parameters():
+        parameter.stop_gradient = True
+    statistics = stored_statistics(stored)
+    normalize = method.normalize(config) if statistics is None else Normalize(*statistics)
+    return PretrainingNetwork(network, method, config, normalize, f"{stored.path}: {report}")
 
 
 def _one_row(stored: Checkpoint) -> tuple[int, int] | None:

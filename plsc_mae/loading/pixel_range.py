@@ -14,6 +14,7 @@ from plsc_mae.config import TrainingConfig
 from plsc_mae.data.decode import read_content
 from plsc_mae.data.depth import PixelRange, sampled_range
 from plsc_mae.data.imagefolder import ImageList
+from plsc_mae.data.sequence import SequenceImages
 from plsc_mae.errors import CheckpointError, ConfigError
 
 OPTION = "pixel_range"
@@ -92,6 +93,8 @@ def describe(pixel_range: PixelRange | None) -> str:
 def _automatic(images: ImageList | None) -> PixelRange | None:
     if images is None:
         return None
+    if isinstance(images, SequenceImages):
+        raise ConfigError(f"--{OPTION} {AUTO} samples files, and {images.root} is a sequence; give two numbers")
     found = sampled_range([images.path(i) for i in range(len(images))], read_content)
     if found is None:
         logger.info("--pixel_range auto: no sampled image has more than 8 bits per band")
@@ -101,7 +104,7 @@ def _automatic(images: ImageList | None) -> PixelRange | None:
 
 
 def _stored(origin: str | Path) -> list[str] | None:
-    """Return the range that a checkpoint stores, as text; None without one or if the file cannot be read."""
+    """Return the two numbers of a checkpoint's `pixel_range` as text; None if it stores no range or is unreadable."""
     if Path(origin).suffix != OWN_SUFFIX:
         return None
     try:

@@ -7,7 +7,7 @@ training loop uses only this module and never branches on a method; `contract.py
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -72,10 +72,12 @@ class Task(nn.Layer, ABC):
         model: the network that checkpoints save and export.
         gives_features: whether `forward` also returns the mean feature of every image's visible patches.
         score_names: keys of the result of `scores`.
+        reference_loss: name in the logs of the loss with which `trivial_losses` compare; "" without trivial losses.
     """
 
     model: nn.Layer
     gives_features: bool = False
+    reference_loss: str = ""
     score_names: tuple[str, ...] = ()
 
     @abstractmethod
@@ -142,6 +144,14 @@ class Task(nn.Layer, ABC):
             TypeError: the Task has no scores.
         """
         raise TypeError(f"{type(self).__name__} cannot be validated: it does not implement scores")
+
+    def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """Return the losses of trivial predictors on prepared batches, by their names in `analysis.trivial`.
+
+        They have the unit of the loss `reference_loss`, so that a user can see whether the network has learned more.
+        The result is empty for a Task without `reference_loss`.
+        """
+        return {}
 
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
         """Return pictures of the network's predictions for a batch, {label: uint8 [B, H, W, 3]}, in display order.

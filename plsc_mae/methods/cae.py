@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import paddle
-from paddle import Tensor
+from paddle import Tensor, nn
 
 from plsc_mae.config.cae import CAEConfig, CAEFinetuneConfig, CAELinprobeConfig
 from plsc_mae.data.normalize import Normalize
@@ -25,7 +26,7 @@ from plsc_mae.methods.cae_pictures import (
     predict_hidden,
     replace_tokens,
 )
-from plsc_mae.methods.contract import ClassifierRecipe, Description, Method, PublishedSpeed
+from plsc_mae.methods.contract import ClassifierRecipe, Description, Method, PublishedSpeed, Reconstruction
 from plsc_mae.methods.masks import MaskDraw, WithMask
 from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline, Stack
 from plsc_mae.methods.targets import PixelTarget, Target, build_target, load_decoder
@@ -71,6 +72,7 @@ class CAETask(Task):
     """
 
     model: ContextAutoencoder
+    reference_loss = "loss_main"
 
     def __init__(
         self, model: ContextAutoencoder, target: Target, normalize: Normalize, num_masked: int, config: CAEConfig
@@ -100,6 +102,10 @@ class CAETask(Task):
         losses = {"loss": loss.detach(), "loss_main": main.detach(), "loss_align": align.detach()}
         features = visible_mean(out.encoded[:, 1:]) if self.gives_features else None
         return StepOutput(loss, {**logs, **losses}, features)
+
+    def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """Return the losses of the target's trivial predictors; they compare with the loss without its alignment."""
+        return self.target.trivial_losses(batches)
 
     def after_step(self) -> None:
         """Update the moving average of the encoder, if there is one."""
@@ -167,6 +173,19 @@ class CAETask(Task):
         return draw, "each as its mean patch in these images"
 
 
+class HiddenTokens(nn.Layer):
+    """The prediction of hidden patches, for inference: encoder, regressor and decoder."""
+
+    def __init__(self, model: ContextAutoencoder, num_masked: int) -> None:
+        super().__init__()
+        self.model, self.num_masked = model, num_masked
+
+    def forward(self, images: Tensor, mask: Tensor) -> list[Tensor]:
+        """Return logits [B, M, K] and representations [B, M, D] for images [B, C, H, W] and a mask, bool [B, L]."""
+        out = self.model(images, mask, self.num_masked)
+        return [out.logits.reshape([-1, self.num_masked, out.logits.shape[-1]]), out.latent]
+
+
 class CAE(Method[CAEConfig]):
     """Pre-training of the context autoencoder."""
 
@@ -222,7 +241,7 @@ class CAE(Method[CAEConfig]):
                 "published result can be reached with them",
                 flag("discrete_vae_type"),
             )
-        if config.vis_freq:
+        if config.picture_epochs:
             load_decoder(config, target.num_classes)  # report a bad file now, not at the first picture
         _warn_of_idle_options(config)
         return task
@@ -254,7 +273,7 @@ class CAE(Method[CAEConfig]):
         return cae_encoder(config.image_size, config.layer_scale_init_value, config.abs_pos_emb, **sizes)
 
     def train_transform(self, config: CAEConfig) -> WithMask:
-        """Return the transform to one random crop, at two sizes for a tokenizer, randomly flipped, and a mask."""
+        """Return the transform to a random, randomly flipped crop (in two sizes if there is a tokenizer) and a mask."""
         views = TwoViewCropFlip(
             config.image_size,
             self._tokenizer_view(config),
@@ -266,7 +285,7 @@ class CAE(Method[CAEConfig]):
         return WithMask(views, self._masks(config)[0])
 
     def view_transform(self, config: CAEConfig) -> WithMask:
-        """Return the transform to the largest center crop, at two sizes for a tokenizer, and a mask."""
+        """Return the transform to the largest center crop (in two sizes if there is a tokenizer) and a mask."""
         views = TwoViewCenterCrop(
             config.image_size, self._tokenizer_view(config), tokenizer_interpolation=config.second_interpolation
         )
@@ -299,6 +318,15 @@ class CAE(Method[CAEConfig]):
     def build_network(self, config: CAEConfig, stored: Checkpoint) -> ContextAutoencoder:
         """Build the network without the target, because files of a network hold no tokenizer."""
         return self._model(config, self._num_classes(stored))
+
+    def reconstruction(self, config: CAEConfig, network: nn.Layer) -> Reconstruction:
+        """Return the prediction of hidden patches; every mask hides the number that the options give."""
+        outputs = {
+            "logits": "[B, M, K] scores of the classes of hidden patches, in raster order",
+            "latent": "[B, M, D] predicted representations of hidden patches, in raster order",
+        }
+        hidden = self._masks(config)[1]
+        return Reconstruction(HiddenTokens(cast(ContextAutoencoder, network), hidden), "mask", hidden, outputs)
 
     def describe(self, stored: Checkpoint, config: CAEConfig | None) -> Description:
         """Return the description: regressor and decoder, and the target that the stored options name."""

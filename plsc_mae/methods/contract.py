@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import clamped_crop_box
@@ -50,6 +50,23 @@ class Description(NamedTuple):
     unknown: tuple[str, ...] = ()
 
 
+class Reconstruction(NamedTuple):
+    """The whole network as a layer for inference, without loss and targets.
+
+    Attributes:
+        layer: layer whose `forward(images, choice)` returns a list of tensors; images are normalized [B, C, H, W].
+        choice: name of the second input: "noise", float32 [B, L], whose largest values hide their patches; or "mask",
+            bool [B, L], True = hidden.
+        num_hidden: number of hidden patches of an image. A "mask" must hide this number.
+        outputs: name and description of every output, in order.
+    """
+
+    layer: nn.Layer
+    choice: Literal["noise", "mask"]
+    num_hidden: int
+    outputs: Mapping[str, str]
+
+
 class PublishedSpeed(NamedTuple):
     """The published speed of a pre-training run, which `plsc-mae doctor --gpu` compares with this machine's.
 
@@ -58,7 +75,7 @@ class PublishedSpeed(NamedTuple):
         images_per_second: images per second and GPU, with loading.
         gpu: part of the GPU's name as the driver reports it.
         source: where the speed is published.
-        options: those of the recipe, except that the run needs no files.
+        options: options of the recipe; where the recipe reads files, replacements that read none.
         small: further options, for a network of which a CPU computes an update in a fraction of a second.
     """
 
@@ -180,6 +197,10 @@ class Method(ABC, Generic[ConfigT]):
     def build_network(self, config: ConfigT, stored: Checkpoint) -> nn.Layer:
         """Build the network that fits the tensors of a file, with fresh weights."""
         return self.build_task(config).model
+
+    @abstractmethod
+    def reconstruction(self, config: ConfigT, network: nn.Layer) -> Reconstruction:
+        """Return the reconstruction by a network of `build_network`, with the number of hidden patches of `config`."""
 
     @abstractmethod
     def describe(self, stored: Checkpoint, config: ConfigT | None) -> Description:

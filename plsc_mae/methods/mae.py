@@ -5,25 +5,34 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import paddle
-from paddle import nn
+from paddle import Tensor, nn
 
+from plsc_mae.analysis.trivial import ZERO, fill_hidden, mean_over_batches
 from plsc_mae.config.mae import AutoencoderConfig, MAEConfig, MAEFinetuneConfig, MAELinprobeConfig
 from plsc_mae.config.mae_pytorch import BeitStylePretrainConfig
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import RandomCropFlip, ResizeCenterCrop
 from plsc_mae.errors import ConfigError, flag, remedies
-from plsc_mae.masking import num_visible
+from plsc_mae.masking import Mask, num_visible
 from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task, to_pictures, visible_mean
-from plsc_mae.methods.contract import DEFAULT_SIZE, ClassifierRecipe, Description, Method, PublishedSpeed
+from plsc_mae.methods.contract import (
+    DEFAULT_SIZE,
+    ClassifierRecipe,
+    Description,
+    Method,
+    PublishedSpeed,
+    Reconstruction,
+)
 from plsc_mae.methods.mae_pictures import redraw
 from plsc_mae.methods.masks import WithNoise
 from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline, Stack
 from plsc_mae.models import registry
+from plsc_mae.models.layers import gather_tokens
 from plsc_mae.models.mae import MaskedAutoencoder, hidden_patch_loss
 from plsc_mae.models.registry import (
     ENCODER_OPTIONS,
@@ -64,6 +73,7 @@ class MAETask(Task):
     """
 
     model: MaskedAutoencoder
+    reference_loss = "loss"
 
     def __init__(
         self,
@@ -86,14 +96,39 @@ class MAETask(Task):
 
     def forward(self, batch: Batch) -> StepOutput:
         """Compute the loss of a batch {"image": uint8 [B, H, W, 3], "noise": float32 [B, L]}."""
-        images, noise = self.normalize(batch["image"]), batch["noise"]
-        if self.shared_mask:
-            noise = noise[:1].expand(noise.shape)
-        hidden = self.model.predict_hidden(images, self.model.random_masks(noise, self.mask_ratio))
+        images = self.normalize(batch["image"])
+        hidden = self.model.predict_hidden(images, self._masks(batch))
         loss = hidden_patch_loss(hidden.pred, hidden.target)
         first = self.model.encoder.num_prefix_tokens
         features = visible_mean(hidden.latent[:, first:]) if self.gives_features else None
         return StepOutput(loss, {"loss": loss.detach()}, features)
+
+    @paddle.no_grad()
+    def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """Return the losses of the fills of `analysis.trivial`.
+
+        With norm_pix_loss a fill is normalized by its own patch statistics, as the targets are by theirs; the network
+        predicts these values without knowing the statistics of a hidden patch. "zero" is then a predictor too.
+        """
+        return mean_over_batches([self._trivial_losses(batch) for batch in batches])
+
+    def _trivial_losses(self, batch: Batch) -> dict[str, float]:
+        model, masks = self.model, self._masks(batch)
+        patches = model.patchify(self.normalize(batch["image"]))
+        fills = fill_hidden(patches.numpy(), masks.mask.numpy(), model.encoder.grid, model.patch_size)
+        target, *preds = (
+            model.target(gather_tokens(x, masks.ids_masked)) for x in (patches, *map(paddle.to_tensor, fills.values()))
+        )
+        predicted = dict(zip(fills, preds, strict=True))
+        if model.norm_pix_loss:
+            predicted[ZERO] = paddle.zeros_like(target)
+        return {name: float(hidden_patch_loss(pred, target)) for name, pred in predicted.items()}
+
+    def _masks(self, batch: Batch) -> Mask:
+        noise = batch["noise"]
+        if self.shared_mask:
+            noise = noise[:1].expand(noise.shape)
+        return self.model.random_masks(noise, self.mask_ratio)
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
         """Group the parameters; vectors, biases and those in `no_decay` have no weight decay."""
@@ -128,6 +163,19 @@ class MAETask(Task):
             # normalized images and their patches; targets, differences and their gradients
             working=FLOAT32 * batch_size * (2 * patches + 3 * hidden) * pixels,
         )
+
+
+class HiddenPixels(nn.Layer):
+    """The prediction of all patches, for inference: hides patches by noise, encodes the others, and decodes."""
+
+    def __init__(self, model: MaskedAutoencoder, mask_ratio: float) -> None:
+        super().__init__()
+        self.model, self.mask_ratio = model, mask_ratio
+
+    def forward(self, images: Tensor, noise: Tensor) -> list[Tensor]:
+        """Return predictions [B, L, P*P*C] and mask, float32 [B, L], for images [B, C, H, W] and noise [B, L]."""
+        masks = self.model.random_masks(noise, self.mask_ratio)
+        return [self.model.predict_all(images, masks)[0], masks.mask.astype("float32")]
 
 
 class AutoencoderMethod(Method[AutoencoderT]):
@@ -235,6 +283,20 @@ class AutoencoderMethod(Method[AutoencoderT]):
         given = {name: value for name, value in arguments.items() if name in known and value is not None}
         size = pair(arguments["img_size"] or DEFAULT_SIZE)
         return self.config_class(**{"model": self.default_model, **given}, input_size=size)
+
+    def reconstruction(self, config: AutoencoderT, network: nn.Layer) -> Reconstruction:
+        """Return the prediction of all patches; the share of hidden ones is `mask_ratio`."""
+        model = cast(MaskedAutoencoder, network)
+        order = "channel slowest" if model.channels_first else "channel fastest"
+        kind = "pixels normalized patch by patch" if model.norm_pix_loss else "normalized pixels"
+        if model.pixel_mean is not None and not model.norm_pix_loss:
+            kind = "pixels from 0 to 1"
+        outputs = {
+            "pred": f"[B, L, P*P*C] {kind} of all patches in raster order, {order}",
+            "mask": "[B, L] 1 for hidden patches, else 0",
+        }
+        hidden = model.encoder.num_patches - model.num_visible(config.mask_ratio)
+        return Reconstruction(HiddenPixels(model, config.mask_ratio), "noise", hidden, outputs)
 
     def describe(self, stored: Checkpoint, config: AutoencoderT | None) -> Description:
         """Return the description: the decoder, and the normalization of the targets if the options are stored."""

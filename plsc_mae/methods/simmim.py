@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import paddle
+from paddle import Tensor, nn
 
+from plsc_mae.analysis.trivial import fill_hidden, mean_over_batches
 from plsc_mae.config.simmim import SimMIMConfig, SimMIMFinetuneConfig, SimMIMLinprobeConfig
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import RandomCropFlip, ResizeCenterCrop
 from plsc_mae.errors import ConfigError, flag, remedies
+from plsc_mae.losses import channels_first
 from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task, to_pictures
-from plsc_mae.methods.contract import DEFAULT_SIZE, ClassifierRecipe, Description, Method
+from plsc_mae.methods.contract import DEFAULT_SIZE, ClassifierRecipe, Description, Method, Reconstruction
 from plsc_mae.methods.masks import WithMask
 from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline, Stack
 from plsc_mae.models import registry
@@ -78,6 +82,7 @@ class SimMIMTask(Task):
     """
 
     model: SimMIM
+    reference_loss = "loss"
 
     def __init__(self, model: SimMIM, normalize: Normalize, masks: CellMaskGenerator) -> None:
         super().__init__()
@@ -98,6 +103,19 @@ class SimMIMTask(Task):
             visible = 1.0 - mask.astype("float32").unsqueeze(-1)
             features = (latent[:, 1:].detach().astype("float32") * visible).sum(axis=1) / visible.sum(axis=1)
         return StepOutput(loss, {"loss": loss.detach()}, features)
+
+    @paddle.no_grad()
+    def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """Return the losses of the fills of `analysis.trivial`."""
+        return mean_over_batches([self._trivial_losses(batch) for batch in batches])
+
+    def _trivial_losses(self, batch: Batch) -> dict[str, float]:
+        model, mask = self.model, batch["mask"]
+        images = self.normalize(batch["image"])
+        patches, target = patchify(images, model.patch_size), model.target(images)
+        fills = fill_hidden(patches.numpy(), mask.numpy(), model.encoder.grid, model.patch_size)
+        preds = {name: channels_first(paddle.to_tensor(fill), model.in_chans) for name, fill in fills.items()}
+        return {name: float(masked_l1(pred, target, mask, model.in_chans)) for name, pred in preds.items()}
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
         """Group the parameters; as in the original the mask token has weight decay and the class token has none."""
@@ -150,6 +168,18 @@ class SimMIMTask(Task):
             "reconstruction + visible": images * (1 - hidden) + redrawn * hidden,
         }
         return to_pictures({label: self.normalize.denormalize(x) for label, x in drawn.items()})
+
+
+class Pixels(nn.Layer):
+    """The prediction of all patches, for inference."""
+
+    def __init__(self, model: SimMIM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, mask: Tensor) -> list[Tensor]:
+        """Return predictions [B, L, C*P*P] for images [B, C, H, W] and a mask, bool [B, L]."""
+        return [self.model(images, mask).pred]
 
 
 class SimMIMMethod(Method[SimMIMConfig]):
@@ -208,6 +238,13 @@ class SimMIMMethod(Method[SimMIMConfig]):
         published = SimMIMConfig.mask_patch_size
         fits = not (published % patch_size or any(side % published for side in size)) and min(size) > published
         return SimMIMConfig(**given, input_size=size, mask_patch_size=published if fits else patch_size)
+
+    def reconstruction(self, config: SimMIMConfig, network: nn.Layer) -> Reconstruction:
+        """Return the prediction of all patches; a mask may hide any number of them."""
+        masks = self._masks(config)
+        hidden = masks.num_hidden * masks.patches_per_cell**2
+        outputs = {"pred": "[B, L, C*P*P] normalized pixels of all patches in raster order, channel slowest"}
+        return Reconstruction(Pixels(cast(SimMIM, network)), "mask", hidden, outputs)
 
     def describe(self, stored: Checkpoint, config: SimMIMConfig | None) -> Description:
         """Return the description of head and target."""

@@ -7,12 +7,14 @@ patches, P patch size, C channels, K classes.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import paddle
 from paddle import Tensor, nn
 
 from plsc_mae import weights
+from plsc_mae.analysis.trivial import ZERO, fill_hidden, mean_over_batches, token_losses
 from plsc_mae.config import CAEConfig
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.errors import CheckpointError, ConfigError, flag, remedies
@@ -45,6 +47,10 @@ class Target(nn.Layer):
     def loss(self, pred: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return (loss, values to log) of predictions [B*M, K] and targets [B*M] or [B*M, K] of hidden patches."""
 
+    @abstractmethod
+    def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """Return the losses of trivial predictors for batches that `CAETask.prepare` returned."""
+
 
 class ClassTarget(Target):
     """A target that is one class out of K."""
@@ -62,6 +68,10 @@ class ClassTarget(Target):
             "mlm_acc": (pred.detach().argmax(axis=-1) == target).astype("float32").mean(),
             "top_token_share": counts.max() / target.shape[0],
         }
+
+    def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """Return the cross entropies of constant predictions, see `analysis.trivial.token_losses`."""
+        return token_losses([batch["target"].numpy() for batch in batches], self.num_classes)
 
 
 class TokenTarget(ClassTarget):
@@ -93,14 +103,37 @@ class PixelTarget(Target):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return pixels [B, L, P*P*C]; the channel changes fastest, or slowest if it is normalized separately."""
+        return normalize_pixels(self._patches(batch), self.kind, IN_CHANS)
+
+    def _patches(self, batch: Batch) -> Tensor:
         images = self.normalize(batch["image"])
         if self.denorm:
             images = self.normalize.denormalize(images)
-        return normalize_pixels(patchify(images, self.patch_size), self.kind, IN_CHANS)
+        return patchify(images, self.patch_size)
 
     def loss(self, pred: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean squared error in float32."""
         return squared_error(pred, target), {}
+
+    @paddle.no_grad()
+    def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """Return the losses of the fills of `analysis.trivial`.
+
+        If targets are normalized by patch, so are the fills, and "zero" is a predictor too.
+        """
+        return mean_over_batches([self._trivial_losses(batch) for batch in batches])
+
+    def _trivial_losses(self, batch: Batch) -> dict[str, float]:
+        patches, hidden, target = self._patches(batch), batch["mask"].numpy(), batch["target"]
+        height, width = batch["image"].shape[1:3]
+        grid = (height // self.patch_size, width // self.patch_size)
+        preds = {
+            name: normalize_pixels(paddle.to_tensor(fill[hidden]), self.kind, IN_CHANS)
+            for name, fill in fill_hidden(patches.numpy(), hidden, grid, self.patch_size).items()
+        }
+        if self.kind != "none":
+            preds[ZERO] = paddle.zeros_like(target)
+        return {name: float(squared_error(pred, target)) for name, pred in preds.items()}
 
     def draw(self, pred: Tensor, images: Tensor) -> Tensor:
         """Turn predictions of all patches into images.

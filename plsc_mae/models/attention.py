@@ -43,8 +43,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, drop_
     `bias` [H, M, N] is added to the logits. Dropout with `drop_rate` applies to the softmax weights, in evaluation mode
     too, so callers must pass 0 there.
 
-    The choice between flash kernel and plain matrix products is that of `uses_flash` instead of Paddle's own: 2.6 takes
-    its flash kernel on any GPU and for any dtype, and 3.x chooses a kernel before AMP has cast the inputs.
+    `uses_flash` chooses between the flash kernel and plain matrix products. Paddle's own choice is unsuitable: 2.6 uses
+    its flash kernel on any GPU and for any dtype, and 3.x chooses before AMP has cast the inputs.
     """
     head_dim, recorded = q.shape[-1], _recording.get()
     plain = recorded is not None or bias is not None or drop_rate > 0 or are_deterministic()

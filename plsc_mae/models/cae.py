@@ -32,6 +32,7 @@ from plsc_mae.models.layers import (
     layer_norm,
     linear,
     patchify,
+    require_mask_of,
     scaled,
     truncated_normal,
 )
@@ -302,8 +303,7 @@ class ContextAutoencoder(nn.Layer):
                 different numbers of patches (checked only if `num_masked` is None).
         """
         patches = patchify(images, self.patch_size)
-        if list(mask.shape) != list(patches.shape[:2]):
-            raise ValueError(f"the mask has shape {list(mask.shape)}, the images {list(patches.shape[:2])} patches")
+        require_mask_of(patches, mask)
         ids_keep, ids_masked = split_mask(mask, num_masked)
         encoded = self.encoder.encode(patches, ids_keep)
         visible = self._bridged(encoded[:, 1:])

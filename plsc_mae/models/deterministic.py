@@ -1,4 +1,4 @@
-"""Kernels that repeat their bits on GPU. The ones that this file replaces add floats in the order of arrival.
+"""GPU kernels that give the same bits in every run. Those that they replace add floats in the order of arrival.
 
 Found in the wheel of paddlepaddle-gpu 2.6.2 and in Paddle's source; no GPU has run this code yet.
 """
@@ -12,8 +12,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-# cuDNN's algorithms that repeat their bits, and the backward pass of F.embedding without atomic additions. Paddle
-# refuses convolutions if the exhaustive search for algorithms is on beside the first flag.
+# cuDNN's algorithms that repeat their bits, and the backward pass of F.embedding without atomic additions. With
+# the first flag, Paddle refuses convolutions unless the exhaustive search for algorithms is off.
 FLAGS = {
     "FLAGS_cudnn_deterministic": True,
     "FLAGS_embedding_deterministic": 1,
@@ -32,7 +32,7 @@ def choose_kernels(*, deterministic: bool) -> None:
     backward pass adds atomically. On a wheel without GPU support there is nothing to choose. Without `deterministic`,
     flags that the user has set in the environment stay as they are.
 
-    Must be called before the first matrix product on a GPU, because cuBLAS then reads its variable.
+    Must be called before the first matrix product on a GPU, because cuBLAS reads its variable then.
     """
     global _deterministic
     changed, _deterministic = deterministic != _deterministic, deterministic
@@ -50,7 +50,7 @@ def are_deterministic() -> bool:
 
 
 def table_rows(table: Tensor, ids: Tensor) -> Tensor:
-    """Return the rows `ids`, int64 [...], of `table` [N, D] as [..., D]; a row may be asked for several times.
+    """Look up the rows [..., D] of `table` [N, D] at `ids`, int64 [...]; ids may repeat.
 
     The gradient of `paddle.gather` always sums repeated rows by atomic additions on GPU; that of F.embedding does not
     if FLAGS_embedding_deterministic is set. On CPU both give the same bits.

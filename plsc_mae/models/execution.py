@@ -1,9 +1,18 @@
-"""The device of a tensor's operations, which run at once or in a program that `paddle.jit` traces."""
+"""Device of a tensor's operations, for eager tensors and for variables of a program that `paddle.jit` traces.
+
+Code that may be traced uses neither `super()` nor `x.size`, which Paddle 2.6 cannot trace; `0 in x.shape` works.
+"""
 
 from __future__ import annotations
 
+import ctypes
+
+import numpy as np
+import numpy.typing as npt
 import paddle
 from paddle import Tensor
+
+Floats = npt.NDArray[np.float32]
 
 
 def is_eager(x: Tensor) -> bool:
@@ -27,3 +36,9 @@ def on_cpu(x: Tensor) -> bool:
 def contiguous(x: Tensor) -> Tensor:
     """Return `x` with contiguous memory; variables of a traced program are never views."""
     return x.contiguous() if is_eager(x) else x
+
+
+def memory(x: Tensor) -> Floats:
+    """Return the memory of a contiguous float32 tensor on a CPU as a flat array; the caller keeps the tensor alive."""
+    pointer = ctypes.cast(x.data_ptr(), ctypes.POINTER(ctypes.c_float))
+    return np.ctypeslib.as_array(pointer, (x.size,))

@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from plsc_mae.models.attention import attention, dropout
 from plsc_mae.models.execution import contiguous, is_eager, on_cpu
+from plsc_mae.models.gelu import gelu
+from plsc_mae.models.norm import LayerNorm
 from plsc_mae.models.recompute import Recomputable
 from plsc_mae.models.rel_pos_bias import RelativePositionBias
 from plsc_mae.models.tensor_split import HEADS, HIDDEN, TensorSplit
@@ -121,7 +122,7 @@ class Linear(nn.Linear):
 
 def layer_norm(dim: int, eps: float = LAYER_NORM_EPS) -> nn.LayerNorm:
     """Build a layer norm over a last axis of width `dim`; nearly all of our ViTs have the default `eps`."""
-    return nn.LayerNorm(dim, epsilon=eps)
+    return LayerNorm(dim, epsilon=eps)
 
 
 def only_declared(layer: nn.Layer) -> bool:
@@ -182,6 +183,15 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tenso
     x = patches.reshape([batch, rows, columns, patch_size, patch_size, -1])
     x = x.transpose([0, 5, 1, 3, 2, 4])  # [B, C, rows, P, columns, P]
     return x.reshape([batch, -1, rows * patch_size, columns * patch_size])
+
+
+def require_mask_of(patches: Tensor, mask: Tensor) -> None:
+    """Raise ValueError unless a mask [B, L] has one entry for each of `patches` [B, L, P*P*C].
+
+    A traced program does not check: its batch size is unknown.
+    """
+    if is_eager(mask) and list(mask.shape) != list(patches.shape[:2]):
+        raise ValueError(f"the mask has shape {list(mask.shape)}, the images {list(patches.shape[:2])} patches")
 
 
 class PatchEmbed(nn.Layer):
@@ -350,9 +360,8 @@ class Mlp(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply both layers: [B, N, D] -> [B, N, D]."""
-        return dropout(
-            self.fc2(F.gelu(self.fc1(copy_to_group(self.exchange, x)))), self.drop_rate if self.training else 0.0
-        )
+        hidden = gelu(self.fc1(copy_to_group(self.exchange, x)))
+        return dropout(self.fc2(hidden), self.drop_rate if self.training else 0.0)
 
 
 class DropPath(nn.Layer):

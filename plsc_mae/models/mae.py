@@ -269,9 +269,8 @@ class MaskedAutoencoder(nn.Layer):
         if loss_only:
             hidden, pred = self.predict_hidden(images, masks), None
         else:
+            pred, latent = self.predict_all(images, masks)
             patches = patchify(images, self.patch_size)
-            latent = self.encoder.encode(patches, masks.ids_keep)
-            pred = self.decoder(self._decoder_input(latent), masks)
             hidden = self._hidden(gather_tokens(pred, masks.ids_masked), patches, masks, latent)
         loss = hidden_patch_loss(hidden.pred, hidden.target)
         return MAEOutput(loss, pred, masks.mask, hidden.latent, masks.ids_restore)
@@ -279,6 +278,19 @@ class MaskedAutoencoder(nn.Layer):
     def random_masks(self, noise: Tensor, mask_ratio: float) -> Mask:
         """Hide the patches with the largest noise [B, L]; their number is rounded as `round_down` says."""
         return random_masking(noise, mask_ratio, self.round_down)
+
+    def predict_all(self, images: Tensor, masks: Mask) -> tuple[Tensor, Tensor]:
+        """Encode the visible patches and predict all.
+
+        Args:
+            images: [B, C, H, W], normalized.
+            masks: visible and hidden patches.
+
+        Returns:
+            (predictions [B, L, P*P*C] in raster order, encoded visible tokens [B, 1 + K, D]).
+        """
+        latent = self.encoder.encode(patchify(images, self.patch_size), masks.ids_keep)
+        return self.decoder(self._decoder_input(latent), masks), latent
 
     def predict_hidden(self, images: Tensor, masks: Mask) -> HiddenPatches:
         """Encode the visible patches and predict only the hidden ones, as training does.

@@ -12,7 +12,14 @@ import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.losses import channels_first, channels_last
-from plsc_mae.models.layers import Linear, initializes, patchify, truncated_normal, unpatchify
+from plsc_mae.models.layers import (
+    Linear,
+    initializes,
+    patchify,
+    require_mask_of,
+    truncated_normal,
+    unpatchify,
+)
 from plsc_mae.models.vit import VisionTransformer, token_parameter
 
 LOSS_EPS = 1e-5  # added to the number of hidden pixels, by which the loss is divided
@@ -46,8 +53,7 @@ class MaskTokenEncoder(VisionTransformer):
             ValueError: the mask does not have one entry per patch, or a side of the images is not a multiple of P.
         """
         patches = patchify(images, self.patch_size)
-        if list(mask.shape) != list(patches.shape[:2]):
-            raise ValueError(f"the mask has shape {list(mask.shape)}, the images {list(patches.shape[:2])} patches")
+        require_mask_of(patches, mask)
         # Tokens have the dtype of the parameters, as in our other encoders, even under mixed precision.
         tokens = self.patch_embed(patches).astype(self.mask_token.dtype)
         hidden = mask.unsqueeze(-1).astype(tokens.dtype)

@@ -41,7 +41,7 @@ class End(NamedTuple):
         cause: sentence without its period.
         code: exit code for the processes.
         in_words: whether the first process to end reported the cause itself, instead of dying without a message.
-        hung_at: number of the last finished update if the run hangs, so that all processes write their stacks.
+        hung_at: if the run hangs, number of the last finished update; all processes then write their stacks. Else None.
     """
 
     cause: str
@@ -74,7 +74,7 @@ class Watch(ABC):
         peers: connections to other processes.
         reports: connections for the reports of the hang detector, by process number.
         stacks_folder: folder of the stacks that this process writes if the run hangs; None writes to stderr only.
-        describe_suspect: returns a sentence about a process that has been behind for a while, "" without one.
+        describe_suspect: returns a sentence about a process that has made no progress for a while; "" without one.
         end: reason for the end of the run, once another process has sent it.
     """
 
@@ -265,7 +265,7 @@ class Hub(Watch):
                     return
 
     def _admit(self) -> None:
-        """Accept a connection; close it unless it sends the token, and the number and purpose of a missing one."""
+        """Accept a connection; close it unless it sends the token, and a process and purpose that are still missing."""
         connection, _ = self.listener.accept()
         connection.settimeout(JOIN_TIMEOUT / 3)
         peer = Peer(connection)

@@ -1,4 +1,4 @@
-"""The GPUs for which the installed Paddle has kernels, and the 16-bit types that it computes with on them."""
+"""GPUs for which the installed Paddle has kernels, and the 16-bit types of mixed precision on them."""
 
 from __future__ import annotations
 

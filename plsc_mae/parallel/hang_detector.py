@@ -1,8 +1,8 @@
 """Hang detector: ends a run whose processes live but make no progress.
 
 A thread of every process sends the process's activity to process 0 in short intervals. Process 0 finds the process that
-is behind and ends all. Every process also expects the reports of process 0, because a stopped one cannot find itself.
-A run of one process watches itself.
+is behind and ends the run. The others watch the reports of process 0 in return, because a stopped process cannot
+detect itself. A run of one process watches itself.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ class ProgressTable:
         seen.heard, seen.activity = now, report
 
     def restart(self, now: float) -> None:
-        """Count the seconds from `now`: this process was suspended, and the others may have been, too."""
+        """Restart all time limits at `now`, because this process was suspended, and the others may have been, too."""
         for seen in self.observed.values():
             seen.heard = seen.moved = now
 
     def forget(self, process: int) -> None:
-        """Stop to watch a process that has left the training."""
+        """Stop watching a process that has left the training."""
         self.observed.pop(process, None)
 
     def find_silent(self, now: float) -> End | None:
@@ -85,10 +85,10 @@ class ProgressTable:
         return _end(f"{worst.name} hangs: no report for {self._limit()}; last report: {_place(worst.activity)}", worst)
 
     def describe_suspect(self, now: float) -> str:
-        """Return a sentence about the process that is silent or behind the others since SUSPICIOUS; "" without one.
+        """Return a sentence about a process that has been silent or behind for SUSPICIOUS seconds; "" without one.
 
-        A failure may be the consequence: gloo's collectives give up after 30 seconds, with a message that does not name
-        the process, and abort those that wait in the backward pass.
+        It may be the cause of a failure elsewhere: gloo's collectives give up after 30 seconds, with a message that
+        does not name the process, and abort the processes that wait in the backward pass.
         """
         silent = [seen for seen in list(self.observed.values()) if now - seen.heard >= SUSPICIOUS]
         table = [seen for seen in list(self.observed.values()) if seen.activity is not None]
@@ -128,7 +128,7 @@ class ProgressTable:
 
 
 def _rank(seen: Observed) -> tuple[int, bool]:
-    """Return a key by which processes that are behind come first."""
+    """Return a sort key that is smallest for the processes that are behind."""
     assert seen.activity is not None
     return seen.activity.entered, seen.activity.waiting
 
@@ -246,6 +246,6 @@ def watching(timeout: float, folder: str | Path, update: int = 0) -> Iterator[No
     try:
         yield
     except BaseException:
-        detector.stop()  # the suspect stays known, because it may be the cause
+        detector.stop()  # describe_suspect stays, because the suspect may be the cause
         raise
     detector.leave()

@@ -13,18 +13,18 @@ from plsc_mae.train.precision import Precision
 class CompiledTask(nn.Layer):
     """A task whose `forward` runs as a static program, with the same parameters.
 
-    Paddle traces `forward` at the first batch, and again for batches of other shapes or dtypes. Forward and backward
-    pass are then one operation each for Python. The whole function must become one program: Paddle's other mode, which
-    compiles the parts between Python code that it does not understand, fails on named tuples in Paddle 2.6.2 and 3.3.1.
+    Paddle traces `forward` at the first batch, and again for batches of other shapes or dtypes. Python then
+    starts one operation for the forward and one for the backward pass. The whole function must become one program.
+    Paddle's other mode compiles only the parts that it understands; it fails on named tuples in Paddle 2.6.2 and 3.3.1.
 
     Args:
-        task: the task. The values of `forward` besides tensors, such as options, are read when it is traced; later
-            changes have no effect.
+        task: the task. Values other than tensors, such as options, are fixed when `forward` is traced; later changes
+            have no effect.
         precision: precision of the forward passes.
 
     Raises:
-        ConfigError: mixed precision with Paddle 2, which inserts the casts into the traced program. There the networks
-            cannot keep the residual stream and the losses in float32.
+        ConfigError: `precision` is mixed and this is Paddle 2. It inserts the casts into the traced program, where the
+            networks cannot keep the residual stream and the losses in float32.
     """
 
     def __init__(self, task: Task, precision: Precision) -> None:

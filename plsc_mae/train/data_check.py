@@ -22,6 +22,7 @@ from plsc_mae.config import TrainingConfig
 from plsc_mae.data.check import Note, check_files, examine_file
 from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.imagefolder import ImageList
+from plsc_mae.data.sequence import SequenceImages
 from plsc_mae.errors import CheckpointError, DataError
 from plsc_mae.files import result_replacement
 from plsc_mae.loading import pixel_range
@@ -49,7 +50,7 @@ def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageLi
     """Check the files of a run and return the bad ones by the name of their list; all processes must call.
 
     The bad files are also added to `unreadable` of their list. With --no_check_data nothing is checked and the result
-    is {}.
+    is {}. Images of sequences are not checked.
 
     Args:
         config: options of the run: --check_data, --bad_image and those for reading images.
@@ -62,6 +63,7 @@ def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageLi
     """
     if not config.check_data:
         return {}
+    lists = {name: images for name, images in lists.items() if not isinstance(images, SequenceImages)}
     values = pixel_range.parse(config.pixel_range)
     path = Path(config.output_dir) / RESULT
     known = _read(path) if world.is_main else {}

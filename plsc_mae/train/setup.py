@@ -32,6 +32,7 @@ from plsc_mae.runtime import count_workers
 from plsc_mae.train.checkpoint.saver import Saver
 from plsc_mae.train.checkpoint.state import RunState
 from plsc_mae.train.compiled import CompiledTask
+from plsc_mae.train.log.boards import RunOptions
 from plsc_mae.train.log.run_logger import RunLogger
 from plsc_mae.train.nonfinite.policy import NonFinitePolicy
 from plsc_mae.train.observers.base import Observer
@@ -72,19 +73,23 @@ def log_options(config: TrainingConfig, world: World) -> None:
         logger.info("options of %s %s that differ from its defaults: %s", config.method, config.phase, changed)
 
 
-def settle_pixel_range(config: PretrainConfig, checkpoint: Path | None) -> PretrainConfig:
+def settle_pixel_range(
+    config: PretrainConfig, checkpoint: Path | None, images: ImageList | None = None
+) -> PretrainConfig:
     """Return the config with `pixel_range` set to the two numbers of the run's range, or to None without a range.
 
     Args:
         config: options of the run; for `auto`, the range is determined from the images of --data_path.
         checkpoint: checkpoint that the run resumes, whose range is the default; None without one.
+        images: the images, if the caller has them already; None lists those of --data_path.
 
     Raises:
         ConfigError: --pixel_range is malformed.
         DataError: the range is `auto`, and --data_path has no usable images.
     """
-    automatic = config.pixel_range == (pixel_range.AUTO,) and config.data_path
-    return pixel_range.settle(config, list_images(config.data_path, "train") if automatic else None, checkpoint)
+    if images is None and config.pixel_range == (pixel_range.AUTO,) and config.data_path:
+        images = list_images(config.data_path, "train")
+    return pixel_range.settle(config, images, checkpoint)
 
 
 def pretraining_dataset(
@@ -153,8 +158,8 @@ def build_stepper(task: Task, config: TrainingConfig, world: World) -> Stepper:
         world: processes of the run; all of them must call.
 
     Raises:
-        ConfigError: --sharding_stage 1 is used with more data-parallel processes than parameter tensors; Paddle cannot
-            compile at this precision.
+        ConfigError: --sharding_stage 1 is used with more data-parallel processes than parameter tensors; --compile is
+            used with a precision that this Paddle cannot compile.
     """
     groups = task.param_groups(config.weight_decay)
     params = trainable_parameters(task.model)
@@ -240,7 +245,13 @@ def build_trainer(
     schedule = task.schedule(config, lr, accumulation.updates)
     state = RunState(stepper, accumulation, probe, world, config)
     policy = NonFinitePolicy(state, loader)
-    log = RunLogger(config.output_dir, config.log_dir or config.output_dir, active=world.is_main)
+    log = RunLogger(
+        config.output_dir,
+        config.log_dir or config.output_dir,
+        active=world.is_main,
+        loggers=config.logger or (),
+        described=RunOptions.of(config),
+    )
     saver = Saver(state, log, config, world, before=policy.before_save)
     if world.is_main:
         _log_summary(state, loader, n_parameters)
@@ -277,10 +288,10 @@ def _log_summary(state: RunState, loader: BatchLoader, n_parameters: int) -> Non
 
 
 def _incomplete_parts(accumulation: Accumulation, loader: BatchLoader, batch: int) -> Iterator[str]:
-    """Yield a sentence if images do not fill a batch of all processes, and one if the last group is shorter."""
+    """Yield a sentence if an epoch leaves out images, and one if its last accumulation group is incomplete."""
     left = len(loader.dataset) - accumulation.iterations * batch
     if left:
-        yield f"{left} images are left out of each epoch, others in every epoch: they do not fill a batch of {batch}"
+        yield f"each epoch leaves out {left} images, a new choice every time: they do not fill a batch of {batch}"
     last = accumulation.group(accumulation.iterations - 1).size
     if last < accumulation.accum_iter:
         yield f"the last update of an epoch has {last} of {accumulation.accum_iter} iterations"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -53,6 +54,7 @@ class StopRequest:
     def listening(self) -> Iterator[None]:
         """Record SIGTERM and the first Ctrl-C instead of exiting; a second Ctrl-C ends the process at once.
 
+        In an interactive session such as a notebook, the second one raises KeyboardInterrupt, so the session survives.
         A signal that was ignored before stays ignored, such as Ctrl-C for background jobs of a shell. Outside the main
         thread this does nothing, because Python allows signal handlers only there. After a SIGTERM, the end of the
         context waits up to REPEAT_SECONDS, because the launcher repeats the signal.
@@ -75,7 +77,8 @@ class StopRequest:
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            is_interactive = hasattr(sys, "ps1")
+            signal.signal(signal.SIGINT, signal.default_int_handler if is_interactive else signal.SIG_DFL)
         if not self.signal:
             self.signal, self._received_at = number, time.monotonic()
             message = (

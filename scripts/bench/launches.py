@@ -86,6 +86,7 @@ def trace(words: list[str]) -> int:
 
     for module in (layers, cae, classifier):
         module.linear = lambda x, w, b: layers.add_bias(paddle.matmul(x, w), b)
+    layers.gelu = paddle.nn.functional.gelu
     step.squared_norm = step.squared_norm_of_pieces
     dalle._chunks = lambda batch: [batch]
     phases, waits, transfers = Phases(), Calls(paddle.Tensor, WAITS), Calls(paddle, ("to_tensor",))

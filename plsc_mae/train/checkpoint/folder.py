@@ -24,7 +24,9 @@ LOGS = ("train.jsonl", "log.txt")
 CONFIG = "config.yaml"
 _OWN_CONFIG = "config-" + 12 * "[0-9a-f]" + ".yaml"  # where config.yaml is a file of the user
 _CONFIG_SIGN = "# all options of "
-_REPORTS = ("spikes.jsonl", "nonfinite-*.json", "hang-*.txt")
+HISTORY, TRIVIAL_LOSSES = "history.jsonl", "trivial_losses.json"  # see train/history.py, train/trivial_losses.py
+_CONTINUED_REPORTS = ("spikes.jsonl", HISTORY, TRIVIAL_LOSSES)
+_REPORTS = (*_CONTINUED_REPORTS, "nonfinite-*.json", "hang-*.txt")
 _CHECKPOINTS = "*checkpoint-*.pd"  # of any --exp_name
 
 
@@ -149,7 +151,7 @@ class _RunFiles:
     def shared_logs(self) -> list[Path]:
         """Return the logs, options and reports, which two branches of a run have in common."""
         records = [self.records] if self.records.exists() else []
-        return [*self._existing(*LOGS, CONFIG, _OWN_CONFIG, _REPORTS[0], self._record_path.name), *records]
+        return [*self._existing(*LOGS, CONFIG, _OWN_CONFIG, *_CONTINUED_REPORTS, self._record_path.name), *records]
 
     def later_than(self, step: int) -> list[Path]:
         """Return the checkpoints of more than `step` updates."""

@@ -21,7 +21,7 @@ class UpdateNumbers(NamedTuple):
         losses: loss of every process in the order of their numbers, averaged over its iterations of the accumulation
             group; with pipeline parallelism only the values of the last stage's processes are losses.
         norm: global gradient norm without the loss scale, before clipping.
-        stop: largest number of a stop signal that any process has received; 0 if none did.
+        stop: largest number of the stop signals that the processes have received; 0 without any.
     """
 
     losses: list[float]

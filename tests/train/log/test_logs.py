@@ -152,7 +152,7 @@ def test_a_run_goes_on_without_visualdl(tmp_path, caplog, monkeypatch, module):
     monkeypatch.setattr(logging.getLogger("plsc_mae"), "propagate", True)
     monkeypatch.setitem(sys.modules, "visualdl.component", module)
     run(tmp_path, (0, 0, 0), [record(0, 0, 1), record(1, 0, 2)], epochs=(0,))
-    (warning,) = (entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING)
+    (warning,) = {entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING}
     assert "visualdl" in warning
     assert "train.jsonl" in warning
     assert module is None or "Descriptors cannot be created directly" in warning

@@ -1,0 +1,255 @@
+"""The Python API: `plsc_mae.train`, `plsc_mae.embed` and `plsc_mae.export`, for scripts and notebooks.
+
+The functions take the options of the commands by name, check them in the same way and raise the same errors, which are
+subclasses of `plsc_mae.errors.UserError`; messages name options as flags. They never exit, and end their loader
+processes also after an exception. docs/python.md has examples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plsc_mae import console
+from plsc_mae.commands import classify, extract, pretrain
+from plsc_mae.commands.results import require_free
+from plsc_mae.config import PHASES, ClassifyConfig, PretrainConfig, TrainingConfig
+from plsc_mae.config.resolve import from_options
+from plsc_mae.config.schema import suggest, vocabulary
+from plsc_mae.config.tools import EmbedConfig, ExtractConfig
+from plsc_mae.data.imagefolder import GivenImages, ImageList
+from plsc_mae.data.sequence import sequence_images
+from plsc_mae.data.workers import ending_workers
+from plsc_mae.errors import ConfigError, Stopped, use_flags
+from plsc_mae.methods.base import Task
+from plsc_mae.parallel.world import World
+from plsc_mae.train.checkpoint.file import checkpoint_path, find_newest
+from plsc_mae.train.checkpoint.state import BEST
+from plsc_mae.train.log.run_logger import RUN
+from plsc_mae.train.log.tags import POSITION_FIELDS
+
+Images = str | os.PathLike[str] | Sequence[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """Result of `train`.
+
+    Attributes:
+        folder: output folder of the run.
+        checkpoint: newest checkpoint of the folder; None without one.
+        best: checkpoint with the highest validation accuracy; None without one.
+        metrics: values of the last line of log.txt by name, for example "train_loss" and "test_acc1"; of the last line
+            of train.jsonl if the run has ended within an epoch; with `eval`, those of the evaluation.
+    """
+
+    folder: Path
+    checkpoint: Path | None
+    best: Path | None
+    metrics: dict[str, float]
+
+
+class Embedding(np.ndarray[Any, np.dtype[np.float32]]):
+    """Features of images, float32 [n, D].
+
+    Attributes:
+        paths: paths of the n images relative to their folder, or their places in the sequence, as "data[0]"; arrays
+            computed from this one, and parts of it, have none.
+    """
+
+    paths: Sequence[str] = ()
+
+
+def train(
+    data: Images | None = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    model: str | None = None,
+    method: str | None = None,
+    phase: str = "pretrain",
+    eval_data: Images | None = None,
+    task: Task | None = None,
+    **options: Any,
+) -> TrainResult:
+    """Pre-train a network, fine-tune or probe a classifier, or continue such a run, in this process.
+
+    Ctrl-C, or "interrupt" in a notebook, saves the run before it ends; `auto_resume=True` continues it.
+
+    Args:
+        data: training images: a folder or list file (--data_path), a sequence of images, or a sequence of pairs of an
+            image and a label; see `plsc_mae.data.sequence.sequence_images`.
+        out: output folder (--output_dir).
+        model: name of the network (--model).
+        method: name of the method (--method), if `model` does not determine it.
+        phase: the command: "pretrain", "finetune" or "linprobe".
+        eval_data: labeled validation images (--eval_data_path), in the same forms as `data`.
+        task: task to pre-train in place of the method's; it gets the batches that the method would make for `model`,
+            and its options of optimizer and schedule apply.
+        options: further options of the command; `config` is a YAML file or the name of a recipe.
+
+    Raises:
+        UserError: options, data, folders or checkpoints cannot be used, or the training diverges.
+        KeyboardInterrupt: Ctrl-C ended the run; the message says where it was saved.
+        Stopped: SIGTERM ended the run.
+    """
+    if phase not in PHASES:
+        raise ConfigError(f"phase {phase!r}: expected one of {', '.join(PHASES)}{suggest(str(phase), PHASES)}")
+    if task is not None and phase != "pretrain":
+        raise ConfigError(f"task replaces the objective of pre-training, but phase is '{phase}'; leave task out")
+    own = {"data_path": _path(data, "data"), "eval_data_path": _path(eval_data, "eval_data"), "output_dir": out}
+    with _session():
+        values = _merge("train", {**own, "model": model, "method": method}, options)
+        config = _resolve(values, PHASES[phase], "train")
+        given = _given(data, eval_data, config)
+        if isinstance(config, PretrainConfig):
+            pretrain.train(config, given, task)
+            return _result(config, {})
+        return _result(config, classify.train(config, given) if isinstance(config, ClassifyConfig) else {})
+
+
+def embed(
+    data: Images | None = None,
+    *,
+    model: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Embedding:
+    """Return one feature vector per image, in order: by default the mean of the last block's patch tokens.
+
+    An image of a folder or list file that cannot be read is left out with a warning; in a sequence it is an error.
+
+    Args:
+        data: a folder or list file (--data_path), or a sequence of images or of pairs of an image and a label.
+        model: checkpoint of plsc_mae or of another code base (--model_path).
+        out: file to write too, .npz or .safetensors (--save_path); it also has labels and class names.
+        options: further options of `plsc-mae extract`, with one of `layers` and one of `tokens`.
+
+    Raises:
+        UserError: options, images, checkpoint or file cannot be used.
+    """
+    with _session():
+        own = {"data_path": _path(data, "data"), "model_path": model, "save_path": out}
+        values = {"tokens": "mean"} | _merge("embed", own, options)
+        config: EmbedConfig = _resolve(values, {"": ExtractConfig if values.get("save_path") else EmbedConfig}, "embed")
+        if len(set(config.layers)) * len(set(config.tokens)) > 1:
+            raise ConfigError(
+                f"embed returns one array, but layers {list(config.layers)} and tokens {list(config.tokens)} give "
+                "several; name one of each, or write all with `plsc-mae extract`"
+            )
+        if isinstance(config, ExtractConfig):
+            require_free(Path(config.save_path))
+        images = _in_memory(data, "data", labeled=isinstance(config, ExtractConfig))
+        features = extract.compute(config, World(config.device), images)
+        if isinstance(config, ExtractConfig):
+            extract.save(config, features)
+        (array,) = features.arrays.values()
+        result = array.view(Embedding)
+        result.paths = features.paths
+        return result
+
+
+# ------------------------------------------------------------------------------------------------- options
+
+
+def _merge(function: str, own: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a call: `options`, and the parameters `own` that are not None.
+
+    Raises:
+        ConfigError: an option is given under two names, for example as `data` and as `data_path`.
+    """
+    given = {name: value for name, value in own.items() if value is not None}
+    if twice := sorted(given.keys() & options.keys()):
+        raise ConfigError(f"{function} got {twice[0]} twice, by its own name and by that of a parameter; give one")
+    return {**given, **options}
+
+
+def _resolve(values: Mapping[str, Any], configs: Mapping[str, type], function: str) -> Any:
+    """Return the config of a call, and let messages name its options."""
+    config = from_options(values, configs, prog=function)
+    use_flags(vocabulary(type(config)) | (set() if "" in configs else {"method"}))
+    return config
+
+
+def _is_path(data: object) -> bool:
+    return data is None or isinstance(data, (str, os.PathLike))
+
+
+def _path(data: Any, name: str) -> Any:
+    """Return `data` if it is a path or None; for a sequence, return a text that represents it in the options."""
+    return data if _is_path(data) else f"<{name} in memory>"
+
+
+def _given(data: Any, eval_data: Any, config: TrainingConfig) -> GivenImages:
+    """Return the images of the sequences among the arguments of `train`.
+
+    Raises:
+        DataError: a sequence has no usable images or labels.
+    """
+    labeled = not isinstance(config, PretrainConfig) or config.online_probe or config.knn_freq > 0
+    train, val = (
+        _in_memory(value, name, labeled=labeled) for value, name in ((data, "data"), (eval_data, "eval_data"))
+    )
+    return GivenImages(train, val)
+
+
+def _in_memory(data: Any, name: str, *, labeled: bool) -> ImageList | None:
+    return None if _is_path(data) else sequence_images(data, name, labeled=labeled)
+
+
+# ------------------------------------------------------------------------------------------ calls and results
+
+
+@contextlib.contextmanager
+def _session() -> Iterator[None]:
+    """Show the log during a call, and clean up after it.
+
+    Raises:
+        ConfigError: this is one of several processes.
+        KeyboardInterrupt: Ctrl-C ended the run.
+    """
+    if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1:
+        raise ConfigError("the Python API runs in one process; start several with `plsc-mae launch`")
+    try:
+        with console.showing_log(), ending_workers():
+            yield
+    except Stopped as stop:
+        if stop.number == signal.SIGINT:
+            raise KeyboardInterrupt(str(stop)) from None
+        raise
+    finally:
+        use_flags(None)
+
+
+def _result(config: TrainingConfig, evaluated: Mapping[str, float]) -> TrainResult:
+    best = checkpoint_path(config.output_dir, config.exp_name, BEST)
+    folder = Path(config.output_dir)
+    return TrainResult(
+        folder=folder,
+        checkpoint=find_newest(config.output_dir, config.exp_name),
+        best=best if best.exists() else None,
+        metrics=dict(evaluated) if getattr(config, "eval", False) else _last_metrics(folder),
+    )
+
+
+def _last_metrics(folder: Path) -> dict[str, float]:
+    """Return the values of the last epoch of a run, or of the last print interval if that is later."""
+    epoch, interval = _last_record(folder / "log.txt"), _last_record(folder / "train.jsonl")
+    if interval.get("step", 0) > epoch.get("step", 0):
+        place = {name: interval[name] for name in POSITION_FIELDS}
+        return place | {f"train_{name}": value for name, value in interval.items() if name not in place}
+    return epoch
+
+
+def _last_record(path: Path) -> dict[str, float]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    record: dict[str, float] = json.loads(lines[-1]) if lines else {}
+    record.pop(RUN, None)
+    return record

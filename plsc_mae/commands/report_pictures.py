@@ -1,0 +1,67 @@
+"""Pictures of a run's newest checkpoint: attention of the last layer, and principal components of the patch tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import paddle
+from PIL import Image
+
+from plsc_mae.analysis.attention import Pool, attention_maps, patch_relevance
+from plsc_mae.analysis.features import TokenFeatures
+from plsc_mae.analysis.pictures import compose, enlarge, highlight, principal_colors
+from plsc_mae.commands.pictures import PictureReader, find_pictures, spread
+from plsc_mae.config.tools import ReportConfig
+from plsc_mae.data.transforms import ResizeCenterCrop
+from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.loading import pixel_range
+from plsc_mae.loading.encoder import load_encoder
+from plsc_mae.parallel.world import World
+from plsc_mae.report.run_folder import RunFolder
+from plsc_mae.train.checkpoint.file import find_newest
+
+
+def encoder_pictures(config: ReportConfig, run: RunFolder) -> tuple[Image.Image, str]:
+    """Return (panel with one row per image, caption).
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it cannot be loaded.
+        ConfigError: the run does not name its images, and neither does --img_path.
+        DataError: there are no images, or none can be read.
+    """
+    checkpoint = find_newest(str(run.path), str(run.options.get("exp_name") or ""))
+    if checkpoint is None:
+        raise CheckpointError(f"{run.path} has no checkpoint")
+    source = config.img_path or str(run.options.get("data_path") or "")
+    if not source:
+        raise ConfigError("the run does not name its images; pass --img_path")
+    World(config.device)
+    images = find_pictures(source)
+    encoder, normalize, _ = load_encoder(str(checkpoint))
+    values = pixel_range.choose(None, [str(checkpoint)], images)
+    chosen = spread(len(images), config.max_images)
+    reader = PictureReader(
+        images, chosen, ResizeCenterCrop(encoder.img_size, max(encoder.img_size)), pixel_range=values
+    )
+    pixels = np.stack([sample["image"] for _, sample in reader])
+    tokens = TokenFeatures(encoder, normalize, [len(encoder.blocks)], ["patch"], norm=True)
+    batch = paddle.to_tensor(pixels)
+    with paddle.no_grad():
+        features = next(iter(tokens(batch).values())).numpy()
+        weights = attention_maps(encoder, normalize(batch))[-1].mean(axis=1)
+    pool: Pool = "mean" if encoder.cls_token is None else "cls"
+    registers = encoder.num_prefix_tokens - int(encoder.cls_token is not None)
+    relevance = patch_relevance(weights, encoder.grid, pool, registers)
+    colors = principal_colors(features).reshape(len(pixels), *encoder.grid, 3)
+    asker = "the patch tokens" if encoder.cls_token is None else "the class token"
+    panel = compose(
+        {
+            "image": pixels,
+            f"attention of {asker}, last layer": np.stack(
+                [highlight(*pair) for pair in zip(pixels, relevance, strict=True)]
+            ),
+            "patch tokens, 3 principal components as colors": np.stack([enlarge(c, encoder.img_size) for c in colors]),
+        }
+    )
+    return panel, f"{Path(checkpoint).name}; the principal components are those of all {len(pixels)} images together."

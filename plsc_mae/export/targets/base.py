@@ -1,0 +1,100 @@
+"""The interface of a target: what it can hold, which files it gets, and how its outputs are checked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import paddle
+import yaml
+from paddle import nn
+
+from plsc_mae.errors import ConfigError
+from plsc_mae.export.content import Array, Content, Part
+
+MODEL = "model"  # stem of the file of a network
+
+
+class Code(NamedTuple):
+    """The part of an example that differs between targets: Python source, bodies of functions without indentation.
+
+    Attributes:
+        imports: import statements.
+        load: body of `load()`, which returns the network.
+        run: body of `run(model, images, ...)`, which returns a dictionary of NumPy arrays.
+    """
+
+    imports: str
+    load: str
+    run: str
+
+
+class Target(ABC):
+    """A program or library that uses exported networks.
+
+    Attributes:
+        name: name of the target, and of its module.
+        title: its name in text.
+        parts: parts of a checkpoint that it can hold, in order of preference.
+        packages: Python packages that `load` and `run` of its example import.
+        install: command that installs them.
+        in_process: whether the check can run in this process.
+    """
+
+    name: str
+    title: str
+    parts: Sequence[Part]
+    packages: Sequence[str]
+    install: str
+    in_process: bool = False
+
+    def missing_package(self) -> str:
+        """Return a sentence if the export itself needs a package that is not installed, else ""."""
+        return ""
+
+    @abstractmethod
+    def write(self, content: Content, folder: Path) -> None:
+        """Write the network and its configuration.
+
+        Args:
+            content: the network.
+            folder: an empty folder.
+
+        Raises:
+            ConfigError: the target cannot represent the network.
+            CheckpointError: the conversion fails.
+        """
+
+    @abstractmethod
+    def code(self, content: Content) -> Code:
+        """Return the code that loads and runs the network from the folder FOLDER."""
+
+    def expected(self, content: Content, inputs: Sequence[Array]) -> dict[str, Array]:
+        """Compute the outputs that `run` of the example must return for `inputs`."""
+        return dict(zip(content.outputs, traced_outputs(content.layer, inputs), strict=True))
+
+    def remarks(self, content: Content) -> list[str]:
+        """Return sentences about what the target computes differently or needs to know."""
+        return []
+
+
+def traced_outputs(layer: nn.Layer, inputs: Sequence[Array]) -> list[Array]:
+    """Run a layer that returns a list of tensors."""
+    with paddle.no_grad():
+        return [output.numpy() for output in layer(*map(paddle.to_tensor, inputs))]
+
+
+def write_yaml(path: Path, heading: str, content: Mapping[str, Any]) -> None:
+    """Write plain data as YAML below a comment."""
+    text = yaml.safe_dump(dict(content), sort_keys=False, width=120)
+    path.write_text("".join(f"# {line}\n" for line in heading.splitlines()) + text, encoding="utf-8")
+
+
+def refuse(target: Target, reason: str) -> ConfigError:
+    """Return the error for a network that a target cannot represent, with the targets that always can."""
+    return ConfigError(
+        f"{target.title} cannot represent this network: {reason}; use --target inference or --target onnx, which take "
+        "every network"
+    )

@@ -1,0 +1,189 @@
+"""Content of a run's output folder, as far as the run has written it; earlier versions wrote less."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from PIL import Image
+
+from plsc_mae.errors import DataError
+from plsc_mae.train.checkpoint.folder import CONFIG, HISTORY, TRIVIAL_LOSSES
+from plsc_mae.train.checkpoint.run_record import read_record
+from plsc_mae.train.log.append_file import VISUALDL_FILE
+
+Records = Sequence[Mapping[str, Any]]
+
+
+class Picture(NamedTuple):
+    """A picture that the run has written.
+
+    Attributes:
+        step: the step in the records, which is the epoch.
+        encoded: content of the image file.
+    """
+
+    step: int
+    encoded: bytes
+
+    @property
+    def image(self) -> Image.Image:
+        """The decoded picture."""
+        return Image.open(io.BytesIO(self.encoded)).convert("RGB")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run, read from its output folder.
+
+    Attributes:
+        path: the folder.
+        run: id of the run; "" if it has none.
+        options: all options by name; empty without a config.yaml.
+        intervals: records of train.jsonl.
+        epochs: records of log.txt.
+        history: records of history.jsonl.
+        trivial: content of trivial_losses.json; empty without.
+        pictures: pictures by tag, in the order of time.
+        lacking: a sentence for everything that a run can write and this folder lacks.
+    """
+
+    path: Path
+    run: str
+    options: Mapping[str, Any]
+    intervals: Records
+    epochs: Records
+    history: Records
+    trivial: Mapping[str, Any]
+    pictures: Mapping[str, Sequence[Picture]]
+    lacking: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The name of the folder."""
+        return self.path.resolve().name
+
+    @property
+    def images_per_update(self) -> int | None:
+        """The number of images of an update at the newest start; None if the run did not record it."""
+        found = [r["images_per_update"] for r in self.history if is_number(r.get("images_per_update"))]
+        return int(found[-1]) if found else None
+
+    def series(self, name: str) -> tuple[list[float], list[float]]:
+        """Return (updates, values) of a metric, from train.jsonl or, if that lacks it, from log.txt.
+
+        Values that are not finite are left out.
+        """
+        for records in (self.intervals, self.epochs):
+            points = [(r["step"], r[name]) for r in records if is_number(r.get(name)) and "step" in r]
+            if points:
+                return [float(x) for x, _ in points], [float(y) for _, y in points]
+        return [], []
+
+    def last_loss(self, name: str) -> float | None:
+        """Return the mean of a loss over the newest epoch or, before its end, of the newest 20 lines of train.jsonl."""
+        ended = [record[f"train_{name}"] for record in self.epochs if is_number(record.get(f"train_{name}"))]
+        if ended:
+            return float(ended[-1])
+        recent = self.series(name)[1][-20:]
+        return sum(recent) / len(recent) if recent else None
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value of a record is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def read_run(path: Path) -> RunFolder:
+    """Read the output folder of a run.
+
+    Raises:
+        DataError: the folder has neither train.jsonl nor log.txt.
+    """
+    lacking: list[str] = []
+    intervals, epochs = _read_lines(path / "train.jsonl"), _read_lines(path / "log.txt")
+    if not intervals and not epochs:
+        raise DataError(
+            f"{path} has no records in train.jsonl or log.txt; expected the output folder of a training run"
+        )
+    options = _read_options(path, lacking)
+    history = _read_lines(path / HISTORY)
+    if not history:
+        lacking.append(f"{HISTORY} with starts, stops, warnings and the environment: the run is of an earlier version.")
+    trivial = _read_object(path / TRIVIAL_LOSSES)
+    if not trivial and options.get("phase", "pretrain") == "pretrain":
+        lacking.append(f"{TRIVIAL_LOSSES} with the losses of trivial predictors: the run is of an earlier version.")
+    if options.get("phase") in ("finetune", "linprobe"):
+        lacking.append("a confusion matrix: training records accuracies only.")
+    for name, records in (("train.jsonl", intervals), ("log.txt", epochs)):
+        if not records:
+            lacking.append(f"{name}: it is missing or empty; no epoch may have ended yet.")
+    folder = Path(options.get("log_dir") or path)
+    board = path / VISUALDL_FILE if (path / VISUALDL_FILE).is_file() else folder / VISUALDL_FILE
+    pictures = _read_pictures(board, lacking)
+    record = read_record(path / "run.json")
+    run = record.run if record else str((intervals or epochs)[-1].get("run", ""))
+    return RunFolder(path, run, options, intervals, epochs, history, trivial, pictures, lacking)
+
+
+def _read_lines(path: Path) -> Records:
+    """Return the JSON objects of a file, without lines that a kill has damaged."""
+    records = []
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return records
+
+
+def _read_object(path: Path) -> Mapping[str, Any]:
+    records = _read_lines(path)
+    return records[0] if len(records) == 1 and isinstance(records[0].get("losses"), dict) else {}
+
+
+def _read_options(path: Path, lacking: list[str]) -> Mapping[str, Any]:
+    files = [file for file in (path / CONFIG, *sorted(path.glob("config-*.yaml"))) if file.is_file()]
+    for file in files[::-1]:  # config-RUN.yaml exists if config.yaml is the user's
+        try:
+            options = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            continue
+        if isinstance(options, dict):
+            return options
+    lacking.append(f"{CONFIG} with the options.")
+    return {}
+
+
+def _read_pictures(path: Path, lacking: list[str]) -> Mapping[str, Sequence[Picture]]:
+    if not path.is_file():
+        lacking.append(f"{path.name} with pictures of reconstructions: the run wrote no VisualDL records.")
+        return {}
+    try:
+        from visualdl import LogReader
+
+        reader = LogReader(file_path=str(path))
+        tags = reader.get_tags().get("image", [])
+        found = {tag: [_picture(entry) for entry in reader.get_data("image", tag)] for tag in tags}
+    except Exception as error:  # visualdl is optional, and its reader raises exceptions of many types
+        lacking.append(f"pictures of reconstructions: visualdl cannot read {path.name} ({error}).")
+        return {}
+    if not found:
+        lacking.append("pictures of reconstructions: the run drew none, see --vis_freq of pretrain.")
+    return found
+
+
+def _picture(entry: Any) -> Picture:
+    return Picture(int(entry.id), entry.image.encoded_image_string)

@@ -1,0 +1,206 @@
+"""Sections of the report of one run."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from plsc_mae.report.charts import Curve, line_chart
+from plsc_mae.report.page import bullets, figure, folded, pairs, paragraph, picture, table
+from plsc_mae.report.published import compare_published
+from plsc_mae.report.run_folder import Picture, RunFolder, is_number
+from plsc_mae.report.verdict import judge
+
+UPDATE = "update"
+MAX_ROWS = 24  # of the table of epochs
+MAX_TIMES, MAX_TAGS = 6, 4  # pictures of one tag, and tags
+MIN_HEIGHT = 96  # CSS pixels
+# Fields of log.txt that say where the run was, or repeat a constant of every line.
+POSITION = ("epoch", "step", "run", "n_parameters")
+# Charts after the first one: title and metrics, of which those that the run has are drawn.
+CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Learning rate", ("lr", "min_lr")),
+    ("Gradient norm", ("grad_norm",)),
+    ("Probe and k-NN accuracy in %", ("online_acc1", "knn_acc1")),
+    ("Loss of the probe", ("online_loss",)),
+    ("Parts of the loss", ("loss_main", "loss_align")),
+    ("Token accuracy", ("mlm_acc", "top_token_share")),
+    ("Validation accuracy in %", ("test_acc1", "test_acc5", "ema_test_acc1", "ema_test_acc5")),
+    ("Validation loss", ("test_loss", "ema_test_loss")),
+    ("Rank of the features", ("feature_rank",)),
+    ("Spread of the features", ("feature_std", "feature_cosine")),
+    ("Images per second", ("images_per_second",)),
+    ("Share of time waiting for data", ("data_share",)),
+)
+
+
+def learning(run: RunFolder) -> str:
+    """Return the answer to "is it learning?" with the loss curve."""
+    verdict = judge(run)
+    style = {"yes": "verdict yes", "in part": "verdict yes", "not yet": "verdict no", "unknown": "verdict"}[
+        verdict.answer
+    ]
+    parts = [paragraph(verdict.text, style)]
+    x, y = run.series(verdict.loss)
+    if y:
+        curves = [Curve(verdict.loss, x, y)]
+        ended = [
+            (r["step"], r[f"train_{verdict.loss}"]) for r in run.epochs if is_number(r.get(f"train_{verdict.loss}"))
+        ]
+        if ended:
+            curves.append(Curve("mean of the epoch", [step for step, _ in ended], [value for _, value in ended]))
+        parts.append(
+            figure(f"{verdict.loss} of the training images", line_chart(curves, x_label=UPDATE, levels=verdict.levels))
+        )
+    if verdict.levels:
+        rows = [("this run", verdict.value), *sorted(verdict.levels.items(), key=lambda item: item[1])]
+        parts.append(table(("predictor", verdict.loss), rows))
+        parts.append(
+            paragraph(
+                f"Trivial predictors were computed on the first {run.trivial.get('images')} training images with "
+                "their crops and masks, in the unit of the loss.",
+                "sub",
+            )
+        )
+    return "".join(parts)
+
+
+def charts(run: RunFolder) -> str:
+    """Return the charts of all metrics that the run has."""
+    drawn = []
+    for title, names in CHARTS:
+        curves = [Curve(name, *run.series(name)) for name in names]
+        curves = [curve for curve in curves if curve.y]
+        if curves:
+            drawn.append(figure(title, line_chart(curves, x_label=UPDATE)))
+    return f'<div class="charts">{"".join(drawn)}</div>' if drawn else ""
+
+
+def reconstructions(run: RunFolder) -> str:
+    """Return the pictures that the run has drawn, the same images at up to MAX_TIMES times."""
+    parts = []
+    tags = list(run.pictures.items())
+    for tag, pictures in tags[:MAX_TAGS]:
+        rows = (
+            figure(f"epoch {p.step}", picture(p.image, f"{tag}, epoch {p.step}", MIN_HEIGHT)) for p in _spread(pictures)
+        )
+        parts.append(f'<h3>{_heading(tag)}</h3><div class="pictures">{"".join(rows)}</div>')
+    if len(tags) > MAX_TAGS:
+        parts.append(paragraph(f"{len(tags) - MAX_TAGS} further images are in VisualDL.", "sub"))
+    return "".join(parts)
+
+
+def evaluations(run: RunFolder) -> str:
+    """Return the numbers of log.txt: best values of accuracies, and a table of epochs."""
+    if not run.epochs:
+        return ""
+    names = list(dict.fromkeys(name for record in run.epochs for name in record if name not in POSITION))
+    accuracies = [name for name in names if "acc" in name and not name.startswith("train_")]
+    best = []
+    for name in accuracies:
+        seen = [(record[name], record["epoch"]) for record in run.epochs if is_number(record.get(name))]
+        if seen:
+            value, epoch = max(seen, key=lambda item: item[0])
+            best.append((name, value, epoch, seen[-1][0]))
+    parts = [table(("accuracy", "best", "in epoch", "last"), best)] if best else []
+    step = -(-len(run.epochs) // MAX_ROWS)
+    chosen = run.epochs[(len(run.epochs) - 1) % step :: step]
+    rows = [[record.get("epoch"), record.get("step"), *(record.get(name) for name in names)] for record in chosen]
+    every = f", every {step}th" if step > 1 else ""
+    return "".join(parts) + f"<h3>Epochs{every}</h3>" + table(("epoch", "step", *names), rows)
+
+
+def speed(run: RunFolder) -> str:
+    """Return speed, waiting times and memory."""
+    values: dict[str, Any] = {}
+    images = [r["images_per_second"] for r in run.intervals if is_number(r.get("images_per_second"))]
+    if images:
+        values["images per second, median"] = statistics.median(images)
+    seconds = [r["time"] for r in run.intervals if is_number(r.get("time"))]
+    waited = [r["time"] * r["data_share"] for r in run.intervals if is_number(r.get("data_share"))]
+    if seconds:
+        values["hours of training, without evaluations and checkpoints"] = sum(seconds) / 3600
+        values["share of it waiting for data"] = sum(waited) / sum(seconds) if sum(seconds) else 0.0
+    memory = [r["memory_gib"] for r in run.intervals if is_number(r.get("memory_gib"))]
+    if memory:
+        values["peak memory in GiB, main process"] = max(memory)
+    for name, label in (
+        ("n_parameters", "trainable parameters"),
+        ("skipped_images", "unreadable images in the last epoch"),
+    ):
+        if run.epochs and is_number(run.epochs[-1].get(name)):
+            values[label] = run.epochs[-1][name]
+    return pairs(values) if values else ""
+
+
+def starts(run: RunFolder) -> str:
+    """Return the starts and ends of the run."""
+    rows: list[Sequence[Any]] = []
+    for i, record in enumerate(run.history):
+        following = [later["event"] for later in run.history[i + 1 :] if later.get("event") in ("start", "end")]
+        position = (record.get("epoch"), record.get("step"))
+        if record.get("event") == "start":
+            kind = f"resumed from {record['resumed']}" if record.get("resumed") else "started"
+            open_end = "" if following[:1] == ["end"] else "; it was killed" if following else "; no end is recorded"
+            rows.append((record.get("time"), kind + open_end, *position))
+        elif record.get("event") == "end":
+            rows.append((record.get("time"), record.get("reason"), *position))
+    return table(("time (UTC)", "event", "epoch", "update"), rows) if rows else ""
+
+
+def warnings(run: RunFolder) -> str:
+    """Return the warnings of all starts."""
+    found = [record for record in run.history if record.get("event") == "warning"]
+    if run.history and not found:
+        return paragraph("None.")
+    return bullets([f"update {record.get('step')}: {record.get('message')}" for record in found])
+
+
+def environment(run: RunFolder) -> str:
+    """Return the environment of the newest start, and the entries that differed at earlier starts."""
+    found: list[Mapping[str, Any]] = [r["environment"] for r in run.history if isinstance(r.get("environment"), dict)]
+    if not found:
+        return ""
+    earlier = {
+        name: sorted({str(start.get(name)) for start in found[:-1]} - {str(value)}) for name, value in found[-1].items()
+    }
+    changed = [f"{name} was {', '.join(values)} at an earlier start" for name, values in earlier.items() if values]
+    return pairs(found[-1]) + bullets(changed)
+
+
+def published(run: RunFolder) -> str:
+    """Return the comparison with the published logs whose recipe the run follows; "" without one."""
+    parts = []
+    for match in compare_published(run):
+        parts.append(
+            paragraph(match.text, "verdict no" if match.deviates else "verdict yes" if match.rows else "verdict")
+        )
+        if match.rows:
+            curves = [Curve(run.name, *match.own), Curve(match.log.name, match.log.epochs, match.log.values)]
+            parts.append(figure(f"{match.log.metric} by epoch", line_chart(curves, x_label="epoch")))
+            parts.append(table(("epoch", "published", "this run", "deviation in %"), match.rows))
+    return "".join(parts)
+
+
+def options(run: RunFolder) -> str:
+    """Return all options, folded."""
+    return folded(f"{len(run.options)} options of config.yaml", pairs(run.options)) if run.options else ""
+
+
+def lacking(run: RunFolder) -> str:
+    """Return what the report lacks, and why."""
+    return bullets(run.lacking)
+
+
+def _heading(tag: str) -> str:
+    """Return a tag as the heading of its pictures, for example `image 0: original | masked | reconstruction`."""
+    label, _, index = tag.rpartition("/")
+    return escape(f"image {index}: {label}" if index.isdecimal() and label else tag)
+
+
+def _spread(items: Sequence[Picture]) -> Sequence[Picture]:
+    """Return up to MAX_TIMES items, evenly spaced, with the first and the last."""
+    count = min(MAX_TIMES, len(items))
+    return [items[round(i * (len(items) - 1) / max(count - 1, 1))] for i in range(count)]

@@ -1,0 +1,62 @@
+"""The answer to "is it learning?": the loss of a run beside those of trivial predictors on the same hidden patches."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from plsc_mae.analysis.trivial import CONTEXT_FREE, DESCRIPTIONS
+from plsc_mae.report.run_folder import RunFolder
+
+Answer = Literal["yes", "in part", "not yet", "unknown"]
+
+
+class Verdict(NamedTuple):
+    """The answer and its reason.
+
+    Attributes:
+        answer: "yes" if the loss is below those of all trivial predictors; "in part" if it is only below those of
+            predictors that predict the same for all hidden patches; "unknown" if the run has no such losses.
+        text: the answer in a sentence or two.
+        loss: name of the compared loss.
+        value: its newest value; None without one.
+        levels: losses of trivial predictors by their descriptions.
+    """
+
+    answer: Answer
+    text: str
+    loss: str
+    value: float | None
+    levels: dict[str, float]
+
+
+def judge(run: RunFolder) -> Verdict:
+    """Compare the newest loss of a run, see `RunFolder.last_loss`, with the losses of trivial predictors."""
+    name = str(run.trivial.get("loss", "loss"))
+    losses = {key: float(loss) for key, loss in run.trivial.get("losses", {}).items()}
+    levels = {DESCRIPTIONS.get(key, key): loss for key, loss in losses.items()}
+    value, curve = run.last_loss(name), run.series(name)[1]
+    fall = f" It started at {curve[0]:.4g}." if curve else ""
+    if value is None:
+        return Verdict("unknown", f"Unknown: the logs have no finite value of {name}.", name, value, levels)
+    if not levels:
+        return Verdict("unknown", _without_levels(run, name, value) + fall, name, value, levels)
+    beaten = [f"{label} ({level:.4g})" for label, level in levels.items() if value < level]
+    others = [f"{label} ({level:.4g})" for label, level in levels.items() if value >= level]
+    context_free = [loss for key, loss in losses.items() if key in CONTEXT_FREE]
+    answer: Answer = "in part" if context_free and value < min(context_free) else "not yet"
+    if not others:
+        answer, best = "yes", min(levels.values())
+        reason = f"{1 - value / best:.1%} below the best trivial predictor: it is below {', '.join(beaten)}"
+    elif beaten:
+        reason = f"below {', '.join(beaten)}, but not below {', '.join(others)}"
+    else:
+        reason = f"not below {', '.join(others)}"
+    return Verdict(answer, f"{answer.capitalize()}: the {name} is {value:.4g}, {reason}.{fall}", name, value, levels)
+
+
+def _without_levels(run: RunFolder, name: str, value: float) -> str:
+    accuracies = run.series("test_acc1")[1]
+    if accuracies:
+        best = f"test_acc1 is {accuracies[-1]:.4g} %, at best {max(accuracies):.4g} %"
+        return f"{best}. The {name} of training is {value:.4g}."
+    return f"Unknown: the {name} is {value:.4g}, but the run has no losses of trivial predictors to compare it with."

@@ -1,0 +1,82 @@
+"""Losses of trivial predictors on the first training batches, computed once per run, as references for its loss."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+
+from plsc_mae.analysis.trivial import DESCRIPTIONS
+from plsc_mae.methods.base import Batch, Task
+from plsc_mae.train.checkpoint.folder import TRIVIAL_LOSSES
+from plsc_mae.train.log.append_file import replace_content
+
+ENOUGH_IMAGES = 64
+
+logger = logging.getLogger(__name__)
+
+
+class TrivialLosses:
+    """Measurement of the losses of trivial predictors, on the first batches that the main process trains on.
+
+    Nothing is read twice, and the random numbers of the training do not change.
+
+    Args:
+        task: task of the run; a Task without `reference_loss` has no such losses.
+        output_dir: folder of the run.
+    """
+
+    def __init__(self, task: Task, output_dir: Path) -> None:
+        self.task, self.path = task, output_dir / TRIVIAL_LOSSES
+        self._run = ""
+        self._pending = False
+        self._batches: list[Batch] = []
+
+    def start(self, run: str, origin: str = "") -> None:
+        """Begin to collect batches, unless the folder has the losses of this run or of the run `origin` before it.
+
+        Args:
+            run: id of the run.
+            origin: id of the run from whose checkpoint this one started; "" for none.
+        """
+        self._run = run
+        self._pending = bool(self.task.reference_loss) and _run_of(self.path) not in {run, origin} - {""}
+
+    def add(self, batch: Batch) -> None:
+        """Take the images of a batch that the task has prepared, up to ENOUGH_IMAGES in all; then call `finish`."""
+        if not self._pending:
+            return
+        images = len(batch["image"])
+        taken = min(images, ENOUGH_IMAGES - self._count())
+        self._batches.append({name: x[: taken * (len(x) // images)] for name, x in batch.items()})  # rows per image
+        if self._count() == ENOUGH_IMAGES:
+            self.finish()
+
+    def finish(self) -> None:
+        """Log the losses on the collected batches and write them to the folder; later calls do nothing."""
+        if not self._batches:
+            return
+        started, task = time.perf_counter(), self.task
+        losses = task.trivial_losses(self._batches)
+        images = self._count()
+        self._pending, self._batches = False, []
+        parts = ", ".join(f"{DESCRIPTIONS[name]} {loss:.4g}" for name, loss in losses.items())
+        logger.info("%s of trivial predictors on the first %d images: %s", task.reference_loss, images, parts)
+        record = {"run": self._run, "loss": task.reference_loss, "images": images, "losses": losses}
+        record["seconds"] = round(time.perf_counter() - started, 3)
+        try:
+            replace_content(self.path, (json.dumps(record) + "\n").encode())
+        except OSError as error:
+            logger.warning("cannot write %s: %s", self.path, error.strerror)
+
+    def _count(self) -> int:
+        return sum(len(batch["image"]) for batch in self._batches)
+
+
+def _run_of(path: Path) -> str:
+    """Return the id of the run that wrote the losses; "" without a file."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["run"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""

@@ -1,0 +1,131 @@
+"""The report is one file, says what the logs say, and lives with runs that lack something."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from html import unescape
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from plsc_mae.cli import main
+
+
+class Links(HTMLParser):
+    """Targets of all attributes that load or link something, and the values of all numbers."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.targets, self.numbers, self.tags = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("href", "src", "srcset", "action", "data", "poster", "background"):
+                self.targets.append(value)
+            if (tag, name) == ("data", "value"):
+                self.numbers.append(float(value))
+
+
+def report(folder, *flags):
+    assert main(["report", str(folder), *flags]) == 0
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def assert_self_contained(text):
+    found = Links(text)
+    assert all(target.startswith(("#", "data:image/")) for target in found.targets)
+    assert "http" not in text
+    assert "url(" not in text
+    assert not {"script", "link", "iframe", "object"} & set(found.tags)
+    ElementTree.fromstring(text.removeprefix("<!DOCTYPE html>"))
+    return found
+
+
+@pytest.fixture
+def run_dir(trained, tmp_path):
+    """A copy of a short run with evaluations."""
+    return shutil.copytree(trained("--online_probe --knn_freq 1 --knn_k 3"), tmp_path / "run")
+
+
+def test_a_run_of_pretraining(run_dir, capsys):
+    text = report(run_dir)
+    found = assert_self_contained(text)
+    last = json.loads((run_dir / "log.txt").read_text().splitlines()[-1])
+    numbers = {value for value in last.values() if isinstance(value, (int, float))}
+    trivial = json.loads((run_dir / "trivial_losses.json").read_text())["losses"]
+    assert numbers | set(trivial.values()) <= set(found.numbers)
+    assert found.tags.count("svg") > 5
+    assert found.tags.count("img") == 9  # 4 images at 2 epochs, and one sheet
+    assert "Not in this report" not in text
+    answer, path = capsys.readouterr().out.splitlines()[-2:]
+    assert answer in unescape(text)
+    assert answer.startswith(("Yes: the loss is", "In part: the loss is", "Not yet: the loss is"))
+    assert path == str(run_dir / "report.html")
+
+
+@pytest.mark.parametrize(("loss", "answer"), [(0.5, "Yes"), (1.5, "In part"), (5.0, "Not yet")])
+def test_the_answer(run_dir, capsys, loss, answer):
+    levels = {"mean_color": 2.0, "bilinear": 1.0}
+    (run_dir / "trivial_losses.json").write_text(json.dumps({"loss": "loss", "images": 1, "losses": levels}))
+    (run_dir / "log.txt").write_text(json.dumps({"epoch": 0, "step": 3, "train_loss": loss}) + "\n")
+    report(run_dir, "--max_images", "0")
+    out = capsys.readouterr().out
+    assert out.startswith(f"{answer}: the loss is {loss:.4g}")
+    assert ("not below" in out) == (answer != "Yes")
+
+
+def test_a_run_of_an_earlier_version(run_dir):
+    for name in ("trivial_losses.json", "history.jsonl", "config.yaml", "run.json", "vdlrecords.run.log"):
+        (run_dir / name).unlink()
+    (run_dir / "log.txt").write_text((run_dir / "log.txt").read_text() + '{"torn')
+    text = report(run_dir)
+    assert_self_contained(text)
+    lacking = text[text.index("Not in this report</h2>") :]
+    for name in ("trivial_losses.json", "history.jsonl", "config.yaml", "vdlrecords.run.log", "--img_path"):
+        assert name in lacking
+
+
+def test_a_classifier(classifier):
+    text = report(classifier.parent, "--max_images", "0")
+    assert_self_contained(text)
+    assert "confusion" in text
+    assert "Trivial predictors" not in text
+
+
+def test_tables_and_mistakes(run_dir, capsys):
+    table = run_dir / "table.md"
+    table.write_text("| features | k-NN (k = 10) | linear |\n|---|--:|--:|\n| raw <b> | 18.5 | 13.4 |\n")
+    rows = [{"features": "pixels", "knn": [1.0, 2.0], "linear": [3.25]}]
+    (run_dir / "table.json").write_text(json.dumps(rows))
+    flags = ["--max_images", "0", "--tables"]
+    text = report(run_dir, *flags, str(table), str(run_dir / "table.json"))
+    assert "raw &lt;b&gt;" in text
+    assert {1.5, 3.25} <= set(assert_self_contained(text).numbers)
+    (run_dir / "mine.html").write_text("mine")
+    for words, expected in (
+        (["report"], "plsc-mae report RUN_DIR"),
+        (["report", str(run_dir / "none")], "train.jsonl"),
+        (["report", str(run_dir), *flags, str(run_dir / "log.txt")], "--tables"),
+        (["report", str(run_dir), "--save_path", str(run_dir / "mine.html")], "choose another --save_path"),
+    ):
+        assert main(words) == 2
+        assert expected in capsys.readouterr().err
+
+
+def test_runs_side_by_side(run_dir, trained, tmp_path, capsys):
+    other = trained()
+    assert main(["runs", str(run_dir), str(other), "--save_path", str(tmp_path / "runs.html")]) == 0
+    out = capsys.readouterr().out
+    words = [line.split() for line in out.splitlines()]
+    assert ["knn_freq", "1", "0"] in words
+    assert ["epochs", "2", "2"] not in words
+    losses = [json.loads((x / "log.txt").read_text().splitlines()[-1])["train_loss"] for x in (run_dir, other)]
+    assert ["train_loss", *(f"{loss:.4g}" for loss in losses)] in words
+    text = (tmp_path / "runs.html").read_text()
+    assert set(losses) <= set(assert_self_contained(text).numbers)
+    assert "No run follows a recipe" in text
+    assert main(["runs"]) == 2
