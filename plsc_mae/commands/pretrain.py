@@ -26,9 +26,10 @@ from plsc_mae.runtime import count_workers
 from plsc_mae.train.checkpoint.folder import Start, find_start
 from plsc_mae.train.data_check import check_data
 from plsc_mae.train.history import recording_warnings
-from plsc_mae.train.observers.base import Observer, PicturePanel
+from plsc_mae.train.observers.base import Observer
 from plsc_mae.train.observers.features import FeatureWatch
 from plsc_mae.train.observers.online_probe import OnlineProbe
+from plsc_mae.train.observers.pictures import PicturePanel
 from plsc_mae.train.setup import (
     build_trainer,
     log_options,
@@ -92,10 +93,10 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
     share_network(task.model, config, world)
     loader = training_loader(dataset, config, world)
     observers: list[Observer] = []
-    if config.vis_freq:
+    if config.picture_epochs:
         view = pretraining_dataset(config, method, images=dataset.images, view=True)
         panel = _panel(view) if world.rank == 0 else None
-        observers.append(PicturePanel(task, panel, config.vis_freq, world))
+        observers.append(PicturePanel(task, method.normalize(config), panel, config, world))
     if knn_images is not None:
         workers = count_workers(config.num_workers)
         observers.append(FeatureWatch(task, method.normalize(config), *knn_images, config, world, num_workers=workers))

@@ -72,7 +72,7 @@ class Task(nn.Layer, ABC):
         model: the network that checkpoints save and export.
         gives_features: whether `forward` also returns the mean feature of every image's visible patches.
         score_names: keys of the result of `scores`.
-        reference_loss: name in the logs of the loss that `trivial_losses` are comparable with; "" for a Task without.
+        reference_loss: name in the logs of the loss with which `trivial_losses` compare; "" without trivial losses.
     """
 
     model: nn.Layer

@@ -241,7 +241,7 @@ class CAE(Method[CAEConfig]):
                 "published result can be reached with them",
                 flag("discrete_vae_type"),
             )
-        if config.vis_freq:
+        if config.picture_epochs:
             load_decoder(config, target.num_classes)  # report a bad file now, not at the first picture
         _warn_of_idle_options(config)
         return task

@@ -77,7 +77,7 @@ def write_page(path: Path, text: str) -> None:
 
 
 def number(value: Any) -> str:
-    """Return a value of a record as HTML: four significant digits that show, all digits in the element's `value`."""
+    """Return a value of a record as HTML: it shows four significant digits; the attribute `value` has all."""
     if is_number(value):
         text = str(value) if isinstance(value, int) else f"{value:.4g}"
         return f'<data value="{value!r}">{text}</data>'

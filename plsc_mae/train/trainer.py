@@ -25,6 +25,7 @@ from plsc_mae.train.checkpoint.folder import Start, create_folder, find_start, p
 from plsc_mae.train.checkpoint.saver import Saver
 from plsc_mae.train.checkpoint.state import BEST, LATEST, Progress, RunState
 from plsc_mae.train.history import recorded
+from plsc_mae.train.log.histograms import block_values
 from plsc_mae.train.log.meters import Stopwatch
 from plsc_mae.train.log.run_logger import RunLogger, peak_memory_gib
 from plsc_mae.train.nonfinite.policy import NonFinitePolicy
@@ -119,7 +120,10 @@ class Trainer:
                 self.log.start(at.step, at.epoch, at.iteration)
                 if self.world.is_main:
                     self.trivial_losses.start(record.run, record.origin_run)
-                self._run(in_same_folder=path is not None and self._is_in_output_folder(path))
+                try:
+                    self._run(in_same_folder=path is not None and self._is_in_output_folder(path))
+                finally:
+                    self.log.close()
 
     def _describe_start(self, run: str, path: Path | None) -> dict[str, Any]:
         """Return the values of a start for the history of the run."""
@@ -189,6 +193,8 @@ class Trainer:
         try:
             if in_same_folder and self.progress.batches_done == 0:
                 self.saver.save_absent(self.progress, due_tags(self.config, self.progress))
+            if self.progress.step == 0:
+                self._observe_start()
             while self.progress.ended or not is_over(self.config, self.progress):
                 if self._agreed_to_stop():
                     break
@@ -298,7 +304,10 @@ class Trainer:
     def _update(self, logs: dict[str, Tensor]) -> None:
         """End an accumulation group; log `logs`, the values of its last iteration, only if the update is applied."""
         activity.enter("collective")
-        result = self.stepper.finish(functools.partial(self.policy.judge, progress=self.progress, stop=self.stop))
+        judge = functools.partial(self.policy.judge, progress=self.progress, stop=self.stop)
+        ends_epoch = self.progress.batches_done + 1 == len(self.loader)
+        inspect = self._log_histograms if self.config.histograms and ends_epoch else None
+        result = self.stepper.finish(judge, inspect)
         self.progress.step += 1
         activity.finish_update(self.progress.step)
         if result.applied:
@@ -308,6 +317,11 @@ class Trainer:
                 self.state.add_metrics(values)
         elif self.probe is not None:
             self.probe.forget()
+
+    def _log_histograms(self, params: Mapping[str, Tensor]) -> None:
+        """Write histograms of parameters and of the gradients that have just updated them, by block."""
+        if self.world.is_main:
+            self.log.histograms(block_values(params), self.progress.step + 1)
 
     def _set_rates(self, group: AccumulationGroup) -> None:
         """Set the learning rate and weight decay for the update of accumulation group `group` in the current epoch."""
@@ -425,8 +439,15 @@ class Trainer:
             if epoch + 1 == self.config.epochs or (epoch + 1) % observer.every == 0:
                 seen = observer(self.stop)
                 metrics |= seen.metrics
-                self.log.pictures(seen.pictures, epoch)
+                self.log.pictures(seen.pictures, self.progress.step)
         return metrics
+
+    def _observe_start(self) -> None:
+        """Draw the pictures of the untrained network; all processes must call."""
+        activity.enter("evaluation")
+        for observer in self.observers:
+            if observer.at_start:
+                self.log.pictures(observer(self.stop).pictures, self.progress.step)
 
     def _save(self, *tags: int | str) -> None:
         """Write the checkpoints `tags` of the current position; all processes must call."""
