@@ -209,7 +209,7 @@ def _merge(function: str, own: Mapping[str, Any], options: Mapping[str, Any]) ->
     """
     given = {name: value for name, value in own.items() if value is not None}
     if twice := sorted(given.keys() & options.keys()):
-        raise ConfigError(f"{function} got {twice[0]} twice, by its own name and by that of a parameter; give one")
+        raise ConfigError(f"{function} got {twice[0]} twice, as an option and as one of its first arguments; give one")
     return {**given, **options}
 
 
