@@ -55,6 +55,8 @@ setup(
             "onnxruntime>=1.17",
         ],
         "completion": ["argcomplete>=3"],
+        "tensorboard": ["tensorboardX>=2.6", "tensorboard>=2.15"],
+        "wandb": ["wandb>=0.16"],
         "parity": ["torch>=2.4", "transformers>=4.45"],
     },
     entry_points={"console_scripts": ["plsc-mae = plsc_mae.__main__:main"]},

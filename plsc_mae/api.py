@@ -36,7 +36,8 @@ from plsc_mae.methods.base import Task
 from plsc_mae.parallel.world import World
 from plsc_mae.train.checkpoint.file import checkpoint_path, find_newest
 from plsc_mae.train.checkpoint.state import BEST
-from plsc_mae.train.log.run_logger import POSITION_FIELDS, RUN
+from plsc_mae.train.log.run_logger import RUN
+from plsc_mae.train.log.tags import POSITION_FIELDS
 
 Images = str | os.PathLike[str] | Sequence[Any]
 
@@ -202,7 +203,7 @@ def export(
 
 
 def _merge(function: str, own: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a call, those of its parameters `own` without None.
+    """Return the options of a call: `options`, and the parameters `own` that are not None.
 
     Raises:
         ConfigError: an option is given under two names, for example as `data` and as `data_path`.
@@ -225,7 +226,7 @@ def _is_path(data: object) -> bool:
 
 
 def _path(data: Any, name: str) -> Any:
-    """Return the path of images on disk, None for None, and for a sequence a text that is no path."""
+    """Return `data` if it is a path or None; for a sequence, return a text that represents it in the options."""
     return data if _is_path(data) else f"<{name} in memory>"
 
 

@@ -23,6 +23,7 @@ from plsc_mae.config.resolve import parse
 from plsc_mae.config.schema import suggest, vocabulary
 from plsc_mae.config.synonyms import hint_at_command
 from plsc_mae.config.tools import (
+    BoardConfig,
     CompareConfig,
     ConfigsConfig,
     DemoDataConfig,
@@ -36,6 +37,7 @@ from plsc_mae.config.tools import (
     ReconstructConfig,
     ReportConfig,
     RunsConfig,
+    SegprobeConfig,
 )
 from plsc_mae.config.weights import (
     WeightsConvertConfig,
@@ -98,6 +100,11 @@ COMMANDS = {
         "plsc_mae.commands.compare:run",
         parallel=True,
     ),
+    "segprobe": Command(
+        "evaluate an encoder's patch features by segmentation",
+        {"": SegprobeConfig},
+        "plsc_mae.commands.segprobe:run",
+    ),
     "explain": Command(
         "draw the attention of an encoder over images", {"": ExplainConfig}, "plsc_mae.commands.explain:run"
     ),
@@ -154,6 +161,9 @@ COMMANDS = {
         "plsc_mae.commands.configs:run",
         "recipe",
     ),
+    "board": Command(
+        "show runs in the browser while they train (VisualDL)", {"": BoardConfig}, "plsc_mae.commands.board:run", "runs"
+    ),
     "plot": Command("draw the loss curve of a run as PNG", {"": PlotConfig}, "plsc_mae.commands.plot:run", "run_dir"),
     "report": Command(
         "write a report of a run as one HTML file", {"": ReportConfig}, "plsc_mae.commands.report:run", "run_dir"
@@ -186,8 +196,8 @@ COMMANDS = {
 }
 
 HEADINGS = {  # of the overview; a command belongs to the heading that lists its first word
-    "Train": ("pretrain", "finetune", "linprobe", "launch", "configs"),
-    "Evaluate": ("reconstruct", "predict", "knn", "compare", "explain", "extract"),
+    "Train": ("pretrain", "finetune", "linprobe", "launch", "configs", "board"),
+    "Evaluate": ("reconstruct", "predict", "knn", "compare", "segprobe", "explain", "extract"),
     "Weights": ("weights", "export"),
     "Tools": ("plan", "bench", "plot", "report", "runs", "doctor", "parity", "demo-data", "random-tokenizer"),
 }

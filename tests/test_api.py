@@ -133,6 +133,9 @@ def test_a_task_of_ones_own_is_trained(images, tmp_path):
     assert (before != stored["0.weight"]).any()
     with pytest.raises(ConfigError, match="linprobe"):
         plsc_mae.train(images, tmp_path, task=task, phase="linprobe")
+    pairs = [(image, i % 2) for i, image in enumerate(images)]
+    with pytest.raises(ConfigError, match=r"online_probe.*Colors"):
+        plsc_mae.train(pairs, tmp_path / "probe", task=task, online_probe=True, **RUN)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ heads.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
@@ -34,6 +35,44 @@ def attention_maps(encoder: VisionTransformer, images: Tensor) -> list[npt.NDArr
     with record_attention() as weights:
         encoder.forward_features(images)
     return [layer.numpy() for layer in weights]
+
+
+@contextmanager
+def recorded_blocks(encoder: VisionTransformer, indices: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """Collect the softmax weights of some blocks in the forward passes inside the context, averaged over the heads.
+
+    In contrast to `attention_maps`, the weights of one block at a time are in memory, and the other blocks can use a
+    flash kernel.
+
+    Args:
+        encoder: the network.
+        indices: numbers of the blocks, from 0.
+
+    Yields:
+        {number of a block: float32 [B, N, N]} of the newest forward pass.
+    """
+    averaged: dict[int, Tensor] = {}
+    removers = []
+    for index in indices:
+        recording = contextlib.ExitStack()
+        weights: list[list[Tensor]] = []
+
+        def enter(_layer: nn.Layer, _inputs: Any, stack: Any = recording, weights: Any = weights) -> None:
+            weights.append(stack.enter_context(record_attention()))
+
+        def leave(
+            _layer: nn.Layer, _inputs: Any, _out: Any, stack: Any = recording, weights: Any = weights, i: int = index
+        ) -> None:
+            averaged[i] = weights.pop()[0].astype("float32").mean(axis=1)
+            stack.close()
+
+        block = encoder.blocks[index]
+        removers += [block.register_forward_pre_hook(enter), block.register_forward_post_hook(leave)]
+    try:
+        yield averaged
+    finally:
+        for remover in removers:
+            remover.remove()
 
 
 class CategoryAttention(NamedTuple):

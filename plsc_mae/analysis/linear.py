@@ -75,33 +75,72 @@ def linear_accuracy(
     train, test = train @ basis, test @ basis
     num_classes = int(max(labels.max(), query_labels.max())) + 1
     held = np.arange(len(labels)) % HELD_OUT == HELD_OUT - 1
-
-    def held_out_loss(l2: float) -> float:
-        """Return the mean cross entropy on the held-out features after a fit to the others."""
-        model = fit_on_axes(train[~held], labels[~held], num_classes, l2, variance)
-        return -float(model.log_probabilities(train[held])[np.arange(held.sum()), labels[held]].mean())
-
-    l2 = min(penalties, key=held_out_loss) if held.any() else max(penalties)
+    l2 = choose_penalty(train, labels, num_classes, held, variance, penalties)
     scores = fit_on_axes(train, labels, num_classes, l2, variance).log_probabilities(test)
     hit = np.argsort(-scores, axis=1, kind="stable")[:, :5] == query_labels[:, None]
     return LinearAccuracy(l2, 100 * float(hit[:, 0].mean()), 100 * float(hit.any(axis=1).mean()))
 
 
+def choose_penalty(
+    features: Features,
+    labels: Indices,
+    num_classes: int,
+    held: npt.NDArray[np.bool_],
+    variance: Doubles,
+    penalties: Sequence[float],
+) -> float:
+    """Return the L2 penalty with the smallest cross entropy on held-out features after a fit to the others.
+
+    Args:
+        features: coordinates [n, R] on the principal axes.
+        labels: class numbers [n].
+        num_classes: C.
+        held: True for held-out features, [n]; if there are none, the largest penalty is returned.
+        variance: mean square [R] of the coordinates.
+        penalties: L2 penalties to choose from.
+    """
+
+    def held_out_loss(l2: float) -> float:
+        """Return the mean cross entropy on the held-out features."""
+        model = fit_on_axes(features[~held], labels[~held], num_classes, l2, variance)
+        return -float(model.log_probabilities(features[held])[np.arange(held.sum()), labels[held]].mean())
+
+    return min(penalties, key=held_out_loss) if held.any() else max(penalties)
+
+
+class Standardization(NamedTuple):
+    """Statistics that standardize features: mean [D], and scale [D], the inverse standard deviation."""
+
+    mean: Doubles
+    scale: Doubles
+
+    def apply(self, features: Features) -> Features:
+        """Return features [n, D] minus the mean, times the scale.
+
+        Raises:
+            DataError: a feature is not finite.
+        """
+        if not np.isfinite(features).all():
+            raise DataError("the features are not finite; choose an undamaged checkpoint")
+        return ((features - self.mean) * self.scale).astype(np.float32)
+
+
+def standardization(features: Features) -> Standardization:
+    """Return the statistics that give features [n, D] mean 0 and variance 1 per column; constant columns become 0."""
+    mean = features.mean(axis=0, dtype=np.float64)
+    std = features.std(axis=0, dtype=np.float64)
+    varies = std > 1e-6 * np.abs(mean)  # the std of a constant column is not exactly 0 because of rounding
+    return Standardization(mean, np.where(varies, 1 / np.where(varies, std, 1), 0))
+
+
 def standardize(features: Features, queries: Features) -> tuple[Features, Features]:
     """Standardize features [n, D] to mean 0 and variance 1 per column, and queries [Q, D] with the same statistics.
-
-    Constant columns become 0.
 
     Raises:
         DataError: a feature is not finite.
     """
-    mean = features.mean(axis=0, dtype=np.float64)
-    std = features.std(axis=0, dtype=np.float64)
-    if not (np.isfinite(std).all() and np.isfinite(queries).all()):
-        raise DataError("the features are not finite; choose an undamaged checkpoint")
-    varies = std > 1e-6 * np.abs(mean)  # the std of a constant column is not exactly 0 because of rounding
-    scale = np.where(varies, 1 / np.where(varies, std, 1), 0)
-    return ((features - mean) * scale).astype(np.float32), ((queries - mean) * scale).astype(np.float32)
+    statistics = standardization(features)
+    return statistics.apply(features), statistics.apply(queries)
 
 
 def principal_axes(features: Features) -> tuple[Features, Doubles]:

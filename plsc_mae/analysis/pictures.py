@@ -13,6 +13,8 @@ from plsc_mae.data.opencv import load_opencv
 
 GAP = 8  # pixels between the pictures of a panel
 MIN_SIDE = 224  # smaller pictures are enlarged by a whole factor, so that labels fit and patches are visible
+LABEL_SIZE = 13  # of the font, in pixels
+TILE_LABEL_SHARE = 0.11  # size of the font in a tiled panel, as a share of a picture's width
 
 
 def resize_map(relevance: npt.NDArray[np.floating[Any]], size: tuple[int, int]) -> npt.NDArray[np.float32]:
@@ -84,25 +86,28 @@ def tile(pictures: Mapping[str, npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]
         pictures: {label: uint8 [H, W, 3]}, all of the same size.
     """
     items = [(label, picture[None]) for label, picture in pictures.items()]
-    rows = [np.asarray(compose(dict(items[i : i + 2]))) for i in range(0, len(items), 2)]
-    width = max(row.shape[1] for row in rows)
-    padding = [((0, 0), (0, width - row.shape[1]), (0, 0)) for row in rows]
+    height, width = items[0][1].shape[1:3]
+    size = round(TILE_LABEL_SHARE * width * _enlargement(height, width))  # boards show panels at about half their size
+    rows = [np.asarray(compose(dict(items[i : i + 2]), size)) for i in range(0, len(items), 2)]
+    whole = max(row.shape[1] for row in rows)
+    padding = [((0, 0), (0, whole - row.shape[1]), (0, 0)) for row in rows]
     return np.concatenate([np.pad(row, pad, constant_values=255) for row, pad in zip(rows, padding, strict=True)])
 
 
-def compose(pictures: Mapping[str, npt.NDArray[np.uint8]]) -> Image.Image:
+def compose(pictures: Mapping[str, npt.NDArray[np.uint8]], label_size: int = LABEL_SIZE) -> Image.Image:
     """Draw a panel with one row per image and one labeled column per kind of picture.
 
     Args:
         pictures: {label: uint8 [B, H, W, 3]}, all of the same size.
+        label_size: size of the labels' font in pixels.
     """
     stacks = list(pictures.values())
     rows, height, width = stacks[0].shape[:3]
-    factor = max(1, -(-MIN_SIDE // min(height, width)))
+    factor = _enlargement(height, width)
     cell_h, cell_w = height * factor, width * factor
-    font = ImageFont.load_default(size=13)
+    font = ImageFont.load_default(size=label_size)
     labels = [_wrap(label, font, cell_w) for label in pictures]
-    head = GAP + 16 * max(label.count("\n") + 1 for label in labels)
+    head = GAP + (label_size + 3) * max(label.count("\n") + 1 for label in labels)
     canvas = Image.new("RGB", (GAP + len(stacks) * (cell_w + GAP), head + GAP + rows * (cell_h + GAP)), "white")
     draw = ImageDraw.Draw(canvas)
     for column, (label, stack) in enumerate(zip(labels, stacks, strict=True)):
@@ -114,6 +119,11 @@ def compose(pictures: Mapping[str, npt.NDArray[np.uint8]]) -> Image.Image:
     return canvas
 
 
+def _enlargement(height: int, width: int) -> int:
+    """Return the whole factor by which a panel enlarges a picture."""
+    return max(1, -(-MIN_SIDE // min(height, width)))
+
+
 def _wrap(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     lines = [""]
     for word in label.split():
@@ -123,3 +133,36 @@ def _wrap(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width:
         else:
             lines[-1] = longer
     return "\n".join(lines)
+
+
+def class_colors(number: int) -> npt.NDArray[np.uint8]:
+    """Return the RGB colors [number, 3] of class indices in PASCAL VOC's palette, which repeats after 256 classes.
+
+    The bits of an index, three at a time from the lowest, become the bits of red, green and blue from the highest.
+    """
+    indices = np.arange(number)[:, None] % 256
+    colors = np.zeros((number, 3), np.int64)
+    for level in range(8):
+        colors |= ((indices >> (3 * level + np.arange(3))) & 1) << (7 - level)
+    return colors.astype(np.uint8)
+
+
+def add_legend(panel: Image.Image, entries: Mapping[str, npt.NDArray[np.uint8]]) -> Image.Image:
+    """Return a panel with lines of named color swatches below, {name: RGB color [3]}."""
+    font = ImageFont.load_default(size=13)
+    places: list[tuple[float, int]] = []
+    x, line = float(GAP), 0
+    for name in entries:
+        width = 20 + font.getlength(name) + 2 * GAP
+        if x > GAP and x + width > panel.width:
+            x, line = GAP, line + 1
+        places.append((x, line))
+        x += width
+    canvas = Image.new("RGB", (panel.width, panel.height + 20 * (line + 1) + GAP), "white")
+    canvas.paste(panel)
+    draw = ImageDraw.Draw(canvas)
+    for (name, color), (left, row) in zip(entries.items(), places, strict=True):
+        top = panel.height + 20 * row
+        draw.rectangle((left, top, left + 14, top + 14), fill=tuple(color.tolist()), outline="black")
+        draw.text((left + 20, top - 1), name, fill="black", font=font)
+    return canvas

@@ -1,7 +1,7 @@
 """Trivial predictors of hidden patches and tokens, the references for the loss of a pre-training run.
 
-A run whose loss is not below those of these predictors has learned nothing about the images yet. Notation: B images, L
-patches of P x P pixels with C channels.
+A run whose loss is not below that of any of these predictors has learned nothing about the images yet. Notation: B
+images, L patches of P x P pixels with C channels.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _entropy(tokens: npt.NDArray[np.integer[Any]]) -> float:
 
 
 def _nearest(visible: Bools, grid: tuple[int, int]) -> npt.NDArray[np.int64]:
-    """Return, for every patch, the number of the visible patch [L] with the nearest center."""
+    """Return, for each of the L patches, the number of the visible patch with the nearest center."""
     centers = np.stack(np.divmod(np.arange(visible.size), grid[1]), axis=1)
     seen = np.flatnonzero(visible)
     squared = ((centers[:, None] - centers[None, seen]) ** 2).sum(axis=-1)

@@ -171,7 +171,7 @@ class PanelFolder:
         Raises:
             DataError: the file cannot be written.
         """
-        return _save(picture, self.folder / self._names[index], self._mark(index))
+        return save_png(picture, self.folder / self._names[index], self._mark(index))
 
     def save_sheet(self, picture: Image.Image) -> Path:
         """Write the sheet of several panels and return its path.
@@ -179,7 +179,7 @@ class PanelFolder:
         Raises:
             DataError: the file cannot be written.
         """
-        return _save(picture, self._sheet, f"{MARK} {self.command}")
+        return save_png(picture, self._sheet, f"{MARK} {self.command}")
 
     def _check_outside(self, root: Path) -> None:
         inner, outer = os.path.realpath(self.folder), os.path.realpath(root)
@@ -246,14 +246,19 @@ def _require_own(path: Path) -> None:
 
 
 def _mark_of(path: Path) -> str:
-    """Return the text that `_save` put into a PNG file; "" if there is no such file."""
+    """Return the text that `save_png` put into a PNG file; "" if there is no such file."""
     if not path.is_file() or not path.stat().st_size:
         return ""
     with Image.open(path) as picture:
         return str(picture.info.get(_MARK_KEY, ""))
 
 
-def _save(picture: Image.Image, path: Path, mark: str) -> Path:
+def save_png(picture: Image.Image, path: Path, mark: str) -> Path:
+    """Write a PNG file with a mark in its metadata, which identifies it as a result, and return its path.
+
+    Raises:
+        DataError: the file cannot be written, or exists and is not a result.
+    """
     info = PngInfo()
     info.add_text(_MARK_KEY, mark)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 from plsc_mae.config import ClassifyConfig, LinprobeConfig
@@ -16,6 +17,7 @@ from plsc_mae.plan.estimate import Estimate, estimate, precision_bytes
 from plsc_mae.plan.measure import MemoryPeak, measure
 from plsc_mae.plan.sketch import Sketch, sketch
 from plsc_mae.train.plausibility import check_accumulation
+from plsc_mae.train.precision import choose_precision
 
 IMAGENET_IMAGES = 1281167
 MIB, GIB, GB = 2**20, 2**30, 1e9
@@ -36,6 +38,7 @@ def run(config: PlannedRun) -> None:
         )
     if config.measure and config.devices * config.tensor_parallel > 1:
         raise ConfigError("--measure runs in this process, on one device; leave --devices and --tensor_parallel out")
+    config = _at_available_precision(config)
     drawn = sketch(config)
     found = estimate(drawn, config, config.devices, capability=_capability(config))
     rows = [
@@ -57,9 +60,26 @@ def _devices(config: PlannedRun) -> str:
     return f"{config.devices} {kind}{many if config.devices > 1 else ''} of {config.device_memory:g} GiB"
 
 
+def _plans_this_gpu(config: PlannedRun) -> bool:
+    """Return True if the planned GPUs are like the one of this machine."""
+    return config.device != "cpu" and config.flash is None and has_gpu()
+
+
+def _at_available_precision(config: PlannedRun) -> PlannedRun:
+    """Return the config without --amp if the run computes in float32 on this machine's GPU.
+
+    Raises:
+        ConfigError: this machine's GPU does not support --amp_dtype.
+    """
+    if not _plans_this_gpu(config):
+        return config
+    precision = choose_precision(config.amp, config.amp_dtype, True, config.amp_level)
+    return dataclasses.replace(config, amp=precision.dtype is not None)
+
+
 def _capability(config: PlannedRun) -> Capability:
     """Return the compute capability of the planned GPUs: that of --flash, else of this machine's GPU, else 8.0."""
-    if config.flash is None and has_gpu():
+    if _plans_this_gpu(config):
         return current_capability()
     return VOLTA if config.flash is False else AMPERE
 

@@ -22,13 +22,15 @@ from plsc_mae.data.transfer import device_batch
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch, Task
+from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.runtime import count_workers
 from plsc_mae.train.checkpoint.folder import Start, find_start
 from plsc_mae.train.data_check import check_data
 from plsc_mae.train.history import recording_warnings
-from plsc_mae.train.observers.base import Observer, PicturePanel
+from plsc_mae.train.observers.base import Observer
 from plsc_mae.train.observers.features import FeatureWatch
 from plsc_mae.train.observers.online_probe import OnlineProbe
+from plsc_mae.train.observers.pictures import PicturePanel
 from plsc_mae.train.setup import (
     build_trainer,
     log_options,
@@ -85,6 +87,7 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
         if world.is_main:
             method.log_remarks(config, task)
     else:
+        _require_encoder(task, config)
         logger.info(
             "training the caller's %s in place of the objective of %s; its network is of type %s and not %s",
             *(type(task).__name__, config.method, type(task.model).__name__, config.model),
@@ -92,10 +95,10 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
     share_network(task.model, config, world)
     loader = training_loader(dataset, config, world)
     observers: list[Observer] = []
-    if config.vis_freq:
+    if config.picture_epochs:
         view = pretraining_dataset(config, method, images=dataset.images, view=True)
         panel = _panel(view) if world.rank == 0 else None
-        observers.append(PicturePanel(task, panel, config.vis_freq, world))
+        observers.append(PicturePanel(task, method.normalize(config), panel, config, world))
     if knn_images is not None:
         workers = count_workers(config.num_workers)
         observers.append(FeatureWatch(task, method.normalize(config), *knn_images, config, world, num_workers=workers))
@@ -105,6 +108,16 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
         order = ClassOrder(names, numbered=dataset.images.numbered)
         probe = OnlineProbe(task.model.encoder.embed_dim, len(names), config.online_probe_lr, world, order)
     build_trainer(task, loader, config, world, observers=observers, probe=probe).fit(start)
+
+
+def _require_encoder(task: Task, config: PretrainConfig) -> None:
+    """Raise ConfigError if an option needs the encoder of a caller's task, and its network has none."""
+    if isinstance(getattr(task.model, "encoder", None), VisionTransformer):
+        return
+    for name in ("online_probe", "knn_freq"):
+        if getattr(config, name):
+            kind = f"{type(task).__name__}.model of type {type(task.model).__name__}"
+            raise ConfigError(f"--{name} needs a VisionTransformer in model.encoder, which {kind} lacks; leave it out")
 
 
 def find_knn_images(

@@ -39,7 +39,7 @@ def run(config: ReportConfig) -> None:
         ("Is it learning?", sections.learning(found)),
         ("Published log", sections.published(found)),
         ("Curves", sections.charts(found)),
-        ("Reconstructions over time", sections.reconstructions(found)),
+        ("Pictures over time", sections.pictures(found)),
         ("Attention and tokens", drawn),
         ("Evaluations", sections.evaluations(found) + tables),
         ("Speed", sections.speed(found)),

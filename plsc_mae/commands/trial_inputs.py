@@ -18,10 +18,12 @@ def run_demo_data(config: DemoDataConfig) -> None:
         train_per_class=config.train_per_class,
         val_per_class=config.val_per_class,
         seed=config.seed,
+        masks=config.masks,
         progress=sys.stderr.isatty(),
     )
     state = "drawn" if summary.created else "already there"
-    counts = f"{summary.num_train} training and {summary.num_val} validation images of {len(CLASSES)} classes"
+    masks = " with masks" if config.masks else ""
+    counts = f"{summary.num_train} training and {summary.num_val} validation images{masks} of {len(CLASSES)} classes"
     print(f"{summary.root}: {counts}, {state}")
 
 

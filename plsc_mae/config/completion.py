@@ -59,7 +59,7 @@ def _add_flags(parser: argparse.ArgumentParser, command: Completed) -> None:
     parser.add_argument("-o")
     parser.add_argument("--help", nargs="?", choices=["all"])
     for name in command.positional.split():
-        action = parser.add_argument(name, nargs="?")
+        action = parser.add_argument(name, nargs="*" if name == "runs" else "?")
         if name == "recipe":
             _complete(action, _recipes)
     if "" not in command.configs:

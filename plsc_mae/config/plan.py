@@ -35,6 +35,7 @@ class PlanOptions:
 
 if TYPE_CHECKING:
 
+    @dataclass(kw_only=True, frozen=True)
     class PlannedRun(PlanOptions, TrainingConfig):
         """Options of a planned run: those of the run, and its devices."""
 

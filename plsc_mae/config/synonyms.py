@@ -49,6 +49,7 @@ _OPTIONS = {
     "checkpoint_dir": ("output_dir",),
     "ckpt_dir": ("output_dir",),
     "logdir": ("log_dir",),
+    **dict.fromkeys(("report_to", "wandb", "tensorboard", "use_wandb", "loggers"), ("logger",)),
     "experiment": ("exp_name",),
     "run_name": ("exp_name",),
     "img_size": ("input_size", "image_size"),
@@ -213,8 +214,6 @@ _EXPLANATIONS = {
     ),
     **dict.fromkeys(("distributed", "ddp", "strategy", "master_addr", "master_port", "nodes", "launcher"), _PROCESSES),
     "do_train": "the command itself trains; leave it out",
-    "wandb": "log.txt, train.jsonl and VisualDL have the numbers; leave it out",
-    "report_to": "log.txt, train.jsonl and VisualDL have the numbers; leave it out",
 }
 
 _EVALUATE = "finetune --eval --resume FILE, or linprobe --eval --resume FILE"

@@ -67,6 +67,7 @@ class DemoDataConfig:
     train_per_class: int = option(400, "training images per class", within="[1, inf)")
     val_per_class: int = option(80, "validation images per class", within="[1, inf)")
     seed: int = option(0, "seed of the drawings", within="[0, inf)")
+    masks: bool = option(False, "also draw masks for `segprobe`; images are then below DIR/images, masks DIR/masks")
 
     def __post_init__(self) -> None:
         if not self.path:
@@ -166,6 +167,22 @@ class RunsConfig:
 
 
 @dataclass(kw_only=True, frozen=True)
+class BoardConfig:
+    """Options of `board`, which serves VisualDL pages of runs."""
+
+    first_port: ClassVar[int] = 8040  # VisualDL's default
+
+    runs: tuple[str, ...] = option((), "output folders of runs, or folders of several runs", metavar="DIR")
+    port: int | None = option(None, "port of the server [the first free one from 8040 on]", within="[1, 65535]")
+    host: str = option("localhost", "address to listen on; 0.0.0.0: all, so that other machines can see the pages")
+    language: Literal["auto", "en", "zh"] = option("auto", "language of the pages; auto: the locale's, else English")
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ConfigError("name the output folders of runs: plsc-mae board DIR...")
+
+
+@dataclass(kw_only=True, frozen=True)
 class EncoderConfig(NetworkOptions):
     """Options of the tools that open an encoder."""
 
@@ -181,7 +198,17 @@ class EncoderConfig(NetworkOptions):
 
 
 @dataclass(kw_only=True, frozen=True)
-class ViewConfig:
+class BatchConfig:
+    """Options of reading, resizing and batching images."""
+
+    interpolation: Literal["bilinear", "bicubic", "lanczos"] = _images("bilinear", "filter of the resize")
+    pixel_range: tuple[str, ...] | None = _images(None, PIXEL_RANGE, metavar="VALUE")
+    batch_size: int = _images(64, "images per process and batch", within="[1, inf)")
+    num_workers: int | None = _images(None, _WORKERS, within="[0, inf)")
+
+
+@dataclass(kw_only=True, frozen=True)
+class ViewConfig(BatchConfig):
     """Options of resizing, cropping and batching images."""
 
     crop_pct: float = _images(
@@ -189,10 +216,6 @@ class ViewConfig:
         "resize the shorter side to input size / crop_pct before the center crop: 224 / 0.875 = 256",
         within="(0, 1]",
     )
-    interpolation: Literal["bilinear", "bicubic", "lanczos"] = _images("bilinear", "filter of the resize")
-    pixel_range: tuple[str, ...] | None = _images(None, PIXEL_RANGE, metavar="VALUE")
-    batch_size: int = _images(64, "images per process and batch", within="[1, inf)")
-    num_workers: int | None = _images(None, _WORKERS, within="[0, inf)")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -284,6 +307,35 @@ class CompareConfig(NetworkOptions, ViewConfig):
             raise ConfigError("--random_weights takes its sizes from checkpoints; name them with --model_path")
         if self.save_path and not self.save_path.endswith((".md", ".json")):
             raise ConfigError(f"--save_path {self.save_path}: expected a file that ends in .md or .json")
+
+
+@dataclass(kw_only=True, frozen=True)
+class SegprobeConfig(BatchConfig, EncoderConfig):
+    """Options of `segprobe`."""
+
+    data_path: str = option(
+        "", "folder with images/train, images/val, masks/train and masks/val; masks are PNGs of indices", metavar="DIR"
+    )
+    classes: str = option(
+        "",
+        "text file with one class name per line, for index 0, 1, ... [DATA_PATH/classes.txt, else numbers]",
+        metavar="FILE",
+    )
+    ignore_index: tuple[int, ...] = option((255,), "indices of pixels without a class", within="[0, inf)")
+    max_train_images: int = option(
+        1000, "largest number of training images, evenly spaced; all validation images are used", within="[1, inf)"
+    )
+    max_train_patches: int = option(
+        50000, "largest number of their patches to fit, drawn at random with --seed", within="[2, inf)"
+    )
+    nb_knn: int = option(20, "number of neighbors", within="[1, inf)")
+    norm: bool = _encoder(True, "apply the encoder's final norm to the tokens")
+    save_path: str = option("./segmentation", "folder for predictions.png, results.json and results.csv", metavar="DIR")
+    num_pictures: int = option(8, "validation images in the picture, evenly spaced; 0: no picture", within="[0, inf)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self, "data_path")
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -15,7 +15,7 @@ from plsc_mae.config.schema import Retired, in_group, set_defaults
 from plsc_mae.errors import ConfigError
 
 _LAUNCHER = "`plsc-mae launch` starts the processes and sets the rank of each"
-_WANDB = "Weights & Biases is not used; log.txt, train.jsonl and VisualDL have the numbers"
+_WANDB = "--logger wandb records the run in Weights & Biases, in the project WANDB_PROJECT of the account WANDB_ENTITY"
 _SUBMITIT = "it belongs to submitit's Slurm launcher; see docs/parallelism.md for the launch line"
 
 # Flags of BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch for services that plsc_mae does not use.
@@ -101,7 +101,15 @@ class TrainingConfig:
 
     model: str = _run("", "registered model name; selects the method too", metavar="NAME")
     output_dir: str = _run("./output_dir", "folder of checkpoints, config.yaml, log.txt and train.jsonl")
-    log_dir: str | None = _run(None, "folder of VisualDL records [OUTPUT_DIR]")
+    log_dir: str | None = _run(None, "folder of the records for boards, see --logger [OUTPUT_DIR]")
+    logger: tuple[Literal["visualdl", "tensorboard", "wandb"], ...] | None = _run(
+        ("visualdl",),
+        "boards that show the run: visualdl, tensorboard, wandb, several of them, or none",
+        metavar="BOARD",
+    )
+    histograms: bool = _run(
+        False, "show histograms of the parameters and gradients of every block at the end of every epoch"
+    )
     exp_name: str = _run("", "prefix of checkpoint names: {exp_name}_checkpoint-{epoch}.pd", metavar="NAME")
     device: Literal["auto", "cpu", "gpu", "cuda"] = _run("auto", "device; auto: a GPU if there is one")
     seed: int = _run(0, "seed of weights, image order, crops and masks", within="[0, inf)")
@@ -339,8 +347,11 @@ class PretrainConfig(TrainingConfig):
 
     phase: ClassVar[str] = "pretrain"
 
-    vis_freq: int = _evaluation(
-        20, "epochs between pictures of the same few images in VisualDL; 0: none", within="[0, inf)"
+    vis_freq: int | None = _evaluation(
+        None,
+        "epochs between pictures of the same few images on the boards; 0: none [a tenth of --epochs]",
+        within="[0, inf)",
+        metavar="N",
     )
     online_probe: bool = _evaluation(
         False, "train a linear classifier on the features of every step, without changing the network; needs labels"
@@ -360,6 +371,11 @@ class PretrainConfig(TrainingConfig):
     eval_data_path: str = _evaluation(
         "", "validation images of the k-NN evaluation: folder or list file [DATA_PATH/val]", metavar="PATH"
     )
+
+    @property
+    def picture_epochs(self) -> int:
+        """Epochs between pictures, 0 for none; without --vis_freq a run has pictures of 10 to 19 epochs, or of all."""
+        return max(1, self.epochs // 10) if self.vis_freq is None else self.vis_freq
 
     def __post_init__(self) -> None:
         super().__post_init__()

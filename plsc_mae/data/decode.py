@@ -118,7 +118,7 @@ class PilImage(SourceImage):
 
     @functools.cached_property
     def _rgb(self) -> Image.Image:
-        with _as_data_error(self.path):
+        with as_data_error(self.path):
             if not depth.is_deep(self._header):
                 return _to_rgb(self.path, self._header)
             if self._range is None:
@@ -187,7 +187,7 @@ def open_image(path: str | Path, backend: Backend = "pil", pixel_range: PixelRan
     """
     path = str(path)
     require_backend(backend)
-    with _as_data_error(path):
+    with as_data_error(path):
         data = read_content(path)
         header = depth.open_header(data, pixel_range)
         if depth.has_pages(header):
@@ -284,7 +284,7 @@ def _deep_to_rgb(path: str, image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _as_data_error(path: str) -> Iterator[None]:
+def as_data_error(path: str) -> Iterator[None]:
     """Convert any exception of a decoder to a DataError that names the file."""
     try:
         yield

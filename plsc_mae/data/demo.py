@@ -37,6 +37,8 @@ COLOR_RANGE = 130.0  # tile colors are uniform in -130..130 of 255, before their
 LUMA = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue in brightness (ITU-R BT.601)
 NOISE_STD = 1.5  # of 255
 MIN_IMAGE_SIZE = 16  # smaller shapes are indistinguishable
+BACKGROUND = "background"  # class 0 of the masks; the classes of the shapes follow
+MASK_CLASSES = "classes.txt"
 FINISHED = "demo.json"
 UNFINISHED = "demo.json.partial"  # written first, so that an interrupted call can be recognized and completed
 
@@ -99,6 +101,12 @@ class DemoParameters:
     val_per_class: int = 80
     seed: int = 0
     drawing_version: int = DRAWING_VERSION
+    masks: bool = False
+
+    def marker(self) -> dict[str, int]:
+        """Return the content of demo.json; it has "masks" only with masks, which older data sets did not have."""
+        values: dict[str, int] = asdict(self)
+        return values if self.masks else {name: value for name, value in values.items() if name != "masks"}
 
     def __post_init__(self) -> None:
         minima = {"image_size": MIN_IMAGE_SIZE, "train_per_class": 1, "val_per_class": 1, "seed": 0}
@@ -139,6 +147,7 @@ def make_demo_data(
     train_per_class: int = 400,
     val_per_class: int = 80,
     seed: int = 0,
+    masks: bool = False,
     progress: bool = False,
 ) -> DemoSummary:
     """Draw the demo data set into a new or empty folder, or complete one after an interruption.
@@ -146,11 +155,13 @@ def make_demo_data(
     ROOT/demo.json is written last. If it exists with the same parameters, the function draws nothing.
 
     Args:
-        root: folder for train/<class>/*.jpg and val/<class>/*.jpg.
+        root: folder for train/<class>/*.jpg and val/<class>/*.jpg; with masks for images/train/<class>/*.jpg,
+            masks/train/<class>/*.png, the same for val, and classes.txt.
         image_size: side of the square images in pixels, at least 16.
         train_per_class: training images per class; there are ten classes.
         val_per_class: validation images per class.
         seed: random seed of the pictures.
+        masks: draw the masks of the shapes too; the pictures are the same as without masks.
         progress: show a progress bar.
 
     Raises:
@@ -158,7 +169,7 @@ def make_demo_data(
         DataError: `root` is a file, contains other files, other demo data or a damaged demo.json, or cannot be written.
     """
     parameters = DemoParameters(
-        image_size=image_size, train_per_class=train_per_class, val_per_class=val_per_class, seed=seed
+        image_size=image_size, train_per_class=train_per_class, val_per_class=val_per_class, seed=seed, masks=masks
     )
     root = Path(root)
     try:
@@ -186,12 +197,37 @@ def draw_demo_image(split: str, class_name: str, index: int, *, image_size: int 
     Raises:
         ValueError: unknown split or class.
     """
-    rng = np.random.default_rng((SPLITS.index(split), CLASSES.index(class_name), index, seed))
-    shape, background = DARK_AND_LIGHT[:: rng.choice((-1, 1))]
+    rng = _picture_rng(split, class_name, index, seed)
+    shape, background = _draw_levels(rng)
     coverage = _draw_coverage(SHAPES[class_name], image_size, rng)[..., None]  # [S, S, 1]
     pixels = coverage * shape + (1.0 - coverage) * background + _draw_mosaic(image_size, rng)  # [S, S, 3]
     pixels += rng.normal(0.0, NOISE_STD, pixels.shape)
     return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
+
+
+def draw_demo_mask(split: str, class_name: str, index: int, *, image_size: int = 64, seed: int = 0) -> Image.Image:
+    """Draw the mask of the picture that `draw_demo_image` draws with the same arguments.
+
+    Returns:
+        Gray image of class indices: 0 for the background, 1 + the number of the class for pixels of which the shape
+        covers at least half.
+
+    Raises:
+        ValueError: unknown split or class.
+    """
+    rng = _picture_rng(split, class_name, index, seed)
+    _draw_levels(rng)  # they come before the shape
+    coverage = _draw_coverage(SHAPES[class_name], image_size, rng)
+    return Image.fromarray(np.where(coverage >= 0.5, 1 + CLASSES.index(class_name), 0).astype(np.uint8))
+
+
+def _picture_rng(split: str, class_name: str, index: int, seed: int) -> np.random.Generator:
+    return np.random.default_rng((SPLITS.index(split), CLASSES.index(class_name), index, seed))
+
+
+def _draw_levels(rng: np.random.Generator) -> tuple[float, ...]:
+    """Draw the brightness of the shape and of the background."""
+    return DARK_AND_LIGHT[:: rng.choice((-1, 1))]
 
 
 def _is_finished(root: Path, parameters: DemoParameters) -> bool:
@@ -204,7 +240,7 @@ def _is_finished(root: Path, parameters: DemoParameters) -> bool:
         raise DataError(f"{root} is a file; choose a new or empty folder for the demo data")
     for marker in (root / FINISHED, root / UNFINISHED):
         if marker.is_file():
-            if _read_marker(marker) != asdict(parameters):
+            if _read_marker(marker) != parameters.marker():
                 raise DataError(
                     f"{root} contains demo data with other parameters ({marker.read_text().strip()}); "
                     "use the same parameters, remove the folder, or choose another one"
@@ -224,16 +260,22 @@ def _read_marker(marker: Path) -> object:
 
 def _draw_all(root: Path, parameters: DemoParameters, progress: bool) -> None:
     """Draw every missing picture; a file gets its final name only when it is complete."""
-    for split in SPLITS:
-        for class_name in CLASSES:
-            (root / split / class_name).mkdir(parents=True, exist_ok=True)
-    (root / UNFINISHED).write_text(json.dumps(asdict(parameters)))
+    images = root / "images" if parameters.masks else root
+    root.mkdir(parents=True, exist_ok=True)
+    (root / UNFINISHED).write_text(json.dumps(parameters.marker()))
+    size, seed = parameters.image_size, parameters.seed
     for split, class_name, index in tqdm(list(_pictures(parameters)), "drawing", unit="image", disable=not progress):
-        path = root / split / class_name / f"{index:05d}.jpg"
+        path = images / split / class_name / f"{index:05d}.jpg"
         if not path.exists():
-            image = draw_demo_image(split, class_name, index, image_size=parameters.image_size, seed=parameters.seed)
+            image = draw_demo_image(split, class_name, index, image_size=size, seed=seed)
             with atomic_replacement(path) as temporary:
                 image.save(temporary, format="JPEG", quality=95, subsampling=0)
+        mask = root / "masks" / split / class_name / f"{index:05d}.png"
+        if parameters.masks and not mask.exists():
+            with atomic_replacement(mask) as temporary:
+                draw_demo_mask(split, class_name, index, image_size=size, seed=seed).save(temporary, format="PNG")
+    if parameters.masks:
+        (root / MASK_CLASSES).write_text("\n".join((BACKGROUND, *CLASSES)) + "\n")
     (root / UNFINISHED).replace(root / FINISHED)
 
 

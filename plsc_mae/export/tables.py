@@ -92,11 +92,11 @@ def join_biases(table: Table) -> Table:
 
 
 def missing_feature(content: Content, *, eps: float | None = None) -> str:
-    """Return why a ViT with one class token before its patches and with linear heads cannot be this network; or "".
+    """Return the reason why a ViT with a class token and a linear head cannot represent the network; "" if it can.
 
     Args:
         content: the network.
-        eps: the only epsilon of layer norms that the library has; None if it can have any, the same for all.
+        eps: the epsilon that the library fixes for its layer norms; None if a network may choose one for all of them.
     """
     encoder, classifier = content.encoder, content.classifier
     if encoder.cls_token is None:
@@ -113,7 +113,7 @@ def missing_feature(content: Content, *, eps: float | None = None) -> str:
 
 
 def other_final_eps(content: Content) -> str:
-    """Return why a library with one epsilon for all layer norms cannot be this network; or ""."""
+    """Return the reason why a library with one epsilon for all norms cannot represent the network; "" if it can."""
     norm = final_norm(content)
     if norm is None or float(norm._epsilon) == norm_eps(content.encoder):
         return ""
@@ -146,7 +146,7 @@ def has_relative_positions(encoder: VisionTransformer) -> bool:
 def initial_scale(encoder: VisionTransformer) -> float | None:
     """Return the initial layer scale that libraries want in their configuration; None without layer scale.
 
-    Files of weights do not store the initial value, and loading replaces it, so this is the published one.
+    Weight files do not store the initial value. The published one is returned; loading overwrites the layer scale.
     """
     return None if encoder.blocks[0].gamma_1 is None else 0.1
 

@@ -44,7 +44,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         differences: largest absolute difference of every output; empty if the outputs were not compared.
-        relative: largest difference, relative to the largest expected value of the output, at least 1.
+        relative: largest difference, divided by the largest expected value of the output or by 1 if that is smaller.
         obstacle: reason why the outputs were not compared; "" if they were.
     """
 

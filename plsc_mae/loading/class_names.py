@@ -215,18 +215,28 @@ def _check_unnamed(images: LabeledImages, head: Head) -> None:
 
 
 def _read_names(path: str, count: int) -> tuple[str, ...]:
-    """Read one class name per line; names that are not UTF-8 are escaped like names of folders.
+    """Read one class name per line with `read_class_names`.
 
     Raises:
         DataError: the file cannot be read, is not text, or does not have `count` names.
     """
-    try:
-        require_text(path, f"--classes {path}", "a text file with one class name per line", DataError)
-        names = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape").rstrip().splitlines()
-    except OSError as error:
-        raise DataError(f"cannot read the class names of {path}: {error.strerror}") from None
+    names = read_class_names(path)
     if len(names) != count:
         raise DataError(
             f"--classes {path} has {len(names)} names; expected {count}, one per line for each class of the classifier"
         )
+    return names
+
+
+def read_class_names(path: str) -> tuple[str, ...]:
+    """Read one class name per line; names that are not UTF-8 are escaped like names of folders.
+
+    Raises:
+        DataError: the file cannot be read or is not text.
+    """
+    try:
+        require_text(path, f"the list of classes {path}", "a text file with one class name per line", DataError)
+        names = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape").rstrip().splitlines()
+    except OSError as error:
+        raise DataError(f"cannot read the class names of {path}: {error.strerror}") from None
     return tuple(escape_name(name.strip()) for name in names)

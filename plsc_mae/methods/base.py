@@ -72,7 +72,7 @@ class Task(nn.Layer, ABC):
         model: the network that checkpoints save and export.
         gives_features: whether `forward` also returns the mean feature of every image's visible patches.
         score_names: keys of the result of `scores`.
-        reference_loss: name in the logs of the loss that `trivial_losses` are comparable with; "" for a Task without.
+        reference_loss: name in the logs of the loss with which `trivial_losses` compare; "" without trivial losses.
     """
 
     model: nn.Layer
@@ -146,7 +146,7 @@ class Task(nn.Layer, ABC):
         raise TypeError(f"{type(self).__name__} cannot be validated: it does not implement scores")
 
     def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
-        """Return the losses of trivial predictors on the hidden patches of batches, by the names in `analysis.trivial`.
+        """Return the losses of trivial predictors on prepared batches, by their names in `analysis.trivial`.
 
         They have the unit of the loss `reference_loss`, so that a user can see whether the network has learned more.
         The result is empty for a Task without `reference_loss`.

@@ -105,7 +105,7 @@ class CAETask(Task):
 
     def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Return the losses of the target's trivial predictors; they compare with the loss without its alignment."""
-        return self.target.trivial_losses([self.prepare(batch) for batch in batches])
+        return self.target.trivial_losses(batches)
 
     def after_step(self) -> None:
         """Update the moving average of the encoder, if there is one."""
@@ -241,7 +241,7 @@ class CAE(Method[CAEConfig]):
                 "published result can be reached with them",
                 flag("discrete_vae_type"),
             )
-        if config.vis_freq:
+        if config.picture_epochs:
             load_decoder(config, target.num_classes)  # report a bad file now, not at the first picture
         _warn_of_idle_options(config)
         return task

@@ -94,7 +94,7 @@ def _parts(*tensors: Tensor) -> Iterator[tuple[Floats, ...]]:
 
 @functools.cache
 def _mkl() -> ctypes.CDLL | None:
-    """Return the library of vector functions that Paddle ships for Intel and AMD processors; None if there is none."""
+    """Return the library of vector functions that Paddle ships for Intel and AMD processors, or None elsewhere."""
     try:
         library = ctypes.CDLL(str(Path(paddle.__file__).parent / "libs" / "libmklml_intel.so"))
         for name in ("vmsErf", "vmsExp"):

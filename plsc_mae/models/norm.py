@@ -1,8 +1,8 @@
-"""Layer norm (Ba et al. 2016) whose backward pass is quick on CPU too.
+"""Layer norm (Ba et al. 2016) with a fast backward pass on CPU.
 
 Paddle's CPU kernel takes 12 times as long for its backward as for its forward pass: 35 ms of one core for both on
-[3152, 768] floats, here 20 ms. With frozen scale and shift, its gradient of the inputs ignores the scale (Paddle 2.6.2
-and 3.3.1); here it does not.
+[3152, 768] floats, here 20 ms. If scale and shift are frozen, Paddle's gradient of the inputs ignores the scale
+(2.6.2 and 3.3.1); here it does not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PART = 1 << 15  # elements of the rows that are computed at a time: their interm
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer norm over the last axis with scale and shift; eager float32 tensors on a CPU take the quick path."""
+    """Layer norm over the last axis with scale and shift; eager float32 tensors on a CPU take a fast path."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize [..., D] and apply scale and shift."""
@@ -45,7 +45,7 @@ class _CPULayerNorm(paddle.autograd.PyLayer):
         return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
     @staticmethod
-    @np.errstate(all="ignore")  # NaN and infinities pass through, as in Paddle's operator
+    @np.errstate(all="ignore")  # NaN and infinities propagate, as in Paddle's operator
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, weight and bias; Paddle requires None for a frozen one."""
         x, weight = ctx.saved_tensor()
@@ -53,7 +53,7 @@ class _CPULayerNorm(paddle.autograd.PyLayer):
         width = x.shape[-1]
         rows, grads, results = (memory(tensor).reshape(-1, width) for tensor in (x, grad, out))
         scale = memory(weight)
-        sums = np.zeros((2, width))  # of the gradients of weight and bias, in float64
+        sums = np.zeros((2, width))  # gradients of weight and bias, summed over the rows in float64
         step = max(1, PART // width)
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
@@ -87,7 +87,10 @@ def _normalize(x: Floats, eps: float) -> tuple[Floats, Floats]:
 
 
 def _input_gradient(g: Floats, normalized: Floats, inverse_std: Floats, out: Floats) -> None:
-    """Write the gradient of the rows [n, D] to `out`, given the gradient `g` of the normalized rows, which is lost."""
+    """Write the gradient of the rows [n, D] to `out`, given `g`, that of the normalized rows.
+
+    `g` and `normalized` are overwritten.
+    """
     product = g * normalized
     g -= g.mean(1, keepdims=True)
     normalized *= product.mean(1, keepdims=True)

@@ -42,7 +42,7 @@ def line_chart(curves: Sequence[Curve], *, x_label: str, levels: Mapping[str, fl
     colored = [(COLORS[i % len(COLORS)], Curve(c.label, *_thinned(c.x, c.y))) for i, c in enumerate(curves) if c.y]
     highest = max(value for _, curve in colored for value in curve.y)
     shown = {label: level for label, level in (levels or {}).items() if highest <= 0 or level <= 2 * highest}
-    xs = _axis([x for _, curve in colored for x in curve.x])
+    xs = _axis([x for _, curve in colored for x in curve.x], tight=True)
     ys = _axis([*(y for _, curve in colored for y in curve.y), *shown.values()])
     parts = [*_frame(xs, ys, x_label)]
     for label, level in shown.items():
@@ -71,16 +71,18 @@ class _Axis(NamedTuple):
         return start + (value - self.low) / (self.high - self.low) * (end - start)
 
 
-def _axis(values: Sequence[float]) -> _Axis:
-    """Return an axis that contains all values, with 4 to 10 ticks at round numbers."""
+def _axis(values: Sequence[float], *, tight: bool = False) -> _Axis:
+    """Return an axis that contains all values, with ticks at round numbers, at its ends too unless `tight`."""
     low, high = min(values), max(values)
     if high == low:
         margin = abs(low) / 2 or 0.5
         low, high = low - margin, high + margin
     step = 10.0 ** math.floor(math.log10((high - low) / 4))
     step *= next(factor for factor in (5, 2, 1) if (high - low) / (step * factor) >= 4 or factor == 1)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = [i * step for i in range(first, last + 1)]
+    if tight:
+        inside = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+        return _Axis(low, high, [i * step for i in inside])
+    ticks = [i * step for i in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
     return _Axis(ticks[0], ticks[-1], ticks)
 
 

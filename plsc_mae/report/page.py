@@ -35,7 +35,8 @@ text.y,text.level{text-anchor:end}text.x{text-anchor:middle}
 .legend i.level{border-top:2px dashed #8a8a8a;height:0}
 table{border-collapse:collapse;font-size:.92em}th,td{padding:.2em .7em;text-align:left;border-bottom:1px solid #e3e9ef}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.scroll{overflow-x:auto}
-img{max-width:100%;height:auto;image-rendering:pixelated}.pictures{display:flex;flex-wrap:wrap;gap:1em}
+img{max-width:100%}.pictures{display:flex;flex-wrap:wrap;gap:1em}.pictures img{max-height:280px}
+.small{image-rendering:pixelated}
 summary{cursor:pointer}pre{white-space:pre-wrap;margin:0}
 """
 
@@ -76,7 +77,7 @@ def write_page(path: Path, text: str) -> None:
 
 
 def number(value: Any) -> str:
-    """Return a value of a record as HTML: four significant digits that show, all digits in the element's `value`."""
+    """Return a value of a record as HTML: it shows four significant digits; the attribute `value` has all."""
     if is_number(value):
         text = str(value) if isinstance(value, int) else f"{value:.4g}"
         return f'<data value="{value!r}">{text}</data>'
@@ -136,7 +137,7 @@ def picture(image: Image.Image, alternative: str, min_height: int = 0) -> str:
     data, kind = _encoded(image, "PNG"), "png"
     if len(data) > MAX_PNG_BYTES:
         data, kind = _encoded(image, "JPEG", quality=88), "jpeg"
-    size = f' style="height:{min_height}px"' if image.height < min_height else ""
+    size = f' class="small" style="height:{min_height}px"' if image.height < min_height else ""
     source = base64.b64encode(data).decode()
     return f'<img alt="{escape(alternative)}"{size} src="data:image/{kind};base64,{source}" />'
 

@@ -24,7 +24,7 @@ NEUTRAL_GROUPS = (
     "Evaluation during pre-training",
 )
 NEUTRAL_OPTIONS = ("batch_size", "accum_iter")
-DECISIVE_OPTIONS = ("method", "phase", "model", "input_size")  # in spite of their group
+DECISIVE_OPTIONS = ("method", "phase", "model", "input_size")  # they count although their groups are neutral
 RULE = f"A loss is flagged if it deviates by more than {TOLERANCE:.0%} from the published one of the same epoch."
 
 
@@ -56,7 +56,7 @@ class Comparison(NamedTuple):
     Attributes:
         log: the published log.
         text: the result in a sentence.
-        deviates: whether a loss is flagged.
+        deviates: whether a loss deviates by more than TOLERANCE.
         own: (epochs, values) of the run.
         rows: (epoch, published value, value of the run, deviation in percent) for every epoch that both have.
     """
@@ -79,7 +79,7 @@ def compare_published(run: RunFolder) -> list[Comparison]:
     """Compare a run with every published log whose recipe it follows.
 
     A run follows a recipe if all its options have the recipe's values, except those that do not change the expected
-    loss, see NEUTRAL_GROUPS, and if an update has the same number of images, as far as history.jsonl has it. Whether
+    loss, see NEUTRAL_GROUPS, and if an update has the same number of images, if history.jsonl has this number. Whether
     the images are the same is left to the reader.
     """
     return [

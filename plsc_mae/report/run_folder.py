@@ -181,7 +181,7 @@ def _read_pictures(path: Path, lacking: list[str]) -> Mapping[str, Sequence[Pict
         lacking.append(f"pictures of reconstructions: visualdl cannot read {path.name} ({error}).")
         return {}
     if not found:
-        lacking.append("pictures of reconstructions: the run drew none, see --vis_freq of pretrain.")
+        lacking.append("pictures of reconstructions: the run drew none; plsc-mae pretrain --vis_freq N draws them.")
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -15,7 +16,7 @@ from plsc_mae.report.verdict import judge
 
 UPDATE = "update"
 MAX_ROWS = 24  # of the table of epochs
-MAX_TIMES, MAX_TAGS = 6, 4  # pictures of one tag, and tags
+MAX_TIMES, MAX_IMAGES = 6, 3  # times at which an image is shown, and images of each kind of picture
 MIN_HEIGHT = 96  # CSS pixels
 # Fields of log.txt that say where the run was, or repeat a constant of every line.
 POSITION = ("epoch", "step", "run", "n_parameters")
@@ -59,7 +60,7 @@ def learning(run: RunFolder) -> str:
         parts.append(table(("predictor", verdict.loss), rows))
         parts.append(
             paragraph(
-                f"Trivial predictors were computed at the start on {run.trivial.get('images')} training images with "
+                f"Trivial predictors were computed on the first {run.trivial.get('images')} training images with "
                 "their crops and masks, in the unit of the loss.",
                 "sub",
             )
@@ -78,18 +79,20 @@ def charts(run: RunFolder) -> str:
     return f'<div class="charts">{"".join(drawn)}</div>' if drawn else ""
 
 
-def reconstructions(run: RunFolder) -> str:
-    """Return the pictures that the run has drawn, the same images at up to MAX_TIMES times."""
+def pictures(run: RunFolder) -> str:
+    """Return the pictures that the run has drawn: of each kind the same images at up to MAX_TIMES times."""
     parts = []
-    tags = list(run.pictures.items())
-    for tag, pictures in tags[:MAX_TAGS]:
-        rows = (
-            figure(f"epoch {p.step}", picture(p.image, f"{tag}, epoch {p.step}", MIN_HEIGHT)) for p in _spread(pictures)
-        )
-        parts.append(f'<h3>{_heading(tag)}</h3><div class="pictures">{"".join(rows)}</div>')
-    if len(tags) > MAX_TAGS:
-        parts.append(paragraph(f"{len(tags) - MAX_TAGS} further images are in VisualDL.", "sub"))
-    return "".join(parts)
+    kinds = Counter[str]()
+    for tag, drawn in run.pictures.items():
+        kind = tag.rpartition("/")[0]
+        kinds[kind] += 1
+        if kinds[kind] <= MAX_IMAGES:
+            unit = "epoch" if " | " in tag else UPDATE  # earlier versions named the columns and counted epochs
+            times = [(f"{unit} {item.step}", item.image) for item in _spread(drawn)]
+            row = "".join(figure(when, picture(image, f"{tag}, {when}", MIN_HEIGHT)) for when, image in times)
+            parts.append(f'<h3>{_heading(tag)}</h3><div class="pictures">{row}</div>')
+    left = sum(max(0, count - MAX_IMAGES) for count in kinds.values())
+    return "".join(parts) + (paragraph(f"{left} further series are in VisualDL.", "sub") if left else "")
 
 
 def evaluations(run: RunFolder) -> str:

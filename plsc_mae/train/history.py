@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class WarningRecorder(logging.Handler):
-    """Handler that writes the warnings of plsc_mae to the history of a run; they wait in memory until there is one."""
+    """Handler that writes the warnings of plsc_mae to the history of a run; they wait in memory until it exists."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -32,6 +32,7 @@ from plsc_mae.runtime import count_workers
 from plsc_mae.train.checkpoint.saver import Saver
 from plsc_mae.train.checkpoint.state import RunState
 from plsc_mae.train.compiled import CompiledTask
+from plsc_mae.train.log.boards import RunOptions
 from plsc_mae.train.log.run_logger import RunLogger
 from plsc_mae.train.nonfinite.policy import NonFinitePolicy
 from plsc_mae.train.observers.base import Observer
@@ -244,7 +245,13 @@ def build_trainer(
     schedule = task.schedule(config, lr, accumulation.updates)
     state = RunState(stepper, accumulation, probe, world, config)
     policy = NonFinitePolicy(state, loader)
-    log = RunLogger(config.output_dir, config.log_dir or config.output_dir, active=world.is_main)
+    log = RunLogger(
+        config.output_dir,
+        config.log_dir or config.output_dir,
+        active=world.is_main,
+        loggers=config.logger or (),
+        described=RunOptions.of(config),
+    )
     saver = Saver(state, log, config, world, before=policy.before_save)
     if world.is_main:
         _log_summary(state, loader, n_parameters)

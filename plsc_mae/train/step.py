@@ -158,18 +158,26 @@ class Stepper:
         with self._without_exchange() if not last else contextlib.nullcontext():
             return self.task.forward_backward(batch, context)
 
-    def finish(self, judge: Callable[[Tensor], Verdict] | None = None) -> UpdateResult:
+    def finish(
+        self,
+        judge: Callable[[Tensor], Verdict] | None = None,
+        inspect: Callable[[Mapping[str, Tensor]], None] | None = None,
+    ) -> UpdateResult:
         """End an accumulation group: update the parameters or discard the gradients; all processes must call.
 
         Args:
             judge: returns the decision for a gradient norm and may read the gradients; by default an update is
                 applied unless float16 gradients overflowed.
+            inspect: called after the optimizer step of an applied update with the parameters by name, which still have
+                the gradients of the update; None for no call.
         """
         norm = self._gradient_norm()
         verdict = (judge or self._judge_overflow)(norm)
         activity.enter("optimizer")
         if verdict is Verdict.APPLY:
             self._update(norm)
+            if inspect is not None:
+                inspect(self.params)
         elif verdict is Verdict.OVERFLOW:
             self.scaler.update(good=False)
         for param in self.params.values():

@@ -25,13 +25,14 @@ from plsc_mae.train.checkpoint.folder import Start, create_folder, find_start, p
 from plsc_mae.train.checkpoint.saver import Saver
 from plsc_mae.train.checkpoint.state import BEST, LATEST, Progress, RunState
 from plsc_mae.train.history import recorded
+from plsc_mae.train.log.histograms import block_values
 from plsc_mae.train.log.meters import Stopwatch
 from plsc_mae.train.log.run_logger import RunLogger, peak_memory_gib
 from plsc_mae.train.nonfinite.policy import NonFinitePolicy
 from plsc_mae.train.observers.base import Observer
 from plsc_mae.train.signals import StopRequest
 from plsc_mae.train.step import AccumulationGroup
-from plsc_mae.train.trivial_losses import report_trivial_losses
+from plsc_mae.train.trivial_losses import TrivialLosses
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Trainer:
         self.n_parameters, self.observers, self.keep_best = n_parameters, observers, keep_best
         self.config, self.world, self.stepper = state.config, state.world, state.stepper
         self.task, self.probe, self.accumulation = state.task, state.probe, state.accumulation
+        self.trivial_losses = TrivialLosses(self.task, Path(self.config.output_dir))
         self.lr_scales = _extreme_lr_scales(self.stepper.groups, self.world)
         self.stop = StopRequest(self.world)
         self.progress = Progress(self.config.start_epoch)
@@ -117,16 +119,11 @@ class Trainer:
                 self.policy.start(path, at)
                 self.log.start(at.step, at.epoch, at.iteration)
                 if self.world.is_main:
-                    report_trivial_losses(
-                        self.task,
-                        self.loader.dataset,
-                        batch_size=self.config.batch_size,
-                        output_dir=Path(self.config.output_dir),
-                        run=record.run,
-                        origin=record.origin_run,
-                    )
-                self.world.barrier()  # a tokenizer on CPU can take longer than the timeout of a reduction
-                self._run(in_same_folder=path is not None and self._is_in_output_folder(path))
+                    self.trivial_losses.start(record.run, record.origin_run)
+                try:
+                    self._run(in_same_folder=path is not None and self._is_in_output_folder(path))
+                finally:
+                    self.log.close()
 
     def _describe_start(self, run: str, path: Path | None) -> dict[str, Any]:
         """Return the values of a start for the history of the run."""
@@ -196,6 +193,8 @@ class Trainer:
         try:
             if in_same_folder and self.progress.batches_done == 0:
                 self.saver.save_absent(self.progress, due_tags(self.config, self.progress))
+            if self.progress.step == 0:
+                self._observe_start()
             while self.progress.ended or not is_over(self.config, self.progress):
                 if self._agreed_to_stop():
                     break
@@ -288,7 +287,9 @@ class Trainer:
             self._set_rates(group)
             self.policy.start_group()
         paddle.seed(device_seed(self.config.seed, at.epoch, i, self.world.stream))
-        out = self.stepper.micro_batch(self.task.prepare(batch), group_size=group.size, last=i == group.last)
+        prepared = self.task.prepare(batch)
+        self.trivial_losses.add(prepared)
+        out = self.stepper.micro_batch(prepared, group_size=group.size, last=i == group.last)
         self.loader.transfer_next()
         self.policy.add(out.loss)
         if self.probe is not None:
@@ -303,7 +304,10 @@ class Trainer:
     def _update(self, logs: dict[str, Tensor]) -> None:
         """End an accumulation group; log `logs`, the values of its last iteration, only if the update is applied."""
         activity.enter("collective")
-        result = self.stepper.finish(functools.partial(self.policy.judge, progress=self.progress, stop=self.stop))
+        judge = functools.partial(self.policy.judge, progress=self.progress, stop=self.stop)
+        ends_epoch = self.progress.batches_done + 1 == len(self.loader)
+        inspect = self._log_histograms if self.config.histograms and ends_epoch else None
+        result = self.stepper.finish(judge, inspect)
         self.progress.step += 1
         activity.finish_update(self.progress.step)
         if result.applied:
@@ -313,6 +317,11 @@ class Trainer:
                 self.state.add_metrics(values)
         elif self.probe is not None:
             self.probe.forget()
+
+    def _log_histograms(self, params: Mapping[str, Tensor]) -> None:
+        """Write histograms of parameters and of the gradients that have just updated them, by block."""
+        if self.world.is_main:
+            self.log.histograms(block_values(params), self.progress.step + 1)
 
     def _set_rates(self, group: AccumulationGroup) -> None:
         """Set the learning rate and weight decay for the update of accumulation group `group` in the current epoch."""
@@ -339,6 +348,7 @@ class Trainer:
     def _report(self, watch: Stopwatch, images: int) -> None:
         """Log the means since the previous log line, over `images` images of all processes; all processes must call."""
         activity.enter("log")
+        self.trivial_losses.finish()
         window = self.state.window
         means = window.means(self.world)
         if self.world.is_main:
@@ -429,8 +439,15 @@ class Trainer:
             if epoch + 1 == self.config.epochs or (epoch + 1) % observer.every == 0:
                 seen = observer(self.stop)
                 metrics |= seen.metrics
-                self.log.pictures(seen.pictures, epoch)
+                self.log.pictures(seen.pictures, self.progress.step)
         return metrics
+
+    def _observe_start(self) -> None:
+        """Draw the pictures of the untrained network; all processes must call."""
+        activity.enter("evaluation")
+        for observer in self.observers:
+            if observer.at_start:
+                self.log.pictures(observer(self.stop).pictures, self.progress.step)
 
     def _save(self, *tags: int | str) -> None:
         """Write the checkpoints `tags` of the current position; all processes must call."""

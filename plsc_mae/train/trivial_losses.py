@@ -1,64 +1,77 @@
-"""Losses of trivial predictors on some training samples, computed once per run, as references for its loss."""
+"""Losses of trivial predictors on the first training batches, computed once per run, as references for its loss."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from plsc_mae.analysis.trivial import DESCRIPTIONS
-from plsc_mae.data.loader import KeyedDataset
-from plsc_mae.data.seeding import SampleKey
-from plsc_mae.data.transfer import device_batch
-from plsc_mae.data.workers import collate
-from plsc_mae.errors import DataError
 from plsc_mae.methods.base import Batch, Task
 from plsc_mae.train.checkpoint.folder import TRIVIAL_LOSSES
 from plsc_mae.train.log.append_file import replace_content
 
-MAX_IMAGES = 64
+ENOUGH_IMAGES = 64
 
 logger = logging.getLogger(__name__)
 
 
-def report_trivial_losses(
-    task: Task, dataset: KeyedDataset, *, batch_size: int, output_dir: Path, run: str, origin: str = ""
-) -> None:
-    """Log the losses of trivial predictors and write them to the run's folder, unless the run has them.
+class TrivialLosses:
+    """Measurement of the losses of trivial predictors, on the first batches that the main process trains on.
 
-    The samples are those of up to MAX_IMAGES images of the first epoch, evenly spaced in the data set, with the random
-    crops and masks of training. Images that cannot be read are left out. A Task without such losses does nothing. The
-    random numbers of the training do not change.
+    Nothing is read twice, and the random numbers of the training do not change.
 
     Args:
-        task: task of the run.
-        dataset: training samples.
-        batch_size: images per batch of a process.
+        task: task of the run; a Task without `reference_loss` has no such losses.
         output_dir: folder of the run.
-        run: id of the run.
-        origin: id of the run whose logs this run continues; "" for none.
     """
-    path = output_dir / TRIVIAL_LOSSES  # a resumed run has the file
-    if not task.reference_loss or _run_of(path) in {run, origin} - {""}:
-        return
-    started = time.perf_counter()
-    batches = list(_batches(dataset, batch_size))
-    if not batches:
-        logger.warning("no image could be read for the losses of trivial predictors; the run has none")
-        return
-    losses = task.trivial_losses(batches)
-    images = sum(len(batch["image"]) for batch in batches)
-    parts = ", ".join(f"{DESCRIPTIONS[name]} {loss:.4g}" for name, loss in losses.items())
-    logger.info("%s of trivial predictors on %d images: %s", task.reference_loss, images, parts)
-    record = {"run": run, "loss": task.reference_loss, "images": images, "losses": losses}
-    record["seconds"] = round(time.perf_counter() - started, 3)
-    try:
-        replace_content(path, (json.dumps(record) + "\n").encode())
-    except OSError as error:
-        logger.warning("cannot write %s: %s", path, error.strerror)
+
+    def __init__(self, task: Task, output_dir: Path) -> None:
+        self.task, self.path = task, output_dir / TRIVIAL_LOSSES
+        self._run = ""
+        self._pending = False
+        self._batches: list[Batch] = []
+
+    def start(self, run: str, origin: str = "") -> None:
+        """Begin to collect batches, unless the folder has the losses of this run or of the run `origin` before it.
+
+        Args:
+            run: id of the run.
+            origin: id of the run from whose checkpoint this one started; "" for none.
+        """
+        self._run = run
+        self._pending = bool(self.task.reference_loss) and _run_of(self.path) not in {run, origin} - {""}
+
+    def add(self, batch: Batch) -> None:
+        """Take the images of a batch that the task has prepared, up to ENOUGH_IMAGES in all; then call `finish`."""
+        if not self._pending:
+            return
+        images = len(batch["image"])
+        taken = min(images, ENOUGH_IMAGES - self._count())
+        self._batches.append({name: x[: taken * (len(x) // images)] for name, x in batch.items()})  # rows per image
+        if self._count() == ENOUGH_IMAGES:
+            self.finish()
+
+    def finish(self) -> None:
+        """Log the losses on the collected batches and write them to the folder; later calls do nothing."""
+        if not self._batches:
+            return
+        started, task = time.perf_counter(), self.task
+        losses = task.trivial_losses(self._batches)
+        images = self._count()
+        self._pending, self._batches = False, []
+        parts = ", ".join(f"{DESCRIPTIONS[name]} {loss:.4g}" for name, loss in losses.items())
+        logger.info("%s of trivial predictors on the first %d images: %s", task.reference_loss, images, parts)
+        record = {"run": self._run, "loss": task.reference_loss, "images": images, "losses": losses}
+        record["seconds"] = round(time.perf_counter() - started, 3)
+        try:
+            replace_content(self.path, (json.dumps(record) + "\n").encode())
+        except OSError as error:
+            logger.warning("cannot write %s: %s", self.path, error.strerror)
+
+    def _count(self) -> int:
+        return sum(len(batch["image"]) for batch in self._batches)
 
 
 def _run_of(path: Path) -> str:
@@ -67,15 +80,3 @@ def _run_of(path: Path) -> str:
         return str(json.loads(path.read_text(encoding="utf-8"))["run"])
     except (OSError, ValueError, TypeError, KeyError):
         return ""
-
-
-def _batches(dataset: KeyedDataset, batch_size: int) -> Iterator[Batch]:
-    """Yield batches of the same number of samples; images that are left over are not used."""
-    count = min(MAX_IMAGES, len(dataset))
-    samples = []
-    for i in range(count):
-        with contextlib.suppress(DataError):  # training reports the file when it reads it
-            samples.append(dataset[SampleKey(0, i * len(dataset) // count)])
-    size = min(batch_size, len(samples))
-    for start in range(0, len(samples) - size + 1, size) if samples else ():
-        yield device_batch(collate(samples[start : start + size]).arrays)

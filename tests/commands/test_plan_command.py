@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/plan.md"
+SMALL = "pretrain --model mae_vit_tiny_patch16 --depth 1 --decoder_depth 1"
 CAE, PROBE = "finetune --model cae_base_patch16_224", "linprobe --model vit_base_patch16"
 
 
@@ -65,14 +66,38 @@ def test_the_run_is_counted(printed):
     assert "1000 images/s" in printed("pretrain --model mae_vit_base_patch16")
 
 
-def test_attention_follows_the_gpu_of_this_machine(printed, monkeypatch):
-    line = "pretrain --model mae_vit_tiny_patch16 --depth 1 --decoder_depth 1"
-    assert "mixed precision O1, flash attention" in printed(line)
-    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
-    monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(paddle.device.cuda, "get_device_capability", lambda: (7, 5))
-    assert "mixed precision O1, no flash attention" in printed(line)
-    assert "mixed precision O1, flash attention" in printed(f"{line} --flash")
+@pytest.fixture
+def on_chip(monkeypatch):
+    """Return a function that pretends that Paddle has a GPU of some compute capability."""
+
+    def pretend(*capability: int) -> None:
+        monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
+        monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(paddle.device.cuda, "get_device_capability", lambda: capability)
+        monkeypatch.setattr(paddle.device.cuda, "get_device_name", lambda: "A GPU")
+
+    return pretend
+
+
+def test_attention_follows_the_gpu_of_this_machine(printed, on_chip):
+    assert "mixed precision O1, flash attention" in printed(SMALL)
+    on_chip(7, 5)
+    assert "mixed precision O1, no flash attention" in printed(SMALL)
+    assert "mixed precision O1, flash attention" in printed(f"{SMALL} --flash")
+
+
+def test_precision_follows_the_gpu_of_this_machine(printed, on_chip):
+    in_float32 = printed(f"{SMALL} --no_amp")
+    on_chip(6, 1)
+    assert printed(SMALL) == in_float32
+    assert "mixed precision" in printed(f"{SMALL} --flash")
+    on_chip(7, 5)
+    refusal = printed(f"{SMALL} --amp_dtype bfloat16", code=2)
+    assert "--amp_dtype bfloat16: A GPU has compute capability 7.5" in refusal
+    assert "--amp_dtype float16" in refusal
+    assert "float32" in printed(f"{SMALL} --amp_dtype bfloat16 --device cpu")
+    on_chip(8, 0)
+    assert "mixed precision" in printed(f"{SMALL} --amp_dtype bfloat16")
 
 
 def test_images_are_counted_and_not_read(printed, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from plsc_mae.analysis.knn import knn_accuracy
-from plsc_mae.data.demo import CLASSES, SPLITS, draw_demo_image, make_demo_data
+from plsc_mae.data.demo import CLASSES, LUMA, SPLITS, draw_demo_image, draw_demo_mask, make_demo_data
 from plsc_mae.errors import ConfigError, DataError
 
 pytestmark = [pytest.mark.compat, pytest.mark.once]
@@ -176,3 +176,35 @@ def test_shape_and_background_contrast_in_every_picture(demo):
         with Image.open(path) as image:
             low, high = np.percentile(np.asarray(image.convert("L")), [5, 95])
         assert high - low > 80.0, path  # drawn 120 apart; clipping of colors reduces it
+
+
+def test_masks_belong_to_the_same_pictures(tmp_path):
+    make_tiny(tmp_path / "plain")
+    make_tiny(tmp_path / "masked", masks=True)
+    plain, masked = contents(tmp_path / "plain"), contents(tmp_path / "masked")
+    pictures = {name: data for name, data in plain.items() if name.endswith(".jpg")}
+    assert {name.removeprefix("images/"): data for name, data in masked.items() if name.endswith(".jpg")} == pictures
+    assert {name for name in masked if name.startswith("masks/")} == {
+        f"masks/{name.removesuffix('.jpg')}.png" for name in pictures
+    }
+    assert masked["classes.txt"].decode().split() == ["background", *CLASSES]
+    make_tiny(tmp_path / "again", masks=True)
+    assert contents(tmp_path / "again") == masked
+    (tmp_path / "masked/demo.json").rename(tmp_path / "masked/demo.json.partial")
+    (tmp_path / "masked/masks/val/heart/00000.png").unlink()
+    assert make_tiny(tmp_path / "masked", masks=True).created
+    assert contents(tmp_path / "masked") == masked
+    with pytest.raises(DataError, match="other parameters"):
+        make_tiny(tmp_path / "plain", masks=True)
+
+
+@pytest.mark.parametrize("class_name", CLASSES)
+def test_a_mask_covers_the_shape(class_name):
+    """Brightness is constant within the shape and outside, up to noise and the mixed pixels of edges."""
+    luma = np.asarray(draw_demo_image("val", class_name, 3, image_size=64)) @ LUMA
+    mask = np.asarray(draw_demo_mask("val", class_name, 3, image_size=64))
+    assert set(np.unique(mask).tolist()) == {0, 1 + CLASSES.index(class_name)}
+    inside, outside = luma[mask > 0], luma[mask == 0]
+    assert abs(np.median(inside) - np.median(outside)) > 100
+    nearer = abs(luma - np.median(inside)) < abs(luma - np.median(outside))
+    assert (nearer == (mask > 0)).mean() > 0.97

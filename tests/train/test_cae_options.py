@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -121,14 +122,15 @@ def test_weight_decay_and_learning_rate_are_logged_by_update(losses):
     assert found["weight_decay"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_pictures_are_drawn_at_the_end_of_epochs(run, monkeypatch):
+def test_pictures_are_drawn_at_the_start_and_at_the_end_of_epochs(run, monkeypatch):
     drawn = []
-    monkeypatch.setattr(RunLogger, "pictures", lambda _, pictures, epoch: drawn.append((epoch, pictures)))
+    monkeypatch.setattr(RunLogger, "pictures", lambda _, pictures, step: drawn.append((step, pictures)))
     run.here("drawn", "--batch_size 60 --epochs 2 --vis_freq 1")
-    assert [epoch for epoch, _ in drawn] == [0, 1]
+    assert [step for step, _ in drawn] == [0, 2, 4]
     for _, pictures in drawn:
-        assert len(pictures) == 4
-        assert {picture.shape for picture in pictures.values()} == {(8, 32, 32, 3)}
+        groups = Counter(tag.partition("/")[0] for tag in pictures)
+        assert groups == {"reconstruction": 8, "token_attention": 4, "token_pca": 4}
+        assert {(picture.dtype, picture.shape[2]) for picture in pictures.values()} == {(np.dtype(np.uint8), 3)}
 
 
 def test_dual_path_ema_moves_once_in_an_update(run):

@@ -103,7 +103,7 @@ class HuggingFace(Target):
 
     @staticmethod
     def _is_beit(content: Content) -> bool:
-        """Return whether the network is written as BEiT: ViT has neither its blocks nor its pooling."""
+        """Return whether the network is written as BEiT, because ViT lacks its kind of blocks or its pooling."""
         if content.part == "reconstruction":
             return False
         pooled = content.classifier is not None and content.classifier.mean_pooled
@@ -172,7 +172,7 @@ def _beit_table(content: Content) -> tables.Table:
 
 
 def _mask_ratio(content: Content) -> float:
-    """Return a share of hidden patches from which ViTMAE, which rounds visible patches down, gets the same number."""
+    """Return a mask ratio with which ViTMAE, which rounds visible patches down, hides the same number of patches."""
     if content.part != "reconstruction":
         return 0.0
     patches, hidden = content.encoder.num_patches, content.num_hidden

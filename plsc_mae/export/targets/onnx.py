@@ -34,7 +34,7 @@ class Onnx(Target):
     install = "pip install onnxruntime"
 
     def missing_package(self) -> str:
-        """Return a sentence without paddle2onnx, which has no package for Python 3.13 and later."""
+        """Return a sentence if paddle2onnx is not installed, else ""; Python 3.13 and later have no package of it."""
         if importlib.util.find_spec("paddle2onnx") is not None:
             return ""
         hint = " under Python 3.12 or older, because there is no package for this version" * (

@@ -7,17 +7,22 @@ import logging
 import os
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from plsc_mae.errors import CheckpointError
 from plsc_mae.train.checkpoint.file import sync_folder
+from plsc_mae.train.log.tags import CONFIG, HPARAMS
 
 logger = logging.getLogger(__name__)
 
 LENGTH = struct.Struct("<Q")  # precedes every VisualDL record
 VISUALDL_FILE = "vdlrecords.run.log"
+BINS = 40  # of a histogram
 
 
 class AppendedFile:
@@ -131,31 +136,62 @@ class VisualDLRecords(AppendedFile):
 
     Args:
         log_dir: folder of the file; every start of a run appends to the same file.
+        name: name of the run in VisualDL, stored in a new file.
 
     Raises:
         CheckpointError: the file cannot be created.
         ImportError: visualdl is not installed, or its import fails.
     """
 
-    def __init__(self, log_dir: Path) -> None:
+    def __init__(self, log_dir: Path, name: str = "") -> None:
         try:
             from visualdl.component import base_component
             from visualdl.proto import record_pb2
         except Exception as error:  # an unsuitable protobuf is a TypeError
             raise ImportError(" ".join(str(error).split())[:200]) from error
 
-        self._make, self._record = base_component, record_pb2.Record
+        self._make, self._record, self._name = base_component, record_pb2.Record, name
+        self._texts: dict[str, str] = {}  # the newest text by tag
+        self._has_hparams = False
         super().__init__(log_dir / VISUALDL_FILE, "--log_dir")
 
-    def add_scalars(self, values: dict[str, float], step: int) -> None:
+    def add_scalars(self, values: Mapping[str, float], step: int) -> None:
         """Append one record at `step` for each scalar in `values`, by tag."""
-        now = round(time.time() * 1000)
+        now = _milliseconds()
         self._add(self._make.scalar(tag=tag, value=value, step=step, walltime=now) for tag, value in values.items())
 
-    def add_images(self, images: dict[str, Any], step: int) -> None:
+    def add_images(self, images: Mapping[str, npt.NDArray[np.uint8]], step: int) -> None:
         """Append one record at `step` for each image in `images`, uint8 [H, W, 3] by tag."""
-        now = round(time.time() * 1000)
+        now = _milliseconds()
         self._add(self._make.image(tag=tag, image_array=x, step=step, walltime=now) for tag, x in images.items())
+
+    def add_histograms(self, values: Mapping[str, npt.NDArray[np.float32]], step: int) -> None:
+        """Append the histogram of each array in `values`, by tag, as one record at `step`."""
+        now, counts = _milliseconds(), {tag: np.histogram(x, bins=BINS) for tag, x in values.items()}
+        self._add(self._make.histogram(tag, *histogram, step, now) for tag, histogram in counts.items())
+
+    def add_options(self, tables: Mapping[str, Mapping[str, str]], step: int) -> None:
+        """Append each table of options as a text record at `step`, unless the newest record has the same text.
+
+        VisualDL shows a text as one paragraph without line breaks, so every table has a tag of its own.
+        """
+        texts = {f"{CONFIG}/{title}": _one_line(table) for title, table in tables.items()}
+        new = {tag: text for tag, text in texts.items() if self._texts.get(tag) != text}
+        now = _milliseconds()
+        self._add(self._make.text(tag=tag, text_string=text, step=step, walltime=now) for tag, text in new.items())
+        self._texts |= new
+
+    def add_hyper_parameters(self, values: Mapping[str, int | float | str], metrics: Iterable[str], step: int) -> None:
+        """Append the run's row in the table of hyper-parameters, unless there is one.
+
+        VisualDL fills the columns `metrics`, which are tags of curves, with their newest values.
+        """
+        if self._has_hparams:
+            return
+        record = self._make.hparam(self._name, dict(values), list(metrics), _milliseconds())
+        record.values[0].id = step
+        self._add(iter([record]))
+        self._has_hparams = True
 
     def keep(self, wanted: Callable[[str, int], bool]) -> None:
         """Remove the records for which `wanted(tag, step)` is false, and a truncated last record.
@@ -169,13 +205,27 @@ class VisualDLRecords(AppendedFile):
             values = self._record.FromString(framed[LENGTH.size :]).values
             if values and (values[0].HasField("meta_data") or wanted(values[0].tag, values[0].id)):
                 kept.append(framed)
+                self._has_hparams |= values[0].tag == HPARAMS
+                if values[0].HasField("text"):
+                    self._texts[values[0].tag] = values[0].text.encoded_text_string
         _replace_content(self.path, content, b"".join(kept))
         if not kept:  # VisualDL's reader expects this record first
-            self._add(iter([self._make.meta_data(display_name="", walltime=round(time.time() * 1000))]))
+            self._add(iter([self._make.meta_data(display_name=self._name, walltime=_milliseconds())]))
+
+    def close(self) -> None:
+        """Do nothing: every record has been appended, or waits for `sync`."""
 
     def _add(self, records: Iterator[Any]) -> None:
         encoded = [record.SerializeToString() for record in records]
         self.append(b"".join(LENGTH.pack(len(data)) + data for data in encoded))
+
+
+def _milliseconds() -> int:
+    return round(time.time() * 1000)
+
+
+def _one_line(table: Mapping[str, str]) -> str:
+    return " \N{BULLET} ".join(f"{name} = {value}" for name, value in table.items())
 
 
 def has_visualdl_records(path: Path) -> bool:

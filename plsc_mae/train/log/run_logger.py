@@ -1,31 +1,27 @@
-"""Output of a run: console lines, progress bar, train.jsonl, log.txt and VisualDL records."""
+"""Output of a run: console lines, progress bar, train.jsonl, log.txt, and records for boards such as VisualDL."""
 
 from __future__ import annotations
 
 import logging
 import resource
 import shutil
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import paddle
 from tqdm import tqdm
 
 from plsc_mae import console
 from plsc_mae.errors import CheckpointError
-from plsc_mae.methods.base import Pictures
 from plsc_mae.train.log.append_file import JsonLines, VisualDLRecords
+from plsc_mae.train.log.boards import Board, RunOptions, TensorBoardEvents, WandbRun, require_packages
+from plsc_mae.train.log.tags import FIXED_FIELDS, KeptRecords, epoch_tags, line_tags
 
 logger = logging.getLogger(__name__)
 
-# Fields of a record that the console line prints at a fixed place; all others are metrics of the method.
-POSITION_FIELDS = ("epoch", "iteration", "step")
-SETTING_FIELDS = ("lr", "min_lr", "weight_decay", "loss_scale", "grad_norm")
-MEASURED_FIELDS = ("images_per_second", "data_share", "memory_gib", "time")
-FIXED_FIELDS = POSITION_FIELDS + SETTING_FIELDS + MEASURED_FIELDS
 RUN = "run"  # field of every record with the id of the run
 
 
@@ -43,11 +39,11 @@ def peak_memory_gib(is_gpu: bool) -> float:
 
 
 class LogFiles(NamedTuple):
-    """Open log files of a run; `visualdl` is None if the package cannot be imported."""
+    """Open log files of a run, and the boards that show it."""
 
     steps: JsonLines
     epochs: JsonLines
-    visualdl: VisualDLRecords | None
+    boards: Sequence[Board]
 
 
 class RunLogger:
@@ -55,16 +51,31 @@ class RunLogger:
 
     Args:
         output_dir: folder of train.jsonl and log.txt.
-        log_dir: folder of the VisualDL records.
+        log_dir: folder of the records for boards.
         active: whether this is the main process.
+        loggers: names of the boards, see --logger.
+        described: name and options of the run, for boards.
 
     Attributes:
         run: id of the run, which every record has.
         is_new: True until the first line of a print interval is printed.
+
+    Raises:
+        ConfigError: the package of a board is missing. Without visualdl, a run warns when it starts.
     """
 
-    def __init__(self, output_dir: str, log_dir: str, *, active: bool) -> None:
+    def __init__(
+        self,
+        output_dir: str,
+        log_dir: str,
+        *,
+        active: bool,
+        loggers: Sequence[str] = ("visualdl",),
+        described: RunOptions | None = None,
+    ) -> None:
+        require_packages(loggers)
         self.output_dir, self.log_dir, self.active = Path(output_dir), Path(log_dir), active
+        self.loggers, self.described = loggers, described or RunOptions()
         self.run, self.is_new = "", True
         self._files: LogFiles | None = None
         self._bar: Any = None
@@ -83,22 +94,50 @@ class RunLogger:
         if not self.active:
             return
         steps, epochs = JsonLines(self.output_dir / "train.jsonl"), JsonLines(self.output_dir / "log.txt")
-        self._files = files = LogFiles(steps, epochs, _open_visualdl(self.log_dir))
+        visualdl = self._open_visualdl() if "visualdl" in self.loggers else None
 
         def position(record: dict[str, Any]) -> tuple[int, ...]:
             return tuple(record.get(name, 0) for name in ("step", "epoch", "iteration"))
 
         try:
-            lines = files.steps.keep(lambda record: position(record) <= (step, epoch, iteration))
-            files.epochs.keep(lambda record: record.get("epoch", 0) < epoch and record.get("step", 0) <= step)
-            if files.visualdl is not None:
-                # VisualDL records have no iteration: of the last step, keep one per tag for each line of train.jsonl.
-                files.visualdl.keep(_UpTo(step, epoch, sum(line.get("step") == step for line in lines)))
+            lines = steps.keep(lambda record: position(record) <= (step, epoch, iteration))
+            ended = epochs.keep(lambda record: record.get("epoch", 0) < epoch and record.get("step", 0) <= step)
+            if visualdl is not None:
+                # VisualDL records have no iteration: of the last step, keep one per curve for each line of train.jsonl.
+                last = sum(line.get("step") == step for line in lines)
+                visualdl.keep(KeptRecords(step, epoch, last, [line.get("step", 0) for line in ended]))
         except OSError as error:
             raise CheckpointError(
                 f"cannot shorten the log {error.filename}: {error.strerror}; make it writable or choose another "
                 "--output_dir"
             ) from None
+        boards: list[Board] = [] if visualdl is None else [visualdl]
+        if "tensorboard" in self.loggers:
+            boards.append(TensorBoardEvents(self.log_dir, step))
+        if "wandb" in self.loggers:
+            boards.append(WandbRun(self.log_dir, self.run, self.described))
+        for board in boards:
+            board.add_options(self.described.tables, step)
+        self._files = LogFiles(steps, epochs, boards)
+
+    def _open_visualdl(self) -> VisualDLRecords | None:
+        name = " ".join(filter(None, (self.described.name, self.run[:4])))  # VisualDL mixes up runs of the same name
+        try:
+            return VisualDLRecords(self.log_dir, name)
+        except ImportError as error:
+            logger.warning(
+                "no VisualDL records are written, because visualdl cannot be imported (%s): pip install visualdl; "
+                "train.jsonl has the numbers",
+                error,
+            )
+            return None
+
+    def close(self) -> None:
+        """Close the progress bar and the boards."""
+        self.end_epoch()
+        if self._files is not None:
+            for board in self._files.boards:
+                board.close()
 
     @property
     def pending(self) -> bool:
@@ -113,8 +152,8 @@ class RunLogger:
         """
         if self._files is None:
             return
-        if self._files.visualdl is not None:
-            self._files.visualdl.sync()
+        for board in self._files.boards:
+            board.sync()
         for log in (self._files.steps, self._files.epochs):
             if not log.sync():
                 raise CheckpointError(f"no checkpoint is saved while the log {log.path} cannot be written")
@@ -137,7 +176,7 @@ class RunLogger:
             self._bar = None
 
     def line(self, record: dict[str, Any], *, total: int, eta: float) -> None:
-        """Write the record of a print interval to the console, train.jsonl and VisualDL.
+        """Write the record of a print interval to the console, train.jsonl and the boards.
 
         Args:
             record: values of FIXED_FIELDS and the method's metrics, by name.
@@ -148,9 +187,8 @@ class RunLogger:
         if self._files is None:
             return
         self._files.steps.add(self._identified(record))
-        if self._files.visualdl is not None:
-            values = {f"train/{name}": value for name, value in record.items() if name not in POSITION_FIELDS}
-            self._files.visualdl.add_scalars(values, record["step"])
+        for board in self._files.boards:
+            board.add_scalars(line_tags(record), record["step"])
 
     def print_line(self, record: dict[str, Any], *, total: int, eta: float) -> None:
         """Write the record of a print interval to the console only; arguments as in `line`."""
@@ -162,24 +200,29 @@ class RunLogger:
         return {**record, RUN: self.run} if self.run else record
 
     def epoch(self, record: dict[str, Any], observed: Mapping[str, float]) -> None:
-        """Write the record of an epoch and the observers' metrics to log.txt and VisualDL; print the metrics."""
+        """Write the record of an epoch and the observers' metrics to log.txt and the boards; print the metrics."""
         if self._files is None:
             return
         self._files.epochs.add(self._identified({**record, **observed}))
         if observed:
             numbers = " ".join(f"{name} {_number(value)}" for name, value in observed.items())
             console.write_line(f"epoch {record['epoch']} done: {numbers}")
-        if self._files.visualdl is not None:
-            trained = {f"epoch/{name[6:]}": value for name, value in record.items() if name.startswith("train_")}
-            seen = {f"perf/{name}": value for name, value in observed.items()}
-            self._files.visualdl.add_scalars(trained | seen, record["epoch"])
+        values = epoch_tags(record, observed)
+        for board in self._files.boards:
+            board.add_scalars(values, record["step"])
+            board.add_hyper_parameters(self.described.hyper_parameters, list(values), record["step"])
 
-    def pictures(self, pictures: Pictures, epoch: int) -> None:
-        """Write one VisualDL image per input image, with its pictures of all labels side by side."""
-        if self._files is None or self._files.visualdl is None or not pictures:
-            return
-        rows = np.concatenate(list(pictures.values()), axis=2)  # [B, H, labels * W, 3]
-        self._files.visualdl.add_images({f"{' | '.join(pictures)}/{i}": row for i, row in enumerate(rows)}, epoch)
+    def pictures(self, pictures: Mapping[str, npt.NDArray[np.uint8]], step: int) -> None:
+        """Write pictures [H, W, 3] by tag to the boards; `step` is the number of finished updates."""
+        if self._files is not None and pictures:
+            for board in self._files.boards:
+                board.add_images(pictures, step)
+
+    def histograms(self, values: Mapping[str, npt.NDArray[np.float32]], step: int) -> None:
+        """Write the histograms of arrays by tag to the boards; `step` is the number of finished updates."""
+        if self._files is not None:
+            for board in self._files.boards:
+                board.add_histograms(values, step)
 
 
 def format_line(record: Mapping[str, Any], *, total: int, eta: float, width: int | None) -> str:
@@ -217,38 +260,3 @@ def format_line(record: Mapping[str, Any], *, total: int, eta: float, width: int
 
 def _number(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.3e}"
-
-
-class _UpTo:
-    """Filter for VisualDL records up to a position; steps of train/* tags are updates, those of all others epochs.
-
-    Args:
-        step: finished updates.
-        epoch: current epoch.
-        lines: number of records to keep per train/* tag at `step` itself.
-    """
-
-    def __init__(self, step: int, epoch: int, lines: int) -> None:
-        self.step, self.epoch, self.lines = step, epoch if step else 0, lines
-        self._seen: Counter[str] = Counter()
-
-    def __call__(self, tag: str, step: int) -> bool:
-        """Return whether to keep the next record of `tag`, which is at `step`."""
-        if not tag.startswith("train/"):
-            return step < self.epoch
-        if step == self.step:
-            self._seen[tag] += 1
-            return self._seen[tag] <= self.lines
-        return step < self.step
-
-
-def _open_visualdl(log_dir: Path) -> VisualDLRecords | None:
-    try:
-        return VisualDLRecords(log_dir)
-    except ImportError as error:
-        logger.warning(
-            "no VisualDL records are written, because visualdl cannot be imported (%s): pip install visualdl; "
-            "train.jsonl has the numbers",
-            error,
-        )
-        return None

@@ -1,4 +1,4 @@
-"""Observers of the network between epochs: pictures and evaluation."""
+"""Observers of the network between epochs, and the evaluation on a data set."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import paddle
 from paddle import Tensor
 
@@ -15,7 +17,7 @@ from plsc_mae.data.evaluation import UNREADABLE, EvaluationDataset
 from plsc_mae.data.loader import BatchLoader
 from plsc_mae.data.transfer import INDEX, to_device
 from plsc_mae.errors import DataError
-from plsc_mae.methods.base import Batch, Pictures, Task
+from plsc_mae.methods.base import Batch, Task
 from plsc_mae.parallel.world import World
 from plsc_mae.train.precision import Precision, autocast
 from plsc_mae.train.signals import StopRequest
@@ -26,11 +28,11 @@ class Observation(NamedTuple):
 
     Attributes:
         metrics: values by their names in the logs.
-        pictures: pictures for VisualDL by label; only those of the main process are written.
+        pictures: pictures for the boards, uint8 [H, W, 3] by tag; only those of the main process are written.
     """
 
     metrics: Mapping[str, float] = MappingProxyType({})
-    pictures: Pictures = MappingProxyType({})  # type: ignore[assignment]
+    pictures: Mapping[str, npt.NDArray[np.uint8]] = MappingProxyType({})
 
 
 class Observer(Protocol):
@@ -38,9 +40,11 @@ class Observer(Protocol):
 
     Attributes:
         every: number of epochs from one call to the next; after the last epoch there is always a call.
+        at_start: whether there is a call before the first update, too, of which only the pictures are kept.
     """
 
     every: int
+    at_start: bool
 
     def __call__(self, stop: StopRequest | None = None) -> Observation:
         """Examine the network; all processes must call.
@@ -52,27 +56,6 @@ class Observer(Protocol):
             Stopped: a stop was requested meanwhile, so all processes have abandoned the examination.
         """
         ...
-
-
-class PicturePanel:
-    """Observer that draws the network's output for a fixed batch.
-
-    Args:
-        task: task that draws the pictures.
-        panel: the batch in the processes of data-parallel rank 0, which compute together; None in the others.
-        every: number of epochs from one call to the next.
-        world: processes of the run.
-    """
-
-    def __init__(self, task: Task, panel: Batch | None, every: int, world: World) -> None:
-        self.task, self.panel, self.every, self.world = task, panel, every, world
-
-    def __call__(self, stop: StopRequest | None = None) -> Observation:
-        """Draw in the processes that have the batch while the others wait; all processes must call."""
-        self.task.eval()
-        pictures = {} if self.panel is None else self.task.pictures(self.panel)
-        self.world.barrier()
-        return Observation(pictures=pictures)
 
 
 class Evaluation:
@@ -95,6 +78,7 @@ class Evaluation:
     """
 
     every = 1
+    at_start = False
 
     def __init__(
         self,

@@ -48,6 +48,8 @@ class FeatureWatch:
         num_workers: loader processes per process.
     """
 
+    at_start = False
+
     def __init__(
         self,
         task: Task,

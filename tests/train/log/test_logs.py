@@ -12,10 +12,16 @@ import types
 import numpy as np
 import pytest
 
-from plsc_mae.train.log.append_file import AppendedFile, JsonLines
+from plsc_mae.errors import ConfigError
+from plsc_mae.train.log.append_file import AppendedFile, JsonLines, VisualDLRecords
+from plsc_mae.train.log.boards import RunOptions
 from plsc_mae.train.log.run_logger import RunLogger, format_line
+from plsc_mae.train.log.tags import epoch_tags, line_tags
 
 pytestmark = pytest.mark.compat
+
+
+DESCRIBED = RunOptions("tiny", {"changed": {"lr": "0.1"}, "Data": {"data_path": "x"}}, {"lr": 0.1, "epochs": 3})
 
 
 def record(step: int, epoch: int, iteration: int, loss: float = 0.0) -> dict:
@@ -29,13 +35,18 @@ def lines(path) -> list[dict]:
 
 
 def run(folder, start, records, epochs=()):
-    log = RunLogger(str(folder), str(folder), active=True)
+    log = RunLogger(str(folder), str(folder), active=True, described=DESCRIBED)
+    log.run = "0123456789ab"
     log.start(*start)
+    if not start[0]:
+        log.pictures({"reconstruction/1": np.zeros((8, 8, 3), np.uint8)}, 0)
     for entry in records:
         log.line(entry, total=10, eta=1.0)
     for epoch in epochs:
-        log.pictures({"input": np.full((2, 8, 8, 3), epoch, np.uint8)}, epoch)
-        log.epoch({"epoch": epoch, "step": 2 * epoch + 2, "train_loss": 0.5}, {"test_acc1": 10.0 * epoch})
+        step = 2 * epoch + 2
+        log.histograms({"gradients/head": np.full(3, epoch, np.float32)}, step)
+        log.pictures({f"reconstruction/{i}": np.full((8, 8, 3), epoch, np.uint8) for i in (1, 2)}, step)
+        log.epoch({"epoch": epoch, "step": step, "train_loss": 0.5, "train_lr": 0.1}, {"test_acc1": 10.0 * epoch})
     log.sync()
 
 
@@ -55,16 +66,105 @@ def test_what_lies_beyond_the_checkpoint_is_dropped_and_nothing_else(tmp_path):
     assert [line["loss"] for line in found] == [1.0] * 6 + [2.0] * 6
     assert [line["epoch"] for line in lines(tmp_path / "log.txt")] == [0, 1, 2]
     curves = reader(file_path=str(records))
-    scalars = curves.get_data("scalar", "train/loss")
+    scalars = curves.get_data("scalar", "loss/loss")
     assert [scalar.id for scalar in scalars] == [step for step, _, _ in places]
     assert [scalar.value for scalar in scalars] == [1.0] * 6 + [2.0] * 6
-    by_epoch = {"epoch/loss": "scalar", "perf/test_acc1": "scalar", "input/0": "image", "input/1": "image"}
-    for tag, kind in by_epoch.items():
-        assert [entry.id for entry in curves.get_data(kind, tag)] == [0, 1, 2], tag
+    tags = {"loss/loss_by_epoch": "scalar", "metrics/test_acc1": "scalar", "reconstruction/2": "image"}
+    for tag, kind in {**tags, "gradients/head": "histogram"}.items():
+        assert [entry.id for entry in curves.get_data(kind, tag)] == [2, 4, 6], tag
+    assert [entry.id for entry in curves.get_data("image", "reconstruction/1")] == [0, 2, 4, 6]
+    assert [entry.text.encoded_text_string for entry in curves.get_data("text", "config/changed")] == ["lr = 0.1"]
+    (row,) = curves.get_data("hyper_parameters", "hparam")
+    assert [info.name for info in row.hparam.hparamInfos] == ["lr", "epochs"]
+    assert [info.name for info in row.hparam.metricInfos] == ["loss/loss_by_epoch", "metrics/test_acc1"]
+    (first,) = curves.get_data("meta_data", "meta_data_tag")
+    assert first.meta_data.display_name == "tiny 0123"
 
     run(tmp_path, (0, 0, 0), [])
     assert (tmp_path / "train.jsonl").read_text() == (tmp_path / "log.txt").read_text() == ""
-    assert "scalar" not in reader(file_path=str(records)).get_tags()
+    tags = reader(file_path=str(records)).get_tags()
+    assert "scalar" not in tags
+    assert tags["image"] == ["reconstruction/1"]
+
+
+def test_records_with_earlier_tags_are_cut_at_the_same_position(tmp_path):
+    """Earlier versions wrote train/* by updates, and epoch/*, perf/* and captions by epochs, counted from 0."""
+    reader = pytest.importorskip("visualdl").LogReader
+    run(tmp_path, (0, 0, 0), [record(2, 0, 4), record(4, 1, 4)], epochs=(0, 1))
+    old = VisualDLRecords(tmp_path)
+    for step in range(1, 6):
+        old.add_scalars({"train/loss": 1.0}, step)
+    for epoch in range(3):
+        old.add_scalars({"epoch/loss": 1.0, "perf/knn_acc1": 1.0}, epoch)
+        old.add_images({"original | masked/0": np.zeros((8, 8, 3), np.uint8)}, epoch)
+    run(tmp_path, (4, 2, 0), [])
+    curves = reader(file_path=str(old.path))
+    assert [entry.id for entry in curves.get_data("scalar", "train/loss")] == [1, 2, 3, 4]
+    for tag in ("epoch/loss", "perf/knn_acc1"):
+        assert [entry.id for entry in curves.get_data("scalar", tag)] == [0, 1]
+    assert [entry.id for entry in curves.get_data("image", "original | masked/0")] == [0, 1]
+    assert [entry.id for entry in curves.get_data("scalar", "loss/loss_by_epoch")] == [2, 4]
+
+
+def test_the_epoch_that_a_stop_interrupted_at_its_end_is_written_once(tmp_path):
+    """At step 4 all updates of epoch 1 are done, its record is not: another start writes it."""
+    reader = pytest.importorskip("visualdl").LogReader
+    run(tmp_path, (0, 0, 0), [record(2, 0, 4), record(4, 1, 4)], epochs=(0, 1))
+    run(tmp_path, (4, 1, 4), [], epochs=(1,))
+    curves = reader(file_path=str(tmp_path / "vdlrecords.run.log"))
+    for tag in ("loss/loss", "loss/loss_by_epoch", "metrics/test_acc1"):
+        assert [entry.id for entry in curves.get_data("scalar", tag)] == [2, 4], tag
+    assert [entry.id for entry in curves.get_data("image", "reconstruction/2")] == [2, 4]
+
+
+def test_the_first_group_of_charts_is_the_loss(tmp_path):
+    """VisualDL sorts groups by name and opens only the first one."""
+    values = {**record(1, 0, 1), "mlm_acc": 0.1, "online_acc1": 10.0, "skipped_updates": 1}
+    observed = {"test_acc1": 50.0, "knn_acc1": 50.0, "feature_rank": 3.0}
+    tags = list(line_tags(values)) + list(epoch_tags({"train_loss": 1.0, "train_lr": 0.1, "epoch": 0}, observed))
+    assert min(tags).startswith("loss/")
+    assert next(iter(line_tags(values))) == "loss/loss"
+    expected = "loss/loss_by_epoch loss/mlm_acc probe/online_acc1 optim/lr optim/skipped_updates speed/time"
+    assert set(expected.split()) < set(tags)
+    assert {"metrics/test_acc1", "metrics/knn_acc1", "representation/feature_rank"} < set(tags)
+
+
+@pytest.mark.parametrize(("name", "package"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
+def test_a_board_without_its_package_is_refused_before_training(tmp_path, monkeypatch, name, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=rf"{name} .*{package}.*pip install {package}"):
+        RunLogger(str(tmp_path), str(tmp_path), active=True, loggers=(name,))
+
+
+def test_boards_get_the_same_records(tmp_path, monkeypatch):
+    calls = []
+
+    class Package(types.ModuleType):
+        """Stands for tensorboardX and wandb: records the calls of its objects."""
+
+        def __getattr__(self, name):
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return lambda *given, **named: calls.append((name, given, named)) or self
+
+    for name in ("tensorboardX", "wandb"):
+        monkeypatch.setitem(sys.modules, name, Package(name))
+    log = RunLogger(str(tmp_path), str(tmp_path), active=True, loggers=("tensorboard", "wandb"), described=DESCRIBED)
+    log.run = "0123456789ab"
+    log.start(0, 0, 0)
+    log.line(record(1, 0, 1), total=10, eta=1.0)
+    log.pictures({"reconstruction/1": np.zeros((8, 8, 3), np.uint8)}, 1)
+    log.histograms({"gradients/head": np.zeros(3, np.float32)}, 1)
+    log.epoch({"epoch": 0, "step": 1, "train_loss": 0.5}, {})
+    log.sync()
+    log.close()
+    said = {name: (given, named) for name, given, named in calls}
+    assert said["SummaryWriter"][1] == {"purge_step": 0}
+    assert said["init"][1]["id"] == "0123456789ab"
+    assert said["init"][1]["config"]["lr"] == 0.1
+    assert {"add_scalar", "add_image", "add_histogram", "add_text", "log", "Image", "Histogram"} <= set(said)
+    assert {"flush", "close", "finish"} <= set(said)
+    assert not list(tmp_path.glob("vdlrecords*"))
 
 
 def test_lines_wait_in_memory_for_space(tmp_path, monkeypatch, caplog):
