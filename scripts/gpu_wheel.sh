@@ -24,12 +24,13 @@ ran="|"
 failed=0
 # check CODE EXPECTED WORD...: runs `plsc-mae WORD...`. CODE is the exit code, or several with | between them. EXPECTED is
 # @ and a file or folder that must be there afterwards, or a regular expression that a line of the output must match.
+# $limit is a command that ends a server.
 check() {
     local code=$1 expected=$2 log shown start=$SECONDS got=0 result=ok
     shift 2
     log="$out/output/${#table[@]}.txt"
     echo "plsc-mae $*"
-    "$PYTHON" -m plsc_mae "$@" >"$log" 2>&1 || got=$?
+    ${limit:-} "$PYTHON" -m plsc_mae "$@" >"$log" 2>&1 || got=$?
     if [[ "|$code|" != *"|$got|"* ]]; then
         result="exit code $got instead of $code"
     elif grep -q "Traceback (most recent call last)" "$log"; then
@@ -72,6 +73,7 @@ file="$out/mae/checkpoint-1.pd"
 check 0 '^  doctor ' --help
 check 0 'GPU wheel is installed but there is no GPU' doctor
 two 0 'no problems found|GPU wheel' doctor --distributed
+check 3 "@$out/gpu-report.json" doctor --gpu --report "$out/gpu-report.json"
 check 0 "@$data/train" demo-data "$data" --image_size 32 --train_per_class 8 --val_per_class 3
 check 0 "@$out/tokenizer/encoder_weight.pd" random-tokenizer "$out/tokenizer" --n_hid 8 --vocab_size 32
 check 0 'GiB' plan pretrain $mae --batch_size 16
@@ -89,11 +91,17 @@ check 0 "@$out/mae/loss.png" plot "$out/mae"
 check 0 'images/s' bench step $mae --batch_size 8 --max_train_step 3
 check 0 'images/s' bench data $mae $run
 
+check 0 "@$out/mae/report.html" report "$out/mae" --img_path "$data"
+check 0 "@$out/runs.html" runs "$out/mae" "$out/mae2" --save_path "$out/runs.html"
+limit="timeout --signal INT 30" check 124 ' runs in .*http://' board "$out"
+
 check 0 "@$out/panels" reconstruct --model_path "$file" --img_path "$data" --save_path "$out/panels" --max_images 2
 check 0 "@$out/attention" explain --model_path "$file" --img_path "$data" --save_path "$out/attention" --max_images 2
 check 0 "@$out/features.npz" extract --model_path "$file" $images --save_path "$out/features.npz"
 check 0 'top-1' knn --model_path "$file" $images --nb_knn 10
 two 0 'top-1' knn --model_path "$file" $images --nb_knn 10
+check 0 "@$out/masked/masks" demo-data "$out/masked" --masks --image_size 32 --train_per_class 8 --val_per_class 3
+check 0 "@$out/segmentation/results.json" segprobe --model_path "$file" --data_path "$out/masked" --save_path "$out/segmentation"
 check 0 "@$out/table.md" compare --model_path "$file" "$out/cae/checkpoint-1.pd" $images --save_path "$out/table.md"
 
 check 0 "@$out/finetune/checkpoint-1.pd" finetune $classify $run --mixup 0.8 --model_ema --output_dir "$out/finetune"
@@ -103,6 +111,8 @@ check 0 "@$out/linprobe/checkpoint-1.pd" linprobe $classify $run --output_dir "$
 two 0 "@$out/pipeline/checkpoint-1.pd" linprobe $classify $run --pipeline_parallel 2 --output_dir "$out/pipeline"
 check 0 "@$out/classes.csv" predict --model_path "$out/finetune/checkpoint-1.pd" --img_path "$data" \
     --num_workers 1 --save_path "$out/classes.csv"
+check 0 "@$out/export/model.pdmodel" export --target inference --model_path "$out/finetune/checkpoint-1.pd" \
+    --save_path "$out/export"
 
 check 0 'finetune' weights inspect "$file"
 check 0 "@$out/mae.pth" weights convert "$file" "$out/mae.pth" --dialect facebook
@@ -119,6 +129,7 @@ check 0 'all within tolerance' parity --checkpoint "$file"
 for command in "pretrain $mae $run --output_dir $out/refused" "finetune $classify $run --output_dir $out/refused" \
     "linprobe $classify $run --output_dir $out/refused" "bench step $mae" "bench data $mae $run" "parity" \
     "reconstruct --model_path $file --img_path $data" "explain --model_path $file --img_path $data" \
+    "segprobe --model_path $file --data_path $out/masked" \
     "extract --model_path $file $images --save_path $out/x.npz" "knn --model_path $file $images" \
     "compare --model_path $file $images" "predict --model_path $out/finetune/checkpoint-1.pd --img_path $data"; do
     check 2 'error: --device gpu: no GPU is visible to Paddle' $command --device gpu

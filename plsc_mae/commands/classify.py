@@ -144,7 +144,7 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     if world.pipeline.size > 1:
         _keep_stage(model, config, world)
     datasets = _datasets(config, images, world)
-    if not config.eval and world.previous is None:
+    if not config.eval:
         _check(datasets, config, world)
     if isinstance(config, LinprobeConfig) and config.cache_features:
         if world.tensor.size > 1:
@@ -266,6 +266,8 @@ def _datasets(config: ClassifyConfig, images: Images, world: World) -> Datasets:
 
 def _check(datasets: Datasets, config: ClassifyConfig, world: World) -> None:
     """Check the image files of a run, and let its data sets skip the bad ones; all processes must call.
+
+    Only the first pipeline stage has data sets of files; the others wait for it.
 
     Raises:
         DataError: files are bad and --bad_image is error.

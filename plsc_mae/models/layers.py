@@ -70,7 +70,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def add_bias(x: Tensor, bias: Tensor | None) -> Tensor:
     """Add a bias, converted to the dtype of `x`; None adds nothing."""
-    return x if bias is None else x + (bias if bias.dtype == x.dtype else bias.astype(x.dtype))
+    return x if bias is None else x + in_dtype(bias, x.dtype)
+
+
+def in_dtype(values: Tensor, dtype: Any) -> Tensor:
+    """Return `values` in `dtype`; Paddle 2.6 launches a cast even if nothing changes, so only others are cast."""
+    return values if values.dtype == dtype else values.astype(dtype)
 
 
 def xavier_uniform(fan_in: int, fan_out: int) -> nn.initializer.Initializer:
@@ -296,7 +301,7 @@ class Attention(nn.Layer):
             (q,) = self._heads(linear(query, weight[:, :inner], shift[:inner]), 1)
             k, v = self._heads(linear(x, weight[:, inner:], shift[inner:]), 2)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q).astype(v.dtype), self.k_norm(k).astype(v.dtype)
+            q, k = in_dtype(self.q_norm(q), v.dtype), in_dtype(self.k_norm(k), v.dtype)
         attn_drop, drop = (self.attn_drop_rate, self.drop_rate) if self.training else (0.0, 0.0)
         return dropout(self.proj(merge_heads(attention(q, k, v, bias, attn_drop))), drop)
 
@@ -376,8 +381,8 @@ class DropPath(nn.Layer):
         if self.rate == 0.0 or not self.training:
             return x
         keep = 1.0 - self.rate
-        kept = (paddle.rand([x.shape[0], 1, 1]) < keep).astype(x.dtype)
-        return x * kept / keep
+        kept = paddle.ceil(keep - paddle.rand([x.shape[0], 1, 1]))  # 1 where the number is below keep, else 0
+        return x * in_dtype(kept / keep, x.dtype)
 
 
 class Block(Recomputable):
@@ -464,7 +469,7 @@ def scaled(branch: Tensor, gamma: Tensor | None) -> Tensor:
 
 def add_residual(x: Tensor, branch: Tensor) -> Tensor:
     """Add a branch in the precision of `x`: the residual stream stays float32 under mixed precision."""
-    return x + (branch if branch.dtype == x.dtype else branch.astype(x.dtype))
+    return x + in_dtype(branch, x.dtype)
 
 
 def gather_tokens(x: Tensor, ids: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageLi
     Args:
         config: options of the run: --check_data, --bad_image and those for reading images.
         world: processes among which the files are divided.
-        lists: the lists by name, for example train and val.
+        lists: the lists by name, for example train and val; {} in pipeline stages that read no files.
 
     Raises:
         DataError: files are bad and --bad_image is error; the message names the first ones.
@@ -67,15 +67,16 @@ def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageLi
     values = pixel_range.parse(config.pixel_range)
     path = Path(config.output_dir) / RESULT
     known = _read(path) if world.is_main else {}
+    digests = {name: _digest(images, values) if world.is_main else "" for name, images in lists.items()}
+    known = {name: entry for name, entry in known.items() if entry and entry.get("digest") == digests.get(name)}
+    notes_by_list = _notes(lists, known, config, world, values)
     found, entries = {}, {}
     for name, images in lists.items():
-        digest = _digest(images, values) if world.is_main else ""
-        entry = known.get(name)
-        notes = _notes(images, entry if entry and entry.get("digest") == digest else None, config, world, values)
+        notes = notes_by_list[name]
         bad_files = np.flatnonzero(notes & Note.BAD).tolist()
         found[name] = [BadFile(index, _reason(images.path(index), int(notes[index]), values)) for index in bad_files]
         bad = {images.path(file.number): file.reason for file in found[name]}
-        entries[name] = {"root": images.root, "images": len(images), "digest": digest, "bad": bad}
+        entries[name] = {"root": images.root, "images": len(images), "digest": digests[name], "bad": bad}
     if world.is_main and (any(found.values()) or any(len(images) >= KEPT_FILES for images in lists.values())):
         _write(path, entries)
     texts = [_describe(images, found[name]) for name, images in lists.items() if found[name]]
@@ -90,38 +91,49 @@ def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageLi
 
 
 def _notes(
-    images: ImageList, entry: Mapping[str, Any] | None, config: TrainingConfig, world: World, values: PixelRange | None
-) -> Notes:
-    """Return the `Note` flags of each file, int64 [n]; all processes must call.
+    lists: Mapping[str, ImageList],
+    known: Mapping[str, Mapping[str, Any]],
+    config: TrainingConfig,
+    world: World,
+    values: PixelRange | None,
+) -> dict[str, Notes]:
+    """Return the `Note` flags of each file, int64 [n], by the names of the lists; all processes must call.
 
-    If the main process has an earlier result `entry`, it examines the bad files of that result again, except those that
-    crashed a data worker, which stay bad; all other files count as good. Otherwise the data-parallel processes divide
-    the check of all files.
+    The files of a list with an earlier result in `known` of the main process count as good, except its bad ones; the
+    data-parallel processes divide the check of all other files.
     """
-    known = int(world.sum(paddle.to_tensor([int(entry is not None)], dtype="int64")).item())
-    if known:
-        notes = np.zeros(len(images), np.int64)
-        bad = dict(entry["bad"]) if entry is not None else {}
-        for index in range(len(images)) if bad else ():
-            path = images.path(index)
-            if bad.get(path, "").endswith(_CRASHED):
-                notes[index] = Note.BAD | Note.FATAL
-            elif path in bad:
-                notes[index] = examine_file(path, values).notes
-    else:
-        notes = check_files(
-            images,
-            num_workers=count_workers(config.num_workers),
-            rank=world.rank,
-            world_size=world.size,
-            worker_timeout=config.worker_timeout,
-            pixel_range=values,
-            remedy="; --no_check_data leaves it out",
-        )
-    if world.size == 1:
-        return notes
+    is_known = {name: int(world.sum(paddle.to_tensor([int(name in known)], dtype="int64")).item()) for name in lists}
+    notes = {}
+    for name, images in lists.items():
+        if is_known[name]:
+            notes[name] = _notes_of_known(images, known.get(name, {"bad": {}})["bad"], values)
+        else:
+            notes[name] = check_files(
+                images,
+                num_workers=count_workers(config.num_workers),
+                rank=world.rank,
+                world_size=world.size,
+                worker_timeout=config.worker_timeout,
+                pixel_range=values,
+                remedy="; --no_check_data leaves it out",
+            )
     world.barrier()  # waiting for slower processes can exceed the timeout of a reduction
-    return world.sum(paddle.to_tensor(notes)).numpy()
+    return {name: world.sum(paddle.to_tensor(array)).numpy() for name, array in notes.items()}
+
+
+def _notes_of_known(images: ImageList, bad: Mapping[str, str], values: PixelRange | None) -> Notes:
+    """Return the `Note` flags of each file, int64 [n], from an earlier result: the reasons of `bad` files by path.
+
+    The bad files are examined again, except those that crashed a data worker, which stay bad.
+    """
+    notes = np.zeros(len(images), np.int64)
+    for index in range(len(images)) if bad else ():
+        path = images.path(index)
+        if bad.get(path, "").endswith(_CRASHED):
+            notes[index] = Note.BAD | Note.FATAL
+        elif path in bad:
+            notes[index] = examine_file(path, values).notes
+    return notes
 
 
 def _reason(path: str, notes: int, values: PixelRange | None) -> str:

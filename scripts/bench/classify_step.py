@@ -60,7 +60,8 @@ def main() -> None:
         seconds.append(time.perf_counter() - start)
     rate = args.batch_size * world.size / statistics.median(seconds[WARMUP:])
     if world.is_main:
-        print(json.dumps({"name": f"plsc_mae, {world}", "images_per_second": rate}), flush=True)
+        result = {"name": f"plsc_mae, {world}", "images_per_second": rate, "paddle": paddle.__version__}
+        print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

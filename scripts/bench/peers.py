@@ -5,7 +5,8 @@
 Rows: MAE ViT-B/16 pre-training (Hugging Face's ViTMAE) with batches of 16 and 64, CAE-base with 98 hidden patches and
 batch 8, fine-tuning and evaluation of ViT-B with batch 16 (written in PyTorch for this script). In every round PyTorch,
 plsc_mae as one process, and plsc_mae as one process per core (the recommended form) run one after the other. CAE's
-tokenizer is tiny and its time is left out. This script runs in the interpreter with Paddle; Linux only.
+tokenizer is tiny and its time is left out. A contestant that fails is reported with its output, the others are still
+measured, and the exit code is 1. This script runs in the interpreter with Paddle; Linux only.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
+LONGEST_OUTPUT = 2000  # characters of a failed program's output that are shown
 STEP = "step.py --model"
 CAE = "cae_base_patch16_224_8k_vocab --drop_path 0.1 --clip_grad 3 --discrete_vae_type random_init"
 # name: batch, our program without batch size, PyTorch's program
@@ -32,19 +34,29 @@ ROWS = {
 }
 
 
-def measure(command: list[str]) -> float:
-    """Run a program and return its images per second, without the time of preparing targets."""
+class Failed(Exception):
+    """A program ended without a result; the message is its last output."""
+
+
+def measure(command: list[str]) -> tuple[float, str]:
+    """Run a program; return its images per second, without the time of preparing targets, and its versions.
+
+    Raises:
+        Failed: the program failed or printed no result.
+    """
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "MKL_", "CUDA_"))}
     environment["PYTHONPATH"] = str(HERE.parents[1])
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith('{"name"')]
     if done.returncode or not lines:
-        sys.exit(f"{' '.join(command)} failed with exit code {done.returncode}:\n{done.stdout}{done.stderr}")
+        output = f"{done.stdout}{done.stderr}"[-LONGEST_OUTPUT:]
+        raise Failed(f"{' '.join(command)} failed with exit code {done.returncode}:\n{output}")
     result = json.loads(lines[-1])
+    versions = " ".join(f"{name} {result[name]}" for name in ("torch", "transformers", "paddle") if name in result)
     if "seconds_preparing" not in result:
-        return float(result["images_per_second"])
+        return float(result["images_per_second"]), versions
     network = [a - b for a, b in zip(result["seconds_per_step"], result["seconds_preparing"], strict=True)]
-    return float(result["batch_size"] / statistics.median(network))
+    return float(result["batch_size"] / statistics.median(network)), versions
 
 
 def commands(row: str, steps: int, torch_python: str) -> dict[str, list[str]]:
@@ -68,26 +80,47 @@ def commands(row: str, steps: int, torch_python: str) -> dict[str, list[str]]:
     }
 
 
-def main() -> None:
-    """Run all rows and print the table after each."""
+def compare(row: str, rounds: int, steps: int, torch_python: str) -> bool:
+    """Measure the contestants of a row in turns and print them; return False if one failed.
+
+    A contestant that fails once is left out of the following rounds.
+    """
+    contestants = commands(row, steps, torch_python)
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    versions, failures = {}, {}
+    for _ in range(rounds):
+        for name, command in contestants.items():
+            if name in failures:
+                continue
+            try:
+                rate, versions[name] = measure(command)
+            except Failed as failure:
+                failures[name] = str(failure)
+            else:
+                rates[name].append(rate)
+    for name, values in rates.items():
+        if name in failures:
+            print(f"{row:<10}{name:<14}{'failed':>16}{'-':>8}  {failures[name]}", flush=True)
+            continue
+        median, peer = statistics.median(values), rates["PyTorch"]
+        ratio = "-" if "PyTorch" in failures else f"{median / statistics.median(peer):.2f}"
+        shown = " ".join(f"{rate:.2f}" for rate in values)
+        print(f"{row:<10}{name:<14}{median:>16.2f}{ratio:>8}  {shown}  ({versions[name]})", flush=True)
+    return not failures
+
+
+def main() -> int:
+    """Run all rows and print each; return 1 if a contestant failed, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch_python", required=True, help="interpreter with torch and transformers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4, help="timed steps per turn")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     args = parser.parse_args()
-    print(f"{'row':<10}{'contestant':<14}{'median images/s':>16}{'ratio':>8}  all rounds", flush=True)
-    for row in args.rows:
-        rates: dict[str, list[float]] = {}
-        for _ in range(args.rounds):
-            for name, command in commands(row, args.steps, args.torch_python).items():
-                rates.setdefault(name, []).append(measure(command))
-        medians = {name: statistics.median(values) for name, values in rates.items()}
-        for name, values in rates.items():
-            ratio = medians[name] / medians["PyTorch"]
-            print(f"{row:<10}{name:<14}{medians[name]:>16.2f}{ratio:>8.2f}  {' '.join(f'{x:.2f}' for x in values)}")
-        sys.stdout.flush()
+    print(f"{'row':<10}{'contestant':<14}{'median images/s':>16}{'ratio':>8}  all rounds (versions)", flush=True)
+    complete = [compare(row, args.rounds, args.steps, args.torch_python) for row in args.rows]
+    return int(not all(complete))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

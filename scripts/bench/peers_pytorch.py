@@ -190,7 +190,7 @@ def main() -> None:
         step()
         seconds.append(time.perf_counter() - start)
     rate = args.batch_size / statistics.median(seconds[WARMUP:])
-    print(json.dumps({"name": f"PyTorch {torch.__version__}", "images_per_second": rate}))
+    print(json.dumps({"name": "PyTorch", "images_per_second": rate, "torch": torch.__version__}))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import types
 
 import pytest
 
 from plsc_mae.cli import main
+from plsc_mae.config.mae import MAEFinetuneConfig
+from plsc_mae.data.listing import list_images
 from plsc_mae.train import data_check
 
 pytestmark = [pytest.mark.compat, pytest.mark.once]
@@ -125,3 +128,16 @@ def test_the_check_can_be_left_out(finetune, tmp_path):
     assert code == 0
     assert "files of" not in err
     assert not (tmp_path / "out/data_check.json").exists()
+
+
+@pytest.mark.parametrize("names", [(), ("train",), ("train", "val")])
+def test_all_processes_meet_once_however_many_lists_they_read(damaged, tmp_path, names):
+    """Pipeline stages after the first one read no files; they must not wait for each other's meetings."""
+    meetings = []
+    world = types.SimpleNamespace(
+        is_main=True, rank=0, size=1, sum=lambda values: values, barrier=lambda: meetings.append("meet")
+    )
+    config = MAEFinetuneConfig(output_dir=str(tmp_path / "out"), bad_image="skip", num_workers=0)
+    found = data_check.check_data(config, world, {name: list_images(str(damaged), name) for name in names})
+    assert meetings == ["meet"]
+    assert {name: len(bad) for name, bad in found.items()} == {name: {"train": 2, "val": 3}[name] for name in names}
