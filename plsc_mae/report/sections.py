@@ -16,7 +16,7 @@ from plsc_mae.report.verdict import judge
 
 UPDATE = "update"
 MAX_ROWS = 24  # of the table of epochs
-MAX_TIMES, MAX_IMAGES = 6, 3  # times at which an image is shown, and images of each kind of picture
+MAX_TIMES, MAX_IMAGES = 5, 2  # times at which an image is shown, and images of each kind of picture
 MIN_HEIGHT = 96  # CSS pixels
 # Fields of log.txt that say where the run was, or repeat a constant of every line.
 POSITION = ("epoch", "step", "run", "n_parameters")
@@ -200,9 +200,9 @@ def lacking(run: RunFolder) -> str:
 
 
 def _heading(tag: str) -> str:
-    """Return a tag as the heading of its pictures, for example `image 0: original | masked | reconstruction`."""
+    """Return a tag as the heading of its pictures, for example `image 1: reconstruction`."""
     label, _, index = tag.rpartition("/")
-    return escape(f"image {index}: {label}" if index.isdecimal() and label else tag)
+    return escape(f"image {index}: {label.replace('_', ' ')}" if index.isdecimal() and label else tag)
 
 
 def _spread(items: Sequence[Picture]) -> Sequence[Picture]:

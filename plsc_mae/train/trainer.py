@@ -202,6 +202,7 @@ class Trainer:
                     self._end_epoch()
                 else:
                     self._train_epoch()
+            self.trivial_losses.finish()
             if self.stopped_by and self.progress.position_key not in (start, self.saver.saved_position):
                 self._save(LATEST)
             self.saver.finish(self.progress, self.stop)
@@ -348,7 +349,6 @@ class Trainer:
     def _report(self, watch: Stopwatch, images: int) -> None:
         """Log the means since the previous log line, over `images` images of all processes; all processes must call."""
         activity.enter("log")
-        self.trivial_losses.finish()
         window = self.state.window
         means = window.means(self.world)
         if self.world.is_main:
@@ -405,6 +405,7 @@ class Trainer:
         If a stop is requested while the observers run, nothing is logged, and a resumed run repeats all of this.
         """
         activity.enter("log")
+        self.trivial_losses.finish()
         epoch, means = self.progress.epoch, self.state.epoch_meters.means(self.world)
         record = {f"train_{name}": value for name, value in {**self._settings(), **means}.items()}
         position = {"epoch": epoch, "step": self.progress.step, "skipped_images": self._count_skipped()}

@@ -59,7 +59,7 @@ def test_a_run_of_pretraining(run_dir, capsys):
     trivial = json.loads((run_dir / "trivial_losses.json").read_text())["losses"]
     assert numbers | set(trivial.values()) <= set(found.numbers)
     assert found.tags.count("svg") > 5
-    assert found.tags.count("img") == 7  # 3 images at 2 epochs, and one sheet
+    assert found.tags.count("img") >= 2 * 2 + 1  # two images at least at two times, and a sheet
     assert "Not in this report" not in text
     answer, path = capsys.readouterr().out.splitlines()[-2:]
     assert answer in unescape(text)

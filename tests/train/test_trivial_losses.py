@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 
-def test_written_once_before_the_first_interval(run, capsys):
+def test_written_once(run, capsys):
     run.here("a", "--batch_size 12 --max_train_step 1")
     path = run.folder / "a/trivial_losses.json"
     content = json.loads(path.read_text())
@@ -14,7 +14,6 @@ def test_written_once_before_the_first_interval(run, capsys):
     lines = capsys.readouterr().out.splitlines()
     (number,) = [i for i, line in enumerate(lines) if "trivial predictors" in line]
     assert all(f"{loss:.4g}" in lines[number] for loss in content["losses"].values())
-    assert not any(line.startswith("epoch 0 [ 2") for line in lines[:number])
     path.write_text(path.read_text().replace('"images": 12', '"images": 13'))
     run.here("a", "--batch_size 12 --max_train_step 2 --auto_resume")
     assert json.loads(path.read_text())["images"] == 13
@@ -30,5 +29,5 @@ def test_written_once_before_the_first_interval(run, capsys):
 
 def test_64_images_are_enough(new_runs, images, tmp_path):
     run = new_runs("mae", "--accum_iter 3", images, tmp_path)
-    run.here("a", "--batch_size 30 --max_train_step 1 --print_freq 20")
+    run.here("a", "--batch_size 30 --max_train_step 1")
     assert json.loads((tmp_path / "a/trivial_losses.json").read_text())["images"] == 64
