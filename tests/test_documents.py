@@ -40,7 +40,7 @@ PROGRAM = re.compile(rf"(?:^|/)({'|'.join(map(re.escape, PROGRAMS))})$")
 ANYTHING = "1"  # stands for what a reader fills in; good for a path, a number and a name
 # A command may be mentioned without what it cannot do without.
 REQUIRED = {
-    "knn": "--data_path DIR --model_path FILE",
+    **dict.fromkeys(("knn", "segprobe"), "--data_path DIR --model_path FILE"),
     **dict.fromkeys(("reconstruct", "predict"), "--model_path FILE --img_path DIR"),
     **{"demo-data": "DIR", "plot": "DIR", "report": "DIR", "runs": "DIR", "compare": "--data_path DIR --pixels 32"},
 }
