@@ -15,7 +15,7 @@ from plsc_mae.runtime import apply_cpu_settings
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from plsc_mae.api import embed, train
+    from plsc_mae.api import embed, export, train
     from plsc_mae.config.resolve import load_config
     from plsc_mae.models.registry import create_model, list_models
 
@@ -25,8 +25,9 @@ _LAZY = {
     "list_models": "plsc_mae.models.registry",
     "load_config": "plsc_mae.config.resolve",
 }
-_SUBMODULES = ("weights", "masking", "losses", "optim", "models", "data", "analysis", "train")  # train is callable
-__all__ = ["__version__", "create_model", "embed", "list_models", "load_config", "train"]
+_SUBMODULES = ("weights", "masking", "losses", "optim", "models", "data", "analysis")
+_VERBS = ("train", "export")  # packages that can be called, see `plsc_mae.verbs`
+__all__ = ["__version__", "create_model", "embed", "export", "list_models", "load_config", "train"]
 
 apply_cpu_settings()
 with contextlib.suppress(ImportError):  # interpreters of `plsc-mae parity --reference` need no Pillow
@@ -36,6 +37,6 @@ with contextlib.suppress(ImportError):  # interpreters of `plsc-mae parity --ref
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
-    if name in _SUBMODULES:
+    if name in _SUBMODULES + _VERBS:
         return importlib.import_module(f"plsc_mae.{name}")
     raise AttributeError(f"module 'plsc_mae' has no attribute {name!r}")

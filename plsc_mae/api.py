@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paddle
 
 from plsc_mae import console
 from plsc_mae.commands import classify, extract, pretrain
+from plsc_mae.commands import export as export_command
 from plsc_mae.commands.results import require_free
 from plsc_mae.config import PHASES, ClassifyConfig, PretrainConfig, TrainingConfig
+from plsc_mae.config.export import ExportConfig
 from plsc_mae.config.resolve import from_options
 from plsc_mae.config.schema import suggest, vocabulary
 from plsc_mae.config.tools import EmbedConfig, ExtractConfig
@@ -55,6 +58,21 @@ class TrainResult:
     checkpoint: Path | None
     best: Path | None
     metrics: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportResult:
+    """Result of `export`.
+
+    Attributes:
+        folder: the folder.
+        files: files of the export.
+        verdict: sentence about the comparison with the network, or about the reason why there was none.
+    """
+
+    folder: Path
+    files: list[Path]
+    verdict: str
 
 
 class Embedding(np.ndarray[Any, np.dtype[np.float32]]):
@@ -156,6 +174,31 @@ def embed(
         return result
 
 
+def export(
+    model: str | os.PathLike[str] | None = None,
+    target: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> ExportResult:
+    """Write a network for another program or library, with an example of its use, and check its outputs there.
+
+    Args:
+        model: checkpoint of plsc_mae or of another code base (--model_path).
+        target: the program or library (--target), for example "onnx".
+        out: folder to write (--save_path).
+        options: further options of `plsc-mae export`.
+
+    Raises:
+        UserError: options or checkpoint cannot be used, the target cannot represent the network or lacks a package, the
+            outputs differ, or the folder cannot be written.
+    """
+    with _session():
+        own = {"model_path": model, "target": target, "save_path": out}
+        config: ExportConfig = _resolve(_merge("export", own, options), {"": ExportConfig}, "export")
+        done, folder = export_command.export(config), Path(config.save_path)
+        return ExportResult(folder, [folder / name for name in done.files], str(done.verdict))
+
+
 # ------------------------------------------------------------------------------------------------- options
 
 
@@ -167,7 +210,7 @@ def _merge(function: str, own: Mapping[str, Any], options: Mapping[str, Any]) ->
     """
     given = {name: value for name, value in own.items() if value is not None}
     if twice := sorted(given.keys() & options.keys()):
-        raise ConfigError(f"{function} got {twice[0]} twice, by its own name and by that of a parameter; give one")
+        raise ConfigError(f"{function} got {twice[0]} twice, as an option and as one of its first arguments; give one")
     return {**given, **options}
 
 
@@ -209,7 +252,7 @@ def _in_memory(data: Any, name: str, *, labeled: bool) -> ImageList | None:
 
 @contextlib.contextmanager
 def _session() -> Iterator[None]:
-    """Show the log during a call, and clean up after it.
+    """Show the log during a call; after it, end loader processes and return to the device of the caller.
 
     Raises:
         ConfigError: this is one of several processes.
@@ -217,6 +260,7 @@ def _session() -> Iterator[None]:
     """
     if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1:
         raise ConfigError("the Python API runs in one process; start several with `plsc-mae launch`")
+    device = paddle.get_device()
     try:
         with console.showing_log(), ending_workers():
             yield
@@ -226,6 +270,7 @@ def _session() -> Iterator[None]:
         raise
     finally:
         use_flags(None)
+        paddle.set_device(device)
 
 
 def _result(config: TrainingConfig, evaluated: Mapping[str, float]) -> TrainResult:

@@ -14,7 +14,7 @@ from typing import Any
 
 
 class _Verb(ModuleType):
-    """A package that calls the function of its name in `plsc_mae.api`."""
+    """A callable package; a call runs the function of the same name in `plsc_mae.api`."""
 
     @property
     def _function(self) -> Any:

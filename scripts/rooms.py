@@ -25,7 +25,7 @@ STYLE = (
 
 CAPTIONS = {
     "analysis": "features, pictures",
-    "api": "train, embed",
+    "api": "train, embed, export",
     "cli": "the command line",
     "commands": "one file per command",
     "config": "every option",

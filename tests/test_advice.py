@@ -46,6 +46,7 @@ EXEMPT = {
         "data.decode:_opencv",
         "data.randaugment:_bad_notation",
         "loading.class_names:_read_names",
+        "loading.class_names:read_class_names",
         "loading.class_names:read_head",
         "methods.cae:CAETask.pictures",
         "methods.classify:ClassifyTask.load_extra_state",

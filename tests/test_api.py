@@ -133,6 +133,9 @@ def test_a_task_of_ones_own_is_trained(images, tmp_path):
     assert (before != stored["0.weight"]).any()
     with pytest.raises(ConfigError, match="linprobe"):
         plsc_mae.train(images, tmp_path, task=task, phase="linprobe")
+    pairs = [(image, i % 2) for i, image in enumerate(images)]
+    with pytest.raises(ConfigError, match=r"online_probe.*Colors"):
+        plsc_mae.train(pairs, tmp_path / "probe", task=task, online_probe=True, **RUN)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +190,19 @@ def test_embed_returns_one_row_per_image(images, folder, pretrained, tmp_path):
     with np.load(tmp_path / "features.npz") as file:
         np.testing.assert_array_equal(file["layer2/mean"], written)
         assert file["labels"].tolist() == [0] * 9 + [1] * 9
+
+
+# ----------------------------------------------------------------------------------------------------- export
+
+
+def test_export_returns_the_files_and_the_verdict(pretrained, tmp_path):
+    done = plsc_mae.export(pretrained.checkpoint, "timm", tmp_path / "timm", verify=False)
+    assert done.folder == tmp_path / "timm"
+    assert (tmp_path / "timm" / "example.py") in done.files
+    assert all(path.exists() for path in done.files)
+    assert done.verdict
+    with pytest.raises(ConfigError, match="onnx"):
+        plsc_mae.export(pretrained.checkpoint, "onxx", tmp_path / "none")
 
 
 # --------------------------------------------------------------------------------------------- around a call
@@ -258,7 +274,8 @@ def test_one_of_several_processes_is_refused(images, monkeypatch):
         plsc_mae.embed(images, model="x")
 
 
-def test_the_package_train_is_callable():
+def test_the_packages_train_and_export_are_callable():
+    assert list(inspect.signature(plsc_mae.export).parameters)[:3] == ["model", "target", "out"]
     assert list(inspect.signature(plsc_mae.train).parameters)[:2] == ["data", "out"]
     assert sys.modules["plsc_mae.train"] is plsc_mae.train
     assert plsc_mae.train.checkpoint.file.load is load

@@ -95,7 +95,7 @@ def choose_penalty(
         features: coordinates [n, R] on the principal axes.
         labels: class numbers [n].
         num_classes: C.
-        held: True for held-out features, [n]; if there are none, the largest penalty is returned.
+        held: True for held-out features, [n]; without any, the largest penalty is returned.
         variance: mean square [R] of the coordinates.
         penalties: L2 penalties to choose from.
     """

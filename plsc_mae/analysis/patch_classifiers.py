@@ -21,11 +21,11 @@ from plsc_mae.analysis.linear import (
     principal_axes,
     standardization,
 )
+from plsc_mae.data.segmentation import UNLABELED
 
 Features = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
-UNLABELED = -1
 _BAND_VALUES = 1 << 24  # upsampled scores that are held in memory at a time
 
 

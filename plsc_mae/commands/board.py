@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import locale
+import logging
 import os
 import signal
 import socket
@@ -37,12 +38,8 @@ def run(config: BoardConfig) -> None:
     print(f"{len(runs)} runs in {', '.join(config.runs)}: {url} (Ctrl-C ends the server)", flush=True)
     if not runs:
         print("no run has written VisualDL records there yet; the page shows them once they exist", flush=True)
-    try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        print("stopped")
-    finally:
-        server.server_close()
+    server.serve_forever()  # until Ctrl-C; closes the server
+    print("stopped")
 
 
 def _server(config: BoardConfig) -> Any:
@@ -51,10 +48,10 @@ def _server(config: BoardConfig) -> Any:
     Raises:
         ConfigError: visualdl cannot be imported, or the port is in use.
     """
-    listener = _listen(config)
+    listener, handler = _listen(config), signal.getsignal(signal.SIGINT)
     try:
         from visualdl.server import app as visualdl
-        from visualdl.server import data_manager
+        from visualdl.server import data_manager, log
         from werkzeug.serving import WSGIRequestHandler, make_server
     except Exception as error:  # an unsuitable protobuf is a TypeError
         listener.close()
@@ -70,6 +67,7 @@ def _server(config: BoardConfig) -> Any:
             """Write nothing."""
 
     host, port = listener.getsockname()[:2]
+    log.logger.setLevel(logging.ERROR)  # it warns of every request that its cache cannot answer
     data_manager.default_data_manager.get_reservoir("image")._max_size = PICTURES
     profiler = visualdl.create_profiler_api_call
     visualdl.create_profiler_api_call = lambda _folders: profiler(
@@ -78,7 +76,6 @@ def _server(config: BoardConfig) -> Any:
     arguments = visualdl.ParseArgs(
         logdir=list(config.runs), host=host, port=port, language=_language(config.language), telemetry=False
     )
-    handler = signal.getsignal(signal.SIGINT)
     app = visualdl.create_app(arguments)
     signal.signal(signal.SIGINT, handler)  # create_app has set the default, which ends the process at once
     server = make_server(host, port, app, threaded=False, request_handler=Silent, fd=listener.fileno())

@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from plsc_mae.config.export import ExportConfig
-from plsc_mae.export.writing import export_network
+from plsc_mae.export.writing import Export, export_network
 from plsc_mae.parallel.world import World
 
 
 def run(config: ExportConfig) -> None:
-    """Export the network that the options name and print its files and the verdict of the check.
+    """Export the network that the options name; raise as `export` does."""
+    export(config)
+
+
+def export(config: ExportConfig) -> Export:
+    """Export the network that the options name, print its files and the verdict of the check, and return them.
 
     Raises:
         CheckpointError: the file cannot be read, the conversion fails, or the outputs differ.
@@ -18,12 +23,13 @@ def run(config: ExportConfig) -> None:
         DataError: the folder cannot be written.
     """
     World("cpu")
-    export = export_network(config)
-    print(export.content.origin)
-    size = " x ".join(map(str, export.content.encoder.img_size))
-    print(f"{export.content.part} for images of {size}, any batch size")
-    for name in export.files:
+    done = export_network(config)
+    print(done.content.origin)
+    size = " x ".join(map(str, done.content.encoder.img_size))
+    print(f"{done.content.part} for images of {size}, any batch size")
+    for name in done.files:
         print(Path(config.save_path) / name)
-    for remark in export.remarks:
+    for remark in done.remarks:
         print(f"note: {remark}")
-    print(export.verdict)
+    print(done.verdict)
+    return done

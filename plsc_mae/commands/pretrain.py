@@ -22,6 +22,7 @@ from plsc_mae.data.transfer import device_batch
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch, Task
+from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.runtime import count_workers
 from plsc_mae.train.checkpoint.folder import Start, find_start
 from plsc_mae.train.data_check import check_data
@@ -86,6 +87,7 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
         if world.is_main:
             method.log_remarks(config, task)
     else:
+        _require_encoder(task, config)
         logger.info(
             "training the caller's %s in place of the objective of %s; its network is of type %s and not %s",
             *(type(task).__name__, config.method, type(task.model).__name__, config.model),
@@ -106,6 +108,16 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
         order = ClassOrder(names, numbered=dataset.images.numbered)
         probe = OnlineProbe(task.model.encoder.embed_dim, len(names), config.online_probe_lr, world, order)
     build_trainer(task, loader, config, world, observers=observers, probe=probe).fit(start)
+
+
+def _require_encoder(task: Task, config: PretrainConfig) -> None:
+    """Raise ConfigError if an option needs the encoder of a caller's task, and its network has none."""
+    if isinstance(getattr(task.model, "encoder", None), VisionTransformer):
+        return
+    for name in ("online_probe", "knn_freq"):
+        if getattr(config, name):
+            kind = f"{type(task).__name__}.model of type {type(task.model).__name__}"
+            raise ConfigError(f"--{name} needs a VisionTransformer in model.encoder, which {kind} lacks; leave it out")
 
 
 def find_knn_images(

@@ -38,8 +38,8 @@ def encoder_pictures(config: ReportConfig, run: RunFolder) -> tuple[Image.Image,
         raise ConfigError("the run does not name its images; pass --img_path")
     World(config.device)
     images = find_pictures(source)
-    encoder, normalize, _ = load_encoder(str(checkpoint))
-    values = pixel_range.choose(None, [str(checkpoint)], images)
+    encoder, normalize, _ = load_encoder(str(checkpoint), model_key=config.model_key, model_prefix=config.model_prefix)
+    values = pixel_range.choose(config.pixel_range, [str(checkpoint)], images)
     chosen = spread(len(images), config.max_images)
     reader = PictureReader(
         images, chosen, ResizeCenterCrop(encoder.img_size, max(encoder.img_size)), pixel_range=values

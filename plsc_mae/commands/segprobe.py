@@ -16,7 +16,6 @@ import numpy.typing as npt
 from plsc_mae.analysis.confusion import SegmentationScores, confusion_matrix, segmentation_scores
 from plsc_mae.analysis.features import Encoded, TokenFeatures, encode_images, require_finite_features
 from plsc_mae.analysis.patch_classifiers import (
-    UNLABELED,
     PatchClassifiers,
     fit_patch_classifiers,
     patch_labels,
@@ -30,6 +29,7 @@ from plsc_mae.data.decode import open_image
 from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.segmentation import (
     CLASSES_FILE,
+    UNLABELED,
     MaskedImages,
     ResizeWhole,
     count_pixels,

@@ -246,7 +246,7 @@ _COMMANDS = {
     **dict.fromkeys(("infer", "inference", "classify", "label"), "predict"),
     **dict.fromkeys(("features", "feature", "embed", "embeddings", "encode", "extract_features"), "extract"),
     **dict.fromkeys(("download", "pull"), "weights fetch NAME"),
-    **dict.fromkeys(("export", "save"), "weights convert IN OUT --dialect NAME"),
+    "save": "weights convert IN OUT --dialect NAME",
     **dict.fromkeys(("info", "summary", "load"), "weights inspect FILE"),
     **dict.fromkeys(("models", "list_models", "zoo"), "weights list"),
     **dict.fromkeys(("benchmark", "profile", "speed"), "bench step or bench data"),

@@ -135,7 +135,7 @@ class PlotConfig:
 
 
 @dataclass(kw_only=True, frozen=True)
-class ReportConfig:
+class ReportConfig(NetworkOptions):
     """Options of `report`."""
 
     run_dir: str = option("", "output folder of the run", metavar="DIR")
@@ -146,6 +146,7 @@ class ReportConfig:
     max_images: int = option(
         4, "number of these images; 0 leaves the pictures out and loads no network", within="[0, inf)"
     )
+    pixel_range: tuple[str, ...] | None = option(None, PIXEL_RANGE, metavar="VALUE")
     tables: tuple[str, ...] = option((), "tables of `compare` to include, .md or .json", metavar="FILE")
     device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", _DEVICE)
 

@@ -151,7 +151,7 @@ def _subfolder(root: Path, names: Collection[str], split: str) -> Path:
     """Return the folder of the split below the first of `names` that exists.
 
     Raises:
-        DataError: there is none.
+        DataError: no such folder exists.
     """
     for name in names:
         for folder in SPLITS[split]:

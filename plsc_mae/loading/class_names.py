@@ -235,7 +235,7 @@ def read_class_names(path: str) -> tuple[str, ...]:
         DataError: the file cannot be read or is not text.
     """
     try:
-        require_text(path, f"--classes {path}", "a text file with one class name per line", DataError)
+        require_text(path, f"the list of classes {path}", "a text file with one class name per line", DataError)
         names = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape").rstrip().splitlines()
     except OSError as error:
         raise DataError(f"cannot read the class names of {path}: {error.strerror}") from None

@@ -20,6 +20,7 @@ MAX_TIMES, MAX_IMAGES = 6, 3  # times at which an image is shown, and images of 
 MIN_HEIGHT = 96  # CSS pixels
 # Fields of log.txt that say where the run was, or repeat a constant of every line.
 POSITION = ("epoch", "step", "run", "n_parameters")
+SETTINGS = ("train_lr", "train_min_lr", "train_weight_decay", "train_loss_scale", "skipped_images")
 # Charts after the first one: title and metrics, of which those that the run has are drawn.
 CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Learning rate", ("lr", "min_lr")),
@@ -100,6 +101,7 @@ def evaluations(run: RunFolder) -> str:
     if not run.epochs:
         return ""
     names = list(dict.fromkeys(name for record in run.epochs for name in record if name not in POSITION))
+    names.sort(key=lambda name: name in SETTINGS)  # these columns come last
     accuracies = [name for name in names if "acc" in name and not name.startswith("train_")]
     best = []
     for name in accuracies:

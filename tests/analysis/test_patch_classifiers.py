@@ -9,7 +9,8 @@ from paddle.nn.functional import interpolate
 
 from plsc_mae.analysis import patch_classifiers
 from plsc_mae.analysis.linear import linear_accuracy
-from plsc_mae.analysis.patch_classifiers import UNLABELED, fit_patch_classifiers, patch_labels, upsample_classes
+from plsc_mae.analysis.patch_classifiers import fit_patch_classifiers, patch_labels, upsample_classes
+from plsc_mae.data.segmentation import UNLABELED
 
 
 def test_a_patch_has_its_most_frequent_class():

@@ -1,6 +1,7 @@
 """Exports in the real libraries, which these tests install into environments of their own (they need the network).
 
-The torch libraries take gigabytes; PLSC_MAE_TORCH_PYTHON names an interpreter that has them and Paddle already.
+The torch libraries take gigabytes; PLSC_MAE_TORCH_PYTHON names an interpreter that has them and Paddle already, and
+PLSC_MAE_LIBRARIES_PYTHON one that has the Paddle libraries.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ def environment(folder: Path, *installs: list[str]) -> Path:
 @pytest.fixture(scope="session")
 def paddle_python(tmp_path_factory):
     """Return the interpreter of an environment with ONNX and the Paddle libraries."""
+    if given := os.environ.get("PLSC_MAE_LIBRARIES_PYTHON"):
+        return given
     folder = tmp_path_factory.mktemp("libraries") / "env"
     return environment(folder, ONNX, ["--no-deps", *LIBRARIES], THEIR_NEEDS)
 
@@ -101,3 +104,31 @@ def test_paddle_libraries_and_onnx(paddle_python, file_of, tmp_path, target, nam
 @pytest.mark.parametrize(("target", "name", "part", "limit"), IN_TORCH)
 def test_torch_libraries(torch_python, file_of, tmp_path, target, name, part, limit):
     check(torch_python, file_of(name), target, part, limit, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["mae", "simmim"])
+def test_configuration_of_paddleseg_trains(paddle_python, export, name):
+    """Three steps on two random images: the weights arrive bit by bit, and the loss falls from about ln 150 = 5.01."""
+    folder = export(name, "paddleseg", "--no_verify", "--input_size", "32")[0]
+    found = dense(paddle_python, folder, "paddleseg", "linear_segmenter_ade20k")
+    assert found["loaded"] == 0
+    assert len(found["losses"]) == 3
+    assert 4.5 < found["losses"][0] < 6
+    assert found["losses"][2] < found["losses"][0]
+
+
+@pytest.mark.parametrize("name", ["mae", "cae"])
+@pytest.mark.parametrize("recipe", ["mask_rcnn_coco", "cascade_rcnn_coco"])
+def test_configurations_of_paddledet_build_a_pyramid(paddle_python, export, recipe, name):
+    folder = export(name, "paddledet", "--no_verify", "--input_size", "64")[0]
+    found = dense(paddle_python, folder, "paddledet", recipe)
+    assert found["loaded"] == 0
+    assert found["shapes"] == [[1, 256, side, side] for side in (16, 8, 4, 2, 1)]
+
+
+def dense(python, folder, library, recipe):
+    """Return what train_dense.py prints about a configuration of docs/dense and an export."""
+    script, config = Path(__file__).parent / "train_dense.py", ROOT / f"docs/dense/{library}_{recipe}.yml"
+    done = subprocess.run([python, script, library, config, folder], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])

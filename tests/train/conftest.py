@@ -236,7 +236,16 @@ class Runs:
 
 
 def _curves(folder: Path) -> dict[str, list]:
-    """Return the (step, value) pairs of all VisualDL curves, by tag."""
+    """Return the (step, value) pairs of all VisualDL curves, pictures and histograms, by tag."""
     reader = pytest.importorskip("visualdl").LogReader(file_path=str(folder / "vdlrecords.run.log"))
-    tags = [tag for tag in reader.get_tags()["scalar"] if tag.rpartition("/")[2] not in MEASURED]
-    return {tag: [(entry.id, entry.value) for entry in reader.get_data("scalar", tag)] for tag in tags}
+    values = {
+        "scalar": lambda entry: entry.value,
+        "image": lambda entry: entry.image.encoded_image_string,
+        "histogram": lambda entry: list(entry.histogram.hist),
+    }
+    return {
+        tag: [(entry.id, value(entry)) for entry in reader.get_data(kind, tag)]
+        for kind, value in values.items()
+        for tag in reader.get_tags().get(kind, ())
+        if tag.rpartition("/")[2] not in MEASURED
+    }

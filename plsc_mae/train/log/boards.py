@@ -20,7 +20,7 @@ PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # what to import a
 PROJECT = "plsc_mae"  # of Weights & Biases, unless WANDB_PROJECT is set
 RUN_TITLES = ("Run", "Checkpoints and resuming")  # groups of options that do not change what is learned
 # Options in the table of hyper-parameters of every run, besides those that differ from their defaults.
-HYPER_PARAMETERS = ("model", "epochs", "batch_size", "accum_iter", "blr", "lr", "weight_decay", "warmup_epochs", "seed")
+HYPER_PARAMETERS = ("lr", "blr", "epochs", "batch_size", "accum_iter", "weight_decay", "warmup_epochs", "seed", "model")
 
 
 class RunOptions(NamedTuple):
@@ -30,11 +30,13 @@ class RunOptions(NamedTuple):
         name: the run's name.
         tables: options as text by heading and name; the first table has those that differ from their defaults.
         hyper_parameters: the options that runs are compared by.
+        epochs: epochs of the whole run, after the last of which all metrics are known.
     """
 
     name: str = ""
     tables: Mapping[str, Mapping[str, str]] = {}
     hyper_parameters: Mapping[str, int | float | str] = {}
+    epochs: int = 1
 
     @classmethod
     def of(cls, config: TrainingConfig) -> RunOptions:
@@ -44,9 +46,10 @@ class RunOptions(NamedTuple):
         changed = [item.name for item in declared if getattr(config, item.name) != item.default]
         tables = {"changed": {name: texts[name] for name in ("method", "phase", *changed) if name in texts}}
         for item in declared:
-            tables.setdefault(item.metadata["group"], {})[item.name] = texts[item.name]
+            heading = item.metadata["group"].partition(" (")[0]
+            tables.setdefault(heading, {})[item.name] = texts[item.name]
         unimportant = {item.name for item in declared if item.metadata["group"] in RUN_TITLES} - set(HYPER_PARAMETERS)
-        compared = dict.fromkeys(["method", *HYPER_PARAMETERS, *changed])
+        compared = dict.fromkeys([*HYPER_PARAMETERS, "method", *changed])
         return cls(
             config.exp_name or Path(config.output_dir).absolute().name,
             tables,
@@ -55,6 +58,7 @@ class RunOptions(NamedTuple):
                 for name in compared
                 if name in values and values[name] is not None and name not in unimportant
             },
+            config.epochs,
         )
 
 

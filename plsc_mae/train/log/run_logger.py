@@ -210,7 +210,8 @@ class RunLogger:
         values = epoch_tags(record, observed)
         for board in self._files.boards:
             board.add_scalars(values, record["step"])
-            board.add_hyper_parameters(self.described.hyper_parameters, list(values), record["step"])
+            if record["epoch"] + 1 >= self.described.epochs:
+                board.add_hyper_parameters(self.described.hyper_parameters, list(values), record["step"])
 
     def pictures(self, pictures: Mapping[str, npt.NDArray[np.uint8]], step: int) -> None:
         """Write pictures [H, W, 3] by tag to the boards; `step` is the number of finished updates."""

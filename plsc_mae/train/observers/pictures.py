@@ -54,9 +54,11 @@ class PicturePanel:
 
     def _draw(self, panel: Batch) -> Panels:
         drawn = self.task.pictures(panel)
-        images = panel["image"][:TOKEN_IMAGES]
+        encoder = getattr(self.task.model, "encoder", None)
+        if not isinstance(encoder, VisionTransformer):  # a Task of the caller may have any network
+            return _numbered(RECONSTRUCTION, drawn)
         with autocast(self.precision):
-            token_panels = draw_tokens(self.task.model.encoder, self.normalize, images)
+            token_panels = draw_tokens(encoder, self.normalize, panel["image"][:TOKEN_IMAGES])
         return {**_numbered(RECONSTRUCTION, drawn), **token_panels}
 
 

@@ -21,7 +21,7 @@ from plsc_mae.train.log.tags import epoch_tags, line_tags
 pytestmark = pytest.mark.compat
 
 
-DESCRIBED = RunOptions("tiny", {"changed": {"lr": "0.1"}, "Data": {"data_path": "x"}}, {"lr": 0.1, "epochs": 3})
+DESCRIBED = RunOptions("tiny", {"changed": {"lr": "0.1"}, "Data": {"data_path": "x"}}, {"lr": 0.1, "epochs": 3}, 3)
 
 
 def record(step: int, epoch: int, iteration: int, loss: float = 0.0) -> dict:
