@@ -25,10 +25,8 @@ FILES = (
 ONNX = importlib.util.find_spec("paddle2onnx") and importlib.util.find_spec("onnxruntime")
 
 
-def runnable(language: str, block: str) -> bool:
-    """Return whether a block ends by itself, installs nothing and finds the packages that it needs here."""
-    if "pip install" in block or "board" in block or "visualdl" in block:
-        return False
+def runnable(block: str) -> bool:
+    """Return whether the packages that a block needs are installed."""
     return bool(ONNX) or "--target onnx" not in block
 
 
@@ -44,12 +42,12 @@ def program(tmp_path) -> dict[str, str]:
     return {**os.environ, **paths}
 
 
-@pytest.mark.slow  # about 45 CPU-seconds, most of them imports of Paddle
+@pytest.mark.slow  # about 70 CPU-seconds, most of them imports of Paddle
 def test_the_tour_runs_from_an_empty_folder(program, tmp_path):
     folder = tmp_path / "empty"
     folder.mkdir()
-    blocks = [block for block in BLOCK.findall(TOUR.read_text(encoding="utf-8")) if runnable(*block)]
-    assert len(blocks) >= 8
+    blocks = [block for block in BLOCK.findall(TOUR.read_text(encoding="utf-8")) if runnable(block[1])]
+    assert len(blocks) >= 5  # drawing, pre-training, report, probes, export
     for language, block in blocks:
         command = ["bash", "-ec", block] if language == "bash" else [sys.executable, "-c", block]
         done = subprocess.run(command, cwd=folder, env=program, capture_output=True, text=True, timeout=300)
