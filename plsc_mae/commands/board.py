@@ -35,7 +35,8 @@ def run(config: BoardConfig) -> None:
     server = _server(config)
     url = f"http://{_shown_host(config.host)}:{server.port}/app/scalar"
     runs = sorted({str(file.parent) for folder in config.runs for file in Path(folder).rglob(FILES)})
-    print(f"runs in {', '.join(config.runs)}: {len(runs)}, shown at {url} (Ctrl-C ends the server)", flush=True)
+    noun = "run" if len(runs) == 1 else "runs"
+    print(f"{len(runs)} {noun} in {', '.join(config.runs)}: {url} (Ctrl-C ends the server)", flush=True)
     if not runs:
         print("no run has written VisualDL records there yet; the page shows them once they exist", flush=True)
     server.serve_forever()  # until Ctrl-C; closes the server
