@@ -234,6 +234,15 @@ class Interrupted(Colors):
         return super().forward(batch)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Let SIGINT raise KeyboardInterrupt, also where a shell has started the tests in the background without it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_saves_the_run(images, tmp_path):
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match=r"checkpoint-latest\.pd"):
@@ -243,6 +252,7 @@ def test_ctrl_c_saves_the_run(images, tmp_path):
     assert plsc_mae.train(images, tmp_path, task=Colors(), auto_resume=True, **RUN).metrics["step"] == 6
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_ends_the_call_but_not_a_session(images, tmp_path, monkeypatch):
     class Twice(Colors):
         def forward(self, batch):
