@@ -2,7 +2,7 @@
 # Lint, types and tests on Paddle 3.3, then the tests marked `compat` and not `once` on Paddle 2.6.
 #   bash scripts/test.sh           what CI runs
 #   bash scripts/test.sh --slow    also the tests marked slow, and on Paddle 2.6 those marked once
-#   bash scripts/test.sh --quick   about 90 s on 2 quiet cores: lint, types and, on Paddle 3.3, the tests that are neither
+#   bash scripts/test.sh --quick   lint, types and, on Paddle 3.3, the tests that are neither
 #                                  slow nor long; tests marked long start processes or take seconds
 #   bash scripts/test.sh -k mask   further words go to pytest on Paddle 3.3, and 2.6 is left out
 # All steps run, also after one has failed. The last lines give the result of each; the exit code is 1 if any failed.

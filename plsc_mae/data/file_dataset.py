@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 from plsc_mae.data.decode import Backend, SourceImage, require_backend
@@ -12,7 +13,7 @@ from plsc_mae.data.workers import CurrentRead
 from plsc_mae.errors import DataError, remedies
 
 
-class FileDataset:
+class FileDataset(ABC):
     """Images of a list of files; a subclass defines the samples.
 
     Args:
@@ -62,9 +63,9 @@ class FileDataset:
             self._count_bad(index)
         return self.bad_image == "skip"
 
+    @abstractmethod
     def _count_bad(self, index: int) -> None:
         """Record a file that `mark_bad` has marked."""
-        raise NotImplementedError
 
     def _open(self, index: int) -> SourceImage:
         """Open a file.
