@@ -21,6 +21,7 @@ def classify(capfd):
     """Run the command; gives the exit code, stdout and stderr."""
 
     def run(flags: str) -> tuple[int, str, str]:
+        capfd.readouterr()  # of the training
         code = main(["knn", *flags.split()])
         return code, *capfd.readouterr()
 
