@@ -31,7 +31,7 @@ from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import ConfigError
 from plsc_mae.loading import pixel_range
 from plsc_mae.loading.classifier import open_classifier
-from plsc_mae.loading.encoder import load_encoder
+from plsc_mae.loading.encoder import open_encoder
 from plsc_mae.methods.base import Pictures
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.parallel.world import World
@@ -117,15 +117,7 @@ class Explainer:
         self.category: int | None = None
         pools_mean = False
         if self.trained is None:
-            self.encoder, self.normalize, self.origin = load_encoder(
-                config.model_path,
-                model_key=config.model_key,
-                model_prefix=config.model_prefix,
-                num_heads=config.num_heads,
-                input_size=config.input_size,
-                random_weights=config.random_weights,
-                seed=config.seed,
-            )
+            self.encoder, self.normalize, self.origin = open_encoder(config)
         else:
             network, self.normalize, _, classes, self.origin = self.trained
             self.encoder, pools_mean = network.encoder, network.mean_pooled

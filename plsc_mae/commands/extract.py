@@ -16,7 +16,7 @@ from plsc_mae.config.tools import EmbedConfig, ExtractConfig
 from plsc_mae.data.imagefolder import ImageList, find_images
 from plsc_mae.errors import ConfigError
 from plsc_mae.loading import pixel_range
-from plsc_mae.loading.encoder import load_encoder
+from plsc_mae.loading.encoder import open_encoder
 from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
 
@@ -70,15 +70,7 @@ def compute(config: EmbedConfig, world: World, images: ImageList | None = None) 
         ConfigError: the encoder lacks a layer of --layers.
     """
     listed = find_images(config.data_path, config.split) if images is None else images
-    network, normalize, origin = load_encoder(
-        config.model_path,
-        model_key=config.model_key,
-        model_prefix=config.model_prefix,
-        num_heads=config.num_heads,
-        input_size=config.input_size,
-        random_weights=config.random_weights,
-        seed=config.seed,
-    )
+    network, normalize, origin = open_encoder(config)
     layers = _resolve(config.layers, len(network.blocks))
     arrays, kept, unreadable = encode_images(
         TokenFeatures(network, normalize, layers, tuple(dict.fromkeys(config.tokens)), config.norm),

@@ -16,7 +16,7 @@ from plsc_mae.data.classes import log_class_warnings
 from plsc_mae.data.imagefolder import find_images, find_validation
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.loading import pixel_range
-from plsc_mae.loading.encoder import load_encoder
+from plsc_mae.loading.encoder import open_encoder
 from plsc_mae.parallel.world import World
 from plsc_mae.weights.finite import require_finite
 
@@ -71,15 +71,7 @@ def _computed(config: KNNConfig, world: World) -> tuple[str, EncodedLists]:
     if config.input_size is not None and config.pixels:
         size, name, encode = (config.input_size[0], config.input_size[-1]), "raw pixels", pixel_features
     else:
-        network, normalize, name = load_encoder(
-            config.model_path,
-            model_key=config.model_key,
-            model_prefix=config.model_prefix,
-            num_heads=config.num_heads,
-            input_size=config.input_size,
-            random_weights=config.random_weights,
-            seed=config.seed,
-        )
+        network, normalize, name = open_encoder(config)
         size = network.img_size
         encode = TokenFeatures(network, normalize, [len(network.blocks)], [config.pooled], config.norm)
     if world.is_main:

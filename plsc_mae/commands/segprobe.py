@@ -40,7 +40,7 @@ from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.files import MARK, result_replacement
 from plsc_mae.loading import pixel_range
 from plsc_mae.loading.class_names import read_class_names
-from plsc_mae.loading.encoder import load_encoder
+from plsc_mae.loading.encoder import open_encoder
 from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
 
@@ -112,15 +112,7 @@ def run(config: SegprobeConfig) -> int:
     train, val = (find_masked_images(config.data_path, split) for split in ("train", "val"))
     train = train.take(_spaced(len(train), config.max_train_images))
     names, pixels = _classes(config, train, val)
-    network, normalize, origin = load_encoder(
-        config.model_path,
-        model_key=config.model_key,
-        model_prefix=config.model_prefix,
-        num_heads=config.num_heads,
-        input_size=config.input_size,
-        random_weights=config.random_weights,
-        seed=config.seed,
-    )
+    network, normalize, origin = open_encoder(config)
     print(origin, flush=True)
     values = pixel_range.choose(config.pixel_range, [config.model_path], train.images)
     encode = TokenFeatures(network, normalize, [len(network.blocks)], ["patch"], config.norm)

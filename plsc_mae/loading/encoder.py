@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import paddle
 
 from plsc_mae import weights
+from plsc_mae.config.tools import EncoderConfig
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import IMAGENET_MEAN, INCEPTION_MEAN, INCEPTION_STD
 from plsc_mae.errors import CheckpointError, ConfigError, remedies
@@ -41,6 +42,19 @@ class LoadedEncoder(NamedTuple):
     network: VisionTransformer
     normalize: Normalize
     origin: str
+
+
+def open_encoder(config: EncoderConfig) -> LoadedEncoder:
+    """Load the encoder that the options of a command name, see `load_encoder`."""
+    return load_encoder(
+        config.model_path,
+        model_key=config.model_key,
+        model_prefix=config.model_prefix,
+        num_heads=config.num_heads,
+        input_size=config.input_size,
+        random_weights=config.random_weights,
+        seed=config.seed,
+    )
 
 
 def load_encoder(
