@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -161,8 +162,8 @@ def has_split(data_path: str | Path, split: str) -> bool:
     """Return whether a data set has images of its own for a split: a subfolder, or archives with its name."""
     source = Path(data_path)
     try:
-        if source.is_dir():
-            return (source / split).is_dir() or has_archives_of(source, split)
+        if source.is_dir() and ((source / split).is_dir() or has_archives_of(source, split)):
+            return True
         archives = find_archives(data_path, split, "")
         return bool(archives) and (_top_folder(member_table(archives), str(data_path)) / split).is_dir()
     except (DataError, OSError):
@@ -228,15 +229,19 @@ def _labeled_list(
     """Return the list of images with labels of their own, sorted by class and otherwise in the order of `paths`."""
     if not paths:
         raise DataError(f"no images in {source}; expected rows or records of images")
-    numbers, classes = table.classes_of(paths, source) if labeled else (np.full(len(paths), -1, np.int64), ())
+    unlabeled = np.full(len(paths), -1, np.int64)
+    classes: tuple[str, ...] = ()
+    numbers = unlabeled
+    with contextlib.suppress(*() if labeled else (DataError,)):  # images without classes are sorted by them, too
+        numbers, classes = table.classes_of(paths, source)
     order = np.argsort(numbers, kind="stable") if table.sorts_by_class else np.arange(len(paths))
     return ImageList(
         PathTable(paths[i] for i in order.tolist()),
-        numbers[order],
-        tuple(map(escape_name, classes)),
+        numbers[order] if labeled else unlabeled,
+        tuple(map(escape_name, classes)) if labeled else (),
         table.root,
         archives=source,
-        labels_are_numbers=bool(classes) and table.labels_are_numbers,
+        labels_are_numbers=labeled and bool(classes) and table.labels_are_numbers,
         left_out=left_out,
     )
 

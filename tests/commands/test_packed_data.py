@@ -67,11 +67,19 @@ def as_parquet(images, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(params=["as_tar", "as_zip", "as_parquet"])
+@pytest.fixture
 def packed(request) -> Path:
     return request.getfixturevalue(request.param)
 
 
+def kinds(quick: str) -> pytest.MarkDecorator:
+    """Run a test on every kind of archive, by default on `quick` only."""
+    others = [kind for kind in ("as_tar", "as_zip", "as_parquet") if kind != quick]
+    values = [quick, *(pytest.param(kind, marks=pytest.mark.slow) for kind in others)]
+    return pytest.mark.parametrize("packed", values, indirect=True)
+
+
+@kinds("as_tar")
 def test_knn_and_extract(trained, images, packed, tmp_path, capfd):
     model = trained() / "checkpoint-1.pd"
     tables, features = [], []
@@ -82,10 +90,13 @@ def test_knn_and_extract(trained, images, packed, tmp_path, capfd):
         run(f"extract --model_path {model} --data_path {path} --save_path {target} {FEW}", capfd)
         features.append(np.load(target))
     assert tables[0] == tables[1]
-    for array in ("layer2/cls", "labels", "classes"):
+    names = set(features[0].files) - {"paths"}
+    assert len(names) == 4
+    for array in names:
         np.testing.assert_array_equal(features[0][array], features[1][array])
 
 
+@kinds("as_parquet")
 def test_reconstruct_and_predict(trained, classifier, images, packed, tmp_path, capfd):
     model = trained() / "checkpoint-1.pd"
     panels, predictions = [], []
@@ -110,6 +121,7 @@ def test_a_member_is_an_image(trained, as_tar, tmp_path, capfd):
     assert len([line for line in out.splitlines() if line.endswith(".png")]) == 1
 
 
+@kinds("as_zip")
 def test_doctor_describes_archives(as_tar, packed, capfd, tmp_path):
     main(["doctor", "--data_path", str(packed)])
     out = capfd.readouterr().out

@@ -76,7 +76,7 @@ class Index:
         return cls(PathTable(names), np.array([tuple(members[name]) for name in names], ENTRY))
 
     def place(self, name: str) -> Place | None:
-        """Return the place of a member; None if there is none of this name."""
+        """Return the place of a member; None if the archive lacks it."""
         number = self.names.find(name)
         return None if number is None else Place(*self.places[number].item())
 
@@ -209,7 +209,7 @@ def write_index(archive: Path, members: Iterable[tuple[str, Place, str]]) -> Non
 
 
 def read_index(archive: str) -> Index | None:
-    """Read the index file beside a tar archive; None if there is none, or it does not belong to the archive."""
+    """Read the index file beside a tar archive; None without a file that belongs to the archive."""
     members: dict[str, Place] = {}
     labels: dict[str, str] = {}
     try:

@@ -50,7 +50,7 @@ class MemberTable(NamedTuple):
 
     @property
     def labels_are_numbers(self) -> bool:
-        """Whether the labels are numbers without names: one of them is a number."""
+        """True if the labels are numbers without names, which a single number shows."""
         return not self.classes and any(label.isdecimal() for label in (self.labels or {}).values())
 
     def classes_of(self, paths: Sequence[str], source: str) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
