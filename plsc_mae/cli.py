@@ -19,6 +19,7 @@ from plsc_mae.config.export import ExportConfig
 from plsc_mae.config.launch import Launch, LaunchConfig, split_launch
 from plsc_mae.config.parity import ParityConfig
 from plsc_mae.config.plan import planned
+from plsc_mae.config.prepare import PrepareDataConfig
 from plsc_mae.config.resolve import parse
 from plsc_mae.config.schema import suggest, vocabulary
 from plsc_mae.config.synonyms import hint_at_command
@@ -125,6 +126,12 @@ COMMANDS = {
         "plsc_mae.commands.trial_inputs:run_demo_data",
         "path",
     ),
+    "prepare-data": Command(
+        "pack images into tar shards with an index, resized or unchanged",
+        {"": PrepareDataConfig},
+        "plsc_mae.commands.prepare_data:run",
+        "src dst",
+    ),
     "random-tokenizer": Command(
         "write a dVAE with random weights, for trials of CAE",
         {"": RandomTokenizerConfig},
@@ -199,7 +206,18 @@ HEADINGS = {  # of the overview; a command belongs to the heading that lists its
     "Train": ("pretrain", "finetune", "linprobe", "launch", "configs", "board"),
     "Evaluate": ("reconstruct", "predict", "knn", "compare", "segprobe", "explain", "extract"),
     "Weights": ("weights", "export"),
-    "Tools": ("plan", "bench", "plot", "report", "runs", "doctor", "parity", "demo-data", "random-tokenizer"),
+    "Tools": (
+        "plan",
+        "bench",
+        "plot",
+        "report",
+        "runs",
+        "doctor",
+        "parity",
+        "prepare-data",
+        "demo-data",
+        "random-tokenizer",
+    ),
 }
 BROKEN_PIPE = 128 + 13  # exit code that a shell reports for a program ended by SIGPIPE
 

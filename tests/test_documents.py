@@ -42,7 +42,14 @@ ANYTHING = "1"  # stands for what a reader fills in; good for a path, a number a
 REQUIRED = {
     **dict.fromkeys(("knn", "segprobe"), "--data_path DIR --model_path FILE"),
     **dict.fromkeys(("reconstruct", "predict"), "--model_path FILE --img_path DIR"),
-    **{"demo-data": "DIR", "plot": "DIR", "report": "DIR", "runs": "DIR", "compare": "--data_path DIR --pixels 32"},
+    **{
+        "demo-data": "DIR",
+        "prepare-data": "DIR DIR",
+        "plot": "DIR",
+        "report": "DIR",
+        "runs": "DIR",
+        "compare": "--data_path DIR --pixels 32",
+    },
 }
 
 

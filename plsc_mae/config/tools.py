@@ -17,7 +17,7 @@ _DEVICE = "device; auto: a GPU if there is one"
 SIZE_HELP = "image side in pixels, or height and width [the checkpoint's]"
 _HEADS = "attention heads of the encoder, if the file does not determine them"
 _WORKERS = "loader processes per process [up to 10, limited by the CPU cores]"
-_IMAGES = "an image, or a folder of images (its val/, if there is one)"
+_IMAGES = "an image, or a folder or archive of images (its val/, if there is one)"
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -152,7 +152,9 @@ class TrainingConfig:
     )
 
     data_path: str = _data(
-        "", "image folder (DIR/train/CLASS/*.jpg, DIR/CLASS/*.jpg or DIR/*.jpg) or list file", metavar="PATH"
+        "",
+        "image folder (DIR/train/CLASS/*.jpg, DIR/CLASS/*.jpg or DIR/*.jpg), list file, or tar, zip or Parquet files",
+        metavar="PATH",
     )
     input_size: tuple[int, ...] = _data((224,), "image side in pixels, or height and width", within="[1, inf)")
     image_backend: Literal["pil", "opencv"] = _data(
