@@ -17,6 +17,7 @@ from plsc_mae.errors import ConfigError, DataError, flag
 
 TEMPERATURE = 0.07
 QUERY_BLOCK, BANK_BLOCK = 512, 16384
+PLACE_BITS = 23  # of the place in a packed integer of 64 bits; the row has the 9 above the 32 of the value
 
 Features = npt.NDArray[np.floating[Any]]  # float16 or float32
 Similarities = npt.NDArray[np.float32]
@@ -128,7 +129,7 @@ class _Neighbors:
         is_first = self._threshold is None
         if self._threshold is None:
             self._threshold = np.partition(candidates, -k, axis=1)[:, -k, None]
-        places = _true_places(candidates >= self._threshold)
+        places = np.flatnonzero(candidates >= self._threshold)
         at, columns = np.divmod(places, candidates.shape[1])
         self._pending.append((at, candidates[at, columns], columns + start))
         self._count += len(places)
@@ -142,7 +143,7 @@ class _Neighbors:
             known = (np.repeat(np.arange(rows), k), self.similarities.ravel(), self.indices.ravel())
             self._pending.insert(0, known)
         at, values, indices = (np.concatenate(parts) for parts in zip(*self._pending, strict=True))
-        order = np.lexsort((-values, at))  # stable: equal values stay in the order of their indices
+        order = _descending(at, values)
         starts = np.searchsorted(at[order], np.arange(rows))
         chosen = order[starts[:, None] + np.arange(k)]
         self.similarities[:], self.indices[:] = values[chosen], indices[chosen]
@@ -150,13 +151,19 @@ class _Neighbors:
         self._pending, self._count = [], 0
 
 
-def _true_places(marks: npt.NDArray[np.bool_]) -> Indices:
-    """Return the flat indices of the true elements of a contiguous array with few of them; words of 8 are scanned."""
-    flat = marks.reshape(-1)
-    whole = len(flat) - len(flat) % 8
-    words = np.flatnonzero(flat[:whole].view(np.uint64))
-    at, within = np.nonzero(flat[:whole].reshape(-1, 8)[words])
-    return np.concatenate([words[at] * 8 + within, whole + np.flatnonzero(flat[whole:])])
+def _descending(rows: Indices, values: Similarities) -> Indices:
+    """Return the order by row and, within a row, by falling value; equal values stay in their order.
+
+    Row, value and place are packed into one integer, because numbers without a payload are sorted 10 times as fast.
+    """
+    if len(rows) > 1 << PLACE_BITS or int(rows.max()) >= 1 << (32 - PLACE_BITS):
+        return np.lexsort((-values, rows))
+    bits = (values + 0).view(np.uint32)  # + 0 turns -0 into 0
+    falling = np.where(bits >> 31, bits, ~bits & 0x7FFFFFFF).astype(np.uint64)  # order of integers as of floats
+    packed = rows.astype(np.uint64) << np.uint64(32 + PLACE_BITS) | falling << np.uint64(PLACE_BITS)
+    packed |= np.arange(len(rows), dtype=np.uint64)
+    packed.sort()
+    return (packed & np.uint64((1 << PLACE_BITS) - 1)).astype(np.int64)
 
 
 def class_scores(
@@ -184,12 +191,12 @@ def unit_rows(features: Features) -> npt.NDArray[np.float32]:
     Raises:
         DataError: a feature is not finite.
     """
-    wide = np.asarray(features, np.float32)
-    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    unit = np.array(features, np.float32)
+    lengths = np.sqrt(np.einsum("ij,ij->i", unit, unit))[:, None]
     if not np.isfinite(lengths).all():
         bad = int((~np.isfinite(lengths)).sum())
         raise DataError(
             f"the features of {bad} of {len(features)} images are not finite; choose an undamaged checkpoint"
         )
-    unit: npt.NDArray[np.float32] = wide / np.maximum(lengths, np.finfo(np.float32).tiny)
+    unit /= np.maximum(lengths, np.finfo(np.float32).tiny)
     return unit

@@ -84,6 +84,17 @@ def test_any_order_and_type_of_the_bank_gives_what_a_sort_gives(small_blocks, or
     np.testing.assert_allclose(similarities, -np.sort(-whole, axis=1)[:, :40], atol=1e-6)  # float32 sums of 12 products
 
 
+@pytest.mark.parametrize("place_bits", [23, 1])
+def test_packed_integers_sort_as_a_stable_sort(monkeypatch, place_bits):
+    """Also negative values, both zeros and equal values; few bits for places fall back to a sort of two keys."""
+    monkeypatch.setattr(knn, "PLACE_BITS", place_bits)
+    rng = np.random.default_rng(4)
+    rows = rng.integers(0, 512, 5000)
+    values = rng.choice([-1.0000001, -0.5, -1e-40, -0.0, 0.0, 1e-40, 0.3, 1.0000001], 5000).astype(np.float32)
+    expected = sorted(range(5000), key=lambda i: (rows[i], -values[i]))
+    assert knn._descending(rows, values).tolist() == expected
+
+
 def test_features_of_zeros_are_unlike_all():
     similarities, _ = nearest_neighbors(np.eye(3, dtype=np.float32), np.zeros((1, 3), np.float32), 2)
     np.testing.assert_array_equal(similarities, [[0.0, 0.0]])
