@@ -22,7 +22,6 @@ import paddle
 from plsc_mae import console
 from plsc_mae.commands import classify, extract, pretrain
 from plsc_mae.commands import export as export_command
-from plsc_mae.commands.results import require_free
 from plsc_mae.config import PHASES, ClassifyConfig, PretrainConfig, TrainingConfig
 from plsc_mae.config.export import ExportConfig
 from plsc_mae.config.resolve import from_options
@@ -147,7 +146,7 @@ def embed(
     Args:
         data: a folder or list file (--data_path), or a sequence of images or of pairs of an image and a label.
         model: checkpoint of plsc_mae or of another code base (--model_path).
-        out: file to write too, .npz or .safetensors (--save_path); it also has labels and class names.
+        out: file to write too, .npz, .safetensors or .parquet (--save_path); it also has labels and class names.
         options: further options of `plsc-mae extract`, with one of `layers` and one of `tokens`.
 
     Raises:
@@ -163,13 +162,13 @@ def embed(
                 "several; name one of each, or write all with `plsc-mae extract`"
             )
         if isinstance(config, ExtractConfig):
-            require_free(Path(config.save_path))
+            extract.check_destination(config)
         images = _in_memory(data, "data", labeled=isinstance(config, ExtractConfig))
         features = extract.compute(config, World(config.device), images)
         if isinstance(config, ExtractConfig):
             extract.save(config, features)
         (array,) = features.arrays.values()
-        result = array.view(Embedding)
+        result = array.astype(np.float32, copy=False).view(Embedding)
         result.paths = features.paths
         return result
 

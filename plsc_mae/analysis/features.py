@@ -5,20 +5,14 @@ Notation: n images, B batch, L patches, D width.
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import paddle
 from paddle import Tensor
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from plsc_mae import console
@@ -32,13 +26,15 @@ from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.seeding import SampleKey
 from plsc_mae.data.transfer import INDEX
 from plsc_mae.data.transforms import Sample, Transform
-from plsc_mae.errors import CheckpointError, ConfigError, DataError
-from plsc_mae.files import MARK, result_replacement
+from plsc_mae.errors import CheckpointError, ConfigError, DataError, flag
 from plsc_mae.models.vit import NO_CLASS_TOKEN, VisionTransformer
 from plsc_mae.parallel.world import World
 
+CHECKED_BYTES = 1 << 26  # of features that are checked at a time
+
 TokenKind = Literal["cls", "mean", "patch"]
 Arrays = dict[str, npt.NDArray[Any]]
+Shapes = Mapping[str, tuple[int, ...]]
 Encode = Callable[[Tensor], dict[str, Tensor]]  # uint8 [B, H, W, 3] -> {name: [B, ...]}
 
 
@@ -97,11 +93,87 @@ def pixel_features(images: Tensor) -> dict[str, Tensor]:
     return {"pixels": images.flatten(1).astype("float32") / 255}
 
 
+class Rows(Protocol):
+    """Destination of the features of a data set, which the main process fills batch by batch.
+
+    Attributes:
+        images: number of images whose features are present, including unreadable ones.
+        unreadable: numbers of those among them that could not be read.
+    """
+
+    images: int
+    unreadable: list[int]
+
+    def open(self, shapes: Shapes, count: int) -> None:
+        """Prepare for at most `count` rows; `shapes` has the shape of a row of each array by name."""
+        ...
+
+    def add(self, arrays: Arrays, images: int, unreadable: Sequence[int]) -> None:
+        """Append the rows of the readable images among the next `images` images."""
+        ...
+
+    def finish(self) -> Arrays:
+        """Return the arrays of all rows by name."""
+        ...
+
+
+class RowsInMemory:
+    """Features in memory.
+
+    Args:
+        dtype: type of the stored features.
+    """
+
+    def __init__(self, dtype: str = "float32") -> None:
+        self.dtype, self.images = np.dtype(dtype), 0
+        self.unreadable: list[int] = []
+        self._arrays: Arrays = {}
+        self._rows = 0
+
+    def open(self, shapes: Shapes, count: int) -> None:
+        """Reserve memory for `count` rows."""
+        self._arrays = {name: np.empty((count, *shape), self.dtype) for name, shape in shapes.items()}
+
+    def add(self, arrays: Arrays, images: int, unreadable: Sequence[int]) -> None:
+        """Append rows, see `Rows.add`.
+
+        Raises:
+            DataError: a feature exceeds the range of the type.
+        """
+        start, self._rows = self._rows, self._rows + images - len(unreadable)
+        for name, array in arrays.items():
+            self._arrays[name][start : self._rows] = convert(array, self.dtype)
+        self.images += images
+        self.unreadable += unreadable
+
+    def finish(self) -> Arrays:
+        """Return the arrays of all rows."""
+        return {name: array[: self._rows] for name, array in self._arrays.items()}
+
+
+def convert(features: npt.NDArray[np.float32], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return features as another type; values that are not finite stay so.
+
+    Raises:
+        DataError: a finite value exceeds the range of the type.
+    """
+    with np.errstate(over="ignore"):
+        converted = features.astype(dtype, copy=False)
+    if converted.dtype != features.dtype and np.count_nonzero(np.isinf(converted)) > np.count_nonzero(
+        np.isinf(features)
+    ):
+        raise DataError(
+            f"features up to {np.abs(features[np.isfinite(features)]).max():.3g} exceed the range of {dtype}, which "
+            f"ends at {np.finfo(dtype).max:.3g}; store them as {flag('dtype')} float32"
+        )
+    return converted
+
+
 class Encoded(NamedTuple):
     """Results of the readable images of a data set.
 
     Attributes:
-        arrays: {name: float32 [n, ...]} of the n readable images in order; empty outside the main process.
+        arrays: {name: [n, ...]} of the n readable images in order; empty outside the main process.
         kept: their numbers [n].
         unreadable: numbers of the images that could not be read.
     """
@@ -122,6 +194,7 @@ def encode_images(
     backend: Backend = "pil",
     bad_image: Literal["error", "skip"] = "skip",
     pixel_range: PixelRange | None = None,
+    rows: Rows | None = None,
     report: bool = True,
     on_batch: Callable[[], None] | None = None,
 ) -> Encoded:
@@ -137,6 +210,7 @@ def encode_images(
         backend: image decoder.
         bad_image: "error" raises DataError for an image that cannot be read; "skip" leaves it out.
         pixel_range: range of images with more than 8 bits per band; None for the default.
+        rows: see `encode_dataset`.
         report: see `encode_dataset`.
         on_batch: see `encode_dataset`.
     """
@@ -148,6 +222,7 @@ def encode_images(
         batch_size=batch_size,
         num_workers=num_workers,
         title=images.root,
+        rows=rows,
         report=report,
         on_batch=on_batch,
     )
@@ -162,6 +237,7 @@ def encode_dataset(
     batch_size: int,
     num_workers: int,
     title: str,
+    rows: Rows | None = None,
     report: bool = True,
     on_batch: Callable[[], None] | None = None,
 ) -> Encoded:
@@ -174,6 +250,8 @@ def encode_dataset(
         batch_size: images per batch and process.
         num_workers: data workers per process.
         title: title of the progress bar.
+        rows: destination of the features in the main process, which can have those of the first batches already; None
+            keeps them in memory as float32.
         report: log the names of the unreadable files; False if an earlier call has done so.
         on_batch: called by all processes after every batch; an exception from it ends the encoding.
 
@@ -182,42 +260,55 @@ def encode_dataset(
     """
     count = len(dataset)
     sampler = EpochBatchSampler(count, batch_size, world.rank, world.size, seed=0, shuffle=False, drop_last=False)
+    rows = RowsInMemory() if rows is None else rows
     # One image determines the shapes, because a process may have no batch at all.
     first = encode(paddle.to_tensor(dataset[SampleKey(0, 0)]["image"][None]))
-    whole = {name: np.empty((count, *x.shape[1:]), np.float32) for name, x in first.items()}
-    marks = np.zeros(count, np.float32)
+    shapes = {name: tuple(x.shape[1:]) for name, x in first.items()}
+    if world.is_main:
+        rows.open(shapes, count)
+    done, marks = _progress(rows, count, world)
+    sampler.set_position(0, min(done // sampler.global_batch_size, len(sampler)))
     loader = build_loader(dataset, sampler, num_workers=num_workers)
     batches = iter(loader)
-    disable = not (world.is_main and console.shows_bars())
-    for start in tqdm(range(0, count, sampler.global_batch_size), title, disable=disable):
+    starts = range(done, count, sampler.global_batch_size)
+    shown = {"initial": done // sampler.global_batch_size, "disable": not (world.is_main and console.shows_bars())}
+    for start in tqdm(starts, title, shown["initial"] + len(starts), **shown):
         stop = min(start + sampler.global_batch_size, count)
         batch = next(batches, None)
         encoded = {} if batch is None else encode(batch["image"])
         loader.transfer_next()
         share = np.array_split(np.arange(stop - start), world.size)[world.rank]
-        for name, array in whole.items():
-            part = _gather(encoded.get(name), share, (stop - start, *array.shape[1:]), world)
-            if world.is_main:
-                array[start:stop] = part
-        if batch is not None and UNREADABLE in batch:
-            marks[start:stop][share] = batch[UNREADABLE]
+        arrays = {name: _gather(encoded.get(name), share, (stop - start, *shapes[name]), world) for name in shapes}
+        marks[start:stop] = _gather(None if batch is None else batch.get(UNREADABLE), share, (stop - start,), world)
+        if world.is_main:
+            readable = marks[start:stop] == 0
+            arrays = arrays if readable.all() else {name: array[readable] for name, array in arrays.items()}
+            rows.add(arrays, stop - start, (start + np.flatnonzero(~readable)).tolist())
         if on_batch is not None:
             on_batch()
-    marks = world.sum(paddle.to_tensor(marks)).numpy() if world.size > 1 else marks
     kept, unreadable = np.flatnonzero(marks == 0), np.flatnonzero(marks).tolist()
     if unreadable:
         _report_unreadable(dataset, unreadable, report=report and world.is_main)
-        whole = {name: array[kept] for name, array in whole.items()} if world.is_main else {}
-    return Encoded(whole if world.is_main else {}, kept, unreadable)
+    return Encoded(rows.finish() if world.is_main else {}, kept, unreadable)
+
+
+def _progress(rows: Rows, count: int, world: World) -> tuple[int, npt.NDArray[np.float32]]:
+    """Return the number of images that the main process has already, and marks [count] of the unreadable ones."""
+    done, marks = np.zeros(1, np.int64), np.zeros(count, np.float32)
+    if world.is_main:
+        done[0], marks[rows.unreadable] = rows.images, 1
+    if world.size > 1:
+        done, marks = (world.sum(paddle.to_tensor(values)).numpy() for values in (done, marks))
+    return int(done[0]), marks
 
 
 def _gather(
-    values: Tensor | None, rows: npt.NDArray[np.int64], shape: tuple[int, ...], world: World
+    values: Tensor | npt.NDArray[Any] | None, rows: npt.NDArray[np.int64], shape: tuple[int, ...], world: World
 ) -> npt.NDArray[np.float32]:
     """Return float32 `shape` with this process's `values` in its `rows` and those of the other processes in theirs."""
     part = np.zeros(shape, np.float32)
     if values is not None:
-        part[rows] = values.numpy()
+        part[rows] = values.numpy() if isinstance(values, Tensor) else values
     return world.sum(paddle.to_tensor(part)).numpy() if world.size > 1 else part
 
 
@@ -247,12 +338,22 @@ def require_finite_features(arrays: Mapping[str, npt.NDArray[np.float32]], origi
         CheckpointError: a result is NaN or infinite.
     """
     for name, array in arrays.items():
-        bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
-        if len(bad):
+        bad = _rows_not_finite(array)
+        if bad:
             raise CheckpointError(
                 f"{origin} gives {name} that are NaN or infinite for {len(bad)} of {len(array)} images (the first is "
                 f"number {bad[0]}): its weights are too large for float32; take an earlier checkpoint of the run"
             )
+
+
+def _rows_not_finite(array: npt.NDArray[Any]) -> list[int]:
+    """Return the indices of the rows with a NaN or infinite value, checking a part of the rows at a time."""
+    step = max(1, CHECKED_BYTES // max(1, array[:1].nbytes))
+    found: list[int] = []
+    for start in range(0, len(array), step):
+        block = array[start : start + step]
+        found += (start + np.flatnonzero(~np.isfinite(block).reshape(len(block), -1).all(axis=1))).tolist()
+    return found
 
 
 class FeatureDataset:
@@ -276,32 +377,3 @@ class FeatureDataset:
         return {"features": self.features[key.index]} | {
             name: np.asarray(number, np.int64) for name, number in numbers.items()
         }
-
-
-def save_arrays(path: str | Path, arrays: Arrays, texts: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
-    """Write arrays and lists of text to a file.
-
-    Args:
-        path: destination; .safetensors stores texts as metadata (JSON lists), any other suffix writes an npz file with
-            texts as arrays of strings.
-        arrays: arrays by name.
-        texts: lists of text by name.
-
-    Raises:
-        DataError: the file cannot be written, or exists and was not written by this function.
-    """
-    path = Path(path)
-    try:
-        with result_replacement(path) as temporary:
-            if path.suffix == ".safetensors":
-                metadata = {name: json.dumps(list(text)) for name, text in texts.items()} | {"origin": MARK}
-                save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary, metadata)
-            else:
-                content: Arrays = {name: np.array(list(text), dtype=np.str_) for name, text in texts.items()}
-                with temporary.open("wb") as stream:
-                    np.savez(stream, **{**arrays, **content})  # type: ignore[arg-type]  # means allow_pickle
-                with zipfile.ZipFile(temporary, "a") as archive:
-                    archive.comment = MARK.encode()
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot write {path}: {reason}; choose another --save_path") from None

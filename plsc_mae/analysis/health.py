@@ -18,11 +18,12 @@ EXTREMES = {
     "feature_std": "0: collapsed, 1/sqrt(width): even",
     "feature_uniformity": "0: collapsed, near -4: even",
     "feature_cosine": "1: collapsed, 0: even",
+    "feature_alignment": "0: both views alike, 2 - 2 feature_cosine: as unlike as different images",
 }
 
 
 def feature_health(features: Features) -> dict[str, float]:
-    """Return all statistics of features [n, D], n >= 2, by their names in the logs.
+    """Return all statistics of one set of features [n, D], n >= 2, by their names in the logs.
 
     Raises:
         ValueError: n < 2.
@@ -99,6 +100,25 @@ def uniformity(features: Features, t: float = 2.0) -> float:
         potentials = np.exp(2 * t * (rows @ unit.T - 1))  # |x - y|^2 = 2 - 2 cos
         total += potentials.sum() - potentials[np.arange(len(rows)), start + np.arange(len(rows))].sum()
     return float(np.log(total / _pairs(unit)))
+
+
+def alignment(first: Features, second: Features) -> float:
+    """Return the alignment loss mean |x - y|^2 over pairs of views of the same image.
+
+    x and y are the features divided by their lengths. Source: Wang and Isola 2020, with their alpha = 2. All features
+    in one direction are perfectly aligned, so compare the value with that of different images, 2 - 2 `mean_cosine`.
+
+    Args:
+        first: features [n, D] of one view of each image.
+        second: features [n, D] of another view of the same images.
+
+    Returns:
+        A value from 0 (both views of every image have the same direction) to 4.
+
+    Raises:
+        DataError: a feature is not finite.
+    """
+    return float(((_unit(first) - _unit(second)) ** 2).sum(axis=1).mean())
 
 
 def mean_cosine(features: Features) -> float:

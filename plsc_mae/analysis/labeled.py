@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from plsc_mae.analysis.features import Encode, encode_images, require_finite_features
+from plsc_mae.analysis.features import Encode, Rows, encode_images, require_finite_features
 from plsc_mae.config.tools import ViewConfig
 from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.imagefolder import ImageList
@@ -18,9 +18,9 @@ from plsc_mae.runtime import count_workers
 
 
 class LabeledFeatures(NamedTuple):
-    """Features [n, D] and class numbers [n] of the readable images."""
+    """Features [n, D], float32 or float16, and class numbers [n] of the readable images."""
 
-    features: npt.NDArray[np.float32]
+    features: npt.NDArray[Any]
     labels: npt.NDArray[np.int64]
 
 
@@ -30,10 +30,12 @@ class EncodedLists(NamedTuple):
     Attributes:
         parts: one set of features per list in the main process; empty in the others.
         unreadable: number of images that could not be read and are left out.
+        kept: numbers of the readable images of every list; empty for features that were loaded.
     """
 
     parts: list[LabeledFeatures]
     unreadable: int
+    kept: Sequence[npt.NDArray[np.int64]] = ()
 
 
 def center_crop(config: ViewConfig, size: tuple[int, int]) -> ResizeCenterCrop:
@@ -43,25 +45,29 @@ def center_crop(config: ViewConfig, size: tuple[int, int]) -> ResizeCenterCrop:
 
 def encode_labeled(
     encode: Encode,
-    lists: Iterable[ImageList],
+    lists: Sequence[ImageList],
     size: tuple[int, int],
     config: ViewConfig,
     world: World,
     *,
     pixel_range: PixelRange | None = None,
+    rows: Callable[[ImageList], Rows | None] = lambda _: None,
     report: bool = True,
 ) -> EncodedLists:
     """Compute the features of labeled images, cropped to `size` = (H, W); all processes must call.
 
-    `encode` must return a single kind of features. `pixel_range` and `report` are those of `encode_images`.
+    `encode` must return a single kind of features. `rows` returns the destination of the features of a list. The other
+    arguments are those of `encode_images`.
 
     Raises:
         CheckpointError: a feature is NaN or infinite.
         DataError: no image of a list can be read.
     """
     transform, workers = center_crop(config, size), count_workers(config.num_workers)
-    parts, unreadable = [], 0
+    parts, unreadable, kept = [], 0, []
     for images in lists:
+        destination = rows(images)
+        world.barrier()  # it may take longer than the timeout of a reduction
         encoded = encode_images(
             encode,
             images,
@@ -70,9 +76,11 @@ def encode_labeled(
             batch_size=config.batch_size,
             num_workers=workers,
             pixel_range=pixel_range,
+            rows=destination,
             report=report,
         )
         require_finite_features(encoded.arrays, "the encoder")
         parts += [LabeledFeatures(features, images.labels[encoded.kept]) for features in encoded.arrays.values()]
         unreadable += len(encoded.unreadable)
-    return EncodedLists(parts, unreadable)
+        kept.append(encoded.kept)
+    return EncodedLists(parts, unreadable, kept)

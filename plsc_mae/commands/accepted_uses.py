@@ -20,7 +20,7 @@ from plsc_mae.methods import load_recipe
 from plsc_mae.methods.classify import build_classifier
 from plsc_mae.weights import Checkpoint
 
-FEATURES, TRAINING = ("knn", "explain", "extract"), ("finetune", "linprobe")
+FEATURES, TRAINING = ("knn", "explain", "extract", "segprobe", "export"), ("finetune", "linprobe")
 
 
 def refusals(

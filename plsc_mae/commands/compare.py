@@ -67,7 +67,7 @@ def run(config: CompareConfig) -> int:
         row = Row(name)
         for encode, size, origins in sources:
             values = pixel_range.choose(config.pixel_range, origins, bank)
-            parts, unreadable = encode_labeled(
+            parts, unreadable, _ = encode_labeled(
                 encode, lists, size, config, world, pixel_range=values, report=not unreadable
             )
             if world.is_main:

@@ -9,10 +9,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from plsc_mae.analysis.features import Arrays, TokenFeatures, encode_images, require_finite_features, save_arrays
+from plsc_mae.analysis.feature_files import require_writer, save_arrays
+from plsc_mae.analysis.feature_store import FeatureStore, identify
+from plsc_mae.analysis.features import Arrays, RowsInMemory, TokenFeatures, encode_images, require_finite_features
 from plsc_mae.analysis.labeled import center_crop
+from plsc_mae.analysis.thumbnails import require_package
+from plsc_mae.commands.feature_pictures import ImageFeatures, map_path, neighbors_path, save_maps, save_neighbors
 from plsc_mae.commands.results import exit_code, require_free, summarize
 from plsc_mae.config.tools import EmbedConfig, ExtractConfig
+from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.imagefolder import ImageList, find_images
 from plsc_mae.errors import ConfigError
 from plsc_mae.loading import pixel_range
@@ -25,37 +30,68 @@ class Features(NamedTuple):
     """Features of the readable images of a list.
 
     Attributes:
-        arrays: {"layer12/cls": float32 [n, D], "layer12/patch": [n, L, D], ...}; empty outside the main process.
-        paths: n paths relative to the list's folder.
-        labels: class numbers [n], -1 for unlabeled images.
-        classes: class names; empty for unlabeled images.
+        arrays: {"layer12/cls": [n, D], "layer12/patch": [n, L, D], ...} of type --dtype; empty outside the main
+            process.
+        images: the list.
+        kept: numbers [n] of the readable images in the list.
         unreadable: number of images that could not be read.
         origin: sentence about the weights.
+        pixel_range: range of images with more than 8 bits per band.
+        store: folder of the features until they are saved; None for features in memory.
     """
 
     arrays: Arrays
-    paths: list[str]
-    labels: npt.NDArray[np.int64]
-    classes: tuple[str, ...]
+    images: ImageList
+    kept: npt.NDArray[np.int64]
     unreadable: int
     origin: str
+    pixel_range: PixelRange | None
+    store: FeatureStore | None
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths of the n images relative to the list's folder."""
+        return [self.images.name(i) for i in self.kept.tolist()]
 
 
 def run(config: ExtractConfig) -> int:
     """Compute the features and write them with labels, paths and class names; raise as `compute` and `save` do.
 
+    A command that was killed continues after the images whose features are on the disk.
+
     Returns:
         The exit code: 1 if images could not be read and are left out, else 0.
     """
     world = World(config.device)
-    require_free(Path(config.save_path))
-    features = compute(config, world)
+    check_destination(config)
+    path = Path(config.save_path)
+    features = compute(config, world, folder=path.with_suffix(".partial"))
     if not world.is_main:
         return exit_code(features.unreadable)
     return save(config, features)
 
 
-def compute(config: EmbedConfig, world: World, images: ImageList | None = None) -> Features:
+def check_destination(config: ExtractConfig) -> None:
+    """Check before the computation that all results can be written.
+
+    Raises:
+        ConfigError: a package that --save_path or --map needs is not installed.
+        DataError: a file exists that is not an earlier result.
+    """
+    path = Path(config.save_path)
+    require_writer(path)
+    for method in config.map:
+        require_package(method)
+    require_free(path, *_pictures(config))
+
+
+def _pictures(config: ExtractConfig) -> list[Path]:
+    """Return the files of the pictures that the options ask for."""
+    path = Path(config.save_path)
+    return [*([neighbors_path(path)] if config.num_pictures else []), *(map_path(path, each) for each in config.map)]
+
+
+def compute(config: EmbedConfig, world: World, images: ImageList | None = None, folder: Path | None = None) -> Features:
     """Compute the features of every readable image; all processes must call.
 
     Args:
@@ -63,46 +99,70 @@ def compute(config: EmbedConfig, world: World, images: ImageList | None = None) 
         world: processes that share the work.
         images: images in place of those of --data_path, all of which must be readable; None lists those of
             --data_path.
+        folder: folder that keeps the features while they are computed; None keeps them in memory.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or a feature is not finite.
-        DataError: there are no images, none can be decoded, or one of `images` cannot.
+        DataError: there are no images, none can be decoded, or one of `images` cannot; or the folder cannot be used.
         ConfigError: the encoder lacks a layer of --layers.
     """
     listed = find_images(config.data_path, config.split) if images is None else images
     network, normalize, origin = open_encoder(config)
     layers = _resolve(config.layers, len(network.blocks))
+    encode = TokenFeatures(network, normalize, layers, tuple(dict.fromkeys(config.tokens)), config.norm)
+    values = pixel_range.choose(config.pixel_range, [config.model_path], listed)
+    store = None
+    if folder is not None and world.is_main:
+        store = FeatureStore(folder, identify(config, network, listed, world), config.dtype)
+    world.barrier()  # the digests take longer than the timeout of a reduction
     arrays, kept, unreadable = encode_images(
-        TokenFeatures(network, normalize, layers, tuple(dict.fromkeys(config.tokens)), config.norm),
+        encode,
         listed,
         center_crop(config, network.img_size),
         world,
         batch_size=config.batch_size,
         num_workers=count_workers(config.num_workers),
         bad_image="skip" if images is None else "error",
-        pixel_range=pixel_range.choose(config.pixel_range, [config.model_path], listed),
+        pixel_range=values,
+        rows=store or RowsInMemory(config.dtype),
     )
     require_finite_features(arrays, config.model_path)
-    paths = [listed.name(i) for i in kept.tolist()]
-    return Features(arrays, paths, listed.labels[kept], listed.classes, len(unreadable), origin)
+    return Features(arrays, listed, kept, len(unreadable), origin, values, store)
 
 
 def save(config: ExtractConfig, features: Features) -> int:
-    """Write features to --save_path, print what the file holds, and return the exit code of `run`.
+    """Write features to --save_path, draw pictures, print the files, and return the exit code of `run`.
 
     Raises:
-        DataError: the file cannot be written.
+        DataError: a file cannot be written.
     """
-    arrays = dict(features.arrays)
+    arrays, images = dict(features.arrays), features.images
     print(features.origin)
     for name, array in arrays.items():
         print(f"{name} {list(array.shape)}")
-    texts = {"paths": features.paths}
-    if features.classes:
-        arrays["labels"], texts["classes"] = features.labels, list(features.classes)
+    paths = features.paths
+    texts = {"paths": paths}
+    if images.classes:
+        arrays["labels"], texts["classes"] = images.labels[features.kept], list(images.classes)
     save_arrays(config.save_path, arrays, texts)
     print(config.save_path)
-    return summarize(features.unreadable, len(features.paths) + features.unreadable)
+    _draw(config, features)
+    if features.store is not None:
+        features.store.remove()
+    return summarize(features.unreadable, len(paths) + features.unreadable)
+
+
+def _draw(config: ExtractConfig, features: Features) -> None:
+    """Draw the last one of the arrays with one vector per image, which is the mean of the last layer by default."""
+    if not config.num_pictures and not config.map:
+        return
+    path, array = Path(config.save_path), [array for array in features.arrays.values() if array.ndim == 2][-1]
+    found = ImageFeatures(array, features.images, features.kept, features.pixel_range)
+    if config.num_pictures:
+        print(save_neighbors(neighbors_path(path), "extract", found, found, config.num_pictures))
+    if config.map:
+        for written in save_maps(path, "extract", found, config.map, config.map_images, config.seed):
+            print(written)
 
 
 def _resolve(layers: Sequence[int], depth: int) -> list[int]:

@@ -319,7 +319,7 @@ def _add_classifier(found: Inspection, base: Checkpoint, stored: Checkpoint) -> 
     found.target = f"classes of images, one of {network.num_classes}"
     encoder = found.sizes["encoder"]
     found.uses |= usage_lines.prediction(found.path, encoder, has_average="model_ema" in found.beside)
-    found.uses |= usage_lines.evaluation(found.path, encoder)
+    found.uses |= usage_lines.evaluation(found.path, encoder) | usage_lines.export(found.path, found.sizes)
 
 
 def _config(found: Inspection, base: Checkpoint) -> PretrainConfig | None:
@@ -338,7 +338,7 @@ def _add_uses(found: Inspection, config: PretrainConfig | None) -> None:
         found.uses |= usage_lines.training(found.path, config.method, encoder)
     elif encoder["k_bias"]:  # a plain ViT, like the encoder of the first method
         found.uses |= usage_lines.training(found.path, next(iter(FINETUNE)), encoder)
-    found.uses |= usage_lines.evaluation(found.path, encoder)
+    found.uses |= usage_lines.evaluation(found.path, encoder) | usage_lines.export(found.path, found.sizes)
 
 
 def _add_resume(found: Inspection) -> None:

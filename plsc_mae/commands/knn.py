@@ -2,30 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from plsc_mae import weights
-from plsc_mae.analysis.features import Encode, TokenFeatures, pixel_features, save_arrays
+from plsc_mae.analysis.feature_files import save_arrays
+from plsc_mae.analysis.feature_store import FeatureStore, identify
+from plsc_mae.analysis.features import Encode, Rows, RowsInMemory, TokenFeatures, pixel_features
 from plsc_mae.analysis.knn import KNNAccuracy, knn_accuracy
 from plsc_mae.analysis.labeled import EncodedLists, LabeledFeatures, encode_labeled
+from plsc_mae.commands.feature_pictures import ImageFeatures, save_neighbors
 from plsc_mae.commands.results import exit_code, require_free, summarize
 from plsc_mae.config.tools import KNNConfig
 from plsc_mae.data.classes import log_class_warnings
-from plsc_mae.data.imagefolder import find_images, find_validation
+from plsc_mae.data.depth import PixelRange
+from plsc_mae.data.imagefolder import ImageList, find_images, find_validation
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.loading import pixel_range
 from plsc_mae.loading.encoder import open_encoder
 from plsc_mae.parallel.world import World
 from plsc_mae.weights.finite import require_finite
 
-BANK, QUERIES, TABLE = "train.npz", "val.npz", "output.txt"
+BANK, QUERIES, TABLE, PICTURE = "train.npz", "val.npz", "output.txt", "neighbors.png"
 TABLE_ENTRY = ">> "  # starts the entry of a network in the table
 
 
+class Found(NamedTuple):
+    """Features of the bank and of the queries.
+
+    Attributes:
+        name: description of the features.
+        encoded: the features.
+        lists: images of the bank and of the queries; empty for features that were loaded.
+        pixel_range: range of images with more than 8 bits per band.
+        stores: folders of the features until they are saved.
+    """
+
+    name: str
+    encoded: EncodedLists
+    lists: Sequence[ImageList] = ()
+    pixel_range: PixelRange | None = None
+    stores: Sequence[FeatureStore] = ()
+
+
 def run(config: KNNConfig) -> int:
-    """Compute or load the features of both sets and print the k-NN accuracies.
+    """Compute or load the features of both sets, print the k-NN accuracies, and save what the options ask for.
+
+    With --save_path, a command that was killed continues after the images whose features are on the disk.
 
     Returns:
         The exit code: 1 if images could not be read and are left out, else 0.
@@ -38,36 +64,43 @@ def run(config: KNNConfig) -> int:
     world = World(config.device)
     results = Path(config.save_path)
     if config.save_path:
-        require_free(results / BANK, results / QUERIES)
+        require_free(results / BANK, results / QUERIES, *([results / PICTURE] if config.num_pictures else []))
         require_free(results / TABLE, signs=(TABLE_ENTRY,))
-    name, (parts, unreadable) = _loaded(config) if config.load_path else _computed(config, world)
+    found = _loaded(config) if config.load_path else _computed(config, world)
+    parts, unreadable, _ = found.encoded
     if not world.is_main:
         return exit_code(unreadable)
     bank, queries = parts
     if config.save_path:
         for file, part in ((BANK, bank), (QUERIES, queries)):
             save_arrays(results / file, {"features": part.features, "labels": part.labels})
+        for store in found.stores:
+            store.remove()
     classes = len(np.unique(bank.labels))
     print(
         f"{len(bank.labels)} images in the bank, {len(queries.labels)} queries, {bank.features.shape[1]} features, "
-        f"{classes} classes: chance {100 / classes:.1f} %"
+        f"{classes} classes: chance {100 / classes:.1f} %",
+        flush=True,
     )
     accuracies = knn_accuracy(*bank, *queries, config.nb_knn, config.temperature)
     print("    k   top-1   top-5")
     for k, top1, top5 in accuracies:
         print(f"{k:5d}  {top1:6.2f}  {top5:6.2f}")
     if config.save_path:
-        _append(results / TABLE, name, accuracies)
+        _append(results / TABLE, found.name, accuracies)
+    if config.num_pictures:
+        print(_save_picture(results / PICTURE, found, config.num_pictures))
     return summarize(unreadable, len(bank.labels) + len(queries.labels) + unreadable)
 
 
-def _computed(config: KNNConfig, world: World) -> tuple[str, EncodedLists]:
-    """Return the name of the features, and those of the bank and the queries."""
+def _computed(config: KNNConfig, world: World) -> Found:
+    """Compute the features of the bank and the queries."""
     bank = find_images(config.data_path, "train")
     lists = (bank, find_validation(bank, config.data_path, config.eval_data_path))
     log_class_warnings(bank)
     values = pixel_range.choose(config.pixel_range, [config.model_path] if config.model_path else [], bank)
     encode: Encode
+    network = None
     if config.input_size is not None and config.pixels:
         size, name, encode = (config.input_size[0], config.input_size[-1]), "raw pixels", pixel_features
     else:
@@ -75,17 +108,37 @@ def _computed(config: KNNConfig, world: World) -> tuple[str, EncodedLists]:
         size = network.img_size
         encode = TokenFeatures(network, normalize, [len(network.blocks)], [config.pooled], config.norm)
     if world.is_main:
-        print(name)
-    parts, unreadable = encode_labeled(encode, lists, size, config, world, pixel_range=values)
-    if (
-        config.pixels and world.is_main
-    ):  # pixels are not negative, so without centering all images have similar directions
-        mean = parts[0].features.mean(axis=0)
-        parts = [LabeledFeatures(features - mean, labels) for features, labels in parts]
-    return name, EncodedLists(parts, unreadable)
+        print(name, flush=True)
+    stores: list[FeatureStore] = []
+
+    def destination(images: ImageList) -> Rows:
+        """Return the place of the features of a list: a folder beside the results, or the memory."""
+        if network is None or not config.save_path or not world.is_main:
+            return RowsInMemory("float32" if network is None else config.dtype)
+        folder = Path(config.save_path) / (BANK if images is bank else QUERIES)
+        identity = identify(config, network, images, world)
+        stores.append(FeatureStore(folder.with_suffix(".partial"), identity, config.dtype))
+        return stores[-1]
+
+    encoded = encode_labeled(encode, lists, size, config, world, pixel_range=values, rows=destination)
+    if config.pixels and world.is_main:
+        # Pixels are not negative, so without centering all images have similar directions.
+        mean = encoded.parts[0].features.mean(axis=0)
+        centered = [LabeledFeatures(features - mean, labels) for features, labels in encoded.parts]
+        encoded = encoded._replace(parts=centered)
+    return Found(name, encoded, lists, values, stores)
 
 
-def _loaded(config: KNNConfig) -> tuple[str, EncodedLists]:
+def _save_picture(path: Path, found: Found, count: int) -> Path:
+    """Draw queries with their nearest neighbors in the bank."""
+    bank, queries = (
+        ImageFeatures(part.features, images, kept, found.pixel_range)
+        for part, images, kept in zip(found.encoded.parts, found.lists, found.encoded.kept, strict=True)
+    )
+    return save_neighbors(path, "knn", queries, bank, count)
+
+
+def _loaded(config: KNNConfig) -> Found:
     parts = []
     for file in (BANK, QUERIES):
         path = Path(config.load_path) / file
@@ -96,7 +149,7 @@ def _loaded(config: KNNConfig) -> tuple[str, EncodedLists]:
         parts.append(LabeledFeatures(arrays["features"], arrays["labels"]))
     if parts[0].features.shape[1:] != parts[1].features.shape[1:]:
         raise ConfigError(f"--load_path {config.load_path}: {BANK} and {QUERIES} are of different networks")
-    return config.load_path, EncodedLists(parts, 0)
+    return Found(config.load_path, EncodedLists(parts, 0))
 
 
 def _append(path: Path, name: str, accuracies: list[KNNAccuracy]) -> None:

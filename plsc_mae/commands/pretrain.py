@@ -13,6 +13,7 @@ from plsc_mae.data.imagefolder import (
     ImageDataset,
     ImageList,
     balanced_subset,
+    find_images,
     find_validation,
     require_classes,
 )
@@ -28,7 +29,7 @@ from plsc_mae.train.checkpoint.folder import Start, find_start
 from plsc_mae.train.data_check import check_data
 from plsc_mae.train.history import recording_warnings
 from plsc_mae.train.observers.base import Observer
-from plsc_mae.train.observers.features import FeatureWatch
+from plsc_mae.train.observers.features import HEALTH_IMAGES, FeatureWatch, ImageEncoder, RepresentationWatch
 from plsc_mae.train.observers.online_probe import OnlineProbe
 from plsc_mae.train.observers.pictures import PicturePanel
 from plsc_mae.train.setup import (
@@ -43,6 +44,7 @@ from plsc_mae.train.setup import (
 from plsc_mae.train.signals import preparing_run
 
 PANEL_IMAGES = 8
+FIXED_IMAGES = 64  # whose loss --feature_freq measures
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +74,10 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
     config = settle_pixel_range(config, start.checkpoint, given.train)
     dataset = pretraining_dataset(config, method, images=given.train)
     knn_images = find_knn_images(config, dataset.images, given.val) if config.knn_freq else None
+    watched = None
+    if config.feature_freq:
+        val = knn_images[1] if knn_images else given.val
+        watched = find_watched_images(config, dataset.images, val)
     if config.online_probe:
         require_classes(dataset.images, "--online_probe")
     if config.online_probe or config.knn_freq:
@@ -97,11 +103,16 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
     observers: list[Observer] = []
     if config.picture_epochs:
         view = pretraining_dataset(config, method, images=dataset.images, view=True)
-        panel = _panel(view) if world.rank == 0 else None
+        panel = _fixed_batch(view, PANEL_IMAGES) if world.rank == 0 else None
         observers.append(PicturePanel(task, method.normalize(config), panel, config, world))
+    workers = count_workers(config.num_workers)
+    encode = ImageEncoder(task, method.normalize(config), config, world, num_workers=workers)
     if knn_images is not None:
-        workers = count_workers(config.num_workers)
-        observers.append(FeatureWatch(task, method.normalize(config), *knn_images, config, world, num_workers=workers))
+        observers.append(FeatureWatch(encode, *knn_images))
+    if watched is not None:
+        view = pretraining_dataset(config, method, images=watched)
+        batch = _fixed_batch(view, FIXED_IMAGES) if task.reference_loss and world.rank == 0 else None
+        observers.append(RepresentationWatch(encode, watched, view.transform, batch))
     probe = None
     if config.online_probe:
         names = dataset.images.classes
@@ -114,10 +125,29 @@ def _require_encoder(task: Task, config: PretrainConfig) -> None:
     """Raise ConfigError if an option needs the encoder of a caller's task, and its network has none."""
     if isinstance(getattr(task.model, "encoder", None), VisionTransformer):
         return
-    for name in ("online_probe", "knn_freq"):
+    for name in ("online_probe", "knn_freq", "feature_freq"):
         if getattr(config, name):
             kind = f"{type(task).__name__}.model of type {type(task.model).__name__}"
             raise ConfigError(f"--{name} needs a VisionTransformer in model.encoder, which {kind} lacks; leave it out")
+
+
+def find_watched_images(config: PretrainConfig, train: ImageList, val: ImageList | None = None) -> ImageList:
+    """Return up to HEALTH_IMAGES images for --feature_freq: validation images if there are some, else training images.
+
+    Args:
+        config: options of the run.
+        train: the training images.
+        val: the validation images, if the caller has them already.
+
+    Raises:
+        DataError: --eval_data_path has no images, or there is only one image.
+    """
+    if val is None and config.eval_data_path:
+        val = find_images(config.eval_data_path, "val", flag="--eval_data_path")
+    images = balanced_subset(train if val is None else val, HEALTH_IMAGES)
+    if len(images) < 2:
+        raise DataError(f"{images.root} has 1 image; --feature_freq needs two or more to compare")
+    return images
 
 
 def find_knn_images(
@@ -154,8 +184,8 @@ def find_knn_images(
     return bank, queries
 
 
-def _panel(view: ImageDataset) -> Batch:
-    """Return a fixed batch of up to PANEL_IMAGES images, evenly spaced in the data set."""
-    count = min(PANEL_IMAGES, len(view))
-    samples = [view[SampleKey(0, i * len(view) // count)] for i in range(count)]
+def _fixed_batch(dataset: ImageDataset, number: int) -> Batch:
+    """Return a fixed batch of up to `number` images, evenly spaced in the data set."""
+    count = min(number, len(dataset))
+    samples = [dataset[SampleKey(0, i * len(dataset) // count)] for i in range(count)]
     return device_batch(collate(samples).arrays)

@@ -39,6 +39,7 @@ def run(config: ReportConfig) -> None:
         ("Is it learning?", sections.learning(found)),
         ("Published log", sections.published(found)),
         ("Curves", sections.charts(found)),
+        ("Representation", sections.representation(found)),
         ("Pictures over time", sections.pictures(found)),
         ("Attention and tokens", drawn),
         ("Evaluations", sections.evaluations(found) + tables),

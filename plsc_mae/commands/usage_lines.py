@@ -39,7 +39,14 @@ def evaluation(path: str, encoder: Sizes) -> dict[str, str]:
         "knn": f"plsc-mae knn --model_path {path} --data_path DIR{heads}",
         "explain": f"plsc-mae explain --model_path {path} --img_path DIR{pool}{heads}",
         "extract": f"plsc-mae extract --model_path {path} --data_path DIR --save_path features.npz{heads}",
+        "segprobe": f"plsc-mae segprobe --model_path {path} --data_path DIR{heads}",
     }
+
+
+def export(path: str, parts: Mapping[str, Sizes]) -> dict[str, str]:
+    """Return the line that exports the default part of the file; `parts` has the sizes of the encoder and others."""
+    heads = _heads("num_heads", parts["encoder"]) + _heads("decoder_num_heads", parts.get("decoder", {}))
+    return {"export": f"plsc-mae export --target inference --model_path {path} --save_path exported{heads}"}
 
 
 def prediction(path: str, encoder: Sizes, *, has_average: bool) -> dict[str, str]:

@@ -12,6 +12,7 @@ from plsc_mae.errors import ConfigError
 
 _encoder = in_group("Encoder")
 _images = in_group("Images")
+_pictures = in_group("Pictures")
 _classifier = in_group("Trained classifier")
 _DEVICE = "device; auto: a GPU if there is one"
 SIZE_HELP = "image side in pixels, or height and width [the checkpoint's]"
@@ -225,6 +226,9 @@ class FeatureConfig(ViewConfig, EncoderConfig):
 
     data_path: str = option("", "image folder or list file", metavar="PATH")
     norm: bool = _encoder(False, "apply the encoder's final norm to the tokens")
+    dtype: Literal["float32", "float16"] = option(
+        "float32", "type of the stored features; float16 takes half the memory and disk"
+    )
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -243,7 +247,15 @@ class KNNConfig(FeatureConfig):
     pool: Literal["mean", "cls"] | None = option(None, "mean of the patch tokens, or class token [mean]")
     use_cls_token: bool | None = option(None, "MAE-priv's name for --pool cls; its opposite is --pool mean")
     pixels: bool = option(False, "compare raw pixels at --input_size instead of features, without --model_path")
-    save_path: str = option("", "folder to save the features to; accuracies are appended to output.txt", metavar="DIR")
+    save_path: str = option(
+        "",
+        "folder to save the features to, which stay on the disk instead of in memory, so that the same command "
+        "continues after a kill; accuracies are appended to output.txt",
+        metavar="DIR",
+    )
+    num_pictures: int = option(
+        0, "queries to draw with their ten nearest neighbors, to SAVE_PATH/neighbors.png", within="[0, inf)"
+    )
     load_path: str = option("", "folder of an earlier --save_path, to reuse its features", metavar="DIR")
 
     @property
@@ -266,7 +278,11 @@ class KNNConfig(FeatureConfig):
             ):
                 if getattr(self, name):
                     raise ConfigError(f"--load_path has its features already; leave --{name} out")
+            if self.num_pictures:
+                raise ConfigError("--load_path has no images for --num_pictures; pass --data_path and --model_path")
             return
+        if self.num_pictures and not self.save_path:
+            raise ConfigError("--num_pictures needs --save_path, the folder of the picture")
         if not self.data_path:
             raise ConfigError("--data_path is required: a folder with train/ and val/")
         if not self.pixels:
@@ -361,13 +377,25 @@ class EmbedConfig(FeatureConfig):
 class ExtractConfig(EmbedConfig):
     """Options of `extract`."""
 
-    save_path: str = option("", "file to write, .npz or .safetensors", metavar="FILE")
+    save_path: str = option("", "file to write, .npz, .safetensors or .parquet", metavar="FILE")
+    num_pictures: int = _pictures(
+        0, "images to draw with their ten nearest neighbors, to SAVE_PATH's name-neighbors.png", within="[0, inf)"
+    )
+    map: tuple[Literal["pca", "tsne", "umap"], ...] = _pictures(
+        (), "maps of the features to draw with thumbnails, to SAVE_PATH's name-METHOD.png"
+    )
+    map_images: int = _pictures(1000, "largest number of images in a map, evenly spaced", within="[3, inf)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self, "save_path")
-        if not self.save_path.endswith((".npz", ".safetensors")):
-            raise ConfigError(f"--save_path {self.save_path}: expected a file that ends in .npz or .safetensors")
+        if not self.save_path.endswith((".npz", ".safetensors", ".parquet")):
+            raise ConfigError(
+                f"--save_path {self.save_path}: expected a file that ends in .npz, .safetensors or .parquet"
+            )
+        for name in ("num_pictures", "map"):
+            if getattr(self, name) and set(self.tokens) == {"patch"}:
+                raise ConfigError(f"--{name} needs one vector per image; add cls or mean to --tokens")
 
 
 @dataclass(kw_only=True, frozen=True)

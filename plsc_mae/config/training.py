@@ -364,6 +364,13 @@ class PretrainConfig(TrainingConfig):
     knn_freq: int = _evaluation(
         0, "epochs between k-NN evaluations and feature statistics; 0: none; needs labels", within="[0, inf)"
     )
+    feature_freq: int = _evaluation(
+        0,
+        "epochs between measurements that need no labels: rank, uniformity and alignment of the features, and the loss "
+        "beside those of trivial predictors; 0: none",
+        within="[0, inf)",
+        metavar="N",
+    )
     knn_k: int = _evaluation(20, "k of the k-NN evaluation", within="[1, inf)")
     knn_max_images: int = _evaluation(
         20000,
@@ -371,7 +378,9 @@ class PretrainConfig(TrainingConfig):
         within="[1, inf)",
     )
     eval_data_path: str = _evaluation(
-        "", "validation images of the k-NN evaluation: folder or list file [DATA_PATH/val]", metavar="PATH"
+        "",
+        "folder or list file of validation images for --knn_freq [DATA_PATH/val] and --feature_freq [training images]",
+        metavar="PATH",
     )
 
     @property
@@ -381,8 +390,11 @@ class PretrainConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.eval_data_path and not self.knn_freq:
-            raise ConfigError("--eval_data_path has no effect without --knn_freq: pre-training evaluates nothing else")
+        if self.eval_data_path and not (self.knn_freq or self.feature_freq):
+            raise ConfigError(
+                "--eval_data_path has no effect without --knn_freq or --feature_freq: pre-training evaluates nothing "
+                "else"
+            )
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from plsc_mae.data.classes import Reference, listed, match_images
 from plsc_mae.data.file_dataset import FileDataset
@@ -151,18 +152,27 @@ def _list_validation(data_path: str, eval_data_path: str) -> ImageList:
 
 
 def balanced_subset(images: ImageList, limit: int) -> ImageList:
-    """Select at most `limit` labeled images with equal numbers per class.
+    """Select at most `limit` images with equal numbers per class.
 
     Returns all images if there are no more than `limit`. Otherwise each class contributes `limit // len(classes)`
-    images, evenly spaced in list order, or all of its images if it has fewer.
+    images, evenly spaced in list order, or all of its images if it has fewer. Of unlabeled images, `limit` are evenly
+    spaced.
     """
     if len(images) <= limit:
         return images
+    return _select(images, _balanced(images, limit) if images.classes else np.arange(limit) * len(images) // limit)
+
+
+def _balanced(images: ImageList, limit: int) -> npt.NDArray[np.int64]:
+    """Return the numbers of the images that each class contributes, see `balanced_subset`."""
     ends = np.cumsum(np.bincount(images.labels, minlength=len(images.classes)))
     members = np.split(np.argsort(images.labels, kind="stable"), ends[:-1])
     counts = [min(len(rows), limit // len(images.classes)) for rows in members]
     spaced = [rows[np.arange(count) * len(rows) // max(count, 1)] for rows, count in zip(members, counts, strict=True)]
-    chosen = np.concatenate(spaced)
+    return np.concatenate(spaced)
+
+
+def _select(images: ImageList, chosen: npt.NDArray[np.int64]) -> ImageList:
     paths = PathTable(images.paths[int(row)] for row in chosen)
     return replace(images, paths=paths, labels=images.labels[chosen])
 

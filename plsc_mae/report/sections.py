@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from plsc_mae.analysis.health import EXTREMES
 from plsc_mae.report.charts import Curve, line_chart
 from plsc_mae.report.page import bullets, figure, folded, pairs, paragraph, picture, table
 from plsc_mae.report.published import compare_published
@@ -33,6 +34,9 @@ CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Validation loss", ("test_loss", "ema_test_loss")),
     ("Rank of the features", ("feature_rank",)),
     ("Spread of the features", ("feature_std", "feature_cosine")),
+    ("Uniformity of the features", ("feature_uniformity",)),
+    ("Alignment of two views of an image", ("feature_alignment",)),
+    ("Loss of fixed images, divided by that of the best trivial predictor", ("fixed_loss_to_trivial",)),
     ("Images per second", ("images_per_second",)),
     ("Share of time waiting for data", ("data_share",)),
 )
@@ -78,6 +82,19 @@ def charts(run: RunFolder) -> str:
         if curves:
             drawn.append(figure(title, line_chart(curves, x_label=UPDATE)))
     return f'<div class="charts">{"".join(drawn)}</div>' if drawn else ""
+
+
+def representation(run: RunFolder) -> str:
+    """Return the first and the newest statistics of the features, with the values of collapsed and even features."""
+    rows = []
+    for name, meaning in EXTREMES.items():
+        _, values = run.series(name)
+        if values:
+            rows.append((name, values[0], values[-1], meaning))
+    if not rows:
+        return ""
+    first, last = (int(run.series(rows[0][0])[0][place]) for place in (0, -1))
+    return table(("statistic", f"update {first}", f"update {last}", "extremes"), rows)
 
 
 def pictures(run: RunFolder) -> str:

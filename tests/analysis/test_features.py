@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
 from PIL import Image
-from safetensors import safe_open
 
-from plsc_mae.analysis.features import TokenFeatures, encode_images, pixel_features, save_arrays, select_tokens
+from plsc_mae.analysis import feature_store
+from plsc_mae.analysis import features as module
+from plsc_mae.analysis.feature_store import FeatureStore
+from plsc_mae.analysis.features import (
+    RowsInMemory,
+    TokenFeatures,
+    encode_images,
+    pixel_features,
+    require_finite_features,
+    select_tokens,
+)
 from plsc_mae.data.imagefolder import find_images
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import ResizeCenterCrop
-from plsc_mae.errors import ConfigError, DataError
+from plsc_mae.errors import CheckpointError, ConfigError, DataError
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.parallel.world import World
 
@@ -142,19 +150,50 @@ def test_processes_share_the_images(images, size, batch_size):
     np.testing.assert_array_equal((arrays["pixels"][:, 0] * 255).round(), np.arange(11))
 
 
-def test_files_hold_arrays_and_texts(tmp_path):
-    arrays = {"layer1/cls": np.arange(6, dtype=np.float32).reshape(2, 3)[:, ::-1], "labels": np.array([3, 4])}
-    texts = {"paths": ["a/ä.jpg", "b.jpg"]}
-    save_arrays(tmp_path / "new/x.npz", arrays, texts)
-    with np.load(tmp_path / "new/x.npz", allow_pickle=False) as file:
-        assert sorted(file.files) == ["labels", "layer1/cls", "paths"]
-        assert list(file["paths"]) == texts["paths"]
-        np.testing.assert_array_equal(file["layer1/cls"], arrays["layer1/cls"])
-    save_arrays(tmp_path / "x.safetensors", arrays, texts)
-    with safe_open(tmp_path / "x.safetensors", framework="np") as file:
-        assert json.loads(file.metadata()["paths"]) == texts["paths"]
-        np.testing.assert_array_equal(file.get_tensor("layer1/cls"), arrays["layer1/cls"])
-        np.testing.assert_array_equal(file.get_tensor("labels"), arrays["labels"])
-    for name in ("new/x.npz/y.npz", "new/x.npz/y.safetensors"):
-        with pytest.raises(DataError, match=r"cannot write .*; choose another --save_path"):
-            save_arrays(tmp_path / name, arrays)
+class Stopped(Exception):
+    pass
+
+
+def test_an_interrupted_encoding_is_continued_with_the_same_bits(images, encoder, tmp_path, monkeypatch):
+    """The images before the interruption are not encoded again, except the first one, which determines the shapes."""
+    monkeypatch.setattr(feature_store, "COMMIT_SECONDS", 0)
+    Path(images.path(1)).write_bytes(b"no image")
+    features = TokenFeatures(encoder, Normalize(), [2], ["cls", "mean"], norm=True)
+    options = {"batch_size": 3, "num_workers": 0}
+    plain = encode_images(features, images, VIEW, World("cpu"), **options)
+    seen = []
+
+    def stop() -> None:
+        seen.append(len(seen))
+        if len(seen) == 2:
+            raise Stopped
+
+    store = FeatureStore(tmp_path / "x", {})
+    with pytest.raises(Stopped):
+        encode_images(features, images, VIEW, World("cpu"), rows=store, on_batch=stop, **options)
+    store = FeatureStore(tmp_path / "x", {})
+    assert store.images == 6
+    again = encode_images(features, images, VIEW, World("cpu"), rows=store, on_batch=stop, **options)
+    assert len(seen) == 4  # two batches before, two after
+    assert (again.kept.tolist(), again.unreadable) == (plain.kept.tolist(), [1])
+    for name, array in plain.arrays.items():
+        np.testing.assert_array_equal(again.arrays[name], array)
+
+
+def test_half_precision_halves_the_memory(images):
+    options = {"batch_size": 4, "num_workers": 0}
+    single, half = (
+        encode_images(pixel_features, images, VIEW, World("cpu"), rows=RowsInMemory(dtype), **options).arrays["pixels"]
+        for dtype in ("float32", "float16")
+    )
+    assert half.nbytes * 2 == single.nbytes
+    np.testing.assert_array_equal(half, single.astype(np.float16))
+
+
+def test_results_that_are_not_finite_are_found_in_any_part(monkeypatch):
+    monkeypatch.setattr(module, "CHECKED_BYTES", 16)
+    array = np.zeros((9, 2, 2), np.float16)
+    require_finite_features({"x": array}, "net.pd")
+    array[[4, 8], 1] = np.inf, np.nan
+    with pytest.raises(CheckpointError, match=r"net\.pd gives x .* 2 of 9 images \(the first is number 4\)"):
+        require_finite_features({"x": array}, "net.pd")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from plsc_mae.analysis import health
-from plsc_mae.analysis.health import effective_rank, feature_health, mean_cosine, uniformity, unit_std
+from plsc_mae.analysis.health import alignment, effective_rank, feature_health, mean_cosine, uniformity, unit_std
 from plsc_mae.errors import DataError
 
 pytestmark = pytest.mark.compat
@@ -107,3 +107,12 @@ def test_what_has_no_answer():
         uniformity(gaussian(1, 4))
     with pytest.raises(DataError, match="not finite"):
         mean_cosine(np.array([[1.0, np.nan], [0.0, 1.0]], np.float32))
+
+
+def test_alignment_is_the_mean_squared_distance_of_unit_pairs():
+    first, second = gaussian(500, 8), gaussian(500, 8, 1)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (first, second)]
+    assert alignment(first, 3 * second) == pytest.approx(((unit[0] - unit[1]) ** 2).sum(axis=1).mean(), rel=1e-5)
+    assert alignment(first, 2 * first) == pytest.approx(0, abs=1e-12)
+    assert alignment(first, -first) == pytest.approx(4)
+    assert alignment(first, second) == pytest.approx(2 - 2 * mean_cosine(first), abs=0.1)  # unrelated pairs

@@ -66,6 +66,35 @@ def test_few_queries_few_classes_and_lengths_that_do_not_matter():
     assert knn_accuracy(bank, labels, queries, np.array([1, 2, 0]), [1, 20]) == [(1, 0.0, 0.0), (20, 0.0, 100.0)]
 
 
+@pytest.mark.parametrize("order", ["by class", "rising", "falling"])
+def test_any_order_and_type_of_the_bank_gives_what_a_sort_gives(small_blocks, order, tmp_path):
+    """The nearest ones come late, all in one block, or early; float16 from a memory map is the rounded bank."""
+    rng = np.random.default_rng(3)
+    centers = rng.standard_normal((5, 12))
+    bank = (centers[np.arange(300) // 60] + rng.standard_normal((300, 12))).astype(np.float16)
+    queries = (centers[np.arange(20) % 5] + rng.standard_normal((20, 12))).astype(np.float32)
+    if order != "by class":
+        rank = np.argsort(knn.unit_rows(bank) @ knn.unit_rows(queries[:1])[0])
+        bank = bank[rank if order == "rising" else rank[::-1]]
+    bank.tofile(tmp_path / "bank")
+    mapped = np.memmap(tmp_path / "bank", np.float16, "r", shape=bank.shape)
+    similarities, places = nearest_neighbors(mapped, queries, 40)
+    whole = knn.unit_rows(queries) @ knn.unit_rows(bank).T
+    np.testing.assert_array_equal(places, np.argsort(-whole, axis=1, kind="stable")[:, :40])
+    np.testing.assert_allclose(similarities, -np.sort(-whole, axis=1)[:, :40], atol=1e-6)  # float32 sums of 12 products
+
+
+@pytest.mark.parametrize("place_bits", [23, 1])
+def test_packed_integers_sort_as_a_stable_sort(monkeypatch, place_bits):
+    """Also negative values, both zeros and equal values; few bits for places fall back to a sort of two keys."""
+    monkeypatch.setattr(knn, "PLACE_BITS", place_bits)
+    rng = np.random.default_rng(4)
+    rows = rng.integers(0, 512, 5000)
+    values = rng.choice([-1.0000001, -0.5, -1e-40, -0.0, 0.0, 1e-40, 0.3, 1.0000001], 5000).astype(np.float32)
+    expected = sorted(range(5000), key=lambda i: (rows[i], -values[i]))
+    assert knn._descending(rows, values).tolist() == expected
+
+
 def test_features_of_zeros_are_unlike_all():
     similarities, _ = nearest_neighbors(np.eye(3, dtype=np.float32), np.zeros((1, 3), np.float32), 2)
     np.testing.assert_array_equal(similarities, [[0.0, 0.0]])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import paddle
 import pytest
+from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -74,7 +76,7 @@ def test_layers_of_a_split_as_safetensors(extract, tmp_path):
     ("flags", "told"),
     [
         ("", "--save_path is required"),
-        ("--save_path PLACE/x.pt", "x.pt: expected a file that ends in .npz or .safetensors"),
+        ("--save_path PLACE/x.pt", "x.pt: expected a file that ends in .npz, .safetensors or .parquet"),
         ("--save_path PLACE/x.npz --layers 2", "--layers 2: the encoder has 1 blocks; expected 0 to 1, or -1"),
         ("--save_path PLACE/x.npz --tokens all", "expected one of cls, mean, patch"),
     ],
@@ -119,3 +121,84 @@ def test_unreadable_images_have_no_features(trained, images, tmp_path, capfd):
         assert file["paths"].tolist() == [names[1], names[3]]
         assert file["labels"].tolist() == [1, 3]
         assert file["layer1/mean"].shape == (2, 32)
+
+
+KILLED = """
+import os, signal, sys
+from plsc_mae.analysis import feature_store
+from plsc_mae.cli import main
+
+feature_store.COMMIT_SECONDS = 0
+add = feature_store.FeatureStore.add
+
+def add_and_die(store, *added):
+    add(store, *added)
+    if store.images == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+feature_store.FeatureStore.add = add_and_die
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.once
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_killed_command_is_continued_bit_for_bit(trained, images, fork_server, tmp_path, capfd, workers):
+    model = trained() / "checkpoint-1.pd"
+    line = f"extract --model_path {model} --data_path {images} --batch_size 4 --num_workers {workers} --save_path"
+    assert main([*line.split(), str(tmp_path / "whole.npz")]) == 0
+    (tmp_path / "killed.py").write_text(KILLED)
+    done = fork_server.run([str(tmp_path / "killed.py"), *line.split(), str(tmp_path / "x.npz")], cwd=tmp_path)
+    assert done.returncode == -9
+    assert not (tmp_path / "x.npz").exists()
+    capfd.readouterr()
+    assert main([*line.split(), str(tmp_path / "x.npz")]) == 0
+    assert f"continuing after 8 images, whose features are in {tmp_path}/x.partial" in capfd.readouterr().out
+    assert (tmp_path / "x.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.py", "whole.npz", "x.npz"]
+
+
+def test_pictures_and_parquet(extract, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    code, out, err = extract("--save_path PLACE/x.parquet --dtype float16 --num_pictures 3 --map pca --map_images 8")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-3:] == [f"{tmp_path}/{name}" for name in ("x.parquet", "x-neighbors.png", "x-pca.png")]
+    table = pq.read_table(tmp_path / "x.parquet")
+    assert str(table.schema.field("layer1/mean").type) == "fixed_size_list<element: halffloat>[32]"
+    assert len(set(table["class"].to_pylist())) == 10
+    with Image.open(tmp_path / "x-neighbors.png") as picture:
+        assert picture.size[0] > 10 * 96  # a query and the nine others
+    (tmp_path / "x-pca.png").write_text("mine")
+    code, _, err = extract("--save_path PLACE/x.npz --map pca")
+    assert code == 2
+    assert "x-pca.png: it exists" in err
+    assert not (tmp_path / "x.npz").exists()
+
+
+def test_images_without_labels_have_neighbors_and_a_map(trained, images, tmp_path, capfd):
+    (tmp_path / "in").mkdir()
+    for number, path in enumerate(sorted(images.glob("train/*/*.jpg"))[:5]):
+        (tmp_path / f"in/{number}.jpg").write_bytes(path.read_bytes())
+    line = f"extract --model_path {trained()}/checkpoint-1.pd --data_path {tmp_path}/in --save_path {tmp_path}/x.npz"
+    assert main(f"{line} --num_workers 0 --num_pictures 2 --map pca".split()) == 0
+    assert (tmp_path / "x-neighbors.png").exists()
+    assert (tmp_path / "x-pca.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "named"),
+    [
+        ("pyarrow", "--save_path PLACE/x.parquet", "pip install 'plsc_mae[parquet]'"),
+        ("sklearn", "--save_path PLACE/x.npz --map tsne", "pip install 'plsc_mae[maps]'"),
+        ("umap", "--save_path PLACE/x.npz --map pca umap", "pip install 'plsc_mae[maps]'"),
+        ("", "--save_path PLACE/x.npz --tokens patch --map pca", "--map needs one vector per image"),
+    ],
+)
+def test_missing_packages_are_named_before_the_work(extract, tmp_path, monkeypatch, module, flags, named):
+    for name in [module, *(name for name in sys.modules if name.startswith(f"{module}."))] if module else []:
+        monkeypatch.setitem(sys.modules, name, None)
+    code, _, err = extract(flags)
+    assert code == 2
+    assert named in err
+    assert not list(tmp_path.iterdir())

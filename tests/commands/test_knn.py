@@ -55,6 +55,19 @@ def test_accuracies_are_printed_and_kept(trained, images, classify, tmp_path, ca
     assert [float(x) for x in lines[1].split("\t")] == rows[0]
 
 
+def test_half_precision_and_a_picture(trained, images, classify, tmp_path):
+    model = f"--model_path {trained() / 'checkpoint-1.pd'} --data_path {images} {FEW} --save_path {tmp_path}/knn"
+    code, out, err = classify(f"{model} --dtype float16 --num_pictures 2")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == f"{tmp_path}/knn/neighbors.png"
+    names = ["neighbors.png", "output.txt", "train.npz", "val.npz"]
+    assert sorted(path.name for path in (tmp_path / "knn").iterdir()) == names
+    with np.load(tmp_path / "knn/train.npz") as bank:
+        assert bank["features"].dtype == np.float16
+    again = classify(f"--load_path {tmp_path}/knn {FEW}")[1]
+    assert table(again) == table(out.rpartition("\n")[0].rpartition("\n")[0])
+
+
 @pytest.mark.once
 def test_options_choose_the_features(trained, images, classify, tmp_path):
     """Each gives features of its own; the seed of random weights decides about them."""
@@ -146,6 +159,8 @@ def place(images, trained, tmp_path):
         ("--pixels --data_path DATA", "--pixels needs --input_size"),
         ("--pixels --input_size 32 --data_path DATA --model_path MODEL", "--pixels uses no network; leave"),
         ("--load_path PLACE --model_path MODEL", "--load_path has its features already; leave --model_path out"),
+        ("--load_path PLACE --num_pictures 1", "--load_path has no images for --num_pictures"),
+        ("--model_path MODEL --data_path DATA --num_pictures 1", "--num_pictures needs --save_path"),
         ("--load_path PLACE", "train.npz has no features and labels"),
         ("--load_path PLACE/none", "none/train.npz cannot be opened"),
     ],

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FACEBOOK = GOLDEN / "mae/checkpoints/fb_released_full.pth"
-LOOKING = {"knn", "explain", "extract"}
+LOOKING = {"knn", "explain", "extract", "segprobe", "export"}
 TRAINING = {"finetune", "linprobe"}
 
 

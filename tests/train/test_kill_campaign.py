@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 SEED = os.environ.get("CAMPAIGN_SEED", "0")
 UPDATES = 10  # in an epoch
 FLAGS = "--epochs 2 --save_ckpt_steps 3"
-LOOKING = "--knn_freq 1 --knn_k 3"
+LOOKING = "--knn_freq 1 --knn_k 3 --feature_freq 1"
 # On a real disk a flush takes its time; a tiny checkpoint would be saved before it is seen.
 SLOW_DISK = "import os, time\nflush = os.fsync\nos.fsync = lambda file: (time.sleep(0.2), flush(file))[1]\n"
 

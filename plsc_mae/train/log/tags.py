@@ -16,6 +16,7 @@ POSITION_FIELDS = ("epoch", "iteration", "step")
 SETTING_FIELDS = ("lr", "min_lr", "weight_decay", "loss_scale", "grad_norm")
 MEASURED_FIELDS = ("images_per_second", "data_share", "memory_gib", "time")
 FIXED_FIELDS = POSITION_FIELDS + SETTING_FIELDS + MEASURED_FIELDS
+FIXED_LOSSES = ("fixed_loss", "fixed_loss_to_trivial")  # of `observers.representation`
 NONFINITE_COUNTS = ("skipped_updates", "rollbacks")
 
 LOSS, METRICS, OPTIM, PROBE, REPRESENTATION, SPEED = "loss", "metrics", "optim", "probe", "representation", "speed"
@@ -44,7 +45,8 @@ def epoch_tags(record: Mapping[str, float], observed: Mapping[str, float]) -> di
     """
     means = {name.removeprefix("train_"): value for name, value in record.items() if name.startswith("train_")}
     trained = {f"{_group(name)}/{name}{BY_EPOCH}": means[name] for name in means if _group(name) in (LOSS, PROBE)}
-    seen = {f"{REPRESENTATION if name in EXTREMES else METRICS}/{name}": value for name, value in observed.items()}
+    shown = {*EXTREMES, *FIXED_LOSSES}
+    seen = {f"{REPRESENTATION if name in shown else METRICS}/{name}": value for name, value in observed.items()}
     return trained | seen
 
 

@@ -1,26 +1,32 @@
-"""Evaluation of the encoder's features between epochs: k-NN accuracy and health.
+"""Evaluation of the encoder's features between epochs: k-NN accuracy, statistics, and the loss of fixed images.
 
-n images, D width.
+n images, B batch, D width.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 
 import numpy as np
+import paddle
 from paddle import Tensor
 
-from plsc_mae.analysis.features import Encoded, encode_images, select_tokens
-from plsc_mae.analysis.health import EXTREMES, feature_health
+from plsc_mae.analysis.features import Encoded, encode_dataset, select_tokens
+from plsc_mae.analysis.health import EXTREMES, alignment, feature_health
 from plsc_mae.analysis.knn import knn_accuracy
 from plsc_mae.config import PretrainConfig
 from plsc_mae.data.classify import evaluation_transform
+from plsc_mae.data.decode import SourceImage
+from plsc_mae.data.evaluation import EvaluationDataset
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.normalize import Normalize
+from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.loading import pixel_range
-from plsc_mae.methods.base import Task
+from plsc_mae.methods.base import Batch, Task
 from plsc_mae.parallel.world import World
+from plsc_mae.train.log.tags import FIXED_LOSSES
 from plsc_mae.train.observers.base import Observation
 from plsc_mae.train.precision import autocast, choose_precision
 from plsc_mae.train.signals import StopRequest
@@ -29,43 +35,93 @@ logger = logging.getLogger(__name__)
 
 MEAN = "mean"
 TYPICAL = "nothing in masked pre-training spreads the features: a high feature_cosine is usual, see docs/training.md"
+STATISTICS = tuple(name for name in EXTREMES if name != "feature_alignment")  # of one set of features
 HEALTH_IMAGES = 4096  # limit, because the cost of pairs and singular values grows faster than the number of images
 
 
-class FeatureWatch:
-    """Observer that measures the k-NN accuracy on validation images and the health of their features.
+class ImageEncoder:
+    """Computation of the features of images by the encoder of a run, in all of its processes.
 
-    Each validation image is classified by its nearest training images. The feature vector of an image is the mean of
-    its patch tokens after the final norm, computed without a mask.
+    The feature vector of an image is the mean of its patch tokens after the final norm, computed without a mask.
 
     Args:
-        task: task whose encoder is evaluated.
+        task: task whose encoder computes.
         normalize: converts uint8 images to the encoder's floats.
-        bank: training images.
-        queries: at least two validation images, of the same classes as `bank`.
-        config: options of the run: --knn_freq, --knn_k and those for reading images.
+        config: options of the run, for reading images.
         world: processes of the run, which divide the images among them.
         num_workers: loader processes per process.
     """
 
+    def __init__(
+        self, task: Task, normalize: Normalize, config: PretrainConfig, world: World, *, num_workers: int
+    ) -> None:
+        self.task, self.normalize, self.config, self.world, self.num_workers = (
+            task,
+            normalize,
+            config,
+            world,
+            num_workers,
+        )
+        self._reported: set[str] = set()  # sets of images whose unreadable files have been named
+        self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)
+
+    def __call__(
+        self, images: ImageList, transform: Transform, stop: StopRequest | None = None, *, seed: int = 0
+    ) -> Encoded:
+        """Return the features [n, D] of the readable images as the array `MEAN`; all processes must call.
+
+        Raises:
+            Stopped: a stop was requested meanwhile.
+        """
+        config = self.config
+        dataset = EvaluationDataset(
+            images,
+            transform,
+            seed=seed,
+            backend=config.image_backend,
+            bad_image=config.bad_image,
+            pixel_range=pixel_range.parse(config.pixel_range),
+        )
+        report = images.source not in self._reported
+        encoded = encode_dataset(
+            self._encode,
+            dataset,
+            self.world,
+            batch_size=config.batch_size,
+            num_workers=self.num_workers,
+            title=images.root,
+            report=report,
+            on_batch=None if stop is None else stop.check,
+        )
+        self._reported.add(images.source)
+        return encoded
+
+    def _encode(self, images: Tensor) -> dict[str, Tensor]:
+        """Encode uint8 images [B, H, W, 3] to float32 [B, D]."""
+        encoder = self.task.model.encoder
+        with autocast(self.precision):
+            tokens = encoder.forward_features(self.normalize(images))
+        return {MEAN: select_tokens(tokens.astype("float32"), "mean", encoder.num_prefix_tokens)}
+
+
+class FeatureWatch:
+    """Observer that measures the k-NN accuracy on validation images and the statistics of their features.
+
+    Each validation image is classified by its nearest training images. With --feature_freq, `RepresentationWatch`
+    measures the statistics instead.
+
+    Args:
+        encode: computes features.
+        bank: training images.
+        queries: at least two validation images, of the same classes as `bank`.
+    """
+
     at_start = False
 
-    def __init__(
-        self,
-        task: Task,
-        normalize: Normalize,
-        bank: ImageList,
-        queries: ImageList,
-        config: PretrainConfig,
-        world: World,
-        *,
-        num_workers: int,
-    ) -> None:
-        self.task, self.normalize, self.bank, self.queries = task, normalize, bank, queries
-        self.config, self.world, self.num_workers = config, world, num_workers
-        self.every, self.explained = config.knn_freq, False
-        self._reported = False  # whether unreadable images have been named
-        self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)
+    def __init__(self, encode: ImageEncoder, bank: ImageList, queries: ImageList) -> None:
+        self.encode, self.bank, self.queries = encode, bank, queries
+        self.config, self.world = encode.config, encode.world
+        self.every, self.explained = self.config.knn_freq, False
 
     def __call__(self, stop: StopRequest | None = None) -> Observation:
         """Encode the images in all processes and evaluate in the main process; all processes must call.
@@ -76,47 +132,102 @@ class FeatureWatch:
             DataError: a feature is not finite.
             Stopped: a stop was requested meanwhile.
         """
-        self.task.eval()
-        bank, queries = self._features(self.bank, stop), self._features(self.queries, stop)
-        self._reported = True
+        self.encode.task.eval()
+        view = evaluation_transform(self.config.image_size)
+        bank, queries = self.encode(self.bank, view, stop), self.encode(self.queries, view, stop)
         metrics: dict[str, float] = {}
         if self.world.is_main:
             metrics = self._measure(bank, queries)
         self.world.barrier()  # the search can take longer than the timeout of a reduction
         return Observation(metrics)
 
-    def _features(self, images: ImageList, stop: StopRequest | None) -> Encoded:
-        config = self.config
-        return encode_images(
-            self._encode,
-            images,
-            evaluation_transform(config.image_size),
-            self.world,
-            batch_size=config.batch_size,
-            num_workers=self.num_workers,
-            backend=config.image_backend,
-            bad_image=config.bad_image,
-            pixel_range=pixel_range.parse(config.pixel_range),
-            report=not self._reported,
-            on_batch=None if stop is None else stop.check,
-        )
-
-    def _encode(self, images: Tensor) -> dict[str, Tensor]:
-        """Encode uint8 images [B, H, W, 3] to float32 [B, D]."""
-        encoder = self.task.model.encoder
-        with autocast(self.precision):
-            tokens = encoder.forward_features(self.normalize(images))
-        return {MEAN: select_tokens(tokens.astype("float32"), "mean", encoder.num_prefix_tokens)}
-
     def _measure(self, bank: Encoded, queries: Encoded) -> dict[str, float]:
         """Return the k-NN accuracy in percent and the health of the features of the readable images, by name."""
         known, asked = bank.arrays[MEAN], queries.arrays[MEAN]
         labels = self.bank.labels[bank.kept], self.queries.labels[queries.kept]
         (accuracy,) = knn_accuracy(known, labels[0], asked, labels[1], [min(self.config.knn_k, len(known))])
+        if self.config.feature_freq:
+            return {"knn_acc1": accuracy.top1}
         if not self.explained:
             self.explained = True
-            logger.info("%s", "; ".join(f"{name} {meaning}" for name, meaning in EXTREMES.items()))
-            logger.info("1/sqrt(width) is %.3g; %s", 1 / math.sqrt(asked.shape[1]), TYPICAL)
+            log_extremes(asked.shape[1], STATISTICS)
         count = min(len(asked), HEALTH_IMAGES)
         spaced = asked[np.arange(count) * len(asked) // count]
         return {"knn_acc1": accuracy.top1, **feature_health(spaced)}
+
+
+class OnlyImage:
+    """The image of a transform's samples, without masks and targets."""
+
+    def __init__(self, transform: Transform) -> None:
+        self.transform = transform
+
+    def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
+        """Return {"image": uint8 [H, W, 3]}."""
+        return {"image": self.transform(image, rng)["image"]}
+
+
+class RepresentationWatch:
+    """Observer that needs no labels: it measures the features of fixed images, and the loss on some of them.
+
+    Rank, spread and uniformity are those of the images as they are evaluated. Alignment compares two views of each
+    image by the augmentation of the training, the same views every time. The loss is that of fixed crops and masks
+    without dropout; `fixed_loss_to_trivial` is the loss divided by that of the best trivial predictor there.
+
+    Args:
+        encode: computes features.
+        images: at least two images.
+        transform: augmentation of the training.
+        batch: fixed training samples in the processes of data-parallel rank 0, which compute their loss together; None
+            in the others, and without a loss.
+    """
+
+    at_start = False
+
+    def __init__(self, encode: ImageEncoder, images: ImageList, transform: Transform, batch: Batch | None) -> None:
+        self.encode, self.images, self.view, self.batch = encode, images, OnlyImage(transform), batch
+        self.config, self.world = encode.config, encode.world
+        self.every, self.explained = self.config.feature_freq, False
+        self._trivial = 0.0  # loss of the best trivial predictor; 0 before the first call
+
+    def __call__(self, stop: StopRequest | None = None) -> Observation:
+        """Encode the images in all processes and evaluate in the main process; all processes must call.
+
+        Only the main process returns metrics.
+
+        Raises:
+            DataError: a feature is not finite.
+            Stopped: a stop was requested meanwhile.
+        """
+        self.encode.task.eval()
+        seed = self.config.seed
+        whole = self.encode(self.images, evaluation_transform(self.config.image_size), stop)
+        views = [self.encode(self.images, self.view, stop, seed=number) for number in (seed, seed + 1)]
+        losses = {} if self.batch is None else self._losses(self.batch)
+        metrics: dict[str, float] = {}
+        if self.world.is_main:
+            first, second = (view.arrays[MEAN] for view in views)
+            metrics = {**feature_health(whole.arrays[MEAN]), "feature_alignment": alignment(first, second), **losses}
+            if not self.explained:
+                self.explained = True
+                log_extremes(first.shape[1], tuple(EXTREMES))
+        self.world.barrier()  # the singular values can take longer than the timeout of a reduction
+        return Observation(metrics)
+
+    @paddle.no_grad()
+    def _losses(self, batch: Batch) -> dict[str, float]:
+        """Return the losses of the fixed samples by name."""
+        task = self.encode.task
+        prepared = task.prepare(batch)
+        with autocast(self.encode.precision):
+            loss = float(task(prepared).logs[task.reference_loss])
+        if not self._trivial:
+            self._trivial = min(task.trivial_losses([prepared]).values())
+        values = (loss, loss / self._trivial) if self._trivial else (loss,)  # 0 for images of a single color
+        return dict(zip(FIXED_LOSSES, values, strict=False))
+
+
+def log_extremes(width: int, names: Sequence[str]) -> None:
+    """Log the meaning of the statistics `names` of features of `width` dimensions."""
+    logger.info("%s", "; ".join(f"{name} {EXTREMES[name]}" for name in names))
+    logger.info("1/sqrt(width) is %.3g; %s", 1 / math.sqrt(width), TYPICAL)

@@ -13,6 +13,8 @@ from plsc_mae.analysis.knn import knn_accuracy
 from plsc_mae.cli import main
 
 pytestmark = pytest.mark.compat
+WATCHED = {"feature_rank", "feature_std", "feature_uniformity", "feature_cosine", "feature_alignment"}
+WATCHED |= {"fixed_loss", "fixed_loss_to_trivial"}
 SEEN = {"knn_acc1", "feature_rank", "feature_std", "feature_uniformity", "feature_cosine"}
 
 
@@ -51,6 +53,55 @@ def test_it_sees_what_the_knn_command_sees(run, lists):
     assert accuracy == 80.0  # of each class, 2 of 10 images lie in the wrong folder
     assert {name: lines[-1][name] for name in SEEN} == pytest.approx(expected, rel=1e-4)
     assert lines[1]["feature_rank"] != lines[2]["feature_rank"]
+
+
+@pytest.fixture
+def flat(run, tmp_path):
+    """Copy 24 training images to a folder without classes; return the option that names it."""
+    (tmp_path / "flat").mkdir()
+    for number, path in enumerate(sorted(run.images.glob("train/*/*.jpg"))[::5]):
+        shutil.copy(path, tmp_path / f"flat/{number:02d}.jpg")
+    return f"--data_path {tmp_path}/flat"
+
+
+@pytest.mark.once
+@pytest.mark.long
+def test_images_without_labels_are_watched_without_a_trace_in_the_training(run, flat):
+    flags = f"--batch_size 12 --epochs 3 {flat}"
+    plain = run.here("plain", flags)
+    watched = run.here("watched", f"{flags} --feature_freq 2")
+    assert [record["loss"] for record in watched] == [record["loss"] for record in plain]
+    lines = epochs(run, "watched")
+    assert [set(line) >= WATCHED for line in lines] == [False, True, True]  # every second epoch and the last one
+    same = "--interpolation bicubic --crop_pct 1 --tokens mean --num_workers 0"
+    assert main(f"extract --model_path {run.folder}/watched/checkpoint-2.pd {flat} {same} "
+                f"--save_path {run.folder}/x.npz".split()) == 0  # fmt: skip
+    with np.load(run.folder / "x.npz") as file:
+        expected = feature_health(file["layer2/mean"])
+    assert {name: lines[-1][name] for name in expected} == pytest.approx(expected, rel=1e-4)
+    assert 0 < lines[-1]["feature_alignment"] < 2 - 2 * lines[-1]["feature_cosine"]  # views of one image are more alike
+    assert lines[-1]["fixed_loss"] == pytest.approx(lines[-1]["train_loss"], rel=1)
+    best = min(json.loads((run.folder / "watched/trivial_losses.json").read_text())["losses"].values())
+    assert lines[-1]["fixed_loss"] / lines[-1]["fixed_loss_to_trivial"] == pytest.approx(best, rel=0.3)  # other masks
+
+
+@pytest.mark.once
+@pytest.mark.long
+@pytest.mark.parametrize("run", ["mae"], indirect=True)
+def test_two_processes_see_what_one_sees(run, flat):
+    """To 1e-3, because updates of two processes sum gradients in another order."""
+    flags = f"--epochs 1 --warmup_epochs 0 --drop_path 0 {flat} --feature_freq 1"
+    run.here("one", f"{flags} --batch_size 12")
+    run.elsewhere("two", f"{flags} --batch_size 6", 2)
+    one, two = (epochs(run, name)[-1] for name in ("one", "two"))
+    assert {name: two[name] for name in WATCHED} == pytest.approx({name: one[name] for name in WATCHED}, rel=1e-3)
+
+
+@pytest.mark.parametrize("run", ["mae"], indirect=True)
+def test_with_labels_both_observers_measure_once_on_the_validation_images(run, capsys):
+    run.here("both", "--batch_size 60 --epochs 1 --warmup_epochs 0 --knn_freq 1 --knn_k 5 --feature_freq 1")
+    assert set(epochs(run, "both")[0]) >= SEEN | WATCHED
+    assert capsys.readouterr().out.count("feature_rank 1: collapsed") == 1
 
 
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
@@ -94,6 +145,7 @@ def place(run, tmp_path):
         ("--knn_max_images 40", "--knn_k 50 asks for more neighbors than the 40 images of the bank"),
         ("--data_path PLACE/single", "val has 1 image; --knn_freq needs two or more"),
         ("--knn_freq 0 --eval_data_path DATA/val", "--eval_data_path has no effect without --knn_freq"),
+        ("--knn_freq 0 --feature_freq 1 --data_path PLACE/single/train", "1 image; --feature_freq needs two or more"),
     ],
 )
 def test_mistakes_are_told_before_training(run, place, flags, told, capsys):

@@ -1,0 +1,225 @@
+"""Features on disk, appended batch by batch, so that a killed computation continues where it ended.
+
+The data take no memory: rows are written when they are computed, and read through a memory map.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import paddle
+
+from plsc_mae.analysis.features import Arrays, Shapes, convert
+from plsc_mae.config.tools import FeatureConfig
+from plsc_mae.data.imagefolder import ImageList
+from plsc_mae.errors import DataError
+from plsc_mae.files import MARK, atomic_replacement
+from plsc_mae.models.vit import VisionTransformer
+from plsc_mae.parallel.world import World
+
+PROGRESS, LOCK, SUFFIX = "progress.json", "lock", ".rows"
+COMMIT_SECONDS = 10.0  # between two records of the progress, each of which waits for the disk
+# Options without influence on the features of an image; network and images have digests of their own.
+_NO_INFLUENCE = frozenset(
+    (
+        *("save_path", "load_path", "num_workers", "device", "dtype", "nb_knn", "temperature", "num_pictures", "map"),
+        *("map_images", "model_path", "model_key", "model_prefix", "data_path", "eval_data_path", "split"),
+    )
+)
+
+logger = logging.getLogger(__name__)
+
+
+def identify(config: FeatureConfig, network: VisionTransformer, images: ImageList, world: World) -> dict[str, str]:
+    """Return everything that determines the bits of the features of images, by a name for messages.
+
+    The contents of the image files have no part in it.
+    """
+    names = hashlib.sha256(f"{images.source}\0{len(images)}".encode(errors="surrogateescape"))
+    for index in range(len(images)):
+        names.update(b"\0" + os.fsencode(images.paths[index]))
+    weights = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        weights.update(name.encode())
+        weights.update(np.ascontiguousarray(value.numpy()).data)
+    options = {
+        f"--{field.name}": str(getattr(config, field.name))
+        for field in dataclasses.fields(config)
+        if field.name not in _NO_INFLUENCE
+    }
+    environment = f"{paddle.__version__} on {'GPU' if world.is_gpu else 'CPU'}"
+    return options | {
+        "images": names.hexdigest(),
+        "weights": weights.hexdigest(),
+        "number of processes": str(world.size),
+        "Paddle": environment,
+    }
+
+
+class FeatureStore:
+    """Folder with the features of a data set; implements `features.Rows`.
+
+    Every array is a file of rows without a header. `progress.json` has the number of finished images, and the identity
+    of the features. It is written after the rows have reached the disk. Rows behind it are cut off when the computation
+    continues, so that the result has the same bits as that of an undisturbed computation.
+
+    Args:
+        folder: the folder; missing parents are created.
+        identity: everything that determines the bits of the features, by a name for messages. Features of another
+            identity are removed.
+        dtype: type of the stored features.
+
+    Raises:
+        DataError: the folder cannot be written, is in use by another process, or has files of another origin.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, str], dtype: str = "float32") -> None:
+        self.folder, self.identity, self.dtype = folder, {**identity, "dtype": dtype}, np.dtype(dtype)
+        self.images = self._rows = 0
+        self.unreadable: list[int] = []
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._files: dict[str, BinaryIO] = {}
+        self._committed = time.monotonic()
+        with self._reporting():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._restore_locked()
+
+    def open(self, shapes: Shapes, count: int) -> None:
+        """Open the files for appending.
+
+        Raises:
+            DataError: a file cannot be opened.
+        """
+        self._shapes = dict(shapes)
+        with self._reporting():
+            if any(self._size(name) < self._rows * self._row_bytes(name) for name in shapes):
+                logger.warning("%s lacks rows that it has recorded; computing all features again", self.folder)
+                self.images, self._rows, self.unreadable = 0, 0, []
+            for name in shapes:
+                self._files[name] = file = self._path(name).open("ab")
+                file.truncate(self._rows * self._row_bytes(name))
+
+    def add(self, arrays: Arrays, images: int, unreadable: Sequence[int]) -> None:
+        """Append rows, see `features.Rows`.
+
+        Raises:
+            DataError: a file cannot be written, or a feature exceeds the range of the type.
+        """
+        with self._reporting():
+            for name, array in arrays.items():
+                self._files[name].write(np.ascontiguousarray(convert(array, self.dtype)).data)
+            self.images, self._rows = self.images + images, self._rows + images - len(unreadable)
+            self.unreadable += unreadable
+            if time.monotonic() - self._committed >= COMMIT_SECONDS:
+                self._commit()
+
+    def finish(self) -> Arrays:
+        """Return all rows as read-only memory maps by name.
+
+        Raises:
+            DataError: a file cannot be written.
+        """
+        with self._reporting():
+            self._commit()
+        for file in self._files.values():
+            file.close()
+        return {name: self._mapped(name, shape) for name, shape in self._shapes.items()}
+
+    def remove(self) -> None:
+        """Remove the folder; arrays of `finish` stay valid."""
+        with self._reporting():
+            self._clear()
+            (self.folder / LOCK).unlink(missing_ok=True)
+            self._lock.close()
+            with contextlib.suppress(OSError):  # the user's files stay
+                self.folder.rmdir()
+
+    def _mapped(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        if not self._rows:
+            return np.empty((0, *shape), self.dtype)  # an empty file cannot be mapped
+        return np.memmap(self._path(name), self.dtype, "r", shape=(self._rows, *shape))
+
+    def _restore_locked(self) -> None:
+        """Lock the folder until this process ends, then restore its content."""
+        content = {path.name for path in self.folder.iterdir()} - {LOCK}
+        if self._stored() is None and any(not name.endswith((SUFFIX, ".partial")) for name in content):
+            raise DataError(f"{self.folder} has files of another origin; move them, or choose another --save_path")
+        self._lock = (self.folder / LOCK).open("ab")
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by loader workers, unlike flock
+        except BlockingIOError:
+            raise DataError(
+                f"another process writes to {self.folder}; wait until it ends, or choose another --save_path"
+            ) from None
+        except OSError:  # some network file systems have no locks
+            pass
+        self._restore()
+
+    def _restore(self) -> None:
+        """Continue at the recorded progress, or remove the files of other features."""
+        stored = self._stored()
+        if stored is None:  # new, or killed before the first record
+            self._clear()
+            return
+        changed = [name for name, value in self.identity.items() if stored["identity"].get(name) != value]
+        if changed:
+            names = " and ".join(changed)
+            logger.warning("%s has features of other %s; computing all features again", self.folder, names)
+            self._clear()
+            return
+        self.images, self._rows, self.unreadable = stored["images"], stored["rows"], stored["unreadable"]
+        logger.info("continuing after %d images, whose features are in %s", self.images, self.folder)
+
+    def _stored(self) -> dict[str, Any] | None:
+        """Return the recorded progress; None without one of this class."""
+        try:
+            stored = json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return stored if isinstance(stored, dict) and stored.get("origin") == MARK else None
+
+    def _commit(self) -> None:
+        """Record the progress, after the rows have reached the disk."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        position = {"images": self.images, "rows": self._rows, "unreadable": self.unreadable}
+        with atomic_replacement(self.folder / PROGRESS) as temporary:
+            temporary.write_text(json.dumps({"origin": MARK, "identity": self.identity, **position}), encoding="utf-8")
+        self._committed = time.monotonic()
+
+    def _clear(self) -> None:
+        for path in (*self.folder.glob(f"*{SUFFIX}"), self.folder / PROGRESS, self.folder / f".{PROGRESS}.partial"):
+            path.unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name.replace('/', '-')}{SUFFIX}"
+
+    def _size(self, name: str) -> int:
+        path = self._path(name)
+        return path.stat().st_size if path.exists() else 0
+
+    def _row_bytes(self, name: str) -> int:
+        return int(np.prod(self._shapes[name], dtype=np.int64)) * self.dtype.itemsize
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Turn an OSError into a DataError."""
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"cannot write to {self.folder}: {error.strerror}; free some space or choose another --save_path"
+            ) from None
