@@ -162,7 +162,7 @@ def test_resume_with_reordered_columns(train, data, task, tmp_path):
 
 def test_mixing_fractions_and_probes(train, data, tmp_path, capfd):
     folder = train("multilabel", "--mixup 0.8 --cutmix 1.0 --train_fraction 0.5 --model_ema --epochs 1", tmp_path / "m")
-    assert "16 of 32 training images" in capfd.readouterr().err
+    assert "16 of 32 training images" in capfd.readouterr().out
     assert np.isfinite(last_epoch(folder)["train_loss"])
     assert "ema_test_mAP" in last_epoch(folder)
     for flags in ("", "--cache_features"):
@@ -176,7 +176,7 @@ def test_mistakes_are_refused(train, data, tmp_path, capfd):
     line = f"finetune {SIZES} --eval --resume {folder}/checkpoint-3.pd --data_path {data}/regression"
     capfd.readouterr()
     for flags, mentioned in (
-        ("", "'green'"),
+        ("", "--label_columns"),
         ("--task regression", "--task multilabel"),
         ("--eval_set imagenet-a", "--eval_set imagenet-a"),
     ):
