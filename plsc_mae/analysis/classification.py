@@ -78,7 +78,7 @@ def class_scores(confusion: Counts) -> ClassScores:
 def calibration(logits: Logits, labels: Labels, bins: int = ECE_BINS) -> Calibration:
     """Return confidence and accuracy of logits [n, K] by bins of the confidence, for class numbers [n]."""
     confidence = np.exp(log_softmax(logits.astype(np.float64), axis=1).max(axis=1))
-    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    place = np.clip(np.ceil(np.nan_to_num(confidence) * bins).astype(np.int64) - 1, 0, bins - 1)
     count = np.bincount(place, minlength=bins)
     hits = np.bincount(place, weights=logits.argmax(axis=1) == labels, minlength=bins)
     return Calibration(

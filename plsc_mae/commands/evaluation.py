@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from plsc_mae.analysis.classification import topk_in_set
-from plsc_mae.analysis.corruption import mean_corruption_error
+from plsc_mae.analysis.corruption import ALEXNET_ERRORS, mean_corruption_error
 from plsc_mae.analysis.evaluation_report import Report, corruption_report
 from plsc_mae.commands.evaluation_files import require_free_files, save_evaluation
 from plsc_mae.config import ClassifyConfig
@@ -60,23 +60,23 @@ def evaluate(
     if config.save_path:
         require_free_files(folder)
     errors: dict[str, list[float]] = {}
+    images = 0
     for part in parts:
         result = _evaluate_part(task, part, evaluation_of(part))
+        images += result.images
         if part.name:
             name, _, severity = part.name.rpartition("/")
             errors.setdefault(name, []).append(100 - result.metrics["acc1"])
             if world.is_main:
                 print(f"{name} {severity}: error {errors[name][-1]:.2f} %, {result.images} images", flush=True)
-    if errors:
-        metrics, line, report = _summarize_corruptions(errors)
-    else:
-        metrics, line, report = _summarize(task.kind, result)
+    metrics, line = _summarize_corruptions(errors) if errors else (result.metrics, _describe(task.kind, result))
     if world.is_main:
         print(line)
-        if config.save_path:
-            summary = {"eval_set": config.eval_set, "checkpoint": config.resume or config.finetune, **metrics}
-            for path in save_evaluation(folder, {**summary, "images": result.images}, report):
-                print(path)
+    if world.is_main and config.save_path:
+        summary = {"eval_set": config.eval_set, "checkpoint": config.resume or config.finetune, "images": images}
+        report = corruption_report(errors) if errors else _report(task.kind, result)
+        for path in save_evaluation(folder, {**summary, **metrics}, report):
+            print(path)
     return {f"test_{name}": value for name, value in metrics.items()}
 
 
@@ -97,23 +97,36 @@ def _evaluate_part(task: ClassifyTask, part: EvaluationPart, evaluation: Evaluat
     return _Result(part, metrics, evaluation.scored, gathered)
 
 
-def _summarize(kind: LabelKind, result: _Result) -> tuple[dict[str, float], str, Report]:
-    """Return metrics, a line for people, and the report of a set with a single part."""
-    metrics, gathered, part = result.metrics, result.gathered, result.part
-    if part.accepted is not None:
+def _describe(kind: LabelKind, result: _Result) -> str:
+    """Return the text with the metrics of a set with a single part."""
+    metrics = result.metrics
+    if result.part.accepted is not None:
         values = " ".join(f"Acc@{k} {metrics[f'real_acc{k}']:.3f}" for k in _KS)
-        return metrics, f"* ReaL {values}, {result.images} images", Report({}, [])
+        return f"* ReaL {values}, {result.images} images"
     values = " ".join(f"{title} {metrics[name]:.3f}" for name, title in kind.titles.items() if name in metrics)
     more = ", ".join(f"{title} {metrics[name]:.2f} %" for name, title in kind.more_titles.items())
-    report = kind.report(gathered.outputs, gathered.labels, part.images.classes[: gathered.outputs.shape[1]])
-    return metrics, f"* {values}, {result.images} images" + (f"\n  {more}" if more else ""), report
+    return f"* {values}, {result.images} images" + (f"\n  {more}" if more else "")
 
 
-def _summarize_corruptions(errors: Mapping[str, list[float]]) -> tuple[dict[str, float], str, Report]:
-    """Return the same for top-1 errors in percent by corruption, at the severities 1 to 5."""
-    metrics: dict[str, Any] = {"error": float(np.mean(list(errors.values())))}
+def _report(kind: LabelKind, result: _Result) -> Report:
+    """Return the tables and charts of a set with a single part; outputs without a name show their number."""
+    part, (_, outputs, labels) = result.part, result.gathered
+    if part.accepted is not None:
+        return Report({}, [])
+    names = part.images.classes
+    return kind.report(outputs, labels, [*names, *map(str, range(len(names), outputs.shape[1]))])
+
+
+def _summarize_corruptions(errors: Mapping[str, list[float]]) -> tuple[dict[str, float], str]:
+    """Return the metrics of the 15 corruptions, and a line with them.
+
+    Args:
+        errors: top-1 errors in percent at the severities 1 to 5, by corruption.
+    """
+    counted = [values for name, values in errors.items() if name in ALEXNET_ERRORS] or list(errors.values())
+    metrics = {"error": float(np.mean(counted))}
     mce = mean_corruption_error(errors)
     if mce is not None:
         metrics["mce"] = mce
     shown = "no mCE, which needs all 15 corruptions" if mce is None else f"mCE {mce:.2f} %"
-    return metrics, f"* {shown}, mean error {metrics['error']:.2f} %", corruption_report(errors)
+    return metrics, f"* {shown}, mean error {metrics['error']:.2f} %"

@@ -92,7 +92,7 @@ def open_classifier(config: PredictConfig | ExplainConfig) -> LoadedClassifier:
     trained, kind = open_predictor(config)
     if kind.dense:
         raise CheckpointError(
-            f"{config.model_path} was trained with --task {kind.task}; expected a classifier of one class per image"
+            f"{config.model_path} predicts {kind.noun} ({kind.task}); expected a classifier of one class per image"
         )
     return trained
 

@@ -67,7 +67,7 @@ class Source(NamedTuple):
     given: ImageList | None = None
 
     def images(self) -> ImageList:
-        """List the labeled images; raise DataError if there are none or they have no classes."""
+        """List the labeled images; raise DataError without images or without classes."""
         images = find_images(self.path, "val", flag=self.flag) if self.given is None else self.given
         require_classes(images, "evaluation")
         return images

@@ -205,7 +205,7 @@ def tiny_classifier_flags() -> str:
     return "--input_size 32 --patch_size 8 --embed_dim 32 --depth 2 --num_heads 2 --layer_decay 1.0"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(oracle, evaluate, by_two, tmp_path):
     data = fill(tmp_path / "set", *A)
     found, _, _ = evaluate(oracle, data, "--eval_set imagenet-a --batch_size 2")

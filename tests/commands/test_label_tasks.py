@@ -138,7 +138,7 @@ def test_numbers(train, data, tmp_path, capfd):
     assert any(line.endswith("  red") and "%" not in line for line in out.splitlines())
 
 
-@pytest.mark.parametrize("task", list(LABELS))
+@pytest.mark.parametrize("task", ["multilabel", pytest.param("regression", marks=pytest.mark.slow)])
 def test_resume_with_reordered_columns(train, data, task, tmp_path):
     """A run that stops and resumes gives the same bits, also if the columns of the file have another order."""
     whole = checkpoint_file.load(train(task) / "checkpoint-3.pd")
@@ -160,6 +160,7 @@ def test_resume_with_reordered_columns(train, data, task, tmp_path):
     assert last_epoch(tmp_path)["test_loss"] == last_epoch(train(task))["test_loss"]
 
 
+@pytest.mark.slow
 def test_mixing_fractions_and_probes(train, data, tmp_path, capfd):
     folder = train("multilabel", "--mixup 0.8 --cutmix 1.0 --train_fraction 0.5 --model_ema --epochs 1", tmp_path / "m")
     assert "16 of 32 training images" in capfd.readouterr().out

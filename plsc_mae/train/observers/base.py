@@ -202,7 +202,7 @@ class Evaluation:
         whole = self.world.pipeline.broadcast(exchanged, 0).numpy()
         numbers = np.flatnonzero(whole[:, 0])
         content = whole[numbers, 1:]
-        if self.task.gathers_outputs:  # as many labels as outputs
+        if self.task.gathers_outputs:  # labels [n, K], like the outputs
             outputs, labels = np.split(content, 2, axis=1)
             return Gathered(numbers, outputs, labels)
         return Gathered(numbers, content[:, :-1], content[:, -1].astype(np.int64))
