@@ -14,6 +14,7 @@ from scipy.special import log_softmax
 from plsc_mae.analysis.confusion import Counts, Doubles, confusion_matrix
 
 ECE_BINS = 15  # Guo et al. 2017
+BLOCK = 4096  # images whose probabilities are in memory together, in float64
 
 Logits = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -77,7 +78,8 @@ def class_scores(confusion: Counts) -> ClassScores:
 
 def calibration(logits: Logits, labels: Labels, bins: int = ECE_BINS) -> Calibration:
     """Return confidence and accuracy of logits [n, K] by bins of the confidence, for class numbers [n]."""
-    confidence = np.exp(log_softmax(logits.astype(np.float64), axis=1).max(axis=1))
+    blocks = np.array_split(logits, max(1, len(logits) // BLOCK))
+    confidence = np.concatenate([np.exp(log_softmax(rows.astype(np.float64), axis=1).max(axis=1)) for rows in blocks])
     place = np.clip(np.ceil(np.nan_to_num(confidence) * bins).astype(np.int64) - 1, 0, bins - 1)
     count = np.bincount(place, minlength=bins)
     hits = np.bincount(place, weights=logits.argmax(axis=1) == labels, minlength=bins)

@@ -46,8 +46,8 @@ class Heatmap(NamedTuple):
     labels: tuple[str, str]  # of the vertical and of the horizontal axis
 
     def draw(self, axes: Any) -> None:
-        """Draw the values as colors, from 0 (light) to the largest (dark)."""
-        image = axes.imshow(self.values, cmap="Blues", vmin=0, aspect="auto", interpolation="nearest")
+        """Draw the values as colors, from 0 (light) to 100 (dark)."""
+        image = axes.imshow(self.values, cmap="Blues", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
         axes.figure.colorbar(image, ax=axes, label="%")
         axes.set_ylabel(self.labels[0])
         axes.set_xlabel(self.labels[1])
@@ -70,6 +70,7 @@ class Bars(NamedTuple):
         known = np.flatnonzero(np.isfinite(self.values))
         order = known[np.argsort(self.values[known], kind="stable")]
         axes.barh(range(len(order)), self.values[order])
+        axes.set_xlim(0, max(100.0, *self.values[order]) if len(order) else 100.0)
         axes.set_title(self.title)
         axes.set_xlabel("%")
         axes.set_yticks(*((range(len(order)), [self.names[i] for i in order]) if len(order) <= NAMED_BARS else ([],)))
@@ -124,7 +125,13 @@ def class_report(logits: Values, labels: npt.NDArray[np.int64], names: Sequence[
     ]
     shares = np.stack([percent(row, np.full(len(row), row.sum())) for row in confusion])
     charts: list[Chart] = [
-        Heatmap("share of each class's images", np.nan_to_num(shares), names, names, ("true class", "predicted class")),
+        Heatmap(
+            "confusion matrix: share of each true class",
+            np.nan_to_num(shares),
+            names,
+            names,
+            ("true class", "predicted class"),
+        ),
         Bars("accuracy by class", names, scores.recall),
         Reliability(calibration(logits, labels)),
     ]

@@ -68,10 +68,10 @@ def _draw(path: Path, charts: Sequence[Chart]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(charts), figsize=(_INCHES * len(charts), _INCHES), squeeze=False)
+    size = (_INCHES * len(charts), _INCHES)
+    figure, axes = plt.subplots(1, len(charts), figsize=size, squeeze=False, layout="constrained")
     for place, chart in zip(axes[0], charts, strict=True):
         chart.draw(place)
-    figure.tight_layout()
     with result_replacement(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": MARK})
     plt.close(figure)

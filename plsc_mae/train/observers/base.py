@@ -188,11 +188,15 @@ class Evaluation:
             parts += [scores[OUTPUT].astype("float32"), labels if labels.ndim == 2 else labels.unsqueeze(1)]
         return paddle.concat(parts, axis=1).numpy()
 
-    def _collect(self, rows: Sequence[npt.NDArray[np.float32]]) -> Gathered:
-        """Return the outputs of all images from the rows of this and the other processes; all of them must call."""
+    def _collect(self, rows: list[npt.NDArray[np.float32]]) -> Gathered:
+        """Return the outputs of all images from the rows of this and the other processes; all of them must call.
+
+        `rows` becomes empty, which frees its memory.
+        """
         width = int(self.world.largest([max((each.shape[1] for each in rows), default=0)])[0])
         whole = np.zeros((len(self.loader.dataset), width - 1), np.float32)
-        for each in rows:
+        while rows:
+            each = rows.pop()
             whole[each[:, 0].astype(np.int64), : each.shape[1] - 1] = each[:, 1:]
         exchanged = paddle.to_tensor(whole)
         if self.shared:
