@@ -29,7 +29,12 @@ setup(
     license="Apache-2.0",
     cmdclass={"build_py": BuildWithConfigs},
     packages=find_packages(include=["plsc_mae", "plsc_mae.*"]),
-    package_data={"plsc_mae": ["py.typed"], "plsc_mae.report": ["*.json"], "plsc_mae.weights": ["manifest.yaml"]},
+    package_data={
+        "plsc_mae": ["py.typed"],
+        "plsc_mae.data": ["imagenet_synsets.txt"],
+        "plsc_mae.report": ["*.json"],
+        "plsc_mae.weights": ["manifest.yaml"],
+    },
     python_requires=">=3.10",
     install_requires=[
         "numpy>=1.26",
@@ -48,10 +53,10 @@ setup(
         "cpu": ["paddlepaddle>=2.6.2,<4"],
         "gpu": ["paddlepaddle-gpu>=2.6.2,<4"],
         "parquet": ["pyarrow>=14"],
-        "maps": ["scikit-learn>=1.3", "umap-learn>=0.5.6"],
+        "maps": ["scikit-learn>=1.5", "umap-learn>=0.5.6"],
         "dev": [
             *("pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "mypy==2.4.1", "types-PyYAML==6.0.12.20261113"),
-            *("pyarrow>=14", "scikit-learn>=1.3"),
+            *("pyarrow>=14", "scikit-learn>=1.5"),  # tests compare metrics with scikit-learn
         ],
         # Versions that work together; Python 3.13 has no package of paddle2onnx 2 nor of onnx 1.17.
         "onnx": [

@@ -160,7 +160,7 @@ def balanced_subset(images: ImageList, limit: int) -> ImageList:
     """
     if len(images) <= limit:
         return images
-    return _select(images, _balanced(images, limit) if images.classes else np.arange(limit) * len(images) // limit)
+    return subset(images, _balanced(images, limit) if images.classes else np.arange(limit) * len(images) // limit)
 
 
 def _balanced(images: ImageList, limit: int) -> npt.NDArray[np.int64]:
@@ -172,9 +172,10 @@ def _balanced(images: ImageList, limit: int) -> npt.NDArray[np.int64]:
     return np.concatenate(spaced)
 
 
-def _select(images: ImageList, chosen: npt.NDArray[np.int64]) -> ImageList:
-    paths = PathTable(images.paths[int(row)] for row in chosen)
-    return replace(images, paths=paths, labels=images.labels[chosen])
+def subset(images: ImageList, rows: npt.NDArray[np.int64]) -> ImageList:
+    """Return the images with the numbers `rows` [m], in this order."""
+    paths = PathTable(images.paths[int(row)] for row in rows)
+    return replace(images, paths=paths, labels=images.labels[rows])
 
 
 class ImageDataset(FileDataset):
@@ -213,8 +214,12 @@ class ImageDataset(FileDataset):
                     f"cannot decode any of {1 + len(offsets)} files of {self.images.source}, starting with "
                     f"{self.images.path(key.index)}; check the data set"
                 )
-        numbers = {INDEX: index, self._label: self.images.labels[index], "skipped": index != key.index}
-        return sample | {name: np.asarray(number, np.int64) for name, number in numbers.items()}
+        numbers = {INDEX: index, "skipped": index != key.index}
+        return {
+            **sample,
+            **{name: np.asarray(number, np.int64) for name, number in numbers.items()},
+            self._label: np.asarray(self.images.labels[index]),
+        }
 
     def _read(self, index: int, key: SampleKey) -> Sample | None:
         """Return the sample of `key` from file `index`; None if the file cannot be decoded and may be skipped."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,9 +63,10 @@ class ImageList:
 
     Attributes:
         paths: n paths relative to `root`.
-        labels: class numbers [n], -1 for unlabeled images.
-        classes: class names in the order of their numbers, as `plsc_mae.names.escape_name` writes them; empty for
-            unlabeled images.
+        labels: class numbers, int64 [n], -1 for unlabeled images; or the K labels of every image, float32 [n, K], see
+            `plsc_mae.data.label_table`.
+        classes: class names in the order of their numbers, or the names of the K labels, as
+            `plsc_mae.names.escape_name` writes them; empty for unlabeled images.
         root: base folder of the paths.
         list_file: list file with the paths and labels; empty for a folder.
         archives: path or pattern of the archives that hold the images; empty for files.
@@ -74,7 +76,7 @@ class ImageList:
     """
 
     paths: PathTable
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any]
     classes: tuple[str, ...]
     root: str
     list_file: str = ""
