@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 
-from plsc_mae import weights
+from plsc_mae import console, weights
 from plsc_mae.analysis.features import FeatureDataset, encode_dataset, require_finite_features
+from plsc_mae.commands.next_steps import after_classification
 from plsc_mae.config import ClassifyConfig, FinetuneConfig, LinprobeConfig
 from plsc_mae.data.cifar import CifarDataset, CifarImages, read_cifar
 from plsc_mae.data.classes import ClassOrder, label_warnings, log_class_warnings
@@ -55,14 +56,17 @@ from plsc_mae.pipeline.data import SizeOnlyDataset
 from plsc_mae.pipeline.schedule import Line
 from plsc_mae.pipeline.stages import check_pipeline_options, keep_stage, stages_by_cost
 from plsc_mae.pipeline.task import PipelinedTask
+from plsc_mae.plan.run_memory import planned_memory
 from plsc_mae.runtime import count_workers
+from plsc_mae.train.announcements import announce_command
 from plsc_mae.train.checkpoint.folder import Start, find_start
 from plsc_mae.train.checkpoint.run_record import RunRecord
+from plsc_mae.train.checkpoint.state import BEST
 from plsc_mae.train.data_check import check_data
 from plsc_mae.train.history import recording_warnings
 from plsc_mae.train.observers.base import Evaluation
 from plsc_mae.train.precision import choose_precision
-from plsc_mae.train.setup import build_trainer, log_options, share_network, training_loader, training_world
+from plsc_mae.train.setup import build_trainer, share_network, training_loader, training_world
 from plsc_mae.train.signals import preparing_run
 from plsc_mae.weights import Checkpoint, LoadReport
 
@@ -134,7 +138,7 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     origin = start.checkpoint or config.resume or config.finetune
     config = pixel_range.settle(config, known if isinstance(known, ImageList) else None, origin)
     world = training_world(config)
-    log_options(config, world)
+    announce_command(config, world)
     paddle.seed(config.seed)
     parts = parts_of_start(config, trained.checkpoint if trained else start.checkpoint)
     model = build_classifier(config, images.num_classes, **parts)
@@ -161,10 +165,16 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     loader = training_loader(datasets.train, config, world, num_workers=_workers(config, datasets.train))
     if world.is_main:
         _warn_of_small_data(config, len(loader))
-    trainer = build_trainer(task, loader, config, world, observers=evaluations, keep_best=BEST_METRIC)
+    memory = planned_memory(task, config, world)
+    trainer = build_trainer(
+        task, loader, config, world, observers=evaluations, keep_best=BEST_METRIC, planned_memory=memory
+    )
     trainer.fit(start)
     if isinstance(task, SweepTask) and world.is_main:
         _print_sweep(task, trainer.metrics)
+    elif world.is_main and trainer.saver.saved_path is not None:
+        best = trainer.saver.path(BEST)
+        after_classification(config, best if best.exists() else trainer.saver.saved_path, trainer.state.run)
     return trainer.metrics
 
 
@@ -445,13 +455,17 @@ def _print_accuracies(evaluation: Evaluation, world: World) -> Mapping[str, floa
                 f"the loss of the evaluation is {loss}: the weights are too large for float32; evaluate an earlier "
                 "checkpoint of the run"
             )
-        print(f"* Acc@1 {top1:.3f} Acc@5 {top5:.3f} loss {loss:.3f}, {evaluation.scored} images")
+        text = f"* Acc@1 {top1:.3f} Acc@5 {top5:.3f} loss {loss:.3f}, {evaluation.scored} images"
+        console.print_result(text, {"event": "evaluation", **metrics, "images": evaluation.scored})
     return metrics
 
 
 def _print_sweep(task: SweepTask, metrics: dict[str, float]) -> None:
     if not metrics:
         return
-    print("     rate  test_acc1  test_loss")
+    lines, rows = ["     rate  test_acc1  test_loss"], []
     for rate, name in zip(task.rates, task.names, strict=True):
-        print(f"{rate:9.4g}  {metrics[f'test_acc1_{name}']:9.2f}  {metrics[f'test_loss_{name}']:9.4f}")
+        accuracy, loss = metrics[f"test_acc1_{name}"], metrics[f"test_loss_{name}"]
+        lines.append(f"{rate:9.4g}  {accuracy:9.2f}  {loss:9.4f}")
+        rows.append({"rate": rate, "test_acc1": accuracy, "test_loss": loss})
+    console.print_result("\n".join(lines), {"event": "sweep", "rates": rows})
