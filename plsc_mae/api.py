@@ -127,6 +127,7 @@ def train(
     with _session():
         values = _merge("train", {**own, "model": model, "method": method}, options)
         config = _resolve(values, PHASES[phase], "train")
+        console.use_style(quiet=config.quiet, as_json=config.json)
         given = _given(data, eval_data, config)
         if isinstance(config, PretrainConfig):
             pretrain.train(config, given, task)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import plsc_mae
 from plsc_mae import console
-from plsc_mae.config import FINETUNE, LINPROBE, PHASES, PRETRAIN
+from plsc_mae.config import FINETUNE, LINPROBE, PHASES, PRETRAIN, TrainingConfig
 from plsc_mae.config.completion import Completed, completion_parser
 from plsc_mae.config.export import ExportConfig
 from plsc_mae.config.launch import Launch, LaunchConfig, split_launch
@@ -258,7 +258,10 @@ def _run(argv: list[str]) -> int:
             print(_overview(*rest))
             return 0
         command = COMMANDS[name]
-        config = _resolve_launch(rest) if name == "launch" else _resolve(name, rest)
+        with console.deferring_lines():
+            config = _resolve_launch(rest) if name == "launch" else _resolve(name, rest)
+            if isinstance(config, TrainingConfig):
+                console.use_style(quiet=config.quiet, as_json=config.json)
         own = config.options if isinstance(config, Launch) else config
         use_flags(vocabulary(type(own)) | (set() if "" in command.configs else {"method"}))
         warnings.filterwarnings("ignore", message="No ccache found")  # Paddle's advice to builders of C++ extensions
@@ -279,6 +282,7 @@ def _run(argv: list[str]) -> int:
         failure_detector.end_by(error)
     finally:
         use_flags(None)
+        console.use_style()
     failure_detector.report_success()
     return code or 0
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import paddle
 
-from plsc_mae import weights
+from plsc_mae import console, weights
 from plsc_mae.commands.classify_data import (
     Images,
     build_datasets,
@@ -24,6 +24,7 @@ from plsc_mae.commands.classify_data import (
     validation_loader,
 )
 from plsc_mae.commands.evaluation import evaluate
+from plsc_mae.commands.next_steps import after_classification
 from plsc_mae.config import ClassifyConfig, FinetuneConfig, LinprobeConfig
 from plsc_mae.data.classes import ClassOrder
 from plsc_mae.data.imagefolder import GivenImages, ImageList
@@ -48,12 +49,15 @@ from plsc_mae.parallel.world import World
 from plsc_mae.pipeline.schedule import Line
 from plsc_mae.pipeline.stages import check_pipeline_options, keep_stage, stages_by_cost
 from plsc_mae.pipeline.task import PipelinedTask
+from plsc_mae.plan.run_memory import planned_memory
+from plsc_mae.train.announcements import announce_command
 from plsc_mae.train.checkpoint.folder import Start, find_start
 from plsc_mae.train.checkpoint.run_record import RunRecord
+from plsc_mae.train.checkpoint.state import BEST
 from plsc_mae.train.history import recording_warnings
 from plsc_mae.train.observers.base import Evaluation
 from plsc_mae.train.precision import choose_precision
-from plsc_mae.train.setup import build_trainer, log_options, share_network, training_loader, training_world
+from plsc_mae.train.setup import build_trainer, share_network, training_loader, training_world
 from plsc_mae.train.signals import preparing_run
 from plsc_mae.weights import Checkpoint, LoadReport
 
@@ -108,7 +112,7 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     origin = start.checkpoint or config.resume or config.finetune
     config = pixel_range.settle(config, known if isinstance(known, ImageList) else None, origin)
     world = training_world(config)
-    log_options(config, world)
+    announce_command(config, world)
     paddle.seed(config.seed)
     parts = parts_of_start(config, trained.checkpoint if trained else start.checkpoint)
     model = build_classifier(config, images.num_classes, **parts)
@@ -135,10 +139,14 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     if world.is_main:
         _warn_of_small_data(config, len(loader))
     best = f"test_{images.kind.best_metric}"
-    trainer = build_trainer(task, loader, config, world, observers=evaluations, keep_best=best)
+    memory = planned_memory(task, config, world)
+    trainer = build_trainer(task, loader, config, world, observers=evaluations, keep_best=best, planned_memory=memory)
     trainer.fit(start)
     if isinstance(task, SweepTask) and world.is_main:
         _print_sweep(task, trainer.metrics)
+    elif world.is_main and trainer.saver.saved_path is not None:
+        best = trainer.saver.path(BEST)
+        after_classification(config, best if best.exists() else trainer.saver.saved_path, trainer.state.run)
     return trainer.metrics
 
 
@@ -284,6 +292,9 @@ def _evaluate(
 def _print_sweep(task: SweepTask, metrics: dict[str, float]) -> None:
     if not metrics:
         return
-    print("     rate  test_acc1  test_loss")
+    lines, rows = ["     rate  test_acc1  test_loss"], []
     for rate, name in zip(task.rates, task.names, strict=True):
-        print(f"{rate:9.4g}  {metrics[f'test_acc1_{name}']:9.2f}  {metrics[f'test_loss_{name}']:9.4f}")
+        accuracy, loss = metrics[f"test_acc1_{name}"], metrics[f"test_loss_{name}"]
+        lines.append(f"{rate:9.4g}  {accuracy:9.2f}  {loss:9.4f}")
+        rows.append({"rate": rate, "test_acc1": accuracy, "test_loss": loss})
+    console.print_result("\n".join(lines), {"event": "sweep", "rates": rows})

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from plsc_mae import console
 from plsc_mae.analysis.classification import topk_in_set
 from plsc_mae.analysis.corruption import ALEXNET_ERRORS, mean_corruption_error
 from plsc_mae.analysis.evaluation_report import Report, corruption_report
@@ -71,7 +72,8 @@ def evaluate(
                 print(f"{name} {severity}: error {errors[name][-1]:.2f} %, {result.images} images", flush=True)
     metrics, line = _summarize_corruptions(errors) if errors else (result.metrics, _describe(task.kind, result))
     if world.is_main:
-        print(line)
+        event = {"event": "evaluation", **{f"test_{name}": value for name, value in metrics.items()}, "images": images}
+        console.print_result(line, event)
     if world.is_main and config.save_path:
         summary = {"eval_set": config.eval_set, "checkpoint": config.resume or config.finetune, "images": images}
         report = corruption_report(errors) if errors else _report(task.kind, result)

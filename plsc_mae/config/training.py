@@ -121,6 +121,8 @@ class TrainingConfig:
         metavar="SECONDS",
     )
     print_freq: int = _run(20, "iterations between log lines", within="[1, inf)")
+    quiet: bool = _run(False, "print warnings and errors only; the files of OUTPUT_DIR are the same")
+    json: bool = _run(False, "print a JSON object per line instead of text, see docs/console.md")
 
     resume: str = _checkpoints("", "checkpoint to resume from", metavar="FILE")
     auto_resume: bool = _checkpoints(
@@ -300,6 +302,8 @@ class TrainingConfig:
             raise ConfigError(
                 f"--exp_name {self.exp_name} contains '/': it is a prefix of file names; --output_dir sets the folder"
             )
+        if self.quiet and self.json:
+            raise ConfigError("--quiet prints no progress and --json prints it as JSON; leave one of them out")
         if self.overwrite and self.resume:
             raise ConfigError(
                 "--overwrite starts from the beginning and --resume from a checkpoint; leave one of them out"

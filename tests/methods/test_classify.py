@@ -24,7 +24,7 @@ from plsc_mae.methods.classify import (
     validation_transform,
 )
 from plsc_mae.methods.label_kinds import classification_scores
-from plsc_mae.train.setup import peak_lr
+from plsc_mae.train.scaling import peak_lr
 
 pytestmark = pytest.mark.compat
 
