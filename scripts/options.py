@@ -7,7 +7,7 @@ from pathlib import Path
 
 from plsc_mae.cli import COMMANDS, Command
 from plsc_mae.config import PHASES
-from plsc_mae.config.help import OWN_GROUP, group_options
+from plsc_mae.config.help import OWN_GROUP, Entry, group_options
 from plsc_mae.config.plan import PlanOptions
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "options.md"
@@ -20,8 +20,9 @@ plsc-mae pretrain --model mae_vit_base_patch16 --help all       # every option o
 
 This page is written by `python scripts/options.py` from the declarations of the options. The value in brackets is the
 default, or says what happens without the option. Options that only some methods have end with those methods in
-parentheses; where defaults differ, each is listed with its methods. `--mask-ratio` is `--mask_ratio`, and every option is
-also a YAML key of the same name without the dashes. Later sources win: default, `--config` (`-c`), `-o key=value`, flag.
+parentheses; where defaults differ, each is listed with its methods. `--mask-ratio` is `--mask_ratio`, and every option
+is also a YAML key of the same name without the dashes. Later sources win: default, `--config` (`-c`), `-o key=value`,
+flag.
 """
 BORROWED = {  # commands with the options of another: the options of their own, and the other command
     "bench step": (None, "pretrain"),
@@ -48,7 +49,7 @@ def _section(name: str, command: Command) -> Iterator[str]:
     for title, entries in group_options(configs).items():
         yield f"{title}:\n" if title != OWN_GROUP else ""
         yield "| option | meaning |\n|---|---|"
-        yield from (f"| `{_cell(entry.names)}` | {_cell(entry.text)} |" for entry in entries)
+        yield from (_row(entry) for entry in entries)
         yield ""
     yield from _historical(configs)
 
@@ -63,8 +64,11 @@ def _historical(configs: Mapping[str, type]) -> Iterator[str]:
         yield "Accepted without effect: " + ", ".join(f"`--{name}`" for name in retired) + ".\n"
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+def _row(entry: Entry) -> str:
+    """Return a row of a table; stars outside of code are escaped, because Markdown takes them for emphasis."""
+    parts = entry.text.replace("|", "\\|").split("`")
+    text = "`".join(part if i % 2 else part.replace("*", "\\*") for i, part in enumerate(parts))
+    return f"| `{entry.names}` | {text} |"
 
 
 if __name__ == "__main__":
