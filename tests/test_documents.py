@@ -262,6 +262,13 @@ def test_translations_have_the_same_commands_and_links(english, chinese):
     assert Counter(x for x in links_of(chinese) if x not in switch) == Counter(x for x in expected if x not in switch)
 
 
+def test_the_readme_is_short_and_guides_begin_with_their_command():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+    for page in (ROOT / "docs").glob("*.md"):
+        introduction, *_ = page.read_text(encoding="utf-8").partition("\n## ")
+        assert page.name in ("README.md", "tour.md") or "```" in introduction, page
+
+
 def test_the_excerpts_of_the_worked_example_are_its_source():
     text = (ROOT / "docs/extend.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
