@@ -1,7 +1,7 @@
 """Options of supervised training on a pre-trained encoder: fine-tuning and probing.
 
 Names and defaults are those of facebookresearch/mae main_finetune.py and main_linprobe.py, Atten4Vis/CAE and PLSC
-task/ssl/cae, BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch; docs/finetune.md lists the differences. Presets are in
+task/ssl/cae, BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch; docs/transfer.md lists the differences. Presets are in
 the file of each method.
 """
 

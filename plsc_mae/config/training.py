@@ -16,7 +16,7 @@ from plsc_mae.errors import ConfigError
 
 _LAUNCHER = "`plsc-mae launch` starts the processes and sets the rank of each"
 _WANDB = "--logger wandb records the run in Weights & Biases, in the project WANDB_PROJECT of the account WANDB_ENTITY"
-_SUBMITIT = "it belongs to submitit's Slurm launcher; see docs/parallelism.md for the launch line"
+_SUBMITIT = "it belongs to submitit's Slurm launcher; see docs/scale-out.md for the launch line"
 
 # Flags of BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch for services that plsc_mae does not use.
 DEEPSPEED = {"enable_deepspeed": Retired("DeepSpeed needs PyTorch", takes_value=False)}
