@@ -20,7 +20,11 @@ class HiddenPSNR:
         self._values = self._images = 0
 
     def add(
-        self, original: npt.NDArray[np.uint8], predicted: npt.NDArray[np.uint8], label: str, hidden: npt.NDArray[np.bool_]
+        self,
+        original: npt.NDArray[np.uint8],
+        predicted: npt.NDArray[np.uint8],
+        label: str,
+        hidden: npt.NDArray[np.bool_],
     ) -> None:
         """Add a batch and fill the hidden patches of its originals by the trivial predictors.
 
@@ -44,7 +48,8 @@ class HiddenPSNR:
     def decibels(self) -> dict[str, float]:
         """Return 10 log10(255^2 / mean squared error) in dB by predictor, the network first; empty without images."""
         with np.errstate(divide="ignore"):  # inf for a perfect prediction
-            return {name: float(10 * np.log10(PEAK**2 * self._values / total)) for name, total in self._squared.items()}
+            signal = PEAK**2 * self._values
+            return {name: float(10 * np.log10(np.divide(signal, total))) for name, total in self._squared.items()}
 
     def __str__(self) -> str:
         values = ", ".join(f"{name} {value:.2f} dB" for name, value in self.decibels().items())

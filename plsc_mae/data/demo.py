@@ -1,6 +1,6 @@
 """Synthetic data set of labeled images, so that every command can be tried without a download.
 
-Layout: ROOT/{train,val}/<class>/<index>.jpg, with one class for each of ten kinds of objects; `demo_pictures` draws them.
+Layout: ROOT/{train,val}/<class>/<index>.jpg, one class for each of ten kinds of objects; `demo_pictures` draws them.
 """
 
 from __future__ import annotations

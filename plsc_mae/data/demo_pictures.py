@@ -1,10 +1,11 @@
 """Drawings of the demo data set: shaded objects of ten classes in simple scenes, with masks.
 
-A scene has a textured background, a light, and two objects of one class in front of it, a large one that overlaps a
-small one. Size, position, rotation, colors, light and background are random and independent of the class; light objects
-on dark ground are as frequent as dark objects on light ground. So neither the average color nor single pixels determine
-the class, but the parts of an object do. Most of a hidden part can be inferred: objects have a fixed structure and few
-colors, the second object repeats those of the first, shading is smooth, and textures are periodic.
+A scene has a textured background, a light, and up to three objects of one class, which may cover each other in part.
+Places, sizes, rotations, colors, light and background are random and independent of the class. Light objects on dark
+ground are as frequent as dark objects on light ground, and two pairs of tones may be exchanged. So neither the average
+color nor single pixels determine the class; the arrangement of an object's parts does. Most of a hidden part can be
+inferred: the objects of a picture have the same colors and nearly the same size and rotation, their parts have fixed
+places, shading is smooth, and textures are periodic.
 
 Lengths are fractions of the image side, in coordinates (x right, y down); an object's own coordinates are in -1..1.
 """
@@ -28,8 +29,11 @@ TONES = ((72.0, 128.0, 30.0, 222.0), (184.0, 128.0, 44.0, 232.0))
 MAIN, SECOND, DARK, LIGHT = range(4)  # numbers of the tones
 OBJECT_CHROMA, BACKGROUND_CHROMA = 46.0, 22.0  # distance of the colors from gray, in units of Cb and Cr
 TEXTURE = 15.0  # amplitude of the background's textures in luma
-RADII = ((0.2, 0.26), (0.32, 0.42))  # half the side of the far and of the near object
-MAX_ROTATION = 0.2  # radians
+RADII = (0.17, 0.27)  # half the side of an object
+OBJECTS_PER_PICTURE = 3
+MAX_ATTEMPTS = 50  # random positions that are tried for the objects
+SPACING = 1.2  # smallest distance between the centers of two objects, in radii: they overlap in part only
+MAX_ROTATION = 0.35  # radians
 
 Points = NDArray[np.float64]
 Plane = NDArray[np.float64]
@@ -60,7 +64,9 @@ def _box(left: float, top: float, right: float, bottom: float) -> Points:
     return _polygon((left, top), (right, top), (right, bottom), (left, bottom))
 
 
-def _ellipse(x: float, y: float, width: float, height: float | None = None, start: float = 0, stop: float = 1) -> Points:
+def _ellipse(
+    x: float, y: float, width: float, height: float | None = None, start: float = 0, stop: float = 1
+) -> Points:
     """Return an ellipse around (x, y) with half axes `width` and `height` (a disc without it).
 
     `start` and `stop` are fractions of a turn, clockwise from the right; another range than 0..1 gives a segment.
@@ -186,8 +192,7 @@ def draw_demo_image(split: str, class_name: str, index: int, *, image_size: int 
     placements = _place_objects(rng)
     night = int(rng.integers(2))
     light = rng.choice((-1.0, 1.0))
-    chroma = _draw_chroma(rng, OBJECT_CHROMA, 2)
-    tones = [_to_rgb(luma, c) for luma, c in zip(TONES[night], (*chroma, *np.zeros((2, 2))), strict=True)]
+    tones = _draw_tones(TONES[night], rng)
     pixels = _draw_background(image_size, BACKGROUND[night], light, rng)
     x, y = _coordinates(image_size)
     for placement in placements:
@@ -220,23 +225,23 @@ def _picture_rng(split: str, class_name: str, index: int, seed: int) -> np.rando
 
 
 def _place_objects(rng: np.random.Generator) -> list[Placement]:
-    """Draw the places of the far object and of the near one, which overlaps it."""
-    far, near = (float(rng.uniform(*limits)) for limits in RADII)
-    x, y = rng.uniform(0.35, 0.65), rng.uniform(0.5, 0.64)
-    side = rng.choice((-1.0, 1.0))
-    distance = near + far * rng.uniform(0.3, 0.8)
-    angles = rng.uniform(-MAX_ROTATION, MAX_ROTATION, 2)
-    mirrored = rng.integers(0, 2, 2)
+    """Draw the places of the objects from top to bottom; a lower object may cover a higher one in part."""
+    radius, angle = rng.uniform(*RADII), rng.uniform(-MAX_ROTATION, MAX_ROTATION)
+    centers: list[tuple[float, float]] = []
+    for x, y in rng.uniform((0.08, 0.15), (0.92, 0.85), (MAX_ATTEMPTS, 2)).tolist():
+        apart = all(np.hypot(x - other[0], y - other[1]) > SPACING * radius for other in centers)
+        if len(centers) < OBJECTS_PER_PICTURE and apart:
+            centers.append((x, y))
     return [
-        Placement(x + side * distance, y - rng.uniform(0.0, 0.2), far, angles[0], bool(mirrored[0])),
-        Placement(x, y, near, angles[1], bool(mirrored[1])),
+        Placement(x, y, radius * rng.uniform(0.85, 1.15), angle + rng.uniform(-0.1, 0.1), bool(rng.integers(2)))
+        for x, y in sorted(centers, key=lambda center: center[1])
     ]
 
 
 def _draw_object(
     parts: tuple[Part, ...], place: Placement, image_size: int, tones: list[tuple[int, int, int]]
 ) -> Plane:
-    """Draw an object without its shading; return [S, S, 4]: the color times the coverage, and the coverage, in 0..255."""
+    """Draw an object without shading; return its color times its coverage, and its coverage, [S, S, 4] in 0..255."""
     canvas = Image.new("RGBA", (image_size * SUPERSAMPLING,) * 2)
     pen = ImageDraw.Draw(canvas)
     cos, sin = np.cos(place.angle), np.sin(place.angle)
@@ -244,20 +249,27 @@ def _draw_object(
     for points, tone in parts:
         corners = ((place.x, place.y) + place.radius * points @ axes) * canvas.width
         pen.polygon([tuple(corner) for corner in corners.tolist()], fill=(*tones[tone], 255))
-    layer = np.array(canvas.reduce(SUPERSAMPLING), np.float64)  # Pillow returns colors that are not multiplied
-    layer[..., :3] *= layer[..., 3:] / 255.0
+    layer = np.array(canvas.reduce(SUPERSAMPLING), np.float64)
+    layer[..., :3] *= layer[..., 3:] / 255.0  # Pillow averages colors without the transparent pixels
     return layer
 
 
+def _draw_tones(lumas: tuple[float, float, float, float], rng: np.random.Generator) -> list[tuple[int, int, int]]:
+    """Draw the colors of the four tones; the first two are exchanged at random, and so are the last two."""
+    colors = rng.permutation([_to_rgb(luma, _draw_chroma(rng, OBJECT_CHROMA)) for luma in lumas[:2]]).tolist()
+    grays = rng.permutation([_to_rgb(luma, np.zeros(2)) for luma in lumas[2:]]).tolist()
+    return [(red, green, blue) for red, green, blue in (*colors, *grays)]
+
+
 def _shade(place: Placement, x: Plane, y: Plane, light: float) -> Plane:
-    """Return the brightness of a bulging object that is lit from above and from the left (-1) or right (1), about 1."""
+    """Return the brightness factors [S, S] of a round object, lit from above and from the left (-1) or right (1)."""
     u, v = (x - place.x) / place.radius, (y - place.y) / place.radius
     facing = np.sqrt(1.0 - 0.7 * np.minimum(u * u + v * v, 1.0))
     return 0.68 + 0.45 * np.clip(0.5 * light * u - 0.5 * v + 0.7 * facing, 0.0, 1.0)
 
 
 def _draw_shadow(place: Placement, x: Plane, y: Plane) -> Plane:
-    """Return the share of light that an object keeps from the ground below it."""
+    """Return the share of the light, [S, S] in 0..1, that an object takes from the ground at its lower end."""
     u, v = (x - place.x) / place.radius, (y - place.y - 0.95 * place.radius) / (0.22 * place.radius)
     return 0.4 * np.exp(-(u * u + v * v))
 
@@ -268,13 +280,11 @@ def _draw_background(image_size: int, luma: float, light: float, rng: np.random.
     horizon = rng.uniform(0.5, 0.75)
     wall, ground = (textures[rng.integers(len(textures))] for textures in (WALLS, GROUNDS))
     lumas = luma + 12.0 * light * (2 * x - 1) + 14.0 * (y - 0.5)
-    above = lumas + 8.0 + TEXTURE * wall(x, y, rng)
-    below = lumas - 16.0 + TEXTURE * ground(x, y - horizon, rng)
-    wall_chroma, ground_chroma = _draw_chroma(rng, BACKGROUND_CHROMA, 2)
+    above, below = lumas + 8.0 + TEXTURE * wall(x, y, rng), lumas - 16.0 + TEXTURE * ground(x, y - horizon, rng)
+    wall_chroma, ground_chroma = (_draw_chroma(rng, BACKGROUND_CHROMA) for _ in range(2))
+    above, below = above[..., None] + _chroma_rgb(wall_chroma), below[..., None] + _chroma_rgb(ground_chroma)
     is_wall = np.clip((horizon - y) * image_size + 0.5, 0.0, 1.0)[..., None]
-    return is_wall * (above[..., None] + _chroma_rgb(wall_chroma)) + (1 - is_wall) * (
-        below[..., None] + _chroma_rgb(ground_chroma)
-    )
+    return is_wall * above + (1.0 - is_wall) * below
 
 
 def _coordinates(image_size: int) -> tuple[Plane, Plane]:
@@ -287,6 +297,9 @@ def _coordinates(image_size: int) -> tuple[Plane, Plane]:
 def _wave(t: Plane, sharpness: float = 3.0) -> Plane:
     """Return a wave of period 1 in -1..1 with flat tops."""
     return np.clip(sharpness * np.sin(2 * np.pi * t), -1.0, 1.0)
+
+
+# Textures of a wall or, with y = 0 at the horizon, of the ground: values [S, S] in -1..1. Periods are random.
 
 
 def _plain(x: Plane, y: Plane, rng: np.random.Generator) -> Plane:
@@ -325,10 +338,10 @@ WALLS: tuple[Texture, ...] = (_plain, _stripes, _bricks, _hills)
 GROUNDS: tuple[Texture, ...] = (_plain, _planks, _tiles)
 
 
-def _draw_chroma(rng: np.random.Generator, distance: float, count: int) -> NDArray[np.float64]:
-    """Draw the chroma (Cb, Cr) [count, 2] of random hues at this distance from gray."""
-    hues = rng.uniform(0.0, 2 * np.pi, count)
-    return distance * np.stack([np.cos(hues), np.sin(hues)], axis=1)
+def _draw_chroma(rng: np.random.Generator, distance: float) -> NDArray[np.float64]:
+    """Draw the chroma (Cb, Cr) of a random hue at this distance from gray."""
+    hue = rng.uniform(0.0, 2 * np.pi)
+    return distance * np.array((np.cos(hue), np.sin(hue)))
 
 
 def _chroma_rgb(chroma: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -24,6 +24,7 @@ from pathlib import Path
 METHODS = ("mae", "cae", "simmim")
 RANDOM_SEEDS = (0, 1, 2)
 PIXELS = 32  # side of the raw pixels
+PICTURED = "mae"  # the method whose features are probed by segmentation and whose PSNR must have a margin
 PSNR_IMAGES = 200
 # The worst trained seed must be better than the best seed of random weights, and than raw pixels, by these margins.
 MARGINS = {"knn": 5.0, "linear": 5.0, "segprobe linear": 2.0, "segprobe k-NN": 2.0, "psnr": 0.5}
@@ -37,15 +38,18 @@ class Margins:
         folder: folder of the data, the runs and the results.
         methods: recipes below `configs/demo`.
         seeds: seeds of the training.
+        processes: number of training processes, 1 or 2.
     """
 
-    def __init__(self, folder: Path, methods: Sequence[str], seeds: Sequence[int]) -> None:
-        self.folder, self.methods, self.seeds = folder, methods, seeds
+    def __init__(self, folder: Path, methods: Sequence[str], seeds: Sequence[int], processes: int) -> None:
+        self.folder, self.methods, self.seeds, self.processes = folder, methods, seeds, processes
         self.failures: list[str] = []
 
     def run(self) -> None:
         """Train and measure everything that is missing, then print the tables."""
         self._step("demo-data", f"demo-data {self.folder}/data --masks")
+        pixels = f"--pixels {PIXELS} --crop_pct 1 --save_path {self.folder}/pixels.json"
+        self._step("pixels", f"compare --data_path {self.folder}/data/images {pixels}")
         for seed in self.seeds:
             for method in self.methods:
                 self._measure(method, seed)
@@ -57,20 +61,27 @@ class Margins:
             print(f"| {path.stem} | {path.read_text()} |")
 
     def _measure(self, method: str, seed: int) -> None:
+        """Train with a seed and evaluate; with the first seed, evaluate random weights of the same sizes too."""
         name, images = f"{method}-{seed}", f"{self.folder}/data/images"
-        recipe = f"pretrain --config demo/{method} --seed {seed} --data_path {images} --output_dir {self.folder}/{name}"
-        self._step(name, f"launch --nproc_per_node 2 --log_dir {self.folder}/{name}/workers {recipe} --auto_resume")
+        recipe = f"--config demo/{method} --seed {seed} --data_path {images} --output_dir {self.folder}/{name}"
+        if self.processes == 1:  # the same images per update
+            self._step(name, f"pretrain {recipe} --batch_size 16 --auto_resume")
+        else:
+            launch = f"launch --nproc_per_node 2 --log_dir {self.folder}/{name}/workers"
+            self._step(name, f"{launch} pretrain {recipe} --auto_resume")
         model = max((self.folder / name).glob("checkpoint-*.pd"), key=lambda path: path.stat().st_mtime)
-        table = f"compare --model_path {model} --data_path {images} --crop_pct 1 --save_path {self.folder}/{name}.json"
-        references = f"--pixels {PIXELS} --random_weights --seeds {' '.join(map(str, RANDOM_SEEDS))}"
-        self._step(f"{name}.compare", f"{table} {references if seed == self.seeds[0] else ''}")
         panels = f"--save_path {self.folder}/{name}/panels --max_images {PSNR_IMAGES}"
         self._step(f"{name}.reconstruct", f"reconstruct --model_path {model} --img_path {images} {panels}")
+        table = f"compare --model_path {model} --data_path {images} --crop_pct 1 --save_path {self.folder}/{name}.json"
+        random = f"--random_weights --seeds {' '.join(map(str, RANDOM_SEEDS))}" if seed == self.seeds[0] else ""
+        self._step(f"{name}.compare", f"{table} {random}")
+        if method != PICTURED:
+            return
         probe = f"segprobe --model_path {model} --data_path {self.folder}/data --max_train_patches 20000 --save_path"
         self._step(f"{name}.segprobe", f"{probe} {self.folder}/{name}/segmentation")
-        for random in RANDOM_SEEDS if seed == self.seeds[0] else ():
-            weights = f"{self.folder}/{name}/segmentation-random-{random} --random_weights --seed {random}"
-            self._step(f"{name}.segprobe-random-{random}", f"{probe} {weights}")
+        for number in RANDOM_SEEDS if random else ():
+            weights = f"{self.folder}/{name}/segmentation-random-{number} --random_weights --seed {number}"
+            self._step(f"{name}.segprobe-random-{number}", f"{probe} {weights}")
 
     def _step(self, name: str, words: str) -> None:
         """Run a command of plsc-mae unless an earlier call has finished it; keep its output and its wall time."""
@@ -90,12 +101,13 @@ class Margins:
 
     def _print_accuracies(self) -> None:
         """Print k-NN and linear accuracies in %, and check their margins."""
+        (pixels,) = json.loads((self.folder / "pixels.json").read_text())
         print("\n| features | k-NN | linear |\n|---|--:|--:|")
+        print(f"| raw pixels | {_row(pixels['knn'])} | {_row(pixels['linear'])} |")
         for method in self.methods:
             rows = [json.loads((self.folder / f"{method}-{seed}.json").read_text()) for seed in self.seeds]
-            pixels, random = rows[0][0], rows[0][1]
+            random = rows[0][0]
             trained = {name: [row[-1][name][0] for row in rows] for name in ("knn", "linear")}
-            print(f"| raw pixels | {_row(pixels['knn'])} | {_row(pixels['linear'])} |")
             print(f"| {method}: random weights | {_row(random['knn'])} | {_row(random['linear'])} |")
             print(f"| {method} | {_row(trained['knn'])} | {_row(trained['linear'])} |")
             for name, values in trained.items():
@@ -103,14 +115,16 @@ class Margins:
 
     def _print_segmentation(self) -> None:
         """Print the mean IoU in %, and check its margins."""
+        if PICTURED not in self.methods:
+            return
+        trained = [self._ious(f"{PICTURED}-{seed}/segmentation") for seed in self.seeds]
+        random = [self._ious(f"{PICTURED}-{self.seeds[0]}/segmentation-random-{seed}") for seed in RANDOM_SEEDS]
         print("\n| patch features | mean IoU, linear | mean IoU, k-NN |\n|---|--:|--:|")
-        for method in self.methods:
-            trained = [self._ious(f"{method}-{seed}/segmentation") for seed in self.seeds]
-            random = [self._ious(f"{method}-{self.seeds[0]}/segmentation-random-{seed}") for seed in RANDOM_SEEDS]
-            for name, values in ((f"{method}: random weights", random), (method, trained)):
-                print(f"| {name} | {' | '.join(_row(column) for column in zip(*values, strict=True))} |")
-            for kind, *pair in zip(("linear", "k-NN"), zip(*trained), zip(*random), strict=True):
-                self._check(f"{method}, segprobe {kind}", *pair, MARGINS[f"segprobe {kind}"])
+        for name, values in (("random weights", random), (PICTURED, trained)):
+            print(f"| {name} | {' | '.join(_row(column) for column in zip(*values, strict=True))} |")
+        for number, kind in enumerate(("segprobe linear", "segprobe k-NN")):
+            pair = ([values[number] for values in rows] for rows in (trained, random))
+            self._check(f"{PICTURED}, {kind}", *pair, MARGINS[kind])
 
     def _ious(self, folder: str) -> tuple[float, float]:
         found = json.loads((self.folder / folder / "results.json").read_text())
@@ -124,7 +138,8 @@ class Margins:
                 (line,) = re.findall("PSNR .*: (.*)", (self.folder / f"{method}-{seed}.reconstruct.txt").read_text())
                 (_, own), *others = PSNR_VALUE.findall(line)
                 print(f"| {method}, {seed} | {line} |")
-                self._check(f"{method}, PSNR", [float(own)], [float(value) for _, value in others], MARGINS["psnr"])
+                if method == PICTURED:
+                    self._check(f"{method}, PSNR", [float(own)], [float(value) for _, value in others], MARGINS["psnr"])
 
     def _check(self, name: str, trained: Sequence[float], references: Sequence[float], margin: float) -> None:
         found = min(trained) - max(references)
@@ -142,8 +157,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("demo-margins"))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
+    parser.add_argument("--processes", type=int, choices=(1, 2), default=2)
     options = parser.parse_args()
-    margins = Margins(options.folder, options.methods, options.seeds)
+    margins = Margins(options.folder, options.methods, options.seeds, options.processes)
     margins.run()
     if margins.failures:
         raise SystemExit("\n".join(margins.failures))

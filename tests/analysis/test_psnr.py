@@ -30,7 +30,7 @@ def test_every_hidden_pixel_has_the_same_weight():
             errors["network"].append((drawn - image)[mask])
             errors[DESCRIPTIONS[MEAN_COLOR]].append(image[~mask].mean(axis=0) - image[mask])
     found = psnr.decibels()
-    assert list(found)[0] == "network"
+    assert next(iter(found)) == "network"
     assert len(found) == 4  # the network and three trivial predictors
     for name, parts in errors.items():
         expected = 10 * np.log10(255**2 / np.mean(np.concatenate(parts) ** 2))
