@@ -171,7 +171,7 @@ class Task(nn.Layer, ABC):
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
         """Return pictures of the network's predictions for a batch, {label: uint8 [B, H, W, 3]}, in display order.
 
-        The result is empty for a Task without pictures.
+        The first one is the original, the second one is masked. The result is empty for a Task without pictures.
 
         Args:
             batch: a batch of samples from `Method.view_transform`.
@@ -182,6 +182,13 @@ class Task(nn.Layer, ABC):
             ConfigError: `patch_stats` is set but the network does not predict normalized pixels.
         """
         return {}
+
+    def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_] | None:
+        """Return the patches that `pictures` hides, [B, rows, columns], for a Task whose third picture predicts pixels.
+
+        None: the third picture is no prediction of pixels.
+        """
+        return None
 
     def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
         """Return the memory outline of one training pass.
