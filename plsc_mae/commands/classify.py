@@ -145,8 +145,8 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     if isinstance(task, SweepTask) and world.is_main:
         _print_sweep(task, trainer.metrics)
     elif world.is_main and trainer.saver.saved_path is not None:
-        best = trainer.saver.path(BEST)
-        after_classification(config, best if best.exists() else trainer.saver.saved_path, trainer.state.run)
+        kept = trainer.saver.path(BEST)
+        after_classification(config, kept if kept.exists() else trainer.saver.saved_path, trainer.state.run)
     return trainer.metrics
 
 
