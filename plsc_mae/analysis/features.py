@@ -261,35 +261,40 @@ def encode_dataset(
     count = len(dataset)
     sampler = EpochBatchSampler(count, batch_size, world.rank, world.size, seed=0, shuffle=False, drop_last=False)
     rows = RowsInMemory() if rows is None else rows
-    # One image determines the shapes, because a process may have no batch at all.
-    first = encode(paddle.to_tensor(dataset[SampleKey(0, 0)]["image"][None]))
-    shapes = {name: tuple(x.shape[1:]) for name, x in first.items()}
+    shapes = _shapes(encode, dataset)
     if world.is_main:
         rows.open(shapes, count)
     done, marks = _progress(rows, count, world)
-    sampler.set_position(0, min(done // sampler.global_batch_size, len(sampler)))
+    first_batch = done // sampler.global_batch_size
+    sampler.set_position(0, min(first_batch, len(sampler)))
     loader = build_loader(dataset, sampler, num_workers=num_workers)
     batches = iter(loader)
     starts = range(done, count, sampler.global_batch_size)
-    shown = {"initial": done // sampler.global_batch_size, "disable": not (world.is_main and console.shows_bars())}
-    for start in tqdm(starts, title, shown["initial"] + len(starts), **shown):
-        stop = min(start + sampler.global_batch_size, count)
+    disable = not (world.is_main and console.shows_bars())
+    for start in tqdm(starts, title, first_batch + len(starts), initial=first_batch, disable=disable):
+        size = min(sampler.global_batch_size, count - start)
         batch = next(batches, None)
         encoded = {} if batch is None else encode(batch["image"])
         loader.transfer_next()
-        share = np.array_split(np.arange(stop - start), world.size)[world.rank]
-        arrays = {name: _gather(encoded.get(name), share, (stop - start, *shapes[name]), world) for name in shapes}
-        marks[start:stop] = _gather(None if batch is None else batch.get(UNREADABLE), share, (stop - start,), world)
+        share = np.array_split(np.arange(size), world.size)[world.rank]
+        arrays = {name: _gather(encoded.get(name), share, (size, *shape), world) for name, shape in shapes.items()}
+        marked = _gather(None if batch is None else batch.get(UNREADABLE), share, (size,), world)
+        marks[start : start + size] = marked
         if world.is_main:
-            readable = marks[start:stop] == 0
-            arrays = arrays if readable.all() else {name: array[readable] for name, array in arrays.items()}
-            rows.add(arrays, stop - start, (start + np.flatnonzero(~readable)).tolist())
+            readable = {name: array[marked == 0] for name, array in arrays.items()}
+            rows.add(readable, size, (start + np.flatnonzero(marked)).tolist())
         if on_batch is not None:
             on_batch()
     kept, unreadable = np.flatnonzero(marks == 0), np.flatnonzero(marks).tolist()
     if unreadable:
         _report_unreadable(dataset, unreadable, report=report and world.is_main)
     return Encoded(rows.finish() if world.is_main else {}, kept, unreadable)
+
+
+def _shapes(encode: Encode, dataset: KeyedDataset) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the features of one image by name, because a process may have no batch at all."""
+    first = encode(paddle.to_tensor(dataset[SampleKey(0, 0)]["image"][None]))
+    return {name: tuple(x.shape[1:]) for name, x in first.items()}
 
 
 def _progress(rows: Rows, count: int, world: World) -> tuple[int, npt.NDArray[np.float32]]:

@@ -109,8 +109,8 @@ def nearest_neighbors(bank: Features, queries: Features, k: int) -> tuple[Simila
 class _Neighbors:
     """The k nearest bank features of a block of queries.
 
-    Candidates are collected until there are as many as results, and merged then. With a bank in random order this takes
-    about log2(N / BANK_BLOCK) merges, instead of one per block of the bank.
+    Candidates are collected until their number is that of the results, and merged then. With a bank in random order
+    this takes about log2(N / BANK_BLOCK) merges, instead of one per block of the bank.
 
     Args:
         similarities: array [rows, k] for the result.

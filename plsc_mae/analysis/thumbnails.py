@@ -76,7 +76,7 @@ def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width
 
 
 def project(features: Features, method: MapMethod, seed: int = 0) -> Doubles:
-    """Return places [n, 2] in the unit square of features [n, D], n >= 3, divided by their lengths.
+    """Return places [n, 2] from 0 to at most 1 of features [n, D], n >= 3, divided by their lengths.
 
     "pca" takes the first two principal components. "tsne" (van der Maaten and Hinton 2008; scikit-learn) and "umap"
     (McInnes et al. 2018; umap-learn) start from the first 50 of them. Both axes have the same scale.
@@ -97,7 +97,7 @@ def project(features: Features, method: MapMethod, seed: int = 0) -> Doubles:
         places = np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
     places = places - places.min(axis=0)
     scaled: Doubles = (places / max(places.max(), 1e-12)).astype(np.float64)
-    return scaled + (1 - scaled.max(axis=0)) / 2
+    return scaled
 
 
 def require_package(method: MapMethod) -> None:
@@ -138,7 +138,7 @@ def map_picture(
     """Draw a map: a dot per image, and the thumbnails that do not cover one another.
 
     Args:
-        places: [n, 2] in the unit square.
+        places: [n, 2] from 0 to at most 1; the picture is as wide and high as they are.
         pixels: n thumbnails, uint8 [S, S, 3].
         labels: class numbers [n], -1 for unlabeled images.
         classes: class names, which color dots and frames; empty without classes.
@@ -146,9 +146,9 @@ def map_picture(
     side = len(pixels[0])
     margin, reach = side // 2 + FRAME + GAP, side + 2 * FRAME
     colors = class_colors(len(classes) + 1)[1:]  # without black
-    canvas = Image.new("RGB", (MAP_SIDE, MAP_SIDE), "white")
-    draw = ImageDraw.Draw(canvas)
     centers = (margin + places * (MAP_SIDE - 2 * margin)).round().astype(int)
+    canvas = Image.new("RGB", tuple((centers.max(axis=0) + margin).tolist()), "white")
+    draw = ImageDraw.Draw(canvas)
     shown: list[int] = []
     for index, (x, y) in enumerate(centers.tolist()):
         color = tuple(colors[labels[index]].tolist()) if labels[index] >= 0 else _GRAY

@@ -296,7 +296,7 @@ def test_images_of_one_channel_are_refused_but_converted(save, tmp_path):
     path = save(tensors | {"patch_embed.proj.weight": tensors["patch_embed.proj.weight"][:, :1]})
     with pytest.raises(CheckpointError, match="images with 1 channels, but images are read with 3"):
         load_encoder(path, num_heads=HEADS)
-    assert not {"knn", "explain", "extract"} & set(inspect_file(path, num_heads=HEADS).uses)
+    assert not LOOKING & set(inspect_file(path, num_heads=HEADS).uses)
     assert main(["weights", "convert", path, str(tmp_path / "out.npz"), "--dialect", "facebook"]) == 0
 
 
@@ -377,6 +377,7 @@ def test_the_proposed_training_has_the_width_of_the_mlps(save):
     assert not any("--mlp_ratio" in line for line in inspect_file(save(vit()), num_heads=HEADS).uses.values())
 
 
+LOOKING = {"knn", "explain", "extract", "segprobe", "export"}
 LAYERS = {"plain": "", "layer scale": "layer scale", "registers as in timm": "register tokens 4"}
 
 
@@ -386,11 +387,11 @@ def test_inspect_proposes_only_what_accepts_the_file(save, capsys, name):
     path = save(vit(**TAKEN[name]))
     found = inspect_file(path, num_heads=HEADS)
     training = {"finetune", "linprobe"}  # whose classifiers of MAE have a class token
-    assert {"knn", "explain", "extract"} | (set() if "no class token" in name else training) == set(found.uses)
+    assert LOOKING | (set() if "no class token" in name else training) == set(found.uses)
     assert "reconstruct" in found.misfits
     for use, line in found.uses.items():
         config = parse(line.split()[2:], COMMANDS[use].configs, prog=use)
-        if use in ("knn", "explain", "extract"):
+        if use in LOOKING:
             load_encoder(config.model_path, num_heads=config.num_heads, input_size=config.input_size)
             if use == "explain":
                 assert Explainer(config).registers == TAKEN[name].get("registers", 0)
