@@ -1,7 +1,7 @@
 """Pages, navigation and links of the site that `bash scripts/site.sh` builds with MkDocs; mkdocs.yml names this file.
 
-- The navigation follows the links of docs/README.md, with its headings as sections. Pages without a link there come
-  after them, by folder.
+- The navigation follows the links of docs/README.md, with its headings as sections; links before the first heading do
+  not count. Pages without a link there come after them, by folder.
 - Documents outside docs/ that a document links become pages; other linked files of the repository are copied.
 - Each room of the package has a page of its API, made of the docstrings.
 - After the build, the local links and anchors of every page are checked.
@@ -149,7 +149,8 @@ def navigation() -> list[Any]:
     pages = documents()
     sections: dict[str, list[str]] = {"": [pages[INDEX]]}
     title, seen = "", {INDEX}
-    for line in INDEX.read_text(encoding="utf-8").splitlines():
+    text = INDEX.read_text(encoding="utf-8")
+    for line in text[max(text.find("\n## "), 0) :].splitlines():
         if line.startswith("## "):
             title = line.removeprefix("## ").strip()
         for path in local_targets(line, DOCS):
