@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS, PACKAGE = ROOT / "docs", ROOT / "plsc_mae"
 INDEX = DOCS / "README.md"
 API, PROJECT, FILES = "api", "project", "files"  # folders of the site
+FOLDER_TITLES = {"zh": "中文"}  # other folders of docs/ are sections under their own names
 LINK = re.compile(r"""(?P<before>\]\(|\b(?:src|href)=")(?P<target>[^()\s"]+)""")
 CODE = re.compile(r"(^ *```.*?^ *```|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 LIST_ITEM = re.compile(r"(?:[-*+]|\d+[.)]) ")
@@ -160,7 +161,7 @@ def navigation() -> list[Any]:
     for path in pages:
         if path not in seen:
             folder = path.parent.name if path.is_relative_to(DOCS) and path.parent != DOCS else ""
-            heading = folder or ("Other pages" if path.is_relative_to(DOCS) else "Project")
+            heading = FOLDER_TITLES.get(folder, folder) or ("Other pages" if path.is_relative_to(DOCS) else "Project")
             sections.setdefault(heading, []).append(pages[path])
     return [*sections.pop(""), *({name: items} for name, items in sections.items()), {"API reference": [*api_pages()]}]
 
