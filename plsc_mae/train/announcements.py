@@ -24,7 +24,7 @@ SHOWN_OPTIONS = (
     *("model", "data_path", "output_dir", "epochs", "batch_size", "accum_iter", "lr", "blr", "max_train_step"),
     *("quiet", "json"),
 )
-IN_MEMORY = "<"  # first character of a data path that stands for images in memory
+IN_MEMORY = "<"  # first character of a data path for images in memory
 
 
 # ----------------------------------------------------------------------------------------------------- before
@@ -59,7 +59,7 @@ def announce_plan(
         f"{state.stepper.precision.note}{kernels}",
         "recipe": _recipe(config, world, updates),
         "options": f"{options}; the others have the defaults of {config.method}" if options else "all by default",
-        "memory": _memory(planned_memory, world),
+        "memory": _memory(planned_memory, config, world),
         "time": "measured in the first updates",
     }
     for label, text in rows.items():
@@ -86,12 +86,12 @@ def _recipe(config: TrainingConfig, world: World, updates: int) -> str:
     )
 
 
-def _memory(planned: int | None, world: World) -> str:
+def _memory(planned: int | None, config: TrainingConfig, world: World) -> str:
     if planned is None:
         return "no estimate for this run; the peak is logged as mem"
     size = f"{planned / 2**30:.1f} GiB" if planned >= 2**30 else f"{planned / 2**20:.0f} MiB"
     accuracy = "not measured on GPUs" if world.is_gpu else "within 20 % on CPU; libraries and loaders come on top"
-    return f"{size} per process for tensors, as `plsc-mae plan` estimates it ({accuracy})"
+    return f"{size} per process for tensors, as `plsc-mae plan {config.phase}` estimates it ({accuracy})"
 
 
 def _incomplete_parts(state: RunState, loader: BatchLoader) -> Iterator[str]:
