@@ -83,8 +83,7 @@ def test_classifiers_and_their_evaluation(request, new_runs, images, tmp_path, k
         runs.here("run", "--batch_size 12 --max_train_step 12")
         capfd.readouterr()
         checkpoint = find_newest(str(tmp_path / name / "run"), "")
-        model = "--model vit_base_patch16"
-        main([classifier, *f"{model} --eval --resume {checkpoint} --data_path {path} --num_workers 0".split()])
+        assert main([classifier, *runs.arguments("run", f"--eval --resume {checkpoint}")]) == 0
         printed.append([line for line in capfd.readouterr().out.splitlines() if line.startswith("* Acc@1")])
     assert_same_tensors(tmp_path / "folder" / "run", tmp_path / "packed" / "run")
     assert printed[0] == printed[1]
