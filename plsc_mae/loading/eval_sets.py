@@ -126,7 +126,8 @@ def _real_rule(source: Source) -> Iterator[EvaluationPart]:
     for row, index in enumerate(rows):
         accepted[row, answers[numbers[index] - 1]] = True
     labeled = sum(map(bool, answers))
-    logger.info("%s: %d of the %d images with labels in %s", images.source, len(rows), labeled, file)
+    level = logging.INFO if len(rows) == labeled else logging.WARNING
+    logger.log(level, "%s has %d of the %d images with labels in %s", images.source, len(rows), labeled, file)
     chosen = dataclasses.replace(subset(images, rows), labels=accepted.argmax(axis=1), classes=synsets())
     yield EvaluationPart("", chosen, outputs, accepted)
 
