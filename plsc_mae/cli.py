@@ -30,6 +30,7 @@ from plsc_mae.config.tools import (
     DoctorConfig,
     ExplainConfig,
     ExtractConfig,
+    FewshotConfig,
     KNNConfig,
     PlotConfig,
     PredictConfig,
@@ -93,6 +94,12 @@ COMMANDS = {
     ),
     "knn": Command(
         "evaluate an encoder's features by k-NN", {"": KNNConfig}, "plsc_mae.commands.knn:run", parallel=True
+    ),
+    "fewshot": Command(
+        "evaluate an encoder's features with few labels",
+        {"": FewshotConfig},
+        "plsc_mae.commands.fewshot:run",
+        parallel=True,
     ),
     "compare": Command(
         "compare the features of several encoders in one table",
@@ -197,7 +204,7 @@ COMMANDS = {
 
 HEADINGS = {  # of the overview; a command belongs to the heading that lists its first word
     "Train": ("pretrain", "finetune", "linprobe", "launch", "configs", "board"),
-    "Evaluate": ("reconstruct", "predict", "knn", "compare", "segprobe", "explain", "extract"),
+    "Evaluate": ("reconstruct", "predict", "knn", "fewshot", "compare", "segprobe", "explain", "extract"),
     "Weights": ("weights", "export"),
     "Tools": ("plan", "bench", "plot", "report", "runs", "doctor", "parity", "demo-data", "random-tokenizer"),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,10 +30,12 @@ class EncodedLists(NamedTuple):
     Attributes:
         parts: one set of features per list in the main process; empty in the others.
         unreadable: number of images that could not be read and are left out.
+        kept: numbers of the readable images in each list.
     """
 
     parts: list[LabeledFeatures]
     unreadable: int
+    kept: Sequence[npt.NDArray[np.int64]] = ()
 
 
 def center_crop(config: ViewConfig, size: tuple[int, int]) -> ResizeCenterCrop:
@@ -60,7 +62,7 @@ def encode_labeled(
         DataError: no image of a list can be read.
     """
     transform, workers = center_crop(config, size), count_workers(config.num_workers)
-    parts, unreadable = [], 0
+    parts, unreadable, kept = [], 0, []
     for images in lists:
         encoded = encode_images(
             encode,
@@ -75,4 +77,5 @@ def encode_labeled(
         require_finite_features(encoded.arrays, "the encoder")
         parts += [LabeledFeatures(features, images.labels[encoded.kept]) for features in encoded.arrays.values()]
         unreadable += len(encoded.unreadable)
-    return EncodedLists(parts, unreadable)
+        kept.append(encoded.kept)
+    return EncodedLists(parts, unreadable, kept)

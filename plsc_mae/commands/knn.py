@@ -40,7 +40,8 @@ def run(config: KNNConfig) -> int:
     if config.save_path:
         require_free(results / BANK, results / QUERIES)
         require_free(results / TABLE, signs=(TABLE_ENTRY,))
-    name, (parts, unreadable) = _loaded(config) if config.load_path else _computed(config, world)
+    name, encoded = _loaded(config) if config.load_path else _computed(config, world)
+    parts, unreadable = encoded.parts, encoded.unreadable
     if not world.is_main:
         return exit_code(unreadable)
     bank, queries = parts
@@ -76,7 +77,7 @@ def _computed(config: KNNConfig, world: World) -> tuple[str, EncodedLists]:
         encode = TokenFeatures(network, normalize, [len(network.blocks)], [config.pooled], config.norm)
     if world.is_main:
         print(name)
-    parts, unreadable = encode_labeled(encode, lists, size, config, world, pixel_range=values)
+    parts, unreadable, _ = encode_labeled(encode, lists, size, config, world, pixel_range=values)
     if (
         config.pixels and world.is_main
     ):  # pixels are not negative, so without centering all images have similar directions

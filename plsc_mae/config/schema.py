@@ -113,7 +113,8 @@ def coerce(value: Value, hint: Any) -> Any:
     raw, _ = value
     origin = typing.get_origin(hint)
     if origin in UNIONS:
-        if raw is None or (isinstance(raw, str) and raw.lower() in NONE):
+        words = raw if isinstance(raw, list) else [raw]  # a list is the words after a flag that takes several
+        if raw is None or (len(words) == 1 and isinstance(words[0], str) and words[0].lower() in NONE):
             return None
         return coerce(value, without_none(hint))
     if origin is Literal:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from plsc_mae.data.classes import Reference, listed, match_images
 from plsc_mae.data.file_dataset import FileDataset
@@ -158,9 +159,13 @@ def balanced_subset(images: ImageList, limit: int) -> ImageList:
     members = np.split(np.argsort(images.labels, kind="stable"), ends[:-1])
     counts = [min(len(rows), limit // len(images.classes)) for rows in members]
     spaced = [rows[np.arange(count) * len(rows) // max(count, 1)] for rows, count in zip(members, counts, strict=True)]
-    chosen = np.concatenate(spaced)
-    paths = PathTable(images.paths[int(row)] for row in chosen)
-    return replace(images, paths=paths, labels=images.labels[chosen])
+    return subset(images, np.concatenate(spaced))
+
+
+def subset(images: ImageList, rows: npt.NDArray[np.int64]) -> ImageList:
+    """Return the images with the numbers `rows` [m], in this order."""
+    paths = PathTable(images.paths[int(row)] for row in rows)
+    return replace(images, paths=paths, labels=images.labels[rows])
 
 
 class ImageDataset(FileDataset):
@@ -199,8 +204,12 @@ class ImageDataset(FileDataset):
                     f"cannot decode any of {1 + len(offsets)} files of {self.images.source}, starting with "
                     f"{self.images.path(key.index)}; check the data set"
                 )
-        numbers = {INDEX: index, self._label: self.images.labels[index], "skipped": index != key.index}
-        return sample | {name: np.asarray(number, np.int64) for name, number in numbers.items()}
+        numbers = {INDEX: index, "skipped": index != key.index}
+        return {
+            **sample,
+            **{name: np.asarray(number, np.int64) for name, number in numbers.items()},
+            self._label: np.asarray(self.images.labels[index]),
+        }
 
     def _read(self, index: int, key: SampleKey) -> Sample | None:
         """Return the sample of `key` from file `index`; None if the file cannot be decoded and may be skipped."""

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,9 +64,10 @@ class ImageList:
 
     Attributes:
         paths: n paths relative to `root`.
-        labels: class numbers [n], -1 for unlabeled images.
-        classes: class names in the order of their numbers, as `plsc_mae.names.escape_name` writes them; empty for
-            unlabeled images.
+        labels: class numbers, int64 [n], -1 for unlabeled images; or the K labels of every image, float32 [n, K], see
+            `plsc_mae.data.label_table`.
+        classes: class names in the order of their numbers, or the names of the K labels, as
+            `plsc_mae.names.escape_name` writes them; empty for unlabeled images.
         root: base folder of the paths.
         list_file: list file with the paths and labels; empty for a folder.
         left_out: files of the folder that are not in the list.
@@ -73,7 +75,7 @@ class ImageList:
     """
 
     paths: PathTable
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any]
     classes: tuple[str, ...]
     root: str
     list_file: str = ""
