@@ -29,7 +29,12 @@ setup(
     license="Apache-2.0",
     cmdclass={"build_py": BuildWithConfigs},
     packages=find_packages(include=["plsc_mae", "plsc_mae.*"]),
-    package_data={"plsc_mae": ["py.typed"], "plsc_mae.report": ["*.json"], "plsc_mae.weights": ["manifest.yaml"]},
+    package_data={
+        "plsc_mae": ["py.typed"],
+        "plsc_mae.data": ["imagenet_synsets.txt"],
+        "plsc_mae.report": ["*.json"],
+        "plsc_mae.weights": ["manifest.yaml"],
+    },
     python_requires=">=3.10",
     install_requires=[
         "numpy>=1.26",
@@ -47,7 +52,10 @@ setup(
     extras_require={
         "cpu": ["paddlepaddle>=2.6.2,<4"],
         "gpu": ["paddlepaddle-gpu>=2.6.2,<4"],
-        "dev": ["pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "mypy==2.4.1", "types-PyYAML==6.0.12.20261113"],
+        "dev": [
+            *("pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "mypy==2.4.1", "types-PyYAML==6.0.12.20261113"),
+            "scikit-learn>=1.5",  # tests compare metrics with it
+        ],
         # Versions that work together; Python 3.13 has no package of paddle2onnx 2 nor of onnx 1.17.
         "onnx": [
             "paddle2onnx==2.1.0; python_version < '3.13'",
