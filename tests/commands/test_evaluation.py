@@ -132,6 +132,7 @@ def test_real_labels(oracle, evaluate, tmp_path):
     assert "acc1" not in found
 
 
+@pytest.mark.slow
 def test_corruption_errors(oracle, evaluate, tmp_path):
     """Errors of 0 and 100 percent by construction; the reference is the sum over severities."""
     data, wrong = tmp_path / "c", {"fog": 2, "pixelate": 5}

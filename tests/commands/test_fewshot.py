@@ -63,6 +63,7 @@ def test_numbers_are_those_of_the_chosen_images(trained, images, run, tmp_path):
     assert row["margin"] == ""
 
 
+@pytest.mark.slow
 def test_compare_has_the_same_numbers(trained, images, run, tmp_path):
     model = trained() / "checkpoint-1.pd"
     flags = f"--model_path {model} --data_path {images} --num_workers 0 --shots 2 --label_seeds 0 1 2"

@@ -138,7 +138,8 @@ def test_numbers(train, data, tmp_path, capfd):
     assert any(line.endswith("  red") and "%" not in line for line in out.splitlines())
 
 
-@pytest.mark.parametrize("task", ["multilabel", pytest.param("regression", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", list(LABELS))
 def test_resume_with_reordered_columns(train, data, task, tmp_path):
     """A run that stops and resumes gives the same bits, also if the columns of the file have another order."""
     whole = checkpoint_file.load(train(task) / "checkpoint-3.pd")
