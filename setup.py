@@ -47,7 +47,14 @@ setup(
     extras_require={
         "cpu": ["paddlepaddle>=2.6.2,<4"],
         "gpu": ["paddlepaddle-gpu>=2.6.2,<4"],
-        "dev": ["pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "mypy==2.4.1", "types-PyYAML==6.0.12.20261113"],
+        "dev": [
+            "tifffile>=2023.7",
+            "pytest==9.2.0",
+            "pytest-xdist==3.8.0",
+            "ruff==0.17.6",
+            "mypy==2.4.1",
+            "types-PyYAML==6.0.12.20261113",
+        ],
         # Versions that work together; Python 3.13 has no package of paddle2onnx 2 nor of onnx 1.17.
         "onnx": [
             "paddle2onnx==2.1.0; python_version < '3.13'",
@@ -55,6 +62,7 @@ setup(
             "onnxruntime>=1.17",
         ],
         "completion": ["argcomplete>=3"],
+        "tiff": ["tifffile>=2023.7", "imagecodecs>=2023.7"],
         "tensorboard": ["tensorboardX>=2.6", "tensorboard>=2.15"],
         "wandb": ["wandb>=0.16"],
         "parity": ["torch>=2.4", "transformers>=4.45"],

@@ -38,6 +38,7 @@ from plsc_mae.config.tools import (
     ReportConfig,
     RunsConfig,
     SegprobeConfig,
+    StatsConfig,
 )
 from plsc_mae.config.weights import (
     WeightsConvertConfig,
@@ -110,6 +111,12 @@ COMMANDS = {
     ),
     "extract": Command(
         "write features of images to a file", {"": ExtractConfig}, "plsc_mae.commands.extract:run", parallel=True
+    ),
+    "stats": Command(
+        "measure mean and standard deviation of every channel of a data set",
+        {"": StatsConfig},
+        "plsc_mae.commands.stats:run",
+        "data_path",
     ),
     "export": Command(
         "write a network for another program or library", {"": ExportConfig}, "plsc_mae.commands.export:run"
@@ -199,7 +206,7 @@ HEADINGS = {  # of the overview; a command belongs to the heading that lists its
     "Train": ("pretrain", "finetune", "linprobe", "launch", "configs", "board"),
     "Evaluate": ("reconstruct", "predict", "knn", "compare", "segprobe", "explain", "extract"),
     "Weights": ("weights", "export"),
-    "Tools": ("plan", "bench", "plot", "report", "runs", "doctor", "parity", "demo-data", "random-tokenizer"),
+    "Tools": ("plan", "bench", "plot", "report", "runs", "doctor", "parity", "demo-data", "random-tokenizer", "stats"),
 }
 BROKEN_PIPE = 128 + 13  # exit code that a shell reports for a program ended by SIGPIPE
 

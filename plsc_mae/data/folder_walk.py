@@ -12,6 +12,7 @@ from plsc_mae.errors import DataError
 from plsc_mae.file_kinds import EMPTY, FileKind, read_head, recognize
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
+ARRAY_EXTENSIONS = (".npy", ".npz")  # images only in folders without files of EXTENSIONS
 # Written by operating systems, network storage, archivers and notebooks; names with a leading dot are hidden as well.
 SYSTEM_NAMES = frozenset(
     {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found", "$recycle.bin"}
@@ -101,18 +102,20 @@ def scan(folder: str | Path, left_out: LeftOut) -> tuple[list[str], list[str]]:
     return sorted(folders), sorted(files)
 
 
-def images_in(folder: str | Path, files: list[str], left_out: LeftOut) -> list[str]:
-    """Return the names of images among `files` of a folder; other files are counted in `left_out`."""
+def images_in(
+    folder: str | Path, files: list[str], left_out: LeftOut, suffixes: tuple[str, ...] = EXTENSIONS
+) -> list[str]:
+    """Return those of `files` in a folder that have one of `suffixes`; other files are counted in `left_out`."""
     images = []
     for name in files:
-        if is_image(name):
+        if name.lower().endswith(suffixes):
             images.append(name)
         else:
             left_out.add_file(os.path.join(folder, name))
     return images
 
 
-def images_below(folder: Path, name: str, left_out: LeftOut) -> list[str]:
+def images_below(folder: Path, name: str, left_out: LeftOut, suffixes: tuple[str, ...] = EXTENSIONS) -> list[str]:
     """Return the images in `folder/name` and its subfolders, relative to `folder`, in torchvision's order.
 
     Raises:
@@ -122,7 +125,7 @@ def images_below(folder: Path, name: str, left_out: LeftOut) -> list[str]:
     images: list[str] = []
     for subfolder, files in sorted(_walk(str(folder / name), (_identity(folder),), left_out)):
         prefix = os.path.relpath(subfolder, folder)
-        images += [os.path.join(prefix, file) for file in images_in(subfolder, files, left_out)]
+        images += [os.path.join(prefix, file) for file in images_in(subfolder, files, left_out, suffixes)]
     return images
 
 

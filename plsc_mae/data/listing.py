@@ -15,8 +15,18 @@ import numpy as np
 import numpy.typing as npt
 
 from plsc_mae.data.decode import Backend, SourceImage, open_image
-from plsc_mae.data.depth import PixelRange
-from plsc_mae.data.folder_walk import EXTENSIONS, Count, LeftOut, holds_images, images_below, images_in, is_image, scan
+from plsc_mae.data.folder_walk import (
+    ARRAY_EXTENSIONS,
+    EXTENSIONS,
+    Count,
+    LeftOut,
+    holds_images,
+    images_below,
+    images_in,
+    is_image,
+    scan,
+)
+from plsc_mae.data.pixels import RGB, PixelFormat
 from plsc_mae.data.unreadable import UnreadableFiles
 from plsc_mae.errors import DataError
 from plsc_mae.errors import flag as own_flag
@@ -104,9 +114,9 @@ class ImageList:
         """Return the path of one file relative to `root`, as it is printed and written (`names.escape_name`)."""
         return escape_name(self.paths[index])
 
-    def open(self, index: int, backend: Backend = "pil", pixel_range: PixelRange | None = None) -> SourceImage:
+    def open(self, index: int, backend: Backend = "pil", pixel_format: PixelFormat = RGB) -> SourceImage:
         """Read one file, see `plsc_mae.data.decode.open_image`."""
-        return open_image(self.path(index), backend, pixel_range)
+        return open_image(self.path(index), backend, pixel_format)
 
 
 def list_images(data_path: str | Path, split: str, *, flag: str = "", labeled: bool = True) -> ImageList:
@@ -135,6 +145,9 @@ def list_images(data_path: str | Path, split: str, *, flag: str = "", labeled: b
         if labeled and folder == source:
             _refuse_inner_splits(source, split, flag)
         images = _list_folder(folder, left_out, labeled=labeled)
+        if images is None and not left_out.suffixes.keys().isdisjoint(ARRAY_EXTENSIONS):
+            left_out = LeftOut()
+            images = _list_folder(folder, left_out, labeled=labeled, suffixes=ARRAY_EXTENSIONS)
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
     if images is None:
@@ -232,15 +245,17 @@ def _class_reading(source: Path, split: str, flag: str) -> str:
     return f"if all folders are classes, run `{command}` and pass {flag} NEW"
 
 
-def _list_folder(folder: Path, left_out: LeftOut, *, labeled: bool) -> ImageList | None:
+def _list_folder(
+    folder: Path, left_out: LeftOut, *, labeled: bool, suffixes: tuple[str, ...] = EXTENSIONS
+) -> ImageList | None:
     classes, files = scan(folder, left_out)
-    loose = images_in(folder, files, left_out)
+    loose = images_in(folder, files, left_out, suffixes)
     counts: list[int] = []
 
     def paths() -> Iterator[str]:
         """Yield the images class by class, so that the names of one class at a time are in memory."""
         for name in classes:
-            found = images_below(folder, name, left_out)
+            found = images_below(folder, name, left_out, suffixes)
             counts.append(len(found))
             yield from found
 
@@ -249,9 +264,9 @@ def _list_folder(folder: Path, left_out: LeftOut, *, labeled: bool) -> ImageList
         if 0 in counts:
             empty = folder / classes[counts.index(0)]
             content = LeftOut()
-            images_below(folder, empty.name, content)
+            images_below(folder, empty.name, content, suffixes)
             raise DataError(
-                f"class folder {empty} contains no image ({' '.join(EXTENSIONS)}){_contents(content)}; add images or "
+                f"class folder {empty} contains no image ({' '.join(suffixes)}){_contents(content)}; add images or "
                 "remove it"
             )
         left_out.loose = Count(len(loose), str(folder / loose[0]) if loose else "")
