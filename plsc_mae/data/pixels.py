@@ -5,7 +5,7 @@ uint8. Other images are float32 if the run has a `PixelRange`, because 256 level
 
 A file's bands become the channels by this rule:
     bands are given               these bands, in their order
-    as many bands as channels     all bands
+    one band per channel          all bands
     one channel, RGB of 8 bits    its luminance, as Pillow's convert("L")
     RGB, one band                 the band three times
     RGB, four bands               the first three

@@ -1,7 +1,8 @@
 """TIFF files of any type and number of bands, read by the package tifffile, tile by tile or strip by strip.
 
 The bands of a file are the samples of its pixels, interleaved or in planes, or its pages if these have one sample each
-and one size. A pyramid's largest level is used. A file with several pages of several samples is refused, and so are
+and one size. By default tifffile writes an array [H, W, C] as H pages
+of W x C; such a file, recognized by more pages than columns, is read as [H, W, C]. A pyramid's largest level is used. A file with several pages of several samples is refused, and so are
 palettes. The TIFF 6.0 specification names the tags.
 """
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _WHITE_IS_ZERO, _PALETTE = 0, 3  # PhotometricInterpretation
 _IN_PLANES = 2  # PlanarConfiguration
+_UNNAMED_PAGES = "QYX"  # axes of a three-dimensional array that tifffile wrote page by page
 
 
 class TiffRaster:
@@ -31,19 +33,24 @@ class TiffRaster:
         path: the file.
         data: its content, if it is in memory.
         series: its pages that form the image.
-        axis: letter of the bands in `series.axes`; "" for a single band.
+        axes: letters of the axes of `series`: Y for rows, X for columns, and one for the bands.
     """
 
-    def __init__(self, path: str, data: bytes | None, series: TiffPageSeries, axis: str) -> None:
+    def __init__(self, path: str, data: bytes | None, series: TiffPageSeries, axes: str) -> None:
         self.path, self.data, self.page, self.dtype = path, data, series.keyframe, series.dtype
-        sizes = dict(zip(series.axes, series.shape, strict=True))
+        sizes = dict(zip(axes, series.shape, strict=True))
+        axis = next((letter for letter in axes if letter not in "YX" and sizes[letter] > 1), "")
         self.shape = (sizes["Y"], sizes["X"], sizes[axis] if axis else 1)
         self.inverted = self.page.photometric == _WHITE_IS_ZERO and self.dtype.kind == "u"
         pages = [self.page] if axis in ("", "S") else list(series.pages)
         self.segments = [list(zip(page.dataoffsets, page.databytecounts, strict=True)) for page in pages]
-        self.mapped = self._map(series, axis) if series.dataoffset is not None else None
+        self.mapped: Values | None = None
+        if series.dataoffset is not None:
+            self.mapped = self._map(series, axes, axis)
+        elif axes != series.axes:
+            self.mapped = series.asarray()
 
-    def _map(self, series: TiffPageSeries, axis: str) -> Values:
+    def _map(self, series: TiffPageSeries, axes: str, axis: str) -> Values:
         """Return values that are not compressed and in one piece, such as those of ImageJ, mapped into memory."""
         stored = np.dtype(self.page.parent.byteorder + self.dtype.char)
         values: Values
@@ -52,7 +59,7 @@ class TiffRaster:
         else:
             count = math.prod(series.shape)
             values = np.frombuffer(self.data, stored, count, series.dataoffset).reshape(series.shape)
-        order = [series.axes.index(letter) for letter in f"YX{axis}"]
+        order = [axes.index(letter) for letter in f"YX{axis}"]
         single = [i for i in range(values.ndim) if i not in order]
         return values.transpose(*order, *single).reshape(self.shape)
 
@@ -132,6 +139,7 @@ def open_tiff(path: str, data: bytes | None = None) -> TiffRaster:
                 f"it has the axes {series.axes} of {' x '.join(map(str, series.shape))}; expected rows, columns and "
                 "one axis of bands: write one image per file"
             )
-        raster = TiffRaster(path, data, series, "".join(bands))
+        in_rows = series.axes == _UNNAMED_PAGES and series.shape[0] > series.shape[2]
+        raster = TiffRaster(path, data, series, "YXS" if in_rows else series.axes)
         raster.require_whole(file.filehandle.size)
     return raster

@@ -25,7 +25,7 @@ from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.pixels import RGB_CHANNELS, PixelFormat
 from plsc_mae.data.sequence import SequenceImages
-from plsc_mae.errors import ConfigError, DataError, UserError
+from plsc_mae.errors import ConfigError, DataError, UserError, flag
 from plsc_mae.loading.channels import stored_channels
 
 OPTION = "pixel_range"
@@ -189,11 +189,13 @@ def _require_same(config: PixelConfig, measured: Source, pixel_format: PixelForm
                 (measured.channels, " ".join(map(str, measured.bands))),
             )
         )
-        raise ConfigError(f"--stats {measured.path} was measured on {theirs}, but this run has {own}; measure again")
+        raise ConfigError(
+            f"{flag('stats')} {measured.path} was measured on {theirs}, but this run has {own}; measure again"
+        )
     given = config.pixel_range
     if given is not None and tuple(given) != (AUTO,) and parse(given) != parse(measured.pixel_range):
         raise ConfigError(
-            f"--stats {measured.path} was measured with pixel values from {describe(parse(measured.pixel_range))}; "
+            f"{flag('stats')} {measured.path} was measured with pixel values from {describe(parse(measured.pixel_range))}; "
             "leave --pixel_range out, or measure again"
         )
 
@@ -272,9 +274,9 @@ def read_stats(path: str) -> Source:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         return _source(path, content, int(content["in_chans"]))
     except OSError as error:
-        raise DataError(f"cannot read --stats {path}: {error.strerror}") from None
+        raise DataError(f"cannot read {flag('stats')} {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
-        raise DataError(f"--stats {path} is no file of `plsc-mae stats DIR --save_path FILE`") from None
+        raise DataError(f"{flag('stats')} {path} is no file that `plsc-mae stats` wrote; measure again") from None
 
 
 def _stored(origin: str | Path) -> Source | None:

@@ -235,7 +235,7 @@ class CAE(Method[CAEConfig]):
         if not config.is_rgb and config.target_mode == "clusterID":
             raise ConfigError(
                 f"the tokenizer reads 8-bit RGB, but this run has {config.channels} channels"
-                f"{' chosen by --bands' if config.bands else ''}; predict pixels with {flag('target_mode')} rgb, or "
+                f"{' of chosen bands' if config.bands else ''}; predict pixels with {flag('target_mode')} rgb, or "
                 "train MAE or SimMIM"
             )
         self._tokenizer_size(config)
@@ -251,7 +251,7 @@ class CAE(Method[CAEConfig]):
             load_decoder(config, target.num_classes)  # report a bad file now, not at the first picture
         _warn_of_idle_options(config)
         if config.color_jitter and not config.is_rgb:
-            logger.warning("--color_jitter is left out: it is defined for 8-bit RGB only")
+            logger.warning("%s is left out: it is defined for 8-bit RGB only", flag("color_jitter"))
         return task
 
     def sketch_task(self, config: CAEConfig) -> CAETask:

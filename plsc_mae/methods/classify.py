@@ -32,7 +32,7 @@ from plsc_mae.data.transforms import (
     Sample,
     Transform,
 )
-from plsc_mae.errors import CheckpointError
+from plsc_mae.errors import CheckpointError, flag
 from plsc_mae.losses import label_smoothing_cross_entropy, soft_target_cross_entropy
 from plsc_mae.methods import load_recipe
 from plsc_mae.methods.base import Batch, StepOutput, Task
@@ -263,9 +263,10 @@ def left_out_augmentations(config: ClassifyConfig) -> str:
         return ""
     if config.rand_augment:
         return (
-            f"--aa {config.rand_augment}: only its geometric operations are used, for colors are defined for RGB only"
+            f"{flag('aa')} {config.rand_augment}: only its geometric operations are used, because colors are defined "
+            "for RGB only"
         )
-    return "--color_jitter is left out: it is defined for RGB only" if config.color_jitter else ""
+    return f"{flag('color_jitter')} is left out: it is defined for RGB only" if config.color_jitter else ""
 
 
 def validation_transform(config: ClassifyConfig) -> Transform:

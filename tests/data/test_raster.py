@@ -75,6 +75,18 @@ def test_pages_are_bands(tmp_path):
     np.testing.assert_allclose(whole(image), expected(values), atol=1e-4)
 
 
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_an_array_that_was_written_row_by_row(compression, tmp_path):
+    """As tifffile writes [H, W, C] by default."""
+    values = values_of("uint16")
+    tifffile.imwrite(tmp_path / "a.tif", values, compression=compression)
+    for image in (
+        open_image(tmp_path / "a.tif", pixel_format=PixelFormat(13, range=RANGE)),
+        content(tmp_path / "a.tif"),
+    ):
+        np.testing.assert_allclose(whole(image), expected(values), atol=1e-4)
+
+
 def test_a_pyramid_has_the_size_of_its_largest_level(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         file.write(values_of("uint16", 2), subifds=1, tile=(16, 16), photometric="minisblack", planarconfig="contig")
