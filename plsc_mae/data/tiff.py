@@ -1,9 +1,9 @@
 """TIFF files of any type and number of bands, read by the package tifffile, tile by tile or strip by strip.
 
 The bands of a file are the samples of its pixels, interleaved or in planes, or its pages if these have one sample each
-and one size. By default tifffile writes an array [H, W, C] as H pages
-of W x C; such a file, recognized by more pages than columns, is read as [H, W, C]. A pyramid's largest level is used. A file with several pages of several samples is refused, and so are
-palettes. The TIFF 6.0 specification names the tags.
+and one size. By default tifffile writes an array [H, W, C] as H pages of W x C; such a file, recognized by more pages
+than columns, is read as [H, W, C]. A pyramid's largest level is used. A file with several pages of several samples is
+refused, and so are palettes. The TIFF 6.0 specification names the tags.
 """
 
 from __future__ import annotations
