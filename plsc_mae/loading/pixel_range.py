@@ -195,8 +195,8 @@ def _require_same(config: PixelConfig, measured: Source, pixel_format: PixelForm
     given = config.pixel_range
     if given is not None and tuple(given) != (AUTO,) and parse(given) != parse(measured.pixel_range):
         raise ConfigError(
-            f"{flag('stats')} {measured.path} was measured with pixel values from {describe(parse(measured.pixel_range))}; "
-            "leave --pixel_range out, or measure again"
+            f"{flag('stats')} {measured.path} was measured with pixel values from "
+            f"{describe(parse(measured.pixel_range))}; leave --pixel_range out, or measure again"
         )
 
 
