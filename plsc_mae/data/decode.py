@@ -247,7 +247,7 @@ def open_image(path: str | Path, backend: Backend = "pil", pixel_format: PixelFo
     """
     path = str(path)
     require_backend(backend)
-    if reads_bands(path, pixel_format) and reads_regions(path):
+    if reads_bands(path, pixel_format) and reads_regions(path) and os.path.isfile(path):
         with as_data_error(path), open_regular(path, any_size=True):
             return RasterImage(path, open_raster(path), pixel_format)
     with as_data_error(path):
@@ -282,7 +282,8 @@ def deep_values(path: str, pixel_format: PixelFormat = RGB) -> depth.Values | No
     """
     if not reads_bands(path, pixel_format):
         return depth.deep_values(read_content(path))
-    raster = open_raster(path)
+    mapped = reads_regions(path) and os.path.isfile(path)
+    raster = open_raster(path, None if mapped else read_content(path))
     rows, columns = (
         slice((side - min(side, _SAMPLED_SIDE)) // 2, (side + min(side, _SAMPLED_SIDE)) // 2)
         for side in raster.shape[:2]
