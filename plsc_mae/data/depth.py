@@ -185,7 +185,10 @@ def open_header(data: bytes, pixel_range: PixelRange | None) -> Image.Image:
             raise
         kind = f"it is a TIFF file with {layout.bands} bands of {layout.bits} bits"
         if layout.bands > MAX_BANDS:
-            raise ValueError(f"{kind}; expected 1 to {MAX_BANDS} bands: write three of them as RGB") from None
+            remedy = remedies("choose bands with --bands", f"give --in_chans {layout.bands}")
+            raise ValueError(
+                f"{kind}; expected 1 to {MAX_BANDS} bands: {remedy or 'write three of them as RGB'}"
+            ) from None
         if pixel_range is None:
             raise ValueError(f"{kind}{range_remedy()}") from None
         if layout.height * layout.width > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
