@@ -49,8 +49,13 @@ setup(
         "gpu": ["paddlepaddle-gpu>=2.6.2,<4"],
         "parquet": ["pyarrow>=14"],
         "dev": [
-            *("pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "mypy==2.4.1", "types-PyYAML==6.0.12.20261113"),
+            "tifffile>=2023.7",
             "pyarrow>=14",
+            "pytest==9.2.0",
+            "pytest-xdist==3.8.0",
+            "ruff==0.17.6",
+            "mypy==2.4.1",
+            "types-PyYAML==6.0.12.20261113",
         ],
         # Versions that work together; Python 3.13 has no package of paddle2onnx 2 nor of onnx 1.17.
         "onnx": [
@@ -59,6 +64,7 @@ setup(
             "onnxruntime>=1.17",
         ],
         "completion": ["argcomplete>=3"],
+        "tiff": ["tifffile>=2023.7", "imagecodecs>=2023.7"],
         "tensorboard": ["tensorboardX>=2.6", "tensorboard>=2.15"],
         "wandb": ["wandb>=0.16"],
         "parity": ["torch>=2.4", "transformers>=4.45"],

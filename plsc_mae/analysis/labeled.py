@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from plsc_mae.analysis.features import Encode, encode_images, require_finite_features
 from plsc_mae.config.tools import ViewConfig
-from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.imagefolder import ImageList
+from plsc_mae.data.pixels import RGB, PixelFormat
 from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
@@ -48,12 +48,12 @@ def encode_labeled(
     config: ViewConfig,
     world: World,
     *,
-    pixel_range: PixelRange | None = None,
+    pixel_format: PixelFormat = RGB,
     report: bool = True,
 ) -> EncodedLists:
     """Compute the features of labeled images, cropped to `size` = (H, W); all processes must call.
 
-    `encode` must return a single kind of features. `pixel_range` and `report` are those of `encode_images`.
+    `encode` must return a single kind of features. `pixel_format` and `report` are those of `encode_images`.
 
     Raises:
         CheckpointError: a feature is NaN or infinite.
@@ -69,7 +69,7 @@ def encode_labeled(
             world,
             batch_size=config.batch_size,
             num_workers=workers,
-            pixel_range=pixel_range,
+            pixel_format=pixel_format,
             report=report,
         )
         require_finite_features(encoded.arrays, "the encoder")

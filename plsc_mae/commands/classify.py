@@ -45,6 +45,7 @@ from plsc_mae.methods.classify import (
     ClassifyTask,
     build_classifier,
     build_normalize,
+    left_out_augmentations,
     train_transform,
     validation_transform,
 )
@@ -135,6 +136,8 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     config = pixel_range.settle(config, known if isinstance(known, ImageList) else None, origin)
     world = training_world(config)
     log_options(config, world)
+    if left_out := left_out_augmentations(config):
+        logger.info("%s", left_out)
     paddle.seed(config.seed)
     parts = parts_of_start(config, trained.checkpoint if trained else start.checkpoint)
     model = build_classifier(config, images.num_classes, **parts)
@@ -305,7 +308,7 @@ def _reading(config: ClassifyConfig) -> dict[str, Any]:
         "seed": config.seed,
         "backend": config.image_backend,
         "bad_image": config.bad_image,
-        "pixel_range": pixel_range.parse(config.pixel_range),
+        "pixel_format": pixel_range.settled_format(config),
     }
 
 

@@ -71,6 +71,8 @@ def compute(config: EmbedConfig, world: World, images: ImageList | None = None) 
     """
     listed = find_images(config.data_path, config.split) if images is None else images
     network, normalize, origin = open_encoder(config)
+    reading = pixel_range.choose(config, [config.model_path], listed, network.in_chans)
+    normalize = pixel_range.override_normalize(normalize, reading)
     layers = _resolve(config.layers, len(network.blocks))
     arrays, kept, unreadable = encode_images(
         TokenFeatures(network, normalize, layers, tuple(dict.fromkeys(config.tokens)), config.norm),
@@ -80,7 +82,7 @@ def compute(config: EmbedConfig, world: World, images: ImageList | None = None) 
         batch_size=config.batch_size,
         num_workers=count_workers(config.num_workers),
         bad_image="skip" if images is None else "error",
-        pixel_range=pixel_range.choose(config.pixel_range, [config.model_path], listed),
+        pixel_format=reading.pixel_format,
     )
     require_finite_features(arrays, config.model_path)
     paths = [listed.name(i) for i in kept.tolist()]

@@ -66,17 +66,20 @@ def _computed(config: KNNConfig, world: World) -> tuple[str, EncodedLists]:
     bank = find_images(config.data_path, "train")
     lists = (bank, find_validation(bank, config.data_path, config.eval_data_path))
     log_class_warnings(bank)
-    values = pixel_range.choose(config.pixel_range, [config.model_path] if config.model_path else [], bank)
+    origins = [config.model_path] if config.model_path else []
     encode: Encode
     if config.input_size is not None and config.pixels:
         size, name, encode = (config.input_size[0], config.input_size[-1]), "raw pixels", pixel_features
+        reading = pixel_range.choose(config, origins, bank)
     else:
         network, normalize, name = open_encoder(config)
+        reading = pixel_range.choose(config, origins, bank, network.in_chans)
+        normalize = pixel_range.override_normalize(normalize, reading)
         size = network.img_size
         encode = TokenFeatures(network, normalize, [len(network.blocks)], [config.pooled], config.norm)
     if world.is_main:
         print(name)
-    parts, unreadable = encode_labeled(encode, lists, size, config, world, pixel_range=values)
+    parts, unreadable = encode_labeled(encode, lists, size, config, world, pixel_format=reading.pixel_format)
     if (
         config.pixels and world.is_main
     ):  # pixels are not negative, so without centering all images have similar directions

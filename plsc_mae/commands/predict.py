@@ -80,9 +80,11 @@ def run(config: PredictConfig) -> int:
 def predict(trained: LoadedClassifier, images: ImageList, world: World, config: PredictConfig) -> Predictions:
     """Classify every readable image, in order; all processes must call."""
     topk = min(config.topk, len(trained.classes))
+    reading = pixel_range.choose(config, [config.model_path], images, trained.network.encoder.in_chans)
+    normalize = pixel_range.override_normalize(trained.normalize, reading)
 
     def best(pixels: Tensor) -> dict[str, Tensor]:
-        probabilities, indices = F.softmax(trained.network(trained.normalize(pixels)), axis=-1).topk(topk)
+        probabilities, indices = F.softmax(trained.network(normalize(pixels)), axis=-1).topk(topk)
         return {"probabilities": probabilities, "indices": indices.astype("float32")}  # exact up to 2 ** 24
 
     arrays, kept, unreadable = encode_images(
@@ -92,7 +94,7 @@ def predict(trained: LoadedClassifier, images: ImageList, world: World, config: 
         world,
         batch_size=config.batch_size,
         num_workers=0 if len(images) <= config.batch_size else count_workers(config.num_workers),
-        pixel_range=pixel_range.choose(config.pixel_range, [config.model_path], images),
+        pixel_format=reading.pixel_format,
     )
     if not arrays:
         return Predictions([], len(unreadable))

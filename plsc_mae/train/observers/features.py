@@ -40,7 +40,7 @@ class FeatureWatch:
 
     Args:
         task: task whose encoder is evaluated.
-        normalize: converts uint8 images to the encoder's floats.
+        normalize: converts images to the encoder's floats.
         bank: training images.
         queries: at least two validation images, of the same classes as `bank`.
         config: options of the run: --knn_freq, --knn_k and those for reading images.
@@ -96,13 +96,13 @@ class FeatureWatch:
             num_workers=self.num_workers,
             backend=config.image_backend,
             bad_image=config.bad_image,
-            pixel_range=pixel_range.parse(config.pixel_range),
+            pixel_format=pixel_range.settled_format(config),
             report=not self._reported,
             on_batch=None if stop is None else stop.check,
         )
 
     def _encode(self, images: Tensor) -> dict[str, Tensor]:
-        """Encode uint8 images [B, H, W, 3] to float32 [B, D]."""
+        """Encode images [B, H, W, C] to float32 [B, D]."""
         encoder = self.task.model.encoder
         with autocast(self.precision):
             tokens = encoder.forward_features(self.normalize(images))
