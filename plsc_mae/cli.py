@@ -40,6 +40,7 @@ from plsc_mae.config.tools import (
     ReportConfig,
     RunsConfig,
     SegprobeConfig,
+    StatsConfig,
 )
 from plsc_mae.config.weights import (
     WeightsConvertConfig,
@@ -118,6 +119,12 @@ COMMANDS = {
     ),
     "extract": Command(
         "write features of images to a file", {"": ExtractConfig}, "plsc_mae.commands.extract:run", parallel=True
+    ),
+    "stats": Command(
+        "measure mean and standard deviation of every channel of a data set",
+        {"": StatsConfig},
+        "plsc_mae.commands.stats:run",
+        "data_path",
     ),
     "export": Command(
         "write a network for another program or library", {"": ExportConfig}, "plsc_mae.commands.export:run"
@@ -224,6 +231,7 @@ HEADINGS = {  # of the overview; a command belongs to the heading that lists its
         "prepare-data",
         "demo-data",
         "random-tokenizer",
+        "stats",
     ),
 }
 BROKEN_PIPE = 128 + 13  # exit code that a shell reports for a program ended by SIGPIPE
