@@ -20,6 +20,8 @@ from plsc_mae.config.launch import Launch, LaunchConfig, split_launch
 from plsc_mae.config.parity import ParityConfig
 from plsc_mae.config.plan import planned
 from plsc_mae.config.prepare import PrepareDataConfig
+from plsc_mae.config.stats import StatsConfig
+from plsc_mae.config.trial_inputs import DemoDataConfig, RandomTokenizerConfig
 from plsc_mae.config.resolve import parse
 from plsc_mae.config.schema import suggest, vocabulary
 from plsc_mae.config.synonyms import hint_at_command
@@ -27,7 +29,6 @@ from plsc_mae.config.tools import (
     BoardConfig,
     CompareConfig,
     ConfigsConfig,
-    DemoDataConfig,
     DoctorConfig,
     ExplainConfig,
     ExtractConfig,
@@ -35,12 +36,10 @@ from plsc_mae.config.tools import (
     KNNConfig,
     PlotConfig,
     PredictConfig,
-    RandomTokenizerConfig,
     ReconstructConfig,
     ReportConfig,
     RunsConfig,
     SegprobeConfig,
-    StatsConfig,
 )
 from plsc_mae.config.weights import (
     WeightsConvertConfig,

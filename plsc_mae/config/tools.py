@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from plsc_mae.config.pixels import BANDS, IN_CHANS, PICTURE_BANDS, FormatOptions, PixelOptions
+from plsc_mae.config.pixels import BANDS, IN_CHANS, PICTURE_BANDS, PixelOptions
 from plsc_mae.config.schema import in_group, option
 from plsc_mae.config.weights import NetworkOptions
 from plsc_mae.errors import ConfigError
@@ -18,7 +18,7 @@ _few = in_group("Few labels")
 _DEVICE = "device; auto: a GPU if there is one"
 SIZE_HELP = "image side in pixels, or height and width [the checkpoint's]"
 _HEADS = "attention heads of the encoder, if the file does not determine them"
-_WORKERS = "loader processes per process [up to 10, limited by the CPU cores]"
+WORKERS_HELP = "loader processes per process [up to 10, limited by the CPU cores]"
 _IMAGES = "an image, or a folder or archive of images (its val/, if there is one)"
 
 
@@ -58,62 +58,6 @@ class ReconstructConfig(PixelOptions, NetworkOptions):
 
     def __post_init__(self) -> None:
         _require(self, "model_path", "img_path")
-
-
-@dataclass(kw_only=True, frozen=True)
-class DemoDataConfig:
-    """Options of `demo-data`, which draws a small labeled JPEG folder of ten kinds of objects."""
-
-    path: str = option("", "folder to write to", metavar="DIR")
-    image_size: int = option(64, "image side in pixels", within="[16, 1024]")
-    train_per_class: int = option(400, "training images per class", within="[1, inf)")
-    val_per_class: int = option(80, "validation images per class", within="[1, inf)")
-    seed: int = option(0, "seed of the drawings", within="[0, inf)")
-    masks: bool = option(False, "also draw masks for `segprobe`; images are then below DIR/images, masks DIR/masks")
-
-    def __post_init__(self) -> None:
-        if not self.path:
-            raise ConfigError("name the folder to write to: plsc-mae demo-data DIR")
-
-
-@dataclass(kw_only=True, frozen=True)
-class RandomTokenizerConfig:
-    """Options of `random-tokenizer`, which writes a dVAE with random weights."""
-
-    path: str = option("", "folder to write encoder_weight.pd and decoder_weight.pd to", metavar="DIR")
-    seed: int = option(0, "seed of the weights", within="[0, inf)")
-    n_hid: int = option(256, "width of the first group of blocks, a multiple of 4", within="[4, inf)")
-    vocab_size: int = option(8192, "number of tokens", within="[2, inf)")
-
-    def __post_init__(self) -> None:
-        if not self.path:
-            raise ConfigError("name the folder to write to: plsc-mae random-tokenizer DIR")
-        if self.n_hid % 4:
-            raise ConfigError(f"--n_hid must be a multiple of 4, got {self.n_hid}")
-
-
-@dataclass(kw_only=True, frozen=True)
-class StatsConfig(FormatOptions):
-    """Options of `stats`, which measures mean and standard deviation of every channel."""
-
-    mean: ClassVar[None] = None
-    std: ClassVar[None] = None
-    stats: ClassVar[str] = ""
-
-    data_path: str = option("", "image folder (its train/, if there is one) or list file", metavar="PATH")
-    split: str = option("train", "subfolder of the image folder to use, if it exists", metavar="NAME")
-    save_path: str = option("stats.json", "file to write, for --stats of a run", metavar="FILE")
-    tile: int = _images(
-        0,
-        "as in the run; above 0, files of any size are read part by part; the statistics are of whole images",
-        within="[0, inf)",
-        metavar="SIDE",
-    )
-    num_workers: int | None = option(None, _WORKERS, within="[0, inf)")
-
-    def __post_init__(self) -> None:
-        if not self.data_path:
-            raise ConfigError("name the images: plsc-mae stats DIR")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -232,7 +176,7 @@ class BatchConfig(PixelOptions):
 
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = _images("bilinear", "filter of the resize")
     batch_size: int = _images(64, "images per process and batch", within="[1, inf)")
-    num_workers: int | None = _images(None, _WORKERS, within="[0, inf)")
+    num_workers: int | None = _images(None, WORKERS_HELP, within="[0, inf)")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -533,7 +477,7 @@ class PredictConfig(PixelOptions, TrainedClassifierOptions):
     input_size: tuple[int, ...] | None = option(None, SIZE_HELP, within="[1, inf)")
     num_heads: int | None = option(None, _HEADS, within="[1, inf)")
     batch_size: int = option(64, "images per process and batch", within="[1, inf)")
-    num_workers: int | None = option(None, _WORKERS, within="[0, inf)")
+    num_workers: int | None = option(None, WORKERS_HELP, within="[0, inf)")
     device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", _DEVICE)
 
     def __post_init__(self) -> None:

@@ -343,16 +343,16 @@ def _class_reading(source: Folder, split: str, flag: str) -> str:
 
 def _list_images_or_arrays(folder: Folder, left_out: LeftOut, *, labeled: bool) -> ImageList | None:
     """Return the list of the images of a folder, of its arrays if it has no images, or None."""
-    images = _list_folder(folder, left_out, labeled=labeled)
-    if images is None and not left_out.suffixes.keys().isdisjoint(ARRAY_EXTENSIONS):
-        left_out.suffixes.clear()
-        images = _list_folder(folder, left_out, labeled=labeled, suffixes=ARRAY_EXTENSIONS)
-    return images
+    for suffixes in (EXTENSIONS, ARRAY_EXTENSIONS):
+        own = LeftOut()
+        images = _list_folder(folder, own, suffixes, labeled=labeled)
+        if images is not None or own.suffixes.keys().isdisjoint(ARRAY_EXTENSIONS):
+            break
+    left_out.add(own)
+    return None if images is None else replace(images, left_out=left_out)
 
 
-def _list_folder(
-    folder: Folder, left_out: LeftOut, *, labeled: bool, suffixes: tuple[str, ...] = EXTENSIONS
-) -> ImageList | None:
+def _list_folder(folder: Folder, left_out: LeftOut, suffixes: tuple[str, ...], *, labeled: bool) -> ImageList | None:
     classes, files = scan(folder, left_out)
     loose = images_in(folder, files, left_out, suffixes)
     counts: list[int] = []
@@ -373,7 +373,7 @@ def _list_folder(
                 f"class folder {folder / empty} contains no image ({' '.join(suffixes)}){_contents(content)}; add "
                 "images or remove it"
             )
-        left_out.loose = Count(len(loose), _first_path(folder, loose))
+        left_out.loose = Count(len(loose), f"{folder}/{loose[0]}" if loose else "")
         labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
         return ImageList(table, labels, tuple(map(escape_name, classes)), str(folder), left_out=left_out)
     if loose:
@@ -398,10 +398,6 @@ def _images_of_classes(
             for found, own in pool.map(scan_class, classes[start : start + _SCANNED_AT_ONCE]):
                 left_out.add(own)
                 yield found
-
-
-def _first_path(folder: Folder, loose: Sequence[str]) -> str:
-    return f"{folder}/{loose[0]}" if loose else ""
 
 
 def _contents(left_out: LeftOut) -> str:
