@@ -20,10 +20,9 @@ from plsc_mae.config.launch import Launch, LaunchConfig, split_launch
 from plsc_mae.config.parity import ParityConfig
 from plsc_mae.config.plan import planned
 from plsc_mae.config.prepare import PrepareDataConfig
-from plsc_mae.config.stats import StatsConfig
-from plsc_mae.config.trial_inputs import DemoDataConfig, RandomTokenizerConfig
 from plsc_mae.config.resolve import parse
 from plsc_mae.config.schema import suggest, vocabulary
+from plsc_mae.config.stats import StatsConfig
 from plsc_mae.config.synonyms import hint_at_command
 from plsc_mae.config.tools import (
     BoardConfig,
@@ -41,6 +40,7 @@ from plsc_mae.config.tools import (
     RunsConfig,
     SegprobeConfig,
 )
+from plsc_mae.config.trial_inputs import DemoDataConfig, RandomTokenizerConfig
 from plsc_mae.config.weights import (
     WeightsConvertConfig,
     WeightsDiffConfig,

@@ -151,7 +151,7 @@ class TrainingConfig:
 
     data_path: str = _data(
         "",
-        "image folder (DIR/train/CLASS/*.jpg, DIR/CLASS/*.jpg or DIR/*.jpg), list file, or tar, zip or Parquet files",
+        "folder (DIR/train/CLASS/*.jpg, DIR/CLASS/*.jpg or DIR/*.jpg), list file, tar, zip or Parquet files",
         metavar="PATH",
     )
     input_size: tuple[int, ...] = _data((224,), "image side in pixels, or height and width", within="[1, inf)")
