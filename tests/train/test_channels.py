@@ -111,7 +111,7 @@ def test_refusals(flags, words, folder_of, tmp_path, capsys):
 
 def test_features_of_an_archive_are_those_of_its_folder(folder_of, tmp_path):
     """Statistics of features in a run, features with pictures of neighbors, and few labels, on a tar file of arrays."""
-    data, drawn = folder_of("npy"), "--num_pictures 2 --picture_bands 4 3 2"
+    data, drawn = folder_of("npy"), "--num_workers 0 --num_pictures 2 --picture_bands 4 3 2"
     with tarfile.open(tmp_path / "all.tar", "w") as archive:
         archive.add(data, "data")
     run(
@@ -128,8 +128,8 @@ def test_features_of_an_archive_are_those_of_its_folder(folder_of, tmp_path):
         ours, theirs = (np.asarray(Image.open(tmp_path / picture.format(name))) for name in ("folder", "tar"))
         np.testing.assert_array_equal(ours, theirs)
         assert np.ptp(ours, axis=-1).max() > 50  # three bands in color
-    run(f"fewshot --model_path {newest} --data_path {data} --shots 2 --label_seeds 0 1")
-    run(f"compare --model_path {newest} --data_path {data} --nb_knn 3")
+    run(f"fewshot --model_path {newest} --data_path {data} --shots 2 --label_seeds 0 1 --num_workers 0")
+    run(f"compare --model_path {newest} --data_path {data} --nb_knn 3 --num_workers 0")
 
 
 def test_a_tokenizer_reads_rgb(folder_of, tmp_path, capsys):
