@@ -155,7 +155,7 @@ class TrainingConfig:
 
     data_path: str = _data(
         "",
-        "image folder (DIR/train/CLASS/*.jpg, DIR/CLASS/*.jpg or DIR/*.jpg), list file, or tar, zip or Parquet files",
+        "folder (DIR/train/CLASS/*.jpg, DIR/CLASS/*.jpg or DIR/*.jpg), list file, or tar, zip, Parquet",
         metavar="PATH",
     )
     input_size: tuple[int, ...] = _data((224,), "image side in pixels, or height and width", within="[1, inf)")

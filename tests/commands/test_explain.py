@@ -169,7 +169,7 @@ def test_labels_say_which_category(draw, panels, classifier, images, tmp_path):
     (tmp_path / "names.txt").write_text("".join(f"a {name}\n" for name in names))
     flags = f"--category_index 1 --max_images 2 --layer_index -1 --classes {tmp_path}/names.txt"
     assert draw(flags, None, classifier)[0] == 0
-    assert list(panels[-1])[1] == "gradient rollout of 'a circle' (discard 0.9, layer -1)"
+    assert list(panels[-1])[1] == f"gradient rollout of 'a {names[1]}' (discard 0.9, layer -1)"
 
 
 def test_a_classifier_without_a_class_token(draw, root, images):
@@ -215,7 +215,7 @@ def test_an_autoencoder_knows_no_category(draw):
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        ("--img_path PLACE/none", "none does not exist; expected an image or a folder of images"),
+        ("--img_path PLACE/none", "none does not exist; expected an image, a folder of images, or a tar or zip archive"),
         ("--layer_index 1", "--layer_index 1: the encoder has 1 layers; expected 0 to 0"),
         ("--discard_ratio 1", "--discard_ratio must lie in [0, 1), got 1.0"),
         ("--head_fusion sum", "expected one of mean, max, min"),

@@ -112,7 +112,7 @@ def test_workers_give_the_same(predict, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        ("--img_path PLACE/none", "none does not exist; expected an image or a folder of images"),
+        ("--img_path PLACE/none", "none does not exist; expected an image, a folder of images, or a tar or zip archive"),
         ("--img_path PLACE/bad.jpg", "bad.jpg"),
         ("--img_path ", "--img_path is required"),
         ("--topk 0", "--topk must lie in [1, inf), got 0"),
