@@ -59,7 +59,7 @@ setup(
         "maps": ["scikit-learn>=1.5", "umap-learn>=0.5.6"],
         "dev": [
             *("pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "mypy==2.4.1", "types-PyYAML==6.0.12.20261113"),
-            *("pyarrow>=14", "scikit-learn>=1.5"),  # tests compare metrics with scikit-learn
+            *("pyarrow>=14", "tifffile>=2023.7", "scikit-learn>=1.5"),  # tests compare metrics with scikit-learn
             *DOCS,
             *NOTEBOOK,
         ],
@@ -72,6 +72,7 @@ setup(
             "onnxruntime>=1.17",
         ],
         "completion": ["argcomplete>=3"],
+        "tiff": ["tifffile>=2023.7", "imagecodecs>=2023.7"],
         "tensorboard": ["tensorboardX>=2.6", "tensorboard>=2.15"],
         "wandb": ["wandb>=0.16"],
         "parity": ["torch>=2.4", "transformers>=4.45"],

@@ -28,6 +28,7 @@ from plsc_mae.config.resolve import from_options
 from plsc_mae.config.schema import suggest, vocabulary
 from plsc_mae.config.tools import EmbedConfig, ExtractConfig
 from plsc_mae.data.imagefolder import GivenImages, ImageList
+from plsc_mae.data.pixels import RGB_CHANNELS, PixelFormat
 from plsc_mae.data.sequence import sequence_images
 from plsc_mae.data.workers import ending_workers
 from plsc_mae.errors import ConfigError, Stopped, use_flags
@@ -166,7 +167,9 @@ def embed(
             )
         if isinstance(config, ExtractConfig):
             extract.check_destination(config)
-        images = _in_memory(data, "data", labeled=isinstance(config, ExtractConfig))
+        form = PixelFormat(config.wanted_channels or RGB_CHANNELS, config.bands or ())
+        labeled = isinstance(config, ExtractConfig)
+        images = _in_memory(data, "data", form, labeled=labeled)
         features = extract.compute(config, World(config.device), images)
         if isinstance(config, ExtractConfig):
             extract.save(config, features)
@@ -239,14 +242,15 @@ def _given(data: Any, eval_data: Any, config: TrainingConfig) -> GivenImages:
         DataError: a sequence has no usable images or labels.
     """
     labeled = not isinstance(config, PretrainConfig) or config.online_probe or config.knn_freq > 0
+    form = PixelFormat(config.channels, tuple(config.bands or ()))
     train, val = (
-        _in_memory(value, name, labeled=labeled) for value, name in ((data, "data"), (eval_data, "eval_data"))
+        _in_memory(value, name, form, labeled=labeled) for value, name in ((data, "data"), (eval_data, "eval_data"))
     )
     return GivenImages(train, val)
 
 
-def _in_memory(data: Any, name: str, *, labeled: bool) -> ImageList | None:
-    return None if _is_path(data) else sequence_images(data, name, labeled=labeled)
+def _in_memory(data: Any, name: str, pixel_format: PixelFormat, *, labeled: bool) -> ImageList | None:
+    return None if _is_path(data) else sequence_images(data, name, labeled=labeled, pixel_format=pixel_format)
 
 
 # ------------------------------------------------------------------------------------------ calls and results

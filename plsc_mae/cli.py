@@ -22,12 +22,12 @@ from plsc_mae.config.plan import planned
 from plsc_mae.config.prepare import PrepareDataConfig
 from plsc_mae.config.resolve import parse
 from plsc_mae.config.schema import suggest, vocabulary
+from plsc_mae.config.stats import StatsConfig
 from plsc_mae.config.synonyms import hint_at_command
 from plsc_mae.config.tools import (
     BoardConfig,
     CompareConfig,
     ConfigsConfig,
-    DemoDataConfig,
     DoctorConfig,
     ExplainConfig,
     ExtractConfig,
@@ -35,12 +35,12 @@ from plsc_mae.config.tools import (
     KNNConfig,
     PlotConfig,
     PredictConfig,
-    RandomTokenizerConfig,
     ReconstructConfig,
     ReportConfig,
     RunsConfig,
     SegprobeConfig,
 )
+from plsc_mae.config.trial_inputs import DemoDataConfig, RandomTokenizerConfig
 from plsc_mae.config.weights import (
     WeightsConvertConfig,
     WeightsDiffConfig,
@@ -118,6 +118,12 @@ COMMANDS = {
     ),
     "extract": Command(
         "write features of images to a file", {"": ExtractConfig}, "plsc_mae.commands.extract:run", parallel=True
+    ),
+    "stats": Command(
+        "measure mean and standard deviation of every channel of a data set",
+        {"": StatsConfig},
+        "plsc_mae.commands.stats:run",
+        "data_path",
     ),
     "export": Command(
         "write a network for another program or library", {"": ExportConfig}, "plsc_mae.commands.export:run"
@@ -224,6 +230,7 @@ HEADINGS = {  # of the overview; a command belongs to the heading that lists its
         "prepare-data",
         "demo-data",
         "random-tokenizer",
+        "stats",
     ),
 }
 BROKEN_PIPE = 128 + 13  # exit code that a shell reports for a program ended by SIGPIPE

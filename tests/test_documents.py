@@ -49,6 +49,7 @@ REQUIRED = {
         "plot": "DIR",
         "report": "DIR",
         "runs": "DIR",
+        "stats": "DIR",
         "compare": "--data_path DIR --pixels 32",
     },
 }

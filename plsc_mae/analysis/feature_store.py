@@ -21,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 
-from plsc_mae.analysis.features import Arrays, Shapes, convert
+from plsc_mae.analysis.features import Arrays, Shapes, TokenFeatures, convert
 from plsc_mae.config.tools import FeatureConfig
 from plsc_mae.data.imagefolder import ImageList
+from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.errors import DataError
 from plsc_mae.files import MARK, atomic_replacement
-from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.parallel.world import World
 
 PROGRESS, LOCK, SUFFIX = "progress.json", "lock", ".rows"
@@ -36,13 +36,16 @@ _NO_INFLUENCE = frozenset(
     (
         *("save_path", "load_path", "num_workers", "device", "dtype", "nb_knn", "temperature", "num_pictures", "map"),
         *("map_images", "model_path", "model_key", "model_prefix", "data_path", "eval_data_path", "split"),
+        *("stats", "picture_bands"),
     )
 )
 
 logger = logging.getLogger(__name__)
 
 
-def identify(config: FeatureConfig, network: VisionTransformer, images: ImageList, world: World) -> dict[str, str]:
+def identify(
+    config: FeatureConfig, encode: TokenFeatures, images: ImageList, world: World, pixel_format: PixelFormat
+) -> dict[str, str]:
     """Return everything that determines the bits of the features of images, by a name for messages.
 
     The contents of the image files have no part in it.
@@ -51,7 +54,7 @@ def identify(config: FeatureConfig, network: VisionTransformer, images: ImageLis
     for index in range(len(images)):
         names.update(b"\0" + os.fsencode(images.paths[index]))
     weights = hashlib.sha256()
-    for name, value in network.state_dict().items():
+    for name, value in encode.encoder.state_dict().items():
         weights.update(name.encode())
         weights.update(np.ascontiguousarray(value.numpy()).data)
     options = {
@@ -63,6 +66,8 @@ def identify(config: FeatureConfig, network: VisionTransformer, images: ImageLis
     return options | {
         "images": names.hexdigest(),
         "weights": weights.hexdigest(),
+        "form of the pixels": repr(tuple(pixel_format)),
+        "mean and std": repr([values.flatten().tolist() for values in (encode.normalize.mean, encode.normalize.std)]),
         "number of processes": str(world.size),
         "Paddle": environment,
     }

@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from plsc_mae import console
 from plsc_mae.data.decode import Backend
-from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.evaluation import UNREADABLE, EvaluationDataset
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.loader import KeyedDataset, build_loader
 from plsc_mae.data.normalize import Normalize
+from plsc_mae.data.pixels import RGB, PixelFormat
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.seeding import SampleKey
 from plsc_mae.data.transfer import INDEX
@@ -35,7 +35,7 @@ CHECKED_BYTES = 1 << 26  # of features that are checked at a time
 TokenKind = Literal["cls", "mean", "patch"]
 Arrays = dict[str, npt.NDArray[Any]]
 Shapes = Mapping[str, tuple[int, ...]]
-Encode = Callable[[Tensor], dict[str, Tensor]]  # uint8 [B, H, W, 3] -> {name: [B, ...]}
+Encode = Callable[[Tensor], dict[str, Tensor]]  # pixels [B, H, W, C] -> {name: [B, ...]}
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def select_tokens(tokens: Tensor, kind: TokenKind, num_prefix_tokens: int = 1) -
 
 
 def pixel_features(images: Tensor) -> dict[str, Tensor]:
-    """Return the pixels in [0, 1] as {"pixels": [B, H*W*3]}, a baseline for learned features."""
+    """Return the pixels in [0, 1] as {"pixels": [B, H*W*C]}, a baseline for learned features."""
     return {"pixels": images.flatten(1).astype("float32") / 255}
 
 
@@ -193,7 +193,7 @@ def encode_images(
     num_workers: int,
     backend: Backend = "pil",
     bad_image: Literal["error", "skip"] = "skip",
-    pixel_range: PixelRange | None = None,
+    pixel_format: PixelFormat = RGB,
     rows: Rows | None = None,
     report: bool = True,
     on_batch: Callable[[], None] | None = None,
@@ -203,18 +203,18 @@ def encode_images(
     Args:
         encode: returns the features of a batch.
         images: the list.
-        transform: deterministic transform that returns "image", uint8 [H, W, 3].
+        transform: deterministic transform that returns "image", pixels [H, W, C].
         world: the processes that share the work; each of them must call this function.
         batch_size: images per batch and process.
         num_workers: data workers per process.
         backend: image decoder.
         bad_image: "error" raises DataError for an image that cannot be read; "skip" leaves it out.
-        pixel_range: range of images with more than 8 bits per band; None for the default.
+        pixel_format: form of the pixels.
         rows: see `encode_dataset`.
         report: see `encode_dataset`.
         on_batch: see `encode_dataset`.
     """
-    dataset = EvaluationDataset(images, transform, backend=backend, bad_image=bad_image, pixel_range=pixel_range)
+    dataset = EvaluationDataset(images, transform, backend=backend, bad_image=bad_image, pixel_format=pixel_format)
     return encode_dataset(
         encode,
         dataset,
@@ -244,7 +244,7 @@ def encode_dataset(
     """Compute the features of every sample once, with the random numbers of epoch 0; all processes must call.
 
     Args:
-        encode: returns the features of a batch of "image", uint8 [B, H, W, 3].
+        encode: returns the features of a batch of "image", pixels [B, H, W, C].
         dataset: the samples; those that `EvaluationDataset` marks as unreadable are left out.
         world: the processes that share the work; each of them must call this function.
         batch_size: images per batch and process.

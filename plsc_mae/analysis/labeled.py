@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from plsc_mae.analysis.features import Encode, Rows, encode_images, require_finite_features
 from plsc_mae.config.tools import ViewConfig
-from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.imagefolder import ImageList
+from plsc_mae.data.pixels import RGB, PixelFormat
 from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
@@ -50,7 +50,7 @@ def encode_labeled(
     config: ViewConfig,
     world: World,
     *,
-    pixel_range: PixelRange | None = None,
+    pixel_format: PixelFormat = RGB,
     rows: Callable[[ImageList], Rows | None] = lambda _: None,
     report: bool = True,
 ) -> EncodedLists:
@@ -75,7 +75,7 @@ def encode_labeled(
             world,
             batch_size=config.batch_size,
             num_workers=workers,
-            pixel_range=pixel_range,
+            pixel_format=pixel_format,
             rows=destination,
             report=report,
         )

@@ -17,6 +17,7 @@ import paddle
 from plsc_mae.config import PretrainConfig
 from plsc_mae.data.random_images import random_batch
 from plsc_mae.data.transfer import INDEX
+from plsc_mae.loading import pixel_range
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch
 from plsc_mae.optim import Rates
@@ -172,6 +173,12 @@ def _batches(config: PretrainConfig, world: World) -> Iterator[Batch]:
     """Return an endless iterator over the batches of --data_path or, without it, over one random batch."""
     method = load_method(config.method)
     if not config.data_path:
-        return itertools.repeat(random_batch(method.train_transform(config), config.batch_size, config.seed))
+        batch = random_batch(
+            method.train_transform(config),
+            config.batch_size,
+            config.seed,
+            pixel_format=pixel_range.settled_format(config),
+        )
+        return itertools.repeat(batch)
     loader = training_loader(pretraining_dataset(settle_pixel_range(config, None), method), config, world)
     return itertools.chain.from_iterable(itertools.repeat(loader))

@@ -41,7 +41,7 @@ from plsc_mae.loading.classifier_weights import (
 )
 from plsc_mae.loading.contents import base_of
 from plsc_mae.loading.eval_sets import EvaluationPart
-from plsc_mae.methods.classify import ClassifyTask, build_classifier, build_normalize
+from plsc_mae.methods.classify import ClassifyTask, build_classifier, build_normalize, left_out_augmentations
 from plsc_mae.methods.label_kinds import LabelKind, stored_kind
 from plsc_mae.methods.sweep import SweepTask
 from plsc_mae.models.classifier import ImageClassifier
@@ -113,6 +113,8 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     config = pixel_range.settle(config, known if isinstance(known, ImageList) else None, origin)
     world = training_world(config)
     announce_command(config, world)
+    if left_out := left_out_augmentations(config):
+        logger.info("%s", left_out)
     paddle.seed(config.seed)
     parts = parts_of_start(config, trained.checkpoint if trained else start.checkpoint)
     model = build_classifier(config, images.num_classes, **parts)

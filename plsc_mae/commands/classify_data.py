@@ -248,7 +248,7 @@ def _reading(config: ClassifyConfig) -> dict[str, Any]:
         "seed": config.seed,
         "backend": config.image_backend,
         "bad_image": config.bad_image,
-        "pixel_range": pixel_range.parse(config.pixel_range),
+        "pixel_format": pixel_range.settled_format(config),
     }
 
 

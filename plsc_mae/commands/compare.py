@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,14 @@ def run(config: CompareConfig) -> int:
     for name, sources in _kinds(config):
         row = Row(name)
         for encode, size, origins in sources:
-            values = pixel_range.choose(config.pixel_range, origins, bank)
-            encoded = encode_labeled(encode, lists, size, config, world, pixel_range=values, report=not unreadable)
+            if isinstance(encode, TokenFeatures):
+                reading = pixel_range.choose(config, origins, bank, encode.encoder.in_chans)
+                encode = replace(encode, normalize=pixel_range.override_normalize(encode.normalize, reading))
+            else:
+                reading = pixel_range.choose(config, origins, bank)
+            encoded = encode_labeled(
+                encode, lists, size, config, world, pixel_format=reading.pixel_format, report=not unreadable
+            )
             unreadable = encoded.unreadable
             if world.is_main:
                 _score(row, encoded, config.nb_knn, choices)
@@ -118,6 +124,7 @@ def _encoder(path: str, config: CompareConfig, seed: int | None) -> Source:
         model_key=config.model_key,
         model_prefix=config.model_prefix,
         random_weights=seed is not None,
+        in_chans=config.wanted_channels,
         seed=seed or 0,
     )
     encode = TokenFeatures(network, normalize, [len(network.blocks)], [config.pool], config.norm)

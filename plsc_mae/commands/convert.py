@@ -15,10 +15,12 @@ from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.loading.contents import CLASSIFIER, ENCODER, base_of, kind_of, method_of_kind
 from plsc_mae.loading.encoder import stored_statistics
 from plsc_mae.loading.networks import holding_network, open_network
+from plsc_mae.loading.positions import PositionFit
 from plsc_mae.loading.training_config import trained_eps
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.weights import Checkpoint, LoadReport
+from plsc_mae.weights.convert import POSITION_TABLE
 from plsc_mae.weights.dialects import find_dialect
 from plsc_mae.weights.dialects.huggingface import config_of
 from plsc_mae.weights.write import SUFFIXES
@@ -52,10 +54,10 @@ def run(config: WeightsConvertConfig) -> None:
     kind = ENCODER if config.encoder else kind_of(base_of(stored))
     heads = (config.num_heads, config.decoder_num_heads)
     if with_settings or config.dialect in HEADED:
-        network = open_network(stored, kind, *heads, any_grid=True)
+        network = open_network(stored, kind, *heads, any_grid=True, in_chans=config.in_chans)
     else:
-        network = holding_network(stored, kind, *heads)
-    report = _checked(network, stored, kind)
+        network = holding_network(stored, kind, *heads, in_chans=config.in_chans)
+    report = _checked(network, stored, kind, convert_channels=config.in_chans is not None)
     settings = _settings(network, kind, config.path) if with_settings else None
     weights.save(network, file, config.dialect)
     if settings is not None:
@@ -84,16 +86,18 @@ def _lost_settings(stored: Checkpoint, kind: str, dialect: str, *, with_settings
     return lost
 
 
-def _checked(network: nn.Layer, stored: Checkpoint, kind: str) -> LoadReport:
+def _checked(network: nn.Layer, stored: Checkpoint, kind: str, *, convert_channels: bool) -> LoadReport:
     """Load `stored` into `network` again, check its position embeddings and return the report of matched tensors.
 
     Raises:
         CheckpointError: the position embeddings belong to a grid that is not square.
     """
-    report = weights.load(network, stored, prefix="encoder." if kind == ENCODER else "")
-    if report.resized:
+    fit = PositionFit(network, getattr(network, "encoder", network), stored) if convert_channels else None
+    report = weights.load(network, stored, prefix="encoder." if kind == ENCODER else "", resize=fit)
+    tables = [name for name in report.resized if name.endswith(POSITION_TABLE)]
+    if tables:
         raise CheckpointError(
-            f"{stored.path} holds position embeddings of a grid that is not square ({', '.join(report.resized)}); "
+            f"{stored.path} holds position embeddings of a grid that is not square ({', '.join(tables)}); "
             "only files of square images can be converted"
         )
     return report

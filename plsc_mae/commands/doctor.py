@@ -12,6 +12,7 @@ from plsc_mae.commands import doctor_gpu, doctor_machine
 from plsc_mae.commands.doctor_data import examine_data
 from plsc_mae.commands.doctor_findings import Finding, error
 from plsc_mae.config.tools import DoctorConfig
+from plsc_mae.data.pixels import RGB_CHANNELS, PixelFormat
 from plsc_mae.names import escape_controls
 
 NO_GPU = 3  # exit code of --gpu without a GPU: the checks work, but nothing was measured
@@ -29,7 +30,9 @@ def run(config: DoctorConfig) -> int:
     if works:
         findings += _report(_examine_machine(config))
     if config.data_path:
-        findings += _report(examine_data(config.data_path))
+        bands = config.bands or ()
+        pixel_format = PixelFormat(config.in_chans or len(bands) or RGB_CHANNELS, bands)
+        findings += _report(examine_data(config.data_path, pixel_format))
     if config.distributed and works:
         findings += _report(_examine_launch(findings))
     if config.gpu and works:

@@ -13,6 +13,7 @@ from plsc_mae.commands.doctor_findings import Finding, error, warning
 from plsc_mae.data.classes import Reference, class_warnings, label_warnings, match_images, sorted_as_text
 from plsc_mae.data.folder_walk import is_hidden
 from plsc_mae.data.listing import ImageList, describe_suffixes, has_split, list_images
+from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.errors import DataError
 
 _IMAGENET_CLASSES = 1000
@@ -20,7 +21,7 @@ _DEEPEST = 3
 _NAMES_SHOWN = 3
 
 
-def examine_data(data_path: str) -> Iterator[str | Finding]:
+def examine_data(data_path: str, pixel_format: PixelFormat) -> Iterator[str | Finding]:
     """Describe the training and validation images of a folder, list file or archive, and report problems with them."""
     nested = None if Path(data_path).is_file() else _folder_of_splits(Path(data_path))
     if nested is not None:
@@ -31,7 +32,7 @@ def examine_data(data_path: str) -> Iterator[str | Finding]:
     except DataError as failure:
         yield error(str(failure))
         return
-    yield from _examine_split("train", train)
+    yield from _examine_split("train", train, pixel_format)
     if not has_split(data_path, "val"):
         return
     try:
@@ -39,7 +40,7 @@ def examine_data(data_path: str) -> Iterator[str | Finding]:
     except DataError as failure:
         yield warning(f"{failure}; pre-training needs no validation images")
         return
-    yield from _examine_split("val", val)
+    yield from _examine_split("val", val, pixel_format)
     yield from _compare(train, val)
 
 
@@ -55,7 +56,7 @@ def _folder_of_splits(folder: Path) -> Path | None:
     return None
 
 
-def _examine_split(split: str, images: ImageList) -> Iterator[str | Finding]:
+def _examine_split(split: str, images: ImageList, pixel_format: PixelFormat) -> Iterator[str | Finding]:
     yield f"{split}: {len(images)} images in {len(images.classes) or 'no'} classes, {images.source}"
     yield from _examine_left_out(images)
     yield from _examine_names(images)
@@ -67,7 +68,7 @@ def _examine_split(split: str, images: ImageList) -> Iterator[str | Finding]:
             f"{images.root} has no class folders, so it cannot be used for evaluation: move every image to the folder "
             "of its class, named as in train/ (for ImageNet with the script valprep.sh)"
         )
-    yield from examine_files(images)
+    yield from examine_files(images, pixel_format)
 
 
 def _examine_left_out(images: ImageList) -> Iterator[str | Finding]:

@@ -10,8 +10,9 @@ import numpy as np
 from plsc_mae.commands.doctor_findings import Finding, error, warning
 from plsc_mae.data import depth
 from plsc_mae.data.check import Note, check_files, examine_file
-from plsc_mae.data.decode import open_image, read_content
+from plsc_mae.data.decode import deep_values, open_image, read_content
 from plsc_mae.data.imagefolder import ImageList
+from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.errors import DataError
 from plsc_mae.runtime import count_workers
 
@@ -28,19 +29,26 @@ class _Losses(NamedTuple):
     text: str
 
 
-def examine_files(images: ImageList) -> Iterator[str | Finding]:
-    """Check the headers of all files and decode some, and report bad files, depth, bands and pages."""
+def examine_files(images: ImageList, pixel_format: PixelFormat) -> Iterator[str | Finding]:
+    """Check the headers of all files and decode some, and report bad files, depth, bands and pages.
+
+    Files of other channels than RGB are read with their sampled range, so they lose nothing.
+    """
     depth.log_nothing()  # reported here, with numbers
-    notes = check_files(images, num_workers=count_workers(None))
-    deep = np.flatnonzero(notes & Note.DEEP).tolist()
-    pixel_range = depth.sampled_range([images.path(index) for index in deep], read_content)
+    notes = check_files(images, num_workers=count_workers(None), pixel_format=pixel_format)
+    deep = np.flatnonzero(notes & Note.DEEP).tolist() if pixel_format.is_rgb else range(len(images))
+    paths = [images.path(index) for index in deep]
+    pixel_range = depth.sampled_range(paths, lambda path: deep_values(path, pixel_format))
+    ranged = pixel_format._replace(range=pixel_range)
+    if not pixel_format.is_rgb:
+        pixel_format = ranged
     bad = np.flatnonzero(notes & Note.BAD).tolist()
-    only_deep = [index for index in bad if pixel_range and not examine_file(images.path(index), pixel_range).reason]
+    only_deep = [index for index in bad if pixel_range and not examine_file(images.path(index), ranged).reason]
     damaged = [index for index in bad if index not in only_deep]
     intact = [index for index in range(len(images)) if not notes[index] & Note.BAD]
-    failures = {index: examine_file(images.path(index)).reason or images.path(index) for index in damaged}
+    failures = {index: examine_file(images.path(index), pixel_format).reason or images.path(index) for index in damaged}
     sampled = _spaced(intact)
-    failures |= {index: reason for index in sampled if (reason := _failure(images.path(index)))}
+    failures |= {index: reason for index in sampled if (reason := _failure(images.path(index), pixel_format))}
     if failures:
         named = "; ".join(list(failures.values())[:_NAMED_FILES])
         more = f"; and {len(failures) - _NAMED_FILES} more" if len(failures) > _NAMED_FILES else ""
@@ -55,7 +63,7 @@ def examine_files(images: ImageList) -> Iterator[str | Finding]:
             f"{len(only_deep)} of {len(images)} images of {images.source} have 32-bit pixels and need a range, the "
             f"first is {images.path(only_deep[0])}: {REMEDY}"
         )
-    for indices, text in _losses(images, notes.tolist(), pixel_range):
+    for indices, text in _losses(images, notes.tolist(), pixel_range) if pixel_format.is_rgb else ():
         if indices:
             yield warning(
                 f"{len(indices)} of {len(images)} images of {images.source} {text}; the first is "
@@ -88,9 +96,9 @@ def _spaced(indices: Sequence[int]) -> list[int]:
     return [indices[place] for place in sorted(places)]
 
 
-def _failure(path: str) -> str:
+def _failure(path: str, pixel_format: PixelFormat) -> str:
     try:
-        image = open_image(path)
+        image = open_image(path, pixel_format=pixel_format)
         image.resize((min(image.height, _DECODED_SIDE), min(image.width, _DECODED_SIDE)))
     except DataError as failure:
         return str(failure)

@@ -73,15 +73,17 @@ def run(config: ExplainConfig) -> int:
     explainer = Explainer(config)
     print(explainer.origin)
     images = find_pictures(config.img_path)
-    values = pixel_range.choose(config.pixel_range, [config.model_path], images)
+    reading = pixel_range.choose(config, [config.model_path], images, explainer.encoder.in_chans)
+    explainer.normalize = pixel_range.override_normalize(explainer.normalize, reading)
+    display = pixel_range.display_of(reading.pixel_format, config.picture_bands)
     view = ResizeCenterCrop(explainer.encoder.img_size, max(explainer.encoder.img_size))
     chosen = choose_images(images, config.max_images)
     panels = PanelFolder("explain", config.save_path, images, chosen, config.img_path)
-    reader = PictureReader(images, chosen, view, pixel_range=values)
+    reader = PictureReader(images, chosen, view, pixel_format=reading.pixel_format)
     sheet: list[Pictures] = []
     for index, sample in reader:
-        pixels = sample["image"]
-        maps = explainer(paddle.to_tensor(pixels[None]))
+        maps = explainer(paddle.to_tensor(sample["image"][None]))
+        pixels = display.draw_pixels(sample["image"])
         panel = {"image": pixels[None]}
         for label, weights in maps.weights.items():
             relevance = patch_relevance(weights, explainer.encoder.grid, explainer.pool, explainer.registers)

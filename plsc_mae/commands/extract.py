@@ -17,8 +17,9 @@ from plsc_mae.analysis.thumbnails import require_package
 from plsc_mae.commands.feature_pictures import ImageFeatures, map_path, neighbors_path, save_maps, save_neighbors
 from plsc_mae.commands.results import exit_code, require_free, summarize
 from plsc_mae.config.tools import EmbedConfig, ExtractConfig
-from plsc_mae.data.depth import PixelRange
+from plsc_mae.data.display import Display
 from plsc_mae.data.imagefolder import ImageList, find_images
+from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.errors import ConfigError
 from plsc_mae.loading import pixel_range
 from plsc_mae.loading.encoder import open_encoder
@@ -36,7 +37,8 @@ class Features(NamedTuple):
         kept: numbers [n] of the readable images in the list.
         unreadable: number of images that could not be read.
         origin: sentence about the weights.
-        pixel_range: range of images with more than 8 bits per band.
+        pixel_format: form of the pixels.
+        display: the channels that pictures show.
         store: folder of the features until they are saved; None for features in memory.
     """
 
@@ -45,7 +47,8 @@ class Features(NamedTuple):
     kept: npt.NDArray[np.int64]
     unreadable: int
     origin: str
-    pixel_range: PixelRange | None
+    pixel_format: PixelFormat
+    display: Display
     store: FeatureStore | None
 
     @property
@@ -108,12 +111,15 @@ def compute(config: EmbedConfig, world: World, images: ImageList | None = None, 
     """
     listed = find_images(config.data_path, config.split) if images is None else images
     network, normalize, origin = open_encoder(config)
+    reading = pixel_range.choose(config, [config.model_path], listed, network.in_chans)
+    normalize = pixel_range.override_normalize(normalize, reading)
+    bands = config.picture_bands if isinstance(config, ExtractConfig) else None
+    display = pixel_range.display_of(reading.pixel_format, bands)
     layers = _resolve(config.layers, len(network.blocks))
     encode = TokenFeatures(network, normalize, layers, tuple(dict.fromkeys(config.tokens)), config.norm)
-    values = pixel_range.choose(config.pixel_range, [config.model_path], listed)
     store = None
     if folder is not None and world.is_main:
-        store = FeatureStore(folder, identify(config, network, listed, world), config.dtype)
+        store = FeatureStore(folder, identify(config, encode, listed, world, reading.pixel_format), config.dtype)
     world.barrier()  # the digests take longer than the timeout of a reduction
     arrays, kept, unreadable = encode_images(
         encode,
@@ -123,11 +129,11 @@ def compute(config: EmbedConfig, world: World, images: ImageList | None = None, 
         batch_size=config.batch_size,
         num_workers=count_workers(config.num_workers),
         bad_image="skip" if images is None else "error",
-        pixel_range=values,
+        pixel_format=reading.pixel_format,
         rows=store or RowsInMemory(config.dtype),
     )
     require_finite_features(arrays, config.model_path)
-    return Features(arrays, listed, kept, len(unreadable), origin, values, store)
+    return Features(arrays, listed, kept, len(unreadable), origin, reading.pixel_format, display, store)
 
 
 def save(config: ExtractConfig, features: Features) -> int:
@@ -157,7 +163,7 @@ def _draw(config: ExtractConfig, features: Features) -> None:
     if not config.num_pictures and not config.map:
         return
     path, array = Path(config.save_path), [array for array in features.arrays.values() if array.ndim == 2][-1]
-    found = ImageFeatures(array, features.images, features.kept, features.pixel_range)
+    found = ImageFeatures(array, features.images, features.kept, features.pixel_format, features.display)
     if config.num_pictures:
         print(save_neighbors(neighbors_path(path), "extract", found, found, config.num_pictures))
     if config.map:

@@ -12,9 +12,11 @@ import numpy.typing as npt
 from plsc_mae.analysis.knn import nearest_neighbors
 from plsc_mae.analysis.thumbnails import MapMethod, Neighbor, Pixels, map_picture, neighbor_picture, project
 from plsc_mae.commands.pictures import save_png, spread
-from plsc_mae.data.depth import PixelRange
+from plsc_mae.data.display import RGB_DISPLAY, Display
 from plsc_mae.data.imagefolder import ImageList
+from plsc_mae.data.pixels import RGB, PixelFormat
 from plsc_mae.data.seeding import sample_rng
+from plsc_mae.data.tiles import center_tile
 from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import DataError
 from plsc_mae.files import MARK
@@ -30,13 +32,15 @@ class ImageFeatures(NamedTuple):
         features: [n, D].
         images: list that has the images.
         numbers: numbers [n] of the images in the list.
-        pixel_range: range of images with more than 8 bits per band; None for the default.
+        pixel_format: form of the pixels.
+        display: the channels to show.
     """
 
     features: npt.NDArray[Any]
     images: ImageList
     numbers: npt.NDArray[np.int64]
-    pixel_range: PixelRange | None = None
+    pixel_format: PixelFormat = RGB
+    display: Display = RGB_DISPLAY
 
     def pixels(self, row: int, side: int) -> Pixels:
         """Return the center of the image of a row as uint8 [side, side, 3].
@@ -46,8 +50,8 @@ class ImageFeatures(NamedTuple):
         """
         number = int(self.numbers[row])
         view = ResizeCenterCrop((side, side), side, "bicubic")
-        pixels: Pixels = view(self.images.open(number, "pil", self.pixel_range), sample_rng(0, 0, number))["image"]
-        return pixels
+        image = center_tile(self.images.open(number, "pil", self.pixel_format), self.pixel_format.tile)
+        return self.display.draw_pixels(view(image, sample_rng(0, 0, number))["image"])
 
     def label(self, row: int) -> int:
         """Return the class number of a row, -1 without."""

@@ -48,6 +48,8 @@ def run(config: FewshotConfig) -> int:
     choices = make_choices(train, config.shots or (), config.fractions or (), config.label_seeds)
     used = union([rows for each in choices.values() for rows in each])
     network, normalize, origin = open_encoder(config)
+    reading = pixel_range.choose(config, [config.model_path], train, network.in_chans)
+    normalize = pixel_range.override_normalize(normalize, reading)
     if world.is_main:
         print(origin)
     encoded = encode_labeled(
@@ -56,7 +58,7 @@ def run(config: FewshotConfig) -> int:
         network.img_size,
         config,
         world,
-        pixel_range=pixel_range.choose(config.pixel_range, [config.model_path], train),
+        pixel_format=reading.pixel_format,
     )
     if not world.is_main:
         return exit_code(encoded.unreadable)

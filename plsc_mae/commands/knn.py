@@ -18,8 +18,9 @@ from plsc_mae.commands.feature_pictures import ImageFeatures, save_neighbors
 from plsc_mae.commands.results import exit_code, require_free, summarize
 from plsc_mae.config.tools import KNNConfig
 from plsc_mae.data.classes import log_class_warnings
-from plsc_mae.data.depth import PixelRange
+from plsc_mae.data.display import RGB_DISPLAY, Display
 from plsc_mae.data.imagefolder import ImageList, find_images, find_validation
+from plsc_mae.data.pixels import RGB, PixelFormat
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.loading import pixel_range
 from plsc_mae.loading.encoder import open_encoder
@@ -37,14 +38,16 @@ class Found(NamedTuple):
         name: description of the features.
         encoded: the features.
         lists: images of the bank and of the queries; empty for features that were loaded.
-        pixel_range: range of images with more than 8 bits per band.
+        pixel_format: form of the pixels.
+        display: the channels that pictures show.
         stores: folders of the features until they are saved.
     """
 
     name: str
     encoded: EncodedLists
     lists: Sequence[ImageList] = ()
-    pixel_range: PixelRange | None = None
+    pixel_format: PixelFormat = RGB
+    display: Display = RGB_DISPLAY
     stores: Sequence[FeatureStore] = ()
 
 
@@ -98,41 +101,44 @@ def _computed(config: KNNConfig, world: World) -> Found:
     bank = find_images(config.data_path, "train")
     lists = (bank, find_validation(bank, config.data_path, config.eval_data_path))
     log_class_warnings(bank)
-    values = pixel_range.choose(config.pixel_range, [config.model_path] if config.model_path else [], bank)
+    origins = [config.model_path] if config.model_path else []
     encode: Encode
-    network = None
     if config.input_size is not None and config.pixels:
         size, name, encode = (config.input_size[0], config.input_size[-1]), "raw pixels", pixel_features
+        reading = pixel_range.choose(config, origins, bank)
     else:
         network, normalize, name = open_encoder(config)
+        reading = pixel_range.choose(config, origins, bank, network.in_chans)
+        normalize = pixel_range.override_normalize(normalize, reading)
         size = network.img_size
         encode = TokenFeatures(network, normalize, [len(network.blocks)], [config.pooled], config.norm)
+    display = pixel_range.display_of(reading.pixel_format, config.picture_bands)
     if world.is_main:
         print(name, flush=True)
     stores: list[FeatureStore] = []
 
     def destination(images: ImageList) -> Rows:
         """Return the place of the features of a list: a folder beside the results, or the memory."""
-        if network is None or not config.save_path or not world.is_main:
-            return RowsInMemory("float32" if network is None else config.dtype)
+        if not isinstance(encode, TokenFeatures) or not config.save_path or not world.is_main:
+            return RowsInMemory(config.dtype if isinstance(encode, TokenFeatures) else "float32")
         folder = Path(config.save_path) / (BANK if images is bank else QUERIES)
-        identity = identify(config, network, images, world)
+        identity = identify(config, encode, images, world, reading.pixel_format)
         stores.append(FeatureStore(folder.with_suffix(".partial"), identity, config.dtype))
         return stores[-1]
 
-    encoded = encode_labeled(encode, lists, size, config, world, pixel_range=values, rows=destination)
+    encoded = encode_labeled(encode, lists, size, config, world, pixel_format=reading.pixel_format, rows=destination)
     if config.pixels and world.is_main:
         # Pixels are not negative, so without centering all images have similar directions.
         mean = encoded.parts[0].features.mean(axis=0)
         centered = [LabeledFeatures(features - mean, labels) for features, labels in encoded.parts]
         encoded = encoded._replace(parts=centered)
-    return Found(name, encoded, lists, values, stores)
+    return Found(name, encoded, lists, reading.pixel_format, display, stores)
 
 
 def _save_picture(path: Path, found: Found, count: int) -> Path:
     """Draw queries with their nearest neighbors in the bank."""
     bank, queries = (
-        ImageFeatures(part.features, images, kept, found.pixel_range)
+        ImageFeatures(part.features, images, kept, found.pixel_format, found.display)
         for part, images, kept in zip(found.encoded.parts, found.lists, found.encoded.kept, strict=True)
     )
     return save_neighbors(path, "knn", queries, bank, count)

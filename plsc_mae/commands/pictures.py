@@ -15,12 +15,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from plsc_mae.data.decode import open_image
-from plsc_mae.data.depth import PixelRange
+from plsc_mae.data.folder_walk import ARRAY_EXTENSIONS
 from plsc_mae.data.imagefolder import log_left_out
 from plsc_mae.data.listing import ImageList, PathTable, list_images
 from plsc_mae.data.packed.find import is_pattern
 from plsc_mae.data.packed.members import is_archive, is_member, split_member
+from plsc_mae.data.pixels import RGB, PixelFormat
 from plsc_mae.data.seeding import sample_rng
+from plsc_mae.data.tiles import center_tile
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import DataError
 from plsc_mae.file_kinds import REMEDIES, UNKNOWN, FileKind, read_head, recognize
@@ -69,6 +71,8 @@ def _holds_images(path: Path) -> bool:
 
 def _require_picture(path: Path) -> None:
     """Raise DataError if a file is surely no image; binary formats without a signature are left to the decoder."""
+    if path.name.lower().endswith(ARRAY_EXTENSIONS):
+        return
     try:
         kind = recognize(read_head(path))
     except OSError as error:
@@ -111,7 +115,7 @@ class PictureReader:
         chosen: numbers of the images to read.
         view: transform of the images.
         seed: seed of the transform's random draws.
-        pixel_range: range of images with more than 8 bits per band; None for the default.
+        pixel_format: form of the pixels.
 
     Attributes:
         unreadable: number of images that could not be read so far.
@@ -124,9 +128,9 @@ class PictureReader:
         view: Transform,
         *,
         seed: int = 0,
-        pixel_range: PixelRange | None = None,
+        pixel_format: PixelFormat = RGB,
     ) -> None:
-        self.images, self.chosen, self.view, self.seed, self.pixel_range = images, chosen, view, seed, pixel_range
+        self.images, self.chosen, self.view, self.seed, self.pixel_format = images, chosen, view, seed, pixel_format
         self.unreadable = 0
 
     def __iter__(self) -> Iterator[tuple[int, Sample]]:
@@ -137,7 +141,8 @@ class PictureReader:
         """
         for index in self.chosen:
             try:
-                image = open_image(self.images.path(index), pixel_range=self.pixel_range)
+                image = open_image(self.images.path(index), pixel_format=self.pixel_format)
+                image = center_tile(image, self.pixel_format.tile)
                 sample = self.view(image, sample_rng(self.seed, 0, index))
             except DataError as error:
                 self.unreadable += 1

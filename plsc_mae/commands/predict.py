@@ -83,9 +83,11 @@ def predict(
 ) -> Predictions:
     """Predict the labels of every readable image, in order; all processes must call."""
     topk = min(config.topk, len(trained.classes))
+    reading = pixel_range.choose(config, [config.model_path], images, trained.network.encoder.in_chans)
+    normalize = pixel_range.override_normalize(trained.normalize, reading)
 
     def best(pixels: Tensor) -> dict[str, Tensor]:
-        values, indices = kind.predict(trained.network(trained.normalize(pixels)), topk)
+        values, indices = kind.predict(trained.network(normalize(pixels)), topk)
         return {"values": values, "indices": indices.astype("float32")}  # exact up to 2 ** 24
 
     arrays, kept, unreadable = encode_images(
@@ -95,7 +97,7 @@ def predict(
         world,
         batch_size=config.batch_size,
         num_workers=0 if len(images) <= config.batch_size else count_workers(config.num_workers),
-        pixel_range=pixel_range.choose(config.pixel_range, [config.model_path], images),
+        pixel_format=reading.pixel_format,
     )
     if not arrays:
         return Predictions([], len(unreadable))

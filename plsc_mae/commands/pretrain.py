@@ -20,8 +20,10 @@ from plsc_mae.data.imagefolder import (
 )
 from plsc_mae.data.loader import collate
 from plsc_mae.data.seeding import SampleKey
+from plsc_mae.data.tiles import without_repeats
 from plsc_mae.data.transfer import device_batch
 from plsc_mae.errors import ConfigError, DataError
+from plsc_mae.loading import pixel_range
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch, Task
 from plsc_mae.models.vit import VisionTransformer
@@ -75,11 +77,12 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
     method = load_method(config.method)
     config = settle_pixel_range(config, start.checkpoint, given.train)
     dataset = pretraining_dataset(config, method, images=given.train)
-    knn_images = find_knn_images(config, dataset.images, given.val) if config.knn_freq else None
+    listed = without_repeats(dataset.images)
+    knn_images = find_knn_images(config, listed, given.val) if config.knn_freq else None
     watched = None
     if config.feature_freq:
         val = knn_images[1] if knn_images else given.val
-        watched = find_watched_images(config, dataset.images, val)
+        watched = find_watched_images(config, listed, val)
     if config.online_probe:
         require_classes(dataset.images, "--online_probe")
     if config.online_probe or config.knn_freq:
@@ -101,6 +104,7 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
             *(type(task).__name__, config.method, type(task.model).__name__, config.model),
         )
     memory = planned_memory(task, config, world)
+    task.display = pixel_range.display_of(pixel_range.settled_format(config), config.picture_bands)
     share_network(task.model, config, world)
     loader = training_loader(dataset, config, world)
     observers: list[Observer] = []

@@ -15,11 +15,10 @@ from plsc_mae.commands.results import summarize
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.schema import options
 from plsc_mae.config.tools import ReconstructConfig
-from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transfer import device_batch
 from plsc_mae.loading import pixel_range
 from plsc_mae.loading.completeness import BESIDE_A_NETWORK, require_complete
-from plsc_mae.loading.encoder import stored_statistics
+from plsc_mae.loading.encoder import stated_normalize
 from plsc_mae.loading.positions import PositionFit
 from plsc_mae.loading.training_config import set_final_eps, training_config
 from plsc_mae.methods import load_method
@@ -50,15 +49,16 @@ def run(config: ReconstructConfig) -> int:
     require_complete(task.model, report, config.model_path, idle=BESIDE_A_NETWORK, by_options=False)
     fit.require_grid()
     set_final_eps(task.model, stored)
-    if (statistics := stored_statistics(stored)) is not None:
-        task.normalize = Normalize(*statistics)
+    task.normalize = stated_normalize(stored, task.normalize)
     print(f"{config.model_path}: {report}")
     images = find_pictures(config.img_path)
-    values = pixel_range.choose(config.pixel_range, [config.model_path], images)
+    reading = pixel_range.choose(config, [config.model_path], images, trained.channels)
+    task.normalize = pixel_range.override_normalize(task.normalize, reading)
+    task.display = pixel_range.display_of(reading.pixel_format, config.picture_bands)
     view = method.view_transform(trained)
     chosen = choose_images(images, config.max_images)
     panels = PanelFolder("reconstruct", config.save_path, images, chosen, config.img_path)
-    reader = PictureReader(images, chosen, view, seed=config.seed, pixel_range=values)
+    reader = PictureReader(images, chosen, view, seed=config.seed, pixel_format=reading.pixel_format)
     sheet: list[Pictures] = []
     psnr = HiddenPSNR()
     readable = iter(reader)
@@ -84,8 +84,9 @@ def run(config: ReconstructConfig) -> int:
 def _replaced(config: ReconstructConfig) -> dict[str, Any]:
     """Return the options of this command that replace those of the checkpoint; a value of None replaces nothing."""
     trained = {item.name for cls in PRETRAIN.values() for item in options(cls)} - {"num_heads", "decoder_num_heads"}
-    return {
+    replaced = {
         item.name: getattr(config, item.name)
         for item in options(config)
         if item.name in trained and item.default is None
     }
+    return replaced | {"in_chans": config.wanted_channels}

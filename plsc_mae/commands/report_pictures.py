@@ -38,15 +38,20 @@ def encoder_pictures(config: ReportConfig, run: RunFolder) -> tuple[Image.Image,
         raise ConfigError("the run does not name its images; pass --img_path")
     World(config.device)
     images = find_pictures(source)
-    encoder, normalize, _ = load_encoder(str(checkpoint), model_key=config.model_key, model_prefix=config.model_prefix)
-    values = pixel_range.choose(config.pixel_range, [str(checkpoint)], images)
+    encoder, normalize, _ = load_encoder(
+        str(checkpoint), model_key=config.model_key, model_prefix=config.model_prefix, in_chans=config.wanted_channels
+    )
+    reading = pixel_range.choose(config, [str(checkpoint)], images, encoder.in_chans)
+    normalize = pixel_range.override_normalize(normalize, reading)
+    display = pixel_range.display_of(reading.pixel_format, config.picture_bands)
     chosen = spread(len(images), config.max_images)
     reader = PictureReader(
-        images, chosen, ResizeCenterCrop(encoder.img_size, max(encoder.img_size)), pixel_range=values
+        images, chosen, ResizeCenterCrop(encoder.img_size, max(encoder.img_size)), pixel_format=reading.pixel_format
     )
-    pixels = np.stack([sample["image"] for _, sample in reader])
+    images_read = np.stack([sample["image"] for _, sample in reader])
     tokens = TokenFeatures(encoder, normalize, [len(encoder.blocks)], ["patch"], norm=True)
-    batch = paddle.to_tensor(pixels)
+    batch = paddle.to_tensor(images_read)
+    pixels = np.stack([display.draw_pixels(image) for image in images_read])
     with paddle.no_grad():
         features = next(iter(tokens(batch).values())).numpy()
         weights = attention_maps(encoder, normalize(batch))[-1].mean(axis=1)

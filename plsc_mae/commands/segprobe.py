@@ -26,7 +26,8 @@ from plsc_mae.commands.pictures import save_png
 from plsc_mae.commands.results import require_free, summarize
 from plsc_mae.config.tools import SegprobeConfig
 from plsc_mae.data.decode import open_image
-from plsc_mae.data.depth import PixelRange
+from plsc_mae.data.display import Display
+from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.data.segmentation import (
     CLASSES_FILE,
     UNLABELED,
@@ -63,14 +64,14 @@ class Probe(NamedTuple):
         transform: resizes an image to the input of the encoder.
         grid: (h, w) of the patches.
         config: the options.
-        pixel_range: range of images with more than 8 bits per band.
+        pixel_format: form of the pixels.
     """
 
     encode: TokenFeatures
     transform: ResizeWhole
     grid: tuple[int, int]
     config: SegprobeConfig
-    pixel_range: PixelRange | None
+    pixel_format: PixelFormat
 
     def features(self, data: MaskedImages) -> Encoded:
         """Return the patch features [n, L, D] of the readable images, as the only array."""
@@ -81,7 +82,7 @@ class Probe(NamedTuple):
             World(self.config.device),
             batch_size=self.config.batch_size,
             num_workers=count_workers(self.config.num_workers),
-            pixel_range=self.pixel_range,
+            pixel_format=self.pixel_format,
         )
         require_finite_features(encoded.arrays, "the encoder")
         return encoded
@@ -114,9 +115,12 @@ def run(config: SegprobeConfig) -> int:
     names, pixels = _classes(config, train, val)
     network, normalize, origin = open_encoder(config)
     print(origin, flush=True)
-    values = pixel_range.choose(config.pixel_range, [config.model_path], train.images)
+    reading = pixel_range.choose(config, [config.model_path], train.images, network.in_chans)
+    normalize = pixel_range.override_normalize(normalize, reading)
     encode = TokenFeatures(network, normalize, [len(network.blocks)], ["patch"], config.norm)
-    probe = Probe(encode, ResizeWhole(network.img_size, config.interpolation), network.grid, config, values)
+    probe = Probe(
+        encode, ResizeWhole(network.img_size, config.interpolation), network.grid, config, reading.pixel_format
+    )
     classifiers, unreadable = _fit(probe, train, len(names))
     number, width = classifiers.bank.shape
     summary = {
@@ -225,7 +229,8 @@ def _draw(
     """Yield (title, picture) of image, truth and predictions at the encoder's input size."""
     size = probe.transform.size
     colors = np.concatenate([class_colors(number), [UNLABELED_COLOR]]).astype(np.uint8)  # the last one for UNLABELED
-    yield "image", open_image(path, pixel_range=probe.pixel_range).resize(size, probe.transform.interpolation)
+    image = open_image(path, pixel_format=probe.pixel_format).resize(size, probe.transform.interpolation)
+    yield "image", Display.of(probe.pixel_format).draw_pixels(image)
     rows, columns = (np.arange(side) * full // side for side, full in zip(size, truth.shape, strict=True))
     yield "truth", colors[truth[rows[:, None], columns]]
     for name, title in CLASSIFIERS.items():

@@ -187,6 +187,7 @@ _OPTIONS = {
     "no_cuda": ("device",),
     "no_cpu": ("device",),
     "k": ("nb_knn", "knn_k", "topk"),
+    **dict.fromkeys(("in_channels", "in_chan", "input_channels", "channels", "num_channels"), ("in_chans",)),
     "num_neighbors": ("nb_knn", "knn_k"),
     "top_k": ("topk",),
     "num_images": ("max_images",),
@@ -203,11 +204,9 @@ _OPTIONS = {
     "machine_rank": ("rank",),
 }
 
-_CHANNELS = "networks take 3 channels: gray images are repeated to RGB and alpha is dropped; convert other bands to RGB"
 _PROCESSES = "processes are started by `plsc-mae launch --nproc_per_node N COMMAND`"
 # Foreign name -> explanation, where no option does the same. Names in `_OPTIONS` come first if the command has them.
 _EXPLANATIONS = {
-    **dict.fromkeys(("in_chans", "in_channels", "in_chan", "input_channels", "channels", "num_channels"), _CHANNELS),
     **dict.fromkeys(
         ("gpus", "num_gpus", "devices", "nproc_per_node", "processes", "num_processes", "nproc", "nnodes", "num_nodes"),
         _PROCESSES,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from plsc_mae.config.pixels import BANDS, IN_CHANS, PICTURE_BANDS, PixelOptions
 from plsc_mae.config.schema import in_group, option
-from plsc_mae.config.training import PIXEL_RANGE
 from plsc_mae.config.weights import NetworkOptions
 from plsc_mae.errors import ConfigError
 
@@ -18,12 +18,12 @@ _few = in_group("Few labels")
 _DEVICE = "device; auto: a GPU if there is one"
 SIZE_HELP = "image side in pixels, or height and width [the checkpoint's]"
 _HEADS = "attention heads of the encoder, if the file does not determine them"
-_WORKERS = "loader processes per process [up to 10, limited by the CPU cores]"
+WORKERS_HELP = "loader processes per process [up to 10, limited by the CPU cores]"
 _IMAGES = "an image, or a folder or archive of images (its val/, if there is one)"
 
 
 @dataclass(kw_only=True, frozen=True)
-class ReconstructConfig(NetworkOptions):
+class ReconstructConfig(PixelOptions, NetworkOptions):
     """Options of `reconstruct`, which accepts a config file of pre-training too, as MAE-priv's tool does."""
 
     training_file: ClassVar[str] = "pretrain"
@@ -51,7 +51,7 @@ class ReconstructConfig(NetworkOptions):
         "MAE with norm_pix_loss: take mean and std of hidden patches from the original image, or from visible "
         "neighbors [original]",
     )
-    pixel_range: tuple[str, ...] | None = option(None, PIXEL_RANGE, metavar="VALUE")
+    picture_bands: tuple[int, ...] | None = option(None, PICTURE_BANDS, within="[1, inf)", metavar="BAND")
     max_images: int = option(64, "largest number of images to draw from a folder", within="[1, inf)")
     seed: int = option(0, "seed of the masks", within="[0, inf)")
     device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", _DEVICE)
@@ -61,42 +61,12 @@ class ReconstructConfig(NetworkOptions):
 
 
 @dataclass(kw_only=True, frozen=True)
-class DemoDataConfig:
-    """Options of `demo-data`, which draws a small labeled JPEG folder whose classes are shapes."""
-
-    path: str = option("", "folder to write to", metavar="DIR")
-    image_size: int = option(64, "image side in pixels", within="[16, 1024]")
-    train_per_class: int = option(400, "training images per class", within="[1, inf)")
-    val_per_class: int = option(80, "validation images per class", within="[1, inf)")
-    seed: int = option(0, "seed of the drawings", within="[0, inf)")
-    masks: bool = option(False, "also draw masks for `segprobe`; images are then below DIR/images, masks DIR/masks")
-
-    def __post_init__(self) -> None:
-        if not self.path:
-            raise ConfigError("name the folder to write to: plsc-mae demo-data DIR")
-
-
-@dataclass(kw_only=True, frozen=True)
-class RandomTokenizerConfig:
-    """Options of `random-tokenizer`, which writes a dVAE with random weights."""
-
-    path: str = option("", "folder to write encoder_weight.pd and decoder_weight.pd to", metavar="DIR")
-    seed: int = option(0, "seed of the weights", within="[0, inf)")
-    n_hid: int = option(256, "width of the first group of blocks, a multiple of 4", within="[4, inf)")
-    vocab_size: int = option(8192, "number of tokens", within="[2, inf)")
-
-    def __post_init__(self) -> None:
-        if not self.path:
-            raise ConfigError("name the folder to write to: plsc-mae random-tokenizer DIR")
-        if self.n_hid % 4:
-            raise ConfigError(f"--n_hid must be a multiple of 4, got {self.n_hid}")
-
-
-@dataclass(kw_only=True, frozen=True)
 class DoctorConfig:
     """Options of `doctor`."""
 
     data_path: str = option("", "image folder or list file to check too", metavar="PATH")
+    in_chans: int | None = option(None, IN_CHANS, within="[1, inf)")
+    bands: tuple[int, ...] | None = option(None, BANDS, within="[1, inf)", metavar="BAND")
     output_dir: str = option("", "output folder to check for write access")
     distributed: bool = option(False, "check the processes of paddle.distributed.launch too")
     gpu: bool = option(
@@ -137,7 +107,7 @@ class PlotConfig:
 
 
 @dataclass(kw_only=True, frozen=True)
-class ReportConfig(NetworkOptions):
+class ReportConfig(PixelOptions, NetworkOptions):
     """Options of `report`."""
 
     run_dir: str = option("", "output folder of the run", metavar="DIR")
@@ -145,10 +115,10 @@ class ReportConfig(NetworkOptions):
     img_path: str = option(
         "", f"images for the pictures of attention and tokens: {_IMAGES} [the run's]", metavar="PATH"
     )
+    picture_bands: tuple[int, ...] | None = option(None, PICTURE_BANDS, within="[1, inf)", metavar="BAND")
     max_images: int = option(
         4, "number of these images; 0 leaves the pictures out and loads no network", within="[0, inf)"
     )
-    pixel_range: tuple[str, ...] | None = option(None, PIXEL_RANGE, metavar="VALUE")
     tables: tuple[str, ...] = option((), "tables of `compare` to include, .md or .json", metavar="FILE")
     device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", _DEVICE)
 
@@ -186,7 +156,7 @@ class BoardConfig:
 
 
 @dataclass(kw_only=True, frozen=True)
-class EncoderConfig(NetworkOptions):
+class EncoderConfig(PixelOptions, NetworkOptions):
     """Options of the tools that open an encoder."""
 
     model_path: str = _encoder("", "checkpoint of pre-training", metavar="FILE")
@@ -201,13 +171,12 @@ class EncoderConfig(NetworkOptions):
 
 
 @dataclass(kw_only=True, frozen=True)
-class BatchConfig:
+class BatchConfig(PixelOptions):
     """Options of reading, resizing and batching images."""
 
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = _images("bilinear", "filter of the resize")
-    pixel_range: tuple[str, ...] | None = _images(None, PIXEL_RANGE, metavar="VALUE")
     batch_size: int = _images(64, "images per process and batch", within="[1, inf)")
-    num_workers: int | None = _images(None, _WORKERS, within="[0, inf)")
+    num_workers: int | None = _images(None, WORKERS_HELP, within="[0, inf)")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -257,6 +226,7 @@ class KNNConfig(FeatureConfig):
     num_pictures: int = option(
         0, "queries to draw with their ten nearest neighbors, to SAVE_PATH/neighbors.png", within="[0, inf)"
     )
+    picture_bands: tuple[int, ...] | None = option(None, PICTURE_BANDS, within="[1, inf)", metavar="BAND")
     load_path: str = option("", "folder of an earlier --save_path, to reuse its features", metavar="DIR")
 
     @property
@@ -426,6 +396,7 @@ class ExtractConfig(EmbedConfig):
         (), "maps of the features to draw with thumbnails, to SAVE_PATH's name-METHOD.png"
     )
     map_images: int = _pictures(1000, "largest number of images in a map, evenly spaced", within="[3, inf)")
+    picture_bands: tuple[int, ...] | None = _pictures(None, PICTURE_BANDS, within="[1, inf)", metavar="BAND")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -479,8 +450,8 @@ class ExplainConfig(TrainedClassifierOptions, EncoderConfig):
         "--category_index, else cls]",
     )
     heads: bool = option(False, "also draw every head of the last layer")
+    picture_bands: tuple[int, ...] | None = option(None, PICTURE_BANDS, within="[1, inf)", metavar="BAND")
     literal: bool = option(False, "reproduce MAE-priv's numbers, which divide columns by the sums of rows")
-    pixel_range: tuple[str, ...] | None = option(None, PIXEL_RANGE, metavar="VALUE")
     max_images: int = option(64, "largest number of images to draw from a folder", within="[1, inf)")
 
     def __post_init__(self) -> None:
@@ -494,7 +465,7 @@ class ExplainConfig(TrainedClassifierOptions, EncoderConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class PredictConfig(TrainedClassifierOptions):
+class PredictConfig(PixelOptions, TrainedClassifierOptions):
     """Options of `predict`."""
 
     model_path: str = option("", "checkpoint of fine-tuning or probing", metavar="FILE")
@@ -504,10 +475,9 @@ class PredictConfig(TrainedClassifierOptions):
         "", "also write the classes to this file: .jsonl (a line per image), .json (a list) or .csv", metavar="FILE"
     )
     input_size: tuple[int, ...] | None = option(None, SIZE_HELP, within="[1, inf)")
-    pixel_range: tuple[str, ...] | None = option(None, PIXEL_RANGE, metavar="VALUE")
     num_heads: int | None = option(None, _HEADS, within="[1, inf)")
     batch_size: int = option(64, "images per process and batch", within="[1, inf)")
-    num_workers: int | None = option(None, _WORKERS, within="[0, inf)")
+    num_workers: int | None = option(None, WORKERS_HELP, within="[0, inf)")
     device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", _DEVICE)
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from plsc_mae.config import pixels
 from plsc_mae.config.schema import Retired, in_group, set_defaults
 from plsc_mae.errors import ConfigError
 
@@ -27,11 +28,6 @@ WANDB = {
     "wandb_entity": Retired(_WANDB),
 }
 
-# Help of the option `pixel_range` of every command that reads images.
-PIXEL_RANGE = (
-    "LO HI: values that become 0 and 255 in images of more than 8 bits per band; auto: 0 to the next 2^k - 1 above "
-    "the largest value of sampled images [the checkpoint's, else 16 bits are divided by 256]"
-)
 SHORT_RUN_WARMUP = 0.1  # share of a run that is shorter than the default warm-up; that of MAE's recipe
 
 _run = in_group("Run")
@@ -155,7 +151,7 @@ class TrainingConfig:
 
     data_path: str = _data(
         "",
-        "folder (DIR/train/CLASS/*.jpg, DIR/CLASS/*.jpg or DIR/*.jpg), list file, or tar, zip, Parquet",
+        "folder (DIR/train/CLASS/*.jpg, DIR/CLASS/*.jpg or DIR/*.jpg), list file, tar, zip or Parquet files",
         metavar="PATH",
     )
     input_size: tuple[int, ...] = _data((224,), "image side in pixels, or height and width", within="[1, inf)")
@@ -168,7 +164,13 @@ class TrainingConfig:
         "leaves the image out of evaluation",
     )
     check_data: bool = _data(True, "check the headers of all image files before the first update")
-    pixel_range: tuple[str, ...] | None = _data(None, PIXEL_RANGE, metavar="VALUE")
+    in_chans: int | None = _data(None, pixels.IN_CHANS, within=f"[1, {pixels.MAX_CHANNELS}]")
+    bands: tuple[int, ...] | None = _data(None, pixels.BANDS, within="[1, inf)", metavar="BAND")
+    pixel_range: tuple[str, ...] | None = _data(None, pixels.PIXEL_RANGE, metavar="VALUE")
+    mean: tuple[float, ...] | None = _data(None, pixels.MEAN, metavar="VALUE")
+    std: tuple[float, ...] | None = _data(None, pixels.STD, within="(0, inf)", metavar="VALUE")
+    stats: str = _data("", pixels.STATS, metavar="FILE")
+    tile: int = _data(0, pixels.TILE, within="[0, inf)", metavar="SIDE")
     num_workers: int | None = _data(
         None, "loader processes per training process [up to 10, limited by the CPU cores]", within="[0, inf)"
     )
@@ -274,6 +276,16 @@ class TrainingConfig:
         return self.input_size[0], self.input_size[-1]
 
     @property
+    def channels(self) -> int:
+        """Number of channels of the images."""
+        return self.in_chans or 3
+
+    @property
+    def is_rgb(self) -> bool:
+        """True for images that are converted to 8-bit RGB."""
+        return self.channels == 3 and not self.bands
+
+    @property
     def stages(self) -> int:
         """Number of pipeline stages, 1 in a phase without --pipeline_parallel."""
         return 1
@@ -286,6 +298,9 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if len(self.input_size) > 2:
             raise ConfigError(f"input_size: expected one side or height and width, got {self.input_size}")
+        pixels.check_channels(self.in_chans, self.bands, self.mean, self.std)
+        if self.bands:
+            object.__setattr__(self, "in_chans", len(self.bands))
         if self.warmup_epochs > self.epochs:
             raise ConfigError(
                 f"warmup_epochs ({self.warmup_epochs:g}) exceeds epochs ({self.epochs}); lower --warmup_epochs"
@@ -359,6 +374,7 @@ class PretrainConfig(TrainingConfig):
         within="[0, inf)",
         metavar="N",
     )
+    picture_bands: tuple[int, ...] | None = _evaluation(None, pixels.PICTURE_BANDS, within="[1, inf)", metavar="BAND")
     online_probe: bool = _evaluation(
         False, "train a linear classifier on the features of every step, without changing the network; needs labels"
     )

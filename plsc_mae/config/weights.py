@@ -89,6 +89,7 @@ class WeightsConvertConfig(HeadsOptions, NetworkOptions):
         metavar="NAME",
     )
     encoder: bool = option(False, "write the encoder only")
+    in_chans: int | None = option(None, "channels of the images of the new network [the file's]", within="[1, inf)")
     overwrite: bool = option(False, "replace OUT if it exists")
 
     def __post_init__(self) -> None:

@@ -18,10 +18,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from plsc_mae.data import depth
-from plsc_mae.data.decode import open_image, open_regular
-from plsc_mae.data.depth import PixelRange
+from plsc_mae.data.decode import open_image, open_regular, reads_bands
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.loader import WORKER_TIMEOUT, build_loader
+from plsc_mae.data.pixels import RGB, PixelFormat
+from plsc_mae.data.raster import reads_regions
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.seeding import SampleKey
 from plsc_mae.data.transfer import HOST_PREFIX, INDEX
@@ -56,30 +57,33 @@ class FileReport(NamedTuple):
     reason: str
 
 
-def examine_file(path: str, pixel_range: PixelRange | None = None) -> FileReport:
+def examine_file(path: str, pixel_format: PixelFormat = RGB) -> FileReport:
     """Check a file without decoding it, unless it looks damaged or needs a pixel range that is not given.
 
     Args:
         path: the file.
-        pixel_range: range with which images of more than 8 bits per band will be read; None for the default.
+        pixel_format: form in which the images will be read.
 
     Returns:
         The file's properties. A file that cannot be read has `Note.BAD` and a reason; no error is raised for it.
     """
-    notes = Note(0)
+    notes, complete = Note(0), False
     try:
         with open_regular(path) as (file, size), Image.open(file) as header:
             notes |= Note.DEEP if depth.is_deep(header) else Note(0)
             notes |= Note.BANDS if depth.has_extra_bands(header) else Note(0)
             notes |= Note.PAGES if depth.has_pages(header) else Note(0)
-            readable = pixel_range is not None or depth.has_default_range(header)
-            if readable and _is_complete(header, file, size):
-                return FileReport(notes, "")
+            readable = pixel_format.range is not None or depth.has_default_range(header)
+            complete = readable and _is_complete(header, file, size)
     except Exception:  # Pillow's plug-ins let exceptions of many types escape; decoding finds the reason
         pass
+    by_bands = reads_bands(path, pixel_format)
+    if complete and not by_bands:
+        return FileReport(notes, "")
     try:
-        image = open_image(path, pixel_range=pixel_range)
-        image.resize((min(image.height, 8), min(image.width, 8)))
+        image = open_image(path, pixel_format=pixel_format)  # requires the bands, and the whole file of regions
+        if not complete and not (by_bands and reads_regions(path)):
+            image.resize((min(image.height, 8), min(image.width, 8)))
     except DataError as error:
         return FileReport(notes | Note.BAD, str(error))
     return FileReport(notes, "")
@@ -125,25 +129,32 @@ class HeaderDataset:
 
     Args:
         images: the files.
-        pixel_range: see `examine_file`.
+        pixel_format: see `examine_file`.
 
     Attributes:
         current_read: records the number of the file that is about to be read; None records nothing.
     """
 
-    def __init__(self, images: ImageList, pixel_range: PixelRange | None) -> None:
-        self.images, self.pixel_range = images, pixel_range
+    def __init__(self, images: ImageList, pixel_format: PixelFormat) -> None:
+        self.images, self.pixel_format = images, pixel_format
         self.current_read: CurrentRead | None = None
         self._fatal: set[int] = set()
+        self._last = ("", Note(0))
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, key: SampleKey) -> Sample:
         fatal = key.index in self._fatal
-        notes = Note.BAD | Note.FATAL if fatal else examine_file(self.name(key.index), self.pixel_range).notes
+        notes = Note.BAD | Note.FATAL if fatal else self._examine(self.name(key.index))
         numbers = {NOTES: int(notes), INDEX: key.index, "skipped": 0}
         return {name: np.asarray(number, np.int64) for name, number in numbers.items()}
+
+    def _examine(self, path: str) -> Note:
+        """Return the properties of a file; a file listed once per tile is examined once."""
+        if self._last[0] != path:
+            self._last = path, examine_file(path, self.pixel_format).notes
+        return self._last[1]
 
     def name(self, index: int) -> str:
         """Return the path of a file."""
@@ -162,7 +173,7 @@ def check_files(
     rank: int = 0,
     world_size: int = 1,
     worker_timeout: float = WORKER_TIMEOUT,
-    pixel_range: PixelRange | None = None,
+    pixel_format: PixelFormat = RGB,
     remedy: str = "",
 ) -> npt.NDArray[np.int64]:
     """Check the files of a list, or this process's part of them, with a progress bar on a terminal.
@@ -173,7 +184,7 @@ def check_files(
         rank: number of this process among those that share the files.
         world_size: number of these processes.
         worker_timeout: limit in seconds for one file; 0 disables it.
-        pixel_range: see `examine_file`.
+        pixel_format: see `examine_file`.
         remedy: end of the log line about a long check, such as the option that avoids it.
 
     Returns:
@@ -184,7 +195,7 @@ def check_files(
     """
     sampler = EpochBatchSampler(len(images), _BATCH, rank, world_size, seed=0, shuffle=False, drop_last=False)
     workers = num_workers if len(images) > _FEW_FILES else 0
-    dataset = HeaderDataset(images, pixel_range)
+    dataset = HeaderDataset(images, pixel_format)
     loader = build_loader(dataset, sampler, num_workers=workers, worker_timeout=worker_timeout)
     notes = np.zeros(len(images), np.int64)
     announce = _announcer(images, len(loader), remedy)

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from plsc_mae.data.decode import PilImage, Pixels
+from plsc_mae.data.decode import PilImage
 from plsc_mae.data.packed.binaries import CIFAR10, CIFAR100, Layout
+from plsc_mae.data.pixels import Pixels
 from plsc_mae.data.seeding import SampleKey, sample_rng
 from plsc_mae.data.transfer import INDEX
 from plsc_mae.data.transforms import Sample, Transform

@@ -1,7 +1,7 @@
 """Transforms for supervised training (fine-tuning, linear and attentive probing) and for evaluation.
 
-Like all transforms, they return uint8 pixels. The boxes and noise of random erasing are returned with the image;
-`plsc_mae.data.erasing.erase` applies them after normalization. Mixup is drawn per batch, not here.
+Like all transforms, they return pixels from 0 to 255. The boxes and noise of random erasing are returned with the
+image; `plsc_mae.data.erasing.erase` applies them after normalization. Mixup is drawn per batch, not here.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from plsc_mae.data.decode import Interpolation, PilImage, Pixels, SourceImage
+from plsc_mae.data.decode import Interpolation, PilImage, SourceImage
 from plsc_mae.data.erasing import RandomErasing
+from plsc_mae.data.pixels import Pixels
 from plsc_mae.data.randaugment import RandAugment
 from plsc_mae.data.transforms import (
     DrawBox,
@@ -36,7 +37,7 @@ _TINY_PADDING = 4
 class FinetuneAugment:
     """Augmentation of fine-tuning (timm 0.3.2): crop, flip, RandAugment or color jitter, random erasing.
 
-    Returns {"image": uint8 [h, w, 3]} and, with erasing, the arrays of `RandomErasing`. For inputs of up to 32 pixels,
+    Returns {"image": pixels [h, w, C]} and, with erasing, the arrays of `RandomErasing`. For inputs of up to 32 pixels,
     images are padded by 4 black pixels and cropped instead of resized (BUPT-PRIV/MAE-priv).
 
     Attributes:
@@ -47,6 +48,7 @@ class FinetuneAugment:
         rand_augment: None disables RandAugment.
         color_jitter: strength of the brightness, contrast and saturation jitter; ignored if RandAugment is enabled.
         erasing: None disables random erasing.
+        is_rgb: whether the images are 8-bit RGB. For others RandAugment must be geometric; color jitter is left out.
     """
 
     size: tuple[int, int]
@@ -56,6 +58,7 @@ class FinetuneAugment:
     rand_augment: RandAugment | None = None
     color_jitter: float = 0.0
     erasing: RandomErasing | None = None
+    is_rgb: bool = True
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
         """Augment an image; `rng` draws the crop, the flip, the color changes and the erased boxes, in this order.
@@ -66,9 +69,11 @@ class FinetuneAugment:
         pixels = self._crop(image, rng)
         if rng.random() < self.hflip:
             pixels = flip_horizontal(pixels)
-        if self.rand_augment is not None:
+        if self.rand_augment is not None and not self.is_rgb:
+            pixels = self.rand_augment.augment_channels(pixels, rng)
+        elif self.rand_augment is not None:
             pixels = np.array(self.rand_augment(Image.fromarray(pixels), rng))
-        elif self.color_jitter > 0:
+        elif self.color_jitter > 0 and self.is_rgb:
             crop = PilImage(image.path, Image.fromarray(pixels))
             pixels = color_jitter(crop, self.color_jitter, rng).resize(self.size)
         erased = self.erasing(self.size, rng) if self.erasing is not None else {}

@@ -30,28 +30,30 @@ a busy machine (compare the ratio, not the absolute numbers):
 from __future__ import annotations
 
 import functools
+import io
 import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from plsc_mae.data import depth
 from plsc_mae.data.depth import PixelRange
+from plsc_mae.data.folder_walk import ARRAY_EXTENSIONS
 from plsc_mae.data.opencv import load_opencv
 from plsc_mae.data.packed.members import open_member
+from plsc_mae.data.pixels import RGB, PixelFormat, Pixels, choose_bands, resize_pixels, to_pixels
+from plsc_mae.data.raster import TIFF_SUFFIXES, Raster, open_raster, reads_regions
 from plsc_mae.errors import ConfigError, DataError
 
 Backend = Literal["pil", "opencv"]
 Interpolation = Literal["bicubic", "bilinear", "lanczos"]
-Pixels = npt.NDArray[np.uint8]
 
 _PIL_FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -61,6 +63,7 @@ _PIL_FILTERS = {
 _OPENCV_UPSCALING = {"bicubic": "INTER_CUBIC", "bilinear": "INTER_LINEAR", "lanczos": "INTER_LANCZOS4"}
 # Resizing a strip of 1 x 10000 pixels by its shorter side would need gigabytes. The limit equals Pillow's for decoding.
 _MAX_RESIZED_PIXELS = 2 * 89_478_485
+_SAMPLED_SIDE = 2048  # pixels
 _MAX_FILE_BYTES = 8 * _MAX_RESIZED_PIXELS  # uncompressed 16-bit RGBA
 
 
@@ -85,7 +88,7 @@ class SourceImage(ABC):
         """Crop `box`, which must lie inside the image, and resize it to `size` = (h, w).
 
         Returns:
-            RGB pixels [h, w, 3].
+            Pixels [h, w, C] of the type of the run's PixelFormat.
 
         Raises:
             DataError: the file cannot be decoded.
@@ -95,7 +98,7 @@ class SourceImage(ABC):
         """Resize the whole image to `size` = (h, w).
 
         Returns:
-            RGB pixels [h, w, 3].
+            Pixels [h, w, C].
 
         Raises:
             DataError: the file cannot be decoded, or the result would exceed 179 million pixels.
@@ -156,7 +159,8 @@ class OpenCVImage(SourceImage):
             return self._pil.crop_resize(box, size, interpolation)
         factor, pixels = decoded
         if factor > 1:
-            return _resize_reduced(pixels, factor, box, size, interpolation)
+            reduced = Image.fromarray(_opencv().cvtColor(pixels, _opencv().COLOR_BGR2RGB))
+            return _resize_reduced(reduced, factor, box, size, interpolation)
         cv2 = _opencv()
         downscales = box.height >= size[0] and box.width >= size[1]
         method = cv2.INTER_AREA if downscales else getattr(cv2, _OPENCV_UPSCALING[interpolation])
@@ -174,40 +178,146 @@ class OpenCVImage(SourceImage):
         return self._decoded
 
 
-def open_image(path: str | Path, backend: Backend = "pil", pixel_range: PixelRange | None = None) -> SourceImage:
+class RasterImage(SourceImage):
+    """Image of any number of bands and any type of values; a crop reads only its region where the format allows.
+
+    Args:
+        path: the file, for messages.
+        raster: its values.
+        pixel_format: form of the pixels.
+
+    Raises:
+        ValueError: the bands do not fit the channels.
+    """
+
+    def __init__(self, path: str, raster: Raster, pixel_format: PixelFormat) -> None:
+        self.path, self._raster, self._format = path, raster, pixel_format
+        self.height, self.width, count = raster.shape
+        self._bands = choose_bands(count, pixel_format)
+        self._last: tuple[Box, Pixels] | None = None
+
+    def crop_resize(self, box: Box, size: tuple[int, int], interpolation: Interpolation = "bicubic") -> Pixels:
+        """See `SourceImage.crop_resize`."""
+        return resize_pixels(self._region(box), size, _PIL_FILTERS[interpolation])
+
+    def _region(self, box: Box) -> Pixels:
+        """Return the pixels [h, w, C] of a region; those of the last one are kept for a second view of it."""
+        if self._last is None or self._last[0] != box:
+            with as_data_error(self.path):
+                rows, columns = (slice(box.top, box.top + box.height), slice(box.left, box.left + box.width))
+                values = self._raster.read(rows, columns)[..., self._bands]
+                self._last = box, to_pixels(values, self._format, self.path)
+        return self._last[1]
+
+
+class ReducedJpeg(SourceImage):
+    """JPEG file of any size, decoded at 1/2, 1/4 or 1/8 of its size as long as a crop stays as large as the output."""
+
+    def __init__(self, path: str, header: Image.Image, data: bytes) -> None:
+        super().__init__(path, header)
+        self._data = data
+        self._decoded: tuple[int, Image.Image] | None = None
+
+    def crop_resize(self, box: Box, size: tuple[int, int], interpolation: Interpolation = "bicubic") -> Pixels:
+        """See `SourceImage.crop_resize`."""
+        factor = _reduction(box, size)
+        if self._decoded is None or self._decoded[0] > factor:
+            with as_data_error(self.path), _any_number_of_pixels():
+                file = Image.open(io.BytesIO(self._data))
+                file.draft("RGB", (self.width // factor, self.height // factor))
+                self._decoded = factor, _to_rgb(self.path, file)
+        reached, image = self._decoded
+        if reached > 1:
+            return _resize_reduced(image, reached, box, size, interpolation)
+        crop = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
+        return np.array(crop.resize((size[1], size[0]), _PIL_FILTERS[interpolation]))
+
+
+def open_image(path: str | Path, backend: Backend = "pil", pixel_format: PixelFormat = RGB) -> SourceImage:
     """Read a file and parse its header; pixels are decoded later.
 
-    `pixel_range` maps files with more than 8 bits per band to 8 bits. It does not affect other files.
+    RGB images are read by the backend, other ones and arrays by `plsc_mae.data.raster`. With a tile, so are TIFF files,
+    and JPEG files are decoded at reduced size; neither size nor number of pixels is limited then.
 
     The opencv backend falls back to Pillow for formats other than JPEG, for CMYK, and for JPEG files without an end
     marker, which OpenCV would fill with gray instead of rejecting.
 
     Raises:
-        DataError: the file cannot be read or is not an image.
-        ConfigError: the backend is not installed.
+        DataError: the file cannot be read, is not an image, or has bands that do not fit the channels.
+        ConfigError: the backend, or the package that reads the format, is not installed.
     """
     path = str(path)
     require_backend(backend)
+    if reads_bands(path, pixel_format) and reads_regions(path) and os.path.isfile(path):
+        with as_data_error(path), open_regular(path, any_size=True):
+            return RasterImage(path, open_raster(path), pixel_format)
     with as_data_error(path):
-        data = read_content(path)
+        data = read_content(path, any_size=pixel_format.tile > 0)
+    return open_content(path, data, backend, pixel_format)
+
+
+def open_content(path: str, data: bytes, backend: Backend = "pil", pixel_format: PixelFormat = RGB) -> SourceImage:
+    """Open the content of a file as `open_image` does; `path` names it in messages, and its suffix the format."""
+    if reads_bands(path, pixel_format):
+        with as_data_error(path):
+            gray = pixel_format.channels == 1 and not pixel_format.bands
+            return RasterImage(path, open_raster(path, data, gray=gray), pixel_format)
+    pixel_range, any_size = pixel_format.range, pixel_format.tile > 0
+    with as_data_error(path), _any_number_of_pixels() if any_size else nullcontext():
         header = depth.open_header(data, pixel_range)
         if depth.has_pages(header):
             depth.log_loss("pages", path, "has several pages or frames; only the first one is used")
+    if any_size and header.format == "JPEG":
+        return ReducedJpeg(path, header, data)
     fast = header.format == "JPEG" and header.mode in ("RGB", "L") and data.endswith(b"\xff\xd9")
     return (
         OpenCVImage(path, header, data) if backend == "opencv" and fast else PilImage(path, header, data, pixel_range)
     )
 
 
-def read_content(path: str) -> bytes:
+def deep_values(path: str, pixel_format: PixelFormat = RGB) -> depth.Values | None:
+    """Return the values of a file of more than 8 bits per band, of a large one those in its center; None for others.
+
+    Raises:
+        Exception: of many types: the file cannot be read.
+    """
+    if not reads_bands(path, pixel_format):
+        return depth.deep_values(read_content(path))
+    mapped = reads_regions(path) and os.path.isfile(path)
+    raster = open_raster(path, None if mapped else read_content(path))
+    rows, columns = (
+        slice((side - min(side, _SAMPLED_SIDE)) // 2, (side + min(side, _SAMPLED_SIDE)) // 2)
+        for side in raster.shape[:2]
+    )
+    values = raster.read(rows, columns)[..., choose_bands(raster.shape[2], pixel_format)]
+    return None if values.dtype in (np.uint8, np.bool_) else values
+
+
+def reads_bands(path: str, pixel_format: PixelFormat) -> bool:
+    """Return whether a file is read band by band, and not as 8-bit RGB by a backend."""
+    suffixes = (*ARRAY_EXTENSIONS, *(TIFF_SUFFIXES if pixel_format.tile else ()))
+    return not pixel_format.is_rgb or path.lower().endswith(suffixes)
+
+
+@contextmanager
+def _any_number_of_pixels() -> Iterator[None]:
+    """Switch Pillow's limit of pixels off."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def read_content(path: str, *, any_size: bool = False) -> bytes:
     """Return the content of an image file; raise as `open_regular` does."""
-    with open_regular(path) as (file, _):
+    with open_regular(path, any_size=any_size) as (file, _):
         return file.read()
 
 
 @contextmanager
-def open_regular(path: str) -> Iterator[tuple[IO[bytes], int]]:
-    """Open a regular file, or a member of an archive, of plausible size and yield it with its size in bytes.
+def open_regular(path: str, *, any_size: bool = False) -> Iterator[tuple[IO[bytes], int]]:
+    """Open a regular file, or a member of an archive, of plausible size or of `any_size`; yield it and its bytes.
 
     Raises:
         ValueError: the path is a pipe (which could block), a device (which may never end), an empty file, or a file
@@ -225,7 +335,7 @@ def open_regular(path: str) -> Iterator[tuple[IO[bytes], int]]:
             stack.enter_context(file)
         if not size:
             raise ValueError("the file is empty")
-        if size > _MAX_FILE_BYTES:
+        if size > _MAX_FILE_BYTES and not any_size:
             raise ValueError(f"the file has {size / 1e9:.1f} GB, more than the limit of {_MAX_FILE_BYTES / 1e9:.1f} GB")
         yield file, size
 
@@ -258,14 +368,13 @@ def _reduction(box: Box, size: tuple[int, int]) -> int:
 
 
 def _resize_reduced(
-    pixels: Pixels, factor: int, box: Box, size: tuple[int, int], interpolation: Interpolation
+    image: Image.Image, factor: int, box: Box, size: tuple[int, int], interpolation: Interpolation
 ) -> Pixels:
-    """Crop `box`, in full-size coordinates, from BGR pixels reduced by `factor` and resize it with Pillow's filter.
+    """Crop `box`, in full-size coordinates, from an image reduced by `factor` and resize it with Pillow's filter.
 
     The edges of the box may fall between reduced pixels. Pillow accepts fractional edges; OpenCV would shift the crop
     by up to one reduced pixel.
     """
-    image = Image.fromarray(_opencv().cvtColor(pixels, _opencv().COLOR_BGR2RGB))
     right = min((box.left + box.width) / factor, image.width)
     bottom = min((box.top + box.height) / factor, image.height)
     edges = (box.left / factor, box.top / factor, right, bottom)
@@ -295,9 +404,11 @@ def _deep_to_rgb(path: str, image: Image.Image) -> Image.Image:
 
 @contextmanager
 def as_data_error(path: str) -> Iterator[None]:
-    """Convert any exception of a decoder to a DataError that names the file."""
+    """Convert any exception of a decoder to a DataError that names the file; a missing package stays a ConfigError."""
     try:
         yield
+    except ConfigError:
+        raise
     except Exception as error:  # Pillow's plug-ins let OSError, SyntaxError, struct.error and others escape
         raise DataError(f"cannot read image {path}: {_reason(error)}") from error
 

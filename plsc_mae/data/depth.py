@@ -99,25 +99,28 @@ def _layouts(header: Image.Image) -> list[str]:
     return [str(item[0] if isinstance(item, tuple) else item) for item in arguments]
 
 
-def read_values(header: Image.Image, data: bytes) -> Values:
-    """Return the values of a file with more than 8 bits per band: [H, W] gray or [H, W, 3] RGB.
+def read_values(header: Image.Image, data: bytes, *, all_bands: bool = False) -> Values:
+    """Return the values of a file with more than 8 bits per band: [H, W] gray, [H, W, 3] RGB or, with alpha, all bands.
 
     Pillow reduces RGB to 8 bits and scales PPM, so OpenCV reads these.
 
     Args:
         header: the image as Pillow opened it, not decoded yet.
         data: content of the file.
+        all_bands: keep bands beyond gray and RGB.
 
     Raises:
         ValueError: OpenCV must decode the file, but is not installed or fails.
     """
     if header.format != "PPM" and (header.mode in ("I", "F") or header.mode.startswith("I;16")):
         return np.asarray(header)
-    return decode_values(data)
+    return decode_values(data, all_bands=all_bands)
 
 
-def decode_values(data: bytes) -> Values:
-    """Decode the content of a file with OpenCV at its own depth: [H, W] gray or [H, W, 3] RGB, without further bands.
+def decode_values(data: bytes, *, all_bands: bool = False) -> Values:
+    """Decode the content of a file with OpenCV at its own depth: [H, W] gray or [H, W, 3] RGB.
+
+    Further bands are dropped unless `all_bands`.
 
     Raises:
         ValueError: OpenCV cannot be imported, or cannot decode the file.
@@ -131,16 +134,24 @@ def decode_values(data: bytes) -> Values:
         raise ValueError("OpenCV cannot decode it")
     if values.ndim == 2:
         return values
-    return values[..., _RGB - 1 :: -1] if values.shape[2] >= _RGB else values[..., 0]  # from BGR
+    if values.shape[2] < _RGB:
+        return values if all_bands else values[..., 0]
+    rgb = values[..., _RGB - 1 :: -1]  # from BGR
+    return np.concatenate([rgb, values[..., _RGB:]], axis=-1) if all_bands else rgb
 
 
 def to_8_bits(values: Values, pixel_range: PixelRange) -> npt.NDArray[np.uint8]:
     """Map values [H, W] or [H, W, C] linearly from `pixel_range` to 0..255, clipped and rounded; NaN becomes 0."""
+    return np.rint(scale(values, pixel_range)).astype(np.uint8)
+
+
+def scale(values: Values, pixel_range: PixelRange) -> npt.NDArray[Any]:
+    """Map values of any shape linearly from `pixel_range` to 0..255, clipped, as floats; NaN becomes 0."""
     low, high = pixel_range
-    exact = np.float64 if values.dtype.kind in "iu" and values.dtype.itemsize > 2 else np.float32
+    wide = values.dtype.kind in "iu" and values.dtype.itemsize > 2
+    exact = np.float64 if wide else np.float32
     scaled = (values.astype(exact) - exact(low)) * exact(255 / (high - low))
-    rounded = np.rint(np.nan_to_num(np.clip(scaled, 0, 255), nan=0.0))
-    return rounded.astype(np.uint8)
+    return np.nan_to_num(np.clip(scaled, 0, 255), nan=0.0)
 
 
 def tiff_layout(data: bytes) -> TiffLayout | None:
@@ -174,7 +185,10 @@ def open_header(data: bytes, pixel_range: PixelRange | None) -> Image.Image:
             raise
         kind = f"it is a TIFF file with {layout.bands} bands of {layout.bits} bits"
         if layout.bands > MAX_BANDS:
-            raise ValueError(f"{kind}; expected 1 to {MAX_BANDS} bands: write three of them as RGB") from None
+            remedy = remedies("choose bands with --bands", f"give --in_chans {layout.bands}")
+            raise ValueError(
+                f"{kind}; expected 1 to {MAX_BANDS} bands: {remedy or 'write three of them as RGB'}"
+            ) from None
         if pixel_range is None:
             raise ValueError(f"{kind}{range_remedy()}") from None
         if layout.height * layout.width > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
@@ -269,7 +283,7 @@ def log_lost_alpha(path: str, image: Image.Image) -> None:
 # ------------------------------------------------------------------------------------------------ automatic range
 
 
-def sampled_range(paths: Sequence[str], read: Callable[[str], bytes]) -> PixelRange | None:
+def sampled_range(paths: Sequence[str], read: Callable[[str], Values | None]) -> PixelRange | None:
     """Return the smallest usual range that holds the values of sampled files with more than 8 bits per band.
 
     The range starts at 0, or at minus a power of two if there are negative values. It ends at 2^k - 1 for integers, for
@@ -277,7 +291,7 @@ def sampled_range(paths: Sequence[str], read: Callable[[str], bytes]) -> PixelRa
 
     Args:
         paths: the files, of which up to 64 are read, evenly spaced.
-        read: returns the content of a file.
+        read: returns the values of a file, or None if it has at most 8 bits per band; see `decode.deep_values`.
 
     Returns:
         The range; None if no sampled file that can be read has more than 8 bits per band.
@@ -298,13 +312,13 @@ def _spaced(paths: Sequence[str]) -> Iterable[str]:
     return (paths[i * len(paths) // count] for i in range(count))
 
 
-def _extremes(path: str, read: Callable[[str], bytes]) -> tuple[float, float, bool] | None:
+def _extremes(path: str, read: Callable[[str], Values | None]) -> tuple[float, float, bool] | None:
     """Return (smallest finite value, largest, True for integers).
 
     None if the file has at most 8 bits per band, has no finite value or cannot be read.
     """
     try:
-        values = _deep_values(read(path))
+        values = read(path)
     except Exception:  # decoders raise exceptions of many types; the run reports the file when it is read
         return None
     if values is None:
@@ -313,7 +327,7 @@ def _extremes(path: str, read: Callable[[str], bytes]) -> tuple[float, float, bo
     return (float(finite.min()), float(finite.max()), values.dtype.kind != "f") if finite.size else None
 
 
-def _deep_values(data: bytes) -> Values | None:
+def deep_values(data: bytes) -> Values | None:
     """Return the values of the content of a file; None if it has at most 8 bits per band."""
     try:
         header = Image.open(io.BytesIO(data))

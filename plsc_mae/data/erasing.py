@@ -63,22 +63,24 @@ class RandomErasing:
         mode: "pixel" fills with noise per pixel, "rand" with one random color per box, "const" with zeros, which is
             the mean color.
         max_count: largest number of boxes per image; the number is drawn uniformly from 1 to `max_count`.
+        channels: channels C of the images.
     """
 
     prob: float = 0.25
     mode: Literal["pixel", "rand", "const"] = "pixel"
     max_count: int = 1
+    channels: int = 3
 
     def __call__(self, size: tuple[int, int], rng: np.random.Generator) -> Sample:
         """Draw boxes and their noise for an image of `size` = (h, w).
 
         Returns:
             Arrays of fixed shape. "erase_boxes" is int32 [max_count, 4] of (top, left, height, width); unused boxes
-            have height 0. "erase_noise" is float16 [max_count, 3, N], each box's pixels row by row; N is 1 if every
+            have height 0. "erase_noise" is float16 [max_count, C, N], each box's pixels row by row; N is 1 if every
             box has one color.
         """
         boxes = np.zeros((self.max_count, 4), np.int32)
-        noise = np.zeros((self.max_count, 3, self._noise_pixels(size)), np.float16)
+        noise = np.zeros((self.max_count, self.channels, self._noise_pixels(size)), np.float16)
         if rng.random() < self.prob:
             count = int(rng.integers(1, self.max_count, endpoint=True))
             for i in range(count):
@@ -98,7 +100,7 @@ class RandomErasing:
     def _draw_noise(self, noise: np.ndarray, box: Box, rng: np.random.Generator) -> None:
         if self.mode != "const":
             pixels = box.height * box.width if self.mode == "pixel" else 1
-            noise[:, :pixels] = rng.standard_normal((3, pixels), dtype=np.float32)
+            noise[:, :pixels] = rng.standard_normal((self.channels, pixels), dtype=np.float32)
 
 
 def inside_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
@@ -121,18 +123,18 @@ def erase(images: Tensor, boxes: Tensor, noise: Tensor) -> Tensor:
     """Fill boxes with noise on the device; where boxes overlap, the last one is visible.
 
     Args:
-        images: float [B, 3, H, W], normalized.
+        images: float [B, C, H, W], normalized.
         boxes: integers [B, K, 4] of (top, left, height, width), no larger than the images.
-        noise: [B, K, 3, N], the pixels of each box row by row, or one color for the whole box if N is 1.
+        noise: [B, K, C, N], the pixels of each box row by row, or one color for the whole box if N is 1.
 
     Returns:
-        float [B, 3, H, W].
+        float [B, C, H, W].
     """
     batch, _, height, width = images.shape
     with paddle.amp.auto_cast(enable=False):
         for box, values in zip(boxes.astype("int64").unbind(1), noise.astype(images.dtype).unbind(1), strict=True):
             inside = inside_boxes(box, height, width)  # [B, 1, H, W]
-            fill = values.unsqueeze(-1)  # [B, 3, 1, 1], one color
+            fill = values.unsqueeze(-1)  # [B, C, 1, 1], one color
             if values.shape[-1] > 1:
                 top, left, _, box_width = box.reshape([-1, 4, 1, 1]).unbind(1)  # [B, 1, 1] each
                 row = paddle.arange(height).reshape([-1, 1]) - top

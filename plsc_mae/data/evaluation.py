@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from plsc_mae.data.decode import Box, Interpolation, Pixels, SourceImage
+from plsc_mae.data.decode import Box, Interpolation, SourceImage
 from plsc_mae.data.file_dataset import FileDataset
 from plsc_mae.data.imagefolder import ImageList
+from plsc_mae.data.pixels import PixelFormat, Pixels
 from plsc_mae.data.seeding import SampleKey, sample_rng
+from plsc_mae.data.tiles import center_tile
 from plsc_mae.data.transfer import HOST_PREFIX, INDEX
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import DataError
@@ -31,12 +33,12 @@ logger = logging.getLogger(__name__)
 class BlankImage(SourceImage):
     """Black image in place of an unreadable file."""
 
-    def __init__(self, path: str) -> None:
-        self.path, self.width, self.height = path, _BLANK_SIDE, _BLANK_SIDE
+    def __init__(self, path: str, pixel_format: PixelFormat) -> None:
+        self.path, self.width, self.height, self._format = path, _BLANK_SIDE, _BLANK_SIDE, pixel_format
 
     def crop_resize(self, box: Box, size: tuple[int, int], interpolation: Interpolation = "bicubic") -> Pixels:
-        """Return black pixels, uint8 [h, w, 3] for `size` = (h, w)."""
-        return np.zeros((*size, 3), np.uint8)
+        """Return black pixels [h, w, C] for `size` = (h, w)."""
+        return np.zeros((*size, self._format.channels), self._format.dtype)
 
 
 class EvaluationDataset(FileDataset):
@@ -59,10 +61,11 @@ class EvaluationDataset(FileDataset):
     def __getitem__(self, key: SampleKey) -> Sample:
         rng = functools.partial(sample_rng, self.seed, key.epoch, key.index)
         try:
-            sample, unreadable = self.transform(self._open(key.index), rng()), 0
+            image = center_tile(self._open(key.index), self.pixel_format.tile)
+            sample, unreadable = self.transform(image, rng()), 0
         except DataError as error:
             self._require_skipping(error)
-            sample, unreadable = self.transform(BlankImage(self.name(key.index)), rng()), 1
+            sample, unreadable = self.transform(BlankImage(self.name(key.index), self.pixel_format), rng()), 1
         numbers = {INDEX: key.index, "skipped": 0, UNREADABLE: unreadable}
         return {
             **sample,
@@ -73,7 +76,8 @@ class EvaluationDataset(FileDataset):
     def reason(self, index: int) -> str:
         """Return a sentence that names an unreadable file and the reason, which is found by reading it again."""
         try:
-            self.transform(self._open(index), sample_rng(self.seed, 0, index))
+            image = center_tile(self._open(index), self.pixel_format.tile)
+            self.transform(image, sample_rng(self.seed, 0, index))
         except DataError as error:
             return str(error)
         return f"{self.name(index)} could not be read"

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 from plsc_mae.data.decode import Backend, SourceImage, require_backend
-from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.listing import ImageList
+from plsc_mae.data.pixels import RGB, PixelFormat
 from plsc_mae.data.transforms import Transform
 from plsc_mae.data.workers import CurrentRead
 from plsc_mae.errors import DataError, remedies
@@ -22,7 +22,7 @@ class FileDataset(ABC):
         seed: seeds the generators together with epoch and index.
         backend: image decoder.
         bad_image: "error" raises DataError for a file that cannot be decoded; "skip" continues without that file.
-        pixel_range: range of images with more than 8 bits per band; None for the default.
+        pixel_format: form of the pixels.
 
     Attributes:
         current_read: records the number of the file that is about to be read; None records nothing.
@@ -36,11 +36,11 @@ class FileDataset(ABC):
         seed: int = 0,
         backend: Backend = "pil",
         bad_image: Literal["error", "skip"] = "error",
-        pixel_range: PixelRange | None = None,
+        pixel_format: PixelFormat = RGB,
     ) -> None:
         require_backend(backend)
         self.images, self.transform, self.seed = images, transform, seed
-        self.backend, self.bad_image, self.pixel_range = backend, bad_image, pixel_range
+        self.backend, self.bad_image, self.pixel_format = backend, bad_image, pixel_format
         self.current_read: CurrentRead | None = None
         self._known_bad: dict[int, str] = {}
 
@@ -77,7 +77,7 @@ class FileDataset(ABC):
             raise DataError(self._known_bad[index])
         if self.current_read is not None:
             self.current_read.set(index)
-        return self.images.open(index, self.backend, self.pixel_range)
+        return self.images.open(index, self.backend, self.pixel_format)
 
     def _require_skipping(self, error: DataError) -> None:
         """Raise DataError with the remedies unless `bad_image` is "skip"."""

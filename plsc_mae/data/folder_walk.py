@@ -16,6 +16,7 @@ from plsc_mae.errors import DataError
 from plsc_mae.file_kinds import EMPTY, FileKind, read_head, recognize
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
+ARRAY_EXTENSIONS = (".npy", ".npz")  # images only in folders without files of EXTENSIONS
 # Written by operating systems, network storage, archivers and notebooks; names with a leading dot are hidden as well.
 SYSTEM_NAMES = frozenset(
     {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found", "$recycle.bin"}
@@ -130,21 +131,21 @@ def _entries(folder: Folder) -> Iterator[tuple[str, bool]]:
             yield entry.name, _is_folder(entry)
 
 
-def images_in(folder: Folder, files: list[str], left_out: LeftOut) -> list[str]:
-    """Return the images among `files` of a folder; other files are counted in `left_out`.
+def images_in(folder: Folder, files: list[str], left_out: LeftOut, suffixes: tuple[str, ...] = EXTENSIONS) -> list[str]:
+    """Return those of `files` in a folder that have one of `suffixes`; other files are counted in `left_out`.
 
     The images are names for a folder on disk, and paths from the archive on for a folder in archives.
     """
     images = []
     for name in files:
-        if is_image(name):
+        if name.lower().endswith(suffixes):
             images.append(name)
         else:
             left_out.add_file(f"{folder}/{name}")
     return folder.paths(images) if isinstance(folder, PackedFolder) else images
 
 
-def images_below(folder: Folder, name: str, left_out: LeftOut) -> list[str]:
+def images_below(folder: Folder, name: str, left_out: LeftOut, suffixes: tuple[str, ...] = EXTENSIONS) -> list[str]:
     """Return the images in `folder/name` and its subfolders in torchvision's order.
 
     Their paths are relative to `folder`; in archives they start with the archive.
@@ -156,7 +157,7 @@ def images_below(folder: Folder, name: str, left_out: LeftOut) -> list[str]:
     images: list[str] = []
     ancestors = () if isinstance(folder, PackedFolder) else (_identity(folder),)
     for subfolder, files in sorted(_walk(folder / name, ancestors, left_out), key=lambda item: str(item[0])):
-        found = images_in(subfolder, files, left_out)
+        found = images_in(subfolder, files, left_out, suffixes)
         if isinstance(folder, PackedFolder):
             images += found
         else:

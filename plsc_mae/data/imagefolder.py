@@ -18,6 +18,7 @@ from plsc_mae.data.classes import Reference, listed, match_images
 from plsc_mae.data.file_dataset import FileDataset
 from plsc_mae.data.listing import ImageList, PathTable, describe_suffixes, has_split, list_images
 from plsc_mae.data.seeding import SampleKey, sample_rng, stand_in_offsets
+from plsc_mae.data.tiles import random_tile
 from plsc_mae.data.transfer import HOST_PREFIX, INDEX
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.data.unreadable import NAMED_FILES
@@ -183,7 +184,8 @@ class ImageDataset(FileDataset):
 
     A sample is the transform's arrays plus `INDEX`, "label" and "skipped". With `bad_image="skip"`, a file that cannot
     be decoded is replaced by another file of the list, a stand-in, with the stand-in's label, transformed with the
-    random numbers of the bad file. The choice depends on seed, epoch and index alone, and different bad files get
+    random numbers of the bad file. With a tile (`PixelFormat.tile`), the sample is taken from a random tile of
+    the file, whose place is drawn first. The choice depends on seed, epoch and index alone, and different bad files get
     different stand-ins as far as possible (`seeding.stand_in_offsets`). "skipped" is 1 for a stand-in, else 0. Each bad
     file is logged once, up to 20 files.
 
@@ -224,7 +226,8 @@ class ImageDataset(FileDataset):
     def _read(self, index: int, key: SampleKey) -> Sample | None:
         """Return the sample of `key` from file `index`; None if the file cannot be decoded and may be skipped."""
         try:
-            return self.transform(self._open(index), sample_rng(self.seed, key.epoch, key.index))
+            rng = sample_rng(self.seed, key.epoch, key.index)
+            return self.transform(random_tile(self._open(index), self.pixel_format.tile, rng), rng)
         except DataError as error:
             self._require_skipping(error)
             self._warn_once(index, str(error))

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from plsc_mae.data.decode import Backend, SourceImage, open_image
-from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.folder_walk import (
+    ARRAY_EXTENSIONS,
     EXTENSIONS,
     Count,
     Folder,
@@ -37,6 +37,7 @@ from plsc_mae.data.packed.indexed import key_of
 from plsc_mae.data.packed.members import is_member, split_member
 from plsc_mae.data.packed.tables import MemberTable, member_table
 from plsc_mae.data.path_table import PathTable
+from plsc_mae.data.pixels import RGB, PixelFormat
 from plsc_mae.data.unreadable import UnreadableFiles
 from plsc_mae.errors import DataError
 from plsc_mae.errors import flag as own_flag
@@ -109,9 +110,9 @@ class ImageList:
         """Return the path of one file relative to `root`, as it is printed and written (`names.escape_name`)."""
         return escape_name(self.paths[index])
 
-    def open(self, index: int, backend: Backend = "pil", pixel_range: PixelRange | None = None) -> SourceImage:
+    def open(self, index: int, backend: Backend = "pil", pixel_format: PixelFormat = RGB) -> SourceImage:
         """Read one file, see `plsc_mae.data.decode.open_image`."""
-        return open_image(self.path(index), backend, pixel_range)
+        return open_image(self.path(index), backend, pixel_format)
 
 
 def list_images(data_path: str | Path, split: str, *, flag: str = "", labeled: bool = True) -> ImageList:
@@ -130,7 +131,7 @@ def list_images(data_path: str | Path, split: str, *, flag: str = "", labeled: b
     source, flag = Path(data_path), flag or own_flag("data_path", "img_path")
     try:
         if source.is_dir():
-            key = (os.path.abspath(source), str(source), split, labeled, EXTENSIONS)
+            key = (os.path.abspath(source), str(source), split, labeled, EXTENSIONS, ARRAY_EXTENSIONS)
             return kept_list(key, ImageList, lambda: _list_source(source, split, flag, labeled=labeled))
         return _list_source(data_path, split, flag, labeled=labeled)
     except OSError as error:
@@ -154,7 +155,7 @@ def _list_source(data_path: str | Path, split: str, flag: str, *, labeled: bool)
     folder = _split_folder(source, split, flag, left_out)
     if labeled and folder is source:
         _refuse_inner_splits(source, split, flag)
-    images = _list_folder(folder, left_out, labeled=labeled)
+    images = _list_images_or_arrays(folder, left_out, labeled=labeled)
     if images is None:
         raise DataError(f"no images in {folder}{_contents(left_out)}; expected {_layouts(source, split)}")
     return images
@@ -193,7 +194,7 @@ def _list_archives(
     by_folder = labeled and table.labels is None
     if by_folder and folder is top:
         _refuse_inner_splits(top, split, flag)
-    images = _list_folder(folder, left_out, labeled=by_folder)
+    images = _list_images_or_arrays(folder, left_out, labeled=by_folder)
     if images is None:
         raise DataError(f"no images in {folder}{_contents(left_out)}; expected images, or folders of images, in it")
     if table.labels is not None:
@@ -340,14 +341,25 @@ def _class_reading(source: Folder, split: str, flag: str) -> str:
     return f"if all folders are classes, run `{command}` and pass {flag} NEW"
 
 
-def _list_folder(folder: Folder, left_out: LeftOut, *, labeled: bool) -> ImageList | None:
+def _list_images_or_arrays(folder: Folder, left_out: LeftOut, *, labeled: bool) -> ImageList | None:
+    """Return the list of the images of a folder, of its arrays if it has no images, or None."""
+    for suffixes in (EXTENSIONS, ARRAY_EXTENSIONS):
+        own = LeftOut()
+        images = _list_folder(folder, own, suffixes, labeled=labeled)
+        if images is not None or own.suffixes.keys().isdisjoint(ARRAY_EXTENSIONS):
+            break
+    left_out.add(own)
+    return None if images is None else replace(images, left_out=left_out)
+
+
+def _list_folder(folder: Folder, left_out: LeftOut, suffixes: tuple[str, ...], *, labeled: bool) -> ImageList | None:
     classes, files = scan(folder, left_out)
-    loose = images_in(folder, files, left_out)
+    loose = images_in(folder, files, left_out, suffixes)
     counts: list[int] = []
 
     def paths() -> Iterator[str]:
         """Yield the images class by class, so that the names of a part of the classes at a time are in memory."""
-        for found in _images_of_classes(folder, classes, left_out):
+        for found in _images_of_classes(folder, classes, left_out, suffixes):
             counts.append(len(found))
             yield from found
 
@@ -356,12 +368,12 @@ def _list_folder(folder: Folder, left_out: LeftOut, *, labeled: bool) -> ImageLi
         if 0 in counts:
             empty = classes[counts.index(0)]
             content = LeftOut()
-            images_below(folder, empty, content)
+            images_below(folder, empty, content, suffixes)
             raise DataError(
-                f"class folder {folder / empty} contains no image ({' '.join(EXTENSIONS)}){_contents(content)}; add "
+                f"class folder {folder / empty} contains no image ({' '.join(suffixes)}){_contents(content)}; add "
                 "images or remove it"
             )
-        left_out.loose = Count(len(loose), _first_path(folder, loose))
+        left_out.loose = Count(len(loose), f"{folder}/{loose[0]}" if loose else "")
         labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
         return ImageList(table, labels, tuple(map(escape_name, classes)), str(folder), left_out=left_out)
     if loose:
@@ -371,23 +383,21 @@ def _list_folder(folder: Folder, left_out: LeftOut, *, labeled: bool) -> ImageLi
     )
 
 
-def _images_of_classes(folder: Folder, classes: Sequence[str], left_out: LeftOut) -> Iterator[list[str]]:
+def _images_of_classes(
+    folder: Folder, classes: Sequence[str], left_out: LeftOut, suffixes: tuple[str, ...]
+) -> Iterator[list[str]]:
     """Yield the images of each class folder, several of which are scanned at a time."""
 
     def scan_class(name: str) -> tuple[list[str], LeftOut]:
         """Return the images of a class folder and what is left out of it."""
         own = LeftOut()
-        return images_below(folder, name, own), own
+        return images_below(folder, name, own, suffixes), own
 
     with ThreadPoolExecutor(_SCAN_THREADS) as pool:
         for start in range(0, len(classes), _SCANNED_AT_ONCE):
             for found, own in pool.map(scan_class, classes[start : start + _SCANNED_AT_ONCE]):
                 left_out.add(own)
                 yield found
-
-
-def _first_path(folder: Folder, loose: Sequence[str]) -> str:
-    return f"{folder}/{loose[0]}" if loose else ""
 
 
 def _contents(left_out: LeftOut) -> str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from plsc_mae.data.pixels import Pixels
 from plsc_mae.data.transforms import IMAGENET_MEAN, InterpolationChoice, draw_interpolation
 from plsc_mae.errors import ConfigError
 
@@ -40,11 +41,14 @@ CHOICE_WEIGHTS = {
 }
 
 
+GEOMETRIC = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
+
+
 class Resampling(NamedTuple):
     """Options of geometric operations: Pillow's filter, and the color of pixels from outside the image."""
 
     resample: Image.Resampling
-    fillcolor: tuple[int, ...]
+    fillcolor: tuple[int, ...] | int
 
 
 class Operation(NamedTuple):
@@ -107,6 +111,7 @@ class RandAugment:
         weighted: True chooses by CHOICE_WEIGHTS without replacement; False chooses uniformly with replacement.
         fill: color of pixels from outside the image.
         interpolation: filter of geometric operations; "random" chooses for each operation.
+        geometric: True chooses among the GEOMETRIC operations only, which have a meaning for any channels.
     """
 
     magnitude: int = 10
@@ -117,6 +122,7 @@ class RandAugment:
     weighted: bool = False
     fill: tuple[int, ...] = (124, 116, 104)
     interpolation: InterpolationChoice = "bicubic"
+    geometric: bool = False
 
     @classmethod
     def parse(
@@ -153,22 +159,38 @@ class RandAugment:
 
         `rng` first draws all operations, then for each one the decision to apply it, its level, sign and interpolation.
         """
+        for operation, argument, resample in self._draw(rng):
+            image = operation.apply(image, argument, Resampling(resample, self.fill))
+        return image
+
+    def augment_channels(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
+        """Augment pixels [h, w, C] of any channels, all alike; only for `geometric`, with the draws of `__call__`."""
+        planes = [Image.fromarray(np.ascontiguousarray(pixels[..., c])) for c in range(pixels.shape[2])]
+        for operation, argument, resample in self._draw(rng):
+            planes = [
+                operation.apply(plane, argument, Resampling(resample, fill))
+                for plane, fill in zip(planes, self.fill, strict=True)
+            ]
+        return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+
+    def _draw(self, rng: np.random.Generator) -> Iterator[tuple[Operation, Any, Image.Resampling]]:
+        """Yield the operations to apply, with their arguments and filters."""
         for name in self._choose(rng):
             if rng.random() > _APPLY_PROBABILITY:
                 continue
             operation = operations(increasing=self.increasing)[name]
             argument = operation.argument(self._draw_level(rng), 1 if rng.random() > 0.5 else -1)
-            resample = Image.Resampling[draw_interpolation(self.interpolation, rng).upper()]
-            image = operation.apply(image, argument, Resampling(resample, self.fill))
-        return image
+            yield operation, argument, Image.Resampling[draw_interpolation(self.interpolation, rng).upper()]
 
     def _choose(self, rng: np.random.Generator) -> list[str]:
         if not self.weighted:
-            names = list(operations(increasing=self.increasing))
+            names = list(GEOMETRIC if self.geometric else operations(increasing=self.increasing))
             return [names[choice] for choice in rng.integers(len(names), size=self.num_layers)]
-        weights = np.array(list(CHOICE_WEIGHTS.values()))
-        chosen = rng.choice(len(weights), self.num_layers, replace=False, p=weights / weights.sum())
-        return [list(CHOICE_WEIGHTS)[choice] for choice in chosen]
+        names = list(GEOMETRIC if self.geometric else CHOICE_WEIGHTS)
+        weights = np.array([CHOICE_WEIGHTS[name] for name in names])
+        count = min(self.num_layers, len(names))
+        chosen = rng.choice(len(weights), count, replace=False, p=weights / weights.sum())
+        return [names[choice] for choice in chosen]
 
     def _draw_level(self, rng: np.random.Generator) -> float:
         if math.isinf(self.magnitude_std):

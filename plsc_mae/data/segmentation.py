@@ -57,7 +57,7 @@ class MaskedImages:
 class ResizeWhole:
     """Transform that resizes the whole image to `size` = (h, w) without cropping; the aspect ratio may change.
 
-    Returns {"image": uint8 [h, w, 3]}.
+    Returns {"image": pixels [h, w, C]}.
     """
 
     size: tuple[int, int]

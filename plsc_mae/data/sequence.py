@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from plsc_mae.data.decode import Backend, PilImage, SourceImage, open_image
-from plsc_mae.data.depth import PixelRange
+from plsc_mae.data.decode import Backend, PilImage, RasterImage, SourceImage, as_data_error, open_image
 from plsc_mae.data.listing import ImageList, PathTable
+from plsc_mae.data.pixels import RGB, PixelFormat
+from plsc_mae.data.raster import array_raster
 from plsc_mae.errors import DataError
 from plsc_mae.names import escape_name
 
@@ -51,14 +52,16 @@ class SequenceImages(ImageList):
         """Return the same as `path`."""
         return self.path(index)
 
-    def open(self, index: int, backend: Backend = "pil", pixel_range: PixelRange | None = None) -> SourceImage:
+    def open(self, index: int, backend: Backend = "pil", pixel_format: PixelFormat = RGB) -> SourceImage:
         """See `ImageList.open`; images in memory are read by Pillow with either backend."""
         item = self.items[int(self.paths[index])]
         image = item[0] if _is_pair(item) else item
-        return _as_source(image, self.path(index), backend, pixel_range)
+        return _as_source(image, self.path(index), backend, pixel_format)
 
 
-def sequence_images(items: Sequence[Any], name: str, *, labeled: bool) -> SequenceImages:
+def sequence_images(
+    items: Sequence[Any], name: str, *, labeled: bool, pixel_format: PixelFormat = RGB
+) -> SequenceImages:
     """Return the images of a sequence.
 
     Args:
@@ -68,6 +71,7 @@ def sequence_images(items: Sequence[Any], name: str, *, labeled: bool) -> Sequen
         name: name of the sequence in messages, for example "data".
         labeled: whether to read the labels, for which every pair of the sequence is read once. An attribute `classes`
             of the sequence, as in torchvision, names the classes of numbers.
+        pixel_format: form of the pixels; arrays [H, W, C] of other channels than RGB may be of any real type.
 
     Raises:
         DataError: `items` is no sequence or empty, its first image has another form, or labels are missing or invalid.
@@ -77,7 +81,7 @@ def sequence_images(items: Sequence[Any], name: str, *, labeled: bool) -> Sequen
     has_labels = labeled and _is_pair(items[0])
     labels = _read_labels(items, name) if has_labels else _Labels(np.full(count, -1, np.int64), ())
     images = SequenceImages(PathTable(map(str, range(count))), *labels, name, items=items)
-    images.open(0)
+    images.open(0, pixel_format=pixel_format)
     return images
 
 
@@ -97,19 +101,24 @@ def _is_pair(item: Any) -> bool:
     return isinstance(item, (tuple, list)) and len(item) == 2
 
 
-def _as_source(image: Any, path: str, backend: Backend, pixel_range: PixelRange | None) -> SourceImage:
+def _as_source(image: Any, path: str, backend: Backend, pixel_format: PixelFormat) -> SourceImage:
     """Return one image of a sequence; `path` names it in messages.
 
     Raises:
         DataError: the image has another form, or its file cannot be read.
     """
     if isinstance(image, (str, PathLike)):
-        return open_image(str(image), backend, pixel_range)
+        return open_image(str(image), backend, pixel_format)
     if isinstance(image, Image.Image):
-        return PilImage(path, image, pixel_range=pixel_range)
+        if not pixel_format.is_rgb:
+            return _as_source(np.asarray(image), path, backend, pixel_format)
+        return PilImage(path, image, pixel_range=pixel_format.range)
     if isinstance(image, (Mapping, tuple, list)) or not hasattr(image, "__array__"):
         raise DataError(f"{path} is {_describe(image)}; expected {_ITEMS}")
     array = np.asarray(image)
+    if not pixel_format.is_rgb:
+        with as_data_error(path):
+            return RasterImage(path, array_raster(array), pixel_format)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     color = array.ndim == 3 and array.shape[2] in _BANDS and array.dtype == np.uint8
@@ -117,9 +126,10 @@ def _as_source(image: Any, path: str, backend: Backend, pixel_range: PixelRange 
     if not (color or gray) or not array.size:
         remedy = "transpose it" if array.ndim == 3 and array.shape[0] in _BANDS else "convert it"
         raise DataError(
-            f"{path} is {_describe(image)}; expected a uint8 array [H, W, 3] or [H, W], values 0 to 255: {remedy}"
+            f"{path} is {_describe(image)}; expected a uint8 array [H, W, 3] or [H, W], values 0 to 255: {remedy}; "
+            "other channels and types need in_chans or bands"
         )
-    return PilImage(path, Image.fromarray(np.ascontiguousarray(array)), pixel_range=pixel_range)
+    return PilImage(path, Image.fromarray(np.ascontiguousarray(array)), pixel_range=pixel_format.range)
 
 
 def _describe(value: Any) -> str:

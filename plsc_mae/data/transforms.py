@@ -1,6 +1,7 @@
 """Crops, flips and the basic transforms; a transform maps (image, generator) to named arrays.
 
-Pixels stay uint8 [H, W, 3]; `plsc_mae.data.normalize.Normalize` converts them to floats on the device.
+Pixels stay arrays [H, W, C] from 0 to 255, see `plsc_mae.data.pixels`; `plsc_mae.data.normalize.Normalize` normalizes
+them on the device.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from plsc_mae.data.decode import Box, Interpolation, Pixels, SourceImage
+from plsc_mae.data.decode import Box, Interpolation, SourceImage
+from plsc_mae.data.pixels import Pixels
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -117,7 +119,7 @@ def center_crop_box(height: int, width: int, size: tuple[int, int]) -> Box:
 
 
 def flip_horizontal(pixels: Pixels) -> Pixels:
-    """Mirror an image [H, W, 3] horizontally."""
+    """Mirror an image [H, W, C] horizontally."""
     return np.ascontiguousarray(pixels[:, ::-1])
 
 
@@ -125,7 +127,7 @@ def flip_horizontal(pixels: Pixels) -> Pixels:
 class RandomCropFlip:
     """Augmentation of MAE pre-training (He et al. 2022, appendix A.1) and of probing: a random crop, then a flip.
 
-    Returns {"image": uint8 [h, w, 3]}.
+    Returns {"image": pixels [h, w, C]}.
 
     Attributes:
         size: output size (h, w).
@@ -156,7 +158,7 @@ class ResizeCenterCrop:
     For a rectangular output the image is resized until it just covers an enlarged output, so that an image of the
     output's size is not enlarged more than a square one would be.
 
-    Returns {"image": uint8 [h, w, 3]}.
+    Returns {"image": pixels [h, w, C]}.
 
     Attributes:
         size: output size (h, w).

@@ -1,7 +1,7 @@
 """Transforms that return two views of one crop: one for the network and a smaller one for the tokenizer.
 
 CAE pre-training predicts, for every masked patch of the first view, the token at the same position of the second view,
-so both views are resized from the same box. Like all transforms, they return uint8 pixels.
+so both views are resized from the same box. Like all transforms, they return pixels from 0 to 255.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def color_jitter(image: SourceImage, strength: float, rng: np.random.Generator) 
 class TwoViewCropFlip:
     """Augmentation of CAE pre-training (Atten4Vis/CAE): color jitter, flip, then one random resized crop in two sizes.
 
-    Returns {"image": uint8 [h, w, 3], "tokenizer_image": uint8 [h2, w2, 3]}, the second only if there is a tokenizer.
+    Returns {"image": pixels [h, w, C], "tokenizer_image": pixels [h2, w2, 3]}, the second only if there is a tokenizer.
     The order of draws is: jitter (if enabled), flip, box, interpolation (if random).
 
     Attributes:

@@ -14,6 +14,7 @@ from plsc_mae import weights
 from plsc_mae.config.export import ExportConfig
 from plsc_mae.data.classify import evaluation_transform
 from plsc_mae.data.normalize import Normalize
+from plsc_mae.data.pixels import RGB_CHANNELS
 from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import ConfigError
 from plsc_mae.loading.classifier import load_classifier
@@ -75,7 +76,7 @@ class Content:
         inputs: inputs; the first is the normalized images.
         num_hidden: number of patches that a mask hides; 0 without mask.
         outputs: name and description of every output.
-        mean: mean of red, green and blue for pixels from 0 to 1.
+        mean: mean of each channel for pixels from 0 to 1.
         std: standard deviation, likewise.
         view: resize and crop of images.
         classes: names of a classifier's outputs.
@@ -222,7 +223,8 @@ def _content(
 ) -> Content:
     encoder: VisionTransformer = getattr(network, "encoder", network)
     channels = encoder.patch_embed.proj.weight.shape[1]
-    images = Input("images", (channels, *encoder.img_size), "float32", "(pixels / 255 - mean) / std, RGB")
+    colors = "RGB" if channels == RGB_CHANNELS else f"{channels} channels"
+    images = Input("images", (channels, *encoder.img_size), "float32", f"(pixels / 255 - mean) / std, {colors}")
     constants = (normalize.mean, normalize.std)
     mean, std = (tuple(round(float(value), 6) for value in values.flatten().tolist()) for values in constants)
     layer.eval()

@@ -45,6 +45,7 @@ def load_classifier(
     num_heads: int | None = None,
     input_size: tuple[int, ...] | None = None,
     global_pool: bool | None = None,
+    in_chans: int | None = None,
 ) -> LoadedClassifier:
     """Build and load the classifier of a checkpoint, from plsc_mae's stored options or else from its tensors.
 
@@ -56,6 +57,7 @@ def load_classifier(
         num_heads: attention heads, if the file does not determine them.
         input_size: image side, or height and width, in place of the checkpoint's; positions are resized.
         global_pool: True to classify the mean of the patch tokens, False the class token; None: as the file suggests.
+        in_chans: channels of the images, in place of the checkpoint's; the patch embedding is converted.
 
     Raises:
         CheckpointError: the file cannot be read, holds no classifier, or holds one that does not fit its own options.
@@ -66,14 +68,17 @@ def load_classifier(
     eps = trained_eps(stored)
     stored = decoded(stored, num_heads, 1)  # classifiers have no decoder
     head = read_head(stored, classes)
-    given = {"num_heads": num_heads, "input_size": input_size, "global_pool": global_pool}
+    given = {"num_heads": num_heads, "input_size": input_size, "global_pool": global_pool, "in_chans": in_chans}
     if stored.meta.get("phase") in PHASES and "args" in stored.meta:
         network, normalize, transform = _by_options(stored, head.outputs, given)
     else:
         arguments = _arguments(stored, num_heads, input_size, global_pool) | ({"norm_eps": eps} if eps else {})
+        arguments["in_chans"] = in_chans or arguments["in_chans"]
         network = ImageClassifier(num_classes=head.outputs, **arguments)
-        normalize, transform = normalization(stored), evaluation_transform(network.encoder.img_size)
-    report = load_classifier_weights(network, stored, resize=input_size is not None, by_options=False)
+        normalize = normalization(stored, network.encoder.in_chans)
+        transform = evaluation_transform(network.encoder.img_size)
+    resize = input_size is not None or in_chans is not None
+    report = load_classifier_weights(network, stored, resize=resize, by_options=False)
     set_final_eps(network, stored)
     network.eval()
     for parameter in network.parameters():
@@ -106,6 +111,7 @@ def open_predictor(config: PredictConfig | ExplainConfig) -> tuple[LoadedClassif
         num_heads=config.num_heads,
         input_size=config.input_size,
         global_pool=config.global_pool,
+        in_chans=config.wanted_channels,
     )
     return trained, stored_kind(stored.meta, stored.path)
 

@@ -12,7 +12,7 @@ import paddle
 from plsc_mae import weights
 from plsc_mae.config.tools import EncoderConfig
 from plsc_mae.data.normalize import Normalize
-from plsc_mae.data.transforms import IMAGENET_MEAN, INCEPTION_MEAN, INCEPTION_STD
+from plsc_mae.data.transforms import IMAGENET_MEAN, IMAGENET_STD, INCEPTION_MEAN, INCEPTION_STD
 from plsc_mae.errors import CheckpointError, ConfigError, remedies
 from plsc_mae.loading.completeness import BESIDE_THE_ENCODER, LIBRARY_REMEDY, refuse_unsupported, require_complete
 from plsc_mae.loading.positions import PositionFit, computed_grid, computed_kind, size_remedy
@@ -54,6 +54,7 @@ def open_encoder(config: EncoderConfig) -> LoadedEncoder:
         input_size=config.input_size,
         random_weights=config.random_weights,
         seed=config.seed,
+        in_chans=config.wanted_channels,
     )
 
 
@@ -66,7 +67,7 @@ def load_encoder(
     input_size: tuple[int, ...] | None = None,
     random_weights: bool = False,
     seed: int = 0,
-    any_channels: bool = False,
+    in_chans: int | None = None,
 ) -> LoadedEncoder:
     """Build and load the encoder of a checkpoint of pre-training, of a classifier or of a probe.
 
@@ -80,18 +81,17 @@ def load_encoder(
         input_size: image side, or height and width, in place of the checkpoint's; learned positions are resized.
         random_weights: take only the sizes from the file, for comparison with an untrained encoder.
         seed: seed of the random weights.
-        any_channels: also accept an encoder of images that do not have three channels.
+        in_chans: channels of the images, in place of the checkpoint's; the patch embedding is converted.
 
     Raises:
-        CheckpointError: the file cannot be read, lacks a tensor of the encoder, or has one that the encoder lacks; or
-            the encoder is not for images with three channels, unless `any_channels`.
+        CheckpointError: the file cannot be read, lacks a tensor of the encoder, or has one that the encoder lacks.
         ConfigError: the number of heads is unknown or does not fit, or the image size does not fit.
     """
     stored = source if isinstance(source, Checkpoint) else weights.read_network(source, model_key, model_prefix)
     path = str(stored.path)
     paddle.seed(seed)
-    network, normalize = build_encoder(stored, num_heads, input_size)
-    report = fill_encoder(network, stored, dry_run=random_weights, any_channels=any_channels)
+    network, normalize = build_encoder(stored, num_heads, input_size, in_chans)
+    report = fill_encoder(network, stored, dry_run=random_weights)
     assumed = network.cls_token is not None and network.register_tokens is None and network.prefix_positions == 0
     if assumed and input_size is None and not random_weights:
         logger.warning(
@@ -108,7 +108,10 @@ def load_encoder(
 
 
 def build_encoder(
-    stored: Checkpoint, num_heads: int | None = None, input_size: tuple[int, ...] | None = None
+    stored: Checkpoint,
+    num_heads: int | None = None,
+    input_size: tuple[int, ...] | None = None,
+    in_chans: int | None = None,
 ) -> tuple[VisionTransformer, Normalize]:
     """Build the encoder that a file holds, with fresh weights; return (encoder, normalization of its images).
 
@@ -120,32 +123,22 @@ def build_encoder(
     is_ours = "method" in sized.meta and "args" in sized.meta
     is_vit = sized.dialect in _VITS and not is_ours and not _lacks_its_table(sized)
     if _HEADS.isdisjoint(sized.model) and not is_vit:
-        config = training_config(stored, {"num_heads": num_heads}, input_size=input_size)
+        config = training_config(stored, {"num_heads": num_heads}, input_size=input_size, in_chans=in_chans)
         method = load_method(config.method)
-        statistics = stored_statistics(stored)
-        normalize = method.normalize(config) if statistics is None else Normalize(*statistics)
-        return method.build_encoder(config), normalize
+        return method.build_encoder(config), stated_normalize(stored, method.normalize(config))
     arguments = infer_encoder_arguments(sized, num_heads, input_size)
+    arguments["in_chans"] = in_chans or arguments["in_chans"]
     if eps := trained_eps(stored):
         arguments["norm_eps"] = eps
-    return VisionTransformer(**arguments), normalization(sized)
+    return VisionTransformer(**arguments), normalization(sized, arguments["in_chans"])
 
 
-def fill_encoder(
-    network: VisionTransformer, stored: Checkpoint, *, dry_run: bool = False, any_channels: bool = False
-) -> LoadReport:
+def fill_encoder(network: VisionTransformer, stored: Checkpoint, *, dry_run: bool = False) -> LoadReport:
     """Load a file's encoder; with `dry_run` compare names and shapes only.
 
     Raises:
-        CheckpointError: the file lacks a tensor of the encoder, or has one that the encoder lacks; or the encoder is
-            not for images with three channels, unless `any_channels`.
+        CheckpointError: the file lacks a tensor of the encoder, or has one that the encoder lacks.
     """
-    channels = network.patch_embed.proj.weight.shape[1]
-    if channels != len(IMAGENET_MEAN) and not any_channels:
-        raise CheckpointError(
-            f"{stored.path} holds an encoder of images with {channels} channels, but images are read with "
-            f"{len(IMAGENET_MEAN)}; {LIBRARY_REMEDY}"
-        )
     fit = PositionFit(network, network, stored)
     report = weights.load(network, stored, prefix="encoder.", resize=fit, dry_run=dry_run)
     path = str(stored.path)
@@ -287,13 +280,22 @@ def newer_parts(stored: Checkpoint, input_size: tuple[int, ...]) -> dict[str, An
     return found
 
 
-def normalization(stored: Checkpoint) -> Normalize:
-    """Return the normalization that a folder of Hugging Face states or stored options ask for, else ImageNet's."""
-    if (statistics := stored_statistics(stored)) is not None:
-        return Normalize(*statistics)
-    if _options(stored).get("imagenet_inception_mean_and_std"):
-        return Normalize(INCEPTION_MEAN, INCEPTION_STD)
-    return Normalize()
+def normalization(stored: Checkpoint, channels: int) -> Normalize:
+    """Return the normalization that a folder of Hugging Face states or stored options ask for, else ImageNet's.
+
+    Statistics of another number of channels than `channels` are averaged.
+    """
+    options = _options(stored)
+    halves = (INCEPTION_MEAN, INCEPTION_STD) if options.get("imagenet_inception_mean_and_std") else None
+    mean, std = halves or (IMAGENET_MEAN, IMAGENET_STD)
+    own = Normalize.for_channels(channels, options.get("mean") or mean, options.get("std") or std)
+    return stated_normalize(stored, own)
+
+
+def stated_normalize(stored: Checkpoint, own: Normalize) -> Normalize:
+    """Return the normalization that a folder of Hugging Face states, averaged for other channels; else `own`."""
+    statistics = stored_statistics(stored)
+    return own if statistics is None else Normalize.for_channels(own.mean.shape[1], *statistics)
 
 
 def stored_statistics(stored: Checkpoint) -> ImageStatistics | None:

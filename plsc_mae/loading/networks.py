@@ -13,7 +13,7 @@ from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.loading.classifier import load_classifier
 from plsc_mae.loading.completeness import BESIDE_A_NETWORK, require_complete
 from plsc_mae.loading.contents import CLASSIFIER, ENCODER, TOKENIZER, base_of, method_of_kind
-from plsc_mae.loading.encoder import load_encoder, stored_statistics
+from plsc_mae.loading.encoder import load_encoder, stated_normalize
 from plsc_mae.loading.positions import PositionFit
 from plsc_mae.loading.training_config import set_final_eps, training_config
 from plsc_mae.methods import load_method
@@ -33,7 +33,12 @@ def our_tensors(
 
 
 def holding_network(
-    stored: Checkpoint, kind: str, num_heads: int | None = None, decoder_num_heads: int | None = None
+    stored: Checkpoint,
+    kind: str,
+    num_heads: int | None = None,
+    decoder_num_heads: int | None = None,
+    *,
+    in_chans: int | None = None,
 ) -> nn.Layer:
     """Build and load the network of a file to read its tensors, not to compute with it.
 
@@ -44,11 +49,11 @@ def holding_network(
         ConfigError: the number of heads is needed and unknown.
     """
     try:
-        return open_network(stored, kind, num_heads, decoder_num_heads, any_grid=True)
+        return open_network(stored, kind, num_heads, decoder_num_heads, any_grid=True, in_chans=in_chans)
     except ConfigError:
         # Raises if the order of rows depends on the unknown number of heads.
         decoded(stored, num_heads, decoder_num_heads)
-        return open_network(stored, kind, num_heads or 1, decoder_num_heads or 1, any_grid=True)
+        return open_network(stored, kind, num_heads or 1, decoder_num_heads or 1, any_grid=True, in_chans=in_chans)
 
 
 def open_network(
@@ -59,6 +64,7 @@ def open_network(
     *,
     any_grid: bool = False,
     dry_run: bool = False,
+    in_chans: int | None = None,
 ) -> nn.Layer:
     """Build the network of a file and load it.
 
@@ -71,6 +77,7 @@ def open_network(
             with a single row of patches, which holds these positions.
         dry_run: for a network of pre-training, compare names and shapes only, also of its position tables; no effect on
             an encoder or classifier.
+        in_chans: channels of the images, in place of the file's; weights are converted.
 
     Raises:
         CheckpointError: the file does not hold such a network, or lacks a tensor.
@@ -80,15 +87,15 @@ def open_network(
     if kind in (CLASSIFIER, ENCODER):
         size = _one_row(stored) if any_grid else None
         if kind == CLASSIFIER:
-            return load_classifier(stored, num_heads=num_heads, input_size=size).network
-        return load_encoder(stored, num_heads=num_heads, input_size=size, any_channels=True).network
+            return load_classifier(stored, num_heads=num_heads, input_size=size, in_chans=in_chans).network
+        return load_encoder(stored, num_heads=num_heads, input_size=size, in_chans=in_chans).network
     if method_of_kind(kind) is None:
         reason = "a tokenizer, whose tensors have one naming only" if kind == TOKENIZER else "no known network"
         raise CheckpointError(f"{path} holds {reason}; expected a network of pre-training, a classifier or an encoder")
     base = base_of(stored, num_heads, decoder_num_heads)
-    config = training_config(base, {"num_heads": num_heads, "decoder_num_heads": decoder_num_heads})
+    config = training_config(base, {"num_heads": num_heads, "decoder_num_heads": decoder_num_heads}, in_chans=in_chans)
     network = load_method(config.method).build_network(config, base)
-    fit = PositionFit(network, network.encoder, stored) if dry_run else None
+    fit = PositionFit(network, network.encoder, stored) if dry_run or in_chans else None
     report = weights.load(network, stored, resize=fit, dry_run=dry_run)
     require_complete(network, report, path, idle=BESIDE_A_NETWORK, by_options=False)
     if fit is not None:
@@ -133,8 +140,7 @@ def load_pretraining_network(
     network.eval()
     for parameter in network.parameters():
         parameter.stop_gradient = True
-    statistics = stored_statistics(stored)
-    normalize = method.normalize(config) if statistics is None else Normalize(*statistics)
+    normalize = stated_normalize(stored, method.normalize(config))
     return PretrainingNetwork(network, method, config, normalize, f"{stored.path}: {report}")
 
 

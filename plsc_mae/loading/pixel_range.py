@@ -1,67 +1,224 @@
-"""The range of pixel values with which a run or a tool reads images of more than 8 bits per band."""
+"""The form in which a run or a tool reads images: channels, bands, range of values, mean and standard deviation.
+
+Each of these is the first that is given: the option, the file of --stats, the checkpoint, the default. Range, mean and
+standard deviation of a checkpoint apply only if its channels are those of the run.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from plsc_mae import weights
 from plsc_mae.config import TrainingConfig
-from plsc_mae.data.decode import read_content
+from plsc_mae.config.pixels import PixelOptions, check_channels
+from plsc_mae.config.stats import StatsConfig
+from plsc_mae.data.decode import deep_values
 from plsc_mae.data.depth import PixelRange, sampled_range
+from plsc_mae.data.display import Display
 from plsc_mae.data.imagefolder import ImageList
+from plsc_mae.data.normalize import Normalize
+from plsc_mae.data.pixels import RGB_CHANNELS, PixelFormat
 from plsc_mae.data.sequence import SequenceImages
-from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.errors import ConfigError, DataError, UserError, flag
+from plsc_mae.loading.channels import stored_channels
 
 OPTION = "pixel_range"
 AUTO = "auto"
 OWN_SUFFIX = ".pd"  # files of other code bases store no range
 
 ConfigT = TypeVar("ConfigT", bound=TrainingConfig)
+Numbers = tuple[float, ...]
+PixelConfig = TrainingConfig | PixelOptions | StatsConfig
 logger = logging.getLogger(__name__)
 
 
+class Reading(NamedTuple):
+    """The form of the pixels of a run, with their mean and standard deviation; None for the method's default."""
+
+    pixel_format: PixelFormat
+    mean: Numbers | None
+    std: Numbers | None
+
+
+class Source(NamedTuple):
+    """Values that a checkpoint or a file of --stats gives.
+
+    Attributes:
+        path: the file.
+        channels: number of channels.
+        bands: bands of the files; () for all.
+        pixel_range: two numbers as text; None without a range.
+        mean: mean of each channel; None for the method's default.
+        std: standard deviation of each channel, likewise.
+    """
+
+    path: str
+    channels: int
+    bands: tuple[int, ...] = ()
+    pixel_range: tuple[str, ...] | None = None
+    mean: Numbers | None = None
+    std: Numbers | None = None
+
+
 def settle(config: ConfigT, images: ImageList | None, checkpoint: str | Path | None) -> ConfigT:
-    """Return the config of a training run with its final `pixel_range`: two numbers as text, or None.
+    """Return the config of a training run with its final options of reading pixels.
+
+    Options of a run on RGB without measured statistics stay None, apart from a pixel range.
 
     Args:
         config: options of the run.
-        images: images from which `auto` determines the range; if None, `auto` gives None.
-        checkpoint: checkpoint that the run resumes, evaluates or starts from, whose range is the default.
+        images: images from which a range of `auto` is determined; if None, `auto` gives None.
+        checkpoint: checkpoint that the run resumes, evaluates or starts from, whose values are the default.
 
     Raises:
-        ConfigError: --pixel_range is malformed.
+        ConfigError: options are malformed or contradict each other or the file of --stats.
+        DataError: the file of --stats cannot be read.
     """
-    found = choose(config.pixel_range, [checkpoint] if checkpoint else [], images)
-    values = None if found is None else tuple(f"{value:g}" for value in found)
-    return dataclasses.replace(config, pixel_range=values)
+    found = choose(config, [checkpoint] if checkpoint else [], images)
+    form = found.pixel_format
+    if found.mean is None and not form.is_rgb:
+        logger.warning(
+            "no mean and std are given for images of %d channels: those of the method for RGB are averaged; "
+            "`plsc-mae stats` measures yours for --stats",
+            form.channels,
+        )
+    return dataclasses.replace(
+        config,
+        in_chans=config.in_chans if form.channels == config.channels else form.channels,
+        bands=form.bands or None,
+        pixel_range=None if form.range is None else tuple(map(_as_text, form.range)),
+        mean=found.mean,
+        std=found.std,
+        stats="",
+    )
 
 
-def choose(given: Sequence[str] | None, origins: Sequence[str | Path], images: ImageList | None) -> PixelRange | None:
-    """Return the range that an option asks for, by default that of a checkpoint, else None; warn if the two differ.
+def _as_text(value: float) -> str:
+    return str(int(value)) if value.is_integer() else repr(value)
+
+
+def override_normalize(own: Normalize, reading: Reading) -> Normalize:
+    """Return the normalization by the mean and standard deviation of a reading, or `own` if it has none."""
+    if reading.mean is None or reading.std is None:
+        return own
+    return Normalize(reading.mean, reading.std)
+
+
+def display_of(pixel_format: PixelFormat, bands: tuple[int, ...] | None) -> Display:
+    """Return the choice of channels for pictures.
 
     Args:
-        given: the value of --pixel_range; None if it is not set.
-        origins: checkpoints; the first one that stores a range gives the default.
-        images: images from which `auto` determines the range; if None, `auto` gives None.
+        pixel_format: form of the pixels.
+        bands: channels, counted from 1; None for the first ones.
 
     Raises:
-        ConfigError: --pixel_range is malformed.
+        ConfigError: there are not one or three channels, or an image has fewer.
     """
-    stored = [(origin, values) for origin in origins if (values := _stored(origin)) is not None]
+    if bands and (len(bands) not in (1, RGB_CHANNELS) or max(bands) > pixel_format.channels):
+        raise ConfigError(
+            f"--picture_bands {' '.join(map(str, bands))}: expected one or three channels from 1 to "
+            f"{pixel_format.channels}"
+        )
+    return Display.of(pixel_format, bands)
+
+
+def settled_format(config: TrainingConfig) -> PixelFormat:
+    """Return the form of the pixels of a run whose options `settle` returned; elsewhere `auto` is no range."""
+    found = None if config.pixel_range == (AUTO,) else parse(config.pixel_range)
+    return PixelFormat(config.channels, tuple(config.bands or ()), found, config.tile)
+
+
+def choose(
+    config: PixelConfig,
+    origins: Sequence[str | Path],
+    images: ImageList | None,
+    channels: int = RGB_CHANNELS,
+) -> Reading:
+    """Return the form in which to read images.
+
+    Args:
+        config: options of a command.
+        origins: checkpoints; the first one that stores values gives the defaults.
+        images: images from which a range of `auto` is determined; if None, `auto` gives None.
+        channels: number of channels if neither options nor files give one.
+
+    Raises:
+        ConfigError: options are malformed or contradict each other or the file of --stats.
+        DataError: the file of --stats cannot be read.
+    """
+    check_channels(config.in_chans, config.bands, config.mean, config.std)
+    measured = read_stats(config.stats) if config.stats else None
+    stored = [source for origin in origins if (source := _stored(origin)) is not None]
+    sources = [measured, *stored] if measured else stored
+    count = config.in_chans or len(config.bands or ()) or (sources[0].channels if sources else channels)
+    fitting = [source for source in sources if source.channels == count]
+    bands = config.bands or (fitting[0].bands if fitting else ())
+    pixel_format = PixelFormat(count, tuple(bands), tile=config.tile)
+    if measured:
+        _require_same(config, measured, pixel_format)
+    found = _choose_range(config.pixel_range, fitting or sources, images, pixel_format)
+    mean, std = (config.mean, config.std) if config.mean is not None else _statistics(fitting)
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) not in (1, count):
+            raise ConfigError(f"--{name} has {len(values)} values; expected 1 or {count}, one per channel")
+    return Reading(
+        pixel_format._replace(range=found),
+        None if mean is None else mean * (count if len(mean) == 1 else 1),
+        None if std is None else std * (count if len(std) == 1 else 1),
+    )
+
+
+def _statistics(sources: Sequence[Source]) -> tuple[Numbers | None, Numbers | None]:
+    """Return mean and standard deviation of the first source that has them."""
+    return next(((source.mean, source.std) for source in sources if source.mean is not None), (None, None))
+
+
+def _require_same(config: PixelConfig, measured: Source, pixel_format: PixelFormat) -> None:
+    """Raise ConfigError if a file of --stats was measured on other channels or with another range than the run's."""
+    if measured.channels != pixel_format.channels or measured.bands != pixel_format.bands:
+        own, theirs = (
+            f"{c} channels{f', bands {b}' if b else ''}"
+            for c, b in (
+                (pixel_format.channels, " ".join(map(str, pixel_format.bands))),
+                (measured.channels, " ".join(map(str, measured.bands))),
+            )
+        )
+        raise ConfigError(
+            f"{flag('stats')} {measured.path} was measured on {theirs}, but this run has {own}; measure again"
+        )
+    given = config.pixel_range
+    if given is not None and tuple(given) != (AUTO,) and parse(given) != parse(measured.pixel_range):
+        raise ConfigError(
+            f"{flag('stats')} {measured.path} was measured with pixel values from "
+            f"{describe(parse(measured.pixel_range))}; leave --pixel_range out, or measure again"
+        )
+
+
+def _choose_range(
+    given: Sequence[str] | None, sources: Sequence[Source], images: ImageList | None, pixel_format: PixelFormat
+) -> PixelRange | None:
+    """Return the range that an option asks for, by default that of a source, else None; warn if the two differ.
+
+    Without an option and a source, the range of other images than RGB is determined from `images`.
+    """
     if given is None:
-        return parse(stored[0][1]) if stored else None
-    found = _automatic(images) if tuple(given) == (AUTO,) else parse(given)
-    for origin, values in stored:
-        trained = parse(values)
-        if trained != found:
+        ranges = [source.pixel_range for source in sources if source.pixel_range is not None]
+        if ranges or any(source.channels == pixel_format.channels for source in sources):
+            return parse(ranges[0]) if ranges else None
+        return None if pixel_format.is_rgb or isinstance(images, SequenceImages) else _automatic(images, pixel_format)
+    found = _automatic(images, pixel_format) if tuple(given) == (AUTO,) else parse(given)
+    for source in sources:
+        trained = parse(source.pixel_range)
+        if trained is not None and trained != found:
             logger.warning(
                 "%s was trained with pixel values from %s, not %s; leave --pixel_range out to use them",
-                origin,
+                source.path,
                 describe(trained),
                 describe(found),
             )
@@ -90,12 +247,13 @@ def describe(pixel_range: PixelRange | None) -> str:
     return "the default range" if pixel_range is None else f"{pixel_range.low:g} to {pixel_range.high:g}"
 
 
-def _automatic(images: ImageList | None) -> PixelRange | None:
+def _automatic(images: ImageList | None, pixel_format: PixelFormat) -> PixelRange | None:
     if images is None:
         return None
     if isinstance(images, SequenceImages):
         raise ConfigError(f"--{OPTION} {AUTO} samples files, and {images.root} is a sequence; give two numbers")
-    found = sampled_range([images.path(i) for i in range(len(images))], read_content)
+    paths = [images.path(i) for i in range(len(images))]
+    found = sampled_range(paths, lambda path: deep_values(path, pixel_format))
     if found is None:
         logger.info("--pixel_range auto: no sampled image has more than 8 bits per band")
     else:
@@ -103,13 +261,49 @@ def _automatic(images: ImageList | None) -> PixelRange | None:
     return found
 
 
-def _stored(origin: str | Path) -> list[str] | None:
-    """Return the two numbers of a checkpoint's `pixel_range` as text; None if it stores no range or is unreadable."""
-    if Path(origin).suffix != OWN_SUFFIX:
-        return None
+# ------------------------------------------------------------------------------------------------ files with values
+
+
+def read_stats(path: str) -> Source:
+    """Return the values of a file of `plsc-mae stats`.
+
+    Raises:
+        DataError: the file cannot be read, or is of another kind.
+    """
     try:
-        options = weights.read(origin).meta.get("args")
-    except CheckpointError:  # reported when the weights are loaded
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return _source(path, content, int(content["in_chans"]))
+    except OSError as error:
+        raise DataError(f"cannot read {flag('stats')} {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{flag('stats')} {path} is no file that `plsc-mae stats` wrote; measure again") from None
+
+
+def _stored(origin: str | Path) -> Source | None:
+    """Return the values that a checkpoint stores, of other code bases the channels; None if it is unreadable."""
+    try:
+        stored = weights.read(origin)
+        channels = stored_channels(stored)
+    except UserError:  # reported when the weights are loaded
         return None
-    values = options.get(OPTION) if isinstance(options, dict) else None
-    return [str(value) for value in values] if isinstance(values, (list, tuple)) and values else None
+    options = stored.meta.get("args")
+    own = Path(origin).suffix == OWN_SUFFIX and isinstance(options, dict)
+    if channels is None and not own:
+        return None
+    values: Mapping[str, Any] = options if own and options else {}
+    return _source(str(origin), values, channels or values.get("in_chans") or RGB_CHANNELS)
+
+
+def _source(path: str, options: Mapping[str, Any], channels: int) -> Source:
+    def values(name: str) -> tuple[Any, ...]:
+        value = options.get(name)
+        return tuple(value) if isinstance(value, (list, tuple)) else ()
+
+    return Source(
+        path,
+        channels,
+        tuple(int(band) for band in values("bands")),
+        tuple(str(value) for value in values(OPTION)) or None,
+        tuple(float(value) for value in values("mean")) or None,
+        tuple(float(value) for value in values("std")) or None,
+    )

@@ -10,6 +10,7 @@ import numpy as np
 from paddle import nn
 
 from plsc_mae.errors import CheckpointError, remedies
+from plsc_mae.loading.channels import PATCH_KERNEL, convert_kernel, convert_predictions
 from plsc_mae.models.pos_embed import resize_pos_embed
 from plsc_mae.models.rel_pos_bias import MIN_RESIZED_SIDE, TOKEN_ENTRIES, resize_relative_positions
 from plsc_mae.models.vit import Positions, VisionTransformer, fixed_table, pair
@@ -32,7 +33,7 @@ def size_remedy() -> str:
 
 
 class PositionFit:
-    """Callback for `weights.load` that resizes position tables to the grid of an encoder.
+    """Callback for `weights.load` that fits position tables to the grid of an encoder, and kernels to its channels.
 
     A learned table is resized. If the network's table is fixed and the file's table has computed values for another
     grid, the network keeps its table. A file's table with other values was trained, so it is resized for such a network
@@ -51,9 +52,17 @@ class PositionFit:
         self.path, self.grid = stored.path, encoder.grid
         self.stored_grid = _stored_grid(stored, encoder.patch_size)
         self._unknown = 0  # patches of a table whose grid is unknown
+        layer = getattr(network, "pixel_layer", "")  # of networks that predict pixels
+        self.predictions = {f"{layer}.weight", f"{layer}.bias"} if layer else set()
+        self.patch_area, self.channels_first = encoder.patch_size**2, getattr(network, "channels_first", False)
 
     def __call__(self, name: str, value: Array, shape: list[int]) -> Array | None:
-        """Return the table `value` of the file for the network's tensor `name`; None if it cannot be resized."""
+        """Return the tensor `value` of the file for the network's tensor `name`; None if it cannot be resized."""
+        if name.endswith(PATCH_KERNEL) and value.ndim == len(shape) and value[:, 0].shape == (shape[0], *shape[2:]):
+            return convert_kernel(value, shape[1])
+        if name in self.predictions and not value.shape[-1] % self.patch_area and list(value.shape[:-1]) == shape[:-1]:
+            channels = value.shape[-1] // self.patch_area, shape[-1] // self.patch_area
+            return convert_predictions(value, channels, channels_first=self.channels_first)
         if value.ndim != len(shape) or value.shape[-1] != shape[-1]:
             return None
         if name.endswith(POSITION_TABLE):

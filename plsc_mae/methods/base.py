@@ -16,6 +16,7 @@ import numpy.typing as npt
 from paddle import Tensor, nn
 
 from plsc_mae.config.training import UpdateScheduleOptions
+from plsc_mae.data.display import RGB_DISPLAY, Display
 from plsc_mae.methods.memory_outline import MemoryOutline
 from plsc_mae.optim import ParamGroup, Schedule, by_epochs, by_updates, weight_decay_groups
 from plsc_mae.parallel import activity
@@ -73,12 +74,14 @@ class Task(nn.Layer, ABC):
         model: the network that checkpoints save and export.
         gives_features: whether `forward` also returns the mean feature of every image's visible patches.
         score_names: the results of `scores` to average.
+        display: the channels that pictures show.
         reference_loss: name in the logs of the loss with which `trivial_losses` compare; "" without trivial losses.
     """
 
     model: nn.Layer
     gives_features: bool = False
     reference_loss: str = ""
+    display: Display = RGB_DISPLAY
     score_names: tuple[str, ...] = ()
 
     @abstractmethod
@@ -210,8 +213,15 @@ def visible_mean(encoded: Tensor) -> Tensor:
     return encoded.detach().astype("float32").mean(axis=1)
 
 
-def to_pictures(drawn: Mapping[str, Tensor]) -> Pictures:
-    """Convert pixels [B, C, H, W] in [0, 1] to uint8 [B, H, W, C]; values outside [0, 1] are clipped."""
+def to_pictures(drawn: Mapping[str, Tensor], display: Display = RGB_DISPLAY) -> Pictures:
+    """Convert pixels [B, C, H, W] in [0, 1] to uint8 [B, H, W, 3]; values outside [0, 1] are clipped.
+
+    Args:
+        drawn: pixels by label, the original first.
+        display: the channels to show.
+    """
+    if display != RGB_DISPLAY:
+        return display.draw({label: pixels.numpy().transpose(0, 2, 3, 1) for label, pixels in drawn.items()})
     return {
         label: (pixels.clip(0, 1) * 255).round().astype("uint8").numpy().transpose(0, 2, 3, 1)
         for label, pixels in drawn.items()

@@ -68,7 +68,7 @@ class CAETask(Task):
     Args:
         model: the autoencoder.
         target: computes the prediction targets; it has no trained parameters.
-        normalize: converts the network's view from uint8 to floats.
+        normalize: converts the network's view to normalized floats.
         num_masked: number M of hidden patches of an image.
         config: the options; read for weight and kind of the alignment loss, and the tokenizer's folder.
     """
@@ -95,7 +95,7 @@ class CAETask(Task):
         return {**batch, "target": paddle.gather_nd(target, places).flatten(0, 1)}
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Compute the loss of a batch {"image": uint8 [B, H, W, 3], "mask": bool [B, L], "target": see `prepare`}."""
+        """Compute the loss of a batch {"image": pixels [B, H, W, C], "mask": bool [B, L], "target": see `prepare`}."""
         config = self.config
         out = self.model(self.normalize(batch["image"]), batch["mask"], self.num_masked)
         main, logs = self.target.loss(out.logits, batch["target"])
@@ -121,7 +121,7 @@ class CAETask(Task):
         alignment = encoder if model.alignment_encoder is None else model.alignment_encoder
         # inputs of the final norms and of the layers after them; the regressor's context; representations and targets
         kept = 2 * (visible + 1) * encoder.embed_dim + (2 * visible + 4 * hidden) * width
-        logits, pixels = hidden * classes, 3 * encoder.img_size[0] * encoder.img_size[1]
+        logits, pixels = hidden * classes, encoder.in_chans * encoder.img_size[0] * encoder.img_size[1]
         context = (2 * hidden + 3 * visible) * width
         tokenizer = getattr(self.target, "tokenizer", None)
         return MemoryOutline(
@@ -164,7 +164,7 @@ class CAETask(Task):
             draw, how = self._token_drawing(pixels, target)
             tokens = replace_tokens(target, ids, pred.argmax(axis=-1))
             drawn = {f"its tokens, {how}": draw(target), f"hidden tokens predicted, {how}": draw(tokens)}
-        return to_pictures({"original": pixels, "masked": masked, **drawn})
+        return to_pictures({"original": pixels, "masked": masked, **drawn}, self.display)
 
     def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_] | None:
         """Return the patches that `pictures` hides, [B, rows, columns]; None if it predicts tokens."""
@@ -240,6 +240,12 @@ class CAE(Method[CAEConfig]):
     def build_task(self, config: CAEConfig) -> CAETask:
         """Build the network that the options name, with their overrides, and the target."""
         require_network(config.model, registry.CAE)
+        if not config.is_rgb and config.target_mode == "clusterID":
+            raise ConfigError(
+                f"the tokenizer reads 8-bit RGB, but this run has {config.channels} channels"
+                f"{' of chosen bands' if config.bands else ''}; predict pixels with {flag('target_mode')} rgb, or "
+                "train MAE or SimMIM"
+            )
         self._tokenizer_size(config)
         target = build_target(config, self.normalize(config), self._patch_size(config))
         task = self._task(config, target)
@@ -252,6 +258,8 @@ class CAE(Method[CAEConfig]):
         if config.picture_epochs:
             load_decoder(config, target.num_classes)  # report a bad file now, not at the first picture
         _warn_of_idle_options(config)
+        if config.color_jitter and not config.is_rgb:
+            logger.warning("%s is left out: it is defined for 8-bit RGB only", flag("color_jitter"))
         return task
 
     def sketch_task(self, config: CAEConfig) -> CAETask:
@@ -273,7 +281,9 @@ class CAE(Method[CAEConfig]):
 
     def normalize(self, config: CAEConfig) -> Normalize:
         """Return a normalization by mean 0.5 and std 0.5, or by ImageNet's statistics if the options ask for them."""
-        return Normalize() if config.imagenet_default_mean_and_std else Normalize(INCEPTION_MEAN, INCEPTION_STD)
+        if config.mean is None and not config.imagenet_default_mean_and_std:
+            return Normalize.for_channels(config.channels, INCEPTION_MEAN, INCEPTION_STD)
+        return super().normalize(config)
 
     def build_encoder(self, config: CAEConfig) -> VisionTransformer:
         """Build the encoder of the network that the options name."""
@@ -286,7 +296,7 @@ class CAE(Method[CAEConfig]):
             config.image_size,
             self._tokenizer_view(config),
             scale=(config.crop_min_size, config.crop_max_size),
-            color_jitter=config.color_jitter,
+            color_jitter=config.color_jitter if config.is_rgb else 0.0,
             interpolation=config.train_interpolation,
             tokenizer_interpolation=config.second_interpolation,
         )

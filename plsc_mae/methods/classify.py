@@ -9,6 +9,7 @@ The code bases differ in the network and its initial weights (`ClassifierRecipe`
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -25,8 +26,15 @@ from plsc_mae.data.mixup import Mixup
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.randaugment import RandAugment
 from plsc_mae.data.transfer import HOST_PREFIX
-from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD, Sample, Transform
-from plsc_mae.errors import CheckpointError
+from plsc_mae.data.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    INCEPTION_MEAN,
+    INCEPTION_STD,
+    Sample,
+    Transform,
+)
+from plsc_mae.errors import CheckpointError, flag
 from plsc_mae.methods import load_recipe
 from plsc_mae.methods.base import LABEL, OUTPUT, Batch, StepOutput, Task
 from plsc_mae.methods.label_kinds import Classes, LabelKind, stored_kind
@@ -58,7 +66,7 @@ class ClassifyTask(Task):
 
     Args:
         model: the classifier.
-        normalize: converts uint8 images to the classifier's floats.
+        normalize: converts images to the classifier's floats.
         config: the options of label smoothing, mixing, layer-wise learning rates and averaged weights.
         num_classes: number of outputs K.
         class_order: classes of the run, stored in checkpoints; None if they are unknown.
@@ -90,7 +98,7 @@ class ClassifyTask(Task):
     def prepare(self, batch: Batch) -> Batch:
         """Normalize, erase and mix images, as the options ask.
 
-        Returns {"image": float [B, 3, H, W], "target": class numbers [B], or float [B, K]}, or for cached features
+        Returns {"image": float [B, C, H, W], "target": class numbers [B], or float [B, K]}, or for cached features
         {"features": float [B, D], "target": the same}.
         """
         target = self.class_order.outputs_of(batch["label"])
@@ -171,7 +179,7 @@ class ClassifyTask(Task):
         """Return the outline of the encoder over whole images, frozen in probes, and of attentive blocks, if any."""
         model, encoder = self.model, self.model.encoder
         tokens, width, tuned = encoder.num_patches + encoder.num_prefix_tokens, encoder.embed_dim, model.probe == "none"
-        images = FLOAT32 * batch_size * 3 * encoder.img_size[0] * encoder.img_size[1]
+        images = FLOAT32 * batch_size * encoder.in_chans * encoder.img_size[0] * encoder.img_size[1]
         head = 2 * FLOAT32 * batch_size * (width + model.num_classes)
         # Attentive blocks normalize keys and values separately; in a pipeline only the last stage has them.
         attentive = [layer for layer in model.sublayers() if isinstance(layer, AttentiveBlock)]
@@ -246,11 +254,34 @@ def train_transform(config: ClassifyConfig) -> Transform:
         size,
         CROP_SCALE,
         interpolation=config.train_interpolation,
-        rand_augment=RandAugment.parse(config.rand_augment) if config.rand_augment else None,
+        rand_augment=_rand_augment(config),
         color_jitter=config.color_jitter or 0.0,
-        erasing=RandomErasing(config.reprob, config.remode, config.recount) if config.reprob else None,
+        erasing=RandomErasing(config.reprob, config.remode, config.recount, config.channels) if config.reprob else None,
+        is_rgb=config.is_rgb,
     )
     return WithMixSeed(augment) if config.mixup or config.cutmix or config.cutmix_minmax else augment
+
+
+def _rand_augment(config: FinetuneConfig) -> RandAugment | None:
+    """Return RandAugment as the options ask; for other images than RGB, geometric and filled by the mean."""
+    if not config.rand_augment:
+        return None
+    if config.is_rgb:
+        return RandAugment.parse(config.rand_augment)
+    mean = build_normalize(config).mean.flatten().tolist()
+    return replace(RandAugment.parse(config.rand_augment, mean), geometric=True)
+
+
+def left_out_augmentations(config: ClassifyConfig) -> str:
+    """Return a sentence about augmentations of a run that are left out for other images than RGB; "" if none are."""
+    if config.is_rgb or not isinstance(config, FinetuneConfig):
+        return ""
+    if config.rand_augment:
+        return (
+            f"{flag('aa')} {config.rand_augment}: only its geometric operations are used, because colors are defined "
+            "for RGB only"
+        )
+    return f"{flag('color_jitter')} is left out: it is defined for RGB only" if config.color_jitter else ""
 
 
 def validation_transform(config: ClassifyConfig) -> Transform:
@@ -259,8 +290,10 @@ def validation_transform(config: ClassifyConfig) -> Transform:
 
 
 def build_normalize(config: ClassifyConfig) -> Normalize:
-    """Return the conversion of uint8 images to the classifier's floats."""
-    return Normalize(INCEPTION_MEAN, INCEPTION_STD) if config.imagenet_inception_mean_and_std else Normalize()
+    """Return the conversion of images to the classifier's floats: by --mean and --std, else by the method's."""
+    halves = config.imagenet_inception_mean_and_std
+    mean, std = (INCEPTION_MEAN, INCEPTION_STD) if halves else (IMAGENET_MEAN, IMAGENET_STD)
+    return Normalize.for_channels(config.channels, config.mean or mean, config.std or std)
 
 
 def build_classifier(config: ClassifyConfig, num_classes: int, **parts: Any) -> ImageClassifier:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 from plsc_mae.data.normalize import Normalize
-from plsc_mae.data.transforms import clamped_crop_box
+from plsc_mae.data.transforms import IMAGENET_MEAN, IMAGENET_STD, clamped_crop_box
 from plsc_mae.weights.dialects import NATIVE, find_dialect
 
 if TYPE_CHECKING:
@@ -136,8 +136,10 @@ class Method(ABC, Generic[ConfigT]):
         """Build the encoder alone, with fresh weights."""
 
     def normalize(self, config: ConfigT) -> Normalize:
-        """Return the conversion of uint8 images to the network's floats; ImageNet's statistics by default."""
-        return Normalize()
+        """Return the conversion of images to the network's floats: by --mean and --std, else ImageNet's statistics."""
+        if config.mean is None or config.std is None:
+            return Normalize.for_channels(config.channels, IMAGENET_MEAN, IMAGENET_STD)
+        return Normalize.for_channels(config.channels, config.mean, config.std)
 
     @abstractmethod
     def train_transform(self, config: ConfigT) -> Transform:

@@ -97,7 +97,7 @@ class MAETask(Task):
         return self.model.encoder.num_patches - self.model.num_visible(self.mask_ratio)
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Compute the loss of a batch {"image": uint8 [B, H, W, 3], "noise": float32 [B, L]}."""
+        """Compute the loss of a batch {"image": pixels [B, H, W, C], "noise": float32 [B, L]}."""
         images = self.normalize(batch["image"])
         hidden = self.model.predict_hidden(images, self._masks(batch))
         loss = hidden_patch_loss(hidden.pred, hidden.target)
@@ -143,7 +143,7 @@ class MAETask(Task):
         with paddle.no_grad():
             images = self.normalize(batch["image"])
             drawn = redraw(self.model, images, batch["noise"], self.mask_ratio, patch_stats or "original")
-            return to_pictures({label: self.normalize.denormalize(x) for label, x in drawn.items()})
+            return to_pictures({label: self.normalize.denormalize(x) for label, x in drawn.items()}, self.display)
 
     @paddle.no_grad()
     def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_]:
@@ -227,6 +227,7 @@ class AutoencoderMethod(Method[AutoencoderT]):
         require_network(config.model, registry.MAE)
         self._check_mask(config)
         overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS} | self.switches(config)
+        overrides |= self._target_statistics(config)
         model = create_model(config.model, dialect=self.dialect, img_size=config.image_size, **overrides)
         return MAETask(
             cast(MaskedAutoencoder, model),
@@ -235,6 +236,15 @@ class AutoencoderMethod(Method[AutoencoderT]):
             shared_mask=self.shared_mask(config),
             no_decay=self.no_decay,
         )
+
+    def _target_statistics(self, config: AutoencoderT) -> dict[str, Any]:
+        """Return the statistics that targets are freed from, if the images have others than the registered network."""
+        registered = arguments_of(config.model, self.dialect).get("pixel_mean")
+        if registered is None or (config.is_rgb and config.mean is None):
+            return {}
+        normalize = self.normalize(config)
+        pairs = {"pixel_mean": normalize.mean, "pixel_std": normalize.std}
+        return {name: tuple(values.flatten().tolist()) for name, values in pairs.items()}
 
     def log_remarks(self, config: AutoencoderT, task: Task) -> None:
         """Log the size of a default decoder that is larger than the encoder, and how to choose a smaller one."""

@@ -94,7 +94,7 @@ class SimMIMTask(Task):
         return self.masks.num_hidden * self.masks.patches_per_cell**2
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Compute the loss of a batch {"image": uint8 [B, H, W, 3], "mask": bool [B, L]}."""
+        """Compute the loss of a batch {"image": pixels [B, H, W, C], "mask": bool [B, L]}."""
         images, mask = self.normalize(batch["image"]), batch["mask"]
         pred, latent = self.model(images, mask)
         loss = masked_l1(pred, self.model.target(images), mask, self.model.in_chans)
@@ -167,7 +167,7 @@ class SimMIMTask(Task):
             "reconstruction": redrawn,
             "reconstruction + visible": images * (1 - hidden) + redrawn * hidden,
         }
-        return to_pictures({label: self.normalize.denormalize(x) for label, x in drawn.items()})
+        return to_pictures({label: self.normalize.denormalize(x) for label, x in drawn.items()}, self.display)
 
     def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_]:
         """Return the patches that `pictures` hides, [B, rows, columns]."""

@@ -27,7 +27,6 @@ from plsc_mae.weights.finite import require_finite
 
 FETCH_AGAIN = "fetch the file again"
 VOCABULARY = 8192
-IN_CHANS = 3
 
 
 class Target(nn.Layer):
@@ -90,20 +89,23 @@ class PixelTarget(Target):
     """The normalized pixels of each patch (target_mode rgb of PLSC).
 
     Args:
-        normalize: converts uint8 images to the network's floats.
+        normalize: converts images to the network's floats.
         patch_size: P.
         kind: normalization within a patch, see `losses.normalize_patches`.
         denorm: whether `normalize` is undone first, so that `kind` applies to pixels in [0, 1].
+        in_chans: channels C.
     """
 
-    def __init__(self, normalize: Normalize, patch_size: int, kind: PixelNorm, *, denorm: bool) -> None:
+    def __init__(
+        self, normalize: Normalize, patch_size: int, kind: PixelNorm, *, denorm: bool, in_chans: int = 3
+    ) -> None:
         super().__init__()
         self.normalize, self.patch_size, self.kind, self.denorm = normalize, patch_size, kind, denorm
-        self.num_classes = patch_size * patch_size * IN_CHANS
+        self.in_chans, self.num_classes = in_chans, patch_size * patch_size * in_chans
 
     def forward(self, batch: Batch) -> Tensor:
         """Return pixels [B, L, P*P*C]; the channel changes fastest, or slowest if it is normalized separately."""
-        return normalize_pixels(self._patches(batch), self.kind, IN_CHANS)
+        return normalize_pixels(self._patches(batch), self.kind, self.in_chans)
 
     def _patches(self, batch: Batch) -> Tensor:
         images = self.normalize(batch["image"])
@@ -128,7 +130,7 @@ class PixelTarget(Target):
         height, width = batch["image"].shape[1:3]
         grid = (height // self.patch_size, width // self.patch_size)
         preds = {
-            name: normalize_pixels(paddle.to_tensor(fill[hidden]), self.kind, IN_CHANS)
+            name: normalize_pixels(paddle.to_tensor(fill[hidden]), self.kind, self.in_chans)
             for name, fill in fill_hidden(patches.numpy(), hidden, grid, self.patch_size).items()
         }
         if self.kind != "none":
@@ -146,7 +148,7 @@ class PixelTarget(Target):
             Images [B, C, H, W] in [0, 1]; predicted values outside are not clipped.
         """
         source = self.normalize.denormalize(images) if self.denorm else images
-        pixels = denormalize_pixels(pred, patchify(source, self.patch_size), self.kind, IN_CHANS)
+        pixels = denormalize_pixels(pred, patchify(source, self.patch_size), self.kind, self.in_chans)
         grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
         drawn = unpatchify(pixels, grid, self.patch_size)
         return drawn if self.denorm else self.normalize.denormalize(drawn)
@@ -181,7 +183,9 @@ def build_target(config: CAEConfig, normalize: Normalize, patch_size: int) -> Ta
     if config.target_mode == "clusterID":
         target: Target = _token_target(config)
     else:
-        target = pixels = PixelTarget(normalize, patch_size, config.normalized_pixel, denorm=config.denorm)
+        target = pixels = PixelTarget(
+            normalize, patch_size, config.normalized_pixel, denorm=config.denorm, in_chans=config.channels
+        )
         if config.target_mode == "random":
             target = VectorTarget(pixels, _random_vectors(config, pixels.num_classes))
     if config.decoder_num_classes not in (None, target.num_classes):

@@ -183,6 +183,8 @@ class MaskedAutoencoder(nn.Layer):
         ConfigError: sizes that do not fit together; a decoder with a class token that the encoder lacks.
     """
 
+    pixel_layer = "decoder.pred"  # the layer that predicts pixels
+
     def __init__(
         self,
         img_size: int | tuple[int, ...] = 224,

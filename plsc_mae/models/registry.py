@@ -24,7 +24,7 @@ SIZE_WORDS["ti"] = "tiny"
 LEAST_RESEMBLANCE = 0.7  # of a suggested name; 2 is equality
 OTHER_METHOD = 0.4  # resemblance lost by a network of another method
 # Arguments of an encoder that options may override, in every network.
-ENCODER_OPTIONS = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "drop_path")
+ENCODER_OPTIONS = ("in_chans", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "drop_path")
 
 
 class Variant(NamedTuple):

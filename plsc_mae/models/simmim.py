@@ -89,6 +89,8 @@ class SimMIM(nn.Layer):
         ConfigError: sizes that do not fit together.
     """
 
+    pixel_layer, channels_first = "decoder", True  # the layer that predicts pixels, and its order of them
+
     def __init__(
         self,
         img_size: int | tuple[int, ...] = 224,

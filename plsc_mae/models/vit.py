@@ -165,6 +165,7 @@ class VisionTransformer(nn.Layer):
             raise ConfigError(f"relative_positions '{relative_positions}' needs {needed}")
         self.img_size, self.patch_size, self.embed_dim = pair(img_size), patch_size, embed_dim
         self.grid = patch_grid(self.img_size, patch_size)
+        self.in_chans = in_chans
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
         self.num_prefix_tokens = int(class_token) + register_tokens
         self.cls_token = token_parameter(self, embed_dim) if class_token else None

@@ -20,8 +20,8 @@ import paddle
 
 from plsc_mae.config import TrainingConfig
 from plsc_mae.data.check import Note, check_files, examine_file
-from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.imagefolder import ImageList
+from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.data.sequence import SequenceImages
 from plsc_mae.errors import CheckpointError, DataError
 from plsc_mae.files import result_replacement
@@ -64,7 +64,7 @@ def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageLi
     if not config.check_data:
         return {}
     lists = {name: images for name, images in lists.items() if not isinstance(images, SequenceImages)}
-    values = pixel_range.parse(config.pixel_range)
+    values = pixel_range.settled_format(config)
     path = Path(config.output_dir) / RESULT
     known = _read(path) if world.is_main else {}
     digests = {name: _digest(images, values) if world.is_main else "" for name, images in lists.items()}
@@ -95,7 +95,7 @@ def _notes(
     known: Mapping[str, Mapping[str, Any]],
     config: TrainingConfig,
     world: World,
-    values: PixelRange | None,
+    values: PixelFormat,
 ) -> dict[str, Notes]:
     """Return the `Note` flags of each file, int64 [n], by the names of the lists; all processes must call.
 
@@ -114,14 +114,14 @@ def _notes(
                 rank=world.rank,
                 world_size=world.size,
                 worker_timeout=config.worker_timeout,
-                pixel_range=values,
+                pixel_format=values,
                 remedy="; --no_check_data leaves it out",
             )
     world.barrier()  # waiting for slower processes can exceed the timeout of a reduction
     return {name: world.sum(paddle.to_tensor(array)).numpy() for name, array in notes.items()}
 
 
-def _notes_of_known(images: ImageList, bad: Mapping[str, str], values: PixelRange | None) -> Notes:
+def _notes_of_known(images: ImageList, bad: Mapping[str, str], values: PixelFormat) -> Notes:
     """Return the `Note` flags of each file, int64 [n], from an earlier result: the reasons of `bad` files by path.
 
     The bad files are examined again, except those that crashed a data worker, which stay bad.
@@ -136,7 +136,7 @@ def _notes_of_known(images: ImageList, bad: Mapping[str, str], values: PixelRang
     return notes
 
 
-def _reason(path: str, notes: int, values: PixelRange | None) -> str:
+def _reason(path: str, notes: int, values: PixelFormat) -> str:
     """Return the reason why a file is bad, by examining it once more."""
     if notes & Note.FATAL:
         return f"{path} {_CRASHED}"
@@ -150,7 +150,7 @@ def _describe(images: ImageList, bad: list[BadFile]) -> str:
     return f"{len(bad)} of {len(images)} files of {images.source} cannot be used: {first}{more}"
 
 
-def _digest(images: ImageList, values: PixelRange | None) -> str:
+def _digest(images: ImageList, values: PixelFormat) -> str:
     """Return a digest of the names of the files and of the way in which they are read."""
     digest = hashlib.sha256(repr((images.root, values)).encode("utf-8", "surrogateescape"))
     for index in range(len(images)):

@@ -16,6 +16,7 @@ from plsc_mae.data.imagefolder import ImageDataset, ImageList, find_images
 from plsc_mae.data.listing import list_images
 from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
 from plsc_mae.data.sampler import EpochBatchSampler
+from plsc_mae.data.tiles import repeat_by_tiles
 from plsc_mae.errors import ConfigError
 from plsc_mae.loading import pixel_range
 from plsc_mae.methods.base import Task
@@ -66,7 +67,7 @@ def training_world(config: TrainingConfig) -> World:
 def settle_pixel_range(
     config: PretrainConfig, checkpoint: Path | None, images: ImageList | None = None
 ) -> PretrainConfig:
-    """Return the config with `pixel_range` set to the two numbers of the run's range, or to None without a range.
+    """Return the config with the final options of reading pixels, see `loading.pixel_range.settle`.
 
     Args:
         config: options of the run; for `auto`, the range is determined from the images of --data_path.
@@ -77,7 +78,8 @@ def settle_pixel_range(
         ConfigError: --pixel_range is malformed.
         DataError: the range is `auto`, and --data_path has no usable images.
     """
-    if images is None and config.pixel_range == (pixel_range.AUTO,) and config.data_path:
+    automatic = config.pixel_range == (pixel_range.AUTO,) or (config.pixel_range is None and not config.is_rgb)
+    if images is None and automatic and config.data_path:
         images = list_images(config.data_path, "train")
     return pixel_range.settle(config, images, checkpoint)
 
@@ -95,13 +97,16 @@ def pretraining_dataset(
     """
     if not config.data_path:
         raise ConfigError("--data_path is required: an image folder or a list file")
+    pixel_format = pixel_range.settled_format(config)
+    if images is None:
+        images = repeat_by_tiles(find_images(config.data_path, "train"), pixel_format)
     return ImageDataset(
-        find_images(config.data_path, "train") if images is None else images,
+        images,
         method.view_transform(config) if view else method.train_transform(config),
         seed=config.seed,
         backend=config.image_backend,
         bad_image=config.bad_image,
-        pixel_range=pixel_range.parse(config.pixel_range),
+        pixel_format=pixel_format,
         labels_on_device=config.online_probe,
     )
 

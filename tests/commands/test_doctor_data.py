@@ -12,6 +12,7 @@ from PIL import Image
 
 from plsc_mae.commands.doctor_data import examine_data
 from plsc_mae.commands.doctor_findings import Finding
+from plsc_mae.data.pixels import RGB
 
 pytestmark = [pytest.mark.compat, pytest.mark.once]
 
@@ -25,7 +26,7 @@ def fill(root: Path, *names: str) -> Path:
 
 
 def examine(path: Path) -> tuple[str, list[Finding]]:
-    items = list(examine_data(str(path)))
+    items = list(examine_data(str(path), RGB))
     findings = [item for item in items if isinstance(item, Finding)]
     return "\n".join(item for item in items if not isinstance(item, Finding)), findings
 

@@ -23,7 +23,7 @@ OPTIONS = {
         "--gradient_accumulation_steps 2": "'accum_iter'",
         "--checkpoint FILE": "'resume'",
         "--fp16": "'amp' or 'amp_dtype'",
-        "--in_chans 4": "3 channels: gray",
+        "--in_channels 4": "'in_chans'",
         "--gpus 2": "plsc-mae launch",
         "--nb_classes 10": "option of finetune and linprobe, not of pretrain",
         "-o learning_rate=1": "'lr' or 'blr'",

@@ -10,6 +10,7 @@ from plsc_mae.data import check
 from plsc_mae.data.check import Note, check_files, examine_file
 from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.imagefolder import find_images
+from plsc_mae.data.pixels import PixelFormat
 
 pytestmark = [pytest.mark.compat, pytest.mark.once]
 NAMES = ("a.jpg", "a.png", "a.tif", "a.webp", "a.bmp", "a.ppm", "a.gif")
@@ -54,7 +55,7 @@ def test_properties(tmp_path, picture):
     }
     for name, notes in expected.items():
         assert examine_file(str(tmp_path / name)).notes == notes
-    assert examine_file(str(tmp_path / "float.tif"), PixelRange(0, 1)).notes == Note.DEEP
+    assert examine_file(str(tmp_path / "float.tif"), PixelFormat(range=PixelRange(0, 1))).notes == Note.DEEP
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from plsc_mae.data import depth
-from plsc_mae.data.decode import open_image, read_content
+from plsc_mae.data.decode import deep_values, open_image
 from plsc_mae.data.depth import PixelRange, sampled_range, to_8_bits
+from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.errors import DataError
 
 pytestmark = [pytest.mark.compat, pytest.mark.once]
@@ -43,7 +44,7 @@ def ramp(top: int, dtype: str = "uint16") -> np.ndarray:
 
 
 def pixels(path, pixel_range: PixelRange | None = None) -> np.ndarray:
-    image = open_image(path, pixel_range=pixel_range)
+    image = open_image(path, pixel_format=PixelFormat(range=pixel_range))
     return image.resize((image.height, image.width))
 
 
@@ -173,7 +174,7 @@ def test_the_automatic_range(tmp_path, values, expected):
         Image.fromarray(array).save(paths[-1])
     (tmp_path / "bad.tif").write_bytes(b"II*\0")
     paths.append(str(tmp_path / "bad.tif"))
-    assert sampled_range(paths, read_content) == expected
+    assert sampled_range(paths, deep_values) == expected
 
 
 def test_messages_of_workers_are_not_repeated(tmp_path, messages):

@@ -12,6 +12,7 @@ from PIL import Image
 from plsc_mae.data.decode import Box, open_image
 from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.imagefolder import balanced_subset
+from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.data.sequence import sequence_images
 from plsc_mae.errors import DataError
 
@@ -60,7 +61,7 @@ def test_paths_arrays_and_ranges(tmp_path):
     for index in range(3):
         np.testing.assert_array_equal(pixels(images, index), COLOR)
     deep = sequence_images([GRAY.astype(np.float32) / 255], "data", labeled=False)
-    np.testing.assert_array_equal(pixels(deep, pixel_range=PixelRange(0, 1))[..., 0], GRAY)
+    np.testing.assert_array_equal(pixels(deep, pixel_format=PixelFormat(range=PixelRange(0, 1)))[..., 0], GRAY)
     stacked = sequence_images(np.stack([COLOR] * 4), "data", labeled=False)
     assert len(stacked) == 4
     jpeg = tmp_path / "a.jpg"

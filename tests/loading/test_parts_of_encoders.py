@@ -291,12 +291,12 @@ def test_parts_without_a_place_are_refused_by_name(save, capsys, name):
     assert "good for" not in capsys.readouterr().out
 
 
-def test_images_of_one_channel_are_refused_but_converted(save, tmp_path):
+def test_images_of_one_channel_are_read_as_such(save, tmp_path):
     tensors = vit()
     path = save(tensors | {"patch_embed.proj.weight": tensors["patch_embed.proj.weight"][:, :1]})
-    with pytest.raises(CheckpointError, match="images with 1 channels, but images are read with 3"):
-        load_encoder(path, num_heads=HEADS)
-    assert not LOOKING & set(inspect_file(path, num_heads=HEADS).uses)
+    assert load_encoder(path, num_heads=HEADS).network.in_chans == 1
+    assert load_encoder(path, num_heads=HEADS, in_chans=3).network.in_chans == 3
+    assert {"knn", "explain", "extract"} <= set(inspect_file(path, num_heads=HEADS).uses)
     assert main(["weights", "convert", path, str(tmp_path / "out.npz"), "--dialect", "facebook"]) == 0
 
 

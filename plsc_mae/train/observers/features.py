@@ -49,7 +49,7 @@ class ImageEncoder:
 
     Args:
         task: task whose encoder computes.
-        normalize: converts uint8 images to the encoder's floats.
+        normalize: converts images to the encoder's floats.
         config: options of the run, for reading images.
         world: processes of the run, which divide the images among them.
         num_workers: loader processes per process.
@@ -83,7 +83,7 @@ class ImageEncoder:
             seed=seed,
             backend=config.image_backend,
             bad_image=config.bad_image,
-            pixel_range=pixel_range.parse(config.pixel_range),
+            pixel_format=pixel_range.settled_format(config),
         )
         report = images.source not in self._reported
         encoded = encode_dataset(
@@ -100,7 +100,7 @@ class ImageEncoder:
         return encoded
 
     def _encode(self, images: Tensor) -> dict[str, Tensor]:
-        """Encode uint8 images [B, H, W, 3] to float32 [B, D]."""
+        """Encode images [B, H, W, C] to float32 [B, D]."""
         encoder = self.task.model.encoder
         with autocast(self.precision):
             tokens = encoder.forward_features(self.normalize(images))
@@ -166,7 +166,7 @@ class OnlyImage:
         self.transform = transform
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
-        """Return {"image": uint8 [H, W, 3]}."""
+        """Return {"image": pixels [H, W, C]}."""
         return {"image": self.transform(image, rng)["image"]}
 
 

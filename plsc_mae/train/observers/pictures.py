@@ -9,6 +9,7 @@ import paddle
 from plsc_mae.analysis.attention import Pool, patch_relevance, recorded_blocks
 from plsc_mae.analysis.pictures import enlarge, highlight, principal_colors, tile
 from plsc_mae.config import PretrainConfig
+from plsc_mae.data.display import RGB_DISPLAY, Display
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.methods.base import Batch, Task
 from plsc_mae.models.vit import VisionTransformer
@@ -30,7 +31,7 @@ class PicturePanel:
 
     Args:
         task: task that draws the reconstructions.
-        normalize: converts uint8 images to the encoder's floats.
+        normalize: converts images to the encoder's floats.
         panel: the batch in the processes of data-parallel rank 0, which compute together; None in the others.
         config: options of the run.
         world: processes of the run.
@@ -58,12 +59,14 @@ class PicturePanel:
         if not isinstance(encoder, VisionTransformer):  # a Task of the caller may have any network
             return _numbered(RECONSTRUCTION, drawn)
         with autocast(self.precision):
-            token_panels = draw_tokens(encoder, self.normalize, panel["image"][:TOKEN_IMAGES])
+            token_panels = draw_tokens(encoder, self.normalize, panel["image"][:TOKEN_IMAGES], self.task.display)
         return {**_numbered(RECONSTRUCTION, drawn), **token_panels}
 
 
 @paddle.no_grad()
-def draw_tokens(encoder: VisionTransformer, normalize: Normalize, images: paddle.Tensor) -> Panels:
+def draw_tokens(
+    encoder: VisionTransformer, normalize: Normalize, images: paddle.Tensor, display: Display = RGB_DISPLAY
+) -> Panels:
     """Draw the attention of the first, middle and last block, and the principal components of the patch tokens.
 
     The attention is that of the class token or, without one, the mean of the patches' attention. Images are encoded
@@ -71,8 +74,9 @@ def draw_tokens(encoder: VisionTransformer, normalize: Normalize, images: paddle
 
     Args:
         encoder: the network in evaluation mode.
-        normalize: converts uint8 images to the encoder's floats.
-        images: uint8 [B, H, W, 3].
+        normalize: converts images to the encoder's floats.
+        images: pixels [B, H, W, C].
+        display: the channels to show.
     """
     depth = len(encoder.blocks)
     chosen = sorted({0, depth // 2, depth - 1})
@@ -86,7 +90,7 @@ def draw_tokens(encoder: VisionTransformer, normalize: Normalize, images: paddle
         tokens.append(encoded.astype("float32").numpy())
         for index in chosen:
             maps[index].append(patch_relevance(weights[index].numpy()[0], encoder.grid, pool, registers))
-    pixels = images.numpy()
+    pixels = np.stack([display.draw_pixels(image) for image in images.numpy()])
     original = {"original": pixels}
     attended = {
         f"attention, block {index + 1}": np.stack([highlight(x, m) for x, m in zip(pixels, maps[index], strict=True)])

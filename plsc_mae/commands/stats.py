@@ -1,0 +1,91 @@
+"""`plsc-mae stats`: measures mean and standard deviation of every channel of a data set, for --stats of a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from plsc_mae import console
+from plsc_mae.analysis.channel_statistics import MOMENTS, Moments, combine, measure_channels
+from plsc_mae.commands.results import require_free, summarize
+from plsc_mae.config.stats import StatsConfig
+from plsc_mae.data.evaluation import UNREADABLE, EvaluationDataset
+from plsc_mae.data.imagefolder import find_images
+from plsc_mae.data.loader import build_loader
+from plsc_mae.data.pixels import PixelFormat
+from plsc_mae.data.sampler import EpochBatchSampler
+from plsc_mae.data.transfer import INDEX
+from plsc_mae.errors import DataError
+from plsc_mae.files import result_replacement
+from plsc_mae.loading import pixel_range
+from plsc_mae.runtime import count_workers
+
+BATCH = 8
+SIGNS = ('"in_chans": ',)  # by which the file is recognized
+
+
+def run(config: StatsConfig) -> int:
+    """Read all pixels of the training images once, print the statistics and write them to --save_path.
+
+    Returns:
+        The exit code: 1 if images could not be read and are left out, else 0.
+
+    Raises:
+        DataError: there are no images, none can be read, or the file cannot be written.
+        ConfigError: options are malformed or contradict each other.
+    """
+    path = Path(config.save_path)
+    require_free(path, signs=SIGNS)
+    images = find_images(config.data_path, config.split)
+    form = pixel_range.choose(config, [], images).pixel_format
+    if form.tile:
+        form = form._replace(tile=sys.maxsize)  # whole images, read part by part
+    dataset = EvaluationDataset(images, measure_channels, bad_image="skip", pixel_format=form)
+    unreadable: list[int] = []
+    parts = list(_moments(dataset, config, unreadable))
+    if not parts:
+        raise DataError(f"{dataset.reason(0)}, nor any other of {len(images)} files; repair or replace the files")
+    dataset.log_unreadable(unreadable)
+    total = combine(parts)
+    print("channel      mean       std  smallest   largest")
+    for channel, values in enumerate(zip(total.mean, total.std, total.low, total.high, strict=True), start=1):
+        print(f"{channel:7d}" + "".join(f"{value:10.5f}" for value in values))
+    _write(path, form, total, len(parts))
+    print(path)
+    return summarize(len(unreadable), len(images))
+
+
+def _moments(dataset: EvaluationDataset, config: StatsConfig, unreadable: list[int]) -> Iterator[Moments]:
+    """Yield the moments of the readable images in the order of the list; add the others to `unreadable`."""
+    sampler = EpochBatchSampler(len(dataset), BATCH, 0, 1, seed=0, shuffle=False, drop_last=False)
+    loader = build_loader(dataset, sampler, num_workers=count_workers(config.num_workers))
+    for batch in tqdm(loader, dataset.images.root, disable=not console.shows_bars()):
+        for moments, mark, index in zip(batch[MOMENTS], batch[UNREADABLE], np.asarray(batch[INDEX]), strict=True):
+            if mark:
+                unreadable.append(int(index))
+            else:
+                yield Moments(*moments)
+
+
+def _write(path: Path, form: PixelFormat, total: Moments, images: int) -> None:
+    content = {
+        "in_chans": form.channels,
+        "bands": list(form.bands),
+        "pixel_range": None if form.range is None else list(form.range),
+        "mean": total.mean.tolist(),
+        "std": total.std.tolist(),
+        "min": total.low.tolist(),
+        "max": total.high.tolist(),
+        "images": images,
+        "pixels": int(total.pixels[0]),
+    }
+    try:
+        with result_replacement(path, SIGNS) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}; choose another --save_path") from None

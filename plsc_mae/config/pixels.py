@@ -1,0 +1,65 @@
+"""Options of reading pixels, which training and every command that reads images have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from plsc_mae.config.schema import in_group
+from plsc_mae.errors import ConfigError
+
+IN_CHANS = "channels of the images; weights of another number are converted [that of --bands or of the weights, else 3]"
+BANDS = "numbers, from 1, of the bands of a file that become the channels, in this order [the checkpoint's, else all]"
+PIXEL_RANGE = (
+    "LO HI: values that become 0 and 255 in images of more than 8 bits per band; auto: 0 to the next 2^k - 1 above "
+    "the largest value of sampled images [the checkpoint's; else for RGB 16 bits are divided by 256, otherwise auto]"
+)
+MEAN = "mean of each channel, or one number for all, of pixels from 0 to 1 [the checkpoint's, else ImageNet's or 0.5]"
+STD = "standard deviation, likewise [the checkpoint's, else ImageNet's or 0.5]"
+STATS = "file of `plsc-mae stats`: mean, std and, where they are not given, pixel range, channels and bands"
+TILE = (
+    "side in pixels of the square of an image that a sample is taken from: at random in training, else in the center; "
+    "files of any size are read; 0: the whole image"
+)
+PICTURE_BANDS = "channels, from 1, that pictures show: three as red, green and blue, or one as gray [the first]"
+MAX_CHANNELS = 1024
+
+_images = in_group("Images")
+
+
+@dataclass(kw_only=True, frozen=True)
+class FormatOptions:
+    """Options of the channels and the range of values."""
+
+    in_chans: int | None = _images(None, IN_CHANS, within=f"[1, {MAX_CHANNELS}]")
+    bands: tuple[int, ...] | None = _images(None, BANDS, within="[1, inf)", metavar="BAND")
+    pixel_range: tuple[str, ...] | None = _images(None, PIXEL_RANGE, metavar="VALUE")
+
+    @property
+    def wanted_channels(self) -> int | None:
+        """Number of channels that --in_chans or --bands ask for; None without these."""
+        return self.in_chans or len(self.bands or ()) or None
+
+
+@dataclass(kw_only=True, frozen=True)
+class PixelOptions(FormatOptions):
+    """Options of reading pixels of commands that do not train."""
+
+    mean: tuple[float, ...] | None = _images(None, MEAN, metavar="VALUE")
+    std: tuple[float, ...] | None = _images(None, STD, within="(0, inf)", metavar="VALUE")
+    stats: str = _images("", STATS, metavar="FILE")
+    tile: int = _images(0, TILE, within="[0, inf)", metavar="SIDE")
+
+
+def check_channels(
+    in_chans: int | None, bands: Sequence[int] | None, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> None:
+    """Check that the options of reading pixels agree on the number of channels.
+
+    Raises:
+        ConfigError: --in_chans differs from the number of --bands, or only one of --mean and --std is given.
+    """
+    if in_chans and bands and in_chans != len(bands):
+        raise ConfigError(f"--in_chans {in_chans} contradicts the {len(bands)} --bands; leave --in_chans out")
+    if (mean is None) != (std is None):
+        raise ConfigError("--mean and --std belong together; give both or neither")

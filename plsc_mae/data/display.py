@@ -1,0 +1,60 @@
+"""Pictures of images with any number of channels: some of the channels, and for deep images a stretch of contrast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from plsc_mae.data.pixels import RGB_CHANNELS, PixelFormat, Pixels
+
+Stacks = npt.NDArray[Any]  # [B, H, W, C], from 0 to 1
+_PERCENTILES = (2, 98)  # of each channel of an image become black and full brightness
+
+
+class Display(NamedTuple):
+    """The choice of channels for pictures.
+
+    Attributes:
+        channels: numbers, from 0, of three channels for red, green and blue, or of one channel for gray.
+        stretched: whether the 2nd to 98th percentile of each channel of an image fill the range of brightness.
+    """
+
+    channels: tuple[int, ...] = (0, 1, 2)
+    stretched: bool = False
+
+    @classmethod
+    def of(cls, pixel_format: PixelFormat, bands: tuple[int, ...] | None = None) -> Display:
+        """Return the display of a run: the channels `bands`, counted from 1, or by default the first ones."""
+        first = (0, 1, 2) if pixel_format.channels >= RGB_CHANNELS else (0,)
+        chosen = tuple(band - 1 for band in bands) if bands else first
+        return cls(chosen, pixel_format.dtype is np.float32)
+
+    def draw(self, drawn: Mapping[str, Stacks]) -> dict[str, npt.NDArray[np.uint8]]:
+        """Return pictures uint8 [B, H, W, 3].
+
+        Args:
+            drawn: images by label, the original first; its percentiles stretch all of them alike.
+        """
+        shown = {label: self._show(stack) for label, stack in drawn.items()}
+        if self.stretched:
+            original = next(iter(shown.values()))
+            low, high = np.percentile(original, _PERCENTILES, axis=(1, 2), keepdims=True)
+            span = np.maximum(high - low, 1e-6)
+            shown = {label: (stack - low) / span for label, stack in shown.items()}
+        return {label: np.rint(np.clip(stack, 0, 1) * 255).astype(np.uint8) for label, stack in shown.items()}
+
+    def draw_pixels(self, pixels: Pixels) -> Pixels:
+        """Return the picture uint8 [H, W, 3] of pixels [H, W, C] from 0 to 255; 8-bit RGB is unchanged."""
+        if self == RGB_DISPLAY and pixels.dtype == np.uint8:
+            return pixels
+        return self.draw({"": pixels[None] / np.float32(255)})[""][0]
+
+    def _show(self, stack: Stacks) -> Stacks:
+        channels = self.channels if len(self.channels) == RGB_CHANNELS else self.channels[:1] * RGB_CHANNELS
+        return stack[..., list(channels)].astype(np.float32)
+
+
+RGB_DISPLAY = Display()

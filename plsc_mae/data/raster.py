@@ -1,0 +1,142 @@
+"""Files of any number of bands and any type of values, read region by region where the format allows.
+
+A `Raster` has the values of a file as they are stored. Formats and their bands:
+    TIFF                     samples of a pixel, planes, or pages of one size: see `plsc_mae.data.tiff`
+    .npy                     [H, W], or the smaller of the first and the last axis of [C, H, W] or [H, W, C]
+    .npz                     its only array, or the array called "image"
+    PNG, JPEG and others     the bands of Pillow; a palette is RGB, and so are CMYK and YCbCr
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from plsc_mae.data import depth
+from plsc_mae.data.depth import Values
+from plsc_mae.data.folder_walk import ARRAY_EXTENSIONS
+from plsc_mae.data.tiff import open_tiff
+
+TIFF_SUFFIXES = (".tif", ".tiff")
+_NPZ_NAME = "image"
+_PILLOW_BANDS = ("L", "LA", "RGB", "RGBA")  # modes whose bands are used as they are
+_WITH_ALPHA = {"LA": "L", "RGBA": "RGB"}
+
+
+class Raster(Protocol):
+    """Values of a file, [H, W, F] of F bands.
+
+    Attributes:
+        shape: (H, W, F).
+    """
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return (H, W, F)."""
+        ...
+
+    def read(self, rows: slice, columns: slice) -> Values:
+        """Return the values [h, w, F] of a region inside the image."""
+        ...
+
+
+class ArrayRaster:
+    """Values of an array in memory, or of a file that is mapped into memory.
+
+    Args:
+        values: [H, W] or [H, W, F].
+    """
+
+    def __init__(self, values: Values) -> None:
+        self.values = values if values.ndim == 3 else values[..., None]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return (H, W, F)."""
+        height, width, bands = self.values.shape
+        return height, width, bands
+
+    def read(self, rows: slice, columns: slice) -> Values:
+        """See `Raster.read`."""
+        return self.values[rows, columns]
+
+
+def reads_regions(path: str) -> bool:
+    """Return whether a file is opened without reading its values, by its suffix; opening checks that it is whole."""
+    return path.lower().endswith((*TIFF_SUFFIXES, ".npy"))
+
+
+def open_raster(path: str, data: bytes | None = None, *, gray: bool = False) -> Raster:
+    """Open a file; TIFF and .npy files are read later, region by region.
+
+    Args:
+        path: a regular file.
+        data: its content, if it is in memory already.
+        gray: True to convert RGB of PNG, JPEG and similar files of 8 bits to its luminance.
+
+    Raises:
+        ConfigError: a TIFF file needs the package tifffile, which is not installed.
+        Exception: of many types: the file is damaged, of an unknown format, or has no bands of one size.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in TIFF_SUFFIXES:
+        return open_tiff(path, data)
+    if suffix in ARRAY_EXTENSIONS:
+        return array_raster(_load_array(path, data))
+    return ArrayRaster(_pillow_values(path, Path(path).read_bytes() if data is None else data, gray=gray))
+
+
+def _load_array(path: str, data: bytes | None) -> Values:
+    """Return the array of a .npy file, mapped into memory, or of a .npz file.
+
+    Raises:
+        ValueError: the .npz file has several arrays, none of which is called "image".
+    """
+    source = path if data is None else io.BytesIO(data)
+    if Path(path).suffix.lower() == ".npy":
+        values: Values = np.load(source, mmap_mode="r" if data is None else None, allow_pickle=False)
+        return values
+    with np.load(source, allow_pickle=False) as archive:
+        names = archive.files
+        name = names[0] if len(names) == 1 else _NPZ_NAME
+        if name not in names:
+            raise ValueError(f"it has the arrays {', '.join(names)}; expected one array, or one called '{_NPZ_NAME}'")
+        return np.asarray(archive[name])
+
+
+def _bands_last(values: Values) -> Values:
+    """Return an array [H, W] or [H, W, F]; the bands are the smaller one of the first and the last axis.
+
+    Raises:
+        ValueError: the array has another number of axes, or is empty.
+    """
+    if values.ndim not in (2, 3) or not values.size:
+        raise ValueError(f"it has an array of shape {list(values.shape)}; expected [H, W], [H, W, C] or [C, H, W]")
+    if values.ndim == 3 and values.shape[0] < values.shape[2]:
+        return np.moveaxis(values, 0, -1)
+    return values
+
+
+def array_raster(values: npt.ArrayLike) -> ArrayRaster:
+    """Return the raster of an array [H, W], [H, W, F] or [F, H, W]; raise ValueError for another shape."""
+    return ArrayRaster(_bands_last(np.asarray(values)))
+
+
+def _pillow_values(path: str, data: bytes, *, gray: bool) -> Values:
+    """Return the values [H, W] or [H, W, F] of a file that Pillow opens, at their own depth."""
+    image: Image.Image = Image.open(io.BytesIO(data))
+    if depth.has_pages(image):
+        depth.log_loss("pages", path, "has several pages or frames; only the first one is used")
+    if depth.is_deep(image):
+        return depth.read_values(image, data, all_bands=True)
+    if image.mode not in _PILLOW_BANDS:
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    if gray and image.mode != "L":
+        depth.log_lost_alpha(path, image)
+        image = image.convert(_WITH_ALPHA.get(image.mode, image.mode)).convert("L")
+    return np.asarray(image)

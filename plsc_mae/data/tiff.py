@@ -1,0 +1,145 @@
+"""TIFF files of any type and number of bands, read by the package tifffile, tile by tile or strip by strip.
+
+The bands of a file are the samples of its pixels, interleaved or in planes, or its pages if these have one sample each
+and one size. By default tifffile writes an array [H, W, C] as H pages of W x C; such a file, recognized by more pages
+than columns, is read as [H, W, C]. A pyramid's largest level is used. A file with several pages of several samples is
+refused, and so are palettes. The TIFF 6.0 specification names the tags.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from plsc_mae.data.depth import Values
+from plsc_mae.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tifffile import TiffPageSeries
+
+_WHITE_IS_ZERO, _PALETTE = 0, 3  # PhotometricInterpretation
+_IN_PLANES = 2  # PlanarConfiguration
+_UNNAMED_PAGES = "QYX"  # axes of a three-dimensional array that tifffile wrote page by page
+
+
+class TiffRaster:
+    """Values of a TIFF file, see `plsc_mae.data.raster.Raster`; only the tiles or strips of a region are decoded.
+
+    Args:
+        path: the file.
+        data: its content, if it is in memory.
+        series: its pages that form the image.
+        axes: letters of the axes of `series`: Y for rows, X for columns, and one for the bands.
+    """
+
+    def __init__(self, path: str, data: bytes | None, series: TiffPageSeries, axes: str) -> None:
+        self.path, self.data, self.page, self.dtype = path, data, series.keyframe, series.dtype
+        sizes = dict(zip(axes, series.shape, strict=True))
+        axis = next((letter for letter in axes if letter not in "YX" and sizes[letter] > 1), "")
+        self.shape = (sizes["Y"], sizes["X"], sizes[axis] if axis else 1)
+        self.inverted = self.page.photometric == _WHITE_IS_ZERO and self.dtype.kind == "u"
+        pages = [self.page] if axis in ("", "S") else list(series.pages)
+        self.segments = [list(zip(page.dataoffsets, page.databytecounts, strict=True)) for page in pages]
+        self.mapped: Values | None = None
+        if series.dataoffset is not None:
+            self.mapped = self._map(series, axes, axis)
+        elif axes != series.axes:
+            self.mapped = series.asarray()
+
+    def _map(self, series: TiffPageSeries, axes: str, axis: str) -> Values:
+        """Return values that are not compressed and in one piece, such as those of ImageJ, mapped into memory."""
+        stored = np.dtype(self.page.parent.byteorder + self.dtype.char)
+        values: Values
+        if self.data is None:
+            values = np.memmap(self.path, stored, "r", series.dataoffset, series.shape)
+        else:
+            count = math.prod(series.shape)
+            values = np.frombuffer(self.data, stored, count, series.dataoffset).reshape(series.shape)
+        order = [axes.index(letter) for letter in f"YX{axis}"]
+        single = [i for i in range(values.ndim) if i not in order]
+        return values.transpose(*order, *single).reshape(self.shape)
+
+    def read(self, rows: slice, columns: slice) -> Values:
+        """See `plsc_mae.data.raster.Raster.read`."""
+        if self.mapped is not None:
+            values: Values = np.array(self.mapped[rows, columns], dtype=self.dtype)
+        else:
+            values = np.concatenate([self._decode(segments, rows, columns) for segments in self.segments], axis=-1)
+        return np.iinfo(self.dtype).max - values if self.inverted else values
+
+    def _decode(self, segments: list[tuple[int, int]], rows: slice, columns: slice) -> Values:
+        """Return the values [h, w, F] of a region of the page with these (offset, byte count) of tiles or strips."""
+        page = self.page
+        tiled, bands = page.is_tiled, page.samplesperpixel
+        height = page.tilelength if tiled else min(page.rowsperstrip, page.imagelength)
+        width = page.tilewidth if tiled else page.imagewidth
+        across = math.ceil(page.imagewidth / width)
+        per_plane = across * math.ceil(page.imagelength / height)
+        planes = bands if page.planarconfig == _IN_PLANES else 1
+        values = np.zeros((rows.stop - rows.start, columns.stop - columns.start, bands), self.dtype)
+        places = itertools.product(
+            range(planes),
+            range(rows.start // height, math.ceil(rows.stop / height)),
+            range(columns.start // width, math.ceil(columns.stop / width)),
+        )
+        with open_stream(self.path, self.data) as file:
+            for plane, row, column in places:
+                index = plane * per_plane + row * across + column
+                offset, count = segments[index]
+                if not count:  # a tile without values, of a sparse file
+                    continue
+                file.seek(offset)
+                decoded, _, shape = page.decode(file.read(count), index, jpegtables=page.jpegtables)
+                top, left = row * height, column * width
+                part = decoded[0, : shape[1], : shape[2]][
+                    max(rows.start - top, 0) : rows.stop - top, max(columns.start - left, 0) : columns.stop - left
+                ]
+                y, x = max(top - rows.start, 0), max(left - columns.start, 0)
+                own = slice(plane, plane + 1) if planes > 1 else slice(None)
+                values[y : y + part.shape[0], x : x + part.shape[1], own] = part
+        return values
+
+    def require_whole(self, size: int) -> None:
+        """Raise ValueError if the values end behind the file's last byte; `size` is that of the file."""
+        ends = [offset + count for segments in self.segments for offset, count in segments]
+        if max(ends, default=0) > size:
+            raise ValueError(f"it is truncated: its values end at byte {max(ends)}, and the file has {size} bytes")
+
+
+def open_stream(path: str, data: bytes | None) -> BinaryIO:
+    """Open a file, or its content if that is in memory."""
+    return open(path, "rb") if data is None else io.BytesIO(data)
+
+
+def open_tiff(path: str, data: bytes | None = None) -> TiffRaster:
+    """Open a TIFF file, or its content if that is in memory, without decoding its values.
+
+    Raises:
+        ConfigError: tifffile is not installed.
+        ValueError: the file is truncated, has a palette, or has more than one axis of bands.
+    """
+    try:
+        import tifffile
+    except ImportError as error:
+        raise ConfigError(
+            f"{path}: TIFF files of other bands than RGB, and tiles, are read by tifffile, which cannot be imported "
+            f"({error}); pip install 'plsc_mae[tiff]'"
+        ) from None
+    with open_stream(path, data) as stream, tifffile.TiffFile(stream) as file:
+        series = file.series[0]
+        if series.keyframe.photometric == _PALETTE:
+            raise ValueError("its values are numbers of a palette; expected colors or measurements: convert it to RGB")
+        bands = [letter for letter, n in zip(series.axes, series.shape, strict=True) if letter not in "YX" and n > 1]
+        if len(bands) > 1:
+            raise ValueError(
+                f"it has the axes {series.axes} of {' x '.join(map(str, series.shape))}; expected rows, columns and "
+                "one axis of bands: write one image per file"
+            )
+        in_rows = series.axes == _UNNAMED_PAGES and series.shape[0] > series.shape[2]
+        raster = TiffRaster(path, data, series, "YXS" if in_rows else series.axes)
+        raster.require_whole(file.filehandle.size)
+    return raster

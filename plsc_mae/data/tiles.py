@@ -1,0 +1,81 @@
+"""Tiles of large images: squares from which samples are taken, so that a crop reads a small part of a file."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from plsc_mae.data.decode import Box, Interpolation, SourceImage
+from plsc_mae.data.listing import ImageList, PathTable
+from plsc_mae.data.pixels import PixelFormat, Pixels
+from plsc_mae.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+class TileImage(SourceImage):
+    """Part of an image, which reads as an image of its own.
+
+    Args:
+        image: the whole image.
+        box: the part.
+    """
+
+    def __init__(self, image: SourceImage, box: Box) -> None:
+        self.path, self.height, self.width = image.path, box.height, box.width
+        self._image, self._box = image, box
+
+    def crop_resize(self, box: Box, size: tuple[int, int], interpolation: Interpolation = "bicubic") -> Pixels:
+        """See `SourceImage.crop_resize`."""
+        inside = box._replace(top=box.top + self._box.top, left=box.left + self._box.left)
+        return self._image.crop_resize(inside, size, interpolation)
+
+
+def random_tile(image: SourceImage, side: int, rng: np.random.Generator) -> SourceImage:
+    """Return a random tile of up to `side` x `side` pixels; draws top, then left, or nothing if `side` is 0."""
+    if not side:
+        return image
+    height, width = min(side, image.height), min(side, image.width)
+    top = int(rng.random() * (image.height - height + 1))
+    left = int(rng.random() * (image.width - width + 1))
+    return TileImage(image, Box(top, left, height, width))
+
+
+def center_tile(image: SourceImage, side: int) -> SourceImage:
+    """Return the tile of up to `side` x `side` pixels in the center; the image itself if `side` is 0."""
+    if not side:
+        return image
+    height, width = min(side, image.height), min(side, image.width)
+    return TileImage(image, Box((image.height - height) // 2, (image.width - width) // 2, height, width))
+
+
+def repeat_by_tiles(images: ImageList, pixel_format: PixelFormat) -> ImageList:
+    """Return a list that has each file as often as tiles cover it, so that an epoch samples about every pixel once.
+
+    A file that cannot be opened is listed once. Without a tile the list is returned unchanged.
+    """
+    side = pixel_format.tile
+    if not side:
+        return images
+    counts = np.ones(len(images), np.int64)
+    for index in range(len(images)):
+        try:
+            image = images.open(index, pixel_format=pixel_format)
+        except DataError:  # reported by the check of the files, or when the file is read
+            continue
+        counts[index] = math.ceil(image.height / side) * math.ceil(image.width / side)
+    logger.info("%d tiles of %d x %d pixels cover the %d images", counts.sum(), side, side, len(images))
+    rows = np.repeat(np.arange(len(images)), counts)
+    paths = PathTable(images.paths[int(row)] for row in rows)
+    return replace(images, paths=paths, labels=images.labels[rows])
+
+
+def without_repeats(images: ImageList) -> ImageList:
+    """Return a list of `repeat_by_tiles` with each file once; another list is returned unchanged."""
+    rows = [row for row in range(len(images)) if row == 0 or images.paths[row] != images.paths[row - 1]]
+    if len(rows) == len(images):
+        return images
+    return replace(images, paths=PathTable(images.paths[row] for row in rows), labels=images.labels[rows])

@@ -1,0 +1,38 @@
+"""Pictures of images of any channels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from plsc_mae.data.depth import PixelRange
+from plsc_mae.data.display import RGB_DISPLAY, Display
+from plsc_mae.data.pixels import PixelFormat
+
+DEEP = PixelFormat(13, range=PixelRange(0, 4095))
+
+
+def test_the_choice_of_channels():
+    assert Display.of(PixelFormat()) == RGB_DISPLAY
+    assert Display.of(PixelFormat(1)) == Display((0,))
+    assert Display.of(PixelFormat(2)) == Display((0,))
+    assert Display.of(DEEP) == Display((0, 1, 2), stretched=True)
+    assert Display.of(DEEP, (4, 3, 2)).channels == (3, 2, 1)
+
+
+def test_the_original_stretches_all_pictures_alike():
+    ramp = np.linspace(0.1, 0.2, 101, dtype=np.float32)
+    original = np.tile(ramp[None, :, None, None], (1, 1, 5, 13))
+    drawn = Display.of(DEEP).draw({"original": original, "half": original * 0 + 0.15})
+    picture = drawn["original"]
+    assert picture.shape == (1, 101, 5, 3)
+    assert picture.dtype == np.uint8
+    assert (picture[0, :3] == 0).all()
+    assert (picture[0, -3:] == 255).all()
+    assert set(drawn["half"].flatten().tolist()) <= {127, 128}
+
+
+def test_a_constant_image_and_gray():
+    flat = Display((0,), stretched=True).draw({"": np.full((1, 4, 4, 2), 0.3)})[""]
+    assert flat.shape == (1, 4, 4, 3)
+    rgb = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
+    assert RGB_DISPLAY.draw_pixels(rgb) is rgb
