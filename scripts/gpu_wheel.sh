@@ -100,7 +100,7 @@ check 0 "@$out/attention" explain --model_path "$file" --img_path "$data" --save
 check 0 "@$out/features.npz" extract --model_path "$file" $images --save_path "$out/features.npz"
 check 0 'top-1' knn --model_path "$file" $images --nb_knn 10
 two 0 'top-1' knn --model_path "$file" $images --nb_knn 10
-check 0 'per class' fewshot --model_path "$file" $images --shots 1 2 --label_seeds 0 1
+check 0 'top-1' fewshot --model_path "$file" $images --shots 1 2 --label_seeds 0 1
 check 0 "@$out/stats.json" stats "$data" --save_path "$out/stats.json"
 check 0 "@$out/packed" prepare-data "$data" "$out/packed" --short 16
 check 0 "@$out/from-tar/checkpoint-1.pd" pretrain $mae $run --data_path "$out/packed" --output_dir "$out/from-tar"
