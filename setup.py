@@ -7,6 +7,9 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "plsc_mae/__init__.py").read_text()).group(1)
+# The site of the documents (`bash scripts/site.sh`), and what executes examples/tour.ipynb.
+DOCS = ["mkdocs==1.6.1", "mkdocs-material==9.8.1", "mkdocstrings-python==2.0.11"]
+NOTEBOOK = ["ipykernel==7.4.0", "nbclient==0.11.0"]
 
 
 class BuildWithConfigs(build_py):
@@ -29,7 +32,12 @@ setup(
     license="Apache-2.0",
     cmdclass={"build_py": BuildWithConfigs},
     packages=find_packages(include=["plsc_mae", "plsc_mae.*"]),
-    package_data={"plsc_mae": ["py.typed"], "plsc_mae.report": ["*.json"], "plsc_mae.weights": ["manifest.yaml"]},
+    package_data={
+        "plsc_mae": ["py.typed"],
+        "plsc_mae.data": ["imagenet_synsets.txt"],
+        "plsc_mae.report": ["*.json"],
+        "plsc_mae.weights": ["manifest.yaml"],
+    },
     python_requires=">=3.10",
     install_requires=[
         "numpy>=1.26",
@@ -48,11 +56,15 @@ setup(
         "cpu": ["paddlepaddle>=2.6.2,<4"],
         "gpu": ["paddlepaddle-gpu>=2.6.2,<4"],
         "parquet": ["pyarrow>=14"],
-        "maps": ["scikit-learn>=1.3", "umap-learn>=0.5.6"],
+        "maps": ["scikit-learn>=1.5", "umap-learn>=0.5.6"],
         "dev": [
             *("pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "mypy==2.4.1", "types-PyYAML==6.0.12.20261113"),
-            *("pyarrow>=14", "scikit-learn>=1.3"),
+            *("pyarrow>=14", "scikit-learn>=1.5"),  # tests compare metrics with scikit-learn
+            *DOCS,
+            *NOTEBOOK,
         ],
+        "docs": DOCS,
+        "notebook": NOTEBOOK,
         # Versions that work together; Python 3.13 has no package of paddle2onnx 2 nor of onnx 1.17.
         "onnx": [
             "paddle2onnx==2.1.0; python_version < '3.13'",

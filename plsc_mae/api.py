@@ -93,7 +93,7 @@ def train(
     method: str | None = None,
     phase: str = "pretrain",
     eval_data: Images | None = None,
-    task: Task | None = None,
+    task: Task | str | None = None,
     **options: Any,
 ) -> TrainResult:
     """Pre-train a network, fine-tune or probe a classifier, or continue such a run, in this process.
@@ -108,8 +108,8 @@ def train(
         method: name of the method (--method), if `model` does not determine it.
         phase: the command: "pretrain", "finetune" or "linprobe".
         eval_data: labeled validation images (--eval_data_path), in the same forms as `data`.
-        task: task to pre-train in place of the method's; it gets the batches that the method would make for `model`,
-            and its options of optimizer and schedule apply.
+        task: in pre-training, the task in place of the method's; it gets the batches that the method would make for
+            `model`, and its options of optimizer and schedule apply. Else the kind of labels (--task).
         options: further options of the command; `config` is a YAML file or the name of a recipe.
 
     Raises:
@@ -119,12 +119,15 @@ def train(
     """
     if phase not in PHASES:
         raise ConfigError(f"phase {phase!r}: expected one of {', '.join(PHASES)}{suggest(str(phase), PHASES)}")
+    if isinstance(task, str):
+        options, task = {**options, "task": task}, None
     if task is not None and phase != "pretrain":
         raise ConfigError(f"task replaces the objective of pre-training, but phase is '{phase}'; leave task out")
     own = {"data_path": _path(data, "data"), "eval_data_path": _path(eval_data, "eval_data"), "output_dir": out}
     with _session():
         values = _merge("train", {**own, "model": model, "method": method}, options)
         config = _resolve(values, PHASES[phase], "train")
+        console.use_style(quiet=config.quiet, as_json=config.json)
         given = _given(data, eval_data, config)
         if isinstance(config, PretrainConfig):
             pretrain.train(config, given, task)

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import plsc_mae
 from plsc_mae import console
-from plsc_mae.config import FINETUNE, LINPROBE, PHASES, PRETRAIN
+from plsc_mae.config import FINETUNE, LINPROBE, PHASES, PRETRAIN, TrainingConfig
 from plsc_mae.config.completion import Completed, completion_parser
 from plsc_mae.config.export import ExportConfig
 from plsc_mae.config.launch import Launch, LaunchConfig, split_launch
 from plsc_mae.config.parity import ParityConfig
 from plsc_mae.config.plan import planned
+from plsc_mae.config.prepare import PrepareDataConfig
 from plsc_mae.config.resolve import parse
 from plsc_mae.config.schema import suggest, vocabulary
 from plsc_mae.config.synonyms import hint_at_command
@@ -30,6 +31,7 @@ from plsc_mae.config.tools import (
     DoctorConfig,
     ExplainConfig,
     ExtractConfig,
+    FewshotConfig,
     KNNConfig,
     PlotConfig,
     PredictConfig,
@@ -94,6 +96,12 @@ COMMANDS = {
     "knn": Command(
         "evaluate an encoder's features by k-NN", {"": KNNConfig}, "plsc_mae.commands.knn:run", parallel=True
     ),
+    "fewshot": Command(
+        "evaluate an encoder's features with few labels",
+        {"": FewshotConfig},
+        "plsc_mae.commands.fewshot:run",
+        parallel=True,
+    ),
     "compare": Command(
         "compare the features of several encoders in one table",
         {"": CompareConfig},
@@ -124,6 +132,12 @@ COMMANDS = {
         {"": DemoDataConfig},
         "plsc_mae.commands.trial_inputs:run_demo_data",
         "path",
+    ),
+    "prepare-data": Command(
+        "pack images into tar shards with an index, resized or unchanged",
+        {"": PrepareDataConfig},
+        "plsc_mae.commands.prepare_data:run",
+        "src dst",
     ),
     "random-tokenizer": Command(
         "write a dVAE with random weights, for trials of CAE",
@@ -197,9 +211,20 @@ COMMANDS = {
 
 HEADINGS = {  # of the overview; a command belongs to the heading that lists its first word
     "Train": ("pretrain", "finetune", "linprobe", "launch", "configs", "board"),
-    "Evaluate": ("reconstruct", "predict", "knn", "compare", "segprobe", "explain", "extract"),
+    "Evaluate": ("reconstruct", "predict", "knn", "fewshot", "compare", "segprobe", "explain", "extract"),
     "Weights": ("weights", "export"),
-    "Tools": ("plan", "bench", "plot", "report", "runs", "doctor", "parity", "demo-data", "random-tokenizer"),
+    "Tools": (
+        "plan",
+        "bench",
+        "plot",
+        "report",
+        "runs",
+        "doctor",
+        "parity",
+        "prepare-data",
+        "demo-data",
+        "random-tokenizer",
+    ),
 }
 BROKEN_PIPE = 128 + 13  # exit code that a shell reports for a program ended by SIGPIPE
 
@@ -233,7 +258,10 @@ def _run(argv: list[str]) -> int:
             print(_overview(*rest))
             return 0
         command = COMMANDS[name]
-        config = _resolve_launch(rest) if name == "launch" else _resolve(name, rest)
+        with console.deferring_lines():
+            config = _resolve_launch(rest) if name == "launch" else _resolve(name, rest)
+            if isinstance(config, TrainingConfig):
+                console.use_style(quiet=config.quiet, as_json=config.json)
         own = config.options if isinstance(config, Launch) else config
         use_flags(vocabulary(type(own)) | (set() if "" in command.configs else {"method"}))
         warnings.filterwarnings("ignore", message="No ccache found")  # Paddle's advice to builders of C++ extensions
@@ -254,6 +282,7 @@ def _run(argv: list[str]) -> int:
         failure_detector.end_by(error)
     finally:
         use_flags(None)
+        console.use_style()
     failure_detector.report_success()
     return code or 0
 

@@ -1,22 +1,36 @@
-"""The console: log lines, warnings, errors and progress bars share one terminal without overwriting each other."""
+"""The console: log lines, warnings, errors and progress bars share one terminal without overwriting each other.
+
+Everything that a run prints comes through here, so that `use_style` can change all of it: text for people, nothing but
+warnings and errors, or a JSON object per line for programs.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import logging.handlers
 import os
+import shlex
 import shutil
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterator
-from typing import Any, TextIO
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TextIO
 
 from plsc_mae.names import escape_controls
 
 # Carriage return and the ANSI sequence that erases the rest of the line: removes a progress bar and an echoed ^C.
 ERASE_LINE = "\r\x1b[K"
 FILE_COLUMNS = 120  # width of wrapped text if the output is no terminal
+COMMAND_INDENT = " " * 4  # a line that starts with it is a command to copy, and is never wrapped
+LABEL_COLUMNS = 12  # width of the labels of `report_row`, with two spaces before and at least one after each
+PROGRAM = "plsc-mae"
+
+Style = Literal["text", "quiet", "json"]
+_style: Style = "text"
 
 
 def columns() -> int | None:
@@ -24,25 +38,68 @@ def columns() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def wrap(text: str, width: int | None = None) -> str:
-    """Break each line of a text at spaces; continuation lines are indented by two spaces.
+def wrap(text: str, width: int | None = None, *, indent: int = 2) -> str:
+    """Break each line of a text at spaces; a line that starts with COMMAND_INDENT stays whole.
 
     Args:
         text: the text; its own line breaks are kept.
         width: width of the terminal in columns, of which the last stays free; None takes that of the terminal on
             standard output, or FILE_COLUMNS without one.
+        indent: number of spaces before continuation lines.
     """
     width = max((width or columns() or FILE_COLUMNS) - 1, 20)
-    return "\n".join(
-        textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-        for line in text.split("\n")
-    )
+    fill = textwrap.TextWrapper(
+        width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    ).fill
+    return "\n".join(line if line.startswith(COMMAND_INDENT) else fill(line) for line in text.split("\n"))
 
 
-def write_line(text: str) -> None:
-    """Write a line to standard output, above progress bars."""
+def program() -> str:
+    """Return the words that start this program in a shell: `plsc-mae`, or its interpreter if it is not on the PATH."""
+    own = sys.argv[0]
+    if Path(own).name == PROGRAM and shutil.which(PROGRAM) != own:
+        return shlex.quote(own)
+    return PROGRAM if shutil.which(PROGRAM) else f"{shlex.quote(sys.executable)} -m plsc_mae"
+
+
+# ------------------------------------------------------------------------------------------------ output of a run
+
+
+def use_style(*, quiet: bool = False, as_json: bool = False) -> None:
+    """Choose what `report` and the log print on standard output; warnings and errors stay text on standard error.
+
+    Args:
+        quiet: True to print results only, and no progress bars.
+        as_json: True to print a JSON object per line, and no progress bars.
+    """
+    global _style
+    _style = "json" if as_json else "quiet" if quiet else "text"
+
+
+def report(text: str | None, event: Mapping[str, Any] | None = None, *, indent: int = 2) -> None:
+    """Print progress of a run above the progress bars.
+
+    Args:
+        text: the text for people; None prints nothing in the style "text".
+        event: the object for programs, with the key "event"; None prints nothing in the style "json".
+        indent: number of spaces before the continuation lines of a text that a terminal wraps.
+    """
+    if text is not None or _style == "json":
+        logging.getLogger("plsc_mae").info("%s", text, extra={"event": event, "indent": indent})
+
+
+def report_row(label: str, text: str) -> None:
+    """Print a labeled row of the overview of a run, in the style "text" only."""
+    report(f"  {label:<{LABEL_COLUMNS - 2}}{text}", indent=LABEL_COLUMNS)
+
+
+def print_result(text: str, event: Mapping[str, Any]) -> None:
+    """Print the result that a command was called for: `event` as JSON, else `text`, also in the style "quiet"."""
     with _bars_hidden(sys.stdout):
-        print(text, flush=True)
+        print(json.dumps(event) if _style == "json" else text, flush=True)
+
+
+# ------------------------------------------------------------------------------------------------ errors and log
 
 
 def write_error(text: str, *, interrupted: bool = False) -> None:
@@ -57,9 +114,9 @@ def write_error(text: str, *, interrupted: bool = False) -> None:
         print(after_interrupt(fitted) if interrupted else fitted, file=sys.stderr, flush=True)
 
 
-def _fitted(text: str, stream: TextIO) -> str:
+def _fitted(text: str, stream: TextIO, indent: int = 2) -> str:
     """Wrap a text for a terminal; text for a file or a pipe stays on its lines, for programs that search it."""
-    return wrap(text, shutil.get_terminal_size().columns) if stream.isatty() else text
+    return wrap(text, shutil.get_terminal_size().columns, indent=indent) if stream.isatty() else text
 
 
 def after_interrupt(text: str) -> str:
@@ -74,7 +131,7 @@ def log_to_console(*, main: bool) -> None:
         main: True in the first process; other processes log only warnings and errors.
     """
     handler = _ConsoleHandler(sys.stdout)
-    handler.addFilter(lambda record: record.levelno < logging.WARNING)
+    handler.addFilter(_is_shown)
     alarm = _ConsoleHandler(sys.stderr)
     alarm.setLevel(logging.WARNING)
     alarm.setFormatter(logging.Formatter("warning: %(message)s"))
@@ -86,12 +143,39 @@ def log_to_console(*, main: bool) -> None:
         warnings.showwarning = _show_warning  # those of Paddle and NumPy would break the bar, too
 
 
+def _is_shown(record: logging.LogRecord) -> bool:
+    """Return whether standard output shows a record in the current style."""
+    if record.levelno >= logging.WARNING or _style == "quiet":
+        return False
+    return _style == "text" or getattr(record, "event", record) is not None
+
+
+@contextlib.contextmanager
+def deferring_lines() -> Iterator[None]:
+    """Keep lines for standard output until the end of the context, within which the options choose the style."""
+    handlers = logging.getLogger("plsc_mae").handlers
+    shown = handlers[0]
+    deferred = logging.handlers.MemoryHandler(sys.maxsize, flushLevel=sys.maxsize, target=shown)
+    handlers[0] = deferred
+    try:
+        yield
+    finally:
+        handlers[0] = shown
+        deferred.close()  # passes the lines on
+
+
 @contextlib.contextmanager
 def showing_log() -> Iterator[None]:
-    """Show the package's log as `log_to_console` does within the context, unless it has handlers of the caller's."""
+    """Show the package's log as `log_to_console` does within the context, unless it has handlers of the caller's.
+
+    After the context, the style is "text" again.
+    """
     log = logging.getLogger("plsc_mae")
     if log.handlers:
-        yield
+        try:
+            yield
+        finally:
+            use_style()
         return
     level, propagate = log.level, log.propagate
     with warnings.catch_warnings():  # restores `warnings.showwarning`
@@ -101,11 +185,22 @@ def showing_log() -> Iterator[None]:
         finally:
             log.handlers, log.propagate = [], propagate
             log.setLevel(level)
+            use_style()
 
 
 def shows_bars() -> bool:
-    """Return whether standard error shows progress bars: it is a terminal or the output of a notebook's cell."""
-    return sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")
+    """Return whether standard error shows progress bars: someone watches it, and the style is "text"."""
+    return _style == "text" and _is_watched(sys.stderr)
+
+
+def is_watched() -> bool:
+    """Return whether someone watches standard output, so that a bar can show what a file needs lines for."""
+    return _is_watched(sys.stdout)
+
+
+def _is_watched(stream: TextIO) -> bool:
+    """Return whether a stream is a terminal or the output of a notebook's cell."""
+    return stream.isatty() or type(stream).__module__.startswith("ipykernel")
 
 
 def _show_warning(
@@ -134,9 +229,12 @@ class _ConsoleHandler(logging.StreamHandler):  # type: ignore[type-arg]  # Pytho
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of a record; a forked process erases the bar of its parent, which redraws it later.
 
-        Control characters, which may come from the names of files, are escaped.
+        Control characters, which may come from the names of files, are escaped. In the style "json", a record for
+        standard output is its event, or else an event "message".
         """
-        text = _fitted(escape_controls(super().format(record)), self.stream)
+        if _style == "json" and record.levelno < logging.WARNING:
+            return json.dumps(getattr(record, "event", {"event": "message", "message": record.getMessage()}))
+        text = _fitted(escape_controls(super().format(record)), self.stream, getattr(record, "indent", 2))
         return ERASE_LINE + text if self._is_forked and self.stream.isatty() else text
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -1,4 +1,4 @@
-"""Losses and pixel targets of pre-training, and the cross entropies of classification."""
+"""Losses and pixel targets of pre-training, and the losses of classification and of multi-label classification."""
 
 from __future__ import annotations
 
@@ -62,6 +62,29 @@ def label_smoothing_cross_entropy(logits: Tensor, labels: Tensor, smoothing: flo
     """
     log_p = F.log_softmax(logits.astype("float32"), axis=-1)
     return (1 - smoothing) * F.nll_loss(log_p, labels) - smoothing * log_p.mean()
+
+
+def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the binary cross entropy, float32 [B, K], of logits [B, K] with targets [B, K] from 0 to 1.
+
+    Targets may be NaN (unknown); the loss is then that of target 0, and `known_mean` leaves it out.
+    """
+    return F.binary_cross_entropy_with_logits(logits.astype("float32"), zero_unknown(targets), reduction="none")
+
+
+def zero_unknown(targets: Tensor) -> Tensor:
+    """Return targets with 0 in place of NaN, because the gradient of a loss of NaN is NaN also where it is masked."""
+    return paddle.where(paddle.isnan(targets), paddle.zeros_like(targets), targets)
+
+
+def known_mean(values: Tensor, targets: Tensor, axis: int | None = None) -> Tensor:
+    """Return the mean of `values` [B, K] where `targets` [B, K] are not NaN, over all elements or over `axis`.
+
+    The mean of no element is 0.
+    """
+    known = ~paddle.isnan(targets)
+    counted = paddle.where(known, values, paddle.zeros_like(values))
+    return counted.sum(axis=axis) / known.astype("float32").sum(axis=axis).clip(min=1.0)
 
 
 def normalize_patches(patches: Tensor, kind: PixelNorm = "patch", in_chans: int = 3) -> Tensor:

@@ -1,4 +1,4 @@
-"""Write docs/results.md from the headers of the recipes: `python scripts/results.py`."""
+"""Write docs/reference/results.md from the headers of the recipes: `python scripts/results.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from plsc_mae.config.recipes import Recipe, read_recipe, recipe_names
 
-PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "results.md"
 HEAD = """# Results
 
 This page is written by `python scripts/results.py` from the headers of the recipes. `plsc-mae configs` prints the same
@@ -27,7 +27,7 @@ UNMEASURED = "not run"
 def page(recipes: Sequence[Recipe]) -> str:
     """Return the page: what was measured here, then a table of published numbers for each folder of recipes."""
     measured = [r for r in recipes if not r.fields["Measured here"].startswith(UNMEASURED)]
-    rows = [(f"[{r.name}](../configs/{r.name}.yaml)", r.fields["Measured here"], r.fields["Cost"]) for r in measured]
+    rows = [(f"[{r.name}](../../configs/{r.name}.yaml)", r.fields["Measured here"], r.fields["Cost"]) for r in measured]
     parts = [HEAD, *_table(("recipe", "result", "cost"), rows), "\n## Published, by source\n"]
     for folder, members in groupby(recipes, key=lambda recipe: recipe.name.partition("/")[0]):
         published = [recipe for recipe in members if recipe not in measured]
@@ -39,7 +39,7 @@ def page(recipes: Sequence[Recipe]) -> str:
 
 def _rows(recipe: Recipe) -> Iterator[tuple[str, ...]]:
     """Yield a row per published number; the first one links the recipe and has the cost."""
-    first = (f"[{recipe.name}](../configs/{recipe.name}.yaml)", recipe.fields["Cost"])
+    first = (f"[{recipe.name}](../../configs/{recipe.name}.yaml)", recipe.fields["Cost"])
     if not recipe.published:
         yield first[0], "none", "", "", recipe.fields["Source"], first[1]
     for i, result in enumerate(recipe.published):

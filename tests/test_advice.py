@@ -41,6 +41,7 @@ EXEMPT = {
     "a flag of Paddle's launcher or of launch": (
         "commands.launch:launcher_words",
         "gpu_check.supervisor:collectives_command",
+        "train.announcements:continuation",
     ),
     "about the value of an option; commands without the option never set it": (
         "data.decode:_opencv",
@@ -56,6 +57,7 @@ EXEMPT = {
         "optim.schedule:by_updates",
         "parallel.tensor:check_divisible",
         "pipeline.stages",
+        "plan.estimate:Layout.of",
     ),
 }
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)

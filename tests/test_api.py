@@ -119,7 +119,7 @@ def test_pairs_give_the_bits_of_class_folders(images, folder, pretrained, tmp_pa
     evaluated = plsc_mae.train(
         pairs[:9], phase="linprobe", eval=True, resume=memory.checkpoint, **{**ENCODER, **RUN, "model": PROBE["model"]}
     )
-    assert set(evaluated.metrics) == {"test_loss", "test_acc1", "test_acc5"}
+    assert set(evaluated.metrics) >= {"test_loss", "test_acc1", "test_acc5"}
     with pytest.raises(DataError, match="eval_data_path"):
         plsc_mae.train(pairs, tmp_path / "none", **given)
 

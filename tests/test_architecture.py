@@ -50,7 +50,7 @@ NOTHING_BUT = {
     "program": {"cli", "__main__", "config"},
 }
 # Programs that wrap or build parts of the package to count or time what they do.
-INSTRUMENTS = ("scripts/bench/launches.py", "scripts/bench/classify_step.py", "scripts/bench/knn_search.py")
+INSTRUMENTS = tuple(f"scripts/bench/{name}.py" for name in ("launches", "classify_step", "knn_search", "packed_data"))
 MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 500
 
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)

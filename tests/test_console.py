@@ -1,8 +1,9 @@
-"""The console: whole lines above a progress bar, wrapped for a terminal only."""
+"""The console: whole lines above a progress bar, wrapped for a terminal only; text, nothing, or JSON."""
 
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import sys
@@ -92,6 +93,65 @@ def test_long_sentences_are_wrapped_on_a_terminal_only(open_terminal, monkeypatc
     monkeypatch.undo()
     console.write_error(text)
     assert capsys.readouterr().err == text + "\n"
+
+
+def test_commands_stay_whole_and_rows_keep_their_column(open_terminal):
+    terminal = open_terminal()
+    command = f"{console.COMMAND_INDENT}plsc-mae pretrain --config {'x' * 50} --auto_resume"
+    console.report(f"stopped after a long explanation that does not fit into one line of this terminal:\n{command}")
+    console.report_row("data", "word " * 20)
+    rows = terminal.screen[terminal.screen.index(command) + 1 :]
+    assert rows[0].startswith("  data      word word")
+    assert rows[1].startswith(" " * console.LABEL_COLUMNS + "word")
+    assert max(map(len, rows)) < 60
+
+
+@pytest.fixture
+def styled(monkeypatch):
+    """Return a function that shows a report, a log line and a result in a style; it returns standard output."""
+    log = logging.getLogger("plsc_mae")
+    before = log.handlers, log.level, log.propagate
+
+    def show(**style: bool) -> str:
+        monkeypatch.setattr(sys, "stdout", io.StringIO())
+        console.log_to_console(main=True)
+        with console.deferring_lines():
+            log.info("before the style is known")
+            console.use_style(**style)
+        console.report("for people", {"event": "epoch", "loss": 0.5})
+        console.report("for people only")
+        console.report(None, {"event": "start"})
+        console.print_result("accuracy 50", {"event": "evaluation", "acc1": 50.0})
+        return sys.stdout.getvalue()
+
+    yield show
+    console.use_style()
+    log.handlers, log.level, log.propagate = before
+
+
+def test_a_run_prints_text_or_results_only_or_json(styled):
+    assert styled().splitlines() == ["before the style is known", "for people", "for people only", "accuracy 50"]
+    assert styled(quiet=True).splitlines() == ["accuracy 50"]
+    assert not console.shows_bars()
+    assert [json.loads(line) for line in styled(as_json=True).splitlines()] == [
+        {"event": "message", "message": "before the style is known"},
+        {"event": "epoch", "loss": 0.5},
+        {"event": "start"},
+        {"event": "evaluation", "acc1": 50.0},
+    ]
+
+
+def test_the_program_is_named_as_the_shell_finds_it(monkeypatch, tmp_path):
+    script = tmp_path / "plsc-mae"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o700)
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert console.program() == "plsc-mae"
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert console.program() == str(script)
+    monkeypatch.setattr(sys, "argv", ["main_pretrain.py"])
+    assert console.program() == f"{sys.executable} -m plsc_mae"
 
 
 def test_an_interrupt_starts_on_a_new_line_of_a_terminal(open_terminal, monkeypatch):

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +43,14 @@ ANYTHING = "1"  # stands for what a reader fills in; good for a path, a number a
 REQUIRED = {
     **dict.fromkeys(("knn", "segprobe"), "--data_path DIR --model_path FILE"),
     **dict.fromkeys(("reconstruct", "predict"), "--model_path FILE --img_path DIR"),
-    **{"demo-data": "DIR", "plot": "DIR", "report": "DIR", "runs": "DIR", "compare": "--data_path DIR --pixels 32"},
+    **{
+        "demo-data": "DIR",
+        "prepare-data": "DIR DIR",
+        "plot": "DIR",
+        "report": "DIR",
+        "runs": "DIR",
+        "compare": "--data_path DIR --pixels 32",
+    },
 }
 
 
@@ -154,8 +162,8 @@ def test_every_command_line_parses(path, blank):
 
 
 def test_the_command_lines_are_found():
-    whole = [line for _, line in found([ROOT / "README.md"]) if not line.mention]
-    assert {line.words[0] for line in whole} >= {"pretrain", "reconstruct", "plot", "bench", "doctor"}
+    whole = [line for _, line in found([ROOT / "README.md", ROOT / "docs/pretrain.md"]) if not line.mention]
+    assert {line.words[0] for line in whole} >= {"pretrain", "reconstruct", "plot", "report", "doctor"}
     assert len(whole) >= 6
     (official,) = (line for line in whole if line.words[:2] == ["pretrain", "--accum_iter"])
     assert official.words[-2:] == ["--data_path", "DIR"]
@@ -202,12 +210,81 @@ def test_wrong_lines_are_noticed(blank):
             check(CommandLine(words, text, mention=False), blank)
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_to_files(path):
+TRANSLATIONS = [(ROOT / "README.md", ROOT / "README.zh-CN.md")]
+TRANSLATIONS += [(ROOT / "docs" / page.name, page) for page in sorted((ROOT / "docs/zh").glob("*.md"))]
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors of a page: those that GitHub derives from its headings, and explicit ones."""
     text = FENCE.sub("", path.read_text(encoding="utf-8"))
-    relative = [link for link in LINK.findall(text) if not re.match(r"\w+:|#", link)]
-    missing = [link for link in relative if not (path.parent / link.partition("#")[0]).exists()]
-    assert not missing
+    found: set[str] = set(re.findall(r'<a id="([^"]+)">', text))
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        title = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        name = re.sub(r"[^\w\- ]", "", title).strip().replace(" ", "-")
+        found.add(name if name not in found else f"{name}-1")
+    return found
+
+
+def links_of(path: Path) -> Iterator[tuple[Path, str]]:
+    """Yield (file, anchor) of every link of a page to the repository."""
+    for link in LINK.findall(FENCE.sub("", path.read_text(encoding="utf-8"))):
+        if not re.match(r"\w+:", link):
+            target, _, anchor = link.partition("#")
+            yield (path.parent / target).resolve() if target else path, anchor
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(path):
+    for target, anchor in links_of(path):
+        assert target.exists(), target
+        assert not anchor or target.suffix != ".md" or anchor in anchors(target), f"{target}#{anchor}"
+
+
+def test_pages_that_messages_and_comments_name_exist():
+    package = [path for room in ("plsc_mae", "scripts") for path in (ROOT / room).rglob("*.py")]
+    for path in [*package, *CONFIGS, *SCRIPTS]:
+        named = re.findall(r"\bdocs/[\w./-]+\.(?:md|svg)\b", path.read_text(encoding="utf-8"))
+        assert not [page for page in named if not (ROOT / page).exists()], path
+
+
+def pasted(path: Path) -> list[str]:
+    """The lines of all shell blocks, without their comments, which may be translated."""
+    lines = "\n".join(shell_blocks(path.read_text(encoding="utf-8"))).splitlines()
+    return [line for line in (re.sub(r"(^|\s+)#.*", "", line) for line in lines) if line]
+
+
+@pytest.mark.parametrize(("english", "chinese"), TRANSLATIONS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_translations_have_the_same_commands_and_links(english, chinese):
+    """All commands in the same order, and all links; a page that calls itself an excerpt has some of the commands."""
+    own, original = pasted(chinese), pasted(english)
+    assert own
+    if "节选" in chinese.read_text(encoding="utf-8"):
+        rest = iter(original)
+        assert all(line in rest for line in own)
+        return
+    assert own == original
+    translated = dict(TRANSLATIONS)
+    expected = [(translated.get(target, target), anchor) for target, anchor in links_of(english)]
+    switch = {(english, ""), (chinese, "")}
+    assert Counter(x for x in links_of(chinese) if x not in switch) == Counter(x for x in expected if x not in switch)
+
+
+def test_the_readme_is_short_and_guides_begin_with_their_command():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+    for page in (ROOT / "docs").glob("*.md"):
+        introduction, *_ = page.read_text(encoding="utf-8").partition("\n## ")
+        assert page.name in ("README.md", "tour.md") or "```" in introduction, page
+
+
+def test_the_excerpts_of_the_worked_example_are_its_source():
+    text = (ROOT / "docs/extend.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 4
+    rooms = ("models", "config", "methods")
+    sources = [(ROOT / f"plsc_mae/{room}/simmim.py").read_text(encoding="utf-8").splitlines() for room in rooms]
+    for block in blocks:
+        lines = [line for line in block.splitlines() if line]
+        assert any(all(line in rest for line in lines) for rest in map(iter, sources)), block
 
 
 def test_the_tests_of_the_fault_campaign_exist():
@@ -224,8 +301,8 @@ def test_the_tests_of_the_fault_campaign_exist():
 
 
 def test_the_library_example_runs(capsys, tmp_path, monkeypatch):
-    """As README has it, with ViT-Ti in place of ViT-B, which would take several times as long."""
-    (example,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    """As docs/reference/networks.md has it, with ViT-Ti in place of ViT-B, which would take several times as long."""
+    (example,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/reference/networks.md").read_text(), re.M | re.S)
     assert "mae_vit_base_patch16" in example
     names: dict[str, object] = {}
     monkeypatch.chdir(tmp_path)

@@ -368,17 +368,15 @@ class FeatureDataset:
 
     Args:
         features: float32 [n, D].
-        labels: class numbers [n].
+        labels: class numbers int64 [n], or labels float32 [n, K].
     """
 
-    def __init__(self, features: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> None:
+    def __init__(self, features: npt.NDArray[np.float32], labels: npt.NDArray[Any]) -> None:
         self.features, self.labels = features, labels
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        numbers = {"label": self.labels[key.index], INDEX: key.index, "skipped": 0}
-        return {"features": self.features[key.index]} | {
-            name: np.asarray(number, np.int64) for name, number in numbers.items()
-        }
+        numbers = {name: np.asarray(number, np.int64) for name, number in ((INDEX, key.index), ("skipped", 0))}
+        return {"features": self.features[key.index], "label": np.asarray(self.labels[key.index]), **numbers}

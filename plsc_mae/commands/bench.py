@@ -22,9 +22,9 @@ from plsc_mae.methods.base import Batch
 from plsc_mae.optim import Rates
 from plsc_mae.parallel.world import World
 from plsc_mae.train.log.run_logger import peak_memory_gib
+from plsc_mae.train.scaling import images_per_update
 from plsc_mae.train.setup import (
     build_stepper,
-    images_per_update,
     pretraining_dataset,
     settle_pixel_range,
     share_network,

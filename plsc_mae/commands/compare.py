@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from plsc_mae.analysis.features import Encode, TokenFeatures, pixel_features
+from plsc_mae.analysis.few_shot import Choices, Estimate, few_shot_accuracies, make_choices
 from plsc_mae.analysis.knn import knn_accuracy
-from plsc_mae.analysis.labeled import LabeledFeatures, encode_labeled
+from plsc_mae.analysis.labeled import EncodedLists, encode_labeled
 from plsc_mae.analysis.linear import linear_accuracy, standardize
 from plsc_mae.commands.results import exit_code, require_free, summarize
 from plsc_mae.config.tools import CompareConfig
@@ -30,14 +32,23 @@ Source = tuple[Encode, tuple[int, int], Sequence[str]]
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: a kind of features and its top-1 accuracies in percent, one per seed of random weights."""
+    """A row of the table: a kind of features and its top-1 accuracies in percent, one per seed of random weights.
+
+    `few` has the accuracies with few labels by number of labels, one per seed of weights and choice of labels.
+    """
 
     features: str
     knn: list[float] = field(default_factory=list)
     linear: list[float] = field(default_factory=list)
+    few: dict[str, list[float]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"| {self.features} | {_cell(self.knn)} | {_cell(self.linear)} |"
+        few = "".join(f" {Estimate.of(values)} |" for values in self.few.values())
+        return f"| {self.features} | {_cell(self.knn)} | {_cell(self.linear)} |{few}"
+
+    def entry(self) -> dict[str, Any]:
+        """Return the row for a file."""
+        return {name: value for name, value in asdict(self).items() if name != "few" or value}
 
 
 def run(config: CompareConfig) -> int:
@@ -58,7 +69,9 @@ def run(config: CompareConfig) -> int:
     bank = find_images(config.data_path, "train")
     lists = (bank, find_validation(bank, config.data_path, config.eval_data_path))
     log_class_warnings(bank)
-    lines = [f"{HEAD}{config.nb_knn}) | linear |", "|---|--:|--:|"]
+    choices = make_choices(bank, config.shots or (), config.fractions or (), config.label_seeds)
+    few = "".join(f" {budget} |" for budget in choices)
+    lines = [f"{HEAD}{config.nb_knn}) | linear |{few}", "|---|--:|--:|" + "--:|" * len(choices)]
     if world.is_main:
         print("\n".join(lines), flush=True)
     rows = []
@@ -67,11 +80,10 @@ def run(config: CompareConfig) -> int:
         row = Row(name)
         for encode, size, origins in sources:
             values = pixel_range.choose(config.pixel_range, origins, bank)
-            parts, unreadable, _ = encode_labeled(
-                encode, lists, size, config, world, pixel_range=values, report=not unreadable
-            )
+            encoded = encode_labeled(encode, lists, size, config, world, pixel_range=values, report=not unreadable)
+            unreadable = encoded.unreadable
             if world.is_main:
-                _score(row, parts, config.nb_knn)
+                _score(row, encoded, config.nb_knn, choices)
             world.barrier()  # otherwise the others may time out in the next exchange while the first one scores
         rows.append(row)
         if world.is_main:
@@ -112,13 +124,15 @@ def _encoder(path: str, config: CompareConfig, seed: int | None) -> Source:
     return encode, network.img_size, [path]
 
 
-def _score(row: Row, parts: list[LabeledFeatures], k: int) -> None:
-    """Add the accuracies of the features [bank, queries] to a row. Both classifiers standardize the features."""
-    bank, queries = parts
+def _score(row: Row, encoded: EncodedLists, k: int, choices: Choices) -> None:
+    """Add the accuracies of the features [bank, queries] to a row. All classifiers standardize the features."""
+    bank, queries = encoded.parts
     labels = bank.labels, queries.labels
     near, far = standardize(bank.features, queries.features)
     row.knn.append(knn_accuracy(near, labels[0], far, labels[1], [k])[0].top1)
     row.linear.append(linear_accuracy(bank.features, labels[0], queries.features, labels[1]).top1)
+    for budget, values in few_shot_accuracies(bank, encoded.kept[0], queries, choices).items():
+        row.few.setdefault(str(budget), []).extend(values)
 
 
 def _cell(values: list[float]) -> str:
@@ -133,7 +147,7 @@ def _signs(name: str) -> Sequence[str]:
 
 
 def _write(path: Path, lines: list[str], rows: list[Row]) -> None:
-    text = json.dumps([asdict(row) for row in rows], indent=1) if path.suffix == ".json" else "\n".join(lines)
+    text = json.dumps([row.entry() for row in rows], indent=1) if path.suffix == ".json" else "\n".join(lines)
     try:
         with result_replacement(path, _signs(path.name)) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")

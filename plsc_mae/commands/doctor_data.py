@@ -12,7 +12,7 @@ from plsc_mae.commands.doctor_files import examine_files
 from plsc_mae.commands.doctor_findings import Finding, error, warning
 from plsc_mae.data.classes import Reference, class_warnings, label_warnings, match_images, sorted_as_text
 from plsc_mae.data.folder_walk import is_hidden
-from plsc_mae.data.listing import ImageList, describe_suffixes, list_images
+from plsc_mae.data.listing import ImageList, describe_suffixes, has_split, list_images
 from plsc_mae.errors import DataError
 
 _IMAGENET_CLASSES = 1000
@@ -21,7 +21,7 @@ _NAMES_SHOWN = 3
 
 
 def examine_data(data_path: str) -> Iterator[str | Finding]:
-    """Describe the training and validation images of a folder or list file, and report problems with them."""
+    """Describe the training and validation images of a folder, list file or archive, and report problems with them."""
     nested = None if Path(data_path).is_file() else _folder_of_splits(Path(data_path))
     if nested is not None:
         yield error(f"--data_path {data_path}: train/ and val/ are in a folder below it: pass --data_path {nested}")
@@ -32,7 +32,7 @@ def examine_data(data_path: str) -> Iterator[str | Finding]:
         yield error(str(failure))
         return
     yield from _examine_split("train", train)
-    if not (Path(data_path) / "val").is_dir():
+    if not has_split(data_path, "val"):
         return
     try:
         val = list_images(data_path, "val")

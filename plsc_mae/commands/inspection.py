@@ -25,6 +25,7 @@ from plsc_mae.loading.contents import CLASSIFIER, ENCODER, TOKENIZER, UNKNOWN, b
 from plsc_mae.loading.encoder import infer_encoder_arguments
 from plsc_mae.loading.training_config import training_config
 from plsc_mae.methods import load_method
+from plsc_mae.methods.label_kinds import stored_kind
 from plsc_mae.train.checkpoint.file import read_footer
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.dalle import Part, infer_sizes, read_dalle
@@ -312,11 +313,12 @@ def _add_classifier(found: Inspection, base: Checkpoint, stored: Checkpoint) -> 
     network = trained.network
     pooled = "the mean of the patch tokens" if network.mean_pooled else "the class token"
     kinds = {"none": "classifier", "standard": "linear probe", "raw": "linear probe"}
-    found.holds = f"{kinds.get(network.probe, 'attentive probe')} of {network.num_classes} classes"
+    kind = stored_kind(stored.meta, stored.path)
+    found.holds = f"{kinds.get(network.probe, 'attentive probe')} of {network.num_classes} {kind.noun}"
     found.sizes["head"] = {"classes": network.num_classes, "probe": network.probe, "pooled": pooled}
     if network.probe.startswith("attentive"):
         found.sizes["head"]["pooled"] = "all tokens by attention"
-    found.target = f"classes of images, one of {network.num_classes}"
+    found.target = f"{kind.noun} of images, {'all' if kind.dense else 'one'} of {network.num_classes}"
     encoder = found.sizes["encoder"]
     found.uses |= usage_lines.prediction(found.path, encoder, has_average="model_ema" in found.beside)
     found.uses |= usage_lines.evaluation(found.path, encoder) | usage_lines.export(found.path, found.sizes)

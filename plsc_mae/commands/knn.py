@@ -67,7 +67,7 @@ def run(config: KNNConfig) -> int:
         require_free(results / BANK, results / QUERIES, *([results / PICTURE] if config.num_pictures else []))
         require_free(results / TABLE, signs=(TABLE_ENTRY,))
     found = _loaded(config) if config.load_path else _computed(config, world)
-    parts, unreadable, _ = found.encoded
+    parts, unreadable = found.encoded.parts, found.encoded.unreadable
     if not world.is_main:
         return exit_code(unreadable)
     bank, queries = parts

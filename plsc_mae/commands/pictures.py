@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -17,6 +18,8 @@ from plsc_mae.data.decode import open_image
 from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.imagefolder import log_left_out
 from plsc_mae.data.listing import ImageList, PathTable, list_images
+from plsc_mae.data.packed.find import is_pattern
+from plsc_mae.data.packed.members import is_archive, is_member, split_member
 from plsc_mae.data.seeding import sample_rng
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import DataError
@@ -32,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_pictures(img_path: str) -> ImageList:
-    """List the images of a folder, or the single image that `img_path` names, without classes.
+    """List the images of a folder or of archives, or the single image that `img_path` names, without classes.
 
     Of a folder with splits only val/ is used. The log counts files that are left out.
 
@@ -40,15 +43,28 @@ def find_pictures(img_path: str) -> ImageList:
         DataError: there are no images, the file is no image, or the folder has two readings.
     """
     path = Path(img_path)
-    if path.is_file():
+    if path.is_file() and not _holds_images(path):
         _require_picture(path)
-        return ImageList(PathTable([path.name]), np.full(1, -1, np.int64), (), str(path.parent))
-    if not path.is_dir():
+    elif not is_member(img_path):
+        return _find_several(img_path)
+    return ImageList(PathTable([path.name]), np.full(1, -1, np.int64), (), str(path.parent))
+
+
+def _find_several(img_path: str) -> ImageList:
+    path = Path(img_path)
+    if not path.is_dir() and not path.is_file() and not is_pattern(img_path) and split_member(img_path) is None:
         state = "is a pipe, socket or device" if path.exists() else "does not exist"
-        raise DataError(f"--img_path {path} {state}; expected an image or a folder of images")
-    images = list_images(path, "val", flag="--img_path", labeled=False)
+        raise DataError(f"--img_path {path} {state}; expected an image, a folder of images, or a tar or zip archive")
+    images = list_images(img_path, "val", flag="--img_path", labeled=False)
     log_left_out(images, alternative="pass one of them as --img_path")
     return images
+
+
+def _holds_images(path: Path) -> bool:
+    """Return whether a file is an archive; False if it cannot be read."""
+    with contextlib.suppress(OSError):
+        return is_archive(path)
+    return False
 
 
 def _require_picture(path: Path) -> None:

@@ -22,7 +22,7 @@ from plsc_mae.train.precision import choose_precision
 IMAGENET_IMAGES = 1281167
 MIB, GIB, GB = 2**20, 2**30, 1e9
 SMALLEST_PART = 10_000  # parameters, 0.01 M
-TOLERANCE = 0.2  # relative error of the memory estimate, see docs/plan.md
+TOLERANCE = 0.2  # relative error of the memory estimate, see docs/reference/plan.md
 Row = tuple[str, str, str]  # label, value, note; a heading has no value
 
 

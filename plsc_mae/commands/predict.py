@@ -1,4 +1,4 @@
-"""`plsc-mae predict`: prints and saves the most probable classes of images."""
+"""`plsc-mae predict`: prints and saves the most probable classes or labels of images, or numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import paddle.nn.functional as F
 from paddle import Tensor
 
 from plsc_mae.analysis.features import encode_images, require_finite_features
@@ -19,25 +18,27 @@ from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.errors import DataError
 from plsc_mae.files import result_replacement
 from plsc_mae.loading import pixel_range
-from plsc_mae.loading.classifier import LoadedClassifier, open_classifier
+from plsc_mae.loading.classifier import LoadedClassifier, open_predictor
+from plsc_mae.methods.label_kinds import LabelKind
 from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
 
-COLUMNS = ("image", "rank", "class", "index", "probability")
-_KEYS = ('{"image": ', '"classes": [', '"indices": [', '"probabilities": [')
+COLUMNS = ("image", "rank", "class", "index")  # then "probability" or "value"
+_KEYS = ('{"image": ', '"classes": [', '"indices": [')
 SIGNS = {".csv": (",".join(COLUMNS),), ".json": _KEYS, ".jsonl": _KEYS}  # how a file of predictions is recognized
 
 
 class Prediction(NamedTuple):
-    """The most probable classes of an image, the best first. The field names are the keys in .json and .jsonl files.
+    """The most probable classes or labels of an image, the best first, or all numbers in the order of the outputs.
 
-    Names are written as by `plsc_mae.names.escape_name`.
+    The field names are the keys in .json and .jsonl files, where `values` has the name of `LabelKind.values`. Names are
+    written as by `plsc_mae.names.escape_name`.
     """
 
     image: str
     classes: list[str]
     indices: list[int]
-    probabilities: list[float]
+    values: list[float]
 
 
 class Predictions(NamedTuple):
@@ -61,29 +62,31 @@ def run(config: PredictConfig) -> int:
     if config.save_path:
         require_free(Path(config.save_path), signs=SIGNS[Path(config.save_path).suffix])
     images = find_pictures(config.img_path)
-    trained = open_classifier(config)
+    trained, kind = open_predictor(config)
     if world.is_main:
         print(trained.origin)
-    predictions, unreadable = predict(trained, images, world, config)
+    predictions, unreadable = predict(trained, kind, images, world, config)
     if not world.is_main:
         return exit_code(unreadable)
     for prediction in predictions:
         print(prediction.image)
-        for name, probability in zip(prediction.classes, prediction.probabilities, strict=True):
-            print(f"  {100 * probability:6.2f} %  {name}")
+        for name, value in zip(prediction.classes, prediction.values, strict=True):
+            print(f"  {kind.describe(value)}  {name}")
     if config.save_path:
-        save_predictions(Path(config.save_path), predictions)
+        save_predictions(Path(config.save_path), predictions, kind.values)
         print(config.save_path)
     return summarize(unreadable, len(images))
 
 
-def predict(trained: LoadedClassifier, images: ImageList, world: World, config: PredictConfig) -> Predictions:
-    """Classify every readable image, in order; all processes must call."""
+def predict(
+    trained: LoadedClassifier, kind: LabelKind, images: ImageList, world: World, config: PredictConfig
+) -> Predictions:
+    """Predict the labels of every readable image, in order; all processes must call."""
     topk = min(config.topk, len(trained.classes))
 
     def best(pixels: Tensor) -> dict[str, Tensor]:
-        probabilities, indices = F.softmax(trained.network(trained.normalize(pixels)), axis=-1).topk(topk)
-        return {"probabilities": probabilities, "indices": indices.astype("float32")}  # exact up to 2 ** 24
+        values, indices = kind.predict(trained.network(trained.normalize(pixels)), topk)
+        return {"values": values, "indices": indices.astype("float32")}  # exact up to 2 ** 24
 
     arrays, kept, unreadable = encode_images(
         best,
@@ -96,21 +99,24 @@ def predict(trained: LoadedClassifier, images: ImageList, world: World, config: 
     )
     if not arrays:
         return Predictions([], len(unreadable))
-    require_finite_features({"probabilities": arrays["probabilities"]}, config.model_path)
-    rows = zip(
-        kept.tolist(), arrays["indices"].astype(np.int64).tolist(), arrays["probabilities"].tolist(), strict=True
-    )
+    require_finite_features({kind.values: arrays["values"]}, config.model_path)
+    rows = zip(kept.tolist(), arrays["indices"].astype(np.int64).tolist(), arrays["values"].tolist(), strict=True)
     found = [
-        Prediction(images.name(i), [trained.classes[index] for index in indices], indices, probabilities)
-        for i, indices, probabilities in rows
+        Prediction(images.name(i), [trained.classes[index] for index in indices], indices, values)
+        for i, indices, values in rows
     ]
     return Predictions(found, len(unreadable))
 
 
-def save_predictions(path: Path, predictions: list[Prediction]) -> None:
+def save_predictions(path: Path, predictions: list[Prediction], values: str) -> None:
     """Write predictions in the format of the suffix of `path`.
 
     .jsonl has one object per line and image, .json a list of these objects, .csv one row per image and class.
+
+    Args:
+        path: the file.
+        predictions: predictions of the images.
+        values: "probabilities" or "values".
 
     Raises:
         DataError: the file cannot be written, or exists and does not hold predictions.
@@ -122,12 +128,13 @@ def save_predictions(path: Path, predictions: list[Prediction]) -> None:
         ):
             if path.suffix == ".csv":
                 writer = csv.writer(file)
-                writer.writerow(COLUMNS)
+                writer.writerow((*COLUMNS, {"probabilities": "probability"}.get(values, "value")))
                 for image, *columns in predictions:
                     rows = enumerate(zip(*columns, strict=True), start=1)
                     writer.writerows([image, rank, *row] for rank, row in rows)
                 return
-            lines = [json.dumps(prediction._asdict(), ensure_ascii=False) for prediction in predictions]
+            keys = ("image", "classes", "indices", values)
+            lines = [json.dumps(dict(zip(keys, each, strict=True)), ensure_ascii=False) for each in predictions]
             if path.suffix == ".json":
                 file.write("[\n" + ",\n".join(lines) + "\n]\n")
             else:

@@ -6,6 +6,7 @@ import logging
 
 import paddle
 
+from plsc_mae.commands.next_steps import after_pretraining
 from plsc_mae.config import PretrainConfig
 from plsc_mae.data.classes import ClassOrder, log_class_warnings
 from plsc_mae.data.imagefolder import (
@@ -24,7 +25,9 @@ from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch, Task
 from plsc_mae.models.vit import VisionTransformer
+from plsc_mae.plan.run_memory import planned_memory
 from plsc_mae.runtime import count_workers
+from plsc_mae.train.announcements import announce_command
 from plsc_mae.train.checkpoint.folder import Start, find_start
 from plsc_mae.train.data_check import check_data
 from plsc_mae.train.history import recording_warnings
@@ -34,7 +37,6 @@ from plsc_mae.train.observers.online_probe import OnlineProbe
 from plsc_mae.train.observers.pictures import PicturePanel
 from plsc_mae.train.setup import (
     build_trainer,
-    log_options,
     pretraining_dataset,
     settle_pixel_range,
     share_network,
@@ -83,7 +85,7 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
     if config.online_probe or config.knn_freq:
         log_class_warnings(dataset.images)
     world = training_world(config)
-    log_options(config, world)
+    announce_command(config, world)
     bad = check_data(config, world, {"train": dataset.images, **({"val": knn_images[1]} if knn_images else {})})
     for index, reason in bad.get("train", ()):
         dataset.mark_bad(index, reason)
@@ -98,6 +100,7 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
             "training the caller's %s in place of the objective of %s; its network is of type %s and not %s",
             *(type(task).__name__, config.method, type(task.model).__name__, config.model),
         )
+    memory = planned_memory(task, config, world)
     share_network(task.model, config, world)
     loader = training_loader(dataset, config, world)
     observers: list[Observer] = []
@@ -118,7 +121,11 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
         names = dataset.images.classes
         order = ClassOrder(names, numbered=dataset.images.numbered)
         probe = OnlineProbe(task.model.encoder.embed_dim, len(names), config.online_probe_lr, world, order)
-    build_trainer(task, loader, config, world, observers=observers, probe=probe).fit(start)
+    trainer = build_trainer(task, loader, config, world, observers=observers, probe=probe, planned_memory=memory)
+    trainer.fit(start)
+    if world.processes == world.size and trainer.saver.saved_path is not None and world.is_main:
+        is_labeled = bool(dataset.images.classes)
+        after_pretraining(config, task.model, trainer.saver.saved_path, is_labeled=is_labeled)
 
 
 def _require_encoder(task: Task, config: PretrainConfig) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from plsc_mae import weights
 from plsc_mae.analysis.pictures import compose
+from plsc_mae.analysis.psnr import HiddenPSNR
 from plsc_mae.commands.pictures import SHEET_ROWS, PanelFolder, PictureReader, choose_images, find_pictures
 from plsc_mae.commands.results import summarize
 from plsc_mae.config import PRETRAIN
@@ -29,7 +30,7 @@ BATCH = 16
 
 
 def run(config: ReconstructConfig) -> int:
-    """Draw a panel for each image and a sheet of the first ones, and save them.
+    """Draw a panel for each image and a sheet of the first ones, save them, and print the PSNR on hidden patches.
 
     Returns:
         The exit code: 1 if images could not be read and are left out, else 0.
@@ -59,18 +60,24 @@ def run(config: ReconstructConfig) -> int:
     panels = PanelFolder("reconstruct", config.save_path, images, chosen, config.img_path)
     reader = PictureReader(images, chosen, view, seed=config.seed, pixel_range=values)
     sheet: list[Pictures] = []
+    psnr = HiddenPSNR()
     readable = iter(reader)
     while part := list(itertools.islice(readable, BATCH)):
         indices, samples = zip(*part, strict=True)
         batch = device_batch({name: np.stack([sample[name] for sample in samples]) for name in samples[0]})
         drawn = task.pictures(batch, config.patch_stats)
         sheet.append(drawn)
+        if (hidden := task.hidden_patches(batch)) is not None:
+            original, _, label, *_ = drawn
+            psnr.add(drawn[original], drawn[label], label, hidden)
         for row, index in enumerate(indices):
             panel = compose({label: stack[row : row + 1] for label, stack in drawn.items()})
             print(panels.save(panel, index))
     if len(chosen) - reader.unreadable > 1:
         rows = {label: np.concatenate([part[label] for part in sheet])[:SHEET_ROWS] for label in sheet[0]}
         print(panels.save_sheet(compose(rows)))
+    if psnr.decibels():
+        print(psnr)
     return summarize(reader.unreadable, len(chosen))
 
 

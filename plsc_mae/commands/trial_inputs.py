@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from plsc_mae.config.tools import DemoDataConfig, RandomTokenizerConfig
-from plsc_mae.data.demo import CLASSES, make_demo_data
+from plsc_mae.data.demo import make_demo_data
+from plsc_mae.data.demo_pictures import CLASSES
 from plsc_mae.errors import CheckpointError
 
 

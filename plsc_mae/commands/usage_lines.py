@@ -13,6 +13,7 @@ from plsc_mae.config import FINETUNE, LINPROBE
 from plsc_mae.methods import load_methods, load_recipe
 from plsc_mae.methods.contract import Sizes
 from plsc_mae.models.registry import VARIANTS
+from plsc_mae.models.vit import VisionTransformer
 
 DEFAULT_RATIO = 4.0  # hidden width of the MLPs divided by the width
 
@@ -66,6 +67,21 @@ def resumption(path: str, phase: str) -> dict[str, str]:
     """Return the line that resumes the run of a checkpoint."""
     config = Path(path).with_name("config.yaml")
     return {"resume": f"plsc-mae {phase} --config {config if config.is_file() else 'FILE'} --resume {path}"}
+
+
+def sizes_of(encoder: VisionTransformer) -> Sizes:
+    """Return the sizes of an encoder in memory, as the other functions take those of a file."""
+    block = encoder.blocks[0]
+    width, hidden = block.mlp.fc1.weight.shape
+    return {
+        "patch_size": encoder.patch_size,
+        "embed_dim": encoder.embed_dim,
+        "depth": len(encoder.blocks),
+        "num_heads": block.attn.num_heads,
+        "mlp_ratio": hidden / width,
+        "grid": encoder.grid,
+        "class_token": encoder.cls_token is not None,
+    }
 
 
 def _heads(flag: str, part: Sizes) -> str:

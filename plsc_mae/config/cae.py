@@ -1,7 +1,7 @@
 """Options of the context autoencoder (Chen et al. 2022): pre-training, fine-tuning and probing.
 
 Sources: Atten4Vis/CAE tools/run_pretraining.py and run_class_finetuning.py, PLSC task/ssl/cae. Where the two disagree
-on a default, the default is the one that takes effect in Atten4Vis/CAE; docs/cae.md lists the differences.
+on a default, the default is the one that takes effect in Atten4Vis/CAE; docs/reference/cae.md lists the differences.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Options of supervised training on a pre-trained encoder: fine-tuning and probing.
 
 Names and defaults are those of facebookresearch/mae main_finetune.py and main_linprobe.py, Atten4Vis/CAE and PLSC
-task/ssl/cae, BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch; docs/finetune.md lists the differences. Presets are in
+task/ssl/cae, BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch; docs/transfer.md lists the differences. Presets are in
 the file of each method.
 """
 
@@ -17,6 +17,7 @@ from plsc_mae.errors import ConfigError
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 
 _classifier = in_group("Classifier")
+_labels = in_group("Labels")
 _evaluation = in_group("Evaluation")
 _augmentation = in_group("Augmentation")
 _finetuning = in_group("Fine-tuning")
@@ -65,11 +66,40 @@ class ClassifyConfig(TrainingConfig):
     global_pool: bool = _classifier(True, "classify the mean of the patch tokens; else the class token")
     drop_path: float = _classifier(0.1, "stochastic depth rate of the last block", within="[0, 1)", metavar="RATE")
 
+    task: Literal["classification", "multilabel", "regression"] | None = _labels(
+        None,
+        "kind of labels: a class per image; several labels of 0 or 1; numbers. The latter two come from train.csv and "
+        "val.csv in DATA_PATH, or from CSV files [classification; with --eval, the checkpoint's]",
+    )
+    label_columns: tuple[str, ...] | None = _labels(
+        None, "columns of the CSV files that are labels [all after the first, which has the paths]", metavar="NAME"
+    )
+    train_fraction: float = _labels(
+        1.0,
+        "share of the training images of every class to train on, chosen by --seed; at least one image per class",
+        within="(0, 1]",
+        metavar="SHARE",
+    )
+
     data_set: Literal["IMNET", "image_folder", "CIFAR"] = _evaluation(
         "IMNET", "IMNET, image_folder: image folders or list files; CIFAR: its binary version in DATA_PATH"
     )
     eval_data_path: str = _evaluation("", "folder or list file of validation images [DATA_PATH/val]", metavar="PATH")
     eval: bool = _evaluation(False, "evaluate the checkpoint given by --resume or --finetune, then exit")
+    eval_set: (
+        Literal["imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-v2", "imagenet-real", "imagenet-c", "shared"]
+        | None
+    ) = _evaluation(
+        None,
+        "with --eval: the published set of ImageNet-1k in EVAL_DATA_PATH or DATA_PATH, whose rule for classes applies; "
+        "shared: any set, evaluated on the classes that it shares with the classifier",
+    )
+    real_labels: str = _evaluation(
+        "", "labels of --eval_set imagenet-real [real.json in the folder of the images]", metavar="FILE"
+    )
+    save_path: str = _evaluation(
+        "", "with --eval: folder for metrics.json, tables (CSV) and evaluation.png", metavar="DIR"
+    )
     dist_eval: bool = _evaluation(
         True, "divide the validation images among the processes; else every process evaluates all of them"
     )
@@ -87,6 +117,11 @@ class ClassifyConfig(TrainingConfig):
     micro_batches: int | None = _parallelism(
         None, "micro-batches into which a batch is divided for the pipeline [2 per stage]", within="[1, inf)"
     )
+
+    @property
+    def label_task(self) -> str:
+        """Kind of labels of a new run."""
+        return self.task or "classification"
 
     @property
     def stages(self) -> int:
@@ -116,6 +151,31 @@ class ClassifyConfig(TrainingConfig):
             )
         if self.eval and self.disable_eval_during_finetuning:
             raise ConfigError("--eval and --disable_eval_during_finetuning cannot be combined; leave one of them out")
+        self._check_labels()
+        self._check_evaluation_set()
+
+    def _check_labels(self) -> None:
+        """Raise ConfigError for options that do not fit the kind of labels."""
+        if self.label_task != "classification":
+            for name in ("nb_classes", "classes", "eval_set"):
+                if getattr(self, name):
+                    raise ConfigError(f"--{name} is about classes, but --task {self.task} has none; leave it out")
+            if self.data_set == "CIFAR":
+                raise ConfigError(f"--data_set CIFAR has classes only; leave out --task {self.task}")
+        elif self.label_columns and not self.eval:
+            raise ConfigError("--label_columns chooses labels of --task multilabel or regression; give --task with it")
+        if self.eval and self.train_fraction < 1:
+            raise ConfigError("--train_fraction has no effect with --eval, which trains nothing; leave it out")
+
+    def _check_evaluation_set(self) -> None:
+        """Raise ConfigError for options of an evaluation that have no effect."""
+        for name in ("eval_set", "real_labels", "save_path"):
+            if getattr(self, name) and not self.eval:
+                raise ConfigError(f"--{name} has no effect without --eval; add --eval --resume FILE, or leave it out")
+        if self.real_labels and self.eval_set != "imagenet-real":
+            raise ConfigError("--real_labels has no effect without --eval_set imagenet-real")
+        if self.eval_set and self.data_set == "CIFAR":
+            raise ConfigError(f"--eval_set {self.eval_set} needs a folder of images; leave out --data_set CIFAR")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -216,6 +276,10 @@ class LinprobeConfig(ProbeOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.lr_sweep and self.label_task != "classification":
+            raise ConfigError(
+                f"--lr_sweep compares accuracies, but --task {self.task} has none; give one --lr or --blr"
+            )
         for name in ("cache_features", "lr_sweep"):
             if getattr(self, name) and self.linear_type == "attentive":
                 raise ConfigError(

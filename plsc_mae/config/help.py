@@ -61,7 +61,7 @@ def render(
     """
     default = next(iter(configs))
     shown = configs if everything and not chosen else {chosen or default: configs[chosen or default]}
-    all_groups = _groups(shown)
+    all_groups = group_options(shown)
     groups = all_groups if everything else _first_screen(shown, all_groups)
     parts = [f"usage: {' '.join([usage.prog, *usage.positional.upper().split()])} [options]"]
     parts += _wrap(_introduction(usage, configs, shown, chosen), width)
@@ -104,7 +104,7 @@ def _first_line(cls: type) -> str:
     return (cls.__doc__ or "").strip().splitlines()[0]
 
 
-def _groups(classes: Mapping[str, type]) -> dict[str, list[Entry]]:
+def group_options(classes: Mapping[str, type]) -> dict[str, list[Entry]]:
     """Group the options of `classes` by heading; an option that methods share with the same text is one entry."""
     found: dict[tuple[str, str, str], dict[str, dataclasses.Field[Any]]] = {}
     hints = {method: typing.get_type_hints(cls) for method, cls in classes.items()}

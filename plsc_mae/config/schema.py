@@ -11,7 +11,7 @@ import difflib
 import functools
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import field
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -113,7 +113,8 @@ def coerce(value: Value, hint: Any) -> Any:
     raw, _ = value
     origin = typing.get_origin(hint)
     if origin in UNIONS:
-        if raw is None or (isinstance(raw, str) and raw.lower() in NONE):
+        words = raw if isinstance(raw, list) else [raw]  # a list is the words after a flag that takes several
+        if raw is None or (len(words) == 1 and isinstance(words[0], str) and words[0].lower() in NONE):
             return None
         return coerce(value, without_none(hint))
     if origin is Literal:
@@ -213,12 +214,18 @@ def plain_values(config: object) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def to_line(config: object, *, changed_only: bool = False) -> str:
-    """Return the options as one line of `key=value` pairs: all of them, or those that differ from their default."""
-    values = plain_values(config)
+def to_line(config: object, *, changed_only: bool = False, without: Collection[str] = ()) -> str:
+    """Return options as one line of `key=value` pairs.
+
+    Args:
+        config: the config.
+        changed_only: whether to leave out the options that have their default.
+        without: names of options to leave out.
+    """
+    values = {name: value for name, value in plain_values(config).items() if name not in without}
     if changed_only:
         defaults = {item.name: item.default for item in options(type(config))}
-        values = {name: values[name] for name, default in defaults.items() if getattr(config, name) != default}
+        values = {name: values[name] for name in values if name in defaults and getattr(config, name) != defaults[name]}
     return " ".join(f"{name}={value!r}" for name, value in values.items())
 
 

@@ -14,11 +14,12 @@ _encoder = in_group("Encoder")
 _images = in_group("Images")
 _pictures = in_group("Pictures")
 _classifier = in_group("Trained classifier")
+_few = in_group("Few labels")
 _DEVICE = "device; auto: a GPU if there is one"
 SIZE_HELP = "image side in pixels, or height and width [the checkpoint's]"
 _HEADS = "attention heads of the encoder, if the file does not determine them"
 _WORKERS = "loader processes per process [up to 10, limited by the CPU cores]"
-_IMAGES = "an image, or a folder of images (its val/, if there is one)"
+_IMAGES = "an image, or a folder or archive of images (its val/, if there is one)"
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -61,7 +62,7 @@ class ReconstructConfig(NetworkOptions):
 
 @dataclass(kw_only=True, frozen=True)
 class DemoDataConfig:
-    """Options of `demo-data`, which draws a small labeled JPEG folder whose classes are shapes."""
+    """Options of `demo-data`, which draws a small labeled JPEG folder of ten kinds of objects."""
 
     path: str = option("", "folder to write to", metavar="DIR")
     image_size: int = option(64, "image side in pixels", within="[16, 1024]")
@@ -294,7 +295,47 @@ class KNNConfig(FeatureConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class CompareConfig(NetworkOptions, ViewConfig):
+class FewLabelOptions:
+    """Options of evaluation with few labels."""
+
+    shots: tuple[int, ...] | None = _few(
+        None, "numbers of labeled training images per class, for example 1 2 5 10 [none]", within="[1, inf)"
+    )
+    fractions: tuple[float, ...] | None = _few(
+        None, "labeled shares of the training images of every class, for example 0.01 0.1 [none]", within="(0, 1]"
+    )
+    label_seeds: tuple[int, ...] = _few(
+        (0, 1, 2, 3, 4), "seeds of the choices of labeled images", within="[0, inf)", metavar="SEED"
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class FewshotConfig(FewLabelOptions, FeatureConfig):
+    """Options of `fewshot`."""
+
+    data_path: str = option(
+        "",
+        "folder with train/ (labels are taken from it) and val/, or a list file of the training images",
+        metavar="PATH",
+    )
+    eval_data_path: str = option("", "folder or list file of the validation images [DATA_PATH/val]", metavar="PATH")
+    shots: tuple[int, ...] | None = _few(
+        (1, 2, 5, 10), "numbers of labeled training images per class; none: no such row", within="[1, inf)"
+    )
+    pool: Literal["mean", "cls"] = option("mean", "mean of the patch tokens, or class token")
+    save_path: str = option("", "file of the accuracies of every seed, .csv or .json", metavar="FILE")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self, "data_path")
+        if not self.shots and not self.fractions:
+            raise ConfigError("--shots none leaves nothing to evaluate; give --fractions with it")
+        if self.save_path and not self.save_path.endswith((".csv", ".json")):
+            raise ConfigError(f"--save_path {self.save_path}: expected a file that ends in .csv or .json")
+
+
+@dataclass(kw_only=True, frozen=True)
+class CompareConfig(FewLabelOptions, NetworkOptions, ViewConfig):
     """Options of `compare`."""
 
     model_path: tuple[str, ...] = option((), "checkpoints of pre-training", metavar="FILE")

@@ -16,7 +16,7 @@ from plsc_mae.errors import ConfigError
 
 _LAUNCHER = "`plsc-mae launch` starts the processes and sets the rank of each"
 _WANDB = "--logger wandb records the run in Weights & Biases, in the project WANDB_PROJECT of the account WANDB_ENTITY"
-_SUBMITIT = "it belongs to submitit's Slurm launcher; see docs/parallelism.md for the launch line"
+_SUBMITIT = "it belongs to submitit's Slurm launcher; see docs/scale-out.md for the launch line"
 
 # Flags of BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch for services that plsc_mae does not use.
 DEEPSPEED = {"enable_deepspeed": Retired("DeepSpeed needs PyTorch", takes_value=False)}
@@ -121,6 +121,8 @@ class TrainingConfig:
         metavar="SECONDS",
     )
     print_freq: int = _run(20, "iterations between log lines", within="[1, inf)")
+    quiet: bool = _run(False, "print warnings and errors only; the files of OUTPUT_DIR are the same")
+    json: bool = _run(False, "print a JSON object per line instead of text, see docs/console.md")
 
     resume: str = _checkpoints("", "checkpoint to resume from", metavar="FILE")
     auto_resume: bool = _checkpoints(
@@ -152,7 +154,9 @@ class TrainingConfig:
     )
 
     data_path: str = _data(
-        "", "image folder (DIR/train/CLASS/*.jpg, DIR/CLASS/*.jpg or DIR/*.jpg) or list file", metavar="PATH"
+        "",
+        "image folder (DIR/train/CLASS/*.jpg, DIR/CLASS/*.jpg or DIR/*.jpg), list file, or tar, zip or Parquet files",
+        metavar="PATH",
     )
     input_size: tuple[int, ...] = _data((224,), "image side in pixels, or height and width", within="[1, inf)")
     image_backend: Literal["pil", "opencv"] = _data(
@@ -298,6 +302,8 @@ class TrainingConfig:
             raise ConfigError(
                 f"--exp_name {self.exp_name} contains '/': it is a prefix of file names; --output_dir sets the folder"
             )
+        if self.quiet and self.json:
+            raise ConfigError("--quiet prints no progress and --json prints it as JSON; leave one of them out")
         if self.overwrite and self.resume:
             raise ConfigError(
                 "--overwrite starts from the beginning and --resume from a checkpoint; leave one of them out"

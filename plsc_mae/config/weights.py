@@ -85,7 +85,7 @@ class WeightsConvertConfig(HeadsOptions, NetworkOptions):
     out: str = option("", "file to write; the suffix selects the format; for huggingface also a folder", metavar="FILE")
     dialect: str = option(
         "",
-        "naming and layout to write, for example facebook, plsc or huggingface; docs/weights.md lists them",
+        "naming and layout to write, for example facebook, plsc or huggingface; docs/reference/dialects.md lists them",
         metavar="NAME",
     )
     encoder: bool = option(False, "write the encoder only")

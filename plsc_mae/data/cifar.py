@@ -7,42 +7,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from plsc_mae.data.decode import PilImage, Pixels
+from plsc_mae.data.packed.binaries import CIFAR10, CIFAR100, Layout
 from plsc_mae.data.seeding import SampleKey, sample_rng
 from plsc_mae.data.transfer import INDEX
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import DataError
 
-SIDE = 32
-_PIXEL_BYTES = 3 * SIDE * SIDE  # red plane, green plane, blue plane
-
-
-class _Layout(NamedTuple):
-    """File names and record format of one of the two data sets."""
-
-    folder: str
-    names: str  # file with a class name per line
-    labels: int  # label bytes per record; the last one is the class (CIFAR-100 puts the coarse class before it)
-    train: tuple[str, ...]
-    val: tuple[str, ...]
-
-
-_LAYOUTS = (
-    _Layout(
-        "cifar-10-batches-bin",
-        "batches.meta.txt",
-        1,
-        tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
-        ("test_batch.bin",),
-    ),
-    _Layout("cifar-100-binary", "fine_label_names.txt", 2, ("train.bin",), ("test.bin",)),
-)
+_LAYOUTS = (CIFAR10, CIFAR100)
 
 
 @dataclass(frozen=True)
@@ -83,8 +60,8 @@ def read_cifar(data_path: str | Path, split: str) -> CifarImages:
     folder, layout = _find(Path(data_path))
     classes = tuple(_read(folder / layout.names).decode("utf-8", "replace").split())
     files = layout.train if split == "train" else layout.val
-    records = np.concatenate([_read_records(folder / name, layout.labels, len(classes)) for name in files])
-    planes = records[:, layout.labels :].reshape(-1, 3, SIDE, SIDE)
+    records = np.concatenate([_read_records(folder / name, layout, len(classes)) for name in files])
+    planes = records[:, layout.labels :].reshape(-1, 3, layout.side, layout.side)
     pixels = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))  # [n, 3, H, W] -> [n, H, W, 3]
     return CifarImages(pixels, records[:, layout.labels - 1].astype(np.int64), classes, f"{folder} ({split})")
 
@@ -116,7 +93,7 @@ class CifarDataset:
         return sample | {name: np.asarray(number, np.int64) for name, number in numbers.items()}
 
 
-def _find(data_path: Path) -> tuple[Path, _Layout]:
+def _find(data_path: Path) -> tuple[Path, Layout]:
     for layout in _LAYOUTS:
         for folder in (data_path, data_path / layout.folder):
             if folder.name == layout.folder and folder.is_dir():
@@ -130,18 +107,18 @@ def _find(data_path: Path) -> tuple[Path, _Layout]:
     )
 
 
-def _read_records(file: Path, label_bytes: int, num_classes: int) -> npt.NDArray[np.uint8]:
+def _read_records(file: Path, layout: Layout, num_classes: int) -> npt.NDArray[np.uint8]:
     data = np.frombuffer(_read(file), np.uint8)
-    if data.size == 0 or data.size % (label_bytes + _PIXEL_BYTES):
+    if data.size == 0 or data.size % layout.record:
         raise DataError(
-            f"{file} has {data.size} bytes, expected a multiple of {label_bytes + _PIXEL_BYTES}: it is truncated or "
-            f"not a CIFAR file; unpack it again"
+            f"{file} has {data.size} bytes, expected a multiple of {layout.record}: it is truncated or not a CIFAR "
+            f"file; unpack it again"
         )
-    records = data.reshape(-1, label_bytes + _PIXEL_BYTES)
-    if records[:, label_bytes - 1].max() >= num_classes:
+    records = data.reshape(-1, layout.record)
+    largest = records[:, layout.labels - 1].max()
+    if largest >= num_classes:
         raise DataError(
-            f"{file} is damaged: label {records[:, label_bytes - 1].max()} is out of range for {num_classes} classes; "
-            f"unpack it again"
+            f"{file} is damaged: label {largest} is out of range for {num_classes} classes; unpack it again"
         )
     return records
 

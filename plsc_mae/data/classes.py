@@ -116,8 +116,12 @@ class ClassOrder:
         self._outputs: Tensor | None = None  # output of every label; None if they are equal
 
     def outputs_of(self, labels: Tensor) -> Tensor:
-        """Return the output numbers [B] of labels [B]."""
-        return labels if self._outputs is None else paddle.gather(self._outputs, labels)
+        """Return the output numbers [B] of labels [B]; of labels [B, K], return the columns in the outputs' order."""
+        if self._outputs is None:
+            return labels
+        if labels.ndim == 2:
+            return paddle.index_select(labels, paddle.argsort(self._outputs), axis=1)
+        return paddle.gather(self._outputs, labels)
 
     def find_in(self, stored: Sequence[str]) -> list[int] | None:
         """Return, for every class of the data, its number in `stored`; None if `stored` has other classes."""

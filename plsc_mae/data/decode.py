@@ -34,7 +34,7 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Literal, NamedTuple
@@ -46,6 +46,7 @@ from PIL import Image, UnidentifiedImageError
 from plsc_mae.data import depth
 from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.opencv import load_opencv
+from plsc_mae.data.packed.members import open_member
 from plsc_mae.errors import ConfigError, DataError
 
 Backend = Literal["pil", "opencv"]
@@ -206,23 +207,32 @@ def read_content(path: str) -> bytes:
 
 @contextmanager
 def open_regular(path: str) -> Iterator[tuple[IO[bytes], int]]:
-    """Open a regular file of plausible size and yield it with its size in bytes.
+    """Open a regular file, or a member of an archive, of plausible size and yield it with its size in bytes.
 
     Raises:
         ValueError: the path is a pipe (which could block), a device (which may never end), an empty file, or a file
             too large to be an image.
     """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is a pipe, socket or device, not a regular file")
-        if not status.st_size:
+    with ExitStack() as stack:
+        try:
+            file: IO[bytes] = stack.enter_context(open(path, "rb", opener=_open_without_waiting))
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError("it is a pipe, socket or device, not a regular file")
+            size = status.st_size
+        except NotADirectoryError:  # a part of the path is a file
+            file, size = open_member(path)
+            stack.enter_context(file)
+        if not size:
             raise ValueError("the file is empty")
-        if status.st_size > _MAX_FILE_BYTES:
-            raise ValueError(
-                f"the file has {status.st_size / 1e9:.1f} GB, more than the limit of {_MAX_FILE_BYTES / 1e9:.1f} GB"
-            )
-        yield file, status.st_size
+        if size > _MAX_FILE_BYTES:
+            raise ValueError(f"the file has {size / 1e9:.1f} GB, more than the limit of {_MAX_FILE_BYTES / 1e9:.1f} GB")
+        yield file, size
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe without a writer does not block."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def require_backend(backend: Backend) -> None:

@@ -63,8 +63,12 @@ class EvaluationDataset(FileDataset):
         except DataError as error:
             self._require_skipping(error)
             sample, unreadable = self.transform(BlankImage(self.name(key.index)), rng()), 1
-        numbers = {INDEX: key.index, "label": self.images.labels[key.index], "skipped": 0, UNREADABLE: unreadable}
-        return sample | {name: np.asarray(number, np.int64) for name, number in numbers.items()}
+        numbers = {INDEX: key.index, "skipped": 0, UNREADABLE: unreadable}
+        return {
+            **sample,
+            **{name: np.asarray(number, np.int64) for name, number in numbers.items()},
+            "label": np.asarray(self.images.labels[key.index]),
+        }
 
     def reason(self, index: int) -> str:
         """Return a sentence that names an unreadable file and the reason, which is found by reading it again."""

@@ -1,4 +1,7 @@
-"""Walk of image folders: the images in torchvision's order, and a count of the files that are left out."""
+"""Walk of image folders: the images in torchvision's order, and a count of the files that are left out.
+
+Folders in archives (`PackedFolder`) are walked by the same rules as those on disk.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from plsc_mae.data.packed.folder import PackedFolder
 from plsc_mae.errors import DataError
 from plsc_mae.file_kinds import EMPTY, FileKind, read_head, recognize
 
@@ -25,6 +29,8 @@ OTHER_FORMATS = frozenset(
     | {".dcm", ".nii", ".npy", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".exr", ".hdr", ".pbm", ".pnm", ".fits"}
 )
 _MAX_SUFFIXES = 100  # names such as run.1234 have a suffix each; the rest are counted together
+
+Folder = Path | PackedFolder
 
 
 class Count(NamedTuple):
@@ -60,6 +66,14 @@ class LeftOut:
         number, example = self.suffixes.get(suffix, (0, path))
         self.suffixes[suffix] = Count(number + 1, example)
 
+    def add(self, other: LeftOut) -> None:
+        """Add the counts of another part of the data set."""
+        self.hidden = _sum(self.hidden, other.hidden)
+        self.loose = _sum(self.loose, other.loose)
+        for suffix, count in other.suffixes.items():
+            name = suffix if suffix in self.suffixes or len(self.suffixes) < _MAX_SUFFIXES else "..."
+            self.suffixes[name] = _sum(self.suffixes.get(name, Count(0, "")), count)
+
     def pictures(self) -> dict[str, Count]:
         """Return the counts of left-out images by suffix: suffixes in OTHER_FORMATS or whose first file is an image."""
         found = {}
@@ -77,6 +91,10 @@ class LeftOut:
                 yield count, kind
 
 
+def _sum(one: Count, other: Count) -> Count:
+    return Count(one.number + other.number, one.example or other.example)
+
+
 def is_image(name: str) -> bool:
     """Return whether a file name has one of EXTENSIONS."""
     return name.lower().endswith(EXTENSIONS)
@@ -87,66 +105,120 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
-def scan(folder: str | Path, left_out: LeftOut) -> tuple[list[str], list[str]]:
+def scan(folder: Folder, left_out: LeftOut) -> tuple[list[str], list[str]]:
     """Return the sorted names of the (folders, files) in a folder; hidden ones are only counted in `left_out`."""
-    folders, files = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if is_hidden(entry.name):
-                left_out.add_hidden(entry.path)
-            elif _is_folder(entry):
-                folders.append(entry.name)
-            else:
-                files.append(entry.name)
+    folders: list[str] = []
+    files: list[str] = []
+    for name, is_folder in _entries(folder):
+        if is_hidden(name):
+            left_out.add_hidden(f"{folder}/{name}")
+        else:
+            (folders if is_folder else files).append(name)
     return sorted(folders), sorted(files)
 
 
-def images_in(folder: str | Path, files: list[str], left_out: LeftOut) -> list[str]:
-    """Return the names of images among `files` of a folder; other files are counted in `left_out`."""
+def _entries(folder: Folder) -> Iterator[tuple[str, bool]]:
+    """Yield the name of each entry of a folder and whether it is a folder."""
+    if isinstance(folder, PackedFolder):
+        yield from ((name, True) for name in sorted(folder.tree.folders_in(folder.inner)))
+        yield from ((name, False) for name in sorted(folder.tree.files_in(folder.inner)))
+        return
+    for scanned in _recorded:
+        scanned.append(FolderStamp.of(folder))
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry.name, _is_folder(entry)
+
+
+def images_in(folder: Folder, files: list[str], left_out: LeftOut) -> list[str]:
+    """Return the images among `files` of a folder; other files are counted in `left_out`.
+
+    The images are names for a folder on disk, and paths from the archive on for a folder in archives.
+    """
     images = []
     for name in files:
         if is_image(name):
             images.append(name)
         else:
-            left_out.add_file(os.path.join(folder, name))
-    return images
+            left_out.add_file(f"{folder}/{name}")
+    return folder.paths(images) if isinstance(folder, PackedFolder) else images
 
 
-def images_below(folder: Path, name: str, left_out: LeftOut) -> list[str]:
-    """Return the images in `folder/name` and its subfolders, relative to `folder`, in torchvision's order.
+def images_below(folder: Folder, name: str, left_out: LeftOut) -> list[str]:
+    """Return the images in `folder/name` and its subfolders in torchvision's order.
+
+    Their paths are relative to `folder`; in archives they start with the archive.
 
     Raises:
         DataError: a link leads back to a folder above.
         OSError: a folder cannot be read.
     """
     images: list[str] = []
-    for subfolder, files in sorted(_walk(str(folder / name), (_identity(folder),), left_out)):
-        prefix = os.path.relpath(subfolder, folder)
-        images += [os.path.join(prefix, file) for file in images_in(subfolder, files, left_out)]
+    ancestors = () if isinstance(folder, PackedFolder) else (_identity(folder),)
+    for subfolder, files in sorted(_walk(folder / name, ancestors, left_out), key=lambda item: str(item[0])):
+        found = images_in(subfolder, files, left_out)
+        if isinstance(folder, PackedFolder):
+            images += found
+        else:
+            prefix = os.path.relpath(str(subfolder), folder)
+            images += [f"{prefix}/{file}" for file in found]
     return images
 
 
-def holds_images(folder: Path) -> bool:
+def holds_images(folder: Folder) -> bool:
     """Return whether there is an image in a folder or below; False if the folder cannot be searched."""
     with contextlib.suppress(OSError, DataError):
-        return any(is_image(name) for _, files in _walk(str(folder), (), LeftOut()) for name in files)
+        return any(is_image(name) for _, files in _walk(folder, (), LeftOut()) for name in files)
     return False
 
 
-def _walk(folder: str, ancestors: tuple[tuple[int, int], ...], left_out: LeftOut) -> Iterator[tuple[str, list[str]]]:
+def _walk(
+    folder: Folder, ancestors: tuple[tuple[int, int], ...], left_out: LeftOut
+) -> Iterator[tuple[Folder, list[str]]]:
     """Yield (folder, file names) for a folder and its subfolders, following links.
 
     Raises:
         DataError: a link leads back to one of the `ancestors` (device and inode numbers) or to a folder below them.
         OSError: a folder cannot be read.
     """
-    identity = _identity(folder)
-    if identity in ancestors:
-        raise DataError(f"{folder} is a link to a parent folder, and the search would never end; remove the link")
+    if not isinstance(folder, PackedFolder):
+        identity = _identity(folder)
+        if identity in ancestors:
+            raise DataError(f"{folder} is a link to a parent folder, and the search would never end; remove the link")
+        ancestors = (*ancestors, identity)
     folders, files = scan(folder, left_out)
     yield folder, files
     for name in folders:
-        yield from _walk(os.path.join(folder, name), (*ancestors, identity), left_out)
+        yield from _walk(folder / name, ancestors, left_out)
+
+
+class FolderStamp(NamedTuple):
+    """Identity of a folder and the time at which an entry of it was last added, removed or renamed."""
+
+    path: str
+    device: int
+    inode: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: str | Path) -> FolderStamp:
+        """Return the stamp of a folder; raise OSError if it cannot be examined."""
+        status = os.stat(path)
+        return cls(str(path), status.st_dev, status.st_ino, status.st_mtime_ns)
+
+
+_recorded: list[list[FolderStamp]] = []  # of the running calls of `recording_scans`
+
+
+@contextlib.contextmanager
+def recording_scans() -> Iterator[list[FolderStamp]]:
+    """Yield a list that receives the stamp of every folder on disk that is scanned in the context, before its scan."""
+    scanned: list[FolderStamp] = []
+    _recorded.append(scanned)
+    try:
+        yield scanned
+    finally:
+        _recorded.remove(scanned)
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:

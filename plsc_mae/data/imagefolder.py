@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from plsc_mae.data.classes import Reference, listed, match_images
 from plsc_mae.data.file_dataset import FileDataset
-from plsc_mae.data.listing import ImageList, PathTable, describe_suffixes, list_images
+from plsc_mae.data.listing import ImageList, PathTable, describe_suffixes, has_split, list_images
 from plsc_mae.data.seeding import SampleKey, sample_rng, stand_in_offsets
 from plsc_mae.data.transfer import HOST_PREFIX, INDEX
 from plsc_mae.data.transforms import Sample, Transform
@@ -42,12 +42,15 @@ def find_images(data_path: str | Path, split: str, *, flag: str = "--data_path")
     - a text file with a `path [label]` per line, with paths relative to the file;
     - a folder with a sub-folder `split`, which is then used in place of `data_path`;
     - a folder with one sub-folder of images per class;
-    - a folder of unlabeled images.
+    - a folder of unlabeled images;
+    - a tar, zip, Parquet or Arrow file, a folder of such files or a pattern such as 'shards/*.tar'; folders in archives
+      are treated as those above;
+    - the folder or a file of the binary version of CIFAR or STL-10.
     Classes are numbered and files are selected as in torchvision's ImageFolder, except that hidden and system files and
     folders are ignored at every depth (`plsc_mae.data.folder_walk.is_hidden`).
 
     Args:
-        data_path: folder or list file.
+        data_path: folder, list file, archive or pattern.
         split: name of the sub-folder.
         flag: option that `data_path` comes from, for messages.
 
@@ -128,7 +131,7 @@ def find_validation(
         DataError: there are no validation images, one of the two sets is unlabeled, or a validation image has a class
             that the training images lack.
     """
-    val = _list_validation(Path(data_path), eval_data_path) if given is None else given
+    val = _list_validation(data_path, eval_data_path) if given is None else given
     for images in (train, val):
         require_classes(images, "validation")
     remedy = "name the classes of both alike, or set --eval_data_path to other validation images"
@@ -141,10 +144,11 @@ def find_validation(
     return replace(val, labels=labels, classes=train.classes)
 
 
-def _list_validation(source: Path, eval_data_path: str) -> ImageList:
-    if not eval_data_path and not ((source / "train").is_dir() and (source / "val").is_dir()):
-        raise DataError(f"{source} has {_missing_split(source)}; set --eval_data_path to the validation images")
-    return find_images(eval_data_path or source, "val", flag="--eval_data_path" if eval_data_path else "--data_path")
+def _list_validation(data_path: str, eval_data_path: str) -> ImageList:
+    if not eval_data_path and not (has_split(data_path, "train") and has_split(data_path, "val")):
+        missing = _missing_split(Path(data_path))
+        raise DataError(f"{data_path} has {missing}; set --eval_data_path to the validation images")
+    return find_images(eval_data_path or data_path, "val", flag="--eval_data_path" if eval_data_path else "--data_path")
 
 
 def balanced_subset(images: ImageList, limit: int) -> ImageList:
@@ -156,7 +160,7 @@ def balanced_subset(images: ImageList, limit: int) -> ImageList:
     """
     if len(images) <= limit:
         return images
-    return _select(images, _balanced(images, limit) if images.classes else np.arange(limit) * len(images) // limit)
+    return subset(images, _balanced(images, limit) if images.classes else np.arange(limit) * len(images) // limit)
 
 
 def _balanced(images: ImageList, limit: int) -> npt.NDArray[np.int64]:
@@ -168,9 +172,10 @@ def _balanced(images: ImageList, limit: int) -> npt.NDArray[np.int64]:
     return np.concatenate(spaced)
 
 
-def _select(images: ImageList, chosen: npt.NDArray[np.int64]) -> ImageList:
-    paths = PathTable(images.paths[int(row)] for row in chosen)
-    return replace(images, paths=paths, labels=images.labels[chosen])
+def subset(images: ImageList, rows: npt.NDArray[np.int64]) -> ImageList:
+    """Return the images with the numbers `rows` [m], in this order."""
+    paths = PathTable(images.paths[int(row)] for row in rows)
+    return replace(images, paths=paths, labels=images.labels[rows])
 
 
 class ImageDataset(FileDataset):
@@ -209,8 +214,12 @@ class ImageDataset(FileDataset):
                     f"cannot decode any of {1 + len(offsets)} files of {self.images.source}, starting with "
                     f"{self.images.path(key.index)}; check the data set"
                 )
-        numbers = {INDEX: index, self._label: self.images.labels[index], "skipped": index != key.index}
-        return sample | {name: np.asarray(number, np.int64) for name, number in numbers.items()}
+        numbers = {INDEX: index, "skipped": index != key.index}
+        return {
+            **sample,
+            **{name: np.asarray(number, np.int64) for name, number in numbers.items()},
+            self._label: np.asarray(self.images.labels[index]),
+        }
 
     def _read(self, index: int, key: SampleKey) -> Sample | None:
         """Return the sample of `key` from file `index`; None if the file cannot be decoded and may be skipped."""

@@ -1,22 +1,42 @@
-"""Lists of the images of a data set, found in folders of several layouts or read from a list file."""
+"""Lists of the images of a data set, found in folders and archives of several layouts or read from a list file."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
 import shlex
 from array import array
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from plsc_mae.data.decode import Backend, SourceImage, open_image
 from plsc_mae.data.depth import PixelRange
-from plsc_mae.data.folder_walk import EXTENSIONS, Count, LeftOut, holds_images, images_below, images_in, is_image, scan
+from plsc_mae.data.folder_walk import (
+    EXTENSIONS,
+    Count,
+    Folder,
+    LeftOut,
+    holds_images,
+    images_below,
+    images_in,
+    is_image,
+    scan,
+)
+from plsc_mae.data.kept_lists import kept_list
+from plsc_mae.data.packed.find import find_archives, has_archives_of
+from plsc_mae.data.packed.folder import PackedFolder
+from plsc_mae.data.packed.indexed import key_of
+from plsc_mae.data.packed.members import is_member, split_member
+from plsc_mae.data.packed.tables import MemberTable, member_table
+from plsc_mae.data.path_table import PathTable
 from plsc_mae.data.unreadable import UnreadableFiles
 from plsc_mae.errors import DataError
 from plsc_mae.errors import flag as own_flag
@@ -31,30 +51,10 @@ _MAX_CLASSES = 1_000_000  # a larger number at the end of a line in a list file 
 _MAX_LINE = 8192  # characters; Linux limits a path to 4096 bytes
 _NAMES_SHOWN = 5
 _OUTER_FOLDERS = 3  # an archive often adds folders around those of the splits
+_SCANNED_AT_ONCE = 64  # class folders
+_SCAN_THREADS = 8  # a scan waits for the disk or the network most of the time
 
-
-class PathTable:
-    """Sequence of paths packed into one array of bytes.
-
-    It needs less memory than a list, and forked workers share it. (Reading a list changes the reference counts of its
-    strings, which makes the kernel copy every page.)
-    """
-
-    def __init__(self, paths: Iterable[str]) -> None:
-        self._packed = bytearray()
-        ends = array("q", [0])
-        for path in paths:
-            self._packed += os.fsencode(path)
-            ends.append(len(self._packed))
-        self._ends = np.frombuffer(ends, np.int64)
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: int) -> str:
-        if not 0 <= index < len(self):
-            raise IndexError(f"path {index} of {len(self)}")
-        return os.fsdecode(bytes(self._packed[self._ends[index] : self._ends[index + 1]]))
+__all__ = ["SPLIT_NAMES", "ImageList", "PathTable", "describe_suffixes", "has_split", "list_images"]
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,25 @@ class ImageList:
 
     Attributes:
         paths: n paths relative to `root`.
-        labels: class numbers [n], -1 for unlabeled images.
-        classes: class names in the order of their numbers, as `plsc_mae.names.escape_name` writes them; empty for
-            unlabeled images.
+        labels: class numbers, int64 [n], -1 for unlabeled images; or the K labels of every image, float32 [n, K], see
+            `plsc_mae.data.label_table`.
+        classes: class names in the order of their numbers, or the names of the K labels, as
+            `plsc_mae.names.escape_name` writes them; empty for unlabeled images.
         root: base folder of the paths.
         list_file: list file with the paths and labels; empty for a folder.
+        archives: path or pattern of the archives that hold the images; empty for files.
+        labels_are_numbers: whether the labels of archives are numbers without names.
         left_out: files of the folder that are not in the list.
         unreadable: record of the files that could not be decoded.
     """
 
     paths: PathTable
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any]
     classes: tuple[str, ...]
     root: str
     list_file: str = ""
+    archives: str = field(default="", kw_only=True)
+    labels_are_numbers: bool = field(default=False, kw_only=True)
     left_out: LeftOut = field(default_factory=LeftOut, compare=False, kw_only=True)
     unreadable: UnreadableFiles = field(init=False, compare=False)
 
@@ -85,13 +90,13 @@ class ImageList:
 
     @property
     def source(self) -> str:
-        """The list file or the folder, for messages."""
-        return self.list_file or self.root
+        """The list file, the archives or the folder, for messages."""
+        return self.list_file or self.archives or self.root
 
     @property
     def numbered(self) -> bool:
-        """True if the classes are the labels of a list file, which has no other names."""
-        return bool(self.list_file)
+        """True if the classes are the numbers of a list file or of archives, which have no other names."""
+        return bool(self.list_file) or self.labels_are_numbers
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -113,7 +118,7 @@ def list_images(data_path: str | Path, split: str, *, flag: str = "", labeled: b
     """List the images of a data set, see `plsc_mae.data.imagefolder.find_images`.
 
     Args:
-        data_path: folder or list file.
+        data_path: folder, list file, archive, or pattern of archives.
         split: subfolder that is used in place of `data_path` if it exists.
         flag: option that `data_path` comes from, for messages; "" is --data_path or --img_path, as the command has it.
         labeled: False lists the images of class folders, and those beside them, without classes.
@@ -124,28 +129,129 @@ def list_images(data_path: str | Path, split: str, *, flag: str = "", labeled: b
     """
     source, flag = Path(data_path), flag or own_flag("data_path", "img_path")
     try:
-        if source.is_file():
-            return _read_list(source, flag)
-        if not source.exists():
-            raise DataError(f"{flag} {source} does not exist; expected {_layouts(source, split)}")
-        if not source.is_dir():
-            raise DataError(f"{flag} {source} is a pipe, socket or device; expected {_layouts(source, split)}")
-        left_out = LeftOut()
-        folder = _split_folder(source, split, flag, left_out)
-        if labeled and folder == source:
-            _refuse_inner_splits(source, split, flag)
-        images = _list_folder(folder, left_out, labeled=labeled)
+        if source.is_dir():
+            key = (os.path.abspath(source), str(source), split, labeled, EXTENSIONS)
+            return kept_list(key, ImageList, lambda: _list_source(source, split, flag, labeled=labeled))
+        return _list_source(data_path, split, flag, labeled=labeled)
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+
+
+def _list_source(data_path: str | Path, split: str, flag: str, *, labeled: bool) -> ImageList:
+    """List the images of a data set from its folders and files; see `list_images`, which raises OSError otherwise."""
+    source = Path(data_path)
+    if archives := find_archives(data_path, split, flag):
+        return _list_archives(archives, str(data_path), split, flag, labeled=labeled)
+    if source.is_file():
+        return _read_list(source, flag)
+    if not source.exists():
+        if (inner := split_member(str(source))) is not None:
+            return _list_archives([inner[0]], inner[0], split, flag, labeled=labeled, inner=inner[1])
+        raise DataError(f"{flag} {source} does not exist; expected {_layouts(source, split)}")
+    if not source.is_dir():
+        raise DataError(f"{flag} {source} is a pipe, socket or device; expected {_layouts(source, split)}")
+    left_out = LeftOut()
+    folder = _split_folder(source, split, flag, left_out)
+    if labeled and folder is source:
+        _refuse_inner_splits(source, split, flag)
+    images = _list_folder(folder, left_out, labeled=labeled)
     if images is None:
         raise DataError(f"no images in {folder}{_contents(left_out)}; expected {_layouts(source, split)}")
     return images
 
 
+def has_split(data_path: str | Path, split: str) -> bool:
+    """Return whether a data set has images of its own for a split: a subfolder, or archives with its name."""
+    source = Path(data_path)
+    try:
+        if source.is_dir() and ((source / split).is_dir() or has_archives_of(source, split)):
+            return True
+        archives = find_archives(data_path, split, "")
+        return bool(archives) and (_top_folder(member_table(archives), str(data_path)) / split).is_dir()
+    except (DataError, OSError):
+        return False
+
+
+# -------------------------------------------------------------------------------------------------- archives
+
+
+def _list_archives(
+    archives: Sequence[str], source: str, split: str, flag: str, *, labeled: bool, inner: str = ""
+) -> ImageList:
+    """List the images of archives, in the order in which a folder of the same images and classes has them.
+
+    Labels in the archives take precedence over folders in them. `inner` is a folder in the archives, "" for the top.
+    """
+    table = member_table(archives)
+    left_out = LeftOut()
+    if table.paths is not None and not inner:
+        return _labeled_list(table, table.paths, source, left_out, labeled=labeled)
+    top = table.folder(source) / inner if inner else _top_folder(table, source)
+    if not top.is_dir():
+        raise DataError(f"{flag} {top}: {source} has no folder '{inner}'; pass the archive, or a folder in it")
+    folder = _split_folder(top, split, flag, left_out)
+    by_folder = labeled and table.labels is None
+    if by_folder and folder is top:
+        _refuse_inner_splits(top, split, flag)
+    images = _list_folder(folder, left_out, labeled=by_folder)
+    if images is None:
+        raise DataError(f"no images in {folder}{_contents(left_out)}; expected images, or folders of images, in it")
+    if table.labels is not None:
+        return _labeled_list(table, _primary_images(images.paths, left_out), source, left_out, labeled=labeled)
+    return replace(images, root=table.root, archives=source)
+
+
+def _top_folder(table: MemberTable, source: str) -> PackedFolder:
+    """Return the top folder of archives, without outer folders that hold one folder and nothing else."""
+    folder = table.folder(source)
+    while True:
+        folders, files = scan(folder, LeftOut())
+        inner = folder / folders[0] if len(folders) == 1 and not files else None
+        if inner is None or _is_like_split(inner.name) or not scan(inner, LeftOut())[0] or _has_direct_images(inner):
+            return folder
+        folder = inner
+
+
+def _primary_images(paths: PathTable, left_out: LeftOut) -> list[str]:
+    """Return one image per key of webdataset: of KEY.jpg and KEY.mask.png the former; others count as left out."""
+    primary = {key_of(path) for path in paths if path == key_of(path) + os.path.splitext(path)[1]}
+    chosen = []
+    for path in paths:
+        key = key_of(path)
+        if key in primary and path != key + os.path.splitext(path)[1]:
+            left_out.add_file(path)
+        else:
+            chosen.append(path)
+    return chosen
+
+
+def _labeled_list(
+    table: MemberTable, paths: Sequence[str], source: str, left_out: LeftOut, *, labeled: bool
+) -> ImageList:
+    """Return the list of images with labels of their own, sorted by class and otherwise in the order of `paths`."""
+    if not paths:
+        raise DataError(f"no images in {source}; expected rows or records of images")
+    unlabeled = np.full(len(paths), -1, np.int64)
+    classes: tuple[str, ...] = ()
+    numbers = unlabeled
+    with contextlib.suppress(*() if labeled else (DataError,)):  # images without classes are sorted by them, too
+        numbers, classes = table.classes_of(paths, source)
+    order = np.argsort(numbers, kind="stable") if table.sorts_by_class else np.arange(len(paths))
+    return ImageList(
+        PathTable(paths[i] for i in order.tolist()),
+        numbers[order] if labeled else unlabeled,
+        tuple(map(escape_name, classes)) if labeled else (),
+        table.root,
+        archives=source,
+        labels_are_numbers=labeled and bool(classes) and table.labels_are_numbers,
+        left_out=left_out,
+    )
+
+
 # --------------------------------------------------------------------------------------------------- folders
 
 
-def _split_folder(source: Path, split: str, flag: str, left_out: LeftOut) -> Path:
+def _split_folder(source: Folder, split: str, flag: str, left_out: LeftOut) -> Folder:
     """Return the folder of the split, or `source` if it has no splits.
 
     Raises:
@@ -177,7 +283,7 @@ def _split_folder(source: Path, split: str, flag: str, left_out: LeftOut) -> Pat
     return source
 
 
-def _refuse_inner_splits(source: Path, split: str, flag: str) -> None:
+def _refuse_inner_splits(source: Folder, split: str, flag: str) -> None:
     """Raise DataError if a folder contains splits, as in an unpacked archive, so that it is hardly a class.
 
     A single folder is searched three levels deep. Of several ones only the usual names are looked up, which is fast.
@@ -197,7 +303,7 @@ def _refuse_inner_splits(source: Path, split: str, flag: str) -> None:
         source /= folders[0]
 
 
-def _refuse_two_readings(source: Path, found: str, wanted: str, folders: list[str], flag: str) -> None:
+def _refuse_two_readings(source: Folder, found: str, wanted: str, folders: list[str], flag: str) -> None:
     """Raise DataError if `found`, the only folder that is named like a split, is beside other folders with images.
 
     A folder of class folders beside folders of loose images has a single reading: it is a split.
@@ -217,51 +323,71 @@ def _is_like_split(folder: str) -> bool:
     return _SPLIT_LIKE.fullmatch(folder.lower()) is not None
 
 
-def _folders_with_images(parent: Path, folders: list[str]) -> list[str]:
+def _folders_with_images(parent: Folder, folders: list[str]) -> list[str]:
     """Return the folders that hold images and are not named like a split."""
     return [name for name in folders if not _is_like_split(name) and holds_images(parent / name)]
 
 
-def _has_direct_images(folder: Path) -> bool:
+def _has_direct_images(folder: Folder) -> bool:
     return any(is_image(name) for name in scan(folder, LeftOut())[1])
 
 
-def _class_reading(source: Path, split: str, flag: str) -> str:
+def _class_reading(source: Folder, split: str, flag: str) -> str:
     """Return the remedy if folders that are named like splits are classes."""
+    if isinstance(source, PackedFolder):
+        return "if all folders are classes, pack them into a folder named after the split"
     command = f"mkdir NEW && ln -s {shlex.quote(str(source.absolute()))} NEW/{split}"
     return f"if all folders are classes, run `{command}` and pass {flag} NEW"
 
 
-def _list_folder(folder: Path, left_out: LeftOut, *, labeled: bool) -> ImageList | None:
+def _list_folder(folder: Folder, left_out: LeftOut, *, labeled: bool) -> ImageList | None:
     classes, files = scan(folder, left_out)
     loose = images_in(folder, files, left_out)
     counts: list[int] = []
 
     def paths() -> Iterator[str]:
-        """Yield the images class by class, so that the names of one class at a time are in memory."""
-        for name in classes:
-            found = images_below(folder, name, left_out)
+        """Yield the images class by class, so that the names of a part of the classes at a time are in memory."""
+        for found in _images_of_classes(folder, classes, left_out):
             counts.append(len(found))
             yield from found
 
     table = PathTable(paths())
     if len(table) and labeled:
         if 0 in counts:
-            empty = folder / classes[counts.index(0)]
+            empty = classes[counts.index(0)]
             content = LeftOut()
-            images_below(folder, empty.name, content)
+            images_below(folder, empty, content)
             raise DataError(
-                f"class folder {empty} contains no image ({' '.join(EXTENSIONS)}){_contents(content)}; add images or "
-                "remove it"
+                f"class folder {folder / empty} contains no image ({' '.join(EXTENSIONS)}){_contents(content)}; add "
+                "images or remove it"
             )
-        left_out.loose = Count(len(loose), str(folder / loose[0]) if loose else "")
+        left_out.loose = Count(len(loose), _first_path(folder, loose))
         labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
         return ImageList(table, labels, tuple(map(escape_name, classes)), str(folder), left_out=left_out)
     if loose:
-        table = PathTable(itertools.chain(loose, (table[index] for index in range(len(table)))))
+        table = PathTable(itertools.chain(loose, table))
     return (
         ImageList(table, np.full(len(table), -1, np.int64), (), str(folder), left_out=left_out) if len(table) else None
     )
+
+
+def _images_of_classes(folder: Folder, classes: Sequence[str], left_out: LeftOut) -> Iterator[list[str]]:
+    """Yield the images of each class folder, several of which are scanned at a time."""
+
+    def scan_class(name: str) -> tuple[list[str], LeftOut]:
+        """Return the images of a class folder and what is left out of it."""
+        own = LeftOut()
+        return images_below(folder, name, own), own
+
+    with ThreadPoolExecutor(_SCAN_THREADS) as pool:
+        for start in range(0, len(classes), _SCANNED_AT_ONCE):
+            for found, own in pool.map(scan_class, classes[start : start + _SCANNED_AT_ONCE]):
+                left_out.add(own)
+                yield found
+
+
+def _first_path(folder: Folder, loose: Sequence[str]) -> str:
+    return f"{folder}/{loose[0]}" if loose else ""
 
 
 def _contents(left_out: LeftOut) -> str:
@@ -290,7 +416,7 @@ def _listed(names: list[str]) -> str:
 def _layouts(source: Path, split: str) -> str:
     return (
         f"{source}/{split}/<class>/*.jpg, {source}/<class>/*.jpg, {source}/{split}/*.jpg, {source}/*.jpg "
-        f"or a text file with a 'path label' or a 'path' per line"
+        f"or a text file with a 'path label' or a 'path' per line, or tar, zip or Parquet files"
     )
 
 
@@ -301,12 +427,16 @@ def _read_list(file: Path, flag: str) -> ImageList:
     """Read a list file line by line, so that memory stays near the size of the table."""
     kind = recognize(read_head(file))
     if kind is not None and kind.name != EMPTY:
-        raise DataError(f"{flag} {file} is {kind.name}; expected an image folder or a list: {REMEDIES[kind.group]}")
+        raise DataError(
+            f"{flag} {file} is {kind.name}; expected an image folder, a list, or a tar, zip or Parquet archive: "
+            f"{REMEDIES[kind.group]}"
+        )
     labels = array("q")
     table = PathTable(_entries(file, labels))
     if not len(table):
         raise DataError(f"list file {file} names no image; expected 'path' or 'path label' on every line")
-    if not os.path.lexists(file.parent / table[0]):
+    first = os.path.join(file.parent, table[0])
+    if not os.path.lexists(first) and not is_member(first):
         raise DataError(f"list file {file} names {table[0]}, which is not in {file.parent}; {_list_remedy(table[0])}")
     classes = tuple(str(label) for label in range(max(labels) + 1))
     return ImageList(table, np.frombuffer(labels, np.int64), classes, str(file.parent), str(file))

@@ -76,16 +76,19 @@ def mix_images(images: Tensor, mixing: Mixing) -> Tensor:
 
 
 def mix_labels(labels: Tensor, mixing: Mixing, num_classes: int, label_smoothing: float = 0.0) -> Tensor:
-    """Return the soft targets float32 [B, K] of a mixed batch; each row sums to 1.
+    """Return the soft targets float32 [B, K] of a mixed batch; for class numbers, each row sums to 1.
 
     Args:
-        labels: class numbers [B].
+        labels: class numbers [B], or float [B, K]; a NaN makes the target of the image and of its partner NaN.
         mixing: mixing parameters with one entry for the batch or one per image.
         num_classes: number of classes K.
-        label_smoothing: fraction of a label that is spread evenly over all classes.
+        label_smoothing: fraction of a label that is spread evenly over all classes; not applied to labels [B, K].
     """
     with paddle.amp.auto_cast(enable=False):
-        own = F.one_hot(labels, num_classes) * (1 - label_smoothing) + label_smoothing / num_classes
+        if labels.ndim == 2:
+            own = labels
+        else:
+            own = F.one_hot(labels, num_classes) * (1 - label_smoothing) + label_smoothing / num_classes
         lam = to_device(mixing.lam.astype(np.float32)).reshape([-1, 1])
         return own * lam + own.flip(0) * (1 - lam)
 

@@ -312,13 +312,14 @@ def _parent_signals_blocked() -> Iterator[None]:
 def _set_up_worker(parent: int) -> None:
     """Make the worker exit with its parent, and let the kernel kill the worker first when memory runs out."""
     gc.freeze()  # freeing a tensor of the parent here could wait for a lock that a thread of the parent held
-    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    threading.Thread(target=end_with_parent, args=(parent,), daemon=True).start()
     with contextlib.suppress(OSError):  # not available on every system
         score = Path("/proc/self/oom_score_adj")
         score.write_text(str(max(500, int(score.read_text()))))
 
 
-def _end_with_parent(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
+    """Exit this forked process when its parent, the process `parent`, has ended; never returns."""
     while os.getppid() == parent:
         time.sleep(_POLL_SECONDS)
     os._exit(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from plsc_mae.loading.classifier import load_classifier
 from plsc_mae.loading.contents import CLASSIFIER, ENCODER, base_of, kind_of, method_of_kind
 from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.loading.networks import load_pretraining_network
+from plsc_mae.methods.label_kinds import Classes, LabelKind, stored_kind
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.weights import Checkpoint
@@ -77,7 +78,8 @@ class Content:
         mean: mean of red, green and blue for pixels from 0 to 1.
         std: standard deviation, likewise.
         view: resize and crop of images.
-        classes: class names of a classifier.
+        classes: names of a classifier's outputs.
+        kind: kind of a classifier's labels.
         origin: a line about the source of the weights.
         decoder: entries of a Hugging Face config.json for the decoder; empty if Transformers lacks this network.
     """
@@ -94,6 +96,7 @@ class Content:
     classes: tuple[str, ...]
     origin: str
     decoder: Mapping[str, object]
+    kind: LabelKind = field(default_factory=Classes)
 
     @property
     def encoder(self) -> VisionTransformer:
@@ -170,10 +173,12 @@ def _open_classifier(config: ExportConfig, stored: Checkpoint) -> Content:
     size, view = loaded.network.encoder.img_size, loaded.transform
     if not isinstance(view, ResizeCenterCrop):
         view = evaluation_transform(size)
-    outputs = {"logits": "[B, K] scores of the classes; their softmax is the probabilities"}
+    kind = stored_kind(stored.meta, stored.path)
+    outputs = {"logits": kind.note}
     network, classes, origin = loaded.network, loaded.classes, loaded.origin
     layer = Classification(network)
-    return _content("classifier", network, layer, outputs, loaded.normalize, view, classes=classes, origin=origin)
+    content = _content("classifier", network, layer, outputs, loaded.normalize, view, classes=classes, origin=origin)
+    return replace(content, kind=kind)
 
 
 def _open_reconstruction(config: ExportConfig, stored: Checkpoint) -> Content:

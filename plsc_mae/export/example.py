@@ -6,6 +6,7 @@ import textwrap
 
 from plsc_mae.export.content import Content
 from plsc_mae.export.targets.base import Target
+from plsc_mae.methods.label_kinds import LabelKind
 
 NAME = "example.py"
 _TEMPLATE = '''\
@@ -57,9 +58,9 @@ width, height = max(round(image.width * factor), WIDTH), max(round(image.height 
 _CLASSES = """\
     classes = (FOLDER / "classes.txt").read_text(encoding="utf-8").splitlines()
     logits = outputs["logits"][0]
-    probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    for index in probabilities.argsort()[::-1][:5]:
-        print(f"{100 * probabilities[index]:6.2f} %  {classes[index]}")
+    {activation}
+    for index in {order}:
+        print(f"{text}  {{classes[index]}}")
 """
 
 
@@ -95,7 +96,17 @@ def example_text(target: Target, content: Content) -> str:
         resize=_indented(resize),
         filter=view.interpolation.upper(),
         drawn=drawn,
-        classes=_CLASSES if content.part == "classifier" else "",
+        classes=_class_lines(content.kind) if content.part == "classifier" else "",
+    )
+
+
+def _class_lines(kind: LabelKind) -> str:
+    """Return the lines that print the predictions of a classifier."""
+    ranked = kind.values == "probabilities"
+    return _CLASSES.format(
+        activation=kind.activation,
+        order="values.argsort()[::-1][:5]" if ranked else "range(len(values))",
+        text="{100 * values[index]:6.2f} %" if ranked else "{values[index]:10.4g}",
     )
 
 

@@ -13,11 +13,13 @@ from plsc_mae.config.tools import ExplainConfig, PredictConfig
 from plsc_mae.data.classify import evaluation_transform
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import Transform
+from plsc_mae.errors import CheckpointError
 from plsc_mae.loading.class_names import numbered_names, read_head
 from plsc_mae.loading.classifier_weights import load_classifier_weights
 from plsc_mae.loading.encoder import infer_encoder_arguments, newer_parts, normalization
 from plsc_mae.loading.training_config import set_final_eps, trained_eps
 from plsc_mae.methods.classify import build_classifier, build_normalize, validation_transform
+from plsc_mae.methods.label_kinds import LabelKind, stored_kind
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.convert import decoded, recognize
@@ -81,16 +83,31 @@ def load_classifier(
 
 
 def open_classifier(config: PredictConfig | ExplainConfig) -> LoadedClassifier:
-    """Load the classifier that a command's options name; raise as `load_classifier` does."""
-    return load_classifier(
-        config.model_path,
-        model_key=config.model_key,
-        model_prefix=config.model_prefix,
+    """Load the classifier that a command's options name.
+
+    Raises:
+        CheckpointError: see `load_classifier`; or the network predicts no classes.
+        UserError: see `load_classifier`.
+    """
+    trained, kind = open_predictor(config)
+    if kind.dense:
+        raise CheckpointError(
+            f"{config.model_path} predicts {kind.noun} ({kind.task}); expected a classifier of one class per image"
+        )
+    return trained
+
+
+def open_predictor(config: PredictConfig | ExplainConfig) -> tuple[LoadedClassifier, LabelKind]:
+    """Load the network that a command's options name, and the kind of its labels; raise as `load_classifier` does."""
+    stored = weights.read_network(config.model_path, config.model_key, config.model_prefix)
+    trained = load_classifier(
+        stored,
         classes=config.classes,
         num_heads=config.num_heads,
         input_size=config.input_size,
         global_pool=config.global_pool,
     )
+    return trained, stored_kind(stored.meta, stored.path)
 
 
 def _by_options(

@@ -22,6 +22,7 @@ from plsc_mae.loading.positions import PositionFit
 from plsc_mae.loading.training_config import trained_eps
 from plsc_mae.methods import load_recipe
 from plsc_mae.methods.classify import build_normalize
+from plsc_mae.methods.label_kinds import KINDS, stored_kind
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.layers import LAYER_NORM_EPS
 from plsc_mae.models.vit import VisionTransformer
@@ -58,6 +59,7 @@ def load_into_classifier(
     model_prefix: str | None = None,
     classes: ClassOrder | None = None,
     names_file: str = "",
+    new_head: bool = False,
     dry_run: bool = False,
 ) -> LoadReport:
     """Initialize a classifier with a checkpoint of pre-training or of another classifier.
@@ -75,6 +77,7 @@ def load_into_classifier(
         model_prefix: prefix of the network's tensor names, likewise.
         classes: classes of the run; None if they are unknown.
         names_file: text file with the names of the stored classifier's outputs, in place of those in the checkpoint.
+        new_head: True to keep the initial head whatever the file has.
         dry_run: compare names and shapes only.
 
     Returns:
@@ -96,7 +99,9 @@ def load_into_classifier(
             "was probed, or a fine-tuned one"
         )
     classes = classes or ClassOrder()
-    kept = head_to_keep(stored, model.num_classes, classes, names_file) if model.probe == "none" else None
+    kept = None
+    if model.probe == "none" and not new_head:
+        kept = head_to_keep(stored, model.num_classes, classes, names_file)
     tensors = _fitted(model, stored.model, rules, norm_into_fc_norm, keep_head=kept is not None)
     fitted, fit = dataclasses.replace(stored, model=tensors), PositionFit(model, model.encoder, stored)
     report = weights.load(model, fitted, rules.name, resize=fit, dry_run=dry_run)
@@ -280,7 +285,8 @@ def start_from_pretraining(
     """Load the encoder of `config.finetune`, and initialize the head.
 
     Fine-tuning initializes the head as the method's recipe does, or loads it if the file is a classifier with the
-    classes of the run. A probe draws its head with standard deviation PROBE_HEAD_STD.
+    classes of the run; for labels that are not classes it always initializes the head. A probe draws its head with
+    standard deviation PROBE_HEAD_STD.
 
     Raises:
         CheckpointError: see `load_into_classifier`.
@@ -295,6 +301,7 @@ def start_from_pretraining(
         norm_into_fc_norm=recipe.norm_into_fc_norm,
         classes=classes,
         names_file=config.classes,
+        new_head=KINDS[config.label_task].dense or stored_kind(stored.meta, stored.path).dense,
     )
     std = recipe.head_std if config.probe == "none" else PROBE_HEAD_STD
     if std is not None and "head.weight" not in report.matched:

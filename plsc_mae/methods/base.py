@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from plsc_mae.config import TrainingConfig
     from plsc_mae.weights.reader import Checkpoint
 
+OUTPUT, LABEL = "output", "label"  # of every image, in the result of `Task.scores`
 Batch = dict[str, Any]  # tensors; entries named host_* are NumPy arrays, because the device does not need them
 Pictures = dict[str, npt.NDArray[np.uint8]]
 PatchStats = Literal["original", "visible"]
@@ -71,7 +72,7 @@ class Task(nn.Layer, ABC):
     Attributes:
         model: the network that checkpoints save and export.
         gives_features: whether `forward` also returns the mean feature of every image's visible patches.
-        score_names: keys of the result of `scores`.
+        score_names: the results of `scores` to average.
         reference_loss: name in the logs of the loss with which `trivial_losses` compare; "" without trivial losses.
     """
 
@@ -145,6 +146,20 @@ class Task(nn.Layer, ABC):
         """
         raise TypeError(f"{type(self).__name__} cannot be validated: it does not implement scores")
 
+    @property
+    def gathers_outputs(self) -> bool:
+        """True if every evaluation computes `metrics`, from the outputs of all images."""
+        return False
+
+    def metrics(self, outputs: npt.NDArray[np.float32], labels: npt.NDArray[Any]) -> dict[str, float]:
+        """Return the metrics of a data set that are no means over its images, {name: value}.
+
+        Args:
+            outputs: `OUTPUT` [n, K] of all images, as `scores` returned them.
+            labels: their `LABEL`: class numbers int64 [n], or float32 [n, K].
+        """
+        return {}
+
     def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Return the losses of trivial predictors on prepared batches, by their names in `analysis.trivial`.
 
@@ -156,7 +171,7 @@ class Task(nn.Layer, ABC):
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
         """Return pictures of the network's predictions for a batch, {label: uint8 [B, H, W, 3]}, in display order.
 
-        The result is empty for a Task without pictures.
+        The first one is the original, the second one is masked. The result is empty for a Task without pictures.
 
         Args:
             batch: a batch of samples from `Method.view_transform`.
@@ -167,6 +182,13 @@ class Task(nn.Layer, ABC):
             ConfigError: `patch_stats` is set but the network does not predict normalized pixels.
         """
         return {}
+
+    def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_] | None:
+        """Return the patches that `pictures` hides, [B, rows, columns], for a Task whose third picture predicts pixels.
+
+        None: the third picture is no prediction of pixels.
+        """
+        return None
 
     def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
         """Return the memory outline of one training pass.

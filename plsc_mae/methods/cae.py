@@ -8,6 +8,8 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import paddle
 from paddle import Tensor, nn
 
@@ -163,6 +165,12 @@ class CAETask(Task):
             tokens = replace_tokens(target, ids, pred.argmax(axis=-1))
             drawn = {f"its tokens, {how}": draw(target), f"hidden tokens predicted, {how}": draw(tokens)}
         return to_pictures({"original": pixels, "masked": masked, **drawn})
+
+    def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_] | None:
+        """Return the patches that `pictures` hides, [B, rows, columns]; None if it predicts tokens."""
+        if not isinstance(self.target, PixelTarget):
+            return None
+        return cast(npt.NDArray[np.bool_], batch["mask"].numpy().reshape(-1, *self.model.encoder.grid))
 
     def _token_drawing(self, pixels: Tensor, tokens: Tensor) -> tuple[DrawTokens, str]:
         """Return (function that draws tokens, its name): the dVAE's decoder if its file exists, else mean patches."""

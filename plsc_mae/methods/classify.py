@@ -1,5 +1,7 @@
 """Supervised training of a classifier: fine-tuning of all weights, or a probe on frozen features.
 
+Labels are classes, sets of labels or numbers; `label_kinds` has their losses and metrics.
+
 The code bases differ in the network and its initial weights (`ClassifierRecipe`, one per method) and in options
 (plsc_mae/config/classify.py).
 """
@@ -10,8 +12,8 @@ import functools
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor
 
 from plsc_mae.config import ClassifyConfig, FinetuneConfig, LinprobeConfig, TrainingConfig
@@ -25,9 +27,9 @@ from plsc_mae.data.randaugment import RandAugment
 from plsc_mae.data.transfer import HOST_PREFIX
 from plsc_mae.data.transforms import INCEPTION_MEAN, INCEPTION_STD, Sample, Transform
 from plsc_mae.errors import CheckpointError
-from plsc_mae.losses import label_smoothing_cross_entropy, soft_target_cross_entropy
 from plsc_mae.methods import load_recipe
-from plsc_mae.methods.base import Batch, StepOutput, Task
+from plsc_mae.methods.base import LABEL, OUTPUT, Batch, StepOutput, Task
+from plsc_mae.methods.label_kinds import Classes, LabelKind, stored_kind
 from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline, Stack
 from plsc_mae.models import registry
 from plsc_mae.models.classifier import AttentiveBlock, ImageClassifier
@@ -52,17 +54,16 @@ MIX_SEED = HOST_PREFIX + "mix_seed"
 
 
 class ClassifyTask(Task):
-    """The task of classifying images; samples contain the random draws for erasing and mixing.
+    """The task of predicting the labels of images; samples contain the random draws for erasing and mixing.
 
     Args:
         model: the classifier.
         normalize: converts uint8 images to the classifier's floats.
         config: the options of label smoothing, mixing, layer-wise learning rates and averaged weights.
-        num_classes: number of classes K.
+        num_classes: number of outputs K.
         class_order: classes of the run, stored in checkpoints; None if they are unknown.
+        kind: kind of the labels; None for classes.
     """
-
-    score_names: tuple[str, ...] = ("loss", "acc1", "acc5")
 
     def __init__(
         self,
@@ -71,12 +72,17 @@ class ClassifyTask(Task):
         config: ClassifyConfig,
         num_classes: int,
         class_order: ClassOrder | None = None,
+        kind: LabelKind | None = None,
     ) -> None:
         super().__init__()
         self.model, self.normalize, self.config = model, normalize, config
         self.class_order = class_order or ClassOrder()
+        self.kind = kind or Classes()
+        if isinstance(self.kind, Classes) and isinstance(config, FinetuneConfig):
+            self.kind.smoothing = config.smoothing
+        self.score_names = self.kind.score_names
         self.mixup = build_mixup(config, num_classes)
-        self.smoothing = config.smoothing if isinstance(config, FinetuneConfig) else 0.0
+        self._selected: Tensor | None = None
         averaged = isinstance(config, FinetuneConfig) and config.model_ema
         self.average = WeightAverage(model, config.model_ema_decay) if averaged else None  # type: ignore[attr-defined]
 
@@ -84,8 +90,8 @@ class ClassifyTask(Task):
     def prepare(self, batch: Batch) -> Batch:
         """Normalize, erase and mix images, as the options ask.
 
-        Returns {"image": float [B, 3, H, W], "target": class numbers [B] or distributions [B, K]}, or for cached
-        features {"features": float [B, D], "target": class numbers [B]}.
+        Returns {"image": float [B, 3, H, W], "target": class numbers [B], or float [B, K]}, or for cached features
+        {"features": float [B, D], "target": the same}.
         """
         target = self.class_order.outputs_of(batch["label"])
         if "features" in batch:
@@ -99,7 +105,7 @@ class ClassifyTask(Task):
         return {"image": images, "target": target}
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Compute the cross entropy of a batch that `prepare` returned."""
+        """Compute the loss of a batch that `prepare` returned."""
         return self.loss(self.logits(batch), batch["target"])
 
     def logits(self, batch: Batch) -> Any:
@@ -107,16 +113,32 @@ class ClassifyTask(Task):
         return self.model.classify(batch["features"]) if "features" in batch else self.model(batch["image"])
 
     def loss(self, logits: Tensor, target: Tensor) -> StepOutput:
-        """Return the cross entropy of logits [B, K] with distributions [B, K], or with class numbers [B], smoothed."""
-        if target.ndim == 2:
-            loss = soft_target_cross_entropy(logits, target)
-        else:
-            loss = label_smoothing_cross_entropy(logits, target, self.smoothing)
+        """Return the loss of logits [B, K] for a target that `prepare` returned."""
+        loss = self.kind.loss(logits, target)
         return StepOutput(loss, {"loss": loss.detach()})
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        """Return cross entropy, top-1 and top-5 accuracy (0 or 100) of every image, see `classification_scores`."""
-        return classification_scores(self.logits(self.prepare(batch)), self.class_order.outputs_of(batch["label"]))
+        """Return the scores of every image, see `LabelKind.scores`, with its outputs and label."""
+        return self.scores_of(self.logits(self.prepare(batch)), self.class_order.outputs_of(batch["label"]))
+
+    def scores_of(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the scores of logits [B, K] and labels; both are in the result as `OUTPUT` and `LABEL`."""
+        if self._selected is not None:
+            logits = paddle.index_select(logits, self._selected, axis=1)
+        return {**self.kind.scores(logits, labels), OUTPUT: logits, LABEL: labels}
+
+    def select_outputs(self, outputs: npt.NDArray[np.int64] | None) -> None:
+        """Let `scores` use only some outputs [C], in this order; labels are then numbers of these; None uses all."""
+        self._selected = None if outputs is None else paddle.to_tensor(outputs)
+
+    @property
+    def gathers_outputs(self) -> bool:
+        """True if the metrics of the labels are no means over images."""
+        return self.kind.dense
+
+    def metrics(self, outputs: npt.NDArray[np.float32], labels: npt.NDArray[Any]) -> dict[str, float]:
+        """Return the metrics of a data set, see `LabelKind.metrics`."""
+        return self.kind.metrics(outputs, labels)
 
     def schedule(self, config: TrainingConfig, lr: float, updates_per_epoch: int) -> Schedule:
         """Return the recipe's `finetune_schedule` in fine-tuning if it has one, else the schedule of the options."""
@@ -167,16 +189,17 @@ class ClassifyTask(Task):
         )
 
     def extra_state(self) -> dict[str, Any]:
-        """Return the names of the classes and, if there are any, the averaged weights."""
+        """Return the names of the classes, the kind of other labels, and the averaged weights if there are any."""
         average = {} if self.average is None else {AVERAGE: self.average.state()}
-        return {"classes": list(self.class_order.names), **average}
+        return {"classes": list(self.class_order.names), **self.kind.state(), **average}
 
     def load_extra_state(self, stored: Checkpoint) -> None:
         """Adopt the checkpoint's order of the classes, and restore the averaged weights if this run has them.
 
         Raises:
-            CheckpointError: the checkpoint is of other classes, or lacks the averaged weights that this run needs.
+            CheckpointError: the checkpoint is of other labels, or lacks the averaged weights that this run needs.
         """
+        self.kind.restore(stored_kind(stored.meta, stored.path), stored.path)
         self.class_order.restore(stored.meta.get("classes"), stored.path, CHANGED_CLASSES)
         if self.average is None:
             return
@@ -185,14 +208,6 @@ class ClassifyTask(Task):
         if not state:
             raise CheckpointError(f"{stored.path} has no averaged weights; resume without --model_ema")
         self.average.load(state)
-
-
-def classification_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Return float32 [B] "loss", "acc1" and "acc5" of logits [B, K] and class numbers [B]; accuracies are 0 or 100."""
-    logits = logits.astype("float32")
-    best = logits.topk(min(5, logits.shape[1]), axis=1)[1]
-    hit = (best == labels.unsqueeze(1)).astype("float32") * 100
-    return {"loss": F.cross_entropy(logits, labels, reduction="none"), "acc1": hit[:, 0], "acc5": hit.max(axis=1)}
 
 
 def build_mixup(config: ClassifyConfig, num_classes: int) -> Mixup | None:

@@ -9,6 +9,8 @@ from collections.abc import Collection, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import numpy as np
+import numpy.typing as npt
 import paddle
 from paddle import Tensor, nn
 
@@ -142,6 +144,12 @@ class MAETask(Task):
             images = self.normalize(batch["image"])
             drawn = redraw(self.model, images, batch["noise"], self.mask_ratio, patch_stats or "original")
             return to_pictures({label: self.normalize.denormalize(x) for label, x in drawn.items()})
+
+    @paddle.no_grad()
+    def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_]:
+        """Return the patches that `pictures` hides, [B, rows, columns]."""
+        mask = self.model.random_masks(batch["noise"], self.mask_ratio).mask.numpy()
+        return cast(npt.NDArray[np.bool_], mask.reshape(-1, *self.model.encoder.grid) > 0)
 
     def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
         """Return the outline of an encoder of visible patches, and a decoder whose last block computes hidden ones."""

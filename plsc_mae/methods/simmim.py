@@ -169,6 +169,10 @@ class SimMIMTask(Task):
         }
         return to_pictures({label: self.normalize.denormalize(x) for label, x in drawn.items()})
 
+    def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_]:
+        """Return the patches that `pictures` hides, [B, rows, columns]."""
+        return cast(npt.NDArray[np.bool_], batch["mask"].numpy().reshape(-1, *self.model.encoder.grid))
+
 
 class Pixels(nn.Layer):
     """The prediction of all patches, for inference."""

@@ -9,7 +9,8 @@ from plsc_mae.config import LinprobeConfig
 from plsc_mae.data.classes import ClassOrder
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.methods.base import Batch, StepOutput
-from plsc_mae.methods.classify import ClassifyTask, classification_scores
+from plsc_mae.methods.classify import ClassifyTask
+from plsc_mae.methods.label_kinds import LabelKind, classification_scores
 from plsc_mae.models.classifier import ImageClassifier, ParallelHeads
 from plsc_mae.optim import ParamGroup
 
@@ -26,6 +27,7 @@ class SweepTask(ClassifyTask):
         config: the run's options.
         num_classes: number of classes K.
         class_order: classes of the run; None if they are unknown.
+        kind: kind of the labels, which must be classes; None for classes.
     """
 
     def __init__(
@@ -35,8 +37,9 @@ class SweepTask(ClassifyTask):
         config: LinprobeConfig,
         num_classes: int,
         class_order: ClassOrder | None = None,
+        kind: LabelKind | None = None,
     ) -> None:
-        super().__init__(model, normalize, config, num_classes, class_order)
+        super().__init__(model, normalize, config, num_classes, class_order, kind)
         assert config.lr_sweep
         self.rates = config.lr_sweep
         self.peak = config.blr if config.lr is None else config.lr

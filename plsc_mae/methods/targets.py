@@ -227,7 +227,7 @@ def _token_target(config: CAEConfig) -> TokenTarget:
         trial = remedies("; to try CAE out without one, give --discrete_vae_type random_init")
         raise ConfigError(
             f"{flag('discrete_vae_weight_path')} is required: the folder with DALL-E's encoder.pkl or PLSC's "
-            f"encoder_weight.pd (see docs/cae.md for downloads){trial}"
+            f"encoder_weight.pd (see docs/reference/cae.md for downloads){trial}"
         )
     tensors = read_dalle(path, "encoder")
     require_finite(tensors, path, FETCH_AGAIN)

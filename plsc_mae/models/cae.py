@@ -9,18 +9,15 @@ import math
 from typing import Any, NamedTuple
 
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError
 from plsc_mae.masking import split_mask
 from plsc_mae.models.deterministic import table_rows
 from plsc_mae.models.layers import (
-    LAYER_NORM_EPS,
     Block,
     CrossAttention,
     DropPath,
-    Exchange,
     Linear,
     Mlp,
     add_residual,
@@ -49,34 +46,6 @@ class CAEOutput(NamedTuple):
     encoded: Tensor  # [B, 1 + V, C] the encoder's representations of the visible patches, class token first
 
 
-class Context(NamedTuple):
-    """The visible patches, standardized once without scale and shift, as input of all regressor blocks."""
-
-    keys: Tensor  # [B, V, D], tokens with position embeddings
-    values: Tensor  # [B, V, D], tokens without position embeddings
-
-
-def standardize(x: Tensor) -> Tensor:
-    """Normalize the last axis as a layer norm without scale and shift does."""
-    return F.layer_norm(x, x.shape[-1:], epsilon=LAYER_NORM_EPS)
-
-
-def after_norm(
-    x: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor | None = None, exchange: Exchange | None = None
-) -> Tensor:
-    """Apply the scale and shift of `norm`, folded into the weights, and a linear layer to tokens from `standardize`.
-
-    `x` [B, N, in] and `weight` [in, out] give [B, N, out].
-
-    All norms with the same input share one standardized tensor, and scaling weights costs less than scaling tokens.
-    `exchange` connects the processes that have the other columns of the weights, all of which must call; None if all
-    columns are here.
-    """
-    x, scale, shift = (copy_to_group(exchange, tensor) for tensor in (x, norm.weight, norm.bias))
-    shift = paddle.matmul(shift, weight)
-    return linear(x, scale.unsqueeze(1) * weight, shift if bias is None else shift + bias)
-
-
 class RegressorBlock(Recomputable):
     """A block of cross-attention from hidden patches to all patches, followed by an MLP.
 
@@ -95,19 +64,21 @@ class RegressorBlock(Recomputable):
         # Without layer scale the original keeps frozen gammas of 1 here.
         self.gamma_1.stop_gradient = self.gamma_2.stop_gradient = layer_scale <= 0
 
-    def forward(self, x: Tensor, positions: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, visible: Tensor, placed_visible: Tensor) -> Tensor:
         """Return refined predictions [B, M, D] of hidden patches.
 
         `x` [B, M, D] are the predictions so far and `positions` [B, M, D] the position embeddings of the same patches;
-        `context` has the visible patches.
+        `visible` [B, V, D] are the visible patches, `placed_visible` the same with position embeddings.
         """
-        attn, placed = self.cross_attn, standardize(x + positions)
-        keys = paddle.concat([context.keys, placed], axis=1)
-        values = paddle.concat([context.values, standardize(x)], axis=1)
+        attn, placed = self.cross_attn, x + positions
+        queries = self.norm_q(placed)
+        keys = self.norm_k(paddle.concat([placed_visible, placed], axis=1))
+        values = self.norm_v(paddle.concat([visible, x], axis=1))
+        queries, keys, values = (copy_to_group(attn.exchange, tokens) for tokens in (queries, keys, values))
         attended = attn(
-            after_norm(placed, self.norm_q, attn.q.weight, attn.q_bias, attn.exchange),
-            after_norm(keys, self.norm_k, attn.k.weight, None, attn.exchange),
-            after_norm(values, self.norm_v, attn.v.weight, attn.v_bias, attn.exchange),
+            linear(queries, attn.q.weight, attn.q_bias),
+            linear(keys, attn.k.weight, None),
+            linear(values, attn.v.weight, attn.v_bias),
         )
         x = self.norm2(add_residual(x, self.drop_path(scaled(attended, self.gamma_1))))
         return add_residual(x, self.drop_path(scaled(self.mlp(x), self.gamma_2)))
@@ -141,9 +112,9 @@ class Regressor(nn.Layer):
         `positions` [B, M, D] are the position embeddings of the hidden patches, `visible_positions` [B, V, D] those of
         the visible ones.
         """
-        context = Context(standardize(visible + visible_positions), standardize(visible))
+        placed_visible = visible + visible_positions
         for block in self.blocks:
-            x = block(x, positions, context)
+            x = block(x, positions, visible, placed_visible)
         return self.norm(x)
 
 

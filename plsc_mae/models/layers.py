@@ -369,6 +369,19 @@ class Mlp(nn.Layer):
         return dropout(self.fc2(hidden), self.drop_rate if self.training else 0.0)
 
 
+def one_per_sample(x: Tensor) -> Tensor:
+    """Return ones [B, 1, 1] in the dtype and on the device of x [B, N, D]; callers must not change them in place."""
+    if not is_eager(x):
+        return paddle.ones([x.shape[0], 1, 1], x.dtype)
+    return _constant_ones(x.shape[0], x.dtype, str(x.place))
+
+
+@functools.lru_cache(maxsize=16)
+def _constant_ones(batch: int, dtype: Any, place: str) -> Tensor:
+    """Create ones [B, 1, 1] on the current device, which `place` names; later calls launch nothing."""
+    return paddle.ones([batch, 1, 1], dtype)
+
+
 class DropPath(nn.Layer):
     """Stochastic depth: sets a residual branch to zero for random samples, scales up the rest (Huang et al. 2016)."""
 
@@ -380,9 +393,7 @@ class DropPath(nn.Layer):
         """Zero each sample of x [B, N, D] with probability `rate` in training."""
         if self.rate == 0.0 or not self.training:
             return x
-        keep = 1.0 - self.rate
-        kept = paddle.ceil(keep - paddle.rand([x.shape[0], 1, 1]))  # 1 where the number is below keep, else 0
-        return x * in_dtype(kept / keep, x.dtype)
+        return x * dropout(one_per_sample(x), self.rate)  # dropout draws and scales in one launch
 
 
 class Block(Recomputable):

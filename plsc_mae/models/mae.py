@@ -148,7 +148,7 @@ class MAEDecoder(nn.Layer):
 class MaskedAutoencoder(nn.Layer):
     """MAE: a ViT that encodes the visible patches, and a light decoder that predicts the pixels of the hidden ones.
 
-    The arguments after `norm_pix_loss` select variants of other code bases; docs/mae.md has the table.
+    The arguments after `norm_pix_loss` select variants of other code bases; docs/reference/mae.md has the table.
 
     Args:
         img_size: image side, or height and width, in pixels.

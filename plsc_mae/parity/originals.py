@@ -109,5 +109,5 @@ def _run(command: list[str], original: Original) -> None:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ConfigError(
             f"the code of {original.title} failed in the interpreter {command[0]}: {last}; use --python to name one "
-            "with torch and timm or transformers (see docs/parity.md)"
+            "with torch and timm or transformers (see docs/reference/parity.md)"
         )

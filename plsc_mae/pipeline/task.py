@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import paddle
 from paddle import Tensor
 
 from plsc_mae.methods.base import Autocast, Batch, PassContext, StepOutput, Task
-from plsc_mae.methods.classify import ClassifyTask, classification_scores
+from plsc_mae.methods.classify import ClassifyTask
 from plsc_mae.optim import ParamGroup
 from plsc_mae.parallel.world import World
 from plsc_mae.pipeline.schedule import Line, Schedule, pass_forward
@@ -99,13 +100,22 @@ class PipelinedTask(Task):
         return out
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the scores [B] by name in the last stage and zeros in the others; all stages must call."""
+        """Return the classification task's scores in the last stage and zeros in the others; all stages must call."""
         prepared = self.prepare(batch)
         tokens = self._encode(prepared, contextlib.nullcontext)
         if tokens is None:
             zeros = paddle.zeros([len(prepared["target"])])
             return dict.fromkeys(self.score_names, zeros)
-        return classification_scores(self.model.finish(tokens), prepared["target"])
+        return self.task.scores_of(self.model.finish(tokens), prepared["target"])
+
+    @property
+    def gathers_outputs(self) -> bool:
+        """The classification task's."""
+        return self.task.gathers_outputs
+
+    def metrics(self, outputs: npt.NDArray[np.float32], labels: npt.NDArray[Any]) -> dict[str, float]:
+        """Return the classification task's metrics."""
+        return self.task.metrics(outputs, labels)
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
         """Return the parameter groups of this stage."""
@@ -152,12 +162,13 @@ class PipelinedTask(Task):
     def _broadcast_target(self, target: Tensor | None, count: int) -> Tensor:
         """Broadcast the first stage's targets to all stages.
 
-        Targets are class numbers [B], or distributions, float [B, K], in training with mixup. All stages must call.
+        Targets are class numbers [B], or float [B, K] for other labels and in training with mixup. All stages must
+        call.
         Stages other than the first pass None as `target` and allocate a buffer for `count` images.
         """
-        mixed = self.task.mixup is not None and self.training
+        dense = self.task.kind.dense or (self.task.mixup is not None and self.training)
         if target is None:
             target = paddle.empty(
-                [count, self.model.num_classes] if mixed else [count], "float32" if mixed else "int64"
+                [count, self.model.num_classes] if dense else [count], "float32" if dense else "int64"
             )
         return self.world.pipeline.broadcast(target, self.world.pipeline.size - 1)

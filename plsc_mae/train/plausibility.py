@@ -10,6 +10,7 @@ from plsc_mae.config.training import UpdateScheduleOptions
 from plsc_mae.errors import ConfigError, remedies
 from plsc_mae.optim import Schedule, scaled_lr
 from plsc_mae.optim.lars import TRUST_COEFFICIENT
+from plsc_mae.train.scaling import scales_with_batch
 
 logger = logging.getLogger(__name__)
 
@@ -18,11 +19,6 @@ LONG_WARMUP = 0.5  # share of the run
 # 62 % separable: 13 to 16 % accuracy at 0.1, 34 to 45 % at 0.9, 62 % at 3.
 LEAST_LARS_CHANGE, GOOD_LARS_CHANGE = 1.0, 3.0
 SAMPLES = 1000  # points of a schedule at which its mean is taken
-
-
-def scales_with_batch(config: TrainingConfig) -> bool:
-    """Return whether the learning rate is proportional to the images of an update."""
-    return config.lr is None or config.lr_per_256
 
 
 def check_accumulation(config: TrainingConfig, iterations: int, parts: int) -> None:

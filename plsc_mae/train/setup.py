@@ -5,15 +5,13 @@ The commands `pretrain`, `finetune`, `linprobe`, `bench step` and `plan --measur
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import paddle
 from paddle import nn
 
 from plsc_mae.config import PretrainConfig, TrainingConfig
-from plsc_mae.config.schema import to_line
 from plsc_mae.data.imagefolder import ImageDataset, ImageList, find_images
 from plsc_mae.data.listing import list_images
 from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
@@ -24,11 +22,12 @@ from plsc_mae.methods.base import Task
 from plsc_mae.methods.contract import Method
 from plsc_mae.models.deterministic import choose_kernels
 from plsc_mae.models.recompute import keep_no_activations
-from plsc_mae.optim import build_optimizer, scaled_lr
+from plsc_mae.optim import build_optimizer
 from plsc_mae.optim.sharding import Sharded, UpdateSharing, check_stage, share_gradients
 from plsc_mae.parallel.tensor import count_parameters, share_blocks
 from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
+from plsc_mae.train.announcements import announce_plan
 from plsc_mae.train.checkpoint.saver import Saver
 from plsc_mae.train.checkpoint.state import RunState
 from plsc_mae.train.compiled import CompiledTask
@@ -37,13 +36,11 @@ from plsc_mae.train.log.run_logger import RunLogger
 from plsc_mae.train.nonfinite.policy import NonFinitePolicy
 from plsc_mae.train.observers.base import Observer
 from plsc_mae.train.observers.online_probe import OnlineProbe
-from plsc_mae.train.plausibility import check_accumulation, scales_with_batch, warn_of_schedule
+from plsc_mae.train.plausibility import check_accumulation, warn_of_schedule
 from plsc_mae.train.precision import choose_precision, lower_weights
+from plsc_mae.train.scaling import images_per_update, peak_lr
 from plsc_mae.train.step import Accumulation, Stepper, trainable_parameters
 from plsc_mae.train.trainer import Trainer
-
-logger = logging.getLogger(__name__)
-
 
 # --------------------------------------------------------------------------------------------- processes and data
 
@@ -64,13 +61,6 @@ def training_world(config: TrainingConfig) -> World:
             f"--recompute on CPU needs Paddle 3, but this is {paddle.__version__}; update Paddle or omit --recompute"
         )
     return world
-
-
-def log_options(config: TrainingConfig, world: World) -> None:
-    """Log the options that differ from the defaults of the method, in the main process; config.yaml has all."""
-    if world.is_main:
-        changed = to_line(config, changed_only=True)
-        logger.info("options of %s %s that differ from its defaults: %s", config.method, config.phase, changed)
 
 
 def settle_pixel_range(
@@ -190,24 +180,6 @@ def build_stepper(task: Task, config: TrainingConfig, world: World) -> Stepper:
     )
 
 
-def images_per_update(config: TrainingConfig, world: World) -> int:
-    """Return the number of images in one whole accumulation group, over all processes."""
-    return config.batch_size * world.size * config.accum_iter
-
-
-def peak_lr(config: TrainingConfig, effective_batch: int) -> float:
-    """Return the absolute peak learning rate of a run.
-
-    An absolute --lr is returned unchanged. --blr, or the --lr of a method whose rate is per 256 images, is multiplied
-    by `effective_batch` / 256, where `effective_batch` is the number of images per update.
-    """
-    if config.lr is not None and not config.lr_per_256:
-        return config.lr
-    base = config.blr if config.lr is None else config.lr
-    assert base is not None
-    return scaled_lr(base, effective_batch)
-
-
 # --------------------------------------------------------------------------------------------------------- trainer
 
 
@@ -220,6 +192,7 @@ def build_trainer(
     observers: Sequence[Observer] = (),
     keep_best: str = "",
     probe: OnlineProbe | None = None,
+    planned_memory: int | None = None,
 ) -> Trainer:
     """Build the Trainer of a run.
 
@@ -232,6 +205,7 @@ def build_trainer(
         keep_best: name of an observer's metric; the checkpoint with its largest value is kept as checkpoint-best.pd. ""
             keeps none.
         probe: linear classifier trained on the features of every iteration; None for none.
+        planned_memory: estimated bytes of tensors at the peak of an update, for the overview; None without an estimate.
 
     Raises:
         ConfigError: the options are inconsistent with each other or with the data.
@@ -254,7 +228,7 @@ def build_trainer(
     )
     saver = Saver(state, log, config, world, before=policy.before_save)
     if world.is_main:
-        _log_summary(state, loader, n_parameters)
+        announce_plan(state, loader, n_parameters=n_parameters, planned_memory=planned_memory)
         warn_of_schedule(config, schedule, lr=lr, updates_per_epoch=accumulation.updates)
     return Trainer(
         state,
@@ -267,31 +241,3 @@ def build_trainer(
         observers=observers,
         keep_best=keep_best,
     )
-
-
-def _log_summary(state: RunState, loader: BatchLoader, n_parameters: int) -> None:
-    config, world, updates = state.config, state.world, state.accumulation.updates
-    effective_batch = images_per_update(config, world)
-    rate = config.blr if config.lr is None else config.lr
-    base = f" ({rate:g} x {effective_batch} / 256)" if scales_with_batch(config) else ""
-    parts = f"{world}" if world.size == world.processes else f"{world.size} in {world}"
-    kernels = ", deterministic kernels" if config.deterministic and world.is_gpu else ""
-    for line in (
-        f"{config.model}: {n_parameters / 1e6:.1f} M trainable parameters, {state.stepper.precision.note}{kernels}",
-        f"batch {config.batch_size} x {parts} x accum_iter {config.accum_iter} = {effective_batch} images per "
-        f"update; learning rate {peak_lr(config, effective_batch):.4g}{base}",
-        f"{len(loader.dataset)} images, {updates} updates per epoch, {config.epochs} epochs, "
-        f"{updates * config.epochs} updates",
-        *_incomplete_parts(state.accumulation, loader, config.batch_size * world.size),
-    ):
-        logger.info(line)
-
-
-def _incomplete_parts(accumulation: Accumulation, loader: BatchLoader, batch: int) -> Iterator[str]:
-    """Yield a sentence if an epoch leaves out images, and one if its last accumulation group is incomplete."""
-    left = len(loader.dataset) - accumulation.iterations * batch
-    if left:
-        yield f"each epoch leaves out {left} images, a new choice every time: they do not fill a batch of {batch}"
-    last = accumulation.group(accumulation.iterations - 1).size
-    if last < accumulation.accum_iter:
-        yield f"the last update of an epoch has {last} of {accumulation.accum_iter} iterations"

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from plsc_mae.methods.base import Batch
 from plsc_mae.optim import ParamGroup, Schedule
 from plsc_mae.parallel import activity, hang_detector
 from plsc_mae.parallel.world import World
+from plsc_mae.train.announcements import announce_end, announce_start, describe_stop
 from plsc_mae.train.checkpoint.cadence import due_tags, is_over, reached_last_step, step_save_is_due
 from plsc_mae.train.checkpoint.folder import Start, create_folder, find_start, prepare_folder
 from plsc_mae.train.checkpoint.saver import Saver
@@ -83,6 +85,7 @@ class Trainer:
         self.progress = Progress(self.config.start_epoch)
         self.metrics: dict[str, float] = {}
         self.stopped_by = 0  # number of the signal that stops the run; 0 before one arrives
+        self.started = time.perf_counter()
         self.skipped_before = 0  # unreadable images of this process before the current epoch
 
     # ------------------------------------------------------------------------------------------- start and end
@@ -112,7 +115,7 @@ class Trainer:
         with self.stop.listening(), watching:
             if self.world.is_main:
                 prepare_folder(self.config, start._replace(record=record))
-                logger.info("run %s writes to %s; Ctrl-C saves and stops it", record.run, self.config.output_dir)
+                announce_start(self.config, self.world, record.run, at, path)
             with recorded(
                 Path(self.config.output_dir), self._describe_start(record.run, path), self.world, self._position
             ):
@@ -208,34 +211,25 @@ class Trainer:
             self.saver.finish(self.progress, self.stop)
         finally:
             self.log.end_epoch()
+        if self.world.is_main:
+            self._announce_end()
         if self.stopped_by:
             raise Stopped(self.stopped_by, self._describe_stop(moved=self.progress.position_key != start))
-        if self.world.is_main:
-            self._log_end()
 
     def _describe_stop(self, *, moved: bool) -> str:
-        """Return the position of a stopped run, the file that holds it, and how to continue the run.
+        """Return the description of a stop; `moved` is whether the position has changed since the start."""
+        saved = self.saver.saved_path
+        return describe_stop(self.state, self.progress, iterations=len(self.loader), saved=saved, moved=moved)
 
-        `moved` is whether the position has changed since the start.
-        """
-        at, config = self.progress, self.config
-        position = f"epoch {at.epoch}, {at.batches_done} of {len(self.loader)} iterations, step {at.step}"
-        if not config.save_ckpt:
-            return f"{position}; nothing is saved because of --no_save_ckpt"
-        if not moved:
-            return f"{position}; no update was made, so nothing was saved; the same command starts again"
-        other = " instead of --resume" if config.resume else " instead of --overwrite" if config.overwrite else ""
-        command = "the same command" if config.auto_resume and not other else f"--auto_resume{other}"
-        return f"{position}; saved {self.saver.saved_path}; {command} continues the run"
-
-    def _log_end(self) -> None:
-        at, config, path = self.progress, self.config, self.saver.saved_path
-        done = f"{at.epoch} of {config.epochs} epochs, {at.step} updates"
-        saved = f", saved in {path}" if path is not None else ""
-        if at.epoch >= config.epochs:
-            logger.info("finished: %s%s", done, saved)
-        else:
-            logger.info("reached --max_train_step %d: %s%s", config.max_train_step, done, saved)
+    def _announce_end(self) -> None:
+        announce_end(
+            self.config,
+            self.progress,
+            saved=self.saver.saved_path,
+            best=self.saver.path(BEST) if self.keep_best and self.config.save_ckpt else None,
+            seconds=time.perf_counter() - self.started,
+            stopped=self.stopped_by > 0,
+        )
 
     def _agreed_to_stop(self) -> bool:
         """Return whether any process was asked to stop; all processes must call."""
@@ -390,6 +384,8 @@ class Trainer:
             "time": seconds,
         }
         left = (self.config.epochs - at.epoch) * len(self.loader) - at.batches_done
+        if self.config.max_train_step is not None:
+            left = min(left, (self.config.max_train_step - at.step) * self.config.accum_iter)
         return record, left * seconds * self.state.images_per_iteration / images
 
     def _count_skipped(self) -> int:

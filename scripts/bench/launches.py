@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-MODULES = "data_transform=3,api=6,backward_api=6,fused_api=6,backward_api_base=6,backward_fused_api=6"
+MODULES = "data_transform=3,api=6,dygraph_api=6,backward_api=6,fused_api=6,backward_api_base=6,backward_fused_api=6"
 MARK = "@@"
 FIRST, LAST = 4, 6
 # Methods of Tensor that copy data to the host or wait for the device.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -196,12 +195,11 @@ def test_a_class_called_train(tmp_path):
 
 
 def test_archives_and_programs(tmp_path):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr("train/a/0.png", b"x")
-    _, findings = examine(tmp_path / "a.zip")
-    assert only(findings).startswith(f"! --data_path {tmp_path}/a.zip is a zip archive; ")
+    (tmp_path / "a.tgz").write_bytes(b"\x1f\x8b" + bytes(100))
+    _, findings = examine(tmp_path / "a.tgz")
+    assert only(findings).startswith(f"! --data_path {tmp_path}/a.tgz is a gzip archive; ")
     _, findings = examine(tmp_path)
-    assert "a.zip is a zip archive: unpack it" in only(findings)
+    assert "a.tgz is a gzip archive: unpack it" in only(findings)
 
 
 def test_names_that_are_not_utf8(tmp_path):

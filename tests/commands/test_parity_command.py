@@ -1,4 +1,4 @@
-"""The command `plsc-mae parity` on tiny networks, and its report in docs/parity.md."""
+"""The command `plsc-mae parity` on tiny networks, and its report in docs/reference/parity.md."""
 
 from __future__ import annotations
 
@@ -92,10 +92,10 @@ def test_the_command_line_of_a_report_has_its_options():
 
 
 def test_the_page_in_docs_is_a_report_without_failures(root):
-    page = (root / "docs/parity.md").read_text(encoding="utf-8")
+    page = (root / "docs/reference/parity.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"^\| command \| `(.+)` \|$", page, re.MULTILINE)
     config = read(line)
-    assert config.save_path == "docs/parity.md"
+    assert config.save_path == "docs/reference/parity.md"
     assert config.model == ParityConfig().model
     assert not config.checkpoint
     summary = re.findall(r"^\| (\S+) \| (.+?) \| (\w+) \| \d+ \| .+ \| (\S+) \| (\S+) \| (.+) \|$", page, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""`plsc-mae plan` prints the cost of a run without starting it, and docs/plan.md has the same numbers."""
+"""`plsc-mae plan` prints the cost of a run without starting it, and docs/reference/plan.md has the same numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from plsc_mae.config.schema import options
 pytestmark = [pytest.mark.compat, pytest.mark.once]
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs/plan.md"
+PAGE = ROOT / "docs/reference/plan.md"
 SMALL = "pretrain --model mae_vit_tiny_patch16 --depth 1 --decoder_depth 1"
 CAE, PROBE = "finetune --model cae_base_patch16_224", "linprobe --model vit_base_patch16"
 

@@ -276,3 +276,9 @@ def test_overrides():
 def test_suggestions():
     assert suggest("wieght_decay", ["blr", "weight_decay"]) == "; did you mean 'weight_decay'?"
     assert suggest("zzz", ["blr", "weight_decay"]) == ""
+
+
+def test_none_after_a_flag_of_several_values():
+    """The command line gives a list of words; `--logger none` is as good as `logger: none` in YAML."""
+    assert coerce(Value(["none"], "--logger"), tuple[str, ...] | None) is None
+    assert coerce(Value(["none", "b"], "--names"), tuple[str, ...] | None) == ("none", "b")

@@ -69,7 +69,7 @@ def test_cifar10(cifar10, pixels, below):
 
 
 def test_the_example_of_the_documents_writes_a_folder(cifar10, pixels, root, tmp_path, monkeypatch):
-    (example,) = re.findall(r"^```python\n(.*?)^```", (root / "docs/small-data.md").read_text(), re.M | re.S)
+    (example,) = re.findall(r"^```python\n(.*?)^```", (root / "docs/choose-a-recipe.md").read_text(), re.M | re.S)
     monkeypatch.chdir(tmp_path)
     exec(example, {})
     written = find_images("cifar", "train")

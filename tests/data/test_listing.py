@@ -7,7 +7,6 @@ import io
 import logging
 import os
 import tracemalloc
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -300,10 +299,11 @@ def test_the_remedy_fits_the_entry_of_a_list(tmp_path, line, remedy):
 
 
 def test_an_archive_is_named_with_the_remedy(tmp_path):
-    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
-        archive.writestr("train/a/0.png", b"x")
-    with pytest.raises(DataError, match=r"--data_path .*images\.zip is a zip archive; .*unpack it and pass the folder"):
-        list_images(tmp_path / "images.zip", "train")
+    (tmp_path / "images.tar.gz").write_bytes(gzip.compress(b"x"))
+    with pytest.raises(
+        DataError, match=r"--data_path .*images\.tar\.gz is a gzip archive; .*unpack it and pass the folder"
+    ):
+        list_images(tmp_path / "images.tar.gz", "train")
 
 
 def test_a_list_takes_the_memory_of_its_table(tmp_path):

@@ -20,11 +20,11 @@ from plsc_mae.methods.classify import (
     ClassifyTask,
     build_classifier,
     build_normalize,
-    classification_scores,
     train_transform,
     validation_transform,
 )
-from plsc_mae.train.setup import peak_lr
+from plsc_mae.methods.label_kinds import classification_scores
+from plsc_mae.train.scaling import peak_lr
 
 pytestmark = pytest.mark.compat
 

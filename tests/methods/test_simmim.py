@@ -185,6 +185,7 @@ def test_pictures(config, batch):
     pictures = task.pictures(batch)
     assert list(pictures) == ["original", "masked", "reconstruction", "reconstruction + visible"]
     np.testing.assert_array_equal(pictures["original"], batch["image"].numpy())
+    np.testing.assert_array_equal(task.hidden_patches(batch), batch["mask"].numpy().reshape(2, 4, 4))
     hidden = batch["mask"].numpy().reshape(2, 4, 4).repeat(8, axis=1).repeat(8, axis=2)
     both = pictures["reconstruction + visible"]
     np.testing.assert_array_equal(both[~hidden], pictures["original"][~hidden])

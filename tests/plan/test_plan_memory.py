@@ -25,7 +25,7 @@ from plsc_mae.train.setup import build_stepper
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
-TOLERANCE = 0.2  # docs/plan.md
+TOLERANCE = 0.2  # docs/reference/plan.md
 
 
 def allocated() -> int:
@@ -104,7 +104,7 @@ PEAKS = [
 @pytest.mark.long
 @pytest.mark.parametrize("line", PEAKS, ids=lambda line: " ".join(line.split()[:3]))
 def test_peaks_of_steps_are_planned(line, fork_server):
-    """Compare with Paddle's allocator; other memory of the process differs from run to run (docs/plan.md)."""
+    """Compare with Paddle's allocator; other memory of the process differs from run to run (docs/reference/plan.md)."""
     done = fork_server.run(["-m", "plsc_mae", "plan", *line.split(), "--device", "cpu", "--measure"])
     assert done.returncode == 0, done.stderr
     allocated, _, planned = (float(n) for n in re.findall(r"([\d.]+) MiB", done.stdout.splitlines()[-1]))

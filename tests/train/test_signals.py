@@ -59,8 +59,9 @@ def test_any_moment_will_do(run, monkeypatch, capsys):
             else:
                 patch.setattr(checkpoint_file, "save", after(calls, ask, checkpoint_file.save))
                 stopped(run, "cut", f"{flags} --auto_resume --save_ckpt_steps 1")
-        last = capsys.readouterr().err.splitlines()[-1]
-        assert last.startswith("plsc-mae: stopped by SIGTERM: epoch"), last
+        end, command = capsys.readouterr().err.splitlines()[-2:]
+        assert end.startswith("plsc-mae: stopped by SIGTERM: epoch"), end
+        assert command.endswith("--auto_resume") or "/cut/config.yaml" in command
     run.here("cut", f"{flags} --auto_resume")
     run.assert_same("whole", "cut")
 
@@ -132,7 +133,9 @@ def test_sigterm_to_a_process(run):
     process.terminate()
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 143, output
-    assert output.splitlines()[-1].startswith("plsc-mae: stopped by SIGTERM: epoch "), output
+    end, command = output.splitlines()[-2:]
+    assert end.startswith("plsc-mae: stopped by SIGTERM: epoch "), output
+    assert command.endswith(f" pretrain --config {run.folder / 'cut/config.yaml'} --auto_resume"), output
     assert 3 <= len(run.records("cut")) < len(whole)
     run.here("cut", f"{flags} --auto_resume")
     run.assert_same("whole", "cut")

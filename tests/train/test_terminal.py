@@ -1,4 +1,4 @@
-"""A run on a terminal: whole lines of its width, above the progress bar, and an interrupt that explains itself."""
+"""A run on a terminal: an overview, a progress bar below whole lines, and an interrupt that explains itself."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import shutil
 import signal
 import struct
@@ -15,6 +16,7 @@ import time
 
 import pytest
 
+from plsc_mae.cli import main
 from plsc_mae.train.checkpoint.file import read_footer
 
 pytestmark = [pytest.mark.compat, pytest.mark.long]
@@ -88,10 +90,14 @@ def test_a_run_with_bad_images_that_is_interrupted(run, start, images):
     lines = terminal.lines()
     paths = str(run.folder)  # too long for any line, and never broken
     assert all(len(line) < 100 for line in lines if paths not in line)
-    # The first update and the last one of an epoch that is shorter than --print_freq.
-    printed = [line for line in lines if re.match(r"epoch \d+ \[", line)]
-    assert [line.split(" loss")[0] for line in printed[:3]] == ["epoch 0 [ 1/10]", "epoch 0 [10/10]", "epoch 1 [10/10]"]
-    assert all(re.fullmatch(r"epoch \d+ \[ ?\d+/10\] loss .* eta \d+:\d\d:\d\d", line) for line in printed)
+    assert_overview(lines)
+    # The bar shows what is between the lines of whole epochs.
+    printed = [line for line in lines if re.match(r"epoch \d+ ", line)]
+    assert [line.partition(": ")[0] for line in printed[:2]] == ["epoch 0 done (1/400)", "epoch 1 done (2/400)"]
+    assert all(
+        re.fullmatch(r"epoch \d+ done \(\d+/400\): loss .* time \S+ eta \d+:\d\d:\d\d", line) for line in printed
+    )
+    assert re.search(r"epoch 1:  *\d+%\|.*\d+/10, loss \S+, \S+ img/s, run ends in \d+:\d\d:\d\d", terminal.text)
     for line in lines:
         for start_of_line in ("warning: ", "plsc-mae: ", "saved "):
             assert line.find(start_of_line) <= 0, line
@@ -102,15 +108,25 @@ def test_a_run_with_bad_images_that_is_interrupted(run, start, images):
     said = " ".join(" ".join(line.strip() for line in lines).split())
     step = read_footer(latest)["step"]
     assert re.search(rf"stopped by SIGINT: epoch \d+, \d+ of 10 iterations, step {step}; saved {latest};", said)
-    assert said.endswith("--auto_resume continues the run")
+    *_, command = (line for line in lines if line)
+    assert command.endswith(f" pretrain --config {run.folder / 'out/config.yaml'} --auto_resume")
+    words = shlex.split(command)
+    assert main([*words[words.index("pretrain") :], "--max_train_step", str(step + 1)]) == 0
+    assert read_footer(latest)["step"] == step + 1
+
+
+def assert_overview(lines: list[str]) -> None:
+    """Assert that each label of the overview begins a line of its own, in this order."""
+    labels = ["data", "network", "recipe", "options", "memory", "time", "output", "stop"]
+    assert [line.split()[0] for line in lines if re.match(r"  \w+  +\S", line)] == labels
 
 
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
 def test_an_interrupt_before_training(run, start):
     terminal, process = start("out", "--batch_size 12 --epochs 400", 80)
-    terminal.wait_for(r"options of mae pretrain", process)
+    terminal.wait_for(r"pretrain of mae_vit_tiny", process)
     process.send_signal(signal.SIGINT)
     assert terminal.end(process) == 130
     said = " ".join(" ".join(terminal.lines()).split())
     assert re.search(r"plsc-mae: (interrupted: training had not started|stopped by SIGINT: epoch 0, \d of)", said)
-    assert said.endswith(("the same command starts again", "--auto_resume continues the run"))
+    assert said.endswith(("the same command starts again", "--auto_resume"))

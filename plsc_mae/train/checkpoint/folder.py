@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 LOGS = ("train.jsonl", "log.txt")
 CONFIG = "config.yaml"
-_OWN_CONFIG = "config-" + 12 * "[0-9a-f]" + ".yaml"  # where config.yaml is a file of the user
+_OWN_CONFIG = "config-{}.yaml"  # with the id of the run, where config.yaml is a file of the user
+_OWN_CONFIGS = _OWN_CONFIG.format(12 * "[0-9a-f]")
 _CONFIG_SIGN = "# all options of "
 HISTORY, TRIVIAL_LOSSES = "history.jsonl", "trivial_losses.json"  # see train/history.py, train/trivial_losses.py
 _CONTINUED_REPORTS = ("spikes.jsonl", HISTORY, TRIVIAL_LOSSES)
@@ -145,13 +146,13 @@ class _RunFiles:
         """Return all files that runs have written."""
         records = [self.records] if self.records.exists() else []
         partial = _CHECKPOINTS + checkpoint_file.TEMPORARY
-        names = (_CHECKPOINTS, partial, *LOGS, CONFIG, _OWN_CONFIG, *_REPORTS, "run.json", "*_run.json")
+        names = (_CHECKPOINTS, partial, *LOGS, CONFIG, _OWN_CONFIGS, *_REPORTS, "run.json", "*_run.json")
         return [*self._existing(*names), *records]
 
     def shared_logs(self) -> list[Path]:
         """Return the logs, options and reports, which two branches of a run have in common."""
         records = [self.records] if self.records.exists() else []
-        return [*self._existing(*LOGS, CONFIG, _OWN_CONFIG, *_CONTINUED_REPORTS, self._record_path.name), *records]
+        return [*self._existing(*LOGS, CONFIG, _OWN_CONFIGS, *_CONTINUED_REPORTS, self._record_path.name), *records]
 
     def later_than(self, step: int) -> list[Path]:
         """Return the checkpoints of more than `step` updates."""
@@ -289,6 +290,12 @@ def _origin(config: TrainingConfig, record: RunRecord) -> Path:
 # ------------------------------------------------------------------------------------------------- changes
 
 
+def config_path(output_dir: str, run: str) -> Path:
+    """Return the file with the options of a run, after `prepare_folder` has written it."""
+    own = Path(output_dir) / _OWN_CONFIG.format(run)
+    return own if own.exists() else Path(output_dir) / CONFIG
+
+
 def create_folder(config: TrainingConfig) -> None:
     """Create the output folder.
 
@@ -346,7 +353,7 @@ def _write_config(config: TrainingConfig, start: Start) -> None:
     try:
         refuse_foreign(path, (_CONFIG_SIGN,))
     except FileExistsError:
-        own = path.with_name(f"config-{start.record.run}.yaml")
+        own = path.with_name(_OWN_CONFIG.format(start.record.run))
         logger.warning("%s was not written by a run and is kept; the options of this run are in %s", path, own.name)
         path = own
     replace_content(path, to_yaml(repeated, header).encode())

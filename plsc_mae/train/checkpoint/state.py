@@ -39,7 +39,10 @@ logger = logging.getLogger(__name__)
 LATEST, PREVIOUS, BEST = "latest", "previous", "best"
 HALVES = (paddle.float16, paddle.bfloat16)
 # Options whose changes between two starts of a run are not logged.
-UNREPORTED_OPTIONS = ("resume", "auto_resume", "overwrite", "output_dir", "log_dir", "logger", "max_train_step")
+UNREPORTED_OPTIONS = (
+    *("resume", "auto_resume", "overwrite", "max_train_step"),
+    *("output_dir", "log_dir", "logger", "quiet", "json"),
+)
 
 
 @dataclass

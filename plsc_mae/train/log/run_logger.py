@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import resource
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +19,13 @@ from plsc_mae import console
 from plsc_mae.errors import CheckpointError
 from plsc_mae.train.log.append_file import JsonLines, VisualDLRecords
 from plsc_mae.train.log.boards import Board, RunOptions, TensorBoardEvents, WandbRun, require_packages
-from plsc_mae.train.log.tags import FIXED_FIELDS, KeptRecords, epoch_tags, line_tags
+from plsc_mae.train.log.tags import FIXED_FIELDS, SETTING_FIELDS, KeptRecords, epoch_tags, line_tags
 
 logger = logging.getLogger(__name__)
 
 RUN = "run"  # field of every record with the id of the run
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}"
+SHORT_RUN = 60.0  # seconds to the end of a run below which its end is not announced
 
 
 def duration(seconds: float) -> str:
@@ -58,7 +61,7 @@ class RunLogger:
 
     Attributes:
         run: id of the run, which every record has.
-        is_new: True until the first line of a print interval is printed.
+        is_new: True until the first print interval of this start is printed.
 
     Raises:
         ConfigError: the package of a board is missing. Without visualdl, a run warns when it starts.
@@ -79,6 +82,8 @@ class RunLogger:
         self.run, self.is_new = "", True
         self._files: LogFiles | None = None
         self._bar: Any = None
+        self._announced = False
+        self._epoch_start: tuple[float, float] | None = None  # time and fraction of the epoch done before
 
     def start(self, step: int, epoch: int, iteration: int) -> None:
         """Open the files and remove records later than the start position, which a killed run has left.
@@ -160,9 +165,10 @@ class RunLogger:
 
     def start_epoch(self, epoch: int, total: int, done: int) -> None:
         """Show the progress bar of an epoch where there can be one: `done` of `total` iterations."""
+        self._epoch_start = time.perf_counter(), done / total
         if self.active and console.shows_bars():
             width = shutil.get_terminal_size().columns - 3  # leaves room for an echoed ^C, so that it can be erased
-            self._bar = tqdm(total=total, initial=done, desc=f"epoch {epoch}", unit="it", leave=False, ncols=width)
+            self._bar = tqdm(total=total, initial=done, desc=f"epoch {epoch}", leave=False, ncols=width, bar_format=BAR)
 
     def tick(self) -> None:
         """Advance the progress bar by one iteration."""
@@ -186,32 +192,58 @@ class RunLogger:
         self.print_line(record, total=total, eta=eta)
         if self._files is None:
             return
+        self._announce_end(eta, record["images_per_second"])
         self._files.steps.add(self._identified(record))
         for board in self._files.boards:
             board.add_scalars(line_tags(record), record["step"])
 
     def print_line(self, record: dict[str, Any], *, total: int, eta: float) -> None:
-        """Write the record of a print interval to the console only; arguments as in `line`."""
+        """Show the record of a print interval, beside the progress bar or as a line; arguments as in `line`."""
         self.is_new = False
-        if self.active:
-            console.write_line(format_line(record, total=total, eta=eta, width=console.columns()))
+        if self._bar is not None:
+            self._bar.set_postfix_str(_postfix(record, eta))
+        if self.active and (self._bar is None or not console.is_watched()):
+            text = format_line(record, total=total, eta=eta, width=console.columns())
+            console.report(text, {"event": "update", **record, "eta": eta})
+
+    def _announce_end(self, eta: float, images_per_second: float) -> None:
+        """Print the expected end of a run once per start, unless the end is near."""
+        if not self._announced and eta > SHORT_RUN:
+            clock = time.strftime("%a %H:%M", time.localtime(time.time() + eta))
+            console.report(
+                f"expected end: {clock}, in {duration(eta)} at {images_per_second:.1f} images/s; evaluation and "
+                "checkpoints are not counted"
+            )
+        self._announced = True
 
     def _identified(self, record: dict[str, Any]) -> dict[str, Any]:
         return {**record, RUN: self.run} if self.run else record
 
     def epoch(self, record: dict[str, Any], observed: Mapping[str, float]) -> None:
-        """Write the record of an epoch and the observers' metrics to log.txt and the boards; print the metrics."""
+        """Write the record of an epoch and the observers' metrics to log.txt, the boards and the console."""
         if self._files is None:
             return
-        self._files.epochs.add(self._identified({**record, **observed}))
-        if observed:
-            numbers = " ".join(f"{name} {_number(value)}" for name, value in observed.items())
-            console.write_line(f"epoch {record['epoch']} done: {numbers}")
+        identified = self._identified({**record, **observed})
+        self._files.epochs.add(identified)
+        times = self._epoch_times(record["epoch"] + 1)
+        text = format_epoch(record, observed, times, epochs=self.described.epochs, width=console.columns())
+        console.report(text, {"event": "epoch", **identified, **times})
         values = epoch_tags(record, observed)
         for board in self._files.boards:
             board.add_scalars(values, record["step"])
             if record["epoch"] + 1 >= self.described.epochs:
                 board.add_hyper_parameters(self.described.hyper_parameters, list(values), record["step"])
+
+    def _epoch_times(self, done: int) -> dict[str, float]:
+        """Return the seconds of the epoch with its evaluation, and those to the end of the run after `done` epochs.
+
+        The result is {} if a run resumes after the last iteration of an epoch, which takes no time then.
+        """
+        if self._epoch_start is None:
+            return {}
+        started, before = self._epoch_start
+        seconds, self._epoch_start = time.perf_counter() - started, None
+        return {"time": seconds, "eta": seconds / (1 - before) * (self.described.epochs - done)}
 
     def pictures(self, pictures: Mapping[str, npt.NDArray[np.uint8]], step: int) -> None:
         """Write pictures [H, W, 3] by tag to the boards; `step` is the number of finished updates."""
@@ -248,15 +280,53 @@ def format_line(record: Mapping[str, Any], *, total: int, eta: float, width: int
         "memory_gib": f"mem {record['memory_gib']:.1f}G",
         "eta": f"eta {duration(eta)}",
     }
+    order = ("loss", "eta", "images_per_second", "lr", *metrics, "grad_norm", "data_share", "memory_gib")
+    return _fit(position, parts, order, width)
+
+
+def format_epoch(
+    record: Mapping[str, Any],
+    observed: Mapping[str, float],
+    times: Mapping[str, float],
+    *,
+    epochs: int,
+    width: int | None,
+) -> str:
+    """Format the record of an epoch as one console line.
+
+    Args:
+        record: values of the epoch; means over it start with train_.
+        observed: the observers' metrics by name.
+        times: seconds of the epoch as "time" and to the end of the run as "eta"; may be empty.
+        epochs: epochs of the whole run.
+        width: columns of the terminal, into which the most important values are fitted; None writes all values.
+    """
+    means = {name.removeprefix("train_"): value for name, value in record.items() if name.startswith("train_")}
+    metrics = {name: value for name, value in means.items() if name not in SETTING_FIELDS}
+    parts = {name: f"{name} {_number(value)}" for name, value in (metrics | dict(observed)).items()}
+    parts |= {"lr": f"lr {means['lr']:.2e}"} if "lr" in means else {}
+    parts |= {name: f"{name} {duration(seconds)}" for name, seconds in times.items()}
+    position = f"epoch {record['epoch']} done ({record['epoch'] + 1}/{epochs}):"
+    return _fit(position, parts, ("loss", *observed, "eta", "time", *parts), width)
+
+
+def _fit(position: str, parts: Mapping[str, str], order: Sequence[str], width: int | None) -> str:
+    """Join a position and values, in their order; with a `width`, only those that fit, the first of `order` first."""
     if width is None:
         return " ".join([position, *parts.values()])
     chosen: set[str] = set()
     left = width - 1 - len(position)
-    for name in ("loss", "eta", "images_per_second", "lr", *metrics, "grad_norm", "data_share", "memory_gib"):
+    for name in order:
         if name in parts and name not in chosen and len(parts[name]) < left:
             chosen.add(name)
             left -= len(parts[name]) + 1
     return " ".join([position, *(text for name, text in parts.items() if name in chosen)])
+
+
+def _postfix(record: Mapping[str, Any], eta: float) -> str:
+    """Format a print interval for the end of the progress bar; `eta` is in seconds."""
+    loss = [f"loss {_number(record['loss'])}"] if "loss" in record else []
+    return ", ".join([*loss, f"{record['images_per_second']:.1f} img/s", f"run ends in {duration(eta)}"])
 
 
 def _number(value: float) -> str:

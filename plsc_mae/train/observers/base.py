@@ -17,7 +17,7 @@ from plsc_mae.data.evaluation import UNREADABLE, EvaluationDataset
 from plsc_mae.data.loader import BatchLoader
 from plsc_mae.data.transfer import INDEX, to_device
 from plsc_mae.errors import DataError
-from plsc_mae.methods.base import Batch, Task
+from plsc_mae.methods.base import LABEL, OUTPUT, Batch, Task
 from plsc_mae.parallel.world import World
 from plsc_mae.train.precision import Precision, autocast
 from plsc_mae.train.signals import StopRequest
@@ -58,10 +58,24 @@ class Observer(Protocol):
         ...
 
 
+class Gathered(NamedTuple):
+    """Outputs of the readable images of a data set, in its order.
+
+    Attributes:
+        numbers: their numbers in the data set [n].
+        outputs: [n, K].
+        labels: class numbers int64 [n], or float32 [n, K].
+    """
+
+    numbers: npt.NDArray[np.int64]
+    outputs: npt.NDArray[np.float32]
+    labels: npt.NDArray[Any]
+
+
 class Evaluation:
     """Observer that returns the mean scores of a task over a data set, the same with any number of processes.
 
-    Images that `EvaluationDataset` marks as unreadable have no part in the means.
+    Images that `EvaluationDataset` marks as unreadable have no part in the result.
 
     Args:
         task: task that returns the scores of each image.
@@ -71,8 +85,11 @@ class Evaluation:
         precision: precision of the forward passes.
         prefix: prefix of the scores' names in the logs.
         weights: returns a context manager that replaces the weights, e.g. by their moving average.
+        gather: whether to gather the outputs of all images in all processes and add `Task.metrics`; a task whose
+            `gathers_outputs` is true always does.
 
     Attributes:
+        gathered: outputs of the last call; None unless they are gathered.
         scored: number of images in the means of the last call.
         unreadable: number of images that were left out of the means of the last call.
     """
@@ -90,14 +107,17 @@ class Evaluation:
         precision: Precision,
         prefix: str = "test_",
         weights: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+        gather: bool = False,
     ) -> None:
         self.task, self.loader, self.world, self.shared = task, loader, world, shared
         self.precision, self.prefix, self.weights = precision, prefix, weights
+        self.gather = gather or task.gathers_outputs
+        self.gathered: Gathered | None = None
         self.scored = self.unreadable = 0
 
     @paddle.no_grad()
     def __call__(self, stop: StopRequest | None = None) -> Observation:
-        """Score every image and return the mean scores; all processes must call.
+        """Score every image and return the mean scores and the metrics; all processes must call.
 
         Raises:
             DataError: none of the images can be read.
@@ -107,6 +127,7 @@ class Evaluation:
         names = self.task.score_names
         totals = paddle.zeros([len(names) + 2], dtype="float64")
         unreadable_here: list[int] = []
+        rows: list[npt.NDArray[np.float32]] = []
         self.loader.sampler.set_position(0)
         with self.weights():
             for batch in self.loader:
@@ -120,6 +141,8 @@ class Evaluation:
                 columns = [scores[name].astype("float64") for name in names]
                 sums = [(column * (1 - unreadable)).sum() for column in (*columns, paddle.ones_like(columns[0]))]
                 totals += paddle.stack([*sums, unreadable.sum()])
+                if self.gather:
+                    rows.append(self._rows(batch, scores, unreadable))
         self.world.barrier()  # waiting for slower processes can exceed the timeout of a reduction
         if stop is not None:
             stop.check()
@@ -130,19 +153,63 @@ class Evaluation:
         self.world.pipeline.broadcast(totals, 0)  # from the last stage, which is member 0 and computes the scores
         *sums, scored, unreadable = totals.tolist()
         self._report(int(scored), int(unreadable), unreadable_here)
-        return Observation({self.prefix + name: value / scored for name, value in zip(names, sums, strict=True)})
+        metrics = {name: value / scored for name, value in zip(names, sums, strict=True)}
+        if self.gather:
+            self.gathered = self._collect(rows)
+            metrics |= self.task.metrics(self.gathered.outputs, self.gathered.labels)
+        return Observation({self.prefix + name: value for name, value in metrics.items()})
 
     def _marks(self, batch: Batch) -> Tensor:
-        """Return float64 [B], 1 for an unreadable image and 0 for others; all pipeline stages must call.
+        """Return float64 [B], 1 for an unreadable image and 0 for others; all pipeline stages must call."""
+        return self._from_first_stage(batch, UNREADABLE).astype("float64")
 
-        The first stage reads the images and broadcasts the marks.
+    def _from_first_stage(self, batch: Batch, name: str) -> Tensor:
+        """Return numbers int64 [B] of a batch, 0 if it has none; the first stage, which reads the images, sends them.
+
+        All pipeline stages must call.
         """
-        if UNREADABLE in batch:
-            marks = to_device(batch[UNREADABLE])
+        if name in batch:
+            numbers = to_device(batch[name])
         else:
-            marks = paddle.zeros([len(next(iter(batch.values())))], "int64")
+            numbers = paddle.zeros([len(next(iter(batch.values())))], "int64")
         pipeline = self.world.pipeline
-        return pipeline.broadcast(marks, pipeline.size - 1).astype("float64")
+        return pipeline.broadcast(numbers, pipeline.size - 1)
+
+    def _rows(self, batch: Batch, scores: Batch, unreadable: Tensor) -> npt.NDArray[np.float32]:
+        """Return number, readability (1 or 0), outputs and label of every image, [B, 2 + K + L].
+
+        Numbers are exact up to 2 ** 24.
+        Pipeline stages before the last have no outputs, so K + L is 0; all stages must call.
+        """
+        numbers = self._from_first_stage(batch, INDEX).astype("float32")
+        parts = [numbers.unsqueeze(1), 1 - unreadable.astype("float32").unsqueeze(1)]
+        if OUTPUT in scores:
+            labels = scores[LABEL].astype("float32")
+            parts += [scores[OUTPUT].astype("float32"), labels if labels.ndim == 2 else labels.unsqueeze(1)]
+        return paddle.concat(parts, axis=1).numpy()
+
+    def _collect(self, rows: list[npt.NDArray[np.float32]]) -> Gathered:
+        """Return the outputs of all images from the rows of this and the other processes; all of them must call.
+
+        `rows` becomes empty, which frees its memory.
+        """
+        width = int(self.world.largest([max((each.shape[1] for each in rows), default=0)])[0])
+        whole = np.zeros((len(self.loader.dataset), width - 1), np.float32)
+        while rows:
+            each = rows.pop()
+            whole[each[:, 0].astype(np.int64), : each.shape[1] - 1] = each[:, 1:]
+        exchanged = paddle.to_tensor(whole)
+        if self.shared:
+            exchanged = self.world.sum(exchanged)
+        else:
+            self.world.data.broadcast(exchanged, 0)
+        whole = self.world.pipeline.broadcast(exchanged, 0).numpy()
+        numbers = np.flatnonzero(whole[:, 0])
+        content = whole[numbers, 1:]
+        if self.task.gathers_outputs:  # labels [n, K], like the outputs
+            outputs, labels = np.split(content, 2, axis=1)
+            return Gathered(numbers, outputs, labels)
+        return Gathered(numbers, content[:, :-1], content[:, -1].astype(np.int64))
 
     def _report(self, scored: int, unreadable: int, here: Sequence[int]) -> None:
         """Log the unreadable images and store the counts of the evaluation.

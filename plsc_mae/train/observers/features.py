@@ -34,7 +34,10 @@ from plsc_mae.train.signals import StopRequest
 logger = logging.getLogger(__name__)
 
 MEAN = "mean"
-TYPICAL = "nothing in masked pre-training spreads the features: a high feature_cosine is usual, see docs/training.md"
+TYPICAL = (
+    "nothing in masked pre-training spreads the features: a high feature_cosine is usual, see "
+    "docs/reference/training.md"
+)
 STATISTICS = tuple(name for name in EXTREMES if name != "feature_alignment")  # of one set of features
 HEALTH_IMAGES = 4096  # limit, because the cost of pairs and singular values grows faster than the number of images
 

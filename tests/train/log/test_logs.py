@@ -15,7 +15,7 @@ import pytest
 from plsc_mae.errors import ConfigError
 from plsc_mae.train.log.append_file import AppendedFile, JsonLines, VisualDLRecords
 from plsc_mae.train.log.boards import RunOptions
-from plsc_mae.train.log.run_logger import RunLogger, format_line
+from plsc_mae.train.log.run_logger import RunLogger, format_epoch, format_line
 from plsc_mae.train.log.tags import epoch_tags, line_tags
 
 pytestmark = pytest.mark.compat
@@ -226,6 +226,18 @@ def test_a_line_of_a_file_has_every_number():
     line = format_line(record(20, 3, 7), total=10, eta=1.0, width=None)
     names = ("loss", "lr", "min_lr", "wd", "scale", "grad", "img/s", "data", "mem", "eta")
     assert all(f" {name} " in line for name in names)
+
+
+@pytest.mark.parametrize("width", [None, 60, 120])
+def test_the_line_of_an_epoch_has_loss_accuracy_and_time_to_the_end(width):
+    means = {"train_lr": 1e-3, "train_loss_scale": 1.0, "train_loss": 1.297, "train_mlm_acc": 0.02}
+    times = {"time": 61.0, "eta": 3600.0}
+    line = format_epoch({"epoch": 8, "step": 27, **means}, {"test_acc1": 87.5}, times, epochs=10, width=width)
+    assert line.startswith("epoch 8 done (9/10): ")
+    assert all(f" {part}" in line for part in ("loss 1.297", "test_acc1 87.5", "eta 1:00:00"))
+    assert ("mlm_acc 0.02" in line) == (width != 60)
+    assert "loss_scale" not in line
+    assert width is None or len(line) < width
 
 
 def test_every_record_has_the_id_of_its_run(tmp_path):

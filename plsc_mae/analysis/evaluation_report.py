@@ -1,0 +1,182 @@
+"""Tables and charts of an evaluation: per class, per label, per predicted number, per corruption.
+
+Notation: n images, K classes, labels or numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from plsc_mae.analysis.classification import Calibration, calibration, class_scores, percent
+from plsc_mae.analysis.confusion import Doubles, confusion_matrix
+from plsc_mae.analysis.corruption import SEVERITIES, corruption_errors
+from plsc_mae.analysis.label_metrics import label_average_precisions, label_f1, target_errors
+
+NAMED_BARS = 30  # more bars have no names
+SCATTERED = 4  # predicted numbers that are drawn
+Values = npt.NDArray[np.float32]
+Table = list[list[object]]  # the first row has the names of the columns
+
+
+class Chart(Protocol):
+    """A chart of the picture of an evaluation."""
+
+    def draw(self, axes: Any) -> None:
+        """Draw into the axes of a Matplotlib figure."""
+
+
+class Report(NamedTuple):
+    """Tables by file name, and charts, of an evaluation."""
+
+    tables: dict[str, Table]
+    charts: list[Chart]
+
+
+class Heatmap(NamedTuple):
+    """Values in percent, [rows, columns], with names of both."""
+
+    title: str
+    values: Doubles
+    rows: Sequence[str]
+    columns: Sequence[str]
+    labels: tuple[str, str]  # of the vertical and of the horizontal axis
+
+    def draw(self, axes: Any) -> None:
+        """Draw the values as colors, from 0 (light) to 100 (dark)."""
+        image = axes.imshow(self.values, cmap="Blues", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
+        axes.figure.colorbar(image, ax=axes, label="%")
+        axes.set_ylabel(self.labels[0])
+        axes.set_xlabel(self.labels[1])
+        axes.set_title(self.title)
+        if len(self.rows) <= NAMED_BARS:
+            axes.set_yticks(range(len(self.rows)), self.rows)
+        if len(self.columns) <= NAMED_BARS:
+            axes.set_xticks(range(len(self.columns)), self.columns, rotation=90)
+
+
+class Bars(NamedTuple):
+    """Values in percent by name, drawn in ascending order; NaNs are left out."""
+
+    title: str
+    names: Sequence[str]
+    values: Doubles
+
+    def draw(self, axes: Any) -> None:
+        """Draw a horizontal bar per value; names are drawn if there are at most NAMED_BARS."""
+        known = np.flatnonzero(np.isfinite(self.values))
+        order = known[np.argsort(self.values[known], kind="stable")]
+        axes.barh(range(len(order)), self.values[order])
+        axes.set_xlim(0, max(100.0, *self.values[order]) if len(order) else 100.0)
+        axes.set_title(self.title)
+        axes.set_xlabel("%")
+        axes.set_yticks(*((range(len(order)), [self.names[i] for i in order]) if len(order) <= NAMED_BARS else ([],)))
+
+
+class Reliability(NamedTuple):
+    """Accuracy by confidence."""
+
+    found: Calibration
+
+    def draw(self, axes: Any) -> None:
+        """Draw the accuracy of every bin as a bar, and the line of perfect calibration."""
+        bins = len(self.found.images)
+        middles = 100 * (np.arange(bins) + 0.5) / bins
+        axes.bar(middles, np.nan_to_num(self.found.accuracy), width=90 / bins)
+        axes.plot([0, 100], [0, 100], color="gray", linestyle="--")
+        axes.set_title(f"calibration error {self.found.error:.2f} %")
+        axes.set_xlabel("confidence in %")
+        axes.set_ylabel("accuracy in %")
+
+
+class Scatter(NamedTuple):
+    """Predicted and true numbers."""
+
+    title: str
+    truth: Values
+    predicted: Values
+
+    def draw(self, axes: Any) -> None:
+        """Draw a point per image, and the line of perfect predictions."""
+        known = np.isfinite(self.truth)
+        ends = [float(self.truth[known].min()), float(self.truth[known].max())]
+        axes.scatter(self.truth[known], self.predicted[known], s=6)
+        axes.plot(ends, ends, color="gray", linestyle="--")
+        axes.set_title(self.title)
+        axes.set_xlabel("truth")
+        axes.set_ylabel("prediction")
+
+
+def class_report(logits: Values, labels: npt.NDArray[np.int64], names: Sequence[str]) -> Report:
+    """Return scores per class and the confusion matrix for logits [n, K] and class numbers [n]."""
+    confusion = confusion_matrix(labels, logits.argmax(axis=1), len(names))
+    scores = class_scores(confusion)
+    table: Table = [["class", "images", "accuracy", "precision", "f1"]]
+    table += [
+        [name, int(scores.images[i]), *map(_cell, (scores.recall[i], scores.precision[i], scores.f1[i]))]
+        for i, name in enumerate(names)
+    ]
+    matrix: Table = [
+        ["true/predicted", *names],
+        *([name, *row] for name, row in zip(names, confusion.tolist(), strict=True)),
+    ]
+    shares = np.stack([percent(row, np.full(len(row), row.sum())) for row in confusion])
+    charts: list[Chart] = [
+        Heatmap(
+            "confusion matrix: share of each true class",
+            np.nan_to_num(shares),
+            names,
+            names,
+            ("true class", "predicted class"),
+        ),
+        Bars("accuracy by class", names, scores.recall),
+        Reliability(calibration(logits, labels)),
+    ]
+    return Report({"classes.csv": table, "confusion.csv": matrix}, charts)
+
+
+def label_report(logits: Values, targets: Values, names: Sequence[str]) -> Report:
+    """Return scores per label for logits [n, K] and targets [n, K] of 0, 1 or NaN."""
+    precisions, f1 = label_average_precisions(logits, targets), label_f1(logits, targets)
+    table: Table = [["label", "positive", "negative", "unknown", "average_precision", "f1"]]
+    for i, name in enumerate(names):
+        counts = [int(each.sum()) for each in (targets[:, i] > 0.5, targets[:, i] <= 0.5, np.isnan(targets[:, i]))]
+        table.append([name, *counts, _cell(precisions[i]), _cell(f1[i])])
+    return Report({"labels.csv": table}, [Bars("average precision", names, precisions), Bars("F1", names, f1)])
+
+
+def number_report(predicted: Values, targets: Values, names: Sequence[str]) -> Report:
+    """Return the errors of every number for predictions [n, K] and targets [n, K], which may be NaN."""
+    absolute, rooted, explained = target_errors(predicted, targets)
+    table: Table = [["number", "images", "mean_abs_error", "rmse", "r2"]]
+    table += [
+        [name, int(np.isfinite(targets[:, i]).sum()), *map(_cell, (absolute[i], rooted[i], explained[i]))]
+        for i, name in enumerate(names)
+    ]
+    drawn = [i for i in range(len(names)) if np.isfinite(targets[:, i]).any()][:SCATTERED]
+    return Report({"numbers.csv": table}, [Scatter(names[i], targets[:, i], predicted[:, i]) for i in drawn])
+
+
+def corruption_report(errors: Mapping[str, Sequence[float]]) -> Report:
+    """Return top-1 errors in percent by corruption and severity, and the corruption errors relative to AlexNet's."""
+    relative = corruption_errors(errors)
+    table: Table = [["corruption", *(f"error_{severity}" for severity in SEVERITIES), "error", "corruption_error"]]
+    table += [
+        [name, *map(_cell, values), _cell(float(np.mean(values))), _cell(relative.get(name, float("nan")))]
+        for name, values in errors.items()
+    ]
+    values = np.array(list(errors.values()))
+    charts: list[Chart] = [
+        Heatmap("top-1 error", values, list(errors), list(map(str, SEVERITIES)), ("corruption", "severity")),
+    ]
+    if relative:
+        charts.append(Bars("corruption error", list(relative), np.array(list(relative.values()))))
+    return Report({"corruptions.csv": table}, charts)
+
+
+def _cell(value: float) -> float | str:
+    """Return a number for a table, "" for NaN."""
+    return "" if np.isnan(value) else round(float(value), 6)

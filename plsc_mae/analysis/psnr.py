@@ -1,0 +1,63 @@
+"""Peak signal-to-noise ratio (PSNR) of the predicted pixels of hidden patches, beside that of trivial predictors."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import numpy.typing as npt
+
+from plsc_mae.analysis.trivial import DESCRIPTIONS, fill_hidden
+
+PEAK = 255.0
+
+
+class HiddenPSNR:
+    """PSNR on the hidden patches of batches of pictures; every hidden pixel of all batches has the same weight."""
+
+    def __init__(self) -> None:
+        self._squared: defaultdict[str, float] = defaultdict(float)
+        self._values = self._images = 0
+
+    def add(
+        self,
+        original: npt.NDArray[np.uint8],
+        predicted: npt.NDArray[np.uint8],
+        label: str,
+        hidden: npt.NDArray[np.bool_],
+    ) -> None:
+        """Add a batch and fill the hidden patches of its originals by the trivial predictors.
+
+        Args:
+            original: pictures [B, H, W, C].
+            predicted: pictures of the same shape, of which only the hidden patches count.
+            label: name of the prediction.
+            hidden: [B, rows, columns], True for hidden patches; every image has a visible patch.
+        """
+        batch, *grid = hidden.shape
+        rows, columns = grid
+        patch_size = original.shape[1] // rows
+        mask = hidden.reshape(batch, rows * columns)
+        target, redrawn = (_patches(pictures, rows, columns) for pictures in (original, predicted))
+        fills = fill_hidden(target, mask, (rows, columns), patch_size)
+        for name, pixels in {label: redrawn, **{DESCRIPTIONS[name]: fill for name, fill in fills.items()}}.items():
+            self._squared[name] += float(((pixels - target)[mask].astype(np.float64) ** 2).sum())
+        self._values += int(mask.sum()) * target.shape[-1]
+        self._images += batch
+
+    def decibels(self) -> dict[str, float]:
+        """Return 10 log10(255^2 / mean squared error) in dB by predictor, the network first; empty without images."""
+        with np.errstate(divide="ignore"):  # inf for a perfect prediction
+            signal = PEAK**2 * self._values
+            return {name: float(10 * np.log10(np.divide(signal, total))) for name, total in self._squared.items()}
+
+    def __str__(self) -> str:
+        values = ", ".join(f"{name} {value:.2f} dB" for name, value in self.decibels().items())
+        return f"PSNR on the hidden patches of {self._images} images: {values}"
+
+
+def _patches(pictures: npt.NDArray[np.uint8], rows: int, columns: int) -> npt.NDArray[np.float32]:
+    """Cut pictures [B, H, W, C] into patches [B, rows * columns, P * P * C], channel fastest."""
+    batch, height, width, channels = pictures.shape
+    tiles = pictures.reshape(batch, rows, height // rows, columns, width // columns, channels)
+    return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1).astype(np.float32)

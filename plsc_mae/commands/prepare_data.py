@@ -1,0 +1,151 @@
+"""`plsc-mae prepare-data`: packs images into tar shards and resizes larger ones before."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+from tqdm import tqdm
+
+from plsc_mae import console
+from plsc_mae.config.prepare import QUALITY, PrepareDataConfig
+from plsc_mae.data.folder_walk import is_hidden, is_image
+from plsc_mae.data.imagefolder import log_left_out
+from plsc_mae.data.listing import ImageList, has_split, list_images
+from plsc_mae.data.packed.encode import EncodedFile, Resize, encode_files
+from plsc_mae.data.packed.index import read_index
+from plsc_mae.data.packed.shards import PackRecord, ShardWriter
+from plsc_mae.errors import DataError, remedies
+from plsc_mae.files import result_replacement
+from plsc_mae.names import restore_name
+from plsc_mae.runtime import count_workers
+
+_SPLITS = ("train", "val", "test")
+_DEFAULT_SUFFIX, _JPEG_SUFFIXES = ".jpg", (".jpg", ".jpeg")
+_UNNAMED = "images"  # prefix of the shards of a data set without splits
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: PrepareDataConfig) -> None:
+    """Pack each split of the source into a folder of shards.
+
+    Raises:
+        DataError: the images cannot be listed or read, or the folder cannot be written or holds other files.
+    """
+    source, target = os.path.realpath(config.src), os.path.realpath(config.dst)
+    if os.path.isdir(source) and os.path.commonpath([source, target]) == source:
+        raise DataError(f"DST {config.dst} is in {config.src}, where the images are; choose a folder elsewhere")
+    for split in [split for split in _SPLITS if has_split(config.src, split)] or [""]:
+        images = list_images(config.src, split or "train", flag="SRC")
+        log_left_out(images)
+        try:
+            _pack(config, images, split)
+        except OSError as error:
+            raise DataError(f"cannot write to {config.dst}: {error.strerror}; choose a writable folder") from None
+
+
+def _pack(config: PrepareDataConfig, images: ImageList, split: str) -> None:
+    folder, prefix = Path(config.dst) / split, split or _UNNAMED
+    resize = None if config.short is None else Resize(config.short, config.quality or QUALITY)
+    record = PackRecord.open(
+        folder,
+        {
+            "images": len(images),
+            "digest": _digest(images),
+            "short": config.short,
+            "quality": None if resize is None else resize.quality,
+            "shards": config.shard_bytes,
+        },
+    )
+    if record.finished:
+        _summarize(config, images, folder, record)
+        return
+    if record.end:
+        logger.info("%s: continuing after %d of %d images", folder, record.end, len(images))
+    writer = ShardWriter(folder, prefix, config.shard_bytes, record)
+    hidden, resized = not console.shows_bars(), 0
+    with (
+        tqdm(total=len(images), initial=record.end, desc=prefix, unit="image", disable=hidden) as bar,
+        contextlib.closing(encode_files(images, record.end, resize, count_workers(config.num_workers))) as files,
+    ):
+        for number, file in enumerate(files, start=record.end):
+            _add(writer, images, number, file, config)
+            resized += file.is_resized
+            bar.update()
+    writer.finish()
+    if not record.shards:
+        raise DataError(f"no image of {images.source} can be read; repair or replace the files")
+    if resize is not None:
+        logger.info("resized %d images; the others are small enough, or JPEG would lose depth or bands", resized)
+    _summarize(config, images, folder, record)
+
+
+def _add(writer: ShardWriter, images: ImageList, number: int, file: EncodedFile, config: PrepareDataConfig) -> None:
+    """Write an image to the current shard, or leave it out if it cannot be read.
+
+    Raises:
+        DataError: the image cannot be read and --bad_image is error.
+    """
+    if not file.problem:
+        writer.add(member_name(images, number, is_resized=file.is_resized), file.content)
+        return
+    if config.bad_image == "error":
+        raise DataError(f"{file.problem}; {remedies('repair or remove the file', 'pass --bad_image skip')}")
+    logger.warning("%s; left out", file.problem)
+    writer.skip()
+
+
+def member_name(images: ImageList, number: int, *, is_resized: bool = False) -> str:
+    """Return the name of an image in its shard, by which the shards are listed in the order of the source.
+
+    Files of folders keep their paths. Images of archives and list files get their number before their name, because
+    names may occur several times there, in the folder of their class if the class has a name.
+    """
+    path = images.paths[number]
+    if images.archives or images.list_file:
+        base = f"{number:09d}-{os.path.basename(path)}"
+        base += "" if is_image(base) else _DEFAULT_SUFFIX
+        path = base if images.numbered or not images.classes else f"{_class_folder(images, number)}/{base}"
+    return path if not is_resized or path.lower().endswith(_JPEG_SUFFIXES) else path + _DEFAULT_SUFFIX
+
+
+def _class_folder(images: ImageList, number: int) -> str:
+    name = restore_name(images.classes[images.labels[number]]).replace("/", "_")
+    return f"_{name}" if is_hidden(name) else name
+
+
+def _digest(images: ImageList) -> str:
+    """Return a digest of the names and labels of the images."""
+    digest = hashlib.sha256(repr(images.classes).encode("utf-8", "surrogateescape"))
+    for path in images.paths:
+        digest.update(os.fsencode(path) + b"\0")
+    digest.update(images.labels.tobytes())
+    return digest.hexdigest()
+
+
+def _summarize(config: PrepareDataConfig, images: ImageList, folder: Path, record: PackRecord) -> None:
+    """Print what was written, after the list file of a source whose classes are numbers."""
+    packed = sum(shard.images for shard in record.shards)
+    left_out = f", {len(images) - packed} images left out" if packed < len(images) else ""
+    size = sum(shard.size for shard in record.shards) / 1e6
+    print(f"{folder}: {packed} images in {len(record.shards)} shards, {size:.1f} MB{left_out}")
+    if images.numbered and images.classes:
+        print(_write_list(Path(config.dst), folder, record, images))
+
+
+def _write_list(root: Path, folder: Path, record: PackRecord, images: ImageList) -> Path:
+    """Write a list file of the members with their labels, in the order of the source, and return its path."""
+    path = root / (f"{folder.name}.txt" if folder != root else f"{_UNNAMED}.txt")
+    with result_replacement(path, signs=()) as temporary, temporary.open("wb") as file:
+        for shard in record.shards:
+            index = read_index(str(folder / shard.name))
+            assert index is not None, shard.name
+            for member in index.names:
+                place = os.fsencode(os.path.relpath(folder / shard.name / member, root))
+                label = images.labels[int(member.partition("-")[0])]
+                file.write(place + (b" %d\n" % label))
+    return path

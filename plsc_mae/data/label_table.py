@@ -1,0 +1,219 @@
+"""Images with several labels each, or with numbers, from a CSV file.
+
+The first row names the columns. The first column has paths relative to the file. Every further column is a label: 0 or
+1 in multi-label classification, a number in regression, or empty if it is unknown. In multi-label classification a
+single column may also list the names of the labels that are present, separated by | or ;.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import logging
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from plsc_mae.data.classes import listed
+from plsc_mae.data.listing import ImageList, PathTable
+from plsc_mae.errors import DataError
+from plsc_mae.file_kinds import require_text
+from plsc_mae.names import escape_name
+
+_DELIMITERS = ",;\t"
+_SEPARATORS = "|;"
+_TRUTH = {"0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0}
+_UNKNOWN = ("", "nan")
+
+logger = logging.getLogger(__name__)
+
+
+class _Row(NamedTuple):
+    """A row of the table: its place for messages, the path, and the cells of the labels."""
+
+    place: str
+    path: str
+    cells: list[str]
+
+
+class _Table(NamedTuple):
+    names: tuple[str, ...]
+    rows: list[_Row]
+
+
+def label_table(folder_or_file: str, split: str, *, flag: str) -> Path:
+    """Return the CSV file of a split: the path itself, or SPLIT.csv in the folder.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    source = Path(folder_or_file)
+    file = source / f"{split}.csv" if source.is_dir() else source
+    if not file.is_file():
+        raise DataError(
+            f"{flag} {source}: {file} does not exist; expected a CSV file with a path and labels per row, or a folder "
+            f"with {split}.csv"
+        )
+    return file
+
+
+def read_labels(
+    file: Path, *, binary: bool, columns: Sequence[str] | None = None, known: Sequence[str] = ()
+) -> ImageList:
+    """Read the images of a CSV file and their K labels, float32 [n, K]; rows without a known label are left out.
+
+    Args:
+        file: the file.
+        binary: True for labels of 0 and 1, False for numbers.
+        columns: names of the columns to use; None for those in `known` if the file has all of them, else for all after
+            the first.
+        known: labels of the training images; a list of names may lack some of them, which are then absent.
+
+    Raises:
+        DataError: the file cannot be read, a column is missing, or a cell is no label.
+    """
+    table = _read(file, columns, known)
+    if binary and len(table.names) == 1 and not _is_numeric(table):
+        table = _spread(table, known)
+    parse = _truth if binary else _number
+    labels = np.array([[parse(cell, row.place) for cell in row.cells] for row in table.rows], np.float32)
+    used = np.asarray(np.isfinite(labels).any(axis=1))
+    if not used.any():
+        raise DataError(f"{file} has no row with a label; expected labels in the columns {listed(table.names)}")
+    if not used.all():
+        logger.warning("%s: %d of %d rows have no label and are left out", file, (~used).sum(), len(used))
+    paths = PathTable(row.path for row, use in zip(table.rows, used, strict=True) if use)
+    if not os.path.lexists(file.parent / paths[0]):
+        raise DataError(
+            f"{file} names {paths[0]}, which is not in {file.parent}; write paths relative to the file in the first "
+            "column"
+        )
+    return ImageList(paths, labels[used], tuple(map(escape_name, table.names)), str(file.parent), str(file))
+
+
+def match_labels(images: ImageList, names: Sequence[str], source: str) -> ImageList:
+    """Return images with the labels `names` of `source`, in this order; further labels are left out.
+
+    Raises:
+        DataError: a label is missing.
+    """
+    place = {name: column for column, name in enumerate(images.classes)}
+    missing = [name for name in names if name not in place]
+    if missing:
+        raise DataError(
+            f"{images.source} lacks the labels {listed(missing)} of {source}; it has {listed(images.classes)}; "
+            "name the columns of both alike"
+        )
+    unused = [name for name in images.classes if name not in set(names)]
+    if unused:
+        logger.warning("%s: the labels %s are not among those of %s", images.source, listed(unused), source)
+    order = [place[name] for name in names]
+    return dataclasses.replace(images, labels=images.labels[:, order], classes=tuple(names))
+
+
+def label_notes(images: ImageList) -> Iterator[str]:
+    """Yield a sentence for each property of training labels that is probably a mistake."""
+    values = images.labels
+    filled = np.where(np.isnan(values), np.inf, values), np.where(np.isnan(values), -np.inf, values)
+    lowest, highest = filled[0].min(axis=0), filled[1].max(axis=0)
+    constant = [name for name, low, high in zip(images.classes, lowest, highest, strict=True) if not low < high]
+    if constant:
+        yield (
+            f"{images.source}: the labels {listed(constant)} have one value in all images, so nothing can be learned "
+            "about them; leave them out with --label_columns"
+        )
+
+
+def _read(file: Path, columns: Sequence[str] | None, known: Sequence[str]) -> _Table:
+    """Read a CSV file; cells are stripped.
+
+    Raises:
+        DataError: the file cannot be read, has no rows or columns, or a row of another length.
+    """
+    try:
+        require_text(str(file), f"the table of labels {file}", "a CSV file", DataError)
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+            first = stream.readline()
+            delimiter = max(_DELIMITERS, key=first.count)
+            stream.seek(0)
+            lines = [[cell.strip() for cell in line] for line in csv.reader(stream, delimiter=delimiter) if line]
+    except (OSError, csv.Error) as error:
+        raise DataError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
+    if len(lines) < 2 or len(lines[0]) < 2:
+        raise DataError(f"{file} has no labels; expected a row of column names, then rows of a path and its labels")
+    head = lines[0]
+    if columns is None and known and set(known) <= set(head[1:]):
+        columns = known
+    used = list(range(1, len(head))) if columns is None else _chosen(head, columns, file)
+    names = tuple(head[i] for i in used)
+    if len(set(names)) < len(names):
+        raise DataError(f"{file} has several columns of the same name: {listed(names)}; rename them")
+    rows = []
+    for number, line in enumerate(lines[1:], start=2):
+        if len(line) != len(head):
+            raise DataError(f"{file} row {number} has {len(line)} cells; expected {len(head)}, as in the first row")
+        rows.append(_Row(f"{file} row {number}", line[0], [line[i] for i in used]))
+    return _Table(names, rows)
+
+
+def _chosen(head: Sequence[str], columns: Sequence[str], file: Path) -> list[int]:
+    unknown = [name for name in columns if name not in head[1:]]
+    if unknown:
+        raise DataError(f"--label_columns {listed(unknown)}: {file} has the columns {listed(head[1:])}")
+    return [list(head).index(name, 1) for name in columns]
+
+
+def _is_numeric(table: _Table) -> bool:
+    """Return True if no cell of the single column is a name: all are numbers, truth values or empty."""
+    cells = {row.cells[0].lower() for row in table.rows}
+    return all(cell in (*_TRUTH, *_UNKNOWN) or re.fullmatch(r"[-+.\de]+", cell) for cell in cells)
+
+
+def _spread(table: _Table, known: Sequence[str]) -> _Table:
+    """Return a table of a column of 0 or 1 per name, for a table of a column of names; an empty cell names none."""
+    sets = [_names_in(row.cells[0]) for row in table.rows]
+    names = tuple(sorted(set(known).union(*sets)))
+    rows = [
+        row._replace(cells=[str(int(name in present)) for name in names])
+        for row, present in zip(table.rows, sets, strict=True)
+    ]
+    return _Table(names, rows)
+
+
+def _names_in(cell: str) -> set[str]:
+    for separator in _SEPARATORS:
+        cell = cell.replace(separator, _SEPARATORS[0])
+    return {name.strip() for name in cell.split(_SEPARATORS[0]) if name.strip()}
+
+
+def _truth(cell: str, place: str) -> float:
+    """Return 0 or 1, or NaN for an empty cell."""
+    if cell.lower() in _UNKNOWN:
+        return math.nan
+    if cell.lower() not in _TRUTH:
+        raise DataError(
+            f"{place} has the label '{cell}'; expected 0, 1, or an empty cell if it is unknown; --label_columns "
+            "chooses the columns of labels"
+        )
+    return _TRUTH[cell.lower()]
+
+
+def _number(cell: str, place: str) -> float:
+    """Return a finite number, or NaN for an empty cell."""
+    if cell.lower() in _UNKNOWN:
+        return math.nan
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.inf
+    if not math.isfinite(value):
+        raise DataError(
+            f"{place} has the label '{cell}'; expected a number, or an empty cell if it is unknown; --label_columns "
+            "chooses the columns of labels"
+        )
+    return value

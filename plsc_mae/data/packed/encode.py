@@ -1,0 +1,132 @@
+"""Reads the files of a list in parallel processes and resizes larger images."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import NamedTuple
+
+from PIL import Image, UnidentifiedImageError
+
+from plsc_mae.data import depth
+from plsc_mae.data.decode import as_data_error, read_content
+from plsc_mae.data.listing import ImageList
+from plsc_mae.data.workers import end_with_parent
+from plsc_mae.errors import DataError
+
+_IMAGES_PER_TASK = 16
+_TASKS_AHEAD = 4  # per process
+_PLAIN_MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr")  # that a JPEG file of 8-bit gray or RGB can represent
+
+
+class Resize(NamedTuple):
+    """Resize of images whose shorter side exceeds `short` pixels, to JPEG files of a quality."""
+
+    short: int
+    quality: int
+
+
+class EncodedFile(NamedTuple):
+    """Content for the archive.
+
+    Attributes:
+        content: the bytes; empty for an image that cannot be read.
+        is_resized: whether the image was resized and is a JPEG file now.
+        problem: reason why the image cannot be read; "" for others.
+    """
+
+    content: bytes
+    is_resized: bool = False
+    problem: str = ""
+
+
+def encode_files(
+    images: ImageList, first: int, resize: Resize | None, workers: int
+) -> Generator[EncodedFile, None, None]:
+    """Yield the content of each file from number `first` on, in order.
+
+    Args:
+        images: the files.
+        first: number of the first file.
+        resize: how larger images are resized; None copies all files.
+        workers: number of processes.
+
+    Raises:
+        DataError: a process died.
+    """
+    starts = range(first, len(images), _IMAGES_PER_TASK)
+    context = multiprocessing.get_context("fork")  # the processes inherit the list
+    with ProcessPoolExecutor(workers, context, _set_up, (images, resize, os.getpid())) as pool:
+        waiting: deque[Future[list[EncodedFile]]] = deque()
+        try:
+            for start in starts:
+                waiting.append(pool.submit(_encode_part, start))
+                if len(waiting) > _TASKS_AHEAD * workers:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        except BrokenProcessPool:
+            raise DataError(
+                "a process that reads images died; the system may have run out of memory: lower --num_workers and run "
+                "the command again"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_job: tuple[ImageList, Resize | None] | None = None  # of this process
+
+
+def _set_up(images: ImageList, resize: Resize | None, parent: int) -> None:
+    """Prepare a process, which ends with its parent and leaves Ctrl-C to it."""
+    global _job
+    _job = images, resize
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, args=(parent,), daemon=True).start()
+
+
+def _encode_part(start: int) -> list[EncodedFile]:
+    assert _job is not None
+    images, resize = _job
+    numbers = range(start, min(start + _IMAGES_PER_TASK, len(images)))
+    return [encode_file(images.path(number), resize) for number in numbers]
+
+
+def encode_file(path: str, resize: Resize | None) -> EncodedFile:
+    """Return the content of a file or of a member of an archive, resized if it is larger than `resize` allows.
+
+    Files with more than 8 bits per band, alpha or further bands are copied unchanged, because JPEG would lose them.
+    """
+    try:
+        with as_data_error(path):
+            content = read_content(path)
+            resized = None if resize is None else _resized(content, resize)
+    except DataError as error:
+        return EncodedFile(b"", problem=str(error))
+    return EncodedFile(content if resized is None else resized, is_resized=resized is not None)
+
+
+def _resized(content: bytes, resize: Resize) -> bytes | None:
+    """Return a JPEG file, or None if the file is to be copied."""
+    try:
+        image = Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:
+        if depth.tiff_layout(content) is not None:  # of more bands than Pillow reads
+            return None
+        raise
+    shorter = min(image.size)
+    is_plain = image.mode in _PLAIN_MODES and not depth.is_deep(image) and not depth.has_extra_bands(image)
+    if shorter <= resize.short or not is_plain:
+        return None
+    width, height = (max(1, round(side * resize.short / shorter)) for side in image.size)
+    pixels = image.convert("L" if image.mode in ("1", "L") else "RGB")
+    stream = io.BytesIO()
+    pixels.resize((width, height), Image.Resampling.LANCZOS).save(stream, "JPEG", quality=resize.quality)
+    return stream.getvalue()

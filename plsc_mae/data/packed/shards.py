@@ -1,0 +1,176 @@
+"""Writes images to tar shards of limited size, each with its index, so that an interrupted call can continue.
+
+A shard gets its name when it is complete. `prepare.json`, written after it, records how far the images are packed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import tarfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from plsc_mae.data.packed.index import Place, write_index
+from plsc_mae.errors import DataError
+from plsc_mae.files import MARK, atomic_replacement, refuse_foreign
+
+RECORD = "prepare.json"
+
+
+class Shard(NamedTuple):
+    """A complete shard.
+
+    Attributes:
+        name: file name.
+        size: number of bytes.
+        images: number of images.
+        end: number of images of the source that are packed in this shard and those before it, or left out.
+    """
+
+    name: str
+    size: int
+    images: int
+    end: int
+
+
+@dataclass
+class PackRecord:
+    """Content of `prepare.json`: what is packed, and how far.
+
+    Attributes:
+        options: number and digest of the images, and the options that determine the shards.
+        shards: the complete shards.
+        finished: whether all images are packed.
+    """
+
+    options: dict[str, Any]
+    shards: list[Shard] = field(default_factory=list)
+    finished: bool = False
+
+    @property
+    def end(self) -> int:
+        """Number of images of the source that are packed or left out."""
+        return self.shards[-1].end if self.shards else 0
+
+    def save(self, folder: Path) -> None:
+        """Write the record; raise OSError if that fails."""
+        content = {"origin": MARK, **dataclasses.asdict(self)}
+        with atomic_replacement(folder / RECORD) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def open(cls, folder: Path, options: dict[str, Any]) -> PackRecord:
+        """Return the record of a folder, reduced to the shards that still exist; a new one for an empty folder.
+
+        Raises:
+            DataError: the folder holds other files, or shards of other images or options.
+            OSError: the folder cannot be read.
+        """
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return cls(options)
+        try:
+            content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            stored = content["options"]
+            shards = [Shard(*shard) for shard in content["shards"]]
+            finished = bool(content["finished"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise DataError(f"{folder} exists and holds no unfinished shards; choose a new or empty folder") from None
+        different = [name for name in options if stored.get(name) != options[name]]
+        if different:
+            raise DataError(
+                f"{folder} holds shards with another {' and '.join(different)}: {stored.get(different[0])}, not "
+                f"{options[different[0]]}; choose another folder, or remove this one"
+            )
+        intact = [shard for shard in shards if _size(folder / shard.name) == shard.size]
+        if len(intact) < len(shards):
+            return cls(options, shards[: next(i for i, shard in enumerate(shards) if shard not in intact)])
+        return cls(options, shards, finished)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
+
+
+class ShardWriter:
+    """Writes members to the shards of a folder, PREFIX-000000.tar and so on.
+
+    Args:
+        folder: the folder; it is created if necessary.
+        prefix: start of the names of the shards.
+        most_bytes: largest size of a shard; a single image may exceed it.
+        record: record of the folder; its shards are kept.
+    """
+
+    def __init__(self, folder: Path, prefix: str, most_bytes: int, record: PackRecord) -> None:
+        self.folder, self.prefix, self.most_bytes, self.record = folder, prefix, most_bytes, record
+        folder.mkdir(parents=True, exist_ok=True)
+        self._archive: tarfile.TarFile | None = None
+        self._members: list[tuple[str, Place, str]] = []
+        self._end = record.end
+
+    @property
+    def shard_name(self) -> str:
+        """Name of the shard that is being written."""
+        return f"{self.prefix}-{len(self.record.shards):06d}.tar"
+
+    @property
+    def _partial(self) -> Path:
+        return self.folder / f".{self.shard_name}.partial"
+
+    def add(self, name: str, content: bytes) -> str:
+        """Write a member and return the name of its shard.
+
+        Raises:
+            DataError: a file of another origin has the name of the shard.
+            OSError: the shard cannot be written.
+        """
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        padded = -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        if self._archive is not None and self._archive.offset + padded + 3 * tarfile.BLOCKSIZE > self.most_bytes:
+            self._complete()
+        if self._archive is None:
+            self._archive = self._start()
+        self._archive.addfile(info, io.BytesIO(content))
+        self._members.append((name, Place(self._archive.offset - padded, len(content), len(content)), ""))
+        self._end += 1
+        return self.shard_name
+
+    def skip(self) -> None:
+        """Leave out the next image of the source."""
+        self._end += 1
+
+    def finish(self) -> None:
+        """Complete the last shard and record that all images are packed."""
+        if self._archive is not None:
+            self._complete()
+        self.record.finished = True
+        self.record.save(self.folder)
+
+    def _start(self) -> tarfile.TarFile:
+        path = self.folder / self.shard_name
+        try:
+            refuse_foreign(path)
+        except FileExistsError:
+            raise DataError(f"{path} exists and is not a shard of this command; choose a new or empty folder") from None
+        if not self.record.shards:
+            self.record.save(self.folder)
+        return tarfile.open(
+            self._partial, "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": MARK}, encoding="utf-8"
+        )
+
+    def _complete(self) -> None:
+        assert self._archive is not None
+        self._archive.close()
+        path = self.folder / self.shard_name
+        with open(self._partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(self._partial, path)
+        write_index(path, self._members)
+        self.record.shards.append(Shard(path.name, path.stat().st_size, len(self._members), self._end))
+        self.record.save(self.folder)
+        self._archive, self._members = None, []

@@ -1,0 +1,143 @@
+"""Members of all archives of a data set: their paths, labels and classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from plsc_mae.data.packed.archive import Archive
+from plsc_mae.data.packed.binaries import BinaryArchive
+from plsc_mae.data.packed.folder import MemberTree, PackedFolder
+from plsc_mae.data.packed.indexed import IndexedArchive
+from plsc_mae.data.packed.members import open_archive
+from plsc_mae.data.packed.rows import RowArchive
+from plsc_mae.errors import DataError
+
+_READERS = 8  # threads that read the indexes of archives
+_MAX_CLASSES = 1_000_000
+
+
+class MemberTable(NamedTuple):
+    """Members of archives.
+
+    Attributes:
+        root: folder that the paths are relative to.
+        names: paths of the archives below `root`.
+        archives: the archives.
+        paths: paths of the images in order, for archives of rows or records; None for archives with folders.
+        labels: labels as text by path, "" for none; None if the archives have no labels of their own.
+        classes: names of the classes in the order of the labels; () if the labels are the names or plain numbers.
+        sorts_by_class: whether images are to be sorted by class.
+    """
+
+    root: str
+    names: Sequence[str]
+    archives: Sequence[Archive]
+    paths: Sequence[str] | None
+    labels: Mapping[str, str] | None
+    classes: tuple[str, ...]
+    sorts_by_class: bool
+
+    def folder(self, source: str) -> PackedFolder:
+        """Return the top folder of archives with folders; `source` names them in messages."""
+        members = [archive.index.names if isinstance(archive, IndexedArchive) else () for archive in self.archives]
+        return PackedFolder(MemberTree(self.names, members), source)
+
+    @property
+    def labels_are_numbers(self) -> bool:
+        """True if the labels are numbers without names, which a single number shows."""
+        return not self.classes and any(label.isdecimal() for label in (self.labels or {}).values())
+
+    def classes_of(self, paths: Sequence[str], source: str) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+        """Return the class number of each image, and the names of the classes; (-1 for each, ()) without labels.
+
+        Raises:
+            DataError: some images have a label and others have none, or a label is no number of a class.
+        """
+        labels = [(self.labels or {}).get(path, "") for path in paths]
+        if not any(labels):
+            return np.full(len(paths), -1, np.int64), ()
+        if "" in labels:
+            raise DataError(
+                f"{source}: {paths[labels.index('')]} has no label, but {len(labels) - labels.count('')} other images "
+                "have one; give every image a label, or none"
+            )
+        if not self.classes and not self.labels_are_numbers:
+            names = tuple(sorted(set(labels)))
+            numbers = {name: number for number, name in enumerate(names)}
+            return np.array([numbers[label] for label in labels], np.int64), names
+        limit = len(self.classes) or _MAX_CLASSES
+        wrong = next((i for i, label in enumerate(labels) if not label.isdecimal() or int(label) >= limit), None)
+        if wrong is not None:
+            raise DataError(
+                f"{source}: {paths[wrong]} has the label {labels[wrong]}; expected a number from 0 to {limit - 1}"
+            )
+        found = np.array(labels, np.int64)
+        return found, self.classes or tuple(map(str, range(int(found.max()) + 1)))
+
+
+def member_table(files: Sequence[str]) -> MemberTable:
+    """Read the indexes of archives.
+
+    Raises:
+        DataError: an archive is damaged, or archives of several kinds or with other classes cannot be combined.
+        ConfigError: a package for a kind is missing.
+        OSError: a file cannot be read.
+    """
+    with ThreadPoolExecutor(_READERS) as pool:
+        archives = list(pool.map(open_archive, files))
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
+    if not os.path.isabs(files[0]):
+        root = os.path.relpath(root)
+    names = [os.path.relpath(file, root) for file in files]
+    if all(isinstance(archive, IndexedArchive) for archive in archives):
+        labels = dict(_own_labels(names, archives))
+        return MemberTable(root, names, archives, None, labels or None, (), sorts_by_class=True)
+    if all(isinstance(archive, RowArchive) for archive in archives):
+        return _rows(root, names, archives)
+    if all(isinstance(archive, BinaryArchive) for archive in archives):
+        return _records(root, names, archives)
+    kinds = {type(archive): file for file, archive in zip(files, archives, strict=True)}
+    raise DataError(f"{' and '.join(kinds.values())} are of different kinds; pass archives of one kind")
+
+
+def _own_labels(names: Sequence[str], archives: Sequence[Archive]) -> Iterator[tuple[str, str]]:
+    """Yield (path, label) of the members of tar and zip archives that have a label."""
+    for name, archive in zip(names, archives, strict=True):
+        if isinstance(archive, IndexedArchive) and archive.index.labels is not None:
+            pairs = zip(archive.index.names, archive.index.labels, strict=True)
+            yield from ((f"{name}/{member}", label) for member, label in pairs if label)
+
+
+def _rows(root: str, names: Sequence[str], archives: Sequence[Archive]) -> MemberTable:
+    """Return the table of Parquet or Arrow files, whose rows are sorted by the names of their images."""
+    rows: list[tuple[str, str, int, int, str]] = []  # sorted as a folder is: by folder, name, file and row
+    classes: tuple[str, ...] | None = None
+    for number, archive in enumerate(archives):
+        assert isinstance(archive, RowArchive)
+        if classes not in (None, archive.columns.classes):
+            raise DataError(f"{archives[0].path} and {archive.path} have different classes; write them with the same")
+        classes = archive.columns.classes
+        for row, (name, label) in enumerate(zip(archive.names, archive.labels, strict=True)):
+            folder, _, base = name.rpartition("/")
+            rows.append((folder, base, number, row, label))
+    rows.sort()
+    paths = [f"{names[number]}/{row}{f'/{base}' if base else ''}" for _, base, number, row, _ in rows]
+    labels = {path: row[-1] for path, row in zip(paths, rows, strict=True)}
+    return MemberTable(root, names, archives, paths, labels, classes or (), sorts_by_class=True)
+
+
+def _records(root: str, names: Sequence[str], archives: Sequence[Archive]) -> MemberTable:
+    """Return the table of binary files, whose records keep their order."""
+    labels: dict[str, str] = {}
+    classes: tuple[str, ...] = ()
+    for name, archive in zip(names, archives, strict=True):
+        assert isinstance(archive, BinaryArchive)
+        classes = archive.classes
+        labels |= {f"{name}/{number}.ppm": label for number, label in enumerate(archive.labels)}
+    return MemberTable(root, names, archives, list(labels), labels, classes, sorts_by_class=False)

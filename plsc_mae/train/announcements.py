@@ -1,0 +1,205 @@
+"""Announcements of a run for the person who waits for it: what will happen, how to stop it, and how it ended."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import plsc_mae
+from plsc_mae import console, runtime
+from plsc_mae.config import TrainingConfig
+from plsc_mae.config.schema import to_line
+from plsc_mae.data.loader import BatchLoader
+from plsc_mae.parallel.world import World
+from plsc_mae.train.checkpoint.folder import config_path
+from plsc_mae.train.checkpoint.state import Progress, RunState
+from plsc_mae.train.log.run_logger import duration
+from plsc_mae.train.scaling import images_per_update, peak_lr, scales_with_batch
+
+# Options that the other rows of the overview show.
+SHOWN_OPTIONS = (
+    *("model", "data_path", "output_dir", "epochs", "batch_size", "accum_iter", "lr", "blr", "max_train_step"),
+    *("quiet", "json"),
+)
+IN_MEMORY = "<"  # first character of a data path for images in memory
+
+
+# ----------------------------------------------------------------------------------------------------- before
+
+
+def announce_command(config: TrainingConfig, world: World) -> None:
+    """Print the title of the overview, before images are checked and the network is built."""
+    if world.is_main:
+        console.report(f"plsc_mae {plsc_mae.__version__}: {config.phase} of {config.model}, method {config.method}")
+
+
+def announce_plan(
+    state: RunState, loader: BatchLoader, *, n_parameters: int, planned_memory: int | None = None
+) -> None:
+    """Print data, network, recipe, changed options, memory and time of a run.
+
+    Args:
+        state: state of the run.
+        loader: training batches of this process.
+        n_parameters: number of trainable parameters of the whole network.
+        planned_memory: estimated bytes of tensors at the peak of an update; None if there is no estimate.
+    """
+    config, world, updates = state.config, state.world, state.accumulation.updates
+    images, effective_batch = len(loader.dataset), images_per_update(config, world)
+    options = to_line(config, changed_only=True, without=SHOWN_OPTIONS)
+    kernels = ", deterministic kernels" if config.deterministic and world.is_gpu else ""
+    rows = {
+        "data": "; ".join(
+            [f"{config.data_path}: {images} images, {updates} updates per epoch", *_incomplete_parts(state, loader)]
+        ),
+        "network": f"{config.model}: {n_parameters / 1e6:.1f} M trainable parameters, "
+        f"{state.stepper.precision.note}{kernels}",
+        "recipe": _recipe(config, world, updates),
+        "options": f"{options}; the others have the defaults of {config.method}" if options else "all by default",
+        "memory": _memory(planned_memory, config, world),
+        "time": "measured in the first updates",
+    }
+    for label, text in rows.items():
+        console.report_row(label, text)
+    event: dict[str, Any] = {
+        **{"event": "plan", "method": config.method, "phase": config.phase, "model": config.model},
+        **{"images": images, "epochs": config.epochs, "updates_per_epoch": updates},
+        **{"images_per_update": effective_batch, "peak_lr": peak_lr(config, effective_batch)},
+        **{"n_parameters": n_parameters, "planned_memory_bytes": planned_memory},
+    }
+    console.report(None, event)
+
+
+def _recipe(config: TrainingConfig, world: World, updates: int) -> str:
+    effective_batch = images_per_update(config, world)
+    rate = config.blr if config.lr is None else config.lr
+    base = f" ({rate:g} x {effective_batch} / 256)" if scales_with_batch(config) else ""
+    parts = f"{world}" if world.size == world.processes else f"{world.size} in {world}"
+    limit = f", of which {config.max_train_step} (--max_train_step)" if config.max_train_step else ""
+    return (
+        f"{config.epochs} epochs, {updates * config.epochs} updates{limit}; batch {config.batch_size} x {parts} x "
+        f"accum_iter {config.accum_iter} = {effective_batch} images per update; learning rate "
+        f"{peak_lr(config, effective_batch):.4g}{base}"
+    )
+
+
+def _memory(planned: int | None, config: TrainingConfig, world: World) -> str:
+    if planned is None:
+        return "no estimate for this run; the peak is logged as mem"
+    size = f"{planned / 2**30:.1f} GiB" if planned >= 2**30 else f"{planned / 2**20:.0f} MiB"
+    accuracy = "not measured on GPUs" if world.is_gpu else "within 20 % on CPU; libraries and loaders come on top"
+    return f"{size} per process for tensors, as `plsc-mae plan {config.phase}` estimates it ({accuracy})"
+
+
+def _incomplete_parts(state: RunState, loader: BatchLoader) -> Iterator[str]:
+    """Yield a sentence if an epoch leaves out images, and one if its last accumulation group is incomplete."""
+    accumulation, batch = state.accumulation, state.config.batch_size * state.world.size
+    left = len(loader.dataset) - accumulation.iterations * batch
+    if left:
+        yield f"each epoch leaves out {left} images, a new choice every time: they do not fill a batch of {batch}"
+    last = accumulation.group(accumulation.iterations - 1).size
+    if last < accumulation.accum_iter:
+        yield f"the last update of an epoch has {last} of {accumulation.accum_iter} iterations"
+
+
+def announce_start(config: TrainingConfig, world: World, run: str, at: Progress, resumed: Path | None) -> None:
+    """Print the output folder of a run, and how to stop and continue it.
+
+    Args:
+        config: options of the run.
+        world: processes of the run.
+        run: id of the run.
+        at: position at which the run starts.
+        resumed: the checkpoint that it resumes from; None without one.
+    """
+    if not config.save_ckpt:
+        saves = "no checkpoints"
+    elif config.save_ckpt_freq >= config.epochs:
+        saves = "a checkpoint after the last epoch"
+    else:
+        saves = f"checkpoints every {config.save_ckpt_freq} epochs"
+    steps = f" and every {config.save_ckpt_steps} updates" if config.save_ckpt and config.save_ckpt_steps else ""
+    console.report_row("output", f"run {run} writes to {config.output_dir}: options, logs, {saves}{steps}")
+    command = continuation(config, world, run)
+    if not config.save_ckpt:
+        console.report_row("stop", "Ctrl-C; nothing is saved because of --no_save_ckpt")
+    elif command is None:
+        console.report_row("stop", f"Ctrl-C saves and stops; {_repetition(config)} continues the run")
+    else:
+        console.report_row("stop", "Ctrl-C saves and stops; this continues the run:")
+        console.report(f"{' ' * console.LABEL_COLUMNS}{command}")
+    start = {"run": run, "output_dir": config.output_dir, "epoch": at.epoch, "step": at.step}
+    console.report(None, {"event": "start", **start, "resumed": str(resumed or ""), "continue": command})
+
+
+def continuation(config: TrainingConfig, world: World, run: str) -> str | None:
+    """Return the command that continues a run; None if one command on this machine cannot do it."""
+    if config.data_path.startswith(IN_MEMORY) or world.processes > runtime.local_processes():
+        return None
+    launch = f"launch --nproc_per_node {world.processes} " if world.processes > 1 else ""
+    file = shlex.quote(os.fspath(config_path(config.output_dir, run)))
+    resume = "" if config.auto_resume else " --auto_resume"
+    return f"{console.program()} {launch}{config.phase} --config {file}{resume}"
+
+
+def _repetition(config: TrainingConfig) -> str:
+    """Return the words for a repetition of the command that continues the run."""
+    other = " instead of --resume" if config.resume else " instead of --overwrite" if config.overwrite else ""
+    return "the same command" if config.auto_resume and not other else f"the same command with --auto_resume{other}"
+
+
+# ------------------------------------------------------------------------------------------------------- after
+
+
+def describe_stop(state: RunState, at: Progress, *, iterations: int, saved: Path | None, moved: bool) -> str:
+    """Return the position of a stopped run, the file that holds it, and how to continue the run.
+
+    Args:
+        state: state of the run.
+        at: its position.
+        iterations: iterations of an epoch.
+        saved: the checkpoint of this position; None without one.
+        moved: whether the position has changed since the start.
+    """
+    config = state.config
+    position = f"epoch {at.epoch}, {at.batches_done} of {iterations} iterations, step {at.step}"
+    if not config.save_ckpt:
+        return f"{position}; nothing is saved because of --no_save_ckpt"
+    if not moved:
+        return f"{position}; no update was made, so nothing was saved; the same command starts again"
+    command = continuation(config, state.world, state.run)
+    if command is None:
+        return f"{position}; saved {saved}; {_repetition(config)} continues the run"
+    return f"{position}; saved {saved}; this continues the run:\n{console.COMMAND_INDENT}{command}"
+
+
+def announce_end(
+    config: TrainingConfig, at: Progress, *, saved: Path | None, best: Path | None, seconds: float, stopped: bool
+) -> None:
+    """Print the end of a run; after a stop only for programs, because `describe_stop` is printed as an error.
+
+    Args:
+        config: options of the run.
+        at: its position.
+        saved: the last checkpoint; None without one.
+        best: the checkpoint with the best metric; None without one.
+        seconds: time since the start of this process's part of the run.
+        stopped: whether a signal stopped the run.
+    """
+    is_whole = at.epoch >= config.epochs
+    reason = "finished" if is_whole else f"reached --max_train_step {config.max_train_step}"
+    files = f", saved in {saved}" if saved is not None else ""
+    if best is not None and at.best_step >= 0:
+        files += f"; the best one is {best} of step {at.best_step}"
+    text = f"{reason}: {at.epoch} of {config.epochs} epochs, {at.step} updates in {duration(seconds)}{files}"
+    console.report(
+        None if stopped else text,
+        {
+            **{"event": "end", "reason": "stopped" if stopped else "finished" if is_whole else "max_train_step"},
+            **{"epoch": at.epoch, "step": at.step, "seconds": seconds},
+            **{"checkpoint": str(saved or ""), "best": str(best or "")},
+        },
+    )

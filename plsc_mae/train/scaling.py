@@ -1,0 +1,30 @@
+"""Effective batch of a run, and the learning rate that is scaled by it (Goyal et al. 2017)."""
+
+from __future__ import annotations
+
+from plsc_mae.config import TrainingConfig
+from plsc_mae.optim import scaled_lr
+from plsc_mae.parallel.world import World
+
+
+def images_per_update(config: TrainingConfig, world: World) -> int:
+    """Return the number of images in one whole accumulation group, over all processes."""
+    return config.batch_size * world.size * config.accum_iter
+
+
+def scales_with_batch(config: TrainingConfig) -> bool:
+    """Return whether the learning rate is proportional to the images of an update."""
+    return config.lr is None or config.lr_per_256
+
+
+def peak_lr(config: TrainingConfig, effective_batch: int) -> float:
+    """Return the absolute peak learning rate of a run.
+
+    An absolute --lr is returned unchanged. --blr, or the --lr of a method whose rate is per 256 images, is multiplied
+    by `effective_batch` / 256, where `effective_batch` is the number of images per update.
+    """
+    if config.lr is not None and not config.lr_per_256:
+        return config.lr
+    base = config.blr if config.lr is None else config.lr
+    assert base is not None
+    return scaled_lr(base, effective_batch)
