@@ -16,6 +16,7 @@ from plsc_mae import console
 from plsc_mae.config import FINETUNE, LINPROBE, PHASES, PRETRAIN, TrainingConfig
 from plsc_mae.config.completion import Completed, completion_parser
 from plsc_mae.config.export import ExportConfig
+from plsc_mae.config.extract import ExtractConfig
 from plsc_mae.config.launch import Launch, LaunchConfig, split_launch
 from plsc_mae.config.parity import ParityConfig
 from plsc_mae.config.plan import planned
@@ -30,7 +31,6 @@ from plsc_mae.config.tools import (
     DemoDataConfig,
     DoctorConfig,
     ExplainConfig,
-    ExtractConfig,
     FewshotConfig,
     KNNConfig,
     PlotConfig,

@@ -12,7 +12,6 @@ from plsc_mae.errors import ConfigError
 
 _encoder = in_group("Encoder")
 _images = in_group("Images")
-_pictures = in_group("Pictures")
 _classifier = in_group("Trained classifier")
 _few = in_group("Few labels")
 _DEVICE = "device; auto: a GPU if there is one"
@@ -57,7 +56,7 @@ class ReconstructConfig(NetworkOptions):
     device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", _DEVICE)
 
     def __post_init__(self) -> None:
-        _require(self, "model_path", "img_path")
+        require_options(self, "model_path", "img_path")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -197,7 +196,7 @@ class EncoderConfig(NetworkOptions):
     device: Literal["auto", "cpu", "gpu", "cuda"] = _encoder("auto", _DEVICE)
 
     def __post_init__(self) -> None:
-        _require(self, "model_path")
+        require_options(self, "model_path")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -327,7 +326,7 @@ class FewshotConfig(FewLabelOptions, FeatureConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self, "data_path")
+        require_options(self, "data_path")
         if not self.shots and not self.fractions:
             raise ConfigError("--shots none leaves nothing to evaluate; give --fractions with it")
         if self.save_path and not self.save_path.endswith((".csv", ".json")):
@@ -393,50 +392,7 @@ class SegprobeConfig(BatchConfig, EncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self, "data_path")
-
-
-@dataclass(kw_only=True, frozen=True)
-class EmbedConfig(FeatureConfig):
-    """Options of `plsc_mae.embed`: those of `extract` without the file."""
-
-    data_path: str = option("", "image folder (its val/, if there is one) or list file", metavar="PATH")
-    split: str = option("val", "subfolder of the image folder to use, if it exists", metavar="NAME")
-    layers: tuple[int, ...] = option((-1,), "blocks after which to take tokens; 0: before the first; -1: the last")
-    tokens: tuple[Literal["cls", "mean", "patch"], ...] = option(
-        ("cls", "mean"), "cls: class token; mean: mean of the patch tokens; patch: all patch tokens"
-    )
-    norm: bool = _encoder(True, "apply the encoder's final norm to the tokens")
-    interpolation: Literal["bilinear", "bicubic", "lanczos"] = _images("bicubic", "filter of the resize")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(self, "data_path")
-
-
-@dataclass(kw_only=True, frozen=True)
-class ExtractConfig(EmbedConfig):
-    """Options of `extract`."""
-
-    save_path: str = option("", "file to write, .npz, .safetensors or .parquet", metavar="FILE")
-    num_pictures: int = _pictures(
-        0, "images to draw with their ten nearest neighbors, to SAVE_PATH's name-neighbors.png", within="[0, inf)"
-    )
-    map: tuple[Literal["pca", "tsne", "umap"], ...] = _pictures(
-        (), "maps of the features to draw with thumbnails, to SAVE_PATH's name-METHOD.png"
-    )
-    map_images: int = _pictures(1000, "largest number of images in a map, evenly spaced", within="[3, inf)")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(self, "save_path")
-        if not self.save_path.endswith((".npz", ".safetensors", ".parquet")):
-            raise ConfigError(
-                f"--save_path {self.save_path}: expected a file that ends in .npz, .safetensors or .parquet"
-            )
-        for name in ("num_pictures", "map"):
-            if getattr(self, name) and set(self.tokens) == {"patch"}:
-                raise ConfigError(f"--{name} needs one vector per image; add cls or mean to --tokens")
+        require_options(self, "data_path")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -485,7 +441,7 @@ class ExplainConfig(TrainedClassifierOptions, EncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self, "img_path")
+        require_options(self, "img_path")
         if self.category_index and self.random_weights:
             raise ConfigError("--category_index needs a trained classifier; leave --random_weights out")
         for name in ("classes", "global_pool"):
@@ -511,12 +467,13 @@ class PredictConfig(TrainedClassifierOptions):
     device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", _DEVICE)
 
     def __post_init__(self) -> None:
-        _require(self, "model_path", "img_path")
+        require_options(self, "model_path", "img_path")
         if self.save_path and not self.save_path.endswith((".jsonl", ".json", ".csv")):
             raise ConfigError(f"--save_path {self.save_path}: expected a file that ends in .jsonl, .json or .csv")
 
 
-def _require(config: object, *names: str) -> None:
+def require_options(config: object, *names: str) -> None:
+    """Raise ConfigError unless every option of `names` has a value."""
     for name in names:
         if not getattr(config, name):
             raise ConfigError(f"--{name} is required")
