@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tarfile
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -105,6 +107,29 @@ def test_refusals(flags, words, folder_of, tmp_path, capsys):
     assert main(line.split()) == 2
     message = capsys.readouterr().err
     assert all(word in message for word in words), message
+
+
+def test_features_of_an_archive_are_those_of_its_folder(folder_of, tmp_path):
+    """Statistics of features in a run, features with pictures of neighbors, and few labels, on a tar file of arrays."""
+    data, drawn = folder_of("npy"), "--num_pictures 2 --picture_bands 4 3 2"
+    with tarfile.open(tmp_path / "all.tar", "w") as archive:
+        archive.add(data, "data")
+    run(
+        f"pretrain {PRETRAIN} --data_path {tmp_path}/all.tar --output_dir {tmp_path}/mae --in_chans {BANDS} "
+        "--feature_freq 1 --knn_freq 1 --knn_k 3 --epochs 1 --warmup_epochs 0"
+    )
+    newest = find_newest(str(tmp_path / "mae"), "")
+    for name, path in (("folder", data), ("tar", tmp_path / "all.tar")):
+        run(f"extract --model_path {newest} --data_path {path} --save_path {tmp_path}/{name}.npz {drawn}")
+        run(f"knn --model_path {newest} --data_path {path} --nb_knn 3 --save_path {tmp_path}/{name} {drawn}")
+    with np.load(tmp_path / "folder.npz") as ours, np.load(tmp_path / "tar.npz") as theirs:
+        np.testing.assert_array_equal(ours["layer2/mean"], theirs["layer2/mean"])
+    for picture in ("{}-neighbors.png", "{}/neighbors.png"):
+        ours, theirs = (np.asarray(Image.open(tmp_path / picture.format(name))) for name in ("folder", "tar"))
+        np.testing.assert_array_equal(ours, theirs)
+        assert np.ptp(ours, axis=-1).max() > 50  # three bands in color
+    run(f"fewshot --model_path {newest} --data_path {data} --shots 2 --label_seeds 0 1")
+    run(f"compare --model_path {newest} --data_path {data} --nb_knn 3")
 
 
 def test_a_tokenizer_reads_rgb(folder_of, tmp_path, capsys):
