@@ -100,6 +100,10 @@ check 0 "@$out/attention" explain --model_path "$file" --img_path "$data" --save
 check 0 "@$out/features.npz" extract --model_path "$file" $images --save_path "$out/features.npz"
 check 0 'top-1' knn --model_path "$file" $images --nb_knn 10
 two 0 'top-1' knn --model_path "$file" $images --nb_knn 10
+check 0 'top-1' fewshot --model_path "$file" $images --shots 1 2 --label_seeds 0 1
+check 0 "@$out/stats.json" stats "$data" --save_path "$out/stats.json"
+check 0 "@$out/packed" prepare-data "$data" "$out/packed" --short 16
+check 0 "@$out/from-tar/checkpoint-1.pd" pretrain $mae $run --data_path "$out/packed" --output_dir "$out/from-tar"
 check 0 "@$out/masked/masks" demo-data "$out/masked" --masks --image_size 32 --train_per_class 8 --val_per_class 3
 check 0 "@$out/segmentation/results.json" segprobe --model_path "$file" --data_path "$out/masked" --save_path "$out/segmentation"
 check 0 "@$out/table.md" compare --model_path "$file" "$out/cae/checkpoint-1.pd" $images --save_path "$out/table.md"
@@ -131,6 +135,7 @@ for command in "pretrain $mae $run --output_dir $out/refused" "finetune $classif
     "reconstruct --model_path $file --img_path $data" "explain --model_path $file --img_path $data" \
     "segprobe --model_path $file --data_path $out/masked" \
     "extract --model_path $file $images --save_path $out/x.npz" "knn --model_path $file $images" \
+    "fewshot --model_path $file $images" \
     "compare --model_path $file $images" "predict --model_path $out/finetune/checkpoint-1.pd --img_path $data"; do
     check 2 'error: --device gpu: no GPU is visible to Paddle' $command --device gpu
 done

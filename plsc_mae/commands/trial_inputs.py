@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 from plsc_mae.config.trial_inputs import DemoDataConfig, RandomTokenizerConfig
-from plsc_mae.data.demo import make_demo_data
-from plsc_mae.data.demo_pictures import CLASSES
+from plsc_mae.data.demo import CLASSES, make_demo_data
 from plsc_mae.errors import CheckpointError
 
 

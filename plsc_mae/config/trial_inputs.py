@@ -10,7 +10,7 @@ from plsc_mae.errors import ConfigError
 
 @dataclass(kw_only=True, frozen=True)
 class DemoDataConfig:
-    """Options of `demo-data`, which draws a small labeled JPEG folder of ten kinds of objects."""
+    """Options of `demo-data`, which draws a small labeled JPEG folder whose classes are shapes."""
 
     path: str = option("", "folder to write to", metavar="DIR")
     image_size: int = option(64, "image side in pixels", within="[16, 1024]")

@@ -48,7 +48,7 @@ def test_a_folder_gives_a_panel_per_image_and_a_sheet(draw, panels, tmp_path):
     assert (code, err) == (0, "")
     names = sorted(path.name for path in (tmp_path / "panels").iterdir())
     assert len(names) == 5
-    assert names[0] == "ball_00000.png"
+    assert names[0] == "arrow_00000.png"
     assert out.splitlines()[-1] == f"{tmp_path}/panels/sheet.png"
     assert list(panels[0]) == ["image", "rollout (max of heads, discard 0.9)", "last layer, mean of heads"]
     assert len(panels[-1]["image"]) == 4
@@ -84,7 +84,7 @@ def test_a_link_to_the_folder_of_the_panels_is_refused(draw, tmp_path):
 
 @pytest.mark.once
 def test_options_change_the_picture(draw, images, panels):
-    image = next((images / "val/flower").iterdir())
+    image = next((images / "val/ring").iterdir())
     drawn = []
     for flags in (
         "",
@@ -109,7 +109,7 @@ def test_options_change_the_picture(draw, images, panels):
 
 
 def test_a_cae(trained_cae, images, tmp_path, capfd):
-    image, model = next((images / "val/flower").iterdir()), trained_cae()
+    image, model = next((images / "val/ring").iterdir()), trained_cae()
     capfd.readouterr()
     line = f"explain --model_path {model} --img_path {image} --save_path {tmp_path}/panels --pool mean"
     assert main(line.split()) == 0
@@ -132,10 +132,10 @@ def by_hand(model, image, category, *, literal=False, layer=None, pool="mean") -
 
 def test_what_speaks_for_a_category(draw, panels, classifier, images):
     """By default as the classifier pools, here the mean of patches; all options change the picture."""
-    image, drawn = images / "val/flower/00000.jpg", []
+    image, drawn = images / "val/ring/00000.jpg", []
     for flags, options in {
         "--category_index 3": {"category": 3},
-        "--category_index flower": {"category": 5},
+        "--category_index ring": {"category": 5},
         "--category_index 3 --layer_index 0": {"category": 3, "layer": 0},
         "--category_index 3 --pool cls": {"category": 3, "pool": "cls"},
         "--category_index 3 --literal": {"category": 3, "literal": True},
@@ -184,7 +184,7 @@ def test_a_classifier_without_a_class_token(draw, root, images):
     ("flags", "told"),
     [
         ("--category_index 10", "--category_index 10: the classifier has no such class; expected a number from 0 to 9"),
-        ("--category_index flowr", "has no such class; did you mean 'flower'?; expected"),
+        ("--category_index rign", "has no such class; did you mean 'ring'?; expected"),
         ("--category_index 1 --random_weights", "--category_index needs a trained classifier; leave --random_weights"),
         ("--category_index 1 --layer_index 2", "--layer_index 2: the encoder has 2 layers; expected 0 to 1"),
         ("--no_global_pool", "--global_pool has no effect without --category_index"),

@@ -133,9 +133,9 @@ def place(images, trained, tmp_path):
     """A folder with things that a user may name by mistake, and MODEL for a checkpoint."""
     (tmp_path / "flat").mkdir()
     for i in range(3):
-        shutil.copy(next((images / "val/flower").iterdir()), tmp_path / f"flat/{i}.jpg")
+        shutil.copy(next((images / "val/ring").iterdir()), tmp_path / f"flat/{i}.jpg")
     shutil.copytree(images / "val", tmp_path / "other")
-    shutil.move(tmp_path / "other/flower", tmp_path / "other/flowers")
+    shutil.move(tmp_path / "other/ring", tmp_path / "other/rings")
     np.savez(tmp_path / "train.npz", something=np.zeros(3))
     return tmp_path
 
@@ -152,7 +152,7 @@ def place(images, trained, tmp_path):
         ),
         ("--model_path MODEL --data_path PLACE/none", "none does not exist; expected"),
         ("--model_path MODEL --data_path DATA --eval_data_path PLACE/flat", "flat have no classes"),
-        ("--model_path MODEL --data_path DATA --eval_data_path PLACE/other", "'flowers'"),
+        ("--model_path MODEL --data_path DATA --eval_data_path PLACE/other", "'rings'"),
         ("--model_path MODEL --data_path DATA --num_workers 0", "--nb_knn 200 exceeds the 30 images"),
         ("--model_path MODEL --data_path DATA --input_size 33", "input_size 33 is not a multiple of patch_size 8"),
         ("--model_path PLACE/none.pd --data_path DATA", "none.pd cannot be opened"),

@@ -58,18 +58,18 @@ def test_a_folder_gives_a_panel_per_image_and_a_sheet(trained, images, draw, tmp
     assert (code, err) == (0, "")
     names = sorted(path.name for path in (tmp_path / "panels").iterdir())
     assert len(names) == 11  # the validation images and the sheet
-    assert names[0] == "ball_00000.png"
+    assert names[0] == "arrow_00000.png"
     assert "sheet.png" in names
     assert f"{model}: " in out
     assert labels[0] == ["original", "masked", "reconstruction", "reconstruction + visible"]
-    with Image.open(tmp_path / "panels/ball_00000.png") as panel, Image.open(tmp_path / "panels/sheet.png") as sheet:
+    with Image.open(tmp_path / "panels/arrow_00000.png") as panel, Image.open(tmp_path / "panels/sheet.png") as sheet:
         assert panel.width == sheet.width > COLUMNS * 224
         assert sheet.height > 10 * 224
         assert np.asarray(panel).std() > 10
 
 
 def test_one_image(trained, images, draw, tmp_path):
-    image = next((images / "val/flower").iterdir())
+    image = next((images / "val/ring").iterdir())
     code, out, _ = draw(trained() / "checkpoint-1.pd", image)
     assert code == 0
     assert [path.name for path in (tmp_path / "panels").iterdir()] == [f"{image.stem}.png"]
@@ -82,11 +82,11 @@ def test_one_image(trained, images, draw, tmp_path):
 @pytest.mark.once
 def test_images_are_spread_over_the_folder_and_seeds_draw_masks(trained, images, draw, tmp_path):
     model = trained() / "checkpoint-1.pd"
-    panel = tmp_path / "panels/fish_00000.png"
+    panel = tmp_path / "panels/heart_00000.png"
     assert draw(model, images, "--max_images 2 --seed 1")[0] == 0
     assert sorted(path.name for path in (tmp_path / "panels").iterdir()) == [
-        "ball_00000.png",
-        "flower_00000.png",
+        "arrow_00000.png",
+        "ring_00000.png",
         "sheet.png",
     ]
     drawn = []
@@ -100,7 +100,7 @@ def test_images_are_spread_over_the_folder_and_seeds_draw_masks(trained, images,
 @pytest.mark.once
 def test_labels_of_norm_pix_models_say_where_the_statistics_come_from(trained, images, draw, labels):
     model = trained("--norm_pix_loss") / "checkpoint-1.pd"
-    image = next((images / "val/flower").iterdir())
+    image = next((images / "val/ring").iterdir())
     for flags, source in (
         ("", "the original"),
         ("--patch_stats original", "the original"),

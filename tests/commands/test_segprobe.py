@@ -12,8 +12,7 @@ from PIL import Image
 
 from plsc_mae.analysis.pictures import class_colors
 from plsc_mae.cli import main
-from plsc_mae.data.demo import make_demo_data
-from plsc_mae.data.demo_pictures import CLASSES
+from plsc_mae.data.demo import CLASSES, make_demo_data
 
 pytestmark = pytest.mark.compat
 
@@ -112,11 +111,11 @@ def test_images_and_masks_of_any_size(probe, masked, tmp_path):
     """Scores are counted at the resolution of each mask; ignored pixels do not count."""
     data = tmp_path / "data"
     shutil.copytree(masked, data)
-    mask = data / "masks/val/mushroom/00000.png"
+    mask = data / "masks/val/star/00000.png"
     wide = Image.open(mask).resize((90, 50), Image.Resampling.NEAREST)
     wide.paste(255, (0, 0, 90, 10))
     wide.save(mask)
-    image = mask.parents[3] / "images/val/mushroom/00000.jpg"
+    image = mask.parents[3] / "images/val/star/00000.jpg"
     Image.open(image).resize((90, 50)).save(image)
     assert probe(data)[0] == 0
     found = json.loads((tmp_path / "out/results.json").read_text())
@@ -127,7 +126,7 @@ def test_images_and_masks_of_any_size(probe, masked, tmp_path):
 def test_unreadable_images_are_left_out(probe, masked, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(masked, data)
-    for name in ("train/flower/00001.jpg", "val/mushroom/00000.jpg"):
+    for name in ("train/ring/00001.jpg", "val/star/00000.jpg"):
         (data / "images" / name).write_bytes(b"no image")
     code, out, err = probe(data, "--num_pictures 10")
     assert code == 1
@@ -151,10 +150,10 @@ def test_mistakes_are_one_sentence(probe, masked, tmp_path):
         assert code == 2, out
         assert len(err.strip().splitlines()) == 1
         assert all(word in err for word in words), err
-    (data / "masks/val/mushroom/00000.png").unlink()
+    (data / "masks/val/star/00000.png").unlink()
     code, _, err = probe(data)
     assert code == 2
-    assert "mushroom/00000.png" in err
+    assert "star/00000.png" in err
 
 
 def test_colors_of_classes_are_those_of_pascal_voc():

@@ -1,4 +1,4 @@
-"""The demo data set is reproducible, resumable and balanced; colors and single pixels do not separate its classes."""
+"""The demo data set is reproducible, resumable and balanced, and only shapes separate its classes."""
 
 import json
 from pathlib import Path
@@ -8,9 +8,7 @@ import pytest
 from PIL import Image
 
 from plsc_mae.analysis.knn import knn_accuracy
-from plsc_mae.data import demo_pictures
-from plsc_mae.data.demo import make_demo_data
-from plsc_mae.data.demo_pictures import CLASSES, SPLITS, draw_demo_image, draw_demo_mask
+from plsc_mae.data.demo import CLASSES, LUMA, SPLITS, draw_demo_image, draw_demo_mask, make_demo_data
 from plsc_mae.errors import ConfigError, DataError
 
 pytestmark = [pytest.mark.compat, pytest.mark.once]
@@ -71,8 +69,8 @@ def test_a_picture_does_not_depend_on_how_many_there_are(tmp_path):
 
 
 def test_a_file_holds_the_picture_drawn_alone(demo):
-    alone = np.asarray(draw_demo_image("val", "cat", 7, image_size=SIDE), np.float64)
-    with Image.open(demo / "val" / "cat" / "00007.jpg") as image:
+    alone = np.asarray(draw_demo_image("val", "heart", 7, image_size=SIDE), np.float64)
+    with Image.open(demo / "val" / "heart" / "00007.jpg") as image:
         error = np.abs(np.asarray(image, np.float64) - alone).mean()
     assert error < 4.0  # of 255: JPEG costs about 2, the most similar other picture is 32 away
 
@@ -147,12 +145,12 @@ def test_folder_that_cannot_be_written_is_a_data_error(tmp_path):
         make_tiny(tmp_path / "file" / "demo")
 
 
-def test_raw_pixels_classify_poorly(demo):
-    # Chance is 10 %; the standard deviation is 2.1 % over 200 images.
+def test_raw_pixels_are_above_chance_and_poor(demo):
+    # Chance is 10 % with a standard deviation of 2.1 % over 200 images.
     (train, labels), (val, expected) = pixels(demo / "train"), pixels(demo / "val")
     mean = train.mean(axis=0)
     (accuracy,) = knn_accuracy(train - mean, labels, val - mean, expected, (10,))
-    assert accuracy.top1 < 30.0  # measured 13.5 %; 21 % of the whole data set
+    assert CHANCE + 4.0 < accuracy.top1 < 40.0
 
 
 def pixels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -170,14 +168,14 @@ def test_average_color_classifies_poorly(demo):
     nearest = np.linalg.norm(val[:, None] - train, axis=-1).argsort(axis=1)[:, :10]
     predicted = np.eye(len(CLASSES))[labels[nearest]].sum(axis=1).argmax(axis=1)
     accuracy = 100.0 * np.mean(predicted == expected)
-    assert accuracy < CHANCE + 20.0
+    assert accuracy < CHANCE + 20.0  # measured 22 %: the area differs a little from shape to shape
 
 
-def test_object_and_background_contrast_in_every_picture(demo):
+def test_shape_and_background_contrast_in_every_picture(demo):
     for path in (demo / "val").rglob("*.jpg"):
         with Image.open(path) as image:
             low, high = np.percentile(np.asarray(image.convert("L")), [5, 95])
-        assert high - low > 60.0, path
+        assert high - low > 80.0, path  # drawn 120 apart; clipping of colors reduces it
 
 
 def test_masks_belong_to_the_same_pictures(tmp_path):
@@ -193,7 +191,7 @@ def test_masks_belong_to_the_same_pictures(tmp_path):
     make_tiny(tmp_path / "again", masks=True)
     assert contents(tmp_path / "again") == masked
     (tmp_path / "masked/demo.json").rename(tmp_path / "masked/demo.json.partial")
-    (tmp_path / "masked/masks/val/cat/00000.png").unlink()
+    (tmp_path / "masked/masks/val/heart/00000.png").unlink()
     assert make_tiny(tmp_path / "masked", masks=True).created
     assert contents(tmp_path / "masked") == masked
     with pytest.raises(DataError, match="other parameters"):
@@ -201,12 +199,12 @@ def test_masks_belong_to_the_same_pictures(tmp_path):
 
 
 @pytest.mark.parametrize("class_name", CLASSES)
-def test_a_mask_covers_the_objects(class_name, monkeypatch):
-    """Black objects before a light background differ from it by brightness, shadows included."""
-    monkeypatch.setattr(demo_pictures, "TONES", ((0.0,) * 4,) * 2)
-    monkeypatch.setattr(demo_pictures, "BACKGROUND", (200.0,) * 2)
-    monkeypatch.setattr(demo_pictures, "OBJECT_CHROMA", 0.0)
-    luma = np.asarray(draw_demo_image("val", class_name, 3, image_size=64).convert("L"))
+def test_a_mask_covers_the_shape(class_name):
+    """Brightness is constant within the shape and outside, up to noise and the mixed pixels of edges."""
+    luma = np.asarray(draw_demo_image("val", class_name, 3, image_size=64)) @ LUMA
     mask = np.asarray(draw_demo_mask("val", class_name, 3, image_size=64))
     assert set(np.unique(mask).tolist()) == {0, 1 + CLASSES.index(class_name)}
-    assert ((luma < 70) == (mask > 0)).mean() > 0.97
+    inside, outside = luma[mask > 0], luma[mask == 0]
+    assert abs(np.median(inside) - np.median(outside)) > 100
+    nearer = abs(luma - np.median(inside)) < abs(luma - np.median(outside))
+    assert (nearer == (mask > 0)).mean() > 0.97

@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 import pytest
 
-from plsc_mae.data.demo_pictures import CLASSES, draw_demo_image
+from plsc_mae.data.demo import CLASSES, draw_demo_image
 from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.models.dalle import Conv2D, DalleDecoder, DalleEncoder, map_pixels, random_init, unmap_pixels
 

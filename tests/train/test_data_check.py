@@ -68,7 +68,7 @@ def test_with_skip_bad_files_are_named_once_and_have_no_part_in_the_accuracy(fin
     checkpoint = tmp_path / "out/checkpoint-1.pd"
     code, out, err = finetune(line.format(checkpoint, "skip"), "eval")
     assert code == 0
-    assert out.splitlines()[-1].endswith(", 17 images")
+    assert any(line.endswith(", 17 images") for line in out.splitlines())
     for path in (damaged / "val").glob("*/*.png"):
         if path.read_bytes() == b"no image" or path.name == "bright4.png":
             path.unlink()

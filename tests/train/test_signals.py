@@ -14,7 +14,7 @@ from plsc_mae.cli import main
 from plsc_mae.methods.classify import ClassifyTask
 from plsc_mae.train.checkpoint import file as checkpoint_file
 from plsc_mae.train.checkpoint.file import load
-from plsc_mae.train.observers.features import FeatureWatch
+from plsc_mae.train.observers.features import ImageEncoder
 from plsc_mae.train.signals import StopRequest
 from plsc_mae.train.trainer import Trainer
 
@@ -91,7 +91,7 @@ def test_a_look_at_the_features_is_made_again(run, monkeypatch):
     flags = "--batch_size 12 --epochs 1 --warmup_epochs 0 --knn_freq 1 --knn_k 3 --vis_freq 1"
     run.here("whole", flags)
     with monkeypatch.context() as patch:
-        patch.setattr(FeatureWatch, "_encode", after(3, ask, FeatureWatch._encode))
+        patch.setattr(ImageEncoder, "_encode", after(3, ask, ImageEncoder._encode))
         stopped(run, "cut", f"{flags} --auto_resume")
     run.here("cut", f"{flags} --auto_resume")
     run.assert_same("whole", "cut", "checkpoint-0.pd")

@@ -108,7 +108,7 @@ def test_with_labels_both_observers_measure_once_on_the_validation_images(run, c
 def test_a_broken_image_does_not_end_a_run_that_skips_such(run, tmp_path):
     for split in ("train", "val"):
         shutil.copytree(run.images / split, tmp_path / "data" / split)
-        next((tmp_path / "data" / split / "flower").iterdir()).write_bytes(b"no image")
+        next((tmp_path / "data" / split / "ring").iterdir()).write_bytes(b"no image")
     run.here("skip", f"--batch_size 30 --epochs 1 --warmup_epochs 0 --knn_freq 1 --knn_k 5 --bad_image skip "
              f"--data_path {tmp_path}/data")  # fmt: skip
     assert set(epochs(run, "skip")[0]) >= SEEN
@@ -118,11 +118,11 @@ def test_a_broken_image_does_not_end_a_run_that_skips_such(run, tmp_path):
 def place(run, tmp_path):
     """Folders that do not do: `flat` has no classes, `other` an unknown class, `single` one image, `noval` no val/."""
     shutil.copytree(run.images / "val", tmp_path / "other")
-    shutil.move(tmp_path / "other/flower", tmp_path / "flat")
-    shutil.move(tmp_path / "other/mushroom", tmp_path / "other/toadstool")
+    shutil.move(tmp_path / "other/ring", tmp_path / "flat")
+    shutil.move(tmp_path / "other/star", tmp_path / "other/starfish")
     for split in ("train", "val"):
-        (tmp_path / "single" / split / "flower").mkdir(parents=True)
-        shutil.copy(next((run.images / split / "flower").iterdir()), tmp_path / "single" / split / "flower")
+        (tmp_path / "single" / split / "ring").mkdir(parents=True)
+        shutil.copy(next((run.images / split / "ring").iterdir()), tmp_path / "single" / split / "ring")
     shutil.copytree(tmp_path / "single/train", tmp_path / "noval/train")
     (tmp_path / "noval/test").mkdir()
     return tmp_path
@@ -139,7 +139,7 @@ def place(run, tmp_path):
         ("--data_path PLACE/noval", "noval has train/ but no val/ (but test/); set --eval_data_path"),
         ("--eval_data_path PLACE/flat", "flat have no classes"),
         ("--data_path PLACE/flat --eval_data_path DATA/val", "flat have no classes"),
-        ("--eval_data_path PLACE/other", "'toadstool'"),
+        ("--eval_data_path PLACE/other", "'starfish'"),
         ("--knn_max_images 9", "--knn_max_images 9 is fewer than the 10 classes of "),
         ("--knn_k 121", "--knn_k 121 asks for more neighbors than the 120 images of the bank"),
         ("--knn_max_images 40", "--knn_k 50 asks for more neighbors than the 40 images of the bank"),

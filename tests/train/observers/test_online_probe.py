@@ -173,8 +173,8 @@ def test_two_processes_share_one_probe(run, shades):
 
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
 def test_images_without_labels_are_refused(run, capsys):
-    words = run.arguments("none", f"--batch_size 2 --online_probe --data_path {run.images}/train/flower")
+    words = run.arguments("none", f"--batch_size 2 --online_probe --data_path {run.images}/train/ring")
     assert main(["pretrain", *words]) == 2
     err = capsys.readouterr().err
-    assert "flower have no classes, which are needed for --online_probe" in err
+    assert "ring have no classes, which are needed for --online_probe" in err
     assert err.count("\n") == 1

@@ -1,0 +1,28 @@
+"""Sections of the report that have no test of the whole page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from plsc_mae.report.run_folder import RunFolder
+from plsc_mae.report.sections import charts, representation
+
+
+def folder(*epochs: dict[str, float]) -> RunFolder:
+    return RunFolder(Path("run"), "", {}, (), epochs, (), {}, {})
+
+
+def test_statistics_of_the_features_have_their_first_and_newest_values():
+    run = folder({"step": 5}, {"step": 10, "feature_rank": 3.5}, {"step": 20, "feature_rank": 4.25})
+    html = representation(run)
+    assert "update 10" in html
+    assert "update 20" in html
+    assert 'value="3.5"' in html
+    assert 'value="4.25"' in html
+    assert "feature_alignment" not in html
+    assert representation(folder({"step": 5})) == ""
+
+
+def test_the_fixed_loss_is_drawn():
+    html = charts(folder({"step": 10, "fixed_loss_to_trivial": 1.2}, {"step": 20, "fixed_loss_to_trivial": 0.9}))
+    assert "best trivial predictor" in html
