@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from types import ModuleType
@@ -98,7 +99,7 @@ class RowArchive(Archive):
         return io.BytesIO(content), len(content)
 
 
-class _Table:
+class _Table(ABC):
     """Rows of a file in groups that can be read alone.
 
     Attributes:
@@ -114,13 +115,13 @@ class _Table:
         group = int(np.searchsorted(self.ends, row, side="right"))
         return group, row - (int(self.ends[group - 1]) if group else 0)
 
+    @abstractmethod
     def texts(self, columns: Columns) -> tuple[Sequence[Any], Sequence[Any]]:
         """Return the names of the images and the labels of all rows, None for missing ones."""
-        raise NotImplementedError
 
+    @abstractmethod
     def images(self, group: int, columns: Columns) -> Any:
         """Return the column of image bytes of a group."""
-        raise NotImplementedError
 
 
 class _ParquetTable(_Table):
