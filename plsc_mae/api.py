@@ -79,8 +79,8 @@ class Embedding(np.ndarray[Any, np.dtype[np.float32]]):
     """Features of images, float32 [n, D].
 
     Attributes:
-        paths: paths of the n images relative to their folder, or their places in the sequence, as "data[0]"; arrays
-            computed from this one, and parts of it, have none.
+        paths: paths of the n images relative to their folder, or their places in the sequence, such as "data[0]".
+            Arrays computed from this one, and parts of it, have none.
     """
 
     paths: Sequence[str] = ()

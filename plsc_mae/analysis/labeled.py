@@ -30,7 +30,7 @@ class EncodedLists(NamedTuple):
     Attributes:
         parts: one set of features per list in the main process; empty in the others.
         unreadable: number of images that could not be read and are left out.
-        kept: numbers of the readable images of every list; empty for features that were loaded.
+        kept: indices of the readable images in each list; empty for features that were loaded.
     """
 
     parts: list[LabeledFeatures]

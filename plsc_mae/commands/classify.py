@@ -63,7 +63,7 @@ from plsc_mae.weights import Checkpoint, LoadReport
 
 logger = logging.getLogger(__name__)
 
-FEW_IMAGES = 8  # of a batch norm
+FEW_IMAGES = 8  # smaller batches are too small for a batch norm
 LARGEST_START = 0.1  # share of the initial weights in their moving average at the end of a run
 
 

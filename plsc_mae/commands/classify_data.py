@@ -67,7 +67,7 @@ class Datasets(NamedTuple):
 
 
 def find_training_images(config: ClassifyConfig, given: GivenImages) -> Images:
-    """List the training images, and the validation images unless the run does without.
+    """List the training images, and the validation images unless the run evaluates nothing.
 
     Raises:
         ConfigError: there is no --data_path, or --nb_classes is smaller than the number of classes.
@@ -132,7 +132,7 @@ def _validation_table(
 
 
 def _take_fraction(config: ClassifyConfig, train: LabeledImages, *, dense: bool) -> LabeledImages:
-    """Return the share of the training images that --train_fraction asks for."""
+    """Return the fraction --train_fraction of the training images."""
     share, seed = config.train_fraction, config.seed
     rows = fraction_of_all(len(train), share, seed) if dense else fraction(train, share, seed)
     logger.info(

@@ -131,7 +131,7 @@ class Explainer:
             raise ConfigError(f"--layer_index {layer}: the encoder has {depth} layers; expected 0 to {depth - 1}")
 
     def __call__(self, pixels: Tensor) -> Maps:
-        """Return the attention maps of one image; `pixels` are uint8 [1, H, W, 3]."""
+        """Return the attention maps of one image, `pixels` [1, H, W, C] from 0 to 255."""
         image = self.normalize(pixels)
         if self.trained is None:
             return Maps(self._attention([layer[0] for layer in attention_maps(self.encoder, image)]), {})
@@ -172,7 +172,7 @@ class Explainer:
 
 
 def find_category(text: str, classes: Sequence[str]) -> int | None:
-    """Return the number of the class that `text` gives by number or name; None if it is "predicted".
+    """Return the class number for `text`, a number or a name; None for "predicted".
 
     A number is the position among the classes. The log warns if a class has that number as its name.
 

@@ -34,10 +34,10 @@ class Features(NamedTuple):
         arrays: {"layer12/cls": [n, D], "layer12/patch": [n, L, D], ...} of type --dtype; empty outside the main
             process.
         images: the list.
-        kept: numbers [n] of the readable images in the list.
+        kept: indices [n] of the readable images in the list.
         unreadable: number of images that could not be read.
         origin: sentence about the weights.
-        pixel_format: form of the pixels.
+        pixel_format: format of the pixels.
         display: the channels that pictures show.
         store: folder of the features until they are saved; None for features in memory.
     """
@@ -60,7 +60,7 @@ class Features(NamedTuple):
 def run(config: ExtractConfig) -> int:
     """Compute the features and write them with labels, paths and class names; raise as `compute` and `save` do.
 
-    A command that was killed continues after the images whose features are on the disk.
+    After a kill, the same command continues after the images whose features are on disk.
 
     Returns:
         The exit code: 1 if images could not be read and are left out, else 0.
@@ -172,7 +172,7 @@ def _draw(config: ExtractConfig, features: Features) -> None:
 
 
 def _resolve(layers: Sequence[int], depth: int) -> list[int]:
-    """Return `layers` counted from 0, without duplicates; -1 is the last of `depth` blocks."""
+    """Return `layers` without duplicates and with -1 replaced by `depth`, the last block."""
     for layer in layers:
         if not -depth - 1 <= layer <= depth:
             raise ConfigError(

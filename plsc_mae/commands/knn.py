@@ -38,7 +38,7 @@ class Found(NamedTuple):
         name: description of the features.
         encoded: the features.
         lists: images of the bank and of the queries; empty for features that were loaded.
-        pixel_format: form of the pixels.
+        pixel_format: format of the pixels.
         display: the channels that pictures show.
         stores: folders of the features until they are saved.
     """
@@ -54,7 +54,7 @@ class Found(NamedTuple):
 def run(config: KNNConfig) -> int:
     """Compute or load the features of both sets, print the k-NN accuracies, and save what the options ask for.
 
-    With --save_path, a command that was killed continues after the images whose features are on the disk.
+    With --save_path, the same command continues after a kill, after the images whose features are on disk.
 
     Returns:
         The exit code: 1 if images could not be read and are left out, else 0.
@@ -118,7 +118,7 @@ def _computed(config: KNNConfig, world: World) -> Found:
     stores: list[FeatureStore] = []
 
     def destination(images: ImageList) -> Rows:
-        """Return the place of the features of a list: a folder beside the results, or the memory."""
+        """Return the destination of the features of a list: a folder beside the results, or memory."""
         if not isinstance(encode, TokenFeatures) or not config.save_path or not world.is_main:
             return RowsInMemory(config.dtype if isinstance(encode, TokenFeatures) else "float32")
         folder = Path(config.save_path) / (BANK if images is bank else QUERIES)
@@ -154,7 +154,7 @@ def _loaded(config: KNNConfig) -> Found:
         require_finite(arrays, str(path), "compute the features again")
         parts.append(LabeledFeatures(arrays["features"], arrays["labels"]))
     if parts[0].features.shape[1:] != parts[1].features.shape[1:]:
-        raise ConfigError(f"--load_path {config.load_path}: {BANK} and {QUERIES} are of different networks")
+        raise ConfigError(f"--load_path {config.load_path}: {BANK} and {QUERIES} come from different networks")
     return Found(config.load_path, EncodedLists(parts, 0))
 
 

@@ -64,7 +64,7 @@ class Probe(NamedTuple):
         transform: resizes an image to the input of the encoder.
         grid: (h, w) of the patches.
         config: the options.
-        pixel_format: form of the pixels.
+        pixel_format: format of the pixels.
     """
 
     encode: TokenFeatures
@@ -147,7 +147,7 @@ def run(config: SegprobeConfig) -> int:
 
 
 def _spaced(number: int, limit: int) -> npt.NDArray[np.int64]:
-    """Return at most `limit` of the numbers below `number`, evenly spaced."""
+    """Return at most `limit` indices below `number`, evenly spaced."""
     count = min(number, limit)
     return np.arange(count) * number // max(count, 1)
 
@@ -155,7 +155,7 @@ def _spaced(number: int, limit: int) -> npt.NDArray[np.int64]:
 def _classes(
     config: SegprobeConfig, train: MaskedImages, val: MaskedImages
 ) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
-    """Check all masks; return the names of the classes and their numbers of validation pixels, [C].
+    """Check all masks; return the names of the classes and the number of validation pixels of each, [C].
 
     Raises:
         DataError: see `count_pixels` and `read_class_names`; or the training masks do not have two classes.

@@ -15,7 +15,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 @dataclass(kw_only=True, frozen=True)
 class PrepareDataConfig:
-    """Options of `prepare-data`, which packs images into tar shards and can resize them before."""
+    """Options of `prepare-data`, which packs images into tar shards and can resize them first."""
 
     src: str = option("", "image folder, list file, archive, or pattern of archives", metavar="SRC")
     dst: str = option("", "new folder for the shards; an interrupted call continues there", metavar="DST")

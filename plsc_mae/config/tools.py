@@ -44,7 +44,9 @@ class ReconstructConfig(PixelOptions, NetworkOptions):
         None, "CAE: folder or file of the DALL-E dVAE's weights [the checkpoint's]", metavar="PATH"
     )
     num_heads: int | None = option(None, _HEADS, within="[1, inf)")
-    decoder_num_heads: int | None = option(None, "attention heads of the decoder, likewise", within="[1, inf)")
+    decoder_num_heads: int | None = option(
+        None, "attention heads of the decoder, if the file does not determine them", within="[1, inf)"
+    )
     norm_pix_loss: bool | None = option(None, "MAE: training used normalized targets [the checkpoint's]")
     patch_stats: Literal["original", "visible"] | None = option(
         None,
@@ -219,8 +221,8 @@ class KNNConfig(FeatureConfig):
     pixels: bool = option(False, "compare raw pixels at --input_size instead of features, without --model_path")
     save_path: str = option(
         "",
-        "folder to save the features to, which stay on the disk instead of in memory, so that the same command "
-        "continues after a kill; accuracies are appended to output.txt",
+        "folder for the features, which are then kept on disk and not in memory, so that the same command continues "
+        "after a kill; accuracies are appended to its output.txt",
         metavar="DIR",
     )
     num_pictures: int = option(

@@ -187,7 +187,7 @@ def draw_demo_image(split: str, class_name: str, index: int, *, image_size: int 
     Args:
         split: "train" or "val".
         class_name: one of `CLASSES`.
-        index: number of the picture within its split and class, from 0.
+        index: zero-based index of the picture within its split and class.
         image_size: side in pixels.
         seed: random seed of the data set.
 
@@ -209,7 +209,7 @@ def draw_demo_mask(split: str, class_name: str, index: int, *, image_size: int =
     """Draw the mask of the picture that `draw_demo_image` draws with the same arguments.
 
     Returns:
-        Gray image of class indices: 0 for the background, 1 + the number of the class for pixels of which the shape
+        Gray image of class indices: 0 for the background, 1 + the class number for pixels of which the shape
         covers at least half.
 
     Raises:

@@ -67,7 +67,7 @@ def training_world(config: TrainingConfig) -> World:
 def settle_pixel_range(
     config: PretrainConfig, checkpoint: Path | None, images: ImageList | None = None
 ) -> PretrainConfig:
-    """Return the config with the final options of reading pixels, see `loading.pixel_range.settle`.
+    """Return the config with its pixel options resolved, see `loading.pixel_range.settle`.
 
     Args:
         config: options of the run; for `auto`, the range is determined from the images of --data_path.

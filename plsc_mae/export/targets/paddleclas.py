@@ -92,7 +92,7 @@ with paddle.no_grad():
         return {"feature": outputs[0][:, 0]}
 
     def remarks(self, content: Content) -> list[str]:
-        """Return which feature an encoder gives, and a trap of the registered networks."""
+        """Return remarks about the feature of an encoder, and about a pitfall of the registered networks."""
         found = []
         plain = tables.has_plain_blocks(content.encoder)
         if content.classifier is None:

@@ -1,6 +1,6 @@
 """Evaluation of the encoder's features between epochs: k-NN accuracy, statistics, and the loss of fixed images.
 
-n images, B batch, D width.
+Notation: n images, B batch, D width.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ HEALTH_IMAGES = 4096  # limit, because the cost of pairs and singular values gro
 
 
 class ImageEncoder:
-    """Computation of the features of images by the encoder of a run, in all of its processes.
+    """Extractor of image features: the encoder of a run, applied in all of its processes.
 
     The feature vector of an image is the mean of its patch tokens after the final norm, computed without a mask.
 
     Args:
-        task: task whose encoder computes.
+        task: task whose encoder is applied.
         normalize: converts images to the encoder's floats.
         config: options of the run, for reading images.
         world: processes of the run, which divide the images among them.
@@ -160,7 +160,7 @@ class FeatureWatch:
 
 
 class OnlyImage:
-    """The image of a transform's samples, without masks and targets."""
+    """Transform that returns only the image of another transform's samples."""
 
     def __init__(self, transform: Transform) -> None:
         self.transform = transform
