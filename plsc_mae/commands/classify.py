@@ -30,7 +30,7 @@ from plsc_mae.data.classes import ClassOrder
 from plsc_mae.data.imagefolder import GivenImages, ImageList
 from plsc_mae.data.loader import KeyedDataset
 from plsc_mae.errors import ConfigError
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.class_names import Head, read_head
 from plsc_mae.loading.classifier_weights import (
     load_classifier_weights,
@@ -110,7 +110,7 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
         images, evaluated = _only_evaluated(first, trained), itertools.chain([first], evaluated)
     known = images.val if config.eval else images.train
     origin = start.checkpoint or config.resume or config.finetune
-    config = pixel_range.settle(config, known if isinstance(known, ImageList) else None, origin)
+    config = pixel_settings.settle(config, known if isinstance(known, ImageList) else None, origin)
     world = training_world(config)
     announce_command(config, world)
     if left_out := left_out_augmentations(config):

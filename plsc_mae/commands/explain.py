@@ -29,7 +29,7 @@ from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.opencv import load_opencv
 from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import ConfigError
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.classifier import open_classifier
 from plsc_mae.loading.encoder import open_encoder
 from plsc_mae.methods.base import Pictures
@@ -73,13 +73,14 @@ def run(config: ExplainConfig) -> int:
     explainer = Explainer(config)
     print(explainer.origin)
     images = find_pictures(config.img_path)
-    reading = pixel_range.choose(config, [config.model_path], images, explainer.encoder.in_chans)
-    explainer.normalize = pixel_range.override_normalize(explainer.normalize, reading)
-    display = pixel_range.display_of(reading.pixel_format, config.picture_bands)
+    pixel_format, explainer.normalize = pixel_settings.choose_for(
+        explainer.normalize, config, config.model_path, images, explainer.encoder.in_chans
+    )
+    display = pixel_settings.display_of(pixel_format, config.picture_bands)
     view = ResizeCenterCrop(explainer.encoder.img_size, max(explainer.encoder.img_size))
     chosen = choose_images(images, config.max_images)
     panels = PanelFolder("explain", config.save_path, images, chosen, config.img_path)
-    reader = PictureReader(images, chosen, view, pixel_format=reading.pixel_format)
+    reader = PictureReader(images, chosen, view, pixel_format=pixel_format)
     sheet: list[Pictures] = []
     for index, sample in reader:
         maps = explainer(paddle.to_tensor(sample["image"][None]))

@@ -21,7 +21,7 @@ from plsc_mae.data.display import Display
 from plsc_mae.data.imagefolder import ImageList, find_images
 from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.errors import ConfigError
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.encoder import open_encoder
 from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
@@ -111,15 +111,14 @@ def compute(config: EmbedConfig, world: World, images: ImageList | None = None, 
     """
     listed = find_images(config.data_path, config.split) if images is None else images
     network, normalize, origin = open_encoder(config)
-    reading = pixel_range.choose(config, [config.model_path], listed, network.in_chans)
-    normalize = pixel_range.override_normalize(normalize, reading)
+    pixel_format, normalize = pixel_settings.choose_for(normalize, config, config.model_path, listed, network.in_chans)
     bands = config.picture_bands if isinstance(config, ExtractConfig) else None
-    display = pixel_range.display_of(reading.pixel_format, bands)
+    display = pixel_settings.display_of(pixel_format, bands)
     layers = _resolve(config.layers, len(network.blocks))
     encode = TokenFeatures(network, normalize, layers, tuple(dict.fromkeys(config.tokens)), config.norm)
     store = None
     if folder is not None and world.is_main:
-        store = FeatureStore(folder, identify(config, encode, listed, world, reading.pixel_format), config.dtype)
+        store = FeatureStore(folder, identify(config, encode, listed, world, pixel_format), config.dtype)
     world.barrier()  # the digests take longer than the timeout of a reduction
     arrays, kept, unreadable = encode_images(
         encode,
@@ -129,11 +128,11 @@ def compute(config: EmbedConfig, world: World, images: ImageList | None = None, 
         batch_size=config.batch_size,
         num_workers=count_workers(config.num_workers),
         bad_image="skip" if images is None else "error",
-        pixel_format=reading.pixel_format,
+        pixel_format=pixel_format,
         rows=store or RowsInMemory(config.dtype),
     )
     require_finite_features(arrays, config.model_path)
-    return Features(arrays, listed, kept, len(unreadable), origin, reading.pixel_format, display, store)
+    return Features(arrays, listed, kept, len(unreadable), origin, pixel_format, display, store)
 
 
 def save(config: ExtractConfig, features: Features) -> int:

@@ -22,7 +22,7 @@ from plsc_mae.data.display import RGB_DISPLAY, Display
 from plsc_mae.data.imagefolder import ImageList, find_images, find_validation
 from plsc_mae.data.pixels import RGB, PixelFormat
 from plsc_mae.errors import ConfigError, DataError
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.encoder import open_encoder
 from plsc_mae.parallel.world import World
 from plsc_mae.weights.finite import require_finite
@@ -101,18 +101,18 @@ def _computed(config: KNNConfig, world: World) -> Found:
     bank = find_images(config.data_path, "train")
     lists = (bank, find_validation(bank, config.data_path, config.eval_data_path))
     log_class_warnings(bank)
-    origins = [config.model_path] if config.model_path else []
     encode: Encode
     if config.input_size is not None and config.pixels:
         size, name, encode = (config.input_size[0], config.input_size[-1]), "raw pixels", pixel_features
-        reading = pixel_range.choose(config, origins, bank)
+        pixel_format = pixel_settings.choose(config, [], bank).pixel_format
     else:
         network, normalize, name = open_encoder(config)
-        reading = pixel_range.choose(config, origins, bank, network.in_chans)
-        normalize = pixel_range.override_normalize(normalize, reading)
+        pixel_format, normalize = pixel_settings.choose_for(
+            normalize, config, config.model_path, bank, network.in_chans
+        )
         size = network.img_size
         encode = TokenFeatures(network, normalize, [len(network.blocks)], [config.pooled], config.norm)
-    display = pixel_range.display_of(reading.pixel_format, config.picture_bands)
+    display = pixel_settings.display_of(pixel_format, config.picture_bands)
     if world.is_main:
         print(name, flush=True)
     stores: list[FeatureStore] = []
@@ -122,17 +122,17 @@ def _computed(config: KNNConfig, world: World) -> Found:
         if not isinstance(encode, TokenFeatures) or not config.save_path or not world.is_main:
             return RowsInMemory(config.dtype if isinstance(encode, TokenFeatures) else "float32")
         folder = Path(config.save_path) / (BANK if images is bank else QUERIES)
-        identity = identify(config, encode, images, world, reading.pixel_format)
+        identity = identify(config, encode, images, world, pixel_format)
         stores.append(FeatureStore(folder.with_suffix(".partial"), identity, config.dtype))
         return stores[-1]
 
-    encoded = encode_labeled(encode, lists, size, config, world, pixel_format=reading.pixel_format, rows=destination)
+    encoded = encode_labeled(encode, lists, size, config, world, pixel_format=pixel_format, rows=destination)
     if config.pixels and world.is_main:
         # Pixels are not negative, so without centering all images have similar directions.
         mean = encoded.parts[0].features.mean(axis=0)
         centered = [LabeledFeatures(features - mean, labels) for features, labels in encoded.parts]
         encoded = encoded._replace(parts=centered)
-    return Found(name, encoded, lists, reading.pixel_format, display, stores)
+    return Found(name, encoded, lists, pixel_format, display, stores)
 
 
 def _save_picture(path: Path, found: Found, count: int) -> Path:

@@ -39,7 +39,7 @@ from plsc_mae.data.segmentation import (
 )
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.files import MARK, result_replacement
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.class_names import read_class_names
 from plsc_mae.loading.encoder import open_encoder
 from plsc_mae.parallel.world import World
@@ -115,12 +115,11 @@ def run(config: SegprobeConfig) -> int:
     names, pixels = _classes(config, train, val)
     network, normalize, origin = open_encoder(config)
     print(origin, flush=True)
-    reading = pixel_range.choose(config, [config.model_path], train.images, network.in_chans)
-    normalize = pixel_range.override_normalize(normalize, reading)
-    encode = TokenFeatures(network, normalize, [len(network.blocks)], ["patch"], config.norm)
-    probe = Probe(
-        encode, ResizeWhole(network.img_size, config.interpolation), network.grid, config, reading.pixel_format
+    pixel_format, normalize = pixel_settings.choose_for(
+        normalize, config, config.model_path, train.images, network.in_chans
     )
+    encode = TokenFeatures(network, normalize, [len(network.blocks)], ["patch"], config.norm)
+    probe = Probe(encode, ResizeWhole(network.img_size, config.interpolation), network.grid, config, pixel_format)
     classifiers, unreadable = _fit(probe, train, len(names))
     number, width = classifiers.bank.shape
     summary = {

@@ -109,7 +109,7 @@ def require_classes(images: ImageList, use: str) -> None:
 
 
 class GivenImages(NamedTuple):
-    """Images passed by the caller; None for a set that is listed from --data_path or --eval_data_path."""
+    """Images given by the caller; None for a set that is listed from --data_path or --eval_data_path."""
 
     train: ImageList | None = None
     val: ImageList | None = None

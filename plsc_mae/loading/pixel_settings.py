@@ -103,13 +103,6 @@ def _as_text(value: float) -> str:
     return str(int(value)) if value.is_integer() else repr(value)
 
 
-def override_normalize(own: Normalize, reading: Reading) -> Normalize:
-    """Return the normalization by the mean and standard deviation of a reading, or `own` if it has none."""
-    if reading.mean is None or reading.std is None:
-        return own
-    return Normalize(reading.mean, reading.std)
-
-
 def display_of(pixel_format: PixelFormat, bands: tuple[int, ...] | None) -> Display:
     """Return the display of the channels `bands`.
 
@@ -172,6 +165,28 @@ def choose(
         None if mean is None else mean * (count if len(mean) == 1 else 1),
         None if std is None else std * (count if len(std) == 1 else 1),
     )
+
+
+def choose_for(
+    own: Normalize, config: PixelConfig, checkpoint: str | Path, images: ImageList | None, channels: int
+) -> tuple[PixelFormat, Normalize]:
+    """Return (pixel format, normalization) for the images that a command passes to a trained network.
+
+    Args:
+        own: normalization of the network's training, used unless `choose` finds mean and standard deviation.
+        config: options of the command.
+        checkpoint: file of the network.
+        images: see `choose`.
+        channels: channels of the network.
+
+    Raises:
+        ConfigError: see `choose`.
+        DataError: see `choose`.
+    """
+    reading = choose(config, [checkpoint], images, channels)
+    if reading.mean is None or reading.std is None:
+        return reading.pixel_format, own
+    return reading.pixel_format, Normalize(reading.mean, reading.std)
 
 
 def _statistics(sources: Sequence[Source]) -> tuple[Numbers | None, Numbers | None]:

@@ -25,7 +25,7 @@ from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.data.sequence import SequenceImages
 from plsc_mae.errors import CheckpointError, DataError
 from plsc_mae.files import result_replacement
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
 
@@ -64,7 +64,7 @@ def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageLi
     if not config.check_data:
         return {}
     lists = {name: images for name, images in lists.items() if not isinstance(images, SequenceImages)}
-    values = pixel_range.settled_format(config)
+    values = pixel_settings.settled_format(config)
     path = Path(config.output_dir) / RESULT
     known = _read(path) if world.is_main else {}
     digests = {name: _digest(images, values) if world.is_main else "" for name, images in lists.items()}

@@ -23,7 +23,7 @@ from plsc_mae.data.evaluation import EvaluationDataset
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import Sample, Transform
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.methods.base import Batch, Task
 from plsc_mae.parallel.world import World
 from plsc_mae.train.log.tags import FIXED_LOSSES
@@ -83,7 +83,7 @@ class ImageEncoder:
             seed=seed,
             backend=config.image_backend,
             bad_image=config.bad_image,
-            pixel_format=pixel_range.settled_format(config),
+            pixel_format=pixel_settings.settled_format(config),
         )
         report = images.source not in self._reported
         encoded = encode_dataset(
