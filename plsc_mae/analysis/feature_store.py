@@ -22,7 +22,7 @@ import numpy.typing as npt
 import paddle
 
 from plsc_mae.analysis.features import Arrays, Shapes, TokenFeatures, convert
-from plsc_mae.config.tools import FeatureConfig
+from plsc_mae.config.features import FeatureConfig
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.errors import DataError

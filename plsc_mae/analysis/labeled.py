@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plsc_mae.analysis.features import Encode, Rows, encode_images, require_finite_features
-from plsc_mae.config.tools import ViewConfig
+from plsc_mae.config.features import ViewConfig
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.pixels import RGB, PixelFormat
 from plsc_mae.data.transforms import ResizeCenterCrop

@@ -16,7 +16,7 @@ from plsc_mae.analysis.knn import knn_accuracy
 from plsc_mae.analysis.labeled import EncodedLists, encode_labeled
 from plsc_mae.analysis.linear import linear_accuracy, standardize
 from plsc_mae.commands.results import exit_code, require_free, summarize
-from plsc_mae.config.tools import CompareConfig
+from plsc_mae.config.features import CompareConfig
 from plsc_mae.data.classes import log_class_warnings
 from plsc_mae.data.imagefolder import find_images, find_validation
 from plsc_mae.errors import DataError

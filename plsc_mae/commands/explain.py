@@ -23,8 +23,8 @@ from plsc_mae.analysis.attention import (
 from plsc_mae.analysis.pictures import compose, overlay
 from plsc_mae.commands.pictures import SHEET_ROWS, PanelFolder, PictureReader, choose_images, find_pictures
 from plsc_mae.commands.results import summarize
+from plsc_mae.config.inference import ExplainConfig
 from plsc_mae.config.schema import suggest
-from plsc_mae.config.tools import ExplainConfig
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.opencv import load_opencv
 from plsc_mae.data.transforms import ResizeCenterCrop

@@ -16,7 +16,7 @@ from plsc_mae.analysis.labeled import center_crop
 from plsc_mae.analysis.thumbnails import require_package
 from plsc_mae.commands.feature_pictures import ImageFeatures, map_path, neighbors_path, save_maps, save_neighbors
 from plsc_mae.commands.results import exit_code, require_free, summarize
-from plsc_mae.config.tools import EmbedConfig, ExtractConfig
+from plsc_mae.config.features import EmbedConfig, ExtractConfig
 from plsc_mae.data.display import Display
 from plsc_mae.data.imagefolder import ImageList, find_images
 from plsc_mae.data.pixels import PixelFormat

@@ -13,7 +13,7 @@ from plsc_mae.analysis.features import TokenFeatures
 from plsc_mae.analysis.few_shot import Budget, Estimate, few_shot_accuracies, make_choices
 from plsc_mae.analysis.labeled import encode_labeled
 from plsc_mae.commands.results import exit_code, require_free, summarize
-from plsc_mae.config.tools import FewshotConfig
+from plsc_mae.config.features import FewshotConfig
 from plsc_mae.data.classes import log_class_warnings
 from plsc_mae.data.few_labels import union
 from plsc_mae.data.imagefolder import find_images, find_validation, subset

@@ -16,7 +16,7 @@ from plsc_mae.analysis.knn import KNNAccuracy, knn_accuracy
 from plsc_mae.analysis.labeled import EncodedLists, LabeledFeatures, encode_labeled
 from plsc_mae.commands.feature_pictures import ImageFeatures, save_neighbors
 from plsc_mae.commands.results import exit_code, require_free, summarize
-from plsc_mae.config.tools import KNNConfig
+from plsc_mae.config.features import KNNConfig
 from plsc_mae.data.classes import log_class_warnings
 from plsc_mae.data.display import RGB_DISPLAY, Display
 from plsc_mae.data.imagefolder import ImageList, find_images, find_validation

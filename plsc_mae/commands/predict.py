@@ -13,7 +13,7 @@ from paddle import Tensor
 from plsc_mae.analysis.features import encode_images, require_finite_features
 from plsc_mae.commands.pictures import find_pictures
 from plsc_mae.commands.results import exit_code, require_free, summarize
-from plsc_mae.config.tools import PredictConfig
+from plsc_mae.config.inference import PredictConfig
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.errors import DataError
 from plsc_mae.files import result_replacement

@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from plsc_mae import console
-from plsc_mae.config.prepare import QUALITY, PrepareDataConfig
+from plsc_mae.config.data_sets import QUALITY, PrepareDataConfig
 from plsc_mae.data.folder_walk import is_hidden, is_image
 from plsc_mae.data.imagefolder import log_left_out
 from plsc_mae.data.listing import ImageList, has_split, list_images

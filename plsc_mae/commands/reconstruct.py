@@ -13,8 +13,8 @@ from plsc_mae.analysis.psnr import HiddenPSNR
 from plsc_mae.commands.pictures import SHEET_ROWS, PanelFolder, PictureReader, choose_images, find_pictures
 from plsc_mae.commands.results import summarize
 from plsc_mae.config import PRETRAIN
+from plsc_mae.config.inference import ReconstructConfig
 from plsc_mae.config.schema import options
-from plsc_mae.config.tools import ReconstructConfig
 from plsc_mae.data.transfer import device_batch
 from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.completeness import BESIDE_A_NETWORK, require_complete

@@ -12,7 +12,7 @@ from plsc_mae.analysis.attention import Pool, attention_maps, patch_relevance
 from plsc_mae.analysis.features import TokenFeatures
 from plsc_mae.analysis.pictures import compose, enlarge, highlight, principal_colors
 from plsc_mae.commands.pictures import PictureReader, find_pictures, spread
-from plsc_mae.config.tools import ReportConfig
+from plsc_mae.config.runs import ReportConfig
 from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.loading import pixel_settings

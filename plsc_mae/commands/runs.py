@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from plsc_mae.config.tools import RunsConfig
+from plsc_mae.config.runs import RunsConfig
 from plsc_mae.report import sections
 from plsc_mae.report.charts import Curve, line_chart
 from plsc_mae.report.page import figure, page, paragraph, table, write_page

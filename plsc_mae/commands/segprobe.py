@@ -24,7 +24,7 @@ from plsc_mae.analysis.patch_classifiers import (
 from plsc_mae.analysis.pictures import add_legend, class_colors, compose
 from plsc_mae.commands.pictures import save_png
 from plsc_mae.commands.results import require_free, summarize
-from plsc_mae.config.tools import SegprobeConfig
+from plsc_mae.config.features import SegprobeConfig
 from plsc_mae.data.decode import open_image
 from plsc_mae.data.display import Display
 from plsc_mae.data.pixels import PixelFormat

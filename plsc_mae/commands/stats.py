@@ -13,7 +13,7 @@ from tqdm import tqdm
 from plsc_mae import console
 from plsc_mae.analysis.channel_statistics import MOMENTS, Moments, combine, measure_channels
 from plsc_mae.commands.results import require_free, summarize
-from plsc_mae.config.stats import StatsConfig
+from plsc_mae.config.data_sets import StatsConfig
 from plsc_mae.data.evaluation import UNREADABLE, EvaluationDataset
 from plsc_mae.data.imagefolder import find_images
 from plsc_mae.data.loader import build_loader

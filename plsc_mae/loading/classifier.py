@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from plsc_mae import weights
 from plsc_mae.config import PHASES
+from plsc_mae.config.inference import ExplainConfig, PredictConfig
 from plsc_mae.config.resolve import from_mapping
-from plsc_mae.config.tools import ExplainConfig, PredictConfig
 from plsc_mae.data.classify import evaluation_transform
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import Transform

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import paddle
 
 from plsc_mae import weights
-from plsc_mae.config.tools import EncoderConfig
+from plsc_mae.config.features import EncoderConfig
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import IMAGENET_MEAN, IMAGENET_STD, INCEPTION_MEAN, INCEPTION_STD
 from plsc_mae.errors import CheckpointError, ConfigError, remedies

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from plsc_mae import weights
 from plsc_mae.config import TrainingConfig
+from plsc_mae.config.data_sets import StatsConfig
 from plsc_mae.config.pixels import PixelOptions, check_channels
-from plsc_mae.config.stats import StatsConfig
 from plsc_mae.data.decode import deep_values
 from plsc_mae.data.depth import PixelRange, sampled_range
 from plsc_mae.data.display import Display

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from plsc_mae.config import PRETRAIN
-from plsc_mae.config.tools import EmbedConfig
+from plsc_mae.config.features import EmbedConfig
 from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.imagefolder import find_images
 from plsc_mae.data.pixels import PixelFormat
