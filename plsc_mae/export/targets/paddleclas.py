@@ -133,12 +133,7 @@ with paddle.no_grad():
         encoder = content.encoder
         arguments: dict[str, Any] = {
             "img_size": encoder.img_size[0],
-            "patch_size": encoder.patch_size,
-            "embed_dim": encoder.embed_dim,
-            "depth": len(encoder.blocks),
-            "num_heads": encoder.blocks[0].attn.num_heads,
-            "mlp_ratio": tables.mlp_ratio(encoder),
-            "qkv_bias": True,
+            **tables.common_arguments(encoder),
             "class_num": len(content.classes) or 1000,
         }
         if plain:

@@ -87,12 +87,7 @@ return {"map": features.numpy()}"""
         encoder = content.encoder
         return {
             "img_size": list(encoder.img_size),
-            "patch_size": encoder.patch_size,
-            "embed_dim": encoder.embed_dim,
-            "depth": len(encoder.blocks),
-            "num_heads": encoder.blocks[0].attn.num_heads,
-            "mlp_ratio": tables.mlp_ratio(encoder),
-            "qkv_bias": True,
+            **tables.common_arguments(encoder),
             "epsilon": NORM_EPS,
             "init_values": tables.initial_scale(encoder),
             "use_rel_pos_bias": tables.has_relative_positions(encoder),

@@ -90,12 +90,7 @@ return {"patches": features[-1].numpy()}"""
         height, width = encoder.img_size
         arguments: dict[str, Any] = {
             "img_size": height if height == width else [height, width],
-            "patch_size": encoder.patch_size,
-            "embed_dim": encoder.embed_dim,
-            "depth": len(encoder.blocks),
-            "num_heads": encoder.blocks[0].attn.num_heads,
-            "mlp_ratio": tables.mlp_ratio(encoder),
-            "qkv_bias": True,
+            **tables.common_arguments(encoder),
             "epsilon": eps,
         }
         if tables.has_plain_blocks(encoder):

@@ -10,12 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from plsc_mae.weights.dialects.base import Array, NumHeads, Tensors, renamed
 from plsc_mae.weights.dialects.facebook import FACEBOOK, holds, lacks, timm_name
+
+if TYPE_CHECKING:
+    from paddle import nn
 
 _PARTS = ("query", "key", "value")
 # Prefixes of the network and of a block, theirs -> base naming; the first match is used.
@@ -114,6 +117,21 @@ HUGGINGFACE = replace(
     decode=_decode,
     encode=_encode,
 )
+
+
+def sizes_of(encoder: nn.Layer) -> dict[str, Any]:
+    """Return the entries of config.json for the sizes and the eps of a `VisionTransformer` for square images."""
+    block = encoder.blocks[0]
+    return {
+        "layer_norm_eps": float(block.norm1._epsilon),
+        "image_size": encoder.img_size[0],
+        "patch_size": encoder.patch_size,
+        "num_channels": encoder.patch_embed.proj.weight.shape[1],
+        "hidden_size": encoder.embed_dim,
+        "num_hidden_layers": len(encoder.blocks),
+        "num_attention_heads": block.attn.num_heads,
+        "intermediate_size": block.mlp.hidden_dim,
+    }
 
 
 def config_of(sizes: Mapping[str, Any], has_decoder: bool) -> dict[str, Any]:
