@@ -310,7 +310,7 @@ def _progress(rows: Rows, count: int, world: World) -> tuple[int, npt.NDArray[np
 def _gather(
     values: Tensor | npt.NDArray[Any] | None, rows: npt.NDArray[np.int64], shape: tuple[int, ...], world: World
 ) -> npt.NDArray[np.float32]:
-    """Return float32 `shape` with this process's `values` in its `rows` and those of the other processes in theirs."""
+    """Return float32 values of `shape`, to which each process adds its `values` in its `rows`; all must call."""
     part = np.zeros(shape, np.float32)
     if values is not None:
         part[rows] = values.numpy() if isinstance(values, Tensor) else values

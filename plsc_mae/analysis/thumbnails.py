@@ -67,7 +67,7 @@ def neighbor_picture(rows: Sequence[Sequence[Neighbor]]) -> Image.Image:
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Return the text, cut to a width in pixels."""
+    """Return the text, truncated to `width` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}...") > width:

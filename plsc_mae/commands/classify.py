@@ -184,7 +184,7 @@ def _read_trained(config: ClassifyConfig) -> Trained:
 
     Raises:
         CheckpointError: the file cannot be read, or holds no classifier.
-        DataError: the file of --classes cannot be read, or has another number of names than the classifier has outputs.
+        DataError: the file of --classes cannot be read, or does not have one name per output.
     """
     stored = weights.read_network(config.resume or config.finetune, config.model_key, config.model_prefix)
     return Trained(stored, read_head(base_of(stored), config.classes), stored_kind(stored.meta, stored.path))

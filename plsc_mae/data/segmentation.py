@@ -113,7 +113,7 @@ def read_mask(path: str, ignored: Collection[int]) -> npt.NDArray[np.int64]:
 
 
 def count_pixels(data: MaskedImages, ignored: Collection[int], num_classes: int | None) -> npt.NDArray[np.int64]:
-    """Check all masks and return the pixel count of each class [C]; C is the largest index + 1 unless given.
+    """Check all masks and return the pixel count of each class [C]; C is `num_classes`, or the largest index + 1.
 
     Raises:
         DataError: a mask cannot be read, differs in size from its image, or has an index that is not below

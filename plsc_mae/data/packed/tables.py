@@ -85,7 +85,7 @@ def member_table(files: Sequence[str]) -> MemberTable:
     """Read the indexes of archives.
 
     Raises:
-        DataError: an archive is damaged, or archives of several kinds or with other classes cannot be combined.
+        DataError: an archive is damaged, or the archives differ in kind or classes.
         ConfigError: a package for a kind is missing.
         OSError: a file cannot be read.
     """
