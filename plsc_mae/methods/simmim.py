@@ -150,7 +150,7 @@ class SimMIMTask(Task):
 
     @paddle.no_grad()
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
-        """Return the original, the masked image, the reconstruction, and the reconstruction with its visible patches."""
+        """Return the original, masked image, reconstruction, and reconstruction with the original visible patches."""
         if patch_stats is not None:
             raise ConfigError("--patch_stats is for models that predict normalized pixels; SimMIM predicts pixels")
         model, images = self.model, self.normalize(batch["image"])
