@@ -10,15 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from plsc_mae.weights.dialects.base import Array, NumHeads, Tensors, renamed
 from plsc_mae.weights.dialects.facebook import FACEBOOK, holds, lacks, timm_name
-
-if TYPE_CHECKING:
-    from paddle import nn
 
 _PARTS = ("query", "key", "value")
 # Prefixes of the network and of a block, theirs -> base naming; the first match is used.
@@ -119,7 +116,7 @@ HUGGINGFACE = replace(
 )
 
 
-def sizes_of(encoder: nn.Layer) -> dict[str, Any]:
+def sizes_of(encoder: Any) -> dict[str, Any]:
     """Return the entries of config.json for the sizes and the eps of a `VisionTransformer` for square images."""
     block = encoder.blocks[0]
     return {
