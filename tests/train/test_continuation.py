@@ -72,6 +72,9 @@ def test_epoch_means_survive_a_stop_in_the_epoch(run):
 
 
 @pytest.mark.once
+@pytest.mark.parametrize(
+    "run", ["mae", *(pytest.param(m, marks=pytest.mark.slow) for m in ("cae", "simmim"))], indirect=True
+)
 def test_resume_names_a_file(run):
     run.here("first", "--batch_size 12 --epochs 2 --save_ckpt_freq 1 --exp_name try")
     rest = run.here("second", f"--batch_size 12 --epochs 2 --resume {run.folder / 'first/try_checkpoint-0.pd'}")

@@ -44,6 +44,9 @@ def test_two_processes_follow_one(run, strided_views):
     assert [record["grad_norm"] for record in two] == pytest.approx(norms, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    "run", ["mae", *(pytest.param(m, marks=pytest.mark.once) for m in ("cae", "simmim"))], indirect=True
+)
 def test_accumulation_follows_the_large_batch(run):
     large = run.here("large", "--batch_size 12 --max_train_step 10 --drop_path 0")
     small = run.here("small", "--batch_size 6 --accum_iter 2 --max_train_step 10 --print_freq 2 --drop_path 0")
