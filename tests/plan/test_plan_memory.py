@@ -102,9 +102,7 @@ PEAKS = [
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    "line", [PEAKS[0], pytest.param(PEAKS[1], marks=pytest.mark.slow)], ids=lambda line: " ".join(line.split()[:3])
-)
+@pytest.mark.parametrize("line", PEAKS, ids=lambda line: " ".join(line.split()[:3]))
 def test_peaks_of_steps_are_planned(line, fork_server):
     """Compare with Paddle's allocator; other memory of the process differs from run to run (docs/reference/plan.md)."""
     done = fork_server.run(["-m", "plsc_mae", "plan", *line.split(), "--device", "cpu", "--measure"])
