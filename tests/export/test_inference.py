@@ -19,8 +19,8 @@ LIMIT = 1e-5
     ("name", "part"),
     [
         ("mae", "encoder"),
-        ("cae", "encoder"),
-        ("simmim", "encoder"),
+        pytest.param("cae", "encoder", marks=pytest.mark.once),
+        pytest.param("simmim", "encoder", marks=pytest.mark.once),
         ("cae_attentive", "classifier"),
         ("mae", "reconstruction"),
         pytest.param("cae", "reconstruction", marks=pytest.mark.slow),
