@@ -107,7 +107,7 @@ def _kinds(config: CompareConfig) -> Iterator[tuple[str, Iterator[Source]]]:
     if config.pixels:
         yield (
             f"raw pixels, {config.pixels} x {config.pixels}",
-            iter([(pixel_features, (config.pixels, config.pixels), ())]),
+            iter([(pixel_features, (config.pixels, config.pixels), config.model_path)]),
         )
     for path in config.model_path if config.random_weights else ():
         yield f"random weights, sizes of {path}", (_encoder(path, config, seed) for seed in config.seeds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 
 import cv2
@@ -183,3 +184,9 @@ def test_messages_of_workers_are_not_repeated(tmp_path, messages):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 4), np.uint8)).save(tmp_path / "a.png")
     pixels(tmp_path / "a.png")
     assert not messages
+
+
+def test_messages_of_pillow_go_to_no_other_handler(caplog):
+    """Paddle installs a handler that would print them for every file of many bands."""
+    logging.getLogger("PIL.TiffImagePlugin").error("More samples per pixel than can be decoded: 13")
+    assert not caplog.records
