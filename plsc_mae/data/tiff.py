@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPageSeries
 
 _WHITE_IS_ZERO, _PALETTE = 0, 3  # PhotometricInterpretation
+_UNCOMPRESSED = 1  # Compression
 _IN_PLANES = 2  # PlanarConfiguration
 _UNNAMED_PAGES = "QYX"  # axes of a three-dimensional array that tifffile wrote page by page
 
@@ -50,6 +51,7 @@ class TiffRaster:
         pages = [self.page] if axis in ("", "S") else list(series.pages)
         self.segments = [list(zip(page.dataoffsets, page.databytecounts, strict=True)) for page in pages]
         self._require_whole(size)
+        self.decodes_whole = self.page.compression > _UNCOMPRESSED and len(self.page.dataoffsets) == 1
         self.decode, self.tables = self.page.decode, self.page.jpegtables  # read from the file on first use
         self.mapped: Values | None = None
         if series.dataoffset is not None:

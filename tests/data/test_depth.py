@@ -186,7 +186,9 @@ def test_messages_of_workers_are_not_repeated(tmp_path, messages):
     assert not messages
 
 
-def test_messages_of_pillow_go_to_no_other_handler(caplog):
-    """Paddle installs a handler that would print them for every file of many bands."""
-    logging.getLogger("PIL.TiffImagePlugin").error("More samples per pixel than can be decoded: 13")
-    assert not caplog.records
+def test_messages_of_pillow_reach_no_other_handler():
+    """Paddle installs a handler at the root that would print one for every file of many bands."""
+    logger = logging.getLogger("PIL.TiffImagePlugin")
+    while logger.propagate and logger.parent is not None:
+        logger = logger.parent
+    assert logger.name == "PIL"
