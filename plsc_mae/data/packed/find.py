@@ -116,7 +116,7 @@ def _archives_in(folder: Path) -> list[str]:
     """Return the archives of a folder, sorted; [] if there are images in the folder or below it.
 
     Raises:
-        DataError: beside archives there are files with the name of one that are none, such as an empty shard.
+        DataError: a file beside archives has the name of an archive and another content, such as an empty shard.
     """
     if not folder.is_dir():
         return []
