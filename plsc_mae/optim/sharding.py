@@ -2,8 +2,8 @@
 
 Stage 1 is implemented here. Each process holds the optimizer state of some parameters, updates these parameters and
 sends them to the others. Gradients are averaged in the same way as without sharding, so the weights are bit-identical
-to those of an unsharded run. Stages 2 and 3, which also shard gradients and weights, use Paddle's implementation, which supports
-GPUs only.
+to those of an unsharded run. Stages 2 and 3, which also shard gradients and weights, use Paddle's implementation, which
+supports GPUs only.
 """
 
 from __future__ import annotations
