@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from plsc_mae.loading.pixel_settings import read_stats
 
 from plsc_mae.analysis import channel_statistics
 from plsc_mae.cli import main
+from plsc_mae.loading.pixel_settings import read_stats
 
 
 @pytest.fixture
