@@ -253,7 +253,9 @@ def parse(values: Sequence[str] | None) -> PixelRange | None:
     except ValueError:
         low = high = 0.0
     if not -math.inf < low < high < math.inf:
-        raise ConfigError(f"--pixel_range {' '.join(values)}: expected two numbers, the smaller one first, or {AUTO}")
+        raise ConfigError(
+            f"{flag('pixel_range')} {' '.join(values)}: expected two numbers, the smaller one first, or {AUTO}"
+        )
     return PixelRange(low, high)
 
 
