@@ -13,10 +13,10 @@ from plsc_mae.analysis.psnr import HiddenPSNR
 from plsc_mae.commands.pictures import SHEET_ROWS, PanelFolder, PictureReader, choose_images, find_pictures
 from plsc_mae.commands.results import summarize
 from plsc_mae.config import PRETRAIN
+from plsc_mae.config.inference import ReconstructConfig
 from plsc_mae.config.schema import options
-from plsc_mae.config.tools import ReconstructConfig
 from plsc_mae.data.transfer import device_batch
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.completeness import BESIDE_A_NETWORK, require_complete
 from plsc_mae.loading.encoder import stated_normalize
 from plsc_mae.loading.positions import PositionFit
@@ -52,13 +52,14 @@ def run(config: ReconstructConfig) -> int:
     task.normalize = stated_normalize(stored, task.normalize)
     print(f"{config.model_path}: {report}")
     images = find_pictures(config.img_path)
-    reading = pixel_range.choose(config, [config.model_path], images, trained.channels)
-    task.normalize = pixel_range.override_normalize(task.normalize, reading)
-    task.display = pixel_range.display_of(reading.pixel_format, config.picture_bands)
+    pixel_format, task.normalize = pixel_settings.choose_for(
+        task.normalize, config, config.model_path, images, trained.channels
+    )
+    task.display = pixel_settings.display_of(pixel_format, config.picture_bands)
     view = method.view_transform(trained)
     chosen = choose_images(images, config.max_images)
     panels = PanelFolder("reconstruct", config.save_path, images, chosen, config.img_path)
-    reader = PictureReader(images, chosen, view, seed=config.seed, pixel_format=reading.pixel_format)
+    reader = PictureReader(images, chosen, view, seed=config.seed, pixel_format=pixel_format)
     sheet: list[Pictures] = []
     psnr = HiddenPSNR()
     readable = iter(reader)
