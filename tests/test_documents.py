@@ -171,7 +171,8 @@ def test_the_command_lines_are_found():
     assert len(official.words) == 20
     quickstart = found([ROOT / "scripts/quickstart.sh"])
     commands = [line.words[0] for _, line in quickstart]
-    assert commands == ["demo-data", "pretrain", "pretrain", "plot", "plot", "reconstruct", "compare", "report"]
+    assert set(commands) == {"demo-data", "pretrain", "plot", "reconstruct", "compare", "report"}
+    assert commands.count("pretrain") == 3
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))

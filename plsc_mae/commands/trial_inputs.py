@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from plsc_mae.config.data_sets import DemoDataConfig, RandomTokenizerConfig
-from plsc_mae.data.demo import CLASSES, make_demo_data
+from plsc_mae.data.demo import make_demo_data
 from plsc_mae.errors import CheckpointError
 
 
@@ -19,11 +19,13 @@ def run_demo_data(config: DemoDataConfig) -> None:
         val_per_class=config.val_per_class,
         seed=config.seed,
         masks=config.masks,
+        kind=config.kind,
         progress=sys.stderr.isatty(),
     )
     state = "drawn" if summary.created else "already there"
     masks = " with masks" if config.masks else ""
-    counts = f"{summary.num_train} training and {summary.num_val} validation images{masks} of {len(CLASSES)} classes"
+    classes = f"{len(summary.parameters.classes)} classes"
+    counts = f"{summary.num_train} training and {summary.num_val} validation images{masks} of {classes}"
     print(f"{summary.root}: {counts}, {state}")
 
 

@@ -80,13 +80,16 @@ class PrepareDataConfig:
 
 @dataclass(kw_only=True, frozen=True)
 class DemoDataConfig:
-    """Options of `demo-data`, which draws a small labeled JPEG folder whose classes are shapes."""
+    """Options of `demo-data`, which draws a small labeled JPEG folder."""
 
     path: str = option("", "folder to write to", metavar="DIR")
     image_size: int = option(64, "image side in pixels", within="[16, 1024]")
     train_per_class: int = option(400, "training images per class", within="[1, inf)")
     val_per_class: int = option(80, "validation images per class", within="[1, inf)")
     seed: int = option(0, "seed of the drawings", within="[0, inf)")
+    kind: Literal["shapes", "objects"] = option(
+        "shapes", "shapes: to measure features; objects: to look at reconstructions"
+    )
     masks: bool = option(False, "also draw masks for `segprobe`; images are then below DIR/images, masks DIR/masks")
 
     def __post_init__(self) -> None:

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from plsc_mae.analysis.knn import knn_accuracy
-from plsc_mae.data.demo import CLASSES, LUMA, SPLITS, draw_demo_image, draw_demo_mask, make_demo_data
+from plsc_mae.data.demo import CLASSES, KINDS, SPLITS, draw_demo_image, draw_demo_mask, make_demo_data
+from plsc_mae.data.demo_shapes import LUMA
 from plsc_mae.errors import ConfigError, DataError
 
 pytestmark = [pytest.mark.compat, pytest.mark.once]
@@ -208,3 +209,31 @@ def test_a_mask_covers_the_shape(class_name):
     assert abs(np.median(inside) - np.median(outside)) > 100
     nearer = abs(luma - np.median(inside)) < abs(luma - np.median(outside))
     assert (nearer == (mask > 0)).mean() > 0.97
+
+
+def test_a_folder_of_objects_remembers_its_kind(tmp_path):
+    make_tiny(tmp_path / "objects", kind="objects", masks=True)
+    assert json.loads((tmp_path / "objects/demo.json").read_text())["kind"] == "objects"
+    classes = KINDS["objects"].classes
+    assert {folder.name for folder in (tmp_path / "objects/images/train").iterdir()} == set(classes)
+    assert (tmp_path / "objects/classes.txt").read_text().split() == ["background", *classes]
+    assert not make_tiny(tmp_path / "objects", kind="objects", masks=True).created
+    with pytest.raises(DataError, match="other parameters"):
+        make_tiny(tmp_path / "objects", masks=True)
+    make_tiny(tmp_path / "shapes")  # as before there were kinds
+    assert "kind" not in json.loads((tmp_path / "shapes/demo.json").read_text())
+    with pytest.raises(ConfigError, match="one of shapes, objects, got photos"):
+        make_tiny(tmp_path / "photos", kind="photos")
+
+
+@pytest.mark.parametrize("class_name", KINDS["objects"].classes)
+def test_an_object_differs_from_the_empty_scene_where_its_mask_is(class_name):
+    """Wall and ground have few colors, so that an object's pixels are far from the median of their row outside."""
+    picture = np.asarray(draw_demo_image("val", class_name, 3, kind="objects"), np.float64)
+    mask = np.asarray(draw_demo_mask("val", class_name, 3, kind="objects"))
+    assert set(np.unique(mask).tolist()) == {0, 1 + KINDS["objects"].classes.index(class_name)}
+    assert 0.15 < (mask > 0).mean() < 0.6
+    distances = np.zeros(mask.shape)
+    for row, covered, distance in zip(picture, mask > 0, distances, strict=True):
+        distance[:] = np.abs(row - np.median(row[~covered], axis=0)).sum(axis=1)
+    assert np.median(distances[mask > 0]) > 3 * np.median(distances[mask == 0])
