@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line, as `plsc_mae.cli.main` does; a Ctrl-C while that module loads is no traceback either.
+    """Run one command line, as `plsc_mae.cli.main` does; a Ctrl-C while that module loads causes no traceback either.
 
     One of several processes does not return: it ends here with the exit code.
     """

@@ -24,9 +24,9 @@ from plsc_mae.commands import classify, extract, pretrain
 from plsc_mae.commands import export as export_command
 from plsc_mae.config import PHASES, ClassifyConfig, PretrainConfig, TrainingConfig
 from plsc_mae.config.export import ExportConfig
+from plsc_mae.config.features import EmbedConfig, ExtractConfig
 from plsc_mae.config.resolve import from_options
 from plsc_mae.config.schema import suggest, vocabulary
-from plsc_mae.config.tools import EmbedConfig, ExtractConfig
 from plsc_mae.data.imagefolder import GivenImages, ImageList
 from plsc_mae.data.pixels import RGB_CHANNELS, PixelFormat
 from plsc_mae.data.sequence import sequence_images
@@ -79,8 +79,8 @@ class Embedding(np.ndarray[Any, np.dtype[np.float32]]):
     """Features of images, float32 [n, D].
 
     Attributes:
-        paths: paths of the n images relative to their folder, or their places in the sequence, as "data[0]"; arrays
-            computed from this one, and parts of it, have none.
+        paths: paths of the n images relative to their folder, or their places in the sequence, such as "data[0]".
+            Arrays computed from this one, and parts of it, have none.
     """
 
     paths: Sequence[str] = ()

@@ -15,32 +15,17 @@ import plsc_mae
 from plsc_mae import console
 from plsc_mae.config import FINETUNE, LINPROBE, PHASES, PRETRAIN, TrainingConfig
 from plsc_mae.config.completion import Completed, completion_parser
+from plsc_mae.config.data_sets import DemoDataConfig, PrepareDataConfig, RandomTokenizerConfig, StatsConfig
 from plsc_mae.config.export import ExportConfig
+from plsc_mae.config.features import CompareConfig, ExtractConfig, FewshotConfig, KNNConfig, SegprobeConfig
+from plsc_mae.config.inference import ExplainConfig, PredictConfig, ReconstructConfig
 from plsc_mae.config.launch import Launch, LaunchConfig, split_launch
 from plsc_mae.config.parity import ParityConfig
 from plsc_mae.config.plan import planned
-from plsc_mae.config.prepare import PrepareDataConfig
 from plsc_mae.config.resolve import parse
+from plsc_mae.config.runs import BoardConfig, ConfigsConfig, DoctorConfig, PlotConfig, ReportConfig, RunsConfig
 from plsc_mae.config.schema import suggest, vocabulary
-from plsc_mae.config.stats import StatsConfig
 from plsc_mae.config.synonyms import hint_at_command
-from plsc_mae.config.tools import (
-    BoardConfig,
-    CompareConfig,
-    ConfigsConfig,
-    DoctorConfig,
-    ExplainConfig,
-    ExtractConfig,
-    FewshotConfig,
-    KNNConfig,
-    PlotConfig,
-    PredictConfig,
-    ReconstructConfig,
-    ReportConfig,
-    RunsConfig,
-    SegprobeConfig,
-)
-from plsc_mae.config.trial_inputs import DemoDataConfig, RandomTokenizerConfig
 from plsc_mae.config.weights import (
     WeightsConvertConfig,
     WeightsDiffConfig,

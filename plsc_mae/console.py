@@ -24,7 +24,7 @@ from plsc_mae.names import escape_controls
 
 # Carriage return and the ANSI sequence that erases the rest of the line: removes a progress bar and an echoed ^C.
 ERASE_LINE = "\r\x1b[K"
-FILE_COLUMNS = 120  # width of wrapped text if the output is no terminal
+FILE_COLUMNS = 120  # width of wrapped text if the output is not a terminal
 COMMAND_INDENT = " " * 4  # a line that starts with it is a command to copy, and is never wrapped
 LABEL_COLUMNS = 12  # width of the labels of `report_row`, with two spaces before and at least one after each
 PROGRAM = "plsc-mae"
@@ -55,7 +55,7 @@ def wrap(text: str, width: int | None = None, *, indent: int = 2) -> str:
 
 
 def program() -> str:
-    """Return the words that start this program in a shell: `plsc-mae`, or its interpreter if it is not on the PATH."""
+    """Return the command that starts this program: `plsc-mae` if it is on the PATH, else one with a full path."""
     own = sys.argv[0]
     if Path(own).name == PROGRAM and shutil.which(PROGRAM) != own:
         return shlex.quote(own)
@@ -152,7 +152,7 @@ def _is_shown(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def deferring_lines() -> Iterator[None]:
-    """Keep lines for standard output until the end of the context, within which the options choose the style."""
+    """Hold back lines for standard output within the context, in which the options choose the style."""
     handlers = logging.getLogger("plsc_mae").handlers
     shown = handlers[0]
     deferred = logging.handlers.MemoryHandler(sys.maxsize, flushLevel=sys.maxsize, target=shown)
@@ -161,7 +161,7 @@ def deferring_lines() -> Iterator[None]:
         yield
     finally:
         handlers[0] = shown
-        deferred.close()  # passes the lines on
+        deferred.close()  # writes the lines
 
 
 @contextlib.contextmanager
@@ -189,12 +189,12 @@ def showing_log() -> Iterator[None]:
 
 
 def shows_bars() -> bool:
-    """Return whether standard error shows progress bars: someone watches it, and the style is "text"."""
+    """Return whether to show progress bars: standard error is a terminal or notebook, and the style is "text"."""
     return _style == "text" and _is_watched(sys.stderr)
 
 
 def is_watched() -> bool:
-    """Return whether someone watches standard output, so that a bar can show what a file needs lines for."""
+    """Return whether standard output is a terminal or notebook, where a progress bar replaces log lines."""
     return _is_watched(sys.stdout)
 
 

@@ -10,6 +10,7 @@ import os
 import runpy
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,12 @@ def messages(monkeypatch) -> list[str]:
 def root() -> Path:
     """Return the root folder of the repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def archives() -> SimpleNamespace:
+    """Return the functions of archives.py, which write archives."""
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("archives.py"))))
 
 
 @pytest.fixture(scope="session")

@@ -46,10 +46,10 @@ def recorded_blocks(encoder: VisionTransformer, indices: Sequence[int]) -> Itera
 
     Args:
         encoder: the network.
-        indices: numbers of the blocks, from 0.
+        indices: zero-based indices of the blocks.
 
     Yields:
-        {number of a block: float32 [B, N, N]} of the newest forward pass.
+        {block index: float32 [B, N, N]} of the newest forward pass.
     """
     averaged: dict[int, Tensor] = {}
     removers = []
@@ -79,7 +79,7 @@ class CategoryAttention(NamedTuple):
     """Attention weights of an image and the gradients of one category's logit.
 
     Attributes:
-        category: number of the category.
+        category: index of the category.
         probability: softmax probability of the category.
         attentions: softmax weights [H, N, N] of each layer of the encoder, first layer first.
         gradients: gradients of the logit with respect to each of the attentions.
@@ -117,7 +117,7 @@ def category_attention(network: ImageClassifier, image: Tensor, category: int | 
     Args:
         network: the classifier, in evaluation mode.
         image: normalized image [1, C, H, W].
-        category: number of the category; None selects the one with the largest logit.
+        category: index of the category; None selects the one with the largest logit.
     """
     with _trainable_norms(network):  # also makes a frozen network record a graph
         with record_attention() as recorded:

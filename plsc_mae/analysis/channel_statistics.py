@@ -17,7 +17,7 @@ from plsc_mae.data.transfer import HOST_PREFIX
 from plsc_mae.data.transforms import Sample
 
 MOMENTS = HOST_PREFIX + "moments"
-_PART_PIXELS = 1 << 20  # of a part of an image, which bounds the memory for large files
+_PART_PIXELS = 1 << 20  # pixels that are read at a time, which bounds the memory for large files
 Array = npt.NDArray[Any]
 
 

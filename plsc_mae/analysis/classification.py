@@ -24,9 +24,9 @@ class ClassScores(NamedTuple):
     """Scores of every class.
 
     Attributes:
-        images: numbers of images [K].
+        images: number of images [K] of each class.
         recall: accuracy [K] over the images of the class; NaN for a class without images.
-        precision: share [K] of correct ones among the images that are predicted as the class; NaN without predictions.
+        precision: share [K] of correct predictions among those of the class; NaN without predictions.
         f1: harmonic mean [K] of recall and precision, 2 TP / (2 TP + FP + FN); NaN for a class without both.
     """
 
@@ -40,9 +40,9 @@ class Calibration(NamedTuple):
     """Confidence and accuracy in bins of equal width of the confidence, which is the largest probability.
 
     Attributes:
-        images: numbers of images [bins]; bin i holds confidences in (i / bins, (i + 1) / bins].
+        images: number of images [bins] in each bin; bin i holds confidences in (i / bins, (i + 1) / bins].
         confidence: mean confidence [bins], from 0 to 100; NaN for an empty bin.
-        accuracy: accuracy [bins], likewise.
+        accuracy: accuracy [bins], from 0 to 100; NaN for an empty bin.
     """
 
     images: Counts
@@ -89,7 +89,7 @@ def calibration(logits: Logits, labels: Labels, bins: int = ECE_BINS) -> Calibra
 
 
 def topk_in_set(logits: Logits, accepted: npt.NDArray[np.bool_], k: int) -> npt.NDArray[np.bool_]:
-    """Return whether one of the k largest logits [n, K] of each image belongs to its accepted classes [n, K], [n]."""
+    """Return bool [n]: whether one of the k largest logits [n, K] belongs to an `accepted` class, bool [n, K]."""
     best = np.argsort(-logits, axis=1, kind="stable")[:, :k]
     return np.asarray(np.take_along_axis(accepted, best, axis=1).any(axis=1))
 

@@ -17,7 +17,7 @@ from plsc_mae.analysis.corruption import SEVERITIES, corruption_errors
 from plsc_mae.analysis.label_metrics import label_average_precisions, label_f1, target_errors
 
 NAMED_BARS = 30  # more bars have no names
-SCATTERED = 4  # predicted numbers that are drawn
+SCATTERED = 4  # targets of a regression that are drawn
 Values = npt.NDArray[np.float32]
 Table = list[list[object]]  # the first row has the names of the columns
 
@@ -77,7 +77,7 @@ class Bars(NamedTuple):
 
 
 class Reliability(NamedTuple):
-    """Accuracy by confidence."""
+    """Reliability diagram: accuracy by confidence."""
 
     found: Calibration
 
@@ -93,7 +93,7 @@ class Reliability(NamedTuple):
 
 
 class Scatter(NamedTuple):
-    """Predicted and true numbers."""
+    """Predicted against true values of a regression."""
 
     title: str
     truth: Values

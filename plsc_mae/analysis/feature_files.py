@@ -22,7 +22,7 @@ SUFFIXES = (NPZ, SAFETENSORS, PARQUET)
 PIECE_BYTES = 1 << 24
 LARGEST_HEADER = 100_000_000  # bytes that the library safetensors accepts
 _SAFETENSORS_TYPES = {"float16": "F16", "float32": "F32", "int64": "I64"}
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # as date of the entries, so that the same features give the same file
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # date of the entries, so that equal features give equal files
 
 Texts = Mapping[str, Sequence[str]]
 NO_TEXTS: Texts = MappingProxyType({})
@@ -39,7 +39,7 @@ def save_arrays(path: str | Path, arrays: Arrays, texts: Texts = NO_TEXTS) -> No
         texts: lists of text by name.
 
     Raises:
-        ConfigError: a parquet file is asked for, and pyarrow is not installed.
+        ConfigError: the suffix is .parquet, and pyarrow is not installed.
         DataError: the file cannot be written, or exists and was not written by this function.
     """
     path = Path(path)

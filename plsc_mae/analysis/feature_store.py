@@ -1,6 +1,6 @@
-"""Features on disk, appended batch by batch, so that a killed computation continues where it ended.
+"""Features on disk, appended batch by batch, so that a computation continues after a kill.
 
-The data take no memory: rows are written when they are computed, and read through a memory map.
+Rows are written when they are computed and read through a memory map, so they take no memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy.typing as npt
 import paddle
 
 from plsc_mae.analysis.features import Arrays, Shapes, TokenFeatures, convert
-from plsc_mae.config.tools import FeatureConfig
+from plsc_mae.config.features import FeatureConfig
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.errors import DataError
@@ -30,7 +30,7 @@ from plsc_mae.files import MARK, atomic_replacement
 from plsc_mae.parallel.world import World
 
 PROGRESS, LOCK, SUFFIX = "progress.json", "lock", ".rows"
-COMMIT_SECONDS = 10.0  # between two records of the progress, each of which waits for the disk
+COMMIT_SECONDS = 10.0  # between two records of the progress; each of them waits for the disk
 # Options without influence on the features of an image; network and images have digests of their own.
 _NO_INFLUENCE = frozenset(
     (
@@ -46,9 +46,9 @@ logger = logging.getLogger(__name__)
 def identify(
     config: FeatureConfig, encode: TokenFeatures, images: ImageList, world: World, pixel_format: PixelFormat
 ) -> dict[str, str]:
-    """Return everything that determines the bits of the features of images, by a name for messages.
+    """Return the inputs that determine the features bit by bit, {name for messages: value}.
 
-    The contents of the image files have no part in it.
+    The contents of the image files are not among them.
     """
     names = hashlib.sha256(f"{images.source}\0{len(images)}".encode(errors="surrogateescape"))
     for index in range(len(images)):
@@ -66,7 +66,7 @@ def identify(
     return options | {
         "images": names.hexdigest(),
         "weights": weights.hexdigest(),
-        "form of the pixels": repr(tuple(pixel_format)),
+        "pixel format": repr(tuple(pixel_format)),
         "mean and std": repr([values.flatten().tolist() for values in (encode.normalize.mean, encode.normalize.std)]),
         "number of processes": str(world.size),
         "Paddle": environment,
@@ -77,17 +77,16 @@ class FeatureStore:
     """Folder with the features of a data set; implements `features.Rows`.
 
     Every array is a file of rows without a header. `progress.json` has the number of finished images, and the identity
-    of the features. It is written after the rows have reached the disk. Rows behind it are cut off when the computation
-    continues, so that the result has the same bits as that of an undisturbed computation.
+    of the features. It is written after the rows have reached the disk. When the computation continues, later rows are
+    removed, so the result is bit-identical to that of an uninterrupted computation.
 
     Args:
         folder: the folder; missing parents are created.
-        identity: everything that determines the bits of the features, by a name for messages. Features of another
-            identity are removed.
+        identity: result of `identify`; features with another identity are removed.
         dtype: type of the stored features.
 
     Raises:
-        DataError: the folder cannot be written, is in use by another process, or has files of another origin.
+        DataError: the folder cannot be written, is in use by another process, or has other files.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, str], dtype: str = "float32") -> None:
@@ -110,7 +109,7 @@ class FeatureStore:
         self._shapes = dict(shapes)
         with self._reporting():
             if any(self._size(name) < self._rows * self._row_bytes(name) for name in shapes):
-                logger.warning("%s lacks rows that it has recorded; computing all features again", self.folder)
+                logger.warning("%s lacks rows that its progress file counts; computing all features again", self.folder)
                 self.images, self._rows, self.unreadable = 0, 0, []
             for name in shapes:
                 self._files[name] = file = self._path(name).open("ab")
@@ -160,7 +159,7 @@ class FeatureStore:
         """Lock the folder until this process ends, then restore its content."""
         content = {path.name for path in self.folder.iterdir()} - {LOCK}
         if self._stored() is None and any(not name.endswith((SUFFIX, ".partial")) for name in content):
-            raise DataError(f"{self.folder} has files of another origin; move them, or choose another --save_path")
+            raise DataError(f"{self.folder} has files of unknown origin; move them, or choose another --save_path")
         self._lock = (self.folder / LOCK).open("ab")
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by loader workers, unlike flock

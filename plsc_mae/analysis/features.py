@@ -1,4 +1,4 @@
-"""Computation of a data set's features with an encoder, in batches and any number of processes, and files of them.
+"""Computation of the features of a data set with an encoder, in batches and any number of processes.
 
 Notation: n images, B batch, L patches, D width.
 """
@@ -45,7 +45,7 @@ class TokenFeatures:
     Attributes:
         encoder: the network, in evaluation mode.
         normalize: normalization of the images that the encoder was trained with.
-        layers: numbers of the blocks whose output tokens are used; 0 is the input of the first block.
+        layers: blocks whose output tokens are used, numbered from 1; 0 is the input of the first block.
         kinds: "cls" for the class token, "mean" for the mean of the patch tokens, "patch" for all patch tokens.
         norm: True applies the encoder's final norm; MAE-priv's k-NN evaluation does not.
 
@@ -64,7 +64,7 @@ class TokenFeatures:
             raise ConfigError(NO_CLASS_TOKEN)
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the features of uint8 images [B, H, W, 3]."""
+        """Return the features of pixels [B, H, W, C] from 0 to 255."""
         states = self.encoder.forward_layers(self.normalize(images))
         features = {}
         for layer in self.layers:
@@ -98,7 +98,7 @@ class Rows(Protocol):
 
     Attributes:
         images: number of images whose features are present, including unreadable ones.
-        unreadable: numbers of those among them that could not be read.
+        unreadable: indices of those that could not be read.
     """
 
     images: int
@@ -152,7 +152,7 @@ class RowsInMemory:
 
 
 def convert(features: npt.NDArray[np.float32], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Return features as another type; values that are not finite stay so.
+    """Convert features to another type; values that are not finite stay so.
 
     Raises:
         DataError: a finite value exceeds the range of the type.
@@ -174,8 +174,8 @@ class Encoded(NamedTuple):
 
     Attributes:
         arrays: {name: [n, ...]} of the n readable images in order; empty outside the main process.
-        kept: their numbers [n].
-        unreadable: numbers of the images that could not be read.
+        kept: indices [n] of these images in the data set.
+        unreadable: indices of the images that could not be read.
     """
 
     arrays: Arrays
@@ -209,7 +209,7 @@ def encode_images(
         num_workers: data workers per process.
         backend: image decoder.
         bad_image: "error" raises DataError for an image that cannot be read; "skip" leaves it out.
-        pixel_format: form of the pixels.
+        pixel_format: format of the pixels.
         rows: see `encode_dataset`.
         report: see `encode_dataset`.
         on_batch: see `encode_dataset`.
@@ -298,7 +298,7 @@ def _shapes(encode: Encode, dataset: KeyedDataset) -> dict[str, tuple[int, ...]]
 
 
 def _progress(rows: Rows, count: int, world: World) -> tuple[int, npt.NDArray[np.float32]]:
-    """Return the number of images that the main process has already, and marks [count] of the unreadable ones."""
+    """Return the number of images that `rows` has already, and marks [count] of the unreadable ones."""
     done, marks = np.zeros(1, np.int64), np.zeros(count, np.float32)
     if world.is_main:
         done[0], marks[rows.unreadable] = rows.images, 1
@@ -310,7 +310,7 @@ def _progress(rows: Rows, count: int, world: World) -> tuple[int, npt.NDArray[np
 def _gather(
     values: Tensor | npt.NDArray[Any] | None, rows: npt.NDArray[np.int64], shape: tuple[int, ...], world: World
 ) -> npt.NDArray[np.float32]:
-    """Return float32 `shape` with this process's `values` in its `rows` and those of the other processes in theirs."""
+    """Return float32 values of `shape`, to which each process adds its `values` in its `rows`; all must call."""
     part = np.zeros(shape, np.float32)
     if values is not None:
         part[rows] = values.numpy() if isinstance(values, Tensor) else values

@@ -31,7 +31,7 @@ class Budget(NamedTuple):
         return f"{100 * self.share:g} %" if self.share else f"{self.shots} per class"
 
     def choose(self, images: ImageList, seed: int) -> Rows:
-        """Return the sorted numbers of the chosen images; raise DataError if a class has too few."""
+        """Return the sorted indices of the chosen images; raise DataError if a class has too few."""
         return fraction(images, self.share, seed) if self.share else shots(images, self.shots, seed)
 
 
@@ -76,9 +76,9 @@ def few_shot_accuracies(
 
     Args:
         bank: features of training images.
-        numbers: their numbers in the list of training images [n], ascending; images that could not be read are absent.
+        numbers: their ascending indices [n] in the list of training images; unreadable images are missing.
         queries: features of validation images.
-        choices: numbers of the chosen training images.
+        choices: indices of the chosen training images.
 
     Raises:
         DataError: a feature is not finite, or none of the chosen images could be read.

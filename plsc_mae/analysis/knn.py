@@ -1,8 +1,8 @@
 """Weighted k-nearest-neighbor classification of features, as in BUPT-PRIV/MAE-priv tools/run_knn.py (after DINO).
 
-The bank can be a memory map: one block of it at a time is read, converted to float32 and compared with all queries. The
-queries, their neighbors and a few blocks are in memory; for the 50 000 queries of ImageNet and 200 neighbors, 0.2 GB,
-up to 0.4 GB and 0.1 GB. Notation: Q queries, N bank features, D width, k neighbors, C classes.
+The bank can be a memory map: one block of it at a time is read, converted to float32 and compared with all queries. For
+the 50 000 queries of ImageNet and 200 neighbors, the queries take 0.2 GB of memory, their neighbors up to 0.4 GB, and
+the blocks 0.1 GB. Notation: Q queries, N bank features, D width, k neighbors, C classes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from plsc_mae.errors import ConfigError, DataError, flag
 
 TEMPERATURE = 0.07
 QUERY_BLOCK, BANK_BLOCK = 512, 16384
-PLACE_BITS = 23  # of the place in a packed integer of 64 bits; the row has the 9 above the 32 of the value
+PLACE_BITS = 23  # a packed 64-bit integer has 9 bits for the row, 32 for the value and 23 for the place
 
 Features = npt.NDArray[np.floating[Any]]  # float16 or float32
 Similarities = npt.NDArray[np.float32]
@@ -109,12 +109,12 @@ def nearest_neighbors(bank: Features, queries: Features, k: int) -> tuple[Simila
 class _Neighbors:
     """The k nearest bank features of a block of queries.
 
-    Candidates are collected until their number is that of the results, and merged then. With a bank in random order
+    Candidates are collected, and merged once their number reaches that of the results. With a bank in random order
     this takes about log2(N / BANK_BLOCK) merges, instead of one per block of the bank.
 
     Args:
         similarities: array [rows, k] for the result.
-        indices: likewise.
+        indices: array [rows, k] for the result.
     """
 
     def __init__(self, similarities: Similarities, indices: Indices) -> None:
@@ -124,7 +124,7 @@ class _Neighbors:
         self._count = 0
 
     def add(self, candidates: Similarities, start: int) -> None:
-        """Add the similarities [rows, block] of bank features from number `start` on; the first block has k or more."""
+        """Add the similarities [rows, block] of bank features from index `start`; the first block needs k or more."""
         rows, k = self.similarities.shape
         is_first = self._threshold is None
         if self._threshold is None:

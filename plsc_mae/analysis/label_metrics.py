@@ -86,7 +86,7 @@ def regression_metrics(predicted: Values, targets: Values) -> dict[str, float]:
 
 
 def target_errors(predicted: Values, targets: Values) -> tuple[Doubles, Doubles, Doubles]:
-    """Return mean absolute error, root mean squared error and R^2 of every target, [K] each; see above for NaN."""
+    """Return mean absolute error, root mean squared error and R^2, [K] each; NaN as in `regression_metrics`."""
     errors = predicted.astype(np.float64) - targets
     values = targets.astype(np.float64)
     with warnings.catch_warnings():

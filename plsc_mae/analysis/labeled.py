@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plsc_mae.analysis.features import Encode, Rows, encode_images, require_finite_features
-from plsc_mae.config.tools import ViewConfig
+from plsc_mae.config.features import ViewConfig
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.pixels import RGB, PixelFormat
 from plsc_mae.data.transforms import ResizeCenterCrop
@@ -30,7 +30,7 @@ class EncodedLists(NamedTuple):
     Attributes:
         parts: one set of features per list in the main process; empty in the others.
         unreadable: number of images that could not be read and are left out.
-        kept: numbers of the readable images of every list; empty for features that were loaded.
+        kept: indices of the readable images in each list; empty for features that were loaded.
     """
 
     parts: list[LabeledFeatures]

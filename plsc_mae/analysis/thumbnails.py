@@ -25,7 +25,7 @@ FRAME = 3  # pixels
 CAPTION = 2 * (LABEL_SIZE + 2)  # pixels below a thumbnail
 MAP_SIDE = 1600
 MAX_LEGEND = 40  # classes
-COMPONENTS = 50  # principal components that t-SNE and UMAP start from, as van der Maaten and Hinton 2008, section 4.2
+COMPONENTS = 50  # principal components as input of t-SNE and UMAP, as in van der Maaten and Hinton 2008, section 4.2
 _GRAY = (120, 120, 120)
 
 
@@ -67,7 +67,7 @@ def neighbor_picture(rows: Sequence[Sequence[Neighbor]]) -> Image.Image:
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Return the text, cut to a width in pixels."""
+    """Return the text, truncated to `width` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}...") > width:
@@ -76,7 +76,7 @@ def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width
 
 
 def project(features: Features, method: MapMethod, seed: int = 0) -> Doubles:
-    """Return places [n, 2] from 0 to at most 1 of features [n, D], n >= 3, divided by their lengths.
+    """Project features [n, D], n >= 3, divided by their lengths, to positions [n, 2] in [0, 1].
 
     "pca" takes the first two principal components. "tsne" (van der Maaten and Hinton 2008; scikit-learn) and "umap"
     (McInnes et al. 2018; umap-learn) start from the first 50 of them. Both axes have the same scale.
@@ -138,7 +138,7 @@ def map_picture(
     """Draw a map: a dot per image, and the thumbnails that do not cover one another.
 
     Args:
-        places: [n, 2] from 0 to at most 1; the picture is as wide and high as they are.
+        places: positions [n, 2] in [0, 1]; their extent gives the picture its aspect ratio.
         pixels: n thumbnails, uint8 [S, S, 3].
         labels: class numbers [n], -1 for unlabeled images.
         classes: class names, which color dots and frames; empty without classes.

@@ -90,7 +90,7 @@ def _entropy(tokens: npt.NDArray[np.integer[Any]]) -> float:
 
 
 def _nearest(visible: Bools, grid: tuple[int, int]) -> npt.NDArray[np.int64]:
-    """Return, for each of the L patches, the number of the visible patch with the nearest center."""
+    """Return, for each of the L patches, the index of the visible patch with the nearest center."""
     centers = np.stack(np.divmod(np.arange(visible.size), grid[1]), axis=1)
     seen = np.flatnonzero(visible)
     squared = ((centers[:, None] - centers[None, seen]) ** 2).sum(axis=-1)

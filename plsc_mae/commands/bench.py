@@ -17,7 +17,7 @@ import paddle
 from plsc_mae.config import PretrainConfig
 from plsc_mae.data.random_images import random_batch
 from plsc_mae.data.transfer import INDEX
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch
 from plsc_mae.optim import Rates
@@ -27,7 +27,7 @@ from plsc_mae.train.scaling import images_per_update
 from plsc_mae.train.setup import (
     build_stepper,
     pretraining_dataset,
-    settle_pixel_range,
+    settle_pixels,
     share_network,
     training_loader,
     training_world,
@@ -136,7 +136,7 @@ def run_data(config: PretrainConfig) -> None:
     The speed is measured with --num_workers or, without that option, with 0, 1 and 2 workers.
     """
     world = World(config.device)
-    config = settle_pixel_range(config, None)
+    config = settle_pixels(config, None)
     dataset = pretraining_dataset(config, load_method(config.method))
     steps = config.max_train_step or DEFAULT_STEPS
     counts = [0, 1, 2] if config.num_workers is None else [config.num_workers]
@@ -177,8 +177,8 @@ def _batches(config: PretrainConfig, world: World) -> Iterator[Batch]:
             method.train_transform(config),
             config.batch_size,
             config.seed,
-            pixel_format=pixel_range.settled_format(config),
+            pixel_format=pixel_settings.settled_format(config),
         )
         return itertools.repeat(batch)
-    loader = training_loader(pretraining_dataset(settle_pixel_range(config, None), method), config, world)
+    loader = training_loader(pretraining_dataset(settle_pixels(config, None), method), config, world)
     return itertools.chain.from_iterable(itertools.repeat(loader))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from plsc_mae.config.tools import BoardConfig
+from plsc_mae.config.runs import BoardConfig
 from plsc_mae.errors import ConfigError, DataError
 
 PORTS = 20  # number of ports to try from the default one

@@ -30,7 +30,7 @@ from plsc_mae.data.classes import ClassOrder
 from plsc_mae.data.imagefolder import GivenImages, ImageList
 from plsc_mae.data.loader import KeyedDataset
 from plsc_mae.errors import ConfigError
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.class_names import Head, read_head
 from plsc_mae.loading.classifier_weights import (
     load_classifier_weights,
@@ -63,7 +63,7 @@ from plsc_mae.weights import Checkpoint, LoadReport
 
 logger = logging.getLogger(__name__)
 
-FEW_IMAGES = 8  # of a batch norm
+FEW_IMAGES = 8  # smaller batches are too small for a batch norm
 LARGEST_START = 0.1  # share of the initial weights in their moving average at the end of a run
 
 
@@ -110,7 +110,7 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
         images, evaluated = _only_evaluated(first, trained), itertools.chain([first], evaluated)
     known = images.val if config.eval else images.train
     origin = start.checkpoint or config.resume or config.finetune
-    config = pixel_range.settle(config, known if isinstance(known, ImageList) else None, origin)
+    config = pixel_settings.settle(config, known if isinstance(known, ImageList) else None, origin)
     world = training_world(config)
     announce_command(config, world)
     if left_out := left_out_augmentations(config):
@@ -184,7 +184,7 @@ def _read_trained(config: ClassifyConfig) -> Trained:
 
     Raises:
         CheckpointError: the file cannot be read, or holds no classifier.
-        DataError: the file of --classes cannot be read, or has another number of names than the classifier has outputs.
+        DataError: the file of --classes cannot be read, or does not have one name per output.
     """
     stored = weights.read_network(config.resume or config.finetune, config.model_key, config.model_prefix)
     return Trained(stored, read_head(base_of(stored), config.classes), stored_kind(stored.meta, stored.path))

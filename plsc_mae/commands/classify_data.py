@@ -30,7 +30,7 @@ from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.transforms import Transform
 from plsc_mae.errors import ConfigError, DataError
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.class_names import Head, number_by_outputs
 from plsc_mae.loading.eval_sets import EvaluationPart, Source, find_parts
 from plsc_mae.methods.classify import build_normalize, train_transform, validation_transform
@@ -67,7 +67,7 @@ class Datasets(NamedTuple):
 
 
 def find_training_images(config: ClassifyConfig, given: GivenImages) -> Images:
-    """List the training images, and the validation images unless the run does without.
+    """List the training images, and the validation images unless the run evaluates nothing.
 
     Raises:
         ConfigError: there is no --data_path, or --nb_classes is smaller than the number of classes.
@@ -132,7 +132,7 @@ def _validation_table(
 
 
 def _take_fraction(config: ClassifyConfig, train: LabeledImages, *, dense: bool) -> LabeledImages:
-    """Return the share of the training images that --train_fraction asks for."""
+    """Return the fraction --train_fraction of the training images."""
     share, seed = config.train_fraction, config.seed
     rows = fraction_of_all(len(train), share, seed) if dense else fraction(train, share, seed)
     logger.info(
@@ -248,7 +248,7 @@ def _reading(config: ClassifyConfig) -> dict[str, Any]:
         "seed": config.seed,
         "backend": config.image_backend,
         "bad_image": config.bad_image,
-        "pixel_format": pixel_range.settled_format(config),
+        "pixel_format": pixel_settings.settled_format(config),
     }
 
 

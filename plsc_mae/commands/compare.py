@@ -16,18 +16,17 @@ from plsc_mae.analysis.knn import knn_accuracy
 from plsc_mae.analysis.labeled import EncodedLists, encode_labeled
 from plsc_mae.analysis.linear import linear_accuracy, standardize
 from plsc_mae.commands.results import exit_code, require_free, summarize
-from plsc_mae.config.tools import CompareConfig
+from plsc_mae.config.features import CompareConfig
 from plsc_mae.data.classes import log_class_warnings
 from plsc_mae.data.imagefolder import find_images, find_validation
 from plsc_mae.errors import DataError
 from plsc_mae.files import result_replacement
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.parallel.world import World
 
 HEAD = "| features | k-NN (k = "
-# An encoder, the (h, w) of its images, and the checkpoints that may store the range of its pixel values.
-Source = tuple[Encode, tuple[int, int], Sequence[str]]
+Source = tuple[Encode, tuple[int, int], str]  # an encoder, the (h, w) of its images, and its checkpoint
 
 
 @dataclass(frozen=True)
@@ -78,14 +77,16 @@ def run(config: CompareConfig) -> int:
     unreadable = 0
     for name, sources in _kinds(config):
         row = Row(name)
-        for encode, size, origins in sources:
+        for encode, size, checkpoint in sources:
             if isinstance(encode, TokenFeatures):
-                reading = pixel_range.choose(config, origins, bank, encode.encoder.in_chans)
-                encode = replace(encode, normalize=pixel_range.override_normalize(encode.normalize, reading))
+                pixel_format, normalize = pixel_settings.choose_for(
+                    encode.normalize, config, checkpoint, bank, encode.encoder.in_chans
+                )
+                encode = replace(encode, normalize=normalize)
             else:
-                reading = pixel_range.choose(config, origins, bank)
+                pixel_format = pixel_settings.choose(config, [], bank).pixel_format
             encoded = encode_labeled(
-                encode, lists, size, config, world, pixel_format=reading.pixel_format, report=not unreadable
+                encode, lists, size, config, world, pixel_format=pixel_format, report=not unreadable
             )
             unreadable = encoded.unreadable
             if world.is_main:
@@ -107,7 +108,7 @@ def _kinds(config: CompareConfig) -> Iterator[tuple[str, Iterator[Source]]]:
     if config.pixels:
         yield (
             f"raw pixels, {config.pixels} x {config.pixels}",
-            iter([(pixel_features, (config.pixels, config.pixels), ())]),
+            iter([(pixel_features, (config.pixels, config.pixels), "")]),
         )
     for path in config.model_path if config.random_weights else ():
         yield f"random weights, sizes of {path}", (_encoder(path, config, seed) for seed in config.seeds)
@@ -128,7 +129,7 @@ def _encoder(path: str, config: CompareConfig, seed: int | None) -> Source:
         seed=seed or 0,
     )
     encode = TokenFeatures(network, normalize, [len(network.blocks)], [config.pool], config.norm)
-    return encode, network.img_size, [path]
+    return encode, network.img_size, path
 
 
 def _score(row: Row, encoded: EncodedLists, k: int, choices: Choices) -> None:

@@ -7,7 +7,7 @@ import shutil
 import textwrap
 
 from plsc_mae.config.recipes import Recipe, no_recipe, read_recipe, recipe_name, recipe_names, recipe_path
-from plsc_mae.config.tools import ConfigsConfig
+from plsc_mae.config.runs import ConfigsConfig
 from plsc_mae.errors import ConfigError
 
 _LEAST_WIDTH = 16  # of the columns that are wrapped; names, commands and methods take the width they need

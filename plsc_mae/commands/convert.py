@@ -22,7 +22,7 @@ from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.weights import Checkpoint, LoadReport
 from plsc_mae.weights.convert import POSITION_TABLE
 from plsc_mae.weights.dialects import find_dialect
-from plsc_mae.weights.dialects.huggingface import config_of
+from plsc_mae.weights.dialects.huggingface import config_of, sizes_of
 from plsc_mae.weights.write import SUFFIXES
 
 HEADED = ("libai",)  # dialects whose order of rows depends on the number of heads
@@ -120,16 +120,6 @@ def _settings(network: nn.Layer, kind: str, path: str) -> dict[str, Any]:
             f"{path} holds a network for rectangular images, but the config.json of Hugging Face has one image size; "
             "name a file with a suffix"
         )
-    sizes: dict[str, Any] = {
-        "layer_norm_eps": encoder.blocks[0].norm1._epsilon,
-        "image_size": encoder.img_size[0],
-        "patch_size": encoder.patch_size,
-        "num_channels": encoder.patch_embed.proj.weight.shape[1],
-        "hidden_size": encoder.embed_dim,
-        "num_hidden_layers": len(encoder.blocks),
-        "num_attention_heads": encoder.blocks[0].attn.num_heads,
-        "intermediate_size": encoder.blocks[0].mlp.fc1.weight.shape[1],
-    }
     method = method_of_kind(kind)
     decoder = {} if method is None else method.huggingface_settings(network)
-    return config_of(sizes | decoder, bool(decoder))
+    return config_of(sizes_of(encoder) | decoder, bool(decoder))

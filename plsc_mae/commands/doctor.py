@@ -11,7 +11,7 @@ from plsc_mae import runtime
 from plsc_mae.commands import doctor_gpu, doctor_machine
 from plsc_mae.commands.doctor_data import examine_data
 from plsc_mae.commands.doctor_findings import Finding, error
-from plsc_mae.config.tools import DoctorConfig
+from plsc_mae.config.runs import DoctorConfig
 from plsc_mae.data.pixels import RGB_CHANNELS, PixelFormat
 from plsc_mae.names import escape_controls
 

@@ -22,11 +22,11 @@ from plsc_mae.methods.label_kinds import LabelKind
 from plsc_mae.parallel.world import World
 from plsc_mae.train.observers.base import Evaluation, Gathered
 
-_KS = (1, 5)  # of the accuracies with several right classes
+_KS = (1, 5)  # k of the top-k accuracies of images with several correct classes
 
 
 class _Result(NamedTuple):
-    """Metrics of a part of an evaluation set, without prefix, and what they were computed from."""
+    """Metrics of a part of an evaluation set, without prefix, and the predictions behind them."""
 
     part: EvaluationPart
     metrics: dict[str, float]
@@ -93,7 +93,7 @@ def _evaluate_part(task: ClassifyTask, part: EvaluationPart, evaluation: Evaluat
             f"the loss of the evaluation is {metrics['loss']}: the weights are too large for float32; evaluate an "
             "earlier checkpoint of the run"
         )
-    if part.accepted is not None:  # an image has several right classes, so metrics of a single one have no meaning
+    if part.accepted is not None:  # an image has several correct classes, so metrics for a single one have no meaning
         right = part.accepted[gathered.numbers]
         metrics = {f"real_acc{k}": 100 * float(np.mean(topk_in_set(gathered.outputs, right, k))) for k in _KS}
     return _Result(part, metrics, evaluation.scored, gathered)

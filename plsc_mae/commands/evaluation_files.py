@@ -26,7 +26,7 @@ _INCHES = 5.5  # side of a chart
 
 
 def require_free_files(folder: Path) -> None:
-    """Raise DataError if a file of the folder would be replaced that is not of an earlier evaluation."""
+    """Raise DataError if a result would replace a file that is not from an earlier evaluation."""
     require_free(folder / METRICS, folder / PICTURE)
     for name, sign in SIGNS.items():
         require_free(folder / name, signs=(sign,))

@@ -23,13 +23,13 @@ from plsc_mae.analysis.attention import (
 from plsc_mae.analysis.pictures import compose, overlay
 from plsc_mae.commands.pictures import SHEET_ROWS, PanelFolder, PictureReader, choose_images, find_pictures
 from plsc_mae.commands.results import summarize
+from plsc_mae.config.inference import ExplainConfig
 from plsc_mae.config.schema import suggest
-from plsc_mae.config.tools import ExplainConfig
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.opencv import load_opencv
 from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import ConfigError
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.classifier import open_classifier
 from plsc_mae.loading.encoder import open_encoder
 from plsc_mae.methods.base import Pictures
@@ -73,13 +73,14 @@ def run(config: ExplainConfig) -> int:
     explainer = Explainer(config)
     print(explainer.origin)
     images = find_pictures(config.img_path)
-    reading = pixel_range.choose(config, [config.model_path], images, explainer.encoder.in_chans)
-    explainer.normalize = pixel_range.override_normalize(explainer.normalize, reading)
-    display = pixel_range.display_of(reading.pixel_format, config.picture_bands)
+    pixel_format, explainer.normalize = pixel_settings.choose_for(
+        explainer.normalize, config, config.model_path, images, explainer.encoder.in_chans
+    )
+    display = pixel_settings.display_of(pixel_format, config.picture_bands)
     view = ResizeCenterCrop(explainer.encoder.img_size, max(explainer.encoder.img_size))
     chosen = choose_images(images, config.max_images)
     panels = PanelFolder("explain", config.save_path, images, chosen, config.img_path)
-    reader = PictureReader(images, chosen, view, pixel_format=reading.pixel_format)
+    reader = PictureReader(images, chosen, view, pixel_format=pixel_format)
     sheet: list[Pictures] = []
     for index, sample in reader:
         maps = explainer(paddle.to_tensor(sample["image"][None]))
@@ -131,7 +132,7 @@ class Explainer:
             raise ConfigError(f"--layer_index {layer}: the encoder has {depth} layers; expected 0 to {depth - 1}")
 
     def __call__(self, pixels: Tensor) -> Maps:
-        """Return the attention maps of one image; `pixels` are uint8 [1, H, W, 3]."""
+        """Return the attention maps of one image, `pixels` [1, H, W, C] from 0 to 255."""
         image = self.normalize(pixels)
         if self.trained is None:
             return Maps(self._attention([layer[0] for layer in attention_maps(self.encoder, image)]), {})
@@ -172,7 +173,7 @@ class Explainer:
 
 
 def find_category(text: str, classes: Sequence[str]) -> int | None:
-    """Return the number of the class that `text` gives by number or name; None if it is "predicted".
+    """Return the class number for `text`, a number or a name; None for "predicted".
 
     A number is the position among the classes. The log warns if a class has that number as its name.
 

@@ -16,12 +16,12 @@ from plsc_mae.analysis.labeled import center_crop
 from plsc_mae.analysis.thumbnails import require_package
 from plsc_mae.commands.feature_pictures import ImageFeatures, map_path, neighbors_path, save_maps, save_neighbors
 from plsc_mae.commands.results import exit_code, require_free, summarize
-from plsc_mae.config.tools import EmbedConfig, ExtractConfig
+from plsc_mae.config.features import EmbedConfig, ExtractConfig
 from plsc_mae.data.display import Display
 from plsc_mae.data.imagefolder import ImageList, find_images
 from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.errors import ConfigError
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.encoder import open_encoder
 from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
@@ -34,10 +34,10 @@ class Features(NamedTuple):
         arrays: {"layer12/cls": [n, D], "layer12/patch": [n, L, D], ...} of type --dtype; empty outside the main
             process.
         images: the list.
-        kept: numbers [n] of the readable images in the list.
+        kept: indices [n] of the readable images in the list.
         unreadable: number of images that could not be read.
         origin: sentence about the weights.
-        pixel_format: form of the pixels.
+        pixel_format: format of the pixels.
         display: the channels that pictures show.
         store: folder of the features until they are saved; None for features in memory.
     """
@@ -60,7 +60,7 @@ class Features(NamedTuple):
 def run(config: ExtractConfig) -> int:
     """Compute the features and write them with labels, paths and class names; raise as `compute` and `save` do.
 
-    A command that was killed continues after the images whose features are on the disk.
+    After a kill, the same command continues after the images whose features are on disk.
 
     Returns:
         The exit code: 1 if images could not be read and are left out, else 0.
@@ -111,15 +111,14 @@ def compute(config: EmbedConfig, world: World, images: ImageList | None = None, 
     """
     listed = find_images(config.data_path, config.split) if images is None else images
     network, normalize, origin = open_encoder(config)
-    reading = pixel_range.choose(config, [config.model_path], listed, network.in_chans)
-    normalize = pixel_range.override_normalize(normalize, reading)
+    pixel_format, normalize = pixel_settings.choose_for(normalize, config, config.model_path, listed, network.in_chans)
     bands = config.picture_bands if isinstance(config, ExtractConfig) else None
-    display = pixel_range.display_of(reading.pixel_format, bands)
+    display = pixel_settings.display_of(pixel_format, bands)
     layers = _resolve(config.layers, len(network.blocks))
     encode = TokenFeatures(network, normalize, layers, tuple(dict.fromkeys(config.tokens)), config.norm)
     store = None
     if folder is not None and world.is_main:
-        store = FeatureStore(folder, identify(config, encode, listed, world, reading.pixel_format), config.dtype)
+        store = FeatureStore(folder, identify(config, encode, listed, world, pixel_format), config.dtype)
     world.barrier()  # the digests take longer than the timeout of a reduction
     arrays, kept, unreadable = encode_images(
         encode,
@@ -129,11 +128,11 @@ def compute(config: EmbedConfig, world: World, images: ImageList | None = None, 
         batch_size=config.batch_size,
         num_workers=count_workers(config.num_workers),
         bad_image="skip" if images is None else "error",
-        pixel_format=reading.pixel_format,
+        pixel_format=pixel_format,
         rows=store or RowsInMemory(config.dtype),
     )
     require_finite_features(arrays, config.model_path)
-    return Features(arrays, listed, kept, len(unreadable), origin, reading.pixel_format, display, store)
+    return Features(arrays, listed, kept, len(unreadable), origin, pixel_format, display, store)
 
 
 def save(config: ExtractConfig, features: Features) -> int:
@@ -172,7 +171,7 @@ def _draw(config: ExtractConfig, features: Features) -> None:
 
 
 def _resolve(layers: Sequence[int], depth: int) -> list[int]:
-    """Return `layers` counted from 0, without duplicates; -1 is the last of `depth` blocks."""
+    """Return `layers` without duplicates and with -1 replaced by `depth`, the last block."""
     for layer in layers:
         if not -depth - 1 <= layer <= depth:
             raise ConfigError(

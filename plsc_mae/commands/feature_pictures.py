@@ -31,8 +31,8 @@ class ImageFeatures(NamedTuple):
     Attributes:
         features: [n, D].
         images: list that has the images.
-        numbers: numbers [n] of the images in the list.
-        pixel_format: form of the pixels.
+        numbers: indices [n] of the images in the list.
+        pixel_format: format of the pixels.
         display: the channels to show.
     """
 
@@ -54,7 +54,7 @@ class ImageFeatures(NamedTuple):
         return self.display.draw_pixels(view(image, sample_rng(0, 0, number))["image"])
 
     def label(self, row: int) -> int:
-        """Return the class number of a row, -1 without."""
+        """Return the class number of a row, -1 without one."""
         return int(self.images.labels[self.numbers[row]])
 
     def caption(self, row: int) -> str:

@@ -13,13 +13,13 @@ from plsc_mae.analysis.features import TokenFeatures
 from plsc_mae.analysis.few_shot import Budget, Estimate, few_shot_accuracies, make_choices
 from plsc_mae.analysis.labeled import encode_labeled
 from plsc_mae.commands.results import exit_code, require_free, summarize
-from plsc_mae.config.tools import FewshotConfig
+from plsc_mae.config.features import FewshotConfig
 from plsc_mae.data.classes import log_class_warnings
 from plsc_mae.data.few_labels import union
 from plsc_mae.data.imagefolder import find_images, find_validation, subset
 from plsc_mae.errors import DataError
 from plsc_mae.files import result_replacement
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.encoder import open_encoder
 from plsc_mae.parallel.world import World
 
@@ -48,8 +48,7 @@ def run(config: FewshotConfig) -> int:
     choices = make_choices(train, config.shots or (), config.fractions or (), config.label_seeds)
     used = union([rows for each in choices.values() for rows in each])
     network, normalize, origin = open_encoder(config)
-    reading = pixel_range.choose(config, [config.model_path], train, network.in_chans)
-    normalize = pixel_range.override_normalize(normalize, reading)
+    pixel_format, normalize = pixel_settings.choose_for(normalize, config, config.model_path, train, network.in_chans)
     if world.is_main:
         print(origin)
     encoded = encode_labeled(
@@ -58,7 +57,7 @@ def run(config: FewshotConfig) -> int:
         network.img_size,
         config,
         world,
-        pixel_format=reading.pixel_format,
+        pixel_format=pixel_format,
     )
     if not world.is_main:
         return exit_code(encoded.unreadable)

@@ -37,7 +37,7 @@ from plsc_mae.weights.reader import TORCH_STREAM_MAGIC
 
 @dataclass
 class Inspection:
-    """The known facts about a weight file.
+    """Known facts about a weight file.
 
     Attributes:
         path: the file.
@@ -104,7 +104,7 @@ def inspect_file(
     Args:
         source: the file, or its content as `weights.read` returns it.
         num_heads: attention heads of the encoder, if the file does not determine them.
-        decoder_num_heads: attention heads of the decoder, likewise.
+        decoder_num_heads: attention heads of the decoder, if the file does not determine them.
         flags: flags that chose the network of `source`, to be appended to the command lines.
 
     Raises:

@@ -16,13 +16,13 @@ from plsc_mae.analysis.knn import KNNAccuracy, knn_accuracy
 from plsc_mae.analysis.labeled import EncodedLists, LabeledFeatures, encode_labeled
 from plsc_mae.commands.feature_pictures import ImageFeatures, save_neighbors
 from plsc_mae.commands.results import exit_code, require_free, summarize
-from plsc_mae.config.tools import KNNConfig
+from plsc_mae.config.features import KNNConfig
 from plsc_mae.data.classes import log_class_warnings
 from plsc_mae.data.display import RGB_DISPLAY, Display
 from plsc_mae.data.imagefolder import ImageList, find_images, find_validation
 from plsc_mae.data.pixels import RGB, PixelFormat
 from plsc_mae.errors import ConfigError, DataError
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.encoder import open_encoder
 from plsc_mae.parallel.world import World
 from plsc_mae.weights.finite import require_finite
@@ -38,7 +38,7 @@ class Found(NamedTuple):
         name: description of the features.
         encoded: the features.
         lists: images of the bank and of the queries; empty for features that were loaded.
-        pixel_format: form of the pixels.
+        pixel_format: format of the pixels.
         display: the channels that pictures show.
         stores: folders of the features until they are saved.
     """
@@ -54,7 +54,7 @@ class Found(NamedTuple):
 def run(config: KNNConfig) -> int:
     """Compute or load the features of both sets, print the k-NN accuracies, and save what the options ask for.
 
-    With --save_path, a command that was killed continues after the images whose features are on the disk.
+    With --save_path, the same command continues after a kill, after the images whose features are on disk.
 
     Returns:
         The exit code: 1 if images could not be read and are left out, else 0.
@@ -101,38 +101,38 @@ def _computed(config: KNNConfig, world: World) -> Found:
     bank = find_images(config.data_path, "train")
     lists = (bank, find_validation(bank, config.data_path, config.eval_data_path))
     log_class_warnings(bank)
-    origins = [config.model_path] if config.model_path else []
     encode: Encode
     if config.input_size is not None and config.pixels:
         size, name, encode = (config.input_size[0], config.input_size[-1]), "raw pixels", pixel_features
-        reading = pixel_range.choose(config, origins, bank)
+        pixel_format = pixel_settings.choose(config, [], bank).pixel_format
     else:
         network, normalize, name = open_encoder(config)
-        reading = pixel_range.choose(config, origins, bank, network.in_chans)
-        normalize = pixel_range.override_normalize(normalize, reading)
+        pixel_format, normalize = pixel_settings.choose_for(
+            normalize, config, config.model_path, bank, network.in_chans
+        )
         size = network.img_size
         encode = TokenFeatures(network, normalize, [len(network.blocks)], [config.pooled], config.norm)
-    display = pixel_range.display_of(reading.pixel_format, config.picture_bands)
+    display = pixel_settings.display_of(pixel_format, config.picture_bands)
     if world.is_main:
         print(name, flush=True)
     stores: list[FeatureStore] = []
 
     def destination(images: ImageList) -> Rows:
-        """Return the place of the features of a list: a folder beside the results, or the memory."""
+        """Return the destination of the features of a list: a folder beside the results, or memory."""
         if not isinstance(encode, TokenFeatures) or not config.save_path or not world.is_main:
             return RowsInMemory(config.dtype if isinstance(encode, TokenFeatures) else "float32")
         folder = Path(config.save_path) / (BANK if images is bank else QUERIES)
-        identity = identify(config, encode, images, world, reading.pixel_format)
+        identity = identify(config, encode, images, world, pixel_format)
         stores.append(FeatureStore(folder.with_suffix(".partial"), identity, config.dtype))
         return stores[-1]
 
-    encoded = encode_labeled(encode, lists, size, config, world, pixel_format=reading.pixel_format, rows=destination)
+    encoded = encode_labeled(encode, lists, size, config, world, pixel_format=pixel_format, rows=destination)
     if config.pixels and world.is_main:
         # Pixels are not negative, so without centering all images have similar directions.
         mean = encoded.parts[0].features.mean(axis=0)
         centered = [LabeledFeatures(features - mean, labels) for features, labels in encoded.parts]
         encoded = encoded._replace(parts=centered)
-    return Found(name, encoded, lists, reading.pixel_format, display, stores)
+    return Found(name, encoded, lists, pixel_format, display, stores)
 
 
 def _save_picture(path: Path, found: Found, count: int) -> Path:
@@ -154,7 +154,7 @@ def _loaded(config: KNNConfig) -> Found:
         require_finite(arrays, str(path), "compute the features again")
         parts.append(LabeledFeatures(arrays["features"], arrays["labels"]))
     if parts[0].features.shape[1:] != parts[1].features.shape[1:]:
-        raise ConfigError(f"--load_path {config.load_path}: {BANK} and {QUERIES} are of different networks")
+        raise ConfigError(f"--load_path {config.load_path}: {BANK} and {QUERIES} come from different networks")
     return Found(config.load_path, EncodedLists(parts, 0))
 
 

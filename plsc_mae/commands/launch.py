@@ -70,7 +70,7 @@ def launcher_words(launch: Launch, *, on_gpu: bool) -> list[str]:
         "--log_level": "WARNING",  # at INFO the launcher prints thirty lines of its settings
     }
     flags = [word for name, value in options.items() if value is not None for word in (name, str(value))]
-    # The launcher starts a program that is no .py file as it is, so the processes import plsc_mae as a package.
+    # The launcher runs a program directly unless it is a .py file, so the processes import plsc_mae as a package.
     program = [sys.executable, "-m", "plsc_mae"]
     return [sys.executable, "-m", "paddle.distributed.launch", *flags, *program, *launch.command]
 

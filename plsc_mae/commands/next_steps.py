@@ -19,7 +19,7 @@ PLACEHOLDER = "DIR"  # a folder that the reader chooses, as in the lines of `wei
 
 
 def after_pretraining(config: PretrainConfig, network: nn.Layer, checkpoint: Path, *, is_labeled: bool) -> None:
-    """Print the commands that look at a pre-trained network and that use it.
+    """Print the commands that examine and use a pre-trained network.
 
     Args:
         config: options of the run.
@@ -67,7 +67,7 @@ def after_classification(config: ClassifyConfig, checkpoint: Path, run: str) -> 
 
 
 def _print(steps: Mapping[str, str]) -> None:
-    """Print the commands by their purposes, as this shell starts them."""
+    """Print each purpose with its command, which starts with the program as this process was started."""
     program = console.program()
     commands = {use: line.replace(console.PROGRAM, program, 1) for use, line in steps.items()}
     width = max(map(len, commands))

@@ -108,14 +108,14 @@ def spread(length: int, most: int) -> list[int]:
 
 
 class PictureReader:
-    """Iterator over (number, sample) of the chosen images that can be read; the others are logged and counted.
+    """Iterator over (index, sample) of the chosen images that can be read; the others are logged and counted.
 
     Args:
         images: the images.
-        chosen: numbers of the images to read.
+        chosen: indices of the images to read.
         view: transform of the images.
         seed: seed of the transform's random draws.
-        pixel_format: form of the pixels.
+        pixel_format: format of the pixels.
 
     Attributes:
         unreadable: number of images that could not be read so far.
@@ -157,7 +157,7 @@ class PictureReader:
 class PanelFolder:
     """Folder of a command's panels: one PNG per image with a name of its own, and a sheet.
 
-    A panel is called after its image: `a/0.jpg` gives a_0.png, or a_0.jpg.png if another image has that name too. Every
+    A panel is named after its image: `a/0.jpg` gives a_0.png, or a_0.jpg.png if another image has that name too. Every
     panel carries the name of the command and of its image, so that a repeated command replaces its own panels, and
     neither other files nor the panel of another image.
 
@@ -165,11 +165,11 @@ class PanelFolder:
         command: name of the command.
         save_path: the folder.
         images: the images.
-        chosen: numbers of the images to draw.
+        chosen: indices of the images to draw.
         img_path: the value of --img_path.
 
     Raises:
-        DataError: a file of another origin has the name of a panel, or the folder is one that the images are read from.
+        DataError: a file that is not a panel has the name of one, or the images are in the folder too.
     """
 
     def __init__(self, command: str, save_path: str, images: ImageList, chosen: Sequence[int], img_path: str) -> None:
@@ -237,7 +237,7 @@ class PanelFolder:
 
 
 def _flat(path: str, *, suffix: bool) -> str:
-    """Return an image's path as a file name, in the form in which two names are compared if `suffix` is False."""
+    """Return an image's path as a file name of limited length; without `suffix` also in lower case, for comparison."""
     name = path.replace("/", "_")
     if not suffix:
         name = os.path.splitext(name)[0].casefold()

@@ -12,8 +12,8 @@ from PIL import Image
 
 from plsc_mae.analysis.health import EXTREMES
 from plsc_mae.analysis.trivial import DESCRIPTIONS
+from plsc_mae.config.runs import PlotConfig
 from plsc_mae.config.schema import suggest
-from plsc_mae.config.tools import PlotConfig
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.files import MARK, result_replacement
 from plsc_mae.names import escape_name

@@ -13,11 +13,11 @@ from paddle import Tensor
 from plsc_mae.analysis.features import encode_images, require_finite_features
 from plsc_mae.commands.pictures import find_pictures
 from plsc_mae.commands.results import exit_code, require_free, summarize
-from plsc_mae.config.tools import PredictConfig
+from plsc_mae.config.inference import PredictConfig
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.errors import DataError
 from plsc_mae.files import result_replacement
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.classifier import LoadedClassifier, open_predictor
 from plsc_mae.methods.label_kinds import LabelKind
 from plsc_mae.parallel.world import World
@@ -83,8 +83,9 @@ def predict(
 ) -> Predictions:
     """Predict the labels of every readable image, in order; all processes must call."""
     topk = min(config.topk, len(trained.classes))
-    reading = pixel_range.choose(config, [config.model_path], images, trained.network.encoder.in_chans)
-    normalize = pixel_range.override_normalize(trained.normalize, reading)
+    pixel_format, normalize = pixel_settings.choose_for(
+        trained.normalize, config, config.model_path, images, trained.network.encoder.in_chans
+    )
 
     def best(pixels: Tensor) -> dict[str, Tensor]:
         values, indices = kind.predict(trained.network(normalize(pixels)), topk)
@@ -97,7 +98,7 @@ def predict(
         world,
         batch_size=config.batch_size,
         num_workers=0 if len(images) <= config.batch_size else count_workers(config.num_workers),
-        pixel_format=reading.pixel_format,
+        pixel_format=pixel_format,
     )
     if not arrays:
         return Predictions([], len(unreadable))

@@ -1,4 +1,4 @@
-"""`plsc-mae prepare-data`: packs images into tar shards and resizes larger ones before."""
+"""`plsc-mae prepare-data`: packs images into tar shards and can resize large ones first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from plsc_mae import console
-from plsc_mae.config.prepare import QUALITY, PrepareDataConfig
+from plsc_mae.config.data_sets import QUALITY, PrepareDataConfig
 from plsc_mae.data.folder_walk import is_hidden, is_image
 from plsc_mae.data.imagefolder import log_left_out
 from plsc_mae.data.listing import ImageList, has_split, list_images
@@ -100,10 +100,10 @@ def _add(writer: ShardWriter, images: ImageList, number: int, file: EncodedFile,
 
 
 def member_name(images: ImageList, number: int, *, is_resized: bool = False) -> str:
-    """Return the name of an image in its shard, by which the shards are listed in the order of the source.
+    """Return the name of an image in its shard; sorting by name restores the order of the source.
 
-    Files of folders keep their paths. Images of archives and list files get their number before their name, because
-    names may occur several times there, in the folder of their class if the class has a name.
+    Images of folders keep their paths. Names in archives and list files need not be unique, so such an image becomes
+    CLASS/INDEX-NAME, or INDEX-NAME if its class has no name.
     """
     path = images.paths[number]
     if images.archives or images.list_file:
@@ -128,7 +128,7 @@ def _digest(images: ImageList) -> str:
 
 
 def _summarize(config: PrepareDataConfig, images: ImageList, folder: Path, record: PackRecord) -> None:
-    """Print what was written, after the list file of a source whose classes are numbers."""
+    """Print a summary of the shards; for classes that are numbers, also write a list file with the labels."""
     packed = sum(shard.images for shard in record.shards)
     left_out = f", {len(images) - packed} images left out" if packed < len(images) else ""
     size = sum(shard.size for shard in record.shards) / 1e6

@@ -23,7 +23,7 @@ from plsc_mae.data.seeding import SampleKey
 from plsc_mae.data.tiles import without_repeats
 from plsc_mae.data.transfer import device_batch
 from plsc_mae.errors import ConfigError, DataError
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch, Task
 from plsc_mae.models.vit import VisionTransformer
@@ -40,7 +40,7 @@ from plsc_mae.train.observers.pictures import PicturePanel
 from plsc_mae.train.setup import (
     build_trainer,
     pretraining_dataset,
-    settle_pixel_range,
+    settle_pixels,
     share_network,
     training_loader,
     training_world,
@@ -75,7 +75,7 @@ def train(config: PretrainConfig, given: GivenImages, task: Task | None = None) 
 
 def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task | None) -> None:
     method = load_method(config.method)
-    config = settle_pixel_range(config, start.checkpoint, given.train)
+    config = settle_pixels(config, start.checkpoint, given.train)
     dataset = pretraining_dataset(config, method, images=given.train)
     listed = without_repeats(dataset.images)
     knn_images = find_knn_images(config, listed, given.val) if config.knn_freq else None
@@ -104,7 +104,7 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
             *(type(task).__name__, config.method, type(task.model).__name__, config.model),
         )
     memory = planned_memory(task, config, world)
-    task.display = pixel_range.display_of(pixel_range.settled_format(config), config.picture_bands)
+    task.display = pixel_settings.display_of(pixel_settings.settled_format(config), config.picture_bands)
     share_network(task.model, config, world)
     loader = training_loader(dataset, config, world)
     observers: list[Observer] = []

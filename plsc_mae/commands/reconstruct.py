@@ -16,13 +16,15 @@ from plsc_mae.analysis.psnr import HiddenPSNR
 from plsc_mae.commands.pictures import SHEET_ROWS, PanelFolder, PictureReader, choose_images, find_pictures
 from plsc_mae.commands.results import summarize
 from plsc_mae.config import PRETRAIN
+from plsc_mae.config.inference import ReconstructConfig
 from plsc_mae.config.schema import options
-from plsc_mae.config.tools import ReconstructConfig
 from plsc_mae.data.decode import SourceImage
+from plsc_mae.data.imagefolder import ImageList
+from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.data.transfer import device_batch
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import ConfigError
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.completeness import BESIDE_A_NETWORK, require_complete
 from plsc_mae.loading.encoder import stated_normalize
 from plsc_mae.loading.positions import PositionFit
@@ -47,18 +49,15 @@ def run(config: ReconstructConfig) -> int:
     """
     World(config.device)
     paths = (config.model_path, *config.other_models)
-    networks = [_load(config, path) for path in paths]
-    first = networks[0]
+    networks = {path: _load(config, path) for path in paths}
+    first = networks[config.model_path]
     images = find_pictures(config.img_path)
-    reading = pixel_range.choose(config, paths, images, first.channels)
-    tasks = dict(zip(_labels(paths), (network.task for network in networks), strict=True))
-    for task in tasks.values():
-        task.normalize = pixel_range.override_normalize(task.normalize, reading)
-        task.display = pixel_range.display_of(reading.pixel_format, config.picture_bands)
-    view = SharedView({path: network.view for path, network in zip(paths, networks, strict=True)})
+    pixel_format = _set_pixels(config, networks, images)
+    tasks = dict(zip(_labels(list(networks)), (network.task for network in networks.values()), strict=True))
+    view = SharedView({path: network.view for path, network in networks.items()})
     chosen = choose_images(images, config.max_images)
     panels = PanelFolder("reconstruct", config.save_path, images, chosen, config.img_path)
-    reader = PictureReader(images, chosen, view, seed=config.seed, pixel_format=reading.pixel_format)
+    reader = PictureReader(images, chosen, view, seed=config.seed, pixel_format=pixel_format)
     sheet: list[Pictures] = []
     psnr = HiddenPSNR()
     readable = iter(reader)
@@ -103,6 +102,27 @@ def _load(config: ReconstructConfig, path: str) -> Network:
     task.normalize = stated_normalize(stored, task.normalize)
     print(f"{path}: {report}")
     return Network(task, method.view_transform(trained), trained.channels)
+
+
+def _set_pixels(config: ReconstructConfig, networks: Mapping[str, Network], images: ImageList) -> PixelFormat:
+    """Set normalization and display of the networks, and return the form of the pixels.
+
+    Raises:
+        ConfigError: the networks need different forms; or see `pixel_settings.choose`.
+        DataError: see `pixel_settings.choose`.
+    """
+    formats = []
+    for path, network in networks.items():
+        task = network.task
+        pixel_format, task.normalize = pixel_settings.choose_for(task.normalize, config, path, images, network.channels)
+        task.display = pixel_settings.display_of(pixel_format, config.picture_bands)
+        formats.append(pixel_format)
+        if pixel_format != formats[0]:
+            raise ConfigError(
+                f"--other_models {path} needs other channels or another pixel range than {config.model_path}; draw it "
+                "by a command of its own"
+            )
+    return formats[0]
 
 
 class SharedView:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from plsc_mae.commands.pictures import save_png
 from plsc_mae.commands.report_pictures import encoder_pictures
-from plsc_mae.config.tools import ReportConfig
+from plsc_mae.config.runs import ReportConfig
 from plsc_mae.errors import DataError, UserError
 from plsc_mae.files import MARK, refuse_foreign
 from plsc_mae.names import escape_name

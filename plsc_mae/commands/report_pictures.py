@@ -12,10 +12,10 @@ from plsc_mae.analysis.attention import Pool, attention_maps, patch_relevance
 from plsc_mae.analysis.features import TokenFeatures
 from plsc_mae.analysis.pictures import compose, enlarge, highlight, principal_colors
 from plsc_mae.commands.pictures import PictureReader, find_pictures, spread
-from plsc_mae.config.tools import ReportConfig
+from plsc_mae.config.runs import ReportConfig
 from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import CheckpointError, ConfigError
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.parallel.world import World
 from plsc_mae.report.run_folder import RunFolder
@@ -41,12 +41,11 @@ def encoder_pictures(config: ReportConfig, run: RunFolder) -> tuple[Image.Image,
     encoder, normalize, _ = load_encoder(
         str(checkpoint), model_key=config.model_key, model_prefix=config.model_prefix, in_chans=config.wanted_channels
     )
-    reading = pixel_range.choose(config, [str(checkpoint)], images, encoder.in_chans)
-    normalize = pixel_range.override_normalize(normalize, reading)
-    display = pixel_range.display_of(reading.pixel_format, config.picture_bands)
+    pixel_format, normalize = pixel_settings.choose_for(normalize, config, checkpoint, images, encoder.in_chans)
+    display = pixel_settings.display_of(pixel_format, config.picture_bands)
     chosen = spread(len(images), config.max_images)
     reader = PictureReader(
-        images, chosen, ResizeCenterCrop(encoder.img_size, max(encoder.img_size)), pixel_format=reading.pixel_format
+        images, chosen, ResizeCenterCrop(encoder.img_size, max(encoder.img_size)), pixel_format=pixel_format
     )
     images_read = np.stack([sample["image"] for _, sample in reader])
     tokens = TokenFeatures(encoder, normalize, [len(encoder.blocks)], ["patch"], norm=True)

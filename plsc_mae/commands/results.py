@@ -32,7 +32,7 @@ def exit_code(unreadable: int) -> int:
 
 
 def summarize(unreadable: int, count: int) -> int:
-    """Log how many of `count` images could not be read, if any, and return the exit code."""
+    """Log the number of `unreadable` images among `count`, if there are any, and return the exit code."""
     if unreadable:
         logger.warning("%d of %d images could not be read and are left out", unreadable, count)
     return exit_code(unreadable)

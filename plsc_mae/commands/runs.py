@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from plsc_mae.config.tools import RunsConfig
+from plsc_mae.config.runs import RunsConfig
 from plsc_mae.report import sections
 from plsc_mae.report.charts import Curve, line_chart
 from plsc_mae.report.page import figure, page, paragraph, table, write_page
@@ -46,7 +46,7 @@ def run(config: RunsConfig) -> None:
 
 
 def _names(folders: Sequence[str]) -> list[str]:
-    """Return, for every run, the end of its path, as short as all can be without two being equal."""
+    """Return the last parts of every run's path, as few as make all names different."""
     parts = [Path(os.path.abspath(folder)).parts for folder in folders]
     for size in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-size:]) for part in parts]

@@ -24,7 +24,7 @@ from plsc_mae.analysis.patch_classifiers import (
 from plsc_mae.analysis.pictures import add_legend, class_colors, compose
 from plsc_mae.commands.pictures import save_png
 from plsc_mae.commands.results import require_free, summarize
-from plsc_mae.config.tools import SegprobeConfig
+from plsc_mae.config.features import SegprobeConfig
 from plsc_mae.data.decode import open_image
 from plsc_mae.data.display import Display
 from plsc_mae.data.pixels import PixelFormat
@@ -39,7 +39,7 @@ from plsc_mae.data.segmentation import (
 )
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.files import MARK, result_replacement
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.class_names import read_class_names
 from plsc_mae.loading.encoder import open_encoder
 from plsc_mae.parallel.world import World
@@ -64,7 +64,7 @@ class Probe(NamedTuple):
         transform: resizes an image to the input of the encoder.
         grid: (h, w) of the patches.
         config: the options.
-        pixel_format: form of the pixels.
+        pixel_format: format of the pixels.
     """
 
     encode: TokenFeatures
@@ -115,12 +115,11 @@ def run(config: SegprobeConfig) -> int:
     names, pixels = _classes(config, train, val)
     network, normalize, origin = open_encoder(config)
     print(origin, flush=True)
-    reading = pixel_range.choose(config, [config.model_path], train.images, network.in_chans)
-    normalize = pixel_range.override_normalize(normalize, reading)
-    encode = TokenFeatures(network, normalize, [len(network.blocks)], ["patch"], config.norm)
-    probe = Probe(
-        encode, ResizeWhole(network.img_size, config.interpolation), network.grid, config, reading.pixel_format
+    pixel_format, normalize = pixel_settings.choose_for(
+        normalize, config, config.model_path, train.images, network.in_chans
     )
+    encode = TokenFeatures(network, normalize, [len(network.blocks)], ["patch"], config.norm)
+    probe = Probe(encode, ResizeWhole(network.img_size, config.interpolation), network.grid, config, pixel_format)
     classifiers, unreadable = _fit(probe, train, len(names))
     number, width = classifiers.bank.shape
     summary = {
@@ -147,7 +146,7 @@ def run(config: SegprobeConfig) -> int:
 
 
 def _spaced(number: int, limit: int) -> npt.NDArray[np.int64]:
-    """Return at most `limit` of the numbers below `number`, evenly spaced."""
+    """Return at most `limit` indices below `number`, evenly spaced."""
     count = min(number, limit)
     return np.arange(count) * number // max(count, 1)
 
@@ -155,7 +154,7 @@ def _spaced(number: int, limit: int) -> npt.NDArray[np.int64]:
 def _classes(
     config: SegprobeConfig, train: MaskedImages, val: MaskedImages
 ) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
-    """Check all masks; return the names of the classes and their numbers of validation pixels, [C].
+    """Check all masks; return the names of the classes and the number of validation pixels of each, [C].
 
     Raises:
         DataError: see `count_pixels` and `read_class_names`; or the training masks do not have two classes.

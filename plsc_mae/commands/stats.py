@@ -13,7 +13,7 @@ from tqdm import tqdm
 from plsc_mae import console
 from plsc_mae.analysis.channel_statistics import MOMENTS, Moments, combine, measure_channels
 from plsc_mae.commands.results import require_free, summarize
-from plsc_mae.config.stats import StatsConfig
+from plsc_mae.config.data_sets import StatsConfig
 from plsc_mae.data.evaluation import UNREADABLE, EvaluationDataset
 from plsc_mae.data.imagefolder import find_images
 from plsc_mae.data.loader import build_loader
@@ -22,7 +22,7 @@ from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.transfer import INDEX
 from plsc_mae.errors import DataError
 from plsc_mae.files import result_replacement
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.runtime import count_workers
 
 BATCH = 8
@@ -42,7 +42,7 @@ def run(config: StatsConfig) -> int:
     path = Path(config.save_path)
     require_free(path, signs=SIGNS)
     images = find_images(config.data_path, config.split)
-    form = pixel_range.choose(config, [], images).pixel_format
+    form = pixel_settings.choose(config, [], images).pixel_format
     if form.tile:
         form = form._replace(tile=sys.maxsize)  # whole images, read part by part
     dataset = EvaluationDataset(images, measure_channels, bad_image="skip", pixel_format=form)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from plsc_mae.config.trial_inputs import DemoDataConfig, RandomTokenizerConfig
+from plsc_mae.config.data_sets import DemoDataConfig, RandomTokenizerConfig
 from plsc_mae.data.demo import make_demo_data
 from plsc_mae.errors import CheckpointError
 

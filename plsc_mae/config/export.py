@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from plsc_mae.config.features import SIZE_HELP
+from plsc_mae.config.inference import TrainedClassifierOptions
 from plsc_mae.config.schema import in_group, option
-from plsc_mae.config.tools import SIZE_HELP, TrainedClassifierOptions
 from plsc_mae.config.weights import HeadsOptions
 from plsc_mae.errors import ConfigError
 

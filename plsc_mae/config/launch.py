@@ -21,7 +21,7 @@ class LaunchConfig:
     devices: str = option("", "GPUs of this machine, separated by commas [all]", metavar="0,1,...")
     nnodes: int = option(1, "machines; start the same command on each of them", within="[1, inf)")
     master: str = option("", "IP address and free port of one of the machines", metavar="IP:PORT")
-    rank: int | None = option(None, "number of this machine, from 0 [the machines agree on numbers]", within="[0, inf)")
+    rank: int | None = option(None, "index of this machine, from 0 [agreed among the machines]", within="[0, inf)")
     log_dir: str = option("log", "folder of workerlog.N, the output of process N on this machine")
 
 

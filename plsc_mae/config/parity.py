@@ -47,7 +47,9 @@ class ParityConfig(NetworkOptions):
     num_heads: int | None = option(
         None, "attention heads of the encoder, if the file does not determine them", within="[1, inf)"
     )
-    decoder_num_heads: int | None = option(None, "attention heads of the decoder, likewise", within="[1, inf)")
+    decoder_num_heads: int | None = option(
+        None, "attention heads of the decoder, if the file does not determine them", within="[1, inf)"
+    )
     amp: bool = option(False, "run plsc_mae's network in mixed precision, on GPU; needs a larger --tolerance")
     amp_dtype: Literal["auto", "float16", "bfloat16"] = option("auto", "data type of --amp")
     device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", "device of plsc_mae's network")

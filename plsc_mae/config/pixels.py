@@ -1,4 +1,4 @@
-"""Options of reading pixels, which training and every command that reads images have."""
+"""Options of reading pixels, shared by training and by every command that reads images."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from plsc_mae.config.schema import in_group
 from plsc_mae.errors import ConfigError
 
-IN_CHANS = "channels of the images; weights of another number are converted [that of --bands or of the weights, else 3]"
-BANDS = "numbers, from 1, of the bands of a file that become the channels, in this order [the checkpoint's, else all]"
+IN_CHANS = "channels of the images; weights for another number are converted [those of --bands or the weights, else 3]"
+BANDS = "bands of a file, numbered from 1, that become the channels, in this order [the checkpoint's, else all]"
 PIXEL_RANGE = (
     "LO HI: values that become 0 and 255 in images of more than 8 bits per band; auto: 0 to the next 2^k - 1 above "
     "the largest value of sampled images [the checkpoint's; else for RGB 16 bits are divided by 256, otherwise auto]"
 )
-MEAN = "mean of each channel, or one number for all, of pixels from 0 to 1 [the checkpoint's, else ImageNet's or 0.5]"
-STD = "standard deviation, likewise [the checkpoint's, else ImageNet's or 0.5]"
+MEAN = "mean of each channel, or one for all, of pixels scaled to 0..1 [the checkpoint's, else ImageNet's or 0.5]"
+STD = "standard deviation, on the same scale as --mean [the checkpoint's, else ImageNet's or 0.5]"
 STATS = "file of `plsc-mae stats`: mean, std and, where they are not given, pixel range, channels and bands"
 TILE = (
-    "side in pixels of the square of an image that a sample is taken from: at random in training, else in the center; "
+    "side in pixels of the square tile that a sample is cropped from: a random one in training, else the central one; "
     "files of any size are read; 0: the whole image"
 )
-PICTURE_BANDS = "channels, from 1, that pictures show: three as red, green and blue, or one as gray [the first]"
+PICTURE_BANDS = "channels to show in pictures, numbered from 1: three as red, green, blue, or one as gray [the first]"
 MAX_CHANNELS = 1024
 
 _images = in_group("Images")
@@ -29,7 +29,7 @@ _images = in_group("Images")
 
 @dataclass(kw_only=True, frozen=True)
 class FormatOptions:
-    """Options of the channels and the range of values."""
+    """Options of channels and pixel range."""
 
     in_chans: int | None = _images(None, IN_CHANS, within=f"[1, {MAX_CHANNELS}]")
     bands: tuple[int, ...] | None = _images(None, BANDS, within="[1, inf)", metavar="BAND")
@@ -43,7 +43,7 @@ class FormatOptions:
 
 @dataclass(kw_only=True, frozen=True)
 class PixelOptions(FormatOptions):
-    """Options of reading pixels of commands that do not train."""
+    """Options of reading pixels in commands that do not train."""
 
     mean: tuple[float, ...] | None = _images(None, MEAN, metavar="VALUE")
     std: tuple[float, ...] | None = _images(None, STD, within="(0, inf)", metavar="VALUE")

@@ -1,7 +1,7 @@
 """Names of other training programs for the options and commands of this package, for the hints of error messages.
 
 The names are those of timm's train.py, Hugging Face's Trainer, Lightning, mmpretrain, torchvision's references and
-common habit. They are no aliases: a misspelled experiment stops with the right name.
+common habit. They are not aliases: a command with such a name stops, and its message has the right name.
 """
 
 from __future__ import annotations

@@ -405,7 +405,7 @@ class PretrainConfig(TrainingConfig):
 
     @property
     def picture_epochs(self) -> int:
-        """Epochs between pictures, 0 for none; without --vis_freq a run has pictures of 10 to 19 epochs, or of all."""
+        """Epochs between pictures, 0 for none; by default a run draws them 10 to 19 times, or after every epoch."""
         return max(1, self.epochs // 10) if self.vis_freq is None else self.vis_freq
 
     def __post_init__(self) -> None:

@@ -59,7 +59,9 @@ class HeadsOptions:
     num_heads: int | None = _heads(
         None, "attention heads of the encoder, if the file does not determine them", within="[1, inf)"
     )
-    decoder_num_heads: int | None = _heads(None, "attention heads of the decoder, likewise", within="[1, inf)")
+    decoder_num_heads: int | None = _heads(
+        None, "attention heads of the decoder, if the file does not determine them", within="[1, inf)"
+    )
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -31,7 +31,7 @@ from plsc_mae.data.workers import CurrentRead
 from plsc_mae.errors import DataError
 
 _BATCH = 256  # files per batch of a worker
-_FEW_FILES = 4096  # are checked in this process: starting workers would take longer
+_FEW_FILES = 4096  # up to this number of files, starting workers would take longer than the check
 NOTES = HOST_PREFIX + "notes"  # name of the flags in samples
 _ESTIMATE_SECONDS = 2.0  # time after which the duration is estimated
 _NAMED_SECONDS = 20.0  # shorter checks are not announced
@@ -132,7 +132,7 @@ class HeaderDataset:
         pixel_format: see `examine_file`.
 
     Attributes:
-        current_read: records the number of the file that is about to be read; None records nothing.
+        current_read: receives the index of each file before it is read; None disables the record.
     """
 
     def __init__(self, images: ImageList, pixel_format: PixelFormat) -> None:
@@ -181,7 +181,7 @@ def check_files(
     Args:
         images: the files.
         num_workers: worker processes; a list of up to 4096 files is checked in this process.
-        rank: number of this process among those that share the files.
+        rank: rank of this process among those that share the files.
         world_size: number of these processes.
         worker_timeout: limit in seconds for one file; 0 disables it.
         pixel_format: see `examine_file`.
@@ -208,7 +208,7 @@ def check_files(
 
 
 def _announcer(images: ImageList, batches: int, remedy: str) -> Callable[[int], None]:
-    """Return a function to call with the number of batches done; it logs the time left of a long check, once."""
+    """Return a callback for the number of finished batches; it logs the remaining time of a long check once."""
     started, announced = time.monotonic(), False
 
     def announce(done: int) -> None:

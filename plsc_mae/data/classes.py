@@ -64,7 +64,7 @@ class Reference(NamedTuple):
 
 
 class ClassMatch(NamedTuple):
-    """Numbers that a reference gives to the classes of a data set.
+    """Labels of a data set in the numbering of a reference.
 
     Attributes:
         labels: the reference's class number [n] of every image.
@@ -81,7 +81,7 @@ class _Found(NamedTuple):
 
 
 def match_images(images: LabeledImages, reference: Reference) -> ClassMatch:
-    """Renumber labeled images by the names of a reference's classes; classes without images need no match.
+    """Convert the labels of images to the class numbers of a reference by name; classes without images need no match.
 
     Raises:
         DataError: images have a class that the reference lacks or has twice.
@@ -198,7 +198,7 @@ def label_warnings(images: LabeledImages) -> Iterator[str]:
 
 
 def sorted_as_text(names: Sequence[str]) -> str | None:
-    """Return the first name that sorting by value would move; None if it moves no name or a name is no number."""
+    """Return the first name out of numeric order, as 10 before 2; None if none is, or if a name is not a number."""
     values = [_value(name) for name in names]
     if not names or any(value is None for value in values):
         return None
@@ -207,7 +207,7 @@ def sorted_as_text(names: Sequence[str]) -> str | None:
 
 
 def _match(names: Sequence[str], known: Sequence[str], *, numbered: bool) -> _Found | None:
-    """Return the numbers in `known` of all `names` and the rule that matched them; None if no rule matches all."""
+    """Return the index in `known` of each of `names`, and the rule that matched them; None if no rule matches all."""
     rules: tuple[tuple[str, Callable[[str], Hashable]], ...] = (
         ("", str),
         ("without surrounding blanks and in composed Unicode", _composed),

@@ -1,4 +1,4 @@
-"""Decodes image files to cropped and resized uint8 RGB arrays: the first stage of the data pipeline.
+"""Decodes image files to cropped and resized arrays, by default uint8 RGB: the first stage of the data pipeline.
 
 The size is read from the header, so a transform chooses its crop before the file is decoded. Two backends share one
 interface. `pil` reproduces torchvision on PIL images: convert to RGB, crop, resize with antialiasing. `opencv` is
@@ -184,7 +184,7 @@ class RasterImage(SourceImage):
     Args:
         path: the file, for messages.
         raster: its values.
-        pixel_format: form of the pixels.
+        pixel_format: format of the pixels.
 
     Raises:
         ValueError: the bands do not fit the channels.
@@ -201,7 +201,7 @@ class RasterImage(SourceImage):
         return resize_pixels(self._region(box), size, _PIL_FILTERS[interpolation])
 
     def _region(self, box: Box) -> Pixels:
-        """Return the pixels [h, w, C] of a region; those of the last one are kept for a second view of it."""
+        """Return the pixels [h, w, C] of a region; the last region is cached for a second view of it."""
         if self._last is None or self._last[0] != box:
             with as_data_error(self.path):
                 rows, columns = (slice(box.top, box.top + box.height), slice(box.left, box.left + box.width))
@@ -236,8 +236,9 @@ class ReducedJpeg(SourceImage):
 def open_image(path: str | Path, backend: Backend = "pil", pixel_format: PixelFormat = RGB) -> SourceImage:
     """Read a file and parse its header; pixels are decoded later.
 
-    RGB images are read by the backend, other ones and arrays by `plsc_mae.data.raster`. With a tile, so are TIFF files,
-    and JPEG files are decoded at reduced size; neither size nor number of pixels is limited then.
+    The backend reads RGB images; `plsc_mae.data.raster` reads arrays and images of other channels. With
+    `pixel_format.tile`, it reads TIFF files too, and JPEG files are decoded at reduced size; there is then no limit on
+    the size of the file or its number of pixels.
 
     The opencv backend falls back to Pillow for formats other than JPEG, for CMYK, and for JPEG files without an end
     marker, which OpenCV would fill with gray instead of rejecting.
@@ -257,7 +258,7 @@ def open_image(path: str | Path, backend: Backend = "pil", pixel_format: PixelFo
 
 
 def open_content(path: str, data: bytes, backend: Backend = "pil", pixel_format: PixelFormat = RGB) -> SourceImage:
-    """Open the content of a file as `open_image` does; `path` names it in messages, and its suffix the format."""
+    """Open the content of a file as `open_image` does; `path` is named in messages, and its suffix gives the format."""
     if reads_bands(path, pixel_format):
         with as_data_error(path):
             gray = pixel_format.channels == 1 and not pixel_format.bands
@@ -276,7 +277,7 @@ def open_content(path: str, data: bytes, backend: Backend = "pil", pixel_format:
 
 
 def deep_values(path: str, pixel_format: PixelFormat = RGB) -> depth.Values | None:
-    """Return the values of a file of more than 8 bits per band, of a large one those in its center; None for others.
+    """Return the values of a file with more than 8 bits per band, only the center of a large one; None for 8-bit files.
 
     Raises:
         Exception: of many types: the file cannot be read.
@@ -301,7 +302,7 @@ def reads_bands(path: str, pixel_format: PixelFormat) -> bool:
 
 @contextmanager
 def _any_number_of_pixels() -> Iterator[None]:
-    """Switch Pillow's limit of pixels off."""
+    """Disable Pillow's limit on the number of pixels."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
@@ -317,7 +318,9 @@ def read_content(path: str, *, any_size: bool = False) -> bytes:
 
 @contextmanager
 def open_regular(path: str, *, any_size: bool = False) -> Iterator[tuple[IO[bytes], int]]:
-    """Open a regular file, or a member of an archive, of plausible size or of `any_size`; yield it and its bytes.
+    """Open a regular file or a member of an archive; yield the open file and its size in bytes.
+
+    `any_size` disables the size limit.
 
     Raises:
         ValueError: the path is a pipe (which could block), a device (which may never end), an empty file, or a file

@@ -170,7 +170,7 @@ def draw_demo_image(
     Args:
         split: "train" or "val".
         class_name: one of the classes of the kind.
-        index: number of the picture within its split and class, from 0.
+        index: zero-based index of the picture within its split and class.
         image_size: side in pixels.
         seed: random seed of the data set.
         kind: one of `KINDS`.
@@ -191,8 +191,8 @@ def draw_demo_mask(
     """Draw the mask of the picture that `draw_demo_image` draws with the same arguments.
 
     Returns:
-        Gray image of class indices: 0 for the background, 1 + the number of the class for pixels of which the
-        foreground covers at least half.
+        Gray image of class indices: 0 for the background, 1 + the class number for pixels of which the foreground
+        covers at least half.
 
     Raises:
         ValueError: unknown split or class.

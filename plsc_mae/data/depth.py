@@ -1,8 +1,8 @@
 """Bit depth, bands and pages of image files: the parts that do not fit into 8-bit RGB.
 
 By default 16-bit values are divided by 256, further bands and pages are ignored, and 32-bit values are refused. A
-`PixelRange` maps the values of files with more than 8 bits per band to 0..255 instead. What is lost is logged once per
-kind, with the name of the first file; processes forked later share this memory.
+`PixelRange` maps the values of files with more than 8 bits per band to 0..255 instead. Each kind of loss is logged
+once, with the name of the first file; processes forked later share this record.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def open_header(data: bytes, pixel_range: PixelRange | None) -> Image.Image:
     Raises:
         ValueError: the file is a TIFF that Pillow cannot identify, and has more than four bands, needs a pixel range,
             exceeds Pillow's limit of pixels, or cannot be decoded by OpenCV.
-        UnidentifiedImageError: the file is no image of a known format.
+        UnidentifiedImageError: the file is not an image of a known format.
     """
     try:
         return Image.open(io.BytesIO(data))
@@ -196,7 +196,7 @@ def open_header(data: bytes, pixel_range: PixelRange | None) -> Image.Image:
         return Image.fromarray(to_8_bits(decode_values(data), pixel_range))
 
 
-# ------------------------------------------------------------------------------------------------ what is lost
+# ------------------------------------------------------------------------------------------------------ losses
 
 
 def log_loss(kind: Kind, path: str, text: str, *values: object) -> None:
@@ -225,7 +225,7 @@ def log_nothing() -> None:
 
 
 def log_shallow(path: str, largest: int) -> None:
-    """Log that the values of a 16-bit file use few of the 256 levels, if they do; `largest` is its largest value."""
+    """Warn once if a 16-bit file, whose largest value is `largest`, fills few of the 256 levels after division."""
     if largest < HALF_RANGE:
         levels = max(1, (1 << int(largest).bit_length()) // 256)
         log_loss(

@@ -1,4 +1,4 @@
-"""Pictures of images with any number of channels: some of the channels, and for deep images a stretch of contrast."""
+"""Pictures of images with any number of channels: up to three channels, with stretched contrast for deep images."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy.typing as npt
 from plsc_mae.data.pixels import RGB_CHANNELS, PixelFormat, Pixels
 
 Stacks = npt.NDArray[Any]  # [B, H, W, C], from 0 to 1
-_PERCENTILES = (2, 98)  # of each channel of an image become black and full brightness
+_PERCENTILES = (2, 98)  # of each channel of an image; they become black and full brightness
 
 
 class Display(NamedTuple):
-    """The choice of channels for pictures.
+    """Channels and contrast of pictures.
 
     Attributes:
-        channels: numbers, from 0, of three channels for red, green and blue, or of one channel for gray.
-        stretched: whether the 2nd to 98th percentile of each channel of an image fill the range of brightness.
+        channels: zero-based indices of three channels for red, green and blue, or of one channel for gray.
+        stretched: whether the 2nd and 98th percentile of each channel of an image become black and full brightness.
     """
 
     channels: tuple[int, ...] = (0, 1, 2)
@@ -27,7 +27,7 @@ class Display(NamedTuple):
 
     @classmethod
     def of(cls, pixel_format: PixelFormat, bands: tuple[int, ...] | None = None) -> Display:
-        """Return the display of a run: the channels `bands`, counted from 1, or by default the first ones."""
+        """Return the display of a run: the channels `bands`, counted from 1, by default the first ones."""
         first = (0, 1, 2) if pixel_format.channels >= RGB_CHANNELS else (0,)
         chosen = tuple(band - 1 for band in bands) if bands else first
         return cls(chosen, pixel_format.dtype is np.float32)
@@ -36,7 +36,7 @@ class Display(NamedTuple):
         """Return pictures uint8 [B, H, W, 3].
 
         Args:
-            drawn: images by label, the original first; its percentiles stretch all of them alike.
+            drawn: images by label, the original first; the percentiles of the original apply to all of them.
         """
         shown = {label: self._show(stack) for label, stack in drawn.items()}
         if self.stretched:

@@ -1,7 +1,7 @@
-"""Data set of images whose results belong to the images, such as predictions, features and accuracies.
+"""Data set for commands with a result per image, such as predictions, features and accuracies.
 
-In training, another image can replace one that cannot be read. Here it would be counted as a result. So an unreadable
-file gives a black image that is marked as unreadable, and the caller leaves out its result.
+Training replaces an unreadable file by another image. Here the replacement would count as a result of the file, so an
+unreadable file gives a black image that is marked as unreadable, and the caller leaves out its result.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from plsc_mae.errors import DataError
 
 UNREADABLE = HOST_PREFIX + "unreadable"  # mark in samples and batches: int64, 1 for an unreadable file, else 0
 _BLANK_SIDE = 256  # pixels
-_MAX_NAMED = 100  # unreadable files that the log names
+_MAX_NAMED = 100  # unreadable files named in the log per call
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class EvaluationDataset(FileDataset):
         }
 
     def reason(self, index: int) -> str:
-        """Return a sentence that names an unreadable file and the reason, which is found by reading it again."""
+        """Read an unreadable file again and return the error message, which names the file."""
         try:
             image = center_tile(self._open(index), self.pixel_format.tile)
             self.transform(image, sample_rng(self.seed, 0, index))

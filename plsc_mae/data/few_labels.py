@@ -32,7 +32,7 @@ class _Labeled(Protocol):
 
 
 def rows_by_class(images: _Labeled, seed: int) -> list[Rows]:
-    """Return the numbers of the images of every class that has images, in a random order that the seed determines."""
+    """Return the image indices of every class that has images, in a random order determined by the seed."""
     groups = []
     for label in np.unique(images.labels).tolist():
         rng = np.random.default_rng([seed, *images.classes[label].encode("utf-8", "backslashreplace")])
@@ -41,7 +41,7 @@ def rows_by_class(images: _Labeled, seed: int) -> list[Rows]:
 
 
 def shots(images: _Labeled, count: int, seed: int) -> Rows:
-    """Return the sorted numbers of `count` images of every class.
+    """Return the sorted indices of `count` images of every class.
 
     Raises:
         DataError: a class has fewer images.
@@ -51,23 +51,23 @@ def shots(images: _Labeled, count: int, seed: int) -> Rows:
     if fewest < count:
         raise DataError(
             f"{images.source} has a class of {fewest} images, but --shots {count} asks for {count} of every class; "
-            "leave out this number"
+            f"remove {count} from --shots"
         )
     return np.sort(np.concatenate([rows[:count] for rows in groups]))
 
 
 def fraction(images: _Labeled, share: float, seed: int) -> Rows:
-    """Return the sorted numbers of a share of the images of every class, rounded, and at least one."""
+    """Return the sorted indices of the fraction `share` of each class's images, rounded, at least one per class."""
     groups = rows_by_class(images, seed)
     return np.sort(np.concatenate([rows[: max(1, round(share * len(rows)))] for rows in groups]))
 
 
 def fraction_of_all(count: int, share: float, seed: int) -> Rows:
-    """Return the sorted numbers of a share of `count` images without classes, rounded, and at least one."""
+    """Return the sorted indices of the fraction `share` of `count` images without classes, rounded, at least one."""
     chosen = np.random.default_rng(seed).permutation(count)[: max(1, round(share * count))]
     return np.sort(chosen).astype(np.int64)
 
 
 def union(choices: Sequence[Rows]) -> Rows:
-    """Return the sorted numbers that occur in any of several choices."""
+    """Return the sorted indices that occur in at least one of the choices."""
     return np.unique(np.concatenate(choices))

@@ -1,4 +1,4 @@
-"""Base of the data sets of image files: opens a file by its number and remembers files that cannot be read."""
+"""Base class of data sets of image files: opens a file by its index and remembers files that cannot be read."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class FileDataset(ABC):
         seed: seeds the generators together with epoch and index.
         backend: image decoder.
         bad_image: "error" raises DataError for a file that cannot be decoded; "skip" continues without that file.
-        pixel_format: form of the pixels.
+        pixel_format: format of the pixels.
 
     Attributes:
-        current_read: records the number of the file that is about to be read; None records nothing.
+        current_read: receives the index of each file before it is read; None disables the record.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class FileDataset(ABC):
         """Treat a file as unreadable from now on and return True if `bad_image` is "skip"; otherwise return False.
 
         Args:
-            index: number of the file.
+            index: index of the file.
             reason: a message that names the file; the caller logs it.
         """
         if self.bad_image == "skip":

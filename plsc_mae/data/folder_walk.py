@@ -16,7 +16,7 @@ from plsc_mae.errors import DataError
 from plsc_mae.file_kinds import EMPTY, FileKind, read_head, recognize
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
-ARRAY_EXTENSIONS = (".npy", ".npz")  # images only in folders without files of EXTENSIONS
+ARRAY_EXTENSIONS = (".npy", ".npz")  # used only in folders without files of EXTENSIONS
 # Written by operating systems, network storage, archivers and notebooks; names with a leading dot are hidden as well.
 SYSTEM_NAMES = frozenset(
     {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found", "$recycle.bin"}
@@ -107,7 +107,7 @@ def is_hidden(name: str) -> bool:
 
 
 def scan(folder: Folder, left_out: LeftOut) -> tuple[list[str], list[str]]:
-    """Return the sorted names of the (folders, files) in a folder; hidden ones are only counted in `left_out`."""
+    """Return the sorted names of the (folders, files) in a folder; count hidden ones in `left_out`."""
     folders: list[str] = []
     files: list[str] = []
     for name, is_folder in _entries(folder):
@@ -132,9 +132,9 @@ def _entries(folder: Folder) -> Iterator[tuple[str, bool]]:
 
 
 def images_in(folder: Folder, files: list[str], left_out: LeftOut, suffixes: tuple[str, ...] = EXTENSIONS) -> list[str]:
-    """Return those of `files` in a folder that have one of `suffixes`; other files are counted in `left_out`.
+    """Return the `files` of a folder that have one of `suffixes`; count the others in `left_out`.
 
-    The images are names for a folder on disk, and paths from the archive on for a folder in archives.
+    For a folder on disk the result has names; for a folder in archives it has paths that start with the archive.
     """
     images = []
     for name in files:
@@ -167,7 +167,7 @@ def images_below(folder: Folder, name: str, left_out: LeftOut, suffixes: tuple[s
 
 
 def holds_images(folder: Folder) -> bool:
-    """Return whether there is an image in a folder or below; False if the folder cannot be searched."""
+    """Return whether a folder or one of its subfolders contains an image; False if it cannot be searched."""
     with contextlib.suppress(OSError, DataError):
         return any(is_image(name) for _, files in _walk(folder, (), LeftOut()) for name in files)
     return False
@@ -208,7 +208,7 @@ class FolderStamp(NamedTuple):
         return cls(str(path), status.st_dev, status.st_ino, status.st_mtime_ns)
 
 
-_recorded: list[list[FolderStamp]] = []  # of the running calls of `recording_scans`
+_recorded: list[list[FolderStamp]] = []  # a list per active context of `recording_scans`
 
 
 @contextlib.contextmanager

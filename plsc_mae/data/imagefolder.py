@@ -109,7 +109,7 @@ def require_classes(images: ImageList, use: str) -> None:
 
 
 class GivenImages(NamedTuple):
-    """Images of a run that the caller gives; None for those to list from --data_path and --eval_data_path."""
+    """Images given by the caller; None for a set that is listed from --data_path or --eval_data_path."""
 
     train: ImageList | None = None
     val: ImageList | None = None
@@ -165,7 +165,7 @@ def balanced_subset(images: ImageList, limit: int) -> ImageList:
 
 
 def _balanced(images: ImageList, limit: int) -> npt.NDArray[np.int64]:
-    """Return the numbers of the images that each class contributes, see `balanced_subset`."""
+    """Return the indices of the images that `balanced_subset` selects."""
     ends = np.cumsum(np.bincount(images.labels, minlength=len(images.classes)))
     members = np.split(np.argsort(images.labels, kind="stable"), ends[:-1])
     counts = [min(len(rows), limit // len(images.classes)) for rows in members]
@@ -174,7 +174,7 @@ def _balanced(images: ImageList, limit: int) -> npt.NDArray[np.int64]:
 
 
 def subset(images: ImageList, rows: npt.NDArray[np.int64]) -> ImageList:
-    """Return the images with the numbers `rows` [m], in this order."""
+    """Return the list of the images at indices `rows` [m], in this order."""
     paths = PathTable(images.paths[int(row)] for row in rows)
     return replace(images, paths=paths, labels=images.labels[rows])
 
@@ -184,10 +184,11 @@ class ImageDataset(FileDataset):
 
     A sample is the transform's arrays plus `INDEX`, "label" and "skipped". With `bad_image="skip"`, a file that cannot
     be decoded is replaced by another file of the list, a stand-in, with the stand-in's label, transformed with the
-    random numbers of the bad file. With a tile (`PixelFormat.tile`), the sample is taken from a random tile of
-    the file, whose place is drawn first. The choice depends on seed, epoch and index alone, and different bad files get
+    random numbers of the bad file. The stand-in depends on seed, epoch and index alone, and different bad files get
     different stand-ins as far as possible (`seeding.stand_in_offsets`). "skipped" is 1 for a stand-in, else 0. Each bad
     file is logged once, up to 20 files.
+
+    With `PixelFormat.tile`, a sample is taken from a random tile of the file; its position is drawn before all else.
 
     Args:
         images: files and labels.

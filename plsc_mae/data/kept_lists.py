@@ -1,7 +1,7 @@
-"""Lists of large folders that are kept for later runs, and checked by the times of all their folders.
+"""Image lists of large folders, cached for later runs and valid while no subfolder's modification time changes.
 
-A folder's time changes when an entry is added, removed or renamed. A file that is overwritten keeps its place in the
-list, as it does without this.
+The time of a folder changes when an entry is added, removed or renamed, and these are the only changes that affect the
+list. Overwriting a file does not affect it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from plsc_mae.data import list_cache
 from plsc_mae.data.folder_walk import Count, FolderStamp, LeftOut, recording_scans
 from plsc_mae.data.path_table import PathTable
 
-KEPT_IMAGES = 10_000  # shorter lists are made again
-_SETTLED_SECONDS = 2.0  # since the last change of a folder, whose time may be that coarse
+KEPT_IMAGES = 10_000  # shorter lists are not cached
+_SETTLED_SECONDS = 2.0  # a folder changed more recently is not cached; its time may be this coarse
 _FORMAT = 1
 
 Images = TypeVar("Images")
@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 
 
 def kept_list(key: tuple[object, ...], build: Callable[..., Images], scan: Callable[[], Images]) -> Images:
-    """Return the list of a folder that an earlier call kept if the folder is unchanged, else the result of `scan`.
+    """Return the cached list of a folder if the folder is unchanged, else cache and return the result of `scan`.
 
     Args:
         key: identifies the folder and the rules of the listing.
-        build: makes a list of images from the arguments of `ImageList`.
+        build: creates a list of images from the arguments of `ImageList`.
         scan: lists the images.
 
     Raises:
@@ -42,9 +42,7 @@ def kept_list(key: tuple[object, ...], build: Callable[..., Images], scan: Calla
     entry = list_cache.entry("lists", _FORMAT, *key)
     known = _load(entry)
     if known is not None:
-        logger.info(
-            "%s: unchanged since an earlier run, whose list of %d images is used", known[0][3], len(known[0][0])
-        )
+        logger.info("%s is unchanged; using the list of %d images from an earlier run", known[0][3], len(known[0][0]))
         return build(*known[0], left_out=known[1])
     started = time.time_ns()
     with recording_scans() as folders:
@@ -56,7 +54,7 @@ def kept_list(key: tuple[object, ...], build: Callable[..., Images], scan: Calla
 
 
 def _load(entry: Path) -> tuple[tuple[Any, ...], LeftOut] | None:
-    """Return the first arguments of `ImageList` and what is left out; None if there is no list or a folder changed."""
+    """Return (arguments of `ImageList`, files left out); None if there is no cached list or a folder changed."""
     arrays = list_cache.load(entry)
     if arrays is None:
         return None

@@ -1,4 +1,4 @@
-"""Images with several labels each, or with numbers, from a CSV file.
+"""Images with several labels each, or with numeric targets, from a CSV file.
 
 The first row names the columns. The first column has paths relative to the file. Every further column is a label: 0 or
 1 in multi-label classification, a number in regression, or empty if it is unknown. In multi-label classification a
@@ -72,10 +72,10 @@ def read_labels(
         binary: True for labels of 0 and 1, False for numbers.
         columns: names of the columns to use; None for those in `known` if the file has all of them, else for all after
             the first.
-        known: labels of the training images; a list of names may lack some of them, which are then absent.
+        known: labels of the training images; in a file with a column of names, those that no row names are 0.
 
     Raises:
-        DataError: the file cannot be read, a column is missing, or a cell is no label.
+        DataError: the file cannot be read, a column is missing, or a cell is not a label.
     """
     table = _read(file, columns, known)
     if binary and len(table.names) == 1 and not _is_numeric(table):
@@ -169,13 +169,13 @@ def _chosen(head: Sequence[str], columns: Sequence[str], file: Path) -> list[int
 
 
 def _is_numeric(table: _Table) -> bool:
-    """Return True if no cell of the single column is a name: all are numbers, truth values or empty."""
+    """Return True if no cell of the single column is a name: all are numbers, booleans or empty."""
     cells = {row.cells[0].lower() for row in table.rows}
     return all(cell in (*_TRUTH, *_UNKNOWN) or re.fullmatch(r"[-+.\de]+", cell) for cell in cells)
 
 
 def _spread(table: _Table, known: Sequence[str]) -> _Table:
-    """Return a table of a column of 0 or 1 per name, for a table of a column of names; an empty cell names none."""
+    """Convert the single column of label names to one column of 0 or 1 per name; an empty cell names no label."""
     sets = [_names_in(row.cells[0]) for row in table.rows]
     names = tuple(sorted(set(known).union(*sets)))
     rows = [

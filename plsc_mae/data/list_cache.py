@@ -21,14 +21,14 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def entry(kind: str, *key: object) -> Path:
-    """Return the file for a list or an index; `key` identifies the data and the way in which they were listed."""
+    """Return the path of a cached list or index; `key` identifies the data and the rules of the listing."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     digest = hashlib.sha256(repr(key).encode("utf-8", "surrogatepass")).hexdigest()
     return Path(base) / "plsc_mae" / kind / f"{digest[:40]}.npz"
 
 
 def load(path: Path) -> Arrays | None:
-    """Return the arrays of an entry; None if there is no intact one."""
+    """Return the arrays of an entry; None if it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
@@ -37,6 +37,6 @@ def load(path: Path) -> Arrays | None:
 
 
 def store(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write an entry; a folder that cannot be written leaves the data without one."""
+    """Write an entry; do nothing if the cache folder is not writable."""
     with contextlib.suppress(OSError), atomic_replacement(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # means allow_pickle
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes them for allow_pickle

@@ -121,7 +121,7 @@ def list_images(data_path: str | Path, split: str, *, flag: str = "", labeled: b
     Args:
         data_path: folder, list file, archive, or pattern of archives.
         split: subfolder that is used in place of `data_path` if it exists.
-        flag: option that `data_path` comes from, for messages; "" is --data_path or --img_path, as the command has it.
+        flag: option that `data_path` comes from, for messages; "" for the --data_path or --img_path of the command.
         labeled: False lists the images of class folders, and those beside them, without classes.
 
     Raises:
@@ -179,7 +179,7 @@ def has_split(data_path: str | Path, split: str) -> bool:
 def _list_archives(
     archives: Sequence[str], source: str, split: str, flag: str, *, labeled: bool, inner: str = ""
 ) -> ImageList:
-    """List the images of archives, in the order in which a folder of the same images and classes has them.
+    """List the images of archives in the order of a folder with the same images and classes.
 
     Labels in the archives take precedence over folders in them. `inner` is a folder in the archives, "" for the top.
     """
@@ -214,7 +214,7 @@ def _top_folder(table: MemberTable, source: str) -> PackedFolder:
 
 
 def _primary_images(paths: PathTable, left_out: LeftOut) -> list[str]:
-    """Return one image per key of webdataset: of KEY.jpg and KEY.mask.png the former; others count as left out."""
+    """Return one image per webdataset key: KEY.jpg rather than KEY.mask.png; count the others as left out."""
     primary = {key_of(path) for path in paths if path == key_of(path) + os.path.splitext(path)[1]}
     chosen = []
     for path in paths:
@@ -235,7 +235,8 @@ def _labeled_list(
     unlabeled = np.full(len(paths), -1, np.int64)
     classes: tuple[str, ...] = ()
     numbers = unlabeled
-    with contextlib.suppress(*() if labeled else (DataError,)):  # images without classes are sorted by them, too
+    # Classes determine the order of the images even if they are not used as labels.
+    with contextlib.suppress(*() if labeled else (DataError,)):
         numbers, classes = table.classes_of(paths, source)
     order = np.argsort(numbers, kind="stable") if table.sorts_by_class else np.arange(len(paths))
     return ImageList(
@@ -342,7 +343,7 @@ def _class_reading(source: Folder, split: str, flag: str) -> str:
 
 
 def _list_images_or_arrays(folder: Folder, left_out: LeftOut, *, labeled: bool) -> ImageList | None:
-    """Return the list of the images of a folder, of its arrays if it has no images, or None."""
+    """Return the list of a folder's images, or of its arrays if it has no images; None if it has neither."""
     for suffixes in (EXTENSIONS, ARRAY_EXTENSIONS):
         own = LeftOut()
         images = _list_folder(folder, own, suffixes, labeled=labeled)
@@ -358,7 +359,7 @@ def _list_folder(folder: Folder, left_out: LeftOut, suffixes: tuple[str, ...], *
     counts: list[int] = []
 
     def paths() -> Iterator[str]:
-        """Yield the images class by class, so that the names of a part of the classes at a time are in memory."""
+        """Yield the images class by class, so that only the names of some classes are in memory at a time."""
         for found in _images_of_classes(folder, classes, left_out, suffixes):
             counts.append(len(found))
             yield from found
@@ -386,10 +387,10 @@ def _list_folder(folder: Folder, left_out: LeftOut, suffixes: tuple[str, ...], *
 def _images_of_classes(
     folder: Folder, classes: Sequence[str], left_out: LeftOut, suffixes: tuple[str, ...]
 ) -> Iterator[list[str]]:
-    """Yield the images of each class folder, several of which are scanned at a time."""
+    """Yield the images of each class folder, scanning several folders at a time."""
 
     def scan_class(name: str) -> tuple[list[str], LeftOut]:
-        """Return the images of a class folder and what is left out of it."""
+        """Return the images of a class folder, and its files that are left out."""
         own = LeftOut()
         return images_below(folder, name, own, suffixes), own
 
@@ -434,7 +435,7 @@ def _layouts(source: Path, split: str) -> str:
 
 
 def _read_list(file: Path, flag: str) -> ImageList:
-    """Read a list file line by line, so that memory stays near the size of the table."""
+    """Read a list file line by line, so that memory use stays near the size of the table."""
     kind = recognize(read_head(file))
     if kind is not None and kind.name != EMPTY:
         raise DataError(
@@ -486,7 +487,7 @@ def _parse_entry(line: str) -> tuple[str, int]:
 def _list_remedy(entry: str) -> str:
     """Return the remedy for an entry of a list file that names no file."""
     if "://" in entry:
-        return "download the images and write their paths"
+        return "download the images and list their paths"
     if entry[0] in "\"'":
         return "write paths without quotation marks"
     if "\\" in entry:

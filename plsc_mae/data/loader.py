@@ -1,7 +1,7 @@
 """Loads batches as Paddle tensors with worker processes.
 
 A worker that dies is replaced by a new one that continues at the same batch. A batch depends on the seed, the epoch and
-the sample numbers alone, so the batches equal those of an undisturbed run.
+the sample indices alone, so the batches equal those of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class WorkerPool:
         self.dataset, self.sampler, self.timeout = dataset, sampler, timeout
         self.first = sampler.batches_done
         self.count = min(num_workers, len(sampler) - self.first)
-        self.next_number = self.first  # number of the batch to receive next
+        self.next_number = self.first  # index of the batch to receive next
         self.workers: list[Worker] = []
 
     def batches(self, take: Callable[[CollatedBatch], Taken]) -> Iterator[Taken]:
@@ -171,7 +171,7 @@ class WorkerPool:
         return bool(self.workers) and self.next_number < len(self.sampler) and self.workers[self._slot()].is_ready()
 
     def _slot(self) -> int:
-        """Return the number of the worker that makes the next batch."""
+        """Return the index of the worker that makes the next batch."""
         return (self.next_number - self.first) % self.count
 
     def end(self) -> None:

@@ -22,7 +22,7 @@ class Normalize(nn.Layer):
 
     @classmethod
     def for_channels(cls, channels: int, mean: Sequence[float], std: Sequence[float]) -> Normalize:
-        """Return the layer for images of `channels` channels; values of another number are averaged."""
+        """Return the layer for images of `channels` channels, see `pixels.per_channel`."""
         return cls(per_channel(mean, channels), per_channel(std, channels))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class PathTable:
 
     @classmethod
     def from_arrays(cls, packed: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> PathTable:
-        """Return the table whose `arrays` are these.
+        """Create a table from the result of `arrays`.
 
         Raises:
             ValueError: the arrays are inconsistent.

@@ -1,4 +1,4 @@
-"""The pixels of a run: their channels, their type, and the resize of any number of channels.
+"""Pixel format of a run: channels, type, and resizing of any number of channels.
 
 Pixels are arrays [h, w, C] on a scale from 0 to 255: uint8, or float32 at the full depth of the files. RGB is always
 uint8. Other images are float32 if the run has a `PixelRange`, because 256 levels would lose their depth.
@@ -9,7 +9,7 @@ A file's bands become the channels by this rule:
     one channel, RGB of 8 bits    its luminance, as Pillow's convert("L")
     RGB, one band                 the band three times
     RGB, four bands               the first three
-    other numbers                 an error with both numbers
+    any other combination         an error that names both numbers
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ RGB_CHANNELS = 3
 
 
 class PixelFormat(NamedTuple):
-    """The form in which a run reads its images.
+    """Format in which a run reads its images.
 
     Attributes:
         channels: number C of channels.
-        bands: numbers, from 1, of the bands of a file that become the channels; () takes all bands.
+        bands: numbers, from 1, of the file's bands that become the channels, in this order; () takes all bands.
         range: values that become 0 and 255 in files of more than 8 bits per band; None divides 16 bits by 256 and
             refuses 32-bit values.
-        tile: side in pixels of the square from which a sample is taken; 0 takes it from the whole image. With a tile,
-            files of any size are read.
+        tile: side in pixels of the square tile that a sample is taken from; 0 uses the whole image. With a tile, files
+            of any size are read.
     """
 
     channels: int = RGB_CHANNELS
@@ -61,14 +61,14 @@ RGB = PixelFormat()
 
 
 def choose_bands(count: int, pixel_format: PixelFormat) -> list[int]:
-    """Return the numbers, from 0, of the bands that become the channels.
+    """Return the zero-based indices of the bands that become the channels.
 
     Args:
         count: number of bands of the file.
-        pixel_format: form of the pixels.
+        pixel_format: format of the pixels.
 
     Raises:
-        ValueError: the file lacks one of the given bands, or has another number of bands than there are channels.
+        ValueError: the file lacks one of `pixel_format.bands`, or its number of bands does not fit the channels.
     """
     if pixel_format.bands:
         if max(pixel_format.bands) > count:
@@ -85,17 +85,17 @@ def choose_bands(count: int, pixel_format: PixelFormat) -> list[int]:
 
 
 def to_pixels(values: depth.Values, pixel_format: PixelFormat, path: str) -> Pixels:
-    """Convert values [h, w, C] of a file to pixels of the type that `pixel_format` has.
+    """Convert values [h, w, C] of a file to pixels of type `pixel_format.dtype`.
 
-    Values of 8 bits and truth values are not affected by the pixel range.
+    The pixel range does not apply to 8-bit and boolean values.
 
     Args:
         values: values of any real type.
-        pixel_format: form of the pixels.
+        pixel_format: format of the pixels.
         path: the file, for the log line about 16-bit values that fill few of the 256 levels.
 
     Raises:
-        ValueError: the values have no agreed range, or are complex.
+        ValueError: the values are complex, or have no known range and `pixel_format` has none.
     """
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     if values.dtype == np.bool_:
@@ -103,7 +103,7 @@ def to_pixels(values: depth.Values, pixel_format: PixelFormat, path: str) -> Pix
     if values.dtype == np.uint8:
         return values.astype(pixel_format.dtype, copy=False)
     if values.dtype.kind not in "iuf":
-        raise ValueError(f"its values are of type {values.dtype}; expected whole or floating-point numbers")
+        raise ValueError(f"its values are of type {values.dtype}; expected integers or floating-point numbers")
     if pixel_format.range is not None:
         scaled = depth.scale(values, pixel_format.range)
         return np.rint(scaled).astype(np.uint8) if pixel_format.dtype is np.uint8 else scaled.astype(np.float32)
@@ -127,5 +127,5 @@ def resize_pixels(pixels: Pixels, size: tuple[int, int], resample: Image.Resampl
 
 
 def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """Return one value per channel: `values`, or their mean for every channel if their number is another."""
+    """Return one value per channel: `values` if there are `channels` of them, else their mean for every channel."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels

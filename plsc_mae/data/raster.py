@@ -1,6 +1,6 @@
-"""Files of any number of bands and any type of values, read region by region where the format allows.
+"""Files with any number of bands and any type of values, read region by region if the format allows it.
 
-A `Raster` has the values of a file as they are stored. Formats and their bands:
+A `Raster` gives the values of a file as they are stored. Formats and their bands:
     TIFF                     samples of a pixel, planes, or pages of one size: see `plsc_mae.data.tiff`
     .npy                     [H, W], or the smaller of the first and the last axis of [C, H, W] or [H, W, C]
     .npz                     its only array, or the array called "image"
@@ -29,7 +29,7 @@ _WITH_ALPHA = {"LA": "L", "RGBA": "RGB"}
 
 
 class Raster(Protocol):
-    """Values of a file, [H, W, F] of F bands.
+    """Values [H, W, F] of a file with F bands.
 
     Attributes:
         shape: (H, W, F).
@@ -37,7 +37,7 @@ class Raster(Protocol):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Return (H, W, F)."""
+        """Height, width and number of bands."""
         ...
 
     def read(self, rows: slice, columns: slice) -> Values:
@@ -57,7 +57,7 @@ class ArrayRaster:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Return (H, W, F)."""
+        """Height, width and number of bands."""
         height, width, bands = self.values.shape
         return height, width, bands
 
@@ -67,7 +67,7 @@ class ArrayRaster:
 
 
 def reads_regions(path: str) -> bool:
-    """Return whether a file is opened without reading its values, by its suffix; opening checks that it is whole."""
+    """Return whether regions of a file are read separately (TIFF, .npy); opening it checks that it is complete."""
     return path.lower().endswith((*TIFF_SUFFIXES, ".npy"))
 
 
@@ -77,7 +77,7 @@ def open_raster(path: str, data: bytes | None = None, *, gray: bool = False) -> 
     Args:
         path: a regular file.
         data: its content, if it is in memory already.
-        gray: True to convert RGB of PNG, JPEG and similar files of 8 bits to its luminance.
+        gray: True to convert 8-bit RGB of PNG, JPEG and similar files to luminance.
 
     Raises:
         ConfigError: a TIFF file needs the package tifffile, which is not installed.
@@ -110,10 +110,10 @@ def _load_array(path: str, data: bytes | None) -> Values:
 
 
 def _bands_last(values: Values) -> Values:
-    """Return an array [H, W] or [H, W, F]; the bands are the smaller one of the first and the last axis.
+    """Move the bands, the smaller of the first and last axis, to the end; return [H, W] or [H, W, F].
 
     Raises:
-        ValueError: the array has another number of axes, or is empty.
+        ValueError: the array is empty, or has neither two nor three axes.
     """
     if values.ndim not in (2, 3) or not values.size:
         raise ValueError(f"it has an array of shape {list(values.shape)}; expected [H, W], [H, W, C] or [C, H, W]")
@@ -128,7 +128,7 @@ def array_raster(values: npt.ArrayLike) -> ArrayRaster:
 
 
 def _pillow_values(path: str, data: bytes, *, gray: bool) -> Values:
-    """Return the values [H, W] or [H, W, F] of a file that Pillow opens, at their own depth."""
+    """Return the values [H, W] or [H, W, F] of a file that Pillow opens, at the depth of the file."""
     image: Image.Image = Image.open(io.BytesIO(data))
     if depth.has_pages(image):
         depth.log_loss("pages", path, "has several pages or frames; only the first one is used")

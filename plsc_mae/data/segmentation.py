@@ -47,7 +47,7 @@ class MaskedImages:
         return len(self.masks)
 
     def take(self, numbers: npt.NDArray[np.int64]) -> MaskedImages:
-        """Return the pairs with these numbers."""
+        """Return the pairs at these indices."""
         paths = PathTable(self.images.paths[number] for number in numbers.tolist())
         images = replace(self.images, paths=paths, labels=self.images.labels[numbers])
         return MaskedImages(images, tuple(self.masks[number] for number in numbers.tolist()))
@@ -113,7 +113,7 @@ def read_mask(path: str, ignored: Collection[int]) -> npt.NDArray[np.int64]:
 
 
 def count_pixels(data: MaskedImages, ignored: Collection[int], num_classes: int | None) -> npt.NDArray[np.int64]:
-    """Check all masks and return their pixels by class, [C]; C is the largest index + 1 unless `num_classes` is set.
+    """Check all masks and return the pixel count of each class [C]; C is `num_classes`, or the largest index + 1.
 
     Raises:
         DataError: a mask cannot be read, differs in size from its image, or has an index that is not below

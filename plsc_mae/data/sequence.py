@@ -31,7 +31,7 @@ _NO_BATCH = "an array of images has the shape [n, H, W, 3], and a single image i
 
 @dataclass(frozen=True)
 class SequenceImages(ImageList):
-    """Images of a Python sequence. `paths` holds their numbers in the sequence as text, and `root` names the sequence.
+    """Images of a Python sequence. `paths` holds their indices in the sequence as text, and `root` names the sequence.
 
     Attributes:
         items: the sequence, see `sequence_images`.
@@ -71,10 +71,11 @@ def sequence_images(
         name: name of the sequence in messages, for example "data".
         labeled: whether to read the labels, for which every pair of the sequence is read once. An attribute `classes`
             of the sequence, as in torchvision, names the classes of numbers.
-        pixel_format: form of the pixels; arrays [H, W, C] of other channels than RGB may be of any real type.
+        pixel_format: format of the pixels; arrays [H, W, C] of other channels than RGB may be of any real type.
 
     Raises:
-        DataError: `items` is no sequence or empty, its first image has another form, or labels are missing or invalid.
+        DataError: `items` is not a sequence or is empty, its first image has another form, or labels are missing or
+            invalid.
     """
     _require_sequence(items, name)
     count = len(items)
@@ -151,7 +152,7 @@ def _read_labels(items: Sequence[Any], name: str) -> _Labels:
     """Return the class numbers of all pairs and the names of the classes.
 
     Raises:
-        DataError: an item is no pair, or a label is neither a number from 0 nor a name, or the two are mixed.
+        DataError: an item is not a pair, or a label is neither a number from 0 nor a name, or the two are mixed.
     """
     labels = [_label(items[i], f"{name}[{i}]") for i in range(len(items))]
     names = {label for label in labels if isinstance(label, str)}

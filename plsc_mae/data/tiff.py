@@ -2,8 +2,8 @@
 
 The bands of a file are the samples of its pixels, interleaved or in planes, or its pages if these have one sample each
 and one size. By default tifffile writes an array [H, W, C] as H pages of W x C; such a file, recognized by more pages
-than columns, is read as [H, W, C]. A pyramid's largest level is used. A file with several pages of several samples is
-refused, and so are palettes. The TIFF 6.0 specification names the tags.
+than columns, is read as [H, W, C]. Of a pyramid the largest level is read.
+Palettes and files with several pages of several samples are rejected. Tags are named as in the TIFF 6.0 specification.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class TiffRaster:
             self.mapped = series.asarray()
 
     def _map(self, series: TiffPageSeries, axes: str, axis: str) -> Values:
-        """Return values that are not compressed and in one piece, such as those of ImageJ, mapped into memory."""
+        """Map uncompressed contiguous values, such as ImageJ writes, into memory; return [H, W, F]."""
         stored = np.dtype(self.page.parent.byteorder + self.dtype.char)
         values: Values
         if self.data is None:
@@ -72,7 +72,7 @@ class TiffRaster:
         return np.iinfo(self.dtype).max - values if self.inverted else values
 
     def _decode(self, segments: list[tuple[int, int]], rows: slice, columns: slice) -> Values:
-        """Return the values [h, w, F] of a region of the page with these (offset, byte count) of tiles or strips."""
+        """Decode a region [h, w, F] of a page; `segments` has (offset, byte count) of each of its tiles or strips."""
         page = self.page
         tiled, bands = page.is_tiled, page.samplesperpixel
         height = page.tilelength if tiled else min(page.rowsperstrip, page.imagelength)
@@ -90,7 +90,7 @@ class TiffRaster:
             for plane, row, column in places:
                 index = plane * per_plane + row * across + column
                 offset, count = segments[index]
-                if not count:  # a tile without values, of a sparse file
+                if not count:  # tile without values in a sparse file
                     continue
                 file.seek(offset)
                 decoded, _, shape = page.decode(file.read(count), index, jpegtables=page.jpegtables)
@@ -104,7 +104,7 @@ class TiffRaster:
         return values
 
     def require_whole(self, size: int) -> None:
-        """Raise ValueError if the values end behind the file's last byte; `size` is that of the file."""
+        """Raise ValueError if values lie beyond the end of the file, which has `size` bytes."""
         ends = [offset + count for segments in self.segments for offset, count in segments]
         if max(ends, default=0) > size:
             raise ValueError(f"it is truncated: its values end at byte {max(ends)}, and the file has {size} bytes")

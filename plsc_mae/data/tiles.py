@@ -53,7 +53,7 @@ def center_tile(image: SourceImage, side: int) -> SourceImage:
 
 
 def repeat_by_tiles(images: ImageList, pixel_format: PixelFormat) -> ImageList:
-    """Return a list that has each file as often as tiles cover it, so that an epoch samples about every pixel once.
+    """Repeat each file by the number of tiles that cover it, so that an epoch samples about every pixel once.
 
     A file that cannot be opened is listed once. Without a tile the list is returned unchanged.
     """
@@ -74,7 +74,7 @@ def repeat_by_tiles(images: ImageList, pixel_format: PixelFormat) -> ImageList:
 
 
 def without_repeats(images: ImageList) -> ImageList:
-    """Return a list of `repeat_by_tiles` with each file once; another list is returned unchanged."""
+    """Undo `repeat_by_tiles`: return the list with each file once. Other lists are returned unchanged."""
     rows = [row for row in range(len(images)) if row == 0 or images.paths[row] != images.paths[row - 1]]
     if len(rows) == len(images):
         return images

@@ -10,7 +10,7 @@ import paddle
 from paddle import Tensor
 
 HOST_PREFIX = "host_"  # prefix of arrays that stay on the host, because no kernel reads them
-INDEX = HOST_PREFIX + "index"  # name of the sample numbers
+INDEX = HOST_PREFIX + "index"  # name of the sample indices
 
 Item = TypeVar("Item")
 

@@ -74,7 +74,7 @@ class ReadsFiles(Protocol):
     """Data set with one file per sample.
 
     Attributes:
-        current_read: records the number of the file that is about to be read.
+        current_read: receives the index of each file before it is read.
     """
 
     current_read: CurrentRead | None
@@ -337,7 +337,7 @@ class Reading(NamedTuple):
     """State of a `CurrentRead`.
 
     Attributes:
-        index: number of the sample that is being read, None between two samples.
+        index: index of the sample that is being read; None between two samples.
         seconds: time since `index` was set.
     """
 

@@ -77,7 +77,7 @@ class Content:
         num_hidden: number of patches that a mask hides; 0 without mask.
         outputs: name and description of every output.
         mean: mean of each channel for pixels from 0 to 1.
-        std: standard deviation, likewise.
+        std: standard deviation of each channel for pixels from 0 to 1.
         view: resize and crop of images.
         classes: names of a classifier's outputs.
         kind: kind of a classifier's labels.

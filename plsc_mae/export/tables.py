@@ -6,6 +6,8 @@ copied into every block, and biases of queries, keys and values are joined or se
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from paddle import nn
 
@@ -154,3 +156,15 @@ def initial_scale(encoder: VisionTransformer) -> float | None:
 def mlp_ratio(encoder: VisionTransformer) -> float:
     """Return the ratio of the MLPs' hidden width to the encoder's width."""
     return float(encoder.blocks[0].mlp.hidden_dim / encoder.embed_dim)
+
+
+def common_arguments(encoder: VisionTransformer) -> dict[str, Any]:
+    """Return the constructor arguments that PaddleClas, PaddleDetection and PaddleSeg name alike."""
+    return {
+        "patch_size": encoder.patch_size,
+        "embed_dim": encoder.embed_dim,
+        "depth": len(encoder.blocks),
+        "num_heads": encoder.blocks[0].attn.num_heads,
+        "mlp_ratio": mlp_ratio(encoder),
+        "qkv_bias": True,
+    }

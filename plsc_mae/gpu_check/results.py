@@ -1,4 +1,4 @@
-"""Results of checks, and the file through which processes pass them on."""
+"""Results of checks, and the file in which a process passes them to another."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def _attempt(
 
 
 def _describe_end(code: int, output: Path) -> str:
-    """Return how a process ended and its last line of output."""
+    """Return a clause about the end of a process, with its last line of output."""
     lines = output.read_text(encoding="utf-8", errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -1,4 +1,4 @@
-"""Weights of images of one number of channels, converted to another number.
+"""Conversion of weights to another number of image channels.
 
 The rule for the kernel of the patch embedding: every new channel gets the mean of the old channels' kernels, times the
 ratio of the old number of channels to the new one. So an image with equal channels gives the same tokens before and
@@ -33,7 +33,7 @@ def stored_channels(stored: Checkpoint) -> int | None:
 def convert_kernel(kernel: Array, channels: int) -> Array:
     """Convert the kernel [D, C, P, P] of a patch embedding to `channels` channels by the rule of this module."""
     logger.info(
-        "patch embedding of %d channels converted to %d: the sum of the channels' kernels, divided by %d for each",
+        "converted the patch embedding from %d to %d channels: each one has the sum of the old kernels, divided by %d",
         kernel.shape[1],
         channels,
         channels,
@@ -48,7 +48,7 @@ def convert_predictions(values: Array, channels: tuple[int, int], *, channels_fi
     Args:
         values: the parameter.
         channels: old and new number of channels.
-        channels_first: True if the channel changes slowest.
+        channels_first: True if the elements of a patch are ordered by channel, False if by pixel.
     """
     old, new = channels
     axis = -2 if channels_first else -1

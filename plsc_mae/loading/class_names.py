@@ -47,19 +47,17 @@ def read_head(stored: Checkpoint, names_file: str = "") -> Head:
 
     Raises:
         CheckpointError: the file holds no classifier, or several.
-        DataError: the file of names cannot be read, is not text, or has another number of names than outputs.
+        DataError: the file of names cannot be read, is not text, or does not have one name per output.
     """
     count = count_classes(stored)
     if count == 1:
-        logger.warning(
-            "%s is a classifier of a single class: its probability is 100 %% whatever an image shows", stored.path
-        )
+        logger.warning("%s is a classifier of a single class, whose probability is 100 %% for every image", stored.path)
     known = stored_names(stored, count)
     if names_file:
         given = _read_names(names_file, count)
         if given != known and sorted(given) == sorted(known):
             logger.warning(
-                "--classes %s has the names that %s stores in another order; the order of the file is used",
+                "--classes %s has the names stored in %s in a different order; using the order of --classes",
                 *(names_file, stored.path),
             )
         known = given
@@ -112,15 +110,15 @@ def _printable(name: str) -> str:
 
 
 def numbered_names(head: Head) -> tuple[str, ...]:
-    """Return a name for every output; the name of an output without one is its number."""
+    """Return a name for every output; an output without a name is named by its index."""
     return (*head.names, *(str(number) for number in range(len(head.names), head.outputs)))
 
 
 def number_by_outputs(images: AnyImages, head: Head) -> AnyImages:
-    """Return images whose labels are the outputs of a trained classifier, matched by the names of the classes.
+    """Return the images with output indices of a trained classifier as labels, matched by class name.
 
-    If the classifier has no names, labels of a list file are numbers of outputs, and folders are numbered in the order
-    of their names if there is one for each output.
+    If the classifier has no names, the labels of a list file are output indices, and class folders are numbered in
+    the order of their names, which requires one folder per output.
 
     Raises:
         DataError: images have a class that the classifier does not know, or their outputs cannot be determined.
@@ -141,10 +139,10 @@ def number_by_outputs(images: AnyImages, head: Head) -> AnyImages:
 
 
 def head_to_keep(stored: Checkpoint, count: int, classes: ClassOrder, names_file: str = "") -> list[int] | None:
-    """Return the number of the stored output to copy to each output of a run's classifier; None to start a new head.
+    """Return the index of the stored output for each output of a run's classifier; None if it needs a new head.
 
-    The head starts new if the file has no classifier, one with another number of outputs, or one of other classes.
-    If the class names of the file or of the run are unknown, equal numbers of outputs suffice, with a warning.
+    A new head is needed if the file has no classifier, or one with another number of outputs or other classes. If the
+    class names of the file or of the run are unknown, an equal number of outputs is enough, with a warning.
 
     Args:
         stored: the file, in the base naming of its dialect.
@@ -166,7 +164,7 @@ def head_to_keep(stored: Checkpoint, count: int, classes: ClassOrder, names_file
     head = read_head(stored, names_file)
     known = head.names
     if head.outputs != count:
-        logger.info("%s classifies %d classes, this run %d: the head starts new", stored.path, head.outputs, count)
+        logger.info("%s has %d classes, this run %d: initializing a new head", stored.path, head.outputs, count)
         return None
     if not known or not classes.names:
         logger.warning(
@@ -177,15 +175,15 @@ def head_to_keep(stored: Checkpoint, count: int, classes: ClassOrder, names_file
         return list(range(count))
     order = classes.find_in(known)
     if order is None:
-        logger.info("%s classifies other classes than this run: the head starts new", stored.path)
+        logger.info("the classes of %s differ from those of this run: initializing a new head", stored.path)
         return None
     if order != list(range(len(order))):
-        logger.info("the outputs of %s are put into the order of this run's classes by their names", stored.path)
+        logger.info("the outputs of %s are reordered by class name to match this run", stored.path)
     return [*order, *range(len(order), count)]
 
 
 def _check_unnamed(images: LabeledImages, head: Head) -> None:
-    """Log how images are numbered for a classifier without names; raise DataError if that cannot be determined."""
+    """Log the numbering of images for a classifier without names; raise DataError if it cannot be determined."""
     count, source = len(images.classes), head.source
     remedy = "give the names of its outputs with --classes FILE, one per line, or a list file with 'path label' lines"
     if images.numbered:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from plsc_mae import weights
 from plsc_mae.config import PHASES
+from plsc_mae.config.inference import ExplainConfig, PredictConfig
 from plsc_mae.config.resolve import from_mapping
-from plsc_mae.config.tools import ExplainConfig, PredictConfig
 from plsc_mae.data.classify import evaluation_transform
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import Transform
@@ -31,7 +31,7 @@ class LoadedClassifier(NamedTuple):
 
     network: ImageClassifier
     normalize: Normalize
-    transform: Transform  # of validation images; not random
+    transform: Transform  # of validation images; deterministic
     classes: tuple[str, ...]
     origin: str
 
@@ -52,17 +52,17 @@ def load_classifier(
     Args:
         source: the checkpoint, of plsc_mae or of another code base, or its content.
         model_key: key of the weights in the file, such as "model_ema"; "" to find them. Unused if `source` is content.
-        model_prefix: prefix of the network's tensor names, likewise.
+        model_prefix: prefix of the network's tensor names; unused if `source` is content.
         classes: text file with one class name per line, in place of the checkpoint's names.
         num_heads: attention heads, if the file does not determine them.
         input_size: image side, or height and width, in place of the checkpoint's; positions are resized.
-        global_pool: True to classify the mean of the patch tokens, False the class token; None: as the file suggests.
+        global_pool: True to classify the mean of the patch tokens, False the class token; None infers it from the file.
         in_chans: channels of the images, in place of the checkpoint's; the patch embedding is converted.
 
     Raises:
         CheckpointError: the file cannot be read, holds no classifier, or holds one that does not fit its own options.
         ConfigError: the number of heads is unknown, or an image size does not fit.
-        DataError: the file of names cannot be read, or has another number of names.
+        DataError: the file of names cannot be read, or does not have one name per class.
     """
     stored = source if isinstance(source, Checkpoint) else weights.read_network(source, model_key, model_prefix)
     eps = trained_eps(stored)
@@ -88,7 +88,7 @@ def load_classifier(
 
 
 def open_classifier(config: PredictConfig | ExplainConfig) -> LoadedClassifier:
-    """Load the classifier that a command's options name.
+    """Load the classifier named by the options of a command.
 
     Raises:
         CheckpointError: see `load_classifier`; or the network predicts no classes.
@@ -103,7 +103,7 @@ def open_classifier(config: PredictConfig | ExplainConfig) -> LoadedClassifier:
 
 
 def open_predictor(config: PredictConfig | ExplainConfig) -> tuple[LoadedClassifier, LabelKind]:
-    """Load the network that a command's options name, and the kind of its labels; raise as `load_classifier` does."""
+    """Load the network named by the options of a command, and return the kind of its labels; see `load_classifier`."""
     stored = weights.read_network(config.model_path, config.model_key, config.model_prefix)
     trained = load_classifier(
         stored,

@@ -74,10 +74,10 @@ def load_into_classifier(
         norm_into_fc_norm: True to initialize the norm after mean pooling with the encoder's final norm, as
             Atten4Vis/CAE does; the MAEs do not.
         model_key: key of the network in the file, see `weights.unwrap.choose_network`; unused with its content.
-        model_prefix: prefix of the network's tensor names, likewise.
+        model_prefix: prefix of the network's tensor names; unused with its content.
         classes: classes of the run; None if they are unknown.
         names_file: text file with the names of the stored classifier's outputs, in place of those in the checkpoint.
-        new_head: True to keep the initial head whatever the file has.
+        new_head: True to keep the initial head even if the file has one.
         dry_run: compare names and shapes only.
 
     Returns:
@@ -127,12 +127,12 @@ def load_classifier_weights(
         model: the classifier, built with the options that it was trained with.
         source: the file, or its content.
         model_key: key of the network in the file, see `weights.unwrap.choose_network`; unused with its content.
-        model_prefix: prefix of the network's tensor names, likewise.
+        model_prefix: prefix of the network's tensor names; unused with its content.
         resize: True to resize position embeddings and relative position tables to the grid of `model`.
         by_options: whether the user's options determined the network; the advice of errors depends on it.
 
     Raises:
-        CheckpointError: the file cannot be read, lacks a tensor, has a surplus one, or has one of another size.
+        CheckpointError: the file cannot be read, lacks a tensor, has an extra one, or has one of a different shape.
     """
     if not isinstance(source, Checkpoint):
         source = weights.read_network(source, model_key or "", model_prefix or "")
@@ -160,7 +160,7 @@ def _based(stored: Checkpoint, num_heads: int) -> tuple[Checkpoint, Dialect]:
 
 
 def parts_of_start(config: ClassifyConfig, resumed: Path | Checkpoint | None = None) -> dict[str, Any]:
-    """Return the arguments for parts of the encoder in the file that a run starts from, see `encoder.newer_parts`.
+    """Return `encoder.newer_parts` of the file that a run starts from: encoder arguments that no option sets.
 
     The result is empty if the run starts from random weights.
 
@@ -183,7 +183,7 @@ def parts_of_start(config: ClassifyConfig, resumed: Path | Checkpoint | None = N
 
 
 def warn_of_eps(model: ImageClassifier, stored: Checkpoint) -> None:
-    """Warn if the weights were trained with another layer norm epsilon than the classifier's."""
+    """Warn if the weights were trained with a layer norm epsilon that differs from the classifier's."""
     trained, own = trained_eps(stored) or LAYER_NORM_EPS, model.encoder.blocks[0].norm1._epsilon
     if trained != own:
         logger.warning(
@@ -193,7 +193,7 @@ def warn_of_eps(model: ImageClassifier, stored: Checkpoint) -> None:
 
 
 def warn_of_statistics(stored: Checkpoint, config: ClassifyConfig) -> None:
-    """Warn if a file states another normalization of images than that of a run's options."""
+    """Warn if a file specifies an image normalization that differs from the run's options."""
     statistics, own = stored_statistics(stored), build_normalize(config)
     if statistics is None:
         return
@@ -212,7 +212,7 @@ def warn_of_statistics(stored: Checkpoint, config: ClassifyConfig) -> None:
 def _fitted(
     model: ImageClassifier, tensors: Mapping[str, Array], rules: Dialect, norm_into_fc_norm: bool, *, keep_head: bool
 ) -> dict[str, Array]:
-    """Return the file's tensors, with those moved that the classifier keeps elsewhere; names keep the file's dialect.
+    """Return the file's tensors in its dialect, some of them renamed to their places in the classifier.
 
     The head is dropped unless `keep_head` is true. If `norm_into_fc_norm`, the encoder's final norm becomes `fc_norm`.
     A shared relative position table becomes the table of every block that has its own.

@@ -16,18 +16,18 @@ from plsc_mae.weights import LoadReport
 from plsc_mae.weights.dialects.base import Array, Dialect
 
 OPTIONS_REMEDY = "give the model and the options that it was trained with"
-LIBRARY_REMEDY = "this suite has no such network; use the library that trained it"
-COMPLETE_REMEDY = "take a complete file"
+LIBRARY_REMEDY = "plsc_mae has no such network; use the library that trained it"
+COMPLETE_REMEDY = "use a complete file"
 _SHOWN = 3  # names in a message
 
-# Ends of the names of computed tables, and of counters that no code reads.
+# Name suffixes of computed tables, and of counters that no code reads.
 COMPUTED = ("relative_position_index", "num_batches_tracked", "position_ids", "n_averaged")
 
-# Starts of names of networks that give targets and are not trained; a run may have none where an earlier one had.
+# Name prefixes of frozen networks that compute targets; the network to load may have none.
 TEACHERS = ("alignment_encoder.", "teacher.", "teacher_network.", "momentum_encoder.")
 
-# Starts of names that belong to no encoder, in the base naming of all dialects: tokens and networks of pre-training,
-# teachers, heads and poolings. A name that ends in `.` or `_` includes all names below.
+# Name prefixes outside the encoder, in the base naming of all dialects: tokens and networks of pre-training, teachers,
+# heads and poolings. Without a final `.` or `_`, the prefix is a whole name.
 BESIDE_THE_ENCODER = (
     *("mask_token", "encoder.mask_token", "decoder.", "decoder_", "neck."),
     *("regressor.", "regresser.", "regressor_and_decoder.", "encoder_to_", "bridge.", "bridge_norm.", "rd_pos_embed"),
@@ -42,7 +42,7 @@ BESIDE_A_NETWORK = (
     *("head.", "fc_norm.", "dino_head.", "ibot_head.", "projector.", "predictor.", "projection_head.", "extra."),
 )
 
-# (pattern of a tensor's name in any dialect, the part of a network that this suite lacks)
+# (pattern of a tensor's name in any dialect, the part of a network that plsc_mae lacks)
 _UNSUPPORTED = (
     (r"\bmlp\.(w12|w1|w2|w3|fc1_g|fc1_x|weights_in|weights_out|gate_proj|up_proj)\b", "gated MLPs (SwiGLU)"),
     (r"\bmlp\.norm\.|\battn\.(norm|inner_attn_ln|ln)\.|\bffn_ln\.", "norms inside attention or MLP"),
@@ -58,7 +58,7 @@ _UNSUPPORTED = (
 
 
 def unsupported_part(names: Iterable[str]) -> str:
-    """Return text with a part that plsc_mae lacks and the first tensor that shows it; "" if no tensor shows one."""
+    """Return text that names an unsupported part and the tensor that reveals it; "" if all parts are supported."""
     for name in names:
         for pattern, part in _UNSUPPORTED:
             if re.search(pattern, name):
@@ -95,11 +95,11 @@ def fixed_tables(network: nn.Layer) -> set[str]:
 
 
 def left_over(report: LoadReport, idle: Collection[str] = ()) -> list[str]:
-    """Return the names of the file's tensors that have no place in the network and are no known exception.
+    """Return the names of the file's tensors that have no place in the network and are not a known exception.
 
     Args:
         report: the result of loading.
-        idle: starts of the names of tensors that the caller has no use for, such as `BESIDE_THE_ENCODER`.
+        idle: name prefixes of tensors that the caller does not need, such as `BESIDE_THE_ENCODER`.
     """
     return [name for name in report.unexpected if not name.endswith(COMPUTED) and not name.startswith(tuple(idle))]
 
@@ -114,7 +114,7 @@ def require_complete(
     part: str = "network",
     by_options: bool = True,
 ) -> None:
-    """Check that a file had all tensors of a network, and nothing that has no place there.
+    """Check that a file has exactly the tensors of a network, apart from known exceptions.
 
     Args:
         network: the network that was loaded; the position tables that it computes may be missing.
@@ -137,7 +137,7 @@ def require_complete(
     found += [f"{len(missing)} are missing from the file ({_first(missing)})"] if missing else []
     found += [f"{len(surplus)} have no place in the network ({_first(surplus)})"] if surplus else []
     unsupported = unsupported_part(surplus)
-    reason = f": it has {unsupported}, which this suite lacks" if unsupported else ""
+    reason = f": it has {unsupported}, which plsc_mae lacks" if unsupported else ""
     remedy = OPTIONS_REMEDY if by_options else LIBRARY_REMEDY if surplus else COMPLETE_REMEDY
     what = f"another {part}" if surplus or by_options else f"an incomplete {part}"
     raise CheckpointError(f"{path} holds {what}: {', '.join(found)}{reason}; {remedy}")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import paddle
 
 from plsc_mae import weights
-from plsc_mae.config.tools import EncoderConfig
+from plsc_mae.config.features import EncoderConfig
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import IMAGENET_MEAN, IMAGENET_STD, INCEPTION_MEAN, INCEPTION_STD
 from plsc_mae.errors import CheckpointError, ConfigError, remedies
@@ -45,7 +45,7 @@ class LoadedEncoder(NamedTuple):
 
 
 def open_encoder(config: EncoderConfig) -> LoadedEncoder:
-    """Load the encoder that the options of a command name, see `load_encoder`."""
+    """Load the encoder named by the options of a command, see `load_encoder`."""
     return load_encoder(
         config.model_path,
         model_key=config.model_key,
@@ -76,7 +76,7 @@ def load_encoder(
             normalized by ImageNet's statistics, or by 0.5 and 0.5 if its stored options ask for it. The norm after its
             pooling is not part of the encoder.
         model_key: key of the weights in the file, such as "model_ema"; "" to find them. Unused if `source` is content.
-        model_prefix: prefix of the network's tensor names, likewise.
+        model_prefix: prefix of the network's tensor names; unused if `source` is content.
         num_heads: attention heads, if the file does not determine them.
         input_size: image side, or height and width, in place of the checkpoint's; learned positions are resized.
         random_weights: take only the sizes from the file, for comparison with an untrained encoder.
@@ -194,14 +194,14 @@ def infer_encoder_arguments(
 
 
 def _trained_size(stored: Checkpoint, sizes: Mapping[str, Any]) -> Any:
-    """Return the image size that plsc_mae stored, else the one that a square position table shows, else None."""
+    """Return the image size stored by plsc_mae, else the one implied by a square position table, else None."""
     # Options that other code bases store need not match the tensors.
     own = _options(stored).get("input_size") if stored.dialect == NATIVE.name else None
     return own or sizes["img_size"]
 
 
 def _require_positions(sizes: Mapping[str, Any], table: Array | None, rules: Dialect, path: str) -> None:
-    """Raise CheckpointError if a plain ViT has no positions, because it may have rotary ones, which need no tensor."""
+    """Raise CheckpointError if a plain ViT has no positions, because it may have rotary ones, which are not stored."""
     if table is None and sizes["k_bias"] and sizes["relative_positions"] == "none" and rules is not NATIVE:
         raise CheckpointError(
             f"{path} has no position table ({rules.foreign_name('encoder.pos_embed')}), as networks with rotary "
@@ -222,7 +222,7 @@ def _fitting(
         stored: the file.
         table: position table [1, P + L, D].
         sizes: result of `infer_encoder`.
-        trained: image size that the file shows by its options, or by a square table; None if unknown.
+        trained: image size stored in the file or implied by a square table; None if unknown.
         input_size: image size that the user asks for.
 
     Raises:
@@ -281,9 +281,9 @@ def newer_parts(stored: Checkpoint, input_size: tuple[int, ...]) -> dict[str, An
 
 
 def normalization(stored: Checkpoint, channels: int) -> Normalize:
-    """Return the normalization that a folder of Hugging Face states or stored options ask for, else ImageNet's.
+    """Return the normalization given by a Hugging Face folder or by stored options, else ImageNet's.
 
-    Statistics of another number of channels than `channels` are averaged.
+    Unless there is one value per channel, every channel gets the mean of the values.
     """
     options = _options(stored)
     halves = (INCEPTION_MEAN, INCEPTION_STD) if options.get("imagenet_inception_mean_and_std") else None
@@ -293,13 +293,13 @@ def normalization(stored: Checkpoint, channels: int) -> Normalize:
 
 
 def stated_normalize(stored: Checkpoint, own: Normalize) -> Normalize:
-    """Return the normalization that a folder of Hugging Face states, averaged for other channels; else `own`."""
+    """Return the normalization given by a Hugging Face folder, see `normalization`; else `own`."""
     statistics = stored_statistics(stored)
     return own if statistics is None else Normalize.for_channels(own.mean.shape[1], *statistics)
 
 
 def stored_statistics(stored: Checkpoint) -> ImageStatistics | None:
-    """Return the statistics of the images that a folder of Hugging Face states; None for other files."""
+    """Return the image statistics given by a Hugging Face folder; None for other files."""
     statistics = stored.meta.get("statistics")
     return statistics if isinstance(statistics, ImageStatistics) else None  # other files can have a table of this name
 

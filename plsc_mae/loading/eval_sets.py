@@ -37,10 +37,10 @@ class EvaluationPart(NamedTuple):
     """Labeled images that are evaluated together; `images.classes` are the C classes that a prediction may take.
 
     Attributes:
-        name: name of the part, as "fog/3"; empty if the set has a single part.
-        images: images, labeled by the numbers of their classes.
+        name: name of the part, such as "fog/3"; empty if the set has a single part.
+        images: the images; labels are indices into the C classes.
         outputs: output [C] of the classifier for each class; None for all outputs in their order.
-        accepted: True for every class [n, C] that is right for an image; None if only its label is.
+        accepted: bool [n, C], True for every correct class of an image; None if only its label is correct.
     """
 
     name: str
@@ -89,7 +89,7 @@ def find_parts(name: str, source: Source) -> Iterator[EvaluationPart]:
 
 
 def _subset_rule(letter: str) -> Callable[[Source], Iterator[EvaluationPart]]:
-    """Return the rule of a set whose folders are WordNet ids, all of ImageNet-1k or those of a subset."""
+    """Return the rule of a set whose folders are WordNet ids of ImageNet-1k or of its subset `letter`."""
 
     def rule(source: Source) -> Iterator[EvaluationPart]:
         """Yield the single part of a set of folders."""
@@ -191,7 +191,7 @@ def _labeled(images: ImageList, classes: Sequence[str], *, numbers: bool = False
         numbers: whether the names of folders may be class numbers of ImageNet-1k.
 
     Raises:
-        DataError: a folder is of no class of the set.
+        DataError: a folder does not belong to a class of the set.
     """
     numbers = numbers or images.numbered
     place = {name: number for number, name in enumerate(classes)}
@@ -218,14 +218,14 @@ def _labeled(images: ImageList, classes: Sequence[str], *, numbers: bool = False
 
 
 def _synset(name: str, *, numbers: bool) -> str:
-    """Return the WordNet id of a class's name, "" if it has none."""
+    """Return the WordNet id in the name of a class, "" without one."""
     if numbers and name.isdecimal() and int(name) < len(synsets()):
         return synsets()[int(name)]
     return find_synset(name) or ""
 
 
 def _outputs(head: Head, classes: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Return the outputs [C] of a classifier for WordNet ids.
+    """Return the output indices [C] of a classifier for WordNet ids.
 
     Raises:
         DataError: the classifier lacks a class or has it twice, or the names of its outputs are unknown.
@@ -265,14 +265,14 @@ def _output_names(head: Head) -> Sequence[str]:
 
 
 def _numbers_by_key(names: Sequence[str]) -> dict[Hashable, int]:
-    """Return the number of every class by its key, without classes that share a key with another one."""
+    """Return the index of each class by its key, without classes whose key is not unique."""
     keys = [_key(name) for name in names]
     count = Counter(keys)
     return {key: number for number, key in enumerate(keys) if count[key] == 1}
 
 
 def _key(name: str) -> Hashable:
-    """Return what identifies a class: the WordNet id in its name, the value of a number, or the name itself."""
+    """Return the key that identifies a class: the WordNet id in its name, the value of a number, or the name itself."""
     composed = unicodedata.normalize("NFC", name).strip()
     return find_synset(composed) or (int(composed) if composed.isdecimal() else composed)
 
@@ -320,12 +320,12 @@ def _corruption_folders(source: Source) -> dict[str, Path]:
     """Return the folders of the corruptions by name.
 
     Raises:
-        DataError: a folder is no corruption of the published set, or lacks a severity.
+        DataError: a folder is not a corruption of the published set, or lacks a severity.
     """
     known = {*ALEXNET_ERRORS, *EXTRA_CORRUPTIONS}
     root = Path(source.path)
     if source.given is not None or not root.is_dir():
-        raise DataError(f"{source.flag} {root} is no folder; expected CORRUPTION/SEVERITY/CLASS/*.JPEG in it")
+        raise DataError(f"{source.flag} {root} is not a folder; expected CORRUPTION/SEVERITY/CLASS/*.JPEG in it")
     folders: dict[str, Path] = {}
     for name in scan(root, LeftOut())[0]:
         inner = scan(root / name, LeftOut())[0]

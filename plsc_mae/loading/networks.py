@@ -72,7 +72,7 @@ def open_network(
         stored: the file as `weights.read` returns it.
         kind: the part of it to load, see `contents.kind_of`.
         num_heads: attention heads of the encoder, if the file does not determine them.
-        decoder_num_heads: attention heads of the decoder, likewise.
+        decoder_num_heads: attention heads of the decoder, if the file does not determine them.
         any_grid: if the grid of the positions of an encoder or classifier is unknown, build the network for images
             with a single row of patches, which holds these positions.
         dry_run: for a network of pre-training, compare names and shapes only, also of its position tables; no effect on
@@ -121,7 +121,7 @@ def load_pretraining_network(
     Args:
         stored: the file as `weights.read` returns it.
         num_heads: attention heads of the encoder, if the file does not determine them.
-        decoder_num_heads: attention heads of the decoder, likewise.
+        decoder_num_heads: attention heads of the decoder, if the file does not determine them.
         replaced: options that replace the checkpoint's, see `training_config`; positions are resized to `input_size`.
 
     Raises:

@@ -77,7 +77,7 @@ class PositionFit:
         if self._unknown:
             rows, columns = self.grid
             raise CheckpointError(
-                f"{self.path} has positions of {self._unknown} patches, which are no square grid; the network has "
+                f"{self.path} has positions of {self._unknown} patches, which form no square grid; the network has "
                 f"{rows} x {columns} patches; {size_remedy()}"
             )
 
@@ -122,7 +122,7 @@ class PositionFit:
 
 
 def computed_kind(table: Array, grid: Grid, *, class_token: bool) -> Positions | None:
-    """Return the kind of fixed table that equals `table` [1, T + L, D] within 1e-5; None if it is of neither kind."""
+    """Return the kind of fixed table that equals `table` [1, T + L, D] within 1e-5; None if neither kind does."""
     kinds: tuple[Positions, ...] = ("column first", "row first")
     for kind in kinds:
         computed = fixed_table(table.shape[-1], grid, positions=kind, class_token=class_token).numpy()

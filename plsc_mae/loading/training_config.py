@@ -104,9 +104,9 @@ def _stored_heads(stored: Checkpoint, key: str) -> int | None:
 
 
 def _computed_size(stored: Checkpoint) -> tuple[int, int] | None:
-    """Return the image size (h, w) in pixels that a table of fixed positions for a rectangular grid shows, else None.
+    """Return the image size (h, w) in pixels implied by a fixed position table for a rectangular grid, else None.
 
-    The methods infer the size for square grids. A learned table does not show its grid.
+    The methods infer the size for square grids. The grid of a learned table is unknown.
     """
     foreign_name = find_dialect(stored.dialect).foreign_name
     table = stored.model.get(foreign_name("encoder.pos_embed"))

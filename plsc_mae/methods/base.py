@@ -155,7 +155,7 @@ class Task(nn.Layer, ABC):
         return False
 
     def metrics(self, outputs: npt.NDArray[np.float32], labels: npt.NDArray[Any]) -> dict[str, float]:
-        """Return the metrics of a data set that are no means over its images, {name: value}.
+        """Return the metrics of a data set that are not means over its images, {name: value}.
 
         Args:
             outputs: `OUTPUT` [n, K] of all images, as `scores` returned them.
@@ -187,9 +187,9 @@ class Task(nn.Layer, ABC):
         return {}
 
     def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_] | None:
-        """Return the patches that `pictures` hides, [B, rows, columns], for a Task whose third picture predicts pixels.
+        """Return the patches that `pictures` hides, bool [B, rows, columns].
 
-        None: the third picture is no prediction of pixels.
+        The result is None unless the third picture is a prediction of pixels.
         """
         return None
 

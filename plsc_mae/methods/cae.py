@@ -141,9 +141,9 @@ class CAETask(Task):
 
     @paddle.no_grad()
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
-        """Return pictures: original, masked image, targets, and targets with the predictions in hidden patches.
+        """Return the original, the masked image, the targets, and the targets with predictions in hidden patches.
 
-        The picture of targets is left out if they are pixels.
+        The picture of the targets is left out if they are pixels.
 
         Raises:
             ConfigError: `patch_stats` is set.

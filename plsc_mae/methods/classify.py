@@ -136,12 +136,12 @@ class ClassifyTask(Task):
         return {**self.kind.scores(logits, labels), OUTPUT: logits, LABEL: labels}
 
     def select_outputs(self, outputs: npt.NDArray[np.int64] | None) -> None:
-        """Let `scores` use only some outputs [C], in this order; labels are then numbers of these; None uses all."""
+        """Restrict `scores` to `outputs` [C], whose positions are then the labels; None restores all outputs."""
         self._selected = None if outputs is None else paddle.to_tensor(outputs)
 
     @property
     def gathers_outputs(self) -> bool:
-        """True if the metrics of the labels are no means over images."""
+        """True if some metrics are not means over images."""
         return self.kind.dense
 
     def metrics(self, outputs: npt.NDArray[np.float32], labels: npt.NDArray[Any]) -> dict[str, float]:

@@ -90,7 +90,7 @@ class PublishedSpeed(NamedTuple):
 class Method(ABC, Generic[ConfigT]):
     """A pre-training method.
 
-    Methods get weight files in the base naming of their dialect, see `weights.convert.decoded`.
+    Methods receive weight files in the base naming of their dialect, see `weights.convert.decoded`.
 
     Attributes:
         config_class: class of its options.

@@ -42,7 +42,7 @@ class LabelKind(ABC):
         score_names: keys of the result of `scores`.
         best_metric: the metric whose largest value marks the best checkpoint.
         titles: titles of the main metrics for people, by name.
-        more_titles: titles of further metrics in percent, likewise.
+        more_titles: titles of further metrics in percent, by name.
         note: description of the outputs.
         noun: plural of a label.
         values: name of the values that `predict` returns.
@@ -78,7 +78,7 @@ class LabelKind(ABC):
 
     @abstractmethod
     def metrics(self, outputs: Values, labels: npt.NDArray[Any]) -> dict[str, float]:
-        """Return the metrics of a data set that are no means over its images; a metric that is undefined is absent.
+        """Return the metrics of a data set that are not means over its images; undefined metrics are absent.
 
         Args:
             outputs: [n, K].
@@ -91,7 +91,7 @@ class LabelKind(ABC):
 
     @abstractmethod
     def predict(self, outputs: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Return values and numbers [B, count] of the most probable outputs, the best first."""
+        """Return the values and indices [B, count] of the most probable outputs, the best first."""
 
     def describe(self, value: float) -> str:
         """Return the text of a predicted value."""
@@ -215,7 +215,7 @@ class Numbers(LabelKind):
 
     Args:
         mean: mean [K] of the training images.
-        std: standard deviation [K], likewise; positive.
+        std: standard deviation [K] of the training images; positive.
     """
 
     task = "regression"

@@ -137,7 +137,7 @@ class MAETask(Task):
         return weight_decay_groups(self.model.named_parameters(), weight_decay, self.no_decay)
 
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
-        """Return pictures: original, masked image, reconstruction, and reconstruction with visible patches put back."""
+        """Return the original, masked image, reconstruction, and reconstruction with the original visible patches."""
         if patch_stats is not None and not self.model.norm_pix_loss:
             raise ConfigError("--patch_stats is for models trained with norm_pix_loss; this one predicts pixels")
         with paddle.no_grad():

@@ -150,7 +150,7 @@ class SimMIMTask(Task):
 
     @paddle.no_grad()
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
-        """Return pictures: original, masked image, reconstruction, and reconstruction with visible patches put back."""
+        """Return the original, masked image, reconstruction, and reconstruction with the original visible patches."""
         if patch_stats is not None:
             raise ConfigError("--patch_stats is for models that predict normalized pixels; SimMIM predicts pixels")
         model, images = self.model, self.normalize(batch["image"])

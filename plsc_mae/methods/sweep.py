@@ -23,7 +23,7 @@ class SweepTask(ClassifyTask):
 
     Args:
         model: a probe; its head is replaced by `ParallelHeads` with one linear layer per rate.
-        normalize: converts uint8 images to the classifier's floats.
+        normalize: converts images to the classifier's floats.
         config: the run's options.
         num_classes: number of classes K.
         class_order: classes of the run; None if they are unknown.

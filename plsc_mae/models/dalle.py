@@ -325,7 +325,7 @@ def fill(parameter: Tensor, value: npt.NDArray[np.float32]) -> None:
 
 
 def as_dtype(x: Tensor, dtype: str | paddle.dtype) -> Tensor:
-    """Convert a tensor to a dtype; return it unchanged, without the copy that `astype` makes, if it has that dtype."""
+    """Convert a tensor to a dtype; unlike `astype`, make no copy of a tensor that has it already."""
     wanted = getattr(paddle, dtype) if isinstance(dtype, str) else dtype
     return x if x.dtype == wanted else x.astype(wanted)
 

@@ -200,7 +200,7 @@ def require_mask_of(patches: Tensor, mask: Tensor) -> None:
 
 
 class PatchEmbed(nn.Layer):
-    """The patch embedding as a matrix product; the caller can pass a subset of the patches, e.g. the visible ones.
+    """The patch embedding as a matrix product; the caller can pass a subset of the patches, such as the visible ones.
 
     The kernel has the shape of a convolution, [D, C, P, P], as in every other code base. Its initial values are
     xavier-uniform as a [D, C*P*P] matrix; the bias has PyTorch's default for convolutions (facebookresearch/mae).

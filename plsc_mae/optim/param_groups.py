@@ -68,7 +68,7 @@ def layer_decay_groups(
         named_params: parameters with their names.
         weight_decay: weight decay of all parameters except one-dimensional ones, biases and `no_decay`.
         layer_decay: ratio of a layer's learning rate to that of the next layer; 1.0 makes all rates equal.
-        layer_of: returns the layer of the parameter with a name, from 0 at the input to `num_layers` - 1 at the output.
+        layer_of: returns the layer of a parameter by its name, from 0 at the input to `num_layers` - 1 at the output.
         num_layers: number of layers; depth + 2 for a ViT, see `vit_layer`.
         no_decay: exact names of parameters that are not decayed.
     """

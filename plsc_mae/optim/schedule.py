@@ -56,7 +56,7 @@ def cosine_at(
     the warm-up and the first value of the cosine are both `base`.
 
     Args:
-        update: number of the update, from 0.
+        update: zero-based index of the update.
         base: peak value.
         final: value that the cosine would reach one update after the last.
         updates: number of updates of the run.

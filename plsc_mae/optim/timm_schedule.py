@@ -1,8 +1,8 @@
 """Learning rates of timm's schedulers, stepped once per iteration as in microsoft/SimMIM.
 
-The original sets the first learning rate when it builds the scheduler, and after every update it sets the rate for the
-number of that update. So update k, counted from 0, uses the scheduler's rate for iteration max(k - 1, 0): the first two
-updates use the first rate, and all later ones lag by one iteration.
+The original sets the first learning rate when it builds the scheduler, and after update k, counted from 0, it sets the
+rate of iteration k. So update k uses the scheduler's rate of iteration max(k - 1, 0): the first two updates use the
+first rate, and all later ones lag by one iteration.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def timm_cosine(
     """Return a schedule with linear warm-up, then the rest of half a cosine that spans the whole run.
 
     The cosine starts at the start of the run, not at the end of the warm-up. So the learning rate drops when the
-    warm-up ends, e.g. to 90 % of `lr` if the warm-up takes 20 of 100 epochs.
+    warm-up ends, for example to 90 % of `lr` if the warm-up takes 20 of 100 epochs.
 
     Args:
         lr: learning rate at which the warm-up ends and the cosine starts.

@@ -54,7 +54,7 @@ def tick() -> None:
 
 
 def finish_update(update: int) -> None:
-    """Record the number of the update that has finished."""
+    """Record that update `update` has finished, counted from 1."""
     current.update, current.has_updated = update, True
 
 

@@ -68,11 +68,11 @@ class Watch(ABC):
     """Monitor of other processes that ends this process when one of them dies.
 
     Args:
-        process: number of this process.
+        process: index of this process.
 
     Attributes:
         peers: connections to other processes.
-        reports: connections for the reports of the hang detector, by process number.
+        reports: connections for the reports of the hang detector, by process index.
         stacks_folder: folder of the stacks that this process writes if the run hangs; None writes to stderr only.
         describe_suspect: returns a sentence about a process that has made no progress for a while; "" without one.
         end: reason for the end of the run, once another process has sent it.
@@ -162,7 +162,7 @@ class Member(Watch):
     """Watch of any process other than 0, connected to process 0.
 
     Args:
-        process: number of this process.
+        process: index of this process.
         host: address of process 0.
         port: port of process 0's `Hub`.
         token: token of that `Hub`, which proves that this process belongs to the run.
@@ -320,7 +320,7 @@ def join(process: int, processes: int, store: Any, environ: Mapping[str, str] = 
     """Start to watch the other processes of a run, unless this has started before; all processes must call.
 
     Args:
-        process: number of this process.
+        process: index of this process.
         processes: number of processes.
         store: the launcher's key-value store, by which process 0 publishes its port.
         environ: environment with the launcher's address of process 0.

@@ -18,7 +18,7 @@ CHUNK_ELEMENTS = 1 << 24  # 64 MB in float32
 
 
 class Part(NamedTuple):
-    """Description of the part of a tensor that process number `process` holds; `shard` is None for a whole tensor."""
+    """Description of the part of a tensor that a process holds; `shard` is None for a whole tensor."""
 
     process: int
     shape: tuple[int, ...]

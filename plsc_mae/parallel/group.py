@@ -21,7 +21,7 @@ class Group(NamedTuple):
 
     Attributes:
         rank: index of this process among the members; -1 if it is not a member.
-        ranks: process numbers of the members in the run.
+        ranks: process indices of the members in the run.
         handle: Paddle's group object; None with a single member.
     """
 
@@ -39,8 +39,8 @@ class Group(NamedTuple):
         """Create a group; all processes of the run must create all groups in the same order, even if not members.
 
         Args:
-            ranks: process numbers of the members in ascending order.
-            process: number of this process.
+            ranks: process indices of the members in ascending order.
+            process: index of this process.
             processes: number of processes in the run.
             on_gloo: whether gloo is the backend.
         """

@@ -52,7 +52,7 @@ class ProgressTable:
 
     Args:
         timeout: seconds without progress that count as a hang.
-        names: names of the watched processes by number.
+        names: names of the watched processes by index.
         now: current time in seconds.
     """
 

@@ -23,9 +23,9 @@ class World:
 
     The processes form a grid. Along its tensor dimension, `tensor_parallel` processes divide the heads and hidden
     columns of every block; along its pipeline dimension, `pipeline_parallel` stages divide the blocks; along the data
-    dimension, the remaining factor, processes divide the batches. Process numbers change fastest along the tensor
+    dimension, the remaining factor, processes divide the batches. Process indices change fastest along the tensor
     dimension, then data, then pipeline, so that the processes that communicate most are closest. The last stage has the
-    lowest numbers, because it computes the loss and process 0 writes the files.
+    lowest indices, because it computes the loss and process 0 writes the files.
 
     Every process must create one, before anything else uses the device. `python -m paddle.distributed.launch` starts
     several processes; without it there is one.
@@ -37,13 +37,13 @@ class World:
 
     Attributes:
         size: number of data-parallel parts of a batch.
-        rank: number of this process's part, from 0.
+        rank: index of this process's part.
         processes: number of processes.
-        process: number of this process.
+        process: index of this process.
         data: group of the processes with the same part of the network and different data.
         tensor: group of the processes with the same data and different parts of the same blocks.
         pipeline: group of the processes with the same data and different blocks; the last stage is member 0.
-        stage: number of this process's stage; stage 0 reads the images.
+        stage: index of this process's stage; stage 0 reads the images.
         previous: group of this process and the previous stage, which is member 1; None in the first stage.
         following: group of this process and the next stage, which is member 0; None in the last stage.
 
@@ -81,7 +81,7 @@ class World:
     def _form_groups(self, tensor: int, data: int, pipeline: int) -> None:
         """Create the groups; all processes must call.
 
-        The process numbers fill a grid [pipeline, data, tensor], starting with the last stage.
+        The process indices fill a grid [pipeline, data, tensor], starting with the last stage.
         """
         numbers = [[[(s * data + d) * tensor + t for t in range(tensor)] for d in range(data)] for s in range(pipeline)]
         stages, parts, shares = range(pipeline), range(data), range(tensor)
@@ -145,7 +145,7 @@ class World:
 
     @property
     def stream(self) -> int:
-        """Number of this process's random number stream; it differs between data-parallel parts and between stages."""
+        """Index of this process's random number stream; it differs between data-parallel parts and between stages."""
         return self.stage * self.size + self.rank if self.pipeline.size > 1 else self.rank
 
     def average_gradients(self, params: Sequence[Tensor]) -> None:

@@ -100,7 +100,7 @@ class Case(ABC, Generic[ConfigT]):
         """Return the learning rate of an update by the oracle's schedule for the method.
 
         Args:
-            update: number of the update, from 0.
+            update: zero-based index of the update.
             updates: number of updates in the run; an epoch has one update.
             warmup: number of warm-up updates.
             peak: highest learning rate.

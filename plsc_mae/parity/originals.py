@@ -60,7 +60,7 @@ def find_original(reference: str, originals: Sequence[Original]) -> Original:
 
 
 def unsupported_reason(original: Original, case: AnyCase) -> str:
-    """Return why an original implementation cannot compute a case; "" if it can."""
+    """Return the reason why an original implementation cannot compute a case; "" if it can."""
     if not isinstance(case, original.case):
         return f"{original.title} has no counterpart of {case.name}"
     reason = original.unsupported_reason(case)

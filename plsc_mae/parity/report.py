@@ -125,7 +125,7 @@ class Report:
             The written files.
 
         Raises:
-            DataError: a file cannot be written, or exists and is no report.
+            DataError: a file cannot be written, or exists and is not a report.
         """
         files = [path] if path.suffix in (".json", ".md") else [path / "parity.json", path / "parity.md"]
         for file in files:

@@ -64,7 +64,7 @@ def train(case: AnyCase, rates: Sequence[float], watch: Callable[[int, Arrays], 
     Args:
         case: the network and its batch; the weights change.
         rates: learning rate of each update.
-        watch: called before each update with its number and the gradients.
+        watch: called before each update with its zero-based index and the gradients.
 
     Returns:
         The loss before each update.

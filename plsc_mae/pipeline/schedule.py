@@ -26,7 +26,7 @@ class Line(NamedTuple):
     """Position of this process in the pipeline.
 
     Attributes:
-        stage: number of this stage; stage 0 reads the images.
+        stage: index of this stage; stage 0 reads the images.
         stages: number of stages.
         previous: group of this and the previous stage; None in the first stage.
         following: group of this and the next stage; None in the last stage.

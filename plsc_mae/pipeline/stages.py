@@ -44,7 +44,7 @@ def check_pipeline_options(config: ClassifyConfig) -> None:
 
 
 def balanced_stages(costs: Sequence[float], stages: int) -> list[range]:
-    """Return the block numbers of each stage, such that the most expensive stage costs as little as possible.
+    """Return the block indices of each stage, such that the most expensive stage costs as little as possible.
 
     Args:
         costs: cost of each block in the order of the network, in any unit.
@@ -68,7 +68,7 @@ def balanced_stages(costs: Sequence[float], stages: int) -> list[range]:
 
 
 def stages_by_cost(model: ImageClassifier, world: World) -> list[range]:
-    """Return the block numbers of each stage, balanced by measured times of a block, the embedding and the head.
+    """Return the block indices of each stage, balanced by measured times of a block, the embedding and the head.
 
     All processes must call; they use the measurement of the main process.
 
@@ -90,7 +90,7 @@ def keep_stage(model: ImageClassifier, line: Line, blocks: range) -> None:
     Args:
         model: the whole network, modified in place.
         line: position of this process in the pipeline.
-        blocks: numbers of the blocks of this stage.
+        blocks: indices of the blocks of this stage.
 
     Raises:
         ConfigError: the blocks share one relative position bias.
@@ -113,7 +113,7 @@ def keep_stage(model: ImageClassifier, line: Line, blocks: range) -> None:
 
 
 def stages_by_operations(model: ImageClassifier, stages: int) -> list[range]:
-    """Return the block numbers of each stage, balanced by multiply-accumulates, for plans, which cannot measure times.
+    """Return the block indices of each stage, balanced by multiply-accumulates, for plans, which cannot measure times.
 
     Raises:
         ConfigError: there are more stages than blocks.

@@ -110,7 +110,7 @@ class PipelinedTask(Task):
 
     @property
     def gathers_outputs(self) -> bool:
-        """The classification task's."""
+        """True if the classification task gathers outputs."""
         return self.task.gathers_outputs
 
     def metrics(self, outputs: npt.NDArray[np.float32], labels: npt.NDArray[Any]) -> dict[str, float]:
@@ -162,9 +162,8 @@ class PipelinedTask(Task):
     def _broadcast_target(self, target: Tensor | None, count: int) -> Tensor:
         """Broadcast the first stage's targets to all stages.
 
-        Targets are class numbers [B], or float [B, K] for other labels and in training with mixup. All stages must
-        call.
-        Stages other than the first pass None as `target` and allocate a buffer for `count` images.
+        Targets are class numbers [B], or float [B, K] for other labels and in training with mixup. Stages other than
+        the first pass None as `target` and allocate a buffer for `count` images. All stages must call.
         """
         dense = self.task.kind.dense or (self.task.mixup is not None and self.training)
         if target is None:

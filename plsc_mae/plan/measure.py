@@ -10,7 +10,7 @@ import paddle
 
 from plsc_mae.config import ClassifyConfig, PretrainConfig, TrainingConfig
 from plsc_mae.data.random_images import random_batch
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch, Task
 from plsc_mae.methods.classify import ClassifyTask, build_classifier, build_normalize, train_transform
@@ -63,7 +63,7 @@ def run_updates(stepper: Stepper, batch: Batch, config: TrainingConfig, updates:
 
 def random_training_batch(config: TrainingConfig) -> Batch:
     """Return a batch of random images, transformed as in training with `config`."""
-    pixel_format = pixel_range.settled_format(config)
+    pixel_format = pixel_settings.settled_format(config)
     if isinstance(config, PretrainConfig):
         return random_batch(
             load_method(config.method).train_transform(config),

@@ -17,7 +17,7 @@ from plsc_mae.plan.activations import HALF, BlockMemory, Conditions, block_memor
 
 
 class Parameters(NamedTuple):
-    """Numbers of parameters that a process holds.
+    """Parameter counts of a process.
 
     Attributes:
         trained: trained parameters.

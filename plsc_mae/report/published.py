@@ -37,7 +37,7 @@ class PublishedLog(NamedTuple):
         source: place of the log.
         metric: name of the values in our log.txt.
         images_per_update: effective batch size.
-        epochs: epochs of the values, from 0.
+        epochs: zero-based epochs of the values.
         values: mean of the epoch.
     """
 

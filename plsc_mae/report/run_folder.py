@@ -49,7 +49,7 @@ class RunFolder:
         intervals: records of train.jsonl.
         epochs: records of log.txt.
         history: records of history.jsonl.
-        trivial: content of trivial_losses.json; empty without.
+        trivial: content of trivial_losses.json; empty without the file.
         pictures: pictures by tag, in the order of time.
         lacking: a sentence for everything that a run can write and this folder lacks.
     """

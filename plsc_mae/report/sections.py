@@ -212,7 +212,7 @@ def options(run: RunFolder) -> str:
 
 
 def lacking(run: RunFolder) -> str:
-    """Return what the report lacks, and why."""
+    """Return the list of contents that the report lacks, with the reasons."""
     return bullets(run.lacking)
 
 

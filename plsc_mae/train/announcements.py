@@ -1,4 +1,4 @@
-"""Announcements of a run for the person who waits for it: what will happen, how to stop it, and how it ended."""
+"""Messages of a run to its user: what it will do, how to stop and continue it, and how it ended."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def continuation(config: TrainingConfig, world: World, run: str) -> str | None:
 
 
 def _repetition(config: TrainingConfig) -> str:
-    """Return the words for a repetition of the command that continues the run."""
+    """Return the advice to repeat the command so that it continues the run."""
     other = " instead of --resume" if config.resume else " instead of --overwrite" if config.overwrite else ""
     return "the same command" if config.auto_resume and not other else f"the same command with --auto_resume{other}"
 

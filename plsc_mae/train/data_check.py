@@ -25,7 +25,7 @@ from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.data.sequence import SequenceImages
 from plsc_mae.errors import CheckpointError, DataError
 from plsc_mae.files import result_replacement
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
 
@@ -40,7 +40,7 @@ Notes = npt.NDArray[np.int64]
 
 
 class BadFile(NamedTuple):
-    """Number of a file in its list, from 0, and the reason why it cannot be read."""
+    """Zero-based index of a file in its list, and the reason why it cannot be read."""
 
     number: int
     reason: str
@@ -64,7 +64,7 @@ def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageLi
     if not config.check_data:
         return {}
     lists = {name: images for name, images in lists.items() if not isinstance(images, SequenceImages)}
-    values = pixel_range.settled_format(config)
+    values = pixel_settings.settled_format(config)
     path = Path(config.output_dir) / RESULT
     known = _read(path) if world.is_main else {}
     digests = {name: _digest(images, values) if world.is_main else "" for name, images in lists.items()}
@@ -151,7 +151,7 @@ def _describe(images: ImageList, bad: list[BadFile]) -> str:
 
 
 def _digest(images: ImageList, values: PixelFormat) -> str:
-    """Return a digest of the names of the files and of the way in which they are read."""
+    """Return a digest of the names of the files and of the settings for reading them."""
     digest = hashlib.sha256(repr((images.root, values)).encode("utf-8", "surrogateescape"))
     for index in range(len(images)):
         digest.update(images.paths[index].encode("utf-8", "surrogateescape") + b"\0")
@@ -159,7 +159,7 @@ def _digest(images: ImageList, values: PixelFormat) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return the result of an earlier check by the names of the lists; {} without an intact file."""
+    """Return the result of an earlier check by list name; {} if its file is missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -18,7 +18,7 @@ from plsc_mae.data.loader import BatchLoader, KeyedDataset, build_loader
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.tiles import repeat_by_tiles
 from plsc_mae.errors import ConfigError
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.methods.base import Task
 from plsc_mae.methods.contract import Method
 from plsc_mae.models.deterministic import choose_kernels
@@ -64,24 +64,22 @@ def training_world(config: TrainingConfig) -> World:
     return world
 
 
-def settle_pixel_range(
-    config: PretrainConfig, checkpoint: Path | None, images: ImageList | None = None
-) -> PretrainConfig:
-    """Return the config with the final options of reading pixels, see `loading.pixel_range.settle`.
+def settle_pixels(config: PretrainConfig, checkpoint: Path | None, images: ImageList | None = None) -> PretrainConfig:
+    """Return the config with its pixel options resolved, see `loading.pixel_settings.settle`.
 
     Args:
-        config: options of the run; for `auto`, the range is determined from the images of --data_path.
-        checkpoint: checkpoint that the run resumes, whose range is the default; None without one.
+        config: options of the run; the images of --data_path determine the range of --pixel_range auto.
+        checkpoint: checkpoint that the run resumes, whose pixel settings are the default; None without one.
         images: the images, if the caller has them already; None lists those of --data_path.
 
     Raises:
         ConfigError: --pixel_range is malformed.
         DataError: the range is `auto`, and --data_path has no usable images.
     """
-    automatic = config.pixel_range == (pixel_range.AUTO,) or (config.pixel_range is None and not config.is_rgb)
+    automatic = config.pixel_range == (pixel_settings.AUTO,) or (config.pixel_range is None and not config.is_rgb)
     if images is None and automatic and config.data_path:
         images = list_images(config.data_path, "train")
-    return pixel_range.settle(config, images, checkpoint)
+    return pixel_settings.settle(config, images, checkpoint)
 
 
 def pretraining_dataset(
@@ -97,7 +95,7 @@ def pretraining_dataset(
     """
     if not config.data_path:
         raise ConfigError("--data_path is required: an image folder or a list file")
-    pixel_format = pixel_range.settled_format(config)
+    pixel_format = pixel_settings.settled_format(config)
     if images is None:
         images = repeat_by_tiles(find_images(config.data_path, "train"), pixel_format)
     return ImageDataset(

@@ -25,8 +25,8 @@ class AccumulationGroup(NamedTuple):
     """Consecutive iterations whose gradients are summed for one update.
 
     Attributes:
-        number: number of the update in its epoch, from 0.
-        start: number of the group's first iteration in the epoch, from 0.
+        number: zero-based index of the update in its epoch.
+        start: zero-based index of the group's first iteration in the epoch.
         size: number of iterations in the group.
     """
 
@@ -36,7 +36,7 @@ class AccumulationGroup(NamedTuple):
 
     @property
     def last(self) -> int:
-        """Number of the group's last iteration in the epoch, from 0."""
+        """Zero-based index of the group's last iteration in the epoch."""
         return self.start + self.size - 1
 
 
@@ -57,11 +57,11 @@ class Accumulation(NamedTuple):
         return -(-self.iterations // self.accum_iter)
 
     def is_start(self, iteration: int) -> bool:
-        """Return whether a group starts at iteration `iteration` of the epoch, from 0."""
+        """Return whether a group starts at the zero-based `iteration` of the epoch."""
         return iteration % self.accum_iter == 0
 
     def group(self, iteration: int) -> AccumulationGroup:
-        """Return the group that contains iteration `iteration` of the epoch, from 0."""
+        """Return the group that contains the zero-based `iteration` of the epoch."""
         number = iteration // self.accum_iter
         start = number * self.accum_iter
         return AccumulationGroup(number, start, min(self.accum_iter, self.iterations - start))

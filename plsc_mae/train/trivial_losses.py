@@ -18,9 +18,9 @@ logger = logging.getLogger(__name__)
 
 
 class TrivialLosses:
-    """Measurement of the losses of trivial predictors, on the first batches that the main process trains on.
+    """Measurement of the losses of trivial predictors, on the first training batches of the main process.
 
-    Nothing is read twice, and the random numbers of the training do not change.
+    It reads no image again and draws no random numbers, so the training is unaffected.
 
     Args:
         task: task of the run; a Task without `reference_loss` has no such losses.

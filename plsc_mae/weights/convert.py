@@ -117,7 +117,7 @@ def load(
     Raises:
         ConfigError: the dialect is unknown.
         CheckpointError: the file cannot be read, no dialect recognizes the tensors, a tensor has another shape, no
-            tensor matches, a tensor is of no floating-point type, or a value to load is not finite (unless
+            tensor matches, a tensor does not have a floating-point type, or a value to load is not finite (unless
             `source.any_values`).
     """
     if isinstance(source, (str, Path)):

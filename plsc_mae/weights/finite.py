@@ -1,4 +1,4 @@
-"""Refuses weights that are no floating-point numbers, NaN, infinite, or too large for float32."""
+"""Rejects weights of other types than floating-point, and values that are NaN, infinite or too large for float32."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def require_floats(tensors: Mapping[str, NDArray[Any]], where: str) -> None:
         return
     name, kind = next(iter(others.items()))
     raise CheckpointError(
-        f"{where} has {len(others)} weights that are no floating-point numbers, the first {name} of type {kind}; if "
+        f"{where} has {len(others)} weights that are not floating-point numbers, the first {name} of type {kind}; if "
         "they are quantized, save the network before it is quantized, in float32 or float16"
     )
 

@@ -255,10 +255,10 @@ def _per_channel(values: Any) -> list[float]:
 
 
 def _class_names(config: Mapping[str, Any], folder: Path) -> list[str]:
-    """Return the names of `id2label` in the order of their numbers; empty if they are missing, default or invalid."""
+    """Return the names of `id2label` in the order of their indices; empty if they are missing, default or invalid."""
     labels = config.get("id2label") or {}
     if not isinstance(labels, dict) or not all(str(number).isdecimal() for number in labels):
-        logger.warning("%s: id2label is no table of numbers and names; classes are shown as numbers", folder)
+        logger.warning("%s: id2label is not a table of numbers and names; classes are shown as numbers", folder)
         return []
     named = {int(number): str(name) for number, name in labels.items()}
     if all(NUMBERED_LABEL.fullmatch(name) for name in named.values()):

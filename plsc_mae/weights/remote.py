@@ -17,7 +17,7 @@ HUB_FILE = "https://huggingface.co/{}/resolve/main/model.safetensors"
 
 
 def fetch_advice(path: str | Path) -> str:
-    """Return how to get a file that is named by its address, as the end of a sentence; empty for an ordinary path.
+    """Return the advice to get a file that is named by its address, to end a sentence; empty for an ordinary path.
 
     Args:
         path: path of a file that does not exist.

@@ -231,7 +231,7 @@ def _prefixes(names: Iterable[str]) -> list[str]:
 
 
 def _problem(stored: Checkpoint, tables: Mapping[str, Tensors], found: Mapping[str, list[_Network]]) -> str:
-    """Return why no network can be chosen, as the end of a sentence; empty if the names are merely unknown."""
+    """Return the reason why no network can be chosen, to end a sentence; empty if the names are merely unknown."""
     for key in (*NETWORK_KEYS, "", *found):
         if len(found.get(key, ())) > 1:
             names = ", ".join(f"'{network.prefix}'" for network in found[key])

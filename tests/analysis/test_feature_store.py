@@ -89,7 +89,7 @@ def test_a_writer_killed_before_its_first_record_leaves_nothing(tmp_path):
 def test_folders_of_the_user_are_refused(tmp_path, name):
     (tmp_path / "x.partial").mkdir()
     (tmp_path / "x.partial" / name).write_text(json.dumps({"images": 3}))
-    with pytest.raises(DataError, match=r"x\.partial has files of another origin"):
+    with pytest.raises(DataError, match=r"x\.partial has files of unknown origin"):
         opened(tmp_path)
     assert (tmp_path / "x.partial" / name).exists()
 

@@ -17,7 +17,7 @@ import pytest
 
 from plsc_mae.cli import main
 from plsc_mae.commands import board
-from plsc_mae.config.tools import BoardConfig
+from plsc_mae.config.runs import BoardConfig
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.train.log.append_file import VisualDLRecords
 

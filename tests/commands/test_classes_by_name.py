@@ -176,11 +176,11 @@ def test_a_head_is_kept_for_the_same_classes_only(oracle, run, tmp_path):
 
     accuracy, output = tuned("permuted", "a", "b", "c")
     assert accuracy == 100
-    assert "into the order of this run's classes" in output
-    assert tuned("spare", "a", "b", "c", flags="--nb_classes 4")[1].count("the head starts new") == 1
+    assert "reordered by class name" in output
+    assert tuned("spare", "a", "b", "c", flags="--nb_classes 4")[1].count("initializing a new head") == 1
     for names in (("a", "b", "d"), ("A", "b", "c")):
         _, output = tuned("".join(names), *names)
-        assert "classifies other classes than this run: the head starts new" in output
+        assert "differ from those of this run: initializing a new head" in output
         assert "new layers: head" in output
     (tmp_path / "names.txt").write_text("y\nx\nz\n")
     assert tuned("named", "x", "y", "z", flags=f"--classes {tmp_path / 'names.txt'}")[0] == 100

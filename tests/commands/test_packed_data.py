@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 import zipfile
@@ -26,15 +25,9 @@ def run(line: str, capfd) -> str:
 
 
 @pytest.fixture(scope="module")
-def as_tar(images, tmp_path_factory) -> Path:
-    """One tar archive with train/ and val/ per shard."""
-    folder = tmp_path_factory.mktemp("tar")
-    files = sorted(images.rglob("*.jpg"))
-    for shard in range(5):
-        with tarfile.open(folder / f"{shard}.tar", "w") as archive:
-            for file in files[shard::5]:
-                archive.add(file, str(file.relative_to(images)))
-    return folder
+def as_tar(images, archives, tmp_path_factory) -> Path:
+    """Five tar archives, each with a part of train/ and val/."""
+    return archives.write_shards(images, tmp_path_factory.mktemp("tar"), 5)
 
 
 @pytest.fixture(scope="module")
@@ -47,24 +40,8 @@ def as_zip(images, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def as_parquet(images, tmp_path_factory) -> Path:
-    """The files of a data set on Hugging Face's Hub."""
-    pa = pytest.importorskip("pyarrow")
-    import pyarrow.parquet as pq
-
-    folder = tmp_path_factory.mktemp("hub")
-    classes = sorted(path.name for path in (images / "train").iterdir())
-    features = {"image": {"_type": "Image"}, "label": {"names": classes, "_type": "ClassLabel"}}
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    for split, name in (("train", "train"), ("val", "validation")):
-        files = sorted((images / split).rglob("*.jpg"))[::-1]
-        rows = pa.array([{"bytes": file.read_bytes(), "path": file.name} for file in files], kind)
-        labels = pa.array([classes.index(file.parent.name) for file in files])
-        schema = pa.schema([("image", kind), ("label", pa.int64())], metadata)
-        (folder / "data").mkdir(exist_ok=True)
-        pq.write_table(pa.table([rows, labels], schema), folder / "data" / f"{name}-00000.parquet", row_group_size=7)
-    return folder
+def as_parquet(images, archives, tmp_path_factory) -> Path:
+    return archives.write_hub(images, tmp_path_factory.mktemp("hub"))
 
 
 @pytest.fixture
@@ -122,16 +99,11 @@ def test_a_member_is_an_image(trained, as_tar, tmp_path, capfd):
 
 
 @kinds("as_zip")
-def test_doctor_describes_archives(as_tar, packed, capfd, tmp_path):
+def test_doctor_describes_archives(archives, packed, capfd, tmp_path):
     main(["doctor", "--data_path", str(packed)])
     out = capfd.readouterr().out
     assert "train: 30 images in 10 classes" in out
     assert "val: 10 images in 10 classes" in out
-    bad = tmp_path / "bad.tar"
-    with tarfile.open(bad, "w") as archive:
-        for name in ("cat/0.jpg", "dog/0.jpg"):
-            info = tarfile.TarInfo(name)
-            info.size = 4
-            archive.addfile(info, io.BytesIO(b"none"))
+    bad = archives.write_tar(tmp_path / "bad.tar", {"cat/0.jpg": b"none", "dog/0.jpg": b"none"})
     assert main(["doctor", "--data_path", str(bad)]) == 1
     assert "bad.tar/cat/0.jpg" in capfd.readouterr().out

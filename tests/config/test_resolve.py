@@ -11,9 +11,11 @@ from typing import ClassVar
 import pytest
 
 from plsc_mae.config import FINETUNE, LINPROBE, PRETRAIN, MAEConfig, recipes, resolve
+from plsc_mae.config.features import KNNConfig
+from plsc_mae.config.inference import ExplainConfig
 from plsc_mae.config.resolve import from_mapping, load_config, parse
+from plsc_mae.config.runs import PlotConfig
 from plsc_mae.config.schema import option, to_yaml
-from plsc_mae.config.tools import ExplainConfig, KNNConfig, PlotConfig
 from plsc_mae.config.training import PretrainConfig
 from plsc_mae.errors import ConfigError
 

@@ -175,7 +175,7 @@ def test_names_of_classes(save, tmp_path, caplog, monkeypatch):
     assert trained.classes == ("a cat, Felis catus", "ein Hündchen", "owl")
     names.write_text("dog\ncat\nowl\n")
     assert load_classifier(path, num_heads=4, classes=str(names)).classes == ("dog", "cat", "owl")
-    assert "in another order" in caplog.text
+    assert "in a different order" in caplog.text
     names.write_text("cat\ndog\n")
     with pytest.raises(DataError, match=r"names\.txt has 2 names; expected 3"):
         load_classifier(path, num_heads=4, classes=str(names))

@@ -190,7 +190,7 @@ def test_incomplete_corruptions(tmp_path, caplog):
     assert "snow" in caplog.text
     fill(tmp_path / "mist/1", ALL[3])
     assert "'mist'" in refusal("imagenet-c", tmp_path)
-    assert "is no folder" in refusal("imagenet-c", tmp_path / "none")
+    assert "is not a folder" in refusal("imagenet-c", tmp_path / "none")
 
 
 def test_shared_classes(tmp_path, caplog):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -16,38 +14,17 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def shards(images, tmp_path_factory) -> Path:
+def shards(images, archives, tmp_path_factory) -> Path:
     """Five shards of train/ and one of val/."""
     folder = tmp_path_factory.mktemp("shards")
     for split, count in (("train", 5), ("val", 1)):
-        (folder / split).mkdir()
-        files = sorted((images / split).rglob("*.jpg"))
-        for shard in range(count):
-            with tarfile.open(folder / split / f"{shard}.tar", "w") as archive:
-                for file in files[shard::count]:
-                    archive.add(file, str(file.relative_to(images / split)))
+        archives.write_shards(images / split, folder / split, count)
     return folder
 
 
 @pytest.fixture(scope="module")
-def tables(images, tmp_path_factory) -> Path:
-    """Parquet files as on Hugging Face's Hub."""
-    pa = pytest.importorskip("pyarrow")
-    import pyarrow.parquet as pq
-
-    folder = tmp_path_factory.mktemp("tables")
-    classes = sorted(path.name for path in (images / "train").iterdir())
-    features = {"image": {"_type": "Image"}, "label": {"names": classes, "_type": "ClassLabel"}}
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    schema = pa.schema(
-        [("image", kind), ("label", pa.int64())], {"huggingface": json.dumps({"info": {"features": features}})}
-    )
-    for split in ("train", "val"):
-        files = sorted((images / split).rglob("*.jpg"))
-        rows = pa.array([{"bytes": file.read_bytes(), "path": file.name} for file in files], kind)
-        labels = pa.array([classes.index(file.parent.name) for file in files])
-        pq.write_table(pa.table([rows, labels], schema), folder / f"{split}-00000.parquet", row_group_size=16)
-    return folder
+def tables(images, archives, tmp_path_factory) -> Path:
+    return archives.write_hub(images, tmp_path_factory.mktemp("tables"))
 
 
 def assert_same_tensors(one: Path, other: Path) -> None:

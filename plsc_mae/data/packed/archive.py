@@ -1,6 +1,6 @@
-"""Base of the archives, and parts of files that are read by `pread`.
+"""Base class of archives, and byte ranges of files read by `pread`.
 
-`pread` needs no position in the file, so forked workers share the descriptors of their parent.
+`pread` does not move the file position, so forked workers can share the descriptors of their parent.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Archive(ABC):
         path: the file.
 
     Attributes:
-        stamp: identity of the content at the time of the call.
+        stamp: identity of the content when the archive was opened.
     """
 
     def __init__(self, path: str) -> None:
@@ -59,11 +59,11 @@ class Archive(ABC):
 
 
 class ByteRange(io.RawIOBase):
-    """Part of a file, read by `pread`.
+    """Byte range of a file, read by `pread`.
 
     Args:
         descriptor: the open file.
-        start: offset of the part.
+        start: offset of the first byte.
         size: number of bytes.
     """
 
@@ -111,7 +111,7 @@ class ByteRange(io.RawIOBase):
 
 
 def descriptor_of(path: str) -> int:
-    """Return a descriptor of a file, which stays open until many others have been used."""
+    """Return an open descriptor of a file; the 64 most recently used ones stay open."""
     if path not in _descriptors:
         _descriptors[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         if len(_descriptors) > _OPEN_FILES:

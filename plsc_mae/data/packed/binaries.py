@@ -1,7 +1,6 @@
 """Binary files of CIFAR-10, CIFAR-100 (Krizhevsky 2009) and STL-10 (Coates et al. 2011).
 
-A record is an image of raw pixels: a red, a green and a blue plane. Its address in its file is its number, and its
-content is presented as a PPM file.
+A record is an image of raw pixels: a red, a green and a blue plane. The member `17.ppm` is record 17 as a PPM file.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ class Layout(NamedTuple):
         folder: name of the folder in the published archive.
         names: file with a class name per line.
         side: height and width of the images in pixels.
-        labels: label bytes before the pixels; the last one is the class (CIFAR-100 puts the coarse class before it).
-            0: the labels are in a file of their own, from 1 on.
+        labels: number of label bytes before the pixels, of which the last is the class (CIFAR-100 stores the coarse
+            class first); 0 if the labels, which start at 1, are in a separate file.
         by_columns: whether planes are stored column by column.
         train: files of the training images.
         val: files of the test images.
@@ -60,7 +59,7 @@ LAYOUTS = (CIFAR10, CIFAR100, STL10)
 
 
 def layout_of(file: Path) -> Layout | None:
-    """Return the data set that a file belongs to by its name and the class names beside it, or None."""
+    """Return the layout of a data file, known by its name and the file of class names beside it; None for others."""
     for layout in LAYOUTS:
         if file.name in (*layout.train, *layout.val, *layout.other) and (file.parent / layout.names).is_file():
             return layout
@@ -68,7 +67,7 @@ def layout_of(file: Path) -> Layout | None:
 
 
 def files_in(folder: Path, split: str) -> list[Path]:
-    """Return the files of a split, "train" or another one, in a folder of one of the data sets; [] in other folders."""
+    """Return the training files of a data set's folder, or its test files unless `split` is "train"; [] without any."""
     for layout in LAYOUTS:
         for place in (folder, folder / layout.folder):
             if (place / layout.names).is_file() and (place / layout.train[0]).is_file():
@@ -124,7 +123,7 @@ class BinaryArchive(Archive):
         return [str(number) for number in numbers.tolist()]
 
     def open(self, member: str) -> tuple[IO[bytes], int]:
-        """See `Archive.open`; the first part of the name of a member is the number of its record."""
+        """See `Archive.open`; the name of a member starts with the index of its record."""
         number, layout = member.partition("/")[0].partition(".")[0], self.layout
         if not number.isdecimal() or int(number) >= len(self.labels):
             raise self.missing(member)

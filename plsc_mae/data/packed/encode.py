@@ -23,18 +23,18 @@ from plsc_mae.errors import DataError
 
 _IMAGES_PER_TASK = 16
 _TASKS_AHEAD = 4  # per process
-_PLAIN_MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr")  # that a JPEG file of 8-bit gray or RGB can represent
+_PLAIN_MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr")  # modes that an 8-bit gray or RGB JPEG file can represent
 
 
 class Resize(NamedTuple):
-    """Resize of images whose shorter side exceeds `short` pixels, to JPEG files of a quality."""
+    """Rule for large images: a shorter side above `short` pixels is reduced to `short`, saved as JPEG of `quality`."""
 
     short: int
     quality: int
 
 
 class EncodedFile(NamedTuple):
-    """Content for the archive.
+    """Content of a file for the archive.
 
     Attributes:
         content: the bytes; empty for an image that cannot be read.
@@ -50,11 +50,11 @@ class EncodedFile(NamedTuple):
 def encode_files(
     images: ImageList, first: int, resize: Resize | None, workers: int
 ) -> Generator[EncodedFile, None, None]:
-    """Yield the content of each file from number `first` on, in order.
+    """Yield the content of each file from index `first` on, in order.
 
     Args:
         images: the files.
-        first: number of the first file.
+        first: index of the first file.
         resize: how larger images are resized; None copies all files.
         workers: number of processes.
 
@@ -81,11 +81,11 @@ def encode_files(
             pool.shutdown(cancel_futures=True)
 
 
-_job: tuple[ImageList, Resize | None] | None = None  # of this process
+_job: tuple[ImageList, Resize | None] | None = None  # set once in each process
 
 
 def _set_up(images: ImageList, resize: Resize | None, parent: int) -> None:
-    """Prepare a process, which ends with its parent and leaves Ctrl-C to it."""
+    """Prepare a process: it exits with its parent and ignores Ctrl-C, which the parent handles."""
     global _job
     _job = images, resize
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -114,11 +114,11 @@ def encode_file(path: str, resize: Resize | None) -> EncodedFile:
 
 
 def _resized(content: bytes, resize: Resize) -> bytes | None:
-    """Return a JPEG file, or None if the file is to be copied."""
+    """Return the resized image as a JPEG file, or None if the file must be copied unchanged."""
     try:
         image = Image.open(io.BytesIO(content))
     except UnidentifiedImageError:
-        if depth.tiff_layout(content) is not None:  # of more bands than Pillow reads
+        if depth.tiff_layout(content) is not None:  # has more bands than Pillow reads
             return None
         raise
     shorter = min(image.size)

@@ -19,7 +19,7 @@ _SPLIT_FILE = re.compile(r"(train|training|val|valid|validation|test|testing)(?:
 _INNER = "data"  # folder of the files in repositories of Hugging Face
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_MOST_FILES = 1_000_000  # of a pattern with braces
+_MOST_FILES = 1_000_000  # that a pattern with braces may expand to
 
 
 def find_archives(data_path: str | Path, split: str, flag: str) -> list[str]:
@@ -27,11 +27,11 @@ def find_archives(data_path: str | Path, split: str, flag: str) -> list[str]:
 
     Args:
         data_path: archive, folder or pattern. A pattern may have `*`, `?`, `[...]` and braces, as in `{000..146}`.
-        split: split that is wanted of a folder whose archives belong to splits by their names, or to subfolders.
+        split: wanted split of a folder whose subfolders, or whose archives' names, denote splits.
         flag: option that `data_path` comes from, for messages.
 
     Raises:
-        DataError: a pattern matches no file or a file that is no archive, or a folder has other splits only.
+        DataError: a pattern matches no file or a file that is not an archive, or a folder has only other splits.
         OSError: a folder or file cannot be read.
     """
     path = Path(data_path)
@@ -51,7 +51,7 @@ def has_archives_of(folder: Path, split: str) -> bool:
 
 
 def is_pattern(text: str) -> bool:
-    """Return whether a path has characters of a pattern."""
+    """Return whether a path contains pattern characters."""
     return any(character in text for character in "*?[{")
 
 

@@ -1,4 +1,4 @@
-"""Folder tree of the members of archives, which the rules for folders on disk are applied to."""
+"""Folder tree of archive members; the listing applies the rules for folders on disk to it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class MemberTree:
         return {name for names in self._names.get(folder, {}).values() for name in names}
 
     def paths_in(self, folder: str, names: Iterable[str]) -> Iterator[str]:
-        """Yield the paths of files of a folder, from the archive on, sorted by name and archive."""
+        """Yield the paths of the files `names` of a folder, starting with the archive, sorted by name and archive."""
         wanted = set(names)
         found = [
             (name, number)

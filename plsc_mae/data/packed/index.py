@@ -1,8 +1,8 @@
-"""Index of a tar or zip archive: where the bytes of each member are, and the labels that webdataset's files give.
+"""Index of a tar or zip archive: the byte position of each member, and labels from webdataset files.
 
-An index is read from the archive itself. For tar archives that `plsc-mae prepare-data` wrote, the text file
-`ARCHIVE.index` beside the archive has it, with a line `OFFSET SIZE LABEL MEMBER` per member, separated by tabs. Indexes
-of other large archives are kept in the cache folder of the user.
+`plsc-mae prepare-data` writes the index of a tar archive to a text file `ARCHIVE.index` beside it, with a line
+`OFFSET SIZE LABEL MEMBER` per member, separated by tabs. The index of another archive is read from the archive itself,
+and that of a large one is kept in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TITLE = f"# tar index, {MARK}, archive of"
 _MAX_LINKS = 40  # as in Linux
 _DOS = 0  # system whose programs may write backslashes into the names of zip members
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of name and extra field
-_CHECKED = 8  # members by which an index is compared with its archive
+_CHECKED = 8  # members whose headers are compared with an index file
 
 
 class Place(NamedTuple):
@@ -120,7 +120,7 @@ def read_tar(path: str) -> Index:
 
 
 def _require_end(path: str, offset: int) -> None:
-    """Raise DataError unless the archive has its end or zeros at `offset`, where the last member ends."""
+    """Raise DataError unless the archive ends, or contains zeros, at `offset`, the end of the last member."""
     with open(path, "rb") as file:
         file.seek(offset)
         if any(file.read(tarfile.BLOCKSIZE)):
@@ -162,7 +162,7 @@ def read_zip(path: str) -> Index:
 
 
 def _zip_name(item: zipfile.ZipInfo) -> str:
-    """Return the name with the bytes that it has in the archive, as `unzip` writes it."""
+    """Return the name of a member decoded from its bytes in the archive, as `unzip` writes it."""
     name = item.filename
     if not item.flag_bits & 0x800:  # not marked as UTF-8: Python decodes the bytes as code page 437
         name = os.fsdecode(name.encode("cp437"))
@@ -170,7 +170,7 @@ def _zip_name(item: zipfile.ZipInfo) -> str:
 
 
 def zip_data_offset(descriptor: int, place: Place) -> int:
-    """Return the offset of the data of a zip member, behind its local header.
+    """Return the offset of the data of a zip member, after its local header.
 
     Raises:
         ValueError: there is no local header.
@@ -209,7 +209,7 @@ def write_index(archive: Path, members: Iterable[tuple[str, Place, str]]) -> Non
 
 
 def read_index(archive: str) -> Index | None:
-    """Read the index file beside a tar archive; None without a file that belongs to the archive."""
+    """Read the index file beside a tar archive; None if it is missing or does not belong to the archive."""
     members: dict[str, Place] = {}
     labels: dict[str, str] = {}
     try:
@@ -231,14 +231,14 @@ def read_index(archive: str) -> Index | None:
 
 
 def with_labels(index: Index, labels: Mapping[str, str]) -> Index:
-    """Return the index with labels by the names of members; without any label, `labels` of the index is None."""
+    """Return the index with the labels, given by member name; return it unchanged if all labels are empty."""
     if not any(labels.values()):
         return index
     return Index(index.names, index.places, PathTable(labels.get(name, "") for name in index.names))
 
 
 def _belongs(index: Index, archive: str) -> bool:
-    """Return whether some members have their headers where an index has them."""
+    """Return whether a sample of members have their headers at the places in the index."""
     count = min(_CHECKED, len(index.names))
     with open(archive, "rb") as file:
         for number in (i * len(index.names) // count for i in range(count)):

@@ -1,4 +1,4 @@
-"""Tar and zip archives, and the labels that webdataset's files in them give."""
+"""Tar and zip archives, with labels from the webdataset files in them."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ class IndexedArchive(Archive):
         return io.BytesIO(_inflate(stored, place)), place.size
 
     def _labels(self) -> Iterator[tuple[str, str]]:
-        """Yield (image, label) for the images that webdataset's `KEY.cls` or, without a folder, `KEY.json` labels."""
-        origins: dict[str, str] = {}  # member with the label by key
+        """Yield (image, label) for images with a webdataset label file: `KEY.cls`, or `KEY.json` in the top folder."""
+        origins: dict[str, str] = {}  # label file by key
         for name in self.index.names:
             if name.endswith(".cls"):
                 origins[key_of(name)] = name
@@ -119,10 +119,10 @@ def key_of(name: str) -> str:
 
 
 def _inflate(stored: ByteRange, place: Place) -> bytes:
-    """Return the content of a deflated member, whose size and checksum must be those of the directory.
+    """Decompress a member.
 
     Raises:
-        ValueError: they are not, or the method is another one.
+        ValueError: the member is not compressed by deflate, or its size or checksum differs from the directory's.
     """
     if place.method == ENCRYPTED:
         raise ValueError("the member is encrypted; unpack the archive with its password")

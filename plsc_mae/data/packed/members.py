@@ -42,7 +42,7 @@ def open_archive(path: str) -> Archive:
     Raises:
         DataError: the archive is damaged, or has no column of images.
         ConfigError: a package for this kind is missing.
-        OSError: the file cannot be read, or is no archive.
+        OSError: the file cannot be read, or is not an archive.
     """
     known = _archives.get(path)
     if known is None or known.stamp != Stamp.of(path):

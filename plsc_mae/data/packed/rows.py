@@ -1,6 +1,6 @@
 """Tables of images in Parquet and Arrow files, as Hugging Face's `datasets` writes them; they need pyarrow.
 
-The image column is a struct of `bytes` and `path`, or binary. The address of an image in its file is its row.
+The image column is a struct of `bytes` and `path`, or binary. The name of a member starts with the index of its row.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from plsc_mae.errors import ConfigError, DataError
 _IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "picture")
 _LABEL_NAMES = ("label", "labels", "fine_label", "cls", "class", "target")
 _GROUPS_KEPT = 2  # decompressed row groups in the memory of a process
-_NO_LABEL = -1  # of test sets of `datasets`
+_NO_LABEL = -1  # label in test sets of `datasets`
 
 
 class Columns(NamedTuple):
@@ -85,7 +85,7 @@ class RowArchive(Archive):
         self.labels = ["" if label in (None, _NO_LABEL) else str(label) for label in labels]
 
     def open(self, member: str) -> tuple[IO[bytes], int]:
-        """See `Archive.open`; the first part of the name of a member is the row."""
+        """See `Archive.open`; the name of a member starts with the index of its row."""
         row = member.partition("/")[0]
         if not row.isdecimal() or int(row) >= len(self.names):
             raise self.missing(member)
@@ -100,18 +100,18 @@ class RowArchive(Archive):
 
 
 class _Table(ABC):
-    """Rows of a file in groups that can be read alone.
+    """Rows of a file in groups that can be read separately.
 
     Attributes:
         schema: names and types of the columns.
-        ends: end of each group, counted in rows.
+        ends: index of the row after each group's last one.
     """
 
     schema: Any
     ends: Any
 
     def locate(self, row: int) -> tuple[int, int]:
-        """Return (group, place in it) of a row."""
+        """Return (group, index within the group) of a row."""
         group = int(np.searchsorted(self.ends, row, side="right"))
         return group, row - (int(self.ends[group - 1]) if group else 0)
 
@@ -200,7 +200,7 @@ def _choose_columns(arrow: ModuleType, schema: Any, path: str) -> Columns:
     """Return the columns of images and labels.
 
     Raises:
-        DataError: there is no column of images, or there are several of equal right.
+        DataError: there is no column of images, or several are equally plausible.
     """
     features = _features(schema)
     images = [name for name in schema.names if _is_image_column(arrow, schema.field(name).type, features.get(name))]

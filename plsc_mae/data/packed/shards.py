@@ -1,6 +1,6 @@
 """Writes images to tar shards of limited size, each with its index, so that an interrupted call can continue.
 
-A shard gets its name when it is complete. `prepare.json`, written after it, records how far the images are packed.
+A shard gets its final name when it is complete. `prepare.json`, written after it, records the progress.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Shard(NamedTuple):
 
 @dataclass
 class PackRecord:
-    """Content of `prepare.json`: what is packed, and how far.
+    """Content of `prepare.json`: the options and the progress of packing.
 
     Attributes:
         options: number and digest of the images, and the options that determine the shards.
@@ -101,7 +101,7 @@ class ShardWriter:
     Args:
         folder: the folder; it is created if necessary.
         prefix: start of the names of the shards.
-        most_bytes: largest size of a shard; a single image may exceed it.
+        most_bytes: maximum size of a shard in bytes; a single image may exceed it.
         record: record of the folder; its shards are kept.
     """
 
@@ -125,7 +125,7 @@ class ShardWriter:
         """Write a member and return the name of its shard.
 
         Raises:
-            DataError: a file of another origin has the name of the shard.
+            DataError: a file that this command did not write has the name of the shard.
             OSError: the shard cannot be written.
         """
         info = tarfile.TarInfo(name)
@@ -141,7 +141,7 @@ class ShardWriter:
         return self.shard_name
 
     def skip(self) -> None:
-        """Leave out the next image of the source."""
+        """Count the next image of the source as left out."""
         self._end += 1
 
     def finish(self) -> None:

@@ -18,7 +18,7 @@ from plsc_mae.data.packed.members import open_archive
 from plsc_mae.data.packed.rows import RowArchive
 from plsc_mae.errors import DataError
 
-_READERS = 8  # threads that read the indexes of archives
+_READERS = 8  # threads that read archive indexes
 _MAX_CLASSES = 1_000_000
 
 
@@ -50,14 +50,14 @@ class MemberTable(NamedTuple):
 
     @property
     def labels_are_numbers(self) -> bool:
-        """True if the labels are numbers without names, which a single number shows."""
+        """True if the labels are numbers without names; one number among them is enough."""
         return not self.classes and any(label.isdecimal() for label in (self.labels or {}).values())
 
     def classes_of(self, paths: Sequence[str], source: str) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-        """Return the class number of each image, and the names of the classes; (-1 for each, ()) without labels.
+        """Return the class number of each image and the class names; without labels -1 for each image and no names.
 
         Raises:
-            DataError: some images have a label and others have none, or a label is no number of a class.
+            DataError: some images have a label and others have none, or a label is not a class number.
         """
         labels = [(self.labels or {}).get(path, "") for path in paths]
         if not any(labels):
@@ -85,7 +85,7 @@ def member_table(files: Sequence[str]) -> MemberTable:
     """Read the indexes of archives.
 
     Raises:
-        DataError: an archive is damaged, or archives of several kinds or with other classes cannot be combined.
+        DataError: an archive is damaged, or the archives differ in kind or classes.
         ConfigError: a package for a kind is missing.
         OSError: a file cannot be read.
     """

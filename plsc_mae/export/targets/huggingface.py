@@ -14,7 +14,7 @@ from plsc_mae.export.targets.base import Code, Target, refuse
 from plsc_mae.weights import convert
 from plsc_mae.weights.dialects import find_dialect
 from plsc_mae.weights.dialects.base import renamed
-from plsc_mae.weights.dialects.huggingface import config_of
+from plsc_mae.weights.dialects.huggingface import config_of, sizes_of
 from plsc_mae.weights.write import write_file
 
 WEIGHTS = "model.safetensors"
@@ -112,16 +112,7 @@ class HuggingFace(Target):
     def _settings(self, content: Content) -> dict[str, Any]:
         """Return the content of config.json."""
         encoder, classifier = content.encoder, content.classifier
-        sizes: dict[str, Any] = {
-            "layer_norm_eps": tables.norm_eps(encoder),
-            "image_size": encoder.img_size[0],
-            "patch_size": encoder.patch_size,
-            "num_channels": encoder.patch_embed.proj.weight.shape[1],
-            "hidden_size": encoder.embed_dim,
-            "num_hidden_layers": len(encoder.blocks),
-            "num_attention_heads": encoder.blocks[0].attn.num_heads,
-            "intermediate_size": encoder.blocks[0].mlp.hidden_dim,
-        }
+        sizes = sizes_of(encoder)
         names = dict(enumerate(content.classes))
         labels = {"id2label": {str(i): name for i, name in names.items()}, "label2id": {n: i for i, n in names.items()}}
         if self._is_beit(content):

@@ -92,7 +92,7 @@ with paddle.no_grad():
         return {"feature": outputs[0][:, 0]}
 
     def remarks(self, content: Content) -> list[str]:
-        """Return which feature an encoder gives, and a trap of the registered networks."""
+        """Return remarks about the feature of an encoder, and about a pitfall of the registered networks."""
         found = []
         plain = tables.has_plain_blocks(content.encoder)
         if content.classifier is None:
@@ -133,12 +133,7 @@ with paddle.no_grad():
         encoder = content.encoder
         arguments: dict[str, Any] = {
             "img_size": encoder.img_size[0],
-            "patch_size": encoder.patch_size,
-            "embed_dim": encoder.embed_dim,
-            "depth": len(encoder.blocks),
-            "num_heads": encoder.blocks[0].attn.num_heads,
-            "mlp_ratio": tables.mlp_ratio(encoder),
-            "qkv_bias": True,
+            **tables.common_arguments(encoder),
             "class_num": len(content.classes) or 1000,
         }
         if plain:

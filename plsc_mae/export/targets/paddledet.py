@@ -78,7 +78,7 @@ return {"map": features.numpy()}"""
         return {"map": np.ascontiguousarray(tokens.reshape(len(tokens), rows, columns, -1).transpose(0, 3, 1, 2))}
 
     def remarks(self, content: Content) -> list[str]:
-        """Return what happens to the final norm."""
+        """Return a remark if the backbone leaves out the final norm."""
         normed = isinstance(content.encoder.norm, nn.LayerNorm)
         return ["this backbone leaves out the final norm: its features are those of the blocks"] * normed
 
@@ -87,12 +87,7 @@ return {"map": features.numpy()}"""
         encoder = content.encoder
         return {
             "img_size": list(encoder.img_size),
-            "patch_size": encoder.patch_size,
-            "embed_dim": encoder.embed_dim,
-            "depth": len(encoder.blocks),
-            "num_heads": encoder.blocks[0].attn.num_heads,
-            "mlp_ratio": tables.mlp_ratio(encoder),
-            "qkv_bias": True,
+            **tables.common_arguments(encoder),
             "epsilon": NORM_EPS,
             "init_values": tables.initial_scale(encoder),
             "use_rel_pos_bias": tables.has_relative_positions(encoder),

@@ -77,7 +77,7 @@ return {"patches": features[-1].numpy()}"""
         return {"patches": patch_tokens(content, inputs, normed=bool(normed))}
 
     def remarks(self, content: Content) -> list[str]:
-        """Return what happens to the final norm."""
+        """Return a remark if the backbone leaves out the final norm."""
         if self._backbone(content).get("final_norm") or not isinstance(content.encoder.norm, nn.LayerNorm):
             return []
         return ["this backbone has no place for the encoder's final norm: its features are those of the last block"]
@@ -90,12 +90,7 @@ return {"patches": features[-1].numpy()}"""
         height, width = encoder.img_size
         arguments: dict[str, Any] = {
             "img_size": height if height == width else [height, width],
-            "patch_size": encoder.patch_size,
-            "embed_dim": encoder.embed_dim,
-            "depth": len(encoder.blocks),
-            "num_heads": encoder.blocks[0].attn.num_heads,
-            "mlp_ratio": tables.mlp_ratio(encoder),
-            "qkv_bias": True,
+            **tables.common_arguments(encoder),
             "epsilon": eps,
         }
         if tables.has_plain_blocks(encoder):

@@ -150,7 +150,7 @@ def _cae_settings(case: CAECase) -> dict[str, Any]:
 
 
 def _unsupported_reason(case: CAECase) -> str:
-    """Return why Atten4Vis/CAE cannot build the network; empty if it can.
+    """Return the reason why Atten4Vis/CAE cannot build the network; "" if it can.
 
     That code builds the published encoders only, with fixed numbers of decoder heads and classes.
     """

@@ -124,7 +124,7 @@ def _huggingface_settings(case: MAECase) -> dict[str, Any]:
 
 
 def _unsupported_reason(case: MAECase, code: str) -> str:
-    """Return why `code`, facebookresearch/mae or its port in transformers, cannot build the network; "" if it can."""
+    """Return the reason why `code` (facebookresearch/mae or its port) cannot build the network; "" if it can."""
     options = case.options()
     official = mae_oracle.MAEOptions(
         num_heads=options.num_heads,

@@ -52,7 +52,7 @@ class _HashingFile:
 
     def write(self, data: bytes) -> int:
         """Write `data`, add it to checksum and size, and return its length; after a failure, write nothing more."""
-        activity.tick()  # a slow disk is no hang
+        activity.tick()  # a slow disk is not a hang
         size = memoryview(data).nbytes
         self.sha256.update(data)
         self.size += size

@@ -32,7 +32,7 @@ class Saver:
     All processes must call every method except `path`.
 
     Args:
-        state: state of the run, which makes up the checkpoints.
+        state: state of the run, which the checkpoints store.
         log: logger of the run, flushed before each checkpoint so that no checkpoint is newer than the logs.
         config: options of the run.
         world: processes of the run.
@@ -75,7 +75,7 @@ class Saver:
                 self.saved_position, self.saved_path = progress.position_key, self.path(written[0])
 
     def save_absent(self, progress: Progress, tags: Sequence[int | str]) -> None:
-        """Write those checkpoints `tags` that are not on the disk, e.g. because a kill came between two files."""
+        """Write those checkpoints `tags` that are not on disk, for example because of a kill between two files."""
         main = self.world.is_main
         there = [float(main and checkpoint_file.is_saved(self.path(tag), progress.step)) for tag in tags]
         found = self.world.largest(there) if tags else []

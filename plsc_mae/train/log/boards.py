@@ -16,7 +16,7 @@ from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import options, plain_values
 from plsc_mae.errors import ConfigError, flag
 
-PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # what to import and install for a --logger
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # package that a --logger needs
 PROJECT = "plsc_mae"  # of Weights & Biases, unless WANDB_PROJECT is set
 RUN_TITLES = ("Run", "Checkpoints and resuming")  # groups of options that do not change what is learned
 # Options in the table of hyper-parameters of every run, besides those that differ from their defaults.
@@ -92,10 +92,10 @@ class Board(Protocol):
         """Add the options that runs are compared by, beside the tags `metrics` of their results."""
 
     def sync(self) -> bool:
-        """Write what waits in memory and return whether that succeeded."""
+        """Write the records that wait in memory and return whether that succeeded."""
 
     def close(self) -> None:
-        """Write what waits in memory and stop threads and processes of the board."""
+        """Write the records that wait in memory and stop the threads and processes of the board."""
 
 
 class TensorBoardEvents:

@@ -18,7 +18,7 @@ class UpdateNumbers(NamedTuple):
     """Losses, gradient norm and stop signal of an update, with equal values in all processes.
 
     Attributes:
-        losses: loss of every process in the order of their numbers, averaged over its iterations of the accumulation
+        losses: loss of every process in the order of the processes, averaged over its iterations of the accumulation
             group; with pipeline parallelism only the values of the last stage's processes are losses.
         norm: global gradient norm without the loss scale, before clipping.
         stop: largest number of the stop signals that the processes have received; 0 without any.
@@ -30,7 +30,7 @@ class UpdateNumbers(NamedTuple):
 
     @property
     def bad_losses(self) -> list[int]:
-        """Numbers of the processes whose loss is not finite."""
+        """Indices of the processes whose loss is not finite."""
         return [process for process, loss in enumerate(self.losses) if not math.isfinite(loss)]
 
     @property

@@ -70,7 +70,7 @@ class SpikeReport:
         """Compare the values of an update with the recent values, and write a line and warn if one is a spike.
 
         Args:
-            step: number of the update.
+            step: index of the update.
             values: the update's values by name.
             describe: returns further fields for the line; called only for a spike.
         """

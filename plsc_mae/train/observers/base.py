@@ -39,8 +39,8 @@ class Observer(Protocol):
     """Examination of the network between epochs, such as an evaluation; all processes must call it.
 
     Attributes:
-        every: number of epochs from one call to the next; after the last epoch there is always a call.
-        at_start: whether there is a call before the first update, too, of which only the pictures are kept.
+        every: number of epochs between two calls; the observer is always called after the last epoch.
+        at_start: whether it is also called before the first update; only the pictures of that call are kept.
     """
 
     every: int
@@ -62,7 +62,7 @@ class Gathered(NamedTuple):
     """Outputs of the readable images of a data set, in its order.
 
     Attributes:
-        numbers: their numbers in the data set [n].
+        numbers: indices [n] of these images in the data set.
         outputs: [n, K].
         labels: class numbers int64 [n], or float32 [n, K].
     """
@@ -75,7 +75,7 @@ class Gathered(NamedTuple):
 class Evaluation:
     """Observer that returns the mean scores of a task over a data set, the same with any number of processes.
 
-    Images that `EvaluationDataset` marks as unreadable have no part in the result.
+    Images that `EvaluationDataset` marks as unreadable are left out.
 
     Args:
         task: task that returns the scores of each image.
@@ -84,7 +84,7 @@ class Evaluation:
         shared: whether `loader` yields only this process's part of the images.
         precision: precision of the forward passes.
         prefix: prefix of the scores' names in the logs.
-        weights: returns a context manager that replaces the weights, e.g. by their moving average.
+        weights: returns a context manager that replaces the weights, for example by their moving average.
         gather: whether to gather the outputs of all images in all processes and add `Task.metrics`; a task whose
             `gathers_outputs` is true always does.
 
@@ -164,9 +164,9 @@ class Evaluation:
         return self._from_first_stage(batch, UNREADABLE).astype("float64")
 
     def _from_first_stage(self, batch: Batch, name: str) -> Tensor:
-        """Return numbers int64 [B] of a batch, 0 if it has none; the first stage, which reads the images, sends them.
+        """Return the array `name`, int64 [B], of a batch, or zeros if the batch lacks it.
 
-        All pipeline stages must call.
+        The first pipeline stage, which reads the images, sends it to the others; all stages must call.
         """
         if name in batch:
             numbers = to_device(batch[name])
@@ -176,10 +176,10 @@ class Evaluation:
         return pipeline.broadcast(numbers, pipeline.size - 1)
 
     def _rows(self, batch: Batch, scores: Batch, unreadable: Tensor) -> npt.NDArray[np.float32]:
-        """Return number, readability (1 or 0), outputs and label of every image, [B, 2 + K + L].
+        """Return index, readability (1 or 0), outputs and label of every image, [B, 2 + K + L].
 
-        Numbers are exact up to 2 ** 24.
-        Pipeline stages before the last have no outputs, so K + L is 0; all stages must call.
+        Indices are exact up to 2 ** 24. Pipeline stages before the last have no outputs, so K + L is 0; all stages must
+        call.
         """
         numbers = self._from_first_stage(batch, INDEX).astype("float32")
         parts = [numbers.unsqueeze(1), 1 - unreadable.astype("float32").unsqueeze(1)]
@@ -217,7 +217,7 @@ class Evaluation:
         Args:
             scored: number of images in the means.
             unreadable: number of unreadable images of all processes.
-            here: numbers in the data set of the unreadable images that this process has tried to read.
+            here: indices in the data set of the unreadable images that this process has tried to read.
 
         Raises:
             DataError: no image is left.

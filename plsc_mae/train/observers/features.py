@@ -1,12 +1,13 @@
 """Evaluation of the encoder's features between epochs: k-NN accuracy, statistics, and the loss of fixed images.
 
-n images, B batch, D width.
+Notation: n images, B batch, D width.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ from plsc_mae.data.evaluation import EvaluationDataset
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import Sample, Transform
-from plsc_mae.loading import pixel_range
+from plsc_mae.loading import pixel_settings
 from plsc_mae.methods.base import Batch, Task
 from plsc_mae.parallel.world import World
 from plsc_mae.train.log.tags import FIXED_LOSSES
@@ -43,12 +44,12 @@ HEALTH_IMAGES = 4096  # limit, because the cost of pairs and singular values gro
 
 
 class ImageEncoder:
-    """Computation of the features of images by the encoder of a run, in all of its processes.
+    """Extractor of image features: the encoder of a run, applied in all of its processes.
 
     The feature vector of an image is the mean of its patch tokens after the final norm, computed without a mask.
 
     Args:
-        task: task whose encoder computes.
+        task: task whose encoder is applied.
         normalize: converts images to the encoder's floats.
         config: options of the run, for reading images.
         world: processes of the run, which divide the images among them.
@@ -83,7 +84,7 @@ class ImageEncoder:
             seed=seed,
             backend=config.image_backend,
             bad_image=config.bad_image,
-            pixel_format=pixel_range.settled_format(config),
+            pixel_format=pixel_settings.settled_format(config),
         )
         report = images.source not in self._reported
         encoded = encode_dataset(
@@ -107,7 +108,45 @@ class ImageEncoder:
         return {MEAN: select_tokens(tokens.astype("float32"), "mean", encoder.num_prefix_tokens)}
 
 
-class FeatureWatch:
+class FeatureObserver(ABC):
+    """Observer of the features of a run's encoder; only the main process returns metrics.
+
+    Args:
+        encode: computes features.
+        every: number of epochs between two calls.
+    """
+
+    at_start = False
+
+    def __init__(self, encode: ImageEncoder, every: int) -> None:
+        self.encode, self.config, self.world, self.every = encode, encode.config, encode.world, every
+        self._explained = False
+
+    def __call__(self, stop: StopRequest | None = None) -> Observation:
+        """Encode the images in all processes and evaluate in the main process; all processes must call.
+
+        Raises:
+            DataError: a feature is not finite.
+            Stopped: a stop was requested meanwhile.
+        """
+        self.encode.task.eval()
+        metrics = self.measure(stop)
+        self.world.barrier()  # the evaluation can take longer than the timeout of a reduction
+        return Observation(metrics)
+
+    @abstractmethod
+    def measure(self, stop: StopRequest | None) -> dict[str, float]:
+        """Return the metrics by name in the main process, {} in the others; all processes must call."""
+
+    def explain(self, width: int, names: Sequence[str]) -> None:
+        """Log once the meaning of the statistics `names` of features of `width` dimensions."""
+        if not self._explained:
+            logger.info("%s", "; ".join(f"{name} {EXTREMES[name]}" for name in names))
+            logger.info("1/sqrt(width) is %.3g; %s", 1 / math.sqrt(width), TYPICAL)
+        self._explained = True
+
+
+class FeatureWatch(FeatureObserver):
     """Observer that measures the k-NN accuracy on validation images and the statistics of their features.
 
     Each validation image is classified by its nearest training images. With --feature_freq, `RepresentationWatch`
@@ -119,48 +158,30 @@ class FeatureWatch:
         queries: at least two validation images, of the same classes as `bank`.
     """
 
-    at_start = False
-
     def __init__(self, encode: ImageEncoder, bank: ImageList, queries: ImageList) -> None:
-        self.encode, self.bank, self.queries = encode, bank, queries
-        self.config, self.world = encode.config, encode.world
-        self.every, self.explained = self.config.knn_freq, False
+        super().__init__(encode, encode.config.knn_freq)
+        self.bank, self.queries = bank, queries
 
-    def __call__(self, stop: StopRequest | None = None) -> Observation:
-        """Encode the images in all processes and evaluate in the main process; all processes must call.
-
-        Only the main process returns metrics.
-
-        Raises:
-            DataError: a feature is not finite.
-            Stopped: a stop was requested meanwhile.
-        """
-        self.encode.task.eval()
+    def measure(self, stop: StopRequest | None) -> dict[str, float]:
+        """Return the k-NN accuracy in percent and the statistics of the queries, see `FeatureObserver.measure`."""
         view = evaluation_transform(self.config.image_size)
         bank, queries = self.encode(self.bank, view, stop), self.encode(self.queries, view, stop)
-        metrics: dict[str, float] = {}
-        if self.world.is_main:
-            metrics = self._measure(bank, queries)
-        self.world.barrier()  # the search can take longer than the timeout of a reduction
-        return Observation(metrics)
+        return self._scores(bank, queries) if self.world.is_main else {}
 
-    def _measure(self, bank: Encoded, queries: Encoded) -> dict[str, float]:
-        """Return the k-NN accuracy in percent and the health of the features of the readable images, by name."""
+    def _scores(self, bank: Encoded, queries: Encoded) -> dict[str, float]:
         known, asked = bank.arrays[MEAN], queries.arrays[MEAN]
         labels = self.bank.labels[bank.kept], self.queries.labels[queries.kept]
         (accuracy,) = knn_accuracy(known, labels[0], asked, labels[1], [min(self.config.knn_k, len(known))])
         if self.config.feature_freq:
             return {"knn_acc1": accuracy.top1}
-        if not self.explained:
-            self.explained = True
-            log_extremes(asked.shape[1], STATISTICS)
+        self.explain(asked.shape[1], STATISTICS)
         count = min(len(asked), HEALTH_IMAGES)
         spaced = asked[np.arange(count) * len(asked) // count]
         return {"knn_acc1": accuracy.top1, **feature_health(spaced)}
 
 
 class OnlyImage:
-    """The image of a transform's samples, without masks and targets."""
+    """Transform that returns only the image of another transform's samples."""
 
     def __init__(self, transform: Transform) -> None:
         self.transform = transform
@@ -170,7 +191,7 @@ class OnlyImage:
         return {"image": self.transform(image, rng)["image"]}
 
 
-class RepresentationWatch:
+class RepresentationWatch(FeatureObserver):
     """Observer that needs no labels: it measures the features of fixed images, and the loss on some of them.
 
     Rank, spread and uniformity are those of the images as they are evaluated. Alignment compares two views of each
@@ -185,37 +206,23 @@ class RepresentationWatch:
             in the others, and without a loss.
     """
 
-    at_start = False
-
     def __init__(self, encode: ImageEncoder, images: ImageList, transform: Transform, batch: Batch | None) -> None:
-        self.encode, self.images, self.view, self.batch = encode, images, OnlyImage(transform), batch
-        self.config, self.world = encode.config, encode.world
-        self.every, self.explained = self.config.feature_freq, False
+        super().__init__(encode, encode.config.feature_freq)
+        self.images, self.view, self.batch = images, OnlyImage(transform), batch
         self._trivial = 0.0  # loss of the best trivial predictor; 0 before the first call
 
-    def __call__(self, stop: StopRequest | None = None) -> Observation:
-        """Encode the images in all processes and evaluate in the main process; all processes must call.
-
-        Only the main process returns metrics.
-
-        Raises:
-            DataError: a feature is not finite.
-            Stopped: a stop was requested meanwhile.
-        """
-        self.encode.task.eval()
+    def measure(self, stop: StopRequest | None) -> dict[str, float]:
+        """Return the statistics of the features and the losses, see `FeatureObserver.measure`."""
         seed = self.config.seed
         whole = self.encode(self.images, evaluation_transform(self.config.image_size), stop)
-        views = [self.encode(self.images, self.view, stop, seed=number) for number in (seed, seed + 1)]
+        first, second = (self.encode(self.images, self.view, stop, seed=number) for number in (seed, seed + 1))
         losses = {} if self.batch is None else self._losses(self.batch)
-        metrics: dict[str, float] = {}
-        if self.world.is_main:
-            first, second = (view.arrays[MEAN] for view in views)
-            metrics = {**feature_health(whole.arrays[MEAN]), "feature_alignment": alignment(first, second), **losses}
-            if not self.explained:
-                self.explained = True
-                log_extremes(first.shape[1], tuple(EXTREMES))
-        self.world.barrier()  # the singular values can take longer than the timeout of a reduction
-        return Observation(metrics)
+        if not self.world.is_main:
+            return {}
+        health = feature_health(whole.arrays[MEAN])
+        aligned = alignment(first.arrays[MEAN], second.arrays[MEAN])
+        self.explain(first.arrays[MEAN].shape[1], tuple(EXTREMES))
+        return {**health, "feature_alignment": aligned, **losses}
 
     @paddle.no_grad()
     def _losses(self, batch: Batch) -> dict[str, float]:
@@ -228,9 +235,3 @@ class RepresentationWatch:
             self._trivial = min(task.trivial_losses([prepared]).values())
         values = (loss, loss / self._trivial) if self._trivial else (loss,)  # 0 for images of a single color
         return dict(zip(FIXED_LOSSES, values, strict=False))
-
-
-def log_extremes(width: int, names: Sequence[str]) -> None:
-    """Log the meaning of the statistics `names` of features of `width` dimensions."""
-    logger.info("%s", "; ".join(f"{name} {EXTREMES[name]}" for name in names))
-    logger.info("1/sqrt(width) is %.3g; %s", 1 / math.sqrt(width), TYPICAL)

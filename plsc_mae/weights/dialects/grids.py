@@ -6,7 +6,7 @@ import math
 
 
 def square_side(count: int) -> int | None:
-    """Return the side of a square of `count` patches; None if `count` is no square of a positive number."""
+    """Return the side of a square of `count` patches; None if `count` is not the square of a positive number."""
     side = math.isqrt(max(count, 0))
     return side if side and side * side == count else None
 

@@ -116,6 +116,21 @@ HUGGINGFACE = replace(
 )
 
 
+def sizes_of(encoder: Any) -> dict[str, Any]:
+    """Return the entries of config.json for the sizes and the eps of a `VisionTransformer` for square images."""
+    block = encoder.blocks[0]
+    return {
+        "layer_norm_eps": float(block.norm1._epsilon),
+        "image_size": encoder.img_size[0],
+        "patch_size": encoder.patch_size,
+        "num_channels": encoder.patch_embed.proj.weight.shape[1],
+        "hidden_size": encoder.embed_dim,
+        "num_hidden_layers": len(encoder.blocks),
+        "num_attention_heads": block.attn.num_heads,
+        "intermediate_size": block.mlp.hidden_dim,
+    }
+
+
 def config_of(sizes: Mapping[str, Any], has_decoder: bool) -> dict[str, Any]:
     """Return the content of config.json for an autoencoder or an encoder.
 

@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import json
 import random
-import tarfile
+import runpy
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-
-def write_tar(path: Path, members: dict[str, bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
-
-
-def write_parquet(path: Path, names: list[str | None], contents: list[bytes], labels: list, classes=()) -> Path:
-    """Write the table that Hugging Face's `datasets` writes."""
-    pa = pytest.importorskip("pyarrow")
-    import pyarrow.parquet as pq
-
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    images = pa.array([{"bytes": b, "path": n} for b, n in zip(contents, names, strict=True)], kind)
-    label = {"names": list(classes), "_type": "ClassLabel"} if classes else {"dtype": "int64", "_type": "Value"}
-    features = {"image": {"_type": "Image"}, "label": label}
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    schema = pa.schema([("image", kind), ("label", pa.array(labels).type)], metadata)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table([images, pa.array(labels)], schema), path, row_group_size=4)
-    return path
+ARCHIVES = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "archives.py")))
 
 
 class Packer:
@@ -55,7 +30,7 @@ class Packer:
         names = list(self.members)
         for shard in range(5):
             part = {name: self.members[name] for name in names[shard::5]}
-            write_tar(self.target / "tar" / f"{shard:03d}.tar", part)
+            ARCHIVES.write_tar(self.target / "tar" / f"{shard:03d}.tar", part)
         return f"{self.target}/tar/*.tar"
 
     def webdataset(self) -> str:
@@ -68,7 +43,7 @@ class Packer:
                 part[f"{key}.jpg"] = self.members[name]
                 part[f"{key}.cls"] = str(classes.index(name.split("/")[0])).encode()
                 part[f"{key}.json"] = b"{}"
-            write_tar(self.target / "webdataset" / f"{shard:06d}.tar", part)
+            ARCHIVES.write_tar(self.target / "webdataset" / f"{shard:06d}.tar", part)
         return f"{self.target}/webdataset/{{000000..000001}}.tar"
 
     def zip(self, method: int = zipfile.ZIP_DEFLATED) -> str:
@@ -89,7 +64,7 @@ class Packer:
             labels = [classes.index(name.split("/")[0]) for name in names]
             contents = [self.members[name] for name in names]
             bases: list[str | None] = [name.split("/")[1] for name in names]
-            write_parquet(
+            ARCHIVES.write_parquet(
                 self.target / "hub" / "data" / f"train-{shard:05d}-of-00002.parquet", bases, contents, labels, classes
             )
         return str(self.target / "hub")
@@ -139,9 +114,9 @@ def _own_cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def tar() -> Callable[[Path, dict[str, bytes]], Path]:
-    return write_tar
+    return ARCHIVES.write_tar
 
 
 @pytest.fixture
 def parquet() -> Callable[..., Path]:
-    return write_parquet
+    return ARCHIVES.write_parquet

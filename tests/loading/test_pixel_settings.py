@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from plsc_mae.config import PRETRAIN
-from plsc_mae.config.tools import EmbedConfig
+from plsc_mae.config.features import EmbedConfig
 from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.imagefolder import find_images
 from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.errors import ConfigError, DataError
-from plsc_mae.loading.pixel_range import choose, parse, settle
+from plsc_mae.loading.pixel_settings import choose, parse, settle
 
 pytestmark = [pytest.mark.compat, pytest.mark.once]
 

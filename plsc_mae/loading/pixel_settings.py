@@ -1,7 +1,7 @@
-"""The form in which a run or a tool reads images: channels, bands, range of values, mean and standard deviation.
+"""Pixel settings of a run or tool: channels, bands, pixel range, mean and standard deviation.
 
-Each of these is the first that is given: the option, the file of --stats, the checkpoint, the default. Range, mean and
-standard deviation of a checkpoint apply only if its channels are those of the run.
+Each setting comes from the first of these that has it: option, file of --stats, checkpoint, default. Range, mean and
+standard deviation of a checkpoint apply only if it has the channels of the run.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from plsc_mae import weights
 from plsc_mae.config import TrainingConfig
+from plsc_mae.config.data_sets import StatsConfig
 from plsc_mae.config.pixels import PixelOptions, check_channels
-from plsc_mae.config.stats import StatsConfig
 from plsc_mae.data.decode import deep_values
 from plsc_mae.data.depth import PixelRange, sampled_range
 from plsc_mae.data.display import Display
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class Reading(NamedTuple):
-    """The form of the pixels of a run, with their mean and standard deviation; None for the method's default."""
+    """Pixel format of a run, with mean and standard deviation per channel; None for the method's default."""
 
     pixel_format: PixelFormat
     mean: Numbers | None
@@ -47,7 +47,7 @@ class Reading(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Values that a checkpoint or a file of --stats gives.
+    """Pixel settings stored in a checkpoint or in a file of --stats.
 
     Attributes:
         path: the file.
@@ -55,7 +55,7 @@ class Source(NamedTuple):
         bands: bands of the files; () for all.
         pixel_range: two numbers as text; None without a range.
         mean: mean of each channel; None for the method's default.
-        std: standard deviation of each channel, likewise.
+        std: standard deviation of each channel; None for the method's default.
     """
 
     path: str
@@ -67,13 +67,13 @@ class Source(NamedTuple):
 
 
 def settle(config: ConfigT, images: ImageList | None, checkpoint: str | Path | None) -> ConfigT:
-    """Return the config of a training run with its final options of reading pixels.
+    """Return the config of a training run with its pixel options resolved.
 
-    Options of a run on RGB without measured statistics stay None, apart from a pixel range.
+    On RGB without measured statistics, all of them stay None except the pixel range.
 
     Args:
         config: options of the run.
-        images: images from which a range of `auto` is determined; if None, `auto` gives None.
+        images: images that determine the range of --pixel_range auto; None ignores `auto`.
         checkpoint: checkpoint that the run resumes, evaluates or starts from, whose values are the default.
 
     Raises:
@@ -84,8 +84,8 @@ def settle(config: ConfigT, images: ImageList | None, checkpoint: str | Path | N
     form = found.pixel_format
     if found.mean is None and not form.is_rgb:
         logger.warning(
-            "no mean and std are given for images of %d channels: those of the method for RGB are averaged; "
-            "`plsc-mae stats` measures yours for --stats",
+            "no mean and std for images of %d channels: using the average of the method's RGB values; `plsc-mae stats` "
+            "measures those of your images for --stats",
             form.channels,
         )
     return dataclasses.replace(
@@ -103,22 +103,15 @@ def _as_text(value: float) -> str:
     return str(int(value)) if value.is_integer() else repr(value)
 
 
-def override_normalize(own: Normalize, reading: Reading) -> Normalize:
-    """Return the normalization by the mean and standard deviation of a reading, or `own` if it has none."""
-    if reading.mean is None or reading.std is None:
-        return own
-    return Normalize(reading.mean, reading.std)
-
-
 def display_of(pixel_format: PixelFormat, bands: tuple[int, ...] | None) -> Display:
-    """Return the choice of channels for pictures.
+    """Return the display of the channels `bands`.
 
     Args:
-        pixel_format: form of the pixels.
+        pixel_format: format of the pixels.
         bands: channels, counted from 1; None for the first ones.
 
     Raises:
-        ConfigError: there are not one or three channels, or an image has fewer.
+        ConfigError: `bands` has neither one nor three channels, or an image has fewer.
     """
     if bands and (len(bands) not in (1, RGB_CHANNELS) or max(bands) > pixel_format.channels):
         raise ConfigError(
@@ -129,7 +122,7 @@ def display_of(pixel_format: PixelFormat, bands: tuple[int, ...] | None) -> Disp
 
 
 def settled_format(config: TrainingConfig) -> PixelFormat:
-    """Return the form of the pixels of a run whose options `settle` returned; elsewhere `auto` is no range."""
+    """Return the pixel format of a config that `settle` returned; in other configs `auto` counts as no range."""
     found = None if config.pixel_range == (AUTO,) else parse(config.pixel_range)
     return PixelFormat(config.channels, tuple(config.bands or ()), found, config.tile)
 
@@ -140,12 +133,12 @@ def choose(
     images: ImageList | None,
     channels: int = RGB_CHANNELS,
 ) -> Reading:
-    """Return the form in which to read images.
+    """Return the pixel settings for the images of a command.
 
     Args:
         config: options of a command.
         origins: checkpoints; the first one that stores values gives the defaults.
-        images: images from which a range of `auto` is determined; if None, `auto` gives None.
+        images: images that determine the range of --pixel_range auto; None ignores `auto`.
         channels: number of channels if neither options nor files give one.
 
     Raises:
@@ -174,13 +167,35 @@ def choose(
     )
 
 
+def choose_for(
+    own: Normalize, config: PixelConfig, checkpoint: str | Path, images: ImageList | None, channels: int
+) -> tuple[PixelFormat, Normalize]:
+    """Return (pixel format, normalization) for the images that a command passes to a trained network.
+
+    Args:
+        own: normalization of the network's training, used unless `choose` finds mean and standard deviation.
+        config: options of the command.
+        checkpoint: file of the network.
+        images: see `choose`.
+        channels: channels of the network.
+
+    Raises:
+        ConfigError: see `choose`.
+        DataError: see `choose`.
+    """
+    reading = choose(config, [checkpoint], images, channels)
+    if reading.mean is None or reading.std is None:
+        return reading.pixel_format, own
+    return reading.pixel_format, Normalize(reading.mean, reading.std)
+
+
 def _statistics(sources: Sequence[Source]) -> tuple[Numbers | None, Numbers | None]:
-    """Return mean and standard deviation of the first source that has them."""
+    """Return the mean and standard deviation of the first source that has them."""
     return next(((source.mean, source.std) for source in sources if source.mean is not None), (None, None))
 
 
 def _require_same(config: PixelConfig, measured: Source, pixel_format: PixelFormat) -> None:
-    """Raise ConfigError if a file of --stats was measured on other channels or with another range than the run's."""
+    """Raise ConfigError if the channels or the range of a file of --stats differ from the run's."""
     if measured.channels != pixel_format.channels or measured.bands != pixel_format.bands:
         own, theirs = (
             f"{c} channels{f', bands {b}' if b else ''}"
@@ -203,9 +218,9 @@ def _require_same(config: PixelConfig, measured: Source, pixel_format: PixelForm
 def _choose_range(
     given: Sequence[str] | None, sources: Sequence[Source], images: ImageList | None, pixel_format: PixelFormat
 ) -> PixelRange | None:
-    """Return the range that an option asks for, by default that of a source, else None; warn if the two differ.
+    """Return the range of the option, else that of the first source, else None; warn if the two differ.
 
-    Without an option and a source, the range of other images than RGB is determined from `images`.
+    Without either, the range of images other than RGB is determined from `images`.
     """
     if given is None:
         ranges = [source.pixel_range for source in sources if source.pixel_range is not None]
@@ -265,10 +280,10 @@ def _automatic(images: ImageList | None, pixel_format: PixelFormat) -> PixelRang
 
 
 def read_stats(path: str) -> Source:
-    """Return the values of a file of `plsc-mae stats`.
+    """Read the pixel settings in a file of `plsc-mae stats`.
 
     Raises:
-        DataError: the file cannot be read, or is of another kind.
+        DataError: the file cannot be read, or was not written by `plsc-mae stats`.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -276,11 +291,11 @@ def read_stats(path: str) -> Source:
     except OSError as error:
         raise DataError(f"cannot read {flag('stats')} {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
-        raise DataError(f"{flag('stats')} {path} is no file that `plsc-mae stats` wrote; measure again") from None
+        raise DataError(f"{flag('stats')} {path} was not written by `plsc-mae stats`; measure again") from None
 
 
 def _stored(origin: str | Path) -> Source | None:
-    """Return the values that a checkpoint stores, of other code bases the channels; None if it is unreadable."""
+    """Return the pixel settings of a checkpoint, for other code bases only the channels; None if it is unreadable."""
     try:
         stored = weights.read(origin)
         channels = stored_channels(stored)

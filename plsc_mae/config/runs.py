@@ -1,0 +1,108 @@
+"""Options of the commands about recipes, runs and this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from plsc_mae.config.features import DEVICE_HELP, IMAGES_HELP
+from plsc_mae.config.pixels import BANDS, IN_CHANS, PICTURE_BANDS, PixelOptions
+from plsc_mae.config.schema import option
+from plsc_mae.config.weights import NetworkOptions
+from plsc_mae.errors import ConfigError
+
+
+@dataclass(kw_only=True, frozen=True)
+class DoctorConfig:
+    """Options of `doctor`."""
+
+    data_path: str = option("", "image folder or list file to check too", metavar="PATH")
+    in_chans: int | None = option(None, IN_CHANS, within="[1, inf)")
+    bands: tuple[int, ...] | None = option(None, BANDS, within="[1, inf)", metavar="BAND")
+    output_dir: str = option("", "output folder to check for write access")
+    distributed: bool = option(False, "check the processes of paddle.distributed.launch too")
+    gpu: bool = option(
+        False,
+        "compute on the GPUs too, for at most 3 minutes: kernels, copies, attention, mixed precision, determinism, "
+        "speed, collectives; without a GPU, these checks test themselves on the CPU",
+    )
+    report: str | None = option(None, "report file of --gpu [gpu-report.json]", metavar="FILE")
+
+    def __post_init__(self) -> None:
+        if self.report is not None and not self.gpu:
+            raise ConfigError("--report has no effect without --gpu: only the GPU checks write a report")
+
+
+@dataclass(kw_only=True, frozen=True)
+class ConfigsConfig:
+    """Options of `configs`, which lists recipes or prints one."""
+
+    recipe: str = option(
+        "",
+        "recipe to print; or folder, pattern or part of a name of recipes to list, for example '*linprobe*' [all]",
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class PlotConfig:
+    """Options of `plot`."""
+
+    run_dir: str = option("", "output folder of the run")
+    metrics: tuple[str, ...] = option(("loss",), "names in train.jsonl to draw in one picture", metavar="NAME")
+    save_path: str | None = option(
+        None, "PNG file to write [RUN_DIR/METRIC.png, after the first metric]", metavar="FILE"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.run_dir:
+            raise ConfigError("name the run's output folder: plsc-mae plot RUN_DIR")
+
+
+@dataclass(kw_only=True, frozen=True)
+class ReportConfig(PixelOptions, NetworkOptions):
+    """Options of `report`."""
+
+    run_dir: str = option("", "output folder of the run", metavar="DIR")
+    save_path: str = option("", "HTML file to write [RUN_DIR/report.html]", metavar="FILE")
+    img_path: str = option(
+        "", f"images for the pictures of attention and tokens: {IMAGES_HELP} [the run's]", metavar="PATH"
+    )
+    picture_bands: tuple[int, ...] | None = option(None, PICTURE_BANDS, within="[1, inf)", metavar="BAND")
+    max_images: int = option(
+        4, "number of these images; 0 leaves the pictures out and loads no network", within="[0, inf)"
+    )
+    panel_path: str = option("", "PNG file to write the pictures of attention and tokens to as well", metavar="FILE")
+    tables: tuple[str, ...] = option((), "tables of `compare` to include, .md or .json", metavar="FILE")
+    device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", DEVICE_HELP)
+
+    def __post_init__(self) -> None:
+        if not self.run_dir:
+            raise ConfigError("name the run's output folder: plsc-mae report RUN_DIR")
+
+
+@dataclass(kw_only=True, frozen=True)
+class RunsConfig:
+    """Options of `runs`."""
+
+    run_dirs: tuple[str, ...] = option((), "output folders of the runs", metavar="DIR")
+    save_path: str = option("runs.html", "HTML file to write", metavar="FILE")
+
+    def __post_init__(self) -> None:
+        if not self.run_dirs:
+            raise ConfigError("name the runs' output folders: plsc-mae runs RUN_DIR RUN_DIR")
+
+
+@dataclass(kw_only=True, frozen=True)
+class BoardConfig:
+    """Options of `board`, which serves VisualDL pages of runs."""
+
+    first_port: ClassVar[int] = 8040  # VisualDL's default
+
+    runs: tuple[str, ...] = option((), "output folders of runs, or folders of several runs", metavar="DIR")
+    port: int | None = option(None, "port of the server [the first free one from 8040 on]", within="[1, 65535]")
+    host: str = option("localhost", "address to listen on; 0.0.0.0: all, so that other machines can see the pages")
+    language: Literal["auto", "en", "zh"] = option("auto", "language of the pages; auto: the locale's, else English")
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ConfigError("name the output folders of runs: plsc-mae board DIR...")
