@@ -26,6 +26,7 @@ from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.seeding import SampleKey
 from plsc_mae.data.transfer import INDEX
 from plsc_mae.data.transforms import Sample, Transform
+from plsc_mae.data.unreadable import none_can_be_read
 from plsc_mae.errors import CheckpointError, ConfigError, DataError, flag
 from plsc_mae.models.vit import NO_CLASS_TOKEN, VisionTransformer
 from plsc_mae.parallel.world import World
@@ -326,8 +327,7 @@ def _report_unreadable(dataset: KeyedDataset, unreadable: Sequence[int], *, repo
     if not isinstance(dataset, EvaluationDataset):
         raise TypeError(f"{type(dataset).__name__} marks samples as unreadable and cannot name them")
     if len(unreadable) == len(dataset):
-        others = f", nor any other of {len(unreadable)} files" if len(unreadable) > 1 else ""
-        raise DataError(f"{dataset.reason(unreadable[0])}{others}; repair or replace the files")
+        raise none_can_be_read(dataset.reason(unreadable[0]), len(unreadable))
     if report:
         dataset.log_unreadable(unreadable)
 

@@ -84,7 +84,7 @@ def run(config: CompareConfig) -> int:
                 )
                 encode = replace(encode, normalize=normalize)
             else:
-                pixel_format = pixel_settings.choose(config, [], bank).pixel_format
+                pixel_format = pixel_settings.choose(config, config.model_path, bank).pixel_format
             encoded = encode_labeled(
                 encode, lists, size, config, world, pixel_format=pixel_format, report=not unreadable
             )

@@ -24,6 +24,7 @@ from plsc_mae.data.pixels import RGB, PixelFormat
 from plsc_mae.data.seeding import sample_rng
 from plsc_mae.data.tiles import center_tile
 from plsc_mae.data.transforms import Sample, Transform
+from plsc_mae.data.unreadable import none_can_be_read
 from plsc_mae.errors import DataError
 from plsc_mae.file_kinds import REMEDIES, UNKNOWN, FileKind, read_head, recognize
 from plsc_mae.files import MARK, refuse_foreign, result_replacement
@@ -147,8 +148,7 @@ class PictureReader:
             except DataError as error:
                 self.unreadable += 1
                 if self.unreadable == len(self.chosen):
-                    others = f", nor any other of {self.unreadable} files" if self.unreadable > 1 else ""
-                    raise DataError(f"{error}{others}; repair or replace the files") from None
+                    raise none_can_be_read(str(error), self.unreadable) from None
                 logger.warning("%s; left out", error)
                 continue
             yield index, sample

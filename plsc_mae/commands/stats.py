@@ -20,6 +20,7 @@ from plsc_mae.data.loader import build_loader
 from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.transfer import INDEX
+from plsc_mae.data.unreadable import none_can_be_read
 from plsc_mae.errors import DataError
 from plsc_mae.files import result_replacement
 from plsc_mae.loading import pixel_settings
@@ -49,7 +50,7 @@ def run(config: StatsConfig) -> int:
     unreadable: list[int] = []
     parts = list(_moments(dataset, config, unreadable))
     if not parts:
-        raise DataError(f"{dataset.reason(0)}, nor any other of {len(images)} files; repair or replace the files")
+        raise none_can_be_read(dataset.reason(0), len(images))
     dataset.log_unreadable(unreadable)
     total = combine(parts)
     print("channel      mean       std  smallest   largest")

@@ -57,9 +57,17 @@ def check_channels(
     """Check that the options of reading pixels agree on the number of channels.
 
     Raises:
-        ConfigError: --in_chans differs from the number of --bands, or only one of --mean and --std is given.
+        ConfigError: --in_chans differs from the number of --bands, only one of --mean and --std is given, or a mean is
+            outside the scale of pixels.
     """
     if in_chans and bands and in_chans != len(bands):
         raise ConfigError(f"--in_chans {in_chans} contradicts the {len(bands)} --bands; leave --in_chans out")
     if (mean is None) != (std is None):
         raise ConfigError("--mean and --std belong together; give both or neither")
+    outside = [value for value in mean or () if not 0 <= value <= 1]
+    if outside:
+        raise ConfigError(
+            f"--mean has {outside[0]:g}, but pixels are from 0 to 1: subtract the smallest value of --pixel_range from "
+            "the mean of your values, and divide it and --std by the width of the range, or let `plsc-mae stats` "
+            "measure both"
+        )

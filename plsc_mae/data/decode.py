@@ -77,7 +77,13 @@ class Box(NamedTuple):
 
 
 class SourceImage(ABC):
-    """Image file with known size; its pixels are decoded on first use."""
+    """Image file with known size; its pixels are decoded on first use.
+
+    Attributes:
+        decodes_whole: whether a crop decodes all pixels of the file.
+    """
+
+    decodes_whole = True
 
     def __init__(self, path: str, header: Image.Image) -> None:
         self.path = path
@@ -194,6 +200,7 @@ class RasterImage(SourceImage):
         self.path, self._raster, self._format = path, raster, pixel_format
         self.height, self.width, count = raster.shape
         self._bands = choose_bands(count, pixel_format)
+        self.decodes_whole = raster.decodes_whole
         self._last: tuple[Box, Pixels] | None = None
 
     def crop_resize(self, box: Box, size: tuple[int, int], interpolation: Interpolation = "bicubic") -> Pixels:
@@ -387,7 +394,8 @@ def _resize_reduced(
 def _to_rgb(path: str, image: Image.Image) -> Image.Image:
     if depth.is_unmarked_band(image):
         depth.log_loss("bands", path, "has more than three bands; only the first three are used")
-    rgb = image.convert("RGB")
+    image.load()
+    rgb = image if image.mode == "RGB" else image.convert("RGB")  # would copy RGB
     depth.log_lost_alpha(path, image)
     return rgb
 

@@ -34,7 +34,9 @@ HALF_RANGE = 1 << 15  # of 16 bits: smaller values are suspected to have fewer b
 _TIFF_MAGIC = (b"II*\0", b"MM\0*")
 _WIDTH, _HEIGHT, _BITS, _BANDS = 256, 257, 258, 277  # TIFF tags
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # Pillow's messages repeat those of the exceptions
+_pillow = logging.getLogger("PIL")  # its messages repeat those of the exceptions, and Paddle would print them
+_pillow.addHandler(logging.NullHandler())
+_pillow.propagate = False
 _logged = mmap.mmap(-1, mmap.PAGESIZE)  # a byte per kind, 1 after its message; shared by forked workers
 logger = logging.getLogger(__name__)
 

@@ -47,11 +47,12 @@ def shots(images: _Labeled, count: int, seed: int) -> Rows:
         DataError: a class has fewer images.
     """
     groups = rows_by_class(images, seed)
-    fewest = min(map(len, groups))
-    if fewest < count:
+    smallest = min(groups, key=len)
+    if len(smallest) < count:
+        name = images.classes[images.labels[smallest[0]]]
         raise DataError(
-            f"{images.source} has a class of {fewest} images, but --shots {count} asks for {count} of every class; "
-            f"remove {count} from --shots"
+            f"{images.source}: class {name} has {len(smallest)} images, but --shots {count} asks for {count} of every "
+            f"class; remove {count} from --shots"
         )
     return np.sort(np.concatenate([rows[:count] for rows in groups]))
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from plsc_mae.data.classes import listed
+from plsc_mae.data.folder_walk import is_image
 from plsc_mae.data.listing import ImageList, PathTable
 from plsc_mae.errors import DataError
 from plsc_mae.file_kinds import require_text
@@ -133,7 +134,7 @@ def _read(file: Path, columns: Sequence[str] | None, known: Sequence[str]) -> _T
     """Read a CSV file; cells are stripped.
 
     Raises:
-        DataError: the file cannot be read, has no rows or columns, or a row of another length.
+        DataError: the file cannot be read, has no rows, columns or column names, or a row of another length.
     """
     try:
         require_text(str(file), f"the table of labels {file}", "a CSV file", DataError)
@@ -147,6 +148,8 @@ def _read(file: Path, columns: Sequence[str] | None, known: Sequence[str]) -> _T
     if len(lines) < 2 or len(lines[0]) < 2:
         raise DataError(f"{file} has no labels; expected a row of column names, then rows of a path and its labels")
     head = lines[0]
+    if is_image(head[0]):
+        raise DataError(f"{file} begins with the image {head[0]}; expected a first row with the names of the columns")
     if columns is None and known and set(known) <= set(head[1:]):
         columns = known
     used = list(range(1, len(head))) if columns is None else _chosen(head, columns, file)

@@ -33,7 +33,10 @@ class Raster(Protocol):
 
     Attributes:
         shape: (H, W, F).
+        decodes_whole: whether a region takes the memory of all values.
     """
+
+    decodes_whole: bool
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -51,6 +54,8 @@ class ArrayRaster:
     Args:
         values: [H, W] or [H, W, F].
     """
+
+    decodes_whole = False  # the values are there, or mapped
 
     def __init__(self, values: Values) -> None:
         self.values = values if values.ndim == 3 else values[..., None]

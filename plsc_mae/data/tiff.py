@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+from operator import attrgetter
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -19,9 +20,10 @@ from plsc_mae.data.depth import Values
 from plsc_mae.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tifffile import TiffPageSeries
+    from tifffile import TiffFile, TiffPageSeries
 
 _WHITE_IS_ZERO, _PALETTE = 0, 3  # PhotometricInterpretation
+_UNCOMPRESSED = 1  # Compression
 _IN_PLANES = 2  # PlanarConfiguration
 _UNNAMED_PAGES = "QYX"  # axes of a three-dimensional array that tifffile wrote page by page
 
@@ -34,9 +36,13 @@ class TiffRaster:
         data: its content, if it is in memory.
         series: its pages that form the image.
         axes: letters of the axes of `series`: Y for rows, X for columns, and one for the bands.
+        size: number of bytes of the file.
+
+    Raises:
+        ValueError: the file is truncated.
     """
 
-    def __init__(self, path: str, data: bytes | None, series: TiffPageSeries, axes: str) -> None:
+    def __init__(self, path: str, data: bytes | None, series: TiffPageSeries, axes: str, size: int) -> None:
         self.path, self.data, self.page, self.dtype = path, data, series.keyframe, series.dtype
         sizes = dict(zip(axes, series.shape, strict=True))
         axis = next((letter for letter in axes if letter not in "YX" and sizes[letter] > 1), "")
@@ -44,6 +50,9 @@ class TiffRaster:
         self.inverted = self.page.photometric == _WHITE_IS_ZERO and self.dtype.kind == "u"
         pages = [self.page] if axis in ("", "S") else list(series.pages)
         self.segments = [list(zip(page.dataoffsets, page.databytecounts, strict=True)) for page in pages]
+        self._require_whole(size)
+        self.decodes_whole = self.page.compression > _UNCOMPRESSED and len(self.page.dataoffsets) == 1
+        self.decode, self.tables = self.page.decode, self.page.jpegtables  # read from the file on first use
         self.mapped: Values | None = None
         if series.dataoffset is not None:
             self.mapped = self._map(series, axes, axis)
@@ -93,7 +102,7 @@ class TiffRaster:
                 if not count:  # tile without values in a sparse file
                     continue
                 file.seek(offset)
-                decoded, _, shape = page.decode(file.read(count), index, jpegtables=page.jpegtables)
+                decoded, _, shape = self.decode(file.read(count), index, jpegtables=self.tables)
                 top, left = row * height, column * width
                 part = decoded[0, : shape[1], : shape[2]][
                     max(rows.start - top, 0) : rows.stop - top, max(columns.start - left, 0) : columns.stop - left
@@ -103,7 +112,7 @@ class TiffRaster:
                 values[y : y + part.shape[0], x : x + part.shape[1], own] = part
         return values
 
-    def require_whole(self, size: int) -> None:
+    def _require_whole(self, size: int) -> None:
         """Raise ValueError if values lie beyond the end of the file, which has `size` bytes."""
         ends = [offset + count for segments in self.segments for offset, count in segments]
         if max(ends, default=0) > size:
@@ -130,7 +139,7 @@ def open_tiff(path: str, data: bytes | None = None) -> TiffRaster:
             f"({error}); pip install 'plsc_mae[tiff]'"
         ) from None
     with open_stream(path, data) as stream, tifffile.TiffFile(stream) as file:
-        series = file.series[0]
+        series = _joined_pages(file) or file.series[0]
         if series.keyframe.photometric == _PALETTE:
             raise ValueError("its values are numbers of a palette; expected colors or measurements: convert it to RGB")
         bands = [letter for letter, n in zip(series.axes, series.shape, strict=True) if letter not in "YX" and n > 1]
@@ -140,6 +149,19 @@ def open_tiff(path: str, data: bytes | None = None) -> TiffRaster:
                 "one axis of bands: write one image per file"
             )
         in_rows = series.axes == _UNNAMED_PAGES and series.shape[0] > series.shape[2]
-        raster = TiffRaster(path, data, series, "YXS" if in_rows else series.axes)
-        raster.require_whole(file.filehandle.size)
-    return raster
+        return TiffRaster(path, data, series, "YXS" if in_rows else series.axes, file.filehandle.size)
+
+
+def _joined_pages(file: TiffFile) -> TiffPageSeries | None:
+    """Return the pages of a file that were written one by one as one series; None unless all are alike.
+
+    Without metadata that joins them, tifffile makes a series of every page.
+    """
+    import tifffile
+
+    pages = [page for series in file.series for page in series.pages]
+    first = file.series[0]
+    if len(file.series) < 2 or len(pages) != len(file.series) or first.axes != "YX" or len(first.levels) > 1:
+        return None
+    forms = {(page.shape, page.dtype, page.compression, page.is_reduced) for page in map(attrgetter("keyframe"), pages)}
+    return None if len(forms) > 1 else tifffile.TiffPageSeries(pages, (len(pages), *first.shape), first.dtype, "IYX")

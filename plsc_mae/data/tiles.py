@@ -13,6 +13,9 @@ from plsc_mae.data.listing import ImageList, PathTable
 from plsc_mae.data.pixels import PixelFormat, Pixels
 from plsc_mae.errors import DataError
 
+_DECODED_BYTES = 4  # per pixel, in Pillow
+_LARGE_BYTES = 500_000_000
+
 logger = logging.getLogger(__name__)
 
 
@@ -60,17 +63,32 @@ def repeat_by_tiles(images: ImageList, pixel_format: PixelFormat) -> ImageList:
     side = pixel_format.tile
     if not side:
         return images
-    counts = np.ones(len(images), np.int64)
+    counts, largest = np.ones(len(images), np.int64), None
     for index in range(len(images)):
         try:
             image = images.open(index, pixel_format=pixel_format)
         except DataError:  # reported by the check of the files, or when the file is read
             continue
         counts[index] = math.ceil(image.height / side) * math.ceil(image.width / side)
+        if image.decodes_whole and (largest is None or image.height * image.width > largest.height * largest.width):
+            largest = image
     logger.info("%d tiles of %d x %d pixels cover the %d images", counts.sum(), side, side, len(images))
+    if largest is not None:
+        _warn_of_memory(largest)
     rows = np.repeat(np.arange(len(images)), counts)
     paths = PathTable(images.paths[int(row)] for row in rows)
     return replace(images, paths=paths, labels=images.labels[rows])
+
+
+def _warn_of_memory(image: SourceImage) -> None:
+    """Log the memory of a large image that is decoded whole."""
+    size = _DECODED_BYTES * image.height * image.width
+    if size >= _LARGE_BYTES:
+        logger.warning(
+            "%s has %d x %d pixels in a format that is decoded whole for a sample, which takes about %.1f GB in every "
+            "loader process; write it as TIFF in tiles, of which a sample reads its part",
+            *(image.path, image.height, image.width, size / 1e9),
+        )
 
 
 def without_repeats(images: ImageList) -> ImageList:

@@ -6,6 +6,8 @@ import mmap
 
 import numpy as np
 
+from plsc_mae.errors import DataError
+
 NAMED_FILES = 20  # later unreadable files are counted but not named
 
 
@@ -31,3 +33,10 @@ class UnreadableFiles:
     def count(self) -> int:
         """Number of recorded files."""
         return int(np.count_nonzero(self._known))
+
+
+def none_can_be_read(reason: str, count: int) -> DataError:
+    """Return the error for a list none of whose `count` images can be read, with the reason of the first one."""
+    if count == 1:
+        return DataError(f"{reason}; repair or replace the file")
+    return DataError(f"none of {count} images can be read; the first one: {reason}; repair or replace the files")

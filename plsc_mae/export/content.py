@@ -14,13 +14,14 @@ from plsc_mae import weights
 from plsc_mae.config.export import ExportConfig
 from plsc_mae.data.classify import evaluation_transform
 from plsc_mae.data.normalize import Normalize
-from plsc_mae.data.pixels import RGB_CHANNELS
+from plsc_mae.data.pixels import RGB, RGB_CHANNELS, PixelFormat
 from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import ConfigError
 from plsc_mae.loading.classifier import load_classifier
 from plsc_mae.loading.contents import CLASSIFIER, ENCODER, base_of, kind_of, method_of_kind
 from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.loading.networks import load_pretraining_network
+from plsc_mae.loading.pixel_settings import stored_format
 from plsc_mae.methods.label_kinds import Classes, LabelKind, stored_kind
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.vit import VisionTransformer
@@ -81,6 +82,7 @@ class Content:
         view: resize and crop of images.
         classes: names of a classifier's outputs.
         kind: kind of a classifier's labels.
+        pixel_format: bands and range of values of the files that the network was trained on.
         origin: a line about the source of the weights.
         decoder: entries of a Hugging Face config.json for the decoder; empty if Transformers lacks this network.
     """
@@ -98,6 +100,7 @@ class Content:
     origin: str
     decoder: Mapping[str, object]
     kind: LabelKind = field(default_factory=Classes)
+    pixel_format: PixelFormat = RGB
 
     @property
     def encoder(self) -> VisionTransformer:
@@ -149,7 +152,8 @@ def open_content(config: ExportConfig, parts: Sequence[Part]) -> Content:
         )
         raise ConfigError(f"--what {config.what} is impossible: {reason}; file and target have in common: {others}")
     opener = {"encoder": _open_encoder, "classifier": _open_classifier, "reconstruction": _open_reconstruction}
-    return opener[config.what or offered[0]](config, stored)
+    content = opener[config.what or offered[0]](config, stored)
+    return replace(content, pixel_format=stored_format(config.model_path, content.inputs[0].shape[0]))
 
 
 def _open_encoder(config: ExportConfig, stored: Checkpoint) -> Content:

@@ -21,7 +21,7 @@ from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent
 HEIGHT, WIDTH = {size}
-MEAN, STD = {mean}, {std}  # of red, green and blue from 0 to 1
+MEAN, STD = {mean}, {std}  # of {pixels} from 0 to 1
 
 
 def load():
@@ -36,11 +36,10 @@ def run(model, {inputs}):
 
 def preprocess(path):
     """Return a batch with one normalized image."""
-    image = Image.open(path).convert("RGB")
+{read}
 {resize}
-    image = image.resize((width, height), Image.Resampling.{filter})
     left, top = round((width - WIDTH) / 2), round((height - HEIGHT) / 2)
-    pixels = np.asarray(image.crop((left, top, left + WIDTH, top + HEIGHT)), "float32") / 255
+{crop}
     return ((pixels - np.float32(MEAN)) / np.float32(STD)).transpose(2, 0, 1)[None].copy()
 
 
@@ -55,6 +54,22 @@ width, height = (max({shorter_side}, int(side * {shorter_side} / min(image.size)
 _RECTANGLE = """\
 factor = max({height} / image.height, {width} / image.width)
 width, height = max(round(image.width * factor), WIDTH), max(round(image.height * factor), HEIGHT)"""
+_READ_RGB = 'image = Image.open(path).convert("RGB")'
+_CROP_RGB = """\
+image = image.resize((width, height), Image.Resampling.{filter})
+pixels = np.asarray(image.crop((left, top, left + WIDTH, top + HEIGHT)), "float32") / 255"""
+# Images of other channels are arrays; Pillow resizes them channel by channel.
+_READ_BANDS = """\
+values = np.load(path)[..., {bands}]  # an array [height, width, bands] with the values of your files
+{scale}
+planes = [Image.fromarray(plane) for plane in values.transpose(2, 0, 1).copy()]
+image = planes[0]"""
+_BYTES = 'values = values.astype("uint8")'
+_SCALE = 'values = np.nan_to_num(np.clip((values.astype("float32") - {low}) * (255 / {span}), 0, 255))'
+_CROP_BANDS = """\
+box = (left, top, left + WIDTH, top + HEIGHT)
+planes = [plane.resize((width, height), Image.Resampling.{filter}).crop(box) for plane in planes]
+pixels = np.clip(np.stack(planes, axis=-1).astype("float32"), 0, 255) / 255"""
 _CLASSES = """\
     classes = (FOLDER / "classes.txt").read_text(encoding="utf-8").splitlines()
     logits = outputs["logits"][0]
@@ -73,6 +88,7 @@ def example_text(target: Target, content: Content) -> str:
     else:
         scale = view.shorter_side / max(view.size)
         resize = _RECTANGLE.format(height=view.size[0] * scale, width=view.size[1] * scale)
+    read, crop = _reading(content)
     drawn, second = "", ""
     for each in others:
         noise = f"np.random.rand(1, {each.shape[0]}).astype('float32')"
@@ -84,6 +100,9 @@ def example_text(target: Target, content: Content) -> str:
         name=NAME,
         imports=code.imports,
         size=tuple(view.size),
+        pixels="red, green and blue" if content.pixel_format.is_rgb else "the channels",
+        read=_indented(read),
+        crop=_indented(crop.format(filter=view.interpolation.upper())),
         mean=content.mean,
         std=content.std,
         load=_indented(code.load),
@@ -94,10 +113,21 @@ def example_text(target: Target, content: Content) -> str:
         second=second,
         run=_indented(code.run),
         resize=_indented(resize),
-        filter=view.interpolation.upper(),
         drawn=drawn,
         classes=_class_lines(content.kind) if content.part == "classifier" else "",
     )
+
+
+def _reading(content: Content) -> tuple[str, str]:
+    """Return the lines that read an image, and those that resize and crop it."""
+    pixels = content.pixel_format
+    if pixels.is_rgb:
+        return _READ_RGB, _CROP_RGB
+    bands = [band - 1 for band in pixels.bands] or list(range(pixels.channels))
+    scale = _BYTES
+    if pixels.range is not None:
+        scale = _SCALE.format(low=pixels.range.low, span=pixels.range.high - pixels.range.low)
+    return _READ_BANDS.format(bands=bands, scale=scale), _CROP_BANDS
 
 
 def _class_lines(kind: LabelKind) -> str:

@@ -54,7 +54,18 @@ def export_network(config: ExportConfig) -> Export:
         files = sorted([*(file.name for file in folder.iterdir()), DESCRIPTION])
         described = description(target, content, verdict, files)
         (folder / DESCRIPTION).write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return Export(content, files, verdict, target.remarks(content))
+    return Export(content, files, verdict, _remarks(target, content))
+
+
+def _remarks(target: Target, content: Content) -> list[str]:
+    """Return the remarks of the target, and one about images of other channels than RGB."""
+    if content.pixel_format.is_rgb:
+        return target.remarks(content)
+    return [
+        *target.remarks(content),
+        f"images have {content.pixel_format.channels} channels: prepare arrays as example.py does, because the "
+        "preprocessing of libraries is for RGB",
+    ]
 
 
 def description(target: Target, content: Content, verdict: Verdict, files: Sequence[str]) -> dict[str, Any]:
@@ -82,12 +93,14 @@ def description(target: Target, content: Content, verdict: Verdict, files: Seque
         "preprocessing": {
             "mean": list(content.mean),
             "std": list(content.std),
+            "bands": list(content.pixel_format.bands),
+            "pixel_range": None if content.pixel_format.range is None else list(content.pixel_format.range),
             "size": list(view.size),
             "shorter_side": view.shorter_side,
             "interpolation": view.interpolation,
         },
         "classes": len(content.classes),
         "verified": verdict._asdict(),
-        "remarks": target.remarks(content),
+        "remarks": _remarks(target, content),
         "files": list(files),
     }

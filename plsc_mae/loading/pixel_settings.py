@@ -253,7 +253,9 @@ def parse(values: Sequence[str] | None) -> PixelRange | None:
     except ValueError:
         low = high = 0.0
     if not -math.inf < low < high < math.inf:
-        raise ConfigError(f"--pixel_range {' '.join(values)}: expected two numbers, the smaller one first, or {AUTO}")
+        raise ConfigError(
+            f"{flag('pixel_range')} {' '.join(values)}: expected two numbers, the smaller one first, or {AUTO}"
+        )
     return PixelRange(low, high)
 
 
@@ -276,6 +278,12 @@ def _automatic(images: ImageList | None, pixel_format: PixelFormat) -> PixelRang
     return found
 
 
+def stored_format(origin: str | Path, channels: int) -> PixelFormat:
+    """Return the form of the pixels that a checkpoint was trained on, for its number of channels."""
+    found = _stored(origin)
+    return PixelFormat(channels) if found is None else PixelFormat(channels, found.bands, parse(found.pixel_range))
+
+
 # ------------------------------------------------------------------------------------------------ files with values
 
 
@@ -287,11 +295,20 @@ def read_stats(path: str) -> Source:
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        return _source(path, content, int(content["in_chans"]))
+        source = _source(path, content, int(content["in_chans"]))
     except OSError as error:
         raise DataError(f"cannot read {flag('stats')} {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{flag('stats')} {path} was not written by `plsc-mae stats`; measure again") from None
+    constant = [channel for channel, value in enumerate(source.std or (), start=1) if not value > 0]
+    if not constant:
+        return source
+    logger.warning(
+        "%s: the channels %s have one value in all images, so they contain no information; their std is taken as 1",
+        path,
+        " ".join(map(str, constant)),
+    )
+    return source._replace(std=tuple(value if value > 0 else 1.0 for value in source.std or ()))
 
 
 def _stored(origin: str | Path) -> Source | None:

@@ -49,15 +49,12 @@ class PassContext(NamedTuple):
         group_size: number of passes per update; the loss is divided by it before the backward pass, as in the
             originals.
         loss_scale: factor of the loss after this division; 1 unless training is in float16.
-        last: whether this is the last pass of an update. After it the gradients must be averaged over the
-            data-parallel processes; `forward` arranges this, and a Task that does not call it must do so itself.
     """
 
     forward: Callable[[Batch], StepOutput]
     autocast: Autocast
     group_size: int
     loss_scale: float
-    last: bool
 
     @property
     def loss_factor(self) -> float:
@@ -68,7 +65,8 @@ class PassContext(NamedTuple):
 class Task(nn.Layer, ABC):
     """A training objective, whose `forward(batch)` returns the loss and the values to log.
 
-    The training loop wraps the Task in DataParallel, so every trainable parameter must be in one of its sub-layers.
+    On GPUs the training loop wraps the Task in DataParallel, so every trainable parameter must be in one of its
+    sub-layers.
 
     Attributes:
         model: the network that checkpoints save and export.

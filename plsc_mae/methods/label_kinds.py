@@ -234,9 +234,13 @@ class Numbers(LabelKind):
         self.mean, self.std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
     def fit(self, labels: npt.NDArray[Any]) -> LabelKind:
-        """Adopt mean and standard deviation of training labels [n, K]; the std of a constant label is taken as 1."""
-        std = np.nanstd(labels.astype(np.float64), axis=0)
-        self.mean = np.nanmean(labels.astype(np.float64), axis=0).astype(np.float32)
+        """Adopt mean and standard deviation of training labels [n, K].
+
+        The std of a constant label is taken as 1, and a label that is unknown in all images as 0.
+        """
+        known = np.where(np.isfinite(labels).any(axis=0), labels.astype(np.float64), 0.0)
+        std = np.nanstd(known, axis=0)
+        self.mean = np.nanmean(known, axis=0).astype(np.float32)
         self.std = np.where(std > 0, std, 1.0).astype(np.float32)
         return self
 

@@ -1,9 +1,9 @@
 """ZeRO: data-parallel processes shard state that they would otherwise replicate (Rajbhandari et al. 2020).
 
 Stage 1 is implemented here. Each process holds the optimizer state of some parameters, updates these parameters and
-broadcasts them. Gradients are averaged in the same way as without sharding, so the weights are bit-identical to those
-of an unsharded run. Stages 2 and 3, which also shard gradients and weights, use Paddle's implementation, which supports
-GPUs only.
+sends them to the others. Gradients are averaged in the same way as without sharding, so the weights are bit-identical
+to those of an unsharded run. Stages 2 and 3, which also shard gradients and weights, use Paddle's implementation, which
+supports GPUs only.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from paddle import Tensor, nn
 from plsc_mae.errors import ConfigError, remedies
 from plsc_mae.optim.param_groups import ParamGroup
 from plsc_mae.parallel.group import Group
+from plsc_mae.parallel.world import World
 
 PADDLE_LEVELS = {2: "os_g", 3: "p_g_os"}
 
@@ -26,7 +27,7 @@ class UpdateSharing:
 
     Args:
         groups: the optimizer's parameter groups.
-        members: group of the data-parallel processes.
+        world: processes of the run.
 
     Attributes:
         mine: the parameter groups, reduced to the parameters that this process updates.
@@ -35,10 +36,10 @@ class UpdateSharing:
         ConfigError: there are more data-parallel processes than parameter tensors.
     """
 
-    def __init__(self, groups: Sequence[ParamGroup], members: Group) -> None:
-        self._members = members
-        self._shares: list[list[Tensor]] = [[] for _ in range(members.size)]
-        sizes = [0] * members.size
+    def __init__(self, groups: Sequence[ParamGroup], world: World) -> None:
+        self._world = world
+        self._shares: list[list[Tensor]] = [[] for _ in range(world.size)]
+        sizes = [0] * world.size
         # Greedy: the largest parameter goes to the process with the fewest elements. Parameters are not split.
         for param in sorted((param for group in groups for param in group.params), key=lambda p: -p.size):
             owner = sizes.index(min(sizes))
@@ -47,21 +48,14 @@ class UpdateSharing:
         if not all(self._shares):
             raise ConfigError(
                 f"--sharding_stage 1 cannot distribute {sum(map(len, self._shares))} parameter tensors over "
-                f"{members.size} processes; remove it or use fewer processes"
+                f"{world.size} processes; remove it or use fewer processes"
             )
-        own = {id(param) for param in self._shares[members.rank]}
+        own = {id(param) for param in self._shares[world.rank]}
         self.mine = [group for group in (_only(group, own) for group in groups) if group.params]
 
-    @paddle.no_grad()
     def publish(self) -> None:
-        """Broadcast the parameters that each member has updated to all other members; all members must call."""
-        for owner, share in enumerate(self._shares):
-            for dtype in {param.dtype: None for param in share}:
-                params = [param for param in share if param.dtype == dtype]
-                flat = self._members.broadcast(paddle.concat([param.flatten() for param in params]), owner)
-                if owner != self._members.rank:
-                    for param, values in zip(params, paddle.split(flat, [param.size for param in params]), strict=True):
-                        paddle.assign(values.reshape(param.shape), output=param)
+        """Send the parameters that each process has updated to all others; all processes must call."""
+        self._world.publish(self._shares)
 
 
 def _only(group: ParamGroup, own: set[int]) -> ParamGroup:

@@ -88,7 +88,7 @@ class ProgressTable:
         """Return a sentence about a process that has been silent or behind for SUSPICIOUS seconds; "" without one.
 
         It may be the cause of a failure elsewhere: gloo's collectives give up after 30 seconds, with a message that
-        does not name the process, and abort the processes that wait in the backward pass.
+        does not name the process.
         """
         silent = [seen for seen in list(self.observed.values()) if now - seen.heard >= SUSPICIOUS]
         table = [seen for seen in list(self.observed.values()) if seen.activity is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,10 +13,9 @@ from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError, flag
 from plsc_mae.parallel import activity, failure_detector
+from plsc_mae.parallel.exchange import Exchange
 from plsc_mae.parallel.gpu import check_kernels, has_gpu
 from plsc_mae.parallel.group import Group
-
-BUCKET_ELEMENTS = 1 << 23  # 32 MB of float32
 
 
 class World:
@@ -129,12 +129,16 @@ class World:
         return self.process == 0
 
     def wrap(self, layer: nn.Layer) -> nn.Layer:
-        """Wrap a layer for data parallelism, so that the last backward pass of an update averages the gradients.
+        """Prepare a layer for data parallelism and return it; the parameters become those of the first process.
 
-        The parameters must be equal in all data-parallel processes. A pipeline stage is returned unchanged; its task
-        calls `average_gradients`. All processes must call.
+        On GPUs, the result is a DataParallel, whose last backward pass of an update averages the gradients. On CPU, and
+        between pipeline stages, it is the layer itself, and `average_gradients` must follow that pass. All processes
+        must call. The parameters of pipeline stages must be equal before.
         """
         if self.size == 1 or self.pipeline.size > 1:
+            return layer
+        if not self.is_gpu:
+            self.copy_from_main(layer.parameters())
             return layer
         # DataParallel ignores the group when it copies process 0's parameters, and so overwrites other shares.
         own = [param.clone().detach() for param in layer.parameters()] if self.tensor.size > 1 else []
@@ -148,20 +152,22 @@ class World:
         """Index of this process's random number stream; it differs between data-parallel parts and between stages."""
         return self.stage * self.size + self.rank if self.pipeline.size > 1 else self.rank
 
-    def average_gradients(self, params: Sequence[Tensor]) -> None:
+    def average_gradients(self, params: Iterable[Tensor]) -> None:
         """Average the gradients of `params` in place over the data-parallel processes, which must all call.
 
-        Pipeline stages need this, because `wrap` returns them unchanged.
+        The layers that `wrap` returns unchanged need this after the last backward pass of an update.
         """
-        if self.size == 1:
-            return
-        pending = [param for param in params if param.grad is not None]
-        while pending:
-            bucket, pending = _first_bucket(pending)
-            flat = self.sum(paddle.concat([param.grad.flatten() for param in bucket])) / self.size
-            parts = paddle.split(flat, [param.size for param in bucket])
-            for param, part in zip(bucket, parts, strict=True):
-                paddle.assign(part.reshape(param.shape), output=param.grad)
+        if self.size > 1:
+            self._exchange.average_gradients(list(params))
+
+    def publish(self, shares: Sequence[Sequence[Tensor]]) -> None:
+        """Give the parameters `shares[i]` the values that they have in data-parallel process i; all must call."""
+        if self.size > 1:
+            self._exchange.publish(shares)
+
+    @functools.cached_property
+    def _exchange(self) -> Exchange:
+        return Exchange(self.data, on_cpu=not self.is_gpu)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum `values` in place over the data-parallel processes (all-reduce) and return it; all of them must call."""
@@ -215,16 +221,6 @@ class World:
         if store.add(key, 1) == self.processes:
             store.set(key + "/done", b"1")
         store.wait(key + "/done")
-
-
-def _first_bucket(params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Split `params` into (first bucket, rest); a bucket has gradients of one type and limited total size."""
-    count, elements = 0, 0
-    for param in params:
-        if count and (elements + param.size > BUCKET_ELEMENTS or param.grad.dtype != params[0].grad.dtype):
-            break
-        count, elements = count + 1, elements + param.size
-    return params[:count], params[count:]
 
 
 def _store() -> Any:

@@ -64,10 +64,7 @@ class PipelinedTask(Task):
             The mean loss of the batch and its logs in the last stage; zero without logs in the others.
         """
         run = self._train_head if self.frozen else self._train_stages
-        out = run(batch, context.loss_factor, context.autocast)
-        if context.last:
-            self.world.average_gradients([p for p in self.model.parameters() if not p.stop_gradient])
-        return out
+        return run(batch, context.loss_factor, context.autocast)
 
     def _train_stages(self, batch: Batch, factor: float, autocast: Autocast) -> StepOutput:
         bounds, losses = self._bounds(batch), []

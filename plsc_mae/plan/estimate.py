@@ -126,7 +126,7 @@ def states_of(config: TrainingConfig, layout: Layout) -> States:
         average=FLOAT32 if averaged else 0,
         sharding_stage=config.sharding_stage,
         sharded=layout.data,
-        data_parallel=layout.data,
+        data_parallel=1 if config.device == "cpu" else layout.data,  # a CPU exchanges small pieces, see `Exchange`
         accumulates=config.accum_iter * layout.micro_batches > 1,
     )
 

@@ -56,8 +56,8 @@ class States(NamedTuple):
         sharding_stage: 1 divides optimizer state and master weights among `sharded` processes, 2 also gradients, 3 also
             weights; 0 divides nothing.
         sharded: number of processes that divide states.
-        data_parallel: number of processes that exchange gradients. Paddle's DataParallel never releases the gradients,
-            and holds a second, fused copy.
+        data_parallel: number of processes that exchange gradients by Paddle's DataParallel, which never releases the
+            gradients and holds a second, fused copy; 1 on a CPU, where it is not used.
         accumulates: whether the gradients of several passes are added up.
     """
 

@@ -22,6 +22,14 @@ MIN_HEIGHT = 96  # CSS pixels
 # Fields of log.txt that say where the run was, or repeat a constant of every line.
 POSITION = ("epoch", "step", "run", "n_parameters")
 SETTINGS = ("train_lr", "train_min_lr", "train_weight_decay", "train_loss_scale", "skipped_images")
+_RISING = ("acc", "macro_f1", "mAP", "_r2")  # parts of the names of metrics that are better if larger
+
+
+def _validation(*metrics: str) -> tuple[str, ...]:
+    """Return the names in log.txt of metrics of the validation images, with those of averaged weights last."""
+    return tuple(f"{prefix}{metric}" for prefix in ("test_", "ema_test_") for metric in metrics)
+
+
 # Charts after the first one: title and metrics, of which those that the run has are drawn.
 CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Learning rate", ("lr", "min_lr")),
@@ -30,8 +38,13 @@ CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Loss of the probe", ("online_loss",)),
     ("Parts of the loss", ("loss_main", "loss_align")),
     ("Token accuracy", ("mlm_acc", "top_token_share")),
-    ("Validation accuracy in %", ("test_acc1", "test_acc5", "ema_test_acc1", "ema_test_acc5")),
-    ("Validation loss", ("test_loss", "ema_test_loss")),
+    ("Validation accuracy in %", _validation("acc1", "acc5")),
+    ("Validation accuracy and F1, means over classes, in %", _validation("balanced_acc", "macro_f1")),
+    ("Calibration error in %", _validation("ece")),
+    ("Validation mAP in %", _validation("mAP")),
+    ("Validation error in the units of the labels", _validation("mean_abs_error", "rmse")),
+    ("Validation R2", _validation("r2")),
+    ("Validation loss", _validation("loss")),
     ("Rank of the features", ("feature_rank",)),
     ("Spread of the features", ("feature_std", "feature_cosine")),
     ("Uniformity of the features", ("feature_uniformity",)),
@@ -114,19 +127,19 @@ def pictures(run: RunFolder) -> str:
 
 
 def evaluations(run: RunFolder) -> str:
-    """Return the numbers of log.txt: best values of accuracies, and a table of epochs."""
+    """Return the numbers of log.txt: best values of metrics that rise, and a table of epochs."""
     if not run.epochs:
         return ""
     names = list(dict.fromkeys(name for record in run.epochs for name in record if name not in POSITION))
     names.sort(key=lambda name: name in SETTINGS)  # these columns come last
-    accuracies = [name for name in names if "acc" in name and not name.startswith("train_")]
+    accuracies = [name for name in names if any(part in name for part in _RISING) and not name.startswith("train_")]
     best = []
     for name in accuracies:
         seen = [(record[name], record["epoch"]) for record in run.epochs if is_number(record.get(name))]
         if seen:
             value, epoch = max(seen, key=lambda item: item[0])
             best.append((name, value, epoch, seen[-1][0]))
-    parts = [table(("accuracy", "best", "in epoch", "last"), best)] if best else []
+    parts = [table(("metric", "best", "in epoch", "last"), best)] if best else []
     step = -(-len(run.epochs) // MAX_ROWS)
     chosen = run.epochs[(len(run.epochs) - 1) % step :: step]
     rows = [[record.get("epoch"), record.get("step"), *(record.get(name) for name in names)] for record in chosen]

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from plsc_mae.analysis.trivial import CONTEXT_FREE, DESCRIPTIONS
 from plsc_mae.report.run_folder import RunFolder
 
+_MAIN_METRICS = {"test_acc1": " %", "test_mAP": " %", "test_r2": ""}  # one for each --task, with its unit
 Answer = Literal["yes", "in part", "not yet", "unknown"]
 
 
@@ -55,8 +56,9 @@ def judge(run: RunFolder) -> Verdict:
 
 
 def _without_levels(run: RunFolder, name: str, value: float) -> str:
-    accuracies = run.series("test_acc1")[1]
-    if accuracies:
-        best = f"test_acc1 is {accuracies[-1]:.4g} %, at best {max(accuracies):.4g} %"
-        return f"{best}. The {name} of training is {value:.4g}."
+    for metric, unit in _MAIN_METRICS.items():
+        values = run.series(metric)[1]
+        if values:
+            best = f"{metric} is {values[-1]:.4g}{unit}, at best {max(values):.4g}{unit}"
+            return f"{best}. The {name} of training is {value:.4g}."
     return f"Unknown: the {name} is {value:.4g}, but the run has no losses of trivial predictors to compare it with."

@@ -156,7 +156,7 @@ def build_stepper(task: Task, config: TrainingConfig, world: World) -> Stepper:
     """
     groups = task.param_groups(config.weight_decay)
     params = trainable_parameters(task.model)
-    sharing = UpdateSharing(groups, world.data) if config.sharding_stage == 1 and world.size > 1 and groups else None
+    sharing = UpdateSharing(groups, world) if config.sharding_stage == 1 and world.size > 1 and groups else None
     updated = groups if sharing is None else sharing.mine
     optimizer = build_optimizer(
         config.opt, updated, betas=config.opt_betas, eps=config.opt_eps, momentum=config.momentum

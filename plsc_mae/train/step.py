@@ -8,10 +8,12 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import paddle
 from paddle import Tensor, _C_ops, nn
 
 from plsc_mae.methods.base import Batch, PassContext, StepOutput, Task
+from plsc_mae.models.execution import memory, on_cpu
 from plsc_mae.optim import ParamGroup, Rates, set_weight_decay
 from plsc_mae.parallel import activity
 from plsc_mae.parallel.tensor import shard_of
@@ -149,14 +151,15 @@ class Stepper:
         Args:
             batch: result of `Task.prepare`.
             group_size: number of iterations in this accumulation group.
-            last: whether this is the last iteration of the group. Its backward pass averages the gradients over the
+            last: whether this is the last iteration of the group. The gradients are then averaged over the
                 data-parallel processes, so all of them must call.
         """
-        context = PassContext(
-            self.layer, functools.partial(autocast, self.precision), group_size, self.scaler.value, last
-        )
+        context = PassContext(self.layer, functools.partial(autocast, self.precision), group_size, self.scaler.value)
         with self._without_exchange() if not last else contextlib.nullcontext():
-            return self.task.forward_backward(batch, context)
+            out = self.task.forward_backward(batch, context)
+        if last and self.world is not None and not self._averages_in_backward:
+            self.world.average_gradients(self.params.values())
+        return out
 
     def finish(
         self,
@@ -205,6 +208,11 @@ class Stepper:
         self.scaler.update(good=True)
         if self.publish is not None:
             self.publish()
+
+    @property
+    def _averages_in_backward(self) -> bool:
+        """True if Paddle averages the gradients during the backward pass."""
+        return self.sharded or isinstance(self.layer, paddle.DataParallel)
 
     def _without_exchange(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which backward passes leave the gradients local to each process."""
@@ -281,13 +289,20 @@ def clip_divisor(norm: Tensor, max_norm: float) -> Tensor:
 
 
 def divide_gradients(params: Iterable[Tensor], divisor: Tensor) -> None:
-    """Divide the gradients of `params` in place by the float32 scalar `divisor`, in one call per dtype.
+    """Divide the gradients of `params` in place by the float32 scalar `divisor`; the gradients must be finite.
 
-    The gradients must be finite. Paddle's kernel for loss scaling does this; it multiplies by the inverse of `divisor`.
+    They are multiplied by its inverse. On GPU, Paddle's kernel for loss scaling does this in one call per dtype. On CPU
+    that kernel is slow: 85 million gradients take it 0.11 s of a core, NumPy 0.04 s, with the same bits.
     """
     by_dtype: dict[paddle.dtype, list[Tensor]] = {}
     for param in params:
         if param.grad is not None:
             by_dtype.setdefault(param.grad.dtype, []).append(param.grad)
-    for gradients in by_dtype.values():
-        _C_ops.check_finite_and_unscale_(gradients, divisor.reshape([1]))
+    for dtype, gradients in by_dtype.items():
+        if dtype == paddle.float32 and all(on_cpu(x) and x.is_contiguous() for x in gradients):
+            inverse = np.float32(1) / divisor.numpy()
+            for gradient in gradients:
+                values = memory(gradient)
+                values *= inverse
+        else:
+            _C_ops.check_finite_and_unscale_(gradients, divisor.reshape([1]))

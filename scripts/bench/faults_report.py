@@ -91,7 +91,7 @@ FAULTS = [
     (
         "SIGTERM to the launcher of two processes",
         "both save together, same bits",
-        "tests/train/test_signals.py::test_sigterm_to_the_launcher_of_two_processes",
+        "tests/train/test_signals.py::test_sigterm_to_two_processes",
     ),
     (
         "loss not finite, policy stop",

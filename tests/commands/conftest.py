@@ -35,7 +35,7 @@ printf '%s\\0' "$@" >"$WORDS"
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def words_of(tmp_path_factory):
     """Run a shell command in a folder and return the words with which it starts Python, which is not started."""
 

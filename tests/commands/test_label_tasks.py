@@ -15,6 +15,7 @@ from plsc_mae.config.export import ExportConfig
 from plsc_mae.export.content import open_content
 from plsc_mae.export.example import example_text
 from plsc_mae.export.targets import load_target
+from plsc_mae.methods.label_kinds import Numbers
 from plsc_mae.train.checkpoint import file as checkpoint_file
 
 pytestmark = [pytest.mark.compat, pytest.mark.once]
@@ -191,8 +192,14 @@ def test_mistakes_are_refused(train, data, tmp_path, capfd):
     assert "train.csv" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(("task", "code"), [("multilabel", "1 / (1 + np.exp(-logits))"), ("regression", "logits * ")])
-def test_examples_of_exports_show_the_labels(train, task, code):
+@pytest.mark.parametrize(
+    ("task", "code", "problem"),
+    [
+        ("multilabel", "1 / (1 + np.exp(-logits))", "multi_label_classification"),
+        ("regression", "logits * ", "regression"),
+    ],
+)
+def test_exports_show_the_labels(train, tmp_path, task, code, problem):
     config = ExportConfig(target="timm", model_path=str(train(task) / "checkpoint-3.pd"), save_path="unused")
     content = open_content(config, ("classifier",))
     assert content.classes == tuple(LABELS[task])
@@ -200,3 +207,13 @@ def test_examples_of_exports_show_the_labels(train, task, code):
     text = example_text(load_target("timm"), content)
     assert code in text
     compile(text, "example.py", "exec")
+    load_target("huggingface").write(content, tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    assert (settings["problem_type"], list(settings["label2id"])) == (problem, LABELS[task])
+
+
+def test_a_number_that_is_unknown_in_all_images_is_taken_as_0():
+    labels = np.array([[1, np.nan], [3, np.nan], [np.nan, np.nan]], np.float32)
+    with np.errstate(all="raise"):
+        kind = Numbers().fit(labels)
+    assert (kind.mean.tolist(), kind.std.tolist()) == ([2, 0], [1, 1])

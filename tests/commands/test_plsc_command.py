@@ -1,7 +1,7 @@
 """PLSC's commands for CAE run as its README prints them: launcher, a few pictures, a random tokenizer.
 
-The launcher starts pre-training; fine-tuning and probing start without it. Flags at the end of a command make the
-networks small; the full sizes are slow tests.
+Flags at the end of a command make the networks small, and the programs start without the launcher. Slow tests have the
+full sizes, where the launcher starts pre-training.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def paste(command: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def by_shell(words_of, fork_server):
     """Paste a command into a shell; start what it asks the launcher to start, and return the output."""
 
@@ -190,9 +190,10 @@ def by_shell(words_of, fork_server):
 
 
 @pytest.fixture(scope="module")
-def pretrained(checkout, size) -> str:
+def pretrained(checkout, size, by_shell) -> str:
     """Return the output of pre-training, whose checkpoint bears the name that it has after 800 epochs."""
-    output = paste(f"{PRETRAIN} --batch_size 2 --max_train_step 2 {size.encoder} {size.rest}", checkout)
+    start = paste if size == SIZES["full"] else by_shell
+    output = start(f"{PRETRAIN} --batch_size 2 --max_train_step 2 {size.encoder} {size.rest}", checkout)
     folder = checkout / "output" / "ep800_fp16o1"
     assert checkpoint_file.verify(folder / "ep800_fp16o1_checkpoint-latest.pd")["step"] == 2
     (folder / "ep800_fp16o1_checkpoint-latest.pd").rename(folder / "ep800_fp16o1_checkpoint-799.pd")

@@ -186,7 +186,7 @@ def test_unreadable_images_have_no_panel(trained, images, draw, tmp_path):
         (tmp_path / f"in/{number}.jpg").write_bytes(b"\0no image")
     code, _, err = draw(trained() / "checkpoint-1.pd", tmp_path / "in")
     assert code == 2
-    assert "nor any other of 4 files" in err
+    assert "none of 4 images" in err
 
 
 @pytest.mark.once

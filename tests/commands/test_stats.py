@@ -10,6 +10,7 @@ from PIL import Image
 
 from plsc_mae.analysis import channel_statistics
 from plsc_mae.cli import main
+from plsc_mae.loading.pixel_settings import read_stats
 
 
 @pytest.fixture
@@ -52,6 +53,12 @@ def test_a_damaged_file_is_left_out(values, tmp_path, capsys):
     assert main(f"stats {tmp_path}/data --in_chans 5 --save_path {tmp_path}/s.json --num_workers 0".split()) == 1
     assert "2.npy" in capsys.readouterr().err
     assert json.loads((tmp_path / "s.json").read_text())["images"] == 4
+
+
+def test_the_std_of_a_constant_channel_is_taken_as_1(tmp_path, messages):
+    (tmp_path / "stats.json").write_text('{"in_chans": 2, "mean": [0.5, 0], "std": [0.25, 0.0]}')
+    assert read_stats(str(tmp_path / "stats.json")).std == (0.25, 1.0)
+    assert any("channels 2 " in message for message in messages)
 
 
 def test_refusals(values, tmp_path, capsys):

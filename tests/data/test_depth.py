@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 
 import cv2
@@ -183,3 +184,11 @@ def test_messages_of_workers_are_not_repeated(tmp_path, messages):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 4), np.uint8)).save(tmp_path / "a.png")
     pixels(tmp_path / "a.png")
     assert not messages
+
+
+def test_messages_of_pillow_reach_no_other_handler():
+    """Paddle installs a handler at the root that would print one for every file of many bands."""
+    logger = logging.getLogger("PIL.TiffImagePlugin")
+    while logger.propagate and logger.parent is not None:
+        logger = logger.parent
+    assert logger.name == "PIL"

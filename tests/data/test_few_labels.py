@@ -26,7 +26,7 @@ def test_shots_are_per_class_nested_and_fixed():
         assert (rows == shots(IMAGES, count, 0)).all()
         assert set(rows) <= set(found[10])
     assert set(shots(IMAGES, 5, 1)) != set(found[5])
-    with pytest.raises(DataError, match="10 images"):
+    with pytest.raises(DataError, match="class ant has 10 images"):
         shots(IMAGES, 11, 0)
 
 

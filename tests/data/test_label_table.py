@@ -82,6 +82,7 @@ def test_labels_are_matched_by_name(table):
         ("file,cat,dog\n", "no labels"),
         ("file,cat,dog\na.png,,\n", "no row with a label"),
         ("file,cat,dog\nc.png,1,0\n", "c.png"),
+        ("a.png,1\na.png,0\n", "names of the columns"),
     ],
 )
 def test_mistakes_are_refused(table, text, mentioned):

@@ -75,6 +75,24 @@ def test_pages_are_bands(tmp_path):
     np.testing.assert_allclose(whole(image), expected(values), atol=1e-4)
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib", "tile": (32, 32)}])
+def test_pages_without_metadata_that_joins_them_are_bands(options, tmp_path):
+    values = values_of("uint16", 4)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for band in range(4):
+            file.write(values[..., band], contiguous=False, **options)
+    image = open_image(tmp_path / "a.tif", pixel_format=PixelFormat(4, range=RANGE))
+    np.testing.assert_allclose(whole(image), expected(values), atol=1e-4)
+
+
+def test_jpeg_in_tiles_as_in_slides(tmp_path):
+    pytest.importorskip("imagecodecs")
+    values = values_of("uint16", 3).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb", compression="jpeg", tile=(32, 32))
+    image = open_image(tmp_path / "a.tif", pixel_format=PixelFormat(tile=64))
+    np.testing.assert_array_equal(whole(image), tifffile.imread(tmp_path / "a.tif"))
+
+
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_an_array_that_was_written_row_by_row(compression, tmp_path):
     """As tifffile writes [H, W, C] by default."""
@@ -186,8 +204,8 @@ def test_truncated_and_other_files(tmp_path):
     (tmp_path / "b.npy").write_bytes(b"no array")
     np.savez(tmp_path / "c.npz", x=np.zeros((4, 4)), y=np.zeros((4, 4)))
     tifffile.imwrite(tmp_path / "d.tif", np.zeros((2, 8, 8, 3), np.uint8), photometric="rgb")
-    for name in ("a.tif", "b.npy", "c.npz", "d.tif"):
-        with pytest.raises(DataError, match=name):
+    for name, reason in (("a.tif", "truncated"), ("b.npy", ""), ("c.npz", "arrays x, y"), ("d.tif", "axes")):
+        with pytest.raises(DataError, match=f"{name}.*{reason}"):
             open_image(tmp_path / name, pixel_format=PixelFormat(2, range=RANGE))
 
 

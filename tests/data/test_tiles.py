@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from plsc_mae.data import tiles
 from plsc_mae.data.decode import Box, ReducedJpeg, open_image
 from plsc_mae.data.imagefolder import ImageDataset, find_images
 from plsc_mae.data.pixels import PixelFormat
@@ -67,6 +68,17 @@ def test_jpeg_is_decoded_at_reduced_size(tmp_path, picture):
     assert abs(pixels - full).mean() < 2  # levels; the crops differ by a fraction of a reduced pixel
     sharp = image.crop_resize(box, (400, 400))
     np.testing.assert_array_equal(sharp, open_image(tmp_path / "a.jpg").crop_resize(box, (400, 400)))
+
+
+def test_a_large_image_that_is_decoded_whole_is_named_with_its_memory(folder, monkeypatch, messages):
+    monkeypatch.setattr(tiles, "_LARGE_BYTES", 4 * 6400)
+    repeat_by_tiles(find_images(folder, "train"), TILED)
+    assert ["a.png" in message and "64 x 100" in message for message in messages] == [True]
+    np.save(folder / "c.npy", np.zeros((99, 99, 3), np.uint8))
+    (folder / "a.png").unlink()
+    (folder / "b.png").unlink()
+    repeat_by_tiles(find_images(folder, "train"), TILED)
+    assert len(messages) == 1
 
 
 def test_more_pixels_than_pillow_allows(tmp_path, picture, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -23,18 +24,17 @@ KILLED = "killed"  # in the message about a process that ended without sending a
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(fork_server, tmp_path):
     """Return a function that runs processes with the given deeds and returns (exit code, stderr, seconds) of each."""
 
     def start(*deeds: str) -> list[tuple[int, str, float]]:
-        common = [sys.executable, str(PROGRAM), str(tmp_path), "0"]
         started = time.monotonic()
         errors = [tmp_path / f"error{number}" for number in range(len(deeds))]
         processes = []
         for number, deed in enumerate(deeds):
-            command, environ = [*common, str(number), str(len(deeds)), *deed.split()], {"PYTHONPATH": str(ROOT)}
             with open(errors[number], "w") as error:
-                processes.append(subprocess.Popen(command, env=os.environ | environ, stderr=error))
+                words = [PROGRAM, tmp_path, 0, number, len(deeds), *deed.split()]
+                processes.append(fork_server.start(words, stdout=None, stderr=error))
         codes = [process.wait(timeout=30) for process in processes]
         seconds = time.monotonic() - started
         return [(code, error.read_text(), seconds) for code, error in zip(codes, errors, strict=True)]
@@ -103,6 +103,45 @@ def test_strangers_are_not_let_in(run):
 
 
 # ----------------------------------------------------------------------------------------------- training runs
+
+TRAINING = (
+    "--model mae_vit_tiny_patch16 --input_size 32 --patch_size 8 --embed_dim 32 --depth 1 --num_heads 4 "
+    "--decoder_embed_dim 16 --decoder_depth 1 --decoder_num_heads 4 --vis_freq 0 --epochs 4000 --print_freq 1 "
+    "--num_workers 1"
+)
+
+
+def children_of(pid: int) -> set[int]:
+    """Return the ids of the children of a process."""
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_training_run_of_two_processes_ends_when_one_is_killed(fork_server, tmp_path, victim):
+    """The other one exits with the cause, and no data worker and no shared memory is left."""
+    make_demo_data(tmp_path / "images", image_size=32, train_per_class=4, val_per_class=1)
+    shared_memory = set(os.listdir("/dev/shm"))
+    flags = f"{TRAINING} --batch_size 4 --no_save_ckpt --data_path {tmp_path}/images --output_dir {tmp_path}/run"
+    launch = fork_server.launch([ROOT / "main_pretrain.py", *flags.split()], 2, tmp_path / "logs")
+    wait_for(lambda: "epoch 1 [" in launch.logs[0].read_text(), launch)
+    workers = children_of(launch.processes[0].pid) | children_of(launch.processes[1].pid)
+    assert len(workers) >= 2
+    launch.processes[victim].kill()
+    assert launch.processes[1 - victim].wait(30) in (1, -signal.SIGABRT)  # where gloo's timeout comes first
+    told = launch.logs[1 - victim].read_text()
+    assert f"process {victim} on " in told
+    assert KILLED in told
+    left = set(os.listdir("/dev/shm")) - shared_memory
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), launch)
+    wait_for(lambda: not left & set(os.listdir("/dev/shm")), launch)
+
+
+def wait_for(condition, launch, limit: float = 60) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline, [log.read_text() for log in launch.logs]
+        time.sleep(0.05)
 
 
 def environ_of(pid: int) -> dict[str, str]:
@@ -181,15 +220,13 @@ def start(tmp_path):
         nodes.end()
 
 
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_training_run_on_two_nodes_ends_when_a_process_is_killed(start, tmp_path, victim):
     make_demo_data(tmp_path / "images", image_size=32, train_per_class=4, val_per_class=1)
     shared_memory = set(os.listdir("/dev/shm"))
-    flags = "--model mae_vit_tiny_patch16 --input_size 32 --patch_size 8 --embed_dim 32 --depth 1 --num_heads 4 "
-    flags += "--decoder_embed_dim 16 --decoder_depth 1 --decoder_num_heads 4 --vis_freq 0 --epochs 4000 --batch_size 4 "
-    flags += "--print_freq 1 --num_workers 1 --no_save_ckpt "
-    command = f"{ROOT}/main_pretrain.py {flags} --data_path {tmp_path}/images --output_dir {tmp_path}/run"
-    nodes = start(*command.split())
+    flags = f"{TRAINING} --batch_size 4 --no_save_ckpt --data_path {tmp_path}/images --output_dir {tmp_path}/run"
+    nodes = start(f"{ROOT}/main_pretrain.py", *flags.split())
     nodes.wait_for(lambda: "epoch 1 [" in nodes.log(0))
     other = nodes.launchers[1 - victim]
     os.kill(nodes.trainer(victim), 9)
@@ -208,9 +245,7 @@ def test_a_training_run_on_two_nodes_ends_when_a_process_is_killed(start, tmp_pa
 def test_a_training_run_on_two_nodes_ends_when_a_process_is_stopped(start, tmp_path, victim, phase):
     """SIGSTOP: the process lives and so does its connection, but it cannot answer; no process is left behind."""
     make_demo_data(tmp_path / "images", image_size=32, train_per_class=2, val_per_class=1)
-    flags = "--model mae_vit_tiny_patch16 --input_size 32 --patch_size 8 --embed_dim 32 --depth 1 --num_heads 4 "
-    flags += "--decoder_embed_dim 16 --decoder_depth 1 --decoder_num_heads 4 --vis_freq 0 --epochs 4000 --batch_size 2 "
-    flags += "--print_freq 1 --num_workers 1 --save_ckpt_steps 1 --knn_freq 1 --knn_k 3 --hang_timeout 4 "
+    flags = f"{TRAINING} --batch_size 2 --save_ckpt_steps 1 --knn_freq 1 --knn_k 3 --hang_timeout 4 "
     flags += f"--data_path {tmp_path}/images --output_dir {tmp_path}/run"
     program = Path(__file__).with_name("hanging_program.py")
     nodes = start(str(program), str(victim), phase, "stop", "pretrain", *flags.split())
@@ -233,11 +268,7 @@ def test_waiting_at_a_barrier_ends_too(fork_server, tmp_path):
         "world.barrier() if world.is_main else time.sleep(100)\n"
     )
     launch = fork_server.launch([program], 2, tmp_path / "logs")
-    deadline = time.monotonic() + 60
-    while not all("waiting" in log.read_text() for log in launch.logs):
-        assert launch.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: all("waiting" in log.read_text() for log in launch.logs), launch)
     launch.processes[1].kill()
     assert launch.processes[0].wait(30) == 1
     assert KILLED in launch.logs[0].read_text()

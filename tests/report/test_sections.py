@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from plsc_mae.report.run_folder import RunFolder
-from plsc_mae.report.sections import charts, representation
+from plsc_mae.report.sections import charts, evaluations, representation
+from plsc_mae.report.verdict import judge
 
 
 def folder(*epochs: dict[str, float]) -> RunFolder:
@@ -26,3 +29,18 @@ def test_statistics_of_the_features_have_their_first_and_newest_values():
 def test_the_fixed_loss_is_drawn():
     html = charts(folder({"step": 10, "fixed_loss_to_trivial": 1.2}, {"step": 20, "fixed_loss_to_trivial": 0.9}))
     assert "best trivial predictor" in html
+
+
+@pytest.mark.parametrize(
+    ("metric", "title", "rises"), [("test_mAP", "mAP", True), ("test_r2", "R2", True), ("test_rmse", "error", False)]
+)
+def test_metrics_of_several_labels_and_of_numbers(metric, title, rises):
+    epochs = [
+        {"epoch": i, "step": 5 * (i + 1), "train_loss": 0.5, metric: value} for i, value in enumerate((0.5, 0.25))
+    ]
+    run = folder(*epochs)
+    html = charts(run)
+    assert f">{metric}<" in html
+    assert title in html
+    assert ("in epoch" in evaluations(run)) == rises
+    assert (f"{metric} is 0.25" in judge(run).text) == rises

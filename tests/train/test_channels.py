@@ -97,6 +97,7 @@ def test_pre_training_and_fine_tuning(kind, flags, folder_of, tmp_path, capsys):
     [
         ("--in_chans 4 --bands 1 2", ["--in_chans 4", "2 --bands"]),
         ("--mean 0.5", ["--mean", "--std"]),
+        ("--in_chans 13 --mean 1354 --std 245", ["--mean", "1354", "from 0 to 1", "stats"]),
         ("--in_chans 13 --mean 0.5 0.5 --std 0.2 0.2", ["--mean", "2 values", "13"]),
         ("--in_chans 4", ["13 bands", "expected 4", "--bands"]),
         ("--in_chans 13 --picture_bands 1 2", ["--picture_bands", "one or three"]),
@@ -129,7 +130,7 @@ def test_features_of_an_archive_are_those_of_its_folder(folder_of, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
         assert np.ptp(ours, axis=-1).max() > 50  # three bands in color
     run(f"fewshot --model_path {newest} --data_path {data} --shots 2 --label_seeds 0 1 --num_workers 0")
-    run(f"compare --model_path {newest} --data_path {data} --nb_knn 3 --num_workers 0")
+    run(f"compare --model_path {newest} --data_path {data} --nb_knn 3 --num_workers 0 --pixels 8")
 
 
 def test_a_tokenizer_reads_rgb(folder_of, tmp_path, capsys):

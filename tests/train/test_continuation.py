@@ -33,8 +33,8 @@ ACCUMULATION = (8, 2, "--batch_size 8 --accum_iter 2 --max_train_step 18 --clip_
     ("run", "kill_step", "save_steps", "flags"),
     [
         pytest.param("mae", *END, id="mae, end of an epoch"),
-        pytest.param("mae", *MIDDLE, id="mae, middle of an epoch", marks=pytest.mark.once),
-        pytest.param("cae", *ACCUMULATION, id="cae, accumulation"),
+        pytest.param("mae", *MIDDLE, id="mae, middle of an epoch", marks=pytest.mark.slow),
+        pytest.param("cae", *ACCUMULATION, id="cae, accumulation", marks=pytest.mark.once),
         pytest.param("simmim", *MIDDLE, id="simmim, middle of an epoch", marks=pytest.mark.once),
         pytest.param("mae", *ACCUMULATION, id="mae, accumulation", marks=pytest.mark.slow),
         pytest.param("cae", *END, id="cae, end of an epoch", marks=pytest.mark.slow),
@@ -72,6 +72,9 @@ def test_epoch_means_survive_a_stop_in_the_epoch(run):
 
 
 @pytest.mark.once
+@pytest.mark.parametrize(
+    "run", ["mae", *(pytest.param(m, marks=pytest.mark.slow) for m in ("cae", "simmim"))], indirect=True
+)
 def test_resume_names_a_file(run):
     run.here("first", "--batch_size 12 --epochs 2 --save_ckpt_freq 1 --exp_name try")
     rest = run.here("second", f"--batch_size 12 --epochs 2 --resume {run.folder / 'first/try_checkpoint-0.pd'}")
@@ -166,6 +169,7 @@ def test_a_resume_needs_no_pretrained_file(classifier, more, capsys):
     assert [record["loss"] for record in rest] == [record["loss"] for record in whole]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("run", ["cae"], indirect=True)
 def test_an_averaged_encoder_goes_on_where_it_was(run):
     """It is no function of the weights at the stop, so it must come from the checkpoint itself."""

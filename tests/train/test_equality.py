@@ -28,27 +28,25 @@ def test_losses_do_not_depend_on_the_number_of_workers(run):
     [
         pytest.param("mae", "0", marks=pytest.mark.slow),
         ("mae", "1"),
-        ("cae", "0"),
+        pytest.param("cae", "0", marks=pytest.mark.once),
         pytest.param("cae", "1", marks=pytest.mark.slow),
     ],
     indirect=["run"],
 )
 def test_two_processes_follow_one(run, strided_views):
-    """With strided views on, as on GPU, a strided gradient would be averaged wrongly by Paddle 3.3.1.
-
-    The flag is read when Paddle is imported, so the launcher starts these processes.
-    """
+    """With strided views on, as on GPU, a strided gradient would be averaged wrongly by Paddle 3.3.1."""
     flags = "--max_train_step 12 --drop_path 0 --vis_freq 1"
     one = run.here("one", f"--batch_size 16 {flags}")
-    launcher = "--nnodes 1" if strided_views == "1" else ""
-    options = {"launcher": launcher, "FLAGS_use_stride_kernel": strided_views}
-    two = run.elsewhere("two", f"--batch_size 8 {flags}", 2, **options)
+    two = run.elsewhere("two", f"--batch_size 8 {flags}", 2, FLAGS_use_stride_kernel=strided_views)
     assert len(one) == 12
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     norms = [record["grad_norm"] for record in one]
     assert [record["grad_norm"] for record in two] == pytest.approx(norms, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    "run", ["mae", *(pytest.param(m, marks=pytest.mark.once) for m in ("cae", "simmim"))], indirect=True
+)
 def test_accumulation_follows_the_large_batch(run):
     large = run.here("large", "--batch_size 12 --max_train_step 10 --drop_path 0")
     small = run.here("small", "--batch_size 6 --accum_iter 2 --max_train_step 10 --print_freq 2 --drop_path 0")

@@ -142,13 +142,17 @@ def test_sigterm_to_a_process(run):
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("launcher", ["", pytest.param("--nnodes 1", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
-def test_sigterm_to_the_launcher_of_two_processes(run):
+def test_sigterm_to_two_processes(run, launcher):
+    """Send it to both processes, or (slow) to Paddle's launcher, which sends it to both."""
     flags = "--batch_size 6 --epochs 4 --accum_iter 2"
-    process = run.start("cut", flags, processes=2, launcher="--nnodes 1")
-    wait_for_step(run, process, "cut", 3)
-    process.terminate()
-    process.communicate(timeout=60)
+    started = run.start("cut", flags, processes=2, launcher=launcher)
+    wait_for_step(run, started, "cut", 3)
+    for process in [started] if launcher else started.processes:
+        process.terminate()
+    output, _ = started.communicate(timeout=60)
+    assert launcher or started.returncode == 143, output
     stored = load(run.folder / "cut/checkpoint-latest.pd").meta
     assert stored["step"] < 20
     assert len(list(run.folder.glob("cut/*.pd"))) == 1
@@ -160,7 +164,7 @@ def test_sigterm_to_the_launcher_of_two_processes(run):
 def wait_for_step(run, process, name: str, step: int) -> None:
     deadline = time.monotonic() + 120
     while not any(record["step"] >= step for record in run.complete_records(name)):
-        assert process.poll() is None, process.stdout.read()
+        assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.02)
 

@@ -65,10 +65,16 @@ def _matching(pattern: str, flag: str) -> list[str]:
     for path in found:
         kind = describe(path) if os.path.isfile(path) else None
         if kind is None or not is_archive(path):
-            what = "a folder" if os.path.isdir(path) else "text" if kind is None else kind.name
+            what = "a folder" if os.path.isdir(path) else _content(path)
             remedy = "pass one folder, or name the archives in it" if kind is None else REMEDIES[kind.group]
             raise DataError(f"{flag} {pattern} matches {path}, which is {what}; expected tar, zip or Parquet: {remedy}")
     return found
+
+
+def _content(path: str) -> str:
+    """Return what a file holds, for messages."""
+    kind = describe(path)
+    return kind.name if kind is not None else "text" if os.path.getsize(path) else "an empty file"
 
 
 def _expanded(pattern: str) -> Iterator[str]:
@@ -107,14 +113,24 @@ def _in_folder(folder: Path, split: str, flag: str) -> list[str]:
 
 
 def _archives_in(folder: Path) -> list[str]:
-    """Return the archives of a folder, sorted; [] if there are images in the folder or below it."""
+    """Return the archives of a folder, sorted; [] if there are images in the folder or below it.
+
+    Raises:
+        DataError: a file beside archives has the name of an archive and another content, such as an empty shard.
+    """
     if not folder.is_dir():
         return []
     folders, files = scan(folder, LeftOut())
     found = [str(folder / name) for name in files if name.lower().endswith(SUFFIXES)]
     if not found or any(map(is_image, files)) or any(holds_images(folder / name) for name in folders):
         return []
-    return [path for path in found if is_archive(path)]
+    others = [path for path in found if not is_archive(path)]
+    if others and len(others) < len(found):
+        raise DataError(
+            f"{others[0]} is {_content(others[0])}, but the other files of {folder} are archives; copy it again, or "
+            "remove it"
+        )
+    return [] if others else found
 
 
 def _by_split(paths: list[str]) -> dict[str, list[str]]:

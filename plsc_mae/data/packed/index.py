@@ -120,13 +120,15 @@ def read_tar(path: str) -> Index:
 
 
 def _require_end(path: str, offset: int) -> None:
-    """Raise DataError unless the archive ends, or contains zeros, at `offset`, the end of the last member."""
+    """Raise DataError unless there is an end mark, a block of zeros, at `offset`, where the last member ends."""
     with open(path, "rb") as file:
         file.seek(offset)
-        if any(file.read(tarfile.BLOCKSIZE)):
-            raise DataError(
-                f"{path} is a damaged tar archive: it has no header at byte {offset}; copy or pack it again"
-            )
+        block = file.read(tarfile.BLOCKSIZE)
+    if not block or any(block):
+        raise DataError(
+            f"{path} is a {'damaged' if block else 'truncated'} tar archive: there is neither a header nor an end "
+            f"mark at byte {offset}; copy or pack it again"
+        )
 
 
 def _resolve(links: Mapping[str, str], members: dict[str, Place]) -> None:

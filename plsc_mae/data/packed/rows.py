@@ -79,7 +79,9 @@ class RowArchive(Archive):
             self._table: _Table = _ParquetTable(arrow, path) if is_parquet else _ArrowTable(arrow, path)
             self.columns = _choose_columns(arrow, self._table.schema, path)
             names, labels = self._table.texts(self.columns)
-        except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError) as error:
+        except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.filename is not None:
+                raise  # of the file system; pyarrow's own, of truncated files, name no file
             raise DataError(f"cannot read {path}: {_first_line(error)}; copy or write it again") from None
         self.names = [safe_name(str(name)) or "" if name is not None else "" for name in names]
         self.labels = ["" if label in (None, _NO_LABEL) else str(label) for label in labels]

@@ -18,6 +18,7 @@ from plsc_mae.weights.dialects.huggingface import config_of, sizes_of
 from plsc_mae.weights.write import write_file
 
 WEIGHTS = "model.safetensors"
+_PROBLEM_TYPES = {"multilabel": "multi_label_classification", "regression": "regression"}  # by --task
 _NETWORK = {
     "cls_token": "beit.embeddings.cls_token",
     "pos_embed": "beit.embeddings.position_embeddings",
@@ -67,7 +68,12 @@ class HuggingFace(Target):
         view = content.view
         processor = {
             "image_processor_type": "BitImageProcessor",
-            **{"do_convert_rgb": True, "do_resize": True, "size": {"shortest_edge": view.shorter_side}, "resample": 3},
+            **{
+                "do_convert_rgb": content.pixel_format.is_rgb,
+                "do_resize": True,
+                "size": {"shortest_edge": view.shorter_side},
+                "resample": 3,
+            },
             **{"do_center_crop": True, "crop_size": {"height": view.size[0], "width": view.size[1]}},
             **{"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True},
             **{"image_mean": list(content.mean), "image_std": list(content.std)},
@@ -114,7 +120,12 @@ class HuggingFace(Target):
         encoder, classifier = content.encoder, content.classifier
         sizes = sizes_of(encoder)
         names = dict(enumerate(content.classes))
-        labels = {"id2label": {str(i): name for i, name in names.items()}, "label2id": {n: i for i, n in names.items()}}
+        labels: dict[str, Any] = {
+            "id2label": {str(i): name for i, name in names.items()},
+            "label2id": {n: i for i, n in names.items()},
+        }
+        if content.kind.task in _PROBLEM_TYPES:
+            labels["problem_type"] = _PROBLEM_TYPES[content.kind.task]
         if self._is_beit(content):
             kind = "BeitModel" if classifier is None else "BeitForImageClassification"
             fixed = {

@@ -160,6 +160,14 @@ def test_a_folder_with_images_is_no_folder_of_archives(tmp_path, tar):
     assert relative(list_images(tmp_path, "train")) == ["cat/0.jpg"]
 
 
+def test_an_empty_shard_among_others_is_refused(tmp_path, tar):
+    tar(tmp_path / "0.tar", CLASSES)
+    (tmp_path / "1.tar").write_bytes(b"")
+    for path in (tmp_path, f"{tmp_path}/*.tar"):
+        with pytest.raises(DataError, match=r"1\.tar.* empty"):
+            list_images(path, "train")
+
+
 # -------------------------------------------------------------------------------------------------------- rows
 
 
@@ -205,6 +213,19 @@ def test_tables_without_images(tmp_path):
     (tmp_path / "c.parquet").write_bytes(data[:-9])
     with pytest.raises(DataError, match=r"c\.parquet"):
         find_images(tmp_path / "c.parquet", "train")
+
+
+@pytest.mark.parametrize("kind", ["stream", "file"])
+def test_a_truncated_arrow_file_is_named(tmp_path, kind):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.ipc as ipc
+
+    table = pa.table({"image": [bytes(1000)] * 4, "label": [0, 1, 0, 1]})
+    with getattr(ipc, f"new_{kind}")(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    (tmp_path / "a.arrow").write_bytes((tmp_path / "a.arrow").read_bytes()[:-2000])
+    with pytest.raises(DataError, match=r"a\.arrow"):
+        find_images(tmp_path / "a.arrow", "train")
 
 
 # ------------------------------------------------------------------------------------------------- binary files

@@ -34,6 +34,7 @@ def lists(shades, tmp_path):
 
 @pytest.mark.once
 @pytest.mark.long
+@pytest.mark.parametrize("run", ["mae", "cae", pytest.param("simmim", marks=pytest.mark.slow)], indirect=True)
 def test_it_sees_what_the_knn_command_sees(run, lists):
     """Of the final checkpoint, with the options that give the same features: equal but for the order of sums."""
     flags = f"--batch_size 10 --epochs 3 {lists} --knn_k 5"
@@ -66,6 +67,9 @@ def flat(run, tmp_path):
 
 @pytest.mark.once
 @pytest.mark.long
+@pytest.mark.parametrize(
+    "run", ["cae", *(pytest.param(m, marks=pytest.mark.slow) for m in ("mae", "simmim"))], indirect=True
+)
 def test_images_without_labels_are_watched_without_a_trace_in_the_training(run, flat):
     flags = f"--batch_size 12 --epochs 3 {flat}"
     plain = run.here("plain", flags)

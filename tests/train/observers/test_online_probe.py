@@ -119,6 +119,7 @@ def test_the_network_does_not_notice(run):
         np.testing.assert_array_equal(ours[name], value, name)
 
 
+@pytest.mark.once
 @pytest.mark.long
 def test_it_learns_from_a_real_run_and_a_resume_changes_nothing(run, black_and_white):
     """Black and white can be told apart by a network that has learned nothing."""
