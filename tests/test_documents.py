@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import yaml
 
 from plsc_mae.cli import COMMANDS
 from plsc_mae.config.launch import split_launch
@@ -276,6 +277,33 @@ def test_the_readme_is_short_and_guides_begin_with_their_command():
     for page in (ROOT / "docs").glob("*.md"):
         introduction, *_ = page.read_text(encoding="utf-8").partition("\n## ")
         assert page.name in ("README.md", "tour.md") or "```" in introduction, page
+
+
+def gallery_commands(name: str) -> list[list[str]]:
+    return [line.words for line in lines_in(ROOT / name) if not line.mention]
+
+
+def test_the_gallery_shows_the_commands_of_its_script():
+    commands = gallery_commands("docs/gallery.md")
+    assert commands == gallery_commands("scripts/gallery.sh")
+    assert {words[0] for words in commands} >= {"pretrain", "reconstruct", "explain", "extract", "segprobe", "plot"}
+
+
+def test_the_gallery_takes_checkpoints_that_its_recipes_save():
+    recipes = {"first_epoch": "mae_objects", "norm_pix": "mae_objects", "mae_objects": "mae_objects", "cae": "cae"}
+    words = {word for command in gallery_commands("docs/gallery.md") for word in command}
+    files = [match for word in sorted(words) if (match := re.search(r"/(\w+)/checkpoint-(\d+)\.pd$", word))]
+    assert {file[1] for file in files} == set(recipes)
+    for file in files:
+        config = yaml.safe_load((ROOT / f"configs/demo/{recipes[file[1]]}.yaml").read_text(encoding="utf-8"))
+        epoch, every = int(file[2]) + 1, config["save_ckpt_freq"]
+        assert file[1] == "first_epoch" or epoch == config["epochs"] or epoch % every == 0, file[0]
+
+
+def test_the_pictures_of_the_gallery_are_small_and_shown():
+    pictures = list((ROOT / "docs/gallery").iterdir())
+    assert sum(picture.stat().st_size for picture in pictures) < 1_500_000
+    assert set(pictures) <= {target for target, _ in links_of(ROOT / "docs/gallery.md")}
 
 
 def test_the_excerpts_of_the_worked_example_are_its_source():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -22,31 +23,30 @@ class HiddenPSNR:
     def add(
         self,
         original: npt.NDArray[np.uint8],
-        predicted: npt.NDArray[np.uint8],
-        label: str,
+        predicted: Mapping[str, npt.NDArray[np.uint8]],
         hidden: npt.NDArray[np.bool_],
     ) -> None:
         """Add a batch and fill the hidden patches of its originals by the trivial predictors.
 
         Args:
             original: pictures [B, H, W, C].
-            predicted: pictures of the same shape, of which only the hidden patches count.
-            label: name of the prediction.
+            predicted: pictures of the same shape by the name of the network; only their hidden patches count.
             hidden: [B, rows, columns], True for hidden patches; every image has a visible patch.
         """
         batch, *grid = hidden.shape
         rows, columns = grid
         patch_size = original.shape[1] // rows
         mask = hidden.reshape(batch, rows * columns)
-        target, redrawn = (_patches(pictures, rows, columns) for pictures in (original, predicted))
+        target = _patches(original, rows, columns)
         fills = fill_hidden(target, mask, (rows, columns), patch_size)
-        for name, pixels in {label: redrawn, **{DESCRIPTIONS[name]: fill for name, fill in fills.items()}}.items():
+        redrawn = {name: _patches(pictures, rows, columns) for name, pictures in predicted.items()}
+        for name, pixels in {**redrawn, **{DESCRIPTIONS[name]: fill for name, fill in fills.items()}}.items():
             self._squared[name] += float(((pixels - target)[mask].astype(np.float64) ** 2).sum())
         self._values += int(mask.sum()) * target.shape[-1]
         self._images += batch
 
     def decibels(self) -> dict[str, float]:
-        """Return 10 log10(255^2 / mean squared error) in dB by predictor, the network first; empty without images."""
+        """Return 10 log10(255^2 / mean squared error) in dB by predictor, the networks first; empty without images."""
         with np.errstate(divide="ignore"):  # inf for a perfect prediction
             signal = PEAK**2 * self._values
             return {name: float(10 * np.log10(np.divide(signal, total))) for name, total in self._squared.items()}

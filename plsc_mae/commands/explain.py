@@ -152,19 +152,19 @@ class Explainer:
         return Maps({label: rolled, **self._attention(attentions)}, {label: caption})
 
     def _attention(self, attentions: Sequence[Floats]) -> dict[str, Floats]:
-        """Return the maps that do not depend on a class, by label: the rollout and the last layer's attention."""
+        """Return the maps that do not depend on a class, by label: the rollouts and the last layer's attention."""
         config = self.config
-        rolled = rollout(
-            attentions,
-            head_fusion=config.head_fusion,
-            discard_ratio=config.discard_ratio,
-            layer_index=config.layer_index,
-            literal=config.literal,
-        )
         maps = {
-            f"rollout ({config.head_fusion} of heads, discard {config.discard_ratio:g}{self._layer()})": rolled,
-            "last layer, mean of heads": attentions[-1].mean(axis=0),
+            f"rollout ({fusion} of heads, discard {config.discard_ratio:g}{self._layer()})": rollout(
+                attentions,
+                head_fusion=fusion,
+                discard_ratio=config.discard_ratio,
+                layer_index=config.layer_index,
+                literal=config.literal,
+            )
+            for fusion in config.head_fusion
         }
+        maps["last layer, mean of heads"] = attentions[-1].mean(axis=0)
         heads = {f"last layer, head {i}": head for i, head in enumerate(attentions[-1])} if config.heads else {}
         return {**maps, **heads}
 

@@ -274,8 +274,10 @@ def _mark_of(path: Path) -> str:
         return str(picture.info.get(_MARK_KEY, ""))
 
 
-def save_png(picture: Image.Image, path: Path, mark: str) -> Path:
+def save_png(picture: Image.Image, path: Path, mark: str, flag: str = "--save_path") -> Path:
     """Write a PNG file with a mark in its metadata, which identifies it as a result, and return its path.
+
+    `flag` is the option that names the file, for the message of an error.
 
     Raises:
         DataError: the file cannot be written, or exists and is not a result.
@@ -286,5 +288,5 @@ def save_png(picture: Image.Image, path: Path, mark: str) -> Path:
         with result_replacement(path) as temporary:
             picture.save(temporary, format="PNG", pnginfo=info)
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}; choose another --save_path") from None
+        raise DataError(f"cannot write {path}: {error.strerror}; choose another {flag}") from None
     return path

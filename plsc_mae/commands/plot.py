@@ -11,11 +11,14 @@ from typing import Any
 from PIL import Image
 
 from plsc_mae.analysis.health import EXTREMES
+from plsc_mae.analysis.trivial import DESCRIPTIONS
 from plsc_mae.config.runs import PlotConfig
 from plsc_mae.config.schema import suggest
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.files import MARK, result_replacement
 from plsc_mae.names import escape_name
+from plsc_mae.report.run_folder import read_trivial_losses
+from plsc_mae.train.checkpoint.folder import TRIVIAL_LOSSES
 
 _FORMATS = ("png", "jpg", "jpeg", "tif", "tiff", "webp", "svg", "pdf", "ps", "eps")  # can be marked as ours
 _SOFTWARE = 305  # tag of TIFF and EXIF
@@ -26,7 +29,8 @@ Records = Sequence[Mapping[str, Any]]
 def run(config: PlotConfig) -> None:
     """Draw the loss or other metrics over optimizer steps, with the learning rate on a second axis.
 
-    Metrics of the print intervals are taken from train.jsonl, others, such as `knn_acc1`, from log.txt.
+    Beside a loss of pre-training the picture has the losses of trivial predictors, from trivial_losses.json. Metrics of
+    the print intervals are from train.jsonl, others, such as `knn_acc1`, from log.txt.
 
     Raises:
         DataError: the folder has no train.jsonl, or the picture cannot be written.
@@ -49,6 +53,7 @@ def run(config: PlotConfig) -> None:
         marker = "o" if records[0] not in intervals else None  # few points, one per evaluated epoch
         x, y = [record["step"] for record in records], [record[name] for record in records]
         axes.plot(x, y, color=color, label=_label(name), marker=marker, markersize=3)
+    _draw_levels(axes, read_trivial_losses(folder / TRIVIAL_LOSSES), names)
     lowest = min(record[name] for name in names for record in _records_with(name, intervals, epochs, log))
     axes.set(
         xlabel="optimizer step",
@@ -71,6 +76,17 @@ def run(config: PlotConfig) -> None:
     figure.tight_layout()
     print(_save(figure, config, folder))
     plt.close(figure)
+
+
+def _draw_levels(axes: Any, trivial: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Draw the losses of trivial predictors as dashed lines, up to twice the largest value, if their loss is drawn."""
+    losses = trivial.get("losses", {}) if trivial.get("loss") in names else {}
+    top = 2 * axes.get_ylim()[1]
+    for name, level in losses.items():
+        if level <= top:
+            axes.axhline(level, color="gray", linestyle="--", linewidth=1)
+            text, place = f"{DESCRIPTIONS.get(name, name)}: {level:.4g}", {"xycoords": ("axes fraction", "data")}
+            axes.annotate(text, (0.99, level), (0, 3), textcoords="offset points", ha="right", size="small", **place)
 
 
 def _label(name: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,14 +18,19 @@ from plsc_mae.commands.results import summarize
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.inference import ReconstructConfig
 from plsc_mae.config.schema import options
+from plsc_mae.data.decode import SourceImage
+from plsc_mae.data.imagefolder import ImageList
+from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.data.transfer import device_batch
+from plsc_mae.data.transforms import Sample, Transform
+from plsc_mae.errors import ConfigError
 from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.completeness import BESIDE_A_NETWORK, require_complete
 from plsc_mae.loading.encoder import stated_normalize
 from plsc_mae.loading.positions import PositionFit
 from plsc_mae.loading.training_config import set_final_eps, training_config
 from plsc_mae.methods import load_method
-from plsc_mae.methods.base import Pictures
+from plsc_mae.methods.base import Batch, PatchStats, Pictures, Task
 from plsc_mae.parallel.world import World
 
 BATCH = 16
@@ -36,27 +44,17 @@ def run(config: ReconstructConfig) -> int:
 
     Raises:
         CheckpointError: the file cannot be read, or lacks the decoder.
+        ConfigError: networks cannot redraw the same hidden patches, or an option does not apply to them.
         DataError: there are no images, none can be decoded, or a panel cannot be written.
     """
     World(config.device)
-    stored = weights.read_network(config.model_path, config.model_key, config.model_prefix)
-    heads = {"num_heads": config.num_heads, "decoder_num_heads": config.decoder_num_heads}
-    trained = training_config(stored, heads, **_replaced(config))
-    method = load_method(trained.method)
-    task = method.build_task(trained)
-    fit = PositionFit(task.model, task.model.encoder, stored)
-    report = weights.load(task.model, stored, resize=fit)
-    require_complete(task.model, report, config.model_path, idle=BESIDE_A_NETWORK, by_options=False)
-    fit.require_grid()
-    set_final_eps(task.model, stored)
-    task.normalize = stated_normalize(stored, task.normalize)
-    print(f"{config.model_path}: {report}")
+    paths = (config.model_path, *config.other_models)
+    networks = {path: _load(config, path) for path in paths}
+    first = networks[config.model_path]
     images = find_pictures(config.img_path)
-    pixel_format, task.normalize = pixel_settings.choose_for(
-        task.normalize, config, config.model_path, images, trained.channels
-    )
-    task.display = pixel_settings.display_of(pixel_format, config.picture_bands)
-    view = method.view_transform(trained)
+    pixel_format = _set_pixels(config, networks, images)
+    tasks = dict(zip(_labels(list(networks)), (network.task for network in networks.values()), strict=True))
+    view = SharedView({path: network.view for path, network in networks.items()})
     chosen = choose_images(images, config.max_images)
     panels = PanelFolder("reconstruct", config.save_path, images, chosen, config.img_path)
     reader = PictureReader(images, chosen, view, seed=config.seed, pixel_format=pixel_format)
@@ -66,11 +64,10 @@ def run(config: ReconstructConfig) -> int:
     while part := list(itertools.islice(readable, BATCH)):
         indices, samples = zip(*part, strict=True)
         batch = device_batch({name: np.stack([sample[name] for sample in samples]) for name in samples[0]})
-        drawn = task.pictures(batch, config.patch_stats)
+        drawn, predicted = _draw(tasks, batch, config.patch_stats)
         sheet.append(drawn)
-        if (hidden := task.hidden_patches(batch)) is not None:
-            original, _, label, *_ = drawn
-            psnr.add(drawn[original], drawn[label], label, hidden)
+        if (hidden := first.task.hidden_patches(batch)) is not None:
+            psnr.add(next(iter(drawn.values())), {label: drawn[label] for label in predicted}, hidden)
         for row, index in enumerate(indices):
             panel = compose({label: stack[row : row + 1] for label, stack in drawn.items()})
             print(panels.save(panel, index))
@@ -80,6 +77,110 @@ def run(config: ReconstructConfig) -> int:
     if psnr.decibels():
         print(psnr)
     return summarize(reader.unreadable, len(chosen))
+
+
+class Network(NamedTuple):
+    """A loaded network: its task, the view of an image that it redraws, and the number of its channels."""
+
+    task: Task
+    view: Transform
+    channels: int
+
+
+def _load(config: ReconstructConfig, path: str) -> Network:
+    """Load a network and print the report of its tensors."""
+    stored = weights.read_network(path, config.model_key, config.model_prefix)
+    heads = {"num_heads": config.num_heads, "decoder_num_heads": config.decoder_num_heads}
+    trained = training_config(stored, heads, **_replaced(config))
+    method = load_method(trained.method)
+    task = method.build_task(trained)
+    fit = PositionFit(task.model, task.model.encoder, stored)
+    report = weights.load(task.model, stored, resize=fit)
+    require_complete(task.model, report, path, idle=BESIDE_A_NETWORK, by_options=False)
+    fit.require_grid()
+    set_final_eps(task.model, stored)
+    task.normalize = stated_normalize(stored, task.normalize)
+    print(f"{path}: {report}")
+    return Network(task, method.view_transform(trained), trained.channels)
+
+
+def _set_pixels(config: ReconstructConfig, networks: Mapping[str, Network], images: ImageList) -> PixelFormat:
+    """Set normalization and display of the networks, and return the form of the pixels.
+
+    Raises:
+        ConfigError: the networks need different forms; or see `pixel_settings.choose`.
+        DataError: see `pixel_settings.choose`.
+    """
+    formats = []
+    for path, network in networks.items():
+        task = network.task
+        pixel_format, task.normalize = pixel_settings.choose_for(task.normalize, config, path, images, network.channels)
+        task.display = pixel_settings.display_of(pixel_format, config.picture_bands)
+        formats.append(pixel_format)
+        if pixel_format != formats[0]:
+            raise ConfigError(
+                f"--other_models {path} needs other channels or another pixel range than {config.model_path}; draw it "
+                "by a command of its own"
+            )
+    return formats[0]
+
+
+class SharedView:
+    """A transform to the sample that all networks need.
+
+    Args:
+        views: the transform of each network by the path of its checkpoint.
+    """
+
+    def __init__(self, views: Mapping[str, Transform]) -> None:
+        self.views = views
+
+    def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
+        """Transform an image; every network's transform gets the same random numbers.
+
+        Raises:
+            ConfigError: a network needs another size, another mask or other arrays than the first one.
+        """
+        (path, view), *others = self.views.items()
+        draws = [copy.deepcopy(rng) for _ in others]
+        sample = view(image, rng)
+        for (other, other_view), draw in zip(others, draws, strict=True):
+            theirs = other_view(image, draw)
+            if theirs.keys() != sample.keys() or not all(np.array_equal(theirs[name], sample[name]) for name in sample):
+                raise ConfigError(
+                    f"--other_models {other} needs other images or masks than {path}; expected the same method, image "
+                    "size and mask options: draw it by a command of its own"
+                )
+        return sample
+
+
+def _labels(paths: Sequence[str]) -> Sequence[str]:
+    """Return short labels of checkpoints, FOLDER/STEM, or the paths if these are not unique."""
+    short = [f"{Path(path).absolute().parent.name}/{Path(path).stem}" for path in paths]
+    return short if len(set(short)) == len(short) else paths
+
+
+def _draw(tasks: Mapping[str, Task], batch: Batch, patch_stats: PatchStats | None) -> tuple[Pictures, list[str]]:
+    """Return the pictures of a batch, and the labels of those that predict hidden patches.
+
+    The pictures of one network are those of its task. Of several networks they are the original, the masked image, and
+    the last picture of each network, labeled with its checkpoint.
+
+    Raises:
+        ConfigError: the networks hide different patches.
+    """
+    panels = [task.pictures(batch, patch_stats) for task in tasks.values()]
+    drawn, *others = panels
+    if not others:
+        return drawn, list(drawn)[2:3]
+    masks = [task.hidden_patches(batch) for task in tasks.values()]
+    if len({mask.tobytes() for mask in masks if mask is not None}) > 1:
+        raise ConfigError(
+            "the networks of --other_models hide another fraction of the patches; set one for all by --mask_ratio"
+        )
+    last = [list(pictures.values())[-1] for pictures in panels]
+    shared = dict(itertools.islice(drawn.items(), 2))
+    return {**shared, **dict(zip(tasks, last, strict=True))}, list(tasks)
 
 
 def _replaced(config: ReconstructConfig) -> dict[str, Any]:

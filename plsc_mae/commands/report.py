@@ -6,10 +6,11 @@ import json
 import logging
 from pathlib import Path
 
+from plsc_mae.commands.pictures import save_png
 from plsc_mae.commands.report_pictures import encoder_pictures
 from plsc_mae.config.runs import ReportConfig
 from plsc_mae.errors import DataError, UserError
-from plsc_mae.files import refuse_foreign
+from plsc_mae.files import MARK, refuse_foreign
 from plsc_mae.names import escape_name
 from plsc_mae.report import sections
 from plsc_mae.report.page import page, paragraph, picture, table, write_page
@@ -64,6 +65,8 @@ def _encoder_pictures(config: ReportConfig, found: RunFolder) -> str:
     except UserError as error:
         found.lacking.append(f"pictures of attention and tokens: {error}")
         return ""
+    if config.panel_path:
+        print(save_png(images, Path(config.panel_path), f"{MARK} report", "--panel_path"))
     return paragraph(caption, "sub") + picture(images, "attention and tokens")
 
 

@@ -30,6 +30,12 @@ class ReconstructConfig(PixelOptions, NetworkOptions):
     aliases: ClassVar[dict[str, str]] = {"normlize_target": "norm_pix_loss"}
 
     model_path: str = option("", "checkpoint with encoder and decoder", metavar="FILE")
+    other_models: tuple[str, ...] = option(
+        (),
+        "further checkpoints of the same method, such as those of other epochs: the panels compare their predictions "
+        "of the same hidden patches",
+        metavar="FILE",
+    )
     img_path: str = option("", IMAGES_HELP, metavar="PATH")
     save_path: str = option("./reconstruction", "folder for one PNG panel per image", metavar="DIR")
     input_size: tuple[int, ...] | None = option(None, SIZE_HELP)
@@ -88,7 +94,9 @@ class ExplainConfig(TrainedClassifierOptions, EncoderConfig):
         "also draw the evidence for a class: its number or name, or 'predicted'; needs a trained classifier",
         metavar="CLASS",
     )
-    head_fusion: Literal["mean", "max", "min"] = option("max", "reduction of a layer's heads to one map")
+    head_fusion: tuple[Literal["mean", "max", "min"], ...] = option(
+        ("max",), "reductions of a layer's heads to one map; one rollout is drawn for each"
+    )
     discard_ratio: float = option(
         0.9,
         "fraction of each layer's attention weights, the smallest ones, to set to 0",

@@ -71,6 +71,7 @@ class ReportConfig(PixelOptions, NetworkOptions):
     max_images: int = option(
         4, "number of these images; 0 leaves the pictures out and loads no network", within="[0, inf)"
     )
+    panel_path: str = option("", "PNG file to write the pictures of attention and tokens to as well", metavar="FILE")
     tables: tuple[str, ...] = option((), "tables of `compare` to include, .md or .json", metavar="FILE")
     device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", DEVICE_HELP)
 

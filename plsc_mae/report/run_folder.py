@@ -116,7 +116,7 @@ def read_run(path: Path) -> RunFolder:
     history = _read_lines(path / HISTORY)
     if not history:
         lacking.append(f"{HISTORY} with starts, stops, warnings and the environment: the run is of an earlier version.")
-    trivial = _read_object(path / TRIVIAL_LOSSES)
+    trivial = read_trivial_losses(path / TRIVIAL_LOSSES)
     if not trivial and options.get("phase", "pretrain") == "pretrain":
         lacking.append(f"{TRIVIAL_LOSSES} with the losses of trivial predictors: the run is of an earlier version.")
     if options.get("phase") in ("finetune", "linprobe"):
@@ -149,7 +149,8 @@ def _read_lines(path: Path) -> Records:
     return records
 
 
-def _read_object(path: Path) -> Mapping[str, Any]:
+def read_trivial_losses(path: Path) -> Mapping[str, Any]:
+    """Return the content of trivial_losses.json; empty if the file is missing or damaged."""
     records = _read_lines(path)
     return records[0] if len(records) == 1 and isinstance(records[0].get("losses"), dict) else {}
 

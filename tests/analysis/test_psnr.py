@@ -24,7 +24,7 @@ def test_every_hidden_pixel_has_the_same_weight():
     errors: dict[str, list] = {"network": [], DESCRIPTIONS[MEAN_COLOR]: []}
     for seed, number in ((0, 3), (1, 1)):
         original, predicted, hidden = batch(seed, number)
-        psnr.add(original, predicted, "network", hidden)
+        psnr.add(original, {"network": predicted}, hidden)
         pixels = hidden.repeat(SIDE, axis=1).repeat(SIDE, axis=2)
         for image, drawn, mask in zip(original.astype(float), predicted.astype(float), pixels, strict=True):
             errors["network"].append((drawn - image)[mask])
@@ -42,8 +42,9 @@ def test_only_hidden_patches_count():
     original, predicted, hidden = batch(2, 2)
     pixels = hidden.repeat(SIDE, axis=1).repeat(SIDE, axis=2)[..., None]
     psnr = HiddenPSNR()
-    psnr.add(original, np.where(pixels, original, predicted), "network", hidden)
+    psnr.add(original, {"network": np.where(pixels, original, predicted), "other": predicted}, hidden)
     assert psnr.decibels()["network"] == np.inf
+    assert np.isfinite(psnr.decibels()["other"])
     assert "network inf dB" in str(psnr)
 
 

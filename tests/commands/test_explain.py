@@ -108,6 +108,12 @@ def test_options_change_the_picture(draw, images, panels):
     ]
 
 
+@pytest.mark.once
+def test_several_head_fusions_give_a_rollout_each(draw, images, panels):
+    assert draw("--head_fusion mean min", next((images / "val/ring").iterdir()))[0] == 0
+    assert list(panels[-1])[1:3] == [f"rollout ({fusion} of heads, discard 0.9)" for fusion in ("mean", "min")]
+
+
 def test_a_cae(trained_cae, images, tmp_path, capfd):
     image, model = next((images / "val/ring").iterdir()), trained_cae()
     capfd.readouterr()

@@ -42,6 +42,19 @@ def test_several_metrics_share_a_picture(trained, tmp_path):
     assert curves == {1: False, 2: True}
 
 
+def test_losses_of_trivial_predictors_are_lines_beside_their_loss(run_dir):
+    losses = {"mean_color": 1.8, "bilinear": 1.6, "zero": 90.0}
+    drawn = []
+    for loss, metric in ((None, "loss"), ("loss", "loss"), ("loss", "lr"), ("loss_main", "loss")):
+        if loss:
+            record = json.dumps({"run": "r", "loss": loss, "losses": losses})
+            (run_dir / "trivial_losses.json").write_text(record + "\n")
+        path = run_dir / "curve.svg"
+        assert main(["plot", str(run_dir), "--metrics", metric, "--save_path", str(path)]) == 0
+        drawn.append(path.read_text().count("stroke-dasharray: 3.7"))
+    assert drawn == [0, 2, 0, 0]  # the loss of zeros is too large to be drawn
+
+
 def test_metrics_of_epochs_are_in_log_txt(run_dir, capsys):
     seen = {"knn_acc1": 30.0, "feature_cosine": 0.9}
     lines = [{"epoch": i, "step": 10 * i, "train_loss": 1.0, **(seen if i % 2 else {})} for i in range(5)]

@@ -68,6 +68,35 @@ def test_a_folder_gives_a_panel_per_image_and_a_sheet(trained, images, draw, tmp
         assert np.asarray(panel).std() > 10
 
 
+@pytest.mark.once
+def test_several_checkpoints_share_a_panel(trained, images, draw, labels):
+    folder = trained("--save_ckpt_freq 1")
+    model, other = folder / "checkpoint-0.pd", folder / "checkpoint-1.pd"
+    image = next((images / "val/ring").iterdir())
+    code, out, _ = draw(model, image, f"--other_models {other}")
+    assert code == 0
+    names = [f"{folder.name}/checkpoint-{epoch}" for epoch in (0, 1)]
+    assert labels[-1] == ["original", "masked", *names]
+    psnr = out.splitlines()[-1]
+    assert all(f"{name} " in psnr for name in names)
+    assert psnr.count(" dB") == 5  # both networks and three trivial predictors
+
+
+@pytest.mark.once
+def test_checkpoints_that_hide_other_patches_are_refused(trained, images, draw):
+    image, model = next((images / "val/ring").iterdir()), trained() / "checkpoint-1.pd"
+    other = trained("--mask_ratio 0.5") / "checkpoint-1.pd"
+    code, _, err = draw(model, image, f"--other_models {other}")
+    assert code == 2
+    assert "--other_models" in err
+    assert "--mask_ratio" in err
+    assert draw(model, image, f"--other_models {other} --mask_ratio 0.5")[0] == 0
+    other = trained("--input_size 48") / "checkpoint-1.pd"
+    code, _, err = draw(model, image, f"--other_models {other} --mask_ratio 0.5")
+    assert code == 2
+    assert f"--other_models {other}" in err
+
+
 def test_one_image(trained, images, draw, tmp_path):
     image = next((images / "val/ring").iterdir())
     code, out, _ = draw(trained() / "checkpoint-1.pd", image)
