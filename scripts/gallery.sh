@@ -9,9 +9,9 @@ make_environment .venv -e '.[dev]' paddlepaddle==3.3.1
 PATH=$PWD/.venv/bin:$PATH
 
 # Trainings and data
-plsc-mae launch --nproc_per_node 2 pretrain --config demo/mae_objects --data_path quickstart/objects \
+plsc-mae pretrain --config demo/mae_objects --data_path quickstart/objects \
     --output_dir quickstart/gallery/first_epoch --max_train_step 250 --auto_resume
-plsc-mae launch --nproc_per_node 2 pretrain --config demo/mae_objects --data_path quickstart/objects \
+plsc-mae pretrain --config demo/mae_objects --data_path quickstart/objects \
     --output_dir quickstart/gallery/norm_pix --norm_pix_loss --auto_resume
 plsc-mae demo-data quickstart/gallery/masked --kind objects --masks --train_per_class 100 --val_per_class 20
 

@@ -24,7 +24,6 @@ from pathlib import Path
 
 RECIPES = ("mae", "cae", "simmim")  # for shapes
 RANDOM_SEEDS = (0, 1, 2)
-BATCH_SIZE = 8  # of the recipes, for each of 2 processes
 PIXELS = 32  # side of the raw pixels
 PICTURED = "mae_objects"  # the recipe for objects: its patches are probed by segmentation, its pictures by PSNR
 PSNR_IMAGES = 200
@@ -40,11 +39,10 @@ class Margins:
         folder: folder of the data, the runs and the results.
         recipes: recipes below `configs/demo`.
         seeds: seeds of the training.
-        processes: number of training processes, 1 or 2.
     """
 
-    def __init__(self, folder: Path, recipes: Sequence[str], seeds: Sequence[int], processes: int) -> None:
-        self.folder, self.recipes, self.seeds, self.processes = folder, recipes, seeds, processes
+    def __init__(self, folder: Path, recipes: Sequence[str], seeds: Sequence[int]) -> None:
+        self.folder, self.recipes, self.seeds = folder, recipes, seeds
         self.failures: list[str] = []
 
     def run(self) -> None:
@@ -69,11 +67,7 @@ class Margins:
         name = f"{recipe}-{seed}"
         images = f"{self.folder}/objects/images" if recipe == PICTURED else f"{self.folder}/shapes"
         options = f"--config demo/{recipe} --seed {seed} --data_path {images} --output_dir {self.folder}/{name}"
-        if self.processes == 1:  # the same images per update
-            self._step(name, f"pretrain {options} --batch_size {2 * BATCH_SIZE} --auto_resume")
-        else:
-            launch = f"launch --nproc_per_node 2 --log_dir {self.folder}/{name}/workers"
-            self._step(name, f"{launch} pretrain {options} --auto_resume")
+        self._step(name, f"pretrain {options} --auto_resume")
         model = max((self.folder / name).glob("checkpoint-*.pd"), key=lambda path: path.stat().st_mtime)
         random = seed == self.seeds[0]
         if recipe == PICTURED:
@@ -164,9 +158,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("demo-margins"))
     parser.add_argument("--recipes", nargs="+", choices=(*RECIPES, PICTURED), default=(*RECIPES, PICTURED))
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
-    parser.add_argument("--processes", type=int, choices=(1, 2), default=2)
     options = parser.parse_args()
-    margins = Margins(options.folder, options.recipes, options.seeds, options.processes)
+    margins = Margins(options.folder, options.recipes, options.seeds)
     margins.run()
     if margins.failures:
         raise SystemExit("\n".join(margins.failures))
