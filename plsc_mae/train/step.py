@@ -300,7 +300,7 @@ def divide_gradients(params: Iterable[Tensor], divisor: Tensor) -> None:
             by_dtype.setdefault(param.grad.dtype, []).append(param.grad)
     for dtype, gradients in by_dtype.items():
         if dtype == paddle.float32 and all(on_cpu(x) and x.is_contiguous() for x in gradients):
-            inverse = np.float32(1) / divisor.numpy()
+            inverse = np.float32(1) / memory(divisor)
             for gradient in gradients:
                 values = memory(gradient)
                 values *= inverse

@@ -118,7 +118,7 @@ def test_bad_images_can_be_errors_and_all_bad_ones_are(images):
         encode_images(pixel_features, images, VIEW, World("cpu"), bad_image="error", **options)
     for place in range(len(images)):
         Path(images.path(place)).write_bytes(b"")
-    with pytest.raises(DataError, match=rf"{images.path(0)}.* 11 files"):
+    with pytest.raises(DataError, match=rf"none of 11 images .*{images.path(0)}"):
         encode_images(pixel_features, images, VIEW, World("cpu"), **options)
 
 

@@ -43,7 +43,7 @@ def test_flags_choices_and_recipes():
     assert flags["--image_backend"].choices == ("pil", "opencv")
     assert "--dialect" in actions("weights", "convert")
     assert "--norm_pix_loss" in actions("launch", "pretrain")
-    assert actions("configs")["recipe"].completer("demo/m") == ["demo/mae"]
+    assert actions("configs")["recipe"].completer("demo/m") == ["demo/mae", "demo/mae_objects"]
     assert len(actions("configs")["recipe"].completer("")) == len(recipe_names())
 
 
@@ -62,7 +62,7 @@ def answers(line: str, out: Path, *, before: str = "pass") -> list[str]:
 def test_argcomplete_answers(tmp_path):
     pytest.importorskip("argcomplete")
     assert answers("plsc-mae fine", tmp_path / "out") == ["finetune"]
-    assert answers("plsc-mae finetune --config demo/m", tmp_path / "out") == ["demo/mae"]
+    assert answers("plsc-mae finetune --config demo/m", tmp_path / "out") == ["demo/mae", "demo/mae_objects"]
 
 
 @pytest.mark.long

@@ -53,8 +53,8 @@ def test_the_recipes_cover_the_published_runs():
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        ("demo", ["demo/cae", "demo/mae", "demo/simmim"]),
-        ("demo/", ["demo/cae", "demo/mae", "demo/simmim"]),
+        ("demo", ["demo/cae", "demo/mae", "demo/mae_objects", "demo/simmim"]),
+        ("demo/", ["demo/cae", "demo/mae", "demo/mae_objects", "demo/simmim"]),
         (
             "cae/*large*",
             ["cae/attentive_large", "cae/finetune_large", "cae/linprobe_large", "cae/pretrain_large_1600e"],
