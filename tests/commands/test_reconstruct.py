@@ -82,7 +82,7 @@ def test_several_checkpoints_share_a_panel(trained, images, draw, labels):
     assert psnr.count(" dB") == 5  # both networks and three trivial predictors
 
 
-@pytest.mark.once
+@pytest.mark.slow  # trains twice
 def test_checkpoints_that_hide_other_patches_are_refused(trained, images, draw):
     image, model = next((images / "val/ring").iterdir()), trained() / "checkpoint-1.pd"
     other = trained("--mask_ratio 0.5") / "checkpoint-1.pd"

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 from plsc_mae.cli import main
 
@@ -94,6 +95,19 @@ def test_a_classifier(classifier):
     assert_self_contained(text)
     assert "confusion" in text
     assert "Trivial predictors" not in text
+
+
+def test_the_pictures_of_the_encoder_as_a_file(run_dir, tmp_path, capsys):
+    panel = tmp_path / "tokens.png"
+    report(run_dir, "--max_images", "2", "--panel_path", str(panel))
+    with Image.open(panel) as picture:
+        assert picture.width > 3 * 224
+        assert picture.height > 2 * 224
+    assert str(panel) in capsys.readouterr().out.splitlines()
+    panel.write_bytes(b"of the user")
+    assert main(["report", str(run_dir), "--panel_path", str(panel)]) == 2
+    assert "--panel_path" in capsys.readouterr().err
+    assert panel.read_bytes() == b"of the user"
 
 
 def test_tables_and_mistakes(run_dir, capsys):
