@@ -1,6 +1,6 @@
 """Repeat the measurements behind the numbers of the demo recipes: three seeds of each.
 
-    python scripts/bench/demo_margins.py --folder /tmp/demo       about an hour on 2 cores; a second call continues
+    python scripts/bench/demo_margins.py --folder /tmp/demo       everything; a second call continues
     python scripts/bench/demo_margins.py --recipes mae --seeds 0  one run
 
 The script draws both kinds of demo data and pre-trains the recipes of `configs/demo` with every seed. On the
