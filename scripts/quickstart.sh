@@ -14,9 +14,9 @@ out=quickstart
 "$plsc_mae" demo-data $out/shapes
 newest() { ls -t "$out/$1"/checkpoint-*.pd | head -1; }
 
-# Three trainings of one thread each use two cores better than one after the other with two threads: most kernels of
-# small networks use one thread. Interrupting the script stops them; each saves a checkpoint first.
-export OMP_NUM_THREADS=1
+# Three trainings of one thread each use two cores better than one after the other with two threads: these networks are
+# too small for a second thread, which only waits. Interrupting the script stops them; each saves a checkpoint first.
+export MKL_NUM_THREADS=1
 echo "in the background: MAE and CAE on shapes, for the table; see $out/mae.log and $out/cae.log"
 "$plsc_mae" pretrain --config configs/demo/mae.yaml --data_path $out/shapes --output_dir $out/mae \
     --auto_resume > $out/mae.log 2>&1 &
@@ -37,6 +37,7 @@ finish() { wait "$1" || { tail -5 "$2"; exit 1; }; } # PROCESS LOG
 finish $mae $out/mae.log
 finish $cae $out/cae.log
 trap - EXIT
+unset MKL_NUM_THREADS
 "$plsc_mae" plot $out/mae
 "$plsc_mae" plot $out/cae
 "$plsc_mae" compare --model_path "$(newest mae)" "$(newest cae)" --data_path $out/shapes --crop_pct 1 --pixels 32 \
