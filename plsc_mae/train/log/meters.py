@@ -54,7 +54,7 @@ class Meters:
         return {name: {"sum": total, "count": count} for name, (total, count, _) in self._totals(world).items()}
 
     def load(self, state: Mapping[str, Mapping[str, Any]], world: World) -> None:
-        """Restore the result of `state`: the first data-parallel process takes the sums, the others start from zero."""
+        """Restore the result of `state`; the first data-parallel process takes the sums, the others start from zero."""
         share = 1.0 if world.rank == 0 else 0.0
         self.clear()
         for name, entry in state.items():
