@@ -173,7 +173,7 @@ class ImageClassifier(nn.Layer):
         return self.classify(self.pool(images))
 
     def pool(self, images: Tensor) -> Tensor:
-        """Return the pooled tokens [B, D] of images [B, C, H, W].
+        """Return the pooled tokens [B, D] of images [B, C, H, W], before `fc_norm`.
 
         Of all probes, only "attentive" trains parameters that affect the result.
         """
@@ -207,7 +207,7 @@ class ImageClassifier(nn.Layer):
 
     @paddle.no_grad()
     def reorder_outputs(self, order: Sequence[int]) -> None:
-        """Reorder the outputs of a linear head: output i becomes the former output order[i]."""
+        """Reorder the outputs of a linear head in place: output i becomes the former output order[i]."""
         index = paddle.to_tensor(list(order), dtype="int64")
         self.head.weight.set_value(paddle.index_select(self.head.weight, index, axis=1))
         self.head.bias.set_value(paddle.index_select(self.head.bias, index))
