@@ -136,7 +136,7 @@ class Task(nn.Layer, ABC):
         """Restore the state that `extra_state` returned.
 
         Raises:
-            CheckpointError: the checkpoint lacks this state.
+            CheckpointError: the checkpoint lacks this state, or it does not fit this run.
         """
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:

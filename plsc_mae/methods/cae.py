@@ -343,7 +343,7 @@ class CAE(Method[CAEConfig]):
         return self._model(config, self._num_classes(stored))
 
     def reconstruction(self, config: CAEConfig, network: nn.Layer) -> Reconstruction:
-        """Return the prediction of hidden patches; every mask hides the number that the options give."""
+        """Return the prediction of hidden patches; a mask must hide the number of patches that the options give."""
         outputs = {
             "logits": "[B, M, K] scores of the classes of hidden patches, in raster order",
             "latent": "[B, M, D] predicted representations of hidden patches, in raster order",

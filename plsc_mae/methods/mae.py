@@ -109,8 +109,8 @@ class MAETask(Task):
     def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Return the losses of the fills of `analysis.trivial`.
 
-        With norm_pix_loss a fill is normalized by its own patch statistics, as the targets are by theirs; the network
-        predicts these values without knowing the statistics of a hidden patch. "zero" is then a predictor too.
+        With norm_pix_loss, fills and targets are normalized, each by the statistics of its own patch, and "zero" is a
+        predictor, too.
         """
         return mean_over_batches([self._trivial_losses(batch) for batch in batches])
 

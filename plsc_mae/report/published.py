@@ -37,8 +37,8 @@ class PublishedLog(NamedTuple):
         source: place of the log.
         metric: name of the values in our log.txt.
         images_per_update: effective batch size.
-        epochs: zero-based epochs of the values.
-        values: mean of the epoch.
+        epochs: zero-based epochs that the log covers.
+        values: means of the metric over these epochs.
     """
 
     name: str

@@ -91,7 +91,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------- start and end
 
     def fit(self, start: Start | None = None) -> None:
-        """Train to the end of the run.
+        """Train to the end of the run; if it was finished before, only complete its last checkpoints.
 
         Args:
             start: result of an earlier call of `find_start`; None calls it now.
@@ -145,7 +145,8 @@ class Trainer:
         """Resume from the checkpoint of `start` and return its path, None without one; all processes must call.
 
         Raises:
-            CheckpointError: the processes resume from different positions.
+            CheckpointError: the checkpoint cannot be restored, or the processes resume from different positions.
+            ConfigError: the position is not between two updates of this run.
         """
         config, path = self.config, start.checkpoint
         create_folder(config)
@@ -279,7 +280,7 @@ class Trainer:
     def iterate(self, batch: Batch) -> None:
         """Run one iteration on a batch of the loader; all processes must call.
 
-        The last iteration of an accumulation group also updates the weights.
+        The last iteration of an accumulation group also updates the weights, or discards the gradients.
         """
         activity.enter("forward")
         at, i = self.progress, self.progress.batches_done
@@ -450,7 +451,7 @@ class Trainer:
         return metrics
 
     def _observe_start(self) -> None:
-        """Draw the pictures of the untrained network; all processes must call."""
+        """Log the pictures of the network before its first update; all processes must call."""
         activity.enter("evaluation")
         for observer in self.observers:
             if observer.at_start:

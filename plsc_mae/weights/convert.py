@@ -36,8 +36,8 @@ class LoadReport:
         matched: names of our tensors that were loaded.
         missing: names of our tensors that the file does not contain.
         unexpected: names, in the file's naming, of tensors that the network does not have.
-        resized: names of our position tables that the file has for another grid size. Learned tables were resized; the
-            network kept its own fixed tables.
+        resized: names of our tensors, such as position tables, that the file has for another grid size. Learned ones
+            were resized; the network kept its own fixed tables.
     """
 
     dialect: str

@@ -234,7 +234,9 @@ def _check_activation(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def _statistics(images: Mapping[str, Any], timm: Mapping[str, Any], folder: Path) -> ImageStatistics | None:
-    """Return the statistics of the images; None if the folder has none. A single number is for all channels.
+    """Return the statistics of the images; None if the folder has none.
+
+    A single number is for all channels. Images that are not normalized have mean 0 and std 1.
 
     Raises:
         CheckpointError: mean or std is neither a number nor three, or a std is not positive.

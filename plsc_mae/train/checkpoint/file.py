@@ -252,7 +252,7 @@ def find_newest(
 
 
 def is_saved(path: Path, step: int) -> bool:
-    """Return whether `path` has the footer of a complete checkpoint of update `step`."""
+    """Return whether `path` exists and has the intact footer of a checkpoint after `step` updates."""
     try:
         return path.exists() and read_footer(path)["step"] == step
     except CheckpointError:

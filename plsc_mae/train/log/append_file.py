@@ -194,7 +194,9 @@ class VisualDLRecords(AppendedFile):
         self._has_hparams = True
 
     def keep(self, wanted: Callable[[str, int], bool]) -> None:
-        """Remove the records for which `wanted(tag, step)` is false, and a truncated last record.
+        """Keep the records for which `wanted(tag, step)` returns True; others and a truncated last one are removed.
+
+        A file without any is started with the record that names the run.
 
         Raises:
             OSError: the file cannot be read or written.

@@ -14,7 +14,7 @@ from plsc_mae.parallel.world import World
 
 
 class Meters:
-    """Sums and counts of the finite values of named scalars, kept on the device until `means` is called.
+    """Sums and counts of the finite values of named scalars, added up on the device.
 
     The sums are float64, so that the order of summation does not change the logged means: a run that was stopped and
     resumed logs the same means as an uninterrupted run, also with several processes.
