@@ -34,8 +34,8 @@ class DataParallelExchange:
         on_cpu: whether the tensors are in memory that processes can share.
 
     Attributes:
-        rows: shared float32 memory [processes + 1, BUCKET_ELEMENTS]: a row for each process, and one for results. None
-            if there is none, so that Paddle's collectives are used.
+        rows: shared float32 memory [processes + 1, BUCKET_ELEMENTS]: a row for each process, and one for results. If
+            the processes cannot share memory, it is None, and Paddle's collectives are used.
     """
 
     def __init__(self, group: Group, *, on_cpu: bool) -> None:
