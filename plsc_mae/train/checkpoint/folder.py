@@ -55,9 +55,9 @@ def find_start(config: TrainingConfig) -> Start:
     """Return how a run starts; this changes no file.
 
     Raises:
-        CheckpointError: the output folder holds a run, and no option says what to do with it; --log_dir holds records
-            of another run; the checkpoint of --resume cannot be read; or --auto_resume finds checkpoints of several
-            runs without a record, or no usable checkpoint of its run.
+        CheckpointError: the output folder holds a run, and no option says what to do with it; the checkpoint of
+            --resume cannot be read; or --auto_resume finds checkpoints of several runs without a record, or no usable
+            checkpoint of its run.
     """
     files = _RunFiles(config)
     return _choose_start(config, files)._replace(found=files.record)
@@ -347,10 +347,7 @@ def prepare_folder(config: TrainingConfig, start: Start) -> None:
 
 
 def _write_config(config: TrainingConfig, start: Start) -> None:
-    """Write the options to config.yaml, or to config-RUN.yaml if config.yaml is a file of the user.
-
-    --overwrite and --resume are left out, because they concern this start alone.
-    """
+    """Write config.yaml, without the options that concern this start alone; a file of the user keeps its name."""
     source = f", which started from {start.record.origin}" if start.record.origin else ""
     header = f"{_CONFIG_SIGN}run {start.record.run}{source}; repeat it with --config\n"
     repeated = dataclasses.replace(config, overwrite=False, resume="")
