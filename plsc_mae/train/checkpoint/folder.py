@@ -188,7 +188,7 @@ def _start_from_file(path: Path, files: _RunFiles) -> Start:
     """Return the start from the checkpoint of --resume: the run of the folder continues, or a new run branches off.
 
     The run of the folder continues if the checkpoint belongs to it and no later checkpoint is in the folder. Otherwise
-    a run with a new id starts: with the old id, --auto_resume would later continue from the later checkpoints.
+    a run with a new id starts: with the old id, --auto_resume would continue from the later checkpoints.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.

@@ -84,7 +84,7 @@ class NonFinitePolicy:
         """Exchange the losses of every update between all processes and return whether to apply it; all must call.
 
         An update that is not finite is reported and handled by --nan_policy. An overflow of float16 only halves the
-        loss scale. Loss or norm far above recent values are logged as a spike.
+        loss scale. A loss or norm far above recent values is logged as a spike.
 
         Args:
             norm: gradient norm before clipping.
