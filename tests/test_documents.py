@@ -272,7 +272,8 @@ def test_translations_have_the_same_commands_and_links(english, chinese):
     assert Counter(x for x in links_of(chinese) if x not in switch) == Counter(x for x in expected if x not in switch)
 
 
-ENGLISH_MARK = re.compile(r"(?:、\[[^\]]*\]\([^)]*\))*[（，](?:均为)?英文")
+# After a link, or a list of links: a full-width parenthesis or comma, and the word "English".
+ENGLISH_MARK = re.compile(r"(?:、\[[^\]]*\]\([^)]*\))*[\uff08\uff0c](?:均为)?英文")
 
 
 @pytest.mark.parametrize("page", [chinese for _, chinese in TRANSLATIONS], ids=lambda path: str(path.relative_to(ROOT)))
