@@ -109,7 +109,7 @@ def paragraph(text: str, style: str = "") -> str:
 
 
 def bullets(texts: Sequence[str]) -> str:
-    """Return a list of plain texts as HTML; "" without any."""
+    """Return a list of plain texts; "" without any."""
     return f"<ul>{''.join(f'<li>{escape(escape_name(text))}</li>' for text in texts)}</ul>" if texts else ""
 
 
