@@ -195,7 +195,7 @@ def _names_in(cell: str) -> set[str]:
 
 
 def _truth(cell: str, place: str) -> float:
-    """Return 0 or 1, or NaN for an empty cell."""
+    """Return 0 or 1, or NaN for an empty cell; raise DataError for other cells. `place` names the row."""
     if cell.lower() in _UNKNOWN:
         return math.nan
     if cell.lower() not in _TRUTH:
@@ -207,7 +207,7 @@ def _truth(cell: str, place: str) -> float:
 
 
 def _number(cell: str, place: str) -> float:
-    """Return a finite number, or NaN for an empty cell."""
+    """Return a finite number, or NaN for an empty cell; raise DataError for other cells. `place` names the row."""
     if cell.lower() in _UNKNOWN:
         return math.nan
     try:

@@ -64,7 +64,7 @@ def make_mixing(
 
 
 def mix_images(images: Tensor, mixing: Mixing) -> Tensor:
-    """Mix float images [B, C, H, W] with their partners; `mixing` has one entry for the batch or one per image."""
+    """Return float images [B, C, H, W] mixed with their partners; `mixing` has one entry for the batch or per image."""
     if (mixing.lam == 1).all():
         return images
     with paddle.amp.auto_cast(enable=False):

@@ -67,7 +67,7 @@ def layout_of(file: Path) -> Layout | None:
 
 
 def files_in(folder: Path, split: str) -> list[Path]:
-    """Return the training files of a data set's folder, or its test files unless `split` is "train"; [] without any."""
+    """Return the training files of a data set's folder if `split` is "train", else its test files; [] without any."""
     for layout in LAYOUTS:
         for place in (folder, folder / layout.folder):
             if (place / layout.names).is_file() and (place / layout.train[0]).is_file():

@@ -89,7 +89,11 @@ def open_member(path: str) -> tuple[IO[bytes], int]:
 
 
 def is_member(path: str) -> bool:
-    """Return whether a path leads to a member of an archive that can be opened."""
+    """Return whether a path leads to a member of an archive that can be opened.
+
+    Raises:
+        DataError: the archive is damaged.
+    """
     try:
         open_member(path)[0].close()
     except (OSError, ValueError):
