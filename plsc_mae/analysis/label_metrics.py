@@ -86,7 +86,10 @@ def regression_metrics(predicted: Values, targets: Values) -> dict[str, float]:
 
 
 def target_errors(predicted: Values, targets: Values) -> tuple[Doubles, Doubles, Doubles]:
-    """Return mean absolute error, root mean squared error and R^2, [K] each; NaN as in `regression_metrics`."""
+    """Return mean absolute error, root mean squared error and R^2, [K] each.
+
+    They are NaN for a target without known values; R^2 also for one without variation.
+    """
     errors = predicted.astype(np.float64) - targets
     values = targets.astype(np.float64)
     with warnings.catch_warnings():

@@ -45,7 +45,8 @@ class Maps(NamedTuple):
     """Attention maps of one image.
 
     Attributes:
-        weights: a map [N, N] between the N tokens by label. All images have the same labels and can share a sheet.
+        weights: relevance [N, N] of each of N tokens (column) for each (row), by label. All images have the same
+            labels, so they can share a sheet.
         captions: more specific labels for the image's own panel, by label.
     """
 

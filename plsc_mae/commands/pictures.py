@@ -43,7 +43,7 @@ def find_pictures(img_path: str) -> ImageList:
     Of a folder with splits only val/ is used. The log counts files that are left out.
 
     Raises:
-        DataError: there are no images, the file is no image, or the folder has two readings.
+        DataError: there are no images, the file is no image, or the folders may be classes or splits.
     """
     path = Path(img_path)
     if path.is_file() and not _holds_images(path):
