@@ -257,10 +257,10 @@ class ExtractConfig(EmbedConfig):
 
     save_path: str = option("", "file to write, .npz, .safetensors or .parquet", metavar="FILE")
     num_pictures: int = _pictures(
-        0, "images to draw with their ten nearest neighbors, to SAVE_PATH's name-neighbors.png", within="[0, inf)"
+        0, "images to draw with their ten nearest neighbors, in STEM-neighbors.png beside SAVE_PATH", within="[0, inf)"
     )
     map: tuple[Literal["pca", "tsne", "umap"], ...] = _pictures(
-        (), "maps of the features to draw with thumbnails, to SAVE_PATH's name-METHOD.png"
+        (), "maps of the features to draw with thumbnails, in STEM-METHOD.png beside SAVE_PATH"
     )
     map_images: int = _pictures(1000, "largest number of images in a map, evenly spaced", within="[3, inf)")
     picture_bands: tuple[int, ...] | None = _pictures(None, PICTURE_BANDS, within="[1, inf)", metavar="BAND")

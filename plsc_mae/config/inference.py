@@ -70,7 +70,7 @@ class ReconstructConfig(PixelOptions, NetworkOptions):
 
 @dataclass(kw_only=True, frozen=True)
 class TrainedClassifierOptions(NetworkOptions):
-    """Options that complete the checkpoint of a trained classifier."""
+    """Options of a trained classifier, in place of its checkpoint's values: class names and pooling."""
 
     classes: str = _classifier(
         "", "text file with one class name per line [the checkpoint's names, or numbers]", metavar="FILE"
