@@ -44,7 +44,7 @@ def label_average_precisions(logits: Values, targets: Values) -> Doubles:
 def label_f1(logits: Values, targets: Values) -> Doubles:
     """Return F1 = 2 TP / (2 TP + FP + FN) [K] in percent; a label is predicted if its probability exceeds 0.5.
 
-    F1 is NaN for a label without positive images and positive predictions.
+    F1 is NaN for a label that is neither true nor predicted for any image.
     """
     known, positive, predicted = np.isfinite(targets), targets > 0.5, logits > 0
     hits = (positive & predicted & known).sum(axis=0)

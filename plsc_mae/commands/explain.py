@@ -104,6 +104,7 @@ class Explainer:
 
     Attributes:
         encoder: the network.
+        normalize: normalization of the images.
         pool: the tokens whose attention is drawn: "cls", the class token, or "mean", the mean of the patch tokens.
         origin: a line about the source of the weights.
         registers: number of its register tokens.

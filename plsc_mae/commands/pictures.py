@@ -222,7 +222,7 @@ class PanelFolder:
         raise AssertionError("the candidates are endless")
 
     def _free_sheet(self) -> Path:
-        """Return the path of the sheet; another command may have written a sheet to this folder."""
+        """Return the path of the sheet: sheet.png, or sheet-COMMAND.png if another command has written the former."""
         shared, own = self.folder / _SHEET, self.folder / self._own_sheet
         _require_own(shared)
         if _mark_of(shared) in ("", f"{MARK} {self.command}"):

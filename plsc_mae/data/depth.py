@@ -268,7 +268,7 @@ def has_varying_band(data: bytes) -> bool:
 
 
 def log_lost_alpha(path: str, image: Image.Image) -> None:
-    """Log that the alpha band of a decoded image is dropped, if it is not constant."""
+    """Log that the alpha band of a decoded image is dropped, if it is not constant; see `log_loss`."""
     if is_logged("bands"):
         return
     low, high = _alpha_extremes(image)

@@ -76,7 +76,8 @@ def read_labels(
         known: labels of the training images; in a file with a column of names, those that no row names are 0.
 
     Raises:
-        DataError: the file cannot be read, a column is missing, or a cell is not a label.
+        DataError: the file cannot be read, a column is missing, a cell is not a label, no row has a label, or the first
+            path does not exist.
     """
     table = _read(file, columns, known)
     if binary and len(table.names) == 1 and not _is_numeric(table):

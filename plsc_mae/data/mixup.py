@@ -119,7 +119,7 @@ class Mixup:
     label_smoothing: float = 0.1
 
     def __call__(self, images: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Mix images float [B, C, H, W] and labels [B] with parameters drawn from `rng`.
+        """Mix images float [B, C, H, W] and labels, [B] or float [B, K], with parameters drawn from `rng`.
 
         Returns:
             Mixed images of the same shape, and soft targets float32 [B, K].

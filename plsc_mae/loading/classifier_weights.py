@@ -81,7 +81,7 @@ def load_into_classifier(
         dry_run: compare names and shapes only.
 
     Returns:
-        The report, in the classifier's names.
+        The report of `weights.load`, with the dialect of the file as it was read.
 
     Raises:
         CheckpointError: the file cannot be read, is of another size, lacks a tensor of the encoder, has one that the

@@ -320,7 +320,8 @@ def _corruption_folders(source: Source) -> dict[str, Path]:
     """Return the folders of the corruptions by name.
 
     Raises:
-        DataError: a folder is not a corruption of the published set, or lacks a severity.
+        DataError: the set is not a folder, or a folder in it is not a corruption of the published set or lacks a
+            severity.
     """
     known = {*ALEXNET_ERRORS, *EXTRA_CORRUPTIONS}
     root = Path(source.path)

@@ -122,8 +122,8 @@ class BinaryArchive(Archive):
             )
         return [str(number) for number in numbers.tolist()]
 
-    def open(self, member: str) -> tuple[IO[bytes], int]:
-        """See `Archive.open`; the name of a member starts with the index of its record."""
+    def open_member(self, member: str) -> tuple[IO[bytes], int]:
+        """See `Archive.open_member`; the name of a member starts with the index of its record."""
         number, layout = member.partition("/")[0].partition(".")[0], self.layout
         if not number.isdecimal() or int(number) >= len(self.labels):
             raise self.missing(member)

@@ -85,7 +85,7 @@ def open_member(path: str) -> tuple[IO[bytes], int]:
     if parts is None:
         raise FileNotFoundError(None, "no such file", path)
     known = _archives.get(parts[0])
-    return (known or open_archive(parts[0])).open(parts[1])
+    return (known or open_archive(parts[0])).open_member(parts[1])
 
 
 def is_member(path: str) -> bool:

@@ -64,7 +64,7 @@ class PackRecord:
 
     @classmethod
     def open(cls, folder: Path, options: dict[str, Any]) -> PackRecord:
-        """Return the record of a folder, up to the first shard that is missing or changed; a new one if it is empty.
+        """Return the record of a folder up to the first shard that is missing or changed; a new one without files.
 
         Raises:
             DataError: the folder holds other files, or shards of other images or options.
