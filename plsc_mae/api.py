@@ -51,8 +51,8 @@ class TrainResult:
         checkpoint: newest checkpoint of the folder; None without one.
         best: checkpoint with the highest validation accuracy; None without one.
         metrics: values of the last line of log.txt by name, for example "train_loss" and "test_acc1"; of the last line
-            of train.jsonl if the run has ended within an epoch; with `eval`, those of the evaluation. Empty if there
-            are none.
+            of train.jsonl if the run has ended within an epoch; with `eval`, those of the evaluation. Empty without
+            logs.
     """
 
     folder: Path

@@ -153,7 +153,10 @@ def test_members_of_a_zip_archive(tmp_path):
     index = read_zip(str(path))
     assert set(index.names) == {"cat/1.jpg", "狗.jpg", os.fsdecode(gbk) + ".jpg"}
     archive = IndexedArchive(str(path), is_zip=True)
-    assert [archive.open_member(name)[0].read() for name in ("cat/1.jpg", os.fsdecode(gbk) + ".jpg")] == [b"windows", b"gbk"]
+    assert [archive.open_member(name)[0].read() for name in ("cat/1.jpg", os.fsdecode(gbk) + ".jpg")] == [
+        b"windows",
+        b"gbk",
+    ]
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
