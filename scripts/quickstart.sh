@@ -35,5 +35,5 @@ unset MKL_NUM_THREADS
 "$plsc_mae" reconstruct --model_path "$(newest mae_objects)" --img_path $out/objects/val \
     --save_path $out/panels --max_images 10
 "$plsc_mae" compare --model_path "$(newest mae)" "$(newest cae)" --data_path $out/shapes --crop_pct 1 --pixels 32 \
-    --random_weights --seeds 0 1 2 --save_path $out/table.md
+    --random_weights --save_path $out/table.md
 "$plsc_mae" report $out/mae_objects --tables $out/table.md --save_path $out/report.html
