@@ -177,7 +177,9 @@ class CompareConfig(FewLabelOptions, NetworkOptions, ViewConfig):
 
     model_path: tuple[str, ...] = option((), "checkpoints of pre-training", metavar="FILE")
     input_size: tuple[int, ...] | None = option(None, SIZE_HELP, within="[1, inf)")
-    num_heads: int | None = option(None, "attention heads of the encoders, if a file does not determine them")
+    num_heads: int | None = option(
+        None, "attention heads of the encoders, if a file does not determine them", within="[1, inf)"
+    )
     data_path: str = option("", "folder with train/ and val/, or a list file of the training images", metavar="PATH")
     eval_data_path: str = option("", "folder or list file of the validation images [DATA_PATH/val]", metavar="PATH")
     pixels: int | None = option(

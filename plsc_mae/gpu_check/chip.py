@@ -37,7 +37,9 @@ def check_kernels(gpu: bool) -> Result:
         # The first kernel of this process; without machine code for the chip it fails or computes nothing.
         total = int(paddle.arange(1000, dtype="int64").sum())
         numbers["sum_of_0_to_999"] = total
-        return judged("kernels", good=total == 499500, summary=f"kernels for {major}.{minor} exist", numbers=numbers)
+        good = total == 499500
+        found = "exist" if good else f"exist, but computed {total} instead of 499500 as the sum of 0 to 999"
+        return judged("kernels", good=good, summary=f"kernels for {major}.{minor} {found}", numbers=numbers)
     wheel = f"this wheel of Paddle {paddle.__version__} (compiled for {numbers['compiled_for']})"
     summary = f"{wheel} has no kernels for compute capability {major}.{minor}; install the wheel named above"
     return Result("kernels", "failed", summary, numbers)
