@@ -156,8 +156,8 @@ def _warn_of_small_data(config: ClassifyConfig, iterations: int) -> None:
     """Warn of parts of the recipe that do not work with few images per batch or few updates."""
     if config.probe != "none" and config.batch_size < FEW_IMAGES:
         logger.warning(
-            "the probe's batch norm takes mean and variance over %d images, which is little; give --batch_size %d or "
-            "more",
+            "the probe's batch norm computes mean and variance over %d images, which is too few; give --batch_size %d "
+            "or more",
             *(config.batch_size, FEW_IMAGES),
         )
     if isinstance(config, FinetuneConfig):
