@@ -20,6 +20,7 @@ from plsc_mae.analysis.attention import (
     patch_relevance,
     rollout,
 )
+from plsc_mae.analysis.fonts import drawable_names
 from plsc_mae.analysis.pictures import compose, overlay
 from plsc_mae.commands.pictures import SHEET_ROWS, PanelFolder, PictureReader, choose_images, find_pictures
 from plsc_mae.commands.results import summarize
@@ -138,6 +139,7 @@ class Explainer:
             return Maps(self._attention([layer[0] for layer in attention_maps(self.encoder, image)]), {})
         config, (network, _, _, classes, _) = self.config, self.trained
         chosen, probability, attentions, gradients = category_attention(network, image, self.category)
+        (shown,) = drawable_names([classes[chosen]], [chosen])
         if config.literal:
             gradients = literal_gradients(attentions, gradients)
         pairs = list(zip(attentions, gradients, strict=True))
@@ -146,9 +148,9 @@ class Explainer:
             *zip(*layers, strict=True), discard_ratio=config.discard_ratio, literal=config.literal, residual=False
         )
         where = f"discard {config.discard_ratio:g}{self._layer()}"
-        name = "the predicted class" if self.category is None else f"'{classes[chosen]}'"
+        name = "the predicted class" if self.category is None else f"'{shown}'"
         label = f"gradient rollout of {name} ({where})"
-        caption = f"gradient rollout of '{classes[chosen]}', {100 * probability:.1f} % ({where})"
+        caption = f"gradient rollout of '{shown}', {100 * probability:.1f} % ({where})"
         return Maps({label: rolled, **self._attention(attentions)}, {label: caption})
 
     def _attention(self, attentions: Sequence[Floats]) -> dict[str, Floats]:
