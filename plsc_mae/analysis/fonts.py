@@ -30,13 +30,14 @@ _NO_TEXT = ("coloremoji", "lastresort", "blank")
 _NAMES_SHOWN = 5
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
+_logged: set[str] = set()  # replaced names
 logger = logging.getLogger(__name__)
 
 
 def drawable_names(names: Sequence[str], numbers: Sequence[int] | None = None) -> tuple[str, ...]:
     """Return names for a picture: those with a character that no font has become their number, for example #3.
 
-    The log names the replaced ones, once per process.
+    The log names each replaced one once per process.
 
     Args:
         names: names of classes, files or folders.
@@ -50,8 +51,9 @@ def _drawable(names: tuple[str, ...], numbers: tuple[int, ...], named: str) -> t
     composed = [unicodedata.normalize("NFC", name) for name in names]  # macOS writes decomposed names of files
     drawn = [name.isascii() or all(_font_of(each, named) for each in name) for name in composed]
     pairs = zip(numbers, names, drawn, strict=True)
-    replaced = list(dict.fromkeys(f"'{name}' as #{number}" for number, name, known in pairs if not known))
-    if replaced:
+    missing = dict.fromkeys(f"'{name}' as #{number}" for number, name, known in pairs if not known)
+    if replaced := [text for text in missing if text not in _logged]:
+        _logged.update(replaced)
         more = f" and {len(replaced) - _NAMES_SHOWN} more" if len(replaced) > _NAMES_SHOWN else ""
         logger.warning(
             "no font has all characters of some names, so pictures show numbers: %s%s; install a font of their script, "

@@ -61,8 +61,8 @@ def run(config: PlotConfig) -> None:
         ylabel=_label(names[0]),
         ylim=(0 if lowest >= 0 else None, None),
     )
-    title = drawable_names([escape_name(folder.name)])
-    axes.set_title(*title, **text_style(title))
+    (title,) = drawable_names([escape_name(folder.name)])
+    axes.set_title(title, **text_style([title]))
     if len(names) > 1:
         axes.legend()
         axes.set_ylabel("")
