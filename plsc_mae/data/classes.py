@@ -177,8 +177,7 @@ def class_warnings(images: LabeledImages) -> Iterator[str]:
     if readings:
         yield (
             f"{images.source} has class names that are not UTF-8, such as {readings[0][0]}, which is "
-            f"'{readings[0][1]}' in GBK: results and pictures show the bytes unless you rename the folders, for "
-            "example with `convmv -f gbk -t utf8 -r --notest FOLDER`"
+            f"'{readings[0][1]}' in GBK: results and pictures show the bytes; convmv renames folders to UTF-8"
         )
     by_letters: dict[str, list[str]] = {}
     for name in images.classes:
