@@ -121,7 +121,7 @@ def reference(text: str, document: str) -> str:
 
 
 def bullets(texts: Sequence[str]) -> str:
-    """Return a list of plain texts; "" without any."""
+    """Return a list of plain texts as HTML; "" without any."""
     return f"<ul>{''.join(f'<li>{_lines(text)}</li>' for text in texts)}</ul>" if texts else ""
 
 
