@@ -88,7 +88,7 @@ def _examine_content(
     counts = Counter(map(str, contents)).most_common(_NAMED_FILES)
     yield f"  sampled: {', '.join(f'{count} {text}' for text, count in counts)}"
     if not pixel_format.is_rgb:
-        read = f"{pixel_format.channels} channels"
+        read = f"{pixel_format.channels} channel{'s' * (pixel_format.channels > 1)}"
     elif all(content.bands == 1 for content in contents):
         read = "RGB, three times the same band; `plsc-mae pretrain --in_chans 1` trains on one channel"
     else:
@@ -100,8 +100,8 @@ def _examine_content(
         low, high = pixel_range
         default = "use the upper 8 of 16 bits" if pixel_format.is_rgb else "take the range of such a sample"
         yield (
-            f"  more than 8 bits: sampled values are from {low:g} to {high:g}, which `plsc-mae pretrain --pixel_range "
-            f"{low:g} {high:g}` maps to 0 to 255; without it, runs {default}"
+            f"  more than 8 bits: sampled values fit into {low:g} to {high:g}, by which `plsc-mae pretrain --pixel_range "
+            f"{low:g} {high:g}` scales them; without it, runs {default}"
         )
 
 
