@@ -98,10 +98,10 @@ def _examine_content(
     yield f"  read as {read}"
     if pixel_range is not None:
         low, high = pixel_range
-        default = "use the upper 8 of 16 bits" if pixel_format.is_rgb else "take the range of such a sample"
+        rgb = "divide 16-bit values by 256 and refuse 32-bit values"
         yield (
-            f"  more than 8 bits: sampled values fit into {low:g} to {high:g}, by which `plsc-mae pretrain --pixel_range "
-            f"{low:g} {high:g}` scales them; without it, runs {default}"
+            f"  more than 8 bits: sampled values fit into {low:g} to {high:g}; `plsc-mae pretrain --pixel_range {low:g} "
+            f"{high:g}` scales by this range; without it, runs {rgb if pixel_format.is_rgb else 'use such a sample'}"
         )
 
 
