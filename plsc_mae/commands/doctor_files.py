@@ -100,7 +100,7 @@ def _examine_content(
         low, high = pixel_range
         rgb = "divide 16-bit values by 256 and refuse 32-bit values"
         yield (
-            f"  more than 8 bits: sampled values fit into {low:g} to {high:g}; `plsc-mae pretrain --pixel_range {low:g} "
+            f"  beyond 8 bits: sampled values fit into {low:g} to {high:g}; `plsc-mae pretrain --pixel_range {low:g} "
             f"{high:g}` scales by this range; without it, runs {rgb if pixel_format.is_rgb else 'use such a sample'}"
         )
 
