@@ -6,6 +6,7 @@ results, warnings and errors, or a JSON object per line for programs.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import logging
@@ -20,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from plsc_mae.names import escape_controls
+from plsc_mae.names import as_json, escape_controls
 
 # Carriage return and the ANSI sequence that erases the rest of the line: removes a progress bar and an echoed ^C.
 ERASE_LINE = "\r\x1b[K"
@@ -96,7 +97,14 @@ def report_row(label: str, text: str) -> None:
 def print_result(text: str, event: Mapping[str, Any]) -> None:
     """Print the result that a command was called for: `event` as JSON, else `text`, also in the style "quiet"."""
     with _bars_hidden(sys.stdout):
-        print(json.dumps(event) if _style == "json" else text, flush=True)
+        print(printed_json(event) if _style == "json" else text, flush=True)
+
+
+def printed_json(content: Any, indent: int | None = None) -> str:
+    """Return content as JSON for standard output: in ASCII unless that is UTF-8."""
+    if codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8":
+        return as_json(content, indent)
+    return json.dumps(content, indent=indent)
 
 
 # ------------------------------------------------------------------------------------------------ errors and log
@@ -233,7 +241,7 @@ class _ConsoleHandler(logging.StreamHandler):  # type: ignore[type-arg]  # Pytho
         standard output is its event, or else an event "message".
         """
         if _style == "json" and record.levelno < logging.WARNING:
-            return json.dumps(getattr(record, "event", {"event": "message", "message": record.getMessage()}))
+            return printed_json(getattr(record, "event", {"event": "message", "message": record.getMessage()}))
         text = _fitted(escape_controls(super().format(record)), self.stream, getattr(record, "indent", 2))
         return ERASE_LINE + text if self._is_forked and self.stream.isatty() else text
 

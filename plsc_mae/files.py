@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,6 +71,14 @@ def refuse_foreign(path: Path, signs: Sequence[str] = (MARK,)) -> None:
         if not status.st_size or all(sign.encode() in ends for sign in signs):
             return
     raise FileExistsError(errno.EEXIST, "it exists and is not a result of this command", str(path))
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Write rows as CSV in UTF-8; a byte order mark precedes text that is not ASCII, which Excel would misread."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    content = text.getvalue()
+    path.write_text(content, encoding="utf-8" if content.isascii() else "utf-8-sig", newline="")
 
 
 def _ends(path: Path, size: int) -> bytes:

@@ -42,7 +42,7 @@ NOTHING_BUT = {
     "verbs": set(),
     "names": set(),
     "console": {"names"},
-    "file_kinds": {"errors"},
+    "file_kinds": {"errors", "names"},
     "config": {"errors", "file_kinds"},
     "models": {"masking", "losses", "errors"},
     "data": {"errors", "file_kinds", "files", "names"},

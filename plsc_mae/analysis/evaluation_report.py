@@ -14,6 +14,7 @@ import numpy.typing as npt
 from plsc_mae.analysis.classification import Calibration, calibration, class_scores, percent
 from plsc_mae.analysis.confusion import Doubles, confusion_matrix
 from plsc_mae.analysis.corruption import SEVERITIES, corruption_errors
+from plsc_mae.analysis.fonts import drawable_names, text_style
 from plsc_mae.analysis.label_metrics import label_average_precisions, label_f1, target_errors
 
 NAMED_BARS = 30  # more bars have no names
@@ -53,9 +54,11 @@ class Heatmap(NamedTuple):
         axes.set_xlabel(self.labels[1])
         axes.set_title(self.title)
         if len(self.rows) <= NAMED_BARS:
-            axes.set_yticks(range(len(self.rows)), self.rows)
+            rows = drawable_names(self.rows)
+            axes.set_yticks(range(len(rows)), rows, **text_style(rows))
         if len(self.columns) <= NAMED_BARS:
-            axes.set_xticks(range(len(self.columns)), self.columns, rotation=90)
+            columns = drawable_names(self.columns)
+            axes.set_xticks(range(len(columns)), columns, rotation=90, **text_style(columns))
 
 
 class Bars(NamedTuple):
@@ -73,7 +76,11 @@ class Bars(NamedTuple):
         axes.set_xlim(0, max(100.0, *self.values[order]) if len(order) else 100.0)
         axes.set_title(self.title)
         axes.set_xlabel("%")
-        axes.set_yticks(*((range(len(order)), [self.names[i] for i in order]) if len(order) <= NAMED_BARS else ([],)))
+        if len(order) > NAMED_BARS:
+            axes.set_yticks([])
+            return
+        names = drawable_names(self.names)
+        axes.set_yticks(range(len(order)), [names[i] for i in order], **text_style(names))
 
 
 class Reliability(NamedTuple):
@@ -105,7 +112,7 @@ class Scatter(NamedTuple):
         ends = [float(self.truth[known].min()), float(self.truth[known].max())]
         axes.scatter(self.truth[known], self.predicted[known], s=6)
         axes.plot(ends, ends, color="gray", linestyle="--")
-        axes.set_title(self.title)
+        axes.set_title(self.title, **text_style([self.title]))
         axes.set_xlabel("truth")
         axes.set_ylabel("prediction")
 
@@ -157,7 +164,9 @@ def number_report(predicted: Values, targets: Values, names: Sequence[str]) -> R
         for i, name in enumerate(names)
     ]
     drawn = [i for i in range(len(names)) if np.isfinite(targets[:, i]).any()][:SCATTERED]
-    return Report({"numbers.csv": table}, [Scatter(names[i], targets[:, i], predicted[:, i]) for i in drawn])
+    titles = drawable_names([names[i] for i in drawn], drawn)
+    charts = [Scatter(title, targets[:, i], predicted[:, i]) for title, i in zip(titles, drawn, strict=True)]
+    return Report({"numbers.csv": table}, [*charts])
 
 
 def corruption_report(errors: Mapping[str, Sequence[float]]) -> Report:

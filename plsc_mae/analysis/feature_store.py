@@ -27,6 +27,7 @@ from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.errors import DataError
 from plsc_mae.files import MARK, atomic_replacement
+from plsc_mae.names import as_json
 from plsc_mae.parallel.world import World
 
 PROGRESS, LOCK, SUFFIX = "progress.json", "lock", ".rows"
@@ -205,7 +206,7 @@ class FeatureStore:
             os.fsync(file.fileno())
         position = {"images": self.images, "rows": self._rows, "unreadable": self.unreadable}
         with atomic_replacement(self.folder / PROGRESS) as temporary:
-            temporary.write_text(json.dumps({"origin": MARK, "identity": self.identity, **position}), encoding="utf-8")
+            temporary.write_text(as_json({"origin": MARK, "identity": self.identity, **position}), encoding="utf-8")
         self._committed = time.monotonic()
 
     def _clear(self) -> None:

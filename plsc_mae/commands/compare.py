@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from plsc_mae.errors import DataError
 from plsc_mae.files import result_replacement
 from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.encoder import load_encoder
+from plsc_mae.names import as_json
 from plsc_mae.parallel.world import World
 
 HEAD = "| features | k-NN (k = "
@@ -155,7 +155,7 @@ def _signs(name: str) -> Sequence[str]:
 
 
 def _write(path: Path, lines: list[str], rows: list[Row]) -> None:
-    text = json.dumps([row.entry() for row in rows], indent=1) if path.suffix == ".json" else "\n".join(lines)
+    text = as_json([row.entry() for row in rows], indent=1) if path.suffix == ".json" else "\n".join(lines)
     try:
         with result_replacement(path, _signs(path.name)) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")

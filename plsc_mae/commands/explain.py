@@ -20,6 +20,7 @@ from plsc_mae.analysis.attention import (
     patch_relevance,
     rollout,
 )
+from plsc_mae.analysis.fonts import drawable_names
 from plsc_mae.analysis.pictures import compose, overlay
 from plsc_mae.commands.pictures import SHEET_ROWS, PanelFolder, PictureReader, choose_images, find_pictures
 from plsc_mae.commands.results import summarize
@@ -120,6 +121,7 @@ class Explainer:
     def __init__(self, config: ExplainConfig) -> None:
         self.config, self.trained = config, open_classifier(config) if config.category_index else None
         self.category: int | None = None
+        self.shown: tuple[str, ...] = ()  # names of the classes in pictures
         pools_mean = False
         if self.trained is None:
             self.encoder, self.normalize, self.origin = open_encoder(config)
@@ -127,6 +129,7 @@ class Explainer:
             network, self.normalize, _, classes, self.origin = self.trained
             self.encoder, pools_mean = network.encoder, network.mean_pooled
             self.category = find_category(config.category_index, classes)
+            self.shown = drawable_names(classes)
         self.pool: Pool = config.pool or ("mean" if pools_mean else "cls")
         self.registers = self.encoder.num_prefix_tokens - int(self.encoder.cls_token is not None)
         depth, layer = len(self.encoder.blocks), config.layer_index
@@ -138,7 +141,7 @@ class Explainer:
         image = self.normalize(pixels)
         if self.trained is None:
             return Maps(self._attention([layer[0] for layer in attention_maps(self.encoder, image)]), {})
-        config, (network, _, _, classes, _) = self.config, self.trained
+        config, network = self.config, self.trained.network
         chosen, probability, attentions, gradients = category_attention(network, image, self.category)
         if config.literal:
             gradients = literal_gradients(attentions, gradients)
@@ -148,9 +151,9 @@ class Explainer:
             *zip(*layers, strict=True), discard_ratio=config.discard_ratio, literal=config.literal, residual=False
         )
         where = f"discard {config.discard_ratio:g}{self._layer()}"
-        name = "the predicted class" if self.category is None else f"'{classes[chosen]}'"
+        name = "the predicted class" if self.category is None else f"'{self.shown[chosen]}'"
         label = f"gradient rollout of {name} ({where})"
-        caption = f"gradient rollout of '{classes[chosen]}', {100 * probability:.1f} % ({where})"
+        caption = f"gradient rollout of '{self.shown[chosen]}', {100 * probability:.1f} % ({where})"
         return Maps({label: rolled, **self._attention(attentions)}, {label: caption})
 
     def _attention(self, attentions: Sequence[Floats]) -> dict[str, Floats]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from plsc_mae.analysis.fonts import drawable_names, text_style
 from plsc_mae.analysis.health import EXTREMES
 from plsc_mae.analysis.trivial import DESCRIPTIONS
 from plsc_mae.config.runs import PlotConfig
@@ -58,9 +59,10 @@ def run(config: PlotConfig) -> None:
     axes.set(
         xlabel="optimizer step",
         ylabel=_label(names[0]),
-        title=escape_name(folder.name),
         ylim=(0 if lowest >= 0 else None, None),
     )
+    (title,) = drawable_names([escape_name(folder.name)])
+    axes.set_title(title, **text_style([title]))
     if len(names) > 1:
         axes.legend()
         axes.set_ylabel("")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +15,11 @@ from plsc_mae.commands.results import exit_code, require_free, summarize
 from plsc_mae.config.inference import PredictConfig
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.errors import DataError
-from plsc_mae.files import result_replacement
+from plsc_mae.files import result_replacement, write_csv
 from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.classifier import LoadedClassifier, open_predictor
 from plsc_mae.methods.label_kinds import LabelKind
+from plsc_mae.names import as_json
 from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
 
@@ -119,7 +119,8 @@ def predict(
 def save_predictions(path: Path, predictions: list[Prediction], values: str) -> None:
     """Write predictions in the format of the suffix of `path`.
 
-    .jsonl has one object per line and image, .json a list of these objects, .csv one row per image and class.
+    .jsonl has one object per line and image, .json a list of these objects, .csv one row per image and class. A .csv
+    with names that are not ASCII begins with a byte order mark, see `files.write_csv`.
 
     Args:
         path: the file.
@@ -130,22 +131,23 @@ def save_predictions(path: Path, predictions: list[Prediction], values: str) -> 
         DataError: the file cannot be written, or exists and does not hold predictions.
     """
     try:
-        with (
-            result_replacement(path, SIGNS[path.suffix]) as temporary,
-            temporary.open("w", encoding="utf-8", newline="") as file,
-        ):
+        with result_replacement(path, SIGNS[path.suffix]) as temporary:
             if path.suffix == ".csv":
-                writer = csv.writer(file)
-                writer.writerow((*COLUMNS, {"probabilities": "probability"}.get(values, "value")))
-                for image, *columns in predictions:
-                    rows = enumerate(zip(*columns, strict=True), start=1)
-                    writer.writerows([image, rank, *row] for rank, row in rows)
+                head = (*COLUMNS, {"probabilities": "probability"}.get(values, "value"))
+                rows = (
+                    (image, rank, *row)
+                    for image, *columns in predictions
+                    for rank, row in enumerate(zip(*columns, strict=True), start=1)
+                )
+                write_csv(temporary, itertools.chain([head], rows))
                 return
             keys = ("image", "classes", "indices", values)
-            lines = [json.dumps(dict(zip(keys, each, strict=True)), ensure_ascii=False) for each in predictions]
-            if path.suffix == ".json":
-                file.write("[\n" + ",\n".join(lines) + "\n]\n")
-            else:
-                file.writelines(f"{line}\n" for line in lines)
+            lines = [as_json(dict(zip(keys, each, strict=True))) for each in predictions]
+            text = (
+                "[\n" + ",\n".join(lines) + "\n]\n"
+                if path.suffix == ".json"
+                else "".join(f"{line}\n" for line in lines)
+            )
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}; choose another --save_path") from None

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from plsc_mae import weights
+from plsc_mae.analysis.fonts import drawable_names
 from plsc_mae.analysis.pictures import compose
 from plsc_mae.analysis.psnr import HiddenPSNR
 from plsc_mae.commands.pictures import SHEET_ROWS, PanelFolder, PictureReader, choose_images, find_pictures
@@ -155,9 +156,9 @@ class SharedView:
 
 
 def _labels(paths: Sequence[str]) -> Sequence[str]:
-    """Return short labels of checkpoints, FOLDER/STEM, or the paths if these are not unique."""
+    """Return labels of checkpoints for a picture: FOLDER/STEM, or the paths if these are not unique."""
     short = [f"{Path(path).absolute().parent.name}/{Path(path).stem}" for path in paths]
-    return short if len(set(short)) == len(short) else paths
+    return drawable_names(short if len(set(short)) == len(short) else paths)
 
 
 def _draw(tasks: Mapping[str, Task], batch: Batch, patch_stats: PatchStats | None) -> tuple[Pictures, list[str]]:

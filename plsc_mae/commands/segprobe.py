@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +13,7 @@ import numpy.typing as npt
 
 from plsc_mae.analysis.confusion import SegmentationScores, confusion_matrix, segmentation_scores
 from plsc_mae.analysis.features import Encoded, TokenFeatures, encode_images, require_finite_features
+from plsc_mae.analysis.fonts import drawable_names
 from plsc_mae.analysis.patch_classifiers import (
     PatchClassifiers,
     fit_patch_classifiers,
@@ -38,10 +37,11 @@ from plsc_mae.data.segmentation import (
     read_mask,
 )
 from plsc_mae.errors import ConfigError, DataError
-from plsc_mae.files import MARK, result_replacement
+from plsc_mae.files import MARK, result_replacement, write_csv
 from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.class_names import read_class_names
 from plsc_mae.loading.encoder import open_encoder
+from plsc_mae.names import as_json
 from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
 
@@ -275,15 +275,10 @@ def _save(
     content = {"origin": MARK, **summary, "classes": list(names), "val_pixels": pixels.tolist(), **found}
     try:
         with result_replacement(folder / JSON) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        with (
-            result_replacement(folder / CSV, (CSV_SIGN,)) as temporary,
-            temporary.open("w", encoding="utf-8", newline="") as file,
-        ):
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            columns = (range(len(names)), names, pixels.tolist(), ious["linear"], ious["knn"])
-            writer.writerows(zip(*columns, strict=True))
+            temporary.write_text(as_json(content, indent=1) + "\n", encoding="utf-8")
+        columns = (range(len(names)), names, pixels.tolist(), ious["linear"], ious["knn"])
+        with result_replacement(folder / CSV, (CSV_SIGN,)) as temporary:
+            write_csv(temporary, [COLUMNS, *zip(*columns, strict=True)])
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror}; choose another --save_path") from None
 
@@ -296,7 +291,9 @@ def _save_picture(path: Path, pictures: Mapping[str, Sequence[npt.NDArray[np.uin
     maps = np.concatenate([np.stack(stack).reshape(-1, 3) for title, stack in pictures.items() if title != "image"])
     seen = {tuple(color) for color in np.unique(maps, axis=0).tolist()}
     colors = class_colors(len(names))
-    entries = {name: color for name, color in zip(names, colors, strict=True) if tuple(color.tolist()) in seen}
+    present = [number for number, color in enumerate(colors.tolist()) if tuple(color) in seen]
+    shown = drawable_names([names[number] for number in present], present)
+    entries = {name: colors[number] for name, number in zip(shown, present, strict=True)}
     if UNLABELED_COLOR in seen:
         entries["(unlabeled)"] = np.array(UNLABELED_COLOR, np.uint8)
     save_png(add_legend(panel, entries), path, f"{MARK} segprobe")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import textwrap
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 from plsc_mae import weights
 from plsc_mae.commands.inspection import Inspection, TensorLine, inspect_file, tensor_lines
 from plsc_mae.config.weights import WeightsDiffConfig, WeightsFetchConfig, WeightsInspectConfig, WeightsListConfig
+from plsc_mae.console import printed_json
 from plsc_mae.errors import ConfigError
 from plsc_mae.loading.contents import CLASSIFIER, ENCODER, base_of, kind_of
 from plsc_mae.loading.networks import our_tensors
@@ -267,4 +267,4 @@ def _print_json(content: Any) -> None:
             return str(value)
         return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
-    print(json.dumps(plain(content), indent=1))
+    print(printed_json(plain(content), indent=1))

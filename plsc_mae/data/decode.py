@@ -293,14 +293,23 @@ def deep_values(path: str, pixel_format: PixelFormat = RGB) -> depth.Values | No
     """
     if not reads_bands(path, pixel_format):
         return depth.deep_values(read_content(path))
-    mapped = reads_regions(path) and os.path.isfile(path)
-    raster = open_raster(path, None if mapped else read_content(path))
+    raster = open_values(path)
     rows, columns = (
         slice((side - min(side, _SAMPLED_SIDE)) // 2, (side + min(side, _SAMPLED_SIDE)) // 2)
         for side in raster.shape[:2]
     )
     values = raster.read(rows, columns)[..., choose_bands(raster.shape[2], pixel_format)]
     return None if values.dtype in (np.uint8, np.bool_) else values
+
+
+def open_values(path: str) -> Raster:
+    """Open a file or a member of an archive as the values that it stores, whatever the format of a run's pixels.
+
+    Raises:
+        Exception: of many types: the file cannot be read.
+    """
+    mapped = reads_regions(path) and os.path.isfile(path)
+    return open_raster(path, None if mapped else read_content(path))
 
 
 def reads_bands(path: str, pixel_format: PixelFormat) -> bool:

@@ -7,7 +7,6 @@ import itertools
 import os
 import re
 import shlex
-from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -31,25 +30,24 @@ from plsc_mae.data.folder_walk import (
     scan,
 )
 from plsc_mae.data.kept_lists import kept_list
+from plsc_mae.data.list_file import read_list_file
 from plsc_mae.data.packed.find import find_archives, has_archives_of
 from plsc_mae.data.packed.folder import PackedFolder
 from plsc_mae.data.packed.indexed import key_of
-from plsc_mae.data.packed.members import is_member, split_member
+from plsc_mae.data.packed.members import split_member
 from plsc_mae.data.packed.tables import MemberTable, member_table
 from plsc_mae.data.path_table import PathTable
 from plsc_mae.data.pixels import RGB, PixelFormat
 from plsc_mae.data.unreadable import UnreadableFiles
 from plsc_mae.errors import DataError
 from plsc_mae.errors import flag as own_flag
-from plsc_mae.file_kinds import EMPTY, REMEDIES, read_head, recognize
+from plsc_mae.file_kinds import REMEDIES
 from plsc_mae.names import escape_name
 
 SPLIT_NAMES = frozenset({"train", "val", "valid", "validation", "test"})
 _SPLIT_LIKE = re.compile(
     r"(train|training|trainval|val|valid|validation|test|testing|eval|dev)([-_]?(set|data|images|\d+))*"
 )
-_MAX_CLASSES = 1_000_000  # a larger number at the end of a line in a list file is not a label
-_MAX_LINE = 8192  # characters; Linux limits a path to 4096 bytes
 _NAMES_SHOWN = 5
 _OUTER_FOLDERS = 3  # an archive often adds folders around those of the splits
 _SCANNED_AT_ONCE = 64  # class folders
@@ -144,7 +142,9 @@ def _list_source(data_path: str | Path, split: str, flag: str, *, labeled: bool)
     if archives := find_archives(data_path, split, flag):
         return _list_archives(archives, str(data_path), split, flag, labeled=labeled)
     if source.is_file():
-        return _read_list(source, flag)
+        entries = read_list_file(source, flag)
+        classes = tuple(str(label) for label in range(entries.labels.max() + 1))
+        return ImageList(entries.paths, entries.labels, classes, str(source.parent), str(source))
     if not source.exists():
         if (inner := split_member(str(source))) is not None:
             return _list_archives([inner[0]], inner[0], split, flag, labeled=labeled, inner=inner[1])
@@ -429,71 +429,3 @@ def _layouts(source: Path, split: str) -> str:
         f"{source}/{split}/<class>/*.jpg, {source}/<class>/*.jpg, {source}/{split}/*.jpg, {source}/*.jpg "
         f"or a text file with a 'path label' or a 'path' per line, or tar, zip or Parquet files"
     )
-
-
-# ------------------------------------------------------------------------------------------------ list files
-
-
-def _read_list(file: Path, flag: str) -> ImageList:
-    """Read a list file line by line, to take little memory beside the table; raise DataError if it cannot be used."""
-    kind = recognize(read_head(file))
-    if kind is not None and kind.name != EMPTY:
-        raise DataError(
-            f"{flag} {file} is {kind.name}; expected an image folder, a list, or a tar, zip or Parquet archive: "
-            f"{REMEDIES[kind.group]}"
-        )
-    labels = array("q")
-    table = PathTable(_entries(file, labels))
-    if not len(table):
-        raise DataError(f"list file {file} names no image; expected 'path' or 'path label' on every line")
-    first = os.path.join(file.parent, table[0])
-    if not os.path.lexists(first) and not is_member(first):
-        raise DataError(f"list file {file} names {table[0]}, which is not in {file.parent}; {_list_remedy(table[0])}")
-    classes = tuple(str(label) for label in range(max(labels) + 1))
-    return ImageList(table, np.frombuffer(labels, np.int64), classes, str(file.parent), str(file))
-
-
-def _entries(file: Path, labels: array[int]) -> Iterator[str]:
-    """Yield the paths of a list file and append their labels to `labels`; raise DataError for a malformed line.
-
-    Names that are not UTF-8 are read as Python reads them from a folder, so the files can be opened.
-    """
-    with file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
-        number = 0
-        while text := lines.readline(_MAX_LINE + 1):
-            number += 1
-            line = text.strip()
-            if len(text) > _MAX_LINE or "\0" in line:
-                wrong = f"is longer than {_MAX_LINE} characters" if len(text) > _MAX_LINE else "has a zero byte"
-                raise DataError(f"{file} line {number} {wrong}; expected a text file with a path per line")
-            if not line:
-                continue
-            path, label = _parse_entry(line)
-            if label >= _MAX_CLASSES or (labels and (label < 0) != (labels[0] < 0)):
-                before = f" after lines with{'out' if labels[0] < 0 else ''} a label" if labels else ""
-                raise DataError(
-                    f"{file} line {number}: expected 'path' on every line, or 'path label' on every line with labels "
-                    f"from 0 to {_MAX_CLASSES - 1}, got '{line}'{before}"
-                )
-            labels.append(label)
-            yield path
-
-
-def _parse_entry(line: str) -> tuple[str, int]:
-    labeled = re.fullmatch(r"(.*\S)\s+(\d+)", line)
-    return (labeled[1], int(labeled[2])) if labeled else (line, -1)
-
-
-def _list_remedy(entry: str) -> str:
-    """Return the remedy for an entry of a list file that names no file."""
-    if "://" in entry:
-        return "download the images and list their paths"
-    if entry[0] in "\"'":
-        return "write paths without quotation marks"
-    if "\\" in entry:
-        return "separate folders by / and not by a backslash"
-    if re.search(r"[,;]", entry):
-        return "write 'path label' with a blank in between, labels as numbers from 0, and no line of headings"
-    if is_image(entry.split()[0]) and not is_image(entry):
-        return "write one path and at most one label per line, labels as numbers from 0"
-    return "write paths relative to the list file, and no line of headings or comments"

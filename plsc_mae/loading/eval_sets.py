@@ -287,7 +287,7 @@ def _read_answers(file: Path) -> list[list[int]]:
         DataError: the file is missing, or has another form.
     """
     try:
-        answers: Any = json.loads(file.read_text(encoding="utf-8"))
+        answers: Any = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(
             f"cannot read the labels {file}: {error.strerror}; download real.json of "

@@ -305,7 +305,7 @@ def read_stats(path: str) -> Source:
         DataError: the file cannot be read, or was not written by `plsc-mae stats`.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         source = _source(path, content, int(content["in_chans"]))
     except OSError as error:
         raise DataError(f"cannot read {flag('stats')} {path}: {error.strerror}") from None

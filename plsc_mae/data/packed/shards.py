@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from plsc_mae.data.packed.index import Place, write_index
 from plsc_mae.errors import DataError
 from plsc_mae.files import MARK, atomic_replacement, refuse_foreign
+from plsc_mae.names import as_json
 
 RECORD = "prepare.json"
 
@@ -60,7 +61,7 @@ class PackRecord:
         """Write the record; raise OSError if that fails."""
         content = {"origin": MARK, **dataclasses.asdict(self)}
         with atomic_replacement(folder / RECORD) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(as_json(content, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def open(cls, folder: Path, options: dict[str, Any]) -> PackRecord:

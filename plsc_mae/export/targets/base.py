@@ -88,7 +88,7 @@ def traced_outputs(layer: nn.Layer, inputs: Sequence[Array]) -> list[Array]:
 
 def write_yaml(path: Path, heading: str, content: Mapping[str, Any]) -> None:
     """Write plain data as YAML below a comment."""
-    text = yaml.safe_dump(dict(content), sort_keys=False, width=120)
+    text = yaml.safe_dump(dict(content), sort_keys=False, width=120, allow_unicode=True)
     path.write_text("".join(f"# {line}\n" for line in heading.splitlines()) + text, encoding="utf-8")
 
 
