@@ -308,7 +308,7 @@ def test_drawing_leaves_the_network_as_it_was(task, batch):
 
 
 def test_patch_stats_belong_to_networks_that_predict_normalized_pixels(task, batch):
-    with pytest.raises(ConfigError, match="--patch_stats .* CAE"):
+    with pytest.raises(ConfigError, match=r"--patch_stats .* CAE"):
         task().pictures(batch, "original")
     sizes = {"input_size": (32,), "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 4}
     sizes |= {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 4}
