@@ -14,7 +14,7 @@ from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import to_line
 from plsc_mae.data.loader import BatchLoader
 from plsc_mae.parallel.world import World
-from plsc_mae.train.checkpoint.folder import config_path
+from plsc_mae.train.checkpoint.folder import CONTINUED_SESSION_OPTIONS, config_path
 from plsc_mae.train.checkpoint.state import Progress, RunState
 from plsc_mae.train.log.run_logger import duration
 from plsc_mae.train.scaling import images_per_update, peak_lr, scales_with_batch
@@ -142,7 +142,9 @@ def continuation(config: TrainingConfig, world: World, run: str) -> str | None:
     launch = f"launch --nproc_per_node {world.processes} " if world.processes > 1 else ""
     file = shlex.quote(os.fspath(config_path(config.output_dir, run)))
     resume = "" if config.auto_resume else " --auto_resume"
-    return f"{console.program()} {launch}{config.phase} --config {file}{resume}"
+    given = {name: value for name in CONTINUED_SESSION_OPTIONS if (value := getattr(config, name))}
+    session = "".join(f" --{name}" + ("" if value is True else f" {value}") for name, value in given.items())
+    return f"{console.program()} {launch}{config.phase} --config {file}{resume}{session}"
 
 
 def _repetition(config: TrainingConfig) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -24,6 +25,7 @@ from plsc_mae.parallel.world import World
 from plsc_mae.train.announcements import announce_end, announce_start, describe_stop
 from plsc_mae.train.checkpoint.cadence import due_tags, is_over, reached_last_step, step_save_is_due
 from plsc_mae.train.checkpoint.folder import Start, create_folder, find_start, prepare_folder
+from plsc_mae.train.checkpoint.lock import locked
 from plsc_mae.train.checkpoint.saver import Saver
 from plsc_mae.train.checkpoint.state import BEST, LATEST, Progress, RunState
 from plsc_mae.train.history import recorded
@@ -97,7 +99,8 @@ class Trainer:
             start: result of an earlier call of `find_start`; None calls it now.
 
         Raises:
-            CheckpointError: a checkpoint or log cannot be read or written, or the output folder holds another run.
+            CheckpointError: a checkpoint or log cannot be read or written, or the output folder holds another run or is
+                in use by one.
             ConfigError: the position of the checkpoint is not between two updates of this run.
             DataError: images cannot be read, see --bad_image.
             DivergedError: the loss or a gradient is not finite, and --nan_policy stops the run.
@@ -105,6 +108,12 @@ class Trainer:
                 --no_save_ckpt is set.
         """
         start = find_start(self.config) if start is None else start
+        create_folder(self.config)
+        with locked(Path(self.config.output_dir)) if self.world.is_main else contextlib.nullcontext():
+            self._fit(start)
+
+    def _fit(self, start: Start) -> None:
+        """Train from `start` to the end of the run, in an output folder that belongs to this run alone."""
         path, at = self._resume(start), self.progress
         record = start.record.with_id(self.world)
         self.state.run = self.log.run = record.run
@@ -148,7 +157,6 @@ class Trainer:
             CheckpointError: the processes resume from different positions.
         """
         config, path = self.config, start.checkpoint
-        create_folder(config)
         if path is not None:
             self._restore(path)
         at = self.progress
