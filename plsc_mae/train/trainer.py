@@ -37,6 +37,7 @@ from plsc_mae.train.observers.base import Observer
 from plsc_mae.train.signals import StopRequest
 from plsc_mae.train.step import AccumulationGroup
 from plsc_mae.train.trivial_losses import TrivialLosses
+from plsc_mae.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -178,11 +179,12 @@ class Trainer:
             self.saver.save_absent(at, due_tags(config, at))
             self.saver.finish(at, self.stop)
         if at.epoch >= config.epochs:
-            done, more = f"{config.epochs} of {config.epochs} epochs", "--epochs"
+            done, more = f"{config.epochs} of {counted(config.epochs, 'epoch')}", "--epochs"
             held = f" holds {at.epoch}" if at.epoch > config.epochs else ""
         else:
-            done, more = f"{config.max_train_step} of {config.max_train_step} updates", "--max_train_step"
-            held = f" holds {at.step}" if at.step > (config.max_train_step or 0) else ""
+            limit = config.max_train_step or 0
+            done, more = f"{limit} of {counted(limit, 'update')}", "--max_train_step"
+            held = f" holds {at.step}" if at.step > limit else ""
         logger.info("nothing left to do: %s are done (%s%s); a larger %s continues the run", done, path, held, more)
 
     def _restore(self, path: Path) -> None:

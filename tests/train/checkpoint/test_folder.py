@@ -6,10 +6,10 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.resolve import parse
-from plsc_mae.config.schema import read_yaml
 from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.parallel.world import World
 from plsc_mae.train.checkpoint import file as checkpoint_file
@@ -201,7 +201,7 @@ def test_two_runs_that_start_at_once_do_not_share_a_folder(folder):
 
 def test_later_starts_do_not_inherit_options_of_one_start(folder):
     enter(folder, "--max_train_step 3 --quiet --epochs 7")
-    stored = read_yaml(str(folder / "config.yaml"))
+    stored = yaml.safe_load((folder / "config.yaml").read_text())
     assert (stored["max_train_step"], stored["quiet"], stored["epochs"]) == (None, False, 7)
 
 
