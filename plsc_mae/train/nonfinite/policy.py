@@ -22,7 +22,6 @@ from plsc_mae.train.nonfinite.spikes import SpikeReport
 from plsc_mae.train.signals import StopRequest
 from plsc_mae.train.step import Verdict
 from plsc_mae.weights.reader import Checkpoint
-from plsc_mae.wording import ordinal
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +123,7 @@ class NonFinitePolicy:
         progress.skipped_updates += 1
         progress.skipped_in_a_row += 1
         if progress.skipped_in_a_row >= MAX_SKIPPED:
-            raise DivergedError(f"{story}, the {ordinal(MAX_SKIPPED)} skipped update in a row; {REMEDY}")
+            raise DivergedError(f"{story}, the {MAX_SKIPPED}th skipped update in a row; {REMEDY}")
         for buffer, before in self._buffers:
             paddle.assign(before, output=buffer)
         logger.warning("%s; this update is skipped (--nan_policy skip)", story)
