@@ -108,8 +108,10 @@ class Trainer:
             Stopped: SIGTERM or Ctrl-C stopped the run. Its position has been saved, unless it made no update or
                 --no_save_ckpt is set.
         """
-        start = find_start(self.config) if start is None else start
         create_folder(self.config)
+        if start is None:
+            start = find_start(self.config)
+            self.world.barrier()  # all processes have found the folder unlocked
         with locked(Path(self.config.output_dir)) if self.world.is_main else contextlib.nullcontext():
             self._fit(start)
 
