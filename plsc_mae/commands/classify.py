@@ -9,8 +9,9 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy.typing as npt
 import paddle
 
 from plsc_mae import console, weights
@@ -57,7 +58,6 @@ from plsc_mae.train.checkpoint.run_record import RunRecord
 from plsc_mae.train.checkpoint.state import BEST
 from plsc_mae.train.history import recording_warnings
 from plsc_mae.train.observers.base import Evaluation
-from plsc_mae.train.plausibility import warn_of_chance
 from plsc_mae.train.precision import choose_precision
 from plsc_mae.train.setup import build_trainer, share_network, training_loader, training_world
 from plsc_mae.train.signals import preparing_run
@@ -184,6 +184,27 @@ def _warn_of_short_finetuning(config: FinetuneConfig, updates: int) -> None:
             "ema_test_acc1 says little; --model_ema_decay %.3g keeps 1 %%",
             *(config.model_ema_decay, counted(updates, "update"), 100 * start, 0.01 ** (1 / updates)),
         )
+
+
+def warn_of_chance(config: ClassifyConfig, kind: LabelKind, best: float, labels: npt.NDArray[Any]) -> None:
+    """Warn if the best validation metric of a finished run is one that chance explains.
+
+    There is no warning where chance explains any value, for example with validation images of a single class.
+
+    Args:
+        config: options of the run.
+        kind: kind of the labels.
+        best: largest value of its `best_metric`; not finite without an evaluation.
+        labels: validation labels, see `LabelKind.chance`.
+    """
+    if not math.isfinite(best) or not best <= (limit := kind.chance(labels)) < kind.perfect:
+        return
+    logger.warning(
+        "test_%s %.4g, the best of the run, is within chance: without looking at the images, predictions for %s reach "
+        "up to %.4g; raise %s, train for more epochs, or check that the labels belong to the images",
+        *(kind.best_metric, best, counted(len(labels), "validation image"), limit),
+        "--blr" if config.lr is None else "--lr",
+    )
 
 
 # ------------------------------------------------------------------------------------------------- network

@@ -32,9 +32,10 @@ def after_pretraining(config: PretrainConfig, network: nn.Layer, checkpoint: Pat
     steps = {"learning": f"plsc-mae report {shlex.quote(str(folder))}"}
     encoder = getattr(network, "encoder", None)
     if isinstance(encoder, VisionTransformer):
-        pictures = f"--img_path {_data(config)} --save_path {shlex.quote(str(folder / 'reconstruction'))}"
-        model = f"--model_path {shlex.quote(str(checkpoint))}"
-        steps["pictures"] = f"plsc-mae reconstruct {model} {pictures}{_tile(config)}"
+        file, pictures = shlex.quote(str(checkpoint)), shlex.quote(str(folder / "reconstruction"))
+        steps["pictures"] = (
+            f"plsc-mae reconstruct --model_path {file} --img_path {_data(config)} --save_path {pictures}{_tile(config)}"
+        )
         lines = usage_lines.training(str(checkpoint), config.method, usage_lines.sizes_of(encoder))
         if "finetune" in lines:
             tuned = shlex.quote(str(folder.with_name(f"{folder.name}-finetune")))

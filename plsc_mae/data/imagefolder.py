@@ -215,7 +215,7 @@ class ImageDataset(FileDataset):
                     break
             else:
                 raise DataError(
-                    f"cannot decode any of {1 + len(offsets)} files of {self.images.source}, starting with "
+                    f"cannot decode any of {counted(1 + len(offsets), 'file')} of {self.images.source}, starting with "
                     f"{self.images.path(key.index)}; check the data set"
                 )
         numbers = {INDEX: index, "skipped": index != key.index}

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
-from typing import Any
-
-import numpy.typing as npt
 
 from plsc_mae.config import LinprobeConfig, TrainingConfig
 from plsc_mae.config.training import UpdateScheduleOptions
 from plsc_mae.errors import ConfigError, remedies
-from plsc_mae.methods.label_kinds import LabelKind
 from plsc_mae.optim import Schedule, scaled_lr
 from plsc_mae.optim.lars import TRUST_COEFFICIENT
 from plsc_mae.train.scaling import scales_with_batch
@@ -74,27 +69,6 @@ def warn_of_schedule(config: TrainingConfig, schedule: Schedule, *, lr: float, u
         *_idle_lars(config, schedule, updates_per_epoch),
     ):
         logger.warning(sentence)
-
-
-def warn_of_chance(config: TrainingConfig, kind: LabelKind, best: float, labels: npt.NDArray[Any]) -> None:
-    """Warn if the best validation metric of a finished run is one that chance explains.
-
-    There is no warning where chance explains any value, for example with validation images of a single class.
-
-    Args:
-        config: options of the run.
-        kind: kind of the labels.
-        best: largest value of its `best_metric`; not finite without an evaluation.
-        labels: validation labels, see `LabelKind.chance`.
-    """
-    if not math.isfinite(best) or not best <= (limit := kind.chance(labels)) < kind.perfect:
-        return
-    logger.warning(
-        "test_%s %.4g, the best of the run, is within chance: without looking at the images, predictions for %s reach "
-        "up to %.4g; raise %s, train for more epochs, or check that the labels belong to the images",
-        *(kind.best_metric, best, counted(len(labels), "validation image"), limit),
-        "--blr" if config.lr is None else "--lr",
-    )
 
 
 def _long_warmup(config: TrainingConfig, updates_per_epoch: int) -> Iterator[str]:

@@ -166,7 +166,7 @@ def test_one_image_and_lists(tmp_path):
     assert "train: 2 images in 2 classes" in told
     told, findings = examine(fill(tmp_path / "flat", "0.png"))
     assert findings == []
-    assert "train: 1 images in no classes" in told
+    assert "train: 1 image in no classes" in told
     assert "  1 sampled images" in told
 
 

@@ -57,7 +57,7 @@ def test_a_run_announces_its_plan_and_ends_with_commands_that_work(options, imag
     (continuing,) = (line for line in lines if line.endswith("--auto_resume"))
     assert "pretrain --config 'my run/config.yaml' --auto_resume" in continuing
     assert any(line.startswith("epoch 0 done (1/1): loss ") for line in lines)
-    (end,) = (line for line in lines if line.startswith("finished: 1 of 1 epochs, 3 updates"))
+    (end,) = (line for line in lines if line.startswith("finished: 1 of 1 epoch, 3 updates"))
     assert end.endswith("saved in my run/checkpoint-0.pd")
 
     commands = next_commands(lines)
@@ -151,7 +151,7 @@ def test_json_and_quiet(options, images, tmp_path, capsys):
     by_kind = dict(zip(kinds, events, strict=True))
     assert by_kind["plan"]["images"] == 30
     assert by_kind["plan"]["planned_memory_bytes"] > 1e5
-    assert by_kind["start"]["continue"].endswith("--auto_resume")
+    assert by_kind["start"]["continue"].endswith("--auto_resume --json")
     stored = json.loads((tmp_path / "json/train.jsonl").read_text())
     assert {name: by_kind["update"][name] for name in stored if name != "run"} == {
         name: value for name, value in stored.items() if name != "run"

@@ -104,7 +104,7 @@ def test_one_image(trained, images, draw, tmp_path):
     assert [path.name for path in (tmp_path / "panels").iterdir()] == [f"{image.stem}.png"]
     panel, psnr = out.splitlines()[-2:]
     assert panel == str(tmp_path / "panels" / f"{image.stem}.png")
-    assert psnr.startswith("PSNR on the hidden patches of 1 images: reconstruction ")
+    assert psnr.startswith("PSNR on the hidden patches of 1 image: reconstruction ")
     assert psnr.count(" dB") == 4  # the network and three trivial predictors
 
 

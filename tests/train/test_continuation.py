@@ -125,7 +125,7 @@ def test_a_finished_run_has_nothing_to_do(run, capsys):
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
     for more, count in (
         ("--epochs 2", "2 of 2 epochs"),
-        ("--epochs 1", "1 of 1 epochs"),
+        ("--epochs 1", "1 of 1 epoch"),
         ("--max_train_step 5", "5 of 5"),
     ):
         assert len(run.here("done", f"{flags} --auto_resume {more}")) == 20

@@ -13,7 +13,7 @@ from plsc_mae.config import FINETUNE, LINPROBE, PRETRAIN
 from plsc_mae.errors import ConfigError
 from plsc_mae.methods.label_kinds import Classes, LabelSets, Numbers
 from plsc_mae.optim.schedule import by_epochs
-from plsc_mae.train.plausibility import check_accumulation, warn_of_chance, warn_of_schedule
+from plsc_mae.train.plausibility import check_accumulation, warn_of_schedule
 
 pytestmark = pytest.mark.compat
 MAE = PRETRAIN["mae"](batch_size=20, epochs=400)
@@ -147,15 +147,15 @@ def test_a_classifier_at_chance_is_warned_of(heard, kind, count):
     labels = rng.integers(0, 4, count) if isinstance(kind, Classes) else rng.integers(0, 2, (count, 3)) * np.float32(1)
     limit = kind.chance(labels)
     assert np.mean([outputs_of_chance(kind, labels, rng) <= limit for _ in range(40)]) >= 0.9
-    warn_of_chance(config, kind, limit * 0.99, labels)
+    classify.warn_of_chance(config, kind, limit * 0.99, labels)
     for word in (f"test_{kind.best_metric}", f"{count} validation images", "--lr"):
         assert word in heard.text
     heard.clear()
     for best in (kind.perfect * 0.9, float("-inf")):
-        warn_of_chance(config, kind, best, labels)
+        classify.warn_of_chance(config, kind, best, labels)
     assert heard.text == ""
 
 
 def test_of_images_of_one_class_nothing_is_said(heard):
-    warn_of_chance(FINETUNE["mae"](), Classes(), 100.0, np.zeros(20, np.int64))
+    classify.warn_of_chance(FINETUNE["mae"](), Classes(), 100.0, np.zeros(20, np.int64))
     assert heard.text == ""

@@ -268,7 +268,7 @@ def test_the_folder_of_a_run_names_its_newest_checkpoint(tmp_path):
         ("adapter_config.json", "adapter without its base network"),
         ("tf_model.h5", "TensorFlow.*save_pretrained"),
         ("flax_model.msgpack", "Flax.*save_pretrained"),
-        ("checkpoint-3.pd", r"give the weight file inside it; it contains checkpoint-3\.pd"),
+        ("weights-3.pd", r"give the weight file inside it; it contains weights-3\.pd"),
         ("notes.txt", "give the weight file inside it$"),
     ],
 )
