@@ -9,7 +9,7 @@ def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural unless the number is 1: `1 image`, `3 classes`, `2 queries`."""
     if number == 1:
         return f"1 {noun}"
-    if noun.endswith(_SIBILANTS):
+    if noun.endswith(_SIBILANTS) and not noun.endswith("epoch"):
         return f"{number} {noun}es"
     if noun.endswith("y") and noun[-2] not in "aeiou":
         return f"{number} {noun[:-1]}ies"

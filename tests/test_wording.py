@@ -16,6 +16,7 @@ from plsc_mae.wording import counted, in_millions, ordinal
         (2, "query", "2 queries"),
         (1, "query", "1 query"),
         (2, "batch", "2 batches"),
+        (2, "epoch", "2 epochs"),
         (2, "day", "2 days"),
         (2, "training image", "2 training images"),
     ],
