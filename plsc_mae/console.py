@@ -1,7 +1,7 @@
 """The console: log lines, warnings, errors and progress bars share one terminal without overwriting each other.
 
-Everything that a run prints comes through here, so that `use_style` can change all of it: text for people, nothing but
-warnings and errors, or a JSON object per line for programs.
+Everything that a run prints comes through here, so that `use_style` can change all of it: text for people, only
+results, warnings and errors, or a JSON object per line for programs.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def wrap(text: str, width: int | None = None, *, indent: int = 2) -> str:
 
 
 def program() -> str:
-    """Return the command that starts this program: `plsc-mae` if it is on the PATH, else one with a full path."""
+    """Return the command that starts this program again: `plsc-mae` if the PATH leads to it, else one with a path."""
     own = sys.argv[0]
     if Path(own).name == PROGRAM and shutil.which(PROGRAM) != own:
         return shlex.quote(own)
@@ -120,7 +120,7 @@ def _fitted(text: str, stream: TextIO, indent: int = 2) -> str:
 
 
 def after_interrupt(text: str) -> str:
-    """Return `text` for standard error, on a new line if a terminal has just echoed ^C."""
+    """Return `text` for standard error after Ctrl-C: on a terminal, which has echoed ^C, it begins on a new line."""
     return f"{ERASE_LINE}\n{text}" if sys.stderr.isatty() else text
 
 
@@ -152,7 +152,7 @@ def _is_shown(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def deferring_lines() -> Iterator[None]:
-    """Hold back lines for standard output within the context, in which the options choose the style."""
+    """Hold back lines for standard output until the context ends, because the style is chosen within it."""
     handlers = logging.getLogger("plsc_mae").handlers
     shown = handlers[0]
     deferred = logging.handlers.MemoryHandler(sys.maxsize, flushLevel=sys.maxsize, target=shown)
@@ -166,7 +166,7 @@ def deferring_lines() -> Iterator[None]:
 
 @contextlib.contextmanager
 def showing_log() -> Iterator[None]:
-    """Show the package's log as `log_to_console` does within the context, unless it has handlers of the caller's.
+    """Show the package's log within the context as `log_to_console` does, unless the caller has given it handlers.
 
     After the context, the style is "text" again.
     """

@@ -39,7 +39,7 @@ def atomic_replacement(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def result_replacement(path: Path, signs: Sequence[str] = (MARK,)) -> Iterator[Path]:
-    """Replace a file as `atomic_replacement` does; a symbolic link is followed.
+    """Yield a temporary path for a result file, and move it as `atomic_replacement` does; follow a symbolic link.
 
     Raises:
         FileExistsError: the file is not the result of an earlier run, see `refuse_foreign`.
@@ -72,7 +72,7 @@ def refuse_foreign(path: Path, signs: Sequence[str] = (MARK,)) -> None:
 
 
 def _ends(path: Path, size: int) -> bytes:
-    """Return the first and last _SEARCHED_BYTES bytes of a file; of a safetensors file at least the whole header."""
+    """Return the first and last _SEARCHED_BYTES bytes of a file, or at least the whole header of a safetensors file."""
     with path.open("rb") as file:
         head = file.read(_SEARCHED_BYTES)
         if path.suffix == ".safetensors":

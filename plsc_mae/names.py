@@ -42,9 +42,9 @@ def restore_name(text: str) -> str:
 
 
 def escape_controls(text: str, *, one_line: bool = False) -> str:
-    r"""Return a message with the control characters of the names in it as `\xNN`.
+    r"""Return a message with every control character as `\xNN`; tabs and line ends are kept unless `one_line` is true.
 
-    Otherwise a name could move the cursor of a terminal. Tabs and line ends are kept unless `one_line` is true.
+    Otherwise a name in the message could move the cursor of a terminal.
     """
     return (_CONTROL if one_line else _CONTROL_IN_TEXT).sub(lambda match: _escape(match[0]), text)
 

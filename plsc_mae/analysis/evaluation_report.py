@@ -111,7 +111,7 @@ class Scatter(NamedTuple):
 
 
 def class_report(logits: Values, labels: npt.NDArray[np.int64], names: Sequence[str]) -> Report:
-    """Return scores per class and the confusion matrix for logits [n, K] and class numbers [n]."""
+    """Report logits [n, K] for class numbers [n]: scores per class, confusion matrix, and calibration as a chart."""
     confusion = confusion_matrix(labels, logits.argmax(axis=1), len(names))
     scores = class_scores(confusion)
     table: Table = [["class", "images", "accuracy", "precision", "f1"]]
@@ -139,7 +139,7 @@ def class_report(logits: Values, labels: npt.NDArray[np.int64], names: Sequence[
 
 
 def label_report(logits: Values, targets: Values, names: Sequence[str]) -> Report:
-    """Return scores per label for logits [n, K] and targets [n, K] of 0, 1 or NaN."""
+    """Report logits [n, K] for targets [n, K] of 0, 1 or NaN: counts, average precision and F1 per label."""
     precisions, f1 = label_average_precisions(logits, targets), label_f1(logits, targets)
     table: Table = [["label", "positive", "negative", "unknown", "average_precision", "f1"]]
     for i, name in enumerate(names):
@@ -149,7 +149,7 @@ def label_report(logits: Values, targets: Values, names: Sequence[str]) -> Repor
 
 
 def number_report(predicted: Values, targets: Values, names: Sequence[str]) -> Report:
-    """Return the errors of every number for predictions [n, K] and targets [n, K], which may be NaN."""
+    """Report predictions [n, K] for targets [n, K], which may be NaN: the errors of every number, and scatter plots."""
     absolute, rooted, explained = target_errors(predicted, targets)
     table: Table = [["number", "images", "mean_abs_error", "rmse", "r2"]]
     table += [
@@ -161,7 +161,7 @@ def number_report(predicted: Values, targets: Values, names: Sequence[str]) -> R
 
 
 def corruption_report(errors: Mapping[str, Sequence[float]]) -> Report:
-    """Return top-1 errors in percent by corruption and severity, and the corruption errors relative to AlexNet's."""
+    """Report top-1 errors in percent by corruption and severity, and the corruption errors relative to AlexNet's."""
     relative = corruption_errors(errors)
     table: Table = [["corruption", *(f"error_{severity}" for severity in SEVERITIES), "error", "corruption_error"]]
     table += [

@@ -102,7 +102,7 @@ class FeatureStore:
             self._restore_locked()
 
     def open(self, shapes: Shapes, count: int) -> None:
-        """Open the files for appending.
+        """Open the files for appending; start again if they lack recorded rows. `count` is unused.
 
         Raises:
             DataError: a file cannot be opened.
@@ -157,7 +157,11 @@ class FeatureStore:
         return np.memmap(self._path(name), self.dtype, "r", shape=(self._rows, *shape))
 
     def _restore_locked(self) -> None:
-        """Lock the folder until this process ends, then restore its content."""
+        """Lock the folder until this process ends, then restore its content.
+
+        Raises:
+            DataError: the folder has files of unknown origin, or another process has locked it.
+        """
         content = {path.name for path in self.folder.iterdir()} - {LOCK}
         if self._stored() is None and any(not name.endswith((SUFFIX, ".partial")) for name in content):
             raise DataError(f"{self.folder} has files of unknown origin; move them, or choose another --save_path")

@@ -27,7 +27,7 @@ class HiddenPSNR:
         predicted: Mapping[str, npt.NDArray[np.uint8]],
         hidden: npt.NDArray[np.bool_],
     ) -> None:
-        """Add a batch and fill the hidden patches of its originals by the trivial predictors.
+        """Add a batch: the predictions of the networks, and those of the trivial predictors for its hidden patches.
 
         Args:
             original: pictures [B, H, W, C].

@@ -167,7 +167,7 @@ def _warn_of_small_data(config: ClassifyConfig, iterations: int) -> None:
     """Warn of parts of the recipe that do not work with few images per batch or few updates."""
     if config.probe != "none" and config.batch_size < FEW_IMAGES:
         logger.warning(
-            "the probe's batch norm takes mean and variance over %s, which is little; give --batch_size %d or more",
+            "the probe's batch norm computes mean and variance over %s, which is too few; give --batch_size %d or more",
             *(counted(config.batch_size, "image"), FEW_IMAGES),
         )
     if isinstance(config, FinetuneConfig):

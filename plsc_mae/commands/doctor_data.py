@@ -23,7 +23,7 @@ _NAMES_SHOWN = 3
 
 
 def examine_data(data_path: str, pixel_format: PixelFormat) -> Iterator[str | Finding]:
-    """Describe the training and validation images of a folder, list file or archive, and report problems with them."""
+    """Yield lines about the training and validation images of a folder, list file or archive, and findings on them."""
     nested = None if Path(data_path).is_file() else _folder_of_splits(Path(data_path))
     if nested is not None:
         yield error(f"--data_path {data_path}: train/ and val/ are in a folder below it: pass --data_path {nested}")

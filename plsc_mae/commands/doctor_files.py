@@ -30,7 +30,7 @@ class _Losses(NamedTuple):
 
 
 def examine_files(images: ImageList, pixel_format: PixelFormat) -> Iterator[str | Finding]:
-    """Check the headers of all files and decode some, and report bad files, depth, bands and pages.
+    """Check the headers of all files and decode some; yield a line, and findings on bad files, depth, bands and pages.
 
     Files of other channels than RGB are read with their sampled range, so they lose nothing.
     """

@@ -86,7 +86,11 @@ def evaluate(
 
 
 def _evaluate_part(task: ClassifyTask, part: EvaluationPart, evaluation: Evaluation) -> _Result:
-    """Return the metrics of a part; predictions take its classes only."""
+    """Evaluate a part, predicting its classes only; all processes must call.
+
+    Raises:
+        CheckpointError: the loss is not finite.
+    """
     task.select_outputs(part.outputs)
     metrics = {name.removeprefix("test_"): value for name, value in evaluation().metrics.items()}
     gathered = evaluation.gathered
@@ -114,7 +118,10 @@ def _describe(kind: LabelKind, result: _Result) -> str:
 
 
 def _report(kind: LabelKind, result: _Result) -> Report:
-    """Return the tables and charts of a set with a single part; outputs without a name show their number."""
+    """Return the tables and charts of a set with a single part; none if images have several correct classes.
+
+    Outputs without a name show their number.
+    """
     part, (_, outputs, labels) = result.part, result.gathered
     if part.accepted is not None:
         return Report({}, [])

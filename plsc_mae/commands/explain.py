@@ -45,7 +45,8 @@ class Maps(NamedTuple):
     """Attention maps of one image.
 
     Attributes:
-        weights: a map [N, N] between the N tokens by label. All images have the same labels and can share a sheet.
+        weights: relevance [N, N] of each of N tokens (column) for each (row), by label. All images have the same
+            labels, so they can share a sheet.
         captions: more specific labels for the image's own panel, by label.
     """
 
@@ -103,6 +104,7 @@ class Explainer:
 
     Attributes:
         encoder: the network.
+        normalize: normalization of the images.
         pool: the tokens whose attention is drawn: "cls", the class token, or "mean", the mean of the patch tokens.
         origin: a line about the source of the weights.
         registers: number of its register tokens.

@@ -106,7 +106,7 @@ def _print_table(accuracies: Sequence[KNNAccuracy], classes: int) -> None:
 
 
 def _computed(config: KNNConfig, world: World) -> Found:
-    """Compute the features of the bank and the queries."""
+    """Compute the features of the bank and the queries; all processes must call."""
     bank = find_images(config.data_path, "train")
     lists = (bank, find_validation(bank, config.data_path, config.eval_data_path))
     log_class_warnings(bank)
@@ -145,7 +145,7 @@ def _computed(config: KNNConfig, world: World) -> Found:
 
 
 def _save_picture(path: Path, found: Found, count: int) -> Path:
-    """Draw queries with their nearest neighbors in the bank."""
+    """Write a picture of `count` queries with their nearest neighbors in the bank, and return its path."""
     bank, queries = (
         ImageFeatures(part.features, images, kept, found.pixel_format, found.display)
         for part, images, kept in zip(found.encoded.parts, found.lists, found.encoded.kept, strict=True)

@@ -45,7 +45,7 @@ def find_pictures(img_path: str) -> ImageList:
     Of a folder with splits only val/ is used. The log counts files that are left out.
 
     Raises:
-        DataError: there are no images, the file is no image, or the folder has two readings.
+        DataError: there are no images, the file is no image, or the folders may be classes or splits.
     """
     path = Path(img_path)
     if path.is_file() and _is_list(path):
@@ -242,7 +242,7 @@ class PanelFolder:
         raise AssertionError("the candidates are endless")
 
     def _free_sheet(self) -> Path:
-        """Return the path of the sheet; another command may have written a sheet to this folder."""
+        """Return the path of the sheet: sheet.png, or sheet-COMMAND.png if another command has written the former."""
         shared, own = self.folder / _SHEET, self.folder / self._own_sheet
         _require_own(shared)
         if _mark_of(shared) in ("", f"{MARK} {self.command}"):

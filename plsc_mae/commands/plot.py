@@ -79,7 +79,10 @@ def run(config: PlotConfig) -> None:
 
 
 def _draw_levels(axes: Any, trivial: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Draw the losses of trivial predictors as dashed lines, up to twice the largest value, if their loss is drawn."""
+    """Draw the losses of trivial predictors as dashed lines, if `names` has the loss that they belong to.
+
+    Losses above twice the top of the axes are left out.
+    """
     losses = trivial.get("losses", {}) if trivial.get("loss") in names else {}
     top = 2 * axes.get_ylim()[1]
     for name, level in losses.items():

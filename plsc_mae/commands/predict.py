@@ -31,8 +31,8 @@ SIGNS = {".csv": (",".join(COLUMNS),), ".json": _KEYS, ".jsonl": _KEYS}  # how a
 class Prediction(NamedTuple):
     """The most probable classes or labels of an image, the best first, or all numbers in the order of the outputs.
 
-    The field names are the keys in .json and .jsonl files, where `values` has the name of `LabelKind.values`. Names are
-    written as by `plsc_mae.names.escape_name`.
+    The field names are the keys in .json and .jsonl files, where `values` has the name of `LabelKind.values`. The image
+    is named as `plsc_mae.names.escape_name` writes its path.
     """
 
     image: str
@@ -81,7 +81,12 @@ def run(config: PredictConfig) -> int:
 def predict(
     trained: LoadedClassifier, kind: LabelKind, images: ImageList, world: World, config: PredictConfig
 ) -> Predictions:
-    """Predict the labels of every readable image, in order; all processes must call."""
+    """Predict the labels of every readable image, in order; all processes must call.
+
+    Raises:
+        CheckpointError: a prediction is NaN or infinite.
+        DataError: no image can be read.
+    """
     topk = min(config.topk, len(trained.classes))
     pixel_format, normalize = pixel_settings.choose_for(
         trained.normalize, config, config.model_path, images, trained.network.encoder.in_chans

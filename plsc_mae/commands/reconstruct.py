@@ -107,10 +107,10 @@ def _load(config: ReconstructConfig, path: str) -> Network:
 
 
 def _set_pixels(config: ReconstructConfig, networks: Mapping[str, Network], images: ImageList) -> PixelFormat:
-    """Set normalization and display of the networks, and return the form of the pixels.
+    """Set normalization and display of the networks, and return their common pixel format.
 
     Raises:
-        ConfigError: the networks need different forms; or see `pixel_settings.choose`.
+        ConfigError: the networks need different pixel formats; or see `pixel_settings.choose`.
         DataError: see `pixel_settings.choose`.
     """
     formats = []

@@ -57,7 +57,10 @@ def run(config: ReportConfig) -> None:
 
 
 def _encoder_pictures(config: ReportConfig, found: RunFolder) -> str:
-    """Return attention and token pictures of the newest checkpoint; if they fail, the report says why."""
+    """Return pictures of attention and tokens of the newest checkpoint as HTML; "" if they are not wanted or fail.
+
+    The reason of a failure is added to `found.lacking`, which the report lists.
+    """
     if not config.max_images:
         return ""
     try:

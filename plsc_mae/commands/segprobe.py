@@ -60,11 +60,11 @@ logger = logging.getLogger(__name__)
 
 
 class Probe(NamedTuple):
-    """The encoder of a probe and the reading of its images.
+    """The encoder of a probe, and how its images are read.
 
     Attributes:
-        encode: computes the features of the patches.
-        transform: resizes an image to the input of the encoder.
+        encode: extractor of the patch features.
+        transform: resizes an image to the input size of the encoder.
         grid: (h, w) of the patches.
         config: the options.
         pixel_format: format of the pixels.
@@ -205,7 +205,7 @@ def _fit(probe: Probe, train: MaskedImages, num_classes: int) -> tuple[PatchClas
 
 
 def _evaluate(probe: Probe, val: MaskedImages, classifiers: PatchClassifiers) -> Evaluation:
-    """Segment the validation images at the resolution of their masks and draw some of them."""
+    """Segment the validation images at the resolution of their masks; return the counts and pictures of some images."""
     number, config = classifiers.num_classes, probe.config
     confusion = {name: np.zeros((number, number), np.int64) for name in CLASSIFIERS}
     drawn = set(_spaced(len(val), config.num_pictures).tolist())

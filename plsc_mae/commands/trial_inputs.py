@@ -12,7 +12,7 @@ from plsc_mae.wording import counted
 
 
 def run_demo_data(config: DemoDataConfig) -> None:
-    """Draw the demo data set unless it exists, and print its size."""
+    """Draw the demo data set unless it exists, and print its size; raise as `make_demo_data` does."""
     summary = make_demo_data(
         config.path,
         image_size=config.image_size,

@@ -27,7 +27,7 @@ def reconstruction(path: str, parts: Mapping[str, Sizes], flags: str = "") -> di
 
 
 def training(path: str, method: str, encoder: Sizes) -> dict[str, str]:
-    """Return the lines that train a classifier from a pre-trained encoder with the recipes of `method`."""
+    """Return the lines that train a classifier from a pre-trained encoder with the recipes of `method`; {} without."""
     if method not in FINETUNE:
         return {}
     start = f"{_classifier(method, encoder)} --finetune {shlex.quote(path)} --data_path DIR"

@@ -179,7 +179,9 @@ class CompareConfig(FewLabelOptions, NetworkOptions, ViewConfig):
 
     model_path: tuple[str, ...] = option((), "checkpoints of pre-training", metavar="FILE")
     input_size: tuple[int, ...] | None = option(None, SIZE_HELP, within="[1, inf)")
-    num_heads: int | None = option(None, "attention heads of the encoders, if a file does not determine them")
+    num_heads: int | None = option(
+        None, "attention heads of the encoders, if a file does not determine them", within="[1, inf)"
+    )
     data_path: str = option("", "folder with train/ and val/, or a list file of the training images", metavar="PATH")
     eval_data_path: str = option("", "folder or list file of the validation images [DATA_PATH/val]", metavar="PATH")
     pixels: int | None = option(
@@ -259,10 +261,10 @@ class ExtractConfig(EmbedConfig):
 
     save_path: str = option("", "file to write, .npz, .safetensors or .parquet", metavar="FILE")
     num_pictures: int = _pictures(
-        0, "images to draw with their ten nearest neighbors, to SAVE_PATH's name-neighbors.png", within="[0, inf)"
+        0, "images to draw with their ten nearest neighbors, in STEM-neighbors.png beside SAVE_PATH", within="[0, inf)"
     )
     map: tuple[Literal["pca", "tsne", "umap"], ...] = _pictures(
-        (), "maps of the features to draw with thumbnails, to SAVE_PATH's name-METHOD.png"
+        (), "maps of the features to draw with thumbnails, in STEM-METHOD.png beside SAVE_PATH"
     )
     map_images: int = _pictures(1000, "largest number of images in a map, evenly spaced", within="[3, inf)")
     picture_bands: tuple[int, ...] | None = _pictures(None, PICTURE_BANDS, within="[1, inf)", metavar="BAND")

@@ -205,7 +205,7 @@ def read_yaml(path: str) -> dict[str, Value]:
 
 
 def split_override(text: str) -> tuple[str, Value]:
-    """Split the `key=value` of one `-o`. Only the last part of a dotted key such as `optim.lr` is used.
+    """Return (key, value) of the `key=value` of one `-o`; of a dotted key such as `optim.lr`, only the last part.
 
     Raises:
         ConfigError: there is no `=`.

@@ -117,7 +117,7 @@ class TrainingConfig:
         metavar="SECONDS",
     )
     print_freq: int = _run(20, "iterations between log lines", within="[1, inf)")
-    quiet: bool = _run(False, "print warnings and errors only; the files of OUTPUT_DIR are the same")
+    quiet: bool = _run(False, "print only results, warnings and errors; the files of OUTPUT_DIR are the same")
     json: bool = _run(False, "print a JSON object per line instead of text, see docs/console.md")
 
     resume: str = _checkpoints("", "checkpoint to resume from", metavar="FILE")

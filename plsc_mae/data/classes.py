@@ -278,7 +278,7 @@ def _note(names: Sequence[str], found: _Found, source: str, reference: Reference
 
 
 def _refusal(names: Sequence[str], images: LabeledImages, reference: Reference) -> str:
-    """Return the sentence for a class that the reference lacks or has twice."""
+    """Return the sentence about classes `names` of the images that the reference lacks or has twice, with a remedy."""
     known = reference.names
     twice = [name for name, number in Counter(known).items() if number > 1 and name in names]
     if twice:

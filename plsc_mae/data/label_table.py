@@ -76,7 +76,8 @@ def read_labels(
         known: labels of the training images; in a file with a column of names, those that no row names are 0.
 
     Raises:
-        DataError: the file cannot be read, a column is missing, or a cell is not a label.
+        DataError: the file cannot be read, a column is missing, a cell is not a label, no row has a label, or the first
+            path does not exist.
     """
     table = _read(file, columns, known)
     if binary and len(table.names) == 1 and not _is_numeric(table):
@@ -195,7 +196,7 @@ def _names_in(cell: str) -> set[str]:
 
 
 def _truth(cell: str, place: str) -> float:
-    """Return 0 or 1, or NaN for an empty cell."""
+    """Return 0 or 1, or NaN for an empty cell; raise DataError for other cells. `place` names the row."""
     if cell.lower() in _UNKNOWN:
         return math.nan
     if cell.lower() not in _TRUTH:
@@ -207,7 +208,7 @@ def _truth(cell: str, place: str) -> float:
 
 
 def _number(cell: str, place: str) -> float:
-    """Return a finite number, or NaN for an empty cell."""
+    """Return a finite number, or NaN for an empty cell; raise DataError for other cells. `place` names the row."""
     if cell.lower() in _UNKNOWN:
         return math.nan
     try:

@@ -112,7 +112,7 @@ class ImageList:
         return escape_name(self.paths[index])
 
     def open(self, index: int, backend: Backend = "pil", pixel_format: PixelFormat = RGB) -> SourceImage:
-        """Read one file, see `plsc_mae.data.decode.open_image`."""
+        """Open one image, see `plsc_mae.data.decode.open_image`."""
         return open_image(self.path(index), backend, pixel_format)
 
 
@@ -126,8 +126,8 @@ def list_images(data_path: str | Path, split: str, *, flag: str = "", labeled: b
         labeled: False lists the images of class folders, and those beside them, without classes.
 
     Raises:
-        DataError: no images were found, a class folder has no images, the folder has two readings, or the file is
-            not a list.
+        DataError: no images were found, a class folder has no images, the folders may be classes or splits, or the
+            file is not a list.
     """
     source, flag = Path(data_path), flag or own_flag("data_path", "img_path")
     try:
@@ -140,7 +140,7 @@ def list_images(data_path: str | Path, split: str, *, flag: str = "", labeled: b
 
 
 def _list_source(data_path: str | Path, split: str, flag: str, *, labeled: bool) -> ImageList:
-    """List the images of a data set from its folders and files; see `list_images`, which raises OSError otherwise."""
+    """List the images of a data set as `list_images` does, but without its cache, and let OSError escape."""
     source = Path(data_path)
     if archives := find_archives(data_path, split, flag):
         return _list_archives(archives, str(data_path), split, flag, labeled=labeled)
@@ -230,7 +230,7 @@ def _primary_images(paths: PathTable, left_out: LeftOut) -> list[str]:
 def _labeled_list(
     table: MemberTable, paths: Sequence[str], source: str, left_out: LeftOut, *, labeled: bool
 ) -> ImageList:
-    """Return the list of images with labels of their own, sorted by class and otherwise in the order of `paths`."""
+    """Return images with labels of their own in the order of `paths`, by class first if `table.sorts_by_class`."""
     if not paths:
         raise DataError(f"no images in {source}; expected rows or records of images")
     unlabeled = np.full(len(paths), -1, np.int64)
@@ -287,9 +287,9 @@ def _split_folder(source: Folder, split: str, flag: str, left_out: LeftOut) -> F
 
 
 def _refuse_inner_splits(source: Folder, split: str, flag: str) -> None:
-    """Raise DataError if a folder contains splits, as in an unpacked archive, so that it is hardly a class.
+    """Raise DataError if a folder that would be a class contains splits, as an unpacked archive often does.
 
-    A single folder is searched three levels deep. Of several ones only the usual names are looked up, which is fast.
+    A single folder is searched three levels deep. In several folders only the usual names are looked up, which is fast.
     """
     for _ in range(_OUTER_FOLDERS):
         folders, _ = scan(source, LeftOut())
@@ -298,7 +298,7 @@ def _refuse_inner_splits(source: Folder, split: str, flag: str) -> None:
             found = [item for item in inner if _is_like_split(item) and holds_images(source / name / item)]
             if len(found) > 1:
                 raise DataError(
-                    f"{flag} {source} has two readings: its folder '{name}' has {_listed(found)}; if these are splits, "
+                    f"{flag} {source} is ambiguous: its folder '{name}' has {_listed(found)}; if these are splits, "
                     f"pass {flag} {source / name}; {_class_reading(source, split, flag)}"
                 )
         if len(folders) != 1:
@@ -309,7 +309,7 @@ def _refuse_inner_splits(source: Folder, split: str, flag: str) -> None:
 def _refuse_two_readings(source: Folder, found: str, wanted: str, folders: list[str], flag: str) -> None:
     """Raise DataError if `found`, the only folder that is named like a split, is beside other folders with images.
 
-    A folder of class folders beside folders of loose images has a single reading: it is a split.
+    A folder of class folders beside folders of loose images is not ambiguous: it is a split.
     """
     others = _folders_with_images(source, folders)
     if not _has_direct_images(source / found):
@@ -317,7 +317,7 @@ def _refuse_two_readings(source: Folder, found: str, wanted: str, folders: list[
     if others:
         remedy = f"pass {flag} {source / found}" if found == wanted else f"move the others to {source / wanted}"
         raise DataError(
-            f"{flag} {source} has two readings: the folder '{found}' is beside {_listed(others)} with images too; if "
+            f"{flag} {source} is ambiguous: the folder '{found}' is beside {_listed(others)} with images too; if "
             f"'{found}' is a split, {remedy}; {_class_reading(source, wanted, flag)}"
         )
 
@@ -403,7 +403,7 @@ def _images_of_classes(
 
 
 def _contents(left_out: LeftOut) -> str:
-    """Return a clause about the files of a folder without images."""
+    """Return a clause about files that may be or hold images, in a folder without images; "" without such files."""
     pictures = left_out.pictures()
     if pictures:
         return f", but {describe_suffixes(pictures)}: convert them to PNG or JPEG"
@@ -436,7 +436,7 @@ def _layouts(source: Path, split: str) -> str:
 
 
 def _read_list(file: Path, flag: str) -> ImageList:
-    """Read a list file line by line, so that memory use stays near the size of the table."""
+    """Read a list file line by line, to take little memory beside the table; raise DataError if it cannot be used."""
     kind = recognize(read_head(file))
     if kind is not None and kind.name != EMPTY:
         raise DataError(
@@ -455,7 +455,7 @@ def _read_list(file: Path, flag: str) -> ImageList:
 
 
 def _entries(file: Path, labels: array[int]) -> Iterator[str]:
-    """Yield the paths of a list file and append their labels to `labels`.
+    """Yield the paths of a list file and append their labels to `labels`; raise DataError for a malformed line.
 
     Names that are not UTF-8 are read as Python reads them from a folder, so the files can be opened.
     """

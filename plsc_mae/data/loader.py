@@ -202,7 +202,7 @@ class WorkerPool:
             consecutive: number of deaths in a row at this batch, including this one.
 
         Raises:
-            DataError: a replacement would fail again.
+            DataError: workers keep dying at this batch, or the file takes too long and must not be skipped.
         """
         description = _describe_death(death, self.dataset)
         index = death.reading.index
@@ -250,7 +250,7 @@ def _exit_cause(death: WorkerDiedError) -> str:
 
 @contextmanager
 def _warning_about_slow_reads(current_read: CurrentRead, timeout: float, dataset: KeyedDataset) -> Iterator[None]:
-    """Log a warning from a thread when a read exceeds the timeout; a read in the same process cannot be aborted."""
+    """Log a warning from a thread when a read exceeds the timeout (0: never); a process cannot abort its own read."""
     ended = threading.Event()
 
     def watch() -> None:

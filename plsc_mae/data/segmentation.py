@@ -58,7 +58,7 @@ class MaskedImages:
 class ResizeWhole:
     """Transform that resizes the whole image to `size` = (h, w) without cropping; the aspect ratio may change.
 
-    Returns {"image": pixels [h, w, C]}.
+    A call returns {"image": pixels [h, w, C]}.
     """
 
     size: tuple[int, int]

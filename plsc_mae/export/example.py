@@ -119,7 +119,7 @@ def example_text(target: Target, content: Content) -> str:
 
 
 def _reading(content: Content) -> tuple[str, str]:
-    """Return the lines that read an image, and those that resize and crop it."""
+    """Return the lines that read an image, and a template with the field `filter` of those that resize and crop it."""
     pixels = content.pixel_format
     if pixels.is_rgb:
         return _READ_RGB, _CROP_RGB

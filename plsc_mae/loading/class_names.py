@@ -183,7 +183,11 @@ def head_to_keep(stored: Checkpoint, count: int, classes: ClassOrder, names_file
 
 
 def _check_unnamed(images: LabeledImages, head: Head) -> None:
-    """Log the numbering of images for a classifier without names; raise DataError if it cannot be determined."""
+    """Check that the labels of images can be outputs of a classifier without names; log how folders are numbered.
+
+    Raises:
+        DataError: a label of a list file is not an output, or the number of class folders is not that of the outputs.
+    """
     count, source = len(images.classes), head.source
     remedy = "give the names of its outputs with --classes FILE, one per line, or a list file with 'path label' lines"
     if images.numbered:

@@ -57,7 +57,7 @@ class PositionFit:
         self.patch_area, self.channels_first = encoder.patch_size**2, getattr(network, "channels_first", False)
 
     def __call__(self, name: str, value: Array, shape: list[int]) -> Array | None:
-        """Return the tensor `value` of the file for the network's tensor `name`; None if it cannot be resized."""
+        """Convert the file's tensor `value` to `shape`, that of the network's tensor `name`; None if it cannot be."""
         if name.endswith(PATCH_KERNEL) and value.ndim == len(shape) and value[:, 0].shape == (shape[0], *shape[2:]):
             return convert_kernel(value, shape[1])
         if name in self.predictions and not value.shape[-1] % self.patch_area and list(value.shape[:-1]) == shape[:-1]:
@@ -122,7 +122,10 @@ class PositionFit:
 
 
 def computed_kind(table: Array, grid: Grid, *, class_token: bool) -> Positions | None:
-    """Return the kind of fixed table that equals `table` [1, T + L, D] within 1e-5; None if neither kind does."""
+    """Return the kind of fixed table that equals `table` [1, T + L, D] within 1e-5; None if neither kind does.
+
+    The T rows before the patches are that of the class token, or none if `class_token` is False.
+    """
     kinds: tuple[Positions, ...] = ("column first", "row first")
     for kind in kinds:
         computed = fixed_table(table.shape[-1], grid, positions=kind, class_token=class_token).numpy()

@@ -191,7 +191,7 @@ def test_images_left_out(tmp_path):
 
 def test_a_class_called_train(tmp_path):
     _, findings = examine(fill(tmp_path, "train/0.png", "bus/0.png", "car/0.png"))
-    assert "two readings" in only(findings)
+    assert "ambiguous" in only(findings)
     assert findings[0].stops
 
 

@@ -64,7 +64,7 @@ class PackRecord:
 
     @classmethod
     def open(cls, folder: Path, options: dict[str, Any]) -> PackRecord:
-        """Return the record of a folder, reduced to the shards that still exist; a new one for an empty folder.
+        """Return the record of a folder up to the first shard that is missing or changed; a new one without files.
 
         Raises:
             DataError: the folder holds other files, or shards of other images or options.
@@ -96,7 +96,7 @@ def _size(path: Path) -> int:
 
 
 class ShardWriter:
-    """Writes members to the shards of a folder, PREFIX-000000.tar and so on.
+    """Writer of members to the shards of a folder, PREFIX-000000.tar and so on.
 
     Args:
         folder: the folder; it is created if necessary.
