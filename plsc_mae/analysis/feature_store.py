@@ -29,6 +29,7 @@ from plsc_mae.errors import DataError
 from plsc_mae.files import MARK, atomic_replacement
 from plsc_mae.names import as_json
 from plsc_mae.parallel.world import World
+from plsc_mae.wording import counted
 
 PROGRESS, LOCK, SUFFIX = "progress.json", "lock", ".rows"
 COMMIT_SECONDS = 10.0  # between two records of the progress; each of them waits for the disk
@@ -37,7 +38,7 @@ _NO_INFLUENCE = frozenset(
     (
         *("save_path", "load_path", "num_workers", "device", "dtype", "nb_knn", "temperature", "num_pictures", "map"),
         *("map_images", "model_path", "model_key", "model_prefix", "data_path", "eval_data_path", "split"),
-        *("stats", "picture_bands"),
+        *("stats", "picture_bands", "bad_image"),
     )
 )
 
@@ -189,7 +190,7 @@ class FeatureStore:
             self._clear()
             return
         self.images, self._rows, self.unreadable = stored["images"], stored["rows"], stored["unreadable"]
-        logger.info("continuing after %d images, whose features are in %s", self.images, self.folder)
+        logger.info("continuing after %s, whose features are in %s", counted(self.images, "image"), self.folder)
 
     def _stored(self) -> dict[str, Any] | None:
         """Return the recorded progress; None without one of this class."""

@@ -24,6 +24,7 @@ from plsc_mae.weights.convert import POSITION_TABLE
 from plsc_mae.weights.dialects import find_dialect
 from plsc_mae.weights.dialects.huggingface import config_of, sizes_of
 from plsc_mae.weights.write import SUFFIXES
+from plsc_mae.wording import counted
 
 HEADED = ("libai",)  # dialects whose order of rows depends on the number of heads
 
@@ -62,7 +63,7 @@ def run(config: WeightsConvertConfig) -> None:
     weights.save(network, file, config.dialect)
     if settings is not None:
         file.with_name("config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    print(f"{file}: {len(report.matched)} tensors of {config.path} ({stored.dialect}) as {config.dialect}")
+    print(f"{file}: {counted(len(report.matched), 'tensor')} of {config.path} ({stored.dialect}) as {config.dialect}")
     differing = {"left out": report.unexpected, "not in the file, written as computed": report.missing}
     for what, names in differing.items():
         if names:

@@ -82,7 +82,7 @@ def run(config: ExplainConfig) -> int:
     view = ResizeCenterCrop(explainer.encoder.img_size, max(explainer.encoder.img_size))
     chosen = choose_images(images, config.max_images)
     panels = PanelFolder("explain", config.save_path, images, chosen, config.img_path)
-    reader = PictureReader(images, chosen, view, pixel_format=pixel_format)
+    reader = PictureReader(images, chosen, view, pixel_format=pixel_format, bad_image=config.bad_image)
     sheet: list[Pictures] = []
     for index, sample in reader:
         maps = explainer(paddle.to_tensor(sample["image"][None]))

@@ -127,7 +127,7 @@ def compute(config: EmbedConfig, world: World, images: ImageList | None = None, 
         world,
         batch_size=config.batch_size,
         num_workers=count_workers(config.num_workers),
-        bad_image="skip" if images is None else "error",
+        bad_image=config.bad_image if images is None else "error",
         pixel_format=pixel_format,
         rows=store or RowsInMemory(config.dtype),
     )

@@ -21,6 +21,7 @@ from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.encoder import open_encoder
 from plsc_mae.names import as_json
 from plsc_mae.parallel.world import World
+from plsc_mae.wording import counted
 
 COLUMNS = ("labels", "images", "accuracy", "margin")  # then an accuracy per seed
 SIGNS = {".csv": (",".join(COLUMNS),), ".json": ('"labels": "', '"accuracies": [')}
@@ -63,8 +64,9 @@ def run(config: FewshotConfig) -> int:
     bank, queries = encoded.parts
     classes = len(np.unique(train.labels))
     print(
-        f"{len(train)} training images, {len(queries.labels)} validation images, {classes} classes: chance "
-        f"{100 / classes:.1f} %; {len(config.label_seeds)} choices of labels"
+        f"{counted(len(train), 'training image')}, {counted(len(queries.labels), 'validation image')}, "
+        f"{counted(classes, 'class')}: chance {100 / classes:.1f} %; "
+        f"{counted(len(config.label_seeds), 'choice')} of labels"
     )
     print(f"{'labels':>14}  {'images':>7}  top-1")
     accuracies: dict[Budget, list[float]] = {}

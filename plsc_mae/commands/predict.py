@@ -103,6 +103,7 @@ def predict(
         world,
         batch_size=config.batch_size,
         num_workers=0 if len(images) <= config.batch_size else count_workers(config.num_workers),
+        bad_image=config.bad_image,
         pixel_format=pixel_format,
     )
     if not arrays:

@@ -58,7 +58,9 @@ def run(config: ReconstructConfig) -> int:
     view = SharedView({path: network.view for path, network in networks.items()})
     chosen = choose_images(images, config.max_images)
     panels = PanelFolder("reconstruct", config.save_path, images, chosen, config.img_path)
-    reader = PictureReader(images, chosen, view, seed=config.seed, pixel_format=pixel_format)
+    reader = PictureReader(
+        images, chosen, view, seed=config.seed, pixel_format=pixel_format, bad_image=config.bad_image
+    )
     sheet: list[Pictures] = []
     psnr = HiddenPSNR()
     readable = iter(reader)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from plsc_mae.analysis.confusion import SegmentationScores, confusion_matrix, segmentation_scores
 from plsc_mae.analysis.features import Encoded, TokenFeatures, encode_images, require_finite_features
 from plsc_mae.analysis.fonts import drawable_names
+from plsc_mae.analysis.knn import default_ks
 from plsc_mae.analysis.patch_classifiers import (
     PatchClassifiers,
     fit_patch_classifiers,
@@ -44,11 +45,13 @@ from plsc_mae.loading.encoder import open_encoder
 from plsc_mae.names import as_json
 from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
+from plsc_mae.wording import counted
 
 PICTURE, JSON, CSV = "predictions.png", "results.json", "results.csv"
 COLUMNS = ("index", "class", "val_pixels", "linear_iou", "knn_iou")
 CSV_SIGN = ",".join(COLUMNS)  # identifies a file of this command
 CLASSIFIERS = {"linear": "linear", "knn": "k-NN"}
+DEFAULT_K = 20
 HELD_OUT = 10  # every tenth training image is held out to choose the penalty
 CHUNK = 256  # validation images whose scores are in memory
 UNLABELED_COLOR = (255, 255, 255)
@@ -82,6 +85,7 @@ class Probe(NamedTuple):
             World(self.config.device),
             batch_size=self.config.batch_size,
             num_workers=count_workers(self.config.num_workers),
+            bad_image=self.config.bad_image,
             pixel_format=self.pixel_format,
         )
         require_finite_features(encoded.arrays, "the encoder")
@@ -128,11 +132,11 @@ def run(config: SegprobeConfig) -> int:
         "val_images": len(val),
         "train_patches": number,
         "l2": classifiers.l2,
-        "nb_knn": config.nb_knn,
+        "nb_knn": classifiers.k,
     }
     print(
-        f"{len(train) - unreadable} training and {len(val)} validation images, {len(names)} classes; {number} training "
-        f"patches of {width} features",
+        f"{len(train) - unreadable} training and {counted(len(val), 'validation image')}, {len(names)} classes; "
+        f"{number} training patches of {width} features",
         flush=True,
     )
     evaluation = _evaluate(probe, val, classifiers)
@@ -192,11 +196,12 @@ def _fit(probe: Probe, train: MaskedImages, num_classes: int) -> tuple[PatchClas
     if len(chosen) > config.max_train_patches:
         rng = np.random.default_rng(config.seed)
         chosen = np.sort(rng.choice(chosen, config.max_train_patches, replace=False))
-    if len(chosen) < config.nb_knn:
-        raise ConfigError(f"--nb_knn {config.nb_knn} exceeds the {len(chosen)} labeled training patches; lower it")
+    k = config.nb_knn or default_ks((DEFAULT_K,), len(chosen))[0]
+    if len(chosen) < k:
+        raise ConfigError(f"--nb_knn {k} exceeds the {len(chosen)} labeled training patches; lower it")
     held = chosen // features.shape[1] % HELD_OUT == HELD_OUT - 1
     rows = features.reshape(-1, features.shape[-1])[chosen]
-    return fit_patch_classifiers(rows, labels[chosen], held, num_classes, config.nb_knn), len(encoded.unreadable)
+    return fit_patch_classifiers(rows, labels[chosen], held, num_classes, k), len(encoded.unreadable)
 
 
 def _evaluate(probe: Probe, val: MaskedImages, classifiers: PatchClassifiers) -> Evaluation:

@@ -46,7 +46,7 @@ def run(config: StatsConfig) -> int:
     form = pixel_settings.choose(config, [], images).pixel_format
     if form.tile:
         form = form._replace(tile=sys.maxsize)  # whole images, read part by part
-    dataset = EvaluationDataset(images, measure_channels, bad_image="skip", pixel_format=form)
+    dataset = EvaluationDataset(images, measure_channels, bad_image=config.bad_image, pixel_format=form)
     unreadable: list[int] = []
     parts = list(_moments(dataset, config, unreadable))
     if not parts:

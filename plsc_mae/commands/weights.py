@@ -22,6 +22,7 @@ from plsc_mae.weights.difference import Difference, compare
 from plsc_mae.weights.fetch import fetch
 from plsc_mae.weights.manifest import Checksum, Entry, file_name, find_entry, matching, read_manifest
 from plsc_mae.weights.remote import fetch_advice
+from plsc_mae.wording import counted
 
 WIDTH = 120
 
@@ -132,9 +133,13 @@ def _described(found: Inspection) -> list[str]:
         "place": found.place,
         **{part: _sizes(sizes) for part, sizes in found.sizes.items()},
         "trained for": found.target,
-        "network": f"{found.tensors} tensors ({types}), {found.values:,} values" if found.tensors else "no tensors",
-        "not finite": ", ".join(f"{count} values of {name}" for name, count in found.not_finite.items()),
-        "beside it": ", ".join(f"{key} ({count} tensors)" if count else key for key, count in found.beside.items()),
+        "network": f"{counted(found.tensors, 'tensor')} ({types}), {found.values:,} values"
+        if found.tensors
+        else "no tensors",
+        "not finite": ", ".join(f"{counted(count, 'value')} of {name}" for name, count in found.not_finite.items()),
+        "beside it": ", ".join(
+            f"{key} ({counted(count, 'tensor')})" if count else key for key, count in found.beside.items()
+        ),
         "epoch": "" if found.epoch is None else str(found.epoch),
         "options": ", ".join(f"{key}={value}" for key, value in found.options.items()),
         "not stored": "; ".join(found.unknown),

@@ -19,7 +19,7 @@ DEVICE_HELP = "device; auto: a GPU if there is one"
 SIZE_HELP = "image side in pixels, or height and width [the checkpoint's]"
 HEADS_HELP = "attention heads of the encoder, if the file does not determine them"
 WORKERS_HELP = "loader processes per process [up to 10, limited by the CPU cores]"
-IMAGES_HELP = "an image, or a folder or archive of images (its val/, if there is one)"
+IMAGES_HELP = "an image, a folder or archive of images (its val/, if there is one), or a list file"
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -79,7 +79,9 @@ class KNNConfig(FeatureConfig):
         "", "folder with train/ (the bank) and val/ (the queries), or a list file of the bank", metavar="PATH"
     )
     eval_data_path: str = option("", "folder or list file of the queries [DATA_PATH/val]", metavar="PATH")
-    nb_knn: tuple[int, ...] = option((10, 20, 100, 200), "numbers of neighbors", within="[1, inf)")
+    nb_knn: tuple[int, ...] | None = option(
+        None, "numbers of neighbors [those of 10 20 100 200 that the bank has]", within="[1, inf)"
+    )
     temperature: float = option(0.07, "temperature T of the votes exp(cosine / T)", within="(0, inf)")
     pool: Literal["mean", "cls"] | None = option(None, "mean of the patch tokens, or class token [mean]")
     use_cls_token: bool | None = option(None, "MAE-priv's name for --pool cls; its opposite is --pool mean")
@@ -189,7 +191,7 @@ class CompareConfig(FewLabelOptions, NetworkOptions, ViewConfig):
     seeds: tuple[int, ...] = option(
         (0,), "seeds of the random weights; several give mean and range", within="[0, inf)", metavar="SEED"
     )
-    nb_knn: int = option(10, "number of neighbors", within="[1, inf)")
+    nb_knn: int | None = option(None, "number of neighbors [10, or fewer for fewer images]", within="[1, inf)")
     pool: Literal["mean", "cls"] = option("mean", "mean of the patch tokens, or class token")
     norm: bool = option(False, "apply the encoder's final norm to the tokens")
     save_path: str = option("", "file of the table: .md, or .json with the numbers of every seed", metavar="FILE")
@@ -225,7 +227,7 @@ class SegprobeConfig(BatchConfig, EncoderConfig):
     max_train_patches: int = option(
         50000, "largest number of their patches to fit, drawn at random with --seed", within="[2, inf)"
     )
-    nb_knn: int = option(20, "number of neighbors", within="[1, inf)")
+    nb_knn: int | None = option(None, "number of neighbors [20, or fewer for fewer patches]", within="[1, inf)")
     norm: bool = _encoder(True, "apply the encoder's final norm to the tokens")
     save_path: str = option("./segmentation", "folder for predictions.png, results.json and results.csv", metavar="DIR")
     num_pictures: int = option(8, "validation images in the picture, evenly spaced; 0: no picture", within="[0, inf)")

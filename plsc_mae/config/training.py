@@ -391,7 +391,7 @@ class PretrainConfig(TrainingConfig):
         within="[0, inf)",
         metavar="N",
     )
-    knn_k: int = _evaluation(20, "k of the k-NN evaluation", within="[1, inf)")
+    knn_k: int | None = _evaluation(None, "k of the k-NN evaluation [20, or fewer for fewer images]", within="[1, inf)")
     knn_max_images: int = _evaluation(
         20000,
         "largest number of images of each set in the k-NN evaluation, balanced over the classes",

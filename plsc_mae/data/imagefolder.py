@@ -23,6 +23,7 @@ from plsc_mae.data.transfer import HOST_PREFIX, INDEX
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.data.unreadable import NAMED_FILES
 from plsc_mae.errors import DataError
+from plsc_mae.wording import counted
 
 __all__ = ["GivenImages", "ImageDataset", "ImageList", "PathTable", "balanced_subset", "find_images", "find_validation"]
 
@@ -90,8 +91,8 @@ def log_left_out(images: ImageList, *, alternative: str = "name all images in a 
     if left_out.loose.number:
         number, example = left_out.loose
         logger.warning(
-            "%s: %d images beside the class folders are left out, such as %s; move them into a class folder, or %s",
-            *(images.root, number, example, alternative),
+            "%s: left out %s beside the class folders, such as %s; move them into a class folder, or %s",
+            *(images.root, counted(number, "image"), example, alternative),
         )
     pictures = left_out.pictures()
     if pictures:
@@ -214,7 +215,7 @@ class ImageDataset(FileDataset):
                     break
             else:
                 raise DataError(
-                    f"cannot decode any of {1 + len(offsets)} files of {self.images.source}, starting with "
+                    f"cannot decode any of {counted(1 + len(offsets), 'file')} of {self.images.source}, starting with "
                     f"{self.images.path(key.index)}; check the data set"
                 )
         numbers = {INDEX: index, "skipped": index != key.index}

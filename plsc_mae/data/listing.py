@@ -43,6 +43,7 @@ from plsc_mae.errors import DataError
 from plsc_mae.errors import flag as own_flag
 from plsc_mae.file_kinds import REMEDIES
 from plsc_mae.names import escape_name
+from plsc_mae.wording import counted
 
 SPLIT_NAMES = frozenset({"train", "val", "valid", "validation", "test"})
 _SPLIT_LIKE = re.compile(
@@ -407,7 +408,7 @@ def _contents(left_out: LeftOut) -> str:
     if pictures:
         return f", but {describe_suffixes(pictures)}: convert them to PNG or JPEG"
     for count, kind in left_out.containers():
-        return f", but {count.number} other files; {count.example} is {kind.name}: {REMEDIES[kind.group]}"
+        return f", but {counted(count.number, 'other file')}; {count.example} is {kind.name}: {REMEDIES[kind.group]}"
     return ""
 
 
@@ -416,7 +417,7 @@ def describe_suffixes(counts: dict[str, Count]) -> str:
     most = sorted(counts.items(), key=lambda item: -item[1].number)
     kinds = ", ".join(f"{count.number} {suffix or 'without a suffix'}" for suffix, count in most[:_NAMES_SHOWN])
     number = sum(count.number for count in counts.values())
-    return f"{number} files of other formats ({kinds}; for example {most[0][1].example})"
+    return f"{counted(number, 'file')} of other formats ({kinds}; for example {most[0][1].example})"
 
 
 def _listed(names: list[str]) -> str:

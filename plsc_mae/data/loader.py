@@ -29,6 +29,7 @@ from plsc_mae.data.workers import (
     read_batch,
 )
 from plsc_mae.errors import DataError, flag, remedies
+from plsc_mae.wording import counted
 
 __all__ = ["WORKER_TIMEOUT", "BatchLoader", "KeyedDataset", "build_loader", "collate"]
 
@@ -113,7 +114,7 @@ class BatchLoader:
         """Log the number of files skipped in an epoch, the first time and whenever it has grown."""
         if count > self._reported:
             self._reported = count
-            logger.warning("%d images of this epoch could not be read and were replaced by others", count)
+            logger.warning("%s of this epoch could not be read: replaced by other images", counted(count, "image"))
 
 
 def _transfer(batch: CollatedBatch) -> TransferredBatch:

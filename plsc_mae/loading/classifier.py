@@ -24,6 +24,7 @@ from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.convert import decoded, recognize
 from plsc_mae.weights.dialects.base import count_blocks
+from plsc_mae.wording import counted
 
 
 class LoadedClassifier(NamedTuple):
@@ -83,7 +84,7 @@ def load_classifier(
     network.eval()
     for parameter in network.parameters():
         parameter.stop_gradient = True
-    origin = f"{stored.path}: {report}, {head.outputs} classes"
+    origin = f"{stored.path}: {report}, {counted(head.outputs, 'class')}"
     return LoadedClassifier(network, normalize, transform, numbered_names(head), origin)
 
 

@@ -28,6 +28,7 @@ from plsc_mae.weights.dialects.base import Array, Dialect
 from plsc_mae.weights.dialects.encoder import infer_encoder
 from plsc_mae.weights.dialects.grids import prefix_positions
 from plsc_mae.weights.folders import ImageStatistics
+from plsc_mae.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def load_encoder(
             "rectangle give height and width of the images of its training as input size",
             *(path, network.num_patches, *network.grid),
         )
-    origin = f"{path}: {len(report.matched) + len(report.resized)} tensors of the encoder ({report.dialect})"
+    origin = f"{path}: {counted(len(report.matched) + len(report.resized), 'tensor')} of the encoder ({report.dialect})"
     if random_weights:
         origin = f"{path}: its sizes with random weights, seed {seed}"
     set_final_eps(network, stored)

@@ -194,7 +194,7 @@ def test_one_image_and_lists(tmp_path):
     assert "train: 2 images in 2 classes" in told
     told, findings = examine(fill(tmp_path / "flat", "0.png"))
     assert findings == []
-    assert "train: 1 images in no classes" in told
+    assert "train: 1 image in no classes" in told
     assert "  1 sampled images" in told
 
 
@@ -203,7 +203,7 @@ def test_hidden_files_are_counted(tmp_path):
     told, findings = examine(tmp_path)
     assert findings == []
     assert "train: 2 images in 2 classes" in told
-    assert "  3 hidden or system entries are ignored, such as " in told
+    assert "  ignored 3 hidden or system entries, such as " in told
     shutil.rmtree(tmp_path / "train")
     _, findings = examine(tmp_path)
     assert "no images" in only(findings)  # the copies in __MACOSX are no data set
@@ -215,7 +215,7 @@ def test_images_left_out(tmp_path):
     assert "headers of all 2 listed files are intact" in told
     assert "not opened: 5 files" in told
     assert [found.stops for found in findings] == [False, False]
-    assert f"2 images of {tmp_path} are beside the class folders and are left out" in str(findings[0])
+    assert f"2 images of {tmp_path} beside the class folders" in str(findings[0])
     assert "3 files of other formats (3 .gif" in str(findings[1])
 
 
@@ -239,7 +239,7 @@ def test_names_that_are_not_utf8(tmp_path):
     assert "'\u72d7' in GBK" in only(findings)
     assert r"0 cat, 1 \xb9\xb7, 2 \xba\xfc;" in told
     assert (
-        r"  2 names have bytes that are not UTF-8 or cannot be shown; those are printed and written as \xNN: " in told
+        r"  2 names with bytes that are not UTF-8 or cannot be shown; those are printed and written as \xNN: " in told
     )
 
 

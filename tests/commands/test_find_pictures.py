@@ -73,6 +73,15 @@ def test_files_that_are_no_image(tmp_path):
     assert names(tmp_path / "c.tga") == ["c.tga"]
 
 
+def test_a_list_file_gives_its_images_without_classes(tmp_path):
+    touch(tmp_path, "a b/0.png", "1.png")
+    (tmp_path / "list.txt").write_text("a b/0.png 1\n1.png 0\n")
+    assert names(tmp_path / "list.txt") == ["a b/0.png", "1.png"]
+    (tmp_path / "notes.md").write_text("nothing\n")
+    with pytest.raises(DataError, match=r"list file .*notes\.md names nothing"):
+        names(tmp_path / "notes.md")
+
+
 def test_a_limit_is_said(tmp_path, caplog):
     images = find_images(touch(tmp_path, *(f"{i}.png" for i in range(20))), "val")
     with caplog.at_level(logging.INFO, logger="plsc_mae"):
