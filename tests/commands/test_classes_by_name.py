@@ -89,7 +89,7 @@ def evaluate(run):
             f"finetune {FLAGS} --num_workers 0 --eval --resume {checkpoint} --data_path {data} {flags}"
         )
         assert code == 0, err
-        accuracy, images = re.findall(r"Acc@1 (\S+) .*, (\d+) images", out)[0]
+        accuracy, images = re.findall(r"Acc@1 (\S+) .*, (\d+) images?", out)[0]
         return float(accuracy), int(images), out + err
 
     return call
