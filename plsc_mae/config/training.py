@@ -367,7 +367,14 @@ class PretrainConfig(TrainingConfig):
     """Options of every pre-training run."""
 
     phase: ClassVar[str] = "pretrain"
+    frequent: ClassVar[tuple[str, ...]] = (*TrainingConfig.frequent, "initial_weights")
 
+    initial_weights: str = _checkpoints(
+        "",
+        "weights to start from, of plsc_mae or of another code base; optimizer, schedule and epochs start fresh, and a "
+        "resumed run does not read the file [random weights]",
+        metavar="FILE",
+    )
     vis_freq: int | None = _evaluation(
         None,
         "epochs between pictures of the same few images on the boards; 0: none [a tenth of --epochs]",
