@@ -105,7 +105,7 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
             *(type(task).__name__, config.method, type(task.model).__name__, config.model),
         )
     if config.initial_weights and start.checkpoint is None:
-        load_initial_weights(task, method, config.initial_weights)
+        load_initial_weights(task, config)
     memory = planned_memory(task, config, world)
     task.display = pixel_settings.display_of(pixel_settings.settled_format(config), config.picture_bands)
     share_network(task.model, config, world)

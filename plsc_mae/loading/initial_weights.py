@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from plsc_mae import weights
+from plsc_mae.config import PretrainConfig
 from plsc_mae.errors import CheckpointError, flag
 from plsc_mae.loading.classifier_weights import based, require_encoder, warn_of_eps
 from plsc_mae.loading.completeness import COMPUTED, TEACHERS, fixed_tables
 from plsc_mae.loading.positions import PositionFit
+from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Task
 from plsc_mae.methods.contract import Method
 from plsc_mae.models.vit import VisionTransformer
@@ -27,8 +29,8 @@ logger = logging.getLogger(__name__)
 _SIZES = ("patch_size", "embed_dim", "depth", "mlp_ratio")  # ends of the names of options that determine shapes
 
 
-def load_initial_weights(task: Task, method: Method[Any], path: str) -> LoadReport:
-    """Load the weights of a file into the network of a pre-training task, and log the tensors that do not match.
+def load_initial_weights(task: Task, config: PretrainConfig) -> LoadReport:
+    """Load the file of --initial_weights into the network of a task, and log the tensors that do not match.
 
     The file holds a whole network of pre-training, a classifier or an encoder, in any dialect. The encoder must be
     complete, apart from its mask token and final norm; other tensors that the file lacks keep their initial values.
@@ -37,8 +39,7 @@ def load_initial_weights(task: Task, method: Method[Any], path: str) -> LoadRepo
 
     Args:
         task: the task, with fresh weights; its `model.encoder` is a VisionTransformer.
-        method: the method of the run.
-        path: the file, or the folder of a checkpoint.
+        config: options of the run.
 
     Raises:
         CheckpointError: the file cannot be read, holds no encoder or one of another size, or one of its tensors has
@@ -46,7 +47,7 @@ def load_initial_weights(task: Task, method: Method[Any], path: str) -> LoadRepo
     """
     network, encoder = task.model, task.model.encoder
     assert isinstance(encoder, VisionTransformer)
-    stored = weights.read_network(path)
+    stored = weights.read_network(config.initial_weights, config.model_key, config.model_prefix)
     warn_of_eps(encoder, stored)
     base, rules = based(stored, encoder.blocks[0].attn.num_heads)
     fit = PositionFit(network, encoder, stored)
@@ -54,13 +55,13 @@ def load_initial_weights(task: Task, method: Method[Any], path: str) -> LoadRepo
         report = weights.load(network, stored, resize=fit)
         require_encoder(network, encoder, report, base, rules, fresh=("encoder.norm.",))
     except CheckpointError as error:
-        if sizes := _other_sizes(task, method, base):
+        if sizes := _other_sizes(task, load_method(config.method), base):
             given = " ".join(f"{flag(name)} {value:g}" for name, value in sizes.items())
             raise CheckpointError(f"{error}; for its sizes give {given}") from None
         raise
     fit.require_grid()
     task.complete_initial_weights(report.missing)
-    _log(path, report, fixed_tables(network))
+    _log(str(stored.path), report, fixed_tables(network))
     return report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 
@@ -46,11 +47,14 @@ def infos(monkeypatch) -> Iterator[list[str]]:
 
 
 def build(name: str = "mae", seed: int = 0, **options):
-    """Return (task, method) of a tiny network."""
-    method = load_method(name)
+    """Return (task, options) of a tiny network."""
     config = from_mapping({"method": name, **OPTIONS[name], **ENCODER, **options}, PRETRAIN, "test")
     paddle.seed(seed)
-    return method.build_task(config), method
+    return load_method(name).build_task(config), config
+
+
+def start(task, config, path: str):
+    return load_initial_weights(task, dataclasses.replace(config, initial_weights=path))
 
 
 def arrays_of(network) -> dict[str, np.ndarray]:
@@ -81,8 +85,8 @@ def save(tmp_path):
 )
 def test_a_whole_network_of_every_method(name, dialect, save, infos):
     source = build(name, seed=1)[0].model
-    task, method = build(name)
-    load_initial_weights(task, method, save(source, dialect))
+    task, config = build(name)
+    start(task, config, save(source, dialect))
     wanted = arrays_of(source)
     assert_equal(arrays_of(task.model), wanted, wanted)
     assert "the file lacks them: nothing; not used, because the network lacks them: nothing" in infos[-1]
@@ -91,14 +95,14 @@ def test_a_whole_network_of_every_method(name, dialect, save, infos):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_an_encoder_alone_leaves_the_rest_random(name, save, infos):
     source = build(name, seed=1)[0].model.encoder
-    task, method = build(name)
+    task, config = build(name)
     before = arrays_of(task.model)
     path = save(source, prefix="encoder.")
     if "mask_token" in dict(source.named_parameters()):  # SimMIM's is part of the encoder
         arrays = dict(np.load(path))
         del arrays["encoder.mask_token"]
         np.savez(path, **arrays)
-    report = load_initial_weights(task, method, path)
+    report = start(task, config, path)
     after, wanted = arrays_of(task.model), {f"encoder.{key}": value for key, value in arrays_of(source).items()}
     rest = set(after) - set(wanted) | {"encoder.mask_token"} & set(after)
     assert_equal(after, wanted, set(wanted) - rest)
@@ -111,8 +115,8 @@ def test_an_encoder_alone_leaves_the_rest_random(name, save, infos):
 def test_a_classifier_of_mean_features(save, infos):
     sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
     source = ImageClassifier(**sizes, num_classes=3, positions="row first")
-    task, method = build()
-    load_initial_weights(task, method, save(source))
+    task, config = build()
+    start(task, config, save(source))
     assert_equal(arrays_of(task.model.encoder), arrays_of(source.encoder), ["blocks.1.mlp.fc2.weight"])
     random, unused = infos[-1].split("; not used")
     assert "norm (2)" in random
@@ -122,14 +126,14 @@ def test_a_classifier_of_mean_features(save, infos):
 
 def test_the_moving_average_starts_as_the_loaded_encoder(save):
     source = build("cae", seed=1)[0].model
-    task, method = build("cae", dual_path_ema=0.9)
-    load_initial_weights(task, method, save(source))
+    task, config = build("cae", dual_path_ema=0.9)
+    start(task, config, save(source))
     encoder = arrays_of(source.encoder)
     assert_equal(arrays_of(task.model.alignment_encoder), encoder, encoder)
 
     source = build("cae", seed=2, dual_path_ema=0.9)[0].model
     source.alignment_encoder.set_state_dict(encoder)
-    load_initial_weights(task, method, save(source))
+    start(task, config, save(source))
     assert_equal(arrays_of(task.model.alignment_encoder), encoder, encoder)
     assert_equal(arrays_of(task.model.encoder), arrays_of(source.encoder), encoder)
 
@@ -137,8 +141,8 @@ def test_the_moving_average_starts_as_the_loaded_encoder(save):
 def test_other_grids_and_channels_are_converted(save, infos):
     source = build(seed=1)[0].model
     source.encoder.pos_embed.set_value(paddle.randn(source.encoder.pos_embed.shape))
-    task, method = build(input_size=[32, 48], in_chans=2)
-    load_initial_weights(task, method, save(source))
+    task, config = build(input_size=[32, 48], in_chans=2)
+    start(task, config, save(source))
     wanted = resize_pos_embed(source.encoder.pos_embed.numpy(), (4, 4), (4, 6))
     np.testing.assert_array_equal(task.model.encoder.pos_embed.numpy(), wanted)
     kernel = source.encoder.patch_embed.proj.weight.numpy().sum(1, keepdims=True) / 2
@@ -161,17 +165,26 @@ def test_other_grids_and_channels_are_converted(save, infos):
 )
 def test_other_sizes_are_refused(name, options, remedy, save):
     path = save(build(name, seed=1)[0].model)
-    task, method = build(name, **options)
+    task, config = build(name, **options)
     with pytest.raises(CheckpointError) as error:
-        load_initial_weights(task, method, path)
+        start(task, config, path)
     assert remedy in str(error.value)
     assert path in str(error.value)
 
 
 def test_files_without_an_encoder_are_refused(tmp_path):
-    task, method = build()
+    task, config = build()
     np.savez(tmp_path / "other.npz", **{"features.0.weight": np.ones((2, 2), np.float32)})
     with pytest.raises(CheckpointError, match=r"other\.npz"):
-        load_initial_weights(task, method, str(tmp_path / "other.npz"))
+        start(task, config, str(tmp_path / "other.npz"))
     with pytest.raises(CheckpointError, match=r"missing\.pth"):
-        load_initial_weights(task, method, str(tmp_path / "missing.pth"))
+        start(task, config, str(tmp_path / "missing.pth"))
+
+
+def test_a_network_of_the_file_is_chosen_by_its_key(tmp_path):
+    (task, config), average = build(), build(seed=1)[0].model
+    networks = {"model": task.model, "model_ema": average}
+    arrays = {f"{key}/{name}": x for key, network in networks.items() for name, x in arrays_of(network).items()}
+    np.savez(tmp_path / "two.npz", **arrays)
+    start(task, dataclasses.replace(config, model_key="model_ema"), str(tmp_path / "two.npz"))
+    assert_equal(arrays_of(task.model), arrays_of(average), arrays_of(average))
