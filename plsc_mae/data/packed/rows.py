@@ -86,8 +86,8 @@ class RowArchive(Archive):
         self.names = [safe_name(str(name)) or "" if name is not None else "" for name in names]
         self.labels = ["" if label in (None, _NO_LABEL) else str(label) for label in labels]
 
-    def open(self, member: str) -> tuple[IO[bytes], int]:
-        """See `Archive.open`; the name of a member starts with the index of its row."""
+    def open_member(self, member: str) -> tuple[IO[bytes], int]:
+        """See `Archive.open_member`; the name of a member starts with the index of its row."""
         row = member.partition("/")[0]
         if not row.isdecimal() or int(row) >= len(self.names):
             raise self.missing(member)
