@@ -237,7 +237,7 @@ def _load(model: ImageClassifier, config: ClassifyConfig, source: Trained | Path
         classes: classes of the run.
     """
     if isinstance(source, Trained):
-        warn_of_eps(model, source.checkpoint)
+        warn_of_eps(model.encoder, source.checkpoint)
         warn_of_statistics(source.checkpoint, config)
         logger.info("%s: %s", source.head.source, load_classifier_weights(model, source.checkpoint))
     elif config.finetune:

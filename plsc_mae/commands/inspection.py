@@ -349,7 +349,8 @@ def _add_resume(found: Inspection) -> None:
         found.uses |= usage_lines.resumption(found.path, found.phase)
     elif "optimizer" in found.beside:
         found.misfits["resume"] = (
-            "its optimizer state is another program's; start a run from its weights with `plsc-mae finetune --finetune`"
+            "its optimizer state is another program's; start a run from its weights with `plsc-mae pretrain "
+            "--initial_weights` or `plsc-mae finetune --finetune`"
         )
 
 

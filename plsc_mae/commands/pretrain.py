@@ -24,6 +24,7 @@ from plsc_mae.data.tiles import without_repeats
 from plsc_mae.data.transfer import device_batch
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.loading import pixel_settings
+from plsc_mae.loading.initial_weights import load_initial_weights
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch, Task
 from plsc_mae.models.vit import VisionTransformer
@@ -75,7 +76,7 @@ def train(config: PretrainConfig, given: GivenImages, task: Task | None = None) 
 
 def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task | None) -> None:
     method = load_method(config.method)
-    config = settle_pixels(config, start.checkpoint, given.train)
+    config = settle_pixels(config, start.checkpoint or config.initial_weights or None, given.train)
     dataset = pretraining_dataset(config, method, images=given.train)
     listed = without_repeats(dataset.images)
     knn_images = find_knn_images(config, listed, given.val) if config.knn_freq else None
@@ -103,6 +104,8 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
             "training the caller's %s in place of the objective of %s; its network is of type %s and not %s",
             *(type(task).__name__, config.method, type(task.model).__name__, config.model),
         )
+    if config.initial_weights and start.checkpoint is None:
+        load_initial_weights(task, config)
     memory = planned_memory(task, config, world)
     task.display = pixel_settings.display_of(pixel_settings.settled_format(config), config.picture_bands)
     share_network(task.model, config, world)
@@ -135,7 +138,7 @@ def _require_encoder(task: Task, config: PretrainConfig) -> None:
     """Raise ConfigError if an option needs the encoder of a caller's task, and its network has none."""
     if isinstance(getattr(task.model, "encoder", None), VisionTransformer):
         return
-    for name in ("online_probe", "knn_freq", "feature_freq"):
+    for name in ("online_probe", "knn_freq", "feature_freq", "initial_weights"):
         if getattr(config, name):
             kind = f"{type(task).__name__}.model of type {type(task.model).__name__}"
             raise ConfigError(f"--{name} needs a VisionTransformer in model.encoder, which {kind} lacks; leave it out")

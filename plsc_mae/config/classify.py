@@ -45,17 +45,6 @@ class ClassifyConfig(TrainingConfig):
     }
 
     finetune: str = _classifier("", "checkpoint of pre-training to start from [random weights]", metavar="FILE")
-    model_key: str = _classifier(
-        "",
-        "key of the network in the checkpoint, for example model_ema or teacher; alternatives are separated by | "
-        "[detected]",
-        metavar="KEY",
-    )
-    model_prefix: str = _classifier(
-        "",
-        "prefix of the network's tensor names, which is removed; other tensors are ignored [detected]",
-        metavar="PREFIX",
-    )
     nb_classes: int | None = _classifier(None, "number of classes [as in the data]", within="[1, inf)")
     classes: str = _classifier(
         "",

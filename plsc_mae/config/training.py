@@ -130,6 +130,18 @@ class TrainingConfig:
         False, "start a new run in an OUTPUT_DIR that holds another; its files move to OUTPUT_DIR/previous-ID"
     )
     start_epoch: int = _checkpoints(0, "first epoch of a run that does not resume", within="[0, inf)")
+    model_key: str = _checkpoints(
+        "",
+        "key of the network in the file of weights, for example model_ema or teacher; alternatives are separated by | "
+        "[detected]",
+        metavar="KEY",
+    )
+    model_prefix: str = _checkpoints(
+        "",
+        "prefix of the network's tensor names in the file of weights, which is removed; other tensors are ignored "
+        "[detected]",
+        metavar="PREFIX",
+    )
     save_ckpt: bool = _checkpoints(True, "write checkpoints")
     save_ckpt_freq: int = _checkpoints(
         20, "epochs between checkpoints; the last epoch is always saved", within="[1, inf)"
@@ -367,7 +379,14 @@ class PretrainConfig(TrainingConfig):
     """Options of every pre-training run."""
 
     phase: ClassVar[str] = "pretrain"
+    frequent: ClassVar[tuple[str, ...]] = (*TrainingConfig.frequent, "initial_weights")
 
+    initial_weights: str = _checkpoints(
+        "",
+        "weights to start from, of plsc_mae or of another code base; optimizer, schedule and epochs start fresh, and a "
+        "resumed run does not read the file [random weights]",
+        metavar="FILE",
+    )
     vis_freq: int | None = _evaluation(
         None,
         "epochs between pictures of the same few images on the boards; 0: none [a tenth of --epochs]",

@@ -91,8 +91,8 @@ def load_into_classifier(
     if not isinstance(source, Checkpoint):
         source = weights.read_network(source, model_key or "", model_prefix or "")
     if not dry_run:
-        warn_of_eps(model, source)
-    stored, rules = _based(source, model.num_heads)
+        warn_of_eps(model.encoder, source)
+    stored, rules = based(source, model.num_heads)
     if probe := [name for name in _PROBE if name in stored.model]:
         raise CheckpointError(
             f"{stored.path} holds a probe ({probe[0]}) with its encoder; expected the checkpoint of pre-training that "
@@ -105,7 +105,7 @@ def load_into_classifier(
     tensors = _fitted(model, stored.model, rules, norm_into_fc_norm, keep_head=kept is not None)
     fitted, fit = dataclasses.replace(stored, model=tensors), PositionFit(model, model.encoder, stored)
     report = weights.load(model, fitted, rules.name, resize=fit, dry_run=dry_run)
-    _require_encoder(model, report, stored, rules)
+    require_encoder(model, model.encoder, report, stored, rules)
     fit.require_grid()
     if kept is not None and not dry_run:
         model.reorder_outputs(kept)
@@ -136,7 +136,7 @@ def load_classifier_weights(
     """
     if not isinstance(source, Checkpoint):
         source = weights.read_network(source, model_key or "", model_prefix or "")
-    stored, rules = _based(source, model.num_heads)
+    stored, rules = based(source, model.num_heads)
     fit = PositionFit(model, model.encoder, stored) if resize else None
     report = weights.load(model, stored, rules.name, resize=fit)
     _check_positions(model.encoder, stored, rules)
@@ -147,7 +147,7 @@ def load_classifier_weights(
     return report
 
 
-def _based(stored: Checkpoint, num_heads: int) -> tuple[Checkpoint, Dialect]:
+def based(stored: Checkpoint, num_heads: int) -> tuple[Checkpoint, Dialect]:
     """Return (the file in the base naming of its dialect, the dialect); `num_heads` determines the order of rows.
 
     Raises:
@@ -179,15 +179,15 @@ def parts_of_start(config: ClassifyConfig, resumed: Path | Checkpoint | None = N
         source = weights.read(resumed)
     else:
         return {}
-    return newer_parts(_based(source, config.num_heads or 1)[0], config.image_size)
+    return newer_parts(based(source, config.num_heads or 1)[0], config.image_size)
 
 
-def warn_of_eps(model: ImageClassifier, stored: Checkpoint) -> None:
-    """Warn if the weights were trained with a layer norm epsilon that differs from the classifier's."""
-    trained, own = trained_eps(stored) or LAYER_NORM_EPS, model.encoder.blocks[0].norm1._epsilon
+def warn_of_eps(encoder: VisionTransformer, stored: Checkpoint) -> None:
+    """Warn if the weights were trained with a layer norm epsilon that differs from the encoder's."""
+    trained, own = trained_eps(stored) or LAYER_NORM_EPS, encoder.blocks[0].norm1._epsilon
     if trained != own:
         logger.warning(
-            "%s was trained with layer norms of eps %g, but the classifier has %g; give %s %g to keep it",
+            "%s was trained with layer norms of eps %g, but the network has %g; give %s %g to keep it",
             *(stored.path, trained, own, flag("norm_eps"), trained),
         )
 
@@ -235,23 +235,42 @@ def _fitted(
     return {name: value for name, value in fitted.items() if name not in used}
 
 
-def _require_encoder(model: ImageClassifier, report: LoadReport, stored: Checkpoint, rules: Dialect) -> None:
-    """Raise CheckpointError unless file and classifier have the same encoder.
+def require_encoder(
+    model: nn.Layer,
+    encoder: VisionTransformer,
+    report: LoadReport,
+    stored: Checkpoint,
+    rules: Dialect,
+    *,
+    fresh: tuple[str, ...] = (),
+) -> None:
+    """Raise CheckpointError unless file and network have the same encoder.
 
-    The file may lack the head and the norm after the pooling. It must have every relative position table of the
-    classifier or no such table at all. It may have a final norm that the classifier lacks, because the classifier can
-    normalize the mean of the patches instead.
+    The file may lack the tensors beside the encoder, such as a head, a decoder or the mask token. It must have every
+    relative position table of the network or no such table at all. It may have a final norm that the network lacks,
+    because a classifier can normalize the mean of the patches instead.
+
+    Args:
+        model: the network that was loaded.
+        encoder: the encoder of `model`.
+        report: the result of loading.
+        stored: the file, in the base naming of its dialect.
+        rules: the dialect.
+        fresh: name prefixes of further tensors that the file may lack.
     """
-    _check_positions(model.encoder, stored, rules)
-    found, depth = block_count(stored.model, rules), len(model.encoder.blocks)
+    _check_positions(encoder, stored, rules)
+    found, depth = block_count(stored.model, rules), len(encoder.blocks)
     has_tables = any(name.endswith(RELATIVE_TABLE) for name in stored.model)
-    beside = {name for name in report.missing if not name.startswith("encoder.")}
+    beside = (*BESIDE_THE_ENCODER, *fresh)
+    absent = {name for name in report.missing if not name.startswith("encoder.") or name.startswith(beside)}
+    if not has_tables:
+        absent |= {name for name in report.missing if name.endswith(RELATIVE_TABLE)}
     require_complete(
         model,
         report,
         str(stored.path),
         idle=(*BESIDE_THE_ENCODER, rules.foreign_name("encoder.norm.")),
-        absent=beside if has_tables else beside | {n for n in report.missing if n.endswith(RELATIVE_TABLE)},
+        absent=absent,
         part="encoder" if found == depth else f"encoder, of {found} blocks where the network has {depth}",
     )
 

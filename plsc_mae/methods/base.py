@@ -7,7 +7,7 @@ training loop uses only this module and never branches on a method; `contract.py
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -120,6 +120,13 @@ class Task(nn.Layer, ABC):
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
         """Return the trainable parameters in groups for the optimizer, under their names in `model`."""
         return weight_decay_groups(self.model.named_parameters(), weight_decay)
+
+    def complete_initial_weights(self, missing: Collection[str]) -> None:
+        """Set the tensors that follow from others, after a file of initial weights was loaded into `model`.
+
+        Args:
+            missing: names of the tensors of `model` that the file lacks.
+        """
 
     def after_step(self) -> None:
         """Run after every optimizer step, for example to update a moving average of the weights."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -108,6 +108,11 @@ class CAETask(Task):
     def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Return the losses of the target's trivial predictors; they compare with the loss without its alignment."""
         return self.target.trivial_losses(batches)
+
+    def complete_initial_weights(self, missing: Collection[str]) -> None:
+        """Start the moving average of the encoder, if there is one, as a copy of it, unless the file has it."""
+        if any(name.startswith("alignment_encoder.") for name in missing):
+            self.model.start_alignment()
 
     def after_step(self) -> None:
         """Update the moving average of the encoder, if there is one."""

@@ -255,7 +255,7 @@ class ContextAutoencoder(nn.Layer):
         self.alignment_encoder: VisionTransformer | None = None
         if dual_path_ema > 0:
             self.alignment_encoder = cae_encoder(img_size, layer_scale_init_value, abs_pos_emb, **sizes)
-            self._copy_encoder(self.alignment_encoder)
+            self.start_alignment()
             for param in self.alignment_encoder.parameters():
                 param.stop_gradient = True
 
@@ -318,8 +318,10 @@ class ContextAutoencoder(nn.Layer):
         return int(student + num_masked * self.decoder.head.weight.size), int(alignment)
 
     @initializes
-    def _copy_encoder(self, copy: VisionTransformer) -> None:
-        copy.set_state_dict(self.encoder.state_dict())
+    def start_alignment(self) -> None:
+        """Set the moving average of the encoder, if there is one, to the encoder's weights."""
+        if self.alignment_encoder is not None:
+            self.alignment_encoder.set_state_dict(self.encoder.state_dict())
 
     def _bridged(self, x: Tensor) -> Tensor:
         return x if self.bridge is None or self.bridge_norm is None else self.bridge_norm(self.bridge(x))

@@ -64,12 +64,15 @@ def training_world(config: TrainingConfig) -> World:
     return world
 
 
-def settle_pixels(config: PretrainConfig, checkpoint: Path | None, images: ImageList | None = None) -> PretrainConfig:
+def settle_pixels(
+    config: PretrainConfig, checkpoint: str | Path | None, images: ImageList | None = None
+) -> PretrainConfig:
     """Return the config with its pixel options resolved, see `loading.pixel_settings.settle`.
 
     Args:
         config: options of the run; the images of --data_path determine the range of --pixel_range auto.
-        checkpoint: checkpoint that the run resumes, whose pixel settings are the default; None without one.
+        checkpoint: checkpoint that the run resumes or starts from, whose pixel settings are the default; None without
+            one.
         images: the images, if the caller has them already; None lists those of --data_path.
 
     Raises:

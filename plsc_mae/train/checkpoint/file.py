@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from plsc_mae.errors import CheckpointError
+from plsc_mae.errors import CheckpointError, remedies
 from plsc_mae.parallel import activity
 from plsc_mae.weights.folders import describe_run_folder
 from plsc_mae.weights.reader import Checkpoint, read_file
@@ -190,9 +190,10 @@ def read_footer(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}; {advice}") from None
     except (ValueError, AttributeError, TypeError):
         pass  # damaged JSON
+    fresh = remedies("with --initial_weights", "with --finetune")
     raise CheckpointError(
         f"{path} is not a complete training checkpoint of plsc_mae; expected a checkpoint-*.pd that a run has finished "
-        "writing"
+        f"writing{f'; to start a new run from its weights, give the file {fresh}' if fresh else ''}"
     )
 
 

@@ -1,0 +1,98 @@
+"""Weights of a file as the start of a pre-training run (--initial_weights)."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from plsc_mae import weights
+from plsc_mae.config import PretrainConfig
+from plsc_mae.errors import CheckpointError, flag
+from plsc_mae.loading.classifier_weights import based, require_encoder, warn_of_eps
+from plsc_mae.loading.completeness import COMPUTED, TEACHERS, fixed_tables
+from plsc_mae.loading.positions import PositionFit
+from plsc_mae.methods import load_method
+from plsc_mae.methods.base import Task
+from plsc_mae.methods.contract import Method
+from plsc_mae.models.vit import VisionTransformer
+from plsc_mae.weights import Checkpoint, LoadReport
+from plsc_mae.weights.dialects import NATIVE, find_dialect
+from plsc_mae.weights.dialects.encoder import infer_encoder
+
+logger = logging.getLogger(__name__)
+
+_SIZES = ("patch_size", "embed_dim", "depth", "mlp_ratio")  # ends of the names of options that determine shapes
+
+
+def load_initial_weights(task: Task, config: PretrainConfig) -> LoadReport:
+    """Load the file of --initial_weights into the network of a task, and log the tensors that do not match.
+
+    The file holds a whole network of pre-training, a classifier or an encoder, in any dialect. The encoder must be
+    complete, apart from its mask token and final norm; other tensors that the file lacks keep their initial values.
+    Positions are resized to the network's grid, and the patch embedding and the prediction of pixels are converted to
+    its channels.
+
+    Args:
+        task: the task, with fresh weights; its `model.encoder` is a VisionTransformer.
+        config: options of the run.
+
+    Raises:
+        CheckpointError: the file cannot be read, holds no encoder or one of another size, or one of its tensors has
+            another shape than the network's.
+    """
+    network, encoder = task.model, task.model.encoder
+    assert isinstance(encoder, VisionTransformer)
+    stored = weights.read_network(config.initial_weights, config.model_key, config.model_prefix)
+    warn_of_eps(encoder, stored)
+    base, rules = based(stored, encoder.blocks[0].attn.num_heads)
+    fit = PositionFit(network, encoder, stored)
+    try:
+        report = weights.load(network, stored, resize=fit)
+        require_encoder(network, encoder, report, base, rules, fresh=("encoder.norm.",))
+    except CheckpointError as error:
+        if sizes := _other_sizes(task, load_method(config.method), base):
+            given = " ".join(f"{flag(name)} {value:g}" for name, value in sizes.items())
+            raise CheckpointError(f"{error}; for its sizes give {given}") from None
+        raise
+    fit.require_grid()
+    task.complete_initial_weights(report.missing)
+    _log(str(stored.path), report, fixed_tables(network))
+    return report
+
+
+def _other_sizes(task: Task, method: Method[Any], base: Checkpoint) -> dict[str, float]:
+    """Return the sizes of the file's network that differ from those of the run's, by option."""
+    shapes = {name: np.broadcast_to(np.float32(0), tensor.shape) for name, tensor in task.model.state_dict().items()}
+    own = dataclasses.replace(base, model=shapes, dialect=NATIVE.name)
+    whole = method.has_network(base) and method.has_network(own)
+    found, needed = (
+        method.infer_arguments(stored)
+        if whole
+        else infer_encoder(stored.model, find_dialect(stored.dialect), str(stored.path))
+        for stored in (base, own)
+    )
+    return {name: found[name] for name in found if name.endswith(_SIZES) and found[name] != needed[name]}
+
+
+def _log(path: str, report: LoadReport, computed: set[str]) -> None:
+    """Log the number of loaded tensors, and the parts that only the network or only the file has."""
+    fresh = [name for name in report.missing if name not in computed and not name.startswith(TEACHERS)]
+    unused = [name for name in report.unexpected if not name.endswith(COMPUTED)]
+    logger.info(
+        "--initial_weights %s (%s): %d tensors loaded; random, because the file lacks them: %s; not used, because the "
+        "network lacks them: %s%s",
+        *(path, report.dialect, len(report.matched) + len(report.resized)),
+        *(_by_part(fresh), _by_part(unused)),
+        f"; resized or converted: {', '.join(report.resized)}" if report.resized else "",
+    )
+
+
+def _by_part(names: Iterable[str]) -> str:
+    """Return the parts of a network that have these tensors, with the number of each, such as "decoder (30)"."""
+    counts = Counter(name.removeprefix("encoder.").partition(".")[0] for name in names)
+    return ", ".join(f"{part} ({count})" for part, count in counts.items()) or "nothing"
