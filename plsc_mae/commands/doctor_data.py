@@ -73,6 +73,8 @@ def _examine_split(split: str, images: ImageList, pixel_format: PixelFormat) -> 
 
 def _examine_left_out(images: ImageList) -> Iterator[str | Finding]:
     left_out = images.left_out
+    if images.label_note:
+        yield f"  {images.label_note}"
     if left_out.hidden.number:
         yield f"  {left_out.hidden.number} hidden or system entries are ignored, such as {left_out.hidden.example}"
     if left_out.loose.number:

@@ -229,7 +229,7 @@ class ReducedJpeg(SourceImage):
         """See `SourceImage.crop_resize`."""
         factor = _reduction(box, size)
         if self._decoded is None or self._decoded[0] > factor:
-            with as_data_error(self.path), _any_number_of_pixels():
+            with as_data_error(self.path), any_number_of_pixels():
                 file = Image.open(io.BytesIO(self._data))
                 file.draft("RGB", (self.width // factor, self.height // factor))
                 self._decoded = factor, _to_rgb(self.path, file)
@@ -266,12 +266,11 @@ def open_image(path: str | Path, backend: Backend = "pil", pixel_format: PixelFo
 
 def open_content(path: str, data: bytes, backend: Backend = "pil", pixel_format: PixelFormat = RGB) -> SourceImage:
     """Open the content of a file as `open_image` does; `path` is named in messages, and its suffix gives the format."""
-    if reads_bands(path, pixel_format):
-        with as_data_error(path):
+    pixel_range, any_size = pixel_format.range, pixel_format.tile > 0
+    with as_data_error(path), any_number_of_pixels() if any_size else nullcontext():
+        if reads_bands(path, pixel_format):
             gray = pixel_format.channels == 1 and not pixel_format.bands
             return RasterImage(path, open_raster(path, data, gray=gray), pixel_format)
-    pixel_range, any_size = pixel_format.range, pixel_format.tile > 0
-    with as_data_error(path), _any_number_of_pixels() if any_size else nullcontext():
         header = depth.open_header(data, pixel_range)
         if depth.has_pages(header):
             depth.log_loss("pages", path, "has several pages or frames; only the first one is used")
@@ -308,7 +307,7 @@ def reads_bands(path: str, pixel_format: PixelFormat) -> bool:
 
 
 @contextmanager
-def _any_number_of_pixels() -> Iterator[None]:
+def any_number_of_pixels() -> Iterator[None]:
     """Disable Pillow's limit on the number of pixels."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
