@@ -48,7 +48,7 @@ from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.folder_walk import ARRAY_EXTENSIONS
 from plsc_mae.data.opencv import load_opencv
 from plsc_mae.data.packed.members import open_member
-from plsc_mae.data.pixels import RGB, PixelFormat, Pixels, choose_bands, resize_pixels, to_pixels
+from plsc_mae.data.pixels import RGB, PixelFormat, Pixels, choose_bands, resize_pixels, take_bands, to_pixels
 from plsc_mae.data.raster import TIFF_SUFFIXES, Raster, open_raster, reads_regions
 from plsc_mae.errors import ConfigError, DataError
 
@@ -212,7 +212,7 @@ class RasterImage(SourceImage):
         if self._last is None or self._last[0] != box:
             with as_data_error(self.path):
                 rows, columns = (slice(box.top, box.top + box.height), slice(box.left, box.left + box.width))
-                values = self._raster.read(rows, columns)[..., self._bands]
+                values = take_bands(self._raster.read(rows, columns), self._bands)
                 self._last = box, to_pixels(values, self._format, self.path)
         return self._last[1]
 
@@ -296,7 +296,7 @@ def deep_values(path: str, pixel_format: PixelFormat = RGB) -> depth.Values | No
         slice((side - min(side, _SAMPLED_SIDE)) // 2, (side + min(side, _SAMPLED_SIDE)) // 2)
         for side in raster.shape[:2]
     )
-    values = raster.read(rows, columns)[..., choose_bands(raster.shape[2], pixel_format)]
+    values = take_bands(raster.read(rows, columns), choose_bands(raster.shape[2], pixel_format))
     return None if values.dtype in (np.uint8, np.bool_) else values
 
 

@@ -152,8 +152,10 @@ def scale(values: Values, pixel_range: PixelRange) -> npt.NDArray[Any]:
     low, high = pixel_range
     wide = values.dtype.kind in "iu" and values.dtype.itemsize > 2
     exact = np.float64 if wide else np.float32
-    scaled = (values.astype(exact) - exact(low)) * exact(255 / (high - low))
-    return np.nan_to_num(np.clip(scaled, 0, 255), nan=0.0)
+    scaled: npt.NDArray[Any] = values.astype(exact)  # changed in place: regions of many bands take much memory
+    scaled -= exact(low)
+    scaled *= exact(255 / (high - low))
+    return np.nan_to_num(np.clip(scaled, 0, 255, out=scaled), copy=False, nan=0.0)
 
 
 def tiff_layout(data: bytes) -> TiffLayout | None:
@@ -325,7 +327,7 @@ def _extremes(path: str, read: Callable[[str], Values | None]) -> tuple[float, f
         return None
     if values is None:
         return None
-    finite = values[np.isfinite(values)]
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
     return (float(finite.min()), float(finite.max()), values.dtype.kind != "f") if finite.size else None
 
 
