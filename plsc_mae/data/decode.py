@@ -64,6 +64,7 @@ _OPENCV_UPSCALING = {"bicubic": "INTER_CUBIC", "bilinear": "INTER_LINEAR", "lanc
 # Resizing a strip of 1 x 10000 pixels by its shorter side would need gigabytes. The limit equals Pillow's for decoding.
 _MAX_RESIZED_PIXELS = 2 * 89_478_485
 _SAMPLED_SIDE = 2048  # pixels
+_SAMPLED_ROWS = 256  # that are in memory at a time
 _MAX_FILE_BYTES = 8 * _MAX_RESIZED_PIXELS  # uncompressed 16-bit RGBA
 
 
@@ -282,22 +283,31 @@ def open_content(path: str, data: bytes, backend: Backend = "pil", pixel_format:
     )
 
 
-def deep_values(path: str, pixel_format: PixelFormat = RGB) -> depth.Values | None:
-    """Return the values of a file with more than 8 bits per band, only the center of a large one; None for 8-bit files.
+def deep_values(path: str, pixel_format: PixelFormat = RGB) -> Iterator[depth.Values]:
+    """Yield the values of a file with more than 8 bits per band in parts, only the center of a large one.
+
+    Nothing is yielded for a file of 8 bits.
 
     Raises:
         Exception: of many types: the file cannot be read.
     """
     if not reads_bands(path, pixel_format):
-        return depth.deep_values(read_content(path))
+        whole = depth.deep_values(read_content(path))
+        yield from () if whole is None else (whole,)
+        return
     mapped = reads_regions(path) and os.path.isfile(path)
     raster = open_raster(path, None if mapped else read_content(path))
     rows, columns = (
         slice((side - min(side, _SAMPLED_SIDE)) // 2, (side + min(side, _SAMPLED_SIDE)) // 2)
         for side in raster.shape[:2]
     )
-    values = take_bands(raster.read(rows, columns), choose_bands(raster.shape[2], pixel_format))
-    return None if values.dtype in (np.uint8, np.bool_) else values
+    bands = choose_bands(raster.shape[2], pixel_format)
+    step = _SAMPLED_SIDE if raster.decodes_whole else _SAMPLED_ROWS
+    for top in range(rows.start, rows.stop, step):
+        values = take_bands(raster.read(slice(top, min(top + step, rows.stop)), columns), bands)
+        if values.dtype in (np.uint8, np.bool_):
+            return
+        yield values
 
 
 def reads_bands(path: str, pixel_format: PixelFormat) -> bool:

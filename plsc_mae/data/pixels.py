@@ -111,7 +111,11 @@ def to_pixels(values: depth.Values, pixel_format: PixelFormat, path: str) -> Pix
         raise ValueError(f"its values are of type {values.dtype}; expected integers or floating-point numbers")
     if pixel_format.range is not None:
         scaled = depth.scale(values, pixel_format.range)
-        return np.rint(scaled).astype(np.uint8) if pixel_format.dtype is np.uint8 else scaled.astype(np.float32, copy=False)
+        return (
+            np.rint(scaled).astype(np.uint8)
+            if pixel_format.dtype is np.uint8
+            else scaled.astype(np.float32, copy=False)
+        )
     if values.dtype != np.uint16:
         raise ValueError(f"its values are of type {values.dtype}, whose range is not known{depth.range_remedy()}")
     depth.log_shallow(path, int(values.max(initial=0)))
