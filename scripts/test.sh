@@ -29,8 +29,10 @@ case "${1:-}" in
     ?*) both=no ;;
 esac
 
-# A process per core, for most tests use one. It takes over tests of another when it has none left.
-parallel=(-n auto --maxprocesses 4 --dist worksteal)
+# One process more than cores, up to 4: most tests use one core, others wait. It takes over tests of another when it has
+# none left.
+cores=$(nproc)
+parallel=(-n $((cores < 4 ? cores + 1 : 4)) --dist worksteal)
 # Compiled tests and modules are kept, also where the environment says otherwise: four processes import all of them.
 export PYTHONDONTWRITEBYTECODE=
 

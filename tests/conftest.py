@@ -18,6 +18,7 @@ import pytest
 
 # Two single-threaded test processes are faster than one with two threads, and they are reproducible.
 os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's
 import plsc_mae  # noqa: F401  its import adds the other settings; it must precede that of Paddle
 from plsc_mae.data import depth
 

@@ -272,6 +272,19 @@ def test_translations_have_the_same_commands_and_links(english, chinese):
     assert Counter(x for x in links_of(chinese) if x not in switch) == Counter(x for x in expected if x not in switch)
 
 
+# After a link, or a list of links: a full-width parenthesis or comma, and the word "English".
+ENGLISH_MARK = re.compile(r"(?:、\[[^\]]*\]\([^)]*\))*[\uff08\uff0c](?:均为)?英文")
+
+
+@pytest.mark.parametrize("page", [chinese for _, chinese in TRANSLATIONS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_chinese_pages_mark_links_to_english_pages(page):
+    """A link to an English page is followed by （英文）, unless its own words are English or 英文页."""
+    text, chinese = FENCE.sub("", page.read_text(encoding="utf-8")), {path for _, path in TRANSLATIONS}
+    for link in re.finditer(r"\[([^\]]*)\]\(([^()\s#:]+\.md)[^()\s]*\)", text):
+        english = (page.parent / link[2]).resolve() not in chinese
+        assert not english or link[1] in ("English", "英文页") or ENGLISH_MARK.match(text, link.end()), link[0]
+
+
 def test_the_readme_is_short_and_guides_begin_with_their_command():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
     for page in (ROOT / "docs").glob("*.md"):

@@ -93,8 +93,8 @@ def time_step(stepper: Stepper, batches: Iterator[Batch], config: PretrainConfig
         _synchronize(world)
         waiting += ready - asked
         preparing += time.perf_counter() - ready
-        stepper.micro_batch(batch, group_size=config.accum_iter, last=i + 1 == config.accum_iter)
-    stepper.finish()
+        stepper.forward_backward(batch, group_size=config.accum_iter, last=i + 1 == config.accum_iter)
+    stepper.apply_update()
     _synchronize(world)
     return StepTimes(time.perf_counter() - started, waiting, preparing)
 

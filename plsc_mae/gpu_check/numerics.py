@@ -111,8 +111,8 @@ def _loss_and_norm(prepared: Prepared, world: World, dtype: str) -> tuple[float,
     stepper = prepared.stepper(dataclasses.replace(prepared.config, **options), world)
     for _ in range(LOSS_SCALES):
         paddle.seed(1)
-        loss = float(stepper.micro_batch(prepared.task.prepare(dict(prepared.batch))).loss)
-        norm = float(stepper.finish(lambda _: Verdict.DISCARD).norm)
+        loss = float(stepper.forward_backward(prepared.task.prepare(dict(prepared.batch))).loss)
+        norm = float(stepper.apply_update(lambda _: Verdict.DISCARD).norm)
         if math.isfinite(norm) or not stepper.scaler.enabled:
             break
         stepper.scaler.update(good=False)
@@ -155,8 +155,8 @@ def _updated(run: PublishedRun, world: World, *, gpu: bool) -> str:
     digest = hashlib.sha256()
     for update in range(UPDATES):
         paddle.seed(update)
-        loss = stepper.micro_batch(prepared.task.prepare(dict(prepared.batch))).loss
-        stepper.finish()
+        loss = stepper.forward_backward(prepared.task.prepare(dict(prepared.batch))).loss
+        stepper.apply_update()
         digest.update(loss.numpy().tobytes())
     for param in prepared.task.parameters():
         digest.update(param.numpy().tobytes())

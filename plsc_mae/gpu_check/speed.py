@@ -61,8 +61,8 @@ def measure(run: PublishedRun, world: World, *, gpu: bool) -> Speed:
     stepper = prepared.stepper(config, world)
 
     def update() -> None:
-        stepper.micro_batch(prepared.task.prepare(dict(prepared.batch)))
-        stepper.finish()
+        stepper.forward_backward(prepared.task.prepare(dict(prepared.batch)))
+        stepper.apply_update()
 
     for _ in range(WARMUP):
         update()

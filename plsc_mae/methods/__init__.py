@@ -15,7 +15,7 @@ def load_method(name: str) -> Method[PretrainConfig]:
 
 
 def load_methods() -> Iterator[Method[PretrainConfig]]:
-    """Load every pre-training method, in the order of `plsc_mae.config.PRETRAIN`."""
+    """Yield the METHOD of every pre-training method, in the order of `plsc_mae.config.PRETRAIN`."""
     return map(load_method, PRETRAIN)
 
 

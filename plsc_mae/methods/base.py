@@ -58,7 +58,7 @@ class PassContext(NamedTuple):
 
     @property
     def loss_factor(self) -> float:
-        """The ratio of the loss that the backward pass starts from to the logged loss."""
+        """The factor by which the logged loss is multiplied before the backward pass."""
         return self.loss_scale / self.group_size
 
 
@@ -87,13 +87,13 @@ class Task(nn.Layer, ABC):
         """Compute the loss of a batch that `prepare` returned."""
 
     def prepare(self, batch: Batch) -> Batch:
-        """Add tensors that need no gradient to a batch, such as a frozen network's targets; called before `forward`."""
+        """Return the batch for `forward`, with tensors that need no gradient, such as a frozen network's targets."""
         return batch
 
     def forward_backward(self, batch: Batch, context: PassContext) -> StepOutput:
-        """Run forward and backward pass of a prepared batch; gradients accumulate in the parameters.
+        """Run forward and backward pass of a prepared batch, and return the output of `forward`.
 
-        The loss of the result is not multiplied by `context.loss_factor`.
+        The gradients, of the loss times `context.loss_factor`, are added to those in the parameters.
         """
         with context.autocast():
             out = context.forward(batch)
@@ -136,7 +136,7 @@ class Task(nn.Layer, ABC):
         """Restore the state that `extra_state` returned.
 
         Raises:
-            CheckpointError: the checkpoint lacks this state.
+            CheckpointError: the checkpoint lacks this state, or it does not fit this run.
         """
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
@@ -185,7 +185,7 @@ class Task(nn.Layer, ABC):
         return {}
 
     def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_] | None:
-        """Return the patches that `pictures` hides, bool [B, rows, columns].
+        """Return the mask of `pictures`, bool [B, rows, columns], True = hidden.
 
         The result is None unless the third picture is a prediction of pixels.
         """
@@ -212,7 +212,9 @@ def visible_mean(encoded: Tensor) -> Tensor:
 
 
 def to_pictures(drawn: Mapping[str, Tensor], display: Display = RGB_DISPLAY) -> Pictures:
-    """Convert pixels [B, C, H, W] in [0, 1] to uint8 [B, H, W, 3]; values outside [0, 1] are clipped.
+    """Convert pixels [B, C, H, W] by label to pictures, uint8 [B, H, W, 3] by label.
+
+    Values outside [0, 1] are clipped. Images that are not RGB are shown as `display` says.
 
     Args:
         drawn: pixels by label, the original first.

@@ -85,7 +85,7 @@ class CAETask(Task):
 
     @paddle.no_grad()
     def prepare(self, batch: Batch) -> Batch:
-        """Add the targets of hidden patches as "target": int64 classes [B*M] or float vectors [B*M, K].
+        """Return the batch with "target", the targets of hidden patches: int64 classes [B*M] or float vectors [B*M, K].
 
         Their order is that of `CAEOutput.logits`: image by image, in raster order.
         """
@@ -114,7 +114,7 @@ class CAETask(Task):
         self.model.update_alignment()
 
     def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
-        """Return the outline of encoder, regressor, decoder, and the alignment target, which has no backward pass."""
+        """Return the outline: encoder, regressor, decoder, and the alignment target, which has no backward pass."""
         model, encoder, hidden = self.model, self.model.encoder, self.num_masked
         patches, visible = encoder.num_patches, encoder.num_patches - hidden
         width, classes = model.decoder.head.weight.shape
@@ -167,7 +167,7 @@ class CAETask(Task):
         return to_pictures({"original": pixels, "masked": masked, **drawn}, self.display)
 
     def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_] | None:
-        """Return the patches that `pictures` hides, [B, rows, columns]; None if it predicts tokens."""
+        """Return the mask of `pictures`, bool [B, rows, columns]; None if tokens are predicted."""
         if not isinstance(self.target, PixelTarget):
             return None
         return cast(npt.NDArray[np.bool_], batch["mask"].numpy().reshape(-1, *self.model.encoder.grid))
@@ -238,7 +238,12 @@ class CAE(Method[CAEConfig]):
     parity = "cae"
 
     def build_task(self, config: CAEConfig) -> CAETask:
-        """Build the network that the options name, with their overrides, and the target."""
+        """Build the Task of the options: the network that they name, with their overrides, and the target.
+
+        Raises:
+            ConfigError: the images are not 8-bit RGB and the targets are tokens; sizes do not fit together.
+            CheckpointError: a file of the tokenizer or the targets cannot be used.
+        """
         require_network(config.model, registry.CAE)
         if not config.is_rgb and config.target_mode == "clusterID":
             raise ConfigError(
@@ -280,7 +285,7 @@ class CAE(Method[CAEConfig]):
         return cast(ContextAutoencoder, model)
 
     def normalize(self, config: CAEConfig) -> Normalize:
-        """Return a normalization by mean 0.5 and std 0.5, or by ImageNet's statistics if the options ask for them."""
+        """Return the layer that normalizes by --mean and --std, else by 0.5 and 0.5 or by ImageNet's statistics."""
         if config.mean is None and not config.imagenet_default_mean_and_std:
             return Normalize.for_channels(config.channels, INCEPTION_MEAN, INCEPTION_STD)
         return super().normalize(config)
@@ -324,11 +329,11 @@ class CAE(Method[CAEConfig]):
         return task.model.forward_macs(task.num_masked)
 
     def infer_arguments(self, stored: Checkpoint) -> dict[str, Any]:
-        """Infer the arguments of `ContextAutoencoder` from the tensors."""
+        """Return the arguments of `ContextAutoencoder` that fit the tensors of a file."""
         return cae.infer_arguments(stored.model, find_dialect(stored.dialect), str(stored.path))
 
     def config_of(self, arguments: dict[str, Any]) -> CAEConfig:
-        """Build the options for arguments of `ContextAutoencoder`."""
+        """Return the options that describe a `ContextAutoencoder` with these arguments."""
         sizes = {name: value for name, value in arguments.items() if name in NETWORK_OPTIONS and value is not None}
         # All published recipes normalize by ImageNet's statistics, although this is not the default of any code base.
         return CAEConfig(input_size=(arguments["img_size"],), imagenet_default_mean_and_std=True, **sizes)
@@ -338,7 +343,7 @@ class CAE(Method[CAEConfig]):
         return self._model(config, self._num_classes(stored))
 
     def reconstruction(self, config: CAEConfig, network: nn.Layer) -> Reconstruction:
-        """Return the prediction of hidden patches; every mask hides the number that the options give."""
+        """Return the prediction of hidden patches; a mask must hide the number of patches that the options give."""
         outputs = {
             "logits": "[B, M, K] scores of the classes of hidden patches, in raster order",
             "latent": "[B, M, D] predicted representations of hidden patches, in raster order",
@@ -402,7 +407,7 @@ class CAE(Method[CAEConfig]):
         return count, smallest
 
     def log_remarks(self, config: CAEConfig, task: Task) -> None:
-        """Log default block masks that are adapted to a small grid, and warn if they hide most of it."""
+        """Log that the default block masks are reduced for a small grid, or warn that they hide most of the grid."""
         if config.mask_generator == "random" or config.num_mask_patches is not None:
             return
         (rows, columns), (count, smallest) = self._grid(config), self._block_sizes(config)

@@ -96,9 +96,9 @@ class ClassifyTask(Task):
 
     @paddle.no_grad()
     def prepare(self, batch: Batch) -> Batch:
-        """Normalize, erase and mix images, as the options ask.
+        """Return the batch for `forward`: images normalized, erased and mixed, as the options ask.
 
-        Returns {"image": float [B, C, H, W], "target": class numbers [B], or float [B, K]}, or for cached features
+        It is {"image": float [B, C, H, W], "target": class numbers [B], or float [B, K]}, or for cached features
         {"features": float [B, D], "target": the same}.
         """
         target = self.class_order.outputs_of(batch["label"])
@@ -121,22 +121,22 @@ class ClassifyTask(Task):
         return self.model.classify(batch["features"]) if "features" in batch else self.model(batch["image"])
 
     def loss(self, logits: Tensor, target: Tensor) -> StepOutput:
-        """Return the loss of logits [B, K] for a target that `prepare` returned."""
+        """Return the loss of logits [B, K] for a target that `prepare` returned, also as the only value to log."""
         loss = self.kind.loss(logits, target)
         return StepOutput(loss, {"loss": loss.detach()})
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the scores of every image, see `LabelKind.scores`, with its outputs and label."""
+        """Return the result of `scores_of` for a batch of the loader."""
         return self.scores_of(self.logits(self.prepare(batch)), self.class_order.outputs_of(batch["label"]))
 
     def scores_of(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return the scores of logits [B, K] and labels; both are in the result as `OUTPUT` and `LABEL`."""
+        """Return `LabelKind.scores` of logits [B, K] and labels, and both of them as `OUTPUT` and `LABEL`."""
         if self._selected is not None:
             logits = paddle.index_select(logits, self._selected, axis=1)
         return {**self.kind.scores(logits, labels), OUTPUT: logits, LABEL: labels}
 
     def select_outputs(self, outputs: npt.NDArray[np.int64] | None) -> None:
-        """Restrict `scores` to `outputs` [C], whose positions are then the labels; None restores all outputs."""
+        """Restrict `scores` to the outputs with indices `outputs` [C]; label i is then outputs[i]. None undoes it."""
         self._selected = None if outputs is None else paddle.to_tensor(outputs)
 
     @property
@@ -197,15 +197,15 @@ class ClassifyTask(Task):
         )
 
     def extra_state(self) -> dict[str, Any]:
-        """Return the names of the classes, the kind of other labels, and the averaged weights if there are any."""
+        """Return the class names, the kind of labels unless they are classes, and the averaged weights if any."""
         average = {} if self.average is None else {AVERAGE: self.average.state()}
         return {"classes": list(self.class_order.names), **self.kind.state(), **average}
 
     def load_extra_state(self, stored: Checkpoint) -> None:
-        """Adopt the checkpoint's order of the classes, and restore the averaged weights if this run has them.
+        """Adopt the checkpoint's order of classes or statistics of labels, and restore averaged weights if used.
 
         Raises:
-            CheckpointError: the checkpoint is of other labels, or lacks the averaged weights that this run needs.
+            CheckpointError: the checkpoint has other classes or another kind of labels, or lacks the averaged weights.
         """
         self.kind.restore(stored_kind(stored.meta, stored.path), stored.path)
         self.class_order.restore(stored.meta.get("classes"), stored.path, CHANGED_CLASSES)
@@ -235,18 +235,18 @@ def build_mixup(config: ClassifyConfig, num_classes: int) -> Mixup | None:
 
 
 class WithMixSeed:
-    """A transform that adds an int64 `MIX_SEED`, drawn last; the first sample's seed determines the batch's mixing."""
+    """A transform that adds `MIX_SEED`, int64, drawn last; the first sample's seed determines the batch's mixing."""
 
     def __init__(self, transform: Transform) -> None:
         self.transform = transform
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
-        """Transform an image, then draw the seed."""
+        """Return the transformed sample with a seed that is drawn after it."""
         return {**self.transform(image, rng), MIX_SEED: np.asarray(rng.integers(2**62), np.int64)}
 
 
 def train_transform(config: ClassifyConfig) -> Transform:
-    """Return the augmentation of training images."""
+    """Return the augmentation of training images: `FinetuneAugment`, or a crop and flip for probes."""
     size = config.image_size
     if not isinstance(config, FinetuneConfig):
         return linear_probe_augment(size, CROP_SCALE, load_recipe(config.method).probe_crop)
@@ -263,7 +263,10 @@ def train_transform(config: ClassifyConfig) -> Transform:
 
 
 def _rand_augment(config: FinetuneConfig) -> RandAugment | None:
-    """Return RandAugment as the options ask; for other images than RGB, geometric and filled by the mean."""
+    """Return the RandAugment of the options, None without one.
+
+    For images that are not RGB it has only geometric operations, which fill with the mean color.
+    """
     if not config.rand_augment:
         return None
     if config.is_rgb:
@@ -273,7 +276,7 @@ def _rand_augment(config: FinetuneConfig) -> RandAugment | None:
 
 
 def left_out_augmentations(config: ClassifyConfig) -> str:
-    """Return a sentence about augmentations of a run that are left out for other images than RGB; "" if none are."""
+    """Return a sentence about augmentations that are left out because the images are not RGB; "" without any."""
     if config.is_rgb or not isinstance(config, FinetuneConfig):
         return ""
     if config.rand_augment:
@@ -290,7 +293,7 @@ def validation_transform(config: ClassifyConfig) -> Transform:
 
 
 def build_normalize(config: ClassifyConfig) -> Normalize:
-    """Return the conversion of images to the classifier's floats: by --mean and --std, else by the method's."""
+    """Return the layer that normalizes images by --mean and --std, else by the method's statistics."""
     halves = config.imagenet_inception_mean_and_std
     mean, std = (INCEPTION_MEAN, INCEPTION_STD) if halves else (IMAGENET_MEAN, IMAGENET_STD)
     return Normalize.for_channels(config.channels, config.mean or mean, config.std or std)

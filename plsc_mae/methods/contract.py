@@ -136,7 +136,7 @@ class Method(ABC, Generic[ConfigT]):
         """Build the encoder alone, with fresh weights."""
 
     def normalize(self, config: ConfigT) -> Normalize:
-        """Return the conversion of images to the network's floats: by --mean and --std, else ImageNet's statistics."""
+        """Return the layer that normalizes images by --mean and --std, else by ImageNet's statistics."""
         if config.mean is None or config.std is None:
             return Normalize.for_channels(config.channels, IMAGENET_MEAN, IMAGENET_STD)
         return Normalize.for_channels(config.channels, config.mean, config.std)
@@ -173,7 +173,7 @@ class Method(ABC, Generic[ConfigT]):
     def recognizes(self, stored: Checkpoint) -> bool:
         """Return whether a file without plsc_mae's options may belong to this method.
 
-        The file is given to the first method, in the order of `load_methods`, that returns True.
+        The methods are asked in the order of `load_methods`; the file belongs to the first that returns True.
         """
         return stored.dialect in self.dialects or (stored.dialect == NATIVE.name and self.has_network(stored))
 
@@ -191,7 +191,7 @@ class Method(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def config_of(self, arguments: dict[str, Any]) -> ConfigT:
-        """Build the options of a network from the result of `infer_arguments` and from `stored_options`.
+        """Return the options of a network for `arguments`, those of `infer_arguments` and those stored in the file.
 
         Entries that are None, or that are not options of this method, are ignored.
         """
@@ -202,7 +202,10 @@ class Method(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def reconstruction(self, config: ConfigT, network: nn.Layer) -> Reconstruction:
-        """Return the reconstruction by a network of `build_network`, with the number of hidden patches of `config`."""
+        """Return the layer for inference with a `network` from `build_network`.
+
+        The options of `config` determine the number of hidden patches.
+        """
 
     @abstractmethod
     def describe(self, stored: Checkpoint, config: ConfigT | None) -> Description:

@@ -65,7 +65,7 @@ class LabelKind(ABC):
         """A line of NumPy code that computes `values` from the `logits` [K] of an image, for examples."""
 
     def fit(self, labels: npt.NDArray[Any]) -> LabelKind:
-        """Adopt statistics of the training labels of a new run, which only numbers have, and return this kind."""
+        """Adopt the statistics of a new run's training labels and return this kind; only `Numbers` has statistics."""
         return self
 
     @abstractmethod
@@ -98,7 +98,7 @@ class LabelKind(ABC):
         return f"{100 * value:6.2f} %"
 
     def state(self) -> dict[str, Any]:
-        """Return the entries of a checkpoint; classes have none, as in checkpoints of earlier versions."""
+        """Return the entries of a checkpoint by name; classes have none, as in checkpoints of earlier versions."""
         return {LABEL_KIND: {"task": self.task}}
 
     def restore(self, stored: LabelKind, path: object) -> None:
@@ -146,7 +146,7 @@ class Classes(LabelKind):
         return "values = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()"
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Return the cross entropy with distributions [B, K], or with class numbers [B], smoothed."""
+        """Return the mean cross entropy with distributions [B, K], or with smoothed class numbers [B]."""
         if target.ndim == 2:
             return soft_target_cross_entropy(outputs, target)
         return label_smoothing_cross_entropy(outputs, target, self.smoothing)
@@ -169,7 +169,7 @@ class Classes(LabelKind):
         return values, numbers
 
     def state(self) -> dict[str, Any]:
-        """Return {}."""
+        """Return {}, see `LabelKind.state`."""
         return {}
 
 
@@ -234,7 +234,7 @@ class Numbers(LabelKind):
         self.mean, self.std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
     def fit(self, labels: npt.NDArray[Any]) -> LabelKind:
-        """Adopt mean and standard deviation of training labels [n, K].
+        """Adopt mean and standard deviation of training labels [n, K], and return this kind.
 
         The std of a constant label is taken as 1, and a label that is unknown in all images as 0.
         """
@@ -275,7 +275,7 @@ class Numbers(LabelKind):
         return f"{value:10.4g}"
 
     def state(self) -> dict[str, Any]:
-        """Return the entries of a checkpoint: mean and standard deviation too."""
+        """Return the entries of a checkpoint, with mean and standard deviation."""
         return {LABEL_KIND: {"task": self.task, "mean": self.mean.tolist(), "std": self.std.tolist()}}
 
     def restore(self, stored: LabelKind, path: object) -> None:
@@ -320,5 +320,5 @@ def classification_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def _defined(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics that are not NaN."""
+    """Return the finite metrics."""
     return {name: value for name, value in metrics.items() if np.isfinite(value)}

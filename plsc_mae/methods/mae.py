@@ -109,8 +109,8 @@ class MAETask(Task):
     def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Return the losses of the fills of `analysis.trivial`.
 
-        With norm_pix_loss a fill is normalized by its own patch statistics, as the targets are by theirs; the network
-        predicts these values without knowing the statistics of a hidden patch. "zero" is then a predictor too.
+        With norm_pix_loss, fills and targets are normalized, each by the statistics of its own patch, and "zero" is a
+        predictor, too.
         """
         return mean_over_batches([self._trivial_losses(batch) for batch in batches])
 
@@ -137,7 +137,11 @@ class MAETask(Task):
         return weight_decay_groups(self.model.named_parameters(), weight_decay, self.no_decay)
 
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
-        """Return the original, masked image, reconstruction, and reconstruction with the original visible patches."""
+        """Return the original, masked image, reconstruction, and reconstruction with the original visible patches.
+
+        Raises:
+            ConfigError: `patch_stats` is set, but the network predicts pixels as they are.
+        """
         if patch_stats is not None and not self.model.norm_pix_loss:
             raise ConfigError("--patch_stats is for models trained with norm_pix_loss; this one predicts pixels")
         with paddle.no_grad():
@@ -147,12 +151,12 @@ class MAETask(Task):
 
     @paddle.no_grad()
     def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_]:
-        """Return the patches that `pictures` hides, [B, rows, columns]."""
+        """Return the mask of `pictures`, bool [B, rows, columns], True = hidden."""
         mask = self.model.random_masks(batch["noise"], self.mask_ratio).mask.numpy()
         return cast(npt.NDArray[np.bool_], mask.reshape(-1, *self.model.encoder.grid) > 0)
 
     def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
-        """Return the outline of an encoder of visible patches, and a decoder whose last block computes hidden ones."""
+        """Return the outline: an encoder of visible patches, and a decoder whose last block computes hidden ones."""
         encoder, decoder = self.model.encoder, self.model.decoder
         patches, (width, pixels) = encoder.num_patches, decoder.pred.weight.shape
         visible = num_visible(patches, self.mask_ratio, self.model.round_down)
@@ -223,7 +227,7 @@ class AutoencoderMethod(Method[AutoencoderT]):
         return False
 
     def build_task(self, config: AutoencoderT) -> MAETask:
-        """Build the network that the options name, with their overrides."""
+        """Build the Task of the options, with the network that they name and their overrides."""
         require_network(config.model, registry.MAE)
         self._check_mask(config)
         overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS} | self.switches(config)
@@ -238,7 +242,10 @@ class AutoencoderMethod(Method[AutoencoderT]):
         )
 
     def _target_statistics(self, config: AutoencoderT) -> dict[str, Any]:
-        """Return the statistics that targets are freed from, if the images have others than the registered network."""
+        """Return the arguments "pixel_mean" and "pixel_std" that fit the normalization of this run's images.
+
+        The result is {} if the registered network's own values fit, or if it has none.
+        """
         registered = arguments_of(config.model, self.dialect).get("pixel_mean")
         if registered is None or (config.is_rgb and config.mean is None):
             return {}
@@ -292,11 +299,11 @@ class AutoencoderMethod(Method[AutoencoderT]):
         return 3 * self.forward_macs(config, task)
 
     def infer_arguments(self, stored: Checkpoint) -> dict[str, Any]:
-        """Infer the arguments of `MaskedAutoencoder` from the tensors; the decoder's are None without a decoder."""
+        """Return the arguments of `MaskedAutoencoder` that fit the tensors; the decoder's are None without one."""
         return autoencoder.infer_arguments(stored.model, find_dialect(stored.dialect), str(stored.path))
 
     def config_of(self, arguments: dict[str, Any]) -> AutoencoderT:
-        """Build the options from arguments of `MaskedAutoencoder` and from options stored in a file."""
+        """Return the options that describe a `MaskedAutoencoder` with these arguments, see `Method.config_of`."""
         known = {field.name for field in dataclasses.fields(self.config_class)}
         given = {name: value for name, value in arguments.items() if name in known and value is not None}
         size = pair(arguments["img_size"] or DEFAULT_SIZE)

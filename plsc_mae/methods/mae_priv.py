@@ -33,8 +33,10 @@ class MAEPriv(BeitStyleMAE[MAEPrivConfig]):
         return config.hflip
 
     def normalize(self, config: MAEPrivConfig) -> Normalize:
-        """Return a normalization by ImageNet's statistics, or by mean 0.5 and std 0.5 if the options ask for it."""
-        return Normalize(INCEPTION_MEAN, INCEPTION_STD) if config.imagenet_inception_mean_and_std else Normalize()
+        """Return the layer that normalizes by --mean and --std, else by ImageNet's statistics or by 0.5 and 0.5."""
+        if config.mean is None and config.imagenet_inception_mean_and_std:
+            return Normalize.for_channels(config.channels, INCEPTION_MEAN, INCEPTION_STD)
+        return super().normalize(config)
 
 
 def _classifier_arguments(config: MAEPrivFinetuneConfig | MAEPrivLinprobeConfig) -> dict[str, Any]:

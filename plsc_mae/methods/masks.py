@@ -20,7 +20,7 @@ class WithNoise:
         self.num_patches = num_patches
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
-        """Transform the image, then draw the noise."""
+        """Return the transformed sample with noise that is drawn after it."""
         sample = self.transform(image, rng)
         return {**sample, "noise": rng.random(self.num_patches, dtype=np.float32)}
 
@@ -32,6 +32,6 @@ class WithMask:
         self.transform, self.draw_mask = transform, draw_mask
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
-        """Transform the image, then draw the mask."""
+        """Return the transformed sample with a mask that is drawn after it."""
         sample = self.transform(image, rng)
         return {**sample, "mask": self.draw_mask(rng).reshape(-1)}

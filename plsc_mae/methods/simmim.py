@@ -150,7 +150,11 @@ class SimMIMTask(Task):
 
     @paddle.no_grad()
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
-        """Return the original, masked image, reconstruction, and reconstruction with the original visible patches."""
+        """Return the original, masked image, reconstruction, and reconstruction with the original visible patches.
+
+        Raises:
+            ConfigError: `patch_stats` is set.
+        """
         if patch_stats is not None:
             raise ConfigError("--patch_stats is for models that predict normalized pixels; SimMIM predicts pixels")
         model, images = self.model, self.normalize(batch["image"])
@@ -170,7 +174,7 @@ class SimMIMTask(Task):
         return to_pictures({label: self.normalize.denormalize(x) for label, x in drawn.items()}, self.display)
 
     def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_]:
-        """Return the patches that `pictures` hides, [B, rows, columns]."""
+        """Return the mask of `pictures`, bool [B, rows, columns], True = hidden."""
         return cast(npt.NDArray[np.bool_], batch["mask"].numpy().reshape(-1, *self.model.encoder.grid))
 
 
@@ -196,7 +200,7 @@ class SimMIMMethod(Method[SimMIMConfig]):
     parity = "simmim"
 
     def build_task(self, config: SimMIMConfig) -> SimMIMTask:
-        """Build the network that the options name, with their overrides."""
+        """Build the Task of the options, with the network that they name and their overrides."""
         require_network(config.model, registry.SIMMIM)
         masks = self._masks(config)
         overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS}
@@ -226,7 +230,7 @@ class SimMIMMethod(Method[SimMIMConfig]):
         return 3 * self.forward_macs(config, task)
 
     def infer_arguments(self, stored: Checkpoint) -> dict[str, Any]:
-        """Infer the arguments of `SimMIM` from the tensors."""
+        """Return the arguments of `SimMIM` that fit the tensors of a file."""
         encoder = infer_encoder(stored.model, find_dialect(stored.dialect), str(stored.path))
         return {**encoder, "layer_scale_init_value": encoder["layer_scale"]}
 
@@ -251,7 +255,7 @@ class SimMIMMethod(Method[SimMIMConfig]):
         return Reconstruction(Pixels(cast(SimMIM, network)), "mask", hidden, outputs)
 
     def describe(self, stored: Checkpoint, config: SimMIMConfig | None) -> Description:
-        """Return the description of head and target."""
+        """Return the description: the width of the head, and the target."""
         bias = stored.model[find_dialect(stored.dialect).foreign_name("decoder.bias")]
         return Description(
             "SimMIM: encoder with mask token, and a linear head",

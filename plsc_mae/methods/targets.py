@@ -55,7 +55,7 @@ class ClassTarget(Target):
     """A target that is one class out of K."""
 
     def loss(self, pred: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the cross entropy in float32, and two accuracies between 0 and 1 to log.
+        """Return the mean cross entropy in float32, and two accuracies between 0 and 1 to log.
 
         "mlm_acc" is the accuracy of the predictions; "top_token_share" is the accuracy that a constant prediction of
         the batch's most frequent class would have.
@@ -138,7 +138,7 @@ class PixelTarget(Target):
         return {name: float(squared_error(pred, target)) for name, pred in preds.items()}
 
     def draw(self, pred: Tensor, images: Tensor) -> Tensor:
-        """Turn predictions of all patches into images.
+        """Return the images that predictions of all patches represent.
 
         Args:
             pred: predictions [B, L, K].

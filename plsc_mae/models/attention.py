@@ -24,7 +24,7 @@ _recording: ContextVar[list[Tensor] | None] = ContextVar("recording", default=No
 
 @contextmanager
 def record_attention() -> Iterator[list[Tensor]]:
-    """Collect the softmax weights [B, H, M, N] of every `attention` call inside the context, in the order of the calls.
+    """Yield a list that receives the softmax weights [B, H, M, N] of each `attention` call inside the context.
 
     The weights are those before dropout, and gradients can be computed with respect to them. Of nested contexts, only
     the innermost one collects.
@@ -38,10 +38,10 @@ def record_attention() -> Iterator[list[Tensor]]:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, drop_rate: float = 0.0) -> Tensor:
-    """Compute scaled dot-product attention of q [B, H, M, D/H] over k and v [B, H, N, D/H]; returns [B, H, M, D/H].
+    """Return softmax(q k^T / sqrt(D/H) + bias) v, [B, H, M, D/H], for q [B, H, M, D/H] and k, v [B, H, N, D/H].
 
-    `bias` [H, M, N] is added to the logits. Dropout with `drop_rate` applies to the softmax weights, in evaluation mode
-    too, so callers must pass 0 there.
+    `bias` is [H, M, N]. Dropout with `drop_rate` applies to the softmax weights, in evaluation mode too, so callers
+    must pass 0 there.
 
     `uses_flash` chooses between the flash kernel and plain matrix products. Paddle's own choice is unsuitable: 2.6 uses
     its flash kernel on any GPU and for any dtype, and 3.x chooses before AMP has cast the inputs.

@@ -116,10 +116,10 @@ class ImageClassifier(nn.Layer):
         num_classes: number of classes K.
         global_pool: whether to average the patch tokens and normalize the mean. Otherwise the first normalized token is
             classified: the class token if there is one, else the first patch.
-        probe: kind of classifier on a frozen encoder. "standard" has a batch norm in the head; "raw" has it instead
-            of every layer norm behind the blocks (MAE-priv); "attentive" pools all normalized tokens with a learned
-            query, "attentive_no_parameter" with the first token as query. These two ignore `global_pool` and have a
-            batch norm after the pooling.
+        probe: "none" trains the whole network; all others freeze the encoder. "standard" has a batch norm in the head;
+            "raw" has it instead of every layer norm behind the blocks (MAE-priv); "attentive" pools all normalized
+            tokens with a learned query, "attentive_no_parameter" with the first token as query. These two ignore
+            `global_pool` and have a batch norm after the pooling.
         init_scale: factor of the head's initial weights (BEiT).
         rescale_init: divide the initial residual projections of block i by sqrt(2 (i + 1)) (BEiT).
         linear_depth: number of attentive blocks of the probe "attentive", applied to the query in turn.
@@ -173,7 +173,7 @@ class ImageClassifier(nn.Layer):
         return self.classify(self.pool(images))
 
     def pool(self, images: Tensor) -> Tensor:
-        """Return the pooled tokens [B, D] of images [B, C, H, W].
+        """Return the pooled tokens [B, D] of images [B, C, H, W], before `fc_norm`.
 
         Of all probes, only "attentive" trains parameters that affect the result.
         """
@@ -207,7 +207,7 @@ class ImageClassifier(nn.Layer):
 
     @paddle.no_grad()
     def reorder_outputs(self, order: Sequence[int]) -> None:
-        """Reorder the outputs of a linear head: output i becomes the former output order[i]."""
+        """Reorder the outputs of a linear head in place: output i becomes the former output order[i]."""
         index = paddle.to_tensor(list(order), dtype="int64")
         self.head.weight.set_value(paddle.index_select(self.head.weight, index, axis=1))
         self.head.bias.set_value(paddle.index_select(self.head.bias, index))

@@ -151,7 +151,7 @@ class _DalleNetwork(nn.Layer):
         return network
 
     def _groups_and_output(self, x: Tensor, resize: Callable[[Tensor], Tensor]) -> Tensor:
-        """Run the groups, with `resize` between them, and the output convolution."""
+        """Return the result of the groups, with `resize` between them, and of the output convolution."""
         for i in range(1, GROUPS + 1):
             x = self.blocks[f"group_{i}"](x)
             if i < GROUPS:

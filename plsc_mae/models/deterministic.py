@@ -45,7 +45,7 @@ def choose_kernels(*, deterministic: bool) -> None:
 
 
 def are_deterministic() -> bool:
-    """Return whether `choose_kernels` has chosen the kernels that repeat their bits."""
+    """Return whether `choose_kernels` has chosen deterministic kernels."""
     return _deterministic
 
 

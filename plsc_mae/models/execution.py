@@ -34,7 +34,7 @@ def on_cpu(x: Tensor) -> bool:
 
 
 def contiguous(x: Tensor) -> Tensor:
-    """Return `x` with contiguous memory; variables of a traced program are never views."""
+    """Return `x` in contiguous memory; a variable of a traced program is returned unchanged, because it is no view."""
     return x.contiguous() if is_eager(x) else x
 
 

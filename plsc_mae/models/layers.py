@@ -69,12 +69,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def add_bias(x: Tensor, bias: Tensor | None) -> Tensor:
-    """Add a bias, converted to the dtype of `x`; None adds nothing."""
+    """Return `x` plus a bias in the dtype of `x`; `x` itself if `bias` is None."""
     return x if bias is None else x + in_dtype(bias, x.dtype)
 
 
 def in_dtype(values: Tensor, dtype: Any) -> Tensor:
-    """Return `values` in `dtype`; Paddle 2.6 launches a cast even if nothing changes, so only others are cast."""
+    """Return `values` in `dtype`, without a cast if they have it: Paddle 2.6 would launch a kernel all the same."""
     return values if values.dtype == dtype else values.astype(dtype)
 
 
@@ -87,8 +87,11 @@ def xavier_uniform(fan_in: int, fan_out: int) -> nn.initializer.Initializer:
     return nn.initializer.Uniform(-bound, bound)
 
 
-class Exchange(Protocol):
-    """Collectives of the processes that share a layer's heads or hidden columns (Shoeybi et al. 2019)."""
+class TensorParallelExchange(Protocol):
+    """Collectives of the processes that share a layer's heads or hidden columns (Shoeybi et al. 2019).
+
+    `parallel.tensor.GroupExchange` implements it.
+    """
 
     def copy_to_group(self, x: Tensor) -> Tensor:
         """Return x unchanged; the backward pass all-reduces its gradient (Megatron's f); all processes must call."""
@@ -99,7 +102,7 @@ class Exchange(Protocol):
         ...
 
 
-def copy_to_group(exchange: Exchange | None, x: Tensor) -> Tensor:
+def copy_to_group(exchange: TensorParallelExchange | None, x: Tensor) -> Tensor:
     """Apply `exchange.copy_to_group` to x (all processes of `exchange` must call); without an exchange, return x."""
     return x if exchange is None else exchange.copy_to_group(x)
 
@@ -112,7 +115,7 @@ class Linear(nn.Linear):
             if all rows are here.
     """
 
-    exchange: Exchange | None = None
+    exchange: TensorParallelExchange | None = None
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
         init = paddle.ParamAttr(initializer=xavier_uniform(in_features, out_features))
@@ -136,9 +139,9 @@ def only_declared(layer: nn.Layer) -> bool:
 
 
 def initializes(method: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a method that fills parameters, so that it records no gradients.
+    """Return a method that fills parameters without recording gradients.
 
-    The wrapped method does nothing if the parameters have no values yet, see `only_declared`.
+    It does nothing if any parameter of the network has no values yet, see `only_declared`.
     """
 
     @functools.wraps(method)
@@ -156,7 +159,7 @@ def constant_parameter(layer: nn.Layer, dim: int, value: float) -> Tensor:
 
 
 def truncated_normal(param: Tensor, std: float = INIT_STD) -> None:
-    """Fill a parameter from N(0, std^2) truncated to [-std, std], through the inverse distribution function.
+    """Fill a parameter in place from N(0, std^2) truncated to [-std, std].
 
     Atten4Vis/CAE, BUPT-PRIV/MAE-priv and MAE-pytorch use this initialization.
     """
@@ -258,7 +261,7 @@ class Attention(nn.Layer):
         exchange: connects the processes that have the other heads; None if all are here.
     """
 
-    exchange: Exchange | None = None
+    exchange: TensorParallelExchange | None = None
     tensor_split = TensorSplit(HEADS, {"qkv.weight": 3, "qkv.bias": 3, "q_bias": 1, "v_bias": 1}, rows="proj")
 
     def __init__(
@@ -328,7 +331,7 @@ class CrossAttention(nn.Layer):
             `copy_to_group` to its tokens before it projects them to q, k and v.
     """
 
-    exchange: Exchange | None = None
+    exchange: TensorParallelExchange | None = None
     tensor_split = TensorSplit(
         HEADS, {"q.weight": 1, "k.weight": 1, "v.weight": 1, "q_bias": 1, "v_bias": 1}, rows="proj"
     )
@@ -354,7 +357,7 @@ class Mlp(nn.Layer):
         exchange: connects the processes that have the other hidden columns; None if all are here.
     """
 
-    exchange: Exchange | None = None
+    exchange: TensorParallelExchange | None = None
     tensor_split = TensorSplit(HIDDEN, {"fc1.weight": 1, "fc1.bias": 1}, rows="fc2")
 
     def __init__(self, dim: int, hidden_dim: int, drop_rate: float = 0.0) -> None:
@@ -390,7 +393,7 @@ class DropPath(nn.Layer):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zero each sample of x [B, N, D] with probability `rate` in training."""
+        """Zero each sample of x [B, N, D] with probability `rate` and scale up the others; in evaluation, return x."""
         if self.rate == 0.0 or not self.training:
             return x
         return x * dropout(one_per_sample(x), self.rate)  # dropout draws and scales in one launch
@@ -474,12 +477,12 @@ def drop_path_rates(last: float, depth: int) -> list[float]:
 
 
 def scaled(branch: Tensor, gamma: Tensor | None) -> Tensor:
-    """Multiply a residual branch by its layer scale, if it has one."""
+    """Return a residual branch times its layer scale [D]; the branch itself if `gamma` is None."""
     return branch if gamma is None else branch * gamma
 
 
 def add_residual(x: Tensor, branch: Tensor) -> Tensor:
-    """Add a branch in the precision of `x`: the residual stream stays float32 under mixed precision."""
+    """Return `x` plus a branch in the dtype of `x`: the residual stream stays float32 under mixed precision."""
     return x + in_dtype(branch, x.dtype)
 
 

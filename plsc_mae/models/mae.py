@@ -50,7 +50,7 @@ class MAEOutput(NamedTuple):
     loss: Tensor  # scalar: mean squared error over hidden patches
     pred: Tensor | None  # [B, L, P*P*C] in raster order, in the space of the targets; None with `loss_only`
     mask: Tensor  # bool [B, L], True = hidden
-    latent: Tensor  # [B, 1 + K, D], class token, if any, first; patches in the order of rising noise
+    latent: Tensor  # [B, 1 + K, D], class token, if any, first; patches in the order of `Mask.ids_keep`
     ids_restore: Tensor  # int64 [B, L]
 
 
@@ -278,7 +278,7 @@ class MaskedAutoencoder(nn.Layer):
         return MAEOutput(loss, pred, masks.mask, hidden.latent, masks.ids_restore)
 
     def random_masks(self, noise: Tensor, mask_ratio: float) -> Mask:
-        """Hide the patches with the largest noise [B, L]; their number is rounded as `round_down` says."""
+        """Return the masks that hide the patches with the largest noise [B, L]; `round_down` says how to round."""
         return random_masking(noise, mask_ratio, self.round_down)
 
     def predict_all(self, images: Tensor, masks: Mask) -> tuple[Tensor, Tensor]:
@@ -295,7 +295,7 @@ class MaskedAutoencoder(nn.Layer):
         return self.decoder(self._decoder_input(latent), masks), latent
 
     def predict_hidden(self, images: Tensor, masks: Mask) -> HiddenPatches:
-        """Encode the visible patches and predict only the hidden ones, as training does.
+        """Encode the visible patches, predict only the hidden ones, as training does, and return both with the targets.
 
         Args:
             images: [B, C, H, W], normalized.
@@ -323,7 +323,7 @@ class MaskedAutoencoder(nn.Layer):
         return patch_statistics(self._target_space(patches), self.pixel_norm, self.in_chans)
 
     def drawn(self, pred: Tensor, statistics: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Turn predictions [..., P*P*C] back into patches of normalized images, the inverse of `target`.
+        """Return the patches of normalized images that predictions [..., P*P*C] represent, the inverse of `target`.
 
         `statistics` is the result of the method `statistics` for the true patches, or an estimate of it.
         """
@@ -335,7 +335,7 @@ class MaskedAutoencoder(nn.Layer):
         return (pixels - self._per_value(self.pixel_mean)) / self._per_value(self.pixel_std)
 
     def _decoder_input(self, latent: Tensor) -> Tensor:
-        """Drop the class token if the decoder has none."""
+        """Return the encoder's tokens for the decoder: without the class token if the decoder takes none."""
         return latent[:, self.encoder.num_prefix_tokens - self.decoder.num_prefix_tokens :]
 
     def _hidden(self, pred: Tensor, patches: Tensor, masks: Mask, latent: Tensor) -> HiddenPatches:
@@ -351,7 +351,7 @@ class MaskedAutoencoder(nn.Layer):
         return patches * self._per_value(self.pixel_std) + self._per_value(self.pixel_mean)
 
     def _per_value(self, channels: tuple[float, ...]) -> Tensor:
-        """Repeat one number per channel for all pixels of a patch: [P*P*C], channel fastest."""
+        """Return one number per channel, repeated for all pixels of a patch: [P*P*C], channel fastest."""
         return paddle.to_tensor(channels * (self.patch_size * self.patch_size), dtype="float32")
 
     @initializes

@@ -71,7 +71,7 @@ class _CPULayerNorm(paddle.autograd.PyLayer):
 
 
 def _like(tensor: Tensor, values: npt.NDArray[np.float64]) -> Tensor:
-    """Return a tensor like `tensor` with `values`."""
+    """Return a new tensor with the shape and dtype of `tensor` (float32 on a CPU) and the elements `values`."""
     result = paddle.empty_like(tensor)
     memory(result)[:] = values
     return result

@@ -21,7 +21,7 @@ class Recomputable(nn.Layer):
     recompute: bool = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run `forward`; in training with recomputation if `recompute` is set."""
+        """Return the result of `forward`; with recomputation in training if `recompute` is set."""
         if self.recompute and self.training and paddle.is_grad_enabled():
             # Paddle's default, the reentrant kind, loses gradients if an input needs none.
             return recompute(super().__call__, *args, use_reentrant=False, **kwargs)

@@ -208,7 +208,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def find_variant(name: str) -> Variant:
-    """Look a network up by name.
+    """Return the registered network called `name`.
 
     Raises:
         ConfigError: the name is not registered; the message has the nearest names.
@@ -245,7 +245,7 @@ def _of_networks(network: str) -> list[str]:
 
 
 def _hint(name: str, candidates: Iterable[str]) -> str:
-    """Return the end of a message about a model name: the nearest candidates, else all of them."""
+    """Return the end of a message about an unknown model name: the nearest candidates, else all of them."""
     near = nearest_models(name, candidates)
     if near:
         return f"; did you mean {' or '.join(near)}?"

@@ -73,7 +73,7 @@ def resize_relative_positions(table: FloatArray, old: tuple[int, int], new: tupl
 
 
 def _resample(values: npt.NDArray[np.float64], axis: int, old: int, new: int) -> npt.NDArray[np.float64]:
-    """Interpolate the 2*`old` - 1 values along an axis to 2*`new` - 1 values, for a grid side of `new` patches."""
+    """Return 2*`new` - 1 values along an axis, for `new` patches, interpolated from the 2*`old` - 1 values there."""
     from scipy.interpolate import make_interp_spline  # takes 0.6 s, so import it only for a change of the grid
 
     if old == new:

@@ -113,7 +113,11 @@ class SimMIM(nn.Layer):
         self._initialize()
 
     def forward(self, images: Tensor, mask: Tensor) -> SimMIMOutput:
-        """Predict all patches of normalized images [B, C, H, W]; `mask` is bool [B, L], True = hidden."""
+        """Predict all patches of normalized images [B, C, H, W]; `mask` is bool [B, L], True = hidden.
+
+        Raises:
+            ValueError: see `MaskTokenEncoder.encode_masked`.
+        """
         latent = self.encoder.encode_masked(images, mask)
         return SimMIMOutput(self.decoder(latent[:, 1:]), latent)
 
@@ -130,7 +134,7 @@ class SimMIM(nn.Layer):
         return self.encoder.forward_features(images)
 
     def forward_macs(self) -> int:
-        """Count the multiply-accumulates of one image's forward pass."""
+        """Count the multiply-accumulates of one image's forward pass, which processes all patches."""
         patches = self.encoder.num_patches
         return int(self.encoder.forward_macs(1 + patches) + patches * self.decoder.weight.size)
 

@@ -67,7 +67,7 @@ def token_parameter(layer: nn.Layer, dim: int, count: int = 1) -> Tensor:
 def fixed_table(
     dim: int, grid: tuple[int, int], *, positions: Positions = "column first", class_token: bool = True
 ) -> Tensor:
-    """Compute a fixed position table, float32 [1, 1 + L, D], or [1, L, D] without a class token."""
+    """Return a fixed position table, float32 [1, 1 + L, D], or [1, L, D] without a class token."""
     if positions == "sinusoid":
         table = sinusoid_1d(dim, grid[0] * grid[1], class_token=class_token)
     else:
@@ -227,7 +227,7 @@ class VisionTransformer(nn.Layer):
         return self._tokens(patchify(images, self.patch_size), None)
 
     def transform(self, x: Tensor) -> Tensor:
-        """Run the blocks on tokens [B, N, D], without the final norm."""
+        """Return the output [B, N, D] of the last block for tokens [B, N, D], before the final norm."""
         bias = None if self.rel_pos_bias is None else self.rel_pos_bias()
         for block in self.blocks:
             x = block(x, bias=bias)

@@ -31,16 +31,16 @@ class FusedAdamW(paddle.optimizer.AdamW):
         self._collected: dict[_Settings, list[tuple[Tensor, Tensor]]] = {}
         super().step()
         for settings, pairs in self._collected.items():
-            self._update(settings, pairs)
+            self._update_together(settings, pairs)
 
     def _append_optimize_op(self, _block: Any, param_and_grad: dict[str, Any]) -> None:
-        """Collect a parameter for `step`; the base class calls this for each."""
+        """Collect a parameter and its gradient for `step`; the base class calls this for each parameter."""
         param, grad = self._update_param_group(param_and_grad)
         settings = _Settings(param.optimize_attr["learning_rate"], self._weight_decay, param.dtype)
         self._collected.setdefault(settings, []).append((param, grad))
 
-    def _update(self, settings: _Settings, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        """Update the parameters in `pairs`, which share `settings`, by a single kernel call."""
+    def _update_together(self, settings: _Settings, pairs: list[tuple[Tensor, Tensor]]) -> None:
+        """Update the parameters in `pairs` of (parameter, gradient), which share `settings`, in one kernel call."""
         params = [param for param, _ in pairs]
 
         def state(name: str) -> list[Tensor]:

@@ -42,7 +42,7 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Replace the network's weights by the average within the context; its end restores them exactly."""
+        """Replace the network's weights by the average within the context, and restore them exactly at its end."""
         tensors = self._model.state_dict()
         weights = {name: tensor.clone().detach() for name, tensor in tensors.items()}
         try:

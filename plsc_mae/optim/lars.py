@@ -65,7 +65,7 @@ class LARS(SGD):
 
     @staticmethod
     def _norms(param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the norms of the whole parameter and its gradient; processes that share it must all call."""
+        """Return the norms of a whole parameter and of its gradient; all processes that share it must call."""
         shard = shard_of(param)
         if shard is None:
             return l2_norm(param), l2_norm(grad)

@@ -36,7 +36,7 @@ class ParamGroup(NamedTuple):
 def weight_decay_groups(
     named_params: Iterable[tuple[str, Tensor]], weight_decay: float, no_decay: Collection[str] = ()
 ) -> list[ParamGroup]:
-    """Split trainable parameters into groups without and with weight decay (timm 0.3.2 `add_weight_decay`).
+    """Return the trainable parameters in groups without and with weight decay (timm 0.3.2 `add_weight_decay`).
 
     The group without decay comes first; an empty group is left out. One-dimensional parameters, biases and parameters
     whose exact names are in `no_decay` are not decayed. Class and mask tokens have three dimensions, so they are
@@ -59,7 +59,7 @@ def layer_decay_groups(
     num_layers: int,
     no_decay: Collection[str] = VIT_NO_DECAY,
 ) -> list[ParamGroup]:
-    """Group trainable parameters for layer-wise learning rate decay.
+    """Return the trainable parameters in groups for layer-wise learning rate decay.
 
     The learning rate of layer i is multiplied by layer_decay^(num_layers - 1 - i), as in facebookresearch/mae
     util/lr_decay.py and Atten4Vis/CAE furnace/optim_factory.py. The groups are ordered by their first parameter.

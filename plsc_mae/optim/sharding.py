@@ -54,7 +54,7 @@ class UpdateSharing:
         self.mine = [group for group in (_only(group, own) for group in groups) if group.params]
 
     def publish(self) -> None:
-        """Send the parameters that each process has updated to all others; all processes must call."""
+        """Copy the parameters that each process has updated to all others, in place; all processes must call."""
         self._world.publish(self._shares)
 
 
@@ -98,7 +98,7 @@ class Sharded(NamedTuple):
 
 
 def share_gradients(task: nn.Layer, optimizer: paddle.optimizer.Optimizer, stage: int, members: Group) -> Sharded:
-    """Shard gradients, and in stage 3 also weights, over the data-parallel processes with Paddle (GPU only).
+    """Return task and optimizer wrapped by Paddle to shard gradients, and in stage 3 weights too (GPU only).
 
     All processes must call. A checkpoint of stage 3 contains only process 0's part of the optimizer state.
     """

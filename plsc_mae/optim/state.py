@@ -65,7 +65,7 @@ def load_optimizer_state(
     named_params: Mapping[str, Tensor],
     copies: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> None:
-    """Restore the state of an optimizer; for a sharded parameter this process takes its part of `state`.
+    """Restore the state of an optimizer; of a sharded parameter, this process takes its part.
 
     Args:
         optimizer: optimizer of the parameters.

@@ -49,7 +49,7 @@ def enter(phase: str) -> None:
 
 
 def tick() -> None:
-    """Record that a long phase makes progress; any process may call."""
+    """Record progress within a long phase; any process may call, any number of times."""
     current.ticks += 1
 
 

@@ -1,4 +1,4 @@
-"""Averages of gradients and exchanges of updated parameters between data-parallel processes.
+"""Averages of gradients, and copies of updated parameters, between data-parallel processes.
 
 On a CPU, the processes of a machine exchange float32 tensors through memory that they share, which is quicker than
 gloo's sockets. A collective of one number separates writing from reading, so a process that dies or hangs is noticed as
@@ -24,15 +24,18 @@ from plsc_mae.parallel.group import Group
 BUCKET_ELEMENTS = 1 << 23  # 32 MB of float32
 
 
-class Exchange:
-    """Exchanges between the processes of a group, all of which must create it and call its methods.
+class DataParallelExchange:
+    """Exchange of gradients and parameters between data-parallel processes.
+
+    All processes of the group must create it and call its methods.
 
     Args:
         group: the data-parallel processes, at least two.
         on_cpu: whether the tensors are in memory that processes can share.
 
     Attributes:
-        rows: shared memory, a row of BUCKET_ELEMENTS for each process and one for results; None to use collectives.
+        rows: shared float32 memory [processes + 1, BUCKET_ELEMENTS]: a row for each process, and one for results. If
+            the processes cannot share memory, it is None, and Paddle's collectives are used.
     """
 
     def __init__(self, group: Group, *, on_cpu: bool) -> None:
@@ -41,7 +44,7 @@ class Exchange:
 
     @paddle.no_grad()
     def average_gradients(self, params: Sequence[Tensor]) -> None:
-        """Average the gradients of `params` in place; all processes must have gradients of the same parameters."""
+        """Average the gradients of `params` in place; the same parameters must have gradients in all processes."""
         params = [param for param in params if param.grad is not None]
         if self.rows is not None and all(param.grad.dtype == paddle.float32 for param in params):
             for bucket in pieces([_flat_gradient(param) for param in params], BUCKET_ELEMENTS):
@@ -53,7 +56,7 @@ class Exchange:
 
     @paddle.no_grad()
     def publish(self, shares: Sequence[Sequence[Tensor]]) -> None:
-        """Give the parameters `shares[i]` in all processes the values that they have in process i of the group."""
+        """Copy the parameters `shares[i]` of the group's process i to all others, in place; all must call."""
         if self.rows is not None and all(param.dtype == paddle.float32 for share in shares for param in share):
             buckets = [pieces([memory(param) for param in share], BUCKET_ELEMENTS) for share in shares]
             for group in itertools.zip_longest(*buckets, fillvalue=[]):
@@ -67,7 +70,7 @@ class Exchange:
                     _overwrite(params, flat)
 
     def _average(self, rows: Floats, bucket: Sequence[Floats]) -> None:
-        """Average arrays in place; every process averages a part of the elements."""
+        """Average arrays in place; every process averages a part of the elements. All must call."""
         rank, processes = self.group.rank, self.group.size
         size = _write(bucket, rows[rank])
         self._meet()
@@ -80,7 +83,7 @@ class Exchange:
         _read(rows[processes], bucket)
 
     def _publish(self, rows: Floats, buckets: Sequence[Sequence[Floats]]) -> None:
-        """Copy the arrays `buckets[i]` of process i to the other processes."""
+        """Copy the arrays `buckets[i]` of process i to the other processes, in place; all must call."""
         _write(buckets[self.group.rank], rows[self.group.rank])
         self._meet()
         for owner, bucket in enumerate(buckets):
@@ -89,19 +92,19 @@ class Exchange:
         self._meet()
 
     def _meet(self) -> None:
-        """Wait for the other processes of the group."""
+        """Wait until all processes of the group call."""
         self.group.sum(paddle.zeros([1]))
 
 
 def _flat_gradient(param: Tensor) -> Floats:
-    """Return the memory of a parameter's gradient, which is made contiguous first."""
+    """Return the memory of a parameter's gradient as a flat array; the gradient is made contiguous if it is not."""
     if not param.grad.is_contiguous():
         param.grad = param.grad.contiguous()
     return memory(param.grad)
 
 
 def _overwrite(tensors: Sequence[Tensor], flat: Tensor) -> None:
-    """Fill tensors in place with the elements of `flat`."""
+    """Fill tensors in place with the elements of `flat`, in order."""
     for tensor, values in zip(tensors, paddle.split(flat, [tensor.size for tensor in tensors]), strict=True):
         paddle.assign(values.reshape(tensor.shape), output=tensor)
 
@@ -115,7 +118,7 @@ def _write(arrays: Sequence[Floats], row: Floats) -> int:
 
 
 def _read(row: Floats, arrays: Sequence[Floats]) -> None:
-    """Fill flat arrays with the elements that `_write` copied."""
+    """Fill flat arrays from the start of `row`, one after the other; the inverse of `_write`."""
     start = 0
     for array in arrays:
         array[:] = row[start : start + array.size]
@@ -123,7 +126,7 @@ def _read(row: Floats, arrays: Sequence[Floats]) -> None:
 
 
 def pieces(arrays: Sequence[Floats], limit: int) -> Iterator[list[Floats]]:
-    """Yield the elements of flat arrays in order, as lists of views with `limit` elements; the last may have fewer."""
+    """Yield the elements of flat arrays in order, as lists of views of `limit` elements; the last may have fewer."""
     bucket: list[Floats] = []
     room = limit
     for array in arrays:
@@ -157,10 +160,11 @@ def tensor_buckets(params: Sequence[Tensor], limit: int) -> Iterator[list[Tensor
 
 
 def shared_rows(group: Group, count: int, elements: int) -> Floats | None:
-    """Return float32 memory [count, elements] that all members share; all must call.
+    """Return float32 memory [count, elements] that all members share, or None in all of them; all must call.
 
-    None if a member cannot map it: it runs on another machine or in another container, the system is not Linux, or
-    memory is short. The memory has no name in a file system, so nothing remains after the processes, however they end.
+    It is None if a member cannot map the memory: it runs on another machine or in another container, the system is not
+    Linux, or memory is short. The memory has no name in a file system, so nothing remains after the processes, however
+    they end.
     """
     size, descriptor, key, shared = 4 * count * elements, -1, secrets.randbits(62), None
     with suppress(OSError, AttributeError):

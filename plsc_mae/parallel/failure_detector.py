@@ -95,7 +95,7 @@ class Watch(ABC):
         threading.Thread(target=self._listen, name="peers", daemon=True).start()
 
     def wait_for_end(self, seconds: float = GRACE / 2) -> End | None:
-        """Wait up to `seconds` for another process's reason to end the run; return it, or None without one."""
+        """Wait up to `seconds` for the reason of another process to end the run, and return it; None without one."""
         self._end_known.wait(seconds)
         return self.end
 
@@ -179,7 +179,11 @@ class Member(Watch):
         self.reports = {0: self._connect(host, port, token, reports=True)}
 
     def _connect(self, host: str, port: int, token: str, *, reports: bool) -> Peer:
-        """Return a new connection to process 0; `reports` marks the one for the hang detector."""
+        """Return a new connection to process 0; `reports` marks the one for the hang detector.
+
+        Raises:
+            ConfigError: process 0 cannot be reached.
+        """
         try:
             connection = socket.create_connection((host, port), timeout=JOIN_TIMEOUT)
         except OSError as error:
@@ -361,7 +365,7 @@ def report_success() -> None:
 
 
 def end(sentence: str, code: int) -> int:
-    """End all processes with exit code `code`; if this process is the only one, return `code` instead.
+    """End all processes with exit code `code`, and do not return; if this process is the only one, return `code`.
 
     Args:
         sentence: message of the error, which this process has already printed.
@@ -374,7 +378,7 @@ def end(sentence: str, code: int) -> int:
 
 
 def end_by(error: Exception) -> NoReturn:
-    """End all processes because of an unexpected exception; raise it again if this is the only process.
+    """End all processes because of an unexpected exception; if this is the only process, raise it again.
 
     If another process has died, its death is reported instead of the exception. Collectives whose connection breaks
     fail with misleading messages; gloo, for example, reports a timeout.

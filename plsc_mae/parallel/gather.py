@@ -18,7 +18,14 @@ CHUNK_ELEMENTS = 1 << 24  # 64 MB in float32
 
 
 class Part(NamedTuple):
-    """Description of the part of a tensor that a process holds; `shard` is None for a whole tensor."""
+    """Part of a tensor that one process holds.
+
+    Attributes:
+        process: index of the process in the run.
+        shape: shape of the part.
+        dtype: name of its data type, such as "float32".
+        shard: its place in the whole tensor; None if the part is the whole tensor.
+    """
 
     process: int
     shape: tuple[int, ...]
@@ -78,7 +85,7 @@ class Collection:
         self.parts = {key: [part for _, part in sorted(parts.items())] for key, parts in found.items()}
 
     def items(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield (key, whole array) in process 0, while the others call `serve`."""
+        """Yield (key, whole array) in process 0, while every other process calls `serve`."""
         for keys in self._chunks():
             for key, tensors in self._collect(keys):
                 arrays = [tensor.numpy() for tensor in tensors]

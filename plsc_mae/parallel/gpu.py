@@ -19,7 +19,7 @@ AMP_CAPABILITIES: dict[str, Capability] = {"bfloat16": AMPERE, "float16": VOLTA}
 
 
 def current_capability() -> Capability:
-    """Return the compute capability of this process's GPU."""
+    """Return the compute capability (major, minor) of this process's GPU."""
     major, minor = paddle.device.cuda.get_device_capability()
     return major, minor
 

@@ -36,7 +36,7 @@ class Group(NamedTuple):
 
     @classmethod
     def of(cls, ranks: Sequence[int], process: int, processes: int, *, on_gloo: bool) -> Group:
-        """Create a group; all processes of the run must create all groups in the same order, even if not members.
+        """Create a group; all processes of the run, members or not, must create all groups in the same order.
 
         Args:
             ranks: process indices of the members in ascending order.
@@ -88,7 +88,7 @@ class Group(NamedTuple):
 
 @contextlib.contextmanager
 def _separate_store(ranks: Sequence[int], rank: int) -> Iterator[None]:
-    """Give the group that is created within the context a separate key-value store; all processes must enter.
+    """Use a separate key-value store for the group that is created within the context; all processes must enter.
 
     Paddle's gloo stores the members' addresses under the same keys for every group, so a member could read those of an
     earlier group, whose sockets are closed (Paddle 3.3.1).

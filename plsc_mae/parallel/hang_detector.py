@@ -101,7 +101,10 @@ class ProgressTable:
         return f"{worst.name} has made no progress for {now - worst.moved:.0f} s; last report: {_place(worst.activity)}"
 
     def find_stalled(self, now: float) -> End | None:
-        """Return the end of the run if no process has made progress for the timeout, else None."""
+        """Return the end of the run if no process has made progress for the timeout, else None.
+
+        Until every process has finished an update, the timeout is at least FIRST_UPDATE.
+        """
         table = [seen for seen in self.observed.values() if seen.activity is not None]
         if not table:
             return None
@@ -111,20 +114,22 @@ class ProgressTable:
             return None
         least = min(_rank(seen) for seen in table)
         behind = [seen for seen in table if _rank(seen) == least]
-        return _end(self._describe(behind, alone=len(table) == 1, all_equal=len(behind) == len(table)), behind[0])
-
-    def _describe(self, behind: list[Observed], *, alone: bool, all_equal: bool) -> str:
-        """Return the sentence that names the processes that are behind."""
-        where = f"no progress for {self._limit()} {_place(behind[0].activity)}"
-        names = ", ".join(seen.name for seen in behind)
-        if alone:
-            return f"{names} hangs: {where}"
-        if all_equal:
-            return f"all processes hang, and none is behind the others: {where}"
-        return f"{names} hang{'s' if len(behind) == 1 else ''} while the others wait: {where}"
+        limit = self._limit() if timeout == self.timeout else f"{timeout:g} s before the first update"
+        return _end(_describe(behind, limit, alone=len(table) == 1, all_equal=len(behind) == len(table)), behind[0])
 
     def _limit(self) -> str:
         return f"{self.timeout:g} s ({flag('hang_timeout')})"
+
+
+def _describe(behind: list[Observed], limit: str, *, alone: bool, all_equal: bool) -> str:
+    """Return the sentence that names the processes that are behind, and their place."""
+    where = f"no progress for {limit} {_place(behind[0].activity)}"
+    names = ", ".join(seen.name for seen in behind)
+    if alone:
+        return f"{names} hangs: {where}"
+    if all_equal:
+        return f"all processes hang, and none is behind the others: {where}"
+    return f"{names} hang{'s' if len(behind) == 1 else ''} while the others wait: {where}"
 
 
 def _rank(seen: Observed) -> tuple[int, bool]:
@@ -162,7 +167,7 @@ class HangDetector:
         self._thread = threading.Thread(target=self._run, name="hangs", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread, and give the failure detector the folder of the stacks and the suspects."""
         if self.watch is not None:
             self.watch.stacks_folder = self.folder
             self.watch.describe_suspect = lambda: self.table.describe_suspect(time.monotonic())

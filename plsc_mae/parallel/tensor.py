@@ -37,7 +37,7 @@ class Shard(NamedTuple):
     group: Group
 
     def whole_shape(self, shape: Sequence[int]) -> list[int]:
-        """Return the shape of the whole parameter from `shape`, the shape of a share."""
+        """Return the shape of the whole parameter whose shares have the shape `shape`."""
         return [side * self.group.size if axis == self.axis else side for axis, side in enumerate(shape)]
 
     def cut(self, whole: np.ndarray) -> np.ndarray:
@@ -95,7 +95,7 @@ class _Spread(paddle.autograd.PyLayer):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """Sum the gradient over the group."""
+        """Return the gradient summed over the group."""
         return ctx.group.sum(grad.clone())
 
 
@@ -104,7 +104,7 @@ class _Gather(paddle.autograd.PyLayer):
 
     @staticmethod
     def forward(_ctx: Any, x: Tensor, group: Group) -> Tensor:
-        """Sum the input over the group."""
+        """Return the input summed over the group."""
         return group.sum(x.clone())
 
     @staticmethod
@@ -114,7 +114,7 @@ class _Gather(paddle.autograd.PyLayer):
 
 
 class GroupExchange:
-    """Implementation of `models.layers.Exchange` for the processes of a group."""
+    """Implementation of `models.layers.TensorParallelExchange` for the processes of a group."""
 
     def __init__(self, group: Group) -> None:
         self.group = group
@@ -124,12 +124,12 @@ class GroupExchange:
         return x if x.stop_gradient else _Spread.apply(x, self.group)
 
     def reduce_from_group(self, x: Tensor) -> Tensor:
-        """Sum `x` over the group; the backward pass leaves the gradient unchanged."""
+        """Return `x` summed over the group; the backward pass leaves the gradient unchanged."""
         return _Gather.apply(x, self.group)
 
 
 def share_blocks(model: nn.Layer, group: Group) -> None:
-    """Reduce every attention and MLP of a network to this process's heads and hidden columns.
+    """Reduce every attention and MLP of a network, in place, to this process's heads and hidden columns.
 
     Call this before anything refers to the parameters, which are replaced. All processes must start from the same whole
     network.

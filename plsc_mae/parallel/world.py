@@ -13,7 +13,7 @@ from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError, flag
 from plsc_mae.parallel import activity, failure_detector
-from plsc_mae.parallel.exchange import Exchange
+from plsc_mae.parallel.exchange import DataParallelExchange
 from plsc_mae.parallel.gpu import check_kernels, has_gpu
 from plsc_mae.parallel.group import Group
 
@@ -40,6 +40,7 @@ class World:
         rank: index of this process's part.
         processes: number of processes.
         process: index of this process.
+        is_gpu: whether the processes compute on GPUs.
         data: group of the processes with the same part of the network and different data.
         tensor: group of the processes with the same data and different parts of the same blocks.
         pipeline: group of the processes with the same data and different blocks; the last stage is member 0.
@@ -98,7 +99,7 @@ class World:
                 self.following = pair
 
     def _group(self, ranks_of_groups: Sequence[list[int]]) -> Group | None:
-        """Create all groups of one kind and return that of this process, if any; all processes must call."""
+        """Create all groups of one kind and return that of this process, None without one; all processes must call."""
         groups = [Group.of(ranks, self.process, self.processes, on_gloo=not self.is_gpu) for ranks in ranks_of_groups]
         return next((group for group in groups if self.process in group.ranks), None)
 
@@ -125,7 +126,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """True in the process that writes files and logs."""
+        """True in process 0, which writes the checkpoints and logs of the run; in an `alone` world always."""
         return self.process == 0
 
     def wrap(self, layer: nn.Layer) -> nn.Layer:
@@ -161,13 +162,13 @@ class World:
             self._exchange.average_gradients(list(params))
 
     def publish(self, shares: Sequence[Sequence[Tensor]]) -> None:
-        """Give the parameters `shares[i]` the values that they have in data-parallel process i; all must call."""
+        """Copy the parameters `shares[i]` of data-parallel process i to the others, in place; all of them must call."""
         if self.size > 1:
             self._exchange.publish(shares)
 
     @functools.cached_property
-    def _exchange(self) -> Exchange:
-        return Exchange(self.data, on_cpu=not self.is_gpu)
+    def _exchange(self) -> DataParallelExchange:
+        return DataParallelExchange(self.data, on_cpu=not self.is_gpu)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum `values` in place over the data-parallel processes (all-reduce) and return it; all of them must call."""
@@ -201,10 +202,10 @@ class World:
         return bool((largest == smallest).all())
 
     def barrier(self) -> None:
-        """Wait until all processes call, without a timeout.
+        """Wait until all processes call.
 
         Gloo's collectives time out after 30 seconds, but saving a large checkpoint can take longer. So on CPU the
-        processes wait at the launcher's key-value store.
+        processes wait at the launcher's key-value store, which has no such timeout.
         """
         if self.processes == 1:
             return

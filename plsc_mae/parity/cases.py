@@ -75,11 +75,11 @@ class Case(ABC, Generic[ConfigT]):
     @classmethod
     @abstractmethod
     def small(cls, trained: ConfigT) -> dict[str, Any]:
-        """Return the small network's options besides those of its encoder, which has width 32 and 4 x 4 patches."""
+        """Return the options of a small network by name, without those of its encoder (width 32, 4 x 4 patches)."""
 
     @abstractmethod
     def outputs(self) -> dict[str, Tensor]:
-        """Run the network on the batch and return its outputs except those of blocks, by the oracle's names."""
+        """Run the network on the batch and return its outputs and losses, except blocks, by the oracle's names."""
 
     @abstractmethod
     def loss(self) -> Tensor:

@@ -26,7 +26,9 @@ NORM_FLOOR = 1e-3
 
 
 def against_oracle(case: AnyCase, steps: int, tolerance: float, seed: int) -> Comparison:
-    """Compare layers of a case, and gradients and updates of a small network with its options, with the oracle.
+    """Return the comparison of a case with the oracle: its layers, then gradients and updates of a small network.
+
+    The small network has the options of the case.
 
     Args:
         case: the network, its weights and a batch.
@@ -46,11 +48,11 @@ def against_oracle(case: AnyCase, steps: int, tolerance: float, seed: int) -> Co
 
 
 def gradient_section(case: AnyCase, tolerance: float, seed: int) -> Section:
-    """Compare our gradients with finite differences of the oracle's loss, along random directions in each tensor.
+    """Return the comparison of our gradients with finite differences of the oracle's loss, a row per parameter.
 
-    A direction is a vector of random signs. Our derivative is its product with the gradient; the oracle's is the
-    central difference when every element moves by plus or minus DIFFERENCE_STEP. The derivative has the magnitude of
-    the gradient's norm, and an error in any element changes it.
+    Each parameter is checked along DIRECTIONS random directions, vectors of random signs. Our derivative is the product
+    of direction and gradient; the oracle's is the central difference when every element moves by plus or minus
+    DIFFERENCE_STEP. The derivative has the magnitude of the gradient's norm, and an error in any element changes it.
 
     Args:
         case: a small network; the oracle runs 2 * DIRECTIONS times per tensor.
@@ -84,7 +86,9 @@ def gradient_section(case: AnyCase, tolerance: float, seed: int) -> Section:
 def against_original(
     case: AnyCase, original: Original, steps: int, tolerance: float, reference: str, python: str
 ) -> Comparison:
-    """Compare layers, all gradients and updates of a case with the original code; the weights of the case change.
+    """Return the comparison of layers, all gradients and updates of a case with the original code.
+
+    The weights of the case change.
 
     Args:
         case: the network, its weights and a batch.
@@ -122,7 +126,7 @@ def against_original(
 
 
 def _gradients(ours: Arrays, answer: Message, tolerance: float) -> list[Row]:
-    """Compare the gradients of all parameters that either side trains; a gradient that one side lacks counts as 0."""
+    """Return a row for every parameter that either side trains; a gradient that one side lacks counts as 0."""
     theirs = answer.groups["gradients"]
     largest = _largest(theirs)
     rows = []
@@ -137,7 +141,7 @@ def _gradients(ours: Arrays, answer: Message, tolerance: float) -> list[Row]:
 
 
 def _updates(start: Arrays, trained: Arrays, losses: np.ndarray, answer: Message, tolerance: float) -> Section:
-    """Compare losses and trained weights; errors of weights are relative to the distance that training moved them."""
+    """Return the comparison of losses and trained weights; a weight's error is relative to the distance it moved."""
     theirs, gradients = answer.groups["trained"], answer.groups["gradients"]
     threshold = ZERO * _largest(gradients)
     rows = [difference("losses", losses, answer.groups["losses"]["losses"], tolerance)]

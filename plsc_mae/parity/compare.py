@@ -15,7 +15,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class ParityError(UserError):
-    """A network differs from a reference by more than the tolerance."""
+    """Error of a network that differs from a reference by more than the tolerance."""
 
     exit_code = 1
 
@@ -102,7 +102,7 @@ class Comparison:
 def difference(
     name: str, ours: npt.NDArray[Any], theirs: npt.NDArray[Any], tolerance: float, scale: float | None = None
 ) -> Row:
-    """Return the difference between two versions of a tensor; it is infinite if their shapes differ.
+    """Return the row of two versions of a tensor; the difference is infinite if their shapes differ.
 
     Args:
         name: name of the layer or parameter.
@@ -120,7 +120,7 @@ def difference(
 
 
 def differences(ours: Arrays, theirs: Arrays, tolerance: float) -> list[Row]:
-    """Return the difference of every tensor in `theirs`, in that order; other tensors of `ours` are ignored.
+    """Return a row for every tensor in `theirs`, in that order; other tensors of `ours` are ignored.
 
     Raises:
         KeyError: a tensor is missing from `ours`.

@@ -19,9 +19,15 @@ WARMUP = 1  # updates; the first update has rate 0 and only fills the moments
 
 
 def update_section(case: AnyCase, steps: int, tolerance: float) -> Section:
-    """Train a small network and pass its gradients to the oracle's AdamW; compare rates, weights and the final loss.
+    """Train the network of `case` for `steps` updates and pass its gradients to the oracle's AdamW.
 
-    The weights of `case` change.
+    Return the comparison of learning rates, trained weights and the loss after the last update. The weights of `case`
+    change.
+
+    Args:
+        case: a small network and its batch.
+        steps: number of updates.
+        tolerance: largest relative difference that passes.
     """
     rates, expected = our_rates(case, steps), oracle_rates(case, steps)
     config = case.config
@@ -59,7 +65,7 @@ def oracle_rates(case: AnyCase, steps: int) -> list[float]:
 
 
 def train(case: AnyCase, rates: Sequence[float], watch: Callable[[int, Arrays], None] | None = None) -> list[float]:
-    """Train the network with AdamW and the recipe's weight decay, one update per rate.
+    """Train the network of a case with our AdamW and the recipe's weight decay, one update per rate.
 
     Args:
         case: the network and its batch; the weights change.

@@ -128,7 +128,7 @@ class Schedule:
         return self._receive(self.line.following, self.open[0][0], LATER)
 
     def _swap_with_previous(self, grad: Tensor | None, i: int | None) -> Tensor | None:
-        """Receive the tokens of micro-batch `i`, send `grad` to the previous stage, and return the tokens.
+        """Receive the tokens of micro-batch `i`, then send `grad` to the previous stage; return the tokens.
 
         If `i` is None, nothing is received. In the first stage, nothing is exchanged. In both cases None is returned.
         """

@@ -113,7 +113,7 @@ def keep_stage(model: ImageClassifier, line: Line, blocks: range) -> None:
 
 
 def stages_by_operations(model: ImageClassifier, stages: int) -> list[range]:
-    """Return the block indices of each stage, balanced by multiply-accumulates, for plans, which cannot measure times.
+    """Return the block indices of each stage, balanced by multiply-accumulates: plans cannot measure times.
 
     Raises:
         ConfigError: there are more stages than blocks.
@@ -131,7 +131,7 @@ def stages_by_operations(model: ImageClassifier, stages: int) -> list[range]:
 def _block_seconds(model: ImageClassifier) -> list[float]:
     """Return the seconds of each block's forward and backward pass of MEASURED_IMAGES images.
 
-    All blocks get their median; the first value also includes the embedding, and the last one the head.
+    Every block has the median of all blocks. The first value includes the embedding, too, and the last one the head.
     """
     encoder, seconds = model.encoder, []
     model.eval()

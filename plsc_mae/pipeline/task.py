@@ -26,7 +26,7 @@ MICRO_BATCHES_PER_STAGE = 2
 
 
 class PipelinedTask(Task):
-    """One pipeline stage of a classification task.
+    """Task of one pipeline stage of a classifier.
 
     The first stage reads and prepares the images and broadcasts the targets; the last stage computes loss and scores.
     If the blocks are frozen, the head gets the whole batch at once, because the batch normalization of probes needs it.
@@ -157,7 +157,7 @@ class PipelinedTask(Task):
         return [[stop - start, *self.token_shape] for start, stop in itertools.pairwise(bounds)]
 
     def _broadcast_target(self, target: Tensor | None, count: int) -> Tensor:
-        """Broadcast the first stage's targets to all stages.
+        """Return the first stage's targets in all stages.
 
         Targets are class numbers [B], or float [B, K] for other labels and in training with mixup. Stages other than
         the first pass None as `target` and allocate a buffer for `count` images. All stages must call.

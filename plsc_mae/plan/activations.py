@@ -77,7 +77,7 @@ class _Branch(NamedTuple):
 
 
 def block_memory(block: nn.Layer, stack: Stack, conditions: Conditions) -> BlockMemory:
-    """Estimate the memory of one block of `stack` from the block's layers that declare a `tensor_split`.
+    """Return the estimated memory of one block of `stack`, from its layers that declare a `tensor_split`.
 
     Blocks of other pipeline stages have no such layers and need no memory.
     """
@@ -104,7 +104,10 @@ def block_memory(block: nn.Layer, stack: Stack, conditions: Conditions) -> Block
 
 
 def _backward_working(branches: Sequence[_Branch]) -> int:
-    """Return a block's working memory in the backward pass in bytes, less what finished branches have released."""
+    """Return the peak working memory of a block's backward pass in bytes, beyond what the block keeps.
+
+    The branches run in reverse order, and each frees what it kept when it ends.
+    """
     working, released = 0, 0
     for branch in reversed(branches):
         working = max(working, branch.backward - released)
@@ -136,7 +139,7 @@ def _mlp(_layer: nn.Layer, hidden: int, width: int, stack: Stack, conditions: Co
 
 
 def _scalings(block: nn.Layer) -> int:
-    """Return the number of scaled outputs that autograd keeps: two for layer scale, and two for stochastic depth."""
+    """Return the number of scaled outputs that autograd keeps: two for layer scale, two for stochastic depth."""
     drop_path = getattr(block, "drop_path", None)
     scaled = getattr(block, "gamma_1", None) is not None
     return 2 * (scaled + (drop_path is not None and drop_path.rate > 0))

@@ -17,7 +17,12 @@ Changes = dict[str, Any]
 
 
 class Remedy(NamedTuple):
-    """Options to change together, as {name: new value}, and the cost of a step with them."""
+    """Change of options with which a run fits.
+
+    Attributes:
+        changes: the options to change together, {name: new value}.
+        estimate: cost of an optimizer step with them.
+    """
 
     changes: Changes
     estimate: Estimate
@@ -68,7 +73,7 @@ def candidates(config: TrainingConfig, devices: int) -> Iterator[Changes]:
 
 
 def _smaller_batches(config: TrainingConfig) -> Iterator[Changes]:
-    """Yield smaller and smaller batches; each change halves an even batch and doubles the iterations once more."""
+    """Yield changes that halve the batch and double the iterations, once, twice, ..., as long as the batch is even."""
     batch, iterations = config.batch_size, config.accum_iter
     while batch % 2 == 0:
         batch, iterations = batch // 2, iterations * 2

@@ -65,7 +65,12 @@ class Traffic(NamedTuple):
 class Estimate(NamedTuple):
     """Cost of an optimizer step for a device of the pipeline stage that needs the most memory.
 
-    `flash_blocks` of the stage's `blocks` run their attention in the flash kernel.
+    Attributes:
+        layout: division of the run among the devices.
+        usage: memory in bytes at the moment that needs the most.
+        traffic: bytes that the device sends.
+        blocks: number of the stage's transformer blocks.
+        flash_blocks: number of them whose attention runs in the flash kernel.
     """
 
     layout: Layout
@@ -76,7 +81,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(sketch: Sketch, config: TrainingConfig, devices: int, *, capability: Capability = AMPERE) -> Estimate:
-    """Estimate memory and traffic of an optimizer step on a device of the stage that needs the most memory.
+    """Return memory and traffic of an optimizer step on a device of the stage that needs the most memory.
 
     Args:
         sketch: sketch of the config's task.
@@ -104,8 +109,8 @@ def estimate(sketch: Sketch, config: TrainingConfig, devices: int, *, capability
         memory = PassMemory.of(outline, parameters, conditions, cast=cast)
         usage = peak(memory, parameters, states, in_flight)
         traffic = _traffic(memory.blocks, parameters.trained, states, layout, config)
-        flash_blocks = sum(block.flash for block in memory.blocks)
-        found.append(Estimate(layout, usage, traffic, len(memory.blocks), flash_blocks))
+        own = [block for block in memory.blocks if block.entry]  # placeholders of other stages' blocks have no input
+        found.append(Estimate(layout, usage, traffic, len(own), sum(block.flash for block in own)))
     return max(found, key=lambda stage: stage.usage.total)
 
 
@@ -126,7 +131,7 @@ def states_of(config: TrainingConfig, layout: Layout) -> States:
         average=FLOAT32 if averaged else 0,
         sharding_stage=config.sharding_stage,
         sharded=layout.data,
-        data_parallel=1 if config.device == "cpu" else layout.data,  # a CPU exchanges small pieces, see `Exchange`
+        data_parallel=1 if config.device == "cpu" else layout.data,  # CPUs exchange pieces (parallel/exchange.py)
         accumulates=config.accum_iter * layout.micro_batches > 1,
     )
 
@@ -134,7 +139,7 @@ def states_of(config: TrainingConfig, layout: Layout) -> States:
 def _traffic(
     blocks: Iterable[BlockMemory], trained: int, states: States, layout: Layout, config: TrainingConfig
 ) -> Traffic:
-    """Count the bytes that a device sends in an optimizer step.
+    """Return the bytes that a device sends in an optimizer step.
 
     Collectives use rings: of its bytes, an all-reduce over n processes sends 2 (n - 1) / n, and a reduce-scatter or an
     all-gather (n - 1) / n.

@@ -51,18 +51,18 @@ def measure(config: TrainingConfig) -> MemoryPeak:
 
 
 def run_updates(stepper: Stepper, batch: Batch, config: TrainingConfig, updates: int = UPDATES) -> None:
-    """Run updates, each of which accumulates the gradients of the same batch --accum_iter times."""
+    """Run `updates` updates; each accumulates the gradients of the same batch --accum_iter times."""
     stepper.set_rates(Rates(LEARNING_RATE, config.weight_decay))
     stepper.task.train()
     for _ in range(updates):
         for i in range(config.accum_iter):
             last = i + 1 == config.accum_iter
-            stepper.micro_batch(stepper.task.prepare(batch), group_size=config.accum_iter, last=last)
-        stepper.finish()
+            stepper.forward_backward(stepper.task.prepare(batch), group_size=config.accum_iter, last=last)
+        stepper.apply_update()
 
 
 def random_training_batch(config: TrainingConfig) -> Batch:
-    """Return a batch of random images, transformed as in training with `config`."""
+    """Return a batch of random images, with labels for classifiers, transformed as in training with `config`."""
     pixel_format = pixel_settings.settled_format(config)
     if isinstance(config, PretrainConfig):
         return random_batch(

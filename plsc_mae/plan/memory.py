@@ -33,7 +33,7 @@ class Parameters(NamedTuple):
 
     @classmethod
     def of(cls, network: nn.Layer, tensor_parallel: int) -> Parameters:
-        """Count the parameters of `network` that each of `tensor_parallel` processes holds."""
+        """Return the counts of the parameters of `network` that each of `tensor_parallel` processes holds."""
         sizes, params = share_sizes(network, tensor_parallel), network.parameters()
         trained = [param for param in params if not param.stop_gradient]
         return cls(
@@ -77,7 +77,7 @@ class States(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Bytes in use at one moment, by purpose."""
+    """Bytes in use at one moment of an optimizer step, by purpose; `moment` names it."""
 
     weights: int = 0
     optimizer: int = 0
@@ -109,7 +109,10 @@ class PassMemory(NamedTuple):
 
     @classmethod
     def of(cls, outline: MemoryOutline, parameters: Parameters, conditions: Conditions, *, cast: bool) -> PassMemory:
-        """Estimate a pass; with `cast` and without recompute, autograd keeps 16-bit copies of float32 matrices."""
+        """Return the memory of a pass.
+
+        With `cast` and without recompute, autograd keeps 16-bit copies of float32 matrices.
+        """
         blocks = [block_memory(block, stack, conditions) for stack in outline.stacks for block in stack.blocks]
         copies = HALF * parameters.matrices if cast and not conditions.recompute else 0
         return cls(outline, tuple(blocks), outline.kept + copies)

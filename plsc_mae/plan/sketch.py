@@ -36,7 +36,7 @@ class Sketch(NamedTuple):
 
 
 def sketch(config: TrainingConfig) -> Sketch:
-    """Build the task of a config without weights; no file is read.
+    """Return the task of a config without weights, and the number of its operations; no file is read.
 
     Raises:
         ConfigError: the run itself would refuse the network or the combination of options.

@@ -42,7 +42,7 @@ summary{cursor:pointer}pre{white-space:pre-wrap;margin:0}
 
 
 def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
-    """Return the whole file.
+    """Return the HTML of a whole report.
 
     Args:
         title: plain text.
@@ -64,7 +64,7 @@ def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write a report, in place of an earlier report only.
+    """Write a report; an existing file is replaced only if it is a report.
 
     Raises:
         DataError: the file cannot be written, or is not a report.
@@ -98,12 +98,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def pairs(values: Mapping[str, Any]) -> str:
-    """Return names and values as a table of two columns."""
+    """Return names and values as an HTML table of two columns without a heading."""
     return table(("", ""), values.items())
 
 
 def paragraph(text: str, style: str = "") -> str:
-    """Return a paragraph of plain text with a class of the style sheet."""
+    """Return a paragraph of plain text as HTML; `style` is a class of the style sheet."""
     kind = f' class="{style}"' if style else ""
     return f"<p{kind}>{escape(text)}</p>"
 
@@ -114,17 +114,17 @@ def bullets(texts: Sequence[str]) -> str:
 
 
 def folded(summary: str, content: str) -> str:
-    """Return content that the reader unfolds."""
+    """Return `content` as HTML that is hidden below `summary` until the reader unfolds it."""
     return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
 
 def figure(caption: str, content: str) -> str:
-    """Return content with a caption in plain text."""
+    """Return `content` as HTML with a caption, which is plain text."""
     return f"<figure><figcaption>{escape(caption)}</figcaption>{content}</figure>"
 
 
 def picture(image: Image.Image, alternative: str, min_height: int = 0) -> str:
-    """Return a picture inside the page; large ones are reduced, large files become JPEG.
+    """Return a picture as HTML that contains it; large ones are reduced, large files become JPEG.
 
     Args:
         image: the picture.

@@ -37,8 +37,8 @@ class PublishedLog(NamedTuple):
         source: place of the log.
         metric: name of the values in our log.txt.
         images_per_update: effective batch size.
-        epochs: zero-based epochs of the values.
-        values: mean of the epoch.
+        epochs: zero-based epochs that the log covers.
+        values: means of the metric over these epochs.
     """
 
     name: str
@@ -76,11 +76,10 @@ def published_logs() -> tuple[PublishedLog, ...]:
 
 
 def compare_published(run: RunFolder) -> list[Comparison]:
-    """Compare a run with every published log whose recipe it follows.
+    """Return the comparison of a run with every published log whose recipe it follows.
 
-    A run follows a recipe if all its options have the recipe's values, except those that do not change the expected
-    loss, see NEUTRAL_GROUPS, and if an update has the same number of images, if history.jsonl has this number. Whether
-    the images are the same is left to the reader.
+    It follows a recipe if `deviating_options` finds no difference and its updates have the recipe's number of images; a
+    run without this number in history.jsonl passes. Whether the images are the same is left to the reader.
     """
     return [
         _compare(run, log)

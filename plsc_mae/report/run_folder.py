@@ -25,7 +25,7 @@ class Picture(NamedTuple):
     """A picture that the run has written.
 
     Attributes:
-        step: the step in the records, which is the epoch.
+        step: finished updates; in records of earlier versions, epochs.
         encoded: content of the image file.
     """
 
@@ -78,7 +78,7 @@ class RunFolder:
     def series(self, name: str) -> tuple[list[float], list[float]]:
         """Return (updates, values) of a metric, from train.jsonl or, if that lacks it, from log.txt.
 
-        Values that are not finite are left out.
+        Values that are not finite are left out. Both lists are empty if the run lacks the metric.
         """
         for records in (self.intervals, self.epochs):
             points = [(r["step"], r[name]) for r in records if is_number(r.get(name)) and "step" in r]
@@ -87,7 +87,10 @@ class RunFolder:
         return [], []
 
     def last_loss(self, name: str) -> float | None:
-        """Return the mean of a loss over the newest epoch or, before its end, of the newest 20 lines of train.jsonl."""
+        """Return the mean of a loss over the newest finished epoch; before one, that of the newest 20 lines.
+
+        The lines are those of train.jsonl. The result is None if no record has a finite value.
+        """
         ended = [record[f"train_{name}"] for record in self.epochs if is_number(record.get(f"train_{name}"))]
         if ended:
             return float(ended[-1])
@@ -101,7 +104,7 @@ def is_number(value: Any) -> bool:
 
 
 def read_run(path: Path) -> RunFolder:
-    """Read the output folder of a run.
+    """Return the content of the output folder of a run.
 
     Raises:
         DataError: the folder has neither train.jsonl nor log.txt.

@@ -1,4 +1,4 @@
-"""Sections of the report of one run."""
+"""Sections of the report of one run as HTML; "" if the run has no data for a section."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def learning(run: RunFolder) -> str:
 
 
 def charts(run: RunFolder) -> str:
-    """Return the charts of all metrics that the run has."""
+    """Return the charts of those metrics in CHARTS that the run has."""
     drawn = []
     for title, names in CHARTS:
         curves = [Curve(name, *run.series(name)) for name in names]
@@ -148,7 +148,7 @@ def evaluations(run: RunFolder) -> str:
 
 
 def speed(run: RunFolder) -> str:
-    """Return speed, waiting times and memory."""
+    """Return a table of speed, waiting times, memory and counts."""
     values: dict[str, Any] = {}
     images = [r["images_per_second"] for r in run.intervals if is_number(r.get("images_per_second"))]
     if images:
@@ -171,7 +171,7 @@ def speed(run: RunFolder) -> str:
 
 
 def starts(run: RunFolder) -> str:
-    """Return the starts and ends of the run."""
+    """Return a table of the starts and ends of the run."""
     rows: list[Sequence[Any]] = []
     for i, record in enumerate(run.history):
         following = [later["event"] for later in run.history[i + 1 :] if later.get("event") in ("start", "end")]
@@ -186,7 +186,7 @@ def starts(run: RunFolder) -> str:
 
 
 def warnings(run: RunFolder) -> str:
-    """Return the warnings of all starts."""
+    """Return the list of the warnings of all starts; "None." if the run recorded none."""
     found = [record for record in run.history if record.get("event") == "warning"]
     if run.history and not found:
         return paragraph("None.")

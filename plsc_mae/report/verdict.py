@@ -16,7 +16,8 @@ class Verdict(NamedTuple):
 
     Attributes:
         answer: "yes" if the loss is below those of all trivial predictors; "in part" if it is only below those of
-            predictors that predict the same for all hidden patches; "unknown" if the run has no such losses.
+            predictors that predict the same for all hidden patches; "not yet" if it is not; "unknown" if the run has no
+            finite loss or no losses of trivial predictors.
         text: the answer in a sentence or two.
         loss: name of the compared loss.
         value: its newest value; None without one.
@@ -31,7 +32,7 @@ class Verdict(NamedTuple):
 
 
 def judge(run: RunFolder) -> Verdict:
-    """Compare the newest loss of a run, see `RunFolder.last_loss`, with the losses of trivial predictors."""
+    """Return how the newest loss of a run, see `RunFolder.last_loss`, compares with those of trivial predictors."""
     name = str(run.trivial.get("loss", "loss"))
     losses = {key: float(loss) for key, loss in run.trivial.get("losses", {}).items()}
     levels = {DESCRIPTIONS.get(key, key): loss for key, loss in losses.items()}

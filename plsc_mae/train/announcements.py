@@ -39,7 +39,7 @@ def announce_command(config: TrainingConfig, world: World) -> None:
 def announce_plan(
     state: RunState, loader: BatchLoader, *, n_parameters: int, planned_memory: int | None = None
 ) -> None:
-    """Print data, network, recipe, changed options, memory and time of a run.
+    """Print the rows of the overview: data, network, recipe, changed options, memory and time of a run.
 
     Args:
         state: state of the run.
@@ -136,7 +136,7 @@ def announce_start(config: TrainingConfig, world: World, run: str, at: Progress,
 
 
 def continuation(config: TrainingConfig, world: World, run: str) -> str | None:
-    """Return the command that continues a run; None if one command on this machine cannot do it."""
+    """Return the command that continues a run; None for images in memory, and for processes on several machines."""
     if config.data_path.startswith(IN_MEMORY) or world.processes > runtime.local_processes():
         return None
     launch = f"launch --nproc_per_node {world.processes} " if world.processes > 1 else ""
@@ -146,7 +146,7 @@ def continuation(config: TrainingConfig, world: World, run: str) -> str | None:
 
 
 def _repetition(config: TrainingConfig) -> str:
-    """Return the advice to repeat the command so that it continues the run."""
+    """Return a phrase for a message: the same command, with the flags with which it continues the run."""
     other = " instead of --resume" if config.resume else " instead of --overwrite" if config.overwrite else ""
     return "the same command" if config.auto_resume and not other else f"the same command with --auto_resume{other}"
 
@@ -155,14 +155,14 @@ def _repetition(config: TrainingConfig) -> str:
 
 
 def describe_stop(state: RunState, at: Progress, *, iterations: int, saved: Path | None, moved: bool) -> str:
-    """Return the position of a stopped run, the file that holds it, and how to continue the run.
+    """Return the text of a stop: position of the run, its last checkpoint, and how to continue it.
 
     Args:
         state: state of the run.
         at: its position.
         iterations: iterations of an epoch.
         saved: the checkpoint of this position; None without one.
-        moved: whether the position has changed since the start.
+        moved: whether the position has changed since this start.
     """
     config = state.config
     position = f"epoch {at.epoch}, {at.batches_done} of {iterations} iterations, step {at.step}"
@@ -179,7 +179,7 @@ def describe_stop(state: RunState, at: Progress, *, iterations: int, saved: Path
 def announce_end(
     config: TrainingConfig, at: Progress, *, saved: Path | None, best: Path | None, seconds: float, stopped: bool
 ) -> None:
-    """Print the end of a run; after a stop only for programs, because `describe_stop` is printed as an error.
+    """Print the end of a run; after a stop, only its event for --json, because `describe_stop` is printed as an error.
 
     Args:
         config: options of the run.

@@ -23,8 +23,8 @@ class CompiledTask(nn.Layer):
         precision: precision of the forward passes.
 
     Raises:
-        ConfigError: `precision` is mixed and this is Paddle 2. It inserts the casts into the traced program, where the
-            networks cannot keep the residual stream and the losses in float32.
+        ConfigError: `precision` is mixed and this is Paddle 2, which inserts its casts into the traced program, so that
+            the networks cannot keep the residual stream and the losses in float32.
     """
 
     def __init__(self, task: Task, precision: Precision) -> None:
@@ -38,6 +38,6 @@ class CompiledTask(nn.Layer):
         self._traced = paddle.jit.to_static(task.forward, full_graph=True)
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Compute the result of `Task.forward`; entries of the batch that are not tensors are left out."""
+        """Return the result of `Task.forward` for the tensors of the batch; other entries are left out."""
         loss, logs, features = self._traced({name: x for name, x in batch.items() if isinstance(x, Tensor)})
         return StepOutput(loss, {name: value.detach() for name, value in logs.items()}, features)

@@ -40,7 +40,12 @@ Notes = npt.NDArray[np.int64]
 
 
 class BadFile(NamedTuple):
-    """Zero-based index of a file in its list, and the reason why it cannot be read."""
+    """File that cannot be read.
+
+    Attributes:
+        number: zero-based index of the file in its list.
+        reason: sentence that names the file and the reason.
+    """
 
     number: int
     reason: str
@@ -99,8 +104,8 @@ def _notes(
 ) -> dict[str, Notes]:
     """Return the `Note` flags of each file, int64 [n], by the names of the lists; all processes must call.
 
-    The files of a list with an earlier result in `known` of the main process count as good, except its bad ones; the
-    data-parallel processes divide the check of all other files.
+    The data-parallel processes divide the files of a list among them. If the main process has an earlier result of the
+    list in `known`, only the bad files of that result are examined, by the main process; the others count as good.
     """
     is_known = {name: int(world.sum(paddle.to_tensor([int(name in known)], dtype="int64")).item()) for name in lists}
     notes = {}
@@ -144,7 +149,7 @@ def _reason(path: str, notes: int, values: PixelFormat) -> str:
 
 
 def _describe(images: ImageList, bad: list[BadFile]) -> str:
-    """Return the number of bad files of a list and the reasons of the first ones."""
+    """Return a clause with the number of bad files of a list and the reasons of the first ones."""
     first = "; ".join(file.reason for file in bad[:_NAMED_FILES])
     more = f"; and {len(bad) - _NAMED_FILES} more" if len(bad) > _NAMED_FILES else ""
     return f"{len(bad)} of {len(images)} files of {images.source} cannot be used: {first}{more}"

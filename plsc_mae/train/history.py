@@ -27,7 +27,11 @@ logger = logging.getLogger(__name__)
 
 
 class WarningRecorder(logging.Handler):
-    """Handler that writes the warnings of plsc_mae to the history of a run; they wait in memory until it exists."""
+    """Handler that writes the warnings of plsc_mae to the history of a run; they wait in memory until it exists.
+
+    Attributes:
+        count: number of warnings so far, including those beyond MAX_WARNINGS, which are not written.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -55,7 +59,7 @@ class WarningRecorder(logging.Handler):
 
 @contextlib.contextmanager
 def recording_warnings() -> Iterator[WarningRecorder]:
-    """Collect the warnings of plsc_mae within the context."""
+    """Yield a `WarningRecorder` that receives the warnings of plsc_mae within the context."""
     recorder, root = WarningRecorder(), logging.getLogger("plsc_mae")
     root.addHandler(recorder)
     try:
@@ -111,7 +115,7 @@ def recorded(
 
 
 def environment(world: World) -> dict[str, str]:
-    """Return versions, device and number of processes of this run by name."""
+    """Return versions, device, number of processes, system and command line of this run by name."""
     versions = {"plsc_mae": plsc_mae.__version__, "Paddle": paddle.__version__, "Python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

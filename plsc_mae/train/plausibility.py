@@ -54,7 +54,9 @@ def check_accumulation(config: TrainingConfig, iterations: int, parts: int) -> N
 
 
 def warn_of_schedule(config: TrainingConfig, schedule: Schedule, *, lr: float, updates_per_epoch: int) -> None:
-    """Warn of a schedule that hardly trains: long warm-up, first or last rate above the peak, LARS with tiny updates.
+    """Log a warning for a schedule that hardly trains.
+
+    The signs are a long warm-up, a first or last rate above the peak, and LARS with tiny updates.
 
     Args:
         config: options of the run.

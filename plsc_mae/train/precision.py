@@ -74,7 +74,7 @@ def autocast(precision: Precision) -> contextlib.AbstractContextManager[None]:
 
 
 def lower_weights(task: nn.Layer, optimizer: paddle.optimizer.Optimizer, precision: Precision) -> None:
-    """Convert the weights to 16 bits if the level is "O2"; the optimizer keeps float32 copies."""
+    """Convert the weights of `task` to 16 bits if the level is "O2"; `optimizer` then keeps float32 copies."""
     if precision.dtype is not None and precision.level == "O2":
         paddle.amp.decorate(task, optimizer, level="O2", dtype=precision.dtype, master_weight=True)
 
@@ -104,7 +104,7 @@ class LossScale:
         return self.value <= SMALLEST_LOSS_SCALE
 
     def update(self, *, good: bool) -> None:
-        """Adapt the scale after an update: `good` if it was applied, not `good` if its gradients overflowed."""
+        """Adapt the scale after an update; `good` is True if it was applied, False if its gradients overflowed."""
         if not self.enabled:
             return
         if not good:

@@ -8,7 +8,7 @@ from plsc_mae.parallel.world import World
 
 
 def images_per_update(config: TrainingConfig, world: World) -> int:
-    """Return the number of images in one whole accumulation group, over all processes."""
+    """Return the number of images of a whole accumulation group in all processes."""
     return config.batch_size * world.size * config.accum_iter
 
 

@@ -47,10 +47,10 @@ from plsc_mae.train.trainer import Trainer
 
 
 def training_world(config: TrainingConfig) -> World:
-    """Create the process groups of a training run in the layout that its options request; all processes must call.
+    """Choose the kernels and create the process groups of a training run, as its options request; all must call.
 
     Raises:
-        ConfigError: the number of processes, the device or the Paddle version does not support the options.
+        ConfigError: the number of processes, the device, the GPU or the Paddle version does not support the options.
     """
     choose_kernels(deterministic=config.deterministic)
     world = World(config.device, tensor_parallel=config.tensor_parallel, pipeline_parallel=config.stages)
@@ -197,7 +197,7 @@ def build_trainer(
     probe: OnlineProbe | None = None,
     planned_memory: int | None = None,
 ) -> Trainer:
-    """Build the Trainer of a run.
+    """Build the Trainer of a run; the main process prints the overview of the run and warns of a doubtful schedule.
 
     Args:
         task: task whose network `share_network` has reduced to this process's part.

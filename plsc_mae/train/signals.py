@@ -90,7 +90,7 @@ class StopRequest:
                 os.write(2, message.encode())  # print is not reentrant
 
     def agreed_in_update(self) -> int:
-        """Return the largest signal number that all processes know of after an update, 0 for none, without a wait.
+        """Return the signal number that all processes know of after an update, 0 for none, without waiting.
 
         A single process knows its own signal. Several processes know those that came before the update's losses were
         exchanged; later ones stop the next update.

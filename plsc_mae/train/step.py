@@ -1,4 +1,4 @@
-"""One update: forward and backward passes of an accumulation group, the gradient norm, clipping, the optimizer step."""
+"""One update: forward and backward passes of an accumulation group, gradient norm, clipping and optimizer step."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class UpdateResult(NamedTuple):
 class Stepper:
     """Executor of a Task's updates: gradient accumulation, mixed precision, clipping and the optimizer step.
 
-    For an update, call `micro_batch` once per iteration of its accumulation group, then `finish`.
+    For an update, call `forward_backward` once per iteration of its accumulation group, then `apply_update`.
     `train.setup.build_stepper` builds a Stepper from the options of a run.
 
     Args:
@@ -145,14 +145,17 @@ class Stepper:
         set_weight_decay(self.optimizer, self.groups, rates.weight_decay)
         self.weight_decay = rates.weight_decay
 
-    def micro_batch(self, batch: Batch, *, group_size: int = 1, last: bool = True) -> StepOutput:
-        """Run the forward and backward pass of one iteration.
+    def forward_backward(self, batch: Batch, *, group_size: int = 1, last: bool = True) -> StepOutput:
+        """Run the forward and backward pass of one iteration; the gradients are added to those of the group.
 
         Args:
             batch: result of `Task.prepare`.
             group_size: number of iterations in this accumulation group.
             last: whether this is the last iteration of the group. The gradients are then averaged over the
                 data-parallel processes, so all of them must call.
+
+        Returns:
+            The output of `Task.forward_backward`; its loss is neither divided by `group_size` nor scaled.
         """
         context = PassContext(self.layer, functools.partial(autocast, self.precision), group_size, self.scaler.value)
         with self._without_exchange() if not last else contextlib.nullcontext():
@@ -161,26 +164,28 @@ class Stepper:
             self.world.average_gradients(self.params.values())
         return out
 
-    def finish(
+    def apply_update(
         self,
-        judge: Callable[[Tensor], Verdict] | None = None,
-        inspect: Callable[[Mapping[str, Tensor]], None] | None = None,
+        decide: Callable[[Tensor], Verdict] | None = None,
+        on_applied: Callable[[Mapping[str, Tensor]], None] | None = None,
     ) -> UpdateResult:
-        """End an accumulation group: update the parameters or discard the gradients; all processes must call.
+        """Apply the update of an accumulation group, or discard it as `decide` says; all processes must call.
+
+        In both cases the gradients are cleared afterwards.
 
         Args:
-            judge: returns the decision for a gradient norm and may read the gradients; by default an update is
+            decide: returns the decision for a gradient norm and may read the gradients; by default an update is
                 applied unless float16 gradients overflowed.
-            inspect: called after the optimizer step of an applied update with the parameters by name, which still have
-                the gradients of the update; None for no call.
+            on_applied: called after the optimizer step with the parameters by name, which still have the clipped
+                gradients of the update; not called for a discarded update.
         """
         norm = self._gradient_norm()
-        verdict = (judge or self._judge_overflow)(norm)
+        verdict = (decide or self._decide_on_overflow)(norm)
         activity.enter("optimizer")
         if verdict is Verdict.APPLY:
-            self._update(norm)
-            if inspect is not None:
-                inspect(self.params)
+            self._step_optimizer(norm)
+            if on_applied is not None:
+                on_applied(self.params)
         elif verdict is Verdict.OVERFLOW:
             self.scaler.update(good=False)
         for param in self.params.values():
@@ -189,7 +194,7 @@ class Stepper:
             self.task.after_step()
         return UpdateResult(verdict is Verdict.APPLY, norm)
 
-    def _judge_overflow(self, norm: Tensor) -> Verdict:
+    def _decide_on_overflow(self, norm: Tensor) -> Verdict:
         overflowed = self.scaler.enabled and not bool(paddle.isfinite(norm))
         return Verdict.OVERFLOW if overflowed else Verdict.APPLY
 
@@ -198,8 +203,8 @@ class Stepper:
         norm = global_norm(self.params.values(), self.world, sharded=self.sharded)
         return norm / self.scaler.value if self.scaler.enabled else norm
 
-    def _update(self, norm: Tensor) -> None:
-        """Divide the gradients by the loss scale, clip them and update the parameters."""
+    def _step_optimizer(self, norm: Tensor) -> None:
+        """Divide the gradients by the loss scale, clip them and update the parameters; all processes must call."""
         if self.clip_grad is not None:
             divide_gradients(self.params.values(), clip_divisor(norm, self.clip_grad) * self.scaler.value)
         elif self.scaler.enabled:

@@ -91,7 +91,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------- start and end
 
     def fit(self, start: Start | None = None) -> None:
-        """Train to the end of the run.
+        """Train to the end of the run; if it was finished before, only complete its last checkpoints.
 
         Args:
             start: result of an earlier call of `find_start`; None calls it now.
@@ -129,7 +129,7 @@ class Trainer:
                     self.log.close()
 
     def _describe_start(self, run: str, path: Path | None) -> dict[str, Any]:
-        """Return the values of a start for the history of the run."""
+        """Return the values of a start for the history of the run, by name."""
         images = self.state.images_per_iteration * self.config.accum_iter
         return {
             "run": run,
@@ -145,7 +145,8 @@ class Trainer:
         """Resume from the checkpoint of `start` and return its path, None without one; all processes must call.
 
         Raises:
-            CheckpointError: the processes resume from different positions.
+            CheckpointError: the checkpoint cannot be restored, or the processes resume from different positions.
+            ConfigError: the position is not between two updates of this run.
         """
         config, path = self.config, start.checkpoint
         create_folder(config)
@@ -164,7 +165,10 @@ class Trainer:
         return path.absolute().parent == Path(self.config.output_dir).absolute()
 
     def _finish_again(self, path: Path) -> None:
-        """Write last checkpoints that a kill has prevented, and log that the run of checkpoint `path` was finished."""
+        """Log that the run of checkpoint `path` has nothing left to do; all processes must call.
+
+        If `path` is in the output folder, first write the checkpoints of the last epoch that a kill has prevented.
+        """
         config, at = self.config, self.progress
         if self._is_in_output_folder(path) and at.batches_done == 0:
             self.saver.save_absent(at, due_tags(config, at))
@@ -232,7 +236,7 @@ class Trainer:
         )
 
     def _agreed_to_stop(self) -> bool:
-        """Return whether any process was asked to stop; all processes must call."""
+        """Return whether any process was asked to stop, and set `stopped_by`; all processes must call."""
         activity.enter("collective")
         self.stopped_by = self.stopped_by or self.stop.agreed()
         return self.stopped_by > 0
@@ -240,7 +244,10 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------- updates
 
     def _train_epoch(self) -> None:
-        """Train the rest of the epoch; return after an update if a stop is requested or --max_train_step is reached."""
+        """Train the rest of the epoch; all processes must call.
+
+        A stop request or --max_train_step ends it earlier, after an update; `progress.ended` is then False.
+        """
         config, at, total = self.config, self.progress, len(self.loader)
         self.loader.sampler.set_position(at.epoch, at.batches_done)
         self.task.train()
@@ -273,7 +280,7 @@ class Trainer:
     def iterate(self, batch: Batch) -> None:
         """Run one iteration on a batch of the loader; all processes must call.
 
-        The last iteration of an accumulation group also updates the weights.
+        The last iteration of an accumulation group also updates the weights, or discards the gradients.
         """
         activity.enter("forward")
         at, i = self.progress, self.progress.batches_done
@@ -284,25 +291,28 @@ class Trainer:
         paddle.seed(device_seed(self.config.seed, at.epoch, i, self.world.stream))
         prepared = self.task.prepare(batch)
         self.trivial_losses.add(prepared)
-        out = self.stepper.micro_batch(prepared, group_size=group.size, last=i == group.last)
+        out = self.stepper.forward_backward(prepared, group_size=group.size, last=i == group.last)
         self.loader.transfer_next()
         self.policy.add(out.loss)
         if self.probe is not None:
             assert out.features is not None
             self.probe.remember(out.features, batch["label"])
         if i == group.last:
-            self._update(out.logs)
+            self._end_group(out.logs)
         else:
             self.state.add_metrics(out.logs)
         at.batches_done = i + 1
 
-    def _update(self, logs: dict[str, Tensor]) -> None:
-        """End an accumulation group; log `logs`, the values of its last iteration, only if the update is applied."""
+    def _end_group(self, logs: dict[str, Tensor]) -> None:
+        """Apply or discard the update of an accumulation group; all processes must call.
+
+        `logs` are the values of the group's last iteration; they are logged only if the update is applied.
+        """
         activity.enter("collective")
-        judge = functools.partial(self.policy.judge, progress=self.progress, stop=self.stop)
+        decide = functools.partial(self.policy.exchange_and_decide, progress=self.progress, stop=self.stop)
         ends_epoch = self.progress.batches_done + 1 == len(self.loader)
-        inspect = self._log_histograms if self.config.histograms and ends_epoch else None
-        result = self.stepper.finish(judge, inspect)
+        on_applied = self._log_histograms if self.config.histograms and ends_epoch else None
+        result = self.stepper.apply_update(decide, on_applied)
         self.progress.step += 1
         activity.finish_update(self.progress.step)
         if result.applied:
@@ -314,7 +324,7 @@ class Trainer:
             self.probe.forget()
 
     def _log_histograms(self, params: Mapping[str, Tensor]) -> None:
-        """Write histograms of parameters and of the gradients that have just updated them, by block."""
+        """Log histograms of the main process's parameters, and of the gradients that just updated them, by block."""
         if self.world.is_main:
             self.log.histograms(block_values(params), self.progress.step + 1)
 
@@ -327,9 +337,10 @@ class Trainer:
     # ---------------------------------------------------------------------------------------------------- logs
 
     def _settings(self) -> dict[str, float]:
-        """Return the largest and smallest learning rate of the groups, weight decay, loss scale and counts, by name.
+        """Return the settings of the last update by name.
 
-        The counts are those of non-finite updates.
+        These are the largest and smallest learning rate of all parameter groups, the weight decay, the loss scale, and
+        the counts of non-finite updates.
         """
         lr, (largest, smallest) = self.stepper.optimizer.get_lr(), self.lr_scales
         return {
@@ -353,7 +364,7 @@ class Trainer:
         self.log.line(record, total=len(self.loader), eta=eta)
 
     def _report_first(self, watch: Stopwatch, images: int) -> None:
-        """Print the first update after the start to the console only; all processes must call.
+        """Print the means of the first update after the start to the console only; all processes must call.
 
         With large networks the first log line can be many minutes away.
         """
@@ -440,7 +451,7 @@ class Trainer:
         return metrics
 
     def _observe_start(self) -> None:
-        """Draw the pictures of the untrained network; all processes must call."""
+        """Log the pictures of the network before its first update; all processes must call."""
         activity.enter("evaluation")
         for observer in self.observers:
             if observer.at_start:

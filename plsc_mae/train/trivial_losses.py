@@ -44,7 +44,7 @@ class TrivialLosses:
         self._pending = bool(self.task.reference_loss) and _run_of(self.path) not in {run, origin} - {""}
 
     def add(self, batch: Batch) -> None:
-        """Take the images of a batch that the task has prepared, up to ENOUGH_IMAGES in all; then call `finish`."""
+        """Collect the images of a prepared batch, up to ENOUGH_IMAGES in all; with the last of them, call `finish`."""
         if not self._pending:
             return
         images = len(batch["image"])
@@ -75,7 +75,7 @@ class TrivialLosses:
 
 
 def _run_of(path: Path) -> str:
-    """Return the id of the run that wrote the losses; "" without a file."""
+    """Return the id of the run that wrote the losses; "" if the file is missing or damaged."""
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["run"])
     except (OSError, ValueError, TypeError, KeyError):

@@ -36,8 +36,8 @@ class LoadReport:
         matched: names of our tensors that were loaded.
         missing: names of our tensors that the file does not contain.
         unexpected: names, in the file's naming, of tensors that the network does not have.
-        resized: names of our position tables that the file has for another grid size. Learned tables were resized; the
-            network kept its own fixed tables.
+        resized: names of our tensors, such as position tables, that the file has for another grid size. Learned ones
+            were resized; the network kept its own fixed tables.
     """
 
     dialect: str
@@ -73,7 +73,7 @@ def read(path: str | Path, model_key: str = "", model_prefix: str = "") -> Check
 
 
 def read_network(path: str | Path, model_key: str = "", model_prefix: str = "") -> Checkpoint:
-    """Read a weight file as `read` does, require that a network can be chosen, and log the `remark` if any.
+    """Read a weight file as `read` does, but raise if no network can be used; log the `remark`, if any.
 
     Raises:
         CheckpointError: the file cannot be read, lacks the key or the prefix, or no network can be chosen or used.
@@ -100,7 +100,7 @@ def load(
     resize: Resize | None = None,
     dry_run: bool = False,
 ) -> LoadReport:
-    """Load weights into a network and convert their names and layouts.
+    """Load weights into a network, with their names and layouts converted, and return a report.
 
     A fixed position table for another grid size is not loaded, because the network's own table is exact for its grid.
 
@@ -149,7 +149,7 @@ def load(
 def _match(
     model: nn.Layer, tensors: Tensors, rules: Dialect, prefix: str, resize: Resize | None
 ) -> tuple[LoadReport, dict[str, Array], list[str]]:
-    """Match the network's tensors with those of a file.
+    """Match the network's tensors with those of a file, in the base naming.
 
     Returns:
         The report, the values by our names, and one description per tensor of another shape.
@@ -189,7 +189,7 @@ def _match(
 
 
 def decoded(stored: Checkpoint, num_heads: int | None = None, decoder_num_heads: int | None = None) -> Checkpoint:
-    """Rewrite the network of a file into the base naming of its dialect, from which sizes can be inferred.
+    """Return a file with its network in the base naming of its dialect, from which sizes can be inferred.
 
     A file whose names need no rewriting, or that no dialect recognizes, is returned unchanged.
 
@@ -217,7 +217,7 @@ def decoded(stored: Checkpoint, num_heads: int | None = None, decoder_num_heads:
 
 
 def _decode(rules: Dialect, tensors: Tensors, heads: NumHeads, where: str) -> Tensors:
-    """Rewrite tensors into the base naming.
+    """Return tensors rewritten into the base naming of a dialect.
 
     Raises:
         CheckpointError: the shapes of the tensors are inconsistent.

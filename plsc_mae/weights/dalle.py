@@ -32,7 +32,7 @@ BLOCK = re.compile(r"blocks\.group_1\.block_(\d+)\.")
 
 
 def read_dalle(path: str | Path, part: Part) -> dict[str, Array]:
-    """Read the tensors of the encoder or the decoder of the discrete VAE.
+    """Read and return the tensors of the encoder or the decoder of the discrete VAE.
 
     Args:
         path: the file, or a folder that contains it, such as one with encoder_weight.pd and decoder_weight.pd.
@@ -86,7 +86,7 @@ def has_dalle(path: str | Path, part: Part) -> bool:
 
 
 def infer_sizes(tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, int]:
-    """Infer the constructor arguments of `DalleEncoder` or `DalleDecoder` from the tensors of `read_dalle`."""
+    """Return the arguments of `DalleEncoder` or `DalleDecoder` that fit the tensors of `read_dalle`."""
     first, last = tensors["blocks.input.w"].shape, tensors["blocks.output.conv.w"].shape
     blocks = {match[1] for match in map(BLOCK.match, tensors) if match}
     if _part_by_shape(tensors) == "encoder":
@@ -112,7 +112,7 @@ def _candidates(path: Path, part: Part) -> list[Path]:
 
 
 def _part_of(tensors: Mapping[str, Array], part: Part) -> dict[str, Array]:
-    """Remove all before `blocks.` from names; of several prefixes keep the one that ends in `part`, or the first."""
+    """Return the tensors under the prefix that ends in `part`, else under the first; names begin with `blocks.`."""
     found: dict[Any, dict[str, Array]] = {}
     for name, array in tensors.items():
         prefix, blocks, rest = name.rpartition("blocks.")

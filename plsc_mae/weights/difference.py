@@ -55,7 +55,7 @@ class Difference:
 
 
 def compare(a: Mapping[str, NDArray[Any]], b: Mapping[str, NDArray[Any]]) -> Difference:
-    """Compare two tables of tensors by name."""
+    """Return the difference of two tables of tensors, {name: array}."""
     shared = [name for name in a if name in b]
     same_shape = [name for name in shared if a[name].shape == b[name].shape]
     identical = [name for name in same_shape if _is_identical(a[name], b[name])]
@@ -78,7 +78,7 @@ def _is_identical(a: NDArray[Any], b: NDArray[Any]) -> bool:
 
 
 def _compare_tensors(name: str, a: NDArray[Any], b: NDArray[Any]) -> TensorDifference:
-    """Compare two tensors in double precision; values that are NaN in both count as equal."""
+    """Return the difference of two tensors in double precision; values that are NaN in both count as equal."""
     wide = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
     differs = (a != b) & ~((a != a) & (b != b))
     x, y = a[differs].astype(wide), b[differs].astype(wide)

@@ -39,7 +39,7 @@ PASSING = {408, 429, 500, 502, 503, 504}
 
 
 class _Interrupted(Exception):
-    """Raised when a connection failed or ended early; another attempt may resume the download."""
+    """Failure or early end of a connection, after which another attempt may resume the download."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class _Version:
 
 @dataclass(frozen=True)
 class _Answer:
-    """Open response with the offset of its first byte, the length of the whole file if announced, and its version."""
+    """Open response with the offset of its first byte in the file, the file's length if announced, and its version."""
 
     response: requests.Response
     start: int
@@ -341,7 +341,7 @@ def _size(path: Path) -> int:
 
 
 def _checked(file: Path, path: Path, checksum: Checksum | None, size: int | None, *, downloaded: bool) -> Fetched:
-    """Verify that a file contains weights and has the expected size and checksum.
+    """Return the description of a file after verifying that it contains weights, and its size and checksum.
 
     Args:
         file: the file to verify.

@@ -62,7 +62,11 @@ class Leaves:
         self.meta: dict[str, Any] = {} if rest is _TENSOR else rest
 
     def _separate(self, value: Any, path: str, depth: int) -> Any:
-        """Collect the tensors below `path` and return the rest as plain data; `_TENSOR` if there are only tensors."""
+        """Collect the tensors of `value` under `path` and return the rest as plain data; `_TENSOR` if nothing is left.
+
+        Raises:
+            UnpicklingError: see `__init__`.
+        """
         held = len(value) if isinstance(value, str | bytes | bytearray) else 0
         self._spend(VALUE_BYTES + len(path) + held, depth)
         match value:
@@ -167,7 +171,11 @@ class Leaves:
             raise UnpicklingError(f"its structure contains itself or is nested more than {MAX_DEPTH} levels deep")
 
     def _join_pieces(self, table: dict[Any, Any]) -> dict[Any, Any]:
-        """Return the table with the arrays joined that Paddle has split into pieces."""
+        """Return the table with the arrays joined that Paddle has split into pieces.
+
+        Raises:
+            UnpicklingError: a piece is missing.
+        """
         plans = table[PADDLE_PIECES]
         table = {key: value for key, value in table.items() if key != PADDLE_PIECES}
         for name, plan in plans.items() if isinstance(plans, dict) else ():

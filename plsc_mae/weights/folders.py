@@ -99,7 +99,7 @@ class ModelFolder:
 
 
 def open_folder(folder: Path) -> ModelFolder:
-    """Find the weight files of a folder.
+    """Return the weight files and settings of a folder.
 
     Raises:
         CheckpointError: the folder has no weights or an unsupported kind of them, a shard is missing, or the index of
@@ -119,7 +119,7 @@ def open_folder(folder: Path) -> ModelFolder:
 
 
 def _open_deepspeed(folder: Path) -> ModelFolder:
-    """Find the file of a DeepSpeed checkpoint in `folder`, or in the sub-folder that the file `latest` names.
+    """Return the file of a DeepSpeed checkpoint in `folder`, or in the sub-folder that the file `latest` names.
 
     Raises:
         CheckpointError: there is not exactly one such file.
@@ -149,7 +149,11 @@ def _open_deepspeed(folder: Path) -> ModelFolder:
 
 
 def _places(folder: Path, name: str) -> dict[str, str]:
-    """Read the index of a sharded model, {tensor: file name}, and check that the files are in the folder."""
+    """Return the index of a sharded model, {tensor: file name}.
+
+    Raises:
+        CheckpointError: the index is invalid, or a file that it names is not in the folder.
+    """
     places = _read_json(folder / name).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise CheckpointError(f"{folder / name} has no table 'weight_map' of tensors and files; fetch it again")
@@ -182,7 +186,11 @@ def _listed(paths: list[Path]) -> str:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """Return `ModelFolder.meta` from config.json and preprocessor_config.json; empty if there is no config.json."""
+    """Return `ModelFolder.meta` from config.json and preprocessor_config.json; empty if there is no config.json.
+
+    Raises:
+        CheckpointError: a file or a value in it is invalid.
+    """
     config, images = (
         _read_json(folder / name) if (folder / name).is_file() else {}
         for name in ("config.json", "preprocessor_config.json")
@@ -226,7 +234,9 @@ def _check_activation(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def _statistics(images: Mapping[str, Any], timm: Mapping[str, Any], folder: Path) -> ImageStatistics | None:
-    """Return the statistics of the images; None if the folder has none. A single number is for all channels.
+    """Return the statistics of the images; None if the folder has none.
+
+    A single number is for all channels. Images that are not normalized have mean 0 and std 1.
 
     Raises:
         CheckpointError: mean or std is neither a number nor three, or a std is not positive.

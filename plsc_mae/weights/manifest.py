@@ -32,7 +32,7 @@ class Checksum:
 
     @classmethod
     def parse(cls, text: str) -> Checksum:
-        """Parse "md5:DIGITS", "sha256:DIGITS", or all digits without the name of the algorithm.
+        """Return the checksum in "md5:DIGITS" or "sha256:DIGITS", or in all digits without the name of the algorithm.
 
         Raises:
             ConfigError: the text has another form.
@@ -158,7 +158,11 @@ def file_name(url: str) -> str:
 
 
 def _entry(name: str, values: Mapping[str, Any], sources: Mapping[str, Mapping[str, str]], path: Path) -> Entry:
-    """Validate the values of one entry and create it."""
+    """Return the entry `name` of a manifest.
+
+    Raises:
+        ConfigError: a value is missing, unknown or invalid.
+    """
     where = f"{path}: {name}"
     known = {field.name for field in fields(Entry)} - {"name", "licence"}
     for key, value in values.items():

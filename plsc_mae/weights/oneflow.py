@@ -87,7 +87,11 @@ class _FiledTensor(PickledArray):
         self._load = load
 
     def build(self, state: Any) -> None:
-        """Read the tensor from its folder, which must be a sub-folder of the pickle's."""
+        """Set `value` to the tensor in the folder that `state` names.
+
+        Raises:
+            UnpicklingError: that is no sub-folder of the pickle's folder, or the tensor is damaged.
+        """
         match state:
             case {"path": str(name)} if re.fullmatch(r"\w+", name, re.ASCII):
                 self.value = self._load(name)
@@ -110,7 +114,11 @@ def _read_tensor(folder: Path) -> Array:
 
 
 def _size(path: Path) -> int:
-    """Return the size of a regular file in bytes; raise for anything else, because opening it could block forever."""
+    """Return the size of a regular file in bytes.
+
+    Raises:
+        UnpicklingError: the file is missing or of another kind; opening a pipe, for example, could block forever.
+    """
     if not path.is_file():
         raise UnpicklingError(f"{path.parent.name}/{path.name} is missing")
     return path.stat().st_size

@@ -176,7 +176,11 @@ def _read_folder(path: Path, folder: ModelFolder) -> Checkpoint:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """Open a regular file; opening a pipe would block until another process writes to it."""
+    """Return an open regular file; opening a pipe would block until another process writes to it.
+
+    Raises:
+        CheckpointError: the file cannot be opened or is not a regular file.
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise CheckpointError(f"{path} is a device or pipe; expected a regular file")
@@ -188,7 +192,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _sound(path: Path, name: str, read: Callable[[], Leaves]) -> Leaves:
-    """Call `read` and convert the errors of a damaged file to a CheckpointError."""
+    """Return the result of `read`, and convert the errors of a damaged file to a CheckpointError."""
     try:
         return read()
     except DAMAGE as error:
@@ -200,7 +204,11 @@ def _sound(path: Path, name: str, read: Callable[[], Leaves]) -> Leaves:
 
 
 def _recognize(path: Path, head: bytes) -> tuple[str, Callable[[WeightFile], Leaves]]:
-    """Return (name of the format, its reader), detected from `head`, the first bytes of the file."""
+    """Return (name of the format, its reader), detected from `head`, the first bytes of the file.
+
+    Raises:
+        CheckpointError: the file is empty or has an unknown format.
+    """
     if not head:
         raise CheckpointError(f"{path} is empty, perhaps after an interrupted download or save; fetch or save it again")
     if head[:2] == b"PK":
@@ -222,7 +230,7 @@ def _recognize(path: Path, head: bytes) -> tuple[str, Callable[[WeightFile], Lea
 
 
 def _network(leaves: Leaves) -> tuple[str, dict[str, Array]]:
-    """Return the key of the network's own tensors, and these without a common prefix "module." of their names."""
+    """Return the key of the network's own tensors, and these by name, without a "module." that all names begin with."""
     key, found = "", leaves.tensors if leaves.flat else {}
     for name in NETWORK_KEYS:
         part = {path[len(name) + 1 :]: array for path, array in leaves.tensors.items() if path.startswith(f"{name}/")}
@@ -301,7 +309,11 @@ def _read_safetensors(file: WeightFile) -> Leaves:
 
 
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Convert a JSON object to a dict, and reject duplicate keys, which the JSON decoder accepts."""
+    """Return the pairs of a JSON object as a dict.
+
+    Raises:
+        UnpicklingError: a key occurs twice, which the JSON decoder accepts.
+    """
     table = dict(pairs)
     if len(table) < len(pairs):
         raise UnpicklingError("its header has two entries with the same name")

@@ -85,7 +85,7 @@ class Foreign:
         self.elements: list[Any] = []
 
     def build(self, state: Any) -> None:
-        """Store the state."""
+        """Store the state that the pickle sets; subclasses build their value from it."""
         self.state = state
 
     def describe(self) -> str:

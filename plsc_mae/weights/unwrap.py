@@ -212,7 +212,7 @@ def _has_patch_embedding(table: Tensors) -> bool:
 
 
 def _without_wrappers(table: Tensors) -> dict[str, Array]:
-    """Remove the parts of names that wrappers insert, unless two names would become equal."""
+    """Return the table without the parts of names that wrappers insert; unchanged if two names would become equal."""
     stripped = {".".join(part for part in name.split(".") if part not in WRAPPERS): x for name, x in table.items()}
     return stripped if len(stripped) == len(table) else dict(table)
 

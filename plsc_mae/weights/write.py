@@ -96,7 +96,7 @@ def _write_torch(path: Path, arrays: Tensors, key: str) -> None:
 
 
 def _torch_pickle(arrays: Tensors, key: str) -> bytes:
-    """Pickle a table of tensors, each with its own storage."""
+    """Return the pickle of a table of tensors, each with its own storage, below `key` unless that is empty."""
     table = EMPTY_DICT + b"".join(
         _pickle_value(name) + _pickle_tensor(str(number), value) + SETITEM
         for number, (name, value) in enumerate(arrays.items())
@@ -106,7 +106,11 @@ def _torch_pickle(arrays: Tensors, key: str) -> bytes:
 
 
 def _pickle_tensor(storage: str, value: Array) -> bytes:
-    """Pickle a call of torch's constructor for a contiguous tensor that fills its storage."""
+    """Return the opcodes that call torch's constructor for a contiguous tensor that fills its storage.
+
+    Raises:
+        ConfigError: torch files cannot have this type of array.
+    """
     kind = _STORAGES.get(value.dtype.name)
     if kind is None:
         raise ConfigError(
@@ -129,7 +133,7 @@ def _pickle_global(module: str, name: str) -> bytes:
 
 
 def _pickle_value(value: Any) -> bytes:
-    """Pickle a string, an integer of at most 64 bits, or a sequence of them (as a tuple)."""
+    """Return the opcodes of a string, an integer of at most 64 bits, or a sequence of them, which becomes a tuple."""
     if isinstance(value, str):
         encoded = value.encode()
         return BINUNICODE + struct.pack("<I", len(encoded)) + encoded

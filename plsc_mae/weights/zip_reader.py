@@ -97,7 +97,11 @@ def _read_npz(archive: zipfile.ZipFile, file: WeightFile) -> Leaves:
 
 
 def _npy_header(member: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read the shape, the order (True for Fortran) and the type of an npy array."""
+    """Return shape, order (True for Fortran) and type of an npy array, and leave `member` at its data.
+
+    Raises:
+        UnpicklingError: the header is malformed, or the array has Python objects.
+    """
     try:
         shape, fortran, dtype = NPY_HEADERS[np.lib.format.read_magic(member)](member)
     except (ValueError, LookupError, RecursionError, tokenize.TokenError) as error:
@@ -111,6 +115,9 @@ def _entry_bytes(archive: zipfile.ZipFile, file: WeightFile, entry: zipfile.ZipI
     """Return the bytes of an entry: mapped if it is uncompressed, else unpacked.
 
     Both kinds are read to their end, because that is where zipfile verifies the checksum.
+
+    Raises:
+        UnpicklingError, EOFError, zipfile.BadZipFile: the entry is damaged.
     """
     stored = entry.compress_type == zipfile.ZIP_STORED
     if stored and entry.compress_size != entry.file_size:
@@ -127,9 +134,12 @@ def _entry_bytes(archive: zipfile.ZipFile, file: WeightFile, entry: zipfile.ZipI
 
 
 def _read_all(stream: IO[bytes], data: Bytes, count: int) -> Bytes:
-    """Read `count` bytes into `data`, or discard them if `data` is empty.
+    """Read `count` bytes into `data`, or discard them if `data` is empty; return `data`.
 
     The bytes are read in pieces, because zipfile would otherwise hold them in memory twice.
+
+    Raises:
+        EOFError: the stream ends early.
     """
     done = 0
     while piece := stream.read(CHUNK):

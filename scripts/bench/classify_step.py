@@ -55,8 +55,8 @@ def main() -> None:
             with paddle.no_grad():
                 task.scores(batch)["acc5"].numpy()
         else:
-            stepper.micro_batch(task.prepare(batch))
-            stepper.finish()
+            stepper.forward_backward(task.prepare(batch))
+            stepper.apply_update()
         seconds.append(time.perf_counter() - start)
     rate = args.batch_size * world.size / statistics.median(seconds[WARMUP:])
     if world.is_main:

@@ -88,10 +88,10 @@ def trace(words: list[str]) -> int:
         module.on_cpu = lambda _: False
     step.squared_norm = step.squared_norm_of_pieces
     phases, waits, transfers = Phases(), Calls(paddle.Tensor, WAITS), Calls(paddle, ("to_tensor",))
-    phases.follow(step.Stepper, "micro_batch", "backward")
+    phases.follow(step.Stepper, "forward_backward", "backward")
     phases.follow(step.Stepper, "_gradient_norm", "norm")
-    phases.follow(step.Stepper, "_update", "clip")
-    phases.follow(NonFinitePolicy, "judge", "judge")
+    phases.follow(step.Stepper, "_step_optimizer", "clip")
+    phases.follow(NonFinitePolicy, "exchange_and_decide", "decide")
     phases.follow(RunState, "add_metrics", "meters")
     phases.follow(trainer.Trainer, "_set_rates", "rates")
     for optimizer in (paddle.optimizer.AdamW, paddle.optimizer.Momentum):

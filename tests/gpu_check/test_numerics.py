@@ -84,9 +84,9 @@ def test_loss_and_norm_leave_the_weights_alone():
 
 @pytest.mark.parametrize(("overflows", "norm"), [(2, 3.0), (99, math.inf)])
 def test_overflows_of_float16_halve_the_loss_scale(monkeypatch, overflows, norm):
-    stepper = SimpleNamespace(scaler=LossScale(), micro_batch=lambda _: SimpleNamespace(loss=1.0))
+    stepper = SimpleNamespace(scaler=LossScale(), forward_backward=lambda _: SimpleNamespace(loss=1.0))
     count = itertools.count()
-    stepper.finish = lambda _: SimpleNamespace(norm=math.inf if next(count) < overflows else 3.0)
+    stepper.apply_update = lambda _: SimpleNamespace(norm=math.inf if next(count) < overflows else 3.0)
     run = next(published_runs())
     prepared = Prepared(run_config(run, gpu=False), SimpleNamespace(prepare=lambda batch: batch), {})
     monkeypatch.setattr(Prepared, "stepper", lambda *_: stepper)

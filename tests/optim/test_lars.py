@@ -125,8 +125,8 @@ def test_stepper_trains_what_is_not_frozen(optimizer_class):
     optimizer = optimizer_class(0.05, task.parameters())
     stepper, batch, losses = Stepper(task, optimizer, []), {"x": paddle.rand([8, 3])}, []
     for _ in range(5):
-        losses.append(float(stepper.micro_batch(batch).loss))
-        assert stepper.finish().applied
+        losses.append(float(stepper.forward_backward(batch).loss))
+        assert stepper.apply_update().applied
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < losses[0]
     changed = {name for name, tensor in task.model.state_dict().items() if (tensor.numpy() != start[name]).any()}

@@ -110,11 +110,11 @@ def test_twenty_updates_of_the_official_loop(golden, name):
         if i == group.start:
             stepper.set_rates(schedule(i / per_epoch, group.number))
         batch = {"image": paddle.to_tensor(images[i % len(images)]), "noise": paddle.to_tensor(noise[i])}
-        out = stepper.micro_batch(batch, group_size=group.size, last=i == group.last)
+        out = stepper.forward_backward(batch, group_size=group.size, last=i == group.last)
         assert stepper.optimizer.get_lr() == pytest.approx(case["output/lr"][i], rel=1e-12)
         assert float(out.loss) == pytest.approx(case["output/loss"][i], rel=1e-4), i
         if i == group.last:
-            assert float(stepper.finish().norm) == pytest.approx(case["output/grad_norm"][i], rel=1e-3), i
+            assert float(stepper.apply_update().norm) == pytest.approx(case["output/grad_norm"][i], rel=1e-3), i
 
     final = weights.export(model, "facebook")
     for foreign, norm in zip(case["names"].tolist(), case["output/final_param_l2"], strict=True):

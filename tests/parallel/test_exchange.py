@@ -11,7 +11,7 @@ import paddle
 import pytest
 
 from plsc_mae.parallel import exchange
-from plsc_mae.parallel.exchange import Exchange, pieces, shared_rows, tensor_buckets
+from plsc_mae.parallel.exchange import DataParallelExchange, pieces, shared_rows, tensor_buckets
 
 pytestmark = pytest.mark.compat
 
@@ -76,7 +76,7 @@ def test_gradients_become_their_mean_in_the_order_of_the_ranks(on_cpu, size):
         params = [paddle.create_parameter(list(shape), "float32") for shape in (*SHAPES, (4,))]
         for param, gradient in zip(params, drawn(member.rank), strict=False):
             param.grad = paddle.to_tensor(gradient)
-        average = Exchange(member, on_cpu=on_cpu)
+        average = DataParallelExchange(member, on_cpu=on_cpu)
         assert (average.rows is not None) == on_cpu
         average.average_gradients(params)
         assert params[-1].grad is None
@@ -97,7 +97,7 @@ def test_a_strided_gradient_is_averaged_in_its_own_order(monkeypatch):
         param = paddle.create_parameter([4, 3], "float32")
         values = paddle.arange(12, dtype="float32").reshape([3, 4])
         param.grad = (values + member.rank).transpose([1, 0])
-        Exchange(member, on_cpu=True).average_gradients([param])
+        DataParallelExchange(member, on_cpu=True).average_gradients([param])
         return param.grad.numpy()
 
     for mean in in_threads(2, work)[1]:
@@ -109,7 +109,7 @@ def test_updated_parameters_reach_the_other_processes(on_cpu):
         params = [paddle.create_parameter(list(shape), "float32") for shape in SHAPES]
         for param, value in zip(params, drawn(member.rank), strict=True):
             param.set_value(value)
-        Exchange(member, on_cpu=on_cpu).publish([params[3:], params[:3]])
+        DataParallelExchange(member, on_cpu=on_cpu).publish([params[3:], params[:3]])
         return [param.numpy() for param in params]
 
     for values in in_threads(2, work)[1]:

@@ -66,6 +66,7 @@ def test_a_pipeline_holds_a_part_of_the_network(estimated):
     assert 0.4 < half.usage.weights / whole.usage.weights < 0.6
     assert half.traffic.pipeline == 2 * 32 * 197 * 768 * 4
     assert half.usage.total < whole.usage.total
+    assert (half.flash_blocks, half.blocks) == (6, 6)
 
 
 @pytest.mark.once

@@ -89,8 +89,8 @@ def train(precision, factors, clip_grad=None) -> tuple[np.ndarray, list[UpdateRe
     stepper.set_rates(Rates(0.01, 0.1))
     results = []
     for factor in factors:
-        stepper.micro_batch({"x": paddle.rand([8, 3]), "factor": paddle.to_tensor(factor)})
-        results.append(stepper.finish())
+        stepper.forward_backward({"x": paddle.rand([8, 3]), "factor": paddle.to_tensor(factor)})
+        results.append(stepper.apply_update())
     return task.model.weight.numpy(), results
 
 
@@ -125,8 +125,8 @@ def test_parts_of_a_group_add_up_to_the_whole_batch():
         stepper = Stepper(task, build_adamw(groups), groups)
         stepper.set_rates(Rates(0.01, 0.1))
         for i, part in enumerate(paddle.split(x, parts)):
-            stepper.micro_batch({"x": part, "factor": paddle.ones([])}, group_size=parts, last=i + 1 == parts)
-        assert stepper.finish().applied
+            stepper.forward_backward({"x": part, "factor": paddle.ones([])}, group_size=parts, last=i + 1 == parts)
+        assert stepper.apply_update().applied
         weights.append(task.model.weight.numpy())
     np.testing.assert_allclose(weights[1], weights[0], rtol=1e-6)
 

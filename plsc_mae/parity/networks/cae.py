@@ -47,7 +47,7 @@ class CAECase(Case[CAEConfig]):
 
     @classmethod
     def replaced_options(cls, trained: CAEConfig) -> str:
-        """Return a clause about an alignment loss other than the mean squared error."""
+        """Return a clause about an alignment loss other than the mean squared error; "" for that loss."""
         if trained.dual_loss_type == "mse":
             return ""
         return (

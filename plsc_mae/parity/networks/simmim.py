@@ -38,7 +38,7 @@ class SimMIMCase(Case[SimMIMConfig]):
         return {"latent": latent, "pred": pred, "target": target, "mask": mask, "loss": loss}
 
     def loss(self) -> Tensor:
-        """Return the loss of the batch."""
+        """Return the loss of the batch, see `masked_l1`."""
         return self.outputs()["loss"]
 
     def oracle(self, parameters: dict[str, Array]) -> dict[str, Array]:

@@ -38,7 +38,7 @@ def linear(x: Array, parameters: Parameters, *, bias: bool = True) -> Array:
 
 
 def layer_norm(x: Array, parameters: Parameters, eps: float) -> Array:
-    """Standardize the last axis by its biased variance, with eps inside the root; then scale and shift."""
+    """Return x, standardized over the last axis by the biased variance with eps inside the root, scaled and shifted."""
     centered = x - x.mean(axis=-1, keepdims=True)
     variance = np.square(centered).mean(axis=-1, keepdims=True)
     return centered / np.sqrt(variance + eps) * parameters["weight"] + parameters["bias"]
@@ -94,12 +94,12 @@ def self_attention(x: Array, parameters: Parameters, num_heads: int, *, k_bias: 
 
 
 def mlp(x: Array, parameters: Parameters) -> Array:
-    """Apply two linear layers with a GELU between them."""
+    """Apply two linear layers with a GELU between them: [B, N, D] -> [B, N, D]."""
     return linear(gelu(linear(x, submodule(parameters, "fc1"))), submodule(parameters, "fc2"))
 
 
 def block(x: Array, parameters: Parameters, num_heads: int, *, k_bias: bool, eps: float) -> Array:
-    """Apply a pre-norm block: x += gamma_1 attention(norm1(x)); x += gamma_2 mlp(norm2(x)).
+    """Return the output [B, N, D] of a pre-norm block: x += gamma_1 attention(norm1(x)); x += gamma_2 mlp(norm2(x)).
 
     Without layer scale, `gamma_1` and `gamma_2` are missing from the parameters and count as 1.
     """

@@ -134,6 +134,10 @@ def encode(
     """Run a ViT over the patches with the ids `visible` [B, K].
 
     The class token comes first. Its position embedding is zero unless positions are trained.
+
+    Returns:
+        "encoder.embed", "encoder.blocks.0" ... [B, 1 + K, D] and "latent", without the class token if the decoder does
+        not see it.
     """
     tokens = embed_patches(images, submodule(parameters, "patch_embed.proj"))
     leading = int(options.class_token)
@@ -160,6 +164,9 @@ def decode(
 
     Mask tokens are appended to the encoded patches, `restore` [B, L] puts all tokens into raster order, and the
     decoder's blocks and linear head follow.
+
+    Returns:
+        "decoder.embed", "decoder.blocks.0" ... [B, 1 + L, E] (L without a class token) and "pred" [B, L, P*P*C].
     """
     seen = linear(latent, submodule(parameters, "embed"), bias=options.bridge_bias)
     leading = int(options.class_token and options.decoder_class_token)

@@ -97,7 +97,7 @@ def encode(
 
 
 def relative_bias(table: Array, grid: tuple[int, int]) -> Array:
-    """Look up the biases [H, 1 + L, 1 + L] of attention scores (head, query, key) in a table of relative positions.
+    """Return the biases [H, 1 + L, 1 + L] of attention scores (head, query, key) from a table of relative positions.
 
     Args:
         table: [(2*rows - 1) * (2*columns - 1) + 3, H]. The entries before the last three belong to the differences
@@ -130,7 +130,7 @@ def biased_attention(x: Array, parameters: Parameters, biases: Sequence[Array], 
 
 
 def biased_block(x: Array, parameters: Parameters, biases: Sequence[Array], options: SimMIMOptions) -> Array:
-    """Apply a pre-norm block with layer scale: x += gamma_1 attention(norm1(x)); x += gamma_2 mlp(norm2(x))."""
+    """Apply a pre-norm block: x += gamma_1 attention(norm1(x), with `biases`); x += gamma_2 mlp(norm2(x))."""
     normed = layer_norm(x, submodule(parameters, "norm1"), options.norm_eps)
     attended = biased_attention(normed, submodule(parameters, "attn"), biases, options.num_heads)
     x = x + parameters["gamma_1"] * attended

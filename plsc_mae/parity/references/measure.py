@@ -74,7 +74,7 @@ def batch_tensors(message: Message) -> list[Any]:
 
 
 def measure(network: Network, message: Message) -> Message:
-    """Run the network forward and backward, then train it; return the answer to the request."""
+    """Run the network forward and backward, then train it; return the layers, gradients, losses and trained weights."""
     with _recorded(network) as layers:
         outputs = network.run()
     outputs["loss"].backward()
@@ -117,7 +117,7 @@ def _train(network: Network, parameters: list[Any], settings: dict[str, Any]) ->
 
 @contextlib.contextmanager
 def _recorded(network: Network) -> Iterator[dict[str, Any]]:
-    """Record inputs and outputs of the network's modules while the context is open; of tuples, only the first item."""
+    """Yield a dictionary that receives the recorded inputs and outputs by name; of a tuple, only its first item."""
     found: dict[str, Any] = {}
 
     def keep(name: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""End of a run and due checkpoints, determined by its options and position."""
+"""End of a run, and the checkpoints that are due, as its options and its position determine them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def step_save_is_due(config: TrainingConfig, at: Progress) -> bool:
 def due_tags(config: TrainingConfig, at: Progress) -> list[int | str]:
     """Return the tags of the checkpoints to write after an epoch; empty if none is due.
 
-    `at` is the position after the epoch, so `at.epoch` is the index of the next epoch. The checkpoint of a finished
-    epoch is tagged with the index of that epoch.
+    The tags are the index of the finished epoch or "latest", and "best". `at` is the position after the epoch, so
+    `at.epoch` is the index of the next one.
     """
     tags: list[int | str] = []
     if at.step and (is_over(config, at) or at.epoch % config.save_ckpt_freq == 0):

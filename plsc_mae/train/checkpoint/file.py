@@ -62,7 +62,11 @@ class _HashingFile:
         return size
 
     def close(self) -> None:
-        """Flush the file to the disk and close it; raise the first error since it was opened."""
+        """Flush the file to the disk and close it.
+
+        Raises:
+            OSError: the first disk error since the file was opened.
+        """
         if self._file is not None:
             with self._noting_failure(), self._file:
                 self._file.flush()
@@ -84,7 +88,7 @@ def checkpoint_path(output_dir: str, exp_name: str, tag: int | str) -> Path:
 
 
 def save(path: Path, state: dict[str, Any], *, predecessor: Path | None = None) -> None:
-    """Write a checkpoint under a temporary name, flush it to the disk, verify it by reading, then rename it.
+    """Write a checkpoint under a temporary name, flush it to the disk, read it back to verify it, then rename it.
 
     Args:
         path: final path.
@@ -161,7 +165,8 @@ def read_footer(path: Path) -> dict[str, Any]:
     """Read and return the footer of a checkpoint: {"sha256", "bytes", "epoch", "step"}, and "run" if it has an id.
 
     Raises:
-        CheckpointError: the file cannot be read, or it has no footer: it is truncated or not a checkpoint of plsc_mae.
+        CheckpointError: the file cannot be read, or its footer is missing or damaged, because the file is truncated or
+            not a checkpoint of plsc_mae.
     """
     try:
         with open(path, "rb") as file:
@@ -210,7 +215,7 @@ def verify(path: Path) -> dict[str, Any]:
 
 
 def load(path: Path) -> Checkpoint:
-    """Verify and read a checkpoint; no code in the file is executed.
+    """Verify a checkpoint and return its content; no code in the file is executed.
 
     Raises:
         CheckpointError: the file cannot be read, is damaged or is not a checkpoint.
@@ -247,7 +252,7 @@ def find_newest(
 
 
 def is_saved(path: Path, step: int) -> bool:
-    """Return whether `path` has the footer of a complete checkpoint of update `step`."""
+    """Return whether `path` exists and has the intact footer of a checkpoint after `step` updates."""
     try:
         return path.exists() and read_footer(path)["step"] == step
     except CheckpointError:
@@ -257,7 +262,7 @@ def is_saved(path: Path, step: int) -> bool:
 def remove_older(output_dir: str, exp_name: str, epoch: int, keep: int) -> None:
     """Remove the checkpoints of epochs up to `epoch`, except for the `keep` newest ones.
 
-    Files without a valid footer are neither counted nor removed.
+    Files without an intact footer are neither counted nor removed. A file that cannot be removed causes a warning.
     """
     numbered = []
     for path in all_of(output_dir, exp_name):
@@ -280,7 +285,10 @@ def remove_leftovers(output_dir: str, exp_name: str) -> None:
 
 
 def all_of(output_dir: str, exp_name: str, suffix: str = "") -> list[Path]:
-    """Return the checkpoint files of a run, including damaged ones; `suffix` is appended to the name to match."""
+    """Return the checkpoint files with the prefix `exp_name`, unsorted and including damaged ones.
+
+    `suffix` is appended to their names; TEMPORARY finds the partly written ones.
+    """
     name = checkpoint_path("", glob.escape(exp_name), "*").name
     return list(Path(output_dir).glob(name + suffix))
 
@@ -316,7 +324,7 @@ class _Pickler(pickle.Pickler):
 
 
 def dump(state: Any, file: Writable) -> None:
-    """Pickle plain data, arrays and `LazyDict` dictionaries without cyclic references."""
+    """Pickle `state` to `file`: plain data, arrays and `LazyDict` dictionaries, without cyclic references."""
     pickler = _Pickler(file, PICKLE_PROTOCOL)
     pickler.fast = True  # the pickle memo would keep every written array in memory
     pickler.dump(state)

@@ -52,7 +52,7 @@ class Start(NamedTuple):
 
 
 def find_start(config: TrainingConfig) -> Start:
-    """Determine how a run starts; this changes no file.
+    """Return how a run starts; this changes no file.
 
     Raises:
         CheckpointError: the output folder holds a run, and no option says what to do with it; the checkpoint of
@@ -136,30 +136,30 @@ class _RunFiles:
         return outside and self.logs == [self.records] and not self.checkpoints and self.record is None
 
     def continuing_flags(self, exp_name: str) -> str:
-        """Return the flags that continue the run; its --exp_name may be another than this one."""
+        """Return the flags that continue the run of the checkpoints, which may have another prefix than `exp_name`."""
         names = sorted({path.name.rpartition("checkpoint-")[0].removesuffix("_") for path in self.checkpoints})
         if not names or exp_name in names:
             return "--auto_resume"
         return f"--exp_name {names[0]} --auto_resume" if names[0] else "--auto_resume without --exp_name"
 
     def all(self) -> list[Path]:
-        """Return all files that runs have written."""
+        """Return the files that a new run must not find: checkpoints, logs, options, reports and run records."""
         records = [self.records] if self.records.exists() else []
         partial = _CHECKPOINTS + checkpoint_file.TEMPORARY
         names = (_CHECKPOINTS, partial, *LOGS, CONFIG, _OWN_CONFIGS, *_REPORTS, "run.json", "*_run.json")
         return [*self._existing(*names), *records]
 
     def shared_logs(self) -> list[Path]:
-        """Return the logs, options and reports, which two branches of a run have in common."""
+        """Return the files that two branches of a run have in common: logs, options, reports and the run record."""
         records = [self.records] if self.records.exists() else []
         return [*self._existing(*LOGS, CONFIG, _OWN_CONFIGS, *_CONTINUED_REPORTS, self._record_path.name), *records]
 
     def later_than(self, step: int) -> list[Path]:
-        """Return the checkpoints of more than `step` updates."""
+        """Return the undamaged checkpoints of more than `step` updates."""
         return [path for path, footer in self.footers.items() if footer and footer["step"] > step]
 
     def describe(self) -> str:
-        """Return a description of the files for a message."""
+        """Return a description of the checkpoints and logs, and the run that wrote them, for a message."""
         parts = [f"the logs {', '.join(path.name for path in self.logs)}"] if self.logs else []
         if not self.checkpoints:
             parts.append("no checkpoint")
@@ -188,8 +188,10 @@ def _start_from_file(path: Path, files: _RunFiles) -> Start:
     """Return the start from the checkpoint of --resume: the run of the folder continues, or a new run branches off.
 
     The run of the folder continues if the checkpoint belongs to it and no later checkpoint is in the folder. Otherwise
-    a run with a new id starts. If a run that returns to an earlier checkpoint kept its id, --auto_resume would continue
-    from the later checkpoints.
+    a run with a new id starts: with the old id, --auto_resume would continue from the later checkpoints.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
     """
     footer = checkpoint_file.read_footer(path)
     run, record = _run_of(footer), files.record
@@ -368,14 +370,23 @@ def _spare_folder(folder: Path, run: str) -> Path:
 
 
 def _source_and_target(files: Sequence[Path], spare: Path) -> tuple[Path, Path]:
-    """Return the folder from which `_keep` moves files and their new folder, for a message; --log_dir if it has all."""
+    """Return the folder of `files` and the one to which `_keep` moves them, for a message.
+
+    If the files are in two folders, these are the output folder and `spare`.
+    """
     parents = {file.parent for file in files}
     source = spare.parent if len(parents) > 1 else parents.pop()
     return source, source / spare.name
 
 
 def _keep(file: Path, spare: Path, *, move: bool) -> None:
-    """Move or copy a file to `spare`; a file of another folder (--log_dir) goes to a sub-folder of that folder."""
+    """Move or copy a file into the folder `spare`.
+
+    A file that is not in the parent of `spare` (--log_dir) goes into a folder of the same name beside the file.
+
+    Raises:
+        OSError: a folder or file cannot be written.
+    """
     target = spare if file.parent == spare.parent else file.parent / spare.name
     target.mkdir(parents=True, exist_ok=True)
     if move:

@@ -66,7 +66,7 @@ class Saver:
     def save(self, progress: Progress, *tags: int | str) -> None:
         """Write the checkpoints `tags` of a position; those that cannot be written are listed in `missing`.
 
-        With --no_save_ckpt this does nothing.
+        With --no_save_ckpt, or without tags, this does nothing.
         """
         if self.config.save_ckpt and tags:
             self.missing = tuple(tag for tag in tags if not self._save(progress, tag))
@@ -75,14 +75,14 @@ class Saver:
                 self.saved_position, self.saved_path = progress.position_key, self.path(written[0])
 
     def save_absent(self, progress: Progress, tags: Sequence[int | str]) -> None:
-        """Write those checkpoints `tags` that are not on disk, for example because of a kill between two files."""
+        """Write those checkpoints `tags` that are not on the disk, for example after a kill between two files."""
         main = self.world.is_main
         there = [float(main and checkpoint_file.is_saved(self.path(tag), progress.step)) for tag in tags]
         found = self.world.largest(there) if tags else []
         self.save(progress, *(tag for tag, is_there in zip(tags, found, strict=True) if not is_there))
 
     def retry(self, progress: Progress) -> None:
-        """Save the current position if an earlier save failed and the next attempt is due."""
+        """Save the position as `latest` if a checkpoint other than `best` is missing and the next attempt is due."""
         if any(tag != BEST for tag in self.missing) and self._is_due():
             self.save(progress, LATEST)
 
@@ -128,7 +128,7 @@ class Saver:
         return " and ".join([self.path(tag).name for tag in self.missing] or ["a log"])
 
     def _save(self, progress: Progress, tag: int | str) -> bool:
-        """Write one checkpoint and return whether it is on the disk, with the same result in all processes."""
+        """Write one checkpoint and return whether it is on the disk, the same in all processes; all must call."""
         activity.enter("save")
         self.before(self.path(tag), progress)
         with self.state.content(progress, tag) as content:

@@ -61,7 +61,8 @@ class Progress:
         best_step: `step` at the time of `best`; -1 before the first.
         ended: whether all updates of the epoch are done, but its evaluation and checkpoint are not.
         skipped: number of unreadable images of the epoch, over all processes.
-        iteration: `batches_done` as counted by the run that saved the checkpoint, whose batch size may differ.
+        iteration: after a resume, `batches_done` as the run that saved the checkpoint counted it, whose batch size may
+            differ; not updated afterwards.
     """
 
     epoch: int
@@ -167,7 +168,7 @@ class RunState:
                 collections.deque(stream, maxlen=0)
 
     def _position(self, progress: Progress, tag: int | str) -> dict[str, Any]:
-        """Return position, options, counts and loss scale as plain data."""
+        """Return position, options, counts and loss scale as plain data by name."""
         scaler = self.stepper.scaler.state_dict()
         epochs = {LATEST: progress.epoch, BEST: progress.epoch - 1}  # the current epoch, the last finished one
         return {
@@ -191,7 +192,7 @@ class RunState:
         }
 
     def _weights(self) -> dict[str, Tensor]:
-        """Return the network's tensors by name; float32 copies in this process's optimizer replace 16-bit weights.
+        """Return the network's tensors by name, with the float32 copies of this process's optimizer for 16-bit weights.
 
         If the state is `scattered`, 16-bit weights without a copy are left out: another process has the copy.
         """

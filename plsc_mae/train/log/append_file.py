@@ -50,12 +50,12 @@ class AppendedFile:
             raise CheckpointError(f"cannot write the log {path}: {error.strerror}; choose another {option}") from None
 
     def append(self, record: bytes) -> None:
-        """Append a record; if writing fails, log the first failure and retry at the next `append` or `sync`."""
+        """Append a record; if writing fails, warn once and retry at the next `append` or `sync`."""
         self.pending += record
         self._write_pending()
 
     def sync(self) -> bool:
-        """Flush everything to the disk and return whether that succeeded."""
+        """Write and flush all records to the disk, and return whether that succeeded."""
         if not self._write_pending():
             return False
         try:
@@ -107,7 +107,7 @@ class JsonLines(AppendedFile):
         self.append(json.dumps(record).encode() + b"\n")
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-        """Remove records for which `wanted` is false and lines damaged by a kill; return the kept records.
+        """Keep the records for which `wanted` returns True, and return them; others and damaged lines are removed.
 
         Raises:
             OSError: the file cannot be read or written.
@@ -194,7 +194,9 @@ class VisualDLRecords(AppendedFile):
         self._has_hparams = True
 
     def keep(self, wanted: Callable[[str, int], bool]) -> None:
-        """Remove the records for which `wanted(tag, step)` is false, and a truncated last record.
+        """Keep the records for which `wanted(tag, step)` returns True; others and a truncated last one are removed.
+
+        A file without any is started with the record that names the run.
 
         Raises:
             OSError: the file cannot be read or written.

@@ -40,7 +40,7 @@ class RunOptions(NamedTuple):
 
     @classmethod
     def of(cls, config: TrainingConfig) -> RunOptions:
-        """Return the options of a run; its name is --exp_name, else the name of the output folder."""
+        """Return name and options of a run; the name is --exp_name, else that of the output folder."""
         values, declared = plain_values(config), options(type(config))
         texts = {name: _text(value) for name, value in values.items()}
         changed = [item.name for item in declared if getattr(config, item.name) != item.default]
@@ -63,7 +63,7 @@ class RunOptions(NamedTuple):
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether the table of hyper-parameters can hold a value as it is; its integers have 32 bits."""
+    """Return whether the table of hyper-parameters can hold a value unchanged; its integers have 32 bits."""
     return type(value) in (float, str) or (type(value) is int and abs(value) < 1 << 31)
 
 
@@ -135,7 +135,7 @@ class TensorBoardEvents:
         """Do nothing: tensorboardX would show them as another run."""
 
     def sync(self) -> bool:
-        """Wait until the thread has written all records."""
+        """Wait until the thread has written all records; return True."""
         self._writer.flush()
         return True
 
@@ -197,7 +197,7 @@ class WandbRun:
 
 
 def import_package(logger: str) -> ModuleType:
-    """Return the package that a --logger needs.
+    """Import and return the package of a --logger.
 
     Raises:
         ConfigError: it is not installed, or its import fails.

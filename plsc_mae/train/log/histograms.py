@@ -15,10 +15,10 @@ _BLOCK = re.compile(r".*?\bblocks\.\d+")
 
 
 def block_values(params: Mapping[str, Tensor]) -> dict[str, npt.NDArray[np.float32]]:
-    """Return all values of the parameters and of their gradients as flat arrays by tag, one per block.
+    """Return all values of the parameters, and of their gradients, as one flat array per block, by tag.
 
-    A parameter outside blocks belongs to the first two parts of its name, for example encoder.patch_embed. Parameters
-    that another process holds or updates are absent.
+    A parameter outside blocks belongs to the first two parts of its name, for example encoder.patch_embed. Values that
+    only another process holds are absent.
     """
     parts: dict[str, list[npt.NDArray[np.float32]]] = {}
     for name, param in params.items():
@@ -29,6 +29,6 @@ def block_values(params: Mapping[str, Tensor]) -> dict[str, npt.NDArray[np.float
 
 
 def _block(name: str) -> str:
-    """Return the block of a parameter."""
+    """Return the name of a parameter's block, or the first two parts of its name outside blocks."""
     match = _BLOCK.match(name)
     return match[0] if match else ".".join(name.split(".")[:2])

@@ -14,7 +14,7 @@ from plsc_mae.parallel.world import World
 
 
 class Meters:
-    """Sums and counts of the finite values of named scalars, kept on the device until `means` is called.
+    """Sums and counts of the finite values of named scalars, added up on the device.
 
     The sums are float64, so that the order of summation does not change the logged means: a run that was stopped and
     resumed logs the same means as an uninterrupted run, also with several processes.
@@ -54,7 +54,7 @@ class Meters:
         return {name: {"sum": total, "count": count} for name, (total, count, _) in self._totals(world).items()}
 
     def load(self, state: Mapping[str, Mapping[str, Any]], world: World) -> None:
-        """Restore the result of `state`: the first data-parallel process takes the sums, the others start from zero."""
+        """Restore the result of `state`; the first data-parallel process takes the sums, the others start from zero."""
         share = 1.0 if world.rank == 0 else 0.0
         self.clear()
         for name, entry in state.items():

@@ -42,7 +42,13 @@ def peak_memory_gib(is_gpu: bool) -> float:
 
 
 class LogFiles(NamedTuple):
-    """Open log files of a run, and the boards that show it."""
+    """Open log files of a run, and the boards that show it.
+
+    Attributes:
+        steps: train.jsonl.
+        epochs: log.txt.
+        boards: the boards.
+    """
 
     steps: JsonLines
     epochs: JsonLines
@@ -61,7 +67,7 @@ class RunLogger:
 
     Attributes:
         run: id of the run, which every record has.
-        is_new: True until the first print interval of this start is printed.
+        is_new: True until the first record of this start is printed.
 
     Raises:
         ConfigError: the package of a board is missing. Without visualdl, a run warns when it starts.
@@ -164,7 +170,7 @@ class RunLogger:
                 raise CheckpointError(f"no checkpoint is saved while the log {log.path} cannot be written")
 
     def start_epoch(self, epoch: int, total: int, done: int) -> None:
-        """Show the progress bar of an epoch where there can be one: `done` of `total` iterations."""
+        """Start the time of an epoch, and show its progress bar in terminals; `done` of `total` iterations are done."""
         self._epoch_start = time.perf_counter(), done / total
         if self.active and console.shows_bars():
             width = shutil.get_terminal_size().columns - 3  # leaves room for an echoed ^C, so that it can be erased
@@ -207,7 +213,7 @@ class RunLogger:
             console.report(text, {"event": "update", **record, "eta": eta})
 
     def _announce_end(self, eta: float, images_per_second: float) -> None:
-        """Print the expected end of a run once per start, unless the end is near."""
+        """Print the expected end of a run at the first line of a start, unless the end is near."""
         if not self._announced and eta > SHORT_RUN:
             clock = time.strftime("%a %H:%M", time.localtime(time.time() + eta))
             console.report(
@@ -246,7 +252,7 @@ class RunLogger:
         return {"time": seconds, "eta": seconds / (1 - before) * (self.described.epochs - done)}
 
     def pictures(self, pictures: Mapping[str, npt.NDArray[np.uint8]], step: int) -> None:
-        """Write pictures [H, W, 3] by tag to the boards; `step` is the number of finished updates."""
+        """Write pictures, uint8 [H, W, 3] by tag, to the boards; `step` is the number of finished updates."""
         if self._files is not None and pictures:
             for board in self._files.boards:
                 board.add_images(pictures, step)
@@ -311,7 +317,10 @@ def format_epoch(
 
 
 def _fit(position: str, parts: Mapping[str, str], order: Sequence[str], width: int | None) -> str:
-    """Join a position and values, in their order; with a `width`, only those that fit, the first of `order` first."""
+    """Join a position and values in their order.
+
+    If not all of them fit into `width` columns, those that come first in `order` are kept. None keeps all.
+    """
     if width is None:
         return " ".join([position, *parts.values()])
     chosen: set[str] = set()

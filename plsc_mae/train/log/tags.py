@@ -51,7 +51,7 @@ def epoch_tags(record: Mapping[str, float], observed: Mapping[str, float]) -> di
 
 
 def _group(name: str) -> str:
-    """Return the group of a value of training."""
+    """Return the group of charts to which a value of training belongs."""
     if name in SETTING_FIELDS or name in NONFINITE_COUNTS:
         return OPTIM
     if name in MEASURED_FIELDS:

@@ -44,7 +44,7 @@ class Diagnosis:
         self.config, self.world, self.stepper = state.config, state.world, state.stepper
 
     def suspects(self, numbers: UpdateNumbers, progress: Progress) -> dict[str, Any]:
-        """Return fields of a report: epoch, learning rate, and the process with the largest loss and its samples."""
+        """Return fields of a report: "epoch", "lr", the "process" with the largest loss, and its "samples"."""
         process = max(range(len(numbers.losses)), key=numbers.losses.__getitem__)
         return {
             "epoch": progress.epoch,
@@ -106,7 +106,7 @@ class Diagnosis:
         return [keys_of(self.loader, progress.epoch, i, rank) for i in range(start, progress.batches_done + 1)]
 
     def _samples(self, progress: Progress, process: int) -> list[dict[str, Any]]:
-        """Describe the samples of `process` in the accumulation group that is ending."""
+        """Return `describe_samples` for `process` in the accumulation group that is ending."""
         return describe_samples(self.loader, [key for keys in self._keys(progress, process) for key in keys])
 
     def _gradients(self, progress: Progress) -> dict[str, Any]:
@@ -116,7 +116,8 @@ class Diagnosis:
     def _details(self, progress: Progress, losses: Sequence[Tensor]) -> dict[str, Any]:
         """Repeat the forward pass of the group's first non-finite iteration and return fields of the report.
 
-        They are its samples and, as "layer", the first layer with a non-finite output; None if that is unknown.
+        The fields are "samples", those of the iteration, and "layer", the first layer with a non-finite output; None if
+        that is unknown. If the images can no longer be read, "error" has the reason.
         """
         bad = [number for number, loss in enumerate(losses) if not is_finite(loss)]
         if not bad:  # another pipeline stage computed the loss
@@ -151,7 +152,7 @@ def _origin(details: dict[str, Any]) -> str:
 
 
 def _write(path: Path, record: dict[str, Any]) -> str:
-    """Write a report and return the clause that names its file; "" if writing fails."""
+    """Write a report and return the clause that names its file; if writing fails, warn and return ""."""
     try:
         replace_content(path, (json.dumps(record, indent=1) + "\n").encode())
     except OSError as error:

@@ -40,7 +40,7 @@ class UpdateNumbers(NamedTuple):
 
 
 def exchange_numbers(world: World, loss: Tensor, norm: Tensor, stop: int) -> UpdateNumbers:
-    """Exchange the numbers of an update between all processes in one small all-reduce and one wait for the device.
+    """Return the numbers of an update in all processes, after one small all-reduce and one wait for the device.
 
     Args:
         world: processes of the run; all of them must call.
@@ -57,7 +57,7 @@ def exchange_numbers(world: World, loss: Tensor, norm: Tensor, stop: int) -> Upd
 
 
 def _fill(count: int, value: float) -> list[Tensor]:
-    """Return the parts of a vector that hold `count` times `value`: one float32 tensor, or none."""
+    """Return a list with the float32 tensor of `count` times `value`; empty if `count` is 0."""
     return [paddle.full([count], value, "float32")] if count else []
 
 

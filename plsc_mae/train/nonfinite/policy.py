@@ -76,12 +76,15 @@ class NonFinitePolicy:
         self._losses.append(loss.detach())
 
     def counts(self, progress: Progress) -> dict[str, int]:
-        """Return the counts of non-finite updates that this policy logs, by name."""
+        """Return the count of skipped updates or rollbacks by name, as the policy logs it; {} for "stop"."""
         counts = {"skip": {"skipped_updates": progress.skipped_updates}, "rollback": {"rollbacks": progress.rollbacks}}
         return counts.get(self.config.nan_policy, {})
 
-    def judge(self, norm: Tensor, progress: Progress, stop: StopRequest) -> Verdict:
-        """Decide on an update; if it is not finite, report it and apply the policy. All processes must call.
+    def exchange_and_decide(self, norm: Tensor, progress: Progress, stop: StopRequest) -> Verdict:
+        """Exchange the losses of every update between all processes and return whether to apply it; all must call.
+
+        An update that is not finite is reported and handled by --nan_policy. An overflow of float16 only halves the
+        loss scale. A loss or norm far above recent values is logged as a spike.
 
         Args:
             norm: gradient norm before clipping.
@@ -119,7 +122,11 @@ class NonFinitePolicy:
         raise DivergedError(f"{story}; {REMEDY}")
 
     def _skip(self, story: str, progress: Progress) -> None:
-        """Skip the update and restore the running statistics that the forward passes have changed."""
+        """Count the update as skipped and restore the running statistics that its forward passes have changed.
+
+        Raises:
+            DivergedError: this is the MAX_SKIPPED-th skipped update in a row.
+        """
         progress.skipped_updates += 1
         progress.skipped_in_a_row += 1
         if progress.skipped_in_a_row >= MAX_SKIPPED:
@@ -129,10 +136,14 @@ class NonFinitePolicy:
         logger.warning("%s; this update is skipped (--nan_policy skip)", story)
 
     def _roll_back(self, story: str, progress: Progress) -> None:
-        """Restore everything but the position from the newest checkpoint.
+        """Restore everything but the position from the newest checkpoint; all processes must call.
 
         Training continues with the next images and never repeats those since that checkpoint. PaLM's training did the
         same: its loss did not spike again on other data (Chowdhery et al. 2022, section 5.1).
+
+        Raises:
+            DivergedError: there is no checkpoint yet, or MAX_ROLLBACKS rollbacks have brought no new one.
+            CheckpointError: no checkpoint can be read.
         """
         if not self._restorable:
             raise DivergedError(f"{story}, and there is no checkpoint yet for --nan_policy rollback; {REMEDY}")

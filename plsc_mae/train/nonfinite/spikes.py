@@ -31,7 +31,7 @@ class RecentValues:
         self._values: collections.deque[float] = collections.deque(maxlen=WINDOW)
 
     def follow(self, value: float) -> float | None:
-        """Add a value; if it is a spike, return the median of the earlier values, else None."""
+        """Add a value and return the median of the earlier ones if the value is a spike, else None."""
         median, limit = self._median_and_limit() if len(self._values) >= MIN_UPDATES else (value, value)
         self._values.append(value)
         return median if value > limit else None
@@ -56,7 +56,11 @@ class SpikeReport:
         self._warned: dict[str, int] = {}
 
     def start(self, step: int) -> None:
-        """Start after update `step` and remove the lines of later updates, which a killed run has left."""
+        """Start after update `step` and remove the lines of later updates, which a killed run has left.
+
+        Raises:
+            CheckpointError: the file cannot be read or written.
+        """
         if self.active and self.path.exists():
             try:
                 lines = self.path.read_text(encoding="utf-8").splitlines()

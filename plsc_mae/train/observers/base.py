@@ -47,7 +47,7 @@ class Observer(Protocol):
     at_start: bool
 
     def __call__(self, stop: StopRequest | None = None) -> Observation:
-        """Examine the network; all processes must call.
+        """Examine the network and return metrics and pictures; all processes must call.
 
         Args:
             stop: stop requests to check meanwhile; None for none.
@@ -73,7 +73,7 @@ class Gathered(NamedTuple):
 
 
 class Evaluation:
-    """Observer that returns the mean scores of a task over a data set, the same with any number of processes.
+    """Observer that returns the mean scores of a task over a data set, equal for any number of processes.
 
     Images that `EvaluationDataset` marks as unreadable are left out.
 

@@ -72,9 +72,12 @@ class ImageEncoder:
     def __call__(
         self, images: ImageList, transform: Transform, stop: StopRequest | None = None, *, seed: int = 0
     ) -> Encoded:
-        """Return the features [n, D] of the readable images as the array `MEAN`; all processes must call.
+        """Return the features [n, D] of the readable images, as the array `MEAN` in the main process only.
+
+        All processes must call.
 
         Raises:
+            DataError: none of the images can be read.
             Stopped: a stop was requested meanwhile.
         """
         config = self.config
@@ -101,7 +104,7 @@ class ImageEncoder:
         return encoded
 
     def _encode(self, images: Tensor) -> dict[str, Tensor]:
-        """Encode images [B, H, W, C] to float32 [B, D]."""
+        """Return the features of pixels [B, H, W, C] as {`MEAN`: float32 [B, D]}."""
         encoder = self.task.model.encoder
         with autocast(self.precision):
             tokens = encoder.forward_features(self.normalize(images))
@@ -123,10 +126,10 @@ class FeatureObserver(ABC):
         self._explained = False
 
     def __call__(self, stop: StopRequest | None = None) -> Observation:
-        """Encode the images in all processes and evaluate in the main process; all processes must call.
+        """Encode the images in all processes, and evaluate the features in the main process; all processes must call.
 
         Raises:
-            DataError: a feature is not finite.
+            DataError: none of the images can be read, or a feature is not finite.
             Stopped: a stop was requested meanwhile.
         """
         self.encode.task.eval()
@@ -226,7 +229,7 @@ class RepresentationWatch(FeatureObserver):
 
     @paddle.no_grad()
     def _losses(self, batch: Batch) -> dict[str, float]:
-        """Return the losses of the fixed samples by name."""
+        """Return the losses of the fixed samples by name; the second is absent if a trivial predictor has loss 0."""
         task = self.encode.task
         prepared = task.prepare(batch)
         with autocast(self.encode.precision):

@@ -47,7 +47,7 @@ class PicturePanel:
         self.precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)
 
     def __call__(self, stop: StopRequest | None = None) -> Observation:
-        """Draw in the processes that have the batch while the others wait; all processes must call."""
+        """Return pictures in the processes that have the batch, none in the others; all processes must call."""
         self.task.eval()
         pictures = {} if self.panel is None else self._draw(self.panel)
         self.world.barrier()
@@ -70,7 +70,8 @@ def draw_tokens(
     """Draw the attention of the first, middle and last block, and the principal components of the patch tokens.
 
     The attention is that of the class token or, without one, the mean of the patches' attention. Images are encoded
-    one by one, without a mask, so that few attention weights are in memory.
+    one by one, without a mask, so that few attention weights are in memory. The result has two pictures per image,
+    uint8 [H, W, 3], by tag.
 
     Args:
         encoder: the network in evaluation mode.

@@ -13,7 +13,7 @@ _OPTIONS = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ra
 
 
 def infer_arguments(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, Any]:
-    """Infer the `MaskedAutoencoder` arguments of a network from its tensors.
+    """Return the arguments of `MaskedAutoencoder` that fit a network's tensors.
 
     Values that the tensors do not determine become None: numbers of heads for unpublished widths (except those of
     MAE-priv's and MAE-pytorch's decoders), the decoder's sizes if the file has an encoder only, and `img_size` if there

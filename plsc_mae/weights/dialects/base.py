@@ -54,7 +54,7 @@ class Dialect:
     encode: Rewrite | None = None
 
     def convert(self, value: Array, *, is_linear_weight: bool) -> Array:
-        """Convert a tensor from the foreign layout to ours, or back; the conversion is its own inverse."""
+        """Return a tensor converted from the foreign layout to ours, or back; the conversion is its own inverse."""
         return value.T if self.transposes_linear and is_linear_weight else value
 
 
@@ -79,7 +79,7 @@ def tensor_of_rank(tensors: Tensors, name: str, ndim: int, path: str) -> Array |
 
 
 def renamed(name: str, network: Mapping[str, str], block: Mapping[str, str]) -> str:
-    """Replace the network's prefix, and the block's if there is one, in the name of a tensor.
+    """Return the name of a tensor with the network's prefix replaced, and the part within its block, if it has one.
 
     Args:
         name: name of a tensor; `STACK.NUMBER.REST` for a tensor of a block.

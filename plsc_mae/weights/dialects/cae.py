@@ -115,7 +115,7 @@ _DECODER_HEADS = {768: 12, 1020: 12, 1024: 16}
 
 
 def infer_arguments(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, Any]:
-    """Infer the `ContextAutoencoder` arguments of a pre-trained CAE from its tensors.
+    """Return the arguments of `ContextAutoencoder` that fit the tensors of a pre-trained CAE.
 
     Numbers of heads become None for unpublished widths, because shapes do not determine them.
 

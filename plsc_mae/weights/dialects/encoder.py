@@ -20,7 +20,7 @@ def relative_side(count: int) -> int | None:
 
 
 def infer_encoder(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, Any]:
-    """Infer the `VisionTransformer` arguments of an encoder, except `positions`, from its tensors.
+    """Return the arguments of `VisionTransformer`, except `positions`, that fit an encoder's tensors.
 
     `num_heads` becomes None unless there is a table of relative positions, a norm of queries, or the width is a
     published one. `img_size` becomes None unless there is a position table of a square grid. `prefix_positions` becomes
@@ -79,5 +79,5 @@ def infer_encoder(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, An
 
 
 def block_count(tensors: Tensors, dialect: Dialect) -> int:
-    """Return the number of blocks in the encoder."""
+    """Return the number of the encoder's blocks whose tensors are in a file."""
     return count_blocks(tensors, dialect.foreign_name("encoder.blocks."))

@@ -42,7 +42,7 @@ def foreign_name(name: str) -> str:
 
 
 def paddle_name(name: str) -> str:
-    """Rename running statistics as in Paddle's batch norm, and keep other names."""
+    """Return the name with running statistics named as in Paddle's batch norm; other names are unchanged."""
     return name.replace(".running_mean", "._mean").replace(".running_var", "._variance")
 
 
@@ -101,7 +101,7 @@ def _newer_name(name: str) -> str:
 
 
 def _decode_timm(tensors: Tensors, _heads: NumHeads) -> dict[str, Array]:
-    """Rename layer scales of DeiT III, registers and chunked blocks of DINOv2 to timm's names."""
+    """Return the tensors with timm's names for layer scales of DeiT III, registers and chunked blocks of DINOv2."""
     return {_newer_name(_CHUNKED.sub(r"blocks.\g<block>", name)): value for name, value in tensors.items()}
 
 

@@ -73,7 +73,7 @@ def _transformers4_name(name: str) -> str:
 
 
 def _decode(tensors: Tensors, _heads: NumHeads) -> dict[str, Array]:
-    """Rename tensors, and concatenate query, key and value."""
+    """Return the tensors in the base naming, with query, key and value concatenated."""
     decoded: dict[str, Array] = {}
     parts: dict[str, dict[str, Array]] = {}
     for name, value in tensors.items():
@@ -92,7 +92,7 @@ def _decode(tensors: Tensors, _heads: NumHeads) -> dict[str, Array]:
 
 
 def _encode(arrays: Tensors, _heads: NumHeads) -> dict[str, Array]:
-    """Split query, key and value, and rename tensors."""
+    """Return the tensors in the names of the Hub, with query, key and value split."""
     network, block = ({ours: theirs for theirs, ours in table.items()} for table in (_NETWORK, _BLOCK))
     encoded: dict[str, Array] = {}
     for name, value in arrays.items():
