@@ -132,7 +132,8 @@ def _umap(features: Doubles, seed: int) -> Doubles:
     from umap import UMAP
 
     neighbors = min(15, len(features) - 1)
-    places: Doubles = UMAP(n_neighbors=neighbors, random_state=seed, n_jobs=1).fit_transform(features)
+    start = "spectral" if len(features) > 3 else "random"  # the former needs four points
+    places: Doubles = UMAP(n_neighbors=neighbors, init=start, random_state=seed, n_jobs=1).fit_transform(features)
     return places
 
 

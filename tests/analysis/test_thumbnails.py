@@ -53,6 +53,13 @@ def test_pca_keeps_the_distances_of_a_plane():
 
 
 @pytest.mark.parametrize("method", ["pca", "tsne", "umap"])
+def test_three_images_have_a_map(method):
+    if method != "pca":
+        pytest.importorskip({"tsne": "sklearn", "umap": "umap"}[method])
+    assert np.isfinite(project(np.eye(3, 8, dtype=np.float32), method)).all()
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne", "umap"])
 def test_equal_features_are_at_one_position(method):
     noise = 1e-8 * np.random.default_rng(0).standard_normal((6, 3))
     assert (project((1 + noise).astype(np.float32), method) == 0).all()
