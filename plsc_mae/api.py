@@ -51,7 +51,8 @@ class TrainResult:
         checkpoint: newest checkpoint of the folder; None without one.
         best: checkpoint with the highest validation accuracy; None without one.
         metrics: values of the last line of log.txt by name, for example "train_loss" and "test_acc1"; of the last line
-            of train.jsonl if the run has ended within an epoch; with `eval`, those of the evaluation.
+            of train.jsonl if the run has ended within an epoch; with `eval`, those of the evaluation. Empty without
+            logs.
     """
 
     folder: Path
@@ -97,7 +98,7 @@ def train(
     task: Task | str | None = None,
     **options: Any,
 ) -> TrainResult:
-    """Pre-train a network, fine-tune or probe a classifier, or continue such a run, in this process.
+    """Pre-train a network, fine-tune or probe a classifier, or continue such a run, in this process; return the result.
 
     Ctrl-C, or "interrupt" in a notebook, saves the run before it ends; `auto_resume=True` continues it.
 
@@ -187,6 +188,8 @@ def export(
 ) -> ExportResult:
     """Write a network for another program or library, with an example of its use, and check its outputs there.
 
+    If the target's packages are not installed, nothing is checked; the verdict of the result gives the reason.
+
     Args:
         model: checkpoint of plsc_mae or of another code base (--model_path).
         target: the program or library (--target), for example "onnx".
@@ -236,7 +239,7 @@ def _path(data: Any, name: str) -> Any:
 
 
 def _given(data: Any, eval_data: Any, config: TrainingConfig) -> GivenImages:
-    """Return the images of the sequences among the arguments of `train`.
+    """Return the images that the caller of `train` passed in memory; None for data given by a path or not at all.
 
     Raises:
         DataError: a sequence has no usable images or labels.
@@ -291,7 +294,7 @@ def _result(config: TrainingConfig, evaluated: Mapping[str, float]) -> TrainResu
 
 
 def _last_metrics(folder: Path) -> dict[str, float]:
-    """Return the values of the last epoch of a run, or of the last print interval if that is later."""
+    """Return the values of the last epoch of a run, or of the last print interval if that is later; {} without logs."""
     epoch, interval = _last_record(folder / "log.txt"), _last_record(folder / "train.jsonl")
     if interval.get("step", 0) > epoch.get("step", 0):
         place = {name: interval[name] for name in POSITION_FIELDS}

@@ -1,11 +1,12 @@
 """The console: log lines, warnings, errors and progress bars share one terminal without overwriting each other.
 
-Everything that a run prints comes through here, so that `use_style` can change all of it: text for people, nothing but
-warnings and errors, or a JSON object per line for programs.
+Everything that a run prints comes through here, so that `use_style` can change all of it: text for people, only
+results, warnings and errors, or a JSON object per line for programs.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import logging
@@ -20,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from plsc_mae.names import escape_controls
+from plsc_mae.names import as_json, escape_controls
 
 # Carriage return and the ANSI sequence that erases the rest of the line: removes a progress bar and an echoed ^C.
 ERASE_LINE = "\r\x1b[K"
@@ -55,7 +56,7 @@ def wrap(text: str, width: int | None = None, *, indent: int = 2) -> str:
 
 
 def program() -> str:
-    """Return the command that starts this program: `plsc-mae` if it is on the PATH, else one with a full path."""
+    """Return the command that starts this program again: `plsc-mae` if the PATH leads to it, else one with a path."""
     own = sys.argv[0]
     if Path(own).name == PROGRAM and shutil.which(PROGRAM) != own:
         return shlex.quote(own)
@@ -96,7 +97,14 @@ def report_row(label: str, text: str) -> None:
 def print_result(text: str, event: Mapping[str, Any]) -> None:
     """Print the result that a command was called for: `event` as JSON, else `text`, also in the style "quiet"."""
     with _bars_hidden(sys.stdout):
-        print(json.dumps(event) if _style == "json" else text, flush=True)
+        print(printed_json(event) if _style == "json" else text, flush=True)
+
+
+def printed_json(content: Any, indent: int | None = None) -> str:
+    """Return content as JSON for standard output: in ASCII unless that is UTF-8."""
+    if codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8":
+        return as_json(content, indent)
+    return json.dumps(content, indent=indent)
 
 
 # ------------------------------------------------------------------------------------------------ errors and log
@@ -120,7 +128,7 @@ def _fitted(text: str, stream: TextIO, indent: int = 2) -> str:
 
 
 def after_interrupt(text: str) -> str:
-    """Return `text` for standard error, on a new line if a terminal has just echoed ^C."""
+    """Return `text` for standard error after Ctrl-C: on a terminal, which has echoed ^C, it begins on a new line."""
     return f"{ERASE_LINE}\n{text}" if sys.stderr.isatty() else text
 
 
@@ -152,7 +160,7 @@ def _is_shown(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def deferring_lines() -> Iterator[None]:
-    """Hold back lines for standard output within the context, in which the options choose the style."""
+    """Hold back lines for standard output until the context ends, because the style is chosen within it."""
     handlers = logging.getLogger("plsc_mae").handlers
     shown = handlers[0]
     deferred = logging.handlers.MemoryHandler(sys.maxsize, flushLevel=sys.maxsize, target=shown)
@@ -166,7 +174,7 @@ def deferring_lines() -> Iterator[None]:
 
 @contextlib.contextmanager
 def showing_log() -> Iterator[None]:
-    """Show the package's log as `log_to_console` does within the context, unless it has handlers of the caller's.
+    """Show the package's log within the context as `log_to_console` does, unless the caller has given it handlers.
 
     After the context, the style is "text" again.
     """
@@ -233,7 +241,7 @@ class _ConsoleHandler(logging.StreamHandler):  # type: ignore[type-arg]  # Pytho
         standard output is its event, or else an event "message".
         """
         if _style == "json" and record.levelno < logging.WARNING:
-            return json.dumps(getattr(record, "event", {"event": "message", "message": record.getMessage()}))
+            return printed_json(getattr(record, "event", {"event": "message", "message": record.getMessage()}))
         text = _fitted(escape_controls(super().format(record)), self.stream, getattr(record, "indent", 2))
         return ERASE_LINE + text if self._is_forked and self.stream.isatty() else text
 

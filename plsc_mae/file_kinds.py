@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from plsc_mae.errors import UserError
+from plsc_mae.names import gbk_text
 
 HEAD_BYTES = 4096
 EMPTY = "an empty file"
 UNKNOWN = "a binary file"
 UTF16 = "UTF-16 text"
+UTF8 = "utf-8-sig"  # of text that users write, with or without a byte order mark
+_MAX_LINE = 1 << 20  # bytes
 Group = Literal["archive", "picture", "table", "weights", "pointer", "text", "encoding", "other"]
 
 
@@ -112,6 +115,39 @@ def read_head(path: str | Path) -> bytes:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(None, "it is a pipe, socket or device, not a regular file", str(path))
         return file.read(HEAD_BYTES)
+
+
+class ForeignLine(NamedTuple):
+    """A line of a text file that is not UTF-8: its number from 1, its first wrong byte, and its content."""
+
+    number: int
+    byte: int
+    content: bytes
+
+    @property
+    def gbk(self) -> str:
+        """The line read as GBK, "" if it is not GBK."""
+        return gbk_text(self.content)
+
+    def __str__(self) -> str:
+        return f"byte 0x{self.byte:02x} in line {self.number}"
+
+
+def first_foreign_line(path: str | Path) -> ForeignLine | None:
+    """Return the first line of a text file that is not UTF-8, without blanks around it; None if all lines are UTF-8.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        number = 0
+        while line := file.readline(_MAX_LINE):
+            number += 1
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return ForeignLine(number, line[error.start], line.strip())
+    return None
 
 
 def recognize(head: bytes) -> FileKind | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,7 +41,7 @@ def atomic_replacement(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def result_replacement(path: Path, signs: Sequence[str] = (MARK,)) -> Iterator[Path]:
-    """Replace a file as `atomic_replacement` does; a symbolic link is followed.
+    """Yield a temporary path for a result file, and move it as `atomic_replacement` does; follow a symbolic link.
 
     Raises:
         FileExistsError: the file is not the result of an earlier run, see `refuse_foreign`.
@@ -71,8 +73,16 @@ def refuse_foreign(path: Path, signs: Sequence[str] = (MARK,)) -> None:
     raise FileExistsError(errno.EEXIST, "it exists and is not a result of this command", str(path))
 
 
+def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Write rows as CSV in UTF-8; a byte order mark precedes text that is not ASCII, which Excel would misread."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    content = text.getvalue()
+    path.write_text(content, encoding="utf-8" if content.isascii() else "utf-8-sig", newline="")
+
+
 def _ends(path: Path, size: int) -> bytes:
-    """Return the first and last _SEARCHED_BYTES bytes of a file; of a safetensors file at least the whole header."""
+    """Return the first and last _SEARCHED_BYTES bytes of a file, or at least the whole header of a safetensors file."""
     with path.open("rb") as file:
         head = file.read(_SEARCHED_BYTES)
         if path.suffix == ".safetensors":

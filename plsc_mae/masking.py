@@ -42,7 +42,7 @@ def num_visible(num_patches: int, mask_ratio: float, round_down: Rounding = "vis
 
 
 def random_masking(noise: Tensor, mask_ratio: float, round_down: Rounding = "visible") -> Mask:
-    """Hide the patches of each image with the largest noise (He et al. 2022, section 3).
+    """Return the mask that hides the patches with the largest noise of each image (He et al. 2022, section 3).
 
     Args:
         noise: uniform draws [B, L]. The caller draws them, so that the mask depends on the sample and can be fixed.

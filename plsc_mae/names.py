@@ -6,21 +6,26 @@ surrogates, which no UTF-8 stream or file accepts. The rule of this package: a b
 terminal with a smaller character set, the bytes of the characters that it lacks.
 
 `escape_name` applies the rule to a name that is written to a file or printed, and `restore_name` reverses it.
-`escape_streams` applies it to everything else that the program prints.
+`escape_streams` applies it to everything else that the program prints. JSON has its own escapes, see `as_json`.
 """
 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
+import json
 import os
 import re
 import sys
+from typing import Any
 
+GBK = "gb18030"  # Python's name of the superset
 _HANDLER = "plsc_mae.escape"
 _LITERAL_ESCAPE = re.compile(r"\\(?=x[0-9a-f]{2})")
 _ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_NOT_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # ends of lines, and characters without UTF-8
 _CONTROL_IN_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # text may have several lines and tabs
 
 
@@ -41,10 +46,37 @@ def restore_name(text: str) -> str:
     return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 16)]), _to_bytes(text)))
 
 
-def escape_controls(text: str, *, one_line: bool = False) -> str:
-    r"""Return a message with the control characters of the names in it as `\xNN`.
+def as_json(content: Any, indent: int | None = None) -> str:
+    r"""Return content as JSON for a UTF-8 file: on one line unless indented, and with names as they are.
 
-    Otherwise a name could move the cursor of a terminal. Tabs and line ends are kept unless `one_line` is true.
+    Only control characters, line separators and bytes outside UTF-8 are written as `\uNNNN`.
+    """
+    text = json.dumps(content, indent=indent, ensure_ascii=False)
+    return _NOT_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def gbk_reading(name: str) -> str:
+    """Return the text of a file's or class's name whose bytes are GBK and not UTF-8, "" for other names.
+
+    The name may be as the file system or as `escape_name` returns it.
+    """
+    return gbk_text(os.fsencode(restore_name(name)))
+
+
+def gbk_text(content: bytes) -> str:
+    """Return the text of bytes that are GBK, or its superset GB18030, and not UTF-8, "" for other bytes."""
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        with contextlib.suppress(UnicodeDecodeError):
+            return content.decode(GBK)
+    return ""
+
+
+def escape_controls(text: str, *, one_line: bool = False) -> str:
+    r"""Return a message with every control character as `\xNN`; tabs and line ends are kept unless `one_line` is true.
+
+    Otherwise a name in the message could move the cursor of a terminal.
     """
     return (_CONTROL if one_line else _CONTROL_IN_TEXT).sub(lambda match: _escape(match[0]), text)
 

@@ -52,6 +52,7 @@ CAPTIONS = {
     "train": "the loop",
     "verbs": "callable packages",
     "weights": "reader, dialects",
+    "wording": "plurals, ordinals",
 }
 
 LOADED = re.compile(r"^plsc_mae\.(\w+)\.(?:\w+(?::\w+)?)?$")  # "plsc_mae.commands.knn:run", f"plsc_mae.methods.{name}"

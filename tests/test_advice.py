@@ -38,6 +38,7 @@ EXEMPT = {
         "methods.mae:AutoencoderMethod.describe",
         "methods.mae_priv:_classifier_flags",
     ),
+    "parts of the command lines that a run prints at its end": ("commands.next_steps:_classifier_flags",),
     "a flag of Paddle's launcher or of launch": (
         "commands.launch:launcher_words",
         "gpu_check.supervisor:collectives_command",

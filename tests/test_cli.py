@@ -82,7 +82,7 @@ MISTAKES = {
     ),
     "no image at all": (
         f"{RUN} --data_path PLACE/fake --batch_size 1 --bad_image skip",
-        "cannot decode any of 1 files",
+        "cannot decode any of 1 file",
     ),
     "output below a file": (f"{RUN} --output_dir PLACE/notes.txt/run", "cannot write to the output folder"),
     "output is a file": (f"{RUN} --output_dir PLACE/notes.txt", "choose another --output_dir"),

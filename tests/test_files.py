@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import os
 import stat
 
 import numpy as np
 import pytest
 
-from plsc_mae.files import MARK, atomic_replacement, refuse_foreign, result_replacement
+from plsc_mae.files import MARK, atomic_replacement, refuse_foreign, result_replacement, write_csv
 from plsc_mae.train.checkpoint import file as checkpoint_file
 from plsc_mae.weights.write import SUFFIXES, write_file
 
@@ -73,3 +75,11 @@ def test_files_have_the_permissions_of_the_umask(tmp_path, umask):
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert modes == dict.fromkeys(modes, 0o666 & ~umask)
     assert len(modes) == len(SUFFIXES) + 1
+
+
+@pytest.mark.parametrize(("name", "mark"), [("cat", b""), ("猫", b"\xef\xbb\xbf")])
+def test_csv_is_marked_for_excel_if_needed(tmp_path, name, mark):
+    write_csv(tmp_path / "a.csv", [("class", "images"), (name, 2), ("a, b", "")])
+    content = (tmp_path / "a.csv").read_bytes()
+    assert content.startswith(mark + b"class,images\r\n")
+    assert list(csv.reader(io.StringIO(content.decode("utf-8-sig"))))[1:] == [[name, "2"], ["a, b", ""]]

@@ -7,11 +7,13 @@ import json
 import logging
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
+import plsc_mae
 from plsc_mae.cli import main
-from plsc_mae.names import escape_controls, escape_name, escape_streams, restore_name
+from plsc_mae.names import as_json, escape_controls, escape_name, escape_streams, gbk_reading, restore_name
 
 GBK = os.fsdecode("狗".encode("gbk"))
 
@@ -42,6 +44,45 @@ def test_a_name_is_shown_and_restored(name, shown):
 def test_a_surrogate_of_no_file_is_escaped_too():
     """As a JSON file may have it."""
     assert escape_name("a\ud800") == r"a\xed\xa0\x80"
+
+
+def test_json_has_names_as_they_are():
+    """It stays on one line, is UTF-8, and returns the same names, also those that no UTF-8 has."""
+    content = {"狗": ["é\u2028\x85\n", GBK, "\U0001f408"]}
+    text = as_json(content)
+    assert "狗" in text
+    assert "\U0001f408" in text
+    assert len(text.splitlines()) == 1
+    assert json.loads(text.encode("utf-8")) == content
+    assert as_json(content, indent=1).count("\n") == 6
+
+
+def test_json_for_people_has_no_escapes():
+    """Elsewhere json.dumps writes records between processes, footers, numbers, or files of a fixed format."""
+    package = Path(plsc_mae.__file__).parent
+    users = {
+        str(file.relative_to(package)) for file in package.rglob("*.py") if "json.dumps(" in file.read_text("utf-8")
+    }
+    others = {
+        *(
+            "analysis/feature_files.py",
+            "commands/bench.py",
+            "commands/convert.py",
+            "data/demo.py",
+            "data/kept_lists.py",
+        ),
+        *("export/targets/huggingface.py", "gpu_check/report.py", "gpu_check/results.py", "parallel/peer.py"),
+        *("parity/references/exchange.py", "parity/report.py", "train/checkpoint/file.py", "weights/fetch.py"),
+    }
+    assert users == others | {"names.py", "console.py"}
+
+
+@pytest.mark.parametrize(
+    ("name", "reading"),
+    [(GBK, "狗"), (r"\xb9\xb7 1", "狗 1"), ("狗", ""), ("cat", ""), (r"\xb9", ""), ("a\x1b", "")],
+)
+def test_names_in_gbk_can_be_read(name, reading):
+    assert gbk_reading(name) == reading
 
 
 def test_messages_keep_their_lines():

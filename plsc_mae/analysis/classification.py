@@ -27,7 +27,7 @@ class ClassScores(NamedTuple):
         images: number of images [K] of each class.
         recall: accuracy [K] over the images of the class; NaN for a class without images.
         precision: share [K] of correct predictions among those of the class; NaN without predictions.
-        f1: harmonic mean [K] of recall and precision, 2 TP / (2 TP + FP + FN); NaN for a class without both.
+        f1: harmonic mean [K] of recall and precision, 2 TP / (2 TP + FP + FN); NaN without images and predictions.
     """
 
     images: Counts

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from plsc_mae.analysis.classification import Calibration, calibration, class_scores, percent
 from plsc_mae.analysis.confusion import Doubles, confusion_matrix
 from plsc_mae.analysis.corruption import SEVERITIES, corruption_errors
+from plsc_mae.analysis.fonts import drawable_names, text_style
 from plsc_mae.analysis.label_metrics import label_average_precisions, label_f1, target_errors
 
 NAMED_BARS = 30  # more bars have no names
@@ -53,9 +54,11 @@ class Heatmap(NamedTuple):
         axes.set_xlabel(self.labels[1])
         axes.set_title(self.title)
         if len(self.rows) <= NAMED_BARS:
-            axes.set_yticks(range(len(self.rows)), self.rows)
+            rows = drawable_names(self.rows)
+            axes.set_yticks(range(len(rows)), rows, **text_style(rows))
         if len(self.columns) <= NAMED_BARS:
-            axes.set_xticks(range(len(self.columns)), self.columns, rotation=90)
+            columns = drawable_names(self.columns)
+            axes.set_xticks(range(len(columns)), columns, rotation=90, **text_style(columns))
 
 
 class Bars(NamedTuple):
@@ -73,7 +76,11 @@ class Bars(NamedTuple):
         axes.set_xlim(0, max(100.0, *self.values[order]) if len(order) else 100.0)
         axes.set_title(self.title)
         axes.set_xlabel("%")
-        axes.set_yticks(*((range(len(order)), [self.names[i] for i in order]) if len(order) <= NAMED_BARS else ([],)))
+        if len(order) > NAMED_BARS:
+            axes.set_yticks([])
+            return
+        names = drawable_names(self.names)
+        axes.set_yticks(range(len(order)), [names[i] for i in order], **text_style(names))
 
 
 class Reliability(NamedTuple):
@@ -105,13 +112,13 @@ class Scatter(NamedTuple):
         ends = [float(self.truth[known].min()), float(self.truth[known].max())]
         axes.scatter(self.truth[known], self.predicted[known], s=6)
         axes.plot(ends, ends, color="gray", linestyle="--")
-        axes.set_title(self.title)
+        axes.set_title(self.title, **text_style([self.title]))
         axes.set_xlabel("truth")
         axes.set_ylabel("prediction")
 
 
 def class_report(logits: Values, labels: npt.NDArray[np.int64], names: Sequence[str]) -> Report:
-    """Return scores per class and the confusion matrix for logits [n, K] and class numbers [n]."""
+    """Report logits [n, K] for class numbers [n]: scores per class, confusion matrix, and calibration as a chart."""
     confusion = confusion_matrix(labels, logits.argmax(axis=1), len(names))
     scores = class_scores(confusion)
     table: Table = [["class", "images", "accuracy", "precision", "f1"]]
@@ -139,7 +146,7 @@ def class_report(logits: Values, labels: npt.NDArray[np.int64], names: Sequence[
 
 
 def label_report(logits: Values, targets: Values, names: Sequence[str]) -> Report:
-    """Return scores per label for logits [n, K] and targets [n, K] of 0, 1 or NaN."""
+    """Report logits [n, K] for targets [n, K] of 0, 1 or NaN: counts, average precision and F1 per label."""
     precisions, f1 = label_average_precisions(logits, targets), label_f1(logits, targets)
     table: Table = [["label", "positive", "negative", "unknown", "average_precision", "f1"]]
     for i, name in enumerate(names):
@@ -149,7 +156,7 @@ def label_report(logits: Values, targets: Values, names: Sequence[str]) -> Repor
 
 
 def number_report(predicted: Values, targets: Values, names: Sequence[str]) -> Report:
-    """Return the errors of every number for predictions [n, K] and targets [n, K], which may be NaN."""
+    """Report predictions [n, K] for targets [n, K], which may be NaN: the errors of every number, and scatter plots."""
     absolute, rooted, explained = target_errors(predicted, targets)
     table: Table = [["number", "images", "mean_abs_error", "rmse", "r2"]]
     table += [
@@ -157,11 +164,13 @@ def number_report(predicted: Values, targets: Values, names: Sequence[str]) -> R
         for i, name in enumerate(names)
     ]
     drawn = [i for i in range(len(names)) if np.isfinite(targets[:, i]).any()][:SCATTERED]
-    return Report({"numbers.csv": table}, [Scatter(names[i], targets[:, i], predicted[:, i]) for i in drawn])
+    titles = drawable_names([names[i] for i in drawn], drawn)
+    charts = [Scatter(title, targets[:, i], predicted[:, i]) for title, i in zip(titles, drawn, strict=True)]
+    return Report({"numbers.csv": table}, [*charts])
 
 
 def corruption_report(errors: Mapping[str, Sequence[float]]) -> Report:
-    """Return top-1 errors in percent by corruption and severity, and the corruption errors relative to AlexNet's."""
+    """Report top-1 errors in percent by corruption and severity, and the corruption errors relative to AlexNet's."""
     relative = corruption_errors(errors)
     table: Table = [["corruption", *(f"error_{severity}" for severity in SEVERITIES), "error", "corruption_error"]]
     table += [

@@ -93,7 +93,11 @@ def _write_npy_header(stream: Any, shape: tuple[int, ...], dtype: np.dtype[Any])
 
 
 def _write_safetensors(path: Path, arrays: Arrays, texts: Texts) -> None:
-    """Write the format of https://github.com/huggingface/safetensors, whose library needs all arrays in memory."""
+    """Write the format of https://github.com/huggingface/safetensors, whose library needs all arrays in memory.
+
+    Raises:
+        DataError: the texts exceed the size of a header.
+    """
     metadata = {name: json.dumps(list(text)) for name, text in texts.items()} | {"origin": MARK}
     entries: dict[str, Any] = {"__metadata__": metadata}
     ordered = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # as the library, which keeps alignment

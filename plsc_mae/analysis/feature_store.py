@@ -27,7 +27,9 @@ from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.errors import DataError
 from plsc_mae.files import MARK, atomic_replacement
+from plsc_mae.names import as_json
 from plsc_mae.parallel.world import World
+from plsc_mae.wording import counted
 
 PROGRESS, LOCK, SUFFIX = "progress.json", "lock", ".rows"
 COMMIT_SECONDS = 10.0  # between two records of the progress; each of them waits for the disk
@@ -36,7 +38,7 @@ _NO_INFLUENCE = frozenset(
     (
         *("save_path", "load_path", "num_workers", "device", "dtype", "nb_knn", "temperature", "num_pictures", "map"),
         *("map_images", "model_path", "model_key", "model_prefix", "data_path", "eval_data_path", "split"),
-        *("stats", "picture_bands"),
+        *("stats", "picture_bands", "bad_image"),
     )
 )
 
@@ -101,7 +103,7 @@ class FeatureStore:
             self._restore_locked()
 
     def open(self, shapes: Shapes, count: int) -> None:
-        """Open the files for appending.
+        """Open the files for appending; start again if they lack recorded rows. `count` is unused.
 
         Raises:
             DataError: a file cannot be opened.
@@ -156,7 +158,11 @@ class FeatureStore:
         return np.memmap(self._path(name), self.dtype, "r", shape=(self._rows, *shape))
 
     def _restore_locked(self) -> None:
-        """Lock the folder until this process ends, then restore its content."""
+        """Lock the folder until this process ends, then restore its content.
+
+        Raises:
+            DataError: the folder has files of unknown origin, or another process has locked it.
+        """
         content = {path.name for path in self.folder.iterdir()} - {LOCK}
         if self._stored() is None and any(not name.endswith((SUFFIX, ".partial")) for name in content):
             raise DataError(f"{self.folder} has files of unknown origin; move them, or choose another --save_path")
@@ -184,7 +190,7 @@ class FeatureStore:
             self._clear()
             return
         self.images, self._rows, self.unreadable = stored["images"], stored["rows"], stored["unreadable"]
-        logger.info("continuing after %d images, whose features are in %s", self.images, self.folder)
+        logger.info("continuing after %s, whose features are in %s", counted(self.images, "image"), self.folder)
 
     def _stored(self) -> dict[str, Any] | None:
         """Return the recorded progress; None without one of this class."""
@@ -201,7 +207,7 @@ class FeatureStore:
             os.fsync(file.fileno())
         position = {"images": self.images, "rows": self._rows, "unreadable": self.unreadable}
         with atomic_replacement(self.folder / PROGRESS) as temporary:
-            temporary.write_text(json.dumps({"origin": MARK, "identity": self.identity, **position}), encoding="utf-8")
+            temporary.write_text(as_json({"origin": MARK, "identity": self.identity, **position}), encoding="utf-8")
         self._committed = time.monotonic()
 
     def _clear(self) -> None:

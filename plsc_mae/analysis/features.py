@@ -81,7 +81,7 @@ def select_tokens(tokens: Tensor, kind: TokenKind, num_prefix_tokens: int = 1) -
     Args:
         tokens: [B, T + L, D], where the first T = `num_prefix_tokens` tokens are not patches.
         kind: "cls", "mean" or "patch".
-        num_prefix_tokens: 1 with a class token, 0 without.
+        num_prefix_tokens: number of class and register tokens.
     """
     if kind == "cls":
         return tokens[:, 0]
@@ -299,7 +299,7 @@ def _shapes(encode: Encode, dataset: KeyedDataset) -> dict[str, tuple[int, ...]]
 
 
 def _progress(rows: Rows, count: int, world: World) -> tuple[int, npt.NDArray[np.float32]]:
-    """Return the number of images that `rows` has already, and marks [count] of the unreadable ones."""
+    """Return (number of images that `rows` has already, marks [count], 1 for unreadable ones); all must call."""
     done, marks = np.zeros(1, np.int64), np.zeros(count, np.float32)
     if world.is_main:
         done[0], marks[rows.unreadable] = rows.images, 1
@@ -323,6 +323,7 @@ def _report_unreadable(dataset: KeyedDataset, unreadable: Sequence[int], *, repo
 
     Raises:
         DataError: all files are unreadable.
+        TypeError: `dataset` is no EvaluationDataset, so it cannot name its files.
     """
     if not isinstance(dataset, EvaluationDataset):
         raise TypeError(f"{type(dataset).__name__} marks samples as unreadable and cannot name them")

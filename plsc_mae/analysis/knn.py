@@ -7,6 +7,7 @@ the blocks 0.1 GB. Notation: Q queries, N bank features, D width, k neighbors, C
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,10 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from plsc_mae.errors import ConfigError, DataError, flag
+from plsc_mae.wording import counted
 
 TEMPERATURE = 0.07
 QUERY_BLOCK, BANK_BLOCK = 512, 16384
+DEFAULT_KS, COMPARED_K, TRAINING_K = (10, 20, 100, 200), 10, 20  # of `knn`, `compare`, and --knn_freq
 PLACE_BITS = 23  # a packed 64-bit integer has 9 bits for the row, 32 for the value and 23 for the place
+
+logger = logging.getLogger(__name__)
 
 Features = npt.NDArray[np.floating[Any]]  # float16 or float32
 Similarities = npt.NDArray[np.float32]
@@ -32,12 +37,27 @@ class KNNAccuracy(NamedTuple):
     top5: float
 
 
+def default_ks(defaults: Sequence[int], bank: int) -> list[int]:
+    """Return those of the default numbers of neighbors that a bank of features has, or half of a small bank.
+
+    The log names the defaults that are left out.
+
+    Args:
+        defaults: the default numbers k, in ascending order.
+        bank: number of features N.
+    """
+    ks = [k for k in defaults if k <= bank] or [max(1, bank // 2)]
+    if left := ", ".join(str(k) for k in defaults if k > bank):
+        logger.info("k-NN with k = %s: the default k = %s exceeds the bank of %d", ", ".join(map(str, ks)), left, bank)
+    return ks
+
+
 def knn_accuracy(
     bank: Features,
     bank_labels: Indices,
     queries: Features,
     query_labels: Indices,
-    ks: Sequence[int] = (10, 20, 100, 200),
+    ks: Sequence[int] = DEFAULT_KS,
     temperature: float = TEMPERATURE,
 ) -> list[KNNAccuracy]:
     """Classify each query by a weighted vote of its nearest neighbors in the bank; return the accuracies for each k.
@@ -59,7 +79,8 @@ def knn_accuracy(
     """
     if max(ks) > len(bank):
         raise ConfigError(
-            f"{flag('nb_knn', 'knn_k')} {max(ks)} exceeds the {len(bank)} images of the bank; lower it or add images"
+            f"{flag('nb_knn', 'knn_k')} {max(ks)} exceeds the {counted(len(bank), 'image')} of the bank; lower it or "
+            "add images"
         )
     similarities, neighbors = nearest_neighbors(bank, queries, max(ks))
     num_classes = int(max(bank_labels.max(), query_labels.max())) + 1

@@ -44,7 +44,7 @@ def label_average_precisions(logits: Values, targets: Values) -> Doubles:
 def label_f1(logits: Values, targets: Values) -> Doubles:
     """Return F1 = 2 TP / (2 TP + FP + FN) [K] in percent; a label is predicted if its probability exceeds 0.5.
 
-    F1 is NaN for a label without positive images and positive predictions.
+    F1 is NaN for a label that is neither true nor predicted for any image.
     """
     known, positive, predicted = np.isfinite(targets), targets > 0.5, logits > 0
     hits = (positive & predicted & known).sum(axis=0)
@@ -86,7 +86,10 @@ def regression_metrics(predicted: Values, targets: Values) -> dict[str, float]:
 
 
 def target_errors(predicted: Values, targets: Values) -> tuple[Doubles, Doubles, Doubles]:
-    """Return mean absolute error, root mean squared error and R^2, [K] each; NaN as in `regression_metrics`."""
+    """Return mean absolute error, root mean squared error and R^2, [K] each.
+
+    They are NaN for a target without known values; R^2 also for one without variation.
+    """
     errors = predicted.astype(np.float64) - targets
     values = targets.astype(np.float64)
     with warnings.catch_warnings():

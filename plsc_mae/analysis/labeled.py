@@ -75,6 +75,7 @@ def encode_labeled(
             world,
             batch_size=config.batch_size,
             num_workers=workers,
+            bad_image=config.bad_image,
             pixel_format=pixel_format,
             rows=destination,
             report=report,

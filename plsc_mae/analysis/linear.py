@@ -146,9 +146,8 @@ def standardize(features: Features, queries: Features) -> tuple[Features, Featur
 def principal_axes(features: Features) -> tuple[Features, Doubles]:
     """Return orthonormal axes [D, R] that span features [n, D], R <= min(n, D), and the mean square [R] along each.
 
-    The axes are in ascending order of the mean square.
-
-    The solution with an L2 penalty lies in this span, so the reduction to the axes is exact.
+    The axes are in ascending order of the mean square. The solution with an L2 penalty lies in this span, so the
+    reduction to the axes is exact.
     """
     number, width = features.shape
     doubles = features.astype(np.float64)

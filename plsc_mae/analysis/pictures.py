@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from plsc_mae.analysis.fonts import Lettering
 from plsc_mae.data.opencv import load_opencv
 
 GAP = 8  # pixels between the pictures of a panel
@@ -105,14 +106,14 @@ def compose(pictures: Mapping[str, npt.NDArray[np.uint8]], label_size: int = LAB
     rows, height, width = stacks[0].shape[:3]
     factor = _enlargement(height, width)
     cell_h, cell_w = height * factor, width * factor
-    font = ImageFont.load_default(size=label_size)
-    labels = [_wrap(label, font, cell_w) for label in pictures]
+    lettering = Lettering(label_size)
+    labels = [_wrap(label, lettering, cell_w) for label in pictures]
     head = GAP + (label_size + 3) * max(label.count("\n") + 1 for label in labels)
     canvas = Image.new("RGB", (GAP + len(stacks) * (cell_w + GAP), head + GAP + rows * (cell_h + GAP)), "white")
     draw = ImageDraw.Draw(canvas)
     for column, (label, stack) in enumerate(zip(labels, stacks, strict=True)):
         x = GAP + column * (cell_w + GAP)
-        draw.multiline_text((x, GAP // 2), label, fill="black", font=font, spacing=2)
+        lettering.draw(draw, (x, GAP // 2), label)
         for row in range(rows):
             cell = Image.fromarray(stack[row]).resize((cell_w, cell_h), Image.Resampling.NEAREST)
             canvas.paste(cell, (x, head + GAP + row * (cell_h + GAP)))
@@ -124,14 +125,20 @@ def _enlargement(height: int, width: int) -> int:
     return max(1, -(-MIN_SIDE // min(height, width)))
 
 
-def _wrap(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _wrap(label: str, lettering: Lettering, width: int) -> str:
+    """Break a label into lines of at most `width` pixels, at blanks and in words that are longer than a line."""
     lines = [""]
     for word in label.split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
+        if lines[-1] and lettering.width(longer) > width:
             lines.append(word)
         else:
             lines[-1] = longer
+        while len(lines[-1]) > 1 and lettering.width(lines[-1]) > width:
+            last = lines.pop()
+            fitting = [n for n in range(1, len(last)) if lettering.width(last[:n]) <= width]
+            cut = fitting[-1] if fitting else 1
+            lines += [last[:cut], last[cut:]]
     return "\n".join(lines)
 
 
@@ -149,11 +156,11 @@ def class_colors(number: int) -> npt.NDArray[np.uint8]:
 
 def add_legend(panel: Image.Image, entries: Mapping[str, npt.NDArray[np.uint8]]) -> Image.Image:
     """Return a panel with lines of named color swatches below, {name: RGB color [3]}."""
-    font = ImageFont.load_default(size=13)
+    lettering = Lettering(LABEL_SIZE)
     places: list[tuple[float, int]] = []
     x, line = float(GAP), 0
     for name in entries:
-        width = 20 + font.getlength(name) + 2 * GAP
+        width = 20 + lettering.width(name) + 2 * GAP
         if x > GAP and x + width > panel.width:
             x, line = GAP, line + 1
         places.append((x, line))
@@ -164,5 +171,5 @@ def add_legend(panel: Image.Image, entries: Mapping[str, npt.NDArray[np.uint8]])
     for (name, color), (left, row) in zip(entries.items(), places, strict=True):
         top = panel.height + 20 * row
         draw.rectangle((left, top, left + 14, top + 14), fill=tuple(color.tolist()), outline="black")
-        draw.text((left + 20, top - 1), name, fill="black", font=font)
+        lettering.draw(draw, (left + 20, top - 1), name)
     return canvas

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plsc_mae.analysis.trivial import DESCRIPTIONS, fill_hidden
+from plsc_mae.wording import counted
 
 PEAK = 255.0
 
@@ -26,7 +27,7 @@ class HiddenPSNR:
         predicted: Mapping[str, npt.NDArray[np.uint8]],
         hidden: npt.NDArray[np.bool_],
     ) -> None:
-        """Add a batch and fill the hidden patches of its originals by the trivial predictors.
+        """Add a batch: the predictions of the networks, and those of the trivial predictors for its hidden patches.
 
         Args:
             original: pictures [B, H, W, C].
@@ -53,7 +54,7 @@ class HiddenPSNR:
 
     def __str__(self) -> str:
         values = ", ".join(f"{name} {value:.2f} dB" for name, value in self.decibels().items())
-        return f"PSNR on the hidden patches of {self._images} images: {values}"
+        return f"PSNR on the hidden patches of {counted(self._images, 'image')}: {values}"
 
 
 def _patches(pictures: npt.NDArray[np.uint8], rows: int, columns: int) -> npt.NDArray[np.float32]:

@@ -11,8 +11,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from plsc_mae.analysis.fonts import Lettering, drawable_names
 from plsc_mae.analysis.knn import Features, unit_rows
 from plsc_mae.analysis.pictures import GAP, LABEL_SIZE, add_legend, class_colors
 from plsc_mae.errors import ConfigError
@@ -46,7 +47,7 @@ class Neighbor(NamedTuple):
 
 def neighbor_picture(rows: Sequence[Sequence[Neighbor]]) -> Image.Image:
     """Draw one row per query: the query, a gap, and its neighbors from the nearest on."""
-    side, font = len(rows[0][0].pixels), ImageFont.load_default(size=LABEL_SIZE)
+    side, lettering = len(rows[0][0].pixels), Lettering(LABEL_SIZE)
     cell, head = side + 2 * FRAME + GAP, LABEL_SIZE + GAP
     height = side + 2 * FRAME + CAPTION + GAP
     columns = max(map(len, rows))
@@ -56,22 +57,22 @@ def neighbor_picture(rows: Sequence[Sequence[Neighbor]]) -> Image.Image:
         for column, image in enumerate(row):
             x, y = GAP + column * cell + (GAP if column else 0), head + number * height
             if number == 0:
-                draw.text((x, GAP // 2), str(column) if column else "query", fill="black", font=font)
+                lettering.draw(draw, (x, GAP // 2), str(column) if column else "query")
             if image.same_class is not None:
                 draw.rectangle(
                     (x, y, x + side + 2 * FRAME - 1, y + side + 2 * FRAME - 1), SAME if image.same_class else OTHER
                 )
             canvas.paste(Image.fromarray(image.pixels), (x + FRAME, y + FRAME))
-            lines = [_fitted(line, font, side + 2 * FRAME) for line in image.caption.splitlines()]
-            draw.multiline_text((x, y + side + 2 * FRAME + 1), "\n".join(lines), fill="black", font=font, spacing=2)
+            lines = [_fitted(line, lettering, side + 2 * FRAME) for line in image.caption.splitlines()]
+            lettering.draw(draw, (x, y + side + 2 * FRAME + 1), "\n".join(lines))
     return canvas
 
 
-def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _fitted(text: str, lettering: Lettering, width: int) -> str:
     """Return the text, truncated to `width` pixels."""
-    if font.getlength(text) <= width:
+    if lettering.width(text) <= width:
         return text
-    while text and font.getlength(f"{text}...") > width:
+    while text and lettering.width(f"{text}...") > width:
         text = text[:-1]
     return f"{text}..."
 
@@ -154,22 +155,23 @@ def map_picture(
     centers = (margin + places * (MAP_SIDE - 2 * margin)).round().astype(int)
     canvas = Image.new("RGB", tuple((centers.max(axis=0) + margin).tolist()), "white")
     draw = ImageDraw.Draw(canvas)
-    shown: list[int] = []
+    drawn: list[int] = []
     for index, (x, y) in enumerate(centers.tolist()):
         color = tuple(colors[labels[index]].tolist()) if labels[index] >= 0 else _GRAY
-        if all(np.abs(centers[other] - (x, y)).max() >= reach for other in shown):
-            shown.append(index)
+        if all(np.abs(centers[other] - (x, y)).max() >= reach for other in drawn):
+            drawn.append(index)
             corner = (x - side // 2, y - side // 2)
             frame = (corner[0] - FRAME, corner[1] - FRAME, corner[0] + side + FRAME - 1, corner[1] + side + FRAME - 1)
             draw.rectangle(frame, fill=color)
             canvas.paste(Image.fromarray(pixels[index]), corner)
-    hidden = set(range(len(centers))) - set(shown)
+    hidden = set(range(len(centers))) - set(drawn)
     for index in sorted(hidden):
         x, y = centers[index].tolist()
         color = tuple(colors[labels[index]].tolist()) if labels[index] >= 0 else _GRAY
         draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=color, outline="white")
     present = np.unique(labels[labels >= 0]).tolist()
-    entries = {classes[label]: colors[label] for label in present[:MAX_LEGEND]}
+    shown = drawable_names([classes[label] for label in present[:MAX_LEGEND]], present[:MAX_LEGEND])
+    entries = {name: colors[label] for name, label in zip(shown, present, strict=False)}
     if len(present) > MAX_LEGEND:
         entries[f"and {len(present) - MAX_LEGEND} more classes"] = np.full(3, 255, np.uint8)
     return add_legend(canvas, entries) if entries else canvas

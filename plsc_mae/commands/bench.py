@@ -62,7 +62,8 @@ class StepTimes(NamedTuple):
 def run_step(config: PretrainConfig) -> None:
     """Time optimizer steps on random images, or on real ones if --data_path is given.
 
-    --max_train_step is the number of timed steps. The last line of the output is JSON.
+    --max_train_step is the number of timed steps, which follow WARMUP_STEPS others. The last line of the output is
+    JSON. All processes must call.
     """
     world = training_world(config)
     method = load_method(config.method)
@@ -131,7 +132,7 @@ def _print_times(
 
 
 def run_data(config: PretrainConfig) -> None:
-    """Print the images per second of the loader, from decoding to the transfer to the device, without a network.
+    """Print the images per second of this process's loader, from decoding to the transfer to the device.
 
     The speed is measured with --num_workers or, without that option, with 0, 1 and 2 workers.
     """

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy.typing as npt
 import paddle
 
 from plsc_mae import console, weights
@@ -60,6 +62,7 @@ from plsc_mae.train.precision import choose_precision
 from plsc_mae.train.setup import build_trainer, share_network, training_loader, training_world
 from plsc_mae.train.signals import preparing_run
 from plsc_mae.weights import Checkpoint, LoadReport
+from plsc_mae.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +147,9 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     memory = planned_memory(task, config, world)
     trainer = build_trainer(task, loader, config, world, observers=evaluations, keep_best=best, planned_memory=memory)
     trainer.fit(start)
+    if world.is_main and images.val is not None:
+        found = [trainer.progress.best, *(trainer.metrics.get(f"{best}_{name}", -math.inf) for name in _rates(task))]
+        warn_of_chance(config, images.kind, max(found), images.val.labels)
     if isinstance(task, SweepTask) and world.is_main:
         _print_sweep(task, trainer.metrics)
     elif world.is_main and trainer.saver.saved_path is not None:
@@ -152,13 +158,17 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     return trainer.metrics
 
 
+def _rates(task: ClassifyTask | PipelinedTask) -> Sequence[str]:
+    """Return the names of the learning rates of a sweep; without one, none."""
+    return task.names if isinstance(task, SweepTask) else ()
+
+
 def _warn_of_small_data(config: ClassifyConfig, iterations: int) -> None:
     """Warn of parts of the recipe that do not work with few images per batch or few updates."""
     if config.probe != "none" and config.batch_size < FEW_IMAGES:
         logger.warning(
-            "the probe's batch norm takes mean and variance over %d images, which is little; give --batch_size %d or "
-            "more",
-            *(config.batch_size, FEW_IMAGES),
+            "the probe's batch norm computes mean and variance over %s, which is too few; give --batch_size %d or more",
+            *(counted(config.batch_size, "image"), FEW_IMAGES),
         )
     if isinstance(config, FinetuneConfig):
         _warn_of_short_finetuning(config, config.epochs * -(-iterations // config.accum_iter))
@@ -170,10 +180,31 @@ def _warn_of_short_finetuning(config: FinetuneConfig, updates: int) -> None:
     start = config.model_ema_decay**updates
     if config.model_ema and start > LARGEST_START:
         logger.warning(
-            "--model_ema_decay %g is too high for %d updates: the average keeps %.0f %% of the initial weights, so "
+            "--model_ema_decay %g is too high for %s: the average keeps %.0f %% of the initial weights, so "
             "ema_test_acc1 says little; --model_ema_decay %.3g keeps 1 %%",
-            *(config.model_ema_decay, updates, 100 * start, 0.01 ** (1 / updates)),
+            *(config.model_ema_decay, counted(updates, "update"), 100 * start, 0.01 ** (1 / updates)),
         )
+
+
+def warn_of_chance(config: ClassifyConfig, kind: LabelKind, best: float, labels: npt.NDArray[Any]) -> None:
+    """Warn if the best validation metric of a finished run is one that chance explains.
+
+    There is no warning where chance explains any value, for example with validation images of a single class.
+
+    Args:
+        config: options of the run.
+        kind: kind of the labels.
+        best: largest value of its `best_metric`; not finite without an evaluation.
+        labels: validation labels, see `LabelKind.chance`.
+    """
+    if not math.isfinite(best) or not best <= (limit := kind.chance(labels)) < kind.perfect:
+        return
+    logger.warning(
+        "test_%s %.4g, the best of the run, is within chance: without looking at the images, predictions for %s reach "
+        "up to %.4g; raise %s, train for more epochs, or check that the labels belong to the images",
+        *(kind.best_metric, best, counted(len(labels), "validation image"), limit),
+        "--blr" if config.lr is None else "--lr",
+    )
 
 
 # ------------------------------------------------------------------------------------------------- network

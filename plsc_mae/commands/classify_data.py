@@ -107,7 +107,11 @@ def _find_classes(config: ClassifyConfig, given: GivenImages) -> tuple[LabeledIm
 def _find_tables(
     config: ClassifyConfig, cls: type[LabelKind], given: GivenImages
 ) -> tuple[LabeledImages, LabeledImages | None]:
-    """Return the images of the CSV files of labels."""
+    """Return (training images, validation images) of the CSV files of labels; None if the run evaluates nothing.
+
+    Raises:
+        DataError: a file is missing or malformed, or the images are given in memory.
+    """
     if given.train is not None or given.val is not None:
         raise DataError(f"--task {cls.task} reads CSV files; a sequence in memory has classes only")
     file = label_table(config.data_path, "train", flag="--data_path")
@@ -122,7 +126,11 @@ def _find_tables(
 def _validation_table(
     config: ClassifyConfig, kind: LabelKind | type[LabelKind], names: tuple[str, ...], source: str
 ) -> ImageList:
-    """Return the validation images with the labels `names` of `source`."""
+    """Return the validation images of a CSV file with the labels `names` of `source`, in this order.
+
+    Raises:
+        DataError: the file is missing or malformed, or lacks a label.
+    """
     flag = "--eval_data_path" if config.eval_data_path else "--data_path"
     if not config.eval_data_path and Path(config.data_path).is_file() and not config.eval:
         raise DataError(f"--data_path {config.data_path} has no validation images; set --eval_data_path to their file")
@@ -197,7 +205,7 @@ def _require_data_path(config: ClassifyConfig) -> None:
 
 
 def build_datasets(config: ClassifyConfig, images: Images, world: World) -> Datasets:
-    """Return the data sets of a run's images."""
+    """Return the data sets of a run's images; pipeline stages after the first get data sets of sizes only."""
     if world.previous is not None:  # pipeline stages after the first read no images
         return Datasets(
             *(None if split is None else SizeOnlyDataset(len(split)) for split in (images.train, images.val))
@@ -253,7 +261,10 @@ def _reading(config: ClassifyConfig) -> dict[str, Any]:
 
 
 def cached_datasets(model: ImageClassifier, config: ClassifyConfig, images: Images, world: World) -> Datasets:
-    """Encode the evaluation crop of every image once; all processes must call, the main one receives the features."""
+    """Encode the evaluation crop of every image once and return data sets of the features; all processes must call.
+
+    The data sets of all processes but the main one are None.
+    """
     model.eval()
     normalize = build_normalize(config)
     parts: list[FeatureDataset | None] = []
@@ -277,7 +288,7 @@ def cached_datasets(model: ImageClassifier, config: ClassifyConfig, images: Imag
 
 
 def loader_workers(config: ClassifyConfig, dataset: KeyedDataset) -> int:
-    """Return the number of loader processes: 0 for data sets that read no files."""
+    """Return the number of loader processes: 0 for cached features and for pipeline stages that read no images."""
     return 0 if isinstance(dataset, (FeatureDataset, SizeOnlyDataset)) else count_workers(config.num_workers)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from plsc_mae.analysis.features import Encode, TokenFeatures, pixel_features
 from plsc_mae.analysis.few_shot import Choices, Estimate, few_shot_accuracies, make_choices
-from plsc_mae.analysis.knn import knn_accuracy
+from plsc_mae.analysis.knn import COMPARED_K, default_ks, knn_accuracy
 from plsc_mae.analysis.labeled import EncodedLists, encode_labeled
 from plsc_mae.analysis.linear import linear_accuracy, standardize
 from plsc_mae.commands.results import exit_code, require_free, summarize
@@ -23,6 +22,7 @@ from plsc_mae.errors import DataError
 from plsc_mae.files import result_replacement
 from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.encoder import load_encoder
+from plsc_mae.names import as_json
 from plsc_mae.parallel.world import World
 
 HEAD = "| features | k-NN (k = "
@@ -70,7 +70,8 @@ def run(config: CompareConfig) -> int:
     log_class_warnings(bank)
     choices = make_choices(bank, config.shots or (), config.fractions or (), config.label_seeds)
     few = "".join(f" {budget} |" for budget in choices)
-    lines = [f"{HEAD}{config.nb_knn}) | linear |{few}", "|---|--:|--:|" + "--:|" * len(choices)]
+    k = config.nb_knn or default_ks((COMPARED_K,), len(bank))[0]
+    lines = [f"{HEAD}{k}) | linear |{few}", "|---|--:|--:|" + "--:|" * len(choices)]
     if world.is_main:
         print("\n".join(lines), flush=True)
     rows = []
@@ -90,7 +91,7 @@ def run(config: CompareConfig) -> int:
             )
             unreadable = encoded.unreadable
             if world.is_main:
-                _score(row, encoded, config.nb_knn, choices)
+                _score(row, encoded, k, choices)
             world.barrier()  # otherwise the others may time out in the next exchange while the first one scores
         rows.append(row)
         if world.is_main:
@@ -155,7 +156,7 @@ def _signs(name: str) -> Sequence[str]:
 
 
 def _write(path: Path, lines: list[str], rows: list[Row]) -> None:
-    text = json.dumps([row.entry() for row in rows], indent=1) if path.suffix == ".json" else "\n".join(lines)
+    text = as_json([row.entry() for row in rows], indent=1) if path.suffix == ".json" else "\n".join(lines)
     try:
         with result_replacement(path, _signs(path.name)) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")

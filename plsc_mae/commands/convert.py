@@ -24,6 +24,7 @@ from plsc_mae.weights.convert import POSITION_TABLE
 from plsc_mae.weights.dialects import find_dialect
 from plsc_mae.weights.dialects.huggingface import config_of, sizes_of
 from plsc_mae.weights.write import SUFFIXES
+from plsc_mae.wording import counted
 
 HEADED = ("libai",)  # dialects whose order of rows depends on the number of heads
 
@@ -61,8 +62,8 @@ def run(config: WeightsConvertConfig) -> None:
     settings = _settings(network, kind, config.path) if with_settings else None
     weights.save(network, file, config.dialect)
     if settings is not None:
-        file.with_name("config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    print(f"{file}: {len(report.matched)} tensors of {config.path} ({stored.dialect}) as {config.dialect}")
+        file.with_name("config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    print(f"{file}: {counted(len(report.matched), 'tensor')} of {config.path} ({stored.dialect}) as {config.dialect}")
     differing = {"left out": report.unexpected, "not in the file, written as computed": report.missing}
     for what, names in differing.items():
         if names:
@@ -92,7 +93,8 @@ def _checked(network: nn.Layer, stored: Checkpoint, kind: str, *, convert_channe
     Raises:
         CheckpointError: the position embeddings belong to a grid that is not square.
     """
-    fit = PositionFit(network, getattr(network, "encoder", network), stored) if convert_channels else None
+    encoder = getattr(network, "encoder", network)
+    fit = PositionFit(network, encoder, stored, silent=True) if convert_channels else None
     report = weights.load(network, stored, prefix="encoder." if kind == ENCODER else "", resize=fit)
     tables = [name for name in report.resized if name.endswith(POSITION_TABLE)]
     if tables:

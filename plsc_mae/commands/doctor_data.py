@@ -15,6 +15,7 @@ from plsc_mae.data.folder_walk import is_hidden
 from plsc_mae.data.listing import ImageList, describe_suffixes, has_split, list_images
 from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.errors import DataError
+from plsc_mae.wording import counted
 
 _IMAGENET_CLASSES = 1000
 _DEEPEST = 3
@@ -22,7 +23,7 @@ _NAMES_SHOWN = 3
 
 
 def examine_data(data_path: str, pixel_format: PixelFormat) -> Iterator[str | Finding]:
-    """Describe the training and validation images of a folder, list file or archive, and report problems with them."""
+    """Yield lines about the training and validation images of a folder, list file or archive, and findings on them."""
     nested = None if Path(data_path).is_file() else _folder_of_splits(Path(data_path))
     if nested is not None:
         yield error(f"--data_path {data_path}: train/ and val/ are in a folder below it: pass --data_path {nested}")
@@ -57,7 +58,8 @@ def _folder_of_splits(folder: Path) -> Path | None:
 
 
 def _examine_split(split: str, images: ImageList, pixel_format: PixelFormat) -> Iterator[str | Finding]:
-    yield f"{split}: {len(images)} images in {len(images.classes) or 'no'} classes, {images.source}"
+    classes = counted(len(images.classes), "class") if images.classes else "no classes"
+    yield f"{split}: {counted(len(images), 'image')} in {classes}, {images.source}"
     yield from _examine_left_out(images)
     yield from _examine_names(images)
     if images.classes:
@@ -76,11 +78,13 @@ def _examine_left_out(images: ImageList) -> Iterator[str | Finding]:
     if images.label_note:
         yield f"  {images.label_note}"
     if left_out.hidden.number:
-        yield f"  {left_out.hidden.number} hidden or system entries are ignored, such as {left_out.hidden.example}"
+        number, example = left_out.hidden
+        yield f"  ignored {counted(number, 'hidden or system entry')}, such as {example}"
     if left_out.loose.number:
+        number, example = left_out.loose
         yield warning(
-            f"{left_out.loose.number} images of {images.root} are beside the class folders and are left out, for "
-            f"example {left_out.loose.example}: move them into a class folder, or name all images in a list file"
+            f"left out {counted(number, 'image')} of {images.root} beside the class folders, for example "
+            f"{example}: move them into a class folder, or name all images in a list file"
         )
     pictures = left_out.pictures()
     if pictures:
@@ -94,8 +98,8 @@ def _examine_names(images: ImageList) -> Iterator[str]:
     escaped = [index for index in range(len(images)) if images.paths[index] != images.name(index)]
     if escaped:
         yield (
-            f"  {len(escaped)} names have bytes that are not UTF-8 or cannot be shown; those are printed and written "
-            f"as \\xNN: {images.name(escaped[0])}"
+            f"  {counted(len(escaped), 'name')} with bytes that are not UTF-8 or cannot be shown; those are printed "
+            f"and written as \\xNN: {images.name(escaped[0])}"
         )
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from plsc_mae.commands.doctor_findings import Finding, error, warning
 from plsc_mae.data import depth
 from plsc_mae.data.check import Note, check_files, examine_file
-from plsc_mae.data.decode import deep_values, open_image, read_content
+from plsc_mae.data.decode import deep_values, open_image, open_values, read_content
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.errors import DataError
@@ -30,7 +32,7 @@ class _Losses(NamedTuple):
 
 
 def examine_files(images: ImageList, pixel_format: PixelFormat) -> Iterator[str | Finding]:
-    """Check the headers of all files and decode some, and report bad files, depth, bands and pages.
+    """Check the headers of all files and decode some; yield a line, and findings on bad files, depth, bands and pages.
 
     Files of other channels than RGB are read with their sampled range, so they lose nothing.
     """
@@ -57,7 +59,12 @@ def examine_files(images: ImageList, pixel_format: PixelFormat) -> Iterator[str 
             "remove such files, or train with `plsc-mae pretrain --bad_image skip`"
         )
     else:
-        yield f"  {len(sampled)} sampled images can be read, and the headers of all files are intact"
+        number = len(images)
+        yield f"  {len(sampled)} sampled images can be read, and the headers of all {number} listed files are intact"
+    if others := images.left_out.loose.number + sum(count.number for count in images.left_out.suffixes.values()):
+        yield f"  not opened: {others} files of {images.root} that are not in the list"
+    opened = _spaced([index for index in range(len(images)) if not notes[index] & Note.FATAL])
+    yield from _examine_content([images.path(index) for index in opened], pixel_range, pixel_format)
     if only_deep:
         yield error(
             f"{len(only_deep)} of {len(images)} images of {images.source} have 32-bit pixels and need a range, the "
@@ -69,6 +76,57 @@ def examine_files(images: ImageList, pixel_format: PixelFormat) -> Iterator[str 
                 f"{len(indices)} of {len(images)} images of {images.source} {text}; the first is "
                 f"{images.path(indices[0])}"
             )
+
+
+def _examine_content(
+    paths: Sequence[str], pixel_range: depth.PixelRange | None, pixel_format: PixelFormat
+) -> Iterator[str]:
+    """Describe formats, bits and bands of files, and the options with which a run reads them otherwise."""
+    contents = [content for path in paths if (content := _content(path)) is not None]
+    if not contents:
+        return
+    counts = Counter(map(str, contents)).most_common(_NAMED_FILES)
+    yield f"  sampled: {', '.join(f'{count} {text}' for text, count in counts)}"
+    if not pixel_format.is_rgb:
+        read = f"{pixel_format.channels} channel{'s' * (pixel_format.channels > 1)}"
+    elif all(content.bands == 1 for content in contents):
+        read = "RGB, three times the same band; `plsc-mae pretrain --in_chans 1` trains on one channel"
+    else:
+        read = "RGB"
+        if wide := sorted({content.bands for content in contents} - {1, 3, 4}):
+            read += f"; `plsc-mae pretrain --in_chans {wide[-1]}` trains on all bands"
+    yield f"  read as {read}"
+    if pixel_range is not None:
+        low, high = pixel_range
+        rgb = "divide 16-bit values by 256 and refuse 32-bit values"
+        yield (
+            f"  beyond 8 bits: sampled values fit into {low:g} to {high:g}; `plsc-mae pretrain --pixel_range {low:g} "
+            f"{high:g}` scales by this range; without it, runs {rgb if pixel_format.is_rgb else 'use such a sample'}"
+        )
+
+
+class _Content(NamedTuple):
+    """Format, bands and type of the values of a file."""
+
+    suffix: str
+    bands: int
+    dtype: np.dtype[Any]
+
+    def __str__(self) -> str:
+        kind = {"f": "-bit float", "b": "-bit boolean"}.get(self.dtype.kind, "-bit")
+        bands = {1: "gray (1 band)", 3: "color (3 bands)"}.get(self.bands, f"{self.bands} bands")
+        return f"{self.suffix} of {8 * self.dtype.itemsize}{kind} {bands}"
+
+
+def _content(path: str) -> _Content | None:
+    """Return the content of a file; None if it cannot be read."""
+    try:
+        raster = open_values(path)
+        dtype = raster.read(slice(0, 1), slice(0, 1)).dtype
+    except Exception:  # decoders raise exceptions of many types; `_failure` reports the file
+        return None
+    suffix = Path(path).suffix[1:].upper()
+    return _Content({"JPG": "JPEG", "TIF": "TIFF"}.get(suffix, suffix), raster.shape[2], dtype)
 
 
 def _losses(images: ImageList, notes: Sequence[int], pixel_range: depth.PixelRange | None) -> Iterator[_Losses]:

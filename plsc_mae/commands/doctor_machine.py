@@ -1,4 +1,7 @@
-"""The doctor's checks of this machine: packages, settings, memory, folders and the launcher's variables."""
+"""The doctor's checks of this machine: packages, settings, memory, folders and the launcher's variables.
+
+The functions `examine_*` yield a finding for each problem.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +128,7 @@ def examine_output(folder: str) -> Iterator[Finding]:
 
 
 def describe_launch(environ: Mapping[str, str] = os.environ) -> str:
-    """Return this host's name and address and the launcher's variables that are set."""
+    """Return a line with this host's name and address, and the launcher's variables that are set."""
     set_here = " ".join(f"{name}={environ[name]}" for name in LAUNCH_VARIABLES if name in environ)
     host = socket.gethostname()
     try:

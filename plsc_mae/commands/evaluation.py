@@ -21,6 +21,7 @@ from plsc_mae.methods.classify import ClassifyTask
 from plsc_mae.methods.label_kinds import LabelKind
 from plsc_mae.parallel.world import World
 from plsc_mae.train.observers.base import Evaluation, Gathered
+from plsc_mae.wording import counted
 
 _KS = (1, 5)  # k of the top-k accuracies of images with several correct classes
 
@@ -69,7 +70,9 @@ def evaluate(
             name, _, severity = part.name.rpartition("/")
             errors.setdefault(name, []).append(100 - result.metrics["acc1"])
             if world.is_main:
-                print(f"{name} {severity}: error {errors[name][-1]:.2f} %, {result.images} images", flush=True)
+                print(
+                    f"{name} {severity}: error {errors[name][-1]:.2f} %, {counted(result.images, 'image')}", flush=True
+                )
     metrics, line = _summarize_corruptions(errors) if errors else (result.metrics, _describe(task.kind, result))
     if world.is_main:
         event = {"event": "evaluation", **{f"test_{name}": value for name, value in metrics.items()}, "images": images}
@@ -83,7 +86,11 @@ def evaluate(
 
 
 def _evaluate_part(task: ClassifyTask, part: EvaluationPart, evaluation: Evaluation) -> _Result:
-    """Return the metrics of a part; predictions take its classes only."""
+    """Evaluate a part, predicting its classes only; all processes must call.
+
+    Raises:
+        CheckpointError: the loss is not finite.
+    """
     task.select_outputs(part.outputs)
     metrics = {name.removeprefix("test_"): value for name, value in evaluation().metrics.items()}
     gathered = evaluation.gathered
@@ -104,14 +111,17 @@ def _describe(kind: LabelKind, result: _Result) -> str:
     metrics = result.metrics
     if result.part.accepted is not None:
         values = " ".join(f"Acc@{k} {metrics[f'real_acc{k}']:.3f}" for k in _KS)
-        return f"* ReaL {values}, {result.images} images"
+        return f"* ReaL {values}, {counted(result.images, 'image')}"
     values = " ".join(f"{title} {metrics[name]:.3f}" for name, title in kind.titles.items() if name in metrics)
     more = ", ".join(f"{title} {metrics[name]:.2f} %" for name, title in kind.more_titles.items())
-    return f"* {values}, {result.images} images" + (f"\n  {more}" if more else "")
+    return f"* {values}, {counted(result.images, 'image')}" + (f"\n  {more}" if more else "")
 
 
 def _report(kind: LabelKind, result: _Result) -> Report:
-    """Return the tables and charts of a set with a single part; outputs without a name show their number."""
+    """Return the tables and charts of a set with a single part; none if images have several correct classes.
+
+    Outputs without a name show their number.
+    """
     part, (_, outputs, labels) = result.part, result.gathered
     if part.accepted is not None:
         return Report({}, [])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,8 @@ from typing import Any
 from plsc_mae.analysis.evaluation_report import Chart, Report, Table
 from plsc_mae.commands.results import require_free
 from plsc_mae.errors import DataError
-from plsc_mae.files import MARK, result_replacement
+from plsc_mae.files import MARK, result_replacement, write_csv
+from plsc_mae.names import as_json
 
 METRICS, PICTURE = "metrics.json", "evaluation.png"
 # First cells of the tables, by which files of earlier evaluations are recognized.
@@ -40,7 +39,7 @@ def save_evaluation(folder: Path, summary: Mapping[str, Any], report: Report) ->
     """
     try:
         with result_replacement(folder / METRICS) as temporary:
-            content = json.dumps({"origin": MARK, **summary}, indent=1, ensure_ascii=False)
+            content = as_json({"origin": MARK, **summary}, indent=1)
             temporary.write_text(content + "\n", encoding="utf-8")
         for name, table in report.tables.items():
             _write_table(folder / name, table)
@@ -54,11 +53,8 @@ def save_evaluation(folder: Path, summary: Mapping[str, Any], report: Report) ->
 
 
 def _write_table(path: Path, table: Table) -> None:
-    with (
-        result_replacement(path, (SIGNS[path.name],)) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        csv.writer(file).writerows(table)
+    with result_replacement(path, (SIGNS[path.name],)) as temporary:
+        write_csv(temporary, table)
 
 
 def _draw(path: Path, charts: Sequence[Chart]) -> None:

@@ -20,6 +20,7 @@ from plsc_mae.analysis.attention import (
     patch_relevance,
     rollout,
 )
+from plsc_mae.analysis.fonts import drawable_names
 from plsc_mae.analysis.pictures import compose, overlay
 from plsc_mae.commands.pictures import SHEET_ROWS, PanelFolder, PictureReader, choose_images, find_pictures
 from plsc_mae.commands.results import summarize
@@ -45,7 +46,8 @@ class Maps(NamedTuple):
     """Attention maps of one image.
 
     Attributes:
-        weights: a map [N, N] between the N tokens by label. All images have the same labels and can share a sheet.
+        weights: relevance [N, N] of each of N tokens (column) for each (row), by label. All images have the same
+            labels, so they can share a sheet.
         captions: more specific labels for the image's own panel, by label.
     """
 
@@ -80,7 +82,7 @@ def run(config: ExplainConfig) -> int:
     view = ResizeCenterCrop(explainer.encoder.img_size, max(explainer.encoder.img_size))
     chosen = choose_images(images, config.max_images)
     panels = PanelFolder("explain", config.save_path, images, chosen, config.img_path)
-    reader = PictureReader(images, chosen, view, pixel_format=pixel_format)
+    reader = PictureReader(images, chosen, view, pixel_format=pixel_format, bad_image=config.bad_image)
     sheet: list[Pictures] = []
     for index, sample in reader:
         maps = explainer(paddle.to_tensor(sample["image"][None]))
@@ -103,6 +105,7 @@ class Explainer:
 
     Attributes:
         encoder: the network.
+        normalize: normalization of the images.
         pool: the tokens whose attention is drawn: "cls", the class token, or "mean", the mean of the patch tokens.
         origin: a line about the source of the weights.
         registers: number of its register tokens.
@@ -118,6 +121,7 @@ class Explainer:
     def __init__(self, config: ExplainConfig) -> None:
         self.config, self.trained = config, open_classifier(config) if config.category_index else None
         self.category: int | None = None
+        self.shown: tuple[str, ...] = ()  # names of the classes in pictures
         pools_mean = False
         if self.trained is None:
             self.encoder, self.normalize, self.origin = open_encoder(config)
@@ -125,6 +129,7 @@ class Explainer:
             network, self.normalize, _, classes, self.origin = self.trained
             self.encoder, pools_mean = network.encoder, network.mean_pooled
             self.category = find_category(config.category_index, classes)
+            self.shown = drawable_names(classes)
         self.pool: Pool = config.pool or ("mean" if pools_mean else "cls")
         self.registers = self.encoder.num_prefix_tokens - int(self.encoder.cls_token is not None)
         depth, layer = len(self.encoder.blocks), config.layer_index
@@ -136,7 +141,7 @@ class Explainer:
         image = self.normalize(pixels)
         if self.trained is None:
             return Maps(self._attention([layer[0] for layer in attention_maps(self.encoder, image)]), {})
-        config, (network, _, _, classes, _) = self.config, self.trained
+        config, network = self.config, self.trained.network
         chosen, probability, attentions, gradients = category_attention(network, image, self.category)
         if config.literal:
             gradients = literal_gradients(attentions, gradients)
@@ -146,9 +151,9 @@ class Explainer:
             *zip(*layers, strict=True), discard_ratio=config.discard_ratio, literal=config.literal, residual=False
         )
         where = f"discard {config.discard_ratio:g}{self._layer()}"
-        name = "the predicted class" if self.category is None else f"'{classes[chosen]}'"
+        name = "the predicted class" if self.category is None else f"'{self.shown[chosen]}'"
         label = f"gradient rollout of {name} ({where})"
-        caption = f"gradient rollout of '{classes[chosen]}', {100 * probability:.1f} % ({where})"
+        caption = f"gradient rollout of '{self.shown[chosen]}', {100 * probability:.1f} % ({where})"
         return Maps({label: rolled, **self._attention(attentions)}, {label: caption})
 
     def _attention(self, attentions: Sequence[Floats]) -> dict[str, Floats]:

@@ -127,7 +127,7 @@ def compute(config: EmbedConfig, world: World, images: ImageList | None = None, 
         world,
         batch_size=config.batch_size,
         num_workers=count_workers(config.num_workers),
-        bad_image="skip" if images is None else "error",
+        bad_image=config.bad_image if images is None else "error",
         pixel_format=pixel_format,
         rows=store or RowsInMemory(config.dtype),
     )
@@ -171,7 +171,11 @@ def _draw(config: ExtractConfig, features: Features) -> None:
 
 
 def _resolve(layers: Sequence[int], depth: int) -> list[int]:
-    """Return `layers` without duplicates and with -1 replaced by `depth`, the last block."""
+    """Return `layers` without duplicates, negative ones counted from the last block, number `depth`.
+
+    Raises:
+        ConfigError: the encoder of `depth` blocks lacks a layer.
+    """
     for layer in layers:
         if not -depth - 1 <= layer <= depth:
             raise ConfigError(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from plsc_mae.analysis.fonts import drawable_names
 from plsc_mae.analysis.knn import nearest_neighbors
 from plsc_mae.analysis.thumbnails import MapMethod, Neighbor, Pixels, map_picture, neighbor_picture, project
 from plsc_mae.commands.pictures import save_png, spread
@@ -23,6 +24,7 @@ from plsc_mae.files import MARK
 
 NEIGHBORS = 10
 NEIGHBOR_SIDE, MAP_THUMBNAIL = 96, 48  # pixels
+MAX_DIGITS = 6  # decimals of a cosine in float32
 
 
 class ImageFeatures(NamedTuple):
@@ -57,10 +59,14 @@ class ImageFeatures(NamedTuple):
         """Return the class number of a row, -1 without one."""
         return int(self.images.labels[self.numbers[row]])
 
-    def caption(self, row: int) -> str:
-        """Return the class of a row or, without classes, the name of its image."""
-        label = self.label(row)
-        return self.images.classes[label] if label >= 0 else Path(self.images.name(int(self.numbers[row]))).name
+    def captions(self, rows: Sequence[int]) -> dict[int, str]:
+        """Return, by row, the class or, without classes, the name of its image, as a picture can show it."""
+        names, numbers = [], []
+        for row in rows:
+            label, number = self.label(row), int(self.numbers[row])
+            names.append(self.images.classes[label] if label >= 0 else Path(self.images.name(number)).name)
+            numbers.append(label if label >= 0 else number)
+        return dict(zip(rows, drawable_names(names, numbers), strict=True))
 
 
 def save_neighbors(path: Path, command: str, queries: ImageFeatures, bank: ImageFeatures, count: int) -> Path:
@@ -77,17 +83,32 @@ def save_neighbors(path: Path, command: str, queries: ImageFeatures, bank: Image
     if k < 1:
         raise DataError("--num_pictures needs two or more images to compare")
     similarities, neighbors = nearest_neighbors(bank.features, queries.features[chosen], k + own)
+    found = [
+        [(i, s) for i, s in zip(*pair, strict=True) if not (own and i == query)][:k]
+        for query, *pair in zip(chosen, neighbors.tolist(), similarities.tolist(), strict=True)
+    ]
+    digits = distinct_digits([[similarity for _, similarity in row] for row in found])
+    query_captions = queries.captions(chosen)
+    captions = bank.captions([index for row in found for index, _ in row])
     rows = []
-    for row, query in enumerate(chosen):
+    for query, row in zip(chosen, found, strict=True):
         label = queries.label(query)
-        cells = [Neighbor(queries.pixels(query, NEIGHBOR_SIDE), queries.caption(query))]
-        found = [(i, s) for i, s in zip(neighbors[row].tolist(), similarities[row].tolist(), strict=True)]
-        for index, similarity in [(i, s) for i, s in found if not (own and i == query)][:k]:
+        cells = [Neighbor(queries.pixels(query, NEIGHBOR_SIDE), query_captions[query])]
+        for index, similarity in row:
             same = None if label < 0 else bank.label(index) == label
-            caption = f"{bank.caption(index)}\n{similarity:.3f}"
+            caption = f"{captions[index]}\n{similarity:.{digits}f}"
             cells.append(Neighbor(bank.pixels(index, NEIGHBOR_SIDE), caption, same))
         rows.append(cells)
     return save_png(neighbor_picture(rows), path, f"{MARK} {command}")
+
+
+def distinct_digits(rows: Sequence[Sequence[float]]) -> int:
+    """Return the fewest decimals, 3 to MAX_DIGITS, with which different cosines of a row, and 1, look different."""
+    values = [{1.0, *(round(value, MAX_DIGITS) for value in row)} for row in rows]
+    for digits in range(3, MAX_DIGITS):
+        if all(len({f"{value:.{digits}f}" for value in row}) == len(row) for row in values):
+            return digits
+    return MAX_DIGITS
 
 
 def save_maps(

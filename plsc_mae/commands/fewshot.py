@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,10 +16,12 @@ from plsc_mae.data.classes import log_class_warnings
 from plsc_mae.data.few_labels import union
 from plsc_mae.data.imagefolder import find_images, find_validation, subset
 from plsc_mae.errors import DataError
-from plsc_mae.files import result_replacement
+from plsc_mae.files import result_replacement, write_csv
 from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.encoder import open_encoder
+from plsc_mae.names import as_json
 from plsc_mae.parallel.world import World
+from plsc_mae.wording import counted
 
 COLUMNS = ("labels", "images", "accuracy", "margin")  # then an accuracy per seed
 SIGNS = {".csv": (",".join(COLUMNS),), ".json": ('"labels": "', '"accuracies": [')}
@@ -64,8 +64,9 @@ def run(config: FewshotConfig) -> int:
     bank, queries = encoded.parts
     classes = len(np.unique(train.labels))
     print(
-        f"{len(train)} training images, {len(queries.labels)} validation images, {classes} classes: chance "
-        f"{100 / classes:.1f} %; {len(config.label_seeds)} choices of labels"
+        f"{counted(len(train), 'training image')}, {counted(len(queries.labels), 'validation image')}, "
+        f"{counted(classes, 'class')}: chance {100 / classes:.1f} %; "
+        f"{counted(len(config.label_seeds), 'choice')} of labels"
     )
     print(f"{'labels':>14}  {'images':>7}  top-1")
     accuracies: dict[Budget, list[float]] = {}
@@ -87,18 +88,14 @@ def _write(
         DataError: the file cannot be written.
     """
     try:
-        with (
-            result_replacement(path, SIGNS[path.suffix]) as temporary,
-            temporary.open("w", encoding="utf-8", newline="") as file,
-        ):
+        with result_replacement(path, SIGNS[path.suffix]) as temporary:
             estimates = {budget: Estimate.of(values) for budget, values in accuracies.items()}
             if path.suffix == ".csv":
-                writer = csv.writer(file)
-                writer.writerow([*COLUMNS, *(f"seed_{seed}" for seed in seeds)])
-                writer.writerows(
+                rows = [
                     [budget, images[budget], mean, "" if np.isnan(margin) else margin, *accuracies[budget]]
                     for budget, (mean, margin) in estimates.items()
-                )
+                ]
+                write_csv(temporary, [[*COLUMNS, *(f"seed_{seed}" for seed in seeds)], *rows])
                 return
             entries = [
                 {
@@ -111,6 +108,6 @@ def _write(
                 }
                 for budget, (mean, margin) in estimates.items()
             ]
-            file.write(json.dumps(entries, indent=1) + "\n")
+            temporary.write_text(as_json(entries, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}; choose another --save_path") from None

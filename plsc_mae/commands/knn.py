@@ -12,7 +12,7 @@ from plsc_mae import weights
 from plsc_mae.analysis.feature_files import save_arrays
 from plsc_mae.analysis.feature_store import FeatureStore, identify
 from plsc_mae.analysis.features import Encode, Rows, RowsInMemory, TokenFeatures, pixel_features
-from plsc_mae.analysis.knn import KNNAccuracy, knn_accuracy
+from plsc_mae.analysis.knn import DEFAULT_KS, KNNAccuracy, default_ks, knn_accuracy
 from plsc_mae.analysis.labeled import EncodedLists, LabeledFeatures, encode_labeled
 from plsc_mae.commands.feature_pictures import ImageFeatures, save_neighbors
 from plsc_mae.commands.results import exit_code, require_free, summarize
@@ -26,8 +26,10 @@ from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.encoder import open_encoder
 from plsc_mae.parallel.world import World
 from plsc_mae.weights.finite import require_finite
+from plsc_mae.wording import counted
 
 BANK, QUERIES, TABLE, PICTURE = "train.npz", "val.npz", "output.txt", "neighbors.png"
+TOP = 5  # classes of the top-5 accuracy
 TABLE_ENTRY = ">> "  # starts the entry of a network in the table
 
 
@@ -81,14 +83,13 @@ def run(config: KNNConfig) -> int:
             store.remove()
     classes = len(np.unique(bank.labels))
     print(
-        f"{len(bank.labels)} images in the bank, {len(queries.labels)} queries, {bank.features.shape[1]} features, "
-        f"{classes} classes: chance {100 / classes:.1f} %",
+        f"{counted(len(bank.labels), 'image')} in the bank, {counted(len(queries.labels), 'query')}, "
+        f"{bank.features.shape[1]} features, {counted(classes, 'class')}: chance {100 / classes:.1f} %",
         flush=True,
     )
-    accuracies = knn_accuracy(*bank, *queries, config.nb_knn, config.temperature)
-    print("    k   top-1   top-5")
-    for k, top1, top5 in accuracies:
-        print(f"{k:5d}  {top1:6.2f}  {top5:6.2f}")
+    ks = config.nb_knn or default_ks(DEFAULT_KS, len(bank.labels))
+    accuracies = knn_accuracy(*bank, *queries, ks, config.temperature)
+    _print_table(accuracies, classes)
     if config.save_path:
         _append(results / TABLE, found.name, accuracies)
     if config.num_pictures:
@@ -96,8 +97,16 @@ def run(config: KNNConfig) -> int:
     return summarize(unreadable, len(bank.labels) + len(queries.labels) + unreadable)
 
 
+def _print_table(accuracies: Sequence[KNNAccuracy], classes: int) -> None:
+    """Print the accuracies; top-5 has no meaning if five classes are all classes."""
+    has_top5 = classes > TOP
+    print("    k   top-1" + ("   top-5" if has_top5 else f"   (no top-5: there are only {counted(classes, 'class')})"))
+    for k, top1, top5 in accuracies:
+        print(f"{k:5d}  {top1:6.2f}" + (f"  {top5:6.2f}" if has_top5 else ""))
+
+
 def _computed(config: KNNConfig, world: World) -> Found:
-    """Compute the features of the bank and the queries."""
+    """Compute the features of the bank and the queries; all processes must call."""
     bank = find_images(config.data_path, "train")
     lists = (bank, find_validation(bank, config.data_path, config.eval_data_path))
     log_class_warnings(bank)
@@ -136,7 +145,7 @@ def _computed(config: KNNConfig, world: World) -> Found:
 
 
 def _save_picture(path: Path, found: Found, count: int) -> Path:
-    """Draw queries with their nearest neighbors in the bank."""
+    """Write a picture of `count` queries with their nearest neighbors in the bank, and return its path."""
     bank, queries = (
         ImageFeatures(part.features, images, kept, found.pixel_format, found.display)
         for part, images, kept in zip(found.encoded.parts, found.lists, found.encoded.kept, strict=True)

@@ -26,7 +26,11 @@ def run(launch: Launch) -> None:
 
 
 def _create_log_dir(folder: str) -> None:
-    """Create the folder of the processes' output; without it Paddle's launcher ends in a traceback."""
+    """Create the folder of the processes' output, without which Paddle's launcher ends in a traceback.
+
+    Raises:
+        ConfigError: the folder cannot be created or written.
+    """
     try:
         os.makedirs(folder, exist_ok=True)
         reason = "" if os.access(folder, os.W_OK) else "Permission denied"

@@ -10,7 +10,8 @@ from paddle import nn
 
 from plsc_mae import console
 from plsc_mae.commands import usage_lines
-from plsc_mae.config import ClassifyConfig, PretrainConfig
+from plsc_mae.config import FINETUNE, ClassifyConfig, PretrainConfig, TrainingConfig
+from plsc_mae.data.listing import has_split
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.train.announcements import IN_MEMORY
 from plsc_mae.train.checkpoint.folder import config_path
@@ -18,32 +19,48 @@ from plsc_mae.train.checkpoint.folder import config_path
 PLACEHOLDER = "DIR"  # a folder that the reader chooses, as in the lines of `weights inspect`
 
 
-def after_pretraining(config: PretrainConfig, network: nn.Layer, checkpoint: Path, *, is_labeled: bool) -> None:
+def after_pretraining(config: PretrainConfig, network: nn.Layer, checkpoint: Path, *, num_classes: int) -> None:
     """Print the commands that examine and use a pre-trained network.
 
     Args:
         config: options of the run.
         network: the trained network, whole.
         checkpoint: its last checkpoint.
-        is_labeled: whether its training images have classes, so that a classifier can be trained on them.
+        num_classes: number of classes of its training images; with two or more, they can train a classifier.
     """
-    data = PLACEHOLDER if config.data_path.startswith(IN_MEMORY) else shlex.quote(config.data_path)
-    file, folder = shlex.quote(str(checkpoint)), Path(config.output_dir)
+    folder = Path(config.output_dir)
     steps = {"learning": f"plsc-mae report {shlex.quote(str(folder))}"}
     encoder = getattr(network, "encoder", None)
     if isinstance(encoder, VisionTransformer):
-        pictures = shlex.quote(str(folder / "reconstruction"))
-        steps["pictures"] = f"plsc-mae reconstruct --model_path {file} --img_path {data} --save_path {pictures}"
-        lines = usage_lines.training(file, config.method, usage_lines.sizes_of(encoder))
+        file, pictures = shlex.quote(str(checkpoint)), shlex.quote(str(folder / "reconstruction"))
+        steps["pictures"] = (
+            f"plsc-mae reconstruct --model_path {file} --img_path {_data(config)} --save_path {pictures}{_tile(config)}"
+        )
+        lines = usage_lines.training(str(checkpoint), config.method, usage_lines.sizes_of(encoder))
         if "finetune" in lines:
             tuned = shlex.quote(str(folder.with_name(f"{folder.name}-finetune")))
-            steps["classifier"] = f"{lines['finetune']} --output_dir {tuned}"
-        if is_labeled:
-            steps["classifier"] = steps.get("classifier", "").replace(
-                f"--data_path {PLACEHOLDER}", f"--data_path {data}"
-            )
-    steps["others"] = f"plsc-mae weights inspect {file}"
+            line = f"{lines['finetune']} --output_dir {tuned}{_classifier_flags(config, is_labeled=num_classes > 1)}"
+            own = f"--data_path {_data(config)}" if num_classes > 1 else f"--data_path {PLACEHOLDER}"
+            steps["classifier"] = line.replace(f"--data_path {PLACEHOLDER}", own)
+    steps["others"] = f"plsc-mae weights inspect {shlex.quote(str(checkpoint))}"
     _print(steps)
+
+
+def _classifier_flags(config: PretrainConfig, *, is_labeled: bool) -> str:
+    """Return the flags without which fine-tuning would fail on the images of the pre-training, with leading spaces."""
+    flags = _tile(config)
+    if config.batch_size < FINETUNE[config.method].batch_size:  # there may be fewer images than in a default batch
+        flags += f" --batch_size {config.batch_size}"
+    if config.bad_image == "skip":
+        flags += " --bad_image skip"
+    if is_labeled and not _has_validation(config.data_path):
+        path = config.eval_data_path
+        flags += f" --eval_data_path {shlex.quote(path)}" if path else " --disable_eval_during_finetuning"
+    return flags
+
+
+def _has_validation(data_path: str) -> bool:
+    return data_path.startswith(IN_MEMORY) or (has_split(data_path, "train") and has_split(data_path, "val"))
 
 
 def after_classification(config: ClassifyConfig, checkpoint: Path, run: str) -> None:
@@ -56,14 +73,33 @@ def after_classification(config: ClassifyConfig, checkpoint: Path, run: str) -> 
     """
     file, options = shlex.quote(str(checkpoint)), shlex.quote(str(config_path(config.output_dir, run)))
     folder = shlex.quote(str(Path(config.output_dir) / "export"))
-    _print(
-        {
-            "predict": f"plsc-mae predict --model_path {file} --img_path {PLACEHOLDER}",
-            "evaluate": f"plsc-mae {config.phase} --config {options} --eval --resume {file}",
-            "deploy": f"plsc-mae export --target inference --model_path {file} --save_path {folder}",
-            "others": f"plsc-mae weights inspect {file}",
-        }
-    )
+    is_folder = config.label_task == "classification" and config.data_set != "CIFAR"  # else a table or a binary file
+    images = _data(config) if is_folder else PLACEHOLDER
+    steps = {"predict": f"plsc-mae predict --model_path {file} --img_path {images}{_tile(config)}"}
+    if not config.disable_eval_during_finetuning and not config.data_path.startswith(IN_MEMORY):
+        line = f"plsc-mae {config.phase} --config {options} --eval --resume {file}"
+        steps["evaluate"] = f"{line}{_single_process(config)}"
+    steps["deploy"] = f"plsc-mae export --target inference --model_path {file} --save_path {folder}"
+    steps["others"] = f"plsc-mae weights inspect {file}"
+    _print(steps)
+
+
+def _single_process(config: ClassifyConfig) -> str:
+    """Return the flags that undo a division of the network among processes, with leading spaces."""
+    flags = " --tensor_parallel 1" if config.tensor_parallel > 1 else ""
+    if config.pipeline_parallel > 1:
+        flags += " --pipeline_parallel 1" + (" --micro_batches none" if config.micro_batches is not None else "")
+    return flags
+
+
+def _data(config: TrainingConfig) -> str:
+    """Return the quoted path of the images of a run, or a placeholder for images in memory."""
+    return PLACEHOLDER if config.data_path.startswith(IN_MEMORY) else shlex.quote(config.data_path)
+
+
+def _tile(config: TrainingConfig) -> str:
+    """Return the flag with which files of any size are read, if the run has it, with a leading space."""
+    return f" --tile {config.tile}" if config.tile else ""
 
 
 def _print(steps: Mapping[str, str]) -> None:

@@ -51,7 +51,11 @@ def run(config: ParityConfig) -> None:
 
 
 def _comparisons(config: ParityConfig, precision: Precision) -> Iterator[Comparison]:
-    """Yield each network's comparison with the oracle, then that with the original, which changes the weights."""
+    """Yield each network's comparison with the oracle, then that with the original, which changes the weights.
+
+    Raises:
+        ConfigError: a network or the original is unknown, or the original lacks the only network.
+    """
     original = find_original(config.reference, originals()) if config.reference else None
     for case in open_cases(config, precision):
         reason = unsupported_reason(original, case) if original else ""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from plsc_mae.data.decode import open_image
-from plsc_mae.data.folder_walk import ARRAY_EXTENSIONS
+from plsc_mae.data.folder_walk import ARRAY_EXTENSIONS, EXTENSIONS
 from plsc_mae.data.imagefolder import log_left_out
 from plsc_mae.data.listing import ImageList, PathTable, list_images
 from plsc_mae.data.packed.find import is_pattern
@@ -25,7 +27,7 @@ from plsc_mae.data.seeding import sample_rng
 from plsc_mae.data.tiles import center_tile
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.data.unreadable import none_can_be_read
-from plsc_mae.errors import DataError
+from plsc_mae.errors import DataError, remedies
 from plsc_mae.file_kinds import REMEDIES, UNKNOWN, FileKind, read_head, recognize
 from plsc_mae.files import MARK, refuse_foreign, result_replacement
 
@@ -38,14 +40,17 @@ logger = logging.getLogger(__name__)
 
 
 def find_pictures(img_path: str) -> ImageList:
-    """List the images of a folder or of archives, or the single image that `img_path` names, without classes.
+    """List the images of a folder, of archives or of a list file, or the single image `img_path`, without classes.
 
     Of a folder with splits only val/ is used. The log counts files that are left out.
 
     Raises:
-        DataError: there are no images, the file is no image, or the folder has two readings.
+        DataError: there are no images, the file is no image, or the folders may be classes or splits.
     """
     path = Path(img_path)
+    if path.is_file() and _is_list(path):
+        listed = list_images(img_path, "val", flag="--img_path")
+        return dataclasses.replace(listed, classes=(), labels=np.full(len(listed), -1, np.int64))
     if path.is_file() and not _holds_images(path):
         _require_picture(path)
     elif not is_member(img_path):
@@ -67,6 +72,15 @@ def _holds_images(path: Path) -> bool:
     """Return whether a file is an archive; False if it cannot be read."""
     with contextlib.suppress(OSError):
         return is_archive(path)
+    return False
+
+
+def _is_list(path: Path) -> bool:
+    """Return whether a file is text and its name is not that of an image; False if it cannot be read."""
+    if path.name.lower().endswith((*EXTENSIONS, *ARRAY_EXTENSIONS)):
+        return False
+    with contextlib.suppress(OSError):
+        return recognize(read_head(path)) is None and not _has_text_header(path)
     return False
 
 
@@ -117,6 +131,7 @@ class PictureReader:
         view: transform of the images.
         seed: seed of the transform's random draws.
         pixel_format: format of the pixels.
+        bad_image: "error" raises DataError for an image that cannot be read; "skip" leaves it out.
 
     Attributes:
         unreadable: number of images that could not be read so far.
@@ -130,15 +145,16 @@ class PictureReader:
         *,
         seed: int = 0,
         pixel_format: PixelFormat = RGB,
+        bad_image: Literal["error", "skip"] = "skip",
     ) -> None:
         self.images, self.chosen, self.view, self.seed, self.pixel_format = images, chosen, view, seed, pixel_format
-        self.unreadable = 0
+        self.bad_image, self.unreadable = bad_image, 0
 
     def __iter__(self) -> Iterator[tuple[int, Sample]]:
         """Yield the readable images.
 
         Raises:
-            DataError: none of the images can be read.
+            DataError: none of the images can be read, or one cannot and `bad_image` is "error".
         """
         for index in self.chosen:
             try:
@@ -146,6 +162,10 @@ class PictureReader:
                 image = center_tile(image, self.pixel_format.tile)
                 sample = self.view(image, sample_rng(self.seed, 0, index))
             except DataError as error:
+                if self.bad_image == "error":
+                    raise DataError(
+                        f"{error}; {remedies('repair or remove the file', 'pass --bad_image skip')}"
+                    ) from None
                 self.unreadable += 1
                 if self.unreadable == len(self.chosen):
                     raise none_can_be_read(str(error), self.unreadable) from None
@@ -222,7 +242,7 @@ class PanelFolder:
         raise AssertionError("the candidates are endless")
 
     def _free_sheet(self) -> Path:
-        """Return the path of the sheet; another command may have written a sheet to this folder."""
+        """Return the path of the sheet: sheet.png, or sheet-COMMAND.png if another command has written the former."""
         shared, own = self.folder / _SHEET, self.folder / self._own_sheet
         _require_own(shared)
         if _mark_of(shared) in ("", f"{MARK} {self.command}"):

@@ -18,6 +18,7 @@ from plsc_mae.plan.measure import MemoryPeak, measure
 from plsc_mae.plan.sketch import Sketch, sketch
 from plsc_mae.train.plausibility import check_accumulation
 from plsc_mae.train.precision import choose_precision
+from plsc_mae.wording import counted, in_millions
 
 IMAGENET_IMAGES = 1281167
 MIB, GIB, GB = 2**20, 2**30, 1e9
@@ -128,9 +129,17 @@ def _schedule(drawn: Sketch, config: PlannedRun, found: Estimate) -> Iterable[Ro
     total = images * config.epochs
     yield ("RUN", "", "")
     per_update = config.batch_size * data * config.accum_iter
-    yield ("an update", f"{per_update} images", f"batch {config.batch_size} x {data} x accum_iter {config.accum_iter}")
-    yield ("an epoch", f"{updates} updates", f"{images} images")
-    yield ("all", f"{updates * config.epochs} updates", f"{config.epochs} epochs, {total / 1e6:.1f} M images")
+    yield (
+        "an update",
+        counted(per_update, "image"),
+        f"batch {config.batch_size} x {data} x accum_iter {config.accum_iter}",
+    )
+    yield ("an epoch", counted(updates, "update"), counted(images, "image"))
+    yield (
+        "all",
+        counted(updates * config.epochs, "update"),
+        f"{counted(config.epochs, 'epoch')}, {in_millions(total)} images",
+    )
     yield ("", f"{2e-18 * drawn.training_macs * total:.1f} EFLOP", "validation not counted")
     if config.images_per_second is None:
         yield ("time", f"{total / 1000 / 3600:.0f} h", "at 1000 images/s, an arbitrary speed; give --images_per_second")

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from plsc_mae.analysis.fonts import drawable_names, text_style
 from plsc_mae.analysis.health import EXTREMES
 from plsc_mae.analysis.trivial import DESCRIPTIONS
 from plsc_mae.config.runs import PlotConfig
@@ -58,9 +59,10 @@ def run(config: PlotConfig) -> None:
     axes.set(
         xlabel="optimizer step",
         ylabel=_label(names[0]),
-        title=escape_name(folder.name),
         ylim=(0 if lowest >= 0 else None, None),
     )
+    (title,) = drawable_names([escape_name(folder.name)])
+    axes.set_title(title, **text_style([title]))
     if len(names) > 1:
         axes.legend()
         axes.set_ylabel("")
@@ -79,7 +81,10 @@ def run(config: PlotConfig) -> None:
 
 
 def _draw_levels(axes: Any, trivial: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Draw the losses of trivial predictors as dashed lines, up to twice the largest value, if their loss is drawn."""
+    """Draw the losses of trivial predictors as dashed lines, if `names` has the loss that they belong to.
+
+    Losses above twice the top of the axes are left out.
+    """
     losses = trivial.get("losses", {}) if trivial.get("loss") in names else {}
     top = 2 * axes.get_ylim()[1]
     for name, level in losses.items():

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +15,11 @@ from plsc_mae.commands.results import exit_code, require_free, summarize
 from plsc_mae.config.inference import PredictConfig
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.errors import DataError
-from plsc_mae.files import result_replacement
+from plsc_mae.files import result_replacement, write_csv
 from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.classifier import LoadedClassifier, open_predictor
 from plsc_mae.methods.label_kinds import LabelKind
+from plsc_mae.names import as_json
 from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
 
@@ -31,8 +31,8 @@ SIGNS = {".csv": (",".join(COLUMNS),), ".json": _KEYS, ".jsonl": _KEYS}  # how a
 class Prediction(NamedTuple):
     """The most probable classes or labels of an image, the best first, or all numbers in the order of the outputs.
 
-    The field names are the keys in .json and .jsonl files, where `values` has the name of `LabelKind.values`. Names are
-    written as by `plsc_mae.names.escape_name`.
+    The field names are the keys in .json and .jsonl files, where `values` has the name of `LabelKind.values`. The image
+    is named as `plsc_mae.names.escape_name` writes its path.
     """
 
     image: str
@@ -81,7 +81,12 @@ def run(config: PredictConfig) -> int:
 def predict(
     trained: LoadedClassifier, kind: LabelKind, images: ImageList, world: World, config: PredictConfig
 ) -> Predictions:
-    """Predict the labels of every readable image, in order; all processes must call."""
+    """Predict the labels of every readable image, in order; all processes must call.
+
+    Raises:
+        CheckpointError: a prediction is NaN or infinite.
+        DataError: no image can be read.
+    """
     topk = min(config.topk, len(trained.classes))
     pixel_format, normalize = pixel_settings.choose_for(
         trained.normalize, config, config.model_path, images, trained.network.encoder.in_chans
@@ -98,6 +103,7 @@ def predict(
         world,
         batch_size=config.batch_size,
         num_workers=0 if len(images) <= config.batch_size else count_workers(config.num_workers),
+        bad_image=config.bad_image,
         pixel_format=pixel_format,
     )
     if not arrays:
@@ -114,7 +120,8 @@ def predict(
 def save_predictions(path: Path, predictions: list[Prediction], values: str) -> None:
     """Write predictions in the format of the suffix of `path`.
 
-    .jsonl has one object per line and image, .json a list of these objects, .csv one row per image and class.
+    .jsonl has one object per line and image, .json a list of these objects, .csv one row per image and class. A .csv
+    with names that are not ASCII begins with a byte order mark, see `files.write_csv`.
 
     Args:
         path: the file.
@@ -125,22 +132,23 @@ def save_predictions(path: Path, predictions: list[Prediction], values: str) -> 
         DataError: the file cannot be written, or exists and does not hold predictions.
     """
     try:
-        with (
-            result_replacement(path, SIGNS[path.suffix]) as temporary,
-            temporary.open("w", encoding="utf-8", newline="") as file,
-        ):
+        with result_replacement(path, SIGNS[path.suffix]) as temporary:
             if path.suffix == ".csv":
-                writer = csv.writer(file)
-                writer.writerow((*COLUMNS, {"probabilities": "probability"}.get(values, "value")))
-                for image, *columns in predictions:
-                    rows = enumerate(zip(*columns, strict=True), start=1)
-                    writer.writerows([image, rank, *row] for rank, row in rows)
+                head = (*COLUMNS, {"probabilities": "probability"}.get(values, "value"))
+                rows = (
+                    (image, rank, *row)
+                    for image, *columns in predictions
+                    for rank, row in enumerate(zip(*columns, strict=True), start=1)
+                )
+                write_csv(temporary, itertools.chain([head], rows))
                 return
             keys = ("image", "classes", "indices", values)
-            lines = [json.dumps(dict(zip(keys, each, strict=True)), ensure_ascii=False) for each in predictions]
-            if path.suffix == ".json":
-                file.write("[\n" + ",\n".join(lines) + "\n]\n")
-            else:
-                file.writelines(f"{line}\n" for line in lines)
+            lines = [as_json(dict(zip(keys, each, strict=True))) for each in predictions]
+            text = (
+                "[\n" + ",\n".join(lines) + "\n]\n"
+                if path.suffix == ".json"
+                else "".join(f"{line}\n" for line in lines)
+            )
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}; choose another --save_path") from None

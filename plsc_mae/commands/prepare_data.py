@@ -22,6 +22,7 @@ from plsc_mae.errors import DataError, remedies
 from plsc_mae.files import result_replacement
 from plsc_mae.names import restore_name
 from plsc_mae.runtime import count_workers
+from plsc_mae.wording import counted
 
 _SPLITS = ("train", "val", "test")
 _DEFAULT_SUFFIX, _JPEG_SUFFIXES = ".jpg", (".jpg", ".jpeg")
@@ -80,7 +81,9 @@ def _pack(config: PrepareDataConfig, images: ImageList, split: str) -> None:
     if not record.shards:
         raise DataError(f"no image of {images.source} can be read; repair or replace the files")
     if resize is not None:
-        logger.info("resized %d images; the others are small enough, or JPEG would lose depth or bands", resized)
+        logger.info(
+            "resized %s; the others are small enough, or JPEG would lose depth or bands", counted(resized, "image")
+        )
     _summarize(config, images, folder, record)
 
 
@@ -130,9 +133,9 @@ def _digest(images: ImageList) -> str:
 def _summarize(config: PrepareDataConfig, images: ImageList, folder: Path, record: PackRecord) -> None:
     """Print a summary of the shards; for classes that are numbers, also write a list file with the labels."""
     packed = sum(shard.images for shard in record.shards)
-    left_out = f", {len(images) - packed} images left out" if packed < len(images) else ""
+    left_out = f", {counted(len(images) - packed, 'image')} left out" if packed < len(images) else ""
     size = sum(shard.size for shard in record.shards) / 1e6
-    print(f"{folder}: {packed} images in {len(record.shards)} shards, {size:.1f} MB{left_out}")
+    print(f"{folder}: {counted(packed, 'image')} in {counted(len(record.shards), 'shard')}, {size:.1f} MB{left_out}")
     if images.numbered and images.classes:
         print(_write_list(Path(config.dst), folder, record, images))
 

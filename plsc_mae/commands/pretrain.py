@@ -128,8 +128,7 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
     trainer = build_trainer(task, loader, config, world, observers=observers, probe=probe, planned_memory=memory)
     trainer.fit(start)
     if world.processes == world.size and trainer.saver.saved_path is not None and world.is_main:
-        is_labeled = bool(dataset.images.classes)
-        after_pretraining(config, task.model, trainer.saver.saved_path, is_labeled=is_labeled)
+        after_pretraining(config, task.model, trainer.saver.saved_path, num_classes=len(dataset.images.classes))
 
 
 def _require_encoder(task: Task, config: PretrainConfig) -> None:
@@ -184,7 +183,7 @@ def find_knn_images(
     bank, queries = (balanced_subset(images, config.knn_max_images) for images in (train, val))
     if len(queries) < 2:
         raise DataError(f"{val.root} has 1 image; --knn_freq needs two or more to compare")
-    if config.knn_k > len(bank):
+    if config.knn_k is not None and config.knn_k > len(bank):
         raise ConfigError(f"--knn_k {config.knn_k} asks for more neighbors than the {len(bank)} images of the bank")
     if (len(bank), len(queries)) != (len(train), len(val)):
         logger.info(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from plsc_mae import weights
+from plsc_mae.analysis.fonts import drawable_names
 from plsc_mae.analysis.pictures import compose
 from plsc_mae.analysis.psnr import HiddenPSNR
 from plsc_mae.commands.pictures import SHEET_ROWS, PanelFolder, PictureReader, choose_images, find_pictures
@@ -57,7 +58,9 @@ def run(config: ReconstructConfig) -> int:
     view = SharedView({path: network.view for path, network in networks.items()})
     chosen = choose_images(images, config.max_images)
     panels = PanelFolder("reconstruct", config.save_path, images, chosen, config.img_path)
-    reader = PictureReader(images, chosen, view, seed=config.seed, pixel_format=pixel_format)
+    reader = PictureReader(
+        images, chosen, view, seed=config.seed, pixel_format=pixel_format, bad_image=config.bad_image
+    )
     sheet: list[Pictures] = []
     psnr = HiddenPSNR()
     readable = iter(reader)
@@ -105,10 +108,10 @@ def _load(config: ReconstructConfig, path: str) -> Network:
 
 
 def _set_pixels(config: ReconstructConfig, networks: Mapping[str, Network], images: ImageList) -> PixelFormat:
-    """Set normalization and display of the networks, and return the form of the pixels.
+    """Set normalization and display of the networks, and return their common pixel format.
 
     Raises:
-        ConfigError: the networks need different forms; or see `pixel_settings.choose`.
+        ConfigError: the networks need different pixel formats; or see `pixel_settings.choose`.
         DataError: see `pixel_settings.choose`.
     """
     formats = []
@@ -155,9 +158,9 @@ class SharedView:
 
 
 def _labels(paths: Sequence[str]) -> Sequence[str]:
-    """Return short labels of checkpoints, FOLDER/STEM, or the paths if these are not unique."""
+    """Return labels of checkpoints for a picture: FOLDER/STEM, or the paths if these are not unique."""
     short = [f"{Path(path).absolute().parent.name}/{Path(path).stem}" for path in paths]
-    return short if len(set(short)) == len(short) else paths
+    return drawable_names(short if len(set(short)) == len(short) else paths)
 
 
 def _draw(tasks: Mapping[str, Task], batch: Batch, patch_stats: PatchStats | None) -> tuple[Pictures, list[str]]:

@@ -15,7 +15,7 @@ from plsc_mae.names import escape_name
 from plsc_mae.report import sections
 from plsc_mae.report.page import page, paragraph, picture, table, write_page
 from plsc_mae.report.run_folder import RunFolder, read_run
-from plsc_mae.report.verdict import judge
+from plsc_mae.report.verdict import ADVICE, ADVICE_PAGE, judge
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +52,18 @@ def run(config: ReportConfig) -> None:
         ("Not in this report", sections.lacking(found)),
     )
     write_page(path, page(f"Run {escape_name(found.name)}", f"{phase} {found.run}".strip(), content))
-    print(judge(found).text)
+    verdict = judge(found)
+    print(verdict.text)
+    if verdict.needs_advice:
+        print(f"{ADVICE} {ADVICE_PAGE}")
     print(path)
 
 
 def _encoder_pictures(config: ReportConfig, found: RunFolder) -> str:
-    """Return attention and token pictures of the newest checkpoint; if they fail, the report says why."""
+    """Return pictures of attention and tokens of the newest checkpoint as HTML; "" if they are not wanted or fail.
+
+    The reason of a failure is added to `found.lacking`, which the report lists.
+    """
     if not config.max_images:
         return ""
     try:
@@ -77,7 +83,7 @@ def _table(path: Path) -> str:
         DataError: the file cannot be read or is no such result.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
             rows = json.loads(text)
             lines = [[str(row["features"]), *map(_mean, (row["knn"], row["linear"]))] for row in rows]

@@ -44,9 +44,8 @@ def encoder_pictures(config: ReportConfig, run: RunFolder) -> tuple[Image.Image,
     pixel_format, normalize = pixel_settings.choose_for(normalize, config, checkpoint, images, encoder.in_chans)
     display = pixel_settings.display_of(pixel_format, config.picture_bands)
     chosen = spread(len(images), config.max_images)
-    reader = PictureReader(
-        images, chosen, ResizeCenterCrop(encoder.img_size, max(encoder.img_size)), pixel_format=pixel_format
-    )
+    view = ResizeCenterCrop(encoder.img_size, max(encoder.img_size))
+    reader = PictureReader(images, chosen, view, pixel_format=pixel_format, bad_image=config.bad_image)
     images_read = np.stack([sample["image"] for _, sample in reader])
     tokens = TokenFeatures(encoder, normalize, [len(encoder.blocks)], ["patch"], norm=True)
     batch = paddle.to_tensor(images_read)

@@ -56,7 +56,7 @@ def _names(folders: Sequence[str]) -> list[str]:
 
 
 def _curves(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
-    """Return a chart for every metric that a run has, with one curve per run."""
+    """Return a chart for every metric that a run has, with one curve per run, as HTML."""
     losses = dict.fromkeys(judge(found).loss for found in runs)
     metrics = [*losses, *(name for _, group in sections.CHARTS for name in group if name not in losses)]
     drawn = []
@@ -92,7 +92,7 @@ def _differing_options(runs: Sequence[RunFolder]) -> list[Sequence[Any]]:
 
 
 def _published(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
-    """Return the comparison of every run with the published log of its recipe."""
+    """Return the comparison of every run with the published log of its recipe, as HTML."""
     parts = [
         f"<h3>{escape(name)}</h3>{sections.published(found)}"
         for found, name in zip(runs, names, strict=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +13,8 @@ import numpy.typing as npt
 
 from plsc_mae.analysis.confusion import SegmentationScores, confusion_matrix, segmentation_scores
 from plsc_mae.analysis.features import Encoded, TokenFeatures, encode_images, require_finite_features
+from plsc_mae.analysis.fonts import drawable_names
+from plsc_mae.analysis.knn import default_ks
 from plsc_mae.analysis.patch_classifiers import (
     PatchClassifiers,
     fit_patch_classifiers,
@@ -38,17 +38,20 @@ from plsc_mae.data.segmentation import (
     read_mask,
 )
 from plsc_mae.errors import ConfigError, DataError
-from plsc_mae.files import MARK, result_replacement
+from plsc_mae.files import MARK, result_replacement, write_csv
 from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.class_names import read_class_names
 from plsc_mae.loading.encoder import open_encoder
+from plsc_mae.names import as_json
 from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
+from plsc_mae.wording import counted
 
 PICTURE, JSON, CSV = "predictions.png", "results.json", "results.csv"
 COLUMNS = ("index", "class", "val_pixels", "linear_iou", "knn_iou")
 CSV_SIGN = ",".join(COLUMNS)  # identifies a file of this command
 CLASSIFIERS = {"linear": "linear", "knn": "k-NN"}
+DEFAULT_K = 20
 HELD_OUT = 10  # every tenth training image is held out to choose the penalty
 CHUNK = 256  # validation images whose scores are in memory
 UNLABELED_COLOR = (255, 255, 255)
@@ -57,11 +60,11 @@ logger = logging.getLogger(__name__)
 
 
 class Probe(NamedTuple):
-    """The encoder of a probe and the reading of its images.
+    """The encoder of a probe, and how its images are read.
 
     Attributes:
-        encode: computes the features of the patches.
-        transform: resizes an image to the input of the encoder.
+        encode: extractor of the patch features.
+        transform: resizes an image to the input size of the encoder.
         grid: (h, w) of the patches.
         config: the options.
         pixel_format: format of the pixels.
@@ -82,6 +85,7 @@ class Probe(NamedTuple):
             World(self.config.device),
             batch_size=self.config.batch_size,
             num_workers=count_workers(self.config.num_workers),
+            bad_image=self.config.bad_image,
             pixel_format=self.pixel_format,
         )
         require_finite_features(encoded.arrays, "the encoder")
@@ -128,11 +132,11 @@ def run(config: SegprobeConfig) -> int:
         "val_images": len(val),
         "train_patches": number,
         "l2": classifiers.l2,
-        "nb_knn": config.nb_knn,
+        "nb_knn": classifiers.k,
     }
     print(
-        f"{len(train) - unreadable} training and {len(val)} validation images, {len(names)} classes; {number} training "
-        f"patches of {width} features",
+        f"{len(train) - unreadable} training and {counted(len(val), 'validation image')}, {len(names)} classes; "
+        f"{number} training patches of {width} features",
         flush=True,
     )
     evaluation = _evaluate(probe, val, classifiers)
@@ -192,15 +196,16 @@ def _fit(probe: Probe, train: MaskedImages, num_classes: int) -> tuple[PatchClas
     if len(chosen) > config.max_train_patches:
         rng = np.random.default_rng(config.seed)
         chosen = np.sort(rng.choice(chosen, config.max_train_patches, replace=False))
-    if len(chosen) < config.nb_knn:
-        raise ConfigError(f"--nb_knn {config.nb_knn} exceeds the {len(chosen)} labeled training patches; lower it")
+    k = config.nb_knn or default_ks((DEFAULT_K,), len(chosen))[0]
+    if len(chosen) < k:
+        raise ConfigError(f"--nb_knn {k} exceeds the {len(chosen)} labeled training patches; lower it")
     held = chosen // features.shape[1] % HELD_OUT == HELD_OUT - 1
     rows = features.reshape(-1, features.shape[-1])[chosen]
-    return fit_patch_classifiers(rows, labels[chosen], held, num_classes, config.nb_knn), len(encoded.unreadable)
+    return fit_patch_classifiers(rows, labels[chosen], held, num_classes, k), len(encoded.unreadable)
 
 
 def _evaluate(probe: Probe, val: MaskedImages, classifiers: PatchClassifiers) -> Evaluation:
-    """Segment the validation images at the resolution of their masks and draw some of them."""
+    """Segment the validation images at the resolution of their masks; return the counts and pictures of some images."""
     number, config = classifiers.num_classes, probe.config
     confusion = {name: np.zeros((number, number), np.int64) for name in CLASSIFIERS}
     drawn = set(_spaced(len(val), config.num_pictures).tolist())
@@ -275,15 +280,10 @@ def _save(
     content = {"origin": MARK, **summary, "classes": list(names), "val_pixels": pixels.tolist(), **found}
     try:
         with result_replacement(folder / JSON) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        with (
-            result_replacement(folder / CSV, (CSV_SIGN,)) as temporary,
-            temporary.open("w", encoding="utf-8", newline="") as file,
-        ):
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            columns = (range(len(names)), names, pixels.tolist(), ious["linear"], ious["knn"])
-            writer.writerows(zip(*columns, strict=True))
+            temporary.write_text(as_json(content, indent=1) + "\n", encoding="utf-8")
+        columns = (range(len(names)), names, pixels.tolist(), ious["linear"], ious["knn"])
+        with result_replacement(folder / CSV, (CSV_SIGN,)) as temporary:
+            write_csv(temporary, [COLUMNS, *zip(*columns, strict=True)])
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror}; choose another --save_path") from None
 
@@ -296,7 +296,9 @@ def _save_picture(path: Path, pictures: Mapping[str, Sequence[npt.NDArray[np.uin
     maps = np.concatenate([np.stack(stack).reshape(-1, 3) for title, stack in pictures.items() if title != "image"])
     seen = {tuple(color) for color in np.unique(maps, axis=0).tolist()}
     colors = class_colors(len(names))
-    entries = {name: color for name, color in zip(names, colors, strict=True) if tuple(color.tolist()) in seen}
+    present = [number for number, color in enumerate(colors.tolist()) if tuple(color) in seen]
+    shown = drawable_names([names[number] for number in present], present)
+    entries = {name: colors[number] for name, number in zip(shown, present, strict=True)}
     if UNLABELED_COLOR in seen:
         entries["(unlabeled)"] = np.array(UNLABELED_COLOR, np.uint8)
     save_png(add_legend(panel, entries), path, f"{MARK} segprobe")

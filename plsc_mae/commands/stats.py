@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from plsc_mae.data.unreadable import none_can_be_read
 from plsc_mae.errors import DataError
 from plsc_mae.files import result_replacement
 from plsc_mae.loading import pixel_settings
+from plsc_mae.names import as_json
 from plsc_mae.runtime import count_workers
 
 BATCH = 8
@@ -46,7 +46,7 @@ def run(config: StatsConfig) -> int:
     form = pixel_settings.choose(config, [], images).pixel_format
     if form.tile:
         form = form._replace(tile=sys.maxsize)  # whole images, read part by part
-    dataset = EvaluationDataset(images, measure_channels, bad_image="skip", pixel_format=form)
+    dataset = EvaluationDataset(images, measure_channels, bad_image=config.bad_image, pixel_format=form)
     unreadable: list[int] = []
     parts = list(_moments(dataset, config, unreadable))
     if not parts:
@@ -87,6 +87,6 @@ def _write(path: Path, form: PixelFormat, total: Moments, images: int) -> None:
     }
     try:
         with result_replacement(path, SIGNS) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(as_json(content, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}; choose another --save_path") from None

@@ -8,10 +8,11 @@ from pathlib import Path
 from plsc_mae.config.data_sets import DemoDataConfig, RandomTokenizerConfig
 from plsc_mae.data.demo import make_demo_data
 from plsc_mae.errors import CheckpointError
+from plsc_mae.wording import counted
 
 
 def run_demo_data(config: DemoDataConfig) -> None:
-    """Draw the demo data set unless it exists, and print its size."""
+    """Draw the demo data set unless it exists, and print its size; raise as `make_demo_data` does."""
     summary = make_demo_data(
         config.path,
         image_size=config.image_size,
@@ -25,7 +26,7 @@ def run_demo_data(config: DemoDataConfig) -> None:
     state = "drawn" if summary.created else "already there"
     masks = " with masks" if config.masks else ""
     classes = f"{len(summary.parameters.classes)} classes"
-    counts = f"{summary.num_train} training and {summary.num_val} validation images{masks} of {classes}"
+    counts = f"{summary.num_train} training and {counted(summary.num_val, 'validation image')}{masks} of {classes}"
     print(f"{summary.root}: {counts}, {state}")
 
 

@@ -1,11 +1,13 @@
 """The command lines that accept a weight file, as `plsc-mae weights inspect` prints them for copying.
 
-Each public function returns {use: command line}, for example {"knn": "plsc-mae knn --model_path ..."}.
+Each function with a `path` returns {use: command line}, for example {"knn": "plsc-mae knn --model_path ..."}; the path
+is quoted for a shell.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,14 +23,14 @@ DEFAULT_RATIO = 4.0  # hidden width of the MLPs divided by the width
 def reconstruction(path: str, parts: Mapping[str, Sizes], flags: str = "") -> dict[str, str]:
     """Return the line that reconstructs images; `parts` has the sizes of encoder and decoder."""
     heads = _heads("num_heads", parts["encoder"]) + _heads("decoder_num_heads", parts.get("decoder", {}))
-    return {"reconstruct": f"plsc-mae reconstruct --model_path {path} --img_path DIR{heads}{flags}"}
+    return {"reconstruct": f"plsc-mae reconstruct --model_path {shlex.quote(path)} --img_path DIR{heads}{flags}"}
 
 
 def training(path: str, method: str, encoder: Sizes) -> dict[str, str]:
-    """Return the lines that train a classifier from a pre-trained encoder with the recipes of `method`."""
+    """Return the lines that train a classifier from a pre-trained encoder with the recipes of `method`; {} without."""
     if method not in FINETUNE:
         return {}
-    start = f"{_classifier(method, encoder)} --finetune {path} --data_path DIR"
+    start = f"{_classifier(method, encoder)} --finetune {shlex.quote(path)} --data_path DIR"
     uses = {"finetune": f"plsc-mae finetune {start}"}
     return uses | {"linprobe": f"plsc-mae linprobe {start}"} if method in LINPROBE else uses
 
@@ -37,22 +39,24 @@ def evaluation(path: str, encoder: Sizes) -> dict[str, str]:
     """Return the lines that evaluate or draw the features of an encoder without training."""
     pool, heads = "" if encoder["class_token"] else " --pool mean", _heads("num_heads", encoder)
     return {
-        "knn": f"plsc-mae knn --model_path {path} --data_path DIR{heads}",
-        "explain": f"plsc-mae explain --model_path {path} --img_path DIR{pool}{heads}",
-        "extract": f"plsc-mae extract --model_path {path} --data_path DIR --save_path features.npz{heads}",
-        "segprobe": f"plsc-mae segprobe --model_path {path} --data_path DIR{heads}",
+        "knn": f"plsc-mae knn --model_path {shlex.quote(path)} --data_path DIR{heads}",
+        "explain": f"plsc-mae explain --model_path {shlex.quote(path)} --img_path DIR{pool}{heads}",
+        "extract": f"plsc-mae extract --model_path {shlex.quote(path)} --data_path DIR --save_path features.npz{heads}",
+        "segprobe": f"plsc-mae segprobe --model_path {shlex.quote(path)} --data_path DIR{heads}",
     }
 
 
 def export(path: str, parts: Mapping[str, Sizes]) -> dict[str, str]:
     """Return the line that exports the default part of the file; `parts` has the sizes of the encoder and others."""
     heads = _heads("num_heads", parts["encoder"]) + _heads("decoder_num_heads", parts.get("decoder", {}))
-    return {"export": f"plsc-mae export --target inference --model_path {path} --save_path exported{heads}"}
+    return {
+        "export": f"plsc-mae export --target inference --model_path {shlex.quote(path)} --save_path exported{heads}"
+    }
 
 
 def prediction(path: str, encoder: Sizes, *, has_average: bool) -> dict[str, str]:
     """Return the lines that classify images with the weights and, if stored, with their moving average."""
-    line = f"plsc-mae predict --model_path {path} --img_path DIR{_heads('num_heads', encoder)}"
+    line = f"plsc-mae predict --model_path {shlex.quote(path)} --img_path DIR{_heads('num_heads', encoder)}"
     return {"predict": line} | ({"predict by model_ema": f"{line} --model_key model_ema"} if has_average else {})
 
 
@@ -60,13 +64,14 @@ def tokenization(path: str) -> dict[str, str]:
     """Return the line that pre-trains on the tokens of the tokenizer at `path`."""
     method = next(method for method in load_methods() if method.tokenizer_option)
     name, option = method.config_class.method, method.tokenizer_option
-    return {"pretrain": f"plsc-mae pretrain --method {name} --{option} {path} --data_path DIR"}
+    return {"pretrain": f"plsc-mae pretrain --method {name} --{option} {shlex.quote(path)} --data_path DIR"}
 
 
 def resumption(path: str, phase: str) -> dict[str, str]:
     """Return the line that resumes the run of a checkpoint."""
     config = Path(path).with_name("config.yaml")
-    return {"resume": f"plsc-mae {phase} --config {config if config.is_file() else 'FILE'} --resume {path}"}
+    options = shlex.quote(str(config)) if config.is_file() else "FILE"
+    return {"resume": f"plsc-mae {phase} --config {options} --resume {shlex.quote(path)}"}
 
 
 def sizes_of(encoder: VisionTransformer) -> Sizes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import textwrap
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 from plsc_mae import weights
 from plsc_mae.commands.inspection import Inspection, TensorLine, inspect_file, tensor_lines
 from plsc_mae.config.weights import WeightsDiffConfig, WeightsFetchConfig, WeightsInspectConfig, WeightsListConfig
+from plsc_mae.console import printed_json
 from plsc_mae.errors import ConfigError
 from plsc_mae.loading.contents import CLASSIFIER, ENCODER, base_of, kind_of
 from plsc_mae.loading.networks import our_tensors
@@ -22,6 +22,7 @@ from plsc_mae.weights.difference import Difference, compare
 from plsc_mae.weights.fetch import fetch
 from plsc_mae.weights.manifest import Checksum, Entry, file_name, find_entry, matching, read_manifest
 from plsc_mae.weights.remote import fetch_advice
+from plsc_mae.wording import counted
 
 WIDTH = 120
 
@@ -132,9 +133,13 @@ def _described(found: Inspection) -> list[str]:
         "place": found.place,
         **{part: _sizes(sizes) for part, sizes in found.sizes.items()},
         "trained for": found.target,
-        "network": f"{found.tensors} tensors ({types}), {found.values:,} values" if found.tensors else "no tensors",
-        "not finite": ", ".join(f"{count} values of {name}" for name, count in found.not_finite.items()),
-        "beside it": ", ".join(f"{key} ({count} tensors)" if count else key for key, count in found.beside.items()),
+        "network": f"{counted(found.tensors, 'tensor')} ({types}), {found.values:,} values"
+        if found.tensors
+        else "no tensors",
+        "not finite": ", ".join(f"{counted(count, 'value')} of {name}" for name, count in found.not_finite.items()),
+        "beside it": ", ".join(
+            f"{key} ({counted(count, 'tensor')})" if count else key for key, count in found.beside.items()
+        ),
         "epoch": "" if found.epoch is None else str(found.epoch),
         "options": ", ".join(f"{key}={value}" for key, value in found.options.items()),
         "not stored": "; ".join(found.unknown),
@@ -267,4 +272,4 @@ def _print_json(content: Any) -> None:
             return str(value)
         return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
-    print(json.dumps(plain(content), indent=1))
+    print(printed_json(plain(content), indent=1))

@@ -120,7 +120,7 @@ class ClassifyConfig(TrainingConfig):
 
     @property
     def label_task(self) -> str:
-        """Kind of labels of a new run."""
+        """The value of --task, or "classification" without it; an evaluation takes the checkpoint's kind instead."""
         return self.task or "classification"
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from plsc_mae.config.features import WORKERS_HELP
-from plsc_mae.config.pixels import FormatOptions
+from plsc_mae.config.pixels import BAD_IMAGE, FormatOptions
 from plsc_mae.config.schema import in_group, option
 from plsc_mae.errors import ConfigError
 
@@ -33,6 +33,7 @@ class StatsConfig(FormatOptions):
         within="[0, inf)",
         metavar="SIDE",
     )
+    bad_image: Literal["skip", "error"] = _images("skip", BAD_IMAGE)
     num_workers: int | None = option(None, WORKERS_HELP, within="[0, inf)")
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ DEVICE_HELP = "device; auto: a GPU if there is one"
 SIZE_HELP = "image side in pixels, or height and width [the checkpoint's]"
 HEADS_HELP = "attention heads of the encoder, if the file does not determine them"
 WORKERS_HELP = "loader processes per process [up to 10, limited by the CPU cores]"
-IMAGES_HELP = "an image, or a folder or archive of images (its val/, if there is one)"
+IMAGES_HELP = "an image, a folder or archive of images (its val/, if there is one), or a list file"
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -79,7 +79,9 @@ class KNNConfig(FeatureConfig):
         "", "folder with train/ (the bank) and val/ (the queries), or a list file of the bank", metavar="PATH"
     )
     eval_data_path: str = option("", "folder or list file of the queries [DATA_PATH/val]", metavar="PATH")
-    nb_knn: tuple[int, ...] = option((10, 20, 100, 200), "numbers of neighbors", within="[1, inf)")
+    nb_knn: tuple[int, ...] | None = option(
+        None, "numbers of neighbors [those of 10 20 100 200 that the bank has]", within="[1, inf)"
+    )
     temperature: float = option(0.07, "temperature T of the votes exp(cosine / T)", within="(0, inf)")
     pool: Literal["mean", "cls"] | None = option(None, "mean of the patch tokens, or class token [mean]")
     use_cls_token: bool | None = option(None, "MAE-priv's name for --pool cls; its opposite is --pool mean")
@@ -177,7 +179,9 @@ class CompareConfig(FewLabelOptions, NetworkOptions, ViewConfig):
 
     model_path: tuple[str, ...] = option((), "checkpoints of pre-training", metavar="FILE")
     input_size: tuple[int, ...] | None = option(None, SIZE_HELP, within="[1, inf)")
-    num_heads: int | None = option(None, "attention heads of the encoders, if a file does not determine them")
+    num_heads: int | None = option(
+        None, "attention heads of the encoders, if a file does not determine them", within="[1, inf)"
+    )
     data_path: str = option("", "folder with train/ and val/, or a list file of the training images", metavar="PATH")
     eval_data_path: str = option("", "folder or list file of the validation images [DATA_PATH/val]", metavar="PATH")
     pixels: int | None = option(
@@ -187,7 +191,7 @@ class CompareConfig(FewLabelOptions, NetworkOptions, ViewConfig):
     seeds: tuple[int, ...] = option(
         (0,), "seeds of the random weights; several give mean and range", within="[0, inf)", metavar="SEED"
     )
-    nb_knn: int = option(10, "number of neighbors", within="[1, inf)")
+    nb_knn: int | None = option(None, "number of neighbors [10, or fewer for fewer images]", within="[1, inf)")
     pool: Literal["mean", "cls"] = option("mean", "mean of the patch tokens, or class token")
     norm: bool = option(False, "apply the encoder's final norm to the tokens")
     save_path: str = option("", "file of the table: .md, or .json with the numbers of every seed", metavar="FILE")
@@ -223,7 +227,7 @@ class SegprobeConfig(BatchConfig, EncoderConfig):
     max_train_patches: int = option(
         50000, "largest number of their patches to fit, drawn at random with --seed", within="[2, inf)"
     )
-    nb_knn: int = option(20, "number of neighbors", within="[1, inf)")
+    nb_knn: int | None = option(None, "number of neighbors [20, or fewer for fewer patches]", within="[1, inf)")
     norm: bool = _encoder(True, "apply the encoder's final norm to the tokens")
     save_path: str = option("./segmentation", "folder for predictions.png, results.json and results.csv", metavar="DIR")
     num_pictures: int = option(8, "validation images in the picture, evenly spaced; 0: no picture", within="[0, inf)")
@@ -257,10 +261,10 @@ class ExtractConfig(EmbedConfig):
 
     save_path: str = option("", "file to write, .npz, .safetensors or .parquet", metavar="FILE")
     num_pictures: int = _pictures(
-        0, "images to draw with their ten nearest neighbors, to SAVE_PATH's name-neighbors.png", within="[0, inf)"
+        0, "images to draw with their ten nearest neighbors, in STEM-neighbors.png beside SAVE_PATH", within="[0, inf)"
     )
     map: tuple[Literal["pca", "tsne", "umap"], ...] = _pictures(
-        (), "maps of the features to draw with thumbnails, to SAVE_PATH's name-METHOD.png"
+        (), "maps of the features to draw with thumbnails, in STEM-METHOD.png beside SAVE_PATH"
     )
     map_images: int = _pictures(1000, "largest number of images in a map, evenly spaced", within="[3, inf)")
     picture_bands: tuple[int, ...] | None = _pictures(None, PICTURE_BANDS, within="[1, inf)", metavar="BAND")

@@ -38,14 +38,16 @@ class ReconstructConfig(PixelOptions, NetworkOptions):
     )
     img_path: str = option("", IMAGES_HELP, metavar="PATH")
     save_path: str = option("./reconstruction", "folder for one PNG panel per image", metavar="DIR")
-    input_size: tuple[int, ...] | None = option(None, SIZE_HELP)
+    input_size: tuple[int, ...] | None = option(None, SIZE_HELP, within="[1, inf)")
     mask_ratio: float | None = option(
         None, "MAE and others: fraction of hidden patches [the checkpoint's]", within="(0, 1)"
     )
     num_mask_patches: int | None = option(
         None, "CAE: patches hidden by block masks [the checkpoint's]", within="[1, inf)"
     )
-    second_input_size: tuple[int, ...] | None = option(None, "CAE: side of the tokenizer's view [the checkpoint's]")
+    second_input_size: tuple[int, ...] | None = option(
+        None, "CAE: side of the tokenizer's view [the checkpoint's]", within="[1, inf)"
+    )
     discrete_vae_weight_path: str | None = option(
         None, "CAE: folder or file of the DALL-E dVAE's weights [the checkpoint's]", metavar="PATH"
     )
@@ -70,7 +72,7 @@ class ReconstructConfig(PixelOptions, NetworkOptions):
 
 @dataclass(kw_only=True, frozen=True)
 class TrainedClassifierOptions(NetworkOptions):
-    """Options that complete the checkpoint of a trained classifier."""
+    """Options of a trained classifier, in place of its checkpoint's values: class names and pooling."""
 
     classes: str = _classifier(
         "", "text file with one class name per line [the checkpoint's names, or numbers]", metavar="FILE"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from plsc_mae.config.schema import in_group
 from plsc_mae.errors import ConfigError
@@ -22,6 +23,9 @@ TILE = (
     "files of any size are read; 0: the whole image"
 )
 PICTURE_BANDS = "channels to show in pictures, numbered from 1: three as red, green, blue, or one as gray [the first]"
+BAD_IMAGE = (
+    "response to an image that cannot be decoded: skip leaves it out and ends with exit code 1; error ends the command"
+)
 MAX_CHANNELS = 1024
 
 _images = in_group("Images")
@@ -49,6 +53,7 @@ class PixelOptions(FormatOptions):
     std: tuple[float, ...] | None = _images(None, STD, within="(0, inf)", metavar="VALUE")
     stats: str = _images("", STATS, metavar="FILE")
     tile: int = _images(0, TILE, within="[0, inf)", metavar="SIDE")
+    bad_image: Literal["skip", "error"] = _images("skip", BAD_IMAGE)
 
 
 def check_channels(

@@ -189,10 +189,15 @@ def read_yaml(path: str) -> dict[str, Value]:
     try:
         file = find_config(path)
         require_text(file, path, "a YAML file of options", ConfigError)
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} has the byte 0x{error.object[error.start]:02x} at position {error.start}, which is not UTF-8; "
+            "save it as UTF-8"
+        ) from None
+    except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if content is None:
         return {}
@@ -205,7 +210,7 @@ def read_yaml(path: str) -> dict[str, Value]:
 
 
 def split_override(text: str) -> tuple[str, Value]:
-    """Split the `key=value` of one `-o`. Only the last part of a dotted key such as `optim.lr` is used.
+    """Return (key, value) of the `key=value` of one `-o`; of a dotted key such as `optim.lr`, only the last part.
 
     Raises:
         ConfigError: there is no `=`.

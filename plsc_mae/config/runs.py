@@ -20,7 +20,7 @@ class DoctorConfig:
     in_chans: int | None = option(None, IN_CHANS, within="[1, inf)")
     bands: tuple[int, ...] | None = option(None, BANDS, within="[1, inf)", metavar="BAND")
     output_dir: str = option("", "output folder to check for write access")
-    distributed: bool = option(False, "check the processes of paddle.distributed.launch too")
+    distributed: bool = option(False, "check the processes of a launch too")
     gpu: bool = option(
         False,
         "compute on the GPUs too, for at most 3 minutes: kernels, copies, attention, mixed precision, determinism, "
@@ -48,9 +48,11 @@ class PlotConfig:
     """Options of `plot`."""
 
     run_dir: str = option("", "output folder of the run")
-    metrics: tuple[str, ...] = option(("loss",), "names in train.jsonl to draw in one picture", metavar="NAME")
+    metrics: tuple[str, ...] = option(
+        ("loss",), "names in train.jsonl or log.txt to draw in one picture", metavar="NAME"
+    )
     save_path: str | None = option(
-        None, "PNG file to write [RUN_DIR/METRIC.png, after the first metric]", metavar="FILE"
+        None, "picture to write, .png, .svg or .pdf [RUN_DIR/METRIC.png, after the first metric]", metavar="FILE"
     )
 
     def __post_init__(self) -> None:

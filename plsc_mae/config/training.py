@@ -117,7 +117,7 @@ class TrainingConfig:
         metavar="SECONDS",
     )
     print_freq: int = _run(20, "iterations between log lines", within="[1, inf)")
-    quiet: bool = _run(False, "print warnings and errors only; the files of OUTPUT_DIR are the same")
+    quiet: bool = _run(False, "print only results, warnings and errors; the files of OUTPUT_DIR are the same")
     json: bool = _run(False, "print a JSON object per line instead of text, see docs/console.md")
 
     resume: str = _checkpoints("", "checkpoint to resume from", metavar="FILE")
@@ -391,7 +391,7 @@ class PretrainConfig(TrainingConfig):
         within="[0, inf)",
         metavar="N",
     )
-    knn_k: int = _evaluation(20, "k of the k-NN evaluation", within="[1, inf)")
+    knn_k: int | None = _evaluation(None, "k of the k-NN evaluation [20, or fewer for fewer images]", within="[1, inf)")
     knn_max_images: int = _evaluation(
         20000,
         "largest number of images of each set in the k-NN evaluation, balanced over the classes",

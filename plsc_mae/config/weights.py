@@ -54,7 +54,7 @@ class NetworkOptions:
 
 @dataclass(kw_only=True, frozen=True)
 class HeadsOptions:
-    """Numbers of attention heads, which weight files do not store."""
+    """Numbers of attention heads, which many weight files do not store."""
 
     num_heads: int | None = _heads(
         None, "attention heads of the encoder, if the file does not determine them", within="[1, inf)"
@@ -70,7 +70,7 @@ class WeightsInspectConfig(HeadsOptions, NetworkOptions):
 
     path: str = option("", "the file", metavar="FILE")
     tensors: bool = option(
-        False, "also list every tensor: shape, type, mean, standard deviation, number of non-finite values"
+        False, "also list every tensor: shape, type, mean and standard deviation of the finite values, number of NaN"
     )
     json: bool = option(False, "print JSON")
 

@@ -67,6 +67,9 @@ def examine_file(path: str, pixel_format: PixelFormat = RGB) -> FileReport:
 
     Returns:
         The file's properties. A file that cannot be read has `Note.BAD` and a reason; no error is raised for it.
+
+    Raises:
+        ConfigError: the package that reads the format is not installed.
     """
     notes, complete = Note(0), False
     try:

@@ -2,7 +2,8 @@
 
 The number of a class depends on the other classes of its data set, so only names identify classes. Names are compared
 exactly; if that fails, without surrounding blanks and in Unicode's composed form (macOS writes decomposed file names);
-if that fails, numbers are also compared by value, so folder 7 is class 07. The labels of a list file may also be the
+if that fails, numbers are also compared by value, so folder 7 is class 07; if that fails, names that are not UTF-8 are
+read as GBK. The labels of a list file may also be the
 class numbers of a reference whose classes have other names, and ImageNet's synsets may have names in words there.
 """
 
@@ -22,6 +23,7 @@ import paddle
 from paddle import Tensor
 
 from plsc_mae.errors import CheckpointError, DataError
+from plsc_mae.names import gbk_reading
 
 _NAMES_SHOWN = 5
 _IMAGENET_CLASSES = 1000  # from tench (n01440764) to toilet tissue (n15075141)
@@ -171,6 +173,12 @@ def class_warnings(images: LabeledImages) -> Iterator[str]:
             "folder of the class folders and not its parent"
         )
     yield from label_warnings(images)
+    readings = [(name, reading) for name in images.classes if (reading := gbk_reading(name))]
+    if readings:
+        yield (
+            f"{images.source} has class names that are not UTF-8, such as {readings[0][0]}, which is "
+            f"'{readings[0][1]}' in GBK: results and pictures show the bytes; convmv renames folders to UTF-8"
+        )
     by_letters: dict[str, list[str]] = {}
     for name in images.classes:
         by_letters.setdefault(_letters(name), []).append(name)
@@ -212,6 +220,7 @@ def _match(names: Sequence[str], known: Sequence[str], *, numbered: bool) -> _Fo
         ("", str),
         ("without surrounding blanks and in composed Unicode", _composed),
         ("by value", _value_or_name),
+        ("with names that are not UTF-8 read as GBK", _gbk_or_name),
     )
     for rule, key in rules:
         numbers = _match_by(key, names, known)
@@ -242,6 +251,10 @@ def _match_by(key: Callable[[str], Hashable], names: Sequence[str], known: Seque
 
 def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip()
+
+
+def _gbk_or_name(name: str) -> str:
+    return _composed(gbk_reading(name) or name)
 
 
 def _letters(name: str) -> str:
@@ -278,7 +291,7 @@ def _note(names: Sequence[str], found: _Found, source: str, reference: Reference
 
 
 def _refusal(names: Sequence[str], images: LabeledImages, reference: Reference) -> str:
-    """Return the sentence for a class that the reference lacks or has twice."""
+    """Return the sentence about classes `names` of the images that the reference lacks or has twice, with a remedy."""
     known = reference.names
     twice = [name for name, number in Counter(known).items() if number > 1 and name in names]
     if twice:

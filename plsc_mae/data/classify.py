@@ -37,8 +37,8 @@ _TINY_PADDING = 4
 class FinetuneAugment:
     """Augmentation of fine-tuning (timm 0.3.2): crop, flip, RandAugment or color jitter, random erasing.
 
-    Returns {"image": pixels [h, w, C]} and, with erasing, the arrays of `RandomErasing`. For inputs of up to 32 pixels,
-    images are padded by 4 black pixels and cropped instead of resized (BUPT-PRIV/MAE-priv).
+    A call returns {"image": pixels [h, w, C]} and, with erasing, the arrays of `RandomErasing`. For inputs of up to 32
+    pixels, images are padded by 4 black pixels and cropped instead of resized (BUPT-PRIV/MAE-priv).
 
     Attributes:
         size: output size (h, w).

@@ -245,8 +245,8 @@ def open_image(path: str | Path, backend: Backend = "pil", pixel_format: PixelFo
     """Read a file and parse its header; pixels are decoded later.
 
     The backend reads RGB images; `plsc_mae.data.raster` reads arrays and images of other channels. With
-    `pixel_format.tile`, it reads TIFF files too, and JPEG files are decoded at reduced size; there is then no limit on
-    the size of the file or its number of pixels.
+    `pixel_format.tile`, TIFF files are read by `raster` too, JPEG files are decoded at reduced size, and neither the
+    size of a file nor its number of pixels is limited.
 
     The opencv backend falls back to Pillow for formats other than JPEG, for CMYK, and for JPEG files without an end
     marker, which OpenCV would fill with gray instead of rejecting.
@@ -295,8 +295,7 @@ def deep_values(path: str, pixel_format: PixelFormat = RGB) -> Iterator[depth.Va
         whole = depth.deep_values(read_content(path))
         yield from () if whole is None else (whole,)
         return
-    mapped = reads_regions(path) and os.path.isfile(path)
-    raster = open_raster(path, None if mapped else read_content(path))
+    raster = open_values(path)
     rows, columns = (
         slice((side - min(side, _SAMPLED_SIDE)) // 2, (side + min(side, _SAMPLED_SIDE)) // 2)
         for side in raster.shape[:2]
@@ -308,6 +307,16 @@ def deep_values(path: str, pixel_format: PixelFormat = RGB) -> Iterator[depth.Va
         if values.dtype in (np.uint8, np.bool_):
             return
         yield values
+
+
+def open_values(path: str) -> Raster:
+    """Open a file or a member of an archive as the values that it stores, whatever the format of a run's pixels.
+
+    Raises:
+        Exception: of many types: the file cannot be read.
+    """
+    mapped = reads_regions(path) and os.path.isfile(path)
+    return open_raster(path, None if mapped else read_content(path))
 
 
 def reads_bands(path: str, pixel_format: PixelFormat) -> bool:
@@ -327,7 +336,7 @@ def any_number_of_pixels() -> Iterator[None]:
 
 
 def read_content(path: str, *, any_size: bool = False) -> bytes:
-    """Return the content of an image file; raise as `open_regular` does."""
+    """Return the content of an image file or of a member of an archive; for the errors see `open_regular`."""
     with open_regular(path, any_size=any_size) as (file, _):
         return file.read()
 
@@ -339,8 +348,10 @@ def open_regular(path: str, *, any_size: bool = False) -> Iterator[tuple[IO[byte
     `any_size` disables the size limit.
 
     Raises:
+        OSError: the file does not exist or cannot be opened.
         ValueError: the path is a pipe (which could block), a device (which may never end), an empty file, or a file
             too large to be an image.
+        DataError: the archive is damaged.
     """
     with ExitStack() as stack:
         try:
@@ -371,7 +382,7 @@ def require_backend(backend: Backend) -> None:
 
 
 def _opencv() -> ModuleType:
-    """Return OpenCV, which only the opencv backend needs."""
+    """Return OpenCV, which only the opencv backend needs; raise ConfigError if it cannot be imported."""
     try:
         return load_opencv()
     except ImportError as error:
@@ -410,7 +421,11 @@ def _to_rgb(path: str, image: Image.Image) -> Image.Image:
 
 
 def _deep_to_rgb(path: str, image: Image.Image) -> Image.Image:
-    """Convert an image of more than 8 bits per band without a pixel range: divide by 256."""
+    """Convert a 16-bit image without a pixel range to 8-bit RGB: divide by 256.
+
+    Raises:
+        ValueError: the image has 32-bit values.
+    """
     if not depth.has_default_range(image):
         raise ValueError(f"it has 32-bit pixels (mode {image.mode}), whose range is not known{depth.range_remedy()}")
     if image.mode.startswith("I"):

@@ -70,7 +70,7 @@ def _box(left: float, top: float, right: float, bottom: float) -> Points:
 def _ellipse(
     x: float, y: float, width: float, height: float | None = None, start: float = 0, stop: float = 1
 ) -> Points:
-    """Return an ellipse around (x, y) with half axes `width` and `height` (a disc without it).
+    """Return an ellipse around (x, y) with half axes `width` and `height`; without `height` it is a disc.
 
     `start` and `stop` are fractions of a turn, clockwise from the right; another range than 0..1 gives a segment.
     """
@@ -193,13 +193,16 @@ def draw_object(class_name: str, image_size: int, rng: np.random.Generator) -> I
 
 
 def cover_object(class_name: str, image_size: int, rng: np.random.Generator) -> Plane:
-    """Return how much of each pixel the object of the picture covers that `draw_object` draws: [S, S] in 0..1."""
+    """Return the share of each pixel that the object covers, [S, S] in 0..1.
+
+    With a generator in the same state, `draw_object` draws this object.
+    """
     layer = _draw_parts(OBJECTS[class_name], _draw_placement(rng), image_size, DAY.parts)
     return layer[..., 3] / 255.0
 
 
 def _draw_placement(rng: np.random.Generator) -> Placement:
-    """Draw the place of the object; it comes first."""
+    """Draw the place of the object, before all other draws of a picture."""
     x, y = rng.uniform(*CENTER_RANGE, 2).tolist()
     angle = rng.uniform(-MAX_ROTATION, MAX_ROTATION)
     return Placement(x, y, rng.uniform(*RADIUS_RANGE), angle, bool(rng.integers(2)))

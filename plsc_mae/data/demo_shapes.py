@@ -84,7 +84,10 @@ def draw_shapes(class_name: str, image_size: int, rng: np.random.Generator) -> I
 
 
 def cover_shapes(class_name: str, image_size: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return how much of each pixel the shapes of the picture cover that `draw_shapes` draws: [S, S] in 0..1."""
+    """Return the share of each pixel that the shapes cover, [S, S] in 0..1.
+
+    With a generator in the same state, `draw_shapes` draws these shapes.
+    """
     _draw_levels(rng)  # they come before the shape
     return _draw_coverage(SHAPES[class_name], image_size, rng)
 

@@ -102,14 +102,14 @@ def _layouts(header: Image.Image) -> list[str]:
 
 
 def read_values(header: Image.Image, data: bytes, *, all_bands: bool = False) -> Values:
-    """Return the values of a file with more than 8 bits per band: [H, W] gray, [H, W, 3] RGB or, with alpha, all bands.
+    """Return the values of a file with more than 8 bits per band: [H, W] gray or [H, W, 3] RGB.
 
     Pillow reduces RGB to 8 bits and scales PPM, so OpenCV reads these.
 
     Args:
         header: the image as Pillow opened it, not decoded yet.
         data: content of the file.
-        all_bands: keep bands beyond gray and RGB.
+        all_bands: True keeps bands beyond gray and RGB, such as alpha.
 
     Raises:
         ValueError: OpenCV must decode the file, but is not installed or fails.
@@ -159,7 +159,7 @@ def scale(values: Values, pixel_range: PixelRange) -> npt.NDArray[Any]:
 
 
 def tiff_layout(data: bytes) -> TiffLayout | None:
-    """Return the layout of a TIFF file that Pillow cannot identify; None if `data` is no TIFF file or is damaged."""
+    """Return the layout of a TIFF file, also of one that Pillow cannot identify; None for others and damaged ones."""
     if not data.startswith(_TIFF_MAGIC):
         return None
     try:
@@ -270,7 +270,7 @@ def has_varying_band(data: bytes) -> bool:
 
 
 def log_lost_alpha(path: str, image: Image.Image) -> None:
-    """Log that the alpha band of a decoded image is dropped, if it is not constant."""
+    """Log that the alpha band of a decoded image is dropped, if it is not constant; see `log_loss`."""
     if is_logged("bands"):
         return
     low, high = _alpha_extremes(image)
@@ -333,7 +333,11 @@ def _extremes(path: str, read: Callable[[str], Iterable[Values]]) -> list[tuple[
 
 
 def deep_values(data: bytes) -> Values | None:
-    """Return the values of the content of a file; None if it has at most 8 bits per band."""
+    """Return the values in the content of a file; None if it has at most 8 bits per band or no known format.
+
+    Raises:
+        ValueError: see `read_values`.
+    """
     try:
         header = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:

@@ -33,7 +33,7 @@ class Display(NamedTuple):
         return cls(chosen, pixel_format.dtype is np.float32)
 
     def draw(self, drawn: Mapping[str, Stacks]) -> dict[str, npt.NDArray[np.uint8]]:
-        """Return pictures uint8 [B, H, W, 3].
+        """Return pictures uint8 [B, H, W, 3] by label.
 
         Args:
             drawn: images by label, the original first; the percentiles of the original apply to all of them.

@@ -22,6 +22,7 @@ from plsc_mae.data.tiles import center_tile
 from plsc_mae.data.transfer import HOST_PREFIX, INDEX
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.errors import DataError
+from plsc_mae.wording import counted
 
 UNREADABLE = HOST_PREFIX + "unreadable"  # mark in samples and batches: int64, 1 for an unreadable file, else 0
 _BLANK_SIDE = 256  # pixels
@@ -89,7 +90,7 @@ class EvaluationDataset(FileDataset):
         for index in new[:_MAX_NAMED]:
             logger.warning("%s; left out", self.reason(index))
         if len(new) > _MAX_NAMED:
-            logger.warning("and %d more files, which are left out too", len(new) - _MAX_NAMED)
+            logger.warning("and %s, which are left out too", counted(len(new) - _MAX_NAMED, "more file"))
 
     def log_number(self, unreadable: int) -> None:
         """Log `unreadable`, the number of unreadable files in all processes, if it differs from the last call's."""

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plsc_mae.errors import DataError
+from plsc_mae.wording import counted
 
 Rows = npt.NDArray[np.int64]
 
@@ -51,8 +52,8 @@ def shots(images: _Labeled, count: int, seed: int) -> Rows:
     if len(smallest) < count:
         name = images.classes[images.labels[smallest[0]]]
         raise DataError(
-            f"{images.source}: class {name} has {len(smallest)} images, but --shots {count} asks for {count} of every "
-            f"class; remove {count} from --shots"
+            f"{images.source}: class {name} has {counted(len(smallest), 'image')}, but --shots {count} asks for "
+            f"{count} of every class; remove {count} from --shots"
         )
     return np.sort(np.concatenate([rows[:count] for rows in groups]))
 

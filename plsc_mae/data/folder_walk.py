@@ -76,7 +76,7 @@ class LeftOut:
             self.suffixes[name] = _sum(self.suffixes.get(name, Count(0, "")), count)
 
     def pictures(self) -> dict[str, Count]:
-        """Return the counts of left-out images by suffix: suffixes in OTHER_FORMATS or whose first file is an image."""
+        """Return the counts of left-out images by suffix; OTHER_FORMATS or the first file of a suffix decides."""
         found = {}
         for suffix, count in self.suffixes.items():
             kind = None if suffix in OTHER_FORMATS else _kind(count.example)
@@ -85,7 +85,7 @@ class LeftOut:
         return found
 
     def containers(self) -> Iterator[tuple[Count, FileKind]]:
-        """Yield the count and kind of files that may hold images: archives, tables of arrays, videos."""
+        """Yield (count, kind) of the files of a suffix that may hold images: archives, tables, UTF-16, binary files."""
         for suffix, count in self.suffixes.items():
             kind = None if suffix in OTHER_FORMATS else _kind(count.example)
             if kind is not None and kind.group in ("archive", "table", "encoding", "other") and kind.name != EMPTY:
@@ -107,7 +107,11 @@ def is_hidden(name: str) -> bool:
 
 
 def scan(folder: Folder, left_out: LeftOut) -> tuple[list[str], list[str]]:
-    """Return the sorted names of the (folders, files) in a folder; count hidden ones in `left_out`."""
+    """Return (folders, files), the sorted names in a folder; count hidden ones in `left_out`.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
     folders: list[str] = []
     files: list[str] = []
     for name, is_folder in _entries(folder):

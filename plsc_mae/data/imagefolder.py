@@ -23,6 +23,7 @@ from plsc_mae.data.transfer import HOST_PREFIX, INDEX
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.data.unreadable import NAMED_FILES
 from plsc_mae.errors import DataError
+from plsc_mae.wording import counted
 
 __all__ = ["GivenImages", "ImageDataset", "ImageList", "PathTable", "balanced_subset", "find_images", "find_validation"]
 
@@ -56,8 +57,8 @@ def find_images(data_path: str | Path, split: str, *, flag: str = "--data_path")
         flag: option that `data_path` comes from, for messages.
 
     Raises:
-        DataError: no images were found, a class folder has no images, the folder has two readings or holds
-            annotations beside images, or the file is not a well-formed list.
+        DataError: no images were found, a class folder has no images, its folders may be classes or splits, the folder
+            holds annotations beside images, or the file is not a well-formed list.
     """
     images = list_images(data_path, split, flag=flag)
     _refuse_annotations(images, flag)
@@ -92,8 +93,8 @@ def log_left_out(images: ImageList, *, alternative: str = "name all images in a 
     if left_out.loose.number:
         number, example = left_out.loose
         logger.warning(
-            "%s: %d images beside the class folders are left out, such as %s; move them into a class folder, or %s",
-            *(images.root, number, example, alternative),
+            "%s: left out %s beside the class folders, such as %s; move them into a class folder, or %s",
+            *(images.root, counted(number, "image"), example, alternative),
         )
     pictures = left_out.pictures()
     if pictures:
@@ -159,7 +160,7 @@ def _list_validation(data_path: str, eval_data_path: str) -> ImageList:
 def balanced_subset(images: ImageList, limit: int) -> ImageList:
     """Select at most `limit` images with equal numbers per class.
 
-    Returns all images if there are no more than `limit`. Otherwise each class contributes `limit // len(classes)`
+    If there are no more than `limit`, all are selected. Otherwise each class contributes `limit // len(classes)`
     images, evenly spaced in list order, or all of its images if it has fewer. Of unlabeled images, `limit` are evenly
     spaced.
     """
@@ -218,7 +219,7 @@ class ImageDataset(FileDataset):
                     break
             else:
                 raise DataError(
-                    f"cannot decode any of {1 + len(offsets)} files of {self.images.source}, starting with "
+                    f"cannot decode any of {counted(1 + len(offsets), 'file')} of {self.images.source}, starting with "
                     f"{self.images.path(key.index)}; check the data set"
                 )
         numbers = {INDEX: index, "skipped": index != key.index}
@@ -250,7 +251,7 @@ class ImageDataset(FileDataset):
 
 
 def _missing_split(source: Path) -> str:
-    """Describe a folder that lacks train/, val/ or both, with folders of other names that may hold the images."""
+    """Return the end of a sentence about a folder that lacks train/ or val/, with a folder that may be the latter."""
     if not (source / "train").is_dir():
         return "val/ but no train/" if (source / "val").is_dir() else "no folders train/ and val/"
     others = [f"{name}/" for name in ("validation", "valid", "test", "eval") if (source / name).is_dir()]

@@ -28,7 +28,9 @@ logger = logging.getLogger(__name__)
 
 
 def kept_list(key: tuple[object, ...], build: Callable[..., Images], scan: Callable[[], Images]) -> Images:
-    """Return the cached list of a folder if the folder is unchanged, else cache and return the result of `scan`.
+    """Return the cached list of a folder if the folder is unchanged, else the result of `scan`.
+
+    The result is cached if it has at least KEPT_IMAGES images, none in archives, and no folder has changed recently.
 
     Args:
         key: identifies the folder and the rules of the listing.

@@ -23,8 +23,8 @@ from plsc_mae.data.classes import listed
 from plsc_mae.data.folder_walk import is_image
 from plsc_mae.data.listing import ImageList, PathTable
 from plsc_mae.errors import DataError
-from plsc_mae.file_kinds import require_text
-from plsc_mae.names import escape_name
+from plsc_mae.file_kinds import UTF8, first_foreign_line, require_text
+from plsc_mae.names import GBK, escape_name
 
 _DELIMITERS = ",;\t"
 _SEPARATORS = "|;"
@@ -76,7 +76,8 @@ def read_labels(
         known: labels of the training images; in a file with a column of names, those that no row names are 0.
 
     Raises:
-        DataError: the file cannot be read, a column is missing, or a cell is not a label.
+        DataError: the file cannot be read, a column is missing, a cell is not a label, no row has a label, or the first
+            path does not exist.
     """
     table = _read(file, columns, known)
     if binary and len(table.names) == 1 and not _is_numeric(table):
@@ -138,7 +139,8 @@ def _read(file: Path, columns: Sequence[str] | None, known: Sequence[str]) -> _T
     """
     try:
         require_text(str(file), f"the table of labels {file}", "a CSV file", DataError)
-        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        encoding = _encoding(file)
+        with file.open(encoding=encoding, errors="surrogateescape", newline="") as stream:
             first = stream.readline()
             delimiter = max(_DELIMITERS, key=first.count)
             stream.seek(0)
@@ -160,8 +162,28 @@ def _read(file: Path, columns: Sequence[str] | None, known: Sequence[str]) -> _T
     for number, line in enumerate(lines[1:], start=2):
         if len(line) != len(head):
             raise DataError(f"{file} row {number} has {len(line)} cells; expected {len(head)}, as in the first row")
-        rows.append(_Row(f"{file} row {number}", line[0], [line[i] for i in used]))
+        path = line[0] if encoding == UTF8 else _existing(file, line[0])
+        rows.append(_Row(f"{file} row {number}", path, [line[i] for i in used]))
     return _Table(names, rows)
+
+
+def _encoding(file: Path) -> str:
+    """Return the encoding of a CSV file: UTF-8 or, with a warning, GBK."""
+    foreign = first_foreign_line(file)
+    if foreign is None or not foreign.gbk:
+        return UTF8
+    logger.warning(
+        "%s is not UTF-8 (%s), so it is read as GBK: '%s'; save it as UTF-8 if that is wrong",
+        *(file, foreign, foreign.gbk),
+    )
+    return GBK
+
+
+def _existing(file: Path, path: str) -> str:
+    """Return a path of a file in GBK, with the bytes of that file if the folders have these."""
+    same_bytes = os.fsdecode(path.encode(GBK, "surrogateescape"))
+    has_other = os.path.lexists(file.parent / path) or not os.path.lexists(file.parent / same_bytes)
+    return path if has_other else same_bytes
 
 
 def _chosen(head: Sequence[str], columns: Sequence[str], file: Path) -> list[int]:
@@ -195,7 +217,7 @@ def _names_in(cell: str) -> set[str]:
 
 
 def _truth(cell: str, place: str) -> float:
-    """Return 0 or 1, or NaN for an empty cell."""
+    """Return 0 or 1, or NaN for an empty cell; raise DataError for other cells. `place` names the row."""
     if cell.lower() in _UNKNOWN:
         return math.nan
     if cell.lower() not in _TRUTH:
@@ -207,7 +229,7 @@ def _truth(cell: str, place: str) -> float:
 
 
 def _number(cell: str, place: str) -> float:
-    """Return a finite number, or NaN for an empty cell."""
+    """Return a finite number, or NaN for an empty cell; raise DataError for other cells. `place` names the row."""
     if cell.lower() in _UNKNOWN:
         return math.nan
     try:

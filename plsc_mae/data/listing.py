@@ -7,7 +7,6 @@ import itertools
 import os
 import re
 import shlex
-from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -31,25 +30,25 @@ from plsc_mae.data.folder_walk import (
     scan,
 )
 from plsc_mae.data.kept_lists import kept_list
+from plsc_mae.data.list_file import read_list_file
 from plsc_mae.data.packed.find import find_archives, has_archives_of
 from plsc_mae.data.packed.folder import PackedFolder
 from plsc_mae.data.packed.indexed import key_of
-from plsc_mae.data.packed.members import is_member, split_member
+from plsc_mae.data.packed.members import split_member
 from plsc_mae.data.packed.tables import MemberTable, json_note, member_table
 from plsc_mae.data.path_table import PathTable
 from plsc_mae.data.pixels import RGB, PixelFormat
 from plsc_mae.data.unreadable import UnreadableFiles
 from plsc_mae.errors import DataError
 from plsc_mae.errors import flag as own_flag
-from plsc_mae.file_kinds import EMPTY, REMEDIES, read_head, recognize
+from plsc_mae.file_kinds import REMEDIES
 from plsc_mae.names import escape_name
+from plsc_mae.wording import counted
 
 SPLIT_NAMES = frozenset({"train", "val", "valid", "validation", "test"})
 _SPLIT_LIKE = re.compile(
     r"(train|training|trainval|val|valid|validation|test|testing|eval|dev)([-_]?(set|data|images|\d+))*"
 )
-_MAX_CLASSES = 1_000_000  # a larger number at the end of a line in a list file is not a label
-_MAX_LINE = 8192  # characters; Linux limits a path to 4096 bytes
 _NAMES_SHOWN = 5
 _OUTER_FOLDERS = 3  # an archive often adds folders around those of the splits
 _SCANNED_AT_ONCE = 64  # class folders
@@ -113,7 +112,7 @@ class ImageList:
         return escape_name(self.paths[index])
 
     def open(self, index: int, backend: Backend = "pil", pixel_format: PixelFormat = RGB) -> SourceImage:
-        """Read one file, see `plsc_mae.data.decode.open_image`."""
+        """Open one image, see `plsc_mae.data.decode.open_image`."""
         return open_image(self.path(index), backend, pixel_format)
 
 
@@ -127,8 +126,8 @@ def list_images(data_path: str | Path, split: str, *, flag: str = "", labeled: b
         labeled: False lists the images of class folders, and those beside them, without classes.
 
     Raises:
-        DataError: no images were found, a class folder has no images, the folder has two readings, or the file is
-            not a list.
+        DataError: no images were found, a class folder has no images, the folders may be classes or splits, or the
+            file is not a list.
     """
     source, flag = Path(data_path), flag or own_flag("data_path", "img_path")
     try:
@@ -141,12 +140,14 @@ def list_images(data_path: str | Path, split: str, *, flag: str = "", labeled: b
 
 
 def _list_source(data_path: str | Path, split: str, flag: str, *, labeled: bool) -> ImageList:
-    """List the images of a data set from its folders and files; see `list_images`, which raises OSError otherwise."""
+    """List the images of a data set as `list_images` does, but without its cache, and let OSError escape."""
     source = Path(data_path)
     if archives := find_archives(data_path, split, flag):
         return _list_archives(archives, str(data_path), split, flag, labeled=labeled)
     if source.is_file():
-        return _read_list(source, flag)
+        entries = read_list_file(source, flag)
+        classes = tuple(str(label) for label in range(entries.labels.max() + 1))
+        return ImageList(entries.paths, entries.labels, classes, str(source.parent), str(source))
     if not source.exists():
         if (inner := split_member(str(source))) is not None:
             return _list_archives([inner[0]], inner[0], split, flag, labeled=labeled, inner=inner[1])
@@ -231,7 +232,7 @@ def _primary_images(paths: PathTable, left_out: LeftOut) -> list[str]:
 def _labeled_list(
     table: MemberTable, paths: Sequence[str], source: str, left_out: LeftOut, *, labeled: bool
 ) -> ImageList:
-    """Return the list of images with labels of their own, sorted by class and otherwise in the order of `paths`."""
+    """Return images with labels of their own in the order of `paths`, by class first if `table.sorts_by_class`."""
     if not paths:
         raise DataError(f"no images in {source}; expected rows or records of images")
     unlabeled = numbers = np.full(len(paths), -1, np.int64)
@@ -288,9 +289,9 @@ def _split_folder(source: Folder, split: str, flag: str, left_out: LeftOut) -> F
 
 
 def _refuse_inner_splits(source: Folder, split: str, flag: str) -> None:
-    """Raise DataError if a folder contains splits, as in an unpacked archive, so that it is hardly a class.
+    """Raise DataError if a folder that would be a class contains splits, as an unpacked archive often does.
 
-    A single folder is searched three levels deep. Of several ones only the usual names are looked up, which is fast.
+    A single folder is searched three levels deep. In several folders only the usual names are looked up, which is fast.
     """
     for _ in range(_OUTER_FOLDERS):
         folders, _ = scan(source, LeftOut())
@@ -299,7 +300,7 @@ def _refuse_inner_splits(source: Folder, split: str, flag: str) -> None:
             found = [item for item in inner if _is_like_split(item) and holds_images(source / name / item)]
             if len(found) > 1:
                 raise DataError(
-                    f"{flag} {source} has two readings: its folder '{name}' has {_listed(found)}; if these are splits, "
+                    f"{flag} {source} is ambiguous: its folder '{name}' has {_listed(found)}; if these are splits, "
                     f"pass {flag} {source / name}; {_class_reading(source, split, flag)}"
                 )
         if len(folders) != 1:
@@ -310,7 +311,7 @@ def _refuse_inner_splits(source: Folder, split: str, flag: str) -> None:
 def _refuse_two_readings(source: Folder, found: str, wanted: str, folders: list[str], flag: str) -> None:
     """Raise DataError if `found`, the only folder that is named like a split, is beside other folders with images.
 
-    A folder of class folders beside folders of loose images has a single reading: it is a split.
+    A folder of class folders beside folders of loose images is not ambiguous: it is a split.
     """
     others = _folders_with_images(source, folders)
     if not _has_direct_images(source / found):
@@ -318,7 +319,7 @@ def _refuse_two_readings(source: Folder, found: str, wanted: str, folders: list[
     if others:
         remedy = f"pass {flag} {source / found}" if found == wanted else f"move the others to {source / wanted}"
         raise DataError(
-            f"{flag} {source} has two readings: the folder '{found}' is beside {_listed(others)} with images too; if "
+            f"{flag} {source} is ambiguous: the folder '{found}' is beside {_listed(others)} with images too; if "
             f"'{found}' is a split, {remedy}; {_class_reading(source, wanted, flag)}"
         )
 
@@ -404,11 +405,11 @@ def _images_of_classes(
 
 
 def _contents(left_out: LeftOut) -> str:
-    """Return a clause about the files of a folder without images."""
+    """Return a clause about files that may be or hold images, in a folder without images; "" without such files."""
     if pictures := left_out.pictures():
         return f", but {describe_suffixes(pictures)}: convert them to PNG or JPEG"
     for count, kind in left_out.containers():
-        return f", but {count.number} other files; {count.example} is {kind.name}: {REMEDIES[kind.group]}"
+        return f", but {counted(count.number, 'other file')}; {count.example} is {kind.name}: {REMEDIES[kind.group]}"
     return ""
 
 
@@ -417,7 +418,7 @@ def describe_suffixes(counts: dict[str, Count]) -> str:
     most = sorted(counts.items(), key=lambda item: -item[1].number)
     kinds = ", ".join(f"{count.number} {suffix or 'without a suffix'}" for suffix, count in most[:_NAMES_SHOWN])
     number = sum(count.number for count in counts.values())
-    return f"{number} files of other formats ({kinds}; for example {most[0][1].example})"
+    return f"{counted(number, 'file')} of other formats ({kinds}; for example {most[0][1].example})"
 
 
 def _listed(names: list[str]) -> str:
@@ -430,71 +431,3 @@ def _layouts(source: Path, split: str) -> str:
         f"{source}/{split}/<class>/*.jpg, {source}/<class>/*.jpg, {source}/{split}/*.jpg, {source}/*.jpg "
         f"or a text file with a 'path label' or a 'path' per line, or tar, zip or Parquet files"
     )
-
-
-# ------------------------------------------------------------------------------------------------ list files
-
-
-def _read_list(file: Path, flag: str) -> ImageList:
-    """Read a list file line by line, so that memory use stays near the size of the table."""
-    kind = recognize(read_head(file))
-    if kind is not None and kind.name != EMPTY:
-        raise DataError(
-            f"{flag} {file} is {kind.name}; expected an image folder, a list, or a tar, zip or Parquet archive: "
-            f"{REMEDIES[kind.group]}"
-        )
-    labels = array("q")
-    table = PathTable(_entries(file, labels))
-    if not len(table):
-        raise DataError(f"list file {file} names no image; expected 'path' or 'path label' on every line")
-    first = os.path.join(file.parent, table[0])
-    if not os.path.lexists(first) and not is_member(first):
-        raise DataError(f"list file {file} names {table[0]}, which is not in {file.parent}; {_list_remedy(table[0])}")
-    classes = tuple(str(label) for label in range(max(labels) + 1))
-    return ImageList(table, np.frombuffer(labels, np.int64), classes, str(file.parent), str(file))
-
-
-def _entries(file: Path, labels: array[int]) -> Iterator[str]:
-    """Yield the paths of a list file and append their labels to `labels`.
-
-    Names that are not UTF-8 are read as Python reads them from a folder, so the files can be opened.
-    """
-    with file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
-        number = 0
-        while text := lines.readline(_MAX_LINE + 1):
-            number += 1
-            line = text.strip()
-            if len(text) > _MAX_LINE or "\0" in line:
-                wrong = f"is longer than {_MAX_LINE} characters" if len(text) > _MAX_LINE else "has a zero byte"
-                raise DataError(f"{file} line {number} {wrong}; expected a text file with a path per line")
-            if not line:
-                continue
-            path, label = _parse_entry(line)
-            if label >= _MAX_CLASSES or (labels and (label < 0) != (labels[0] < 0)):
-                before = f" after lines with{'out' if labels[0] < 0 else ''} a label" if labels else ""
-                raise DataError(
-                    f"{file} line {number}: expected 'path' on every line, or 'path label' on every line with labels "
-                    f"from 0 to {_MAX_CLASSES - 1}, got '{line}'{before}"
-                )
-            labels.append(label)
-            yield path
-
-
-def _parse_entry(line: str) -> tuple[str, int]:
-    labeled = re.fullmatch(r"(.*\S)\s+(\d+)", line)
-    return (labeled[1], int(labeled[2])) if labeled else (line, -1)
-
-
-def _list_remedy(entry: str) -> str:
-    """Return the remedy for an entry of a list file that names no file."""
-    if "://" in entry:
-        return "download the images and list their paths"
-    if entry[0] in "\"'":
-        return "write paths without quotation marks"
-    if "\\" in entry:
-        return "separate folders by / and not by a backslash"
-    if re.search(r"[,;]", entry):
-        return "write 'path label' with a blank in between, labels as numbers from 0, and no line of headings"
-    if is_image(entry.split()[0]) and not is_image(entry):
-        return "write one path and at most one label per line, labels as numbers from 0"
-    return "write paths relative to the list file, and no line of headings or comments"

@@ -29,6 +29,7 @@ from plsc_mae.data.workers import (
     read_batch,
 )
 from plsc_mae.errors import DataError, flag, remedies
+from plsc_mae.wording import counted
 
 __all__ = ["WORKER_TIMEOUT", "BatchLoader", "KeyedDataset", "build_loader", "collate"]
 
@@ -113,7 +114,7 @@ class BatchLoader:
         """Log the number of files skipped in an epoch, the first time and whenever it has grown."""
         if count > self._reported:
             self._reported = count
-            logger.warning("%d images of this epoch could not be read and were replaced by others", count)
+            logger.warning("%s of this epoch could not be read: replaced by other images", counted(count, "image"))
 
 
 def _transfer(batch: CollatedBatch) -> TransferredBatch:
@@ -201,7 +202,7 @@ class WorkerPool:
             consecutive: number of deaths in a row at this batch, including this one.
 
         Raises:
-            DataError: a replacement would fail again.
+            DataError: workers keep dying at this batch, or the file takes too long and must not be skipped.
         """
         description = _describe_death(death, self.dataset)
         index = death.reading.index
@@ -249,7 +250,7 @@ def _exit_cause(death: WorkerDiedError) -> str:
 
 @contextmanager
 def _warning_about_slow_reads(current_read: CurrentRead, timeout: float, dataset: KeyedDataset) -> Iterator[None]:
-    """Log a warning from a thread when a read exceeds the timeout; a read in the same process cannot be aborted."""
+    """Log a warning from a thread when a read exceeds the timeout (0: never); a process cannot abort its own read."""
     ended = threading.Event()
 
     def watch() -> None:

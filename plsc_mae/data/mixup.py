@@ -64,7 +64,7 @@ def make_mixing(
 
 
 def mix_images(images: Tensor, mixing: Mixing) -> Tensor:
-    """Mix float images [B, C, H, W] with their partners; `mixing` has one entry for the batch or one per image."""
+    """Return float images [B, C, H, W] mixed with their partners; `mixing` has one entry for the batch or per image."""
     if (mixing.lam == 1).all():
         return images
     with paddle.amp.auto_cast(enable=False):
@@ -119,7 +119,7 @@ class Mixup:
     label_smoothing: float = 0.1
 
     def __call__(self, images: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Mix images float [B, C, H, W] and labels [B] with parameters drawn from `rng`.
+        """Mix images float [B, C, H, W] and labels, [B] or float [B, K], with parameters drawn from `rng`.
 
         Returns:
             Mixed images of the same shape, and soft targets float32 [B, K].

@@ -124,12 +124,12 @@ def _mode_of_bands(mode: str) -> str:
 
 
 def reads_regions(path: str) -> bool:
-    """Return whether regions of a file are read separately (TIFF, .npy); opening it checks that it is complete."""
+    """Return whether regions of a file are read separately; opening such a file (TIFF, .npy) checks its length."""
     return path.lower().endswith((*TIFF_SUFFIXES, ".npy"))
 
 
 def open_raster(path: str, data: bytes | None = None, *, gray: bool = False) -> Raster:
-    """Open a file; TIFF and .npy files are read later, region by region.
+    """Open a file; the values of .npy files and of most TIFF files are read later, region by region.
 
     Args:
         path: a regular file.

@@ -9,6 +9,7 @@ import paddle
 
 from plsc_mae.data.seeding import SampleKey, epoch_order
 from plsc_mae.errors import DataError, remedies
+from plsc_mae.wording import counted
 
 
 class EpochBatchSampler(paddle.io.BatchSampler):
@@ -52,8 +53,8 @@ class EpochBatchSampler(paddle.io.BatchSampler):
         self.batches_done = 0
         if length == 0 or (drop_last and length < self.global_batch_size):
             raise DataError(
-                f"the data set has {length} images, fewer than one batch of {self.global_batch_size} "
-                f"({batch_size} on each of {world_size} processes); "
+                f"the data set has {counted(length, 'image')}, fewer than one batch of {self.global_batch_size} "
+                f"({batch_size} on each of {counted(world_size, 'process')}); "
                 f"{remedies('lower --batch_size', 'use fewer processes')}"
             )
 

@@ -22,6 +22,7 @@ from plsc_mae.data.listing import ImageList, PathTable, list_images
 from plsc_mae.data.transforms import Sample
 from plsc_mae.errors import DataError
 from plsc_mae.names import escape_name
+from plsc_mae.wording import counted
 
 IMAGES, MASKS = "images", ("masks", "annotations")
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation")}
@@ -57,7 +58,7 @@ class MaskedImages:
 class ResizeWhole:
     """Transform that resizes the whole image to `size` = (h, w) without cropping; the aspect ratio may change.
 
-    Returns {"image": pixels [h, w, C]}.
+    A call returns {"image": pixels [h, w, C]}.
     """
 
     size: tuple[int, int]
@@ -83,10 +84,10 @@ def find_masked_images(data_path: str, split: str) -> MaskedImages:
     paths = [_mask_path(masks, os.path.relpath(images.path(i), folder)) for i in range(len(images))]
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
-        others = f", and {len(missing) - 1} other masks" if missing[1:] else ""
+        others = f" and {counted(len(missing) - 1, 'other mask')}" if missing[1:] else ""
         raise DataError(
-            f"{missing[0]}{others} missing: each of the {len(images)} images of {folder} needs a PNG of class indices "
-            f"with its own stem{_beside(missing[0])}; add the masks or remove the images"
+            f"{missing[0]}{others} missing: every image of {folder} needs a PNG of class indices with its own "
+            f"stem{_beside(missing[0])}; add the masks or remove the images"
         )
     return MaskedImages(images, tuple(paths))
 

@@ -29,13 +29,17 @@ _UNNAMED_PAGES = "QYX"  # axes of a three-dimensional array that tifffile wrote 
 
 
 class TiffRaster:
-    """Values of a TIFF file, see `plsc_mae.data.raster.Raster`; only the tiles or strips of a region are decoded.
+    """Values of a TIFF file, see `plsc_mae.data.raster.Raster`.
+
+    Uncompressed contiguous values are mapped into memory. Compressed pages that are the rows of [H, W, C] are decoded
+    here. In all other files `read` decodes only the tiles or strips of a region.
 
     Args:
         path: the file.
         data: its content, if it is in memory.
         series: its pages that form the image.
-        axes: letters of the axes of `series`: Y for rows, X for columns, and one for the bands.
+        axes: letters of the axes of `series`: Y for rows, X for columns, any other letter longer than 1 for the bands.
+            "YXS" for a `series` "QYX" whose pages are rows.
         size: number of bytes of the file.
 
     Raises:
@@ -126,7 +130,7 @@ def open_stream(path: str, data: bytes | None) -> BinaryIO:
 
 
 def open_tiff(path: str, data: bytes | None = None) -> TiffRaster:
-    """Open a TIFF file, or its content if that is in memory, without decoding its values.
+    """Open a TIFF file, or its content if that is in memory; for values that are decoded already see `TiffRaster`.
 
     Raises:
         ConfigError: tifffile is not installed.

@@ -127,7 +127,7 @@ def flip_horizontal(pixels: Pixels) -> Pixels:
 class RandomCropFlip:
     """Augmentation of MAE pre-training (He et al. 2022, appendix A.1) and of probing: a random crop, then a flip.
 
-    Returns {"image": pixels [h, w, C]}.
+    A call returns {"image": pixels [h, w, C]}.
 
     Attributes:
         size: output size (h, w).
@@ -155,15 +155,15 @@ class RandomCropFlip:
 class ResizeCenterCrop:
     """Deterministic evaluation transform: resize the shorter side, then crop the center.
 
-    For a rectangular output the image is resized until it just covers an enlarged output, so that an image of the
-    output's size is not enlarged more than a square one would be.
+    For a rectangular output, the image is resized to just cover f * (h, w), with f = shorter_side / max(h, w) as for a
+    square output.
 
-    Returns {"image": pixels [h, w, C]}.
+    A call returns {"image": pixels [h, w, C]}.
 
     Attributes:
         size: output size (h, w).
         shorter_side: length in pixels of the image's shorter side after the resize; usually 256 for an output of 224.
-            For a rectangular output, the length of the longer side of the enlarged output.
+            For a rectangular output, the longer side of f * (h, w).
         interpolation: filter of the resize.
     """
 

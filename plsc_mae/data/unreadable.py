@@ -7,6 +7,7 @@ import mmap
 import numpy as np
 
 from plsc_mae.errors import DataError
+from plsc_mae.wording import counted
 
 NAMED_FILES = 20  # later unreadable files are counted but not named
 
@@ -39,4 +40,6 @@ def none_can_be_read(reason: str, count: int) -> DataError:
     """Return the error for a list none of whose `count` images can be read, with the reason of the first one."""
     if count == 1:
         return DataError(f"{reason}; repair or replace the file")
-    return DataError(f"none of {count} images can be read; the first one: {reason}; repair or replace the files")
+    return DataError(
+        f"none of {counted(count, 'image')} can be read; the first one: {reason}; repair or replace the files"
+    )

@@ -45,8 +45,8 @@ def color_jitter(image: SourceImage, strength: float, rng: np.random.Generator) 
 class TwoViewCropFlip:
     """Augmentation of CAE pre-training (Atten4Vis/CAE): color jitter, flip, then one random resized crop in two sizes.
 
-    Returns {"image": pixels [h, w, C], "tokenizer_image": pixels [h2, w2, 3]}, the second only if there is a tokenizer.
-    The order of draws is: jitter (if enabled), flip, box, interpolation (if random).
+    A call returns {"image": pixels [h, w, C], "tokenizer_image": pixels [h2, w2, 3]}, the second only if there is a
+    tokenizer. The order of draws is: jitter (if enabled), flip, box, interpolation (if random).
 
     Attributes:
         size: size (h, w) of the network's view.
@@ -92,8 +92,8 @@ class TwoViewCropFlip:
 class TwoViewCenterCrop:
     """Deterministic transform for visualization: the largest centered crop in two sizes.
 
-    Returns the arrays of `TwoViewCropFlip`. The crop has the aspect ratio of `size`; a square one spans the shorter
-    side of the image.
+    A call returns the arrays of `TwoViewCropFlip`. The crop has the aspect ratio of `size`; a square one spans the
+    shorter side of the image.
 
     Attributes:
         size: size (h, w) of the network's view.

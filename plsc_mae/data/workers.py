@@ -96,7 +96,7 @@ class CollatedBatch(NamedTuple):
 
 
 class WorkerDiedError(Exception):
-    """Raised when a worker exits before its last batch.
+    """Error of a worker that exited before its last batch.
 
     Attributes:
         pid: process id of the worker.
@@ -112,7 +112,7 @@ class WorkerDiedError(Exception):
 
 
 class WorkerTimeoutError(WorkerDiedError):
-    """Raised when a worker was killed because it made no progress within the timeout."""
+    """Error of a worker that was killed because it made no progress within the timeout."""
 
 
 class Worker:

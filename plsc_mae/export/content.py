@@ -114,7 +114,10 @@ class Content:
         return self.network if isinstance(self.network, ImageClassifier) else None
 
     def sample(self, batch: int, seed: int = 0) -> list[Array]:
-        """Draw inputs for a check: normally distributed images, and masks that hide `num_hidden` patches."""
+        """Draw `batch` samples of every input for a check: images from the normal distribution, noise or masks.
+
+        Masks hide `num_hidden` patches; noise is uniform. A seed always gives the same inputs.
+        """
         rng = np.random.default_rng(seed)
         drawn: list[Array] = [rng.standard_normal([batch, *self.inputs[0].shape]).astype("float32")]
         for each in self.inputs[1:]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.export.content import Content
 from plsc_mae.export.targets.base import Target
 from plsc_mae.methods.label_kinds import LabelKind
@@ -34,6 +35,28 @@ def run(model, {inputs}):
 {run}
 
 
+def read(path):
+    """Return the pixels [height, width, {channels}] of a file, from 0 to 255."""
+    path = str(path)
+    try:
+        if path.lower().endswith(".npy"):
+            values = np.load(path, allow_pickle=False)
+            if values.ndim == 3 and values.shape[0] < values.shape[2]:
+                values = values.transpose(1, 2, 0)
+        else:
+            image = Image.open(path)
+            deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+{convert}
+            values = np.asarray(image)
+        if values.ndim == 2:
+            values = values[:, :, None]
+        if values.ndim != 3 or {wrong}:
+            raise ValueError(f"it has values of shape {{list(values.shape)}}")
+{scaled}
+    except Exception as error:
+        sys.exit(f"cannot read {{path}}: {{error}}; expected an image of {expected}, as .npy or in a format of Pillow")
+
+
 def preprocess(path):
     """Return a batch with one normalized image."""
 {read}
@@ -44,6 +67,8 @@ def preprocess(path):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python {name} IMAGE")
     outputs = run(load(), preprocess(sys.argv[1]){drawn})
     for name, value in outputs.items():
         print(name, value.shape)
@@ -54,22 +79,41 @@ width, height = (max({shorter_side}, int(side * {shorter_side} / min(image.size)
 _RECTANGLE = """\
 factor = max({height} / image.height, {width} / image.width)
 width, height = max(round(image.width * factor), WIDTH), max(round(image.height * factor), HEIGHT)"""
-_READ_RGB = 'image = Image.open(path).convert("RGB")'
+_READ_RGB = "image = Image.fromarray(read(path))"
 _CROP_RGB = """\
 image = image.resize((width, height), Image.Resampling.{filter})
 pixels = np.asarray(image.crop((left, top, left + WIDTH, top + HEIGHT)), "float32") / 255"""
 # Images of other channels are arrays; Pillow resizes them channel by channel.
 _READ_BANDS = """\
-values = np.load(path)[..., {bands}]  # an array [height, width, bands] with the values of your files
-{scale}
-planes = [Image.fromarray(plane) for plane in values.transpose(2, 0, 1).copy()]
+planes = [Image.fromarray(plane) for plane in read(path).transpose(2, 0, 1).copy()]
 image = planes[0]"""
-_BYTES = 'values = values.astype("uint8")'
-_SCALE = 'values = np.nan_to_num(np.clip((values.astype("float32") - {low}) * (255 / {span}), 0, 255))'
 _CROP_BANDS = """\
 box = (left, top, left + WIDTH, top + HEIGHT)
 planes = [plane.resize((width, height), Image.Resampling.{filter}).crop(box) for plane in planes]
 pixels = np.clip(np.stack(planes, axis=-1).astype("float32"), 0, 255) / 255"""
+_TO_RGB = """\
+if not deep:
+    image = image.convert("RGB")"""
+_TO_GRAY = """\
+if not deep:
+    image = image.convert("RGB").convert("L")"""
+_TO_BANDS = """\
+if not deep and image.mode not in ("L", "LA", "RGB", "RGBA"):
+    image = image.convert("RGB")"""
+_REFUSE_REDUCED = """\
+if not deep and ";16" in str(image.tile):
+    raise ValueError("Pillow reads 8 of its 16 bits per band")
+"""
+_BYTES = """\
+if values.dtype != np.uint8:
+    if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"its values are of type {{values.dtype}}, whose range is not known")
+    values = (values >> 8).astype("uint8")
+return values"""
+_SCALE = """\
+if values.dtype != np.uint8:  # values from {low:g} to {high:g}
+    values = np.nan_to_num(np.clip((values.astype("float32") - {low}) * (255 / {span}), 0, 255))
+return {result}"""
 _CLASSES = """\
     classes = (FOLDER / "classes.txt").read_text(encoding="utf-8").splitlines()
     logits = outputs["logits"][0]
@@ -88,7 +132,8 @@ def example_text(target: Target, content: Content) -> str:
     else:
         scale = view.shorter_side / max(view.size)
         resize = _RECTANGLE.format(height=view.size[0] * scale, width=view.size[1] * scale)
-    read, crop = _reading(content)
+    rgb = content.pixel_format.is_rgb
+    read, crop = (_READ_RGB, _CROP_RGB) if rgb else (_READ_BANDS, _CROP_BANDS)
     drawn, second = "", ""
     for each in others:
         noise = f"np.random.rand(1, {each.shape[0]}).astype('float32')"
@@ -100,8 +145,9 @@ def example_text(target: Target, content: Content) -> str:
         name=NAME,
         imports=code.imports,
         size=tuple(view.size),
-        pixels="red, green and blue" if content.pixel_format.is_rgb else "the channels",
+        pixels="red, green and blue" if rgb else "the channels",
         read=_indented(read),
+        **_reading(content.pixel_format),
         crop=_indented(crop.format(filter=view.interpolation.upper())),
         mean=content.mean,
         std=content.std,
@@ -118,16 +164,26 @@ def example_text(target: Target, content: Content) -> str:
     )
 
 
-def _reading(content: Content) -> tuple[str, str]:
-    """Return the lines that read an image, and those that resize and crop it."""
-    pixels = content.pixel_format
-    if pixels.is_rgb:
-        return _READ_RGB, _CROP_RGB
-    bands = [band - 1 for band in pixels.bands] or list(range(pixels.channels))
-    scale = _BYTES
-    if pixels.range is not None:
-        scale = _SCALE.format(low=pixels.range.low, span=pixels.range.high - pixels.range.low)
-    return _READ_BANDS.format(bands=bands, scale=scale), _CROP_BANDS
+def _reading(pixel_format: PixelFormat) -> dict[str, str]:
+    """Return the parts of the template that read a file by the rules of `plsc_mae.data.pixels`."""
+    count, bands, limits = pixel_format.channels, pixel_format.bands, pixel_format.range
+    if pixel_format.is_rgb:
+        convert, wrong, expected = _TO_RGB, "values.shape[2] not in (1, 3, 4)", "1, 3 or 4 bands"
+        choose = "values = values.repeat(3, axis=2) if values.shape[2] == 1 else values[:, :, :3]"
+    elif bands:
+        convert, wrong, expected = _TO_BANDS, f"values.shape[2] < {max(bands)}", f"{max(bands)} or more bands"
+        choose = f"values = values[:, :, {[band - 1 for band in bands]}]"
+    else:
+        convert = _TO_GRAY if count == 1 else _TO_BANDS
+        wrong, expected, choose = f"values.shape[2] != {count}", f"{count} band{'s' * (count > 1)}", ""
+    if limits is None:
+        scale = _BYTES.format()
+    else:
+        convert = _REFUSE_REDUCED + convert
+        result = 'np.rint(values).astype("uint8")' if pixel_format.is_rgb else 'values.astype("float32")'
+        scale = _SCALE.format(low=limits.low, high=limits.high, span=limits.high - limits.low, result=result)
+    scaled = textwrap.indent(f"{choose}\n{scale}".strip(), " " * 8)
+    return {"convert": textwrap.indent(convert, " " * 12), "wrong": wrong, "expected": expected, "scaled": scaled}
 
 
 def _class_lines(kind: LabelKind) -> str:

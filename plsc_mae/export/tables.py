@@ -50,7 +50,7 @@ def has_batch_norm(classifier: ImageClassifier) -> bool:
 
 
 def linear_head(classifier: ImageClassifier) -> tuple[Array, Array]:
-    """Return weight [D, K] and bias [K] of a head with its batch norm, which is an affine map after training."""
+    """Return weight [D, K] and bias [K] of the linear layer that equals a probe's batch norm and head in evaluation."""
     head = classifier.head
     norm, layer = (head[0], head[1]) if isinstance(head, nn.Sequential) else (classifier.fc_norm, head)
     assert isinstance(norm, BatchNorm)
@@ -61,7 +61,7 @@ def linear_head(classifier: ImageClassifier) -> tuple[Array, Array]:
 
 
 def with_class_row(encoder: VisionTransformer) -> Array:
-    """Return a position table [1, 1 + L, D] with a row for the class token, which is zero if ours has none."""
+    """Return the position table [1, 1 + L, D] with a row for the class token; rows that the encoder lacks are zero."""
     shape = (1, 1 + encoder.num_patches, encoder.embed_dim)
     if encoder.pos_embed is None:
         return np.zeros(shape, "float32")
@@ -70,7 +70,7 @@ def with_class_row(encoder: VisionTransformer) -> Array:
 
 
 def separate_biases(table: Table) -> Table:
-    """Replace `qkv.bias` by the biases of q and v; that of k does not change the outputs of attention."""
+    """Return a table with biases of q and v in place of `qkv.bias`; that of k does not change attention's outputs."""
     separated: Table = {}
     for name, value in table.items():
         if name.endswith(".qkv.bias"):
@@ -82,7 +82,7 @@ def separate_biases(table: Table) -> Table:
 
 
 def join_biases(table: Table) -> Table:
-    """Replace the biases of q and v by one of q, k and v, zero for k."""
+    """Return a table with one bias of q, k and v in place of the biases of q and v; the part of k is zero."""
     joined = {}
     for name, value in table.items():
         if name.endswith(".q_bias"):

@@ -44,7 +44,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         differences: largest absolute difference of every output; empty if the outputs were not compared.
-        relative: largest difference, divided by the largest expected value of the output or by 1 if that is smaller.
+        relative: largest ratio of a difference to the largest expected magnitude of its output, taken as at least 1.
         obstacle: reason why the outputs were not compared; "" if they were.
     """
 
@@ -60,10 +60,18 @@ class Verdict(NamedTuple):
 
 
 def verify(target: Target, content: Content, folder: Path, tolerance: float) -> Verdict:
-    """Run the example of an export on random inputs in two batch sizes and compare the outputs.
+    """Run the example of an export on random inputs in two batch sizes and compare its outputs with the network's.
+
+    If a package of the target is missing, nothing is compared; the verdict names the package.
+
+    Args:
+        target: the target.
+        content: the network.
+        folder: folder of the export.
+        tolerance: largest permitted `Verdict.relative`.
 
     Raises:
-        CheckpointError: the example fails, or a difference is above `tolerance`.
+        CheckpointError: the example fails, or an output has another shape or differs by more than `tolerance`.
     """
     for package in target.packages:
         if importlib.util.find_spec(package) is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from plsc_mae.export.targets import load_target
 from plsc_mae.export.targets.base import Target
 from plsc_mae.export.verify import Verdict, verify
 from plsc_mae.files import MARK
+from plsc_mae.names import as_json
 
 CLASSES = "classes.txt"
 
@@ -53,7 +53,7 @@ def export_network(config: ExportConfig) -> Export:
         verdict = verify(target, content, folder, config.tolerance) if config.verify else skipped
         files = sorted([*(file.name for file in folder.iterdir()), DESCRIPTION])
         described = description(target, content, verdict, files)
-        (folder / DESCRIPTION).write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / DESCRIPTION).write_text(as_json(described, indent=2) + "\n", encoding="utf-8")
     return Export(content, files, verdict, _remarks(target, content))
 
 
@@ -63,8 +63,8 @@ def _remarks(target: Target, content: Content) -> list[str]:
         return target.remarks(content)
     return [
         *target.remarks(content),
-        f"images have {content.pixel_format.channels} channels: prepare arrays as example.py does, because the "
-        "preprocessing of libraries is for RGB",
+        f"images have {content.pixel_format.channels} channels, and the preprocessing of libraries is for RGB: prepare "
+        "arrays as example.py does, which reads .npy files and the formats of Pillow",
     ]
 
 

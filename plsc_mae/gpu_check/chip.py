@@ -15,9 +15,10 @@ COPY_BYTES = {True: 128 * 224 * 224 * 3, False: 2**16}  # True: on a GPU, the by
 
 
 def check_kernels(gpu: bool) -> Result:
-    """Compare the compute capability of the GPU with the architectures that Paddle was compiled for.
+    """Compare the compute capability of the GPU with the architectures that Paddle was compiled for, and run a kernel.
 
-    Without a GPU, the rule is applied to two cases whose answers are known.
+    The outcome is "failed" if Paddle was compiled for other chips, "differs" if the kernel's result is wrong. Without
+    a GPU, the rule is applied to two cases whose answers are known.
     """
     if not gpu:
         old = (61, 70, 75, 80, 86)  # of the public wheel of Paddle 2.6.2
@@ -36,7 +37,9 @@ def check_kernels(gpu: bool) -> Result:
         # The first kernel of this process; without machine code for the chip it fails or computes nothing.
         total = int(paddle.arange(1000, dtype="int64").sum())
         numbers["sum_of_0_to_999"] = total
-        return judged("kernels", good=total == 499500, summary=f"kernels for {major}.{minor} exist", numbers=numbers)
+        good = total == 499500
+        found = "exist" if good else f"exist, but computed {total} instead of 499500 as the sum of 0 to 999"
+        return judged("kernels", good=good, summary=f"kernels for {major}.{minor} {found}", numbers=numbers)
     wheel = f"this wheel of Paddle {paddle.__version__} (compiled for {numbers['compiled_for']})"
     summary = f"{wheel} has no kernels for compute capability {major}.{minor}; install the wheel named above"
     return Result("kernels", "failed", summary, numbers)

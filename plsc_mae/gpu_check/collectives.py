@@ -90,7 +90,10 @@ def _gathers(world: World) -> bool:
 
 
 def _passes_on(world: World) -> bool:
-    """Send from the first process to the last over a group of the two, as pipeline stages do."""
+    """Send from the first process to the last over a group of the two, as pipeline stages do.
+
+    Return whether the last process received the same numbers; True in the others.
+    """
     pair = Group.of([0, world.size - 1], world.process, world.processes, on_gloo=not world.is_gpu)
     if pair.rank == 0:
         pair.send(_pattern("float32", 7), 1)

@@ -21,7 +21,7 @@ class Result(NamedTuple):
             for all checks was used up.
         summary: one line for the user.
         numbers: everything measured, by name.
-        seconds: duration.
+        seconds: duration of the check in seconds.
     """
 
     check: str

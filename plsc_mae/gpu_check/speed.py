@@ -53,7 +53,10 @@ def check_speed(gpu: bool) -> Result:
 
 
 def measure(run: PublishedRun, world: World, *, gpu: bool) -> Speed:
-    """Time updates of a run on one batch that is on the device already."""
+    """Measure images per second and peak memory of a run's updates, on one batch that stays on the device.
+
+    WARMUP updates before them are not timed. Without `gpu`, a small network is measured on the CPU.
+    """
     config = run_config(run, gpu=gpu)
     if gpu:
         _forget_peak_memory()

@@ -7,8 +7,6 @@ after. The rule for a layer that predicts pixels: every new channel gets the mea
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 
 from plsc_mae.weights import Checkpoint
@@ -17,7 +15,6 @@ from plsc_mae.weights.dialects import detect, find_dialect
 from plsc_mae.weights.dialects.base import Array
 
 PATCH_KERNEL = "patch_embed.proj.weight"
-logger = logging.getLogger(__name__)
 
 
 def stored_channels(stored: Checkpoint) -> int | None:
@@ -32,12 +29,6 @@ def stored_channels(stored: Checkpoint) -> int | None:
 
 def convert_kernel(kernel: Array, channels: int) -> Array:
     """Convert the kernel [D, C, P, P] of a patch embedding to `channels` channels by the rule of this module."""
-    logger.info(
-        "converted the patch embedding from %d to %d channels: each one has the sum of the old kernels, divided by %d",
-        kernel.shape[1],
-        channels,
-        channels,
-    )
     total = kernel.astype(np.float32).sum(axis=1, keepdims=True)
     return np.repeat(total / np.float32(channels), channels, axis=1)
 

@@ -11,8 +11,8 @@ from plsc_mae.data.cifar import CifarImages
 from plsc_mae.data.classes import ClassOrder, LabeledImages, Reference, label_warnings, match_images, sorted_as_text
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.errors import CheckpointError, DataError, flag, remedies
-from plsc_mae.file_kinds import require_text
-from plsc_mae.names import escape_controls, escape_name
+from plsc_mae.file_kinds import UTF8, require_text
+from plsc_mae.names import escape_controls, escape_name, gbk_text
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.dialects.base import tensor_of_rank
 
@@ -183,7 +183,11 @@ def head_to_keep(stored: Checkpoint, count: int, classes: ClassOrder, names_file
 
 
 def _check_unnamed(images: LabeledImages, head: Head) -> None:
-    """Log the numbering of images for a classifier without names; raise DataError if it cannot be determined."""
+    """Check that the labels of images can be outputs of a classifier without names; log how folders are numbered.
+
+    Raises:
+        DataError: a label of a list file is not an output, or the number of class folders is not that of the outputs.
+    """
     count, source = len(images.classes), head.source
     remedy = "give the names of its outputs with --classes FILE, one per line, or a list file with 'path label' lines"
     if images.numbered:
@@ -227,14 +231,21 @@ def _read_names(path: str, count: int) -> tuple[str, ...]:
 
 
 def read_class_names(path: str) -> tuple[str, ...]:
-    """Read one class name per line; names that are not UTF-8 are escaped like names of folders.
+    """Read one class name per line, in UTF-8 or, with a warning, in GBK; other bytes are escaped as in folder names.
 
     Raises:
         DataError: the file cannot be read or is not text.
     """
     try:
         require_text(path, f"the list of classes {path}", "a text file with one class name per line", DataError)
-        names = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape").rstrip().splitlines()
+        content = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the class names of {path}: {error.strerror}") from None
-    return tuple(escape_name(name.strip()) for name in names)
+    text = content.decode(UTF8, errors="surrogateescape")
+    if reading := gbk_text(content):
+        text = reading
+        logger.warning(
+            "%s is not UTF-8, so its class names are read as GBK: '%s'; save it as UTF-8 if that is wrong",
+            *(path, next(line.strip() for line in reading.splitlines() if not line.isascii())),
+        )
+    return tuple(escape_name(name.strip()) for name in text.rstrip().splitlines())

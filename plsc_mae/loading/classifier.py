@@ -24,6 +24,7 @@ from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.convert import decoded, recognize
 from plsc_mae.weights.dialects.base import count_blocks
+from plsc_mae.wording import counted
 
 
 class LoadedClassifier(NamedTuple):
@@ -47,7 +48,7 @@ def load_classifier(
     global_pool: bool | None = None,
     in_chans: int | None = None,
 ) -> LoadedClassifier:
-    """Build and load the classifier of a checkpoint, from plsc_mae's stored options or else from its tensors.
+    """Build and load the classifier of a checkpoint, by plsc_mae's stored options or else by the shapes of its tensors.
 
     Args:
         source: the checkpoint, of plsc_mae or of another code base, or its content.
@@ -83,7 +84,7 @@ def load_classifier(
     network.eval()
     for parameter in network.parameters():
         parameter.stop_gradient = True
-    origin = f"{stored.path}: {report}, {head.outputs} classes"
+    origin = f"{stored.path}: {report}, {counted(head.outputs, 'class')}"
     return LoadedClassifier(network, normalize, transform, numbered_names(head), origin)
 
 
@@ -103,7 +104,7 @@ def open_classifier(config: PredictConfig | ExplainConfig) -> LoadedClassifier:
 
 
 def open_predictor(config: PredictConfig | ExplainConfig) -> tuple[LoadedClassifier, LabelKind]:
-    """Load the network named by the options of a command, and return the kind of its labels; see `load_classifier`."""
+    """Return (network named by the options of a command, kind of its labels); for the errors see `load_classifier`."""
     stored = weights.read_network(config.model_path, config.model_key, config.model_prefix)
     trained = load_classifier(
         stored,

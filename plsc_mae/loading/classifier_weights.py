@@ -81,7 +81,7 @@ def load_into_classifier(
         dry_run: compare names and shapes only.
 
     Returns:
-        The report, in the classifier's names.
+        The report of `weights.load`, with the dialect of the file as it was read.
 
     Raises:
         CheckpointError: the file cannot be read, is of another size, lacks a tensor of the encoder, has one that the
@@ -121,7 +121,7 @@ def load_classifier_weights(
     resize: bool = False,
     by_options: bool = True,
 ) -> LoadReport:
-    """Load all weights of a trained classifier, of plsc_mae or of another code base.
+    """Load all weights of a trained classifier, of plsc_mae or of another code base; return the report of loading.
 
     Args:
         model: the classifier, built with the options that it was trained with.
@@ -129,7 +129,7 @@ def load_classifier_weights(
         model_key: key of the network in the file, see `weights.unwrap.choose_network`; unused with its content.
         model_prefix: prefix of the network's tensor names; unused with its content.
         resize: True to resize position embeddings and relative position tables to the grid of `model`.
-        by_options: whether the user's options determined the network; the advice of errors depends on it.
+        by_options: True if the user's options determined the network, False if the file did; see `require_complete`.
 
     Raises:
         CheckpointError: the file cannot be read, lacks a tensor, has an extra one, or has one of a different shape.
@@ -215,7 +215,7 @@ def _fitted(
     """Return the file's tensors in its dialect, some of them renamed to their places in the classifier.
 
     The head is dropped unless `keep_head` is true. If `norm_into_fc_norm`, the encoder's final norm becomes `fc_norm`.
-    A shared relative position table becomes the table of every block that has its own.
+    A relative position table that all blocks share in the file is copied to every block that has its own table here.
     """
     fitted = dict(tensors)
     if not keep_head:
@@ -282,7 +282,7 @@ def _is_untrained(name: str, value: Array) -> bool:
 def start_from_pretraining(
     model: ImageClassifier, config: ClassifyConfig, classes: ClassOrder | None = None
 ) -> LoadReport:
-    """Load the encoder of `config.finetune`, and initialize the head.
+    """Load the encoder of `config.finetune` and initialize the head; return the report of loading.
 
     Fine-tuning initializes the head as the method's recipe does, or loads it if the file is a classifier with the
     classes of the run; for labels that are not classes it always initializes the head. A probe draws its head with

@@ -123,7 +123,8 @@ def require_complete(
         idle: see `left_over`.
         absent: names of further tensors of the network that the file may lack.
         part: the part that was loaded, for the message.
-        by_options: whether the user's options, and not the file, determined the network; the remedy depends on it.
+        by_options: True if the user's options determined the network, False if the file did; the message's remedy
+            depends on it.
 
     Raises:
         CheckpointError: a tensor is missing or left over; the message names the first three of each kind.

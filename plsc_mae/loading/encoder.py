@@ -28,6 +28,7 @@ from plsc_mae.weights.dialects.base import Array, Dialect
 from plsc_mae.weights.dialects.encoder import infer_encoder
 from plsc_mae.weights.dialects.grids import prefix_positions
 from plsc_mae.weights.folders import ImageStatistics
+from plsc_mae.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +73,8 @@ def load_encoder(
     """Build and load the encoder of a checkpoint of pre-training, of a classifier or of a probe.
 
     Args:
-        source: the checkpoint, of plsc_mae or of another code base, or its content. A classifier's images are
-            normalized by ImageNet's statistics, or by 0.5 and 0.5 if its stored options ask for it. The norm after its
-            pooling is not part of the encoder.
+        source: the checkpoint, of plsc_mae or of another code base, or its content. Of a classifier, the norm after the
+            pooling and the head are left out; for the normalization of its images see `normalization`.
         model_key: key of the weights in the file, such as "model_ema"; "" to find them. Unused if `source` is content.
         model_prefix: prefix of the network's tensor names; unused if `source` is content.
         num_heads: attention heads, if the file does not determine them.
@@ -99,7 +99,7 @@ def load_encoder(
             "rectangle give height and width of the images of its training as input size",
             *(path, network.num_patches, *network.grid),
         )
-    origin = f"{path}: {len(report.matched) + len(report.resized)} tensors of the encoder ({report.dialect})"
+    origin = f"{path}: {counted(len(report.matched) + len(report.resized), 'tensor')} of the encoder ({report.dialect})"
     if random_weights:
         origin = f"{path}: its sizes with random weights, seed {seed}"
     set_final_eps(network, stored)
@@ -134,7 +134,7 @@ def build_encoder(
 
 
 def fill_encoder(network: VisionTransformer, stored: Checkpoint, *, dry_run: bool = False) -> LoadReport:
-    """Load a file's encoder; with `dry_run` compare names and shapes only.
+    """Load a file's encoder and return the report; with `dry_run` compare names and shapes only.
 
     Raises:
         CheckpointError: the file lacks a tensor of the encoder, or has one that the encoder lacks.
@@ -254,7 +254,7 @@ def newer_parts(stored: Checkpoint, input_size: tuple[int, ...]) -> dict[str, An
     """Return the arguments of `VisionTransformer` for parts of a file's encoder that no training option describes.
 
     They are normalized queries and keys, register tokens, the layer scale of networks with a bias of keys, and position
-    tables whose rows before the patches do not match the class token. The dictionary is empty for a plain ViT.
+    tables whose rows before the patches do not match the class token. The dictionary is empty without such a part.
 
     Args:
         stored: the file, in the base naming of its dialect.

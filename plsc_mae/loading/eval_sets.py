@@ -67,7 +67,7 @@ class Source(NamedTuple):
     given: ImageList | None = None
 
     def images(self) -> ImageList:
-        """List the labeled images; raise DataError without images or without classes."""
+        """Return `given`, or else list the labeled images; raise DataError without images or without classes."""
         images = find_images(self.path, "val", flag=self.flag) if self.given is None else self.given
         require_classes(images, "evaluation")
         return images
@@ -250,7 +250,7 @@ def _outputs(head: Head, classes: Sequence[str]) -> npt.NDArray[np.int64]:
 
 
 def _output_names(head: Head) -> Sequence[str]:
-    """Return names for the outputs of a classifier: WordNet ids for those of ImageNet-1k, else the stored names.
+    """Return names for the outputs of a classifier: WordNet ids for those of ImageNet-1k, else stored names or ().
 
     A classifier of 1000 outputs without names, or with ImageNet's classes in words, has the order of ImageNet-1k.
     """
@@ -287,7 +287,7 @@ def _read_answers(file: Path) -> list[list[int]]:
         DataError: the file is missing, or has another form.
     """
     try:
-        answers: Any = json.loads(file.read_text(encoding="utf-8"))
+        answers: Any = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(
             f"cannot read the labels {file}: {error.strerror}; download real.json of "
@@ -320,7 +320,8 @@ def _corruption_folders(source: Source) -> dict[str, Path]:
     """Return the folders of the corruptions by name.
 
     Raises:
-        DataError: a folder is not a corruption of the published set, or lacks a severity.
+        DataError: the set is not a folder, or a folder in it is not a corruption of the published set or lacks a
+            severity.
     """
     known = {*ALEXNET_ERRORS, *EXTRA_CORRUPTIONS}
     root = Path(source.path)

@@ -27,7 +27,12 @@ from plsc_mae.weights.dialects.encoder import infer_encoder
 def our_tensors(
     stored: Checkpoint, kind: str, num_heads: int | None = None, decoder_num_heads: int | None = None
 ) -> dict[str, Array]:
-    """Return the tensors of a file's network in plsc_mae's names and layouts; see `holding_network`."""
+    """Return the tensors of a file's network in plsc_mae's names and layouts; for the arguments see `open_network`.
+
+    Raises:
+        CheckpointError: see `holding_network`.
+        ConfigError: see `holding_network`.
+    """
     network = holding_network(stored, kind, num_heads, decoder_num_heads)
     return {name: tensor.numpy() for name, tensor in network.state_dict().items()}
 
@@ -40,9 +45,10 @@ def holding_network(
     *,
     in_chans: int | None = None,
 ) -> nn.Layer:
-    """Build and load the network of a file to read its tensors, not to compute with it.
+    """Build and load the network of a file to read its tensors, not to compute with it: its heads may be wrong.
 
-    An unknown number of heads is an error only if the order of rows in the file depends on it.
+    An unknown number of heads is an error only if the order of rows in the file depends on it. For the arguments see
+    `open_network`.
 
     Raises:
         CheckpointError: the file holds no such network, or lacks a tensor.

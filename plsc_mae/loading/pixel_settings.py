@@ -38,8 +38,14 @@ PixelConfig = TrainingConfig | PixelOptions | StatsConfig
 logger = logging.getLogger(__name__)
 
 
-class Reading(NamedTuple):
-    """Pixel format of a run, with mean and standard deviation per channel; None for the method's default."""
+class PixelSettings(NamedTuple):
+    """Pixel settings of a command.
+
+    Attributes:
+        pixel_format: channels, bands, range and tile size.
+        mean: mean of each channel on the scale 0 to 1; None for the method's default.
+        std: standard deviation of each channel on the scale 0 to 1; None if and only if `mean` is.
+    """
 
     pixel_format: PixelFormat
     mean: Numbers | None
@@ -69,7 +75,8 @@ class Source(NamedTuple):
 def settle(config: ConfigT, images: ImageList | None, checkpoint: str | Path | None) -> ConfigT:
     """Return the config of a training run with its pixel options resolved.
 
-    On RGB without measured statistics, all of them stay None except the pixel range.
+    On RGB images, an option stays None if neither the command line, the file of --stats nor the checkpoint sets it.
+    `stats` becomes "", because its values are in the other options.
 
     Args:
         config: options of the run.
@@ -111,7 +118,7 @@ def display_of(pixel_format: PixelFormat, bands: tuple[int, ...] | None) -> Disp
         bands: channels, counted from 1; None for the first ones.
 
     Raises:
-        ConfigError: `bands` has neither one nor three channels, or an image has fewer.
+        ConfigError: `bands` has neither one nor three channels, or one that the images lack.
     """
     if bands and (len(bands) not in (1, RGB_CHANNELS) or max(bands) > pixel_format.channels):
         raise ConfigError(
@@ -132,7 +139,7 @@ def choose(
     origins: Sequence[str | Path],
     images: ImageList | None,
     channels: int = RGB_CHANNELS,
-) -> Reading:
+) -> PixelSettings:
     """Return the pixel settings for the images of a command.
 
     Args:
@@ -160,7 +167,7 @@ def choose(
     for name, values in (("mean", mean), ("std", std)):
         if values is not None and len(values) not in (1, count):
             raise ConfigError(f"--{name} has {len(values)} values; expected 1 or {count}, one per channel")
-    return Reading(
+    return PixelSettings(
         pixel_format._replace(range=found),
         None if mean is None else mean * (count if len(mean) == 1 else 1),
         None if std is None else std * (count if len(std) == 1 else 1),
@@ -183,14 +190,14 @@ def choose_for(
         ConfigError: see `choose`.
         DataError: see `choose`.
     """
-    reading = choose(config, [checkpoint], images, channels)
-    if reading.mean is None or reading.std is None:
-        return reading.pixel_format, own
-    return reading.pixel_format, Normalize(reading.mean, reading.std)
+    found = choose(config, [checkpoint], images, channels)
+    if found.mean is None or found.std is None:
+        return found.pixel_format, own
+    return found.pixel_format, Normalize(found.mean, found.std)
 
 
 def _statistics(sources: Sequence[Source]) -> tuple[Numbers | None, Numbers | None]:
-    """Return the mean and standard deviation of the first source that has them."""
+    """Return (mean, standard deviation) of the first source that has them; (None, None) if none does."""
     return next(((source.mean, source.std) for source in sources if source.mean is not None), (None, None))
 
 
@@ -218,9 +225,10 @@ def _require_same(config: PixelConfig, measured: Source, pixel_format: PixelForm
 def _choose_range(
     given: Sequence[str] | None, sources: Sequence[Source], images: ImageList | None, pixel_format: PixelFormat
 ) -> PixelRange | None:
-    """Return the range of the option, else that of the first source, else None; warn if the two differ.
+    """Return the range of the option, else that of the first source that has one; None for the default range.
 
-    Without either, the range of images other than RGB is determined from `images`.
+    An option that differs from a source is used with a warning. Without an option, a source with a range and a source
+    with the channels of `pixel_format`, the range of images other than RGB is sampled from the files of `images`.
     """
     if given is None:
         ranges = [source.pixel_range for source in sources if source.pixel_range is not None]
@@ -260,7 +268,7 @@ def parse(values: Sequence[str] | None) -> PixelRange | None:
 
 
 def describe(pixel_range: PixelRange | None) -> str:
-    """Return a range as text."""
+    """Return a range as text for messages, such as "0 to 4095"; None is the default range."""
     return "the default range" if pixel_range is None else f"{pixel_range.low:g} to {pixel_range.high:g}"
 
 
@@ -279,7 +287,10 @@ def _automatic(images: ImageList | None, pixel_format: PixelFormat) -> PixelRang
 
 
 def stored_format(origin: str | Path, channels: int) -> PixelFormat:
-    """Return the form of the pixels that a checkpoint was trained on, for its number of channels."""
+    """Return the pixel format that a checkpoint was trained on, with `channels` channels.
+
+    It has neither bands nor a range if the checkpoint stores none or cannot be read.
+    """
     found = _stored(origin)
     return PixelFormat(channels) if found is None else PixelFormat(channels, found.bands, parse(found.pixel_range))
 
@@ -288,13 +299,13 @@ def stored_format(origin: str | Path, channels: int) -> PixelFormat:
 
 
 def read_stats(path: str) -> Source:
-    """Read the pixel settings in a file of `plsc-mae stats`.
+    """Read the pixel settings in a file of `plsc-mae stats`; a standard deviation of 0 becomes 1, with a warning.
 
     Raises:
         DataError: the file cannot be read, or was not written by `plsc-mae stats`.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         source = _source(path, content, int(content["in_chans"]))
     except OSError as error:
         raise DataError(f"cannot read {flag('stats')} {path}: {error.strerror}") from None

@@ -45,9 +45,13 @@ class PositionFit:
         stored: the file. The grid of a position table is the first of these that has the table's number of patches:
             that of options stored by plsc_mae, the encoder's if it is square, one for which the table was computed, the
             encoder's, a square.
+        silent: True to log no conversion of channels, for a network that is loaded again.
     """
 
-    def __init__(self, network: nn.Layer, encoder: VisionTransformer, stored: Checkpoint) -> None:
+    def __init__(
+        self, network: nn.Layer, encoder: VisionTransformer, stored: Checkpoint, *, silent: bool = False
+    ) -> None:
+        self.silent = silent
         self.own = {name: table for name, table in network.named_buffers() if name.endswith(POSITION_TABLE)}
         self.path, self.grid = stored.path, encoder.grid
         self.stored_grid = _stored_grid(stored, encoder.patch_size)
@@ -57,8 +61,14 @@ class PositionFit:
         self.patch_area, self.channels_first = encoder.patch_size**2, getattr(network, "channels_first", False)
 
     def __call__(self, name: str, value: Array, shape: list[int]) -> Array | None:
-        """Return the tensor `value` of the file for the network's tensor `name`; None if it cannot be resized."""
+        """Convert the file's tensor `value` to `shape`, that of the network's tensor `name`; None if it cannot be."""
         if name.endswith(PATCH_KERNEL) and value.ndim == len(shape) and value[:, 0].shape == (shape[0], *shape[2:]):
+            if not self.silent:
+                logger.info(
+                    "converted the patch embedding from %d to %d channels: each one has the sum of the old kernels, "
+                    "divided by %d",
+                    *(value.shape[1], shape[1], shape[1]),
+                )
             return convert_kernel(value, shape[1])
         if name in self.predictions and not value.shape[-1] % self.patch_area and list(value.shape[:-1]) == shape[:-1]:
             channels = value.shape[-1] // self.patch_area, shape[-1] // self.patch_area
@@ -122,7 +132,10 @@ class PositionFit:
 
 
 def computed_kind(table: Array, grid: Grid, *, class_token: bool) -> Positions | None:
-    """Return the kind of fixed table that equals `table` [1, T + L, D] within 1e-5; None if neither kind does."""
+    """Return the kind of fixed table that equals `table` [1, T + L, D] within 1e-5; None if neither kind does.
+
+    The T rows before the patches are that of the class token, or none if `class_token` is False.
+    """
     kinds: tuple[Positions, ...] = ("column first", "row first")
     for kind in kinds:
         computed = fixed_table(table.shape[-1], grid, positions=kind, class_token=class_token).numpy()

@@ -24,8 +24,8 @@ def training_config(stored: Checkpoint, heads: Mapping[str, int | None], **repla
 
     Args:
         stored: the file as `weights.read` returns it.
-        heads: `num_heads` and, if the caller needs the decoder, `decoder_num_heads`: the user's numbers, which files
-            of other code bases may require because no shape determines them, or None.
+        heads: the user's `num_heads` and, if the caller needs the decoder, `decoder_num_heads`; None without one. Many
+            files of other code bases require them, because no shape determines a number of heads.
         replaced: options that replace the checkpoint's; a value of None keeps the checkpoint's. `resume` and
             `auto_resume` are always switched off.
 
@@ -52,7 +52,7 @@ def training_config(stored: Checkpoint, heads: Mapping[str, int | None], **repla
 
 
 def trained_eps(stored: Checkpoint) -> float | None:
-    """Return the epsilon of the blocks' layer norms in training; None if it is 1e-6 or the file does not store it."""
+    """Return the epsilon of the blocks' layer norms in training, stored or known for the dialect; None means 1e-6."""
     options, name = stored.meta.get("args"), detect(stored.model)
     if isinstance(options, dict) and options.get("norm_eps"):
         return float(options["norm_eps"])
@@ -60,9 +60,9 @@ def trained_eps(stored: Checkpoint) -> float | None:
 
 
 def set_final_eps(network: nn.Layer, stored: Checkpoint) -> None:
-    """Give the final norms of encoder and decoder the epsilon that a file stores for them, as Hugging Face does.
+    """Set the epsilon of the final norms of encoder and decoder, if the file is of Hugging Face, which stores it.
 
-    All other code bases have 1e-6 there, also where the norms of the blocks have another epsilon.
+    In all other code bases it is 1e-6, also where the norms of the blocks have another epsilon.
     """
     options = stored.meta.get("args")
     eps = options.get("final_norm_eps") if isinstance(options, dict) else None
@@ -73,7 +73,7 @@ def set_final_eps(network: nn.Layer, stored: Checkpoint) -> None:
 
 
 def _infer_config(stored: Checkpoint, heads: Mapping[str, int | None], norm_eps: float | None) -> PretrainConfig:
-    """Infer the options of a file that lacks those of plsc_mae from the shapes of its tensors."""
+    """Infer the options of a file without those of plsc_mae from its tensors; for the errors see `training_config`."""
     method = next((method for method in load_methods() if method.recognizes(stored)), None)
     if method is None:
         raise CheckpointError(

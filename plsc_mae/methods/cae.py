@@ -149,7 +149,7 @@ class CAETask(Task):
             ConfigError: `patch_stats` is set.
         """
         if patch_stats is not None:
-            raise ConfigError("--patch_stats is for models that predict normalized pixels; CAE predicts tokens")
+            raise ConfigError("--patch_stats does not apply to CAE, whose pictures need no choice of statistics")
         images, mask = self.normalize(batch["image"]), batch["mask"]
         pixels, grid = self.normalize.denormalize(images), self.model.encoder.grid
         hidden = mask.astype("float32").unsqueeze(-1)
@@ -159,7 +159,8 @@ class CAETask(Task):
         target = self.target(batch)
         if isinstance(self.target, PixelTarget):
             pred = replace_tokens(target, ids, pred)
-            drawn = {"hidden pixels predicted, with their patches' statistics": self.target.draw(pred, images)}
+            statistics = "" if self.target.kind == "none" else ", with their patches' statistics"
+            drawn = {f"hidden pixels predicted{statistics}": self.target.draw(pred, images)}
         else:
             draw, how = self._token_drawing(pixels, target)
             tokens = replace_tokens(target, ids, pred.argmax(axis=-1))

@@ -29,6 +29,7 @@ from plsc_mae.losses import (
 )
 
 LABEL_KIND = "label_kind"  # entry of a checkpoint; absent for classes
+DEVIATIONS, RANKINGS = 2, 10  # of metrics that chance explains
 Values = npt.NDArray[np.float32]
 
 
@@ -41,6 +42,7 @@ class LabelKind(ABC):
         binary: True if labels [B, K] are 0 or 1.
         score_names: keys of the result of `scores`.
         best_metric: the metric whose largest value marks the best checkpoint.
+        perfect: its largest possible value.
         titles: titles of the main metrics for people, by name.
         more_titles: titles of further metrics in percent, by name.
         note: description of the outputs.
@@ -53,6 +55,7 @@ class LabelKind(ABC):
     binary: ClassVar[bool] = False
     score_names: ClassVar[tuple[str, ...]] = ("loss",)
     best_metric: ClassVar[str]
+    perfect: ClassVar[float] = 100.0
     titles: ClassVar[Mapping[str, str]]
     more_titles: ClassVar[Mapping[str, str]] = {}
     note: ClassVar[str]
@@ -83,6 +86,14 @@ class LabelKind(ABC):
         Args:
             outputs: [n, K].
             labels: class numbers int64 [n], or float32 [n, K].
+        """
+
+    @abstractmethod
+    def chance(self, labels: npt.NDArray[Any]) -> float:
+        """Return the `best_metric` that a predictor without the images exceeds in about one of 40 cases.
+
+        Args:
+            labels: labels of the data set, class numbers int64 [n], or float32 [n, K].
         """
 
     @abstractmethod
@@ -159,6 +170,11 @@ class Classes(LabelKind):
         """Return balanced accuracy, macro F1 and expected calibration error, in percent."""
         return classification_metrics(outputs, labels)
 
+    def chance(self, labels: npt.NDArray[Any]) -> float:
+        """Return the share of the most frequent class plus two standard deviations of its estimate, in percent."""
+        share = np.bincount(labels).max() / len(labels)
+        return 100 * float(share + DEVIATIONS * np.sqrt(share * (1 - share) / len(labels)))
+
     def report(self, outputs: Values, labels: npt.NDArray[Any], names: Sequence[str]) -> Report:
         """Return scores per class, the confusion matrix and the calibration."""
         return class_report(outputs, labels, names)
@@ -200,6 +216,13 @@ class LabelSets(LabelKind):
         """Return mAP and macro F1 in percent, see `analysis.label_metrics`."""
         return _defined(multilabel_metrics(outputs, labels))
 
+    def chance(self, labels: npt.NDArray[Any]) -> float:
+        """Return the mean mAP of ten random rankings plus two of their standard deviations."""
+        rng = np.random.default_rng(0)
+        draws = [rng.standard_normal(labels.shape, np.float32) for _ in range(RANKINGS)]
+        found = [self.metrics(draw, labels).get(self.best_metric, np.inf) for draw in draws]
+        return float(np.mean(found) + DEVIATIONS * np.std(found))
+
     def report(self, outputs: Values, labels: npt.NDArray[Any], names: Sequence[str]) -> Report:
         """Return average precision and F1 per label."""
         return label_report(outputs, labels, names)
@@ -220,6 +243,7 @@ class Numbers(LabelKind):
 
     task = "regression"
     best_metric = "r2"
+    perfect = 1.0
     titles: ClassVar[Mapping[str, str]] = {
         "mean_abs_error": "mean absolute error",
         "rmse": "RMSE",
@@ -260,6 +284,10 @@ class Numbers(LabelKind):
     def metrics(self, outputs: Values, labels: npt.NDArray[Any]) -> dict[str, float]:
         """Return mean absolute error, RMSE and R^2 in the units of the labels, see `analysis.label_metrics`."""
         return _defined(regression_metrics(outputs * self.std + self.mean, labels))
+
+    def chance(self, labels: npt.NDArray[Any]) -> float:
+        """Return the square of two standard deviations of the correlation of unrelated numbers, 1 / sqrt(n) each."""
+        return DEVIATIONS**2 / len(labels)
 
     def report(self, outputs: Values, labels: npt.NDArray[Any], names: Sequence[str]) -> Report:
         """Return the errors per number, in the units of the labels."""

@@ -49,6 +49,7 @@ from plsc_mae.optim import ParamGroup, weight_decay_groups
 from plsc_mae.weights.dialects import autoencoder, find_dialect
 from plsc_mae.weights.dialects.base import count_blocks, tensor_of_rank
 from plsc_mae.weights.dialects.mae_priv import HEAD_DIM
+from plsc_mae.wording import in_millions
 
 if TYPE_CHECKING:
     from plsc_mae.data.decode import Interpolation
@@ -263,9 +264,9 @@ class AutoencoderMethod(Method[AutoencoderT]):
             smaller = f"{config.model}_dec192d4b"
             named = f"--model {smaller}, or " if smaller in VARIANTS else ""
             logger.info(
-                "the decoder has %.1f M parameters, the encoder %.1f M; for a smaller one give %s--decoder_embed_dim, "
+                "the decoder has %s parameters, the encoder %s; for a smaller one give %s--decoder_embed_dim, "
                 "--decoder_depth and --decoder_num_heads",
-                *(decoder / 1e6, encoder / 1e6, named),
+                *(in_millions(decoder), in_millions(encoder), named),
             )
 
     def build_encoder(self, config: AutoencoderT) -> VisionTransformer:

@@ -81,7 +81,12 @@ def number(value: Any) -> str:
     if is_number(value):
         text = str(value) if isinstance(value, int) else f"{value:.4g}"
         return f'<data value="{value!r}">{text}</data>'
-    return escape("" if value is None else str(value))
+    return _lines("" if value is None else str(value))
+
+
+def _lines(text: str) -> str:
+    """Return plain text as HTML, with its line ends and with other control characters as `escape_name` writes them."""
+    return "<br />".join(escape(escape_name(line)) for line in text.strip().split("\n"))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -90,7 +95,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     numeric: set[int] = set()
     for row in rows:
         numeric |= {i for i, value in enumerate(row) if is_number(value)}
-        cells = (f'<td class="n">{number(x)}</td>' if is_number(x) else f"<td>{number(_readable(x))}</td>" for x in row)
+        cells = (f'<td class="n">{number(x)}</td>' if is_number(x) else f"<td>{number(_joined(x))}</td>" for x in row)
         lines.append(f"<tr>{''.join(cells)}</tr>")
     kinds = (' class="n"' if i in numeric else "" for i in range(len(head)))
     heads = "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(head, kinds, strict=True))
@@ -108,9 +113,16 @@ def paragraph(text: str, style: str = "") -> str:
     return f"<p{kind}>{escape(text)}</p>"
 
 
+def reference(text: str, document: str) -> str:
+    """Return a paragraph of plain text and the name of a document, a link if the documents are beside the package."""
+    file = Path(plsc_mae.__file__).parents[1] / document
+    name = f'<a href="{escape(file.as_uri())}">{escape(document)}</a>' if file.is_file() else escape(document)
+    return f'<p class="sub">{escape(text)} {name}</p>'
+
+
 def bullets(texts: Sequence[str]) -> str:
-    """Return a list of plain texts; "" without any."""
-    return f"<ul>{''.join(f'<li>{escape(escape_name(text))}</li>' for text in texts)}</ul>" if texts else ""
+    """Return a list of plain texts as HTML; "" without any."""
+    return f"<ul>{''.join(f'<li>{_lines(text)}</li>' for text in texts)}</ul>" if texts else ""
 
 
 def folded(summary: str, content: str) -> str:
@@ -148,7 +160,5 @@ def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _readable(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return " ".join(map(str, value))
-    return escape_name(value) if isinstance(value, str) else value
+def _joined(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value

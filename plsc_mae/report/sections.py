@@ -10,10 +10,11 @@ from typing import Any
 
 from plsc_mae.analysis.health import EXTREMES
 from plsc_mae.report.charts import Curve, line_chart
-from plsc_mae.report.page import bullets, figure, folded, pairs, paragraph, picture, table
+from plsc_mae.report.page import bullets, figure, folded, pairs, paragraph, picture, reference, table
 from plsc_mae.report.published import compare_published
 from plsc_mae.report.run_folder import Picture, RunFolder, is_number
-from plsc_mae.report.verdict import judge
+from plsc_mae.report.verdict import ADVICE, ADVICE_PAGE, judge
+from plsc_mae.wording import ordinal
 
 UPDATE = "update"
 MAX_ROWS = 24  # of the table of epochs
@@ -62,6 +63,8 @@ def learning(run: RunFolder) -> str:
         verdict.answer
     ]
     parts = [paragraph(verdict.text, style)]
+    if verdict.needs_advice:
+        parts.append(reference(ADVICE, ADVICE_PAGE))
     x, y = run.series(verdict.loss)
     if y:
         curves = [Curve(verdict.loss, x, y)]
@@ -143,7 +146,7 @@ def evaluations(run: RunFolder) -> str:
     step = -(-len(run.epochs) // MAX_ROWS)
     chosen = run.epochs[(len(run.epochs) - 1) % step :: step]
     rows = [[record.get("epoch"), record.get("step"), *(record.get(name) for name in names)] for record in chosen]
-    every = f", every {step}th" if step > 1 else ""
+    every = f", every {ordinal(step)}" if step > 1 else ""
     return "".join(parts) + f"<h3>Epochs{every}</h3>" + table(("epoch", "step", *names), rows)
 
 

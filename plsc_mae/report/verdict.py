@@ -9,6 +9,8 @@ from plsc_mae.report.run_folder import RunFolder
 
 _MAIN_METRICS = {"test_acc1": " %", "test_mAP": " %", "test_r2": ""}  # one for each --task, with its unit
 Answer = Literal["yes", "in part", "not yet", "unknown"]
+ADVICE = "This is normal early in a run. Levels of the loss, plateaus and remedies:"  # for "in part" and "not yet"
+ADVICE_PAGE = "docs/read-the-curves.md"
 
 
 class Verdict(NamedTuple):
@@ -29,6 +31,11 @@ class Verdict(NamedTuple):
     loss: str
     value: float | None
     levels: dict[str, float]
+
+    @property
+    def needs_advice(self) -> bool:
+        """True if a trivial predictor is at least as good as the network."""
+        return self.answer in ("in part", "not yet")
 
 
 def judge(run: RunFolder) -> Verdict:

@@ -14,10 +14,11 @@ from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import to_line
 from plsc_mae.data.loader import BatchLoader
 from plsc_mae.parallel.world import World
-from plsc_mae.train.checkpoint.folder import config_path
+from plsc_mae.train.checkpoint.folder import CONTINUED_SESSION_OPTIONS, config_path
 from plsc_mae.train.checkpoint.state import Progress, RunState
 from plsc_mae.train.log.run_logger import duration
 from plsc_mae.train.scaling import images_per_update, peak_lr, scales_with_batch
+from plsc_mae.wording import counted, in_millions
 
 # Options that the other rows of the overview show.
 SHOWN_OPTIONS = (
@@ -53,9 +54,12 @@ def announce_plan(
     kernels = ", deterministic kernels" if config.deterministic and world.is_gpu else ""
     rows = {
         "data": "; ".join(
-            [f"{config.data_path}: {images} images, {updates} updates per epoch", *_incomplete_parts(state, loader)]
+            [
+                f"{config.data_path}: {counted(images, 'image')}, {counted(updates, 'update')} per epoch",
+                *_incomplete_parts(state, loader),
+            ]
         ),
-        "network": f"{config.model}: {n_parameters / 1e6:.1f} M trainable parameters, "
+        "network": f"{config.model}: {in_millions(n_parameters)} trainable parameters, "
         f"{state.stepper.precision.note}{kernels}",
         "recipe": _recipe(config, world, updates),
         "options": f"{options}; the others have the defaults of {config.method}" if options else "all by default",
@@ -80,9 +84,9 @@ def _recipe(config: TrainingConfig, world: World, updates: int) -> str:
     parts = f"{world}" if world.size == world.processes else f"{world.size} in {world}"
     limit = f", of which {config.max_train_step} (--max_train_step)" if config.max_train_step else ""
     return (
-        f"{config.epochs} epochs, {updates * config.epochs} updates{limit}; batch {config.batch_size} x {parts} x "
-        f"accum_iter {config.accum_iter} = {effective_batch} images per update; learning rate "
-        f"{peak_lr(config, effective_batch):.4g}{base}"
+        f"{counted(config.epochs, 'epoch')}, {counted(updates * config.epochs, 'update')}{limit}; batch "
+        f"{config.batch_size} x {parts} x accum_iter {config.accum_iter} = {counted(effective_batch, 'image')} per "
+        f"update; learning rate {peak_lr(config, effective_batch):.4g}{base}"
     )
 
 
@@ -99,10 +103,11 @@ def _incomplete_parts(state: RunState, loader: BatchLoader) -> Iterator[str]:
     accumulation, batch = state.accumulation, state.config.batch_size * state.world.size
     left = len(loader.dataset) - accumulation.iterations * batch
     if left:
-        yield f"each epoch leaves out {left} images, a new choice every time: they do not fill a batch of {batch}"
+        images = counted(left, "image")
+        yield f"each epoch leaves out {images}, a new choice every time: too few to fill a batch of {batch}"
     last = accumulation.group(accumulation.iterations - 1).size
     if last < accumulation.accum_iter:
-        yield f"the last update of an epoch has {last} of {accumulation.accum_iter} iterations"
+        yield f"the last update of an epoch has {last} of {counted(accumulation.accum_iter, 'iteration')}"
 
 
 def announce_start(config: TrainingConfig, world: World, run: str, at: Progress, resumed: Path | None) -> None:
@@ -120,8 +125,8 @@ def announce_start(config: TrainingConfig, world: World, run: str, at: Progress,
     elif config.save_ckpt_freq >= config.epochs:
         saves = "a checkpoint after the last epoch"
     else:
-        saves = f"checkpoints every {config.save_ckpt_freq} epochs"
-    steps = f" and every {config.save_ckpt_steps} updates" if config.save_ckpt and config.save_ckpt_steps else ""
+        saves = f"checkpoints {_every(config.save_ckpt_freq, 'epoch')}"
+    steps = f" and {_every(config.save_ckpt_steps, 'update')}" if config.save_ckpt and config.save_ckpt_steps else ""
     console.report_row("output", f"run {run} writes to {config.output_dir}: options, logs, {saves}{steps}")
     command = continuation(config, world, run)
     if not config.save_ckpt:
@@ -135,6 +140,10 @@ def announce_start(config: TrainingConfig, world: World, run: str, at: Progress,
     console.report(None, {"event": "start", **start, "resumed": str(resumed or ""), "continue": command})
 
 
+def _every(number: int, noun: str) -> str:
+    return f"every {noun}" if number == 1 else f"every {counted(number, noun)}"
+
+
 def continuation(config: TrainingConfig, world: World, run: str) -> str | None:
     """Return the command that continues a run; None for images in memory, and for processes on several machines."""
     if config.data_path.startswith(IN_MEMORY) or world.processes > runtime.local_processes():
@@ -142,7 +151,9 @@ def continuation(config: TrainingConfig, world: World, run: str) -> str | None:
     launch = f"launch --nproc_per_node {world.processes} " if world.processes > 1 else ""
     file = shlex.quote(os.fspath(config_path(config.output_dir, run)))
     resume = "" if config.auto_resume else " --auto_resume"
-    return f"{console.program()} {launch}{config.phase} --config {file}{resume}"
+    given = {name: value for name in CONTINUED_SESSION_OPTIONS if (value := getattr(config, name))}
+    session = "".join(f" --{name}" + ("" if value is True else f" {value}") for name, value in given.items())
+    return f"{console.program()} {launch}{config.phase} --config {file}{resume}{session}"
 
 
 def _repetition(config: TrainingConfig) -> str:
@@ -165,7 +176,7 @@ def describe_stop(state: RunState, at: Progress, *, iterations: int, saved: Path
         moved: whether the position has changed since this start.
     """
     config = state.config
-    position = f"epoch {at.epoch}, {at.batches_done} of {iterations} iterations, step {at.step}"
+    position = f"epoch {at.epoch}, {at.batches_done} of {counted(iterations, 'iteration')}, step {at.step}"
     if not config.save_ckpt:
         return f"{position}; nothing is saved because of --no_save_ckpt"
     if not moved:
@@ -194,7 +205,8 @@ def announce_end(
     files = f", saved in {saved}" if saved is not None else ""
     if best is not None and at.best_step >= 0:
         files += f"; the best one is {best} of step {at.best_step}"
-    text = f"{reason}: {at.epoch} of {config.epochs} epochs, {at.step} updates in {duration(seconds)}{files}"
+    done = f"{at.epoch} of {counted(config.epochs, 'epoch')}, {counted(at.step, 'update')}"
+    text = f"{reason}: {done} in {duration(seconds)}{files}"
     console.report(
         None if stopped else text,
         {

@@ -26,6 +26,7 @@ from plsc_mae.data.sequence import SequenceImages
 from plsc_mae.errors import CheckpointError, DataError
 from plsc_mae.files import result_replacement
 from plsc_mae.loading import pixel_settings
+from plsc_mae.names import as_json
 from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
 
@@ -175,6 +176,6 @@ def _read(path: Path) -> dict[str, Any]:
 def _write(path: Path, entries: Mapping[str, Any]) -> None:
     try:
         with result_replacement(path, _SIGNS) as temporary:
-            temporary.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(as_json(entries, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror}; choose another --output_dir") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib.metadata
-import json
 import logging
 import platform
 import sys
@@ -17,6 +16,7 @@ import paddle
 
 import plsc_mae
 from plsc_mae.errors import Stopped, UserError
+from plsc_mae.names import as_json
 from plsc_mae.parallel.world import World
 from plsc_mae.train.checkpoint.folder import HISTORY
 
@@ -90,7 +90,7 @@ def recorded(
     def write(event: str, **values: Any) -> None:
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         with contextlib.suppress(OSError), open(folder / HISTORY, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": event, "time": now, **position(), **values}) + "\n")
+            file.write(as_json({"event": event, "time": now, **position(), **values}) + "\n")
 
     write("start", **start, environment=environment(world))
     with contextlib.ExitStack() as stack:

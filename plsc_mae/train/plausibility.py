@@ -11,6 +11,7 @@ from plsc_mae.errors import ConfigError, remedies
 from plsc_mae.optim import Schedule, scaled_lr
 from plsc_mae.optim.lars import TRUST_COEFFICIENT
 from plsc_mae.train.scaling import scales_with_batch
+from plsc_mae.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +40,8 @@ def check_accumulation(config: TrainingConfig, iterations: int, parts: int) -> N
         return
     planned, real = (config.batch_size * parts * count for count in (config.accum_iter, iterations))
     text = (
-        f"--accum_iter {config.accum_iter} exceeds the {iterations} iterations of an epoch, so every update has {real} "
-        f"images instead of {planned}"
+        f"--accum_iter {config.accum_iter} exceeds the {counted(iterations, 'iteration')} of an epoch, so every update "
+        f"has {counted(real, 'image')} instead of {planned}"
     )
     if not scales_with_batch(config):
         logger.warning("%s; give --accum_iter %d or less", text, iterations)
@@ -78,7 +79,7 @@ def _long_warmup(config: TrainingConfig, updates_per_epoch: int) -> Iterator[str
     flag = "--warmup_steps" if steps > 0 else "--warmup_epochs"
     total = config.epochs * updates_per_epoch
     if warmup >= LONG_WARMUP * total:
-        yield f"the warm-up takes {warmup:g} of {total} updates; lower {flag} or train for more epochs"
+        yield f"the warm-up takes {warmup:g} of {counted(total, 'update')}; lower {flag} or train for more epochs"
     elif config.max_train_step is not None and config.max_train_step < warmup:
         yield (
             f"--max_train_step {config.max_train_step} ends within the warm-up of {warmup:g} updates, so the learning "
@@ -116,6 +117,6 @@ def _idle_lars(config: TrainingConfig, schedule: Schedule, updates_per_epoch: in
         higher = [f"give {name} {float(f'{rate * GOOD_LARS_CHANGE / change:.2g}'):g}"] if change else []
         advice = remedies(*higher, "train for more epochs", "try several rates with --lr_sweep")
         yield (
-            f"the learning rate is too low for {total} updates: LARS can change the weights by {change:.2g} of their "
-            f"norm in all, so they stay near their random start; {advice}"
+            f"the learning rate is too low for {counted(total, 'update')}: LARS can change the weights by {change:.2g} "
+            f"of their norm in all, so they stay near their random start; {advice}"
         )

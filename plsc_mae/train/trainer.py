@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -24,6 +25,7 @@ from plsc_mae.parallel.world import World
 from plsc_mae.train.announcements import announce_end, announce_start, describe_stop
 from plsc_mae.train.checkpoint.cadence import due_tags, is_over, reached_last_step, step_save_is_due
 from plsc_mae.train.checkpoint.folder import Start, create_folder, find_start, prepare_folder
+from plsc_mae.train.checkpoint.lock import locked
 from plsc_mae.train.checkpoint.saver import Saver
 from plsc_mae.train.checkpoint.state import BEST, LATEST, Progress, RunState
 from plsc_mae.train.history import recorded
@@ -35,6 +37,7 @@ from plsc_mae.train.observers.base import Observer
 from plsc_mae.train.signals import StopRequest
 from plsc_mae.train.step import AccumulationGroup
 from plsc_mae.train.trivial_losses import TrivialLosses
+from plsc_mae.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -97,14 +100,23 @@ class Trainer:
             start: result of an earlier call of `find_start`; None calls it now.
 
         Raises:
-            CheckpointError: a checkpoint or log cannot be read or written, or the output folder holds another run.
+            CheckpointError: a checkpoint or log cannot be read or written, or the output folder holds another run or is
+                in use by one.
             ConfigError: the position of the checkpoint is not between two updates of this run.
             DataError: images cannot be read, see --bad_image.
             DivergedError: the loss or a gradient is not finite, and --nan_policy stops the run.
             Stopped: SIGTERM or Ctrl-C stopped the run. Its position has been saved, unless it made no update or
                 --no_save_ckpt is set.
         """
-        start = find_start(self.config) if start is None else start
+        create_folder(self.config)
+        if start is None:
+            start = find_start(self.config)
+            self.world.barrier()  # all processes have found the folder unlocked
+        with locked(Path(self.config.output_dir)) if self.world.is_main else contextlib.nullcontext():
+            self._fit(start)
+
+    def _fit(self, start: Start) -> None:
+        """Train from `start` to the end of the run, in an output folder that belongs to this run alone."""
         path, at = self._resume(start), self.progress
         record = start.record.with_id(self.world)
         self.state.run = self.log.run = record.run
@@ -149,7 +161,6 @@ class Trainer:
             ConfigError: the position is not between two updates of this run.
         """
         config, path = self.config, start.checkpoint
-        create_folder(config)
         if path is not None:
             self._restore(path)
         at = self.progress
@@ -174,11 +185,12 @@ class Trainer:
             self.saver.save_absent(at, due_tags(config, at))
             self.saver.finish(at, self.stop)
         if at.epoch >= config.epochs:
-            done, more = f"{config.epochs} of {config.epochs} epochs", "--epochs"
+            done, more = f"{config.epochs} of {counted(config.epochs, 'epoch')}", "--epochs"
             held = f" holds {at.epoch}" if at.epoch > config.epochs else ""
         else:
-            done, more = f"{config.max_train_step} of {config.max_train_step} updates", "--max_train_step"
-            held = f" holds {at.step}" if at.step > (config.max_train_step or 0) else ""
+            limit = config.max_train_step or 0
+            done, more = f"{limit} of {counted(limit, 'update')}", "--max_train_step"
+            held = f" holds {at.step}" if at.step > limit else ""
         logger.info("nothing left to do: %s are done (%s%s); a larger %s continues the run", done, path, held, more)
 
     def _restore(self, path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from plsc_mae.analysis.trivial import DESCRIPTIONS
 from plsc_mae.methods.base import Batch, Task
+from plsc_mae.names import as_json
 from plsc_mae.train.checkpoint.folder import TRIVIAL_LOSSES
 from plsc_mae.train.log.append_file import replace_content
 
@@ -66,7 +67,7 @@ class TrivialLosses:
         record = {"run": self._run, "loss": task.reference_loss, "images": images, "losses": losses}
         record["seconds"] = round(time.perf_counter() - started, 3)
         try:
-            replace_content(self.path, (json.dumps(record) + "\n").encode())
+            replace_content(self.path, (as_json(record) + "\n").encode())
         except OSError as error:
             logger.warning("cannot write %s: %s", self.path, error.strerror)
 

@@ -36,6 +36,7 @@ UNREADABLE = {
     "tf_model.h5": "weights of TensorFlow; save them from transformers' PyTorch class with `save_pretrained`",
     "flax_model.msgpack": "weights of Flax; save them from transformers' PyTorch class with `save_pretrained`",
 }
+RUN_RECORD, RUN_CHECKPOINTS = "run.json", "*checkpoint-*.pd"  # of the training runs here
 WEIGHT_SUFFIXES = (".pd", ".pdparams", ".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".npz")
 MAX_LISTED = 3  # names in a message
 
@@ -140,12 +141,23 @@ def _open_deepspeed(folder: Path) -> ModelFolder:
     for pattern, content in UNREADABLE.items():
         if any(inner.glob(pattern)):
             raise CheckpointError(f"{folder} is {content}, and give the new file")
+    if (folder / RUN_RECORD).is_file() or any(folder.glob(RUN_CHECKPOINTS)):
+        raise CheckpointError(describe_run_folder(folder))
     found = sorted(path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES and path.is_file())
     contents = f"; it contains {_listed(found)}" if found else ""
     raise CheckpointError(
         f"{folder} is a folder without {', '.join(SINGLE)}, an index of shards, or a checkpoint of OneFlow or "
         f"DeepSpeed; give the weight file inside it{contents}"
     )
+
+
+def describe_run_folder(folder: Path) -> str:
+    """Return the sentence for a folder that was given in place of a checkpoint of a run; it names the newest one."""
+    checkpoints = [path for path in folder.glob(RUN_CHECKPOINTS) if path.is_file()]
+    if not checkpoints:
+        return f"{folder} is a folder without checkpoints of a run; give the file of a checkpoint"
+    newest = max(checkpoints, key=lambda path: (path.stat().st_mtime_ns, path.name))
+    return f"{folder} is the folder of a run; give one of its checkpoints, the newest is {newest}"
 
 
 def _places(folder: Path, name: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from plsc_mae.analysis import knn
-from plsc_mae.analysis.knn import class_scores, knn_accuracy, nearest_neighbors
+from plsc_mae.analysis.knn import class_scores, default_ks, knn_accuracy, nearest_neighbors
 from plsc_mae.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.compat
@@ -102,6 +102,8 @@ def test_features_of_zeros_are_unlike_all():
 
 def test_mistakes_are_sentences():
     features, labels = np.ones((5, 2), np.float32), np.zeros(5, np.int64)
+    assert [default_ks((2, 4), n) for n in (9, 3, 1)] == [[2, 4], [2], [1]]
+    assert default_ks((10, 20), 9) == [4]
     with pytest.raises(ConfigError, match=r"--nb_knn 6 .*\b5 images"):
         knn_accuracy(features, labels, features, labels, [1, 6])
     broken = features.copy()

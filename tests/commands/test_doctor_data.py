@@ -12,7 +12,7 @@ from PIL import Image
 
 from plsc_mae.commands.doctor_data import examine_data
 from plsc_mae.commands.doctor_findings import Finding
-from plsc_mae.data.pixels import RGB
+from plsc_mae.data.pixels import RGB, PixelFormat
 
 pytestmark = [pytest.mark.compat, pytest.mark.once]
 
@@ -158,6 +158,34 @@ def test_depth_bands_and_pages(tmp_path, kind, expected):
     assert ("--pixel_range auto" in text) == (kind in ("12 bits", "float"))
 
 
+@pytest.mark.parametrize(
+    ("values", "suffix", "pixel_format", "expected"),
+    [
+        (
+            np.full((8, 8), 4000, np.uint16),
+            "png",
+            RGB,
+            ["2 PNG of 16-bit gray", "--in_chans 1", "--pixel_range 0 4095"],
+        ),
+        (np.full((8, 8), 9, np.uint8), "png", RGB, ["2 PNG of 8-bit gray", "--in_chans 1"]),
+        (np.full((8, 8, 3), 9, np.uint8), "png", RGB, ["2 PNG of 8-bit color", "read as RGB\n"]),
+        (np.full((8, 8, 5), 9, np.float32), "npy", PixelFormat(5), ["2 NPY of 32-bit float 5 bands", "as 5 channels"]),
+    ],
+)
+def test_the_content_of_files_and_the_options_for_it(tmp_path, values, suffix, pixel_format, expected):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        if suffix == "npy":
+            np.save(tmp_path / name / "0.npy", values)
+        else:
+            Image.fromarray(values).save(tmp_path / name / f"0.{suffix}")
+    items = [str(item) for item in examine_data(str(tmp_path), pixel_format)]
+    text = "\n".join([*items, ""])
+    assert all(part in text for part in expected), text
+    assert ("--pixel_range" in text) == (values.dtype != np.uint8)
+    assert ("--in_chans" in text) == (values.ndim == 2)
+
+
 def test_one_image_and_lists(tmp_path):
     fill(tmp_path, "x/0.png", "x/1.png")
     (tmp_path / "list.txt").write_text("x/0.png 0\nx/1.png 1\n")
@@ -166,7 +194,7 @@ def test_one_image_and_lists(tmp_path):
     assert "train: 2 images in 2 classes" in told
     told, findings = examine(fill(tmp_path / "flat", "0.png"))
     assert findings == []
-    assert "train: 1 images in no classes" in told
+    assert "train: 1 image in no classes" in told
     assert "  1 sampled images" in told
 
 
@@ -175,7 +203,7 @@ def test_hidden_files_are_counted(tmp_path):
     told, findings = examine(tmp_path)
     assert findings == []
     assert "train: 2 images in 2 classes" in told
-    assert "  3 hidden or system entries are ignored, such as " in told
+    assert "  ignored 3 hidden or system entries, such as " in told
     shutil.rmtree(tmp_path / "train")
     _, findings = examine(tmp_path)
     assert "no images" in only(findings)  # the copies in __MACOSX are no data set
@@ -183,15 +211,17 @@ def test_hidden_files_are_counted(tmp_path):
 
 def test_images_left_out(tmp_path):
     fill(tmp_path, "a/0.png", "b/0.png", "1.png", "2.png", "a/1.gif", "b/1.gif", "b/2.gif")
-    _, findings = examine(tmp_path)
+    told, findings = examine(tmp_path)
+    assert "headers of all 2 listed files are intact" in told
+    assert "not opened: 5 files" in told
     assert [found.stops for found in findings] == [False, False]
-    assert f"2 images of {tmp_path} are beside the class folders and are left out" in str(findings[0])
+    assert f"2 images of {tmp_path} beside the class folders" in str(findings[0])
     assert "3 files of other formats (3 .gif" in str(findings[1])
 
 
 def test_a_class_called_train(tmp_path):
     _, findings = examine(fill(tmp_path, "train/0.png", "bus/0.png", "car/0.png"))
-    assert "two readings" in only(findings)
+    assert "ambiguous" in only(findings)
     assert findings[0].stops
 
 
@@ -206,10 +236,10 @@ def test_archives_and_programs(tmp_path):
 def test_names_that_are_not_utf8(tmp_path):
     names = [f"train/{os.fsdecode(name.encode('gbk'))}/0.png" for name in ("\u72d7", "\u72d0")]
     told, findings = examine(fill(tmp_path, *names, "train/cat/0.png"))
-    assert findings == []
+    assert "'\u72d7' in GBK" in only(findings)
     assert r"0 cat, 1 \xb9\xb7, 2 \xba\xfc;" in told
     assert (
-        r"  2 names have bytes that are not UTF-8 or cannot be shown; those are printed and written as \xNN: " in told
+        r"  2 names with bytes that are not UTF-8 or cannot be shown; those are printed and written as \xNN: " in told
     )
 
 

@@ -55,6 +55,21 @@ def test_accuracies_are_printed_and_kept(trained, images, classify, tmp_path, ca
     assert [float(x) for x in lines[1].split("\t")] == rows[0]
 
 
+def test_the_default_shrinks_with_the_set_and_five_classes_have_no_top5(tmp_path, classify):
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 30), ("val", 6)):
+        features = {"features": rng.standard_normal((count, 4)).astype(np.float32), "labels": np.arange(count) % 3}
+        np.savez(tmp_path / f"{name}.npz", **features)
+    code, out, err = classify(f"--load_path {tmp_path}")
+    assert code == 0
+    assert "k = 10, 20:" in out + err
+    assert "100, 200 exceeds the bank of 30" in out + err
+    head, *rows = out.splitlines()[-3:]
+    assert "only 3 classes" in head
+    assert [row.split()[0] for row in rows] == ["10", "20"]
+    assert all(len(row.split()) == 2 for row in rows)
+
+
 def test_half_precision_and_a_picture(trained, images, classify, tmp_path):
     model = f"--model_path {trained() / 'checkpoint-1.pd'} --data_path {images} {FEW} --save_path {tmp_path}/knn"
     code, out, err = classify(f"{model} --dtype float16 --num_pictures 2")
@@ -153,7 +168,7 @@ def place(images, trained, tmp_path):
         ("--model_path MODEL --data_path PLACE/none", "none does not exist; expected"),
         ("--model_path MODEL --data_path DATA --eval_data_path PLACE/flat", "flat have no classes"),
         ("--model_path MODEL --data_path DATA --eval_data_path PLACE/other", "'rings'"),
-        ("--model_path MODEL --data_path DATA --num_workers 0", "--nb_knn 200 exceeds the 30 images"),
+        ("--model_path MODEL --data_path DATA --num_workers 0 --nb_knn 10 31", "--nb_knn 31 exceeds the 30 images"),
         ("--model_path MODEL --data_path DATA --input_size 33", "input_size 33 is not a multiple of patch_size 8"),
         ("--model_path PLACE/none.pd --data_path DATA", "none.pd cannot be opened"),
         ("--pixels --data_path DATA", "--pixels needs --input_size"),

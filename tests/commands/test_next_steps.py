@@ -8,8 +8,10 @@ import logging
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from paddle import nn
+from PIL import Image
 
 from plsc_mae import console
 from plsc_mae.cli import COMMANDS, main
@@ -17,6 +19,12 @@ from plsc_mae.commands.next_steps import after_pretraining
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.resolve import from_mapping, parse
 from plsc_mae.errors import UserError
+
+SHORT = "--epochs 1 --warmup_epochs 0 --num_workers 0"
+TINY_SIMMIM = (
+    "--model pretrain_simmim_tiny_patch16_224 --input_size 32 --patch_size 8 --embed_dim 32 --depth 1 --num_heads 2 "
+    "--mask_patch_size 16 --vis_freq 0"
+)
 
 
 def run(line: str, capsys) -> list[str]:
@@ -49,7 +57,7 @@ def test_a_run_announces_its_plan_and_ends_with_commands_that_work(options, imag
     (continuing,) = (line for line in lines if line.endswith("--auto_resume"))
     assert "pretrain --config 'my run/config.yaml' --auto_resume" in continuing
     assert any(line.startswith("epoch 0 done (1/1): loss ") for line in lines)
-    (end,) = (line for line in lines if line.startswith("finished: 1 of 1 epochs, 3 updates"))
+    (end,) = (line for line in lines if line.startswith("finished: 1 of 1 epoch, 3 updates"))
     assert end.endswith("saved in my run/checkpoint-0.pd")
 
     commands = next_commands(lines)
@@ -57,21 +65,63 @@ def test_a_run_announces_its_plan_and_ends_with_commands_that_work(options, imag
     assert main([*commands["pictures"], "--max_images", "1"]) == 0
     assert Path("my run/reconstruction").is_dir()
     assert main(commands["others"]) == 0
-    flags = "--epochs 1 --batch_size 10 --warmup_epochs 0 --num_workers 0"
-    tuned = [*commands["classifier"], *flags.split()]
+    tuned = [*commands["classifier"], *SHORT.split()]
     capsys.readouterr()
     assert main(tuned) == 0
-    commands = next_commands(capsys.readouterr().out.splitlines())
+    out, err = capsys.readouterr()
+    assert "within chance" in out + err  # after three updates
+    commands = next_commands(out.splitlines())
     assert list(commands) == ["predict", "evaluate", "deploy", "others"]
-    assert main([str(images) if word == "DIR" else word for word in commands["predict"]]) == 0
+    assert main(commands["predict"]) == 0
     assert main(commands["evaluate"]) == 0
     parse(commands["deploy"][1:], COMMANDS["export"].configs, prog="export")
+
+
+@pytest.fixture
+def gray_list(tmp_path) -> Path:
+    """A list file of ten gray 16-bit images of two classes and an unreadable one; its path has spaces."""
+    folder, rng = tmp_path / "my images", np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(10):
+        Image.fromarray(rng.integers(0, 4096, (32, 32), np.uint16)).save(folder / f"{i}.png")
+    (folder / "10.png").write_bytes(b"no image")
+    (folder / "my list.txt").write_text("".join(f"{i}.png {i % 2}\n" for i in range(11)))
+    return folder / "my list.txt"
+
+
+@pytest.mark.parametrize("method", ["mae", pytest.param("simmim", marks=pytest.mark.slow)])
+def test_commands_work_for_few_gray_images_without_validation(
+    method, options, gray_list, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    words = {"mae": options, "simmim": TINY_SIMMIM}[method].split()
+    given = ["--in_chans", "1", "--bad_image", "skip", "--data_path", str(gray_list), "--output_dir", "my run"]
+    assert main(["pretrain", *words, *SHORT.split(), "--batch_size", "4", *given]) == 0
+    commands = next_commands(capsys.readouterr().out.splitlines())
+    assert main(commands["pictures"]) == 1  # the unreadable image is left out
+    assert main(commands["others"]) == 0
+    capsys.readouterr()
+    assert main([*commands["classifier"], *SHORT.split()]) == 0
+    commands = next_commands(capsys.readouterr().out.splitlines())
+    assert list(commands) == ["predict", "deploy", "others"]
+    assert main(commands["predict"]) == 1
+
+
+def test_lines_of_weights_inspect_are_quoted(options, images, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(f"pretrain {options} --data_path {images} --output_dir 'my run' --max_train_step 1", capsys)
+    lines = run("weights inspect 'my run/checkpoint-latest.pd'", capsys)
+    commands = [shlex.split(line[line.index("plsc-mae ") :])[1:] for line in lines if "plsc-mae " in line]
+    assert {"knn", "reconstruct", "finetune"} <= {words[0] for words in commands}
+    for words in commands:
+        assert "my run/checkpoint-latest.pd" in words
+        parse([word.replace("N", "2") for word in words[1:]], COMMANDS[words[0]].configs, prog=words[0])
 
 
 def test_a_network_without_an_encoder_has_no_pictures(tmp_path, capsys):
     config = from_mapping({"data_path": "<data in memory>", "output_dir": str(tmp_path)}, PRETRAIN, "test")
     with log_shown():
-        after_pretraining(config, nn.Linear(2, 2), tmp_path / "checkpoint-0.pd", is_labeled=False)
+        after_pretraining(config, nn.Linear(2, 2), tmp_path / "checkpoint-0.pd", num_classes=0)
     assert list(next_commands(capsys.readouterr().out.splitlines())) == ["learning", "others"]
 
 
@@ -101,7 +151,7 @@ def test_json_and_quiet(options, images, tmp_path, capsys):
     by_kind = dict(zip(kinds, events, strict=True))
     assert by_kind["plan"]["images"] == 30
     assert by_kind["plan"]["planned_memory_bytes"] > 1e5
-    assert by_kind["start"]["continue"].endswith("--auto_resume")
+    assert by_kind["start"]["continue"].endswith("--auto_resume --json")
     stored = json.loads((tmp_path / "json/train.jsonl").read_text())
     assert {name: by_kind["update"][name] for name in stored if name != "run"} == {
         name: value for name, value in stored.items() if name != "run"

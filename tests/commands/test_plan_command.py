@@ -105,7 +105,8 @@ def test_images_are_counted_and_not_read(printed, tmp_path):
     folder.mkdir(parents=True)
     for i in range(70):
         (folder / f"{i}.jpg").write_text("no picture")
-    assert "1 updates  70 images" in printed(f"pretrain --model mae_vit_tiny_patch16 --data_path {tmp_path}")
+    out = printed(f"pretrain --model mae_vit_tiny_patch16 --data_path {tmp_path}")
+    assert "1 update  70 images" in out
     few = printed(f"pretrain --model mae_vit_tiny_patch16 --data_path {tmp_path} --batch_size 71", code=2)
     assert "70 images are fewer than one batch of 71 x 1" in few
 

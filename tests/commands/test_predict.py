@@ -168,6 +168,9 @@ def test_unreadable_images_are_left_out_and_named(predict, half_readable, tmp_pa
     assert f"{half_readable}/a.jpg: it is not an image" in warnings[0]
     assert f"{half_readable}/c.jpg: " in warnings[1]
     assert "2 of 4 images" in warnings[2]
+    code, _, err = predict(f"--num_workers {workers} --bad_image error", img_path=half_readable)
+    assert code == 2
+    assert f"{half_readable}/a.jpg: it is not an image" in err
 
 
 @pytest.mark.once

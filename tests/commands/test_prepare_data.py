@@ -105,7 +105,7 @@ def test_unreadable_images(source, tmp_path, capsys):
     assert prepare(source, tmp_path / "out", "--short", 24) == 2
     assert "--bad_image skip" in capsys.readouterr().err
     assert prepare(source, tmp_path / "skipped", "--short", 24, "--bad_image", "skip") == 0
-    assert "5 images in 1 shards" in capsys.readouterr().out
+    assert "5 images in 1 shard" in capsys.readouterr().out
 
 
 def test_foreign_files_are_kept(source, tmp_path, capsys):

@@ -197,6 +197,8 @@ def test_every_option_is_explained_and_its_default_obeys_it(cls):
         assert item.default == () or coerce(Value(item.default, item.name), hints[item.name]) == item.default
         if item.metadata["within"] and item.default is not None:
             check_interval(item.default, item.metadata["within"], item.name)
+        if item.name.endswith(("_heads", "_size")):
+            assert item.metadata["within"], f"{item.name} would accept 0"
 
 
 def test_retired_options_and_aliases_do_not_shadow_live_ones():

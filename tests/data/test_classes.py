@@ -76,6 +76,8 @@ def match(images: Images, *known: str):
         (listed(10, 2), UNPADDED, [2, 4], ["by name", "'10' is class 2"]),
         (listed(2, 1), ["1", "2"], [1, 0], []),
         (folders("0", "10", "none"), ["00", "10", "none"], [0, 1, 2], ["by value"]),
+        (folders("cat", r"\xb9\xb7"), ["狗", "cat"], [1, 0], ["GBK", "'狗'"]),
+        (folders("狗"), [r"\xb9\xb7", "cat"], [0], ["GBK"]),
     ],
 )
 def test_classes_are_matched(images, known, labels, mentioned):
@@ -134,6 +136,7 @@ def test_a_class_without_images_needs_no_match():
         (folders("1", "2"), []),
         (folders("Cat", "cat", "owl"), ["'Cat', 'cat'"]),
         (folders("cat", "cat "), ["'cat', 'cat '"]),
+        (folders("cat", r"\xb9\xb7"), [r"\xb9\xb7", "'狗' in GBK", "convmv"]),
     ],
 )
 def test_warnings_of_training_images(images, mentioned):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -104,3 +106,13 @@ def test_constant_labels_are_noticed(table):
     (note,) = label_notes(images)
     assert "'cat'" in note
     assert "'dog'" not in note
+
+
+@pytest.mark.parametrize("on_disk", ["狗.png", os.fsdecode("狗.png".encode("gbk"))])
+def test_a_table_in_gbk_is_read(tmp_path, caplog, on_disk):
+    (tmp_path / on_disk).touch()
+    (tmp_path / "train.csv").write_bytes("文件,猫,犬\r\n狗.png,1,0\r\n".encode("gbk"))
+    images = read_labels(tmp_path / "train.csv", binary=True)
+    assert images.classes == ("猫", "犬")
+    assert list(images.paths) == [on_disk]
+    assert all(part in caplog.text for part in ("0xce", "line 1", "GBK"))

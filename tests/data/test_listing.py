@@ -191,7 +191,7 @@ def test_loose_images_beside_class_folders_are_counted(tmp_path, caplog):
     assert relative(images) == ["a/0.png", "b/0.png"]
     assert (images.left_out.loose.number, images.left_out.loose.example) == (2, str(tmp_path / "1.png"))
     (record,) = caplog.records
-    assert "2 images beside the class folders are left out" in record.message
+    assert "2 images beside the class folders" in record.message
     assert "list file" in record.message
     everything = list_images(tmp_path, "val", labeled=False)
     assert relative(everything) == ["1.png", "2.jpg", "a/0.png", "b/0.png"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import runpy
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -67,6 +68,19 @@ def test_the_example_prepares_images_as_the_suite_does(export, tmp_path):
     assert (out / "classes.txt").read_text().split() == list("01234")
 
 
+def example_of(file_of, folder, pixel_format):
+    """Return the functions of the example of an encoder for such images."""
+    config = ExportConfig(
+        target="inference", model_path=str(file_of("mae")), save_path="unused", num_heads=3, decoder_num_heads=2
+    )
+    numbers = (0.5,) * pixel_format.channels
+    content = dataclasses.replace(
+        open_content(config, ("encoder",)), pixel_format=pixel_format, mean=numbers, std=numbers
+    )
+    (folder / "example.py").write_text(example_text(load_target("inference"), content))
+    return content, runpy.run_path(str(folder / "example.py"))
+
+
 @pytest.mark.parametrize(
     ("dtype", "pixel_format", "difference"),
     [
@@ -76,17 +90,67 @@ def test_the_example_prepares_images_as_the_suite_does(export, tmp_path):
     ],
 )
 def test_the_example_prepares_arrays_as_the_suite_does(file_of, tmp_path, dtype, pixel_format, difference):
-    config = ExportConfig(
-        target="inference", model_path=str(file_of("mae")), save_path="unused", num_heads=3, decoder_num_heads=2
-    )
-    rgb = open_content(config, ("encoder",))
-    numbers = (0.5,) * pixel_format.channels
-    content = dataclasses.replace(rgb, pixel_format=pixel_format, mean=numbers, std=numbers)
-    (tmp_path / "example.py").write_text(example_text(load_target("inference"), content))
+    content, example = example_of(file_of, tmp_path, pixel_format)
     values = np.random.default_rng(0).integers(0, 4096, (50, 37, 5)).astype(dtype)
     values[:4] = np.nan if dtype == "float32" else 0
     np.save(tmp_path / "a.npy", values)
-    found = runpy.run_path(str(tmp_path / "example.py"))["preprocess"](tmp_path / "a.npy")
+    found = example["preprocess"](tmp_path / "a.npy")
     image = open_image(str(tmp_path / "a.npy"), pixel_format=pixel_format)
     pixels = content.view(image, np.random.default_rng(0))["image"]
     np.testing.assert_allclose(found[0], pixels.transpose(2, 0, 1) / np.float32(127.5) - 1, atol=difference + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "pixel_format"),
+    [
+        ((50, 37), "uint8", PixelFormat(1)),
+        ((50, 37, 3), "uint8", PixelFormat(1)),  # color becomes luminance
+        ((50, 37), "uint16", PixelFormat(1)),
+        ((50, 37), "uint16", PixelFormat(1, (), PixelRange(0, 4095))),
+        ((50, 37), "uint8", PixelFormat(1, (), PixelRange(0, 4095))),  # the range is for deeper files
+        ((50, 37, 3), "uint8", PixelFormat(3, (3, 2, 1))),
+        ((50, 37, 4), "uint8", PixelFormat(4)),
+        ((50, 37), "uint16", PixelFormat()),
+        ((50, 37), "uint16", PixelFormat(3, (), PixelRange(0, 4095))),
+        ((50, 37, 4), "uint8", PixelFormat()),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["png", "npy"])
+def test_the_example_reads_files_as_the_suite_does(file_of, tmp_path, shape, dtype, pixel_format, suffix):
+    if suffix == "npy" and shape[2:] == (3,) and pixel_format.channels == 1:
+        pytest.skip("arrays have no luminance")
+    content, example = example_of(file_of, tmp_path, pixel_format)
+    values = np.random.default_rng(0).integers(0, 256 if dtype == "uint8" else 4096, shape).astype(dtype)
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "npy":
+        np.save(path, values)
+    else:
+        Image.fromarray(values).save(path)
+    pixels = content.view(open_image(str(path), pixel_format=pixel_format), np.random.default_rng(0))["image"]
+    found = example["preprocess"](path)[0]
+    np.testing.assert_allclose(found, pixels.transpose(2, 0, 1) / np.float32(127.5) - 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "pixel_format", "mentioned"),
+    [
+        ("a.txt", PixelFormat(1), "1 band,"),
+        ("missing.png", PixelFormat(), "1, 3 or 4 bands"),
+        ("objects.npy", PixelFormat(2), "2 bands"),
+        ("color.png", PixelFormat(13), "13 bands"),
+        ("color.png", PixelFormat(2, (9, 1)), "9 or more bands"),
+        ("float.npy", PixelFormat(1), "float32"),
+        ("deep.png", PixelFormat(3, (3, 2, 1), PixelRange(0, 4095)), "16 bits"),
+    ],
+)
+def test_the_example_refuses_other_files_in_a_sentence(file_of, tmp_path, name, pixel_format, mentioned):
+    (tmp_path / "a.txt").write_text("text")
+    np.save(tmp_path / "objects.npy", np.array([None]), allow_pickle=True)
+    np.save(tmp_path / "float.npy", np.zeros((8, 8), np.float32))
+    Image.new("RGB", (8, 8)).save(tmp_path / "color.png")
+    cv2.imwrite(str(tmp_path / "deep.png"), np.zeros((8, 8, 3), np.uint16))
+    _, example = example_of(file_of, tmp_path, pixel_format)
+    with pytest.raises(SystemExit) as refusal:
+        example["preprocess"](tmp_path / name)
+    assert all(part in str(refusal.value) for part in (name, mentioned, ".npy", "expected"))
+    assert "\n" not in str(refusal.value)

@@ -46,7 +46,9 @@ def test_a_chip_without_kernels_fails_before_any_kernel_runs(gpu, monkeypatch):
 def test_kernels_that_compute_nothing(gpu, monkeypatch):
     gpu((8, 0), OLD_WHEEL)
     monkeypatch.setattr(paddle, "arange", lambda *_, **__: paddle.zeros([1000], "int64"))
-    assert check_kernels(True).outcome == "differs"
+    result = check_kernels(True)
+    assert result.outcome == "differs"
+    assert "computed 0 instead of 499500" in result.summary
 
 
 def test_without_a_gpu_the_rule_is_tested(monkeypatch):

@@ -59,7 +59,7 @@ def test_a_hang_is_the_result_of_one_check():
     results = run("a", "hang", "b", limit=1)
     assert outcomes(results) == {"a": "ok", "hang": "failed", "b": "ok"}
     assert "not finished" in results[1].summary
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 50
 
 
 def test_checks_without_time_are_skipped():

@@ -63,7 +63,9 @@ def test_an_encoder_and_convert(file, tmp_path, capsys):
     np.testing.assert_allclose(tokens[13], tokens[3], atol=1e-5)
     out = tmp_path / "gray.pth"
     line = f"weights convert {file} {out} --dialect facebook --in_chans 1 --num_heads 2 --decoder_num_heads 2"
+    capsys.readouterr()
     assert main(line.split()) == 0
+    assert capsys.readouterr().out.count("from 3 to 1 channels") == 1
     assert stored_channels(weights.read_network(out)) == 1
     own = load_encoder(str(out), num_heads=2).network
     np.testing.assert_allclose(own.forward_features(gray).numpy(), tokens[1], atol=1e-6)

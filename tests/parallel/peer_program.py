@@ -40,7 +40,7 @@ def fork() -> None:
     """Leave a child behind that would hold inherited connections open."""
     if os.fork() == 0:
         os.setsid()
-        time.sleep(20)
+        time.sleep(90)
         os._exit(0)
 
 
@@ -60,7 +60,7 @@ def main(folder: str, port: str, process: str, processes: str, *deeds: str) -> i
     failure_detector.join(int(process), int(processes), store, {"PADDLE_MASTER": f"127.0.0.1:{port}"})
     for deed in deeds:
         if deed == "sleep":
-            time.sleep(20)
+            time.sleep(90)
         elif deed == "fork":
             fork()
         elif deed == "refuse":

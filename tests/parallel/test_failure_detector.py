@@ -35,7 +35,7 @@ def run(fork_server, tmp_path):
             with open(errors[number], "w") as error:
                 words = [PROGRAM, tmp_path, 0, number, len(deeds), *deed.split()]
                 processes.append(fork_server.start(words, stdout=None, stderr=error))
-        codes = [process.wait(timeout=30) for process in processes]
+        codes = [process.wait(timeout=100) for process in processes]
         seconds = time.monotonic() - started
         return [(code, error.read_text(), seconds) for code, error in zip(codes, errors, strict=True)]
 
@@ -54,7 +54,7 @@ def run(fork_server, tmp_path):
 )
 def test_a_killed_process_ends_the_others(run, deeds, culprit):
     for number, (code, error, seconds) in enumerate(run(*deeds)):
-        assert seconds < 10  # nobody sleeps to the end
+        assert seconds < 60  # nobody sleeps to the end
         if number == culprit:
             assert code == -9
         elif "done" not in deeds[number]:
@@ -67,14 +67,14 @@ def test_a_mistake_of_one_process_is_told_by_all_with_its_exit_code(run):
     first, second, third = run("sleep", "wait mistake", "sleep")
     assert [code for code, _, _ in (first, second, third)] == [2, 2, 2]
     for _, error, seconds in (first, third):
-        assert seconds < 10
+        assert seconds < 60
         assert "process 1 on " in error
         assert "no such picture" in error
 
 
 @pytest.mark.parametrize("deeds", [("stop sleep", "wait wait mistake"), ("sleep", "stop sleep", "wait wait mistake")])
 def test_a_stopped_process_ends_with_the_others(run, deeds):
-    assert all(code == 2 and seconds < 10 for code, _, seconds in run(*deeds))
+    assert all(code == 2 and seconds < 60 for code, _, seconds in run(*deeds))
 
 
 @pytest.mark.parametrize("deed", ["bug", "raise"])

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from plsc_mae.report.run_folder import RunFolder
-from plsc_mae.report.sections import charts, evaluations, representation
+from plsc_mae.report.sections import charts, evaluations, representation, starts
+from plsc_mae.report.sections import warnings as section_of_warnings
 from plsc_mae.report.verdict import judge
 
 
@@ -24,6 +25,18 @@ def test_statistics_of_the_features_have_their_first_and_newest_values():
     assert 'value="4.25"' in html
     assert "feature_alignment" not in html
     assert representation(folder({"step": 5})) == ""
+
+
+def test_messages_keep_their_lines():
+    """Control characters of names in them are escaped."""
+    history = [
+        {"event": "start", "step": 0},
+        {"event": "warning", "step": 1, "message": "two\nlines <b>\x1b"},
+        {"event": "end", "reason": "error: a\nb", "step": 2},
+    ]
+    run = RunFolder(Path("run"), "", {}, (), (), history, {}, {})
+    assert "<td>error: a<br />b</td>" in starts(run)
+    assert r"two<br />lines &lt;b&gt;\x1b" in section_of_warnings(run)
 
 
 def test_the_fixed_loss_is_drawn():

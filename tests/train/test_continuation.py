@@ -10,6 +10,7 @@ import pytest
 from plsc_mae.cli import main
 from plsc_mae.train.checkpoint import file as checkpoint_file
 from plsc_mae.train.checkpoint.file import find_newest, load
+from plsc_mae.train.checkpoint.lock import LOCK
 
 pytestmark = [pytest.mark.compat, pytest.mark.long]
 
@@ -50,7 +51,9 @@ def test_kill_and_go_on(run, kill_step, save_steps, flags):
     # A long run, so that it is killed while it trains and not when it is done.
     process = run.start("cut", flags.replace("--max_train_step 20", "").replace("--max_train_step 18", ""))
     run.kill_at(process, "cut", kill_step)
+    assert (run.folder / "cut" / LOCK).exists()
     rest = run.here("cut", f"{flags} --auto_resume")
+    assert not (run.folder / "cut" / LOCK).exists()
 
     assert_same_checkpoint(*(find_newest(str(run.folder / name), "") for name in ("whole", "cut")))
     assert [record["step"] for record in rest] == [record["step"] for record in whole]
@@ -61,7 +64,7 @@ def test_kill_and_go_on(run, kill_step, save_steps, flags):
 def test_epoch_means_survive_a_stop_in_the_epoch(run):
     run.here("whole", "--batch_size 12 --epochs 2")
     run.here("cut", "--batch_size 12 --epochs 2 --max_train_step 14")
-    run.here("cut", "--batch_size 12 --epochs 2 --auto_resume")
+    assert main([run.command, "--config", str(run.folder / "cut/config.yaml"), "--auto_resume"]) == 0
     whole, cut = (
         [json.loads(line) for line in (run.folder / name / "log.txt").read_text().splitlines()]
         for name in ("whole", "cut")
@@ -122,7 +125,7 @@ def test_a_finished_run_has_nothing_to_do(run, capsys):
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
     for more, count in (
         ("--epochs 2", "2 of 2 epochs"),
-        ("--epochs 1", "1 of 1 epochs"),
+        ("--epochs 1", "1 of 1 epoch"),
         ("--max_train_step 5", "5 of 5"),
     ):
         assert len(run.here("done", f"{flags} --auto_resume {more}")) == 20

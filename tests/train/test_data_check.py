@@ -20,7 +20,7 @@ ONE_STEP = "--batch_size 12 --max_train_step 1 --no_save_ckpt"
 @pytest.fixture
 def damaged(shades, tmp_path):
     """A copy of the two shades with bad files: two of 120 for training, three of 20 for validation."""
-    folder = tmp_path / "images"
+    folder = tmp_path / "图片"
     shutil.copytree(shades, folder)
     for name in ("train/dark/bright0.png", "train/dark/bright1.png", "val/dark/dark2.png", "val/bright/bright3.png"):
         (folder / name).write_bytes(b"no image")
@@ -51,7 +51,9 @@ def test_a_run_ends_before_any_update_with_all_bad_files(finetune, damaged, tmp_
     assert err.count("\n") == 1
     assert f"{damaged}/train/dark/bright0.png: it is not an image" in err
     assert "--bad_image skip" in err
-    entries = json.loads((tmp_path / "out/data_check.json").read_text())
+    text = (tmp_path / "out/data_check.json").read_text(encoding="utf-8")
+    assert str(damaged) in text
+    entries = json.loads(text)
     assert len(entries["train"]["bad"]) == 2
     assert len(entries["val"]["bad"]) == 3
     assert "truncated" in entries["val"]["bad"][f"{damaged}/val/bright/bright4.png"]

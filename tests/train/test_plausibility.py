@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 
+import numpy as np
 import pytest
 
 from plsc_mae.commands import classify
 from plsc_mae.config import FINETUNE, LINPROBE, PRETRAIN
 from plsc_mae.errors import ConfigError
+from plsc_mae.methods.label_kinds import Classes, LabelSets, Numbers
 from plsc_mae.optim.schedule import by_epochs
 from plsc_mae.train.plausibility import check_accumulation, warn_of_schedule
 
@@ -128,3 +130,32 @@ def test_parts_of_a_recipe_for_few_images(heard, config, told):
     classify._warn_of_small_data(config, 5)
     assert told in heard.text
     assert bool(told) == bool(heard.text)
+
+
+def outputs_of_chance(kind, labels, rng):
+    """Metric of predictions that know nothing of the images."""
+    if isinstance(kind, Classes):
+        return 100 * float(np.mean(rng.permutation(labels) == labels))
+    return kind.metrics(rng.standard_normal(labels.shape, np.float32), labels)[kind.best_metric]
+
+
+@pytest.mark.parametrize("count", [40, 400])
+@pytest.mark.parametrize("kind", [Classes(), LabelSets(), Numbers()], ids=lambda kind: kind.task)
+def test_a_classifier_at_chance_is_warned_of(heard, kind, count):
+    """Predictions that ignore the images are within chance 19 times of 20, and useful ones are not."""
+    rng, config = np.random.default_rng(1), FINETUNE["mae"](lr=1e-3)
+    labels = rng.integers(0, 4, count) if isinstance(kind, Classes) else rng.integers(0, 2, (count, 3)) * np.float32(1)
+    limit = kind.chance(labels)
+    assert np.mean([outputs_of_chance(kind, labels, rng) <= limit for _ in range(40)]) >= 0.9
+    classify.warn_of_chance(config, kind, limit * 0.99, labels)
+    for word in (f"test_{kind.best_metric}", f"{count} validation images", "--lr"):
+        assert word in heard.text
+    heard.clear()
+    for best in (kind.perfect * 0.9, float("-inf")):
+        classify.warn_of_chance(config, kind, best, labels)
+    assert heard.text == ""
+
+
+def test_of_images_of_one_class_nothing_is_said(heard):
+    classify.warn_of_chance(FINETUNE["mae"](), Classes(), 100.0, np.zeros(20, np.int64))
+    assert heard.text == ""

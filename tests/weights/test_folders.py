@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 
@@ -20,6 +21,7 @@ from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.loading.training_config import training_config
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.mae import MaskedAutoencoder
+from plsc_mae.train.checkpoint.file import read_footer
 from plsc_mae.weights.write import write_file
 
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
@@ -246,6 +248,18 @@ def test_deepspeed(network, tmp_path):
         weights.read(save)
 
 
+def test_the_folder_of_a_run_names_its_newest_checkpoint(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=f"{tmp_path} is a folder without checkpoints of a run"):
+        weights.read(tmp_path)
+    for seconds, name in enumerate(("try_checkpoint-9.pd", "checkpoint-20.pd", "checkpoint-3.pd")):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (seconds, seconds))
+    for read in (weights.read, read_footer):
+        with pytest.raises(CheckpointError, match=f"the folder of a run.* {tmp_path}/checkpoint-3.pd"):
+            read(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("file", "words"),
     [
@@ -254,7 +268,7 @@ def test_deepspeed(network, tmp_path):
         ("adapter_config.json", "adapter without its base network"),
         ("tf_model.h5", "TensorFlow.*save_pretrained"),
         ("flax_model.msgpack", "Flax.*save_pretrained"),
-        ("checkpoint-3.pd", r"give the weight file inside it; it contains checkpoint-3\.pd"),
+        ("weights-3.pd", r"give the weight file inside it; it contains weights-3\.pd"),
         ("notes.txt", "give the weight file inside it$"),
     ],
 )

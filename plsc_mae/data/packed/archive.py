@@ -45,7 +45,7 @@ class Archive(ABC):
         self.path, self.stamp = path, Stamp.of(path)
 
     @abstractmethod
-    def open(self, member: str) -> tuple[IO[bytes], int]:
+    def open_member(self, member: str) -> tuple[IO[bytes], int]:
         """Return the content of a member as a file, and its size in bytes.
 
         Raises:

@@ -67,7 +67,7 @@ def layout_of(file: Path) -> Layout | None:
 
 
 def files_in(folder: Path, split: str) -> list[Path]:
-    """Return the training files of a data set's folder, or its test files unless `split` is "train"; [] without any."""
+    """Return the training files of a data set's folder if `split` is "train", else its test files; [] without any."""
     for layout in LAYOUTS:
         for place in (folder, folder / layout.folder):
             if (place / layout.names).is_file() and (place / layout.train[0]).is_file():
@@ -122,8 +122,8 @@ class BinaryArchive(Archive):
             )
         return [str(number) for number in numbers.tolist()]
 
-    def open(self, member: str) -> tuple[IO[bytes], int]:
-        """See `Archive.open`; the name of a member starts with the index of its record."""
+    def open_member(self, member: str) -> tuple[IO[bytes], int]:
+        """See `Archive.open_member`; the name of a member starts with the index of its record."""
         number, layout = member.partition("/")[0].partition(".")[0], self.layout
         if not number.isdecimal() or int(number) >= len(self.labels):
             raise self.missing(member)

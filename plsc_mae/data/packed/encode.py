@@ -102,7 +102,8 @@ def _encode_part(start: int) -> list[EncodedFile]:
 def encode_file(path: str, resize: Resize | None) -> EncodedFile:
     """Return the content of a file or of a member of an archive, resized if it is larger than `resize` allows.
 
-    Files with more than 8 bits per band, alpha or further bands are copied unchanged, because JPEG would lose them.
+    Files with more than 8 bits per band, alpha or further bands are copied unchanged, because JPEG would lose them. For
+    an image that cannot be read, the result has a problem; no error is raised.
     """
     try:
         with as_data_error(path):

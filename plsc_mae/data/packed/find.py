@@ -31,7 +31,8 @@ def find_archives(data_path: str | Path, split: str, flag: str) -> list[str]:
         flag: option that `data_path` comes from, for messages.
 
     Raises:
-        DataError: a pattern matches no file or a file that is not an archive, or a folder has only other splits.
+        DataError: a pattern matches no file or a file that is not an archive, or a folder has only other splits, or
+            has a file that is named like the archives beside it but is no archive.
         OSError: a folder or file cannot be read.
     """
     path = Path(data_path)
@@ -113,10 +114,13 @@ def _in_folder(folder: Path, split: str, flag: str) -> list[str]:
 
 
 def _archives_in(folder: Path) -> list[str]:
-    """Return the archives of a folder, sorted; [] if there are images in the folder or below it.
+    """Return the archives of a folder, sorted.
+
+    The list is empty if the folder is missing, has images in it or below it, or none of its files is an archive.
 
     Raises:
-        DataError: a file beside archives has the name of an archive and another content, such as an empty shard.
+        DataError: some files named like archives are archives and others are not, for example an empty shard.
+        OSError: a file cannot be read.
     """
     if not folder.is_dir():
         return []

@@ -142,7 +142,7 @@ def _resolve(links: Mapping[str, str], members: dict[str, Place]) -> None:
 
 
 def read_zip(path: str) -> Index:
-    """Read the directory of a zip archive.
+    """Read the directory of a zip archive; folders and links are left out.
 
     Raises:
         DataError: the archive is truncated or damaged.

@@ -72,8 +72,8 @@ class IndexedArchive(Archive):
     def _cache_entry(self) -> Path:
         return list_cache.entry("indexes", _FORMAT, os.path.realpath(self.path), tuple(self.stamp))
 
-    def open(self, member: str) -> tuple[IO[bytes], int]:
-        """See `Archive.open`."""
+    def open_member(self, member: str) -> tuple[IO[bytes], int]:
+        """See `Archive.open_member`."""
         place = self.index.place(member)
         if place is None:
             raise self.missing(member)
@@ -98,8 +98,8 @@ class IndexedArchive(Archive):
                 yield name, self._label_in(origin)
 
     def _label_in(self, member: str) -> str:
-        """Return the label in a .cls or .json file; "" if it has none."""
-        file, size = self.open(member)
+        """Return the label in a .cls or .json file; "" if it has none or is larger than 64 KiB."""
+        file, size = self.open_member(member)
         with file:
             text = file.read().decode("utf-8", "surrogateescape").strip() if size <= _LABEL_BYTES else ""
         if member.endswith(".cls"):

@@ -85,11 +85,15 @@ def open_member(path: str) -> tuple[IO[bytes], int]:
     if parts is None:
         raise FileNotFoundError(None, "no such file", path)
     known = _archives.get(parts[0])
-    return (known or open_archive(parts[0])).open(parts[1])
+    return (known or open_archive(parts[0])).open_member(parts[1])
 
 
 def is_member(path: str) -> bool:
-    """Return whether a path leads to a member of an archive that can be opened."""
+    """Return whether a path leads to a member of an archive that can be opened.
+
+    Raises:
+        DataError: the archive is damaged.
+    """
     try:
         open_member(path)[0].close()
     except (OSError, ValueError):

@@ -94,8 +94,8 @@ class RowArchive(Archive):
         self.names = [safe_name(str(name)) or "" if name is not None else "" for name in names]
         self.labels = list(map(_label_text, labels))
 
-    def open(self, member: str) -> tuple[IO[bytes], int]:
-        """See `Archive.open`; the name of a member starts with the index of its row."""
+    def open_member(self, member: str) -> tuple[IO[bytes], int]:
+        """See `Archive.open_member`; the name of a member starts with the index of its row."""
         row = member.partition("/")[0]
         if not row.isdecimal() or int(row) >= len(self.names):
             raise self.missing(member)

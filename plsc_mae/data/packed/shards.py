@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from plsc_mae.data.packed.index import Place, write_index
 from plsc_mae.errors import DataError
 from plsc_mae.files import MARK, atomic_replacement, refuse_foreign
+from plsc_mae.names import as_json
 
 RECORD = "prepare.json"
 PACKING_OPTIONS = ("short", "quality", "shards")  # the other recorded options identify the images
@@ -62,11 +63,11 @@ class PackRecord:
         """Write the record; raise OSError if that fails."""
         content = {"origin": MARK, **dataclasses.asdict(self)}
         with atomic_replacement(folder / RECORD) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(as_json(content, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def open(cls, folder: Path, options: dict[str, Any]) -> PackRecord:
-        """Return the record of a folder, reduced to the shards that still exist; a new one for an empty folder.
+        """Return the record of a folder up to the first shard that is missing or changed; a new one without files.
 
         Raises:
             DataError: the folder holds other files, or shards of other images or options.
@@ -108,7 +109,7 @@ def _size(path: Path) -> int:
 
 
 class ShardWriter:
-    """Writes members to the shards of a folder, PREFIX-000000.tar and so on.
+    """Writer of members to the shards of a folder, PREFIX-000000.tar and so on.
 
     Args:
         folder: the folder; it is created if necessary.

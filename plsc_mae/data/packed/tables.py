@@ -119,7 +119,11 @@ def _own_labels(names: Sequence[str], archives: Sequence[Archive]) -> Iterator[t
 
 
 def _rows(root: str, names: Sequence[str], archives: Sequence[RowArchive]) -> MemberTable:
-    """Return the table of Parquet or Arrow files, whose rows are sorted by the names of their images."""
+    """Return the table of Parquet or Arrow files, whose rows are sorted by the names of their images.
+
+    Raises:
+        DataError: the files differ in classes.
+    """
     rows: list[tuple[str, str, int, int, str]] = []  # sorted as a folder is: by folder, name, file and row
     classes: tuple[str, ...] | None = None
     for number, archive in enumerate(archives):
@@ -151,11 +155,17 @@ def _conversion_note(archives: Sequence[RowArchive], labels: Collection[str]) ->
 
 
 def _records(root: str, names: Sequence[str], archives: Sequence[Archive]) -> MemberTable:
-    """Return the table of binary files, whose records keep their order."""
+    """Return the table of binary files, whose records keep their order.
+
+    Raises:
+        DataError: the files differ in classes.
+    """
     labels: dict[str, str] = {}
     classes: tuple[str, ...] = ()
     for name, archive in zip(names, archives, strict=True):
         assert isinstance(archive, BinaryArchive)
+        if classes not in ((), archive.classes):
+            raise DataError(f"{archives[0].path} and {archive.path} have different classes; pass files of one data set")
         classes = archive.classes
         labels |= {f"{name}/{number}.ppm": label for number, label in enumerate(archive.labels)}
     return MemberTable(root, names, archives, list(labels), labels, classes, sorts_by_class=False)

@@ -69,26 +69,26 @@ class Target(ABC):
 
     @abstractmethod
     def code(self, content: Content) -> Code:
-        """Return the code that loads and runs the network from the folder FOLDER."""
+        """Return the code that loads the network from the folder FOLDER and runs it."""
 
     def expected(self, content: Content, inputs: Sequence[Array]) -> dict[str, Array]:
-        """Compute the outputs that `run` of the example must return for `inputs`."""
+        """Compute the outputs, by name, that `run` of the example must return for `inputs`."""
         return dict(zip(content.outputs, traced_outputs(content.layer, inputs), strict=True))
 
     def remarks(self, content: Content) -> list[str]:
-        """Return sentences about what the target computes differently or needs to know."""
+        """Return sentences for the user: deviations of the target's outputs from ours, and pitfalls of loading."""
         return []
 
 
 def traced_outputs(layer: nn.Layer, inputs: Sequence[Array]) -> list[Array]:
-    """Run a layer that returns a list of tensors."""
+    """Run a layer that returns a list of tensors, without gradients; return them as arrays."""
     with paddle.no_grad():
         return [output.numpy() for output in layer(*map(paddle.to_tensor, inputs))]
 
 
 def write_yaml(path: Path, heading: str, content: Mapping[str, Any]) -> None:
     """Write plain data as YAML below a comment."""
-    text = yaml.safe_dump(dict(content), sort_keys=False, width=120)
+    text = yaml.safe_dump(dict(content), sort_keys=False, width=120, allow_unicode=True)
     path.write_text("".join(f"# {line}\n" for line in heading.splitlines()) + text, encoding="utf-8")
 
 

@@ -86,7 +86,7 @@ class HuggingFace(Target):
             write_file(folder / WEIGHTS, table, metadata={"format": "pt"})
 
     def code(self, content: Content) -> Code:
-        """Return the code that loads the folder."""
+        """Return the code that loads the network from the folder and runs it."""
         architecture = self._settings(content)["architectures"][0]
         load = f"return {architecture}.from_pretrained(FOLDER).eval()"
         images = "torch.from_numpy(images)"

@@ -27,7 +27,7 @@ class Inference(Target):
         trace(content, folder)
 
     def code(self, content: Content) -> Code:
-        """Return the code for a predictor on CPU."""
+        """Return the code that loads a predictor on CPU and runs it."""
         names = [each.name for each in content.inputs]
         load = f'''\
 program = next(FOLDER / f"{MODEL}{{suffix}}" for suffix in {PROGRAMS} if (FOLDER / f"{MODEL}{{suffix}}").exists())

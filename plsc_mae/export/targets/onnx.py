@@ -34,7 +34,7 @@ class Onnx(Target):
     install = "pip install onnxruntime"
 
     def missing_package(self) -> str:
-        """Return a sentence if paddle2onnx is not installed, else ""; Python 3.13 and later have no package of it."""
+        """Return a sentence with the remedy if paddle2onnx is not installed, else ""."""
         if importlib.util.find_spec("paddle2onnx") is not None:
             return ""
         hint = " under Python 3.12 or older, because there is no package for this version" * (
@@ -43,7 +43,11 @@ class Onnx(Target):
         return f"--target onnx needs paddle2onnx, which is not installed: pip install 'plsc_mae[onnx]'{hint}"
 
     def write(self, content: Content, folder: Path) -> None:
-        """Write the network as one .onnx file."""
+        """Write the network as one .onnx file.
+
+        Raises:
+            CheckpointError: paddle2onnx fails.
+        """
         target = folder / f"{MODEL}.onnx"
         with tempfile.TemporaryDirectory() as traced:
             program = trace(content, Path(traced))
@@ -57,7 +61,7 @@ class Onnx(Target):
             )
 
     def code(self, content: Content) -> Code:
-        """Return the code for a session of ONNX Runtime on CPU."""
+        """Return the code that loads the network into ONNX Runtime on CPU and runs it."""
         names = [each.name for each in content.inputs]
         load = f"""\
 onnxruntime.set_default_logger_severity(3)  # errors

@@ -62,7 +62,7 @@ class PaddleClas(Target):
         write_yaml(folder / "arch.yml", heading, arch | {"Infer": {"transforms": transforms}})
 
     def code(self, content: Content) -> Code:
-        """Return the code that builds the network; an encoder returns its pooled and normalized feature."""
+        """Return the code that builds, loads and runs the network; for the outputs see `expected`."""
         plain = _classifies_first_token(content) and tables.has_plain_blocks(content.encoder)
         module = FOUNDATION_MODULE if plain else BEIT_STYLE_MODULE
         arguments = self._arguments(content, plain=plain)

@@ -56,7 +56,7 @@ class PaddleDetection(Target):
         write_yaml(folder / "backbone.yml", heading, settings)
 
     def code(self, content: Content) -> Code:
-        """Return the code that builds the backbone; it returns a map of the patch tokens after the last block."""
+        """Return the code that builds, loads and runs the backbone; for the map that it returns see `expected`."""
         arguments = self._arguments(content)
         last = len(content.encoder.blocks) - 1
         load = f"""\

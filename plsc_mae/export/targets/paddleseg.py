@@ -58,7 +58,7 @@ class PaddleSeg(Target):
         write_yaml(folder / "backbone.yml", heading, settings)
 
     def code(self, content: Content) -> Code:
-        """Return the code that builds the backbone; it returns the patch tokens after the last block."""
+        """Return the code that builds, loads and runs the backbone; for the tokens that it returns see `expected`."""
         arguments = self._backbone(content)
         kind = arguments.pop("type")
         load = f"""\
@@ -72,7 +72,7 @@ return {"patches": features[-1].numpy()}"""
         return Code(f"import paddle\nfrom {MODULES[kind]} import {kind}", load, run)
 
     def expected(self, content: Content, inputs: Sequence[Array]) -> dict[str, Array]:
-        """Compute the patch tokens that the backbone returns."""
+        """Compute the patch tokens [B, L, D] that the backbone returns, after the final norm if it has one."""
         normed = self._backbone(content).get("final_norm")
         return {"patches": patch_tokens(content, inputs, normed=bool(normed))}
 

@@ -41,7 +41,7 @@ class Timm(Target):
         write_file(folder / WEIGHTS, table, metadata={"format": "pt"})
 
     def code(self, content: Content) -> Code:
-        """Return the code that builds the network from its class and loads the weights."""
+        """Return the code that builds the network from its class, loads the weights and runs it."""
         encoder, classifier = content.encoder, content.classifier
         relative = tables.has_relative_positions(encoder)
         kind, module = ("Beit", "beit") if relative else ("VisionTransformer", "vision_transformer")

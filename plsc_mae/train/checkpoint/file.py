@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Protocol
 
 from plsc_mae.errors import CheckpointError
 from plsc_mae.parallel import activity
+from plsc_mae.weights.folders import describe_run_folder
 from plsc_mae.weights.reader import Checkpoint, read_file
 from plsc_mae.weights.remote import fetch_advice
 
@@ -182,6 +183,8 @@ def read_footer(path: Path) -> dict[str, Any]:
                     # Earlier versions wrote no crc.
                     if footer.pop("crc", None) in (None, _crc(footer)) and footer.keys() - {RUN} == FOOTER:
                         return footer
+    except IsADirectoryError:
+        raise CheckpointError(describe_run_folder(path)) from None
     except OSError as error:
         advice = (fetch_advice(path) if isinstance(error, FileNotFoundError) else "") or "check the path"
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}; {advice}") from None

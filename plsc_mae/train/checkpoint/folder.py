@@ -15,6 +15,7 @@ from plsc_mae.config.schema import to_yaml
 from plsc_mae.errors import CheckpointError
 from plsc_mae.files import refuse_foreign
 from plsc_mae.train.checkpoint import file as checkpoint_file
+from plsc_mae.train.checkpoint.lock import require_unlocked
 from plsc_mae.train.checkpoint.run_record import RunRecord, read_record, record_path, require_own_record, write_record
 from plsc_mae.train.log.append_file import VISUALDL_FILE, has_visualdl_records, replace_content
 
@@ -28,6 +29,10 @@ _CONFIG_SIGN = "# all options of "
 HISTORY, TRIVIAL_LOSSES = "history.jsonl", "trivial_losses.json"  # see train/history.py, train/trivial_losses.py
 _CONTINUED_REPORTS = ("spikes.jsonl", HISTORY, TRIVIAL_LOSSES)
 _REPORTS = (*_CONTINUED_REPORTS, "nonfinite-*.json", "hang-*.txt")
+# Options of one start, which config.yaml does not pass on to later ones; the printed command that continues a run has
+# those that still apply.
+CONTINUED_SESSION_OPTIONS = ("max_train_step", "quiet", "json")
+SESSION_OPTIONS = ("overwrite", "resume", *CONTINUED_SESSION_OPTIONS)
 _CHECKPOINTS = "*checkpoint-*.pd"  # of any --exp_name
 
 
@@ -55,10 +60,11 @@ def find_start(config: TrainingConfig) -> Start:
     """Return how a run starts; this changes no file.
 
     Raises:
-        CheckpointError: the output folder holds a run, and no option says what to do with it; the checkpoint of
-            --resume cannot be read; or --auto_resume finds checkpoints of several runs without a record, or no usable
-            checkpoint of its run.
+        CheckpointError: the output folder is in use by a run; it holds a run, and no option says what to do with it;
+            the checkpoint of --resume cannot be read; or --auto_resume finds checkpoints of several runs without a
+            record, or no usable checkpoint of its run.
     """
+    require_unlocked(Path(config.output_dir))
     files = _RunFiles(config)
     return _choose_start(config, files)._replace(found=files.record)
 
@@ -347,10 +353,10 @@ def prepare_folder(config: TrainingConfig, start: Start) -> None:
 
 
 def _write_config(config: TrainingConfig, start: Start) -> None:
-    """Write config.yaml, without the options that concern this start alone; a file of the user keeps its name."""
+    """Write config.yaml, without the SESSION_OPTIONS; a file of the user keeps its name."""
     source = f", which started from {start.record.origin}" if start.record.origin else ""
     header = f"{_CONFIG_SIGN}run {start.record.run}{source}; repeat it with --config\n"
-    repeated = dataclasses.replace(config, overwrite=False, resume="")
+    repeated = dataclasses.replace(config, **{name: getattr(type(config), name) for name in SESSION_OPTIONS})
     path = Path(config.output_dir) / CONFIG
     try:
         refuse_foreign(path, (_CONFIG_SIGN,))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from plsc_mae.errors import CheckpointError
 from plsc_mae.files import refuse_foreign
+from plsc_mae.names import as_json
 from plsc_mae.parallel.world import World
 from plsc_mae.train.log.append_file import replace_content
 
@@ -67,7 +68,7 @@ def read_record(path: Path) -> RunRecord | None:
 
 def write_record(path: Path, record: RunRecord) -> None:
     """Write a run record atomically."""
-    replace_content(path, (json.dumps(dataclasses.asdict(record)) + "\n").encode())
+    replace_content(path, (as_json(dataclasses.asdict(record)) + "\n").encode())
 
 
 def require_own_record(path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plsc_mae.errors import CheckpointError
+from plsc_mae.names import as_json
 from plsc_mae.train.checkpoint.file import sync_folder
 from plsc_mae.train.log.tags import CONFIG, HPARAMS
 
@@ -104,7 +105,7 @@ class JsonLines(AppendedFile):
 
     def add(self, record: dict[str, Any]) -> None:
         """Append a record as a line."""
-        self.append(json.dumps(record).encode() + b"\n")
+        self.append(as_json(record).encode() + b"\n")
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
         """Keep the records for which `wanted` returns True, and return them; others and damaged lines are removed.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from plsc_mae.data.seeding import SampleKey, device_seed
 from plsc_mae.data.transfer import device_batch
 from plsc_mae.errors import UserError
 from plsc_mae.methods.base import Batch
-from plsc_mae.names import escape_name
+from plsc_mae.names import as_json, escape_name
 from plsc_mae.train.checkpoint.state import Progress, RunState
 from plsc_mae.train.log.append_file import replace_content
 from plsc_mae.train.nonfinite.exchange import UpdateNumbers
@@ -154,7 +153,7 @@ def _origin(details: dict[str, Any]) -> str:
 def _write(path: Path, record: dict[str, Any]) -> str:
     """Write a report and return the clause that names its file; if writing fails, warn and return ""."""
     try:
-        replace_content(path, (json.dumps(record, indent=1) + "\n").encode())
+        replace_content(path, (as_json(record, indent=1) + "\n").encode())
     except OSError as error:
         logger.warning("cannot write %s: %s", path, error.strerror)
         return ""

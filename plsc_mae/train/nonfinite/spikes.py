@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from plsc_mae.errors import CheckpointError
+from plsc_mae.names import as_json
 from plsc_mae.train.log.append_file import replace_content
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class SpikeReport:
     def _write(self, record: dict[str, Any]) -> None:
         try:
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(as_json(record) + "\n")
         except OSError as error:
             logger.warning("cannot write %s: %s", self.path, error.strerror)
 

@@ -16,7 +16,7 @@ from paddle import Tensor
 
 from plsc_mae.analysis.features import Encoded, encode_dataset, select_tokens
 from plsc_mae.analysis.health import EXTREMES, alignment, feature_health
-from plsc_mae.analysis.knn import knn_accuracy
+from plsc_mae.analysis.knn import TRAINING_K, default_ks, knn_accuracy
 from plsc_mae.config import PretrainConfig
 from plsc_mae.data.classify import evaluation_transform
 from plsc_mae.data.decode import SourceImage
@@ -164,6 +164,7 @@ class FeatureWatch(FeatureObserver):
     def __init__(self, encode: ImageEncoder, bank: ImageList, queries: ImageList) -> None:
         super().__init__(encode, encode.config.knn_freq)
         self.bank, self.queries = bank, queries
+        self.k = encode.config.knn_k or default_ks((TRAINING_K,), len(bank))[0]
 
     def measure(self, stop: StopRequest | None) -> dict[str, float]:
         """Return the k-NN accuracy in percent and the statistics of the queries, see `FeatureObserver.measure`."""
@@ -174,7 +175,7 @@ class FeatureWatch(FeatureObserver):
     def _scores(self, bank: Encoded, queries: Encoded) -> dict[str, float]:
         known, asked = bank.arrays[MEAN], queries.arrays[MEAN]
         labels = self.bank.labels[bank.kept], self.queries.labels[queries.kept]
-        (accuracy,) = knn_accuracy(known, labels[0], asked, labels[1], [min(self.config.knn_k, len(known))])
+        (accuracy,) = knn_accuracy(known, labels[0], asked, labels[1], [min(self.k, len(known))])
         if self.config.feature_freq:
             return {"knn_acc1": accuracy.top1}
         self.explain(asked.shape[1], STATISTICS)

@@ -102,7 +102,7 @@ def test_an_index_file_is_used_while_it_fits(tmp_path, tar, monkeypatch):
     assert members(stored, path) == {"a/1.jpg": b"one", "a/\tx.jpg": b"two"}
     assert list(stored.labels) == ["cat", "cat"]
     monkeypatch.setattr(indexed.indexes, "read_tar", lambda _: pytest.fail("the archive was read"))
-    assert IndexedArchive(str(path), is_zip=False).open("a/1.jpg")[0].read() == b"one"
+    assert IndexedArchive(str(path), is_zip=False).open_member("a/1.jpg")[0].read() == b"one"
 
 
 @pytest.mark.parametrize("change", ["other archive", "other size", "garbage", "binary", "negative"])
@@ -153,7 +153,10 @@ def test_members_of_a_zip_archive(tmp_path):
     index = read_zip(str(path))
     assert set(index.names) == {"cat/1.jpg", "狗.jpg", os.fsdecode(gbk) + ".jpg"}
     archive = IndexedArchive(str(path), is_zip=True)
-    assert [archive.open(name)[0].read() for name in ("cat/1.jpg", os.fsdecode(gbk) + ".jpg")] == [b"windows", b"gbk"]
+    assert [archive.open_member(name)[0].read() for name in ("cat/1.jpg", os.fsdecode(gbk) + ".jpg")] == [
+        b"windows",
+        b"gbk",
+    ]
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
@@ -164,9 +167,9 @@ def test_compressed_members(tmp_path, method):
     archive = IndexedArchive(str(path), is_zip=True)
     if method == zipfile.ZIP_BZIP2:
         with pytest.raises(ValueError, match="method 12"):
-            archive.open("a.jpg")
+            archive.open_member("a.jpg")
         return
-    file, size = archive.open("a.jpg")
+    file, size = archive.open_member("a.jpg")
     assert (file.read(), size) == (content, 800)
     file.seek(-3, io.SEEK_END)
     assert file.read(10) == b"nt "
@@ -175,7 +178,7 @@ def test_compressed_members(tmp_path, method):
         data[45] ^= 0xFF
         path.write_bytes(data)
         with pytest.raises(ValueError, match="damaged"):
-            IndexedArchive(str(path), is_zip=True).open("a.jpg")
+            IndexedArchive(str(path), is_zip=True).open_member("a.jpg")
 
 
 def test_a_bomb_is_not_unpacked(tmp_path):
@@ -186,7 +189,7 @@ def test_a_bomb_is_not_unpacked(tmp_path):
     data = path.read_bytes()
     path.write_bytes(data.replace((10_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
     with pytest.raises(ValueError, match="size"):
-        IndexedArchive(str(path), is_zip=True).open("a.jpg")
+        IndexedArchive(str(path), is_zip=True).open_member("a.jpg")
 
 
 def test_encrypted_and_damaged_zip_archives(tmp_path):
@@ -197,7 +200,7 @@ def test_encrypted_and_damaged_zip_archives(tmp_path):
     data[data.index(b"PK\1\2") + 8] |= 1
     path.write_bytes(data)
     with pytest.raises(ValueError, match="encrypted"):
-        IndexedArchive(str(path), is_zip=True).open("a.jpg")
+        IndexedArchive(str(path), is_zip=True).open_member("a.jpg")
     path.write_bytes(data[:-10])
     with pytest.raises(DataError, match=r"a\.zip"):
         IndexedArchive(str(path), is_zip=True)

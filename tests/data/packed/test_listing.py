@@ -298,6 +298,14 @@ def test_cifar_in_pretraining(tmp_path):
         find_images(tmp_path, "train")
 
 
+def test_cifar_files_of_two_data_sets_are_refused(tmp_path):
+    make_cifar10(tmp_path / "a")
+    make_cifar10(tmp_path / "b")
+    (tmp_path / "b" / "batches.meta.txt").write_text("\n".join("klmnopqrst") + "\n")
+    with pytest.raises(DataError, match=r"a/test_batch\.bin.*b/test_batch\.bin"):
+        find_images(f"{tmp_path}/*/test_batch.bin", "train")
+
+
 def test_stl10(tmp_path):
     folder = tmp_path / "stl10_binary"
     folder.mkdir()

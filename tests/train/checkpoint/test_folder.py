@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.resolve import parse
@@ -196,6 +197,12 @@ def test_two_runs_that_start_at_once_do_not_share_a_folder(folder):
     prepare_folder(one, starts[0]._replace(found=find.found))
     with pytest.raises(CheckpointError, match="another run has just started"):
         prepare_folder(two, starts[1])
+
+
+def test_later_starts_do_not_inherit_options_of_one_start(folder):
+    enter(folder, "--max_train_step 3 --quiet --epochs 7")
+    stored = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (stored["max_train_step"], stored["quiet"], stored["epochs"]) == (None, False, 7)
 
 
 # ------------------------------------------------------------------------------------------- --auto_resume

@@ -1,0 +1,192 @@
+"""Fonts for the names in pictures, which may be of any script, for Pillow and for Matplotlib.
+
+Pillow's own font has little more than ASCII. Every character of another text is drawn with the first font that has it:
+the file that PLSC_MAE_FONT names, DejaVu Sans of Matplotlib, and the fonts of the system. A name with a character that
+none of them has is drawn as its number.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from PIL import ImageDraw, ImageFont
+
+VARIABLE = "PLSC_MAE_FONT"
+# Parts of file names, lower case without separators: preferred fonts, styles that are avoided, and fonts that are not
+# drawn as text.
+_PREFERRED = (
+    *("notosanscjk", "sourcehansans", "wqymicrohei", "wqyzenhei", "droidsansfallback", "pingfang", "hiragino"),
+    *("stheiti", "msyh", "simhei", "meiryo", "malgun", "applesdgothic", "arialuni", "notosans"),
+)
+_STYLES = ("bold", "black", "light", "thin", "italic", "oblique", "mono", "condensed", "serif")
+_NO_TEXT = ("coloremoji", "lastresort", "blank")
+_NAMES_SHOWN = 5
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+_logged: set[str] = set()  # replaced names
+logger = logging.getLogger(__name__)
+
+
+def drawable_names(names: Sequence[str], numbers: Sequence[int] | None = None) -> tuple[str, ...]:
+    """Return names for a picture: those with a character that no font has become their number, for example #3.
+
+    The log names each replaced one once per process.
+
+    Args:
+        names: names of classes, files or folders.
+        numbers: numbers of the names, such as those of the classes; None counts from 0.
+    """
+    return _drawable(tuple(names), tuple(range(len(names)) if numbers is None else numbers), _named_font())
+
+
+@cache
+def _drawable(names: tuple[str, ...], numbers: tuple[int, ...], named: str) -> tuple[str, ...]:
+    composed = [unicodedata.normalize("NFC", name) for name in names]  # macOS writes decomposed names of files
+    drawn = [name.isascii() or all(_font_of(each, named) for each in name) for name in composed]
+    pairs = zip(numbers, names, drawn, strict=True)
+    missing = dict.fromkeys(f"'{name}' as #{number}" for number, name, known in pairs if not known)
+    if replaced := [text for text in missing if text not in _logged]:
+        _logged.update(replaced)
+        more = f" and {len(replaced) - _NAMES_SHOWN} more" if len(replaced) > _NAMES_SHOWN else ""
+        logger.warning(
+            "no font has all characters of some names, so pictures show numbers: %s%s; install a font of their script, "
+            "for example the package fonts-noto-cjk, or set %s to a font file",
+            *(", ".join(replaced[:_NAMES_SHOWN]), more, VARIABLE),
+        )
+    return tuple(name if known else f"#{number}" for number, name, known in zip(numbers, composed, drawn, strict=True))
+
+
+class Lettering:
+    """Text of one size in a picture of Pillow.
+
+    Args:
+        size: size of the fonts in pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        own = self._own = ImageFont.load_default(size=size)
+        self._line = own.getbbox("A")[3] + 2
+        self._ascent = own.getmetrics()[0] if isinstance(own, ImageFont.FreeTypeFont) else size
+
+    def width(self, text: str) -> float:
+        """Return the width of a line in pixels."""
+        return sum(font.getlength(part) for font, part in self._parts(text))
+
+    def draw(self, canvas: ImageDraw.ImageDraw, place: tuple[float, float], text: str) -> None:
+        """Draw black lines of text below and to the right of `place`."""
+        for number, line in enumerate(text.split("\n")):
+            left, baseline = place[0], place[1] + number * self._line + self._ascent
+            for font, part in self._parts(line):
+                canvas.text((left, baseline), part, fill="black", font=font, anchor="ls")
+                left += font.getlength(part)
+
+    def _parts(self, line: str) -> Iterator[tuple[Font, str]]:
+        """Yield (font, part of a line in this font)."""
+        if line.isascii():
+            yield self._own, line
+            return
+        paths = [_font_of(each, _named_font()) or _bundled() for each in line]
+        for i in range(1, len(line)):
+            paths[i] = paths[i - 1] if line[i] == " " else paths[i]  # the words of a script are shaped together
+        for path, group in itertools.groupby(zip(paths, line, strict=True), key=lambda item: item[0]):
+            yield _load(path, self._size), "".join(each for _, each in group)
+
+
+def text_style(names: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments of a text of Matplotlib that draw names as they are: further fonts, and $ as a character."""
+    from matplotlib import font_manager, rcParams
+
+    named = _named_font()
+    found = dict.fromkeys(_font_of(each, named) for name in names for each in name if not each.isascii())
+    families = []
+    for path in filter(None, found):
+        if all(entry.fname != path for entry in font_manager.fontManager.ttflist):
+            font_manager.fontManager.addfont(path)
+        families.append(font_manager.FontProperties(fname=path).get_name())
+    return {"fontfamily": [*rcParams["font.family"], *families], "parse_math": False}
+
+
+# ------------------------------------------------------------------------------------------------- choice of a font
+
+
+@cache
+def _font_of(character: str, named: str) -> str | None:
+    """Return the path of the first font that has a character; None without any."""
+    return next((path for path in _candidates(named) if ord(character) in _characters(path)), None)
+
+
+def _candidates(named: str) -> Iterator[str]:
+    """Yield the files of fonts beside Pillow's own, the best first."""
+    if named:
+        yield named
+    yield _bundled()
+    yield from _system_fonts()
+
+
+def _bundled() -> str:
+    """Return the path of the font that Matplotlib brings along: Latin, Greek, Cyrillic, Arabic and other scripts."""
+    import matplotlib
+
+    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+
+
+@cache
+def _system_fonts() -> list[str]:
+    """Return the files of the system's fonts, the best first."""
+    from matplotlib import font_manager
+
+    return sorted(font_manager.findSystemFonts(), key=_rank)
+
+
+def _rank(path: str) -> tuple[int, int, str]:
+    """Return a key that sorts regular fonts without serifs of large coverage first."""
+    name = _plain_name(path)
+    preferred = next((i for i, part in enumerate(_PREFERRED) if name.startswith(part)), len(_PREFERRED))
+    return preferred, sum(style in name for style in _STYLES), path
+
+
+def _plain_name(path: str) -> str:
+    return Path(path).name.lower().translate(str.maketrans("", "", "-_ "))
+
+
+@cache
+def _characters(path: str) -> frozenset[int]:
+    """Return the characters of a font; none if it cannot be read, or is not drawn as text."""
+    from matplotlib.ft2font import FT2Font
+
+    if any(part in _plain_name(path) for part in _NO_TEXT):
+        return frozenset()
+    try:
+        font = FT2Font(path)
+        return frozenset(font.get_charmap()) if font.scalable else frozenset()
+    except (OSError, RuntimeError):  # it is missing or damaged
+        return frozenset()
+
+
+def _named_font() -> str:
+    """Return the font that the environment names, "" without one."""
+    named = os.environ.get(VARIABLE, "")
+    return named if named and _is_usable(named) else ""
+
+
+@cache
+def _is_usable(named: str) -> bool:
+    if _characters(named):
+        return True
+    logger.warning(
+        "%s=%s is not a font that can be read, so it is not used; expected a .ttf, .otf or .ttc file", VARIABLE, named
+    )
+    return False
+
+
+@cache
+def _load(path: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, size)

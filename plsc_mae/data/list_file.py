@@ -1,0 +1,130 @@
+"""List files: a text file with a path, or a path and a label, per line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from plsc_mae.data.folder_walk import is_image
+from plsc_mae.data.packed.members import is_member
+from plsc_mae.data.path_table import PathTable
+from plsc_mae.errors import DataError
+from plsc_mae.file_kinds import EMPTY, REMEDIES, UTF8, first_foreign_line, read_head, recognize
+from plsc_mae.names import GBK
+
+_MAX_CLASSES = 1_000_000  # a larger number at the end of a line is not a label
+_MAX_LINE = 8192  # characters; Linux limits a path to 4096 bytes
+
+logger = logging.getLogger(__name__)
+
+
+class ListEntries(NamedTuple):
+    """The n paths of a list file, relative to its folder, and their labels, int64 [n], -1 without labels."""
+
+    paths: PathTable
+    labels: npt.NDArray[np.int64]
+
+
+def read_list_file(file: Path, flag: str) -> ListEntries:
+    """Read a list file line by line, to take little memory beside the table.
+
+    The file is UTF-8. If its first line that is not UTF-8 names no file by its bytes, but names one if it is read as
+    GBK, then so is the whole list.
+
+    Args:
+        file: the list file.
+        flag: the option that names it, for messages.
+
+    Raises:
+        DataError: the file is not text, has a malformed line or no lines, or its first path does not exist.
+    """
+    kind = recognize(read_head(file))
+    if kind is not None and kind.name != EMPTY:
+        raise DataError(
+            f"{flag} {file} is {kind.name}; expected an image folder, a list, or a tar, zip or Parquet archive: "
+            f"{REMEDIES[kind.group]}"
+        )
+    labels = array("q")
+    table = PathTable(_entries(file, labels))
+    if not len(table):
+        raise DataError(f"list file {file} names no image; expected 'path' or 'path label' on every line")
+    if not _exists(file, table[0]):
+        raise DataError(f"list file {file} names {table[0]}, which is not in {file.parent}; {_list_remedy(table[0])}")
+    return ListEntries(table, np.frombuffer(labels, np.int64))
+
+
+def _exists(file: Path, entry: str) -> bool:
+    path = os.path.join(file.parent, entry)
+    return os.path.lexists(path) or is_member(path)
+
+
+def _encoding(file: Path) -> str:
+    """Return the encoding of a list file, and log it if it is not UTF-8."""
+    foreign = first_foreign_line(file)
+    if foreign is None or _exists(file, _parse_entry(os.fsdecode(foreign.content))[0]):
+        return UTF8
+    if foreign.gbk and _exists(file, _parse_entry(foreign.gbk)[0]):
+        logger.warning(
+            "%s is not UTF-8 (%s), so it is read as GBK: '%s'; save it as UTF-8 if that is wrong",
+            *(file, foreign, foreign.gbk),
+        )
+        return GBK
+    logger.warning(
+        "%s is not UTF-8 (%s), and this line names no file, neither by its bytes nor in GBK%s; save the list as UTF-8",
+        *(file, foreign, f" ('{foreign.gbk}')" if foreign.gbk else ""),
+    )
+    return UTF8
+
+
+def _entries(file: Path, labels: array[int]) -> Iterator[str]:
+    """Yield the paths of a list file and append their labels to `labels`; raise DataError for a malformed line.
+
+    Names that are not UTF-8 are read as Python reads them from a folder, so the files can be opened.
+    """
+    with file.open(encoding=_encoding(file), errors="surrogateescape") as lines:
+        number = 0
+        while text := lines.readline(_MAX_LINE + 1):
+            number += 1
+            line = text.strip()
+            if len(text) > _MAX_LINE or "\0" in line:
+                wrong = f"is longer than {_MAX_LINE} characters" if len(text) > _MAX_LINE else "has a zero byte"
+                raise DataError(f"{file} line {number} {wrong}; expected a text file with a path per line")
+            if not line:
+                continue
+            path, label = _parse_entry(line)
+            if label >= _MAX_CLASSES or (labels and (label < 0) != (labels[0] < 0)):
+                before = f" after lines with{'out' if labels[0] < 0 else ''} a label" if labels else ""
+                raise DataError(
+                    f"{file} line {number}: expected 'path' on every line, or 'path label' on every line with labels "
+                    f"from 0 to {_MAX_CLASSES - 1}, got '{line}'{before}"
+                )
+            labels.append(label)
+            yield path
+
+
+def _parse_entry(line: str) -> tuple[str, int]:
+    labeled = re.fullmatch(r"(.*\S)\s+(\d+)", line)
+    return (labeled[1], int(labeled[2])) if labeled else (line, -1)
+
+
+def _list_remedy(entry: str) -> str:
+    """Return the remedy for an entry of a list file that names no file."""
+    if "://" in entry:
+        return "download the images and list their paths"
+    if entry[0] in "\"'":
+        return "write paths without quotation marks"
+    if "\\" in entry:
+        return "separate folders by / and not by a backslash"
+    if re.search(r"[,;]", entry):
+        return "write 'path label' with a blank in between, labels as numbers from 0, and no line of headings"
+    if is_image(entry.split()[0]) and not is_image(entry):
+        return "write one path and at most one label per line, labels as numbers from 0"
+    return "write paths relative to the list file, and no line of headings or comments"

@@ -1,0 +1,27 @@
+"""Numbers in messages for people: plurals, ordinals and counts of parameters."""
+
+from __future__ import annotations
+
+_SIBILANTS = ("s", "x", "z", "ch", "sh")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless the number is 1: `1 image`, `3 classes`, `2 queries`."""
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith(_SIBILANTS) and not noun.endswith("epoch"):
+        return f"{number} {noun}es"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{number} {noun[:-1]}ies"
+    return f"{number} {noun}s"
+
+
+def ordinal(number: int) -> str:
+    """Return a positive number as an ordinal: `1st`, `2nd`, `3rd`, `4th`, `11th`, `22nd`."""
+    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{suffix}"
+
+
+def in_millions(number: int) -> str:
+    """Return a number in millions, `85.8 M`, or in full below a million, `34,912`."""
+    return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number:,}"

@@ -1,0 +1,36 @@
+"""Numbers in messages: singular, plural, ordinals, and small counts that are not rounded to zero."""
+
+from __future__ import annotations
+
+import pytest
+
+from plsc_mae.wording import counted, in_millions, ordinal
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "text"),
+    [
+        (1, "image", "1 image"),
+        (0, "image", "0 images"),
+        (3, "class", "3 classes"),
+        (2, "query", "2 queries"),
+        (1, "query", "1 query"),
+        (2, "batch", "2 batches"),
+        (2, "epoch", "2 epochs"),
+        (2, "day", "2 days"),
+        (2, "training image", "2 training images"),
+    ],
+)
+def test_plurals(number, noun, text):
+    assert counted(number, noun) == text
+
+
+def test_ordinals():
+    numbers = (1, 2, 3, 4, 11, 12, 13, 21, 102, 111, 113)
+    assert [ordinal(n) for n in numbers] == [
+        *("1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "102nd", "111th", "113th")
+    ]
+
+
+def test_counts_of_parameters():
+    assert [in_millions(n) for n in (85_798_656, 1_000_000, 34_912, 10)] == ["85.8 M", "1.0 M", "34,912", "10"]
