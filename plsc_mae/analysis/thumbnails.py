@@ -5,6 +5,7 @@ Notation: n images, D width, S side of a thumbnail in pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -80,7 +81,8 @@ def project(features: Features, method: MapMethod, seed: int = 0) -> Doubles:
     """Project features [n, D], n >= 3, divided by their lengths, to positions [n, 2] in [0, 1].
 
     "pca" takes the first two principal components. "tsne" (van der Maaten and Hinton 2008; scikit-learn) and "umap"
-    (McInnes et al. 2018; umap-learn) start from the first 50 of them. Both axes have the same scale.
+    (McInnes et al. 2018; umap-learn) start from the first 50 of them. Both axes have the same scale. Features that are
+    equal within float32's rounding are at one position.
 
     Raises:
         ConfigError: the package of the method is not installed.
@@ -88,7 +90,9 @@ def project(features: Features, method: MapMethod, seed: int = 0) -> Doubles:
     """
     wide = unit_rows(features).astype(np.float64)
     wide -= wide.mean(axis=0)
-    _, _, directions = np.linalg.svd(wide, full_matrices=False)
+    _, lengths, directions = np.linalg.svd(wide, full_matrices=False)
+    if lengths[0] <= np.finfo(np.float32).eps * math.sqrt(len(wide)):  # t-SNE of scikit-learn crashes on equal points
+        return np.zeros((len(wide), 2))
     if method == "pca":
         places = wide @ directions[:2].T
     else:
@@ -129,7 +133,8 @@ def _umap(features: Doubles, seed: int) -> Doubles:
     from umap import UMAP
 
     neighbors = min(15, len(features) - 1)
-    places: Doubles = UMAP(n_neighbors=neighbors, random_state=seed, n_jobs=1).fit_transform(features)
+    start = "spectral" if len(features) > 3 else "random"  # the former needs four points
+    places: Doubles = UMAP(n_neighbors=neighbors, init=start, random_state=seed, n_jobs=1).fit_transform(features)
     return places
 
 

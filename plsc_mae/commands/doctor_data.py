@@ -75,6 +75,8 @@ def _examine_split(split: str, images: ImageList, pixel_format: PixelFormat) -> 
 
 def _examine_left_out(images: ImageList) -> Iterator[str | Finding]:
     left_out = images.left_out
+    if images.label_note:
+        yield f"  {images.label_note}"
     if left_out.hidden.number:
         number, example = left_out.hidden
         yield f"  ignored {counted(number, 'hidden or system entry')}, such as {example}"

@@ -10,6 +10,7 @@ import enum
 import logging
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from plsc_mae.data import depth
-from plsc_mae.data.decode import open_image, open_regular, reads_bands
+from plsc_mae.data.decode import any_number_of_pixels, open_image, open_regular, reads_bands
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.loader import WORKER_TIMEOUT, build_loader
 from plsc_mae.data.pixels import RGB, PixelFormat
@@ -72,7 +73,12 @@ def examine_file(path: str, pixel_format: PixelFormat = RGB) -> FileReport:
     """
     notes, complete = Note(0), False
     try:
-        with open_regular(path) as (file, size), Image.open(file) as header:
+        any_size = pixel_format.tile > 0
+        with (
+            open_regular(path, any_size=any_size) as (file, size),
+            any_number_of_pixels() if any_size else nullcontext(),
+            Image.open(file) as header,
+        ):
             notes |= Note.DEEP if depth.is_deep(header) else Note(0)
             notes |= Note.BANDS if depth.has_extra_bands(header) else Note(0)
             notes |= Note.PAGES if depth.has_pages(header) else Note(0)

@@ -48,7 +48,7 @@ from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.folder_walk import ARRAY_EXTENSIONS
 from plsc_mae.data.opencv import load_opencv
 from plsc_mae.data.packed.members import open_member
-from plsc_mae.data.pixels import RGB, PixelFormat, Pixels, choose_bands, resize_pixels, to_pixels
+from plsc_mae.data.pixels import RGB, PixelFormat, Pixels, choose_bands, resize_pixels, take_bands, to_pixels
 from plsc_mae.data.raster import TIFF_SUFFIXES, Raster, open_raster, reads_regions
 from plsc_mae.errors import ConfigError, DataError
 
@@ -64,6 +64,7 @@ _OPENCV_UPSCALING = {"bicubic": "INTER_CUBIC", "bilinear": "INTER_LINEAR", "lanc
 # Resizing a strip of 1 x 10000 pixels by its shorter side would need gigabytes. The limit equals Pillow's for decoding.
 _MAX_RESIZED_PIXELS = 2 * 89_478_485
 _SAMPLED_SIDE = 2048  # pixels
+_SAMPLED_ROWS = 256  # that are in memory at a time
 _MAX_FILE_BYTES = 8 * _MAX_RESIZED_PIXELS  # uncompressed 16-bit RGBA
 
 
@@ -212,7 +213,7 @@ class RasterImage(SourceImage):
         if self._last is None or self._last[0] != box:
             with as_data_error(self.path):
                 rows, columns = (slice(box.top, box.top + box.height), slice(box.left, box.left + box.width))
-                values = self._raster.read(rows, columns)[..., self._bands]
+                values = take_bands(self._raster.read(rows, columns), self._bands)
                 self._last = box, to_pixels(values, self._format, self.path)
         return self._last[1]
 
@@ -229,7 +230,7 @@ class ReducedJpeg(SourceImage):
         """See `SourceImage.crop_resize`."""
         factor = _reduction(box, size)
         if self._decoded is None or self._decoded[0] > factor:
-            with as_data_error(self.path), _any_number_of_pixels():
+            with as_data_error(self.path), any_number_of_pixels():
                 file = Image.open(io.BytesIO(self._data))
                 file.draft("RGB", (self.width // factor, self.height // factor))
                 self._decoded = factor, _to_rgb(self.path, file)
@@ -266,12 +267,11 @@ def open_image(path: str | Path, backend: Backend = "pil", pixel_format: PixelFo
 
 def open_content(path: str, data: bytes, backend: Backend = "pil", pixel_format: PixelFormat = RGB) -> SourceImage:
     """Open the content of a file as `open_image` does; `path` is named in messages, and its suffix gives the format."""
-    if reads_bands(path, pixel_format):
-        with as_data_error(path):
+    pixel_range, any_size = pixel_format.range, pixel_format.tile > 0
+    with as_data_error(path), any_number_of_pixels() if any_size else nullcontext():
+        if reads_bands(path, pixel_format):
             gray = pixel_format.channels == 1 and not pixel_format.bands
             return RasterImage(path, open_raster(path, data, gray=gray), pixel_format)
-    pixel_range, any_size = pixel_format.range, pixel_format.tile > 0
-    with as_data_error(path), _any_number_of_pixels() if any_size else nullcontext():
         header = depth.open_header(data, pixel_range)
         if depth.has_pages(header):
             depth.log_loss("pages", path, "has several pages or frames; only the first one is used")
@@ -283,23 +283,30 @@ def open_content(path: str, data: bytes, backend: Backend = "pil", pixel_format:
     )
 
 
-def deep_values(path: str, pixel_format: PixelFormat = RGB) -> depth.Values | None:
-    """Return the values of a file with more than 8 bits per band; None for 8-bit files.
+def deep_values(path: str, pixel_format: PixelFormat = RGB) -> Iterator[depth.Values]:
+    """Yield the values of a file with more than 8 bits per band in parts, only the center of a large one.
 
-    Of a large file that `plsc_mae.data.raster` reads, only the center is returned.
+    Nothing is yielded for a file of 8 bits.
 
     Raises:
         Exception: of many types: the file cannot be read.
     """
     if not reads_bands(path, pixel_format):
-        return depth.deep_values(read_content(path))
+        whole = depth.deep_values(read_content(path))
+        yield from () if whole is None else (whole,)
+        return
     raster = open_values(path)
     rows, columns = (
         slice((side - min(side, _SAMPLED_SIDE)) // 2, (side + min(side, _SAMPLED_SIDE)) // 2)
         for side in raster.shape[:2]
     )
-    values = raster.read(rows, columns)[..., choose_bands(raster.shape[2], pixel_format)]
-    return None if values.dtype in (np.uint8, np.bool_) else values
+    bands = choose_bands(raster.shape[2], pixel_format)
+    step = _SAMPLED_SIDE if raster.decodes_whole else _SAMPLED_ROWS
+    for top in range(rows.start, rows.stop, step):
+        values = take_bands(raster.read(slice(top, min(top + step, rows.stop)), columns), bands)
+        if values.dtype in (np.uint8, np.bool_):
+            return
+        yield values
 
 
 def open_values(path: str) -> Raster:
@@ -319,7 +326,7 @@ def reads_bands(path: str, pixel_format: PixelFormat) -> bool:
 
 
 @contextmanager
-def _any_number_of_pixels() -> Iterator[None]:
+def any_number_of_pixels() -> Iterator[None]:
     """Disable Pillow's limit on the number of pixels."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:

@@ -152,8 +152,10 @@ def scale(values: Values, pixel_range: PixelRange) -> npt.NDArray[Any]:
     low, high = pixel_range
     wide = values.dtype.kind in "iu" and values.dtype.itemsize > 2
     exact = np.float64 if wide else np.float32
-    scaled = (values.astype(exact) - exact(low)) * exact(255 / (high - low))
-    return np.nan_to_num(np.clip(scaled, 0, 255), nan=0.0)
+    scaled: npt.NDArray[Any] = values.astype(exact)  # changed in place: regions of many bands take much memory
+    scaled -= exact(low)
+    scaled *= exact(255 / (high - low))
+    return np.nan_to_num(np.clip(scaled, 0, 255, out=scaled), copy=False, nan=0.0)
 
 
 def tiff_layout(data: bytes) -> TiffLayout | None:
@@ -285,7 +287,7 @@ def log_lost_alpha(path: str, image: Image.Image) -> None:
 # ------------------------------------------------------------------------------------------------ automatic range
 
 
-def sampled_range(paths: Sequence[str], read: Callable[[str], Values | None]) -> PixelRange | None:
+def sampled_range(paths: Sequence[str], read: Callable[[str], Iterable[Values]]) -> PixelRange | None:
     """Return the smallest usual range that holds the values of sampled files with more than 8 bits per band.
 
     The range starts at 0, or at minus a power of two if there are negative values. It ends at 2^k - 1 for integers, for
@@ -293,12 +295,12 @@ def sampled_range(paths: Sequence[str], read: Callable[[str], Values | None]) ->
 
     Args:
         paths: the files, of which up to 64 are read, evenly spaced.
-        read: returns the values of a file, or None if it has at most 8 bits per band; see `decode.deep_values`.
+        read: returns the values of a file in parts, none for a file of 8 bits; see `decode.deep_values`.
 
     Returns:
         The range; None if no sampled file that can be read has more than 8 bits per band.
     """
-    extremes = [found for path in _spaced(paths) if (found := _extremes(path, read)) is not None]
+    extremes = [found for path in _spaced(paths) for found in _extremes(path, read)]
     if not extremes:
         return None
     low, high = min(item[0] for item in extremes), max(item[1] for item in extremes)
@@ -314,19 +316,20 @@ def _spaced(paths: Sequence[str]) -> Iterable[str]:
     return (paths[i * len(paths) // count] for i in range(count))
 
 
-def _extremes(path: str, read: Callable[[str], Values | None]) -> tuple[float, float, bool] | None:
-    """Return (smallest finite value, largest, True for integers).
+def _extremes(path: str, read: Callable[[str], Iterable[Values]]) -> list[tuple[float, float, bool]]:
+    """Return (smallest finite value, largest, True for integers) of every part of a file that has a finite value.
 
-    None if the file has at most 8 bits per band, has no finite value or cannot be read.
+    The list is empty for a file of 8 bits or one that cannot be read.
     """
+    found = []
     try:
-        values = read(path)
+        for values in read(path):
+            finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+            if finite.size:
+                found.append((float(finite.min()), float(finite.max()), values.dtype.kind != "f"))
     except Exception:  # decoders raise exceptions of many types; the run reports the file when it is read
-        return None
-    if values is None:
-        return None
-    finite = values[np.isfinite(values)]
-    return (float(finite.min()), float(finite.max()), values.dtype.kind != "f") if finite.size else None
+        return []
+    return found
 
 
 def deep_values(data: bytes) -> Values | None:

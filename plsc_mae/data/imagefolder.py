@@ -78,13 +78,15 @@ def _refuse_annotations(images: ImageList, flag: str) -> None:
 
 
 def log_left_out(images: ImageList, *, alternative: str = "name all images in a list file") -> None:
-    """Log one line for each kind of file that the listing has left out.
+    """Log one line for each kind of file that the listing has left out, and the note on the labels.
 
     Args:
         images: the list.
         alternative: way to use the files without moving or converting them.
     """
     left_out = images.left_out
+    if images.label_note:
+        logger.info("%s: %s", images.source, images.label_note)
     if left_out.hidden.number:
         number, example = left_out.hidden
         logger.info("%s: ignored %d hidden or system files and folders, such as %s", images.root, number, example)
@@ -103,9 +105,11 @@ def log_left_out(images: ImageList, *, alternative: str = "name all images in a 
 def require_classes(images: ImageList, use: str) -> None:
     """Raise DataError if the images are unlabeled; `use` names the purpose of the labels in the message."""
     if not images.classes:
+        note = f": {images.label_note}" if images.label_note else ""
+        packed = "KEY.cls beside KEY.jpg, a column of class names or numbers, " if images.archives else ""
         raise DataError(
-            f"the images of {images.source} have no classes, which are needed for {use}; expected a folder per class, "
-            f"or a list file with labels"
+            f"the images of {images.source} have no classes, which are needed for {use}{note}; expected a folder per "
+            f"class, {packed}or a list file with labels"
         )
 
 

@@ -35,7 +35,7 @@ from plsc_mae.data.packed.find import find_archives, has_archives_of
 from plsc_mae.data.packed.folder import PackedFolder
 from plsc_mae.data.packed.indexed import key_of
 from plsc_mae.data.packed.members import split_member
-from plsc_mae.data.packed.tables import MemberTable, member_table
+from plsc_mae.data.packed.tables import MemberTable, json_note, member_table
 from plsc_mae.data.path_table import PathTable
 from plsc_mae.data.pixels import RGB, PixelFormat
 from plsc_mae.data.unreadable import UnreadableFiles
@@ -71,6 +71,7 @@ class ImageList:
         list_file: list file with the paths and labels; empty for a folder.
         archives: path or pattern of the archives that hold the images; empty for files.
         labels_are_numbers: whether the labels of archives are numbers without names.
+        label_note: sentence for the log about the labels of archives; usually "".
         left_out: files of the folder that are not in the list.
         unreadable: record of the files that could not be decoded.
     """
@@ -82,6 +83,7 @@ class ImageList:
     list_file: str = ""
     archives: str = field(default="", kw_only=True)
     labels_are_numbers: bool = field(default=False, kw_only=True)
+    label_note: str = field(default="", compare=False, kw_only=True)
     left_out: LeftOut = field(default_factory=LeftOut, compare=False, kw_only=True)
     unreadable: UnreadableFiles = field(init=False, compare=False)
 
@@ -200,7 +202,7 @@ def _list_archives(
         raise DataError(f"no images in {folder}{_contents(left_out)}; expected images, or folders of images, in it")
     if table.labels is not None:
         return _labeled_list(table, _primary_images(images.paths, left_out), source, left_out, labeled=labeled)
-    return replace(images, root=table.root, archives=source)
+    return replace(images, root=table.root, archives=source, label_note=json_note(images.left_out, images.classes))
 
 
 def _top_folder(table: MemberTable, source: str) -> PackedFolder:
@@ -233,9 +235,8 @@ def _labeled_list(
     """Return images with labels of their own in the order of `paths`, by class first if `table.sorts_by_class`."""
     if not paths:
         raise DataError(f"no images in {source}; expected rows or records of images")
-    unlabeled = np.full(len(paths), -1, np.int64)
+    unlabeled = numbers = np.full(len(paths), -1, np.int64)
     classes: tuple[str, ...] = ()
-    numbers = unlabeled
     # Classes determine the order of the images even if they are not used as labels.
     with contextlib.suppress(*() if labeled else (DataError,)):
         numbers, classes = table.classes_of(paths, source)
@@ -247,6 +248,7 @@ def _labeled_list(
         table.root,
         archives=source,
         labels_are_numbers=labeled and bool(classes) and table.labels_are_numbers,
+        label_note=table.label_note if labeled else "",
         left_out=left_out,
     )
 
@@ -404,8 +406,7 @@ def _images_of_classes(
 
 def _contents(left_out: LeftOut) -> str:
     """Return a clause about files that may be or hold images, in a folder without images; "" without such files."""
-    pictures = left_out.pictures()
-    if pictures:
+    if pictures := left_out.pictures():
         return f", but {describe_suffixes(pictures)}: convert them to PNG or JPEG"
     for count, kind in left_out.containers():
         return f", but {counted(count.number, 'other file')}; {count.example} is {kind.name}: {REMEDIES[kind.group]}"

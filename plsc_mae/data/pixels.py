@@ -84,6 +84,11 @@ def choose_bands(count: int, pixel_format: PixelFormat) -> list[int]:
     return list(range(count))
 
 
+def take_bands(values: depth.Values, bands: Sequence[int]) -> depth.Values:
+    """Return the zero-based `bands` of values [h, w, F]; all bands in their order are returned without a copy."""
+    return values if list(bands) == list(range(values.shape[2])) else values[..., list(bands)]
+
+
 def to_pixels(values: depth.Values, pixel_format: PixelFormat, path: str) -> Pixels:
     """Convert values [h, w, C] of a file to pixels of type `pixel_format.dtype`.
 
@@ -106,7 +111,11 @@ def to_pixels(values: depth.Values, pixel_format: PixelFormat, path: str) -> Pix
         raise ValueError(f"its values are of type {values.dtype}; expected integers or floating-point numbers")
     if pixel_format.range is not None:
         scaled = depth.scale(values, pixel_format.range)
-        return np.rint(scaled).astype(np.uint8) if pixel_format.dtype is np.uint8 else scaled.astype(np.float32)
+        return (
+            np.rint(scaled).astype(np.uint8)
+            if pixel_format.dtype is np.uint8
+            else scaled.astype(np.float32, copy=False)
+        )
     if values.dtype != np.uint16:
         raise ValueError(f"its values are of type {values.dtype}, whose range is not known{depth.range_remedy()}")
     depth.log_shallow(path, int(values.max(initial=0)))

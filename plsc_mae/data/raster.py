@@ -10,6 +10,7 @@ A `Raster` gives the values of a file as they are stored. Formats and their band
 from __future__ import annotations
 
 import io
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -71,6 +72,57 @@ class ArrayRaster:
         return self.values[rows, columns]
 
 
+class PillowRaster:
+    """Values of a file that Pillow opens, at the depth of the file. The first read decodes all of them.
+
+    Args:
+        path: the file, for messages.
+        data: its content.
+        gray: True to convert 8-bit RGB to luminance.
+    """
+
+    decodes_whole = True
+
+    def __init__(self, path: str, data: bytes, *, gray: bool) -> None:
+        self._path, self._data, self._gray = path, data, gray
+        self._image: Image.Image = Image.open(io.BytesIO(data))
+        if depth.has_pages(self._image):
+            depth.log_loss("pages", path, "has several pages or frames; only the first one is used")
+        self._is_deep = depth.is_deep(self._image)  # not known after decoding
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and number of bands; only color of more than 8 bits is decoded for it."""
+        mode = self._image.mode
+        if mode in ("I", "F") or mode.startswith("I;16") or (self._gray and not self._is_deep):
+            bands = 1
+        elif self._is_deep:
+            return self._decoded.shape
+        else:
+            bands = Image.getmodebands(_mode_of_bands(mode))
+        return self._image.height, self._image.width, bands
+
+    @cached_property
+    def _decoded(self) -> ArrayRaster:
+        image = self._image
+        if self._is_deep:
+            return ArrayRaster(depth.read_values(image, self._data, all_bands=True))
+        image = image if image.mode in _PILLOW_BANDS else image.convert(_mode_of_bands(image.mode))
+        if self._gray and image.mode != "L":
+            depth.log_lost_alpha(self._path, image)
+            image = image.convert(_WITH_ALPHA.get(image.mode, image.mode)).convert("L")
+        return ArrayRaster(np.asarray(image))
+
+    def read(self, rows: slice, columns: slice) -> Values:
+        """See `Raster.read`."""
+        return self._decoded.read(rows, columns)
+
+
+def _mode_of_bands(mode: str) -> str:
+    """Return Pillow's mode whose bands are those of an image of 8 bits or less; the alpha of a palette is left out."""
+    return mode if mode in _PILLOW_BANDS else "L" if mode == "1" else "RGB"
+
+
 def reads_regions(path: str) -> bool:
     """Return whether regions of a file are read separately; opening such a file (TIFF, .npy) checks its length."""
     return path.lower().endswith((*TIFF_SUFFIXES, ".npy"))
@@ -93,7 +145,7 @@ def open_raster(path: str, data: bytes | None = None, *, gray: bool = False) -> 
         return open_tiff(path, data)
     if suffix in ARRAY_EXTENSIONS:
         return array_raster(_load_array(path, data))
-    return ArrayRaster(_pillow_values(path, Path(path).read_bytes() if data is None else data, gray=gray))
+    return PillowRaster(path, Path(path).read_bytes() if data is None else data, gray=gray)
 
 
 def _load_array(path: str, data: bytes | None) -> Values:
@@ -130,18 +182,3 @@ def _bands_last(values: Values) -> Values:
 def array_raster(values: npt.ArrayLike) -> ArrayRaster:
     """Return the raster of an array [H, W], [H, W, F] or [F, H, W]; raise ValueError for another shape."""
     return ArrayRaster(_bands_last(np.asarray(values)))
-
-
-def _pillow_values(path: str, data: bytes, *, gray: bool) -> Values:
-    """Return the values [H, W] or [H, W, F] of a file that Pillow opens, at the depth of the file."""
-    image: Image.Image = Image.open(io.BytesIO(data))
-    if depth.has_pages(image):
-        depth.log_loss("pages", path, "has several pages or frames; only the first one is used")
-    if depth.is_deep(image):
-        return depth.read_values(image, data, all_bands=True)
-    if image.mode not in _PILLOW_BANDS:
-        image = image.convert("L" if image.mode == "1" else "RGB")
-    if gray and image.mode != "L":
-        depth.log_lost_alpha(path, image)
-        image = image.convert(_WITH_ALPHA.get(image.mode, image.mode)).convert("L")
-    return np.asarray(image)

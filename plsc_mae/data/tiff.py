@@ -81,7 +81,8 @@ class TiffRaster:
         if self.mapped is not None:
             values: Values = np.array(self.mapped[rows, columns], dtype=self.dtype)
         else:
-            values = np.concatenate([self._decode(segments, rows, columns) for segments in self.segments], axis=-1)
+            parts = [self._decode(segments, rows, columns) for segments in self.segments]
+            values = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
         return np.iinfo(self.dtype).max - values if self.inverted else values
 
     def _decode(self, segments: list[tuple[int, int]], rows: slice, columns: slice) -> Values:

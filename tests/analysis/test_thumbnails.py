@@ -50,7 +50,19 @@ def test_pca_keeps_the_distances_of_a_plane():
     circle = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     places = project(np.pad(circle, ((0, 0), (0, 3))), "pca")
     np.testing.assert_allclose(np.linalg.norm(places - places.max(axis=0) / 2, axis=1), 0.5, atol=0.02)
-    assert project(np.ones((4, 3), np.float32), "pca").shape == (4, 2)  # equal features have no directions
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne", "umap"])
+def test_three_images_have_a_map(method):
+    if method != "pca":
+        pytest.importorskip({"tsne": "sklearn", "umap": "umap"}[method])
+    assert np.isfinite(project(np.eye(3, 8, dtype=np.float32), method)).all()
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne", "umap"])
+def test_equal_features_are_at_one_position(method):
+    noise = 1e-8 * np.random.default_rng(0).standard_normal((6, 3))
+    assert (project((1 + noise).astype(np.float32), method) == 0).all()
 
 
 def test_neighbors_have_frames_by_class_and_cut_captions():

@@ -118,8 +118,24 @@ def test_foreign_files_are_kept(source, tmp_path, capsys):
     assert prepare(source, tmp_path / "new", "--shards", "1000X") == 2
     assert prepare(source, tmp_path / "new", "--quality", "90") == 2
     assert prepare(source, tmp_path / "new") == 0
-    assert prepare(source, tmp_path / "new", "--short", 24) == 2
-    assert "short" in capsys.readouterr().err
+    assert prepare(source, tmp_path / "new", "--short", 24, "--shards", "10K") == 2
+    message = capsys.readouterr().err
+    assert all(words in message for words in ("without --short", "without --quality", "--shards 1000000000")), message
+    next((source / "train/cat").iterdir()).unlink()
+    assert prepare(source, tmp_path / "new") == 2
+    assert "other images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"options": [1, 2]}, {"options": [["short", None]]}, {"options": None}, {"shards": [1]}, {"shards": [["a"] * 4]}],
+)
+def test_a_damaged_record_is_named(source, tmp_path, capsys, change):
+    assert prepare(source, tmp_path / "out") == 0
+    record = tmp_path / "out/train/prepare.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | change))
+    assert prepare(source, tmp_path / "out") == 2
+    assert str(record.parent) in capsys.readouterr().err
 
 
 def test_an_interrupted_call_continues(source, tmp_path, monkeypatch):

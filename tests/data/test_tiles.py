@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from plsc_mae.data import tiles
+from plsc_mae.data.check import examine_file
 from plsc_mae.data.decode import Box, ReducedJpeg, open_image
 from plsc_mae.data.imagefolder import ImageDataset, find_images
 from plsc_mae.data.pixels import PixelFormat
@@ -72,17 +73,22 @@ def test_jpeg_is_decoded_at_reduced_size(tmp_path, picture):
 
 def test_a_large_image_that_is_decoded_whole_is_named_with_its_memory(folder, monkeypatch, messages):
     monkeypatch.setattr(tiles, "_LARGE_BYTES", 4 * 6400)
-    repeat_by_tiles(find_images(folder, "train"), TILED)
-    assert ["a.png" in message and "64 x 100" in message for message in messages] == [True]
+    for channels in (3, 1):
+        repeat_by_tiles(find_images(folder, "train"), TILED._replace(channels=channels))
+    assert ["a.png" in message and "64 x 100" in message for message in messages] == [True, True]
     np.save(folder / "c.npy", np.zeros((99, 99, 3), np.uint8))
     (folder / "a.png").unlink()
     (folder / "b.png").unlink()
     repeat_by_tiles(find_images(folder, "train"), TILED)
-    assert len(messages) == 1
+    assert len(messages) == 2
 
 
-def test_more_pixels_than_pillow_allows(tmp_path, picture, monkeypatch):
-    picture(3, 60, 60).save(tmp_path / "a.png")
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_more_pixels_than_pillow_allows(tmp_path, picture, monkeypatch, channels):
+    picture(3, 60, 60).convert("RGBA" if channels == 4 else "RGB").save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    assert open_image(tmp_path / "a.png", pixel_format=TILED).crop_resize(Box(0, 0, 8, 8), (8, 8)).shape == (8, 8, 3)
+    form = TILED._replace(channels=channels)
+    shape = open_image(tmp_path / "a.png", pixel_format=form).crop_resize(Box(0, 0, 8, 8), (8, 8)).shape
+    assert shape == (8, 8, channels)
     assert Image.MAX_IMAGE_PIXELS == 1000
+    assert not examine_file(str(tmp_path / "a.png"), form).reason

@@ -23,6 +23,7 @@ _IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "picture")
 _LABEL_NAMES = ("label", "labels", "fine_label", "cls", "class", "target")
 _GROUPS_KEPT = 2  # decompressed row groups in the memory of a process
 _NO_LABEL = -1  # label in test sets of `datasets`
+_CONVERTED_TYPES = ("bool", "halffloat", "float", "double")  # of labels; whole numbers and text are used as they are
 
 
 class Columns(NamedTuple):
@@ -32,13 +33,20 @@ class Columns(NamedTuple):
         image: name of the image column.
         is_struct: whether it has `bytes` and `path`.
         label: name of the label column; "" without one.
+        label_type: type of its values as Arrow names it, such as "int64".
         classes: names of the classes in the order of the labels; () if the labels are the names or plain numbers.
     """
 
     image: str
     is_struct: bool
     label: str
+    label_type: str
     classes: tuple[str, ...]
+
+    @property
+    def has_numbers(self) -> bool:
+        """True if the labels are booleans or floating-point numbers, which are class numbers if they are whole."""
+        return self.label_type in _CONVERTED_TYPES
 
 
 def _arrow() -> ModuleType:
@@ -84,7 +92,7 @@ class RowArchive(Archive):
                 raise  # of the file system; pyarrow's own, of truncated files, name no file
             raise DataError(f"cannot read {path}: {_first_line(error)}; copy or write it again") from None
         self.names = [safe_name(str(name)) or "" if name is not None else "" for name in names]
-        self.labels = ["" if label in (None, _NO_LABEL) else str(label) for label in labels]
+        self.labels = list(map(_label_text, labels))
 
     def open_member(self, member: str) -> tuple[IO[bytes], int]:
         """See `Archive.open_member`; the name of a member starts with the index of its row."""
@@ -218,7 +226,8 @@ def _choose_columns(arrow: ModuleType, schema: Any, path: str) -> Columns:
     usual = [name for name in _LABEL_NAMES if name in schema.names and _is_label(arrow, schema.field(name).type)]
     label = _choose([name for name in schema.names if name in classes], _LABEL_NAMES) or next(iter(usual), "")
     names = classes.get(label) or ()
-    return Columns(image, arrow.types.is_struct(schema.field(image).type), label, tuple(map(str, names)))
+    label_type = str(_value_type(arrow, schema.field(label).type)) if label else ""
+    return Columns(image, arrow.types.is_struct(schema.field(image).type), label, label_type, tuple(map(str, names)))
 
 
 def _features(schema: Any) -> dict[str, dict[str, Any]]:
@@ -250,10 +259,23 @@ def _is_binary(arrow: ModuleType, kind: Any) -> bool:
     return bool(arrow.types.is_binary(kind) or arrow.types.is_large_binary(kind))
 
 
+def _value_type(arrow: ModuleType, kind: Any) -> Any:
+    return kind.value_type if arrow.types.is_dictionary(kind) else kind
+
+
 def _is_label(arrow: ModuleType, kind: Any) -> bool:
-    values = kind.value_type if arrow.types.is_dictionary(kind) else kind
-    types = arrow.types
-    return bool(types.is_integer(values) or types.is_string(values) or types.is_large_string(values))
+    values, types = _value_type(arrow, kind), arrow.types
+    is_text = types.is_string(values) or types.is_large_string(values)
+    return bool(is_text or types.is_integer(values) or str(values) in _CONVERTED_TYPES)
+
+
+def _label_text(label: Any) -> str:
+    """Return a label as text: "" for none, whole numbers without a fraction, False as 0 and True as 1."""
+    if label is None or label == _NO_LABEL or label != label:  # NaN differs from itself
+        return ""
+    if isinstance(label, bool) or (isinstance(label, float) and label.is_integer()):
+        return str(int(label))
+    return str(label)
 
 
 def _first_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from plsc_mae.files import MARK, atomic_replacement, refuse_foreign
 from plsc_mae.names import as_json
 
 RECORD = "prepare.json"
+PACKING_OPTIONS = ("short", "quality", "shards")  # the other recorded options identify the images
 
 
 class Shard(NamedTuple):
@@ -75,21 +77,31 @@ class PackRecord:
             return cls(options)
         try:
             content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-            stored = content["options"]
-            shards = [Shard(*shard) for shard in content["shards"]]
+            stored = dict(content["options"])
+            shards = [
+                Shard(str(name), int(size), int(images), int(end)) for name, size, images, end in content["shards"]
+            ]
             finished = bool(content["finished"])
         except (OSError, ValueError, KeyError, TypeError):
             raise DataError(f"{folder} exists and holds no unfinished shards; choose a new or empty folder") from None
-        different = [name for name in options if stored.get(name) != options[name]]
+        different = {name: stored.get(name) for name in options if stored.get(name) != options[name]}
         if different:
             raise DataError(
-                f"{folder} holds shards with another {' and '.join(different)}: {stored.get(different[0])}, not "
-                f"{options[different[0]]}; choose another folder, or remove this one"
+                f"{folder} holds shards {_origin(different)}; repeat the command that wrote them, or choose "
+                "another folder"
             )
         intact = [shard for shard in shards if _size(folder / shard.name) == shard.size]
         if len(intact) < len(shards):
             return cls(options, shards[: next(i for i, shard in enumerate(shards) if shard not in intact)])
         return cls(options, shards, finished)
+
+
+def _origin(options: Mapping[str, Any]) -> str:
+    """Return a clause about the command that wrote the shards, from those of its options that differ."""
+    if not options.keys() <= set(PACKING_OPTIONS):
+        return "of other images"
+    flags = (f"without --{name}" if value is None else f"with --{name} {value}" for name, value in options.items())
+    return f"that were packed {', '.join(flags)}"
 
 
 def _size(path: Path) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from plsc_mae.data.folder_walk import Count, LeftOut
 from plsc_mae.data.packed.archive import Archive
 from plsc_mae.data.packed.binaries import BinaryArchive
 from plsc_mae.data.packed.folder import MemberTree, PackedFolder
@@ -33,6 +34,7 @@ class MemberTable(NamedTuple):
         labels: labels as text by path, "" for none; None if the archives have no labels of their own.
         classes: names of the classes in the order of the labels; () if the labels are the names or plain numbers.
         sorts_by_class: whether images are to be sorted by class.
+        label_note: sentence for the log about the column of labels; "" without one.
     """
 
     root: str
@@ -42,6 +44,7 @@ class MemberTable(NamedTuple):
     labels: Mapping[str, str] | None
     classes: tuple[str, ...]
     sorts_by_class: bool
+    label_note: str = ""
 
     def folder(self, source: str) -> PackedFolder:
         """Return the top folder of archives with folders; `source` names them in messages."""
@@ -98,8 +101,9 @@ def member_table(files: Sequence[str]) -> MemberTable:
     if all(isinstance(archive, IndexedArchive) for archive in archives):
         labels = dict(_own_labels(names, archives))
         return MemberTable(root, names, archives, None, labels or None, (), sorts_by_class=True)
-    if all(isinstance(archive, RowArchive) for archive in archives):
-        return _rows(root, names, archives)
+    tables = [archive for archive in archives if isinstance(archive, RowArchive)]
+    if len(tables) == len(archives):
+        return _rows(root, names, tables)
     if all(isinstance(archive, BinaryArchive) for archive in archives):
         return _records(root, names, archives)
     kinds = {type(archive): file for file, archive in zip(files, archives, strict=True)}
@@ -114,7 +118,7 @@ def _own_labels(names: Sequence[str], archives: Sequence[Archive]) -> Iterator[t
             yield from ((f"{name}/{member}", label) for member, label in pairs if label)
 
 
-def _rows(root: str, names: Sequence[str], archives: Sequence[Archive]) -> MemberTable:
+def _rows(root: str, names: Sequence[str], archives: Sequence[RowArchive]) -> MemberTable:
     """Return the table of Parquet or Arrow files, whose rows are sorted by the names of their images.
 
     Raises:
@@ -123,7 +127,6 @@ def _rows(root: str, names: Sequence[str], archives: Sequence[Archive]) -> Membe
     rows: list[tuple[str, str, int, int, str]] = []  # sorted as a folder is: by folder, name, file and row
     classes: tuple[str, ...] | None = None
     for number, archive in enumerate(archives):
-        assert isinstance(archive, RowArchive)
         if classes not in (None, archive.columns.classes):
             raise DataError(f"{archives[0].path} and {archive.path} have different classes; write them with the same")
         classes = archive.columns.classes
@@ -133,7 +136,22 @@ def _rows(root: str, names: Sequence[str], archives: Sequence[Archive]) -> Membe
     rows.sort()
     paths = [f"{names[number]}/{row}{f'/{base}' if base else ''}" for _, base, number, row, _ in rows]
     labels = {path: row[-1] for path, row in zip(paths, rows, strict=True)}
-    return MemberTable(root, names, archives, paths, labels, classes or (), sorts_by_class=True)
+    note, has_labels = _conversion_note(archives, labels.values())
+    used = labels if has_labels else None
+    return MemberTable(root, names, archives, paths, used, classes or (), sorts_by_class=True, label_note=note)
+
+
+def _conversion_note(archives: Sequence[RowArchive], labels: Collection[str]) -> tuple[str, bool]:
+    """Return (sentence about labels that are booleans or floating-point numbers, whether they are class numbers)."""
+    columns = next((archive.columns for archive in archives if archive.columns.has_numbers), None)
+    if columns is None or not any(labels):
+        return "", True
+    column = f"column {columns.label} of {columns.label_type} values"
+    for label in labels:
+        if label and not label.lstrip("-").isdecimal():
+            return f"the {column} has {label}, which is not a class number, so the images have no labels", False
+    booleans = "; False is 0 and True is 1" if columns.label_type == "bool" else ""
+    return f"the class numbers are the {column}{booleans}", True
 
 
 def _records(root: str, names: Sequence[str], archives: Sequence[Archive]) -> MemberTable:
@@ -151,3 +169,14 @@ def _records(root: str, names: Sequence[str], archives: Sequence[Archive]) -> Me
         classes = archive.classes
         labels |= {f"{name}/{number}.ppm": label for number, label in enumerate(archive.labels)}
     return MemberTable(root, names, archives, list(labels), labels, classes, sorts_by_class=False)
+
+
+def json_note(left_out: LeftOut, classes: Sequence[str]) -> str:
+    """Return a sentence about the JSON files beside images in archives whose classes are folders; "" without them."""
+    number, example = left_out.suffixes.get(".json", Count(0, ""))
+    if not number or not classes:
+        return ""
+    return (
+        f"the labels are the names of the folders, and the {number} JSON files, such as {example}, are not read; for "
+        "other labels add KEY.cls beside KEY.jpg"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from plsc_mae.data.imagefolder import find_images, find_validation
+from plsc_mae.data.imagefolder import find_images, find_validation, require_classes
 from plsc_mae.data.listing import has_split, list_images
 from plsc_mae.errors import DataError
 
@@ -116,6 +116,20 @@ def test_names_and_json_of_webdataset(tmp_path, tar):
     assert find_images(tar(tmp_path / "2.tar", captions), "train").classes == ()
 
 
+def test_json_beside_images_in_folders_is_mentioned(tmp_path, tar, caplog):
+    members = {
+        f"{name}/{i}{suffix}": content
+        for name in ("cat", "dog")
+        for i in range(2)
+        for suffix, content in ((".jpg", b"x"), (".json", b'{"label": 7}'))
+    }
+    with caplog.at_level("INFO"):
+        images = find_images(tar(tmp_path / "0.tar", members), "train")
+    assert images.classes == ("cat", "dog")
+    (line,) = [record.getMessage() for record in caplog.records if "JSON" in record.getMessage()]
+    assert all(words in line for words in ("0.tar", "4 JSON", "cat/0.json", "KEY.cls")), line
+
+
 @pytest.mark.parametrize("label", [b"", b"x", b"-1", b"1e9", b"99999999999"])
 def test_wrong_labels_are_named(tmp_path, tar, label):
     members = {"1.jpg": b"x", "1.cls": b"1", "2.jpg": b"x", "2.cls": label, "3.jpg": b"x", "3.cls": b"2"}
@@ -188,6 +202,30 @@ def test_labels_of_rows(tmp_path, parquet):
     assert declared.classes == ("z", "y")
     with pytest.raises(DataError, match=r"label 2; expected .* 0 to 1"):
         find_images(parquet(tmp_path / "d.parquet", ["b", "a"], [b"x"] * 2, [0, 2], ["z", "y"]), "train")
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers", "words"),
+    [
+        ([True, False, None, True], None, "label"),
+        ([True, False, False, True], [0, 0, 1, 1], "bool"),
+        ([2.0, 0.0, 2.0, 1.0], [0, 1, 2, 2], "double"),
+        ([2.0, 0.5, 2.0, 1.0], [], "0.5"),
+    ],
+)
+def test_labels_that_are_booleans_or_floats(tmp_path, parquet, caplog, labels, numbers, words):
+    path = parquet(tmp_path / "a.parquet", list("abcd"), [b"x"] * 4, labels)
+    if numbers is None:
+        with pytest.raises(DataError, match="no label"):
+            find_images(path, "train")
+        return
+    with caplog.at_level("INFO"):
+        images = find_images(path, "train")
+    assert images.labels.tolist() == (numbers or [-1] * 4)
+    assert any(words in record.getMessage() for record in caplog.records)
+    if not numbers:
+        with pytest.raises(DataError, match=words):
+            require_classes(images, "fine-tuning")
 
 
 def test_paths_of_rows_do_not_lead_to_files(tmp_path, parquet, image_folder):
