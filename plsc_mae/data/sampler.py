@@ -52,10 +52,11 @@ class EpochBatchSampler(paddle.io.BatchSampler):
         self.epoch = 0
         self.batches_done = 0
         if length == 0 or (drop_last and length < self.global_batch_size):
+            fewer = ("use fewer processes",) if world_size > 1 else ()
             raise DataError(
                 f"the data set has {counted(length, 'image')}, fewer than one batch of {self.global_batch_size} "
                 f"({batch_size} on each of {counted(world_size, 'process')}); "
-                f"{remedies('lower --batch_size', 'use fewer processes')}"
+                f"{remedies('lower --batch_size', *fewer)}"
             )
 
     def set_position(self, epoch: int, batches_done: int = 0) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 WIDTH, HEIGHT = 620, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 16, 14, 40
 COLORS = ("#2166ac", "#b35806", "#1b7837", "#762a83", "#c51b7d", "#4d4d4d", "#8c510a", "#01665e")
+LINE = 12  # height of a line of text
 MAX_POINTS = 400  # of a curve
 FEW_POINTS = 40  # which are drawn with markers
 
@@ -45,10 +46,7 @@ def line_chart(curves: Sequence[Curve], *, x_label: str, levels: Mapping[str, fl
     xs = _axis([x for _, curve in colored for x in curve.x], tight=True)
     ys = _axis([*(y for _, curve in colored for y in curve.y), *shown.values()])
     parts = [*_frame(xs, ys, x_label)]
-    for label, level in shown.items():
-        y = ys.position(level, HEIGHT - BOTTOM, TOP)
-        parts.append(f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" />')
-        parts.append(f'<text class="level" x="{WIDTH - RIGHT - 4}" y="{y - 4:.1f}">{escape(label)}</text>')
+    parts += _level_lines(shown, ys)
     for color, curve in colored:
         points = [
             (xs.position(x, LEFT, WIDTH - RIGHT), ys.position(y, HEIGHT - BOTTOM, TOP))
@@ -101,6 +99,16 @@ def _frame(xs: _Axis, ys: _Axis, x_label: str) -> Iterator[str]:
         x = xs.position(tick, LEFT, WIDTH - RIGHT)
         yield f'<text class="x" x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}">{tick_text(tick)}</text>'
     yield f'<text class="x" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}">{escape(x_label)}</text>'
+
+
+def _level_lines(levels: Mapping[str, float], ys: _Axis) -> Iterator[str]:
+    """Yield a line and a label per level; labels of near levels are stacked upwards."""
+    baseline = math.inf
+    for label, level in sorted(levels.items(), key=lambda item: item[1]):
+        y = ys.position(level, HEIGHT - BOTTOM, TOP)
+        baseline = min(y - 4, baseline - LINE)
+        yield f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" />'
+        yield f'<text class="level" x="{WIDTH - RIGHT - 4}" y="{baseline:.1f}">{escape(label)}</text>'
 
 
 def tick_text(value: float) -> str:

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from plsc_mae.report.charts import MAX_POINTS, Curve, line_chart
+from plsc_mae.report.charts import LINE, MAX_POINTS, Curve, line_chart
 
 
 def points(html):
@@ -36,3 +36,11 @@ def test_far_levels_are_in_the_legend_only():
     html = line_chart([Curve("loss", [0, 1], [1.0, 0.5])], x_label="update", levels={"near": 1.5, "far": 9.0})
     assert html.count('<line class="level"') == 1
     assert "far: 9" in html
+
+
+def test_labels_of_near_levels_do_not_overlap():
+    curve = Curve("loss", [0, 1], [1.0, 0.1])
+    chart = line_chart([curve], x_label="epoch", levels={"a": 0.50, "b": 0.51, "c": 0.9})
+    heights = {label: float(y) for y, label in re.findall(r'<text class="level" x="\S+" y="(\S+)">(\w)<', chart)}
+    assert heights["a"] - heights["b"] >= LINE
+    assert heights["b"] - heights["c"] > LINE
