@@ -17,7 +17,7 @@ from plsc_mae.data.classes import ClassOrder
 from plsc_mae.errors import CheckpointError, flag
 from plsc_mae.loading.class_names import head_to_keep
 from plsc_mae.loading.completeness import BESIDE_THE_ENCODER, refuse_unsupported, require_complete
-from plsc_mae.loading.encoder import newer_parts, stored_statistics
+from plsc_mae.loading.encoder import newer_parts, stated_heads, stored_statistics
 from plsc_mae.loading.positions import PositionFit
 from plsc_mae.loading.training_config import trained_eps
 from plsc_mae.methods import load_recipe
@@ -91,7 +91,7 @@ def load_into_classifier(
     if not isinstance(source, Checkpoint):
         source = weights.read_network(source, model_key or "", model_prefix or "")
     if not dry_run:
-        warn_of_eps(model.encoder, source)
+        _warn_of_other_settings(model, source)
     stored, rules = based(source, model.num_heads)
     if probe := [name for name in _PROBE if name in stored.model]:
         raise CheckpointError(
@@ -189,6 +189,17 @@ def warn_of_eps(encoder: VisionTransformer, stored: Checkpoint) -> None:
         logger.warning(
             "%s was trained with layer norms of eps %g, but the network has %g; give %s %g to keep it",
             *(stored.path, trained, own, flag("norm_eps"), trained),
+        )
+
+
+def _warn_of_other_settings(model: ImageClassifier, stored: Checkpoint) -> None:
+    """Warn if a file states another epsilon or number of heads, with which its weights compute another function."""
+    warn_of_eps(model.encoder, stored)
+    trained = stated_heads(stored, model.encoder.embed_dim)
+    if trained not in (None, model.num_heads):
+        logger.warning(
+            "%s was trained with %d attention heads, but the network has %d, so its features differ; give %s %d",
+            *(stored.path, trained, model.num_heads, flag("num_heads"), trained),
         )
 
 

@@ -309,6 +309,14 @@ def _options(stored: Checkpoint) -> Mapping[str, Any]:
     return options if isinstance(options, dict) else {}
 
 
+def stated_heads(stored: Checkpoint, embed_dim: int) -> int | None:
+    """Return the number of attention heads of an encoder of width `embed_dim` that a file states; None if it does not.
+
+    The shapes of the weights do not determine it, so another number computes another function without an error.
+    """
+    return _trained_heads(_options(stored), embed_dim)
+
+
 def _trained_heads(options: Mapping[str, Any], embed_dim: int) -> int | None:
     """Return the number of heads in stored options, else in the registered model that they name; None if unknown.
 

@@ -9,12 +9,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from paddle import nn
 
 from plsc_mae import weights
 from plsc_mae.config import PretrainConfig
 from plsc_mae.errors import CheckpointError, flag
 from plsc_mae.loading.classifier_weights import based, require_encoder, warn_of_eps
 from plsc_mae.loading.completeness import COMPUTED, TEACHERS, fixed_tables
+from plsc_mae.loading.encoder import stated_heads
 from plsc_mae.loading.positions import PositionFit
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Task
@@ -56,10 +58,12 @@ def load_initial_weights(task: Task, config: PretrainConfig) -> LoadReport:
         require_encoder(network, encoder, report, base, rules, fresh=("encoder.norm.",))
     except CheckpointError as error:
         if sizes := _other_sizes(task, load_method(config.method), base):
+            sizes |= _stated_heads(stored, int(sizes.get("embed_dim", encoder.embed_dim)), config.method)
             given = " ".join(f"{flag(name)} {value:g}" for name, value in sizes.items())
-            raise CheckpointError(f"{error}; for its sizes give {given}") from None
+            raise CheckpointError(f"{error}; for its sizes give {given}, or the --config of its run") from None
         raise
     fit.require_grid()
+    _require_heads(stored, network, config)
     task.complete_initial_weights(report.missing)
     _log(str(stored.path), report, fixed_tables(network))
     return report
@@ -77,6 +81,27 @@ def _other_sizes(task: Task, method: Method[Any], base: Checkpoint) -> dict[str,
         for stored in (base, own)
     )
     return {name: found[name] for name in found if name.endswith(_SIZES) and found[name] != needed[name]}
+
+
+def _stated_heads(stored: Checkpoint, embed_dim: int, method: str) -> dict[str, int]:
+    """Return the numbers of attention heads that a file states, by option; the decoder's for the same method only."""
+    found = {"num_heads": stated_heads(stored, embed_dim)}
+    if stored.meta.get("method") == method:
+        found["decoder_num_heads"] = stored.meta.get("args", {}).get("decoder_num_heads")
+    return {name: int(number) for name, number in found.items() if number}
+
+
+def _require_heads(stored: Checkpoint, network: nn.Layer, config: PretrainConfig) -> None:
+    """Raise CheckpointError if a file states other numbers of attention heads, which no shape shows."""
+    encoder = network.encoder
+    for name, trained in _stated_heads(stored, encoder.embed_dim, config.method).items():
+        blocks = encoder.blocks if name == "num_heads" else getattr(network.decoder, "blocks", ())
+        own = blocks[0].attn.num_heads if blocks else getattr(config, name)
+        if own != trained:
+            raise CheckpointError(
+                f"{stored.path} was trained with {flag(name)} {trained}, but the network has {own}; give {flag(name)} "
+                f"{trained}, or the --config of its run"
+            )
 
 
 def _log(path: str, report: LoadReport, computed: set[str]) -> None:

@@ -188,3 +188,15 @@ def test_a_network_of_the_file_is_chosen_by_its_key(tmp_path):
     np.savez(tmp_path / "two.npz", **arrays)
     start(task, dataclasses.replace(config, model_key="model_ema"), str(tmp_path / "two.npz"))
     assert_equal(arrays_of(task.model), arrays_of(average), arrays_of(average))
+
+
+@pytest.mark.parametrize(("option", "number"), [("num_heads", 2), ("decoder_num_heads", 2)])
+@pytest.mark.parametrize("name", ["mae", "cae"])
+def test_other_heads_than_the_files_are_refused(tmp_path, name, option, number):
+    task, config = build(name)
+    path = tmp_path / "source.pd"
+    content = {"model": task.model.state_dict(), "method": name, "args": dataclasses.asdict(config)}
+    paddle.save(content, str(path))
+    other = build(name, **{option: number})
+    with pytest.raises(CheckpointError, match=f"--{option} 4, but the network has {number}"):
+        start(*other, str(path))
