@@ -25,7 +25,7 @@ LOGS = ("train.jsonl", "log.txt")
 CONFIG = "config.yaml"
 _OWN_CONFIG = "config-{}.yaml"  # with the id of the run, where config.yaml is a file of the user
 _OWN_CONFIGS = _OWN_CONFIG.format(12 * "[0-9a-f]")
-_CONFIG_SIGN = "# all options of "
+_CONFIG_SIGNS = (" options of ", " with --config\n")  # in the first line, also in that of the first versions
 HISTORY, TRIVIAL_LOSSES = "history.jsonl", "trivial_losses.json"  # see train/history.py, train/trivial_losses.py
 _CONTINUED_REPORTS = ("spikes.jsonl", HISTORY, TRIVIAL_LOSSES)
 _REPORTS = (*_CONTINUED_REPORTS, "nonfinite-*.json", "hang-*.txt")
@@ -355,11 +355,11 @@ def prepare_folder(config: TrainingConfig, start: Start) -> None:
 def _write_config(config: TrainingConfig, start: Start) -> None:
     """Write config.yaml, without the SESSION_OPTIONS; a file of the user keeps its name."""
     source = f", which started from {start.record.origin}" if start.record.origin else ""
-    header = f"{_CONFIG_SIGN}run {start.record.run}{source}; repeat it with --config\n"
+    header = f"# all options of run {start.record.run}{source}; repeat it with --config\n"
     repeated = dataclasses.replace(config, **{name: getattr(type(config), name) for name in SESSION_OPTIONS})
     path = Path(config.output_dir) / CONFIG
     try:
-        refuse_foreign(path, (_CONFIG_SIGN,))
+        refuse_foreign(path, _CONFIG_SIGNS)
     except FileExistsError:
         own = path.with_name(_OWN_CONFIG.format(start.record.run))
         logger.warning("%s was not written by a run and is kept; the options of this run are in %s", path, own.name)

@@ -137,6 +137,12 @@ def test_what_other_commands_write_is_no_use(folder):
     assert find_start(config(folder)) == Start(None, RunRecord())
 
 
+def test_options_of_the_first_versions_are_replaced(folder):
+    (folder / "config.yaml").write_text("# the resolved options of this run; feed them back with --config\nepochs: 3\n")
+    run = enter(folder).record.run
+    assert run in (folder / "config.yaml").read_text().splitlines()[0]
+
+
 def test_options_and_records_of_others_are_not_replaced(folder, caplog):
     (folder / "config.yaml").write_text("epochs: 3\n")
     run = enter(folder).record.run
