@@ -15,7 +15,7 @@ from pathlib import Path
 
 from plsc_mae.parallel import failure_detector
 
-failure_detector.GRACE, failure_detector.SHORT_GRACE = 0.5, 0.3
+failure_detector.GRACE, failure_detector.SHORT_GRACE = 1.5, 0.6
 
 
 class FolderStore:
@@ -58,6 +58,7 @@ def main(folder: str, port: str, process: str, processes: str, *deeds: str) -> i
     if "late" in deeds:
         time.sleep(0.5)
     failure_detector.join(int(process), int(processes), store, {"PADDLE_MASTER": f"127.0.0.1:{port}"})
+    store.set(f"joined/{process}", b"")
     for deed in deeds:
         if deed == "sleep":
             time.sleep(90)
@@ -66,6 +67,8 @@ def main(folder: str, port: str, process: str, processes: str, *deeds: str) -> i
         elif deed == "refuse":
             refuse(store)
         elif deed == "wait":
+            for other in range(int(processes)):  # on a busy machine they start seconds apart
+                store.get(f"joined/{other}")
             time.sleep(0.2)
         elif deed == "die":
             os.kill(os.getpid(), signal.SIGKILL)
