@@ -18,6 +18,7 @@ from plsc_mae.loading.classifier_weights import based, require_encoder, warn_of_
 from plsc_mae.loading.completeness import COMPUTED, TEACHERS, fixed_tables
 from plsc_mae.loading.encoder import stated_heads
 from plsc_mae.loading.positions import PositionFit
+from plsc_mae.loading.training_config import stored_heads
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Task
 from plsc_mae.methods.contract import Method
@@ -87,8 +88,8 @@ def _stated_heads(stored: Checkpoint, embed_dim: int, method: str) -> dict[str, 
     """Return the numbers of attention heads that a file states, by option; the decoder's for the same method only."""
     found = {"num_heads": stated_heads(stored, embed_dim)}
     if stored.meta.get("method") == method:
-        found["decoder_num_heads"] = stored.meta.get("args", {}).get("decoder_num_heads")
-    return {name: int(number) for name, number in found.items() if number}
+        found["decoder_num_heads"] = stored_heads(stored, "decoder_num_heads")
+    return {name: number for name, number in found.items() if number}
 
 
 def _require_heads(stored: Checkpoint, network: nn.Layer, config: PretrainConfig) -> None:

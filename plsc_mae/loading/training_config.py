@@ -90,13 +90,13 @@ def _infer_config(stored: Checkpoint, heads: Mapping[str, int | None], norm_eps:
     for key in heads:
         if key not in arguments:  # a decoder without attention has no heads
             continue
-        arguments[key] = heads[key] or _stored_heads(stored, key) or arguments[key]
+        arguments[key] = heads[key] or stored_heads(stored, key) or arguments[key]
         if arguments[key] is None:
             raise ConfigError(f"{stored.path} does not store its number of heads; give it with --{key}")
     return method.config_of({**arguments, **_stored_options(method, stored, arguments), "norm_eps": norm_eps})
 
 
-def _stored_heads(stored: Checkpoint, key: str) -> int | None:
+def stored_heads(stored: Checkpoint, key: str) -> int | None:
     """Return the number of heads that a file or folder stores beside its weights; None without one."""
     options = stored.meta.get("args")
     heads = options.get(key) if isinstance(options, dict) else None
