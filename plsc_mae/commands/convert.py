@@ -35,8 +35,8 @@ def run(config: WeightsConvertConfig) -> None:
     Raises:
         CheckpointError: the file cannot be read, lacks a tensor or has positions of a grid that is not square, or the
             new file cannot be written.
-        ConfigError: the dialect is unknown or cannot hold the network, the new file exists, or a needed number of heads
-            is unknown.
+        ConfigError: the dialect is unknown or cannot hold the network, the new file exists, or an option is missing or
+            does not fit.
     """
     find_dialect(config.dialect)
     out = Path(config.out)
@@ -88,11 +88,7 @@ def _lost_settings(stored: Checkpoint, kind: str, dialect: str, *, with_settings
 
 
 def _checked(network: nn.Layer, stored: Checkpoint, kind: str, *, convert_channels: bool) -> LoadReport:
-    """Load `stored` into `network` again, check its position embeddings and return the report of matched tensors.
-
-    Raises:
-        CheckpointError: the position embeddings belong to a grid that is not square.
-    """
+    """Load `stored` into `network` again and return the report; refuse positions of a grid that is not square."""
     encoder = getattr(network, "encoder", network)
     fit = PositionFit(network, encoder, stored, silent=True) if convert_channels else None
     report = weights.load(network, stored, prefix="encoder." if kind == ENCODER else "", resize=fit)
@@ -106,11 +102,7 @@ def _checked(network: nn.Layer, stored: Checkpoint, kind: str, *, convert_channe
 
 
 def _settings(network: nn.Layer, kind: str, path: str) -> dict[str, Any]:
-    """Return the content of config.json for a Hugging Face folder.
-
-    Raises:
-        ConfigError: the network is a classifier, or its images are rectangles.
-    """
+    """Return the content of config.json for a Hugging Face folder; refuse classifiers and rectangular images."""
     if isinstance(network, ImageClassifier):
         raise ConfigError(
             f"{path} holds a classifier, but a Hugging Face folder can hold autoencoders and encoders only; give "
