@@ -91,7 +91,7 @@ def run(config: CompareConfig) -> int:
             unreadable = encoded.unreadable
             if world.is_main:
                 _score(row, encoded, k, choices)
-            world.barrier()  # otherwise the others may time out in the next exchange while the first one scores
+            world.barrier()  # the next exchange could time out while the main process scores
         rows.append(row)
         if world.is_main:
             print(row, flush=True)

@@ -111,7 +111,7 @@ def inspect_file(
         CheckpointError: the file cannot be read.
     """
     stored, problems = source if isinstance(source, Checkpoint) else weights.read(source), []
-    stored = dataclasses.replace(stored, any_values=True)  # they are counted
+    stored = dataclasses.replace(stored, any_values=True)  # values that are not finite are counted
     path = str(stored.path)
     try:
         base = base_of(stored, num_heads)
@@ -279,7 +279,7 @@ def _add_pretrained(found: Inspection, base: Checkpoint, decoder_num_heads: int 
     found.sizes |= described.parts
     decoder = found.sizes.get("decoder", {})
     if decoder_num_heads and not found.phase and decoder.get("num_heads", decoder_num_heads) != decoder_num_heads:
-        decoder["num_heads"] = None  # which commands then get as a flag
+        decoder["num_heads"] = None  # so that commands get it as a flag
     found.unknown += described.unknown
     if config is not None:
         found.uses |= usage_lines.reconstruction(found.path, found.sizes, described.reconstruct_flags)

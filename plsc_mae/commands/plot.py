@@ -20,7 +20,7 @@ from plsc_mae.names import escape_name
 from plsc_mae.report.run_folder import Records, read_lines, read_trivial_losses
 from plsc_mae.train.checkpoint.folder import TRIVIAL_LOSSES
 
-_FORMATS = ("png", "jpg", "jpeg", "tif", "tiff", "webp", "svg", "pdf", "ps", "eps")  # can be marked as ours
+_FORMATS = ("png", "jpg", "jpeg", "tif", "tiff", "webp", "svg", "pdf", "ps", "eps")  # formats that can hold our mark
 _SOFTWARE = 305  # tag of TIFF and EXIF
 COLORS = ("tab:blue", "tab:green", "tab:red", "tab:purple")  # the learning rate is orange
 

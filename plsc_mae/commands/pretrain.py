@@ -49,7 +49,7 @@ from plsc_mae.train.setup import (
 from plsc_mae.train.signals import preparing_run
 
 PANEL_IMAGES = 8
-FIXED_IMAGES = 64  # whose loss --feature_freq measures
+FIXED_IMAGES = 64  # images whose loss --feature_freq measures
 
 logger = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ def flat_table(content: Content, dialect: str) -> Table:
     table = convert.export(network, dialect, prefix=prefix)
     table.pop("mask_token", None)
     if encoder.pos_embed is not None:
-        table["pos_embed"] = encoder.pos_embed.numpy()  # computed ones of some methods are not in the state
+        table["pos_embed"] = encoder.pos_embed.numpy()  # some methods' computed tables are not in the state
     if (shared := table.pop(f"rel_pos_bias.{TABLE}", None)) is not None:
         table |= {f"blocks.{i}.attn.{TABLE}": shared for i in range(len(encoder.blocks))}
     if (classifier := content.classifier) is not None and has_batch_norm(classifier):

@@ -17,7 +17,7 @@ from plsc_mae.files import MARK, result_replacement
 from plsc_mae.names import escape_name
 from plsc_mae.report.run_folder import is_number
 
-MAX_SIDE = 1200  # pixels of an inlined picture
+MAX_SIDE = 1200  # pixels of the longer side of an inlined picture
 MAX_PNG_BYTES = 60_000  # a larger picture is inlined as JPEG
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1b2733;background:#fff;max-width:1320px;margin:0 auto;padding:1.2em}

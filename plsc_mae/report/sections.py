@@ -20,7 +20,7 @@ UPDATE = "update"
 MAX_ROWS = 24  # of the table of epochs
 MAX_TIMES, MAX_IMAGES = 5, 2  # times at which an image is shown, and images of each kind of picture
 MIN_HEIGHT = 96  # CSS pixels
-# Fields of log.txt that say where the run was, or repeat a constant of every line.
+# Fields of log.txt that have the position in the run, or the same value in every line.
 POSITION = ("epoch", "step", "run", "n_parameters")
 SETTINGS = ("train_lr", "train_min_lr", "train_weight_decay", "train_loss_scale", "skipped_images")
 _RISING = ("acc", "macro_f1", "mAP", "_r2")  # parts of the names of metrics that are better if larger

@@ -112,7 +112,7 @@ with paddle.no_grad():
         table = tables.flat_table(content, "plsc_beit") | {"pos_embed": tables.with_class_row(content.encoder)}
         if not plain:
             return tables.separate_biases(table)
-        # A norm of the pooled class token equals one of all tokens.
+        # The norm of the class token is the same before and after the pooling.
         return {
             name.replace("head.", "head.fc_head.", 1).replace("fc_norm.", "norm.", 1): value
             for name, value in table.items()
