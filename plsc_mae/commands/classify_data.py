@@ -60,7 +60,7 @@ class Images(NamedTuple):
 
 
 class Datasets(NamedTuple):
-    """Data sets of the training and validation images; None if the run does not use them."""
+    """Data sets of the training and of the validation images; each is None if the run does not use it."""
 
     train: KeyedDataset | None
     val: KeyedDataset | None

@@ -21,7 +21,7 @@ PLACES = ("output_dir", "log_dir", "resume", "auto_resume", "overwrite")
 
 
 def run(config: RunsConfig) -> None:
-    """Write the HTML file, and print the final numbers, the differing options and the path.
+    """Write the HTML file, and print final numbers, differing options, comparisons with published logs, and the path.
 
     Raises:
         DataError: a folder is not that of a run, or the file cannot be written.
