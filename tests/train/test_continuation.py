@@ -61,6 +61,9 @@ def test_kill_and_go_on(run, kill_step, save_steps, flags):
 
 
 @pytest.mark.once
+@pytest.mark.parametrize(
+    "run", ["mae", *(pytest.param(m, marks=pytest.mark.slow) for m in ("cae", "simmim"))], indirect=True
+)
 def test_epoch_means_survive_a_stop_in_the_epoch(run):
     run.here("whole", "--batch_size 12 --epochs 2")
     run.here("cut", "--batch_size 12 --epochs 2 --max_train_step 14")
