@@ -1,4 +1,4 @@
-"""`plsc-mae plan pretrain|finetune|linprobe`: estimate the cost of a run from its options, without running it."""
+"""`plsc-mae plan pretrain|finetune|linprobe`: estimate the cost of a run from its options."""
 
 from __future__ import annotations
 

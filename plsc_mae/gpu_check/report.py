@@ -1,4 +1,4 @@
-"""The report file of `plsc-mae doctor --gpu`, which a user can send to us: `anonymous` removes names and paths."""
+"""The report file of `plsc-mae doctor --gpu`; `anonymous` replaces its paths and the names of user and machine."""
 
 from __future__ import annotations
 
