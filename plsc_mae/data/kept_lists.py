@@ -1,4 +1,4 @@
-"""Image lists of large folders, cached for later runs and valid while no subfolder's modification time changes.
+"""Image lists of large folders, cached for later runs, and valid while no modification time of a folder changes.
 
 The time of a folder changes when an entry is added, removed or renamed, and these are the only changes that affect the
 list. Overwriting a file does not affect it.
