@@ -64,7 +64,7 @@ _OPENCV_UPSCALING = {"bicubic": "INTER_CUBIC", "bilinear": "INTER_LINEAR", "lanc
 # Resizing a strip of 1 x 10000 pixels by its shorter side would need gigabytes. The limit equals Pillow's for decoding.
 _MAX_RESIZED_PIXELS = 2 * 89_478_485
 _SAMPLED_SIDE = 2048  # pixels
-_SAMPLED_ROWS = 256  # that are in memory at a time
+_SAMPLED_ROWS = 256  # in memory at a time
 _MAX_FILE_BYTES = 8 * _MAX_RESIZED_PIXELS  # uncompressed 16-bit RGBA
 
 
@@ -78,7 +78,7 @@ class Box(NamedTuple):
 
 
 class SourceImage(ABC):
-    """Image file with known size; its pixels are decoded on first use.
+    """Image of known size; the pixels of a file are decoded on first use.
 
     Attributes:
         decodes_whole: whether a crop decodes all pixels of the file.

@@ -69,7 +69,7 @@ class BatchLoader:
         self._batches: OneAhead[TransferredBatch] | None = None
 
     def __len__(self) -> int:
-        """Return the number of batches in a whole epoch, regardless of the position."""
+        """Return the number of batches of this process in a whole epoch, regardless of the position."""
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

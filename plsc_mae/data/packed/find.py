@@ -19,7 +19,7 @@ _SPLIT_FILE = re.compile(r"(train|training|val|valid|validation|test|testing)(?:
 _INNER = "data"  # folder of the files in repositories of Hugging Face
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_MOST_FILES = 1_000_000  # that a pattern with braces may expand to
+_MOST_FILES = 1_000_000  # a longer range in braces is cut
 
 
 def find_archives(data_path: str | Path, split: str, flag: str) -> list[str]:
