@@ -59,7 +59,7 @@ class ViewConfig(BatchConfig):
 
 @dataclass(kw_only=True, frozen=True)
 class FeatureConfig(ViewConfig, EncoderConfig):
-    """Options of the tools that compute features."""
+    """Options that `knn`, `fewshot`, `extract` and `plsc_mae.embed` share."""
 
     data_path: str = option("", "image folder or list file", metavar="PATH")
     norm: bool = _encoder(False, "apply the encoder's final norm to the tokens")
@@ -239,7 +239,7 @@ class SegprobeConfig(BatchConfig, EncoderConfig):
 
 @dataclass(kw_only=True, frozen=True)
 class EmbedConfig(FeatureConfig):
-    """Options of `plsc_mae.embed`: those of `extract` without the file."""
+    """Options of `plsc_mae.embed`; `extract` has options of files and pictures too."""
 
     data_path: str = option("", "image folder (its val/, if there is one) or list file", metavar="PATH")
     split: str = option("val", "subfolder of the image folder to use, if it exists", metavar="NAME")
