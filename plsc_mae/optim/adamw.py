@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import paddle
 from paddle import Tensor, _C_ops
 
-CHUNK_SIZE = 32 * 2048  # elements per thread block of the GPU kernel, Paddle's own value for Adam
+CHUNK_SIZE = 32 * 2048  # elements per thread block of the GPU kernel
 
 
 class _Settings(NamedTuple):
