@@ -29,6 +29,7 @@ def feature_health(features: Features) -> dict[str, float]:
     Raises:
         ValueError: n < 2.
         numpy.linalg.LinAlgError: a feature is not finite.
+        DataError: the length of a feature exceeds float32.
     """
     return {
         "feature_rank": effective_rank(features),
