@@ -40,8 +40,8 @@ def attention_maps(encoder: VisionTransformer, images: Tensor) -> list[npt.NDArr
 def recorded_blocks(encoder: VisionTransformer, indices: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """Collect the softmax weights of some blocks in the forward passes inside the context, averaged over the heads.
 
-    In contrast to `attention_maps`, the heads of one block at a time are in memory, and the other blocks can use a
-    flash kernel.
+    In contrast to `attention_maps`, only one block at a time has its weights per head in memory, and the other blocks
+    can use a flash kernel.
 
     Args:
         encoder: the network.

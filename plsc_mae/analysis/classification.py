@@ -51,7 +51,7 @@ class Calibration(NamedTuple):
 
     @property
     def error(self) -> float:
-        """Expected calibration error: mean of |accuracy - confidence| of the images' bins (Guo et al. 2017, eq. 3)."""
+        """Expected calibration error: mean over images of |accuracy - confidence| of their bins (Guo et al. 2017)."""
         gaps = np.abs(self.accuracy - self.confidence)
         return float(np.nansum(gaps * self.images) / self.images.sum())
 

@@ -118,7 +118,7 @@ class Scatter(NamedTuple):
 
 
 def class_report(logits: Values, labels: npt.NDArray[np.int64], names: Sequence[str]) -> Report:
-    """Report logits [n, K] for class numbers [n]: scores per class and confusion matrix, and charts with calibration.
+    """Report logits [n, K] for class numbers [n]: scores per class, confusion matrix, and charts, also of calibration.
 
     Raises:
         ValueError: a class number is not below K.
@@ -160,7 +160,7 @@ def label_report(logits: Values, targets: Values, names: Sequence[str]) -> Repor
 
 
 def number_report(predicted: Values, targets: Values, names: Sequence[str]) -> Report:
-    """Report predictions [n, K] for targets [n, K], which may be NaN: errors per number, scatter plots of the first."""
+    """Report predictions [n, K] for targets [n, K], which may be NaN: errors of each number, plots of the first few."""
     absolute, rooted, explained = target_errors(predicted, targets)
     table: Table = [["number", "images", "mean_abs_error", "rmse", "r2"]]
     table += [

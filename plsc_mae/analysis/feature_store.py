@@ -132,7 +132,7 @@ class FeatureStore:
                 self._commit()
 
     def finish(self) -> Arrays:
-        """Return all rows by name as read-only memory maps, or as empty arrays if there are none.
+        """Return all rows by name as read-only memory maps; without rows, as empty arrays.
 
         Raises:
             DataError: a file cannot be written.
@@ -162,7 +162,7 @@ class FeatureStore:
         return np.memmap(self._path(name), self.dtype, "r", shape=(self._rows, *shape))
 
     def _restore_locked(self) -> None:
-        """Lock the folder, unless it has files of unknown origin, then restore its content."""
+        """Lock the folder and restore its content; raise DataError if it is locked or has files of unknown origin."""
         content = {path.name for path in self.folder.iterdir()} - {LOCK}
         if self._stored() is None and any(not name.endswith((SUFFIX, ".partial")) for name in content):
             raise DataError(f"{self.folder} has files of unknown origin; move them, or choose another --save_path")

@@ -205,7 +205,7 @@ def encode_images(
         encode: returns the features of a batch.
         images: the list.
         transform: deterministic transform that returns "image", pixels [H, W, C].
-        world: the processes that share the work; each of them must call this function.
+        world: the processes that share the work.
         batch_size: images per batch and process.
         num_workers: data workers per process.
         backend: image decoder.
@@ -250,12 +250,11 @@ def encode_dataset(
     Args:
         encode: returns the features of a batch of "image", pixels [B, H, W, C].
         dataset: the samples; those that `EvaluationDataset` marks as unreadable are left out.
-        world: the processes that share the work; each of them must call this function.
+        world: the processes that share the work.
         batch_size: images per batch and process.
         num_workers: data workers per process.
         title: title of the progress bar.
-        rows: destination of the features in the main process, which can have those of the first batches already; None
-            keeps them in memory as float32.
+        rows: destination in the main process, which may hold the first batches already; None is float32 in memory.
         report: log the names of the unreadable files; False if an earlier call has done so.
         on_batch: called by all processes after every batch; an exception from it ends the encoding.
 
@@ -297,7 +296,7 @@ def encode_dataset(
 
 
 def _shapes(encode: Encode, dataset: KeyedDataset) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the features of one image by name, because a process may have no batch at all."""
+    """Return the shapes of the features of one image by name; a process may have no batch to take them from."""
     first = encode(paddle.to_tensor(dataset[SampleKey(0, 0)]["image"][None]))
     return {name: tuple(x.shape[1:]) for name, x in first.items()}
 

@@ -75,7 +75,7 @@ def knn_accuracy(
 
     Raises:
         ConfigError: the bank has fewer features than the largest k.
-        DataError: a feature is not finite.
+        DataError: see `unit_rows`.
     """
     if max(ks) > len(bank):
         raise ConfigError(
@@ -110,7 +110,7 @@ def nearest_neighbors(bank: Features, queries: Features, k: int) -> tuple[Simila
         Similarities [Q, k] in descending order and indices in the bank [Q, k]; equal similarities are ordered by index.
 
     Raises:
-        DataError: a feature is not finite.
+        DataError: see `unit_rows`.
     """
     queries = unit_rows(queries)
     similarities = np.empty((len(queries), k), np.float32)
@@ -210,7 +210,7 @@ def unit_rows(features: Features) -> npt.NDArray[np.float32]:
     """Divide the rows of [N, D] by their lengths, in float32; rows of zeros stay zero.
 
     Raises:
-        DataError: a feature is not finite, or its length exceeds float32.
+        DataError: the length of a feature is not finite in float32.
     """
     unit = np.array(features, np.float32)
     lengths = np.sqrt(np.einsum("ij,ij->i", unit, unit))[:, None]

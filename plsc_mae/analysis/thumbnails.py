@@ -86,7 +86,7 @@ def project(features: Features, method: MapMethod, seed: int = 0) -> Doubles:
 
     Raises:
         ConfigError: the package of the method is not installed.
-        DataError: a feature is not finite.
+        DataError: see `unit_rows`.
     """
     wide = unit_rows(features).astype(np.float64)
     wide -= wide.mean(axis=0)

@@ -24,7 +24,7 @@ IMAGES_HELP = "an image, a folder or archive of images (its val/, if there is on
 
 @dataclass(kw_only=True, frozen=True)
 class EncoderConfig(PixelOptions, NetworkOptions):
-    """Options of the tools that open an encoder."""
+    """Options of an encoder and of its images."""
 
     model_path: str = _encoder("", "checkpoint of pre-training", metavar="FILE")
     input_size: tuple[int, ...] | None = _encoder(None, SIZE_HELP, within="[1, inf)")

@@ -55,7 +55,7 @@ class Recipe(NamedTuple):
         name: the path below `configs/` without `.yaml`.
         phase: the kind of training, which is also the command.
         method: the method.
-        title: one or two sentences about the run.
+        title: short description of the run.
         fields: text of every field but Published, by the field's name.
         published: the published numbers.
     """

@@ -2,7 +2,7 @@
 
 Options that facebookresearch/mae has too are declared with the default of its pre-training. Where a method's phase has
 other defaults, the table `defaults` of its config class has them, for example in config/cae.py. Names follow
-facebookresearch/mae, PLSC and Atten4Vis/CAE, so that their published options are understood.
+facebookresearch/mae, PLSC and Atten4Vis/CAE.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _evaluation = in_group("Evaluation during pre-training")
 
 @dataclass(kw_only=True, frozen=True)
 class TrainingConfig:
-    """Options of every training run. A subclass adds the options of a phase, and below it those of a method.
+    """Options of every training run; subclasses add those of phases and methods.
 
     Attributes:
         method: name of the method.

@@ -1,4 +1,4 @@
-"""AdamW that updates all parameters of a group in one call."""
+"""AdamW that updates many parameters in one call."""
 
 from __future__ import annotations
 

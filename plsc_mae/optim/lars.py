@@ -28,7 +28,7 @@ class LARS(SGD):
         parameters: tensors or groups, as in `SGD`.
         weight_decay: weight decay of groups without their own.
         momentum: factor of the previous velocity.
-        trust_coefficient: ratio of the scaled gradient's norm to the parameter's norm.
+        trust_coefficient: factor of the scale.
         rule: "facebook" (facebookresearch/mae, Atten4Vis/CAE) adds the decay to the gradient and then scales the sum;
             one-dimensional parameters are neither decayed nor scaled. "mae_priv" (BUPT-PRIV/MAE-priv) scales only
             groups with non-zero weight decay. Its decay enters only the denominator of the scale; it is never added to
