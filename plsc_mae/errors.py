@@ -46,7 +46,7 @@ class UserError(Exception):
 
 
 class ConfigError(UserError, ValueError):
-    """An unknown flag or YAML key, or an invalid value."""
+    """An option that is unknown, invalid, or not possible with the other options, the data or the machine."""
 
 
 class DataError(UserError):
@@ -54,7 +54,7 @@ class DataError(UserError):
 
 
 class CheckpointError(UserError):
-    """A weight or checkpoint file that cannot be read, written or matched to the model."""
+    """A weight, checkpoint or log file, or an output folder, that cannot be read, written or used for the purpose."""
 
 
 class DivergedError(UserError):
