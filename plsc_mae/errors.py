@@ -1,7 +1,7 @@
 """Errors reported as one sentence, without a traceback.
 
-The command line prints the sentence and exits with the error's `exit_code`. Any other exception is a bug of plsc_mae
-and keeps its traceback.
+The command line prints the sentence of a `UserError` and exits with its `exit_code`. Exceptions other than these,
+`Stopped` and Ctrl-C are bugs of plsc_mae and keep their traceback.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ConfigError(UserError, ValueError):
 
 
 class DataError(UserError):
-    """A data set, folder or image file that cannot be used."""
+    """A data set, folder, image file or feature that cannot be used."""
 
 
 class CheckpointError(UserError):

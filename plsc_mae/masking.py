@@ -18,7 +18,7 @@ from plsc_mae.errors import ConfigError, flag
 class Mask(NamedTuple):
     """A mask, also as patch ids, with K visible and M hidden patches per image, L = K + M.
 
-    Patch ids are in the order of rising noise, or in raster order if the mask was not made of noise.
+    `ids_keep` and `ids_masked` are in the order of rising noise, or in raster order if the mask was not made of noise.
     """
 
     mask: Tensor  # bool [B, L]

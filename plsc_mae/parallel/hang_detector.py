@@ -85,10 +85,10 @@ class ProgressTable:
         return _end(f"{worst.name} hangs: no report for {self._limit()}; last report: {_place(worst.activity)}", worst)
 
     def find_suspect(self, now: float) -> Observed | None:
-        """Return the process that has been silent or behind for longest, at least SUSPICIOUS seconds; None without one.
+        """Return the entry of the process that has been silent or behind for SUSPICIOUS seconds; None without one.
 
-        It may be the cause of a failure elsewhere: gloo's collectives give up after 30 seconds, with a message that
-        does not name the process.
+        Of several, it is the one without progress for longest. It may be the cause of a failure elsewhere: gloo's
+        collectives give up after 30 seconds, with a message that does not name the process.
         """
         silent = [seen for seen in list(self.observed.values()) if now - seen.heard >= SUSPICIOUS]
         table = [seen for seen in list(self.observed.values()) if seen.activity is not None]

@@ -210,7 +210,7 @@ def build_trainer(
         observers: evaluate the network or draw pictures, see `Observer`.
         keep_best: name of an observer's metric; the checkpoint with its largest value is kept as checkpoint-best.pd. ""
             keeps none.
-        probe: linear classifier trained on the features of every iteration; None for none.
+        probe: linear classifier trained on the features of the training batches; None for none.
         planned_memory: estimated bytes of tensors at the peak of an update, for the overview; None without an estimate.
 
     Raises:

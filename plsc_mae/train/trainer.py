@@ -171,10 +171,7 @@ class Trainer:
         return path.absolute().parent == Path(self.config.output_dir).absolute()
 
     def _finish_again(self, path: Path) -> None:
-        """Write the last checkpoints that a kill has prevented, and log that nothing is left; all processes must call.
-
-        Checkpoints are written only if the run continues in the folder of its checkpoint `path`.
-        """
+        """Log that nothing is left to do, after saving what a kill has prevented; all processes must call."""
         config, at = self.config, self.progress
         if self._is_in_output_folder(path) and at.batches_done == 0:
             self.saver.save_absent(at, due_tags(config, at))

@@ -218,10 +218,9 @@ def _is_same(one: Path, two: Path) -> bool:
 
 
 def _continue_run(config: TrainingConfig, files: _RunFiles) -> Start:
-    """Return the start of --auto_resume: from the newest checkpoint of the run that the folder's record names.
+    """Return the start of --auto_resume: the newest checkpoint of the folder's run, or the one that it branched off.
 
-    Without a checkpoint of its own, the run starts again from the checkpoint that it branched off, if any, or else from
-    the beginning.
+    Without either, the run starts from the beginning.
     """
     record = files.record or _only_run(config, files)
     newest = checkpoint_file.find_newest(

@@ -96,7 +96,7 @@ class RunState:
     Args:
         stepper: holds the network, optimizer and loss scale.
         accumulation: division of the iterations into accumulation groups.
-        probe: classifier trained on the features of every iteration; None for none.
+        probe: classifier trained on the features of the training batches; None for none.
         world: processes of the run.
         config: options of the run.
 

@@ -243,7 +243,7 @@ def has_visualdl_records(path: Path) -> bool:
 
 
 def _framed_records(content: bytes) -> Iterator[bytes]:
-    """Yield each record with its length prefix, up to the first truncated record."""
+    """Yield each record with its length prefix, up to the first truncated or empty one."""
     start = 0
     while start + LENGTH.size <= len(content):
         end = start + LENGTH.size + LENGTH.unpack_from(content, start)[0]

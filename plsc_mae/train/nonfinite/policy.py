@@ -138,8 +138,8 @@ class NonFinitePolicy:
     def _roll_back(self, story: str, progress: Progress) -> None:
         """Restore everything but the position from the newest readable checkpoint; all processes must call.
 
-        Training continues with the next images and never repeats those since that checkpoint. PaLM's training did the
-        same: its loss did not spike again on other data (Chowdhery et al. 2022, section 5.1).
+        Training continues with the next images and does not go back to those since that checkpoint. PaLM's training did
+        the same: its loss did not spike again on other data (Chowdhery et al. 2022, section 5.1).
         """
         if not self._restorable:
             raise DivergedError(f"{story}, and there is no checkpoint yet for --nan_policy rollback; {REMEDY}")

@@ -1,4 +1,4 @@
-"""Report of losses and gradient norms far above their recent values, with the images of those updates."""
+"""Report of losses and gradient norms far above their recent values, with images that may be the cause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear classifier trained on the network's features of every iteration, without influence on the network.
+"""Linear classifier trained on the network's features of the training batches, without influence on the network.
 
 The classifier is not part of the Task, so the Task's data parallelism, mixed precision and optimizer do not affect it.
 Processes all-reduce statistics and gradients, so all of them hold the same probe. B batch, D width, K classes.
