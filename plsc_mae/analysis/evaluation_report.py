@@ -108,7 +108,7 @@ class Bars(NamedTuple):
             axes.set_ylabel(f"{len(order)} values, by name in {self.table}")
             return
         names, note = _ticks([self.names[i] for i in order], self.table, order.tolist())
-        axes.set_ylabel(note.strip())
+        axes.set_ylabel(note.strip(" ()"))
         axes.set_yticks(range(len(order)), names, **text_style(names))
 
 

@@ -140,7 +140,7 @@ def number_by_outputs(images: AnyImages, head: Head) -> AnyImages:
         logger.warning("%s", sentence)
     if head.names:
         remedy = (
-            "rename or remove their folders, or give the names of the classifier's outputs with --classes FILE, "
+            "rename or remove them in the data, or give the names of the classifier's outputs with --classes FILE, "
             "one per line"
         )
         labels, note = match_images(images, Reference(head.names, head.source, remedy))
