@@ -240,12 +240,12 @@ def _load(model: ImageClassifier, config: ClassifyConfig, source: Trained | Path
         warn_of_eps(model.encoder, source.checkpoint)
         warn_of_statistics(source.checkpoint, config)
         logger.info("%s: %s", source.head.source, load_classifier_weights(model, source.checkpoint))
-    elif config.finetune:
-        _log_start(config.finetune, start_from_pretraining(model, config, classes))
-    elif source is not None:
+    elif source is not None:  # the file of --finetune may be gone
         if isinstance(config, LinprobeConfig) and config.cache_features:  # encodes before the trainer restores weights
             report = weights.load(model.encoder, source, prefix="encoder.")
             logger.info("%s: loaded %d tensors of the encoder, to encode every image", source, len(report.matched))
+    elif config.finetune:
+        _log_start(config.finetune, start_from_pretraining(model, config, classes))
     else:
         logger.warning("without --finetune the encoder starts from random weights")
 

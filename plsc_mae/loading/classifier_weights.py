@@ -173,10 +173,10 @@ def parts_of_start(config: ClassifyConfig, resumed: Path | Checkpoint | None = N
     """
     if isinstance(resumed, Checkpoint):
         source = resumed
+    elif resumed is not None:  # so that a resumed run does not need the file of --finetune
+        source = weights.read(resumed)
     elif config.finetune:
         source = weights.read_network(config.finetune, config.model_key, config.model_prefix)
-    elif resumed is not None:
-        source = weights.read(resumed)
     else:
         return {}
     return newer_parts(based(source, config.num_heads or 1)[0], config.image_size)
