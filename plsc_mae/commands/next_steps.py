@@ -47,7 +47,7 @@ def after_pretraining(config: PretrainConfig, network: nn.Layer, checkpoint: Pat
 
 
 def _classifier_flags(config: PretrainConfig, *, is_labeled: bool) -> str:
-    """Return the flags without which fine-tuning would fail on the images of the pre-training, with leading spaces."""
+    """Return flags without which fine-tuning could fail on the images of the pre-training, with leading spaces."""
     flags = _tile(config)
     if config.batch_size < FINETUNE[config.method].batch_size:  # there may be fewer images than in a default batch
         flags += f" --batch_size {config.batch_size}"
@@ -98,7 +98,7 @@ def _data(config: TrainingConfig) -> str:
 
 
 def _tile(config: TrainingConfig) -> str:
-    """Return the flag with which files of any size are read, if the run has it, with a leading space."""
+    """Return the flag --tile of the run with a leading space; "" without it."""
     return f" --tile {config.tile}" if config.tile else ""
 
 

@@ -17,6 +17,7 @@ from paddle import Tensor, nn
 
 from plsc_mae.config.training import UpdateScheduleOptions
 from plsc_mae.data.display import RGB_DISPLAY, Display, cross_out
+from plsc_mae.data.pixels import RGB_CHANNELS
 from plsc_mae.methods.memory_outline import MemoryOutline
 from plsc_mae.optim import ParamGroup, Schedule, by_epochs, by_updates, weight_decay_groups
 from plsc_mae.parallel import activity
@@ -232,7 +233,7 @@ def to_pictures(
         display: the channels to show.
         hidden: [B, rows, columns], True for hidden patches; None without a picture `MASKED`.
     """
-    if display != RGB_DISPLAY:
+    if display != RGB_DISPLAY or next(iter(drawn.values())).shape[1] != RGB_CHANNELS:
         shown = display.draw({label: pixels.numpy().transpose(0, 2, 3, 1) for label, pixels in drawn.items()})
         return shown if hidden is None else {**shown, MASKED: cross_out(shown[MASKED], hidden)}
     return {

@@ -52,3 +52,8 @@ def test_hidden_patches_are_crossed_out(side):
     assert levels == ({(64, 64, 64)} if side < 3 else {(64, 64, 64), (128, 128, 128)})
     np.testing.assert_array_equal(patch, patch[:, ::-1])
     assert (patch[0, 0] == 64).all()
+
+
+def test_four_channels_of_8_bits_are_shown_as_three():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 4), np.uint8)
+    np.testing.assert_array_equal(Display.of(PixelFormat(4)).draw_pixels(pixels), pixels[..., :3])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 
 import numpy as np
 import pytest
 
 from plsc_mae.data.list_file import read_class_names, read_label_names, read_list_file
-from plsc_mae.errors import DataError
+from plsc_mae.errors import ConfigError, DataError
 
 GBK = os.fsdecode("狗.png".encode("gbk"))
 
@@ -57,3 +58,11 @@ def test_names_that_do_not_fit_the_labels_are_refused(tmp_path, names, labels, m
     with pytest.raises(DataError) as error:
         read_label_names(file, np.array(labels), "train.txt")
     assert all(part in str(error.value) for part in (*mentioned, str(file)))
+
+
+def test_a_missing_package_of_an_archive_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1\0")
+    (tmp_path / "list.txt").write_text("a.parquet/0\n")
+    with pytest.raises(ConfigError, match="pyarrow"):
+        read_list_file(tmp_path / "list.txt", "--data_path")
