@@ -12,7 +12,7 @@ import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError, flag
-from plsc_mae.parallel import activity, failure_detector
+from plsc_mae.parallel import activity, failure_detector, rendezvous
 from plsc_mae.parallel.exchange import DataParallelExchange
 from plsc_mae.parallel.gpu import check_kernels, has_gpu
 from plsc_mae.parallel.group import Group
@@ -74,6 +74,7 @@ class World:
             check_kernels()
         self._barriers = 0
         if self.processes > 1:
+            rendezvous.wait_for_store(self.process)
             paddle.distributed.init_parallel_env()
             failure_detector.join(self.process, self.processes, _store())
         self._form_groups(tensor_parallel, self.processes // shared, pipeline_parallel)
