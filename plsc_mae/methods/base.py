@@ -16,7 +16,7 @@ import numpy.typing as npt
 from paddle import Tensor, nn
 
 from plsc_mae.config.training import UpdateScheduleOptions
-from plsc_mae.data.display import RGB_DISPLAY, Display
+from plsc_mae.data.display import RGB_DISPLAY, Display, cross_out
 from plsc_mae.data.pixels import RGB_CHANNELS
 from plsc_mae.methods.memory_outline import MemoryOutline
 from plsc_mae.optim import ParamGroup, Schedule, by_epochs, by_updates, weight_decay_groups
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from plsc_mae.config import TrainingConfig
     from plsc_mae.weights.reader import Checkpoint
 
+MASKED = "masked"  # label of the picture with hidden patches
 OUTPUT, LABEL = "output", "label"  # of every image, in the result of `Task.scores`
 Batch = dict[str, Any]  # tensors; entries named host_* are NumPy arrays, because the device does not need them
 Pictures = dict[str, npt.NDArray[np.uint8]]
@@ -219,17 +220,22 @@ def visible_mean(encoded: Tensor) -> Tensor:
     return encoded.detach().astype("float32").mean(axis=1)
 
 
-def to_pictures(drawn: Mapping[str, Tensor], display: Display = RGB_DISPLAY) -> Pictures:
+def to_pictures(
+    drawn: Mapping[str, Tensor], display: Display = RGB_DISPLAY, hidden: npt.NDArray[np.bool_] | None = None
+) -> Pictures:
     """Convert pixels [B, C, H, W] by label to pictures, uint8 [B, H, W, 3] by label.
 
-    Values outside [0, 1] are clipped. Images that are not RGB are shown as `display` says.
+    Values outside [0, 1] are clipped. Images that are not RGB are shown as `display` says, and the hidden patches of
+    the picture `MASKED` are crossed out, because any color could be data.
 
     Args:
         drawn: pixels by label, the original first.
         display: the channels to show.
+        hidden: [B, rows, columns], True for hidden patches; None without a picture `MASKED`.
     """
     if display != RGB_DISPLAY or next(iter(drawn.values())).shape[1] != RGB_CHANNELS:
-        return display.draw({label: pixels.numpy().transpose(0, 2, 3, 1) for label, pixels in drawn.items()})
+        shown = display.draw({label: pixels.numpy().transpose(0, 2, 3, 1) for label, pixels in drawn.items()})
+        return shown if hidden is None else {**shown, MASKED: cross_out(shown[MASKED], hidden)}
     return {
         label: (pixels.clip(0, 1) * 255).round().astype("uint8").numpy().transpose(0, 2, 3, 1)
         for label, pixels in drawn.items()

@@ -20,7 +20,7 @@ from plsc_mae.data.views import TwoViewCenterCrop, TwoViewCropFlip
 from plsc_mae.errors import ConfigError, flag
 from plsc_mae.losses import alignment_loss
 from plsc_mae.masking import BlockMaskGenerator, RandomMaskGenerator, split_mask
-from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task, to_pictures, visible_mean
+from plsc_mae.methods.base import MASKED, Batch, PatchStats, Pictures, StepOutput, Task, to_pictures, visible_mean
 from plsc_mae.methods.cae_pictures import (
     DrawTokens,
     decoder_drawing,
@@ -170,7 +170,8 @@ class CAETask(Task):
             draw, how = self._token_drawing(pixels, target)
             tokens = replace_tokens(target, ids, pred.argmax(axis=-1))
             drawn = {f"its tokens, {how}": draw(target), f"hidden tokens predicted, {how}": draw(tokens)}
-        return to_pictures({"original": pixels, "masked": masked, **drawn}, self.display)
+        shown = {"original": pixels, MASKED: masked, **drawn}
+        return to_pictures(shown, self.display, mask.numpy().reshape(-1, *grid))
 
     def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_] | None:
         """Return the mask of `pictures`, bool [B, rows, columns]; None if tokens are predicted."""

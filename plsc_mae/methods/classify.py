@@ -19,7 +19,7 @@ from paddle import Tensor
 
 from plsc_mae.config import ClassifyConfig, FinetuneConfig, LinprobeConfig, TrainingConfig
 from plsc_mae.data.classes import ClassOrder
-from plsc_mae.data.classify import FinetuneAugment, evaluation_transform, linear_probe_augment
+from plsc_mae.data.classify import TINY_SIDE, FinetuneAugment, evaluation_transform, linear_probe_augment
 from plsc_mae.data.decode import SourceImage
 from plsc_mae.data.erasing import RandomErasing, erase
 from plsc_mae.data.mixup import Mixup
@@ -34,7 +34,7 @@ from plsc_mae.data.transforms import (
     Sample,
     Transform,
 )
-from plsc_mae.errors import CheckpointError, flag
+from plsc_mae.errors import CheckpointError, ConfigError, flag
 from plsc_mae.methods import load_recipe
 from plsc_mae.methods.base import LABEL, OUTPUT, Batch, StepOutput, Task
 from plsc_mae.methods.label_kinds import Classes, LabelKind, stored_kind
@@ -53,7 +53,6 @@ from plsc_mae.optim import (
 )
 from plsc_mae.weights.reader import Checkpoint
 
-CROP_SCALE = (0.08, 1.0)
 CHANGED_CLASSES = (  # advice to the user whose classes changed between two starts of a run
     "resume with the classes it was trained on, or start another run with --finetune in another --output_dir"
 )
@@ -246,13 +245,22 @@ class WithMixSeed:
 
 
 def train_transform(config: ClassifyConfig) -> Transform:
-    """Return the augmentation of training images: `FinetuneAugment`, or a crop and flip for probes."""
+    """Return the augmentation of training images: `FinetuneAugment`, or a crop and flip for probes.
+
+    Raises:
+        ConfigError: --crop_scale is set, but the images are too small to be cropped by area.
+    """
     size = config.image_size
     if not isinstance(config, FinetuneConfig):
-        return linear_probe_augment(size, CROP_SCALE, load_recipe(config.method).probe_crop)
+        return linear_probe_augment(size, config.crop_scale, load_recipe(config.method).probe_crop)
+    if max(size) <= TINY_SIDE and config.crop_scale != type(config).crop_scale:
+        raise ConfigError(
+            f"{flag('crop_scale')} has no effect on inputs of up to {TINY_SIDE} pixels, which are padded and cropped "
+            "without resizing; leave it out"
+        )
     augment = FinetuneAugment(
         size,
-        CROP_SCALE,
+        config.crop_scale,
         interpolation=config.train_interpolation,
         rand_augment=_rand_augment(config),
         color_jitter=config.color_jitter or 0.0,

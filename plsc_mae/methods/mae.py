@@ -148,7 +148,8 @@ class MAETask(Task):
         with paddle.no_grad():
             images = self.normalize(batch["image"])
             drawn = redraw(self.model, images, batch["noise"], self.mask_ratio, patch_stats or "original")
-            return to_pictures({label: self.normalize.denormalize(x) for label, x in drawn.items()}, self.display)
+            pixels = {label: self.normalize.denormalize(x) for label, x in drawn.items()}
+            return to_pictures(pixels, self.display, self.hidden_patches(batch))
 
     @paddle.no_grad()
     def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_]:

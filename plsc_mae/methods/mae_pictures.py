@@ -9,7 +9,7 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor
 
-from plsc_mae.methods.base import PatchStats
+from plsc_mae.methods.base import MASKED, PatchStats
 from plsc_mae.models.mae import MaskedAutoencoder
 
 _SOURCES = {
@@ -51,7 +51,7 @@ def redraw(
     pred = model.drawn(pred, statistics)
     return {
         "original": images,
-        "masked": model.unpatchify(patches * (1 - hidden)),
+        MASKED: model.unpatchify(patches * (1 - hidden)),
         label: model.unpatchify(pred),
         "reconstruction + visible": model.unpatchify(patches * (1 - hidden) + pred * hidden),
     }

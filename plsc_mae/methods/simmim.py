@@ -19,7 +19,7 @@ from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import RandomCropFlip, ResizeCenterCrop
 from plsc_mae.errors import ConfigError, flag, remedies
 from plsc_mae.losses import channels_first
-from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task, to_pictures
+from plsc_mae.methods.base import MASKED, Batch, PatchStats, Pictures, StepOutput, Task, to_pictures
 from plsc_mae.methods.contract import DEFAULT_SIZE, ClassifierRecipe, Description, Method, Reconstruction
 from plsc_mae.methods.masks import WithMask
 from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline, Stack
@@ -167,11 +167,12 @@ class SimMIMTask(Task):
         hidden = unpatchify(hidden, model.encoder.grid, model.patch_size)
         drawn = {
             "original": images,
-            "masked": images * (1 - hidden),
+            MASKED: images * (1 - hidden),
             "reconstruction": redrawn,
             "reconstruction + visible": images * (1 - hidden) + redrawn * hidden,
         }
-        return to_pictures({label: self.normalize.denormalize(x) for label, x in drawn.items()}, self.display)
+        pixels = {label: self.normalize.denormalize(x) for label, x in drawn.items()}
+        return to_pictures(pixels, self.display, self.hidden_patches(batch))
 
     def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_]:
         """Return the mask of `pictures`, bool [B, rows, columns], True = hidden."""
