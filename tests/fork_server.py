@@ -30,7 +30,6 @@ from typing import IO, Any
 ROOT = Path(__file__).parents[1]
 LENGTH = struct.Struct("!I")  # precedes a request
 MAX_START = 120.0  # seconds in which the server must be ready
-LISTENING = "/proc/net/tcp"  # sockets of this machine, on Linux
 
 
 class Process:
@@ -352,25 +351,12 @@ def become(request: dict[str, Any], original: Mapping[str, str]) -> None:
     for name in set(original) - set(environ):
         os.environ.pop(name, None)
     os.environ.update(environ)
-    if environ.get("PADDLE_TRAINER_ID", "0") != "0" and Path(LISTENING).exists():
-        join = paddle.distributed.init_parallel_env
-        paddle.distributed.init_parallel_env = lambda: (wait_for_store(environ["PADDLE_MASTER"]), join())[1]
     os.chdir(request["cwd"])
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdout = sys.__stdout__ = new_stream(1, "strict", write_through=request["session"])
     sys.stderr = sys.__stderr__ = new_stream(2, "backslashreplace", write_through=request["session"])
     if request["session"]:
         os.setsid()
-
-
-def wait_for_store(address: str) -> None:
-    """Wait until Paddle's store listens; a process that is not accepted at once sleeps for 3 seconds."""
-    port, deadline = f":{int(address.rpartition(':')[2]):04X}", time.monotonic() + MAX_START
-    while time.monotonic() < deadline:
-        sockets = [line.split() for line in Path(LISTENING).read_text().splitlines()]
-        if any(fields[1].endswith(port) and fields[3] == "0A" for fields in sockets):
-            return
-        time.sleep(0.01)
 
 
 def new_stream(file: int, errors: str, *, write_through: bool) -> io.TextIOWrapper:

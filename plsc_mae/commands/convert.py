@@ -12,6 +12,7 @@ from paddle import nn
 from plsc_mae import weights
 from plsc_mae.config.weights import WeightsConvertConfig
 from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.files import atomic_replacement
 from plsc_mae.loading.contents import CLASSIFIER, ENCODER, base_of, kind_of, method_of_kind
 from plsc_mae.loading.encoder import stored_statistics
 from plsc_mae.loading.networks import holding_network, open_network
@@ -62,7 +63,7 @@ def run(config: WeightsConvertConfig) -> None:
     settings = _settings(network, kind, config.path) if with_settings else None
     weights.save(network, file, config.dialect)
     if settings is not None:
-        file.with_name("config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        _write_settings(file.with_name("config.json"), settings)
     print(f"{file}: {counted(len(report.matched), 'tensor')} of {config.path} ({stored.dialect}) as {config.dialect}")
     differing = {"left out": report.unexpected, "not in the file, written as computed": report.missing}
     for what, names in differing.items():
@@ -99,6 +100,14 @@ def _checked(network: nn.Layer, stored: Checkpoint, kind: str, *, convert_channe
             "only files of square images can be converted"
         )
     return report
+
+
+def _write_settings(path: Path, settings: dict[str, Any]) -> None:
+    try:
+        with atomic_replacement(path) as temporary:
+            temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror}; the weights beside it were") from error
 
 
 def _settings(network: nn.Layer, kind: str, path: str) -> dict[str, Any]:

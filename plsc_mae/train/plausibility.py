@@ -55,7 +55,7 @@ def check_accumulation(config: TrainingConfig, iterations: int, parts: int) -> N
 
 
 def warn_of_schedule(config: TrainingConfig, schedule: Schedule, *, lr: float, updates_per_epoch: int) -> None:
-    """Log a warning for a schedule that hardly trains.
+    """Log a warning for each sign that a schedule hardly trains.
 
     The signs are a long warm-up, a first or last rate above the peak, and LARS with tiny updates.
 
