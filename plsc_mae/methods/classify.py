@@ -2,8 +2,8 @@
 
 Labels are classes, sets of labels or numbers; `label_kinds` has their losses and metrics.
 
-The code bases differ in the network and its initial weights (`ClassifierRecipe`, one per method) and in options
-(plsc_mae/config/classify.py).
+The code bases differ in the network, its initial weights and the schedule (`ClassifierRecipe`, one per method), and in
+options (plsc_mae/config).
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ MIX_SEED = HOST_PREFIX + "mix_seed"
 
 
 class ClassifyTask(Task):
-    """The task of predicting the labels of images; samples contain the random draws for erasing and mixing.
+    """The task of predicting the labels of images.
 
     Args:
         model: the classifier.
         normalize: converts images to the classifier's floats.
-        config: the options of label smoothing, mixing, layer-wise learning rates and averaged weights.
+        config: the options of the run.
         num_classes: number of outputs K.
         class_order: classes of the run, stored in checkpoints; None if they are unknown.
         kind: kind of the labels; None for classes.
@@ -95,7 +95,7 @@ class ClassifyTask(Task):
 
     @paddle.no_grad()
     def prepare(self, batch: Batch) -> Batch:
-        """Return the batch for `forward`: images normalized, erased and mixed, as the options ask.
+        """Return the batch for `forward`: images normalized, and erased and mixed if the samples have the draws for it.
 
         It is {"image": float [B, C, H, W], "target": class numbers [B], or float [B, K]}, or for cached features
         {"features": float [B, D], "target": the same}.
@@ -135,12 +135,15 @@ class ClassifyTask(Task):
         return {**self.kind.scores(logits, labels), OUTPUT: logits, LABEL: labels}
 
     def select_outputs(self, outputs: npt.NDArray[np.int64] | None) -> None:
-        """Restrict `scores` to the outputs with indices `outputs` [C]; label i is then outputs[i]. None undoes it."""
+        """Restrict `scores` to the outputs with indices `outputs` [C]; None lifts the restriction.
+
+        Label i then means the output `outputs[i]`.
+        """
         self._selected = None if outputs is None else paddle.to_tensor(outputs)
 
     @property
     def gathers_outputs(self) -> bool:
-        """True if some metrics are not means over images."""
+        """True unless the labels are classes."""
         return self.kind.dense
 
     def metrics(self, outputs: npt.NDArray[np.float32], labels: npt.NDArray[Any]) -> dict[str, float]:
@@ -204,7 +207,7 @@ class ClassifyTask(Task):
         """Adopt the checkpoint's order of classes or statistics of labels, and restore averaged weights if used.
 
         Raises:
-            CheckpointError: the checkpoint has other classes or another kind of labels, or lacks the averaged weights.
+            CheckpointError: see `Task.load_extra_state`.
         """
         self.kind.restore(stored_kind(stored.meta, stored.path), stored.path)
         self.class_order.restore(stored.meta.get("classes"), stored.path, CHANGED_CLASSES)
@@ -245,11 +248,15 @@ class WithMixSeed:
 
 
 def train_transform(config: ClassifyConfig) -> Transform:
+<<<<<<< HEAD
     """Return the augmentation of training images: `FinetuneAugment`, or a crop and flip for probes.
 
     Raises:
         ConfigError: --crop_scale is set, but the images are too small to be cropped by area.
     """
+=======
+    """Return the augmentation of training images: `FinetuneAugment`, or a crop and flip in linear probing."""
+>>>>>>> docp6
     size = config.image_size
     if not isinstance(config, FinetuneConfig):
         return linear_probe_augment(size, config.crop_scale, load_recipe(config.method).probe_crop)
@@ -301,7 +308,10 @@ def validation_transform(config: ClassifyConfig) -> Transform:
 
 
 def build_normalize(config: ClassifyConfig) -> Normalize:
-    """Return the layer that normalizes images by --mean and --std, else by the method's statistics."""
+    """Return the layer that normalizes images by --mean and --std.
+
+    Without them, mean and std are 0.5 with --imagenet_inception_mean_and_std, else ImageNet's.
+    """
     halves = config.imagenet_inception_mean_and_std
     mean, std = (INCEPTION_MEAN, INCEPTION_STD) if halves else (IMAGENET_MEAN, IMAGENET_STD)
     return Normalize.for_channels(config.channels, config.mean or mean, config.std or std)
