@@ -248,15 +248,11 @@ class WithMixSeed:
 
 
 def train_transform(config: ClassifyConfig) -> Transform:
-<<<<<<< HEAD
-    """Return the augmentation of training images: `FinetuneAugment`, or a crop and flip for probes.
+    """Return the augmentation of training images: `FinetuneAugment`, or a crop and flip in linear probing.
 
     Raises:
         ConfigError: --crop_scale is set, but the images are too small to be cropped by area.
     """
-=======
-    """Return the augmentation of training images: `FinetuneAugment`, or a crop and flip in linear probing."""
->>>>>>> docp6
     size = config.image_size
     if not isinstance(config, FinetuneConfig):
         return linear_probe_augment(size, config.crop_scale, load_recipe(config.method).probe_crop)
