@@ -1,4 +1,4 @@
-"""Metrics of semantic segmentation: the confusion matrix, intersection over union, and pixel accuracy.
+"""The confusion matrix of images or pixels, and metrics of semantic segmentation: IoU and pixel accuracy.
 
 Notation: C classes.
 """
@@ -30,15 +30,15 @@ class SegmentationScores(NamedTuple):
 
 
 def confusion_matrix(truth: npt.NDArray[Any], predicted: npt.NDArray[Any], num_classes: int) -> Counts:
-    """Count pixels by true class (row) and predicted class (column), [C, C].
+    """Count pixels or images by true class (row) and predicted class (column), [C, C].
 
     Args:
-        truth: class indices, any shape; pixels with a negative index are unlabeled and not counted.
-        predicted: class indices in [0, C), of the same shape.
+        truth: class indices, any shape; those with a negative index are unlabeled and not counted.
+        predicted: class indices, of the same shape.
         num_classes: C.
 
     Raises:
-        ValueError: the shapes differ, or an index of a labeled pixel is outside [0, C).
+        ValueError: the shapes differ, or a class index where `truth` is labeled is outside [0, C).
     """
     if truth.shape != predicted.shape:
         raise ValueError(f"true classes of shape {truth.shape} and predicted ones of shape {predicted.shape}")

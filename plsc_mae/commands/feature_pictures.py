@@ -75,7 +75,7 @@ def save_neighbors(path: Path, command: str, queries: ImageFeatures, bank: Image
     If `queries` is `bank`, no image is a neighbor of itself. Both must number their classes alike.
 
     Raises:
-        DataError: a picture cannot be read or written, or the bank has no neighbors.
+        DataError: a picture cannot be read or written, a feature is not finite, or the bank has no neighbors.
     """
     chosen = spread(len(queries.numbers), count)
     own = queries is bank

@@ -68,7 +68,10 @@ def _curves(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
 
 
 def _final_numbers(runs: Sequence[RunFolder]) -> list[Sequence[Any]]:
-    """Return rows (metric, newest finite value of every run in log.txt), and a row of the best trivial predictors."""
+    """Return rows (metric, newest finite value in log.txt of every run), with None for a run without one.
+
+    If any run recorded losses of trivial predictors, the last row has the lowest one of every run.
+    """
     names = dict.fromkeys(name for found in runs for record in found.epochs for name in record if name != "run")
     rows: list[Sequence[Any]] = []
     for name in names:

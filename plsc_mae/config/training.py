@@ -442,7 +442,7 @@ class PretrainConfig(TrainingConfig):
 
 @dataclass(kw_only=True, frozen=True)
 class NormOptions:
-    """Epsilon of the layer norms in the blocks and, in a classifier, of the norm after the pooling."""
+    """Epsilon of the layer norms in the blocks and, in a classifier, of the layer norm after the pooling, if any."""
 
     norm_eps: float | None = _network(
         None,

@@ -208,7 +208,11 @@ def _picture_rng(split: str, class_name: str, index: int, seed: int, kind: str) 
 
 
 def _is_finished(root: Path, parameters: DemoParameters) -> bool:
-    """Return True if `root` holds this data set, False if it is missing, empty or unfinished; else raise DataError."""
+    """Return True if `root` holds this data set, False if `root` is missing or empty or holds an unfinished part of it.
+
+    Raises:
+        DataError: `root` is a file, or holds other files, other demo data or a damaged marker.
+    """
     if root.exists() and not root.is_dir():
         raise DataError(f"{root} is a file; choose a new or empty folder for the demo data")
     for marker in (root / FINISHED, root / UNFINISHED):

@@ -68,7 +68,9 @@ def find_images(data_path: str | Path, split: str, *, flag: str = "--data_path")
 
 
 def _refuse_annotations(images: ImageList, flag: str) -> None:
-    """Raise DataError if the only two classes are a folder of images and one of their annotations."""
+    """Raise DataError if there are only two classes, named like a folder of images and one of annotations."""
+    if images.list_file:
+        return
     names = [name for name in images.classes if name.lower() in _IMAGE_FOLDERS]
     others = [name for name in images.classes if name.lower() in _ANNOTATION_FOLDERS]
     if len(images.classes) == 2 and names and others:

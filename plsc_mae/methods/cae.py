@@ -275,7 +275,7 @@ class CAE(Method[CAEConfig]):
         return task
 
     def sketch_task(self, config: CAEConfig) -> CAETask:
-        """Build the Task with an untrained tokenizer, or drawn vectors, instead of those from a file."""
+        """Build the Task without its files: the tokenizer is untrained, and random targets are drawn."""
         named = dataclasses.replace(
             config, discrete_vae_type="random_init", discrete_vae_dtype="auto", target_path=None
         )

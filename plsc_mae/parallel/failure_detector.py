@@ -270,8 +270,11 @@ class Hub(Watch):
         connection.settimeout(JOIN_TIMEOUT / 3)
         peer = Peer(connection)
         hello = peer.receive()
-        number, reports = int(hello.get("process", -1)), bool(hello.get("reports"))
-        if not hmac.compare_digest(str(hello.get("token", "")), self.token) or (number, reports) not in self.missing:
+        if not hmac.compare_digest(str(hello.get("token", "")).encode(), self.token.encode()):
+            connection.close()
+            return
+        number, reports = int(hello["process"]), bool(hello.get("reports"))
+        if (number, reports) not in self.missing:
             connection.close()
             return
         connection.settimeout(None)

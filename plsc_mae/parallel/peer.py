@@ -78,6 +78,6 @@ def _parsed(line: bytes) -> dict[str, Any]:
     """Return the message in a line, {} if it is not valid."""
     try:
         message = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # deeply nested
         return {}
     return message if isinstance(message, dict) else {}

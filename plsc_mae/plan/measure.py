@@ -14,6 +14,7 @@ from plsc_mae.loading import pixel_settings
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch, Task
 from plsc_mae.methods.classify import ClassifyTask, build_classifier, build_normalize, train_transform
+from plsc_mae.models.deterministic import choose_kernels
 from plsc_mae.optim import Rates
 from plsc_mae.parallel.world import World
 from plsc_mae.plan.sketch import IMAGENET_CLASSES
@@ -42,6 +43,7 @@ def measure(config: TrainingConfig) -> MemoryPeak:
     Raises:
         UserError: the options or a file that the network needs cannot be used.
     """
+    choose_kernels(deterministic=config.deterministic)
     world = World(config.device)
     paddle.matmul(paddle.randn([64, 64]), paddle.randn([64, 64]))  # starts the libraries' threads and buffers
     before = _resident_bytes()

@@ -364,7 +364,10 @@ class Trainer:
         self.log.line(record, total=len(self.loader), eta=eta)
 
     def _report_first(self, watch: Stopwatch, images: int) -> None:
-        """Print the means of the first update, as the first log line can be minutes away; all processes must call."""
+        """Print a line after the first update of this start, as the first log line can be minutes away; all must call.
+
+        After a resume, its means include the updates between the last log line and the checkpoint.
+        """
         record, eta = self._record(self.state.window.means(self.world), watch.current(), images)
         self.log.print_line(record, total=len(self.loader), eta=eta)
 

@@ -78,9 +78,9 @@ def find_dalle(path: str | Path, part: Part) -> Path:
 
 
 def has_dalle(path: str | Path, part: Part) -> bool:
-    """Return True if exactly one file in the folder `path`, or `path` itself, matches the part by name.
+    """Return True if the names alone determine the file of the part: `path` itself, or one file in the folder `path`.
 
-    No file is read.
+    Of several matching files in a folder, one with a published name is chosen. No file is read.
     """
     return len(_candidates(Path(path), part)) == 1
 

@@ -60,6 +60,13 @@ def test_a_folder_of_annotations_is_no_class(tmp_path, names):
     assert len(find_images(tmp_path, "train").classes) == 3
 
 
+def test_names_of_a_list_file_are_no_folders(tmp_path):
+    touch(tmp_path, "1.png", "2.png")
+    (tmp_path / "train.txt").write_text("1.png 0\n2.png 1\n")
+    (tmp_path / "classes.txt").write_text("photos\ntarget\n")
+    assert find_images(tmp_path / "train.txt", "train").classes == ("photos", "target")
+
+
 def test_classes_without_split_folder(tmp_path):
     touch(tmp_path, "n01/a.jpg", "n02/b.jpg", ".cache/c.jpg")
     images = find_images(str(tmp_path), "train")

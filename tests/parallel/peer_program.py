@@ -45,11 +45,18 @@ def fork() -> None:
 
 
 def refuse(store: FolderStore) -> None:
-    """Let a stranger without the token try to take the last process's place."""
+    """Let strangers without the token try to take the last process's place."""
     port = int(store.get(failure_detector.KEY).split()[0])
-    with socket.create_connection(("127.0.0.1", port)) as stranger:
-        stranger.sendall(b'{"token": "guess", "process": 2, "host": "elsewhere"}\n')
-        assert stranger.recv(100) == b""
+    for token, process in (
+        ('"guess"', "2"),
+        ('"guess"', '"x"'),
+        ('"gu\\u00e9ss"', "2"),
+        ("null", "[]"),
+        ("[" * 20000, "2"),
+    ):
+        with socket.create_connection(("127.0.0.1", port)) as stranger:
+            stranger.sendall(f'{{"token": {token}, "process": {process}, "host": "elsewhere"}}\n'.encode())
+            assert stranger.recv(100) == b""
 
 
 def main(folder: str, port: str, process: str, processes: str, *deeds: str) -> int:
