@@ -54,10 +54,13 @@ def _visible_gpus() -> int:
 
 def _compute_on_gpus(config: DoctorConfig) -> Iterator[str | Finding]:
     from plsc_mae.commands.doctor_gpu_checks import REPORT, examine_by_computing, examine_launched, is_launched
+    from plsc_mae.gpu_check.catalog import MINUTES
 
     if is_launched():
         return examine_launched(config.report or "")
-    return examine_by_computing(_visible_gpus(), doctor_gpu.read_driver(), config.report or REPORT)
+    return examine_by_computing(
+        _visible_gpus(), doctor_gpu.read_driver(), config.report or REPORT, config.gpu_minutes or MINUTES
+    )
 
 
 def _report(items: Iterable[str | Finding]) -> list[Finding]:
