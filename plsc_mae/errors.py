@@ -57,6 +57,10 @@ class CheckpointError(UserError):
     """A weight or checkpoint file that cannot be read, written or matched to the model."""
 
 
+class FolderError(UserError):
+    """An output folder that another command writes to, or that cannot be written."""
+
+
 class DivergedError(UserError):
     """A loss or gradient of training that is not finite."""
 

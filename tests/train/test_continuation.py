@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from plsc_mae.cli import main
+from plsc_mae.folder_lock import LOCK
 from plsc_mae.train.checkpoint import file as checkpoint_file
 from plsc_mae.train.checkpoint.file import find_newest, load
-from plsc_mae.train.checkpoint.lock import LOCK
 
 pytestmark = [pytest.mark.compat, pytest.mark.long]
 

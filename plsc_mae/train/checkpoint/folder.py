@@ -14,8 +14,8 @@ from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import to_yaml
 from plsc_mae.errors import CheckpointError
 from plsc_mae.files import refuse_foreign
+from plsc_mae.folder_lock import require_unlocked
 from plsc_mae.train.checkpoint import file as checkpoint_file
-from plsc_mae.train.checkpoint.lock import require_unlocked
 from plsc_mae.train.checkpoint.run_record import RunRecord, read_record, record_path, require_own_record, write_record
 from plsc_mae.train.log.append_file import VISUALDL_FILE, has_visualdl_records, replace_content
 
@@ -60,11 +60,12 @@ def find_start(config: TrainingConfig) -> Start:
     """Return how a run starts; this changes no file.
 
     Raises:
-        CheckpointError: the output folder is in use by a run; it holds a run, and no option says what to do with it;
-            the checkpoint of --resume cannot be read; or --auto_resume finds checkpoints of several runs without a
-            record, or no usable checkpoint of its run.
+        FolderError: another run writes to the output folder.
+        CheckpointError: the output folder holds a run, and no option says what to do with it; the checkpoint of
+            --resume cannot be read; or --auto_resume finds checkpoints of several runs without a record, or no usable
+            checkpoint of its run.
     """
-    require_unlocked(Path(config.output_dir))
+    require_unlocked(Path(config.output_dir), "--output_dir")
     files = _RunFiles(config)
     return _choose_start(config, files)._replace(found=files.record)
 
