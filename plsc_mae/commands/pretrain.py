@@ -131,7 +131,7 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
     trainer = build_trainer(task, loader, config, world, observers=observers, probe=probe, planned_memory=memory)
     trainer.fit(start)
     if world.processes == world.size and trainer.saver.saved_path is not None and world.is_main:
-        after_pretraining(config, task.model, trainer.saver.saved_path, num_classes=len(dataset.images.classes))
+        after_pretraining(config, task.model, trainer.saver.saved_path, listed)
 
 
 def _require_encoder(task: Task, config: PretrainConfig) -> None:
