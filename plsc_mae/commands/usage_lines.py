@@ -86,6 +86,7 @@ def sizes_of(encoder: VisionTransformer) -> Sizes:
         "mlp_ratio": hidden / width,
         "grid": encoder.grid,
         "class_token": encoder.cls_token is not None,
+        "layer_scale": block.gamma_1 is not None,
     }
 
 

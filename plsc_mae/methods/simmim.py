@@ -299,10 +299,14 @@ def _cosine(config: SimMIMConfig | SimMIMFinetuneConfig, lr: float, updates_per_
 
 
 def _classifier_arguments(config: SimMIMFinetuneConfig | SimMIMLinprobeConfig) -> dict[str, Any]:
-    return {"global_pool": config.global_pool}
+    return {"global_pool": config.global_pool, "layer_scale": config.layer_scale_init_value}
 
 
 METHOD = SimMIMMethod()
 CLASSIFIER = ClassifierRecipe(
-    _classifier_arguments, models="simmim_*_224", base_model="simmim_base_patch16_224", finetune_schedule=_cosine
+    _classifier_arguments,
+    models="simmim_*_224",
+    base_model="simmim_base_patch16_224",
+    flags=lambda encoder: "" if encoder["layer_scale"] else " --layer_scale_init_value 0",
+    finetune_schedule=_cosine,
 )
