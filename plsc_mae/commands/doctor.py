@@ -14,6 +14,7 @@ from plsc_mae.commands.doctor_findings import Finding, error
 from plsc_mae.config.runs import DoctorConfig
 from plsc_mae.data.pixels import RGB_CHANNELS, PixelFormat
 from plsc_mae.names import escape_controls
+from plsc_mae.wording import counted
 
 NO_GPU = 3  # exit code of --gpu without a GPU: the checks work, but nothing was measured
 
@@ -89,7 +90,7 @@ def _examine_machine(config: DoctorConfig) -> Iterator[str | Finding]:
     import paddle
 
     gpus = _visible_gpus()
-    yield f"devices: {runtime.available_cores()} CPU cores, {gpus} GPUs visible to Paddle"
+    yield f"devices: {counted(runtime.available_cores(), 'CPU core')}, {counted(gpus, 'GPU')} visible to Paddle"
     driver = doctor_gpu.read_driver()
     if isinstance(driver, doctor_gpu.Driver):
         yield f"{driver}; its wheel: {doctor_gpu.fitting_wheel(driver)}"

@@ -38,8 +38,8 @@ def describe_sizes(sizes: Sequence[tuple[int, int]], *, fit_jpeg: bool) -> Itera
         patch = 4 if shorter < _TINY else 8
         side = max(shorter // patch * patch, _SMALLEST_INPUT)
         yield (
-            f"  smaller than the default input of {INPUT} pixels, to which runs enlarge them: `plsc-mae pretrain "
-            f"--input_size {side} --patch_size {patch}` does not"
+            f"  smaller than the default input of {INPUT} pixels: runs enlarge them, except with `plsc-mae pretrain "
+            f"--input_size {side} --patch_size {patch}`"
         )
     ratio = float(np.median(widths / heights))
     if max(ratio, 1 / ratio) >= FAR_FROM_SQUARE:

@@ -93,8 +93,9 @@ def _long_warmup(config: TrainingConfig, updates_per_epoch: int) -> Iterator[str
         yield f"the warm-up takes {warmup:g} of {counted(total, 'update')}; lower {flag} or train for more epochs"
     elif config.max_train_step is not None and config.max_train_step < warmup:
         yield (
-            f"--max_train_step {config.max_train_step} ends within the warm-up of {warmup:g} updates, so the learning "
-            f"rate does not reach its peak; lower {flag} if this is the whole run"
+            f"--max_train_step {config.max_train_step} ends within the warm-up, {warmup:g} of "
+            f"{counted(total, 'update')}, so the learning rate does not reach its peak; lower {flag} if "
+            "this is the whole run"
         )
 
 

@@ -249,4 +249,4 @@ def test_lists_that_start_at_1(tmp_path):
     fill(tmp_path, "x/0.png", "x/1.png")
     (tmp_path / "list.txt").write_text("x/0.png 1\nx/1.png 2\n")
     _, findings = examine(tmp_path / "list.txt")
-    assert "labels from 1 to 2" in only(findings)
+    assert "no label 0, only 1 to 2" in only(findings)

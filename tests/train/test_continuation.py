@@ -111,7 +111,7 @@ def test_damaged_checkpoints_are_passed_over_but_not_all_of_them(run, capsys):
     for path in folder.glob("*.pd"):
         path.write_bytes(b"")
     assert main(command) == 2
-    assert "none of the 2 checkpoints in" in capsys.readouterr().err
+    assert "has 2 checkpoints, and none" in capsys.readouterr().err
     assert len(run.records("cut")) == 9
 
 

@@ -94,7 +94,7 @@ def test_a_warm_up_of_half_the_run(heard):
 
 def test_an_end_within_the_warm_up(heard):
     text = warned(dataclasses.replace(MAE, max_train_step=100), heard)
-    assert "--max_train_step 100 ends within the warm-up of 1280 updates" in text
+    assert "--max_train_step 100 ends within the warm-up, 1280 of " in text
     assert "lower --warmup_epochs" in text
     assert warned(dataclasses.replace(MAE, max_train_step=1280), heard) == ""
 
