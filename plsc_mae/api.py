@@ -1,8 +1,8 @@
 """The Python API: `plsc_mae.train`, `plsc_mae.embed` and `plsc_mae.export`, for scripts and notebooks.
 
 The functions take the options of the commands by name, check them in the same way and raise the same errors, which are
-subclasses of `plsc_mae.errors.UserError`; messages name options as flags. They never exit, and end their loader
-processes also after an exception. docs/python.md has examples.
+subclasses of `plsc_mae.errors.UserError`; messages name options as flags. Loader processes end also after an exception.
+Only a hang (--hang_timeout) or, outside notebooks, a second Ctrl-C ends the interpreter. docs/python.md has examples.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class TrainResult:
 
     Attributes:
         folder: output folder of the run.
-        checkpoint: newest checkpoint of the folder; None without one.
-        best: checkpoint with the highest validation accuracy; None without one.
+        checkpoint: undamaged checkpoint with the most updates; None without one.
+        best: checkpoint with the best validation metric; None without one.
         metrics: values of the last line of log.txt by name, for example "train_loss" and "test_acc1"; of the last line
             of train.jsonl if the run has ended within an epoch; with `eval`, those of the evaluation. Empty without
             logs.
@@ -66,8 +66,8 @@ class ExportResult:
     """Result of `export`.
 
     Attributes:
-        folder: the folder.
-        files: files of the export.
+        folder: output folder.
+        files: paths of the files of the export.
         verdict: sentence about the comparison with the network, or about the reason why there was none.
     """
 
@@ -110,13 +110,13 @@ def train(
         method: name of the method (--method), if `model` does not determine it.
         phase: the command: "pretrain", "finetune" or "linprobe".
         eval_data: labeled validation images (--eval_data_path), in the same forms as `data`.
-        task: in pre-training, the task in place of the method's; it gets the batches that the method would make for
-            `model`, and its options of optimizer and schedule apply. Else the kind of labels (--task).
+        task: in pre-training, a task in place of the method's, with the method's batches and options of optimizer and
+            schedule. For a classifier, the kind of labels (--task).
         options: further options of the command; `config` is a YAML file or the name of a recipe.
 
     Raises:
         UserError: options, data, folders or checkpoints cannot be used, or the training diverges.
-        KeyboardInterrupt: Ctrl-C ended the run; the message says where it was saved.
+        KeyboardInterrupt: Ctrl-C ended the run; the message has its position and checkpoint, if any.
         Stopped: SIGTERM ended the run.
     """
     if phase not in PHASES:
@@ -146,7 +146,8 @@ def embed(
 ) -> Embedding:
     """Return one feature vector per image, in order: by default the mean of the last block's patch tokens.
 
-    An image of a folder or list file that cannot be read is left out with a warning; in a sequence it is an error.
+    An image of a folder or list file that cannot be read is left out with a warning, unless `bad_image` is "error"; in
+    a sequence it is an error.
 
     Args:
         data: a folder or list file (--data_path), or a sequence of images or of pairs of an image and a label.
@@ -211,11 +212,7 @@ def export(
 
 
 def _merge(function: str, own: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a call: `options`, and the parameters `own` that are not None.
-
-    Raises:
-        ConfigError: an option is given under two names, for example as `data` and as `data_path`.
-    """
+    """Return the options of a call: `options`, and the parameters `own` that are not None, which must differ."""
     given = {name: value for name, value in own.items() if value is not None}
     if twice := sorted(given.keys() & options.keys()):
         raise ConfigError(f"{function} got {twice[0]} twice, as an option and as one of its first arguments; give one")
@@ -239,11 +236,7 @@ def _path(data: Any, name: str) -> Any:
 
 
 def _given(data: Any, eval_data: Any, config: TrainingConfig) -> GivenImages:
-    """Return the images that the caller of `train` passed in memory; None for data given by a path or not at all.
-
-    Raises:
-        DataError: a sequence has no usable images or labels.
-    """
+    """Return the images that the caller of `train` passed in memory; None for data given by a path or not at all."""
     labeled = not isinstance(config, PretrainConfig) or config.online_probe or config.knn_freq > 0
     form = PixelFormat(config.channels, tuple(config.bands or ()))
     train, val = (
@@ -261,12 +254,7 @@ def _in_memory(data: Any, name: str, pixel_format: PixelFormat, *, labeled: bool
 
 @contextlib.contextmanager
 def _session() -> Iterator[None]:
-    """Show the log during a call; after it, end loader processes and return to the device of the caller.
-
-    Raises:
-        ConfigError: this is one of several processes.
-        KeyboardInterrupt: Ctrl-C ended the run.
-    """
+    """Show the log during a call; after it, end loader processes and return to the device of the caller."""
     if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1:
         raise ConfigError("the Python API runs in one process; start several with `plsc-mae launch`")
     device = paddle.get_device()

@@ -224,8 +224,9 @@ BROKEN_PIPE = 128 + 13  # exit code that a shell reports for a program ended by 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code.
 
-    A user's mistake is reported as one sentence on stderr; a bug of plsc_mae keeps its traceback. If the reader of
-    standard output closes it early, as in `plsc-mae ... | head -1`, the program ends silently.
+    A user's mistake is reported as one sentence on stderr; a bug of plsc_mae keeps its traceback. After either, and
+    after Ctrl-C, one of several processes ends here instead of returning. If the reader of standard output closes it
+    early, as in `plsc-mae ... | head -1`, the program ends silently.
 
     Raises:
         SystemExit: with code 0 after `--help` of a command or `--version`.
@@ -288,11 +289,7 @@ def _resolve(name: str, words: Sequence[str]) -> Any:
 
 
 def _resolve_launch(words: Sequence[str]) -> Launch:
-    """Resolve the words after `launch`; mistakes of the command to start are found before any process starts.
-
-    Raises:
-        ConfigError: the command is missing or unknown, runs in one process only, or has an invalid option.
-    """
+    """Resolve the words after `launch`; mistakes of the command to start are found before any process starts."""
     own, started = split_launch(words)
     options: LaunchConfig = _resolve("launch", own)
     parallel = ", ".join(name for name, command in COMMANDS.items() if command.parallel)
@@ -312,7 +309,7 @@ def _resolve_launch(words: Sequence[str]) -> Launch:
 
 
 def complete() -> None:
-    """Answer the shell's request for completions, see docs/install.md; does nothing without the package argcomplete."""
+    """Answer the shell's request for completions, see docs/install.md; do nothing without the package argcomplete."""
     try:
         import argcomplete
     except ImportError:
@@ -332,12 +329,7 @@ def _output_is_closed() -> bool:
 
 
 def _find(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """Return (command, its arguments); ("", []) for the overview, ("", [prefix]) for the overview of a family.
-
-    Raises:
-        ConfigError: the command is unknown.
-        SystemExit: with code 0 after printing the version for `--version`.
-    """
+    """Return (command, its arguments); ("", []) for the overview, ("", [prefix]) for the overview of a family."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         return "", []
     if argv[0] == "--version":

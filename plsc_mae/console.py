@@ -1,7 +1,7 @@
 """The console: log lines, warnings, errors and progress bars share one terminal without overwriting each other.
 
-Everything that a run prints comes through here, so that `use_style` can change all of it: text for people, only
-results, warnings and errors, or a JSON object per line for programs.
+Progress, results, warnings and errors of a run are printed here, so that `use_style` can choose the output: text for
+people, only results, warnings and errors, or a JSON object per line for programs.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def program() -> str:
 
 
 def use_style(*, quiet: bool = False, as_json: bool = False) -> None:
-    """Choose what `report` and the log print on standard output; warnings and errors stay text on standard error.
+    """Choose what reports, results and log print on standard output; warnings and errors stay text on standard error.
 
     Args:
         quiet: True to print results only, and no progress bars.
@@ -95,7 +95,7 @@ def report_row(label: str, text: str) -> None:
 
 
 def print_result(text: str, event: Mapping[str, Any]) -> None:
-    """Print the result that a command was called for: `event` as JSON, else `text`, also in the style "quiet"."""
+    """Print the result that a command was called for: `event` in the style "json", `text` in the others."""
     with _bars_hidden(sys.stdout):
         print(printed_json(event) if _style == "json" else text, flush=True)
 

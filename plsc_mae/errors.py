@@ -1,7 +1,7 @@
 """Errors reported as one sentence, without a traceback.
 
-The command line prints the sentence and exits with the error's `exit_code`. Any other exception is a bug of plsc_mae
-and keeps its traceback.
+The command line prints the sentence of a `UserError` and exits with its `exit_code`. Exceptions other than these,
+`Stopped` and Ctrl-C are bugs of plsc_mae and keep their traceback.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ class UserError(Exception):
 
 
 class ConfigError(UserError, ValueError):
-    """An unknown flag or YAML key, or an invalid value."""
+    """An option that is unknown, invalid, or not possible with the other options, the data or the machine."""
 
 
 class DataError(UserError):
-    """A data set, folder or image file that cannot be used."""
+    """A data set, folder, image file or feature that cannot be used."""
 
 
 class CheckpointError(UserError):
-    """A weight or checkpoint file that cannot be read, written or matched to the model."""
+    """A weight, checkpoint or log file, or an output folder, that cannot be read, written or used for the purpose."""
 
 
 class FolderError(UserError):

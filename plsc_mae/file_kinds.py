@@ -109,7 +109,7 @@ def read_head(path: str | Path) -> bytes:
     """Return the first 4096 bytes of a regular file.
 
     Raises:
-        OSError: the file cannot be read, or is a pipe, socket or device, which is not opened for long enough to block.
+        OSError: the file cannot be read, or is a pipe, socket or device; the call does not wait for these.
     """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -118,7 +118,7 @@ def read_head(path: str | Path) -> bytes:
 
 
 class ForeignLine(NamedTuple):
-    """A line of a text file that is not UTF-8: its number from 1, its first wrong byte, and its content."""
+    """A line outside UTF-8: its number in the file, from 1, its first wrong byte, and its content."""
 
     number: int
     byte: int
@@ -134,7 +134,7 @@ class ForeignLine(NamedTuple):
 
 
 def first_foreign_line(path: str | Path) -> ForeignLine | None:
-    """Return the first line of a text file that is not UTF-8, without blanks around it; None if all lines are UTF-8.
+    """Return the first line outside UTF-8, without blanks around it; None if the whole file is UTF-8.
 
     Raises:
         OSError: the file cannot be read.
@@ -173,7 +173,9 @@ def recognize(head: bytes) -> FileKind | None:
 
 
 def require_text(path: str | Path, where: str, expected: str, error: type[UserError]) -> None:
-    """Raise `error` if a regular file is neither text nor empty; pipes, as of `<(command)`, are not examined.
+    """Raise `error` if a regular file is UTF-16 text, a Git LFS pointer, or neither text nor empty.
+
+    Pipes, as of `<(command)`, are not examined.
 
     Args:
         path: the file.

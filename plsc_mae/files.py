@@ -60,7 +60,7 @@ def refuse_foreign(path: Path, signs: Sequence[str] = (MARK,)) -> None:
         signs: texts that every result of this kind contains near its beginning or its end; all of them are required.
 
     Raises:
-        NotADirectoryError: a parent of `path` is a file.
+        OSError: `path` cannot be examined, for example because a parent is a file.
     """
     try:
         status = os.stat(path)

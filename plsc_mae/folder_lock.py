@@ -1,4 +1,4 @@
-"""Lock of an output folder, so that two processes of different commands never write to it at once.
+"""Lock of an output folder against a second process that would write to it.
 
 The lock is a POSIX record lock on a hidden file. The kernel releases it when the process that holds it ends, also after
 SIGKILL, and child processes such as loader workers do not inherit it. Closing any descriptor of the file releases the

@@ -16,11 +16,14 @@ from plsc_mae.errors import ConfigError, flag
 
 
 class Mask(NamedTuple):
-    """A mask, also as patch ids, with K visible and M hidden patches per image, L = K + M."""
+    """A mask, also as patch ids, with K visible and M hidden patches per image, L = K + M.
+
+    `ids_keep` and `ids_masked` are in the order of rising noise, or in raster order if the mask was not made of noise.
+    """
 
     mask: Tensor  # bool [B, L]
-    ids_keep: Tensor  # int64 [B, K], in the order of rising noise
-    ids_masked: Tensor  # int64 [B, M], in the order of rising noise
+    ids_keep: Tensor  # int64 [B, K]
+    ids_masked: Tensor  # int64 [B, M]
     ids_restore: Tensor  # int64 [B, L], the index of each patch in concat(ids_keep, ids_masked)
 
 
@@ -100,7 +103,7 @@ class BlockMaskGenerator:
     Attributes:
         grid: (rows, columns) of patches of an image.
         num_mask_patches: number of patches to hide.
-        min_mask_patches_per_block: smallest area drawn for a block, in patches; the last block may be smaller.
+        min_mask_patches_per_block: smallest area drawn for a block, in patches, unless fewer may be hidden.
         max_mask_patches_per_block: largest number of patches that one block newly hides; None for `num_mask_patches`.
         aspect: range (lowest, highest) of height / width of a block.
 

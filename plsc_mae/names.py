@@ -25,7 +25,7 @@ _HANDLER = "plsc_mae.escape"
 _LITERAL_ESCAPE = re.compile(r"\\(?=x[0-9a-f]{2})")
 _ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_NOT_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # ends of lines, and characters without UTF-8
+_NOT_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # controls, line separators, lone surrogates
 _CONTROL_IN_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # text may have several lines and tabs
 
 
@@ -49,7 +49,7 @@ def restore_name(text: str) -> str:
 def as_json(content: Any, indent: int | None = None) -> str:
     r"""Return content as JSON for a UTF-8 file: on one line unless indented, and with names as they are.
 
-    Only control characters, line separators and bytes outside UTF-8 are written as `\uNNNN`.
+    Control characters, line separators and bytes outside UTF-8 are escaped.
     """
     text = json.dumps(content, indent=indent, ensure_ascii=False)
     return _NOT_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
@@ -74,9 +74,9 @@ def gbk_text(content: bytes) -> str:
 
 
 def escape_controls(text: str, *, one_line: bool = False) -> str:
-    r"""Return a message with every control character as `\xNN`; tabs and line ends are kept unless `one_line` is true.
+    r"""Return a message with every control character as `\xNN`; tabs and line feeds stay unless `one_line` is true.
 
-    Otherwise a name in the message could move the cursor of a terminal.
+    Unescaped, a name in the message could move the cursor of a terminal.
     """
     return (_CONTROL if one_line else _CONTROL_IN_TEXT).sub(lambda match: _escape(match[0]), text)
 

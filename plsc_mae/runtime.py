@@ -89,9 +89,9 @@ def is_on(environ: Mapping[str, str]) -> bool:
 
 
 def cpu_settings(environ: Mapping[str, str], cores: int, *, amd: bool, gpu: bool = False) -> dict[str, str]:
-    """Return the environment variables to add, {} if SWITCH is "off".
+    """Return the environment variables to add, {} if SWITCH forbids them.
 
-    They divide the cores among the training processes of this node.
+    MKL_NUM_THREADS divides the cores among the training processes of this node.
 
     Args:
         environ: the current environment; variables that the user has set are not changed.
@@ -114,8 +114,8 @@ def cpu_settings(environ: Mapping[str, str], cores: int, *, amd: bool, gpu: bool
 def apply_cpu_settings() -> dict[str, str]:
     """Add the variables of `cpu_settings` to this process's environment and return those added.
 
-    If Paddle is loaded already, nothing is added, and a warning states what to do. The memory allocator is set in any
-    case, unless SWITCH is "off" or the machine has a GPU.
+    If Paddle is loaded already, nothing is added, and a warning states what to do. Freed memory is kept in any case,
+    unless SWITCH forbids it or the machine has a GPU.
     """
     if is_on(os.environ) and not has_gpu():
         keep_freed_memory()

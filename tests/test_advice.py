@@ -100,18 +100,21 @@ class Module:
                     self.nodes.setdefault(target.id, []).append(node)
 
 
-MODULES = {module.name: module for module in map(Module, sorted(PACKAGE.rglob("*.py")))}
+@functools.cache
+def modules() -> dict[str, Module]:
+    """Parse the package and return its modules by name."""
+    return {module.name: module for module in map(Module, sorted(PACKAGE.rglob("*.py")))}
 
 
 @functools.cache
 def located(dotted: str) -> Place | None:
     """The definition of a dotted name, through re-exports of packages."""
     module, _, name = dotted.rpartition(".")
-    if module not in MODULES:
+    if module not in modules():
         return None
-    if name in MODULES[module].nodes:
+    if name in modules()[module].nodes:
         return Place(module, name)
-    return located(MODULES[module].imports[name]) if name in MODULES[module].imports else None
+    return located(modules()[module].imports[name]) if name in modules()[module].imports else None
 
 
 class Uses(NamedTuple):
@@ -125,7 +128,7 @@ class Uses(NamedTuple):
 def uses(module: str, name: str, member: str, kinds: Kinds) -> Uses:
     """The uses of a definition; those of a class are its decorators, bases and attributes, without its methods."""
     found = Uses(set(), set())
-    for node in MODULES[module].nodes[name]:
+    for node in modules()[module].nodes[name]:
         if member:
             (node,) = (m for m in methods(module, name) if m.name == member)
             collect(node, module, found, kinds)
@@ -140,7 +143,7 @@ def uses(module: str, name: str, member: str, kinds: Kinds) -> Uses:
 
 @functools.cache
 def methods(module: str, name: str) -> list[ast.FunctionDef]:
-    (node,) = MODULES[module].nodes[name]
+    (node,) = modules()[module].nodes[name]
     return [child for child in getattr(node, "body", []) if isinstance(child, Function)] if is_class(node) else []
 
 
@@ -150,7 +153,7 @@ def is_class(node: ast.AST) -> bool:
 
 def collect(node: ast.AST, module: str, found: Uses, kinds: Kinds) -> None:
     """Add the uses of a node; annotations, isinstance and casts refer to classes without using them."""
-    own = MODULES[module]
+    own = modules()[module]
     if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass", "cast"):
         for child in node.args[0:1] if node.func.id != "cast" else node.args[1:]:
             collect(child, module, found, kinds)
@@ -159,12 +162,12 @@ def collect(node: ast.AST, module: str, found: Uses, kinds: Kinds) -> None:
         place = Place(module, node.id) if node.id in own.nodes else located(own.imports.get(node.id, ""))
         found.places.update({place} if place else ())
     elif isinstance(node, ast.Attribute) and (prefix := loaded_package(node.value)):
-        loaded = [name for name in MODULES if name.startswith(prefix) and node.attr in MODULES[name].nodes]
+        loaded = [name for name in modules() if name.startswith(prefix) and node.attr in modules()[name].nodes]
         found.places.update(Place(name, node.attr) for name in loaded)
         return
     elif isinstance(node, ast.Attribute):
         base = own.imports.get(node.value.id, "") if isinstance(node.value, ast.Name) else ""
-        place = located(f"{base}.{node.attr}") if base in MODULES else None
+        place = located(f"{base}.{node.attr}") if base in modules() else None
         found.places.update({place} if place else ())
         found.attributes.add(node.attr)
     elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -173,9 +176,9 @@ def collect(node: ast.AST, module: str, found: Uses, kinds: Kinds) -> None:
         if node.value.isidentifier():  # getattr(self, "name")
             found.attributes.add(node.value)
     elif prefix := loaded_package(node):
-        for other in MODULES:
+        for other in modules():
             if other.startswith(prefix):
-                found.places.update(Place(other, name) for name in MODULES[other].nodes)
+                found.places.update(Place(other, name) for name in modules()[other].nodes)
     for part in children(node, kinds):
         collect(part, module, found, kinds)
 
@@ -213,9 +216,9 @@ def reached_by(start: Place, kinds: Kinds) -> Iterator[tuple[Place, str]]:
         if (place, member) in seen or place.module.startswith("plsc_mae.config"):
             continue
         seen.add((place, member))
-        found = uses(*place, member, kinds & MODULES[place.module].guards)
+        found = uses(*place, member, kinds & modules()[place.module].guards)
         waiting += [(other, "") for other in found.places]
-        if not member and len(MODULES[place.module].nodes[place.name]) == 1:
+        if not member and len(modules()[place.module].nodes[place.name]) == 1:
             for method in methods(*place):
                 known = method.name in attributes or method.name.startswith("__")
                 (waiting if known else unused.setdefault(method.name, [])).append((place, method.name))
@@ -267,7 +270,7 @@ def wrong_flags(text: str, flags: set[str]) -> set[str]:
 def nodes_of(place: Place, member: str) -> list[ast.AST]:
     if member:
         return [method for method in methods(*place) if method.name == member]
-    nodes = MODULES[place.module].nodes[place.name]
+    nodes = modules()[place.module].nodes[place.name]
     return [
         child for node in nodes for child in (node.body if is_class(node) else [node]) if not is_method(node, child)
     ]
@@ -357,7 +360,7 @@ def test_config_classes_name_their_own_flags(command):
     for cls in COMMANDS[command].configs.values():
         flags = flags_of(command) & (vocabulary(cls) | {f"no_{name}" for name in vocabulary(cls)}) | {"method"} | ALWAYS
         for base in cls.__mro__:
-            if base.__module__ in MODULES and base.__name__ in MODULES[base.__module__].nodes:
+            if base.__module__ in modules() and base.__name__ in modules()[base.__module__].nodes:
                 for method in methods(base.__module__, base.__name__):
                     wrong += [
                         f"{cls.__name__}: {found} in {text!r}"

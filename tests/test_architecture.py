@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import re
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "plsc_mae"
 FILES = sorted(PACKAGE.rglob("*.py"))
 PROGRAMS = [*sorted(ROOT.glob("main_*.py")), *sorted((ROOT / "scripts").rglob("*.py"))]
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in [*FILES, *PROGRAMS]}
+SOURCES = [*FILES, *PROGRAMS]
 
 # A unit imports itself and the layers below its own; the units of one layer may import each other unless NOTHING_BUT
 # says otherwise.
@@ -58,6 +59,11 @@ MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 500
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def place(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
@@ -69,7 +75,7 @@ def unit(path: Path) -> str:
 
 def imports(path: Path) -> Iterator[str]:
     """Dotted names of what a file imports anywhere in it; `from a import b` gives a.b."""
-    for node in ast.walk(TREES[path]):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -93,7 +99,7 @@ def test_every_part_of_the_package_has_its_layer():
 def test_imports_run_one_way():
     height = {name: i for i, layer in enumerate(LAYERS) for name in layer}
     wrong = []
-    for path in TREES:
+    for path in SOURCES:
         if path == PACKAGE / "__init__.py" or place(path) in INSTRUMENTS:
             continue
         user = unit(path)
@@ -117,7 +123,7 @@ def test_no_circle_among_parts():
 
 def test_importing_the_package_loads_only_settings():
     """Names are loaded on first use; __init__ imports the environment variables to set before Paddle."""
-    for node in TREES[PACKAGE / "__init__.py"].body:
+    for node in tree(PACKAGE / "__init__.py").body:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             assert "plsc_mae" not in ast.unparse(node).replace("from plsc_mae.runtime", "")
 
@@ -139,7 +145,7 @@ def test_the_engine_knows_no_method():
 
 def test_concrete_methods_are_loaded_by_name():
     """Nothing above methods/ imports one."""
-    for path in TREES:
+    for path in SOURCES:
         if unit(path) in ("commands", "train", "loading", "cli", "program"):
             for name in own_imports(path):
                 assert name.split(".")[:2] not in [["methods", method] for method in PRETRAIN], place(path)
@@ -160,7 +166,7 @@ def test_methods_answer_for_themselves():
             continue
         used = {".".join(name.split(".")[:size]) for name in own_imports(path) for size in (2, 3)}
         found = used & modules
-        for node in ast.walk(TREES[path]):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in PRETRAIN:
                 found.add(f"'{node.value}' in line {node.lineno}")
             elif isinstance(node, (ast.Name, ast.alias)):
@@ -211,9 +217,9 @@ def test_no_unsafe_readers(path):
         "yaml.unsafe_load",
         "marshal.loads",
     }
-    attributes = {ast.unparse(node) for node in ast.walk(TREES[path]) if isinstance(node, ast.Attribute)}
+    attributes = {ast.unparse(node) for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute)}
     assert not (attributes | set(imports(path))) & forbidden
-    called = {node.func.id for node in ast.walk(TREES[path]) if isinstance(node, ast.Call) and hasattr(node.func, "id")}
+    called = {node.func.id for node in ast.walk(tree(path)) if isinstance(node, ast.Call) and hasattr(node.func, "id")}
     assert not called & {"eval", "exec"}
 
 
@@ -232,11 +238,11 @@ def test_names_say_what_is_inside():
 
 def test_files_and_functions_are_short():
     long = []
-    for path, tree in TREES.items():
+    for path in SOURCES:
         lines = len(path.read_text(encoding="utf-8").splitlines())
         if lines > MAX_FILE_LINES:
             long.append(f"{place(path)}: {lines} lines")
-        functions = [node for node in ast.walk(tree) if isinstance(node, Function)]
+        functions = [node for node in ast.walk(tree(path)) if isinstance(node, Function)]
         sizes = [(node.name, node.end_lineno - node.lineno + 1) for node in functions]
         long += [f"{place(path)}: {name} has {size} lines" for name, size in sizes if size > MAX_FUNCTION_LINES]
     assert not long
@@ -253,9 +259,9 @@ def undocumented(path: Path) -> Iterator[str]:
                 if isinstance(child, ast.ClassDef):
                     yield from visit(child, f"{child.name}.")
 
-    if not ast.get_docstring(TREES[path]):
+    if not ast.get_docstring(tree(path)):
         yield f"{place(path)}: the module"
-    yield from visit(TREES[path], "")
+    yield from visit(tree(path), "")
 
 
 def test_everything_public_is_explained():

@@ -1,9 +1,8 @@
-"""Attention maps of a network: attention rollout (Abnar and Zuidema 2020), gradient rollout, and the last layer.
+"""Attention maps of a network: attention rollout (Abnar and Zuidema 2020), gradient rollout, and single blocks.
 
-The computation and the literal mode follow BUPT-PRIV/MAE-priv utils/vit_explain (after jacobgil/vit-explain). The
-literal mode divides COLUMN j by the sum of row j, which the original does because of a broadcasting mistake. By
-default, rows are divided by their sums, as in the paper. Notation: N tokens with the class token first, L patches, H
-heads.
+The rollouts follow BUPT-PRIV/MAE-priv utils/vit_explain (after jacobgil/vit-explain). They divide rows by their sums,
+as in the paper. The literal mode divides column j by the sum of row j, as the original does because of a broadcasting
+mistake. Notation: N tokens, the class token first if there is one, L patches, H heads.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ def attention_maps(encoder: VisionTransformer, images: Tensor) -> list[npt.NDArr
 def recorded_blocks(encoder: VisionTransformer, indices: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """Collect the softmax weights of some blocks in the forward passes inside the context, averaged over the heads.
 
-    In contrast to `attention_maps`, the weights of one block at a time are in memory, and the other blocks can use a
-    flash kernel.
+    In contrast to `attention_maps`, only one block at a time has its weights per head in memory, and the other blocks
+    can use a flash kernel.
 
     Args:
         encoder: the network.
@@ -162,7 +161,7 @@ def rollout(
     Args:
         attentions: softmax weights [H, N, N] of each layer, first layer first.
         head_fusion: reduction over heads.
-        discard_ratio: fraction of each layer's weights, the smallest ones, that are set to 0. The weight of the class
+        discard_ratio: fraction of each layer's weights, the smallest ones, that are set to 0. The weight of the first
             token to itself is kept.
         layer_index: use this layer only; None uses all layers.
         literal: divide columns instead of rows, see the module.
@@ -191,7 +190,8 @@ def gradient_rollout(
     Args:
         attentions: softmax weights [H, N, N] of each layer, first layer first.
         gradients: gradients of the logit with respect to each of the attentions.
-        discard_ratio: fraction of each layer's products of attention and gradient, the smallest ones, set to 0.
+        discard_ratio: fraction of each layer's products of attention and gradient, averaged over the heads, that are
+            set to 0: the smallest ones. Negative products are always set to 0.
         literal: divide columns instead of rows, see the module.
         residual: whether to keep the path that runs only through residual connections. It dominates the small
             gradients, so a mean over rows becomes almost uniform; False subtracts it. The relevance of patches for the
@@ -215,7 +215,7 @@ def gradient_rollout(
 def patch_relevance(
     weights: Floats, grid: tuple[int, int], pool: Pool = "cls", registers: int = 0
 ) -> npt.NDArray[np.float64]:
-    """Return a map of the relevance of each patch for the pooled output.
+    """Return maps of the relevance of each patch for the pooled output.
 
     Args:
         weights: [..., N, N], in which rows attend to columns; N = 1 + R + L, or R + L without a class token.
@@ -227,7 +227,7 @@ def patch_relevance(
         Maps [..., rows, columns], each scaled to a maximum of 1; a map of zeros stays zero.
 
     Raises:
-        ConfigError: `pool` is "cls" and the network has no class token.
+        ConfigError: `pool` is "cls" and there is no class token.
         ValueError: the number of tokens does not match the grid.
     """
     first = weights.shape[-1] - grid[0] * grid[1]

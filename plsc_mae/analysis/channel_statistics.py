@@ -68,7 +68,11 @@ def combine(parts: Iterable[Moments]) -> Moments:
 
 
 def measure_channels(image: SourceImage, _rng: np.random.Generator) -> Sample:
-    """Return the moments of a whole image as `MOMENTS`, float64 [5, C], reading a part of the rows at a time."""
+    """Return {`MOMENTS`: the moments of a whole image, float64 [5, C]}, reading a part of the rows at a time.
+
+    Raises:
+        DataError: the file cannot be decoded.
+    """
     rows = max(1, _PART_PIXELS // image.width)
     boxes = (Box(top, 0, min(rows, image.height - top), image.width) for top in range(0, image.height, rows))
     return {MOMENTS: np.stack(combine(moments_of(image.crop_resize(box, (box.height, box.width))) for box in boxes))}

@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 from plsc_mae.analysis.confusion import Counts, Doubles, confusion_matrix
 
 ECE_BINS = 15  # Guo et al. 2017
-BLOCK = 4096  # images whose probabilities are in memory together, in float64
+BLOCK = 4096  # largest number of images whose probabilities are in memory together, in float64
 
 Logits = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -26,8 +26,8 @@ class ClassScores(NamedTuple):
     Attributes:
         images: number of images [K] of each class.
         recall: accuracy [K] over the images of the class; NaN for a class without images.
-        precision: share [K] of correct predictions among those of the class; NaN without predictions.
-        f1: harmonic mean [K] of recall and precision, 2 TP / (2 TP + FP + FN); NaN without images and predictions.
+        precision: share [K] of the correct ones among the predictions of the class; NaN without predictions.
+        f1: harmonic mean [K] of recall and precision, 2 TP / (2 TP + FP + FN); NaN with neither images nor predictions.
     """
 
     images: Counts
@@ -51,7 +51,7 @@ class Calibration(NamedTuple):
 
     @property
     def error(self) -> float:
-        """Expected calibration error: mean of |accuracy - confidence| over the images (Guo et al. 2017, equation 3)."""
+        """Expected calibration error: mean over images of |accuracy - confidence| of their bins (Guo et al. 2017)."""
         gaps = np.abs(self.accuracy - self.confidence)
         return float(np.nansum(gaps * self.images) / self.images.sum())
 
@@ -61,6 +61,9 @@ def classification_metrics(logits: Logits, labels: Labels) -> dict[str, float]:
 
     Balanced accuracy is the mean recall of the classes that have images. Macro F1 is the mean over the classes that
     have images or are predicted, as in scikit-learn. ECE is the expected calibration error with 15 bins.
+
+    Raises:
+        ValueError: a class number is not below K.
     """
     scores = class_scores(confusion_matrix(labels, logits.argmax(axis=1), logits.shape[1]))
     return {
@@ -78,7 +81,7 @@ def class_scores(confusion: Counts) -> ClassScores:
 
 def calibration(logits: Logits, labels: Labels, bins: int = ECE_BINS) -> Calibration:
     """Return confidence and accuracy of logits [n, K] by bins of the confidence, for class numbers [n]."""
-    blocks = np.array_split(logits, max(1, len(logits) // BLOCK))
+    blocks = np.array_split(logits, max(1, -(-len(logits) // BLOCK)))
     confidence = np.concatenate([np.exp(log_softmax(rows.astype(np.float64), axis=1).max(axis=1)) for rows in blocks])
     place = np.clip(np.ceil(np.nan_to_num(confidence) * bins).astype(np.int64) - 1, 0, bins - 1)
     count = np.bincount(place, minlength=bins)

@@ -38,7 +38,7 @@ def confusion_matrix(truth: npt.NDArray[Any], predicted: npt.NDArray[Any], num_c
         num_classes: C.
 
     Raises:
-        ValueError: the shapes differ, or an index is not below C.
+        ValueError: the shapes differ, or an index of a labeled pixel is outside [0, C).
     """
     if truth.shape != predicted.shape:
         raise ValueError(f"true classes of shape {truth.shape} and predicted ones of shape {predicted.shape}")

@@ -27,12 +27,12 @@ ALEXNET_ERRORS = {  # percent
     "pixelate": 71.7840,
     "jpeg_compression": 60.6500,
 }
-# Corruptions of the published set that do not belong to its mean.
+# Corruptions of ImageNet-C that do not belong to the mean.
 EXTRA_CORRUPTIONS = ("gaussian_blur", "saturate", "spatter", "speckle_noise")
 
 
 def corruption_errors(errors: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Return the corruption error in percent of each corruption with a published error of AlexNet.
+    """Return the corruption errors in percent by corruption, for corruptions with a published error of AlexNet.
 
     Args:
         errors: top-1 error in percent at the severities 1 to 5, by corruption.

@@ -17,7 +17,7 @@ from plsc_mae.analysis.corruption import SEVERITIES, corruption_errors
 from plsc_mae.analysis.fonts import drawable_names, text_style
 from plsc_mae.analysis.label_metrics import label_average_precisions, label_f1, target_errors
 
-NAMED_BARS = 30  # more bars have no names
+NAMED_BARS = 30  # with more bars, rows or columns, their names are left out
 SCATTERED = 4  # targets of a regression that are drawn
 Values = npt.NDArray[np.float32]
 Table = list[list[object]]  # the first row has the names of the columns
@@ -69,7 +69,7 @@ class Bars(NamedTuple):
     values: Doubles
 
     def draw(self, axes: Any) -> None:
-        """Draw a horizontal bar per value; names are drawn if there are at most NAMED_BARS."""
+        """Draw a horizontal bar per value, with names if there are at most NAMED_BARS bars."""
         known = np.flatnonzero(np.isfinite(self.values))
         order = known[np.argsort(self.values[known], kind="stable")]
         axes.barh(range(len(order)), self.values[order])
@@ -107,7 +107,7 @@ class Scatter(NamedTuple):
     predicted: Values
 
     def draw(self, axes: Any) -> None:
-        """Draw a point per image, and the line of perfect predictions."""
+        """Draw a point per image with a known value, and the line of perfect predictions."""
         known = np.isfinite(self.truth)
         ends = [float(self.truth[known].min()), float(self.truth[known].max())]
         axes.scatter(self.truth[known], self.predicted[known], s=6)
@@ -118,7 +118,11 @@ class Scatter(NamedTuple):
 
 
 def class_report(logits: Values, labels: npt.NDArray[np.int64], names: Sequence[str]) -> Report:
-    """Report logits [n, K] for class numbers [n]: scores per class, confusion matrix, and calibration as a chart."""
+    """Report logits [n, K] for class numbers [n]: scores per class, confusion matrix, and charts, also of calibration.
+
+    Raises:
+        ValueError: a class number is not below K.
+    """
     confusion = confusion_matrix(labels, logits.argmax(axis=1), len(names))
     scores = class_scores(confusion)
     table: Table = [["class", "images", "accuracy", "precision", "f1"]]
@@ -156,7 +160,7 @@ def label_report(logits: Values, targets: Values, names: Sequence[str]) -> Repor
 
 
 def number_report(predicted: Values, targets: Values, names: Sequence[str]) -> Report:
-    """Report predictions [n, K] for targets [n, K], which may be NaN: the errors of every number, and scatter plots."""
+    """Report predictions [n, K] for targets [n, K], which may be NaN: errors of each number, plots of the first few."""
     absolute, rooted, explained = target_errors(predicted, targets)
     table: Table = [["number", "images", "mean_abs_error", "rmse", "r2"]]
     table += [

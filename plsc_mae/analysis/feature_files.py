@@ -32,17 +32,20 @@ def save_arrays(path: str | Path, arrays: Arrays, texts: Texts = NO_TEXTS) -> No
     """Write arrays and lists of text to a file.
 
     Args:
-        path: destination. A .safetensors file has the texts as metadata (JSON lists); a .parquet file has a column for
-            each array and each list with an entry per row, and "classes" as the dictionary of the column "class"; any
-            other suffix writes an npz file with the texts as arrays of strings.
+        path: destination. A .safetensors file has the texts as metadata (JSON lists). A .parquet file has a column for
+            each array and each list of text, which must have one length. Its text "classes" is the dictionary of a
+            column "class" with the values of the array "labels" instead. Any other suffix writes an npz file with the
+            texts as arrays of strings.
         arrays: arrays by name, in float16, float32 or int64.
         texts: lists of text by name.
 
     Raises:
         ConfigError: the suffix is .parquet, and pyarrow is not installed.
-        DataError: the file cannot be written, or exists and was not written by this function.
+        DataError: the file cannot be written, or exists and is not a result of plsc_mae, or the texts exceed the
+            largest header of a .safetensors file.
     """
     path = Path(path)
+    require_writer(path)
     writer = {SAFETENSORS: _write_safetensors, PARQUET: _write_parquet}.get(path.suffix, _write_npz)
     try:
         with result_replacement(path) as temporary:
@@ -93,11 +96,7 @@ def _write_npy_header(stream: Any, shape: tuple[int, ...], dtype: np.dtype[Any])
 
 
 def _write_safetensors(path: Path, arrays: Arrays, texts: Texts) -> None:
-    """Write the format of https://github.com/huggingface/safetensors, whose library needs all arrays in memory.
-
-    Raises:
-        DataError: the texts exceed the size of a header.
-    """
+    """Write the format of https://github.com/huggingface/safetensors, whose library needs all arrays in memory."""
     metadata = {name: json.dumps(list(text)) for name, text in texts.items()} | {"origin": MARK}
     entries: dict[str, Any] = {"__metadata__": metadata}
     ordered = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # as the library, which keeps alignment

@@ -32,7 +32,7 @@ from plsc_mae.parallel.world import World
 from plsc_mae.wording import counted
 
 PROGRESS, SUFFIX = "progress.json", ".rows"
-COMMIT_SECONDS = 10.0  # between two records of the progress; each of them waits for the disk
+COMMIT_SECONDS = 10.0  # at least, between two records of the progress; each of them waits for the disk
 # Options without influence on the features of an image; network and images have digests of their own.
 _NO_INFLUENCE = frozenset(
     (
@@ -78,8 +78,8 @@ def identify(
 class FeatureStore:
     """Folder with the features of a data set; implements `features.Rows`.
 
-    Every array is a file of rows without a header. `progress.json` has the number of finished images, and the identity
-    of the features. It is written after the rows have reached the disk. When the computation continues, later rows are
+    Every array is a file of rows without a header. `progress.json` has the number of finished images and the identity
+    of the features, and is written after the rows have reached the disk. When the computation continues, later rows are
     removed, so the result is bit-identical to that of an uninterrupted computation.
 
     Args:
@@ -88,7 +88,7 @@ class FeatureStore:
         dtype: type of the stored features.
 
     Raises:
-        DataError: the folder cannot be written, or has other files.
+        DataError: the folder cannot be written, or has files of unknown origin.
         FolderError: another process writes to the folder.
     """
 
@@ -134,7 +134,7 @@ class FeatureStore:
                 self._commit()
 
     def finish(self) -> Arrays:
-        """Return all rows as read-only memory maps by name.
+        """Return all rows by name as read-only memory maps; without rows, as empty arrays.
 
         Raises:
             DataError: a file cannot be written.
@@ -146,7 +146,11 @@ class FeatureStore:
         return {name: self._mapped(name, shape) for name, shape in self._shapes.items()}
 
     def remove(self) -> None:
-        """Remove the folder; arrays of `finish` stay valid."""
+        """Remove the store's files, and the folder if it has no others; arrays of `finish` stay valid.
+
+        Raises:
+            DataError: a file cannot be removed.
+        """
         with self._reporting():
             self._clear()
             self._lock.close()
@@ -159,7 +163,7 @@ class FeatureStore:
         return np.memmap(self._path(name), self.dtype, "r", shape=(self._rows, *shape))
 
     def _restore_locked(self) -> None:
-        """Lock the folder until this process ends, then restore its content.
+        """Lock the folder until this process ends, and restore its content.
 
         Raises:
             DataError: the folder has files of unknown origin.
@@ -187,7 +191,7 @@ class FeatureStore:
         logger.info("continuing after %s, whose features are in %s", counted(self.images, "image"), self.folder)
 
     def _stored(self) -> dict[str, Any] | None:
-        """Return the recorded progress; None without one of this class."""
+        """Return the recorded progress; None if there is no progress file of this class."""
         try:
             stored = json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -31,7 +31,7 @@ from plsc_mae.errors import CheckpointError, ConfigError, DataError, flag
 from plsc_mae.models.vit import NO_CLASS_TOKEN, VisionTransformer
 from plsc_mae.parallel.world import World
 
-CHECKED_BYTES = 1 << 26  # of features that are checked at a time
+CHECKED_BYTES = 1 << 26  # of features that `require_finite_features` checks at a time
 
 TokenKind = Literal["cls", "mean", "patch"]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -98,8 +98,8 @@ class Rows(Protocol):
     """Destination of the features of a data set, which the main process fills batch by batch.
 
     Attributes:
-        images: number of images whose features are present, including unreadable ones.
-        unreadable: indices of those that could not be read.
+        images: number of images that are done, including unreadable ones.
+        unreadable: indices of the unreadable ones.
     """
 
     images: int
@@ -205,15 +205,18 @@ def encode_images(
         encode: returns the features of a batch.
         images: the list.
         transform: deterministic transform that returns "image", pixels [H, W, C].
-        world: the processes that share the work; each of them must call this function.
+        world: the processes that share the work.
         batch_size: images per batch and process.
         num_workers: data workers per process.
         backend: image decoder.
-        bad_image: "error" raises DataError for an image that cannot be read; "skip" leaves it out.
+        bad_image: "error" raises DataError for an unreadable image; "skip" leaves it out.
         pixel_format: format of the pixels.
         rows: see `encode_dataset`.
         report: see `encode_dataset`.
         on_batch: see `encode_dataset`.
+
+    Raises:
+        DataError: see `encode_dataset`.
     """
     dataset = EvaluationDataset(images, transform, backend=backend, bad_image=bad_image, pixel_format=pixel_format)
     return encode_dataset(
@@ -247,17 +250,17 @@ def encode_dataset(
     Args:
         encode: returns the features of a batch of "image", pixels [B, H, W, C].
         dataset: the samples; those that `EvaluationDataset` marks as unreadable are left out.
-        world: the processes that share the work; each of them must call this function.
+        world: the processes that share the work.
         batch_size: images per batch and process.
         num_workers: data workers per process.
         title: title of the progress bar.
-        rows: destination of the features in the main process, which can have those of the first batches already; None
-            keeps them in memory as float32.
+        rows: destination in the main process, which may hold the first batches already; None is float32 in memory.
         report: log the names of the unreadable files; False if an earlier call has done so.
         on_batch: called by all processes after every batch; an exception from it ends the encoding.
 
     Raises:
-        DataError: none of the images can be read.
+        DataError: none of the images can be read, `dataset` refuses an unreadable one, or `rows` refuses features.
+        TypeError: `dataset` marks samples as unreadable and is not an `EvaluationDataset`.
     """
     count = len(dataset)
     sampler = EpochBatchSampler(count, batch_size, world.rank, world.size, seed=0, shuffle=False, drop_last=False)
@@ -293,7 +296,7 @@ def encode_dataset(
 
 
 def _shapes(encode: Encode, dataset: KeyedDataset) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the features of one image by name, because a process may have no batch at all."""
+    """Return the shapes of the features of one image by name; a process may have no batch to take them from."""
     first = encode(paddle.to_tensor(dataset[SampleKey(0, 0)]["image"][None]))
     return {name: tuple(x.shape[1:]) for name, x in first.items()}
 
@@ -319,12 +322,7 @@ def _gather(
 
 
 def _report_unreadable(dataset: KeyedDataset, unreadable: Sequence[int], *, report: bool) -> None:
-    """Log each unreadable file and its reason if `report` is true.
-
-    Raises:
-        DataError: all files are unreadable.
-        TypeError: `dataset` is no EvaluationDataset, so it cannot name its files.
-    """
+    """Log the unreadable files if `report` is true; raise DataError if no file can be read."""
     if not isinstance(dataset, EvaluationDataset):
         raise TypeError(f"{type(dataset).__name__} marks samples as unreadable and cannot name them")
     if len(unreadable) == len(dataset):

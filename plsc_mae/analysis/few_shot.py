@@ -36,7 +36,7 @@ class Budget(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Mean of several accuracies, and half the width of its 95 % interval (Student's t); NaN for a single one."""
+    """Mean of accuracies, and half the width of its 95 % confidence interval (Student's t), NaN for one accuracy."""
 
     mean: float
     margin: float
@@ -76,7 +76,7 @@ def few_shot_accuracies(
 
     Args:
         bank: features of training images.
-        numbers: their ascending indices [n] in the list of training images; unreadable images are missing.
+        numbers: their indices [n] in the list of training images; unreadable images are missing.
         queries: features of validation images.
         choices: indices of the chosen training images.
 

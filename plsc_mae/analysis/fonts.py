@@ -1,8 +1,8 @@
-"""Fonts for the names in pictures, which may be of any script, for Pillow and for Matplotlib.
+"""Fonts for names of any script in pictures of Pillow and Matplotlib.
 
-Pillow's own font has little more than ASCII. Every character of another text is drawn with the first font that has it:
-the file that PLSC_MAE_FONT names, DejaVu Sans of Matplotlib, and the fonts of the system. A name with a character that
-none of them has is drawn as its number.
+The default font of each library draws ASCII text. A character of another script has the first font that contains it:
+the file that PLSC_MAE_FONT names, DejaVu Sans of Matplotlib, and the fonts of the system; in pictures of Matplotlib,
+its default font comes first. A name with a character that none of them contains is drawn as its number.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 def drawable_names(names: Sequence[str], numbers: Sequence[int] | None = None) -> tuple[str, ...]:
     """Return names for a picture: those with a character that no font has become their number, for example #3.
 
-    The log names each replaced one once per process.
+    A replacement is logged once per process.
 
     Args:
         names: names of classes, files or folders.
@@ -101,7 +101,7 @@ class Lettering:
 
 
 def text_style(names: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments of a text of Matplotlib that draw names as they are: further fonts, and $ as a character."""
+    """Return keyword arguments with which Matplotlib draws names as they are: further fonts, and $ as a character."""
     from matplotlib import font_manager, rcParams
 
     named = _named_font()
@@ -147,7 +147,7 @@ def _system_fonts() -> list[str]:
 
 
 def _rank(path: str) -> tuple[int, int, str]:
-    """Return a key that sorts regular fonts without serifs of large coverage first."""
+    """Return a sort key: preferred fonts first, then fonts with the fewest words of `_STYLES` in their names."""
     name = _plain_name(path)
     preferred = next((i for i, part in enumerate(_PREFERRED) if name.startswith(part)), len(_PREFERRED))
     return preferred, sum(style in name for style in _STYLES), path
@@ -159,7 +159,7 @@ def _plain_name(path: str) -> str:
 
 @cache
 def _characters(path: str) -> frozenset[int]:
-    """Return the characters of a font; none if it cannot be read, or is not drawn as text."""
+    """Return the characters of a font; none if the font cannot be used for text."""
     from matplotlib.ft2font import FT2Font
 
     if any(part in _plain_name(path) for part in _NO_TEXT):
@@ -172,7 +172,7 @@ def _characters(path: str) -> frozenset[int]:
 
 
 def _named_font() -> str:
-    """Return the font that the environment names, "" without one."""
+    """Return the font file that the environment names, "" without a usable one."""
     named = os.environ.get(VARIABLE, "")
     return named if named and _is_usable(named) else ""
 

@@ -29,6 +29,7 @@ def feature_health(features: Features) -> dict[str, float]:
     Raises:
         ValueError: n < 2.
         numpy.linalg.LinAlgError: a feature is not finite.
+        DataError: see `unit_rows`.
     """
     return {
         "feature_rank": effective_rank(features),
@@ -72,7 +73,7 @@ def unit_std(features: Features) -> float:
         A value from 0 (all features have the same direction) to 1 / sqrt(D) (uniform on the sphere).
 
     Raises:
-        DataError: a feature is not finite.
+        DataError: see `unit_rows`.
     """
     return float(_unit(features).std(axis=0).mean())
 
@@ -92,7 +93,7 @@ def uniformity(features: Features, t: float = 2.0) -> float:
 
     Raises:
         ValueError: n < 2.
-        DataError: a feature is not finite.
+        DataError: see `unit_rows`.
     """
     unit = _unit(features)
     total = 0.0
@@ -117,7 +118,7 @@ def alignment(first: Features, second: Features) -> float:
         A value from 0 (both views of every image have the same direction) to 4.
 
     Raises:
-        DataError: a feature is not finite.
+        DataError: see `unit_rows`.
     """
     return float(((_unit(first) - _unit(second)) ** 2).sum(axis=1).mean())
 
@@ -133,7 +134,7 @@ def mean_cosine(features: Features) -> float:
 
     Raises:
         ValueError: n < 2.
-        DataError: a feature is not finite.
+        DataError: see `unit_rows`.
     """
     unit = _unit(features)
     total = unit.sum(axis=0)

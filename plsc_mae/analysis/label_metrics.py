@@ -102,6 +102,6 @@ def target_errors(predicted: Values, targets: Values) -> tuple[Doubles, Doubles,
 
 
 def mean_of_known(values: Doubles) -> float:
-    """Return the mean without NaNs; NaN if all values are."""
+    """Return the mean of the finite values; NaN without any."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else float("nan")

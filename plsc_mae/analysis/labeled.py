@@ -61,13 +61,13 @@ def encode_labeled(
 
     Raises:
         CheckpointError: a feature is NaN or infinite.
-        DataError: no image of a list can be read.
+        DataError: see `encode_images`.
     """
     transform, workers = center_crop(config, size), count_workers(config.num_workers)
     parts, unreadable, kept = [], 0, []
     for images in lists:
         destination = rows(images)
-        world.barrier()  # it may take longer than the timeout of a reduction
+        world.barrier()  # `rows` may take longer than the timeout of a reduction
         encoded = encode_images(
             encode,
             images,

@@ -1,4 +1,4 @@
-"""Linear classification of frozen features by logistic regression, solved to its optimum by SciPy's L-BFGS-B.
+"""Linear classification of frozen features by logistic regression, fitted by SciPy's L-BFGS-B.
 
 The result is deterministic and does not depend on a learning rate or a number of epochs. Features and their second
 moments (D x D or n x n, whichever is smaller) are held in memory, so the method suits thousands of images and features.
@@ -24,7 +24,7 @@ Doubles = npt.NDArray[np.float64]
 PENALTIES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 HELD_OUT = 10  # every tenth training feature is held out to choose the penalty
 RANK_TOLERANCE = 1e-7  # fraction of the largest mean square along an axis; axes below it are rounding errors
-# Only the gradient stops L-BFGS-B: a limit on the decrease of the value (ftol) would stop flat problems too early.
+# L-BFGS-B has no limit on the decrease of the value (ftol), which would stop flat problems too early.
 LBFGS_OPTIONS = {"maxcor": 20, "maxiter": 500, "gtol": 1e-5, "ftol": 0.0}
 
 
@@ -58,7 +58,7 @@ def linear_accuracy(
 
     To choose the L2 penalty, every tenth training feature is held out. The chosen penalty gives the smallest cross
     entropy on the held-out features after a fit to the remaining ones; with fewer than ten training features, it is the
-    largest penalty. The final fit uses all training features. Queries do not influence the fit.
+    largest penalty. The final fit uses all training features. The queries' features do not influence the fit.
 
     Args:
         features: training features [n, D].
@@ -109,7 +109,7 @@ def choose_penalty(
 
 
 class Standardization(NamedTuple):
-    """Statistics that standardize features: mean [D], and scale [D], the inverse standard deviation."""
+    """Statistics that standardize features: mean [D], and scale [D], the inverse standard deviation or 0."""
 
     mean: Doubles
     scale: Doubles
@@ -134,7 +134,7 @@ def standardization(features: Features) -> Standardization:
 
 
 def standardize(features: Features, queries: Features) -> tuple[Features, Features]:
-    """Standardize features [n, D] to mean 0 and variance 1 per column, and queries [Q, D] with the same statistics.
+    """Standardize features [n, D] by `standardization`, and queries [Q, D] with the same statistics.
 
     Raises:
         DataError: a feature is not finite.
@@ -147,7 +147,7 @@ def principal_axes(features: Features) -> tuple[Features, Doubles]:
     """Return orthonormal axes [D, R] that span features [n, D], R <= min(n, D), and the mean square [R] along each.
 
     The axes are in ascending order of the mean square. The solution with an L2 penalty lies in this span, so the
-    reduction to the axes is exact.
+    reduction to the axes is exact up to rounding.
     """
     number, width = features.shape
     doubles = features.astype(np.float64)

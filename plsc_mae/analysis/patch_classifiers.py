@@ -52,7 +52,11 @@ class PatchClassifiers:
     k: int
 
     def scores(self, patches: Features) -> dict[str, Features]:
-        """Return the log probabilities "linear" and the shares of the votes "knn", [Q, C] each, of patches [Q, D]."""
+        """Return the log probabilities "linear" and the shares of the votes "knn", [Q, C] each, of patches [Q, D].
+
+        Raises:
+            DataError: a feature is not finite.
+        """
         queries = self.statistics.apply(patches)
         similarities, neighbors = nearest_neighbors(self.bank, queries, self.k)
         votes = class_scores(similarities, self.labels[neighbors], self.num_classes)
@@ -73,7 +77,8 @@ def fit_patch_classifiers(
     Args:
         features: [P, D].
         labels: class indices [P].
-        held: True for patches that choose the penalty, [P]; whole images, since patches of one image are alike.
+        held: [P], True for held-out patches, which choose the penalty. Hold out whole images, because patches of one
+            image are alike.
         num_classes: C.
         k: number of neighbors, at most P.
 
@@ -113,7 +118,7 @@ def patch_labels(mask: npt.NDArray[Any], grid: tuple[int, int], num_classes: int
 def upsample_classes(scores: Features, grid: tuple[int, int], size: tuple[int, int]) -> Indices:
     """Return the best class of each pixel, [H, W] for `size` = (H, W), after bilinear upsampling of the scores.
 
-    Centers of pixels are aligned (`align_corners=False`), as in the usual segmentation heads.
+    Positions are those of `align_corners=False`, as in the usual segmentation heads.
 
     Args:
         scores: class scores [L, C] of the patches.

@@ -81,12 +81,12 @@ def project(features: Features, method: MapMethod, seed: int = 0) -> Doubles:
     """Project features [n, D], n >= 3, divided by their lengths, to positions [n, 2] in [0, 1].
 
     "pca" takes the first two principal components. "tsne" (van der Maaten and Hinton 2008; scikit-learn) and "umap"
-    (McInnes et al. 2018; umap-learn) start from the first 50 of them. Both axes have the same scale. Features that are
-    equal within float32's rounding are at one position.
+    (McInnes et al. 2018; umap-learn) start from the first 50 of them. Both axes have the same scale. If all features
+    are equal within float32's rounding, all positions are 0.
 
     Raises:
         ConfigError: the package of the method is not installed.
-        DataError: a feature is not finite.
+        DataError: see `unit_rows`.
     """
     wide = unit_rows(features).astype(np.float64)
     wide -= wide.mean(axis=0)
@@ -96,6 +96,7 @@ def project(features: Features, method: MapMethod, seed: int = 0) -> Doubles:
     if method == "pca":
         places = wide @ directions[:2].T
     else:
+        require_package(method)
         reduced = wide @ directions[:COMPONENTS].T
         places = (_tsne if method == "tsne" else _umap)(reduced, seed)
     if places.shape[1] < 2:
@@ -141,7 +142,7 @@ def _umap(features: Doubles, seed: int) -> Doubles:
 def map_picture(
     places: Doubles, pixels: Sequence[Pixels], labels: npt.NDArray[np.int64], classes: Sequence[str]
 ) -> Image.Image:
-    """Draw a map: a dot per image, and the thumbnails that do not cover one another.
+    """Draw a map: the thumbnail of each image where it covers no earlier one, else a dot.
 
     Args:
         places: positions [n, 2] in [0, 1]; their extent gives the picture its aspect ratio.

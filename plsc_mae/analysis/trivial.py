@@ -1,7 +1,6 @@
-"""Trivial predictors of hidden patches and tokens, the references for the loss of a pre-training run.
+"""Trivial predictors of hidden patches and tokens, whose losses are references for the loss of a pre-training run.
 
-A run whose loss is not below that of any of these predictors has learned nothing about the images yet. Notation: B
-images, L patches of P x P pixels with C channels.
+Notation: B images, L patches of P x P pixels with C channels.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ DESCRIPTIONS = {
     BATCH_TOKENS: "token frequencies of each batch",
     ALL_TOKENS: "token frequencies of all batches",
 }
-CONTEXT_FREE = (MEAN_COLOR, ZERO, UNIFORM, BATCH_TOKENS, ALL_TOKENS)  # the same prediction for all hidden patches
+CONTEXT_FREE = (MEAN_COLOR, ZERO, UNIFORM, BATCH_TOKENS, ALL_TOKENS)  # equal for all hidden patches of an image
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -65,7 +64,7 @@ def fill_hidden(
 def token_losses(batches: Sequence[npt.NDArray[np.integer[Any]]], num_classes: int) -> dict[str, float]:
     """Return the cross entropies, in nats, of predictions that are the same for all hidden patches.
 
-    Frequencies are counted on the tokens that are predicted, so their loss is a lower bound of any such prediction.
+    Frequencies are counted on the predicted tokens themselves, so no such prediction has a smaller loss.
 
     Args:
         batches: tokens of the hidden patches, one array per batch, all of the same size.
@@ -119,15 +118,10 @@ def _transpose(tiles: Floats) -> Floats:
 
 
 def _from_left(tiles: Floats, visible: Bools) -> tuple[Floats, Floats]:
-    """Return the nearest visible pixel in the same row to the left of each patch, and its weight 1 / distance.
+    """Return colors and weights 1 / distance of the nearest visible pixel to the left of each pixel's patch.
 
-    Args:
-        tiles: pixels [B, rows, columns, P, P, C].
-        visible: [B, rows, columns].
-
-    Returns:
-        (colors [B, rows, columns, P, 1, C], weights [B, rows, columns, 1, P, 1], 0 without a visible patch there),
-        broadcast to P x P pixels.
+    Both have the shape of `tiles` [B, rows, columns, P, P, C], weights with a single channel. A weight is 0 without
+    such a pixel.
     """
     columns, side = visible.shape[2], tiles.shape[4]
     at = np.arange(columns)

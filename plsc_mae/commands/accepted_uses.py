@@ -1,4 +1,4 @@
-"""Check of the command lines that `plsc-mae weights inspect` prints: a line that would fail is replaced by the reason.
+"""Trial of command lines that `plsc-mae weights inspect` prints: if a network refuses the file, the reason is printed.
 
 The networks are built without values, and only names and shapes of tensors are compared, so this takes little memory.
 """
@@ -26,14 +26,16 @@ FEATURES, TRAINING = ("knn", "explain", "extract", "segprobe", "export"), ("fine
 def refusals(
     stored: Checkpoint, base: Checkpoint, kind: str, uses: Mapping[str, str], heads: tuple[int, int]
 ) -> dict[str, str]:
-    """Return {use: reason} for the command lines that would not accept the file.
+    """Return {use: reason} for those command lines whose networks refuse the file.
+
+    Only the uses in FEATURES and TRAINING and "reconstruct" are tried; other uses never get a reason.
 
     Args:
         stored: the file as `weights.read` returns it.
         base: the same in the base naming of its dialect.
         kind: kind of its network, see `contents.kind_of`.
         uses: {use: command line}.
-        heads: numbers of heads of encoder and decoder; any number if they are unknown.
+        heads: numbers of heads of encoder and decoder; 1 for an unknown one, because 1 divides every width.
     """
     found = {}
     for use, line in uses.items():
@@ -46,7 +48,7 @@ def refusals(
 
 
 def _try(stored: Checkpoint, base: Checkpoint, kind: str, use: str, line: str, heads: tuple[int, int]) -> None:
-    """Load the file without values as the command of a line does; raise UserError if the command would refuse it."""
+    """Load the file without values as the command of `line` does, if `use` is one to try; a refusal is a UserError."""
     if use in FEATURES:
         network, _ = build_encoder(stored, heads[0])
         fill_encoder(network, stored, dry_run=True)

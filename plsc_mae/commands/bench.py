@@ -1,6 +1,6 @@
 """`plsc-mae bench step` and `plsc-mae bench data`: measure the speed of training steps and of data loading.
 
-Both take the options of `plsc-mae pretrain` and build the same run.
+Both take the options of `plsc-mae pretrain`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class StepTimes(NamedTuple):
 
 
 def run_step(config: PretrainConfig) -> None:
-    """Time optimizer steps on random images, or on real ones if --data_path is given.
+    """Time optimizer steps on random images, or on real ones if --data_path is given, and print the speed.
 
     --max_train_step is the number of timed steps, which follow WARMUP_STEPS others. The last line of the output is
     JSON. All processes must call.
@@ -132,7 +132,7 @@ def _print_times(
 
 
 def run_data(config: PretrainConfig) -> None:
-    """Print the images per second of this process's loader, from decoding to the transfer to the device.
+    """Print the images per second of this process's loader, from reading files to batches on the device.
 
     The speed is measured with --num_workers or, without that option, with 0, 1 and 2 workers.
     """

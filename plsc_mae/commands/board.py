@@ -26,7 +26,7 @@ def run(config: BoardConfig) -> None:
     The server shares nothing with the runs but their files, sends no statistics about its use, and starts no process.
 
     Raises:
-        ConfigError: visualdl cannot be imported, or the port is in use.
+        ConfigError: visualdl cannot be imported, or the server cannot listen on the host and port.
         DataError: a folder does not exist.
     """
     for folder in config.runs:
@@ -44,11 +44,7 @@ def run(config: BoardConfig) -> None:
 
 
 def _server(config: BoardConfig) -> Any:
-    """Return a server of VisualDL's application that is bound to its port.
-
-    Raises:
-        ConfigError: visualdl cannot be imported, or the port is in use.
-    """
+    """Return a server of VisualDL's application that is bound to its port."""
     listener, handler = _listen(config), signal.getsignal(signal.SIGINT)
     try:
         from visualdl.server import app as visualdl
@@ -85,11 +81,7 @@ def _server(config: BoardConfig) -> Any:
 
 
 def _listen(config: BoardConfig) -> socket.socket:
-    """Return a socket that listens on --port, or without it on the first free port from the default one.
-
-    Raises:
-        ConfigError: no such port is free, or the host has no such address.
-    """
+    """Return a socket that listens on --port or, without it, on the first free one of PORTS ports."""
     reason = ""
     for port in _ports(config):
         listener = socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET, socket.SOCK_STREAM)

@@ -67,7 +67,7 @@ from plsc_mae.wording import counted
 logger = logging.getLogger(__name__)
 
 FEW_IMAGES = 8  # smaller batches are too small for a batch norm
-LARGEST_START = 0.1  # share of the initial weights in their moving average at the end of a run
+LARGEST_START = 0.1  # accepted share of the initial weights in their moving average at the end of a run
 
 
 class Trained(NamedTuple):
@@ -91,7 +91,7 @@ def train(config: ClassifyConfig, given: GivenImages) -> Mapping[str, float]:
         given: images in place of those of --data_path and --eval_data_path.
 
     Returns:
-        The metrics of the last evaluation by name; empty without one.
+        The metrics of --eval, or of the evaluation after the last epoch, by name; empty in a process without one.
 
     Raises:
         UserError: options, data, folders or checkpoints cannot be used; the message names the remedy.
@@ -159,7 +159,7 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
 
 
 def _rates(task: ClassifyTask | PipelinedTask) -> Sequence[str]:
-    """Return the names of the learning rates of a sweep; without one, none."""
+    """Return the names of the learning rates of a sweep; () for other tasks."""
     return task.names if isinstance(task, SweepTask) else ()
 
 
@@ -211,41 +211,31 @@ def warn_of_chance(config: ClassifyConfig, kind: LabelKind, best: float, labels:
 
 
 def _read_trained(config: ClassifyConfig) -> Trained:
-    """Read the checkpoint of the classifier to evaluate.
-
-    Raises:
-        CheckpointError: the file cannot be read, or holds no classifier.
-        DataError: the file of --classes cannot be read, or does not have one name per output.
-    """
+    """Read the checkpoint of the classifier to evaluate."""
     stored = weights.read_network(config.resume or config.finetune, config.model_key, config.model_prefix)
     return Trained(stored, read_head(base_of(stored), config.classes), stored_kind(stored.meta, stored.path))
 
 
 def _only_evaluated(part: EvaluationPart, trained: Trained) -> Images:
-    """Return the images of a run that evaluates a part of a set; their labels are outputs already."""
+    """Return the images of a run that evaluates a part of a set, whose labels are numbers of the network's outputs."""
     return Images(None, part.images, trained.head.outputs, ClassOrder(), trained.kind)
 
 
 def _load(model: ImageClassifier, config: ClassifyConfig, source: Trained | Path | None, classes: ClassOrder) -> None:
     """Load and log the weights of the classifier to evaluate, or those that the run starts from.
 
-    Args:
-        model: the classifier.
-        config: options of the run.
-        source: the classifier to evaluate, or the checkpoint from which the trainer will restore all weights; None
-            without one.
-        classes: classes of the run.
+    `source` is the classifier to evaluate, or the checkpoint from which the trainer will restore all weights.
     """
     if isinstance(source, Trained):
         warn_of_eps(model.encoder, source.checkpoint)
         warn_of_statistics(source.checkpoint, config)
         logger.info("%s: %s", source.head.source, load_classifier_weights(model, source.checkpoint))
-    elif config.finetune:
-        _log_start(config.finetune, start_from_pretraining(model, config, classes))
-    elif source is not None:
+    elif source is not None:  # the file of --finetune may be gone
         if isinstance(config, LinprobeConfig) and config.cache_features:  # encodes before the trainer restores weights
             report = weights.load(model.encoder, source, prefix="encoder.")
             logger.info("%s: loaded %d tensors of the encoder, to encode every image", source, len(report.matched))
+    elif config.finetune:
+        _log_start(config.finetune, start_from_pretraining(model, config, classes))
     else:
         logger.warning("without --finetune the encoder starts from random weights")
 

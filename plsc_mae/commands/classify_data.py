@@ -48,7 +48,7 @@ LabeledImages = ImageList | CifarImages
 
 
 class Images(NamedTuple):
-    """Labeled images of a run, the number of the classifier's outputs, the order of the classes, and their kind.
+    """Labeled images of a run, the number of the classifier's outputs, the order of the classes, the kind of labels.
 
     If `train` is None, the classifier is only evaluated; if `val` is None, it is only trained.
     """
@@ -61,7 +61,7 @@ class Images(NamedTuple):
 
 
 class Datasets(NamedTuple):
-    """Data sets of the training and validation images; None if the run does not use them."""
+    """Data sets of the training and of the validation images; each is None if the run does not use it."""
 
     train: KeyedDataset | None
     val: KeyedDataset | None
@@ -71,7 +71,7 @@ def find_training_images(config: ClassifyConfig, given: GivenImages) -> Images:
     """List the training images, and the validation images unless the run evaluates nothing.
 
     Raises:
-        ConfigError: there is no --data_path, or --nb_classes is smaller than the number of classes.
+        ConfigError: there is no --data_path, or an option does not fit the images.
         DataError: images or labels are missing, or a validation image has a class that the training images lack.
     """
     _require_data_path(config)
@@ -108,11 +108,7 @@ def _find_classes(config: ClassifyConfig, given: GivenImages) -> tuple[LabeledIm
 def _find_tables(
     config: ClassifyConfig, cls: type[LabelKind], given: GivenImages
 ) -> tuple[LabeledImages, LabeledImages | None]:
-    """Return (training images, validation images) of the CSV files of labels; None if the run evaluates nothing.
-
-    Raises:
-        DataError: a file is missing or malformed, or the images are given in memory.
-    """
+    """Return (training images, validation images) of the CSV files of labels; the latter None without evaluation."""
     if given.train is not None or given.val is not None:
         raise DataError(f"--task {cls.task} reads CSV files; a sequence in memory has classes only")
     file = label_table(config.data_path, "train", flag="--data_path")
@@ -127,11 +123,7 @@ def _find_tables(
 def _validation_table(
     config: ClassifyConfig, kind: LabelKind | type[LabelKind], names: tuple[str, ...], source: str
 ) -> ImageList:
-    """Return the validation images of a CSV file with the labels `names` of `source`, in this order.
-
-    Raises:
-        DataError: the file is missing or malformed, or lacks a label.
-    """
+    """Return the validation images of a CSV file with the labels `names` of `source`, in this order."""
     flag = "--eval_data_path" if config.eval_data_path else "--data_path"
     if not config.eval_data_path and Path(config.data_path).is_file() and not config.eval:
         raise DataError(f"--data_path {config.data_path} has no validation images; set --eval_data_path to their file")
@@ -141,7 +133,7 @@ def _validation_table(
 
 
 def _take_fraction(config: ClassifyConfig, train: LabeledImages, *, dense: bool) -> LabeledImages:
-    """Return the fraction --train_fraction of the training images."""
+    """Return the share --train_fraction of the training images."""
     share, seed = config.train_fraction, config.seed
     rows = fraction_of_all(len(train), share, seed) if dense else fraction(train, share, seed)
     logger.info(
@@ -159,7 +151,7 @@ def _rows_of(images: LabeledImages, rows: Rows) -> LabeledImages:
 def find_evaluation_parts(
     config: ClassifyConfig, head: Head, kind: LabelKind, given: GivenImages
 ) -> Iterator[EvaluationPart]:
-    """Yield the images to evaluate a trained network on, with its outputs as labels; --eval_set may have several parts.
+    """Yield the parts of the images on which a trained network is evaluated, with numbers of its outputs as labels.
 
     Args:
         config: options of the run.
@@ -217,7 +209,7 @@ def build_datasets(config: ClassifyConfig, images: Images, world: World) -> Data
 
 
 def check_datasets(datasets: Datasets, config: ClassifyConfig, world: World) -> None:
-    """Check the image files of a run, and let its data sets skip the bad ones; all processes must call.
+    """With --check_data, check the image files and let the data sets skip bad ones; all processes must call.
 
     Only the first pipeline stage has data sets of files; the others wait for it.
 
@@ -265,6 +257,10 @@ def cached_datasets(model: ImageClassifier, config: ClassifyConfig, images: Imag
     """Encode the evaluation crop of every image once and return data sets of the features; all processes must call.
 
     The data sets of all processes but the main one are None.
+
+    Raises:
+        CheckpointError: a feature is NaN or infinite.
+        DataError: an image cannot be read and --bad_image is error, or none can be read.
     """
     model.eval()
     normalize = build_normalize(config)

@@ -46,7 +46,7 @@ class Row:
         return f"| {self.features} | {_cell(self.knn)} | {_cell(self.linear)} |{few}"
 
     def entry(self) -> dict[str, Any]:
-        """Return the row for a file."""
+        """Return the row as an object for a JSON file, without `few` if that is empty."""
         return {name: value for name, value in asdict(self).items() if name != "few" or value}
 
 
@@ -57,10 +57,9 @@ def run(config: CompareConfig) -> int:
         The exit code: 1 if images could not be read and are left out, else 0.
 
     Raises:
-        CheckpointError: a checkpoint cannot be read.
-        DataError: a set of images is missing or has no labels, a validation image has a class that the training images
-            lack, or the file cannot be written.
-        ConfigError: --nb_knn exceeds the number of training images.
+        CheckpointError: a checkpoint cannot be read, or its network cannot be used.
+        DataError: images, labels or the file of --stats cannot be used, or the result cannot be written.
+        ConfigError: an option does not fit a checkpoint or the images.
     """
     world = World(config.device)
     if config.save_path:
@@ -92,7 +91,7 @@ def run(config: CompareConfig) -> int:
             unreadable = encoded.unreadable
             if world.is_main:
                 _score(row, encoded, k, choices)
-            world.barrier()  # otherwise the others may time out in the next exchange while the first one scores
+            world.barrier()  # the next exchange could time out while the main process scores
         rows.append(row)
         if world.is_main:
             print(row, flush=True)
@@ -134,7 +133,7 @@ def _encoder(path: str, config: CompareConfig, seed: int | None) -> Source:
 
 
 def _score(row: Row, encoded: EncodedLists, k: int, choices: Choices) -> None:
-    """Add the accuracies of the features [bank, queries] to a row. All classifiers standardize the features."""
+    """Add the accuracies of the features [bank, queries], which all classifiers standardize, to a row."""
     bank, queries = encoded.parts
     labels = bank.labels, queries.labels
     near, far = standardize(bank.features, queries.features)
@@ -145,7 +144,7 @@ def _score(row: Row, encoded: EncodedLists, k: int, choices: Choices) -> None:
 
 
 def _cell(values: list[float]) -> str:
-    """Format the mean of `values` and, if there are several, their range."""
+    """Return the mean of `values` and, if there are several, their range as text."""
     spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
     return f"{np.mean(values):.1f}{spread}"
 

@@ -12,6 +12,7 @@ from paddle import nn
 from plsc_mae import weights
 from plsc_mae.config.weights import WeightsConvertConfig
 from plsc_mae.errors import CheckpointError, ConfigError
+from plsc_mae.files import atomic_replacement
 from plsc_mae.loading.contents import CLASSIFIER, ENCODER, base_of, kind_of, method_of_kind
 from plsc_mae.loading.encoder import stored_statistics
 from plsc_mae.loading.networks import holding_network, open_network
@@ -35,8 +36,8 @@ def run(config: WeightsConvertConfig) -> None:
     Raises:
         CheckpointError: the file cannot be read, lacks a tensor or has positions of a grid that is not square, or the
             new file cannot be written.
-        ConfigError: the dialect is unknown or cannot hold the network, the new file exists, or a needed number of heads
-            is unknown.
+        ConfigError: the dialect is unknown or cannot hold the network, the new file exists, or an option is missing or
+            does not fit.
     """
     find_dialect(config.dialect)
     out = Path(config.out)
@@ -62,7 +63,7 @@ def run(config: WeightsConvertConfig) -> None:
     settings = _settings(network, kind, config.path) if with_settings else None
     weights.save(network, file, config.dialect)
     if settings is not None:
-        file.with_name("config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        _write_settings(file.with_name("config.json"), settings)
     print(f"{file}: {counted(len(report.matched), 'tensor')} of {config.path} ({stored.dialect}) as {config.dialect}")
     differing = {"left out": report.unexpected, "not in the file, written as computed": report.missing}
     for what, names in differing.items():
@@ -88,11 +89,7 @@ def _lost_settings(stored: Checkpoint, kind: str, dialect: str, *, with_settings
 
 
 def _checked(network: nn.Layer, stored: Checkpoint, kind: str, *, convert_channels: bool) -> LoadReport:
-    """Load `stored` into `network` again, check its position embeddings and return the report of matched tensors.
-
-    Raises:
-        CheckpointError: the position embeddings belong to a grid that is not square.
-    """
+    """Load `stored` into `network` again and return the report; refuse positions of a grid that is not square."""
     encoder = getattr(network, "encoder", network)
     fit = PositionFit(network, encoder, stored, silent=True) if convert_channels else None
     report = weights.load(network, stored, prefix="encoder." if kind == ENCODER else "", resize=fit)
@@ -105,12 +102,16 @@ def _checked(network: nn.Layer, stored: Checkpoint, kind: str, *, convert_channe
     return report
 
 
-def _settings(network: nn.Layer, kind: str, path: str) -> dict[str, Any]:
-    """Return the content of config.json for a Hugging Face folder.
+def _write_settings(path: Path, settings: dict[str, Any]) -> None:
+    try:
+        with atomic_replacement(path) as temporary:
+            temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror}; the weights beside it were") from error
 
-    Raises:
-        ConfigError: the network is a classifier, or its images are rectangles.
-    """
+
+def _settings(network: nn.Layer, kind: str, path: str) -> dict[str, Any]:
+    """Return the content of config.json for a Hugging Face folder; refuse classifiers and rectangular images."""
     if isinstance(network, ImageClassifier):
         raise ConfigError(
             f"{path} holds a classifier, but a Hugging Face folder can hold autoencoders and encoders only; give "

@@ -1,4 +1,4 @@
-"""The doctor's checks of a data set: its layout, its classes and their order, and a sample of its files."""
+"""The doctor's checks of a data set: its layout, its classes and their order, and its files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAMES_SHOWN = 3
 
 
 def examine_data(data_path: str, pixel_format: PixelFormat) -> Iterator[str | Finding]:
-    """Yield lines about the training and validation images of a folder, list file or archive, and findings on them."""
+    """Yield lines and findings about the training and validation images of a folder, a list file or archives."""
     nested = None if Path(data_path).is_file() else _folder_of_splits(Path(data_path))
     if nested is not None:
         yield error(f"--data_path {data_path}: train/ and val/ are in a folder below it: pass --data_path {nested}")
@@ -46,7 +46,7 @@ def examine_data(data_path: str, pixel_format: PixelFormat) -> Iterator[str | Fi
 
 
 def _folder_of_splits(folder: Path) -> Path | None:
-    """Return the folder below `folder` that has train/, as in an archive unpacked with its outer folders, or None."""
+    """Return the folder below `folder` that the user probably means, because it has train/, or None."""
     if any((folder / split).is_dir() for split in ("train", "val")):
         inner = folder / "train"
         return inner if (inner / "train").is_dir() and (inner / "val").is_dir() else None

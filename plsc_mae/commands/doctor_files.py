@@ -34,9 +34,9 @@ class _Losses(NamedTuple):
 
 
 def examine_files(images: ImageList, pixel_format: PixelFormat) -> Iterator[str | Finding]:
-    """Check the headers of all files and decode some; yield a line, and findings on bad files, depth, bands and pages.
+    """Check the headers of all files and decode some; yield lines, and findings about bad files.
 
-    Files of other channels than RGB are read with their sampled range, so they lose nothing.
+    Findings about losses of depth, bands and pages are for RGB only.
     """
     depth.log_nothing()  # reported here, with numbers
     notes = check_files(images, num_workers=count_workers(None), pixel_format=pixel_format)
@@ -85,7 +85,7 @@ def examine_files(images: ImageList, pixel_format: PixelFormat) -> Iterator[str 
 def _examine_content(
     paths: Sequence[str], pixel_range: depth.PixelRange | None, pixel_format: PixelFormat
 ) -> Iterator[str]:
-    """Describe formats, bits, bands and sizes of files, and the options with which a run reads them otherwise."""
+    """Yield lines about formats, bits, bands and sizes of files, and about options that suit them better."""
     contents = [content for path in paths if (content := _content(path)) is not None]
     if not contents:
         return

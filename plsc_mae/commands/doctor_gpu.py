@@ -22,9 +22,9 @@ class Driver(NamedTuple):
 
     Attributes:
         version: version of the driver.
-        cuda: the newest CUDA version it supports, (major, minor).
-        gpus: names of the devices.
-        capability: their largest compute capability; 0 if an old driver does not report it.
+        cuda: the newest CUDA version that it supports, (major, minor).
+        gpus: names of the GPUs.
+        capability: their largest compute capability; 0 if the driver does not report it.
     """
 
     version: str
@@ -52,7 +52,7 @@ class Wheel(NamedTuple):
 
 
 def read_driver() -> Driver | str | None:
-    """Return the driver that nvidia-smi reports, a description of its failure, or None if it is not installed."""
+    """Return the driver that nvidia-smi reports, a description of the failure, or None if nvidia-smi is missing."""
     try:
         banner = _nvidia_smi()
         listed = _nvidia_smi("--query-gpu=name,compute_cap", "--format=csv,noheader", check=False)
@@ -83,7 +83,7 @@ def parse_version(text: str) -> Version | None:
 def fitting_wheel(driver: Driver) -> str:
     """Return the command that installs the wheel for a driver, or the advice to update the driver.
 
-    Wheels of one CUDA major version run on every driver of that major version; Hopper needs CUDA 12, Blackwell 12.9.
+    A wheel runs on drivers of its CUDA major version or a newer one; Hopper needs CUDA 12, Blackwell 12.9.
     """
     needed = (12, 9) if driver.capability >= _BLACKWELL else (12, 0) if driver.capability >= _HOPPER else (11, 0)
     if driver.cuda < needed:
@@ -93,7 +93,7 @@ def fitting_wheel(driver: Driver) -> str:
 
 
 def examine_gpus(driver: Driver | str | None, wheel: Wheel) -> Iterator[Finding]:
-    """Yield a finding if driver and wheel do not fit each other, or the GPUs cannot be used."""
+    """Yield a finding if driver and wheel do not fit each other, or if the GPUs cannot be used."""
     if isinstance(driver, str):
         yield warning(f"{driver}; repair or reinstall the driver to compute on GPU")
         return

@@ -32,16 +32,16 @@ WHERE_TO_SEND = (
 def examine_by_computing(
     gpus: int, driver: Driver | str | None, report: str, minutes: float
 ) -> Iterator[str | Finding]:
-    """Run all checks, print each result as it comes, and write the report.
+    """Run all checks, yield a line for each result as it comes and a finding if it is bad, and write the report.
 
     Args:
         gpus: number of GPUs that Paddle can use; 0 lets the checks test themselves on the CPU.
-        driver: the driver as nvidia-smi reports it.
+        driver: the result of `read_driver`.
         report: path of the report file.
         minutes: limit of all checks.
 
     Raises:
-        ConfigError: the report cannot be written there.
+        ConfigError: the report cannot be written.
     """
     path = Path(report)
     try:
@@ -56,7 +56,7 @@ def examine_by_computing(
 
 
 def _print_results(gpus: int, minutes: float) -> Generator[str | Finding, None, list[Result]]:
-    """Yield a line for each result, and a finding if it is bad; return all results."""
+    """Yield a heading, and for each result a line and, if it is bad or slow, a finding; return all results."""
     yield f"GPU checks, at most {minutes:g} minutes:"
     if not gpus:
         yield f"  {NOTHING_MEASURED}"
@@ -74,10 +74,10 @@ def _print_results(gpus: int, minutes: float) -> Generator[str | Finding, None, 
 
 
 def run_all(gpus: int, minutes: float = MINUTES) -> Iterator[Result]:
-    """Yield the result of every check; those of a single GPU first, then the collectives over all of them.
+    """Yield the result of every check: those of a single GPU first, then that of the collectives over all GPUs.
 
-    If the check of kernels does not pass, the checks of later processes are skipped. All checks together take at most
-    `minutes`, and the limit of each one grows with it.
+    If the check of kernels does not pass, the checks that run in later processes are skipped. All checks together take
+    at most `minutes`, and the limit of each one grows with it.
     """
     deadline, scale = time.monotonic() + 60 * minutes - MARGIN, minutes / MINUTES
     unusable = False
@@ -104,7 +104,7 @@ def is_launched() -> bool:
 def examine_launched(report: str) -> Iterator[str | Finding]:
     """Check the collectives in all processes of a launch; all of them must iterate to the end.
 
-    Process 0 appends the result to `report` as a line of JSON, unless it is "".
+    Process 0 appends the result to the file `report` as a line of JSON, unless `report` is "".
     """
     world = World("auto")
     started = time.perf_counter()

@@ -66,7 +66,7 @@ def version(package: str) -> str:
 
 
 def examine_packages() -> Iterator[Finding]:
-    """Report packages that are known to be incompatible, without importing them."""
+    """Report a missing Paddle and packages that are known to be incompatible, without importing them."""
     if version("paddlepaddle") and version("paddlepaddle-gpu"):
         yield error("paddlepaddle and paddlepaddle-gpu are both installed and overwrite each other: keep one")
     paddle = version("paddlepaddle") or version("paddlepaddle-gpu")
@@ -77,7 +77,7 @@ def examine_packages() -> Iterator[Finding]:
 
 
 def examine_optional_modules() -> Iterator[Finding]:
-    """Import optional packages, which are often installed without their dependencies, and report failures."""
+    """Import those optional packages that are installed, perhaps without their dependencies, and report failures."""
     for name, remedy in OPTIONAL_MODULES.items():
         if importlib.util.find_spec(name) is None:
             continue

@@ -1,4 +1,4 @@
-"""The doctor's checks of launched processes: their versions and speeds, and that all-reduce is correct and fast."""
+"""The doctor's checks of launched processes: their versions and speeds, and the results and speed of all-reduce."""
 
 from __future__ import annotations
 
@@ -68,11 +68,9 @@ def _introduce(world: World) -> Iterator[str | Finding]:
 
 
 def _check_sums(world: World) -> Iterator[str | Finding]:
-    """All-reduce numbers that differ by rank and position, and compare the sums with their exact values.
+    """All-reduce numbers that depend on rank and position, and compare the sums with their exact values.
 
-    All processes must iterate to the end.
-
-    float16 is omitted: gloo sums it wrongly, and no run sums float16.
+    All processes must iterate to the end. float16 is omitted, because gloo sums it wrongly.
     """
     total = world.size * (world.size + 1) // 2
     places = np.arange(1000)

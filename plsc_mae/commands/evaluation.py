@@ -42,7 +42,7 @@ def evaluate(
     config: ClassifyConfig,
     world: World,
 ) -> Mapping[str, float]:
-    """Evaluate a network, print the metrics and write them to --save_path; all processes must call.
+    """Evaluate a network, print the metrics and, with --save_path, write them; all processes must call.
 
     Args:
         task: the task of the network.
@@ -86,11 +86,7 @@ def evaluate(
 
 
 def _evaluate_part(task: ClassifyTask, part: EvaluationPart, evaluation: Evaluation) -> _Result:
-    """Evaluate a part, predicting its classes only; all processes must call.
-
-    Raises:
-        CheckpointError: the loss is not finite.
-    """
+    """Evaluate a part, predicting its classes only; refuse a loss that is not finite; all processes must call."""
     task.select_outputs(part.outputs)
     metrics = {name.removeprefix("test_"): value for name, value in evaluation().metrics.items()}
     gathered = evaluation.gathered
@@ -130,11 +126,7 @@ def _report(kind: LabelKind, result: _Result) -> Report:
 
 
 def _summarize_corruptions(errors: Mapping[str, list[float]]) -> tuple[dict[str, float], str]:
-    """Return the metrics of the 15 corruptions, and a line with them.
-
-    Args:
-        errors: top-1 errors in percent at the severities 1 to 5, by corruption.
-    """
+    """Return the metrics of top-1 errors in percent at the severities 1 to 5, by corruption, and a line with them."""
     counted = [values for name, values in errors.items() if name in ALEXNET_ERRORS] or list(errors.values())
     metrics = {"error": float(np.mean(counted))}
     mce = mean_corruption_error(errors)

@@ -57,16 +57,15 @@ class Maps(NamedTuple):
 
 
 def run(config: ExplainConfig) -> int:
-    """Draw a panel for each image and a sheet of the first ones, and save them.
+    """Draw a panel for each of up to --max_images images and a sheet of the first ones, and save them.
 
     Returns:
         The exit code: 1 if images could not be read and are left out, else 0.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read, or has no classifier and --category_index needs one.
-        DataError: there are no images, none can be decoded, or a panel cannot be written.
-        ConfigError: the encoder lacks --layer_index, the classifier lacks --category_index, or OpenCV cannot be
-            imported.
+        CheckpointError: the checkpoint cannot be used, or has no classifier and --category_index needs one.
+        DataError: images, or the files of --classes or --stats, cannot be used, or a panel cannot be written.
+        ConfigError: an option does not fit the network or the images, or OpenCV cannot be imported.
     """
     try:
         load_opencv()
@@ -112,7 +111,9 @@ class Explainer:
         registers: number of its register tokens.
 
     Raises:
-        ConfigError: the encoder lacks --layer_index, or the classifier lacks --category_index.
+        CheckpointError: the checkpoint cannot be used.
+        DataError: the file of --classes cannot be used.
+        ConfigError: an option does not fit the network.
     """
 
     encoder: VisionTransformer
@@ -183,7 +184,7 @@ class Explainer:
 def find_category(text: str, classes: Sequence[str]) -> int | None:
     """Return the class number for `text`, a number or a name; None for "predicted".
 
-    A number is the position among the classes. The log warns if a class has that number as its name.
+    A number is the position among the classes. The log warns if another class has that number as its name.
 
     Raises:
         ConfigError: the class does not exist.

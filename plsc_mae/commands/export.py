@@ -15,12 +15,15 @@ def run(config: ExportConfig) -> None:
 
 
 def export(config: ExportConfig) -> Export:
-    """Export the network that the options name, print its files and the verdict of the check, and return them.
+    """Export the network that the options name, and print its files and the verdict of the check.
+
+    Returns:
+        The content, the names of the files, the verdict and remarks.
 
     Raises:
-        CheckpointError: the file cannot be read, the conversion fails, or the outputs differ.
-        ConfigError: the target cannot represent the network, or needs a package that is not installed.
-        DataError: the folder cannot be written.
+        CheckpointError: see `export_network`.
+        ConfigError: see `export_network`.
+        DataError: see `export_network`.
     """
     World("cpu")
     done = export_network(config)

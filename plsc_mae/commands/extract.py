@@ -40,7 +40,7 @@ class Features(NamedTuple):
         origin: sentence about the weights.
         pixel_format: format of the pixels.
         display: the channels that pictures show.
-        store: folder of the features until they are saved; None for features in memory.
+        store: folder of the features until they are saved; None for features in memory and outside the main process.
     """
 
     arrays: Arrays
@@ -76,7 +76,7 @@ def run(config: ExtractConfig) -> int:
 
 
 def check_destination(config: ExtractConfig) -> None:
-    """Check before the computation that all results can be written.
+    """Check before the computation that packages are installed and that no foreign file would be replaced.
 
     Raises:
         ConfigError: a package that --save_path or --map needs is not installed.
@@ -106,9 +106,10 @@ def compute(config: EmbedConfig, world: World, images: ImageList | None = None, 
         folder: folder that keeps the features while they are computed; None keeps them in memory.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read, or a feature is not finite.
-        DataError: there are no images, none can be decoded, or one of `images` cannot; or the folder cannot be used.
-        ConfigError: the encoder lacks a layer of --layers.
+        CheckpointError: the checkpoint cannot be used, or a feature is not finite.
+        DataError: there are no images, none can be decoded, or one of `images` cannot; or the folder or the file of
+            --stats cannot be used.
+        ConfigError: an option does not fit the network or the images.
     """
     listed = find_images(config.data_path, config.split) if images is None else images
     network, normalize, origin = open_encoder(config)
@@ -140,7 +141,7 @@ def save(config: ExtractConfig, features: Features) -> int:
     """Write features to --save_path, draw pictures, print the files, and return the exit code of `run`.
 
     Raises:
-        DataError: a file cannot be written.
+        DataError: a file cannot be written, or there are too few images for a picture.
     """
     arrays, images = dict(features.arrays), features.images
     print(features.origin)
@@ -159,7 +160,7 @@ def save(config: ExtractConfig, features: Features) -> int:
 
 
 def _draw(config: ExtractConfig, features: Features) -> None:
-    """Draw the last one of the arrays with one vector per image, which is the mean of the last layer by default."""
+    """Draw the pictures that the options ask for, of the last array that has one vector per image."""
     if not config.num_pictures and not config.map:
         return
     path, array = Path(config.save_path), [array for array in features.arrays.values() if array.ndim == 2][-1]
@@ -172,11 +173,7 @@ def _draw(config: ExtractConfig, features: Features) -> None:
 
 
 def _resolve(layers: Sequence[int], depth: int) -> list[int]:
-    """Return `layers` without duplicates, negative ones counted from the last block, number `depth`.
-
-    Raises:
-        ConfigError: the encoder of `depth` blocks lacks a layer.
-    """
+    """Return `layers` without duplicates as numbers from 0 to `depth`, the value of -1; refuse numbers out of range."""
     for layer in layers:
         if not -depth - 1 <= layer <= depth:
             raise ConfigError(

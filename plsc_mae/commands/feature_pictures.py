@@ -32,7 +32,7 @@ class ImageFeatures(NamedTuple):
 
     Attributes:
         features: [n, D].
-        images: list that has the images.
+        images: list that contains the images.
         numbers: indices [n] of the images in the list.
         pixel_format: format of the pixels.
         display: the channels to show.
@@ -60,7 +60,7 @@ class ImageFeatures(NamedTuple):
         return int(self.images.labels[self.numbers[row]])
 
     def captions(self, rows: Sequence[int]) -> dict[int, str]:
-        """Return, by row, the class or, without classes, the name of its image, as a picture can show it."""
+        """Return the class of each row's image or, without one, its file name, by row, in drawable characters."""
         names, numbers = [], []
         for row in rows:
             label, number = self.label(row), int(self.numbers[row])
@@ -70,9 +70,9 @@ class ImageFeatures(NamedTuple):
 
 
 def save_neighbors(path: Path, command: str, queries: ImageFeatures, bank: ImageFeatures, count: int) -> Path:
-    """Write a picture of `count` queries, evenly spaced, with their ten nearest neighbors in the bank.
+    """Write a picture of up to `count` queries with up to NEIGHBORS nearest neighbors in the bank; return its path.
 
-    If both are the same object, no image is a neighbor of itself. The classes of both are numbered alike.
+    If `queries` is `bank`, no image is a neighbor of itself. Both must number their classes alike.
 
     Raises:
         DataError: a picture cannot be read or written, or the bank has no neighbors.
@@ -103,7 +103,7 @@ def save_neighbors(path: Path, command: str, queries: ImageFeatures, bank: Image
 
 
 def distinct_digits(rows: Sequence[Sequence[float]]) -> int:
-    """Return the fewest decimals, 3 to MAX_DIGITS, with which different cosines of a row, and 1, look different."""
+    """Return the fewest decimals, 3 to MAX_DIGITS, that distinguish the different cosines of each row, and 1."""
     values = [{1.0, *(round(value, MAX_DIGITS) for value in row)} for row in rows]
     for digits in range(3, MAX_DIGITS):
         if all(len({f"{value:.{digits}f}" for value in row}) == len(row) for row in values):
@@ -114,7 +114,7 @@ def distinct_digits(rows: Sequence[Sequence[float]]) -> int:
 def save_maps(
     path: Path, command: str, found: ImageFeatures, methods: Sequence[MapMethod], count: int, seed: int
 ) -> list[Path]:
-    """Write a map of at most `count` images, evenly spaced, for each method, to `path` with the method's name in it.
+    """Write a map of at most `count` images for each method, named by `map_path`, and return the paths.
 
     Raises:
         ConfigError: the package of a method is not installed.
@@ -134,10 +134,10 @@ def save_maps(
 
 
 def neighbors_path(path: Path) -> Path:
-    """Return the name of the picture of neighbors beside a file of features."""
+    """Return the path of the picture of neighbors beside a file of features."""
     return path.with_name(f"{path.stem}-neighbors.png")
 
 
 def map_path(path: Path, method: MapMethod) -> Path:
-    """Return the name of a map beside a file of features."""
+    """Return the path of a map beside a file of features."""
     return path.with_name(f"{path.stem}-{method}.png")

@@ -28,15 +28,18 @@ SIGNS = {".csv": (",".join(COLUMNS),), ".json": ('"labels": "', '"accuracies": [
 
 
 def run(config: FewshotConfig) -> int:
-    """Print and write the accuracy for every number of labels; only the chosen images are encoded.
+    """Print and, with --save_path, write the accuracy for every number of labels.
+
+    Only the chosen training images and the validation images are encoded.
 
     Returns:
         The exit code: 1 if images could not be read and are left out, else 0.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read.
-        DataError: a set of images is missing or has no labels, a class has too few training images, a validation image
-            has a class that the training images lack, or the file cannot be written.
+        CheckpointError: the checkpoint cannot be used.
+        DataError: images, labels or the file of --stats cannot be used, a class has too few training images, or the
+            result cannot be written.
+        ConfigError: an option does not fit the network or the images.
     """
     world = World(config.device)
     path = Path(config.save_path)
@@ -82,11 +85,7 @@ def run(config: FewshotConfig) -> int:
 def _write(
     path: Path, images: Mapping[Budget, int], accuracies: Mapping[Budget, Sequence[float]], seeds: Sequence[int]
 ) -> None:
-    """Write the accuracies of every budget and seed as .csv or .json.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
+    """Write the accuracies of every budget and seed as .csv or .json."""
     try:
         with result_replacement(path, SIGNS[path.suffix]) as temporary:
             estimates = {budget: Estimate.of(values) for budget, values in accuracies.items()}

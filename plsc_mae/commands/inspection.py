@@ -57,9 +57,9 @@ class Inspection:
         phase: the training phase that wrote it; empty if not stored.
         epoch: epoch of a training checkpoint; None if not stored.
         options: training options stored in the file.
-        unknown: a sentence for every property that the file does not store.
-        uses: {command: a command line that accepts the file}.
-        misfits: {command: the reason it does not accept the file}.
+        unknown: sentences about properties that the file does not store.
+        uses: {use: command line} for the uses of the file, of which `accepted_uses` has tried some.
+        misfits: {use: the reason why the file is not accepted}.
     """
 
     path: str
@@ -111,7 +111,7 @@ def inspect_file(
         CheckpointError: the file cannot be read.
     """
     stored, problems = source if isinstance(source, Checkpoint) else weights.read(source), []
-    stored = dataclasses.replace(stored, any_values=True)  # they are counted
+    stored = dataclasses.replace(stored, any_values=True)  # values that are not finite are counted
     path = str(stored.path)
     try:
         base = base_of(stored, num_heads)
@@ -235,14 +235,7 @@ def _add_names(found: Inspection, stored: Checkpoint) -> None:
 
 
 def _add_network(found: Inspection, base: Checkpoint, stored: Checkpoint, heads: tuple[int | None, int | None]) -> None:
-    """Fill in the facts about a network of a known dialect: its encoder, then its other parts.
-
-    Args:
-        found: the facts.
-        base: the file in base naming.
-        stored: the file as it was read.
-        heads: the user's numbers of heads of encoder and decoder, or None.
-    """
+    """Fill in the facts about a network of a known dialect; `heads` are the user's for encoder and decoder."""
     _add_encoder(found, base, heads[0])
     if found.kind == CLASSIFIER:
         _add_classifier(found, base, stored)
@@ -253,7 +246,7 @@ def _add_network(found: Inspection, base: Checkpoint, stored: Checkpoint, heads:
 
 
 def _add_encoder(found: Inspection, base: Checkpoint, num_heads: int | None) -> None:
-    """Fill in the sizes of the encoder; a number of heads that commands need as a flag is None."""
+    """Fill in the sizes of the encoder, with None for a number of heads that the file does not determine."""
     try:
         sizes = infer_encoder_arguments(base, None, None)
     except ConfigError as error:
@@ -286,7 +279,7 @@ def _add_pretrained(found: Inspection, base: Checkpoint, decoder_num_heads: int 
     found.sizes |= described.parts
     decoder = found.sizes.get("decoder", {})
     if decoder_num_heads and not found.phase and decoder.get("num_heads", decoder_num_heads) != decoder_num_heads:
-        decoder["num_heads"] = None  # which commands then get as a flag
+        decoder["num_heads"] = None  # so that commands get it as a flag
     found.unknown += described.unknown
     if config is not None:
         found.uses |= usage_lines.reconstruction(found.path, found.sizes, described.reconstruct_flags)
@@ -355,7 +348,7 @@ def _add_resume(found: Inspection) -> None:
 
 
 def _drop_refused(found: Inspection, stored: Checkpoint, base: Checkpoint) -> None:
-    """Move the command lines that would not accept the file to `misfits`, with the reason."""
+    """Move the uses for which `refusals` has a reason to `misfits`."""
     encoder, decoder = (found.sizes.get(part, {}).get("num_heads") or 1 for part in ("encoder", "decoder"))
     refused = refusals(stored, base, found.kind, found.uses, (encoder, decoder))
     found.uses = {use: line for use, line in found.uses.items() if use not in refused}

@@ -62,9 +62,9 @@ def run(config: KNNConfig) -> int:
         The exit code: 1 if images could not be read and are left out, else 0.
 
     Raises:
-        CheckpointError: the checkpoint or the saved features cannot be read.
-        DataError: a set of images is missing or has no labels, or a query has a class that the bank lacks.
-        ConfigError: --nb_knn exceeds the number of images in the bank.
+        CheckpointError: the checkpoint cannot be used, or saved features cannot be read.
+        DataError: images, labels, saved features or the file of --stats cannot be used, or a result cannot be written.
+        ConfigError: an option does not fit the network, the images or the saved features.
     """
     world = World(config.device)
     results = Path(config.save_path)
@@ -98,7 +98,7 @@ def run(config: KNNConfig) -> int:
 
 
 def _print_table(accuracies: Sequence[KNNAccuracy], classes: int) -> None:
-    """Print the accuracies; top-5 has no meaning if five classes are all classes."""
+    """Print the accuracies, without top-5 if there are at most TOP classes."""
     has_top5 = classes > TOP
     print("    k   top-1" + ("   top-5" if has_top5 else f"   (no top-5: there are only {counted(classes, 'class')})"))
     for k, top1, top5 in accuracies:
@@ -169,6 +169,9 @@ def _loaded(config: KNNConfig) -> Found:
 
 def _append(path: Path, name: str, accuracies: list[KNNAccuracy]) -> None:
     """Append the accuracies to a file in the format of MAE-priv."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(f"{TABLE_ENTRY}{name}\n")
-        file.writelines(f"{k}\t{top1}\t{top5}\n" for k, top1, top5 in accuracies)
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{TABLE_ENTRY}{name}\n")
+            file.writelines(f"{k}\t{top1}\t{top5}\n" for k, top1, top5 in accuracies)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}; choose another --save_path") from None

@@ -16,7 +16,7 @@ def run(launch: Launch) -> None:
 
     Raises:
         ConfigError: --devices names GPUs but the run uses the CPU, --master is missing for several machines or has a
-            host name instead of an IP address, or the folder of the processes' output cannot be created.
+            host name instead of an IP address, or the folder of the processes' output cannot be written.
     """
     on_gpu = runtime.has_gpu() and launch.device != "cpu"
     words = launcher_words(launch, on_gpu=on_gpu)
@@ -26,11 +26,7 @@ def run(launch: Launch) -> None:
 
 
 def _create_log_dir(folder: str) -> None:
-    """Create the folder of the processes' output, without which Paddle's launcher ends in a traceback.
-
-    Raises:
-        ConfigError: the folder cannot be created or written.
-    """
+    """Create the folder of the processes' output, without which Paddle's launcher ends in a traceback."""
     try:
         os.makedirs(folder, exist_ok=True)
         reason = "" if os.access(folder, os.W_OK) else "Permission denied"
@@ -50,7 +46,7 @@ def launcher_words(launch: Launch, *, on_gpu: bool) -> list[str]:
         on_gpu: True if the processes use the GPUs of this machine.
 
     Raises:
-        ConfigError: see `run`.
+        ConfigError: --devices or --master does not fit, see `run`.
     """
     config = launch.options
     if config.devices and not on_gpu:
@@ -82,7 +78,7 @@ def launcher_words(launch: Launch, *, on_gpu: bool) -> list[str]:
 def launcher_environment(environ: Mapping[str, str], *, on_gpu: bool) -> dict[str, str]:
     """Return the environment of the launcher; `on_gpu` is True if the processes use GPUs.
 
-    Without GPU, the launcher stops with an IndexError if CUDA_VISIBLE_DEVICES is set, even to nothing.
+    Without GPU, the launcher stops with an IndexError if CUDA_VISIBLE_DEVICES is set, even to an empty text.
     """
     quiet = {"PYTHONWARNINGS": "ignore:No ccache found"}  # Paddle's advice to builders of C++ extensions
     wanted = {**quiet, **environ, "PYTHONUNBUFFERED": "1"}

@@ -114,7 +114,7 @@ def _data(config: TrainingConfig) -> str:
 
 
 def _tile(config: TrainingConfig) -> str:
-    """Return the flag with which files of any size are read, if the run has it, with a leading space."""
+    """Return the flag --tile of the run with a leading space; "" without it."""
     return f" --tile {config.tile}" if config.tile else ""
 
 

@@ -31,7 +31,7 @@ def run(config: ParityConfig) -> None:
     Raises:
         ParityError: a difference exceeds the tolerance.
         CheckpointError: the checkpoint cannot be used.
-        ConfigError: a network or the original is unknown, or the original lacks the network or does not run.
+        ConfigError: an option cannot be used, or the original lacks the network or does not run.
         DataError: the report cannot be written.
     """
     world = World(config.device)
@@ -51,11 +51,7 @@ def run(config: ParityConfig) -> None:
 
 
 def _comparisons(config: ParityConfig, precision: Precision) -> Iterator[Comparison]:
-    """Yield each network's comparison with the oracle, then that with the original, which changes the weights.
-
-    Raises:
-        ConfigError: a network or the original is unknown, or the original lacks the only network.
-    """
+    """Yield each network's comparison with the oracle, then that with the original, which changes the weights."""
     original = find_original(config.reference, originals()) if config.reference else None
     for case in open_cases(config, precision):
         reason = unsupported_reason(original, case) if original else ""

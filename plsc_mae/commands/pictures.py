@@ -42,10 +42,10 @@ logger = logging.getLogger(__name__)
 def find_pictures(img_path: str) -> ImageList:
     """List the images of a folder, of archives or of a list file, or the single image `img_path`, without classes.
 
-    Of a folder with splits only val/ is used. The log counts files that are left out.
+    Of a folder with val/ only that split is used. The log counts files of folders and archives that are left out.
 
     Raises:
-        DataError: there are no images, the file is no image, or the folders may be classes or splits.
+        DataError: there are no images, the file is no image, or the images cannot be listed.
     """
     path = Path(img_path)
     if path.is_file() and _is_list(path):
@@ -177,8 +177,8 @@ class PictureReader:
 class PanelFolder:
     """Folder of a command's panels: one PNG per image with a name of its own, and a sheet.
 
-    A panel is named after its image: `a/0.jpg` gives a_0.png, or a_0.jpg.png if another image has that name too. Every
-    panel carries the name of the command and of its image, so that a repeated command replaces its own panels, and
+    A panel is named after its image: `a/0.jpg` gives a_0.png, or a longer name if that is taken. Every panel carries
+    the name of the command and a digest of its image's path, so that a repeated command replaces its own panels, and
     neither other files nor the panel of another image.
 
     Args:
@@ -189,7 +189,8 @@ class PanelFolder:
         img_path: the value of --img_path.
 
     Raises:
-        DataError: a file that is not a panel has the name of one, or the images are in the folder too.
+        DataError: a file that plsc_mae did not write has the name of a panel or sheet, or --save_path is in a folder of
+            the images.
     """
 
     def __init__(self, command: str, save_path: str, images: ImageList, chosen: Sequence[int], img_path: str) -> None:

@@ -1,4 +1,4 @@
-"""`plsc-mae plan pretrain|finetune|linprobe`: estimate the cost of a run without images, weights or processes."""
+"""`plsc-mae plan pretrain|finetune|linprobe`: estimate the cost of a run from its options."""
 
 from __future__ import annotations
 
@@ -67,11 +67,7 @@ def _plans_this_gpu(config: PlannedRun) -> bool:
 
 
 def _at_available_precision(config: PlannedRun) -> PlannedRun:
-    """Return the config without --amp if the run computes in float32 on this machine's GPU.
-
-    Raises:
-        ConfigError: this machine's GPU does not support --amp_dtype.
-    """
+    """Return the config without --amp if the run computes in float32 on this machine's GPU."""
     if not _plans_this_gpu(config):
         return config
     precision = choose_precision(config.amp, config.amp_dtype, True, config.amp_level)
@@ -79,7 +75,7 @@ def _at_available_precision(config: PlannedRun) -> PlannedRun:
 
 
 def _capability(config: PlannedRun) -> Capability:
-    """Return the compute capability of the planned GPUs: that of --flash, else of this machine's GPU, else 8.0."""
+    """Return the compute capability of the planned GPUs: this machine's, else 7.0 without flash attention or 8.0."""
     if _plans_this_gpu(config):
         return current_capability()
     return VOLTA if config.flash is False else AMPERE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,19 @@ from plsc_mae.config.schema import suggest
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.files import MARK, result_replacement
 from plsc_mae.names import escape_name
-from plsc_mae.report.run_folder import read_trivial_losses
+from plsc_mae.report.run_folder import Records, read_lines, read_trivial_losses
 from plsc_mae.train.checkpoint.folder import TRIVIAL_LOSSES
 
-_FORMATS = ("png", "jpg", "jpeg", "tif", "tiff", "webp", "svg", "pdf", "ps", "eps")  # can be marked as ours
+_FORMATS = ("png", "jpg", "jpeg", "tif", "tiff", "webp", "svg", "pdf", "ps", "eps")  # formats that can hold our mark
 _SOFTWARE = 305  # tag of TIFF and EXIF
 COLORS = ("tab:blue", "tab:green", "tab:red", "tab:purple")  # the learning rate is orange
-Records = Sequence[Mapping[str, Any]]
 
 
 def run(config: PlotConfig) -> None:
     """Draw the loss or other metrics over optimizer steps, with the learning rate on a second axis.
 
-    Beside a loss of pre-training the picture has the losses of trivial predictors, from trivial_losses.json. Metrics of
-    the print intervals are from train.jsonl, others, such as `knn_acc1`, from log.txt.
+    With the loss of pre-training the picture has losses of trivial predictors, if trivial_losses.json has them. Metrics
+    of the print intervals are from train.jsonl, others, such as `knn_acc1`, from log.txt.
 
     Raises:
         DataError: the folder has no train.jsonl, or the picture cannot be written.
@@ -46,8 +44,7 @@ def run(config: PlotConfig) -> None:
     log = folder / "train.jsonl"
     if not log.is_file():
         raise DataError(f"{log} does not exist; expected the output folder of a training run")
-    intervals = _read(log)
-    epochs = _read(folder / "log.txt") if (folder / "log.txt").is_file() else []
+    intervals, epochs = read_lines(log), read_lines(folder / "log.txt")
     figure, axes = plt.subplots(figsize=(7, 4), dpi=120)
     for name, color in zip(names, itertools.cycle(COLORS)):
         records = _records_with(name, intervals, epochs, log)
@@ -99,16 +96,8 @@ def _label(name: str) -> str:
     return f"{name} ({EXTREMES[name]})" if name in EXTREMES else name
 
 
-def _read(path: Path) -> Records:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def _records_with(name: str, intervals: Records, epochs: Records, log: Path) -> Records:
-    """Return the records that contain a metric.
-
-    Raises:
-        ConfigError: no record contains it; the message lists the metrics of both logs.
-    """
+    """Return the records that contain a metric; without any, a ConfigError lists the metrics of both logs."""
     for records in (intervals, epochs):
         if found := [record for record in records if name in record]:
             return found

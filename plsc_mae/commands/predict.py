@@ -1,4 +1,4 @@
-"""`plsc-mae predict`: prints and saves the most probable classes or labels of images, or numbers."""
+"""`plsc-mae predict`: prints and can save the most probable classes or labels of images, or predicted numbers."""
 
 from __future__ import annotations
 
@@ -49,14 +49,15 @@ class Predictions(NamedTuple):
 
 
 def run(config: PredictConfig) -> int:
-    """Classify the images, print the classes and write them.
+    """Predict the labels of the images, print them and, with --save_path, write them.
 
     Returns:
         The exit code: 1 if images could not be read and are left out, else 0.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read, or has no classifier.
-        DataError: there are no images, none can be decoded, or the file cannot be written.
+        CheckpointError: the checkpoint cannot be used, or has no classifier.
+        DataError: images, or the files of --classes or --stats, cannot be used, or the result cannot be written.
+        ConfigError: an option does not fit the network or the images.
     """
     world = World(config.device)
     if config.save_path:
@@ -85,7 +86,8 @@ def predict(
 
     Raises:
         CheckpointError: a prediction is NaN or infinite.
-        DataError: no image can be read.
+        DataError: no image can be read, one cannot and --bad_image is error, or the file of --stats cannot be used.
+        ConfigError: an option does not fit the network or the images.
     """
     topk = min(config.topk, len(trained.classes))
     pixel_format, normalize = pixel_settings.choose_for(

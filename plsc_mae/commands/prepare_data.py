@@ -36,7 +36,8 @@ def run(config: PrepareDataConfig) -> None:
     """Pack each split of the source into a folder of shards.
 
     Raises:
-        DataError: the images cannot be listed or read, or the folder cannot be written or holds other files.
+        DataError: the images cannot be listed or read, or the folder cannot be written, is in the source, or holds
+            other files.
         FolderError: another process packs into the folder.
     """
     source, target = os.path.realpath(config.src), os.path.realpath(config.dst)
@@ -98,11 +99,7 @@ def _pack(config: PrepareDataConfig, images: ImageList, split: str) -> None:
 
 
 def _add(writer: ShardWriter, images: ImageList, number: int, file: EncodedFile, config: PrepareDataConfig) -> None:
-    """Write an image to the current shard, or leave it out if it cannot be read.
-
-    Raises:
-        DataError: the image cannot be read and --bad_image is error.
-    """
+    """Write an image to the current shard; one that cannot be read is left out or, with --bad_image error, refused."""
     if not file.problem:
         writer.add(member_name(images, number, is_resized=file.is_resized), file.content)
         return
@@ -113,10 +110,10 @@ def _add(writer: ShardWriter, images: ImageList, number: int, file: EncodedFile,
 
 
 def member_name(images: ImageList, number: int, *, is_resized: bool = False) -> str:
-    """Return the name of an image in its shard; sorting by name restores the order of the source.
+    """Return the name of an image in its shard.
 
     Images of folders keep their paths. Names in archives and list files need not be unique, so such an image becomes
-    CLASS/INDEX-NAME, or INDEX-NAME if its class has no name.
+    CLASS/INDEX-NAME, or INDEX-NAME if its class has no name. Resized images have the suffix of JPEG.
     """
     path = images.paths[number]
     if images.archives or images.list_file:

@@ -50,7 +50,7 @@ from plsc_mae.train.signals import preparing_run
 from plsc_mae.wording import counted
 
 PANEL_IMAGES = 8
-FIXED_IMAGES = 64  # whose loss --feature_freq measures
+FIXED_IMAGES = 64  # images whose loss --feature_freq measures
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ def _require_encoder(task: Task, config: PretrainConfig) -> None:
 
 
 def find_watched_images(config: PretrainConfig, train: ImageList, val: ImageList | None = None) -> ImageList:
-    """Return up to HEALTH_IMAGES images for --feature_freq: validation images if there are some, else training images.
+    """Return up to HEALTH_IMAGES images for --feature_freq: those of `val` or --eval_data_path, else training images.
 
     Args:
         config: options of the run.
@@ -154,7 +154,7 @@ def find_watched_images(config: PretrainConfig, train: ImageList, val: ImageList
         val: the validation images, if the caller has them already.
 
     Raises:
-        DataError: --eval_data_path has no images, or there is only one image.
+        DataError: the images of --eval_data_path cannot be listed, or there is only one image.
     """
     if val is None and config.eval_data_path:
         val = find_images(config.eval_data_path, "val", flag="--eval_data_path")

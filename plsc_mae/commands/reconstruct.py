@@ -38,15 +38,17 @@ BATCH = 16
 
 
 def run(config: ReconstructConfig) -> int:
-    """Draw a panel for each image and a sheet of the first ones, save them, and print the PSNR on hidden patches.
+    """Draw a panel for each of up to --max_images images and a sheet of the first ones, and save them.
+
+    If the network of --model_path predicts pixels, the PSNR on hidden patches is printed.
 
     Returns:
         The exit code: 1 if images could not be read and are left out, else 0.
 
     Raises:
-        CheckpointError: the file cannot be read, or lacks the decoder.
-        ConfigError: networks cannot redraw the same hidden patches, or an option does not apply to them.
-        DataError: there are no images, none can be decoded, or a panel cannot be written.
+        CheckpointError: a checkpoint cannot be used, for example because it lacks the decoder.
+        ConfigError: networks cannot redraw the same hidden patches, or an option does not fit them or the images.
+        DataError: images or the file of --stats cannot be used, or a panel cannot be written.
     """
     World(config.device)
     paths = (config.model_path, *config.other_models)
@@ -108,12 +110,7 @@ def _load(config: ReconstructConfig, path: str) -> Network:
 
 
 def _set_pixels(config: ReconstructConfig, networks: Mapping[str, Network], images: ImageList) -> PixelFormat:
-    """Set normalization and display of the networks, and return their common pixel format.
-
-    Raises:
-        ConfigError: the networks need different pixel formats; or see `pixel_settings.choose`.
-        DataError: see `pixel_settings.choose`.
-    """
+    """Set normalization and display of the networks, and return their common pixel format; refuse differing formats."""
     formats = []
     for path, network in networks.items():
         task = network.task
@@ -158,7 +155,7 @@ class SharedView:
 
 
 def _labels(paths: Sequence[str]) -> Sequence[str]:
-    """Return labels of checkpoints for a picture: FOLDER/STEM, or the paths if these are not unique."""
+    """Return labels of checkpoints that a picture can show: FOLDER/STEM, or the paths if those are not unique."""
     short = [f"{Path(path).absolute().parent.name}/{Path(path).stem}" for path in paths]
     return drawable_names(short if len(set(short)) == len(short) else paths)
 
@@ -167,10 +164,7 @@ def _draw(tasks: Mapping[str, Task], batch: Batch, patch_stats: PatchStats | Non
     """Return the pictures of a batch, and the labels of those that predict hidden patches.
 
     The pictures of one network are those of its task. Of several networks they are the original, the masked image, and
-    the last picture of each network, labeled with its checkpoint.
-
-    Raises:
-        ConfigError: the networks hide different patches.
+    the last picture of each network, labeled with its checkpoint; all must hide the same patches.
     """
     panels = [task.pictures(batch, patch_stats) for task in tasks.values()]
     drawn, *others = panels

@@ -24,7 +24,7 @@ def run(config: ReportConfig) -> None:
     """Write the report, and print the answer to "is it learning?" and the path of the file.
 
     Raises:
-        DataError: the folder is not that of a run, a table cannot be read, or the file cannot be written.
+        DataError: the folder is not that of a run, a table cannot be read, or a file cannot be written.
     """
     folder = Path(config.run_dir)
     found = read_run(folder)
@@ -77,11 +77,7 @@ def _encoder_pictures(config: ReportConfig, found: RunFolder) -> str:
 
 
 def _table(path: Path) -> str:
-    """Return a result of `compare` as HTML.
-
-    Raises:
-        DataError: the file cannot be read or is no such result.
-    """
+    """Return a result of `compare` as HTML."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":

@@ -27,9 +27,9 @@ def encoder_pictures(config: ReportConfig, run: RunFolder) -> tuple[Image.Image,
     """Return (panel with one row per image, caption).
 
     Raises:
-        CheckpointError: there is no checkpoint, or it cannot be loaded.
-        ConfigError: the run does not name its images, and neither does --img_path.
-        DataError: there are no images, or none can be read.
+        CheckpointError: there is no checkpoint, or it cannot be used.
+        ConfigError: the run does not name its images, and neither does --img_path; or an option does not fit.
+        DataError: images or the file of --stats cannot be used.
     """
     checkpoint = find_newest(str(run.path), str(run.options.get("exp_name") or ""))
     if checkpoint is None:

@@ -1,6 +1,6 @@
 """Result files and exit codes of the commands that process images one by one.
 
-Such a command processes the rest if some files cannot be read, and exits with code 1.
+Unless --bad_image is error, such a command leaves out images that it cannot read, and then exits with code 1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def require_free(*paths: Path, signs: Sequence[str] = (MARK,)) -> None:
-    """Raise DataError if a file exists that is not an earlier result, see `files.refuse_foreign`."""
+    """Raise DataError if a path is not free for a result, see `files.refuse_foreign`."""
     for path in paths:
         try:
             refuse_foreign(path, signs)

@@ -21,7 +21,7 @@ PLACES = ("output_dir", "log_dir", "resume", "auto_resume", "overwrite")
 
 
 def run(config: RunsConfig) -> None:
-    """Write the HTML file, and print its tables and path.
+    """Write the HTML file, and print final numbers, differing options, comparisons with published logs, and the path.
 
     Raises:
         DataError: a folder is not that of a run, or the file cannot be written.
@@ -56,7 +56,7 @@ def _names(folders: Sequence[str]) -> list[str]:
 
 
 def _curves(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
-    """Return a chart for every metric that a run has, with one curve per run, as HTML."""
+    """Return charts of the losses and of the metrics in `sections.CHARTS` as HTML, with a curve per run."""
     losses = dict.fromkeys(judge(found).loss for found in runs)
     metrics = [*losses, *(name for _, group in sections.CHARTS for name in group if name not in losses)]
     drawn = []
@@ -68,7 +68,7 @@ def _curves(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
 
 
 def _final_numbers(runs: Sequence[RunFolder]) -> list[Sequence[Any]]:
-    """Return rows (metric, value of every run) of the newest record of log.txt that has the metric."""
+    """Return rows (metric, newest finite value of every run in log.txt), and a row of the best trivial predictors."""
     names = dict.fromkeys(name for found in runs for record in found.epochs for name in record if name != "run")
     rows: list[Sequence[Any]] = []
     for name in names:
@@ -81,7 +81,7 @@ def _final_numbers(runs: Sequence[RunFolder]) -> list[Sequence[Any]]:
 
 
 def _differing_options(runs: Sequence[RunFolder]) -> list[Sequence[Any]]:
-    """Return rows (option, value of every run) of the options that differ."""
+    """Return rows (option, value of every run) of the options that differ, apart from PLACES."""
     names = dict.fromkeys(name for found in runs for name in found.options if name not in PLACES)
     rows: list[Sequence[Any]] = []
     for name in names:
@@ -92,7 +92,7 @@ def _differing_options(runs: Sequence[RunFolder]) -> list[Sequence[Any]]:
 
 
 def _published(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
-    """Return the comparison of every run with the published log of its recipe, as HTML."""
+    """Return the comparisons of every run with the published logs of its recipe, as HTML."""
     parts = [
         f"<h3>{escape(name)}</h3>{sections.published(found)}"
         for found, name in zip(runs, names, strict=True)

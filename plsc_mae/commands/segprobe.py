@@ -107,9 +107,9 @@ def run(config: SegprobeConfig) -> int:
         The exit code: 1 if images could not be read and are left out, else 0.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read.
-        DataError: images, masks or class names are missing or do not fit together, or a file cannot be written.
-        ConfigError: --nb_knn exceeds the number of training patches.
+        CheckpointError: the checkpoint cannot be used.
+        DataError: images, masks, class names or the file of --stats cannot be used, or a file cannot be written.
+        ConfigError: an option does not fit the network or the images.
     """
     folder = Path(config.save_path)
     require_free(folder / PICTURE, folder / JSON)
@@ -158,11 +158,7 @@ def _spaced(number: int, limit: int) -> npt.NDArray[np.int64]:
 def _classes(
     config: SegprobeConfig, train: MaskedImages, val: MaskedImages, pixel_format: PixelFormat
 ) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
-    """Check all masks; return the names of the classes and the number of validation pixels of each, [C].
-
-    Raises:
-        DataError: see `count_pixels` and `read_class_names`; or the training masks do not have two classes.
-    """
+    """Check all masks; return the names of the classes and the number of validation pixels of each, [C]."""
     default = Path(config.data_path) / CLASSES_FILE
     file = config.classes or (str(default) if default.is_file() else "")
     names = read_class_names(file) if file else ()
@@ -182,11 +178,7 @@ def _classes(
 
 
 def _fit(probe: Probe, train: MaskedImages, num_classes: int) -> tuple[PatchClassifiers, int]:
-    """Return the fitted classifiers and the number of unreadable training images.
-
-    Raises:
-        ConfigError: there are fewer labeled patches than neighbors.
-    """
+    """Return the fitted classifiers and the number of unreadable training images."""
     config = probe.config
     encoded = probe.features(train)
     (features,) = encoded.arrays.values()
@@ -267,11 +259,7 @@ def _save(
     pixels: npt.NDArray[np.int64],
     scores: Mapping[str, SegmentationScores],
 ) -> None:
-    """Write the scores as JSON and as CSV, with null and an empty cell for classes that are absent.
-
-    Raises:
-        DataError: a file cannot be written, or exists and is not a result of this command.
-    """
+    """Write the scores as JSON and as CSV, with null and an empty cell for classes without an IoU."""
     ious = {key: [None if math.isnan(iou) else iou for iou in score.iou.tolist()] for key, score in scores.items()}
     found = {
         key: {"mean_iou": score.mean_iou, "pixel_accuracy": score.pixel_accuracy, "iou": ious[key]}

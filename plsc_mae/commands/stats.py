@@ -31,13 +31,13 @@ SIGNS = ('"in_chans": ',)  # by which the file is recognized
 
 
 def run(config: StatsConfig) -> int:
-    """Read all pixels of the training images once, print the statistics and write them to --save_path.
+    """Read all pixels of the images of --split once, print the statistics and write them to --save_path.
 
     Returns:
         The exit code: 1 if images could not be read and are left out, else 0.
 
     Raises:
-        DataError: there are no images, none can be read, or the file cannot be written.
+        DataError: images cannot be listed or read, or the file cannot be written.
         ConfigError: options are malformed or contradict each other.
     """
     path = Path(config.save_path)

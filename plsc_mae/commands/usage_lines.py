@@ -27,7 +27,7 @@ def reconstruction(path: str, parts: Mapping[str, Sizes], flags: str = "") -> di
 
 
 def training(path: str, method: str, encoder: Sizes) -> dict[str, str]:
-    """Return the lines that train a classifier from a pre-trained encoder with the recipes of `method`; {} without."""
+    """Return the lines that train a classifier from an encoder by the recipes of `method`; {} if it has no recipe."""
     if method not in FINETUNE:
         return {}
     start = f"{_classifier(method, encoder)} --finetune {shlex.quote(path)} --data_path DIR"
@@ -36,7 +36,7 @@ def training(path: str, method: str, encoder: Sizes) -> dict[str, str]:
 
 
 def evaluation(path: str, encoder: Sizes) -> dict[str, str]:
-    """Return the lines that evaluate or draw the features of an encoder without training."""
+    """Return the lines of the commands that evaluate, draw or write the features of an encoder."""
     pool, heads = "" if encoder["class_token"] else " --pool mean", _heads("num_heads", encoder)
     return {
         "knn": f"plsc-mae knn --model_path {shlex.quote(path)} --data_path DIR{heads}",

@@ -105,7 +105,7 @@ def run_inspect(config: WeightsInspectConfig) -> None:
     """Print the content of a file as text or, with --json, as JSON.
 
     Raises:
-        CheckpointError: the file cannot be read.
+        CheckpointError: the file cannot be read, or lacks --model_key or --model_prefix.
     """
     stored = weights.read(config.path, config.model_key, config.model_prefix)
     flags = "".join(

@@ -182,7 +182,7 @@ class CAEConfig(UpdateScheduleOptions, PretrainConfig):
 
 @dataclass(kw_only=True, frozen=True)
 class CAEClassifierOptions(RegularizationOptions):
-    """Options of a classifier on CAE's encoder: positions and layer scale."""
+    """Options of a classifier on CAE's encoder."""
 
     rel_pos_bias: bool = _classifier(True, "relative position bias in every block")
     sin_pos_emb: bool = _classifier(True, "fixed sin-cos positions")
@@ -205,7 +205,7 @@ _NEGATIONS = {
 
 @dataclass(kw_only=True, frozen=True)
 class CAEFinetuneConfig(CAEClassifierOptions, UpdateScheduleOptions, ProbeOptions, FinetuneConfig):
-    """Fine-tuning of Atten4Vis/CAE or, with --enable_linear_eval, probing with the same augmentation and optimizers."""
+    """Fine-tuning of Atten4Vis/CAE or, with --enable_linear_eval, probing."""
 
     method: ClassVar[str] = "cae"
     models: ClassVar[tuple[str, ...]] = ("cae_*",)

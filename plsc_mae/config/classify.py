@@ -1,8 +1,7 @@
 """Options of supervised training on a pre-trained encoder: fine-tuning and probing.
 
-Names and defaults are those of facebookresearch/mae main_finetune.py and main_linprobe.py, Atten4Vis/CAE and PLSC
-task/ssl/cae, BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch; docs/transfer.md lists the differences. Presets are in
-the file of each method.
+Names follow facebookresearch/mae main_finetune.py and main_linprobe.py, Atten4Vis/CAE, PLSC task/ssl/cae,
+BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch. Presets are in the file of each method.
 """
 
 from __future__ import annotations
@@ -109,7 +108,7 @@ class ClassifyConfig(TrainingConfig):
 
     @property
     def label_task(self) -> str:
-        """The value of --task, or "classification" without it; an evaluation takes the checkpoint's kind instead."""
+        """Value of --task, or "classification" without it; an evaluation uses the kind in the checkpoint instead."""
         return self.task or "classification"
 
     @property
@@ -153,11 +152,9 @@ class ClassifyConfig(TrainingConfig):
                 raise ConfigError(f"--data_set CIFAR has classes only; leave out --task {self.task}")
         elif self.label_columns and not self.eval:
             raise ConfigError("--label_columns chooses labels of --task multilabel or regression; give --task with it")
-        if self.eval and self.train_fraction < 1:
-            raise ConfigError("--train_fraction has no effect with --eval, which trains nothing; leave it out")
 
     def _check_evaluation_set(self) -> None:
-        """Raise ConfigError for options of an evaluation that have no effect."""
+        """Raise ConfigError for options that --eval or --eval_set rules out, or that need one of them."""
         for name in ("eval_set", "real_labels", "save_path"):
             if getattr(self, name) and not self.eval:
                 raise ConfigError(f"--{name} has no effect without --eval; add --eval --resume FILE, or leave it out")
@@ -165,6 +162,8 @@ class ClassifyConfig(TrainingConfig):
             raise ConfigError("--real_labels has no effect without --eval_set imagenet-real")
         if self.eval_set and self.data_set == "CIFAR":
             raise ConfigError(f"--eval_set {self.eval_set} needs a folder of images; leave out --data_set CIFAR")
+        if self.eval and self.train_fraction < 1:
+            raise ConfigError("--train_fraction has no effect with --eval, which trains nothing; leave it out")
 
 
 @dataclass(kw_only=True, frozen=True)

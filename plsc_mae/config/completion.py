@@ -26,7 +26,7 @@ class Completed(typing.NamedTuple):
 
 
 def completion_parser(commands: Mapping[str, Completed], words: Collection[str]) -> argparse.ArgumentParser:
-    """Return a parser from which argcomplete reads the possible next words; it parses nothing.
+    """Return a parser from which argcomplete reads the possible next words.
 
     Args:
         commands: all commands by name, in one or two words.
@@ -54,7 +54,7 @@ def _add_commands(parser: argparse.ArgumentParser, commands: Mapping[str, Comple
 
 
 def _add_flags(parser: argparse.ArgumentParser, command: Completed) -> None:
-    """Add the flags of all methods of a command; a value without choices is completed as a file."""
+    """Add the flags of all methods of a command, and its positional words."""
     _complete(parser.add_argument("-c", "--config"), _recipes_and_files)
     parser.add_argument("-o")
     parser.add_argument("--help", nargs="?", choices=["all"])

@@ -1,4 +1,4 @@
-"""Options of the commands that measure or write data: `stats`, `prepare-data`, `demo-data` and `random-tokenizer`."""
+"""Options of `stats`, `prepare-data`, `demo-data` and `random-tokenizer`."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class PrepareDataConfig:
 
 @dataclass(kw_only=True, frozen=True)
 class DemoDataConfig:
-    """Options of `demo-data`, which draws a small labeled JPEG folder."""
+    """Options of `demo-data`, which draws a folder of JPEG images."""
 
     path: str = option("", "folder to write to", metavar="DIR")
     image_size: int = option(64, "image side in pixels", within="[16, 1024]")

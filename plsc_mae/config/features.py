@@ -24,7 +24,7 @@ IMAGES_HELP = "an image, a folder or archive of images (its val/, if there is on
 
 @dataclass(kw_only=True, frozen=True)
 class EncoderConfig(PixelOptions, NetworkOptions):
-    """Options of the tools that open an encoder."""
+    """Options of an encoder and of its images."""
 
     model_path: str = _encoder("", "checkpoint of pre-training", metavar="FILE")
     input_size: tuple[int, ...] | None = _encoder(None, SIZE_HELP, within="[1, inf)")
@@ -59,7 +59,7 @@ class ViewConfig(BatchConfig):
 
 @dataclass(kw_only=True, frozen=True)
 class FeatureConfig(ViewConfig, EncoderConfig):
-    """Options of the tools that compute features."""
+    """Options that `knn`, `fewshot`, `extract` and `plsc_mae.embed` share."""
 
     data_path: str = option("", "image folder or list file", metavar="PATH")
     norm: bool = _encoder(False, "apply the encoder's final norm to the tokens")
@@ -239,7 +239,7 @@ class SegprobeConfig(BatchConfig, EncoderConfig):
 
 @dataclass(kw_only=True, frozen=True)
 class EmbedConfig(FeatureConfig):
-    """Options of `plsc_mae.embed`: those of `extract` without the file."""
+    """Options of `plsc_mae.embed`; `extract` has options of files and pictures too."""
 
     data_path: str = option("", "image folder (its val/, if there is one) or list file", metavar="PATH")
     split: str = option("val", "subfolder of the image folder to use, if it exists", metavar="NAME")

@@ -1,7 +1,7 @@
 """Text of `plsc-mae COMMAND --help`.
 
-If a config class has a list `frequent`, the first screen shows the options it names and those without a group, which
-belong to the command itself, and `--help all` shows all options. The help of other commands always shows all options.
+If a config class has an attribute `frequent`, the first screen shows the options that it names and those without a
+group, and `--help all` shows all options. The help of other commands always shows all options.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def render(
         usage: the command.
         configs: its config classes by method.
         sources: the entries of the flags from which options are read, such as --config.
-        chosen: the method the user named; empty if the command line names none.
+        chosen: the method that the command line or the config file selects; empty if they select none.
         everything: list all options, of all methods unless `chosen` names one.
-        width: columns of the terminal.
+        width: largest number of columns.
     """
     default = next(iter(configs))
     shown = configs if everything and not chosen else {chosen or default: configs[chosen or default]}
@@ -150,7 +150,7 @@ def _placeholder(hint: Any) -> str:
 def describe(help: str, defaults: Mapping[str, Any]) -> str:
     """Return the text of an option followed by its default, or its defaults by method, in brackets.
 
-    A help text may end with the meaning of an unset option in brackets; it replaces a default of None or "".
+    A default of None or "" is represented by the brackets at the end of `help`, if there are any.
     """
     described = re.fullmatch(r"(.*\S) \[([^\[\]]+)\]", help)
     text, unset = (described[1], described[2]) if described else (help, "")

@@ -72,7 +72,7 @@ class ReconstructConfig(PixelOptions, NetworkOptions):
 
 @dataclass(kw_only=True, frozen=True)
 class TrainedClassifierOptions(NetworkOptions):
-    """Options of a trained classifier, in place of its checkpoint's values: class names and pooling."""
+    """Options of a trained classifier."""
 
     classes: str = _classifier(
         "", "text file with one class name per line [the checkpoint's names, or numbers]", metavar="FILE"

@@ -15,7 +15,7 @@ _autoencoder = in_group("Masked autoencoder")
 
 @dataclass(kw_only=True, frozen=True)
 class AutoencoderOptions:
-    """Options of masked autoencoders: mask, crop, target and decoder."""
+    """Options of masked autoencoders."""
 
     mask_ratio: float = _autoencoder(0.75, "fraction of patches hidden from the encoder", within="(0, 1)")
     crop_scale: tuple[float, float] = _autoencoder(

@@ -21,7 +21,7 @@ class MAEPrivConfig(BeitStylePretrainConfig):
     """Pre-training of BUPT-PRIV/MAE-priv: learning rate per 256 images, optional class token."""
 
     method: ClassVar[str] = "mae_priv"
-    # Only the sizes that MAE-pytorch lacks; the others need --method mae_priv or a config file of MAE-priv.
+    # Only the sizes that MAE-pytorch lacks; the others need `method: mae_priv`.
     models: ClassVar[tuple[str, ...]] = (
         "pretrain_mae_tiny_patch16_224",
         "pretrain_mae_huge_patch14_224",

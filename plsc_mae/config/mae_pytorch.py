@@ -1,4 +1,4 @@
-"""Options of pengzhiliang/MAE-pytorch, and of the pre-training that BUPT-PRIV/MAE-priv shares with it."""
+"""Options of pengzhiliang/MAE-pytorch, and those of pre-training that BUPT-PRIV/MAE-priv shares with it."""
 
 from __future__ import annotations
 

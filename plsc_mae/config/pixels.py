@@ -1,4 +1,4 @@
-"""Options of reading pixels, shared by training and by every command that reads images."""
+"""Options of reading pixels, shared by training and other commands that read images."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class PixelOptions(FormatOptions):
 def check_channels(
     in_chans: int | None, bands: Sequence[int] | None, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> None:
-    """Check that the options of reading pixels agree on the number of channels.
+    """Check the options of channels, mean and standard deviation.
 
     Raises:
         ConfigError: --in_chans differs from the number of --bands, only one of --mean and --std is given, or a mean is

@@ -12,7 +12,7 @@ from plsc_mae.config.training import TrainingConfig
 
 @dataclass(kw_only=True, frozen=True)
 class PlanOptions:
-    """Options of a plan: the devices, their speed and the number of images."""
+    """Options of a plan besides those of the run."""
 
     devices: int = option(1, "devices of all nodes, one process each", within="[1, inf)")
     device_memory: float = option(40.0, "memory of a device, GiB", within="(0, inf)")

@@ -2,7 +2,7 @@
 
 A recipe is named by its path below `configs/` without `.yaml`, for example `mae/finetune_vit_base`. The comments at the
 top of its file are a title and fields. A field starts as `# Cost: ...` and continues in lines that start with `#   `.
-Every line of the field Published is one number:
+A line of the field Published is one number, or `none`:
 
     # Published:
     #   83.57 +- 0.08 % top-1, mean of 4 seeds (FINETUNE.md)
@@ -55,7 +55,7 @@ class Recipe(NamedTuple):
         name: the path below `configs/` without `.yaml`.
         phase: the kind of training, which is also the command.
         method: the method.
-        title: one or two sentences about the run.
+        title: short description of the run.
         fields: text of every field but Published, by the field's name.
         published: the published numbers.
     """
@@ -69,7 +69,7 @@ class Recipe(NamedTuple):
 
 
 def recipe_folder() -> Path:
-    """Return the folder of the recipes: in the installed package, or beside it in a checkout."""
+    """Return the folder of the recipes: in the installed package, or beside the package in a checkout."""
     package = Path(__file__).parents[1]
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
@@ -104,10 +104,10 @@ def recipe_path(name: str) -> Path:
 
 
 def find_config(text: str) -> Path:
-    """Return the file that `--config TEXT` names: an existing path, else the recipe of that name.
+    """Return the file or pipe that `--config TEXT` names, else the file of the recipe of that name.
 
     Raises:
-        ConfigError: `text` is neither.
+        ConfigError: there is neither.
     """
     path = Path(text)
     if path.exists() and not path.is_dir():  # a pipe is allowed
@@ -120,7 +120,7 @@ def find_config(text: str) -> Path:
 
 
 def no_recipe(text: str) -> str:
-    """Return a clause for a message: no recipe is named `text`, and up to three recipes have similar names."""
+    """Return a clause for a message that no recipe is named `text`, with up to three similar names if there are any."""
     close = _close_names(text)
     meant = f"did you mean {' or '.join(close)}? " if close else ""
     return f"no recipe of that name; {meant}`plsc-mae configs` lists the recipes"
@@ -138,6 +138,7 @@ def read_recipe(name: str) -> Recipe:
     """Read the header of the recipe `name`.
 
     Raises:
+        OSError: there is no such recipe.
         ValueError: a line of the field Published is not of the form in the module's docstring.
     """
     text = recipe_path(name).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Resolution of a command line into one config: default < YAML file < `-o key=value` < flag; the last flag wins."""
+"""Resolution of a command line into one config: default < YAML file < `-o key=value` < flag."""
 
 from __future__ import annotations
 
@@ -38,12 +38,13 @@ def parse(
     Args:
         argv: the words after the command.
         configs: the config class of every method of the command; a command without methods has one entry, "".
-        prog: the command as the user typed it, for help and messages.
+        prog: the command, for example "plsc-mae pretrain", for the help and the log.
         positional: names, separated by spaces, of the options whose values may be given without their flags, in order.
         summary: one line about the command, for the help.
 
     Raises:
-        ConfigError: an option is unknown or belongs to another method, or a value is invalid.
+        ConfigError: the config file cannot be used, or an option or value is unknown, invalid, missing, or contradicts
+            another one.
         SystemExit: with code 0 after `--help`.
     """
     argv = [_underscored(word) for word in argv]
@@ -76,10 +77,10 @@ def from_options(given: Mapping[str, Any], configs: Mapping[str, type], *, prog:
         given: values by option name; `config` is a YAML file of options or the name of a recipe, `method` selects the
             method. Paths, and numbers of NumPy and other array libraries, are accepted in place of text and numbers.
         configs: the config class of every method; without methods one entry, "".
-        prog: the function's name, for messages.
+        prog: the function's name, for the log.
 
     Raises:
-        ConfigError: an option is unknown or belongs to another method, or a value is invalid.
+        ConfigError: see `parse`.
     """
     own = {name: Value(_plain(value), name) for name, value in given.items()}
     path = str(own.pop("config", Value("", "")).raw or "")
@@ -101,7 +102,7 @@ def _plain(value: Any) -> Any:
 def _layered(
     cls: type, configs: Mapping[str, type], file_values: Mapping[str, Value], *later: Mapping[str, Value]
 ) -> Any:
-    """Build a config from the values of a file and of later sources, each of which takes precedence over the former."""
+    """Build a config from the values of a file and of later sources; a later source takes precedence."""
     values: dict[str, Value] = {}
     for layer in (file_values, *later):
         live = _live(layer, cls, configs)
@@ -115,7 +116,7 @@ def from_mapping(values: Mapping[str, Any], configs: Mapping[str, type], where: 
     Messages name `where` as the source of the values.
 
     Raises:
-        ConfigError: an option is unknown or belongs to another method, or a value is invalid.
+        ConfigError: an option or value is unknown, invalid, missing, or contradicts another one.
     """
     raw = {name: Value(value, f"{where}: {name}") for name, value in values.items()}
     cls = configs[_named_method(argparse.Namespace(model=None, method=None), raw, configs) or next(iter(configs))]
@@ -130,7 +131,8 @@ def load_config(path: str, **overrides: Any) -> TrainingConfig:
         overrides: options that replace those of the file.
 
     Raises:
-        ConfigError: the file cannot be read, an option is unknown, or a value is invalid.
+        ConfigError: the file cannot be used, or an option or value is unknown, invalid, missing, or contradicts
+            another one.
     """
     values = {name: value.raw for name, value in read_yaml(path).items()} | overrides
     phase = values.get("phase", "pretrain")
@@ -150,13 +152,9 @@ def _build(cls: type, values: Mapping[str, Value]) -> Any:
 
 
 def _one_rate(live: dict[str, Value], cls: type, *, is_file: bool) -> dict[str, Value]:
-    """Return the options of one source; if it has `blr`, the `lr` of an earlier source no longer replaces it.
+    """Return the options of one source; `blr` without `lr` unsets the `lr` of earlier sources, if `blr` has a default.
 
-    A file may have both, as the config.yaml of a run with `lr` does; then `lr` applies. Methods without a default `blr`
-    refuse it beside `lr`, see `TrainingConfig`.
-
-    Raises:
-        ConfigError: the command line has both.
+    A file may have both, as the config.yaml of a run with `lr` does; then `lr` applies.
     """
     if getattr(cls, "blr", None) is None:
         return live
@@ -189,7 +187,7 @@ def read_yaml(path: str) -> dict[str, Value]:
     try:
         file = find_config(path)
         require_text(file, path, "a YAML file of options", ConfigError)
-        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+        text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -197,7 +195,9 @@ def read_yaml(path: str) -> dict[str, Value]:
             f"{path} has the byte 0x{error.object[error.start]:02x} at position {error.start}, which is not UTF-8; "
             "save it as UTF-8"
         ) from None
-    except yaml.YAMLError as error:
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if content is None:
         return {}
@@ -225,10 +225,7 @@ def _without_training_options(values: Mapping[str, Value], cls: type, path: str,
     """Return the values of a config file without training options that this command does not have.
 
     Commands whose class has a `training_file` accept a config file of training and use the options they share with
-    it, as the tools of MAE-priv do. The remaining options of that training are logged and removed.
-
-    Raises:
-        ConfigError: the file has a name that neither the command nor any method of that training knows.
+    it, as the tools of MAE-priv do.
     """
     phase = getattr(cls, "training_file", "")
     if not phase:
@@ -250,7 +247,7 @@ def _without_training_options(values: Mapping[str, Value], cls: type, path: str,
 
 
 def _known_phase(phase: Any, path: str) -> str:
-    if phase not in PHASES:
+    if phase not in tuple(PHASES):  # it may be a list, which has no hash
         raise ConfigError(f"{path}: phase: expected one of {', '.join(PHASES)}, got {phase!r}")
     return str(phase)
 
@@ -275,7 +272,7 @@ def _underscored(word: str) -> str:
 
 
 def _source_parser(prog: str, configs: Mapping[str, type], *, early: bool) -> FlagParser:
-    """Return a parser of the sources of options and, if `early`, of the flags that select the method.
+    """Return a parser of -c, -o and, in commands with methods, --method; the early one also reads --model.
 
     The early parser runs before the parser of all flags, because the flags depend on the method.
     """
@@ -290,7 +287,7 @@ def _source_parser(prog: str, configs: Mapping[str, type], *, early: bool) -> Fl
 
 
 def _parser(cls: type, configs: Mapping[str, type], prog: str, positional: str) -> FlagParser:
-    """Return a parser of every flag of a config class; its result lacks the flags that the user did not give."""
+    """Return a parser of -c, -o, --method and the options of a class; options not given are absent from its result."""
     parser = _source_parser(prog, configs, early=False)
     hints = typing.get_type_hints(cls)
     for name in positional.split():
@@ -327,11 +324,7 @@ def _show_help(configs: Mapping[str, type], usage: Usage, named: str, *, everyth
 
 
 def _named_method(early: argparse.Namespace, values: Mapping[str, Value], configs: Mapping[str, type]) -> str:
-    """Return the method that `--method`, the key `method` or the model's name selects, or "" if none of them does.
-
-    Raises:
-        ConfigError: no method has the name that `--method` or the key gives.
-    """
+    """Return the method that `--method`, the key `method` or the model's name selects, or "" if none of them does."""
     if "" in configs:
         return ""
     method = early.method or coerce(values.get("method", Value("", "")), str)
@@ -351,7 +344,7 @@ def _named_method(early: argparse.Namespace, values: Mapping[str, Value], config
 
 
 def _live(layer: Mapping[str, Value], cls: type, configs: Mapping[str, type]) -> dict[str, Value]:
-    """Return the options of one source by field name; warn about retired names, raise ConfigError for unknown ones."""
+    """Return the options of one source by field name, without retired ones; raise ConfigError for unknown names."""
     names = {option.name for option in options(cls)}
     aliases, retired = getattr(cls, "aliases", {}), getattr(cls, "retired", {})
     negations = getattr(cls, "negations", {})
@@ -373,7 +366,7 @@ def _live(layer: Mapping[str, Value], cls: type, configs: Mapping[str, type]) ->
 
 
 def _check_phase(value: Value, cls: type) -> None:
-    """Raise ConfigError if the config file is for another kind of training."""
+    """Raise ConfigError if a source's key `phase` names another kind of training than the command's."""
     phase = getattr(cls, "phase", "")
     if phase and value.raw != phase:
         raise ConfigError(f"{value.origin}: the file has options of '{value.raw}', but this command is '{phase}'")

@@ -37,7 +37,7 @@ class Retired(NamedTuple):
     Attributes:
         reason: the explanation in the warning.
         takes_value: True if the flag is followed by a value.
-        granted: True if plsc_mae always does what the flag asks for; no warning is logged then.
+        granted: True if the flag asks for the default behavior; no warning is logged then.
     """
 
     reason: str
@@ -50,10 +50,10 @@ def option(default: Any, help: str, *, within: str = "", metavar: str = "", grou
 
     Args:
         default: the value of a run that does not set the option.
-        help: one line, with the unit. The default is appended; where the default is derived from other values, the
-            text ends with it in brackets: `validation images [DATA_PATH/val]`.
-        within: the allowed interval of a number in mathematical notation, for example "(0, 1)" or "[0, inf)".
-        metavar: the placeholder of the value in the help; derived from the type if empty.
+        help: one line, with the unit. `--help` appends the default. The meaning of a default of None or "" is part of
+            the text, in brackets at its end: `validation images [DATA_PATH/val]`.
+        within: the interval of the allowed numbers in mathematical notation, for example "(0, 1)" or "[0, inf)".
+        metavar: the placeholder of the value in the help; derived from the type or the name if empty.
         group: the heading in the help.
     """
     return field(default=default, metadata={"help": help, "within": within, "metavar": metavar, "group": group})
@@ -90,7 +90,7 @@ def options(cls: Any) -> list[dataclasses.Field[Any]]:
 
 
 def vocabulary(cls: Any) -> frozenset[str]:
-    """Return every name that a config class accepts: its options, their aliases and their negations."""
+    """Return the names of the options of a config class, their aliases and their negations."""
     names = {item.name for item in options(cls)}
     return frozenset(names.union(getattr(cls, "aliases", {}), getattr(cls, "negations", {})))
 
@@ -105,10 +105,10 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def coerce(value: Value, hint: Any) -> Any:
-    """Convert a raw value from YAML or the command line to the type of its annotation.
+    """Convert a raw value to the type of an annotation.
 
     Raises:
-        ConfigError: the value does not have that type; the message has its origin, the value and the expected type.
+        ConfigError: the value does not fit the annotation.
     """
     raw, _ = value
     origin = typing.get_origin(hint)
@@ -128,7 +128,7 @@ def coerce(value: Value, hint: Any) -> Any:
 
 
 def without_none(hint: Any) -> Any:
-    """Return `T` for `T | None`, and any other annotation unchanged."""
+    """Return `T` for `T | None`, and an annotation that is not a union unchanged."""
     if typing.get_origin(hint) in UNIONS:
         return next(member for member in typing.get_args(hint) if member is not type(None))
     return hint
@@ -166,7 +166,7 @@ def _coerce_scalar(value: Value, hint: Any) -> Any:
             number = hint(raw) if isinstance(raw, str) or hint is float else raw
             if isinstance(number, hint):
                 return number
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     raise _wrong(value, {int: "a whole number", float: "a number"}[hint])
 
@@ -187,10 +187,10 @@ def check_interval(value: Any, within: str, where: str) -> None:
 
 
 def build(cls: type[T], values: Mapping[str, Value]) -> T:
-    """Build a config of class `cls` from raw values; the caller must have checked the names.
+    """Build a config of class `cls` from raw values by name; other names are ignored.
 
     Raises:
-        ConfigError: a value has the wrong type, lies outside its interval, or contradicts another value.
+        ConfigError: a value is invalid or missing, or contradicts another one.
     """
     hints = typing.get_type_hints(cls)
     kwargs = {}
@@ -215,12 +215,12 @@ def plain_values(config: object) -> dict[str, Any]:
 
 
 def to_line(config: object, *, changed_only: bool = False, without: Collection[str] = ()) -> str:
-    """Return options as one line of `key=value` pairs.
+    """Return `plain_values` as one line of `key=value` pairs.
 
     Args:
         config: the config.
-        changed_only: whether to leave out the options that have their default.
-        without: names of options to leave out.
+        changed_only: whether to leave out `method`, `phase` and the options that have their default.
+        without: names to leave out.
     """
     values = {name: value for name, value in plain_values(config).items() if name not in without}
     if changed_only:
@@ -230,5 +230,5 @@ def to_line(config: object, *, changed_only: bool = False, without: Collection[s
 
 
 def to_yaml(config: object, header: str = "") -> str:
-    """Return a config as YAML text that `read_yaml` reads back."""
+    """Return a config as YAML text that `read_yaml` reads back, after the comment lines `header`."""
     return header + yaml.safe_dump(plain_values(config), sort_keys=False, default_flow_style=None, allow_unicode=True)

@@ -1,7 +1,8 @@
 """Options of SimMIM with a ViT (Xie et al. 2022; microsoft/SimMIM): pre-training, fine-tuning and probing.
 
-Defaults are those of the original's configs/vit_base__800ep, which states learning rates per 512 images. `blr` is per
-256 images; `warmup_lr` and `min_lr` are absolute, with the values that result for its 2048 images per update.
+Defaults of pre-training and fine-tuning are those of the original's configs/vit_base__800ep, which states learning
+rates per 512 images. Here `blr` is per 256 images; `warmup_lr` and `min_lr` are absolute, with the values that result
+for the original's 2048 images per update.
 """
 
 from __future__ import annotations

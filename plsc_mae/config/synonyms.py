@@ -1,7 +1,8 @@
 """Names of other training programs for the options and commands of this package, for the hints of error messages.
 
-The names are those of timm's train.py, Hugging Face's Trainer, Lightning, mmpretrain, torchvision's references and
-common habit. They are not aliases: a command with such a name stops, and its message has the right name.
+The names are those of timm's train.py, Hugging Face's Trainer, Lightning, mmpretrain, torchvision's references, common
+habit, and other commands of plsc_mae. They are not aliases: a command line with an unknown name is refused, and the
+message suggests ours.
 """
 
 from __future__ import annotations
@@ -206,7 +207,7 @@ _OPTIONS = {
 }
 
 _PROCESSES = "processes are started by `plsc-mae launch --nproc_per_node N COMMAND`"
-# Foreign name -> explanation, where no option does the same. Names in `_OPTIONS` come first if the command has them.
+# Foreign name -> explanation, for commands without the options that `_OPTIONS` lists for the name.
 _EXPLANATIONS = {
     **dict.fromkeys(
         ("gpus", "num_gpus", "devices", "nproc_per_node", "processes", "num_processes", "nproc", "nnodes", "num_nodes"),
@@ -218,7 +219,7 @@ _EXPLANATIONS = {
 
 _EVALUATE = "finetune --eval --resume FILE, or linprobe --eval --resume FILE"
 _VISUALIZE = "reconstruct, explain or plot"
-# Foreign command -> ours.
+# Foreign command -> what to use, after the words `use plsc-mae`.
 _COMMANDS = {
     **dict.fromkeys(("eval", "evaluate", "evaluation", "test", "val", "validate"), _EVALUATE),
     **dict.fromkeys(("train", "training", "fit"), "pretrain, finetune or linprobe"),
@@ -259,7 +260,7 @@ _COMMANDS = {
 
 
 def hint_at_option(name: str, known: Collection[str]) -> str:
-    """Return the end of an error message about an option of another program, or "" if the name is not listed.
+    """Return the end of an error message about an option of another program, or "" if there is no hint.
 
     Args:
         name: the unknown option, without dashes.
@@ -273,11 +274,11 @@ def hint_at_option(name: str, known: Collection[str]) -> str:
 
 
 def hint_at_command(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error message about a command of another program, or "" if the name is not listed.
+    """Return the end of an error message about a command of another program, or "" if there is no hint.
 
     Args:
         name: the unknown command.
-        known: names of the commands, in one or two words; the second word alone is recognized too.
+        known: names of the commands, in one or two words; a second word that only one of them has is recognized too.
     """
     word = name.lower().replace("-", "_")
     fitting = [command for command in known if command.split()[1:] == [word]]

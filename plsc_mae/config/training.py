@@ -1,8 +1,8 @@
 """Options of every training run, and of every pre-training run.
 
-Each option is declared once, with the default of facebookresearch/mae's pre-training. Where a method's phase has
-other defaults, the table `defaults` of its config class has them, for example in config/cae.py. Names are those of
-facebookresearch/mae, PLSC and CAE, so that their published commands work unchanged.
+Options that facebookresearch/mae has too are declared with the default of its pre-training. Where a method's phase has
+other defaults, the table `defaults` of its config class has them, for example in config/cae.py. Names follow
+facebookresearch/mae, PLSC and Atten4Vis/CAE.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LAUNCHER = "`plsc-mae launch` starts the processes and sets the rank of each"
 _WANDB = "--logger wandb records the run in Weights & Biases, in the project WANDB_PROJECT of the account WANDB_ENTITY"
 _SUBMITIT = "it belongs to submitit's Slurm launcher; see docs/scale-out.md for the launch line"
 
-# Flags of BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch for services that plsc_mae does not use.
+# Flags of other code bases for DeepSpeed and Weights & Biases.
 DEEPSPEED = {"enable_deepspeed": Retired("DeepSpeed needs PyTorch", takes_value=False)}
 WANDB = {
     "log_wandb": Retired(_WANDB, takes_value=False),
@@ -28,7 +28,7 @@ WANDB = {
     "wandb_entity": Retired(_WANDB),
 }
 
-SHORT_RUN_WARMUP = 0.1  # share of a run that is shorter than the default warm-up; that of MAE's recipe
+SHORT_RUN_WARMUP = 0.1  # warm-up of a run shorter than the default warm-up, as a share of the run
 
 _run = in_group("Run")
 _checkpoints = in_group("Checkpoints and resuming")
@@ -42,7 +42,7 @@ _evaluation = in_group("Evaluation during pre-training")
 
 @dataclass(kw_only=True, frozen=True)
 class TrainingConfig:
-    """Options of every training run. A subclass adds the options of a phase, and below it those of a method.
+    """Options of every training run; subclasses add those of phases and methods.
 
     Attributes:
         method: name of the method.
@@ -263,9 +263,9 @@ class TrainingConfig:
 
     @classmethod
     def adapted_defaults(cls, given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-        """Return {option: (fitting value, sentence for the log)} for every default that the given options rule out.
+        """Return {option: (fitting value, sentence for the log)} for defaults that the given options rule out.
 
-        If no warm-up is given and the run is shorter than the default one, the warm-up is a tenth of the run.
+        This is the warm-up: if none is given and the run is shorter than the default warm-up, it is a tenth of the run.
 
         Args:
             given: the options that the user has set, by name.
@@ -348,7 +348,7 @@ class TrainingConfig:
             )
 
     def _check_compile(self) -> None:
-        """Raise ConfigError for an option whose code cannot be part of a static program."""
+        """Raise ConfigError if an option is set that --compile does not support."""
         options = {name: getattr(self, name, 1) for name in ("tensor_parallel", "pipeline_parallel")}
         conflicts = [f"--{name} {value}" for name, value in options.items() if value > 1]
         conflicts += [f"--sharding_stage {self.sharding_stage}"] if self.sharding_stage > 1 else []
@@ -424,7 +424,7 @@ class PretrainConfig(TrainingConfig):
 
     @property
     def picture_epochs(self) -> int:
-        """Epochs between pictures, 0 for none; by default a run draws them 10 to 19 times, or after every epoch."""
+        """Epochs between pictures, 0 for none; by default a tenth of the run, at least 1."""
         return max(1, self.epochs // 10) if self.vis_freq is None else self.vis_freq
 
     def __post_init__(self) -> None:
@@ -438,8 +438,11 @@ class PretrainConfig(TrainingConfig):
 
 @dataclass(kw_only=True, frozen=True)
 class NormOptions:
-    """Options of the layer norms, in place of those of --model."""
+    """Epsilon of the layer norms in the blocks and, in a classifier, of the norm after the pooling."""
 
     norm_eps: float | None = _network(
-        None, "epsilon of the layer norms of the blocks; weights trained by LiBai need 1e-5 [1e-6]", within="(0, 1)"
+        None,
+        "epsilon of the layer norms in the blocks and after the pooling of a classifier; weights trained by LiBai need "
+        "1e-5 [1e-6]",
+        within="(0, 1)",
     )

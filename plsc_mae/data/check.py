@@ -1,6 +1,6 @@
-"""Check of image files without decoding them: headers, and the ends of files of the usual formats.
+"""Check of image files by their headers, and of the usual formats by the ends of the files, mostly without decoding.
 
-A file that looks damaged is decoded to be sure, so no usable file is reported. Damage inside the pixel data is found
+A file that looks damaged is decoded, so that no usable file is reported as bad. Damage inside the pixel data is found
 only when an image is decoded.
 """
 
@@ -59,14 +59,15 @@ class FileReport(NamedTuple):
 
 
 def examine_file(path: str, pixel_format: PixelFormat = RGB) -> FileReport:
-    """Check a file without decoding it, unless it looks damaged or needs a pixel range that is not given.
+    """Check a file, and decode it only if its header and its end do not suffice.
 
     Args:
         path: the file.
-        pixel_format: form in which the images will be read.
+        pixel_format: format in which the images will be read.
 
     Returns:
-        The file's properties. A file that cannot be read has `Note.BAD` and a reason; no error is raised for it.
+        The file's properties, as far as Pillow opens it. A file that cannot be read has `Note.BAD` and a reason; no
+        error is raised for it.
 
     Raises:
         ConfigError: the package that reads the format is not installed.
@@ -122,7 +123,7 @@ def _is_complete(header: Image.Image, file: IO[bytes], size: int) -> bool:
 
 
 def _bytes_per_pixel(header: Image.Image) -> float:
-    """Return an upper limit of the bytes per pixel; if it is too high, an intact file is decoded needlessly."""
+    """Estimate the bytes per pixel, rather too high: an intact file is then decoded needlessly."""
     return 1 / 8 if header.mode == "1" else len(header.getbands()) * (4 if depth.is_deep(header) else 1)
 
 
@@ -141,7 +142,7 @@ class HeaderDataset:
         pixel_format: see `examine_file`.
 
     Attributes:
-        current_read: receives the index of each file before it is read; None disables the record.
+        current_read: see `ReadsFiles`.
     """
 
     def __init__(self, images: ImageList, pixel_format: PixelFormat) -> None:
@@ -160,7 +161,7 @@ class HeaderDataset:
         return {name: np.asarray(number, np.int64) for name, number in numbers.items()}
 
     def _examine(self, path: str) -> Note:
-        """Return the properties of a file; a file listed once per tile is examined once."""
+        """Return the properties of a file; a file that is listed several times in a row is examined once."""
         if self._last[0] != path:
             self._last = path, examine_file(path, self.pixel_format).notes
         return self._last[1]
@@ -185,7 +186,9 @@ def check_files(
     pixel_format: PixelFormat = RGB,
     remedy: str = "",
 ) -> npt.NDArray[np.int64]:
-    """Check the files of a list, or this process's part of them, with a progress bar on a terminal.
+    """Check the files of a list, or this process's part of them.
+
+    On a terminal, the process of rank 0 shows a progress bar for more than 4096 files.
 
     Args:
         images: the files.
@@ -201,6 +204,7 @@ def check_files(
 
     Raises:
         DataError: the list is empty, or workers cannot be started or keep dying.
+        ConfigError: the package that reads a file's format is not installed.
     """
     sampler = EpochBatchSampler(len(images), _BATCH, rank, world_size, seed=0, shuffle=False, drop_last=False)
     workers = num_workers if len(images) > _FEW_FILES else 0
@@ -217,11 +221,11 @@ def check_files(
 
 
 def _announcer(images: ImageList, batches: int, remedy: str) -> Callable[[int], None]:
-    """Return a callback for the number of finished batches; it logs the remaining time of a long check once."""
+    """Return a function of the number of finished batches that logs the remaining time of a long check once."""
     started, announced = time.monotonic(), False
 
     def announce(done: int) -> None:
-        """Log the remaining time once, a few seconds after the start, if it is long."""
+        """Estimate the remaining time once, a few seconds after the start, and log it if it is long."""
         nonlocal announced
         passed = time.monotonic() - started
         if announced or passed < _ESTIMATE_SECONDS:

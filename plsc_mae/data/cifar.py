@@ -52,7 +52,7 @@ def read_cifar(data_path: str | Path, split: str) -> CifarImages:
     """Read the training or the test images of CIFAR-10 or CIFAR-100 into memory.
 
     Args:
-        data_path: folder `cifar-10-batches-bin` or `cifar-100-binary`, or a folder that contains one of them.
+        data_path: folder of the files, or a folder that contains `cifar-10-batches-bin` or `cifar-100-binary`.
         split: "train" for the training images; any other value reads the test images.
 
     Raises:

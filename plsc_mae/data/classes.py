@@ -1,10 +1,13 @@
 """Classes of images, matched by name with the classes of a checkpoint or of another data set.
 
-The number of a class depends on the other classes of its data set, so only names identify classes. Names are compared
-exactly; if that fails, without surrounding blanks and in Unicode's composed form (macOS writes decomposed file names);
-if that fails, numbers are also compared by value, so folder 7 is class 07; if that fails, names that are not UTF-8 are
-read as GBK. The labels of a list file may also be the
-class numbers of a reference whose classes have other names, and ImageNet's synsets may have names in words there.
+The number of a class depends on the other classes of its data set, so only names identify classes. The first rule by
+which every name has one match applies:
+- names are equal;
+- names are equal without surrounding blanks and in Unicode's composed form (macOS writes decomposed file names);
+- numbers have equal values, so folder 7 is class 07;
+- names that are not UTF-8 are read as GBK;
+- labels without names are the class numbers of a reference whose classes have names;
+- ImageNet's synsets are the classes of a reference that has them in words, in the same order.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ class LabeledImages(Protocol):
 
     @property
     def numbered(self) -> bool:
-        """True if the classes are the labels of a list file, which has no other names."""
+        """True if the classes are numbers without names, such as the labels of a list file."""
 
 
 class Reference(NamedTuple):
@@ -71,7 +74,7 @@ class ClassMatch(NamedTuple):
 
     Attributes:
         labels: the reference's class number [n] of every image.
-        note: sentence for the log if the two sets of classes differ in any way; empty if they are equal.
+        note: sentence for the log; "" if the images have all classes of the reference under their names, in order.
     """
 
     labels: npt.NDArray[np.int64]
@@ -84,10 +87,10 @@ class _Found(NamedTuple):
 
 
 def match_images(images: LabeledImages, reference: Reference) -> ClassMatch:
-    """Convert the labels of images to the class numbers of a reference by name; classes without images need no match.
+    """Convert the labels of images to the class numbers of a reference; classes without images need no match.
 
     Raises:
-        DataError: images have a class that the reference lacks or has twice.
+        DataError: a class of the images has no match in the reference, or several.
     """
     present = np.unique(images.labels)
     names = [images.classes[number] for number in present]
@@ -107,7 +110,7 @@ class ClassOrder:
 
     Args:
         names: class names in the order of the labels of the data; empty if they are unknown.
-        numbered: whether the classes are the labels of a list file, which has no other names.
+        numbered: whether the classes are numbers without names, such as the labels of a list file.
 
     Attributes:
         names: class names in the order of the outputs.
@@ -135,7 +138,7 @@ class ClassOrder:
         """Adopt the order of the classes that a checkpoint stores, without a check if the data has no class names.
 
         Args:
-            stored: class names in the checkpoint; None if it stores none, so that the order of the data is kept.
+            stored: class names in the checkpoint; None or empty keeps the order of the data.
             path: the checkpoint, for messages.
             remedy: advice to the user whose classes changed, for messages.
 
@@ -192,13 +195,13 @@ def class_warnings(images: LabeledImages) -> Iterator[str]:
 
 
 def log_class_warnings(images: LabeledImages) -> None:
-    """Log the sentences of `class_warnings`."""
+    """Log the sentences of `class_warnings` as warnings."""
     for sentence in class_warnings(images):
         logger.warning("%s", sentence)
 
 
 def label_warnings(images: LabeledImages) -> Iterator[str]:
-    """Yield a sentence if the labels of a list file seem to start at 1."""
+    """Yield a sentence if labels without names seem to start at 1."""
     if images.numbered and images.labels.min() == 1:
         yield (
             f"{images.source} has no label 0, only {span(1, images.labels.max())}; the first class is "
@@ -207,7 +210,7 @@ def label_warnings(images: LabeledImages) -> Iterator[str]:
 
 
 def sorted_as_text(names: Sequence[str]) -> str | None:
-    """Return the first name out of numeric order, as 10 before 2; None if none is, or if a name is not a number."""
+    """Return the first name out of numeric order, as 10 before 2; None without one, or if a name is not a number."""
     values = [_value(name) for name in names]
     if not names or any(value is None for value in values):
         return None
@@ -236,7 +239,7 @@ def _match(names: Sequence[str], known: Sequence[str], *, numbered: bool) -> _Fo
 
 
 def _is_imagenet(names: Sequence[str], known: Sequence[str]) -> bool:
-    """Return True for the 1000 synsets of ImageNet-1k and its classes in words, as in files of Hugging Face."""
+    """Return True if `names` seem to be the synsets of ImageNet-1k and `known` its classes in words, in order."""
     if not len(names) == len(known) == _IMAGENET_CLASSES or "tench" not in known[0] or "toilet" not in known[-1]:
         return False
     return list(names) == sorted(names) and all(re.fullmatch(r"n\d{8}", name) for name in names)
@@ -272,7 +275,7 @@ def _value_or_name(name: str) -> int | str:
 
 
 def _note(names: Sequence[str], found: _Found, source: str, reference: Reference) -> str:
-    """Return a sentence about a match, or "" if all classes are present under the same names and numbers."""
+    """Return the note of `ClassMatch` about a match."""
     known, numbers = reference.names, found.numbers
     parts = []
     if found.rule:
@@ -292,7 +295,7 @@ def _note(names: Sequence[str], found: _Found, source: str, reference: Reference
 
 
 def _refusal(names: Sequence[str], images: LabeledImages, reference: Reference) -> str:
-    """Return the sentence about classes `names` of the images that the reference lacks or has twice, with a remedy."""
+    """Return the error message about `names`, classes of the images that cannot be matched with the reference."""
     known = reference.names
     twice = [name for name, number in Counter(known).items() if number > 1 and name in names]
     if twice:
@@ -325,7 +328,7 @@ def _difference(names: Sequence[str], stored: Sequence[str]) -> str:
 
 
 def _unknown(names: Sequence[str], known: Sequence[str]) -> str:
-    """Return text that lists the names missing from `known`, and a known name that resembles one of them."""
+    """Return text that lists the names missing from `known`; it adds the first that resembles a known name, if any."""
     similar = {_letters(name): name for name in known}
     unknown = [name for name in names if name not in set(known)]
     alike = [f" ('{name}' resembles '{similar[_letters(name)]}')" for name in unknown if _letters(name) in similar]

@@ -61,10 +61,10 @@ class FinetuneAugment:
     is_rgb: bool = True
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
-        """Augment an image; `rng` draws the crop, the flip, the color changes and the erased boxes, in this order.
+        """Augment an image; `rng` draws crop, flip, RandAugment or color jitter, and erasing, in this order.
 
         Raises:
-            DataError: the image is too small for the crop of an input of up to 32 pixels.
+            DataError: the image cannot be decoded, or is too small for the crop of an input of up to 32 pixels.
         """
         pixels = self._crop(image, rng)
         if rng.random() < self.hflip:
@@ -89,7 +89,7 @@ class FinetuneAugment:
 def linear_probe_augment(
     size: tuple[int, int], scale: tuple[float, float] = (0.08, 1.0), draw_box: DrawBox = clamped_crop_box
 ) -> RandomCropFlip:
-    """Return the augmentation of linear probing: a random crop resized to `size` = (h, w), then a flip.
+    """Return the augmentation of linear probing: a random crop resized to `size` = (h, w), then a random flip.
 
     By default the crop is drawn once and clamped to the image, as in facebookresearch/mae util/crop.py; `draw_box`
     replaces that rule. `scale` is the range of the crop's area as a fraction of the image area.
@@ -104,9 +104,9 @@ def evaluation_transform(
 
     Args:
         size: output size (h, w).
-        crop_pct: ratio of the output's longer side to the shorter side of the resized image. Default: 224 / 256 for
-            outputs of 33 to 224 pixels, else 1. So a 32-pixel image is not resized for a 32-pixel output.
-        interpolation: filter of the resize; k-NN evaluation uses bilinear.
+        crop_pct: side of a square output / shorter side of the resized image; for other outputs see
+            `ResizeCenterCrop`. Default: 224 / 256 if the longer side of the output has 33 to 224 pixels, else 1.
+        interpolation: filter of the resize.
     """
     side = max(size)
     if crop_pct is None:
@@ -118,7 +118,7 @@ def padded_crop(image: SourceImage, size: tuple[int, int], rng: np.random.Genera
     """Pad an image by 4 black pixels on each side and take a random crop of `size` = (h, w) (torchvision's RandomCrop).
 
     Raises:
-        DataError: the padded image is smaller than the crop.
+        DataError: the image cannot be decoded, or is smaller than the crop after padding.
     """
     free = [side + 2 * _TINY_PADDING - crop for side, crop in zip((image.height, image.width), size, strict=True)]
     if min(free) < 0:

@@ -64,7 +64,7 @@ _OPENCV_UPSCALING = {"bicubic": "INTER_CUBIC", "bilinear": "INTER_LINEAR", "lanc
 # Resizing a strip of 1 x 10000 pixels by its shorter side would need gigabytes. The limit equals Pillow's for decoding.
 _MAX_RESIZED_PIXELS = 2 * 89_478_485
 _SAMPLED_SIDE = 2048  # pixels
-_SAMPLED_ROWS = 256  # that are in memory at a time
+_SAMPLED_ROWS = 256  # in memory at a time
 _MAX_FILE_BYTES = 8 * _MAX_RESIZED_PIXELS  # uncompressed 16-bit RGBA
 
 
@@ -78,7 +78,7 @@ class Box(NamedTuple):
 
 
 class SourceImage(ABC):
-    """Image file with known size; its pixels are decoded on first use.
+    """Image of known size; the pixels of a file are decoded on first use.
 
     Attributes:
         decodes_whole: whether a crop decodes all pixels of the file.
@@ -148,7 +148,7 @@ class PilImage(SourceImage):
 class OpenCVImage(SourceImage):
     """Image of the opencv backend, which reads intact RGB and gray JPEG files.
 
-    After a full-size decode, downscaling always averages areas (INTER_AREA), and upscaling uses the requested
+    After a full-size decode, OpenCV averages areas (INTER_AREA) if neither side grows, else it uses the requested
     interpolation. After a reduced decode, Pillow's filter resizes to the final size. The decoded pixels are cached and
     reused by later calls that need no higher resolution.
     """
@@ -219,7 +219,7 @@ class RasterImage(SourceImage):
 
 
 class ReducedJpeg(SourceImage):
-    """JPEG file of any size, decoded at 1/2, 1/4 or 1/8 of its size as long as a crop stays as large as the output."""
+    """JPEG file of any size, decoded at 1/8, 1/4 or 1/2 of its size if a crop stays as large as the output."""
 
     def __init__(self, path: str, header: Image.Image, data: bytes) -> None:
         super().__init__(path, header)
@@ -242,18 +242,18 @@ class ReducedJpeg(SourceImage):
 
 
 def open_image(path: str | Path, backend: Backend = "pil", pixel_format: PixelFormat = RGB) -> SourceImage:
-    """Read a file and parse its header; pixels are decoded later.
+    """Read a file and parse its header; in most formats, pixels are decoded later.
 
     The backend reads RGB images; `plsc_mae.data.raster` reads arrays and images of other channels. With
-    `pixel_format.tile`, TIFF files are read by `raster` too, JPEG files are decoded at reduced size, and neither the
-    size of a file nor its number of pixels is limited.
+    `pixel_format.tile`, neither the size of a file nor its number of pixels is limited; of RGB images, `raster` then
+    reads the TIFF files too, and JPEG files are decoded at a reduced size where the crop allows it.
 
     The opencv backend falls back to Pillow for formats other than JPEG, for CMYK, and for JPEG files without an end
     marker, which OpenCV would fill with gray instead of rejecting.
 
     Raises:
-        DataError: the file cannot be read, is not an image, or has bands that do not fit the channels.
-        ConfigError: the backend, or the package that reads the format, is not installed.
+        DataError: the file cannot be read as an image of this format.
+        ConfigError: the backend, or the package that reads the format, cannot be imported.
     """
     path = str(path)
     require_backend(backend)
@@ -266,7 +266,10 @@ def open_image(path: str | Path, backend: Backend = "pil", pixel_format: PixelFo
 
 
 def open_content(path: str, data: bytes, backend: Backend = "pil", pixel_format: PixelFormat = RGB) -> SourceImage:
-    """Open the content of a file as `open_image` does; `path` is named in messages, and its suffix gives the format."""
+    """Open the content of a file; for the errors see `open_image`.
+
+    Messages name `path`, whose suffix distinguishes arrays and TIFF files from other formats.
+    """
     pixel_range, any_size = pixel_format.range, pixel_format.tile > 0
     with as_data_error(path), any_number_of_pixels() if any_size else nullcontext():
         if reads_bands(path, pixel_format):
@@ -284,9 +287,9 @@ def open_content(path: str, data: bytes, backend: Backend = "pil", pixel_format:
 
 
 def deep_values(path: str, pixel_format: PixelFormat = RGB) -> Iterator[depth.Values]:
-    """Yield the values of a file with more than 8 bits per band in parts, only the center of a large one.
+    """Yield the values of a file with more than 8 bits per band; nothing is yielded for a file of 8 bits.
 
-    Nothing is yielded for a file of 8 bits.
+    A file that is read by bands is yielded in parts, and only its center of up to 2048 x 2048 pixels.
 
     Raises:
         Exception: of many types: the file cannot be read.
@@ -320,14 +323,14 @@ def open_values(path: str) -> Raster:
 
 
 def reads_bands(path: str, pixel_format: PixelFormat) -> bool:
-    """Return whether a file is read band by band, and not as 8-bit RGB by a backend."""
+    """Return whether `plsc_mae.data.raster` reads a file by its bands; otherwise a backend reads it as 8-bit RGB."""
     suffixes = (*ARRAY_EXTENSIONS, *(TIFF_SUFFIXES if pixel_format.tile else ()))
     return not pixel_format.is_rgb or path.lower().endswith(suffixes)
 
 
 @contextmanager
 def any_number_of_pixels() -> Iterator[None]:
-    """Disable Pillow's limit on the number of pixels."""
+    """Disable Pillow's limit on the number of pixels in the context."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
@@ -348,10 +351,11 @@ def open_regular(path: str, *, any_size: bool = False) -> Iterator[tuple[IO[byte
     `any_size` disables the size limit.
 
     Raises:
-        OSError: the file does not exist or cannot be opened.
-        ValueError: the path is a pipe (which could block), a device (which may never end), an empty file, or a file
-            too large to be an image.
+        OSError: the file or member does not exist or cannot be opened.
+        ValueError: the path is a pipe (which could block), a device (which may never end), an empty file, a file too
+            large to be an image, or a member that cannot be decompressed.
         DataError: the archive is damaged.
+        ConfigError: the package that reads the archive is not installed.
     """
     with ExitStack() as stack:
         try:
@@ -371,12 +375,12 @@ def open_regular(path: str, *, any_size: bool = False) -> Iterator[tuple[IO[byte
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Open a file; a pipe without a writer does not block."""
+    """Return a descriptor of a file, without waiting for the writer of a pipe."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def require_backend(backend: Backend) -> None:
-    """Raise ConfigError unless the packages that `backend` needs are installed."""
+    """Raise ConfigError if `backend` needs a package that cannot be imported."""
     if backend == "opencv":
         _opencv()
 
@@ -390,7 +394,7 @@ def _opencv() -> ModuleType:
 
 
 def _reduction(box: Box, size: tuple[int, int]) -> int:
-    """Return the largest libjpeg reduction (8, 4, 2 or 1) that leaves the crop at least as large as the output."""
+    """Return the largest libjpeg reduction (8, 4 or 2) that leaves the crop at least as large as the output, else 1."""
     for factor in (8, 4, 2):
         if box.height // factor >= size[0] and box.width // factor >= size[1]:
             return factor
@@ -415,17 +419,13 @@ def _to_rgb(path: str, image: Image.Image) -> Image.Image:
     if depth.is_unmarked_band(image):
         depth.log_loss("bands", path, "has more than three bands; only the first three are used")
     image.load()
-    rgb = image if image.mode == "RGB" else image.convert("RGB")  # would copy RGB
+    rgb = image if image.mode == "RGB" else image.convert("RGB")  # `convert` would copy RGB
     depth.log_lost_alpha(path, image)
     return rgb
 
 
 def _deep_to_rgb(path: str, image: Image.Image) -> Image.Image:
-    """Convert a 16-bit image without a pixel range to 8-bit RGB: divide by 256.
-
-    Raises:
-        ValueError: the image has 32-bit values.
-    """
+    """Convert a 16-bit image to 8-bit RGB by dividing by 256; raise ValueError for 32-bit values."""
     if not depth.has_default_range(image):
         raise ValueError(f"it has 32-bit pixels (mode {image.mode}), whose range is not known{depth.range_remedy()}")
     if image.mode.startswith("I"):

@@ -1,7 +1,8 @@
-"""Drawn data sets of labeled images, so that every command can be tried without a download.
+"""Drawn data sets of labeled images, so that commands can be tried without a download.
 
-Layout: ROOT/{train,val}/<class>/<index>.jpg, with ten classes. There are two kinds of pictures: `shapes` for features
-that beat raw pixels and random weights, and `objects` for reconstructions that one can judge at a glance.
+Layout: ROOT/{train,val}/<class>/<index>.jpg with ten classes, or with masks see `make_demo_data`. There are two kinds
+of pictures: `shapes` for features that beat raw pixels and random weights, and `objects` for reconstructions that one
+can judge at a glance.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ CLASSES = KINDS[DEFAULT_KIND].classes
 
 @dataclass(frozen=True, kw_only=True)
 class DemoParameters:
-    """Parameters that determine the pictures of a demo data set; saved in its demo.json.
+    """Parameters of a demo data set; saved in its demo.json.
 
     Raises:
         ConfigError: a parameter is below its minimum, or the kind is unknown.
@@ -76,7 +77,7 @@ class DemoParameters:
         return KINDS[self.kind].classes
 
     def marker(self) -> dict[str, int | str]:
-        """Return the content of demo.json; "masks" and "kind" have defaults, because older data sets lack them."""
+        """Return the content of demo.json; "masks" and "kind" are left out at their defaults, as in older data sets."""
         defaults = {"masks": False, "kind": DEFAULT_KIND}
         return {name: value for name, value in asdict(self).items() if defaults.get(name) != value}
 
@@ -207,11 +208,7 @@ def _picture_rng(split: str, class_name: str, index: int, seed: int, kind: str) 
 
 
 def _is_finished(root: Path, parameters: DemoParameters) -> bool:
-    """Return True if `root` holds exactly this data set, False if it is missing, empty or unfinished.
-
-    Raises:
-        DataError: `root` is a file, or contains other files, other demo data or a damaged demo.json.
-    """
+    """Return True if `root` holds this data set, False if it is missing, empty or unfinished; else raise DataError."""
     if root.exists() and not root.is_dir():
         raise DataError(f"{root} is a file; choose a new or empty folder for the demo data")
     for marker in (root / FINISHED, root / UNFINISHED):
@@ -235,7 +232,7 @@ def _read_marker(marker: Path) -> object:
 
 
 def _draw_all(root: Path, parameters: DemoParameters, progress: bool) -> None:
-    """Draw every missing picture; a file gets its final name only when it is complete."""
+    """Draw every missing picture; a picture gets its final name only when it is complete."""
     images = root / "images" if parameters.masks else root
     root.mkdir(parents=True, exist_ok=True)
     (root / UNFINISHED).write_text(json.dumps(parameters.marker()))

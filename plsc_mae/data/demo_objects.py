@@ -1,8 +1,8 @@
 """Pictures of shaded objects in front of walls: the demo set whose reconstructions can be judged at a glance.
 
-A picture shows one object, such as a cat, a house or a sailboat, in front of a textured wall, by day or by night. The
-colors are fixed, and place, size and rotation vary little. So a small network learns in minutes to
-redraw hidden parts. For the same reason raw pixels suffice to classify the pictures; `demo_shapes` is for that.
+A picture shows one object, such as a cat, a house or a sailboat, in front of a textured wall. The colors are those of
+day or night, and place, size and rotation vary little. So a small network learns in minutes to redraw hidden parts. For
+the same reason raw pixels suffice to classify the pictures; features are measured on `demo_shapes` instead.
 
 Lengths are fractions of the image side, in coordinates (x right, y down); an object's own coordinates are in -1..1.
 """

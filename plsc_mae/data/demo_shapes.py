@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 SUPERSAMPLING = 4  # shapes are drawn at 4 times the size and downscaled, for smooth edges
-RADIUS_RANGE = (0.156, 0.234)  # of a shape's enclosing circle, as a fraction of the image side
+RADIUS_RANGE = (0.156, 0.234)  # of a shape, as a fraction of the image side
 MAX_COPIES = 4  # fewer are drawn if they do not fit
 MAX_ATTEMPTS = 100  # random positions that are tried for the copies
 SPACING = 2.05  # minimum distance between the centers of two copies, in radii
@@ -27,7 +27,7 @@ NOISE_STD = 1.5  # of 255
 
 
 class Layer(NamedTuple):
-    """Polygon [N, 2] within the unit disc, added to the shape or, as a hole, cut out of it."""
+    """Polygon [N, 2] around (0, 0), in radii of the shape; it is added to the shape or, as a hole, cut out of it."""
 
     points: NDArray[np.float64]
     hole: bool = False
@@ -112,7 +112,7 @@ def _draw_coverage(shape: tuple[Layer, ...], image_size: int, rng: np.random.Gen
 
 
 def _draw_centers(radius: float, rng: np.random.Generator) -> list[NDArray[np.float64]]:
-    """Draw up to `MAX_COPIES` centers (x, y) of copies that do not touch, as fractions of the image side, in [0, 1)."""
+    """Draw up to `MAX_COPIES` centers (x, y) at least `SPACING` radii apart, as fractions of the image side."""
     centers: list[NDArray[np.float64]] = []
     for center in rng.uniform(0.0, 1.0, (MAX_ATTEMPTS, 2)):
         if len(centers) < MAX_COPIES and all(np.hypot(*(center - other)) > SPACING * radius for other in centers):

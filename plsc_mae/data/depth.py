@@ -50,7 +50,7 @@ class PixelRange(NamedTuple):
 
 
 class TiffLayout(NamedTuple):
-    """Size and depth of a TIFF file."""
+    """Size in pixels, number of bands and bits per band of a TIFF file."""
 
     height: int
     width: int
@@ -87,7 +87,7 @@ def has_pages(header: Image.Image) -> bool:
 
 
 def is_unmarked_band(header: Image.Image) -> bool:
-    """Return True if an image that has not been decoded yet is a TIFF with bands beyond RGB that are not alpha."""
+    """Return True if an image that is not decoded yet is a TIFF with bands beyond RGB that are not marked as alpha."""
     return header.format == "TIFF" and any(layout.startswith(("RGBX", "RGBAX")) for layout in _layouts(header))
 
 
@@ -113,7 +113,8 @@ def read_values(header: Image.Image, data: bytes, *, all_bands: bool = False) ->
         all_bands: True keeps bands beyond gray and RGB, such as alpha.
 
     Raises:
-        ValueError: OpenCV must decode the file, but is not installed or fails.
+        ValueError: OpenCV must decode the file, but cannot be imported or fails.
+        Exception: of other types: Pillow cannot decode the file.
     """
     if header.format != "PPM" and (header.mode in ("I", "F") or header.mode.startswith("I;16")):
         return np.asarray(header)
@@ -149,7 +150,10 @@ def to_8_bits(values: Values, pixel_range: PixelRange) -> npt.NDArray[np.uint8]:
 
 
 def scale(values: Values, pixel_range: PixelRange) -> npt.NDArray[Any]:
-    """Map values of any shape linearly from `pixel_range` to 0..255, clipped, as floats; NaN becomes 0."""
+    """Map values of any shape linearly from `pixel_range` to 0..255, clipped; NaN becomes 0.
+
+    The result is float32, or float64 for integers of more than 16 bits.
+    """
     low, high = pixel_range
     wide = values.dtype.kind in "iu" and values.dtype.itemsize > 2
     exact = np.float64 if wide else np.float32
@@ -160,7 +164,7 @@ def scale(values: Values, pixel_range: PixelRange) -> npt.NDArray[Any]:
 
 
 def tiff_layout(data: bytes) -> TiffLayout | None:
-    """Return the layout of a TIFF file, also of one that Pillow cannot identify; None for others and damaged ones."""
+    """Return the layout of the content of a TIFF file, which Pillow need not identify; None for other content."""
     if not data.startswith(_TIFF_MAGIC):
         return None
     try:
@@ -181,6 +185,7 @@ def open_header(data: bytes, pixel_range: PixelRange | None) -> Image.Image:
         ValueError: the file is a TIFF that Pillow cannot identify, and has more than four bands, needs a pixel range,
             exceeds Pillow's limit of pixels, or cannot be decoded by OpenCV.
         UnidentifiedImageError: the file is not an image of a known format.
+        Exception: of other types: Pillow cannot open the file, or refuses its number of pixels.
     """
     try:
         return Image.open(io.BytesIO(data))
@@ -205,7 +210,7 @@ def open_header(data: bytes, pixel_range: PixelRange | None) -> Image.Image:
 
 
 def log_loss(kind: Kind, path: str, text: str, *values: object) -> None:
-    """Log once per kind that a part of a file is not used.
+    """Warn that a part of a file or of its depth is lost, once per kind.
 
     Args:
         kind: the kind of loss.
@@ -220,17 +225,17 @@ def log_loss(kind: Kind, path: str, text: str, *values: object) -> None:
 
 
 def is_logged(kind: Kind) -> bool:
-    """Return True if a message of this kind was logged, or after `log_nothing`."""
+    """Return True after a message of this kind, or after `log_nothing`."""
     return bool(_logged[_KINDS.index(kind)])
 
 
 def log_nothing() -> None:
-    """Log nothing from now on, for a caller that reports these properties itself."""
+    """Disable `log_loss` from now on, for a caller that reports these properties itself."""
     _logged[: len(_KINDS)] = bytes([1] * len(_KINDS))
 
 
 def log_shallow(path: str, largest: int) -> None:
-    """Warn once if a 16-bit file, whose largest value is `largest`, fills few of the 256 levels after division."""
+    """Warn once if a 16-bit file with the largest value `largest` fills at most half of the levels after division."""
     if largest < HALF_RANGE:
         levels = max(1, (1 << int(largest).bit_length()) // 256)
         log_loss(
@@ -299,7 +304,7 @@ def sampled_range(paths: Sequence[str], read: Callable[[str], Iterable[Values]])
         read: returns the values of a file in parts, none for a file of 8 bits; see `decode.deep_values`.
 
     Returns:
-        The range; None if no sampled file that can be read has more than 8 bits per band.
+        The range; None if the sampled files have no such values or cannot be read.
     """
     extremes = [found for path in _spaced(paths) for found in _extremes(path, read)]
     if not extremes:
@@ -337,7 +342,7 @@ def deep_values(data: bytes) -> Values | None:
     """Return the values in the content of a file; None if it has at most 8 bits per band or no known format.
 
     Raises:
-        ValueError: see `read_values`.
+        Exception: of many types: the content cannot be decoded.
     """
     try:
         header = Image.open(io.BytesIO(data))

@@ -1,4 +1,4 @@
-"""Pictures of images with any number of channels: up to three channels, with stretched contrast for deep images."""
+"""Pictures of one or three channels of images, with stretched contrast for deep images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Display(NamedTuple):
 
     Attributes:
         channels: zero-based indices of three channels for red, green and blue, or of one channel for gray.
-        stretched: whether the 2nd and 98th percentile of each channel of an image become black and full brightness.
+        stretched: whether the 2nd and 98th percentile of each channel of the original become 0 and 255.
     """
 
     channels: tuple[int, ...] = (0, 1, 2)
@@ -27,7 +27,7 @@ class Display(NamedTuple):
 
     @classmethod
     def of(cls, pixel_format: PixelFormat, bands: tuple[int, ...] | None = None) -> Display:
-        """Return the display of a run: the channels `bands`, counted from 1, by default the first ones."""
+        """Return the display of the channels `bands`, from 1; by default the first three, or the first of fewer."""
         first = (0, 1, 2) if pixel_format.channels >= RGB_CHANNELS else (0,)
         chosen = tuple(band - 1 for band in bands) if bands else first
         return cls(chosen, pixel_format.dtype is np.float32)
@@ -36,7 +36,7 @@ class Display(NamedTuple):
         """Return pictures uint8 [B, H, W, 3] by label.
 
         Args:
-            drawn: images by label, the original first; the percentiles of the original apply to all of them.
+            drawn: images [B, H, W, C] from 0 to 1 by label, the original first; its percentiles apply to all of them.
         """
         shown = {label: self._show(stack) for label, stack in drawn.items()}
         if self.stretched:
@@ -48,7 +48,7 @@ class Display(NamedTuple):
 
     def draw_pixels(self, pixels: Pixels) -> Pixels:
         """Return the picture uint8 [H, W, 3] of pixels [H, W, C] from 0 to 255; 8-bit RGB is unchanged."""
-        if self == RGB_DISPLAY and pixels.dtype == np.uint8:
+        if self == RGB_DISPLAY and pixels.dtype == np.uint8 and pixels.shape[2] == RGB_CHANNELS:
             return pixels
         return self.draw({"": pixels[None] / np.float32(255)})[""][0]
 

@@ -35,7 +35,8 @@ def random_erasing_box(
     """Draw a box of random area and aspect ratio, lower and narrower than the image.
 
     Args:
-        uniform: function that draws a number from [0, 1); each attempt takes two, for area and log aspect ratio.
+        uniform: function that draws a number from [0, 1). Each attempt takes two draws, for area and log aspect ratio;
+            an accepted box takes two more, for top and left, unless `below` is given.
         height: image height in pixels.
         width: image width in pixels.
         count: number of boxes in the image; the drawn area is divided by it.

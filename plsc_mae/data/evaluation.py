@@ -1,7 +1,7 @@
 """Data set for commands with a result per image, such as predictions, features and accuracies.
 
-Training replaces an unreadable file by another image. Here the replacement would count as a result of the file, so an
-unreadable file gives a black image that is marked as unreadable, and the caller leaves out its result.
+Training can replace an unreadable file by another image. Here the replacement would count as a result of the file, so
+an unreadable file gives a black image that is marked as unreadable, and the caller leaves out its result.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class EvaluationDataset(FileDataset):
     """Data set of transformed images that never replaces an unreadable file by another image.
 
     A sample is the transform's arrays plus `INDEX`, "label", "skipped", which is 0, and `UNREADABLE`. With
-    `bad_image="skip"`, the sample of an unreadable file is black and marked as unreadable.
+    `bad_image="skip"`, the sample of an unreadable file is black and marked as unreadable. With `PixelFormat.tile`, a
+    sample is taken from the center tile of the file.
 
     Args:
         images: files and labels.
@@ -75,7 +76,7 @@ class EvaluationDataset(FileDataset):
         }
 
     def reason(self, index: int) -> str:
-        """Read an unreadable file again and return the error message, which names the file."""
+        """Return the error message about an unreadable file, which is read again unless it is known to be bad."""
         try:
             image = center_tile(self._open(index), self.pixel_format.tile)
             self.transform(image, sample_rng(self.seed, 0, index))

@@ -1,7 +1,8 @@
 """Fixed choices of a few training images, for evaluation and training with few labels.
 
-A choice depends on the seed, the names of the classes and the order of the images within each class, not on other
-classes. Choices of one seed are nested: the images of a smaller choice belong to every larger one.
+The choice in a class depends on the seed, the name of the class and the order of its images, not on other classes.
+With one seed, choices by class are nested: the images of a smaller choice belong to every larger one. So are choices
+without classes.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def rows_by_class(images: _Labeled, seed: int) -> list[Rows]:
 
 
 def shots(images: _Labeled, count: int, seed: int) -> Rows:
-    """Return the sorted indices of `count` images of every class.
+    """Return the sorted indices of `count` images of every class that has images.
 
     Raises:
         DataError: a class has fewer images.

@@ -26,6 +26,9 @@ class FileDataset(ABC):
 
     Attributes:
         current_read: receives the index of each file before it is read; None disables the record.
+
+    Raises:
+        ConfigError: the package of the backend cannot be imported.
     """
 
     def __init__(
@@ -68,11 +71,7 @@ class FileDataset(ABC):
         """Record a file that `mark_bad` has marked."""
 
     def _open(self, index: int) -> SourceImage:
-        """Open a file.
-
-        Raises:
-            DataError: the file is known to be bad, or cannot be opened.
-        """
+        """Open a file; a file that is known to be bad raises DataError, for other errors see `open_image`."""
         if index in self._known_bad:
             raise DataError(self._known_bad[index])
         if self.current_read is not None:

@@ -35,7 +35,7 @@ Folder = Path | PackedFolder
 
 
 class Count(NamedTuple):
-    """Number of files and the path of the first."""
+    """Number of files or folders, and the path of the first."""
 
     number: int
     example: str
@@ -47,7 +47,7 @@ class LeftOut:
     Attributes:
         hidden: hidden and system files and folders.
         loose: images beside class folders.
-        suffixes: other files by lower-case suffix.
+        suffixes: other files by lower-case suffix, those beyond the first 100 suffixes under "...".
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class LeftOut:
         self.hidden = Count(self.hidden.number + 1, self.hidden.example or path)
 
     def add_file(self, path: str) -> None:
-        """Count a file without a suffix of EXTENSIONS."""
+        """Count a file that is not used, by its suffix."""
         suffix = os.path.splitext(path)[1].lower()
         if suffix not in self.suffixes and len(self.suffixes) >= _MAX_SUFFIXES:
             suffix = "..."
@@ -76,7 +76,7 @@ class LeftOut:
             self.suffixes[name] = _sum(self.suffixes.get(name, Count(0, "")), count)
 
     def pictures(self) -> dict[str, Count]:
-        """Return the counts of left-out images by suffix; OTHER_FORMATS or the first file of a suffix decides."""
+        """Return the counts of left-out images by suffix, recognized by OTHER_FORMATS or the first file of a suffix."""
         found = {}
         for suffix, count in self.suffixes.items():
             kind = None if suffix in OTHER_FORMATS else _kind(count.example)
@@ -85,7 +85,7 @@ class LeftOut:
         return found
 
     def containers(self) -> Iterator[tuple[Count, FileKind]]:
-        """Yield (count, kind) of the files of a suffix that may hold images: archives, tables, UTF-16, binary files."""
+        """Yield (count, kind of the first file) of each suffix of archives, tables, UTF-16 text or binary files."""
         for suffix, count in self.suffixes.items():
             kind = None if suffix in OTHER_FORMATS else _kind(count.example)
             if kind is not None and kind.group in ("archive", "table", "encoding", "other") and kind.name != EMPTY:
@@ -182,9 +182,7 @@ def _walk(
 ) -> Iterator[tuple[Folder, list[str]]]:
     """Yield (folder, file names) for a folder and its subfolders, following links.
 
-    Raises:
-        DataError: a link leads back to one of the `ancestors` (device and inode numbers) or to a folder below them.
-        OSError: a folder cannot be read.
+    DataError is raised for a link back to a parent folder; `ancestors` are the (device, inode) of those above `folder`.
     """
     if not isinstance(folder, PackedFolder):
         identity = _identity(folder)
@@ -217,13 +215,13 @@ _recorded: list[list[FolderStamp]] = []  # a list per active context of `recordi
 
 @contextlib.contextmanager
 def recording_scans() -> Iterator[list[FolderStamp]]:
-    """Yield a list that receives the stamp of every folder on disk that is scanned in the context, before its scan."""
+    """Yield a list; every scan of a folder on disk in the context first adds the folder's stamp to it."""
     scanned: list[FolderStamp] = []
     _recorded.append(scanned)
     try:
         yield scanned
     finally:
-        _recorded.remove(scanned)
+        del _recorded[next(i for i, stamps in enumerate(_recorded) if stamps is scanned)]  # not an equal list
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_images(data_path: str | Path, split: str, *, flag: str = "--data_path") -> ImageList:
-    """List the images of a data set, in an order that depends on their names alone, and log what is left out.
+    """List the images of a data set, in an order that does not depend on the file system, and log what is left out.
 
     `data_path` may be:
     - a text file with a `path [label]` per line, with paths relative to the file;
@@ -48,17 +48,18 @@ def find_images(data_path: str | Path, split: str, *, flag: str = "--data_path")
     - a tar, zip, Parquet or Arrow file, a folder of such files or a pattern such as 'shards/*.tar'; folders in archives
       are treated as those above;
     - the folder or a file of the binary version of CIFAR or STL-10.
-    Classes are numbered and files are selected as in torchvision's ImageFolder, except that hidden and system files and
-    folders are ignored at every depth (`plsc_mae.data.folder_walk.is_hidden`).
+    In folders, classes are numbered and files are selected as in torchvision's ImageFolder, except that hidden and
+    system files and folders are ignored (`plsc_mae.data.folder_walk.is_hidden`), and that .npy and .npz files are read
+    from folders without other images.
 
     Args:
         data_path: folder, list file, archive or pattern.
-        split: name of the sub-folder.
+        split: name of the wanted sub-folder or archives.
         flag: option that `data_path` comes from, for messages.
 
     Raises:
-        DataError: no images were found, a class folder has no images, its folders may be classes or splits, the folder
-            holds annotations beside images, or the file is not a well-formed list.
+        DataError: `data_path` cannot be read, has no images, is ambiguous, or has none of these forms.
+        ConfigError: the package that reads the archives is not installed.
     """
     images = list_images(data_path, split, flag=flag)
     _refuse_annotations(images, flag)
@@ -78,7 +79,7 @@ def _refuse_annotations(images: ImageList, flag: str) -> None:
 
 
 def log_left_out(images: ImageList, *, alternative: str = "name all images in a list file") -> None:
-    """Log one line for each kind of file that the listing has left out, and the note on the labels.
+    """Log the note on the labels, and the hidden files, loose images and images of other formats that are left out.
 
     Args:
         images: the list.
@@ -125,17 +126,18 @@ def find_validation(
 ) -> ImageList:
     """List the labeled validation images that belong to labeled training images, with the classes of the latter.
 
-    Classes are matched by name, see `plsc_mae.data.classes`. Validation images may lack classes; the log names them.
+    Classes are matched by name, see `plsc_mae.data.classes`. Classes may lack validation images; the log names these.
 
     Args:
         train: the training images.
-        data_path: folder or list file of the training images.
-        eval_data_path: folder or list file of the validation images; by default the folder val/ of `data_path`.
+        data_path: path of the training images, see `find_images`.
+        eval_data_path: path of the validation images; by default the split "val" of `data_path`.
         given: the validation images, if the caller has them already; None lists them.
 
     Raises:
-        DataError: there are no validation images, one of the two sets is unlabeled, or a validation image has a class
-            that the training images lack.
+        DataError: the validation images cannot be listed, one of the two sets is unlabeled, or a class of the
+            validation images has no match among those of the training images.
+        ConfigError: see `find_images`.
     """
     val = _list_validation(data_path, eval_data_path) if given is None else given
     for images in (train, val):
@@ -158,11 +160,11 @@ def _list_validation(data_path: str, eval_data_path: str) -> ImageList:
 
 
 def balanced_subset(images: ImageList, limit: int) -> ImageList:
-    """Select at most `limit` images with equal numbers per class.
+    """Select at most `limit` images, balanced over the classes.
 
     If there are no more than `limit`, all are selected. Otherwise each class contributes `limit // len(classes)`
-    images, evenly spaced in list order, or all of its images if it has fewer. Of unlabeled images, `limit` are evenly
-    spaced.
+    images, evenly spaced in list order, or all of its images if it has fewer. Of unlabeled images, `limit` evenly
+    spaced ones are selected.
     """
     if len(images) <= limit:
         return images
@@ -189,9 +191,9 @@ class ImageDataset(FileDataset):
 
     A sample is the transform's arrays plus `INDEX`, "label" and "skipped". With `bad_image="skip"`, a file that cannot
     be decoded is replaced by another file of the list, a stand-in, with the stand-in's label, transformed with the
-    random numbers of the bad file. The stand-in depends on seed, epoch and index alone, and different bad files get
-    different stand-ins as far as possible (`seeding.stand_in_offsets`). "skipped" is 1 for a stand-in, else 0. Each bad
-    file is logged once, up to 20 files.
+    random numbers of the bad file. `INDEX` is that of the file that was read. The stand-in depends on seed, epoch,
+    index and the bad files alone, and different bad files get different stand-ins as far as possible
+    (`seeding.stand_in_offsets`). "skipped" is 1 for a stand-in, else 0. Each bad file is logged once, up to 20 files.
 
     With `PixelFormat.tile`, a sample is taken from a random tile of the file; its position is drawn before all else.
 
@@ -251,7 +253,7 @@ class ImageDataset(FileDataset):
 
 
 def _missing_split(source: Path) -> str:
-    """Return the end of a sentence about a folder that lacks train/ or val/, with a folder that may be the latter."""
+    """Return the end of a sentence about a folder without train/ or val/, naming a folder like val/ if there is one."""
     if not (source / "train").is_dir():
         return "val/ but no train/" if (source / "val").is_dir() else "no folders train/ and val/"
     others = [f"{name}/" for name in ("validation", "valid", "test", "eval") if (source / name).is_dir()]

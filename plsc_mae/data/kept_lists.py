@@ -1,4 +1,4 @@
-"""Image lists of large folders, cached for later runs and valid while no subfolder's modification time changes.
+"""Image lists of large folders, cached for later runs, and valid while no modification time of a folder changes.
 
 The time of a folder changes when an entry is added, removed or renamed, and these are the only changes that affect the
 list. Overwriting a file does not affect it.
@@ -35,11 +35,7 @@ def kept_list(key: tuple[object, ...], build: Callable[..., Images], scan: Calla
     Args:
         key: identifies the folder and the rules of the listing.
         build: creates a list of images from the arguments of `ImageList`.
-        scan: lists the images.
-
-    Raises:
-        DataError: see `scan`.
-        OSError: see `scan`.
+        scan: lists the images; its exceptions are passed on.
     """
     entry = list_cache.entry("lists", _FORMAT, *key)
     known = _load(entry)

@@ -66,7 +66,9 @@ def label_table(folder_or_file: str, split: str, *, flag: str) -> Path:
 def read_labels(
     file: Path, *, binary: bool, columns: Sequence[str] | None = None, known: Sequence[str] = ()
 ) -> ImageList:
-    """Read the images of a CSV file and their K labels, float32 [n, K]; rows without a known label are left out.
+    """Read the images of a CSV file and their K labels, float32 [n, K] with NaN for unknown ones.
+
+    Rows without a known label are left out.
 
     Args:
         file: the file.
@@ -76,8 +78,8 @@ def read_labels(
         known: labels of the training images; in a file with a column of names, those that no row names are 0.
 
     Raises:
-        DataError: the file cannot be read, a column is missing, a cell is not a label, no row has a label, or the first
-            path does not exist.
+        DataError: the file cannot be read or is malformed, a column is missing, a cell is not a label, no row has a
+            label, or the first path does not exist.
     """
     table = _read(file, columns, known)
     if binary and len(table.names) == 1 and not _is_numeric(table):
@@ -119,7 +121,7 @@ def match_labels(images: ImageList, names: Sequence[str], source: str) -> ImageL
 
 
 def label_notes(images: ImageList) -> Iterator[str]:
-    """Yield a sentence for each property of training labels that is probably a mistake."""
+    """Yield a sentence about labels that have one value in all training images, if there are any."""
     values = images.labels
     filled = np.where(np.isnan(values), np.inf, values), np.where(np.isnan(values), -np.inf, values)
     lowest, highest = filled[0].min(axis=0), filled[1].max(axis=0)
@@ -132,11 +134,7 @@ def label_notes(images: ImageList) -> Iterator[str]:
 
 
 def _read(file: Path, columns: Sequence[str] | None, known: Sequence[str]) -> _Table:
-    """Read a CSV file; cells are stripped.
-
-    Raises:
-        DataError: the file cannot be read, has no rows, columns or column names, or a row of another length.
-    """
+    """Read a CSV file with stripped cells; raise DataError if it cannot be read or is malformed."""
     try:
         require_text(str(file), f"the table of labels {file}", "a CSV file", DataError)
         encoding = _encoding(file)
@@ -180,7 +178,7 @@ def _encoding(file: Path) -> str:
 
 
 def _existing(file: Path, path: str) -> str:
-    """Return a path of a file in GBK, with the bytes of that file if the folders have these."""
+    """Return `path` from a GBK file; if only its GBK bytes name a file on disk, return the path with these bytes."""
     same_bytes = os.fsdecode(path.encode(GBK, "surrogateescape"))
     has_other = os.path.lexists(file.parent / path) or not os.path.lexists(file.parent / same_bytes)
     return path if has_other else same_bytes

@@ -37,6 +37,6 @@ def load(path: Path) -> Arrays | None:
 
 
 def store(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write an entry; do nothing if the cache folder is not writable."""
+    """Write an entry; do nothing if it cannot be written."""
     with contextlib.suppress(OSError), atomic_replacement(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes them for allow_pickle

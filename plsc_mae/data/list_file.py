@@ -34,17 +34,16 @@ class ListEntries(NamedTuple):
 
 
 def read_list_file(file: Path, flag: str) -> ListEntries:
-    """Read a list file line by line, to take little memory beside the table.
-
-    The file is UTF-8. If its first line that is not UTF-8 names no file by its bytes, but names one if it is read as
-    GBK, then so is the whole list.
+    """Read a list file, which is UTF-8, or GBK if its first line that is not UTF-8 names a file in GBK only.
 
     Args:
         file: the list file.
         flag: the option that names it, for messages.
 
     Raises:
-        DataError: the file is not text, has a malformed line or no lines, or its first path does not exist.
+        DataError: the file is not text, has a malformed line or no lines, or its first path cannot be found.
+        ConfigError: the package that reads the archive in its first path is not installed.
+        OSError: the file cannot be read.
     """
     kind = recognize(read_head(file))
     if kind is not None and kind.name != EMPTY:
@@ -67,7 +66,7 @@ def _exists(file: Path, entry: str) -> bool:
 
 
 def _encoding(file: Path) -> str:
-    """Return the encoding of a list file, and log it if it is not UTF-8."""
+    """Return the encoding of a list file: UTF-8 or, with a warning, GBK; warn too if the list seems to be neither."""
     foreign = first_foreign_line(file)
     if foreign is None or _exists(file, _parse_entry(os.fsdecode(foreign.content))[0]):
         return UTF8

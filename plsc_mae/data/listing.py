@@ -68,11 +68,11 @@ class ImageList:
         classes: class names in the order of their numbers, or the names of the K labels, as
             `plsc_mae.names.escape_name` writes them; empty for unlabeled images.
         root: base folder of the paths.
-        list_file: list file with the paths and labels; empty for a folder.
-        archives: path or pattern of the archives that hold the images; empty for files.
+        list_file: list file or CSV file with the paths and labels; empty for folders and archives.
+        archives: path or pattern of the archives that hold the images; empty for others.
         labels_are_numbers: whether the labels of archives are numbers without names.
         label_note: sentence for the log about the labels of archives; usually "".
-        left_out: files of the folder that are not in the list.
+        left_out: files of the folder or archives that are not in the list.
         unreadable: record of the files that could not be decoded.
     """
 
@@ -97,7 +97,7 @@ class ImageList:
 
     @property
     def numbered(self) -> bool:
-        """True if the classes are the numbers of a list file or of archives, which have no other names."""
+        """True if the classes are the numbers of a list file or of archives, without names; also for a CSV file."""
         return bool(self.list_file) or self.labels_are_numbers
 
     def __len__(self) -> int:
@@ -112,7 +112,7 @@ class ImageList:
         return escape_name(self.paths[index])
 
     def open(self, index: int, backend: Backend = "pil", pixel_format: PixelFormat = RGB) -> SourceImage:
-        """Open one image, see `plsc_mae.data.decode.open_image`."""
+        """Open one image, see `plsc_mae.data.decode.open_image`, also for the errors."""
         return open_image(self.path(index), backend, pixel_format)
 
 
@@ -121,13 +121,13 @@ def list_images(data_path: str | Path, split: str, *, flag: str = "", labeled: b
 
     Args:
         data_path: folder, list file, archive, or pattern of archives.
-        split: subfolder that is used in place of `data_path` if it exists.
+        split: name of the subfolder or archives that are used if `data_path` has them.
         flag: option that `data_path` comes from, for messages; "" for the --data_path or --img_path of the command.
         labeled: False lists the images of class folders, and those beside them, without classes.
 
     Raises:
-        DataError: no images were found, a class folder has no images, the folders may be classes or splits, or the
-            file is not a list.
+        DataError: `data_path` cannot be read, has no images, is ambiguous, or has none of the known forms.
+        ConfigError: the package that reads the archives is not installed.
     """
     source, flag = Path(data_path), flag or own_flag("data_path", "img_path")
     try:
@@ -165,7 +165,11 @@ def _list_source(data_path: str | Path, split: str, flag: str, *, labeled: bool)
 
 
 def has_split(data_path: str | Path, split: str) -> bool:
-    """Return whether a data set has images of its own for a split: a subfolder, or archives with its name."""
+    """Return whether a data set has a subfolder or archives of a split; False if it cannot be read.
+
+    Raises:
+        ConfigError: the package that reads the archives is not installed.
+    """
     source = Path(data_path)
     try:
         if source.is_dir() and ((source / split).is_dir() or has_archives_of(source, split)):
@@ -182,9 +186,9 @@ def has_split(data_path: str | Path, split: str) -> bool:
 def _list_archives(
     archives: Sequence[str], source: str, split: str, flag: str, *, labeled: bool, inner: str = ""
 ) -> ImageList:
-    """List the images of archives in the order of a folder with the same images and classes.
+    """List the images in the folder `inner` of archives, "" for the top.
 
-    Labels in the archives take precedence over folders in them. `inner` is a folder in the archives, "" for the top.
+    Labels in the archives take precedence over folders in them.
     """
     table = member_table(archives)
     left_out = LeftOut()
@@ -206,7 +210,7 @@ def _list_archives(
 
 
 def _top_folder(table: MemberTable, source: str) -> PackedFolder:
-    """Return the top folder of archives, without outer folders that hold one folder and nothing else."""
+    """Return the top folder of archives, below outer folders that only hold one folder of folders."""
     folder = table.folder(source)
     while True:
         folders, files = scan(folder, LeftOut())
@@ -217,7 +221,7 @@ def _top_folder(table: MemberTable, source: str) -> PackedFolder:
 
 
 def _primary_images(paths: PathTable, left_out: LeftOut) -> list[str]:
-    """Return one image per webdataset key: KEY.jpg rather than KEY.mask.png; count the others as left out."""
+    """Return the images except those such as KEY.mask.png beside KEY.jpg (webdataset); count these as left out."""
     primary = {key_of(path) for path in paths if path == key_of(path) + os.path.splitext(path)[1]}
     chosen = []
     for path in paths:
@@ -232,7 +236,7 @@ def _primary_images(paths: PathTable, left_out: LeftOut) -> list[str]:
 def _labeled_list(
     table: MemberTable, paths: Sequence[str], source: str, left_out: LeftOut, *, labeled: bool
 ) -> ImageList:
-    """Return images with labels of their own in the order of `paths`, by class first if `table.sorts_by_class`."""
+    """Return the images `paths` with the labels of the archives, in order, by class first if `table.sorts_by_class`."""
     if not paths:
         raise DataError(f"no images in {source}; expected rows or records of images")
     unlabeled = numbers = np.full(len(paths), -1, np.int64)
@@ -259,8 +263,7 @@ def _labeled_list(
 def _split_folder(source: Folder, split: str, flag: str, left_out: LeftOut) -> Folder:
     """Return the folder of the split, or `source` if it has no splits.
 
-    Raises:
-        DataError: the split is missing, or its folder could be a class as well.
+    DataError is raised if only other splits exist, or if the folder of a split contains splits or could be a class.
     """
     beside = LeftOut()
     folders, _ = scan(source, beside)
@@ -414,7 +417,7 @@ def _contents(left_out: LeftOut) -> str:
 
 
 def describe_suffixes(counts: dict[str, Count]) -> str:
-    """Return "12 files of other formats (10 .gif, 2 .heic; for example a/x.gif)"."""
+    """Return text such as "12 files of other formats (10 .gif, 2 .heic; for example a/x.gif)"."""
     most = sorted(counts.items(), key=lambda item: -item[1].number)
     kinds = ", ".join(f"{count.number} {suffix or 'without a suffix'}" for suffix, count in most[:_NAMES_SHOWN])
     number = sum(count.number for count in counts.values())

@@ -1,7 +1,7 @@
 """Loads batches as Paddle tensors with worker processes.
 
 A worker that dies is replaced by a new one that continues at the same batch. A batch depends on the seed, the epoch and
-the sample indices alone, so the batches equal those of an undisturbed run.
+the sample indices alone, so the batches equal those of an undisturbed run, except for a file that is marked as bad.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 class TransferredBatch(NamedTuple):
-    """Batch on the device, and the number of files skipped for it."""
+    """Batch on the device, and the number of undecodable files that others replace in it."""
 
     tensors: dict[str, Any]
     skipped: int
@@ -53,7 +53,7 @@ class BatchLoader:
     """Iterable over the batches of an epoch, starting at the sampler's position; each iteration has its own workers.
 
     Attributes:
-        skipped: number of undecodable files skipped so far.
+        skipped: number of undecodable files that others have replaced so far, counted in every epoch.
     """
 
     def __init__(
@@ -69,14 +69,15 @@ class BatchLoader:
         self._batches: OneAhead[TransferredBatch] | None = None
 
     def __len__(self) -> int:
-        """Return the number of batches in a whole epoch, regardless of the position."""
+        """Return the number of batches of this process in a whole epoch, regardless of the position."""
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield batches of tensors: the arrays of the samples stacked along a new first axis.
 
         Raises:
-            DataError: a file cannot be decoded or takes too long, workers keep dying, or the data set raises one.
+            DataError: a file cannot be decoded or takes too long, or workers cannot be started or keep dying.
+            Exception: of other types: the data set raises it; workers pass on a UserError, and others as RuntimeError.
         """
         before = self.skipped
         with closing(self._from_workers() if self.num_workers else self._in_process()) as batches:
@@ -111,7 +112,7 @@ class BatchLoader:
             pool.end()
 
     def _report_skipped(self, count: int) -> None:
-        """Log the number of files skipped in an epoch, the first time and whenever it has grown."""
+        """Log the number of files skipped in an epoch if it exceeds the last one logged."""
         if count > self._reported:
             self._reported = count
             logger.warning("%s of this epoch could not be read: replaced by other images", counted(count, "image"))
@@ -195,14 +196,10 @@ class WorkerPool:
             self.workers.insert(slot, self._start(number))
 
     def _handle_death(self, death: WorkerDiedError, consecutive: int) -> None:
-        """Log the death of a worker, and mark the file that caused it as bad.
+        """Log the death of a worker, and mark the file that caused it, if any, as bad.
 
-        Args:
-            death: error that `receive` raised for the worker.
-            consecutive: number of deaths in a row at this batch, including this one.
-
-        Raises:
-            DataError: workers keep dying at this batch, or the file takes too long and must not be skipped.
+        DataError is raised if workers keep dying at this batch, `consecutive` times in a row including this one, or if
+        the file takes too long and must not be skipped.
         """
         description = _describe_death(death, self.dataset)
         index = death.reading.index
@@ -254,7 +251,7 @@ def _warning_about_slow_reads(current_read: CurrentRead, timeout: float, dataset
     ended = threading.Event()
 
     def watch() -> None:
-        """Compare the running read with the timeout until the context ends; warn once per file."""
+        """Compare the current read with the timeout until the context ends; warn once per read."""
         warned: int | None = None
         while not ended.wait(timeout / 4):
             reading = current_read.get()

@@ -100,7 +100,7 @@ class Mixup:
     Attributes:
         num_classes: number of classes K.
         mixup_alpha: mixup draws lam from Beta(alpha, alpha); 0 disables mixup.
-        cutmix_alpha: the same for CutMix. If both are 0, labels are smoothed and images stay unchanged.
+        cutmix_alpha: the same for CutMix. If neither is enabled, labels are smoothed and images stay unchanged.
         cutmix_minmax: range of the sides of CutMix's boxes, as fractions of the image's sides. It enables CutMix even
             if cutmix_alpha is 0.
         prob: probability that mixing is applied.

@@ -10,7 +10,7 @@ PACKAGE = "opencv-python-headless"  # opencv-python has the same module, but nee
 
 @functools.cache
 def load_opencv() -> ModuleType:
-    """Import OpenCV and limit it to the calling thread, because loader processes already use all cores.
+    """Return OpenCV, limited to the calling thread because loader processes already use all cores.
 
     Raises:
         ImportError: OpenCV is missing or broken; the message gives the reason and the remedy.

@@ -6,7 +6,7 @@ uint8. Other images are float32 if the run has a `PixelRange`, because 256 level
 A file's bands become the channels by this rule:
     bands are given               these bands, in their order
     one band per channel          all bands
-    one channel, RGB of 8 bits    its luminance, as Pillow's convert("L")
+    one channel, color of 8 bits  its luminance, as Pillow's convert("L"); not for TIFF files and arrays
     RGB, one band                 the band three times
     RGB, four bands               the first three
     any other combination         an error that names both numbers
@@ -35,7 +35,8 @@ class PixelFormat(NamedTuple):
 
     Attributes:
         channels: number C of channels.
-        bands: numbers, from 1, of the file's bands that become the channels, in this order; () takes all bands.
+        bands: numbers, from 1, of the file's bands that become the channels, in this order; () applies the rule of the
+            module.
         range: values that become 0 and 255 in files of more than 8 bits per band; None divides 16 bits by 256 and
             refuses 32-bit values.
         tile: side in pixels of the square tile that a sample is taken from; 0 uses the whole image. With a tile, files
@@ -95,7 +96,7 @@ def take_bands(values: depth.Values, bands: Sequence[int]) -> depth.Values:
 def to_pixels(values: depth.Values, pixel_format: PixelFormat, path: str) -> Pixels:
     """Convert values [h, w, C] of a file to pixels of type `pixel_format.dtype`.
 
-    The pixel range does not apply to 8-bit and boolean values.
+    The pixel range does not apply to uint8 and boolean values.
 
     Args:
         values: values of any real type.
@@ -103,7 +104,7 @@ def to_pixels(values: depth.Values, pixel_format: PixelFormat, path: str) -> Pix
         path: the file, for the log line about 16-bit values that fill few of the 256 levels.
 
     Raises:
-        ValueError: the values are complex, or have no known range and `pixel_format` has none.
+        ValueError: the values are not real numbers, or have no known range and `pixel_format` has none.
     """
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     if values.dtype == np.bool_:

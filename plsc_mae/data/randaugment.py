@@ -55,7 +55,7 @@ class Operation(NamedTuple):
     """Image operation with its strength.
 
     Attributes:
-        argument: maps a level in [0, 10] and a sign, 1 or -1, to the argument of `apply`.
+        argument: maps a level, usually in [0, 10], and a sign, 1 or -1, to the argument of `apply`.
         apply: returns the changed image.
     """
 
@@ -157,14 +157,15 @@ class RandAugment:
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         """Augment an RGB image.
 
-        `rng` first draws all operations, then for each one the decision to apply it, its level, sign and interpolation.
+        `rng` first draws all operations, then for each one the decision to apply it and, if so, its level, sign and
+        interpolation (if random).
         """
         for operation, argument, resample in self._draw(rng):
             image = operation.apply(image, argument, Resampling(resample, self.fill))
         return image
 
     def augment_channels(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
-        """Augment pixels [h, w, C] of any channels, all alike; only for `geometric`, with the draws of `__call__`."""
+        """Augment all channels of pixels [h, w, C] alike, with the draws of `__call__`; `geometric` must be True."""
         planes = [Image.fromarray(np.ascontiguousarray(pixels[..., c])) for c in range(pixels.shape[2])]
         for operation, argument, resample in self._draw(rng):
             planes = [

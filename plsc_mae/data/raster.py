@@ -78,7 +78,7 @@ class PillowRaster:
     Args:
         path: the file, for messages.
         data: its content.
-        gray: True to convert 8-bit RGB to luminance.
+        gray: True to convert 8-bit color to luminance.
     """
 
     decodes_whole = True
@@ -119,12 +119,12 @@ class PillowRaster:
 
 
 def _mode_of_bands(mode: str) -> str:
-    """Return Pillow's mode whose bands are those of an image of 8 bits or less; the alpha of a palette is left out."""
+    """Return the Pillow mode in which an image of 8 bits or less is read; the alpha of a palette is left out."""
     return mode if mode in _PILLOW_BANDS else "L" if mode == "1" else "RGB"
 
 
 def reads_regions(path: str) -> bool:
-    """Return whether regions of a file are read separately; opening such a file (TIFF, .npy) checks its length."""
+    """Return whether a path names a TIFF or .npy file, which is read region by region; opening it checks its length."""
     return path.lower().endswith((*TIFF_SUFFIXES, ".npy"))
 
 
@@ -134,11 +134,11 @@ def open_raster(path: str, data: bytes | None = None, *, gray: bool = False) -> 
     Args:
         path: a regular file.
         data: its content, if it is in memory already.
-        gray: True to convert 8-bit RGB of PNG, JPEG and similar files to luminance.
+        gray: True to convert 8-bit color of PNG, JPEG and similar files to luminance.
 
     Raises:
         ConfigError: a TIFF file needs the package tifffile, which is not installed.
-        Exception: of many types: the file is damaged, of an unknown format, or has no bands of one size.
+        Exception: of many types: the file is damaged, or has a format or bands that are not supported.
     """
     suffix = Path(path).suffix.lower()
     if suffix in TIFF_SUFFIXES:
@@ -149,11 +149,7 @@ def open_raster(path: str, data: bytes | None = None, *, gray: bool = False) -> 
 
 
 def _load_array(path: str, data: bytes | None) -> Values:
-    """Return the array of a .npy file, mapped into memory, or of a .npz file.
-
-    Raises:
-        ValueError: the .npz file has several arrays, none of which is called "image".
-    """
+    """Return the array of a .npz file, or of a .npy file, which is mapped into memory unless `data` is given."""
     source = path if data is None else io.BytesIO(data)
     if Path(path).suffix.lower() == ".npy":
         values: Values = np.load(source, mmap_mode="r" if data is None else None, allow_pickle=False)
@@ -167,11 +163,7 @@ def _load_array(path: str, data: bytes | None) -> Values:
 
 
 def _bands_last(values: Values) -> Values:
-    """Move the bands, the smaller of the first and last axis, to the end; return [H, W] or [H, W, F].
-
-    Raises:
-        ValueError: the array is empty, or has neither two nor three axes.
-    """
+    """Return [H, W] or [H, W, F]: of three axes, the first one is moved to the end if it is shorter than the last."""
     if values.ndim not in (2, 3) or not values.size:
         raise ValueError(f"it has an array of shape {list(values.shape)}; expected [H, W], [H, W, C] or [C, H, W]")
     if values.ndim == 3 and values.shape[0] < values.shape[2]:
@@ -180,5 +172,5 @@ def _bands_last(values: Values) -> Values:
 
 
 def array_raster(values: npt.ArrayLike) -> ArrayRaster:
-    """Return the raster of an array [H, W], [H, W, F] or [F, H, W]; raise ValueError for another shape."""
+    """Return the raster of an array [H, W], [H, W, F] or [F, H, W]; raise ValueError for other shapes and no values."""
     return ArrayRaster(_bands_last(np.asarray(values)))

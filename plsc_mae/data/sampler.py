@@ -1,4 +1,4 @@
-"""Assigns samples to batches and processes, in an order that depends on the seed and the epoch alone."""
+"""Assigns samples to batches and processes, in an order that depends on seed, epoch and number of samples alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class EpochBatchSampler(paddle.io.BatchSampler):
             and the last batch of a process may be smaller or missing.
 
     Raises:
-        DataError: the data set does not fill a single batch.
+        DataError: the data set is empty, or `drop_last` is True and it does not fill a global batch.
     """
 
     def __init__(

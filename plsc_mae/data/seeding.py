@@ -40,8 +40,8 @@ def stand_in_offsets(seed: int, epoch: int, length: int, most: int) -> list[int]
     """Return distances from an undecodable file to the files to try in its place, modulo `length`, first choice first.
 
     All files of an epoch have the same distances, so different bad files have different first choices. The first
-    distance is between 1/4 and 3/4 of the list, beyond a run of consecutive bad files. The next ones advance by the
-    golden section, which spreads them evenly.
+    distance is between 1/4 and 3/4 of the list, to get beyond a run of consecutive bad files. The next ones advance by
+    the golden section, which spreads them evenly.
 
     Returns:
         min(most, length - 1) distinct integers in [1, length).

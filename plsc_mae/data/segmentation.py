@@ -71,10 +71,11 @@ class ResizeWhole:
 
 
 def find_masked_images(data_path: str, split: str) -> MaskedImages:
-    """List the images of "train" or "val" and their masks, in the order of the names.
+    """List the images of "train" or "val" and their masks.
 
     Raises:
-        DataError: a folder is missing, there are no images, or an image has no mask.
+        DataError: the images cannot be listed, or a folder or a mask is missing.
+        ConfigError: see `list_images`.
     """
     root = Path(data_path)
     if not root.is_dir():
@@ -117,7 +118,9 @@ def read_mask(path: str, ignored: Collection[int]) -> npt.NDArray[np.int64]:
 def count_pixels(
     data: MaskedImages, ignored: Collection[int], num_classes: int | None, pixel_format: PixelFormat = RGB
 ) -> npt.NDArray[np.int64]:
-    """Check all masks and return the pixel count of each class [C]; C is `num_classes`, or the largest index + 1.
+    """Check all masks and return the pixel count of each class, int64 [C].
+
+    C is `num_classes`; if that is None, it is the largest index + 1.
 
     Args:
         data: images and masks.
@@ -159,11 +162,7 @@ def _require_size(mask: npt.NDArray[Any], path: str, image_path: str, pixel_form
 
 
 def _subfolder(root: Path, names: Collection[str], split: str) -> Path:
-    """Return the folder of the split below the first of `names` that exists.
-
-    Raises:
-        DataError: no such folder exists.
-    """
+    """Return the folder of the split below the first of `names` that has one; raise DataError without any."""
     for name in names:
         for folder in SPLITS[split]:
             if (root / name / folder).is_dir():
@@ -182,7 +181,7 @@ def _mask_path(folder: Path, image: str) -> str:
 
 
 def _beside(mask: str) -> str:
-    """Return a remark on a file that has the stem of a missing mask and another suffix."""
+    """Return a remark on a file that has the stem of a missing mask and another suffix; "" without such a file."""
     path = Path(mask)
     others = sorted(path.parent.glob(f"{_literal(path.stem)}.*")) if path.parent.is_dir() else []
     return f" ({escape_name(others[0].name)} is no PNG)" if others else ""

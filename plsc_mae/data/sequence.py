@@ -41,7 +41,7 @@ class SequenceImages(ImageList):
 
     @property
     def numbered(self) -> bool:
-        """True if the labels are numbers, which have no other names."""
+        """True if the classes are numbers without names."""
         return self.classes == _numbers_as_names(len(self.classes))
 
     def path(self, index: int) -> str:
@@ -53,7 +53,7 @@ class SequenceImages(ImageList):
         return self.path(index)
 
     def open(self, index: int, backend: Backend = "pil", pixel_format: PixelFormat = RGB) -> SourceImage:
-        """See `ImageList.open`; images in memory are read by Pillow with either backend."""
+        """See `ImageList.open`; for images in memory, `backend` is ignored."""
         item = self.items[int(self.paths[index])]
         image = item[0] if _is_pair(item) else item
         return _as_source(image, self.path(index), backend, pixel_format)
@@ -65,17 +65,18 @@ def sequence_images(
     """Return the images of a sequence.
 
     Args:
-        items: sequence of images or of (image, label) pairs. An image is a Pillow image, an array (uint8 [H, W, 3],
-            [H, W, 1] or [H, W]; [H, W] may also be uint16, int32 or float32), or the path of a file. A label is a
-            number from 0 or a name. Anything with `len` and `[]` is a sequence, also an array [n, H, W, 3].
+        items: sequence of images or of (image, label) pairs. An image is a Pillow image, an array (uint8 [H, W] or
+            [H, W, C] of 1, 3 or 4 channels; [H, W] may also be uint16, int32 or float32), or the path of a file. A
+            label is a number from 0 or a name. Anything with `len` and `[]` is a sequence, also an array [n, H, W, 3].
         name: name of the sequence in messages, for example "data".
-        labeled: whether to read the labels, for which every pair of the sequence is read once. An attribute `classes`
-            of the sequence, as in torchvision, names the classes of numbers.
+        labeled: whether to read the labels of pairs, for which every pair of the sequence is read once. An attribute
+            `classes` of the sequence, as in torchvision, names the classes of numbers.
         pixel_format: format of the pixels; arrays [H, W, C] of other channels than RGB may be of any real type.
 
     Raises:
-        DataError: `items` is not a sequence or is empty, its first image has another form, or labels are missing or
+        DataError: `items` is not a sequence or is empty, its first image cannot be read, or labels are missing or
             invalid.
+        ConfigError: the package that reads the file of the first image is not installed.
     """
     _require_sequence(items, name)
     count = len(items)
@@ -103,11 +104,7 @@ def _is_pair(item: Any) -> bool:
 
 
 def _as_source(image: Any, path: str, backend: Backend, pixel_format: PixelFormat) -> SourceImage:
-    """Return one image of a sequence; `path` names it in messages.
-
-    Raises:
-        DataError: the image has another form, or its file cannot be read.
-    """
+    """Return one image of a sequence; `path` names it in messages."""
     if isinstance(image, (str, PathLike)):
         return open_image(str(image), backend, pixel_format)
     if isinstance(image, Image.Image):
@@ -149,11 +146,7 @@ class _Labels(NamedTuple):
 
 
 def _read_labels(items: Sequence[Any], name: str) -> _Labels:
-    """Return the class numbers of all pairs and the names of the classes.
-
-    Raises:
-        DataError: an item is not a pair, or a label is neither a number from 0 nor a name, or the two are mixed.
-    """
+    """Return the class numbers of all pairs and the names of the classes; raise DataError for wrong ones."""
     labels = [_label(items[i], f"{name}[{i}]") for i in range(len(items))]
     names = {label for label in labels if isinstance(label, str)}
     if names and len({type(label) for label in labels}) > 1:

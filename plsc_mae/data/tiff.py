@@ -31,15 +31,15 @@ _UNNAMED_PAGES = "QYX"  # axes of a three-dimensional array that tifffile wrote 
 class TiffRaster:
     """Values of a TIFF file, see `plsc_mae.data.raster.Raster`.
 
-    Uncompressed contiguous values are mapped into memory. Compressed pages that are the rows of [H, W, C] are decoded
-    here. In all other files `read` decodes only the tiles or strips of a region.
+    Uncompressed contiguous values are mapped into memory. Other values are decoded by the constructor if every page is
+    a row of [H, W, C]; otherwise `read` decodes only the tiles or strips of a region.
 
     Args:
         path: the file.
         data: its content, if it is in memory.
         series: its pages that form the image.
-        axes: letters of the axes of `series`: Y for rows, X for columns, any other letter longer than 1 for the bands.
-            "YXS" for a `series` "QYX" whose pages are rows.
+        axes: letters of the axes of `series`: Y for rows, X for columns; any other axis longer than 1 has the bands. A
+            `series` "QYX" whose pages are rows is passed as "YXS".
         size: number of bytes of the file.
 
     Raises:
@@ -130,11 +130,12 @@ def open_stream(path: str, data: bytes | None) -> BinaryIO:
 
 
 def open_tiff(path: str, data: bytes | None = None) -> TiffRaster:
-    """Open a TIFF file, or its content if that is in memory; for values that are decoded already see `TiffRaster`.
+    """Open a TIFF file, or its content if that is in memory.
 
     Raises:
-        ConfigError: tifffile is not installed.
+        ConfigError: tifffile cannot be imported.
         ValueError: the file is truncated, has a palette, or has more than one axis of bands.
+        Exception: of other types: tifffile cannot read the file.
     """
     try:
         import tifffile
@@ -158,10 +159,7 @@ def open_tiff(path: str, data: bytes | None = None) -> TiffRaster:
 
 
 def _joined_pages(file: TiffFile) -> TiffPageSeries | None:
-    """Return the pages of a file that were written one by one as one series; None unless all are alike.
-
-    Without metadata that joins them, tifffile makes a series of every page.
-    """
+    """Join pages that were written one by one, each of which is a series for tifffile; None unless all are alike."""
     import tifffile
 
     pages = [page for series in file.series for page in series.pages]

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class TileImage(SourceImage):
-    """Part of an image, which reads as an image of its own.
+    """Part of an image, used as an image of its own.
 
     Args:
         image: the whole image.
@@ -39,7 +39,10 @@ class TileImage(SourceImage):
 
 
 def random_tile(image: SourceImage, side: int, rng: np.random.Generator) -> SourceImage:
-    """Return a random tile of up to `side` x `side` pixels; draws top, then left, or nothing if `side` is 0."""
+    """Return a random tile of up to `side` x `side` pixels; the image itself if `side` is 0.
+
+    `rng` draws top, then left; nothing is drawn if `side` is 0.
+    """
     if not side:
         return image
     height, width = min(side, image.height), min(side, image.width)
@@ -57,9 +60,14 @@ def center_tile(image: SourceImage, side: int) -> SourceImage:
 
 
 def repeat_by_tiles(images: ImageList, pixel_format: PixelFormat) -> ImageList:
-    """Repeat each file by the number of tiles that cover it, so that an epoch samples about every pixel once.
+    """Repeat each file in the list by the number of tiles that a grid over it would have.
 
-    A file that cannot be opened is listed once. Without a tile the list is returned unchanged.
+    The tiles of an epoch then have about the number of pixels of all files. They are drawn at random, so some pixels
+    are seen several times and others not at all. A file that cannot be opened is listed once. If the format has no
+    tile, the list is returned unchanged.
+
+    Raises:
+        ConfigError: the package that reads a file's format is not installed.
     """
     side = pixel_format.tile
     if not side:
@@ -84,7 +92,7 @@ def repeat_by_tiles(images: ImageList, pixel_format: PixelFormat) -> ImageList:
 
 
 def _warn_of_memory(image: SourceImage) -> None:
-    """Log the memory of a large image that is decoded whole."""
+    """Warn if an image that is decoded whole takes much memory."""
     size = _DECODED_BYTES * image.height * image.width
     if size >= _LARGE_BYTES:
         logger.warning(
@@ -95,7 +103,7 @@ def _warn_of_memory(image: SourceImage) -> None:
 
 
 def without_repeats(images: ImageList) -> ImageList:
-    """Undo `repeat_by_tiles`: return the list with each file once. Other lists are returned unchanged."""
+    """Return the list without consecutive repeats of a file, which `repeat_by_tiles` adds."""
     rows = [row for row in range(len(images)) if row == 0 or images.paths[row] != images.paths[row - 1]]
     if len(rows) == len(images):
         return images

@@ -42,7 +42,7 @@ def random_resized_crop_box(
 
     Args:
         uniform: function that draws a number from [0, 1). Each attempt takes two draws, for area and log aspect ratio;
-            an accepted crop takes two more, for top and left.
+            an accepted crop takes two more, for top and left, unless `below` is given.
         height: image height in pixels.
         width: image width in pixels.
         scale: range of the crop's area as a fraction of the image area.
@@ -73,8 +73,8 @@ def clamped_crop_box(
 ) -> Box:
     """Draw a crop as `random_resized_crop_box` does, but with one attempt, clamped to the image size.
 
-    This is the crop of linear probing (facebookresearch/mae util/crop.py, after BYOL). It draws four
-    numbers from `uniform`: area, log aspect ratio, top and left.
+    This is the crop of linear probing (facebookresearch/mae util/crop.py, after BYOL). It draws four numbers from
+    `uniform`: area, log aspect ratio, top and left.
     """
     crop_height, crop_width = _draw_sides(uniform, height, width, scale, ratio)
     crop_height = min(max(crop_height, 1), height)

@@ -34,6 +34,9 @@ def color_jitter(image: SourceImage, strength: float, rng: np.random.Generator) 
         image: source image; it is not modified.
         strength: v > 0; factors are uniform in [max(0, 1 - v), 1 + v], where 1 means no change.
         rng: generator of the sample; the order is drawn first, then one factor per change.
+
+    Raises:
+        DataError: the image cannot be decoded or is too large, see `SourceImage.resize`.
     """
     pixels = Image.fromarray(image.resize((image.height, image.width)))
     for choice in rng.permutation(len(_ENHANCERS)):

@@ -4,7 +4,7 @@ Paddle's own loader processes are not used, for three reasons. When one is kille
 arbitrary point of the training. A killed process leaves files in /dev/shm. When /dev/shm is full, workers die.
 
 Here every worker has its own pipe and its own anonymous memory, so a worker can be killed at any time and replaced: no
-shared object can be left locked or half-written, and the kernel frees the memory with its last user.
+object of other workers can be left locked or half-written, and the kernel frees the memory with its last user.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from plsc_mae.data.seeding import SampleKey
 from plsc_mae.data.transforms import Sample
-from plsc_mae.errors import DataError, remedies
+from plsc_mae.errors import DataError, UserError, remedies
 
 _BATCHES_AHEAD = 2  # per worker: one is ready while the next one is made
 _ALIGNMENT = 64  # bytes
@@ -62,7 +62,7 @@ def ending_workers() -> Iterator[None]:
 
 
 class KeyedDataset(Protocol):
-    """Data set indexed by SampleKey; a sample's "skipped" is the number of undecodable files skipped for it."""
+    """Data set indexed by SampleKey; a sample's "skipped" is 1 if another file replaces an undecodable one, else 0."""
 
     def __len__(self) -> int: ...
 
@@ -74,7 +74,7 @@ class ReadsFiles(Protocol):
     """Data set with one file per sample.
 
     Attributes:
-        current_read: receives the index of each file before it is read.
+        current_read: receives the index of each file before it is read; `read_batch` sets it. None disables the record.
     """
 
     current_read: CurrentRead | None
@@ -89,7 +89,7 @@ class ReadsFiles(Protocol):
 
 
 class CollatedBatch(NamedTuple):
-    """Samples stacked by name, and the number of files skipped for them."""
+    """Samples stacked by name, and the number of undecodable files that others replace."""
 
     arrays: Arrays
     skipped: int
@@ -127,7 +127,7 @@ class Worker:
         pid: process id.
 
     Raises:
-        DataError: the system refuses to start another process.
+        DataError: the system refuses another process, open file or shared memory.
     """
 
     def __init__(self, dataset: KeyedDataset, batches: Iterable[list[SampleKey]], timeout: float) -> None:
@@ -157,7 +157,7 @@ class Worker:
 
         Raises:
             WorkerDiedError: the worker exited or timed out.
-            DataError: the data set raised it in the worker.
+            UserError: the data set raised it in the worker, or there is not enough memory for the batch.
             RuntimeError: the data set raised another exception; the message contains its traceback.
         """
         waited = 0.0  # counts polls instead of reading a clock, so that a suspended job does not time out
@@ -208,7 +208,7 @@ class _ArrayLayout(NamedTuple):
 
 
 class SharedBuffer:
-    """Growing memory for arrays, shared by this process and the processes forked from it."""
+    """Growing memory for arrays, shared by this process and the processes forked later."""
 
     def __init__(self) -> None:
         self._file = os.memfd_create("plsc_mae batch")
@@ -293,8 +293,8 @@ def _make(
     try:
         batch = read_batch(dataset, keys, current_read)
         return number, buffer.write(batch.arrays), batch.skipped
-    except DataError as error:
-        return DataError(str(error))
+    except UserError as error:
+        return type(error)(str(error))
     except Exception:  # a bug; pickling the exception would lose its traceback
         return RuntimeError(f"a data worker raised an exception:\n{traceback.format_exc()}")
 
@@ -337,7 +337,7 @@ class Reading(NamedTuple):
     """State of a `CurrentRead`.
 
     Attributes:
-        index: index of the sample that is being read; None between two samples.
+        index: index of the sample that is being read; None if no sample is.
         seconds: time since `index` was set.
     """
 
@@ -362,6 +362,6 @@ class CurrentRead:
         self.set(_NOTHING)
 
     def get(self) -> Reading:
-        """Return the sample that is being read and the seconds since its reading began."""
+        """Return the sample that is being read, if any, and the seconds since that was recorded."""
         index = int(self._cells[0])
         return Reading(None if index == _NOTHING else index, time.monotonic() - float(self._cells[1]))

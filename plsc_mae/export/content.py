@@ -43,14 +43,14 @@ class Input(NamedTuple):
 
 
 class Encoding(nn.Layer):
-    """An encoder as a layer for inference."""
+    """An encoder as a layer for inference, with tokens and their mean as outputs."""
 
     def __init__(self, encoder: VisionTransformer) -> None:
         super().__init__()
         self.encoder = encoder
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the tokens [B, T + L, D] of images [B, C, H, W], and the mean [B, D] of the patch tokens."""
+        """Return [tokens [B, T + L, D] of images [B, C, H, W], mean [B, D] of the patch tokens]."""
         tokens = self.encoder.forward_features(images)
         return [tokens, tokens[:, self.encoder.num_prefix_tokens :].mean(axis=1)]
 
@@ -63,7 +63,7 @@ class Classification(nn.Layer):
         self.classifier = classifier
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the logits [B, K] of images [B, C, H, W]."""
+        """Return a list with the logits [B, K] of images [B, C, H, W]."""
         return [self.classifier(images)]
 
 
@@ -81,11 +81,12 @@ class Content:
         mean: mean of each channel for pixels from 0 to 1.
         std: standard deviation of each channel for pixels from 0 to 1.
         view: resize and crop of images.
-        classes: names of a classifier's outputs.
+        classes: names of a classifier's outputs; empty for other parts.
         kind: kind of a classifier's labels.
-        pixel_format: bands and range of values of the files that the network was trained on.
+        pixel_format: channels, bands and range of values of the files that the network was trained on.
         origin: a line about the source of the weights.
-        decoder: entries of a Hugging Face config.json for the decoder; empty if Transformers lacks this network.
+        decoder: entries of a Hugging Face config.json for the decoder; empty if Transformers lacks it or if `part` has
+            none.
     """
 
     part: Part
@@ -115,9 +116,9 @@ class Content:
         return self.network if isinstance(self.network, ImageClassifier) else None
 
     def sample(self, batch: int, seed: int = 0) -> list[Array]:
-        """Draw `batch` samples of every input for a check: images from the normal distribution, noise or masks.
+        """Draw `batch` samples of every input for a check; a seed always gives the same ones.
 
-        Masks hide `num_hidden` patches; noise is uniform. A seed always gives the same inputs.
+        Images have a normal distribution and noise a uniform one; masks hide `num_hidden` random patches.
         """
         rng = np.random.default_rng(seed)
         drawn: list[Array] = [rng.standard_normal([batch, *self.inputs[0].shape]).astype("float32")]
@@ -138,6 +139,7 @@ def open_content(config: ExportConfig, parts: Sequence[Part]) -> Content:
     Raises:
         CheckpointError: the file cannot be read, or its network cannot be built.
         ConfigError: the file or the target has no such part, or an option does not fit.
+        DataError: the file of --classes cannot be read or does not fit.
     """
     stored = weights.read_network(config.model_path, config.model_key, config.model_prefix)
     kind = kind_of(base_of(stored, config.num_heads, config.decoder_num_heads))

@@ -1,4 +1,4 @@
-"""The file example.py of an export: preprocessing, loading and running, with no import of plsc_mae."""
+"""The file example.py of an export: it loads the network and runs it on an image, without plsc_mae."""
 
 from __future__ import annotations
 

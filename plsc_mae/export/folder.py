@@ -1,4 +1,4 @@
-"""The folder of an export: it is complete or absent, and files of others are never replaced."""
+"""The folder of an export, which gets its files after all have been written; foreign files are not replaced."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def new_export(path: Path) -> Iterator[Path]:
     Files of an earlier export in `path`, which its description lists, are replaced or removed.
 
     Raises:
-        DataError: `path` cannot be written, or has a file of the same name that is not of an earlier export.
+        DataError: a file cannot be written, or would replace one that is not of an earlier export.
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
@@ -48,7 +48,7 @@ def require_usable(path: Path) -> None:
 
 
 def earlier_files(path: Path) -> list[str]:
-    """Return the names of the files of an earlier export in a folder; [] if there is no earlier export."""
+    """Return the names that the description of an earlier export in a folder lists; [] without an earlier export."""
     try:
         described = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
         names = [str(name) for name in described["files"]] if described.get("mark") == MARK else []

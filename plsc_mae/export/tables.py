@@ -23,16 +23,16 @@ Table = dict[str, Array]
 
 
 def flat_table(content: Content, dialect: str) -> Table:
-    """Return the tensors of encoder and head in the names of `dialect`, one of BEiT's or timm's.
+    """Return the tensors of encoder and head in the names of `dialect`.
 
-    A head of two layers is folded into one, see `linear_head`, and shared relative positions are in every block.
+    A batch norm is folded into the head, see `linear_head`, and shared relative positions are copied to every block.
     """
     network, encoder = content.network, content.encoder
     prefix = "encoder." if network is encoder else ""
     table = convert.export(network, dialect, prefix=prefix)
     table.pop("mask_token", None)
     if encoder.pos_embed is not None:
-        table["pos_embed"] = encoder.pos_embed.numpy()  # computed ones of some methods are not in the state
+        table["pos_embed"] = encoder.pos_embed.numpy()  # some methods' computed tables are not in the state
     if (shared := table.pop(f"rel_pos_bias.{TABLE}", None)) is not None:
         table |= {f"blocks.{i}.attn.{TABLE}": shared for i in range(len(encoder.blocks))}
     if (classifier := content.classifier) is not None and has_batch_norm(classifier):
@@ -98,7 +98,7 @@ def missing_feature(content: Content, *, eps: float | None = None) -> str:
 
     Args:
         content: the network.
-        eps: the epsilon that the library fixes for its layer norms; None if a network may choose one for all of them.
+        eps: the epsilon that the library fixes for a layer norm; None if networks may have another one.
     """
     encoder, classifier = content.encoder, content.classifier
     if encoder.cls_token is None:
@@ -148,7 +148,7 @@ def has_relative_positions(encoder: VisionTransformer) -> bool:
 def initial_scale(encoder: VisionTransformer) -> float | None:
     """Return the initial layer scale that libraries want in their configuration; None without layer scale.
 
-    Weight files do not store the initial value. The published one is returned; loading overwrites the layer scale.
+    Weight files do not store the initial value. Any value would do, because loading overwrites the layer scale.
     """
     return None if encoder.blocks[0].gamma_1 is None else 0.1
 

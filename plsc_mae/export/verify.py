@@ -44,7 +44,8 @@ class Verdict(NamedTuple):
 
     Attributes:
         differences: largest absolute difference of every output; empty if the outputs were not compared.
-        relative: largest ratio of a difference to the largest expected magnitude of its output, taken as at least 1.
+        relative: largest ratio of a difference to the largest expected magnitude in its output, or to 1 if that is
+            larger; 0 if the outputs were not compared.
         obstacle: reason why the outputs were not compared; "" if they were.
     """
 
@@ -71,7 +72,8 @@ def verify(target: Target, content: Content, folder: Path, tolerance: float) -> 
         tolerance: largest permitted `Verdict.relative`.
 
     Raises:
-        CheckpointError: the example fails, or an output has another shape or differs by more than `tolerance`.
+        CheckpointError: the example fails in a process of its own, or an output has another shape or differs by more
+            than `tolerance`.
     """
     for package in target.packages:
         if importlib.util.find_spec(package) is None:
@@ -109,11 +111,7 @@ def _run_here(folder: Path, batches: Sequence[Sequence[Array]]) -> list[dict[str
 
 
 def _run_in_process(target: Target, folder: Path, batches: Sequence[Sequence[Array]]) -> list[dict[str, Array]] | str:
-    """Run the example in a process of its own; return the outputs of every batch, or the reason why it cannot run.
-
-    Raises:
-        CheckpointError: the example fails.
-    """
+    """Run the example in a process of its own; return the outputs of every batch, or the reason for a failed import."""
     with tempfile.TemporaryDirectory() as exchange:
         source, results = Path(exchange) / "inputs.npz", Path(exchange) / "outputs.npz"
         given = {f"{i}/{j}": array for i, inputs in enumerate(batches) for j, array in enumerate(inputs)}

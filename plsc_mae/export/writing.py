@@ -35,9 +35,11 @@ def export_network(config: ExportConfig) -> Export:
     """Write the network of a file for a target, with an example and a description, and check it there.
 
     Raises:
-        CheckpointError: the file cannot be read, the conversion fails, or the outputs differ; nothing is written.
-        ConfigError: the target cannot represent the network, or needs a package that is not installed.
-        DataError: the folder cannot be written, or has files that are not of an earlier export.
+        CheckpointError: the file cannot be read, the conversion fails, or the outputs differ.
+        ConfigError: an option does not fit, the target cannot represent the network, or it needs a package that is not
+            installed.
+        DataError: the file of --classes cannot be used, or the folder cannot be written or has files that are not of an
+            earlier export.
     """
     assert config.target is not None  # ExportConfig requires it
     target, path = load_target(config.target), Path(config.save_path)
@@ -59,7 +61,7 @@ def export_network(config: ExportConfig) -> Export:
 
 
 def _remarks(target: Target, content: Content) -> list[str]:
-    """Return the remarks of the target, and one about images of other channels than RGB."""
+    """Return the remarks of the target and, if the images are not RGB, one about their preprocessing."""
     if content.pixel_format.is_rgb:
         return target.remarks(content)
     return [

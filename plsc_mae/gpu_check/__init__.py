@@ -2,6 +2,6 @@
 
 Without a GPU they compute small cases on the CPU, which tests the checks only.
 
-`catalog.py` lists the checks, `runner.py` runs them, `supervisor.py` starts the processes of the runner and
-watches them, and `report.py` makes the report.
+`catalog.py` lists the checks, `runner.py` runs those of one process, `supervisor.py` starts and watches the processes,
+and `report.py` makes the report.
 """

@@ -15,10 +15,10 @@ COPY_BYTES = {True: 128 * 224 * 224 * 3, False: 2**16}  # True: on a GPU, the by
 
 
 def check_kernels(gpu: bool) -> Result:
-    """Compare the compute capability of the GPU with the architectures that Paddle was compiled for, and run a kernel.
+    """Compare the GPU's compute capability with those that Paddle was compiled for and, if it fits, run a kernel.
 
     The outcome is "failed" if Paddle was compiled for other chips, "differs" if the kernel's result is wrong. Without
-    a GPU, the rule is applied to two cases whose answers are known.
+    `gpu`, only the rule of the comparison is checked, in two cases whose answers are known.
     """
     if not gpu:
         old = (61, 70, 75, 80, 86)  # of the public wheel of Paddle 2.6.2
@@ -46,7 +46,7 @@ def check_kernels(gpu: bool) -> Result:
 
 
 def check_copies(gpu: bool) -> Result:
-    """Copy arrays to the device as training does, sum them at once, and compare the sums with those of the sources."""
+    """Copy arrays to the device as training does, sum them there, and compare the sums with those of the sources."""
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 256, COPY_BYTES[gpu], np.uint8) for _ in range(COPIES)]
     sums = [_sum(to_device(array)) for array in arrays]  # the sources stay alive until the results are read

@@ -1,4 +1,4 @@
-"""Check of the collectives of training, in every data type that training uses; all processes of a launch take part."""
+"""Check of the collectives that training uses, in several data types; all processes of a launch take part."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Trial = Callable[[World], bool]
 
 
 def check_collectives(world: World) -> Result:
-    """Run every collective on numbers with exact results; all processes must call, and all get the same outcome.
+    """Run collectives on numbers with exact results; all processes must call, and all get the same outcome.
 
-    An error in one collective does not keep the others from running.
+    If a collective raises an exception, its outcome is recorded and the next one runs.
     """
     numbers: dict[str, Number] = {}
     for name, trial in _trials(world):
@@ -58,7 +58,7 @@ def _trials(world: World) -> Iterator[tuple[str, Trial]]:
 
 
 def _pattern(dtype: str, rank: int) -> Tensor:
-    """Return numbers that are exact in `dtype` and differ by process and position."""
+    """Return ELEMENTS numbers that are exact in `dtype` and depend on the process and the position."""
     values = (np.arange(ELEMENTS) % 13 + rank) % 2 if dtype == "bool" else np.arange(ELEMENTS) % 64 + rank
     return paddle.to_tensor(values).astype(dtype)
 
@@ -90,10 +90,7 @@ def _gathers(world: World) -> bool:
 
 
 def _passes_on(world: World) -> bool:
-    """Send from the first process to the last over a group of the two, as pipeline stages do.
-
-    Return whether the last process received the same numbers; True in the others.
-    """
+    """Send numbers from the first process to the last; return False if the last one received others."""
     pair = Group.of([0, world.size - 1], world.process, world.processes, on_gloo=not world.is_gpu)
     if pair.rank == 0:
         pair.send(_pattern("float32", 7), 1)

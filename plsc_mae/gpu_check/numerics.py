@@ -35,7 +35,7 @@ TABLE, LOOKUPS = (732, HEADS), 197 * 197  # CAE's relative positions of an image
 
 
 def check_attention(gpu: bool) -> Result:
-    """Compare attention and its gradients in each 16-bit type with plain matrix products in float32.
+    """Compare attention and its gradients in each 16-bit type of the GPU with plain matrix products in float32.
 
     Without `gpu` attention runs in float32 too. The outcome is "skipped" on a GPU without mixed precision.
     """
@@ -85,7 +85,10 @@ def relative_error(found: npt.NDArray[np.float32], expected: npt.NDArray[np.floa
 
 
 def check_mixed_precision(gpu: bool) -> Result:
-    """Compare loss and gradient norm of the published runs' networks in mixed precision with those in float32."""
+    """Compare loss and gradient norm in mixed precision with those in float32, for smaller networks of published runs.
+
+    Without `gpu` both are computed in float32.
+    """
     numbers: dict[str, Number] = {}
     good, worst, world = True, 0.0, World("gpu" if gpu else "cpu")
     for run in published_runs():
@@ -106,10 +109,7 @@ def check_mixed_precision(gpu: bool) -> Result:
 
 
 def _loss_and_norm(prepared: Prepared, world: World, dtype: str) -> tuple[float, float]:
-    """Return loss and gradient norm of the batch without updating the weights; `dtype` "none" is float32.
-
-    As in a run, an overflow of float16 halves the loss scale. After LOSS_SCALES overflows the norm is infinite or NaN.
-    """
+    """Return loss and gradient norm of the batch, with up to LOSS_SCALES loss scales; `dtype` "none" is float32."""
     options = {"amp": False} if dtype == "none" else {"amp_dtype": dtype}
     stepper = prepared.stepper(dataclasses.replace(prepared.config, **options), world)
     for _ in range(LOSS_SCALES):
@@ -125,9 +125,9 @@ def _loss_and_norm(prepared: Prepared, world: World, dtype: str) -> tuple[float,
 def check_determinism(gpu: bool) -> Result:
     """Run updates, table lookups and attention twice from equal states, and compare the bits.
 
-    This is done with deterministic and with fast kernels; only differences with the deterministic ones count. These run
-    first, because cuBLAS reads its environment variable once, before its first product. For the same reason this check
-    needs a process of its own.
+    This is done with deterministic and with fast kernels; only differences with deterministic kernels count.
+    Deterministic kernels run first, because cuBLAS reads its environment variable only before its first product. For
+    the same reason this check needs a process of its own.
     """
     numbers: dict[str, bool] = {}
     world = World("gpu" if gpu else "cpu")
@@ -152,7 +152,7 @@ def _repeats(compute: Callable[[], str]) -> bool:
 
 
 def _updated(run: PublishedRun, world: World, *, gpu: bool) -> str:
-    """Return a digest of the losses and weights of a few updates from the seed."""
+    """Return a digest of the losses of UPDATES updates and of the weights after them."""
     prepared = prepare(run, run_config(run, gpu=gpu, **(SMALL if gpu else {})), world)
     stepper = prepared.stepper(prepared.config, world)
     digest = hashlib.sha256()
@@ -177,7 +177,7 @@ def _looked_up() -> str:
 
 
 def _attended(*, gpu: bool) -> str:
-    """Return a digest of output and gradients of attention in the type of mixed precision."""
+    """Return a digest of output and gradients of attention, in the GPU's preferred 16-bit type or else in float32."""
     types = amp_types(current_capability()) if gpu else ()
     rng = np.random.default_rng(0)
     queries, keys, width = ATTENTION_SHAPES[1]

@@ -1,4 +1,4 @@
-"""The report file of `plsc-mae doctor --gpu`, which a user can send to us: no names of users, machines or folders."""
+"""The report file of `plsc-mae doctor --gpu`; `anonymous` replaces its paths and the names of user and machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import plsc_mae
 from plsc_mae.files import MARK
 from plsc_mae.gpu_check.results import Result
 
-_SHORT = 3  # characters; shorter names occur in words
+_SHORT = 3  # characters; shorter names may be words of the text
 _PATH = re.compile(r"(?<![\w.:/])(?:~|[A-Za-z]:)?[/\\][^\s'\"`,;:()\[\]]+")  # absolute, or below a home folder
 
 
@@ -52,7 +52,7 @@ def build_report(results: Sequence[Result], *, gpu: bool, gpus: Sequence[str], d
 
 
 def _anonymous(value: Any) -> Any:
-    """Apply `anonymous` to every text in a JSON value; numbers that are not finite become text."""
+    """Return a JSON value with `anonymous` applied to its texts and names, and with infinities and NaN as text."""
     if isinstance(value, dict):
         return {_anonymous(name): _anonymous(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -63,7 +63,10 @@ def _anonymous(value: Any) -> Any:
 
 
 def anonymous(text: str) -> str:
-    """Replace each path by its file name or PATH, and the names of this user and this machine by USER and HOST."""
+    """Replace absolute paths by their file names or PATH, and the names of this user and this machine by USER and HOST.
+
+    Names of fewer than _SHORT characters stay, and a path ends at a space.
+    """
     text = _PATH.sub(lambda found: name if "." in (name := re.split(r"[/\\\\]", found[0])[-1]) else "PATH", text)
     for name, stand_in in ((_user(), "USER"), (socket.gethostname(), "HOST")):
         if len(name) >= _SHORT:

@@ -24,8 +24,8 @@ FUNCTIONS: dict[str, Callable[[bool], Result]] = {
 def run_checks(names: Iterable[str], *, gpu: bool) -> Iterator[Result]:
     """Run checks one after the other and yield their results.
 
-    A check that raises an exception has failed, and the next one runs. If Paddle has no kernels for the chip, the
-    remaining checks are skipped.
+    A check that raises an exception has failed, and the next one runs; after the check "kernels" has failed, the
+    remaining ones are skipped.
     """
     paddle.set_device("gpu" if gpu else "cpu")
     no_kernels = False

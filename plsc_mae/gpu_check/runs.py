@@ -62,7 +62,7 @@ def run_config(run: PublishedRun, *, gpu: bool, **changes: Any) -> PretrainConfi
 
 
 def prepare(run: PublishedRun, config: PretrainConfig, world: World) -> Prepared:
-    """Build the task with weights and a batch that depend on the seed of `config` only."""
+    """Build the task of a run and a batch of random images; weights and images depend on `config` only."""
     paddle.seed(config.seed)
     task = run.method.build_task(config)
     share_network(task.model, config, world)

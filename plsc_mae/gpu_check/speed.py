@@ -24,9 +24,9 @@ class Speed(NamedTuple):
 
 
 def check_speed(gpu: bool) -> Result:
-    """Measure images per second and peak memory of the published runs on random images, without loading.
+    """Measure images per second and peak memory of the published runs on random images, without loading from files.
 
-    The outcome is "differs" if this GPU is of the published model and slower than published.
+    The outcome is "differs" if a run is slower than published on the model of GPU for which its speed is published.
     """
     numbers: dict[str, Number] = {}
     slower, parts, world = False, [], World("gpu" if gpu else "cpu")
@@ -53,9 +53,9 @@ def check_speed(gpu: bool) -> Result:
 
 
 def measure(run: PublishedRun, world: World, *, gpu: bool) -> Speed:
-    """Measure images per second and peak memory of a run's updates, on one batch that stays on the device.
+    """Measure images per second and peak memory of a run's updates on one batch of random images.
 
-    WARMUP updates before them are not timed. Without `gpu`, a small network is measured on the CPU.
+    Some updates before them are not timed. Without `gpu`, a small network is measured on the CPU.
     """
     config = run_config(run, gpu=gpu)
     if gpu:

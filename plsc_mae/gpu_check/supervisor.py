@@ -1,7 +1,7 @@
 """Supervisor that runs checks in separate processes, so that a crash or a hang fails one check only.
 
-The supervisor computes nothing on the GPU. The process of the checks appends each result to a file; when it ends early
-or exceeds the time limit of a check, that check has failed, and a new process continues with the next one.
+The supervisor computes nothing on the GPU. The process of the checks appends each result to a file. If it ends early
+or exceeds the time limit of a check, that check has failed, and a new process continues with the next check.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from plsc_mae.gpu_check.results import Outcome, Result, read
 from plsc_mae.wording import counted
 
-LEAST = 5.0  # seconds that must be left to start a check
+LEAST = 5.0  # seconds that must be left to start a process
 BUSY = 1.5  # average number of running and waiting processes per CPU core
 REMEDY = "on a slow or busy machine, give --gpu_minutes 10"
 _POLL = 0.1
@@ -49,7 +49,7 @@ def supervise(command: Command, limits: Mapping[str, float], deadline: float) ->
     Args:
         command: makes the command line of a process that runs checks.
         limits: time limit of each check in seconds, by name.
-        deadline: time of `time.monotonic` at which the last check must end.
+        deadline: time of `time.monotonic` in seconds at which the last check must end.
     """
     pending = list(limits)
     while pending:
@@ -65,7 +65,7 @@ def supervise(command: Command, limits: Mapping[str, float], deadline: float) ->
 def _attempt(
     command: Command, names: Sequence[str], limits: Mapping[str, float], deadline: float, folder: Path
 ) -> Iterator[Result]:
-    """Run checks in one process until all are done, or one crashes or takes too long; yield at least one result."""
+    """Run checks in one process until all are done or one crashes or takes too long; yield one or more results."""
     path, output = folder / "results.jsonl", folder / "output.txt"
     with output.open("wb") as file:
         process = subprocess.Popen(command(path, names), stdout=file, stderr=file, start_new_session=True)
@@ -109,7 +109,7 @@ def _describe_end(code: int, output: Path) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and the processes that it started; a launcher ends its processes after SIGTERM."""
+    """End a process and its process group, first by SIGTERM, after which a launcher ends its processes."""
     if process.poll() is None:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,1 +1,1 @@
-"""Opening of checkpoints, of plsc_mae and of other code bases: options, encoders, classifiers and whole networks."""
+"""Opens checkpoints of plsc_mae and of other code bases: options, encoders, classifiers and whole networks."""

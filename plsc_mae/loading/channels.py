@@ -18,10 +18,14 @@ PATCH_KERNEL = "patch_embed.proj.weight"
 
 
 def stored_channels(stored: Checkpoint) -> int | None:
-    """Return the number of image channels of the network in a file; None if it cannot be determined."""
+    """Return the number of image channels of the network in a file; None if it cannot be determined.
+
+    Raises:
+        CheckpointError: the shapes of the tensors fit no network of their dialect.
+    """
     name = detect(stored.model)
     if name and find_dialect(name).decode is not None:
-        stored = decoded(stored, 1, 1)  # the heads determine the order of other rows
+        stored = decoded(stored, 1, 1)  # no number of heads changes the shape of the kernel
         name = detect(stored.model)
     kernel = stored.model.get(find_dialect(name).foreign_name(f"encoder.{PATCH_KERNEL}")) if name else None
     return int(kernel.shape[1]) if kernel is not None and kernel.ndim == len("DCPP") else None

@@ -47,7 +47,7 @@ def read_head(stored: Checkpoint, names_file: str = "") -> Head:
         names_file: text file with one class name per line, in place of the stored names; "" for the stored names.
 
     Raises:
-        CheckpointError: the file holds no classifier, or several.
+        CheckpointError: the file does not hold a single, well-formed classifier.
         DataError: the file of names cannot be read, is not text, or does not have one name per output.
     """
     count = count_classes(stored)
@@ -69,7 +69,7 @@ def count_classes(stored: Checkpoint) -> int:
     """Return the number of classes, which is the length of the head's bias.
 
     Raises:
-        CheckpointError: the file holds no classifier, or several.
+        CheckpointError: the file does not hold a single, well-formed classifier.
     """
     found = (tensor_of_rank(stored.model, name, 1, str(stored.path)) for name in _BIASES if name in stored.model)
     head = next(found, None)
@@ -152,7 +152,7 @@ def head_to_keep(stored: Checkpoint, count: int, classes: ClassOrder, names_file
         names_file: see `read_head`.
 
     Raises:
-        CheckpointError: `names_file` is given, but `stored` holds no single classifier.
+        CheckpointError: `names_file` is given, but `stored` has no head; or the head is malformed.
         DataError: see `read_head`.
     """
     if "head.bias" not in stored.model:
@@ -186,11 +186,7 @@ def head_to_keep(stored: Checkpoint, count: int, classes: ClassOrder, names_file
 
 
 def _check_unnamed(images: LabeledImages, head: Head) -> None:
-    """Check that the labels of images can be outputs of a classifier without names; log how folders are numbered.
-
-    Raises:
-        DataError: a label of a list file is not an output, or the number of class folders is not that of the outputs.
-    """
+    """Check that the labels of images can be outputs of a classifier without names; log how classes are numbered."""
     count, source = len(images.classes), head.source
     remedy = "give the names of its outputs with --classes FILE, one per line, or a list file with 'path label' lines"
     if images.numbered:
@@ -221,11 +217,7 @@ def _check_unnamed(images: LabeledImages, head: Head) -> None:
 
 
 def _read_names(path: str, count: int) -> tuple[str, ...]:
-    """Read one class name per line with `read_class_names`.
-
-    Raises:
-        DataError: the file cannot be read, is not text, or does not have `count` names.
-    """
+    """Read `count` class names with `read_class_names`; another number of names is a DataError."""
     names = read_class_names(path)
     if len(names) != count:
         raise DataError(

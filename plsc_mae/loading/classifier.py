@@ -55,14 +55,14 @@ def load_classifier(
         model_key: key of the weights in the file, such as "model_ema"; "" to find them. Unused if `source` is content.
         model_prefix: prefix of the network's tensor names; unused if `source` is content.
         classes: text file with one class name per line, in place of the checkpoint's names.
-        num_heads: attention heads, if the file does not determine them.
+        num_heads: attention heads, needed if the file does not determine them.
         input_size: image side, or height and width, in place of the checkpoint's; positions are resized.
         global_pool: True to classify the mean of the patch tokens, False the class token; None infers it from the file.
         in_chans: channels of the images, in place of the checkpoint's; the patch embedding is converted.
 
     Raises:
-        CheckpointError: the file cannot be read, holds no classifier, or holds one that does not fit its own options.
-        ConfigError: the number of heads is unknown, or an image size does not fit.
+        CheckpointError: the file cannot be read, or holds no classifier that plsc_mae can build.
+        ConfigError: the number of heads is unknown, or an option does not fit.
         DataError: the file of names cannot be read, or does not have one name per class.
     """
     stored = source if isinstance(source, Checkpoint) else weights.read_network(source, model_key, model_prefix)
@@ -92,8 +92,9 @@ def open_classifier(config: PredictConfig | ExplainConfig) -> LoadedClassifier:
     """Load the classifier named by the options of a command.
 
     Raises:
-        CheckpointError: see `load_classifier`; or the network predicts no classes.
-        UserError: see `load_classifier`.
+        CheckpointError: see `load_classifier`; or the network predicts labels of another kind than classes.
+        ConfigError: see `load_classifier`.
+        DataError: see `load_classifier`.
     """
     trained, kind = open_predictor(config)
     if kind.dense:
@@ -133,10 +134,10 @@ def _by_options(
 def _arguments(
     stored: Checkpoint, num_heads: int | None, input_size: tuple[int, ...] | None, global_pool: bool | None
 ) -> dict[str, Any]:
-    """Infer the arguments of `ImageClassifier` from the tensors of another code base.
+    """Infer the arguments of `ImageClassifier` from a file of another code base.
 
-    A norm after the pooling implies mean pooling. MAE-priv is the exception: there, stored options state whether the
-    class token is classified.
+    Unless `global_pool` is given, a layer norm after the pooling implies mean pooling, except in files (MAE-priv's)
+    whose options state that the class token is classified.
     """
     rules, options = recognize(stored.model, str(stored.path)), stored.meta.get("args")
     encoder = infer_encoder_arguments(stored, num_heads, input_size)

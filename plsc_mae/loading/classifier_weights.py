@@ -14,6 +14,7 @@ from paddle import nn
 from plsc_mae import weights
 from plsc_mae.config import ClassifyConfig
 from plsc_mae.data.classes import ClassOrder
+from plsc_mae.data.pixels import per_channel
 from plsc_mae.errors import CheckpointError, flag
 from plsc_mae.loading.class_names import head_to_keep
 from plsc_mae.loading.completeness import BESIDE_THE_ENCODER, refuse_unsupported, require_complete
@@ -64,17 +65,17 @@ def load_into_classifier(
 ) -> LoadReport:
     """Initialize a classifier with a checkpoint of pre-training or of another classifier.
 
-    A head is loaded only if it has the classes of the run, and its outputs are put into the order of `classes`; see
+    A head is loaded only if it fits the classes of the run, and its outputs are put into the order of `classes`; see
     `class_names.head_to_keep`. Learned position embeddings and relative position tables are resized to the classifier's
-    grid; relative position tables that the file lacks stay at zero.
+    grid; relative position tables stay at zero if the file has none.
 
     Args:
         model: the classifier.
         source: the file, or its content.
         norm_into_fc_norm: True to initialize the norm after mean pooling with the encoder's final norm, as
             Atten4Vis/CAE does; the MAEs do not.
-        model_key: key of the network in the file, see `weights.unwrap.choose_network`; unused with its content.
-        model_prefix: prefix of the network's tensor names; unused with its content.
+        model_key: key of the network in the file, see `weights.unwrap.choose_network`; unused if `source` is content.
+        model_prefix: prefix of the network's tensor names; unused if `source` is content.
         classes: classes of the run; None if they are unknown.
         names_file: text file with the names of the stored classifier's outputs, in place of those in the checkpoint.
         new_head: True to keep the initial head even if the file has one.
@@ -84,8 +85,8 @@ def load_into_classifier(
         The report of `weights.load`, with the dialect of the file as it was read.
 
     Raises:
-        CheckpointError: the file cannot be read, is of another size, lacks a tensor of the encoder, has one that the
-            classifier lacks, or holds a probe.
+        CheckpointError: the file cannot be read or used, its encoder is not that of the classifier, or it holds a
+            probe.
         DataError: the file of names cannot be read, or does not fit the stored classifier.
     """
     if not isinstance(source, Checkpoint):
@@ -126,13 +127,13 @@ def load_classifier_weights(
     Args:
         model: the classifier, built with the options that it was trained with.
         source: the file, or its content.
-        model_key: key of the network in the file, see `weights.unwrap.choose_network`; unused with its content.
-        model_prefix: prefix of the network's tensor names; unused with its content.
+        model_key: key of the network in the file, see `weights.unwrap.choose_network`; unused if `source` is content.
+        model_prefix: prefix of the network's tensor names; unused if `source` is content.
         resize: True to resize position embeddings and relative position tables to the grid of `model`.
         by_options: True if the user's options determined the network, False if the file did; see `require_complete`.
 
     Raises:
-        CheckpointError: the file cannot be read, lacks a tensor, has an extra one, or has one of a different shape.
+        CheckpointError: the file cannot be read or used, or its tensors are not those of the classifier.
     """
     if not isinstance(source, Checkpoint):
         source = weights.read_network(source, model_key or "", model_prefix or "")
@@ -151,7 +152,8 @@ def based(stored: Checkpoint, num_heads: int) -> tuple[Checkpoint, Dialect]:
     """Return (the file in the base naming of its dialect, the dialect); `num_heads` determines the order of rows.
 
     Raises:
-        CheckpointError: no dialect has the tensors' names, or plsc_mae lacks a part of the network.
+        CheckpointError: no dialect has the tensors' names, their shapes fit no network of the dialect, or plsc_mae
+            lacks a part of the network.
     """
     stored = decoded(stored, num_heads, 1)  # a classifier needs no decoder
     rules = recognize(stored.model, str(stored.path))
@@ -169,14 +171,14 @@ def parts_of_start(config: ClassifyConfig, resumed: Path | Checkpoint | None = N
         resumed: checkpoint from which the run resumes, or the content of the classifier to evaluate; None without one.
 
     Raises:
-        CheckpointError: the file cannot be read, or holds an encoder with a part that plsc_mae lacks.
+        CheckpointError: the file cannot be read, or holds no encoder that plsc_mae can build.
     """
     if isinstance(resumed, Checkpoint):
         source = resumed
+    elif resumed is not None:  # so that a resumed run does not need the file of --finetune
+        source = weights.read(resumed)
     elif config.finetune:
         source = weights.read_network(config.finetune, config.model_key, config.model_prefix)
-    elif resumed is not None:
-        source = weights.read(resumed)
     else:
         return {}
     return newer_parts(based(source, config.num_heads or 1)[0], config.image_size)
@@ -204,12 +206,12 @@ def _warn_of_other_settings(model: ImageClassifier, stored: Checkpoint) -> None:
 
 
 def warn_of_statistics(stored: Checkpoint, config: ClassifyConfig) -> None:
-    """Warn if a file specifies an image normalization that differs from the run's options."""
+    """Warn if a Hugging Face folder states another normalization of the images than that of the run."""
     statistics, own = stored_statistics(stored), build_normalize(config)
     if statistics is None:
         return
     rows = [values.flatten().tolist() for values in (own.mean, own.std)]
-    if not np.allclose(rows, statistics, atol=1e-4):
+    if not np.allclose(rows, [per_channel(values, config.channels) for values in statistics], atol=1e-4):
         option = "--imagenet_inception_mean_and_std"
         known = {HALVES: f"give {option}", IMAGENET: f"leave out {option}"}
         logger.warning(
@@ -226,7 +228,7 @@ def _fitted(
     """Return the file's tensors in its dialect, some of them renamed to their places in the classifier.
 
     The head is dropped unless `keep_head` is true. If `norm_into_fc_norm`, the encoder's final norm becomes `fc_norm`.
-    A relative position table that all blocks share in the file is copied to every block that has its own table here.
+    A relative position table that all blocks share in the file is copied to every block that needs its own one.
     """
     fitted = dict(tensors)
     if not keep_head:
@@ -314,8 +316,8 @@ def start_from_pretraining(
 ) -> LoadReport:
     """Load the encoder of `config.finetune` and initialize the head; return the report of loading.
 
-    Fine-tuning initializes the head as the method's recipe does, or loads it if the file is a classifier with the
-    classes of the run; for labels that are not classes it always initializes the head. A probe draws its head with
+    Fine-tuning initializes the head as the method's recipe does, or keeps the file's head, see `load_into_classifier`;
+    if the labels of the run or of the file are not classes, it always initializes the head. A probe draws its head with
     standard deviation PROBE_HEAD_STD.
 
     Raises:

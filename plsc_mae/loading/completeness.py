@@ -1,7 +1,7 @@
-"""The rule for all loaders: a file and a network must have the same tensors, apart from a list of known exceptions.
+"""The rule of the loaders: a file and a network must have the same tensors, apart from known exceptions.
 
 If the file lacks a tensor, the network keeps random values there. If the network lacks it, its values are ignored.
-Either case changes the features silently, so it is an error, except for the tensors listed here.
+Either case can change the features silently, so it is an error, except for tensors listed here or named by a loader.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _UNSUPPORTED = (
 
 
 def unsupported_part(names: Iterable[str]) -> str:
-    """Return text that names an unsupported part and the tensor that reveals it; "" if all parts are supported."""
+    """Return text that names an unsupported part and the tensor that reveals it; "" if no name reveals one."""
     for name in names:
         for pattern, part in _UNSUPPORTED:
             if re.search(pattern, name):

@@ -15,7 +15,11 @@ HEADS = ("head.weight", "head.1.weight")  # of classifiers and of probes, in eve
 
 
 def base_of(stored: Checkpoint, num_heads: int | None = None, decoder_num_heads: int | None = None) -> Checkpoint:
-    """Return a file in the base naming of its dialect; rows may be out of order if the number of heads is unknown."""
+    """Return a file in the base naming of its dialect; rows may be out of order if the number of heads is unknown.
+
+    Raises:
+        CheckpointError: the shapes of the tensors fit no network of the dialect.
+    """
     try:
         return decoded(stored, num_heads, decoder_num_heads)
     except ConfigError:

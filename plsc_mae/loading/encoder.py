@@ -77,15 +77,15 @@ def load_encoder(
             pooling and the head are left out; for the normalization of its images see `normalization`.
         model_key: key of the weights in the file, such as "model_ema"; "" to find them. Unused if `source` is content.
         model_prefix: prefix of the network's tensor names; unused if `source` is content.
-        num_heads: attention heads, if the file does not determine them.
+        num_heads: attention heads, needed if the file does not determine them.
         input_size: image side, or height and width, in place of the checkpoint's; learned positions are resized.
         random_weights: take only the sizes from the file, for comparison with an untrained encoder.
         seed: seed of the random weights.
         in_chans: channels of the images, in place of the checkpoint's; the patch embedding is converted.
 
     Raises:
-        CheckpointError: the file cannot be read, lacks a tensor of the encoder, or has one that the encoder lacks.
-        ConfigError: the number of heads is unknown or does not fit, or the image size does not fit.
+        CheckpointError: the file cannot be read, or holds no complete encoder that plsc_mae can build.
+        ConfigError: the number of heads is unknown, or an option does not fit.
     """
     stored = source if isinstance(source, Checkpoint) else weights.read_network(source, model_key, model_prefix)
     path = str(stored.path)
@@ -116,8 +116,8 @@ def build_encoder(
     """Build the encoder that a file holds, with fresh weights; return (encoder, normalization of its images).
 
     Raises:
-        CheckpointError: the file holds no encoder, or one with a part that plsc_mae lacks.
-        ConfigError: the number of heads is unknown or does not fit, or the image size does not fit.
+        CheckpointError: the file holds no encoder that plsc_mae can build.
+        ConfigError: the number of heads is unknown, or an option does not fit.
     """
     sized = decoded(stored, num_heads, 1)  # the order of the decoder's rows is irrelevant here
     is_ours = "method" in sized.meta and "args" in sized.meta
@@ -137,7 +137,7 @@ def fill_encoder(network: VisionTransformer, stored: Checkpoint, *, dry_run: boo
     """Load a file's encoder and return the report; with `dry_run` compare names and shapes only.
 
     Raises:
-        CheckpointError: the file lacks a tensor of the encoder, or has one that the encoder lacks.
+        CheckpointError: the tensors of the file are not those of the encoder, or cannot be used.
     """
     fit = PositionFit(network, network, stored)
     report = weights.load(network, stored, prefix="encoder.", resize=fit, dry_run=dry_run)
@@ -148,24 +148,24 @@ def fill_encoder(network: VisionTransformer, stored: Checkpoint, *, dry_run: boo
 
 
 def _lacks_its_table(stored: Checkpoint) -> bool:
-    """Return whether a file is an autoencoder of facebookresearch/mae whose computed position table was not saved."""
+    """Return True for an autoencoder of facebookresearch/mae whose computed position table was not saved."""
     return "pos_embed" not in stored.model and "decoder_embed.weight" in stored.model
 
 
 def infer_encoder_arguments(
     stored: Checkpoint, num_heads: int | None, input_size: tuple[int, ...] | None
 ) -> dict[str, Any]:
-    """Infer the arguments of `VisionTransformer` from the shapes of tensors, and the rest from stored options.
+    """Infer the arguments of `VisionTransformer` from the tensors and the stored options of a file.
 
     Args:
         stored: the file, in the base naming of its dialect.
-        num_heads: attention heads, if the file does not determine them.
+        num_heads: attention heads, needed if the file does not determine them.
         input_size: image side, or height and width, in place of the file's.
 
     Raises:
         CheckpointError: there is no encoder, or it has a part that plsc_mae lacks, or its positions form no square grid
             and do not fit `input_size`.
-        ConfigError: the number of heads is unknown, or does not divide the width.
+        ConfigError: the number of heads is unknown, or a size does not fit.
     """
     rules = recognize(stored.model, str(stored.path))
     refuse_unsupported(stored.model, rules, str(stored.path))
@@ -216,17 +216,9 @@ def _fitting(
     trained: Any,
     input_size: tuple[int, ...] | None,
 ) -> tuple[Any, int]:
-    """Return (image size that a position table was trained for, number of its rows that belong to no patch).
+    """Return (image size of the training, number P of rows that belong to no patch) for a table [1, P + L, D].
 
-    Args:
-        stored: the file.
-        table: position table [1, P + L, D].
-        sizes: result of `infer_encoder`.
-        trained: image size stored in the file or implied by a square table; None if unknown.
-        input_size: image size that the user asks for.
-
-    Raises:
-        CheckpointError: the table's rows form no square grid and do not fit `input_size`.
+    `trained` is the image size stored in the file or implied by a square table, `input_size` the user's.
     """
     rows, square_prefix = table.shape[1], sizes["prefix_positions"]
 
@@ -261,8 +253,8 @@ def newer_parts(stored: Checkpoint, input_size: tuple[int, ...]) -> dict[str, An
         input_size: image side, or height and width, of the network to build.
 
     Raises:
-        CheckpointError: plsc_mae lacks a part of the encoder, or its positions form no square grid and do not fit
-            `input_size`.
+        CheckpointError: there is no encoder, or it has a part that plsc_mae lacks, or its positions form no square grid
+            and do not fit `input_size`.
     """
     if not stored.dialect or (stored.dialect not in _VITS and stored.dialect != NATIVE.name):
         return {}

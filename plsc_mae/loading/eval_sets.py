@@ -1,7 +1,7 @@
 """Published evaluation sets of ImageNet-1k: their images, with the outputs of a trained classifier for their classes.
 
 Every set has a rule for its folders and for the classes that a prediction may take. Classes are matched by WordNet id
-or by name, so their order and number in the classifier do not matter.
+or by name, so a classifier with class names may have them in any order.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Source(NamedTuple):
     given: ImageList | None = None
 
     def images(self) -> ImageList:
-        """Return `given`, or else list the labeled images; raise DataError without images or without classes."""
+        """Return `given`, or else list the images; raise DataError if that is impossible or they have no classes."""
         images = find_images(self.path, "val", flag=self.flag) if self.given is None else self.given
         require_classes(images, "evaluation")
         return images
@@ -79,8 +79,8 @@ def find_parts(name: str, source: Source) -> Iterator[EvaluationPart]:
     Images are listed when iteration reaches their part.
 
     Raises:
-        DataError: images, labels or folders are missing or have other names than in the published set, or the
-            classifier lacks a class.
+        DataError: images, labels or folders are missing or are not those of the published set, or the outputs of the
+            classifier for its classes are unknown.
     """
     return RULES[name](source)
 
@@ -183,15 +183,9 @@ RULES: Mapping[str, Callable[[Source], Iterator[EvaluationPart]]] = {
 
 
 def _labeled(images: ImageList, classes: Sequence[str], *, numbers: bool = False) -> ImageList:
-    """Return images with the classes of a published set, by the WordNet ids in the names of their folders.
+    """Return images with the classes of a published set, by the WordNet ids in the names of their own classes.
 
-    Args:
-        images: labeled images; the labels of a list file are class numbers of ImageNet-1k.
-        classes: WordNet ids of the set.
-        numbers: whether the names of folders may be class numbers of ImageNet-1k.
-
-    Raises:
-        DataError: a folder does not belong to a class of the set.
+    If `numbers` is true, and in a list file, the names may be class numbers of ImageNet-1k instead.
     """
     numbers = numbers or images.numbered
     place = {name: number for number, name in enumerate(classes)}
@@ -225,11 +219,7 @@ def _synset(name: str, *, numbers: bool) -> str:
 
 
 def _outputs(head: Head, classes: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Return the output indices [C] of a classifier for WordNet ids.
-
-    Raises:
-        DataError: the classifier lacks a class or has it twice, or the names of its outputs are unknown.
-    """
+    """Return the output indices [C] of a classifier for WordNet ids; all classes must be known and unique."""
     names = _output_names(head)
     if not names:
         raise DataError(
@@ -281,11 +271,7 @@ def _key(name: str) -> Hashable:
 
 
 def _read_answers(file: Path) -> list[list[int]]:
-    """Read ReaL's labels: a list of class numbers for every validation image.
-
-    Raises:
-        DataError: the file is missing, or has another form.
-    """
+    """Read ReaL's labels: a list of class numbers for every validation image."""
     try:
         answers: Any = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -317,12 +303,7 @@ def _validation_number(path: str, answers: Sequence[list[int]], file: Path) -> i
 
 
 def _corruption_folders(source: Source) -> dict[str, Path]:
-    """Return the folders of the corruptions by name.
-
-    Raises:
-        DataError: the set is not a folder, or a folder in it is not a corruption of the published set or lacks a
-            severity.
-    """
+    """Return the folders of the corruptions by name; each has a folder for every severity."""
     known = {*ALEXNET_ERRORS, *EXTRA_CORRUPTIONS}
     root = Path(source.path)
     if source.given is not None or not root.is_dir():

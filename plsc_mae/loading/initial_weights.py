@@ -36,17 +36,17 @@ def load_initial_weights(task: Task, config: PretrainConfig) -> LoadReport:
     """Load the file of --initial_weights into the network of a task, and log the tensors that do not match.
 
     The file holds a whole network of pre-training, a classifier or an encoder, in any dialect. The encoder must be
-    complete, apart from its mask token and final norm; other tensors that the file lacks keep their initial values.
-    Positions are resized to the network's grid, and the patch embedding and the prediction of pixels are converted to
-    its channels.
+    complete, apart from its mask token and final norm; `Task.complete_initial_weights` can set other tensors that the
+    file lacks, and the remaining ones keep their initial values. Positions are resized to the network's grid, and the
+    patch embedding and the prediction of pixels are converted to its channels.
 
     Args:
         task: the task, with fresh weights; its `model.encoder` is a VisionTransformer.
         config: options of the run.
 
     Raises:
-        CheckpointError: the file cannot be read, holds no encoder or one of another size, or one of its tensors has
-            another shape than the network's.
+        CheckpointError: the file cannot be read or used, holds no encoder of the network's sizes and numbers of heads,
+            or has a tensor of another shape.
     """
     network, encoder = task.model, task.model.encoder
     assert isinstance(encoder, VisionTransformer)

@@ -1,4 +1,4 @@
-"""Networks built and loaded from weight files of any dialect, to read tensors in plsc_mae's names and layouts."""
+"""Networks built and loaded from weight files of any dialect."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def holding_network(
     `open_network`.
 
     Raises:
-        CheckpointError: the file holds no such network, or lacks a tensor.
-        ConfigError: the number of heads is needed and unknown.
+        CheckpointError: the file holds no such network that plsc_mae can build.
+        ConfigError: the number of heads is needed and unknown, or an option does not fit.
     """
     try:
         return open_network(stored, kind, num_heads, decoder_num_heads, any_grid=True, in_chans=in_chans)
@@ -77,8 +77,8 @@ def open_network(
     Args:
         stored: the file as `weights.read` returns it.
         kind: the part of it to load, see `contents.kind_of`.
-        num_heads: attention heads of the encoder, if the file does not determine them.
-        decoder_num_heads: attention heads of the decoder, if the file does not determine them.
+        num_heads: attention heads of the encoder, needed if the file does not determine them.
+        decoder_num_heads: attention heads of the decoder, needed if the file does not determine them.
         any_grid: if the grid of the positions of an encoder or classifier is unknown, build the network for images
             with a single row of patches, which holds these positions.
         dry_run: for a network of pre-training, compare names and shapes only, also of its position tables; no effect on
@@ -86,8 +86,8 @@ def open_network(
         in_chans: channels of the images, in place of the file's; weights are converted.
 
     Raises:
-        CheckpointError: the file does not hold such a network, or lacks a tensor.
-        ConfigError: the number of heads is needed and unknown.
+        CheckpointError: the file holds no such network that plsc_mae can build.
+        ConfigError: the number of heads is unknown, or an option does not fit.
     """
     path = str(stored.path)
     if kind in (CLASSIFIER, ENCODER):
@@ -126,13 +126,13 @@ def load_pretraining_network(
 
     Args:
         stored: the file as `weights.read` returns it.
-        num_heads: attention heads of the encoder, if the file does not determine them.
-        decoder_num_heads: attention heads of the decoder, if the file does not determine them.
+        num_heads: attention heads of the encoder, needed if the file does not determine them.
+        decoder_num_heads: attention heads of the decoder, needed if the file does not determine them.
         replaced: options that replace the checkpoint's, see `training_config`; positions are resized to `input_size`.
 
     Raises:
-        CheckpointError: the file holds no such network, or lacks a tensor.
-        ConfigError: an option does not fit, or the number of heads is unknown.
+        CheckpointError: the file holds no such network that plsc_mae can build.
+        ConfigError: the number of heads is unknown, or an option does not fit.
     """
     heads = {"num_heads": num_heads, "decoder_num_heads": decoder_num_heads}
     config = training_config(stored, heads, **replaced)

@@ -1,6 +1,6 @@
 """Pixel settings of a run or tool: channels, bands, pixel range, mean and standard deviation.
 
-Each setting comes from the first of these that has it: option, file of --stats, checkpoint, default. Range, mean and
+Each setting comes from the first of these that has it: option, file of --stats, checkpoint, default. Bands, mean and
 standard deviation of a checkpoint apply only if it has the channels of the run.
 """
 
@@ -45,7 +45,7 @@ class PixelSettings(NamedTuple):
     Attributes:
         pixel_format: channels, bands, range and tile size.
         mean: mean of each channel on the scale 0 to 1; None for the method's default.
-        std: standard deviation of each channel on the scale 0 to 1; None if and only if `mean` is.
+        std: standard deviation of each channel on the scale 0 to 1; None for the method's default.
     """
 
     pixel_format: PixelFormat
@@ -86,7 +86,7 @@ def settle(config: ConfigT, images: ImageList | None, checkpoint: str | Path | N
 
     Raises:
         ConfigError: options are malformed or contradict each other or the file of --stats.
-        DataError: the file of --stats cannot be read.
+        DataError: the file of --stats cannot be read or used.
     """
     found = choose(config, [checkpoint] if checkpoint else [], images)
     form = found.pixel_format
@@ -145,13 +145,13 @@ def choose(
 
     Args:
         config: options of a command.
-        origins: checkpoints; the first one that stores values gives the defaults.
+        origins: checkpoints, whose values are the defaults; earlier checkpoints take precedence.
         images: images that determine the range of --pixel_range auto; None ignores `auto`.
         channels: number of channels if neither options nor files give one.
 
     Raises:
         ConfigError: options are malformed or contradict each other or the file of --stats.
-        DataError: the file of --stats cannot be read.
+        DataError: the file of --stats cannot be read or used.
     """
     check_channels(config.in_chans, config.bands, config.mean, config.std)
     measured = read_stats(config.stats) if config.stats else None
@@ -203,7 +203,7 @@ def _statistics(sources: Sequence[Source]) -> tuple[Numbers | None, Numbers | No
 
 
 def _require_same(config: PixelConfig, measured: Source, pixel_format: PixelFormat) -> None:
-    """Raise ConfigError if the channels or the range of a file of --stats differ from the run's."""
+    """Raise ConfigError if the channels, bands or range of a file of --stats differ from the run's."""
     if measured.channels != pixel_format.channels or measured.bands != pixel_format.bands:
         own, theirs = (
             f"{counted(c, 'channel')}{f', bands {b}' if b else ''}"
@@ -228,8 +228,8 @@ def _choose_range(
 ) -> PixelRange | None:
     """Return the range of the option, else that of the first source that has one; None for the default range.
 
-    An option that differs from a source is used with a warning. Without an option, a source with a range and a source
-    with the channels of `pixel_format`, the range of images other than RGB is sampled from the files of `images`.
+    An option that differs from a source is used with a warning. If no source has the channels of `pixel_format` either,
+    the range of images other than RGB is sampled from their files.
     """
     if given is None:
         ranges = [source.pixel_range for source in sources if source.pixel_range is not None]
@@ -303,7 +303,8 @@ def read_stats(path: str) -> Source:
     """Read the pixel settings in a file of `plsc-mae stats`; a standard deviation of 0 becomes 1, with a warning.
 
     Raises:
-        DataError: the file cannot be read, or was not written by `plsc-mae stats`.
+        DataError: the file cannot be read, was not written by `plsc-mae stats`, or has a mean without a std or a std
+            without a mean.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -312,6 +313,9 @@ def read_stats(path: str) -> Source:
         raise DataError(f"cannot read {flag('stats')} {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{flag('stats')} {path} was not written by `plsc-mae stats`; measure again") from None
+    if (source.mean is None) != (source.std is None):
+        present, absent = ("std", "mean") if source.mean is None else ("mean", "std")
+        raise DataError(f"{flag('stats')} {path} has {present} but no {absent}; expected both, so measure again")
     constant = [channel for channel, value in enumerate(source.std or (), start=1) if not value > 0]
     if not constant:
         return source

@@ -62,7 +62,7 @@ class PositionFit:
         self.patch_area, self.channels_first = encoder.patch_size**2, getattr(network, "channels_first", False)
 
     def __call__(self, name: str, value: Array, shape: list[int]) -> Array | None:
-        """Convert the file's tensor `value` to `shape`, that of the network's tensor `name`; None if it cannot be."""
+        """Convert the file's `value` to `shape` for the network's tensor `name`; return None if that is impossible."""
         if name.endswith(PATCH_KERNEL) and value.ndim == len(shape) and value[:, 0].shape == (shape[0], *shape[2:]):
             self._log_conversion(
                 "the patch embedding", value.shape[1], shape[1], f"the sum of the old kernels, divided by {shape[1]}"

@@ -24,8 +24,8 @@ def training_config(stored: Checkpoint, heads: Mapping[str, int | None], **repla
 
     Args:
         stored: the file as `weights.read` returns it.
-        heads: the user's `num_heads` and, if the caller needs the decoder, `decoder_num_heads`; None without one. Many
-            files of other code bases require them, because no shape determines a number of heads.
+        heads: the user's `num_heads` and, if the caller needs the decoder, `decoder_num_heads`; None without one. They
+            are used for files without plsc_mae's options, many of which do not determine the numbers of heads.
         replaced: options that replace the checkpoint's; a value of None keeps the checkpoint's. `resume` and
             `auto_resume` are always switched off.
 
@@ -120,10 +120,7 @@ def _computed_size(stored: Checkpoint) -> tuple[int, int] | None:
 
 
 def _stored_options(method: Method[PretrainConfig], stored: Checkpoint, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options that another code base stored beside its weights: an argparse.Namespace, read as plain data.
-
-    The stored image size is used only if no tensor determines it.
-    """
+    """Return options of the method that another code base stored; an image size only if no tensor determines it."""
     options = stored.meta.get("args")
     if not isinstance(options, dict):
         return {}

@@ -17,6 +17,7 @@ from paddle import Tensor, nn
 
 from plsc_mae.config.training import UpdateScheduleOptions
 from plsc_mae.data.display import RGB_DISPLAY, Display
+from plsc_mae.data.pixels import RGB_CHANNELS
 from plsc_mae.methods.memory_outline import MemoryOutline
 from plsc_mae.optim import ParamGroup, Schedule, by_epochs, by_updates, weight_decay_groups
 from plsc_mae.parallel import activity
@@ -227,7 +228,7 @@ def to_pictures(drawn: Mapping[str, Tensor], display: Display = RGB_DISPLAY) -> 
         drawn: pixels by label, the original first.
         display: the channels to show.
     """
-    if display != RGB_DISPLAY:
+    if display != RGB_DISPLAY or next(iter(drawn.values())).shape[1] != RGB_CHANNELS:
         return display.draw({label: pixels.numpy().transpose(0, 2, 3, 1) for label, pixels in drawn.items()})
     return {
         label: (pixels.clip(0, 1) * 255).round().astype("uint8").numpy().transpose(0, 2, 3, 1)

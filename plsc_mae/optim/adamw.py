@@ -1,4 +1,4 @@
-"""AdamW that updates all parameters of a group in one call."""
+"""AdamW that updates many parameters in one call."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import paddle
 from paddle import Tensor, _C_ops
 
-CHUNK_SIZE = 32 * 2048  # elements per thread block of the GPU kernel, Paddle's own value for Adam
+CHUNK_SIZE = 32 * 2048  # elements per thread block of the GPU kernel
 
 
 class _Settings(NamedTuple):

@@ -44,9 +44,9 @@ class NullOptimizer:
 def build_adamw(
     groups: Sequence[ParamGroup], *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
 ) -> FusedAdamW:
-    """Build AdamW with decoupled weight decay per group; call `set_lr` before every step.
+    """Build AdamW with decoupled weight decay per group; its learning rate is 0 until `set_lr`.
 
-    The update equals PyTorch's AdamW: first the decay with the current learning rate, then the bias-corrected step.
+    The update is that of PyTorch's AdamW: first the decay with the current learning rate, then the bias-corrected step.
     """
     return FusedAdamW(
         learning_rate=0.0,
@@ -61,7 +61,7 @@ def build_adamw(
 def build_optimizer(
     name: str, groups: Sequence[ParamGroup], *, betas: tuple[float, float], eps: float, momentum: float
 ) -> paddle.optimizer.Optimizer:
-    """Build an optimizer by name; call `set_lr` before every step.
+    """Build an optimizer by name; its learning rate is 0 until `set_lr`.
 
     Args:
         name: "adamw", "sgd" (with Nesterov momentum), "lars", or "lars_priv" (MAE-priv's rule).

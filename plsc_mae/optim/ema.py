@@ -16,11 +16,11 @@ from plsc_mae.parallel.tensor import my_part, shards_of
 class WeightAverage:
     """Exponential moving average of a network's state in float32 (timm 0.3.2 `ModelEma`).
 
-    It starts as a copy of the network. Buffers are averaged like parameters. Entries that are not floating-point are
-    copied from the network.
+    The average starts as a copy of the network. Buffers are averaged like parameters. Entries that are not
+    floating-point are copied from the network.
 
     Args:
-        model: network to average; its weights are modified only within `applied`.
+        model: network to average; its state is modified only by `applied`.
         decay: weight of the previous average in an update.
     """
 
@@ -42,7 +42,7 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Replace the network's weights by the average within the context, and restore them exactly at its end."""
+        """Replace the network's state by the average within the context, and restore it exactly at its end."""
         tensors = self._model.state_dict()
         weights = {name: tensor.clone().detach() for name, tensor in tensors.items()}
         try:

@@ -18,17 +18,17 @@ TRUST_COEFFICIENT = 0.001
 
 
 class LARS(SGD):
-    """SGD with momentum that scales each gradient to the norm of its parameter.
+    """SGD with momentum that scales gradients to the norms of their parameters.
 
-    A gradient is replaced by `trust_coefficient * |param| / |grad| * grad`, unless one of the norms is 0. The learning
-    rate is not part of the velocity.
+    The scale is `trust_coefficient * |param| / |grad|` with the exceptions of `rule`, and 1 if one of the norms is 0.
+    The learning rate is not part of the velocity.
 
     Args:
         learning_rate: learning rate, or a Paddle scheduler.
         parameters: tensors or groups, as in `SGD`.
         weight_decay: weight decay of groups without their own.
         momentum: factor of the previous velocity.
-        trust_coefficient: ratio of the scaled gradient's norm to the parameter's norm.
+        trust_coefficient: factor of the scale.
         rule: "facebook" (facebookresearch/mae, Atten4Vis/CAE) adds the decay to the gradient and then scales the sum;
             one-dimensional parameters are neither decayed nor scaled. "mae_priv" (BUPT-PRIV/MAE-priv) scales only
             groups with non-zero weight decay. Its decay enters only the denominator of the scale; it is never added to
@@ -77,8 +77,8 @@ class LARS(SGD):
 def l2_norm(x: Tensor) -> Tensor:
     """Return the L2 norm of all elements as a tensor on the device.
 
-    `paddle.linalg.norm` (3.3) and `paddle.dot` are not used, because on CPU they accumulate sequentially in float32:
-    with 2 million elements the relative error is 6e-4, and `norm` takes four times as long.
+    `paddle.linalg.norm` and `paddle.dot` are not used, because on CPU they accumulate sequentially in float32 (Paddle
+    3.3): with 2 million normally distributed elements the relative error is 6e-4.
     """
     return paddle.sqrt((x * x).sum())
 
@@ -90,5 +90,5 @@ def build_lars(
     trust_coefficient: float = TRUST_COEFFICIENT,
     rule: Rule = "facebook",
 ) -> LARS:
-    """Build LARS for `groups`; call `set_lr` before every step."""
+    """Build LARS for `groups`; its learning rate is 0 until `set_lr`."""
     return LARS(0.0, paddle_groups(groups), momentum=momentum, trust_coefficient=trust_coefficient, rule=rule)

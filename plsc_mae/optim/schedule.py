@@ -17,7 +17,7 @@ class Rates(NamedTuple):
     weight_decay: float
 
 
-Schedule = Callable[[float, int], Rates]  # (completed epochs as a fraction, completed updates) -> rates
+Schedule = Callable[[float, int], Rates]  # (completed epochs with their fraction, completed updates) -> rates
 
 
 def scaled_lr(blr: float, effective_batch: int) -> float:
@@ -53,8 +53,8 @@ def cosine_at(
 ) -> float:
     """Return the scheduled value of an update: linear warm-up, then half a cosine to `final`.
 
-    This is `cosine_scheduler` of Atten4Vis/CAE furnace/utils.py, BUPT-PRIV/MAE-priv and MAE-pytorch. The last value of
-    the warm-up and the first value of the cosine are both `base`.
+    This is `cosine_scheduler` of Atten4Vis/CAE furnace/utils.py, BUPT-PRIV/MAE-priv and MAE-pytorch. The cosine starts
+    at `base`; a warm-up of two or more updates also ends there.
 
     Args:
         update: zero-based index of the update.
@@ -62,7 +62,7 @@ def cosine_at(
         final: value that the cosine would reach one update after the last.
         updates: number of updates of the run.
         warmup_updates: number of updates of the warm-up.
-        start: first value of the warm-up; all recipes use 0.
+        start: first value of the warm-up.
     """
     if update < warmup_updates:
         return start + (base - start) * update / max(warmup_updates - 1, 1)

@@ -56,6 +56,6 @@ class SGD(paddle.optimizer.Momentum):
 def build_sgd(groups: Sequence[ParamGroup], *, momentum: float = 0.9, nesterov: bool = True) -> SGD:
     """Build SGD, by default with Nesterov momentum as in Atten4Vis/CAE's attentive probe.
 
-    Call `set_lr` before every step.
+    The learning rate is 0 until `set_lr`.
     """
     return SGD(0.0, paddle_groups(groups), momentum=momentum, nesterov=nesterov)

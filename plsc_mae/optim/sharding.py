@@ -27,7 +27,7 @@ class UpdateSharing:
 
     Args:
         groups: the optimizer's parameter groups.
-        world: processes of the run.
+        world: processes of the run; the data-parallel ones share the updates.
 
     Attributes:
         mine: the parameter groups, reduced to the parameters that this process updates.
@@ -64,7 +64,7 @@ def _only(group: ParamGroup, own: set[int]) -> ParamGroup:
 
 
 def check_stage(stage: int, *, is_gpu: bool, shares_network: bool) -> None:
-    """Raise ConfigError if ZeRO stage `stage` is not supported.
+    """Raise ConfigError if a run does not support the ZeRO stage `stage`.
 
     Args:
         stage: ZeRO stage; 0 for no sharding.
@@ -89,7 +89,7 @@ class Sharded(NamedTuple):
     Attributes:
         layer: the wrapped task.
         optimizer: the wrapped optimizer.
-        collect: gathers the whole weights in every process, and all must call it; None if the weights are not sharded.
+        collect: gathers the whole weights in every process; all must call it. None if the weights are not sharded.
     """
 
     layer: nn.Layer

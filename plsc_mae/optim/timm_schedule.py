@@ -17,7 +17,7 @@ from plsc_mae.optim.schedule import Rates, Schedule
 def timm_multistep(
     *, lr: float, warmup_lr: float, warmup_updates: int, milestones: Sequence[int], factor: float, weight_decay: float
 ) -> Schedule:
-    """Return a schedule with linear warm-up, then a constant learning rate, multiplied by `factor` at each milestone.
+    """Return a schedule with linear warm-up, then a learning rate that is multiplied by `factor` at each milestone.
 
     Args:
         lr: learning rate after the warm-up.
@@ -37,13 +37,13 @@ def timm_multistep(
 def timm_cosine(
     *, lr: float, warmup_lr: float, min_lr: float, updates: int, warmup_updates: int, weight_decay: float
 ) -> Schedule:
-    """Return a schedule with linear warm-up, then the rest of half a cosine that spans the whole run.
+    """Return a schedule with linear warm-up, then the remaining part of half a cosine that spans the whole run.
 
     The cosine starts at the start of the run, not at the end of the warm-up. So the learning rate drops when the
-    warm-up ends, for example to 90 % of `lr` if the warm-up takes 20 of 100 epochs.
+    warm-up ends, for example to 90 % of `lr` if the warm-up takes 20 of 100 epochs and `min_lr` is 0.
 
     Args:
-        lr: learning rate at which the warm-up ends and the cosine starts.
+        lr: learning rate that the warm-up approaches, and from which the cosine starts.
         warmup_lr: learning rate at the start of the warm-up.
         min_lr: learning rate at the end of the cosine.
         updates: length of the run in updates.

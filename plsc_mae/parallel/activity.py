@@ -1,7 +1,7 @@
 """Record of the current activity of this process, which the hang detector reads.
 
-A phase costs one call with a few assignments. All processes of a run must enter the same phases in the same order, so
-that of two processes the one that has entered fewer phases is behind.
+Entering a phase costs a few assignments. All processes of a run must enter the same phases in the same order, so that
+of two processes the one that has entered fewer phases is behind.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Activity:
     Attributes:
         phase: "start", "data", "forward", "backward", "collective", "optimizer", "log", "evaluation" or "save".
         entered: number of phases entered so far.
-        waiting: whether the process waits for others at a barrier or in a collective outside the backward pass.
+        waiting: whether the process waits for others in a collective or barrier of `World` or `Group`.
         ticks: number of steps within phases so far, such as batches of an evaluation or tensors of a checkpoint.
         update: number of the last finished update of the run.
         has_updated: whether this process has finished an update since its start.

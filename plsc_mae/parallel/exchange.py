@@ -2,7 +2,7 @@
 
 On a CPU, the processes of a machine exchange float32 tensors through memory that they share, which is quicker than
 gloo's sockets. A collective of one number separates writing from reading, so a process that dies or hangs is noticed as
-in any other collective. Means are sums in the order of the ranks, so they do not depend on timing.
+in any other collective. There, values are added in the order of the ranks, so means do not depend on timing.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class DataParallelExchange:
         on_cpu: whether the tensors are in memory that processes can share.
 
     Attributes:
-        rows: shared float32 memory [processes + 1, BUCKET_ELEMENTS]: a row for each process, and one for results. If
-            the processes cannot share memory, it is None, and Paddle's collectives are used.
+        rows: shared float32 memory [processes + 1, BUCKET_ELEMENTS]: a row for each process, and one for results. It
+            is None on GPU, and if the processes cannot share memory; Paddle's collectives are then used.
     """
 
     def __init__(self, group: Group, *, on_cpu: bool) -> None:
@@ -126,7 +126,7 @@ def _read(row: Floats, arrays: Sequence[Floats]) -> None:
 
 
 def pieces(arrays: Sequence[Floats], limit: int) -> Iterator[list[Floats]]:
-    """Yield the elements of flat arrays in order, as lists of views of `limit` elements; the last may have fewer."""
+    """Yield flat arrays in order, in lists of views with `limit` elements in all; the last list may have fewer."""
     bucket: list[Floats] = []
     room = limit
     for array in arrays:
@@ -143,7 +143,7 @@ def pieces(arrays: Sequence[Floats], limit: int) -> Iterator[list[Floats]]:
 
 
 def tensor_buckets(params: Sequence[Tensor], limit: int) -> Iterator[list[Tensor]]:
-    """Yield `params` in order, as lists with gradients of one type and at most `limit` elements.
+    """Yield `params` in order, in lists whose gradients have one dtype and at most `limit` elements in all.
 
     A larger parameter is alone in its list.
     """

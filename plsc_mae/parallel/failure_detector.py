@@ -1,9 +1,9 @@
 """Failure detector: if any process of a run dies, it ends the others.
 
-Each process holds a TCP connection to process 0 and listens on it in a thread. A process that exits first sends its
-reason. If a connection drops without one, process 0 treats that process as killed and notifies the rest. Collectives,
-kernels and waits at the launcher's store release the global interpreter lock, so the thread can run at any time. A
-second connection carries the reports of the hang detector.
+Each process holds a TCP connection to process 0 and listens on it in a thread. Before a process exits, it sends its
+reason. If a connection drops without a reason, process 0 treats that process as killed and notifies the others.
+Collectives, kernels and waits at the launcher's store release the global interpreter lock, so the thread can run at any
+time. A second connection carries the reports of the hang detector.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Watch(ABC):
         reports: connections for the reports of the hang detector, by process index.
         stacks_folder: folder of the stacks that this process writes if the run hangs; None writes to stderr only.
         describe_suspect: returns a sentence about a process that has made no progress for a while; "" without one.
-        end: reason for the end of the run, once another process has sent it.
+        end: reason for the end of the run; None until this process or another one has found it.
     """
 
     def __init__(self, process: int) -> None:
@@ -179,11 +179,7 @@ class Member(Watch):
         self.reports = {0: self._connect(host, port, token, reports=True)}
 
     def _connect(self, host: str, port: int, token: str, *, reports: bool) -> Peer:
-        """Return a new connection to process 0; `reports` marks the one for the hang detector.
-
-        Raises:
-            ConfigError: process 0 cannot be reached.
-        """
+        """Return a new connection to process 0; `reports` marks the one for the hang detector."""
         try:
             connection = socket.create_connection((host, port), timeout=JOIN_TIMEOUT)
         except OSError as error:
@@ -293,7 +289,7 @@ class Hub(Watch):
             self._complete.set()
 
     def _has_ended(self, peer: Peer) -> bool:
-        """Handle the last message of a process and return whether it ends the run."""
+        """Handle the last message of a process, or the loss of its connection, and return whether the run ends."""
         message = peer.receive()
         self._selector.unregister(peer.connection)
         self.peers.remove(peer)
@@ -330,7 +326,7 @@ def join(process: int, processes: int, store: Any, environ: Mapping[str, str] = 
         environ: environment with the launcher's address of process 0.
 
     Raises:
-        ConfigError: process 0 cannot be reached.
+        ConfigError: process 0 cannot be reached from this process.
     """
     global _watch
     if _watch is not None:
@@ -348,7 +344,7 @@ def join(process: int, processes: int, store: Any, environ: Mapping[str, str] = 
 
 
 def current() -> Watch | None:
-    """Return the watch of this process; None if the process is the only one."""
+    """Return the watch of this process; None if the process is the only one or has not joined."""
     return _watch
 
 

@@ -36,7 +36,7 @@ def compiled_architectures(version: Any = None) -> tuple[int, ...]:
         version: the module `paddle.version`, which is the default, or a stand-in for it.
 
     Returns:
-        The list of Paddle 3's `cuda_archs`, or the one of the public wheel of Paddle 2.6 for CUDA 11; () if unknown.
+        The `cuda_archs` of Paddle 3, or those of Paddle 2.6's public wheel for CUDA 11; () if unknown.
     """
     version = paddle.version if version is None else version
     if hasattr(version, "cuda_archs"):

@@ -17,7 +17,7 @@ _stores: list[Any] = []  # stores of gloo's groups, in order of creation; None f
 
 
 class Group(NamedTuple):
-    """Group of processes that exchange tensors; with a single member the collectives do nothing.
+    """Group of processes that exchange tensors; with a single member, `sum` and `broadcast` do nothing.
 
     Attributes:
         rank: index of this process among the members; -1 if it is not a member.
@@ -36,7 +36,7 @@ class Group(NamedTuple):
 
     @classmethod
     def of(cls, ranks: Sequence[int], process: int, processes: int, *, on_gloo: bool) -> Group:
-        """Create a group; all processes of the run, members or not, must create all groups in the same order.
+        """Create a group and return it; all processes of the run, members or not, must create all groups in one order.
 
         Args:
             ranks: process indices of the members in ascending order.

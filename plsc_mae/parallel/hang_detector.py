@@ -84,21 +84,25 @@ class ProgressTable:
         worst = min(silent, key=lambda seen: seen.heard)
         return _end(f"{worst.name} hangs: no report for {self._limit()}; last report: {_place(worst.activity)}", worst)
 
-    def describe_suspect(self, now: float) -> str:
-        """Return a sentence about a process that has been silent or behind for SUSPICIOUS seconds; "" without one.
+    def find_suspect(self, now: float) -> Observed | None:
+        """Return the entry of the process that has been silent or behind for SUSPICIOUS seconds; None without one.
 
-        It may be the cause of a failure elsewhere: gloo's collectives give up after 30 seconds, with a message that
-        does not name the process.
+        Of several, it is the one without progress for longest. It may be the cause of a failure elsewhere: gloo's
+        collectives give up after 30 seconds, with a message that does not name the process.
         """
         silent = [seen for seen in list(self.observed.values()) if now - seen.heard >= SUSPICIOUS]
         table = [seen for seen in list(self.observed.values()) if seen.activity is not None]
         least = min(map(_rank, table), default=None)
         behind = [seen for seen in table if _rank(seen) == least and now - seen.moved >= SUSPICIOUS]
         suspects = silent or (behind if len(behind) < len(table) else [])
-        if not suspects:
+        return min(suspects, key=lambda seen: seen.moved, default=None)
+
+    def describe_suspect(self, now: float) -> str:
+        """Return a sentence about the result of `find_suspect`; "" without one."""
+        seen = self.find_suspect(now)
+        if seen is None:
             return ""
-        worst = min(suspects, key=lambda seen: seen.moved)
-        return f"{worst.name} has made no progress for {now - worst.moved:.0f} s; last report: {_place(worst.activity)}"
+        return f"{seen.name} has made no progress for {now - seen.moved:.0f} s; last report: {_place(seen.activity)}"
 
     def find_stalled(self, now: float) -> End | None:
         """Return the end of the run if no process has made progress for the timeout, else None.
@@ -163,7 +167,7 @@ class HangDetector:
         own = {} if self.process else {0: f"process 0 on {socket.gethostname()} (pid {os.getpid()})"}
         names = own | {number: connection.name for number, connection in self.reports.items()}
         self.table = ProgressTable(timeout, names, time.monotonic())
-        self._left, self._has_warned = threading.Event(), False
+        self._left, self._suspect = threading.Event(), ""  # name of the last suspect
         self._thread = threading.Thread(target=self._run, name="hangs", daemon=True)
 
     def start(self) -> None:
@@ -218,13 +222,14 @@ class HangDetector:
                 self.table.hear(number, Activity(**report), now)
 
     def _warn(self, now: float) -> None:
-        """Log a warning when a process becomes suspicious; it is repeated only after progress."""
-        suspect = self.table.describe_suspect(now)
-        if suspect and not self._has_warned:
+        """Log a warning when a process becomes the suspect."""
+        suspect = self.table.find_suspect(now)
+        if suspect is not None and suspect.name != self._suspect:
             logger.warning(
-                "%s; the run ends if this lasts for %g s (%s)", suspect, self.table.timeout, flag("hang_timeout")
+                "%s; the run ends if this lasts for %g s (%s)",
+                *(self.table.describe_suspect(now), self.table.timeout, flag("hang_timeout")),
             )
-        self._has_warned = bool(suspect)
+        self._suspect = "" if suspect is None else suspect.name
 
     def _end(self, end: End) -> None:
         if self.watch is not None:

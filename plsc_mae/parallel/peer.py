@@ -55,7 +55,7 @@ class Peer:
         return _parsed(line)
 
     def latest(self) -> dict[str, Any] | None:
-        """Return the newest message that has arrived, without waiting; None if no message has."""
+        """Return the newest message that has arrived, {} if it is not valid, None if no message has; do not wait."""
         self.connection.setblocking(False)
         with contextlib.suppress(OSError):
             while data := self.connection.recv(1 << 16):

@@ -15,7 +15,7 @@ STDERR = 2
 def write(title: str, path: Path | None) -> None:
     """Write the line `title` and the Python stacks of all threads to stderr and to the file `path`, if any.
 
-    Writing is abandoned after WRITE_SECONDS. Errors of the file system are ignored.
+    The call returns after at most WRITE_SECONDS. Errors of the file system are ignored.
     """
     thread = threading.Thread(target=_write, args=(title, path), name="stacks", daemon=True)
     thread.start()

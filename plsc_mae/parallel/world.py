@@ -12,7 +12,7 @@ import paddle
 from paddle import Tensor, nn
 
 from plsc_mae.errors import ConfigError, flag
-from plsc_mae.parallel import activity, failure_detector
+from plsc_mae.parallel import activity, failure_detector, rendezvous
 from plsc_mae.parallel.exchange import DataParallelExchange
 from plsc_mae.parallel.gpu import check_kernels, has_gpu
 from plsc_mae.parallel.group import Group
@@ -74,6 +74,7 @@ class World:
             check_kernels()
         self._barriers = 0
         if self.processes > 1:
+            rendezvous.wait_for_store(self.process)
             paddle.distributed.init_parallel_env()
             failure_detector.join(self.process, self.processes, _store())
         self._form_groups(tensor_parallel, self.processes // shared, pipeline_parallel)
@@ -130,11 +131,12 @@ class World:
         return self.process == 0
 
     def wrap(self, layer: nn.Layer) -> nn.Layer:
-        """Prepare a layer for data parallelism and return it; the parameters become those of the first process.
+        """Prepare a layer for data parallelism and return it; all processes must call.
 
-        On GPUs, the result is a DataParallel, whose last backward pass of an update averages the gradients. On CPU, and
-        between pipeline stages, it is the layer itself, and `average_gradients` must follow that pass. All processes
-        must call. The parameters of pipeline stages must be equal before.
+        On GPUs, the result is a DataParallel, which averages the gradients in every backward pass outside its
+        `no_sync`. On CPU, and with pipeline stages, it is the layer itself, and `average_gradients` must follow the
+        last backward pass of an update. The parameters become those of the first data-parallel process; with tensor or
+        pipeline parallelism, they must be equal in all data-parallel processes before.
         """
         if self.size == 1 or self.pipeline.size > 1:
             return layer
@@ -182,7 +184,7 @@ class World:
     def largest(self, values: Sequence[float] | Tensor) -> list[float]:
         """Return the maximum over all processes of each of `values`; all processes must call.
 
-        The values must be finite. If they are a tensor, it is overwritten.
+        The values must be finite. If they are a tensor, it may be overwritten.
         """
         if self.processes == 1:
             return [float(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]

@@ -26,8 +26,8 @@ def open_cases(config: ParityConfig, precision: Precision) -> Iterator[AnyCase]:
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or does not fit the network.
-        ConfigError: a network is unknown, is not a pre-training network, or has no oracle; or an option that the
-            checkpoint does not determine is missing, such as a number of heads.
+        ConfigError: a network is unknown, is not a pre-training network, or has no oracle; or an option is invalid, or
+            missing in the checkpoint, such as a number of heads.
     """
     if config.checkpoint:
         yield _from_checkpoint(config, precision)
@@ -39,7 +39,11 @@ def open_cases(config: ParityConfig, precision: Precision) -> Iterator[AnyCase]:
 
 
 def random_case(trained: PretrainConfig, batch_size: int, seed: int, precision: Precision = FLOAT32) -> AnyCase:
-    """Return a case with random weights and a random batch, both determined by `seed`."""
+    """Return a case with random weights and a random batch, both determined by `seed`.
+
+    Raises:
+        ConfigError: the method has no oracle, or the options do not fit together.
+    """
     case = _case(trained, batch_size, seed, precision)
     randomize(case.model, seed)
     return case
@@ -49,6 +53,9 @@ def small_case(trained: PretrainConfig, seed: int) -> AnyCase:
     """Return a case with the options of `trained` and random weights, small enough to run the oracle many times.
 
     The encoder has two blocks of width 32 on 4 x 4 patches; `Case.small` gives the sizes of the other parts.
+
+    Raises:
+        ConfigError: see `random_case`.
     """
     sizes = {**_SMALL, **case_class(trained).small(trained)}
     return random_case(dataclasses.replace(trained, **sizes), 2, seed)

@@ -1,4 +1,4 @@
-"""Recorder of the blocks' outputs in a forward pass, and random weights with which every parameter has an effect."""
+"""Recorder of the blocks' outputs in a forward pass, and random weights that reveal parameters without effect."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def recorded_blocks(model: nn.Layer) -> Iterator[dict[str, Tensor]]:
 
 
 def randomize(model: nn.Layer, seed: int) -> None:
-    """Set every parameter to random values that depend only on `seed` and its name; fixed position tables stay.
+    """Set every parameter to random values that `seed` and its name determine; fixed position tables stay.
 
-    Weight matrices and kernels are normally distributed with the variance of Xavier-uniform initialization. Constant
-    parameters (biases, scales of norms, layer scales) keep their constant and get normal noise with standard deviation
-    `NOISE_STD` on top. Other parameters (tokens, trained position tables) are replaced by such noise. No value is
-    exactly 0 or 1, so a network that ignores a parameter is detected.
+    Parameters of two or four dimensions are normally distributed with the variance of Xavier-uniform initialization. Of
+    the others, constant ones (biases, scales of norms, layer scales) keep their constant and get normal noise with
+    standard deviation `NOISE_STD` on top, and varying ones (tokens, trained position tables) are replaced by such
+    noise. No parameter stays at 0 or 1, so a network that ignores it is detected.
     """
     for name, param in model.named_parameters():
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])

@@ -113,7 +113,7 @@ class Case(ABC, Generic[ConfigT]):
 
     @property
     def name(self) -> str:
-        """Registered name of the network."""
+        """Name of the network in the options."""
         return str(self.config.model)
 
     def parameters(self) -> dict[str, Array]:
@@ -121,7 +121,7 @@ class Case(ABC, Generic[ConfigT]):
         return {name: value.numpy().astype(np.float64) for name, value in self.model.state_dict().items()}
 
     def layers(self) -> dict[str, NumPy]:
-        """Run the network and return the output of every layer in float32, by the oracle's names."""
+        """Run the network and return the outputs of its blocks and of `outputs` in float32, by the oracle's names."""
         with paddle.no_grad(), autocast(self.precision), recorded_blocks(self.model) as blocks:
             outputs = self.outputs()
         return {name: value.astype("float32").numpy() for name, value in {**blocks, **outputs}.items()}

@@ -141,7 +141,7 @@ def _gradients(ours: Arrays, answer: Message, tolerance: float) -> list[Row]:
 
 
 def _updates(start: Arrays, trained: Arrays, losses: np.ndarray, answer: Message, tolerance: float) -> Section:
-    """Return the comparison of losses and trained weights; a weight's error is relative to the distance it moved."""
+    """Return the comparison of losses and trained weights; a tensor's error is relative to the distance it moved."""
     theirs, gradients = answer.groups["trained"], answer.groups["gradients"]
     threshold = ZERO * _largest(gradients)
     rows = [difference("losses", losses, answer.groups["losses"]["losses"], tolerance)]

@@ -65,7 +65,7 @@ def oracle_rates(case: AnyCase, steps: int) -> list[float]:
 
 
 def train(case: AnyCase, rates: Sequence[float], watch: Callable[[int, Arrays], None] | None = None) -> list[float]:
-    """Train the network of a case with our AdamW and the recipe's weight decay, one update per rate.
+    """Train the network of a case with our AdamW and the weight decay of its options, one update per rate.
 
     Args:
         case: the network and its batch; the weights change.

@@ -78,7 +78,7 @@ def pass_forward(line: Line, shapes: Sequence[Sequence[int]], stage: StageFuncti
 class Schedule:
     """Pipeline schedule "one forward, one backward", named after the order of a stage's passes in a filled pipeline.
 
-    Adjacent stages exchange tokens for gradients, and the earlier stage always sends first. So there is no deadlock,
+    When two adjacent stages exchange tokens for gradients, the earlier stage sends first. So there is no deadlock,
     although sending with gloo blocks until the message is received.
 
     Args:

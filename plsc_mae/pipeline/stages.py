@@ -39,7 +39,7 @@ def check_stages(stages: int, depth: int) -> None:
 
 
 def check_pipeline_options(config: ClassifyConfig) -> None:
-    """Raise ConfigError if an option is set that pipeline parallelism does not support."""
+    """Raise ConfigError if features are cached or learning rates are swept, which a pipeline does not support."""
     for name in ("cache_features", "lr_sweep"):
         if getattr(config, name, None):
             raise ConfigError(f"--{name} and --pipeline_parallel cannot be combined; leave one of them out")
@@ -87,7 +87,7 @@ def stages_by_cost(model: ImageClassifier, world: World) -> list[range]:
 
 
 def keep_stage(model: ImageClassifier, line: Line, blocks: range) -> None:
-    """Replace the layers of other stages by placeholders; the remaining parameters keep their names.
+    """Reduce a network to the layers of one stage; their parameters keep their names.
 
     Args:
         model: the whole network, modified in place.
@@ -131,9 +131,9 @@ def stages_by_operations(model: ImageClassifier, stages: int) -> list[range]:
 
 
 def _block_seconds(model: ImageClassifier) -> list[float]:
-    """Return the seconds of each block's forward and backward pass of MEASURED_IMAGES images.
+    """Return the seconds of each block for MEASURED_IMAGES images, including the backward pass of trained layers.
 
-    Every block has the median of all blocks. The first value includes the embedding, too, and the last one the head.
+    Each value is the median of all blocks; the first one includes the embedding, the last one the head.
     """
     encoder, seconds = model.encoder, []
     model.eval()

@@ -34,7 +34,7 @@ class PipelinedTask(Task):
     Args:
         task: task whose network `keep_stage` has reduced to this stage.
         world: processes of the run.
-        micro_batches: number of micro-batches per batch; None for two per stage.
+        micro_batches: number of micro-batches per batch, at most its images; None for two per stage.
         frozen: whether all trainable parameters come after the last block.
     """
 
@@ -97,7 +97,7 @@ class PipelinedTask(Task):
         return out
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the classification task's scores in the last stage and zeros in the others; all stages must call."""
+        """Return the classification task's scores in the last stage, zeros in the others; all stages must call."""
         prepared = self.prepare(batch)
         tokens = self._encode(prepared, contextlib.nullcontext)
         if tokens is None:
@@ -127,7 +127,7 @@ class PipelinedTask(Task):
         return self.task.extra_state()
 
     def load_extra_state(self, stored: Checkpoint) -> None:
-        """Restore the classification task's extra state."""
+        """Restore the classification task's extra state, see `ClassifyTask.load_extra_state`."""
         self.task.load_extra_state(stored)
 
     @paddle.no_grad()

@@ -1,9 +1,10 @@
-"""Memory of a transformer block in a training pass, after Korthikanti et al. 2022 (section 4, without dropout).
+"""Memory of a transformer block in a training pass, after Korthikanti et al. 2022 (section 4).
 
 Between the forward and the backward pass, autograd keeps the inputs of a block's two norms in float32. In the precision
 of matrix products it keeps the inputs of the linear layers, q, k, v, the hidden columns before GELU and, without flash
-attention, the softmax weights. In float32 with inner width D and hidden width 4 D that is 64 D bytes per token and 4
-bytes per softmax weight. Layer scale and stochastic depth each keep one output of attention and one of the MLP.
+attention, the softmax weights, in mixed precision also in float32. In float32 with inner width D and hidden width 4 D
+that is 64 D bytes per token and 4 bytes per softmax weight. Layer scale and stochastic depth each keep one output of
+attention and one of the MLP. Dropout is counted for the softmax weights only.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Conditions(NamedTuple):
     Attributes:
         batch: number of images in one pass.
         low: bytes per number in matrix products, 2 in mixed precision and 4 otherwise.
-        capability: compute capability of the GPUs, which decides on the flash kernel; (0, 0) for CPUs.
+        capability: compute capability of the GPUs, which decides on the flash kernel; (0, 0) rules the kernel out.
         tensor_parallel: number of processes that share the heads and hidden columns of every block.
         recompute: whether trained blocks keep only their input and are computed again in the backward pass.
     """
@@ -45,7 +46,8 @@ class BlockMemory(NamedTuple):
 
     Attributes:
         kept: bytes kept from the forward to the backward pass.
-        working: largest number of further bytes in use while the block is computed or differentiated.
+        working: largest number of further bytes in use during the block's backward pass, or during its forward pass if
+            there is no backward pass.
         entry: bytes of the block's input, the residual stream in float32.
         summed: bytes that the block all-reduces over tensor-parallel processes in a forward pass, and again in a
             backward pass.
@@ -64,11 +66,7 @@ class BlockMemory(NamedTuple):
 
 
 class _Branch(NamedTuple):
-    """Bytes of attention or an MLP, with its norm.
-
-    `kept` is kept for the backward pass; `forward` and `backward` are the working memory of these passes. `flash` is
-    whether the branch runs in the flash kernel.
-    """
+    """Bytes of attention or an MLP with its norm: kept for the backward pass, and working memory of each pass."""
 
     kept: int
     forward: int
@@ -77,9 +75,9 @@ class _Branch(NamedTuple):
 
 
 def block_memory(block: nn.Layer, stack: Stack, conditions: Conditions) -> BlockMemory:
-    """Return the estimated memory of one block of `stack`, from its layers that declare a `tensor_split`.
+    """Return the estimated memory of `block`, one of `stack`, from its layers that declare a `tensor_split`.
 
-    Blocks of other pipeline stages have no such layers and need no memory.
+    The placeholder of a block of another pipeline stage has no such layers and needs no memory.
     """
     branches, width = [], 0
     for layer, split in split_layers(block):

@@ -54,7 +54,7 @@ class Layout(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """Bytes that a device sends in an optimizer step, by purpose; in a ring it receives the same number."""
+    """Bytes that a device sends in an optimizer step, by purpose."""
 
     gradients: float = 0
     sharding: float = 0
@@ -70,7 +70,7 @@ class Estimate(NamedTuple):
         usage: memory in bytes at the moment that needs the most.
         traffic: bytes that the device sends.
         blocks: number of the stage's transformer blocks.
-        flash_blocks: number of them whose attention runs in the flash kernel.
+        flash_blocks: number of these blocks whose attention runs in the flash kernel.
     """
 
     layout: Layout
@@ -85,7 +85,7 @@ def estimate(sketch: Sketch, config: TrainingConfig, devices: int, *, capability
 
     Args:
         sketch: sketch of the config's task.
-        config: options of the run; `--device cpu` computes in float32, every other device counts as a GPU.
+        config: options of the run; --device cpu computes in float32, every other value of --device counts as a GPU.
         devices: number of devices, with one process each.
         capability: compute capability of the GPUs; --deterministic rules out their flash kernel.
 
@@ -120,7 +120,7 @@ def precision_bytes(config: TrainingConfig) -> int:
 
 
 def states_of(config: TrainingConfig, layout: Layout) -> States:
-    """Return the bytes that a run with `config` keeps per parameter."""
+    """Return the bytes that a run with `config` keeps per parameter, and how its processes divide them."""
     low = config.amp_level == "O2" and precision_bytes(config) == HALF
     averaged = isinstance(config, FinetuneConfig) and config.model_ema
     return States(
@@ -139,10 +139,10 @@ def states_of(config: TrainingConfig, layout: Layout) -> States:
 def _traffic(
     blocks: Iterable[BlockMemory], trained: int, states: States, layout: Layout, config: TrainingConfig
 ) -> Traffic:
-    """Return the bytes that a device sends in an optimizer step.
+    """Return the bytes that a device sends in an optimizer step, with collectives in rings.
 
-    Collectives use rings: of its bytes, an all-reduce over n processes sends 2 (n - 1) / n, and a reduce-scatter or an
-    all-gather (n - 1) / n.
+    In a ring of n processes, an all-reduce of b bytes sends 2 b (n - 1) / n, and a reduce-scatter or all-gather half of
+    that.
     """
     ring, passes = (layout.data - 1) / layout.data, config.accum_iter * layout.micro_batches
     gradients, weights = states.gradient * trained * ring, states.weight * trained * ring

@@ -37,7 +37,11 @@ class MemoryPeak(NamedTuple):
 
 
 def measure(config: TrainingConfig) -> MemoryPeak:
-    """Run `UPDATES` updates with the options of `config` in this process and return the peak memory."""
+    """Run `UPDATES` updates with the options of `config` in this process and return the peak memory.
+
+    Raises:
+        UserError: the options or a file that the network needs cannot be used.
+    """
     world = World(config.device)
     paddle.matmul(paddle.randn([64, 64]), paddle.randn([64, 64]))  # starts the libraries' threads and buffers
     before = _resident_bytes()
@@ -62,7 +66,11 @@ def run_updates(stepper: Stepper, batch: Batch, config: TrainingConfig, updates:
 
 
 def random_training_batch(config: TrainingConfig) -> Batch:
-    """Return a batch of random images, with labels for classifiers, transformed as in training with `config`."""
+    """Return a batch of random images, with labels for classifiers, transformed as in training with `config`.
+
+    Raises:
+        ConfigError: options of the pixels or of the augmentation are invalid.
+    """
     pixel_format = pixel_settings.settled_format(config)
     if isinstance(config, PretrainConfig):
         return random_batch(

@@ -23,7 +23,7 @@ class Parameters(NamedTuple):
         trained: trained parameters.
         frozen: frozen parameters.
         matrices: trained parameters with two axes or more, which mixed precision copies in 16 bits.
-        largest: elements of the largest trained tensor; an update works on one tensor at a time.
+        largest: elements of the largest trained tensor, which determine the working memory of an update.
     """
 
     trained: int
@@ -45,7 +45,7 @@ class Parameters(NamedTuple):
 
 
 class States(NamedTuple):
-    """Bytes that a process keeps for every trained parameter.
+    """Bytes that an unsharded run keeps for every trained parameter, and the processes that divide them.
 
     Attributes:
         weight: bytes of a trained weight; frozen ones are float32.
@@ -57,7 +57,7 @@ class States(NamedTuple):
             weights; 0 divides nothing.
         sharded: number of processes that divide states.
         data_parallel: number of processes that exchange gradients by Paddle's DataParallel, which never releases the
-            gradients and holds a second, fused copy; 1 on a CPU, where it is not used.
+            gradients and holds a second, fused copy; 1 on CPUs, which do not use DataParallel.
         accumulates: whether the gradients of several passes are added up.
     """
 
@@ -77,7 +77,7 @@ class States(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Bytes in use at one moment of an optimizer step, by purpose; `moment` names it."""
+    """Bytes in use at one moment of an optimizer step, by purpose; `moment` names that moment."""
 
     weights: int = 0
     optimizer: int = 0
@@ -133,9 +133,9 @@ def peak(memory: PassMemory, parameters: Parameters, states: States, in_flight: 
 def moments(memory: PassMemory, parameters: Parameters, states: States, in_flight: int = 1) -> Iterator[Usage]:
     """Yield the memory in use at each moment of an optimizer step; the arguments are those of `peak`.
 
-    The moments are the preparation of the batch, the end of the forward pass, the backward pass of each block from the
-    last to the first, and the update. Gradients of parameters outside of blocks count from the first of these backward
-    passes on.
+    The moments are the preparation of the batch, the end of the forward pass, the backward pass of each block that has
+    one, from the last to the first, and the update. Gradients of parameters outside of blocks count from the first of
+    these backward passes on.
     """
     trained, outline = parameters.trained, memory.outline
     gradients = states.share(2, states.gradient * trained)

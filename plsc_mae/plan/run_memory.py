@@ -16,13 +16,16 @@ from plsc_mae.train.precision import choose_precision
 def planned_memory(task: Task, config: TrainingConfig, world: World) -> int | None:
     """Return the bytes of tensors at the peak of an update, as `plsc-mae plan` estimates them for one process.
 
-    The result is None for a task without a memory outline, for cached features, and where processes share a network,
-    because `task` has only a part of it then.
+    There is no estimate (None) for a task without a memory outline, for cached features, and for tensor or pipeline
+    parallelism, in which `task` has only a part of the network.
 
     Args:
-        task: task of the run, with the whole network.
+        task: task of the run.
         config: options of the run.
         world: processes of the run.
+
+    Raises:
+        ConfigError: the run does not support its precision or its sharding stage.
     """
     is_outlined = type(task).memory_outline is not Task.memory_outline
     is_cached = isinstance(config, LinprobeConfig) and config.cache_features

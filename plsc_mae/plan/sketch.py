@@ -39,7 +39,7 @@ def sketch(config: TrainingConfig) -> Sketch:
     """Return the task of a config without weights, and the number of its operations; no file is read.
 
     Raises:
-        ConfigError: the run itself would refuse the network or the combination of options.
+        ConfigError: the options name no network, or do not fit together.
     """
     with paddle.LazyGuard():
         if isinstance(config, PretrainConfig):
@@ -72,7 +72,7 @@ def _classify_task(config: ClassifyConfig) -> ClassifyTask:
 
 
 def _pipeline_stages(config: ClassifyConfig) -> tuple[ClassifyTask, ...]:
-    """Build the task of each pipeline stage; return an empty tuple without a pipeline.
+    """Build the task of each pipeline stage, an empty tuple without a pipeline.
 
     Blocks are divided by their number of operations; a run divides them by measured seconds.
     """

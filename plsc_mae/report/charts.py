@@ -12,7 +12,7 @@ LEFT, RIGHT, TOP, BOTTOM = 62, 16, 14, 40
 COLORS = ("#2166ac", "#b35806", "#1b7837", "#762a83", "#c51b7d", "#4d4d4d", "#8c510a", "#01665e")
 LINE = 12  # height of a line of text
 MAX_POINTS = 400  # of a curve
-FEW_POINTS = 40  # which are drawn with markers
+FEW_POINTS = 40  # a curve of up to this number of points has markers
 
 
 class Curve(NamedTuple):
@@ -20,7 +20,7 @@ class Curve(NamedTuple):
 
     Attributes:
         label: its name in the legend.
-        x: updates or epochs, rising.
+        x: updates or epochs in ascending order.
         y: values.
     """
 
@@ -36,9 +36,10 @@ def line_chart(curves: Sequence[Curve], *, x_label: str, levels: Mapping[str, fl
     has its color, so that a run has the same color in all charts.
 
     Args:
-        curves: curves with at least one point in all.
+        curves: the curves; one or more of them must have points.
         x_label: label of the horizontal axis.
-        levels: horizontal dashed lines by label. A level above twice the largest value is in the legend only.
+        levels: horizontal dashed lines by label. A level above twice the largest value, if that is positive, is in the
+            legend only.
     """
     colored = [(COLORS[i % len(COLORS)], Curve(c.label, *_thinned(c.x, c.y))) for i, c in enumerate(curves) if c.y]
     highest = max(value for _, curve in colored for value in curve.y)

@@ -17,7 +17,7 @@ from plsc_mae.files import MARK, result_replacement
 from plsc_mae.names import escape_name
 from plsc_mae.report.run_folder import is_number
 
-MAX_SIDE = 1200  # pixels of an inlined picture
+MAX_SIDE = 1200  # pixels of the longer side of an inlined picture
 MAX_PNG_BYTES = 60_000  # a larger picture is inlined as JPEG
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1b2733;background:#fff;max-width:1320px;margin:0 auto;padding:1.2em}
@@ -64,10 +64,10 @@ def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write a report; an existing file is replaced only if it is a report.
+    """Write a report; an existing file is replaced only if it is empty or plsc_mae wrote it.
 
     Raises:
-        DataError: the file cannot be written, or is not a report.
+        DataError: the file cannot be written, or exists and must not be replaced.
     """
     try:
         with result_replacement(path) as temporary:
@@ -77,7 +77,7 @@ def write_page(path: Path, text: str) -> None:
 
 
 def number(value: Any) -> str:
-    """Return a value of a record as HTML: it shows four significant digits; the attribute `value` has all."""
+    """Return a value of a record as HTML; a float shows four significant digits, and its attribute `value` has all."""
     if is_number(value):
         text = str(value) if isinstance(value, int) else f"{value:.4g}"
         return f'<data value="{value!r}">{text}</data>'
@@ -85,7 +85,7 @@ def number(value: Any) -> str:
 
 
 def _lines(text: str) -> str:
-    """Return plain text as HTML, with its line ends and with other control characters as `escape_name` writes them."""
+    """Return plain text as HTML that keeps its line ends; `escape_name` replaces other control characters."""
     return "<br />".join(escape(escape_name(line)) for line in text.strip().split("\n"))
 
 
@@ -114,7 +114,7 @@ def paragraph(text: str, style: str = "") -> str:
 
 
 def reference(text: str, document: str) -> str:
-    """Return a paragraph of plain text and the name of a document, a link if the documents are beside the package."""
+    """Return a paragraph of plain text and the name of a document, which is a link if that file exists here."""
     file = Path(plsc_mae.__file__).parents[1] / document
     name = f'<a href="{escape(file.as_uri())}">{escape(document)}</a>' if file.is_file() else escape(document)
     return f'<p class="sub">{escape(text)} {name}</p>'
@@ -136,7 +136,7 @@ def figure(caption: str, content: str) -> str:
 
 
 def picture(image: Image.Image, alternative: str, min_height: int = 0) -> str:
-    """Return a picture as HTML that contains it; large ones are reduced, large files become JPEG.
+    """Return HTML that contains a picture, reduced to MAX_SIDE and, above MAX_PNG_BYTES, encoded as JPEG.
 
     Args:
         image: the picture.

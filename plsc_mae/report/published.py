@@ -13,7 +13,7 @@ from plsc_mae.config.resolve import load_config
 from plsc_mae.config.schema import options, plain_values
 from plsc_mae.report.run_folder import RunFolder, is_number
 
-TOLERANCE = 0.05  # relative deviation of a loss from the published one that is flagged
+TOLERANCE = 0.05  # a larger relative deviation of a loss from the published one is flagged
 # Options that do not change the expected loss: places, evaluation, precision, and the split of a batch.
 NEUTRAL_GROUPS = (
     "Run",
@@ -24,7 +24,7 @@ NEUTRAL_GROUPS = (
     "Evaluation during pre-training",
 )
 NEUTRAL_OPTIONS = ("batch_size", "accum_iter")
-DECISIVE_OPTIONS = ("method", "phase", "model", "input_size")  # they count although their groups are neutral
+DECISIVE_OPTIONS = ("method", "phase", "model", "input_size")  # they count even in a neutral group
 RULE = f"A loss is flagged if it deviates by more than {TOLERANCE:.0%} from the published one of the same epoch."
 
 
@@ -76,10 +76,10 @@ def published_logs() -> tuple[PublishedLog, ...]:
 
 
 def compare_published(run: RunFolder) -> list[Comparison]:
-    """Return the comparison of a run with every published log whose recipe it follows.
+    """Return a comparison of a run with each published log whose recipe it follows.
 
-    It follows a recipe if `deviating_options` finds no difference and its updates have the recipe's number of images; a
-    run without this number in history.jsonl passes. Whether the images are the same is left to the reader.
+    A run follows a recipe if `deviating_options` finds no difference and its updates have the log's number of images,
+    unless the run did not record that number. Whether the images are the same is not examined.
     """
     return [
         _compare(run, log)

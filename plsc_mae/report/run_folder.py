@@ -45,13 +45,13 @@ class RunFolder:
     Attributes:
         path: the folder.
         run: id of the run; "" if it has none.
-        options: all options by name; empty without a config.yaml.
+        options: options by name; empty without a readable config.yaml.
         intervals: records of train.jsonl.
         epochs: records of log.txt.
         history: records of history.jsonl.
         trivial: content of trivial_losses.json; empty without the file.
         pictures: pictures by tag, in the order of time.
-        lacking: a sentence for everything that a run can write and this folder lacks.
+        lacking: sentences about contents that this folder lacks, for the report.
     """
 
     path: Path
@@ -87,9 +87,9 @@ class RunFolder:
         return [], []
 
     def last_loss(self, name: str) -> float | None:
-        """Return the mean of a loss over the newest finished epoch; before one, that of the newest 20 lines.
+        """Return the mean of a loss over the newest finished epoch or, without one, over the newest 20 values.
 
-        The lines are those of train.jsonl. The result is None if no record has a finite value.
+        Only finite values count; None without any.
         """
         ended = [record[f"train_{name}"] for record in self.epochs if is_number(record.get(f"train_{name}"))]
         if ended:
@@ -107,16 +107,16 @@ def read_run(path: Path) -> RunFolder:
     """Return the content of the output folder of a run.
 
     Raises:
-        DataError: the folder has neither train.jsonl nor log.txt.
+        DataError: the folder has no records in train.jsonl or log.txt.
     """
     lacking: list[str] = []
-    intervals, epochs = _read_lines(path / "train.jsonl"), _read_lines(path / "log.txt")
+    intervals, epochs = read_lines(path / "train.jsonl"), read_lines(path / "log.txt")
     if not intervals and not epochs:
         raise DataError(
             f"{path} has no records in train.jsonl or log.txt; expected the output folder of a training run"
         )
     options = _read_options(path, lacking)
-    history = _read_lines(path / HISTORY)
+    history = read_lines(path / HISTORY)
     if not history:
         lacking.append(f"{HISTORY} with starts, stops, warnings and the environment: the run is of an earlier version.")
     trivial = read_trivial_losses(path / TRIVIAL_LOSSES)
@@ -135,8 +135,8 @@ def read_run(path: Path) -> RunFolder:
     return RunFolder(path, run, options, intervals, epochs, history, trivial, pictures, lacking)
 
 
-def _read_lines(path: Path) -> Records:
-    """Return the JSON objects of a file, without lines that a kill has damaged."""
+def read_lines(path: Path) -> Records:
+    """Return the JSON objects of a file's undamaged lines; [] if the file cannot be read."""
     records = []
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -153,8 +153,8 @@ def _read_lines(path: Path) -> Records:
 
 
 def read_trivial_losses(path: Path) -> Mapping[str, Any]:
-    """Return the content of trivial_losses.json; empty if the file is missing or damaged."""
-    records = _read_lines(path)
+    """Return the content of a file trivial_losses.json; empty if the file is missing or damaged."""
+    records = read_lines(path)
     return records[0] if len(records) == 1 and isinstance(records[0].get("losses"), dict) else {}
 
 

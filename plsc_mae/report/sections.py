@@ -20,7 +20,7 @@ UPDATE = "update"
 MAX_ROWS = 24  # of the table of epochs
 MAX_TIMES, MAX_IMAGES = 5, 2  # times at which an image is shown, and images of each kind of picture
 MIN_HEIGHT = 96  # CSS pixels
-# Fields of log.txt that say where the run was, or repeat a constant of every line.
+# Fields of log.txt that have the position in the run, or the same value in every line.
 POSITION = ("epoch", "step", "run", "n_parameters")
 SETTINGS = ("train_lr", "train_min_lr", "train_weight_decay", "train_loss_scale", "skipped_images")
 _RISING = ("acc", "macro_f1", "mAP", "_r2")  # parts of the names of metrics that are better if larger
@@ -57,7 +57,7 @@ CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def learning(run: RunFolder) -> str:
-    """Return the answer to "is it learning?" with the loss curve."""
+    """Return the answer to "is it learning?", the loss curve and the losses of trivial predictors."""
     verdict = judge(run)
     style = {"yes": "verdict yes", "in part": "verdict yes", "not yet": "verdict no", "unknown": "verdict"}[
         verdict.answer
@@ -114,7 +114,7 @@ def representation(run: RunFolder) -> str:
 
 
 def pictures(run: RunFolder) -> str:
-    """Return the pictures that the run has drawn: of each kind the same images at up to MAX_TIMES times."""
+    """Return pictures that the run has drawn: of each kind up to MAX_IMAGES images, at up to MAX_TIMES times."""
     parts = []
     kinds = Counter[str]()
     for tag, drawn in run.pictures.items():
@@ -130,7 +130,7 @@ def pictures(run: RunFolder) -> str:
 
 
 def evaluations(run: RunFolder) -> str:
-    """Return the numbers of log.txt: best values of metrics that rise, and a table of epochs."""
+    """Return the numbers of log.txt: the best values of metrics that are better if larger, and a table of epochs."""
     if not run.epochs:
         return ""
     names = list(dict.fromkeys(name for record in run.epochs for name in record if name not in POSITION))
@@ -189,7 +189,7 @@ def starts(run: RunFolder) -> str:
 
 
 def warnings(run: RunFolder) -> str:
-    """Return the list of the warnings of all starts; "None." if the run recorded none."""
+    """Return the list of the warnings in history.jsonl; "None." if it has none."""
     found = [record for record in run.history if record.get("event") == "warning"]
     if run.history and not found:
         return paragraph("None.")

@@ -1,4 +1,4 @@
-"""The answer to "is it learning?": the loss of a run beside those of trivial predictors on the same hidden patches."""
+"""The answer to "is it learning?": the loss of a run beside those of trivial predictors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Verdict(NamedTuple):
     """The answer and its reason.
 
     Attributes:
-        answer: "yes" if the loss is below those of all trivial predictors; "in part" if it is only below those of
-            predictors that predict the same for all hidden patches; "not yet" if it is not; "unknown" if the run has no
-            finite loss or no losses of trivial predictors.
-        text: the answer in a sentence or two.
+        answer: "yes" if the loss is below those of all trivial predictors; "in part" if not, but it is below those of
+            all predictors that predict the same for all hidden patches; "not yet" otherwise; "unknown" if the run has
+            no finite loss or no losses of trivial predictors.
+        text: the answer for the reader.
         loss: name of the compared loss.
         value: its newest value; None without one.
         levels: losses of trivial predictors by their descriptions.
@@ -39,7 +39,7 @@ class Verdict(NamedTuple):
 
 
 def judge(run: RunFolder) -> Verdict:
-    """Return how the newest loss of a run, see `RunFolder.last_loss`, compares with those of trivial predictors."""
+    """Compare the newest loss of a run, see `RunFolder.last_loss`, with those of trivial predictors."""
     name = str(run.trivial.get("loss", "loss"))
     losses = {key: float(loss) for key, loss in run.trivial.get("losses", {}).items()}
     levels = {DESCRIPTIONS.get(key, key): loss for key, loss in losses.items()}

@@ -32,7 +32,7 @@ IN_MEMORY = "<"  # first character of a data path for images in memory
 
 
 def announce_command(config: TrainingConfig, world: World) -> None:
-    """Print the title of the overview, before images are checked and the network is built."""
+    """Print the title of the overview in the main process, before images are checked and the network is built."""
     if world.is_main:
         default = " (the default)" if config.model == type(config).model else ""
         console.report(
@@ -160,7 +160,7 @@ def continuation(config: TrainingConfig, world: World, run: str) -> str | None:
 
 
 def _repetition(config: TrainingConfig) -> str:
-    """Return a phrase for a message: the same command, with the flags with which it continues the run."""
+    """Return the phrase "the same command", with the flags that it needs to continue the run."""
     other = " instead of --resume" if config.resume else " instead of --overwrite" if config.overwrite else ""
     return "the same command" if config.auto_resume and not other else f"the same command with --auto_resume{other}"
 
@@ -169,7 +169,7 @@ def _repetition(config: TrainingConfig) -> str:
 
 
 def describe_stop(state: RunState, at: Progress, *, iterations: int, saved: Path | None, moved: bool) -> str:
-    """Return the text of a stop: position of the run, its last checkpoint, and how to continue it.
+    """Return the text of a stop: the position of the run, what was saved, and how to continue.
 
     Args:
         state: state of the run.
@@ -199,8 +199,8 @@ def announce_end(
         config: options of the run.
         at: its position.
         saved: the last checkpoint; None without one.
-        best: the checkpoint with the best metric; None without one.
-        seconds: time since the start of this process's part of the run.
+        best: path of the checkpoint with the best metric; None if the run keeps none.
+        seconds: time since this start of the run.
         stopped: whether a signal stopped the run.
     """
     is_whole = at.epoch >= config.epochs

@@ -13,9 +13,9 @@ from plsc_mae.train.precision import Precision
 class CompiledTask(nn.Layer):
     """A task whose `forward` runs as a static program, with the same parameters.
 
-    Paddle traces `forward` at the first batch, and again for batches of other shapes or dtypes. Python then
-    starts one operation for the forward and one for the backward pass. The whole function must become one program.
-    Paddle's other mode compiles only the parts that it understands; it fails on named tuples in Paddle 2.6.2 and 3.3.1.
+    Paddle traces `forward` at the first batch, and again for batches of other shapes or dtypes. Python then starts one
+    operation for the forward and one for the backward pass. The whole function becomes one program, because Paddle's
+    other mode, which compiles only the parts that it understands, fails on named tuples (Paddle 2.6.2 and 3.3.1).
 
     Args:
         task: the task. Values other than tensors, such as options, are fixed when `forward` is traced; later changes

@@ -1,8 +1,8 @@
 """Check of the image files of a run before its first update, divided among the processes.
 
 If a list has bad files or at least KEPT_FILES files, the main process writes the result to data_check.json in the
-output folder. A later run with the same list uses that result and examines only the bad files again, because they may
-have been repaired.
+output folder. A later start with the same list and pixel settings uses that result. It examines only the bad files
+again, which may have been repaired; those that crashed or blocked a data worker stay bad.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageLi
         lists: the lists by name, for example train and val; {} in pipeline stages that read no files.
 
     Raises:
-        DataError: files are bad and --bad_image is error; the message names the first ones.
+        DataError: files are bad and --bad_image is error, and the message names the first ones; or data workers keep
+            dying.
+        ConfigError: a package that reads the files is not installed.
         CheckpointError: data_check.json cannot be written.
     """
     if not config.check_data:
@@ -130,7 +132,7 @@ def _notes(
 def _notes_of_known(images: ImageList, bad: Mapping[str, str], values: PixelFormat) -> Notes:
     """Return the `Note` flags of each file, int64 [n], from an earlier result: the reasons of `bad` files by path.
 
-    The bad files are examined again, except those that crashed a data worker, which stay bad.
+    The bad files are examined again, except those that crashed or blocked a data worker, which stay bad.
     """
     notes = np.zeros(len(images), np.int64)
     for index in range(len(images)) if bad else ():
@@ -143,7 +145,7 @@ def _notes_of_known(images: ImageList, bad: Mapping[str, str], values: PixelForm
 
 
 def _reason(path: str, notes: int, values: PixelFormat) -> str:
-    """Return the reason why a file is bad, by examining it once more."""
+    """Return the reason why a file is bad; unless it crashed or blocked a worker, it is examined once more."""
     if notes & Note.FATAL:
         return f"{path} {_CRASHED}"
     return examine_file(path, values).reason or f"{path} could not be read"

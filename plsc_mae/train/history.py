@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class WarningRecorder(logging.Handler):
-    """Handler that writes the warnings of plsc_mae to the history of a run; they wait in memory until it exists.
+    """Handler that writes the warnings of plsc_mae to the history of a run, and keeps them in memory before it exists.
 
     Attributes:
         count: number of warnings so far, including those beyond MAX_WARNINGS, which are not written.
@@ -50,7 +50,7 @@ class WarningRecorder(logging.Handler):
             self._write(record.getMessage())
 
     def write_with(self, write: Callable[[str], None]) -> None:
-        """Write the messages in memory and all further ones with `write`."""
+        """Write the messages in memory with `write`, and use it for later ones."""
         self._write = write
         for message in self._waiting:
             write(message)
@@ -72,7 +72,7 @@ def recording_warnings() -> Iterator[WarningRecorder]:
 def recorded(
     folder: Path, start: Mapping[str, Any], world: World, position: Callable[[], Mapping[str, int]]
 ) -> Iterator[None]:
-    """Append the start, the warnings and the end of the training within the context to the history of the folder.
+    """Append the start, the warnings and the end of the training in the context to the history of its folder.
 
     The main process writes; a process that is killed leaves a start without an end. If the file cannot be written, the
     history is incomplete and training continues.

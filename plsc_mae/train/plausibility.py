@@ -66,7 +66,7 @@ def warn_of_default_network(config: TrainingConfig, n_parameters: int) -> None:
 
 
 def warn_of_schedule(config: TrainingConfig, schedule: Schedule, *, lr: float, updates_per_epoch: int) -> None:
-    """Log a warning for a schedule that hardly trains.
+    """Log a warning for each sign that a schedule hardly trains.
 
     The signs are a long warm-up, a first or last rate above the peak, and LARS with tiny updates.
 

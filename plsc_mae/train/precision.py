@@ -23,7 +23,7 @@ class Precision(NamedTuple):
     Attributes:
         dtype: 16-bit type of mixed precision; None for float32.
         note: description for the log.
-        level: "O1" casts the inputs of suitable kernels; "O2" also keeps the weights in 16 bits.
+        level: "O1" casts the inputs of suitable kernels; "O2" also keeps most weights in 16 bits.
         initial_loss_scale: first value of the dynamic loss scale; None disables loss scaling.
     """
 
@@ -37,7 +37,7 @@ FLOAT32 = Precision(None, "float32")
 
 
 def choose_precision(amp: bool, amp_dtype: str, is_gpu: bool, level: str = "O1") -> Precision:
-    """Return the precision that the options select; on CPU it is float32, because Paddle has no 16-bit kernels there.
+    """Return the precision that the options select; on CPU it is float32, because Paddle has no mixed precision there.
 
     Args:
         amp: whether to use mixed precision.
@@ -74,17 +74,19 @@ def autocast(precision: Precision) -> contextlib.AbstractContextManager[None]:
 
 
 def lower_weights(task: nn.Layer, optimizer: paddle.optimizer.Optimizer, precision: Precision) -> None:
-    """Convert the weights of `task` to 16 bits if the level is "O2"; `optimizer` then keeps float32 copies."""
+    """Convert most weights of `task` to 16 bits if the level is "O2"; `optimizer` then keeps float32 copies of them."""
     if precision.dtype is not None and precision.level == "O2":
         paddle.amp.decorate(task, optimizer, level="O2", dtype=precision.dtype, master_weight=True)
 
 
 class LossScale:
-    """Dynamic loss scale of at least 1, doubled after a number of good updates in a row and halved after an overflow.
+    """Dynamic loss scale, at least 1: halved after an overflow, doubled after a number of updates without one.
+
+    Only applied updates are counted; updates discarded for another reason change nothing.
 
     Args:
         initial: first scale; None disables scaling.
-        incr_every_n_steps: number of good updates in a row after which the scale doubles.
+        incr_every_n_steps: number of updates without an overflow after which the scale doubles.
 
     Attributes:
         enabled: whether losses are scaled.
@@ -132,7 +134,7 @@ class LossScale:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the result of `state_dict` of this class or of Paddle's GradScaler; do nothing when disabled."""
+        """Restore a state that is not empty, of this class or of Paddle's GradScaler; do nothing when disabled."""
         if not self.enabled:
             return
         self.value = float(np.asarray(state["scale"]).reshape(-1)[0])

@@ -1,6 +1,6 @@
 """Wiring of a training run: processes, data, optimizer, precision, sharding, logs and checkpoints.
 
-The commands `pretrain`, `finetune`, `linprobe`, `bench step` and `plan --measure` build their training runs here.
+All commands that train, or measure a training step, use this module.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def training_world(config: TrainingConfig) -> World:
     """Choose the kernels and create the process groups of a training run, as its options request; all must call.
 
     Raises:
-        ConfigError: the number of processes, the device, the GPU or the Paddle version does not support the options.
+        ConfigError: the processes, the device or the Paddle version do not support the options, or process 0 cannot be
+            reached.
     """
     choose_kernels(deterministic=config.deterministic)
     world = World(config.device, tensor_parallel=config.tensor_parallel, pipeline_parallel=config.stages)
@@ -70,14 +71,14 @@ def settle_pixels(
     """Return the config with its pixel options resolved, see `loading.pixel_settings.settle`.
 
     Args:
-        config: options of the run; the images of --data_path determine the range of --pixel_range auto.
+        config: options of the run.
         checkpoint: checkpoint that the run resumes or starts from, whose pixel settings are the default; None without
             one.
-        images: the images, if the caller has them already; None lists those of --data_path.
+        images: the images from which an automatic range is determined; None lists those of --data_path if needed.
 
     Raises:
-        ConfigError: --pixel_range is malformed.
-        DataError: the range is `auto`, and --data_path has no usable images.
+        ConfigError: the pixel options are invalid, or contradict the images or the file of --stats.
+        DataError: the file of --stats cannot be read, or the range is automatic and --data_path has no usable images.
     """
     automatic = config.pixel_range == (pixel_settings.AUTO,) or (config.pixel_range is None and not config.is_rgb)
     if images is None and automatic and config.data_path:
@@ -93,7 +94,7 @@ def pretraining_dataset(
     `images` is the list of images, if the caller has it already; None lists the images of --data_path.
 
     Raises:
-        ConfigError: --data_path is missing.
+        ConfigError: --data_path is missing, or options of pixels or transform are invalid.
         DataError: there are no usable images.
     """
     if not config.data_path:
@@ -154,8 +155,7 @@ def build_stepper(task: Task, config: TrainingConfig, world: World) -> Stepper:
         world: processes of the run; all of them must call.
 
     Raises:
-        ConfigError: --sharding_stage 1 is used with more data-parallel processes than parameter tensors; --compile is
-            used with a precision that this Paddle cannot compile.
+        ConfigError: the GPU, the Paddle version or the number of processes does not support the options.
     """
     groups = task.param_groups(config.weight_decay)
     params = trainable_parameters(task.model)
@@ -207,14 +207,14 @@ def build_trainer(
         loader: training batches of this process.
         config: options of the run.
         world: processes of the run; all of them must call.
-        observers: called between epochs to evaluate the network or to draw pictures.
+        observers: evaluate the network or draw pictures, see `Observer`.
         keep_best: name of an observer's metric; the checkpoint with its largest value is kept as checkpoint-best.pd. ""
             keeps none.
-        probe: linear classifier trained on the features of every iteration; None for none.
+        probe: linear classifier trained on the features of the training batches; None for none.
         planned_memory: estimated bytes of tensors at the peak of an update, for the overview; None without an estimate.
 
     Raises:
-        ConfigError: the options are inconsistent with each other or with the data.
+        ConfigError: the options do not fit each other, the data, the processes or the installed packages.
     """
     task.gives_features = probe is not None
     n_parameters = count_parameters(trainable_parameters(task.model).values(), world)

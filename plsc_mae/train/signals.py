@@ -54,7 +54,7 @@ class StopRequest:
     def listening(self) -> Iterator[None]:
         """Record SIGTERM and the first Ctrl-C instead of exiting; a second Ctrl-C ends the process at once.
 
-        In an interactive session such as a notebook, the second one raises KeyboardInterrupt, so the session survives.
+        In an interactive session such as a notebook, the second Ctrl-C raises KeyboardInterrupt instead.
         A signal that was ignored before stays ignored, such as Ctrl-C for background jobs of a shell. Outside the main
         thread this does nothing, because Python allows signal handlers only there. After a SIGTERM, the end of the
         context waits up to REPEAT_SECONDS, because the launcher repeats the signal.

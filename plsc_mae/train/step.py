@@ -106,7 +106,7 @@ class Stepper:
         optimizer: updates the parameters in `groups`.
         groups: parameter groups of the optimizer; with ZeRO stage 1 only the parameters that this process updates.
         params: all trainable parameters of this process by name; None for those of `task.model`.
-        layer: the task wrapped for data parallelism; None for the task itself.
+        layer: the task, compiled or wrapped for data parallelism; None for the task itself.
         clip_grad: largest global gradient norm; None disables clipping.
         precision: precision of the forward passes.
         world: processes of the run; None for a single process.
@@ -151,8 +151,9 @@ class Stepper:
         Args:
             batch: result of `Task.prepare`.
             group_size: number of iterations in this accumulation group.
-            last: whether this is the last iteration of the group. The gradients are then averaged over the
-                data-parallel processes, so all of them must call.
+            last: whether this is the last iteration of the group, after which the gradients are averaged over the
+                data-parallel processes. With ZeRO stages 2 and 3, Paddle exchanges them in every iteration. All of
+                these processes must call.
 
         Returns:
             The output of `Task.forward_backward`; its loss is neither divided by `group_size` nor scaled.
@@ -176,8 +177,8 @@ class Stepper:
         Args:
             decide: returns the decision for a gradient norm and may read the gradients; by default an update is
                 applied unless float16 gradients overflowed.
-            on_applied: called after the optimizer step with the parameters by name, which still have the clipped
-                gradients of the update; not called for a discarded update.
+            on_applied: called after the optimizer step with the parameters by name, which still have the gradients
+                that updated them; not called for a discarded update.
         """
         norm = self._gradient_norm()
         verdict = (decide or self._decide_on_overflow)(norm)
@@ -204,7 +205,7 @@ class Stepper:
         return norm / self.scaler.value if self.scaler.enabled else norm
 
     def _step_optimizer(self, norm: Tensor) -> None:
-        """Divide the gradients by the loss scale, clip them and update the parameters; all processes must call."""
+        """Unscale and, with `clip_grad`, clip the gradients, and update the parameters; all processes must call."""
         if self.clip_grad is not None:
             divide_gradients(self.params.values(), clip_divisor(norm, self.clip_grad) * self.scaler.value)
         elif self.scaler.enabled:
@@ -220,7 +221,7 @@ class Stepper:
         return self.sharded or isinstance(self.layer, paddle.DataParallel)
 
     def _without_exchange(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which backward passes leave the gradients local to each process."""
+        """Return a context without DataParallel's gradient exchange; ZeRO stages 2 and 3 exchange in it as well."""
         return self.layer.no_sync() if isinstance(self.layer, paddle.DataParallel) else contextlib.nullcontext()
 
 
@@ -255,8 +256,8 @@ def global_norm(params: Iterable[Tensor], world: World | None = None, *, sharded
 def squared_norm(tensors: Sequence[Tensor]) -> Tensor:
     """Return the sum of the squares of all elements, a float32 scalar on the device; 0 without tensors.
 
-    A GPU concatenates the tensors, in pieces of limited size, and reduces each piece at once; so the number of kernels
-    does not grow with the number of tensors. A CPU reduces them one by one, which needs no copy.
+    On a GPU, the tensors are concatenated to pieces of limited size, so that few kernels are launched. On a CPU, they
+    are reduced one by one, without a copy.
     """
     if tensors and tensors[0].place.is_gpu_place():
         return squared_norm_of_pieces(tensors)
@@ -297,7 +298,7 @@ def divide_gradients(params: Iterable[Tensor], divisor: Tensor) -> None:
     """Divide the gradients of `params` in place by the float32 scalar `divisor`; the gradients must be finite.
 
     They are multiplied by its inverse. On GPU, Paddle's kernel for loss scaling does this in one call per dtype. On CPU
-    that kernel is slow: 85 million gradients take it 0.11 s of a core, NumPy 0.04 s, with the same bits.
+    that kernel is slow: for 85 million gradients it takes 0.11 s of a core, NumPy 0.04 s, with the same bits.
     """
     by_dtype: dict[paddle.dtype, list[Tensor]] = {}
     for param in params:

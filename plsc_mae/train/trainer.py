@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 class Trainer:
     """Trainer of a Task over the epochs of a run; `train.setup.build_trainer` builds it from the options.
 
-    All processes must call `fit`.
+    All processes must create it and call `fit`.
 
     Args:
         state: everything that a checkpoint stores.
@@ -55,7 +55,7 @@ class Trainer:
         log: writes the log files and console lines.
         saver: writes checkpoints.
         n_parameters: number of trainable parameters of the whole network, for the log.
-        observers: called between epochs to evaluate the network or to draw pictures.
+        observers: evaluate the network or draw pictures, see `Observer`.
         keep_best: name of an observer's metric; the checkpoint with its largest value is kept as checkpoint-best.pd. ""
             keeps none.
 
@@ -94,16 +94,17 @@ class Trainer:
     # ------------------------------------------------------------------------------------------- start and end
 
     def fit(self, start: Start | None = None) -> None:
-        """Train to the end of the run; if it was finished before, only complete its last checkpoints.
+        """Train to the end of the run; if it has ended before, only write checkpoints that a kill has prevented.
 
         Args:
             start: result of an earlier call of `find_start`; None calls it now.
 
         Raises:
-            CheckpointError: a checkpoint or log cannot be read or written, or the output folder holds another run.
+            CheckpointError: a checkpoint or log cannot be read or written, a checkpoint does not fit this run, or the
+                output folder holds another run.
             FolderError: another run writes to the output folder.
             ConfigError: the position of the checkpoint is not between two updates of this run.
-            DataError: images cannot be read, see --bad_image.
+            DataError: images cannot be read, see --bad_image, or a feature is not finite.
             DivergedError: the loss or a gradient is not finite, and --nan_policy stops the run.
             Stopped: SIGTERM or Ctrl-C stopped the run. Its position has been saved, unless it made no update or
                 --no_save_ckpt is set.
@@ -154,12 +155,7 @@ class Trainer:
         return {"epoch": self.progress.epoch, "step": self.progress.step}
 
     def _resume(self, start: Start) -> Path | None:
-        """Resume from the checkpoint of `start` and return its path, None without one; all processes must call.
-
-        Raises:
-            CheckpointError: the checkpoint cannot be restored, or the processes resume from different positions.
-            ConfigError: the position is not between two updates of this run.
-        """
+        """Resume from the checkpoint of `start` and return its path, None without one; all processes must call."""
         config, path = self.config, start.checkpoint
         if path is not None:
             self._restore(path)
@@ -176,10 +172,7 @@ class Trainer:
         return path.absolute().parent == Path(self.config.output_dir).absolute()
 
     def _finish_again(self, path: Path) -> None:
-        """Log that the run of checkpoint `path` has nothing left to do; all processes must call.
-
-        If `path` is in the output folder, first write the checkpoints of the last epoch that a kill has prevented.
-        """
+        """Log that nothing is left to do, after saving what a kill has prevented; all processes must call."""
         config, at = self.config, self.progress
         if self._is_in_output_folder(path) and at.batches_done == 0:
             self.saver.save_absent(at, due_tags(config, at))
@@ -318,7 +311,7 @@ class Trainer:
     def _end_group(self, logs: dict[str, Tensor]) -> None:
         """Apply or discard the update of an accumulation group; all processes must call.
 
-        `logs` are the values of the group's last iteration; they are logged only if the update is applied.
+        Only an applied update trains the probe and adds `logs`, the values of the group's last iteration, to the means.
         """
         activity.enter("collective")
         decide = functools.partial(self.policy.exchange_and_decide, progress=self.progress, stop=self.stop)
@@ -349,11 +342,7 @@ class Trainer:
     # ---------------------------------------------------------------------------------------------------- logs
 
     def _settings(self) -> dict[str, float]:
-        """Return the settings of the last update by name.
-
-        These are the largest and smallest learning rate of all parameter groups, the weight decay, the loss scale, and
-        the counts of non-finite updates.
-        """
+        """Return the extreme learning rates, the weight decay, the loss scale and `policy.counts` by name."""
         lr, (largest, smallest) = self.stepper.optimizer.get_lr(), self.lr_scales
         return {
             "lr": lr * largest,
@@ -376,10 +365,7 @@ class Trainer:
         self.log.line(record, total=len(self.loader), eta=eta)
 
     def _report_first(self, watch: Stopwatch, images: int) -> None:
-        """Print the means of the first update after the start to the console only; all processes must call.
-
-        With large networks the first log line can be many minutes away.
-        """
+        """Print the means of the first update, as the first log line can be minutes away; all processes must call."""
         record, eta = self._record(self.state.window.means(self.world), watch.current(), images)
         self.log.print_line(record, total=len(self.loader), eta=eta)
 
@@ -421,7 +407,7 @@ class Trainer:
     def _end_epoch(self) -> None:
         """Run the observers, then log and save the finished epoch; all processes must call.
 
-        If a stop is requested while the observers run, nothing is logged, and a resumed run repeats all of this.
+        If a stop request ends an observer, the epoch is not logged, and a resumed run repeats all of this.
         """
         activity.enter("log")
         self.trivial_losses.finish()
@@ -470,7 +456,7 @@ class Trainer:
                 self.log.pictures(observer(self.stop).pictures, self.progress.step)
 
     def _save(self, *tags: int | str) -> None:
-        """Write the checkpoints `tags` of the current position; all processes must call."""
+        """Write the checkpoints `tags` of this position unless --no_save_ckpt is set; all processes must call."""
         if self.config.save_ckpt and tags:
             self.progress.skipped = self._count_skipped()
             self.saver.save(self.progress, *tags)

@@ -36,7 +36,7 @@ class TrivialLosses:
         self._batches: list[Batch] = []
 
     def start(self, run: str, origin: str = "") -> None:
-        """Begin to collect batches, unless the folder has the losses of this run or of the run `origin` before it.
+        """Begin to collect batches if the task has such losses, and the folder lacks those of this run and of `origin`.
 
         Args:
             run: id of the run.
@@ -56,7 +56,7 @@ class TrivialLosses:
             self.finish()
 
     def finish(self) -> None:
-        """Log the losses on the collected batches and write them to the folder; later calls do nothing."""
+        """Log the losses on the collected batches, if any, write them to the folder, and discard the batches."""
         if not self._batches:
             return
         started, task = time.perf_counter(), self.task

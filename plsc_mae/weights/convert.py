@@ -1,4 +1,4 @@
-"""Loads foreign weights into our networks, and exports our weights under foreign names."""
+"""Loads weight files of any dialect into our networks, and exports our weights under foreign names."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ class LoadReport:
 
     Attributes:
         dialect: naming of the file.
-        matched: names of our tensors that were loaded.
+        matched: names of our tensors that the file has in the network's shape.
         missing: names of our tensors that the file does not contain.
-        unexpected: names, in the file's naming, of tensors that the network does not have.
-        resized: names of our tensors, such as position tables, that the file has for another grid size. Learned ones
-            were resized; the network kept its own fixed tables.
+        unexpected: names, in the base naming of the dialect, of tensors that the network does not have; the second
+            copies in `Dialect.copies` are not listed.
+        resized: names of our tensors that the file has for another grid or number of channels. They were converted,
+            or the network kept its own fixed position table.
     """
 
     dialect: str
@@ -64,7 +65,7 @@ def read(path: str | Path, model_key: str = "", model_prefix: str = "") -> Check
         model_prefix: prefix of the network's tensor names; empty to find it by content, too.
 
     Returns:
-        The content; if no network can be chosen, `problem` gives the reason.
+        The content. If it has no usable network, `problem` gives the reason, or `dialect` is empty.
 
     Raises:
         CheckpointError: the file cannot be read, or lacks the key or the prefix.
@@ -73,10 +74,12 @@ def read(path: str | Path, model_key: str = "", model_prefix: str = "") -> Check
 
 
 def read_network(path: str | Path, model_key: str = "", model_prefix: str = "") -> Checkpoint:
-    """Read a weight file as `read` does, but raise if no network can be used; log the `remark`, if any.
+    """Read a weight file as `read` does, log its `remark`, and raise if it has a `problem`.
+
+    A file that no dialect recognizes need not have a `problem`; `load` refuses it.
 
     Raises:
-        CheckpointError: the file cannot be read, lacks the key or the prefix, or no network can be chosen or used.
+        CheckpointError: the file cannot be read, lacks the key or the prefix, or has a `problem`.
     """
     stored = read(path, model_key, model_prefix)
     require_network(stored)
@@ -86,7 +89,7 @@ def read_network(path: str | Path, model_key: str = "", model_prefix: str = "") 
 
 
 def require_network(stored: Checkpoint) -> None:
-    """Raise CheckpointError if no network of a file can be used, for example because it holds several."""
+    """Raise CheckpointError if a file has a `problem`, for example several networks."""
     if stored.problem:
         raise CheckpointError(f"{stored.path} {stored.problem}")
 
@@ -102,23 +105,24 @@ def load(
 ) -> LoadReport:
     """Load weights into a network, with their names and layouts converted, and return a report.
 
-    A fixed position table for another grid size is not loaded, because the network's own table is exact for its grid.
+    A network keeps its own fixed position table if the file's is for another grid size and `resize` does not convert
+    it, because the own table is exact.
 
     Args:
         model: one of our networks.
-        source: a file, a checkpoint that was read, or {foreign name: array}.
+        source: a file or folder, a checkpoint that was read, or {foreign name: array}.
         dialect: naming and layout of the source; None detects it from the tensors.
         prefix: position of `model` within the network of the file, such as "encoder." to load an encoder alone.
         resize: adapts position tables and tensors of another shape: (our name, value in our layout, required shape) ->
             value, or None if that is impossible. Position tables of the same shape are passed too, because two grids
             can have the same number of patches.
-        dry_run: compare names and shapes only, and leave the network as it is.
+        dry_run: compare names, shapes and types only, and leave the network as it is.
 
     Raises:
         ConfigError: the dialect is unknown.
-        CheckpointError: the file cannot be read, no dialect recognizes the tensors, a tensor has another shape, no
-            tensor matches, a tensor does not have a floating-point type, or a value to load is not finite (unless
-            `source.any_values`).
+        CheckpointError: the file cannot be read or used, no dialect recognizes the tensors, a tensor has another shape,
+            no tensor matches, a tensor to load does not have a floating-point type, or a value to load is not finite
+            (unless `source.any_values`).
     """
     if isinstance(source, (str, Path)):
         source = read_network(source)
@@ -149,11 +153,7 @@ def load(
 def _match(
     model: nn.Layer, tensors: Tensors, rules: Dialect, prefix: str, resize: Resize | None
 ) -> tuple[LoadReport, dict[str, Array], list[str]]:
-    """Match the network's tensors with those of a file, in the base naming.
-
-    Returns:
-        The report, the values by our names, and one description per tensor of another shape.
-    """
+    """Return (report, values by our names, descriptions of tensors of other shapes) for `tensors` in base naming."""
     report = LoadReport(rules.name)
     linear = linear_weights(model)
     fixed = {name for name, _ in model.named_buffers() if name.endswith(POSITION_TABLE)}
@@ -217,11 +217,7 @@ def decoded(stored: Checkpoint, num_heads: int | None = None, decoder_num_heads:
 
 
 def _decode(rules: Dialect, tensors: Tensors, heads: NumHeads, where: str) -> Tensors:
-    """Return tensors rewritten into the base naming of a dialect.
-
-    Raises:
-        CheckpointError: the shapes of the tensors are inconsistent.
-    """
+    """Return tensors rewritten into the base naming of a dialect; inconsistent shapes are a CheckpointError."""
     if rules.decode is None:
         return tensors
     try:
@@ -275,11 +271,10 @@ def save(model: nn.Layer, path: str | Path, dialect: str = "plsc_mae") -> None:
     Args:
         model: one of our networks; an encoder alone is written as the encoder of a whole network.
         path: destination; its suffix determines the format, see `weights.write`.
-        dialect: naming and layout; the tensors are stored under the dialect's key, such as "model".
+        dialect: naming and layout, and the key of the tensors, such as "model", in formats that have keys.
 
     Raises:
-        ConfigError: the dialect or suffix is unknown, or the dialect is read-only or cannot represent a part of this
-            network.
+        ConfigError: the dialect or suffix is unknown, or the dialect or the format cannot represent the network.
         CheckpointError: the file cannot be written.
     """
     rules = find_dialect(dialect)
@@ -297,7 +292,7 @@ def _fits(model: nn.Layer, rules: Dialect, prefix: str) -> bool:
     """Return True if a dialect can represent all tensors of the network."""
     names = [rules.foreign_name(prefix + name) for name in model.state_dict()]
     encoder = model if prefix else getattr(model, "encoder", None)
-    rows = getattr(encoder, "prefix_positions", 1)  # the class token's row of the position table
+    rows = getattr(encoder, "prefix_positions", 1)  # of the position table, before those of the patches
     if not rules.newer_parts and rows != int(getattr(encoder, "cls_token", True) is not None):
         return False
     return rules.holds(names) and rules.recognizes(export(model, rules.name, prefix=prefix))

@@ -32,7 +32,7 @@ BLOCK = re.compile(r"blocks\.group_1\.block_(\d+)\.")
 
 
 def read_dalle(path: str | Path, part: Part) -> dict[str, Array]:
-    """Read and return the tensors of the encoder or the decoder of the discrete VAE.
+    """Read the tensors of the encoder or the decoder of the discrete VAE.
 
     Args:
         path: the file, or a folder that contains it, such as one with encoder_weight.pd and decoder_weight.pd.
@@ -112,7 +112,7 @@ def _candidates(path: Path, part: Part) -> list[Path]:
 
 
 def _part_of(tensors: Mapping[str, Array], part: Part) -> dict[str, Array]:
-    """Return the tensors under the prefix that ends in `part`, else under the first; names begin with `blocks.`."""
+    """Return the tensors `PREFIX.blocks.*` as `blocks.*`, of the prefix that ends in `part` or else of the first."""
     found: dict[Any, dict[str, Array]] = {}
     for name, array in tensors.items():
         prefix, blocks, rest = name.rpartition("blocks.")

@@ -38,8 +38,8 @@ class Difference:
         only_b: names that are missing in the first table.
         other_shapes: both shapes of each tensor whose shapes differ.
         identical: names of tensors with the same type and the same bits.
-        compared: all other tensors, the largest difference first; a difference of 0 means that only the types or the
-            signs of zeros differ.
+        compared: the other tensors of equal shapes, the largest difference first. A difference of 0 means that only
+            types, signs of zeros or bits of NaNs differ.
     """
 
     only_a: list[str]
@@ -49,7 +49,7 @@ class Difference:
     compared: list[TensorDifference]
 
     def within(self, tolerance: float) -> bool:
-        """Return True if both tables have the same tensors and no value differs by more than the tolerance."""
+        """Return True if both tables have the same names and shapes, and values differ by the tolerance at most."""
         same_tensors = not (self.only_a or self.only_b or self.other_shapes)
         return same_tensors and all(each.max_abs <= tolerance for each in self.compared)
 

@@ -39,7 +39,7 @@ PASSING = {408, 429, 500, 502, 503, 504}
 
 
 class _Interrupted(Exception):
-    """Failure or early end of a connection, after which another attempt may resume the download."""
+    """Temporary failure, after which another attempt may complete the download."""
 
 
 @dataclass(frozen=True)
@@ -153,12 +153,7 @@ def mirrored(url: str, mirror: str) -> str:
 
 
 def _download(url: str, partial: Path, retries: int, timeout: float, pause: Callable[[float], None]) -> None:
-    """Download a file, with several attempts if necessary.
-
-    Raises:
-        CheckpointError: the server refuses the request, or `retries` retries in a row have brought no new data.
-        OSError: the file cannot be written.
-    """
+    """Download a file, with several attempts if necessary."""
     most = _size(partial)
     failures = 0
     while True:
@@ -182,14 +177,7 @@ def _download(url: str, partial: Path, retries: int, timeout: float, pause: Call
 
 
 def _attempt(url: str, partial: Path, timeout: float) -> None:
-    """Request the missing bytes and append them; request the whole file if the partial file cannot be continued.
-
-    Raises:
-        CheckpointError: the server refuses the request.
-        _Interrupted: the connection failed or ended early, the server reports a temporary error, or its answer does
-            not fit the partial file.
-        OSError: the file cannot be written.
-    """
+    """Request the missing bytes and append them; request the whole file if the partial file cannot be continued."""
     have = _size(partial)
     version = _remembered(partial)
     continued = have if version.url == url and version.validator else 0
@@ -215,12 +203,7 @@ def _attempt(url: str, partial: Path, timeout: float) -> None:
 
 
 def _get(url: str, have: int, version: _Version, timeout: float) -> requests.Response:
-    """Request a file from byte `have`, and return the response with its body unread.
-
-    Raises:
-        CheckpointError: a redirection leads to an address that cannot be fetched.
-        _Interrupted: there is no response.
-    """
+    """Request a file from byte `have`, and return the response with its body unread."""
     # With a connection that stays open, a body that ends early would go unnoticed until the timeout.
     headers = {"User-Agent": "plsc-mae", "Accept-Encoding": "identity", "Connection": "close"}
     if have:
@@ -234,17 +217,9 @@ def _get(url: str, have: int, version: _Version, timeout: float) -> requests.Res
 
 
 def _answer(url: str, response: requests.Response, have: int, version: _Version) -> _Answer | None:
-    """Return the response with its offset and length; None if it is a part that does not continue the partial file.
+    """Return the response to a request for the bytes from `have` on as an _Answer.
 
-    Args:
-        url: requested address.
-        response: response to the request for the bytes from `have` on.
-        have: length of the partial file in bytes; 0 if the whole file was requested.
-        version: version that the partial file belongs to.
-
-    Raises:
-        CheckpointError: the server refuses the request.
-        _Interrupted: the server reports a temporary error.
+    The result is None if the response is a part that does not continue the partial file of this `version`.
     """
     status, headers = response.status_code, response.headers
     if status >= HTTPStatus.BAD_REQUEST:
@@ -265,12 +240,7 @@ def _answer(url: str, response: requests.Response, have: int, version: _Version)
 
 
 def _receive(answer: _Answer, partial: Path) -> None:
-    """Append the body of a response to the partial file, or overwrite the file if the body starts at byte 0.
-
-    Raises:
-        _Interrupted: the connection failed, or the body is shorter than announced.
-        OSError: the file cannot be written.
-    """
+    """Append the body of a response to the partial file, or overwrite the file if the body starts at byte 0."""
     arrived = answer.start
     with open(partial, "ab" if answer.start else "wb") as file:
         if not answer.start:
@@ -293,9 +263,6 @@ def _chunks(body: Any) -> Iterator[bytes]:
     """Yield the bytes of a urllib3 response as they arrive, so that none are lost if the connection breaks.
 
     `Response.iter_content` would wait for a whole chunk, and drop an incomplete one when the connection ends.
-
-    Raises:
-        _Interrupted: the connection failed.
     """
     body.enforce_content_length = False  # `_receive` compares the length and reports the offset
     while True:
@@ -341,18 +308,7 @@ def _size(path: Path) -> int:
 
 
 def _checked(file: Path, path: Path, checksum: Checksum | None, size: int | None, *, downloaded: bool) -> Fetched:
-    """Return the description of a file after verifying that it contains weights, and its size and checksum.
-
-    Args:
-        file: the file to verify.
-        path: its final location, for the result.
-        checksum: expected checksum; None if unknown.
-        size: expected size in bytes; None if unknown.
-        downloaded: whether this call of `fetch` downloaded the file.
-
-    Raises:
-        CheckpointError: the file contains no weights, or its size or checksum is wrong.
-    """
+    """Verify that `file` can be read as weights, its size and its checksum; describe it under the final `path`."""
     remedy = "" if downloaded else "; remove it to fetch it again"
     read_file(file)
     if size is not None and _size(file) != size:

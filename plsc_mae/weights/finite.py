@@ -1,4 +1,4 @@
-"""Rejects weights of other types than floating-point, and values that are NaN, infinite or too large for float32."""
+"""Rejects weights that are not floating-point numbers, and values that are NaN, infinite or too large for float32."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_NAMES = 3  # names of tensors in a message
 def require_finite(
     tensors: Mapping[str, NDArray[Any]], where: str, remedy: str = "take an earlier checkpoint of the run"
 ) -> None:
-    """Check that all values are finite in float32, in which networks compute.
+    """Check that all values are finite in float32, the type of the networks' weights.
 
     Tensors are examined one after the other. Only complex tensors, and those with values that are not finite, are
     copied.
@@ -52,7 +52,7 @@ def require_floats(tensors: Mapping[str, NDArray[Any]], where: str) -> None:
         where: source of the tensors, for the message.
 
     Raises:
-        CheckpointError: a tensor has integers, booleans or complex numbers.
+        CheckpointError: a tensor has another type, such as integers, booleans or complex numbers.
     """
     others = {name: value.dtype for name, value in tensors.items() if value.dtype.kind != "f"}
     if not others:
@@ -75,7 +75,7 @@ def count_not_finite(value: NDArray[Any]) -> int:
 def _is_finite(value: NDArray[Any]) -> bool:
     """Return True if all values are finite in float32.
 
-    Only minimum and maximum are compared, because that copies nothing; if a value is NaN, they are NaN.
+    Of real tensors only minimum and maximum are compared, because that copies nothing; they are NaN if a value is NaN.
     """
     if value.dtype.kind == "c":
         return count_not_finite(value) == 0

@@ -1,6 +1,6 @@
-"""Separates the decoded content of a weight file into tensors by path and the remaining plain values.
+"""Separates the decoded content of a weight file into tensors by path and plain values: the end of every reader.
 
-It runs between the decoders and `reader.read_file`. A pickled torch module is converted to its state dict.
+A pickled torch module is converted to its state dict.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from plsc_mae.weights.tensor_builders import (
 
 MAX_DEPTH = 100
 MAX_BITS = 4096  # of an integer; Python refuses to print very long ones
-# Extra entries of paddle.save: tensor names by parameter, and arrays that are split for pickle protocols below 4.
+# Extra entries of paddle.save: tensor names by parameter, and the splits of large arrays for pickle protocols below 4.
 PADDLE_NAMES = "StructuredToParameterName@@"
 PADDLE_PIECES = "UnpackBigParamInfor@@"
 
@@ -33,11 +33,11 @@ _TENSOR = object()  # placeholder among the plain values for a tensor, or for a 
 
 
 class Leaves:
-    """Tensors of a file by path, and the rest of its content as plain data.
+    """Tensors of a file by path, and its other values as plain data.
 
     Attributes:
         tensors: arrays by path; the keys of a path are joined with "/".
-        meta: plain values of the outermost table.
+        meta: the other values, in the structure of the file.
         flat: True if every tensor is in the outermost table.
     """
 
@@ -51,7 +51,8 @@ class Leaves:
                 the same value, or to nested containers, any number of times.
 
         Raises:
-            UnpicklingError: a tensor cannot be built, the structure is invalid, or the budget is exceeded.
+            UnpicklingError, ValueError and others (`reader.DAMAGE`): the content is damaged, unsupported or over
+                budget.
         """
         self.tensors: dict[str, Array] = {}
         self.flat = True
@@ -62,11 +63,7 @@ class Leaves:
         self.meta: dict[str, Any] = {} if rest is _TENSOR else rest
 
     def _separate(self, value: Any, path: str, depth: int) -> Any:
-        """Collect the tensors of `value` under `path` and return the rest as plain data; `_TENSOR` if nothing is left.
-
-        Raises:
-            UnpicklingError: see `__init__`.
-        """
+        """Collect the tensors of `value` under `path` and return the rest as plain data; `_TENSOR` without a rest."""
         held = len(value) if isinstance(value, str | bytes | bytearray) else 0
         self._spend(VALUE_BYTES + len(path) + held, depth)
         match value:
@@ -148,7 +145,7 @@ class Leaves:
         return value.entries or value.elements or value.describe()
 
     def _state_dict(self, module: dict[str, Any], prefix: str, depth: int) -> dict[str, Any]:
-        """Return the parameters and buffers of a pickled torch.nn.Module under the names of its `state_dict()`."""
+        """Return the tensors of a pickled torch.nn.Module by name, as its `state_dict()` would."""
         tables = [module.get(name) for name in ("_parameters", "_buffers", "_modules")]
         own, buffers, children = [table if isinstance(table, dict) else {} for table in tables]
         self._spend(sum(VALUE_BYTES + len(prefix) + len(str(name)) for name in (*own, *buffers, *children)), depth)
@@ -171,11 +168,7 @@ class Leaves:
             raise UnpicklingError(f"its structure contains itself or is nested more than {MAX_DEPTH} levels deep")
 
     def _join_pieces(self, table: dict[Any, Any]) -> dict[Any, Any]:
-        """Return the table with the arrays joined that Paddle has split into pieces.
-
-        Raises:
-            UnpicklingError: a piece is missing.
-        """
+        """Return a copy of a table in which the arrays that Paddle has split into pieces are whole again."""
         plans = table[PADDLE_PIECES]
         table = {key: value for key, value in table.items() if key != PADDLE_PIECES}
         for name, plan in plans.items() if isinstance(plans, dict) else ():

@@ -36,7 +36,7 @@ UNREADABLE = {
     "tf_model.h5": "weights of TensorFlow; save them from transformers' PyTorch class with `save_pretrained`",
     "flax_model.msgpack": "weights of Flax; save them from transformers' PyTorch class with `save_pretrained`",
 }
-RUN_RECORD, RUN_CHECKPOINTS = "run.json", "*checkpoint-*.pd"  # of the training runs here
+RUN_RECORD, RUN_CHECKPOINTS = "run.json", "*checkpoint-*.pd"  # of plsc_mae's training runs
 WEIGHT_SUFFIXES = (".pd", ".pdparams", ".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".npz")
 MAX_LISTED = 3  # names in a message
 
@@ -66,7 +66,7 @@ OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 # differ by up to 5e-4.
 GELU = ("gelu", "gelu_python")
 APPROXIMATE_GELU = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_accurate")
-MAX_STATISTIC = 1000  # of images with values in [0, 1], or in [0, 255]
+MAX_STATISTIC = 1000  # limit of means and stds, of images with values in [0, 1] or in [0, 255]
 NUMBERED_LABEL = re.compile(r"LABEL_\d+")  # name that transformers gives to a class without one
 
 
@@ -90,7 +90,7 @@ class ModelFolder:
         files: the files.
         places: {tensor: name of its file} of a sharded model; empty for a single file.
         meta: training options (`args`), the content of config.json (`config`), names of the `classes`, and the
-            `statistics` of the images.
+            `statistics` of the images, as far as the folder states them.
     """
 
     kind: str
@@ -103,8 +103,9 @@ def open_folder(folder: Path) -> ModelFolder:
     """Return the weight files and settings of a folder.
 
     Raises:
-        CheckpointError: the folder has no weights or an unsupported kind of them, a shard is missing, or the index of
-            shards, config.json or preprocessor_config.json is invalid.
+        CheckpointError: the folder has no weights or an unsupported kind of them, or one of its files is missing,
+            unreadable or invalid.
+        OSError: the folder itself cannot be read.
     """
     snapshots = [path for path in sorted(folder.glob("snapshots/*")) if path.is_dir()]
     if len(snapshots) == 1:
@@ -120,11 +121,7 @@ def open_folder(folder: Path) -> ModelFolder:
 
 
 def _open_deepspeed(folder: Path) -> ModelFolder:
-    """Return the file of a DeepSpeed checkpoint in `folder`, or in the sub-folder that the file `latest` names.
-
-    Raises:
-        CheckpointError: there is not exactly one such file.
-    """
+    """Return the file of a DeepSpeed checkpoint in `folder`, or in the sub-folder that the file `latest` names."""
     inner = folder
     if (folder / "latest").is_file():
         tag = (folder / "latest").read_text(encoding="utf-8", errors="replace").strip()
@@ -152,7 +149,7 @@ def _open_deepspeed(folder: Path) -> ModelFolder:
 
 
 def describe_run_folder(folder: Path) -> str:
-    """Return the sentence for a folder that was given in place of a checkpoint of a run; it names the newest one."""
+    """Return the sentence for a folder given in place of a run's checkpoint; it names the newest checkpoint, if any."""
     checkpoints = [path for path in folder.glob(RUN_CHECKPOINTS) if path.is_file()]
     if not checkpoints:
         return f"{folder} is a folder without checkpoints of a run; give the file of a checkpoint"
@@ -161,11 +158,7 @@ def describe_run_folder(folder: Path) -> str:
 
 
 def _places(folder: Path, name: str) -> dict[str, str]:
-    """Return the index of a sharded model, {tensor: file name}.
-
-    Raises:
-        CheckpointError: the index is invalid, or a file that it names is not in the folder.
-    """
+    """Return the index of a sharded model, {tensor: file name}; all its files exist in the folder."""
     places = _read_json(folder / name).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise CheckpointError(f"{folder / name} has no table 'weight_map' of tensors and files; fetch it again")
@@ -185,7 +178,7 @@ def _places(folder: Path, name: str) -> dict[str, str]:
 
 
 def _is_plain(name: str) -> bool:
-    """Return True for a name of a file without folders."""
+    """Return True if `name` is a single component of a path."""
     return name not in ("", ".", "..") and not any(letter in name for letter in "/\\\0")
 
 
@@ -198,11 +191,7 @@ def _listed(paths: list[Path]) -> str:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """Return `ModelFolder.meta` from config.json and preprocessor_config.json; empty if there is no config.json.
-
-    Raises:
-        CheckpointError: a file or a value in it is invalid.
-    """
+    """Return `ModelFolder.meta` from config.json and preprocessor_config.json; empty without entries in config.json."""
     config, images = (
         _read_json(folder / name) if (folder / name).is_file() else {}
         for name in ("config.json", "preprocessor_config.json")
@@ -246,13 +235,7 @@ def _check_activation(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def _statistics(images: Mapping[str, Any], timm: Mapping[str, Any], folder: Path) -> ImageStatistics | None:
-    """Return the statistics of the images; None if the folder has none.
-
-    A single number is for all channels. Images that are not normalized have mean 0 and std 1.
-
-    Raises:
-        CheckpointError: mean or std is neither a number nor three, or a std is not positive.
-    """
+    """Return the statistics of the images; None if the folder states no mean."""
     if images.get("do_normalize") is False:
         return ImageStatistics((0.0,) * 3, (1.0,) * 3)
     mean, std = images.get("image_mean", timm.get("mean")), images.get("image_std", timm.get("std"))
@@ -270,7 +253,7 @@ def _statistics(images: Mapping[str, Any], timm: Mapping[str, Any], folder: Path
 
 
 def _per_channel(values: Any) -> list[float]:
-    """Return numbers for three channels; empty if the values are neither one number nor a list."""
+    """Return a list of numbers, a single number three times; empty if the values are not numbers or are too large."""
     rows = [values] * 3 if type(values) in (int, float) else values
     valid = isinstance(rows, list) and all(type(value) in (int, float) and abs(value) < MAX_STATISTIC for value in rows)
     return rows if valid else []

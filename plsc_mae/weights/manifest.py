@@ -32,7 +32,7 @@ class Checksum:
 
     @classmethod
     def parse(cls, text: str) -> Checksum:
-        """Return the checksum in "md5:DIGITS" or "sha256:DIGITS", or in all digits without the name of the algorithm.
+        """Parse "md5:DIGITS" or "sha256:DIGITS", or all digits without the name of the algorithm.
 
         Raises:
             ConfigError: the text has another form.
@@ -57,7 +57,7 @@ class Checksum:
 
 @dataclass(frozen=True)
 class Entry:
-    """Published weight file; an empty value is unknown.
+    """Published weight file; unknown values are empty or None.
 
     Attributes:
         name: name in commands.
@@ -100,7 +100,7 @@ def read_manifest(path: Path = MANIFEST) -> dict[str, Entry]:
     """Read and validate a manifest; return {name: entry} in the order of the file.
 
     Raises:
-        ConfigError: the file cannot be read, or an entry is invalid.
+        ConfigError: the file cannot be read or is invalid.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -158,11 +158,7 @@ def file_name(url: str) -> str:
 
 
 def _entry(name: str, values: Mapping[str, Any], sources: Mapping[str, Mapping[str, str]], path: Path) -> Entry:
-    """Return the entry `name` of a manifest.
-
-    Raises:
-        ConfigError: a value is missing, unknown or invalid.
-    """
+    """Validate the values of an entry of a manifest and return the entry."""
     where = f"{path}: {name}"
     known = {field.name for field in fields(Entry)} - {"name", "licence"}
     for key, value in values.items():

@@ -36,15 +36,20 @@ TENSORS = ("oneflow.Tensor", "oneflow.nn.Parameter")
 
 
 def is_oneflow(folder: Path) -> bool:
-    """Return True if oneflow.save has written the folder or any of its sub-folders."""
+    """Return True if the folder, or one of its sub-folders, has the pickle that oneflow.save writes.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
     return bool(_parts(folder))
 
 
 def read_oneflow(folder: Path) -> Leaves:
-    """Read a folder that oneflow.save has written, or all such sub-folders as {name: content}.
+    """Read a folder that oneflow.save has written, or else all such sub-folders as {name: content}.
 
     Raises:
-        UnpicklingError, OSError and others (`reader.DAMAGE`): a file is missing, damaged or not a regular file.
+        UnpicklingError, OSError and others (`reader.DAMAGE`): a file cannot be read, is damaged or is unsupported, or
+            the content would take far more memory than the files.
     """
     parts = _parts(folder)
     sizes = [_size(path) for part in parts.values() for path in (part / PICKLE, *part.glob(f"*/{VALUES}"))]
@@ -87,11 +92,7 @@ class _FiledTensor(PickledArray):
         self._load = load
 
     def build(self, state: Any) -> None:
-        """Set `value` to the tensor in the folder that `state` names.
-
-        Raises:
-            UnpicklingError: that is no sub-folder of the pickle's folder, or the tensor is damaged.
-        """
+        """Set `value` to the tensor in the folder that `state` names."""
         match state:
             case {"path": str(name)} if re.fullmatch(r"\w+", name, re.ASCII):
                 self.value = self._load(name)
@@ -114,11 +115,7 @@ def _read_tensor(folder: Path) -> Array:
 
 
 def _size(path: Path) -> int:
-    """Return the size of a regular file in bytes.
-
-    Raises:
-        UnpicklingError: the file is missing or of another kind; opening a pipe, for example, could block forever.
-    """
+    """Return the size of a regular file in bytes; others are refused, because opening a pipe could block forever."""
     if not path.is_file():
         raise UnpicklingError(f"{path.parent.name}/{path.name} is missing")
     return path.stat().st_size

@@ -1,8 +1,8 @@
 """Reads weight files of torch, Paddle, NumPy, safetensors and OneFlow without running code from them.
 
-All weights enter the package through this module. The format is detected from the content, pickles are decoded by
-`plsc_mae.weights.safe_pickle`, and the content is separated into tensors by path and the remaining plain values.
-Folders of Hugging Face and DeepSpeed are read file by file.
+All weights enter the package through this module. The format of a file is detected from its first bytes, pickles are
+decoded by `plsc_mae.weights.safe_pickle`, and the content is separated into tensors by path and plain values. Folders
+of Hugging Face and DeepSpeed are read file by file.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ MISTAKEN = {
 }
 MAX_REASON = 300  # characters of a message that are quoted from a library or a file
 
-# Exceptions that the decoders below raise for a damaged file.
+# Exceptions that the readers of single formats raise for a damaged or unsupported file.
 DAMAGE = (
     UnpicklingError,
     ValueError,
@@ -84,23 +84,23 @@ DAMAGE = (
 class Checkpoint:
     """Content of a weight file.
 
-    Arrays are read-only, may share memory, and may be unaligned. Arrays of a torch, safetensors or uncompressed npz
-    file are memory-mapped: values are read from the file on use, and the file stays open as long as one of the arrays
-    exists. The file may be renamed, deleted, or replaced by renaming another file to its name. It must not be modified
-    or truncated: values would change, and an access beyond the end would kill the process.
+    Arrays are read-only, may share memory, and may be unaligned. Most arrays of a torch, safetensors or uncompressed
+    npz file are memory-mapped: values are read from the file on use, and the file stays open as long as one of these
+    arrays exists. The file may be renamed, deleted, or replaced by renaming another file to its name. It must not be
+    modified or truncated: values would change, and an access beyond the end would kill the process.
 
     Attributes:
         path: the file, or the folder of a checkpoint.
-        tensors: every tensor as stored, by its keys joined with "/"; bfloat16 is widened to float32.
-        model: the network's own tensors by name. `read_file` takes those under the key "model", else "module", else
-            "state_dict", else all tensors of a file that is one flat table, and removes a prefix "module." of all
-            names; `weights.read` looks under every key and removes the names of wrappers.
-        meta: the structure around the tensors as plain data. Tuples and sets become lists, an argparse.Namespace a
-            dict, objects of other programs a description, and a tensor inside a list None.
-        dialect: naming of the tensors; empty if it was not detected.
+        tensors: the tensors by their keys joined with "/"; bfloat16 is widened to float32.
+        model: the network's own tensors by name; may be empty. `read_file` takes those under the key "model", else
+            "module", else "state_dict", else all tensors of a flat table. `weights.read` searches the whole file, see
+            `unwrap.choose_network`.
+        meta: the other values as plain data, and the settings of a model folder (`folders.ModelFolder.meta`). Tuples
+            and sets become lists, an argparse.Namespace a dict, and most objects of other programs a description.
+        dialect: naming of `model`; empty if it was not detected.
         key: keys of the table that `model` was taken from, joined with "/"; empty for the outermost table.
-        others: keys of other tables that hold a network, such as "model_ema".
-        remark: assumptions about the place of the network, for the log; empty if it is in the usual place.
+        others: keys of other tables that hold a network, such as "model_ema"; empty if none was chosen.
+        remark: assumptions in the choice of the network and alternatives to it, for the log; may be empty.
         problem: the reason why no network can be chosen, or the chosen one cannot be used, as the end of a sentence;
             empty otherwise, and if the only reason is that no dialect recognizes the names.
         any_values: True if values that are not finite may be loaded into a network, to examine them.
@@ -121,26 +121,28 @@ class Checkpoint:
 def read_file(path: str | Path) -> Checkpoint:
     """Read a weight file: torch (zip or stream), a pickle of arrays as in paddle.save, npz, safetensors or OneFlow.
 
-    Nothing in the file is executed or imported. Bytes after a pickle are ignored. Checksums of zip entries are verified
-    during this call, not when an array is used later. A program that writes to `path` later must replace the file by
-    renaming a new one, because arrays may be memory-mapped (see `Checkpoint`).
+    Nothing in the file is executed or imported. Bytes after a pickle are ignored. Checksums in a zip file are verified
+    during this call, not when an array is used. A program that writes to `path` later must replace the file by renaming
+    a new one, because arrays may be memory-mapped (see `Checkpoint`).
 
     Args:
         path: the file (its suffix is ignored), or the folder of a checkpoint of OneFlow, Hugging Face or DeepSpeed.
 
-    Returns:
-        The content. Tensors that cannot be mapped are held in memory once.
-
     Raises:
-        CheckpointError: the file is missing or damaged, has an unknown format, or would take far more memory than its
-            size; or the folder has no weights that can be read.
+        CheckpointError: the file or folder is missing, damaged or of an unsupported kind, or its content would take far
+            more memory than its size.
     """
     path = Path(path)
     if not os.path.isdir(path):
         return _checkpoint(path, _read_single(path))
-    if is_oneflow(path):
+    try:
+        folder = None if is_oneflow(path) else open_folder(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise CheckpointError(f"{error.filename or path} cannot be read: {reason}; check the permissions") from error
+    if folder is None:
         return _checkpoint(path, _sound(path, "OneFlow", lambda: read_oneflow(path)))
-    return _read_folder(path, open_folder(path))
+    return _read_folder(path, folder)
 
 
 def _checkpoint(path: Path, leaves: Leaves) -> Checkpoint:
@@ -156,11 +158,7 @@ def _read_single(path: Path) -> Leaves:
 
 
 def _read_folder(path: Path, folder: ModelFolder) -> Checkpoint:
-    """Read the files of a folder; the tensors of all shards form one table.
-
-    Raises:
-        CheckpointError: a file cannot be read, or a shard lacks a tensor that the index places in it.
-    """
+    """Read the weights of a folder; the tensors of its shards, if there are any, form one flat table."""
     if not folder.places:
         single = _checkpoint(path, _read_single(folder.files[0]))
         return dataclasses.replace(single, meta={**single.meta, **folder.meta})
@@ -176,11 +174,7 @@ def _read_folder(path: Path, folder: ModelFolder) -> Checkpoint:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """Return an open regular file; opening a pipe would block until another process writes to it.
-
-    Raises:
-        CheckpointError: the file cannot be opened or is not a regular file.
-    """
+    """Open a regular file; others are refused, because opening a pipe blocks until another process writes to it."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise CheckpointError(f"{path} is a device or pipe; expected a regular file")
@@ -204,11 +198,7 @@ def _sound(path: Path, name: str, read: Callable[[], Leaves]) -> Leaves:
 
 
 def _recognize(path: Path, head: bytes) -> tuple[str, Callable[[WeightFile], Leaves]]:
-    """Return (name of the format, its reader), detected from `head`, the first bytes of the file.
-
-    Raises:
-        CheckpointError: the file is empty or has an unknown format.
-    """
+    """Return (name of the format, its reader), detected from `head`, the first bytes of the file."""
     if not head:
         raise CheckpointError(f"{path} is empty, perhaps after an interrupted download or save; fetch or save it again")
     if head[:2] == b"PK":
@@ -230,7 +220,7 @@ def _recognize(path: Path, head: bytes) -> tuple[str, Callable[[WeightFile], Lea
 
 
 def _network(leaves: Leaves) -> tuple[str, dict[str, Array]]:
-    """Return the key of the network's own tensors, and these by name, without a "module." that all names begin with."""
+    """Return (key of the network's table, its tensors by name); a "module." that all names begin with is removed."""
     key, found = "", leaves.tensors if leaves.flat else {}
     for name in NETWORK_KEYS:
         part = {path[len(name) + 1 :]: array for path, array in leaves.tensors.items() if path.startswith(f"{name}/")}
@@ -249,7 +239,7 @@ def _read_pickle(file: WeightFile) -> Leaves:
 
 
 def _read_torch_stream(file: WeightFile) -> Leaves:
-    """Read torch's format before 1.6 after its magic number: four pickles, then the storages that the last lists."""
+    """Read the rest of a file in torch's format before 1.6, after its magic number: four pickles, then the storages."""
     stream, budget = file.stream, file.budget
     _version, system = decode(stream, {}, budget), decode(stream, {}, budget)
     if isinstance(system, dict) and system.get("little_endian") is False:
@@ -270,7 +260,7 @@ def _read_torch_stream(file: WeightFile) -> Leaves:
         stream.seek(nbytes, 1)
 
     def load(storage: Storage) -> Bytes:
-        """Return the bytes of a storage, mapped from the file, or raise UnpicklingError if there are too few."""
+        """Return the bytes of a storage, mapped from the file."""
         start, nbytes = places.get(storage.key, (0, 0))
         if nbytes < storage.nbytes:
             missing(storage, nbytes)
@@ -309,11 +299,7 @@ def _read_safetensors(file: WeightFile) -> Leaves:
 
 
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the pairs of a JSON object as a dict.
-
-    Raises:
-        UnpicklingError: a key occurs twice, which the JSON decoder accepts.
-    """
+    """Return the pairs of a JSON object as a dict; refuse a key that occurs twice, which the JSON decoder accepts."""
     table = dict(pairs)
     if len(table) < len(pairs):
         raise UnpicklingError("its header has two entries with the same name")

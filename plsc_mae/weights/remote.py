@@ -1,4 +1,4 @@
-"""Advice for a path that is an address: a URL, a repository of the Hugging Face Hub, or a name of the manifest."""
+"""Advice for a URL, a repository of the Hugging Face Hub or a name of the manifest that is given in place of a path."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from plsc_mae.weights.manifest import Entry, read_manifest
 
 FOLDER = "weights"  # default of `weights fetch --output_dir`
-# pathlib joins the two slashes of a URL.
+# pathlib turns the two slashes of a URL into one.
 URL = re.compile(r"(?P<scheme>https?|hf|s3|gs|ftp):/{1,2}(?P<rest>.+)", re.IGNORECASE)
 HUB_URL = re.compile(r"(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<rest>.+)", re.IGNORECASE)
 HUB_PREFIX = re.compile(r"hf[-_]hub:", re.IGNORECASE)
@@ -17,7 +17,7 @@ HUB_FILE = "https://huggingface.co/{}/resolve/main/model.safetensors"
 
 
 def fetch_advice(path: str | Path) -> str:
-    """Return the advice to get a file that is named by its address, to end a sentence; empty for an ordinary path.
+    """Return the advice for a URL or name given in place of a path, to end a sentence; empty for an ordinary path.
 
     Args:
         path: path of a file that does not exist.

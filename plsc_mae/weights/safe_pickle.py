@@ -89,7 +89,7 @@ class Foreign:
         self.state = state
 
     def describe(self) -> str:
-        """Return the object as text with its plain arguments, such as `torch.device('cuda', 0)`."""
+        """Return the object as text with up to four arguments, such as `torch.device('cuda', 0)`."""
         shown = [reprlib.repr(arg) if isinstance(arg, str | int | float) else "..." for arg in self.args[:4]]
         return f"{self.path}({', '.join(shown)})"
 
@@ -106,12 +106,12 @@ def decode(
         persistent: resolves persistent ids, which torch uses for storages; None rejects them.
 
     Returns:
-        Plain containers and scalars (sets become lists), `Symbol` and `Foreign` objects, and results of the builders.
+        Plain containers and scalars (sets become lists), `Symbol` and `Foreign` objects, and results of the builders
+        and of `persistent`.
 
     Raises:
-        UnpicklingError: the pickle is malformed, too long or over budget, or uses an opcode that is not allowed in a
-            weight file.
-        ValueError: the argument of an opcode is malformed or truncated.
+        UnpicklingError, ValueError and others (`reader.DAMAGE`): the pickle is malformed, truncated, too long or over
+            budget, or uses an opcode that is not allowed in a weight file.
     """
     machine = _Machine(builders, budget, persistent)
     for step, (opcode, arg, _) in enumerate(pickletools.genops(stream)):
@@ -220,7 +220,7 @@ class _Machine:
         self.push_symbol(self.pop(), name)
 
     def call(self, function: Any, args: Any) -> None:
-        """Push the result of a known constructor, or a `Foreign` that records the call of an unknown one."""
+        """Push the result of the builder of `function`, or a `Foreign` that records the call if there is no builder."""
         if not (isinstance(function, Symbol | Foreign) and isinstance(args, tuple | list)):
             raise UnpicklingError("the pickle calls something that is not a function")
         self.charge(args)
@@ -268,11 +268,7 @@ class _Machine:
 
 
 def _pairs(items: list[Any]) -> list[tuple[Any, Any]]:
-    """Pair alternating keys and values.
-
-    Raises:
-        UnpicklingError: a value is missing, or a key is not allowed (see `_key`).
-    """
+    """Pair alternating keys and values, with the keys as `_key` returns them."""
     if len(items) % 2:
         raise UnpicklingError("the pickle sets a key without a value")
     return [(_key(key), value) for key, value in zip(items[::2], items[1::2], strict=True)]
@@ -281,9 +277,8 @@ def _pairs(items: list[Any]) -> list[tuple[Any, Any]]:
 def _key(key: Any) -> Any:
     """Return a safe key for a dict; a tuple of plain values becomes text.
 
-    Raises:
-        UnpicklingError: the hash of the key could recurse without bound, or could be chosen to collide with those of
-            other keys, which makes a dict slow.
+    The hash of a refused key could recurse without bound, or be chosen to collide with those of other keys, which makes
+    a dict slow.
     """
     if isinstance(key, tuple) and all(isinstance(part, SCALARS) for part in key):
         return str(key)

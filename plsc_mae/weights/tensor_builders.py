@@ -1,7 +1,7 @@
 """Allow-list of the pickle decoder: builds arrays from pickled NumPy, torch and Paddle tensors.
 
-A torch tensor becomes a `TorchTensor` that refers to its storage by key until the storage is read. A NumPy array is a
-view of the bytes in the pickle. Arrays are read-only views where possible, so a file is held in memory at most once.
+A torch tensor becomes a `TorchTensor`, whose storage is read later. A NumPy array is a read-only view of the bytes in
+the pickle where possible.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def dtype_named(name: str) -> np.dtype[Any]:
     """Return the NumPy type that represents a torch dtype; bfloat16 is represented by its bits (uint16).
 
     Raises:
-        UnpicklingError: no NumPy type represents it.
+        UnpicklingError: the dtype is not supported.
     """
     if name not in DTYPES:
         raise UnpicklingError(f"it contains tensors of type {name}, which is not supported")
@@ -114,17 +114,18 @@ class TorchTensor:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """NumPy type of the stored elements; uint16 for bfloat16."""
+        """NumPy type of the stored elements, see `dtype_named`."""
         return dtype_named(self.dtype_name)
 
     def array(self, load: Callable[[Storage], Bytes]) -> Array:
-        """Return the tensor as a view of its storage; bfloat16 is copied to float32.
+        """Return the tensor, a view of its storage where possible; bfloat16 is converted to float32.
 
         Args:
             load: reads the bytes of a storage.
 
         Raises:
-            UnpicklingError: the tensor exceeds its storage.
+            UnpicklingError, ValueError and others (`reader.DAMAGE`): the type is not supported, the tensor exceeds its
+                storage, or `load` fails.
         """
         dtype = self.dtype
         widen = self.dtype_name == "bfloat16"
@@ -152,7 +153,7 @@ class TorchStorages:
         self.by_key: dict[str, Storage] = {}
 
     def __call__(self, reference: object) -> Symbol | TypedStorage:
-        """Resolve `("storage", type, key, location, length, ...)` to a storage, `("module", class, ...)` to the class.
+        """Resolve `("storage", type, key, location, length, ...)` to a storage, or `("module", class, ...)` to a class.
 
         Raises:
             UnpicklingError: the reference has another form, an unknown type, or exceeds its storage.
@@ -194,15 +195,17 @@ class _DType(Foreign):
 
 
 class PickledArray(Foreign):
-    """Pickled numpy.ndarray; `build` sets `value`, which stays None for arrays of Python objects."""
+    """Pickled numpy.ndarray; `build` sets `value`, which stays None for types such as Python objects."""
 
     value: Array | None = None
 
     def build(self, state: object) -> None:
-        """Create the array from (version, shape, dtype, is_fortran, data); any other state leaves `value` None.
+        """Create the array of numbers or text from (version, shape, dtype, is_fortran, data).
+
+        Other states and types leave `value` None.
 
         Raises:
-            UnpicklingError: the array is big-endian, or its shape does not fit its data.
+            UnpicklingError, ValueError: the array is big-endian, or its shape or data is invalid.
         """
         super().build(state)
         match state:
@@ -227,7 +230,7 @@ def counts(values: object) -> tuple[int, ...]:
     """Validate a shape, strides or an offset, and return it as a tuple.
 
     Raises:
-        UnpicklingError: it is not a sequence of at most 32 non-negative integers.
+        UnpicklingError: it is not a tuple or list of at most 32 non-negative integers.
     """
     if not isinstance(values, tuple | list) or len(values) > MAX_DIMENSIONS:
         raise UnpicklingError(f"a tensor's shape is not a list of at most {MAX_DIMENSIONS} numbers")

@@ -1,8 +1,8 @@
-"""Finds the network in a weight file: the table that holds it, and its tensor names without those of wrappers.
+"""Finds the network in a weight file: the table that holds it, and its tensors by their plain names.
 
 Code bases save networks under many keys (model, state_dict, net, student, ...), inside of wrappers (DataParallel, FSDP,
 torch.compile) and as a part of a larger module (Lightning's `model.`, DINO's `backbone.`). A table holds a network if a
-dialect recognizes its names, after those of wrappers were removed and, if necessary, a common prefix.
+dialect recognizes its names after the parts that wrappers insert and, if necessary, a prefix were removed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WRAPPERS = frozenset(
     }
 )
 PATCH_EMBEDDING = "patch_embed"  # part of a name in every dialect
-# Parts of the paths of flattened parameters, and the remedies.
+# Parts of the paths of flattened parameters -> end of the message about them.
 FLATTENED = {
     "flat_param": "FSDP has flattened; save the model with StateDictType.FULL_STATE_DICT",
     "fp32_flat_groups": (
@@ -53,14 +53,14 @@ class _Network:
 def choose_network(stored: Checkpoint, model_key: str = "", model_prefix: str = "") -> Checkpoint:
     """Return the checkpoint with the network of the file as its `model`.
 
-    Without a choice of the user these tables are searched: `model`, `module`, `state_dict`, the outermost one, then all
-    others. If several of the others hold a network, or the first table with one holds several, `problem` of the result
-    names them. A file that plsc_mae wrote keeps its `model`, and so does a file without a recognized network.
+    The first of the tables `model`, `module`, `state_dict` and the outermost one that holds a network is taken; if none
+    of them does, the only other table that holds one. If this table holds several networks, or several other tables
+    hold one, nothing is chosen, and `problem` of the result names them. A file that plsc_mae wrote keeps its `model`.
 
     Args:
         stored: the file as `reader.read_file` returns it.
-        model_key: keys separated by "|", such as "model_ema|model"; the first one that the file has is used. A file
-            without keys is used as a whole.
+        model_key: keys separated by "|", such as "model_ema|model"; only the tables under the first one that the file
+            has are searched, also in files of plsc_mae. It is ignored for a file without keys.
         model_prefix: prefix of the network's tensor names. It is removed, and tensors without it are ignored.
 
     Raises:
@@ -80,7 +80,7 @@ def choose_network(stored: Checkpoint, model_key: str = "", model_prefix: str = 
         key = next(iter(found))
     if key in found and len(found[key]) == 1:
         return _chosen(stored, key, found, tables[key], model_key, model_prefix)
-    if model_key or model_prefix:  # keep the named part, although no dialect recognizes it
+    if model_key or model_prefix:  # keep the named part, although no network was chosen in it
         key = next(iter(tables))
         stored = dataclasses.replace(stored, key=key, model=_without_wrappers(tables[key]))
     return dataclasses.replace(stored, dialect=detect(stored.model), problem=_problem(stored, tables, found))
@@ -94,7 +94,7 @@ def _chosen(
     model_key: str,
     model_prefix: str,
 ) -> Checkpoint:
-    """Return the checkpoint with the only network under `key`, and a remark about everything that was assumed."""
+    """Return the checkpoint with the only network under `key`, a remark on this choice, and the network's problem."""
     (network,) = found[key]
     others = tuple(other for other in found if other != key)
     parts = []
@@ -134,11 +134,7 @@ def _tables(stored: Checkpoint) -> dict[str, dict[str, Array]]:
 
 
 def _below(stored: Checkpoint, tables: Mapping[str, dict[str, Array]], model_key: str) -> dict[str, dict[str, Array]]:
-    """Return the tables under the first key of `model_key` that the file has, at any depth.
-
-    Raises:
-        CheckpointError: the file has none of the keys.
-    """
+    """Return the tables under the first key of `model_key` that the file has, at any depth."""
     for key in model_key.split("|"):
         below = {name: table for name, table in tables.items() if f"/{key}/" in f"/{name}/"}
         if below:
@@ -155,11 +151,7 @@ def _below(stored: Checkpoint, tables: Mapping[str, dict[str, Array]], model_key
 def _with_prefix_only(
     stored: Checkpoint, tables: Mapping[str, dict[str, Array]], prefix: str
 ) -> dict[str, dict[str, Array]]:
-    """Return the tables with names that start with `prefix`: only these tensors, with the prefix removed.
-
-    Raises:
-        CheckpointError: no name starts with `prefix`.
-    """
+    """Return the tables reduced to the tensors whose names start with `prefix`, with the prefix removed."""
     found = {}
     for key, table in tables.items():
         inner = _inner(table, prefix) or _inner(_without_wrappers(table), prefix)
@@ -180,7 +172,7 @@ def _inner(table: Tensors, prefix: str) -> dict[str, Array]:
 
 
 def _listed(keys: Iterable[str]) -> str:
-    """Return keys as text; the outermost table, whose key is empty, has no name."""
+    """Return at most `MAX_LISTED` keys as text; the empty key of the outermost table becomes "(no key)"."""
     names = [key or "(no key)" for key in keys]
     return ", ".join(names[:MAX_LISTED]) + (f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else "")
 
@@ -253,7 +245,7 @@ def _problem(stored: Checkpoint, tables: Mapping[str, Tensors], found: Mapping[s
 
 
 def _missing_values(table: Tensors) -> str:
-    """Return the problem of a file of ZeRO stage 3, whose weights have shape [0] because their values are elsewhere."""
+    """Return the problem of a table whose weights have shape [0], as ZeRO stage 3 writes them; empty for others."""
     empty = [name for name, value in table.items() if value.shape == (0,) and name.endswith("weight")]
     if not empty:
         return ""

@@ -1,7 +1,6 @@
-"""Weight file that is open for reading: the input of every reader.
+"""Weight file that is open for reading: the input of the readers of single files.
 
-Readers parse the structure from the stream and memory-map the tensors. Mapped bytes occupy memory only when they are
-used, and the system can evict them.
+Mapped bytes occupy memory only when they are used, and the system can evict them.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class WeightFile:
     """Weight file opened for reading.
 
     Attributes:
-        stream: the open file; arrays made from it stay valid after it is closed.
+        stream: the open file; mapped arrays stay valid after it is closed.
         size: file size in bytes.
         budget: memory budget of the content.
     """
@@ -42,6 +41,7 @@ class WeightFile:
 
         Raises:
             EOFError: the file ends before the last of these bytes.
+            OSError: the file cannot be mapped.
         """
         if start + count > self.size:
             raise EOFError(f"it ends {start + count - self.size} bytes early")

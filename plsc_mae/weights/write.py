@@ -29,6 +29,7 @@ from pickle import (
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from plsc_mae.errors import CheckpointError, ConfigError
@@ -59,7 +60,7 @@ def write_file(path: str | Path, arrays: Tensors, key: str = "", metadata: Mappi
         metadata: metadata of a safetensors file; other formats ignore it.
 
     Raises:
-        ConfigError: the suffix or the type of an array is not supported.
+        ConfigError: the suffix is unknown, or a torch file cannot have the type of an array.
         CheckpointError: the file cannot be written.
     """
     path = Path(path)
@@ -78,8 +79,8 @@ def write_file(path: str | Path, arrays: Tensors, key: str = "", metadata: Mappi
                     pickle.dump({key: contiguous} if key else contiguous, stream, protocol=PICKLE_PROTOCOL)
             else:
                 _write_torch(temporary, contiguous, key)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"cannot write {path}: {reason}; free some space or choose another path") from error
 
 
@@ -106,11 +107,7 @@ def _torch_pickle(arrays: Tensors, key: str) -> bytes:
 
 
 def _pickle_tensor(storage: str, value: Array) -> bytes:
-    """Return the opcodes that call torch's constructor for a contiguous tensor that fills its storage.
-
-    Raises:
-        ConfigError: torch files cannot have this type of array.
-    """
+    """Return the opcodes that call torch's constructor for a contiguous tensor that fills its storage."""
     kind = _STORAGES.get(value.dtype.name)
     if kind is None:
         raise ConfigError(

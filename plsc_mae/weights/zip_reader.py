@@ -1,7 +1,7 @@
 """Reads weight files that are zip archives: torch's since version 1.6, and NumPy's npz.
 
-Uncompressed entries, the default of both, are memory-mapped after their checksum was verified. Compressed entries are
-unpacked into memory.
+Uncompressed entries, the default of both, are memory-mapped. Compressed entries are unpacked into memory. Checksums of
+entries are verified first.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def read_zip(file: WeightFile) -> Leaves:
     """Read a torch zip or an npz file.
 
     Raises:
-        UnpicklingError, ValueError, zipfile.BadZipFile and others (`reader.DAMAGE`): the file is damaged or has neither
-            format.
+        UnpicklingError, ValueError, zipfile.BadZipFile and others (`reader.DAMAGE`): the file is damaged or
+            unsupported, or its content would take far more memory than its size.
     """
     with zipfile.ZipFile(file.stream) as archive:
         entries = archive.infolist()
@@ -59,7 +59,7 @@ def _read_torch(archive: zipfile.ZipFile, file: WeightFile, folder: str) -> Leav
     records = {entry.filename.removeprefix(folder): entry for entry in archive.infolist()}
 
     def load(storage: Storage) -> Bytes:
-        """Return the bytes of a storage, or raise UnpicklingError if its record is missing or too short."""
+        """Return the bytes of a storage."""
         entry = records.get(f"data/{storage.key}")
         if entry is None:
             missing(storage)
@@ -97,11 +97,7 @@ def _read_npz(archive: zipfile.ZipFile, file: WeightFile) -> Leaves:
 
 
 def _npy_header(member: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return shape, order (True for Fortran) and type of an npy array, and leave `member` at its data.
-
-    Raises:
-        UnpicklingError: the header is malformed, or the array has Python objects.
-    """
+    """Return (shape, True for Fortran order, type) of an npy array, and leave `member` at its data."""
     try:
         shape, fortran, dtype = NPY_HEADERS[np.lib.format.read_magic(member)](member)
     except (ValueError, LookupError, RecursionError, tokenize.TokenError) as error:
@@ -115,9 +111,6 @@ def _entry_bytes(archive: zipfile.ZipFile, file: WeightFile, entry: zipfile.ZipI
     """Return the bytes of an entry: mapped if it is uncompressed, else unpacked.
 
     Both kinds are read to their end, because that is where zipfile verifies the checksum.
-
-    Raises:
-        UnpicklingError, EOFError, zipfile.BadZipFile: the entry is damaged.
     """
     stored = entry.compress_type == zipfile.ZIP_STORED
     if stored and entry.compress_size != entry.file_size:
@@ -134,12 +127,9 @@ def _entry_bytes(archive: zipfile.ZipFile, file: WeightFile, entry: zipfile.ZipI
 
 
 def _read_all(stream: IO[bytes], data: Bytes, count: int) -> Bytes:
-    """Read `count` bytes into `data`, or discard them if `data` is empty; return `data`.
+    """Read a stream of `count` bytes into `data`, or discard the bytes if `data` is empty; return `data`.
 
     The bytes are read in pieces, because zipfile would otherwise hold them in memory twice.
-
-    Raises:
-        EOFError: the stream ends early.
     """
     done = 0
     while piece := stream.read(CHUNK):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from plsc_mae.analysis import classification
 from plsc_mae.analysis.classification import calibration, class_scores, classification_metrics, topk_in_set
 from plsc_mae.analysis.confusion import confusion_matrix
 from plsc_mae.analysis.label_metrics import (
@@ -73,6 +74,17 @@ def test_calibration_against_its_definition_and_scikit_learn(classified):
     known = found.images > 0
     np.testing.assert_allclose(found.accuracy[known], 100 * shares[0])
     np.testing.assert_allclose(found.confidence[known], 100 * shares[1])
+
+
+def test_calibration_holds_a_block_of_images_at_a_time(classified, monkeypatch):
+    logits, labels = classified
+    whole, sizes, log_softmax = calibration(logits, labels), [], classification.log_softmax
+    monkeypatch.setattr(classification, "BLOCK", 16)
+    monkeypatch.setattr(classification, "log_softmax", lambda x, axis: sizes.append(len(x)) or log_softmax(x, axis))
+    for ours, expected in zip(calibration(logits, labels), whole, strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    assert max(sizes) <= 16
+    assert sum(sizes) == len(labels)
 
 
 def test_several_right_classes():

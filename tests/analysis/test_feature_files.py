@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors import safe_open
 from plsc_mae import weights
 from plsc_mae.analysis import feature_files
 from plsc_mae.analysis.feature_files import save_arrays
-from plsc_mae.errors import DataError
+from plsc_mae.errors import ConfigError, DataError
 
 ARRAYS = {
     "layer1/cls": np.arange(6, dtype=np.float32).reshape(2, 3)[:, ::-1],
@@ -72,6 +73,13 @@ def test_the_same_features_give_the_same_bytes_and_replace_their_own_file(tmp_pa
     monkeypatch.setattr(time, "time", lambda: 2e9)
     save_arrays(path, ARRAYS, TEXTS)
     assert path.read_bytes() == before
+
+
+def test_a_missing_package_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ConfigError, match=r"parquet files need pyarrow .*plsc_mae\[parquet\]"):
+        save_arrays(tmp_path / "x.parquet", ARRAYS, TEXTS)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_as_folder_and_a_large_header_are_sentences(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from plsc_mae.analysis.thumbnails import (
     neighbor_picture,
     project,
 )
+from plsc_mae.errors import ConfigError
 
 GREEN = (10, 200, 90)  # unlike any gray of the text
 
@@ -63,6 +66,12 @@ def test_three_images_have_a_map(method):
 def test_equal_features_are_at_one_position(method):
     noise = 1e-8 * np.random.default_rng(0).standard_normal((6, 3))
     assert (project((1 + noise).astype(np.float32), method) == 0).all()
+
+
+def test_a_missing_package_is_a_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    with pytest.raises(ConfigError, match=r"--map tsne needs scikit-learn .*plsc_mae\[maps\]"):
+        project(clusters()[0], "tsne")
 
 
 def test_neighbors_have_frames_by_class_and_cut_captions():

@@ -196,6 +196,15 @@ def test_the_config_of_a_folder_is_kept(files, tmp_path, capsys):
     assert main([*words, "--overwrite"]) == 0
 
 
+def test_a_config_that_cannot_be_written_is_one_sentence(files, tmp_path, capsys):
+    (tmp_path / "out/config.json/full").mkdir(parents=True)
+    words = ["weights", "convert", str(files / "mae/checkpoints/fb_training.pth"), str(tmp_path / "out")]
+    assert main([*words, "--dialect", "huggingface", *HEADS, "--overwrite"]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path}/out/config.json cannot be written" in error
+    assert error.count("\n") == 1
+
+
 def test_the_file_that_is_read_is_not_replaced(files, tmp_path, capsys):
     file = tmp_path / "x.pth"
     file.write_bytes((files / "mae/checkpoints/fb_training.pth").read_bytes())

@@ -70,6 +70,17 @@ def test_the_default_shrinks_with_the_set_and_five_classes_have_no_top5(tmp_path
     assert all(len(row.split()) == 2 for row in rows)
 
 
+def test_a_table_that_cannot_be_written_is_named(tmp_path, classify):
+    for name in ("train", "val"):
+        np.savez(tmp_path / f"{name}.npz", features=np.eye(4, dtype=np.float32), labels=np.arange(4) % 2)
+    (tmp_path / "knn").mkdir()
+    (tmp_path / "knn/output.txt").symlink_to(tmp_path / "missing/output.txt")
+    code, _, err = classify(f"--load_path {tmp_path} --nb_knn 1 --save_path {tmp_path}/knn")
+    assert code == 2
+    assert f"{tmp_path}/knn/output.txt" in err
+    assert "--save_path" in err
+
+
 def test_half_precision_and_a_picture(trained, images, classify, tmp_path):
     model = f"--model_path {trained() / 'checkpoint-1.pd'} --data_path {images} {FEW} --save_path {tmp_path}/knn"
     code, out, err = classify(f"{model} --dtype float16 --num_pictures 2")

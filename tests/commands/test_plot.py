@@ -103,3 +103,9 @@ def test_a_run_folder_whose_name_is_not_utf8(run_dir):
     (run_dir / "train.jsonl").rename(folder / "train.jsonl")
     assert main(["plot", str(folder)]) == 0
     assert (folder / "loss.png").stat().st_size > 1000
+
+
+def test_a_line_that_a_kill_has_damaged_is_left_out(run_dir):
+    with (run_dir / "train.jsonl").open("a") as file:
+        file.write('{"step": 50, "lo')
+    assert main(["plot", str(run_dir)]) == 0

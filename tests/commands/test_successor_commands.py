@@ -52,7 +52,8 @@ def command(line: str) -> None:
 
 
 @pytest.mark.compat
-@pytest.mark.parametrize("kind", ["GAP", pytest.param("CLS-Token", marks=pytest.mark.once)])
+@pytest.mark.once
+@pytest.mark.parametrize("kind", ["GAP", "CLS-Token"])
 def test_mae_priv_from_pretraining_to_pictures(images, pretrain, tmp_path, kind):
     out, (picture, *_) = tmp_path / "out", sorted((images / "val").rglob("*.jpg"))
     pretrain(MAE_PRIV.format(config=f"ViT-S_100E_Norm_{kind}"), SMALL, images, out)

@@ -275,6 +275,8 @@ def test_load_config_refuses_what_the_command_line_refuses(yaml_file):
         load_config(file)
     with pytest.raises(ConfigError, match="unknown key"):
         load_config(yaml_file(""), bls=1)
+    with pytest.raises(ConfigError, match=r"phase: expected one of pretrain, .*, got \['pretrain'\]"):
+        load_config(yaml_file("phase: [pretrain]\n"))
 
 
 def test_stored_options_become_a_config_again():

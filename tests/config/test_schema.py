@@ -104,6 +104,7 @@ def test_values_become_what_their_annotation_says(raw, hint, expected):
         (True, float, "expected a number, got True"),
         ([1.0], float, "expected a number, got '1.0'"),
         (None, float, "expected a number, got None"),
+        (10**400, float, f"expected a number, got {10**400}"),
         ("1.5", int, "expected a whole number, got '1.5'"),
         (64.0, int, "expected a whole number, got 64.0"),
         (True, int, "expected a whole number, got True"),
@@ -243,6 +244,7 @@ def test_read_yaml(tmp_path):
     [
         (b"blr: 1\n  lr: 2\n", "is not valid YAML"),
         (b"a: [1, 2\n", "is not valid YAML"),
+        (b"a: 2024-13-45\n", "is not valid YAML"),
         (b"\x80\x02}q\x00.", "is a pickle of Python; expected a YAML file"),  # a checkpoint given for a config
         (b"a: \x07\n", "is a binary file; expected a YAML file"),
         (b"PK\3\4" + bytes(40), "is a zip archive; expected a YAML file"),

@@ -36,3 +36,8 @@ def test_a_constant_image_and_gray():
     assert flat.shape == (1, 4, 4, 3)
     rgb = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
     assert RGB_DISPLAY.draw_pixels(rgb) is rgb
+
+
+def test_four_channels_of_8_bits_are_shown_as_three():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 4), np.uint8)
+    np.testing.assert_array_equal(Display.of(PixelFormat(4)).draw_pixels(pixels), pixels[..., :3])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from plsc_mae.data import folder_walk, kept_lists
+from plsc_mae.data.folder_walk import LeftOut, recording_scans, scan
 from plsc_mae.data.imagefolder import find_images
 from plsc_mae.data.listing import list_images
 
@@ -115,3 +116,14 @@ def test_small_folders_are_not_kept(folder, monkeypatch):
     monkeypatch.setattr(kept_lists, "KEPT_IMAGES", 100)
     find_images(folder, "train")
     assert not (folder.parent / "cache").exists()
+
+
+def test_records_of_scans_can_be_nested(tmp_path):
+    with recording_scans() as outer:
+        with recording_scans() as inner:
+            scan(tmp_path, LeftOut())
+        scan(tmp_path, LeftOut())
+    assert len(inner) == 1
+    assert outer == inner * 2
+    scan(tmp_path, LeftOut())
+    assert len(outer) == 2

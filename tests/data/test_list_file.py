@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 
 import pytest
 
 from plsc_mae.data.list_file import read_list_file
+from plsc_mae.errors import ConfigError
 
 GBK = os.fsdecode("狗.png".encode("gbk"))
 
@@ -25,3 +27,11 @@ def test_a_list_in_gbk_names_the_files_that_exist(tmp_path, caplog, on_disk, fou
     warned = [record.getMessage() for record in caplog.records]
     assert len(warned) == (on_disk != GBK)
     assert all(part in text for text in warned for part in ("line 2", "0xb9", "GBK", "狗.png", "UTF-8"))
+
+
+def test_a_missing_package_of_an_archive_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1\0")
+    (tmp_path / "list.txt").write_text("a.parquet/0\n")
+    with pytest.raises(ConfigError, match="pyarrow"):
+        read_list_file(tmp_path / "list.txt", "--data_path")

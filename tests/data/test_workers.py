@@ -16,7 +16,7 @@ import pytest
 
 from plsc_mae.data.seeding import SampleKey
 from plsc_mae.data.workers import CurrentRead, SharedBuffer, Worker, WorkerDiedError
-from plsc_mae.errors import DataError
+from plsc_mae.errors import ConfigError, DataError
 
 pytestmark = [pytest.mark.compat, pytest.mark.long]
 
@@ -108,6 +108,18 @@ def test_a_worker_is_what_the_system_kills_for_lack_of_memory():
     score = [int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (worker.pid, os.getpid())]
     worker.end()
     assert score[0] == max(500, score[1])
+
+
+class Refusing(Numbers):
+    def __getitem__(self, key: SampleKey) -> dict[str, np.ndarray]:
+        raise ConfigError("a package is missing")
+
+
+def test_errors_of_the_user_keep_their_type():
+    worker = Worker(Refusing(), batches(1), timeout=0)
+    with pytest.raises(ConfigError, match=r"^a package is missing$"):
+        worker.receive()
+    worker.end()
 
 
 def test_current_read_has_the_index_and_the_time():

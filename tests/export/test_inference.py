@@ -26,7 +26,7 @@ LIMIT = 1e-5
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        ("mae", "encoder"),
+        pytest.param("mae", "encoder", marks=pytest.mark.once),
         pytest.param("cae", "encoder", marks=pytest.mark.once),
         pytest.param("simmim", "encoder", marks=pytest.mark.once),
         ("cae_attentive", "classifier"),
@@ -45,6 +45,7 @@ def test_outputs_are_those_of_the_network(export, name, part):
     assert {file.name for file in out.iterdir()} == set(described["files"])
 
 
+@pytest.mark.once
 def test_tables_have_the_target_size(export, file_of):
     """Positions and relative positions are resized once, at export."""
     _, described = export("cae_classifier", "inference", "--input_size", "32", "24")

@@ -15,7 +15,7 @@ from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.imagefolder import find_images
 from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.errors import ConfigError, DataError
-from plsc_mae.loading.pixel_settings import choose, parse, settle
+from plsc_mae.loading.pixel_settings import choose, parse, read_stats, settle
 
 pytestmark = [pytest.mark.compat, pytest.mark.once]
 
@@ -136,3 +136,11 @@ class TestChannels:
     def test_rgb_stays_as_it_is(self, images):
         given = PRETRAIN["mae"](model="mae_vit_tiny_patch16")
         assert settle(given, images, None) == given
+
+
+@pytest.mark.parametrize(("present", "absent"), [("mean", "std"), ("std", "mean")])
+def test_stats_need_both_mean_and_std(tmp_path, present, absent):
+    path = tmp_path / "stats.json"
+    path.write_text(json.dumps({"in_chans": 2, present: [0.5, 0.25]}))
+    with pytest.raises(DataError, match=f"{path} has {present} but no {absent}"):
+        read_stats(str(path))

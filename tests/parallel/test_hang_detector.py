@@ -140,6 +140,19 @@ def test_a_suspect_is_logged_once_until_it_moves(table, messages, tmp_path):
     assert len(messages) == 2
 
 
+def test_the_next_suspect_is_logged_without_a_pause_between_them(table, messages, tmp_path):
+    detector = HangDetector(TIMEOUT, tmp_path, None)
+    detector.table = table
+    for now in (1, 31):
+        hear(table, now, at(5, "backward"), at(4, "data"))
+        detector._warn(now)
+    for now in (32, 33):  # process 1 has overtaken process 0
+        hear(table, now, at(5, "backward"), at(7, "data"))
+        detector._warn(now)
+    assert ["process 1 on b" in message for message in messages] == [True, False]
+    assert "process 0 on a" in messages[1]
+
+
 # ------------------------------------------------------------------------------------------------ one process
 
 

@@ -61,6 +61,9 @@ def test_kill_and_go_on(run, kill_step, save_steps, flags):
 
 
 @pytest.mark.once
+@pytest.mark.parametrize(
+    "run", ["mae", *(pytest.param(m, marks=pytest.mark.slow) for m in ("cae", "simmim"))], indirect=True
+)
 def test_epoch_means_survive_a_stop_in_the_epoch(run):
     run.here("whole", "--batch_size 12 --epochs 2")
     run.here("cut", "--batch_size 12 --epochs 2 --max_train_step 14")
@@ -158,14 +161,14 @@ def test_a_new_run_never_continues_the_old_one_of_its_folder(run, capsys):
 
 @pytest.mark.once
 @pytest.mark.parametrize("classifier", ["linprobe"], indirect=True)
-@pytest.mark.parametrize("more", ["", "--cache_features"])
-def test_a_resume_needs_no_pretrained_file(classifier, more, capsys):
+@pytest.mark.parametrize(("more", "pretrained"), [("", "moved.pd"), ("--cache_features", "")])
+def test_a_resume_needs_no_pretrained_file(classifier, more, pretrained, capsys):
     """Its weights come from the checkpoint, also those that cached features are computed with."""
     flags = f"--batch_size 12 --epochs 2 {more}"
     whole = classifier.here("whole", flags)
     classifier.here("cut", f"{flags} --max_train_step 6")
     capsys.readouterr()
-    rest = classifier.here("cut", f"{flags} --finetune= --auto_resume")
+    rest = classifier.here("cut", f"{flags} --finetune={pretrained} --auto_resume")
     out, err = capsys.readouterr()
     assert "random weights" not in out + err
     assert "checkpoint-latest.pd: epoch 0, step 6" in out

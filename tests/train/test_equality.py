@@ -15,6 +15,9 @@ def losses(records: list[dict]) -> list[float]:
 
 @pytest.mark.once
 @pytest.mark.long
+@pytest.mark.parametrize(
+    "run", ["mae", *(pytest.param(m, marks=pytest.mark.slow) for m in ("cae", "simmim"))], indirect=True
+)
 def test_losses_do_not_depend_on_the_number_of_workers(run):
     flags = "--batch_size 6 --max_train_step 20"
     alone = losses(run.here("w0", flags))

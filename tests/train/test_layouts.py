@@ -64,8 +64,9 @@ def assert_follows(run, name, reference="one", *, exactly=False):
 
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
 def test_three_processes_share_data_that_they_do_not_divide(run):
-    run.here("one", f"{STEPS} --batch_size 21 --drop_path 0")  # 120 images: 5 batches and a rest
-    run.elsewhere("dp3", f"{STEPS} --batch_size 7 --drop_path 0", 3)
+    flags = "--max_train_step 6 --drop_path 0"  # 120 images are 5 batches of 21 and a rest
+    run.here("one", f"{flags} --batch_size 21")
+    run.elsewhere("dp3", f"{flags} --batch_size 7", 3)
     assert_follows(run, "dp3")
 
 
@@ -79,7 +80,7 @@ def test_tensor_parallel(run):
 
 @pytest.mark.parametrize("run", ["mae", pytest.param("cae", marks=pytest.mark.slow)], indirect=True)
 def test_tensor_and_data_parallel_with_shared_updates_and_accumulation(run):
-    flags = f"{STEPS} --accum_iter 2 --print_freq 2 --drop_path 0 --online_probe"
+    flags = "--max_train_step 3 --accum_iter 2 --print_freq 2 --drop_path 0 --online_probe"
     run.here("one", f"{flags} --batch_size 12")
     run.elsewhere("tp2dp2", f"{flags} --batch_size 6 --tensor_parallel 2 --sharding_stage 1", 4)
     assert_follows(run, "tp2dp2")

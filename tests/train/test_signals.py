@@ -12,6 +12,7 @@ import pytest
 
 from plsc_mae.cli import main
 from plsc_mae.methods.classify import ClassifyTask
+from plsc_mae.train import signals
 from plsc_mae.train.checkpoint import file as checkpoint_file
 from plsc_mae.train.checkpoint.file import load
 from plsc_mae.train.observers.features import ImageEncoder
@@ -19,6 +20,12 @@ from plsc_mae.train.signals import StopRequest
 from plsc_mae.train.trainer import Trainer
 
 pytestmark = [pytest.mark.compat, pytest.mark.long]
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    """Do not wait for the launcher's repeated signal in this process."""
+    monkeypatch.setattr(signals, "REPEAT_SECONDS", 0.0)
 
 
 def ask(number: int = signal.SIGTERM) -> None:

@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import paddle
 import pytest
+from safetensors import SafetensorError
 
 from plsc_mae import weights
 from plsc_mae.commands.inspection import inspect_file
@@ -26,6 +27,7 @@ from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.mae import MaskedAutoencoder
 from plsc_mae.models.registry import arguments_of
 from plsc_mae.models.vit import VisionTransformer
+from plsc_mae.weights import write
 from plsc_mae.weights.dialects import DIALECTS
 from plsc_mae.weights.write import SUFFIXES, write_file
 
@@ -123,6 +125,18 @@ def test_arrays_of_all_kinds(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=f"cannot write {tmp_path}"):
         write_file(tmp_path / "file" / "a.pth", arrays)
+
+
+def test_a_full_disk_is_reported_for_safetensors(tmp_path, monkeypatch):
+    """The library has an exception of its own for errors of the disk."""
+
+    def fail(*_args):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(write, "save_file", fail)
+    with pytest.raises(CheckpointError, match=r"cannot write .*a\.safetensors: No space left"):
+        write_file(tmp_path / "a.safetensors", {"x": np.zeros(2, np.float32)})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

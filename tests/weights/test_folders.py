@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,6 +158,13 @@ def test_runs_warn_of_other_statistics(folder, caplog):
     warn_of_statistics(stored, FinetuneConfig())
     assert "mean [0.5, 0.5, 0.5]" in caplog.text
     assert "--imagenet_inception_mean_and_std" in caplog.text
+    caplog.clear()
+    for channels in (1, 4):  # of runs on other images than RGB
+        warn_of_statistics(stored, FinetuneConfig(in_chans=channels, imagenet_inception_mean_and_std=True))
+        assert not caplog.text
+        warn_of_statistics(stored, FinetuneConfig(in_chans=channels))
+        assert f"by {[0.449] * channels} and" in caplog.text
+        caplog.clear()
 
 
 @pytest.mark.parametrize(("activation", "accepted"), [("relu", False), ("quick_gelu", False), ("gelu_new", True)])
@@ -278,6 +287,15 @@ def test_other_folders_are_answered_with_a_remedy(tmp_path, file, words):
         weights.read(tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_unreadable_folder_is_reported(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)  # root may list every folder
+    with pytest.raises(CheckpointError, match=f"{tmp_path} cannot be read: Permission denied"):
+        weights.read(tmp_path)
 
 
 def test_a_folder_of_timm(folder):

@@ -50,7 +50,7 @@ class Archive(ABC):
 
         Raises:
             OSError: there is no such member, or the archive cannot be read.
-            ValueError: the member cannot be read.
+            ValueError: the member is damaged, encrypted or in a form that is not supported.
         """
 
     def missing(self, member: str) -> OSError:
@@ -121,6 +121,6 @@ def descriptor_of(path: str) -> int:
 
 
 def forget_descriptor(path: str) -> None:
-    """Close the descriptor of a file that has been replaced."""
+    """Close the descriptor of a file that has been replaced, if one is open."""
     if path in _descriptors:
         os.close(_descriptors.pop(path))

@@ -1,6 +1,7 @@
 """Binary files of CIFAR-10, CIFAR-100 (Krizhevsky 2009) and STL-10 (Coates et al. 2011).
 
-A record is an image of raw pixels: a red, a green and a blue plane. The member `17.ppm` is record 17 as a PPM file.
+A record is an image of raw pixels, a red, a green and a blue plane, after its labels, if any. The member `17.ppm` is
+record 17 as a PPM file.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class BinaryArchive(Archive):
         labels: label of each record as text; "" if it has none.
 
     Raises:
-        DataError: the file is truncated, or a label has no name.
+        DataError: the file is truncated, or its labels do not fit its images or the class names.
         OSError: a file cannot be read.
     """
 

@@ -37,9 +37,9 @@ class EncodedFile(NamedTuple):
     """Content of a file for the archive.
 
     Attributes:
-        content: the bytes; empty for an image that cannot be read.
+        content: the bytes; empty for a file that cannot be read.
         is_resized: whether the image was resized and is a JPEG file now.
-        problem: reason why the image cannot be read; "" for others.
+        problem: reason why the file cannot be read; "" for others.
     """
 
     content: bytes
@@ -50,7 +50,7 @@ class EncodedFile(NamedTuple):
 def encode_files(
     images: ImageList, first: int, resize: Resize | None, workers: int
 ) -> Generator[EncodedFile, None, None]:
-    """Yield the content of each file from index `first` on, in order.
+    """Yield the content of each file in order, starting at index `first`.
 
     Args:
         images: the files.
@@ -103,7 +103,7 @@ def encode_file(path: str, resize: Resize | None) -> EncodedFile:
     """Return the content of a file or of a member of an archive, resized if it is larger than `resize` allows.
 
     Files with more than 8 bits per band, alpha or further bands are copied unchanged, because JPEG would lose them. For
-    an image that cannot be read, the result has a problem; no error is raised.
+    a file that cannot be read, the result has a problem and no DataError is raised.
     """
     try:
         with as_data_error(path):

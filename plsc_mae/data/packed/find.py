@@ -19,11 +19,11 @@ _SPLIT_FILE = re.compile(r"(train|training|val|valid|validation|test|testing)(?:
 _INNER = "data"  # folder of the files in repositories of Hugging Face
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_MOST_FILES = 1_000_000  # that a pattern with braces may expand to
+_MOST_FILES = 1_000_000  # a longer range in braces is cut
 
 
 def find_archives(data_path: str | Path, split: str, flag: str) -> list[str]:
-    """Return the archives that a data path names, sorted; [] if it is a folder of images, a list or missing.
+    """Return the archives that a data path names; [] if it is a folder of images, another file or missing.
 
     Args:
         data_path: archive, folder or pattern. A pattern may have `*`, `?`, `[...]` and braces, as in `{000..146}`.
@@ -31,8 +31,8 @@ def find_archives(data_path: str | Path, split: str, flag: str) -> list[str]:
         flag: option that `data_path` comes from, for messages.
 
     Raises:
-        DataError: a pattern matches no file or a file that is not an archive, or a folder has only other splits, or
-            has a file that is named like the archives beside it but is no archive.
+        DataError: a pattern matches no file or a file that is not an archive; a folder has only archives of other
+            splits, or a file that is named like the archives beside it but is no archive.
         OSError: a folder or file cannot be read.
     """
     path = Path(data_path)
@@ -44,7 +44,12 @@ def find_archives(data_path: str | Path, split: str, flag: str) -> list[str]:
 
 
 def has_archives_of(folder: Path, split: str) -> bool:
-    """Return whether a folder has archives that belong to a split by a subfolder or by their names."""
+    """Return whether a folder has archives that belong to a split by a subfolder or by their names.
+
+    Raises:
+        DataError: see `find_archives`.
+        OSError: see `find_archives`.
+    """
     names = _SYNONYMS.get(split, (split,))
     if binaries.files_in(folder, split) or any(_archives_in(folder / name) for name in names):
         return True
@@ -114,13 +119,9 @@ def _in_folder(folder: Path, split: str, flag: str) -> list[str]:
 
 
 def _archives_in(folder: Path) -> list[str]:
-    """Return the archives of a folder, sorted.
+    """Return the archives of a folder, sorted; [] if it is missing, or has no archives or has images in or below it.
 
-    The list is empty if the folder is missing, has images in it or below it, or none of its files is an archive.
-
-    Raises:
-        DataError: some files named like archives are archives and others are not, for example an empty shard.
-        OSError: a file cannot be read.
+    DataError is raised if some files named like archives are archives and others are not, for example an empty shard.
     """
     if not folder.is_dir():
         return []

@@ -82,7 +82,7 @@ class Index:
 
 
 def safe_name(name: str) -> str | None:
-    """Return the name of a member without empty parts and `.`; None if it is empty or could leave its folder."""
+    """Return the name of a member without empty parts and `.`; None if that is empty, has a `..` or a zero byte."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return None if not parts or ".." in parts or "\0" in name else "/".join(parts)
 
@@ -91,7 +91,7 @@ def safe_name(name: str) -> str | None:
 
 
 def read_tar(path: str) -> Index:
-    """Read the headers of a tar archive without compression; links are resolved within the archive.
+    """Read the headers of an uncompressed tar archive; links are resolved within the archive.
 
     Raises:
         DataError: the archive is truncated or damaged.
@@ -211,7 +211,7 @@ def write_index(archive: Path, members: Iterable[tuple[str, Place, str]]) -> Non
 
 
 def read_index(archive: str) -> Index | None:
-    """Read the index file beside a tar archive; None if it is missing or does not belong to the archive."""
+    """Read the index file beside a tar archive; None if it is missing or damaged or does not belong to the archive."""
     members: dict[str, Place] = {}
     labels: dict[str, str] = {}
     try:
@@ -240,7 +240,7 @@ def with_labels(index: Index, labels: Mapping[str, str]) -> Index:
 
 
 def _belongs(index: Index, archive: str) -> bool:
-    """Return whether a sample of members have their headers at the places in the index."""
+    """Return whether up to eight members have headers of the right size at their places in the index."""
     count = min(_CHECKED, len(index.names))
     with open(archive, "rb") as file:
         for number in (i * len(index.names) // count for i in range(count)):

@@ -16,6 +16,7 @@ from plsc_mae.data.packed import index as indexes
 from plsc_mae.data.packed.archive import Archive, ByteRange, descriptor_of
 from plsc_mae.data.packed.index import DEFLATED, ENCRYPTED, STORED, Index, Place
 from plsc_mae.data.path_table import PathTable
+from plsc_mae.errors import DataError
 
 CACHED_BYTES = 16 << 20  # indexes of smaller archives are read again
 _LABEL_BYTES = 1 << 16  # of a .cls or .json file
@@ -34,7 +35,7 @@ class IndexedArchive(Archive):
         index: places and labels of the members.
 
     Raises:
-        DataError: the archive is damaged.
+        DataError: the archive is damaged, or a label in it cannot be read.
         OSError: the file cannot be read.
     """
 
@@ -99,7 +100,10 @@ class IndexedArchive(Archive):
 
     def _label_in(self, member: str) -> str:
         """Return the label in a .cls or .json file; "" if it has none or is larger than 64 KiB."""
-        file, size = self.open_member(member)
+        try:
+            file, size = self.open_member(member)
+        except ValueError as error:
+            raise DataError(f"cannot read the label {self.path}/{member}: {error}") from None
         with file:
             text = file.read().decode("utf-8", "surrogateescape").strip() if size <= _LABEL_BYTES else ""
         if member.endswith(".cls"):
@@ -119,11 +123,7 @@ def key_of(name: str) -> str:
 
 
 def _inflate(stored: ByteRange, place: Place) -> bytes:
-    """Decompress a member.
-
-    Raises:
-        ValueError: the member is not compressed by deflate, or its size or checksum differs from the directory's.
-    """
+    """Decompress a member; raise ValueError if it is encrypted, not compressed by deflate, or damaged."""
     if place.method == ENCRYPTED:
         raise ValueError("the member is encrypted; unpack the archive with its password")
     if place.method != DEFLATED:

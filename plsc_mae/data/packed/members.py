@@ -10,6 +10,7 @@ from plsc_mae.data.packed.archive import Archive, Stamp, forget_descriptor
 from plsc_mae.data.packed.binaries import BinaryArchive, layout_of
 from plsc_mae.data.packed.indexed import IndexedArchive
 from plsc_mae.data.packed.rows import RowArchive
+from plsc_mae.errors import ConfigError
 from plsc_mae.file_kinds import FileKind, read_head, recognize
 
 SUFFIXES = (".tar", ".zip", ".parquet", ".arrow")
@@ -18,12 +19,16 @@ _archives: dict[str, Archive] = {}  # by path; forked workers inherit them
 
 
 def is_archive(path: str | Path) -> bool:
-    """Return whether a file is an archive of images by its content, or by its name if the content has no signature."""
+    """Return whether a file is an archive of images by its content, or by its name if the format has no signature.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     return _kind(path) in ("a tar archive", "a zip archive", "a Parquet file", "an Arrow file", "a binary data set")
 
 
 def describe(path: str | Path) -> FileKind | None:
-    """Return the kind of a file; None for text of no known format."""
+    """Return the kind of a file, None for text of no known format; raise OSError if it cannot be read."""
     return recognize(read_head(path))
 
 
@@ -40,7 +45,7 @@ def open_archive(path: str) -> Archive:
     """Return the archive in a file; if the file has changed since an earlier call, it is read again.
 
     Raises:
-        DataError: the archive is damaged, or has no column of images.
+        DataError: the archive cannot be used: it is damaged, for example, or has no column of images.
         ConfigError: a package for this kind is missing.
         OSError: the file cannot be read, or is not an archive.
     """
@@ -63,7 +68,7 @@ def _read(path: str) -> Archive:
 
 
 def split_member(path: str) -> tuple[str, str] | None:
-    """Split a path into those of an archive and of a member in it; None if no part of the path is a file."""
+    """Return (path of a file, rest of the path), an archive and its member; None if no part of the path is a file."""
     for is_file in (_archives.__contains__, os.path.isfile):
         archive = path
         while "/" in archive:
@@ -78,8 +83,9 @@ def open_member(path: str) -> tuple[IO[bytes], int]:
 
     Raises:
         OSError: the path leads into no archive, there is no such member, or the archive cannot be read.
-        ValueError: the member cannot be read.
-        DataError: the archive is damaged.
+        ValueError: see `Archive.open_member`.
+        DataError: see `open_archive`.
+        ConfigError: see `open_archive`.
     """
     parts = split_member(path)
     if parts is None:
@@ -92,10 +98,13 @@ def is_member(path: str) -> bool:
     """Return whether a path leads to a member of an archive that can be opened.
 
     Raises:
-        DataError: the archive is damaged.
+        DataError: see `open_archive`.
+        ConfigError: see `open_archive`.
     """
     try:
         open_member(path)[0].close()
+    except ConfigError:  # is a ValueError
+        raise
     except (OSError, ValueError):
         return False
     return True

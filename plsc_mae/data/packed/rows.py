@@ -75,7 +75,7 @@ class RowArchive(Archive):
         labels: label of each row as text, "" if it has none; a number if `columns.classes` names the classes.
 
     Raises:
-        DataError: the file is damaged or has no column of images.
+        DataError: the file is damaged, or its column of images is missing or ambiguous.
         ConfigError: pyarrow is missing.
         OSError: the file cannot be read.
     """
@@ -207,11 +207,7 @@ def _bytes_of(column: Any, columns: Columns) -> Any:
 
 
 def _choose_columns(arrow: ModuleType, schema: Any, path: str) -> Columns:
-    """Return the columns of images and labels.
-
-    Raises:
-        DataError: there is no column of images, or several are equally plausible.
-    """
+    """Return the columns of images and labels; raise DataError if the column of images is missing or ambiguous."""
     features = _features(schema)
     images = [name for name in schema.names if _is_image_column(arrow, schema.field(name).type, features.get(name))]
     declared = [name for name in images if features.get(name, {}).get("_type") == "Image"] or images
@@ -270,7 +266,7 @@ def _is_label(arrow: ModuleType, kind: Any) -> bool:
 
 
 def _label_text(label: Any) -> str:
-    """Return a label as text: "" for none, whole numbers without a fraction, False as 0 and True as 1."""
+    """Return a label as text: "" for none, NaN and -1, whole numbers without a fraction, False as 0 and True as 1."""
     if label is None or label == _NO_LABEL or label != label:  # NaN differs from itself
         return ""
     if isinstance(label, bool) or (isinstance(label, float) and label.is_integer()):

@@ -31,7 +31,7 @@ class Shard(NamedTuple):
         name: file name.
         size: number of bytes.
         images: number of images.
-        end: number of images of the source that are packed in this shard and those before it, or left out.
+        end: number of images of the source up to the end of this shard, packed or left out.
     """
 
     name: str
@@ -67,7 +67,7 @@ class PackRecord:
 
     @classmethod
     def open(cls, folder: Path, options: dict[str, Any]) -> PackRecord:
-        """Return the record of a folder up to the first shard that is missing or changed.
+        """Return the record of a folder up to the first missing or changed shard.
 
         A folder that does not exist, or has hidden files only, gets a new record.
 
@@ -116,7 +116,7 @@ class ShardWriter:
     Args:
         folder: the folder; it is created if necessary.
         prefix: start of the names of the shards.
-        most_bytes: maximum size of a shard in bytes; a single image may exceed it.
+        most_bytes: maximum size of a shard in bytes before tar's padding of up to 10 kB; a single image may exceed it.
         record: record of the folder; its shards are kept.
     """
 

@@ -88,7 +88,7 @@ def member_table(files: Sequence[str]) -> MemberTable:
     """Read the indexes of archives.
 
     Raises:
-        DataError: an archive is damaged, or the archives differ in kind or classes.
+        DataError: an archive cannot be used, see `open_archive`, or the archives differ in kind or classes.
         ConfigError: a package for a kind is missing.
         OSError: a file cannot be read.
     """
@@ -119,11 +119,7 @@ def _own_labels(names: Sequence[str], archives: Sequence[Archive]) -> Iterator[t
 
 
 def _rows(root: str, names: Sequence[str], archives: Sequence[RowArchive]) -> MemberTable:
-    """Return the table of Parquet or Arrow files, whose rows are sorted by the names of their images.
-
-    Raises:
-        DataError: the files differ in classes.
-    """
+    """Return the table of Parquet or Arrow files of the same classes, with rows sorted by the names of their images."""
     rows: list[tuple[str, str, int, int, str]] = []  # sorted as a folder is: by folder, name, file and row
     classes: tuple[str, ...] | None = None
     for number, archive in enumerate(archives):
@@ -142,7 +138,7 @@ def _rows(root: str, names: Sequence[str], archives: Sequence[RowArchive]) -> Me
 
 
 def _conversion_note(archives: Sequence[RowArchive], labels: Collection[str]) -> tuple[str, bool]:
-    """Return (sentence about labels that are booleans or floating-point numbers, whether they are class numbers)."""
+    """Return (sentence about labels that are booleans or floating-point numbers, whether all labels can be used)."""
     columns = next((archive.columns for archive in archives if archive.columns.has_numbers), None)
     if columns is None or not any(labels):
         return "", True
@@ -155,11 +151,7 @@ def _conversion_note(archives: Sequence[RowArchive], labels: Collection[str]) ->
 
 
 def _records(root: str, names: Sequence[str], archives: Sequence[Archive]) -> MemberTable:
-    """Return the table of binary files, whose records keep their order.
-
-    Raises:
-        DataError: the files differ in classes.
-    """
+    """Return the table of binary files of the same classes, with records in their order."""
     labels: dict[str, str] = {}
     classes: tuple[str, ...] = ()
     for name, archive in zip(names, archives, strict=True):

@@ -18,7 +18,7 @@ MODEL = "model"  # stem of the file of a network
 
 
 class Code(NamedTuple):
-    """The part of an example that differs between targets: Python source, bodies of functions without indentation.
+    """The part of an example that differs between targets: Python source, without the indentation of functions.
 
     Attributes:
         imports: import statements.
@@ -38,7 +38,7 @@ class Target(ABC):
         name: name of the target, and of its module.
         title: its name in text.
         parts: parts of a checkpoint that it can hold, in order of preference.
-        packages: Python packages that `load` and `run` of its example import.
+        packages: Python packages without which its example is not checked.
         install: command that installs them.
         in_process: whether the check can run in this process.
     """
@@ -64,7 +64,8 @@ class Target(ABC):
 
         Raises:
             ConfigError: the target cannot represent the network.
-            CheckpointError: the conversion fails.
+            CheckpointError: the conversion fails, or a file of weights cannot be written.
+            OSError: another file cannot be written.
         """
 
     @abstractmethod

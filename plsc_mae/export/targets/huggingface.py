@@ -1,4 +1,4 @@
-"""Hugging Face Transformers: a folder for ViTMAE, ViT or, for networks without a bias of keys, BEiT."""
+"""Hugging Face Transformers: a folder for ViTMAE, ViT or BEiT."""
 
 from __future__ import annotations
 
@@ -51,11 +51,7 @@ class HuggingFace(Target):
     install = "pip install transformers torch"
 
     def write(self, content: Content, folder: Path) -> None:
-        """Write weights, config.json and preprocessor_config.json.
-
-        Raises:
-            ConfigError: see `Target.write`.
-        """
+        """Write weights, config.json and preprocessor_config.json; for the errors see `Target.write`."""
         encoder = content.encoder
         reason = tables.missing_feature(content) or tables.other_final_eps(content)
         if encoder.grid[0] != encoder.grid[1]:
@@ -147,7 +143,7 @@ class HuggingFace(Target):
 
     @staticmethod
     def _vit_table(content: Content) -> tables.Table:
-        """Return the tensors of an encoder or of a classifier of the class token in the names of ViT."""
+        """Return the tensors of an encoder or of a classifier of the class token in the names of ViT and ViTMAE."""
         rules = find_dialect("huggingface")
         assert rules.encode is not None
         table = tables.flat_table(content, "facebook") | {"pos_embed": tables.with_class_row(content.encoder)}
@@ -174,7 +170,7 @@ def _beit_table(content: Content) -> tables.Table:
 
 
 def _mask_ratio(content: Content) -> float:
-    """Return a mask ratio with which ViTMAE, which rounds visible patches down, hides the same number of patches."""
+    """Return a ratio with which ViTMAE, rounding visible patches down, hides `num_hidden` patches; 0 without a mask."""
     if content.part != "reconstruction":
         return 0.0
     patches, hidden = content.encoder.num_patches, content.num_hidden

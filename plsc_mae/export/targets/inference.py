@@ -23,7 +23,7 @@ class Inference(Target):
     in_process = True
 
     def write(self, content: Content, folder: Path) -> None:
-        """Write the program and its parameters."""
+        """Write the program and its parameters; for the errors see `Target.write`."""
         trace(content, folder)
 
     def code(self, content: Content) -> Code:

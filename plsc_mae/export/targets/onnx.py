@@ -43,11 +43,7 @@ class Onnx(Target):
         return f"--target onnx needs paddle2onnx, which is not installed: pip install 'plsc_mae[onnx]'{hint}"
 
     def write(self, content: Content, folder: Path) -> None:
-        """Write the network as one .onnx file.
-
-        Raises:
-            CheckpointError: paddle2onnx fails.
-        """
+        """Write the network as one .onnx file; for the errors see `Target.write`."""
         target = folder / f"{MODEL}.onnx"
         with tempfile.TemporaryDirectory() as traced:
             program = trace(content, Path(traced))

@@ -32,7 +32,10 @@ class PaddleClas(Target):
     install = "pip install paddleclas==2.6.0 faiss-cpu"
 
     def write(self, content: Content, folder: Path) -> None:
-        """Write the weights and, for registered sizes, the `Arch` entry of a configuration."""
+        """Write the weights and a configuration, which names the network if PaddleClas registers one of its sizes.
+
+        For the errors see `Target.write`.
+        """
         encoder, norm = content.encoder, tables.final_norm(content)
         plain = _classifies_first_token(content) and tables.has_plain_blocks(encoder)
         reason = tables.missing_feature(content, eps=None if plain else NORM_EPS)
@@ -92,7 +95,7 @@ with paddle.no_grad():
         return {"feature": outputs[0][:, 0]}
 
     def remarks(self, content: Content) -> list[str]:
-        """Return remarks about the feature of an encoder, and about a pitfall of the registered networks."""
+        """Return a remark if the network has no head, and one if the loader of registered networks does not fit it."""
         found = []
         plain = tables.has_plain_blocks(content.encoder)
         if content.classifier is None:
@@ -109,7 +112,7 @@ with paddle.no_grad():
         table = tables.flat_table(content, "plsc_beit") | {"pos_embed": tables.with_class_row(content.encoder)}
         if not plain:
             return tables.separate_biases(table)
-        # A norm of the pooled class token equals one of all tokens.
+        # The norm of the class token is the same before and after the pooling.
         return {
             name.replace("head.", "head.fc_head.", 1).replace("fc_norm.", "norm.", 1): value
             for name, value in table.items()

@@ -29,7 +29,7 @@ class PaddleDetection(Target):
     install = "pip install paddledet==2.6.0"
 
     def write(self, content: Content, folder: Path) -> None:
-        """Write the weights and the `VisionTransformer` entry of a configuration."""
+        """Write the weights and a configuration of backbone and transforms; for the errors see `Target.write`."""
         if reason := tables.missing_feature(content, eps=NORM_EPS):
             raise refuse(self, reason)
         table = tables.separate_biases(tables.flat_table(content, "plsc_beit"))

@@ -30,7 +30,7 @@ class PaddleSeg(Target):
     install = "pip install paddleseg==2.8.0"
 
     def write(self, content: Content, folder: Path) -> None:
-        """Write the weights and the `backbone` entry of a configuration."""
+        """Write the weights and a configuration of backbone and transforms; for the errors see `Target.write`."""
         encoder = content.encoder
         plain = tables.has_plain_blocks(encoder)
         if reason := tables.missing_feature(content, eps=None if plain else NORM_EPS):

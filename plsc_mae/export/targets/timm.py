@@ -1,4 +1,4 @@
-"""timm: its `VisionTransformer`, or its `Beit` for networks with relative positions."""
+"""The library timm: its `VisionTransformer`, or its `Beit` for networks with relative positions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Timm(Target):
     install = "pip install timm safetensors"
 
     def write(self, content: Content, folder: Path) -> None:
-        """Write the weights in timm's names."""
+        """Write the weights in timm's names; for the errors see `Target.write`."""
         encoder, classifier = content.encoder, content.classifier
         reason = tables.other_final_eps(content)
         if tables.has_relative_positions(encoder):

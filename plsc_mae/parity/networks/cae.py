@@ -60,6 +60,9 @@ class CAECase(Case[CAEConfig]):
         """Return `trained` with the checkpoint's number of classes, which is the length of the head's bias.
 
         If the checkpoint has no such bias, `trained` is returned unchanged.
+
+        Raises:
+            CheckpointError: no dialect recognizes the tensors.
         """
         bias = recognize(stored.model, str(stored.path)).foreign_name("decoder.head.bias")
         if bias not in stored.model:

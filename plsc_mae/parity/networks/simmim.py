@@ -48,7 +48,7 @@ class SimMIMCase(Case[SimMIMConfig]):
         return simmim_oracle.forward(parameters, images, mask, options)
 
     def objective(self) -> Objective:
-        """Return the oracle's loss as a function of the parameters, with constant signs of all errors.
+        """Return the oracle's loss as a function of the parameters, with the signs of the errors held constant.
 
         The signs are those at the network's weights. The gradient there is the same, and finite differences do not
         cross the kinks of the absolute value.

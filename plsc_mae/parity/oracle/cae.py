@@ -70,9 +70,10 @@ def forward(
 
     Returns:
         The output of every layer, in the order of computation: "encoder.embed", "encoder.blocks.0" ... and
-        "encoder.norm" [B, 1 + V, E]; "regressor.blocks.0" ..., "latent", "decoder.embed" and "decoder.blocks.0" ...
-        [B, M, D]; "logits" [B*M, K]; "alignment.embed" and "alignment.blocks.0" ... [B, 1 + M, E], unless `target` is
-        given; "alignment.target" [B, M, D]; and the scalars "loss_main", "loss_align" (weighted) and "loss".
+        "encoder.norm" [B, 1 + V, E]; "regressor.blocks.0" ..., "latent" and, if the decoder has blocks, "decoder.embed"
+        and "decoder.blocks.0" ... [B, M, D]; "logits" [B*M, K]; unless `target` is given, "alignment.embed" and
+        "alignment.blocks.0" ... [B, 1 + M, E]; "alignment.target" [B, M, D]; and the scalars "loss_main", "loss_align"
+        (weighted) and "loss".
     """
     order = np.argsort(mask, axis=1, kind="stable")
     visible, hidden = np.split(order, [int((~mask[0]).sum())], axis=1)

@@ -45,7 +45,7 @@ def layer_norm(x: Array, parameters: Parameters, eps: float) -> Array:
 
 
 def erf(x: Array) -> Array:
-    """Return the error function of every element, from the C library, to one unit in the last place of float64."""
+    """Return the error function of every element."""
     values = np.fromiter(map(math.erf, x.ravel().tolist()), np.float64, x.size)
     return values.reshape(x.shape)
 

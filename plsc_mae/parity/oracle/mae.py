@@ -41,8 +41,8 @@ class MAEOptions:
         pixel_norm: "none" predicts plain pixels. The others normalize each patch: by its unbiased variance ("patch",
             MAE), by its biased variance ("layernorm", MAE-priv), or per channel with eps outside the root ("channel",
             MAE-pytorch).
-        pixel_mean: mean of each channel. If given, `pixel_mean` and `pixel_std` undo the normalization of the images,
-            so that targets are pixels in [0, 1] (MAE-pytorch).
+        pixel_mean: mean of each channel. `pixel_mean` and `pixel_std` undo the normalization of the images, so that
+            targets are pixels in [0, 1] (MAE-pytorch); None keeps the normalized pixels.
         pixel_std: standard deviation of each channel.
         channels_first: True orders predictions and targets by channel, row, column (MAE-priv), False by row, column,
             channel.
@@ -122,7 +122,7 @@ def forward(parameters: Parameters, images: Array, noise: Array, options: MAEOpt
 
 
 def count_visible(patches: int, options: MAEOptions) -> int:
-    """Return K, the number of visible patches; the two roundings differ if L * mask_ratio is not an integer."""
+    """Return K, the number of visible patches; the two roundings can differ if L * mask_ratio is not an integer."""
     if options.visible == "floor":
         return int(patches * (1 - options.mask_ratio))
     return patches - int(options.mask_ratio * patches)
@@ -136,8 +136,8 @@ def encode(
     The class token comes first. Its position embedding is zero unless positions are trained.
 
     Returns:
-        "encoder.embed", "encoder.blocks.0" ... [B, 1 + K, D] and "latent", without the class token if the decoder does
-        not see it.
+        "encoder.embed", "encoder.blocks.0" ... [B, 1 + K, D] (K without a class token) and "latent", without the class
+        token if the decoder does not see it.
     """
     tokens = embed_patches(images, submodule(parameters, "patch_embed.proj"))
     leading = int(options.class_token)

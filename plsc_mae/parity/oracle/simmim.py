@@ -1,4 +1,4 @@
-"""SimMIM with a Vision Transformer (Xie et al. 2022), from images and a mask to the loss, and its random mask.
+"""SimMIM with a Vision Transformer (Xie et al. 2022), from images and a mask to the loss, and its learning rates.
 
 B batch, L patches, D width, H heads, P patch size, C channels. Written from the paper and microsoft/SimMIM.
 """

@@ -14,7 +14,7 @@ from plsc_mae.parity.references.measure import Network, Outputs, batch_tensors, 
 
 
 def build(message: Message, checkout: str) -> Network:
-    """Build the requested network with the original's function of that name, as the original training does."""
+    """Build the requested network with the original's function of that name."""
     shims.install()
     shims.stand_in()
     sys.path.insert(0, checkout)

@@ -27,7 +27,7 @@ class Network:
         run: runs the network on the batch and returns the loss and the other outputs.
         inputs_of: modules whose input is recorded, by the name of the recorded tensor.
         outputs_of: modules whose output is recorded, by the name of the recorded tensor.
-        names: {name in the request: name in the module} of the parameters for which these differ.
+        names: {name in the request: name in the module}; parameters without an entry have the same name.
         versions: versions of the packages that define the network.
     """
 
@@ -57,7 +57,7 @@ def load_strictly(model: Any, weights: Arrays, names: dict[str, str]) -> None:
     Args:
         model: the module; it becomes a float64 module in evaluation mode.
         weights: arrays by name.
-        names: {name in `weights`: name in the module} of the parameters for which these differ.
+        names: {name in `weights`: name in the module}; parameters without an entry have the same name.
 
     Raises:
         RuntimeError: names are missing or unexpected, or shapes differ.

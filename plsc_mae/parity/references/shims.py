@@ -19,9 +19,9 @@ import torch
 
 
 def install() -> None:
-    """Add the removed names of PyTorch and NumPy; names that still exist stay unchanged.
+    """Add the removed names of PyTorch and NumPy that the originals use; names that still exist stay unchanged.
 
-    Without a GPU, `Tensor.cuda` then returns the tensor itself.
+    Without a GPU, `Tensor.cuda` is replaced by a method that returns the tensor itself.
     """
     _add_torch_six()
     for name, kind in (("float", float), ("int", int), ("bool", bool), ("object", object)):
@@ -36,9 +36,9 @@ UNUSED_PACKAGES = frozenset({"attr", "attrs", "einops", "ftfy", "pkg_resources",
 
 
 def stand_in(packages: frozenset[str] = UNUSED_PACKAGES) -> None:
-    """Let `import` succeed for packages that are not installed; an installed package is imported as usual.
+    """Let `import` succeed for those of `packages` that are not installed, and for submodules that installed ones lack.
 
-    Every name in a package that is not installed is a `_Nothing`, with which no tensor can be computed.
+    The names in these modules are `_Nothing` objects, with which no tensor can be computed.
     """
     sys.meta_path.append(_Finder(packages))
 
@@ -60,7 +60,7 @@ class _Nothing:
 
 
 class _Package(types.ModuleType):
-    """Empty package whose every name is a `_Nothing`."""
+    """Empty package whose names are `_Nothing` objects."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -1,8 +1,8 @@
 """Checkpoint files: written atomically, with a checksum, and found again after a crash.
 
-A file is a pickle of plain dictionaries, numbers and NumPy arrays, which `paddle.load` opens too, followed by a footer
-that the pickle format ignores: a line of JSON with epoch, step, id of the run, the SHA-256 of the pickle and a CRC of
-the line, then the length of the line and a magic number. Files are read by the safe reader, which executes nothing.
+A file is a pickle of plain data and NumPy arrays, which `paddle.load` opens too. It ends with a footer that unpickling
+ignores: JSON with epoch, step, id of the run, size and SHA-256 of the pickle, and a CRC of these values; then the
+length of the JSON and a magic number. Files are read by the safe reader, which executes nothing.
 """
 
 from __future__ import annotations
@@ -84,7 +84,10 @@ class _HashingFile:
 
 
 def checkpoint_path(output_dir: str, exp_name: str, tag: int | str) -> Path:
-    """Return the path `{exp_name}_checkpoint-{tag}.pd`; the tag is an epoch, `latest`, `previous` or `best`."""
+    """Return the path `checkpoint-{tag}.pd` with the prefix `{exp_name}_`, if any.
+
+    The tag is an epoch, "latest", "previous" or "best".
+    """
     return Path(output_dir) / f"{exp_name + '_' if exp_name else ''}checkpoint-{tag}.pd"
 
 
@@ -93,11 +96,12 @@ def save(path: Path, state: dict[str, Any], *, predecessor: Path | None = None) 
 
     Args:
         path: final path.
-        state: plain data and arrays, including the integers `epoch` and `step`, and `run`, the id of the run, if any.
+        state: plain data, arrays and `LazyDict`, with the integers `epoch` and `step`, and `run`, the id of the run, if
+            any.
         predecessor: path to which an existing file at `path` is moved; None overwrites that file.
 
     Raises:
-        CheckpointError: the disk is full or the folder cannot be written; earlier checkpoints are untouched.
+        CheckpointError: the file cannot be written, or its content read back differs.
     """
     temporary = path.with_name(path.name + TEMPORARY)
     try:
@@ -264,7 +268,7 @@ def is_saved(path: Path, step: int) -> bool:
 
 
 def remove_older(output_dir: str, exp_name: str, epoch: int, keep: int) -> None:
-    """Remove the checkpoints of epochs up to `epoch`, except for the `keep` newest ones.
+    """Remove the checkpoints of epochs up to `epoch`, except for the `keep` newest ones, at least one.
 
     Files without an intact footer are neither counted nor removed. A file that cannot be removed causes a warning.
     """
@@ -283,7 +287,11 @@ def remove_older(output_dir: str, exp_name: str, epoch: int, keep: int) -> None:
 
 
 def remove_leftovers(output_dir: str, exp_name: str) -> None:
-    """Delete the partly written checkpoints of a run that was killed while saving."""
+    """Delete the partly written checkpoints that kills have left.
+
+    Raises:
+        OSError: a file cannot be deleted.
+    """
     for path in all_of(output_dir, exp_name, TEMPORARY):
         path.unlink()
 

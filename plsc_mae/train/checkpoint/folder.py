@@ -62,9 +62,9 @@ def find_start(config: TrainingConfig) -> Start:
 
     Raises:
         FolderError: another run writes to the output folder.
-        CheckpointError: the output folder holds a run, and no option says what to do with it; the checkpoint of
-            --resume cannot be read; or --auto_resume finds checkpoints of several runs without a record, or no usable
-            checkpoint of its run.
+        CheckpointError: the output folder or --log_dir holds a run, and no option says what to do with it; the
+            checkpoint of --resume cannot be read; or --auto_resume finds no usable checkpoint of its run, or cannot
+            choose a run.
     """
     require_unlocked(Path(config.output_dir), "--output_dir")
     files = _RunFiles(config)
@@ -139,7 +139,7 @@ class _RunFiles:
 
     @property
     def only_foreign_records(self) -> bool:
-        """True if --log_dir holds VisualDL records, and the output folder nothing of a run."""
+        """True if --log_dir holds VisualDL records, and the output folder no checkpoint, log or record of a run."""
         outside = self.records.parent.absolute() != self.folder.absolute()
         return outside and self.logs == [self.records] and not self.checkpoints and self.record is None
 
@@ -197,9 +197,6 @@ def _start_from_file(path: Path, files: _RunFiles) -> Start:
 
     The run of the folder continues if the checkpoint belongs to it and no later checkpoint is in the folder. Otherwise
     a run with a new id starts: with the old id, --auto_resume would continue from the later checkpoints.
-
-    Raises:
-        CheckpointError: the checkpoint cannot be read.
     """
     footer = checkpoint_file.read_footer(path)
     run, record = _run_of(footer), files.record
@@ -223,14 +220,9 @@ def _is_same(one: Path, two: Path) -> bool:
 
 
 def _continue_run(config: TrainingConfig, files: _RunFiles) -> Start:
-    """Return the start of --auto_resume: from the newest checkpoint of the run that the folder's record names.
+    """Return the start of --auto_resume: the newest checkpoint of the folder's run, or the one that it branched off.
 
-    Without a checkpoint of its own, the run starts again from the checkpoint that it branched off, if any, or else from
-    the beginning.
-
-    Raises:
-        CheckpointError: all checkpoints of the run are damaged or gone, all checkpoints in the folder are of other runs
-            or of another --exp_name, or the folder has no record and checkpoints of several runs.
+    Without either, the run starts from the beginning.
     """
     record = files.record or _only_run(config, files)
     newest = checkpoint_file.find_newest(
@@ -267,11 +259,7 @@ def _continue_run(config: TrainingConfig, files: _RunFiles) -> Start:
 
 
 def _only_run(config: TrainingConfig, files: _RunFiles) -> RunRecord:
-    """Return the record of the run whose checkpoints are in a folder without a record.
-
-    Raises:
-        CheckpointError: the checkpoints belong to several runs.
-    """
+    """Return the record of the only run whose checkpoints are in a folder without a record."""
     named = sorted(files.ids - {""})
     if len(named) > 1:
         raise CheckpointError(
@@ -282,11 +270,7 @@ def _only_run(config: TrainingConfig, files: _RunFiles) -> RunRecord:
 
 
 def _origin(config: TrainingConfig, record: RunRecord) -> Path:
-    """Return the checkpoint from which a run without checkpoints of its own started.
-
-    Raises:
-        CheckpointError: that checkpoint is gone.
-    """
+    """Return the checkpoint from which a run without checkpoints of its own started."""
     path = Path(record.origin)
     for candidate in (path, Path(config.output_dir) / path.name):
         if candidate.exists():
@@ -319,11 +303,12 @@ def create_folder(config: TrainingConfig) -> None:
 def prepare_folder(config: TrainingConfig, start: Start) -> None:
     """Write the record and config.yaml of the run `start.record`, and move or copy the files of other runs.
 
-    Only the main process may call. The record is written first: if a kill interrupts the rest, the remaining files of
-    another run do not count as files of this run.
+    Only the main process may call. The record is written before files are moved: if a kill interrupts the rest, the
+    remaining files of another run do not count as files of this run.
 
     Raises:
-        CheckpointError: the folder cannot be written, or another run has started in it since `find_start`.
+        CheckpointError: the folder cannot be written, a file of the user has the name of the record, or another run has
+            started in the folder since `find_start`.
     """
     path = record_path(config.output_dir, config.exp_name)
     if read_record(path) != start.found:
@@ -355,7 +340,7 @@ def prepare_folder(config: TrainingConfig, start: Start) -> None:
 
 
 def _write_config(config: TrainingConfig, start: Start) -> None:
-    """Write config.yaml, without the SESSION_OPTIONS; a file of the user keeps its name."""
+    """Write the options except for the SESSION_OPTIONS to config.yaml, or beside a file of the user with this name."""
     source = f", which started from {start.record.origin}" if start.record.origin else ""
     header = f"# all options of run {start.record.run}{source}; repeat it with --config\n"
     repeated = dataclasses.replace(config, **{name: getattr(type(config), name) for name in SESSION_OPTIONS})
@@ -391,9 +376,6 @@ def _keep(file: Path, spare: Path, *, move: bool) -> None:
     """Move or copy a file into the folder `spare`.
 
     A file that is not in the parent of `spare` (--log_dir) goes into a folder of the same name beside the file.
-
-    Raises:
-        OSError: a folder or file cannot be written.
     """
     target = spare if file.parent == spare.parent else file.parent / spare.name
     target.mkdir(parents=True, exist_ok=True)

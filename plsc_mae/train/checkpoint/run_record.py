@@ -57,7 +57,7 @@ def record_path(output_dir: str, exp_name: str) -> Path:
 
 
 def read_record(path: Path) -> RunRecord | None:
-    """Return the content of a run record; None if the file is missing or holds something else."""
+    """Return the content of a run record; None if the file cannot be read or holds something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         record = RunRecord(**content)
@@ -67,7 +67,11 @@ def read_record(path: Path) -> RunRecord | None:
 
 
 def write_record(path: Path, record: RunRecord) -> None:
-    """Write a run record atomically."""
+    """Write a run record atomically.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     replace_content(path, (as_json(dataclasses.asdict(record)) + "\n").encode())
 
 

@@ -19,8 +19,8 @@ from plsc_mae.train.signals import StopRequest
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 30.0  # shortest time between two attempts to save
-RETRY_SHARE = 0.1  # largest fraction of a run's time spent on attempts to save
+RETRY_SECONDS = 30.0  # shortest time from an attempt to save until `retry` saves
+RETRY_SHARE = 0.1  # largest fraction of a run's time that `retry` spends
 FIRST_WAITS = (2.0, 4.0, 8.0, 16.0)  # seconds between attempts after the last update, then RETRY_SECONDS
 PATIENCE = 3600.0  # seconds after the last update until the run gives up saving
 _REMEDY = "free disk space or make the folder writable"
@@ -93,7 +93,7 @@ class Saver:
         """Retry at the end of the run until all checkpoints and logs are written.
 
         Raises:
-            CheckpointError: they cannot be written within an hour, or before a stop is requested.
+            CheckpointError: they cannot be written within an hour, or not before a stop is requested.
         """
         deadline = time.monotonic() + PATIENCE
         waits = itertools.chain(FIRST_WAITS, itertools.repeat(RETRY_SECONDS))

@@ -53,7 +53,7 @@ class Progress:
     Attributes:
         epoch: current epoch, from 0.
         batches_done: number of finished iterations of the epoch.
-        step: number of updates since the start of the run, including skipped ones.
+        step: number of updates since the start of the run, including discarded ones.
         best: largest value so far of the metric that selects checkpoint-best.pd.
         skipped_updates: number of updates skipped because of a non-finite loss or gradient norm.
         skipped_in_a_row: number of skipped updates since the last applied update.
@@ -61,7 +61,7 @@ class Progress:
         rollbacks_in_a_row: number of rollbacks since the last checkpoint with new updates.
         best_step: `step` at the time of `best`; -1 before the first.
         ended: whether all updates of the epoch are done, but its evaluation and checkpoint are not.
-        skipped: number of unreadable images of the epoch, over all processes.
+        skipped: number of unreadable images of the epoch in all processes, counted at the last save.
         iteration: after a resume, `batches_done` as the run that saved the checkpoint counted it, whose batch size may
             differ; not updated afterwards.
     """
@@ -97,7 +97,7 @@ class RunState:
     Args:
         stepper: holds the network, optimizer and loss scale.
         accumulation: division of the iterations into accumulation groups.
-        probe: classifier trained on the features of every iteration; None for none.
+        probe: classifier trained on the features of the training batches; None for none.
         world: processes of the run.
         config: options of the run.
 
@@ -137,8 +137,8 @@ class RunState:
     def content(self, progress: Progress, tag: int | str) -> Iterator[dict[str, Any]]:
         """Yield the content of the checkpoint `tag`; all processes must enter this context.
 
-        In the main process the tensors are in `LazyDict` dictionaries, which receive each tensor from the process that
-        holds it just when it is written. The other processes send their tensors and get an empty dictionary.
+        In the main process the tensors are in `LazyDict` dictionaries, which receive tensors of other processes while
+        they are written. The other processes send their tensors and get an empty dictionary.
         """
         means = {"meters": self.epoch_meters.state(self.world), "window": self.window.state(self.world)}
         if self.stepper.gather_weights is not None:
@@ -225,17 +225,16 @@ class RunState:
 
     @property
     def scattered(self) -> bool:
-        """True if the main process does not hold all tensors of the run."""
+        """True if the main process may lack tensors of the run."""
         return self.world.tensor.size * self.world.pipeline.size > 1 or (
             self.config.sharding_stage > 0 and self.world.size > 1
         )
 
     def resume(self, path: Path) -> Progress:
-        """Restore a checkpoint, log its content and the options that have changed since, and return the position.
+        """Restore a checkpoint, log its content and options that have changed since, and return the position.
 
         Raises:
-            CheckpointError: the file is damaged, was saved with another method, phase or optimizer, does not fit the
-                network or the online probe, or holds values that are not finite.
+            CheckpointError: the file cannot be read, does not fit this run, or holds values that are not finite.
             ConfigError: its position is not between two updates of this run.
         """
         stored = checkpoint_file.load(path)
@@ -258,10 +257,10 @@ class RunState:
         return progress
 
     def restore(self, stored: Checkpoint) -> Progress:
-        """Restore weights, optimizer, loss scale, running means and probe, and return the stored position.
+        """Restore all state but the position, which is returned.
 
         Raises:
-            CheckpointError: the checkpoint does not fit the network or the online probe.
+            CheckpointError: the checkpoint does not fit this run.
             ConfigError: its position is not between two updates of this run.
         """
         self.task.load_extra_state(stored)  # first, because other classes are a better error than the head's shape
@@ -291,11 +290,7 @@ class RunState:
         )
 
     def _load_weights(self, stored: Checkpoint) -> dict[str, np.ndarray]:
-        """Restore the weights and return this process's parts of the float32 values of 16-bit parameters, by name.
-
-        Raises:
-            CheckpointError: a tensor is missing or has another shape, or the file has further ones.
-        """
+        """Restore the weights and return this process's parts of the float32 values of 16-bit parameters, by name."""
         shards, copies = shards_of(self.task.model), {}
         for name, tensor in self.task.model.state_dict().items():
             value, shard = stored.model.get(name), shards.get(name)
@@ -338,11 +333,7 @@ class RunState:
                 )
 
     def _iterations(self, images: int) -> int:
-        """Return the number of iterations after which `images` images of the epoch are done.
-
-        Raises:
-            ConfigError: an accumulation group does not end there.
-        """
+        """Return the number of iterations that read `images` images of an epoch, after which an update must end."""
         iterations, rest = divmod(images, self.images_per_iteration)
         if rest or not self.accumulation.is_start(iterations):
             raise ConfigError(

@@ -37,7 +37,7 @@ class AppendedFile:
         pending: bytes that are not yet written.
 
     Raises:
-        CheckpointError: the file cannot be created.
+        CheckpointError: the file cannot be created or opened for writing.
     """
 
     def __init__(self, path: Path, option: str = "--output_dir") -> None:
@@ -140,7 +140,7 @@ class VisualDLRecords(AppendedFile):
         name: name of the run in VisualDL, stored in a new file.
 
     Raises:
-        CheckpointError: the file cannot be created.
+        CheckpointError: the file cannot be created or opened for writing.
         ImportError: visualdl is not installed, or its import fails.
     """
 
@@ -172,7 +172,7 @@ class VisualDLRecords(AppendedFile):
         self._add(self._make.histogram(tag, *histogram, step, now) for tag, histogram in counts.items())
 
     def add_options(self, tables: Mapping[str, Mapping[str, str]], step: int) -> None:
-        """Append each table of options as a text record at `step`, unless the newest record has the same text.
+        """Append each table of options as a text record at `step`, unless its newest record has the same text.
 
         VisualDL shows a text as one paragraph without line breaks, so every table has a tag of its own.
         """
@@ -195,9 +195,9 @@ class VisualDLRecords(AppendedFile):
         self._has_hparams = True
 
     def keep(self, wanted: Callable[[str, int], bool]) -> None:
-        """Keep the records for which `wanted(tag, step)` returns True; others and a truncated last one are removed.
+        """Keep the record that names the run and those for which `wanted(tag, step)` returns True; remove all others.
 
-        A file without any is started with the record that names the run.
+        A truncated record at the end is removed, too. If no record is left, one that names the run is added.
 
         Raises:
             OSError: the file cannot be read or written.
@@ -243,7 +243,7 @@ def has_visualdl_records(path: Path) -> bool:
 
 
 def _framed_records(content: bytes) -> Iterator[bytes]:
-    """Yield each record with its length prefix, up to the first truncated record."""
+    """Yield each record with its length prefix, up to the first truncated or empty one."""
     start = 0
     while start + LENGTH.size <= len(content):
         end = start + LENGTH.size + LENGTH.unpack_from(content, start)[0]

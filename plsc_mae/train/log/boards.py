@@ -28,7 +28,7 @@ class RunOptions(NamedTuple):
 
     Attributes:
         name: the run's name.
-        tables: options as text by heading and name; the first table has those that differ from their defaults.
+        tables: options as text by heading and name; the first table has method, phase and the changed options.
         hyper_parameters: the options that runs are compared by.
         epochs: epochs of the whole run, after the last of which all metrics are known.
     """
@@ -74,13 +74,13 @@ def _text(value: Any) -> str:
 
 
 class Board(Protocol):
-    """Receiver of a run's records; steps are updates, tags are {group/name}."""
+    """Receiver of a run's records; steps are updates, tags have the form group/name."""
 
     def add_scalars(self, values: Mapping[str, float], step: int) -> None:
         """Add a point to the curve of each tag."""
 
     def add_images(self, images: Mapping[str, npt.NDArray[np.uint8]], step: int) -> None:
-        """Add an image [H, W, 3] to each tag."""
+        """Add an image, uint8 [H, W, 3], to each tag."""
 
     def add_histograms(self, values: Mapping[str, npt.NDArray[np.float32]], step: int) -> None:
         """Add the histogram of an array to each tag."""
@@ -104,6 +104,9 @@ class TensorBoardEvents:
     Args:
         log_dir: folder of the run's records.
         step: finished updates. TensorBoard ignores the later records of earlier starts in the same folder.
+
+    Raises:
+        ConfigError: tensorboardX cannot be imported.
     """
 
     def __init__(self, log_dir: Path, step: int) -> None:
@@ -154,6 +157,9 @@ class WandbRun:
         log_dir: folder of the run's records.
         run: id of the run, under which a resumed run continues.
         described: name and options of the run.
+
+    Raises:
+        ConfigError: wandb cannot be imported.
     """
 
     def __init__(self, log_dir: Path, run: str, described: RunOptions) -> None:
@@ -214,7 +220,7 @@ def import_package(logger: str) -> ModuleType:
 
 
 def require_packages(loggers: Sequence[str]) -> None:
-    """Raise ConfigError if the package of a --logger is missing; without visualdl a run only warns."""
+    """Raise ConfigError if the package of a --logger cannot be imported; without visualdl a run only warns."""
     for name in loggers:
         if name in PACKAGES:
             import_package(name)

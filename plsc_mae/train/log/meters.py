@@ -16,7 +16,7 @@ from plsc_mae.parallel.world import World
 class Meters:
     """Sums and counts of the finite values of named scalars, added up on the device.
 
-    The sums are float64, so that the order of summation does not change the logged means: a run that was stopped and
+    The sums are float64, in which float32 values of similar size add up without rounding. So a run that was stopped and
     resumed logs the same means as an uninterrupted run, also with several processes.
 
     Attributes:

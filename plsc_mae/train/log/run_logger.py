@@ -35,7 +35,7 @@ def duration(seconds: float) -> str:
 
 
 def peak_memory_gib(is_gpu: bool) -> float:
-    """Return the peak memory in GiB, of the device on GPU and of this process on CPU."""
+    """Return the peak memory in GiB: of this process's tensors on the GPU or, on CPU, of the whole process."""
     if is_gpu:
         return paddle.device.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -70,7 +70,7 @@ class RunLogger:
         is_new: True until the first record of this start is printed.
 
     Raises:
-        ConfigError: the package of a board is missing. Without visualdl, a run warns when it starts.
+        ConfigError: the package of a board cannot be imported; without visualdl, `start` only warns.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class RunLogger:
         self._epoch_start: tuple[float, float] | None = None  # time and fraction of the epoch done before
 
     def start(self, step: int, epoch: int, iteration: int) -> None:
-        """Open the files and remove records later than the start position, which a killed run has left.
+        """Open files and boards; in train.jsonl, log.txt and VisualDL, remove records after the start position.
 
         Args:
             step: finished updates.
@@ -100,7 +100,7 @@ class RunLogger:
             iteration: finished iterations of the epoch, as counted by the run that wrote the records.
 
         Raises:
-            CheckpointError: a log file cannot be written.
+            CheckpointError: a log file cannot be read or written.
         """
         if not self.active:
             return
@@ -156,7 +156,7 @@ class RunLogger:
         return self._files is not None and bool(self._files.steps.pending or self._files.epochs.pending)
 
     def sync(self) -> None:
-        """Flush all records to the disk, so that a checkpoint is never newer than the logs.
+        """Flush train.jsonl, log.txt and the boards, so that a checkpoint is never newer than the logs.
 
         Raises:
             CheckpointError: train.jsonl or log.txt cannot be written.
@@ -170,7 +170,7 @@ class RunLogger:
                 raise CheckpointError(f"no checkpoint is saved while the log {log.path} cannot be written")
 
     def start_epoch(self, epoch: int, total: int, done: int) -> None:
-        """Start the time of an epoch, and show its progress bar in terminals; `done` of `total` iterations are done."""
+        """Start to time an epoch, of which `done` of `total` iterations are done, and show its progress bar, if any."""
         self._epoch_start = time.perf_counter(), done / total
         if self.active and console.shows_bars():
             width = shutil.get_terminal_size().columns - 3  # leaves room for an echoed ^C, so that it can be erased
@@ -204,7 +204,7 @@ class RunLogger:
             board.add_scalars(line_tags(record), record["step"])
 
     def print_line(self, record: dict[str, Any], *, total: int, eta: float) -> None:
-        """Show the record of a print interval, beside the progress bar or as a line; arguments as in `line`."""
+        """Show the record of a print interval beside the progress bar or as a line, or both; arguments as in `line`."""
         self.is_new = False
         if self._bar is not None:
             self._bar.set_postfix_str(_postfix(record, eta))
@@ -319,7 +319,7 @@ def format_epoch(
 def _fit(position: str, parts: Mapping[str, str], order: Sequence[str], width: int | None) -> str:
     """Join a position and values in their order.
 
-    If not all of them fit into `width` columns, those that come first in `order` are kept. None keeps all.
+    If not all of them fit into `width` columns, those that come first in `order` take precedence. None keeps all.
     """
     if width is None:
         return " ".join([position, *parts.values()])

@@ -11,12 +11,12 @@ from collections.abc import Collection, Mapping
 
 from plsc_mae.analysis.health import EXTREMES
 
-# Fields of a record that the console line prints at a fixed place; all others are metrics of the method.
+# Fields of every print interval's record; the console line prints all further ones as metrics.
 POSITION_FIELDS = ("epoch", "iteration", "step")
 SETTING_FIELDS = ("lr", "min_lr", "weight_decay", "loss_scale", "grad_norm")
 MEASURED_FIELDS = ("images_per_second", "data_share", "memory_gib", "time")
 FIXED_FIELDS = POSITION_FIELDS + SETTING_FIELDS + MEASURED_FIELDS
-FIXED_LOSSES = ("fixed_loss", "fixed_loss_to_trivial")  # of `observers.representation`
+FIXED_LOSSES = ("fixed_loss", "fixed_loss_to_trivial")  # of `observers.features.RepresentationWatch`
 NONFINITE_COUNTS = ("skipped_updates", "rollbacks")
 
 LOSS, METRICS, OPTIM, PROBE, REPRESENTATION, SPEED = "loss", "metrics", "optim", "probe", "representation", "speed"
@@ -27,7 +27,8 @@ BY_EPOCH = "_by_epoch"  # suffix of means over epochs
 
 _PRINTED = (LOSS, OPTIM, PROBE, SPEED)  # one record per line of train.jsonl
 _UPDATE = (PARAMETERS, GRADIENTS, CONFIG)  # at most one record per update
-_EPOCH = (METRICS, REPRESENTATION, RECONSTRUCTION, TOKEN_ATTENTION, TOKEN_PCA, HPARAMS)  # one per finished epoch
+# At most one record per finished epoch, and one before the first update.
+_EPOCH = (METRICS, REPRESENTATION, RECONSTRUCTION, TOKEN_ATTENTION, TOKEN_PCA, HPARAMS)
 
 
 def line_tags(record: Mapping[str, float]) -> dict[str, float]:
@@ -37,7 +38,7 @@ def line_tags(record: Mapping[str, float]) -> dict[str, float]:
 
 
 def epoch_tags(record: Mapping[str, float], observed: Mapping[str, float]) -> dict[str, float]:
-    """Return the curves of an epoch, {group/name: value}: means of losses, and what the observers measured.
+    """Return the curves of an epoch, {group/name: value}: means of losses and probe, and the observers' metrics.
 
     Args:
         record: values by name; those of training start with train_.

@@ -55,7 +55,7 @@ class Diagnosis:
     def report(self, numbers: UpdateNumbers, progress: Progress, losses: Sequence[Tensor]) -> str:
         """Write a report in every affected process and return a one-sentence summary without its period.
 
-        All processes must call.
+        All processes must call. A report that cannot be written only causes a warning.
 
         Args:
             numbers: losses and gradient norm of the update.
@@ -115,8 +115,8 @@ class Diagnosis:
     def _details(self, progress: Progress, losses: Sequence[Tensor]) -> dict[str, Any]:
         """Repeat the forward pass of the group's first non-finite iteration and return fields of the report.
 
-        The fields are "samples", those of the iteration, and "layer", the first layer with a non-finite output; None if
-        that is unknown. If the images can no longer be read, "error" has the reason.
+        The fields are "samples", "layer" (the first one with a non-finite output, None if unknown) and, if the images
+        can no longer be read, "error".
         """
         bad = [number for number, loss in enumerate(losses) if not is_finite(loss)]
         if not bad:  # another pipeline stage computed the loss
@@ -173,7 +173,7 @@ def first_bad_layer(network: nn.Layer, forward: Callable[[], Any]) -> str | None
         forward: runs the forward pass, after seeding the random generator itself.
 
     Returns:
-        The dotted name; None if all outputs are finite.
+        The dotted name; None if no layer returned such a tensor, alone or in lists or tuples.
     """
     found: list[str] = []
 

@@ -19,7 +19,7 @@ class UpdateNumbers(NamedTuple):
 
     Attributes:
         losses: loss of every process in the order of the processes, averaged over its iterations of the accumulation
-            group; with pipeline parallelism only the values of the last stage's processes are losses.
+            group; with pipeline parallelism, processes of other stages than the last have 0.
         norm: global gradient norm without the loss scale, before clipping.
         stop: largest number of the stop signals that the processes have received; 0 without any.
     """

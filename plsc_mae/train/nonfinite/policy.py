@@ -52,7 +52,11 @@ class NonFinitePolicy:
         self._has_learned = False  # since the last rollback
 
     def start(self, path: Path | None, progress: Progress) -> None:
-        """Start at the position `progress`, which was restored from the checkpoint `path` unless that is None."""
+        """Start at the position `progress`, which was restored from the checkpoint `path` unless that is None.
+
+        Raises:
+            CheckpointError: spikes.jsonl cannot be read or written.
+        """
         self._restorable = [] if path is None else [path]
         self.spikes.start(progress.step)
 
@@ -81,10 +85,10 @@ class NonFinitePolicy:
         return counts.get(self.config.nan_policy, {})
 
     def exchange_and_decide(self, norm: Tensor, progress: Progress, stop: StopRequest) -> Verdict:
-        """Exchange the losses of every update between all processes and return whether to apply it; all must call.
+        """Exchange the losses of an update between all processes and return whether to apply it; all must call.
 
-        An update that is not finite is reported and handled by --nan_policy. An overflow of float16 only halves the
-        loss scale. A loss or norm far above recent values is logged as a spike.
+        The verdict is OVERFLOW if only the norm is not finite and the loss scale is above 1. Any other update that is
+        not finite is reported and handled by --nan_policy. A loss or norm far above recent values is logged as a spike.
 
         Args:
             norm: gradient norm before clipping.
@@ -94,7 +98,7 @@ class NonFinitePolicy:
 
         Raises:
             DivergedError: the policy stops the run.
-            CheckpointError: a rollback finds no readable checkpoint.
+            CheckpointError: a rollback finds no checkpoint that it can restore.
         """
         loss = self._losses[0] if len(self._losses) == 1 else paddle.add_n(self._losses) / len(self._losses)
         numbers = exchange_numbers(self.world, loss, norm, stop.signal)
@@ -122,11 +126,7 @@ class NonFinitePolicy:
         raise DivergedError(f"{story}; {REMEDY}")
 
     def _skip(self, story: str, progress: Progress) -> None:
-        """Count the update as skipped and restore the running statistics that its forward passes have changed.
-
-        Raises:
-            DivergedError: this is the MAX_SKIPPED-th skipped update in a row.
-        """
+        """Count the update as skipped and restore the running statistics that its forward passes have changed."""
         progress.skipped_updates += 1
         progress.skipped_in_a_row += 1
         if progress.skipped_in_a_row >= MAX_SKIPPED:
@@ -136,14 +136,10 @@ class NonFinitePolicy:
         logger.warning("%s; this update is skipped (--nan_policy skip)", story)
 
     def _roll_back(self, story: str, progress: Progress) -> None:
-        """Restore everything but the position from the newest checkpoint; all processes must call.
+        """Restore everything but the position from the newest readable checkpoint; all processes must call.
 
-        Training continues with the next images and never repeats those since that checkpoint. PaLM's training did the
-        same: its loss did not spike again on other data (Chowdhery et al. 2022, section 5.1).
-
-        Raises:
-            DivergedError: there is no checkpoint yet, or MAX_ROLLBACKS rollbacks have brought no new one.
-            CheckpointError: no checkpoint can be read.
+        Training continues with the next images and does not go back to those since that checkpoint. PaLM's training did
+        the same: its loss did not spike again on other data (Chowdhery et al. 2022, section 5.1).
         """
         if not self._restorable:
             raise DivergedError(f"{story}, and there is no checkpoint yet for --nan_policy rollback; {REMEDY}")
@@ -156,11 +152,7 @@ class NonFinitePolicy:
         logger.warning("%s; restored weights and optimizer from %s (--nan_policy rollback)", story, path)
 
     def _restore_newest(self) -> Path:
-        """Restore the newest checkpoint that all processes can read and return its path; all processes must call.
-
-        Raises:
-            CheckpointError: there is no such checkpoint.
-        """
+        """Restore the newest checkpoint that all processes can read and return its path; all processes must call."""
         for path in reversed(self._restorable):
             stored = self._read(path)
             self.world.barrier()  # reading can take longer than the timeout of a reduction

@@ -1,4 +1,4 @@
-"""Report of losses and gradient norms far above their recent values, with the images of those updates."""
+"""Report of losses and gradient norms far above their recent values, with images that may be the cause."""
 
 from __future__ import annotations
 
@@ -72,10 +72,12 @@ class SpikeReport:
                 ) from None
 
     def follow(self, step: int, values: Mapping[str, float], describe: Callable[[], dict[str, Any]]) -> None:
-        """Compare the values of an update with the recent values, and write a line and warn if one is a spike.
+        """Compare the values of an update with recent ones; if active, write a line for each spike and log a warning.
+
+        Warnings about the same value are at least WARNING_INTERVAL updates apart.
 
         Args:
-            step: index of the update.
+            step: number of the update, counted from 1.
             values: the update's values by name.
             describe: returns further fields for the line; called only for a spike.
         """

@@ -54,7 +54,8 @@ class Observer(Protocol):
             stop: stop requests to check meanwhile; None for none.
 
         Raises:
-            Stopped: a stop was requested meanwhile, so all processes have abandoned the examination.
+            DataError: images cannot be read, or features are not finite.
+            Stopped: a stop was requested meanwhile, and all processes have abandoned the examination.
         """
         ...
 
@@ -74,7 +75,7 @@ class Gathered(NamedTuple):
 
 
 class Evaluation:
-    """Observer that returns the mean scores of a task over a data set, equal for any number of processes.
+    """Observer that returns the mean scores of a task over a data set, to which every image contributes once.
 
     Images that `EvaluationDataset` marks as unreadable are left out.
 
@@ -118,10 +119,12 @@ class Evaluation:
 
     @paddle.no_grad()
     def __call__(self, stop: StopRequest | None = None) -> Observation:
-        """Score every image and return the mean scores and the metrics; all processes must call.
+        """Score every image, and return the mean scores and, if outputs are gathered, the metrics.
+
+        All processes must call.
 
         Raises:
-            DataError: none of the images can be read.
+            DataError: images cannot be read, see --bad_image, or none can.
             Stopped: a stop was requested meanwhile.
         """
         self.task.eval()
@@ -213,16 +216,7 @@ class Evaluation:
         return Gathered(numbers, content[:, :-1], content[:, -1].astype(np.int64))
 
     def _report(self, scored: int, unreadable: int, here: Sequence[int]) -> None:
-        """Log the unreadable images and store the counts of the evaluation.
-
-        Args:
-            scored: number of images in the means.
-            unreadable: number of unreadable images of all processes.
-            here: indices in the data set of the unreadable images that this process has tried to read.
-
-        Raises:
-            DataError: no image is left.
-        """
+        """Store the counts, and log the unreadable images; `here` are the indices of those that this process read."""
         if not scored:
             raise DataError(
                 f"the evaluation has {counted(unreadable, 'image')}, and none can be read; check --eval_data_path"

@@ -77,7 +77,7 @@ class ImageEncoder:
         All processes must call.
 
         Raises:
-            DataError: none of the images can be read.
+            DataError: images cannot be read, see --bad_image, or none can.
             Stopped: a stop was requested meanwhile.
         """
         config = self.config
@@ -129,7 +129,7 @@ class FeatureObserver(ABC):
         """Encode the images in all processes, and evaluate the features in the main process; all processes must call.
 
         Raises:
-            DataError: none of the images can be read, or a feature is not finite.
+            DataError: images cannot be read, see --bad_image, or a feature is not finite.
             Stopped: a stop was requested meanwhile.
         """
         self.encode.task.eval()
@@ -167,7 +167,10 @@ class FeatureWatch(FeatureObserver):
         self.k = encode.config.knn_k or default_ks((TRAINING_K,), len(bank))[0]
 
     def measure(self, stop: StopRequest | None) -> dict[str, float]:
-        """Return the k-NN accuracy in percent and the statistics of the queries, see `FeatureObserver.measure`."""
+        """Return the k-NN accuracy in percent and, without --feature_freq, the statistics of the queries.
+
+        All processes must call; only the main process returns metrics.
+        """
         view = evaluation_transform(self.config.image_size)
         bank, queries = self.encode(self.bank, view, stop), self.encode(self.queries, view, stop)
         return self._scores(bank, queries) if self.world.is_main else {}
@@ -207,7 +210,7 @@ class RepresentationWatch(FeatureObserver):
         images: at least two images.
         transform: augmentation of the training.
         batch: fixed training samples in the processes of data-parallel rank 0, which compute their loss together; None
-            in the others, and without a loss.
+            in the others, and for a task without `reference_loss`.
     """
 
     def __init__(self, encode: ImageEncoder, images: ImageList, transform: Transform, batch: Batch | None) -> None:

@@ -1,4 +1,4 @@
-"""Linear classifier trained on the network's features of every iteration, without influence on the network.
+"""Linear classifier trained on the network's features of the training batches, without influence on the network.
 
 The classifier is not part of the Task, so the Task's data parallelism, mixed precision and optimizer do not affect it.
 Processes all-reduce statistics and gradients, so all of them hold the same probe. B batch, D width, K classes.
@@ -32,7 +32,7 @@ EPS = 1e-6
 
 
 class OnlineProbe:
-    """Linear classifier of standardized features, trained by AdamW at a constant rate with one update per iteration.
+    """Linear classifier of standardized features, trained by AdamW at a constant rate with one update per batch.
 
     Every dimension is standardized by its running mean and variance, as linear probes normalize the input of their head
     with a batch normalization without scale and shift (He et al. 2022, appendix A.1). The first batches have equal

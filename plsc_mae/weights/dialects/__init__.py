@@ -1,4 +1,4 @@
-"""Dialects: the tensor namings of other code bases, one module each.
+"""Dialects: the tensor namings of other code bases.
 
 A file's dialect is detected from the names and shapes of its tensors, never from the file name.
 """
@@ -45,5 +45,5 @@ def find_dialect(name: str) -> Dialect:
 
 
 def detect(tensors: Tensors) -> str:
-    """Return the name of the dialect that recognizes the tensors, or an empty string."""
+    """Return the name of the first dialect that recognizes the tensors, or an empty string."""
     return next((dialect.name for dialect in DIALECTS.values() if dialect.recognizes(tensors)), "")

@@ -20,7 +20,8 @@ def infer_arguments(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, 
     is no position table of a square grid, as in MAE-pytorch.
 
     Raises:
-        CheckpointError: the tensors contain no encoder, or one of them has an unexpected number of dimensions.
+        CheckpointError: the tensors contain no encoder, or one of them has an unexpected number of dimensions or is
+            empty.
     """
     encoder = infer_encoder(tensors, dialect, path)
     token = None  # an encoder alone may have a mask token too, of any shape (DINOv2)

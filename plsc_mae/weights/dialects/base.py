@@ -21,8 +21,8 @@ Rewrite = Callable[[Tensors, NumHeads], dict[str, Array]]
 class Dialect:
     """Names and layout rules of one code base.
 
-    `foreign_name` maps our names to a base naming. If the files differ from it in more than names, for instance because
-    they store query, key and value separately, `decode` and `encode` convert between the files and the base naming.
+    `foreign_name` maps our names to a base naming. If the files have another one, or for instance store query, key and
+    value separately, `decode` and `encode` convert between the files and the base naming.
 
     Attributes:
         name: name in commands and in `dialect=`.
@@ -79,12 +79,12 @@ def tensor_of_rank(tensors: Tensors, name: str, ndim: int, path: str) -> Array |
 
 
 def renamed(name: str, network: Mapping[str, str], block: Mapping[str, str]) -> str:
-    """Return the name of a tensor with the network's prefix replaced, and the part within its block, if it has one.
+    """Return a tensor's name in another naming.
 
     Args:
         name: name of a tensor; `STACK.NUMBER.REST` for a tensor of a block.
-        network: replacements for whole names and for stacks of blocks.
-        block: replacements for the part after a block's number.
+        network: replacements for the beginning of a name, or the stack of a block; the first match is used.
+        block: replacements for the beginning of REST.
     """
     for old, new in network.items():
         if name == old or name.startswith(f"{old}."):

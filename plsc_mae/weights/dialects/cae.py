@@ -1,6 +1,6 @@
 """Atten4Vis/CAE, its old files, and its ports PLSC and VIMER, which store linear weights in Paddle's layout.
 
-The ports use the names that Atten4Vis/CAE had at the time. Its old files have these names too, with `teacher` for the
+The ports use the names that Atten4Vis/CAE had at the time. The old files have these names too, with `teacher` for the
 alignment encoder. Files saved while the names changed have names of both kinds.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 from plsc_mae.errors import CheckpointError
 from plsc_mae.weights.dialects.base import Array, Dialect, NumHeads, Tensors, count_blocks, tensor_of_rank
 
-# Our prefix -> theirs. Longer prefixes come first; "#" is replaced by the number of a block.
+# Our prefix -> theirs; the first match is used, and "#" is replaced by the number of a block.
 _OFFICIAL = {
     "bridge_norm": "encoder_to_regresser_norm",
     "bridge": "encoder_to_regresser",
@@ -55,12 +55,9 @@ def _renamed(name: str, prefixes: dict[str, str]) -> str:
 
 
 def _has(tensors: Tensors, *names: str, out_first: bool | None = None) -> bool:
-    """Return True if the tensors are a CAE's, include all `names`, and have the required layout of linear weights.
+    """Return True if the tensors include `names` and an encoder with linear weights [out, in] or, if False, [in, out].
 
-    Args:
-        tensors: arrays by name.
-        names: required names, besides two of the encoder.
-        out_first: True requires linear weights [out, in], False [in, out], None accepts both.
+    `out_first` None accepts both layouts.
     """
     if not {"encoder.patch_embed.proj.weight", "encoder.blocks.0.mlp.fc1.weight", *names} <= set(tensors):
         return False
@@ -108,8 +105,8 @@ CAE_OLD = Dialect(
 CAE_BETWEEN = replace(CAE, name="cae_between", recognizes=_is_between, decode=_decode)
 
 
-# {width: heads} of the published networks; shapes do not determine the heads. Regressor and decoder always have 12
-# heads. For a width of 1024 they have 85 channels each, so the projected width is 1020.
+# {width: heads} of the published networks; shapes do not determine the heads. For regressor and decoder, the width is
+# that of their projections: 12 heads in the original project a width of 1024 to 12 x 85 = 1020 channels.
 HEADS = {192: 12, 384: 12, 768: 12, 1024: 16}
 _DECODER_HEADS = {768: 12, 1020: 12, 1024: 16}
 
@@ -121,7 +118,7 @@ def infer_arguments(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, 
 
     Raises:
         CheckpointError: the file has no mask token, and therefore no regressor and decoder; it lacks another tensor; or
-            a tensor has an unexpected number of dimensions.
+            a tensor has an unexpected number of dimensions or is empty.
     """
     if "mask_token" not in tensors:
         raise CheckpointError(f"{path} contains a CAE without mask token; expected a checkpoint of pre-training")

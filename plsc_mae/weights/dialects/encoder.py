@@ -20,14 +20,15 @@ def relative_side(count: int) -> int | None:
 
 
 def infer_encoder(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, Any]:
-    """Return the arguments of `VisionTransformer`, except `positions`, that fit an encoder's tensors.
+    """Return arguments of `VisionTransformer` that fit an encoder's tensors; `positions` is not among them.
 
     `num_heads` becomes None unless there is a table of relative positions, a norm of queries, or the width is a
     published one. `img_size` becomes None unless there is a position table of a square grid. `prefix_positions` becomes
     None unless a table of absolute positions determines it.
 
     Raises:
-        CheckpointError: the tensors contain no encoder, or one of them has an unexpected number of dimensions.
+        CheckpointError: the tensors contain no encoder, or one of them has an unexpected number of dimensions or is
+            empty.
     """
 
     def find(name: str, ndim: int) -> Array | None:

@@ -27,7 +27,7 @@ _QKV_BIAS = "blocks.0.attn.qkv.bias"  # BEiT-style files have q_bias and v_bias 
 # {width: heads} of the published networks, including BUPT-PRIV/MAE-priv's; shapes do not determine the heads.
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1664: 16}
 DECODER_HEADS = {512: 16}
-_NEWER = (".ls1.", ".gamma_1", ".q_norm.", "reg_token", "register_tokens")  # parts that only timm's ViT has
+_NEWER = (".ls1.", ".gamma_1", ".q_norm.", "reg_token", "register_tokens")  # parts that only newer ViTs have
 
 
 def foreign_name(name: str) -> str:

@@ -14,9 +14,9 @@ def square_side(count: int) -> int | None:
 def prefix_positions(rows: int, class_tokens: int, register_tokens: int, patches: int | None = None) -> int | None:
     """Return the number of rows of a position table that belong to no patch.
 
-    In facebookresearch/mae and DINOv2 only the class token has such a row. timm's tables have none, or one for every
-    token before the patches. The numbers are tried in this order. All other rows must be those of `patches` patches or,
-    if that is None, of a square grid.
+    In facebookresearch/mae and DINOv2 only the class token has such a row. timm's tables may also have none, or one for
+    every token before the patches. The numbers are tried in this order. The remaining rows must be those of `patches`
+    patches or, if that is None, of a square grid.
 
     Args:
         rows: number of rows of the table.

@@ -57,9 +57,6 @@ def _regrouped(name: str, value: Array, heads: NumHeads, *, by_head: bool) -> Ar
     """Reorder the rows of an attention projection: from [heads, 3, ...] to [3, heads, ...] if `by_head`, else back.
 
     Other tensors are returned unchanged.
-
-    Raises:
-        ConfigError: the number of heads is unknown.
     """
     if ".attn.qkv." not in name:
         return value

@@ -204,3 +204,15 @@ def test_encrypted_and_damaged_zip_archives(tmp_path):
     path.write_bytes(data[:-10])
     with pytest.raises(DataError, match=r"a\.zip"):
         IndexedArchive(str(path), is_zip=True)
+
+
+def test_a_label_that_cannot_be_read_is_named(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("0.cls", b"1")
+        archive.writestr("0.jpg", b"x")
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.zip/0\.cls.*encrypted"):
+        IndexedArchive(str(path), is_zip=True)

@@ -259,7 +259,7 @@ def test_all_processes_stop_for_one_of_them(run, flags, told, reports):
 @pytest.mark.once
 @pytest.mark.long
 @only_mae
-@pytest.mark.parametrize("policy", ["skip", "rollback"])
+@pytest.mark.parametrize("policy", [pytest.param("skip", marks=pytest.mark.slow), "rollback"])
 def test_two_processes_go_on_as_one_does(run, poison, policy):
     flags = f"--nan_policy {policy} --save_ckpt_steps 2 --max_train_step 8 --drop_path 0"
     code, logs = launch(run, "two", LAYER, image_of(5, place=6), f"--batch_size {BATCH // 2} {flags}")

@@ -105,6 +105,9 @@ def test_it_keeps_the_outputs_of_its_classes():
 
 
 @pytest.mark.once
+@pytest.mark.parametrize(
+    "run", ["cae", *(pytest.param(m, marks=pytest.mark.slow) for m in ("mae", "simmim"))], indirect=True
+)
 def test_the_network_does_not_notice(run):
     """Bit for bit the same losses, gradients and weights, also under accumulation and drop path."""
     flags = "--batch_size 6 --accum_iter 2 --max_train_step 6 --print_freq 2"
@@ -121,6 +124,9 @@ def test_the_network_does_not_notice(run):
 
 @pytest.mark.once
 @pytest.mark.long
+@pytest.mark.parametrize(
+    "run", ["mae", *(pytest.param(m, marks=pytest.mark.slow) for m in ("cae", "simmim"))], indirect=True
+)
 def test_it_learns_from_a_real_run_and_a_resume_changes_nothing(run, black_and_white):
     """Black and white can be told apart by a network that has learned nothing."""
     flags = f"--batch_size 6 --online_probe --online_probe_lr 0.01 --drop_path 0 --data_path {black_and_white}"
