@@ -20,6 +20,7 @@ from plsc_mae.data.views import TwoViewCenterCrop, TwoViewCropFlip
 from plsc_mae.errors import ConfigError, flag
 from plsc_mae.losses import alignment_loss
 from plsc_mae.masking import BlockMaskGenerator, RandomMaskGenerator, split_mask
+from plsc_mae.methods import contract
 from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task, to_pictures, visible_mean
 from plsc_mae.methods.cae_pictures import decoder_drawing, mean_patch_drawing, predict_hidden, replace_tokens
 from plsc_mae.methods.contract import ClassifierRecipe, Description, Method, PublishedSpeed, Reconstruction
@@ -492,6 +493,6 @@ CLASSIFIER = ClassifierRecipe(
     _classifier_arguments,
     models="cae_*_224",
     base_model="cae_base_patch16_224",
-    flags=lambda encoder: "" if encoder["layer_scale"] else " --layer_scale_init_value 0",
+    flags=contract.layer_scale_flag,
     norm_into_fc_norm=True,
 )

@@ -20,7 +20,14 @@ from plsc_mae.data.transforms import RandomCropFlip, ResizeCenterCrop
 from plsc_mae.errors import ConfigError, flag, remedies
 from plsc_mae.losses import channels_first
 from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task, to_pictures
-from plsc_mae.methods.contract import DEFAULT_SIZE, ClassifierRecipe, Description, Method, Reconstruction
+from plsc_mae.methods.contract import (
+    DEFAULT_SIZE,
+    ClassifierRecipe,
+    Description,
+    Method,
+    Reconstruction,
+    layer_scale_flag,
+)
 from plsc_mae.methods.masks import WithMask
 from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline, Stack
 from plsc_mae.models import registry
@@ -307,6 +314,6 @@ CLASSIFIER = ClassifierRecipe(
     _classifier_arguments,
     models="simmim_*_224",
     base_model="simmim_base_patch16_224",
-    flags=lambda encoder: "" if encoder["layer_scale"] else " --layer_scale_init_value 0",
+    flags=layer_scale_flag,
     finetune_schedule=_cosine,
 )
