@@ -1,5 +1,5 @@
-# Sourced by the other scripts, in any POSIX shell. `make_environment FOLDER REQUIREMENT...` creates a virtual environment with this project,
-# unless it already exists with the same requirements.
+# Sourced by the other scripts, in any POSIX shell. `make_environment FOLDER REQUIREMENT...` creates a virtual environment
+# with this project, unless it already exists with the same requirements. It replaces only what it has made itself.
 
 find_python() {
     for name in python3.12 python3.11 python3.10 python3.13 python3; do
@@ -19,8 +19,14 @@ make_environment() {
     if [ -f "$folder/.installed" ] && [ "$(cat "$folder/.installed")" = "$wanted" ]; then
         return
     fi
+    if [ -e "$folder" ] && [ ! -e "$folder/.made_by_plsc_mae" ] && [ ! -e "$folder/.installed" ]; then
+        echo "$folder exists, but the scripts of plsc_mae have not made it; rename or remove it" >&2
+        return 1
+    fi
     echo "installing into $folder: $*"
     rm -rf "$folder"
+    mkdir "$folder"
+    touch "$folder/.made_by_plsc_mae" # also stays if the installation is interrupted
     "$(find_python)" -m venv "$folder"
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
     printf '%s' "$wanted" >"$folder/.installed"

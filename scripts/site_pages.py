@@ -4,6 +4,7 @@
   not count. Pages without a link there come after them, by folder.
 - Documents outside docs/ that a document links become pages; other linked files of the repository are copied.
 - Each room of the package has a page of its API, made of the docstrings.
+- Chinese pages have the language zh-CN, and the words of the theme in Chinese.
 - After the build, the local links and anchors of every page are checked.
 """
 
@@ -33,6 +34,7 @@ FOLDER_TITLES = {"zh": "中文"}  # other folders of docs/ are sections under th
 LINK = re.compile(r"""(?P<before>\]\(|\b(?:src|href)=")(?P<target>[^()\s"]+)""")
 CODE = re.compile(r"(^ *```.*?^ *```|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 LIST_ITEM = re.compile(r"(?:[-*+]|\d+[.)]) ")
+CHINESE = re.compile(r"^zh/|\.zh-cn\.md$")  # pages of the site in Chinese
 
 logger = logging.getLogger("mkdocs.hooks.site_pages")
 
@@ -240,6 +242,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     sources = {place: path for path, place in documents().items()}
     path = sources.get(page.file.src_uri)
     return markdown if path is None else site_markdown(markdown, path)
+
+
+def on_page_context(context: Any, page: Page, config: MkDocsConfig, nav: Any) -> None:
+    """Set the language of the theme's own words."""
+    config.theme["language"] = "zh" if CHINESE.search(page.file.src_uri) else "en"
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Name the script of a Chinese page, so that browsers choose simplified characters."""
+    return output.replace('<html lang="zh"', '<html lang="zh-CN"', 1)
 
 
 def on_post_build(config: MkDocsConfig) -> None:

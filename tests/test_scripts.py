@@ -39,3 +39,15 @@ def test_sh_parses_a_script_or_hands_it_to_bash(path, tmp_path):
     stub.chmod(0o755)
     said = output(DASH, str(path), "--slow", "a b", cwd=tmp_path, PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert said == f"{path} --slow a b" if DASH != "sh" else said
+
+
+@pytest.mark.parametrize("shell", [DASH, "bash"])
+def test_an_environment_of_the_user_is_kept(shell, tmp_path):
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv/mine").touch()
+    (tmp_path / "setup.py").touch()
+    code = f". {ROOT}/scripts/environment.sh; make_environment .venv ."
+    done = subprocess.run([shell, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(".venv exists")
+    assert (tmp_path / ".venv/mine").exists()

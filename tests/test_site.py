@@ -67,6 +67,11 @@ def test_dead_links_and_downloads_are_found(pages, tmp_path):
         assert any(text in sentence for sentence in found)
 
 
+def test_chinese_pages_are_known_by_their_place_in_the_site(pages):
+    chinese = {path for path, page in pages["documents"]().items() if pages["CHINESE"].search(page)}
+    assert chinese == {ROOT / "README.zh-CN.md", *(ROOT / "docs/zh").glob("*.md")}
+
+
 @pytest.mark.slow
 def test_the_site_is_built_without_warnings(tmp_path):
     pytest.importorskip("material")
@@ -76,3 +81,5 @@ def test_the_site_is_built_without_warnings(tmp_path):
     assert done.returncode == 0, done.stderr
     for page, text in {"index.html": "tour", "tour.html": "photos", "api/api.html": "plsc_mae.api.train"}.items():
         assert text in (tmp_path / "site" / page).read_text(encoding="utf-8"), page
+    for page, language in {"tour.html": "en", "zh/tour.html": "zh-CN", "project/readme.zh-cn.html": "zh-CN"}.items():
+        assert f'<html lang="{language}"' in (tmp_path / "site" / page).read_text(encoding="utf-8"), page

@@ -18,7 +18,10 @@ from plsc_mae.analysis.fonts import drawable_names, text_style
 from plsc_mae.analysis.label_metrics import label_average_precisions, label_f1, target_errors
 
 NAMED_BARS = 30  # with more bars, rows or columns, their names are left out
+NAME_LENGTH = 24  # characters of a name in a chart
 SCATTERED = 4  # targets of a regression that are drawn
+CLASSES, LABELS, NUMBERS, CORRUPTIONS = "classes.csv", "labels.csv", "numbers.csv", "corruptions.csv"
+INDEX = "index"  # last column of the tables: number of the class, label or predicted number in charts
 Values = npt.NDArray[np.float32]
 Table = list[list[object]]  # the first row has the names of the columns
 
@@ -37,36 +40,60 @@ class Report(NamedTuple):
     charts: list[Chart]
 
 
+class _Ticks(NamedTuple):
+    """Names for the ticks of a chart, none if there are too many; and a note on the table that has the names."""
+
+    names: Sequence[str]
+    note: str
+
+
+def _ticks(names: Sequence[str], table: str, indices: Sequence[int] | None = None) -> _Ticks:
+    """Return the ticks of an axis: long names are shortened, and those that no font has are numbers such as #3.
+
+    `indices` are those of the names in `table`; None counts from 0.
+    """
+    if len(names) > NAMED_BARS:
+        return _Ticks((), f" (index in {table})")
+    indices = range(len(names)) if indices is None else indices
+    shown = [
+        name if len(name) <= NAME_LENGTH else f"#{i} {name[: NAME_LENGTH - 7]}..."
+        for i, name in zip(indices, drawable_names(names, indices), strict=True)
+    ]
+    numbered = any(new != old and new.startswith("#") for new, old in zip(shown, names, strict=True))
+    return _Ticks(shown, f" (#: index in {table})" if numbered else "")
+
+
 class Heatmap(NamedTuple):
-    """Values in percent, [rows, columns], with names of both."""
+    """Values in percent, [rows, columns], with names of both; `table` is the file that has the names of all rows."""
 
     title: str
     values: Doubles
     rows: Sequence[str]
     columns: Sequence[str]
     labels: tuple[str, str]  # of the vertical and of the horizontal axis
+    table: str
 
     def draw(self, axes: Any) -> None:
         """Draw the values as colors, from 0 (light) to 100 (dark)."""
         image = axes.imshow(self.values, cmap="Blues", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
         axes.figure.colorbar(image, ax=axes, label="%")
-        axes.set_ylabel(self.labels[0])
-        axes.set_xlabel(self.labels[1])
         axes.set_title(self.title)
-        if len(self.rows) <= NAMED_BARS:
-            rows = drawable_names(self.rows)
-            axes.set_yticks(range(len(rows)), rows, **text_style(rows))
-        if len(self.columns) <= NAMED_BARS:
-            columns = drawable_names(self.columns)
-            axes.set_xticks(range(len(columns)), columns, rotation=90, **text_style(columns))
+        rows, columns = _ticks(self.rows, self.table), _ticks(self.columns, self.table)
+        axes.set_ylabel(self.labels[0] + rows.note)
+        axes.set_xlabel(self.labels[1] + columns.note)
+        if rows.names:
+            axes.set_yticks(range(len(rows.names)), rows.names, **text_style(rows.names))
+        if columns.names:
+            axes.set_xticks(range(len(columns.names)), columns.names, rotation=90, **text_style(columns.names))
 
 
 class Bars(NamedTuple):
-    """Values in percent by name, drawn in ascending order; NaNs are left out."""
+    """Values in percent by name, drawn in ascending order without NaNs; `table` is the file that has all names."""
 
     title: str
     names: Sequence[str]
     values: Doubles
+    table: str
 
     def draw(self, axes: Any) -> None:
         """Draw a horizontal bar per value, with names if there are at most NAMED_BARS bars."""
@@ -78,9 +105,11 @@ class Bars(NamedTuple):
         axes.set_xlabel("%")
         if len(order) > NAMED_BARS:
             axes.set_yticks([])
+            axes.set_ylabel(f"{len(order)} values, by name in {self.table}")
             return
-        names = drawable_names(self.names)
-        axes.set_yticks(range(len(order)), [names[i] for i in order], **text_style(names))
+        names, note = _ticks([self.names[i] for i in order], self.table, order.tolist())
+        axes.set_ylabel(note.strip(" ()"))
+        axes.set_yticks(range(len(order)), names, **text_style(names))
 
 
 class Reliability(NamedTuple):
@@ -125,9 +154,9 @@ def class_report(logits: Values, labels: npt.NDArray[np.int64], names: Sequence[
     """
     confusion = confusion_matrix(labels, logits.argmax(axis=1), len(names))
     scores = class_scores(confusion)
-    table: Table = [["class", "images", "accuracy", "precision", "f1"]]
+    table: Table = [["class", "images", "accuracy", "precision", "f1", INDEX]]
     table += [
-        [name, int(scores.images[i]), *map(_cell, (scores.recall[i], scores.precision[i], scores.f1[i]))]
+        [name, int(scores.images[i]), *map(_cell, (scores.recall[i], scores.precision[i], scores.f1[i])), i]
         for i, name in enumerate(names)
     ]
     matrix: Table = [
@@ -142,35 +171,41 @@ def class_report(logits: Values, labels: npt.NDArray[np.int64], names: Sequence[
             names,
             names,
             ("true class", "predicted class"),
+            CLASSES,
         ),
-        Bars("accuracy by class", names, scores.recall),
+        Bars("accuracy by class", names, scores.recall, CLASSES),
         Reliability(calibration(logits, labels)),
     ]
-    return Report({"classes.csv": table, "confusion.csv": matrix}, charts)
+    return Report({CLASSES: table, "confusion.csv": matrix}, charts)
 
 
 def label_report(logits: Values, targets: Values, names: Sequence[str]) -> Report:
     """Report logits [n, K] for targets [n, K] of 0, 1 or NaN: counts, average precision and F1 per label."""
     precisions, f1 = label_average_precisions(logits, targets), label_f1(logits, targets)
-    table: Table = [["label", "positive", "negative", "unknown", "average_precision", "f1"]]
+    table: Table = [["label", "positive", "negative", "unknown", "average_precision", "f1", INDEX]]
     for i, name in enumerate(names):
         counts = [int(each.sum()) for each in (targets[:, i] > 0.5, targets[:, i] <= 0.5, np.isnan(targets[:, i]))]
-        table.append([name, *counts, _cell(precisions[i]), _cell(f1[i])])
-    return Report({"labels.csv": table}, [Bars("average precision", names, precisions), Bars("F1", names, f1)])
+        table.append([name, *counts, _cell(precisions[i]), _cell(f1[i]), i])
+    charts: list[Chart] = [
+        Bars(title, names, values, LABELS) for title, values in (("average precision", precisions), ("F1", f1))
+    ]
+    return Report({LABELS: table}, charts)
 
 
 def number_report(predicted: Values, targets: Values, names: Sequence[str]) -> Report:
     """Report predictions [n, K] for targets [n, K], which may be NaN: errors of each number, plots of the first few."""
     absolute, rooted, explained = target_errors(predicted, targets)
-    table: Table = [["number", "images", "mean_abs_error", "rmse", "r2"]]
+    table: Table = [["number", "images", "mean_abs_error", "rmse", "r2", INDEX]]
     table += [
-        [name, int(np.isfinite(targets[:, i]).sum()), *map(_cell, (absolute[i], rooted[i], explained[i]))]
+        [name, int(np.isfinite(targets[:, i]).sum()), *map(_cell, (absolute[i], rooted[i], explained[i])), i]
         for i, name in enumerate(names)
     ]
     drawn = [i for i in range(len(names)) if np.isfinite(targets[:, i]).any()][:SCATTERED]
-    titles = drawable_names([names[i] for i in drawn], drawn)
-    charts = [Scatter(title, targets[:, i], predicted[:, i]) for title, i in zip(titles, drawn, strict=True)]
-    return Report({"numbers.csv": table}, [*charts])
+    charts: list[Chart] = []
+    for i, title in zip(drawn, drawable_names([names[i] for i in drawn], drawn), strict=True):
+        shown = f"{title} (index in {NUMBERS})" if title == f"#{i}" else title
+        charts.append(Scatter(shown, targets[:, i], predicted[:, i]))
+    return Report({NUMBERS: table}, charts)
 
 
 def corruption_report(errors: Mapping[str, Sequence[float]]) -> Report:
@@ -183,11 +218,13 @@ def corruption_report(errors: Mapping[str, Sequence[float]]) -> Report:
     ]
     values = np.array(list(errors.values()))
     charts: list[Chart] = [
-        Heatmap("top-1 error", values, list(errors), list(map(str, SEVERITIES)), ("corruption", "severity")),
+        Heatmap(
+            "top-1 error", values, list(errors), list(map(str, SEVERITIES)), ("corruption", "severity"), CORRUPTIONS
+        ),
     ]
     if relative:
-        charts.append(Bars("corruption error", list(relative), np.array(list(relative.values()))))
-    return Report({"corruptions.csv": table}, charts)
+        charts.append(Bars("corruption error", list(relative), np.array(list(relative.values())), CORRUPTIONS))
+    return Report({CORRUPTIONS: table}, charts)
 
 
 def _cell(value: float) -> float | str:

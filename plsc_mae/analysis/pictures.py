@@ -15,6 +15,23 @@ from plsc_mae.data.opencv import load_opencv
 GAP = 8  # pixels between the pictures of a panel
 MIN_SIDE = 224  # smaller pictures are enlarged by a whole factor, so that labels fit and patches are visible
 LABEL_SIZE = 13  # of the font, in pixels
+MAX_COLORS = 64
+_BACKGROUND = ((255, 255, 255), (120, 120, 120))  # of a map, and of its unlabeled images
+_LIGHTNESS = (0.35, 0.88)  # in Oklab, of colors on white with white dots' outlines
+_TO_CONES = np.array(
+    (
+        (0.4122214708, 0.5363325363, 0.0514459929),
+        (0.2119034982, 0.6806995451, 0.1073969566),
+        (0.0883024619, 0.2817188376, 0.6299787005),
+    )
+)
+_TO_OKLAB = np.array(
+    (
+        (0.2104542553, 0.7936177850, -0.0040720468),
+        (1.9779984951, -2.4285922050, 0.4505937099),
+        (0.0259040371, 0.7827717662, -0.8086757660),
+    )
+)
 TILE_LABEL_SHARE = 0.11  # size of the font in a tiled panel, as a share of a picture's width
 
 
@@ -152,6 +169,34 @@ def class_colors(number: int) -> npt.NDArray[np.uint8]:
     for level in range(8):
         colors |= ((indices >> (3 * level + np.arange(3))) & 1) << (7 - level)
     return colors.astype(np.uint8)
+
+
+def distinct_colors(number: int) -> npt.NDArray[np.uint8]:
+    """Return RGB colors [number, 3] of which each is as far as possible from those before it, and from white and gray.
+
+    Distances are those of Oklab (Ottosson 2020). Colors are neither very dark nor very light; they repeat after
+    MAX_COLORS.
+    """
+    levels = np.linspace(0, 255, 9).round()
+    grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)
+    places = _oklab(grid)
+    fitting = (places[:, 0] > _LIGHTNESS[0]) & (places[:, 0] < _LIGHTNESS[1])
+    grid, places = grid[fitting], places[fitting]
+    distances = np.full(len(grid), np.inf)
+    chosen: list[int] = []
+    for place in _oklab(np.array(_BACKGROUND, np.float64)):
+        distances = np.minimum(distances, np.linalg.norm(places - place, axis=1))
+    for _ in range(min(number, MAX_COLORS)):
+        chosen.append(int(distances.argmax()))
+        distances = np.minimum(distances, np.linalg.norm(places - places[chosen[-1]], axis=1))
+    return grid[np.resize(np.array(chosen, np.int64), number)].astype(np.uint8)
+
+
+def _oklab(colors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return sRGB colors [n, 3] from 0 to 255 in Oklab (https://bottosson.github.io/posts/oklab/)."""
+    values = colors / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return np.cbrt(linear @ _TO_CONES.T) @ _TO_OKLAB.T
 
 
 def add_legend(panel: Image.Image, entries: Mapping[str, npt.NDArray[np.uint8]]) -> Image.Image:

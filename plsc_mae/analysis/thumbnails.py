@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from plsc_mae.analysis.fonts import Lettering, drawable_names
 from plsc_mae.analysis.knn import Features, unit_rows
-from plsc_mae.analysis.pictures import GAP, LABEL_SIZE, add_legend, class_colors
+from plsc_mae.analysis.pictures import GAP, LABEL_SIZE, add_legend, distinct_colors
 from plsc_mae.errors import ConfigError
 
 MapMethod = Literal["pca", "tsne", "umap"]
@@ -152,7 +152,7 @@ def map_picture(
     """
     side = len(pixels[0])
     margin, reach = side // 2 + FRAME + GAP, side + 2 * FRAME
-    colors = class_colors(len(classes) + 1)[1:]  # without black
+    colors = distinct_colors(len(classes))
     centers = (margin + places * (MAP_SIDE - 2 * margin)).round().astype(int)
     canvas = Image.new("RGB", tuple((centers.max(axis=0) + margin).tolist()), "white")
     draw = ImageDraw.Draw(canvas)

@@ -79,7 +79,7 @@ def find_training_images(config: ClassifyConfig, given: GivenImages) -> Images:
     train, val = _find_tables(config, cls, given) if cls.dense else _find_classes(config, given)
     if config.train_fraction < 1:
         train = _take_fraction(config, train, dense=cls.dense)
-    order = ClassOrder(train.classes, numbered=train.numbered and not cls.dense)
+    order = ClassOrder(train.classes, numbered=train.numbered)
     return Images(train, val, config.nb_classes or len(train.classes), order, cls().fit(train.labels))
 
 

@@ -15,7 +15,7 @@ from plsc_mae.names import escape_name
 from plsc_mae.report import sections
 from plsc_mae.report.page import page, paragraph, picture, table, write_page
 from plsc_mae.report.run_folder import RunFolder, read_run
-from plsc_mae.report.verdict import ADVICE, ADVICE_PAGE, judge
+from plsc_mae.report.verdict import ADVICE, ADVICE_PAGES, judge
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +51,11 @@ def run(config: ReportConfig) -> None:
         ("Options", sections.options(found)),
         ("Not in this report", sections.lacking(found)),
     )
-    write_page(path, page(f"Run {escape_name(found.name)}", f"{phase} {found.run}".strip(), content))
+    write_page(path, page(f"{escape_name(found.name)}: plsc-mae report", f"{phase} {found.run}".strip(), content))
     verdict = judge(found)
     print(verdict.text)
     if verdict.needs_advice:
-        print(f"{ADVICE} {ADVICE_PAGE}")
+        print(f"{ADVICE} {', '.join(ADVICE_PAGES)}")
     print(path)
 
 

@@ -27,9 +27,9 @@ from plsc_mae.commands.results import require_free, summarize
 from plsc_mae.config.features import SegprobeConfig
 from plsc_mae.data.decode import open_image
 from plsc_mae.data.display import Display
+from plsc_mae.data.list_file import CLASSES_FILE, read_class_names
 from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.data.segmentation import (
-    CLASSES_FILE,
     UNLABELED,
     MaskedImages,
     ResizeWhole,
@@ -40,7 +40,6 @@ from plsc_mae.data.segmentation import (
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.files import MARK, result_replacement, write_csv
 from plsc_mae.loading import pixel_settings
-from plsc_mae.loading.class_names import read_class_names
 from plsc_mae.loading.encoder import open_encoder
 from plsc_mae.names import as_json
 from plsc_mae.parallel.world import World

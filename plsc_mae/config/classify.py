@@ -101,6 +101,10 @@ class ClassifyConfig(TrainingConfig):
         False, "normalize images by mean and std 0.5 instead of ImageNet's statistics"
     )
 
+    crop_scale: tuple[float, float] = _augmentation(
+        (0.08, 1.0), "smallest and largest fraction of the image area in a crop of training", within="(0, 1]"
+    )
+
     pipeline_parallel: int = _parallelism(1, "pipeline stages, each with its own processes", within="[1, inf)")
     micro_batches: int | None = _parallelism(
         None, "micro-batches into which a batch is divided for the pipeline [2 per stage]", within="[1, inf)"
@@ -135,7 +139,8 @@ class ClassifyConfig(TrainingConfig):
         if self.classes and not self.eval and (self.probe != "none" or not self.finetune):
             raise ConfigError(
                 "--classes names the outputs of a trained classifier, but this run starts without one: leave it out or "
-                "give --eval or, in fine-tuning, --finetune FILE with it"
+                "give --eval or, in fine-tuning, --finetune FILE with it; the classes of a list file are named by "
+                "classes.txt beside it"
             )
         if self.eval and self.disable_eval_during_finetuning:
             raise ConfigError("--eval and --disable_eval_during_finetuning cannot be combined; leave one of them out")
@@ -273,6 +278,11 @@ class LinprobeConfig(ProbeOptions):
                 raise ConfigError(
                     f"--{name} needs features that do not change; --linear_type attentive trains the pooling"
                 )
+        if self.cache_features and self.crop_scale != type(self).crop_scale:
+            raise ConfigError(
+                "--crop_scale has no effect with --cache_features, which encodes the evaluation crop of every image; "
+                "leave one of them out"
+            )
         if self.lr_sweep and (self.clip_grad is not None or self.eval):
             other = "--eval" if self.eval else "--clip_grad"
             raise ConfigError(

@@ -102,8 +102,6 @@ class SimMIMConfig(LayerScaleOptions, WarmupRateOptions, PretrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.crop_scale[0] > self.crop_scale[1]:
-            raise ConfigError(f"crop_scale: the smallest fraction exceeds the largest, got {self.crop_scale}")
         if self.multisteps is None:
             return
         if self.lr_scheduler != "multistep":

@@ -58,6 +58,7 @@ _OPTIONS = {
     "img_res": ("input_size",),
     "resolution": ("input_size",),
     "train_crop_size": ("input_size",),
+    "scale": ("crop_scale", "crop_min_size"),
     "size": ("input_size", "image_size"),
     "workers": ("num_workers",),
     "dataloader_num_workers": ("num_workers",),

@@ -313,6 +313,10 @@ class TrainingConfig:
         pixels.check_channels(self.in_chans, self.bands, self.mean, self.std)
         if self.bands:
             object.__setattr__(self, "in_chans", len(self.bands))
+        for name in ("crop_scale", "cutmix_minmax"):  # of some methods and phases
+            low, high = getattr(self, name, None) or (0, 1)
+            if low > high:
+                raise ConfigError(f"--{name} {low:g} {high:g}: the smallest value exceeds the largest; swap them")
         if self.warmup_epochs > self.epochs:
             raise ConfigError(
                 f"warmup_epochs ({self.warmup_epochs:g}) exceeds epochs ({self.epochs}); lower --warmup_epochs"

@@ -12,6 +12,7 @@ from plsc_mae.data.pixels import RGB_CHANNELS, PixelFormat, Pixels
 
 Stacks = npt.NDArray[Any]  # [B, H, W, C], from 0 to 1
 _PERCENTILES = (2, 98)  # of each channel of an image; they become black and full brightness
+_HIDDEN, _CROSS = 128, 64  # gray levels of a hidden patch and of the cross in it
 
 
 class Display(NamedTuple):
@@ -55,6 +56,21 @@ class Display(NamedTuple):
     def _show(self, stack: Stacks) -> Stacks:
         channels = self.channels if len(self.channels) == RGB_CHANNELS else self.channels[:1] * RGB_CHANNELS
         return stack[..., list(channels)].astype(np.float32)
+
+
+def cross_out(pictures: Pixels, hidden: npt.NDArray[np.bool_]) -> Pixels:
+    """Return pictures whose hidden patches are gray with a dark cross, which cannot be mistaken for data.
+
+    Args:
+        pictures: uint8 [B, H, W, 3].
+        hidden: [B, rows, columns], True for hidden patches, which are square.
+    """
+    side = pictures.shape[1] // hidden.shape[1]
+    rows, columns = np.indices((side, side))
+    cross = np.minimum(abs(rows - columns), abs(rows + columns - side + 1)) <= side // 16
+    patch = np.where(cross, _CROSS, _HIDDEN).astype(np.uint8)
+    drawn = np.tile(patch, hidden.shape[1:])[None, :, :, None]
+    return np.where(hidden.repeat(side, axis=1).repeat(side, axis=2)[..., None], drawn, pictures)
 
 
 RGB_DISPLAY = Display()

@@ -1,4 +1,4 @@
-"""List files: a text file with a path, or a path and a label, per line."""
+"""List files: a text file with a path, or a path and a label, per line; and files with a class name per line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +18,11 @@ from plsc_mae.data.folder_walk import is_image
 from plsc_mae.data.packed.members import is_member
 from plsc_mae.data.path_table import PathTable
 from plsc_mae.errors import DataError
-from plsc_mae.file_kinds import EMPTY, REMEDIES, UTF8, first_foreign_line, read_head, recognize
-from plsc_mae.names import GBK
+from plsc_mae.file_kinds import EMPTY, REMEDIES, UTF8, first_foreign_line, read_head, recognize, require_text
+from plsc_mae.names import GBK, escape_name, gbk_text
+from plsc_mae.wording import counted
 
+CLASSES_FILE = "classes.txt"  # names the class numbers of a list file, of archives or of masks beside it
 _MAX_CLASSES = 1_000_000  # a larger number at the end of a line is not a label
 _MAX_LINE = 8192  # characters; Linux limits a path to 4096 bytes
 
@@ -127,3 +130,55 @@ def _list_remedy(entry: str) -> str:
     if is_image(entry.split()[0]) and not is_image(entry):
         return "write one path and at most one label per line, labels as numbers from 0"
     return "write paths relative to the list file, and no line of headings or comments"
+
+
+def read_label_names(file: Path, labels: npt.NDArray[np.int64], source: str) -> tuple[str, ...]:
+    """Read a name for each class number, in the order of the numbers; classes without images are allowed.
+
+    Args:
+        file: text file with one class name per line.
+        labels: class numbers [n] of the images.
+        source: list file or archives of the images, for messages.
+
+    Raises:
+        DataError: the file cannot be read, an empty line is between names, a name occurs twice, or a class has none.
+    """
+    names = read_class_names(str(file))
+    remedy = f"correct it, or rename it if it does not belong to {source}"
+    for number, name in enumerate(names):
+        if not name:
+            raise DataError(f"{file} line {number + 1} is empty; expected the name of class {number}: {remedy}")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{file} has the name '{twice[0]}' in lines {names.index(twice[0]) + 1} and "
+            f"{len(names) - names[::-1].index(twice[0])}; expected another name for each class: {remedy}"
+        )
+    if labels.max() >= len(names):
+        start = "; the labels seem to start at 1, so subtract 1 from every label" if labels.min() == 1 else ""
+        raise DataError(
+            f"{file} has {counted(len(names), 'class name')}, but {source} has labels from {labels.min()} to "
+            f"{labels.max()}; expected one name per line for each label from 0{start or f': {remedy}'}"
+        )
+    return names
+
+
+def read_class_names(path: str) -> tuple[str, ...]:
+    """Read one class name per line, in UTF-8 or, with a warning, in GBK; other bytes are escaped as in folder names.
+
+    Raises:
+        DataError: the file cannot be read or is not text.
+    """
+    try:
+        require_text(path, f"the list of classes {path}", "a text file with one class name per line", DataError)
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the class names of {path}: {error.strerror}") from None
+    text = content.decode(UTF8, errors="surrogateescape")
+    if reading := gbk_text(content):
+        text = reading
+        logger.warning(
+            "%s is not UTF-8, so its class names are read as GBK: '%s'; save it as UTF-8 if that is wrong",
+            *(path, next(line.strip() for line in reading.splitlines() if not line.isascii())),
+        )
+    return tuple(escape_name(name.strip()) for name in text.rstrip().splitlines())

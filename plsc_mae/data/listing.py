@@ -30,7 +30,7 @@ from plsc_mae.data.folder_walk import (
     scan,
 )
 from plsc_mae.data.kept_lists import kept_list
-from plsc_mae.data.list_file import read_list_file
+from plsc_mae.data.list_file import CLASSES_FILE, read_label_names, read_list_file
 from plsc_mae.data.packed.find import find_archives, has_archives_of
 from plsc_mae.data.packed.folder import PackedFolder
 from plsc_mae.data.packed.indexed import key_of
@@ -70,8 +70,8 @@ class ImageList:
         root: base folder of the paths.
         list_file: list file or CSV file with the paths and labels; empty for folders and archives.
         archives: path or pattern of the archives that hold the images; empty for others.
-        labels_are_numbers: whether the labels of archives are numbers without names.
-        label_note: sentence for the log about the labels of archives; usually "".
+        labels_are_numbers: whether the labels of a list file or of archives are numbers without names.
+        label_note: sentence for the log about the labels of a list file or of archives; usually "".
         left_out: files of the folder or archives that are not in the list.
         unreadable: record of the files that could not be decoded.
     """
@@ -97,8 +97,8 @@ class ImageList:
 
     @property
     def numbered(self) -> bool:
-        """True if the classes are the numbers of a list file or of archives, without names; also for a CSV file."""
-        return bool(self.list_file) or self.labels_are_numbers
+        """True if the classes are the numbers of a list file or of archives, which have no other names."""
+        return self.labels_are_numbers
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -147,7 +147,9 @@ def _list_source(data_path: str | Path, split: str, flag: str, *, labeled: bool)
     if source.is_file():
         entries = read_list_file(source, flag)
         classes = tuple(str(label) for label in range(entries.labels.max() + 1))
-        return ImageList(entries.paths, entries.labels, classes, str(source.parent), str(source))
+        place = str(source.parent), str(source)
+        listed = ImageList(entries.paths, entries.labels, classes, *place, labels_are_numbers=bool(classes))
+        return _with_class_names(listed) if labeled else listed
     if not source.exists():
         if (inner := split_member(str(source))) is not None:
             return _list_archives([inner[0]], inner[0], split, flag, labeled=labeled, inner=inner[1])
@@ -162,6 +164,22 @@ def _list_source(data_path: str | Path, split: str, flag: str, *, labeled: bool)
     if images is None:
         raise DataError(f"no images in {folder}{_contents(left_out)}; expected {_layouts(source, split)}")
     return images
+
+
+def _with_class_names(images: ImageList) -> ImageList:
+    """Return images whose class numbers have the names in classes.txt beside their list file or archives, if any.
+
+    Raises:
+        DataError: see `read_label_names`.
+    """
+    file = Path(images.root) / CLASSES_FILE
+    if not images.numbered or not file.is_file():
+        return images
+    names = read_label_names(file, images.labels, images.source)
+    note = f"the classes are named by {file}"
+    if images.label_note:
+        note = f"{images.label_note}; {note}"
+    return replace(images, classes=names, labels_are_numbers=False, label_note=note)
 
 
 def has_split(data_path: str | Path, split: str) -> bool:
@@ -245,7 +263,7 @@ def _labeled_list(
     with contextlib.suppress(*() if labeled else (DataError,)):
         numbers, classes = table.classes_of(paths, source)
     order = np.argsort(numbers, kind="stable") if table.sorts_by_class else np.arange(len(paths))
-    return ImageList(
+    images = ImageList(
         PathTable(paths[i] for i in order.tolist()),
         numbers[order] if labeled else unlabeled,
         tuple(map(escape_name, classes)) if labeled else (),
@@ -255,6 +273,7 @@ def _labeled_list(
         label_note=table.label_note if labeled else "",
         left_out=left_out,
     )
+    return _with_class_names(images)
 
 
 # --------------------------------------------------------------------------------------------------- folders

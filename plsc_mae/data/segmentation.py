@@ -27,7 +27,6 @@ from plsc_mae.wording import counted, span
 
 IMAGES, MASKS = "images", ("masks", "annotations")
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation")}
-CLASSES_FILE = "classes.txt"
 UNLABELED = -1
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B")  # Pillow's modes of one band, without transparency
 _GRAY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow stretches gray PNGs of 2 and 4 bits to 0..255

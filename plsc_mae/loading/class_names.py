@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 from plsc_mae.data.cifar import CifarImages
 from plsc_mae.data.classes import ClassOrder, LabeledImages, Reference, label_warnings, match_images, sorted_as_text
 from plsc_mae.data.imagefolder import ImageList
+from plsc_mae.data.list_file import CLASSES_FILE, read_class_names
 from plsc_mae.errors import CheckpointError, DataError, flag, remedies
-from plsc_mae.file_kinds import UTF8, require_text
-from plsc_mae.names import escape_controls, escape_name, gbk_text
+from plsc_mae.names import escape_controls
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.dialects.base import tensor_of_rank
 from plsc_mae.wording import counted, span
@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _BIASES = ("head.bias", "head.1.bias")  # of classifiers and of probes, in every dialect
 _SWEEP = "head.linears."
+_CHANGES_SHOWN = 3
 
 AnyImages = TypeVar("AnyImages", ImageList, CifarImages)
 
@@ -56,13 +57,25 @@ def read_head(stored: Checkpoint, names_file: str = "") -> Head:
     known = stored_names(stored, count)
     if names_file:
         given = _read_names(names_file, count)
-        if given != known and sorted(given) == sorted(known):
-            logger.warning(
-                "--classes %s has the names stored in %s in a different order; using the order of --classes",
-                *(names_file, stored.path),
-            )
+        _warn_of_other_names(given, known, names_file, str(stored.path))
         known = given
     return Head(count, known, str(stored.path))
+
+
+def _warn_of_other_names(given: Sequence[str], known: Sequence[str], names_file: str, path: str) -> None:
+    """Warn if --classes replaces stored names; numbers in their order, as of a list file, are no names."""
+    changed = [i for i, (name, old) in enumerate(zip(given, known, strict=False)) if name != old]
+    if not changed or list(known) == [str(i) for i in range(len(known))]:
+        return
+    same = sorted(given) == sorted(known)
+    examples = [f"output {i} is '{given[i]}' instead of '{known[i]}'" for i in changed[:_CHANGES_SHOWN]]
+    more = f" and {len(changed) - _CHANGES_SHOWN} more" if len(changed) > _CHANGES_SHOWN else ""
+    logger.warning(
+        "--classes %s has %s; using those of --classes%s",
+        names_file,
+        f"the names stored in {path} in a different order" if same else f"other names than those stored in {path}",
+        f": {', '.join(examples)}{more}; leave out --classes to keep the stored {'order' if same else 'names'}",
+    )
 
 
 def count_classes(stored: Checkpoint) -> int:
@@ -128,7 +141,7 @@ def number_by_outputs(images: AnyImages, head: Head) -> AnyImages:
         logger.warning("%s", sentence)
     if head.names:
         remedy = (
-            "rename or remove their folders, or give the names of the classifier's outputs with --classes FILE, "
+            "rename or remove them in the data, or give the names of the classifier's outputs with --classes FILE, "
             "one per line"
         )
         labels, note = match_images(images, Reference(head.names, head.source, remedy))
@@ -159,7 +172,8 @@ def head_to_keep(stored: Checkpoint, count: int, classes: ClassOrder, names_file
         if names_file:
             raise CheckpointError(
                 f"{flag('classes')} {names_file} names the outputs of a classifier, but {stored.path} has no head; "
-                f"leave out {flag('classes')}: a new head is named after the classes of the data"
+                f"leave out {flag('classes')}: a new head is named after the classes of the data, for a list file by "
+                f"{CLASSES_FILE} beside it"
             )
         return None
     head = read_head(stored, names_file)
@@ -225,24 +239,3 @@ def _read_names(path: str, count: int) -> tuple[str, ...]:
             "classifier"
         )
     return names
-
-
-def read_class_names(path: str) -> tuple[str, ...]:
-    """Read one class name per line, in UTF-8 or, with a warning, in GBK; other bytes are escaped as in folder names.
-
-    Raises:
-        DataError: the file cannot be read or is not text.
-    """
-    try:
-        require_text(path, f"the list of classes {path}", "a text file with one class name per line", DataError)
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the class names of {path}: {error.strerror}") from None
-    text = content.decode(UTF8, errors="surrogateescape")
-    if reading := gbk_text(content):
-        text = reading
-        logger.warning(
-            "%s is not UTF-8, so its class names are read as GBK: '%s'; save it as UTF-8 if that is wrong",
-            *(path, next(line.strip() for line in reading.splitlines() if not line.isascii())),
-        )
-    return tuple(escape_name(name.strip()) for name in text.rstrip().splitlines())

@@ -18,9 +18,9 @@ from plsc_mae.data.pixels import per_channel
 from plsc_mae.errors import CheckpointError, flag
 from plsc_mae.loading.class_names import head_to_keep
 from plsc_mae.loading.completeness import BESIDE_THE_ENCODER, refuse_unsupported, require_complete
-from plsc_mae.loading.encoder import newer_parts, stated_heads, stored_statistics
+from plsc_mae.loading.encoder import newer_parts, stored_statistics
 from plsc_mae.loading.positions import PositionFit
-from plsc_mae.loading.training_config import trained_eps
+from plsc_mae.loading.training_config import stated_heads, trained_eps
 from plsc_mae.methods import load_recipe
 from plsc_mae.methods.classify import build_normalize
 from plsc_mae.methods.label_kinds import KINDS, stored_kind
@@ -197,7 +197,7 @@ def warn_of_eps(encoder: VisionTransformer, stored: Checkpoint) -> None:
 def _warn_of_other_settings(model: ImageClassifier, stored: Checkpoint) -> None:
     """Warn if a file states another epsilon or number of heads, with which its weights compute another function."""
     warn_of_eps(model.encoder, stored)
-    trained = stated_heads(stored, model.encoder.embed_dim)
+    trained = stated_heads(stored, "num_heads", model.encoder.embed_dim)
     if trained not in (None, model.num_heads):
         logger.warning(
             "%s was trained with %d attention heads, but the network has %d, so its features differ; give %s %d",

@@ -16,10 +16,9 @@ from plsc_mae.data.transforms import IMAGENET_MEAN, IMAGENET_STD, INCEPTION_MEAN
 from plsc_mae.errors import CheckpointError, ConfigError, remedies
 from plsc_mae.loading.completeness import BESIDE_THE_ENCODER, LIBRARY_REMEDY, refuse_unsupported, require_complete
 from plsc_mae.loading.positions import PositionFit, computed_grid, computed_kind, size_remedy
-from plsc_mae.loading.training_config import set_final_eps, trained_eps, training_config
+from plsc_mae.loading.training_config import set_final_eps, stated_heads, trained_eps, training_config
 from plsc_mae.methods import load_method
 from plsc_mae.methods.contract import DEFAULT_SIZE
-from plsc_mae.models.registry import VARIANTS
 from plsc_mae.models.vit import Positions, VisionTransformer, check_heads, pair, patch_grid
 from plsc_mae.weights import Checkpoint, LoadReport
 from plsc_mae.weights.convert import decoded, recognize
@@ -173,7 +172,7 @@ def infer_encoder_arguments(
     options = _options(stored)
     table = stored.model.get(rules.foreign_name("encoder.pos_embed"))
     _require_positions(sizes, table, rules, str(stored.path))
-    sizes["num_heads"] = num_heads or _trained_heads(options, sizes["embed_dim"]) or sizes["num_heads"]
+    sizes["num_heads"] = num_heads or stated_heads(stored, "num_heads", sizes["embed_dim"]) or sizes["num_heads"]
     if sizes["num_heads"] is None:
         raise ConfigError(
             f"{stored.path} does not store its number of heads; "
@@ -299,22 +298,3 @@ def stored_statistics(stored: Checkpoint) -> ImageStatistics | None:
 def _options(stored: Checkpoint) -> Mapping[str, Any]:
     options = stored.meta.get("args")
     return options if isinstance(options, dict) else {}
-
-
-def stated_heads(stored: Checkpoint, embed_dim: int) -> int | None:
-    """Return the number of attention heads of an encoder of width `embed_dim` that a file states; None if it does not.
-
-    The shapes of the weights do not determine it, so another number computes another function without an error.
-    """
-    return _trained_heads(_options(stored), embed_dim)
-
-
-def _trained_heads(options: Mapping[str, Any], embed_dim: int) -> int | None:
-    """Return the number of heads in stored options, else in the registered model that they name; None if unknown.
-
-    A registered model is used only if its width is `embed_dim`.
-    """
-    if options.get("num_heads"):
-        return int(options["num_heads"])
-    variant = VARIANTS.get(str(options.get("model")))
-    return variant.arguments["num_heads"] if variant and variant.arguments["embed_dim"] == embed_dim else None

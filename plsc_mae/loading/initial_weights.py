@@ -16,9 +16,8 @@ from plsc_mae.config import PretrainConfig
 from plsc_mae.errors import CheckpointError, flag
 from plsc_mae.loading.classifier_weights import based, require_encoder, warn_of_eps
 from plsc_mae.loading.completeness import COMPUTED, TEACHERS, fixed_tables
-from plsc_mae.loading.encoder import stated_heads
 from plsc_mae.loading.positions import PositionFit
-from plsc_mae.loading.training_config import stored_heads
+from plsc_mae.loading.training_config import stated_heads
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Task
 from plsc_mae.methods.contract import Method
@@ -86,9 +85,9 @@ def _other_sizes(task: Task, method: Method[Any], base: Checkpoint) -> dict[str,
 
 def _stated_heads(stored: Checkpoint, embed_dim: int, method: str) -> dict[str, int]:
     """Return the numbers of attention heads that a file states, by option; the decoder's for the same method only."""
-    found = {"num_heads": stated_heads(stored, embed_dim)}
+    found = {"num_heads": stated_heads(stored, "num_heads", embed_dim)}
     if stored.meta.get("method") == method:
-        found["decoder_num_heads"] = stored_heads(stored, "decoder_num_heads")
+        found["decoder_num_heads"] = stated_heads(stored, "decoder_num_heads", None)
     return {name: number for name, number in found.items() if number}
 
 

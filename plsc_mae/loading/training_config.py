@@ -14,6 +14,7 @@ from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.loading.positions import computed_grid
 from plsc_mae.methods import load_methods
 from plsc_mae.methods.contract import Method
+from plsc_mae.models.registry import VARIANTS
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.convert import decoded
 from plsc_mae.weights.dialects import detect, find_dialect
@@ -90,17 +91,33 @@ def _infer_config(stored: Checkpoint, heads: Mapping[str, int | None], norm_eps:
     for key in heads:
         if key not in arguments:  # a decoder without attention has no heads
             continue
-        arguments[key] = heads[key] or stored_heads(stored, key) or arguments[key]
+        width = arguments.get(key.replace("num_heads", "embed_dim"))
+        arguments[key] = heads[key] or stated_heads(stored, key, width) or arguments[key]
         if arguments[key] is None:
             raise ConfigError(f"{stored.path} does not store its number of heads; give it with --{key}")
     return method.config_of({**arguments, **_stored_options(method, stored, arguments), "norm_eps": norm_eps})
 
 
-def stored_heads(stored: Checkpoint, key: str) -> int | None:
-    """Return the number of heads that a file or folder stores beside its weights; None without one."""
+def stated_heads(stored: Checkpoint, key: str, width: int | None) -> int | None:
+    """Return the number of attention heads that a file states beside its weights; None if it does not.
+
+    The shapes of the weights do not determine it, so another number computes another function without an error. The
+    file stores the number, or the name of a registered model.
+
+    Args:
+        stored: the file.
+        key: "num_heads" or "decoder_num_heads".
+        width: width of these blocks; a registered model of another width is not used.
+    """
     options = stored.meta.get("args")
-    heads = options.get(key) if isinstance(options, dict) else None
-    return heads if isinstance(heads, int) and heads > 0 else None
+    if not isinstance(options, dict):
+        return None
+    heads = options.get(key)
+    if isinstance(heads, int) and heads > 0:
+        return heads
+    variant = VARIANTS.get(str(options.get("model")))
+    sizes = variant.arguments if variant else {}
+    return sizes.get(key) if sizes.get(key.replace("num_heads", "embed_dim")) == width else None
 
 
 def _computed_size(stored: Checkpoint) -> tuple[int, int] | None:

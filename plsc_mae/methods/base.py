@@ -1,7 +1,7 @@
 """The interface between the training loop and a method: the Task, its batches and its outputs.
 
 Methods differ in their Task (network, target, loss), transforms, defaults (plsc_mae/config) and parameter groups. The
-training loop uses only this module and never branches on a method; `contract.py` has the rest of the interface.
+training loop never branches on a method. `contract.py` has the rest of the interface.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from paddle import Tensor, nn
 
 from plsc_mae.config.training import UpdateScheduleOptions
-from plsc_mae.data.display import RGB_DISPLAY, Display
+from plsc_mae.data.display import RGB_DISPLAY, Display, cross_out
 from plsc_mae.data.pixels import RGB_CHANNELS
 from plsc_mae.methods.memory_outline import MemoryOutline
 from plsc_mae.optim import ParamGroup, Schedule, by_epochs, by_updates, weight_decay_groups
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from plsc_mae.config import TrainingConfig
     from plsc_mae.weights.reader import Checkpoint
 
-OUTPUT, LABEL = "output", "label"  # of every image, in the result of `Task.scores`
+MASKED = "masked"  # label of the picture with hidden patches
+OUTPUT, LABEL = "output", "label"  # entries of the result of `Task.scores`
 Batch = dict[str, Any]  # tensors; entries named host_* are NumPy arrays, because the device does not need them
 Pictures = dict[str, npt.NDArray[np.uint8]]
 PatchStats = Literal["original", "visible"]
@@ -45,9 +46,9 @@ class PassContext(NamedTuple):
     """Settings of one forward and backward pass.
 
     Attributes:
-        forward: the Task's `forward`, wrapped for data parallelism.
+        forward: the Task's `forward`, possibly compiled or wrapped for data parallelism.
         autocast: returns the context manager for mixed precision of a forward pass.
-        group_size: number of passes per update; the loss is divided by it before the backward pass, as in the
+        group_size: number of passes of this update; the loss is divided by it before the backward pass, as in the
             originals.
         loss_scale: factor of the loss after this division; 1 unless training is in float16.
     """
@@ -66,15 +67,16 @@ class PassContext(NamedTuple):
 class Task(nn.Layer, ABC):
     """A training objective, whose `forward(batch)` returns the loss and the values to log.
 
-    On GPUs the training loop wraps the Task in DataParallel, so every trainable parameter must be in one of its
-    sub-layers.
+    Every trainable parameter must be in `model`: the optimizer, the checkpoints and the exchange of gradients between
+    processes see no others.
 
     Attributes:
-        model: the network that checkpoints save and export.
-        gives_features: whether `forward` also returns the mean feature of every image's visible patches.
-        score_names: the results of `scores` to average.
-        display: the channels that pictures show.
-        reference_loss: name in the logs of the loss with which `trivial_losses` compare; "" without trivial losses.
+        model: the network; checkpoints contain its weights.
+        gives_features: whether `forward` of a pre-training Task also returns features: the mean over the visible
+            patches of each image.
+        score_names: names of those results of `scores` that are averaged.
+        display: channels and contrast of pictures.
+        reference_loss: name of the logged loss to which `trivial_losses` are comparable; "" for a Task without them.
     """
 
     model: nn.Layer
@@ -106,7 +108,7 @@ class Task(nn.Layer, ABC):
     def schedule(self, config: TrainingConfig, lr: float, updates_per_epoch: int) -> Schedule:
         """Return the schedule of a run whose peak learning rate is `lr`.
 
-        The schedule counts updates if the options have a warm-up in updates, else epochs.
+        The schedule counts updates if --warmup_steps is one of the options, else epochs.
 
         Raises:
             ConfigError: the schedule counts updates, and its warm-up is not shorter than the run.
@@ -135,8 +137,8 @@ class Task(nn.Layer, ABC):
     def extra_state(self) -> dict[str, Any]:
         """Return the state that a checkpoint stores besides the model, {name: value}.
 
-        A value is plain data, or a dictionary of tensors keyed by the model's parameter names. Under tensor parallelism
-        these tensors are sharded like the parameters.
+        A value is plain data, or a dictionary of tensors keyed by the names of the model's state dict. Under tensor
+        parallelism these tensors are sharded like those of the model.
         """
         return {}
 
@@ -144,11 +146,13 @@ class Task(nn.Layer, ABC):
         """Restore the state that `extra_state` returned.
 
         Raises:
-            CheckpointError: the checkpoint lacks this state, or it does not fit this run.
+            CheckpointError: the checkpoint lacks this state, or it is damaged or does not fit this run.
         """
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the scores of a validation batch, {name: float [B]} for `score_names`; the loop averages them.
+        """Return the scores of a validation batch, {name: float [B]} for `score_names`.
+
+        `OUTPUT` and `LABEL` may be further entries, see `metrics`.
 
         Raises:
             TypeError: the Task has no scores.
@@ -161,19 +165,19 @@ class Task(nn.Layer, ABC):
         return False
 
     def metrics(self, outputs: npt.NDArray[np.float32], labels: npt.NDArray[Any]) -> dict[str, float]:
-        """Return the metrics of a data set that are not means over its images, {name: value}.
+        """Return the metrics that are computed from the outputs of a whole data set, {name: value}.
 
         Args:
-            outputs: `OUTPUT` [n, K] of all images, as `scores` returned them.
+            outputs: `OUTPUT` [n, K] of all readable images, as `scores` returned them.
             labels: their `LABEL`: class numbers int64 [n], or float32 [n, K].
         """
         return {}
 
     def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
-        """Return the losses of trivial predictors on prepared batches, by their names in `analysis.trivial`.
+        """Return the losses of trivial predictors on prepared batches, by the predictors' names in `analysis.trivial`.
 
-        They have the unit of the loss `reference_loss`, so that a user can see whether the network has learned more.
-        The result is empty for a Task without `reference_loss`.
+        They are comparable to the logged loss `reference_loss`, so that a user can see whether the network has learned
+        more. The result is empty for a Task without `reference_loss`.
         """
         return {}
 
@@ -185,10 +189,10 @@ class Task(nn.Layer, ABC):
         Args:
             batch: a batch of samples from `Method.view_transform`.
             patch_stats: source of the mean and standard deviation of hidden patches, for networks that predict
-                normalized pixels: the original image, or visible neighbors.
+                normalized pixels: the original image (also for None), or visible neighbors.
 
         Raises:
-            ConfigError: `patch_stats` is set but the network does not predict normalized pixels.
+            ConfigError: `patch_stats` is set, but the pictures of this network have no such choice.
         """
         return {}
 
@@ -219,17 +223,22 @@ def visible_mean(encoded: Tensor) -> Tensor:
     return encoded.detach().astype("float32").mean(axis=1)
 
 
-def to_pictures(drawn: Mapping[str, Tensor], display: Display = RGB_DISPLAY) -> Pictures:
+def to_pictures(
+    drawn: Mapping[str, Tensor], display: Display = RGB_DISPLAY, hidden: npt.NDArray[np.bool_] | None = None
+) -> Pictures:
     """Convert pixels [B, C, H, W] by label to pictures, uint8 [B, H, W, 3] by label.
 
-    Values outside [0, 1] are clipped. Images that are not RGB are shown as `display` says.
+    Values outside [0, 1] are clipped. Images that are not RGB are shown as `display` says, and the hidden patches of
+    the picture `MASKED` are crossed out, because any color could be data.
 
     Args:
         drawn: pixels by label, the original first.
-        display: the channels to show.
+        display: channels and contrast of the pictures.
+        hidden: [B, rows, columns], True for hidden patches; None without a picture `MASKED`.
     """
     if display != RGB_DISPLAY or next(iter(drawn.values())).shape[1] != RGB_CHANNELS:
-        return display.draw({label: pixels.numpy().transpose(0, 2, 3, 1) for label, pixels in drawn.items()})
+        shown = display.draw({label: pixels.numpy().transpose(0, 2, 3, 1) for label, pixels in drawn.items()})
+        return shown if hidden is None else {**shown, MASKED: cross_out(shown[MASKED], hidden)}
     return {
         label: (pixels.clip(0, 1) * 255).round().astype("uint8").numpy().transpose(0, 2, 3, 1)
         for label, pixels in drawn.items()

@@ -21,7 +21,7 @@ from plsc_mae.errors import ConfigError, flag
 from plsc_mae.losses import alignment_loss
 from plsc_mae.masking import BlockMaskGenerator, RandomMaskGenerator, split_mask
 from plsc_mae.methods import contract
-from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task, to_pictures, visible_mean
+from plsc_mae.methods.base import MASKED, Batch, PatchStats, Pictures, StepOutput, Task, to_pictures, visible_mean
 from plsc_mae.methods.cae_pictures import decoder_drawing, mean_patch_drawing, predict_hidden, replace_tokens
 from plsc_mae.methods.contract import ClassifierRecipe, Description, Method, PublishedSpeed, Reconstruction
 from plsc_mae.methods.masks import MaskDraw, WithMask
@@ -66,7 +66,7 @@ class CAETask(Task):
         target: computes the prediction targets; it has no trained parameters.
         normalize: converts the network's view to normalized floats.
         num_masked: number M of hidden patches of an image.
-        config: the options; read for weight and kind of the alignment loss, and the tokenizer's folder.
+        config: the options of the run.
     """
 
     model: ContextAutoencoder
@@ -102,11 +102,11 @@ class CAETask(Task):
         return StepOutput(loss, {**logs, **losses}, features)
 
     def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
-        """Return the losses of the target's trivial predictors; they compare with the loss without its alignment."""
+        """Return the losses of the target's trivial predictors, comparable to the loss without its alignment term."""
         return self.target.trivial_losses(batches)
 
     def complete_initial_weights(self, missing: Collection[str]) -> None:
-        """Start the moving average of the encoder, if there is one, as a copy of it, unless the file has it."""
+        """Start the moving average of the encoder, if there is one, as a copy of it, unless the file has all of it."""
         if any(name.startswith("alignment_encoder.") for name in missing):
             self.model.start_alignment()
 
@@ -132,7 +132,7 @@ class CAETask(Task):
                 Stack(model.decoder.blocks, hidden, hidden),
                 Stack(alignment.blocks, hidden + 1, hidden + 1, gradient=False),
             ),
-            batch=batch_size * pixels * (2 if tokenizer else 1 + FLOAT32),  # uint8 views, or one and float32 targets
+            batch=batch_size * pixels * (2 if tokenizer else 1 + FLOAT32),  # uint8 views; or one, and float32 targets
             prepare=3 * FLOAT32 * batch_size * pixels
             if tokenizer is None
             else tokenizer.working_bytes(batch_size, encoder.grid, gpu=gpu),
@@ -166,16 +166,17 @@ class CAETask(Task):
             draw, how = self._token_drawing(pixels, target)
             tokens = replace_tokens(target, ids, pred.argmax(axis=-1))
             drawn = {f"its tokens, {how}": draw(target), f"hidden tokens predicted, {how}": draw(tokens)}
-        return to_pictures({"original": pixels, "masked": masked, **drawn}, self.display)
+        shown = {"original": pixels, MASKED: masked, **drawn}
+        return to_pictures(shown, self.display, mask.numpy().reshape(-1, *grid))
 
     def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_] | None:
-        """Return the mask of `pictures`, bool [B, rows, columns]; None if tokens are predicted."""
+        """Return the mask of `pictures`, bool [B, rows, columns], True = hidden; None unless pixels are predicted."""
         if not isinstance(self.target, PixelTarget):
             return None
         return cast(npt.NDArray[np.bool_], batch["mask"].numpy().reshape(-1, *self.model.encoder.grid))
 
     def _token_drawing(self, pixels: Tensor, tokens: Tensor) -> tuple[DrawTokens, str]:
-        """Return (function that draws tokens, its name): the dVAE's decoder if its file exists, else mean patches."""
+        """Return (function that draws tokens, its name): the dVAE's decoder if it can be loaded, else mean patches."""
         model, decoder = self.model, load_decoder(self.config, self.target.num_classes)
         if decoder is not None:
             return decoder_drawing(decoder, model.encoder.grid, model.encoder.img_size), "decoded by the dVAE"
@@ -243,8 +244,8 @@ class CAE(Method[CAEConfig]):
         """Build the Task of the options: the network that they name, with their overrides, and the target.
 
         Raises:
-            ConfigError: the images are not 8-bit RGB and the targets are tokens; sizes do not fit together.
-            CheckpointError: a file of the tokenizer or the targets cannot be used.
+            ConfigError: see `Method.build_task`.
+            CheckpointError: see `Method.build_task`.
         """
         require_network(config.model, registry.CAE)
         if not config.is_rgb and config.target_mode == "clusterID":
@@ -270,7 +271,7 @@ class CAE(Method[CAEConfig]):
         return task
 
     def sketch_task(self, config: CAEConfig) -> CAETask:
-        """Build the Task with an untrained tokenizer of the published sizes instead of one from a file."""
+        """Build the Task with an untrained tokenizer, or drawn vectors, instead of those from a file."""
         named = dataclasses.replace(
             config, discrete_vae_type="random_init", discrete_vae_dtype="auto", target_path=None
         )
@@ -287,7 +288,10 @@ class CAE(Method[CAEConfig]):
         return cast(ContextAutoencoder, model)
 
     def normalize(self, config: CAEConfig) -> Normalize:
-        """Return the layer that normalizes by --mean and --std, else by 0.5 and 0.5 or by ImageNet's statistics."""
+        """Return the layer that normalizes by --mean and --std.
+
+        Without them, mean and std are ImageNet's with --imagenet_default_mean_and_std, else 0.5.
+        """
         if config.mean is None and not config.imagenet_default_mean_and_std:
             return Normalize.for_channels(config.channels, INCEPTION_MEAN, INCEPTION_STD)
         return super().normalize(config)
@@ -298,7 +302,7 @@ class CAE(Method[CAEConfig]):
         return cae_encoder(config.image_size, config.layer_scale_init_value, config.abs_pos_emb, **sizes)
 
     def train_transform(self, config: CAEConfig) -> WithMask:
-        """Return the transform to a random, randomly flipped crop (in two sizes if there is a tokenizer) and a mask."""
+        """Return the transform to a random mask and an augmented crop, in two sizes if there is a tokenizer."""
         views = TwoViewCropFlip(
             config.image_size,
             self._tokenizer_view(config),
@@ -310,18 +314,18 @@ class CAE(Method[CAEConfig]):
         return WithMask(views, self._masks(config)[0])
 
     def view_transform(self, config: CAEConfig) -> WithMask:
-        """Return the transform to the largest center crop (in two sizes if there is a tokenizer) and a mask."""
+        """Return the transform to a random mask and the largest center crop, in two sizes if there is a tokenizer."""
         views = TwoViewCenterCrop(
             config.image_size, self._tokenizer_view(config), tokenizer_interpolation=config.second_interpolation
         )
         return WithMask(views, self._masks(config)[0])
 
     def forward_macs(self, config: CAEConfig, task: Task) -> int:
-        """Count the multiply-accumulates of one image's forward pass: student and alignment target, no tokenizer."""
+        """Count the multiply-accumulates of one image's forward pass: student plus alignment, without the tokenizer."""
         return sum(self._student_and_alignment(task))
 
     def training_macs(self, config: CAEConfig, task: Task) -> int:
-        """Count the multiply-accumulates of one image: three forward passes of the student, one of the alignment."""
+        """Count the multiply-accumulates of one image: three times the student's forward pass, once the alignment's."""
         student, alignment = self._student_and_alignment(task)
         return 3 * student + alignment
 
@@ -409,7 +413,7 @@ class CAE(Method[CAEConfig]):
         return count, smallest
 
     def log_remarks(self, config: CAEConfig, task: Task) -> None:
-        """Log that the default block masks are reduced for a small grid, or warn that they hide most of the grid."""
+        """Log the reduction of default block masks for a small grid, or warn if they hide most of the grid."""
         if config.mask_generator == "random" or config.num_mask_patches is not None:
             return
         (rows, columns), (count, smallest) = self._grid(config), self._block_sizes(config)
@@ -437,11 +441,7 @@ class CAE(Method[CAEConfig]):
         return self._tokenizer_size(config) if config.target_mode == "clusterID" else None
 
     def _tokenizer_size(self, config: CAEConfig) -> tuple[int, int]:
-        """Return (height, width) in pixels of the tokenizer's view, which must have one token per patch.
-
-        Raises:
-            ConfigError: `second_input_size` is set to another size.
-        """
+        """Return (height, width) in pixels of the tokenizer's view; refuse a `second_input_size` other than that."""
         rows, columns = self._grid(config)
         wanted = (rows * STRIDE, columns * STRIDE)
         given = config.second_input_size

@@ -2,8 +2,8 @@
 
 Labels are classes, sets of labels or numbers; `label_kinds` has their losses and metrics.
 
-The code bases differ in the network and its initial weights (`ClassifierRecipe`, one per method) and in options
-(plsc_mae/config/classify.py).
+The code bases differ in the network, its initial weights and the schedule (`ClassifierRecipe`, one per method), and in
+options (plsc_mae/config).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from paddle import Tensor
 
 from plsc_mae.config import ClassifyConfig, FinetuneConfig, LinprobeConfig, TrainingConfig
 from plsc_mae.data.classes import ClassOrder
-from plsc_mae.data.classify import FinetuneAugment, evaluation_transform, linear_probe_augment
+from plsc_mae.data.classify import TINY_SIDE, FinetuneAugment, evaluation_transform, linear_probe_augment
 from plsc_mae.data.decode import SourceImage
 from plsc_mae.data.erasing import RandomErasing, erase
 from plsc_mae.data.mixup import Mixup
@@ -34,7 +34,7 @@ from plsc_mae.data.transforms import (
     Sample,
     Transform,
 )
-from plsc_mae.errors import CheckpointError, flag
+from plsc_mae.errors import CheckpointError, ConfigError, flag
 from plsc_mae.methods import load_recipe
 from plsc_mae.methods.base import LABEL, OUTPUT, Batch, StepOutput, Task
 from plsc_mae.methods.label_kinds import Classes, LabelKind, stored_kind
@@ -53,7 +53,6 @@ from plsc_mae.optim import (
 )
 from plsc_mae.weights.reader import Checkpoint
 
-CROP_SCALE = (0.08, 1.0)
 CHANGED_CLASSES = (  # advice to the user whose classes changed between two starts of a run
     "resume with the classes it was trained on, or start another run with --finetune in another --output_dir"
 )
@@ -62,12 +61,12 @@ MIX_SEED = HOST_PREFIX + "mix_seed"
 
 
 class ClassifyTask(Task):
-    """The task of predicting the labels of images; samples contain the random draws for erasing and mixing.
+    """The task of predicting the labels of images.
 
     Args:
         model: the classifier.
         normalize: converts images to the classifier's floats.
-        config: the options of label smoothing, mixing, layer-wise learning rates and averaged weights.
+        config: the options of the run.
         num_classes: number of outputs K.
         class_order: classes of the run, stored in checkpoints; None if they are unknown.
         kind: kind of the labels; None for classes.
@@ -96,7 +95,7 @@ class ClassifyTask(Task):
 
     @paddle.no_grad()
     def prepare(self, batch: Batch) -> Batch:
-        """Return the batch for `forward`: images normalized, erased and mixed, as the options ask.
+        """Return the batch for `forward`: images normalized, and erased and mixed if the samples have the draws for it.
 
         It is {"image": float [B, C, H, W], "target": class numbers [B], or float [B, K]}, or for cached features
         {"features": float [B, D], "target": the same}.
@@ -136,12 +135,15 @@ class ClassifyTask(Task):
         return {**self.kind.scores(logits, labels), OUTPUT: logits, LABEL: labels}
 
     def select_outputs(self, outputs: npt.NDArray[np.int64] | None) -> None:
-        """Restrict `scores` to the outputs with indices `outputs` [C]; label i is then outputs[i]. None undoes it."""
+        """Restrict `scores` to the outputs with indices `outputs` [C]; None lifts the restriction.
+
+        Label i then means the output `outputs[i]`.
+        """
         self._selected = None if outputs is None else paddle.to_tensor(outputs)
 
     @property
     def gathers_outputs(self) -> bool:
-        """True if some metrics are not means over images."""
+        """True unless the labels are classes."""
         return self.kind.dense
 
     def metrics(self, outputs: npt.NDArray[np.float32], labels: npt.NDArray[Any]) -> dict[str, float]:
@@ -205,7 +207,7 @@ class ClassifyTask(Task):
         """Adopt the checkpoint's order of classes or statistics of labels, and restore averaged weights if used.
 
         Raises:
-            CheckpointError: the checkpoint has other classes or another kind of labels, or lacks the averaged weights.
+            CheckpointError: see `Task.load_extra_state`.
         """
         self.kind.restore(stored_kind(stored.meta, stored.path), stored.path)
         self.class_order.restore(stored.meta.get("classes"), stored.path, CHANGED_CLASSES)
@@ -246,13 +248,22 @@ class WithMixSeed:
 
 
 def train_transform(config: ClassifyConfig) -> Transform:
-    """Return the augmentation of training images: `FinetuneAugment`, or a crop and flip for probes."""
+    """Return the augmentation of training images: `FinetuneAugment`, or a crop and flip in linear probing.
+
+    Raises:
+        ConfigError: --crop_scale is set, but the images are too small to be cropped by area.
+    """
     size = config.image_size
     if not isinstance(config, FinetuneConfig):
-        return linear_probe_augment(size, CROP_SCALE, load_recipe(config.method).probe_crop)
+        return linear_probe_augment(size, config.crop_scale, load_recipe(config.method).probe_crop)
+    if max(size) <= TINY_SIDE and config.crop_scale != type(config).crop_scale:
+        raise ConfigError(
+            f"{flag('crop_scale')} has no effect on inputs of up to {TINY_SIDE} pixels, which are padded and cropped "
+            "without resizing; leave it out"
+        )
     augment = FinetuneAugment(
         size,
-        CROP_SCALE,
+        config.crop_scale,
         interpolation=config.train_interpolation,
         rand_augment=_rand_augment(config),
         color_jitter=config.color_jitter or 0.0,
@@ -293,7 +304,10 @@ def validation_transform(config: ClassifyConfig) -> Transform:
 
 
 def build_normalize(config: ClassifyConfig) -> Normalize:
-    """Return the layer that normalizes images by --mean and --std, else by the method's statistics."""
+    """Return the layer that normalizes images by --mean and --std.
+
+    Without them, mean and std are 0.5 with --imagenet_inception_mean_and_std, else ImageNet's.
+    """
     halves = config.imagenet_inception_mean_and_std
     mean, std = (INCEPTION_MEAN, INCEPTION_STD) if halves else (IMAGENET_MEAN, IMAGENET_STD)
     return Normalize.for_channels(config.channels, config.mean or mean, config.std or std)

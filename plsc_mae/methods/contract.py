@@ -37,10 +37,10 @@ class Description(NamedTuple):
     Attributes:
         holds: the network in words.
         parts: sizes of every part except the encoder, `{part: {name: value}}`. A part with attention has a
-            "num_heads", which is None if the file does not store it.
+            "num_heads", which is None if it is unknown.
         target: the prediction target of the training.
         reconstruct_flags: flags that `plsc-mae reconstruct` needs for this file, with a leading space.
-        unknown: one sentence for each property that the file does not store.
+        unknown: sentences about properties that the file does not store.
     """
 
     holds: str
@@ -57,7 +57,7 @@ class Reconstruction(NamedTuple):
         layer: layer whose `forward(images, choice)` returns a list of tensors; images are normalized [B, C, H, W].
         choice: name of the second input: "noise", float32 [B, L], whose largest values hide their patches; or "mask",
             bool [B, L], True = hidden.
-        num_hidden: number of hidden patches of an image. A "mask" must hide this number.
+        num_hidden: number of hidden patches of an image. Some networks refuse a "mask" that hides another number.
         outputs: name and description of every output, in order.
     """
 
@@ -120,7 +120,8 @@ class Method(ABC, Generic[ConfigT]):
         """Build the Task with fresh weights.
 
         Raises:
-            ConfigError: options that do not fit together, or name no network of this method.
+            ConfigError: an option is missing, does not fit the others or the device, or names no network of this
+                method.
             CheckpointError: a file that the Task needs besides the images, such as a tokenizer, cannot be used.
         """
 
@@ -179,11 +180,11 @@ class Method(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def infer_arguments(self, stored: Checkpoint) -> dict[str, Any]:
-        """Infer the network's arguments from the shapes of its tensors.
+        """Infer the network's arguments from its tensors.
 
         Returns:
-            Network arguments by name. `img_size` is None if no tensor shows it. `num_heads` and, for a decoder with
-            attention, `decoder_num_heads` are None if no published network has this width.
+            Network arguments by name. `img_size`, the numbers of heads and the sizes of a missing decoder are None if
+            the tensors do not determine them.
 
         Raises:
             CheckpointError: a part is missing, or a tensor has a shape that the network cannot have.
@@ -191,9 +192,11 @@ class Method(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def config_of(self, arguments: dict[str, Any]) -> ConfigT:
-        """Return the options of a network for `arguments`, those of `infer_arguments` and those stored in the file.
+        """Return the options of the network with these arguments.
 
-        Entries that are None, or that are not options of this method, are ignored.
+        Args:
+            arguments: result of `infer_arguments`, updated by options stored in the file. Entries that are None, or
+                that are not options of this method, are ignored.
         """
 
     def build_network(self, config: ConfigT, stored: Checkpoint) -> nn.Layer:

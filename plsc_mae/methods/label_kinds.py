@@ -1,7 +1,6 @@
 """Kinds of labels: one class per image, several labels per image, or numbers. Each has its loss, scores and metrics.
 
-This is the only place that distinguishes them; a run, an evaluation, a prediction and an export ask a `LabelKind`.
-B batch, n images, K outputs.
+Runs, evaluations, predictions and exports ask a `LabelKind` for what differs. B batch, n images, K outputs.
 """
 
 from __future__ import annotations
@@ -29,7 +28,8 @@ from plsc_mae.losses import (
 )
 
 LABEL_KIND = "label_kind"  # entry of a checkpoint; absent for classes
-DEVIATIONS, RANKINGS = 2, 10  # of metrics that chance explains
+DEVIATIONS = 2  # standard deviations up to which chance explains a metric
+RANKINGS = 10  # random rankings whose mAP estimates that of chance
 Values = npt.NDArray[np.float32]
 
 
@@ -39,7 +39,7 @@ class LabelKind(ABC):
     Attributes:
         task: value of --task.
         dense: True if labels are float32 [B, K], with NaN for unknown ones; False if they are class numbers [B].
-        binary: True if labels [B, K] are 0 or 1.
+        binary: True if labels [B, K] are 0, 1 or NaN.
         score_names: keys of the result of `scores`.
         best_metric: the metric whose largest value marks the best checkpoint.
         perfect: its largest possible value.
@@ -81,7 +81,7 @@ class LabelKind(ABC):
 
     @abstractmethod
     def metrics(self, outputs: Values, labels: npt.NDArray[Any]) -> dict[str, float]:
-        """Return the metrics of a data set that are not means over its images; undefined metrics are absent.
+        """Return the metrics that are computed from the outputs of a whole data set; undefined metrics are absent.
 
         Args:
             outputs: [n, K].
@@ -90,7 +90,7 @@ class LabelKind(ABC):
 
     @abstractmethod
     def chance(self, labels: npt.NDArray[Any]) -> float:
-        """Return the `best_metric` that a predictor without the images exceeds in about one of 40 cases.
+        """Return the `best_metric` that a predictor without the images rarely exceeds.
 
         Args:
             labels: labels of the data set, class numbers int64 [n], or float32 [n, K].
@@ -260,7 +260,7 @@ class Numbers(LabelKind):
     def fit(self, labels: npt.NDArray[Any]) -> LabelKind:
         """Adopt mean and standard deviation of training labels [n, K], and return this kind.
 
-        The std of a constant label is taken as 1, and a label that is unknown in all images as 0.
+        The std of a constant label is taken as 1. The values of a label that is unknown in all images are taken as 0.
         """
         known = np.where(np.isfinite(labels).any(axis=0), labels.astype(np.float64), 0.0)
         std = np.nanstd(known, axis=0)
@@ -282,11 +282,11 @@ class Numbers(LabelKind):
         return {"loss": known_mean(self._squared_error(outputs, labels), labels, axis=1)}
 
     def metrics(self, outputs: Values, labels: npt.NDArray[Any]) -> dict[str, float]:
-        """Return mean absolute error, RMSE and R^2 in the units of the labels, see `analysis.label_metrics`."""
+        """Return mean absolute error and RMSE in the units of the labels, and R^2, see `analysis.label_metrics`."""
         return _defined(regression_metrics(outputs * self.std + self.mean, labels))
 
     def chance(self, labels: npt.NDArray[Any]) -> float:
-        """Return the square of two standard deviations of the correlation of unrelated numbers, 1 / sqrt(n) each."""
+        """Return the square of 2 / sqrt(n), two standard deviations of the correlation of unrelated numbers."""
         return DEVIATIONS**2 / len(labels)
 
     def report(self, outputs: Values, labels: npt.NDArray[Any], names: Sequence[str]) -> Report:
@@ -294,7 +294,7 @@ class Numbers(LabelKind):
         return number_report(outputs * self.std + self.mean, labels, names)
 
     def predict(self, outputs: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Return all numbers in their units, in the order of the outputs; `count` has no effect."""
+        """Return all numbers in their units, and their indices, in the order of the outputs; `count` has no effect."""
         values = outputs.astype("float32") * paddle.to_tensor(self.std) + paddle.to_tensor(self.mean)
         return values, paddle.arange(values.shape[1]).expand(values.shape)
 

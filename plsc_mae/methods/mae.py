@@ -65,7 +65,7 @@ SuccessorT = TypeVar("SuccessorT", bound=BeitStylePretrainConfig)
 
 
 class MAETask(Task):
-    """The task of predicting hidden patches; each sample contains the noise that determines its mask.
+    """The task of predicting the pixels of hidden patches; masks are derived from noise in the samples.
 
     Args:
         model: the autoencoder.
@@ -148,7 +148,8 @@ class MAETask(Task):
         with paddle.no_grad():
             images = self.normalize(batch["image"])
             drawn = redraw(self.model, images, batch["noise"], self.mask_ratio, patch_stats or "original")
-            return to_pictures({label: self.normalize.denormalize(x) for label, x in drawn.items()}, self.display)
+            pixels = {label: self.normalize.denormalize(x) for label, x in drawn.items()}
+            return to_pictures(pixels, self.display, self.hidden_patches(batch))
 
     @paddle.no_grad()
     def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_]:
@@ -216,7 +217,7 @@ class AutoencoderMethod(Method[AutoencoderT]):
     # Subclasses override the following methods for options that only some code bases have.
 
     def switches(self, config: AutoencoderT) -> dict[str, Any]:
-        """Return network arguments for options that only this method has."""
+        """Return the network arguments for options that `AutoencoderConfig` lacks."""
         return {}
 
     def hflip(self, config: AutoencoderT) -> float:
@@ -228,7 +229,11 @@ class AutoencoderMethod(Method[AutoencoderT]):
         return False
 
     def build_task(self, config: AutoencoderT) -> MAETask:
-        """Build the Task of the options, with the network that they name and their overrides."""
+        """Build the Task of the options: the network that they name, with their overrides.
+
+        Raises:
+            ConfigError: see `Method.build_task`.
+        """
         require_network(config.model, registry.MAE)
         self._check_mask(config)
         overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS} | self.switches(config)
@@ -255,7 +260,7 @@ class AutoencoderMethod(Method[AutoencoderT]):
         return {name: tuple(values.flatten().tolist()) for name, values in pairs.items()}
 
     def log_remarks(self, config: AutoencoderT, task: Task) -> None:
-        """Log the size of a default decoder that is larger than the encoder, and how to choose a smaller one."""
+        """If a default decoder is larger than the encoder, log both sizes and how to choose a smaller decoder."""
         if config.decoder_embed_dim is not None or config.decoder_depth is not None:
             return
         model = cast(MAETask, task).model
@@ -362,7 +367,7 @@ class AutoencoderMethod(Method[AutoencoderT]):
         }
 
     def _decoder_heads(self, stored: Checkpoint, config: AutoencoderT, width: int) -> int | None:
-        """Return the number of decoder heads; None if neither the options nor the file have it.
+        """Return the number of decoder heads; None if neither the options nor the file states it.
 
         For checkpoints of plsc_mae without this option, it follows from the stored name of the network.
         """

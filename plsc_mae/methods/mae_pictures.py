@@ -9,7 +9,7 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor
 
-from plsc_mae.methods.base import PatchStats
+from plsc_mae.methods.base import MASKED, PatchStats
 from plsc_mae.models.mae import MaskedAutoencoder
 
 _SOURCES = {
@@ -28,13 +28,13 @@ def redraw(
         images: normalized images [B, C, H, W].
         noise: uniform random numbers [B, L] that determine the masks.
         mask_ratio: fraction of masked patches.
-        patch_stats: source of the mean and std of masked patches, for models with norm_pix_loss only: "original" uses
-            the original image (information that the model lacks, but all published pictures use), "visible" estimates
-            them from visible patches.
+        patch_stats: source of the mean and std of patches, for models with norm_pix_loss only: "original" takes them
+            from the original image, which is information that the model lacks (pengzhiliang/MAE-pytorch does so too);
+            "visible" estimates them from visible patches.
 
     Returns:
-        {label: normalized images [B, C, H, W]}: original, masked (masked patches in the mean color), reconstruction
-        (for models with norm_pix_loss, the label also names the source), reconstruction + visible.
+        {label: normalized images [B, C, H, W]}: original, masked (masked patches are 0), reconstruction (for models
+        with norm_pix_loss, the label also names the source), reconstruction + visible.
     """
     training = model.training
     model.eval()
@@ -51,7 +51,7 @@ def redraw(
     pred = model.drawn(pred, statistics)
     return {
         "original": images,
-        "masked": model.unpatchify(patches * (1 - hidden)),
+        MASKED: model.unpatchify(patches * (1 - hidden)),
         label: model.unpatchify(pred),
         "reconstruction + visible": model.unpatchify(patches * (1 - hidden) + pred * hidden),
     }

@@ -33,7 +33,10 @@ class MAEPriv(BeitStyleMAE[MAEPrivConfig]):
         return config.hflip
 
     def normalize(self, config: MAEPrivConfig) -> Normalize:
-        """Return the layer that normalizes by --mean and --std, else by ImageNet's statistics or by 0.5 and 0.5."""
+        """Return the layer that normalizes by --mean and --std.
+
+        Without them, mean and std are 0.5 with --imagenet_inception_mean_and_std, else ImageNet's.
+        """
         if config.mean is None and config.imagenet_inception_mean_and_std:
             return Normalize.for_channels(config.channels, INCEPTION_MEAN, INCEPTION_STD)
         return super().normalize(config)

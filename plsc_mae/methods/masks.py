@@ -1,4 +1,4 @@
-"""Transforms that add the mask of a sample, drawn from the sample's own generator."""
+"""Transforms that add the mask of a sample, or noise for it, drawn from the sample's own generator."""
 
 from __future__ import annotations
 

@@ -19,15 +19,9 @@ from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import RandomCropFlip, ResizeCenterCrop
 from plsc_mae.errors import ConfigError, flag, remedies
 from plsc_mae.losses import channels_first
-from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task, to_pictures
-from plsc_mae.methods.contract import (
-    DEFAULT_SIZE,
-    ClassifierRecipe,
-    Description,
-    Method,
-    Reconstruction,
-    layer_scale_flag,
-)
+from plsc_mae.methods import contract
+from plsc_mae.methods.base import MASKED, Batch, PatchStats, Pictures, StepOutput, Task, to_pictures
+from plsc_mae.methods.contract import DEFAULT_SIZE, ClassifierRecipe, Description, Method, Reconstruction
 from plsc_mae.methods.masks import WithMask
 from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline, Stack
 from plsc_mae.models import registry
@@ -174,11 +168,12 @@ class SimMIMTask(Task):
         hidden = unpatchify(hidden, model.encoder.grid, model.patch_size)
         drawn = {
             "original": images,
-            "masked": images * (1 - hidden),
+            MASKED: images * (1 - hidden),
             "reconstruction": redrawn,
             "reconstruction + visible": images * (1 - hidden) + redrawn * hidden,
         }
-        return to_pictures({label: self.normalize.denormalize(x) for label, x in drawn.items()}, self.display)
+        pixels = {label: self.normalize.denormalize(x) for label, x in drawn.items()}
+        return to_pictures(pixels, self.display, self.hidden_patches(batch))
 
     def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_]:
         """Return the mask of `pictures`, bool [B, rows, columns], True = hidden."""
@@ -207,7 +202,11 @@ class SimMIMMethod(Method[SimMIMConfig]):
     parity = "simmim"
 
     def build_task(self, config: SimMIMConfig) -> SimMIMTask:
-        """Build the Task of the options, with the network that they name and their overrides."""
+        """Build the Task of the options: the network that they name, with their overrides.
+
+        Raises:
+            ConfigError: see `Method.build_task`.
+        """
         require_network(config.model, registry.SIMMIM)
         masks = self._masks(config)
         overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS}
@@ -215,7 +214,7 @@ class SimMIMMethod(Method[SimMIMConfig]):
         return SimMIMTask(cast(SimMIM, model), self.normalize(config), masks)
 
     def build_encoder(self, config: SimMIMConfig) -> VisionTransformer:
-        """Build the encoder of the network that the options name."""
+        """Build the encoder of the network that the options name, without its mask token."""
         sizes = arguments_of(config.model, **{name: getattr(config, name) for name in NETWORK_OPTIONS})
         return VisionTransformer(config.image_size, **encoder_arguments(**sizes))
 
@@ -242,7 +241,7 @@ class SimMIMMethod(Method[SimMIMConfig]):
         return {**encoder, "layer_scale_init_value": encoder["layer_scale"]}
 
     def config_of(self, arguments: dict[str, Any]) -> SimMIMConfig:
-        """Return the config that describes a `SimMIM` with these constructor arguments.
+        """Return the options that describe a `SimMIM` with these arguments, see `Method.config_of`.
 
         Mask cells have their published size (`mask_patch_size`) if it fits the patches and the image; otherwise a cell
         is one patch.
@@ -262,7 +261,7 @@ class SimMIMMethod(Method[SimMIMConfig]):
         return Reconstruction(Pixels(cast(SimMIM, network)), "mask", hidden, outputs)
 
     def describe(self, stored: Checkpoint, config: SimMIMConfig | None) -> Description:
-        """Return the description: the width of the head, and the target."""
+        """Return the description: the head's number of outputs, and the target."""
         bias = stored.model[find_dialect(stored.dialect).foreign_name("decoder.bias")]
         return Description(
             "SimMIM: encoder with mask token, and a linear head",
@@ -271,11 +270,7 @@ class SimMIMMethod(Method[SimMIMConfig]):
         )
 
     def _masks(self, config: SimMIMConfig) -> CellMaskGenerator:
-        """Return the generator of masks.
-
-        Raises:
-            ConfigError: cells do not divide the image or do not consist of whole patches; all cells would be hidden.
-        """
+        """Return the generator of masks; refuse cells that do not fit image and patches, or would all be hidden."""
         patch_size = config.patch_size or int(find_variant(config.model).arguments["patch_size"])
         cell, (rows, columns) = config.mask_patch_size, patch_grid(config.image_size, patch_size)
         if cell % patch_size or config.image_size[0] % cell or config.image_size[1] % cell:
@@ -314,6 +309,6 @@ CLASSIFIER = ClassifierRecipe(
     _classifier_arguments,
     models="simmim_*_224",
     base_model="simmim_base_patch16_224",
-    flags=layer_scale_flag,
+    flags=contract.layer_scale_flag,
     finetune_schedule=_cosine,
 )

@@ -52,7 +52,7 @@ class SweepTask(ClassifyTask):
         return [f"lr{rate:g}" for rate in self.rates]
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Compute the sum of the mean cross entropies of all layers, and log each of them as loss_RATE."""
+        """Compute the sum of the mean cross entropies of all layers, and log each, for example as "loss_lr0.1"."""
         losses = [self.loss(logits, batch["target"]).loss for logits in self.logits(batch)]
         logs = {f"loss_{name}": loss.detach() for name, loss in zip(self.names, losses, strict=True)}
         return StepOutput(paddle.add_n(losses), logs)

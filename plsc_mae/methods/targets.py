@@ -1,4 +1,4 @@
-"""The prediction targets of CAE: tokens of a dVAE, the nearest of random vectors, or pixels.
+"""The prediction targets of CAE: tokens of a dVAE, indices of random vectors, or pixels.
 
 A target computes one class or one vector per patch, and the loss of predicting it. B batch, L patches, M hidden
 patches, P patch size, C channels, K classes.
@@ -86,7 +86,7 @@ class TokenTarget(ClassTarget):
 
 
 class PixelTarget(Target):
-    """The normalized pixels of each patch (target_mode rgb of PLSC).
+    """The pixels of each patch, normalized as `kind` says (target_mode rgb of PLSC).
 
     Args:
         normalize: converts images to the network's floats.
@@ -155,10 +155,10 @@ class PixelTarget(Target):
 
 
 class VectorTarget(ClassTarget):
-    """The fixed random vector with the largest dot product with a patch's pixels (target_mode random of VIMER).
+    """The index of the fixed vector with the largest dot product with a patch (target_mode random of VIMER).
 
     Args:
-        pixels: computes the pixels [B, L, P*P*C].
+        pixels: computes the patches [B, L, P*P*C].
         vectors: [P*P*C, K], one vector per column.
     """
 
@@ -177,7 +177,7 @@ def build_target(config: CAEConfig, normalize: Normalize, patch_size: int) -> Ta
     """Build the target that the options name.
 
     Raises:
-        ConfigError: the path of the tokenizer is missing, or `decoder_num_classes` is not the target's.
+        ConfigError: an option of the target is missing, or does not fit the others or the device.
         CheckpointError: the file of the tokenizer or of the vectors cannot be used.
     """
     if config.target_mode == "clusterID":
@@ -199,10 +199,11 @@ def build_target(config: CAEConfig, normalize: Normalize, patch_size: int) -> Ta
 def load_decoder(config: CAEConfig, vocabulary: int) -> DalleDecoder | None:
     """Load the dVAE's decoder from the tokenizer's folder, for pictures.
 
-    Returns None if the folder has no decoder, or if the targets are not tokens of a tokenizer from a file.
+    Returns None if the targets are not tokens of a tokenizer from a file, or if `has_dalle` finds no decoder.
 
     Raises:
         CheckpointError: the file cannot be used, or has another vocabulary.
+        ConfigError: --discrete_vae_dtype is float16 on CPU.
     """
     folder = config.discrete_vae_weight_path
     if config.target_mode != "clusterID" or config.discrete_vae_type != "dall-e":

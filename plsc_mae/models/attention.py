@@ -17,7 +17,7 @@ from plsc_mae.models.deterministic import are_deterministic
 from plsc_mae.models.execution import on_gpu
 
 FLASH_MIN_CAPABILITY = (8, 0)  # flash attention kernels exist from Ampere on
-# Wider heads, up to 256, have no backward kernel on some chips, such as 8.6 and 8.9.
+# Wider heads, up to 256, have no backward kernel on some GPUs, such as those of compute capability 8.6 and 8.9.
 FLASH_MAX_HEAD_DIM, FLASH_HEAD_DIM_MULTIPLE = 192, 8
 _recording: ContextVar[list[Tensor] | None] = ContextVar("recording", default=None)
 
@@ -66,8 +66,7 @@ def uses_flash(head_dim: int, capability: tuple[int, int], *, half: bool, plain:
         head_dim: width of a head.
         capability: compute capability of the GPU, (major, minor); (0, 0) without one.
         half: True if q, k and v are float16 or bfloat16.
-        plain: True if something needs the softmax weights (a bias, dropout or `record_attention`), or if the backward
-            pass must repeat its bits (--deterministic).
+        plain: True with a bias, dropout, `record_attention` or --deterministic, which all require plain products.
     """
     fits = head_dim <= FLASH_MAX_HEAD_DIM and head_dim % FLASH_HEAD_DIM_MULTIPLE == 0
     return half and not plain and fits and capability >= FLASH_MIN_CAPABILITY

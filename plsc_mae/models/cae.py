@@ -1,6 +1,7 @@
-"""The context autoencoder (Chen et al. 2022), exactly as Atten4Vis/CAE computes it.
+"""The context autoencoder (Chen et al. 2022) of Atten4Vis/CAE and its ports.
 
-B batch, L patches, V visible, M hidden (L = V + M), C encoder width, D width of regressor and decoder, K classes.
+B batch, L patches, V visible, M hidden (L = V + M), C encoder width, D width of regressor and decoder, K outputs for a
+hidden patch, for example classes.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ from plsc_mae.models.vit import VisionTransformer, fixed_table, token_parameter
 class CAEOutput(NamedTuple):
     """The result of a forward pass of `ContextAutoencoder`; hidden patches are in raster order, image by image."""
 
-    logits: Tensor  # [B*M, K], the order of `tokens[mask]`
+    logits: Tensor  # [B*M, K] predictions of the targets, in the order of `tokens[mask]`
     latent: Tensor  # [B, M, D] representations of hidden patches, predicted from the visible ones
-    latent_target: Tensor  # [B, M, D] the encoder's representations of the hidden patches; without gradient
+    latent_target: Tensor  # [B, M, D] alignment target, see `ContextAutoencoder`; without gradient
     encoded: Tensor  # [B, 1 + V, C] the encoder's representations of the visible patches, class token first
 
 
@@ -119,7 +120,7 @@ class Regressor(nn.Layer):
 
 
 class TokenDecoder(nn.Layer):
-    """A classifier of hidden patches: self-attention blocks over their predicted representations, and a linear head."""
+    """The decoder of hidden patches: self-attention blocks over their predicted representations, and a linear head."""
 
     def __init__(
         self,
@@ -142,7 +143,7 @@ class TokenDecoder(nn.Layer):
         self.head = Linear(dim, num_classes)
 
     def forward(self, latent: Tensor, positions: Tensor) -> Tensor:
-        """Return logits [B, M, K] for `latent` [B, M, D] and position embeddings [B, M, D].
+        """Return outputs [B, M, K] for `latent` [B, M, D] and position embeddings [B, M, D].
 
         Without blocks only the head is applied, and the position embeddings are ignored (PLSC).
         """
@@ -157,7 +158,7 @@ class TokenDecoder(nn.Layer):
 def cae_encoder(
     img_size: int | tuple[int, ...], layer_scale_init_value: float, abs_pos_emb: bool, **sizes: Any
 ) -> VisionTransformer:
-    """Build CAE's encoder: a ViT with layer scale and with keys without bias.
+    """Build CAE's encoder: a ViT without bias of keys, and with layer scale if its initial value is positive.
 
     Its position table is learned with `abs_pos_emb`, else sin-cos with the row first. `sizes` are further arguments of
     `VisionTransformer`.
@@ -172,7 +173,7 @@ def cae_encoder(
 
 
 class ContextAutoencoder(nn.Layer):
-    """CAE: an encoder of visible patches, a regressor of hidden representations, and a decoder from these to classes.
+    """CAE: an encoder of visible patches, a regressor of hidden representations, and a decoder from these to targets.
 
     The alignment target is the encoder's own representation of the hidden patches, without gradient, because the
     original's alignment encoder shares the encoder's storage. With `dual_path_ema` > 0 a moving average of the encoder
@@ -187,14 +188,14 @@ class ContextAutoencoder(nn.Layer):
         num_heads: encoder heads.
         mlp_ratio: ratio of hidden width to block width in all MLPs.
         drop_path: stochastic depth rate of the last block of each of the three stacks.
-        layer_scale_init_value: initial layer scale of the encoder; without layer scale if not positive.
-        abs_pos_emb: whether the position table is learned; the default is the fixed sin-cos table.
+        layer_scale_init_value: initial layer scale of the encoder; 0 for no layer scale.
+        abs_pos_emb: whether the encoder's position table is learned instead of the fixed sin-cos table.
         decoder_embed_dim: width D of regressor and decoder; if it is not C, a linear layer and a norm map C to D.
         regressor_depth: regressor blocks.
         num_decoder_self_attention: decoder blocks.
         decoder_num_heads: heads of regressor and decoder.
-        decoder_num_classes: number of classes K, the size of the tokenizer's vocabulary.
-        decoder_layer_scale_init_value: initial layer scale of regressor and decoder.
+        decoder_num_classes: number of outputs K for a hidden patch, for example the size of the tokenizer's vocabulary.
+        decoder_layer_scale_init_value: initial layer scale of regressor and decoder; 0 for no layer scale.
         dual_path_ema: decay of the moving average that computes the alignment target; 0 uses the encoder itself.
         rescale_init: keep the normal initialization with rescaled residual branches. By default, as in the original,
             xavier-uniform overwrites it in every linear layer.
@@ -305,7 +306,8 @@ class ContextAutoencoder(nn.Layer):
     def forward_macs(self, num_masked: int) -> tuple[int, int]:
         """Return the multiply-accumulates of one image's forward pass as the original runs it: (student, alignment).
 
-        The student is encoder, regressor and decoder; the alignment is the encoder applied to the hidden patches.
+        The student is encoder, regressor and decoder; the alignment is the encoder applied to the hidden patches. Both
+        include the layer between encoder and regressor, if there is one.
         """
         patches = self.encoder.num_patches
         student = self.encoder.forward_macs(patches - num_masked + 1)

@@ -1,7 +1,7 @@
 """A ViT with a classification head, for fine-tuning and for probing frozen features.
 
-B batch, L patches, D width, K classes. Originals: facebookresearch/mae models_vit.py; modeling_finetune.py of
-Atten4Vis/CAE, BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch.
+B batch, L patches, D width, K outputs, for example classes. Originals: facebookresearch/mae models_vit.py;
+modeling_finetune.py of Atten4Vis/CAE, BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class AttentiveBlock(nn.Layer):
 
 
 class ParallelHeads(nn.Layer):
-    """Copies of a head's linear layer behind one batch norm, for a sweep of learning rates.
+    """Copies of a head's linear layer, all behind the head's batch norm if it has one, for a sweep of learning rates.
 
     Args:
         head: the head of a probe, a linear layer with or without a batch norm before it.
@@ -104,7 +104,7 @@ class ParallelHeads(nn.Layer):
             copy.set_state_dict(layer.state_dict())
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the logits [B, K] of every copy for pooled tokens x [B, D]."""
+        """Return the logits [B, K] of every copy for the head's input x [B, D]."""
         x = self.norm(x)
         return [layer(x) for layer in self.linears]
 
@@ -113,13 +113,13 @@ class ImageClassifier(nn.Layer):
     """A classifier of whole images: an encoder, pooling, and a linear head.
 
     Args:
-        num_classes: number of classes K.
-        global_pool: whether to average the patch tokens and normalize the mean. Otherwise the first normalized token is
-            classified: the class token if there is one, else the first patch.
-        probe: "none" trains the whole network; all others freeze the encoder. "standard" has a batch norm in the head;
-            "raw" has it instead of every layer norm behind the blocks (MAE-priv); "attentive" pools all normalized
-            tokens with a learned query, "attentive_no_parameter" with the first token as query. These two ignore
-            `global_pool` and have a batch norm after the pooling.
+        num_classes: number of outputs K.
+        global_pool: whether to classify the mean of the patch tokens. Otherwise the first token is classified: the
+            class token, if there is one.
+        probe: "none" trains the whole network; all others train the head alone, "attentive" also its pooling.
+            "standard" has a batch norm in the head; "raw" has it instead of every layer norm behind the blocks
+            (MAE-priv); "attentive" pools all normalized tokens with a learned query, "attentive_no_parameter" with the
+            first token as query. These two ignore `global_pool` and have a batch norm after the pooling.
         init_scale: factor of the head's initial weights (BEiT).
         rescale_init: divide the initial residual projections of block i by sqrt(2 (i + 1)) (BEiT).
         linear_depth: number of attentive blocks of the probe "attentive", applied to the query in turn.
@@ -192,11 +192,11 @@ class ImageClassifier(nn.Layer):
         return self._normed(self.pool(images))
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Encode images: [B, C, H, W] -> tokens [B, T + L, D], T = `encoder.num_prefix_tokens` (often 1)."""
+        """Encode images: [B, C, H, W] -> tokens [B, T + L, D], T = `encoder.num_prefix_tokens`."""
         return self.encoder.forward_features(images)
 
     def forward_macs(self) -> tuple[int, int]:
-        """Return the multiply-accumulates of one image's forward pass as (encoder, sum of pooling and head)."""
+        """Return the multiply-accumulates of one image's forward pass as (encoder, attentive blocks and head)."""
         tokens = self.encoder.num_patches + self.encoder.num_prefix_tokens
         behind = self.encoder.embed_dim * self.num_classes
         for block in getattr(self, "attentive_blocks", ()):

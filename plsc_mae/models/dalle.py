@@ -21,7 +21,7 @@ from plsc_mae.models.execution import on_cpu
 from plsc_mae.models.layers import only_declared
 
 GROUPS = 4
-STRIDE = 8  # pixels per token: the resolution is halved between groups
+STRIDE = 8  # side of a token in pixels: the resolution is halved between groups
 PIXEL_EPS = 0.1  # keeps pixels off 0 and 1, where the logit-Laplace distribution has no density
 
 ComputeDtype = Literal["auto", "float16", "float32"]
@@ -67,7 +67,10 @@ class Conv2D(nn.Layer):
 
 
 class Block(nn.Layer):
-    """A residual block: x plus `gain` times the output of four convolutions, each with a ReLU before it."""
+    """A residual block: x plus `gain` times the output of four convolutions, each with a ReLU before it.
+
+    If the block changes the number of channels, a 1x1 convolution adapts x.
+    """
 
     def __init__(self, in_chans: int, out_chans: int, kernels: Sequence[int], gain: float, dtype: str) -> None:
         super().__init__()
@@ -134,7 +137,7 @@ class _DalleNetwork(nn.Layer):
 
         Raises:
             CheckpointError: a tensor is missing, unknown or of another shape.
-            ConfigError: float16 without a GPU.
+            ConfigError: float16 on CPU.
         """
         network = cls(**sizes, compute_dtype=compute_dtype)
         own = network.state_dict()
@@ -171,7 +174,7 @@ class DalleEncoder(_DalleNetwork):
             on CPU, as in the original.
 
     Raises:
-        ConfigError: float16 without a GPU.
+        ConfigError: float16 on CPU.
     """
 
     def __init__(
@@ -208,7 +211,8 @@ class DalleEncoder(_DalleNetwork):
         """Estimate the temporary memory of `tokenize` for images of `grid` tokens, in bytes.
 
         The maximum is either the first group, whose input, output and two tensors between them have the full image
-        size, or the logits. GPUs compute the whole batch at once in 16 bits, CPUs one image at a time in 32 bits.
+        size, or the logits. The estimate is for compute_dtype auto: GPUs compute the whole batch at once in 16 bits,
+        CPUs one image at a time in 32 bits.
         """
         width, vocabulary = self.blocks["input"].w.shape[0], self.blocks["output"]["conv"].w.shape[0]
         images, number = (batch_size, 2) if gpu else (1, 4)
@@ -246,7 +250,7 @@ class DalleDecoder(_DalleNetwork):
         compute_dtype: see `DalleEncoder`; here the first convolution is the one in float32.
 
     Raises:
-        ConfigError: float16 without a GPU.
+        ConfigError: float16 on CPU.
     """
 
     def __init__(
@@ -300,7 +304,7 @@ class DalleDecoder(_DalleNetwork):
 
 
 def random_init(network: DalleEncoder | DalleDecoder, seed: int) -> None:
-    """Fill a network with random weights that depend on the seed only, for trying CAE out without a download.
+    """Fill a network with random weights drawn from `seed`, for trying CAE out without a download.
 
     Kernels are normal with variance 1 / fan-in, minus the mean of each output channel; biases are zero. Except for
     subtracting the mean, this is the initialization of openai/DALL-E. A network whose parameters have no values yet
@@ -320,7 +324,7 @@ def random_init(network: DalleEncoder | DalleDecoder, seed: int) -> None:
 
 
 def fill(parameter: Tensor, value: npt.NDArray[np.float32]) -> None:
-    """Set a parameter of any dtype to float32 values."""
+    """Set a parameter to float32 values, converted to its dtype."""
     parameter.set_value(as_dtype(paddle.to_tensor(value), parameter.dtype))
 
 

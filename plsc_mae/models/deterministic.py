@@ -1,6 +1,6 @@
 """GPU kernels that give the same bits in every run. Those that they replace add floats in the order of arrival.
 
-Found in the wheel of paddlepaddle-gpu 2.6.2 and in Paddle's source; no GPU has run this code yet.
+The flags are those of the wheel of paddlepaddle-gpu 2.6.2 and of Paddle's source; no GPU has run this code yet.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ _replaced: dict[str, Any] = {}  # values of FLAGS before the choice
 
 
 def choose_kernels(*, deterministic: bool) -> None:
-    """Choose GPU kernels that repeat their bits, or the fast ones, for the rest of this process.
+    """Choose GPU kernels that repeat their bits, or the fast ones, until the next call.
 
     Deterministic kernels need FLAGS, a fixed workspace of cuBLAS, and plain products instead of flash attention, whose
-    backward pass adds atomically. On a wheel without GPU support there is nothing to choose. Without `deterministic`,
-    flags that the user has set in the environment stay as they are.
+    backward pass adds atomically. Without `deterministic`, Paddle's flags have the values of the user's environment.
 
     Must be called before the first matrix product on a GPU, because cuBLAS reads its variable then.
     """

@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def is_eager(x: Tensor) -> bool:
-    """Return whether `x` has values, in contrast to a variable of a traced program."""
+    """Return whether `x` is an eager tensor, not a variable of a traced program."""
     return isinstance(x, paddle.Tensor)
 
 

@@ -1,4 +1,4 @@
-"""The layers of all networks: linear, patch embedding, attention, MLP, block.
+"""Layers that our ViTs share: linear, patch embedding, attention, MLP, block.
 
 B batch, N tokens, D width, H heads, P patch size, C channels. Linear weights are [in, out], as Paddle stores them.
 """
@@ -29,8 +29,8 @@ INIT_STD = 0.02
 class _CPULinear(paddle.autograd.PyLayer):
     """The function `x @ weight + bias` for 2-D `x`, with the bias gradient computed as a matrix product.
 
-    Paddle's CPU kernels add the bias in a second pass and sum its gradient element by element on one thread. These two
-    steps together take a third of the time of the two matrix products (docs/benchmarks).
+    Paddle's CPU kernels add the bias in a second pass and sum its gradient element by element on one thread: forward
+    and backward pass for [1576, 512] x [512, 2048] take 188 ms, here 132 ms (docs/benchmarks).
     """
 
     @staticmethod
@@ -108,7 +108,7 @@ def copy_to_group(exchange: TensorParallelExchange | None, x: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """A linear layer with xavier-uniform weights and zero bias (facebookresearch/mae `_init_weights`).
+    """A linear layer, initially with xavier-uniform weights and bias 0 (facebookresearch/mae `_init_weights`).
 
     Attributes:
         exchange: connects the processes that have the other rows of the weights, all of which must call `forward`; None
@@ -129,7 +129,7 @@ class Linear(nn.Linear):
 
 
 def layer_norm(dim: int, eps: float = LAYER_NORM_EPS) -> nn.LayerNorm:
-    """Build a layer norm over a last axis of width `dim`; nearly all of our ViTs have the default `eps`."""
+    """Build a layer norm over the last axis, whose width is `dim`."""
     return LayerNorm(dim, epsilon=eps)
 
 
@@ -163,7 +163,7 @@ def truncated_normal(param: Tensor, std: float = INIT_STD) -> None:
 
     Atten4Vis/CAE, BUPT-PRIV/MAE-priv and MAE-pytorch use this initialization.
     """
-    edge = math.erf(math.sqrt(0.5))  # twice the probability of (0, std)
+    edge = math.erf(math.sqrt(0.5))  # the probability of [-std, std]
     param.set_value(paddle.erfinv(paddle.uniform(param.shape, param.dtype, -edge, edge)) * (std * math.sqrt(2.0)))
 
 
@@ -205,8 +205,8 @@ def require_mask_of(patches: Tensor, mask: Tensor) -> None:
 class PatchEmbed(nn.Layer):
     """The patch embedding as a matrix product; the caller can pass a subset of the patches, such as the visible ones.
 
-    The kernel has the shape of a convolution, [D, C, P, P], as in every other code base. Its initial values are
-    xavier-uniform as a [D, C*P*P] matrix; the bias has PyTorch's default for convolutions (facebookresearch/mae).
+    The kernel has the shape of a convolution, [D, C, P, P], as in the originals. Its initial values are xavier-uniform
+    as a [D, C*P*P] matrix; the bias has PyTorch's default for convolutions (facebookresearch/mae).
     """
 
     def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:
@@ -255,7 +255,7 @@ class Attention(nn.Layer):
         attn_drop_rate: dropout rate of the softmax weights.
         qk_norm: whether a layer norm follows the projection of queries and keys in every head (Dehghani et al. 2023;
             names as in timm). All heads share its scale and shift.
-        norm_eps: eps of that norm.
+        norm_eps: eps of these norms.
 
     Attributes:
         exchange: connects the processes that have the other heads; None if all are here.
@@ -381,7 +381,7 @@ def one_per_sample(x: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _constant_ones(batch: int, dtype: Any, place: str) -> Tensor:
-    """Create ones [B, 1, 1] on the current device, which `place` names; later calls launch nothing."""
+    """Return ones [B, 1, 1] on the current device, which `place` names, from a cache whose hits launch no kernel."""
     return paddle.ones([batch, 1, 1], dtype)
 
 
@@ -447,10 +447,10 @@ class Block(Recomputable):
         Args:
             x: tokens [B, N, D].
             ids: int64 [B, M], the tokens of each sample to compute; they attend to all N.
-            bias: [H, N, N] or, with `ids`, [H, M, N], added to the logits of attention.
+            bias: [H, N, N] or, with `ids`, [H, M, N], added to the logits of attention, see `Attention.forward`.
 
         Returns:
-            [B, N, D]; with `ids` only the rows of these tokens, [B, M, D], with the same values.
+            [B, N, D]; with `ids` only the rows of these tokens, [B, M, D].
         """
         normed = self.norm1(x)
         if ids is None:
@@ -472,7 +472,7 @@ def attention_macs(attn: nn.Layer, queries: int, keys: int) -> int:
 
 
 def drop_path_rates(last: float, depth: int) -> list[float]:
-    """Return the stochastic depth rates of `depth` blocks, rising linearly from 0 to `last`."""
+    """Return the stochastic depth rates of `depth` blocks, rising linearly from 0 to `last`; a single block gets 0."""
     return [float(rate) for rate in np.linspace(0.0, last, depth)]
 
 
@@ -482,7 +482,7 @@ def scaled(branch: Tensor, gamma: Tensor | None) -> Tensor:
 
 
 def add_residual(x: Tensor, branch: Tensor) -> Tensor:
-    """Return `x` plus a branch in the dtype of `x`: the residual stream stays float32 under mixed precision."""
+    """Return `x` plus a branch in the dtype of `x`: a float32 residual stream stays float32 in mixed precision."""
     return x + in_dtype(branch, x.dtype)
 
 

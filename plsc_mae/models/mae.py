@@ -1,4 +1,4 @@
-"""The masked autoencoder (He et al. 2022), exactly as in facebookresearch/mae or one of its successors.
+"""The masked autoencoder (He et al. 2022) of facebookresearch/mae and its successors.
 
 B batch, L patches, K visible, M hidden (L = K + M), D encoder width, P patch size, C channels.
 """
@@ -29,6 +29,7 @@ from plsc_mae.models.layers import (
     initializes,
     layer_norm,
     patchify,
+    require_mask_of,
     truncated_normal,
     unpatchify,
 )
@@ -50,8 +51,9 @@ class MAEOutput(NamedTuple):
     loss: Tensor  # scalar: mean squared error over hidden patches
     pred: Tensor | None  # [B, L, P*P*C] in raster order, in the space of the targets; None with `loss_only`
     mask: Tensor  # bool [B, L], True = hidden
-    latent: Tensor  # [B, 1 + K, D], class token, if any, first; patches in the order of `Mask.ids_keep`
-    ids_restore: Tensor  # int64 [B, L]
+    # Encoded tokens [B, 1 + K, D], class token first, or [B, K, D] without one; patches as in `Mask.ids_keep`.
+    latent: Tensor
+    ids_restore: Tensor  # int64 [B, L], see `Mask`
 
 
 class HiddenPatches(NamedTuple):
@@ -59,7 +61,7 @@ class HiddenPatches(NamedTuple):
 
     pred: Tensor  # [B, M, P*P*C]
     target: Tensor  # [B, M, P*P*C]
-    latent: Tensor  # [B, 1 + K, D], see `MAEOutput`
+    latent: Tensor  # encoded tokens, see `MAEOutput`
 
 
 def hidden_patch_loss(pred: Tensor, target: Tensor) -> Tensor:
@@ -87,6 +89,9 @@ class MAEDecoder(nn.Layer):
         positions: kind of position table, see `VisionTransformer`.
         bridge_bias: whether the projection from the encoder has a bias.
         block: further arguments of `Block`.
+
+    Raises:
+        ConfigError: `embed_dim` is not a multiple of 4 and of `num_heads`.
     """
 
     def __init__(
@@ -120,8 +125,7 @@ class MAEDecoder(nn.Layer):
         Args:
             latent: encoder output [B, K, D], or [B, 1 + K, D] for a decoder with a class token.
             masks: visible and hidden patches.
-            only_masked: run the last block and the head on hidden patches only, in the order of `ids_masked`; the
-                predictions are the same at a lower cost.
+            only_masked: predict hidden patches only, in the order of `ids_masked`, at a lower cost.
 
         Returns:
             [B, L, P*P*C] in raster order, or [B, M, P*P*C] with `only_masked`.
@@ -169,7 +173,7 @@ class MaskedAutoencoder(nn.Layer):
         train_positions: whether the position tables are trained, starting from their fixed values (LiBai).
         k_bias: whether keys have a bias.
         bridge_bias: whether the projection from encoder to decoder has a bias.
-        norm_eps: eps of the blocks' layer norms; the two final norms keep 1e-6.
+        norm_eps: eps of the blocks' layer norms; that of the two final norms is 1e-6.
         pixel_norm: kind of normalization if `norm_pix_loss` is set, see `losses.normalize_patches`.
         channels_first: whether the channel changes slowest among the values of a predicted patch.
         round_down: whether the number of visible or of hidden patches is rounded down, see `masking.num_visible`.
@@ -261,9 +265,11 @@ class MaskedAutoencoder(nn.Layer):
 
         Raises:
             ValueError: the images do not have the network's number of patches, or a side is not a multiple of P; `mask`
-                does not have two axes, or hides all or no patches, or different numbers of patches per image.
+                does not have one entry per patch, or hides all or no patches, or different numbers of patches per
+                image.
         """
         if mask is not None:
+            require_mask_of(patchify(images, self.patch_size), mask)
             masks = mask_from_bool(mask)
         else:
             noise = paddle.rand([images.shape[0], self.encoder.num_patches]) if noise is None else noise
@@ -278,7 +284,7 @@ class MaskedAutoencoder(nn.Layer):
         return MAEOutput(loss, pred, masks.mask, hidden.latent, masks.ids_restore)
 
     def random_masks(self, noise: Tensor, mask_ratio: float) -> Mask:
-        """Return the masks that hide the patches with the largest noise [B, L]; `round_down` says how to round."""
+        """Return the mask that hides the patches with the largest noise [B, L] of each image."""
         return random_masking(noise, mask_ratio, self.round_down)
 
     def predict_all(self, images: Tensor, masks: Mask) -> tuple[Tensor, Tensor]:
@@ -289,13 +295,13 @@ class MaskedAutoencoder(nn.Layer):
             masks: visible and hidden patches.
 
         Returns:
-            (predictions [B, L, P*P*C] in raster order, encoded visible tokens [B, 1 + K, D]).
+            (predictions [B, L, P*P*C] in raster order, encoded tokens as in `MAEOutput.latent`).
         """
         latent = self.encoder.encode(patchify(images, self.patch_size), masks.ids_keep)
         return self.decoder(self._decoder_input(latent), masks), latent
 
     def predict_hidden(self, images: Tensor, masks: Mask) -> HiddenPatches:
-        """Encode the visible patches, predict only the hidden ones, as training does, and return both with the targets.
+        """Encode the visible patches and predict only the hidden ones, as training does.
 
         Args:
             images: [B, C, H, W], normalized.
@@ -342,10 +348,7 @@ class MaskedAutoencoder(nn.Layer):
         return HiddenPatches(pred, self.target(gather_tokens(patches, masks.ids_masked)), latent)
 
     def _target_space(self, patches: Tensor) -> Tensor:
-        """Return the pixels that targets are made of: in [0, 1] with `pixel_mean`, else `patches` unchanged.
-
-        `patches` [..., P*P*C] are those of normalized images. Normalization by `norm_pix_loss` follows later.
-        """
+        """Return the pixels that targets are made of: in [0, 1] with `pixel_mean`, else `patches` unchanged."""
         if self.pixel_mean is None or self.pixel_std is None:
             return patches
         return patches * self._per_value(self.pixel_std) + self._per_value(self.pixel_mean)

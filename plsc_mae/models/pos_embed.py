@@ -1,4 +1,4 @@
-"""Fixed position tables and their resizing (facebookresearch/mae util/pos_embed.py; Atten4Vis/CAE; MAE-pytorch)."""
+"""Fixed position tables, and resizing (facebookresearch/mae util/pos_embed.py; Atten4Vis/CAE; MAE-pytorch)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ FloatArray = npt.NDArray[np.floating]
 def sincos_2d(dim: int, grid: tuple[int, int], *, class_token: bool = False, row_first: bool = False) -> FloatArray:
     """Compute the 2-D sin-cos position table, float64 [L, D], or [1 + L, D] with a class token.
 
-    In MAE the first half of a vector encodes the column of the patch and the second half the row, sines before cosines.
-    That order looks like a mistake in the original, but released weights depend on it. In CAE and MAE-priv the halves
-    are swapped, and on a grid of h x w patches with h != w entry k encodes (k // h, k % h) instead of row and column,
-    because both originals list the coordinates with `meshgrid(w, h)`. On square grids that is (row, column).
+    In MAE the first half of a vector encodes the column of the patch and the second half the row, sines before cosines;
+    released weights depend on this order. In CAE and MAE-priv the halves are swapped, and on a grid of h x w patches
+    with h != w entry k encodes (k // h, k % h) instead of row and column, because both originals list the coordinates
+    with `meshgrid(w, h)`. On square grids that is (row, column).
 
     Args:
         dim: width D, a multiple of 4.
@@ -36,7 +36,7 @@ def sincos_2d(dim: int, grid: tuple[int, int], *, class_token: bool = False, row
 
 
 def sinusoid_1d(dim: int, count: int, *, class_token: bool = False) -> FloatArray:
-    """Compute the position table of Vaswani et al. 2017 over the raster index (pengzhiliang/MAE-pytorch).
+    """Compute the position table of Vaswani et al. 2017 over the raster index of L = `count` patches (MAE-pytorch).
 
     Returns float64 [L, D] in which sines and cosines alternate; with `class_token` [1 + L, D], the first row zero.
     """

@@ -12,7 +12,7 @@ from paddle.distributed.fleet.utils import recompute
 class Recomputable(nn.Layer):
     """A layer that can recompute its activations in the backward pass instead of storing them (Chen et al. 2016).
 
-    Gradients stay the same bit for bit, random draws included.
+    The second forward pass repeats the random draws of the first, so the gradients stay the same.
 
     Attributes:
         recompute: whether the layer recomputes its activations in training.

@@ -30,8 +30,8 @@ ENCODER_OPTIONS = ("in_chans", "patch_size", "embed_dim", "depth", "num_heads", 
 class Variant(NamedTuple):
     """A network class, written `module:name`, and the constructor arguments of this variant.
 
-    If several code bases give one name to different networks, `dialects` has the additional arguments of each; the
-    first is the default.
+    If the network depends on the code base that uses its name, `dialects` has the additional arguments of each code
+    base; the first is the default.
     """
 
     network: str
@@ -69,7 +69,7 @@ VARIANTS: dict[str, Variant] = _MAE_VARIANTS | {
     f"{name}_dec512d8b": _MAE_VARIANTS[name]
     for name in ("mae_vit_base_patch16", "mae_vit_large_patch16", "mae_vit_huge_patch14")
 }
-# The decoder of base, 512 wide with 8 blocks, is several times as large as the encoders of tiny and small.
+# The decoder of base, 512 wide with 8 blocks, is larger than the encoders of tiny and small.
 SMALL_DECODER = {"decoder_embed_dim": 192, "decoder_depth": 4, "decoder_num_heads": 3}
 VARIANTS |= {
     f"{name}_dec192d4b": Variant(MAE, {**_MAE_VARIANTS[name].arguments, **SMALL_DECODER})
@@ -211,7 +211,7 @@ def find_variant(name: str) -> Variant:
     """Return the registered network called `name`.
 
     Raises:
-        ConfigError: the name is not registered; the message has the nearest names.
+        ConfigError: the name is not registered.
     """
     if name not in VARIANTS:
         raise ConfigError(f"unknown model '{name}'{_hint(name, VARIANTS)}")
@@ -222,8 +222,7 @@ def require_network(name: str, network: str) -> None:
     """Check that the registered network `name` is of the class `network`, written `module:name`.
 
     Raises:
-        ConfigError: the name is not registered, or belongs to another class; the message has the nearest names of the
-            same purpose, which is pre-training or classification.
+        ConfigError: the name is not registered, or belongs to another class.
     """
     found = VARIANTS[name].network if name in VARIANTS else ""
     if found == network:
@@ -256,8 +255,8 @@ def nearest_models(name: str, candidates: Iterable[str]) -> list[str]:
     """Return up to three candidates that resemble a model name of this or another library, best first.
 
     Names are compared by their words and by their letters, so `vit_mae_base`, `facebook/vit-mae-base` and `ViT-B/16`
-    resemble `mae_vit_base_patch16`, as does `mae_vit_bas_patch16`. A size in the name excludes other sizes, and
-    networks of CAE and SimMIM are suggested last unless the name has that word.
+    resemble `mae_vit_base_patch16`, as does `mae_vit_bas_patch16`. A size in the name excludes other sizes. Networks of
+    CAE and SimMIM rank lower unless the name has that word.
     """
     wanted = _words(name)
     sizes = wanted & set(SIZE_WORDS.values())
@@ -274,7 +273,7 @@ def nearest_models(name: str, candidates: Iterable[str]) -> list[str]:
 
 
 def _words(name: str) -> set[str]:
-    """Split a model name into lower-case words; the sizes of `ViT-B/16` and `vit_b_16` are spelled out."""
+    """Split a model name into lower-case words, with the size and patch of `ViT-B/16` and `vit_b_16` spelled out."""
     text = re.sub(r"vit[-_]?(ti|[tsblhg])(?=[^a-z]|$)", r"vit_\1_", name.lower().rpartition("facebook/")[2])
     words = {SIZE_WORDS.get(word, word) for word in re.findall("[a-z0-9]+", text)}
     return {f"patch{word}" if word in ("14", "16") else word for word in words}
@@ -295,12 +294,11 @@ def create_model(name: str, *, dialect: str = "", **overrides: Any) -> nn.Layer:
 
     Args:
         name: a registered name, see `list_models`.
-        dialect: the code base, for names that several code bases use: `pretrain_mae_*` and `vit_*_patch16_224` exist
-            in "mae_pytorch" and in "mae_priv".
-        overrides: constructor arguments that replace the variant's; None keeps the variant's own.
+        dialect: the code base, "mae_pytorch" or "mae_priv", for names that both use; "" for the name's default.
+        overrides: constructor arguments that replace the variant's; those that are None are ignored.
 
     Raises:
-        ConfigError: an unknown name, dialect or argument, or sizes that do not fit together.
+        ConfigError: an unknown name, dialect or argument, or arguments that do not fit together.
     """
     variant = find_variant(name)
     module, _, attribute = variant.network.partition(":")

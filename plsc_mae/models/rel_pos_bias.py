@@ -53,10 +53,10 @@ class RelativePositionBias(nn.Layer):
 def resize_relative_positions(table: FloatArray, old: tuple[int, int], new: tuple[int, int]) -> FloatArray:
     """Resample a bias table [(2h-1)(2w-1) + 3, H] for another grid; the three rows of the class token are kept.
 
-    The method is that of BEiT (run_class_finetuning.py), which calls SciPy's `interp2d(kind="cubic")`. On each axis,
-    the old table's values are placed at coordinates of the new table: 0 stays at 0, and the gaps between neighbors grow
-    geometrically outward. A cubic spline through the values, one axis after the other, is evaluated at the new grid's
-    integer differences; beyond the outermost coordinate the value stays constant.
+    The method is that of BEiT (run_class_finetuning.py), which calls SciPy's `interp2d(kind="cubic")`. On each axis
+    whose length changes, the old table's values are placed at coordinates of the new table: 0 stays at 0, and the gaps
+    between neighbors grow geometrically outward. A cubic spline through the values, one axis after the other, is
+    evaluated at the new grid's integer differences; beyond the outermost coordinate the value stays constant.
 
     Args:
         table: bias table of the old grid.

@@ -50,7 +50,8 @@ class MaskTokenEncoder(VisionTransformer):
             [B, 1 + L, D] after the final norm, class token first.
 
         Raises:
-            ValueError: the mask does not have one entry per patch, or a side of the images is not a multiple of P.
+            ValueError: the mask does not have one entry per patch, a side of the images is not a multiple of P, or the
+                images do not have the network's number of patches.
         """
         patches = patchify(images, self.patch_size)
         require_mask_of(patches, mask)
@@ -83,13 +84,13 @@ class SimMIM(nn.Layer):
         num_heads: attention heads.
         mlp_ratio: ratio of the MLPs' hidden width to D.
         drop_path: stochastic depth rate of the last block.
-        layer_scale_init_value: initial layer scale; without layer scale if not positive.
+        layer_scale_init_value: initial layer scale; 0 for no layer scale.
 
     Raises:
         ConfigError: sizes that do not fit together.
     """
 
-    pixel_layer, channels_first = "decoder", True  # the layer that predicts pixels, and its order of them
+    pixel_layer, channels_first = "decoder", True  # the layer that predicts pixels, the channel slowest
 
     def __init__(
         self,
@@ -142,8 +143,7 @@ class SimMIM(nn.Layer):
     def _initialize(self) -> None:
         """Initialize as the original: truncated normal weights, with residual projections scaled down with depth.
 
-        Biases, layer norms, layer scales and the table of relative positions already have their constants. The head
-        gets PyTorch's default for convolutions.
+        The head gets PyTorch's default for convolutions.
         """
         encoder = self.encoder
         for parameter in (encoder.patch_embed.proj.weight, encoder.cls_token, encoder.mask_token):

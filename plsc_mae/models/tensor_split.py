@@ -1,6 +1,6 @@
 """Declarations by which layers state how tensor parallelism divides them (Shoeybi et al. 2019, Megatron-LM).
 
-`parallel/tensor.py` divides parameters according to them, `plan` counts memory and computation.
+`parallel/tensor.py` divides parameters according to them, and `plan` estimates memory with them.
 """
 
 from __future__ import annotations

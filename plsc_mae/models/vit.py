@@ -112,7 +112,7 @@ class VisionTransformer(nn.Layer):
         depth: number of blocks.
         num_heads: attention heads.
         mlp_ratio: ratio of the MLP's hidden width to D.
-        drop_path: stochastic depth rate of the last block; it rises linearly from 0.
+        drop_path: stochastic depth rate of the last block, see `drop_path_rates`.
         layer_scale: initial value of the layer scales; 0 for no layer scale.
         k_bias: whether keys have a bias; MAE has one, BEiT and CAE have none.
         positions: kind of position table: sin-cos with the column first (MAE) or the row first (CAE, MAE-priv), the
@@ -123,11 +123,11 @@ class VisionTransformer(nn.Layer):
         class_token: whether a class token precedes the patches.
         drop_rate: dropout rate of embedded tokens and of the outputs of attention and MLP.
         attn_drop_rate: dropout rate of the softmax weights.
-        norm_eps: eps of the blocks' layer norms (LiBai: 1e-5); the final norm keeps 1e-6.
+        norm_eps: eps of the blocks' layer norms (LiBai: 1e-5); that of the final norm is 1e-6.
         qk_norm: whether attention normalizes queries and keys, see `Attention`.
         register_tokens: number R of learned tokens between the class token and the patches (Darcet et al. 2024).
-        prefix_positions: number of tokens before the patches with a row in the position table: 0, the class token
-            alone, or class token and registers. None: the class token, if there is one.
+        prefix_positions: number of leading tokens that have a row in the position table: 0, that of class tokens, or
+            that of class and register tokens. None is the number of class tokens, 0 or 1.
 
     Raises:
         ConfigError: a side is not a multiple of the patch size, or the width not a multiple of 4 and of the number of
@@ -188,7 +188,7 @@ class VisionTransformer(nn.Layer):
         return self.grid[0] * self.grid[1]
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Encode whole images, without a mask: [B, C, H, W] -> [B, T + L, D], T = `num_prefix_tokens` (often 1)."""
+        """Encode whole images, without a mask: [B, C, H, W] -> [B, T + L, D], T = `num_prefix_tokens`."""
         return self.encode(patchify(images, self.patch_size))
 
     def forward_layers(self, images: Tensor) -> list[Tensor]:
@@ -250,7 +250,7 @@ class VisionTransformer(nn.Layer):
         return dropout(tokens, self.drop_rate if self.training else 0.0)
 
     def _prefix_tokens(self) -> list[Tensor]:
-        """Return class token [1, 1, D] and registers [1, R, D], as far as present, with their positions added."""
+        """Return those that exist of class token [1, 1, D] and registers [1, R, D], plus their positions, if any."""
         tokens, first = [], 0
         for token in (self.cls_token, self.register_tokens):
             if token is not None:

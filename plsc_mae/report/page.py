@@ -113,11 +113,15 @@ def paragraph(text: str, style: str = "") -> str:
     return f"<p{kind}>{escape(text)}</p>"
 
 
-def reference(text: str, document: str) -> str:
-    """Return a paragraph of plain text and the name of a document, which is a link if that file exists here."""
+def reference(text: str, documents: Sequence[str]) -> str:
+    """Return a paragraph of plain text and the names of documents, which are links if the files exist here."""
+    return f'<p class="sub">{escape(text)} {", ".join(map(_link, documents))}</p>'
+
+
+def _link(document: str) -> str:
+    """Return the name of a document as HTML, which is a link if that file exists here."""
     file = Path(plsc_mae.__file__).parents[1] / document
-    name = f'<a href="{escape(file.as_uri())}">{escape(document)}</a>' if file.is_file() else escape(document)
-    return f'<p class="sub">{escape(text)} {name}</p>'
+    return f'<a href="{escape(file.as_uri())}">{escape(document)}</a>' if file.is_file() else escape(document)
 
 
 def bullets(texts: Sequence[str]) -> str:

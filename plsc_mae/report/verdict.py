@@ -10,7 +10,7 @@ from plsc_mae.report.run_folder import RunFolder
 _MAIN_METRICS = {"test_acc1": " %", "test_mAP": " %", "test_r2": ""}  # one for each --task, with its unit
 Answer = Literal["yes", "in part", "not yet", "unknown"]
 ADVICE = "This is normal early in a run. Levels of the loss, plateaus and remedies:"  # for "in part" and "not yet"
-ADVICE_PAGE = "docs/read-the-curves.md"
+ADVICE_PAGES = ("docs/read-the-curves.md", "docs/zh/read-the-curves.md")
 
 
 class Verdict(NamedTuple):

@@ -60,8 +60,8 @@ def warn_of_default_network(config: TrainingConfig, n_parameters: int) -> None:
     if config.model == type(config).model and n_parameters >= MANY_PARAMETERS:
         logger.warning(
             "%s, the default of --model, has %s parameters and trains slowly without a GPU; choose a smaller --model, "
-            "or a recipe such as --config small/%s_10k",
-            *(config.model, in_millions(n_parameters), config.phase),
+            "or a recipe with one from `plsc-mae configs`",
+            *(config.model, in_millions(n_parameters)),
         )
 
 

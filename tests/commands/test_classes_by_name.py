@@ -186,6 +186,27 @@ def test_a_head_is_kept_for_the_same_classes_only(oracle, run, tmp_path):
     assert tuned("named", "x", "y", "z", flags=f"--classes {tmp_path / 'names.txt'}")[0] == 100
 
 
+def test_names_of_a_list_file_reach_checkpoint_tables_and_predictions(run, evaluate, tmp_path):
+    fill(tmp_path, "a", "b", "c")
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.txt").write_text("".join(f"{split}/{name}/0.png {i}\n" for i, name in enumerate("abc")))
+    (tmp_path / "classes.txt").write_text("pug\nchow\nhusky\n")
+    lists = f"--data_path {tmp_path}/train.txt --eval_data_path {tmp_path}/val.txt"
+    code, _, err = run(f"finetune {FLAGS} {TRAIN} --epochs 1 {lists} --output_dir {tmp_path}/out")
+    assert code == 0, err
+    best = tmp_path / "out/checkpoint-best.pd"
+    assert checkpoint_file.load(best).meta["classes"] == ["pug", "chow", "husky"]
+    (tmp_path / "classes.txt").rename(tmp_path / "names.txt")  # numbers are matched with the checkpoint's classes
+    evaluate(best, tmp_path / "val.txt", f"--save_path {tmp_path}/result")
+    rows = [line.split(",") for line in (tmp_path / "result/classes.csv").read_text().splitlines()]
+    assert [(row[0], row[-1]) for row in rows] == [("class", "index"), ("pug", "0"), ("chow", "1"), ("husky", "2")]
+    code, out, _ = run(f"predict --model_path {best} --img_path {tmp_path}/val.txt --num_workers 0 --topk 3")
+    assert code == 0
+    assert all(out.count(name) >= 3 for name in ("pug", "chow", "husky"))
+    message = refusal(run, f"finetune {FLAGS} {TRAIN} {lists} --classes {tmp_path}/names.txt --output_dir {tmp_path}/b")
+    assert "classes.txt" in message
+
+
 def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

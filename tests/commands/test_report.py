@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from plsc_mae.cli import main
-from plsc_mae.report.verdict import ADVICE, ADVICE_PAGE
+from plsc_mae.report.verdict import ADVICE, ADVICE_PAGES
 
 
 class Links(HTMLParser):
@@ -39,7 +39,7 @@ def report(folder, *flags):
 
 def assert_self_contained(text):
     found = Links(text)
-    assert all(target.startswith(("#", "data:image/")) or target.endswith(ADVICE_PAGE) for target in found.targets)
+    assert all(target.startswith(("#", "data:image/")) or target.endswith(ADVICE_PAGES) for target in found.targets)
     assert "http" not in text
     assert "url(" not in text
     assert not {"script", "link", "iframe", "object"} & set(found.tags)
@@ -63,8 +63,9 @@ def test_a_run_of_pretraining(run_dir, capsys):
     assert found.tags.count("svg") > 5
     assert found.tags.count("img") >= 2 * 2 + 1  # two images at least at two times, and a sheet
     assert "Not in this report" not in text
-    answer, *advice, path = capsys.readouterr().out.splitlines()[-3 if ADVICE_PAGE in text else -2 :]
-    assert advice == [f"{ADVICE} {ADVICE_PAGE}"] * (ADVICE_PAGE in text)
+    assert "<title>run: plsc-mae report</title>" in text
+    answer, *advice, path = capsys.readouterr().out.splitlines()[-3 if ADVICE in text else -2 :]
+    assert advice == [f"{ADVICE} {', '.join(ADVICE_PAGES)}"] * (ADVICE in text)
     assert answer in unescape(text)
     assert answer.startswith(("Yes: the loss is", "In part: the loss is", "Not yet: the loss is"))
     assert path == str(run_dir / "report.html")
@@ -77,7 +78,8 @@ def test_the_answer(run_dir, capsys, loss, answer):
     (run_dir / "log.txt").write_text(json.dumps({"epoch": 0, "step": 3, "train_loss": loss}) + "\n")
     text = report(run_dir, "--max_images", "0")
     out = capsys.readouterr().out
-    assert (ADVICE_PAGE in out) == (f">{ADVICE_PAGE}</a>" in text) == (answer != "Yes")
+    for page in ADVICE_PAGES:  # in English and in Chinese
+        assert (page in out) == (f">{page}</a>" in text) == (answer != "Yes")
     assert out.startswith(f"{answer}: the loss is {loss:.4g}")
     assert ("not below" in out) == (answer != "Yes")
 

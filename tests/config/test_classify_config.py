@@ -146,6 +146,10 @@ def test_a_probe_through_the_fine_tuning_command_has_no_rand_augment_by_default(
         (FINETUNE, "--model cae_base_patch16_224 --linear_type attentive", "give --enable_linear_eval too"),
         (LINPROBE, "--linear_depth 2", "--linear_depth 2 counts the blocks of --linear_type attentive"),
         (LINPROBE, "--mixup 0.8", "unknown flag '--mixup'"),
+        (FINETUNE, "--crop_scale 0.9 0.5", "--crop_scale 0.9 0.5: the smallest value exceeds the largest"),
+        (LINPROBE, "--crop_scale 0 1", "--crop_scale must lie in (0, 1], got 0"),
+        (FINETUNE, "--cutmix_minmax 0.8 0.2", "--cutmix_minmax 0.8 0.2: the smallest value exceeds the largest"),
+        (LINPROBE, "--cache_features --crop_scale 0.5 1", "--crop_scale has no effect with --cache_features"),
         (LINPROBE, "--method mae_pytorch", "unknown method 'mae_pytorch'"),
     ],
 )

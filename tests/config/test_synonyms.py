@@ -34,6 +34,7 @@ OPTIONS = {
         "--val_dir DIR": "'eval_data_path'",
         "--mask_ratio 0.5": "option of pretrain, not of finetune",
         "--test_only": "'eval'",
+        "--scale 0.5 1": "'crop_scale'",
     },
     "knn": {"--output_dir DIR": "'save_path'", "--checkpoint FILE": "'model_path'", "--k 5": "'nb_knn'"},
     "reconstruct": {"--data_path DIR": "'img_path'", "--checkpoint FILE": "'model_path'"},

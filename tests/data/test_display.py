@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from plsc_mae.data.depth import PixelRange
-from plsc_mae.data.display import RGB_DISPLAY, Display
+from plsc_mae.data.display import RGB_DISPLAY, Display, cross_out
 from plsc_mae.data.pixels import PixelFormat
 
 DEEP = PixelFormat(13, range=PixelRange(0, 4095))
@@ -36,6 +37,21 @@ def test_a_constant_image_and_gray():
     assert flat.shape == (1, 4, 4, 3)
     rgb = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
     assert RGB_DISPLAY.draw_pixels(rgb) is rgb
+
+
+@pytest.mark.parametrize("side", [1, 2, 4, 14, 16])
+def test_hidden_patches_are_crossed_out(side):
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 2 * side, 3 * side, 3), np.uint8)
+    hidden = np.array([[[True, False, True], [False] * 3], [[True] * 3, [False, True, True]]])
+    drawn = cross_out(pictures, hidden)
+    where = hidden.repeat(side, axis=1).repeat(side, axis=2)
+    np.testing.assert_array_equal(drawn[~where], pictures[~where])
+    patch = drawn[0, :side, :side]
+    np.testing.assert_array_equal(drawn[1, side:, side : 2 * side], patch)
+    levels = {tuple(color) for color in patch.reshape(-1, 3).tolist()}
+    assert levels == ({(64, 64, 64)} if side < 3 else {(64, 64, 64), (128, 128, 128)})
+    np.testing.assert_array_equal(patch, patch[:, ::-1])
+    assert (patch[0, 0] == 64).all()
 
 
 def test_four_channels_of_8_bits_are_shown_as_three():

@@ -6,10 +6,11 @@ import logging
 import os
 import sys
 
+import numpy as np
 import pytest
 
-from plsc_mae.data.list_file import read_list_file
-from plsc_mae.errors import ConfigError
+from plsc_mae.data.list_file import read_class_names, read_label_names, read_list_file
+from plsc_mae.errors import ConfigError, DataError
 
 GBK = os.fsdecode("狗.png".encode("gbk"))
 
@@ -27,6 +28,36 @@ def test_a_list_in_gbk_names_the_files_that_exist(tmp_path, caplog, on_disk, fou
     warned = [record.getMessage() for record in caplog.records]
     assert len(warned) == (on_disk != GBK)
     assert all(part in text for text in warned for part in ("line 2", "0xb9", "GBK", "狗.png", "UTF-8"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gbk"])
+def test_names_in_gbk_are_read_with_a_warning(tmp_path, caplog, encoding):
+    (tmp_path / "classes.txt").write_bytes("cat\r\n狗 \r\n".encode(encoding))
+    assert read_class_names(str(tmp_path / "classes.txt")) == ("cat", "狗")
+    assert ("'狗'" in caplog.text) == (encoding == "gbk")
+
+
+def test_other_bytes_are_escaped(tmp_path):
+    (tmp_path / "classes.txt").write_bytes(b"caf\xe9\n\\xb9\\xb7\n")
+    assert read_class_names(str(tmp_path / "classes.txt")) == (r"caf\xe9", r"\x5cxb9\x5cxb7")
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "mentioned"),
+    [
+        ("cat\ndog\n", (0, 2), ("2 class names", "labels from 0 to 2", "rename it")),
+        ("cat\ndog\n", (1, 2), ("2 class names", "labels from 1 to 2", "subtract 1")),
+        ("cat\n\ndog\n", (0, 1), ("line 2 is empty", "class 1")),
+        ("cat\ndog\ncat\n", (0, 1), ("'cat' in lines 1 and 3", "correct it")),
+        ("", (0, 1), ("0 class names",)),
+    ],
+)
+def test_names_that_do_not_fit_the_labels_are_refused(tmp_path, names, labels, mentioned):
+    file = tmp_path / "classes.txt"
+    file.write_text(names)
+    with pytest.raises(DataError) as error:
+        read_label_names(file, np.array(labels), "train.txt")
+    assert all(part in str(error.value) for part in (*mentioned, str(file)))
 
 
 def test_a_missing_package_of_an_archive_is_named(tmp_path, monkeypatch):

@@ -246,6 +246,21 @@ def test_names_that_are_not_utf8(tmp_path):
     assert Path(images.path(1)).read_bytes() == b"x"
 
 
+def test_a_file_beside_a_list_names_its_classes(tmp_path):
+    """It has no effect on lists without labels, on class folders, and where labels are not asked for."""
+    touch(tmp_path, "a.png", "folders/cat/0.png", "classes.txt", "folders/classes.txt")
+    for folder in (tmp_path, tmp_path / "folders"):
+        (folder / "classes.txt").write_text("pug\nchow\nhusky\n")
+    (tmp_path / "list.txt").write_text("a.png 1\na.png 0\n")
+    images = list_images(tmp_path / "list.txt", "train")
+    assert (images.classes, images.labels.tolist(), images.numbered) == (("pug", "chow", "husky"), [1, 0], False)
+    assert str(tmp_path / "classes.txt") in images.label_note
+    assert list_images(tmp_path / "list.txt", "train", labeled=False).numbered
+    assert list_images(tmp_path / "folders", "train").classes == ("cat",)
+    (tmp_path / "list.txt").write_text("a.png\n")
+    assert list_images(tmp_path / "list.txt", "train").classes == ()
+
+
 @pytest.mark.parametrize("encoding", ["gbk", "utf-8", "utf-8-sig", "latin-1", "shift-jis"])
 def test_a_list_in_any_encoding_names_files_of_that_encoding(tmp_path, encoding):
     text = "ñandú 1.png" if encoding == "latin-1" else "犬 猫.png"

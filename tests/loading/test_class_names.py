@@ -1,19 +1,43 @@
-"""Files of class names."""
+"""Class names that a user gives in place of the stored ones."""
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from plsc_mae.loading.class_names import read_class_names
+from plsc_mae.loading.class_names import read_head
+from plsc_mae.weights import Checkpoint
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gbk"])
-def test_names_in_gbk_are_read_with_a_warning(tmp_path, caplog, encoding):
-    (tmp_path / "classes.txt").write_bytes("cat\r\n狗 \r\n".encode(encoding))
-    assert read_class_names(str(tmp_path / "classes.txt")) == ("cat", "狗")
-    assert ("'狗'" in caplog.text) == (encoding == "gbk")
-
-
-def test_other_bytes_are_escaped(tmp_path):
-    (tmp_path / "classes.txt").write_bytes(b"caf\xe9\n\\xb9\\xb7\n")
-    assert read_class_names(str(tmp_path / "classes.txt")) == (r"caf\xe9", r"\x5cxb9\x5cxb7")
+@pytest.mark.parametrize(
+    ("stored", "given", "mentioned"),
+    [
+        (("cat", "dog"), ("cat", "dog"), None),
+        ((), ("cat", "dog"), None),
+        (("0", "1"), ("cat", "dog"), None),  # of a list file, which has no names
+        (
+            ("cat", "dog"),
+            ("dog", "cat"),
+            ("different order", "0 is 'dog' instead of 'cat'", "the stored order"),
+        ),
+        (
+            ("cat", "dog"),
+            ("cat", "wolf"),
+            ("other names", "1 is 'wolf' instead of 'dog'", "the stored names"),
+        ),
+    ],
+)
+def test_replaced_names_are_shown(tmp_path, caplog, stored, given, mentioned):
+    file = tmp_path / "names.txt"
+    file.write_text("\n".join(given))
+    meta = {"classes": list(stored)} if stored else {}
+    tensors = {"head.bias": np.zeros(2, np.float32)}
+    checkpoint = Checkpoint(Path("some.pd"), tensors, tensors, meta)
+    with caplog.at_level(logging.WARNING, "plsc_mae"):
+        assert read_head(checkpoint, str(file)).names == given
+    texts = [record.getMessage() for record in caplog.records]
+    assert len(texts) == (mentioned is not None)
+    assert all(part in text for text in texts for part in (*mentioned, "--classes", "some.pd"))

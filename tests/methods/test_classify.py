@@ -147,6 +147,27 @@ def picture() -> PilImage:
     return PilImage("a.png", Image.fromarray(pixels))
 
 
+@pytest.mark.parametrize("phase", [FINETUNE, LINPROBE])
+def test_the_crop_of_training(phase):
+    crops = {}
+    for name, options in {
+        "default": {},
+        "same": {"crop_scale": (0.08, 1.0)},
+        "half": {"crop_scale": (0.5, 1.0)},
+    }.items():
+        transform = train_transform(config(phase, "mae", input_size=(48,), **options))
+        assert transform.scale == options.get("crop_scale", (0.08, 1.0))
+        crops[name] = transform(picture(), np.random.default_rng(0))["image"]
+    np.testing.assert_array_equal(crops["default"], crops["same"])
+    assert (crops["default"] != crops["half"]).any()
+
+
+def test_small_inputs_have_no_crop_by_area():
+    with pytest.raises(ConfigError, match="crop_scale has no effect on inputs of up to 32 pixels"):
+        train_transform(config(FINETUNE, "mae", crop_scale=(0.5, 1.0)))
+    assert train_transform(config(LINPROBE, "mae", crop_scale=(0.5, 1.0))).scale == (0.5, 1.0)
+
+
 def test_batches_are_mixed_by_their_first_sample():
     settings = config(FINETUNE, "mae", mixup=0.8, cutmix=1.0, reprob=1.0)
     mixing = ClassifyTask(build_classifier(settings, 3), Normalize(), settings, 3)

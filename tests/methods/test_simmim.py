@@ -11,6 +11,7 @@ from PIL import Image
 
 from plsc_mae.config.simmim import SimMIMConfig, SimMIMFinetuneConfig
 from plsc_mae.data.decode import open_image
+from plsc_mae.data.display import Display, cross_out
 from plsc_mae.errors import ConfigError
 from plsc_mae.methods import load_method, load_recipe
 from plsc_mae.methods.classify import ClassifyTask, build_classifier, build_normalize
@@ -178,6 +179,14 @@ def test_features_are_the_mean_of_visible_patches(config, batch):
     latent = task.model(task.normalize(batch["image"]), batch["mask"]).latent[:, 1:].numpy()
     expected = [tokens[~hidden].mean(axis=0) for tokens, hidden in zip(latent, batch["mask"].numpy(), strict=True)]
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+
+
+def test_pictures_of_other_channels_cross_out_hidden_patches(config, batch):
+    task = METHOD.build_task(config)
+    task.display = Display((2, 1, 0))
+    masked = task.pictures(batch)["masked"]
+    np.testing.assert_array_equal(masked, cross_out(masked, task.hidden_patches(batch)))
+    assert (masked[:, ::8, ::8].min(axis=-1)[batch["mask"].numpy().reshape(2, 4, 4)] == 64).all()
 
 
 def test_pictures(config, batch):

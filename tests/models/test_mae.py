@@ -90,3 +90,11 @@ def test_sizes_that_do_not_fit_are_told(arguments, message):
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(ConfigError, match="unknown model 'mae_vit_bas_patch16'; did you mean mae_vit_base_patch16"):
         plsc_mae.create_model("mae_vit_bas_patch16")
+
+
+@pytest.mark.parametrize("entries", [9, 25])
+def test_masks_of_another_grid_are_refused(entries):
+    model = MaskedAutoencoder(img_size=16, **TINY)
+    mask = paddle.to_tensor(np.tile(np.arange(entries) < 6, (2, 1)))
+    with pytest.raises(ValueError, match=rf"the mask has shape \[2, {entries}\], the images \[2, 16\] patches"):
+        model(paddle.zeros([2, 3, 16, 16]), mask=mask)

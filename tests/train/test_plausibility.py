@@ -39,7 +39,7 @@ def warned(config, heard, *, images: int = 640) -> str:
 @pytest.mark.parametrize(
     ("model", "n_parameters", "expected"),
     [
-        (MAE.model, 330_000_000, [MAE.model, "330.0 M", "--model", "--config small/pretrain_10k"]),
+        (MAE.model, 330_000_000, [MAE.model, "330.0 M", "--model", "plsc-mae configs"]),
         (MAE.model, 1_000_000, []),
         ("mae_vit_huge_patch14", 660_000_000, []),
     ],

@@ -102,6 +102,9 @@ def test_numbers_of_webdataset(tmp_path, tar, caplog):
     assert images.classes == ("0", "1", "2")
     assert images.numbered
     assert images.left_out.suffixes[".png"].number == 1
+    (tmp_path / "classes.txt").write_text("pug\nchow\nhusky\n")
+    images = find_images(tmp_path / "0.tar", "train")
+    assert (images.classes, images.labels.tolist(), images.numbered) == (("pug", "chow", "husky"), [0, 0, 2], False)
 
 
 def test_names_and_json_of_webdataset(tmp_path, tar):
