@@ -57,6 +57,10 @@ class CheckpointError(UserError):
     """A weight, checkpoint or log file, or an output folder, that cannot be read, written or used for the purpose."""
 
 
+class FolderError(UserError):
+    """An output folder that another command writes to, or that cannot be written."""
+
+
 class DivergedError(UserError):
     """A loss or gradient of training that is not finite."""
 

@@ -1,4 +1,4 @@
-"""Numbers in messages for people: plurals, ordinals and counts of parameters."""
+"""Numbers in messages for people: plurals, ranges, ordinals and counts of parameters."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural unless the number is 1: `1 image`, `3 classes`, `2 queries`."""
     if number == 1:
         return f"1 {noun}"
-    if noun.endswith(_SIBILANTS) and not noun.endswith("epoch"):
+    if noun.endswith(_SIBILANTS) and not noun.endswith("epoch"):  # its "ch" is pronounced as a k
         return f"{number} {noun}es"
     if noun.endswith("y") and noun[-2] not in "aeiou":
         return f"{number} {noun[:-1]}ies"
     return f"{number} {noun}s"
+
+
+def span(low: int, high: int) -> str:
+    """Return the integers from `low` to `high` as text: `0 to 3`, or `3` if both are equal."""
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def ordinal(number: int) -> str:

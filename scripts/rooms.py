@@ -35,6 +35,7 @@ CAPTIONS = {
     "export": "other programs",
     "file_kinds": "first bytes",
     "files": "atomic writes",
+    "folder_lock": "one writer at a time",
     "gpu_check": "checks of a new GPU",
     "loading": "checkpoints to networks",
     "losses": "cross-entropy, pixels",

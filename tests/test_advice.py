@@ -36,6 +36,7 @@ EXEMPT = {
         "commands.usage_lines",
         "commands.accepted_uses",
         "methods.mae:AutoencoderMethod.describe",
+        "methods.contract:layer_scale_flag",
         "methods.mae_priv:_classifier_flags",
     ),
     "parts of the command lines that a run prints at its end": ("commands.next_steps:_classifier_flags",),

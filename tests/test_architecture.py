@@ -23,7 +23,7 @@ SOURCES = [*FILES, *PROGRAMS]
 # A unit imports itself and the layers below its own; the units of one layer may import each other unless NOTHING_BUT
 # says otherwise.
 LAYERS = (
-    {"console", "errors", "file_kinds", "files", "names", "runtime", "verbs", "wording"},
+    {"console", "errors", "file_kinds", "files", "folder_lock", "names", "runtime", "verbs", "wording"},
     {"config"},
     {"analysis", "models", "data", "masking", "losses", "optim", "weights", "parallel"},
     {"methods"},
@@ -45,6 +45,7 @@ NOTHING_BUT = {
     "wording": set(),
     "console": {"names"},
     "file_kinds": {"errors", "names"},
+    "folder_lock": {"errors"},
     "config": {"errors", "file_kinds"},
     "models": {"masking", "losses", "errors"},
     "data": {"errors", "file_kinds", "files", "names", "wording"},

@@ -68,7 +68,7 @@ MISTAKES = {
     "no config file": (f"{RUN} -c PLACE/none.yaml", "cannot read the config file PLACE/none.yaml"),
     "impossible value": (f"{RUN} --mask_ratio 1.5", "--mask_ratio must lie in (0, 1), got 1.5"),
     "unknown model": (f"{RUN} --model mae_vit_bas_patch16", "did you mean mae_vit_base_patch16"),
-    "nothing to train": (f"{RUN} --start_epoch 400 --epochs 400", "start_epoch (400) leaves nothing of 400 epochs"),
+    "nothing to train": (f"{RUN} --start_epoch 400 --epochs 400", "start_epoch (400) leaves nothing of --epochs 400"),
     "sizes at odds": (f"{RUN} --input_size 33", "input_size 33 is not a multiple of patch_size 8; use 32 or 40"),
     "a used folder": (OLD, "--output_dir PLACE/run holds checkpoint-1.pd and 1 other checkpoint and the logs"),
     "two beginnings": (f"{OLD} --overwrite --resume PLACE/run/checkpoint-0.pd", "leave one of them out"),

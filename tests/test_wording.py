@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from plsc_mae.wording import counted, in_millions, ordinal
+from plsc_mae.wording import counted, in_millions, ordinal, span
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,10 @@ from plsc_mae.wording import counted, in_millions, ordinal
 )
 def test_plurals(number, noun, text):
     assert counted(number, noun) == text
+
+
+def test_ranges():
+    assert [span(0, 3), span(0, 0)] == ["0 to 3", "0"]
 
 
 def test_ordinals():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import logging
@@ -27,11 +26,12 @@ from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.errors import DataError
 from plsc_mae.files import MARK, atomic_replacement
+from plsc_mae.folder_lock import LOCK, locked
 from plsc_mae.names import as_json
 from plsc_mae.parallel.world import World
 from plsc_mae.wording import counted
 
-PROGRESS, LOCK, SUFFIX = "progress.json", "lock", ".rows"
+PROGRESS, SUFFIX = "progress.json", ".rows"
 COMMIT_SECONDS = 10.0  # at least, between two records of the progress; each of them waits for the disk
 # Options without influence on the features of an image; network and images have digests of their own.
 _NO_INFLUENCE = frozenset(
@@ -88,7 +88,8 @@ class FeatureStore:
         dtype: type of the stored features.
 
     Raises:
-        DataError: the folder cannot be written, is in use by another process, or has files of unknown origin.
+        DataError: the folder cannot be written, or has files of unknown origin.
+        FolderError: another process writes to the folder.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, str], dtype: str = "float32") -> None:
@@ -98,6 +99,7 @@ class FeatureStore:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._files: dict[str, BinaryIO] = {}
         self._committed = time.monotonic()
+        self._lock = contextlib.ExitStack()  # with the lock of the folder
         with self._reporting():
             folder.mkdir(parents=True, exist_ok=True)
             self._restore_locked()
@@ -151,7 +153,6 @@ class FeatureStore:
         """
         with self._reporting():
             self._clear()
-            (self.folder / LOCK).unlink(missing_ok=True)
             self._lock.close()
             with contextlib.suppress(OSError):  # the user's files stay
                 self.folder.rmdir()
@@ -162,19 +163,16 @@ class FeatureStore:
         return np.memmap(self._path(name), self.dtype, "r", shape=(self._rows, *shape))
 
     def _restore_locked(self) -> None:
-        """Lock the folder and restore its content; raise DataError if it is locked or has files of unknown origin."""
+        """Lock the folder until this process ends, and restore its content.
+
+        Raises:
+            DataError: the folder has files of unknown origin.
+            FolderError: another process has locked it.
+        """
         content = {path.name for path in self.folder.iterdir()} - {LOCK}
         if self._stored() is None and any(not name.endswith((SUFFIX, ".partial")) for name in content):
             raise DataError(f"{self.folder} has files of unknown origin; move them, or choose another --save_path")
-        self._lock = (self.folder / LOCK).open("ab")
-        try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by loader workers, unlike flock
-        except BlockingIOError:
-            raise DataError(
-                f"another process writes to {self.folder}; wait until it ends, or choose another --save_path"
-            ) from None
-        except OSError:  # some network file systems have no locks
-            pass
+        self._lock.enter_context(locked(self.folder, "--save_path"))
         self._restore()
 
     def _restore(self) -> None:

@@ -40,6 +40,7 @@ from plsc_mae.parallel.world import World
 from plsc_mae.pipeline.data import SizeOnlyDataset
 from plsc_mae.runtime import count_workers
 from plsc_mae.train.data_check import check_data
+from plsc_mae.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -165,8 +166,8 @@ def find_evaluation_parts(
     _require_data_path(config)
     if config.nb_classes not in (None, head.outputs):
         raise ConfigError(
-            f"--nb_classes {config.nb_classes}: {head.source} is a classifier of {head.outputs} classes; leave the "
-            "flag out"
+            f"--nb_classes {config.nb_classes}: {head.source} is a classifier of {counted(head.outputs, 'class')}; "
+            "leave the flag out"
         )
     if config.task not in (None, kind.task):
         raise ConfigError(

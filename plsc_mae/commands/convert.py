@@ -80,7 +80,7 @@ def _lost_settings(stored: Checkpoint, kind: str, dialect: str, *, with_settings
     lost = []
     names, eps = stored.meta.get("classes"), trained_eps(stored)
     if kind == CLASSIFIER and isinstance(names, list) and names:
-        lost.append(f"the names of {len(names)} classes")
+        lost.append(f"the names of {counted(len(names), 'class')}")
     if stored_statistics(stored) is not None:
         lost.append("mean and std of the images")
     if eps and not with_settings and eps != find_dialect(dialect).norm_eps:

@@ -14,6 +14,7 @@ from plsc_mae.commands.doctor_findings import Finding, error
 from plsc_mae.config.runs import DoctorConfig
 from plsc_mae.data.pixels import RGB_CHANNELS, PixelFormat
 from plsc_mae.names import escape_controls
+from plsc_mae.wording import counted
 
 NO_GPU = 3  # exit code of --gpu without a GPU: the checks work, but nothing was measured
 
@@ -54,10 +55,13 @@ def _visible_gpus() -> int:
 
 def _compute_on_gpus(config: DoctorConfig) -> Iterator[str | Finding]:
     from plsc_mae.commands.doctor_gpu_checks import REPORT, examine_by_computing, examine_launched, is_launched
+    from plsc_mae.gpu_check.catalog import MINUTES
 
     if is_launched():
         return examine_launched(config.report or "")
-    return examine_by_computing(_visible_gpus(), doctor_gpu.read_driver(), config.report or REPORT)
+    return examine_by_computing(
+        _visible_gpus(), doctor_gpu.read_driver(), config.report or REPORT, config.gpu_minutes or MINUTES
+    )
 
 
 def _report(items: Iterable[str | Finding]) -> list[Finding]:
@@ -86,7 +90,7 @@ def _examine_machine(config: DoctorConfig) -> Iterator[str | Finding]:
     import paddle
 
     gpus = _visible_gpus()
-    yield f"devices: {runtime.available_cores()} CPU cores, {gpus} GPUs visible to Paddle"
+    yield f"devices: {counted(runtime.available_cores(), 'CPU core')}, {counted(gpus, 'GPU')} visible to Paddle"
     driver = doctor_gpu.read_driver()
     if isinstance(driver, doctor_gpu.Driver):
         yield f"{driver}; its wheel: {doctor_gpu.fitting_wheel(driver)}"

@@ -109,7 +109,9 @@ def _examine_classes(images: ImageList) -> Iterator[str | Finding]:
     shown = (
         numbered if len(numbered) <= 2 * _NAMES_SHOWN else [*numbered[:_NAMES_SHOWN], "...", *numbered[-_NAMES_SHOWN:]]
     )
-    yield f"  {', '.join(shown)}; {counts.min()} to {counts.max()} images each"
+    least, most = int(counts.min()), int(counts.max())
+    sizes = counted(most, "image") if least == most else f"{least} to {most} images"
+    yield f"  {', '.join(shown)}; {sizes} each"
     synsets = sum(re.fullmatch(r"n\d{8}", name) is not None for name in images.classes)
     if synsets == len(images.classes) == _IMAGENET_CLASSES:
         yield "  ImageNet-1k: classes are numbered as in torchvision and in published classifiers"

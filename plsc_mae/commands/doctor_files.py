@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from plsc_mae.commands.doctor_findings import Finding, error, warning
+from plsc_mae.commands.doctor_sizes import describe_sizes
 from plsc_mae.data import depth
 from plsc_mae.data.check import Note, check_files, examine_file
 from plsc_mae.data.decode import deep_values, open_image, open_values, read_content
@@ -17,6 +18,7 @@ from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.errors import DataError
 from plsc_mae.runtime import count_workers
+from plsc_mae.wording import counted
 
 SAMPLED_FILES = 64  # of each split
 _DECODED_SIDE = 32  # pixels
@@ -59,10 +61,12 @@ def examine_files(images: ImageList, pixel_format: PixelFormat) -> Iterator[str 
             "remove such files, or train with `plsc-mae pretrain --bad_image skip`"
         )
     else:
-        number = len(images)
-        yield f"  {len(sampled)} sampled images can be read, and the headers of all {number} listed files are intact"
+        yield (
+            f"  {counted(len(sampled), 'sampled image')} can be read, and every listed file ({len(images)}) has an "
+            "intact header"
+        )
     if others := images.left_out.loose.number + sum(count.number for count in images.left_out.suffixes.values()):
-        yield f"  not opened: {others} files of {images.root} that are not in the list"
+        yield f"  not opened: {counted(others, 'file')} of {images.root} outside the list"
     opened = _spaced([index for index in range(len(images)) if not notes[index] & Note.FATAL])
     yield from _examine_content([images.path(index) for index in opened], pixel_range, pixel_format)
     if only_deep:
@@ -81,14 +85,14 @@ def examine_files(images: ImageList, pixel_format: PixelFormat) -> Iterator[str 
 def _examine_content(
     paths: Sequence[str], pixel_range: depth.PixelRange | None, pixel_format: PixelFormat
 ) -> Iterator[str]:
-    """Yield lines about formats, bits and bands of files, and about options with which a run reads them differently."""
+    """Yield lines about formats, bits, bands and sizes of files, and about options that suit them better."""
     contents = [content for path in paths if (content := _content(path)) is not None]
     if not contents:
         return
     counts = Counter(map(str, contents)).most_common(_NAMED_FILES)
     yield f"  sampled: {', '.join(f'{count} {text}' for text, count in counts)}"
     if not pixel_format.is_rgb:
-        read = f"{pixel_format.channels} channel{'s' * (pixel_format.channels > 1)}"
+        read = counted(pixel_format.channels, "channel")
     elif all(content.bands == 1 for content in contents):
         read = "RGB, three times the same band; `plsc-mae pretrain --in_chans 1` trains on one channel"
     else:
@@ -96,6 +100,10 @@ def _examine_content(
         if wide := sorted({content.bands for content in contents} - {1, 3, 4}):
             read += f"; `plsc-mae pretrain --in_chans {wide[-1]}` trains on all bands"
     yield f"  read as {read}"
+    yield from describe_sizes(
+        [(content.width, content.height) for content in contents],
+        fit_jpeg=all(content.dtype == np.uint8 and content.bands in (1, 3) for content in contents),
+    )
     if pixel_range is not None:
         low, high = pixel_range
         rgb = "divide 16-bit values by 256 and refuse 32-bit values"
@@ -106,9 +114,11 @@ def _examine_content(
 
 
 class _Content(NamedTuple):
-    """Format, bands and type of the values of a file."""
+    """Format, size in pixels, bands and type of the values of a file."""
 
     suffix: str
+    height: int
+    width: int
     bands: int
     dtype: np.dtype[Any]
 
@@ -126,7 +136,7 @@ def _content(path: str) -> _Content | None:
     except Exception:  # decoders raise exceptions of many types; `_failure` reports the file
         return None
     suffix = Path(path).suffix[1:].upper()
-    return _Content({"JPG": "JPEG", "TIF": "TIFF"}.get(suffix, suffix), raster.shape[2], dtype)
+    return _Content({"JPG": "JPEG", "TIF": "TIFF"}.get(suffix, suffix), *raster.shape, dtype)
 
 
 def _losses(images: ImageList, notes: Sequence[int], pixel_range: depth.PixelRange | None) -> Iterator[_Losses]:

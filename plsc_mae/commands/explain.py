@@ -36,6 +36,7 @@ from plsc_mae.loading.encoder import open_encoder
 from plsc_mae.methods.base import Pictures
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.parallel.world import World
+from plsc_mae.wording import counted, span
 
 PREDICTED = "predicted"
 
@@ -135,7 +136,9 @@ class Explainer:
         self.registers = self.encoder.num_prefix_tokens - int(self.encoder.cls_token is not None)
         depth, layer = len(self.encoder.blocks), config.layer_index
         if layer is not None and not -depth <= layer < depth:
-            raise ConfigError(f"--layer_index {layer}: the encoder has {depth} layers; expected 0 to {depth - 1}")
+            raise ConfigError(
+                f"--layer_index {layer}: the encoder has {counted(depth, 'layer')}; expected {span(0, depth - 1)}"
+            )
 
     def __call__(self, pixels: Tensor) -> Maps:
         """Return the attention maps of one image, `pixels` [1, H, W, C] from 0 to 255."""

@@ -25,6 +25,7 @@ from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.encoder import open_encoder
 from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
+from plsc_mae.wording import counted
 
 
 class Features(NamedTuple):
@@ -176,6 +177,7 @@ def _resolve(layers: Sequence[int], depth: int) -> list[int]:
     for layer in layers:
         if not -depth - 1 <= layer <= depth:
             raise ConfigError(
-                f"--layers {layer}: the encoder has {depth} blocks; expected 0 to {depth}, or -1 for the last"
+                f"--layers {layer}: the encoder has {counted(depth, 'block')}; expected 0 to {depth}, or -1 for the "
+                "last"
             )
     return list(dict.fromkeys(layer % (depth + 1) for layer in layers))

@@ -11,22 +11,25 @@ from paddle import nn
 from plsc_mae import console
 from plsc_mae.commands import usage_lines
 from plsc_mae.config import FINETUNE, ClassifyConfig, PretrainConfig, TrainingConfig
-from plsc_mae.data.listing import has_split
+from plsc_mae.data.listing import ImageList, has_split
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.train.announcements import IN_MEMORY
 from plsc_mae.train.checkpoint.folder import config_path
+from plsc_mae.wording import counted
 
 PLACEHOLDER = "DIR"  # a folder that the reader chooses, as in the lines of `weights inspect`
+FEW_IMAGES, FEW_IMAGES_PAGE = 1000, "docs/few-images.md"
+FEW_BATCH, FEW_EPOCHS, FEWEST_EPOCHS, FEWEST_IMAGES = 16, 100, 300, 300  # as on that page
 
 
-def after_pretraining(config: PretrainConfig, network: nn.Layer, checkpoint: Path, *, num_classes: int) -> None:
+def after_pretraining(config: PretrainConfig, network: nn.Layer, checkpoint: Path, images: ImageList) -> None:
     """Print the commands that examine and use a pre-trained network.
 
     Args:
         config: options of the run.
         network: the trained network, whole.
         checkpoint: its last checkpoint.
-        num_classes: number of classes of its training images; with two or more, they can train a classifier.
+        images: its training images; with two or more classes, they can train a classifier.
     """
     folder = Path(config.output_dir)
     steps = {"learning": f"plsc-mae report {shlex.quote(str(folder))}"}
@@ -39,21 +42,34 @@ def after_pretraining(config: PretrainConfig, network: nn.Layer, checkpoint: Pat
         lines = usage_lines.training(str(checkpoint), config.method, usage_lines.sizes_of(encoder))
         if "finetune" in lines:
             tuned = shlex.quote(str(folder.with_name(f"{folder.name}-finetune")))
-            line = f"{lines['finetune']} --output_dir {tuned}{_classifier_flags(config, is_labeled=num_classes > 1)}"
-            own = f"--data_path {_data(config)}" if num_classes > 1 else f"--data_path {PLACEHOLDER}"
+            labeled = len(images) if len(images.classes) > 1 else 0
+            line = f"{lines['finetune']} --output_dir {tuned}{_classifier_flags(config, labeled)}"
+            own = f"--data_path {_data(config)}" if labeled else f"--data_path {PLACEHOLDER}"
             steps["classifier"] = line.replace(f"--data_path {PLACEHOLDER}", own)
     steps["others"] = f"plsc-mae weights inspect {shlex.quote(str(checkpoint))}"
+    if len(images) <= FEW_IMAGES:
+        console.report(f"{counted(len(images), 'image')}: {FEW_IMAGES_PAGE} has the options that suit small sets")
     _print(steps)
 
 
-def _classifier_flags(config: PretrainConfig, *, is_labeled: bool) -> str:
-    """Return flags without which fine-tuning could fail on the images of the pre-training, with leading spaces."""
-    flags = _tile(config)
-    if config.batch_size < FINETUNE[config.method].batch_size:  # there may be fewer images than in a default batch
-        flags += f" --batch_size {config.batch_size}"
+def _classifier_flags(config: PretrainConfig, labeled: int) -> str:
+    """Return the flags that fine-tuning needs on the images of the pre-training, with leading spaces.
+
+    Args:
+        config: options of the pre-training.
+        labeled: number of its images; 0 if they have no labels, so that others train the classifier.
+    """
+    flags, default = _tile(config), FINETUNE[config.method]
+    is_small = 0 < labeled <= FEW_IMAGES
+    batch_size = min(config.batch_size, FEW_BATCH if is_small else default.batch_size)
+    if batch_size < default.batch_size:  # there may be fewer images than in a default batch
+        flags += f" --batch_size {batch_size}"
+    if is_small:
+        flags += f" --epochs {FEWEST_EPOCHS if labeled < FEWEST_IMAGES else FEW_EPOCHS}"
+        flags += " --reprob 0" if default.reprob else ""
     if config.bad_image == "skip":
         flags += " --bad_image skip"
-    if is_labeled and not _has_validation(config.data_path):
+    if labeled and not _has_validation(config.data_path):
         path = config.eval_data_path
         flags += f" --eval_data_path {shlex.quote(path)}" if path else " --disable_eval_during_finetuning"
     return flags

@@ -119,7 +119,7 @@ def _schedule(drawn: Sketch, config: PlannedRun, found: Estimate) -> Iterable[Ro
     images, data = _count_images(config), found.layout.data
     iterations = images // (config.batch_size * data)
     if iterations == 0:
-        raise ConfigError(f"{images} images are fewer than one batch of {config.batch_size} x {data}")
+        raise ConfigError(f"{counted(images, 'image')} cannot fill one batch of {config.batch_size} x {data}")
     check_accumulation(config, iterations, data)
     updates = -(-iterations // config.accum_iter)
     total = images * config.epochs

@@ -20,6 +20,7 @@ from plsc_mae.data.packed.index import read_index
 from plsc_mae.data.packed.shards import PackRecord, ShardWriter
 from plsc_mae.errors import DataError, remedies
 from plsc_mae.files import result_replacement
+from plsc_mae.folder_lock import locked
 from plsc_mae.names import restore_name
 from plsc_mae.runtime import count_workers
 from plsc_mae.wording import counted
@@ -37,6 +38,7 @@ def run(config: PrepareDataConfig) -> None:
     Raises:
         DataError: the images cannot be listed or read, or the folder cannot be written, is in the source, or holds
             other files.
+        FolderError: another process packs into the folder.
     """
     source, target = os.path.realpath(config.src), os.path.realpath(config.dst)
     if os.path.isdir(source) and os.path.commonpath([source, target]) == source:
@@ -45,9 +47,17 @@ def run(config: PrepareDataConfig) -> None:
         images = list_images(config.src, split or "train", flag="SRC")
         log_left_out(images)
         try:
-            _pack(config, images, split)
+            _pack_alone(config, images, split)
         except OSError as error:
             raise DataError(f"cannot write to {config.dst}: {error.strerror}; choose a writable folder") from None
+
+
+def _pack_alone(config: PrepareDataConfig, images: ImageList, split: str) -> None:
+    """Pack the images of a split while no other process writes to its folder."""
+    folder = Path(config.dst) / split
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, "DST"):
+        _pack(config, images, split)
 
 
 def _pack(config: PrepareDataConfig, images: ImageList, split: str) -> None:

@@ -47,6 +47,7 @@ from plsc_mae.train.setup import (
     training_world,
 )
 from plsc_mae.train.signals import preparing_run
+from plsc_mae.wording import counted
 
 PANEL_IMAGES = 8
 FIXED_IMAGES = 64  # images whose loss --feature_freq measures
@@ -131,7 +132,7 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
     trainer = build_trainer(task, loader, config, world, observers=observers, probe=probe, planned_memory=memory)
     trainer.fit(start)
     if world.processes == world.size and trainer.saver.saved_path is not None and world.is_main:
-        after_pretraining(config, task.model, trainer.saver.saved_path, num_classes=len(dataset.images.classes))
+        after_pretraining(config, task.model, trainer.saver.saved_path, listed)
 
 
 def _require_encoder(task: Task, config: PretrainConfig) -> None:
@@ -187,7 +188,9 @@ def find_knn_images(
     if len(queries) < 2:
         raise DataError(f"{val.root} has 1 image; --knn_freq needs two or more to compare")
     if config.knn_k is not None and config.knn_k > len(bank):
-        raise ConfigError(f"--knn_k {config.knn_k} asks for more neighbors than the {len(bank)} images of the bank")
+        raise ConfigError(
+            f"--knn_k {config.knn_k} asks for more neighbors than the {counted(len(bank), 'image')} of the bank"
+        )
     if (len(bank), len(queries)) != (len(train), len(val)):
         logger.info(
             "k-NN evaluation: %d of %d training and %d of %d validation images, the same number of every class "

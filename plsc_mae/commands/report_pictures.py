@@ -20,6 +20,7 @@ from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.parallel.world import World
 from plsc_mae.report.run_folder import RunFolder
 from plsc_mae.train.checkpoint.file import find_newest
+from plsc_mae.wording import counted
 
 
 def encoder_pictures(config: ReportConfig, run: RunFolder) -> tuple[Image.Image, str]:
@@ -67,4 +68,7 @@ def encoder_pictures(config: ReportConfig, run: RunFolder) -> tuple[Image.Image,
             "patch tokens, 3 principal components as colors": np.stack([enlarge(c, encoder.img_size) for c in colors]),
         }
     )
-    return panel, f"{Path(checkpoint).name}; the principal components are those of all {len(pixels)} images together."
+    return (
+        panel,
+        f"{Path(checkpoint).name}; the principal components are those of {counted(len(pixels), 'image')} together.",
+    )

@@ -115,12 +115,12 @@ def run(config: SegprobeConfig) -> int:
     require_free(folder / CSV, signs=(CSV_SIGN,))
     train, val = (find_masked_images(config.data_path, split) for split in ("train", "val"))
     train = train.take(_spaced(len(train), config.max_train_images))
-    names, pixels = _classes(config, train, val)
     network, normalize, origin = open_encoder(config)
     print(origin, flush=True)
     pixel_format, normalize = pixel_settings.choose_for(
         normalize, config, config.model_path, train.images, network.in_chans
     )
+    names, pixels = _classes(config, train, val, pixel_format)
     encode = TokenFeatures(network, normalize, [len(network.blocks)], ["patch"], config.norm)
     probe = Probe(encode, ResizeWhole(network.img_size, config.interpolation), network.grid, config, pixel_format)
     classifiers, unreadable = _fit(probe, train, len(names))
@@ -155,13 +155,13 @@ def _spaced(number: int, limit: int) -> npt.NDArray[np.int64]:
 
 
 def _classes(
-    config: SegprobeConfig, train: MaskedImages, val: MaskedImages
+    config: SegprobeConfig, train: MaskedImages, val: MaskedImages, pixel_format: PixelFormat
 ) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
     """Check all masks; return the names of the classes and the number of validation pixels of each, [C]."""
     default = Path(config.data_path) / CLASSES_FILE
     file = config.classes or (str(default) if default.is_file() else "")
     names = read_class_names(file) if file else ()
-    counts = [count_pixels(data, config.ignore_index, len(names) or None) for data in (train, val)]
+    counts = [count_pixels(data, config.ignore_index, len(names) or None, pixel_format) for data in (train, val)]
     names = names or tuple(map(str, range(max(map(len, counts)))))
     trained, tested = (np.pad(count, (0, len(names) - len(count))) for count in counts)
     if np.count_nonzero(trained) < 2 or not tested.any():

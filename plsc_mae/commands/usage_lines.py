@@ -86,6 +86,7 @@ def sizes_of(encoder: VisionTransformer) -> Sizes:
         "mlp_ratio": hidden / width,
         "grid": encoder.grid,
         "class_token": encoder.cls_token is not None,
+        "layer_scale": block.gamma_1 is not None,
     }
 
 
@@ -95,14 +96,13 @@ def _heads(flag: str, part: Sizes) -> str:
 
 
 def _classifier(method: str, encoder: Sizes) -> str:
-    """Return the options that build a classifier of the encoder's sizes: a registered --model, else every size."""
+    """Return the options that build a classifier of the encoder's sizes: the nearest --model and what it lacks."""
     recipe = load_recipe(method)
     wanted = {name: encoder[name] for name in ("patch_size", "embed_dim", "depth", "num_heads")}
-    named = fnmatch.filter(VARIANTS, recipe.models)
-    fitting = [name for name in named if wanted.items() <= VARIANTS[name].arguments.items()]
-    flags = f"--model {(fitting or [recipe.base_model])[0]}"
-    if not fitting:
-        flags += "".join(f" --{name} {'N' if value is None else value}" for name, value in wanted.items())
+    named = [recipe.base_model, *fnmatch.filter(VARIANTS, recipe.models)]
+    model = min(named, key=lambda name: len(wanted.items() - VARIANTS[name].arguments.items()))
+    differing = {name: value for name, value in wanted.items() if VARIANTS[model].arguments[name] != value}
+    flags = f"--model {model}" + "".join(f" --{n} {'N' if value is None else value}" for n, value in differing.items())
     ratio = encoder.get("mlp_ratio", DEFAULT_RATIO)
     if ratio != DEFAULT_RATIO:
         flags += f" --mlp_ratio {ratio}"

@@ -23,14 +23,18 @@ class DoctorConfig:
     distributed: bool = option(False, "check the processes of a launch too")
     gpu: bool = option(
         False,
-        "compute on the GPUs too, for at most 3 minutes: kernels, copies, attention, mixed precision, determinism, "
+        "compute on the GPUs too, for at most --gpu_minutes: kernels, copies, attention, mixed precision, determinism, "
         "speed, collectives; without a GPU, these checks test themselves on the CPU",
+    )
+    gpu_minutes: float | None = option(
+        None, "limit of all checks of --gpu; the limit of each check grows with it [3]", within="[1, inf)"
     )
     report: str | None = option(None, "report file of --gpu [gpu-report.json]", metavar="FILE")
 
     def __post_init__(self) -> None:
-        if self.report is not None and not self.gpu:
-            raise ConfigError("--report has no effect without --gpu: only the GPU checks write a report")
+        for name in ("gpu_minutes", "report"):
+            if getattr(self, name) is not None and not self.gpu:
+                raise ConfigError(f"--{name} has no effect without --gpu, because it is for the GPU checks only")
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -39,7 +39,19 @@ def _without_warmup_lr(retired: Mapping[str, Retired]) -> dict[str, Retired]:
 
 
 @dataclass(kw_only=True, frozen=True)
-class SimMIMConfig(WarmupRateOptions, PretrainConfig):
+class LayerScaleOptions:
+    """Option of the layer scale of a SimMIM encoder."""
+
+    layer_scale_init_value: float = _simmim(
+        0.1,
+        "initial layer scale; 0: no layer scale; values of a checkpoint take precedence",
+        within="[0, inf)",
+        metavar="SCALE",
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class SimMIMConfig(LayerScaleOptions, WarmupRateOptions, PretrainConfig):
     """Pre-training of microsoft/SimMIM with a ViT (main_simmim.py)."""
 
     method: ClassVar[str] = "simmim"
@@ -72,9 +84,6 @@ class SimMIMConfig(WarmupRateOptions, PretrainConfig):
         (0.67, 1.0), "smallest and largest fraction of the image area in a crop", within="(0, 1]"
     )
     drop_path: float = _simmim(0.1, "stochastic depth rate of the last block", within="[0, 1)", metavar="RATE")
-    layer_scale_init_value: float = _simmim(
-        0.1, "initial layer scale; 0: no layer scale", within="[0, inf)", metavar="SCALE"
-    )
     lr_scheduler: Literal["multistep", "cosine"] = _optimization(
         "multistep",
         "learning rate after the warm-up; multistep: constant with drops; cosine: half a cosine to --min_lr",
@@ -102,7 +111,7 @@ class SimMIMConfig(WarmupRateOptions, PretrainConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class SimMIMFinetuneConfig(WarmupRateOptions, FinetuneConfig):
+class SimMIMFinetuneConfig(LayerScaleOptions, WarmupRateOptions, FinetuneConfig):
     """Fine-tuning of microsoft/SimMIM with a ViT (main_finetune.py)."""
 
     method: ClassVar[str] = "simmim"
@@ -125,7 +134,7 @@ class SimMIMFinetuneConfig(WarmupRateOptions, FinetuneConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class SimMIMLinprobeConfig(LinprobeConfig):
+class SimMIMLinprobeConfig(LayerScaleOptions, LinprobeConfig):
     """Linear probing of a SimMIM encoder with the optimizer of MAE, as the original publishes no code for it."""
 
     method: ClassVar[str] = "simmim"

@@ -277,8 +277,8 @@ class TrainingConfig:
         return {
             "warmup_epochs": (
                 warmup,
-                f"the default warm-up of {default:g} epochs exceeds --epochs {epochs}: warming up for {warmup:g} "
-                "epochs, a tenth of the run; --warmup_epochs sets it",
+                f"the default warm-up of {default:g} epochs exceeds --epochs {epochs}: using a tenth of the "
+                f"run, --warmup_epochs {warmup:g}",
             )
         }
 
@@ -340,7 +340,7 @@ class TrainingConfig:
                 "--overwrite starts from the beginning and --resume from a checkpoint; leave one of them out"
             )
         if self.start_epoch >= self.epochs:
-            raise ConfigError(f"start_epoch ({self.start_epoch}) leaves nothing of {self.epochs} epochs to train")
+            raise ConfigError(f"start_epoch ({self.start_epoch}) leaves nothing of --epochs {self.epochs} to train")
         if self.amp_level == "O2" and self.opt != "adamw":
             raise ConfigError(f"--amp_level O2 keeps float32 copies of the weights in AdamW; --opt {self.opt} has none")
         if self.compile:

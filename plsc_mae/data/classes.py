@@ -27,6 +27,7 @@ from paddle import Tensor
 
 from plsc_mae.errors import CheckpointError, DataError
 from plsc_mae.names import gbk_reading
+from plsc_mae.wording import counted, span
 
 _NAMES_SHOWN = 5
 _IMAGENET_CLASSES = 1000  # from tench (n01440764) to toilet tissue (n15075141)
@@ -203,7 +204,7 @@ def label_warnings(images: LabeledImages) -> Iterator[str]:
     """Yield a sentence if labels without names seem to start at 1."""
     if images.numbered and images.labels.min() == 1:
         yield (
-            f"{images.source} has labels from 1 to {images.labels.max()} and no image of class 0; the first class is "
+            f"{images.source} has no label 0, only {span(1, images.labels.max())}; the first class is "
             "0, so subtract 1 from every label if yours start at 1"
         )
 
@@ -309,8 +310,8 @@ def _refusal(names: Sequence[str], images: LabeledImages, reference: Reference) 
         )
     if images.numbered and images.labels.max() >= len(known):
         return (
-            f"{images.source} has labels up to {images.labels.max()}; expected 0 to {len(known) - 1} for the "
-            f"{len(known)} classes of {reference.source}; {reference.remedy}"
+            f"{images.source} has labels up to {images.labels.max()}; expected {span(0, len(known) - 1)} for the "
+            f"{counted(len(known), 'class')} of {reference.source}; {reference.remedy}"
         )
     return (
         f"{images.source} has classes that {reference.source} does not have: {_unknown(names, known)}; expected only "

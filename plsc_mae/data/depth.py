@@ -22,6 +22,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from plsc_mae.data.opencv import load_opencv
 from plsc_mae.errors import remedies
+from plsc_mae.wording import counted
 
 Values = npt.NDArray[Any]  # [H, W] or [H, W, C], as in the file
 Kind = Literal["depth", "bands", "pages"]
@@ -192,7 +193,7 @@ def open_header(data: bytes, pixel_range: PixelRange | None) -> Image.Image:
         layout = tiff_layout(data)
         if layout is None:
             raise
-        kind = f"it is a TIFF file with {layout.bands} bands of {layout.bits} bits"
+        kind = f"it is a TIFF file with {counted(layout.bands, 'band')} of {counted(layout.bits, 'bit')}"
         if layout.bands > MAX_BANDS:
             remedy = remedies("choose bands with --bands", f"give --in_chans {layout.bands}")
             raise ValueError(

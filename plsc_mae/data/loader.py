@@ -209,7 +209,7 @@ class WorkerPool:
         if caused_by_file and isinstance(self.dataset, ReadsFiles):
             skips_file = self.dataset.mark_bad(index or 0, description)
         if consecutive > _MAX_RESTARTS or (timed_out and caused_by_file and not skips_file):
-            others = f", after {consecutive - 1} others died at the same batch" if consecutive > 1 else ""
+            others = f", after {counted(consecutive - 1, 'other')} died at the same batch" if consecutive > 1 else ""
             raise DataError(f"{description}{others}; {_remedy(death, caused_by_file)}") from death
         logger.warning("%s; starting a replacement", description)
 

@@ -24,6 +24,7 @@ from PIL import Image
 from plsc_mae.data import depth
 from plsc_mae.data.depth import PixelRange
 from plsc_mae.errors import flag, remedies
+from plsc_mae.wording import counted
 
 Pixels = npt.NDArray[Any]  # [h, w, C], uint8 or float32, from 0 to 255
 RGB_CHANNELS = 3
@@ -73,14 +74,16 @@ def choose_bands(count: int, pixel_format: PixelFormat) -> list[int]:
     """
     if pixel_format.bands:
         if max(pixel_format.bands) > count:
-            raise ValueError(f"it has {count} bands; expected band {max(pixel_format.bands)} of {flag('bands')} too")
+            raise ValueError(
+                f"it has {counted(count, 'band')}; expected band {max(pixel_format.bands)} of {flag('bands')} too"
+            )
         return [band - 1 for band in pixel_format.bands]
     if pixel_format.is_rgb and count in (1, RGB_CHANNELS + 1):
         return [0] * RGB_CHANNELS if count == 1 else list(range(RGB_CHANNELS))
     if count != pixel_format.channels:
         remedy = remedies("choose bands with --bands", f"give --in_chans {count}") or "convert it"
         raise ValueError(
-            f"it has {count} bands; expected {pixel_format.channels}, the channels of the network: {remedy}"
+            f"it has {counted(count, 'band')}; expected {pixel_format.channels}, the channels of the network: {remedy}"
         )
     return list(range(count))
 

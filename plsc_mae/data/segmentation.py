@@ -19,10 +19,11 @@ from PIL import Image
 
 from plsc_mae.data.decode import Interpolation, SourceImage, as_data_error, open_image, read_content
 from plsc_mae.data.listing import ImageList, PathTable, list_images
+from plsc_mae.data.pixels import RGB, PixelFormat
 from plsc_mae.data.transforms import Sample
 from plsc_mae.errors import DataError
 from plsc_mae.names import escape_name
-from plsc_mae.wording import counted
+from plsc_mae.wording import counted, span
 
 IMAGES, MASKS = "images", ("masks", "annotations")
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation")}
@@ -113,10 +114,18 @@ def read_mask(path: str, ignored: Collection[int]) -> npt.NDArray[np.int64]:
     return indices
 
 
-def count_pixels(data: MaskedImages, ignored: Collection[int], num_classes: int | None) -> npt.NDArray[np.int64]:
+def count_pixels(
+    data: MaskedImages, ignored: Collection[int], num_classes: int | None, pixel_format: PixelFormat = RGB
+) -> npt.NDArray[np.int64]:
     """Check all masks and return the pixel count of each class, int64 [C].
 
     C is `num_classes`; if that is None, it is the largest index + 1.
+
+    Args:
+        data: images and masks.
+        ignored: indices that are not counted.
+        num_classes: number of classes; None takes it from the masks.
+        pixel_format: form in which the images are read.
 
     Raises:
         DataError: a mask cannot be read, differs in size from its image, or has an index that is not below
@@ -125,22 +134,23 @@ def count_pixels(data: MaskedImages, ignored: Collection[int], num_classes: int 
     counts = np.zeros(num_classes or 1, np.int64)
     for number, path in enumerate(data.masks):
         mask = read_mask(path, ignored)
-        _require_size(mask, path, data.images.path(number))
+        _require_size(mask, path, data.images.path(number), pixel_format)
         found = np.bincount(mask[mask >= 0])
         if num_classes is not None and len(found) > num_classes:
             raise DataError(
-                f"mask {path} has the index {len(found) - 1}, but there are {num_classes} classes, 0 to "
-                f"{num_classes - 1}; name all classes in the file of --classes, or add the index to --ignore_index"
+                f"mask {path} has the index {len(found) - 1}, but there are {counted(num_classes, 'class')}, "
+                f"{span(0, num_classes - 1)}; name all classes in the file of --classes, or add the index to "
+                "--ignore_index"
             )
         longer = max(len(found), len(counts))
         counts = np.pad(counts, (0, longer - len(counts))) + np.pad(found, (0, longer - len(found)))
     return counts
 
 
-def _require_size(mask: npt.NDArray[Any], path: str, image_path: str) -> None:
+def _require_size(mask: npt.NDArray[Any], path: str, image_path: str, pixel_format: PixelFormat) -> None:
     """Raise DataError if mask and image differ in size; an unreadable image is left to its reader."""
     try:
-        image = open_image(image_path)
+        image = open_image(image_path, pixel_format=pixel_format)
     except DataError:
         return
     if mask.shape != (image.height, image.width):

@@ -12,6 +12,7 @@ from plsc_mae.data.decode import Box, Interpolation, SourceImage
 from plsc_mae.data.listing import ImageList, PathTable
 from plsc_mae.data.pixels import PixelFormat, Pixels
 from plsc_mae.errors import DataError
+from plsc_mae.wording import counted
 
 _DECODED_BYTES = 4  # per pixel, in Pillow
 _LARGE_BYTES = 500_000_000
@@ -80,7 +81,9 @@ def repeat_by_tiles(images: ImageList, pixel_format: PixelFormat) -> ImageList:
         counts[index] = math.ceil(image.height / side) * math.ceil(image.width / side)
         if image.decodes_whole and (largest is None or image.height * image.width > largest.height * largest.width):
             largest = image
-    logger.info("%d tiles of %d x %d pixels cover the %d images", counts.sum(), side, side, len(images))
+    logger.info(
+        "%s in %s of %d x %d pixels", counted(len(images), "image"), counted(int(counts.sum()), "tile"), side, side
+    )
     if largest is not None:
         _warn_of_memory(largest)
     rows = np.repeat(np.arange(len(images)), counts)

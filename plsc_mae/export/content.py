@@ -26,6 +26,7 @@ from plsc_mae.methods.label_kinds import Classes, LabelKind, stored_kind
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.weights import Checkpoint
+from plsc_mae.wording import counted
 
 Array = npt.NDArray[np.generic]
 Part = Literal["encoder", "classifier", "reconstruction"]
@@ -232,7 +233,7 @@ def _content(
 ) -> Content:
     encoder: VisionTransformer = getattr(network, "encoder", network)
     channels = encoder.patch_embed.proj.weight.shape[1]
-    colors = "RGB" if channels == RGB_CHANNELS else f"{channels} channels"
+    colors = "RGB" if channels == RGB_CHANNELS else counted(channels, "channel")
     images = Input("images", (channels, *encoder.img_size), "float32", f"(pixels / 255 - mean) / std, {colors}")
     constants = (normalize.mean, normalize.std)
     mean, std = (tuple(round(float(value), 6) for value in values.flatten().tolist()) for values in constants)

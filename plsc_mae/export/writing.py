@@ -17,6 +17,7 @@ from plsc_mae.export.targets.base import Target
 from plsc_mae.export.verify import Verdict, verify
 from plsc_mae.files import MARK
 from plsc_mae.names import as_json
+from plsc_mae.wording import counted
 
 CLASSES = "classes.txt"
 
@@ -65,8 +66,8 @@ def _remarks(target: Target, content: Content) -> list[str]:
         return target.remarks(content)
     return [
         *target.remarks(content),
-        f"images have {content.pixel_format.channels} channels, and the preprocessing of libraries is for RGB: prepare "
-        "arrays as example.py does, which reads .npy files and the formats of Pillow",
+        f"images have {counted(content.pixel_format.channels, 'channel')}, and the preprocessing of libraries is for "
+        "RGB: prepare arrays as example.py does, which reads .npy files and the formats of Pillow",
     ]
 
 

@@ -9,7 +9,8 @@ class Check(NamedTuple):
     """A check.
 
     Attributes:
-        seconds: time limit; that of the first check of a process includes the start of the process.
+        seconds: time limit if all checks have MINUTES; that of the first check of a process includes the start of the
+            process.
         purpose: description for the user.
     """
 
@@ -17,6 +18,7 @@ class Check(NamedTuple):
     purpose: str
 
 
+MINUTES = 3.0  # for all checks, by default
 CHECKS = {
     "kernels": Check(40, "does this wheel of Paddle have kernels for this chip?"),
     "copies": Check(20, "are non-blocking copies from pinned memory equal to their sources?"),

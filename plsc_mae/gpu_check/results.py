@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-Outcome = Literal["ok", "differs", "failed", "skipped"]
+Outcome = Literal["ok", "differs", "failed", "slow", "skipped"]
 Number = float | int | bool | str
 
 
@@ -17,8 +17,9 @@ class Result(NamedTuple):
     Attributes:
         check: name of the check.
         outcome: "ok"; "differs" if it ran and its numbers are not as expected; "failed" if it raised an error, crashed,
-            exceeded its time limit or found no kernels for the chip; "skipped" if it was not run: it does not apply
-            here, the check of kernels did not pass, or the time for all checks was used up.
+            exceeded its time limit or found no kernels for the chip; "slow" if it exceeded the limit on a busy machine,
+            so that nothing is known; "skipped" if it was not run: it does not apply here, the check of kernels did not
+            pass, or the time for all checks was used up.
         summary: one line for the user.
         numbers: measured values by name.
         seconds: duration of the check in seconds; 0 if it was skipped before its start.

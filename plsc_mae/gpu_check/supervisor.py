@@ -16,10 +16,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from plsc_mae.gpu_check.results import Result, read
+from plsc_mae.gpu_check.results import Outcome, Result, read
+from plsc_mae.wording import counted
 
-BUDGET = 170.0  # seconds for all checks
 LEAST = 5.0  # seconds that must be left to start a process
+BUSY = 1.5  # average number of running and waiting processes per CPU core
+REMEDY = "on a slow or busy machine, give --gpu_minutes 10"
 _POLL = 0.1
 
 Command = Callable[[Path, Sequence[str]], Sequence[str]]  # (file of results, names of checks) -> command line
@@ -52,7 +54,7 @@ def supervise(command: Command, limits: Mapping[str, float], deadline: float) ->
     pending = list(limits)
     while pending:
         if deadline - time.monotonic() < LEAST:
-            yield from (Result(name, "skipped", "the time for all checks is used up") for name in pending)
+            yield from (Result(name, "skipped", f"the time for all checks is used up; {REMEDY}") for name in pending)
             return
         with tempfile.TemporaryDirectory() as folder:
             for result in _attempt(command, tuple(pending), limits, deadline, Path(folder)):
@@ -81,11 +83,21 @@ def _attempt(
                 yield Result(name, "failed", _describe_end(process.returncode, output), seconds=waited)
                 return
             if waited > limits[name] or time.monotonic() > deadline:
-                yield Result(name, "failed", f"not finished after {waited:.0f} s; its process was ended", {}, waited)
+                yield _late(name, waited)
                 return
             time.sleep(_POLL)
     finally:
         _end(process)
+
+
+def _late(name: str, waited: float) -> Result:
+    """Return the result of a check that did not end in time: "slow" if other processes kept the machine busy."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    outcome: Outcome = "slow" if load > BUSY * cores else "failed"
+    summary = (
+        f"not finished within the {waited:.0f} s that it had, with a load of {load:.1f} on {counted(cores, 'core')}"
+    )
+    return Result(name, outcome, f"{summary}; its process was ended; {REMEDY}", {"load": load, "cores": cores}, waited)
 
 
 def _describe_end(code: int, output: Path) -> str:

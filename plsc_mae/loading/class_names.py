@@ -15,6 +15,7 @@ from plsc_mae.errors import CheckpointError, DataError, flag, remedies
 from plsc_mae.names import escape_controls
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.dialects.base import tensor_of_rank
+from plsc_mae.wording import counted, span
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +179,9 @@ def head_to_keep(stored: Checkpoint, count: int, classes: ClassOrder, names_file
     head = read_head(stored, names_file)
     known = head.names
     if head.outputs != count:
-        logger.info("%s has %d classes, this run %d: initializing a new head", stored.path, head.outputs, count)
+        logger.info(
+            "%s has %s, this run %d: initializing a new head", stored.path, counted(head.outputs, "class"), count
+        )
         return None
     if not known or not classes.names:
         logger.warning(
@@ -204,14 +207,15 @@ def _check_unnamed(images: LabeledImages, head: Head) -> None:
         if images.labels.max() >= head.outputs:
             start = ": they seem to start at 1, so subtract 1 from every label" if images.labels.min() == 1 else ""
             raise DataError(
-                f"{images.source} has labels from {images.labels.min()} to {images.labels.max()}, but {source} has "
-                f"{head.outputs} outputs, which are labels 0 to {head.outputs - 1}{start or '; correct the list'}"
+                f"{images.source} has the labels {span(images.labels.min(), images.labels.max())}, but {source} has "
+                f"{counted(head.outputs, 'output')}, for labels {span(0, head.outputs - 1)}"
+                f"{start or '; correct the list'}"
             )
         return
     if count != head.outputs:
         raise DataError(
-            f"{images.source} has {count} classes and {source} has {head.outputs} outputs without names, so the output "
-            f"of each class is unknown; {remedy}"
+            f"{images.source} has {counted(count, 'class')} and {source} has {counted(head.outputs, 'output')} "
+            f"without names, so the output of each class is unknown; {remedy}"
         )
     wrong = sorted_as_text(images.classes)
     if wrong is not None:
@@ -231,6 +235,7 @@ def _read_names(path: str, count: int) -> tuple[str, ...]:
     names = read_class_names(path)
     if len(names) != count:
         raise DataError(
-            f"--classes {path} has {len(names)} names; expected {count}, one per line for each class of the classifier"
+            f"--classes {path} has {counted(len(names), 'name')}; expected {count}, one per line for each class of the "
+            "classifier"
         )
     return names

@@ -27,6 +27,7 @@ from plsc_mae.data.pixels import RGB_CHANNELS, PixelFormat
 from plsc_mae.data.sequence import SequenceImages
 from plsc_mae.errors import ConfigError, DataError, UserError, flag
 from plsc_mae.loading.channels import stored_channels
+from plsc_mae.wording import counted
 
 OPTION = "pixel_range"
 AUTO = "auto"
@@ -91,9 +92,9 @@ def settle(config: ConfigT, images: ImageList | None, checkpoint: str | Path | N
     form = found.pixel_format
     if found.mean is None and not form.is_rgb:
         logger.warning(
-            "no mean and std for images of %d channels: using the average of the method's RGB values; `plsc-mae stats` "
+            "no mean and std for images of %s: using the average of the method's RGB values; `plsc-mae stats` "
             "measures those of your images for --stats",
-            form.channels,
+            counted(form.channels, "channel"),
         )
     return dataclasses.replace(
         config,
@@ -205,7 +206,7 @@ def _require_same(config: PixelConfig, measured: Source, pixel_format: PixelForm
     """Raise ConfigError if the channels, bands or range of a file of --stats differ from the run's."""
     if measured.channels != pixel_format.channels or measured.bands != pixel_format.bands:
         own, theirs = (
-            f"{c} channels{f', bands {b}' if b else ''}"
+            f"{counted(c, 'channel')}{f', bands {b}' if b else ''}"
             for c, b in (
                 (pixel_format.channels, " ".join(map(str, pixel_format.bands))),
                 (measured.channels, " ".join(map(str, measured.bands))),

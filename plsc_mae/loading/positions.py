@@ -19,6 +19,7 @@ from plsc_mae.weights.convert import POSITION_TABLE
 from plsc_mae.weights.dialects.base import Array
 from plsc_mae.weights.dialects.encoder import RELATIVE_TABLE, relative_side
 from plsc_mae.weights.dialects.grids import square_side
+from plsc_mae.wording import counted
 
 logger = logging.getLogger(__name__)
 Grid = tuple[int, int]
@@ -63,15 +64,15 @@ class PositionFit:
     def __call__(self, name: str, value: Array, shape: list[int]) -> Array | None:
         """Convert the file's `value` to `shape` for the network's tensor `name`; return None if that is impossible."""
         if name.endswith(PATCH_KERNEL) and value.ndim == len(shape) and value[:, 0].shape == (shape[0], *shape[2:]):
-            if not self.silent:
-                logger.info(
-                    "converted the patch embedding from %d to %d channels: each one has the sum of the old kernels, "
-                    "divided by %d",
-                    *(value.shape[1], shape[1], shape[1]),
-                )
+            self._log_conversion(
+                "the patch embedding", value.shape[1], shape[1], f"the sum of the old kernels, divided by {shape[1]}"
+            )
             return convert_kernel(value, shape[1])
         if name in self.predictions and not value.shape[-1] % self.patch_area and list(value.shape[:-1]) == shape[:-1]:
             channels = value.shape[-1] // self.patch_area, shape[-1] // self.patch_area
+            if name.endswith(".weight"):  # the bias follows
+                layer = name.removesuffix(".weight")
+                self._log_conversion(f"{layer}, which predicts pixels,", *channels, "the mean of the old predictions")
             return convert_predictions(value, channels, channels_first=self.channels_first)
         if value.ndim != len(shape) or value.shape[-1] != shape[-1]:
             return None
@@ -81,6 +82,10 @@ class PositionFit:
         if old is None or min(old) < MIN_RESIZED_SIDE:
             return None
         return resize_relative_positions(value.astype(np.float32), old, self.grid)
+
+    def _log_conversion(self, layer: str, old: int, new: int, rule: str) -> None:
+        if not self.silent:
+            logger.info("converted %s from %d to %s: each one has %s", layer, old, counted(new, "channel"), rule)
 
     def require_grid(self) -> None:
         """Raise CheckpointError if the grid of a table of the file was unknown; call after loading."""

@@ -20,14 +20,9 @@ from plsc_mae.data.views import TwoViewCenterCrop, TwoViewCropFlip
 from plsc_mae.errors import ConfigError, flag
 from plsc_mae.losses import alignment_loss
 from plsc_mae.masking import BlockMaskGenerator, RandomMaskGenerator, split_mask
+from plsc_mae.methods import contract
 from plsc_mae.methods.base import MASKED, Batch, PatchStats, Pictures, StepOutput, Task, to_pictures, visible_mean
-from plsc_mae.methods.cae_pictures import (
-    DrawTokens,
-    decoder_drawing,
-    mean_patch_drawing,
-    predict_hidden,
-    replace_tokens,
-)
+from plsc_mae.methods.cae_pictures import decoder_drawing, mean_patch_drawing, predict_hidden, replace_tokens
 from plsc_mae.methods.contract import ClassifierRecipe, Description, Method, PublishedSpeed, Reconstruction
 from plsc_mae.methods.masks import MaskDraw, WithMask
 from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline, Stack
@@ -42,6 +37,7 @@ from plsc_mae.weights.dialects import cae, find_dialect
 from plsc_mae.weights.dialects.base import count_blocks, tensor_of_rank
 
 if TYPE_CHECKING:
+    from plsc_mae.methods.cae_pictures import DrawTokens
     from plsc_mae.weights import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -254,8 +250,8 @@ class CAE(Method[CAEConfig]):
         require_network(config.model, registry.CAE)
         if not config.is_rgb and config.target_mode == "clusterID":
             raise ConfigError(
-                f"the tokenizer reads 8-bit RGB, but this run has {config.channels} channels"
-                f"{' of chosen bands' if config.bands else ''}; predict pixels with {flag('target_mode')} rgb, or "
+                f"the tokenizer reads 8-bit RGB, but the number of channels is {config.channels}"
+                f"{', of chosen bands' if config.bands else ''}; predict pixels with {flag('target_mode')} rgb, or "
                 "train MAE or SimMIM"
             )
         self._tokenizer_size(config)
@@ -494,5 +490,9 @@ def _classifier_arguments(config: CAEFinetuneConfig | CAELinprobeConfig) -> dict
 
 METHOD = CAE()
 CLASSIFIER = ClassifierRecipe(
-    _classifier_arguments, models="cae_*_224", base_model="cae_base_patch16_224", norm_into_fc_norm=True
+    _classifier_arguments,
+    models="cae_*_224",
+    base_model="cae_base_patch16_224",
+    flags=contract.layer_scale_flag,
+    norm_into_fc_norm=True,
 )

@@ -228,6 +228,11 @@ def _no_flags(_encoder: Sizes) -> str:
     return ""
 
 
+def layer_scale_flag(encoder: Sizes) -> str:
+    """Return the flag of a classifier whose encoder has no layer scale, with a leading space, else ""."""
+    return "" if encoder["layer_scale"] else " --layer_scale_init_value 0"
+
+
 @dataclass(frozen=True)
 class ClassifierRecipe(Generic[ClassifyT]):
     """The recipe of a code base for turning a pre-trained encoder into a classifier.

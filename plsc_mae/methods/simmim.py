@@ -19,6 +19,7 @@ from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import RandomCropFlip, ResizeCenterCrop
 from plsc_mae.errors import ConfigError, flag, remedies
 from plsc_mae.losses import channels_first
+from plsc_mae.methods import contract
 from plsc_mae.methods.base import MASKED, Batch, PatchStats, Pictures, StepOutput, Task, to_pictures
 from plsc_mae.methods.contract import DEFAULT_SIZE, ClassifierRecipe, Description, Method, Reconstruction
 from plsc_mae.methods.masks import WithMask
@@ -300,10 +301,14 @@ def _cosine(config: SimMIMConfig | SimMIMFinetuneConfig, lr: float, updates_per_
 
 
 def _classifier_arguments(config: SimMIMFinetuneConfig | SimMIMLinprobeConfig) -> dict[str, Any]:
-    return {"global_pool": config.global_pool}
+    return {"global_pool": config.global_pool, "layer_scale": config.layer_scale_init_value}
 
 
 METHOD = SimMIMMethod()
 CLASSIFIER = ClassifierRecipe(
-    _classifier_arguments, models="simmim_*_224", base_model="simmim_base_patch16_224", finetune_schedule=_cosine
+    _classifier_arguments,
+    models="simmim_*_224",
+    base_model="simmim_base_patch16_224",
+    flags=contract.layer_scale_flag,
+    finetune_schedule=_cosine,
 )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from plsc_mae.errors import ConfigError
+from plsc_mae.wording import counted
 
 
 class Rates(NamedTuple):
@@ -96,8 +97,8 @@ def by_updates(
     """
     if warmup_updates >= updates:
         raise ConfigError(
-            f"a warm-up of {warmup_updates} updates is not shorter than the run of {updates}; lower --warmup_epochs or "
-            "--warmup_steps, or train for more epochs"
+            f"a warm-up of {counted(warmup_updates, 'update')} is not shorter than the run of {updates}; lower "
+            "--warmup_epochs or --warmup_steps, or train for more epochs"
         )
     decay_end = weight_decay if weight_decay_end is None else weight_decay_end
 

@@ -16,6 +16,7 @@ from plsc_mae.errors import ConfigError
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.parallel.world import World
 from plsc_mae.pipeline.schedule import Line
+from plsc_mae.wording import counted
 
 MEASURED_IMAGES = 2
 
@@ -32,7 +33,8 @@ def check_stages(stages: int, depth: int) -> None:
     """Raise ConfigError unless every stage gets at least one block."""
     if stages > depth:
         raise ConfigError(
-            f"--pipeline_parallel {stages} exceeds the network's {depth} blocks; use at most one stage per block"
+            f"--pipeline_parallel {stages} exceeds the network's {counted(depth, 'block')}; use at most one stage "
+            "per block"
         )
 
 

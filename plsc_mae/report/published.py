@@ -121,5 +121,5 @@ def _compare(run: RunFolder, log: PublishedLog) -> Comparison:
         at = f"most at epoch {worst[0]}: {worst[2]:.4g} instead of {worst[1]:.4g}"
         text = f"{start}DEVIATES at {len(flagged)} of {len(rows)} epochs, {at}. {RULE}"
     else:
-        text = f"{start}The loss agrees at all {len(rows)} epochs that both have. {RULE}"
+        text = f"{start}The loss agrees at every epoch that both have ({len(rows)}). {RULE}"
     return Comparison(log, text, bool(flagged), own, rows)

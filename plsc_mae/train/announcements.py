@@ -34,7 +34,10 @@ IN_MEMORY = "<"  # first character of a data path for images in memory
 def announce_command(config: TrainingConfig, world: World) -> None:
     """Print the title of the overview in the main process, before images are checked and the network is built."""
     if world.is_main:
-        console.report(f"plsc_mae {plsc_mae.__version__}: {config.phase} of {config.model}, method {config.method}")
+        default = " (the default)" if config.model == type(config).model else ""
+        console.report(
+            f"plsc_mae {plsc_mae.__version__}: {config.phase} of {config.model}{default}, method {config.method}"
+        )
 
 
 def announce_plan(

@@ -11,11 +11,12 @@ from plsc_mae.errors import ConfigError, remedies
 from plsc_mae.optim import Schedule, scaled_lr
 from plsc_mae.optim.lars import TRUST_COEFFICIENT
 from plsc_mae.train.scaling import scales_with_batch
-from plsc_mae.wording import counted
+from plsc_mae.wording import counted, in_millions
 
 logger = logging.getLogger(__name__)
 
 LONG_WARMUP = 0.5  # share of the run
+MANY_PARAMETERS = 200_000_000  # between ViT-B and ViT-L
 # Largest possible change of the weights by LARS, relative to their norm. Measured with heads on features of 8 classes,
 # 62 % separable: 13 to 16 % accuracy at 0.1, 34 to 45 % at 0.9, 62 % at 3.
 LEAST_LARS_CHANGE, GOOD_LARS_CHANGE = 1.0, 3.0
@@ -54,6 +55,16 @@ def check_accumulation(config: TrainingConfig, iterations: int, parts: int) -> N
     )
 
 
+def warn_of_default_network(config: TrainingConfig, n_parameters: int) -> None:
+    """Log a warning if the network is a large one that is the default of --model; for processes without a GPU."""
+    if config.model == type(config).model and n_parameters >= MANY_PARAMETERS:
+        logger.warning(
+            "%s, the default of --model, has %s parameters and trains slowly without a GPU; choose a smaller --model, "
+            "or a recipe with one from `plsc-mae configs`",
+            *(config.model, in_millions(n_parameters)),
+        )
+
+
 def warn_of_schedule(config: TrainingConfig, schedule: Schedule, *, lr: float, updates_per_epoch: int) -> None:
     """Log a warning for each sign that a schedule hardly trains.
 
@@ -82,8 +93,9 @@ def _long_warmup(config: TrainingConfig, updates_per_epoch: int) -> Iterator[str
         yield f"the warm-up takes {warmup:g} of {counted(total, 'update')}; lower {flag} or train for more epochs"
     elif config.max_train_step is not None and config.max_train_step < warmup:
         yield (
-            f"--max_train_step {config.max_train_step} ends within the warm-up of {warmup:g} updates, so the learning "
-            f"rate does not reach its peak; lower {flag} if this is the whole run"
+            f"--max_train_step {config.max_train_step} ends within the warm-up, {warmup:g} of "
+            f"{counted(total, 'update')}, so the learning rate does not reach its peak; lower {flag} if "
+            "this is the whole run"
         )
 
 

@@ -37,7 +37,7 @@ from plsc_mae.train.log.run_logger import RunLogger
 from plsc_mae.train.nonfinite.policy import NonFinitePolicy
 from plsc_mae.train.observers.base import Observer
 from plsc_mae.train.observers.online_probe import OnlineProbe
-from plsc_mae.train.plausibility import check_accumulation, warn_of_schedule
+from plsc_mae.train.plausibility import check_accumulation, warn_of_default_network, warn_of_schedule
 from plsc_mae.train.precision import choose_precision, lower_weights
 from plsc_mae.train.scaling import images_per_update, peak_lr
 from plsc_mae.train.step import Accumulation, Stepper, trainable_parameters
@@ -235,6 +235,8 @@ def build_trainer(
     saver = Saver(state, log, config, world, before=policy.before_save)
     if world.is_main:
         announce_plan(state, loader, n_parameters=n_parameters, planned_memory=planned_memory)
+        if not world.is_gpu:
+            warn_of_default_network(config, n_parameters)
         warn_of_schedule(config, schedule, lr=lr, updates_per_epoch=accumulation.updates)
     return Trainer(
         state,

@@ -18,6 +18,7 @@ from paddle import Tensor
 from plsc_mae.data.loader import BatchLoader
 from plsc_mae.data.seeding import device_seed
 from plsc_mae.errors import CheckpointError, Stopped
+from plsc_mae.folder_lock import locked
 from plsc_mae.methods.base import Batch
 from plsc_mae.optim import ParamGroup, Schedule
 from plsc_mae.parallel import activity, hang_detector
@@ -25,7 +26,6 @@ from plsc_mae.parallel.world import World
 from plsc_mae.train.announcements import announce_end, announce_start, describe_stop
 from plsc_mae.train.checkpoint.cadence import due_tags, is_over, reached_last_step, step_save_is_due
 from plsc_mae.train.checkpoint.folder import Start, create_folder, find_start, prepare_folder
-from plsc_mae.train.checkpoint.lock import locked
 from plsc_mae.train.checkpoint.saver import Saver
 from plsc_mae.train.checkpoint.state import BEST, LATEST, Progress, RunState
 from plsc_mae.train.history import recorded
@@ -101,7 +101,8 @@ class Trainer:
 
         Raises:
             CheckpointError: a checkpoint or log cannot be read or written, a checkpoint does not fit this run, or the
-                output folder is in use or holds another run.
+                output folder holds another run.
+            FolderError: another run writes to the output folder.
             ConfigError: the position of the checkpoint is not between two updates of this run.
             DataError: images cannot be read, see --bad_image, or a feature is not finite.
             DivergedError: the loss or a gradient is not finite, and --nan_policy stops the run.
@@ -112,7 +113,7 @@ class Trainer:
         if start is None:
             start = find_start(self.config)
             self.world.barrier()  # all processes have found the folder unlocked
-        with locked(Path(self.config.output_dir)) if self.world.is_main else contextlib.nullcontext():
+        with locked(Path(self.config.output_dir), "--output_dir") if self.world.is_main else contextlib.nullcontext():
             self._fit(start)
 
     def _fit(self, start: Start) -> None:

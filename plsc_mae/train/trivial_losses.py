@@ -12,6 +12,7 @@ from plsc_mae.methods.base import Batch, Task
 from plsc_mae.names import as_json
 from plsc_mae.train.checkpoint.folder import TRIVIAL_LOSSES
 from plsc_mae.train.log.append_file import replace_content
+from plsc_mae.wording import counted
 
 ENOUGH_IMAGES = 64
 
@@ -63,7 +64,9 @@ class TrivialLosses:
         images = self._count()
         self._pending, self._batches = False, []
         parts = ", ".join(f"{DESCRIPTIONS[name]} {loss:.4g}" for name, loss in losses.items())
-        logger.info("%s of trivial predictors on the first %d images: %s", task.reference_loss, images, parts)
+        logger.info(
+            "%s of trivial predictors on the first %s: %s", task.reference_loss, counted(images, "image"), parts
+        )
         record = {"run": self._run, "loss": task.reference_loss, "images": images, "losses": losses}
         record["seconds"] = round(time.perf_counter() - started, 3)
         try:

@@ -59,7 +59,7 @@ def require_floats(tensors: Mapping[str, NDArray[Any]], where: str) -> None:
         return
     name, kind = next(iter(others.items()))
     raise CheckpointError(
-        f"{where} has {len(others)} weights that are not floating-point numbers, the first {name} of type {kind}; if "
+        f"{where} has weights that are not floating-point numbers ({len(others)}, the first {name} of type {kind}); if "
         "they are quantized, save the network before it is quantized, in float32 or float16"
     )
 

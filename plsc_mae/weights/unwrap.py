@@ -250,7 +250,7 @@ def _missing_values(table: Tensors) -> str:
     if not empty:
         return ""
     return (
-        f"has {len(empty)} weights without values, the first {empty[0]}, as DeepSpeed's ZeRO stage 3 writes them: the "
-        "values are in the files of its processes; merge these with `python zero_to_fp32.py . merged.bin` in the "
+        f"has weights without values ({len(empty)}, the first {empty[0]}), as DeepSpeed's ZeRO stage 3 writes them: "
+        "the values are in the files of its processes; merge these with `python zero_to_fp32.py . merged.bin` in the "
         "checkpoint's folder, where DeepSpeed wrote that script, and give the merged file"
     )

@@ -8,9 +8,10 @@ import os
 import numpy as np
 import pytest
 
+from plsc_mae import folder_lock
 from plsc_mae.analysis import feature_store
 from plsc_mae.analysis.feature_store import PROGRESS, FeatureStore
-from plsc_mae.errors import DataError
+from plsc_mae.errors import DataError, FolderError
 
 IDENTITY = {"images": "a", "--layers": "(1,)"}
 ROWS = np.random.default_rng(0).standard_normal((10, 6), np.float32)
@@ -94,14 +95,15 @@ def test_folders_of_the_user_are_refused(tmp_path, name):
     assert (tmp_path / "x.partial" / name).exists()
 
 
-def test_a_second_writer_is_refused(tmp_path):
+def test_a_second_writer_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_lock, "WAIT", 0.0)
     store = opened(tmp_path)
     child = os.fork()
     if child == 0:
         try:
             opened(tmp_path)
-        except DataError as error:
-            os._exit(0 if "another process writes to" in str(error) else 2)
+        except FolderError as error:
+            os._exit(0 if f"is in use by process {os.getppid()}" in str(error) else 2)
         os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
     store.remove()

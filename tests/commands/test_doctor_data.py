@@ -44,7 +44,9 @@ def test_a_sound_folder(tmp_path):
     assert f"train: 8 images in 7 classes, {tmp_path}/train" in told
     assert "  0 ant, 1 bee, 2 cat, ..., 4 eel, 5 fly, 6 gnu; 1 to 2 images each" in told
     assert "val: 7 images in 7 classes" in told
-    assert "  8 sampled images can be read" in told
+    assert "  8 sampled images can be read, and every listed file (8) " in told
+    assert "  pixels: 8 wide, 8 high\n" in told
+    assert "; 1 image each\n" in told.split("val: ")[1]
 
 
 def test_imagenet_is_recognized(tmp_path):
@@ -195,7 +197,7 @@ def test_one_image_and_lists(tmp_path):
     told, findings = examine(fill(tmp_path / "flat", "0.png"))
     assert findings == []
     assert "train: 1 image in no classes" in told
-    assert "  1 sampled images" in told
+    assert "  1 sampled image can be read" in told
 
 
 def test_hidden_files_are_counted(tmp_path):
@@ -212,7 +214,7 @@ def test_hidden_files_are_counted(tmp_path):
 def test_images_left_out(tmp_path):
     fill(tmp_path, "a/0.png", "b/0.png", "1.png", "2.png", "a/1.gif", "b/1.gif", "b/2.gif")
     told, findings = examine(tmp_path)
-    assert "headers of all 2 listed files are intact" in told
+    assert "every listed file (2) has an intact header" in told
     assert "not opened: 5 files" in told
     assert [found.stops for found in findings] == [False, False]
     assert f"2 images of {tmp_path} beside the class folders" in str(findings[0])
@@ -247,4 +249,4 @@ def test_lists_that_start_at_1(tmp_path):
     fill(tmp_path, "x/0.png", "x/1.png")
     (tmp_path / "list.txt").write_text("x/0.png 1\nx/1.png 2\n")
     _, findings = examine(tmp_path / "list.txt")
-    assert "labels from 1 to 2" in only(findings)
+    assert "no label 0, only 1 to 2" in only(findings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -24,7 +25,7 @@ def run(monkeypatch, capsys, tmp_path):
             monkeypatch.setattr(doctor, name, lambda *_: iter(()))
         monkeypatch.setattr(doctor, "_visible_gpus", lambda: gpus)
         monkeypatch.setattr(doctor_gpu, "read_driver", lambda: DRIVER if gpus else None)
-        monkeypatch.setattr(doctor_gpu_checks, "run_all", lambda _: iter(results))
+        monkeypatch.setattr(doctor_gpu_checks, "run_all", lambda *_: iter(results))
         path = tmp_path / "report.json"
         assert main(["doctor", "--gpu", "--report", str(path)]) == code
         return capsys.readouterr().out, json.loads(path.read_text())
@@ -55,6 +56,26 @@ def test_a_bad_check_among_good_ones(run, outcome):
     assert [check["outcome"] for check in report["checks"]] == [outcome, "ok"]
 
 
+def test_a_busy_machine_is_no_error(run):
+    out, report = run(Result("collectives", "slow", "not finished"), gpus=1, code=0)
+    assert "? GPU check 'collectives' not finished" in out
+    assert report["checks"][0]["outcome"] == "slow"
+
+
+def test_more_minutes_raise_all_limits(monkeypatch):
+    seen = {}
+
+    def supervise(command, limits, deadline):
+        seen.update(limits, end=deadline - time.monotonic())
+        yield from (Result(name, "ok", "") for name in limits)
+
+    monkeypatch.setattr(doctor_gpu_checks, "supervise", supervise)
+    list(doctor_gpu_checks.run_all(0, minutes=6))
+    assert seen["collectives"] == 2 * doctor_gpu_checks.COLLECTIVES_CHECK.seconds
+    assert seen["speed"] == 2 * doctor_gpu_checks.CHECKS["speed"].seconds
+    assert seen["end"] == pytest.approx(350, abs=20)
+
+
 def test_without_a_gpu_nothing_is_measured(run):
     out, report = run(GOOD, gpus=0, code=doctor.NO_GPU)
     assert "NOTHING IS MEASURED ON A GPU" in out
@@ -79,8 +100,9 @@ def test_a_report_of_an_earlier_run_is_replaced_and_a_foreign_file_is_kept(run, 
     assert path.read_text() == "[]"
 
 
-def test_a_report_needs_the_checks(capsys):
-    assert main(["doctor", "--report", "x.json"]) == 2
+@pytest.mark.parametrize("words", [["--report", "x.json"], ["--gpu_minutes", "9"]])
+def test_options_of_the_checks_need_the_checks(capsys, words):
+    assert main(["doctor", *words]) == 2
     assert "--gpu" in capsys.readouterr().err
 
 

@@ -77,7 +77,7 @@ def test_layers_of_a_split_as_safetensors(extract, tmp_path):
     [
         ("", "--save_path is required"),
         ("--save_path PLACE/x.pt", "x.pt: expected a file that ends in .npz, .safetensors or .parquet"),
-        ("--save_path PLACE/x.npz --layers 2", "--layers 2: the encoder has 1 blocks; expected 0 to 1, or -1"),
+        ("--save_path PLACE/x.npz --layers 2", "--layers 2: the encoder has 1 block; expected 0 to 1, or -1"),
         ("--save_path PLACE/x.npz --tokens all", "expected one of cls, mean, patch"),
     ],
 )

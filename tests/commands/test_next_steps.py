@@ -18,6 +18,7 @@ from plsc_mae.cli import COMMANDS, main
 from plsc_mae.commands.next_steps import after_pretraining
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.resolve import from_mapping, parse
+from plsc_mae.data.listing import list_images
 from plsc_mae.errors import UserError
 
 SHORT = "--epochs 1 --warmup_epochs 0 --num_workers 0"
@@ -62,6 +63,8 @@ def test_a_run_announces_its_plan_and_ends_with_commands_that_work(options, imag
 
     commands = next_commands(lines)
     assert list(commands) == ["learning", "pictures", "classifier", "others"]
+    assert any(line.startswith("30 images: docs/few-images.md") for line in lines)
+    assert parse(commands["classifier"][1:], COMMANDS["finetune"].configs, prog="finetune").epochs == 300
     assert main([*commands["pictures"], "--max_images", "1"]) == 0
     assert Path("my run/reconstruction").is_dir()
     assert main(commands["others"]) == 0
@@ -118,10 +121,10 @@ def test_lines_of_weights_inspect_are_quoted(options, images, tmp_path, capsys, 
         parse([word.replace("N", "2") for word in words[1:]], COMMANDS[words[0]].configs, prog=words[0])
 
 
-def test_a_network_without_an_encoder_has_no_pictures(tmp_path, capsys):
+def test_a_network_without_an_encoder_has_no_pictures(images, tmp_path, capsys):
     config = from_mapping({"data_path": "<data in memory>", "output_dir": str(tmp_path)}, PRETRAIN, "test")
     with log_shown():
-        after_pretraining(config, nn.Linear(2, 2), tmp_path / "checkpoint-0.pd", num_classes=0)
+        after_pretraining(config, nn.Linear(2, 2), tmp_path / "checkpoint-0.pd", list_images(images, "train"))
     assert list(next_commands(capsys.readouterr().out.splitlines())) == ["learning", "others"]
 
 

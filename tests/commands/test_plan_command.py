@@ -108,7 +108,7 @@ def test_images_are_counted_and_not_read(printed, tmp_path):
     out = printed(f"pretrain --model mae_vit_tiny_patch16 --data_path {tmp_path}")
     assert "1 update  70 images" in out
     few = printed(f"pretrain --model mae_vit_tiny_patch16 --data_path {tmp_path} --batch_size 71", code=2)
-    assert "70 images are fewer than one batch of 71 x 1" in few
+    assert "70 images cannot fill one batch of 71 x 1" in few
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from plsc_mae import folder_lock
 from plsc_mae.cli import main
 from plsc_mae.data.imagefolder import find_images, find_validation
 
@@ -124,6 +125,21 @@ def test_foreign_files_are_kept(source, tmp_path, capsys):
     next((source / "train/cat").iterdir()).unlink()
     assert prepare(source, tmp_path / "new") == 2
     assert "other images" in capsys.readouterr().err
+
+
+def test_a_folder_that_another_call_writes_to_is_refused(source, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(folder_lock, "WAIT", 0.0)
+    (tmp_path / "out/train").mkdir(parents=True)
+    (tmp_path / "out/train/.hidden").touch()
+    with folder_lock.locked(tmp_path / "out/train", "DST"):
+        child = os.fork()  # the lock is one of processes
+        if child == 0:
+            os._exit(prepare(source, tmp_path / "out"))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    message = capfd.readouterr().err
+    assert all(words in message for words in (f"DST {tmp_path}/out/train", f"process {os.getpid()}")), message
+    assert prepare(source, tmp_path / "out") == 0
+    assert not list((tmp_path / "out").rglob(folder_lock.LOCK))
 
 
 @pytest.mark.parametrize(

@@ -273,6 +273,7 @@ def test_every_tensor_can_be_listed(run, inspected, tmp_path):
 
 
 PUBLISHED = {"patch_size": 16, "embed_dim": 1024, "depth": 24, "num_heads": 16, "class_token": True, "grid": (14, 14)}
+PUBLISHED["layer_scale"] = True
 
 
 @pytest.mark.parametrize(
@@ -283,17 +284,19 @@ PUBLISHED = {"patch_size": 16, "embed_dim": 1024, "depth": 24, "num_heads": 16, 
         ("mae", {"grid": (28, 28)}, "--model vit_large_patch16 --input_size 448"),
         ("mae", {"grid": (14, 28)}, "--model vit_large_patch16 --input_size 224 448"),
         ("cae", {}, "--model cae_large_patch16_224"),
+        ("cae", {"layer_scale": False}, "--model cae_large_patch16_224 --layer_scale_init_value 0"),
         ("mae_pytorch", {"class_token": False}, "--model vit_large_patch16_224"),
         ("mae_priv", {}, "--method mae_priv --model vit_large_patch16_224 --use_cls_token"),
         ("mae_priv", {"class_token": False}, "--method mae_priv --model vit_large_patch16_224 --global_pool"),
+        ("mae", {"depth": 3, "num_heads": None}, "--model vit_large_patch16 --depth 3 --num_heads N"),
         (
-            "mae",
-            {"depth": 3, "num_heads": None},
-            "--model vit_base_patch16 --patch_size 16 --embed_dim 1024 --depth 3 --num_heads N",
+            "mae",  # demo/mae
+            {"patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 3, "grid": (8, 8)},
+            "--model vit_tiny_patch16 --patch_size 8 --embed_dim 96 --depth 4 --input_size 64",
         ),
     ],
 )
-def test_classifiers_of_published_sizes_are_named(method, changes, flags):
+def test_the_nearest_classifier_is_named(method, changes, flags):
     lines = usage_lines.training("w.pth", method, PUBLISHED | changes)
     assert lines["finetune"] == f"plsc-mae finetune {flags} --finetune w.pth --data_path DIR"
     assert ("linprobe" in lines) == (method != "mae_pytorch")

@@ -347,8 +347,7 @@ def test_help_lists_every_option_and_no_retired_one(capsys):
 def test_a_default_warm_up_fits_a_short_run(yaml_file, heard):
     heard.set_level(logging.INFO, logger="plsc_mae")
     assert resolved("--epochs", "2").warmup_epochs == 0.2
-    assert "--warmup_epochs" in heard.text
-    assert "0.2 epochs" in heard.text
+    assert "--warmup_epochs 0.2" in heard.text
     heard.clear()
     assert resolved("--epochs", "40").warmup_epochs == 40
     assert resolved("--epochs", "2", "--warmup_epochs", "1").warmup_epochs == 1

@@ -131,8 +131,8 @@ def test_a_class_without_images_needs_no_match():
     [
         (folders("a", "b"), []),
         (folders("a"), ["one class only, 'a'", "100 %"]),
-        (listed(1, 1), ["one class only, '1'", "labels from 1 to 1"]),
-        (listed(1, 2), ["labels from 1 to 2", "subtract 1"]),
+        (listed(1, 1), ["one class only, '1'", "no label 0, only 1;"]),
+        (listed(1, 2), ["no label 0, only 1 to 2;", "subtract 1"]),
         (folders("1", "2"), []),
         (folders("Cat", "cat", "owl"), ["'Cat', 'cat'"]),
         (folders("cat", "cat "), ["'cat', 'cat '"]),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.data.segmentation import UNLABELED, count_pixels, find_masked_images, read_mask
 from plsc_mae.errors import DataError
 
@@ -98,6 +99,15 @@ def test_sizes_and_indices_are_checked(tmp_path):
     write_pair(tmp_path)
     with pytest.raises(DataError, match=rf"{path} has the index 3, .*3 classes, 0 to 2.*--classes.*--ignore_index"):
         count_pixels(find_masked_images(str(tmp_path), "train"), [255], 3)
+
+
+def test_sizes_of_images_with_other_bands_are_checked(tmp_path):
+    mask = write_pair(tmp_path)
+    image = tmp_path / "images/train/a.jpg"
+    image.unlink()
+    np.save(image.with_suffix(".npy"), np.zeros((14, 15, 13), np.uint16))
+    with pytest.raises(DataError, match=rf"{mask} has 3 x 2 pixels, .*a.npy has 15 x 14"):
+        count_pixels(find_masked_images(str(tmp_path), "train"), [255], None, PixelFormat(13))
 
 
 def test_missing_masks_and_folders_are_named(tmp_path):

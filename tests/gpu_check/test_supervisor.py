@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 
@@ -54,7 +55,17 @@ def test_a_crash_is_the_result_of_one_check():
     assert "exit code 7: no output" in results[3].summary
 
 
-def test_a_hang_is_the_result_of_one_check():
+@pytest.mark.parametrize(("load", "outcome"), [(1000.0, "slow"), (0.0, "failed")])
+def test_a_check_that_is_late_names_its_limit_the_load_and_the_remedy(monkeypatch, load, outcome):
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    result, *_ = run("hang", limit=0.2)
+    assert result.outcome == outcome
+    assert result.is_bad == (outcome == "failed")
+    assert all(words in result.summary for words in ("the 0 s", f"load of {load}", "--gpu_minutes"))
+
+
+def test_a_hang_is_the_result_of_one_check(monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
     started = time.monotonic()
     results = run("a", "hang", "b", limit=4)  # seconds, more than a busy machine needs to start a process
     assert outcomes(results) == {"a": "ok", "hang": "failed", "b": "ok"}
@@ -68,6 +79,7 @@ def test_checks_without_time_are_skipped():
 
 def test_a_deadline_ends_the_running_check(monkeypatch):
     monkeypatch.setattr(supervisor, "LEAST", 0.2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
     assert outcomes(run("hang", "a", seconds=0.4)) == {"hang": "failed", "a": "skipped"}
 
 

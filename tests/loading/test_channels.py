@@ -65,7 +65,9 @@ def test_an_encoder_and_convert(file, tmp_path, capsys):
     line = f"weights convert {file} {out} --dialect facebook --in_chans 1 --num_heads 2 --decoder_num_heads 2"
     capsys.readouterr()
     assert main(line.split()) == 0
-    assert capsys.readouterr().out.count("from 3 to 1 channels") == 1
+    log = capsys.readouterr().out
+    assert log.count("from 3 to 1 channel:") == 2
+    assert log.count("patch embedding from 3") == log.count("decoder.pred, which predicts pixels, from 3") == 1
     assert stored_channels(weights.read_network(out)) == 1
     own = load_encoder(str(out), num_heads=2).network
     np.testing.assert_allclose(own.forward_features(gray).numpy(), tokens[1], atol=1e-6)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from plsc_mae.cli import main
+from plsc_mae.folder_lock import LOCK
 from plsc_mae.train.checkpoint import file as checkpoint_file
 from plsc_mae.train.checkpoint.file import find_newest, load
-from plsc_mae.train.checkpoint.lock import LOCK
 
 pytestmark = [pytest.mark.compat, pytest.mark.long]
 
@@ -114,7 +114,7 @@ def test_damaged_checkpoints_are_passed_over_but_not_all_of_them(run, capsys):
     for path in folder.glob("*.pd"):
         path.write_bytes(b"")
     assert main(command) == 2
-    assert "none of the 2 checkpoints in" in capsys.readouterr().err
+    assert "has 2 checkpoints, and none" in capsys.readouterr().err
     assert len(run.records("cut")) == 9
 
 

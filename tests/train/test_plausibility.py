@@ -13,7 +13,7 @@ from plsc_mae.config import FINETUNE, LINPROBE, PRETRAIN
 from plsc_mae.errors import ConfigError
 from plsc_mae.methods.label_kinds import Classes, LabelSets, Numbers
 from plsc_mae.optim.schedule import by_epochs
-from plsc_mae.train.plausibility import check_accumulation, warn_of_schedule
+from plsc_mae.train.plausibility import check_accumulation, warn_of_default_network, warn_of_schedule
 
 pytestmark = pytest.mark.compat
 MAE = PRETRAIN["mae"](batch_size=20, epochs=400)
@@ -34,6 +34,20 @@ def warned(config, heard, *, images: int = 640) -> str:
     heard.clear()
     warn_of_schedule(config, schedule, lr=lr, updates_per_epoch=updates)
     return heard.text
+
+
+@pytest.mark.parametrize(
+    ("model", "n_parameters", "expected"),
+    [
+        (MAE.model, 330_000_000, [MAE.model, "330.0 M", "--model", "plsc-mae configs"]),
+        (MAE.model, 1_000_000, []),
+        ("mae_vit_huge_patch14", 660_000_000, []),
+    ],
+)
+def test_a_large_default_network(heard, model, n_parameters, expected):
+    warn_of_default_network(dataclasses.replace(MAE, model=model), n_parameters)
+    assert all(words in heard.text for words in expected)
+    assert bool(heard.text) == bool(expected)
 
 
 @pytest.mark.parametrize(("accum_iter", "iterations"), [(1, 1), (4, 4), (3, 7)])
@@ -80,7 +94,7 @@ def test_a_warm_up_of_half_the_run(heard):
 
 def test_an_end_within_the_warm_up(heard):
     text = warned(dataclasses.replace(MAE, max_train_step=100), heard)
-    assert "--max_train_step 100 ends within the warm-up of 1280 updates" in text
+    assert "--max_train_step 100 ends within the warm-up, 1280 of " in text
     assert "lower --warmup_epochs" in text
     assert warned(dataclasses.replace(MAE, max_train_step=1280), heard) == ""
 

@@ -67,13 +67,15 @@ class PackRecord:
 
     @classmethod
     def open(cls, folder: Path, options: dict[str, Any]) -> PackRecord:
-        """Return the record of a folder up to the first missing or changed shard; for an empty folder, a new one.
+        """Return the record of a folder up to the first missing or changed shard.
+
+        A folder that does not exist, or has hidden files only, gets a new record.
 
         Raises:
             DataError: the folder holds other files, or shards of other images or options.
             OSError: the folder cannot be read.
         """
-        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        if not folder.exists() or (folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())):
             return cls(options)
         try:
             content = json.loads((folder / RECORD).read_text(encoding="utf-8"))

@@ -14,10 +14,11 @@ from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import to_yaml
 from plsc_mae.errors import CheckpointError
 from plsc_mae.files import refuse_foreign
+from plsc_mae.folder_lock import require_unlocked
 from plsc_mae.train.checkpoint import file as checkpoint_file
-from plsc_mae.train.checkpoint.lock import require_unlocked
 from plsc_mae.train.checkpoint.run_record import RunRecord, read_record, record_path, require_own_record, write_record
 from plsc_mae.train.log.append_file import VISUALDL_FILE, has_visualdl_records, replace_content
+from plsc_mae.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +61,12 @@ def find_start(config: TrainingConfig) -> Start:
     """Return how a run starts; this changes no file.
 
     Raises:
-        CheckpointError: the output folder is in use by a run; it or --log_dir holds a run, and no option says what to
-            do with it; the checkpoint of --resume cannot be read; or --auto_resume finds no usable checkpoint of its
-            run, or cannot choose a run.
+        FolderError: another run writes to the output folder.
+        CheckpointError: the output folder or --log_dir holds a run, and no option says what to do with it; the
+            checkpoint of --resume cannot be read; or --auto_resume finds no usable checkpoint of its run, or cannot
+            choose a run.
     """
-    require_unlocked(Path(config.output_dir))
+    require_unlocked(Path(config.output_dir), "--output_dir")
     files = _RunFiles(config)
     return _choose_start(config, files)._replace(found=files.record)
 
@@ -172,7 +174,7 @@ class _RunFiles:
         else:
             newest = max(self.checkpoints, key=lambda path: path.stat().st_mtime).name
             more = len(self.checkpoints) - 1
-            parts.insert(0, f"{newest} and {more} other checkpoint{'s' if more > 1 else ''}" if more else newest)
+            parts.insert(0, f"{newest} and {counted(more, 'other checkpoint')}" if more else newest)
         return " and ".join(parts) + (f" of run {self.run}" if self.run else " of an earlier run")
 
     def _existing(self, *patterns: str) -> list[Path]:
@@ -234,8 +236,8 @@ def _continue_run(config: TrainingConfig, files: _RunFiles) -> Start:
     damaged = sum(path not in runs or record.owns(runs[path]) for path in files.footers)
     if damaged:
         raise CheckpointError(
-            f"none of the {damaged} checkpoints in {config.output_dir} can be used, see the warnings; restore one from "
-            "a backup, or start in another --output_dir"
+            f"{config.output_dir} has {counted(damaged, 'checkpoint')}, and none can be used, see the warnings; "
+            "restore one from a backup, or start in another --output_dir"
         )
     if record.origin:
         return Start(_origin(config, record), record, foreign, displaced_run=others)

@@ -33,6 +33,7 @@ from plsc_mae.train.step import Accumulation, Stepper
 from plsc_mae.weights.convert import LoadReport
 from plsc_mae.weights.finite import require_finite
 from plsc_mae.weights.reader import Checkpoint
+from plsc_mae.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -336,7 +337,7 @@ class RunState:
         iterations, rest = divmod(images, self.images_per_iteration)
         if rest or not self.accumulation.is_start(iterations):
             raise ConfigError(
-                f"the checkpoint was saved {images} images into an epoch, which is not a multiple of the "
+                f"the checkpoint was saved {counted(images, 'image')} into an epoch, which is not a multiple of the "
                 f"{self.images_per_iteration * self.config.accum_iter} images of an update; resume with the "
                 "--batch_size, --accum_iter and number of processes of the earlier run"
             )

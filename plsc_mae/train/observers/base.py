@@ -21,6 +21,7 @@ from plsc_mae.methods.base import LABEL, OUTPUT, Batch, Task
 from plsc_mae.parallel.world import World
 from plsc_mae.train.precision import Precision, autocast
 from plsc_mae.train.signals import StopRequest
+from plsc_mae.wording import counted
 
 
 class Observation(NamedTuple):
@@ -217,7 +218,9 @@ class Evaluation:
     def _report(self, scored: int, unreadable: int, here: Sequence[int]) -> None:
         """Store the counts, and log the unreadable images; `here` are the indices of those that this process read."""
         if not scored:
-            raise DataError(f"none of the {unreadable} images of the evaluation can be read; check --eval_data_path")
+            raise DataError(
+                f"the evaluation has {counted(unreadable, 'image')}, and none can be read; check --eval_data_path"
+            )
         dataset = self.loader.dataset
         if isinstance(dataset, EvaluationDataset):
             dataset.log_unreadable(here)

@@ -274,7 +274,7 @@ def test_logs_without_a_checkpoint_are_kept(folder):
 def test_damaged_checkpoints_are_no_reason_to_start_again(folder):
     record(folder, OLD)
     checkpoint(folder, 1, 20, OLD).write_bytes(b"")
-    with pytest.raises(CheckpointError, match="none of the 1 checkpoints"):
+    with pytest.raises(CheckpointError, match="has 1 checkpoint, and none"):
         find_start(config(folder, "--auto_resume"))
 
 

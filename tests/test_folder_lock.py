@@ -1,4 +1,4 @@
-"""The lock of an output folder: a second run is refused while the first is alive, and only then."""
+"""The lock of an output folder: a second run waits for the first, and is refused only while that one is alive."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from plsc_mae import folder_lock
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.resolve import parse
-from plsc_mae.errors import CheckpointError
+from plsc_mae.errors import FolderError
+from plsc_mae.folder_lock import LOCK, locked, require_unlocked
 from plsc_mae.train.checkpoint.folder import find_start
-from plsc_mae.train.checkpoint.lock import LOCK, locked, require_unlocked
 
 # A run: it holds the lock, and has a child that outlives it, as loader workers can. Only this module is loaded, so that
 # the process starts in an instant.
@@ -27,7 +29,7 @@ spec = importlib.util.spec_from_file_location("lock", sys.argv[1])
 lock = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(lock)
 from pathlib import Path
-with lock.locked(Path(sys.argv[2])):
+with lock.locked(Path(sys.argv[2]), "--output_dir"):
     child = os.fork()
     if child == 0:
         os.close(1)
@@ -58,17 +60,38 @@ def start(folder: Path):
     return find_start(parse(["--output_dir", str(folder), "--auto_resume"], PRETRAIN, prog="pretrain"))
 
 
-def test_a_folder_in_use_is_refused_until_its_run_ends(holder, tmp_path):
+def hold(folder: Path) -> contextlib.AbstractContextManager[None]:
+    return locked(folder, "--output_dir")
+
+
+def test_a_folder_in_use_is_refused_until_its_run_ends(holder, tmp_path, monkeypatch):
     process, _ = holder
-    for attempt in (lambda: start(tmp_path), lambda: locked(tmp_path).__enter__()):
-        with pytest.raises(CheckpointError, match=f"--output_dir {tmp_path}.*process {process.pid} on .*stop it"):
+    monkeypatch.setattr(folder_lock, "WAIT", 0.1)
+    for attempt in (lambda: start(tmp_path), lambda: hold(tmp_path).__enter__()):
+        with pytest.raises(FolderError, match=f"--output_dir {tmp_path}.*process {process.pid} on .*stop it"):
             attempt()
     process.communicate("")
     assert not (tmp_path / LOCK).exists()
     start(tmp_path)
-    with locked(tmp_path):
+    with hold(tmp_path):
         assert str(os.getpid()) in (tmp_path / LOCK).read_text()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("attempt", [start, lambda folder: hold(folder).__enter__()])
+def test_a_restarted_run_waits_for_the_end_of_its_predecessor(holder, tmp_path, monkeypatch, caplog, attempt):
+    process, _ = holder
+    monkeypatch.setattr(folder_lock, "ANNOUNCED", 0.0)
+    monkeypatch.setattr(folder_lock, "POLL", 0.01)
+    monkeypatch.setattr(folder_lock, "WAIT", 60.0)
+    end = threading.Timer(0.05, process.communicate, [""])
+    end.start()
+    with caplog.at_level("INFO", "plsc_mae"):
+        attempt(tmp_path)
+    end.join()
+    (line,) = caplog.messages
+    assert f"{tmp_path} is in use by process {process.pid}" in line
+    assert "60 s" in line
 
 
 def test_a_killed_run_releases_its_folder_although_a_child_lives(holder, tmp_path):
@@ -78,13 +101,13 @@ def test_a_killed_run_releases_its_folder_although_a_child_lives(holder, tmp_pat
     os.kill(child, 0)
     assert (tmp_path / LOCK).exists()
     start(tmp_path)
-    with locked(tmp_path):
+    with hold(tmp_path):
         pass
     assert not (tmp_path / LOCK).exists()
 
 
 def test_an_error_releases_the_folder(tmp_path):
-    with pytest.raises(ZeroDivisionError), locked(tmp_path):
+    with pytest.raises(ZeroDivisionError), hold(tmp_path):
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
 
@@ -94,8 +117,8 @@ def test_a_file_system_without_locks_only_causes_a_warning(tmp_path, monkeypatch
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "lockf", refuse)
-    with locked(tmp_path):
-        require_unlocked(tmp_path)
+    with hold(tmp_path):
+        require_unlocked(tmp_path, "--output_dir")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert str(tmp_path) in caplog.text
 
@@ -111,11 +134,11 @@ def test_a_file_that_its_owner_removes_in_between_is_opened_again(tmp_path, monk
 
     stolen: list[int] = []
     monkeypatch.setattr(fcntl, "lockf", end_of_owner)
-    with locked(tmp_path):
+    with hold(tmp_path):
         assert path.exists()
     assert stolen
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"gone.*another --output_dir"), locked(tmp_path / "gone"):
+    with pytest.raises(FolderError, match=r"gone.*another --output_dir"), hold(tmp_path / "gone"):
         pass

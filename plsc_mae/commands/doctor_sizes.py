@@ -1,0 +1,51 @@
+"""The doctor's description of image sizes, and the options for images that differ much from the usual input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from plsc_mae.config import PretrainConfig
+from plsc_mae.wording import span
+
+INPUT = PretrainConfig.input_size[0]  # side of the default input
+LARGE, SMALL = 3 * INPUT, 160  # shorter sides in pixels from which, or below which, other options suit better
+FAR_FROM_SQUARE = 2.0  # longer side divided by the shorter one
+_RESIZED_SIDE, _TILE = 320, 512  # as in docs/packed-data.md and docs/your-images.md
+_TINY, _SMALLEST_INPUT = 48, 16
+
+
+def describe_sizes(sizes: Sequence[tuple[int, int]], *, fit_jpeg: bool) -> Iterator[str]:
+    """Yield a line with the range and the median of image sizes, and lines with options that suit them better.
+
+    Args:
+        sizes: (width, height) of each image in pixels.
+        fit_jpeg: whether JPEG can hold the images, so that `prepare-data` can resize them.
+    """
+    widths, heights = np.array(sizes).T
+    ranges = [span(min(sides), max(sides)) for sides in zip(*sizes, strict=True)]
+    median = f"{np.median(widths):.0f} x {np.median(heights):.0f} (width x height)"
+    yield f"  pixels: {ranges[0]} wide, {ranges[1]} high" + (f"; median {median}" if len(set(sizes)) > 1 else "")
+    shorter = int(np.median(np.minimum(widths, heights)))
+    if shorter >= LARGE:
+        resizing = f"`plsc-mae prepare-data DIR DST --short {_RESIZED_SIDE}` resizes them once, for faster reading; "
+        yield (
+            f"  much larger than the default input of {INPUT} pixels: {resizing if fit_jpeg else ''}"
+            f"`plsc-mae pretrain --tile {_TILE}` crops from squares of that side, which keeps small objects"
+        )
+    elif shorter < SMALL:
+        patch = 4 if shorter < _TINY else 8
+        side = max(shorter // patch * patch, _SMALLEST_INPUT)
+        yield (
+            f"  smaller than the default input of {INPUT} pixels: runs enlarge them, except with `plsc-mae pretrain "
+            f"--input_size {side} --patch_size {patch}`"
+        )
+    ratio = float(np.median(widths / heights))
+    if max(ratio, 1 / ratio) >= FAR_FROM_SQUARE:
+        shape = f"{ratio:.1f} times as wide as high" if ratio > 1 else f"{1 / ratio:.1f} times as high as wide"
+        yield (
+            f"  far from square ({shape}): training crops pieces of 3:4 to 4:3 and evaluation sees the center only; "
+            f"`plsc-mae pretrain --tile {shorter}` crops from squares of every part, and `plsc-mae pretrain "
+            "--input_size H W` stretches the pieces to a rectangle"
+        )

@@ -1,0 +1,49 @@
+"""The doctor's line about image sizes, and the options that it names for sizes far from the usual ones."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from plsc_mae.cli import COMMANDS
+from plsc_mae.commands.doctor_sizes import INPUT, describe_sizes
+from plsc_mae.config.resolve import parse
+
+pytestmark = [pytest.mark.compat, pytest.mark.once]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "advice"),
+    [
+        ([(INPUT, INPUT)] * 2, []),
+        ([(500, 375), (400, 300)], []),
+        ([(32, 32), (36, 33)], ["--input_size 32 --patch_size 4"]),
+        ([(9, 8)], ["--input_size 16 --patch_size 4"]),
+        ([(100, 99)], ["--input_size 96 --patch_size 8"]),
+        ([(6000, 4000)], ["prepare-data DIR DST --short 320", "--tile 512"]),
+        ([(900, 300)], ["3.0 times as wide as high", "--tile 300", "--input_size H W"]),
+        ([(300, 900)], ["3.0 times as high as wide", "--tile 300", "--input_size H W"]),
+    ],
+)
+def test_advice_for_sizes(sizes, advice):
+    _, *lines = describe_sizes(sizes, fit_jpeg=True)
+    assert all(words in "\n".join(lines) for words in advice)
+    assert bool(lines) == bool(advice)
+    for line in lines:
+        for command in line.split("`")[1::2]:
+            _, name, *words = shlex.split(command.replace("H W", "112 224"))
+            parse(words, COMMANDS[name].configs, prog=name, positional=COMMANDS[name].positional)
+
+
+def test_the_range_and_the_median():
+    (line,) = describe_sizes([(224, 200), (300, 200), (500, 200)], fit_jpeg=True)
+    assert line == "  pixels: 224 to 500 wide, 200 high; median 300 x 200 (width x height)"
+    (line,) = describe_sizes([(300, 200)] * 3, fit_jpeg=True)
+    assert line == "  pixels: 300 wide, 200 high"
+
+
+def test_images_that_jpeg_cannot_hold_are_not_resized():
+    _, line = describe_sizes([(6000, 4000)], fit_jpeg=False)
+    assert "prepare-data" not in line
+    assert "--tile 512" in line
