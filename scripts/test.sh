@@ -29,9 +29,10 @@ case "${1:-}" in
     ?*) both=no ;;
 esac
 
-# A process per core, for most tests use one. It takes over tests of another when it has none left. One process more
-# saved 8 % on two cores, but tests of deadlines then failed when the machine had other work.
-parallel=(-n auto --maxprocesses 4 --dist worksteal)
+# A process per core and one more, for tests use one core each and some wait; it takes over tests of another when it has
+# none left.
+cores=$(nproc 2>/dev/null || sysctl -n hw.ncpu)
+parallel=(-n $(((cores < 4 ? cores : 4) + 1)) --dist worksteal)
 # Compiled tests and modules are kept, also where the environment says otherwise: four processes import all of them.
 export PYTHONDONTWRITEBYTECODE=
 
