@@ -24,24 +24,25 @@ MARGIN = 10.0  # seconds of the limit that are left to end the last process
 NO_KERNELS = "the check of kernels did not pass"
 NOTHING_MEASURED = "NOTHING IS MEASURED ON A GPU: Paddle sees none, so the checks test themselves on the CPU"
 WHERE_TO_SEND = (
-    "It holds no names of users, machines or folders. Please attach it to an issue of this project: no GPU has been "
-    "measured yet (docs/benchmarks/gpu.md)"
+    "The names of this user and machine and absolute paths are replaced in it, but the rest of a path behind a space "
+    "is not: look through it, then please attach it to an issue of this project: no GPU has been measured yet "
+    "(docs/benchmarks/gpu.md)"
 )
 
 
 def examine_by_computing(
     gpus: int, driver: Driver | str | None, report: str, minutes: float
 ) -> Iterator[str | Finding]:
-    """Run all checks, yield a line for each result as it comes and a finding if it is bad, and write the report.
+    """Run all checks, yield a line for each result as it comes and a finding if it is bad or slow; write the report.
 
     Args:
         gpus: number of GPUs that Paddle can use; 0 lets the checks test themselves on the CPU.
         driver: the result of `read_driver`.
         report: path of the report file.
-        minutes: limit of all checks.
+        minutes: limit of all checks together.
 
     Raises:
-        ConfigError: the report cannot be written.
+        ConfigError: the report cannot be written, or the file exists and is not a report.
     """
     path = Path(report)
     try:
@@ -56,7 +57,7 @@ def examine_by_computing(
 
 
 def _print_results(gpus: int, minutes: float) -> Generator[str | Finding, None, list[Result]]:
-    """Yield a heading, and for each result a line and, if it is bad or slow, a finding; return all results."""
+    """Yield lines about the checks, a line for each result and, if it is bad or slow, a finding; return all results."""
     yield f"GPU checks, at most {minutes:g} minutes:"
     if not gpus:
         yield f"  {NOTHING_MEASURED}"
@@ -74,10 +75,11 @@ def _print_results(gpus: int, minutes: float) -> Generator[str | Finding, None, 
 
 
 def run_all(gpus: int, minutes: float = MINUTES) -> Iterator[Result]:
-    """Yield the result of every check: those of a single GPU first, then that of the collectives over all GPUs.
+    """Yield the result of every check: those of a single device first, then that of the collectives over all GPUs.
 
-    If the check of kernels does not pass, the checks that run in later processes are skipped. All checks together take
-    at most `minutes`, and the limit of each one grows with it.
+    Without a GPU, the collectives run in SELF_TEST_PROCESSES processes on the CPU. If the check of kernels does not
+    pass, the checks of determinism and of the collectives are skipped. All checks together take at most `minutes`, and
+    the limit of each one grows with it.
     """
     deadline, scale = time.monotonic() + 60 * minutes - MARGIN, minutes / MINUTES
     unusable = False
@@ -105,6 +107,9 @@ def examine_launched(report: str) -> Iterator[str | Finding]:
     """Check the collectives in all processes of a launch; all of them must iterate to the end.
 
     Process 0 appends the result to the file `report` as a line of JSON, unless `report` is "".
+
+    Raises:
+        ConfigError: the file cannot be written.
     """
     world = World("auto")
     started = time.perf_counter()
@@ -113,4 +118,7 @@ def examine_launched(report: str) -> Iterator[str | Finding]:
     if result.is_bad:
         yield error(f"GPU check '{result.check}' {result.outcome}: {result.summary}")
     if world.is_main and report:
-        append(Path(report), result)
+        try:
+            append(Path(report), result)
+        except OSError as failure:
+            raise ConfigError(f"--report {report}: cannot write it: {failure.strerror}; choose another file") from None

@@ -21,7 +21,7 @@ class Check(NamedTuple):
 MINUTES = 3.0  # for all checks, by default
 CHECKS = {
     "kernels": Check(40, "does this wheel of Paddle have kernels for this chip?"),
-    "copies": Check(20, "are non-blocking copies from pinned memory equal to their sources?"),
+    "copies": Check(20, "do non-blocking copies from pinned memory have the sums of their sources?"),
     "attention": Check(30, "does flash attention equal plain products, gradients too?"),
     "precision": Check(40, "are loss and gradient in mixed precision near those in float32?"),
     "speed": Check(70, "images/s and memory of the published runs, with their options"),
@@ -29,4 +29,4 @@ CHECKS = {
 }
 PROCESSES = (tuple(name for name in CHECKS if name != "determinism"), ("determinism",))  # checks that share a process
 COLLECTIVES = "collectives"
-COLLECTIVES_CHECK = Check(60, "are the collectives of all data types exact, over all visible GPUs?")
+COLLECTIVES_CHECK = Check(60, "are sums, broadcasts and other collectives exact, over all visible GPUs?")

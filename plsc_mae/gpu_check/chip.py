@@ -1,4 +1,4 @@
-"""Checks of the chip itself: that Paddle has kernels for it, and that copies from pinned memory are complete."""
+"""Checks of the chip itself: that Paddle has kernels for it, and that copies from pinned memory keep their sums."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check of the collectives that training uses, in several data types; all processes of a launch take part."""
+"""Check of collectives that training uses, some of them in several data types; all processes of a launch take part."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Trial = Callable[[World], bool]
 
 
 def check_collectives(world: World) -> Result:
-    """Run collectives on numbers with exact results; all processes must call, and all get the same outcome.
+    """Run collectives on values with known results; all processes must call, and all get the same outcome.
 
-    If a collective raises an exception, its outcome is recorded and the next one runs.
+    If a collective raises an exception, its message is recorded as the result, and the next one runs.
     """
     numbers: dict[str, Number] = {}
     for name, trial in _trials(world):
@@ -58,7 +58,7 @@ def _trials(world: World) -> Iterator[tuple[str, Trial]]:
 
 
 def _pattern(dtype: str, rank: int) -> Tensor:
-    """Return ELEMENTS numbers that are exact in `dtype` and depend on the process and the position."""
+    """Return ELEMENTS small integers as `dtype`, which depend on the process and the position."""
     values = (np.arange(ELEMENTS) % 13 + rank) % 2 if dtype == "bool" else np.arange(ELEMENTS) % 64 + rank
     return paddle.to_tensor(values).astype(dtype)
 
@@ -90,7 +90,7 @@ def _gathers(world: World) -> bool:
 
 
 def _passes_on(world: World) -> bool:
-    """Send numbers from the first process to the last; return False if the last one received others."""
+    """Send numbers from the first process to the last, which returns False if it receives others."""
     pair = Group.of([0, world.size - 1], world.process, world.processes, on_gloo=not world.is_gpu)
     if pair.rank == 0:
         pair.send(_pattern("float32", 7), 1)

@@ -87,8 +87,11 @@ def relative_error(found: npt.NDArray[np.float32], expected: npt.NDArray[np.floa
 def check_mixed_precision(gpu: bool) -> Result:
     """Compare loss and gradient norm in mixed precision with those in float32, for smaller networks of published runs.
 
-    Without `gpu` both are computed in float32.
+    Without `gpu` both are computed in float32. The outcome is "skipped" on a GPU without mixed precision.
     """
+    dtypes = amp_types(current_capability()) if gpu else ("auto",)
+    if not dtypes:
+        return Result("precision", "skipped", "this GPU has no mixed precision")
     numbers: dict[str, Number] = {}
     good, worst, world = True, 0.0, World("gpu" if gpu else "cpu")
     for run in published_runs():
@@ -96,7 +99,7 @@ def check_mixed_precision(gpu: bool) -> Result:
         prepared = prepare(run, config, world)
         loss, norm = _loss_and_norm(prepared, world, "none")
         numbers |= {f"{run.name} float32 loss": loss, f"{run.name} float32 norm": norm}
-        for dtype in amp_types(current_capability()) if gpu else ("auto",):
+        for dtype in dtypes:
             low_loss, low_norm = _loss_and_norm(prepared, world, dtype)
             numbers |= {f"{run.name} {dtype} loss": low_loss, f"{run.name} {dtype} norm": low_norm}
             finite = math.isfinite(low_loss) and math.isfinite(low_norm)
@@ -109,7 +112,10 @@ def check_mixed_precision(gpu: bool) -> Result:
 
 
 def _loss_and_norm(prepared: Prepared, world: World, dtype: str) -> tuple[float, float]:
-    """Return loss and gradient norm of the batch, with up to LOSS_SCALES loss scales; `dtype` "none" is float32."""
+    """Return loss and gradient norm of the batch, with up to LOSS_SCALES loss scales while the norm overflows.
+
+    `dtype` "none" is float32.
+    """
     options = {"amp": False} if dtype == "none" else {"amp_dtype": dtype}
     stepper = prepared.stepper(dataclasses.replace(prepared.config, **options), world)
     for _ in range(LOSS_SCALES):

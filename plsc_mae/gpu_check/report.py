@@ -1,4 +1,4 @@
-"""The report file of `plsc-mae doctor --gpu`; `anonymous` replaces its paths and the names of user and machine."""
+"""The report file of `plsc-mae doctor --gpu`; `anonymous` replaces absolute paths and the names of user and machine."""
 
 from __future__ import annotations
 
@@ -63,9 +63,10 @@ def _anonymous(value: Any) -> Any:
 
 
 def anonymous(text: str) -> str:
-    """Replace absolute paths by their file names or PATH, and the names of this user and this machine by USER and HOST.
+    """Replace absolute paths, and the names of this user and this machine by USER and HOST.
 
-    Names of fewer than _SHORT characters stay, and a path ends at a space.
+    In place of a path stands its last part if that has a dot, else PATH. A path ends at a space, so parts of folder
+    names with spaces stay. Names of fewer than _SHORT characters stay too.
     """
     text = _PATH.sub(lambda found: name if "." in (name := re.split(r"[/\\\\]", found[0])[-1]) else "PATH", text)
     for name, stand_in in ((_user(), "USER"), (socket.gethostname(), "HOST")):

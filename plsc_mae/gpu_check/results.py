@@ -17,7 +17,7 @@ class Result(NamedTuple):
     Attributes:
         check: name of the check.
         outcome: "ok"; "differs" if it ran and its numbers are not as expected; "failed" if it raised an error, crashed,
-            exceeded its time limit or found no kernels for the chip; "slow" if it exceeded the limit on a busy machine,
+            exceeded a time limit or found no kernels for the chip; "slow" if it exceeded a limit on a busy machine,
             so that nothing is known; "skipped" if it was not run: it does not apply here, the check of kernels did not
             pass, or the time for all checks was used up.
         summary: one line for the user.

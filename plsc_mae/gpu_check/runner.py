@@ -1,4 +1,4 @@
-"""Functions of the checks, and the loop that runs those of one process."""
+"""Functions of the checks except that of the collectives, and the loop that runs the checks of one process."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Prepared(NamedTuple):
     batch: Batch
 
     def stepper(self, config: PretrainConfig, world: World) -> Stepper:
-        """Return a stepper of the task with the options of `config`, for example another precision."""
+        """Return a stepper of the task for `config`, which may have another precision, at the rate LEARNING_RATE."""
         stepper = build_stepper(self.task, config, world)
         stepper.set_rates(Rates(LEARNING_RATE, config.weight_decay))
         return stepper
@@ -62,7 +62,7 @@ def run_config(run: PublishedRun, *, gpu: bool, **changes: Any) -> PretrainConfi
 
 
 def prepare(run: PublishedRun, config: PretrainConfig, world: World) -> Prepared:
-    """Build the task of a run and a batch of random images; weights and images depend on `config` only."""
+    """Build the task of a run and a batch of random images; equal arguments give equal weights and images."""
     paddle.seed(config.seed)
     task = run.method.build_task(config)
     share_network(task.model, config, world)

@@ -53,9 +53,9 @@ def check_speed(gpu: bool) -> Result:
 
 
 def measure(run: PublishedRun, world: World, *, gpu: bool) -> Speed:
-    """Measure images per second and peak memory of a run's updates on one batch of random images.
+    """Measure images per second and peak memory of a run that trains on one batch of random images.
 
-    Some updates before them are not timed. Without `gpu`, a small network is measured on the CPU.
+    The first updates are not timed. Without `gpu`, a small network is measured on the CPU.
     """
     config = run_config(run, gpu=gpu)
     if gpu:

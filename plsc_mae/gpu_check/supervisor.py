@@ -1,7 +1,8 @@
 """Supervisor that runs checks in separate processes, so that a crash or a hang fails one check only.
 
 The supervisor computes nothing on the GPU. The process of the checks appends each result to a file. If it ends early
-or exceeds the time limit of a check, that check has failed, and a new process continues with the next check.
+or exceeds the time limit of a check, that check has failed, or is "slow" on a busy machine, and a new process continues
+with the next check.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def supervise(command: Command, limits: Mapping[str, float], deadline: float) ->
     Args:
         command: makes the command line of a process that runs checks.
         limits: time limit of each check in seconds, by name.
-        deadline: time of `time.monotonic` in seconds at which the last check must end.
+        deadline: time of `time.monotonic` in seconds at which a running check is ended and no other one starts.
     """
     pending = list(limits)
     while pending:
@@ -91,7 +92,7 @@ def _attempt(
 
 
 def _late(name: str, waited: float) -> Result:
-    """Return the result of a check that did not end in time: "slow" if other processes kept the machine busy."""
+    """Return the result of a check that did not end in time: "slow" on a busy machine, else "failed"."""
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     outcome: Outcome = "slow" if load > BUSY * cores else "failed"
     summary = (

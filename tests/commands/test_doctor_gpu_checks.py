@@ -139,6 +139,8 @@ def test_processes_of_a_launch_check_their_collectives(monkeypatch, tmp_path, ca
     assert main(["doctor", "--gpu", "--report", str(path)]) == code
     assert "collectives: 15 of 15" in capsys.readouterr().out
     assert read(path)[0].outcome == outcome
+    assert main(["doctor", "--gpu", "--report", str(tmp_path / "absent" / "result.jsonl")]) == 2
+    assert "--report" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -72,6 +72,11 @@ def test_mixed_precision(monkeypatch, loss, norm, outcome):
     assert len(result.numbers) == 4 * len(list(published_runs()))
 
 
+def test_a_gpu_without_mixed_precision_is_skipped(monkeypatch):
+    monkeypatch.setattr(numerics, "current_capability", lambda: (6, 1))
+    assert check_mixed_precision(True).outcome == "skipped"
+
+
 def test_loss_and_norm_leave_the_weights_alone():
     run, world = next(published_runs()), World("cpu")
     prepared = prepare(run, run_config(run, gpu=False), world)
