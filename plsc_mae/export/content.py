@@ -43,7 +43,7 @@ class Input(NamedTuple):
 
 
 class Encoding(nn.Layer):
-    """An encoder as a layer for inference, with tokens and their mean as outputs."""
+    """An encoder as a layer for inference; its outputs are the tokens and the mean of the patch tokens."""
 
     def __init__(self, encoder: VisionTransformer) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ def open_content(config: ExportConfig, parts: Sequence[Part]) -> Content:
 
     Raises:
         CheckpointError: the file cannot be read, or its network cannot be built.
-        ConfigError: the file or the target has no such part, or an option does not fit.
+        ConfigError: the file or the target has no such part, or an option is missing or does not fit.
         DataError: the file of --classes cannot be read or does not fit.
     """
     stored = weights.read_network(config.model_path, config.model_key, config.model_prefix)

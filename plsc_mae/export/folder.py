@@ -1,4 +1,4 @@
-"""The folder of an export, which gets its files after all have been written; foreign files are not replaced."""
+"""The folder of an export, into which the files move after all have been written; foreign files are not replaced."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def new_export(path: Path) -> Iterator[Path]:
 
 
 def require_usable(path: Path) -> None:
-    """Raise DataError unless `path` is free, an empty folder, or the folder of an earlier export."""
+    """Raise DataError unless `path` is free, a readable empty folder, or the folder of an earlier export."""
     try:
         if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
             return
@@ -48,7 +48,7 @@ def require_usable(path: Path) -> None:
 
 
 def earlier_files(path: Path) -> list[str]:
-    """Return the names that the description of an earlier export in a folder lists; [] without an earlier export."""
+    """Return the names of files that the description of an earlier export in a folder lists; [] without an export."""
     try:
         described = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
         names = [str(name) for name in described["files"]] if described.get("mark") == MARK else []

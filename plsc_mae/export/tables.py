@@ -23,7 +23,7 @@ Table = dict[str, Array]
 
 
 def flat_table(content: Content, dialect: str) -> Table:
-    """Return the tensors of encoder and head in the names of `dialect`.
+    """Return the tensors of encoder and head in the names of `dialect`, without a mask token.
 
     A batch norm is folded into the head, see `linear_head`, and shared relative positions are copied to every block.
     """
@@ -128,7 +128,7 @@ def norm_eps(encoder: VisionTransformer) -> float:
 
 
 def final_norm(content: Content) -> nn.LayerNorm | None:
-    """Return the layer norm behind the blocks, before or after the pooling; None without one."""
+    """Return the layer norm behind the blocks, before or after the pooling; None without one or for a batch norm."""
     classifier = content.classifier
     norm = content.encoder.norm if classifier is None or classifier.fc_norm is None else classifier.fc_norm
     return norm if isinstance(norm, nn.LayerNorm) else None

@@ -63,7 +63,7 @@ class Verdict(NamedTuple):
 def verify(target: Target, content: Content, folder: Path, tolerance: float) -> Verdict:
     """Run the example of an export on random inputs in two batch sizes and compare its outputs with the network's.
 
-    If a package of the target is missing, nothing is compared; the verdict names the package.
+    If a package of the target is missing or cannot be imported, nothing is compared; the verdict names the package.
 
     Args:
         target: the target.
@@ -72,14 +72,13 @@ def verify(target: Target, content: Content, folder: Path, tolerance: float) -> 
         tolerance: largest permitted `Verdict.relative`.
 
     Raises:
-        CheckpointError: the example fails in a process of its own, or an output has another shape or differs by more
-            than `tolerance`.
+        CheckpointError: the example fails, or an output has another shape or differs by more than `tolerance`.
     """
     for package in target.packages:
         if importlib.util.find_spec(package) is None:
             return Verdict({}, 0.0, f"{package} is not installed here ({target.install})")
     batches = [content.sample(batch, seed=batch) for batch in BATCHES]
-    found = _run_here(folder, batches) if target.in_process else _run_in_process(target, folder, batches)
+    found = _run_here(target, folder, batches) if target.in_process else _run_in_process(target, folder, batches)
     if isinstance(found, str):
         return Verdict({}, 0.0, found)
     differences: dict[str, float] = {}
@@ -104,10 +103,22 @@ def verify(target: Target, content: Content, folder: Path, tolerance: float) -> 
     return verdict
 
 
-def _run_here(folder: Path, batches: Sequence[Sequence[Array]]) -> list[dict[str, Array]]:
-    code = runpy.run_path(str(folder / NAME))
-    model = code["load"]()
-    return [code["run"](model, *inputs) for inputs in batches]
+def _run_here(target: Target, folder: Path, batches: Sequence[Sequence[Array]]) -> list[dict[str, Array]]:
+    try:
+        code = runpy.run_path(str(folder / NAME))
+        model = code["load"]()
+        return [code["run"](model, *inputs) for inputs in batches]
+    except Exception as error:  # Paddle's errors have many types
+        raise _cannot_run(target, type(error).__name__, str(error)) from error
+
+
+def _cannot_run(target: Target, how: str, text: str) -> CheckpointError:
+    """Return the error for an example that fails; the message has the last line of `text`."""
+    last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no message")
+    return CheckpointError(
+        f"the exported network does not run in {target.title} ({how}): {last}; the export is not written (--no_verify "
+        "writes it unchecked)"
+    )
 
 
 def _run_in_process(target: Target, folder: Path, batches: Sequence[Sequence[Array]]) -> list[dict[str, Array]] | str:
@@ -122,10 +133,7 @@ def _run_in_process(target: Target, folder: Path, batches: Sequence[Sequence[Arr
         if done.returncode == NOT_IMPORTED:
             return f"{' or '.join(target.packages)} cannot be imported here: {lines[-1]} ({target.install})"
         if done.returncode:
-            raise CheckpointError(
-                f"the exported network does not run in {target.title} (exit code {done.returncode}): "
-                f"{' '.join(lines[-1:])}; the export is not written (--no_verify writes it unchecked)"
-            )
+            raise _cannot_run(target, f"exit code {done.returncode}", done.stderr)
         with np.load(results) as stored:
             outputs = {name: stored[name] for name in stored.files}
     return [

@@ -35,9 +35,10 @@ def export_network(config: ExportConfig) -> Export:
     """Write the network of a file for a target, with an example and a description, and check it there.
 
     Raises:
-        CheckpointError: the file cannot be read, the conversion fails, or the outputs differ.
-        ConfigError: an option does not fit, the target cannot represent the network, or it needs a package that is not
-            installed.
+        CheckpointError: the file cannot be read, its network cannot be built, the conversion or the example fails, the
+            outputs differ, or weights cannot be written.
+        ConfigError: an option is missing or does not fit, the file or the target has no such part, the target cannot
+            represent the network, or it needs a package that is not installed.
         DataError: the file of --classes cannot be used, or the folder cannot be written or has files that are not of an
             earlier export.
     """

@@ -32,8 +32,8 @@ class Curve(NamedTuple):
 def line_chart(curves: Sequence[Curve], *, x_label: str, levels: Mapping[str, float] | None = None) -> str:
     """Return a chart with a legend as HTML.
 
-    Curves of more than MAX_POINTS points show the means of neighboring points. A curve without points is left out, but
-    has its color, so that a run has the same color in all charts.
+    Curves of more than MAX_POINTS points show the means of neighboring points. A curve without points is not drawn, but
+    counts for the colors, so that a run has the same color in all charts.
 
     Args:
         curves: the curves; one or more of them must have points.

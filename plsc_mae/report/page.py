@@ -77,7 +77,7 @@ def write_page(path: Path, text: str) -> None:
 
 
 def number(value: Any) -> str:
-    """Return a value of a record as HTML; a float shows four significant digits, and its attribute `value` has all."""
+    """Return a value of a record as HTML; a finite float shows four significant digits, the attribute `value` all."""
     if is_number(value):
         text = str(value) if isinstance(value, int) else f"{value:.4g}"
         return f'<data value="{value!r}">{text}</data>'
@@ -140,7 +140,7 @@ def figure(caption: str, content: str) -> str:
 
 
 def picture(image: Image.Image, alternative: str, min_height: int = 0) -> str:
-    """Return HTML that contains a picture, reduced to MAX_SIDE and, above MAX_PNG_BYTES, encoded as JPEG.
+    """Return HTML that contains a picture, reduced to MAX_SIDE and, if a PNG exceeds MAX_PNG_BYTES, encoded as JPEG.
 
     Args:
         image: the picture.

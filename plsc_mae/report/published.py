@@ -14,7 +14,7 @@ from plsc_mae.config.schema import options, plain_values
 from plsc_mae.report.run_folder import RunFolder, is_number
 
 TOLERANCE = 0.05  # a larger relative deviation of a loss from the published one is flagged
-# Options that do not change the expected loss: places, evaluation, precision, and the split of a batch.
+# Options that are not compared: places, images, evaluation, precision, and the split of a batch.
 NEUTRAL_GROUPS = (
     "Run",
     "Checkpoints and resuming",
@@ -37,8 +37,8 @@ class PublishedLog(NamedTuple):
         source: place of the log.
         metric: name of the values in our log.txt.
         images_per_update: effective batch size.
-        epochs: zero-based epochs that the log covers.
-        values: means of the metric over these epochs.
+        epochs: zero-based epochs whose values are known.
+        values: mean of the metric in each of these epochs.
     """
 
     name: str
@@ -89,7 +89,7 @@ def compare_published(run: RunFolder) -> list[Comparison]:
 
 
 def deviating_options(found: Mapping[str, Any], recipe: str) -> list[str]:
-    """Return the names of the decisive options by which a run differs from a recipe.
+    """Return the names of the options that a run and a recipe do not share, apart from the neutral ones.
 
     An option that an older config.yaml lacks counts as equal, except the model.
     """

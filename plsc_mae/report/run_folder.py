@@ -45,11 +45,11 @@ class RunFolder:
     Attributes:
         path: the folder.
         run: id of the run; "" if it has none.
-        options: options by name; empty without a readable config.yaml.
+        options: options by name; empty without a readable config file.
         intervals: records of train.jsonl.
         epochs: records of log.txt.
         history: records of history.jsonl.
-        trivial: content of trivial_losses.json; empty without the file.
+        trivial: content of trivial_losses.json; empty if the file is missing or damaged.
         pictures: pictures by tag, in the order of time.
         lacking: sentences about contents that this folder lacks, for the report.
     """
@@ -71,14 +71,14 @@ class RunFolder:
 
     @property
     def images_per_update(self) -> int | None:
-        """The number of images of an update at the newest start; None if the run did not record it."""
+        """The number of images of an update at the newest start that recorded it; None without one."""
         found = [r["images_per_update"] for r in self.history if is_number(r.get("images_per_update"))]
         return int(found[-1]) if found else None
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
-        """Return (updates, values) of a metric, from train.jsonl or, if that lacks it, from log.txt.
+        """Return (updates, finite values) of a metric, from train.jsonl or, if that has none, from log.txt.
 
-        Values that are not finite are left out. Both lists are empty if the run lacks the metric.
+        Both lists are empty if neither has any.
         """
         for records in (self.intervals, self.epochs):
             points = [(r["step"], r[name]) for r in records if is_number(r.get(name)) and "step" in r]
@@ -87,9 +87,9 @@ class RunFolder:
         return [], []
 
     def last_loss(self, name: str) -> float | None:
-        """Return the mean of a loss over the newest finished epoch or, without one, over the newest 20 values.
+        """Return the newest finite mean of a loss over an epoch or, without one, over the newest 20 finite values.
 
-        Only finite values count; None without any.
+        The result is None without finite values.
         """
         ended = [record[f"train_{name}"] for record in self.epochs if is_number(record.get(f"train_{name}"))]
         if ended:

@@ -57,7 +57,7 @@ CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def learning(run: RunFolder) -> str:
-    """Return the answer to "is it learning?", the loss curve and the losses of trivial predictors."""
+    """Return the answer to "is it learning?" and, if known, the loss curve and the losses of trivial predictors."""
     verdict = judge(run)
     style = {"yes": "verdict yes", "in part": "verdict yes", "not yet": "verdict no", "unknown": "verdict"}[
         verdict.answer
@@ -114,7 +114,7 @@ def representation(run: RunFolder) -> str:
 
 
 def pictures(run: RunFolder) -> str:
-    """Return pictures that the run has drawn: of each kind up to MAX_IMAGES images, at up to MAX_TIMES times."""
+    """Return pictures that the run has drawn: of each kind up to MAX_IMAGES images, each at up to MAX_TIMES times."""
     parts = []
     kinds = Counter[str]()
     for tag, drawn in run.pictures.items():
@@ -130,7 +130,7 @@ def pictures(run: RunFolder) -> str:
 
 
 def evaluations(run: RunFolder) -> str:
-    """Return the numbers of log.txt: the best values of metrics that are better if larger, and a table of epochs."""
+    """Return numbers of log.txt: best values of evaluations that rise, and a table of up to MAX_ROWS epochs."""
     if not run.epochs:
         return ""
     names = list(dict.fromkeys(name for record in run.epochs for name in record if name not in POSITION))
@@ -189,7 +189,7 @@ def starts(run: RunFolder) -> str:
 
 
 def warnings(run: RunFolder) -> str:
-    """Return the list of the warnings in history.jsonl; "None." if it has none."""
+    """Return the list of the warnings in history.jsonl; "None." if that file has none, "" without the file."""
     found = [record for record in run.history if record.get("event") == "warning"]
     if run.history and not found:
         return paragraph("None.")
@@ -197,7 +197,7 @@ def warnings(run: RunFolder) -> str:
 
 
 def environment(run: RunFolder) -> str:
-    """Return the environment of the newest start, and the entries that differed at earlier starts."""
+    """Return the newest recorded environment of a start, and the entries that differed at earlier starts."""
     found: list[Mapping[str, Any]] = [r["environment"] for r in run.history if isinstance(r.get("environment"), dict)]
     if not found:
         return ""

@@ -22,7 +22,7 @@ class Verdict(NamedTuple):
             no finite loss or no losses of trivial predictors.
         text: the answer for the reader.
         loss: name of the compared loss.
-        value: its newest value; None without one.
+        value: its newest mean, see `RunFolder.last_loss`; None without one.
         levels: losses of trivial predictors by their descriptions.
     """
 

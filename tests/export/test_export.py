@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import typing
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -180,3 +181,11 @@ def test_a_difference_is_an_error_and_a_missing_package_is_said(file_of, tmp_pat
     monkeypatch.setattr(verify, "_run_in_process", lambda *_: wrong)
     with pytest.raises(CheckpointError, match=r"patches 0\.01"):
         verify.verify(target, content, tmp_path, 1e-5)
+
+
+def test_an_example_that_fails_in_this_process_is_one_sentence(tmp_path):
+    (tmp_path / "example.py").write_text("raise RuntimeError('stack\\nno kernel')\n")
+    with pytest.raises(
+        CheckpointError, match=r"not run in Paddle Inference \(RuntimeError\): no kernel; .*--no_verify"
+    ):
+        verify._run_here(SimpleNamespace(title="Paddle Inference"), tmp_path, [])

@@ -170,7 +170,7 @@ def _beit_table(content: Content) -> tables.Table:
 
 
 def _mask_ratio(content: Content) -> float:
-    """Return a ratio with which ViTMAE, rounding visible patches down, hides `num_hidden` patches; 0 without a mask."""
+    """Return a ratio with which ViTMAE, rounding visible patches down, hides `num_hidden` patches; 0 of other parts."""
     if content.part != "reconstruction":
         return 0.0
     patches, hidden = content.encoder.num_patches, content.num_hidden

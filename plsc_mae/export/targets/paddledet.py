@@ -78,7 +78,7 @@ return {"map": features.numpy()}"""
         return {"map": np.ascontiguousarray(tokens.reshape(len(tokens), rows, columns, -1).transpose(0, 3, 1, 2))}
 
     def remarks(self, content: Content) -> list[str]:
-        """Return a remark if the backbone leaves out the final norm."""
+        """Return a remark if the encoder has a final norm, which the backbone leaves out."""
         normed = isinstance(content.encoder.norm, nn.LayerNorm)
         return ["this backbone leaves out the final norm: its features are those of the blocks"] * normed
 

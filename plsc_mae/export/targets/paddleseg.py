@@ -77,7 +77,7 @@ return {"patches": features[-1].numpy()}"""
         return {"patches": patch_tokens(content, inputs, normed=bool(normed))}
 
     def remarks(self, content: Content) -> list[str]:
-        """Return a remark if the backbone leaves out the final norm."""
+        """Return a remark if the encoder has a final norm that the backbone leaves out."""
         if self._backbone(content).get("final_norm") or not isinstance(content.encoder.norm, nn.LayerNorm):
             return []
         return ["this backbone has no place for the encoder's final norm: its features are those of the last block"]
