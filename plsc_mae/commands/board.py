@@ -90,10 +90,10 @@ def _listen(config: BoardConfig) -> socket.socket:
             listener.bind((config.host, port))
             listener.listen()
             return listener
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # a UnicodeError for names that DNS cannot have
             listener.close()
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            if error.errno != errno.EADDRINUSE:
+            reason = getattr(error, "strerror", None) or str(error)
+            if getattr(error, "errno", None) != errno.EADDRINUSE:
                 break
     given = f"--port {config.port}" if config.port is not None else f"ports {BoardConfig.first_port} and above"
     raise ConfigError(f"cannot listen on {given} of --host {config.host} ({reason}); choose another --port or --host")

@@ -91,7 +91,8 @@ def train(config: ClassifyConfig, given: GivenImages) -> Mapping[str, float]:
         given: images in place of those of --data_path and --eval_data_path.
 
     Returns:
-        The metrics of --eval, or of the evaluation after the last epoch, by name; empty in a process without one.
+        The metrics by name: of --eval, or of the evaluation after the last epoch that this start has finished; {}
+        without an evaluation.
 
     Raises:
         UserError: options, data, folders or checkpoints cannot be used; the message names the remedy.
@@ -217,14 +218,15 @@ def _read_trained(config: ClassifyConfig) -> Trained:
 
 
 def _only_evaluated(part: EvaluationPart, trained: Trained) -> Images:
-    """Return the images of a run that evaluates a part of a set, whose labels are numbers of the network's outputs."""
+    """Return the images of a run that evaluates a part of a set."""
     return Images(None, part.images, trained.head.outputs, ClassOrder(), trained.kind)
 
 
 def _load(model: ImageClassifier, config: ClassifyConfig, source: Trained | Path | None, classes: ClassOrder) -> None:
-    """Load and log the weights of the classifier to evaluate, or those that the run starts from.
+    """Load and log the weights of the classifier to evaluate, or those that a new run starts from.
 
-    `source` is the classifier to evaluate, or the checkpoint from which the trainer will restore all weights.
+    `source` is the classifier to evaluate, the checkpoint of a resumed run, or None for a new run. The trainer restores
+    a checkpoint later.
     """
     if isinstance(source, Trained):
         warn_of_eps(model.encoder, source.checkpoint)

@@ -61,7 +61,7 @@ class Images(NamedTuple):
 
 
 class Datasets(NamedTuple):
-    """Data sets of the training and of the validation images; each is None if the run does not use it."""
+    """Data sets of the training and of the validation images; each is None if this process does not use it."""
 
     train: KeyedDataset | None
     val: KeyedDataset | None
@@ -71,8 +71,9 @@ def find_training_images(config: ClassifyConfig, given: GivenImages) -> Images:
     """List the training images, and the validation images unless the run evaluates nothing.
 
     Raises:
-        ConfigError: there is no --data_path, or an option does not fit the images.
-        DataError: images or labels are missing, or a validation image has a class that the training images lack.
+        ConfigError: there is no --data_path, an option does not fit the images, or a package is not installed.
+        DataError: images or labels are missing or cannot be used, or a validation image has a class that the training
+            images lack.
     """
     _require_data_path(config)
     cls = KINDS[config.label_task]
@@ -108,7 +109,7 @@ def _find_classes(config: ClassifyConfig, given: GivenImages) -> tuple[LabeledIm
 def _find_tables(
     config: ClassifyConfig, cls: type[LabelKind], given: GivenImages
 ) -> tuple[LabeledImages, LabeledImages | None]:
-    """Return (training images, validation images) of the CSV files of labels; the latter None without evaluation."""
+    """Return (training images, validation images) of the CSV files of labels; without evaluation the latter is None."""
     if given.train is not None or given.val is not None:
         raise DataError(f"--task {cls.task} reads CSV files; a sequence in memory has classes only")
     file = label_table(config.data_path, "train", flag="--data_path")
@@ -123,7 +124,7 @@ def _find_tables(
 def _validation_table(
     config: ClassifyConfig, kind: LabelKind | type[LabelKind], names: tuple[str, ...], source: str
 ) -> ImageList:
-    """Return the validation images of a CSV file with the labels `names` of `source`, in this order."""
+    """Return the validation images of a CSV file; their labels are `names`, those of `source`, in this order."""
     flag = "--eval_data_path" if config.eval_data_path else "--data_path"
     if not config.eval_data_path and Path(config.data_path).is_file() and not config.eval:
         raise DataError(f"--data_path {config.data_path} has no validation images; set --eval_data_path to their file")
@@ -151,7 +152,7 @@ def _rows_of(images: LabeledImages, rows: Rows) -> LabeledImages:
 def find_evaluation_parts(
     config: ClassifyConfig, head: Head, kind: LabelKind, given: GivenImages
 ) -> Iterator[EvaluationPart]:
-    """Yield the parts of the images on which a trained network is evaluated, with numbers of its outputs as labels.
+    """Yield the parts of the images on which a trained network is evaluated, with labels in the order of its outputs.
 
     Args:
         config: options of the run.
@@ -160,8 +161,8 @@ def find_evaluation_parts(
         given: images in place of those of --data_path and --eval_data_path.
 
     Raises:
-        ConfigError: there is no --data_path, or an option does not fit the network.
-        DataError: images or labels are missing, or the network does not know a class.
+        ConfigError: there is no --data_path, an option does not fit the network, or a package is not installed.
+        DataError: images or labels are missing or cannot be used, or the network does not know a class.
     """
     _require_data_path(config)
     if config.nb_classes not in (None, head.outputs):
@@ -211,11 +212,12 @@ def build_datasets(config: ClassifyConfig, images: Images, world: World) -> Data
 def check_datasets(datasets: Datasets, config: ClassifyConfig, world: World) -> None:
     """With --check_data, check the image files and let the data sets skip bad ones; all processes must call.
 
-    Only the first pipeline stage has data sets of files; the others wait for it.
+    Only the first pipeline stage has data sets of files; the others wait for it. CIFAR's images are not checked.
 
     Raises:
-        DataError: files are bad and --bad_image is error.
-        CheckpointError: the result cannot be written.
+        DataError: see `check_data`.
+        ConfigError: see `check_data`.
+        CheckpointError: see `check_data`.
     """
     files = {
         name: dataset
@@ -261,6 +263,7 @@ def cached_datasets(model: ImageClassifier, config: ClassifyConfig, images: Imag
     Raises:
         CheckpointError: a feature is NaN or infinite.
         DataError: an image cannot be read and --bad_image is error, or none can be read.
+        ConfigError: a package that reads the images is not installed.
     """
     model.eval()
     normalize = build_normalize(config)

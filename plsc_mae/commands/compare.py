@@ -31,9 +31,10 @@ Source = tuple[Encode, tuple[int, int], str]  # an encoder, the (h, w) of its im
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: a kind of features and its top-1 accuracies in percent, one per seed of random weights.
+    """A row of the table: a kind of features and its top-1 accuracies in percent.
 
-    `few` has the accuracies with few labels by number of labels, one per seed of weights and choice of labels.
+    `knn` and `linear` have an accuracy for each seed of random weights, and a single one for other features. `few` has
+    the accuracies with few labels by number or share of labels, one for each such seed and choice of labels.
     """
 
     features: str
@@ -59,7 +60,7 @@ def run(config: CompareConfig) -> int:
     Raises:
         CheckpointError: a checkpoint cannot be read, or its network cannot be used.
         DataError: images, labels or the file of --stats cannot be used, or the result cannot be written.
-        ConfigError: an option does not fit a checkpoint or the images.
+        ConfigError: an option does not fit a checkpoint or the images, or a package is not installed.
     """
     world = World(config.device)
     if config.save_path:
@@ -133,7 +134,7 @@ def _encoder(path: str, config: CompareConfig, seed: int | None) -> Source:
 
 
 def _score(row: Row, encoded: EncodedLists, k: int, choices: Choices) -> None:
-    """Add the accuracies of the features [bank, queries], which all classifiers standardize, to a row."""
+    """Add the accuracies of features [bank, queries] to a row; every classifier standardizes the features."""
     bank, queries = encoded.parts
     labels = bank.labels, queries.labels
     near, far = standardize(bank.features, queries.features)

@@ -14,7 +14,7 @@ _LEAST_WIDTH = 16  # of the columns that are wrapped; names, commands and method
 
 
 def run(config: ConfigsConfig) -> None:
-    """Print the file of the recipe that `config` names, or a table of the recipes whose names match.
+    """Print the file of the recipe that `config` names or, if it is not a whole name, a table of the matching recipes.
 
     Raises:
         ConfigError: no name matches.

@@ -36,8 +36,8 @@ def run(config: WeightsConvertConfig) -> None:
     Raises:
         CheckpointError: the file cannot be read, lacks a tensor or has positions of a grid that is not square, or the
             new file cannot be written.
-        ConfigError: the dialect is unknown or cannot hold the network, the new file exists, or an option is missing or
-            does not fit.
+        ConfigError: the dialect is unknown or cannot hold the network, the new file exists or must not be replaced, or
+            an option is missing or does not fit.
     """
     find_dialect(config.dialect)
     out = Path(config.out)
@@ -76,7 +76,7 @@ def run(config: WeightsConvertConfig) -> None:
 
 
 def _lost_settings(stored: Checkpoint, kind: str, dialect: str, *, with_settings: bool) -> list[str]:
-    """Return the settings of a file that change its results and have no place in the converted one."""
+    """Return descriptions of settings in a file that have no place in the converted one."""
     lost = []
     names, eps = stored.meta.get("classes"), trained_eps(stored)
     if kind == CLASSIFIER and isinstance(names, list) and names:

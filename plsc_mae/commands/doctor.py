@@ -25,6 +25,9 @@ def run(config: DoctorConfig) -> int:
     Returns:
         1 if there is an error, else NO_GPU if --gpu found no GPU, else 0; with --distributed, 1 also if another process
         of the launch has an error.
+
+    Raises:
+        ConfigError: the report of --gpu cannot be written, or its file exists and is not a report.
     """
     findings = _report(_examine_installation())
     works = not any(finding.stops for finding in findings)

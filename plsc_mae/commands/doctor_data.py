@@ -14,7 +14,7 @@ from plsc_mae.data.classes import Reference, class_warnings, label_warnings, mat
 from plsc_mae.data.folder_walk import is_hidden
 from plsc_mae.data.listing import ImageList, describe_suffixes, has_split, list_images
 from plsc_mae.data.pixels import PixelFormat
-from plsc_mae.errors import DataError
+from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.wording import counted
 
 _IMAGENET_CLASSES = 1000
@@ -24,9 +24,16 @@ _NAMES_SHOWN = 3
 
 def examine_data(data_path: str, pixel_format: PixelFormat) -> Iterator[str | Finding]:
     """Yield lines and findings about the training and validation images of a folder, a list file or archives."""
+    try:
+        yield from _examine_splits(data_path, pixel_format)
+    except ConfigError as failure:  # a package that reads the files is not installed
+        yield error(str(failure))
+
+
+def _examine_splits(data_path: str, pixel_format: PixelFormat) -> Iterator[str | Finding]:
     nested = None if Path(data_path).is_file() else _folder_of_splits(Path(data_path))
     if nested is not None:
-        yield error(f"--data_path {data_path}: train/ and val/ are in a folder below it: pass --data_path {nested}")
+        yield error(f"--data_path {data_path}: train/ is in a folder below it: pass --data_path {nested}")
         return
     try:
         train = list_images(data_path, "train")
@@ -46,7 +53,7 @@ def examine_data(data_path: str, pixel_format: PixelFormat) -> Iterator[str | Fi
 
 
 def _folder_of_splits(folder: Path) -> Path | None:
-    """Return the folder below `folder` that the user probably means, because it has train/, or None."""
+    """Return the folder below `folder` that the user probably means because it has train/; None without one."""
     if any((folder / split).is_dir() for split in ("train", "val")):
         inner = folder / "train"
         return inner if (inner / "train").is_dir() and (inner / "val").is_dir() else None

@@ -34,9 +34,9 @@ class _Losses(NamedTuple):
 
 
 def examine_files(images: ImageList, pixel_format: PixelFormat) -> Iterator[str | Finding]:
-    """Check the headers of all files and decode some; yield lines, and findings about bad files.
+    """Check the headers of all files and decode some; yield lines about them, and findings about bad files.
 
-    Findings about losses of depth, bands and pages are for RGB only.
+    If images are read as RGB, there are also findings about losses of depth, bands and pages.
     """
     depth.log_nothing()  # reported here, with numbers
     notes = check_files(images, num_workers=count_workers(None), pixel_format=pixel_format)
@@ -133,14 +133,14 @@ def _content(path: str) -> _Content | None:
     try:
         raster = open_values(path)
         dtype = raster.read(slice(0, 1), slice(0, 1)).dtype
-    except Exception:  # decoders raise exceptions of many types; `_failure` reports the file
+    except Exception:  # decoders raise exceptions of many types
         return None
     suffix = Path(path).suffix[1:].upper()
     return _Content({"JPG": "JPEG", "TIF": "TIFF"}.get(suffix, suffix), *raster.shape, dtype)
 
 
 def _losses(images: ImageList, notes: Sequence[int], pixel_range: depth.PixelRange | None) -> Iterator[_Losses]:
-    """Yield the files that lose depth, bands or pages by default, with a description; `indices` may be empty."""
+    """Yield the files that lose depth, bands or pages as RGB, with a description; `indices` may be empty."""
     good = [index for index, note in enumerate(notes) if not note & Note.BAD]
     deep = [index for index in good if notes[index] & Note.DEEP]
     if deep and pixel_range is not None and pixel_range.high < depth.HALF_RANGE:

@@ -10,7 +10,7 @@ class Finding(NamedTuple):
 
     Attributes:
         text: the problem, its place and the remedy.
-        stops: True if the problem ends runs or invalidates their results; False if it affects only some runs or speed.
+        stops: True for an error, which makes the doctor exit with code 1; False for a warning.
     """
 
     text: str
@@ -21,10 +21,10 @@ class Finding(NamedTuple):
 
 
 def error(text: str) -> Finding:
-    """Return the finding of a problem that ends runs or invalidates their results."""
+    """Return the finding of an error, for example a problem that ends runs or invalidates their results."""
     return Finding(text, stops=True)
 
 
 def warning(text: str) -> Finding:
-    """Return the finding of a problem that affects some runs only, or their speed."""
+    """Return the finding of a warning, for example a problem that affects some runs only, or their speed."""
     return Finding(text, stops=False)

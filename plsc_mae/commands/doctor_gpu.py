@@ -60,6 +60,8 @@ def read_driver() -> Driver | str | None:
             listed = _nvidia_smi("--query-gpu=name", "--format=csv,noheader")
     except FileNotFoundError:
         return None
+    except OSError as failure:
+        return f"nvidia-smi cannot be started: {failure.strerror}"
     except subprocess.TimeoutExpired:
         return f"nvidia-smi does not answer within {_TIMEOUT} s"
     except subprocess.CalledProcessError as failure:
@@ -83,7 +85,7 @@ def parse_version(text: str) -> Version | None:
 def fitting_wheel(driver: Driver) -> str:
     """Return the command that installs the wheel for a driver, or the advice to update the driver.
 
-    A wheel runs on drivers of its CUDA major version or a newer one; Hopper needs CUDA 12, Blackwell 12.9.
+    A wheel runs with drivers for its CUDA major version and for newer ones; Hopper needs CUDA 12, Blackwell 12.9.
     """
     needed = (12, 9) if driver.capability >= _BLACKWELL else (12, 0) if driver.capability >= _HOPPER else (11, 0)
     if driver.cuda < needed:
@@ -93,7 +95,7 @@ def fitting_wheel(driver: Driver) -> str:
 
 
 def examine_gpus(driver: Driver | str | None, wheel: Wheel) -> Iterator[Finding]:
-    """Yield a finding if driver and wheel do not fit each other, or if the GPUs cannot be used."""
+    """Yield a finding if the driver fails, if driver and wheel do not fit each other, or if Paddle can use no GPU."""
     if isinstance(driver, str):
         yield warning(f"{driver}; repair or reinstall the driver to compute on GPU")
         return

@@ -1,6 +1,6 @@
 """The doctor's checks of this machine: packages, settings, memory, folders and the launcher's variables.
 
-The functions `examine_*` yield a finding for each problem.
+The functions `examine_*` yield the problems as findings.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def examine_packages() -> Iterator[Finding]:
 
 
 def examine_optional_modules() -> Iterator[Finding]:
-    """Import those optional packages that are installed, perhaps without their dependencies, and report failures."""
+    """Import the optional packages that are installed, and report those that cannot be imported."""
     for name, remedy in OPTIONAL_MODULES.items():
         if importlib.util.find_spec(name) is None:
             continue
@@ -112,7 +112,7 @@ def examine_limits(gpus: int) -> Iterator[Finding]:
 def examine_output(folder: str) -> Iterator[Finding]:
     """Check that an output folder, or its nearest existing parent, can be written to and has free space."""
     place = Path(folder).absolute()
-    while not place.exists():
+    while not os.path.exists(place):  # also False in a folder that may not be entered
         place = place.parent
     try:
         with tempfile.TemporaryFile(dir=place) as file:

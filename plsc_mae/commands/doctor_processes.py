@@ -120,7 +120,7 @@ def _time_product() -> float:
 
 
 def _gather_text(world: World, text: str) -> Sequence[str]:
-    """Return the first 256 bytes of every process's text, by rank; all processes must call.
+    """Return the text of every process, cut after _TEXT_BYTES bytes, by rank; all processes must call.
 
     The texts are gathered with the all-reduce that is being tested.
     """

@@ -17,7 +17,7 @@ _TINY, _SMALLEST_INPUT = 48, 16
 
 
 def describe_sizes(sizes: Sequence[tuple[int, int]], *, fit_jpeg: bool) -> Iterator[str]:
-    """Yield a line with the range and the median of image sizes, and lines with options that suit them better.
+    """Yield a line about the image sizes, and lines with options that suit unusual sizes better.
 
     Args:
         sizes: (width, height) of each image in pixels.

@@ -56,7 +56,8 @@ def evaluate(
 
     Raises:
         CheckpointError: the loss is not finite.
-        DataError: no image of a part can be read, or a file cannot be written.
+        DataError: images are missing or cannot be read, or a file cannot be written.
+        ConfigError: see `find_evaluation_parts`.
     """
     folder = Path(config.save_path)
     if config.save_path:
@@ -126,7 +127,7 @@ def _report(kind: LabelKind, result: _Result) -> Report:
 
 
 def _summarize_corruptions(errors: Mapping[str, list[float]]) -> tuple[dict[str, float], str]:
-    """Return the metrics of top-1 errors in percent at the severities 1 to 5, by corruption, and a line with them."""
+    """Return (metrics, a line with them) for the top-1 errors in percent of each corruption, one per severity."""
     counted = [values for name, values in errors.items() if name in ALEXNET_ERRORS] or list(errors.values())
     metrics = {"error": float(np.mean(counted))}
     mce = mean_corruption_error(errors)

@@ -57,7 +57,7 @@ class Maps(NamedTuple):
 
 
 def run(config: ExplainConfig) -> int:
-    """Draw a panel for each of up to --max_images images and a sheet of the first ones, and save them.
+    """Draw a panel for each of up to --max_images images and, of several, a sheet of the first ones; save them.
 
     Returns:
         The exit code: 1 if images could not be read and are left out, else 0.
@@ -65,7 +65,7 @@ def run(config: ExplainConfig) -> int:
     Raises:
         CheckpointError: the checkpoint cannot be used, or has no classifier and --category_index needs one.
         DataError: images, or the files of --classes or --stats, cannot be used, or a panel cannot be written.
-        ConfigError: an option does not fit the network or the images, or OpenCV cannot be imported.
+        ConfigError: an option does not fit the network or the images, or OpenCV or another package cannot be imported.
     """
     try:
         load_opencv()
@@ -104,11 +104,11 @@ class Explainer:
     """A loaded network that computes the attention maps of images.
 
     Attributes:
-        encoder: the network.
+        encoder: its encoder.
         normalize: normalization of the images.
         pool: the tokens whose attention is drawn: "cls", the class token, or "mean", the mean of the patch tokens.
         origin: a line about the source of the weights.
-        registers: number of its register tokens.
+        registers: number of register tokens.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
@@ -184,7 +184,7 @@ class Explainer:
 def find_category(text: str, classes: Sequence[str]) -> int | None:
     """Return the class number for `text`, a number or a name; None for "predicted".
 
-    A number is the position among the classes. The log warns if another class has that number as its name.
+    A number below the number of classes is a position among them; the log warns if another class has it as its name.
 
     Raises:
         ConfigError: the class does not exist.

@@ -54,14 +54,15 @@ class Features(NamedTuple):
 
     @property
     def paths(self) -> list[str]:
-        """Paths of the n images relative to the list's folder."""
+        """Paths of the n images relative to the list's folder, see `ImageList.name`."""
         return [self.images.name(i) for i in self.kept.tolist()]
 
 
 def run(config: ExtractConfig) -> int:
-    """Compute the features and write them with labels, paths and class names; raise as `compute` and `save` do.
+    """Compute the features and write them with paths and, if the images have classes, labels and class names.
 
-    After a kill, the same command continues after the images whose features are on disk.
+    After a kill, the same command continues after the images whose features are on disk. For the errors see
+    `check_destination`, `compute` and `save`.
 
     Returns:
         The exit code: 1 if images could not be read and are left out, else 0.
@@ -80,7 +81,7 @@ def check_destination(config: ExtractConfig) -> None:
 
     Raises:
         ConfigError: a package that --save_path or --map needs is not installed.
-        DataError: a file exists that is not an earlier result.
+        DataError: a file exists that is not an earlier result, or cannot be examined.
     """
     path = Path(config.save_path)
     require_writer(path)
@@ -101,15 +102,14 @@ def compute(config: EmbedConfig, world: World, images: ImageList | None = None, 
     Args:
         config: options of the encoder and of the images.
         world: processes that share the work.
-        images: images in place of those of --data_path, all of which must be readable; None lists those of
-            --data_path.
+        images: images in place of those of --data_path; all of them must be readable. None lists those of --data_path.
         folder: folder that keeps the features while they are computed; None keeps them in memory.
 
     Raises:
         CheckpointError: the checkpoint cannot be used, or a feature is not finite.
-        DataError: there are no images, none can be decoded, or one of `images` cannot; or the folder or the file of
-            --stats cannot be used.
-        ConfigError: an option does not fit the network or the images.
+        DataError: images, the folder or the file of --stats cannot be used.
+        FolderError: another process writes to the folder.
+        ConfigError: an option does not fit the network or the images, or a package is not installed.
     """
     listed = find_images(config.data_path, config.split) if images is None else images
     network, normalize, origin = open_encoder(config)
@@ -141,7 +141,8 @@ def save(config: ExtractConfig, features: Features) -> int:
     """Write features to --save_path, draw pictures, print the files, and return the exit code of `run`.
 
     Raises:
-        DataError: a file cannot be written, or there are too few images for a picture.
+        DataError: a file cannot be written, a picture cannot be drawn, or there are too few images for one.
+        ConfigError: a package is not installed.
     """
     arrays, images = dict(features.arrays), features.images
     print(features.origin)
@@ -173,7 +174,7 @@ def _draw(config: ExtractConfig, features: Features) -> None:
 
 
 def _resolve(layers: Sequence[int], depth: int) -> list[int]:
-    """Return `layers` without duplicates as numbers from 0 to `depth`, the value of -1; refuse numbers out of range."""
+    """Return `layers` without duplicates, negative ones counted from the last; refuse numbers out of range."""
     for layer in layers:
         if not -depth - 1 <= layer <= depth:
             raise ConfigError(

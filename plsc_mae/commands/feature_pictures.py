@@ -45,11 +45,7 @@ class ImageFeatures(NamedTuple):
     display: Display = RGB_DISPLAY
 
     def pixels(self, row: int, side: int) -> Pixels:
-        """Return the center of the image of a row as uint8 [side, side, 3].
-
-        Raises:
-            DataError: the image cannot be read.
-        """
+        """Return the center of the image of a row as uint8 [side, side, 3]; for the errors see `open_image`."""
         number = int(self.numbers[row])
         view = ResizeCenterCrop((side, side), side, "bicubic")
         image = center_tile(self.images.open(number, "pil", self.pixel_format), self.pixel_format.tile)
@@ -75,7 +71,9 @@ def save_neighbors(path: Path, command: str, queries: ImageFeatures, bank: Image
     If `queries` is `bank`, no image is a neighbor of itself. Both must number their classes alike.
 
     Raises:
-        DataError: a picture cannot be read or written, a feature is not finite, or the bank has no neighbors.
+        DataError: an image cannot be read, the picture cannot be written, a feature is not finite, or the bank has no
+            neighbors.
+        ConfigError: a package that reads the images is not installed.
     """
     chosen = spread(len(queries.numbers), count)
     own = queries is bank
@@ -103,7 +101,7 @@ def save_neighbors(path: Path, command: str, queries: ImageFeatures, bank: Image
 
 
 def distinct_digits(rows: Sequence[Sequence[float]]) -> int:
-    """Return the fewest decimals, 3 to MAX_DIGITS, that distinguish the different cosines of each row, and 1."""
+    """Return the fewest decimals, 3 to MAX_DIGITS, that distinguish different cosines of a row, and these from 1."""
     values = [{1.0, *(round(value, MAX_DIGITS) for value in row)} for row in rows]
     for digits in range(3, MAX_DIGITS):
         if all(len({f"{value:.{digits}f}" for value in row}) == len(row) for row in values):
@@ -117,8 +115,9 @@ def save_maps(
     """Write a map of at most `count` images for each method, named by `map_path`, and return the paths.
 
     Raises:
-        ConfigError: the package of a method is not installed.
-        DataError: there are fewer than three images, or a picture cannot be read or written.
+        ConfigError: the package of a method, or one that reads the images, is not installed.
+        DataError: there are fewer than three images, an image cannot be read, a feature is not finite, or a picture
+            cannot be written.
     """
     chosen = spread(len(found.numbers), count)
     if len(chosen) < 3:

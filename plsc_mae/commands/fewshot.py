@@ -28,7 +28,7 @@ SIGNS = {".csv": (",".join(COLUMNS),), ".json": ('"labels": "', '"accuracies": [
 
 
 def run(config: FewshotConfig) -> int:
-    """Print and, with --save_path, write the accuracy for every number of labels.
+    """Print and, with --save_path, write the accuracy for every number or share of labels.
 
     Only the chosen training images and the validation images are encoded.
 
@@ -39,7 +39,7 @@ def run(config: FewshotConfig) -> int:
         CheckpointError: the checkpoint cannot be used.
         DataError: images, labels or the file of --stats cannot be used, a class has too few training images, or the
             result cannot be written.
-        ConfigError: an option does not fit the network or the images.
+        ConfigError: an option does not fit the network or the images, or a package is not installed.
     """
     world = World(config.device)
     path = Path(config.save_path)

@@ -57,7 +57,7 @@ class Inspection:
         phase: the training phase that wrote it; empty if not stored.
         epoch: epoch of a training checkpoint; None if not stored.
         options: training options stored in the file.
-        unknown: sentences about properties that the file does not store.
+        unknown: sentences about properties that could not be found out.
         uses: {use: command line} for the uses of the file, of which `accepted_uses` has tried some.
         misfits: {use: the reason why the file is not accepted}.
     """
@@ -86,7 +86,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class TensorLine:
-    """One tensor of a file: `nan` counts its NaN; `mean` and `std` are over its finite values, None without any."""
+    """One tensor of a file: `nan` counts NaN; `mean` and `std` are over its finite real values, None without any."""
 
     name: str
     shape: tuple[int, ...]
@@ -105,7 +105,7 @@ def inspect_file(
         source: the file, or its content as `weights.read` returns it.
         num_heads: attention heads of the encoder, if the file does not determine them.
         decoder_num_heads: attention heads of the decoder, if the file does not determine them.
-        flags: flags that chose the network of `source`, to be appended to the command lines.
+        flags: flags that chose the network of `source`, with leading spaces; command lines that read it end in them.
 
     Raises:
         CheckpointError: the file cannot be read.
@@ -246,7 +246,7 @@ def _add_network(found: Inspection, base: Checkpoint, stored: Checkpoint, heads:
 
 
 def _add_encoder(found: Inspection, base: Checkpoint, num_heads: int | None) -> None:
-    """Fill in the sizes of the encoder, with None for a number of heads that the file does not determine."""
+    """Fill in the sizes of the encoder, with None for a number of heads that `_settle_heads` is to fill in."""
     try:
         sizes = infer_encoder_arguments(base, None, None)
     except ConfigError as error:
@@ -337,7 +337,7 @@ def _add_uses(found: Inspection, config: PretrainConfig | None) -> None:
 
 
 def _add_resume(found: Inspection) -> None:
-    """Fill in the command that resumes from the file, or the reason why there is no such command."""
+    """Fill in the command that resumes from the file or, if another program wrote the optimizer state, a misfit."""
     if found.phase and found.format.startswith("checkpoint of plsc_mae"):
         found.uses |= usage_lines.resumption(found.path, found.phase)
     elif "optimizer" in found.beside:

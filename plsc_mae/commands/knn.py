@@ -56,7 +56,7 @@ class Found(NamedTuple):
 def run(config: KNNConfig) -> int:
     """Compute or load the features of both sets, print the k-NN accuracies, and save what the options ask for.
 
-    With --save_path, the same command continues after a kill, after the images whose features are on disk.
+    With --save_path, the features of an encoder are kept on disk, and the same command continues after a kill.
 
     Returns:
         The exit code: 1 if images could not be read and are left out, else 0.
@@ -64,7 +64,9 @@ def run(config: KNNConfig) -> int:
     Raises:
         CheckpointError: the checkpoint cannot be used, or saved features cannot be read.
         DataError: images, labels, saved features or the file of --stats cannot be used, or a result cannot be written.
-        ConfigError: an option does not fit the network, the images or the saved features.
+        FolderError: another process writes features to --save_path.
+        ConfigError: an option does not fit the network, the images or the saved features, or a package is not
+            installed.
     """
     world = World(config.device)
     results = Path(config.save_path)
@@ -127,7 +129,7 @@ def _computed(config: KNNConfig, world: World) -> Found:
     stores: list[FeatureStore] = []
 
     def destination(images: ImageList) -> Rows:
-        """Return the destination of the features of a list: a folder beside the results, or memory."""
+        """Return the destination of the features of a list: a folder in --save_path, or memory."""
         if not isinstance(encode, TokenFeatures) or not config.save_path or not world.is_main:
             return RowsInMemory(config.dtype if isinstance(encode, TokenFeatures) else "float32")
         folder = Path(config.save_path) / (BANK if images is bank else QUERIES)

@@ -15,8 +15,8 @@ def run(launch: Launch) -> None:
     """Replace this process by Paddle's launcher, which therefore receives all signals and sets the exit code.
 
     Raises:
-        ConfigError: --devices names GPUs but the run uses the CPU, --master is missing for several machines or has a
-            host name instead of an IP address, or the folder of the processes' output cannot be written.
+        ConfigError: --devices names GPUs but the run uses the CPU, --master is missing for several machines or is not
+            IP:PORT, or the folder of the processes' output cannot be written.
     """
     on_gpu = runtime.has_gpu() and launch.device != "cpu"
     words = launcher_words(launch, on_gpu=on_gpu)

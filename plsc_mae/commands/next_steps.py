@@ -57,7 +57,7 @@ def _classifier_flags(config: PretrainConfig, labeled: int) -> str:
 
     Args:
         config: options of the pre-training.
-        labeled: number of its images; 0 if they have no labels, so that others train the classifier.
+        labeled: number of its images; 0 if they have fewer than two classes, so that others train the classifier.
     """
     flags, default = _tile(config), FINETUNE[config.method]
     is_small = 0 < labeled <= FEW_IMAGES
@@ -119,7 +119,7 @@ def _tile(config: TrainingConfig) -> str:
 
 
 def _print(steps: Mapping[str, str]) -> None:
-    """Print each purpose with its command, which starts with the program as this process was started."""
+    """Print each purpose with its command, in which the program is called as for this process."""
     program = console.program()
     commands = {use: line.replace(console.PROGRAM, program, 1) for use, line in steps.items()}
     width = max(map(len, commands))

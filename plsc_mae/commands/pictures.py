@@ -46,6 +46,7 @@ def find_pictures(img_path: str) -> ImageList:
 
     Raises:
         DataError: there are no images, the file is no image, or the images cannot be listed.
+        ConfigError: a package that reads the archives is not installed.
     """
     path = Path(img_path)
     if path.is_file() and _is_list(path):
@@ -85,7 +86,7 @@ def _is_list(path: Path) -> bool:
 
 
 def _require_picture(path: Path) -> None:
-    """Raise DataError if a file is surely no image; binary formats without a signature are left to the decoder."""
+    """Raise DataError if a file cannot be read or is surely no image; the decoder judges unknown binary formats."""
     if path.name.lower().endswith(ARRAY_EXTENSIONS):
         return
     try:
@@ -101,7 +102,7 @@ def _require_picture(path: Path) -> None:
 
 
 def _has_text_header(path: Path) -> bool:
-    """Return whether Pillow recognizes an image format that is text, such as XPM."""
+    """Return whether Pillow recognizes the format of an image, which may be text, such as XPM."""
     try:
         with Image.open(path):
             return True
@@ -123,7 +124,7 @@ def spread(length: int, most: int) -> list[int]:
 
 
 class PictureReader:
-    """Iterator over (index, sample) of the chosen images that can be read; the others are logged and counted.
+    """Iterable over (index, sample) of the chosen images that can be read.
 
     Args:
         images: the images.
@@ -131,7 +132,7 @@ class PictureReader:
         view: transform of the images.
         seed: seed of the transform's random draws.
         pixel_format: format of the pixels.
-        bad_image: "error" raises DataError for an image that cannot be read; "skip" leaves it out.
+        bad_image: "error" raises DataError for an image that cannot be read; "skip" logs it and leaves it out.
 
     Attributes:
         unreadable: number of images that could not be read so far.
@@ -155,6 +156,7 @@ class PictureReader:
 
         Raises:
             DataError: none of the images can be read, or one cannot and `bad_image` is "error".
+            ConfigError: a package that reads the images is not installed.
         """
         for index in self.chosen:
             try:
@@ -189,8 +191,8 @@ class PanelFolder:
         img_path: the value of --img_path.
 
     Raises:
-        DataError: a file that plsc_mae did not write has the name of a panel or sheet, or --save_path is in a folder of
-            the images.
+        DataError: a file that plsc_mae did not write has the name of a panel or sheet, or --save_path cannot be used or
+            is in a folder of the images.
     """
 
     def __init__(self, command: str, save_path: str, images: ImageList, chosen: Sequence[int], img_path: str) -> None:
@@ -258,7 +260,7 @@ class PanelFolder:
 
 
 def _flat(path: str, *, suffix: bool) -> str:
-    """Return an image's path as a file name of limited length; without `suffix` also in lower case, for comparison."""
+    """Return an image's path as a file name of limited length; without `suffix`, in lower case, for comparison."""
     name = path.replace("/", "_")
     if not suffix:
         name = os.path.splitext(name)[0].casefold()
@@ -273,7 +275,8 @@ def _candidates(path: str, stems: Counter[str], reserved: tuple[str, ...]) -> It
     whole, stem = _flat(path, suffix=True), _flat(path, suffix=False)
     if stems[stem] == 1 and f"{stem}.png" not in reserved:
         yield f"{os.path.splitext(whole)[0]}.png"
-    yield f"{whole}.png"
+    if f"{whole.casefold()}.png" not in reserved:
+        yield f"{whole}.png"
     number = 2
     while True:
         yield f"{whole}-{number}.png"
@@ -288,7 +291,7 @@ def _require_own(path: Path) -> None:
 
 
 def _mark_of(path: Path) -> str:
-    """Return the text that `save_png` put into a PNG file; "" if there is no such file."""
+    """Return the text that `save_png` put into a PNG file; "" without a file or such a text."""
     if not path.is_file() or not path.stat().st_size:
         return ""
     with Image.open(path) as picture:

@@ -32,8 +32,8 @@ def run(config: PlotConfig) -> None:
     of the print intervals are from train.jsonl, others, such as `knn_acc1`, from log.txt.
 
     Raises:
-        DataError: the folder has no train.jsonl, or the picture cannot be written.
-        ConfigError: both logs lack a metric.
+        DataError: the folder has no train.jsonl, or the picture cannot be written or has an unknown format.
+        ConfigError: both logs lack numbers of a metric.
     """
     import matplotlib
 
@@ -97,14 +97,16 @@ def _label(name: str) -> str:
 
 
 def _records_with(name: str, intervals: Records, epochs: Records, log: Path) -> Records:
-    """Return the records that contain a metric; without any, a ConfigError lists the metrics of both logs."""
+    """Return the records with a number of a metric; without any, a ConfigError lists the names in both logs."""
     for records in (intervals, epochs):
-        if found := [record for record in records if name in record]:
+        if found := [record for record in records if isinstance(record.get(name), (int, float))]:
             return found
     known = list(dict.fromkeys(key for records in (intervals, epochs) for record in records[-1:] for key in record))
     known += [key for record in epochs for key in record if key not in known]
     listed = ", ".join(dict.fromkeys(known))
-    raise ConfigError(f"--metrics {name} is not in {log} or log.txt{suggest(name, known)}; they have {listed}")
+    what = "has no numbers" if name in known else "is not"
+    hint = "" if name in known else suggest(name, known)
+    raise ConfigError(f"--metrics {name} {what} in {log} or log.txt{hint}; they have {listed}")
 
 
 def _save(figure: Any, config: PlotConfig, folder: Path) -> Path:

@@ -57,7 +57,7 @@ def run(config: PredictConfig) -> int:
     Raises:
         CheckpointError: the checkpoint cannot be used, or has no classifier.
         DataError: images, or the files of --classes or --stats, cannot be used, or the result cannot be written.
-        ConfigError: an option does not fit the network or the images.
+        ConfigError: an option does not fit the network or the images, or a package is not installed.
     """
     world = World(config.device)
     if config.save_path:
@@ -87,7 +87,7 @@ def predict(
     Raises:
         CheckpointError: a prediction is NaN or infinite.
         DataError: no image can be read, one cannot and --bad_image is error, or the file of --stats cannot be used.
-        ConfigError: an option does not fit the network or the images.
+        ConfigError: an option does not fit the network or the images, or a package is not installed.
     """
     topk = min(config.topk, len(trained.classes))
     pixel_format, normalize = pixel_settings.choose_for(

@@ -33,12 +33,13 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: PrepareDataConfig) -> None:
-    """Pack each split of the source into a folder of shards.
+    """Pack each split of the source or, if it has none, the whole source into a folder of shards.
 
     Raises:
         DataError: the images cannot be listed or read, or the folder cannot be written, is in the source, or holds
             other files.
         FolderError: another process packs into the folder.
+        ConfigError: a package that reads the images is not installed.
     """
     source, target = os.path.realpath(config.src), os.path.realpath(config.dst)
     if os.path.isdir(source) and os.path.commonpath([source, target]) == source:

@@ -155,6 +155,7 @@ def find_watched_images(config: PretrainConfig, train: ImageList, val: ImageList
 
     Raises:
         DataError: the images of --eval_data_path cannot be listed, or there is only one image.
+        ConfigError: a package that reads the images is not installed.
     """
     if val is None and config.eval_data_path:
         val = find_images(config.eval_data_path, "val", flag="--eval_data_path")
@@ -175,7 +176,8 @@ def find_knn_images(
         val: the validation images, if the caller has them already; None lists them.
 
     Raises:
-        ConfigError: --knn_max_images is smaller than the number of classes, or --knn_k exceeds the number of images.
+        ConfigError: --knn_max_images is smaller than the number of classes, --knn_k exceeds the number of training
+            images, or a package that reads the images is not installed.
         DataError: images or labels are missing, a validation image has a class that the training images lack, or there
             is only one validation image.
     """

@@ -38,7 +38,7 @@ BATCH = 16
 
 
 def run(config: ReconstructConfig) -> int:
-    """Draw a panel for each of up to --max_images images and a sheet of the first ones, and save them.
+    """Draw a panel for each of up to --max_images images and, of several, a sheet of the first ones; save them.
 
     If the network of --model_path predicts pixels, the PSNR on hidden patches is printed.
 
@@ -47,7 +47,8 @@ def run(config: ReconstructConfig) -> int:
 
     Raises:
         CheckpointError: a checkpoint cannot be used, for example because it lacks the decoder.
-        ConfigError: networks cannot redraw the same hidden patches, or an option does not fit them or the images.
+        ConfigError: networks cannot redraw the same hidden patches, an option does not fit them or the images, or a
+            package is not installed.
         DataError: images or the file of --stats cannot be used, or a panel cannot be written.
     """
     World(config.device)
@@ -161,7 +162,7 @@ def _labels(paths: Sequence[str]) -> Sequence[str]:
 
 
 def _draw(tasks: Mapping[str, Task], batch: Batch, patch_stats: PatchStats | None) -> tuple[Pictures, list[str]]:
-    """Return the pictures of a batch, and the labels of those that predict hidden patches.
+    """Return the pictures of a batch, and the labels of those that show predictions.
 
     The pictures of one network are those of its task. Of several networks they are the original, the masked image, and
     the last picture of each network, labeled with its checkpoint; all must hide the same patches.
@@ -181,7 +182,7 @@ def _draw(tasks: Mapping[str, Task], batch: Batch, patch_stats: PatchStats | Non
 
 
 def _replaced(config: ReconstructConfig) -> dict[str, Any]:
-    """Return the options of this command that replace those of the checkpoint; a value of None replaces nothing."""
+    """Return options of this command that replace those of the checkpoint; a value of None replaces nothing."""
     trained = {item.name for cls in PRETRAIN.values() for item in options(cls)} - {"num_heads", "decoder_num_heads"}
     replaced = {
         item.name: getattr(config, item.name)

@@ -28,7 +28,7 @@ def encoder_pictures(config: ReportConfig, run: RunFolder) -> tuple[Image.Image,
 
     Raises:
         CheckpointError: there is no checkpoint, or it cannot be used.
-        ConfigError: the run does not name its images, and neither does --img_path; or an option does not fit.
+        ConfigError: neither the run nor --img_path names images, an option does not fit, or a package is not installed.
         DataError: images or the file of --stats cannot be used.
     """
     checkpoint = find_newest(str(run.path), str(run.options.get("exp_name") or ""))

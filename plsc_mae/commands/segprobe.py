@@ -76,7 +76,13 @@ class Probe(NamedTuple):
     pixel_format: PixelFormat
 
     def features(self, data: MaskedImages) -> Encoded:
-        """Return the patch features [n, L, D] of the readable images, as the only array."""
+        """Encode the readable images; the only array of the result has their patch features [n, L, D].
+
+        Raises:
+            CheckpointError: a feature is not finite.
+            DataError: no image can be read, or one cannot and --bad_image is error.
+            ConfigError: a package that reads the images is not installed.
+        """
         encoded = encode_images(
             self.encode,
             data.images,
@@ -108,7 +114,7 @@ def run(config: SegprobeConfig) -> int:
     Raises:
         CheckpointError: the checkpoint cannot be used.
         DataError: images, masks, class names or the file of --stats cannot be used, or a file cannot be written.
-        ConfigError: an option does not fit the network or the images.
+        ConfigError: an option does not fit the network or the images, or a package is not installed.
     """
     folder = Path(config.save_path)
     require_free(folder / PICTURE, folder / JSON)
@@ -157,7 +163,7 @@ def _spaced(number: int, limit: int) -> npt.NDArray[np.int64]:
 def _classes(
     config: SegprobeConfig, train: MaskedImages, val: MaskedImages, pixel_format: PixelFormat
 ) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
-    """Check all masks; return the names of the classes and the number of validation pixels of each, [C]."""
+    """Check the masks; return the names of the classes and the number of validation pixels of each, [C]."""
     default = Path(config.data_path) / CLASSES_FILE
     file = config.classes or (str(default) if default.is_file() else "")
     names = read_class_names(file) if file else ()

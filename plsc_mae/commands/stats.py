@@ -31,14 +31,14 @@ SIGNS = ('"in_chans": ',)  # by which the file is recognized
 
 
 def run(config: StatsConfig) -> int:
-    """Read all pixels of the images of --split once, print the statistics and write them to --save_path.
+    """Read all pixels of the readable images of --split, print the statistics and write them to --save_path.
 
     Returns:
         The exit code: 1 if images could not be read and are left out, else 0.
 
     Raises:
         DataError: images cannot be listed or read, or the file cannot be written.
-        ConfigError: options are malformed or contradict each other.
+        ConfigError: options are malformed or contradict each other, or a package is not installed.
     """
     path = Path(config.save_path)
     require_free(path, signs=SIGNS)

@@ -64,7 +64,7 @@ def run_fetch(config: WeightsFetchConfig) -> None:
 
     Raises:
         ConfigError: no file has that name, a program cannot fetch it, or the URL or the checksum is malformed.
-        CheckpointError: the file cannot be downloaded or written, or its content differs from the checksum.
+        CheckpointError: the file cannot be downloaded or written, or its content differs from the checksum or size.
     """
     checksum, size = Checksum.parse(config.checksum) if config.checksum else None, None
     entries = read_manifest()

@@ -45,6 +45,14 @@ def test_a_port_in_use_is_refused_if_it_is_given(busy_port, tmp_path, capsys):
     assert "in use" in said
 
 
+@pytest.mark.parametrize("host", ["no..host", "300.300.300.300"])
+def test_a_host_that_does_not_exist_is_one_sentence(tmp_path, capsys, host):
+    assert main(["board", str(tmp_path), "--host", host]) == 2
+    said = capsys.readouterr().err
+    assert f"--host {host}" in said
+    assert "Unknown error" not in said
+
+
 def test_without_a_port_the_next_free_one_is_taken(busy_port, monkeypatch):
     monkeypatch.setattr(BoardConfig, "first_port", busy_port)
     with board._listen(BoardConfig(runs=("x",))) as listener:

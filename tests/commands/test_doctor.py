@@ -142,6 +142,19 @@ def test_an_output_folder_that_cannot_be_written_is_an_error(seen, tmp_path, mon
     assert f"! --output_dir {tmp_path}: cannot write to {tmp_path}: Read-only file system" in out
 
 
+def test_an_output_folder_in_one_that_may_not_be_entered(tmp_path, monkeypatch):
+    real = os.stat
+
+    def stat(path: object, **options: object) -> os.stat_result:
+        if str(path).startswith(str(tmp_path / "closed" / "")):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, **options)
+
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr(os, "stat", stat)
+    assert list(doctor_machine.examine_output(f"{tmp_path}/closed/out")) == []  # root may write there
+
+
 def test_little_room_for_checkpoints(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor_machine.shutil, "disk_usage", lambda *_: SimpleNamespace(free=10**9))
     (found,) = doctor_machine.examine_output(str(tmp_path))

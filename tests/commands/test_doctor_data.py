@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from plsc_mae.commands import doctor_data
 from plsc_mae.commands.doctor_data import examine_data
 from plsc_mae.commands.doctor_findings import Finding
 from plsc_mae.data.pixels import RGB, PixelFormat
+from plsc_mae.errors import ConfigError
 
 pytestmark = [pytest.mark.compat, pytest.mark.once]
 
@@ -71,9 +73,16 @@ def test_imagenet_is_recognized(tmp_path):
 def test_a_folder_too_far_up(tmp_path, nesting):
     root = fill(tmp_path / nesting, "train/a/0.png", "train/b/0.png", "val/a/0.png", "val/b/0.png")
     _, findings = examine(tmp_path)
-    assert only(findings) == (
-        f"! --data_path {tmp_path}: train/ and val/ are in a folder below it: pass --data_path {root}"
-    )
+    assert only(findings) == (f"! --data_path {tmp_path}: train/ is in a folder below it: pass --data_path {root}")
+
+
+def test_a_missing_package_is_an_error_among_others(tmp_path, monkeypatch):
+    def without_package(*_: object) -> None:
+        raise ConfigError("x.parquet needs pyarrow")
+
+    monkeypatch.setattr(doctor_data, "list_images", without_package)
+    _, findings = examine(tmp_path)
+    assert only(findings) == "! x.parquet needs pyarrow"
 
 
 def test_validation_images_in_one_heap(tmp_path):

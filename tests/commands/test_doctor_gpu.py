@@ -67,6 +67,12 @@ def test_a_tool_that_says_something_else(nvidia_smi):
     assert read_driver() == "nvidia-smi prints no driver and CUDA version"
 
 
+def test_a_tool_that_cannot_be_started(nvidia_smi, tmp_path):
+    nvidia_smi("")
+    (tmp_path / "bin" / "nvidia-smi").write_bytes(b"\x7fELF")
+    assert read_driver() == "nvidia-smi cannot be started: Exec format error"
+
+
 def test_no_tool(monkeypatch, tmp_path: Path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert read_driver() is None

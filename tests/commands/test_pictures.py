@@ -39,6 +39,7 @@ def draw(folder: Path, found: ImageList, command: str = "reconstruct") -> list[s
         (["a/X.png", "a/x.png"], ["a_X.png.png", "a_x.png-2.png"]),
         (["sheet.png", "Sheet.jpg", "x.png"], ["sheet.png.png", "Sheet.jpg.png", "x.png"]),
         (["sheet.webp"], ["sheet.webp.png"]),
+        (["sheet", "x.png"], ["sheet-2.png", "x.png"]),
     ],
 )
 def test_every_image_has_a_panel_of_its_own(tmp_path, names, panels):

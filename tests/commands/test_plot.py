@@ -13,7 +13,7 @@ from plsc_mae.cli import main
 
 @pytest.fixture
 def run_dir(tmp_path):
-    records = [{"step": i, "loss": 2.0 - 0.01 * i, "lr": 1e-4 * i} for i in range(50)]
+    records = [{"run": "r", "step": i, "loss": 2.0 - 0.01 * i, "lr": 1e-4 * i} for i in range(50)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     return tmp_path
 
@@ -75,6 +75,7 @@ def test_metrics_of_epochs_are_in_log_txt(run_dir, capsys):
         (["RUN", "--save_path", "RUN/curve.foo"], "end --save_path in .png"),
         (["RUN", "two"], "unexpected word 'two'"),
         (["RUN", "--metrics", "los"], "did you mean 'loss'?; they have "),
+        (["RUN", "--metrics", "run"], "--metrics run has no numbers in "),
     ],
 )
 def test_mistakes_are_sentences(run_dir, capsys, words, told):
