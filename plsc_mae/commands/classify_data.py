@@ -256,7 +256,7 @@ def _reading(config: ClassifyConfig) -> dict[str, Any]:
 
 
 def cached_datasets(model: ImageClassifier, config: ClassifyConfig, images: Images, world: World) -> Datasets:
-    """Encode the evaluation crop of every image once and return data sets of the features; all processes must call.
+    """Encode the evaluation crop of every readable image; return data sets of the features; all processes must call.
 
     The data sets of all processes but the main one are None.
 

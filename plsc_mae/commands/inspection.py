@@ -105,7 +105,7 @@ def inspect_file(
         source: the file, or its content as `weights.read` returns it.
         num_heads: attention heads of the encoder, if the file does not determine them.
         decoder_num_heads: attention heads of the decoder, if the file does not determine them.
-        flags: flags that chose the network of `source`, with leading spaces; command lines that read it end in them.
+        flags: flags that chose the network of `source`, with leading spaces, for the ends of command lines.
 
     Raises:
         CheckpointError: the file cannot be read.

@@ -163,7 +163,13 @@ def _loaded(config: KNNConfig) -> Found:
         if not {"features", "labels"} <= set(arrays):
             raise DataError(f"{path} has no features and labels; expected a folder of `plsc-mae knn --save_path`")
         require_finite(arrays, str(path), "compute the features again")
-        parts.append(LabeledFeatures(arrays["features"], arrays["labels"]))
+        features, labels = arrays["features"], arrays["labels"]
+        if features.ndim != 2 or labels.shape != features.shape[:1]:
+            raise DataError(
+                f"{path} has features {list(features.shape)} and labels {list(labels.shape)}; expected a row of "
+                "features for each label: compute them again"
+            )
+        parts.append(LabeledFeatures(features, labels))
     if parts[0].features.shape[1:] != parts[1].features.shape[1:]:
         raise ConfigError(f"--load_path {config.load_path}: {BANK} and {QUERIES} come from different networks")
     return Found(config.load_path, EncodedLists(parts, 0))

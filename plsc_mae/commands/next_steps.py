@@ -1,4 +1,4 @@
-"""The last lines of a run: commands for its result, complete and ready to copy."""
+"""The last lines of a run: commands for its result, ready to copy where the path of the images is known."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def _at_available_precision(config: PlannedRun) -> PlannedRun:
 
 
 def _capability(config: PlannedRun) -> Capability:
-    """Return the compute capability of the planned GPUs: this machine's or, if they differ, 7.0 or 8.0 by `flash`."""
+    """Return the compute capability of the planned GPUs: this machine's or, of other ones, 7.0 or 8.0 by --flash."""
     if _plans_this_gpu(config):
         return current_capability()
     return VOLTA if config.flash is False else AMPERE

@@ -17,7 +17,7 @@ FEWEST, MOST = 3, 50  # timed updates
 
 
 class Speed(NamedTuple):
-    """Speed of a run: images per second, and the peak memory in GiB of the device, or of the process on CPU."""
+    """Speed of a run: images per second, and the peak memory in GiB, see `peak_memory_gib`."""
 
     images_per_second: float
     memory_gib: float

@@ -89,7 +89,7 @@ def compare_published(run: RunFolder) -> list[Comparison]:
 
 
 def deviating_options(found: Mapping[str, Any], recipe: str) -> list[str]:
-    """Return the names of the options that a run and a recipe do not share, apart from the neutral ones.
+    """Return the names of the options whose values differ between a run and a recipe, apart from the neutral ones.
 
     An option that an older config.yaml lacks counts as equal, except the model.
     """

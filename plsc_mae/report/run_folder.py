@@ -87,7 +87,7 @@ class RunFolder:
         return [], []
 
     def last_loss(self, name: str) -> float | None:
-        """Return the newest finite mean of a loss over an epoch or, without one, over the newest 20 finite values.
+        """Return the newest finite epoch mean of a loss or, without one, the mean of its newest 20 finite values.
 
         The result is None without finite values.
         """
@@ -155,7 +155,8 @@ def read_lines(path: Path) -> Records:
 def read_trivial_losses(path: Path) -> Mapping[str, Any]:
     """Return the content of a file trivial_losses.json; empty if the file is missing or damaged."""
     records = read_lines(path)
-    return records[0] if len(records) == 1 and isinstance(records[0].get("losses"), dict) else {}
+    losses = records[0].get("losses") if len(records) == 1 else None
+    return records[0] if isinstance(losses, dict) and all(isinstance(x, (int, float)) for x in losses.values()) else {}
 
 
 def _read_options(path: Path, lacking: list[str]) -> Mapping[str, Any]:

@@ -130,7 +130,7 @@ def pictures(run: RunFolder) -> str:
 
 
 def evaluations(run: RunFolder) -> str:
-    """Return numbers of log.txt: best values of evaluations that rise, and a table of up to MAX_ROWS epochs."""
+    """Return numbers of log.txt: best values of rising evaluation metrics, and a table of up to MAX_ROWS epochs."""
     if not run.epochs:
         return ""
     names = list(dict.fromkeys(name for record in run.epochs for name in record if name not in POSITION))

@@ -70,6 +70,13 @@ def test_the_default_shrinks_with_the_set_and_five_classes_have_no_top5(tmp_path
     assert all(len(row.split()) == 2 for row in rows)
 
 
+def test_saved_features_without_a_label_each_are_refused(tmp_path, classify):
+    np.savez(tmp_path / "train.npz", features=np.eye(4, dtype=np.float32), labels=np.arange(3))
+    code, _, err = classify(f"--load_path {tmp_path}")
+    assert code == 2
+    assert f"{tmp_path}/train.npz has features [4, 4] and labels [3]" in err
+
+
 def test_a_table_that_cannot_be_written_is_named(tmp_path, classify):
     for name in ("train", "val"):
         np.savez(tmp_path / f"{name}.npz", features=np.eye(4, dtype=np.float32), labels=np.arange(4) % 2)

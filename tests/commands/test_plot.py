@@ -55,6 +55,11 @@ def test_losses_of_trivial_predictors_are_lines_beside_their_loss(run_dir):
     assert drawn == [0, 2, 0, 0]  # the loss of zeros is too large to be drawn
 
 
+def test_damaged_losses_of_trivial_predictors_are_left_out(run_dir):
+    (run_dir / "trivial_losses.json").write_text('{"loss": "loss", "losses": {"zero": null}}')
+    assert main(["plot", str(run_dir)]) == 0
+
+
 def test_metrics_of_epochs_are_in_log_txt(run_dir, capsys):
     seen = {"knn_acc1": 30.0, "feature_cosine": 0.9}
     lines = [{"epoch": i, "step": 10 * i, "train_loss": 1.0, **(seen if i % 2 else {})} for i in range(5)]

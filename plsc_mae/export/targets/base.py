@@ -40,7 +40,7 @@ class Target(ABC):
         parts: parts of a checkpoint that it can hold, in order of preference.
         packages: Python packages without which its example is not checked.
         install: command that installs them.
-        in_process: whether the check can run in this process.
+        in_process: whether the check runs in this process instead of one of its own.
     """
 
     name: str
