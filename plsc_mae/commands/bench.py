@@ -64,6 +64,9 @@ def run_step(config: PretrainConfig) -> None:
 
     --max_train_step is the number of timed steps, which follow WARMUP_STEPS others. The last line of the output is
     JSON. All processes must call.
+
+    Raises:
+        UserError: options, images or files cannot be used.
     """
     world = training_world(config)
     method = load_method(config.method)
@@ -135,6 +138,9 @@ def run_data(config: PretrainConfig) -> None:
     """Print the images per second of this process's loader, from reading files to batches on the device.
 
     The speed is measured with --num_workers or, without that option, with 0, 1 and 2 workers.
+
+    Raises:
+        UserError: options or images cannot be used.
     """
     world = World(config.device)
     config = settle_pixels(config, None)

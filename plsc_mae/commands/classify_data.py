@@ -239,7 +239,7 @@ def evaluation_dataset(config: ClassifyConfig, images: LabeledImages) -> KeyedDa
 
 
 def build_dataset(config: ClassifyConfig, images: LabeledImages, transform: Transform) -> KeyedDataset:
-    """Return a data set of training images that applies `transform` to each of them."""
+    """Return a data set that applies `transform` to `images` and, with --bad_image skip, replaces bad ones."""
     if isinstance(images, CifarImages):
         return CifarDataset(images, transform, seed=config.seed)
     return ImageDataset(images, transform, **_reading(config))

@@ -60,7 +60,7 @@ def run(config: CompareConfig) -> int:
     Raises:
         CheckpointError: a checkpoint cannot be read, or its network cannot be used.
         DataError: images, labels or the file of --stats cannot be used, or the result cannot be written.
-        ConfigError: an option does not fit a checkpoint or the images, or a package is not installed.
+        ConfigError: an option does not fit a checkpoint, the images or this machine, or a package is not installed.
     """
     world = World(config.device)
     if config.save_path:

@@ -27,7 +27,8 @@ def run(config: DoctorConfig) -> int:
         of the launch has an error.
 
     Raises:
-        ConfigError: the report of --gpu cannot be written, or its file exists and is not a report.
+        ConfigError: the processes of a launch cannot use their device, or the report of --gpu cannot be written or its
+            file exists and is not a report.
     """
     findings = _report(_examine_installation())
     works = not any(finding.stops for finding in findings)

@@ -65,7 +65,8 @@ def run(config: ExplainConfig) -> int:
     Raises:
         CheckpointError: the checkpoint cannot be used, or has no classifier and --category_index needs one.
         DataError: images, or the files of --classes or --stats, cannot be used, or a panel cannot be written.
-        ConfigError: an option does not fit the network or the images, or OpenCV or another package cannot be imported.
+        ConfigError: an option does not fit the network, the images or this machine, or OpenCV or another package cannot
+            be imported.
     """
     try:
         load_opencv()

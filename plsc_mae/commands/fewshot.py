@@ -39,7 +39,7 @@ def run(config: FewshotConfig) -> int:
         CheckpointError: the checkpoint cannot be used.
         DataError: images, labels or the file of --stats cannot be used, a class has too few training images, or the
             result cannot be written.
-        ConfigError: an option does not fit the network or the images, or a package is not installed.
+        ConfigError: an option does not fit the network, the images or this machine, or a package is not installed.
     """
     world = World(config.device)
     path = Path(config.save_path)

@@ -65,8 +65,8 @@ def run(config: KNNConfig) -> int:
         CheckpointError: the checkpoint cannot be used, or saved features cannot be read.
         DataError: images, labels, saved features or the file of --stats cannot be used, or a result cannot be written.
         FolderError: another process writes features to --save_path.
-        ConfigError: an option does not fit the network, the images or the saved features, or a package is not
-            installed.
+        ConfigError: an option does not fit the network, the images, the saved features or this machine, or a package is
+            not installed.
     """
     world = World(config.device)
     results = Path(config.save_path)

@@ -57,7 +57,7 @@ def run(config: PredictConfig) -> int:
     Raises:
         CheckpointError: the checkpoint cannot be used, or has no classifier.
         DataError: images, or the files of --classes or --stats, cannot be used, or the result cannot be written.
-        ConfigError: an option does not fit the network or the images, or a package is not installed.
+        ConfigError: an option does not fit the network, the images or this machine, or a package is not installed.
     """
     world = World(config.device)
     if config.save_path:

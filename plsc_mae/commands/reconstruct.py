@@ -47,8 +47,8 @@ def run(config: ReconstructConfig) -> int:
 
     Raises:
         CheckpointError: a checkpoint cannot be used, for example because it lacks the decoder.
-        ConfigError: networks cannot redraw the same hidden patches, an option does not fit them or the images, or a
-            package is not installed.
+        ConfigError: networks cannot redraw the same hidden patches, an option does not fit them, the images or this
+            machine, or a package is not installed.
         DataError: images or the file of --stats cannot be used, or a panel cannot be written.
     """
     World(config.device)

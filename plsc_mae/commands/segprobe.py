@@ -114,7 +114,7 @@ def run(config: SegprobeConfig) -> int:
     Raises:
         CheckpointError: the checkpoint cannot be used.
         DataError: images, masks, class names or the file of --stats cannot be used, or a file cannot be written.
-        ConfigError: an option does not fit the network or the images, or a package is not installed.
+        ConfigError: an option does not fit the network, the images or this machine, or a package is not installed.
     """
     folder = Path(config.save_path)
     require_free(folder / PICTURE, folder / JSON)

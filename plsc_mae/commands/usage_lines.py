@@ -27,7 +27,7 @@ def reconstruction(path: str, parts: Mapping[str, Sizes], flags: str = "") -> di
 
 
 def training(path: str, method: str, encoder: Sizes) -> dict[str, str]:
-    """Return the lines that train a classifier from an encoder by the recipes of `method`; {} if it has no recipe."""
+    """Return the lines that train a classifier from an encoder by the recipes of `method`; {} without fine-tuning."""
     if method not in FINETUNE:
         return {}
     start = f"{_classifier(method, encoder)} --finetune {shlex.quote(path)} --data_path DIR"
@@ -75,7 +75,7 @@ def resumption(path: str, phase: str) -> dict[str, str]:
 
 
 def sizes_of(encoder: VisionTransformer) -> Sizes:
-    """Return the sizes of an encoder in memory, as the other functions take those of a file."""
+    """Return the sizes of an encoder in memory that the other functions read."""
     block = encoder.blocks[0]
     width, hidden = block.mlp.fc1.weight.shape
     return {
