@@ -28,13 +28,16 @@ NORM_FLOOR = 1e-3
 def against_oracle(case: AnyCase, steps: int, tolerance: float, seed: int) -> Comparison:
     """Return the comparison of a case with the oracle: its layers, then gradients and updates of a small network.
 
-    The small network has the options of the case.
+    The small network has the options of the case apart from its sizes, random weights, and runs in float32.
 
     Args:
         case: the network, its weights and a batch.
         steps: number of optimizer updates.
         tolerance: upper limit of relative differences.
         seed: seed of the small network and of the directions of its derivatives.
+
+    Raises:
+        ConfigError: see `small_case`.
     """
     layers = differences(case.layers(), case.oracle(case.parameters()), tolerance)
     note = f"Outputs of every layer and the loss, for {len(case.batch['images'])} images."
