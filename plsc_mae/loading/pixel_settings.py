@@ -85,7 +85,7 @@ def settle(config: ConfigT, images: ImageList | None, checkpoint: str | Path | N
         checkpoint: checkpoint that the run resumes, evaluates or starts from, whose values are the default.
 
     Raises:
-        ConfigError: options are malformed or contradict each other or the file of --stats.
+        ConfigError: options are malformed, do not fit the images, or contradict each other or the file of --stats.
         DataError: the file of --stats cannot be read or used.
     """
     found = choose(config, [checkpoint] if checkpoint else [], images)
@@ -154,7 +154,7 @@ def choose(
         channels: number of channels if neither options nor files give one.
 
     Raises:
-        ConfigError: options are malformed or contradict each other or the file of --stats.
+        ConfigError: options are malformed, do not fit the images, or contradict each other or the file of --stats.
         DataError: the file of --stats cannot be read or used.
     """
     check_channels(config.in_chans, config.bands, config.mean, config.std)

@@ -16,8 +16,8 @@ ORACLE = "the float64 oracle"
 # In float64, gradients that are zero in exact arithmetic, such as those of key biases, stay below this fraction of the
 # largest gradient.
 ZERO = 1e-12
-# The tolerance of updated weights is larger by this factor: AdamW moves a weight by the full rate even if its gradient
-# is as small as the rounding error, which can have either sign.
+# Against an original, the tolerance of updated weights is larger by this factor: AdamW moves a weight by the full rate
+# even if its gradient is as small as the rounding error, which can have either sign.
 MOVEMENT_FACTOR = 100
 DIRECTIONS = 2
 DIFFERENCE_STEP = 1e-5  # central differences: truncation error about 1e-10, rounding error about 1e-11 in float64

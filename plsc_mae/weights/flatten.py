@@ -168,7 +168,7 @@ class Leaves:
             raise UnpicklingError(f"its structure contains itself or is nested more than {MAX_DEPTH} levels deep")
 
     def _join_pieces(self, table: dict[Any, Any]) -> dict[Any, Any]:
-        """Return a copy of a table with the pieces of every array that Paddle has split joined again."""
+        """Return a copy of a table in which the pieces of each array that Paddle has split are joined."""
         plans = table[PADDLE_PIECES]
         table = {key: value for key, value in table.items() if key != PADDLE_PIECES}
         for name, plan in plans.items() if isinstance(plans, dict) else ():

@@ -236,7 +236,7 @@ def _check_activation(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def _statistics(images: Mapping[str, Any], timm: Mapping[str, Any], folder: Path) -> ImageStatistics | None:
-    """Return the statistics of the images; None if the folder has a normalization but states no mean."""
+    """Return the statistics of the images; None if the folder states neither a mean nor `do_normalize` false."""
     if images.get("do_normalize") is False:
         return ImageStatistics((0.0,) * 3, (1.0,) * 3)
     mean, std = images.get("image_mean", timm.get("mean")), images.get("image_std", timm.get("std"))

@@ -84,9 +84,9 @@ DAMAGE = (
 class Checkpoint:
     """Content of a weight file.
 
-    Arrays may be read-only, share memory, or be unaligned. Most arrays of a torch, safetensors or uncompressed
-    npz file are memory-mapped: values are read from the file on use, and the file stays open as long as one of these
-    arrays exists. The file may be renamed, deleted, or replaced by renaming another file to its name. It must not be
+    Arrays may be read-only, share memory, or be unaligned. Most arrays of a torch, safetensors or uncompressed npz file
+    are memory-mapped: values are read from the file on use, and the file stays open as long as one of these arrays
+    exists. The file may be renamed, deleted, or replaced by renaming another file to its name. It must not be
     modified or truncated: values would change, and an access beyond the end would kill the process.
 
     Attributes:
@@ -122,8 +122,8 @@ def read_file(path: str | Path) -> Checkpoint:
     """Read weights: torch (zip or stream), a pickle of arrays as in paddle.save, npz, safetensors, or a model folder.
 
     Nothing in the file is executed or imported. Checksums in a zip file are verified during this call, not when an
-    array is used. A program that writes to `path` later must replace the file by renaming
-    a new one, because arrays may be memory-mapped (see `Checkpoint`).
+    array is used. A program that writes to `path` later must replace the file by renaming a new one, because arrays may
+    be memory-mapped (see `Checkpoint`).
 
     Args:
         path: the file (its suffix is ignored), or the folder of a checkpoint of OneFlow, Hugging Face or DeepSpeed.

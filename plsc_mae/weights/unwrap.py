@@ -224,7 +224,7 @@ def _prefixes(names: Iterable[str]) -> list[str]:
 
 
 def _problem(stored: Checkpoint, tables: Mapping[str, Tensors], found: Mapping[str, list[_Network]]) -> str:
-    """Return, as the end of a sentence, why no network can be chosen; "" if no dialect recognizes the names."""
+    """Return, as the end of a sentence, why no network can be chosen; "" for merely unknown names."""
     for key in (*NETWORK_KEYS, "", *found):
         if len(found.get(key, ())) > 1:
             names = ", ".join(f"'{network.prefix}'" for network in found[key])

@@ -48,7 +48,7 @@ _STORAGES = {
     "int32": "IntStorage",
     "bool": "BoolStorage",
 }
-# {suffix: types of its arrays}; the other formats can have all types.
+# {suffix: possible types of arrays}; the other formats accept all types.
 _TYPES = {**dict.fromkeys(TORCH, tuple(_STORAGES)), ".safetensors": tuple(SAFETENSORS_DTYPES.values())}
 _ARCHIVE = "archive"
 
