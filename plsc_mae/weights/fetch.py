@@ -110,7 +110,7 @@ def fetch(
             was not written by this function.
     """
     path = Path(path)
-    if path.exists():
+    if os.path.exists(path):  # unlike Path.exists, it is False for a name that is too long
         return _checked(path, path, checksum, size, downloaded=False)
     mirror = os.environ.get(MIRROR, "")
     for address in (url, mirror or url):
@@ -314,7 +314,7 @@ def _discard(partial: Path) -> None:
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    return path.stat().st_size if os.path.exists(path) else 0
 
 
 def _checked(file: Path, path: Path, checksum: Checksum | None, size: int | None, *, downloaded: bool) -> Fetched:

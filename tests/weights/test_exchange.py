@@ -266,8 +266,8 @@ def test_impossible_shapes_are_one_sentence(tmp_path, network, dialect, name, sh
 
 def test_a_query_norm_wider_than_the_tokens_is_refused(tmp_path):
     weights.save(NETWORKS["mae"](), tmp_path / "w.pth", "facebook")
-    tensors = {**weights.read(tmp_path / "w.pth").model, "blocks.0.attn.q_norm.weight": np.ones(500, np.float32)}
-    write_file(tmp_path / "damaged.pth", tensors)
+    norm = {f"blocks.0.attn.q_norm.{kind}": np.ones(500, np.float32) for kind in ("weight", "bias")}
+    write_file(tmp_path / "damaged.pth", {**weights.read(tmp_path / "w.pth").model, **norm})
     with pytest.raises(CheckpointError, match="q_norm"):
         load_encoder(str(tmp_path / "damaged.pth"))
 

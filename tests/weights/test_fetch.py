@@ -398,6 +398,11 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(server, tmp_path):
     assert server.asked == []
 
 
+def test_a_name_that_is_too_long_is_one_sentence(server, target):
+    with pytest.raises(CheckpointError, match=r"cannot write .*name too long"):
+        fetch(server.url, target.with_name("a" * 300))
+
+
 @pytest.mark.parametrize(
     "url", ["file:///etc/hostname", "ftp://example.org/x", "example.org/x", "https:///x", "https://[1/x"]
 )
