@@ -121,7 +121,7 @@ def compute(config: EmbedConfig, world: World, images: ImageList | None = None, 
     store = None
     if folder is not None and world.is_main:
         store = FeatureStore(folder, identify(config, encode, listed, world, pixel_format), config.dtype)
-    world.barrier()  # the digests take longer than the timeout of a reduction
+    world.barrier()  # the digests may take longer than the timeout of a reduction
     arrays, kept, unreadable = encode_images(
         encode,
         listed,

@@ -48,7 +48,7 @@ def run(config: PlotConfig) -> None:
     figure, axes = plt.subplots(figsize=(7, 4), dpi=120)
     for name, color in zip(names, itertools.cycle(COLORS)):
         records = _records_with(name, intervals, epochs, log)
-        marker = "o" if records[0] not in intervals else None  # few points, one per evaluated epoch
+        marker = "o" if records[0] not in intervals else None  # few points, at most one per epoch
         x, y = [record["step"] for record in records], [record[name] for record in records]
         axes.plot(x, y, color=color, label=_label(name), marker=marker, markersize=3)
     _draw_levels(axes, read_trivial_losses(folder / TRIVIAL_LOSSES), names)
