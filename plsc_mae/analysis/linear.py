@@ -37,13 +37,13 @@ class LinearAccuracy(NamedTuple):
 
 
 class LinearClassifier(NamedTuple):
-    """A linear classifier with weights [R, C] and biases [C]."""
+    """A linear classifier of features of any width W, with weights [W, C] and biases [C]."""
 
     weight: Doubles
     bias: Doubles
 
     def log_probabilities(self, features: Features) -> Doubles:
-        """Return the natural logarithms [n, C] of the class probabilities (softmax) for features [n, R]."""
+        """Return the natural logarithms [n, C] of the class probabilities (softmax) for features [n, W]."""
         return log_softmax(features @ self.weight.astype(np.float32) + self.bias, axis=1)
 
 

@@ -108,7 +108,7 @@ def find_config(text: str) -> Path:
 
     Raises:
         ConfigError: there is neither.
-        OSError: the file system does not permit to look for the file.
+        OSError: the path cannot be examined, for example because it is too long.
     """
     path = Path(text)
     if path.exists() and not path.is_dir():  # a pipe is allowed

@@ -41,7 +41,7 @@ def weight_decay_groups(
 
     The group without decay comes first; an empty group is left out. One-dimensional parameters, biases and parameters
     whose exact names are in `no_decay` are not decayed. Class and mask tokens have three dimensions, so they are
-    decayed unless `no_decay` names them; facebookresearch/mae decays them.
+    decayed unless `no_decay` names them; facebookresearch/mae decays them in pre-training.
     """
     groups = (ParamGroup([], [], 0.0), ParamGroup([], [], weight_decay))
     for name, param in named_params:

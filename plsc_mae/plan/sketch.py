@@ -1,4 +1,4 @@
-"""Tasks whose networks have shapes but no weights, so that their cost is counted without memory or time for weights."""
+"""Tasks without weights, for plans: the shapes of a network determine its cost."""
 
 from __future__ import annotations
 
