@@ -32,7 +32,7 @@ from plsc_mae.parallel.world import World
 from plsc_mae.wording import counted
 
 PROGRESS, SUFFIX = "progress.json", ".rows"
-COMMIT_SECONDS = 10.0  # shortest time between records of the progress, which wait for the disk
+COMMIT_SECONDS = 10.0  # shortest time between records of the progress while rows are added; each waits for the disk
 _RECORDED = {"identity", "images", "rows", "unreadable"}
 # Options without influence on the features of an image; network and images have digests of their own.
 _NO_INFLUENCE = frozenset(

@@ -141,14 +141,15 @@ def load_config(path: str, **overrides: Any) -> TrainingConfig:
 
 
 def _build(cls: type, values: Mapping[str, Value]) -> Any:
-    """Build a config; defaults that the values rule out are adapted, which is logged."""
+    """Build a config; defaults that the values rule out are adapted, and the log says so if that changes the run."""
     if not issubclass(cls, TrainingConfig):
         return build(cls, values)
     hints = typing.get_type_hints(cls)
     given = {name: coerce(value, hints[name]) for name, value in values.items()}
     adapted = cls.adapted_defaults(given)
     for _, reason in adapted.values():
-        logger.info(reason)
+        if reason:
+            logger.info(reason)
     return build(cls, {**values, **{name: Value(value, name) for name, (value, _) in adapted.items()}})
 
 

@@ -263,7 +263,7 @@ class TrainingConfig:
 
     @classmethod
     def adapted_defaults(cls, given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-        """Return {option: (fitting value, sentence for the log)} for defaults that the given options rule out.
+        """Return {option: (fitting value, sentence for the log or "")} for defaults that the given options rule out.
 
         This is --warmup_epochs: if it is not given and its default exceeds the run, it becomes a tenth of the run.
 
@@ -371,6 +371,14 @@ class UpdateScheduleOptions(TrainingConfig):
     weight_decay_end: float | None = _optimization(
         None, "weight decay at the end of a cosine from --weight_decay [constant]", within="[0, inf)"
     )
+
+    @classmethod
+    def adapted_defaults(cls, given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+        """See `TrainingConfig.adapted_defaults`; the sentences are empty if --warmup_steps replaces --warmup_epochs."""
+        adapted = super().adapted_defaults(given)
+        if given.get("warmup_steps", cls.warmup_steps) > 0:
+            return {name: (value, "") for name, (value, _) in adapted.items()}
+        return adapted
 
     def __post_init__(self) -> None:
         super().__post_init__()
