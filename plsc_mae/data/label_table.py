@@ -1,8 +1,8 @@
 """Images with several labels each, or with numeric targets, from a CSV file.
 
-The first row names the columns. The first column has paths relative to the file. Every further column is a label: 0 or
-1 in multi-label classification, a number in regression, or empty if it is unknown. In multi-label classification a
-single column may also list the names of the labels that are present, separated by | or ;.
+The first row names the columns. The first column has paths relative to the file. The others, or those chosen by name,
+are labels: 0 or 1 in multi-label classification, a number in regression, or empty if unknown. In multi-label
+classification a single column may also list the names of the labels that are present, separated by | or ;.
 """
 
 from __future__ import annotations

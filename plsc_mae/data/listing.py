@@ -123,7 +123,8 @@ def list_images(data_path: str | Path, split: str, *, flag: str = "", labeled: b
         data_path: folder, list file, archive, or pattern of archives.
         split: name of the subfolder or archives that are used if `data_path` has them.
         flag: option that `data_path` comes from, for messages; "" for the --data_path or --img_path of the command.
-        labeled: False lists the images of class folders, and those beside them, without classes.
+        labeled: False lists the images of class folders, and those beside them, without classes; labels in a list file
+            are kept as numbers.
 
     Raises:
         DataError: `data_path` cannot be read, has no images, is ambiguous, or has none of the known forms.

@@ -101,7 +101,7 @@ def to_pixels(values: depth.Values, pixel_format: PixelFormat, path: str) -> Pix
     Args:
         values: values of any real type.
         pixel_format: format of the pixels.
-        path: the file, for the log line about 16-bit values that fill few of the 256 levels.
+        path: the file, for the log line about 16-bit values that fill at most half of the 256 levels.
 
     Raises:
         ValueError: the values are not real numbers, or have no known range and `pixel_format` has none.

@@ -93,7 +93,7 @@ class TwoViewCropFlip:
 
 @dataclass(frozen=True)
 class TwoViewCenterCrop:
-    """Deterministic transform for visualization: the largest centered crop in two sizes.
+    """Deterministic transform: the largest centered crop in two sizes.
 
     A call returns the arrays of `TwoViewCropFlip`. The crop has the aspect ratio of `size`; a square one spans the
     shorter side of the image.
