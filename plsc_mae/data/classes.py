@@ -210,7 +210,7 @@ def label_warnings(images: LabeledImages) -> Iterator[str]:
 
 
 def sorted_as_text(names: Sequence[str]) -> str | None:
-    """Return the first name that is not at its place in numeric order; None if there is none or a name is no number."""
+    """Return the first name that is not at its place in numeric order; None if all are, or if a name is no number."""
     values = [_value(name) for name in names]
     if not names or any(value is None for value in values):
         return None
