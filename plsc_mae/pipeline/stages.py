@@ -115,7 +115,7 @@ def keep_stage(model: ImageClassifier, line: Line, blocks: range) -> None:
 
 
 def stages_by_operations(model: ImageClassifier, stages: int) -> list[range]:
-    """Return the block indices of each stage, balanced by multiply-accumulates: plans cannot measure times.
+    """Return the block indices of each stage, balanced by multiply-accumulates, for networks that are not run.
 
     Raises:
         ConfigError: there are more stages than blocks.
