@@ -102,7 +102,7 @@ class LabelKind(ABC):
 
     @abstractmethod
     def predict(self, outputs: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Return values and indices [B, count] of the most probable outputs, the best first; `Numbers` returns all [B, K]."""
+        """Return values and indices [B, count] of the most probable outputs, the best first; of numbers all, [B, K]."""
 
     def describe(self, value: float) -> str:
         """Return the text of a predicted value."""
@@ -268,9 +268,9 @@ class Numbers(LabelKind):
         The std of a constant label is taken as 1. The values of a label that is unknown in all images are taken as 0.
         """
         known = np.where(np.isfinite(labels).any(axis=0), labels.astype(np.float64), 0.0)
-        std = np.nanstd(known, axis=0)
+        std = np.nanstd(known, axis=0).astype(np.float32)
         self.mean = np.nanmean(known, axis=0).astype(np.float32)
-        self.std = np.where(std > 0, std, 1.0).astype(np.float32)
+        self.std = np.where(std > 0, std, np.float32(1))
         return self
 
     @property

@@ -179,7 +179,7 @@ class MaskedAutoencoder(nn.Layer):
         round_down: whether the number of visible or of hidden patches is rounded down, see `masking.num_visible`.
         pixel_mean: mean of each channel; targets are then made of images * std + mean, the pixels before the images
             were normalized. None for targets made of the normalized images.
-        pixel_std: standard deviation of each channel, required with `pixel_mean`.
+        pixel_std: standard deviation of each channel; without it `pixel_mean` has no effect.
         torch_init: initialize patch embedding and bridge by PyTorch's default, and tokens from a normal distribution
             truncated at one standard deviation (MAE-priv, MAE-pytorch). The default is facebookresearch/mae's.
 
