@@ -124,9 +124,9 @@ def stages_by_operations(model: ImageClassifier, stages: int) -> list[range]:
     check_stages(stages, len(encoder.blocks))
     tokens = encoder.num_patches + encoder.num_prefix_tokens
     costs = [block.macs(tokens) for block in encoder.blocks]
-    whole, head = model.forward_macs()
+    whole = encoder.forward_macs(tokens)
     costs[0] += whole - sum(costs)
-    costs[-1] += head
+    costs[-1] += sum(model.forward_macs()) - whole
     return balanced_stages(costs, stages)
 
 
