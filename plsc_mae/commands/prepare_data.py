@@ -19,7 +19,7 @@ from plsc_mae.data.packed.encode import EncodedFile, Resize, encode_files
 from plsc_mae.data.packed.index import read_index
 from plsc_mae.data.packed.shards import PackRecord, ShardWriter
 from plsc_mae.errors import DataError, remedies
-from plsc_mae.files import result_replacement
+from plsc_mae.files import refuse_foreign, result_replacement
 from plsc_mae.folder_lock import locked
 from plsc_mae.names import restore_name
 from plsc_mae.runtime import count_workers
@@ -63,6 +63,8 @@ def _pack_alone(config: PrepareDataConfig, images: ImageList, split: str) -> Non
 
 def _pack(config: PrepareDataConfig, images: ImageList, split: str) -> None:
     folder, prefix = Path(config.dst) / split, split or _UNNAMED
+    if images.numbered:
+        _refuse_list_of_user(Path(config.dst), prefix)
     resize = None if config.short is None else Resize(config.short, config.quality or QUALITY)
     record = PackRecord.open(
         folder,
@@ -148,10 +150,29 @@ def _summarize(config: PrepareDataConfig, images: ImageList, folder: Path, recor
         print(_write_list(Path(config.dst), folder, record, images))
 
 
+def _list_path(root: Path, prefix: str) -> Path:
+    return root / f"{prefix}.txt"
+
+
+def _signs(prefix: str) -> tuple[str]:
+    """Return the text by which a list file of this command is known."""
+    return (f"{prefix}-000000.tar/",)
+
+
+def _refuse_list_of_user(root: Path, prefix: str) -> None:
+    """Raise DataError if the place of the list file holds another file."""
+    path = _list_path(root, prefix)
+    try:
+        refuse_foreign(path, _signs(prefix))
+    except FileExistsError:
+        raise DataError(f"{path} exists, but does not list shards of DST; move it, or choose another DST") from None
+
+
 def _write_list(root: Path, folder: Path, record: PackRecord, images: ImageList) -> Path:
     """Write a list file of the members with their labels, in the order of the source, and return its path."""
-    path = root / (f"{folder.name}.txt" if folder != root else f"{_UNNAMED}.txt")
-    with result_replacement(path, signs=()) as temporary, temporary.open("wb") as file:
+    prefix = folder.name if folder != root else _UNNAMED
+    path = _list_path(root, prefix)
+    with result_replacement(path, _signs(prefix)) as temporary, temporary.open("wb") as file:
         for shard in record.shards:
             index = read_index(str(folder / shard.name))
             assert index is not None, shard.name

@@ -82,6 +82,19 @@ def test_larger_images_are_resized(source, tmp_path):
         np.testing.assert_array_equal(images.open(number).resize((9, 9)), theirs.open(number).resize((9, 9)))
 
 
+def test_a_list_of_the_user_is_kept(source, tmp_path, capsys):
+    """DST is the folder of the list that is packed: its place is that of the new list."""
+    images = find_images(str(source), "train")
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    lines = "".join(f"{images.path(i)} {label}\n" for i, label in enumerate(images.labels))
+    (folder / "images.txt").write_text(lines)
+    words = ["prepare-data", str(folder / "images.txt"), str(folder)]
+    assert main(words) == 2
+    assert f"{folder}/images.txt exists" in capsys.readouterr().err
+    assert (folder / "images.txt").read_text() == lines
+
+
 @pytest.mark.parametrize("kind", ["tar", "list", "numbers"])
 def test_archives_and_lists_keep_order_and_labels(source, tmp_path, kind):
     first = tmp_path / "first"
