@@ -19,7 +19,7 @@ from plsc_mae.errors import ConfigError, flag
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # package that a --logger needs
 PROJECT = "plsc_mae"  # of Weights & Biases, unless WANDB_PROJECT is set
 RUN_TITLES = ("Run", "Checkpoints and resuming")  # groups of options that do not change what is learned
-# Options in the table of hyper-parameters of every run, besides those that differ from their defaults.
+# Options in the table of hyper-parameters of every run that has them, besides those that differ from their defaults.
 HYPER_PARAMETERS = ("lr", "blr", "epochs", "batch_size", "accum_iter", "weight_decay", "warmup_epochs", "seed", "model")
 
 
