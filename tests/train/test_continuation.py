@@ -161,14 +161,14 @@ def test_a_new_run_never_continues_the_old_one_of_its_folder(run, capsys):
 
 @pytest.mark.once
 @pytest.mark.parametrize("classifier", ["linprobe"], indirect=True)
-@pytest.mark.parametrize(("more", "pretrained"), [("", "moved.pd"), ("--cache_features", "")])
-def test_a_resume_needs_no_pretrained_file(classifier, more, pretrained, capsys):
+@pytest.mark.parametrize(("more", "file"), [("", "moved.pd"), ("--cache_features", "")])
+def test_a_resume_needs_no_pretrained_file(classifier, more, file, capsys):
     """Its weights come from the checkpoint, also those that cached features are computed with."""
     flags = f"--batch_size 12 --epochs 2 {more}"
     whole = classifier.here("whole", flags)
     classifier.here("cut", f"{flags} --max_train_step 6")
     capsys.readouterr()
-    rest = classifier.here("cut", f"{flags} --finetune={pretrained} --auto_resume")
+    rest = classifier.here("cut", f"{flags} --finetune={file} --auto_resume")
     out, err = capsys.readouterr()
     assert "random weights" not in out + err
     assert "checkpoint-latest.pd: epoch 0, step 6" in out
