@@ -101,7 +101,7 @@ def test_a_save_whose_renaming_may_be_lost_claims_nothing_of_earlier_files(tmp_p
 
     path = saved(tmp_path, "latest", 1)
     monkeypatch.setattr(checkpoint_file, "sync_folder", refuse)
-    with pytest.raises(CheckpointError, match="disk error; .*power failure"):
+    with pytest.raises(CheckpointError, match=r"disk error; .*power failure"):
         checkpoint_file.save(path, state(2))
     assert checkpoint_file.verify(path)["step"] == 2
 
