@@ -130,7 +130,7 @@ def _notes(
 
 
 def _notes_of_known(images: ImageList, bad: Mapping[str, str], values: PixelFormat) -> Notes:
-    """Return the `Note` flags of each file, int64 [n], from an earlier result: the reasons of `bad` files by path.
+    """Return the `Note` flags of each file, int64 [n], from an earlier result; `bad` has its reasons by path.
 
     The bad files are examined again, except those that crashed or blocked a data worker, which stay bad.
     """

@@ -30,7 +30,7 @@ class RunOptions(NamedTuple):
         name: the run's name.
         tables: options as text by heading and name; the first table has method, phase and the changed options.
         hyper_parameters: the options that runs are compared by.
-        epochs: epochs of the whole run, after the last of which all metrics are known.
+        epochs: epochs of the whole run; all metrics are known after the last one.
     """
 
     name: str = ""
